@@ -1,0 +1,1 @@
+"""Answers requests: the online store, the model, HTTP. Never imports Beam."""

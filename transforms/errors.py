@@ -1,0 +1,35 @@
+"""The error tree. Every message is one line: what is wrong, which value, and the mend."""
+
+from __future__ import annotations
+
+
+class TandemError(Exception):
+    """Base of every error that Tandem raises on purpose."""
+
+
+class DefinitionError(TandemError):
+    """A feature definition contradicts itself or names something that does not exist."""
+
+
+class ConfigError(TandemError):
+    """A setting in ``tandem.yaml``, the environment or a flag is missing or wrong."""
+
+
+class DataError(TandemError):
+    """Input data is unusable as a whole (single bad events are dead letters, not errors)."""
+
+
+class RejectLimitError(DataError):
+    """More events were rejected than the configured share allows."""
+
+
+class GraphError(TandemError):
+    """A transform graph is missing, damaged, or does not fit its input."""
+
+
+class StoreError(TandemError):
+    """A feature store refused or failed an operation."""
+
+
+class FingerprintError(StoreError):
+    """Rows, graph and model do not stem from the same definitions."""
