@@ -1,0 +1,15 @@
+"""What all tests share: a quiet, CPU-only process that asks nobody on the network who it is."""
+
+import os
+import warnings
+
+# Before any test module imports TensorFlow (its C++ side reads these once), and inherited by child processes.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+os.environ.setdefault("GLOG_minloglevel", "2")
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+os.environ.setdefault("FEAST_USAGE", "False")
+os.environ.setdefault("NO_GCE_CHECK", "true")
+# Google's client libraries announce the end of Python versions as FutureWarning, outside any test.
+warnings.filterwarnings("ignore", category=FutureWarning, module=r"google(\.|$)")
