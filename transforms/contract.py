@@ -97,6 +97,9 @@ _MIN_US = micros(datetime.min.replace(tzinfo=UTC) - _EPOCH)
 _MAX_US = micros(datetime.max.replace(tzinfo=UTC) - _EPOCH)
 _ISO = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T([01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])")
 
+# The Python types of JSON values that Arrow converts as the contract wants it.
+_CLEAN: dict[str, set[type]] = {"string": {str}, "int64": {int}, "float64": {float, int}, "bool": {bool}, "timestamp": {int}}
+
 Codes = npt.NDArray[np.uint8]
 Column = tuple[pa.Array, Codes]
 """A column converted to its field's type, and a code per row: ``_OK`` or the index of a reason."""
@@ -390,8 +393,7 @@ def _timestamps(column: pa.Array) -> pa.Array:
 def _from_values(values: list[Any], dtype: str) -> Column:
     """Python values as a column: at once when their types are clean, one by one otherwise, with the same verdicts."""
     kinds = set(map(type, values)) - {type(None)}
-    clean: set[type] = {"string": {str}, "int64": {int}, "float64": {float, int}, "bool": {bool}, "timestamp": {int}}[dtype]  # bool is not int here
-    if kinds <= clean:
+    if kinds <= _CLEAN[dtype]:
         try:
             return _convert(pa.array(values, pa.int64() if dtype == "timestamp" else ARROW_TYPES[dtype]), dtype)
         except (pa.ArrowInvalid, OverflowError, UnicodeEncodeError):
