@@ -1,0 +1,536 @@
+"""The transform graph: a TF-Transform SavedModel over Arrow batches, with a fingerprint that names what it computes.
+
+One class for batch, stream and request path. TensorFlow is imported on the first load of a graph that has outputs;
+Beam and TF-Transform never are.
+
+**How columns become tensors.** float64 is cast to float32; int64, bool and timestamp (microseconds) become int64;
+strings become byte strings. A column declared nullable, or a list, is a ``SparseTensor`` of dense shape
+``[rows, width]`` (width 1 for a scalar, the declared length for a list) in which a null is a value that is not there.
+A column declared not nullable is a dense ``[rows, 1]`` tensor. Outputs go the same way back: a missing value of a
+sparse output is null in Arrow; an output of width 1 is a scalar column, a wider one a list column.
+
+**The value of a row does not depend on its batch.** Vectorised kernels compute whole SIMD packets and the left-over
+elements by different code, so the last bit of ``log1p(x)`` could depend on how many rows are in the batch.
+``apply`` therefore pads every tensor to whole packets with copies of values from the batch, works in chunks of
+bounded size, and cuts the padding off again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from transforms.errors import GraphError
+
+__all__ = ["TransformGraph", "graph_fingerprint", "input_width", "save_graph", "with_width"]
+
+MANIFEST = "tandem.json"
+MODEL = "transform_fn"
+FORMAT = 1
+LANES = 16
+"""Rows and values are padded to a multiple of this: no SIMD packet of float32 is wider on any CPU."""
+CHUNK = 8192
+"""The most rows that one call of the TensorFlow function gets."""
+
+_WIDTH = b"width"
+_SCALARS = {str(t): t for t in (pa.string(), pa.int64(), pa.float64(), pa.float32(), pa.bool_(), pa.timestamp("us", tz="UTC"))}
+
+
+def with_width(field: pa.Field, width: int) -> pa.Field:
+    """The list field, declared to hold at most ``width`` values per row."""
+    return field.with_metadata({_WIDTH: str(width).encode()})
+
+
+def input_width(field: pa.Field) -> int:
+    """The second dimension of the field's sparse tensor: 1 for a scalar, the declared width for a list (0: not declared)."""
+    if not pa.types.is_list(field.type):
+        return 1
+    return int((field.metadata or {}).get(_WIDTH, b"0"))
+
+
+def _type_name(kind: pa.DataType) -> str:
+    return f"list<{kind.value_type}>" if pa.types.is_list(kind) else str(kind)
+
+
+def _type_of(name: str) -> pa.DataType:
+    if name.startswith("list<"):
+        return pa.list_(_type_of(name[5:-1]))
+    if name not in _SCALARS:
+        raise GraphError(f"a transform graph has no columns of type {name!r}; it takes {', '.join(_SCALARS)} and lists of them")
+    return _SCALARS[name]
+
+
+def _schema_json(schema: pa.Schema) -> list[list[Any]]:
+    return [[f.name, _type_name(f.type), f.nullable, input_width(f)] for f in schema]
+
+
+def _schema_of(rows: Sequence[Sequence[Any]]) -> pa.Schema:
+    out = []
+    for name, kind, nullable, width in rows:
+        f = pa.field(name, _type_of(kind), nullable=nullable)
+        out.append(with_width(f, width) if pa.types.is_list(f.type) and width else f)
+    return pa.schema(out)
+
+
+def tensor_values(values: pa.Array) -> np.ndarray[Any, Any]:
+    """The values of an array without nulls as the graph sees them: float32, int64 or bytes objects, shape [N]."""
+    kind = values.type
+    if pa.types.is_floating(kind):
+        with np.errstate(over="ignore"):
+            return values.to_numpy(zero_copy_only=False).astype(np.float32)
+    if pa.types.is_string(kind):
+        return values.cast(pa.binary()).to_numpy(zero_copy_only=False)
+    return values.cast(pa.int64()).to_numpy(zero_copy_only=False)
+
+
+# --------------------------------------------------------------------------------------------------- fingerprint
+
+
+def _sha(*parts: bytes) -> bytes:
+    h = hashlib.sha256()
+    for part in parts:
+        h.update(len(part).to_bytes(8, "little"))
+        h.update(part)
+    return h.digest()
+
+
+class _Canonical:
+    """Hashes what a SavedModel computes: each node by its operation, attributes and inputs, never by its name or place.
+
+    Names, counters in function names, node order and debug information differ from build to build and are left out.
+    """
+
+    _IGNORED = {"_output_shapes", "_class", "shared_name", "container", "config_proto", "config", "executor_type"}
+
+    def __init__(self, model: Path, proto: Any) -> None:
+        graph = proto.meta_graphs[0]
+        self.model = model
+        self.objects = graph.object_graph_def
+        self.assets = graph.asset_file_def
+        self.functions = {f.signature.name: f for f in graph.graph_def.library.function}
+        self.constants = {n.name: n for n in graph.graph_def.node}
+        self._hashes: dict[str, bytes] = {}
+        self._open: list[int] = []
+
+    def digest(self) -> bytes:
+        """The hash of ``transform_fn`` with everything that it captures."""
+        for child in self.objects.nodes[0].children:
+            if child.local_name == "transform_fn":
+                return self._callable(child.node_id)
+        raise GraphError(f"{self.model} is no TF-Transform graph: it has no transform_fn; write it with force_tf_compat_v1=False")
+
+    def _callable(self, node_id: int) -> bytes:
+        node = self.objects.nodes[node_id]
+        names = [node.bare_concrete_function.concrete_function_name] if node.HasField("bare_concrete_function") else sorted(
+            node.function.concrete_functions
+        )
+        parts = []
+        for name in names:
+            captured = self.objects.concrete_functions[name].bound_inputs
+            parts += [self._function(name), *(self._captured(i) for i in captured)]
+        return _sha(b"callable", *parts)
+
+    def _captured(self, node_id: int) -> bytes:
+        node = self.objects.nodes[node_id]
+        kind = node.WhichOneof("kind")
+        if kind == "constant":
+            return _sha(b"constant", *self._attributes(self.constants[node.constant.operation]))
+        if kind == "asset":
+            name = self.assets[node.asset.asset_file_def_index].filename
+            return _sha(b"asset", (self.model / "assets" / name).read_bytes())
+        if node_id in self._open:  # a table's initializer captures the table
+            return _sha(b"itself", str(self._open.index(node_id)).encode())
+        self._open.append(node_id)
+        parts = [b"object", str(kind).encode()]
+        for child in sorted(node.children, key=lambda c: str(c.local_name)):
+            if self.objects.nodes[child.node_id].WhichOneof("kind") in ("function", "bare_concrete_function"):
+                parts += [child.local_name.encode(), self._callable(child.node_id)]
+        self._open.pop()
+        return _sha(*parts)
+
+    def _attributes(self, node: Any) -> list[bytes]:
+        parts = [node.op.encode()]
+        for key in sorted(node.attr):
+            if key in self._IGNORED or key.startswith("_"):
+                continue
+            value = node.attr[key]
+            if value.HasField("func"):
+                text = self._function(value.func.name)
+            elif value.list.func:
+                text = _sha(*(self._function(f.name) for f in value.list.func))
+            else:
+                text = value.SerializeToString(deterministic=True)
+            parts += [key.encode(), text]
+        return parts
+
+    def _function(self, name: str) -> bytes:
+        if name not in self._hashes:
+            self._hashes[name] = self._hash_function(self.functions[name])
+        return self._hashes[name]
+
+    def _hash_function(self, function: Any) -> bytes:
+        nodes = {n.name: n for n in function.node_def}
+        done = {a.name: _sha(b"argument", str(i).encode(), str(a.type).encode()) for i, a in enumerate(function.signature.input_arg)}
+
+        def visit(start: str) -> None:  # depth first without recursion: graphs are deeper than Python's stack
+            stack = [start]
+            while stack:
+                name = stack[-1]
+                if name in done:
+                    stack.pop()
+                    continue
+                node = nodes[name]
+                sources = [i.lstrip("^").split(":", 1)[0] for i in node.input]
+                todo = [s for s in sources if s not in done]
+                if todo:
+                    stack += todo
+                    continue
+                data = [_sha(done[s], i.partition(":")[2].encode()) for s, i in zip(sources, node.input, strict=True) if i[0] != "^"]
+                control = sorted(done[s] for s, i in zip(sources, node.input, strict=True) if i[0] == "^")
+                done[name] = _sha(*self._attributes(node), b"data", *data, b"control", *control)
+                stack.pop()
+
+        parts = []
+        for arg in function.signature.output_arg:
+            source, _, port = function.ret[arg.name].partition(":")
+            visit(source)
+            parts.append(_sha(done[source], port.encode(), str(arg.type).encode()))
+        for source in function.control_ret.values():
+            visit(source)
+        parts += sorted(done[s] for s in function.control_ret.values())
+        return _sha(b"function", *parts)
+
+
+def _read_proto(model: Path) -> Any:
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    proto = saved_model_pb2.SavedModel()
+    try:
+        proto.ParseFromString((model / "saved_model.pb").read_bytes())
+        return proto if proto.meta_graphs else None
+    except Exception as error:  # google.protobuf raises DecodeError; a missing file is an OSError
+        raise GraphError(f"transform graph {model}: saved_model.pb is missing or damaged ({error}); build it again") from None
+
+
+def graph_fingerprint(model: Path | None, definition_hash: str, inputs: pa.Schema, outputs: pa.Schema) -> str:
+    """SHA-256 (hex) over the definition, the columns and what the SavedModel in folder ``model`` computes.
+
+    Two builds of the same function on the same data agree, in whatever process; another constant, vocabulary,
+    operation or definition does not. ``model`` is None for a group without a preprocessing function.
+    """
+    head = json.dumps([FORMAT, definition_hash, _schema_json(inputs), _schema_json(outputs)], separators=(",", ":")).encode()
+    if model is None:
+        return _sha(head).hex()
+    return _sha(head, _Canonical(model, _read_proto(model)).digest(), _variables(model)).hex()
+
+
+def _variables(model: Path) -> bytes:
+    prefix = model / "variables" / "variables"
+    if not prefix.with_suffix(".index").exists():
+        return b""
+    import tensorflow as tf
+
+    reader = tf.train.load_checkpoint(str(prefix))
+    parts = []
+    for key in sorted(reader.get_variable_to_shape_map()):
+        if key not in ("_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter/.ATTRIBUTES/VARIABLE_VALUE"):
+            value = np.asarray(reader.get_tensor(key))
+            parts += [key.encode(), str(value.dtype).encode(), repr(value.tolist()).encode() if value.dtype == object else value.tobytes()]
+    return _sha(*parts)
+
+
+# ------------------------------------------------------------------------------------------------------- columns
+
+
+class _Column:
+    """Turns one Arrow column into the flat tensors of one input."""
+
+    def __init__(self, field: pa.Field, spec: Any, tf: Any) -> None:
+        self.field = field
+        self.is_list = pa.types.is_list(field.type)
+        self.sparse = isinstance(spec, tf.SparseTensorSpec)
+        self.rank = 2 if self.sparse else len(spec.shape)
+        self.width = input_width(field)
+        self.convert: Callable[..., Any] = tf.convert_to_tensor
+        want = {tf.float32: "float32", tf.int64: "int64", tf.string: "string"}.get(spec.dtype)
+        inner = field.type.value_type if self.is_list else field.type
+        have = "float32" if pa.types.is_floating(inner) else "string" if pa.types.is_string(inner) else "int64"
+        if want != have or not (self.sparse or isinstance(spec, tf.TensorSpec)):
+            raise GraphError(f"input {field.name!r} of type {field.type} does not fit the graph's {spec}; build the graph from this schema")
+
+    def tensors(self, column: pa.Array, rows: int, shapes: dict[tuple[int, int], Any]) -> list[Any]:
+        """Flat tensors of the column of N values, padded to ``rows`` rows (a multiple of LANES, N + LANES at least)."""
+        n = len(column)
+        if not self.sparse:
+            if column.null_count:
+                raise GraphError(f"column {self.field.name!r} has nulls but the graph takes none; declare it nullable and build again")
+            values = tensor_values(column)
+            values = np.concatenate([values, np.repeat(values[-1:], rows - n)])
+            return [self.convert(values.reshape(-1, 1) if self.rank == 2 else values)]
+        width = self.width
+        if self.is_list:
+            lengths = np.diff(column.offsets.to_numpy()) if not column.null_count else column.value_lengths().fill_null(0).to_numpy()
+            flat = column.flatten()
+            if flat.null_count:
+                raise GraphError(f"column {self.field.name!r} has nulls inside its lists; leave them out")
+            width = width or int(lengths.max(initial=1))
+            if lengths.max(initial=0) > width:
+                raise GraphError(f"column {self.field.name!r} has lists longer than its width of {width}; declare the greater width")
+            where = np.repeat(np.arange(n), lengths)
+            place = np.arange(len(where)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        else:
+            flat = column.drop_null() if column.null_count else column
+            where = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False)) if column.null_count else np.arange(n)
+            place = np.zeros(len(where), np.int64)
+        values = tensor_values(flat)
+        pad = -len(values) % LANES
+        if pad:
+            values = np.concatenate([values, np.repeat(values[-1:], pad)])
+            where = np.concatenate([where, np.arange(n, n + pad)])
+            place = np.concatenate([place, np.zeros(pad, np.int64)])
+        shape = shapes.get((rows, width))
+        if shape is None:
+            shape = shapes[rows, width] = self.convert(np.array([rows, width], np.int64))
+        return [self.convert(np.stack([where, place], axis=1)), self.convert(values), shape]
+
+
+def _to_arrow(name: str, value: Any, n: int, kind: pa.DataType) -> pa.Array:
+    """The first ``n`` rows of an output tensor as an Arrow array of type ``kind``."""
+    wide = pa.types.is_list(kind)
+    if not hasattr(value, "indices"):
+        data = value.numpy()[:n]
+        if not wide:
+            return _typed(name, data.reshape(n), kind)
+        return pa.ListArray.from_arrays(np.arange(n + 1, dtype=np.int32) * data.shape[1], _typed(name, data.reshape(-1), kind.value_type))
+    indices, data = value.indices.numpy(), value.values.numpy()
+    keep = indices[:, 0] < n
+    indices, data = indices[keep], data[keep]
+    if not wide:
+        full = np.empty(n, data.dtype) if data.dtype == object else np.zeros(n, data.dtype)
+        null = np.ones(n, bool)
+        full[indices[:, 0]] = data
+        null[indices[:, 0]] = False
+        return _typed(name, full, kind, null)
+    order = np.lexsort((indices[:, 1], indices[:, 0]))
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(indices[:, 0], minlength=n))]).astype(np.int32)
+    return pa.ListArray.from_arrays(offsets, _typed(name, data[order], kind.value_type))
+
+
+def _typed(name: str, data: np.ndarray[Any, Any], kind: pa.DataType, null: np.ndarray[Any, Any] | None = None) -> pa.Array:
+    if not pa.types.is_string(kind):
+        return pa.array(data, kind, mask=null)
+    try:
+        return pa.array(data, pa.binary(), mask=null).cast(pa.string())
+    except pa.ArrowInvalid:
+        raise GraphError(f"output {name!r} holds bytes that are no UTF-8; return text or numbers") from None
+
+
+# --------------------------------------------------------------------------------------------------------- graph
+
+
+class TransformGraph:
+    """A frozen transform: Arrow batch in, Arrow batch of the output columns out. Safe to call from many threads.
+
+    ``fingerprint`` names what it computes; ``input_schema`` and ``output_schema`` are Arrow schemas; ``path`` is its
+    folder (None for one that was never saved). Make one with :meth:`load` or :meth:`empty`.
+    """
+
+    def __init__(self, path: Path | None, fingerprint: str, input_schema: pa.Schema, output_schema: pa.Schema, model: Path | None = None) -> None:
+        self.path = path
+        self.fingerprint = fingerprint
+        self.input_schema = input_schema
+        self.output_schema = output_schema
+        self._shapes: dict[tuple[int, int], Any] = {}
+        self._columns: list[_Column] = []
+        self._function: Any = None
+        if model is not None:
+            self._load(model)
+
+    def __repr__(self) -> str:
+        return f"TransformGraph({self.fingerprint[:12]}, outputs={self.output_schema.names})"
+
+    @classmethod
+    def empty(cls, definition_hash: str, input_schema: pa.Schema) -> TransformGraph:
+        """The graph of a group without a preprocessing function: no outputs, no TensorFlow."""
+        none = pa.schema([])
+        return cls(None, graph_fingerprint(None, definition_hash, input_schema, none), input_schema, none)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], fingerprint: str | None = None) -> TransformGraph:
+        """Load the graph saved in folder ``path`` and verify every byte of it.
+
+        With ``fingerprint`` the graph must be that one. Raises GraphError if anything is missing, damaged or another.
+        """
+        root = Path(path)
+        manifest = _read_manifest(root)
+        for name, sha in manifest["files"].items():
+            file = root / name
+            if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != sha:
+                raise GraphError(f"transform graph {root}: {name} is missing or damaged; restore the folder or build it again")
+        try:
+            inputs, outputs = _schema_of(manifest["inputs"]), _schema_of(manifest["outputs"])
+            model = root / MODEL if manifest["files"] else None
+            actual = graph_fingerprint(model, manifest["definition_hash"], inputs, outputs)
+            if actual != manifest["fingerprint"]:
+                raise GraphError(f"transform graph {root}: it computes {actual[:12]}, not {str(manifest['fingerprint'])[:12]} as it says; build it again")
+        except (KeyError, TypeError, ValueError) as error:
+            raise GraphError(f"transform graph {root}: {MANIFEST} is damaged ({error!r}); restore the folder or build it again") from None
+        if fingerprint is not None and actual != fingerprint:
+            raise GraphError(f"transform graph {root} is {actual[:12]}, but {fingerprint[:12]} is wanted; choose the folder of that graph")
+        return cls(root, actual, inputs, outputs, model)
+
+    @classmethod
+    def from_tft_output(cls, folder: str | os.PathLike[str], path: str | os.PathLike[str], definition_hash: str, input_schema: pa.Schema) -> TransformGraph:
+        """Save the graph of a TF-Transform output folder (a TFX Transform's ``transform_graph``) under ``path`` and load it."""
+        return cls.load(save_graph(Path(folder) / "transform_fn", path, definition_hash, input_schema))
+
+    def _load(self, model: Path) -> None:
+        import tensorflow as tf
+
+        try:
+            self._model = tf.saved_model.load(str(model))
+            function = self._model.transform_fn
+        except Exception as error:
+            raise GraphError(f"transform graph {model} does not load: {str(error).splitlines()[0]}; build it again") from None
+        function = function.concrete_functions[0] if hasattr(function, "concrete_functions") else function
+        self._function = function
+        self._specs = dict(function.structured_input_signature[0][0])
+        missing = sorted(set(self._specs) - set(self.input_schema.names))
+        if missing:
+            raise GraphError(f"the graph reads {', '.join(missing)}, which its input schema lacks; add the columns")
+        self._columns = [_Column(self.input_schema.field(name), self._specs[name], tf) for name in sorted(self._specs)]
+
+    def _tensors(self, batch: pa.RecordBatch) -> list[Any]:
+        n = batch.num_rows
+        rows = n + LANES + -n % LANES
+        if len(self._shapes) > 4096:
+            self._shapes = {}
+        flat: list[Any] = []
+        for column in self._columns:
+            index = batch.schema.get_field_index(column.field.name)
+            if index < 0:
+                raise GraphError(f"the batch has no column {column.field.name!r}; it has {', '.join(batch.schema.names)}")
+            values = batch.column(index)
+            if values.type != column.field.type:
+                raise GraphError(f"column {column.field.name!r} is {values.type}, but the graph takes {column.field.type}; cast it")
+            flat += column.tensors(values, rows, self._shapes)
+        return flat
+
+    def raw(self, batch: pa.RecordBatch) -> dict[str, Any]:
+        """The output tensors of one padded call (the rows past ``batch.num_rows`` are padding). Needs one row at least."""
+        try:
+            return dict(self._function(*self._tensors(batch)))
+        except GraphError:
+            raise
+        except Exception as error:
+            raise GraphError(f"the transform graph failed on a batch of {batch.num_rows} rows: {str(error).splitlines()[0]}") from None
+
+    def apply(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The outputs of the graph for a batch of N rows: ``output_schema``, N rows in the same order.
+
+        Reads the columns of ``input_schema`` (others are ignored). Bit for bit independent of how rows are batched.
+        Raises GraphError if a column is missing, of another type, or null where it was declared not to be.
+        """
+        schema, n = self.output_schema, batch.num_rows
+        if not len(schema):
+            # Arrow keeps the row count of a batch without columns in a struct array alone.
+            return pa.RecordBatch.from_struct_array(pa.array([{}] * n, pa.struct([])))
+        if n == 0:
+            return pa.RecordBatch.from_arrays([pa.array([], f.type) for f in schema], schema=schema)
+        parts = []
+        for start in range(0, n, CHUNK):
+            part = batch.slice(start, CHUNK)
+            out = self.raw(part)
+            parts.append([_to_arrow(f.name, out[f.name], part.num_rows, f.type) for f in schema])
+        columns = parts[0] if len(parts) == 1 else [pa.concat_arrays(list(c)) for c in zip(*parts, strict=True)]
+        return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _read_manifest(root: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((root / MANIFEST).read_text("utf-8"))
+    except FileNotFoundError:
+        raise GraphError(f"no transform graph in {root}: {MANIFEST} is missing; build it with `tandem batch`") from None
+    except ValueError:
+        raise GraphError(f"transform graph {root}: {MANIFEST} is damaged; restore the folder or build it again") from None
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise GraphError(f"transform graph {root}: {MANIFEST} is damaged; restore the folder or build it again")
+    return manifest
+
+
+def _versions() -> dict[str, str]:
+    out = {}
+    for name in ("tensorflow", "tensorflow-transform", "pyarrow", "numpy"):
+        try:
+            out[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return out
+
+
+def _output_schema(model: Path, inputs: pa.Schema) -> pa.Schema:
+    """Find the output columns of a SavedModel by one call on made-up rows: the tensors' second dimension says scalar or list."""
+    graph = TransformGraph(None, "", inputs, pa.schema([]), model)
+    sample = []
+    for f in inputs:
+        inner = f.type.value_type if pa.types.is_list(f.type) else f.type
+        value: Any = "" if pa.types.is_string(inner) else True if pa.types.is_boolean(inner) else 1
+        sample.append(pa.array([[value]] if pa.types.is_list(f.type) else [value], f.type))
+    out = graph.raw(pa.RecordBatch.from_arrays(sample, schema=inputs))
+    types = {"float32": pa.float32(), "int64": pa.int64(), "string": pa.string()}
+    fields = []
+    for name in sorted(out):
+        value = out[name]
+        sparse = hasattr(value, "indices")
+        shape = tuple(value.dense_shape.numpy()) if sparse else tuple(getattr(value, "shape", ()))
+        dtype = types.get(value.dtype.name)
+        if dtype is None or len(shape) not in (1, 2) or hasattr(value, "row_splits"):
+            raise GraphError(f"output {name!r} is a tensor of {value.dtype.name} with shape {shape}; return float32, int64 or string of [rows] or [rows, n]")
+        fields.append(pa.field(name, dtype if len(shape) == 1 or shape[1] == 1 else pa.list_(dtype)))
+    return pa.schema(fields)
+
+
+def save_graph(
+    transform_fn: str | os.PathLike[str] | None, path: str | os.PathLike[str], definition_hash: str, input_schema: pa.Schema
+) -> Path:
+    """Save a TF-Transform SavedModel folder (None: an empty graph) as the folder ``path``, in one atomic step.
+
+    ``{fingerprint}`` in ``path`` is replaced. If the folder is there already with the same fingerprint, it is kept.
+    Returns the path. Raises GraphError if the model is no transform graph or does not fit ``input_schema``.
+    """
+    model = Path(transform_fn) if transform_fn is not None else None
+    outputs = _output_schema(model, input_schema) if model is not None else pa.schema([])
+    fingerprint = graph_fingerprint(model, definition_hash, input_schema, outputs)
+    target = Path(str(path).replace("{fingerprint}", fingerprint))
+    if (target / MANIFEST).is_file():
+        TransformGraph.load(target, fingerprint)
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".graph-", dir=target.parent))
+    try:
+        if model is not None:
+            shutil.copytree(model, work / MODEL)
+        files = {str(f.relative_to(work)): hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(work.rglob("*")) if f.is_file()}
+        manifest = {
+            "format": FORMAT, "fingerprint": fingerprint, "definition_hash": definition_hash,
+            "inputs": _schema_json(input_schema), "outputs": _schema_json(outputs), "files": files, "versions": _versions(),
+        }
+        (work / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
+        work.chmod(0o755)
+        try:
+            work.rename(target)
+        except OSError:  # somebody else saved the same graph meanwhile
+            TransformGraph.load(target, fingerprint)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return target
