@@ -1,0 +1,1 @@
+"""Tests of Tandem, and the oracle that says what is right."""
