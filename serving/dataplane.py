@@ -1,0 +1,188 @@
+"""What the server can answer, without HTTP: the protocols in ``app`` are thin adapters over this."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from serving.errors import InvalidRequestError
+from serving.features import PRESENT, STATUSES, OnlineFeatures, ViewRows, checked_entities
+from serving.metrics import Metrics
+from serving.models import LoadedModel, ModelSpec
+from serving.protocol import OnlineRequest, RequestField, format_timestamp
+from serving.repository import ModelRepository, Watcher, applied_fingerprint
+from serving.settings import ServingSettings
+from transforms.definitions import ARROW_TYPES
+from transforms.errors import FingerprintError, StoreError, TandemError
+
+__all__ = ["Dataplane", "Prediction"]
+
+log = logging.getLogger("tandem.serving")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Predictions of N rows, the model that made them and the rows that it read."""
+
+    model: LoadedModel
+    values: list[Any]
+    groups: dict[str, ViewRows]
+
+
+class Dataplane:
+    """Features, models and metrics of one server; opened at its start, closed at its end."""
+
+    def __init__(self, settings: ServingSettings, *, now_us: Callable[[], int] | None = None) -> None:
+        if now_us is None and settings.as_of is not None:
+            fixed = round(settings.as_of.timestamp() * 1_000_000)
+            now_us = lambda: fixed  # noqa: E731
+        self.settings = settings
+        self.metrics = Metrics()
+        self.features = OnlineFeatures(settings.feature_repo, now_us or (lambda: time.time_ns() // 1000))
+        self.models = ModelRepository(settings.models, self.metrics, check=self.check, keep=settings.keep_versions)
+        self._watcher = Watcher(self.poll, settings.poll_seconds)
+
+    def open(self) -> None:
+        """Read the registry, connect the store, load and warm the models, and begin to watch. A part that is not there yet is
+        no error: it shows in :meth:`problems`, and is taken when it comes."""
+        self.poll()
+        try:
+            self.features.connect()
+        except StoreError as e:
+            log.warning("starting without the online store: %s", e)
+        self._watcher.start()
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._watcher.close()
+
+    def poll(self) -> None:
+        """Look at the registry and the models once."""
+        self.features.refresh()
+        self.models.poll()
+        self.metrics.ready.set(0 if self.problems() else 1)
+
+    def problems(self) -> list[str]:
+        """Why the server is not ready, one line each; empty when it is."""
+        out = [self.features.problem] if self.features.problem else []
+        states = self.models.states
+        out += [f"model {name!r}: {state.reason}" for name, state in states.items() if state.reason]
+        return out if out or states else ["no model has been pushed"]
+
+    def check(self, spec: ModelSpec) -> None:
+        """Whether a model fits the registry and, by policy, the graphs that the online rows are written with."""
+        catalog = self.features.catalog
+        what = f"model {spec.name!r} version {spec.version}"
+        try:
+            catalog.resolved(spec.features)
+        except TandemError as e:
+            raise StoreError(f"{what}: {e}") from None
+        needed = {f.name for f in catalog.key_fields(v for v, _ in spec.features)}
+        if missing := needed - set(spec.entity_keys):
+            raise StoreError(f"{what}: its features need the entity key {', '.join(sorted(missing))}; push a version that asks for it")
+        for view, fingerprint in spec.fingerprints.items():
+            applied = applied_fingerprint(self.settings.graphs, view)
+            if applied is not None and applied != fingerprint:
+                if self.settings.fingerprint_policy == "refuse":
+                    raise FingerprintError(
+                        f"{what}: was trained on graph {fingerprint[:12]} of {view!r}, but {applied[:12]} is applied; train again")
+                self.metrics.mismatches.labels(spec.name, view).inc()
+                log.warning("%s: was trained on graph %s of %r, but %s is applied; served by policy",
+                            what, fingerprint[:12], view, applied[:12])
+
+    def fields(self, model: LoadedModel) -> list[RequestField]:
+        """What one instance of a request to the model holds: its entity keys, then the other request fields."""
+        spec = model.spec
+        sent = {f.name: f for f in spec.request_fields}
+        keys = {f.name: f for f in self.features.catalog.key_fields(v for v, _ in spec.features)}
+        return [keys.get(k) or sent.get(k) or RequestField(k, "string") for k in spec.entity_keys] + [
+            f for f in spec.request_fields if f.name not in spec.entity_keys]
+
+    def predict(self, model: LoadedModel, columns: Mapping[str, list[Any]], rows: int) -> Prediction:
+        """Predictions for N = ``rows`` rows of checked request columns. Blocks; raises FingerprintError, StoreError, ModelError."""
+        spec = model.spec
+        groups = self.features.read(spec.features, columns, rows) if spec.features else {}
+        self._count(groups)
+        for view, group in groups.items():
+            self._check_rows(spec, view, group)
+        types = {f.name: ARROW_TYPES[f.dtype] for f in self.fields(model)}
+        table = {name: pa.array(values, type=types[name]) for name, values in columns.items()}
+        for view, group in groups.items():
+            table.update({f"{view}__{feature}": column for feature, column in group.columns.items()})
+        out = model.predict(pa.table(table))
+        return Prediction(model, out.tolist(), groups)
+
+    def online_features(self, request: OnlineRequest) -> dict[str, Any]:
+        """The answer to a request in the format of Feast's feature server, with an ``ages`` list (seconds) per feature."""
+        catalog = self.features.catalog
+        service = request.feature_service
+        pairs = catalog.service(service) if service is not None else catalog.references(request.features)
+        names = [f"{v}__{f}" if request.full_feature_names else f for v, f in pairs]
+        fields = catalog.key_fields(v for v, _ in pairs)
+        entities = checked_entities(fields, request.entities)
+        taken = [f.name for f in fields]
+        for name in names:
+            if name in taken:
+                raise InvalidRequestError(f'two columns would be called {name!r}; ask with "full_feature_names": true')
+            taken.append(name)
+        groups = self.features.read(pairs, entities, request.rows)
+        self._count(groups)
+        n = request.rows
+        results = [{"values": request.entities[f.name], "statuses": ["PRESENT"] * n, "event_timestamps": [format_timestamp(0)] * n,
+                    "ages": [None] * n} for f in fields]
+        stamps = {view: _stamps(group) for view, group in groups.items()}
+        for view, feature in pairs:
+            group = groups[view]
+            results.append({
+                "values": group.columns[feature].to_pylist(), "statuses": [STATUSES[s] for s in group.statuses[feature].tolist()],
+                "event_timestamps": stamps[view], "ages": group.ages.tolist(),
+            })
+        return {"metadata": {"feature_names": taken}, "results": results}
+
+    def _check_rows(self, spec: ModelSpec, view: str, group: ViewRows) -> None:
+        expected = spec.fingerprints.get(view)
+        if expected is None:
+            return
+        odd = {p for p in set(group.fingerprints) if p is not None and p != expected}
+        if not odd:
+            return
+        self.metrics.mismatches.labels(spec.name, view).inc(sum(p in odd for p in group.fingerprints))
+        if self.settings.fingerprint_policy == "refuse":
+            raise FingerprintError(
+                f"model {spec.name!r} version {spec.version} was trained on graph {expected[:12]} of {view!r},"
+                f" but its rows are of {min(odd)[:12]}; push a model trained on them")
+
+    def _count(self, groups: Mapping[str, ViewRows]) -> None:
+        for view, group in groups.items():
+            if group.statuses:
+                counts = np.bincount(np.concatenate(list(group.statuses.values())), minlength=len(STATUSES))
+                for status, count in zip(STATUSES, counts.tolist(), strict=True):
+                    if count:
+                        self.metrics.features.labels(view, status).inc(count)
+            ages = group.ages[group.row_status == PRESENT]
+            if len(ages):
+                self.metrics.newest_age.labels(view).set(float(ages.min()))
+                histogram = self.metrics.age.labels(view)
+                for age in ages[:100].tolist():
+                    histogram.observe(age)
+
+
+def group_summary(prediction: Prediction) -> dict[str, Any]:
+    """Per view: the fingerprint that the model expects, and per row its status, event timestamp and age in seconds."""
+    prints = prediction.model.spec.fingerprints
+    return {
+        view: {"fingerprint": prints.get(view), "statuses": [STATUSES[s] for s in group.row_status.tolist()],
+               "event_timestamps": _stamps(group), "ages": group.ages.tolist()}
+        for view, group in prediction.groups.items()
+    }
+
+
+def _stamps(group: ViewRows) -> list[str]:
+    text: dict[int, str] = {}
+    return [text.get(t) or text.setdefault(t, format_timestamp(t)) for t in group.timestamps_us.tolist()]

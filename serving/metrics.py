@@ -1,0 +1,37 @@
+"""What the server counts, in a Prometheus registry of its own (so that two servers in one process do not collide)."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+__all__ = ["Metrics"]
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_AGES = (1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 3 * 3600.0, 6 * 3600.0, 86400.0, 7 * 86400.0)
+
+
+class Metrics:
+    """The metrics of one server. Label values come from routes and definitions, never from a request."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        r = self.registry
+        self.requests = Counter("tandem_requests_total", "Requests answered.", ["route", "status"], registry=r)
+        self.seconds = Histogram("tandem_request_seconds", "Time to answer, body included.", ["route"], buckets=_SECONDS, registry=r)
+        self.instances = Counter("tandem_instances_total", "Instances and entities answered.", ["route"], registry=r)
+        self.features = Counter("tandem_feature_values_total", "Feature values read, by status.", ["view", "status"], registry=r)
+        self.age = Histogram("tandem_feature_age_seconds", "Age of the rows read.", ["view"], buckets=_AGES, registry=r)
+        self.newest_age = Gauge("tandem_feature_newest_age_seconds", "Age of the newest row in the latest read.", ["view"], registry=r)
+        self.mismatches = Counter("tandem_fingerprint_mismatches_total", "Rows or models of another fingerprint.",
+                                  ["model", "view"], registry=r)
+        self.model = Gauge("tandem_model_version", "The version being served.", ["model"], registry=r)
+        self.info = Gauge("tandem_model_info", "1 for each version that is loaded.", ["model", "version", "run"], registry=r)
+        self.reload_failures = Counter("tandem_model_reload_failures_total", "New versions that were not taken.",
+                                       ["model", "reason"], registry=r)
+        self.reloads = Counter("tandem_model_reloads_total", "New versions that were taken.", ["model"], registry=r)
+        self.ready = Gauge("tandem_ready", "1 when every model and the registry are ready.", registry=r)
+        self.store_failures = Counter("tandem_online_store_failures_total", "Reads that the online store failed.", ["view"], registry=r)
+
+    def page(self) -> bytes:
+        """All metrics in Prometheus's text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,218 @@
+"""The folder of models: new versions are loaded, warmed, checked and swapped in while requests go on.
+
+A version is a folder ``<models>/<name>/<number>`` with ``saved_model.pb`` and ``tandem.json``; a pusher writes it under
+another name (or ``tandem.json`` last) and renames it, so that what is complete is final. Other names are not looked at.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from serving.errors import ModelError, NotFoundError, UnavailableError
+from serving.metrics import Metrics
+from serving.models import SPEC_FILE, LoadedModel, ModelSpec, load_model
+from transforms.errors import FingerprintError, TandemError
+
+__all__ = ["ModelRepository", "ModelState", "Watcher", "applied_fingerprint"]
+
+log = logging.getLogger("tandem.serving")
+
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
+_VERSION = re.compile(r"[1-9][0-9]{0,17}|0")
+Stamp = tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """One model, as of one look at the folder: the version being served, the versions loaded, what is wrong with others."""
+
+    current: LoadedModel | None = None
+    loaded: Mapping[int, LoadedModel] = field(default_factory=dict)
+    problems: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def reason(self) -> str:
+        """Why no version is served; empty when one is."""
+        if self.current is not None:
+            return ""
+        return self.problems[max(self.problems)] if self.problems else "no version has been pushed"
+
+
+class ModelRepository:
+    """All models of a server. :meth:`poll` is called by one thread at a time; everything else by any."""
+
+    def __init__(
+        self, folder: Path, metrics: Metrics, *, check: Callable[[ModelSpec], None], keep: int = 2,
+        load: Callable[[Path, ModelSpec], LoadedModel] = load_model,
+    ) -> None:
+        """``check`` raises a TandemError for a specification that may not be served now; it is asked at every poll
+        until the version runs."""
+        self._folder = folder
+        self._metrics = metrics
+        self._check = check
+        self._keep = keep
+        self._load = load
+        self._states: Mapping[str, ModelState] = MappingProxyType({})
+        self._bad: dict[Path, tuple[Stamp, str]] = {}
+        self._said: dict[Path, str] = {}
+
+    @property
+    def states(self) -> Mapping[str, ModelState]:
+        """Every model by its name; an immutable view."""
+        return self._states
+
+    def state(self, name: str) -> ModelState:
+        """The state of a model; NotFoundError if there is none of that name."""
+        state = self._states.get(name)
+        if state is None:
+            known = ", ".join(repr(n) for n in sorted(self._states)[:8])
+            raise NotFoundError(f"unknown model {name[:60]!r}; " + (f"there is {known}" if known else "no model has been pushed"))
+        return state
+
+    def get(self, name: str, version: str | None = None) -> LoadedModel:
+        """The model being served, or one of its loaded versions."""
+        state = self.state(name)
+        if version is None:
+            if state.current is None:
+                raise UnavailableError(f"model {name!r} is not ready: {state.reason}")
+            return state.current
+        if _VERSION.fullmatch(version):
+            number = int(version)
+            if number in state.loaded:
+                return state.loaded[number]
+            if number in state.problems:
+                raise UnavailableError(f"model {name!r} version {number} is not ready: {state.problems[number]}")
+        have = ", ".join(map(str, sorted(state.loaded))) or "none"
+        raise NotFoundError(f"model {name!r} has no version {version[:20]!r} loaded; loaded: {have}")
+
+    def poll(self) -> None:
+        """Look at the folder once and take what is new. Never raises over what is in the folder."""
+        try:
+            names = sorted(p.name for p in self._folder.iterdir() if _MODEL.fullmatch(p.name) and p.is_dir())
+        except OSError:
+            names = []  # not there yet, or not readable now: what runs goes on running
+        for name in dict.fromkeys([*self._states, *names]):
+            old = self._states.get(name, ModelState())
+            new = self._polled(name, old)
+            if new != old or name not in self._states:
+                self._states = MappingProxyType({**self._states, name: new})
+                self._report(name, old, new)
+
+    def _polled(self, name: str, old: ModelState) -> ModelState:
+        try:
+            folders = [p for p in (self._folder / name).iterdir() if _VERSION.fullmatch(p.name) and p.is_dir()]
+            versions = sorted((int(p.name) for p in folders), reverse=True)
+        except OSError:
+            versions = []
+        loaded: dict[int, LoadedModel] = {}
+        problems: dict[int, str] = {}
+        for version in versions:
+            if len(loaded) == self._keep:
+                break
+            path = self._folder / name / str(version)
+            try:
+                # A version that runs is not checked again: should rows of another graph come, each request tells by its rows.
+                loaded[version] = old.loaded.get(version) or self._version(path, name, version)
+                self._said.pop(path, None)
+            except TandemError as e:
+                problems[version] = str(e)
+                self._say(name, path, e)
+        if not loaded:
+            # Nothing on disk can take over: the running model goes on, also when its folder is gone.
+            return ModelState(old.current, old.loaded, problems)
+        return ModelState(loaded[max(loaded)], loaded, problems)
+
+    def _version(self, path: Path, name: str, version: int) -> LoadedModel:
+        what = f"model {name!r} version {version}"
+        stamp = _stamp(path)
+        if path in self._bad and self._bad[path][0] == stamp:
+            raise ModelError(self._bad[path][1])
+        files = {Path(s[0]).name for s in stamp}
+        if SPEC_FILE not in files or "saved_model.pb" not in files:
+            raise ModelError(f"{what}: incomplete, there is no {SPEC_FILE if SPEC_FILE not in files else 'saved_model.pb'}; push it again")
+        try:
+            try:
+                spec = ModelSpec.parse((path / SPEC_FILE).read_bytes(), f"{what}: {SPEC_FILE}")
+            except OSError as e:
+                raise ModelError(f"{what}: {SPEC_FILE} cannot be read ({type(e).__name__})") from e
+            if (spec.name, spec.version) != (name, version):
+                raise ModelError(f"{what}: {SPEC_FILE} says {spec.name!r} version {spec.version}; push it to its own folder")
+        except ModelError as e:
+            self._bad[path] = (stamp, str(e))
+            raise
+        self._check(spec)
+        try:
+            return self._load(path, spec)
+        except ModelError as e:
+            self._bad[path] = (stamp, str(e))
+            raise
+
+    def _say(self, name: str, path: Path, error: TandemError) -> None:
+        if self._said.get(path) == str(error):
+            return
+        self._said[path] = str(error)
+        reason = "fingerprint" if isinstance(error, FingerprintError) else "damaged" if path in self._bad else "not_ready"
+        self._metrics.reload_failures.labels(name, reason).inc()
+        log.warning("not served: %s", error, exc_info=error.__cause__)
+
+    def _report(self, name: str, old: ModelState, new: ModelState) -> None:
+        for version, model in old.loaded.items():
+            if version not in new.loaded:
+                self._metrics.info.remove(name, str(version), model.spec.run)
+        for version, model in new.loaded.items():
+            self._metrics.info.labels(name, str(version), model.spec.run).set(1)
+        if new.current is not None and new.current is not old.current:
+            self._metrics.model.labels(name).set(new.current.spec.version)
+            self._metrics.reloads.labels(name).inc()
+            log.info("model %s: version %d is served", name, new.current.spec.version)
+
+
+def applied_fingerprint(graphs: Path, view: str) -> str | None:
+    """The fingerprint of the graph that the view's online rows are written with; None when none has been applied."""
+    try:
+        return (graphs / view / "CURRENT").read_text().strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+class Watcher:
+    """A daemon thread that calls ``step`` every ``seconds`` until closed. An error in a step is logged, and the next one comes."""
+
+    def __init__(self, step: Callable[[], None], seconds: float) -> None:
+        self._step = step
+        self._seconds = seconds
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="tandem-watcher", daemon=True)
+
+    def start(self) -> None:
+        """Begin; the first step comes after one interval."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End, after the step under way."""
+        self._closed.set()
+        self._thread.join(timeout=30)
+
+    def _run(self) -> None:
+        while not self._closed.wait(self._seconds):
+            try:
+                self._step()
+            except Exception:
+                log.exception("watching models: a step failed; the next one comes in %g s", self._seconds)
+
+
+def _stamp(path: Path) -> Stamp:
+    out = []
+    for p in sorted(path.rglob("*")):
+        try:
+            info = p.stat()
+        except OSError:
+            continue
+        out.append((str(p.relative_to(path)), info.st_size, info.st_mtime_ns))
+    return tuple(out)
