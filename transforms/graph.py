@@ -304,25 +304,29 @@ class _Column:
         return [self.convert(np.stack([where, place], axis=1)), self.convert(values), shape]
 
 
-def _to_arrow(name: str, value: Any, n: int, kind: pa.DataType) -> pa.Array:
-    """The first ``n`` rows of an output tensor as an Arrow array of type ``kind``."""
+def _to_arrow(name: str, parts: list[np.ndarray[Any, Any]], n: int, kind: pa.DataType) -> pa.Array:
+    """The first ``n`` rows of an output as an Arrow array of type ``kind``; ``parts`` as from :meth:`TransformGraph.raw`."""
     wide = pa.types.is_list(kind)
-    if not hasattr(value, "indices"):
-        data = value.numpy()[:n]
+    if len(parts) == 1:
+        data = parts[0][:n]
         if not wide:
             return _typed(name, data.reshape(n), kind)
-        return pa.ListArray.from_arrays(np.arange(n + 1, dtype=np.int32) * data.shape[1], _typed(name, data.reshape(-1), kind.value_type))
-    indices, data = value.indices.numpy(), value.values.numpy()
-    keep = indices[:, 0] < n
-    indices, data = indices[keep], data[keep]
+        offsets = np.arange(n + 1, dtype=np.int32) * np.int32(data.shape[1])
+        return pa.ListArray.from_arrays(offsets, _typed(name, data.reshape(-1), kind.value_type))
+    rows, places, data = parts[0][:, 0], parts[0][:, 1], parts[1]
+    keep = rows < n
     if not wide:
-        full = np.empty(n, data.dtype) if data.dtype == object else np.zeros(n, data.dtype)
+        rows, data = rows[keep], data[keep]
+        if len(rows) == n and (rows[1:] > rows[:-1]).all():
+            return _typed(name, data, kind)
+        full = np.zeros(n, data.dtype)
         null = np.ones(n, bool)
-        full[indices[:, 0]] = data
-        null[indices[:, 0]] = False
+        full[rows] = data
+        null[rows] = False
         return _typed(name, full, kind, null)
-    order = np.lexsort((indices[:, 1], indices[:, 0]))
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(indices[:, 0], minlength=n))]).astype(np.int32)
+    rows, places, data = rows[keep], places[keep], data[keep]
+    order = np.lexsort((places, rows))
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=n))]).astype(np.int32)
     return pa.ListArray.from_arrays(offsets, _typed(name, data[order], kind.value_type))
 
 
@@ -403,12 +407,28 @@ class TransformGraph:
         except Exception as error:
             raise GraphError(f"transform graph {model} does not load: {str(error).splitlines()[0]}; build it again") from None
         function = function.concrete_functions[0] if hasattr(function, "concrete_functions") else function
-        self._function = function
         self._specs = dict(function.structured_input_signature[0][0])
         missing = sorted(set(self._specs) - set(self.input_schema.names))
         if missing:
             raise GraphError(f"the graph reads {', '.join(missing)}, which its input schema lacks; add the columns")
         self._columns = [_Column(self.input_schema.field(name), self._specs[name], tf) for name in sorted(self._specs)]
+        width = sum(3 if c.sparse else 1 for c in self._columns)
+        arguments = [tf.TensorSpec(t.shape, t.dtype) for t in function.inputs[:width]]
+        parts: dict[str, int] = {}
+
+        def flat(*tensors: Any) -> list[Any]:
+            # Flat tensors in and out: matching a dict of sparse tensors costs a call more than running the graph.
+            components: list[Any] = []
+            for name, value in sorted(function(*tensors).items()):
+                if hasattr(value, "row_splits"):
+                    raise GraphError(f"output {name!r} is a ragged tensor; return a tf.SparseTensor: x.to_sparse()")
+                sparse = isinstance(value, tf.SparseTensor)
+                parts[name] = 3 if sparse else 1
+                components += [value.indices, value.values, value.dense_shape] if sparse else [value]
+            return components
+
+        self._function = tf.function(flat, input_signature=arguments, autograph=False).get_concrete_function()
+        self._parts = parts
 
     def _tensors(self, batch: pa.RecordBatch) -> list[Any]:
         n = batch.num_rows
@@ -426,14 +446,17 @@ class TransformGraph:
             flat += column.tensors(values, rows, self._shapes)
         return flat
 
-    def raw(self, batch: pa.RecordBatch) -> dict[str, Any]:
-        """The output tensors of one padded call (the rows past ``batch.num_rows`` are padding). Needs one row at least."""
+    def raw(self, batch: pa.RecordBatch) -> dict[str, list[np.ndarray[Any, Any]]]:
+        """The arrays of each output for one padded call: [dense], or [indices, values, dense shape] of a sparse one.
+
+        The rows past ``batch.num_rows`` are padding. Needs one row at least.
+        """
+        tensors = self._tensors(batch)
         try:
-            return dict(self._function(*self._tensors(batch)))
-        except GraphError:
-            raise
+            flat = iter([t.numpy() for t in self._function(*tensors)])
         except Exception as error:
             raise GraphError(f"the transform graph failed on a batch of {batch.num_rows} rows: {str(error).splitlines()[0]}") from None
+        return {name: [next(flat) for _ in range(count)] for name, count in self._parts.items()}
 
     def apply(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The outputs of the graph for a batch of N rows: ``output_schema``, N rows in the same order.
@@ -487,15 +510,14 @@ def _output_schema(model: Path, inputs: pa.Schema) -> pa.Schema:
         value: Any = "" if pa.types.is_string(inner) else True if pa.types.is_boolean(inner) else 1
         sample.append(pa.array([[value]] if pa.types.is_list(f.type) else [value], f.type))
     out = graph.raw(pa.RecordBatch.from_arrays(sample, schema=inputs))
-    types = {"float32": pa.float32(), "int64": pa.int64(), "string": pa.string()}
+    types = {"float32": pa.float32(), "int64": pa.int64(), "object": pa.string()}
     fields = []
-    for name in sorted(out):
-        value = out[name]
-        sparse = hasattr(value, "indices")
-        shape = tuple(value.dense_shape.numpy()) if sparse else tuple(getattr(value, "shape", ()))
+    for name, parts in out.items():
+        shape = parts[0].shape if len(parts) == 1 else tuple(parts[2])
+        value = parts[len(parts) // 2]
         dtype = types.get(value.dtype.name)
-        if dtype is None or len(shape) not in (1, 2) or hasattr(value, "row_splits"):
-            raise GraphError(f"output {name!r} is a tensor of {value.dtype.name} with shape {shape}; return float32, int64 or string of [rows] or [rows, n]")
+        if dtype is None or len(shape) not in (1, 2):
+            raise GraphError(f"output {name!r} is a tensor of {value.dtype} with shape {shape}; return float32, int64 or string of [rows] or [rows, n]")
         fields.append(pa.field(name, dtype if len(shape) == 1 or shape[1] == 1 else pa.list_(dtype)))
     return pa.schema(fields)
 

@@ -1,0 +1,255 @@
+"""Analysis: a user's ``preprocessing_fn`` over the feature rows of history becomes a frozen transform graph.
+
+All groups go through one Beam pipeline, for TF-Transform's fixed cost is far greater than that of a group. The same
+rows give the same graph: each group is read in the order of its file names as one sequence of batches, because
+TF-Transform's sums and quantile sketches depend on the order in which they see values.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from transforms.definitions import RESERVED, FeatureGroup, LastN
+from transforms.errors import GraphError
+from transforms.graph import TransformGraph, input_width, save_graph, tensor_values, with_width
+
+__all__ = ["analyze_groups", "check_row_by_row", "graph_inputs", "to_tft_batch", "wrap_preprocessing_fn"]
+
+PreprocessingFn = Callable[[dict[str, Any]], dict[str, Any]]
+BATCH = 65_536
+SAMPLE = 97
+"""How many rows are checked one by one against the batch."""
+
+_OUTPUT = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+
+
+def graph_inputs(group: FeatureGroup) -> pa.Schema:
+    """The columns that a group's graph may read: its aggregates, lists with their width."""
+    fields = []
+    for feature in group.features:
+        f = feature.arrow_field
+        fields.append(with_width(f, feature.aggregate.n) if isinstance(feature.aggregate, LastN) else f)
+    return pa.schema(fields)
+
+
+def _tft_field(field: pa.Field) -> pa.Field:
+    inner = field.type.value_type if pa.types.is_list(field.type) else field.type
+    kind = pa.float32() if pa.types.is_floating(inner) else pa.large_binary() if pa.types.is_string(inner) else pa.int64()
+    return pa.field(field.name, pa.large_list(kind))
+
+
+def to_tft_batch(batch: pa.RecordBatch, inputs: pa.Schema) -> pa.RecordBatch:
+    """The columns of ``inputs`` as TF-Transform reads them: lists of float32, int64 or bytes; null is an empty list."""
+    arrays = []
+    for f in inputs:
+        column = batch.column(batch.schema.get_field_index(f.name))
+        if pa.types.is_list(f.type):
+            lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+            values = column.flatten()
+        else:
+            lengths = column.is_valid().to_numpy(zero_copy_only=False)
+            values = column.drop_null()
+        target = _tft_field(f).type
+        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        arrays.append(pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(tensor_values(values), target.value_type)))
+    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema([_tft_field(f) for f in inputs]))
+
+
+def _adapter_config(inputs: pa.Schema) -> Any:
+    from tensorflow_metadata.proto.v0 import schema_pb2
+    from tfx_bsl.tfxio.tensor_adapter import TensorAdapterConfig
+
+    representations = {}
+    for f in inputs:
+        r = schema_pb2.TensorRepresentation()
+        if f.nullable or pa.types.is_list(f.type):
+            r.varlen_sparse_tensor.column_name = f.name
+        else:
+            r.dense_tensor.column_name = f.name
+            r.dense_tensor.shape.dim.add().size = 1
+        representations[f.name] = r
+    return TensorAdapterConfig(pa.schema([_tft_field(f) for f in inputs]), representations)
+
+
+def wrap_preprocessing_fn(function: PreprocessingFn, inputs: pa.Schema, what: str) -> PreprocessingFn:
+    """``function`` with checked outputs and with inputs of one fixed width, so that analysis and :class:`TransformGraph` agree.
+
+    Sparse inputs get the dense shape ``[rows, width]``. Outputs are cast to what Tandem stores (float32, int64, string).
+    ``what`` names group and function in errors. Raises GraphError for whatever is wrong with the function.
+    """
+
+    def preprocessing_fn(tensors: dict[str, Any]) -> dict[str, Any]:
+        import tensorflow as tf
+
+        given = {}
+        for name, value in tensors.items():
+            width = input_width(inputs.field(name)) if name in inputs.names else 0
+            if isinstance(value, tf.SparseTensor) and width:
+                value = tf.SparseTensor(value.indices, value.values, tf.stack([value.dense_shape[0], tf.constant(width, tf.int64)]))
+            given[name] = value
+        try:
+            out = function(dict(given))
+        except GraphError:
+            raise
+        except Exception as error:
+            raise GraphError(f"{what} failed: {type(error).__name__}: {_first_line(error)}; mend the function{_place(error, function)}") from error
+        if not isinstance(out, dict) or not out:
+            raise GraphError(f"{what} returned {type(out).__name__ if out != {} else 'an empty dict'}; return a dict of output name to tensor")
+        return {name: _checked(name, value, inputs, what, tf) for name, value in out.items()}
+
+    return preprocessing_fn
+
+
+def _checked(name: Any, value: Any, inputs: pa.Schema, what: str, tf: Any) -> Any:
+    if not isinstance(name, str) or not _OUTPUT.fullmatch(name):
+        raise GraphError(f"{what}: output name {name!r} is no name; use lower-case words joined by single underscores, e.g. 'delay_z'")
+    if name in inputs.names or name in RESERVED:
+        raise GraphError(f"{what}: output {name!r} is the name of a column that is there already; rename it, e.g. '{name}_out'")
+    if not isinstance(value, tf.Tensor | tf.SparseTensor):
+        raise GraphError(f"{what}: output {name!r} is a {type(value).__name__}; return a tf.Tensor of [rows] or [rows, 1] or a tf.SparseTensor")
+    if isinstance(value, tf.Tensor) and (value.shape.rank not in (1, 2) or (value.shape.rank == 2 and value.shape[1] is None)):
+        raise GraphError(f"{what}: output {name!r} has shape {value.shape}; return one value per row, of shape [rows] or [rows, 1]")
+    if value.dtype in (tf.float32, tf.int64, tf.string):
+        return value
+    if value.dtype.is_floating:
+        return tf.cast(value, tf.float32)
+    if value.dtype.is_integer or value.dtype.is_bool:
+        return tf.cast(value, tf.int64)
+    raise GraphError(f"{what}: output {name!r} has type {value.dtype.name}; return float32, int64 or string")
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+
+
+def _place(error: BaseException, function: Callable[..., Any]) -> str:
+    """`` (file.py, line 7)``: where in the user's file the error arose."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    trace, line = error.__traceback__, None
+    while trace is not None and code is not None:
+        if trace.tb_frame.f_code.co_filename == code.co_filename:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return f" ({Path(code.co_filename).name}, line {line})" if code is not None and line else ""
+
+
+def _trace(group: FeatureGroup, inputs: pa.Schema, function: PreprocessingFn) -> None:
+    """Call the function once on symbolic tensors, so that its mistakes surface before the pipeline starts."""
+    import tensorflow as tf
+    import tensorflow_transform as tft
+
+    specs: dict[str, Any] = {}
+    for f in inputs:
+        inner = f.type.value_type if pa.types.is_list(f.type) else f.type
+        dtype = tf.float32 if pa.types.is_floating(inner) else tf.string if pa.types.is_string(inner) else tf.int64
+        sparse = f.nullable or pa.types.is_list(f.type)
+        specs[f.name] = tf.SparseTensorSpec([None, None], dtype) if sparse else tf.TensorSpec([None, 1], dtype)
+    try:
+        tft.get_analyze_input_columns(function, specs, force_tf_compat_v1=False)
+    except GraphError:
+        raise
+    except Exception as error:
+        raise GraphError(f"group {group.name!r}: preprocessing_fn cannot be traced: {_first_line(error)}; mend the function") from error
+
+
+def read_batches(files: Sequence[str], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """The batches of Parquet files, in the order given."""
+    for file in files:
+        with pq.ParquetFile(file) as parquet:
+            for batch in parquet.iter_batches(BATCH, columns=list(columns)):
+                if batch.num_rows:
+                    arrays = [batch.column(batch.schema.get_field_index(c)) for c in columns]
+                    yield pa.RecordBatch.from_arrays(arrays, names=list(columns))
+
+
+class _ReadGroup:
+    """(files) -> TF-Transform batches. A plain callable, so that Beam pickles nothing but a schema."""
+
+    def __init__(self, inputs: pa.Schema) -> None:
+        self.inputs = inputs
+
+    def __call__(self, files: list[str]) -> Iterator[pa.RecordBatch]:
+        for batch in read_batches(files, self.inputs.names):
+            yield to_tft_batch(batch, self.inputs)
+
+
+def analyze_groups(
+    groups: Mapping[str, tuple[FeatureGroup, PreprocessingFn | None, Sequence[str]]],
+    graphs_dir: str | os.PathLike[str],
+    pipeline_options: Any = None,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, str]:
+    """Build the graph of every group in one Beam pipeline; save each as ``graphs_dir/<group>/<fingerprint>``.
+
+    ``groups`` maps a name to (group, its function or None, Parquet files of feature rows). Returns name -> fingerprint.
+    Raises GraphError that names group and function: for a mistake in a function, for a group without any rows, and for
+    outputs of a row that depend on the other rows of its batch.
+    """
+    say = progress or (lambda line: None)
+    root = Path(graphs_dir)
+    done: dict[str, str] = {}
+    work: dict[str, tuple[FeatureGroup, pa.Schema, PreprocessingFn, list[str], str]] = {}
+    for name, (group, function, given) in groups.items():
+        inputs, files = graph_inputs(group), sorted(str(f) for f in given)
+        if function is None:
+            path = save_graph(None, root / name / "{fingerprint}", group.definition_hash(), inputs)
+            done[name] = TransformGraph.load(path).fingerprint
+            continue
+        what = f"group {name!r}: preprocessing_fn {group.preprocessing_fn or getattr(function, '__name__', 'function')!r}"
+        if not any(pq.ParquetFile(f).metadata.num_rows for f in files):
+            raise GraphError(f"{what} has no feature rows to learn from; run over a range that has events of {group.source.name!r}")
+        wrapped = wrap_preprocessing_fn(function, inputs, what)
+        _trace(group, inputs, wrapped)
+        work[name] = (group, inputs, wrapped, files, what)
+    if not work:
+        return {name: done[name] for name in groups}
+
+    import apache_beam as beam
+    import tensorflow_transform.beam as tft_beam
+
+    with tempfile.TemporaryDirectory(prefix="tandem-analyze-") as temp:
+        say(f"analyzing {len(work)} group{'s' if len(work) > 1 else ''}: {', '.join(work)}")
+        with beam.Pipeline(options=pipeline_options) as pipeline, tft_beam.Context(temp_dir=f"{temp}/tmp", force_tf_compat_v1=False):
+            for name, (_, inputs, wrapped, files, _) in work.items():
+                rows = pipeline | f"Files of {name}" >> beam.Create([files], reshuffle=False) | f"Rows of {name}" >> beam.FlatMap(_ReadGroup(inputs))
+                fn = (rows, _adapter_config(inputs)) | f"Analyze {name}" >> tft_beam.AnalyzeDataset(wrapped)
+                _ = fn | f"Write {name}" >> tft_beam.WriteTransformFn(f"{temp}/{name}")
+        for name, (group, inputs, _, files, what) in work.items():
+            path = save_graph(f"{temp}/{name}/transform_fn", root / name / "{fingerprint}", group.definition_hash(), inputs)
+            graph = TransformGraph.load(path)
+            check_row_by_row(graph, next(read_batches(files, inputs.names)).slice(0, SAMPLE), what)
+            say(f"graph of {name}: {graph.fingerprint[:12]}, {len(graph.output_schema)} outputs")
+            done[name] = graph.fingerprint
+    return {name: done[name] for name in groups}
+
+
+def check_row_by_row(graph: TransformGraph, batch: pa.RecordBatch, what: str) -> None:
+    """Raise GraphError unless the graph gives every row of the batch, alone, the same bits as in the batch."""
+    whole = graph.apply(batch)
+    for i in range(batch.num_rows):
+        alone = graph.apply(batch.slice(i, 1))
+        for f in graph.output_schema:
+            a, b = (x.column(x.schema.get_field_index(f.name)) for x in (alone, whole.slice(i, 1)))
+            if not _same_bits(a, b):
+                raise GraphError(
+                    f"{what}: output {f.name!r} of a row depends on the other rows of its batch ({b[0].as_py()!r} among {batch.num_rows}, "
+                    f"{a[0].as_py()!r} alone); use tft.mean and the like instead of tf.reduce_mean over rows"
+                )
+
+
+def _same_bits(a: pa.Array, b: pa.Array) -> bool:
+    if a.equals(b):
+        return True
+    flat = (x.flatten() if pa.types.is_list(x.type) else x for x in (a, b))
+    x, y = (np.asarray(v.to_numpy(zero_copy_only=False)) for v in flat)
+    return x.shape == y.shape and x.dtype.kind == "f" and a.null_count == b.null_count and x.tobytes() == y.tobytes()
