@@ -178,8 +178,8 @@ def test_a_line_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert harvest(path)[0].num_rows == 1
 
 
-def damaged(content: bytes) -> dict[str, bytes]:
-    middle = len(content) // 4
+def damaged(content: bytes, page: int = 0) -> dict[str, bytes]:
+    """Ways to harm a Parquet file; ``page`` is where a page of its third row group starts."""
     return {
         "empty": b"",
         "cut in half": content[: len(content) // 2],
@@ -187,7 +187,7 @@ def damaged(content: bytes) -> dict[str, bytes]:
         "only the magic": b"PAR1",
         "text": b"a,b\n1,2\n" * 10,
         "footer overwritten": content[:-40] + b"\xff" * 32 + content[-8:],
-        "a page overwritten": content[:middle] + b"\xff" * 2000 + content[middle + 2000 :],
+        "a page overwritten": content[:page] + b"\xff" * 30 + content[page + 30 :],
     }
 
 
@@ -199,7 +199,8 @@ def test_a_damaged_parquet_file_is_one_dead_letter(tmp_path: Path, monkeypatch: 
     pq.write_table(table([good(i) for i in range(20_000)]), whole, row_group_size=5_000, compression="zstd")
     assert harvest(whole)[0].num_rows == 20_000
     path = tmp_path / "a.parquet"
-    path.write_bytes(damaged(whole.read_bytes())[kind])
+    page = pq.read_metadata(whole).row_group(2).column(3).data_page_offset
+    path.write_bytes(damaged(whole.read_bytes(), page)[kind])
     valid, letters = harvest(path, batch_rows=1_000)
     assert valid.num_rows == 0
     assert [(d["reason"], d["row"], d["payload"], d["source"]) for d in letters] == [("unreadable_file", None, None, "weather")]
