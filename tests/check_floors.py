@@ -1,0 +1,125 @@
+"""The import floors: which room may import what. ``python tests/check_floors.py [root]`` prints each breach and exits 1.
+
+An allow-list: a module of ours, or a library, that a room is not allowed by name is a breach. Imports inside functions count
+too, so a room cannot reach upstairs by importing late; imports for type checkers alone (``if TYPE_CHECKING:``) count as well.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+OURS = ("transforms", "pipelines", "serving", "feature_repo", "tests", "docker")
+ANY = "*"
+
+FLOOR0 = tuple(f"transforms.{m}" for m in ("errors", "definitions", "windows", "exact", "states", "hashing"))
+    "transforms.errors",
+    "transforms.definitions",
+    "transforms.windows",
+    "transforms.exact",
+    "transforms.states",
+    "transforms.hashing",
+)
+FLOOR1 = tuple(f"transforms.{m}" for m in ("contract", "aggregates", "schemas", "graph"))
+FLOOR2 = ("serving.online_store", "serving.feast_objects")
+
+ARROW = ("numpy", "pyarrow", "pyarrow_hotfix")
+STORES = (*ARROW, "redis", "feast", "google.protobuf", "mmh3", "pydantic")
+TENSORFLOW = ("tensorflow", "tensorflow_transform", "tensorflow_metadata", "tfx_bsl", "tf_keras", "google.protobuf")
+WEB = ("fastapi", "uvicorn", "starlette", "orjson", "prometheus_client", "pydantic", "pydantic_settings", "yaml", "pandas")
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a room (a module or package and all below it) may import, beside itself and the standard library."""
+
+    name: str
+    ours: tuple[str, ...]
+    libraries: tuple[str, ...]
+    never: tuple[str, ...] = ()
+
+
+# The first room whose name covers a module holds.
+ROOMS = (
+    *(Room(name, FLOOR0, ARROW) for name in FLOOR0),
+    Room("transforms.graph", (*FLOOR0, *FLOOR1), (*ARROW, *TENSORFLOW)),
+    Room("transforms.schemas", (*FLOOR0, *FLOOR1), (*ARROW, "tensorflow_metadata", "google.protobuf")),
+    *(Room(name, (*FLOOR0, *FLOOR1), ARROW) for name in FLOOR1[:2]),
+    *(Room(name, (*FLOOR0, *FLOOR1, *FLOOR2, "serving.errors"), STORES) for name in FLOOR2),
+    Room("serving", ("transforms", "serving"), (*STORES, *TENSORFLOW, *WEB), never=("apache_beam",)),
+    Room("pipelines", ("transforms", "serving", "pipelines"), (ANY,), never=("serving.app", "feature_repo", "tests")),
+    Room("transforms", FLOOR0, ()),
+)
+
+
+def covers(name: str, module: str) -> bool:
+    """Whether ``module`` is ``name`` or lies below it."""
+    return module == name or module.startswith(name + ".")
+
+
+def module_name(path: Path, root: Path) -> str:
+    """The dotted name of a file below ``root``."""
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path, root: Path) -> list[tuple[int, str]]:
+    """All (line, dotted name) that a file imports, anywhere in it; ``from a import b`` gives ``a.b`` where that is a module of ours."""
+    found = []
+    package = module_name(path, root).split(".")
+    if path.name != "__init__.py":
+        package = package[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), filename=str(path))):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            base = ".".join(p for p in (base, node.module) if p)
+            for alias in node.names:
+                inner = root.joinpath(*base.split("."), alias.name)
+                is_module = inner.is_dir() or inner.with_suffix(".py").is_file()
+                library = base.split(".")[0] not in OURS
+                found.append((node.lineno, f"{base}.{alias.name}" if is_module or library else base))
+    return found
+
+
+def allowed(room: Room, imported: str) -> bool:
+    """Whether a room may import this dotted name."""
+    if any(covers(name, imported) for name in room.never):
+        return False
+    if imported.split(".")[0] in OURS:
+        package_itself = any(name.startswith(imported + ".") for name in room.ours) and imported == "transforms"
+        return package_itself or any(covers(name, imported) for name in (room.name, *room.ours))
+    if imported.split(".")[0] in sys.stdlib_module_names:
+        return True
+    return ANY in room.libraries or any(covers(name, imported) for name in room.libraries)
+
+
+def breaches(root: Path) -> list[str]:
+    """One line per import that its floor does not allow, in order of file and line; rooms that no rule covers are breaches too."""
+    found = []
+    for top in ("transforms", "serving", "pipelines"):
+        for path in sorted((root / top).rglob("*.py")):
+            module = module_name(path, root)
+            room = next((r for r in ROOMS if covers(r.name, module)), None)
+            if room is None or (room.name == "transforms" and module != "transforms"):
+                found.append(f"{path.relative_to(root)}: {module} stands on no floor; add it to ROOMS in tests/check_floors.py")
+                continue
+            for line, imported in sorted(set(imports(path, root))):
+                if not allowed(room, imported):
+                    found.append(f"{path.relative_to(root)}:{line}: {room.name} may not import {imported}")
+    return found
+
+
+def main(argv: list[str]) -> int:
+    """Checks the checkout that holds this script, or the folder given."""
+    root = Path(argv[0]) if argv else Path(__file__).resolve().parents[1]
+    found = breaches(root)
+    print("\n".join(found) if found else "import floors: ok")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
