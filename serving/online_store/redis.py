@@ -1,0 +1,174 @@
+"""The shared online store: Feast's Redis layout, with the order of each row as one more field of its hash."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import struct
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from importlib.resources import files
+from typing import Any, Literal
+
+from feast import Entity, FeatureView, RepoConfig
+from feast.infra.online_stores.helpers import _mmh3, _redis_key
+from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig, RedisType
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey as EntityKeyProto
+from feast.protos.feast.types.Value_pb2 import ValueType
+from google.protobuf.timestamp_pb2 import Timestamp
+from redis.exceptions import NoScriptError, RedisError
+
+from serving.online_store.common import OrderedOnlineStore, Row, refused_fingerprint, unreachable
+from transforms.errors import StoreError
+
+__all__ = ["OrderedRedisOnlineStore", "OrderedRedisOnlineStoreConfig"]
+
+_SCRIPT = files("serving.online_store").joinpath("write_rows.lua").read_text()
+_SHA = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
+_STRING = int(ValueType.STRING)
+_ROWS_PER_CALL = 500
+"""A script call holds up all other clients: it takes a few milliseconds at this size."""
+_MAX_FEATURES = 3000
+"""Lua unpacks fewer than 8,000 values on its stack."""
+
+
+class OrderedRedisOnlineStoreConfig(RedisOnlineStoreConfig):
+    """Configuration; ``connection_string`` as Feast's: ``host:port,db=0,password=...``. A cluster is not supported."""
+
+    type: Literal["serving.online_store.redis.OrderedRedisOnlineStore"] = "serving.online_store.redis.OrderedRedisOnlineStore"  # type: ignore[assignment]
+    max_future_seconds: float = 86_400.0
+    """A row further ahead of now is refused."""
+    as_of: datetime | None = None
+    """Answer and judge as if it were this instant, over replayed history. By default: now."""
+
+
+class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
+    """A hash per entity key, as Feast's; of every view also ``_tandem:<view>``: event time (us), revision and fingerprint of its row.
+
+    A Lua script compares and writes a chunk of rows in one step; a batch is one round trip. ``_ts:<view>`` keeps the
+    microseconds in its nanos. Only writers of this class may write the views: stock Feast's writer knows nothing of the order.
+    """
+
+    @staticmethod
+    def _parse_connection_string(connection_string: str) -> tuple[list[Any], dict[str, Any]]:
+        nodes, kwargs = RedisOnlineStore._parse_connection_string(connection_string)
+        return nodes, {"socket_connect_timeout": 5.0, "socket_timeout": 30.0, **kwargs}
+
+    def _key(self, config: RepoConfig, key: EntityKeyProto) -> bytes:
+        return _redis_key(config.project, key, entity_key_serialization_version=config.entity_key_serialization_version)
+
+    def _try(self, config: RepoConfig, what: Callable[[Any], Any]) -> Any:
+        if config.online_store.redis_type == RedisType.redis_cluster:
+            raise StoreError("online store: redis_type 'redis_cluster' is not supported; use 'redis' or 'redis_sentinel'")
+        where = ",".join(p for p in config.online_store.connection_string.split(",") if "=" not in p)  # no password
+        try:
+            return what(self._get_client(config.online_store))
+        except (RedisError, OSError) as e:
+            raise unreachable(f"redis {where}", e, "start Redis there, or mend connection_string in feature_store.yaml") from e
+
+    def _write(self, config: RepoConfig, table: FeatureView, rows: list[Row]) -> int:
+        if len(table.features) > _MAX_FEATURES:
+            raise StoreError(f"view {table.name!r} has {len(table.features)} features; Redis takes at most {_MAX_FEATURES} per view, split it")
+        if len(rows) > _ROWS_PER_CALL and len({r.fingerprint for r in rows}) > 1:  # the script sees one chunk, the rule is about the batch
+            applied = self.applied_fingerprint(config, table.name)
+            for row in rows if applied is not None else ():
+                if row.fingerprint != applied:
+                    raise refused_fingerprint(table.name, row.fingerprint, str(applied))
+        head: list[Any] = [
+            table.name, f"_tandem:{table.name}", f"_ts:{table.name}", config.online_store.key_ttl_seconds or 0, len(table.features),
+            *(_mmh3(f"{table.name}:{f.name}") for f in table.features),
+        ]
+        calls = []
+        for start in range(0, len(rows), _ROWS_PER_CALL):
+            some, args = rows[start : start + _ROWS_PER_CALL], list(head)
+            for row in some:
+                at = Timestamp(seconds=row.event_us // 1_000_000, nanos=row.event_us % 1_000_000 * 1000)
+                args += [row.event_us, row.revision, row.fingerprint, at.SerializeToString(), *row.values]
+            calls.append((1 + len(some), [_applied_key(config), *(r.key for r in some)], args))
+        written = 0
+        for answer in self._try(config, lambda client: _run(client, calls)):
+            if isinstance(answer, list):
+                raise refused_fingerprint(table.name, answer[0].decode(), answer[1].decode())
+            written += answer
+        return written
+
+    def _fetch(self, config: RepoConfig, table: FeatureView, keys: list[bytes], names: list[str]) -> list[tuple[int, list[bytes | None]] | None]:
+        fields = [*(_mmh3(f"{table.name}:{n}") for n in names), f"_ts:{table.name}"]
+
+        def read(client: Any) -> list[list[bytes | None]]:
+            pipe = client.pipeline(transaction=False)
+            for key in keys:
+                pipe.hmget(key, fields)
+            return pipe.execute()  # type: ignore[no-any-return]
+
+        out: list[tuple[int, list[bytes | None]] | None] = []
+        for *values, stamp in self._try(config, read) if keys else []:
+            if stamp is None:
+                out.append(None)
+            else:
+                at = Timestamp.FromString(stamp)
+                out.append((at.seconds * 1_000_000 + at.nanos // 1000, values))
+        return out
+
+    def apply_fingerprint(self, config: RepoConfig, view: str, fingerprint: str) -> None:
+        self._try(config, lambda client: client.hset(_applied_key(config), view, fingerprint))
+
+    def applied_fingerprint(self, config: RepoConfig, view: str) -> str | None:
+        found = self._try(config, lambda client: client.hget(_applied_key(config), view))
+        return None if found is None else found.decode()
+
+    def delete_table(self, config: RepoConfig, table: FeatureView) -> None:
+        """Feast's ``apply``: a view is gone. (Feast's own looks for keys of serialization version 1 and finds none of version 3.)"""
+        names = sorted(table.join_keys)
+        prefix = struct.pack("<I", len(names)) + b"".join(struct.pack("<II", _STRING, len(n)) + n.encode() for n in names)
+        fields = [f"_ts:{table.name}", f"_tandem:{table.name}", *(_mmh3(f"{table.name}:{f.name}") for f in table.features)]
+
+        def delete(client: Any) -> None:
+            pattern = re.sub(rb"([*?\[\]\\])", rb"\\\1", prefix) + b"*"
+            pipe = client.pipeline(transaction=False)
+            for key in client.scan_iter(pattern, count=1000):
+                if _project(key, len(prefix), len(names)) == config.project.encode():
+                    pipe.hdel(key, *fields)  # the last field of a hash takes the key with it
+                if len(pipe) >= 1000:
+                    pipe.execute()
+            pipe.hdel(_applied_key(config), table.name)
+            pipe.execute()
+
+        self._try(config, delete)
+
+    def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
+        """Feast's ``teardown``: all rows of the views."""
+        for table in tables:
+            self.delete_table(config, table)
+
+
+def _project(key: bytes, at: int, values: int) -> bytes:
+    """What follows the entity key in a Redis key: the project. Each value is its type, its length and its bytes."""
+    for _ in range(values):
+        at += 8 + int.from_bytes(key[at + 4 : at + 8], "little")
+    return key[at:]
+
+
+def _applied_key(config: RepoConfig) -> str:
+    return f"tandem:applied:{config.project}"
+
+
+def _run(client: Any, calls: list[tuple[int, list[Any], list[Any]]]) -> list[Any]:
+    """All calls in one round trip; after a restart of Redis, those that did not find the script once more."""
+    answers: list[Any] = [None] * len(calls)
+    todo = list(range(len(calls)))
+    for attempt in range(2):
+        pipe = client.pipeline(transaction=False)
+        for i in todo:
+            n, keys, args = calls[i]
+            pipe.evalsha(_SHA, n, *keys, *args)
+        for i, answer in zip(todo, pipe.execute(raise_on_error=False)):
+            answers[i] = answer
+        todo = [i for i in todo if isinstance(answers[i], NoScriptError)]
+        if not todo or attempt:
+            break
+        client.script_load(_SCRIPT)
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+    return answers

@@ -1,0 +1,202 @@
+"""The embedded online store: Feast's SQLite layout, with the order of each row kept beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from feast import Entity, FeatureView, RepoConfig
+from feast.infra.key_encoding_utils import serialize_entity_key
+from feast.infra.online_stores.sqlite import SqliteOnlineStore, SqliteOnlineStoreConfig, _table_id
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey as EntityKeyProto
+
+from serving.online_store.common import OrderedOnlineStore, Row, refused_fingerprint, unreachable
+
+__all__ = ["OrderedSqliteOnlineStore", "OrderedSqliteOnlineStoreConfig"]
+
+_APPLIED = "tandem_applied"
+_EPOCH = datetime(1970, 1, 1)
+_KEYS_PER_QUERY = 500
+
+
+class OrderedSqliteOnlineStoreConfig(SqliteOnlineStoreConfig):
+    """Configuration; ``path`` is relative to the feature repository."""
+
+    type: Literal["serving.online_store.sqlite.OrderedSqliteOnlineStore"] = "serving.online_store.sqlite.OrderedSqliteOnlineStore"  # type: ignore[assignment]
+    max_future_seconds: float = 86_400.0
+    """A row further ahead of now is refused."""
+    as_of: datetime | None = None
+    """Answer and judge as if it were this instant, over replayed history. By default: now."""
+    busy_timeout_seconds: float = 30.0
+    """How long a writer waits for another one."""
+
+
+class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
+    """Feast's tables (one line per key and feature), and per view a table ``<its table>_tandem`` with the order of each key's row.
+
+    A write is one transaction: an upsert into the order table decides per key, and the features of the winners follow.
+    WAL lets readers read while one writer writes; a read sees whole rows.
+    """
+
+    def _get_conn(self, config: RepoConfig) -> sqlite3.Connection:
+        """A connection of this thread in this process: SQLite's must not cross a fork, and transactions must not mix."""
+        local = self.__dict__.setdefault("_local", threading.local())
+        path = self._get_db_path(config)
+        held = getattr(local, "held", None)
+        if held is not None and held[:2] == (os.getpid(), path):
+            return held[2]  # type: ignore[no-any-return]
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            conn = sqlite3.connect(
+                path, timeout=config.online_store.busy_timeout_seconds, isolation_level=None, check_same_thread=False,
+                detect_types=sqlite3.PARSE_DECLTYPES | sqlite3.PARSE_COLNAMES,
+            )
+            _to_wal(conn, config.online_store.busy_timeout_seconds)
+            conn.execute("PRAGMA synchronous=NORMAL")
+            conn.execute(f"CREATE TABLE IF NOT EXISTS {_APPLIED} (project TEXT, view TEXT, fingerprint TEXT NOT NULL, PRIMARY KEY (project, view))")
+        except (sqlite3.Error, OSError) as e:
+            raise unreachable(path, e, "give a path that can be written in feature_store.yaml") from e
+        local.held = (os.getpid(), path, conn)
+        return conn
+
+    def _key(self, config: RepoConfig, key: EntityKeyProto) -> bytes:
+        return serialize_entity_key(key, entity_key_serialization_version=config.entity_key_serialization_version)
+
+    @contextlib.contextmanager
+    def _transaction(self, config: RepoConfig) -> Iterator[sqlite3.Connection]:
+        conn = self._get_conn(config)
+        try:
+            conn.execute("BEGIN IMMEDIATE")
+            try:
+                yield conn
+                conn.execute("COMMIT")
+            except BaseException:
+                conn.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as e:
+            raise unreachable(self._get_db_path(config), e, "nothing of this batch was written; mend the file or its disk and write again") from e
+
+    def _write(self, config: RepoConfig, table: FeatureView, rows: list[Row]) -> int:
+        name = _table_id(config.project, table)
+        features = [f.name for f in table.features]
+        with self._transaction(config) as conn:
+            _create(conn, name)
+            applied = self._applied(conn, config, table.name)
+            if applied is not None:
+                for row in rows:
+                    if row.fingerprint != applied:
+                        raise refused_fingerprint(table.name, row.fingerprint, applied)
+            upsert = f"""
+                INSERT INTO "{name}_tandem" AS o (entity_key, event_us, revision, fingerprint) VALUES (?, ?, ?, ?)
+                ON CONFLICT (entity_key) DO UPDATE SET event_us = excluded.event_us, revision = excluded.revision, fingerprint = excluded.fingerprint
+                WHERE (excluded.event_us, excluded.revision) > (o.event_us, o.revision)
+                   OR ((excluded.event_us, excluded.revision) = (o.event_us, o.revision)
+                       AND excluded.fingerprint <> o.fingerprint AND excluded.fingerprint = ?)"""
+            winners = [r for r in rows if conn.execute(upsert, (r.key, r.event_us, r.revision, r.fingerprint, applied)).rowcount == 1]
+            conn.executemany(
+                f'INSERT OR REPLACE INTO "{name}" (entity_key, feature_name, value, event_ts, created_ts) VALUES (?, ?, ?, ?, ?)',
+                (
+                    (row.key, feature, value, at, created)
+                    for row in winners
+                    for at, created in ((_EPOCH + timedelta(microseconds=row.event_us), _naive(row.created)),)
+                    for feature, value in zip(features, row.values)
+                ),
+            )
+        return len(winners)
+
+    def _fetch(self, config: RepoConfig, table: FeatureView, keys: list[bytes], names: list[str]) -> list[tuple[int, list[bytes | None]] | None]:
+        conn, name = self._get_conn(config), _table_id(config.project, table)
+        position = {n: i for i, n in enumerate(names)}
+        found: dict[bytes, tuple[int, list[bytes | None]]] = {}
+        unique = list(dict.fromkeys(keys))
+        try:
+            for start in range(0, len(unique), _KEYS_PER_QUERY):
+                some = unique[start : start + _KEYS_PER_QUERY]
+                query = f"""
+                    SELECT o.entity_key, o.event_us, f.feature_name, f.value FROM "{name}_tandem" o LEFT JOIN "{name}" f
+                    ON f.entity_key = o.entity_key AND f.feature_name IN ({",".join("?" * len(names))})
+                    WHERE o.entity_key IN ({",".join("?" * len(some))})"""
+                for key, at, feature, value in conn.execute(query, [*names, *some]):
+                    row = found.setdefault(key, (at, [None] * len(names)))
+                    if feature is not None:
+                        row[1][position[feature]] = value
+        except sqlite3.OperationalError as e:
+            if "no such table" in str(e):
+                return [None] * len(keys)  # nothing has been written yet
+            raise unreachable(self._get_db_path(config), e, "mend the file") from e
+        except sqlite3.Error as e:
+            raise unreachable(self._get_db_path(config), e, "mend the file") from e
+        return [found.get(k) for k in keys]
+
+    def apply_fingerprint(self, config: RepoConfig, view: str, fingerprint: str) -> None:
+        with self._transaction(config) as conn:
+            conn.execute(f"INSERT OR REPLACE INTO {_APPLIED} (project, view, fingerprint) VALUES (?, ?, ?)", (config.project, view, fingerprint))
+
+    def applied_fingerprint(self, config: RepoConfig, view: str) -> str | None:
+        return self._applied(self._get_conn(config), config, view)
+
+    @staticmethod
+    def _applied(conn: sqlite3.Connection, config: RepoConfig, view: str) -> str | None:
+        row = conn.execute(f"SELECT fingerprint FROM {_APPLIED} WHERE project = ? AND view = ?", (config.project, view)).fetchone()
+        return row[0] if row else None
+
+    def update(
+        self, config: RepoConfig, tables_to_delete: Sequence[FeatureView], tables_to_keep: Sequence[FeatureView],
+        entities_to_delete: Sequence[Entity], entities_to_keep: Sequence[Entity], partial: bool,
+    ) -> None:
+        """Feast's ``apply``: tables for the views that are there, none for those that are gone."""
+        with self._transaction(config) as conn:
+            for table in tables_to_keep:
+                _create(conn, _table_id(config.project, table))
+            for table in tables_to_delete:
+                name = _table_id(config.project, table)
+                conn.execute(f'DROP TABLE IF EXISTS "{name}"')
+                conn.execute(f'DROP TABLE IF EXISTS "{name}_tandem"')
+                conn.execute(f"DELETE FROM {_APPLIED} WHERE project = ? AND view = ?", (config.project, table.name))
+
+    def plan(self, config: RepoConfig, desired_registry_proto: Any) -> list[Any]:
+        """As Feast's, after making the folder of the file."""
+        Path(self._get_db_path(config)).parent.mkdir(parents=True, exist_ok=True)
+        return super().plan(config, desired_registry_proto)
+
+    def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
+        """Remove the file and its write-ahead log."""
+        for end in ("", "-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._get_db_path(config) + end)
+        self.__dict__.pop("_local", None)
+
+
+def _to_wal(conn: sqlite3.Connection, seconds: float) -> None:
+    """Switch to WAL. The switch itself does not heed the busy timeout, so processes that open the file at once try again."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            conn.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as e:
+            if "locked" not in str(e) or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+
+
+def _create(conn: sqlite3.Connection, name: str) -> None:
+    conn.execute(
+        f'CREATE TABLE IF NOT EXISTS "{name}" (entity_key BLOB, feature_name TEXT, value BLOB, vector_value BLOB, event_ts timestamp,'
+        " created_ts timestamp, PRIMARY KEY (entity_key, feature_name))"
+    )
+    conn.execute(
+        f'CREATE TABLE IF NOT EXISTS "{name}_tandem"'
+        " (entity_key BLOB PRIMARY KEY, event_us INTEGER NOT NULL, revision INTEGER NOT NULL, fingerprint TEXT NOT NULL) WITHOUT ROWID"
+    )
+
+
+def _naive(at: datetime | None) -> datetime | None:
+    return at if at is None or at.tzinfo is None else at.astimezone(UTC).replace(tzinfo=None)
