@@ -15,13 +15,6 @@ OURS = ("transforms", "pipelines", "serving", "feature_repo", "tests", "docker")
 ANY = "*"
 
 FLOOR0 = tuple(f"transforms.{m}" for m in ("errors", "definitions", "windows", "exact", "states", "hashing"))
-    "transforms.errors",
-    "transforms.definitions",
-    "transforms.windows",
-    "transforms.exact",
-    "transforms.states",
-    "transforms.hashing",
-)
 FLOOR1 = tuple(f"transforms.{m}" for m in ("contract", "aggregates", "schemas", "graph"))
 FLOOR2 = ("serving.online_store", "serving.feast_objects")
 

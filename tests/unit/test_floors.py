@@ -1,0 +1,80 @@
+"""The script that keeps the import floors: our tree is clean, and a planted breach is found."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.check_floors import breaches, main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def plant(root: Path, file: str, text: str) -> None:
+    path = root / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_our_own_tree_keeps_its_floors():
+    assert breaches(ROOT) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "wrong"),
+    [
+        ("transforms/windows.py", "import tensorflow as tf", "tensorflow"),
+        ("transforms/windows.py", "from transforms.graph import TransformGraph", "transforms.graph"),
+        ("transforms/windows.py", "from transforms import graph", "transforms.graph"),
+        ("transforms/windows.py", "from . import graph", "transforms.graph"),
+        ("transforms/windows.py", "from .graph import TransformGraph", "transforms.graph"),
+        ("transforms/contract.py", "import pandas", "pandas"),
+        ("transforms/schemas.py", "def f():\n    import tensorflow", "tensorflow"),
+        ("transforms/__init__.py", "import feast", "feast"),
+        ("serving/online_store/redis.py", "import apache_beam", "apache_beam"),
+        ("serving/online_store/redis.py", "from serving.app import create", "serving.app"),
+        ("serving/app.py", "from apache_beam.io import filesystems", "apache_beam.io.filesystems"),
+        ("serving/app.py", "from pipelines import runs", "pipelines.runs"),
+        ("pipelines/cli.py", "from serving import app", "serving.app"),
+        ("pipelines/training/model.py", "import feature_repo.features", "feature_repo.features"),
+        ("pipelines/training/model.py", "from tests.oracle import features", "tests.oracle"),
+    ],
+)
+def test_a_planted_breach_is_found(tmp_path, file, text, wrong):
+    for module in ("transforms/graph.py", "serving/app.py", "pipelines/runs.py"):
+        plant(tmp_path, module, "")
+    plant(tmp_path, file, "import json\n" + text)
+    found = breaches(tmp_path)
+    assert len(found) == 1
+    assert found[0].startswith(f"{file}:{text.count(chr(10)) + 2}: ")
+    assert f"may not import {wrong}" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        (
+            "transforms/windows.py",
+            "import numpy\nfrom pyarrow import compute\nfrom transforms.errors import DataError\nfrom transforms import exact",
+        ),
+        ("transforms/graph.py", "import tensorflow_transform as tft\nfrom transforms.schemas import x"),
+        ("transforms/schemas.py", "from tensorflow_metadata.proto.v0 import schema_pb2"),
+        (
+            "serving/online_store/redis.py",
+            "import redis\nfrom feast.infra.key_encoding_utils import serialize_entity_key\nfrom google.protobuf import message",
+        ),
+        ("serving/app.py", "from fastapi import FastAPI\nfrom serving import online_store\nfrom transforms.graph import TransformGraph"),
+        ("pipelines/batch.py", "import apache_beam as beam\nfrom serving.online_store import sqlite\nimport tfx"),
+    ],
+)
+def test_what_a_floor_offers_may_be_used(tmp_path, file, text):
+    for module in ("transforms/exact.py", "serving/online_store/sqlite.py"):
+        plant(tmp_path, module, "")
+    plant(tmp_path, file, text)
+    assert breaches(tmp_path) == []
+
+
+def test_a_room_without_a_floor_is_a_breach(tmp_path, capsys):
+    plant(tmp_path, "transforms/novelty.py", "import json")
+    assert main([str(tmp_path)]) == 1
+    assert "transforms.novelty stands on no floor" in capsys.readouterr().out
+    assert main([str(ROOT)]) == 0
