@@ -5,8 +5,7 @@ Parquet (``*.parquet``) and JSON lines (``*.jsonl``, ``*.json``: one object per 
 * A **Parquet file** is used whole or not at all. Parquet has no checksum of the whole, and damage may lie behind rows that
   read well, so a file is decoded to its end before its first row is handed out: small files once, into memory; larger ones
   a second time, which keeps memory bounded and costs that second reading. Damage that still decodes cannot be noticed here;
-  the run's manifest holds each file's hash. Bytes overwritten inside a file can also crash pyarrow 10 itself (seen once in
-  1,600 randomly harmed files); that ends the worker and fails the run, it is no dead letter.
+  the run's manifest holds each file's hash.
   A file of 0 bytes is damaged; a proper file of 0 rows is fine.
 * A **JSON-lines file** is judged line by line: a line cut off at the end of the file is one malformed line. Blank lines are
   skipped but counted in row numbers. A file of 0 bytes is an empty log. A line above 16 MiB is one reject, and its dead
@@ -116,8 +115,8 @@ def sha256(path: str | os.PathLike[str]) -> str:
 
 
 def read(path: str | os.PathLike[str], source: EventSource, batch_rows: int = 65_536) -> Iterator[RawBatch]:
-    """The records of one file, unjudged, in order, in batches of at most ``batch_rows``; memory is bounded by a batch (and
-    a row group's pages). Raises UnreadableFileError, before the first batch, for a damaged file; OSError as in the module's text."""
+    """The records of one file, unjudged, in order, in batches of at most ``batch_rows``; memory is bounded by a batch of
+    lines or a row group. Raises UnreadableFileError, before the first batch, for a damaged file; OSError as in the module's text."""
     if batch_rows < 1:
         raise DataError(f"source {source.name!r}: batches of {batch_rows} rows; give at least 1")
     with open(path, "rb") as f:
@@ -177,11 +176,11 @@ def _read_parquet(f: BinaryIO, batch_rows: int) -> Iterator[RawBatch]:
         small = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups)) <= SMALL_BYTES
         batches: Iterator[pa.RecordBatch]
         if small:
-            batches = iter(list(parquet.iter_batches(batch_rows)))
+            batches = iter(list(_decode(parquet, batch_rows)))
         else:
-            for _ in parquet.iter_batches(batch_rows):
+            for _ in _decode(parquet, batch_rows):
                 pass
-            batches = parquet.iter_batches(batch_rows)
+            batches = _decode(parquet, batch_rows)
     except OSError as e:
         if e.errno is not None:  # the disk's error; those of the format carry no number
             raise
@@ -192,6 +191,12 @@ def _read_parquet(f: BinaryIO, batch_rows: int) -> Iterator[RawBatch]:
     for batch in batches:
         yield RawBatch(pa.array(np.arange(at, at + batch.num_rows, dtype=np.int64)), rows=batch)
         at += batch.num_rows
+
+
+def _decode(parquet: pq.ParquetFile, batch_rows: int) -> Iterator[pa.RecordBatch]:
+    # Not iter_batches: in pyarrow 10 that crashes on damaged columns of unequal length, where this raises.
+    for group in range(parquet.num_row_groups):
+        yield from parquet.read_row_group(group).to_batches(batch_rows)
 
 
 def _read_lines(f: BinaryIO, batch_rows: int) -> Iterator[RawBatch]:
