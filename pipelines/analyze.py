@@ -102,9 +102,13 @@ def wrap_preprocessing_fn(function: PreprocessingFn, inputs: pa.Schema, what: st
         except GraphError:
             raise
         except Exception as error:
-            raise GraphError(f"{what} failed: {type(error).__name__}: {_first_line(error)}; mend the function{_place(error, function)}") from error
+            raise GraphError(
+                f"{what} failed: {type(error).__name__}: {_first_line(error)}; mend the function{_place(error, function)}"
+            ) from error
         if not isinstance(out, dict) or not out:
-            raise GraphError(f"{what} returned {type(out).__name__ if out != {} else 'an empty dict'}; return a dict of output name to tensor")
+            raise GraphError(
+                f"{what} returned {type(out).__name__ if out != {} else 'an empty dict'}; return a dict of output name to tensor"
+            )
         return {name: _checked(name, value, inputs, what, tf) for name, value in out.items()}
 
     return preprocessing_fn
@@ -116,7 +120,9 @@ def _checked(name: Any, value: Any, inputs: pa.Schema, what: str, tf: Any) -> An
     if name in inputs.names or name in RESERVED:
         raise GraphError(f"{what}: output {name!r} is the name of a column that is there already; rename it, e.g. '{name}_out'")
     if not isinstance(value, tf.Tensor | tf.SparseTensor):
-        raise GraphError(f"{what}: output {name!r} is a {type(value).__name__}; return a tf.Tensor of [rows] or [rows, 1] or a tf.SparseTensor")
+        raise GraphError(
+            f"{what}: output {name!r} is a {type(value).__name__}; return a tf.Tensor of [rows] or [rows, 1] or a tf.SparseTensor"
+        )
     if isinstance(value, tf.Tensor) and (value.shape.rank not in (1, 2) or (value.shape.rank == 2 and value.shape[1] is None)):
         raise GraphError(f"{what}: output {name!r} has shape {value.shape}; return one value per row, of shape [rows] or [rows, 1]")
     if value.dtype in (tf.float32, tf.int64, tf.string):
@@ -155,7 +161,7 @@ def _trace(group: FeatureGroup, inputs: pa.Schema, function: PreprocessingFn) ->
         sparse = f.nullable or pa.types.is_list(f.type)
         specs[f.name] = tf.SparseTensorSpec([None, None], dtype) if sparse else tf.TensorSpec([None, 1], dtype)
     try:
-        tft.get_analyze_input_columns(function, specs, force_tf_compat_v1=False)
+        tft.get_analyze_input_columns(function, specs, force_tf_compat_v1=False)  # type: ignore[arg-type]
     except GraphError:
         raise
     except Exception as error:
@@ -214,14 +220,21 @@ def analyze_groups(
     if not work:
         return {name: done[name] for name in groups}
 
-    import apache_beam as beam
-    import tensorflow_transform.beam as tft_beam
+    import apache_beam as typed_beam
+    import tensorflow_transform.beam as typed_tft_beam
+
+    beam: Any = typed_beam
+    tft_beam: Any = typed_tft_beam
 
     with tempfile.TemporaryDirectory(prefix="tandem-analyze-") as temp:
         say(f"analyzing {len(work)} group{'s' if len(work) > 1 else ''}: {', '.join(work)}")
         with beam.Pipeline(options=pipeline_options) as pipeline, tft_beam.Context(temp_dir=f"{temp}/tmp", force_tf_compat_v1=False):
             for name, (_, inputs, wrapped, files, _) in work.items():
-                rows = pipeline | f"Files of {name}" >> beam.Create([files], reshuffle=False) | f"Rows of {name}" >> beam.FlatMap(_ReadGroup(inputs))
+                rows = (
+                    pipeline
+                    | f"Files of {name}" >> beam.Create([files], reshuffle=False)
+                    | f"Rows of {name}" >> beam.FlatMap(_ReadGroup(inputs))
+                )
                 fn = (rows, _adapter_config(inputs)) | f"Analyze {name}" >> tft_beam.AnalyzeDataset(wrapped)
                 _ = fn | f"Write {name}" >> tft_beam.WriteTransformFn(f"{temp}/{name}")
         for name, (group, inputs, _, files, what) in work.items():

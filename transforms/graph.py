@@ -87,10 +87,9 @@ def tensor_values(values: pa.Array) -> np.ndarray[Any, Any]:
     kind = values.type
     if pa.types.is_floating(kind):
         with np.errstate(over="ignore"):
-            return values.to_numpy(zero_copy_only=False).astype(np.float32)
-    if pa.types.is_string(kind):
-        return values.cast(pa.binary()).to_numpy(zero_copy_only=False)
-    return values.cast(pa.int64()).to_numpy(zero_copy_only=False)
+            return np.asarray(values.to_numpy(zero_copy_only=False)).astype(np.float32)
+    target = pa.binary() if pa.types.is_string(kind) else pa.int64()
+    return np.asarray(values.cast(target).to_numpy(zero_copy_only=False))
 
 
 # --------------------------------------------------------------------------------------------------- fingerprint
@@ -131,8 +130,10 @@ class _Canonical:
 
     def _callable(self, node_id: int) -> bytes:
         node = self.objects.nodes[node_id]
-        names = [node.bare_concrete_function.concrete_function_name] if node.HasField("bare_concrete_function") else sorted(
-            node.function.concrete_functions
+        names = (
+            [node.bare_concrete_function.concrete_function_name]
+            if node.HasField("bare_concrete_function")
+            else sorted(node.function.concrete_functions)
         )
         parts = []
         for name in names:
@@ -349,7 +350,9 @@ class TransformGraph:
     folder (None for one that was never saved). Make one with :meth:`load` or :meth:`empty`.
     """
 
-    def __init__(self, path: Path | None, fingerprint: str, input_schema: pa.Schema, output_schema: pa.Schema, model: Path | None = None) -> None:
+    def __init__(
+        self, path: Path | None, fingerprint: str, input_schema: pa.Schema, output_schema: pa.Schema, model: Path | None = None
+    ) -> None:
         self.path = path
         self.fingerprint = fingerprint
         self.input_schema = input_schema
@@ -386,7 +389,9 @@ class TransformGraph:
             model = root / MODEL if manifest["files"] else None
             actual = graph_fingerprint(model, manifest["definition_hash"], inputs, outputs)
             if actual != manifest["fingerprint"]:
-                raise GraphError(f"transform graph {root}: it computes {actual[:12]}, not {str(manifest['fingerprint'])[:12]} as it says; build it again")
+                raise GraphError(
+                    f"transform graph {root}: it computes {actual[:12]}, not {str(manifest['fingerprint'])[:12]} as it says; build it again"
+                )
         except (KeyError, TypeError, ValueError) as error:
             raise GraphError(f"transform graph {root}: {MANIFEST} is damaged ({error!r}); restore the folder or build it again") from None
         if fingerprint is not None and actual != fingerprint:
@@ -394,7 +399,9 @@ class TransformGraph:
         return cls(root, actual, inputs, outputs, model)
 
     @classmethod
-    def from_tft_output(cls, folder: str | os.PathLike[str], path: str | os.PathLike[str], definition_hash: str, input_schema: pa.Schema) -> TransformGraph:
+    def from_tft_output(
+        cls, folder: str | os.PathLike[str], path: str | os.PathLike[str], definition_hash: str, input_schema: pa.Schema
+    ) -> TransformGraph:
         """Save the graph of a TF-Transform output folder (a TFX Transform's ``transform_graph``) under ``path`` and load it."""
         return cls.load(save_graph(Path(folder) / "transform_fn", path, definition_hash, input_schema))
 
@@ -517,7 +524,7 @@ def _output_schema(model: Path, inputs: pa.Schema) -> pa.Schema:
         value = parts[len(parts) // 2]
         dtype = types.get(value.dtype.name)
         if dtype is None or len(shape) not in (1, 2):
-            raise GraphError(f"output {name!r} is a tensor of {value.dtype} with shape {shape}; return float32, int64 or string of [rows] or [rows, n]")
+            raise GraphError(f"output {name!r} is {value.dtype} of shape {shape}; return float32, int64 or string of [rows] or [rows, n]")
         fields.append(pa.field(name, dtype if len(shape) == 1 or shape[1] == 1 else pa.list_(dtype)))
     return pa.schema(fields)
 
@@ -544,8 +551,13 @@ def save_graph(
             shutil.copytree(model, work / MODEL)
         files = {str(f.relative_to(work)): hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(work.rglob("*")) if f.is_file()}
         manifest = {
-            "format": FORMAT, "fingerprint": fingerprint, "definition_hash": definition_hash,
-            "inputs": _schema_json(input_schema), "outputs": _schema_json(outputs), "files": files, "versions": _versions(),
+            "format": FORMAT,
+            "fingerprint": fingerprint,
+            "definition_hash": definition_hash,
+            "inputs": _schema_json(input_schema),
+            "outputs": _schema_json(outputs),
+            "files": files,
+            "versions": _versions(),
         }
         (work / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
         work.chmod(0o755)
