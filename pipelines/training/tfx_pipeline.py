@@ -1,0 +1,270 @@
+"""The TFX pipeline of a model, run in this process by LocalDagRunner with its metadata in SQLite under ``data/tfx``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipelines.training.definition import Column, Model
+from pipelines.training.training_set import TrainingSet
+from transforms.errors import TandemError
+
+__all__ = ["PipelineRun", "Progress", "TrainingError", "run_pipeline"]
+
+Progress = Callable[[str, "float | None"], None]
+"""Called with (component, None) when it starts and (component, seconds) when it has finished."""
+
+_MESSAGE = re.compile(r"Component (\S+) is (running|finished)\.")
+_TFMA_NAMES = {"auc": "AUC", "log_loss": "BinaryCrossentropy"}
+
+
+class TrainingError(TandemError):
+    """A component of the training pipeline failed; the message names it and the log file."""
+
+
+@dataclass(frozen=True)
+class PipelineRun:
+    """What a run of the pipeline left: the trained models (SavedModel folders), the verdict and the pushed version, if any."""
+
+    full: Path
+    plain: Path
+    blessed: bool
+    had_baseline: bool
+    reasons: tuple[str, ...]
+    """Why the model was not blessed: one line per missed threshold."""
+    pushed: Path | None
+    anomalies: int
+    seconds: dict[str, float] = field(default_factory=dict)
+    log: Path | None = None
+
+
+def _eval_config(model: Model, against: str) -> Any:
+    """TFMA's configuration: metrics over all rows and per slice, thresholds for ``against`` "blessed" (and the bounds) or "plain"."""
+    import tensorflow_model_analysis as tfma
+
+    metrics = []
+    for name, class_name in _TFMA_NAMES.items():
+        threshold = next((t for t in model.thresholds if t.metric == name), None)
+        found: dict[str, Any] = {}
+        rises = name == "auc"
+        if threshold is not None and threshold.bound is not None and against == "blessed":
+            found["value_threshold"] = tfma.GenericValueThreshold(**{"lower_bound" if rises else "upper_bound": {"value": threshold.bound}})
+        slack = None if threshold is None else threshold.slack_to_blessed if against == "blessed" else threshold.slack_to_plain
+        if slack is not None:
+            found["change_threshold"] = tfma.GenericChangeThreshold(
+                direction=tfma.MetricDirection.HIGHER_IS_BETTER if rises else tfma.MetricDirection.LOWER_IS_BETTER,
+                # TFMA wants strictly better than the bound; a hair of room makes "equal" pass with slack 0.
+                absolute={"value": -(slack + 1e-9) if rises else slack + 1e-9},
+            )
+        metrics.append(tfma.MetricConfig(class_name=class_name, threshold=tfma.MetricThreshold(**found) if found else None))
+    metrics.append(
+        # An Evaluator without any threshold blesses nothing: this one always holds.
+        tfma.MetricConfig(class_name="ExampleCount", threshold=tfma.MetricThreshold(value_threshold=tfma.GenericValueThreshold(lower_bound={"value": 0.5})))
+    )
+    spec = {"signature_name": "serving_default", "label_key": model.label, "model_type": "tf_generic", "prediction_key": "probability"}
+    if model.weight:
+        spec["example_weight_key"] = model.weight
+    return tfma.EvalConfig(
+        model_specs=[tfma.ModelSpec(name="candidate", **spec), tfma.ModelSpec(name="baseline", is_baseline=True, **spec)],
+        slicing_specs=[tfma.SlicingSpec(), *(tfma.SlicingSpec(feature_keys=[s]) for s in model.slices)],
+        metrics_specs=[tfma.MetricsSpec(metrics=metrics)],
+    )
+
+
+def _build(model: Model, training_set: TrainingSet, repo: Path, data: Path, spec: dict[str, Any], seed: int) -> Any:
+    from tfx import v1 as tfx
+    from tfx.dsl.components.base import executor_spec
+
+    from pipelines.training.example_gen import FeatureServiceExampleGen
+    from pipelines.training.gate import AtomicPush, Comparison, Gate
+
+    columns = [[c.name, c.dtype, c.view, c.feature] for c in training_set.columns]
+    request = [c for c in training_set.columns if c.is_request]
+    # A blessed model is a fair baseline only where it reads the very same inputs: same columns, same graphs.
+    inputs = hashlib.sha256(json.dumps([columns, training_set.fingerprints, model.label], sort_keys=True).encode()).hexdigest()[:8]
+    name = f"{model.name}-{inputs}"
+
+    examples = FeatureServiceExampleGen(str(training_set.path), columns, model.label, model.weight)
+    statistics = tfx.components.StatisticsGen(examples=examples.outputs["examples"])
+    schema = tfx.components.SchemaGen(statistics=statistics.outputs["statistics"], infer_feature_shape=True)
+    validator = tfx.components.ExampleValidator(statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"])
+    transform = tfx.components.Transform(
+        examples=examples.outputs["examples"], schema=schema.outputs["schema"], materialize=False, disable_statistics=True,
+        disable_analyzer_cache=True, preprocessing_fn="pipelines.training.user_code.preprocessing_fn",
+        splits_config=tfx.proto.SplitsConfig(analyze=["train"], transform=["train"]),
+        custom_config={"repo": str(repo), "preprocessing_fn": model.preprocessing_fn, "request": [c.name for c in request]},
+    )
+
+    def trainer(node: str, chosen: Sequence[Column]) -> Any:
+        return tfx.components.Trainer(
+            run_fn="pipelines.training.user_code.run_fn", examples=examples.outputs["examples"], schema=schema.outputs["schema"],
+            transform_graph=transform.outputs["transform_graph"],
+            train_args=tfx.proto.TrainArgs(splits=["train"]), eval_args=tfx.proto.EvalArgs(splits=["eval"]),
+            custom_config={
+                "repo": str(repo), "run_fn": model.run_fn, "label": model.label, "weight": model.weight or "", "seed": seed,
+                "columns": json.dumps([[c.name, c.dtype, c.view, c.feature] for c in chosen]),
+            },
+        ).with_id(node)
+
+    plain = trainer("Trainer.plain", request)
+    full = trainer("Trainer", training_set.columns)
+    blessed = tfx.dsl.Resolver(
+        strategy_class=tfx.dsl.experimental.LatestBlessedModelStrategy,
+        model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.Model),
+        model_blessing=tfx.dsl.Channel(type=tfx.types.standard_artifacts.ModelBlessing),
+    ).with_id("LatestBlessedModel")
+    verdicts = {
+        against: Comparison(
+            examples=examples.outputs["examples"], model=full.outputs["model"], baseline_model=baseline,
+            eval_config=_eval_config(model, against), schema=schema.outputs["schema"], splits=["test"],
+        ).with_id("Evaluator" if against == "blessed" else "Evaluator.plain")
+        for against, baseline in (("blessed", blessed.outputs["model"]), ("plain", plain.outputs["model"]))
+    }
+    gate = Gate(
+        model=full.outputs["model"], against_blessed=verdicts["blessed"].outputs["blessing"], against_plain=verdicts["plain"].outputs["blessing"]
+    )
+    base = data / "models" / model.name
+    pusher = tfx.components.Pusher(
+        model=full.outputs["model"], model_blessing=gate.outputs["blessing"],
+        custom_config={"base": str(base), "spec": json.dumps(spec)},
+        custom_executor_spec=executor_spec.ExecutorClassSpec(AtomicPush),
+        push_destination=tfx.proto.PushDestination(filesystem=tfx.proto.PushDestination.Filesystem(base_directory=str(base))),
+    )
+    metadata = data / "tfx" / "metadata.db"
+    return tfx.dsl.Pipeline(
+        pipeline_name=name, pipeline_root=str(data / "tfx" / name), enable_cache=False,
+        components=[examples, statistics, schema, validator, transform, plain, full, blessed, *verdicts.values(), gate, pusher],
+        metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(str(metadata)),
+        beam_pipeline_args=["--runner=DirectRunner", "--direct_num_workers=1", "--direct_running_mode=in_memory"],
+    )
+
+
+class _Listener(logging.Handler):
+    """Reads TFX's own log lines: which component runs, and for how long."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__(logging.INFO)
+        self.progress, self.seconds, self.current, self._start = progress, {}, "", 0.0
+        self.seconds: dict[str, float]
+
+    def emit(self, record: logging.LogRecord) -> None:
+        match = _MESSAGE.fullmatch(record.getMessage())
+        if match is None:
+            return
+        self.current = match[1]
+        if match[2] == "running":
+            self._start = time.monotonic()
+            self.progress(self.current, None)
+        else:
+            self.seconds[self.current] = time.monotonic() - self._start
+            self.progress(self.current, self.seconds[self.current])
+
+
+@contextmanager
+def _quiet(log: Path, listener: logging.Handler) -> Iterator[None]:
+    """All logging goes to the file ``log`` and the listener, none to the terminal; put back afterwards."""
+    to_file = logging.FileHandler(log, encoding="utf-8")
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    loggers = [logging.getLogger(name) for name in ("", "absl", "tensorflow", "apache_beam")]
+    before = [(x, x.level, x.handlers[:], x.propagate) for x in loggers]
+    for x in loggers:
+        x.handlers, x.propagate = [], x.name != "root"
+    loggers[0].handlers = [to_file]
+    loggers[0].setLevel(logging.WARNING)
+    logging.getLogger("absl").setLevel(logging.INFO)
+    logging.getLogger("absl").addHandler(listener)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for x, level, handlers, propagate in before:
+            x.handlers, x.propagate = handlers, propagate
+            x.setLevel(level)
+        to_file.close()
+
+
+def run_pipeline(
+    model: Model, training_set: TrainingSet, repo: Path, data: Path, spec: dict[str, Any], run_id: str,
+    progress: Progress = lambda component, seconds: None, seed: int = 20130101,
+) -> PipelineRun:
+    """Train, evaluate and, if blessed, push ``model`` on ``training_set``; 30-90 seconds for 80,000 rows on two cores.
+
+    ``spec`` is ``tandem.json`` without version and creation time. Raises TrainingError that names the failed component.
+    """
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    (data / "tfx" / "logs").mkdir(parents=True, exist_ok=True)
+    log = data / "tfx" / "logs" / f"{run_id}.log"
+    listener = _Listener(progress)
+    progress("libraries", None)
+    start = time.monotonic()
+    with _quiet(log, listener):
+        from tfx import v1 as tfx
+
+        pipeline = _build(model, training_set, repo.resolve(), data.resolve(), spec, seed)
+        listener.seconds["libraries"] = time.monotonic() - start
+        progress("libraries", listener.seconds["libraries"])
+        try:
+            tfx.orchestration.LocalDagRunner().run(pipeline)
+        except Exception as e:
+            logging.getLogger().exception("component %s failed", listener.current)
+            cause = str(e).strip().splitlines() or [""]
+            raise TrainingError(f"training {model.name!r}: component {listener.current} failed: {type(e).__name__}: {cause[0][:300]}; see {log}") from e
+        return _collect(pipeline, data, listener.seconds, log)
+
+
+def _anomalies(file: Path) -> dict[str, Any]:
+    """Anomalies by feature in one split's file of ExampleValidator."""
+    from tensorflow_metadata.proto.v0 import anomalies_pb2
+
+    found = anomalies_pb2.Anomalies()
+    found.ParseFromString(file.read_bytes())
+    return dict(found.anomaly_info)
+
+
+def _collect(pipeline: Any, data: Path, seconds: dict[str, float], log: Path) -> PipelineRun:
+    """Reads this run's artifacts from the metadata store."""
+    import tensorflow_model_analysis as tfma
+    from ml_metadata import MetadataStore
+    from tfx import v1 as tfx
+
+    store = MetadataStore(tfx.orchestration.metadata.sqlite_metadata_connection_config(str(data.resolve() / "tfx" / "metadata.db")))
+    root = str(data.resolve() / "tfx" / pipeline.pipeline_info.pipeline_name)
+
+    def latest(component: str, key: str) -> Any:
+        found = [a for a in store.get_artifacts() if a.uri.startswith(f"{root}/{component}/{key}/")]
+        return max(found, key=lambda a: a.id)
+
+    reasons = []
+    for component, other in (("Evaluator", "the blessed model"), ("Evaluator.plain", "the model without stored features")):
+        result = tfma.load_validation_result(latest(component, "evaluation").uri)
+        for one in result.metric_validations_per_slice:
+            for failure in one.failures:
+                change = failure.metric_threshold.HasField("change_threshold") and failure.metric_key.is_diff
+                name = failure.metric_key.name
+                value = failure.metric_value.double_value.value
+                reasons.append(f"{name} is {value:+.4f} against {other}" if change else f"{name} is {value:.4f}, beyond its bound")
+    pushed = latest("Pusher", "pushed_model")
+    was_pushed = pushed.custom_properties["pushed"].int_value == 1
+    anomalies = 0
+    folder = Path(latest("ExampleValidator", "anomalies").uri)
+    for file in folder.glob("Split-*/SchemaDiff.pb"):
+        anomalies += len(_anomalies(file))
+    verdict = latest("Evaluator", "blessing")
+    return PipelineRun(
+        full=Path(latest("Trainer", "model").uri) / "Format-Serving", plain=Path(latest("Trainer.plain", "model").uri) / "Format-Serving",
+        blessed=latest("Gate", "blessing").custom_properties["blessed"].int_value == 1, had_baseline="baseline_model_id" in verdict.custom_properties,
+        reasons=tuple(reasons), pushed=Path(pushed.custom_properties["pushed_destination"].string_value) if was_pushed else None,
+        anomalies=anomalies, seconds=seconds, log=log,
+    )

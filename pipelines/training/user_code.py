@@ -1,0 +1,48 @@
+"""Functions of a feature repository, found by ``"module:function"``, and the thin wrappers through which TFX calls them."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transforms.errors import ConfigError
+
+__all__ = ["load_function", "preprocessing_fn", "run_fn"]
+
+
+def load_function(repo: str | Path, reference: str) -> Callable[..., Any]:
+    """The function ``"module:function"`` of the feature repository at ``repo``.
+
+    The repository's folder comes first on the import path; a module of the same name from another repository is
+    imported anew. Raises ConfigError if there is no such module or function.
+    """
+    folder = Path(repo).resolve()
+    module_name, _, function_name = reference.partition(":")
+    file = folder.joinpath(*module_name.split("."))
+    if not file.with_suffix(".py").is_file() and not (file / "__init__.py").is_file():
+        raise ConfigError(f"{reference!r}: {folder.name}/ has no module {module_name!r}; create {module_name.replace('.', '/')}.py or mend the name")
+    if str(folder) in sys.path:
+        sys.path.remove(str(folder))
+    sys.path.insert(0, str(folder))
+    known = sys.modules.get(module_name)
+    if known is not None and folder not in Path(getattr(known, "__file__", None) or "/").resolve().parents:
+        del sys.modules[module_name]
+    importlib.invalidate_caches()
+    function = getattr(importlib.import_module(module_name), function_name, None)
+    if not callable(function):
+        raise ConfigError(f"{reference!r}: module {module_name!r} of {folder.name}/ has no function {function_name!r}; define it or mend the name")
+    return function  # type: ignore[no-any-return]
+
+
+def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> dict[str, Any]:
+    """Calls the repository's preprocessing function with the request fields alone: it can see neither label nor features."""
+    function = load_function(custom_config["repo"], custom_config["preprocessing_fn"])
+    return function({name: inputs[name] for name in custom_config["request"]})  # type: ignore[no-any-return]
+
+
+def run_fn(fn_args: Any) -> None:
+    """Calls the repository's ``run_fn`` with TFX's arguments."""
+    load_function(fn_args.custom_config["repo"], fn_args.custom_config["run_fn"])(fn_args)
