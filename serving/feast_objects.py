@@ -1,0 +1,127 @@
+"""Feast's entities, sources and views, derived from feature groups: the types and names are written once, in the definitions.
+
+In a feature repository::
+
+    from serving.feast_objects import feast_objects, load_outputs
+    globals().update(feast_objects(GROUPS, "../data", load_outputs("../data", GROUPS)).named())
+
+after which ``feast apply`` finds the objects. Nothing is read from the feature rows: they may not be there yet.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from feast import Entity, FeatureView, Field, FileSource
+from feast.data_format import ParquetFormat
+from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String, UnixTimestamp
+from feast.value_type import ValueType
+
+from transforms.definitions import CREATED, EVENT_TIMESTAMP, FINGERPRINT, REVISION, FeatureGroup
+from transforms.errors import DefinitionError, GraphError
+
+__all__ = ["FeastObjects", "feast_objects", "feast_type", "load_outputs"]
+
+_TYPES: tuple[tuple[pa.DataType, Any], ...] = (
+    (pa.string(), String), (pa.int64(), Int64), (pa.int32(), Int32), (pa.float64(), Float64), (pa.float32(), Float32), (pa.bool_(), Bool),
+)
+_NAMES = {"float": pa.float32(), "double": pa.float64(), "halffloat": pa.float16(), **{str(t): t for t, _ in _TYPES}}
+
+
+@dataclass(frozen=True)
+class FeastObjects:
+    """What ``feast apply`` needs of some groups: one entity per key field, one source and one view per group."""
+
+    entities: list[Entity]
+    sources: list[FileSource]
+    views: list[FeatureView]
+
+    def named(self) -> dict[str, Any]:
+        """Every object under a name, for a module's ``globals()``: Feast finds objects in modules, not in lists."""
+        return {
+            **{f"entity_{e.name}": e for e in self.entities}, **{f"source_{s.name}": s for s in self.sources}, **{f"view_{v.name}": v for v in self.views},
+        }
+
+
+def feast_objects(groups: Iterable[FeatureGroup], data_dir: str | Path, outputs: Mapping[str, pa.Schema] | None = None) -> FeastObjects:
+    """The Feast objects of ``groups``.
+
+    A view holds the group's aggregates, its graph's ``outputs`` (by group name, see :func:`load_outputs`), the revision and
+    the fingerprint. Its source is the Parquet of all runs under ``data_dir`` (relative to the feature repository, or absolute).
+    Where the graph is known, view and source carry its fingerprint as a tag, and the offline store reads the rows of that graph alone.
+    """
+    entities: dict[str, Entity] = {}
+    sources, views = [], []
+    for group in groups:
+        kept = outputs.get(group.name) if outputs else None
+        tags = {"definition_hash": group.definition_hash()}
+        if kept is not None and kept.metadata and (fingerprint := kept.metadata.get(FINGERPRINT.encode())):
+            tags[FINGERPRINT] = fingerprint.decode()
+        for key in group.key_fields:
+            kind = ValueType.INT64 if key.dtype == "int64" else ValueType.STRING
+            known = entities.setdefault(key.name, Entity(name=key.name, join_keys=[key.name], value_type=kind, description=key.description))
+            if known.value_type != kind:
+                raise DefinitionError(f"entity key {key.name!r} is int64 in one source and string in another; give both the same dtype")
+        source = FileSource(
+            name=f"{group.name}_rows", path=f"{str(data_dir).rstrip('/')}/offline/{group.name}/run=*/*/*.parquet", file_format=ParquetFormat(),
+            timestamp_field=EVENT_TIMESTAMP, created_timestamp_column=CREATED, tags=tags,
+        )
+        row = [f for f in group.row_schema if f.name not in (EVENT_TIMESTAMP, REVISION)]
+        names = {f.name for f in row}
+        for f in kept or ():
+            if f.name in names:
+                raise DefinitionError(f"feature group {group.name!r}: its preprocessing_fn gives {f.name!r}, as an aggregate does; rename the output")
+        columns = [*row, *(kept or ()), pa.field(REVISION, pa.int64()), pa.field(FINGERPRINT, pa.string())]
+        views.append(FeatureView(
+            name=group.name, entities=[entities[k] for k in group.entity.keys], ttl=group.ttl, online=True, source=source, tags=tags,
+            description=group.description, schema=[Field(name=f.name, dtype=feast_type(f.type)) for f in columns],
+        ))
+        sources.append(source)
+    return FeastObjects(list(entities.values()), sources, views)
+
+
+def load_outputs(data_dir: str | Path, groups: Iterable[FeatureGroup]) -> dict[str, pa.Schema]:
+    """The outputs of the applied graph of each group that has one, from ``graphs/<group>/CURRENT``; their metadata holds the fingerprint."""
+    out: dict[str, pa.Schema] = {}
+    for group in groups:
+        folder = Path(data_dir) / "graphs" / group.name
+        try:
+            fingerprint = (folder / "CURRENT").read_text().strip()
+        except FileNotFoundError:
+            continue
+        path = folder / fingerprint / "tandem.json"
+        try:
+            made = json.loads(path.read_text())
+            fields = [pa.field(name, _arrow_type(kind)) for name, kind in made.get("outputs", [])]
+        except (OSError, ValueError, TypeError, AttributeError) as e:
+            raise GraphError(f"graph of {group.name!r}: {path} cannot be read ({' '.join(str(e).split())[:120]}); run the batch job again") from e
+        out[group.name] = pa.schema(fields, metadata={FINGERPRINT: fingerprint})
+    return out
+
+
+def feast_type(kind: pa.DataType) -> Any:
+    """Feast's type of an Arrow type. Feast keeps timestamps online as whole seconds."""
+    if pa.types.is_list(kind):
+        return Array(feast_type(kind.value_type))
+    if pa.types.is_timestamp(kind):
+        return UnixTimestamp
+    for known, made in _TYPES:
+        if kind == known:
+            return made
+    raise DefinitionError(f"a feature of Arrow type {kind} cannot be kept in Feast; make it string, int64, float32, float64, bool or timestamp")
+
+
+def _arrow_type(name: str) -> pa.DataType:
+    if found := re.fullmatch(r"(?:list|large_list)<\w+: (.+?)(?: not null)?>", name):
+        return pa.list_(_arrow_type(found[1]))
+    if name.startswith("timestamp["):
+        return pa.timestamp("us", tz="UTC")
+    if name not in _NAMES:
+        raise ValueError(f"unknown Arrow type {name!r}")
+    return _NAMES[name]
