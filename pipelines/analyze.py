@@ -238,9 +238,10 @@ def analyze_groups(
                 fn = (rows, _adapter_config(inputs)) | f"Analyze {name}" >> tft_beam.AnalyzeDataset(wrapped)
                 _ = fn | f"Write {name}" >> tft_beam.WriteTransformFn(f"{temp}/{name}")
         for name, (group, inputs, _, files, what) in work.items():
-            path = save_graph(f"{temp}/{name}/transform_fn", root / name / "{fingerprint}", group.definition_hash(), inputs)
-            graph = TransformGraph.load(path)
+            model, definition = f"{temp}/{name}/transform_fn", group.definition_hash()
+            graph = TransformGraph.load(save_graph(model, f"{temp}/{name}/checked", definition, inputs))
             check_row_by_row(graph, next(read_batches(files, inputs.names)).slice(0, SAMPLE), what)
+            save_graph(model, root / name / "{fingerprint}", definition, inputs)
             say(f"graph of {name}: {graph.fingerprint[:12]}, {len(graph.output_schema)} outputs")
             done[name] = graph.fingerprint
     return {name: done[name] for name in groups}

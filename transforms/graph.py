@@ -109,7 +109,7 @@ class _Canonical:
     Names, counters in function names, node order and debug information differ from build to build and are left out.
     """
 
-    _IGNORED = {"_output_shapes", "_class", "shared_name", "container", "config_proto", "config", "executor_type"}
+    _IGNORED = frozenset({"_output_shapes", "_class", "shared_name", "container", "config_proto", "config", "executor_type"})
 
     def __init__(self, model: Path, proto: Any) -> None:
         graph = proto.meta_graphs[0]

@@ -41,7 +41,7 @@ def tfmd_schema(schema: pa.Schema, fields: Iterable[Field] = ()) -> schema_pb2.S
     for column in schema:
         is_list = pa.types.is_list(column.type)
         inner = column.type.value_type if is_list else column.type
-        feature = out.feature.add(name=column.name, type=_tfmd_type(inner))  # type: ignore[arg-type]
+        feature = out.feature.add(name=column.name, type=_tfmd_type(inner))
         if is_list:
             feature.value_count.min = 0
         elif column.nullable:

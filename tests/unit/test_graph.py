@@ -1,0 +1,247 @@
+"""The transform graph: one fingerprint per computation, one value per row, damage never goes unseen."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipelines.analyze import analyze_groups, check_row_by_row, graph_inputs
+from tests.unit import graph_build
+from transforms.errors import GraphError
+from transforms.graph import TransformGraph, save_graph
+
+ROOT = Path(__file__).parents[2]
+
+
+def in_process(folder: Path, seed: int, *names: str) -> dict[str, str]:
+    env = os.environ | {"PYTHONHASHSEED": str(seed), "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-m", "tests.unit.graph_build", str(folder), *names]
+    ran = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return json.loads((folder / "fingerprints.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def builds(tmp_path_factory):
+    first, second = tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second")
+    with ThreadPoolExecutor(2) as pool:
+        a = pool.submit(in_process, first, 1, *graph_build.VARIANTS)
+        b = pool.submit(in_process, second, 2, "base")
+        return first / "graphs", a.result(), b.result()
+
+
+@pytest.fixture(scope="module")
+def folder(builds):
+    graphs, fingerprints, _ = builds
+    return graphs / "base" / fingerprints["base"]
+
+
+@pytest.fixture(scope="module")
+def graph(folder):
+    return TransformGraph.load(folder)
+
+
+@pytest.fixture(scope="module")
+def whole(graph):
+    batch = graph_build.rows(20_000, seed=7)
+    return batch, graph.apply(batch)
+
+
+def same(a: pa.RecordBatch, b: pa.RecordBatch) -> None:
+    assert a.schema.equals(b.schema)
+    for name, x, y in zip(a.schema.names, a.columns, b.columns, strict=True):
+        assert x.equals(y), name
+
+
+def test_two_processes_build_the_same_fingerprint(builds):
+    _, first, second = builds
+    assert first["base"] == second["base"]
+
+
+def test_another_constant_code_or_vocabulary_is_another_fingerprint(builds):
+    assert len(set(builds[1].values())) == len(graph_build.VARIANTS)
+
+
+def test_outputs_keep_nulls_rows_and_order(graph, whole):
+    batch, out = whole
+    assert out.num_rows == batch.num_rows
+    assert out.schema.names == sorted(out.schema.names)
+    column = {name: out.column(i) for i, name in enumerate(out.schema.names)}
+    given_ = {name: batch.column(i) for i, name in enumerate(batch.schema.names)}
+    for name in ("mean_z", "mean_bucket", "squashed", "grown"):
+        assert column[name].is_null().equals(given_["fare_mean_1h"].is_null()), name
+    assert column["trip"].equals(given_["trip_last_1h"])
+    assert column["fares"].equals(given_["fare_last_3_1h"].cast(pa.list_(pa.float32())))
+    expected = [-1 if v is None else int(v) for v in given_["paid_last_1h"].to_pylist()]
+    assert column["filled"].to_pylist() == expected
+    assert out.schema.field("trip_id").type == pa.int64()
+
+
+def test_a_row_alone_has_the_bits_it_has_among_others(graph, whole):
+    batch, out = whole
+    for i in np.random.default_rng(3).integers(0, batch.num_rows, 300).tolist():
+        same(graph.apply(batch.slice(i, 1)), out.slice(i, 1))
+
+
+@pytest.mark.parametrize("size", range(1, 101))
+def test_every_small_batch_size_gives_the_same_bits(graph, whole, size):
+    batch, out = whole
+    same(graph.apply(batch.slice(size * 11, size)), out.slice(size * 11, size))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(seed=st.integers(0, 10_000), cuts=st.lists(st.integers(0, 300), max_size=8), n=st.integers(0, 300))
+def test_any_split_gives_the_same_bits(graph, seed, cuts, n):
+    batch = graph_build.rows(n, seed=seed)
+    borders = [0, *sorted(min(c, n) for c in cuts), n]
+    parts = [graph.apply(batch.slice(a, b - a)) for a, b in zip(borders, borders[1:], strict=False)]
+    out = pa.Table.from_batches(parts).combine_chunks()
+    assert out.equals(pa.Table.from_batches([graph.apply(batch)]).combine_chunks())
+
+
+def test_threads_share_a_graph(graph, whole):
+    batch, out = whole
+    starts = list(range(0, 4000, 37))
+    with ThreadPoolExecutor(4) as pool:
+        for start, part in zip(starts, pool.map(lambda s: graph.apply(batch.slice(s, 37)), starts), strict=True):
+            same(part, out.slice(start, 37))
+
+
+def test_all_null_and_no_rows(graph):
+    batch = graph_build.rows(3)
+    nulls = [pa.nulls(3, f.type) if f.nullable else c for f, c in zip(batch.schema, batch.columns, strict=True)]
+    out = graph.apply(pa.RecordBatch.from_arrays(nulls, schema=batch.schema))
+    assert out.column(out.schema.get_field_index("mean_z")).null_count == 3
+    assert graph.apply(batch.slice(0, 0)).num_rows == 0
+
+
+def test_a_moved_folder_works_without_beam(graph, folder, whole, tmp_path):
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(folder, moved)
+    batch, out = whole
+    same(TransformGraph.load(moved, graph.fingerprint).apply(batch.slice(0, 50)), out.slice(0, 50))
+    code = (
+        "import sys; from transforms.graph import TransformGraph as G; assert 'tensorflow' not in sys.modules;"
+        f"G.load({str(moved)!r}); assert not {{'apache_beam', 'tensorflow_transform'}} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True, capture_output=True)
+
+
+def test_damage_is_seen(folder, tmp_path):
+    files = [f.relative_to(folder) for f in folder.rglob("*") if f.is_file()]
+    assert any(f.name == "saved_model.pb" for f in files)
+    assert any("assets" in f.parts for f in files)
+    for file in files:
+        for harm in ("flip", "remove"):
+            copy = tmp_path / f"{file.name}-{harm}"
+            shutil.copytree(folder, copy)
+            if harm == "remove":
+                (copy / file).unlink()
+            else:
+                data = bytearray((copy / file).read_bytes())
+                data[len(data) // 2] ^= 1
+                (copy / file).write_bytes(bytes(data))
+            if file.name != "tandem.json" or harm == "remove":
+                with pytest.raises(GraphError, match="missing or damaged|is missing"):
+                    TransformGraph.load(copy)
+
+
+def test_a_changed_manifest_is_seen(folder, tmp_path):
+    text = (folder / "tandem.json").read_text()
+    for old, new in (('"fare_mean_1h"', '"fare_mean_2h"'), ('"float"', '"int64"'), ('"fingerprint": "', '"fingerprint": "0'), ("{", "[")):
+        copy = tmp_path / f"copy{len(list(tmp_path.iterdir()))}"
+        shutil.copytree(folder, copy)
+        (copy / "tandem.json").write_text(text.replace(old, new, 1))
+        with pytest.raises(GraphError):
+            TransformGraph.load(copy)
+
+
+def test_another_pinned_fingerprint_is_refused(folder):
+    with pytest.raises(GraphError, match="is wanted"):
+        TransformGraph.load(folder, "0" * 64)
+
+
+def test_input_that_does_not_fit_is_one_clear_error(graph):
+    batch = graph_build.rows(3)
+    with pytest.raises(GraphError, match="no column 'count_1h'"):
+        graph.apply(pa.RecordBatch.from_arrays(batch.columns[3:], schema=pa.schema(list(batch.schema)[3:])))
+    at = batch.schema.get_field_index("count_1h")
+    for column, message in ((pa.array([1.0, 2.0, 3.0]), "is double, but the graph takes int64"), (pa.array([1, None, 3]), "has nulls")):
+        columns = [column if i == at else c for i, c in enumerate(batch.columns)]
+        with pytest.raises(GraphError, match=message):
+            graph.apply(pa.RecordBatch.from_arrays(columns, names=batch.schema.names))
+
+
+def test_a_group_without_a_function_has_an_empty_graph(tmp_path):
+    inputs = graph_inputs(graph_build.GROUP)
+    done = analyze_groups({"plain": (graph_build.GROUP, None, [])}, tmp_path)
+    empty = TransformGraph.load(tmp_path / "plain" / done["plain"])
+    assert empty.fingerprint == TransformGraph.empty(graph_build.GROUP.definition_hash(), inputs).fingerprint
+    assert empty.apply(graph_build.rows(5)).num_columns == 0
+    assert empty.apply(graph_build.rows(5)).num_rows == 5
+    other = save_graph(None, tmp_path / "other", "another definition", inputs)
+    assert TransformGraph.load(other).fingerprint != empty.fingerprint
+
+
+def _mistakes():
+    import tensorflow as tf
+
+    return {
+        "failed: KeyError: 'nonsense'": lambda x: {"a": x["nonsense"]},
+        "returned list": lambda x: [x["count_1h"]],
+        "an empty dict": lambda x: {},
+        "is there already": lambda x: {"count_1h": x["count_1h"]},
+        "is no name": lambda x: {"Bad name": x["count_1h"]},
+        "is a float": lambda x: {"a": 1.0},
+        "has shape": lambda x: {"a": tf.reduce_sum(x["count_1h"])},
+        "has type complex64": lambda x: {"a": tf.cast(x["count_1h"], tf.complex64)},
+    }
+
+
+@pytest.fixture
+def files(tmp_path):
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.Table.from_batches([graph_build.rows(50)]), tmp_path / "rows.parquet")
+    return [tmp_path / "rows.parquet"]
+
+
+def test_a_mistake_in_a_function_is_one_error_that_names_it(files, tmp_path):
+    for message, function in _mistakes().items():
+        with pytest.raises(GraphError) as caught:
+            analyze_groups({"fares": (graph_build.GROUP, function, files)}, tmp_path / "graphs")
+        text = str(caught.value)
+        assert message in text
+        assert text.startswith("group 'fares': preprocessing_fn 'preprocessing:zone_fares'")
+        assert "\n" not in text
+    assert not (tmp_path / "graphs").exists()
+
+
+def test_no_rows_is_an_error(tmp_path):
+    with pytest.raises(GraphError, match="no feature rows to learn from"):
+        analyze_groups({"fares": (graph_build.GROUP, graph_build.function(), [])}, tmp_path)
+
+
+def test_a_function_that_looks_at_its_batch_is_refused(files, tmp_path):
+    import tensorflow as tf
+
+    def leaky(x):
+        count = tf.cast(x["count_1h"], tf.float32)
+        return {"centred": count - tf.reduce_mean(count)}
+
+    with pytest.raises(GraphError, match="'centred' of a row depends on the other rows"):
+        analyze_groups({"fares": (graph_build.GROUP, leaky, files)}, tmp_path / "graphs")
+    assert not (tmp_path / "graphs").exists()
+
+
+def test_check_row_by_row_accepts_an_honest_graph(graph):
+    check_row_by_row(graph, graph_build.rows(40), "honest")
