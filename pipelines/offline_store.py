@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,14 @@ from transforms.errors import DataError, StoreError
 __all__ = ["AsofJob", "AsofOfflineStore", "AsofOfflineStoreConfig"]
 
 _US = timedelta(microseconds=1)
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ARROW: dict[Any, pa.DataType] = {
-    String: pa.string(), Int64: pa.int64(), Int32: pa.int32(), Float64: pa.float64(), Float32: pa.float32(), Bool: pa.bool_(),
+    String: pa.string(),
+    Int64: pa.int64(),
+    Int32: pa.int32(),
+    Float64: pa.float64(),
+    Float32: pa.float32(),
+    Bool: pa.bool_(),
     UnixTimestamp: pa.timestamp("us", tz="UTC"),
 }
 _EXACT_FLOAT = 2**53
@@ -101,8 +106,13 @@ class AsofOfflineStore(DuckDBOfflineStore):
 
     @staticmethod
     def get_historical_features(
-        config: RepoConfig, feature_views: list[FeatureView], feature_refs: list[str], entity_df: pd.DataFrame | pa.Table | str,
-        registry: BaseRegistry, project: str, full_feature_names: bool = False,
+        config: RepoConfig,
+        feature_views: list[FeatureView],
+        feature_refs: list[str],
+        entity_df: pd.DataFrame | pa.Table | str,
+        registry: BaseRegistry,
+        project: str,
+        full_feature_names: bool = False,
     ) -> RetrievalJob:
         """For each spine row and view: the row of its key with the greatest event time <= the spine's, unless older than the view's TTL.
 
@@ -126,22 +136,38 @@ class AsofOfflineStore(DuckDBOfflineStore):
                     for feature in wanted:
                         label = f"{name}__{feature}" if full_feature_names else feature
                         if label in out.column_names:
-                            raise DataError(f"two columns would be called {label!r}; rename the spine's, or ask with full_feature_names=True")
+                            raise DataError(
+                                f"two columns would be called {label!r}; rename the spine's, or ask with full_feature_names=True"
+                            )
                         out = out.append_column(label, columns[feature])
             return out
 
         metadata = RetrievalMetadata(
-            features=feature_refs, keys=[c for c in spine.column_names if c != at], min_event_timestamp=bounds["min"], max_event_timestamp=bounds["max"],
+            features=feature_refs,
+            keys=[c for c in spine.column_names if c != at],
+            min_event_timestamp=bounds["min"],
+            max_event_timestamp=bounds["max"],
         )
         return AsofJob(run, metadata, full_feature_names)
 
     @staticmethod
     def pull_latest_from_table_or_query(
-        config: RepoConfig, data_source: DataSource, join_key_columns: list[str], feature_name_columns: list[str], timestamp_field: str,
-        created_timestamp_column: str | None, start_date: datetime, end_date: datetime,
+        config: RepoConfig,
+        data_source: DataSource,
+        join_key_columns: list[str],
+        feature_name_columns: list[str],
+        timestamp_field: str,
+        created_timestamp_column: str | None,
+        start_date: datetime,
+        end_date: datetime,
     ) -> RetrievalJob:
         """Per key the greatest row by (event time, revision, created) with ``start_date`` <= event time <= ``end_date``."""
-        columns = [*join_key_columns, *feature_name_columns, timestamp_field, *([created_timestamp_column] if created_timestamp_column else [])]
+        columns = [
+            *join_key_columns,
+            *feature_name_columns,
+            timestamp_field,
+            *([created_timestamp_column] if created_timestamp_column else []),
+        ]
 
         def run() -> pa.Table:
             with _connection(config) as db:
@@ -149,28 +175,37 @@ class AsofOfflineStore(DuckDBOfflineStore):
                 if source.empty:
                     return pa.table({c: pa.array([], pa.null()) for c in columns})
                 order = [
-                    source.micros(timestamp_field), f"coalesce({source.column(REVISION)}, 0)" if REVISION in source.types else "0",
+                    source.micros(timestamp_field),
+                    f"coalesce({source.column(REVISION)}, 0)" if REVISION in source.types else "0",
                     f"coalesce({source.micros(created_timestamp_column)}, 0)" if created_timestamp_column in source.types else "0",
                 ]
                 keys = [source.column(k) for k in join_key_columns] or ["1"]
                 # The greatest order per key from narrow columns first; only the rows that have it are then read in full.
                 both = " AND ".join(f"{k} IS NOT DISTINCT FROM b.k{i}" for i, k in enumerate(keys))
                 best = ", ".join(f"{k} AS k{i}" for i, k in enumerate(keys))
-                return _one_chunk(db.execute(f"""
+                return _one_chunk(
+                    db.execute(f"""
                     WITH b AS (
                         SELECT {best}, max({{'t': {order[0]}, 'r': {order[1]}, 'c': {order[2]}}}) AS o
                         FROM {source.table} WHERE {source.where(timestamp_field, start_date, end_date)} GROUP BY ALL)
                     SELECT {", ".join(f"{source.column(c)} AS {_q(c)}" for c in columns)} FROM {source.table} JOIN b ON {both}
                     WHERE {source.where(timestamp_field, start_date, end_date)}
                       AND {order[0]} = b.o.t AND {order[1]} = b.o.r AND {order[2]} = b.o.c
-                    QUALIFY row_number() OVER (PARTITION BY {", ".join(keys)}) = 1""").arrow())
+                    QUALIFY row_number() OVER (PARTITION BY {", ".join(keys)}) = 1""").arrow()
+                )
 
         return AsofJob(lambda: _for_materialize(_safely(run), join_key_columns))
 
     @staticmethod
     def pull_all_from_table_or_query(
-        config: RepoConfig, data_source: DataSource, join_key_columns: list[str], feature_name_columns: list[str], timestamp_field: str,
-        start_date: datetime, end_date: datetime, **more: Any,
+        config: RepoConfig,
+        data_source: DataSource,
+        join_key_columns: list[str],
+        feature_name_columns: list[str],
+        timestamp_field: str,
+        start_date: datetime,
+        end_date: datetime,
+        **more: Any,
     ) -> RetrievalJob:
         """All rows with ``start_date`` <= event time <= ``end_date``, in no order."""
         columns = [*join_key_columns, *feature_name_columns, timestamp_field]
@@ -181,7 +216,9 @@ class AsofOfflineStore(DuckDBOfflineStore):
                 if source.empty:
                     return pa.table({c: pa.array([], pa.null()) for c in columns})
                 picked = ", ".join(f"{source.column(c)} AS {_q(c)}" for c in columns)
-                return _one_chunk(db.execute(f"SELECT {picked} FROM {source.table} WHERE {source.where(timestamp_field, start_date, end_date)}").arrow())
+                return _one_chunk(
+                    db.execute(f"SELECT {picked} FROM {source.table} WHERE {source.where(timestamp_field, start_date, end_date)}").arrow()
+                )
 
         return AsofJob(lambda: _safely(run))
 
@@ -252,7 +289,11 @@ def _join(db: Any, config: RepoConfig, view: FeatureView, wanted: Sequence[str],
     newest += [f"{source.column(REVISION)} DESC NULLS LAST"] if REVISION in source.types else []
     parts = ", ".join([*(source.column(k) for k in keys), time])
     picked = ", ".join(
-        [*(f"{source.column(k)} AS k{i}" for i, k in enumerate(keys)), f"{time} AS us", *(f"{source.column(w)} AS f{i}" for i, w in enumerate(wanted))]
+        [
+            *(f"{source.column(k)} AS k{i}" for i, k in enumerate(keys)),
+            f"{time} AS us",
+            *(f"{source.column(w)} AS f{i}" for i, w in enumerate(wanted)),
+        ]
     )
     lower = f" AND {time} >= {bounds['min'] - ttl}" if ttl is not None else ""
     some = "".join(f" AND {source.column(k)} IN (SELECT k{i} FROM spine)" for i, k in enumerate(keys))
@@ -260,7 +301,7 @@ def _join(db: Any, config: RepoConfig, view: FeatureView, wanted: Sequence[str],
     fresh = f"f.us >= s.us - {ttl}" if ttl is not None else "true"
     query = f"""
         WITH f AS (
-            SELECT {picked} FROM {source.table} WHERE {time} <= {bounds['max']}{lower}{source.of_graph()}{some} {qualify})
+            SELECT {picked} FROM {source.table} WHERE {time} <= {bounds["max"]}{lower}{source.of_graph()}{some} {qualify})
         SELECT {", ".join([*(f"CASE WHEN {fresh} THEN f{i} END AS f{i}" for i in range(len(wanted))), "s.row"])}
         FROM spine s ASOF LEFT JOIN f ON {" AND ".join([*(f"s.k{i} = f.k{i}" for i in range(len(keys))), "s.us >= f.us"])}
         ORDER BY s.row"""
@@ -288,7 +329,9 @@ def _spine(db: Any, entity_df: pd.DataFrame | pa.Table | str) -> tuple[pa.Table,
         raise DataError(f"the spine cannot be read: {_line(e)}; give a DataFrame, an Arrow table or a DuckDB query") from e
     stamps = [f.name for f in spine.schema if pa.types.is_timestamp(f.type)]
     if EVENT_TIMESTAMP not in spine.column_names and len(stamps) != 1:
-        raise DataError(f"the spine needs a column 'event_timestamp' (or just one of type timestamp); it has {', '.join(spine.column_names)}")
+        raise DataError(
+            f"the spine needs a column 'event_timestamp' (or just one of type timestamp); it has {', '.join(spine.column_names)}"
+        )
     at = EVENT_TIMESTAMP if EVENT_TIMESTAMP in spine.column_names else stamps[0]
     column = spine.column(at)
     if pa.types.is_string(column.type) or pa.types.is_date(column.type):
@@ -313,8 +356,11 @@ def _connection(config: RepoConfig) -> Iterator[Any]:
     own = config.offline_store
     with tempfile.TemporaryDirectory(prefix="tandem-duckdb-") as folder:
         settings: dict[str, Any] = {
-            "memory_limit": getattr(own, "memory_limit", "2GB"), "temp_directory": getattr(own, "temp_directory", None) or folder,
-            "autoinstall_known_extensions": "false", "autoload_known_extensions": "false", "preserve_insertion_order": "true",
+            "memory_limit": getattr(own, "memory_limit", "2GB"),
+            "temp_directory": getattr(own, "temp_directory", None) or folder,
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+            "preserve_insertion_order": "true",
         }
         if getattr(own, "threads", None):
             settings["threads"] = own.threads
@@ -364,7 +410,9 @@ def _cast(column: Any, kind: pa.DataType) -> Any:
     chunks = []
     for c in column.chunks:  # DuckDB names a list's values after the column; the name is part of the type
         part = pa.concat_arrays([c])
-        chunks.append(pa.Array.from_buffers(kind, len(part), part.buffers()[:2], part.null_count, part.offset, [part.values.cast(kind.value_type)]))
+        chunks.append(
+            pa.Array.from_buffers(kind, len(part), part.buffers()[:2], part.null_count, part.offset, [part.values.cast(kind.value_type)])
+        )
     return pa.chunked_array(chunks, type=kind)
 
 
@@ -373,7 +421,7 @@ def _arrow_of(kind: Any) -> pa.DataType:
 
 
 def _micros(at: datetime) -> int:
-    return (at.replace(tzinfo=timezone.utc) - _EPOCH) // _US if at.tzinfo is None else (at - _EPOCH) // _US
+    return (at.replace(tzinfo=UTC) - _EPOCH) // _US if at.tzinfo is None else (at - _EPOCH) // _US
 
 
 def _q(name: str) -> str:

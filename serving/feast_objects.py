@@ -29,7 +29,12 @@ from transforms.errors import DefinitionError, GraphError
 __all__ = ["FeastObjects", "feast_objects", "feast_type", "load_outputs"]
 
 _TYPES: tuple[tuple[pa.DataType, Any], ...] = (
-    (pa.string(), String), (pa.int64(), Int64), (pa.int32(), Int32), (pa.float64(), Float64), (pa.float32(), Float32), (pa.bool_(), Bool),
+    (pa.string(), String),
+    (pa.int64(), Int64),
+    (pa.int32(), Int32),
+    (pa.float64(), Float64),
+    (pa.float32(), Float32),
+    (pa.bool_(), Bool),
 )
 _NAMES = {"float": pa.float32(), "double": pa.float64(), "halffloat": pa.float16(), **{str(t): t for t, _ in _TYPES}}
 
@@ -45,7 +50,9 @@ class FeastObjects:
     def named(self) -> dict[str, Any]:
         """Every object under a name, for a module's ``globals()``: Feast finds objects in modules, not in lists."""
         return {
-            **{f"entity_{e.name}": e for e in self.entities}, **{f"source_{s.name}": s for s in self.sources}, **{f"view_{v.name}": v for v in self.views},
+            **{f"entity_{e.name}": e for e in self.entities},
+            **{f"source_{s.name}": s for s in self.sources},
+            **{f"view_{v.name}": v for v in self.views},
         }
 
 
@@ -69,25 +76,39 @@ def feast_objects(groups: Iterable[FeatureGroup], data_dir: str | Path, outputs:
             if known.value_type != kind:
                 raise DefinitionError(f"entity key {key.name!r} is int64 in one source and string in another; give both the same dtype")
         source = FileSource(
-            name=f"{group.name}_rows", path=f"{str(data_dir).rstrip('/')}/offline/{group.name}/run=*/*/*.parquet", file_format=ParquetFormat(),
-            timestamp_field=EVENT_TIMESTAMP, created_timestamp_column=CREATED, tags=tags,
+            name=f"{group.name}_rows",
+            path=f"{str(data_dir).rstrip('/')}/offline/{group.name}/run=*/*/*.parquet",
+            file_format=ParquetFormat(),
+            timestamp_field=EVENT_TIMESTAMP,
+            created_timestamp_column=CREATED,
+            tags=tags,
         )
         row = [f for f in group.row_schema if f.name not in (EVENT_TIMESTAMP, REVISION)]
         names = {f.name for f in row}
         for f in kept or ():
             if f.name in names:
-                raise DefinitionError(f"feature group {group.name!r}: its preprocessing_fn gives {f.name!r}, as an aggregate does; rename the output")
+                raise DefinitionError(
+                    f"feature group {group.name!r}: its preprocessing_fn gives {f.name!r}, as an aggregate does; rename the output"
+                )
         columns = [*row, *(kept or ()), pa.field(REVISION, pa.int64()), pa.field(FINGERPRINT, pa.string())]
-        views.append(FeatureView(
-            name=group.name, entities=[entities[k] for k in group.entity.keys], ttl=group.ttl, online=True, source=source, tags=tags,
-            description=group.description, schema=[Field(name=f.name, dtype=feast_type(f.type)) for f in columns],
-        ))
+        views.append(
+            FeatureView(
+                name=group.name,
+                entities=[entities[k] for k in group.entity.keys],
+                ttl=group.ttl,
+                online=True,
+                source=source,
+                tags=tags,
+                description=group.description,
+                schema=[Field(name=f.name, dtype=feast_type(f.type)) for f in columns],
+            )
+        )
         sources.append(source)
     return FeastObjects(list(entities.values()), sources, views)
 
 
 def load_outputs(data_dir: str | Path, groups: Iterable[FeatureGroup]) -> dict[str, pa.Schema]:
-    """The outputs of the applied graph of each group that has one, from ``graphs/<group>/CURRENT``; their metadata holds the fingerprint."""
+    """The outputs of the applied graph of each group that has one, by ``graphs/<group>/CURRENT``; their metadata holds its fingerprint."""
     out: dict[str, pa.Schema] = {}
     for group in groups:
         folder = Path(data_dir) / "graphs" / group.name
@@ -100,7 +121,9 @@ def load_outputs(data_dir: str | Path, groups: Iterable[FeatureGroup]) -> dict[s
             made = json.loads(path.read_text())
             fields = [pa.field(name, _arrow_type(kind)) for name, kind in made.get("outputs", [])]
         except (OSError, ValueError, TypeError, AttributeError) as e:
-            raise GraphError(f"graph of {group.name!r}: {path} cannot be read ({' '.join(str(e).split())[:120]}); run the batch job again") from e
+            raise GraphError(
+                f"graph of {group.name!r}: {path} cannot be read ({' '.join(str(e).split())[:120]}); run the batch job again"
+            ) from e
         out[group.name] = pa.schema(fields, metadata={FINGERPRINT: fingerprint})
     return out
 
@@ -114,7 +137,9 @@ def feast_type(kind: pa.DataType) -> Any:
     for known, made in _TYPES:
         if kind == known:
             return made
-    raise DefinitionError(f"a feature of Arrow type {kind} cannot be kept in Feast; make it string, int64, float32, float64, bool or timestamp")
+    raise DefinitionError(
+        f"a feature of Arrow type {kind} cannot be kept in Feast; make it string, int64, float32, float64, bool or timestamp"
+    )
 
 
 def _arrow_type(name: str) -> pa.DataType:

@@ -57,7 +57,9 @@ def redis_server(seconds: float = 20.0) -> Iterator[RedisServer]:
     port = free_port()
     process = subprocess.Popen(
         [redis_binary(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--daemonize", "no"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/",
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
     )
     server = RedisServer(port, process)
     try:

@@ -7,6 +7,7 @@ store. Whatever order, batches or processes rows come in, each key ends with its
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from abc import abstractmethod
@@ -64,7 +65,7 @@ class Row:
 
 @dataclass(frozen=True)
 class WriteResult:
-    """What became of the rows of a write: ``written``; ``stale``, as an equal or greater row was there; ``refused``, as too far in the future."""
+    """What became of rows: ``written``; ``stale``, as an equal or greater row was there; ``refused``, as too far in the future."""
 
     written: int
     stale: int
@@ -97,7 +98,9 @@ class OrderedOnlineStore(OnlineStore):
         """Write the rows (one per key) that win; the number written. Raises FingerprintError, then nothing is written."""
 
     @abstractmethod
-    def _fetch(self, config: RepoConfig, table: FeatureView, keys: list[bytes], names: list[str]) -> list[tuple[int, list[bytes | None]] | None]:
+    def _fetch(
+        self, config: RepoConfig, table: FeatureView, keys: list[bytes], names: list[str]
+    ) -> list[tuple[int, list[bytes | None]] | None]:
         """Per key None, or the event time in microseconds and the serialized values (None: not stored). Each row is read atomically."""
 
     @abstractmethod
@@ -127,11 +130,16 @@ class OrderedOnlineStore(OnlineStore):
         rows = []
         for key, values, at, created in data:
             revision, print_ = values.get(REVISION), values.get(FINGERPRINT)
-            rows.append(Row(
-                self._key(config, key), micros_of(at), revision.int64_val if revision is not None else 0,
-                print_.string_val if print_ is not None else "", created,
-                [_encoded(values[n]) if n in values else null for n in names],
-            ))
+            rows.append(
+                Row(
+                    self._key(config, key),
+                    micros_of(at),
+                    revision.int64_val if revision is not None else 0,
+                    print_.string_val if print_ is not None else "",
+                    created,
+                    [_encoded(values[n]) if n in values else null for n in names],
+                )
+            )
         self._ordered(config, table, rows)
         if progress:
             progress(len(data))
@@ -180,8 +188,13 @@ class OrderedOnlineStore(OnlineStore):
                 best[row.key] = row
         if refused is not None:
             log.error(
-                "view %s: refused %d of %d rows more than %s s in the future, e.g. key %r at %s; mend the event times, or raise max_future_seconds",
-                table.name, n_refused, len(rows), config.online_store.max_future_seconds, refused.key, _text(refused.event_us),
+                "view %s: refused %d of %d rows more than %s s in the future, e.g. key %r at %s; mend them or raise max_future_seconds",
+                table.name,
+                n_refused,
+                len(rows),
+                config.online_store.max_future_seconds,
+                refused.key,
+                _text(refused.event_us),
             )
         written = self._write(config, table, list(best.values())) if best else 0
         return WriteResult(written, len(rows) - n_refused - written, n_refused)
@@ -189,7 +202,11 @@ class OrderedOnlineStore(OnlineStore):
     # reading
 
     def read_rows(
-        self, config: RepoConfig, table: FeatureView, entity_keys: Sequence[EntityKeyProto], requested_features: Sequence[str] | None = None,
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: Sequence[EntityKeyProto],
+        requested_features: Sequence[str] | None = None,
         now: datetime | None = None,
     ) -> FeatureRows:
         """Values with statuses and ages, as of ``now``. A row is too old once its age is *above* the view's TTL (none or 0: never).
@@ -219,7 +236,11 @@ class OrderedOnlineStore(OnlineStore):
         return FeatureRows(values, statuses, times, [None if t is None else (now_us - t) / 1e6 for t in times])
 
     def online_read_stored(
-        self, config: RepoConfig, table: FeatureView, entity_keys: Sequence[EntityKeyProto], requested_features: Sequence[str] | None = None,
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: Sequence[EntityKeyProto],
+        requested_features: Sequence[str] | None = None,
     ) -> list[tuple[datetime | None, dict[str, ValueProto] | None]]:
         """What is stored, however old: for readers that judge age themselves. Times are aware, UTC, to the microsecond."""
         names = list(requested_features) if requested_features is not None else [f.name for f in table.features]
@@ -232,7 +253,11 @@ class OrderedOnlineStore(OnlineStore):
         return out
 
     def online_read(
-        self, config: RepoConfig, table: FeatureView, entity_keys: list[EntityKeyProto], requested_features: list[str] | None = None,
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: list[EntityKeyProto],
+        requested_features: list[str] | None = None,
     ) -> list[tuple[datetime | None, dict[str, ValueProto] | None]]:
         """Feast's reader, with the TTL enforced: a row that is too old gives its time and no values (Feast then says NOT_FOUND)."""
         ttl, now = table.ttl, self._now(config)
@@ -242,11 +267,13 @@ class OrderedOnlineStore(OnlineStore):
         return [(at, None) if at is not None and now - micros_of(at) > ttl // _US else (at, values) for at, values in rows]
 
     async def online_read_async(
-        self, config: RepoConfig, table: FeatureView, entity_keys: list[EntityKeyProto], requested_features: list[str] | None = None,
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: list[EntityKeyProto],
+        requested_features: list[str] | None = None,
     ) -> list[tuple[datetime | None, dict[str, ValueProto] | None]]:
         """As :meth:`online_read`, in a thread."""
-        import asyncio
-
         return await asyncio.to_thread(self.online_read, config, table, entity_keys, requested_features)
 
     def _now(self, config: RepoConfig) -> int:
@@ -259,7 +286,8 @@ class OrderedOnlineStore(OnlineStore):
 def refused_fingerprint(view: str, found: str, applied: str) -> FingerprintError:
     """The error for a writer whose rows stem from other definitions than the applied ones."""
     return FingerprintError(
-        f"view {view!r}: a row has fingerprint {found[:16]!r}, but {applied[:16]!r} is applied; nothing was written: run the writer again with the applied graph"
+        f"view {view!r}: a row has fingerprint {found[:16]!r}, but {applied[:16]!r} is applied; "
+        "nothing was written: run the writer again with the applied graph"
     )
 
 
@@ -294,7 +322,10 @@ def _proto_column(column: Any) -> list[ValueProto]:
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         slot, make = _list_slot(kind.value_type)
         if pa.types.is_timestamp(kind.value_type):
-            return [NULL_VALUE if v is None else ValueProto(**{slot: make(val=[micros_of(x) // 1_000_000 for x in v])}) for v in column.to_pylist()]
+            return [
+                NULL_VALUE if v is None else ValueProto(**{slot: make(val=[micros_of(x) // 1_000_000 for x in v])})
+                for v in column.to_pylist()
+            ]
         return [NULL_VALUE if v is None else ValueProto(**{slot: make(val=v)}) for v in column.to_pylist()]
     if pa.types.is_timestamp(kind):
         seconds = column.cast(pa.timestamp("us", tz=kind.tz)).cast(pa.int64())
@@ -307,7 +338,11 @@ def _scalar_slot(kind: pa.DataType) -> str:
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return "string_val"
     for known, slot in (
-        (pa.int64(), "int64_val"), (pa.float64(), "double_val"), (pa.float32(), "float_val"), (pa.bool_(), "bool_val"), (pa.int32(), "int32_val"),
+        (pa.int64(), "int64_val"),
+        (pa.float64(), "double_val"),
+        (pa.float32(), "float_val"),
+        (pa.bool_(), "bool_val"),
+        (pa.int32(), "int32_val"),
     ):
         if kind == known:
             return slot
@@ -320,9 +355,13 @@ def _list_slot(kind: pa.DataType) -> tuple[str, Any]:
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return "string_list_val", StringList
     for known, slot, make in (
-        (pa.int64(), "int64_list_val", Int64List), (pa.float64(), "double_list_val", DoubleList),
-        (pa.float32(), "float_list_val", FloatList), (pa.bool_(), "bool_list_val", BoolList),
+        (pa.int64(), "int64_list_val", Int64List),
+        (pa.float64(), "double_list_val", DoubleList),
+        (pa.float32(), "float_list_val", FloatList),
+        (pa.bool_(), "bool_list_val", BoolList),
     ):
         if kind == known:
             return slot, make
-    raise DataError(f"a list of Arrow type {kind} cannot be stored online; make it a list of string, int64, float32, float64, bool or timestamp")
+    raise DataError(
+        f"a list of Arrow type {kind} cannot be stored online; make it a list of string, int64, float32, float64, bool or timestamp"
+    )

@@ -68,14 +68,20 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
 
     def _write(self, config: RepoConfig, table: FeatureView, rows: list[Row]) -> int:
         if len(table.features) > _MAX_FEATURES:
-            raise StoreError(f"view {table.name!r} has {len(table.features)} features; Redis takes at most {_MAX_FEATURES} per view, split it")
+            raise StoreError(
+                f"view {table.name!r} has {len(table.features)} features; Redis takes at most {_MAX_FEATURES} per view, split it"
+            )
         if len(rows) > _ROWS_PER_CALL and len({r.fingerprint for r in rows}) > 1:  # the script sees one chunk, the rule is about the batch
             applied = self.applied_fingerprint(config, table.name)
             for row in rows if applied is not None else ():
                 if row.fingerprint != applied:
                     raise refused_fingerprint(table.name, row.fingerprint, str(applied))
         head: list[Any] = [
-            table.name, f"_tandem:{table.name}", f"_ts:{table.name}", config.online_store.key_ttl_seconds or 0, len(table.features),
+            table.name,
+            f"_tandem:{table.name}",
+            f"_ts:{table.name}",
+            config.online_store.key_ttl_seconds or 0,
+            len(table.features),
             *(_mmh3(f"{table.name}:{f.name}") for f in table.features),
         ]
         calls = []
@@ -92,7 +98,9 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
             written += answer
         return written
 
-    def _fetch(self, config: RepoConfig, table: FeatureView, keys: list[bytes], names: list[str]) -> list[tuple[int, list[bytes | None]] | None]:
+    def _fetch(
+        self, config: RepoConfig, table: FeatureView, keys: list[bytes], names: list[str]
+    ) -> list[tuple[int, list[bytes | None]] | None]:
         fields = [*(_mmh3(f"{table.name}:{n}") for n in names), f"_ts:{table.name}"]
 
         def read(client: Any) -> list[list[bytes | None]]:

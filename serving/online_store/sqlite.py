@@ -55,12 +55,17 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             conn = sqlite3.connect(
-                path, timeout=config.online_store.busy_timeout_seconds, isolation_level=None, check_same_thread=False,
+                path,
+                timeout=config.online_store.busy_timeout_seconds,
+                isolation_level=None,
+                check_same_thread=False,
                 detect_types=sqlite3.PARSE_DECLTYPES | sqlite3.PARSE_COLNAMES,
             )
             _to_wal(conn, config.online_store.busy_timeout_seconds)
             conn.execute("PRAGMA synchronous=NORMAL")
-            conn.execute(f"CREATE TABLE IF NOT EXISTS {_APPLIED} (project TEXT, view TEXT, fingerprint TEXT NOT NULL, PRIMARY KEY (project, view))")
+            conn.execute(
+                f"CREATE TABLE IF NOT EXISTS {_APPLIED} (project TEXT, view TEXT, fingerprint TEXT NOT NULL, PRIMARY KEY (project, view))"
+            )
         except (sqlite3.Error, OSError) as e:
             raise unreachable(path, e, "give a path that can be written in feature_store.yaml") from e
         local.held = (os.getpid(), path, conn)
@@ -81,7 +86,9 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
                 conn.execute("ROLLBACK")
                 raise
         except sqlite3.Error as e:
-            raise unreachable(self._get_db_path(config), e, "nothing of this batch was written; mend the file or its disk and write again") from e
+            raise unreachable(
+                self._get_db_path(config), e, "nothing of this batch was written; mend the file or its disk and write again"
+            ) from e
 
     def _write(self, config: RepoConfig, table: FeatureView, rows: list[Row]) -> int:
         name = _table_id(config.project, table)
@@ -95,7 +102,8 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
                         raise refused_fingerprint(table.name, row.fingerprint, applied)
             upsert = f"""
                 INSERT INTO "{name}_tandem" AS o (entity_key, event_us, revision, fingerprint) VALUES (?, ?, ?, ?)
-                ON CONFLICT (entity_key) DO UPDATE SET event_us = excluded.event_us, revision = excluded.revision, fingerprint = excluded.fingerprint
+                ON CONFLICT (entity_key) DO UPDATE
+                SET event_us = excluded.event_us, revision = excluded.revision, fingerprint = excluded.fingerprint
                 WHERE (excluded.event_us, excluded.revision) > (o.event_us, o.revision)
                    OR ((excluded.event_us, excluded.revision) = (o.event_us, o.revision)
                        AND excluded.fingerprint <> o.fingerprint AND excluded.fingerprint = ?)"""
@@ -111,7 +119,9 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
             )
         return len(winners)
 
-    def _fetch(self, config: RepoConfig, table: FeatureView, keys: list[bytes], names: list[str]) -> list[tuple[int, list[bytes | None]] | None]:
+    def _fetch(
+        self, config: RepoConfig, table: FeatureView, keys: list[bytes], names: list[str]
+    ) -> list[tuple[int, list[bytes | None]] | None]:
         conn, name = self._get_conn(config), _table_id(config.project, table)
         position = {n: i for i, n in enumerate(names)}
         found: dict[bytes, tuple[int, list[bytes | None]]] = {}
@@ -137,7 +147,9 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
 
     def apply_fingerprint(self, config: RepoConfig, view: str, fingerprint: str) -> None:
         with self._transaction(config) as conn:
-            conn.execute(f"INSERT OR REPLACE INTO {_APPLIED} (project, view, fingerprint) VALUES (?, ?, ?)", (config.project, view, fingerprint))
+            conn.execute(
+                f"INSERT OR REPLACE INTO {_APPLIED} (project, view, fingerprint) VALUES (?, ?, ?)", (config.project, view, fingerprint)
+            )
 
     def applied_fingerprint(self, config: RepoConfig, view: str) -> str | None:
         return self._applied(self._get_conn(config), config, view)
@@ -148,8 +160,13 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
         return row[0] if row else None
 
     def update(
-        self, config: RepoConfig, tables_to_delete: Sequence[FeatureView], tables_to_keep: Sequence[FeatureView],
-        entities_to_delete: Sequence[Entity], entities_to_keep: Sequence[Entity], partial: bool,
+        self,
+        config: RepoConfig,
+        tables_to_delete: Sequence[FeatureView],
+        tables_to_keep: Sequence[FeatureView],
+        entities_to_delete: Sequence[Entity],
+        entities_to_keep: Sequence[Entity],
+        partial: bool,
     ) -> None:
         """Feast's ``apply``: tables for the views that are there, none for those that are gone."""
         with self._transaction(config) as conn:

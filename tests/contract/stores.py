@@ -24,15 +24,22 @@ _numbers = itertools.count()
 
 
 def view(
-    keys: Mapping[str, ValueType] | None = None, features: Sequence[Field] = (Field(name="x", dtype=Float64),), ttl: timedelta = timedelta(hours=36), name: str = "traffic",
+    keys: Mapping[str, ValueType] | None = None,
+    features: Sequence[Field] = (Field(name="x", dtype=Float64),),
+    ttl: timedelta = timedelta(hours=36),
+    name: str = "traffic",
 ) -> FeatureView:
     keys = keys or {"origin": ValueType.STRING}
     types = {ValueType.STRING: String, ValueType.INT64: Int64}
     return FeatureView(
-        name=name, entities=[Entity(name=k, join_keys=[k], value_type=t) for k, t in keys.items()], ttl=ttl,
+        name=name,
+        entities=[Entity(name=k, join_keys=[k], value_type=t) for k, t in keys.items()],
+        ttl=ttl,
         schema=[
-            *(Field(name=k, dtype=types[t]) for k, t in keys.items()), *features,
-            Field(name="tandem_revision", dtype=Int64), Field(name="tandem_fingerprint", dtype=String),
+            *(Field(name=k, dtype=types[t]) for k, t in keys.items()),
+            *features,
+            Field(name="tandem_revision", dtype=Int64),
+            Field(name="tandem_fingerprint", dtype=String),
         ],
         source=FileSource(path=f"offline/{name}.parquet", timestamp_field="event_timestamp"),
     )
@@ -46,17 +53,25 @@ class Bench:
 
     @staticmethod
     def sqlite(folder: Path, table: FeatureView, **more: Any) -> Bench:
-        return Bench._of(folder, table, {"type": "serving.online_store.sqlite.OrderedSqliteOnlineStore", "path": str(folder / "online.db"), **more})
+        return Bench._of(
+            folder, table, {"type": "serving.online_store.sqlite.OrderedSqliteOnlineStore", "path": str(folder / "online.db"), **more}
+        )
 
     @staticmethod
     def redis(folder: Path, table: FeatureView, connection: str, **more: Any) -> Bench:
-        return Bench._of(folder, table, {"type": "serving.online_store.redis.OrderedRedisOnlineStore", "connection_string": connection, **more})
+        return Bench._of(
+            folder, table, {"type": "serving.online_store.redis.OrderedRedisOnlineStore", "connection_string": connection, **more}
+        )
 
     @staticmethod
     def _of(folder: Path, table: FeatureView, online: dict[str, Any]) -> Bench:
         config = RepoConfig(
-            project=f"p{next(_numbers)}", registry=str(folder / "registry.db"), provider="local", online_store=online,
-            offline_store="dask", entity_key_serialization_version=3,
+            project=f"p{next(_numbers)}",
+            registry=str(folder / "registry.db"),
+            provider="local",
+            online_store=online,
+            offline_store="dask",
+            entity_key_serialization_version=3,
         )
         store = get_online_store_from_config(config.online_store)
         store.clock = lambda: int(NOW.timestamp()) * 1_000_000
@@ -70,12 +85,17 @@ class Bench:
     def stock(self) -> tuple[Any, RepoConfig]:
         """Feast's own class over the same data."""
         online = (
-            {"type": "sqlite", "path": self.config.online_store.path} if self.kind == "sqlite"
+            {"type": "sqlite", "path": self.config.online_store.path}
+            if self.kind == "sqlite"
             else {"type": "redis", "connection_string": self.config.online_store.connection_string}
         )
         config = RepoConfig(
-            project=self.config.project, registry="registry.db", provider="local", online_store=online,
-            offline_store="dask", entity_key_serialization_version=3,
+            project=self.config.project,
+            registry="registry.db",
+            provider="local",
+            online_store=online,
+            offline_store="dask",
+            entity_key_serialization_version=3,
         )
         return get_online_store_from_config(config.online_store), config
 
@@ -89,10 +109,20 @@ class Bench:
 
     def write_protos(self, *rows: tuple[str, datetime, int, float], fingerprint: str = "new") -> None:
         """The same through Feast's own entry."""
-        self.store.online_write_batch(self.config, self.table, [
-            (key(origin=o), {"x": Value(double_val=x), "tandem_revision": Value(int64_val=r), "tandem_fingerprint": Value(string_val=fingerprint)}, at, None)
-            for o, at, r, x in rows
-        ], None)
+        self.store.online_write_batch(
+            self.config,
+            self.table,
+            [
+                (
+                    key(origin=o),
+                    {"x": Value(double_val=x), "tandem_revision": Value(int64_val=r), "tandem_fingerprint": Value(string_val=fingerprint)},
+                    at,
+                    None,
+                )
+                for o, at, r, x in rows
+            ],
+            None,
+        )
 
     def x(self, origin: str = "EWR") -> float | None:
         rows = self.store.read_rows(self.config, self.table, [key(origin=origin)], ["x"], now=NOW)
@@ -101,12 +131,19 @@ class Bench:
 
 
 def key(**keys: str | int) -> EntityKey:
-    return EntityKey(join_keys=list(keys), entity_values=[Value(string_val=v) if isinstance(v, str) else Value(int64_val=v) for v in keys.values()])
+    return EntityKey(
+        join_keys=list(keys), entity_values=[Value(string_val=v) if isinstance(v, str) else Value(int64_val=v) for v in keys.values()]
+    )
 
 
 def batch(*rows: tuple[str, datetime, int, float | None], fingerprint: str = "new") -> pa.RecordBatch:
     origins, times, revisions, xs = zip(*rows)
-    return pa.RecordBatch.from_pydict({
-        "origin": pa.array(origins), "event_timestamp": pa.array(times, pa.timestamp("us", tz="UTC")), "x": pa.array(xs, pa.float64()),
-        "tandem_revision": pa.array(revisions, pa.int64()), "tandem_fingerprint": pa.array([fingerprint] * len(rows)),
-    })
+    return pa.RecordBatch.from_pydict(
+        {
+            "origin": pa.array(origins),
+            "event_timestamp": pa.array(times, pa.timestamp("us", tz="UTC")),
+            "x": pa.array(xs, pa.float64()),
+            "tandem_revision": pa.array(revisions, pa.int64()),
+            "tandem_fingerprint": pa.array([fingerprint] * len(rows)),
+        }
+    )

@@ -8,6 +8,7 @@ import multiprocessing
 import random
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -75,11 +76,14 @@ def test_rows_of_the_applied_graph_replace_equal_ones_of_another(bench: Bench) -
 def test_a_writer_of_the_old_graph_is_refused_whole(bench: Bench, entry: str) -> None:
     bench.write(("EWR", T, 3, 1.0), fingerprint="old")
     bench.store.apply_fingerprint(bench.config, "traffic", "new")
-    with pytest.raises(FingerprintError, match="'old'.*'new' is applied"):
+    with pytest.raises(FingerprintError, match=r"'old'.*'new' is applied"):
         getattr(bench, entry)(("EWR", T + DAY / 48, 3, 2.0), ("JFK", T, 1, 2.0), fingerprint="old")
-    many = pa.Table.from_batches([
-        batch(*((f"A{i}", T, 1, 1.0) for i in range(1200)), fingerprint="new"), batch(("Z", T, 1, 1.0), fingerprint="old"),
-    ])
+    many = pa.Table.from_batches(
+        [
+            batch(*((f"A{i}", T, 1, 1.0) for i in range(1200)), fingerprint="new"),
+            batch(("Z", T, 1, 1.0), fingerprint="old"),
+        ]
+    )
     with pytest.raises(FingerprintError, match="'old'"):
         bench.store.write_rows(bench.config, bench.table, many)
     assert [bench.x(k) for k in ("EWR", "JFK", "A0", "Z")] == [1.0, None, None, None]
@@ -89,7 +93,9 @@ def test_a_writer_of_the_old_graph_is_refused_whole(bench: Bench, entry: str) ->
 
 def test_the_far_future_is_refused_and_the_rest_written(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR):
-        result = bench.write(("EWR", NOW + DAY, 1, 1.0), ("JFK", NOW + DAY + US, 1, 2.0), ("JFK", NOW, 1, 3.0), ("LGA", NOW + 9000 * DAY, 1, 4.0))
+        result = bench.write(
+            ("EWR", NOW + DAY, 1, 1.0), ("JFK", NOW + DAY + US, 1, 2.0), ("JFK", NOW, 1, 3.0), ("LGA", NOW + 9000 * DAY, 1, 4.0)
+        )
     assert (result.written, result.stale, result.refused) == (2, 0, 2)
     assert len(caplog.messages) == 1
     assert "refused 2 of 4 rows" in caplog.text
@@ -142,11 +148,17 @@ EVERY = {
 
 
 def test_every_type_composite_and_integer_keys_and_nulls(bench: Bench) -> None:
-    table = view({"origin": ValueType.STRING, "number": ValueType.INT64}, [Field(name=n, dtype=t[0]) for n, t in EVERY.items()], name="every")
+    table = view(
+        {"origin": ValueType.STRING, "number": ValueType.INT64}, [Field(name=n, dtype=t[0]) for n, t in EVERY.items()], name="every"
+    )
     every = bench.of(table)
     columns = {
-        "number": pa.array([-5, 2**40]), "origin": pa.array(["EWR", "EWR"]), "event_timestamp": pa.array([T, T], pa.timestamp("us", tz="UTC")),
-        "tandem_revision": pa.array([1, 1]), "tandem_fingerprint": pa.array(["f", "f"]), "extra": pa.array([1, 2]),
+        "number": pa.array([-5, 2**40]),
+        "origin": pa.array(["EWR", "EWR"]),
+        "event_timestamp": pa.array([T, T], pa.timestamp("us", tz="UTC")),
+        "tandem_revision": pa.array([1, 1]),
+        "tandem_fingerprint": pa.array(["f", "f"]),
+        "extra": pa.array([1, 2]),
         **{n: pa.array([v, None], kind) for n, (_, kind, v, _) in EVERY.items()},
     }
     assert every.store.write_rows(every.config, table, pa.table(columns)).written == 2
@@ -163,7 +175,10 @@ def test_every_type_composite_and_integer_keys_and_nulls(bench: Bench) -> None:
     assert [v.int64_val for v in rows.values["tandem_revision"][:2]] == [1, 1]
 
     stock, config = every.stock()
-    theirs, ours_ = stock.online_read(config, table, keys[:2], list(EVERY)), every.store.online_read(every.config, table, keys[:2], list(EVERY))
+    theirs, ours_ = (
+        stock.online_read(config, table, keys[:2], list(EVERY)),
+        every.store.online_read(every.config, table, keys[:2], list(EVERY)),
+    )
     for (at, values), (_, ours) in zip(theirs, ours_):
         assert at.replace(tzinfo=None) == T.replace(tzinfo=None)
         assert {n: values[n] for n in EVERY} == ours
@@ -172,8 +187,13 @@ def test_every_type_composite_and_integer_keys_and_nulls(bench: Bench) -> None:
 def test_features_that_a_row_lacks_become_null_not_the_old_value(bench: Bench) -> None:
     table = view(features=[Field(name="x", dtype=Float64), Field(name="y", dtype=Float64)], name="two")
     two = bench.of(table)
-    two.store.write_rows(two.config, table, batch(("EWR", T, 1, 1.0)).from_pydict({
-        "origin": ["EWR"], "event_timestamp": [T], "x": [1.0], "y": [1.0], "tandem_revision": [1], "tandem_fingerprint": ["n"]}))
+    two.store.write_rows(
+        two.config,
+        table,
+        batch(("EWR", T, 1, 1.0)).from_pydict(
+            {"origin": ["EWR"], "event_timestamp": [T], "x": [1.0], "y": [1.0], "tandem_revision": [1], "tandem_fingerprint": ["n"]}
+        ),
+    )
     two.write_protos(("EWR", T + US, 1, 2.0))
     rows = two.store.read_rows(two.config, table, [key(origin="EWR")], ["x", "y"], now=NOW)
     assert rows.statuses == {"x": ["PRESENT"], "y": ["NULL"]}
@@ -206,39 +226,36 @@ def test_a_view_that_is_dropped_is_gone_and_may_come_back(bench: Bench) -> None:
     assert bench.x() == 3.0
 
 
-def _race(bench: Bench, seed: int, rounds: int, start: object) -> None:
-    """Write every round's rows in an order of one's own; after each write, what is read is no older than what was written."""
+ROUNDS, RACERS, STEPS = 300, 3, 6
+
+
+def _race(bench: Bench, seed: int, barrier: Any) -> None:
+    """In every round all racers write the same rows of one new key, each in an order and in batches of its own, at the same time."""
     rng = random.Random(seed)
-    start.wait()  # type: ignore[attr-defined]
-    for _ in range(rounds):
-        steps = rng.sample(range(2000), 4)
-        result = [("EWR", T + s // 2 * US, s % 2, float(s)) for s in steps]
-        bench.write(*result) if rng.random() < 0.5 else bench.write_protos(*result)
-        seen = bench.x()
-        assert seen is not None
-        assert seen >= max(steps)
+    for number in range(ROUNDS):
+        steps, best = rng.sample(range(STEPS), STEPS), -1
+        barrier.wait(30)
+        while steps:
+            size = rng.randint(1, 3)
+            some, steps = steps[:size], steps[size:]
+            write = bench.write if rng.random() < 0.5 else bench.write_protos
+            write(*((f"K{number}", T + s // 2 * US, s % 2, float(s)) for s in some))
+            best = max(best, *some)
+            seen = bench.x(f"K{number}")
+            assert seen is not None
+            assert seen >= best, "an older value won"
 
 
 def test_racing_writers_never_let_an_older_value_win(bench: Bench) -> None:
-    spawn = multiprocessing.get_context("fork")
-    start = spawn.Barrier(3)
-    bench.store.__dict__.pop("_client", None)  # each process opens a connection of its own
-    races = [spawn.Process(target=_race, args=(bench, seed, 100, start)) for seed in range(3)]
+    processes = multiprocessing.get_context("fork")
+    barrier = processes.Barrier(RACERS)
+    races = [processes.Process(target=_race, args=(bench, seed, barrier)) for seed in range(RACERS)]
     for p in races:
         p.start()
     for p in races:
-        p.join(60)
-    assert [p.exitcode for p in races] == [0, 0, 0]
-    best = max(s for seed in range(3) for s in _steps(seed, 100))
-    assert bench.x() == float(best)
-
-
-def _steps(seed: int, rounds: int) -> list[int]:
-    rng, out = random.Random(seed), []
-    for _ in range(rounds):
-        out += rng.sample(range(2000), 4)
-        rng.random()
-    return out
+        p.join(120)
+    assert [p.exitcode for p in races] == [0] * RACERS
+    assert {bench.x(f"K{number}") for number in range(ROUNDS)} == {STEPS - 1.0}
 
 
 def test_redis_that_is_not_there_or_goes_away_is_one_clear_error(tmp_path: Path) -> None:

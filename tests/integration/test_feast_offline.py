@@ -23,11 +23,23 @@ from transforms.errors import DataError, StoreError
 T0 = datetime(2013, 5, 1, tzinfo=UTC)
 US = timedelta(microseconds=1)
 STAMP = pa.timestamp("us", tz="UTC")
-SCHEMA = pa.schema([
-    ("origin", pa.string()), ("number", pa.int64()), ("event_timestamp", STAMP), ("f32", pa.float32()), ("n", pa.int64()), ("s", pa.string()),
-    ("b", pa.bool_()), ("at", STAMP), ("l", pa.list_(pa.float64())), ("ls", pa.list_(pa.string())), ("tandem_revision", pa.int64()),
-    ("tandem_fingerprint", pa.string()), ("created_timestamp", STAMP),
-])
+SCHEMA = pa.schema(
+    [
+        ("origin", pa.string()),
+        ("number", pa.int64()),
+        ("event_timestamp", STAMP),
+        ("f32", pa.float32()),
+        ("n", pa.int64()),
+        ("s", pa.string()),
+        ("b", pa.bool_()),
+        ("at", STAMP),
+        ("l", pa.list_(pa.float64())),
+        ("ls", pa.list_(pa.string())),
+        ("tandem_revision", pa.int64()),
+        ("tandem_fingerprint", pa.string()),
+        ("created_timestamp", STAMP),
+    ]
+)
 FEATURES = {"f32": Float32, "n": Int64, "s": String, "b": Bool, "at": UnixTimestamp, "l": Array(Float64), "ls": Array(String)}
 TTL = timedelta(hours=36)
 
@@ -37,21 +49,39 @@ class Repo:
 
     def __init__(self, folder: Path, ttl: timedelta = TTL, tags: dict[str, str] | None = None) -> None:
         self.folder = folder
-        self.store = FeatureStore(config=RepoConfig(
-            project="t", registry=str(folder / "registry.db"), provider="local", repo_path=folder, entity_key_serialization_version=3,
-            online_store={"type": "serving.online_store.sqlite.OrderedSqliteOnlineStore", "path": str(folder / "online.db")},
-            offline_store={"type": "pipelines.offline_store.AsofOfflineStore", "memory_limit": "500MB"},
-        ))
+        self.store = FeatureStore(
+            config=RepoConfig(
+                project="t",
+                registry=str(folder / "registry.db"),
+                provider="local",
+                repo_path=folder,
+                entity_key_serialization_version=3,
+                online_store={"type": "serving.online_store.sqlite.OrderedSqliteOnlineStore", "path": str(folder / "online.db")},
+                offline_store={"type": "pipelines.offline_store.AsofOfflineStore", "memory_limit": "500MB"},
+            )
+        )
         origin = Entity(name="origin", join_keys=["origin"], value_type=ValueType.STRING)
         number = Entity(name="number", join_keys=["number"], value_type=ValueType.INT64)
         source = FileSource(
-            name="rows", path="data/offline/legs/run=*/*/*.parquet", timestamp_field="event_timestamp", created_timestamp_column="created_timestamp",
-            file_format=ParquetFormat(), tags=tags or {},
+            name="rows",
+            path="data/offline/legs/run=*/*/*.parquet",
+            timestamp_field="event_timestamp",
+            created_timestamp_column="created_timestamp",
+            file_format=ParquetFormat(),
+            tags=tags or {},
         )
         self.view = FeatureView(
-            name="legs", entities=[origin, number], ttl=ttl, source=source,
-            schema=[Field(name="origin", dtype=String), Field(name="number", dtype=Int64), *(Field(name=n, dtype=t) for n, t in FEATURES.items()),
-                    Field(name="tandem_revision", dtype=Int64), Field(name="tandem_fingerprint", dtype=String)],
+            name="legs",
+            entities=[origin, number],
+            ttl=ttl,
+            source=source,
+            schema=[
+                Field(name="origin", dtype=String),
+                Field(name="number", dtype=Int64),
+                *(Field(name=n, dtype=t) for n, t in FEATURES.items()),
+                Field(name="tandem_revision", dtype=Int64),
+                Field(name="tandem_fingerprint", dtype=String),
+            ],
         )
         self.service = FeatureService(name="all", features=[self.view])
         self.store.apply([origin, number, source, self.view, self.service])
@@ -66,20 +96,36 @@ class Repo:
         return self.store.get_historical_features(entity_df=spine, features=features or [f"legs:{f}" for f in FEATURES], **more).to_arrow()
 
 
-def row(origin: str, number: int, at: datetime, n: int | None, created: datetime = T0, revision: int = 1, fingerprint: str = "f") -> dict[str, Any]:
+def row(
+    origin: str, number: int, at: datetime, n: int | None, created: datetime = T0, revision: int = 1, fingerprint: str = "f"
+) -> dict[str, Any]:
     return {
-        "origin": origin, "number": number, "event_timestamp": at, "f32": None if n is None else n / 8, "n": n, "s": None if n is None else f"s{n}",
-        "b": None if n is None else n % 2 == 0, "at": at, "l": None if n is None else [0.5] * (n % 3), "ls": None if n is None else [str(n)] * (n % 2),
-        "tandem_revision": revision, "tandem_fingerprint": fingerprint, "created_timestamp": created,
+        "origin": origin,
+        "number": number,
+        "event_timestamp": at,
+        "f32": None if n is None else n / 8,
+        "n": n,
+        "s": None if n is None else f"s{n}",
+        "b": None if n is None else n % 2 == 0,
+        "at": at,
+        "l": None if n is None else [0.5] * (n % 3),
+        "ls": None if n is None else [str(n)] * (n % 2),
+        "tandem_revision": revision,
+        "tandem_fingerprint": fingerprint,
+        "created_timestamp": created,
     }
 
 
 def spine_of(*rows: tuple[str | None, int, datetime]) -> pa.Table:
-    origins, numbers, times = zip(*rows, strict=True)
-    return pa.table({
-        "event_timestamp": pa.array(times, STAMP), "number": pa.array(numbers, pa.int64()), "label": pa.array(range(len(rows)), pa.int32()),
-        "origin": pa.array(origins, pa.string()),
-    })
+    origins, numbers, times = zip(*rows)
+    return pa.table(
+        {
+            "event_timestamp": pa.array(times, STAMP),
+            "number": pa.array(numbers, pa.int64()),
+            "label": pa.array(range(len(rows)), pa.int32()),
+            "origin": pa.array(origins, pa.string()),
+        }
+    )
 
 
 def brute_force(spine: pa.Table, rows: list[dict[str, Any]], ttl: timedelta) -> list[dict[str, Any]]:
@@ -87,7 +133,9 @@ def brute_force(spine: pa.Table, rows: list[dict[str, Any]], ttl: timedelta) -> 
     for s in spine.to_pylist():
         best = None
         for r in rows:
-            if (r["origin"], r["number"]) == (s["origin"], s["number"]) and s["event_timestamp"] - ttl <= r["event_timestamp"] <= s["event_timestamp"]:
+            if (r["origin"], r["number"]) == (s["origin"], s["number"]) and s["event_timestamp"] - ttl <= r["event_timestamp"] <= s[
+                "event_timestamp"
+            ]:
                 order = (r["event_timestamp"], r["created_timestamp"])
                 if best is None or order > (best["event_timestamp"], best["created_timestamp"]):
                     best = r
@@ -100,18 +148,34 @@ def test_equals_a_brute_force_join_on_random_data(tmp_path: Path, ttl: timedelta
     rng = random.Random(7)
     repo = Repo(tmp_path, ttl=ttl)
     rows = [
-        row(rng.choice("ABC"), rng.randrange(4), T0 + timedelta(minutes=rng.randrange(6000)) + rng.randrange(2) * US, rng.choice([None, rng.randrange(99)]),
-            created=T0 + i * US)
+        row(
+            rng.choice("ABC"),
+            rng.randrange(4),
+            T0 + timedelta(minutes=rng.randrange(6000)) + rng.randrange(2) * US,
+            rng.choice([None, rng.randrange(99)]),
+            created=T0 + i * US,
+        )
         for i in range(600)
     ]
     repo.write(rows)
-    spine = spine_of(*((rng.choice(["A", "B", "C", "X", None]), rng.randrange(5), T0 + timedelta(minutes=rng.randrange(7000))) for _ in range(500)))
+    spine = spine_of(
+        *((rng.choice(["A", "B", "C", "X", None]), rng.randrange(5), T0 + timedelta(minutes=rng.randrange(7000))) for _ in range(500))
+    )
     spine = pa.concat_tables([spine, spine.slice(0, 50)])
     got = repo.join(spine)
     assert got.to_pylist() == brute_force(spine, rows, ttl)
     assert sum(v is not None for v in got["f32"].to_pylist()) >= 5
-    for name, kind in {"f32": pa.float32(), "n": pa.int64(), "s": pa.string(), "b": pa.bool_(), "at": STAMP, "l": pa.list_(pa.float64()),
-                       "ls": pa.list_(pa.string()), "label": pa.int32(), "event_timestamp": STAMP}.items():
+    for name, kind in {
+        "f32": pa.float32(),
+        "n": pa.int64(),
+        "s": pa.string(),
+        "b": pa.bool_(),
+        "at": STAMP,
+        "l": pa.list_(pa.float64()),
+        "ls": pa.list_(pa.string()),
+        "label": pa.int32(),
+        "event_timestamp": STAMP,
+    }.items():
         assert got.schema.field(name).type == kind
 
 
@@ -144,8 +208,13 @@ def test_rows_of_another_graph_are_not_mixed_in(tmp_path: Path) -> None:
     repo = Repo(tmp_path, tags={"tandem_fingerprint": "new"})
     repo.write([row("A", 1, T0, 1, fingerprint="new"), row("A", 1, T0 + US, 2, fingerprint="old")])
     assert repo.join(spine_of(("A", 1, T0 + US)))["n"].to_pylist() == [1]
-    latest = repo.store._get_provider().offline_store.pull_latest_from_table_or_query(
-        repo.store.config, repo.view.batch_source, ["origin", "number"], ["n"], "event_timestamp", "created_timestamp", T0, T0 + TTL).to_arrow()
+    latest = (
+        repo.store._get_provider()
+        .offline_store.pull_latest_from_table_or_query(
+            repo.store.config, repo.view.batch_source, ["origin", "number"], ["n"], "event_timestamp", "created_timestamp", T0, T0 + TTL
+        )
+        .to_arrow()
+    )
     assert latest["n"].to_pylist() == [1]
 
 
@@ -159,24 +228,31 @@ def test_a_view_without_rows_gives_nulls_of_the_right_type(tmp_path: Path) -> No
 def test_pandas_sql_full_names_services_and_an_alias(tmp_path: Path) -> None:
     repo = Repo(tmp_path)
     repo.write([row("A", 1, T0, 1)])
-    frame = pd.DataFrame({"origin": ["A", "B"], "number": [1, 1], "event_timestamp": pd.to_datetime(["2013-05-01", "2013-05-01"]), "word": ["x", "y"]})
+    frame = pd.DataFrame(
+        {"origin": ["A", "B"], "number": [1, 1], "event_timestamp": pd.to_datetime(["2013-05-01", "2013-05-01"]), "word": ["x", "y"]}
+    )
     got = repo.store.get_historical_features(entity_df=frame, features=repo.service, full_feature_names=True)
     table = got.to_arrow()
     assert table["legs__n"].to_pylist() == [1, None]
     assert table["word"].to_pylist() == ["x", "y"]
     assert "legs__tandem_fingerprint" in table.column_names
     assert list(got.to_df()["legs__s"]) == ["s1", None]
-    query = "SELECT 'A' AS origin, 1 AS number, TIMESTAMPTZ '2013-05-01 02:00:00+02' AS event_timestamp UNION ALL SELECT 'A', 1, TIMESTAMPTZ '2013-04-30 00:00:00+00'"
+    query = (
+        "SELECT 'A' AS origin, 1 AS number, TIMESTAMPTZ '2013-05-01 02:00:00+02' - INTERVAL (i) DAY AS event_timestamp FROM range(2) t(i)"
+    )
     assert repo.join(query)["n"].to_pylist() == [1, None]
     strings = frame.assign(event_timestamp=["2013-05-01T00:00:00Z", "2013-04-30T23:59:59.999999Z"], origin="A")
     assert repo.store._get_provider().get_historical_features(
-        repo.store.config, [repo.view], ["legs:n"], strings, repo.store.registry, "t", False).to_arrow()["n"].to_pylist() == [1, None]
+        repo.store.config, [repo.view], ["legs:n"], strings, repo.store.registry, "t", False
+    ).to_arrow()["n"].to_pylist() == [1, None]
     alias = repo.view.with_name("inbound").with_join_key_map({"origin": "dest"})
     service = FeatureService(name="aliased", features=[alias[["n"]], repo.view.with_name("outbound")[["n"]]])
     repo.store.apply([service])
     both = repo.store.get_historical_features(
-        entity_df=pa.table({"dest": ["A"], "origin": ["Q"], "number": [1], "event_timestamp": pa.array([T0], STAMP)}), features=service,
-        full_feature_names=True).to_arrow()
+        entity_df=pa.table({"dest": ["A"], "origin": ["Q"], "number": [1], "event_timestamp": pa.array([T0], STAMP)}),
+        features=service,
+        full_feature_names=True,
+    ).to_arrow()
     assert (both["inbound__n"].to_pylist(), both["outbound__n"].to_pylist()) == ([1], [None])
 
 
@@ -197,18 +273,27 @@ def test_mistakes_are_one_clear_error(tmp_path: Path) -> None:
 
 def test_the_latest_row_is_the_greatest_by_time_revision_created(tmp_path: Path) -> None:
     repo = Repo(tmp_path)
-    repo.write([
-        row("A", 1, T0, 1, revision=9), row("A", 1, T0 + US, 2, revision=3, created=T0), row("A", 1, T0 + US, 3, revision=2, created=T0 + 9 * US),
-        row("A", 2, T0, 4, created=T0), row("A", 2, T0, 5, created=T0 + US), row("A", 2, T0 + 2 * US, 6), row("B", 1, T0 - US, 7),
-    ])
+    repo.write(
+        [
+            row("A", 1, T0, 1, revision=9),
+            row("A", 1, T0 + US, 2, revision=3, created=T0),
+            row("A", 1, T0 + US, 3, revision=2, created=T0 + 9 * US),
+            row("A", 2, T0, 4, created=T0),
+            row("A", 2, T0, 5, created=T0 + US),
+            row("A", 2, T0 + 2 * US, 6),
+            row("B", 1, T0 - US, 7),
+        ]
+    )
     offline, source = repo.store._get_provider().offline_store, repo.view.batch_source
     latest = offline.pull_latest_from_table_or_query(
-        repo.store.config, source, ["origin", "number"], ["n", "l"], "event_timestamp", "created_timestamp", T0, T0 + US).to_arrow()
-    assert sorted(zip(*(latest[c].to_pylist() for c in ("origin", "number", "n")), strict=True)) == [("A", 1, 2), ("A", 2, 5)]
+        repo.store.config, source, ["origin", "number"], ["n", "l"], "event_timestamp", "created_timestamp", T0, T0 + US
+    ).to_arrow()
+    assert sorted(zip(*(latest[c].to_pylist() for c in ("origin", "number", "n")))) == [("A", 1, 2), ("A", 2, 5)]
     assert len(latest.to_batches()) == 1
     assert latest.schema.field("l").type == pa.list_(pa.float64())
     everything = offline.pull_all_from_table_or_query(
-        repo.store.config, source, ["origin", "number"], ["n"], "event_timestamp", start_date=T0, end_date=T0 + US).to_arrow()
+        repo.store.config, source, ["origin", "number"], ["n"], "event_timestamp", start_date=T0, end_date=T0 + US
+    ).to_arrow()
     assert sorted(everything["n"].to_pylist()) == [1, 2, 3, 4, 5]
 
 
@@ -239,10 +324,16 @@ def test_time_of_a_large_join_is_printed(tmp_path: Path, capsys: pytest.CaptureF
     path.mkdir(parents=True)
     times = pa.array(micros).cast(pa.timestamp("us")).cast(pa.int64()).cast(STAMP)
     columns = {f.name: pa.nulls(n, f.type) for f in SCHEMA} | {
-        "origin": pa.array(rng.choice(["A", "B"], n)), "number": pa.array(rng.integers(0, 500, n)), "event_timestamp": times, "n": pa.array(micros)}
+        "origin": pa.array(rng.choice(["A", "B"], n)),
+        "number": pa.array(rng.integers(0, 500, n)),
+        "event_timestamp": times,
+        "n": pa.array(micros),
+    }
     pq.write_table(pa.table(columns, schema=SCHEMA), path / "part-0.parquet")
     m = 50_000
-    spine = pa.table({"origin": pa.array(rng.choice(["A", "B"], m)), "number": pa.array(rng.integers(0, 500, m)), "event_timestamp": times.slice(0, m)})
+    spine = pa.table(
+        {"origin": pa.array(rng.choice(["A", "B"], m)), "number": pa.array(rng.integers(0, 500, m)), "event_timestamp": times.slice(0, m)}
+    )
     start = time.perf_counter()
     got = repo.join(spine)
     with capsys.disabled():

@@ -21,13 +21,14 @@ from transforms.definitions import Count, Entity, EventSource, FeatureGroup, Fie
 from transforms.errors import DefinitionError, GraphError
 
 ROOT = Path(__file__).resolve().parents[2]
-FEATURES = '''
+FEATURES = """
 from transforms.definitions import Count, Entity, EventSource, FeatureGroup, Field, LastN, days, hours, minutes
 from serving.feast_objects import feast_objects, load_outputs
 
 source = EventSource(
     name="legs", event_time="at", tie_breaker="id",
-    fields=[Field("id", "string", required=True), Field("origin", "string", required=True), Field("number", "int64", required=True), Field("delay", "float64")],
+    fields=[Field("id", "string", required=True), Field("origin", "string", required=True), Field("number", "int64", required=True),
+            Field("delay", "float64")],
 )
 route = FeatureGroup(
     name="route", source=source, entity=Entity("origin", "number"), hop=minutes(5), ttl=days(36500),
@@ -35,7 +36,7 @@ route = FeatureGroup(
 )
 DATA = "../data"
 globals().update(feast_objects([route], DATA, load_outputs(__import__("pathlib").Path(__file__).parent / DATA, [route])).named())
-'''
+"""
 T = datetime(2013, 5, 1, tzinfo=UTC)
 
 
@@ -58,7 +59,12 @@ def make_repo(folder: Path, online: str) -> Path:
 def feast(repo: Path, *args: str) -> str:
     program = str(Path(sys.executable).with_name("feast"))
     done = subprocess.run(
-        [program, *args], cwd=repo, capture_output=True, text=True, timeout=120, check=False,
+        [program, *args],
+        cwd=repo,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT), "FEAST_USAGE": "False"},
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -70,13 +76,22 @@ def write_rows(folder: Path) -> None:
     path.mkdir(parents=True)
     n = 40
     stamp = pa.timestamp("us", tz="UTC")
-    pq.write_table(pa.table({
-        "origin": pa.array(["EWR"] * n), "number": pa.array([i % 4 for i in range(n)]),
-        "event_timestamp": pa.array([T + timedelta(microseconds=i) for i in range(n)], stamp), "count_1h": pa.array(range(n), pa.int64()),
-        "delay_last_2_1h": pa.array([[0.5] * (i % 3) for i in range(n)], pa.list_(pa.float64())), "tandem_revision": pa.array([1] * n, pa.int64()),
-        "count_1h_scaled": pa.array([i / 4 for i in range(n)], pa.float32()), "tandem_fingerprint": pa.array(["abc"] * n),
-        "created_timestamp": pa.array([T] * n, stamp),
-    }), path / "part-0.parquet")
+    pq.write_table(
+        pa.table(
+            {
+                "origin": pa.array(["EWR"] * n),
+                "number": pa.array([i % 4 for i in range(n)]),
+                "event_timestamp": pa.array([T + timedelta(microseconds=i) for i in range(n)], stamp),
+                "count_1h": pa.array(range(n), pa.int64()),
+                "delay_last_2_1h": pa.array([[0.5] * (i % 3) for i in range(n)], pa.list_(pa.float64())),
+                "tandem_revision": pa.array([1] * n, pa.int64()),
+                "count_1h_scaled": pa.array([i / 4 for i in range(n)], pa.float32()),
+                "tandem_fingerprint": pa.array(["abc"] * n),
+                "created_timestamp": pa.array([T] * n, stamp),
+            }
+        ),
+        path / "part-0.parquet",
+    )
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
@@ -84,7 +99,8 @@ def test_feast_apply_and_materialize_work_unmodified(tmp_path: Path, kind: str) 
     with redis_server() as server:
         online = {
             "sqlite": "online_store:\n  type: serving.online_store.sqlite.OrderedSqliteOnlineStore\n  path: ../data/online.db\n",
-            "redis": f"online_store:\n  type: serving.online_store.redis.OrderedRedisOnlineStore\n  connection_string: {server.connection_string}\n",
+            "redis": "online_store:\n  type: serving.online_store.redis.OrderedRedisOnlineStore\n"
+            f"  connection_string: {server.connection_string}\n",
         }[kind]
         repo = make_repo(tmp_path, online)
         assert "route" in feast(repo, "apply")
@@ -94,38 +110,61 @@ def test_feast_apply_and_materialize_work_unmodified(tmp_path: Path, kind: str) 
         refs = ["route:count_1h", "route:delay_last_2_1h", "route:count_1h_scaled", "route:tandem_fingerprint"]
         keys = [{"origin": "EWR", "number": 3}, {"origin": "EWR", "number": 9}]
         expected = {
-            "origin": ["EWR", "EWR"], "number": [3, 9], "count_1h": [39, None], "delay_last_2_1h": [[], None], "count_1h_scaled": [9.75, None],
+            "origin": ["EWR", "EWR"],
+            "number": [3, 9],
+            "count_1h": [39, None],
+            "delay_last_2_1h": [[], None],
+            "count_1h_scaled": [9.75, None],
             "tandem_fingerprint": ["abc", None],
         }
         assert FeatureStore(repo_path=str(repo)).get_online_features(refs, keys).to_dict() == expected
         # Feast's own reader class over the same store and registry.
         text = (repo / "feature_store.yaml").read_text()
-        for ours, stock in (("serving.online_store.sqlite.OrderedSqliteOnlineStore", "sqlite"), ("serving.online_store.redis.OrderedRedisOnlineStore", "redis")):
+        for ours, stock in (
+            ("serving.online_store.sqlite.OrderedSqliteOnlineStore", "sqlite"),
+            ("serving.online_store.redis.OrderedRedisOnlineStore", "redis"),
+        ):
             text = text.replace(ours, stock)
         (repo / "feature_store.yaml").write_text(text)
         assert FeatureStore(repo_path=str(repo)).get_online_features(refs, keys).to_dict() == expected
 
 
 SOURCE = EventSource(
-    name="legs", event_time="at", tie_breaker="id",
-    fields=[Field("id", "string", required=True), Field("origin", "string", required=True), Field("number", "int64", required=True),
-            Field("delay", "float64")],
+    name="legs",
+    event_time="at",
+    tie_breaker="id",
+    fields=[
+        Field("id", "string", required=True),
+        Field("origin", "string", required=True),
+        Field("number", "int64", required=True),
+        Field("delay", "float64"),
+    ],
 )
 GROUP = FeatureGroup(
-    name="route", source=SOURCE, entity=Entity("origin", "number"), hop=minutes(5), ttl=hours(36),
+    name="route",
+    source=SOURCE,
+    entity=Entity("origin", "number"),
+    hop=minutes(5),
+    ttl=hours(36),
     aggregates=[Count(over=hours(1)), LastN("delay", over=hours(1), n=2)],
 )
 
 
 def test_objects_follow_the_definitions() -> None:
-    other = FeatureGroup(name="airport", source=SOURCE, entity=Entity("origin"), hop=minutes(5), ttl=hours(1), aggregates=[Count(over=hours(1))])
+    other = FeatureGroup(
+        name="airport", source=SOURCE, entity=Entity("origin"), hop=minutes(5), ttl=hours(1), aggregates=[Count(over=hours(1))]
+    )
     outputs = {"route": pa.schema([("z", pa.float32()), ("w", pa.string())], metadata={"tandem_fingerprint": "abc"})}
     made = feast_objects([GROUP, other], "data", outputs)
     assert [(e.name, e.value_type.name) for e in made.entities] == [("origin", "STRING"), ("number", "INT64")]
     view = made.views[0]
     assert {f.name: f.dtype for f in view.features} == {
-        "count_1h": Int64, "delay_last_2_1h": Array(Float64), "z": Float32, "w": String,
-        "tandem_revision": Int64, "tandem_fingerprint": String,
+        "count_1h": Int64,
+        "delay_last_2_1h": Array(Float64),
+        "z": Float32,
+        "w": String,
+        "tandem_revision": Int64,
+        "tandem_fingerprint": String,
     }
     assert {c.name: c.dtype for c in view.entity_columns} == {"origin": String, "number": Int64}
     assert view.ttl == hours(36)
@@ -143,7 +182,9 @@ def test_outputs_of_the_applied_graph(tmp_path: Path) -> None:
     (folder.parent / "CURRENT").write_text("abc")
     with pytest.raises(GraphError, match="run the batch job again"):
         load_outputs(tmp_path, [GROUP])
-    (folder / "tandem.json").write_text(json.dumps({"outputs": [["a", "float"], ["b", "list<item: float>"], ["c", "int64"], ["d", "string"]]}))
+    (folder / "tandem.json").write_text(
+        json.dumps({"outputs": [["a", "float"], ["b", "list<item: float>"], ["c", "int64"], ["d", "string"]]})
+    )
     schema = load_outputs(tmp_path, [GROUP])["route"]
     assert schema.types == [pa.float32(), pa.list_(pa.float32()), pa.int64(), pa.string()]
     assert schema.metadata == {b"tandem_fingerprint": b"abc"}
