@@ -36,7 +36,7 @@ _TYPES: tuple[tuple[pa.DataType, Any], ...] = (
     (pa.float32(), Float32),
     (pa.bool_(), Bool),
 )
-_NAMES = {"float": pa.float32(), "double": pa.float64(), "halffloat": pa.float16(), **{str(t): t for t, _ in _TYPES}}
+_NAMES = {"float32": pa.float32(), "float64": pa.float64(), "str": pa.string(), **{str(t): t for t, _ in _TYPES}}
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def load_outputs(data_dir: str | Path, groups: Iterable[FeatureGroup]) -> dict[s
         path = folder / fingerprint / "tandem.json"
         try:
             made = json.loads(path.read_text())
-            fields = [pa.field(name, _arrow_type(kind)) for name, kind in made.get("outputs", [])]
+            fields = [pa.field(name, _arrow_type(kind)) for name, kind, *_ in made.get("outputs", [])]
         except (OSError, ValueError, TypeError, AttributeError) as e:
             raise GraphError(
                 f"graph of {group.name!r}: {path} cannot be read ({' '.join(str(e).split())[:120]}); run the batch job again"
@@ -143,7 +143,7 @@ def feast_type(kind: pa.DataType) -> Any:
 
 
 def _arrow_type(name: str) -> pa.DataType:
-    if found := re.fullmatch(r"(?:list|large_list)<\w+: (.+?)(?: not null)?>", name):
+    if found := re.fullmatch(r"(?:list|large_list)<(?:\w+: )?(.+?)(?: not null)?>", name):
         return pa.list_(_arrow_type(found[1]))
     if name.startswith("timestamp["):
         return pa.timestamp("us", tz="UTC")

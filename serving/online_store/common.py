@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from feast import FeatureView, RepoConfig
 from feast.infra.online_stores.online_store import OnlineStore
@@ -311,6 +312,25 @@ def _encoded(value: ValueProto) -> bytes:
 
 
 def _encode_column(column: Any) -> list[bytes]:
+    """The serialized ValueProto of each value: floats by layout (tag, little-endian value), others once per distinct value."""
+    kind = column.type
+    if pa.types.is_float32(kind) or pa.types.is_float64(kind):
+        double = pa.types.is_float64(kind)
+        out: list[bytes] = [NULL_VALUE.SerializeToString()] * len(column)
+        there = column.is_valid().to_numpy(zero_copy_only=False) if isinstance(column, pa.Array) else column.is_valid().to_numpy()
+        packed = np.empty(int(there.sum()), dtype=[("tag", "u1"), ("value", "<f8" if double else "<f4")])
+        packed["tag"] = 0x29 if double else 0x35  # fields double_val (5, 64 bit) and float_val (6, 32 bit) of feast.types.Value
+        packed["value"] = column.drop_null().to_numpy()
+        data, size = packed.tobytes(), packed.itemsize
+        for n, i in enumerate(np.flatnonzero(there)):
+            out[i] = data[n * size : n * size + size]
+        return out
+    if pa.types.is_int64(kind) or pa.types.is_string(kind) or pa.types.is_boolean(kind):
+        slot, known = _scalar_slot(kind), {None: NULL_VALUE.SerializeToString()}
+        values = column.to_pylist()
+        for v in set(values) - {None}:
+            known[v] = ValueProto(**{slot: v}).SerializeToString()
+        return [known[v] for v in values]
     return [v.SerializeToString() for v in _proto_column(column)]
 
 

@@ -113,7 +113,7 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
                 (
                     (row.key, feature, value, at, created)
                     for row in winners
-                    for at, created in ((_EPOCH + timedelta(microseconds=row.event_us), _naive(row.created)),)
+                    for at, created in ((_adapted(_EPOCH + timedelta(microseconds=row.event_us)), _adapted(_naive(row.created))),)
                     for feature, value in zip(features, row.values)
                 ),
             )
@@ -213,6 +213,11 @@ def _create(conn: sqlite3.Connection, name: str) -> None:
         f'CREATE TABLE IF NOT EXISTS "{name}_tandem"'
         " (entity_key BLOB PRIMARY KEY, event_us INTEGER NOT NULL, revision INTEGER NOT NULL, fingerprint TEXT NOT NULL) WITHOUT ROWID"
     )
+
+
+def _adapted(at: datetime | None) -> Any:
+    """The value that Feast's registered adapter makes of a time: once per row rather than once per feature."""
+    return None if at is None else sqlite3.adapt(at, sqlite3.PrepareProtocol)
 
 
 def _naive(at: datetime | None) -> datetime | None:

@@ -17,6 +17,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Array, Bool, Float32, Float64, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 
+from serving.online_store.common import _encode_column
 from tests.contract.stores import DAY, NOW, US, Bench, batch, key, view
 from tests.redis_server import free_port, redis_server
 from transforms.errors import DataError, FingerprintError, StoreError
@@ -286,3 +287,20 @@ def test_a_path_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> Non
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"give a path that can be written in feature_store\.yaml"):
         Bench.sqlite(tmp_path / "file", view())
+
+
+@pytest.mark.parametrize(
+    ("kind", "slot", "values"),
+    [
+        (pa.float64(), "double_val", [0.0, -0.0, None, 1e308, float("inf"), 0.1]),
+        (pa.float32(), "float_val", [0.0, None, -1.5, float("-inf")]),
+        (pa.int64(), "int64_val", [0, -1, None, 2**63 - 1, -(2**63), 5, 5]),
+        (pa.string(), "string_val", ["", None, "é", "x" * 300]),
+        (pa.bool_(), "bool_val", [True, None, False]),
+    ],
+)
+def test_the_fast_encoding_is_that_of_protobuf(kind: pa.DataType, slot: str, values: list[Any]) -> None:
+    expected = [(Value() if v is None else Value(**{slot: v})).SerializeToString() for v in values]
+    whole = pa.array([None, *values], kind).slice(1)
+    assert _encode_column(whole) == expected
+    assert _encode_column(pa.chunked_array([whole.slice(0, 2), whole.slice(2)])) == expected

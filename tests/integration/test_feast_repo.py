@@ -183,10 +183,12 @@ def test_outputs_of_the_applied_graph(tmp_path: Path) -> None:
     with pytest.raises(GraphError, match="run the batch job again"):
         load_outputs(tmp_path, [GROUP])
     (folder / "tandem.json").write_text(
-        json.dumps({"outputs": [["a", "float"], ["b", "list<item: float>"], ["c", "int64"], ["d", "string"]]})
+        json.dumps(
+            {"outputs": [["a", "float"], ["b", "list<item: float>"], ["c", "int64", True, None], ["d", "string"], ["e", "list<double>"]]}
+        )
     )
     schema = load_outputs(tmp_path, [GROUP])["route"]
-    assert schema.types == [pa.float32(), pa.list_(pa.float32()), pa.int64(), pa.string()]
+    assert schema.types == [pa.float32(), pa.list_(pa.float32()), pa.int64(), pa.string(), pa.list_(pa.float64())]
     assert schema.metadata == {b"tandem_fingerprint": b"abc"}
     (folder / "tandem.json").write_text("{}")
     assert load_outputs(tmp_path, [GROUP])["route"].names == []
