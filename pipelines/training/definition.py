@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from transforms.definitions import Field, micros
@@ -141,7 +141,7 @@ class Model:
             "name": self.name, "label": self.label, "weight": self.weight, "entity_keys": list(self.entity_keys),
             "request_fields": [[f.name, f.dtype, f.required] for f in self.request_fields],
             "features": self.features if isinstance(self.features, str) else list(self.features),
-            "split": [s.astimezone(timezone.utc).isoformat() if isinstance(s, datetime) else s for s in self.split],
+            "split": [s.astimezone(UTC).isoformat() if isinstance(s, datetime) else s for s in self.split],
             "label_delay": micros(self.label_delay),
         }
 

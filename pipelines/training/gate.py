@@ -3,9 +3,9 @@
 import json
 import os
 import shutil
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tfx import types
 from tfx.components.evaluator import executor as evaluator_executor
@@ -29,7 +29,7 @@ class Verdict(types.Artifact):
 class ComparisonSpec(standard_component_specs.EvaluatorSpec):
     """TFX's Evaluator with a Verdict in the place of the ModelBlessing."""
 
-    OUTPUTS = {
+    OUTPUTS: ClassVar[dict[str, ChannelParameter]] = {
         **standard_component_specs.EvaluatorSpec.OUTPUTS,
         standard_component_specs.BLESSING_KEY: ChannelParameter(type=Verdict),
     }
@@ -88,7 +88,7 @@ class AtomicPush(pusher_executor.Executor):
         shutil.copytree(source, work)
         while True:
             version = 1 + max((int(p.name) for p in base.iterdir() if p.name.isdecimal()), default=0)
-            created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            created = datetime.now(UTC).isoformat(timespec="seconds")
             (work / "tandem.json").write_text(json.dumps({**spec, "version": version, "created": created}, indent=1) + "\n", "utf-8")
             target = base / str(version)
             try:

@@ -68,8 +68,8 @@ class TrainingJob:
     def prepare(self, raw: Mapping[str, Any]) -> Tensors:
         """Raw inputs of shape [n, 1] to what the network sees: transformed request fields and raw features, each [n, k]."""
         requests = self._layer({c.name: raw[c.name] for c in self.request_fields})
-        out = {name: tf.reshape(value, [tf.shape(value)[0], -1]) if value.shape.rank != 1 else value[:, None] for name, value in requests.items()}
-        return {**out, **{c.name: raw[c.name] for c in self.features}}
+        wide = {name: value if value.shape.rank == 2 else tf.reshape(value, [-1, 1]) for name, value in requests.items()}
+        return {**wide, **{c.name: raw[c.name] for c in self.features}}
 
     def arrays(self, split: str) -> tuple[Tensors, Any, Any]:
         """The prepared inputs, labels [n, 1] and weights [n, 1] of ``"train"`` or ``"eval"``, in order of time, in memory.

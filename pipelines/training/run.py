@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,7 @@ class Trained:
 
 def utc_now() -> datetime:
     """The time now, UTC."""
-    return datetime.now(timezone.utc)
+    return datetime.now(UTC)
 
 
 def model_spec(model: Model, training_set: TrainingSet, run: str) -> dict[str, Any]:

@@ -6,12 +6,12 @@ import hashlib
 import json
 import logging
 import os
-import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ __all__ = ["PipelineRun", "Progress", "TrainingError", "run_pipeline"]
 Progress = Callable[[str, "float | None"], None]
 """Called with (component, None) when it starts and (component, seconds) when it has finished."""
 
-_MESSAGE = re.compile(r"Component (\S+) is (running|finished)\.")
 _TFMA_NAMES = {"auc": "AUC", "log_loss": "BinaryCrossentropy"}
 
 
@@ -69,7 +68,10 @@ def _eval_config(model: Model, against: str) -> Any:
         metrics.append(tfma.MetricConfig(class_name=class_name, threshold=tfma.MetricThreshold(**found) if found else None))
     metrics.append(
         # An Evaluator without any threshold blesses nothing: this one always holds.
-        tfma.MetricConfig(class_name="ExampleCount", threshold=tfma.MetricThreshold(value_threshold=tfma.GenericValueThreshold(lower_bound={"value": 0.5})))
+        tfma.MetricConfig(
+            class_name="ExampleCount",
+            threshold=tfma.MetricThreshold(value_threshold=tfma.GenericValueThreshold(lower_bound={"value": 0.5})),
+        )
     )
     spec = {"signature_name": "serving_default", "label_key": model.label, "model_type": "tf_generic", "prediction_key": "probability"}
     if model.weight:
@@ -131,7 +133,8 @@ def _build(model: Model, training_set: TrainingSet, repo: Path, data: Path, spec
         for against, baseline in (("blessed", blessed.outputs["model"]), ("plain", plain.outputs["model"]))
     }
     gate = Gate(
-        model=full.outputs["model"], against_blessed=verdicts["blessed"].outputs["blessing"], against_plain=verdicts["plain"].outputs["blessing"]
+        model=full.outputs["model"],
+        against_blessed=verdicts["blessed"].outputs["blessing"], against_plain=verdicts["plain"].outputs["blessing"],
     )
     base = data / "models" / model.name
     pusher = tfx.components.Pusher(
@@ -149,30 +152,52 @@ def _build(model: Model, training_set: TrainingSet, repo: Path, data: Path, spec
     )
 
 
-class _Listener(logging.Handler):
-    """Reads TFX's own log lines: which component runs, and for how long."""
+@dataclass
+class _Steps:
+    """Which component runs, and how long each took. Not read from TFX's log: Transform changes the log level as it runs."""
 
-    def __init__(self, progress: Progress) -> None:
-        super().__init__(logging.INFO)
-        self.progress, self.seconds, self.current, self._start = progress, {}, "", 0.0
-        self.seconds: dict[str, float]
+    progress: Progress
+    current: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
 
-    def emit(self, record: logging.LogRecord) -> None:
-        match = _MESSAGE.fullmatch(record.getMessage())
-        if match is None:
-            return
-        self.current = match[1]
-        if match[2] == "running":
-            self._start = time.monotonic()
-            self.progress(self.current, None)
-        else:
-            self.seconds[self.current] = time.monotonic() - self._start
-            self.progress(self.current, self.seconds[self.current])
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        self.current = name
+        self.progress(name, None)
+        begun = time.monotonic()
+        yield
+        self.seconds[name] = time.monotonic() - begun
+        self.progress(name, self.seconds[name])
+
+
+def _runner(steps: _Steps) -> Any:
+    """LocalDagRunner, one component after the other in this process, that tells ``steps`` of each."""
+    from tfx.orchestration import metadata
+    from tfx.orchestration.local import local_dag_runner, runner_utils
+    from tfx.orchestration.portable import launcher, runtime_parameter_utils
+
+    class Runner(local_dag_runner.LocalDagRunner):  # type: ignore[misc]
+        def run_with_ir(self, pipeline: Any, run_options: Any = None) -> None:
+            runtime_parameter_utils.substitute_runtime_parameter(pipeline, {"pipeline-run-id": datetime.now(UTC).isoformat()})
+            deployment = runner_utils.extract_local_deployment_config(pipeline)
+            config = deployment.metadata_connection_config
+            connection = getattr(config, config.WhichOneof("connection_config"))
+            for node in (n.pipeline_node for n in pipeline.nodes):
+                name = node.node_info.id
+                with steps.step(name):
+                    launcher.Launcher(
+                        pipeline_node=node, mlmd_connection=metadata.Metadata(connection), pipeline_info=pipeline.pipeline_info,
+                        pipeline_runtime_spec=pipeline.runtime_spec,
+                        executor_spec=runner_utils.extract_executor_spec(deployment, name),
+                        custom_driver_spec=runner_utils.extract_custom_driver_spec(deployment, name),
+                    ).launch()
+
+    return Runner()
 
 
 @contextmanager
-def _quiet(log: Path, listener: logging.Handler) -> Iterator[None]:
-    """All logging goes to the file ``log`` and the listener, none to the terminal; put back afterwards."""
+def _quiet(log: Path) -> Iterator[None]:
+    """All logging goes to the file ``log``, none to the terminal; put back afterwards."""
     to_file = logging.FileHandler(log, encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in ("", "absl", "tensorflow", "apache_beam")]
@@ -182,7 +207,6 @@ def _quiet(log: Path, listener: logging.Handler) -> Iterator[None]:
     loggers[0].handlers = [to_file]
     loggers[0].setLevel(logging.WARNING)
     logging.getLogger("absl").setLevel(logging.INFO)
-    logging.getLogger("absl").addHandler(listener)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -206,22 +230,25 @@ def run_pipeline(
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     (data / "tfx" / "logs").mkdir(parents=True, exist_ok=True)
     log = data / "tfx" / "logs" / f"{run_id}.log"
-    listener = _Listener(progress)
-    progress("libraries", None)
-    start = time.monotonic()
-    with _quiet(log, listener):
-        from tfx import v1 as tfx
-
-        pipeline = _build(model, training_set, repo.resolve(), data.resolve(), spec, seed)
-        listener.seconds["libraries"] = time.monotonic() - start
-        progress("libraries", listener.seconds["libraries"])
+    steps = _Steps(progress)
+    with _quiet(log):
+        with steps.step("libraries"):
+            pipeline = _build(model, training_set, repo.resolve(), data.resolve(), spec, seed)
+            runner = _runner(steps)
         try:
-            tfx.orchestration.LocalDagRunner().run(pipeline)
+            runner.run(pipeline)
         except Exception as e:
-            logging.getLogger().exception("component %s failed", listener.current)
-            cause = str(e).strip().splitlines() or [""]
-            raise TrainingError(f"training {model.name!r}: component {listener.current} failed: {type(e).__name__}: {cause[0][:300]}; see {log}") from e
-        return _collect(pipeline, data, listener.seconds, log)
+            logging.getLogger().exception("component %s failed", steps.current)
+            raise TrainingError(f"training {model.name!r}: component {steps.current} failed: {_cause(e)}; see {log}") from e
+        return _collect(pipeline, data, steps.seconds, log)
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost error in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:300]}"
 
 
 def _anomalies(file: Path) -> dict[str, Any]:
@@ -264,7 +291,8 @@ def _collect(pipeline: Any, data: Path, seconds: dict[str, float], log: Path) ->
     verdict = latest("Evaluator", "blessing")
     return PipelineRun(
         full=Path(latest("Trainer", "model").uri) / "Format-Serving", plain=Path(latest("Trainer.plain", "model").uri) / "Format-Serving",
-        blessed=latest("Gate", "blessing").custom_properties["blessed"].int_value == 1, had_baseline="baseline_model_id" in verdict.custom_properties,
+        blessed=latest("Gate", "blessing").custom_properties["blessed"].int_value == 1,
+        had_baseline="baseline_model_id" in verdict.custom_properties,
         reasons=tuple(reasons), pushed=Path(pushed.custom_properties["pushed_destination"].string_value) if was_pushed else None,
         anomalies=anomalies, seconds=seconds, log=log,
     )

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +73,14 @@ def split_by_time(
     for name, mask in masks.items():
         if not mask.any():
             raise DataError(
-                f"the {name} split is empty ({len(event_us):,} labelled requests, borders {_utc(first)} and {_utc(second)}); widen the range or move the split"
+                f"the {name} split is empty ({len(event_us):,} labelled requests, borders {_utc(first)} and {_utc(second)}); "
+                "widen the range or move the split"
             )
     return masks, (first, second)
 
 
 def _utc(us: int) -> str:
-    return datetime.fromtimestamp(us / 1_000_000, timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")
+    return datetime.fromtimestamp(us / 1_000_000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def feature_references(store: Any, features: str | Sequence[str]) -> list[tuple[str, str]]:
@@ -112,7 +113,8 @@ def _check_spine(spine: pa.Table, model: Model) -> pa.Table:
             try:
                 column = column.cast(pa.int8()).cast(target) if pa.types.is_boolean(column.type) else column.cast(target)
             except pa.ArrowInvalid as e:
-                raise DataError(f"spine {model.spine!r}: column {name!r} is {column.type}, not {target}: {str(e).splitlines()[0]}") from None
+                why = str(e).splitlines()[0]
+                raise DataError(f"spine {model.spine!r}: column {name!r} is {column.type}, not {target}: {why}; cast it") from None
         columns[name] = column
     table = pa.table(columns)
     never_null = [EVENT_TIMESTAMP, *model.entity_keys, model.label, *(f.name for f in model.request_fields if f.required)]
@@ -145,7 +147,10 @@ def _join(store: Any, spine: pa.Table, model: Model, pairs: Sequence[tuple[str, 
             raise DataError(f"feature view {view!r} has no row for any request; run `tandem batch` over their range first")
         if len(values) > 1:
             short = ", ".join(sorted(v[:12] for v in values))
-            raise FingerprintError(f"feature view {view!r}: rows of {len(values)} fingerprints ({short}) in one training set; run `tandem batch` over the whole range")
+            raise FingerprintError(
+                f"feature view {view!r}: rows of {len(values)} fingerprints ({short}) in one training set; "
+                "run `tandem batch` over the whole range"
+            )
         fingerprints[view] = values[0]
     for view, name in pairs:
         spine = spine.append_column(f"{view}__{name}", found.column(f"{view}__{name}"))
@@ -156,7 +161,7 @@ def _feature_column(view: str, name: str, kind: pa.DataType) -> Column:
     known = {t: dtype for dtype, t in ARROW_TYPES.items()}
     dtype = known.get(kind, "float64" if pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind) else None)
     if dtype is None or dtype == "timestamp":
-        raise DataError(f"feature {view}:{name} is {kind}; a model takes scalars of text, numbers and truth values: leave it out of the service")
+        raise DataError(f"feature {view}:{name} is {kind}; a model takes text, numbers and truth values: leave it out of the service")
     return Column(f"{view}__{name}", input_dtype(dtype), view, name)
 
 
@@ -198,7 +203,7 @@ def build_training_set(model: Model, spine: pa.Table, store: Any, data: Path, no
     identity = hashlib.sha256(json.dumps([query, values], sort_keys=True).encode()).hexdigest()[:16]
     label = table.column(model.label).to_numpy()
     manifest = {
-        "id": identity, **query, "values_sha256": values, "created": now.astimezone(timezone.utc).isoformat(timespec="seconds"),
+        "id": identity, **query, "values_sha256": values, "created": now.astimezone(UTC).isoformat(timespec="seconds"),
         "columns": [[c.name, c.dtype, c.view, c.feature] for c in columns],
         "borders": [_utc(b) for b in borders],
         "splits": {name: {"rows": int(m.sum()), "positives": int(label[m].sum())} for name, m in masks.items()},
