@@ -1,0 +1,213 @@
+"""``tandem batch``: a range of history to offline feature rows, as Beam jobs that any runner can take.
+
+Events -> contract -> tiles -> windows -> rows (first job); analyzers over the rows (second); rows -> transform graph -> offline
+rows (third). All is written in the run's folder and becomes visible by one rename per feature group at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipelines import runs, steps
+from pipelines.analyze import analyze_groups
+from pipelines.event_files import list_files
+from pipelines.repo import Repo
+from transforms.definitions import micros
+from transforms.errors import ConfigError, GraphError, RejectLimitError
+from transforms.graph import TransformGraph
+
+__all__ = ["BatchResult", "apply_run", "run_batch"]
+
+_DIRECT = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """What a batch run made. ``reused`` is true where an earlier run of the same inputs already had."""
+
+    run: runs.Run
+    reused: bool
+
+
+def options(runner: str, extra: Sequence[str]) -> PipelineOptions:
+    """Beam's options; DirectRunner is the in-process runner (newer SDKs would choose another engine under that name)."""
+    name = _DIRECT if runner.lower() in ("direct", "directrunner") else runner
+    return PipelineOptions([f"--runner={name}", *extra], save_main_session=False)
+
+
+def us(moment: datetime) -> int:
+    """Microseconds since the epoch, exactly."""
+    return micros(moment - datetime(1970, 1, 1, tzinfo=UTC))
+
+
+def run_batch(
+    repo: Repo, start: datetime, end: datetime, *, now: datetime, runner: str = "DirectRunner", beam_args: Sequence[str] = (),
+    pinned: bool = False, anew: bool = False, progress: Callable[[str], None] = lambda line: None,
+) -> BatchResult:
+    """Make the rows with ``start < boundary <= end`` of every group, visible under ``data/offline/<group>/run=<id>``.
+
+    ``pinned`` reuses each group's applied graph instead of analyzing anew. A run of the same inputs, range, definitions and code
+    that is complete is returned as it is unless ``anew``; one that was killed is completed under its id.
+    Raises RejectLimitError before anything is visible when too many events were rejected.
+    """
+    data, settings = repo.data, repo.settings.batch
+    if start >= end:
+        raise ConfigError(f"range {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}: the end must be after the start")
+    sources = {g.source.name: g.source for g in repo.groups.values()}
+    begin_us = {n: us(start) - max(g.longest_us + g.hop_us for g in repo.groups.values() if g.source.name == n) for n in sources}
+    progress("listing and hashing input files")
+    files = {n: list_files(data, s, begin_us[n], us(end)) for n, s in sources.items()}
+    if not any(files.values()):
+        raise ConfigError(f"no event files between {start:%Y-%m-%d} and {end:%Y-%m-%d} below {data}; correct --start and --end or data:")
+    graphs = {n: pinned_graph(data, n) for n in repo.groups} if pinned else {}
+    definitions = {n: g.canonical() for n, g in repo.groups.items()}
+    inputs = {n: [{"file": f.name, "size": f.size, "sha256": f.sha256} for f in fs] for n, fs in files.items()}
+    key = {
+        "start": start, "end": end, "inputs": inputs, "definitions": definitions, "graphs": graphs, "batch": settings.model_dump(),
+        "code": runs.code_version(repo.path)["sha256"], "versions": runs.library_versions(),
+    }
+    run = runs.begin(data, "batch", key, now, anew=anew)
+    if run.status == "complete":
+        progress(f"run {run.id} already holds these rows; nothing to do (--anew makes them again)")
+        return BatchResult(run, True)
+    with run.held():
+        if run.status == "publishing":
+            return BatchResult(_publish(repo, run), False)
+        created = datetime.fromisoformat(run.manifest["created"])
+        run.save(
+            status="running", range=[start.isoformat(), end.isoformat()], inputs=inputs, definitions=definitions,
+            code=runs.code_version(repo.path), versions=runs.library_versions(), settings=settings.model_dump(), runner=runner,
+        )
+        for leftover in ("rows", "offline", "dead_letters"):
+            shutil.rmtree(run.folder / leftover, ignore_errors=True)
+        try:
+            _make(repo, run, sources, files, begin_us, us(start), us(end), us(created), graphs, options(runner, beam_args), progress)
+        except BaseException as error:
+            run.save(status="failed", error=(str(error).splitlines() or [type(error).__name__])[0])
+            raise
+        return BatchResult(_publish(repo, run), False)
+
+
+def _make(
+    repo: Repo, run: runs.Run, sources: Mapping[str, Any], files: Mapping[str, Sequence[Any]], begin_us: Mapping[str, int],
+    start: int, end: int, now_us: int, graphs: dict[str, str], beam_options: PipelineOptions, progress: Callable[[str], None],
+) -> None:
+    rows_dir, offline, settings = run.folder / "rows", run.folder / "offline", repo.settings.batch
+    total = sum(len(f) for f in files.values())
+    progress(f"windows: {total} files of {len(files)} sources into {len(repo.groups)} feature groups")
+    with beam.Pipeline(options=beam_options) as pipeline:
+        stats = []
+        for name, source in sources.items():
+            read = (
+                pipeline
+                | f"Files of {name}" >> beam.Create(list(files[name]))
+                | f"Spread {name}" >> beam.Reshuffle()
+                | f"Read {name}" >> beam.ParDo(
+                    steps.ReadEvents(source, begin_us[name], end, now_us, round(settings.max_future_hours * 3.6e9), str(run.folder / "dead_letters"))
+                ).with_outputs("stats", main="valid")
+            )
+            stats.append(read.stats)
+            for group in repo.groups.values():
+                if group.source.name != name:
+                    continue
+                length = steps.slice_us(group, settings.slice_days)
+                made = (
+                    read.valid
+                    | f"Tile {group.name}" >> beam.ParDo(steps.Tile(group, settings.shards, length, start, end))
+                    | f"Shuffle {group.name}" >> beam.GroupByKey()
+                    | f"Window {group.name}" >> beam.ParDo(
+                        steps.WindowRows(group, length, start, end, str(rows_dir))
+                    ).with_outputs("stats", main="files")
+                )
+                stats.append(made.stats)
+        _ = (
+            stats
+            | "All stats" >> beam.Flatten()
+            | "Sum stats" >> beam.CombinePerKey(sum)
+            | "Stats in one" >> beam.combiners.ToList()
+            | "Write stats" >> beam.Map(_write_stats, str(run.folder / "stats.json"))
+        )
+    counts = json.loads((run.folder / "stats.json").read_text())
+    rejected = {k.removeprefix("rejected/"): n for k, n in sorted(counts.items()) if k.startswith("rejected/")}
+    read_total = sum(n for k, n in counts.items() if k.startswith("read/"))
+    run.save(
+        events={k.removeprefix("read/"): n for k, n in sorted(counts.items()) if k.startswith("read/")}, rejected=rejected,
+        rows={k.removeprefix("rows/"): n for k, n in sorted(counts.items()) if k.startswith("rows/")},
+    )
+    share = sum(rejected.values()) / max(read_total, 1)
+    if share > settings.max_reject_share:
+        worst = max(rejected, key=lambda k: rejected[k])
+        raise RejectLimitError(
+            f"{sum(rejected.values())} of {read_total} events were rejected ({share:.2%}, limit {settings.max_reject_share:.2%}), most of them {worst};"
+            f" see {run.folder / 'dead_letters'}, mend the data or raise batch.max_reject_share"
+        )
+    made_files = {n: sorted(str(p) for p in (rows_dir / n).rglob("*.parquet")) for n in repo.groups}
+    fingerprints = dict(graphs)
+    if not fingerprints:
+        progress("analyzing: means, quantiles and vocabularies of the preprocessing functions")
+        work: dict[str, Any] = {n: (g, repo.preprocessing_fn(g), made_files[n]) for n, g in repo.groups.items()}
+        fingerprints = analyze_groups(work, repo.data / "graphs", beam_options, progress)
+    progress("transforming rows")
+    with beam.Pipeline(options=beam_options) as pipeline:
+        for name in repo.groups:
+            graph = repo.data / "graphs" / name / fingerprints[name]
+            _ = (
+                pipeline
+                | f"Rows of {name}" >> beam.Create(made_files[name])
+                | f"Spread {name}" >> beam.Reshuffle()
+                | f"Transform {name}" >> beam.ParDo(steps.TransformFile(str(graph), str(rows_dir), str(offline), now_us))
+            )
+    run.save(status="publishing", fingerprints=fingerprints)
+
+
+def _write_stats(stats: list[tuple[str, int]], path: str) -> None:
+    runs.write_json(Path(path), dict(sorted(stats)))
+
+
+def _publish(repo: Repo, run: runs.Run) -> runs.Run:
+    """Make the run's rows visible, a whole group at a time; may be repeated after a crash."""
+    for name in repo.groups:
+        made, target = run.folder / "offline" / name, repo.data / "offline" / name / f"run={run.id}"
+        if made.is_dir():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.rename(made, target)
+    shutil.rmtree(run.folder / "offline", ignore_errors=True)
+    shutil.rmtree(run.folder / "rows", ignore_errors=True)
+    run.save(status="complete", finished=datetime.now(UTC).isoformat())
+    return run
+
+
+def pinned_graph(data: Path, group: str) -> str:
+    """The fingerprint of the graph that is applied to ``group``. Raises GraphError if none is."""
+    try:
+        return (data / "graphs" / group / "CURRENT").read_text().strip()
+    except FileNotFoundError:
+        raise GraphError(f"feature group {group!r} has no applied graph; run 'tandem batch' without --pinned and 'tandem apply' first") from None
+
+
+def apply_run(repo: Repo, run: runs.Run) -> dict[str, str]:
+    """Make the graphs of a complete run the applied ones (``CURRENT``); returns group -> fingerprint. Raises GraphError."""
+    fingerprints: dict[str, str] = run.manifest.get("fingerprints", {})
+    for name, group in repo.groups.items():
+        fingerprint = fingerprints.get(name)
+        if fingerprint is None:
+            raise GraphError(f"run {run.id} made no rows of group {name!r}; run 'tandem batch' with the present definitions")
+        graph = TransformGraph.load(repo.data / "graphs" / name / fingerprint, fingerprint)
+        made_of = run.manifest["definitions"].get(name)
+        if json.loads(json.dumps(group.canonical())) != made_of:
+            raise GraphError(f"group {name!r} was redefined after run {run.id} ({graph.fingerprint[:12]}); run 'tandem batch' again")
+        path = repo.data / "graphs" / name / "CURRENT"
+        unfinished = path.with_name(f".CURRENT.{os.getpid()}")
+        unfinished.write_text(fingerprint + "\n")
+        unfinished.replace(path)
+    return {n: fingerprints[n] for n in repo.groups}

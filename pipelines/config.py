@@ -1,0 +1,107 @@
+"""Settings: ``tandem.yaml`` in the feature repository < environment (``TANDEM_``, nested by ``__``) < flags.
+
+Light: the command line reads it before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+
+from transforms.errors import ConfigError
+
+__all__ = ["BatchSettings", "DemoSettings", "Settings", "load_settings", "parse_time"]
+
+
+def parse_time(text: Any) -> datetime:
+    """A moment of UTC from ``2013-01-31`` or an ISO 8601 date and time (without a zone: UTC). Raises ValueError."""
+    moment = text if isinstance(text, datetime) else datetime.fromisoformat(str(text))
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BatchSettings(_Section):
+    """How ``tandem batch`` works."""
+
+    shards: int = Field(default=2, ge=1, le=4096)
+    """Parts that the entities are spread over; each is windowed by itself."""
+    slice_days: int = Field(default=7, ge=1)
+    """Days of rows made (and held in memory) at a time per shard; at least the longest window."""
+    max_reject_share: float = Field(default=0.01, ge=0, le=1)
+    """Share of rejected events above which a run fails before anything becomes visible."""
+    max_future_hours: float = Field(default=24, ge=0)
+    """How far ahead of the clock an event time may lie."""
+
+
+class DemoSettings(_Section):
+    """What ``tandem demo`` runs over."""
+
+    events: str = ""
+    """``module:function`` of the repository that writes the event logs: ``(data, start, end, progress) -> {source: events}``."""
+    start: datetime | None = None
+    end: datetime | None = None
+    warm_up_days: int = Field(default=7, ge=0)
+    """Days at the start that fill the windows before the first training example is taken."""
+
+    @field_validator("start", "end", mode="before")
+    @classmethod
+    def _utc(cls, value: Any) -> Any:
+        return value if value is None else parse_time(value)
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured; unknown keys are errors."""
+
+    model_config = SettingsConfigDict(env_prefix="TANDEM_", env_nested_delimiter="__", extra="forbid", frozen=True)
+
+    data: Path = Path("../data")
+    """The data folder, relative to the feature repository."""
+    definitions: str = "features"
+    """The module of the repository that defines sources and feature groups."""
+    models: list[str] = Field(default_factory=list)
+    """Models to train, as ``module:object``."""
+    batch: BatchSettings = Field(default_factory=BatchSettings)
+    serve: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the server, see ``tandem serve --help``."""
+    demo: DemoSettings = Field(default_factory=DemoSettings)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then environment, then the file."""
+        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, cls.model_config.get("yaml_file"))
+
+
+def load_settings(repo: Path, **flags: Any) -> Settings:
+    """The settings of a repository, ``data`` made absolute; ``flags`` that are None are left out.
+
+    Raises ConfigError, one line that names key, value and mend.
+    """
+    path = repo / "tandem.yaml"
+    if not repo.is_dir():
+        raise ConfigError(f"--repo {repo}: there is no such folder; name a feature repository or make one with 'tandem init'")
+    configured = type("Settings", (Settings,), {"model_config": {**Settings.model_config, "yaml_file": path}, "__doc__": Settings.__doc__})
+    try:
+        settings: Settings = configured(**{k: v for k, v in flags.items() if v is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        known = f"; known keys: {', '.join(Settings.model_fields)}" if first["type"] == "extra_forbidden" else ""
+        raise ConfigError(f"{path.name}: {key}: {first['msg']} (got {first['input']!r}); correct it or drop the key{known}") from None
+    except Exception as error:
+        raise ConfigError(f"{path.name} cannot be read: {str(error).splitlines()[0]}; it must be a YAML mapping") from None
+    data = settings.data if settings.data.is_absolute() else (repo / settings.data)
+    return settings.model_copy(update={"data": data.resolve()})
