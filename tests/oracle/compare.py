@@ -22,9 +22,9 @@ def bits(value: Any) -> Any:
 def to_dicts(batch: pa.RecordBatch | pa.Table) -> list[dict[str, Any]]:
     """An Arrow batch as dicts; timestamps in microseconds."""
     columns = {}
-    for field, column in zip(batch.schema, batch.columns):
+    for field, column in zip(batch.schema, batch.columns, strict=True):
         columns[field.name] = (column.cast(pa.int64()) if pa.types.is_timestamp(field.type) else column).to_pylist()
-    return [dict(zip(columns, values)) for values in zip(*columns.values())]
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def differences(got: list[dict[str, Any]], want: list[dict[str, Any]]) -> list[str]:
@@ -32,7 +32,7 @@ def differences(got: list[dict[str, Any]], want: list[dict[str, Any]]) -> list[s
     out = []
     if len(got) != len(want):
         out.append(f"{len(got)} rows instead of {len(want)}")
-    for i, (g, w) in enumerate(zip(got, want)):
+    for i, (g, w) in enumerate(zip(got, want, strict=False)):
         if list(g) != list(w):
             out.append(f"row {i}: columns {list(g)} instead of {list(w)}")
         out.extend(f"row {i}: {name} is {g.get(name)!r} instead of {w[name]!r} in {w}" for name in w if bits(g.get(name)) != bits(w[name]))
@@ -43,7 +43,7 @@ def assert_same_rows(batch: pa.RecordBatch, want: list[dict[str, Any]], group: F
     """The batch has the group's schema, is valid, and holds exactly the oracle's rows, bit for bit and in order."""
     assert batch.schema.equals(group.row_schema, check_metadata=True), f"{batch.schema}\ninstead of\n{group.row_schema}"
     batch.validate(full=True)
-    for field, column in zip(batch.schema, batch.columns):
+    for field, column in zip(batch.schema, batch.columns, strict=True):
         assert field.nullable or column.null_count == 0, f"{field.name} must not be null"
     found = differences(to_dicts(batch), want)
     assert not found, "\n".join(found[:10])

@@ -6,7 +6,7 @@ import math
 import struct
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from typing import Any
 
@@ -15,7 +15,7 @@ from transforms.definitions import Aggregate, FeatureGroup, Predicate
 Event = dict[str, Any]
 """Field name -> value; the event time (and any timestamp field) is an int of microseconds; null is None or absent."""
 
-EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def rows(events: Iterable[Event], group: FeatureGroup, after_us: int, upto_us: int) -> list[dict[str, Any]]:
@@ -40,7 +40,7 @@ def rows(events: Iterable[Event], group: FeatureGroup, after_us: int, upto_us: i
             def window(over: int, boundary: int = boundary, mine: list[Event] = mine, times: list[int] = times) -> list[Event]:
                 return mine[bisect_left(times, boundary - over) : bisect_left(times, boundary)]
 
-            row = dict(zip(group.entity.keys, key))
+            row = dict(zip(group.entity.keys, key, strict=True))
             row["event_timestamp"] = boundary + group.delay_us
             for feature in group.features:
                 row[feature.name] = aggregate(feature.aggregate, window(feature.over), group, boundary)
