@@ -1,0 +1,339 @@
+"""The command ``tandem``. Light at import: each command imports what it uses."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from transforms.errors import ConfigError, TandemError
+
+if TYPE_CHECKING:
+    from pipelines.repo import Repo
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="tandem", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    help="Features computed once: as a batch job for training and as a stream for serving, from one graph.",
+)
+screen = Console(stderr=True)
+
+RepoOption = Annotated[Path, typer.Option("--repo", help="The feature repository.")]
+DataOption = Annotated[Path | None, typer.Option("--data", help="The data folder (default: data: of tandem.yaml).")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
+StartOption = Annotated[str | None, typer.Option("--start", help="First moment, UTC: 2013-01-01 or 2013-01-01T06:00.")]
+EndOption = Annotated[str | None, typer.Option("--end", help="Last moment, UTC.")]
+DEFAULT_REPO = Path("feature_repo")
+
+
+def quiet() -> None:
+    """Keep TensorFlow's and Google's start-up chatter off the screen."""
+    import logging
+    import warnings
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    os.environ.setdefault("FEAST_USAGE", "False")
+    warnings.filterwarnings("ignore")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    logging.getLogger().setLevel(logging.ERROR)
+
+
+def moment(flag: str, text: str | None, default: datetime | None = None) -> datetime:
+    """The moment a flag names, in UTC; raises ConfigError."""
+    from pipelines.config import parse_time
+
+    if text is None:
+        if default is None:
+            raise ConfigError(f"{flag} is missing; give a date such as {flag} 2013-01-01")
+        return default
+    try:
+        return parse_time(text)
+    except ValueError:
+        raise ConfigError(f"{flag} {text!r} is no moment; write 2013-01-31 or 2013-01-31T06:00") from None
+
+
+def load(repo: Path, data: Path | None = None) -> Repo:
+    """The repository, or one clear error."""
+    from pipelines.repo import load_repo
+
+    return load_repo(repo, data=data.resolve() if data else None)
+
+
+class Steps:
+    """Progress for people: a line per step on stderr, with the seconds it took; a spinner where there is a terminal."""
+
+    def __init__(self) -> None:
+        self.begun = time.monotonic()
+
+    def say(self, line: str) -> None:
+        """One line with the seconds since the start."""
+        screen.print(f"[dim]{time.monotonic() - self.begun:7.1f}s[/dim]  {line}", highlight=False)
+
+    @contextmanager
+    def doing(self, what: str) -> Iterator[Callable[[str], None]]:
+        """A spinner with ``what`` while the body runs; yields a function that says a line above it."""
+        with screen.status(what):
+            yield self.say
+
+    def timed(self, name: str, seconds: float | None) -> None:
+        """The callback of training: a step starts (None) or ended."""
+        if seconds is not None:
+            self.say(f"{name}: {seconds:.1f} s")
+
+
+def show(value: dict[str, Any], as_json: bool, table: Callable[[], Table] | None = None) -> None:
+    """The result: JSON on stdout, or a table."""
+    if as_json:
+        typer.echo(json.dumps(value, indent=2, default=str))
+    elif table is not None:
+        Console().print(table())
+
+
+@app.command()
+def init(folder: Annotated[Path, typer.Argument(help="The folder to make.")]) -> None:
+    """Make a small feature repository to start from."""
+    from pipelines.scaffold import scaffold
+
+    for path in scaffold(folder):
+        typer.echo(f"wrote {path}")
+    typer.echo(f"next: tandem events --repo {folder} && tandem batch --repo {folder}")
+
+
+@app.command()
+def events(repo: RepoOption = DEFAULT_REPO, data: DataOption = None, start: StartOption = None, end: EndOption = None, json_: JsonOption = False) -> None:
+    """Write the event logs by the repository's own function (demo.events of tandem.yaml)."""
+    loaded, steps = load(repo, data), Steps()
+    show(make_events(loaded, start, end, steps), json_, None)
+
+
+def make_events(repo: Repo, start: str | None, end: str | None, steps: Steps) -> dict[str, int]:
+    """Write event logs for a range (dates of UTC); returns events per source."""
+    demo = repo.settings.demo
+    if not demo.events:
+        raise ConfigError("tandem.yaml: demo.events is missing; name a function 'module:function' that writes event logs")
+    first, last = moment("--start", start, demo.start).date(), moment("--end", end, demo.end).date()
+    from datetime import timedelta
+
+    with steps.doing("writing event logs"):
+        counts: dict[str, int] = repo.attribute(demo.events)(repo.data, first - timedelta(days=2), last + timedelta(days=1), None)
+    steps.say(f"event logs of {first} to {last}: " + ", ".join(f"{n:,} {source}" for source, n in counts.items()))
+    return counts
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def batch(
+    context: typer.Context, repo: RepoOption = DEFAULT_REPO, data: DataOption = None, start: StartOption = None, end: EndOption = None,
+    runner: Annotated[str, typer.Option(help="Beam's runner: DirectRunner, FlinkRunner, DataflowRunner...")] = "DirectRunner",
+    pinned: Annotated[bool, typer.Option("--pinned", help="Reuse the applied graphs instead of analyzing anew.")] = False,
+    anew: Annotated[bool, typer.Option("--anew", help="Run though a run of the same inputs is complete.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Make feature rows of a range of history. What stands after -- goes to Beam's PipelineOptions."""
+    quiet()
+    loaded, steps = load(repo, data), Steps()
+    demo = loaded.settings.demo
+    manifest = do_batch(loaded, moment("--start", start, demo.start), moment("--end", end, demo.end), steps, runner, context.args, pinned, anew)
+    show(manifest, json_, lambda: run_table(manifest))
+
+
+def do_batch(
+    repo: Repo, start: datetime, end: datetime, steps: Steps, runner: str = "DirectRunner", args: list[str] | None = None,
+    pinned: bool = False, anew: bool = False,
+) -> dict[str, Any]:
+    """Run the batch job; returns its manifest."""
+    from pipelines.batch import run_batch
+
+    with steps.doing("batch"):
+        result = run_batch(repo, start, end, now=datetime.now(UTC), runner=runner, beam_args=args or [], pinned=pinned, anew=anew, progress=steps.say)
+    return result.run.manifest
+
+
+def run_table(manifest: dict[str, Any]) -> Table:
+    """What a batch run made."""
+    table = Table(title=f"run {manifest['id']}: {manifest['status']}", title_justify="left")
+    for name, justify in (("feature group", "left"), ("rows", "right"), ("graph", "left")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for name, rows in manifest.get("rows", {}).items():
+        table.add_row(name, f"{rows:,}", manifest.get("fingerprints", {}).get(name, "")[:12])
+    read, rejected = sum(manifest.get("events", {}).values()), manifest.get("rejected", {})
+    reasons = ", ".join(f"{n} {reason}" for reason, n in rejected.items()) or "none"
+    table.caption = f"{read:,} events read; rejected: {reasons}"
+    return table
+
+
+@app.command()
+def apply(
+    repo: RepoOption = DEFAULT_REPO, data: DataOption = None,
+    run: Annotated[str | None, typer.Option(help="The batch run whose graphs to apply (default: the latest complete one).")] = None,
+) -> None:
+    """Make a run's graphs the applied ones, and run feast apply."""
+    quiet()
+    do_apply(load(repo, data), run, Steps())
+
+
+def do_apply(repo: Repo, run_id: str | None, steps: Steps) -> None:
+    """Apply the graphs of a run."""
+    from pipelines import runs
+    from pipelines.batch import apply_run
+    from pipelines.feature_store import apply as feast_apply
+
+    complete = [r for r in runs.list_runs(repo.data) if r.manifest.get("kind") == "batch" and r.status == "complete"]
+    if run_id is None and not complete:
+        raise ConfigError("there is no complete batch run; run 'tandem batch' first")
+    run = runs.find(repo.data, run_id) if run_id else complete[-1]
+    with steps.doing("apply"):
+        fingerprints = apply_run(repo, run)
+        feast_apply(repo, fingerprints)
+    steps.say(f"applied {len(fingerprints)} graphs of {run.id}")
+
+
+@app.command()
+def materialize(repo: RepoOption = DEFAULT_REPO, data: DataOption = None, start: StartOption = None, end: EndOption = None) -> None:
+    """Load the newest rows of a range into the online store."""
+    quiet()
+    loaded = load(repo, data)
+    demo = loaded.settings.demo
+    do_materialize(loaded, moment("--start", start, demo.start), moment("--end", end, demo.end), Steps())
+
+
+def do_materialize(repo: Repo, start: datetime, end: datetime, steps: Steps) -> None:
+    """Materialize all views."""
+    from pipelines.feature_store import materialize as feast_materialize
+
+    feast_materialize(repo, start, end)
+    steps.say(f"materialized {start:%Y-%m-%d} to {end:%Y-%m-%d} into the online store")
+
+
+@app.command()
+def train(
+    repo: RepoOption = DEFAULT_REPO, data: DataOption = None, start: StartOption = None, end: EndOption = None,
+    model: Annotated[str | None, typer.Option(help="Which model of tandem.yaml (default: the first).")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 20130101,
+    json_: JsonOption = False,
+) -> None:
+    """Training set, TFX pipeline, evaluation; pushes the model if it is blessed."""
+    quiet()
+    loaded = load(repo, data)
+    demo = loaded.settings.demo
+    trained = do_train(loaded, moment("--start", start, demo.start), moment("--end", end, demo.end), Steps(), model, seed)
+    if json_:
+        show({"run": trained.run, "pushed": str(trained.pushed or ""), "version": trained.version, "report": trained.report.to_dict()}, True)
+    else:
+        from pipelines.training.report import render
+
+        Console().print(render(trained.report))
+    if trained.pushed is None:
+        screen.print("not pushed: the model is not blessed")
+        raise typer.Exit(3)
+
+
+def do_train(repo: Repo, start: datetime, end: datetime, steps: Steps, model: str | None = None, seed: int = 20130101) -> Any:
+    """Train one model."""
+    from pipelines.training import train as run_training
+
+    if not repo.settings.models:
+        raise ConfigError("tandem.yaml: models is missing; name one, e.g. models: ['labels:my_model']")
+    models = [repo.attribute(reference) for reference in repo.settings.models]
+    chosen = [m for m in models if model in (None, m.name)]
+    if not chosen:
+        raise ConfigError(f"--model {model}: there is no such model; tandem.yaml has {', '.join(m.name for m in models)}")
+    with steps.doing("training"):
+        return run_training(chosen[0], repo=repo.path, data=repo.data, start=start, end=end, progress=steps.timed, seed=seed)
+
+
+@app.command()
+def serve(
+    repo: RepoOption = DEFAULT_REPO, data: DataOption = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on (default 127.0.0.1).")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on (default 8500; 0: a free one).")] = None,
+    as_of: Annotated[str | None, typer.Option(help="Answer as if it were this moment (UTC), over replayed history.")] = None,
+) -> None:
+    """Serve predictions and online features over HTTP."""
+    quiet()
+    from pydantic import ValidationError
+
+    from pipelines.config import load_settings
+
+    repo = repo.resolve()
+    settings = load_settings(repo, data=data.resolve() if data else None)
+    given = {"host": host, "port": port, "as_of": moment("--as-of", as_of) if as_of else None}
+    sys.path.insert(0, str(repo))
+    from serving.app import run as run_server
+    from serving.settings import ServingSettings
+
+    try:
+        chosen = ServingSettings(
+            feature_repo=repo, models=settings.data / "models", graphs=settings.data / "graphs",
+            **{**settings.serve, **{k: v for k, v in given.items() if v is not None}},
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"serve.{'.'.join(map(str, first['loc']))}: {first['msg']} (got {first['input']!r}); correct it") from None
+    run_server(chosen)
+
+
+@app.command()
+def runs(
+    run: Annotated[str | None, typer.Argument(help="Show this run's manifest.")] = None,
+    repo: RepoOption = DEFAULT_REPO, data: DataOption = None, json_: JsonOption = False,
+) -> None:
+    """List runs, or show one."""
+    from pipelines.config import load_settings
+    from pipelines.runs import find, list_runs
+
+    folder = load_settings(repo.resolve(), data=data.resolve() if data else None).data
+    if run is not None:
+        show(find(folder, run).manifest, True)
+        return
+    found = list_runs(folder)
+    table = Table("run", "status", "range", "rows", "rejected", box=None)
+    for r in found:
+        m = r.manifest
+        table.add_row(r.id, r.status, " to ".join(t[:10] for t in m.get("range", [])), f"{sum(m.get('rows', {}).values()):,}", str(sum(m.get("rejected", {}).values())))
+    show({"runs": [r.manifest for r in found]}, json_, lambda: table)
+
+
+@app.command()
+def demo(
+    repo: RepoOption = DEFAULT_REPO, data: DataOption = None, start: StartOption = None, end: EndOption = None, json_: JsonOption = False,
+) -> None:
+    """The whole way: event logs, batch, apply, materialize, train, serve, ask. Ends with a summary."""
+    quiet()
+    from pipelines.demo import run_demo
+
+    loaded = load(repo, data)
+    d = loaded.settings.demo
+    run_demo(loaded, moment("--start", start, d.start), moment("--end", end, d.end), json_)
+
+
+def fail(error: BaseException) -> NoReturn:
+    """One line, exit code 1."""
+    screen.print(f"error: {' '.join(str(error).split())}", style="red", markup=False, highlight=False, soft_wrap=True)
+    raise SystemExit(1)
+
+
+def main() -> None:
+    """Entry point: errors that Tandem raises on purpose are one line; anything else is a bug and shows its trace."""
+    try:
+        app()
+    except TandemError as error:
+        fail(error)
+    except KeyboardInterrupt:
+        fail(RuntimeError("interrupted; run the same command again to complete it"))
+
+
+if __name__ == "__main__":
+    main()
