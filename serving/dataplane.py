@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +43,7 @@ class Dataplane:
             now_us = lambda: fixed  # noqa: E731
         self.settings = settings
         self.metrics = Metrics()
-        self.features = OnlineFeatures(settings.feature_repo, now_us or (lambda: time.time_ns() // 1000))
+        self.features = OnlineFeatures(settings.feature_repo, now_us, settings.timeout_seconds)
         self.models = ModelRepository(settings.models, self.metrics, check=self.check, keep=settings.keep_versions)
         self._watcher = Watcher(self.poll, settings.poll_seconds)
 
@@ -87,7 +86,7 @@ class Dataplane:
         if missing := needed - set(spec.entity_keys):
             raise StoreError(f"{what}: its features need the entity key {', '.join(sorted(missing))}; push a version that asks for it")
         for view, fingerprint in spec.fingerprints.items():
-            applied = applied_fingerprint(self.settings.graphs, view)
+            applied = self._applied(view)
             if applied is not None and applied != fingerprint:
                 if self.settings.fingerprint_policy == "refuse":
                     raise FingerprintError(
@@ -95,6 +94,13 @@ class Dataplane:
                 self.metrics.mismatches.labels(spec.name, view).inc()
                 log.warning("%s: was trained on graph %s of %r, but %s is applied; served by policy",
                             what, fingerprint[:12], view, applied[:12])
+
+    def _applied(self, view: str) -> str | None:
+        try:
+            stored = self.features.applied_fingerprint(view)
+        except StoreError:
+            stored = None  # the store is down: a model may load nevertheless, and each request is checked by its rows
+        return stored or applied_fingerprint(self.settings.graphs, view)
 
     def fields(self, model: LoadedModel) -> list[RequestField]:
         """What one instance of a request to the model holds: its entity keys, then the other request fields."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,12 +29,14 @@ from feast.types import Array, PrimitiveFeastType
 from feast.value_type import ValueType
 
 from serving.errors import InvalidRequestError, NotFoundError
+from serving.online_store.common import OrderedOnlineStore
 from serving.protocol import RequestField, checked_column
 from transforms.definitions import FINGERPRINT
 from transforms.errors import ConfigError, StoreError
 
 __all__ = ["STATUSES", "Catalog", "OnlineFeatures", "View", "ViewRows", "load_repo_config"]
 
+T = TypeVar("T")
 log = logging.getLogger("tandem.serving")
 
 STATUSES = ("PRESENT", "NULL", "NOT_FOUND", "OUTSIDE_MAX_AGE")
@@ -126,10 +128,11 @@ class ViewRows:
     """Of the rows that are PRESENT."""
 
 
-def load_repo_config(repo: Path) -> RepoConfig:
+def load_repo_config(repo: Path, timeout_seconds: float = 5.0) -> RepoConfig:
     """The Feast configuration of ``<repo>/feature_store.yaml``, without its offline store and batch engine.
 
     Serving reads neither, and their classes would drag their dependencies in (Beam among them). ``${VARIABLES}`` are expanded.
+    The store's own time limits are ``timeout_seconds`` unless the file sets them.
     """
     path = repo / "feature_store.yaml"
     try:
@@ -141,6 +144,7 @@ def load_repo_config(repo: Path) -> RepoConfig:
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: is no mapping; it needs at least project, registry and online_store")
     raw = {k: v for k, v in raw.items() if k not in ("offline_store", "batch_engine", "feature_server")}
+    _limit(raw.get("online_store"), timeout_seconds)
     try:
         # A string, not a mapping: Feast then does not import the class.
         return RepoConfig(**raw, offline_store="dask", repo_path=repo)
@@ -148,13 +152,26 @@ def load_repo_config(repo: Path) -> RepoConfig:
         raise ConfigError(f"{path}: {' '.join(str(e).split())[:300]}") from e
 
 
+def _limit(store: Any, seconds: float) -> None:
+    if not isinstance(store, dict):
+        return
+    if str(store.get("type", "")).endswith("OrderedSqliteOnlineStore"):
+        store.setdefault("busy_timeout_seconds", seconds)
+    where = store.get("connection_string")
+    if isinstance(where, str) and "socket_timeout" not in where:
+        store["connection_string"] = f"{where},socket_timeout={seconds:g},socket_connect_timeout={seconds:g}"
+
+
 class OnlineFeatures:
     """Reads features for entities. The catalog is replaced whole by :meth:`refresh`; reads are safe from many threads."""
 
-    def __init__(self, repo: Path, now_us: Callable[[], int] | None = None) -> None:
+    def __init__(self, repo: Path, now_us: Callable[[], int] | None = None, timeout_seconds: float = 5.0) -> None:
+        """``now_us`` is the clock; by default the online store's own ``as_of`` where its configuration has one, else the wall clock."""
         self._repo = repo
-        self.config = load_repo_config(repo)
-        self._now_us = now_us or (lambda: time.time_ns() // 1000)
+        self.config = load_repo_config(repo, timeout_seconds)
+        as_of: datetime | None = getattr(self.config.online_store, "as_of", None)
+        default = (lambda: time.time_ns() // 1000) if as_of is None else (lambda: _micros(as_of))
+        self._now_us = now_us or default
         self._lock = threading.Lock()
         self._feast: FeatureStore | None = None
         self._store: OnlineStore | None = None
@@ -172,12 +189,17 @@ class OnlineFeatures:
     def refresh(self) -> None:
         """Look at the registry again. A registry that cannot be read leaves the last catalog in place and sets ``problem``."""
         try:
+            path = self.config.registry.path
+            if self.config.registry.registry_type == "file" and "://" not in path and not (self._repo / path).exists():
+                raise FileNotFoundError(path)  # Feast would make an empty one
             if self._feast is None:
                 self._feast = FeatureStore(repo_path=str(self._repo), config=self.config)
             self._feast.refresh_registry()  # type: ignore[no-untyped-call]
             views = {v.name: v for v in (View.of(v) for v in self._feast.list_feature_views(allow_cache=True))}
             services = {
-                s.name: tuple((str(p.name_to_use()), f.name) for p in s.feature_view_projections for f in p.features)  # type: ignore[no-untyped-call]
+                s.name: tuple(
+                    (str(p.name_to_use()), f.name)  # type: ignore[no-untyped-call]
+                    for p in s.feature_view_projections for f in p.features)
                 for s in self._feast.list_feature_services()
             }
         except Exception as e:
@@ -186,14 +208,16 @@ class OnlineFeatures:
             self.problem = f"the feature registry cannot be read ({type(e).__name__})"
             self._feast = None
             return
-        self._catalog = Catalog(views, services)
         self.problem = "" if views else "the feature registry has no feature views"
+        if views:
+            self._catalog = Catalog(views, services)
 
     def connect(self) -> None:
         """Open the online store and read one row of each view, so that the first request finds warm connections."""
         for view in self.catalog.views.values():
-            values = [{"string_val": ""} if slot == "string_val" else {slot: 0} for slot in (_KEY_SLOTS.get(k, "string_val") for k in view.keys.values())]
-            self._rows(view, [EntityKey(join_keys=list(view.keys), entity_values=[Value(**v) for v in values])], [])
+            slots = [_KEY_SLOTS.get(kind, "string_val") for kind in view.keys.values()]
+            values = [Value(**{slot: "" if slot == "string_val" else 0}) for slot in slots]  # type: ignore[arg-type]
+            self._rows(view, [EntityKey(join_keys=list(view.keys), entity_values=values)], list(view.types)[:1])
 
     def read(self, pairs: Sequence[tuple[str, str]], entities: Mapping[str, list[Any]], rows: int) -> dict[str, ViewRows]:
         """Features ``(view, feature)`` for N = ``rows`` entities, by view. Equal entities are read once.
@@ -233,21 +257,27 @@ class OnlineFeatures:
         return ViewRows(view.name, columns, statuses, row_status[take], times[take], ages[take], [prints[i] for i in inverse])
 
     def _rows(self, view: View, keys: list[EntityKey], features: list[str]) -> list[tuple[datetime | None, dict[str, Value] | None]]:
-        store = self._store
+        # Our own stores withhold what is older than the TTL from Feast's readers; here the age itself is wanted.
+        return self._asked(lambda store: store.online_read_stored(self.config, view.feast, keys, features)
+                           if isinstance(store, OrderedOnlineStore) else store.online_read(self.config, view.feast, keys, features))
+
+    def applied_fingerprint(self, view: str) -> str | None:
+        """The fingerprint whose rows the online store takes for the view; None if it takes any. Raises StoreError."""
+        return self._asked(lambda store: store.applied_fingerprint(self.config, view) if isinstance(store, OrderedOnlineStore) else None)
+
+    def _asked(self, question: Callable[[OnlineStore], T]) -> T:
+        with self._lock:
+            if self._store is None:
+                self._store = get_online_store_from_config(self.config.online_store)
+            store = self._store
         try:
-            if store is None:
-                with self._lock:
-                    if self._store is None:
-                        self._store = get_online_store_from_config(self.config.online_store)
-                    store = self._store
-            out: list[tuple[datetime | None, dict[str, Value] | None]] = store.online_read(self.config, view.feast, keys, features)
-            return out
+            return question(store)
         except Exception as e:  # whatever the store's client raises
-            log.warning("online store: reading %s failed", view.name, exc_info=e)
+            log.warning("online store: a read failed", exc_info=e)
             with self._lock:
                 if self._store is store:
                     self._store = None  # a broken connection is not kept: the next read opens a new one
-            raise StoreError(f"the online store cannot be read ({type(e).__name__}); try again") from e
+            raise StoreError(f"the online store cannot be read ({type(e.__cause__ or e).__name__}); try again") from e
 
 
 def checked_entities(fields: Sequence[RequestField], entities: Mapping[str, list[Any]]) -> dict[str, list[Any]]:

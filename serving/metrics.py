@@ -30,7 +30,6 @@ class Metrics:
                                        ["model", "reason"], registry=r)
         self.reloads = Counter("tandem_model_reloads_total", "New versions that were taken.", ["model"], registry=r)
         self.ready = Gauge("tandem_ready", "1 when every model and the registry are ready.", registry=r)
-        self.store_failures = Counter("tandem_online_store_failures_total", "Reads that the online store failed.", ["view"], registry=r)
 
     def page(self) -> bytes:
         """All metrics in Prometheus's text format."""
