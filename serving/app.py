@@ -160,7 +160,7 @@ def run(settings: ServingSettings) -> None:
     """Serve until interrupted; requests under way are finished first."""
     import uvicorn
 
-    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_level="info", access_log=False,
+    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_level="info", access_log=False, ws="none",
                 timeout_graceful_shutdown=max(1, round(settings.timeout_seconds)))
 
 

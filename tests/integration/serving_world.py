@@ -8,8 +8,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 NOW = datetime(2013, 7, 1, 12, 0, tzinfo=UTC)
 NOW_US = int(NOW.timestamp()) * 1_000_000
 PRINT = {"origin_traffic": "a" * 64, "aircraft": "b" * 64}
@@ -30,7 +28,8 @@ def make_repo(root: Path, store: str = ORDERED, offline: str = "dask") -> Any:
     repo = root / "repo"
     repo.mkdir(parents=True)
     text = f"project: flights\nprovider: local\nregistry: {root}/registry.db\nentity_key_serialization_version: 3\n"
-    (repo / "feature_store.yaml").write_text(f"{text}online_store: {{type: {store}, path: {root}/online.db}}\noffline_store: {{type: dask}}\n")
+    text += f"online_store: {{type: {store}, path: {root}/online.db}}\noffline_store: {{type: dask}}\n"
+    (repo / "feature_store.yaml").write_text(text)
     feast = FeatureStore(repo_path=str(repo))
     source = FileSource(name="rows", path=str(root / "rows.parquet"), timestamp_field="event_timestamp")
     origin = Entity(name="origin", join_keys=["origin"], value_type=ValueType.STRING)
@@ -96,7 +95,7 @@ _SAVED: dict[str, Path] = {}
 
 
 def saved_model(tmp: Path) -> Path:
-    """A SavedModel: its probability is 1000 * version-independent terms, so that tests can compute it by hand."""
+    """A SavedModel: its "probability" is half a sum of its inputs, so that tests can compute it by hand."""
     if "plain" in _SAVED:
         return _SAVED["plain"]
     import tensorflow as tf
@@ -112,7 +111,8 @@ def saved_model(tmp: Path) -> Path:
         @tf.function
         def serve(self, **x: Any) -> Any:
             name = tf.cast(tf.strings.length(x["origin"]) + tf.strings.length(x["carrier"]), tf.float32)
-            return {"probability": self.scale * (name + x["distance"] + known(x["origin_traffic__mean_1h"]) + known(x["aircraft__last_delay"]))}
+            read = known(x["origin_traffic__mean_1h"]) + known(x["aircraft__last_delay"])
+            return {"probability": self.scale * (name + x["distance"] + read)}
 
     model = Model()
     signature = {n: tf.TensorSpec([None, 1], t, name=n) for n, t in spec(1)["inputs"]}
@@ -137,7 +137,3 @@ def settings(root: Path, **changes: Any) -> Any:
 
     paths = {"feature_repo": root / "repo", "models": root / "models", "graphs": root / "graphs"}
     return ServingSettings(**{**paths, "as_of": NOW, "timeout_seconds": 30.0, "poll_seconds": 3600.0, **changes})
-
-
-def table(**columns: Any) -> pa.Table:
-    return pa.table(columns)

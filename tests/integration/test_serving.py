@@ -89,7 +89,8 @@ def test_what_the_server_says_is_what_feast_says(tmp_path: Path) -> None:
     feast = make_repo(tmp_path, store="sqlite")  # Feast's own store: our reader takes any
     refs = ["origin_traffic:mean_1h", "aircraft:last_delay"]
     entities = {"origin": ["JFK", "LGA", "XXX"], "tailnum": ["N1", "N2", "N1"]}
-    theirs = feast.get_online_features(refs, entity_rows=[dict(zip(entities, row, strict=True)) for row in zip(*entities.values(), strict=True)])
+    rows = [dict(zip(entities, row, strict=True)) for row in zip(*entities.values(), strict=True)]
+    theirs = feast.get_online_features(refs, entity_rows=rows)
     with TestClient(create_app(settings(tmp_path))) as client:
         ours = client.post("/get-online-features", json={"features": refs, "entities": entities}).json()
     values = {n: r["values"] for n, r in zip(ours["metadata"]["feature_names"], ours["results"], strict=True)}

@@ -207,7 +207,8 @@ def test_versions_swap_under_load_without_one_failed_request(world: Path) -> Non
         try:
             for version in range(2, 7):
                 push(world, world, version)
-                seen = (probe.post("/v1/models/delay:predict", json={"instances": [GOOD]}).json()["model"]["version"] for _ in range(100_000))
+                seen = (probe.post("/v1/models/delay:predict", json={"instances": [GOOD]}).json()["model"]["version"]
+                        for _ in range(100_000))
                 assert next(v for v in seen if v == version)
         finally:
             done.set()

@@ -1,0 +1,49 @@
+"""The encoding of a model's inputs and of request columns, as pure functions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from serving.errors import InvalidRequestError, ModelInputError
+from serving.models import to_model_inputs
+from serving.protocol import RequestField, checked_column, format_timestamp
+
+
+def test_numbers_become_float32_with_nan_for_null() -> None:
+    table = pa.table({"i": pa.array([1, None]), "f": [0.1, None], "b": [True, None], "n": pa.nulls(2), "ignored": ["x", "y"]})
+    out = to_model_inputs(table, [(n, "float32") for n in "ifbn"])
+    for name, first in (("i", 1.0), ("f", np.float32(0.1)), ("b", 1.0), ("n", np.nan)):
+        assert out[name].dtype == np.float32
+        np.testing.assert_array_equal(out[name], np.array([[first], [np.nan]], dtype=np.float32))
+
+
+def test_strings_become_bytes_and_int64_stays_exact() -> None:
+    at = pa.array([2**53 + 1, None], type=pa.timestamp("us", tz="UTC"))
+    table = pa.table({"s": ["ä", None], "t": at, "i": pa.array([-7, None])})
+    out = to_model_inputs(table, [("s", "string"), ("t", "int64"), ("i", "int64")])
+    assert out["s"].tolist() == [["ä".encode()], [b""]]
+    assert out["t"].tolist() == [[2**53 + 1], [-1]]
+    assert out["i"].tolist() == [[-7], [-1]]
+
+
+@pytest.mark.parametrize(("column", "dtype"), [(["x"], "float32"), ([1], "string"), ([1.5], "int64"), ([[1.0]], "float32")])
+def test_a_column_that_does_not_fit_is_named(column: list[object], dtype: str) -> None:
+    with pytest.raises(ModelInputError, match="model input 'x'"):
+        to_model_inputs(pa.table({"x": column}), [("x", dtype)])
+    with pytest.raises(ModelInputError, match="no such column"):
+        to_model_inputs(pa.table({"y": column}), [("x", dtype)])
+
+
+def test_timestamps_need_an_offset() -> None:
+    field = RequestField("at", "timestamp")
+    assert checked_column(["1970-01-01T01:00:00.000001+01:00"], field, "{i}") == [1]
+    for bad in ("2013-07-01T12:00:00", "soon", 5):
+        with pytest.raises(InvalidRequestError, match="with its offset"):
+            checked_column([bad], field, "row {i}")
+
+
+def test_timestamps_are_written_as_protobuf_does() -> None:
+    expected = ["1970-01-01T00:00:00Z", "1970-01-01T00:00:01.500Z", "1970-01-01T00:00:00.000001Z"]
+    assert [format_timestamp(t) for t in (0, 1_500_000, 1)] == expected
