@@ -161,7 +161,10 @@ class Predicate:
         if self.op == "is_null":
             return column.is_null()
         if self.op == "isin":
-            return pc.and_(pc.is_in(column, value_set=pa.array(list(self.args[1]), type=column.type)), column.is_valid())
+            values = pa.array(list(self.args[1]), type=column.type)
+            if pa.types.is_floating(column.type):  # is_in tells -0.0 from 0.0
+                column, values = pc.add(column, 0.0), pc.add(values, 0.0)
+            return pc.and_(pc.is_in(column, value_set=values), column.is_valid())
         compare = {">": pc.greater, ">=": pc.greater_equal, "<": pc.less, "<=": pc.less_equal, "==": pc.equal, "!=": pc.not_equal}
         return pc.fill_null(compare[self.op](column, pa.scalar(self.args[1], type=column.type)), False)
 
@@ -601,7 +604,7 @@ class FeatureGroup:
     @property
     def features(self) -> tuple[Feature, ...]:
         """Every (aggregate, window) as a column, in the order of the definition."""
-        out = []
+        out: list[Feature] = []
         for a in self.aggregates:
             dtype = self.source.field(a.column).dtype if a.column else None
             kind, is_list, nullable = a.output(dtype)

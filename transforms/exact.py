@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ORIGIN", "SQUARE_ORIGIN", "Limbs", "from_squares", "from_values", "to_float", "variance_numerator"]
+__all__ = ["ORIGIN", "SQUARE_ORIGIN", "Limbs", "canonical", "from_squares", "from_values", "to_float", "variance_numerator"]
 
 Int = npt.NDArray[np.int64]
 Float = npt.NDArray[np.float64]
@@ -118,6 +118,12 @@ def _magnitude(x: Limbs) -> tuple[Limbs, npt.NDArray[np.bool_]]:
     negative = d[:, -1] < 0
     d[negative] = -d[negative]
     return Limbs(x.base, carried(d)), negative
+
+
+def canonical(x: Limbs) -> Limbs:
+    """The same numbers as sign and magnitude, every digit within +-(2^32 - 1) and of the number's sign: one form per number."""
+    magnitude, negative = _magnitude(x)
+    return Limbs(magnitude.base, np.where(negative[:, None], -magnitude.digits, magnitude.digits))
 
 
 def to_float(x: Limbs, origin: int = ORIGIN) -> Float:

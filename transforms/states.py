@@ -124,8 +124,8 @@ class Sums:
             return cls(exact.Limbs(0, np.zeros((0, 1), np.int64)))
         width = np.diff(offsets) - 1
         first = flat[offsets[:-1]]
-        base = int(first.min())
-        digits = np.zeros((len(array), int((first + width).max()) - base), np.int64)
+        base = int(first[width > 0].min(initial=first.max()))
+        digits = np.zeros((len(array), max(int((first + width)[width > 0].max(initial=0)) - base, 1)), np.int64)
         position, owner = ranges(offsets[:-1] + 1, offsets[1:])
         digits[owner, position - offsets[owner] - 1 + first[owner] - base] = flat[position]
         return cls(exact.Limbs(base, digits))
@@ -135,10 +135,18 @@ class Sums:
         return Sums(self.limbs.fold(lo, hi))
 
     def to_arrow(self) -> pa.Array:
-        """list<int64>: the index of the first limb, then the limbs."""
-        n, k = self.limbs.digits.shape
-        flat = np.concatenate([np.full((n, 1), self.limbs.base, np.int64), self.limbs.digits], axis=1)
-        return _list(np.arange(n + 1, dtype=np.int64) * (k + 1), pa.array(flat.ravel()))
+        """list<int64>: the index of the first limb, then the limbs: the one canonical form of each number (see exact.canonical)."""
+        limbs = exact.canonical(self.limbs)
+        used = limbs.digits != 0
+        empty = ~used.any(axis=1)
+        start = np.where(empty, 0, np.argmax(used, axis=1)).astype(np.int64)
+        end = np.where(empty, 0, used.shape[1] - np.argmax(used[:, ::-1], axis=1)).astype(np.int64)
+        offsets = _offsets(end - start + 1)
+        flat = np.empty(int(offsets[-1]), np.int64)
+        flat[offsets[:-1]] = np.where(empty, 0, limbs.base + start)
+        column, owner = ranges(start, end)
+        flat[offsets[owner] + 1 + column - start[owner]] = limbs.digits[owner, column]
+        return _list(offsets, pa.array(flat))
 
 
 @dataclass(frozen=True)
@@ -381,7 +389,7 @@ class Histogram:
         return _list(self.offsets, pa.StructArray.from_arrays([pa.array(self.buckets.astype(np.int32)), pa.array(self.counts)], ["bucket", "count"]))
 
     def quantile(self, q: float) -> pa.Array:
-        """float64: the midpoint of the bucket that holds rank ``max(1, ceil(q * n))``; 0.0 for the buckets next to zero; null over none."""
+        """float64: the midpoint of the bucket that holds rank ``max(1, ceil(q * n))``; 0.0 for the bucket of zero; null over none."""
         total = _offsets(self.counts)
         start, end = total[self.offsets[:-1]], total[self.offsets[1:]]
         n = end - start
@@ -392,5 +400,5 @@ class Histogram:
         bucket = self.buckets[at]
         magnitude = np.where(bucket < 0, -1 - bucket, bucket)
         middle = ((magnitude << 45) | (1 << 44)).view(np.float64)
-        value = np.where(magnitude == 0, 0.0, np.where(bucket < 0, -middle, middle))
+        value = np.where(bucket == 0, 0.0, np.where(bucket < 0, -middle, middle))
         return pa.array(value, mask=n == 0)
