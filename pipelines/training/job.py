@@ -44,7 +44,7 @@ class TrainingJob:
         self.weight: str | None = config["weight"] or None
         self.seed = int(config["seed"])
         self.log_dir: str = fn_args.model_run_dir
-        self.transform = tft.TFTransformOutput(fn_args.transform_output)
+        self.transform = tft.TFTransformOutput(fn_args.transform_output)  # type: ignore[attr-defined]
         self._files = {"train": fn_args.train_files, "eval": fn_args.eval_files}
         self._export_dir: str = fn_args.serving_model_dir
         self._layer = self.transform.transform_features_layer()
@@ -97,10 +97,14 @@ class TrainingJob:
     def dataset(self, split: str, batch_size: int) -> Any:
         """A ``tf.data.Dataset`` of (inputs, label, weight); ``train`` is shuffled anew in every epoch, by the seed."""
         inputs, label, weight = self.arrays(split)
-        data = tf.data.Dataset.from_tensor_slices((inputs, label, weight))
+        rows = tf.data.Dataset.range(int(label.shape[0]))
         if split == "train":
-            data = data.shuffle(min(int(label.shape[0]), 200_000), seed=self.seed, reshuffle_each_iteration=True)
-        return data.batch(batch_size).prefetch(2)
+            rows = rows.shuffle(int(label.shape[0]), seed=self.seed, reshuffle_each_iteration=True)
+
+        def gather(index: Any) -> tuple[Tensors, Any, Any]:  # whole batches by row number: slicing row by row costs 100x
+            return {name: tf.gather(value, index) for name, value in inputs.items()}, tf.gather(label, index), tf.gather(weight, index)
+
+        return rows.batch(batch_size).map(gather, num_parallel_calls=2, deterministic=True).prefetch(2)
 
     def moments(self) -> dict[str, Moments]:
         """Moments of every float32 column that ``prepare`` gives with one value per row, over the train split."""
@@ -123,7 +127,7 @@ class TrainingJob:
         signature = [tf.TensorSpec([None, 1], tf.as_dtype(c.dtype), name=c.name) for c in self.columns]
         names = [c.name for c in self.columns]
 
-        @tf.function(input_signature=signature)
+        @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
         def serve(*values: Any) -> dict[str, Any]:
             return {"probability": predict(self.prepare(dict(zip(names, values, strict=True))))}
 

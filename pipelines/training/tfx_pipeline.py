@@ -176,7 +176,7 @@ def _runner(steps: _Steps) -> Any:
     from tfx.orchestration.local import local_dag_runner, runner_utils
     from tfx.orchestration.portable import launcher, runtime_parameter_utils
 
-    class Runner(local_dag_runner.LocalDagRunner):  # type: ignore[misc]
+    class Runner(local_dag_runner.LocalDagRunner):
         def run_with_ir(self, pipeline: Any, run_options: Any = None) -> None:
             runtime_parameter_utils.substitute_runtime_parameter(pipeline, {"pipeline-run-id": datetime.now(UTC).isoformat()})
             deployment = runner_utils.extract_local_deployment_config(pipeline)
@@ -192,7 +192,7 @@ def _runner(steps: _Steps) -> Any:
                         custom_driver_spec=runner_utils.extract_custom_driver_spec(deployment, name),
                     ).launch()
 
-    return Runner()
+    return Runner()  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -263,7 +263,7 @@ def _anomalies(file: Path) -> dict[str, Any]:
 def _collect(pipeline: Any, data: Path, seconds: dict[str, float], log: Path) -> PipelineRun:
     """Reads this run's artifacts from the metadata store."""
     import tensorflow_model_analysis as tfma
-    from ml_metadata import MetadataStore
+    from ml_metadata import MetadataStore  # type: ignore[attr-defined]
     from tfx import v1 as tfx
 
     store = MetadataStore(tfx.orchestration.metadata.sqlite_metadata_connection_config(str(data.resolve() / "tfx" / "metadata.db")))
