@@ -131,9 +131,7 @@ def aggregate(what: Aggregate, window: list[Event], group: FeatureGroup, boundar
     events = [e for e in events if e[what.column] is not None]
     values = [e[what.column] for e in events]
     if kind in ("first", "last", "last_n"):
-        in_order = sorted(
-            events, key=lambda e: (e[group.source.event_time], order(e[group.source.tie_breaker]), order(e[what.column]))
-        )
+        in_order = sorted(events, key=lambda e: (e[group.source.event_time], order(e[group.source.tie_breaker]), order(e[what.column])))
         ordered = [e[what.column] for e in in_order]
         if kind == "last_n":
             return ordered[::-1][: what.n]  # type: ignore[attr-defined]
@@ -147,7 +145,12 @@ def aggregate(what: Aggregate, window: list[Event], group: FeatureGroup, boundar
     if kind == "quantile":
         return quantile(values, what.q)  # type: ignore[attr-defined]
     simple: dict[str, Callable[[list[Any]], Any]] = {
-        "sum": total, "mean": mean, "variance": variance, "std": std, "min": min, "max": max,
+        "sum": total,
+        "mean": mean,
+        "variance": variance,
+        "std": std,
+        "min": min,
+        "max": max,
     }
     return simple[kind](values)
 
@@ -268,7 +271,8 @@ def quantile(values: list[Any], q: float) -> float:
 
 
 def bucket_middle(x: float) -> float:
-    """The middle of the bucket of ``x``: sign, exponent and seven bits of the mantissa, then a one, then zeros."""
+    """The middle of the bucket of ``x``: sign, exponent and seven bits of the mantissa, then a one, then zeros.
+    The bucket of +0.0 is 0.0 as a whole; its negative neighbour has a middle like any other."""
     (bits,) = struct.unpack("<Q", struct.pack("<d", 0.0 if x == 0.0 else x))
     bucket = bits >> 45
     if bucket == 0:

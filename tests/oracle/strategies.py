@@ -36,8 +36,22 @@ from transforms.definitions import (
     Variance,
 )
 
-__all__ = ["SCALES", "aggregates", "deals", "event_lists", "every_aggregate", "events", "groups", "make_group", "make_source", "predicates",
-           "splits", "to_batch", "to_batches", "values"]
+__all__ = [
+    "SCALES",
+    "aggregates",
+    "deals",
+    "event_lists",
+    "every_aggregate",
+    "events",
+    "groups",
+    "make_group",
+    "make_source",
+    "predicates",
+    "splits",
+    "to_batch",
+    "to_batches",
+    "values",
+]
 
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 _COMMON: dict[str, Any] = {"deadline": None, "suppress_health_check": _SLOW}
@@ -51,8 +65,30 @@ Event = dict[str, Any]
 KEY_STRINGS = ("EWR", "", "é", "aa", "a", "a\0", "\uffff", "\U00010000", "Z" * 17)
 """Keys whose order as UTF-8 differs from UTF-16's and from any that drops NUL bytes."""
 FLOATS = (
-    0.0, -0.0, 1.0, -1.0, 0.1, -0.1, 1e308, -1e308, 1.7976931348623157e308, -1.7976931348623157e308, 5e-324, -5e-324,
-    2.2250738585072014e-308, -2.2250738585072011e-308, 1e16, -1e16, 9007199254740993.0, 1e-300, 2.0**-1022, 2.0**-1030, 2.0**970, 2.0**-53, 1.0 + 2.0**-52, 3.5e-310,
+    0.0,
+    -0.0,
+    1.0,
+    -1.0,
+    0.1,
+    -0.1,
+    1e308,
+    -1e308,
+    1.7976931348623157e308,
+    -1.7976931348623157e308,
+    5e-324,
+    -5e-324,
+    2.2250738585072014e-308,
+    -2.2250738585072011e-308,
+    1e16,
+    -1e16,
+    9007199254740993.0,
+    1e-300,
+    2.0**-1022,
+    2.0**-1030,
+    2.0**970,
+    2.0**-53,
+    1.0 + 2.0**-52,
+    3.5e-310,
 )
 INTS = (0, 1, -1, 2, 7, -(2**63), 2**63 - 1, 2**53, 2**53 + 1, -(2**53) - 1, 2**62, 10**6)
 TEXTS = ("", "a", "a\0", "\0", "12345678", "123456789", "ä€𝄞", "N12345", "x" * 16, "\uffff", "\U00010000", "True")
@@ -77,18 +113,29 @@ def make_source(*, tie_breaker: str = "flight", delay_us: int = 0, lateness_us: 
             Field("b", "bool"),
             Field("at", "timestamp"),
         ],
-        event_time="departed_at", tie_breaker=tie_breaker, files="events/departures",
-        out_of_orderness=timedelta(microseconds=delay_us), allowed_lateness=timedelta(microseconds=lateness_us),
+        event_time="departed_at",
+        tie_breaker=tie_breaker,
+        files="events/departures",
+        out_of_orderness=timedelta(microseconds=delay_us),
+        allowed_lateness=timedelta(microseconds=lateness_us),
     )
 
 
 def make_group(
-    aggregates: list[Aggregate], *, source: EventSource | None = None, keys: tuple[str, ...] = ("origin",), hop_us: int = HOUR,
+    aggregates: list[Aggregate],
+    *,
+    source: EventSource | None = None,
+    keys: tuple[str, ...] = ("origin",),
+    hop_us: int = HOUR,
     name: str = "traffic",
 ) -> FeatureGroup:
     """A group with these aggregates; by default of a one-hour hop, keyed by ``origin``."""
     return FeatureGroup(
-        name=name, source=source or make_source(), entity=Entity(*keys), hop=timedelta(microseconds=hop_us), ttl=timedelta(days=2),
+        name=name,
+        source=source or make_source(),
+        entity=Entity(*keys),
+        hop=timedelta(microseconds=hop_us),
+        ttl=timedelta(days=2),
         aggregates=aggregates,
     )
 
@@ -142,7 +189,8 @@ def predicates(draw: st.DrawFn, depth: int = 2) -> Predicate:
 def aggregates(draw: st.DrawFn, hop_us: int, index: int = 0) -> Aggregate:
     """Any aggregate over any field that it takes, with one to three windows and perhaps a filter."""
     kind = draw(st.sampled_from(AGGREGATES))
-    over = [timedelta(microseconds=hop_us * k) for k in draw(st.lists(st.sampled_from([1, 2, 3, 5, 12]), min_size=1, max_size=3, unique=True))]
+    hops = draw(st.lists(st.sampled_from([1, 2, 3, 5, 12]), min_size=1, max_size=3, unique=True))
+    over = [timedelta(microseconds=hop_us * k) for k in hops]
     where = draw(st.none() | predicates())
     options: dict[str, Any] = {}
     if kind.takes:

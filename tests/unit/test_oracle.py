@@ -292,6 +292,7 @@ def test_bucket_middle() -> None:
     assert bucket_middle(1.0 + 2.0**-7) == 1.0 + 2.0**-7 + 2.0**-8
     assert bucket_middle(-1.0) == -1.0 - 2.0**-8
     assert bucket_middle(0.0) == 0.0 and bucket_middle(5e-324) == 0.0
+    assert bucket_middle(-5e-324) == -(2.0**44) * 5e-324
     assert math.copysign(1.0, bucket_middle(-0.0)) == 1.0
     assert math.isfinite(bucket_middle(1.7976931348623157e308))
     assert bucket_middle(200.0) == pytest.approx(200.0, rel=2.0**-8)
