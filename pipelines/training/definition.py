@@ -138,7 +138,10 @@ class Model:
     def canonical(self) -> dict[str, Any]:
         """A JSON-able form of what decides the training set."""
         return {
-            "name": self.name, "label": self.label, "weight": self.weight, "entity_keys": list(self.entity_keys),
+            "name": self.name,
+            "label": self.label,
+            "weight": self.weight,
+            "entity_keys": list(self.entity_keys),
             "request_fields": [[f.name, f.dtype, f.required] for f in self.request_fields],
             "features": self.features if isinstance(self.features, str) else list(self.features),
             "split": [s.astimezone(UTC).isoformat() if isinstance(s, datetime) else s for s in self.split],

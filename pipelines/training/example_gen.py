@@ -62,8 +62,10 @@ class Executor(BaseExampleGenExecutor):
             for split in SPLITS:
                 uri = artifact_utils.get_split_uri([artifact], split)
                 files = beam.io.filesystems.FileSystems.match([f"{exec_properties['input_base']}/{split}/*.parquet"])[0].metadata_list
-                shards = [(m.path, f"{uri}/data_tfrecord-{i:05d}-of-{len(files):05d}.gz")
-                          for i, m in enumerate(sorted(files, key=lambda m: m.path))]
+                shards = [
+                    (m.path, f"{uri}/data_tfrecord-{i:05d}-of-{len(files):05d}.gz")
+                    for i, m in enumerate(sorted(files, key=lambda m: m.path))
+                ]
                 (
                     pipeline
                     | f"Files[{split}]" >> beam.Create(shards, reshuffle=False)
@@ -84,11 +86,7 @@ def _config(exec_properties: dict[str, Any]) -> tuple[list[list[str]], str, str 
 @beam.ptransform_fn
 def _ReadSplit(pipeline: Any, exec_properties: dict[str, Any], split_pattern: str) -> Any:
     files = beam.io.filesystems.FileSystems.match([f"{exec_properties['input_base']}/{split_pattern}"])[0].metadata_list
-    return (
-        pipeline
-        | beam.Create(sorted(m.path for m in files), reshuffle=False)
-        | beam.FlatMap(read_examples, *_config(exec_properties))
-    )
+    return pipeline | beam.Create(sorted(m.path for m in files), reshuffle=False) | beam.FlatMap(read_examples, *_config(exec_properties))
 
 
 class FeatureServiceExampleGen(FileBasedExampleGen):
@@ -101,8 +99,6 @@ class FeatureServiceExampleGen(FileBasedExampleGen):
         custom.custom_config.Pack(wrappers_pb2.StringValue(value=json.dumps({"columns": columns, "label": label, "weight": weight})))
         super().__init__(
             input_base=training_set,
-            input_config=example_gen_pb2.Input(
-                splits=[example_gen_pb2.Input.Split(name=s, pattern=f"{s}/*.parquet") for s in SPLITS]
-            ),
+            input_config=example_gen_pb2.Input(splits=[example_gen_pb2.Input.Split(name=s, pattern=f"{s}/*.parquet") for s in SPLITS]),
             custom_config=custom,
         )

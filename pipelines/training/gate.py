@@ -46,9 +46,15 @@ class Comparison(base_beam_component.BaseBeamComponent):
     def __init__(self, examples: Any, model: Any, baseline_model: Any, eval_config: Any, schema: Any, splits: list[str]) -> None:
         super().__init__(
             spec=ComparisonSpec(
-                examples=examples, model=model, baseline_model=baseline_model, eval_config=eval_config, schema=schema,
-                example_splits=json_utils.dumps(splits), fairness_indicator_thresholds="null",
-                evaluation=types.Channel(type=standard_artifacts.ModelEvaluation), blessing=types.Channel(type=Verdict),
+                examples=examples,
+                model=model,
+                baseline_model=baseline_model,
+                eval_config=eval_config,
+                schema=schema,
+                example_splits=json_utils.dumps(splits),
+                fairness_indicator_thresholds="null",
+                evaluation=types.Channel(type=standard_artifacts.ModelEvaluation),
+                blessing=types.Channel(type=Verdict),
             )
         )
 

@@ -69,7 +69,8 @@ def score_all(label: Floats, predictions: Mapping[str, Floats], slices: Mapping[
         masks |= {f"{column}={value}": array == value for value in sorted(set(array) - {None}, key=str)}
     return tuple(
         Score(name, key, int(m.sum()), int(label[m].sum()), auc(label[m], p[m]), log_loss(label[m], p[m]))
-        for key, m in masks.items() for name, p in predictions.items()
+        for key, m in masks.items()
+        for name, p in predictions.items()
     )
 
 
@@ -87,7 +88,8 @@ def render(report: Report, slices: bool = False) -> Any:
         for s in (report.overall(n) for n in names):
             table.add_row(s.predictor, "-" if s.auc is None else f"{s.auc:.4f}", f"{s.log_loss:.4f}")
         return table
-    table = Table("slice", title=title)
+    table = Table(title=title)
+    table.add_column("slice", no_wrap=True)
     for head in ("requests", *(f"AUC, {n}" for n in names[1:]), *(f"log loss, {n}" for n in names)):
         table.add_column(head, justify="right")
     for key in dict.fromkeys(s.slice for s in report.scores):

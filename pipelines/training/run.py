@@ -97,9 +97,16 @@ def _only_one(data: Path) -> Iterator[None]:
 
 
 def train(
-    model: Model, *, repo: str | Path, data: str | Path, start: datetime, end: datetime,
+    model: Model,
+    *,
+    repo: str | Path,
+    data: str | Path,
+    start: datetime,
+    end: datetime,
     progress: Callable[[str, float | None], None] = lambda step, seconds: None,
-    now: Callable[[], datetime] = utc_now, run_id: str | None = None, seed: int = 20130101,
+    now: Callable[[], datetime] = utc_now,
+    run_id: str | None = None,
+    seed: int = 20130101,
 ) -> Trained:
     """Train ``model`` on the requests asked in [start, end) and push it to ``data/models/<name>/<version>`` if it is blessed.
 

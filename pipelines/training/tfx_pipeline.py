@@ -48,8 +48,11 @@ class PipelineRun:
 
 
 def _eval_config(model: Model, against: str) -> Any:
-    """TFMA's configuration: metrics over all rows and per slice, thresholds for ``against`` "blessed" (and the bounds) or "plain"."""
+    """TFMA's configuration: metrics over all rows and per slice; thresholds over all rows, for ``against`` "blessed" or "plain"."""
     import tensorflow_model_analysis as tfma
+
+    def overall(**threshold: Any) -> list[Any]:  # a plain threshold would hold for every slice, however small
+        return [tfma.PerSliceMetricThreshold(slicing_specs=[tfma.SlicingSpec()], threshold=tfma.MetricThreshold(**threshold))]
 
     metrics = []
     for name, class_name in _TFMA_NAMES.items():
@@ -65,12 +68,14 @@ def _eval_config(model: Model, against: str) -> Any:
                 # TFMA wants strictly better than the bound; a hair of room makes "equal" pass with slack 0.
                 absolute={"value": -(slack + 1e-9) if rises else slack + 1e-9},
             )
-        metrics.append(tfma.MetricConfig(class_name=class_name, threshold=tfma.MetricThreshold(**found) if found else None))
+        # Over all rows: the slices are measured and shown, but the AUC of a slice of twelve flights is no verdict.
+        whole = [tfma.PerSliceMetricThreshold(slicing_specs=[tfma.SlicingSpec()], threshold=tfma.MetricThreshold(**found))] if found else []
+        metrics.append(tfma.MetricConfig(class_name=class_name, per_slice_thresholds=whole))
     metrics.append(
         # An Evaluator without any threshold blesses nothing: this one always holds.
         tfma.MetricConfig(
             class_name="ExampleCount",
-            threshold=tfma.MetricThreshold(value_threshold=tfma.GenericValueThreshold(lower_bound={"value": 0.5})),
+            per_slice_thresholds=overall(value_threshold=tfma.GenericValueThreshold(lower_bound={"value": 0.5})),
         )
     )
     spec = {"signature_name": "serving_default", "label_key": model.label, "model_type": "tf_generic", "prediction_key": "probability"}
@@ -101,19 +106,30 @@ def _build(model: Model, training_set: TrainingSet, repo: Path, data: Path, spec
     schema = tfx.components.SchemaGen(statistics=statistics.outputs["statistics"], infer_feature_shape=True)
     validator = tfx.components.ExampleValidator(statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"])
     transform = tfx.components.Transform(
-        examples=examples.outputs["examples"], schema=schema.outputs["schema"], materialize=False, disable_statistics=True,
-        disable_analyzer_cache=True, preprocessing_fn="pipelines.training.user_code.preprocessing_fn",
+        examples=examples.outputs["examples"],
+        schema=schema.outputs["schema"],
+        materialize=False,
+        disable_statistics=True,
+        disable_analyzer_cache=True,
+        preprocessing_fn="pipelines.training.user_code.preprocessing_fn",
         splits_config=tfx.proto.SplitsConfig(analyze=["train"], transform=["train"]),
         custom_config={"repo": str(repo), "preprocessing_fn": model.preprocessing_fn, "request": [c.name for c in request]},
     )
 
     def trainer(node: str, chosen: Sequence[Column]) -> Any:
         return tfx.components.Trainer(
-            run_fn="pipelines.training.user_code.run_fn", examples=examples.outputs["examples"], schema=schema.outputs["schema"],
+            run_fn="pipelines.training.user_code.run_fn",
+            examples=examples.outputs["examples"],
+            schema=schema.outputs["schema"],
             transform_graph=transform.outputs["transform_graph"],
-            train_args=tfx.proto.TrainArgs(splits=["train"]), eval_args=tfx.proto.EvalArgs(splits=["eval"]),
+            train_args=tfx.proto.TrainArgs(splits=["train"]),
+            eval_args=tfx.proto.EvalArgs(splits=["eval"]),
             custom_config={
-                "repo": str(repo), "run_fn": model.run_fn, "label": model.label, "weight": model.weight or "", "seed": seed,
+                "repo": str(repo),
+                "run_fn": model.run_fn,
+                "label": model.label,
+                "weight": model.weight or "",
+                "seed": seed,
                 "columns": json.dumps([[c.name, c.dtype, c.view, c.feature] for c in chosen]),
             },
         ).with_id(node)
@@ -127,25 +143,33 @@ def _build(model: Model, training_set: TrainingSet, repo: Path, data: Path, spec
     ).with_id("LatestBlessedModel")
     verdicts = {
         against: Comparison(
-            examples=examples.outputs["examples"], model=full.outputs["model"], baseline_model=baseline,
-            eval_config=_eval_config(model, against), schema=schema.outputs["schema"], splits=["test"],
+            examples=examples.outputs["examples"],
+            model=full.outputs["model"],
+            baseline_model=baseline,
+            eval_config=_eval_config(model, against),
+            schema=schema.outputs["schema"],
+            splits=["test"],
         ).with_id("Evaluator" if against == "blessed" else "Evaluator.plain")
         for against, baseline in (("blessed", blessed.outputs["model"]), ("plain", plain.outputs["model"]))
     }
     gate = Gate(
         model=full.outputs["model"],
-        against_blessed=verdicts["blessed"].outputs["blessing"], against_plain=verdicts["plain"].outputs["blessing"],
+        against_blessed=verdicts["blessed"].outputs["blessing"],
+        against_plain=verdicts["plain"].outputs["blessing"],
     )
     base = data / "models" / model.name
     pusher = tfx.components.Pusher(
-        model=full.outputs["model"], model_blessing=gate.outputs["blessing"],
+        model=full.outputs["model"],
+        model_blessing=gate.outputs["blessing"],
         custom_config={"base": str(base), "spec": json.dumps(spec)},
         custom_executor_spec=executor_spec.ExecutorClassSpec(AtomicPush),
         push_destination=tfx.proto.PushDestination(filesystem=tfx.proto.PushDestination.Filesystem(base_directory=str(base))),
     )
     metadata = data / "tfx" / "metadata.db"
     return tfx.dsl.Pipeline(
-        pipeline_name=name, pipeline_root=str(data / "tfx" / name), enable_cache=False,
+        pipeline_name=name,
+        pipeline_root=str(data / "tfx" / name),
+        enable_cache=False,
         components=[examples, statistics, schema, validator, transform, plain, full, blessed, *verdicts.values(), gate, pusher],
         metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(str(metadata)),
         beam_pipeline_args=["--runner=DirectRunner", "--direct_num_workers=1", "--direct_running_mode=in_memory"],
@@ -186,7 +210,9 @@ def _runner(steps: _Steps) -> Any:
                 name = node.node_info.id
                 with steps.step(name):
                     launcher.Launcher(
-                        pipeline_node=node, mlmd_connection=metadata.Metadata(connection), pipeline_info=pipeline.pipeline_info,
+                        pipeline_node=node,
+                        mlmd_connection=metadata.Metadata(connection),
+                        pipeline_info=pipeline.pipeline_info,
                         pipeline_runtime_spec=pipeline.runtime_spec,
                         executor_spec=runner_utils.extract_executor_spec(deployment, name),
                         custom_driver_spec=runner_utils.extract_custom_driver_spec(deployment, name),
@@ -219,8 +245,14 @@ def _quiet(log: Path) -> Iterator[None]:
 
 
 def run_pipeline(
-    model: Model, training_set: TrainingSet, repo: Path, data: Path, spec: dict[str, Any], run_id: str,
-    progress: Progress = lambda component, seconds: None, seed: int = 20130101,
+    model: Model,
+    training_set: TrainingSet,
+    repo: Path,
+    data: Path,
+    spec: dict[str, Any],
+    run_id: str,
+    progress: Progress = lambda component, seconds: None,
+    seed: int = 20130101,
 ) -> PipelineRun:
     """Train, evaluate and, if blessed, push ``model`` on ``training_set``; 30-90 seconds for 80,000 rows on two cores.
 
@@ -290,9 +322,13 @@ def _collect(pipeline: Any, data: Path, seconds: dict[str, float], log: Path) ->
         anomalies += len(_anomalies(file))
     verdict = latest("Evaluator", "blessing")
     return PipelineRun(
-        full=Path(latest("Trainer", "model").uri) / "Format-Serving", plain=Path(latest("Trainer.plain", "model").uri) / "Format-Serving",
+        full=Path(latest("Trainer", "model").uri) / "Format-Serving",
+        plain=Path(latest("Trainer.plain", "model").uri) / "Format-Serving",
         blessed=latest("Gate", "blessing").custom_properties["blessed"].int_value == 1,
         had_baseline="baseline_model_id" in verdict.custom_properties,
-        reasons=tuple(reasons), pushed=Path(pushed.custom_properties["pushed_destination"].string_value) if was_pushed else None,
-        anomalies=anomalies, seconds=seconds, log=log,
+        reasons=tuple(reasons),
+        pushed=Path(pushed.custom_properties["pushed_destination"].string_value) if was_pushed else None,
+        anomalies=anomalies,
+        seconds=seconds,
+        log=log,
     )

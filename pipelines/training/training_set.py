@@ -196,14 +196,20 @@ def build_training_set(model: Model, spine: pa.Table, store: Any, data: Path, no
     columns = (*model.request_columns, *(_feature_column(v, n, table.schema.field(f"{v}__{n}").type) for v, n in pairs))
     masks, borders = split_by_time(table.column(EVENT_TIMESTAMP).cast(pa.int64()).to_numpy(), model.split, micros(model.label_delay))
     query = {
-        "model": model.canonical(), "features": [f"{v}:{n}" for v, n in pairs], "fingerprints": fingerprints,
-        "spine_sha256": _hash_table(spine), "borders_us": list(borders),
+        "model": model.canonical(),
+        "features": [f"{v}:{n}" for v, n in pairs],
+        "fingerprints": fingerprints,
+        "spine_sha256": _hash_table(spine),
+        "borders_us": list(borders),
     }
     values = _hash_table(table)
     identity = hashlib.sha256(json.dumps([query, values], sort_keys=True).encode()).hexdigest()[:16]
     label = table.column(model.label).to_numpy()
     manifest = {
-        "id": identity, **query, "values_sha256": values, "created": now.astimezone(UTC).isoformat(timespec="seconds"),
+        "id": identity,
+        **query,
+        "values_sha256": values,
+        "created": now.astimezone(UTC).isoformat(timespec="seconds"),
         "columns": [[c.name, c.dtype, c.view, c.feature] for c in columns],
         "borders": [_utc(b) for b in borders],
         "splits": {name: {"rows": int(m.sum()), "positives": int(label[m].sum())} for name, m in masks.items()},
