@@ -40,29 +40,40 @@ FLIGHT = [
 ]
 
 departures = EventSource(
-    name="departures", description="flights that left the gate",
+    name="departures",
+    description="flights that left the gate",
     fields=[
         *FLIGHT,
         Field("dep_delay", "float64", unit="min", min=-120, max=3000),
         Field("distance", "float64", unit="miles", min=0, max=20000),
     ],
-    event_time="departed_at", tie_breaker="flight_id",
-    out_of_orderness=minutes(1), allowed_lateness=hours(1), files="events/departures", topic="departures",
+    event_time="departed_at",
+    tie_breaker="flight_id",
+    out_of_orderness=minutes(1),
+    allowed_lateness=hours(1),
+    files="events/departures",
+    topic="departures",
 )
 
 arrivals = EventSource(
-    name="arrivals", description="flights that landed, with what is known only then",
+    name="arrivals",
+    description="flights that landed, with what is known only then",
     fields=[
         *FLIGHT,
         Field("arr_delay", "float64", unit="min", min=-180, max=3000),
         Field("air_time", "float64", unit="min", min=0, max=1500),
     ],
-    event_time="landed_at", tie_breaker="flight_id",
-    out_of_orderness=minutes(1), allowed_lateness=hours(1), files="events/arrivals", topic="arrivals",
+    event_time="landed_at",
+    tie_breaker="flight_id",
+    out_of_orderness=minutes(1),
+    allowed_lateness=hours(1),
+    files="events/arrivals",
+    topic="arrivals",
 )
 
 weather = EventSource(
-    name="weather", description="hourly observations at the three airports",
+    name="weather",
+    description="hourly observations at the three airports",
     fields=[
         Field("origin", "string", required=True, domain=ORIGINS),
         Field("temp", "float64", unit="F", min=-60, max=140),
@@ -74,12 +85,21 @@ weather = EventSource(
         Field("pressure", "float64", unit="hPa", min=850, max=1100),
         Field("visib", "float64", unit="miles", min=0, max=100),
     ],
-    event_time="observed_at", tie_breaker="origin",
-    out_of_orderness=minutes(5), allowed_lateness=hours(3), files="events/weather", topic="weather",
+    event_time="observed_at",
+    tie_breaker="origin",
+    out_of_orderness=minutes(5),
+    allowed_lateness=hours(3),
+    files="events/weather",
+    topic="weather",
 )
 
 origin_traffic = FeatureGroup(
-    name="origin_traffic", description="departures at the airport", source=departures, entity=Entity("origin"), hop=minutes(5), ttl=hours(6),
+    name="origin_traffic",
+    description="departures at the airport",
+    source=departures,
+    entity=Entity("origin"),
+    hop=minutes(5),
+    ttl=hours(6),
     aggregates=[
         Count(over=[hours(1), hours(3), hours(24)]),
         Mean("dep_delay", over=[hours(1), hours(3), hours(24)]),
@@ -92,8 +112,12 @@ origin_traffic = FeatureGroup(
 )
 
 carrier_traffic = FeatureGroup(
-    name="carrier_traffic", description="departures of the airline, at all three airports", source=departures, entity=Entity("carrier"),
-    hop=minutes(15), ttl=hours(24),
+    name="carrier_traffic",
+    description="departures of the airline, at all three airports",
+    source=departures,
+    entity=Entity("carrier"),
+    hop=minutes(15),
+    ttl=hours(24),
     aggregates=[
         Count(over=[hours(1), hours(3), hours(24)]),
         Mean("dep_delay", over=[hours(3), hours(24)]),
@@ -103,7 +127,12 @@ carrier_traffic = FeatureGroup(
 )
 
 route_arrivals = FeatureGroup(
-    name="route_arrivals", description="arrivals on the route", source=arrivals, entity=Entity("origin", "dest"), hop=minutes(15), ttl=days(2),
+    name="route_arrivals",
+    description="arrivals on the route",
+    source=arrivals,
+    entity=Entity("origin", "dest"),
+    hop=minutes(15),
+    ttl=days(2),
     aggregates=[
         Count(over=hours(24)),
         Mean("arr_delay", over=[hours(3), hours(24)]),
@@ -114,7 +143,12 @@ route_arrivals = FeatureGroup(
 )
 
 aircraft = FeatureGroup(
-    name="aircraft", description="what the aircraft did", source=arrivals, entity=Entity("tailnum"), hop=minutes(5), ttl=hours(36),
+    name="aircraft",
+    description="what the aircraft did",
+    source=arrivals,
+    entity=Entity("tailnum"),
+    hop=minutes(5),
+    ttl=hours(36),
     aggregates=[
         Count(over=hours(24), name="legs"),
         Last("arr_delay", over=hours(24)),
@@ -126,8 +160,12 @@ aircraft = FeatureGroup(
 )
 
 origin_weather = FeatureGroup(
-    name="origin_weather", description="the last observation at the airport, and its age", source=weather, entity=Entity("origin"),
-    hop=minutes(15), ttl=hours(12),
+    name="origin_weather",
+    description="the last observation at the airport, and its age",
+    source=weather,
+    entity=Entity("origin"),
+    hop=minutes(15),
+    ttl=hours(12),
     aggregates=[
         Last("temp", over=hours(6)),
         Last("wind_speed", over=hours(6)),
@@ -147,6 +185,7 @@ globals().update(_feast.named())
 late_flights = FeatureService(
     name="late_flights",
     features=[
-        view[[f.name for f in view.features if not f.name.startswith("tandem_") and f.name != "arr_delay_last_3_24h"]] for view in _feast.views
+        view[[f.name for f in view.features if not f.name.startswith("tandem_") and f.name != "arr_delay_last_3_24h"]]
+        for view in _feast.views
     ],
 )

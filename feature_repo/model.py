@@ -78,7 +78,10 @@ def run_fn(fn_args: Any) -> None:
     model = build(job)
     model.compile(keras.optimizers.Adam(1e-3), loss="binary_crossentropy", weighted_metrics=[], steps_per_execution=16)
     model.fit(
-        job.dataset("train", BATCH), validation_data=job.dataset("eval", 8192), epochs=EPOCHS, verbose=0,
+        job.dataset("train", BATCH),
+        validation_data=job.dataset("eval", 8192),
+        epochs=EPOCHS,
+        verbose=0,
         callbacks=[
             keras.callbacks.EarlyStopping("val_loss", patience=2, restore_best_weights=True),
             keras.callbacks.TensorBoard(job.log_dir, write_graph=False),

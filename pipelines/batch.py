@@ -17,6 +17,7 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.transforms.combiners import ToList
 
 from pipelines import runs, steps
 from pipelines.analyze import analyze_groups
@@ -51,8 +52,16 @@ def us(moment: datetime) -> int:
 
 
 def run_batch(
-    repo: Repo, start: datetime, end: datetime, *, now: datetime, runner: str = "DirectRunner", beam_args: Sequence[str] = (),
-    pinned: bool = False, anew: bool = False, progress: Callable[[str], None] = lambda line: None,
+    repo: Repo,
+    start: datetime,
+    end: datetime,
+    *,
+    now: datetime,
+    runner: str = "DirectRunner",
+    beam_args: Sequence[str] = (),
+    pinned: bool = False,
+    anew: bool = False,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> BatchResult:
     """Make the rows with ``start < boundary <= end`` of every group, visible under ``data/offline/<group>/run=<id>``.
 
@@ -73,8 +82,14 @@ def run_batch(
     definitions = {n: g.canonical() for n, g in repo.groups.items()}
     inputs = {n: [{"file": f.name, "size": f.size, "sha256": f.sha256} for f in fs] for n, fs in files.items()}
     key = {
-        "start": start, "end": end, "inputs": inputs, "definitions": definitions, "graphs": graphs, "batch": settings.model_dump(),
-        "code": runs.code_version(repo.path)["sha256"], "versions": runs.library_versions(),
+        "start": start,
+        "end": end,
+        "inputs": inputs,
+        "definitions": definitions,
+        "graphs": graphs,
+        "batch": settings.model_dump(),
+        "code": runs.code_version(repo.path)["sha256"],
+        "versions": runs.library_versions(),
     }
     run = runs.begin(data, "batch", key, now, anew=anew)
     if run.status == "complete":
@@ -85,8 +100,14 @@ def run_batch(
             return BatchResult(_publish(repo, run), False)
         created = datetime.fromisoformat(run.manifest["created"])
         run.save(
-            status="running", range=[start.isoformat(), end.isoformat()], inputs=inputs, definitions=definitions,
-            code=runs.code_version(repo.path), versions=runs.library_versions(), settings=settings.model_dump(), runner=runner,
+            status="running",
+            range=[start.isoformat(), end.isoformat()],
+            inputs=inputs,
+            definitions=definitions,
+            code=runs.code_version(repo.path),
+            versions=runs.library_versions(),
+            settings=settings.model_dump(),
+            runner=runner,
         )
         for leftover in ("rows", "offline", "dead_letters"):
             shutil.rmtree(run.folder / leftover, ignore_errors=True)
@@ -99,8 +120,17 @@ def run_batch(
 
 
 def _make(
-    repo: Repo, run: runs.Run, sources: Mapping[str, Any], files: Mapping[str, Sequence[Any]], begin_us: Mapping[str, int],
-    start: int, end: int, now_us: int, graphs: dict[str, str], beam_options: PipelineOptions, progress: Callable[[str], None],
+    repo: Repo,
+    run: runs.Run,
+    sources: Mapping[str, Any],
+    files: Mapping[str, Sequence[Any]],
+    begin_us: Mapping[str, int],
+    start: int,
+    end: int,
+    now_us: int,
+    graphs: dict[str, str],
+    beam_options: PipelineOptions,
+    progress: Callable[[str], None],
 ) -> None:
     rows_dir, offline, settings = run.folder / "rows", run.folder / "offline", repo.settings.batch
     total = sum(len(f) for f in files.values())
@@ -112,8 +142,11 @@ def _make(
                 pipeline
                 | f"Files of {name}" >> beam.Create(list(files[name]))
                 | f"Spread {name}" >> beam.Reshuffle()
-                | f"Read {name}" >> beam.ParDo(
-                    steps.ReadEvents(source, begin_us[name], end, now_us, round(settings.max_future_hours * 3.6e9), str(run.folder / "dead_letters"))
+                | f"Read {name}"
+                >> beam.ParDo(
+                    steps.ReadEvents(
+                        source, begin_us[name], end, now_us, round(settings.max_future_hours * 3.6e9), str(run.folder / "dead_letters")
+                    )
                 ).with_outputs("stats", main="valid")
             )
             stats.append(read.stats)
@@ -125,30 +158,31 @@ def _make(
                     read.valid
                     | f"Tile {group.name}" >> beam.ParDo(steps.Tile(group, settings.shards, length, start, end))
                     | f"Shuffle {group.name}" >> beam.GroupByKey()
-                    | f"Window {group.name}" >> beam.ParDo(
-                        steps.WindowRows(group, length, start, end, str(rows_dir))
-                    ).with_outputs("stats", main="files")
+                    | f"Window {group.name}"
+                    >> beam.ParDo(steps.WindowRows(group, length, start, end, str(rows_dir))).with_outputs("stats", main="files")
                 )
                 stats.append(made.stats)
         _ = (
             stats
             | "All stats" >> beam.Flatten()
             | "Sum stats" >> beam.CombinePerKey(sum)
-            | "Stats in one" >> beam.combiners.ToList()
+            | "Stats in one" >> ToList()
             | "Write stats" >> beam.Map(_write_stats, str(run.folder / "stats.json"))
         )
     counts = json.loads((run.folder / "stats.json").read_text())
     rejected = {k.removeprefix("rejected/"): n for k, n in sorted(counts.items()) if k.startswith("rejected/")}
     read_total = sum(n for k, n in counts.items() if k.startswith("read/"))
     run.save(
-        events={k.removeprefix("read/"): n for k, n in sorted(counts.items()) if k.startswith("read/")}, rejected=rejected,
+        events={k.removeprefix("read/"): n for k, n in sorted(counts.items()) if k.startswith("read/")},
+        rejected=rejected,
         rows={k.removeprefix("rows/"): n for k, n in sorted(counts.items()) if k.startswith("rows/")},
     )
     share = sum(rejected.values()) / max(read_total, 1)
     if share > settings.max_reject_share:
         worst = max(rejected, key=lambda k: rejected[k])
         raise RejectLimitError(
-            f"{sum(rejected.values())} of {read_total} events were rejected ({share:.2%}, limit {settings.max_reject_share:.2%}), most of them {worst};"
+            f"{sum(rejected.values())} of {read_total} events were rejected ({share:.2%}, limit {settings.max_reject_share:.2%}),"
+            f" most of them {worst};"
             f" see {run.folder / 'dead_letters'}, mend the data or raise batch.max_reject_share"
         )
     made_files = {n: sorted(str(p) for p in (rows_dir / n).rglob("*.parquet")) for n in repo.groups}
@@ -192,7 +226,9 @@ def pinned_graph(data: Path, group: str) -> str:
     try:
         return (data / "graphs" / group / "CURRENT").read_text().strip()
     except FileNotFoundError:
-        raise GraphError(f"feature group {group!r} has no applied graph; run 'tandem batch' without --pinned and 'tandem apply' first") from None
+        raise GraphError(
+            f"feature group {group!r} has no applied graph; run 'tandem batch' without --pinned and 'tandem apply' first"
+        ) from None
 
 
 def apply_run(repo: Repo, run: runs.Run) -> dict[str, str]:

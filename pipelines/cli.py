@@ -24,10 +24,14 @@ if TYPE_CHECKING:
 __all__ = ["app", "main"]
 
 app = typer.Typer(
-    name="tandem", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    name="tandem",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
     help="Features computed once: as a batch job for training and as a stream for serving, from one graph.",
 )
-screen = Console(stderr=True)
+screen = Console(stderr=True, soft_wrap=True)
 
 RepoOption = Annotated[Path, typer.Option("--repo", help="The feature repository.")]
 DataOption = Annotated[Path | None, typer.Option("--data", help="The data folder (default: data: of tandem.yaml).")]
@@ -113,7 +117,9 @@ def init(folder: Annotated[Path, typer.Argument(help="The folder to make.")]) ->
 
 
 @app.command()
-def events(repo: RepoOption = DEFAULT_REPO, data: DataOption = None, start: StartOption = None, end: EndOption = None, json_: JsonOption = False) -> None:
+def events(
+    repo: RepoOption = DEFAULT_REPO, data: DataOption = None, start: StartOption = None, end: EndOption = None, json_: JsonOption = False
+) -> None:
     """Write the event logs by the repository's own function (demo.events of tandem.yaml)."""
     loaded, steps = load(repo, data), Steps()
     show(make_events(loaded, start, end, steps), json_, None)
@@ -135,7 +141,11 @@ def make_events(repo: Repo, start: str | None, end: str | None, steps: Steps) ->
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def batch(
-    context: typer.Context, repo: RepoOption = DEFAULT_REPO, data: DataOption = None, start: StartOption = None, end: EndOption = None,
+    context: typer.Context,
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    start: StartOption = None,
+    end: EndOption = None,
     runner: Annotated[str, typer.Option(help="Beam's runner: DirectRunner, FlinkRunner, DataflowRunner...")] = "DirectRunner",
     pinned: Annotated[bool, typer.Option("--pinned", help="Reuse the applied graphs instead of analyzing anew.")] = False,
     anew: Annotated[bool, typer.Option("--anew", help="Run though a run of the same inputs is complete.")] = False,
@@ -145,19 +155,29 @@ def batch(
     quiet()
     loaded, steps = load(repo, data), Steps()
     demo = loaded.settings.demo
-    manifest = do_batch(loaded, moment("--start", start, demo.start), moment("--end", end, demo.end), steps, runner, context.args, pinned, anew)
+    manifest = do_batch(
+        loaded, moment("--start", start, demo.start), moment("--end", end, demo.end), steps, runner, context.args, pinned, anew
+    )
     show(manifest, json_, lambda: run_table(manifest))
 
 
 def do_batch(
-    repo: Repo, start: datetime, end: datetime, steps: Steps, runner: str = "DirectRunner", args: list[str] | None = None,
-    pinned: bool = False, anew: bool = False,
+    repo: Repo,
+    start: datetime,
+    end: datetime,
+    steps: Steps,
+    runner: str = "DirectRunner",
+    args: list[str] | None = None,
+    pinned: bool = False,
+    anew: bool = False,
 ) -> dict[str, Any]:
     """Run the batch job; returns its manifest."""
     from pipelines.batch import run_batch
 
     with steps.doing("batch"):
-        result = run_batch(repo, start, end, now=datetime.now(UTC), runner=runner, beam_args=args or [], pinned=pinned, anew=anew, progress=steps.say)
+        result = run_batch(
+            repo, start, end, now=datetime.now(UTC), runner=runner, beam_args=args or [], pinned=pinned, anew=anew, progress=steps.say
+        )
     return result.run.manifest
 
 
@@ -176,7 +196,8 @@ def run_table(manifest: dict[str, Any]) -> Table:
 
 @app.command()
 def apply(
-    repo: RepoOption = DEFAULT_REPO, data: DataOption = None,
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
     run: Annotated[str | None, typer.Option(help="The batch run whose graphs to apply (default: the latest complete one).")] = None,
 ) -> None:
     """Make a run's graphs the applied ones, and run feast apply."""
@@ -219,7 +240,10 @@ def do_materialize(repo: Repo, start: datetime, end: datetime, steps: Steps) -> 
 
 @app.command()
 def train(
-    repo: RepoOption = DEFAULT_REPO, data: DataOption = None, start: StartOption = None, end: EndOption = None,
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    start: StartOption = None,
+    end: EndOption = None,
     model: Annotated[str | None, typer.Option(help="Which model of tandem.yaml (default: the first).")] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 20130101,
     json_: JsonOption = False,
@@ -230,13 +254,15 @@ def train(
     demo = loaded.settings.demo
     trained = do_train(loaded, moment("--start", start, demo.start), moment("--end", end, demo.end), Steps(), model, seed)
     if json_:
-        show({"run": trained.run, "pushed": str(trained.pushed or ""), "version": trained.version, "report": trained.report.to_dict()}, True)
+        show(
+            {"run": trained.run, "pushed": str(trained.pushed or ""), "version": trained.version, "report": trained.report.to_dict()}, True
+        )
     else:
         from pipelines.training.report import render
 
         Console().print(render(trained.report))
     if trained.pushed is None:
-        screen.print("not pushed: the model is not blessed")
+        screen.print(f"not pushed: {'; '.join(trained.pipeline.reasons)}")
         raise typer.Exit(3)
 
 
@@ -256,7 +282,8 @@ def do_train(repo: Repo, start: datetime, end: datetime, steps: Steps, model: st
 
 @app.command()
 def serve(
-    repo: RepoOption = DEFAULT_REPO, data: DataOption = None,
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on (default 127.0.0.1).")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on (default 8500; 0: a free one).")] = None,
     as_of: Annotated[str | None, typer.Option(help="Answer as if it were this moment (UTC), over replayed history.")] = None,
@@ -266,29 +293,33 @@ def serve(
     from pydantic import ValidationError
 
     from pipelines.config import load_settings
+    from serving.settings import ServingSettings
 
     repo = repo.resolve()
     settings = load_settings(repo, data=data.resolve() if data else None)
     given = {"host": host, "port": port, "as_of": moment("--as-of", as_of) if as_of else None}
-    sys.path.insert(0, str(repo))
-    from serving.app import run as run_server
-    from serving.settings import ServingSettings
-
     try:
         chosen = ServingSettings(
-            feature_repo=repo, models=settings.data / "models", graphs=settings.data / "graphs",
+            feature_repo=repo,
+            models=settings.data / "models",
+            graphs=settings.data / "graphs",
             **{**settings.serve, **{k: v for k, v in given.items() if v is not None}},
         )
-    except ValidationError as error:
-        first = error.errors()[0]
+    except (ValidationError, TypeError) as error:
+        first = (
+            error.errors()[0] if isinstance(error, ValidationError) else {"loc": ("settings",), "msg": str(error), "input": settings.serve}
+        )
         raise ConfigError(f"serve.{'.'.join(map(str, first['loc']))}: {first['msg']} (got {first['input']!r}); correct it") from None
-    run_server(chosen)
+    # The server is a process of its own that never loads Beam or the pipelines; it takes this one's place.
+    os.execv(sys.executable, [sys.executable, "-m", "serving", chosen.model_dump_json()])
 
 
 @app.command()
 def runs(
     run: Annotated[str | None, typer.Argument(help="Show this run's manifest.")] = None,
-    repo: RepoOption = DEFAULT_REPO, data: DataOption = None, json_: JsonOption = False,
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    json_: JsonOption = False,
 ) -> None:
     """List runs, or show one."""
     from pipelines.config import load_settings
@@ -302,13 +333,23 @@ def runs(
     table = Table("run", "status", "range", "rows", "rejected", box=None)
     for r in found:
         m = r.manifest
-        table.add_row(r.id, r.status, " to ".join(t[:10] for t in m.get("range", [])), f"{sum(m.get('rows', {}).values()):,}", str(sum(m.get("rejected", {}).values())))
+        table.add_row(
+            r.id,
+            r.status,
+            " to ".join(t[:10] for t in m.get("range", [])),
+            f"{sum(m.get('rows', {}).values()):,}",
+            str(sum(m.get("rejected", {}).values())),
+        )
     show({"runs": [r.manifest for r in found]}, json_, lambda: table)
 
 
 @app.command()
 def demo(
-    repo: RepoOption = DEFAULT_REPO, data: DataOption = None, start: StartOption = None, end: EndOption = None, json_: JsonOption = False,
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    start: StartOption = None,
+    end: EndOption = None,
+    json_: JsonOption = False,
 ) -> None:
     """The whole way: event logs, batch, apply, materialize, train, serve, ask. Ends with a summary."""
     quiet()

@@ -34,11 +34,22 @@ def run_demo(repo: Repo, start: datetime, end: datetime, as_json: bool) -> None:
     begin = start + timedelta(days=repo.settings.demo.warm_up_days)
     trained = cli.do_train(repo, begin, end, steps)
     if trained.pushed is None:
-        steps.say("the model is not blessed and was not pushed; the one before, if any, stays")
+        steps.say(f"not blessed, so not pushed; the version before stays, if there is one: {'; '.join(trained.pipeline.reasons)}")
+    if not (repo.data / "models" / trained.model).is_dir():
+        raise TandemError(
+            f"model {trained.model!r} has no blessed version to serve; give it more data (--start, --end) or other thresholds"
+        )
     answer, millis = ask(repo, trained.model, end, steps)
     summary = {
-        "run": manifest["id"], "events": manifest["events"], "rejected": manifest["rejected"], "rows": manifest["rows"],
-        "training_run": trained.run, "version": trained.version, "scores": trained.report.to_dict(), "answer": answer, "milliseconds": millis,
+        "run": manifest["id"],
+        "events": manifest["events"],
+        "rejected": manifest["rejected"],
+        "rows": manifest["rows"],
+        "training_run": trained.run,
+        "version": trained.version,
+        "scores": trained.report.to_dict(),
+        "answer": answer,
+        "milliseconds": millis,
         "seconds": round(time.monotonic() - steps.begun, 1),
     }
     if as_json:
@@ -55,7 +66,9 @@ def run_demo(repo: Repo, start: datetime, end: datetime, as_json: bool) -> None:
     out.print("One answer of the server:")
     out.print_json(json.dumps(answer))
     out.print(f"asked over HTTP, half of the requests within {millis:.1f} ms. All of it took {summary['seconds']} s.")
-    out.print(f"Next: tandem serve --as-of {end:%Y-%m-%d}   then open http://127.0.0.1:8500/docs;   tandem runs;   feast ui (in {repo.path.name})")
+    out.print(
+        f"Next: tandem serve --as-of {end:%Y-%m-%d}   then open http://127.0.0.1:8500/docs;   tandem runs;   feast ui (in {repo.path.name})"
+    )
 
 
 @contextmanager

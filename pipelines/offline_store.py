@@ -130,7 +130,7 @@ class AsofOfflineStore(DuckDBOfflineStore):
             out = spine
             with _connection(config) as db:
                 for view in feature_views:
-                    name = str(view.projection.name_to_use())  # type: ignore[no-untyped-call]
+                    name = str(view.projection.name_to_use())
                     wanted = [r.split(":", 1)[1] for r in feature_refs if r.split(":", 1)[0] == name]
                     columns = _join(db, config, view, wanted, spine, at)
                     for feature in wanted:

@@ -34,7 +34,8 @@ def to_ipc(batch: pa.RecordBatch) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
-    return sink.getvalue().to_pybytes()
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
 
 
 def from_ipc(data: bytes) -> pa.RecordBatch:
@@ -60,7 +61,7 @@ def slice_us(group: FeatureGroup, days: int) -> int:
     return max(days * DAY_US, -(-group.longest_us // DAY_US) * DAY_US)
 
 
-class ReadEvents(beam.DoFn):  # type: ignore[misc]
+class ReadEvents(beam.DoFn):
     """EventFile -> valid batches of ``source`` with event times in [start, end), and dead letters in a Parquet file.
 
     Main output: RecordBatch. Output ``stats``: (name, number): events read, rejected by reason, files.
@@ -89,7 +90,7 @@ class ReadEvents(beam.DoFn):  # type: ignore[misc]
                 yield beam.pvalue.TaggedOutput("stats", (f"rejected/{name}/{row['values']}", row["counts"]))
 
 
-class Tile(beam.DoFn):  # type: ignore[misc]
+class Tile(beam.DoFn):
     """RecordBatch of events -> ((slice start, shard), IPC tiles), each tile sent to every slice whose windows can reach it."""
 
     def __init__(self, group: FeatureGroup, shards: int, length: int, start: int, end: int) -> None:
@@ -113,7 +114,7 @@ class Tile(beam.DoFn):  # type: ignore[misc]
                 yield (place * self.length, int(number)), to_ipc(tiles.filter(pa.array(here & (shard == number))))
 
 
-class WindowRows(beam.DoFn):  # type: ignore[misc]
+class WindowRows(beam.DoFn):
     """((slice start, shard), tiles) -> one Parquet file of feature rows; emits its path. Output ``stats``: rows per group."""
 
     def __init__(self, group: FeatureGroup, length: int, start: int, end: int, folder: str) -> None:
@@ -132,7 +133,7 @@ class WindowRows(beam.DoFn):  # type: ignore[misc]
         yield beam.pvalue.TaggedOutput("stats", (f"rows/{self.group.name}", rows.num_rows))
 
 
-class TransformFile(beam.DoFn):  # type: ignore[misc]
+class TransformFile(beam.DoFn):
     """Path of a file of feature rows -> the same rows with the graph's outputs, fingerprint and creation time, in ``folder``."""
 
     def __init__(self, graph: str, source: str, folder: str, created_us: int) -> None:

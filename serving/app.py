@@ -48,8 +48,13 @@ def create_app(settings: ServingSettings, *, now_us: Callable[[], int] | None = 
         await asyncio.get_running_loop().run_in_executor(None, plane.close)
         desk.close()
 
-    app = FastAPI(title="Tandem", summary="Features and predictions, from the numbers that training saw.", lifespan=lifespan,
-                  docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Tandem",
+        summary="Features and predictions, from the numbers that training saw.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
     app.state.dataplane = plane
     _answer_errors(app)
     app.add_middleware(_Measured, metrics=plane.metrics)
@@ -88,6 +93,7 @@ def create_app(settings: ServingSettings, *, now_us: Callable[[], int] | None = 
     @app.post("/get-online-features", tags=["Feast"], openapi_extra=BODIES["features"])
     async def get_online_features(request: Request) -> Response:
         """Online features with statuses, event timestamps and ages, in the format of Feast's feature server."""
+
         def work(body: bytes) -> bytes:
             asked = online_request(parse_object(body), settings.max_instances)
             answer = plane.online_features(asked)
@@ -160,8 +166,15 @@ def run(settings: ServingSettings) -> None:
     """Serve until interrupted; requests under way are finished first."""
     import uvicorn
 
-    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_level="info", access_log=False, ws="none",
-                timeout_graceful_shutdown=max(1, round(settings.timeout_seconds)))
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_level="info",
+        access_log=False,
+        ws="none",
+        timeout_graceful_shutdown=max(1, round(settings.timeout_seconds)),
+    )
 
 
 class _Desk:
@@ -261,7 +274,10 @@ def _answer_errors(app: FastAPI) -> None:
         return _response({"error": "internal error; the server's log has the details"}, 500)
 
     handlers: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
-        TandemError: known, HTTPException: http, Exception: defect}
+        TandemError: known,
+        HTTPException: http,
+        Exception: defect,
+    }
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)
 
@@ -291,7 +307,8 @@ def _v1_answer(prediction: Prediction) -> dict[str, Any]:
 def _v2_answer(prediction: Prediction) -> dict[str, Any]:
     spec = prediction.model.spec
     return {
-        "model_name": spec.name, "model_version": str(spec.version),
+        "model_name": spec.name,
+        "model_version": str(spec.version),
         "outputs": [{"name": spec.output, "datatype": "FP32", "shape": [len(prediction.values)], "data": prediction.values}],
         "parameters": {"fingerprints": spec.fingerprints, "features": group_summary(prediction)},
     }
@@ -300,7 +317,8 @@ def _v2_answer(prediction: Prediction) -> dict[str, Any]:
 def _v2_metadata(plane: Dataplane, name: str, version: str | None) -> dict[str, Any]:
     model = plane.models.get(name, version)
     return {
-        "name": name, "platform": "tensorflow_savedmodel",
+        "name": name,
+        "platform": "tensorflow_savedmodel",
         "versions": [str(v) for v in sorted(plane.models.state(name).loaded, reverse=True)],
         "inputs": [{"name": f.name, "datatype": V2_TYPES[f.dtype], "shape": [-1]} for f in plane.fields(model)],
         "outputs": [{"name": model.spec.output, "datatype": "FP32", "shape": [-1]}],

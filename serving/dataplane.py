@@ -90,10 +90,12 @@ class Dataplane:
             if applied is not None and applied != fingerprint:
                 if self.settings.fingerprint_policy == "refuse":
                     raise FingerprintError(
-                        f"{what}: was trained on graph {fingerprint[:12]} of {view!r}, but {applied[:12]} is applied; train again")
+                        f"{what}: was trained on graph {fingerprint[:12]} of {view!r}, but {applied[:12]} is applied; train again"
+                    )
                 self.metrics.mismatches.labels(spec.name, view).inc()
-                log.warning("%s: was trained on graph %s of %r, but %s is applied; served by policy",
-                            what, fingerprint[:12], view, applied[:12])
+                log.warning(
+                    "%s: was trained on graph %s of %r, but %s is applied; served by policy", what, fingerprint[:12], view, applied[:12]
+                )
 
     def _applied(self, view: str) -> str | None:
         try:
@@ -108,7 +110,8 @@ class Dataplane:
         sent = {f.name: f for f in spec.request_fields}
         keys = {f.name: f for f in self.features.catalog.key_fields(v for v, _ in spec.features)}
         return [keys.get(k) or sent.get(k) or RequestField(k, "string") for k in spec.entity_keys] + [
-            f for f in spec.request_fields if f.name not in spec.entity_keys]
+            f for f in spec.request_fields if f.name not in spec.entity_keys
+        ]
 
     def predict(self, model: LoadedModel, columns: Mapping[str, list[Any]], rows: int) -> Prediction:
         """Predictions for N = ``rows`` rows of checked request columns. Blocks; raises FingerprintError, StoreError, ModelError."""
@@ -140,15 +143,26 @@ class Dataplane:
         groups = self.features.read(pairs, entities, request.rows)
         self._count(groups)
         n = request.rows
-        results = [{"values": request.entities[f.name], "statuses": ["PRESENT"] * n, "event_timestamps": [format_timestamp(0)] * n,
-                    "ages": [None] * n} for f in fields]
+        results = [
+            {
+                "values": request.entities[f.name],
+                "statuses": ["PRESENT"] * n,
+                "event_timestamps": [format_timestamp(0)] * n,
+                "ages": [None] * n,
+            }
+            for f in fields
+        ]
         stamps = {view: _stamps(group) for view, group in groups.items()}
         for view, feature in pairs:
             group = groups[view]
-            results.append({
-                "values": group.columns[feature].to_pylist(), "statuses": [STATUSES[s] for s in group.statuses[feature].tolist()],
-                "event_timestamps": stamps[view], "ages": group.ages.tolist(),
-            })
+            results.append(
+                {
+                    "values": group.columns[feature].to_pylist(),
+                    "statuses": [STATUSES[s] for s in group.statuses[feature].tolist()],
+                    "event_timestamps": stamps[view],
+                    "ages": group.ages.tolist(),
+                }
+            )
         return {"metadata": {"feature_names": taken}, "results": results}
 
     def _check_rows(self, spec: ModelSpec, view: str, group: ViewRows) -> None:
@@ -162,7 +176,8 @@ class Dataplane:
         if self.settings.fingerprint_policy == "refuse":
             raise FingerprintError(
                 f"model {spec.name!r} version {spec.version} was trained on graph {expected[:12]} of {view!r},"
-                f" but its rows are of {min(odd)[:12]}; push a model trained on them")
+                f" but its rows are of {min(odd)[:12]}; push a model trained on them"
+            )
 
     def _count(self, groups: Mapping[str, ViewRows]) -> None:
         for view, group in groups.items():
@@ -183,8 +198,12 @@ def group_summary(prediction: Prediction) -> dict[str, Any]:
     """Per view: the fingerprint that the model expects, and per row its status, event timestamp and age in seconds."""
     prints = prediction.model.spec.fingerprints
     return {
-        view: {"fingerprint": prints.get(view), "statuses": [STATUSES[s] for s in group.row_status.tolist()],
-               "event_timestamps": _stamps(group), "ages": group.ages.tolist()}
+        view: {
+            "fingerprint": prints.get(view),
+            "statuses": [STATUSES[s] for s in group.row_status.tolist()],
+            "event_timestamps": _stamps(group),
+            "ages": group.ages.tolist(),
+        }
         for view, group in prediction.groups.items()
     }
 

@@ -13,8 +13,11 @@ def _body(example: dict[str, Any], properties: dict[str, Any], required: list[st
     schema = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
     error = {"content": {"application/json": {"schema": {"type": "object", "properties": {"error": {"type": "string"}}}}}}
     reasons = {
-        "400": "Not the protocol's JSON", "404": "No such model, version or feature", "413": "Too many instances, or too large a body",
-        "415": "Not JSON", "422": "A value is missing, of the wrong type or out of range",
+        "400": "Not the protocol's JSON",
+        "404": "No such model, version or feature",
+        "413": "Too many instances, or too large a body",
+        "415": "Not JSON",
+        "422": "A value is missing, of the wrong type or out of range",
         "503": "Not now: no model, no store, or another fingerprint",
     }
     return {
@@ -28,18 +31,27 @@ _ROWS = {"type": "array", "minItems": 1, "items": {"type": "object"}}
 BODIES: dict[str, dict[str, Any]] = {
     "predict": _body(
         {"instances": [{"origin": "JFK", "carrier": "B6"}]},
-        {"instances": {**_ROWS, "description": "Entity keys and request fields, one object per row."},
-         "signature_name": {"const": "serving_default"}},
-        ["instances"]),
+        {
+            "instances": {**_ROWS, "description": "Entity keys and request fields, one object per row."},
+            "signature_name": {"const": "serving_default"},
+        },
+        ["instances"],
+    ),
     "features": _body(
         {"features": ["origin_traffic:count_1h"], "entities": {"origin": ["JFK", "LGA"]}, "full_feature_names": False},
-        {"features": {"type": "array", "items": {"type": "string"}, "description": "view:feature"}, "feature_service": {"type": "string"},
-         "entities": {"type": "object", "additionalProperties": {"type": "array"}}, "full_feature_names": {"type": "boolean"}},
-        ["entities"]),
+        {
+            "features": {"type": "array", "items": {"type": "string"}, "description": "view:feature"},
+            "feature_service": {"type": "string"},
+            "entities": {"type": "object", "additionalProperties": {"type": "array"}},
+            "full_feature_names": {"type": "boolean"},
+        },
+        ["entities"],
+    ),
     "infer": _body(
         {"inputs": [{"name": "origin", "datatype": "BYTES", "shape": [2], "data": ["JFK", "LGA"]}]},
         {"id": {"type": "string"}, "inputs": _ROWS, "outputs": {"type": "array"}, "parameters": {"type": "object"}},
-        ["inputs"]),
+        ["inputs"],
+    ),
 }
 """What the OpenAPI document says about the bodies of requests, which the server parses itself."""
 
@@ -56,8 +68,10 @@ def docs_page(openapi: dict[str, Any]) -> str:
             groups.setdefault(operation.get("tags", ["Other"])[0], []).append(_operation(path, method, operation))
     body = "".join(f"<h2>{html.escape(tag)}</h2>{''.join(parts)}" for tag, parts in groups.items())
     title, summary = html.escape(openapi["info"]["title"]), html.escape(openapi["info"].get("summary", ""))
-    return (f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{_STYLE}</style>"
-            f"<h1>{title}</h1><p>{summary} The same as JSON: <a href=openapi.json>openapi.json</a>.</p>{body}</html>")
+    return (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{_STYLE}</style>"
+        f"<h1>{title}</h1><p>{summary} The same as JSON: <a href=openapi.json>openapi.json</a>.</p>{body}</html>"
+    )
 
 
 def _operation(path: str, method: str, operation: dict[str, Any]) -> str:

@@ -44,9 +44,14 @@ PRESENT, NULL, NOT_FOUND, OUTSIDE_MAX_AGE = range(4)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _ARROW: dict[Any, pa.DataType] = {
-    PrimitiveFeastType.STRING: pa.string(), PrimitiveFeastType.BYTES: pa.binary(), PrimitiveFeastType.BOOL: pa.bool_(),
-    PrimitiveFeastType.INT32: pa.int32(), PrimitiveFeastType.INT64: pa.int64(), PrimitiveFeastType.FLOAT32: pa.float32(),
-    PrimitiveFeastType.FLOAT64: pa.float64(), PrimitiveFeastType.UNIX_TIMESTAMP: pa.timestamp("us", tz="UTC"),
+    PrimitiveFeastType.STRING: pa.string(),
+    PrimitiveFeastType.BYTES: pa.binary(),
+    PrimitiveFeastType.BOOL: pa.bool_(),
+    PrimitiveFeastType.INT32: pa.int32(),
+    PrimitiveFeastType.INT64: pa.int64(),
+    PrimitiveFeastType.FLOAT32: pa.float32(),
+    PrimitiveFeastType.FLOAT64: pa.float64(),
+    PrimitiveFeastType.UNIX_TIMESTAMP: pa.timestamp("us", tz="UTC"),
 }
 _KEY_DTYPES = {ValueType.STRING: "string", ValueType.INT64: "int64", ValueType.INT32: "int64", ValueType.BOOL: "bool"}
 _KEY_SLOTS = {ValueType.STRING: "string_val", ValueType.INT64: "int64_val", ValueType.INT32: "int32_val", ValueType.BOOL: "bool_val"}
@@ -68,7 +73,8 @@ class View:
         """The view ``view`` of a Feast registry."""
         ttl = view.ttl or timedelta(0)
         return View(
-            name=str(view.projection.name_to_use()), feast=view,  # type: ignore[no-untyped-call]
+            name=str(view.projection.name_to_use()),
+            feast=view,
             keys={c.name: c.dtype.to_value_type() for c in view.entity_columns},
             types={f.name: _arrow_type(f.dtype) for f in view.features},
             ttl_us=ttl // timedelta(microseconds=1),
@@ -194,12 +200,10 @@ class OnlineFeatures:
                 raise FileNotFoundError(path)  # Feast would make an empty one
             if self._feast is None:
                 self._feast = FeatureStore(repo_path=str(self._repo), config=self.config)
-            self._feast.refresh_registry()  # type: ignore[no-untyped-call]
+            self._feast.refresh_registry()
             views = {v.name: v for v in (View.of(v) for v in self._feast.list_feature_views(allow_cache=True))}
             services = {
-                s.name: tuple(
-                    (str(p.name_to_use()), f.name)  # type: ignore[no-untyped-call]
-                    for p in s.feature_view_projections for f in p.features)
+                s.name: tuple((str(p.name_to_use()), f.name) for p in s.feature_view_projections for f in p.features)
                 for s in self._feast.list_feature_services()
             }
         except Exception as e:
@@ -258,8 +262,13 @@ class OnlineFeatures:
 
     def _rows(self, view: View, keys: list[EntityKey], features: list[str]) -> list[tuple[datetime | None, dict[str, Value] | None]]:
         # Our own stores withhold what is older than the TTL from Feast's readers; here the age itself is wanted.
-        return self._asked(lambda store: store.online_read_stored(self.config, view.feast, keys, features)
-                           if isinstance(store, OrderedOnlineStore) else store.online_read(self.config, view.feast, keys, features))
+        return self._asked(
+            lambda store: (
+                store.online_read_stored(self.config, view.feast, keys, features)
+                if isinstance(store, OrderedOnlineStore)
+                else store.online_read(self.config, view.feast, keys, features)
+            )
+        )
 
     def applied_fingerprint(self, view: str) -> str | None:
         """The fingerprint whose rows the online store takes for the view; None if it takes any. Raises StoreError."""
@@ -291,7 +300,10 @@ def checked_entities(fields: Sequence[RequestField], entities: Mapping[str, list
 
 
 def _column(
-    view: View, feature: str, rows: list[dict[str, Value] | None], row_status: npt.NDArray[np.uint8],
+    view: View,
+    feature: str,
+    rows: list[dict[str, Value] | None],
+    row_status: npt.NDArray[np.uint8],
 ) -> tuple[pa.Array, npt.NDArray[np.uint8]]:
     kind = view.types[feature]
     raw = [_python(row[feature]) if row is not None and feature in row else None for row in rows]

@@ -22,12 +22,14 @@ class Metrics:
         self.features = Counter("tandem_feature_values_total", "Feature values read, by status.", ["view", "status"], registry=r)
         self.age = Histogram("tandem_feature_age_seconds", "Age of the rows read.", ["view"], buckets=_AGES, registry=r)
         self.newest_age = Gauge("tandem_feature_newest_age_seconds", "Age of the newest row in the latest read.", ["view"], registry=r)
-        self.mismatches = Counter("tandem_fingerprint_mismatches_total", "Rows or models of another fingerprint.",
-                                  ["model", "view"], registry=r)
+        self.mismatches = Counter(
+            "tandem_fingerprint_mismatches_total", "Rows or models of another fingerprint.", ["model", "view"], registry=r
+        )
         self.model = Gauge("tandem_model_version", "The version being served.", ["model"], registry=r)
         self.info = Gauge("tandem_model_info", "1 for each version that is loaded.", ["model", "version", "run"], registry=r)
-        self.reload_failures = Counter("tandem_model_reload_failures_total", "New versions that were not taken.",
-                                       ["model", "reason"], registry=r)
+        self.reload_failures = Counter(
+            "tandem_model_reload_failures_total", "New versions that were not taken.", ["model", "reason"], registry=r
+        )
         self.reloads = Counter("tandem_model_reloads_total", "New versions that were taken.", ["model"], registry=r)
         self.ready = Gauge("tandem_ready", "1 when every model and the registry are ready.", registry=r)
 

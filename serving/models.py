@@ -59,13 +59,18 @@ class ModelSpec:
         try:
             nullable = set(raw.get("nullable", ()))
             spec = ModelSpec(
-                name=str(raw["name"]), version=int(raw["version"]),
+                name=str(raw["name"]),
+                version=int(raw["version"]),
                 fingerprints={str(k): str(v) for k, v in raw["fingerprints"].items()},
-                feature_service=str(raw["feature_service"]), entity_keys=tuple(str(k) for k in raw["entity_keys"]),
+                feature_service=str(raw["feature_service"]),
+                entity_keys=tuple(str(k) for k in raw["entity_keys"]),
                 request_fields=tuple(RequestField(str(n), str(t), n in nullable) for n, t in raw["request_fields"]),
                 features=tuple(_reference(r) for r in raw["features"]),
                 inputs=tuple((str(n), str(t)) for n, t in raw["inputs"]),
-                output=str(raw.get("output", "probability")), run=str(raw.get("run", "")), created=str(raw.get("created", "")), raw=raw,
+                output=str(raw.get("output", "probability")),
+                run=str(raw.get("run", "")),
+                created=str(raw.get("created", "")),
+                raw=raw,
             )
         except KeyError as e:
             raise ModelError(f"{where}: lacks {e.args[0]!r}; push the version again") from None

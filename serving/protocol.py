@@ -49,7 +49,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
         where = f"line {e.lineno} column {e.colno}"
         raise BadRequestError(f"the body is not valid JSON: {e.msg} ({where}); send one JSON object in UTF-8") from None
     if not isinstance(value, dict):
-        raise BadRequestError(f"the body is {_kind(value)}; send a JSON object such as {{\"instances\": [{{...}}]}}")
+        raise BadRequestError(f'the body is {_kind(value)}; send a JSON object such as {{"instances": [{{...}}]}}')
     return value
 
 

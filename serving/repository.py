@@ -48,7 +48,12 @@ class ModelRepository:
     """All models of a server. :meth:`poll` is called by one thread at a time; everything else by any."""
 
     def __init__(
-        self, folder: Path, metrics: Metrics, *, check: Callable[[ModelSpec], None], keep: int = 2,
+        self,
+        folder: Path,
+        metrics: Metrics,
+        *,
+        check: Callable[[ModelSpec], None],
+        keep: int = 2,
         load: Callable[[Path, ModelSpec], LoadedModel] = load_model,
     ) -> None:
         """``check`` raises a TandemError for a specification that may not be served now; it is asked at every poll

@@ -10,7 +10,7 @@ or sharded cannot change a bit of a row.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -45,7 +45,7 @@ class _StateSpec:
         return f"{self.kind}|{self.column or ''}|{self.param}|{where}"
 
     def lift(self, events: states.Events) -> Any:
-        return {
+        makers: dict[str, Callable[[], Any]] = {
             "count": lambda: states.Counts.lift(events),
             "sum": lambda: states.Sums.lift(events, squares=False),
             "squares": lambda: states.Sums.lift(events, squares=True),
@@ -56,10 +56,11 @@ class _StateSpec:
             "last": lambda: states.Ordered.lift(events, self.param, last=True),
             "registers": lambda: states.Registers.lift(events, self.param),
             "histogram": lambda: states.Histogram.lift(events),
-        }[self.kind]()
+        }
+        return makers[self.kind]()
 
     def read(self, array: pa.Array) -> Any:
-        return {
+        makers: dict[str, Callable[[], Any]] = {
             "count": lambda: states.Counts.from_arrow(array),
             "sum": lambda: states.Sums.from_arrow(array),
             "squares": lambda: states.Sums.from_arrow(array),
@@ -70,15 +71,23 @@ class _StateSpec:
             "last": lambda: states.Ordered.from_arrow(array, self.param, last=True),
             "registers": lambda: states.Registers.from_arrow(array, self.param),
             "histogram": lambda: states.Histogram.from_arrow(array),
-        }[self.kind]()
+        }
+        return makers[self.kind]()
 
     def arrow_type(self, group: d.FeatureGroup) -> pa.DataType:
         value = group.source.field(self.column).arrow_type if self.column else pa.int64()
         tie = group.source.field(group.source.tie_breaker).arrow_type
         ordered = pa.list_(pa.struct([("time", pa.int64()), ("tie", tie), ("value", value)]))
         return {
-            "count": pa.int64(), "sum": pa.list_(pa.int64()), "squares": pa.list_(pa.int64()), "min": value, "max": value,
-            "newest": pa.int64(), "first": ordered, "last": ordered, "registers": pa.list_(pa.int32()),
+            "count": pa.int64(),
+            "sum": pa.list_(pa.int64()),
+            "squares": pa.list_(pa.int64()),
+            "min": value,
+            "max": value,
+            "newest": pa.int64(),
+            "first": ordered,
+            "last": ordered,
+            "registers": pa.list_(pa.int32()),
             "histogram": pa.list_(pa.struct([("bucket", pa.int32()), ("count", pa.int64())])),
         }[self.kind]
 
@@ -192,7 +201,7 @@ def tile(batch: pa.RecordBatch, group: d.FeatureGroup) -> pa.RecordBatch:
     """Pre-aggregate N valid events (``group.source.arrow_schema``) to tiles, sorted by (keys, tile), each once."""
     source, schema = group.source, tile_schema(group)
     if not batch.num_rows:
-        return schema.empty_table().to_batches()[0] if schema.empty_table().to_batches() else _empty(schema)
+        return _empty(schema)
     columns = dict(zip(batch.schema.names, batch.columns, strict=True))
     times = _us(columns[source.event_time])
     starts = times - times % group.hop_us

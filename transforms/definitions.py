@@ -370,8 +370,12 @@ class Aggregate:
     def canonical(self) -> dict[str, Any]:
         """A JSON-able form of everything that can change a value."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("over", "where")}
-        return {"kind": self.kind, **own, "over": [micros(w) for w in self.windows],
-                "where": self.where.canonical() if self.where is not None else None}
+        return {
+            "kind": self.kind,
+            **own,
+            "over": [micros(w) for w in self.windows],
+            "where": self.where.canonical() if self.where is not None else None,
+        }
 
 
 @dataclass(frozen=True)
@@ -512,7 +516,19 @@ class Quantile(Aggregate):
 
 
 AGGREGATES: tuple[type[Aggregate], ...] = (
-    Count, Sum, Mean, Variance, Std, Min, Max, First, Last, LastN, Age, CountDistinct, Quantile,
+    Count,
+    Sum,
+    Mean,
+    Variance,
+    Std,
+    Min,
+    Max,
+    First,
+    Last,
+    LastN,
+    Age,
+    CountDistinct,
+    Quantile,
 )
 
 
@@ -573,12 +589,16 @@ class FeatureGroup:
             if a.column is not None:
                 dtype = self.source.field(a.column).dtype
                 if dtype not in a.takes:
-                    raise DefinitionError(f"{what}: {type(a).__name__}({a.column!r}) takes {' or '.join(a.takes)}, but the field is {dtype}")
+                    raise DefinitionError(
+                        f"{what}: {type(a).__name__}({a.column!r}) takes {' or '.join(a.takes)}, but the field is {dtype}"
+                    )
             for name in a.where.field_names() if a.where is not None else ():
                 self.source.field(name)
             for window in a.windows:
                 if micros(window) % micros(self.hop):
-                    raise DefinitionError(f"{what}: window {duration_name(window)} of {a.name!r} is no whole number of hops of {duration_name(self.hop)}")
+                    raise DefinitionError(
+                        f"{what}: window {duration_name(window)} of {a.name!r} is no whole number of hops of {duration_name(self.hop)}"
+                    )
                 name = f"{a.name}_{duration_name(window)}"
                 if name in names:
                     raise DefinitionError(f"{what}: two columns would be called {name!r}; give one aggregate a name=")
@@ -631,10 +651,15 @@ class FeatureGroup:
         s = self.source
         return {
             "source": {
-                "name": s.name, "event_time": s.event_time, "tie_breaker": s.tie_breaker, "delay": micros(s.out_of_orderness),
+                "name": s.name,
+                "event_time": s.event_time,
+                "tie_breaker": s.tie_breaker,
+                "delay": micros(s.out_of_orderness),
                 "fields": [[f.name, f.dtype, f.required, f.min, f.max, list(f.domain) if f.domain else None] for f in s.fields],
             },
-            "name": self.name, "entity": list(self.entity.keys), "hop": self.hop_us,
+            "name": self.name,
+            "entity": list(self.entity.keys),
+            "hop": self.hop_us,
             "aggregates": [a.canonical() for a in self.aggregates],
         }
 

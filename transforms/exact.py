@@ -8,6 +8,7 @@ matrices digit by digit adds the numbers; that is what makes sums independent of
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -56,7 +57,7 @@ def normalise(x: Limbs) -> Limbs:
     return Limbs(x.base, d)
 
 
-def _pieces(values: npt.NDArray[np.generic]) -> tuple[Int, list[npt.NDArray[np.uint64]], Int]:
+def _pieces(values: npt.NDArray[Any]) -> tuple[Int, list[npt.NDArray[np.uint64]], Int]:
     """(limb index, three digits of the magnitude, sign) of each value."""
     if values.dtype == np.int64:
         v = values.astype(np.int64)
@@ -87,12 +88,12 @@ def _place(limb: Int, pieces: list[npt.NDArray[np.uint64]], sign: Int) -> Limbs:
     return Limbs(base + int(used[0]), np.ascontiguousarray(digits[:, used[0] : used[-1] + 1]))
 
 
-def from_values(values: npt.NDArray[np.generic]) -> Limbs:
+def from_values(values: npt.NDArray[Any]) -> Limbs:
     """Each finite float64 or int64 of an array of shape [N], exactly (origin :data:`ORIGIN`)."""
     return _place(*_pieces(values))
 
 
-def from_squares(values: npt.NDArray[np.generic]) -> Limbs:
+def from_squares(values: npt.NDArray[Any]) -> Limbs:
     """The square of each value of an array of shape [N], exactly (origin :data:`SQUARE_ORIGIN`)."""
     limb, d, _ = _pieces(values)
     out = [np.zeros(len(limb), np.uint64) for _ in range(2 * len(d))]

@@ -72,7 +72,8 @@ def order_codes(array: pa.Array) -> npt.NDArray[Any]:
         encoded = array.dictionary_encode()
         rank = np.empty(len(encoded.dictionary), np.int64)
         rank[pc.sort_indices(encoded.dictionary).to_numpy()] = np.arange(len(rank))
-        return rank[encoded.indices.to_numpy(zero_copy_only=False)]
+        out: npt.NDArray[Any] = rank[encoded.indices.to_numpy(zero_copy_only=False)]
+        return out
     values: npt.NDArray[Any] = array.to_numpy(zero_copy_only=False)
     return values.astype(np.int8) if values.dtype == bool else values
 
@@ -319,7 +320,8 @@ class Registers:
         with np.errstate(divide="ignore"):
             z = z + m * _sigma(count[:, 0] / m)
             alpha = 1.0 / (2.0 * np.log(2.0))
-            return np.floor((alpha * m) * m / z + 0.5).astype(np.int64)
+            rounded: Int = np.floor((alpha * m) * m / z + 0.5).astype(np.int64)
+            return rounded
 
 
 def _sigma(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -350,7 +352,7 @@ def _tau(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts per bucket of float64 values: a bucket is the sign, exponent and 7 leading mantissa bits, as a number that sorts as the values do."""
+    """Counts per bucket of float64 values; a bucket is sign, exponent and 7 mantissa bits, as a number that sorts as the values do."""
 
     offsets: Int
     buckets: Int
@@ -386,7 +388,9 @@ class Histogram:
 
     def to_arrow(self) -> pa.Array:
         """list<struct<bucket: int32, count: int64>>, ascending."""
-        return _list(self.offsets, pa.StructArray.from_arrays([pa.array(self.buckets.astype(np.int32)), pa.array(self.counts)], ["bucket", "count"]))
+        return _list(
+            self.offsets, pa.StructArray.from_arrays([pa.array(self.buckets.astype(np.int32)), pa.array(self.counts)], ["bucket", "count"])
+        )
 
     def quantile(self, q: float) -> pa.Array:
         """float64: the midpoint of the bucket that holds rank ``max(1, ceil(q * n))``; 0.0 for the bucket of zero; null over none."""

@@ -40,7 +40,7 @@ def rows_of(key: Int, tile_start: Int, hop: int, overs: Sequence[int], after: in
     candidates = candidates[(candidates[:, 1] > after // hop) & (candidates[:, 1] <= upto // hop)]
     if not len(candidates):
         empty = np.zeros(0, np.int64)
-        return Rows(empty, empty, {over: (empty, empty) for over in overs})
+        return Rows(empty, empty, dict.fromkeys(overs, (empty, empty)))
     # One sortable number for (key, hop index), with room below the first tile for the longest window.
     low = int(tile.min()) - max(overs) // hop - 1
     span = int(max(candidates[:, 1].max(), tile.max())) - low + 2

@@ -36,22 +36,43 @@ def make_repo(root: Path, store: str = ORDERED, offline: str = "dask") -> Any:
     plane = Entity(name="tailnum", join_keys=["tailnum"], value_type=ValueType.STRING)
     own = [Field(name="tandem_revision", dtype=Int64), Field(name="tandem_fingerprint", dtype=String)]
     traffic = FeatureView(
-        name="origin_traffic", entities=[origin], ttl=timedelta(hours=6), source=source,
-        schema=[Field(name="origin", dtype=String), Field(name="count_1h", dtype=Int64), Field(name="mean_1h", dtype=Float64), *own])
+        name="origin_traffic",
+        entities=[origin],
+        ttl=timedelta(hours=6),
+        source=source,
+        schema=[Field(name="origin", dtype=String), Field(name="count_1h", dtype=Int64), Field(name="mean_1h", dtype=Float64), *own],
+    )
     aircraft = FeatureView(
-        name="aircraft", entities=[plane], ttl=timedelta(0), source=source,
-        schema=[Field(name="tailnum", dtype=String), Field(name="last_delay", dtype=Float64), Field(name="last_3", dtype=Array(Float64)),
-                Field(name="count_1h", dtype=Int64), *own])
+        name="aircraft",
+        entities=[plane],
+        ttl=timedelta(0),
+        source=source,
+        schema=[
+            Field(name="tailnum", dtype=String),
+            Field(name="last_delay", dtype=Float64),
+            Field(name="last_3", dtype=Array(Float64)),
+            Field(name="count_1h", dtype=Int64),
+            *own,
+        ],
+    )
     service = FeatureService(name="delay", features=[traffic[["mean_1h"]], aircraft[["last_delay"]]])
     feast.apply([origin, plane, traffic, aircraft, service])
-    write_rows(feast, "origin_traffic", [
-        {"origin": "JFK", "event_timestamp": ago(minutes=4), "count_1h": 7, "mean_1h": 12.5},
-        {"origin": "LGA", "event_timestamp": ago(minutes=4, microseconds=1), "count_1h": 0, "mean_1h": None},
-        {"origin": "EWR", "event_timestamp": ago(hours=7), "count_1h": 3, "mean_1h": 1.0},
-    ])
-    write_rows(feast, "aircraft", [
-        {"tailnum": "N1", "event_timestamp": ago(days=30), "last_delay": -3.0, "last_3": [-3.0, 4.0], "count_1h": 1},
-    ])
+    write_rows(
+        feast,
+        "origin_traffic",
+        [
+            {"origin": "JFK", "event_timestamp": ago(minutes=4), "count_1h": 7, "mean_1h": 12.5},
+            {"origin": "LGA", "event_timestamp": ago(minutes=4, microseconds=1), "count_1h": 0, "mean_1h": None},
+            {"origin": "EWR", "event_timestamp": ago(hours=7), "count_1h": 3, "mean_1h": 1.0},
+        ],
+    )
+    write_rows(
+        feast,
+        "aircraft",
+        [
+            {"tailnum": "N1", "event_timestamp": ago(days=30), "last_delay": -3.0, "last_3": [-3.0, 4.0], "count_1h": 1},
+        ],
+    )
     if offline != "dask":
         path = repo / "feature_store.yaml"
         path.write_text(path.read_text().replace("{type: dask}", f"{{type: {offline}}}"))
@@ -82,12 +103,25 @@ def write_rows(feast: Any, view: str, rows: list[dict[str, Any]], fingerprint: s
 def spec(version: int, **changes: Any) -> dict[str, Any]:
     """``tandem.json`` of a version of the model ``delay``."""
     return {
-        "name": "delay", "version": version, "fingerprints": PRINT, "feature_service": "delay", "entity_keys": ["origin", "tailnum"],
-        "request_fields": [["distance", "float64"], ["carrier", "string"]], "nullable": ["carrier"],
+        "name": "delay",
+        "version": version,
+        "fingerprints": PRINT,
+        "feature_service": "delay",
+        "entity_keys": ["origin", "tailnum"],
+        "request_fields": [["distance", "float64"], ["carrier", "string"]],
+        "nullable": ["carrier"],
         "features": ["origin_traffic:mean_1h", "aircraft__last_delay"],
-        "inputs": [["origin", "string"], ["carrier", "string"], ["distance", "float32"], ["origin_traffic__mean_1h", "float32"],
-                   ["aircraft__last_delay", "float32"]],
-        "output": "probability", "run": f"run-{version}", "created": "2013-07-01T00:00:00Z", **changes,
+        "inputs": [
+            ["origin", "string"],
+            ["carrier", "string"],
+            ["distance", "float32"],
+            ["origin_traffic__mean_1h", "float32"],
+            ["aircraft__last_delay", "float32"],
+        ],
+        "output": "probability",
+        "run": f"run-{version}",
+        "created": "2013-07-01T00:00:00Z",
+        **changes,
     }
 
 

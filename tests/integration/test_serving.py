@@ -105,10 +105,16 @@ def test_open_inference(client: TestClient) -> None:
     meta = client.get("/v2/models/delay").json()
     assert meta["versions"] == ["2", "1"]
     assert [(i["name"], i["datatype"]) for i in meta["inputs"]] == [
-        ("origin", "BYTES"), ("tailnum", "BYTES"), ("distance", "FP64"), ("carrier", "BYTES")]
-    inputs = [{"name": "origin", "datatype": "BYTES", "shape": [2], "data": ["JFK", "LGA"]},
-              {"name": "tailnum", "datatype": "BYTES", "shape": [2, 1], "data": [["N1"], ["N2"]]},
-              {"name": "distance", "datatype": "FP64", "shape": [2], "data": [100, 100.0]}]
+        ("origin", "BYTES"),
+        ("tailnum", "BYTES"),
+        ("distance", "FP64"),
+        ("carrier", "BYTES"),
+    ]
+    inputs = [
+        {"name": "origin", "datatype": "BYTES", "shape": [2], "data": ["JFK", "LGA"]},
+        {"name": "tailnum", "datatype": "BYTES", "shape": [2, 1], "data": [["N1"], ["N2"]]},
+        {"name": "distance", "datatype": "FP64", "shape": [2], "data": [100, 100.0]},
+    ]
     answer = client.post("/v2/models/delay/infer", json={"inputs": inputs}).json()
     rows = [GOOD, {**GOOD, "origin": "LGA", "tailnum": "N2"}]
     assert answer["outputs"][0]["data"] == predict(client, *rows)["predictions"]

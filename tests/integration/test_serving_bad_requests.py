@@ -108,19 +108,49 @@ def test_other_media_types_and_methods(client: TestClient) -> None:
 
 
 anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(max_size=8)
     | st.sampled_from(["N1", "JFK", "aircraft:last_delay"]),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(
-        st.sampled_from(["instances", "inputs", "name", "data", "shape", "datatype", "features", "feature_service", "entities",
-                         "tailnum", "origin", "distance", "carrier", "signature_name", "full_feature_names"])
-        | st.text(max_size=5), inner, max_size=5),
-    max_leaves=25)
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "instances",
+                    "inputs",
+                    "name",
+                    "data",
+                    "shape",
+                    "datatype",
+                    "features",
+                    "feature_service",
+                    "entities",
+                    "tailnum",
+                    "origin",
+                    "distance",
+                    "carrier",
+                    "signature_name",
+                    "full_feature_names",
+                ]
+            )
+            | st.text(max_size=5),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=25,
+)
 instance = st.fixed_dictionaries({"origin": anything, "tailnum": anything, "distance": anything})
 instances = st.fixed_dictionaries({"instances": st.lists(instance)})
-asked = st.fixed_dictionaries({
-    "features": st.just(["aircraft:last_delay"]) | anything,
-    "entities": st.fixed_dictionaries({"tailnum": anything}) | anything,
-})
+asked = st.fixed_dictionaries(
+    {
+        "features": st.just(["aircraft:last_delay"]) | anything,
+        "entities": st.fixed_dictionaries({"tailnum": anything}) | anything,
+    }
+)
 
 
 @hypothesis_settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])

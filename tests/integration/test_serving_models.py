@@ -89,8 +89,22 @@ def damage(path: Path, how: str) -> None:
     changes[how]()
 
 
-HOW = ["no spec", "spec is no JSON", "spec is a list", "spec lacks a key", "other version", "no graph", "graph cut off", "empty graph",
-       "no variables", "unknown feature", "other inputs", "other dtype", "no such output", "keys missing"]
+HOW = [
+    "no spec",
+    "spec is no JSON",
+    "spec is a list",
+    "spec lacks a key",
+    "other version",
+    "no graph",
+    "graph cut off",
+    "empty graph",
+    "no variables",
+    "unknown feature",
+    "other inputs",
+    "other dtype",
+    "no such output",
+    "keys missing",
+]
 
 
 def test_a_damaged_version_never_disturbs_the_running_one_and_can_be_mended(client: TestClient, world: Path) -> None:
@@ -207,8 +221,9 @@ def test_versions_swap_under_load_without_one_failed_request(world: Path) -> Non
         try:
             for version in range(2, 7):
                 push(world, world, version)
-                seen = (probe.post("/v1/models/delay:predict", json={"instances": [GOOD]}).json()["model"]["version"]
-                        for _ in range(100_000))
+                seen = (
+                    probe.post("/v1/models/delay:predict", json={"instances": [GOOD]}).json()["model"]["version"] for _ in range(100_000)
+                )
                 assert next(v for v in seen if v == version)
         finally:
             done.set()

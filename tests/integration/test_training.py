@@ -63,7 +63,10 @@ def test_tandem_json_is_what_serving_reads(trained: tuple[Trained, list[str]]) -
     assert spec.version == 1 and spec.name == "slow_parcels" and spec.run == out.run
     assert spec.fingerprints == {"depot_load": training_repo.FINGERPRINT}
     assert spec.inputs == (
-        ("size", "string"), ("weight_kg", "float32"), ("depot_load__waiting_1h", "float32"), ("depot_load__mean_age_1h", "float32"),
+        ("size", "string"),
+        ("weight_kg", "float32"),
+        ("depot_load__waiting_1h", "float32"),
+        ("depot_load__mean_age_1h", "float32"),
         ("depot_load__last_kind", "string"),
     )
     assert json.loads(text)["training_set"] == out.training_set.id

@@ -24,7 +24,9 @@ NOW = datetime(2024, 6, 1, tzinfo=UTC)
 
 @given(
     st.lists(st.integers(0, 200), min_size=1, max_size=300),
-    st.floats(0.05, 0.6), st.floats(0.05, 0.35), st.integers(0, 10),
+    st.floats(0.05, 0.6),
+    st.floats(0.05, 0.35),
+    st.integers(0, 10),
 )
 def test_splits_follow_each_other_in_time(times: list[int], first: float, more: float, delay: int) -> None:
     us = np.array(times, np.int64)
@@ -104,7 +106,8 @@ def test_unusable_spines_are_one_line(repo: tuple[Path, Path]) -> None:
     good = pq.read_table(repo[1] / "events" / "requests.parquet")
     nulls = pa.array([None] * good.num_rows, pa.string())
     cases = [
-        (good.drop(["size"]), "lacks the column size"), (good.slice(0, 0), "no labelled requests"),
+        (good.drop(["size"]), "lacks the column size"),
+        (good.slice(0, 0), "no labelled requests"),
         (good.set_column(good.column_names.index("depot"), "depot", nulls), "600 nulls in 'depot'"),
         (good.set_column(good.column_names.index("slow"), "slow", pa.array([2] * 600)), "must be 0 or 1"),
     ]
@@ -126,15 +129,23 @@ def test_a_missing_function_is_named(repo: tuple[Path, Path]) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "Late"}, "lower-case"), ({"spine": "labels"}, "module:function"), ({"features": ["a.b"]}, "view:feature"),
-        ({"split": (0.9, 0.8)}, "rising"), ({"slices": ["colour"]}, "no request field"), ({"thresholds": []}, "nothing is ever pushed"),
+        ({"name": "Late"}, "lower-case"),
+        ({"spine": "labels"}, "module:function"),
+        ({"features": ["a.b"]}, "view:feature"),
+        ({"split": (0.9, 0.8)}, "rising"),
+        ({"slices": ["colour"]}, "no request field"),
+        ({"thresholds": []}, "nothing is ever pushed"),
         ({"request_fields": [Field("size", "timestamp")]}, "must be a Field"),
     ],
 )
 def test_mistakes_in_a_model_are_named(changes: dict[str, object], message: str) -> None:
     values: dict[str, object] = {
-        "name": "late", "spine": "labels:spine", "label": "late", "entity_keys": ["depot"],
-        "request_fields": [Field("size", "string")], "features": ["v:f"],
+        "name": "late",
+        "spine": "labels:spine",
+        "label": "late",
+        "entity_keys": ["depot"],
+        "request_fields": [Field("size", "string")],
+        "features": ["v:f"],
     }
     with pytest.raises(DefinitionError, match=message):
         Model(**{**values, **changes})  # type: ignore[arg-type]

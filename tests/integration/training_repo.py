@@ -110,11 +110,22 @@ def make(folder: Path, rows: int = 3000, seed: int = 3, offline: str | None = No
     write_requests(data / "events" / "requests.parquet", rows, seed)
     entity = Entity(name="depot", join_keys=["depot"], value_type=ValueType.STRING)
     view = FeatureView(
-        name="depot_load", entities=[entity], ttl=timedelta(hours=3),
-        schema=[Field(name="waiting_1h", dtype=Int64), Field(name="mean_age_1h", dtype=Float64), Field(name="last_kind", dtype=String),
-                Field(name="tandem_revision", dtype=Int64), Field(name="tandem_fingerprint", dtype=String)],
-        source=FileSource(path=str(data / "offline" / "depot_load" / "part-0.parquet"), file_format=ParquetFormat(),
-                          timestamp_field="event_timestamp", created_timestamp_column="created_timestamp"),
+        name="depot_load",
+        entities=[entity],
+        ttl=timedelta(hours=3),
+        schema=[
+            Field(name="waiting_1h", dtype=Int64),
+            Field(name="mean_age_1h", dtype=Float64),
+            Field(name="last_kind", dtype=String),
+            Field(name="tandem_revision", dtype=Int64),
+            Field(name="tandem_fingerprint", dtype=String),
+        ],
+        source=FileSource(
+            path=str(data / "offline" / "depot_load" / "part-0.parquet"),
+            file_format=ParquetFormat(),
+            timestamp_field="event_timestamp",
+            created_timestamp_column="created_timestamp",
+        ),
     )
     FeatureStore(repo_path=str(repo)).apply([entity, view])
     return repo, data
@@ -134,15 +145,22 @@ def write_features(path: Path, seed: int, fingerprints: tuple[str, ...] = (FINGE
     hour, depot = hour[keep], depot[keep]
     stamps = pa.array([START + timedelta(hours=int(h)) for h in hour], pa.timestamp("us", tz="UTC"))
     mean = rng.normal(30, 5, len(hour))
-    pq.write_table(pa.table({
-        "depot": [DEPOTS[d] for d in depot], "event_timestamp": stamps,
-        "waiting_1h": [load(int(d), int(h)) for d, h in zip(depot, hour, strict=True)],
-        "mean_age_1h": pa.array(mean, mask=np.arange(len(hour)) % 9 == 0),
-        "last_kind": pa.array(["box", "bag", None, "tube"] * len(hour))[: len(hour)],
-        "tandem_revision": pa.array(np.arange(len(hour))),
-        "tandem_fingerprint": [fingerprints[i % len(fingerprints)] for i in range(len(hour))],
-        "created_timestamp": pa.array([END] * len(hour), pa.timestamp("us", tz="UTC")),
-    }), path, coerce_timestamps="us")
+    pq.write_table(
+        pa.table(
+            {
+                "depot": [DEPOTS[d] for d in depot],
+                "event_timestamp": stamps,
+                "waiting_1h": [load(int(d), int(h)) for d, h in zip(depot, hour, strict=True)],
+                "mean_age_1h": pa.array(mean, mask=np.arange(len(hour)) % 9 == 0),
+                "last_kind": pa.array(["box", "bag", None, "tube"] * len(hour))[: len(hour)],
+                "tandem_revision": pa.array(np.arange(len(hour))),
+                "tandem_fingerprint": [fingerprints[i % len(fingerprints)] for i in range(len(hour))],
+                "created_timestamp": pa.array([END] * len(hour), pa.timestamp("us", tz="UTC")),
+            }
+        ),
+        path,
+        coerce_timestamps="us",
+    )
 
 
 def write_requests(path: Path, rows: int, seed: int) -> None:
@@ -155,8 +173,16 @@ def write_requests(path: Path, rows: int, seed: int) -> None:
     size = rng.integers(0, 3, rows)
     late = (waiting + 8 * size + rng.normal(0, 12, rows)) > 62
     weight = rng.gamma(2, 2, rows)
-    pq.write_table(pa.table({
-        "event_timestamp": pa.array([START + timedelta(seconds=int(s)) for s in second], pa.timestamp("us", tz="UTC")),
-        "depot": [DEPOTS[d] for d in depot], "size": [["s", "m", "l"][s] for s in size],
-        "weight_kg": pa.array(weight, mask=np.arange(rows) % 13 == 0), "slow": late,
-    }), path, coerce_timestamps="us")
+    pq.write_table(
+        pa.table(
+            {
+                "event_timestamp": pa.array([START + timedelta(seconds=int(s)) for s in second], pa.timestamp("us", tz="UTC")),
+                "depot": [DEPOTS[d] for d in depot],
+                "size": [["s", "m", "l"][s] for s in size],
+                "weight_kg": pa.array(weight, mask=np.arange(rows) % 13 == 0),
+                "slow": late,
+            }
+        ),
+        path,
+        coerce_timestamps="us",
+    )
