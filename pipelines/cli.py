@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -360,20 +360,29 @@ def demo(
     run_demo(loaded, moment("--start", start, d.start), moment("--end", end, d.end), json_)
 
 
-def fail(error: BaseException) -> NoReturn:
-    """One line, exit code 1."""
+def fail(error: BaseException) -> int:
+    """Print one line; the exit code 1."""
     screen.print(f"error: {' '.join(str(error).split())}", style="red", markup=False, highlight=False, soft_wrap=True)
-    raise SystemExit(1)
+    return 1
 
 
 def main() -> None:
     """Entry point: errors that Tandem raises on purpose are one line; anything else is a bug and shows its trace."""
+    code: Any = 0
     try:
         app()
+    except SystemExit as stop:
+        code = stop.code
     except TandemError as error:
-        fail(error)
+        code = fail(error)
     except KeyboardInterrupt:
-        fail(RuntimeError("interrupted; run the same command again to complete it"))
+        code = fail(RuntimeError("interrupted; run the same command again to complete it"))
+    if "tensorflow" in sys.modules:
+        # TensorFlow's functions print errors when they are collected while the interpreter goes down; leave before that.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

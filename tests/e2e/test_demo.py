@@ -1,0 +1,99 @@
+"""The demo itself, over one month: as a user runs it, in a process of its own, on a copy of the repository."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from serving.models import to_model_inputs
+from transforms.graph import TransformGraph
+
+ROOT = Path(__file__).resolve().parents[2]
+GROUPS = ("origin_traffic", "carrier_traffic", "route_arrivals", "aircraft", "origin_weather")
+RANGE = ("--start", "2013-01-01", "--end", "2013-02-01")
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def tandem(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipelines.cli", *args, "--repo", str(folder / "feature_repo")]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=800)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("demo")
+    shutil.copytree(ROOT / "feature_repo", folder / "feature_repo", ignore=shutil.ignore_patterns("__pycache__"))
+    done = tandem(folder, "demo", *RANGE, "--json")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, json.loads(done.stdout[done.stdout.index("\n{") if not done.stdout.startswith("{") else 0 :])
+
+
+def test_it_goes_from_events_to_an_answer(demo: tuple[Path, dict[str, Any]]) -> None:
+    folder, summary = demo
+    assert set(summary["rows"]) == set(GROUPS) and all(n > 1000 for n in summary["rows"].values())
+    assert sum(summary["events"].values()) > 50_000
+    (probability,) = summary["answer"]["answer"]["predictions"]
+    assert 0 < probability < 1
+    assert summary["version"] == 1 and (folder / "data/models/late_flights/1/saved_model.pb").is_file()
+
+
+def test_the_stream_features_help(demo: tuple[Path, dict[str, Any]]) -> None:
+    overall = {s["predictor"]: s for s in demo[1]["scores"]["scores"] if not s.get("slice")}
+    base, plain, full = overall["base rate"], overall["request fields"], overall["all features"]
+    assert full["auc"] > plain["auc"] > base["auc"] == 0.5
+    assert full["log_loss"] < plain["log_loss"]
+
+
+def rows_of(folder: Path, group: str) -> pa.Table:
+    files = sorted((folder / "data/offline" / group).glob("run=*/*/*.parquet"))
+    return pa.concat_tables([pq.ParquetFile(f).read() for f in files]).combine_chunks()
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_rows_are_what_the_applied_graph_makes_of_their_aggregates(demo: tuple[Path, dict[str, Any]], group: str) -> None:
+    rows = rows_of(demo[0], group)
+    fingerprint = (demo[0] / "data/graphs" / group / "CURRENT").read_text().strip()
+    assert rows.column("tandem_fingerprint").unique().to_pylist() == [fingerprint]
+    graph = TransformGraph.load(demo[0] / "data/graphs" / group / fingerprint, fingerprint)
+    some = rows.take(np.random.default_rng(1).choice(rows.num_rows, 300, replace=False)).combine_chunks().to_batches()[0]
+    together = graph.apply(some)
+    assert together.schema.names
+    for i in range(0, some.num_rows, 17):
+        assert graph.apply(some.slice(i, 1)).equals(together.slice(i, 1)), f"row {i} depends on its batch"
+    for name in together.schema.names:
+        assert together.column(together.schema.get_field_index(name)).equals(some.column(some.schema.get_field_index(name))), name
+
+
+def test_the_model_is_fed_the_stored_bits(demo: tuple[Path, dict[str, Any]]) -> None:
+    """The exported model's inputs, float32 by float32, are the offline rows' values that the graph made."""
+    folder = demo[0]
+    spec = json.loads((folder / "data/models/late_flights/1/tandem.json").read_text())
+    for group in GROUPS:
+        rows = rows_of(folder, group).slice(0, 200)
+        graph = TransformGraph.load(folder / "data/graphs" / group / spec["fingerprints"][group])
+        made = [n for n in graph.output_schema.names if [f"{group}__{n}", "float32"] in spec["inputs"]]
+        assert made
+        table = pa.table({f"{group}__{n}": rows.column(n) for n in made})
+        fed = to_model_inputs(table, [(f"{group}__{n}", "float32") for n in made])
+        for n in made:
+            stored = rows.column(n).cast(pa.float32()).combine_chunks().fill_null(float("nan")).to_numpy(zero_copy_only=False)
+            assert fed[f"{group}__{n}"].dtype == np.float32
+            assert fed[f"{group}__{n}"][:, 0].tobytes() == stored.tobytes()
+
+
+def test_a_second_batch_of_the_same_inputs_makes_nothing_new(demo: tuple[Path, dict[str, Any]]) -> None:
+    folder, summary = demo
+    again = tandem(folder, "batch", *RANGE, "--json")
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert json.loads(again.stdout)["id"] == summary["run"]
+    assert len(list((folder / "data/offline/aircraft").iterdir())) == 1
