@@ -1,0 +1,1 @@
+"""Speeds side by side: ``python -m tests.bench``. Never a test."""
