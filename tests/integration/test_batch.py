@@ -142,7 +142,7 @@ def bits(table: pa.Table) -> bytes:
 
 
 def test_pinned_needs_an_applied_graph(plain):
-    with pytest.raises(GraphError, match="origin_traffic.*no applied graph; run 'tandem batch' without --pinned"):
+    with pytest.raises(GraphError, match=r"origin_traffic.*no applied graph; run 'tandem batch' without --pinned"):
         plain[0].run(pinned=True)
 
 
