@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
@@ -140,14 +140,23 @@ class Predicate:
         raise DefinitionError("a filter has no truth value of its own; join filters with & and | instead of 'and' and 'or'")
 
     def canonical(self) -> list[Any]:
-        """A JSON-able form that is equal exactly for equal filters."""
-        return [self.op, *(a.canonical() if isinstance(a, Predicate) else list(a) if isinstance(a, tuple) else a for a in self.args)]
+        """A JSON-able form that is equal exactly for equal filters; moments are microseconds of UTC."""
 
-    def field_names(self) -> set[str]:
-        """The names of the fields that the filter reads."""
+        def plain(value: Any) -> Any:
+            if isinstance(value, Predicate):
+                return value.canonical()
+            if isinstance(value, datetime):
+                return micros(value - datetime(1970, 1, 1, tzinfo=UTC))
+            return [plain(v) for v in value] if isinstance(value, tuple) else value
+
+        return [self.op, *(plain(a) for a in self.args)]
+
+    def comparisons(self) -> list[tuple[str, str, tuple[Any, ...]]]:
+        """Every comparison in the filter: (field, operator, the values that it is compared with)."""
         if self.op in ("and", "or", "not"):
-            return set().union(*(a.field_names() for a in self.args))
-        return {self.args[0]}
+            return [c for a in self.args for c in a.comparisons()]
+        values = self.args[1:] if self.op != "isin" else self.args[1]
+        return [(self.args[0], self.op, tuple(values))]
 
     def mask(self, batch: pa.RecordBatch) -> pa.BooleanArray:
         """The filter over a batch of N events: a boolean array of length N without nulls."""
@@ -551,6 +560,23 @@ class Feature:
         return pa.field(self.name, pa.list_(value) if self.is_list else value, nullable=self.nullable)
 
 
+def _check_comparison(what: str, f: Field, op: str, values: tuple[Any, ...]) -> None:
+    """Refuse what Arrow would truncate or fail on only when the job runs."""
+    kinds: dict[str, tuple[type, ...]] = {
+        "string": (str,),
+        "int64": (int,),
+        "float64": (int, float),
+        "bool": (bool,),
+        "timestamp": (datetime,),
+    }
+    for value in values:
+        fits = isinstance(value, kinds[f.dtype or "string"]) and (f.dtype == "bool" or not isinstance(value, bool))
+        if not fits or (isinstance(value, datetime) and value.tzinfo is None) or value != value:
+            raise DefinitionError(f"{what}: {f.name!r} is {f.dtype} and cannot be compared with {value!r}; write a value of that type")
+    if f.dtype == "bool" and op in (">", ">=", "<", "<="):
+        raise DefinitionError(f"{what}: {f.name!r} is bool and has no order; use .eq(True) or .eq(False)")
+
+
 @dataclass(frozen=True)
 class FeatureGroup:
     """Aggregates of one source per entity, on one hop: it becomes one Feast FeatureView.
@@ -592,8 +618,8 @@ class FeatureGroup:
                     raise DefinitionError(
                         f"{what}: {type(a).__name__}({a.column!r}) takes {' or '.join(a.takes)}, but the field is {dtype}"
                     )
-            for name in a.where.field_names() if a.where is not None else ():
-                self.source.field(name)
+            for name, op, values in a.where.comparisons() if a.where is not None else ():
+                _check_comparison(f"{what}: filter of {a.name!r}", self.source.field(name), op, values)
             for window in a.windows:
                 if micros(window) % micros(self.hop):
                     raise DefinitionError(

@@ -51,7 +51,7 @@ def _eval_config(model: Model, against: str) -> Any:
     """TFMA's configuration: metrics over all rows and per slice; thresholds over all rows, for ``against`` "blessed" or "plain"."""
     import tensorflow_model_analysis as tfma
 
-    def overall(**threshold: Any) -> list[Any]:  # a plain threshold would hold for every slice, however small
+    def overall(**threshold: Any) -> list[Any]:  # slices are measured, but one of twelve requests is no verdict
         return [tfma.PerSliceMetricThreshold(slicing_specs=[tfma.SlicingSpec()], threshold=tfma.MetricThreshold(**threshold))]
 
     metrics = []
@@ -68,9 +68,7 @@ def _eval_config(model: Model, against: str) -> Any:
                 # TFMA wants strictly better than the bound; a hair of room makes "equal" pass with slack 0.
                 absolute={"value": -(slack + 1e-9) if rises else slack + 1e-9},
             )
-        # Over all rows: the slices are measured and shown, but the AUC of a slice of twelve flights is no verdict.
-        whole = [tfma.PerSliceMetricThreshold(slicing_specs=[tfma.SlicingSpec()], threshold=tfma.MetricThreshold(**found))] if found else []
-        metrics.append(tfma.MetricConfig(class_name=class_name, per_slice_thresholds=whole))
+        metrics.append(tfma.MetricConfig(class_name=class_name, per_slice_thresholds=overall(**found) if found else []))
     metrics.append(
         # An Evaluator without any threshold blesses nothing: this one always holds.
         tfma.MetricConfig(
