@@ -1,0 +1,148 @@
+"""What README.md and docs/ say is true: examples run, links lead somewhere, commands and flags exist."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import typer
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced code blocks of a page that are in ``language`` ("": none named)."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    return [body for name, body in found if name == language]
+
+
+def python_block(part: str) -> str:
+    """The one Python block of the README that holds ``part``."""
+    (block,) = [b for b in blocks(PAGES[0], "python") if part in b]
+    return block
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    heads = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.strip().lower()).replace(" ", "-") for h in heads}
+
+
+def definitions() -> tuple[dict[str, Any], str]:
+    """The names that the definition example leaves, and what it printed."""
+    names: dict[str, Any] = {}
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(compile(python_block("EventSource("), "README.md", "exec"), names)
+    return names, out.getvalue()
+
+
+def test_definition_example_prints_what_the_readme_says() -> None:
+    _, printed = definitions()
+    assert printed in blocks(PAGES[0], "")
+
+
+def test_definition_example_becomes_feast_objects(tmp_path: Path) -> None:
+    names, _ = definitions()
+    names["__file__"] = str(tmp_path / "features.py")
+    exec(compile(python_block("feast_objects"), "README.md", "exec"), names)
+    view = names["view_shop_orders"]
+    assert {"count_1h", "amount_mean_1h", "tandem_revision"} <= {f.name for f in view.features}
+
+
+def test_preprocessing_example_traces() -> None:
+    import tensorflow as tf
+    import tensorflow_transform as tft
+
+    from pipelines.analyze import graph_inputs, wrap_preprocessing_fn
+
+    group = definitions()[0]["shop_orders"]
+    names: dict[str, Any] = {}
+    exec(compile(python_block("# preprocessing.py"), "README.md", "exec"), names)
+    inputs = graph_inputs(group)
+    kinds = {"double": tf.float32, "int64": tf.int64, "string": tf.string}
+    specs = {
+        f.name: tf.SparseTensorSpec([None, None], kinds[str(f.type)]) if f.nullable else tf.TensorSpec([None, 1], kinds[str(f.type)])
+        for f in inputs
+    }
+    function = wrap_preprocessing_fn(names["shop_orders"], inputs, "README")
+    read = tft.get_analyze_input_columns(function, specs, force_tf_compat_v1=False)
+    assert set(read) == {"count_1h", "amount_mean_1h", "channel_last_24h"}
+
+
+def test_yaml_examples_are_valid(tmp_path: Path) -> None:
+    from feast.repo_config import load_repo_config
+
+    from pipelines.config import load_settings
+    from serving.settings import ServingSettings
+
+    stores = [yaml.safe_load(b) for page in PAGES for b in blocks(page, "yaml") if "online_store:" in b]
+    full = next(s for s in stores if "project" in s)
+    for i, store in enumerate(stores):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        (folder / "feature_store.yaml").write_text(yaml.safe_dump({**full, **store}))
+        config = load_repo_config(folder, folder / "feature_store.yaml")
+        assert type(config.online_store).__name__.startswith("Ordered")
+        assert type(config.offline_store).__name__.startswith("Asof")
+    (settings_text,) = [b for b in blocks(PAGES[0], "yaml") if "# tandem.yaml" in b]
+    (tmp_path / "tandem.yaml").write_text(settings_text)
+    settings = load_settings(tmp_path)
+    assert settings.batch.shards == 2
+    ServingSettings(feature_repo=tmp_path, models=tmp_path, graphs=tmp_path, **settings.serve)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{page.name}: {link}"
+        if anchor:
+            assert anchor in anchors(target), f"{page.name}: {link}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_commands_and_flags_exist(page: Path) -> None:
+    from pipelines.cli import app
+
+    group: Any = typer.main.get_command(app)
+    text = page.read_text("utf-8")
+    spans = re.findall(r"`(tandem [^`\n]+)`", text) + re.findall(r"^(tandem .+)$", "\n".join(blocks(page, "")), re.MULTILINE)
+    for span in spans:
+        words = span.split(" -- ")[0].split()
+        assert words[1] in group.commands, f"{page.name}: {span}"
+        known = {opt for p in group.commands[words[1]].params for opt in (*p.opts, *p.secondary_opts)}
+        flags = {w.split("=")[0] for w in words[2:] if w.startswith("--")}
+        assert flags <= known, f"{page.name}: {span}"
+    everywhere = {opt for c in group.commands.values() for p in c.params for opt in p.opts}
+    alone = set(re.findall(r"`(--[a-z-]+)[` ]", text))
+    assert alone <= everywhere, f"{page.name}: {alone - everywhere}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_make_targets_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make ([a-z]+)", page.read_text("utf-8"), re.MULTILINE)) <= targets
+
+
+def test_every_aggregate_and_reason_is_explained() -> None:
+    from transforms.contract import REASONS
+    from transforms.definitions import AGGREGATES
+
+    text = (ROOT / "docs" / "semantics.md").read_text("utf-8")
+    missing = [name for name in (*(a.__name__ for a in AGGREGATES), *REASONS) if f"`{name}`" not in text]
+    assert not missing
+
+
+def test_picture_is_well_formed() -> None:
+    root = ElementTree.parse(ROOT / "docs" / "data-way.svg").getroot()
+    assert root.tag.endswith("svg") and root.get("viewBox")
