@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -113,7 +114,11 @@ def init(folder: Annotated[Path, typer.Argument(help="The folder to make.")]) ->
 
     for path in scaffold(folder):
         typer.echo(f"wrote {path}")
-    typer.echo(f"next: tandem events --repo {folder} && tandem batch --repo {folder}")
+    repo = shlex.quote(str(folder))
+    typer.echo(f"next, all of it: tandem demo --repo {repo}")
+    typer.echo("or step by step:")
+    for command in ("events", "batch", "apply", "materialize", "train", "serve"):
+        typer.echo(f"  tandem {command} --repo {repo}")
 
 
 @app.command()
