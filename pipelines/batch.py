@@ -96,9 +96,12 @@ def run_batch(
         progress(f"run {run.id} already holds these rows; nothing to do (--anew makes them again)")
         return BatchResult(run, True)
     with run.held():
+        if run.status == "complete":  # another process came first
+            return BatchResult(run, True)
         if run.status == "publishing":
             return BatchResult(_publish(repo, run), False)
         created = datetime.fromisoformat(run.manifest["created"])
+        run.manifest.pop("error", None)
         run.save(
             status="running",
             range=[start.isoformat(), end.isoformat()],

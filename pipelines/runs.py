@@ -83,13 +83,17 @@ class Run:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the run; raises DataError while another process does. The hold ends with the process, however it ends."""
+        """Hold the run; raises DataError while another process does. The hold ends with the process, however it ends.
+
+        The manifest is read again once the run is held: who held it before may have taken it further.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / ".lock", "w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise DataError(f"run {self.id} is being made by another process; wait for it or stop it") from None
+            self.manifest = json.loads((self.folder / "manifest.json").read_text())
             yield
 
 
@@ -118,8 +122,16 @@ def begin(data: Path, kind: str, key: dict[str, Any], now: datetime, *, anew: bo
     """The run that ``key`` (a JSON-able value) asks for: an earlier one of the same key if there is one, else a new one.
 
     An unfinished earlier run is to be completed under its id; a complete one is returned as it is, unless ``anew``.
+    A new run's manifest is there when this returns, so that of several processes at once one makes it and the others find it.
     """
     digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
+    (data / "runs").mkdir(parents=True, exist_ok=True)
+    with open(data / "runs" / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _begin(data, kind, digest, now, anew)
+
+
+def _begin(data: Path, kind: str, digest: str, now: datetime, anew: bool) -> Run:
     same = [r for r in list_runs(data) if r.manifest.get("kind") == kind and r.manifest.get("key") == digest]
     unfinished = [r for r in same if r.status != "complete"]
     if unfinished:
@@ -133,4 +145,6 @@ def begin(data: Path, kind: str, key: dict[str, Any], now: datetime, *, anew: bo
         run_id = f"{kind}-{stamp:%Y%m%dT%H%M%S}-{digest[:8]}-{count}"
         count += 1
     manifest = {"id": run_id, "kind": kind, "status": "running", "created": stamp.isoformat(), "key": digest}
-    return Run(data / "runs" / run_id, manifest)
+    run = Run(data / "runs" / run_id, manifest)
+    run.save()
+    return run
