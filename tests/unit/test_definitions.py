@@ -1,0 +1,202 @@
+"""Every mistake in a definition is one DefinitionError on one line that names the definition, the value and the mend."""
+
+from datetime import timedelta
+
+import pytest
+
+from transforms.definitions import (
+    Age,
+    Count,
+    CountDistinct,
+    Entity,
+    EventSource,
+    FeatureGroup,
+    Field,
+    LastN,
+    Max,
+    Mean,
+    Quantile,
+    Sum,
+    days,
+    duration_name,
+    hours,
+    minutes,
+    seconds,
+)
+from transforms.errors import DefinitionError
+
+FIELDS = [
+    Field("origin", "string", required=True),
+    Field("flight", "string", required=True),
+    Field("dep_delay", "float64"),
+    Field("note", "string"),
+    Field("landed", "bool"),
+]
+
+
+def source(**changes):
+    values = {"name": "departures", "fields": FIELDS, "event_time": "departed_at", "tie_breaker": "flight"}
+    return EventSource(**{**values, **changes})
+
+
+def group(*aggregates, **changes):
+    values = {
+        "name": "traffic",
+        "source": source(),
+        "entity": Entity("origin"),
+        "hop": minutes(5),
+        "ttl": hours(6),
+        "aggregates": aggregates or (Count(over=hours(1)),),
+    }
+    return FeatureGroup(**{**values, **changes})
+
+
+MISTAKES = {
+    # fields
+    "field name": (lambda: Field("Dep Delay", "float64"), "field 'Dep Delay'", "lower-case words"),
+    "field name of ours": (lambda: Field("event_timestamp", "int64"), "field 'event_timestamp'", "choose another"),
+    "field type": (lambda: Field("x", "double"), "field 'x': dtype 'double'", "float64"),
+    "empty domain": (lambda: Field("x", "string", domain=[]), "field 'x': an empty domain", "list the values"),
+    "domain of floats": (lambda: Field("x", "float64", domain=[1.0]), "field 'x': a domain", "not 'float64'"),
+    "bounds of text": (lambda: Field("x", "string", min=0), "field 'x': min and max", "not 'string'"),
+    "bounds the wrong way": (lambda: Field("x", "int64", min=3, max=2), "field 'x': min 3 is above max 2", "swap"),
+    # filters
+    "and of filters": (lambda: bool(Field("x") > 1), "a filter has no truth value", "& and |"),
+    "filter of an unknown field": (
+        lambda: group(Count(over=hours(1), where=Field("dely") > 1)),
+        "'departures' has no field 'dely'",
+        "dep_delay",
+    ),
+    "no filter": (lambda: Count(over=hours(1), where=True), "aggregate Count(): where=True", "write where="),
+    # sources
+    "source name": (lambda: source(name="Departures"), "source 'Departures'", "lower-case"),
+    "field twice": (lambda: source(fields=[*FIELDS, FIELDS[0]]), "source 'departures': field 'origin' is there twice", "drop one"),
+    "untyped field": (lambda: source(fields=[*FIELDS, Field("x")]), "source 'departures'", "write Field('name', 'float64')"),
+    "no field": (lambda: source(fields=["origin"]), "source 'departures': 'origin' is no typed field", "write Field"),
+    "event time as a field": (lambda: source(event_time="note"), "source 'departures': the event time 'note'", "drop it"),
+    "unknown tie-breaker": (lambda: source(tie_breaker="serial"), "source 'departures': tie_breaker 'serial' is no field", "it has"),
+    "optional tie-breaker": (lambda: source(tie_breaker="note"), "source 'departures': tie_breaker 'note'", "must be a required"),
+    "negative delay": (lambda: source(out_of_orderness=minutes(-1)), "source 'departures': out_of_orderness -1 day", "zero or longer"),
+    "delay as a number": (lambda: source(allowed_lateness=60), "source 'departures': allowed_lateness 60", "write minutes(5)"),
+    # entities
+    "no key": (lambda: Entity(), "an entity needs at least one key", "Entity('origin')"),
+    "key twice": (lambda: Entity("origin", "origin"), "'origin'", "drop one"),
+    "key name": (lambda: Entity("Origin"), "entity key 'Origin'", "lower-case"),
+    # aggregates
+    "no window": (lambda: Mean("dep_delay"), "aggregate Mean(dep_delay): no window", "give over="),
+    "window as a number": (lambda: Mean("dep_delay", over=[3600]), "aggregate Mean(dep_delay): window 3600", "write minutes(5)"),
+    "window of zero": (lambda: Mean("dep_delay", over=timedelta(0)), "aggregate Mean(dep_delay): window 0:00:00", "longer than zero"),
+    "window twice": (lambda: Count(over=[hours(1), minutes(60)]), "aggregate Count(): a window is there twice", "drop one"),
+    "no column": (lambda: Sum(over=hours(1)), "aggregate Sum(): needs a field name", "e.g."),
+    "column not taken": (
+        lambda: Count("dep_delay", over=hours(1)),
+        "aggregate Count(dep_delay): takes no field",
+        "where=Field('dep_delay')",
+    ),
+    "age of a column": (lambda: Age("dep_delay", over=hours(1)), "aggregate Age(dep_delay): takes no field", "not_null"),
+    "aggregate name": (lambda: Count(over=hours(1), name="Late!"), "aggregate Count(): name 'Late!'", "lower-case"),
+    "last none": (lambda: LastN("dep_delay", n=0, over=hours(1)), "aggregate LastN(dep_delay): n=0", "from 1 to 1000"),
+    "last too many": (lambda: LastN("dep_delay", n=1001, over=hours(1)), "n=1001", "from 1 to 1000"),
+    "precision": (
+        lambda: CountDistinct("note", precision=17, over=hours(1)),
+        "aggregate CountDistinct(note): precision=17",
+        "from 4 to 16",
+    ),
+    "quantile of one": (lambda: Quantile("dep_delay", q=1.0, over=hours(1)), "aggregate Quantile(dep_delay): q=1.0", "between 0 and 1"),
+    "quantile in percent": (lambda: Quantile("dep_delay", q=90, over=hours(1)), "q=90", "e.g. 0.9"),
+    # groups
+    "group name": (lambda: group(name="Traffic"), "feature group 'Traffic'", "lower-case"),
+    "source by name": (lambda: group(source="departures"), "feature group 'traffic'", "source=EventSource"),
+    "entity by name": (lambda: group(entity="origin"), "feature group 'traffic'", "entity=Entity"),
+    "hop of zero": (lambda: group(hop=timedelta(0)), "feature group 'traffic': hop 0:00:00", "longer than zero"),
+    "ttl as a number": (lambda: group(ttl=3600), "feature group 'traffic': ttl 3600", "write minutes(5)"),
+    "no aggregates": (lambda: group(aggregates=[]), "feature group 'traffic': no aggregates", "give at least"),
+    "no aggregate": (lambda: group("dep_delay"), "feature group 'traffic': 'dep_delay' is no aggregate", "use one of Count"),
+    "unknown key": (lambda: group(entity=Entity("carrier")), "'departures' has no field 'carrier'", "it has origin"),
+    "optional key": (lambda: group(entity=Entity("note")), "feature group 'traffic': entity key 'note'", "must be a required"),
+    "float key": (lambda: group(entity=Entity("dep_delay")), "feature group 'traffic': entity key 'dep_delay'", "string or int64"),
+    "unknown column": (lambda: group(Mean("delay", over=hours(1))), "'departures' has no field 'delay'", "it has origin"),
+    "mean of text": (lambda: group(Mean("note", over=hours(1))), "feature group 'traffic': Mean('note')", "but the field is string"),
+    "max of a bool": (lambda: group(Max("landed", over=hours(1))), "feature group 'traffic': Max('landed')", "but the field is bool"),
+    "window between hops": (lambda: group(Count(over=minutes(7))), "window 7m of 'count'", "whole number of hops of 5m"),
+    "two of one name": (
+        lambda: group(Count(over=hours(1)), Count(over=hours(1), where=Field("landed").eq(True))),
+        "feature group 'traffic': two columns would be called 'count_1h'",
+        "name=",
+    ),
+    "function as a path": (lambda: group(preprocessing_fn="preprocessing.py"), "preprocessing_fn 'preprocessing.py'", "'module:function'"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_clear_line(mistake):
+    make, names, mend = MISTAKES[mistake]
+    with pytest.raises(DefinitionError) as e:
+        make()
+    message = str(e.value)
+    assert "\n" not in message
+    assert names in message and mend in message, message
+
+
+# What a filter compares with must be of the field's type; said when the group is made, not when the first event comes.
+FILTERS = {
+    "text for a number": (Field("dep_delay") > "15", "dep_delay"),
+    "number for a text": (Field("note").eq(3), "note"),
+    "null": (Field("dep_delay").eq(None), "dep_delay"),
+    "one of other types": (Field("dep_delay").isin([1.0, "x"]), "dep_delay"),
+}
+
+
+@pytest.mark.parametrize("mistake", FILTERS)
+def test_a_filter_of_another_type_is_a_mistake_of_the_group(mistake):
+    where, name = FILTERS[mistake]
+    with pytest.raises(DefinitionError) as e:
+        group(Count(over=hours(1), where=where))
+    assert "feature group 'traffic'" in str(e.value) and name in str(e.value) and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("duration", "name"),
+    [
+        (hours(24), "24h"),
+        (days(1), "24h"),
+        (days(7), "7d"),
+        (minutes(90), "90m"),
+        (hours(36), "36h"),
+        (seconds(90), "90s"),
+        (timedelta(microseconds=1500), "1500us"),
+    ],
+)
+def test_names_of_durations(duration, name):
+    assert duration_name(duration) == name
+
+
+def test_what_can_change_a_value_changes_the_hash_and_prose_does_not():
+    base = group().definition_hash()
+    assert group(description="words", ttl=hours(9)).definition_hash() == base
+    assert group(source=source(files="elsewhere", topic="t", description="words")).definition_hash() == base
+    changed = [
+        group(hop=minutes(10)),
+        group(Count(over=hours(2))),
+        group(Count(over=hours(1), where=Field("dep_delay") > 15)),
+        group(Count(over=hours(1), where=Field("dep_delay") > 16)),
+        group(source=source(out_of_orderness=minutes(1))),
+        group(source=source(fields=[*FIELDS[:2], Field("dep_delay", "float64", max=10), *FIELDS[3:]])),
+        group(entity=Entity("flight")),
+    ]
+    hashes = {g.definition_hash() for g in changed}
+    assert len(hashes) == len(changed) and base not in hashes
+
+
+def test_columns_of_a_row():
+    g = group(Count(over=[hours(1), days(2)]), LastN("note", n=2, over=hours(1)), Mean("dep_delay", over=hours(1)))
+    assert g.row_schema.names == [
+        "origin",
+        "event_timestamp",
+        "count_1h",
+        "count_2d",
+        "note_last_2_1h",
+        "dep_delay_mean_1h",
+        "tandem_revision",
+    ]
+    assert [f.nullable for f in g.row_schema] == [False, False, False, False, False, True, False]
