@@ -1,4 +1,4 @@
-"""``python -m tests.bench [--only windows,...] [--json] [--quick]``."""
+"""``python -m tests.bench [--only windows,graph,...] [--json] [--quick]``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.table import Table
 
 from tests.bench.report import Part
 
-PARTS = ("windows",)
+PARTS = ("windows", "graph", "join", "http")
 
 
 def _time(seconds: float) -> str:

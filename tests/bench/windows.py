@@ -47,7 +47,7 @@ OVERS = {"1h": hours(1), "3h": hours(3), "24h": hours(24)}
 MOMENTS = ["count", "dep_delay_mean", "dep_delay_std", "dep_delay_min", "dep_delay_max"]
 
 
-def _group(key: str, hop: int, sketches: bool = False) -> FeatureGroup:
+def feature_group(key: str, hop: int, sketches: bool = False) -> FeatureGroup:
     over = list(OVERS.values())
     kinds: Any = (
         [CountDistinct("dest", over=over), Quantile("dep_delay", q=0.9, over=over), LastN("dest", n=3, over=over)]
@@ -176,7 +176,7 @@ def run(quick: bool = False) -> list[Part]:
     assert isinstance(frame, pl.DataFrame)
     n, out = events.num_rows, []
     for key, hop in (("origin", 5), ("carrier", 15)):
-        group = _group(key, hop)
+        group = feature_group(key, hop)
         ours = tandem(events, group)
         agree(ours, polars(frame, key, f"{hop}m"), key)
         took = best_of(3, {"tandem": partial(tandem, events, group), "polars": partial(polars, frame, key, f"{hop}m")})
@@ -195,7 +195,7 @@ def run(quick: bool = False) -> list[Part]:
             more = len(large) - len(small)
             part.add("beam, event by event", max(took_large - fixed, 1e-9), more, "fixed cost of the pipeline left out")
         out.append(part)
-    sketches = _group("origin", 5, sketches=True)
+    sketches = feature_group("origin", 5, sketches=True)
     took = best_of(1, {"tandem": lambda: tandem(events, sketches)})
     part = Part("tile + merge + windows by origin: distinct (HLL), quantile, last 3 over 1h, 3h, 24h, hop 5 min", "events")
     part.add("tandem", took["tandem"], n)

@@ -1,0 +1,104 @@
+"""Predictions over HTTP from a server in a process of its own, against stock Feast and ``keras.Model.predict`` without any HTTP."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from tests.bench.report import Part
+
+
+def _wait(client: httpx.Client, server: subprocess.Popen[bytes], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if server.poll() is not None:
+            raise RuntimeError(f"the server ended with {server.returncode}")
+        try:
+            if client.get("/v2/health/ready").status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.1)
+    raise RuntimeError(f"the server was not ready within {seconds:.0f} s")
+
+
+def _times(calls: int, way: Callable[[], Any]) -> tuple[float, float]:
+    """(median, 99th percentile) seconds of one call."""
+    for _ in range(10):
+        way()
+    took = []
+    for _ in range(calls):
+        start = time.perf_counter()
+        way()
+        took.append(time.perf_counter() - start)
+    p50, p99 = np.percentile(took, [50, 99])
+    return float(p50), float(p99)
+
+
+def _naive(feast: Any, instances: list[dict[str, Any]]) -> Callable[[], Any]:
+    """What a first version of a service does: read from stock Feast, then ``predict``."""
+    import tensorflow as tf
+
+    model = tf.keras.Sequential([tf.keras.layers.Input((3,)), tf.keras.layers.Dense(1)])
+    refs = ["origin_traffic:mean_1h", "aircraft:last_delay"]
+    entities = [{"origin": i["origin"], "tailnum": i["tailnum"]} for i in instances]
+
+    def answer() -> Any:
+        got = feast.get_online_features(refs, entities).to_dict()
+        rows = [[i["distance"], m or 0.0, d or 0.0] for i, m, d in zip(instances, got["mean_1h"], got["last_delay"], strict=True)]
+        return model.predict(np.array(rows, np.float32), verbose=0)
+
+    return answer
+
+
+def run(quick: bool = False) -> list[Part]:
+    """1 and 100 instances per request, one client, one request after another."""
+    from tests.integration.serving_world import GOOD, make_repo, push
+
+    calls, parts = 50 if quick else 300, []
+    with tempfile.TemporaryDirectory(prefix="tandem-bench-") as temp:
+        root = Path(temp)
+        make_repo(root)
+        push(root, root, 1)
+        stock = make_repo(root / "stock", store="sqlite")
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        server = subprocess.Popen([sys.executable, "-m", "tests.bench.http", str(root), str(port)], stderr=subprocess.DEVNULL)
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+                _wait(client, server)
+                for n in (1, 100):
+                    instances = [{**GOOD, "origin": ("JFK", "LGA", "EWR")[i % 3], "distance": float(i)} for i in range(n)]
+                    body = {"instances": instances}
+
+                    def ask(body: dict[str, Any] = body) -> None:
+                        client.post("/v1/models/delay:predict", json=body).raise_for_status()
+
+                    part = Part(f"predict of {n} instance{'s' if n > 1 else ''}: features from SQLite, then the model", "requests")
+                    for name, (p50, p99) in {
+                        "tandem serve, over HTTP": _times(calls, ask),
+                        "feast + keras predict, no HTTP": _times(max(calls // 3, 20), _naive(stock, instances)),
+                    }.items():
+                        part.add(name, p50, 1, f"p50; p99 {p99 * 1e3:.1f} ms")
+                    parts.append(part)
+        finally:
+            server.terminate()
+            server.wait(30)
+    return parts
+
+
+if __name__ == "__main__":
+    from serving.app import run as serve
+    from tests.integration.serving_world import settings
+
+    serve(settings(Path(sys.argv[1]), port=int(sys.argv[2])))
