@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def apply(repo: Repo, fingerprints: Mapping[str, str]) -> None:
     for stem in (p.stem for p in repo.path.glob("*.py")):
         sys.modules.pop(stem, None)
     load_module(repo.path, repo.settings.definitions)
-    with _inside(repo.path):
+    with _inside(repo.path), redirect_stdout(sys.stderr):  # stdout is for results
         try:
             apply_total(load_repo_config(repo.path, repo.path / "feature_store.yaml"), repo.path, skip_source_validation=True)
         except SystemExit as stop:
@@ -62,4 +62,5 @@ def apply(repo: Repo, fingerprints: Mapping[str, str]) -> None:
 
 def materialize(repo: Repo, start: datetime, end: datetime, views: list[str] | None = None) -> None:
     """Load the newest rows with event timestamps in [start, end] into the online store; safe to repeat and to race."""
-    open_store(repo).materialize(start_date=start, end_date=end, feature_views=views)
+    with redirect_stdout(sys.stderr):  # stdout is for results
+        open_store(repo).materialize(start_date=start, end_date=end, feature_views=views)
