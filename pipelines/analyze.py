@@ -194,10 +194,12 @@ def analyze_groups(
     graphs_dir: str | os.PathLike[str],
     pipeline_options: Any = None,
     progress: Callable[[str], None] | None = None,
+    temp_dir: str | os.PathLike[str] | None = None,
 ) -> dict[str, str]:
     """Build the graph of every group in one Beam pipeline; save each as ``graphs_dir/<group>/<fingerprint>``.
 
     ``groups`` maps a name to (group, its function or None, Parquet files of feature rows). Returns name -> fingerprint.
+    ``temp_dir`` is where the job keeps its files while it runs (workers elsewhere must see it; default: the system's).
     Raises GraphError that names group and function: for a mistake in a function, for a group without any rows, and for
     outputs of a row that depend on the other rows of its batch.
     """
@@ -226,7 +228,7 @@ def analyze_groups(
     beam: Any = typed_beam
     tft_beam: Any = typed_tft_beam
 
-    with tempfile.TemporaryDirectory(prefix="tandem-analyze-") as temp:
+    with tempfile.TemporaryDirectory(prefix="analyze-", dir=temp_dir) as temp:
         say(f"analyzing {len(work)} group{'s' if len(work) > 1 else ''}: {', '.join(work)}")
         with beam.Pipeline(options=pipeline_options) as pipeline, tft_beam.Context(temp_dir=f"{temp}/tmp", force_tf_compat_v1=False):
             for name, (_, inputs, wrapped, files, _) in work.items():

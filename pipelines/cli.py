@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from transforms.errors import ConfigError, TandemError
 
@@ -144,7 +144,7 @@ def make_events(repo: Repo, start: str | None, end: str | None, steps: Steps) ->
     return counts
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(context_settings={"allow_extra_args": True})
 def batch(
     context: typer.Context,
     repo: RepoOption = DEFAULT_REPO,
@@ -335,15 +335,15 @@ def runs(
         show(find(folder, run).manifest, True)
         return
     found = list_runs(folder)
-    table = Table("run", "status", "range", "rows", "rejected", box=None)
+    table = Table("status", "range", "rows", "rejected", Column("run", no_wrap=True, overflow="fold"), box=None)
     for r in found:
         m = r.manifest
         table.add_row(
-            r.id,
             r.status,
             " to ".join(t[:10] for t in m.get("range", [])),
             f"{sum(m.get('rows', {}).values()):,}",
             str(sum(m.get("rejected", {}).values())),
+            r.id,
         )
     show({"runs": [r.manifest for r in found]}, json_, lambda: table)
 

@@ -57,7 +57,7 @@ def run_demo(repo: Repo, start: datetime, end: datetime, as_json: bool) -> None:
         return
     from pipelines.training.report import render
 
-    out = Console()
+    out = Console(soft_wrap=True)
     out.print()
     out.print(cli.run_table(manifest))
     out.print()
