@@ -5,6 +5,7 @@ Light: the command line reads it before anything heavy is imported.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,13 @@ class Settings(BaseSettings):
         return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, cls.model_config.get("yaml_file"))
 
 
+def _keys(section: Sequence[int | str]) -> list[str]:
+    model: Any = Settings
+    for part in section:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)
+
+
 def load_settings(repo: Path, **flags: Any) -> Settings:
     """The settings of a repository, ``data`` made absolute; ``flags`` that are None are left out.
 
@@ -99,7 +107,7 @@ def load_settings(repo: Path, **flags: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        known = f"; known keys: {', '.join(Settings.model_fields)}" if first["type"] == "extra_forbidden" else ""
+        known = f"; known keys: {', '.join(_keys(first['loc'][:-1]))}" if first["type"] == "extra_forbidden" else ""
         raise ConfigError(f"{path.name}: {key}: {first['msg']} (got {first['input']!r}); correct it or drop the key{known}") from None
     except Exception as error:
         raise ConfigError(f"{path.name} cannot be read: {str(error).splitlines()[0]}; it must be a YAML mapping") from None

@@ -68,13 +68,15 @@ def load_module(repo: Path, name: str) -> ModuleType:
             raise DefinitionError(f"{repo.name} has no module {name!r}; write {name}.py or correct the name") from None
         raise DefinitionError(f"{repo.name}/{name}.py needs the module {error.name!r}, which is not installed") from None
     except Exception as error:
-        trace, line = error.__traceback__, 0
+        trace, file, line = error.__traceback__, f"{name}.py", 0
         while trace is not None:
             if trace.tb_frame.f_code.co_filename.startswith(folder):
-                line = trace.tb_lineno
+                file, line = Path(trace.tb_frame.f_code.co_filename).name, trace.tb_lineno
             trace = trace.tb_next
         what = str(error).splitlines()[0] if str(error) else ""
-        raise DefinitionError(f"{repo.name}/{name}.py, line {line}: {type(error).__name__}: {what}") from None
+        if isinstance(error, SyntaxError):
+            file, line, what = Path(error.filename or file).name, error.lineno or 0, error.msg
+        raise DefinitionError(f"{repo.name}/{file}, line {line}: {type(error).__name__}: {what}") from None
 
 
 def load_repo(path: Path, **flags: Any) -> Repo:

@@ -1,0 +1,86 @@
+"""Settings: file under environment under flags, and one line for every mistake."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from pipelines.config import load_settings, parse_time
+from transforms.errors import ConfigError
+
+
+@pytest.fixture
+def repo(tmp_path):
+    folder = tmp_path / "repo"
+    folder.mkdir()
+    return folder
+
+
+def write(repo, text):
+    (repo / "tandem.yaml").write_text(text)
+
+
+def test_without_a_file_there_are_defaults(repo):
+    settings = load_settings(repo)
+    assert settings.data == (repo.parent / "data").resolve()
+    assert (settings.definitions, settings.models, settings.batch.shards, settings.batch.max_reject_share) == ("features", [], 2, 0.01)
+
+
+def test_file_environment_flags(repo, tmp_path, monkeypatch):
+    write(repo, "data: ../elsewhere\nbatch: {shards: 3, slice_days: 9}\ndemo: {start: 2013-01-01}\n")
+    settings = load_settings(repo)
+    assert (settings.data, settings.batch.shards, settings.batch.slice_days) == (tmp_path / "elsewhere", 3, 9)
+    assert settings.demo.start == datetime(2013, 1, 1, tzinfo=UTC)
+    monkeypatch.setenv("TANDEM_BATCH__SHARDS", "7")
+    monkeypatch.setenv("TANDEM_DATA", str(tmp_path / "environment"))
+    monkeypatch.setenv("TANDEM_SOMETHING_ELSE", "is none of ours to judge")
+    settings = load_settings(repo)
+    assert (settings.data, settings.batch.shards, settings.batch.slice_days) == (tmp_path / "environment", 7, 9)
+    assert load_settings(repo, data=tmp_path / "flag", definitions=None).data == tmp_path / "flag"
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("dta: x\n", ["tandem.yaml", "dta", "'x'", "known keys: data, definitions"]),
+        ("batch: {shard: 2}\n", ["tandem.yaml", "batch.shard", "got 2", "shards"]),
+        ("batch: {shards: 0}\n", ["tandem.yaml", "batch.shards", "greater than or equal to 1", "got 0"]),
+        ("batch: {shards: many}\n", ["tandem.yaml", "batch.shards", "integer", "'many'"]),
+        ("batch: {max_reject_share: 1.5}\n", ["batch.max_reject_share", "less than or equal to 1", "1.5"]),
+        ("demo: {start: soon}\n", ["demo.start", "'soon'"]),
+        ("batch: 3\n", ["tandem.yaml", "batch", "got 3"]),
+        ("- a\n- b\n", ["tandem.yaml", "mapping"]),
+        ("data: [\n", ["tandem.yaml cannot be read", "YAML mapping"]),
+        ("a: b: c\n", ["tandem.yaml cannot be read", "YAML mapping"]),
+    ],
+)
+def test_a_mistake_is_one_line_with_file_key_and_value(repo, text, parts):
+    write(repo, text)
+    with pytest.raises(ConfigError) as e:
+        load_settings(repo)
+    message = str(e.value)
+    assert "\n" not in message and all(part in message for part in parts), message
+
+
+def test_no_such_folder(tmp_path):
+    with pytest.raises(ConfigError, match=r"--repo .*nowhere: there is no such folder; name a feature repository or make one"):
+        load_settings(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("2013-01-31", datetime(2013, 1, 31, tzinfo=UTC)),
+        ("2013-01-31T06:00", datetime(2013, 1, 31, 6, tzinfo=UTC)),
+        ("2013-01-31T06:00:00+02:00", datetime(2013, 1, 31, 4, tzinfo=UTC)),
+        ("2013-01-31T06:00:00Z", datetime(2013, 1, 31, 6, tzinfo=UTC)),
+        (datetime(2013, 1, 31, 6), datetime(2013, 1, 31, 6, tzinfo=UTC)),
+    ],
+)
+def test_moments_are_of_utc(text, want):
+    assert parse_time(text) == want and parse_time(text).utcoffset().total_seconds() == 0
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "2013-13-01", "31.01.2013"])
+def test_what_is_no_moment(text):
+    with pytest.raises(ValueError, match=r"."):
+        parse_time(text)

@@ -1,0 +1,125 @@
+"""Feature repositories are loaded by path, side by side, and their mistakes are one line with file and line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines.repo import load_repo
+from transforms.errors import ConfigError, DefinitionError
+
+ROOT = Path(__file__).resolve().parents[2]
+FEATURES = """
+from transforms.definitions import Count, Entity, EventSource, FeatureGroup, Field, hours, minutes
+from words import WORD
+
+parcels = EventSource(
+    name="parcels", fields=[Field("depot", "string", required=True)], event_time="at", tie_breaker="depot", files="events/parcels"
+)
+load = FeatureGroup(
+    name="load", source=parcels, entity=Entity("depot"), hop=minutes(5), ttl=hours(2), aggregates=[Count(over=hours(1))],
+    preprocessing_fn="words:fn", description=WORD,
+)
+"""
+
+
+def make(folder: Path, word: str = "one", features: str = FEATURES) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "feature_store.yaml").write_text("project: x\n")
+    (folder / "features.py").write_text(features)
+    (folder / "words.py").write_text(f"WORD = {word!r}\n\ndef fn(inputs):\n    return WORD\n")
+    return folder
+
+
+def test_sources_groups_and_functions_are_found(tmp_path):
+    repo = load_repo(make(tmp_path / "a"))
+    assert list(repo.groups) == ["load"] and list(repo.sources) == ["parcels"]
+    assert repo.data == tmp_path / "data"
+    assert repo.preprocessing_fn(repo.groups["load"])({}) == "one"
+
+
+def test_repositories_with_the_same_module_names_do_not_mix(tmp_path):
+    first, second = make(tmp_path / "a", "one"), make(tmp_path / "b", "two")
+    for path, word in ((first, "one"), (second, "two"), (first, "one")):
+        repo = load_repo(path)
+        group = repo.groups["load"]
+        assert group.description == word
+        assert repo.preprocessing_fn(group)({}) == word
+
+
+def test_the_same_object_under_two_names_is_one_definition(tmp_path):
+    assert list(load_repo(make(tmp_path / "a", features=FEATURES + "again = load\nGROUPS = [load]\n")).groups) == ["load"]
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        ("x = 1\n", r"a/features\.py defines no FeatureGroup; see 'tandem init' for an example"),
+        ("\n\nx = 1 / 0\n", r"a/features\.py, line 3: ZeroDivisionError: division by zero"),
+        ("x = = 1\n", r"a/features\.py, line 1: SyntaxError: invalid syntax"),
+        ("import nowhere_to_be_found\n", r"a/features\.py needs the module 'nowhere_to_be_found', which is not installed"),
+        (
+            FEATURES + "other = parcels.__class__(name='parcels', fields=parcels.fields, event_time='t', tie_breaker='depot')\n",
+            "called 'parcels'",
+        ),
+        (FEATURES.replace("hop=minutes(5)", "hop=5"), r"feature group 'load': hop 5 is no duration"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path, features, message):
+    with pytest.raises(DefinitionError, match=message) as e:
+        load_repo(make(tmp_path / "a", features=features))
+    assert "\n" not in str(e.value)
+
+
+def test_a_mistake_in_another_module_of_the_repository_names_that_one(tmp_path):
+    path = make(tmp_path / "a")
+    for text, message in (("\n\nWORD = [][1]\n", "line 3: IndexError: list index out of range"), ("\nWORD = )\n", "line 2: SyntaxError")):
+        (path / "words.py").write_text(text)
+        with pytest.raises(DefinitionError, match=rf"^a/words\.py, {message}"):
+            load_repo(path)
+
+
+def test_what_does_not_exist(tmp_path):
+    path = make(tmp_path / "a")
+    with pytest.raises(ConfigError, match="there is no such folder"):
+        load_repo(tmp_path / "b")
+    with pytest.raises(DefinitionError, match=r"^a has no module 'feetures'; write feetures\.py or correct the name$"):
+        load_repo(path, definitions="feetures")
+    with pytest.raises(DefinitionError, match=r"^'words:gn': module 'words' of a has no 'gn'; correct the name$"):
+        load_repo(path).attribute("words:gn")
+
+
+@pytest.mark.parametrize(
+    ("yaml", "words", "line"),
+    [
+        (
+            "",
+            ["--repo", "nowhere"],
+            "error: --repo {root}/nowhere: there is no such folder; name a feature repository or make one with 'tandem init'",
+        ),
+        ("", ["--start", "soon"], "error: --start 'soon' is no moment; write 2013-01-31 or 2013-01-31T06:00"),
+        ("", [], "error: --start is missing; give a date such as --start 2013-01-01"),
+        (
+            "",
+            ["--start", "2013-01-02", "--end", "2013-01-01"],
+            "error: range 2013-01-02 00:00 to 2013-01-01 00:00: the end must be after the start",
+        ),
+        ("", ["--start", "2013-01-01", "--end", "2013-01-02"], "error: source 'parcels': there is no folder"),
+        (
+            "shards: 3\n",
+            [],
+            "error: tandem.yaml: shards: Extra inputs are not permitted (got 3); correct it or drop the key; known keys: data, ",
+        ),
+    ],
+)
+def test_the_command_says_mistakes_in_one_line(tmp_path, yaml, words, line):
+    path = make(tmp_path / "a")
+    (path / "tandem.yaml").write_text(yaml)
+    command = [sys.executable, "-m", "pipelines.cli", "batch", *([] if "--repo" in words else ["--repo", str(path)]), *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    lines = done.stderr.splitlines()
+    assert lines[-1].startswith(line.format(root=ROOT)), done.stderr
+    assert [x for x in lines if x.startswith("error")] == lines[-1:]
+    assert "Traceback" not in done.stderr
