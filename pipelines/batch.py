@@ -23,7 +23,7 @@ from pipelines import runs, steps
 from pipelines.analyze import analyze_groups
 from pipelines.event_files import list_files
 from pipelines.repo import Repo
-from transforms.definitions import micros
+from transforms.definitions import FeatureGroup, micros
 from transforms.errors import ConfigError, GraphError, RejectLimitError
 from transforms.graph import TransformGraph
 
@@ -78,7 +78,7 @@ def run_batch(
     files = {n: list_files(data, s, begin_us[n], us(end)) for n, s in sources.items()}
     if not any(files.values()):
         raise ConfigError(f"no event files between {start:%Y-%m-%d} and {end:%Y-%m-%d} below {data}; correct --start and --end or data:")
-    graphs = {n: pinned_graph(data, n) for n in repo.groups} if pinned else {}
+    graphs = {n: pinned_graph(data, g) for n, g in repo.groups.items()} if pinned else {}
     definitions = {n: g.canonical() for n, g in repo.groups.items()}
     inputs = {n: [{"file": f.name, "size": f.size, "sha256": f.sha256} for f in fs] for n, fs in files.items()}
     key = {
@@ -193,7 +193,7 @@ def _make(
     if not fingerprints:
         progress("analyzing: means, quantiles and vocabularies of the preprocessing functions")
         work: dict[str, Any] = {n: (g, repo.preprocessing_fn(g), made_files[n]) for n, g in repo.groups.items()}
-        fingerprints = analyze_groups(work, repo.data / "graphs", beam_options, progress)
+        fingerprints = analyze_groups(work, repo.data / "graphs", beam_options, progress, temp_dir=run.folder)
     progress("transforming rows")
     with beam.Pipeline(options=beam_options) as pipeline:
         for name in repo.groups:
@@ -224,14 +224,23 @@ def _publish(repo: Repo, run: runs.Run) -> runs.Run:
     return run
 
 
-def pinned_graph(data: Path, group: str) -> str:
-    """The fingerprint of the graph that is applied to ``group``. Raises GraphError if none is."""
+def pinned_graph(data: Path, group: FeatureGroup) -> str:
+    """The fingerprint of the graph that is applied to ``group``. Raises GraphError if none is, or one of another definition."""
+    folder = data / "graphs" / group.name
     try:
-        return (data / "graphs" / group / "CURRENT").read_text().strip()
+        fingerprint = (folder / "CURRENT").read_text().strip()
     except FileNotFoundError:
         raise GraphError(
-            f"feature group {group!r} has no applied graph; run 'tandem batch' without --pinned and 'tandem apply' first"
+            f"feature group {group.name!r} has no applied graph; run 'tandem batch' without --pinned and 'tandem apply' first"
         ) from None
+    TransformGraph.load(folder / fingerprint, fingerprint)
+    made_of = json.loads((folder / fingerprint / "tandem.json").read_text())["definition_hash"]
+    if made_of != group.definition_hash():
+        raise GraphError(
+            f"feature group {group.name!r} was redefined after its graph {fingerprint[:12]} was applied;"
+            " run 'tandem batch' without --pinned and 'tandem apply' first"
+        )
+    return fingerprint
 
 
 def apply_run(repo: Repo, run: runs.Run) -> dict[str, str]:

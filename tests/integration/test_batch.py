@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections import Counter
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.batch import apply_run
+from pipelines.batch import apply_run, run_batch
 from tests.integration.flights import (
     END,
     NOW,
@@ -131,6 +132,11 @@ def test_anew_and_pinned_runs_repeat_every_bit(full):
         first, second, third = (bits(offline_rows(world.data, group, r.run.id).drop([CREATED])) for r in (result, anew, pinned))
         assert first == second == third
     assert all(len(ids) == 3 for ids in world.visible().values())
+    # A group that means something else since then: its rows must not bear the old graph's fingerprint.
+    carriers = repo.groups["carrier_traffic"]
+    carriers = dataclasses.replace(carriers, source=dataclasses.replace(carriers.source, out_of_orderness=timedelta(minutes=2)))
+    with pytest.raises(GraphError, match=r"'carrier_traffic' was redefined after its graph [0-9a-f]{12} was applied; run 'tandem batch'"):
+        run_batch(dataclasses.replace(repo, groups={"carrier_traffic": carriers}), START, END, now=NOW, pinned=True)
 
 
 def bits(table: pa.Table) -> bytes:
