@@ -100,9 +100,9 @@ def test_runs_are_listed_oldest_first_and_damaged_manifests_left_out(tmp_path):
 def test_a_manifest_is_replaced_whole(tmp_path):
     path = tmp_path / "deep" / "x.json"
     runs.write_json(path, {"a": 1})
+    loop: dict = {}
+    loop["loop"] = loop
     with pytest.raises(ValueError, match="Circular"):
-        loop = {}
-        loop["loop"] = loop
         runs.write_json(path, loop)
     assert json.loads(path.read_text()) == {"a": 1}
     assert [p.name for p in path.parent.iterdir()] == ["x.json"]
