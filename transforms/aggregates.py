@@ -10,7 +10,7 @@ or sharded cannot change a bit of a row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -27,7 +27,6 @@ from transforms.windows import rows_of
 __all__ = ["merge", "rows_between", "tile", "tile_schema"]
 
 Int = npt.NDArray[np.int64]
-_EXPLODED = 4_000_000  # how many list entries a fold may look at in one go: bounds memory at some 100 MB
 
 
 @dataclass(frozen=True)
@@ -243,19 +242,8 @@ def merge(tiles: Sequence[pa.RecordBatch], group: d.FeatureGroup) -> pa.RecordBa
     return pa.RecordBatch.from_arrays(out, schema=schema)
 
 
-def _chunks(lists: Sequence[Any], lo: Int, hi: Int) -> Iterator[slice]:
-    """Slices of rows that look at a bounded number of list entries each (all rows at once where no state is a list)."""
-    cost = np.zeros(len(lo), np.int64)
-    for state in lists:
-        if isinstance(state, states.Registers | states.Histogram):
-            cost += state.offsets[hi] - state.offsets[lo]
-    total = np.cumsum(cost)
-    start = 0
-    while start < len(lo):
-        budget = (total[start - 1] if start else 0) + _EXPLODED
-        end = max(start + 1, int(np.searchsorted(total, budget, side="right")))
-        yield slice(start, end)
-        start = end
+def _window(state: Any, lo: Int, hi: Int) -> Any:
+    return state.slide(lo, hi) if isinstance(state, states.Registers | states.Histogram) else state.fold(lo, hi, ordered=True)
 
 
 def rows_between(tiles: pa.RecordBatch, group: d.FeatureGroup, after: int, upto: int) -> pa.RecordBatch:
@@ -282,21 +270,10 @@ def rows_between(tiles: pa.RecordBatch, group: d.FeatureGroup, after: int, upto:
     out.append(pa.array(rows.boundary + group.delay_us).cast(d.TIMESTAMP))
     folded: dict[tuple[str, int], Any] = {}
     for feature in group.features:
-        lo, hi = rows.spans[feature.over]
-        parts = [(s.key, loaded[s.key]) for s in _states_of(feature.aggregate)]
-        pieces = []
-        for part in _chunks([s for _, s in parts], lo, hi):
-            whole = part == slice(0, len(lo))
-            now = [
-                folded.setdefault((key, feature.over), state.fold(lo, hi, ordered=True))
-                if whole and (key, feature.over) not in folded
-                else folded[key, feature.over]
-                if whole
-                else state.fold(lo[part], hi[part], ordered=True)
-                for key, state in parts
-            ]
-            pieces.append(_finish(feature.aggregate, rows.boundary[part], now))
-        out.append(pieces[0] if len(pieces) == 1 else pa.concat_arrays(pieces))
+        specs = _states_of(feature.aggregate)
+        for key in (s.key for s in specs if (s.key, feature.over) not in folded):
+            folded[key, feature.over] = _window(loaded[key], *rows.spans[feature.over])
+        out.append(_finish(feature.aggregate, rows.boundary, [folded[s.key, feature.over] for s in specs]))
     events = states.Counts.from_arrow(columns["events"])
     out.append(events.fold(*rows.spans[max(overs)], ordered=True).to_arrow())
     return pa.RecordBatch.from_arrays(out, schema=schema)
