@@ -35,7 +35,12 @@ app = typer.Typer(
 screen = Console(stderr=True, soft_wrap=True)
 
 RepoOption = Annotated[Path, typer.Option("--repo", help="The feature repository.")]
-DataOption = Annotated[Path | None, typer.Option("--data", help="The data folder (default: data: of tandem.yaml).")]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", help="The data folder (default: data: of tandem.yaml; feature_store.yaml names registry and online store itself)."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
 StartOption = Annotated[str | None, typer.Option("--start", help="First moment, UTC: 2013-01-01 or 2013-01-01T06:00.")]
 EndOption = Annotated[str | None, typer.Option("--end", help="Last moment, UTC.")]
@@ -74,7 +79,9 @@ def load(repo: Path, data: Path | None = None) -> Repo:
     """The repository, or one clear error."""
     from pipelines.repo import load_repo
 
-    return load_repo(repo, data=data.resolve() if data else None)
+    if data is not None:  # the repository's own modules and child processes read the settings too
+        os.environ["TANDEM_DATA"] = str(data.resolve())
+    return load_repo(repo)
 
 
 class Steps:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipelines.repo import load_module
 from transforms.errors import ConfigError
 
 __all__ = ["load_function", "preprocessing_fn", "run_fn"]
@@ -16,22 +15,15 @@ __all__ = ["load_function", "preprocessing_fn", "run_fn"]
 def load_function(repo: str | Path, reference: str) -> Callable[..., Any]:
     """The function ``"module:function"`` of the feature repository at ``repo``.
 
-    The repository's folder comes first on the import path; a module of the same name from another repository is
-    imported anew. Raises ConfigError if there is no such module or function.
+    Modules of another repository give way (:func:`pipelines.repo.load_module`). Raises ConfigError if there is no such
+    module or function, DefinitionError if the module fails.
     """
     folder = Path(repo).resolve()
     module_name, _, function_name = reference.partition(":")
     file = folder.joinpath(*module_name.split("."))
     if not file.with_suffix(".py").is_file() and not (file / "__init__.py").is_file():
         raise ConfigError(f"{reference!r}: {folder.name}/ has no module {module_name!r}; create it or mend the name")
-    if str(folder) in sys.path:
-        sys.path.remove(str(folder))
-    sys.path.insert(0, str(folder))
-    known = sys.modules.get(module_name)
-    if known is not None and folder not in Path(getattr(known, "__file__", None) or "/").resolve().parents:
-        del sys.modules[module_name]
-    importlib.invalidate_caches()
-    function = getattr(importlib.import_module(module_name), function_name, None)
+    function = getattr(load_module(folder, module_name), function_name, None)
     if not callable(function):
         raise ConfigError(f"{reference!r}: module {module_name!r} of {folder.name}/ has no function {function_name!r}; mend the name")
     return function  # type: ignore[no-any-return]

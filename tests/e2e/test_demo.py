@@ -35,7 +35,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
     shutil.copytree(ROOT / "feature_repo", folder / "feature_repo", ignore=shutil.ignore_patterns("__pycache__"))
     done = tandem(folder, "demo", *RANGE, "--json")
     assert done.returncode == 0, done.stderr[-3000:]
-    return folder, json.loads(done.stdout[done.stdout.index("\n{") if not done.stdout.startswith("{") else 0 :])
+    return folder, json.loads(done.stdout)
 
 
 def test_it_goes_from_events_to_an_answer(demo: tuple[Path, dict[str, Any]]) -> None:
