@@ -172,11 +172,17 @@ def tile_schema(group: d.FeatureGroup) -> pa.Schema:
     )
 
 
+def _dense(column: pa.Array) -> Int:
+    """The rank of each value among the distinct ones, from 0 up."""
+    codes = states.order_codes(column)
+    return codes if pa.types.is_string(column.type) else np.unique(codes, return_inverse=True)[1]
+
+
 def _key_codes(columns: Sequence[pa.Array]) -> Int:
     """A code from 0 up for each row's key, which sorts as the keys do: shape [N]."""
-    code = np.zeros(len(columns[0]), np.int64)
-    for column in columns:
-        _, rank = np.unique(states.order_codes(column), return_inverse=True)
+    code = _dense(columns[0])
+    for column in columns[1:]:
+        rank = _dense(column)
         # Ranks anew after each field keep the product far below 2^63.
         _, code = np.unique(code * (int(rank.max(initial=0)) + 1) + rank, return_inverse=True)
     return code.astype(np.int64)

@@ -46,7 +46,7 @@ class Limbs:
 
 def normalise(x: Limbs) -> Limbs:
     """The same numbers with all digits but the last in [0, 2^32) and the last within +-2^32."""
-    d = x.digits.copy()
+    d = np.array(x.digits, order="F")
     for k in range(d.shape[1] - 1):
         d[:, k + 1] += d[:, k] >> 32
         d[:, k] &= _MASK
@@ -109,16 +109,21 @@ def _magnitude(x: Limbs) -> tuple[Limbs, npt.NDArray[np.bool_]]:
     """(absolute values with every digit in [0, 2^32), which were negative)."""
 
     def carried(d: Int) -> Int:
-        d = np.concatenate([d, np.zeros((len(d), 1), np.int64)], axis=1)
-        for k in range(d.shape[1] - 1):
-            d[:, k + 1] += d[:, k] >> 32
-            d[:, k] &= _MASK
-        return d
+        out = np.zeros((len(d), d.shape[1] + 1), np.int64, order="F")  # limb by limb in memory, as it is worked on
+        out[:, :-1] = d
+        for k in range(d.shape[1]):
+            out[:, k + 1] += out[:, k] >> 32
+            out[:, k] &= _MASK
+        return out
 
     d = carried(x.digits)
     negative = d[:, -1] < 0
-    d[negative] = -d[negative]
-    return Limbs(x.base, carried(d)), negative
+    if negative.any():
+        d[negative] = -d[negative]
+        d = carried(d)
+    used = np.flatnonzero(d.any(axis=0))
+    first, last = (int(used[0]), int(used[-1])) if len(used) else (0, 0)
+    return Limbs(x.base + first, d[:, first : last + 1]), negative
 
 
 def canonical(x: Limbs) -> Limbs:
@@ -132,6 +137,14 @@ def to_float(x: Limbs, origin: int = ORIGIN) -> Float:
     if not len(x.digits):
         return np.zeros(0)
     magnitude, negative = _magnitude(x)
+    shift_all = 32 * magnitude.base + origin
+    if magnitude.digits.shape[1] <= 2 and int(magnitude.digits[:, -1].max()) < 2**31 and -1022 <= shift_all <= 900:
+        # Whole numbers below 2^63 times a power of two: the processor rounds them to nearest even, and scaling is exact.
+        whole_part = magnitude.digits[:, 0]
+        if magnitude.digits.shape[1] == 2:
+            whole_part = whole_part | (magnitude.digits[:, 1] << 32)
+        scaled = np.ldexp(whole_part.astype(np.float64), shift_all)
+        return np.where(negative, -scaled, scaled)
     d = np.concatenate([np.zeros((len(x.digits), 2), np.int64), magnitude.digits], axis=1).astype(np.uint64)
     nonzero = d != 0
     top = d.shape[1] - 1 - np.argmax(nonzero[:, ::-1], axis=1)
@@ -161,7 +174,7 @@ def to_float(x: Limbs, origin: int = ORIGIN) -> Float:
 
 def _halves(x: Limbs) -> npt.NDArray[np.int64]:
     """Non-negative digits split in two of 16 bits: shape [N, 2K]."""
-    out = np.empty((len(x.digits), 2 * x.digits.shape[1]), np.int64)
+    out = np.empty((len(x.digits), 2 * x.digits.shape[1]), np.int64, order="F")
     out[:, 0::2] = x.digits & 0xFFFF
     out[:, 1::2] = x.digits >> 16
     return out
@@ -174,7 +187,7 @@ def variance_numerator(n: Int, total: Limbs, squares: Limbs) -> Limbs:
     a, b = _halves(s1), _halves(s2)
     base = min(4 * s1.base, 2 * s2.base) & ~1
     width = max(4 * s1.base + 2 * a.shape[1], 2 * s2.base + b.shape[1]) - base + 6
-    out = np.zeros((len(n), width + width % 2), np.int64)
+    out = np.zeros((len(n), width + width % 2), np.int64, order="F")
     out[:, 2 * s2.base - base : 2 * s2.base - base + b.shape[1]] += b * n[:, None]
     start = 4 * s1.base - base
     for i in range(a.shape[1]):

@@ -349,7 +349,8 @@ class RegisterWindows:
 
     def _in_each(self, start: Int, end: Int) -> Int:
         change = np.bincount(start, minlength=self.n + 1) - np.bincount(end, minlength=self.n + 1)
-        return np.cumsum(change)[: self.n]
+        out: Int = np.cumsum(change)[: self.n]
+        return out
 
     def estimate(self) -> Int:
         """The estimated number of distinct values, int64."""
@@ -370,7 +371,8 @@ def _estimate(precision: int, used: Int, of_rank: Callable[[int], Int]) -> Int:
     with np.errstate(divide="ignore"):
         z = z + m * _sigma((m - used).astype(np.float64) / m)
         alpha = 1.0 / (2.0 * np.log(2.0))
-        return np.floor((alpha * m) * m / z + 0.5).astype(np.int64)
+        out: Int = np.floor((alpha * m) * m / z + 0.5).astype(np.int64)
+        return out
 
 
 def _sigma(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
