@@ -37,9 +37,7 @@ screen = Console(stderr=True, soft_wrap=True)
 RepoOption = Annotated[Path, typer.Option("--repo", help="The feature repository.")]
 DataOption = Annotated[
     Path | None,
-    typer.Option(
-        "--data", help="The data folder (default: data: of tandem.yaml; feature_store.yaml names registry and online store itself)."
-    ),
+    typer.Option("--data", help="The data folder (default: data: of tandem.yaml); Feast's own paths stay as in feature_store.yaml."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
 StartOption = Annotated[str | None, typer.Option("--start", help="First moment, UTC: 2013-01-01 or 2013-01-01T06:00.")]
