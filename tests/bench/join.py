@@ -76,7 +76,7 @@ def run(quick: bool = False) -> list[Part]:
         stock = _store(folder / "stock", {"type": "duckdb"})
 
         def asof() -> pd.DataFrame:
-            left, right = spine.sort_values(EVENT_TIMESTAMP), frame.sort_values(EVENT_TIMESTAMP)
+            left, right = (f.sort_values(EVENT_TIMESTAMP, kind="stable") for f in (spine, frame))
             return pd.merge_asof(left, right, on=EVENT_TIMESTAMP, by="carrier", tolerance=pd.Timedelta(TTL)).loc[:, WANTED]
 
         def joined(store: Any) -> pd.DataFrame:
