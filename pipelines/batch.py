@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +25,7 @@ from pipelines.analyze import analyze_groups
 from pipelines.event_files import list_files
 from pipelines.repo import Repo
 from transforms.definitions import FeatureGroup, micros
-from transforms.errors import ConfigError, GraphError, RejectLimitError
+from transforms.errors import ConfigError, DataError, GraphError, RejectLimitError, TandemError
 from transforms.graph import TransformGraph
 
 __all__ = ["BatchResult", "apply_run", "run_batch"]
@@ -117,7 +118,11 @@ def run_batch(
         try:
             _make(repo, run, sources, files, begin_us, us(start), us(end), us(created), graphs, options(runner, beam_args), progress)
         except BaseException as error:
-            run.save(status="failed", error=(str(error).splitlines() or [type(error).__name__])[0])
+            line = (str(error).splitlines() or [type(error).__name__])[0]
+            with suppress(OSError):  # a full disk must not hide what went wrong first; the run stays "running" then
+                run.save(status="failed", error=line)
+            if "[while running" in str(error) and not isinstance(error, TandemError):  # how Beam wraps what a step raised
+                raise DataError(f"the batch job failed: {line}; mend the cause and run the same command again") from error
             raise
         return BatchResult(_publish(repo, run), False)
 

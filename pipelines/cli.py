@@ -377,13 +377,13 @@ def fail(error: BaseException) -> int:
 
 
 def main() -> None:
-    """Entry point: errors that Tandem raises on purpose are one line; anything else is a bug and shows its trace."""
+    """Entry point: errors raised on purpose, and those of files and sockets, are one line; anything else is a bug and shows its trace."""
     code: Any = 0
     try:
         app()
     except SystemExit as stop:
         code = stop.code
-    except TandemError as error:
+    except (TandemError, OSError) as error:
         code = fail(error)
     except KeyboardInterrupt:
         code = fail(RuntimeError("interrupted; run the same command again to complete it"))

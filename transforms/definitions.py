@@ -343,9 +343,11 @@ class Aggregate:
     """The dtypes that the field may have; empty: the aggregate takes no field."""
 
     def __post_init__(self) -> None:
+        what = f"aggregate {type(self).__name__}({self.column or ''})"
+        if not isinstance(self.over, timedelta | list | tuple):
+            raise DefinitionError(f"{what}: over={self.over!r} is no duration; write over=hours(1) or a list of durations")
         over = (self.over,) if isinstance(self.over, timedelta) else tuple(self.over)
         object.__setattr__(self, "over", over)
-        what = f"aggregate {type(self).__name__}({self.column or ''})"
         if not over:
             raise DefinitionError(f"{what}: no window; give over=hours(1) or a list of durations")
         for window in over:

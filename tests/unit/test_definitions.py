@@ -84,6 +84,7 @@ MISTAKES = {
     "key name": (lambda: Entity("Origin"), "entity key 'Origin'", "lower-case"),
     # aggregates
     "no window": (lambda: Mean("dep_delay"), "aggregate Mean(dep_delay): no window", "give over="),
+    "one window as a number": (lambda: Mean("dep_delay", over=3600), "aggregate Mean(dep_delay): over=3600", "write over=hours(1)"),
     "window as a number": (lambda: Mean("dep_delay", over=[3600]), "aggregate Mean(dep_delay): window 3600", "write minutes(5)"),
     "window of zero": (lambda: Mean("dep_delay", over=timedelta(0)), "aggregate Mean(dep_delay): window 0:00:00", "longer than zero"),
     "window twice": (lambda: Count(over=[hours(1), minutes(60)]), "aggregate Count(): a window is there twice", "drop one"),
