@@ -145,7 +145,7 @@ def test_a_failure_while_writing_is_completed(world, wanted, monkeypatch):
         return real(*args, **options)
 
     monkeypatch.setattr(steps.pq, "write_table", write_table)
-    with pytest.raises(DataError, match="No space left.*run the same command again"):
+    with pytest.raises(DataError, match=r"No space left.*run the same command again"):
         world.run()
     monkeypatch.undo()
     (manifest,) = manifests(world)
