@@ -398,13 +398,6 @@ class TransformGraph:
             raise GraphError(f"transform graph {root} is {actual[:12]}, but {fingerprint[:12]} is wanted; choose the folder of that graph")
         return cls(root, actual, inputs, outputs, model)
 
-    @classmethod
-    def from_tft_output(
-        cls, folder: str | os.PathLike[str], path: str | os.PathLike[str], definition_hash: str, input_schema: pa.Schema
-    ) -> TransformGraph:
-        """Save the graph of a TF-Transform output folder (a TFX Transform's ``transform_graph``) under ``path`` and load it."""
-        return cls.load(save_graph(Path(folder) / "transform_fn", path, definition_hash, input_schema))
-
     def _load(self, model: Path) -> None:
         import tensorflow as tf
 

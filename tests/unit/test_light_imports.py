@@ -13,9 +13,6 @@ HEAVY = ("tensorflow", "tensorflow_transform", "tfx", "tfx_bsl", "apache_beam", 
 
 @pytest.mark.parametrize("module", ["transforms", "transforms.definitions", "pipelines", "serving", "pipelines.cli"])
 def test_import_loads_nothing_heavy(module):
-    path = ROOT.joinpath(*module.split("."))
-    if not path.is_dir() and not path.with_suffix(".py").is_file():
-        pytest.skip(f"{module} is not written yet")
     code = f"import json, sys, {module}; print(json.dumps(sorted(set(sys.modules) & set({HEAVY!r}))))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = json.loads(done.stdout)
