@@ -230,15 +230,17 @@ def analyze_groups(
 
     with tempfile.TemporaryDirectory(prefix="analyze-", dir=temp_dir) as temp:
         say(f"analyzing {len(work)} group{'s' if len(work) > 1 else ''}: {', '.join(work)}")
-        with beam.Pipeline(options=pipeline_options) as pipeline, tft_beam.Context(temp_dir=f"{temp}/tmp", force_tf_compat_v1=False):
+        with beam.Pipeline(options=pipeline_options) as pipeline:
             for name, (_, inputs, wrapped, files, _) in work.items():
                 rows = (
                     pipeline
                     | f"Files of {name}" >> beam.Create([files], reshuffle=False)
                     | f"Rows of {name}" >> beam.FlatMap(_ReadGroup(inputs))
                 )
-                fn = (rows, _adapter_config(inputs)) | f"Analyze {name}" >> tft_beam.AnalyzeDataset(wrapped)
-                _ = fn | f"Write {name}" >> tft_beam.WriteTransformFn(f"{temp}/{name}")
+                # A folder each: TF-Transform names a vocabulary's file by its feature alone, and two groups may have one of a name.
+                with tft_beam.Context(temp_dir=f"{temp}/tmp/{name}", force_tf_compat_v1=False):
+                    fn = (rows, _adapter_config(inputs)) | f"Analyze {name}" >> tft_beam.AnalyzeDataset(wrapped)
+                    _ = fn | f"Write {name}" >> tft_beam.WriteTransformFn(f"{temp}/{name}")
         for name, (group, inputs, _, files, what) in work.items():
             model, definition = f"{temp}/{name}/transform_fn", group.definition_hash()
             graph = TransformGraph.load(save_graph(model, f"{temp}/{name}/checked", definition, inputs))
