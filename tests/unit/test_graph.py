@@ -68,6 +68,14 @@ def test_two_processes_build_the_same_fingerprint(builds):
     assert first["base"] == second["base"]
 
 
+def test_groups_analyzed_together_keep_their_own_vocabularies(folder, builds):
+    """The variant beside it in the same job has a vocabulary of the same name, over 41 words instead of 40."""
+    (vocabulary,) = (folder / "transform_fn/assets").iterdir()
+    (other,) = (builds[0] / "vocabulary" / builds[1]["vocabulary"] / "transform_fn/assets").iterdir()
+    assert set(vocabulary.read_text().split()) <= {f"t{i}" for i in range(40)}
+    assert vocabulary.read_bytes() != other.read_bytes()
+
+
 def test_another_constant_code_or_vocabulary_is_another_fingerprint(builds):
     assert len(set(builds[1].values())) == len(graph_build.VARIANTS)
 
