@@ -10,7 +10,7 @@ or sharded cannot change a bit of a row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -43,35 +43,30 @@ class _StateSpec:
         where = repr(self.where.canonical()) if self.where is not None else ""
         return f"{self.kind}|{self.column or ''}|{self.param}|{where}"
 
-    def lift(self, events: states.Events) -> Any:
-        makers: dict[str, Callable[[], Any]] = {
-            "count": lambda: states.Counts.lift(events),
-            "sum": lambda: states.Sums.lift(events, squares=False),
-            "squares": lambda: states.Sums.lift(events, squares=True),
-            "min": lambda: states.Extreme.lift(events, greatest=False),
-            "max": lambda: states.Extreme.lift(events, greatest=True),
-            "newest": lambda: states.Extreme.lift(events, greatest=True),
-            "first": lambda: states.Ordered.lift(events, self.param, last=False),
-            "last": lambda: states.Ordered.lift(events, self.param, last=True),
-            "registers": lambda: states.Registers.lift(events, self.param),
-            "histogram": lambda: states.Histogram.lift(events),
+    @property
+    def _state(self) -> tuple[Any, tuple[Any, ...], tuple[Any, ...]]:
+        """(the state's class, the arguments of its ``lift`` and ``from_arrow``, further ones of ``lift`` alone)."""
+        kinds: dict[str, tuple[Any, tuple[Any, ...], tuple[Any, ...]]] = {
+            "count": (states.Counts, (), ()),
+            "sum": (states.Sums, (), (False,)),
+            "squares": (states.Sums, (), (True,)),
+            "min": (states.Extreme, (False,), ()),
+            "max": (states.Extreme, (True,), ()),
+            "newest": (states.Extreme, (True,), ()),
+            "first": (states.Ordered, (self.param, False), ()),
+            "last": (states.Ordered, (self.param, True), ()),
+            "registers": (states.Registers, (self.param,), ()),
+            "histogram": (states.Histogram, (), ()),
         }
-        return makers[self.kind]()
+        return kinds[self.kind]
+
+    def lift(self, events: states.Events) -> Any:
+        made, shared, own = self._state
+        return made.lift(events, *shared, *own)
 
     def read(self, array: pa.Array) -> Any:
-        makers: dict[str, Callable[[], Any]] = {
-            "count": lambda: states.Counts.from_arrow(array),
-            "sum": lambda: states.Sums.from_arrow(array),
-            "squares": lambda: states.Sums.from_arrow(array),
-            "min": lambda: states.Extreme.from_arrow(array, greatest=False),
-            "max": lambda: states.Extreme.from_arrow(array, greatest=True),
-            "newest": lambda: states.Extreme.from_arrow(array, greatest=True),
-            "first": lambda: states.Ordered.from_arrow(array, self.param, last=False),
-            "last": lambda: states.Ordered.from_arrow(array, self.param, last=True),
-            "registers": lambda: states.Registers.from_arrow(array, self.param),
-            "histogram": lambda: states.Histogram.from_arrow(array),
-        }
-        return makers[self.kind]()
+        made, shared, _ = self._state
+        return made.from_arrow(array, *shared)
 
     def arrow_type(self, group: d.FeatureGroup) -> pa.DataType:
         value = group.source.field(self.column).arrow_type if self.column else pa.int64()
