@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 from transforms.errors import ConfigError
 
-__all__ = ["BatchSettings", "DemoSettings", "Settings", "load_settings", "parse_time"]
+__all__ = ["BatchSettings", "DemoSettings", "KafkaSettings", "Settings", "StreamSettings", "load_settings", "parse_time"]
 
 
 def parse_time(text: Any) -> datetime:
@@ -39,6 +39,52 @@ class BatchSettings(_Section):
     """Share of rejected events above which a run fails before anything becomes visible."""
     max_future_hours: float = Field(default=24, ge=0)
     """How far ahead of the clock an event time may lie."""
+
+
+class KafkaSettings(_Section):
+    """Where the topics are, and how to get in."""
+
+    bootstrap_servers: str = ""
+    """``host:port,host:port``; empty: the broker of ``tandem up``."""
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    sasl_username: str | None = None
+    sasl_password: str | None = Field(default=None, repr=False)
+    """Better given by the environment: ``TANDEM_KAFKA__SASL_PASSWORD``."""
+    ssl_cafile: Path | None = None
+    ssl_certfile: Path | None = None
+    ssl_keyfile: Path | None = None
+    dead_letters: str = "tandem.dead_letters"
+    """The topic that takes rejected records."""
+    schema_registry: str = ""
+    """Address of a Confluent-compatible schema registry, for sources in Avro."""
+    formats: dict[str, Literal["json", "avro"]] = Field(default_factory=dict)
+    """How a source's records are encoded, by its name; JSON unless said."""
+
+
+class StreamSettings(_Section):
+    """How ``tandem stream`` works."""
+
+    shards: int = Field(default=2, ge=1, le=4096)
+    """Parts that the entities are spread over; each is folded by itself."""
+    tick_ms: int = Field(default=100, ge=10)
+    """How often each partition is polled."""
+    poll_records: int = Field(default=20_000, ge=1)
+    """Records taken from a partition per tick at most."""
+    clock: Literal["live", "replay"] = "live"
+    """What moves the watermark of an idle partition: the wall clock (live), or nothing: it is left out (replay)."""
+    idle_seconds: float = Field(default=30, gt=0)
+    """A partition read to its end that brings nothing for so long is idle."""
+    max_reject_share: float = Field(default=0.05, ge=0, le=1)
+    """Share of rejects among the last records of a partition above which it is paused."""
+    reject_window: int = Field(default=1000, ge=1)
+    """Records that the share is taken over."""
+    max_future_hours: float = Field(default=24, ge=0)
+    """How far an event time may lie ahead of its record's timestamp and of the clock."""
+    checkpoint_seconds: float = Field(default=10, gt=0)
+    """How often Flink keeps its state."""
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+    """Port of ``/metrics``; 0 takes a free one (``tandem stream status`` tells it)."""
 
 
 class DemoSettings(_Section):
@@ -69,6 +115,8 @@ class Settings(BaseSettings):
     models: list[str] = Field(default_factory=list)
     """Models to train, as ``module:object``."""
     batch: BatchSettings = Field(default_factory=BatchSettings)
+    kafka: KafkaSettings = Field(default_factory=KafkaSettings)
+    stream: StreamSettings = Field(default_factory=StreamSettings)
     serve: dict[str, Any] = Field(default_factory=dict)
     """Settings of the server, see ``tandem serve --help``."""
     demo: DemoSettings = Field(default_factory=DemoSettings)

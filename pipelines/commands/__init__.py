@@ -1,0 +1,1 @@
+"""The commands that came with the stream; pipelines.cli registers them."""

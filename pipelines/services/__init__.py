@@ -1,0 +1,1 @@
+"""Local services without containers: a Kafka broker, optionally redis-server, as child processes."""

@@ -1,0 +1,1 @@
+"""The proof: batch rows, stream rows, online rows and served answers, compared bit by bit."""
