@@ -1,0 +1,215 @@
+"""What a streaming job's driver, its workers and its users know of each other: files in one folder, ``data/stream/<name>/``.
+
+``progress/`` the resume point of each shard, ``flags/`` what is asked of the job, ``fatal.json`` why it must end, ``events.log`` what it
+says, ``status/`` numbers for people and metrics. Every file but the log is replaced as a whole, the log only grows by whole lines.
+
+**What holds.** Whoever saves progress has given to the operating system what the progress vouches for (rows in the online store, row log,
+late log) before.
+
+* After the crash of any process, however it ends, what was written is there: :meth:`Control.load_progress` gives the last record saved.
+* After a power loss (or on another machine) a record that was not forced to disk might have reached it before what it vouches for.
+  So each record names the boot of the machine that it was made in, and one of another boot is not believed: the last record saved with
+  ``durable=True`` counts then. It is forced to disk, and who saves it has forced to disk all that it vouches for. The job
+  repeats what came after it, and ordered writes make that harmless.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from transforms.errors import DataError
+
+__all__ = ["Control"]
+
+_PART = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+def _boot() -> str:
+    """Which boot of which machine this is; empty where the system does not tell: then only durable records are believed."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _fsync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _replace(path: Path, text: str, durable: bool = False) -> None:
+    """Write a file so that readers see the old one or the new one; safe against other threads and processes that do the same."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    with open(unfinished, "w", encoding="utf-8") as out:
+        out.write(text)
+        if durable:
+            out.flush()
+            os.fsync(out.fileno())
+    unfinished.replace(path)
+    if durable:
+        _fsync_folder(path.parent)
+
+
+class Control:
+    """The folder of one streaming job; made if it is not there. Safe from many threads and processes; can be pickled (it is a path)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        for name in ("progress/durable", "flags", "status"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+
+    def __repr__(self) -> str:
+        return f"Control({str(self.folder)!r})"
+
+    # ---------------------------------------------------------------------------------------------------------- resume point
+
+    def save_progress(self, shard: int, progress: dict[str, Any], durable: bool = False) -> None:
+        """Replace the resume point of a shard by a JSON-able dict, once all that it vouches for was given to the operating system.
+
+        ``durable``: all that was also forced to disk, and so is this record (some milliseconds): it outlives a power loss.
+        """
+        text = json.dumps({"boot": _BOOT, "saved": _now(), "progress": progress})
+        name = f"shard-{shard:04d}.json"
+        if durable:
+            _replace(self.folder / "progress" / "durable" / name, text, durable=True)
+        _replace(self.folder / "progress" / name, text)
+
+    def load_progress(self) -> dict[int, dict[str, Any]]:
+        """The resume point of each shard that may be believed (see the module). Raises DataError for a damaged file.
+
+        A shard whose records all stem from another boot and are not durable is not there: it starts anew.
+        """
+        out = {}
+        for path in sorted((self.folder / "progress").glob("shard-*.json")):
+            durable = path.parent / "durable" / path.name
+            try:
+                record = self._record(path)
+            except DataError:
+                if not durable.is_file():
+                    raise
+                record = {"boot": None}
+            if not _BOOT or record["boot"] != _BOOT:
+                if not durable.is_file():
+                    continue
+                record = self._record(durable)
+            out[int(path.stem.removeprefix("shard-"))] = record["progress"]
+        return out
+
+    def clear_progress(self) -> None:
+        """Forget every resume point: the job starts anew."""
+        for path in (*(self.folder / "progress").glob("shard-*.json"), *(self.folder / "progress" / "durable").glob("shard-*.json")):
+            path.unlink(missing_ok=True)
+
+    @staticmethod
+    def _record(path: Path) -> dict[str, Any]:
+        try:
+            record = json.loads(path.read_text("utf-8"))
+            if not isinstance(record["progress"], dict) or not isinstance(record["boot"], str):
+                raise TypeError("no progress in it")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{path} is damaged ({str(error).splitlines()[0]}); restore it, or delete the folder {path.parent}"
+                " and the stream starts from the beginning of its topics (or --from-run), which is harmless"
+            ) from None
+        return dict(record)
+
+    # ----------------------------------------------------------------------------------------------------------------- flags
+
+    def request(self, what: str) -> None:
+        """Ask something of the job, for example "stop"; it stays asked until it is cleared."""
+        self._flag(what).touch()
+
+    def requested(self, what: str) -> bool:
+        """Whether it is asked. Cheap: one look at a file name."""
+        return os.path.exists(self._flag(what))
+
+    def clear(self, what: str) -> None:
+        """Take back what was asked; nothing happens if it was not."""
+        self._flag(what).unlink(missing_ok=True)
+
+    def _flag(self, what: str) -> Path:
+        return self.folder / "flags" / _checked(what)
+
+    def fail(self, line: str) -> None:
+        """Tell the driver to end the job for good, and why; the first reason stays."""
+        path = self.folder / "fatal.json"
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+        unfinished.write_text(json.dumps({"at": _now(), "reason": _line(line)}), "utf-8")
+        with suppress(FileExistsError):
+            os.link(unfinished, path)  # unlike a rename, a link never replaces
+        unfinished.unlink()
+
+    def failure(self) -> str | None:
+        """Why the job must end; None while it need not."""
+        try:
+            return str(json.loads((self.folder / "fatal.json").read_text("utf-8"))["reason"])
+        except FileNotFoundError:
+            return None
+
+    def begin(self) -> None:
+        """For a driver that starts the job: forget the flags, failure and numbers of the one before; resume points and the log stay."""
+        for path in (*(self.folder / "flags").iterdir(), *(self.folder / "status").iterdir()):
+            path.unlink(missing_ok=True)
+        (self.folder / "fatal.json").unlink(missing_ok=True)
+
+    # ------------------------------------------------------------------------------------------------------- words and numbers
+
+    def say(self, line: str) -> None:
+        """Append a line with the time (UTC) to ``events.log``; lines of several processes never mix."""
+        data = f"{_now()} {_line(line)}\n".encode()
+        handle = os.open(self.folder / "events.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(handle, data)  # one write in append mode: the system puts it at the end as a whole
+        finally:
+            os.close(handle)
+
+    def said(self, since: int = 0) -> tuple[list[str], int]:
+        """The whole lines after place ``since`` of the log (0: its beginning), and the place to ask from the next time."""
+        try:
+            with open(self.folder / "events.log", "rb") as log:
+                log.seek(since)
+                data = log.read()
+        except FileNotFoundError:
+            return [], 0
+        whole = data[: data.rfind(b"\n") + 1]
+        return whole.decode("utf-8", "replace").splitlines(), since + len(whole)
+
+    def report(self, part: str, values: dict[str, Any]) -> None:
+        """Replace the numbers of a part of the job (``poll-departures-0``, ``shard-0``); ``at`` (seconds since 1970) is added."""
+        _replace(self.folder / "status" / f"{_checked(part)}.json", json.dumps({"at": time.time(), **values}))
+
+    def reports(self) -> dict[str, dict[str, Any]]:
+        """The numbers of every part."""
+        out = {}
+        for path in sorted((self.folder / "status").glob("[!.]*.json")):
+            with suppress(OSError, ValueError):
+                out[path.stem] = json.loads(path.read_text("utf-8"))
+        return out
+
+
+_BOOT = _boot()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _line(text: str) -> str:
+    return " ".join(str(text).split("\n")).strip()
+
+
+def _checked(name: str) -> str:
+    if not _PART.fullmatch(name) or name.startswith("."):
+        raise ValueError(f"{name!r} cannot be a file name here; use letters, digits, '_', '.' and '-'")
+    return name

@@ -1,0 +1,133 @@
+"""The folder that driver and workers of a streaming job share."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import pickle
+from pathlib import Path
+
+import pytest
+
+from pipelines.streaming import control as module
+from pipelines.streaming.control import Control
+from transforms.errors import DataError
+
+
+def test_progress_comes_back_per_shard_and_is_replaced(tmp_path: Path) -> None:
+    control = Control(tmp_path / "main")
+    assert control.load_progress() == {}
+    control.save_progress(0, {"shard": 0, "emitted": {"g": 5}})
+    control.save_progress(11, {"shard": 11})
+    control.save_progress(0, {"shard": 0, "emitted": {"g": 6}})
+    again = pickle.loads(pickle.dumps(control))
+    assert again.load_progress() == {0: {"shard": 0, "emitted": {"g": 6}}, 11: {"shard": 11}}
+    assert not list((tmp_path / "main").rglob(".*")), "no unfinished file is left"
+    again.clear_progress()
+    assert control.load_progress() == {}
+
+
+def test_after_a_power_loss_only_durable_progress_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    control = Control(tmp_path)
+    control.save_progress(0, {"n": 1}, durable=True)
+    control.save_progress(0, {"n": 2})
+    control.save_progress(1, {"n": 3})
+    assert control.load_progress() == {0: {"n": 2}, 1: {"n": 3}}
+    for boot in ("another", ""):  # "": a system that does not tell its boots apart
+        monkeypatch.setattr(module, "_BOOT", boot)
+        assert control.load_progress() == {0: {"n": 1}}
+
+
+def test_damaged_progress_is_one_line_unless_a_durable_record_is_there(tmp_path: Path) -> None:
+    control = Control(tmp_path)
+    control.save_progress(3, {"n": 1})
+    path = tmp_path / "progress" / "shard-0003.json"
+    for text in ("", "{", "[]", '{"boot": "x"}', '{"progress": 1, "boot": "x"}'):
+        path.write_text(text)
+        with pytest.raises(DataError, match=r"shard-0003\.json is damaged") as error:
+            control.load_progress()
+        assert "\n" not in str(error.value)
+    control.save_progress(3, {"n": 2}, durable=True)
+    path.write_text("")
+    assert control.load_progress() == {3: {"n": 2}}
+
+
+def test_flags(tmp_path: Path) -> None:
+    control, other = Control(tmp_path), Control(tmp_path)
+    assert not control.requested("stop")
+    other.request("stop")
+    other.request("stop")
+    assert control.requested("stop")
+    assert not control.requested("resume")
+    control.clear("stop")
+    control.clear("stop")
+    assert not other.requested("stop")
+    with pytest.raises(ValueError, match="cannot be a file name"):
+        control.request("../stop")
+
+
+def test_the_first_failure_stays_until_the_job_begins_anew(tmp_path: Path) -> None:
+    control = Control(tmp_path)
+    assert control.failure() is None
+    control.fail("first\nreason")
+    control.fail("second")
+    assert control.failure() == "first reason"
+    control.request("stop")
+    control.report("shard-0", {"rows": 1})
+    control.save_progress(0, {"n": 1})
+    control.begin()
+    assert (control.failure(), control.requested("stop"), control.reports()) == (None, False, {})
+    assert control.load_progress() == {0: {"n": 1}}
+
+
+def _talk(folder: Path, number: int) -> None:
+    control = Control(folder)
+    for i in range(200):
+        control.say(f"{number} {i} " + "x" * 200)
+        control.save_progress(0, {"from": number, "i": i})
+        control.report("shard-0", {"from": number, "i": i})
+
+
+def test_processes_that_write_at_once_never_mix(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    control = Control(tmp_path)
+    talkers = [context.Process(target=_talk, args=(tmp_path, n)) for n in range(3)]
+    for t in talkers:
+        t.start()
+    lines, place = [], 0
+    while any(t.is_alive() for t in talkers):
+        new, place = control.said(place)
+        lines += new
+        assert set(control.load_progress().get(0, {"from": 0, "i": 0})) == {"from", "i"}
+        assert set(control.reports().get("shard-0", {"at": 0, "from": 0, "i": 0})) == {"at", "from", "i"}
+    for t in talkers:
+        t.join()
+        assert t.exitcode == 0
+    lines += control.said(place)[0]
+    assert lines == control.said()[0]
+    assert len(lines) == 600
+    assert {tuple(line.split()[1:3]) for line in lines} == {(str(n), str(i)) for n in range(3) for i in range(200)}
+    assert all(line.split()[0].endswith("Z") for line in lines)
+
+
+def test_a_line_that_is_being_written_is_not_read_yet(tmp_path: Path) -> None:
+    control = Control(tmp_path)
+    assert control.said() == ([], 0)
+    control.say("one")
+    with open(tmp_path / "events.log", "ab") as log:
+        log.write(b"2026 tw")
+    lines, place = control.said()
+    assert [line.split(" ", 1)[1] for line in lines] == ["one"]
+    with open(tmp_path / "events.log", "ab") as log:
+        log.write(b"o\n")
+    assert control.said(place)[0] == ["2026 two"]
+
+
+def test_reports_are_what_was_reported_last(tmp_path: Path) -> None:
+    control = Control(tmp_path)
+    control.report("poll-departures-0", {"lag": 3})
+    control.report("poll-departures-0", {"lag": 2, "at": 1.5})
+    assert control.reports() == {"poll-departures-0": {"lag": 2, "at": 1.5}}
+    (tmp_path / "status" / "torn.json").write_text("{")
+    assert list(control.reports()) == ["poll-departures-0"]
+    assert json.loads((tmp_path / "status" / "poll-departures-0.json").read_text())["lag"] == 2
