@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 
 from pipelines import cli
+from pipelines.console import Steps
 from pipelines.repo import Repo
 from transforms.errors import TandemError
 
@@ -25,7 +26,7 @@ __all__ = ["run_demo"]
 
 def run_demo(repo: Repo, start: datetime, end: datetime, as_json: bool) -> None:
     """Events to a served model over [start, end); prints a summary (or JSON)."""
-    steps = cli.Steps()
+    steps = Steps()
     steps.say(f"real events of {start:%Y-%m-%d} to {end:%Y-%m-%d} (UTC); any part of the log works: --start, --end")
     cli.make_events(repo, f"{start:%Y-%m-%d}", f"{end:%Y-%m-%d}", steps)
     manifest = cli.do_batch(repo, start, end, steps)
@@ -115,7 +116,7 @@ def post(url: str, body: Any) -> dict[str, Any]:
         raise TandemError(f"{url} answered {error.code}: {error.read().decode(errors='replace')[:300]}") from None
 
 
-def ask(repo: Repo, name: str, as_of: datetime, steps: cli.Steps) -> tuple[dict[str, Any], float]:
+def ask(repo: Repo, name: str, as_of: datetime, steps: Steps) -> tuple[dict[str, Any], float]:
     """Ask the served model for the newest requests of the training set's last day; (one answer with its question, median ms)."""
     model = next(m for m in map(repo.attribute, repo.settings.models) if m.name == name)
     spine = repo.attribute(model.spine)(repo.data, as_of - timedelta(days=1), as_of)
