@@ -1,0 +1,300 @@
+"""One shard of the stream: folds every record of every partition exactly once and says which feature rows follow.
+
+Input are stretches of partitions (:class:`Stretch`) in any order, repeated and cut anywhere: the shard knows the next offset that it
+expects of each partition, drops what it has, and keeps what lies beyond a gap until the gap is filled. Rows follow from tiles by
+:func:`transforms.aggregates.rows_between`, as in batch. Nothing here knows a clock, a broker or a runner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from transforms.aggregates import merge, rows_between, tile, tile_schema
+from transforms.definitions import FeatureGroup, micros
+from transforms.hashing import hash64, mix
+from transforms.intake import NEVER
+
+__all__ = ["OFFSET", "Folded", "PartitionState", "Shard", "Stretch"]
+
+Int = npt.NDArray[np.int64]
+U64 = npt.NDArray[np.uint64]
+
+OFFSET = "_offset"
+"""The column of event rows that numbers their records (int64)."""
+SEGMENTS = 16
+"""How many places a partition's past is remembered at, over the longest reach: a resume reads at most one such part too much."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """The records of a partition with ``first <= offset < next``, none if they are equal.
+
+    ``partitions`` is how many the topic has, ``start`` where the reading began, ``newest_before`` and ``newest`` the greatest event time
+    before ``first`` and before ``next``; ``watermark`` holds after them (microseconds). An ``idle`` partition holds nothing back.
+    """
+
+    source: str
+    partition: int
+    partitions: int
+    start: int
+    first: int
+    next: int
+    newest_before: int
+    newest: int
+    watermark: int
+    idle: bool = False
+
+
+class Segment(NamedTuple):
+    """A part of a partition's past: its first offset, the newest event time before it, the one after its last record, and the one
+    after its first stretch."""
+
+    first: int
+    before: int
+    newest: int
+    anchor: int
+
+
+@dataclass
+class PartitionState:
+    """What a shard knows of a partition: the next offset it expects, the offset before which an earlier run delivered everything."""
+
+    expected: int
+    done: int
+    newest: int = NEVER
+    watermark: int = NEVER
+    idle: bool = False
+    segments: list[Segment] = field(default_factory=list)
+
+    def note(self, first: int, newest: int, granule: int) -> None:
+        """Records from ``first`` on were folded and took the newest event time to ``newest``: remember so, coarsely."""
+        if self.segments and newest - self.segments[-1].anchor <= granule:
+            self.segments[-1] = self.segments[-1]._replace(newest=newest)
+        else:
+            self.segments.append(Segment(first, self.newest, newest, newest))
+
+    def needed(self, horizon: int) -> tuple[int, int]:
+        """(first offset that may hold an event at or after ``horizon``, newest event time before it); forgets what lies before."""
+        while self.segments and self.segments[0].newest < horizon:
+            self.segments.pop(0)
+        return (self.segments[0].first, self.segments[0].before) if self.segments else (self.expected, self.newest)
+
+
+class Tiles:
+    """A group's tiles: a merged base and the deltas since. Folded when the deltas grow long."""
+
+    def __init__(self, group: FeatureGroup) -> None:
+        self.group = group
+        self.parts: list[tuple[pa.RecordBatch, Int, U64]] = []
+
+    def add(self, tiles: pa.RecordBatch) -> None:
+        """Append tiles (of any events not yet in)."""
+        if tiles.num_rows:
+            self.parts.append((tiles, _starts(tiles, self.group), _hashes(tiles, self.group)))
+        if len(self.parts) > 64:
+            deltas = [t for t, _, _ in self.parts[1:]]
+            del self.parts[1:]
+            self.add(merge(deltas, self.group))
+
+    @property
+    def long(self) -> bool:
+        """Whether folding all into one pays."""
+        return sum(len(p[1]) for p in self.parts[1:]) > max(4096, len(self.parts[0][1]) if self.parts else 0)
+
+    def compact(self, horizon: int) -> pa.RecordBatch:
+        """Fold all into one and forget the tiles that start before ``horizon``; the folded tiles."""
+        kept = [t if (s >= horizon).all() else t.filter(pa.array(s >= horizon)) for t, s, _ in self.parts]
+        merged = merge(kept, self.group)
+        self.parts = []
+        self.add(merged)
+        return merged
+
+    def rows(self, after: int, upto: int, late: U64 | None = None, late_from: int = 0) -> pa.RecordBatch:
+        """The rows with ``after < boundary <= upto``, and those of the keys ``late`` (hashes) with ``late_from < boundary <= after``."""
+        reach = [self.group.hop_us + over for over in (0, *sorted({f.over for f in self.group.features}))]
+        wanted: list[U64] = []
+        for _, starts, hashes in self.parts:
+            # NEVER + reach stays far inside int64.
+            touched = np.logical_or.reduce([(starts > after - r) & (starts <= upto - r) for r in reach]) if upto > after else None
+            if touched is not None:
+                wanted.append(hashes[touched])
+        out = []
+        if late is not None and len(late):
+            out.append(self._rows_of(np.unique(late), late_from, after))
+        if wanted:
+            out.append(self._rows_of(np.unique(np.concatenate(wanted)), after, upto))
+        batches = [b for b in out if b.num_rows]
+        return (
+            pa.Table.from_batches(batches, schema=self.group.row_schema).combine_chunks().to_batches()[0]
+            if batches
+            else rows_between(_none(self.group), self.group, after, upto)
+        )
+
+    def _rows_of(self, hashes: U64, after: int, upto: int) -> pa.RecordBatch:
+        if not len(hashes) or upto <= after:
+            return rows_between(_none(self.group), self.group, 0, 0)
+        chosen = [t.filter(pa.array(np.isin(h, hashes))) for t, _, h in self.parts]
+        return rows_between(merge(chosen, self.group), self.group, after, upto)
+
+
+@dataclass(frozen=True)
+class Folded:
+    """What a stretch brought about. ``rows``: group -> rows in ``row_schema``; ``late``: group -> events that came after the rows that
+    they belong to were final (only behind an idle partition), with their offsets; ``tiles``: group -> tiles that were added;
+    ``counts``: what happened how often."""
+
+    rows: dict[str, pa.RecordBatch]
+    late: dict[str, pa.RecordBatch]
+    tiles: dict[str, pa.RecordBatch]
+    counts: dict[str, int]
+
+
+class Shard:
+    """The state of a shard: tiles and emitted boundary per group, :class:`PartitionState` per partition.
+
+    ``emitted`` maps groups to the boundary up to which rows are out (None: nothing yet). ``done`` maps (source, partition) to the
+    offset before which everything was delivered by an earlier run: such records are folded without correcting rows again.
+    """
+
+    def __init__(
+        self,
+        groups: Mapping[str, FeatureGroup],
+        emitted: Mapping[str, int | None],
+        done: Mapping[tuple[str, int], int],
+        seeds: Mapping[str, pa.RecordBatch] | None = None,
+    ) -> None:
+        self.groups = dict(groups)
+        self.emitted = {n: NEVER if emitted.get(n) is None else int(emitted[n] or 0) for n in groups}
+        self.done = dict(done)
+        self.partitions: dict[str, dict[int, PartitionState]] = {g.source.name: {} for g in groups.values()}
+        self.counted: dict[str, int] = {}
+        self.tiles = {n: Tiles(g) for n, g in groups.items()}
+        for name, tiles in (seeds or {}).items():
+            self.tiles[name].add(tiles)
+
+    def horizon(self, group: FeatureGroup) -> int:
+        """Tiles that start before it are in no row that can still come (microseconds)."""
+        return self.emitted[group.name] - micros(group.source.allowed_lateness) - group.longest_us - group.hop_us
+
+    def watermark(self, source: str) -> int:
+        """The least watermark of the source's partitions that hold something back; NEVER until all were heard of."""
+        known = self.partitions[source]
+        if not known or len(known) < self.counted.get(source, 1):
+            return NEVER
+        active = [p.watermark for p in known.values() if not p.idle]
+        return min(active) if active else max(p.watermark for p in known.values())
+
+    def accepts(self, stretch: Stretch) -> bool | None:
+        """True: the stretch goes on where its partition stands. False: it is all known. None: a gap lies before it."""
+        at = self._partition(stretch)
+        if stretch.next < at.expected or (stretch.next == at.expected and stretch.first < stretch.next):
+            return False
+        return None if stretch.first > at.expected else True
+
+    def fold(self, stretch: Stretch, events: Mapping[str, pa.RecordBatch]) -> Folded:
+        """Fold a stretch that :meth:`accepts` is true for. ``events``: group -> this shard's events with their :data:`OFFSET`.
+
+        Records before the expected offset are left out, so a stretch may overlap what came before.
+        """
+        at = self._partition(stretch)
+        added, late_events, counts = {}, {}, {}
+        corrected: dict[str, tuple[U64, int]] = {}
+        for name, batch in events.items():
+            group = self.groups[name]
+            offsets = _column(batch, OFFSET)
+            if len(offsets) and offsets.min() < at.expected:
+                batch = batch.filter(pa.array(offsets >= at.expected))
+                counts[f"repeated/{name}"] = len(offsets) - batch.num_rows
+                offsets = _column(batch, OFFSET)
+            if not batch.num_rows:
+                continue
+            times, fresh = _column(batch, group.source.event_time), offsets >= at.done
+            passed = fresh & (times < self.emitted[name] - micros(group.source.allowed_lateness))
+            if passed.any():
+                late_events[name] = batch.filter(pa.array(passed))
+                batch, times, fresh = batch.filter(pa.array(~passed)), times[~passed], fresh[~passed]
+                counts[f"late/{name}"] = int(passed.sum())
+            tiles = tile(batch, group)
+            behind = fresh & (times < self.emitted[name])
+            if behind.any():
+                keys = _hashes_of([batch.column(batch.schema.get_field_index(k)) for k in group.entity.keys])
+                corrected[name] = keys[behind], int(times[behind].min())
+                counts[f"corrected/{name}"] = int(behind.sum())
+            counts[f"folded/{name}"] = batch.num_rows
+            self.tiles[name].add(tiles)
+            added[name] = tiles
+        self._advance(at, stretch)
+        rows = {}
+        for name, group in self.groups.items():
+            if group.source.name != stretch.source:
+                continue
+            emitted = self.emitted[name]
+            mark = self.watermark(stretch.source)
+            boundary = max(emitted, mark - mark % group.hop_us) if mark != NEVER else emitted
+            keys_from = corrected.get(name)
+            if boundary > emitted or keys_from is not None:
+                late, since = keys_from if keys_from is not None else (None, 0)
+                made = self.tiles[name].rows(emitted, boundary, late, since)
+                self.emitted[name] = boundary
+                if made.num_rows:
+                    rows[name] = made
+        return Folded(rows, late_events, added, counts)
+
+    def needed(self) -> dict[str, dict[int, tuple[int, int]]]:
+        """source -> partition -> (first offset that rows to come may need, newest event time before it)."""
+        out: dict[str, dict[int, tuple[int, int]]] = {}
+        for source, known in self.partitions.items():
+            horizon = min(self.horizon(g) for g in self.groups.values() if g.source.name == source)
+            out[source] = {n: p.needed(horizon) for n, p in known.items()}
+        return out
+
+    def _partition(self, stretch: Stretch) -> PartitionState:
+        known = self.partitions[stretch.source]
+        if stretch.partition not in known:
+            done = max(self.done.get((stretch.source, stretch.partition), stretch.start), stretch.start)
+            known[stretch.partition] = PartitionState(stretch.start, done)
+        return known[stretch.partition]
+
+    def _advance(self, at: PartitionState, stretch: Stretch) -> None:
+        if stretch.next > at.expected:
+            groups = [g for g in self.groups.values() if g.source.name == stretch.source]
+            reach = max(g.longest_us + g.hop_us for g in groups) + micros(groups[0].source.allowed_lateness)
+            if at.expected == stretch.start == stretch.first:
+                at.newest = stretch.newest_before
+            at.note(at.expected, max(at.newest, stretch.newest), reach // SEGMENTS)
+            at.expected = stretch.next
+        at.newest = max(at.newest, stretch.newest)
+        at.watermark = max(at.watermark, stretch.watermark)
+        at.idle = stretch.idle
+        self.counted[stretch.source] = max(self.counted.get(stretch.source, 1), stretch.partitions)
+
+
+def _none(group: FeatureGroup) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([pa.array([], f.type) for f in tile_schema(group)], schema=tile_schema(group))
+
+
+def _column(batch: pa.RecordBatch, name: str) -> Int:
+    out: Int = batch.column(batch.schema.get_field_index(name)).cast(pa.int64()).to_numpy(zero_copy_only=False)
+    return out
+
+
+def _starts(tiles: pa.RecordBatch, group: FeatureGroup) -> Int:
+    return _column(tiles, "tile_start")
+
+
+def _hashes_of(keys: Sequence[pa.Array]) -> U64:
+    """A hash per key: equal keys have equal ones. A collision costs time, never a wrong row."""
+    h = np.zeros(len(keys[0]), dtype=np.uint64)
+    for column in keys:
+        h = mix(h ^ hash64(column))
+    return h
+
+
+def _hashes(tiles: pa.RecordBatch, group: FeatureGroup) -> U64:
+    return _hashes_of([tiles.column(i) for i in range(len(group.entity.keys))])
