@@ -85,7 +85,7 @@ def _home() -> Path:
 def cache_folder() -> Path:
     """Where verified jars are kept: ``$XDG_CACHE_HOME/tandem/maven``, by default below ``~/.cache``."""
     configured = os.environ.get("XDG_CACHE_HOME")
-    return (Path(configured) if configured else _home() / ".cache") / "tandem" / "maven"
+    return (Path(configured).absolute() if configured else _home() / ".cache") / "tandem" / "maven"
 
 
 def _lock_file(name: str) -> Path:
@@ -133,7 +133,8 @@ def verify(jars: Sequence[Jar], folder: Path) -> None:
 
 
 def repositories() -> dict[str, str]:
-    """Name and URL of the Maven repositories to ask, in order: Central, or its mirror of ``settings.xml``, then those of jgo's configuration."""
+    """Name and URL of the Maven repositories to ask, in order: Central (or its mirror of ``settings.xml``), then those of jgo's own
+    configuration. Raises ConfigError for a ``settings.xml`` that cannot be read."""
     from xml.etree import ElementTree
 
     from jgo.config import GlobalSettings
@@ -262,7 +263,7 @@ def classpath(name: str, progress: Callable[[str], None] = _silent) -> str:
 def fetch_in_background(names: Sequence[str] = ("kafka", "flink")) -> subprocess.Popen[bytes]:
     """Fetch in a child process while other work goes on. Nothing needs to be done about it: ``classpath`` waits for a fetch under way,
     and completes (or explains) one that failed."""
-    command = [sys.executable, "-m", "pipelines.services.jars", *names]
+    command = [sys.executable, "-P", "-m", "pipelines.services.jars", *names]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.services import jars
-from pipelines.services.process import free_ports, last_line, start_child, stop_child
+from pipelines.services.process import free_ports, port_taken, reason, rotate, start_child, stop_child
 from transforms.errors import StoreError
 
 __all__ = ["Broker", "answers"]
@@ -34,7 +34,9 @@ JVM = (
     "-XX:+ExitOnOutOfMemoryError",
     "-Djava.awt.headless=true",
     "-Djava.net.preferIPv4Stack=true",
+    "-XX:-UsePerfData",
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+    "-Dorg.slf4j.simpleLogger.log.org.apache.kafka.clients.NetworkClient=error",
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
     "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSS",
     "-Dorg.slf4j.simpleLogger.showShortLogName=true",
@@ -132,8 +134,8 @@ class Broker:
     """
 
     def __init__(self, folder: Path, *, classpath: str | None = None, progress: Callable[[str], None] = lambda line: None) -> None:
-        self.folder = folder
-        self.log = folder / "broker.log"
+        self.folder = folder.resolve()
+        self.log = self.folder / "broker.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.port = 0
         self.controller_port = 0
@@ -164,14 +166,13 @@ class Broker:
         self.folder.mkdir(parents=True, exist_ok=True)
         java = jars.java()
         classpath = self._classpath or jars.classpath("kafka", self._progress)
+        rotate(self.log)
         deadline = time.monotonic() + seconds
         for attempt in range(3):
             self._choose_ports(anew=attempt > 0)
             self._format(java, classpath)
             begin = self.log.stat().st_size if self.log.exists() else 0
-            self.process = start_child(
-                [java, *JVM, "-cp", classpath, "kafka.Kafka", str(self.folder / "server.properties")], self.log, self._env()
-            )
+            self.process = self._start(java, classpath, ["kafka.Kafka", "server.properties"])
             if self._wait(deadline):
                 return
             code = self.process.poll()
@@ -182,7 +183,7 @@ class Broker:
             if not taken:  # a port that another process took in between is worth another try
                 break
         how = "ended while starting" if code is not None else f"was not ready within {seconds:g} s"
-        raise StoreError(f"the Kafka broker {how}: {last_line(self.log)}; see {self.log}")
+        raise StoreError(f"the Kafka broker {how}: {reason(self.log, begin)}; see {self.log}")
 
     def stop(self, seconds: float = 30) -> None:
         """Stop it in order (SIGTERM, after ``seconds`` SIGKILL)."""
@@ -218,10 +219,6 @@ class Broker:
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(number)
 
-    def _env(self) -> dict[str, str]:
-        # A class path of the user's shell must not add jars to ours.
-        return {k: v for k, v in os.environ.items() if k not in ("CLASSPATH", "JDK_JAVA_OPTIONS")}
-
     def _wait(self, deadline: float) -> bool:
         assert self.process is not None
         while time.monotonic() < deadline and self.process.poll() is None:
@@ -238,7 +235,7 @@ class Broker:
                 ports = [int(p) for p in json.loads(file.read_text())]
             except (OSError, ValueError, TypeError):
                 ports = []
-        if len(ports) != 2 or any(map(_taken, ports)):
+        if len(ports) != 2 or any(map(port_taken, ports)):
             ports = free_ports(2)
         self.port, self.controller_port = ports
         file.write_text(json.dumps(ports))
@@ -247,16 +244,22 @@ class Broker:
             "listeners": f"PLAINTEXT://{HOST}:{self.port},CONTROLLER://{HOST}:{self.controller_port}",
             "advertised.listeners": f"PLAINTEXT://{HOST}:{self.port}",
             "controller.quorum.voters": f"1@{HOST}:{self.controller_port}",
-            "log.dirs": self.folder / "log",
+            "log.dirs": "log",
         }
         self._write_settings("server.properties", settings)
 
     def _write_settings(self, name: str, settings: dict[str, Any]) -> None:
-        def escaped(value: Any) -> str:
-            return str(value).replace("\\", "\\\\")
-
-        (self.folder / name).write_text("".join(f"{key}={escaped(value)}\n" for key, value in settings.items()))
+        (self.folder / name).write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
         self._settings = settings
+
+    def _start(self, java: str, classpath: str, arguments: list[str]) -> subprocess.Popen[bytes]:
+        temporary = self.folder / "tmp"  # native libraries are unpacked there; a killed broker leaves them
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        # A class path or options of the user's shell must not add jars to ours; Java reads paths by the locale.
+        env = {k: v for k, v in os.environ.items() if k not in ("CLASSPATH", "JDK_JAVA_OPTIONS")} | {"LC_ALL": "C.UTF-8"}
+        # Paths in its settings are relative to the folder: they need no escaping then.
+        return start_child([java, *JVM, "-Djava.io.tmpdir=tmp", "-cp", classpath, *arguments], self.log, env, self.folder)
 
     def _format(self, java: str, classpath: str) -> None:
         """Make the data folder at the first start: beside it, then moved there whole, so that a crash leaves none rather than a half."""
@@ -264,26 +267,18 @@ class Broker:
         if (data / "meta.properties").exists():
             return
         shutil.rmtree(new, ignore_errors=True)
-        self._write_settings("format.properties", {**self._settings, "log.dirs": new})
+        begin = self.log.stat().st_size if self.log.exists() else 0
+        self._write_settings("format.properties", {**self._settings, "log.dirs": new.name})
         # The tool's argument parser takes an id that begins with a dash for an option.
         cluster = "T" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]
-        command = [java, *JVM, "-cp", classpath, "kafka.tools.StorageTool", "format", "-t", cluster]
-        tool = start_child([*command, "-c", str(self.folder / "format.properties")], self.log, self._env())
+        tool = self._start(java, classpath, ["kafka.tools.StorageTool", "format", "-t", cluster, "-c", "format.properties"])
         try:
-            code = tool.wait(SECONDS_TO_START)
+            tool.wait(SECONDS_TO_START)
+        except subprocess.TimeoutExpired:
+            pass
         finally:
-            stop_child(tool, 0)
+            code = stop_child(tool, 0)
         if code != 0:
-            raise StoreError(f"the Kafka broker's data folder could not be made: {last_line(self.log)}; see {self.log}")
+            raise StoreError(f"the Kafka broker's data folder could not be made: {reason(self.log, begin)}; see {self.log}")
         (self.folder / "format.properties").unlink()
         new.rename(data)
-
-
-def _taken(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return True
-        return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from transforms.errors import ConfigError
 
-__all__ = ["free_ports", "last_line", "start_child", "started", "stop_child"]
+__all__ = ["free_ports", "port_taken", "reason", "rotate", "start_child", "started", "stop_child"]
 
 
 def free_ports(count: int) -> list[int]:
@@ -27,7 +28,27 @@ def free_ports(count: int) -> list[int]:
             s.close()
 
 
-def start_child(command: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+def port_taken(port: int) -> bool:
+    """Whether somebody listens on this port of the loopback interface."""
+    with socket.socket() as probe:
+        # Connections that have ended linger for a minute; they do not hinder a server.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+        return False
+
+
+def rotate(log: Path, above: int = 16 << 20) -> None:
+    """Begin a log anew once it is large; one older part is kept."""
+    if log.exists() and log.stat().st_size > above:
+        log.replace(log.with_name(log.name + ".1"))
+
+
+def start_child(
+    command: Sequence[str], log: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.Popen[bytes]:
     """Start a command that the kernel kills (SIGKILL) when we die, however we die (Linux; elsewhere: when we end in order and stop it).
 
     Its output is appended to ``log``. It has its own session: a Ctrl-C in our terminal reaches us alone, and we stop it.
@@ -45,6 +66,7 @@ def start_child(command: Sequence[str], log: Path, env: Mapping[str, str] | None
             stdout=sink,
             stderr=sink,
             env=None if env is None else dict(env),
+            cwd=cwd,
             start_new_session=True,
         )
 
@@ -75,12 +97,14 @@ def started(pid: int) -> str | None:
     return said or None
 
 
-def last_line(log: Path, lines: int = 1) -> str:
-    """The last lines of a log, joined, for a message."""
+def reason(log: Path, begin: int = 0) -> str:
+    """The line of a log, from byte ``begin`` on, that most likely tells why its process ended."""
     try:
         with open(log, "rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 16_384))
-            text = file.read().decode(errors="replace").strip().splitlines()
+            file.seek(max(begin, file.seek(0, os.SEEK_END) - 65_536))
+            lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
     except OSError:
-        text = []
-    return " / ".join(line.strip() for line in text[-lines:]) or "no output"
+        lines = []
+    told = [line for line in lines if line and not line.startswith(("at ", "..."))]
+    blamed = [line for line in told if re.search(r"\b(ERROR|FATAL)\b|Exception|Error:|# ", line)]
+    return (blamed or told or ["it said nothing"])[-1][:300]
