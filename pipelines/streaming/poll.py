@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -164,7 +164,7 @@ class Poll(beam.DoFn):
         self.control.say(f"{source.topic}/{partition}: reading from offset {offset}, {self.spec.start.why}")
         return Position(offset, offset, newest)
 
-    def _poll(self, source: EventSource, partition: int, partitions: int, at: Position) -> Iterator[Any]:
+    def _poll(self, source: EventSource, partition: int, partitions: int, at: Position) -> Generator[tuple[int, bytes], None, bool]:
         """Poll once; whether to poll again within this tick."""
         key = f"{source.name}/{partition}"
         end = self.spec.until.get(source.name, {}).get(partition, 0) if self.spec.until is not None else None
@@ -282,7 +282,8 @@ class Poll(beam.DoFn):
             most = checked.reasons.drop_null().value_counts().to_pylist()
             why = max(most, key=lambda c: c["counts"])["values"] if most else "none in this poll"
             at.paused = (
-                f"{source.topic}/{partition} is paused at offset {at.next}: {recent_bad} of the last {recent} records were rejected, most now: {why};"
+                f"{source.topic}/{partition} is paused at offset {at.next}: {recent_bad} of the last {recent} records were rejected,"
+                f" most now: {why};"
                 " mend the producer or the contract and restart, or take them as dead letters with 'tandem stream resume'"
             )
             self.control.say(at.paused)

@@ -16,9 +16,12 @@ __all__ = ["JobSpec"]
 
 @dataclass(frozen=True)
 class JobSpec:
-    """One streaming job. ``client`` are kafka-python's options; ``graphs`` maps groups to the fingerprints of their applied graphs;
-    ``until`` maps sources to partitions to the offset to stop before (None: run until told); ``topics`` maps sources to the identity of
-    their topic; ``one_tick``: the runner ticks once, so a tick reads all; ``restored``: the engine was asked to bring its state along. Pickled to the workers."""
+    """One streaming job; pickled to the workers.
+
+    ``client`` are kafka-python's options; ``graphs`` maps groups to the fingerprints of their applied graphs; ``until`` maps sources to
+    partitions to the offset to stop before (None: run until told); ``topics`` maps sources to the identity of their topic;
+    ``one_tick``: the runner ticks once, so a tick reads all; ``restored``: the engine was asked to bring its state along.
+    """
 
     repo: Path
     data: Path

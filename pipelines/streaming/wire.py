@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,7 +60,7 @@ def with_offsets(events: pa.RecordBatch, offsets: np.ndarray[Any, np.dtype[np.in
 
 
 def late_schema(source: EventSource) -> pa.Schema:
-    """Too-late events: the event, ``_partition``, ``_offset``, and ``_group`` where only that group's rows were final (null: every one's)."""
+    """Too-late events: the event, ``_partition``, ``_offset``, and ``_group`` where it was too late for that group alone."""
     return pa.schema(
         [*source.arrow_schema, pa.field(PARTITION, pa.int32()), pa.field(OFFSET, pa.int64()), pa.field(GROUP, pa.string())],
     )
@@ -69,7 +68,7 @@ def late_schema(source: EventSource) -> pa.Schema:
 
 def as_late(source: EventSource, events: pa.RecordBatch, partition: int, group: str | None) -> pa.RecordBatch:
     """Events with offsets (:func:`with_offsets`) as rows of :func:`late_schema`."""
-    n, named: Mapping[str, pa.Array] = events.num_rows, dict(zip(events.schema.names, events.columns, strict=True))
-    schema = late_schema(source)
+    n, schema = events.num_rows, late_schema(source)
+    named = dict(zip(events.schema.names, events.columns, strict=True))
     given = {PARTITION: pa.array([partition] * n, pa.int32()), GROUP: pa.array([group] * n, pa.string())}
     return pa.RecordBatch.from_arrays([given.get(f.name, named.get(f.name)) for f in schema], schema=schema)
