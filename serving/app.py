@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import re
 import time
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -29,6 +31,10 @@ __all__ = ["create_app", "run"]
 
 log = logging.getLogger("tandem.serving")
 
+_TAKEN_AS_JSON = ("application/json", "", "application/x-www-form-urlencoded", "text/json", "text/plain", "application/octet-stream")
+"""TF-Serving heeds no content type, so its users send none, or what ``curl -d`` says. What names another format is refused."""
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
 Parse = Callable[[dict[str, Any], list[RequestField], int], tuple[dict[str, list[Any]], int]]
 Render = Callable[[Prediction], dict[str, Any]]
 
@@ -45,8 +51,8 @@ def create_app(settings: ServingSettings, *, now_us: Callable[[], int] | None = 
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await asyncio.get_running_loop().run_in_executor(None, plane.open)
         yield
-        await asyncio.get_running_loop().run_in_executor(None, plane.close)
         desk.close()
+        await asyncio.get_running_loop().run_in_executor(None, plane.close)
 
     app = FastAPI(
         title="Tandem",
@@ -60,10 +66,10 @@ def create_app(settings: ServingSettings, *, now_us: Callable[[], int] | None = 
     app.add_middleware(_Measured, metrics=plane.metrics)
 
     async def predict(request: Request, name: str, version: str | None, parse: Parse, render: Render) -> Response:
-        def work(body: bytes) -> bytes:
+        def work(body: bytes, request_id: str) -> bytes:
             model = plane.models.get(name, version)
             columns, rows = parse(parse_object(body), plane.fields(model), settings.max_instances)
-            prediction = plane.predict(model, columns, rows)
+            prediction = plane.predict(model, columns, rows, request_id, "predict" if parse is v1_instances else "infer")
             plane.metrics.instances.labels(_route(request)).inc(rows)
             return _json(render(prediction))
 
@@ -94,9 +100,9 @@ def create_app(settings: ServingSettings, *, now_us: Callable[[], int] | None = 
     async def get_online_features(request: Request) -> Response:
         """Online features with statuses, event timestamps and ages, in the format of Feast's feature server."""
 
-        def work(body: bytes) -> bytes:
+        def work(body: bytes, request_id: str) -> bytes:
             asked = online_request(parse_object(body), settings.max_instances)
-            answer = plane.online_features(asked)
+            answer = plane.online_features(asked, request_id)
             plane.metrics.instances.labels(_route(request)).inc(asked.rows)
             return _json(answer)
 
@@ -186,7 +192,8 @@ class _Desk:
         self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="tandem-answer")
         self._free = settings.threads + settings.max_waiting
 
-    async def answer(self, request: Request, work: Callable[[bytes], bytes]) -> Response:
+    async def answer(self, request: Request, work: Callable[[bytes, str], bytes]) -> Response:
+        """The answer of ``work(body, request id)``; it carries the id as ``X-Request-Id``."""
         limit = self._settings.timeout_seconds
         deadline = time.monotonic() + limit
         try:
@@ -196,13 +203,14 @@ class _Desk:
         if self._free <= 0:
             raise OverloadedError("the server is busy; try again")
         self._free -= 1  # only touched on the event loop
-        future = asyncio.get_running_loop().run_in_executor(self._pool, work, body)
+        request_id = _request_id(request)
+        future = asyncio.get_running_loop().run_in_executor(self._pool, work, body, request_id)
         future.add_done_callback(self._done)
         try:
             content = await asyncio.wait_for(asyncio.shield(future), max(0.001, deadline - time.monotonic()))
         except TimeoutError:
             raise TimedOutError(f"no answer within {limit:g} s; try again") from None
-        return Response(content, media_type="application/json")
+        return Response(content, media_type="application/json", headers={"X-Request-Id": request_id})
 
     def _done(self, future: asyncio.Future[bytes]) -> None:
         self._free += 1
@@ -210,8 +218,8 @@ class _Desk:
             future.exception()  # after a time-out nobody else asks for it
 
     async def _body(self, request: Request) -> bytes:
-        media = request.headers.get("content-type", "application/json").split(";")[0].strip().lower()
-        if media != "application/json" and not media.endswith("+json"):
+        media = request.headers.get("content-type", "").split(";")[0].strip().lower()
+        if media not in _TAKEN_AS_JSON and not media.endswith("+json"):
             raise MediaTypeError(f"content-type {media[:60]!r} is not JSON; send application/json")
         if request.headers.get("content-encoding", "identity").lower() != "identity":
             raise MediaTypeError("compressed bodies are not taken; send the JSON as it is")
@@ -280,6 +288,11 @@ def _answer_errors(app: FastAPI) -> None:
     }
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)
+
+
+def _request_id(request: Request) -> str:
+    given = request.headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 def _route(request: Request) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,12 +11,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from serving.clock import ReplayClock, wall_us
 from serving.errors import InvalidRequestError
 from serving.features import PRESENT, STATUSES, OnlineFeatures, ViewRows, checked_entities
 from serving.metrics import Metrics
 from serving.models import LoadedModel, ModelSpec
 from serving.protocol import OnlineRequest, RequestField, format_timestamp
 from serving.repository import ModelRepository, Watcher, applied_fingerprint
+from serving.request_log import Asked, LogLimits, RequestLog
 from serving.settings import ServingSettings
 from transforms.definitions import ARROW_TYPES
 from transforms.errors import FingerprintError, StoreError, TandemError
@@ -44,32 +47,38 @@ class Dataplane:
         self.settings = settings
         self.metrics = Metrics()
         self.features = OnlineFeatures(settings.feature_repo, now_us, settings.timeout_seconds)
+        if settings.clock is not None:
+            self.features.now_us = ReplayClock(settings.clock, otherwise=self.features.now_us)
         self.models = ModelRepository(settings.models, self.metrics, check=self.check, keep=settings.keep_versions)
         self._watcher = Watcher(self.poll, settings.poll_seconds)
+        self._log = None if settings.request_log is None else RequestLog(settings.request_log, _limits(settings), self.metrics)
 
     def open(self) -> None:
         """Read the registry, connect the store, load and warm the models, and begin to watch. A part that is not there yet is
         no error: it shows in :meth:`problems`, and is taken when it comes."""
         self.poll()
-        try:
-            self.features.connect()
-        except StoreError as e:
-            log.warning("starting without the online store: %s", e)
         self._watcher.start()
+        if self._log is not None:
+            self._log.start()
 
     def close(self) -> None:
-        """Stop watching."""
+        """Stop watching, and write the rest of the request log."""
         self._watcher.close()
+        if self._log is not None:
+            self._log.close()
 
     def poll(self) -> None:
-        """Look at the registry and the models once."""
+        """Look at the registry, the online store and the models once."""
         self.features.refresh()
+        with contextlib.suppress(StoreError):  # it shows in problems()
+            self.features.connect()
         self.models.poll()
+        self.metrics.store.set(0 if self.features.store_problem else 1)
         self.metrics.ready.set(0 if self.problems() else 1)
 
     def problems(self) -> list[str]:
         """Why the server is not ready, one line each; empty when it is."""
-        out = [self.features.problem] if self.features.problem else []
+        out = [problem for problem in (self.features.problem, self.features.store_problem) if problem]
         states = self.models.states
         out += [f"model {name!r}: {state.reason}" for name, state in states.items() if state.reason]
         return out if out or states else ["no model has been pushed"]
@@ -113,8 +122,13 @@ class Dataplane:
             f for f in spec.request_fields if f.name not in spec.entity_keys
         ]
 
-    def predict(self, model: LoadedModel, columns: Mapping[str, list[Any]], rows: int) -> Prediction:
-        """Predictions for N = ``rows`` rows of checked request columns. Blocks; raises FingerprintError, StoreError, ModelError."""
+    def predict(
+        self, model: LoadedModel, columns: Mapping[str, list[Any]], rows: int, request_id: str = "", endpoint: str = "predict"
+    ) -> Prediction:
+        """Predictions for N = ``rows`` rows of checked request columns. Blocks; raises FingerprintError, StoreError, ModelError.
+
+        A request with an id is logged.
+        """
         spec = model.spec
         groups = self.features.read(spec.features, columns, rows) if spec.features else {}
         self._count(groups)
@@ -124,10 +138,41 @@ class Dataplane:
         table = {name: pa.array(values, type=types[name]) for name, values in columns.items()}
         for view, group in groups.items():
             table.update({f"{view}__{feature}": column for feature, column in group.columns.items()})
-        out = model.predict(pa.table(table))
-        return Prediction(model, out.tolist(), groups)
+        values = model.predict(pa.table(table)).tolist()
+        if self._log is not None and request_id:
+            self._record(request_id, endpoint, rows, columns, types, groups, spec, values)
+        return Prediction(model, values, groups)
 
-    def online_features(self, request: OnlineRequest) -> dict[str, Any]:
+    def _record(
+        self,
+        request_id: str,
+        endpoint: str,
+        rows: int,
+        columns: Mapping[str, list[Any]],
+        types: Mapping[str, pa.DataType],
+        groups: dict[str, ViewRows],
+        spec: ModelSpec | None = None,
+        predictions: list[Any] | None = None,
+    ) -> None:
+        assert self._log is not None
+        self._log.add(
+            Asked(
+                request_id=request_id,
+                at_us=wall_us(),
+                as_of_us=next((g.as_of_us for g in groups.values()), None) or self.features.now_us(),
+                endpoint=endpoint,
+                rows=rows,
+                columns=columns,
+                types=types,
+                groups=groups,
+                model=spec.name if spec else None,
+                version=spec.version if spec else None,
+                run=spec.run if spec else None,
+                predictions=predictions,
+            )
+        )
+
+    def online_features(self, request: OnlineRequest, request_id: str = "") -> dict[str, Any]:
         """The answer to a request in the format of Feast's feature server, with an ``ages`` list (seconds) per feature."""
         catalog = self.features.catalog
         service = request.feature_service
@@ -143,6 +188,9 @@ class Dataplane:
         groups = self.features.read(pairs, entities, request.rows)
         self._count(groups)
         n = request.rows
+        if self._log is not None and request_id:
+            types = {f.name: ARROW_TYPES[f.dtype] for f in fields}
+            self._record(request_id, "get-online-features", n, entities, types, groups)
         results = [
             {
                 "values": request.entities[f.name],
@@ -192,6 +240,16 @@ class Dataplane:
                 histogram = self.metrics.age.labels(view)
                 for age in ages[:100].tolist():
                     histogram.observe(age)
+
+
+def _limits(settings: ServingSettings) -> LogLimits:
+    return LogLimits(
+        sample=settings.request_log_sample,
+        rows=settings.request_log_rows,
+        seconds=settings.request_log_seconds,
+        size=settings.request_log_bytes,
+        files=settings.request_log_files,
+    )
 
 
 def group_summary(prediction: Prediction) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -28,10 +27,11 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Array, PrimitiveFeastType
 from feast.value_type import ValueType
 
+from serving.clock import wall_us
 from serving.errors import InvalidRequestError, NotFoundError
 from serving.online_store.common import OrderedOnlineStore
 from serving.protocol import RequestField, checked_column
-from transforms.definitions import FINGERPRINT
+from transforms.definitions import FINGERPRINT, REVISION
 from transforms.errors import ConfigError, StoreError
 
 __all__ = ["STATUSES", "Catalog", "OnlineFeatures", "View", "ViewRows", "load_repo_config"]
@@ -132,6 +132,10 @@ class ViewRows:
     """Seconds from the event timestamp to now; NaN where there is no row."""
     fingerprints: list[str | None]
     """Of the rows that are PRESENT."""
+    revisions: list[int | None]
+    """Of the rows that are there, PRESENT or too old; None where a view keeps none."""
+    as_of_us: int
+    """The instant that ages and TTLs were judged at."""
 
 
 def load_repo_config(repo: Path, timeout_seconds: float = 5.0) -> RepoConfig:
@@ -176,14 +180,16 @@ class OnlineFeatures:
         self._repo = repo
         self.config = load_repo_config(repo, timeout_seconds)
         as_of: datetime | None = getattr(self.config.online_store, "as_of", None)
-        default = (lambda: time.time_ns() // 1000) if as_of is None else (lambda: _micros(as_of))
-        self._now_us = now_us or default
+        default = wall_us if as_of is None else (lambda: _micros(as_of))
+        self.now_us = now_us or default
         self._lock = threading.Lock()
         self._feast: FeatureStore | None = None
         self._store: OnlineStore | None = None
         self._catalog: Catalog | None = None
         self.problem = "the feature registry is not read yet"
         """Why there is no catalog, or the last refresh failed; empty when all is well."""
+        self.store_problem = ""
+        """Why the online store could not be read, until :meth:`connect` finds all of it readable again; empty when all is well."""
 
     @property
     def catalog(self) -> Catalog:
@@ -217,11 +223,14 @@ class OnlineFeatures:
             self._catalog = Catalog(views, services)
 
     def connect(self) -> None:
-        """Open the online store and read one row of each view, so that the first request finds warm connections."""
+        """Open the online store and read one row of each view, so that the first request finds warm connections. Raises StoreError."""
         for view in self.catalog.views.values():
             slots = [_KEY_SLOTS.get(kind, "string_val") for kind in view.keys.values()]
             values = [Value(**{slot: "" if slot == "string_val" else 0}) for slot in slots]  # type: ignore[arg-type]
             self._rows(view, [EntityKey(join_keys=list(view.keys), entity_values=values)], list(view.types)[:1])
+        if self.store_problem:
+            log.warning("online store: it can be read again")
+            self.store_problem = ""
 
     def read(self, pairs: Sequence[tuple[str, str]], entities: Mapping[str, list[Any]], rows: int) -> dict[str, ViewRows]:
         """Features ``(view, feature)`` for N = ``rows`` entities, by view. Equal entities are read once.
@@ -231,7 +240,7 @@ class OnlineFeatures:
         wanted: dict[str, list[str]] = {}
         for view, feature in pairs:
             wanted.setdefault(view, []).append(feature)
-        catalog, now = self.catalog, self._now_us()
+        catalog, now = self.catalog, self.now_us()
         for view in wanted:
             if view not in catalog.views:
                 raise StoreError(f"feature view {view!r} is not in the registry; run 'feast apply' in the feature repository")
@@ -243,7 +252,7 @@ class OnlineFeatures:
         slots = [_KEY_SLOTS.get(kind, "string_val") for kind in view.keys.values()]
         names = list(view.keys)
         keys = [EntityKey(join_keys=names, entity_values=[Value(**{s: v}) for s, v in zip(slots, key, strict=True)]) for key in position]
-        extra = [FINGERPRINT] if FINGERPRINT in view.types and FINGERPRINT not in features else []
+        extra = [own for own in (FINGERPRINT, REVISION) if own in view.types and own not in features]
         rows = self._rows(view, keys, [*features, *extra])
         found = np.array([values is not None for _, values in rows])
         times = np.array([_micros(t) if t is not None else 0 for t, _ in rows], dtype=np.int64)
@@ -257,8 +266,19 @@ class OnlineFeatures:
             values, status = _column(view, feature, live, row_status)
             columns[feature], statuses[feature] = values.take(pa.array(take)), status[take]
         prints = [_python(v[FINGERPRINT]) if v is not None and FINGERPRINT in v else None for v in live]
+        revisions = [_python(v[REVISION]) if v is not None and REVISION in v else None for _, v in rows]
         ages = np.where(found, (now - times) / 1e6, np.nan)
-        return ViewRows(view.name, columns, statuses, row_status[take], times[take], ages[take], [prints[i] for i in inverse])
+        return ViewRows(
+            view=view.name,
+            columns=columns,
+            statuses=statuses,
+            row_status=row_status[take],
+            timestamps_us=times[take],
+            ages=ages[take],
+            fingerprints=[prints[i] for i in inverse],
+            revisions=[revisions[i] for i in inverse],
+            as_of_us=now,
+        )
 
     def _rows(self, view: View, keys: list[EntityKey], features: list[str]) -> list[tuple[datetime | None, dict[str, Value] | None]]:
         # Our own stores withhold what is older than the TTL from Feast's readers; here the age itself is wanted.
@@ -278,15 +298,20 @@ class OnlineFeatures:
         with self._lock:
             if self._store is None:
                 self._store = get_online_store_from_config(self.config.online_store)
+                if isinstance(self._store, OrderedOnlineStore):
+                    self._store.clock = lambda: self.now_us()
             store = self._store
         try:
             return question(store)
         except Exception as e:  # whatever the store's client raises
-            log.warning("online store: a read failed", exc_info=e)
             with self._lock:
                 if self._store is store:
                     self._store = None  # a broken connection is not kept: the next read opens a new one
-            raise StoreError(f"the online store cannot be read ({type(e.__cause__ or e).__name__}); try again") from e
+            problem = f"the online store cannot be read ({type(e.__cause__ or e).__name__})"
+            # While a store stays away every request fails: its trace is logged once, not a thousand times a second.
+            log.warning("online store: a read failed", exc_info=e) if problem != self.store_problem else log.debug("%s", problem)
+            self.store_problem = problem
+            raise StoreError(f"{problem}; try again") from e
 
 
 def checked_entities(fields: Sequence[RequestField], entities: Mapping[str, list[Any]]) -> dict[str, list[Any]]:

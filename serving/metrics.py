@@ -31,6 +31,17 @@ class Metrics:
             "tandem_model_reload_failures_total", "New versions that were not taken.", ["model", "reason"], registry=r
         )
         self.reloads = Counter("tandem_model_reloads_total", "New versions that were taken.", ["model"], registry=r)
+        self.store = Gauge("tandem_online_store_up", "1 when the online store answered last.", registry=r)
+        self.log_rows = Counter("tandem_request_log_rows_total", "Rows written into the request log.", registry=r)
+        self.log_dropped = Counter(
+            "tandem_request_log_dropped_rows_total",
+            "Rows that the request log lost: its queue was full, they could not be written, or a defect.",
+            ["reason"],
+            registry=r,
+        )
+        self.log_expired = Counter("tandem_request_log_expired_files_total", "Files deleted as the oldest.", registry=r)
+        self.log_bytes = Gauge("tandem_request_log_bytes", "What the files of the request log take.", registry=r)
+        self.log_files = Gauge("tandem_request_log_files", "Files of the request log.", registry=r)
         self.ready = Gauge("tandem_ready", "1 when every model and the registry are ready.", registry=r)
 
     def page(self) -> bytes:

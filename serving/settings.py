@@ -41,3 +41,18 @@ class ServingSettings(BaseModel):
     """Versions of a model that stay loaded: the current one and those right before it."""
     as_of: AwareDatetime | None = None
     """Answer as if it were this instant, for ages and TTLs over replayed history. By default: now."""
+    clock: Path | None = None
+    """A file that ``tandem replay`` writes: while it is there, time passes as it says, for ages and TTLs over a history that is
+    being replayed. It may come later. By default, and while it is not there: ``as_of``, or now."""
+    request_log: Path | None = None
+    """The folder of the request log (see ``serving.request_log``); none: nothing is logged."""
+    request_log_sample: float = Field(default=1.0, ge=0, le=1)
+    """The share of requests that is logged, chosen by a hash of the request id."""
+    request_log_rows: int = Field(default=20_000, ge=1)
+    """Instances after which a file is closed and becomes visible."""
+    request_log_seconds: float = Field(default=60.0, gt=0)
+    """Seconds after which a file that has rows is closed and becomes visible."""
+    request_log_bytes: int = Field(default=2**30, ge=1)
+    """What the files of the log may take together; the oldest are deleted."""
+    request_log_files: int = Field(default=20_000, ge=1)
+    """How many files the log may have; the oldest are deleted."""

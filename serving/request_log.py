@@ -1,0 +1,302 @@
+"""The request log: what the server was asked and what it answered, as Parquet files.
+
+Files ``<folder>/date=YYYY-MM-DD/<time>-<server>-<number>.parquet``; the date is the UTC day of ``tandem_at``. One row per instance of a
+predict or infer request, or per entity of a ``get-online-features`` request. Only requests that were answered with 200 are there.
+
+Columns of every file:
+
+====================  ==================  =====================================================================================
+tandem_request        string              request id: the header ``X-Request-Id`` of the request if it had a usable one, else made
+                                          by the server; the answer carries it in the same header. Callers may repeat an id.
+tandem_row            int32               position of the instance in the request, from 0
+tandem_at             timestamp us, UTC   wall time of the answer
+tandem_as_of          timestamp us, UTC   the server's now: what ages and TTLs were judged by (differs from ``tandem_at`` under a replay
+                                          clock or ``as_of``). One instant per request, taken right before its rows were read.
+tandem_endpoint       string              ``predict`` (TF-Serving), ``infer`` (Open Inference v2) or ``get-online-features`` (Feast)
+tandem_model          string, null        model; null for ``get-online-features``, as are the next three
+tandem_version        int64, null         its version
+tandem_run            string, null        the training run that made it
+tandem_prediction     double, null        the number in the answer (list<double> for a model with several outputs per row)
+====================  ==================  =====================================================================================
+
+then one column per entity key and request field, under its own name (string, int64, double, bool or timestamp us UTC), and for
+each feature view that was read, called ``V`` here:
+
+====================  ==================  =====================================================================================
+V__tandem_status      string              of the stored row: PRESENT, NOT_FOUND or OUTSIDE_MAX_AGE
+V__event_timestamp    timestamp us, null  event timestamp of the stored row (also of one that is too old); null if NOT_FOUND
+V__tandem_age         double, null        seconds from ``V__event_timestamp`` to ``tandem_as_of``, as answered; null if NOT_FOUND
+V__tandem_revision    int64, null         revision of the stored row (also of one that is too old)
+V__tandem_fingerprint string, null        fingerprint of the stored row, if PRESENT
+V__F                  the feature's type  for each feature F that was read: the value as served, bit by bit; null unless PRESENT
+V__F__status          string              PRESENT, NULL (the row is there, its value is null), NOT_FOUND (no row, or a row from before the
+                                          feature existed) or OUTSIDE_MAX_AGE
+====================  ==================  =====================================================================================
+
+So the columns of a predict request are those that the model's inputs are made of: ``serving.models.to_model_inputs`` takes them as they
+are. Files of different models have different columns; ``read_requests``, DuckDB's ``read_parquet('<folder>/*/*.parquet',
+union_by_name=true)`` and Polars' ``diagonal`` concatenation fill what a file does not have with nulls. (In such a union a null in
+``V__tandem_status`` or ``V__F__status`` says: not asked.)
+
+Guarantees: a file is complete once it is visible (written under a hidden name, synced, then renamed). Logging never fails a request and
+never waits for the disk: rows go through a bounded queue to one thread, and what does not fit, or cannot be written, is dropped
+and counted in ``/metrics``. A server that is told to stop writes what it has; one that is killed loses at most ``request_log_seconds``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from serving.metrics import Metrics
+from serving.request_rows import Asked, sampled, to_batches
+from transforms.errors import DataError
+
+__all__ = ["Asked", "LogLimits", "RequestLog", "files_of", "read_requests"]
+
+log = logging.getLogger("tandem.serving")
+
+_DRAIN_SECONDS = 0.2
+_AT_ONCE = 200
+"""Requests that become one batch: a short step, as it holds up the threads that answer."""
+_WAITING_REQUESTS = 2_000
+_WAITING_ROWS = 100_000
+_CLOSE_SECONDS = 10.0
+_OLD_TEMPORARY_SECONDS = 3600.0
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class LogLimits:
+    """How much is logged, when a file is closed (``rows``, ``seconds``), and what all files may take (``size`` bytes, ``files``)."""
+
+    sample: float = 1.0
+    rows: int = 20_000
+    seconds: float = 60.0
+    size: int = 2**30
+    files: int = 20_000
+
+
+class RequestLog:
+    """Writes the log of one server. :meth:`add` is called by any thread; the rest is one thread of its own."""
+
+    def __init__(self, folder: Path, limits: LogLimits, metrics: Metrics) -> None:
+        self._folder = folder
+        self._limits = limits
+        self._metrics = metrics
+        self._lock = threading.Lock()
+        self._waiting: deque[Asked] = deque()
+        self._waiting_rows = 0
+        self._kept: list[tuple[int, pa.RecordBatch]] = []
+        self._kept_rows = 0
+        self._kept_since = 0.0
+        self._server = secrets.token_hex(4)
+        self._number = 0
+        self._problem = ""
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="tandem-request-log", daemon=True)
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Write what is left, and end; gives up on a disk that takes longer than ten seconds."""
+        self._closing.set()
+        self._thread.join(_CLOSE_SECONDS)
+        if self._thread.is_alive():
+            log.error("request log: %s did not take the last rows within %g s; they are lost", self._folder, _CLOSE_SECONDS)
+
+    def add(self, asked: Asked) -> None:
+        """Log a request, if it belongs to the sample and the queue has room. Never blocks, never raises over what it is given."""
+        if not sampled(asked.request_id, self._limits.sample):
+            return
+        with self._lock:
+            room = len(self._waiting) < _WAITING_REQUESTS and self._waiting_rows < _WAITING_ROWS and not self._closing.is_set()
+            if room:
+                self._waiting.append(asked)
+                self._waiting_rows += asked.rows
+        if not room:
+            self._metrics.log_dropped.labels("full").inc(asked.rows)
+
+    def _run(self) -> None:
+        while True:
+            last = self._closing.wait(_DRAIN_SECONDS)
+            try:
+                while self._drain():
+                    if self._kept_rows >= self._limits.rows:
+                        self._write()
+                if self._kept and (last or time.monotonic() - self._kept_since >= self._limits.seconds):
+                    self._write()
+            except Exception as e:
+                self._lost(self._kept_rows, "defect", e)
+                self._kept, self._kept_rows = [], 0
+            if last:
+                return
+
+    def _drain(self) -> int:
+        """Take some of what waits, as batches; how many requests."""
+        with self._lock:
+            some = [self._waiting.popleft() for _ in range(min(_AT_ONCE, len(self._waiting)))]
+            rows = sum(a.rows for a in some)
+            self._waiting_rows -= rows
+        try:
+            batches = to_batches(some)
+        except Exception as e:  # e.g. two columns of one name: never worth a thread
+            self._lost(rows, "defect", e)
+            return len(some)
+        if batches and not self._kept:
+            self._kept_since = time.monotonic()
+        self._kept += batches
+        self._kept_rows += rows
+        return len(some)
+
+    def _write(self) -> None:
+        """Write what is kept, one file per day and set of columns. What cannot be written is dropped: the next rows get their chance."""
+        alike: dict[tuple[int, pa.Schema], list[pa.RecordBatch]] = {}
+        for day, batch in self._kept:
+            alike.setdefault((day, batch.schema), []).append(batch)
+        self._kept, self._kept_rows = [], 0
+        for (day, schema), batches in alike.items():
+            rows = sum(b.num_rows for b in batches)
+            try:
+                self._file(day, pa.Table.from_batches(batches, schema))
+            except (OSError, pa.ArrowException) as e:
+                self._lost(rows, "write", e)
+            else:
+                self._metrics.log_rows.inc(rows)
+                if self._problem:
+                    log.warning("request log: %s is written again", self._folder)
+                    self._problem = ""
+        size, files, dropped = prune(self._folder, self._limits.size, self._limits.files)
+        self._metrics.log_bytes.set(size)
+        self._metrics.log_files.set(files)
+        if dropped:
+            self._metrics.log_expired.inc(dropped)
+
+    def _file(self, day: int, table: pa.Table) -> None:
+        folder = self._folder / f"date={_EPOCH + timedelta(days=day):%Y-%m-%d}"
+        folder.mkdir(parents=True, exist_ok=True)  # every time: somebody may have deleted it
+        self._number += 1
+        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{self._server}-{self._number:06d}.parquet"
+        hidden = folder / f".{name}.tmp"
+        try:
+            with open(hidden, "wb") as sink:
+                pq.write_table(table, sink, compression="zstd", coerce_timestamps="us")
+                sink.flush()
+                os.fsync(sink.fileno())
+            os.rename(hidden, folder / name)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                hidden.unlink()
+            raise
+
+    def _lost(self, rows: int, reason: str, error: Exception) -> None:
+        self._metrics.log_dropped.labels(reason).inc(rows)
+        problem = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        if problem != self._problem:  # said once, not at every file
+            log.error("request log: rows are dropped, answers go on (%s)", problem, exc_info=error if reason == "defect" else None)
+            self._problem = problem
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The files of a log, oldest first. A file that vanishes meanwhile was deleted as one of the oldest."""
+    return sorted(folder.glob("date=*/*.parquet"), key=lambda p: (p.parent.name, p.name))
+
+
+def prune(folder: Path, most_bytes: int, most_files: int, now: Callable[[], float] = time.time) -> tuple[int, int, int]:
+    """Delete the oldest files above the limits, and what killed servers left half written; (bytes left, files left, files deleted)."""
+    with contextlib.suppress(OSError):
+        for path in folder.glob("date=*/.*.tmp"):
+            with contextlib.suppress(OSError):
+                if now() - path.stat().st_mtime > _OLD_TEMPORARY_SECONDS:
+                    path.unlink()
+    sizes: list[tuple[Path, int]] = []
+    for path in files_of(folder):
+        with contextlib.suppress(OSError):  # another server on the same folder was faster
+            sizes.append((path, path.stat().st_size))
+    total, left, deleted = sum(size for _, size in sizes), len(sizes), 0
+    for path, size in sizes:
+        if total <= most_bytes and left <= most_files:
+            break
+        with contextlib.suppress(OSError):
+            path.unlink()
+            deleted += 1
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()  # only if it is empty
+        total, left = total - size, left - 1
+    return total, left, deleted
+
+
+def read_requests(folder: Path, since_us: int | None = None) -> pa.Table:
+    """All rows of a log, ordered by (``tandem_at``, ``tandem_request``, ``tandem_row``), with the columns of all files (nulls where a file
+    has none); those with ``tandem_at >= since_us`` if given. No files: no rows, and the columns of every file.
+
+    A column whose type changed between files is read as double if all its types are numbers; otherwise raises DataError, as
+    for a file that cannot be read.
+    """
+    tables = []
+    day = None if since_us is None else f"date={_EPOCH + timedelta(microseconds=since_us):%Y-%m-%d}"
+    for path in files_of(folder):
+        if day is not None and path.parent.name < day:
+            continue
+        try:
+            tables.append(pq.ParquetFile(path).read())
+        except FileNotFoundError:
+            continue
+        except (OSError, pa.ArrowException) as e:
+            raise DataError(f"request log: {path} cannot be read ({' '.join(str(e).split())[:120]}); move it away") from None
+    kinds: dict[str, pa.DataType] = {field.name: field.type for field in _EMPTY}
+    for table in tables:
+        for field in table.schema:
+            kinds[field.name] = _common(field.name, kinds.get(field.name, field.type), field.type)
+    schema = pa.schema(list(kinds.items()))
+    whole = pa.concat_tables([_as(t, schema) for t in tables] or [schema.empty_table()])
+    if since_us is not None:
+        whole = whole.filter(pc.greater_equal(whole.column("tandem_at").cast(pa.int64()), since_us))
+    return whole.sort_by([("tandem_at", "ascending"), ("tandem_request", "ascending"), ("tandem_row", "ascending")])
+
+
+_EMPTY = pa.schema(
+    [
+        ("tandem_request", pa.string()),
+        ("tandem_row", pa.int32()),
+        ("tandem_at", pa.timestamp("us", tz="UTC")),
+        ("tandem_as_of", pa.timestamp("us", tz="UTC")),
+        ("tandem_endpoint", pa.string()),
+        ("tandem_model", pa.string()),
+        ("tandem_version", pa.int64()),
+        ("tandem_run", pa.string()),
+        ("tandem_prediction", pa.float64()),
+    ]
+)
+
+
+def _common(name: str, one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    if one == other:
+        return one
+    if all(pa.types.is_integer(t) or pa.types.is_floating(t) for t in (one, other)):
+        return pa.float64()
+    raise DataError(f"request log: column {name!r} is {one} in one file and {other} in another; read their days apart")
+
+
+def _as(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    have = set(table.column_names)
+    columns = [
+        table.column(f.name).cast(f.type, safe=False) if f.name in have else pa.chunked_array([pa.nulls(table.num_rows, f.type)])
+        for f in schema
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)

@@ -1,0 +1,113 @@
+"""What was asked and answered, as columns: the rows of the request log. Pure functions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from serving.features import NOT_FOUND, STATUSES, ViewRows
+from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION, TIMESTAMP
+
+__all__ = ["Asked", "sampled", "to_batches"]
+
+_DAY_US = 86_400_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request that was answered: N instances (or entities), the rows read for them, and the N predictions (None: features alone)."""
+
+    request_id: str
+    at_us: int
+    """Wall time of the answer."""
+    as_of_us: int
+    """The instant that ages and TTLs were judged at."""
+    endpoint: str
+    rows: int
+    columns: Mapping[str, Sequence[Any]]
+    """Entity keys and request fields, N values each."""
+    types: Mapping[str, pa.DataType]
+    """Of the columns."""
+    groups: Mapping[str, ViewRows]
+    model: str | None = None
+    version: int | None = None
+    run: str | None = None
+    predictions: Sequence[Any] | None = None
+
+
+def sampled(request_id: str, share: float) -> bool:
+    """Whether a request belongs to the share that is logged. The same ids are chosen everywhere, and a greater share includes a smaller."""
+    if share >= 1:
+        return True
+    digest = hashlib.blake2b(request_id.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < share * 2.0**64
+
+
+def to_batches(asked: Iterable[Asked]) -> list[tuple[int, pa.RecordBatch]]:
+    """(UTC day of the answers, counted from 1970; rows) for requests of any kind, one batch per day and set of columns.
+
+    Raises ValueError if two columns of a request would be called the same.
+    """
+    alike: dict[Any, list[Asked]] = {}
+    for a in asked:
+        views = tuple((name, *group.columns, *(c.type for c in group.columns.values())) for name, group in a.groups.items())
+        alike.setdefault((a.at_us // _DAY_US, tuple(a.types.items()), views, _prediction_type(a)), []).append(a)
+    return [(day, _batch(some)) for (day, *_), some in alike.items()]
+
+
+def _prediction_type(a: Asked) -> pa.DataType:
+    lists = bool(a.predictions) and isinstance(a.predictions[0], list)  # type: ignore[index]
+    return pa.list_(pa.float64()) if lists else pa.float64()
+
+
+def _batch(some: list[Asked]) -> pa.RecordBatch:
+    first, counts = some[0], np.array([a.rows for a in some])
+    which = np.repeat(np.arange(len(some)), counts)
+
+    def each(values: list[Any], kind: pa.DataType) -> pa.Array:
+        return pa.array(values, type=kind).take(pa.array(which))
+
+    kind = _prediction_type(first)
+    columns: list[tuple[str, pa.Array]] = [
+        ("tandem_request", each([a.request_id for a in some], pa.string())),
+        ("tandem_row", pa.array(np.concatenate([np.arange(n, dtype=np.int32) for n in counts]))),
+        ("tandem_at", each([a.at_us for a in some], TIMESTAMP)),
+        ("tandem_as_of", each([a.as_of_us for a in some], TIMESTAMP)),
+        ("tandem_endpoint", each([a.endpoint for a in some], pa.string())),
+        ("tandem_model", each([a.model for a in some], pa.string())),
+        ("tandem_version", each([a.version for a in some], pa.int64())),
+        ("tandem_run", each([a.run for a in some], pa.string())),
+        ("tandem_prediction", pa.array([p for a in some for p in (a.predictions or [None] * a.rows)], type=kind)),
+    ]
+    for name, dtype in first.types.items():
+        columns.append((name, pa.array([v for a in some for v in a.columns[name]], type=dtype)))
+    for view in first.groups:
+        columns += _view(view, [a.groups[view] for a in some])
+    names = [name for name, _ in columns]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two columns are called {next(n for n in names if names.count(n) > 1)!r}")
+    return pa.RecordBatch.from_arrays([column for _, column in columns], names)
+
+
+def _view(view: str, groups: list[ViewRows]) -> list[tuple[str, pa.Array]]:
+    words = pa.array(STATUSES)
+    row_status = np.concatenate([g.row_status for g in groups])
+    absent = row_status == NOT_FOUND
+    own: dict[str, pa.Array] = {
+        "tandem_status": words.take(pa.array(row_status)),
+        EVENT_TIMESTAMP: pa.array(np.concatenate([g.timestamps_us for g in groups]), mask=absent).cast(TIMESTAMP),
+        "tandem_age": pa.array(np.concatenate([g.ages for g in groups]), mask=absent),
+        REVISION: pa.array([r for g in groups for r in g.revisions], type=pa.int64()),
+        FINGERPRINT: pa.array([f for g in groups for f in g.fingerprints], type=pa.string()),
+    }
+    out = [(f"{view}__{name}", column) for name, column in own.items()]
+    for feature in groups[0].columns:
+        if feature not in own:  # asked for by name; it stands above
+            out.append((f"{view}__{feature}", pa.concat_arrays([g.columns[feature] for g in groups])))
+            out.append((f"{view}__{feature}__status", words.take(pa.array(np.concatenate([g.statuses[feature] for g in groups])))))
+    return out
