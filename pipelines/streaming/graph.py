@@ -14,7 +14,7 @@ __all__ = ["build"]
 
 
 def build(pipeline: beam.Pipeline, spec: JobSpec, ticks: Any) -> None:
-    """Wire the job. ``ticks`` is a PTransform whose elements (of any kind) drive the polls: endless ones, or a single one (``one_tick``)."""
+    """Wire the job. ``ticks`` is a PTransform whose elements drive the polls: endless ones, or a single one (``one_tick``)."""
     _ = (
         pipeline
         | "Ticks" >> ticks
