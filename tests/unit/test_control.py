@@ -41,15 +41,28 @@ def test_after_a_power_loss_only_durable_progress_counts(tmp_path: Path, monkeyp
 def test_damaged_progress_is_one_line_unless_a_durable_record_is_there(tmp_path: Path) -> None:
     control = Control(tmp_path)
     control.save_progress(3, {"n": 1})
-    path = tmp_path / "progress" / "shard-0003.json"
+    path = tmp_path / "progress" / "shard-0003.jsonl"
     for text in ("", "{", "[]", '{"boot": "x"}', '{"progress": 1, "boot": "x"}'):
         path.write_text(text)
-        with pytest.raises(DataError, match=r"shard-0003\.json is damaged") as error:
+        with pytest.raises(DataError, match=r"shard-0003\.jsonl is damaged") as error:
             control.load_progress()
         assert "\n" not in str(error.value)
     control.save_progress(3, {"n": 2}, durable=True)
     path.write_text("")
     assert control.load_progress() == {3: {"n": 2}}
+
+
+def test_a_torn_line_is_passed_over_and_the_file_stays_small(tmp_path: Path) -> None:
+    control = Control(tmp_path)
+    path = tmp_path / "progress" / "shard-0000.jsonl"
+    control.save_progress(0, {"n": 1})
+    with open(path, "ab") as out:
+        out.write(b'{"boot": "x", "progress": {"n"')
+    assert control.load_progress() == {0: {"n": 1}}
+    for n in range(2, 3000):
+        control.save_progress(0, {"n": n, "more": "x" * 200})
+    assert control.load_progress()[0]["n"] == 2999
+    assert path.stat().st_size < 300_000
 
 
 def test_flags(tmp_path: Path) -> None:
