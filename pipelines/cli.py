@@ -13,6 +13,8 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from pipelines.commands import services
+from pipelines.commands.replay import replay
 from pipelines.console import (
     DEFAULT_REPO,
     DataOption,
@@ -300,6 +302,12 @@ def demo(
     loaded = load(repo, data)
     d = loaded.settings.demo
     run_demo(loaded, moment("--start", start, d.start), moment("--end", end, d.end), json_)
+
+
+services.register(app)
+
+
+app.command()(replay)
 
 
 def fail(error: BaseException) -> int:

@@ -17,11 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipelines.services import jars
+from pipelines.services import jars, state
 from pipelines.services.process import free_ports, port_taken, reason, rotate, start_child, stop_child
-from transforms.errors import StoreError
+from transforms.errors import ConfigError, StoreError
 
-__all__ = ["Broker", "answers"]
+__all__ = ["Broker", "answers", "running"]
 
 HOST = "127.0.0.1"
 SECONDS_TO_START = 90.0
@@ -73,6 +73,11 @@ SETTINGS = {
     "replica.fetch.max.bytes": 10_485_760,
     "delete.topic.enable": "true",
 }
+
+
+def running(data: Path) -> str | None:
+    """``host:port`` of the broker that ``tandem up`` started for this data folder, None if none runs."""
+    return state.address(data, "kafka")
 
 
 def _receive(connection: socket.socket, size: int) -> bytes:
@@ -133,19 +138,24 @@ class Broker:
     are never made by asking for them, and transactions work.
     """
 
-    def __init__(self, folder: Path, *, classpath: str | None = None, progress: Callable[[str], None] = lambda line: None) -> None:
+    def __init__(self, folder: Path, *, port: int | None = None, progress: Callable[[str], None] = lambda line: None) -> None:
         self.folder = folder.resolve()
         self.log = self.folder / "broker.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.port = 0
         self.controller_port = 0
-        self._classpath = classpath
+        self._asked_port = port
         self._progress = progress
 
     @property
     def bootstrap(self) -> str:
         """``host:port`` for clients."""
         return f"{HOST}:{self.port}"
+
+    @property
+    def address(self) -> str:
+        """The same as ``bootstrap``."""
+        return self.bootstrap
 
     @property
     def pid(self) -> int | None:
@@ -165,7 +175,7 @@ class Broker:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         java = jars.java()
-        classpath = self._classpath or jars.classpath("kafka", self._progress)
+        classpath = jars.classpath("kafka", self._progress)
         rotate(self.log)
         deadline = time.monotonic() + seconds
         for attempt in range(3):
@@ -237,6 +247,10 @@ class Broker:
                 ports = []
         if len(ports) != 2 or any(map(port_taken, ports)):
             ports = free_ports(2)
+        if self._asked_port is not None:
+            ports[0] = self._asked_port
+            if port_taken(ports[0]):
+                raise ConfigError(f"port {ports[0]} of {HOST} is taken; choose another one, or leave the choice to Tandem")
         self.port, self.controller_port = ports
         file.write_text(json.dumps(ports))
         settings: dict[str, Any] = {

@@ -87,7 +87,8 @@ def started(pid: int) -> str | None:
     try:
         # "pid (name, which may hold anything) state ppid ... starttime": field 22 counted from 1
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return None if fields[0] in "ZX" else fields[19]
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+        return None if fields[0] in "ZX" else f"{boot}-{fields[19]}"
     except FileNotFoundError:
         if Path("/proc/self/stat").exists():
             return None

@@ -1,0 +1,168 @@
+"""Start, stop and look at the local services of a data folder (what ``tandem up``, ``down`` and ``status`` do)."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pipelines.services import jars, kafka, redis, state
+from pipelines.services.process import reason
+from transforms.errors import StoreError
+
+__all__ = ["SERVICES", "down", "status", "up"]
+
+SERVICES = ("kafka", "redis")
+SECONDS_TO_STOP = 40.0
+Say = Callable[[str], None]
+
+
+@contextlib.contextmanager
+def _alone(data: Path, say: Say) -> Iterator[None]:
+    """One ``up`` or ``down`` at a time per data folder; the others wait, and then find things done."""
+    folder = state.services_folder(data)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another 'tandem up' or 'tandem down' is at work here; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _answers(known: state.State) -> bool:
+    port = int(known.address.rpartition(":")[2])
+    if known.service == "redis":
+        return redis.answers(port)
+    found = kafka.answers(port)
+    return found is not None and port in found[1]
+
+
+def status(data: Path) -> dict[str, dict[str, Any]]:
+    """Per service: ``state`` (running, silent, ended or stopped) and, unless it is stopped, address, pid, since, folder, log, detail."""
+    found: dict[str, dict[str, Any]] = {}
+    for service in SERVICES:
+        known = state.read(data, service)
+        if known is None:
+            found[service] = {"state": "stopped"}
+            continue
+        if not known.alive:
+            now, detail = (
+                "ended",
+                f"{known.ended or 'it was killed together with its keeper'}; 'tandem up' starts it again on the same data",
+            )
+        elif _answers(known):
+            now, detail = "running", ""
+        else:
+            now, detail = "silent", "its process is there and does not answer; look at its log, or 'tandem down' ends it"
+        found[service] = {
+            "state": now,
+            "address": known.address,
+            "pid": known.process.pid,
+            "since": known.since,
+            "folder": known.folder,
+            "log": known.log,
+            "detail": detail,
+        }
+    return found
+
+
+def up(data: Path, *, with_redis: bool = False, kafka_port: int = 0, redis_port: int = 0, say: Say = lambda line: None) -> None:
+    """Start what does not run yet, ready when this returns. Raises TandemError; what was started here is ended then, and only that."""
+    wanted = {"kafka": kafka_port, **({"redis": redis_port} if with_redis else {})}
+    with _alone(data, say):
+        if state.address(data, "kafka") is None:
+            jars.java()
+            jars.classpath("kafka", say)
+        for service, port in wanted.items():
+            _start(data, service, port, say)
+
+
+def _start(data: Path, service: str, port: int, say: Say) -> None:
+    known = state.read(data, service)
+    if known is not None and known.alive:
+        if not _answers(known):
+            raise StoreError(f"{service} (pid {known.process.pid}) is there and does not answer; see {known.log}; 'tandem down' ends it")
+        asked = f"; for port {port}: 'tandem down' first" if port and not known.address.endswith(f":{port}") else ""
+        say(f"{service} runs already on {known.address}{asked}")
+        return
+    again = f" again ({known.ended or 'it was killed'})" if known is not None else ""
+    log = state.services_folder(data) / f"{service}-keeper.log"
+    begun = time.monotonic()
+    with open(log, "wb") as errors:
+        keeper = subprocess.Popen(
+            [sys.executable, "-P", "-m", "pipelines.services.keeper", service, str(data.resolve()), str(port)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,
+        )
+    assert keeper.stdin is not None and keeper.stdout is not None
+    try:
+        line = keeper.stdout.readline()
+        answer = json.loads(line) if line else {"error": f"{service} did not start: {reason(log)}; see {log}"}
+        if "error" in answer:
+            raise StoreError(answer["error"])
+        keeper.stdin.write(b"ok")
+        keeper.stdin.flush()
+    except BaseException:
+        keeper.stdin.close()  # tells the keeper to end
+        keeper.wait()
+        raise
+    finally:
+        keeper.stdin.close()
+        keeper.stdout.close()
+    keeper.returncode = 0  # it goes on without us: nobody is to wait for it
+    address = state.address(data, service)
+    if address is None:
+        raise StoreError(f"{service} ended right after its start; see {log}")
+    say(f"{service} runs{again} on {address} ({time.monotonic() - begun:.1f} s)")
+
+
+def down(data: Path, *, delete: bool = False, say: Say = lambda line: None) -> list[str]:
+    """Stop what runs, in order; the names of what was stopped. With ``delete`` their data goes too."""
+    stopped = []
+    with _alone(data, say):
+        for service in SERVICES:
+            known = state.read(data, service)
+            if known is not None:
+                was_there = known.alive
+                _end(known.keeper, SECONDS_TO_STOP)
+                _end(known.process, SECONDS_TO_STOP)  # of a keeper that was killed where there is no tether
+                state.forget(data, service)
+                if was_there:
+                    stopped.append(service)
+                    say(f"{service} on {known.address} is stopped")
+                else:
+                    say(f"{service} had ended by itself ({known.ended or 'it was killed'})")
+            if delete:
+                shutil.rmtree(state.services_folder(data) / service, ignore_errors=True)
+    return stopped
+
+
+def _end(process: state.Proc, seconds: float) -> None:
+    """SIGTERM (and SIGCONT, in case it is held), wait, then SIGKILL. Another process that has its number now is left alone."""
+    deadline = time.monotonic() + seconds
+    for number in (signal.SIGTERM, signal.SIGCONT):
+        _signal(process, number)
+    while process.alive:
+        if time.monotonic() > deadline:
+            _signal(process, signal.SIGKILL)
+            deadline = time.monotonic() + 10
+        time.sleep(0.05)
+
+
+def _signal(process: state.Proc, number: int) -> None:
+    if process.alive:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, number)
