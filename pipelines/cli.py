@@ -305,8 +305,6 @@ def demo(
 
 
 services.register(app)
-
-
 app.command()(replay)
 
 
