@@ -120,6 +120,7 @@ class Poll(beam.DoFn):
         self.beaten: dict[str, float] = {}
         self.reported: dict[str, float] = {}
         self.away: dict[str, float] = {}
+        self.same: set[str] = set()
 
     def teardown(self) -> None:
         """Disconnect."""
@@ -134,6 +135,7 @@ class Poll(beam.DoFn):
         state = position.read()
         at: Position | None = pickle.loads(state) if state else None
         try:
+            self._same_topic(source)
             if at is None:
                 at = self._begin(source, partition)
             while True:
@@ -149,12 +151,23 @@ class Poll(beam.DoFn):
         if at is not None:
             position.write(pickle.dumps(at, protocol=5))
 
+    def _same_topic(self, source: EventSource) -> None:
+        """Once per worker: the topic is the one that the job began with. Raises DataError."""
+        if source.name not in self.same:
+            expected, present = self.spec.topics.get(source.name), self.reader.identity(source.topic)
+            if expected and present != expected:
+                raise DataError(
+                    f"topic {source.topic!r} was deleted and made anew while the stream ran; its offsets mean other records now:"
+                    " start with --from-run of a batch run that holds what came before"
+                )
+            self.same.add(source.name)
+
     def _begin(self, source: EventSource, partition: int) -> Position:
         """Where to read from without state: the resume point, else the first record that there is."""
         if self.spec.restored:
             self.control.say(f"{source.topic}/{partition}: the engine brought no state along; starting from {self.spec.start.why}")
         before, present = self.spec.start.topics.get(source.name), self.spec.topics.get(source.name)
-        if before is not None and before != present:
+        if before and present and before != present:
             raise DataError(
                 f"topic {source.topic!r} was deleted and made anew since the last run; its offsets mean other records now:"
                 " start with --from-run of a batch run that holds what came before"
