@@ -28,18 +28,15 @@ def wall_us() -> int:
 
 @dataclass(frozen=True)
 class Pace:
-    """It is ``event_us0`` at wall time ``wall_us0``, and goes on at ``speed`` times real time, never past ``event_us1``."""
+    """It is ``event_us0`` at wall time ``wall_us0``, and goes on at ``speed`` times real time; 0: it stands still."""
 
     event_us0: int
     wall_us0: int
     speed: float
-    event_us1: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("event_us0", "wall_us0", "event_us1"):
+        for name in ("event_us0", "wall_us0"):
             value = getattr(self, name)
-            if value is None and name == "event_us1":
-                continue
             if type(value) is not int or not _FIRST <= value <= _LAST:
                 raise ValueError(f"{name} is {value!r:.60}; it must be microseconds since 1970, as an integer")
         if type(self.speed) not in (int, float) or not math.isfinite(self.speed) or self.speed < 0:
@@ -47,19 +44,19 @@ class Pace:
 
     @staticmethod
     def parse(text: bytes) -> Pace:
-        """The pace in ``{"event_us0": int, "wall_us0": int, "speed": float}``, with or without ``"event_us1"``. Raises ValueError."""
+        """The pace in ``{"event_us0": int, "wall_us0": int, "speed": float}``. Raises ValueError."""
         raw = json.loads(text)
         if not isinstance(raw, dict):
             raise ValueError("it is no JSON object")
         try:
-            return Pace(raw["event_us0"], raw["wall_us0"], raw["speed"], raw.get("event_us1"))
+            return Pace(raw["event_us0"], raw["wall_us0"], raw["speed"])
         except KeyError as e:
             raise ValueError(f"it lacks {e.args[0]!r}") from None
 
     def at(self, wall: int) -> int:
         """Event time (us) at the wall time ``wall`` (us)."""
         event = self.event_us0 + round(min(max((wall - self.wall_us0) * self.speed, -1e18), 1e18))
-        return min(max(event, _FIRST), _LAST if self.event_us1 is None else self.event_us1)
+        return min(max(event, _FIRST), _LAST)
 
 
 class ReplayClock:

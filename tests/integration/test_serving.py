@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from datetime import timedelta
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from serving.app import create_app
+from serving.request_log import read_requests
 from tests.integration.serving_world import GOOD, NOW, PRINT, make_repo, push, settings, write_rows
 
 
@@ -187,6 +190,108 @@ def test_a_server_starts_without_registry_store_or_model_and_takes_them_when_the
         assert predict(client, GOOD)
 
 
+def test_a_store_that_is_away_is_not_ready_and_becomes_ready_by_itself(tmp_path: Path) -> None:
+    make_repo(tmp_path)
+    push(tmp_path, tmp_path, 1)
+    online, away = tmp_path / "online.db", tmp_path / "away.db"
+    with TestClient(create_app(settings(tmp_path, poll_seconds=0.05))) as client:
+        assert client.get("/v2/health/ready").status_code == 200
+    online.rename(away)
+    online.mkdir()  # there is something, but no database
+    with TestClient(create_app(settings(tmp_path, poll_seconds=0.05))) as client:
+        ready = client.get("/v2/health/ready")
+        assert (ready.status_code, ready.json()) == (
+            503,
+            {"ready": False, "reasons": ["the online store cannot be read (OperationalError)"]},
+        )
+        assert client.post("/v1/models/delay:predict", json={"instances": [GOOD]}).status_code == 503
+        assert "tandem_online_store_up 0.0" in client.get("/metrics").text
+        online.rmdir()
+        away.rename(online)
+        eventually(lambda: client.get("/v2/health/ready").status_code == 200)
+        assert predict(client, GOOD)
+        eventually(lambda: "tandem_online_store_up 1.0" in client.get("/metrics").text)
+
+
+def eventually(true: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "did not come true in time"
+        time.sleep(0.02)
+
+
+def test_what_was_answered_stands_in_the_request_log(world: Path, tmp_path: Path) -> None:
+    with TestClient(create_app(settings(world, request_log=tmp_path))) as client:
+        rows = [GOOD, {**GOOD, "origin": "EWR", "tailnum": "unknown", "carrier": "B6"}]
+        answer = client.post("/v1/models/delay:predict", json={"instances": rows}, headers={"X-Request-Id": "mine-1"})
+        assert answer.headers["x-request-id"] == "mine-1"
+        inputs = [
+            {"name": n, "datatype": t, "shape": [1], "data": [GOOD[n]]}
+            for n, t in (("origin", "BYTES"), ("tailnum", "BYTES"), ("distance", "FP64"))
+        ]
+        infer = client.post("/v2/models/delay/versions/1/infer", json={"inputs": inputs}, headers={"X-Request-Id": "no id\t"})
+        entities = {"features": ["origin_traffic:count_1h"], "entities": {"origin": ["LGA", "XXX"]}}
+        features = client.post("/get-online-features", json=entities)
+        assert client.post("/v1/models/delay:predict", json={"instances": []}).status_code == 422
+    table = read_requests(tmp_path)
+    made = infer.headers["x-request-id"]
+    assert len(made) == 32 and made != features.headers["x-request-id"]
+    log = table.to_pylist()
+    assert [(r["tandem_request"], r["tandem_row"], r["tandem_endpoint"]) for r in log] == [
+        ("mine-1", 0, "predict"),
+        ("mine-1", 1, "predict"),
+        (made, 0, "infer"),
+        (features.headers["x-request-id"], 0, "get-online-features"),
+        (features.headers["x-request-id"], 1, "get-online-features"),
+    ]
+    assert [r["tandem_prediction"] for r in log[:2]] == answer.json()["predictions"]
+    assert [(r["tandem_version"], r["tandem_run"]) for r in log] == [(2, "run-2")] * 2 + [(1, "run-1")] + [(None, None)] * 2
+    assert {r["tandem_as_of"] for r in log} == {NOW}
+    one, two = log[:2]
+    assert (one["origin"], one["tailnum"], one["distance"], one["carrier"]) == ("JFK", "N1", 100.0, None)
+    assert (one["origin_traffic__mean_1h"], one["origin_traffic__mean_1h__status"]) == (12.5, "PRESENT")
+    assert (one["origin_traffic__event_timestamp"], one["origin_traffic__tandem_age"]) == (NOW - timedelta(minutes=4), 240.0)
+    assert (one["origin_traffic__tandem_revision"], one["origin_traffic__tandem_fingerprint"]) == (1, PRINT["origin_traffic"])
+    assert (two["origin_traffic__mean_1h"], two["origin_traffic__tandem_status"]) == (None, "OUTSIDE_MAX_AGE")
+    assert (two["aircraft__last_delay"], two["aircraft__last_delay__status"], two["aircraft__tandem_age"]) == (None, "NOT_FOUND", None)
+    assert [r["origin_traffic__count_1h"] for r in log[3:]] == [0, None]
+
+
+def test_a_log_that_cannot_be_written_fails_no_request(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with TestClient(create_app(settings(world, request_log=tmp_path / "file", request_log_seconds=0.01))) as client:
+        assert predict(client, GOOD)
+        eventually(lambda: 'tandem_request_log_dropped_rows_total{reason="write"} 1.0' in client.get("/metrics").text)
+        assert predict(client, GOOD)
+        assert client.get("/v2/health/ready").status_code == 200
+
+
+def test_the_replay_clock_moves_ages_and_expiry_and_the_log(world: Path, tmp_path: Path) -> None:
+    """It comes after the server started, stands still, and moves on; Feast's reader of the same store sees the same time."""
+    path = tmp_path / "replay" / "clock.json"
+
+    def tell(at: datetime) -> None:
+        path.parent.mkdir(exist_ok=True)
+        made = path.with_suffix(".new")
+        made.write_text(json.dumps({"event_us0": round(at.timestamp() * 1e6), "wall_us0": 0, "speed": 0.0}))
+        made.rename(path)
+
+    def traffic() -> dict[str, Any]:
+        rows: dict[str, Any] = predict(client, GOOD)["features"]["origin_traffic"]
+        return rows
+
+    with TestClient(create_app(settings(world, clock=path, request_log=tmp_path / "log"))) as client:
+        store = client.app.state.dataplane.features._store  # type: ignore[attr-defined]
+        assert traffic()["ages"] == [240.0]  # as_of, while there is no file
+        tell(NOW + timedelta(minutes=1))
+        eventually(lambda: traffic()["ages"] == [300.0])
+        tell(NOW + timedelta(hours=6))
+        eventually(lambda: traffic()["statuses"] == ["OUTSIDE_MAX_AGE"])
+        assert store.clock() == round((NOW + timedelta(hours=6)).timestamp() * 1e6)
+    as_of = read_requests(tmp_path / "log").column("tandem_as_of").to_pylist()
+    assert as_of[0] == NOW and as_of[-1] == NOW + timedelta(hours=6)
+
+
 def test_a_slow_answer_is_503_in_time(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import threading
 
@@ -211,6 +316,7 @@ import sys
 from pathlib import Path
 from fastapi.testclient import TestClient
 from serving.app import create_app
+from serving.request_log import read_requests
 from tests.integration.serving_world import GOOD, settings
 with TestClient(create_app(settings(Path({str(tmp_path)!r})))) as client:
     answer = client.post("/v1/models/delay:predict", json={{"instances": [GOOD]}})

@@ -99,12 +99,22 @@ def test_a_bad_request_gets_one_clear_line(client: TestClient, path: str, body: 
 
 
 def test_other_media_types_and_methods(client: TestClient) -> None:
-    assert client.post(PREDICT, content=rows(), headers={"content-type": "text/csv"}).status_code == 415
+    for media in ("text/csv", "multipart/form-data; boundary=x", "application/xml", "application/x-protobuf", "image/png", "avro"):
+        answer = client.post(PREDICT, content=rows(), headers={"content-type": media})
+        assert (answer.status_code, "is not JSON; send application/json" in answer.json()["error"]) == (415, True), media
     assert client.post(PREDICT, content=rows(), headers={"content-encoding": "gzip"}).status_code == 415
     assert client.get(PREDICT).status_code in (404, 405)
     assert client.post("/metrics").status_code == 405
     assert client.get("/v1/models/none").status_code == 404
     assert client.get("/v2/models/none/ready").status_code == 404
+
+
+def test_bodies_as_curl_sends_them_are_json(client: TestClient) -> None:
+    curl = "application/x-www-form-urlencoded"
+    for media in (curl, "", "text/plain; charset=utf-8", "application/octet-stream", "Application/JSON", "application/vnd.api+json"):
+        assert client.post(PREDICT, content=rows(), headers={"content-type": media}).status_code == 200, media
+    assert client.request("POST", PREDICT, content=rows()).status_code == 200
+    assert client.post(PREDICT, content=b"a=1&b=2", headers={"content-type": curl}).status_code == 400
 
 
 anything = st.recursive(
