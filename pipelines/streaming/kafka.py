@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
+import numpy as np
 import pyarrow as pa
 from kafka import errors as kafka_errors
 from kafka.future import Future
@@ -64,6 +65,21 @@ class Polled:
     """Which topic of this name, as of ``Reader.identity``."""
     columns: Columns | None = field(default=None, repr=False)
     """Where keys and headers are found; without: there are none."""
+
+    def before(self, offset: int) -> Polled:
+        """The records before this offset; the rest is left for another poll."""
+        n = int(np.searchsorted(self.offsets, offset))
+        if n == len(self.offsets):
+            return self
+        return replace(
+            self,
+            payloads=self.payloads.slice(0, n),
+            offsets=self.offsets[:n],
+            timestamps_us=self.timestamps_us[:n],
+            next_offset=int(self.offsets[n]),
+            at_end=False,
+            columns=None if self.columns is None else self.columns.slice(0, n),
+        )
 
     def original(self, rows: Ints) -> list[Original]:
         """Key, value and headers of these rows, as they were produced: for dead letters."""
