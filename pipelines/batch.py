@@ -1,7 +1,8 @@
 """``tandem batch``: a range of history to offline feature rows, as Beam jobs that any runner can take.
 
-Events -> contract -> tiles -> windows -> rows (first job); analyzers over the rows (second); rows -> transform graph -> offline
-rows (third). All is written in the run's folder and becomes visible by one rename per feature group at the end.
+Events -> contract -> tiles -> windows -> rows (first job, which also keeps the tiles that a stream starts from); analyzers over the
+rows (second); rows -> transform graph -> offline rows (third). All is written in the run's folder and becomes visible by one rename
+per feature group at the end.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def run_batch(
     if start >= end:
         raise ConfigError(f"range {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}: the end must be after the start")
     sources = {g.source.name: g.source for g in repo.groups.values()}
-    begin_us = {n: us(start) - max(g.longest_us + g.hop_us for g in repo.groups.values() if g.source.name == n) for n in sources}
+    begin_us = {n: min(_first_event(g, us(start), us(end)) for g in repo.groups.values() if g.source.name == n) for n in sources}
     progress("listing and hashing input files")
     files = {n: list_files(data, s, begin_us[n], us(end)) for n, s in sources.items()}
     if not any(files.values()):
@@ -113,7 +114,7 @@ def run_batch(
             settings=settings.model_dump(),
             runner=runner,
         )
-        for leftover in ("rows", "offline", "dead_letters"):
+        for leftover in ("rows", "offline", "dead_letters", "tiles"):
             shutil.rmtree(run.folder / leftover, ignore_errors=True)
         try:
             _make(repo, run, sources, files, begin_us, us(start), us(end), us(created), graphs, options(runner, beam_args), progress)
@@ -125,6 +126,11 @@ def run_batch(
                 raise DataError(f"the batch job failed: {line}; mend the cause and run the same command again") from error
             raise
         return BatchResult(_publish(repo, run), False)
+
+
+def _first_event(group: FeatureGroup, start: int, end: int) -> int:
+    """The earliest event time that rows after ``start``, or a stream that goes on at ``end``, can need."""
+    return min(start - group.longest_us - group.hop_us, steps.seed_start(group, end))
 
 
 def _make(
@@ -167,7 +173,9 @@ def _make(
                     | f"Tile {group.name}" >> beam.ParDo(steps.Tile(group, settings.shards, length, start, end))
                     | f"Shuffle {group.name}" >> beam.GroupByKey()
                     | f"Window {group.name}"
-                    >> beam.ParDo(steps.WindowRows(group, length, start, end, str(rows_dir))).with_outputs("stats", main="files")
+                    >> beam.ParDo(steps.WindowRows(group, length, start, end, str(rows_dir), str(run.folder / "tiles"))).with_outputs(
+                        "stats", main="files"
+                    )
                 )
                 stats.append(made.stats)
         _ = (
@@ -184,6 +192,7 @@ def _make(
         events={k.removeprefix("read/"): n for k, n in sorted(counts.items()) if k.startswith("read/")},
         rejected=rejected,
         rows={k.removeprefix("rows/"): n for k, n in sorted(counts.items()) if k.startswith("rows/")},
+        tiles={"end_us": end, "shards": settings.shards, "groups": {n: counts.get(f"tiles/{n}", 0) for n in repo.groups}},
     )
     share = sum(rejected.values()) / max(read_total, 1)
     if share > settings.max_reject_share:

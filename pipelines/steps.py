@@ -20,13 +20,15 @@ import pyarrow.parquet as pq
 
 from pipelines.event_files import EventFile, events
 from transforms.aggregates import merge, rows_between, tile
-from transforms.definitions import CREATED, FINGERPRINT, TIMESTAMP, EventSource, FeatureGroup
+from transforms.definitions import CREATED, FINGERPRINT, TIMESTAMP, EventSource, FeatureGroup, micros
 from transforms.graph import TransformGraph
 from transforms.hashing import shard_of
 
-__all__ = ["ReadEvents", "Tile", "TransformFile", "WindowRows", "from_ipc", "slice_us", "to_ipc", "write_parquet"]
+__all__ = ["ReadEvents", "Tile", "TransformFile", "WindowRows", "from_ipc", "seed_start", "slice_us", "to_ipc", "write_parquet"]
 
 DAY_US = 86_400_000_000
+_SEED = -(2**62)
+"""In the place of a slice's start: the tiles that a stream which goes on at the end starts from."""
 
 
 def to_ipc(batch: pa.RecordBatch) -> bytes:
@@ -61,6 +63,11 @@ def slice_us(group: FeatureGroup, days: int) -> int:
     return max(days * DAY_US, -(-group.longest_us // DAY_US) * DAY_US)
 
 
+def seed_start(group: FeatureGroup, end: int) -> int:
+    """The first tile that rows after ``end``, or late corrections of rows before it, can still need (microseconds)."""
+    return (end - group.longest_us - group.hop_us - micros(group.source.allowed_lateness)) // group.hop_us * group.hop_us
+
+
 class ReadEvents(beam.DoFn):
     """EventFile -> valid batches of ``source`` with event times in [start, end), and dead letters in a Parquet file.
 
@@ -91,7 +98,8 @@ class ReadEvents(beam.DoFn):
 
 
 class Tile(beam.DoFn):
-    """RecordBatch of events -> ((slice start, shard), IPC tiles), each tile sent to every slice whose windows can reach it."""
+    """RecordBatch of events -> ((slice start, shard), IPC tiles), each tile sent to every slice whose windows can reach it,
+    and to the seed of its shard if windows over the end can."""
 
     def __init__(self, group: FeatureGroup, shards: int, length: int, start: int, end: int) -> None:
         self.group, self.shards, self.length, self.start, self.end = group, shards, length, start, end
@@ -109,21 +117,32 @@ class Tile(beam.DoFn):
         if not len(starts):
             return
         for place in range(int(low.min()), int(high.max()) + 1):
-            here = (low <= place) & (place <= high) & (first <= last)
-            for number in np.unique(shard[here]):
-                yield (place * self.length, int(number)), to_ipc(tiles.filter(pa.array(here & (shard == number))))
+            yield from self._parts(place * self.length, tiles, shard, (low <= place) & (place <= high) & (first <= last))
+        yield from self._parts(_SEED, tiles, shard, starts >= seed_start(group, self.end))
+
+    @staticmethod
+    def _parts(place: int, tiles: pa.RecordBatch, shard: Any, here: Any) -> Iterator[tuple[tuple[int, int], bytes]]:
+        for number in np.unique(shard[here]):
+            yield (place, int(number)), to_ipc(tiles.filter(pa.array(here & (shard == number))))
 
 
 class WindowRows(beam.DoFn):
-    """((slice start, shard), tiles) -> one Parquet file of feature rows; emits its path. Output ``stats``: rows per group."""
+    """((slice start, shard), tiles) -> one Parquet file of feature rows in ``folder``; emits its path.
 
-    def __init__(self, group: FeatureGroup, length: int, start: int, end: int, folder: str) -> None:
-        self.group, self.length, self.start, self.end, self.folder = group, length, start, end, folder
+    The tiles of a shard's seed are merged and kept in ``seeds``. Output ``stats``: rows and seed tiles per group.
+    """
+
+    def __init__(self, group: FeatureGroup, length: int, start: int, end: int, folder: str, seeds: str) -> None:
+        self.group, self.length, self.start, self.end, self.folder, self.seeds = group, length, start, end, folder, seeds
 
     def process(self, item: tuple[tuple[int, int], Iterable[bytes]]) -> Iterator[Any]:
         """Merge, window, write."""
         (place, shard), parts = item
         tiles = merge([from_ipc(part) for part in parts], self.group)
+        if place == _SEED:
+            write_parquet(tiles, Path(self.seeds) / self.group.name / f"shard-{shard:04d}.parquet")
+            yield beam.pvalue.TaggedOutput("stats", (f"tiles/{self.group.name}", tiles.num_rows))
+            return
         rows = rows_between(tiles, self.group, max(place, self.start), min(place + self.length, self.end))
         if rows.num_rows:
             day = datetime.fromtimestamp(place / 1e6, UTC).date()
