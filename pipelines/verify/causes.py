@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.verify.compare import Comparison, codes, compare, locate, table_of
+from pipelines.verify.compare import Comparison, codes, common_codes, compare, locate, table_of
 from transforms.aggregates import merge, rows_between, tile
 from transforms.definitions import FINGERPRINT, EventSource, FeatureGroup, micros
 from transforms.graph import TransformGraph
@@ -94,11 +94,8 @@ def recorded(events: pa.Table, late: pa.Table, source: EventSource, group: str |
     if OFFSET in events.schema.names:
         place = locate(_keyed(events), _keyed(late), [PARTITION, OFFSET])
         return (place >= 0) & (_int(events, OFFSET) >= 0)
-    names = source.arrow_schema.names
-    both = pa.concat_tables([events.select(names), late.select(names)])
-    code = codes([both.column(c) for c in names])
-    mine, theirs = _numbered(code[: events.num_rows]), _numbered(code[events.num_rows :])
-    return np.isin(mine, theirs)
+    mine, theirs = common_codes([events, late], source.arrow_schema.names)
+    return np.isin(_numbered(mine), _numbered(theirs))
 
 
 def _keyed(table: pa.Table) -> pa.Table:
@@ -277,9 +274,7 @@ class _Case:
         gone = self.events.filter(pa.array(left_out))
         if not gone.num_rows:
             return np.zeros(names.num_rows, np.bool_)
-        both = pa.concat_tables([names.select(group.entity.keys), gone.select(group.entity.keys)])
-        code = codes([both.column(k) for k in group.entity.keys])
-        key, event_key = code[: names.num_rows], code[names.num_rows :]
+        key, event_key = common_codes([names, gone], group.entity.keys)
         # Whole hops suffice: boundaries are some, and a tile is in a row as a whole or not at all.
         tile_ = _us(gone, group.source.event_time) // group.hop_us
         boundary, reach = (_us(names, "event_timestamp") - group.delay_us) // group.hop_us, group.longest_us // group.hop_us + 1

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION
 from transforms.errors import DataError
 
-__all__ = ["Comparison", "Newest", "codes", "compare", "locate", "newest", "same", "table_of"]
+__all__ = ["Comparison", "Newest", "codes", "common_codes", "compare", "locate", "newest", "same", "table_of"]
 
 Int = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
@@ -79,8 +79,8 @@ def codes(columns: Sequence[pa.Array | pa.ChunkedArray]) -> Int:
     return code.astype(np.int64).reshape(-1)
 
 
-def _codes_of(tables: Sequence[pa.Table], names: Sequence[str]) -> list[Int]:
-    """:func:`codes` over several tables in common: one array each."""
+def common_codes(tables: Sequence[pa.Table], names: Sequence[str]) -> list[Int]:
+    """:func:`codes` of the columns ``names`` over several tables in common: one array each."""
     code = codes([pa.concat_arrays([_chunk(t.column(n)) for t in tables]) for n in names])
     return np.split(code, np.cumsum([t.num_rows for t in tables])[:-1])
 
@@ -88,7 +88,7 @@ def _codes_of(tables: Sequence[pa.Table], names: Sequence[str]) -> list[Int]:
 def locate(wanted: pa.Table, rows: pa.Table, names: Sequence[str]) -> Int:
     """Where each of N ``wanted`` rows stands in ``rows`` by the values of the columns ``names``: int64 [N], -1 where it is not there.
     Of several, the last one."""
-    mine, theirs = _codes_of([wanted, rows], names)
+    mine, theirs = common_codes([wanted, rows], names)
     place = np.full(int(max(mine.max(initial=-1), theirs.max(initial=-1))) + 1, -1, np.int64)
     place[theirs] = np.arange(len(theirs))
     return place[mine]
@@ -211,7 +211,7 @@ def compare(group: str, keys: Sequence[str], batch: pa.Table, stream: pa.Table) 
     """
     batch, stream = table_of(batch), table_of(stream)
     name = [*keys, EVENT_TIMESTAMP]
-    mine, theirs = _codes_of([batch, stream], name)
+    mine, theirs = common_codes([batch, stream], name)
     for side, code in (("batch", mine), ("stream", theirs)):
         if len(np.unique(code)) != len(code):
             raise DataError(f"group {group!r}: two {side} rows have the same keys and event timestamp; compare the newest of each only")

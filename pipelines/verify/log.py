@@ -1,0 +1,167 @@
+"""The events that a stream's rows are made of, as one event log, and the batch rows over exactly these.
+
+History before the stream's beginning comes from the event files, the rest from what the stream read from Kafka. The log is written as
+Parquet into a scratch data folder, and the real batch job (:func:`pipelines.batch.run_batch`, pinned graphs) runs over it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines.batch import run_batch
+from pipelines.event_files import events as file_events
+from pipelines.event_files import list_files
+from pipelines.repo import Repo
+from pipelines.runs import Run
+from pipelines.steps import write_parquet
+from pipelines.verify.causes import OFFSET, PARTITION
+from transforms.definitions import EVENT_TIMESTAMP, EventSource, FeatureGroup
+from transforms.errors import DataError, GraphError
+from transforms.graph import TransformGraph
+from transforms.intake import NEVER
+
+__all__ = ["EventLog", "batch_rows", "check_run", "compose", "found_graphs", "moment_of", "offline_rows", "run_over"]
+
+DAY_US = 86_400_000_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def moment_of(us: int) -> datetime:
+    """The moment of so many microseconds of UTC."""
+    return _EPOCH + timedelta(microseconds=us)
+
+
+@dataclass(frozen=True)
+class EventLog:
+    """``events``: source -> every event (``source.arrow_schema``, ``_partition``, ``_offset``; these are null for events from files).
+    The rows asked for are those with ``start`` < boundary <= ``end`` (microseconds)."""
+
+    events: Mapping[str, pa.Table]
+    start: int
+    end: int
+
+
+def compose(
+    repo: Repo, kafka: Mapping[str, pa.Table], begin: int, end: int, progress: Callable[[str], None] = lambda line: None
+) -> EventLog:
+    """One log of history before ``begin`` (NEVER: none) and the events from Kafka at or after it.
+
+    ``kafka``: source -> ``source.arrow_schema`` with ``_partition`` (int32) and ``_offset`` (int64).
+    """
+    out, earliest = {}, end
+    for name, source in {g.source.name: g.source for g in repo.groups.values()}.items():
+        schema = pa.schema([*source.arrow_schema, pa.field(PARTITION, pa.int32()), pa.field(OFFSET, pa.int64())])
+        live = kafka[name].select(schema.names).cast(schema)
+        times = live.column(source.event_time).cast(pa.int64())
+        live = live.filter(pc.greater_equal(times, begin))
+        parts = [live]
+        if begin != NEVER:
+            back = max(g.longest_us + g.hop_us for g in repo.groups.values() if g.source.name == name)
+            past = _history(repo, source, begin - back, begin, schema)
+            progress(f"{name}: {past.num_rows:,} events of history, {live.num_rows:,} from Kafka since {moment_of(begin):%Y-%m-%d %H:%M}")
+            parts.insert(0, past)
+        else:
+            progress(f"{name}: {live.num_rows:,} events from Kafka")
+        if live.num_rows:
+            earliest = min(earliest, pc.min(live.column(source.event_time).cast(pa.int64())).as_py())
+        out[name] = pa.concat_tables(parts).combine_chunks()
+    return EventLog(out, begin if begin != NEVER else earliest // DAY_US * DAY_US - DAY_US, end)
+
+
+def _history(repo: Repo, source: EventSource, begin: int, end: int, schema: pa.Schema) -> pa.Table:
+    batches = []
+    for file in list_files(repo.data, source, begin, end, hashes=False):
+        now = round(datetime.now(UTC).timestamp() * 1e6)
+        for valid, _ in file_events(file.path, source, now, round(repo.settings.batch.max_future_hours * 3.6e9), name=file.name):
+            times = valid.column(0).cast(pa.int64()).to_numpy(zero_copy_only=False)
+            batches.append(valid.filter(pa.array((times >= begin) & (times < end))))
+    table = pa.Table.from_batches(batches, schema=source.arrow_schema)
+    none = [pa.nulls(table.num_rows, schema.field(n).type) for n in (PARTITION, OFFSET)]
+    return pa.Table.from_arrays([*table.columns, *none], schema=schema)
+
+
+def run_over(repo: Repo, log: EventLog, folder: Path, progress: Callable[[str], None] = lambda line: None) -> tuple[Repo, Run]:
+    """Run the batch job over a log in the scratch data folder ``folder``, with the applied graphs; the repository there, and the run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    scratch = _scratch(repo, folder)
+    for name, source in {g.source.name: g.source for g in scratch.groups.values()}.items():
+        table = log.events[name].select(source.arrow_schema.names)
+        day = table.column(source.event_time).cast(pa.int64()).to_numpy() // DAY_US
+        (folder / source.files).mkdir(parents=True, exist_ok=True)
+        for number in np.unique(day):
+            path = folder / source.files / f"date={moment_of(int(number) * DAY_US):%Y-%m-%d}" / "part-0.parquet"
+            write_parquet(table.filter(pa.array(day == number)), path)
+    if not (folder / "graphs").exists():
+        os.symlink((repo.data / "graphs").resolve(), folder / "graphs")
+    result = run_batch(scratch, moment_of(log.start), moment_of(log.end), now=datetime.now(UTC), pinned=True, progress=progress)
+    rejected = result.run.manifest.get("rejected", {})
+    if rejected:  # they were valid when the stream read them
+        progress(f"the batch job rejected {sum(rejected.values()):,} events that the stream took: {rejected}")
+    return scratch, result.run
+
+
+def _scratch(repo: Repo, folder: Path) -> Repo:
+    """The repository with its data in ``folder``; sources without files get a place."""
+    sources = {n: s if s.files else dataclasses.replace(s, files=f"events/{n}") for n, s in repo.sources.items()}
+    groups = {n: dataclasses.replace(g, source=sources[g.source.name]) for n, g in repo.groups.items()}
+    settings = repo.settings.model_copy(update={"data": folder.resolve()})
+    return dataclasses.replace(repo, settings=settings, sources=sources, groups=groups)
+
+
+def offline_rows(data: Path, group: FeatureGroup, run_id: str) -> pa.Table:
+    """All rows of one run of a group, in no particular order."""
+    folder = data / "offline" / group.name / f"run={run_id}"
+    files = sorted(folder.rglob("*.parquet"))
+    return pa.concat_tables([pq.read_table(f, partitioning=None) for f in files]) if files else group.row_schema.empty_table()
+
+
+def batch_rows(data: Path, groups: Mapping[str, FeatureGroup], run: Run, start: int, end: int) -> dict[str, pa.Table]:
+    """group -> the run's rows with ``start`` < boundary <= ``end``."""
+    out = {}
+    for name, group in groups.items():
+        rows = offline_rows(data, group, run.id)
+        boundary = rows.column(EVENT_TIMESTAMP).cast(pa.int64()).to_numpy() - group.delay_us
+        out[name] = rows.filter(pa.array((boundary > start) & (boundary <= end)))
+    return out
+
+
+def found_graphs(data: Path, group: FeatureGroup) -> Callable[[str], tuple[TransformGraph | None, bool]]:
+    """How to find a group's graphs by fingerprint below ``data/graphs``; each is loaded once."""
+    known: dict[str, tuple[TransformGraph | None, bool]] = {}
+
+    def find(fingerprint: str) -> tuple[TransformGraph | None, bool]:
+        if fingerprint not in known:
+            known[fingerprint] = _load(data / "graphs" / group.name / fingerprint, fingerprint, group) if fingerprint else (None, False)
+        return known[fingerprint]
+
+    return find
+
+
+def _load(path: Path, fingerprint: str, group: FeatureGroup) -> tuple[TransformGraph | None, bool]:
+    try:
+        graph = TransformGraph.load(path, fingerprint)
+        made_of: Any = json.loads((path / "tandem.json").read_text())["definition_hash"]
+    except (GraphError, OSError, ValueError, KeyError):
+        return None, False
+    return graph, made_of == group.definition_hash()
+
+
+def check_run(run: Run, groups: Mapping[str, FeatureGroup]) -> None:
+    """A run to compare with must hold rows of every group. Raises DataError."""
+    missing = sorted(set(groups) - set(run.manifest.get("fingerprints", {})))
+    if run.manifest.get("kind") != "batch" or run.status != "complete" or missing:
+        raise DataError(
+            f"run {run.id} is no complete batch run of all groups" + (f" (no {missing[0]})" if missing else "") + "; name another"
+        )

@@ -1,0 +1,185 @@
+"""The comparison of one stream with one batch run: rows, causes, and what else must hold for the causes to be believed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipelines.verify.causes import CAUSES, EQUAL, OFFSET, PARTITION, UNEXPLAINED, Graphs, Lateness, explain, lateness, recorded
+from pipelines.verify.compare import Comparison, Newest, compare, newest
+from pipelines.verify.record import StreamRecord
+from transforms.definitions import FINGERPRINT, EventSource, FeatureGroup
+
+__all__ = ["GroupProof", "Proof", "SourceProof", "prove"]
+
+Int = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class GroupProof:
+    """A group's rows, compared: R names with a cause each."""
+
+    group: FeatureGroup
+    comparison: Comparison
+    cause: npt.NDArray[np.int8]
+    newest: Newest
+    fingerprint: str
+
+    @property
+    def unexplained(self) -> int:
+        """Rows without a cause, and deliveries of equal revision and other bits."""
+        return int((self.cause == UNEXPLAINED).sum()) + int(self.newest.conflicts.sum())
+
+    def rows(self) -> dict[str, Any]:
+        """Numbers of rows: compared, equal, and by cause those that differ, are missing, are extra."""
+        c = self.comparison
+        same = c.both & ~c.different
+        out: dict[str, Any] = {
+            "batch": c.batch.num_rows,
+            "stream": c.stream.num_rows,
+            "compared": int(c.both.sum()),
+            "equal": int(same.sum()),
+        }
+        for kind in ("different", "missing", "extra"):
+            out[kind] = _by_cause(self.cause[getattr(c, kind)])
+        return out
+
+    def features(self) -> dict[str, dict[str, Any]]:
+        """Per column: values compared, equal, different by cause."""
+        c, out = self.comparison, {}
+        compared = int(c.both.sum())
+        for name, wrong in c.unequal.items():
+            out[name] = {"compared": compared, "equal": compared - int(wrong.sum()), "different": _by_cause(self.cause[wrong])}
+        return out
+
+
+def _by_cause(cause: npt.NDArray[np.int8]) -> dict[str, int]:
+    counts = np.bincount(cause, minlength=len(CAUSES))
+    return {name: int(n) for name, n in zip(CAUSES, counts, strict=True) if n and name != CAUSES[EQUAL]}
+
+
+@dataclass(frozen=True)
+class SourceProof:
+    """A source's events from Kafka: how late they came, and whether the late log says what their order says."""
+
+    source: EventSource
+    lateness: Lateness
+    events: int
+    before: int
+    """Events of the topic that the batch run has already."""
+    noted: int
+    """Events in the late log."""
+    not_late: int
+    """Noted as too late for every group though they were in time."""
+    not_noted: int
+    """Too late by the order of the log, folded past, and not noted."""
+
+    @property
+    def unexplained(self) -> int:
+        """What contradicts the late log."""
+        return self.not_late + self.not_noted
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The whole comparison."""
+
+    record: StreamRecord
+    start: int
+    groups: dict[str, GroupProof]
+    sources: dict[str, SourceProof] = field(default_factory=dict)
+
+    @property
+    def unexplained(self) -> int:
+        """How much nobody can explain: 0 is the proof."""
+        return sum(g.unexplained for g in self.groups.values()) + sum(s.unexplained for s in self.sources.values())
+
+    def problems(self) -> list[str]:
+        """What is unexplained, one line each."""
+        out = []
+        for name, g in self.groups.items():
+            rows = g.rows()
+            for kind in ("different", "missing", "extra"):
+                if n := rows[kind].get(CAUSES[UNEXPLAINED]):
+                    out.append(f"{name}: {n:,} {kind} rows that nothing explains")
+            if n := int(g.newest.conflicts.sum()):
+                out.append(f"{name}: {n:,} deliveries of the same revision with other values: the same events gave two results")
+        for name, s in self.sources.items():
+            if s.not_late:
+                out.append(f"{name}: {s.not_late:,} events are in the late log, but came in time")
+            if s.not_noted:
+                out.append(f"{name}: {s.not_noted:,} events came too late, but are not in the late log")
+        return out
+
+
+def prove(
+    record: StreamRecord,
+    groups: Mapping[str, FeatureGroup],
+    batch: Mapping[str, pa.Table],
+    events: Mapping[str, pa.Table],
+    fingerprints: Mapping[str, str],
+    graphs: Callable[[str], Graphs],
+    start: int,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Proof:
+    """Compare a stream's rows with ``batch`` (group -> rows with ``start`` < boundary, made of ``events``: source -> all of them).
+
+    ``fingerprints``: group -> graph of the batch rows; ``graphs``: group -> how to find a graph by its fingerprint.
+    """
+    known, sources = {}, {}
+    for name, source in {g.source.name: g.source for g in groups.values()}.items():
+        known[name] = lateness(events[name], source)
+        sources[name] = _source(record, source, events[name], known[name], groups)
+    proofs = {}
+    for name, group in groups.items():
+        progress(f"comparing {name}: {batch[name].num_rows:,} batch rows, {record.rows[name].num_rows:,} delivered rows")
+        late, source = record.late[group.source.name], group.source
+        last = newest(record.rows[name], group.entity.keys)
+        comparison = compare(name, group.entity.keys, batch[name], last.rows)
+        log = events[source.name]
+        cause = explain(
+            comparison, group, log, late, record.positions[name], graphs(name), fingerprints[name], start, lateness_known=known[source.name]
+        )
+        proofs[name] = GroupProof(group, comparison, cause, last, fingerprints[name])
+    return Proof(record, start, proofs, sources)
+
+
+def _source(
+    record: StreamRecord, source: EventSource, events: pa.Table, known: Lateness, groups: Mapping[str, FeatureGroup]
+) -> SourceProof:
+    late = record.late[source.name]
+    noted = recorded(events, late, source, None)
+    if OFFSET not in events.schema.names:
+        return SourceProof(source, known, 0, 0, int(noted.sum()), 0, 0)
+    offset = events.column(OFFSET).fill_null(-1).to_numpy()
+    partition = events.column(PARTITION).cast(pa.int64()).fill_null(-1).to_numpy()
+    times = events.column(source.event_time).cast(pa.int64()).to_numpy()
+    # The shard that writes a partition's late events down is the one of its number; all its groups share the position.
+    position = next(record.positions[n] for n, g in groups.items() if g.source.name == source.name)
+    limit = np.zeros(len(offset), np.int64)
+    for number, limits in position.next.items():
+        limit[partition == number] = limits[number % position.shards]
+    live = (offset >= 0) & (offset < limit)
+    ours = live & (times >= record.begin)
+    return SourceProof(
+        source,
+        known,
+        int((offset >= 0).sum()),
+        int((live & (times < record.begin)).sum()),
+        int(noted.sum()),
+        int((noted & ~(known.too_late & (times >= record.begin))).sum()),
+        int((ours & known.too_late & ~noted).sum()),
+    )
+
+
+def fingerprint_counts(proof: GroupProof) -> dict[str, int]:
+    """How many of the newest stream rows bear which fingerprint."""
+    rows = proof.newest.rows
+    if FINGERPRINT not in rows.schema.names or not rows.num_rows:
+        return {}
+    return {str(c["values"]): int(c["counts"]) for c in rows.column(FINGERPRINT).value_counts().to_pylist()}

@@ -1,0 +1,92 @@
+"""What a stream left behind: how far each shard came, the rows that it delivered, the events that it found too late."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipelines.verify.causes import Position
+from transforms.definitions import FeatureGroup
+from transforms.errors import DataError
+from transforms.intake import NEVER
+
+__all__ = ["StreamRecord", "load_record", "position_of"]
+
+Int = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class StreamRecord:
+    """One stream, as of one look at its files.
+
+    ``positions``: group -> how far its shards were; ``rows``: group -> every delivered row in order; ``late``: source -> every event
+    noted as too late; ``begin``: events before it are the batch run's (microseconds; NEVER: there was none); ``run``: that run's id.
+    """
+
+    name: str
+    positions: Mapping[str, Position]
+    rows: Mapping[str, pa.Table]
+    late: Mapping[str, pa.Table]
+    begin: int = NEVER
+    run: str | None = None
+    progress: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+
+    def upto(self, groups: Mapping[str, FeatureGroup]) -> dict[str, dict[int, int]]:
+        """source -> partition -> the offset before which some shard folded everything."""
+        out: dict[str, dict[int, int]] = {}
+        for name, group in groups.items():
+            for partition, limits in self.positions[name].next.items():
+                each = out.setdefault(group.source.name, {})
+                each[partition] = max(each.get(partition, 0), int(limits.max()))
+        return out
+
+    @property
+    def emitted(self) -> int:
+        """The greatest boundary that any shard emitted (microseconds; NEVER: none)."""
+        return max((int(p.emitted.max()) for p in self.positions.values()), default=NEVER)
+
+
+def position_of(progress: Mapping[int, Mapping[str, Any]], group: FeatureGroup) -> Position:
+    """How far the shards of a group were, by the resume points of all of them. Raises DataError where one is missing."""
+    shards = max(int(p["shards"]) for p in progress.values())
+    if set(progress) < set(range(shards)):
+        missing = min(set(range(shards)) - set(progress))
+        raise DataError(f"shard {missing} of {shards} saved no progress yet; let the stream run for a moment, then verify again")
+    emitted = np.full(shards, NEVER, np.int64)
+    limits: dict[int, Int] = {}
+    for number in range(shards):
+        point = progress[number]
+        boundary = point["emitted"].get(group.name)
+        emitted[number] = NEVER if boundary is None else boundary
+        for partition, at in point["partitions"].get(group.source.name, {}).items():
+            limits.setdefault(int(partition), np.zeros(shards, np.int64))[number] = at["next"]
+    return Position(emitted, limits)
+
+
+def load_record(folder: Path, name: str, groups: Mapping[str, FeatureGroup], begin: int, run: str | None) -> StreamRecord:
+    """The record of the stream whose folder is ``folder`` (``data/stream/<name>``). Raises DataError, one line.
+
+    The rows are read before the resume points: a stream that goes on meanwhile has then vouched for every row read, but for what it is
+    delivering right now.
+    """
+    from pipelines.streaming.control import Control
+    from pipelines.streaming.row_log import read_late, read_rows
+
+    if not (folder / "progress").is_dir():
+        known = sorted(p.name for p in folder.parent.glob("*") if (p / "progress").is_dir())
+        raise DataError(
+            f"there is no stream called {name!r} below {folder.parent}"
+            + (f"; there is {', '.join(known)}: name it with --name" if known else "; run 'tandem stream' first")
+        )
+    rows = {n: read_rows(folder, g) for n, g in groups.items()}
+    late = {s: read_late(folder, source) for s, source in {g.source.name: g.source for g in groups.values()}.items()}
+    progress = Control(folder).load_progress()
+    if not progress:
+        raise DataError(f"stream {name!r} saved no progress yet; let it run for a moment, then verify again")
+    return StreamRecord(name, {n: position_of(progress, g) for n, g in groups.items()}, rows, late, begin, run, progress)
