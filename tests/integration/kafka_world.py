@@ -1,0 +1,76 @@
+"""What tests with a real broker share: topics, records, transactions, and reading all that a reader of committed records sees."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka import KafkaAdminClient, KafkaProducer
+
+from pipelines.config import KafkaSettings
+from pipelines.streaming.kafka import Reader, client_options
+from pipelines.streaming.records import Original
+
+_number = itertools.count()
+
+
+def options_of(bootstrap: str) -> dict[str, Any]:
+    """Client options as a job gets them."""
+    return client_options(KafkaSettings(bootstrap_servers=bootstrap), Path("."))
+
+
+def new_topic(options: dict[str, Any], partitions: int = 1, name: str | None = None, **config: str) -> str:
+    """A new topic; its name."""
+    topic = name or f"t{next(_number)}"
+    admin = KafkaAdminClient(**options)
+    try:
+        configs = {key.replace("_", "."): value for key, value in config.items()}
+        admin.create_topics({topic: {"num_partitions": partitions, "configs": configs}}, wait_for_metadata=True)
+    finally:
+        admin.close()
+    return topic
+
+
+def producer(options: dict[str, Any], **more: Any) -> KafkaProducer:
+    """A producer for tests, to be used as a context."""
+    return KafkaProducer(**options, **more)
+
+
+def produce(options: dict[str, Any], topic: str, values: Iterable[bytes], partition: int = 0, **more: Any) -> None:
+    """Records without keys in one partition, acknowledged."""
+    with producer(options, **more) as p:
+        for sent in [p.send(topic, value, partition=partition) for value in values]:
+            sent.get(30)
+
+
+def drain(reader: Reader, topic: str, partition: int = 0, offset: int | None = None, max_records: int = 1000) -> list[Original]:
+    """All committed records from an offset (default: the first there is) to the end."""
+    at = reader.start(topic, partition) if offset is None else offset
+    end, found = reader.end(topic, partition), []
+    while at < end:
+        polled = reader.poll(topic, partition, at, max_records, 1000)
+        found += polled.original(range_of(polled.offsets))
+        assert polled.next_offset > at, "no progress"
+        at = polled.next_offset
+    return found
+
+
+def range_of(offsets: Any) -> Any:
+    """Every row."""
+    import numpy as np
+
+    return np.arange(len(offsets))
+
+
+def until(done: Callable[[], Any], seconds: float = 60.0) -> Any:
+    """Ask again and again until the answer is true; returns it."""
+    deadline = time.monotonic() + seconds
+    while not (answer := done()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {seconds} s")
+        time.sleep(0.02)
+    return answer
