@@ -15,6 +15,7 @@ from rich.table import Column, Table
 
 from pipelines.commands import services
 from pipelines.commands.replay import replay
+from pipelines.commands.stream import app as stream_app
 from pipelines.console import (
     DEFAULT_REPO,
     DataOption,
@@ -306,6 +307,7 @@ def demo(
 
 services.register(app)
 app.command()(replay)
+app.add_typer(stream_app, name="stream")
 
 
 def fail(error: BaseException) -> int:

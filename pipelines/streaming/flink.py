@@ -122,6 +122,7 @@ class FlinkJob:
         for leftover in ("checkpoints", "job", "tmp") if self.cluster is None else ("job", "tmp"):
             shutil.rmtree(options.folder / leftover, ignore_errors=True)  # the embedded Flink never restores another one's
         (options.folder / "tmp").mkdir(parents=True, exist_ok=True)
+        options.folder.chmod(0o700)  # the job's description holds what logs in to Kafka
         if self.cluster is None:
             self._pool = WorkerPool(options.folder / "worker.log", preload=self._preload, prestart=True, say=self.say)
             pool = self._pool.address
@@ -136,6 +137,7 @@ class FlinkJob:
                         str(java()),
                         f"-Xmx{options.heap_mb}m",
                         "-XX:+UseSerialGC",
+                        "-XX:TieredStopAtLevel=1",  # half the processor time at the start; the work is done in Python
                         "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
                         f"-Djava.io.tmpdir={options.folder / 'tmp'}",
                         *ADD_OPENS,
@@ -224,10 +226,10 @@ class FlinkJob:
         """End the job and all that was started for it. What was delivered is durable; nothing else counts."""
         if self.cluster is not None and self._java is not None and self._java.poll() is None:
             self.cluster.cancel_jobs(self.options.name)
-        if self._java is not None:
-            end(self._java, 0 if self.cluster is None else 5)
         if self._pool is not None:
             self._pool.close()
+        if self._java is not None:
+            end(self._java, 0 if self.cluster is None else 5)
         shutil.rmtree(self.options.folder / "tmp", ignore_errors=True)
 
 
