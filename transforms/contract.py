@@ -6,13 +6,14 @@ columnar, so batch and stream cannot differ. A reject is data: a reason code, a 
 
 What is accepted, whatever carries it (the rest of the type rules is "nothing else"):
 
-* string: text that is valid UTF-8; in Arrow also large, dictionary and binary columns that hold such text.
+* string: text that is valid UTF-8, at most 64 KiB of it; in Arrow also large, dictionary and binary columns that hold such text.
 * int64: integers; floats that are integral and in range (``5.0``). Never a bool.
 * float64: floats (``-0.0`` becomes ``0.0``); integers up to 2^53 in magnitude, which a float64 holds exactly. Never a bool.
 * bool: true and false.
 * timestamp: in Arrow a timestamp of any unit, without a zone read as UTC, nanoseconds floored to microseconds; an integer
   as microseconds since 1970 UTC; text ``YYYY-MM-DDThh:mm:ss[.f]`` with one to six digits of fraction and a zone, ``Z`` or
-  ``+hh:mm``. Only the years 1 to 9999. No floats, no leap seconds, no text without a zone.
+  ``+hh:mm``. Only the years 1 to 9999. No floats, no leap seconds, no text without a zone. An event time in the first 60 days
+  of 1970 is a time in seconds or milliseconds taken for microseconds, and is refused as such.
 * Unknown fields are accepted and dropped; a missing optional field is null; a null is a missing value.
 
 A JSON payload is one object in UTF-8 without a byte-order mark. A repeated key at any depth makes it malformed (nobody
@@ -25,7 +26,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -37,7 +38,7 @@ import pyarrow.compute as pc
 
 from transforms.definitions import ARROW_TYPES, TIMESTAMP, EventSource, Field, micros
 
-__all__ = ["DEAD_LETTER_SCHEMA", "REASONS", "Checked", "check", "check_json", "dead_letters", "encode_json"]
+__all__ = ["DEAD_LETTER_SCHEMA", "REASONS", "Checked", "check", "check_json", "check_records", "dead_letters", "encode_json"]
 
 UNREADABLE_FILE = "unreadable_file"
 """A whole file cannot be read: damaged, truncated, not of its format."""
@@ -45,12 +46,16 @@ MALFORMED = "malformed"
 """Not JSON, not an object, no payload at all, a repeated key, nested too deep; a batch with a field's column twice."""
 INVALID_UTF8 = "invalid_utf8"
 """A payload or a string field is not valid UTF-8 (in JSON also an unpaired surrogate escape)."""
+UNKNOWN_SCHEMA = "unknown_schema"
+"""A payload names a schema that its registry does not know, or that no event can be read by."""
 MISSING_TIMESTAMP = "missing_timestamp"
 """The event time is absent or null."""
 WRONG_TYPE_TIMESTAMP = "wrong_type_timestamp"
 """The event time is no timestamp."""
 NONPOSITIVE_TIMESTAMP = "nonpositive_timestamp"
 """The event time is zero or negative: at or before 1970."""
+WRONG_UNIT_TIMESTAMP = "wrong_unit_timestamp"
+"""The event time lies in the first 60 days of 1970: seconds or milliseconds where microseconds are meant."""
 FUTURE_TIMESTAMP = "future_timestamp"
 """The event time is further ahead of now than allowed."""
 MISSING_FIELD = "missing_field"
@@ -59,6 +64,8 @@ WRONG_TYPE = "wrong_type"
 """A field's value is not of the field's type."""
 OVERFLOW = "overflow"
 """A number that its field's type cannot hold exactly: beyond int64, or an integer beyond 2^53 for a float64."""
+TOO_LONG = "too_long"
+"""A text of more than 64 KiB in UTF-8: nothing that a feature is made of, but enough of them fill every memory on the way."""
 NAN = "nan"
 """A number is not a number."""
 INFINITE = "infinite"
@@ -69,8 +76,8 @@ NOT_IN_DOMAIN = "not_in_domain"
 """A value is none of the field's ``domain``."""
 
 REASONS = (
-    UNREADABLE_FILE, MALFORMED, INVALID_UTF8, MISSING_TIMESTAMP, WRONG_TYPE_TIMESTAMP, NONPOSITIVE_TIMESTAMP, FUTURE_TIMESTAMP,
-    MISSING_FIELD, WRONG_TYPE, OVERFLOW, NAN, INFINITE, OUT_OF_RANGE, NOT_IN_DOMAIN,
+    UNREADABLE_FILE, MALFORMED, INVALID_UTF8, UNKNOWN_SCHEMA, MISSING_TIMESTAMP, WRONG_TYPE_TIMESTAMP, NONPOSITIVE_TIMESTAMP,
+    WRONG_UNIT_TIMESTAMP, FUTURE_TIMESTAMP, MISSING_FIELD, WRONG_TYPE, OVERFLOW, TOO_LONG, NAN, INFINITE, OUT_OF_RANGE, NOT_IN_DOMAIN,
 )  # fmt: skip
 """All reason codes, in order: the first that holds for any field is the record's reason; among fields, the first in schema order."""
 
@@ -91,7 +98,10 @@ DEAD_LETTER_SCHEMA = pa.schema([
 _CODE = {reason: np.uint8(i) for i, reason in enumerate(REASONS)}
 _OK = np.uint8(255)
 _MAX_DEPTH = 64
+_MAX_TEXT_BYTES = 64 << 10
 _MAX_INT64, _EXACT = 2**63 - 1, 2**53
+# Seconds taken for microseconds lie within the first hours of 1970, milliseconds within its first 60 days until the year 2111.
+_WRONG_UNIT_US = micros(timedelta(days=60))
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MIN_US = micros(datetime.min.replace(tzinfo=UTC) - _EPOCH)
 _MAX_US = micros(datetime.max.replace(tzinfo=UTC) - _EPOCH)
@@ -100,6 +110,8 @@ _ISO = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T([01][0-9]|2[0-3]):[0-9]{2}:[0-9]
 # The Python types of JSON values that Arrow converts as the contract wants it.
 _CLEAN: dict[str, set[type]] = {"string": {str}, "int64": {int}, "float64": {float, int}, "bool": {bool}, "timestamp": {int}}
 
+Now = int | npt.NDArray[np.int64]
+"""The instant at which records are judged: one for all, or one for each."""
 Codes = npt.NDArray[np.uint8]
 Column = tuple[pa.Array, Codes]
 """A column converted to its field's type, and a code per row: ``_OK`` or the index of a reason."""
@@ -129,8 +141,8 @@ class Checked:
         return np.flatnonzero(_valid(self.reasons))
 
 
-def check(batch: pa.RecordBatch, source: EventSource, now_us: int, max_future_us: int) -> Checked:
-    """Judge N Arrow rows of any schema at the instant ``now_us`` (UTC microseconds).
+def check(batch: pa.RecordBatch, source: EventSource, now_us: Now, max_future_us: int) -> Checked:
+    """Judge N Arrow rows of any schema at the instant ``now_us`` (UTC microseconds; an int64 array [N] gives each row its own).
 
     An event time later than ``now_us + max_future_us`` is refused. Never raises for what the rows hold.
     """
@@ -149,18 +161,33 @@ def check(batch: pa.RecordBatch, source: EventSource, now_us: int, max_future_us
     return _judge(source, columns, start, notes, lambda name, row: _raw(raw[name], row), now_us, max_future_us)
 
 
-def check_json(payloads: pa.Array | Sequence[bytes | None], source: EventSource, now_us: int, max_future_us: int) -> Checked:
+def check_json(payloads: pa.Array | Sequence[bytes | None], source: EventSource, now_us: Now, max_future_us: int) -> Checked:
     """Judge N payloads (a binary or string array, or a sequence of bytes or None), each one JSON object; as :func:`check`."""
     if isinstance(payloads, (pa.Array, pa.ChunkedArray)):
         payloads = _as_bytes(payloads)
     records: list[dict[str, Any]] = []
-    start, notes = _all_ok(len(payloads)), {}
+    refused: dict[int, tuple[str, str]] = {}
     for row, payload in enumerate(payloads):
         try:
             records.append(_parse(payload))
         except _Refused as e:
             records.append({})
-            start[row], notes[row] = _CODE[e.reason], e.detail
+            refused[row] = e.reason, e.detail
+    return check_records(records, refused, source, now_us, max_future_us)
+
+
+def check_records(
+    records: Sequence[Mapping[str, Any]], refused: Mapping[int, tuple[str, str]], source: EventSource, now_us: Now, max_future_us: int
+) -> Checked:
+    """Judge N decoded records, whatever carried them; as :func:`check`.
+
+    Values are None, bool, int, float, str, bytes (text, for a string field), or anything else, which is of no field's type.
+    ``refused`` maps the positions of records that could not be decoded to (reason, detail); what stands there is not looked at.
+    """
+    start = _all_ok(len(records))
+    for row, (reason, _) in refused.items():
+        start[row] = _CODE[reason]
+    notes = {row: detail for row, (_, detail) in refused.items()}
     columns = {name: _from_values([r.get(name) for r in records], dtype) for name, dtype in _typed(source)}
     return _judge(source, columns, start, notes, lambda name, row: records[row].get(name), now_us, max_future_us)
 
@@ -209,7 +236,7 @@ def dead_letters(
 
 def _judge(
     source: EventSource, columns: dict[str, Column], start: Codes, notes: dict[int, str], raw: Callable[[str, int], Any],
-    now_us: int, max_future_us: int,
+    now_us: Now, max_future_us: int,
 ) -> Checked:  # fmt: skip
     """Apply the rules to converted columns. ``start`` and ``notes`` are verdicts that hold for whole records already."""
     us, time_codes = columns[source.event_time]
@@ -218,7 +245,10 @@ def _judge(
     time_codes[time_codes != _OK] = _CODE[WRONG_TYPE_TIMESTAMP]
     _mark(time_codes, absent, MISSING_TIMESTAMP)
     _mark(time_codes, micros_of <= 0, NONPOSITIVE_TIMESTAMP)
-    _mark(time_codes, micros_of > min(now_us + max_future_us, _MAX_US), FUTURE_TIMESTAMP)
+    _mark(time_codes, micros_of < _WRONG_UNIT_US, WRONG_UNIT_TIMESTAMP)
+    now_us = max(_MIN_US, min(_MAX_US, now_us)) if isinstance(now_us, int) else np.clip(now_us, _MIN_US, _MAX_US)
+    horizon = now_us + min(max_future_us, _MAX_US - _MIN_US)
+    _mark(time_codes, micros_of > np.minimum(horizon, _MAX_US), FUTURE_TIMESTAMP)
     times = pa.array(micros_of, mask=absent | (micros_of < _MIN_US) | (micros_of > _MAX_US)).cast(TIMESTAMP)
     arrays = [times]
     for f in source.fields:
@@ -265,6 +295,8 @@ def _apply_rules(f: Field, array: pa.Array, codes: Codes) -> Codes:
         whole = _int64(array)
         low, high = _whole_bounds(f)
         _mark(codes, present & ((whole < low) | (whole > high)) if low <= high else present, OUT_OF_RANGE)
+    elif f.dtype == "string":
+        _mark(codes, pc.fill_null(pc.binary_length(array), 0).to_numpy(zero_copy_only=False) > _MAX_TEXT_BYTES, TOO_LONG)
     if f.domain is not None:
         known = pc.is_in(array, value_set=pa.array(list(f.domain), type=array.type))
         _mark(codes, present & ~known.to_numpy(zero_copy_only=False), NOT_IN_DOMAIN)
@@ -289,6 +321,10 @@ def _detail(source: EventSource, name: str, reason: str, value: Any, max_future_
         shown = f"{name}={shown if len(shown) <= 100 else shown[:97] + '...'}"
     if reason == FUTURE_TIMESTAMP:
         return f"{shown} lies more than {timedelta(microseconds=max_future_us)} ahead of now"
+    if reason == WRONG_UNIT_TIMESTAMP:
+        return f"{shown} lies in early 1970: it looks like seconds or milliseconds; send microseconds"
+    if reason == TOO_LONG:
+        return f"{shown} is longer than {_MAX_TEXT_BYTES} bytes"
     if reason in (WRONG_TYPE_TIMESTAMP, NONPOSITIVE_TIMESTAMP):
         return f"{shown} {'is no timestamp' if reason == WRONG_TYPE_TIMESTAMP else 'is not after 1970'}"
     f = source.field(name)
@@ -421,6 +457,11 @@ def _value(value: Any, dtype: str) -> Any:
         except UnicodeEncodeError:
             raise _Refused(INVALID_UTF8) from None
         return value
+    if dtype == "string" and kind is bytes:
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            raise _Refused(INVALID_UTF8) from None
     if dtype == "bool" and kind is bool:
         return value
     if dtype == "float64" and kind is float:

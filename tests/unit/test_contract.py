@@ -21,6 +21,7 @@ from transforms.definitions import EventSource, Field
 NOW = 1_700_000_000_000_000
 AHEAD = 3_600_000_000
 T = NOW - 1_000_000
+SIXTY_DAYS = 60 * 86_400_000_000
 SOURCE = EventSource(
     name="departures",
     fields=[
@@ -105,6 +106,10 @@ BAD_JSON: list[tuple[str, bytes | None, str]] = [
     ("nonpositive_timestamp", payload(departed_at=0), "=0"),
     ("nonpositive_timestamp", payload(departed_at=-(10**30)), "not after 1970"),
     ("nonpositive_timestamp", payload(departed_at="1969-12-31T23:59:59Z"), "1969"),
+    ("wrong_unit_timestamp", payload(departed_at=T // 10**6), "looks like seconds or milliseconds"),
+    ("wrong_unit_timestamp", payload(departed_at=T // 10**3), "looks like seconds or milliseconds"),
+    ("wrong_unit_timestamp", payload(departed_at=SIXTY_DAYS - 1), "looks like seconds or milliseconds"),
+    ("wrong_unit_timestamp", payload(departed_at="1970-01-01T00:00:01Z"), "1970"),
     ("future_timestamp", payload(departed_at=NOW + AHEAD + 1), "1:00:00"),
     ("future_timestamp", payload(departed_at=T * 1000), "departed_at"),
     ("future_timestamp", payload(departed_at=10**30), "departed_at"),
@@ -124,6 +129,8 @@ BAD_JSON: list[tuple[str, bytes | None, str]] = [
     ("overflow", payload(big=2.0**63), "big"),
     ("overflow", payload(real=2**53 + 1), "real"),
     ("overflow", payload()[:-1].replace(b'"big": 9223372036854775807', b'"big": ' + b"9" * 9_000) + b"}", "big=1000"),
+    ("too_long", payload(flight_id="x" * 65_537), "longer than 65536 bytes"),
+    ("too_long", payload(flight_id="é" * 32_769), "longer than 65536 bytes"),
     ("nan", payload(delay=math.nan), "delay=nan"),
     ("nan", payload(legs=math.nan), "legs"),
     ("infinite", payload(real=math.inf), "real=inf"),
@@ -154,8 +161,8 @@ def test_bad_payload_has_its_code_and_harms_no_neighbour(reason: str, bad: bytes
     assert checked.rejected.tolist() == [1, 3]
 
 
-def test_every_reason_but_that_of_files_has_a_case() -> None:
-    assert {case[0] for case in BAD_JSON} == set(REASONS) - {"unreadable_file"}
+def test_every_reason_that_json_can_have_has_a_case() -> None:
+    assert {case[0] for case in BAD_JSON} == set(REASONS) - {"unreadable_file", "unknown_schema"}
 
 
 @pytest.mark.parametrize(
@@ -177,7 +184,8 @@ def test_every_reason_but_that_of_files_has_a_case() -> None:
         ({"flight_id": ""}, "flight_id", ""),
         ({"flight_id": "a\u0000\U0001f6eb"}, "flight_id", "a\u0000\U0001f6eb"),
         ({"departed_at": NOW + AHEAD}, "departed_at", NOW + AHEAD),
-        ({"departed_at": 1}, "departed_at", 1),
+        ({"departed_at": SIXTY_DAYS}, "departed_at", SIXTY_DAYS),
+        ({"flight_id": "é" * 32_768}, "flight_id", "é" * 32_768),
         ({"departed_at": "2023-11-14T22:13:19Z"}, "departed_at", T),
         ({"departed_at": "2023-11-15T03:43:19.5+05:30"}, "departed_at", T + 500_000),
         ({"landed_at": "0001-01-01T00:00:00.000001Z"}, "landed_at", -62_135_596_799_999_999),
@@ -240,6 +248,7 @@ ARROW_CASES: list[tuple[str, pa.Array, list[str | None]]] = [
      [None, "future_timestamp", "nonpositive_timestamp"]),
     ("departed_at", pa.array([T // 1000, 2**62], pa.int64()).cast(pa.timestamp("ms", tz="America/New_York")), [None, "future_timestamp"]),
     ("departed_at", pa.array([T * 1000 + 999, 999], pa.int64()).cast(pa.timestamp("ns")), [None, "nonpositive_timestamp"]),
+    ("departed_at", pa.array([T // 10**6, T // 10**3, SIXTY_DAYS]), ["wrong_unit_timestamp", "wrong_unit_timestamp", None]),
     ("departed_at", pa.array([T, 2**64 - 1], pa.uint64()), [None, "future_timestamp"]),
     ("departed_at", pa.array([float(T)]), ["wrong_type_timestamp"]),
     ("departed_at", pa.array([True, None]), ["wrong_type_timestamp", "missing_timestamp"]),
@@ -253,6 +262,8 @@ ARROW_CASES: list[tuple[str, pa.Array, list[str | None]]] = [
     ("flight_id", pa.DictionaryArray.from_arrays(pa.array([0, 1, 0]), bad_bytes(pa.string(), b"a", b"\xff")), [None, "invalid_utf8", None]),
     ("flight_id", pa.array([1, None]), ["wrong_type", "missing_field"]),
     ("flight_id", pa.array([["a"], None]), ["wrong_type", "missing_field"]),
+    ("flight_id", pa.array(["x" * 65_536, "x" * 65_537], pa.large_string()), [None, "too_long"]),
+    ("flight_id", pa.array(["x" * 65_537, "x"]).dictionary_encode(), ["too_long", None]),
     ("origin", pa.array(["EWR", "XXX", ""]), [None, "not_in_domain", "not_in_domain"]),
     ("delay", pa.array([1.5, math.nan, math.inf, -math.inf, 3001, -120, None], pa.float64()),
      [None, "nan", "infinite", "infinite", "out_of_range", None, None]),
@@ -344,7 +355,7 @@ def test_bounds_and_domains_of_integers_are_exact() -> None:
     )
 
     def reason(**values: int) -> str | None:
-        code: str | None = check_json([json.dumps({"at": 5, "id": 1, **values}).encode()], source, NOW, 0).reasons[0].as_py()
+        code: str | None = check_json([json.dumps({"at": T, "id": 1, **values}).encode()], source, NOW, 0).reasons[0].as_py()
         return code
 
     assert reason(id=2**62 + 1) is None
@@ -354,6 +365,24 @@ def test_bounds_and_domains_of_integers_are_exact() -> None:
     assert reason(all=-(2**63)) is None
     assert reason(high=2**62 + 1) is None
     assert reason(high=2**62 + 2) == "out_of_range"
+
+
+def test_a_huge_record_is_judged_like_any_other() -> None:
+    huge = "x" * 10_000_000
+    checked = judge(payload(flight_id=huge), payload(extra=huge), payload(origin=huge), payload()[:-1] + b"," + huge.encode())
+    assert verdicts(checked) == ["too_long", None, "too_long", "malformed"]
+    assert max(len(d) for d in checked.details.to_pylist() if d) < 250
+
+
+def test_each_record_may_have_its_own_now() -> None:
+    payloads = [payload(), payload(departed_at=T + 2), payload(departed_at=T + 2), b"?"]
+    nows = np.array([T, T + 1, T + 2, 2**63 - 1])
+    expected = [None, "future_timestamp", None, "malformed"]
+    assert verdicts(check_json(payloads, SOURCE, nows, 0)) == expected
+    assert expected == [verdicts(check_json([p], SOURCE, int(n), 0))[0] for p, n in zip(payloads, nows, strict=True)]
+    rows = arrow(departed_at=pa.array([T, T + 2, T + 2], pa.int64()))
+    assert verdicts(check(rows, SOURCE, nows[:3], 0)) == expected[:3]
+    assert verdicts(check_json(payloads[:2], SOURCE, np.array([-(2**63), 2**63 - 1]), 2**63)) == [None, None]
 
 
 def test_the_horizon_saturates() -> None:
@@ -401,7 +430,7 @@ def test_the_verdict_on_rows_is_that_of_any_split(data: st.DataObject) -> None:
 valid_rows = st.lists(
     st.fixed_dictionaries(
         {
-            "departed_at": st.integers(1, NOW + AHEAD),
+            "departed_at": st.integers(SIXTY_DAYS, NOW + AHEAD),
             "flight_id": st.text(),
             "origin": st.sampled_from(["EWR", "JFK"]),
             "delay": st.none() | st.floats(-120, 3000).map(lambda x: x + 0.0),
