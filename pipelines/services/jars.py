@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pipelines.services.process import start_child
 from transforms.errors import ConfigError, DataError, StoreError
 
 __all__ = ["ADD_OPENS", "ENDPOINTS", "Jar", "cache_folder", "classpath", "fetch_in_background", "java", "listed", "repositories", "verify"]
@@ -56,6 +57,7 @@ ADD_OPENS = (
     ),
 )
 """What Flink (Kryo and its closure cleaner) reaches into, and Java 17 closed."""
+_background: list[subprocess.Popen[bytes]] = []
 OLDEST_JAVA = 17
 ATTEMPTS = 3
 
@@ -261,10 +263,11 @@ def classpath(name: str, progress: Callable[[str], None] = _silent) -> str:
 
 
 def fetch_in_background(names: Sequence[str] = ("kafka", "flink")) -> subprocess.Popen[bytes]:
-    """Fetch in a child process while other work goes on. Nothing needs to be done about it: ``classpath`` waits for a fetch under way,
-    and completes (or explains) one that failed."""
-    command = [sys.executable, "-P", "-m", "pipelines.services.jars", *names]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    """Fetch in a child process while other work goes on; the child ends with us. Nothing needs to be done about it: ``classpath`` waits
+    for a fetch under way, and completes (or explains) one that failed."""
+    child = start_child([sys.executable, "-P", "-m", "pipelines.services.jars", *names], Path(os.devnull))
+    _background.append(child)  # an object that is collected while its process runs would warn
+    return child
 
 
 def java_version(path: str | Path) -> int | None:

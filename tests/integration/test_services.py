@@ -15,8 +15,8 @@ import redis
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewTopic
 
+from pipelines.services import jars, local, state
 from pipelines.services import kafka as local_kafka
-from pipelines.services import local, state
 from pipelines.services import redis as local_redis
 from pipelines.services.process import start_child, started, stop_child
 from tests.kafka_server import kafka_server
@@ -166,8 +166,8 @@ def test_kafka_for_people_with_odd_folders_and_a_port_of_their_own(tmp_path):
         assert code == 0 and f"127.0.0.1:{port}" in said, said
         known = state.read(folder, "kafka")
         command = Path(f"/proc/{known.process.pid}/cmdline").read_bytes().split(b"\0")
-        jars = command[command.index(b"-cp") + 1].split(b":")
-        assert len(jars) == 56 and b"CLASSPATH" not in Path(f"/proc/{known.process.pid}/environ").read_bytes()
+        paths = command[command.index(b"-cp") + 1].split(b":")
+        assert len(paths) == 56 and b"CLASSPATH" not in Path(f"/proc/{known.process.pid}/environ").read_bytes()
         listens = listening(known.process.pid)
         assert len(listens) == 2 and {address for address, _ in listens} <= {"0100007F", "0000000000000000FFFF00000100007F"}
         # What Tandem's own jobs rely on: no topic by accident, and transactions.
@@ -289,6 +289,11 @@ def test_a_child_dies_with_its_parent(tmp_path):
     parent.kill()
     parent.communicate()
     until(lambda: started(pid) is None, what="the child's end")
+
+
+def test_jars_that_are_there_are_checked_in_the_background():
+    jars.classpath("kafka")
+    assert jars.fetch_in_background(["kafka"]).wait(60) == 0
 
 
 def test_the_fixture(tmp_path):
