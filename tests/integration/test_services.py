@@ -103,6 +103,7 @@ def make_topic(bootstrap, name="x"):
     admin.close()
 
 
+@pytest.mark.slow
 def test_up_status_down_by_the_command_line(data):
     assert json.loads(ran("status", "--json", data=data)[1]) == {"kafka": {"state": "stopped"}, "redis": {"state": "stopped"}}
     code, _, said = ran("down", data=data)
