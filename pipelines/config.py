@@ -56,8 +56,13 @@ class KafkaSettings(_Section):
     ssl_keyfile: Path | None = None
     dead_letters: str = "tandem.dead_letters"
     """The topic that takes rejected records."""
+    dead_letter_seconds: float = Field(default=30, ge=1)
+    """How long writing dead letters may take before the stream stops."""
     schema_registry: str = ""
     """Address of a Confluent-compatible schema registry, for sources in Avro."""
+    schema_registry_username: str | None = None
+    schema_registry_password: str | None = Field(default=None, repr=False)
+    """Better given by the environment: ``TANDEM_KAFKA__SCHEMA_REGISTRY_PASSWORD``."""
     formats: dict[str, Literal["json", "avro"]] = Field(default_factory=dict)
     """How a source's records are encoded, by its name; JSON unless said."""
 

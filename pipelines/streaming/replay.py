@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from pipelines.repo import Repo
 from pipelines.streaming.corrupt import AVRO_KINDS, JSON_KINDS, break_avro, break_json
+from pipelines.streaming.formats import encoder
 from pipelines.streaming.link import client_options
 from pipelines.streaming.replay_log import EventLog
 from pipelines.streaming.replay_plan import CORRUPT, DELAYED, DUPLICATE, LATE, ORIGINAL, Alterations, partitions_of, plan
@@ -168,9 +169,7 @@ def run_replay(
     formats = {s.name: options.format or kafka.formats.get(s.name, "json") for s in sources}
     encode = None
     if "avro" in formats.values():
-        from pipelines.streaming.formats import encoder
-
-        encode = encoder(kafka, formats)
+        encode = encoder(kafka, {s.name: s for s in sources if formats[s.name] == "avro"})
     connection = client_options(kafka, repo.data)
     future_us = int(repo.settings.batch.max_future_hours * 3.6e9)
     log = EventLog(
