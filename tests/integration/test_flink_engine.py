@@ -1,0 +1,164 @@
+"""The embedded Flink as a child: it ticks, survives its workers, and leaves no process behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines.streaming.cluster import Cluster
+from pipelines.streaming.flink import FlinkJob, FlinkOptions, cause
+from tests.integration.ticking import KEYS, alive, counts, graph, wait_for
+from transforms.errors import ConfigError
+
+pytestmark = pytest.mark.timeout(280)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def out(tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    return folder
+
+
+def further(out, than=None, by=5):
+    """Wait until every key was counted ``by`` further."""
+    before = than or counts(out)
+    wait_for(lambda: len(now := counts(out)) == KEYS and all(now[k][0] >= before.get(k, (0, 0))[0] + by for k in now))
+    return counts(out)
+
+
+@pytest.mark.slow
+def test_ticks_survives_its_workers_and_a_pause_and_ends_whole(tmp_path, out):
+    said: list[str] = []
+    job = FlinkJob(FlinkOptions(tmp_path / "flink", "ticking", checkpoint_seconds=0.5), graph(out), said.append)
+    try:
+        job.start()
+        further(out)
+        (worker,) = job.worker_pids()
+        # A checkpoint is there once its folder is; what was counted before it is counted once.
+        wait_for(lambda: list((tmp_path / "flink" / "checkpoints").rglob("chk-*")))
+        before = counts(out)
+        os.kill(worker, signal.SIGKILL)
+        wait_for(lambda: all(pid != worker for _, pid in counts(out).values()))
+        after = further(out, before)
+        assert all(after[k][0] > before[k][0] for k in before), "the state came back"
+        assert any("signal 9" in line for line in said)
+        assert job.poll() is None
+        for stopped in (job.pid, job.worker_pids()[0]):
+            os.kill(stopped, signal.SIGSTOP)
+            os.kill(stopped, signal.SIGCONT)
+        further(out)
+        pids = [job.pid, *job.worker_pids()]
+    finally:
+        job.stop()
+    assert not any(alive(pid) for pid in pids)
+    assert job.poll() is not None
+
+
+@pytest.mark.slow
+def test_a_graph_that_fails_ends_the_job_with_the_workers_own_line(tmp_path, out):
+    (out / "bad").touch()
+    job = FlinkJob(FlinkOptions(tmp_path / "flink", "failing", retries=0), graph(out))
+    try:
+        job.start()
+        code = wait_for(lambda: job.poll())
+        assert code == 1
+        assert job.error().startswith("ValueError: told to fail")
+    finally:
+        job.stop()
+
+
+DRIVER = """
+import sys, time
+from pathlib import Path
+from pipelines.streaming.flink import FlinkJob, FlinkOptions
+from tests.integration.ticking import graph
+job = FlinkJob(FlinkOptions(Path(sys.argv[1]), "orphan"), graph(Path(sys.argv[2])))
+job.start()
+(Path(sys.argv[2]) / "pids").write_text(str(job.pid))
+while not job.worker_pids():
+    time.sleep(0.05)
+(Path(sys.argv[2]) / "pids").write_text(f"{job.pid} {job.worker_pids()[0]}")
+time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_nothing_is_left_when_the_driver_is_killed(tmp_path, out):
+    driver = subprocess.Popen([sys.executable, "-W", "ignore", "-c", DRIVER, str(tmp_path / "flink"), str(out)], cwd=ROOT)
+    try:
+        wait_for(lambda: len(counts(out)) == KEYS)
+        pids = [int(pid) for pid in (out / "pids").read_text().split()]
+        assert len(pids) == 2 and all(alive(pid) for pid in pids)
+        os.kill(pids[1], signal.SIGSTOP)  # even one that cannot notice anything
+        driver.kill()
+        driver.wait()
+        wait_for(lambda: not any(alive(pid) for pid in pids), 10)
+    finally:
+        driver.kill()
+        driver.wait()
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"savepoint": "/tmp/sp"}, "the embedded Flink ignores savepoints; give --flink-master"),
+        ({"master": "cluster:8081"}, "--flink-master needs --worker-pool"),
+        ({"master": "http://cluster:8081", "worker_pool": "a:1"}, "write host:port"),
+        ({"worker_pool": "a:1"}, "goes with --flink-master"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, given, line):
+    with pytest.raises(ConfigError, match=line):
+        FlinkOptions(tmp_path, "x", **given)
+
+
+def test_a_cluster_that_is_not_there_is_one_line():
+    with pytest.raises(ConfigError, match=r"--flink-master 127\.0\.0\.1:1: no Flink cluster answers there"):
+        Cluster("127.0.0.1:1").jobs("x")
+
+
+def test_options_name_what_matters(tmp_path):
+    options = FlinkOptions(tmp_path, "tandem-main", parallelism=2, checkpoint_seconds=1.5).beam_options("127.0.0.1:7")
+    values = options.get_all_options(retain_unknown_options=True, drop_default=True)
+    expected = {
+        "flink_master": "[local]",
+        "environment_type": "EXTERNAL",
+        "environment_config": "127.0.0.1:7",
+        "max_bundle_time_mills": "20",
+        "checkpointing_interval": "1500",
+        "parallelism": 2,
+    }
+    assert {name: values[name] for name in expected} == expected
+
+
+JAVA = """Exception in thread "main" java.lang.RuntimeException: Job x failed.
+\tat a.b(C.java:1)
+Caused by: java.io.IOException: disk full
+\tat c
+"""
+PYTHON = """Caused by: java.lang.RuntimeException: Error received from SDK harness for instruction 2: Traceback (most recent call last):
+  File "x.py", line 1
+ValueError: no [while running 'Fold']
+
+\tat org.x
+"""
+
+
+@pytest.mark.parametrize(
+    ("log", "line"),
+    [
+        (JAVA, "java.io.IOException: disk full"),
+        (PYTHON, "ValueError: no [while running 'Fold']"),
+        ("something else\n", ""),
+        ("", ""),
+    ],
+)
+def test_the_cause_is_found_in_a_log(log, line):
+    assert cause(log) == line

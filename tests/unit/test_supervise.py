@@ -1,0 +1,230 @@
+"""The driver's watch: when it restarts, when it stops, when it gives up. Time and jobs are made up."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from pipelines.streaming.control import Control
+from pipelines.streaming.supervise import Driver, Supervisor, delivered, reached, running
+from transforms.errors import ConfigError, DataError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def point(shard, next_, shards=1, source="s", partition=0):
+    """A shard's resume point."""
+    at = {"next": next_, "newest": 0, "needed": 0, "needed_newest": 0}
+    return {"shard": shard, "shards": shards, "emitted": {}, "watermark": {}, "partitions": {source: {str(partition): at}}}
+
+
+def poll(next_, stopped=False, start=0, source="s", partition=0):
+    """A poll's report."""
+    return {"source": source, "partition": partition, "start": start, "next": next_, "stopped": stopped, "end": 9, "counts": {}}
+
+
+@dataclass
+class World:
+    """A clock that sleeping moves, and what happens at which moment."""
+
+    control: Control
+    now: float = 0.0
+    events: list = field(default_factory=list)
+    said: list = field(default_factory=list)
+    jobs: list = field(default_factory=list)
+
+    def clock(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now = round(self.now + seconds, 6)
+        due = [e for e in self.events if e[0] <= self.now]
+        self.events = [e for e in self.events if e[0] > self.now]
+        for _, action in due:
+            action()
+
+    def supervisor(self, make, **options):
+        return Supervisor(self.control, make, 1, self.said.append, clock=self.clock, sleep=self.sleep, **options)
+
+
+class FakeJob:
+    """Ends with ``code`` ``after`` seconds."""
+
+    def __init__(self, world, after=None, code=1, error="it broke"):
+        self.world, self.after, self.code, self.why, self.stopped = world, after, code, error, False
+        world.jobs.append(self)
+
+    def start(self):
+        self.begun = self.world.now
+
+    def poll(self):
+        return self.code if self.after is not None and self.world.now - self.begun >= self.after else None
+
+    def error(self):
+        return self.why
+
+    def stop(self):
+        self.stopped = True
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(Control(tmp_path / "main"))
+
+
+def test_a_stop_waits_until_all_that_was_polled_is_delivered(world):
+    control = world.control
+    control.report("poll-s-0", poll(50))
+    control.save_progress(0, point(0, 20))
+    stopped_at = []
+    world.events = [
+        (5, lambda: control.request("stop")),
+        (6, lambda: control.report("poll-s-0", poll(60, stopped=True))),
+        (8, lambda: control.save_progress(0, point(0, 59))),
+        (9, lambda: (control.save_progress(0, point(0, 60)), stopped_at.append(world.now))),
+    ]
+    outcome = world.supervisor(lambda n: FakeJob(world)).run()
+    assert (outcome.code, outcome.why, outcome.restarts) == (0, "stopped", 0)
+    assert stopped_at and world.now == stopped_at[0]
+    assert world.jobs[0].stopped
+
+
+def test_a_stop_that_takes_too_long_ends_all_the_same_and_says_what_that_means(world):
+    world.control.report("poll-s-0", poll(50, stopped=True))
+    world.control.request("stop")
+    outcome = world.supervisor(lambda n: FakeJob(world), drain_seconds=7).run()
+    assert outcome.code == 0 and "comes again at the next start" in outcome.why
+    assert 7 <= world.now < 8
+
+
+def test_crashes_restart_it_with_growing_pauses_until_it_gives_up(world):
+    begun = []
+
+    def make(attempt):
+        begun.append((attempt, world.now))
+        return FakeJob(world, after=0)
+
+    outcome = world.supervisor(make, limit=4).run()
+    assert (outcome.code, outcome.restarts) == (1, 3)
+    assert outcome.why == "the engine failed 4 times without getting further, the last time: it broke"
+    assert [round(t) for _, t in begun] == [0, 1, 3, 7]
+    assert all(job.stopped for job in world.jobs)
+    assert len(world.said) == 3 and "it broke" in world.said[0]
+
+
+def test_getting_further_resets_the_count(world):
+    def make(attempt):
+        world.control.save_progress(0, point(0, 10 * attempt))
+        if attempt == 12:
+            world.control.request("stop")
+        return FakeJob(world, after=0.5 if attempt < 12 else None)
+
+    # each crash comes after the resume point has moved on
+    outcome = world.supervisor(make, limit=2).run()
+    assert (outcome.code, outcome.restarts) == (0, 12)
+
+
+def test_a_workers_fatal_line_ends_it_at_once(world):
+    world.events = [(1, lambda: world.control.fail("topic 's' is gone; make it"))]
+    outcome = world.supervisor(lambda n: FakeJob(world)).run()
+    assert (outcome.code, outcome.why) == (1, "topic 's' is gone; make it")
+
+
+def test_what_the_first_start_raises_is_raised_and_later_it_is_a_failure(world):
+    def never(attempt):
+        raise ConfigError("no cluster there")
+
+    with pytest.raises(ConfigError):
+        world.supervisor(never).run()
+
+    def later(attempt):
+        if attempt:
+            raise ConfigError("no cluster there")
+        return FakeJob(world, after=0)
+
+    outcome = world.supervisor(later, limit=3).run()
+    assert outcome.code == 1 and outcome.why.endswith("no cluster there")
+
+
+def test_a_stop_while_it_pauses_ends_it(world):
+    world.events = [(0.5, lambda: world.control.request("stop"))]
+    outcome = world.supervisor(lambda n: FakeJob(world, after=0)).run()
+    assert (outcome.code, outcome.why) == (0, "stopped")
+    assert world.now < 1
+
+
+def test_it_ends_at_the_end_offsets(world):
+    until = {"s": {0: 40, 1: 0}}
+    world.control.report("poll-s-0", poll(40, stopped=True))
+    world.events = [
+        (1, lambda: world.control.report("poll-s-1", poll(0, stopped=True, partition=1))),
+        (2, lambda: world.control.save_progress(0, point(0, 39))),
+        (3, lambda: world.control.save_progress(0, point(0, 40))),
+    ]
+    outcome = world.supervisor(lambda n: FakeJob(world), until=until).run()
+    assert outcome.code == 0 and round(world.now) == 3
+
+
+def test_what_counts_as_delivered():
+    assert delivered({}, {}, 2)
+    assert not delivered({"poll-s-0": poll(5, stopped=True)}, {0: point(0, 5)}, 2), "every shard must have it"
+    assert delivered({"poll-s-0": poll(5, stopped=True)}, {0: point(0, 5), 1: point(1, 7)}, 2)
+    assert not delivered({"poll-s-0": poll(5)}, {0: point(0, 5)}, 1), "it may still poll"
+    assert delivered({"poll-s-0": poll(5, stopped=True, start=5)}, {}, 1), "nothing was read"
+    assert delivered({"poll-s-0": {"away": True}}, {}, 1)
+
+
+def test_what_counts_as_reached():
+    assert not reached({"s": {0: 5}}, {}, {}, 1)
+    assert reached({"s": {0: 5}}, {"poll-s-0": poll(5, start=5)}, {}, 1)
+    assert not reached({"s": {0: 5, 1: 5}}, {}, {0: point(0, 5)}, 1)
+
+
+def test_one_driver_per_name(tmp_path):
+    assert running(tmp_path) is None
+    with Driver(tmp_path).held():
+        code = f"""
+from pathlib import Path
+from pipelines.streaming.supervise import Driver, running
+folder = Path({str(tmp_path)!r})
+print(running(folder)["run"])
+try:
+    Driver(folder).held(0.1).__enter__()
+except Exception as error:
+    print(error)
+"""
+        driver = Driver(tmp_path)
+        driver.tell(run="stream-1")
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[0] == "stream-1"
+        assert "already runs" in done.stdout and "tandem stream stop" in done.stdout
+    assert running(tmp_path) is None
+    with Driver(tmp_path).held():
+        pass
+
+
+def test_a_held_stream_is_an_error(tmp_path):
+    code = f"""
+import sys, time
+from pathlib import Path
+from pipelines.streaming.supervise import Driver
+with Driver(Path({str(tmp_path)!r})).held():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+    other = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(DataError, match="already runs"), Driver(tmp_path).held(0.1):
+            pass
+        other.kill()
+        other.wait()
+        with Driver(tmp_path).held(5):
+            pass
+    finally:
+        other.kill()
+        other.communicate()
