@@ -51,10 +51,14 @@ class Letter:
     """When the letter was written."""
 
     @property
+    def where(self) -> str:
+        """Where the record lies, or lay: topic/partition/offset."""
+        return f"{self.topic}/{self.partition}/{self.offset}"
+
+    @property
     def identity(self) -> str:
-        """The record that this letter is about; letters written again have the same. Text without spaces."""
-        where = f"{self.topic}/{self.partition}/{self.offset}"
-        return f"{where}@{self.topic_id}" if self.topic_id else where
+        """The record that this letter is about; letters written again have the same. A topic made anew holds other records."""
+        return f"{self.where}@{self.topic_id}" if self.topic_id else self.where
 
     def own_headers(self) -> list[tuple[str, bytes | None]]:
         """The headers that make a record a letter; they stand behind the record's own."""
