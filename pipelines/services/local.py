@@ -23,6 +23,7 @@ __all__ = ["SERVICES", "down", "status", "up"]
 
 SERVICES = ("kafka", "redis")
 SECONDS_TO_STOP = 40.0
+SECONDS_TO_ANSWER = 5.0  # of a busy machine, too
 Say = Callable[[str], None]
 
 
@@ -43,8 +44,8 @@ def _alone(data: Path, say: Say) -> Iterator[None]:
 def _answers(known: state.State) -> bool:
     port = int(known.address.rpartition(":")[2])
     if known.service == "redis":
-        return redis.answers(port)
-    found = kafka.answers(port)
+        return redis.answers(port, SECONDS_TO_ANSWER)
+    found = kafka.answers(port, SECONDS_TO_ANSWER)
     return found is not None and port in found[1]
 
 
@@ -78,7 +79,8 @@ def status(data: Path) -> dict[str, dict[str, Any]]:
 
 
 def up(data: Path, *, with_redis: bool = False, kafka_port: int = 0, redis_port: int = 0, say: Say = lambda line: None) -> None:
-    """Start what does not run yet, ready when this returns. Raises TandemError; what was started here is ended then, and only that."""
+    """Start what does not run yet, ready when this returns. Raises TandemError: the service that did not start is gone
+    then, others stay as they are."""
     wanted = {"kafka": kafka_port, **({"redis": redis_port} if with_redis else {})}
     with _alone(data, say):
         if state.address(data, "kafka") is None:
@@ -145,8 +147,10 @@ def down(data: Path, *, delete: bool = False, say: Say = lambda line: None) -> l
                     say(f"{service} on {known.address} is stopped")
                 else:
                     say(f"{service} had ended by itself ({known.ended or 'it was killed'})")
-            if delete:
-                shutil.rmtree(state.services_folder(data) / service, ignore_errors=True)
+            folder = state.services_folder(data) / service
+            if delete and folder.exists():
+                shutil.rmtree(folder)
+                say(f"{folder} is deleted")
     return stopped
 
 

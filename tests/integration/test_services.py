@@ -239,8 +239,9 @@ def test_a_killed_broker_is_told_and_comes_back_with_its_records(data):
     assert local.status(data)["kafka"] == {"state": "stopped"}
 
 
-def test_a_stuck_broker_is_told_and_ended(data):
+def test_a_stuck_broker_is_told_and_ended(data, monkeypatch):
     local.up(data)
+    monkeypatch.setattr(local, "SECONDS_TO_ANSWER", 0.5)
     known = state.read(data, "kafka")
     os.kill(known.process.pid, signal.SIGSTOP)
     assert local.status(data)["kafka"]["state"] == "silent"
