@@ -2,6 +2,9 @@
 
 * **too late**: events in the late log touch the row, each of them was too late by the log's own order, and the row computed anew
   without exactly these events, by the same pure functions, is the stream's to the bit (or is not there, where the stream has none).
+* **behind an idle partition**: the same, but with events that were in time by the order of their partition, and were noted as too late
+  for this group alone: their partition had been idle, so that others had moved the group on. The log cannot say that a partition was
+  idle, so this is a cause of its own, to be seen.
 * **in flight**: the shard had not emitted the boundary, or had not read events that touch the row yet and the row without these is its.
 * **other fingerprint**: the row bears another graph's fingerprint; that graph over the row computed anew gives the stream's row, or
   was made for another definition of the group.
@@ -24,14 +27,14 @@ from transforms.definitions import FINGERPRINT, EventSource, FeatureGroup, micro
 from transforms.graph import TransformGraph
 from transforms.hashing import shard_of
 
-__all__ = ["CAUSES", "EQUAL", "IN_FLIGHT", "OTHER_FINGERPRINT", "TOO_LATE", "UNEXPLAINED", "Graphs", "Lateness", "Position"]
+__all__ = ["CAUSES", "EQUAL", "IDLE", "IN_FLIGHT", "OTHER_FINGERPRINT", "TOO_LATE", "UNEXPLAINED", "Graphs", "Lateness", "Position"]
 __all__ += ["explain", "lateness", "recorded"]
 
 Int = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
-CAUSES = ("equal", "too late", "in flight", "other fingerprint", "unexplained")
-EQUAL, TOO_LATE, IN_FLIGHT, OTHER_FINGERPRINT, UNEXPLAINED = range(5)
+CAUSES = ("equal", "too late", "behind an idle partition", "in flight", "other fingerprint", "unexplained")
+EQUAL, TOO_LATE, IDLE, IN_FLIGHT, OTHER_FINGERPRINT, UNEXPLAINED = range(6)
 
 PARTITION, OFFSET, GROUP = "_partition", "_offset", "_group"
 
@@ -194,7 +197,8 @@ def explain(
     mine &= _us(case.events, group.source.event_time) < final
     unread = position.unread(case.events, group)
     attempts = [(np.zeros(case.events.num_rows, np.bool_), OTHER_FINGERPRINT)]
-    attempts += [(everyone | mine, TOO_LATE), (everyone, TOO_LATE), (unread, IN_FLIGHT), (everyone | mine | unread, TOO_LATE)]
+    attempts += [(everyone, TOO_LATE), (everyone | mine, IDLE), (unread, IN_FLIGHT), (everyone | unread, TOO_LATE)]
+    attempts += [(everyone | mine | unread, IDLE)]
     tried: list[bytes] = []
     for left_out, why in attempts:
         signature = np.packbits(left_out).tobytes()
@@ -265,7 +269,7 @@ class _Case:
                 continue
             mask = pa.array(here)
             right = _same_rows(table_of(rows.filter(mask)), table_of(stream.filter(mask)), graph, group)
-            cause[candidates[here][right]] = why if bears == fingerprint or why == TOO_LATE else OTHER_FINGERPRINT
+            cause[candidates[here][right]] = why if bears == fingerprint or why in (TOO_LATE, IDLE) else OTHER_FINGERPRINT
         return cause
 
     def _touched(self, names: pa.Table, left_out: Bool) -> Bool:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.verify.causes import CAUSES, EQUAL, OFFSET, PARTITION, UNEXPLAINED, Graphs, Lateness, explain, lateness, recorded
-from pipelines.verify.compare import Comparison, Newest, compare, newest
+from pipelines.verify.compare import Comparison, Newest, compare, newest, table_of
 from pipelines.verify.record import StreamRecord
 from transforms.definitions import FINGERPRINT, EventSource, FeatureGroup
 
@@ -29,11 +29,17 @@ class GroupProof:
     cause: npt.NDArray[np.int8]
     newest: Newest
     fingerprint: str
+    strangers: int = 0
+    """Rows of a fingerprint that no graph has, though their values are batch's."""
 
     @property
     def unexplained(self) -> int:
-        """Rows without a cause, and deliveries of equal revision and other bits."""
-        return int((self.cause == UNEXPLAINED).sum()) + int(self.newest.conflicts.sum())
+        """Rows without a cause, deliveries of equal revision and other bits, rows of a graph that does not exist."""
+        return int((self.cause == UNEXPLAINED).sum()) + int(self.newest.conflicts.sum()) + self.strangers
+
+    def fingerprints(self) -> dict[str, int]:
+        """How many of the stream's rows bear which fingerprint."""
+        return _fingerprints(self.newest.rows)
 
     def rows(self) -> dict[str, Any]:
         """Numbers of rows: compared, equal, and by cause those that differ, are missing, are extra."""
@@ -109,6 +115,8 @@ class Proof:
                     out.append(f"{name}: {n:,} {kind} rows that nothing explains")
             if n := int(g.newest.conflicts.sum()):
                 out.append(f"{name}: {n:,} deliveries of the same revision with other values: the same events gave two results")
+            if g.strangers:
+                out.append(f"{name}: {g.strangers:,} rows bear a fingerprint that no graph of the group has")
         for name, s in self.sources.items():
             if s.not_late:
                 out.append(f"{name}: {s.not_late:,} events are in the late log, but came in time")
@@ -145,7 +153,9 @@ def prove(
         cause = explain(
             comparison, group, log, late, record.positions[name], graphs(name), fingerprints[name], start, lateness_known=known[source.name]
         )
-        proofs[name] = GroupProof(group, comparison, cause, last, fingerprints[name])
+        proofs[name] = GroupProof(
+            group, comparison, cause, last, fingerprints[name], _strangers(comparison, cause, graphs(name), fingerprints[name])
+        )
     return Proof(record, start, proofs, sources)
 
 
@@ -177,9 +187,12 @@ def _source(
     )
 
 
-def fingerprint_counts(proof: GroupProof) -> dict[str, int]:
-    """How many of the newest stream rows bear which fingerprint."""
-    rows = proof.newest.rows
+def _fingerprints(rows: pa.Table) -> dict[str, int]:
     if FINGERPRINT not in rows.schema.names or not rows.num_rows:
         return {}
-    return {str(c["values"]): int(c["counts"]) for c in rows.column(FINGERPRINT).value_counts().to_pylist()}
+    return {str(c["values"]): int(c["counts"]) for c in rows.column(FINGERPRINT).combine_chunks().value_counts().to_pylist()}
+
+
+def _strangers(c: Comparison, cause: npt.NDArray[np.int8], graphs: Graphs, fingerprint: str) -> int:
+    equal = table_of(c.stream.take(pa.array(c.stream_at[(cause == EQUAL) & (c.stream_at >= 0)])))
+    return sum(n for found, n in _fingerprints(equal).items() if found != fingerprint and graphs(found)[0] is None)

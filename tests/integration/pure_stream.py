@@ -128,7 +128,7 @@ def _polls(kafka: Log, sources: Mapping[str, EventSource], rng: Any, upto: float
         for partition in np.unique(table.column("_partition").to_numpy()):
             rows = np.flatnonzero(table.column("_partition").to_numpy() == partition)
             rows = rows[: round(len(rows) * upto)]
-            cuts = np.cumsum(rng.integers(1, 60, len(rows)))
+            cuts = np.cumsum(rng.integers(1, 150, len(rows)))
             for piece in np.split(rows, cuts[cuts < len(rows)]):
                 if len(piece):
                     out.append((int(times[piece].max()), name, int(partition), piece))
