@@ -264,7 +264,9 @@ class OnlineFeatures:
         live = [values if s == PRESENT else None for (_, values), s in zip(rows, row_status, strict=True)]
         for feature in features:
             values, status = _column(view, feature, live, row_status)
-            columns[feature], statuses[feature] = values.take(pa.array(take)), status[take]
+            columns[feature], statuses[feature] = (
+                (values, status) if len(rows) == len(take) else (values.take(pa.array(take)), status[take])
+            )
         prints = [_python(v[FINGERPRINT]) if v is not None and FINGERPRINT in v else None for v in live]
         revisions = [_python(v[REVISION]) if v is not None and REVISION in v else None for _, v in rows]
         ages = np.where(found, (now - times) / 1e6, np.nan)
