@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from pipelines.commands import services
+from pipelines.commands.dlq import app as dlq_app
 from pipelines.commands.replay import replay
 from pipelines.commands.stream import app as stream_app
 from pipelines.console import (
@@ -232,6 +233,9 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on (default 127.0.0.1).")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on (default 8500; 0: a free one).")] = None,
     as_of: Annotated[str | None, typer.Option(help="Answer as if it were this moment (UTC), over replayed history.")] = None,
+    clock: Annotated[
+        Path | None, typer.Option(help="Take the time from this file of tandem replay (DATA/replay/clock.json), while it is there.")
+    ] = None,
 ) -> None:
     """Serve predictions and online features over HTTP."""
     quiet()
@@ -242,13 +246,14 @@ def serve(
 
     repo = repo.resolve()
     settings = load_settings(repo, data=data.resolve() if data else None)
-    given = {"host": host, "port": port, "as_of": moment("--as-of", as_of) if as_of else None}
+    given = {"host": host, "port": port, "as_of": moment("--as-of", as_of) if as_of else None, "clock": clock and clock.resolve()}
+    log = settings.serve.get("request_log", settings.data / "requests")  # null turns it off; a path is relative to the repository
     try:
         chosen = ServingSettings(
             feature_repo=repo,
             models=settings.data / "models",
             graphs=settings.data / "graphs",
-            **{**settings.serve, **{k: v for k, v in given.items() if v is not None}},
+            **{**settings.serve, "request_log": log and repo / log, **{k: v for k, v in given.items() if v is not None}},
         )
     except (ValidationError, TypeError) as error:
         first = (
@@ -308,6 +313,7 @@ def demo(
 services.register(app)
 app.command()(replay)
 app.add_typer(stream_app, name="stream")
+app.add_typer(dlq_app, name="dlq")
 
 
 def fail(error: BaseException) -> int:
