@@ -17,23 +17,18 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from feast import FeatureView, RepoConfig
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey as EntityKeyProto
-from feast.protos.feast.types.Value_pb2 import (
-    BoolList,
-    DoubleList,
-    FloatList,
-    Int64List,
-    StringList,
-)
 from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 
+from serving.online_store.encoding import as_array, encode_column, encode_keys
 from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION
 from transforms.errors import DataError, FingerprintError, StoreError
 
-__all__ = ["NOT_FOUND", "NULL", "OUTSIDE_MAX_AGE", "PRESENT", "FeatureRows", "OrderedOnlineStore", "Row", "WriteResult", "micros_of"]
+__all__ = ["NOT_FOUND", "NULL", "OUTSIDE_MAX_AGE", "PRESENT", "FeatureRows", "OrderedOnlineStore", "Rows", "WriteResult", "micros_of"]
 
 log = logging.getLogger("tandem.online_store")
 
@@ -53,15 +48,34 @@ def micros_of(at: datetime) -> int:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One row on its way into a store: serialized entity key, order, and one serialized ValueProto per feature of the view."""
+class Rows:
+    """N rows on their way into a store, as columns.
 
-    key: bytes
-    event_us: int
-    revision: int
-    fingerprint: str
-    created: datetime | None
-    values: Sequence[bytes]
+    ``keys``: the serialized entity keys (binary); ``event_us`` and ``revision``: int64 [N]; ``fingerprint``: strings;
+    ``values``: per feature of the view the serialized ValueProtos (binary); ``created``: None, or one moment or None per row.
+    """
+
+    keys: pa.Array
+    event_us: npt.NDArray[np.int64]
+    revision: npt.NDArray[np.int64]
+    fingerprint: pa.Array
+    values: Sequence[pa.Array]
+    created: Sequence[datetime | None] | None = None
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def take(self, places: npt.NDArray[np.int64]) -> Rows:
+        """The rows at these places, in their order."""
+        at = pa.array(places)
+        created = None if self.created is None else [self.created[i] for i in places]
+        values = [v.take(at) for v in self.values]
+        return Rows(self.keys.take(at), self.event_us[places], self.revision[places], self.fingerprint.take(at), values, created)
+
+    def other_than(self, fingerprint: str) -> str | None:
+        """The first fingerprint that is not this one; None if all are."""
+        found = [f for f in self.fingerprint.unique().to_pylist() if f != fingerprint]
+        return found[0] if found else None
 
 
 @dataclass(frozen=True)
@@ -95,7 +109,7 @@ class OrderedOnlineStore(OnlineStore):
     clock: Callable[[], int] | None = None
 
     @abstractmethod
-    def _write(self, config: RepoConfig, table: FeatureView, rows: list[Row]) -> int:
+    def _write(self, config: RepoConfig, table: FeatureView, rows: Rows) -> int:
         """Write the rows (one per key) that win; the number written. Raises FingerprintError, then nothing is written."""
 
     @abstractmethod
@@ -107,6 +121,10 @@ class OrderedOnlineStore(OnlineStore):
     @abstractmethod
     def _key(self, config: RepoConfig, key: EntityKeyProto) -> bytes:
         """The serialized entity key, as stock Feast stores it."""
+
+    @abstractmethod
+    def _key_suffix(self, config: RepoConfig) -> bytes:
+        """What :meth:`_key` puts behind Feast's serialization of a key."""
 
     @abstractmethod
     def apply_fingerprint(self, config: RepoConfig, view: str, fingerprint: str) -> None:
@@ -126,21 +144,26 @@ class OrderedOnlineStore(OnlineStore):
         progress: Callable[[int], Any] | None,
     ) -> None:
         """Feast's entry. Revision and fingerprint are taken from the features of those names (0 and '' without them)."""
-        names = [f.name for f in table.features]
-        null = NULL_VALUE.SerializeToString()
-        rows = []
-        for key, values, at, created in data:
+        keys, times, revisions, prints, created = [], [], [], [], []
+        for key, values, at, made in data:
             revision, print_ = values.get(REVISION), values.get(FINGERPRINT)
-            rows.append(
-                Row(
-                    self._key(config, key),
-                    micros_of(at),
-                    revision.int64_val if revision is not None else 0,
-                    print_.string_val if print_ is not None else "",
-                    created,
-                    [_encoded(values[n]) if n in values else null for n in names],
-                )
-            )
+            keys.append(self._key(config, key))
+            times.append(micros_of(at))
+            revisions.append(revision.int64_val if revision is not None else 0)
+            prints.append(print_.string_val if print_ is not None else "")
+            created.append(made)
+        columns = [
+            pa.array([_encoded(values[f.name]) if f.name in values else b"" for _, values, _, _ in data], pa.binary())
+            for f in table.features
+        ]
+        rows = Rows(
+            pa.array(keys, pa.binary()),
+            np.array(times, np.int64),
+            np.array(revisions, np.int64),
+            pa.array(prints, pa.string()),
+            columns,
+            created if any(c is not None for c in created) else None,
+        )
         self._ordered(config, table, rows)
         if progress:
             progress(len(data))
@@ -160,45 +183,45 @@ class OrderedOnlineStore(OnlineStore):
                 raise DataError(f"view {table.name!r}: the rows have no column {name!r}; they have {', '.join(names)}")
             if columns[name].null_count:
                 raise DataError(f"view {table.name!r}: column {name!r} has {columns[name].null_count} nulls; keys and times must be there")
-        times = columns[stamp].cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_pylist()
-        n = len(times)
-        revisions = columns[REVISION].to_pylist() if REVISION in columns else [0] * n
-        prints = columns[FINGERPRINT].to_pylist() if FINGERPRINT in columns else [""] * n
-        null = NULL_VALUE.SerializeToString()
-        encoded = [_encode_column(columns[f.name]) if f.name in columns else [null] * n for f in table.features]
-        key_values = list(zip(*(_proto_column(columns[k]) for k in keys)))
-        made = [
-            Row(self._key(config, EntityKeyProto(join_keys=keys, entity_values=key)), at, revision or 0, print_ or "", None, values)
-            for key, at, revision, print_, values in zip(key_values, times, revisions, prints, zip(*encoded) if encoded else [()] * n)
-        ]
-        return self._ordered(config, table, made)
+        n = rows.num_rows
+        times = as_array(columns[stamp]).cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy(zero_copy_only=False)
+        zero, none = np.zeros(n, np.int64), pa.repeat(pa.scalar("", pa.string()), n)
+        revisions = as_array(columns[REVISION]).cast(pa.int64()).fill_null(0).to_numpy() if REVISION in columns else zero
+        prints = as_array(columns[FINGERPRINT]).cast(pa.string()).fill_null("") if FINGERPRINT in columns else none
+        null = pa.repeat(pa.scalar(b"", pa.binary()), n)
+        values = [encode_column(columns[f.name]) if f.name in columns else null for f in table.features]
+        made = self._keys(config, keys, [as_array(columns[k]) for k in keys])
+        return self._ordered(config, table, Rows(made, times, revisions, prints, values))
 
-    def _ordered(self, config: RepoConfig, table: FeatureView, rows: list[Row]) -> WriteResult:
+    def _keys(self, config: RepoConfig, names: list[str], columns: list[pa.Array]) -> pa.Array:
+        if config.entity_key_serialization_version == 3:
+            return encode_keys(names, columns, self._key_suffix(config))
+        slots = ["int64_val" if pa.types.is_integer(c.type) else "string_val" for c in columns]  # older layouts: row by row
+        protos = ([ValueProto(**{slot: v}) for slot, v in zip(slots, row)] for row in zip(*(c.to_pylist() for c in columns)))
+        return pa.array([self._key(config, EntityKeyProto(join_keys=names, entity_values=row)) for row in protos], pa.binary())
+
+    def _ordered(self, config: RepoConfig, table: FeatureView, rows: Rows) -> WriteResult:
         """Refuse what lies too far ahead, keep the greatest row of each key, and let the store decide about those."""
         latest = min(self._now(config) + round(config.online_store.max_future_seconds * 1_000_000), _EXACT_US)
-        best: dict[bytes, Row] = {}
-        refused: Row | None = None
-        n_refused = 0
-        for row in rows:
-            if row.event_us > latest:
-                n_refused += 1
-                refused = refused or row
-                continue
-            other = best.get(row.key)
-            if other is None or (row.event_us, row.revision) > (other.event_us, other.revision):
-                best[row.key] = row
-        if refused is not None:
+        ahead, total = rows.event_us > latest, len(rows)
+        n_refused = int(ahead.sum())
+        if n_refused:
+            first = int(np.argmax(ahead))
             log.error(
                 "view %s: refused %d of %d rows more than %s s in the future, e.g. key %r at %s; mend them or raise max_future_seconds",
                 table.name,
                 n_refused,
-                len(rows),
+                total,
                 config.online_store.max_future_seconds,
-                refused.key,
-                _text(refused.event_us),
+                rows.keys[first].as_py(),
+                _text(int(rows.event_us[first])),
             )
-        written = self._write(config, table, list(best.values())) if best else 0
-        return WriteResult(written, len(rows) - n_refused - written, n_refused)
+            rows = rows.take(np.flatnonzero(~ahead))
+        best = _greatest(rows)
+        if len(best) < len(rows):
+            rows = rows.take(best)
+        written = self._write(config, table, rows) if len(rows) else 0
+        return WriteResult(written, total - n_refused - written, n_refused)
 
     # reading
 
@@ -297,6 +320,18 @@ def unreachable(where: str, error: Exception, mend: str) -> StoreError:
     return StoreError(f"online store {where}: {type(error).__name__}: {' '.join(str(error).split())[:200]}; {mend}")
 
 
+def _greatest(rows: Rows) -> npt.NDArray[np.int64]:
+    """The place of each key's greatest row, of equals the first: sorted."""
+    keys = rows.keys.dictionary_encode()
+    n = len(rows)
+    if len(keys.dictionary) == n:
+        return np.arange(n)
+    code = keys.indices.to_numpy()
+    order = np.lexsort((-np.arange(n), rows.revision, rows.event_us, code))
+    last = np.append(code[order][1:] != code[order][:-1], True)
+    return np.sort(order[last])
+
+
 def _text(us: int) -> str:
     try:
         return (_EPOCH + us * _US).isoformat()
@@ -309,79 +344,3 @@ def _encoded(value: ValueProto) -> bytes:
         value = NULL_VALUE
     data: bytes = value.SerializeToString()
     return data
-
-
-def _encode_column(column: Any) -> list[bytes]:
-    """The serialized ValueProto of each value: floats by layout (tag, little-endian value), others once per distinct value."""
-    kind = column.type
-    if pa.types.is_float32(kind) or pa.types.is_float64(kind):
-        double = pa.types.is_float64(kind)
-        out: list[bytes] = [NULL_VALUE.SerializeToString()] * len(column)
-        there = column.is_valid().to_numpy(zero_copy_only=False) if isinstance(column, pa.Array) else column.is_valid().to_numpy()
-        packed = np.empty(int(there.sum()), dtype=[("tag", "u1"), ("value", "<f8" if double else "<f4")])
-        packed["tag"] = 0x29 if double else 0x35  # fields double_val (5, 64 bit) and float_val (6, 32 bit) of feast.types.Value
-        packed["value"] = column.drop_null().to_numpy()
-        data, size = packed.tobytes(), packed.itemsize
-        for n, i in enumerate(np.flatnonzero(there)):
-            out[i] = data[n * size : n * size + size]
-        return out
-    if pa.types.is_int64(kind) or pa.types.is_string(kind) or pa.types.is_boolean(kind):
-        slot, known = _scalar_slot(kind), {None: NULL_VALUE.SerializeToString()}
-        values = column.to_pylist()
-        for v in set(values) - {None}:
-            known[v] = ValueProto(**{slot: v}).SerializeToString()
-        return [known[v] for v in values]
-    return [v.SerializeToString() for v in _proto_column(column)]
-
-
-def _proto_column(column: Any) -> list[ValueProto]:
-    """One ValueProto per value. Timestamps become whole seconds (rounded down): that is all that Feast's type holds."""
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        column, kind = column.cast(kind.value_type), kind.value_type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        slot, make = _list_slot(kind.value_type)
-        if pa.types.is_timestamp(kind.value_type):
-            return [
-                NULL_VALUE if v is None else ValueProto(**{slot: make(val=[micros_of(x) // 1_000_000 for x in v])})
-                for v in column.to_pylist()
-            ]
-        return [NULL_VALUE if v is None else ValueProto(**{slot: make(val=v)}) for v in column.to_pylist()]
-    if pa.types.is_timestamp(kind):
-        seconds = column.cast(pa.timestamp("us", tz=kind.tz)).cast(pa.int64())
-        return [NULL_VALUE if v is None else ValueProto(unix_timestamp_val=v // 1_000_000) for v in seconds.to_pylist()]
-    slot = _scalar_slot(kind)
-    return [NULL_VALUE if v is None else ValueProto(**{slot: v}) for v in column.to_pylist()]
-
-
-def _scalar_slot(kind: pa.DataType) -> str:
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return "string_val"
-    for known, slot in (
-        (pa.int64(), "int64_val"),
-        (pa.float64(), "double_val"),
-        (pa.float32(), "float_val"),
-        (pa.bool_(), "bool_val"),
-        (pa.int32(), "int32_val"),
-    ):
-        if kind == known:
-            return slot
-    raise DataError(f"a column of Arrow type {kind} cannot be stored online; cast it to string, int64, float32, float64, bool or timestamp")
-
-
-def _list_slot(kind: pa.DataType) -> tuple[str, Any]:
-    if pa.types.is_timestamp(kind):
-        return "unix_timestamp_list_val", Int64List
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return "string_list_val", StringList
-    for known, slot, make in (
-        (pa.int64(), "int64_list_val", Int64List),
-        (pa.float64(), "double_list_val", DoubleList),
-        (pa.float32(), "float_list_val", FloatList),
-        (pa.bool_(), "bool_list_val", BoolList),
-    ):
-        if kind == known:
-            return slot, make
-    raise DataError(
-        f"a list of Arrow type {kind} cannot be stored online; make it a list of string, int64, float32, float64, bool or timestamp"
-    )

@@ -7,18 +7,23 @@ import re
 import struct
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from feast import Entity, FeatureView, RepoConfig
 from feast.infra.online_stores.helpers import _mmh3, _redis_key
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig, RedisType
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey as EntityKeyProto
 from feast.protos.feast.types.Value_pb2 import ValueType
 from google.protobuf.timestamp_pb2 import Timestamp
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from serving.online_store.common import OrderedOnlineStore, Row, refused_fingerprint, unreachable
+from serving.online_store.common import OrderedOnlineStore, Rows, refused_fingerprint, unreachable
+from serving.online_store.encoding import encode_timestamps, join
 from transforms.errors import StoreError
 
 __all__ = ["OrderedRedisOnlineStore", "OrderedRedisOnlineStoreConfig"]
@@ -28,6 +33,9 @@ _SHA = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
 _STRING = int(ValueType.STRING)
 _ROWS_PER_CALL = 500
 """A script call holds up all other clients: it takes a few milliseconds at this size."""
+_CALLS_PER_PACK = 8
+"""Calls that are packed at once, while Redis works on those before."""
+_SHORT = 1024
 _MAX_FEATURES = 3000
 """Lua unpacks fewer than 8,000 values on its stack."""
 
@@ -57,6 +65,9 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
     def _key(self, config: RepoConfig, key: EntityKeyProto) -> bytes:
         return _redis_key(config.project, key, entity_key_serialization_version=config.entity_key_serialization_version)
 
+    def _key_suffix(self, config: RepoConfig) -> bytes:
+        return str(config.project).encode()
+
     def _try(self, config: RepoConfig, what: Callable[[Any], Any]) -> Any:
         if config.online_store.redis_type == RedisType.redis_cluster:
             raise StoreError("online store: redis_type 'redis_cluster' is not supported; use 'redis' or 'redis_sentinel'")
@@ -66,16 +77,16 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
         except (RedisError, OSError) as e:
             raise unreachable(f"redis {where}", e, "start Redis there, or mend connection_string in feature_store.yaml") from e
 
-    def _write(self, config: RepoConfig, table: FeatureView, rows: list[Row]) -> int:
+    def _write(self, config: RepoConfig, table: FeatureView, rows: Rows) -> int:
         if len(table.features) > _MAX_FEATURES:
             raise StoreError(
                 f"view {table.name!r} has {len(table.features)} features; Redis takes at most {_MAX_FEATURES} per view, split it"
             )
-        if len(rows) > _ROWS_PER_CALL and len({r.fingerprint for r in rows}) > 1:  # the script sees one chunk, the rule is about the batch
+        if len(rows) > _ROWS_PER_CALL and len(rows.fingerprint.unique()) > 1:  # the script sees one chunk, the rule is about the batch
             applied = self.applied_fingerprint(config, table.name)
-            for row in rows if applied is not None else ():
-                if row.fingerprint != applied:
-                    raise refused_fingerprint(table.name, row.fingerprint, str(applied))
+            other = rows.other_than(applied) if applied is not None else None
+            if other is not None:
+                raise refused_fingerprint(table.name, other, str(applied))
         head: list[Any] = [
             table.name,
             f"_tandem:{table.name}",
@@ -84,13 +95,7 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
             len(table.features),
             *(_mmh3(f"{table.name}:{f.name}") for f in table.features),
         ]
-        calls = []
-        for start in range(0, len(rows), _ROWS_PER_CALL):
-            some, args = rows[start : start + _ROWS_PER_CALL], list(head)
-            for row in some:
-                at = Timestamp(seconds=row.event_us // 1_000_000, nanos=row.event_us % 1_000_000 * 1000)
-                args += [row.event_us, row.revision, row.fingerprint, at.SerializeToString(), *row.values]
-            calls.append((1 + len(some), [_applied_key(config), *(r.key for r in some)], args))
+        calls = _Calls(_applied_key(config), head, rows)
         written = 0
         for answer in self._try(config, lambda client: _run(client, calls)):
             if isinstance(answer, list):
@@ -161,17 +166,98 @@ def _applied_key(config: RepoConfig) -> str:
     return f"tandem:applied:{config.project}"
 
 
-def _run(client: Any, calls: list[tuple[int, list[Any], list[Any]]]) -> list[Any]:
-    """All calls in one round trip; after a restart of Redis, those that did not find the script once more."""
+class _Calls:
+    """The calls of the script that write some rows, in Redis' protocol: column by column, not value by value."""
+
+    def __init__(self, applied_key: str, head: list[Any], rows: Rows) -> None:
+        self.applied_key, self.head, self.rows = applied_key, head, rows
+        self._packed: dict[int, tuple[memoryview, Any, memoryview, Any]] = {}
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // _ROWS_PER_CALL)
+
+    def __getitem__(self, number: int) -> list[Any]:
+        """The bytes of call ``number``, in parts."""
+        per_pack = _ROWS_PER_CALL * _CALLS_PER_PACK
+        pack, first = divmod(number * _ROWS_PER_CALL, per_pack)
+        if pack not in self._packed:
+            self._packed = {pack: self._pack(pack * per_pack, per_pack)}
+        keys, key_ends, args, arg_ends = self._packed[pack]
+        last = min(first + _ROWS_PER_CALL, len(key_ends) - 1)
+        n = last - first
+        rows = 3 + 1 + n + len(self.head) + n * (4 + len(self.rows.values))
+        begin = b"*%d" % rows + _bulk("EVALSHA") + _bulk(_SHA) + _bulk(1 + n) + _bulk(self.applied_key)
+        return [
+            begin,
+            keys[key_ends[first] : key_ends[last]],
+            b"".join(map(_bulk, self.head)),
+            args[arg_ends[first] : arg_ends[last]],
+            b"\r\n",
+        ]
+
+    def _pack(self, start: int, count: int) -> tuple[memoryview, Any, memoryview, Any]:
+        """Bytes and ends of rows' keys, and of their arguments."""
+        r, at = self.rows, slice(start, start + count)
+        columns = [
+            pc.cast(pa.array(r.event_us[at]), pa.string()).cast(pa.binary()),
+            pc.cast(pa.array(r.revision[at]), pa.string()).cast(pa.binary()),
+            r.fingerprint.slice(start, count).cast(pa.binary()),
+            encode_timestamps(r.event_us[at]),
+            *(v.slice(start, count) for v in r.values),
+        ]
+        parts: list[Any] = []
+        for column in columns:
+            parts += [_headers(column), column]
+        keys = r.keys.slice(start, count)
+        return *_bytes(join(_headers(keys), keys)), *_bytes(join(*parts))
+
+
+def _bulk(value: Any) -> bytes:
+    """A value behind the end of the one before, as Redis' protocol has it."""
+    data = value if isinstance(value, bytes) else str(value).encode()
+    return b"\r\n$%d\r\n%b" % (len(data), data)
+
+
+@cache
+def _short_headers() -> pa.Array:
+    return pa.array([b"\r\n$%d\r\n" % n for n in range(_SHORT)], pa.binary())
+
+
+def _headers(column: pa.Array) -> pa.Array:
+    """What stands before each value in Redis' protocol."""
+    lengths = pc.binary_length(column)
+    if len(column) and pc.max(lengths).as_py() < _SHORT:
+        return _short_headers().take(lengths)
+    return pa.array([b"\r\n$%d\r\n" % n for n in lengths.to_pylist()], pa.binary())
+
+
+def _bytes(array: pa.Array) -> tuple[memoryview, Any]:
+    _, ends, data = array.buffers()
+    return memoryview(data), np.frombuffer(ends, np.int32)[array.offset : array.offset + len(array) + 1]
+
+
+def _run(client: Any, calls: _Calls) -> list[Any]:
+    """All calls in one round trip; after a restart of Redis, those that did not find the script once more.
+
+    Written to the connection as they are packed, so that Redis works while the next ones are; the pool and its retries stay redis-py's.
+    """
     answers: list[Any] = [None] * len(calls)
     todo = list(range(len(calls)))
     for attempt in range(2):
-        pipe = client.pipeline(transaction=False)
-        for i in todo:
-            n, keys, args = calls[i]
-            pipe.evalsha(_SHA, n, *keys, *args)
-        for i, answer in zip(todo, pipe.execute(raise_on_error=False)):
-            answers[i] = answer
+        connection = client.connection_pool.get_connection("EVALSHA")
+        try:
+            for i in todo:
+                connection.send_packed_command(calls[i])
+            for i in todo:
+                try:
+                    answers[i] = connection.read_response()
+                except ResponseError as error:
+                    answers[i] = error
+        except BaseException:
+            connection.disconnect()  # answers that were not read must not be taken for those of the next command
+            raise
+        finally:
+            client.connection_pool.release(connection)
         todo = [i for i in todo if isinstance(answers[i], NoScriptError)]
         if not todo or attempt:
             break

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.infra.online_stores.sqlite import SqliteOnlineStore, SqliteOnlineStoreConfig, _table_id
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey as EntityKeyProto
 
-from serving.online_store.common import OrderedOnlineStore, Row, refused_fingerprint, unreachable
+from serving.online_store.common import OrderedOnlineStore, Rows, refused_fingerprint, unreachable
 
 __all__ = ["OrderedSqliteOnlineStore", "OrderedSqliteOnlineStoreConfig"]
 
@@ -74,6 +75,9 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
     def _key(self, config: RepoConfig, key: EntityKeyProto) -> bytes:
         return serialize_entity_key(key, entity_key_serialization_version=config.entity_key_serialization_version)
 
+    def _key_suffix(self, config: RepoConfig) -> bytes:
+        return b""
+
     @contextlib.contextmanager
     def _transaction(self, config: RepoConfig) -> Iterator[sqlite3.Connection]:
         conn = self._get_conn(config)
@@ -90,16 +94,14 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
                 self._get_db_path(config), e, "nothing of this batch was written; mend the file or its disk and write again"
             ) from e
 
-    def _write(self, config: RepoConfig, table: FeatureView, rows: list[Row]) -> int:
+    def _write(self, config: RepoConfig, table: FeatureView, rows: Rows) -> int:
         name = _table_id(config.project, table)
-        features = [f.name for f in table.features]
         with self._transaction(config) as conn:
             _create(conn, name)
             applied = self._applied(conn, config, table.name)
-            if applied is not None:
-                for row in rows:
-                    if row.fingerprint != applied:
-                        raise refused_fingerprint(table.name, row.fingerprint, applied)
+            other = rows.other_than(applied) if applied is not None else None
+            if other is not None:
+                raise refused_fingerprint(table.name, other, str(applied))
             upsert = f"""
                 INSERT INTO "{name}_tandem" AS o (entity_key, event_us, revision, fingerprint) VALUES (?, ?, ?, ?)
                 ON CONFLICT (entity_key) DO UPDATE
@@ -107,17 +109,24 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
                 WHERE (excluded.event_us, excluded.revision) > (o.event_us, o.revision)
                    OR ((excluded.event_us, excluded.revision) = (o.event_us, o.revision)
                        AND excluded.fingerprint <> o.fingerprint AND excluded.fingerprint = ?)"""
-            winners = [r for r in rows if conn.execute(upsert, (r.key, r.event_us, r.revision, r.fingerprint, applied)).rowcount == 1]
-            conn.executemany(
-                f'INSERT OR REPLACE INTO "{name}" (entity_key, feature_name, value, event_ts, created_ts) VALUES (?, ?, ?, ?, ?)',
-                (
-                    (row.key, feature, value, at, created)
-                    for row in winners
-                    for at, created in ((_adapted(_EPOCH + timedelta(microseconds=row.event_us)), _adapted(_naive(row.created))),)
-                    for feature, value in zip(features, row.values)
-                ),
-            )
-        return len(winners)
+            keys, times = rows.keys.to_pylist(), rows.event_us.tolist()
+            ordered = zip(keys, times, rows.revision.tolist(), rows.fingerprint.to_pylist(), repeat(applied))
+            wins = [i for i, row in enumerate(ordered) if conn.execute(upsert, row).rowcount == 1]
+            stamps = {us: _adapted(_EPOCH + timedelta(microseconds=us)) for us in {times[i] for i in wins}}
+            created = rows.created
+            for feature, column in zip(table.features, rows.values):
+                values = column.to_pylist()
+                conn.executemany(
+                    f"""
+                    INSERT INTO "{name}" (entity_key, feature_name, value, event_ts, created_ts) VALUES (?, ?, ?, ?, ?)
+                    ON CONFLICT (entity_key, feature_name) DO UPDATE
+                    SET value = excluded.value, vector_value = NULL, event_ts = excluded.event_ts, created_ts = excluded.created_ts""",
+                    [
+                        (keys[i], feature.name, values[i], stamps[times[i]], None if created is None else _adapted(_naive(created[i])))
+                        for i in wins
+                    ],
+                )
+        return len(wins)
 
     def _fetch(
         self, config: RepoConfig, table: FeatureView, keys: list[bytes], names: list[str]
