@@ -1,0 +1,237 @@
+"""What the server answered against what it should have known then: the request log, row by row, against batch rows and row log.
+
+Every logged answer of a view names the row that it was made of (event timestamp, revision, fingerprint) and the instant by which it was
+judged. It is right if the row's values are batch's, no newer row had been delivered by then, and its status follows from its age.
+Otherwise one of these must hold, each by comparison with what is on record:
+
+* **in flight**: by event time a newer row was due, but it had not been delivered yet when the answer was given;
+* **late data**: the row is one that was delivered then, and was corrected by a later revision;
+* **too late**, **behind an idle partition**, **other fingerprint**: the row is as delivered, and this is why it is not batch's;
+* **ahead of the clock**: the row is right, but its event timestamp lies after the instant that the server judged by.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipelines.verify.causes import CAUSES, EQUAL, OTHER_FINGERPRINT, UNEXPLAINED
+from pipelines.verify.compare import common_codes, locate, same, table_of
+from pipelines.verify.proof import GroupProof
+from transforms.definitions import CREATED, EVENT_TIMESTAMP, FINGERPRINT, REVISION, FeatureGroup
+
+__all__ = ["SERVED", "ServedProof", "check_served"]
+
+Int = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
+
+SERVED = (*CAUSES, "late data", "ahead of the clock")
+IN_FLIGHT, LATE_DATA, AHEAD = CAUSES.index("in flight"), len(CAUSES), len(CAUSES) + 1
+SLACK_US = 5_000_000
+"""A row is stamped, taken through the graph and written, group after group: so long after its stamp it must be readable."""
+
+
+@dataclass(frozen=True)
+class ServedProof:
+    """The answers of one view: how many rows and values, by cause; ``behind_s``: per answer that was in flight, how far behind (seconds)."""
+
+    view: str
+    answers: int
+    values: int
+    causes: dict[str, int]
+    statuses: dict[str, int]
+    lines: list[str] = field(default_factory=list)
+    behind_s: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+
+    @property
+    def unexplained(self) -> int:
+        """Answers that nothing explains."""
+        return self.causes.get(CAUSES[UNEXPLAINED], 0)
+
+
+def check_served(
+    log: pa.Table, proof: GroupProof, delivered: pa.Table, history: pa.Table | None, slack_us: int = SLACK_US
+) -> ServedProof | None:
+    """Judge every logged answer of the group's view; None if there is none. ``history``: rows of the batch run that came before."""
+    group, name = proof.group, proof.group.name
+    status_column = f"{name}__tandem_status"
+    if status_column not in log.schema.names or any(k not in log.schema.names for k in group.entity.keys):
+        return None
+    log = table_of(log.filter(log.column(status_column).is_valid()))
+    if not log.num_rows:
+        return None
+    keys = tuple(group.entity.keys)
+    asked = _asked(log, group)
+    truth, row_cause = _truth(proof, history)
+    features = [n.removeprefix(f"{name}__") for n in log.schema.names if n.startswith(f"{name}__") and f"{n}__status" in log.schema.names]
+    features = [f for f in features if f in truth.schema.names]
+    status = np.array(log.column(status_column).to_pylist(), dtype=object)
+    found = status != "NOT_FOUND"
+    as_of, at = _us(log, "tandem_as_of"), _us(log, "tandem_at")
+    stamp, revision = _filled(asked, EVENT_TIMESTAMP), _filled(asked, REVISION)
+
+    cause = np.full(log.num_rows, UNEXPLAINED, np.int64)
+    why = np.array(["its row was never delivered, and batch has none like it"] * log.num_rows, dtype=object)
+    place = locate(asked, truth, (*keys, EVENT_TIMESTAMP))
+    place[~found] = -1
+    right = (place >= 0) & _alike(log, name, features, place, truth, status) & _revision(truth, place, revision)
+    cause[right] = EQUAL
+    copy = locate(asked, table_of(delivered), (*keys, EVENT_TIMESTAMP, REVISION))
+    copy[~found] = -1
+    delivered_so = ~right & (copy >= 0) & _alike(log, name, features, copy, delivered, status)
+    newest = locate(asked, proof.newest.rows, (*keys, EVENT_TIMESTAMP))
+    newest_revision = _taken(proof.newest.rows, REVISION, newest)
+    corrected = delivered_so & (newest >= 0) & (newest_revision > revision)
+    cause[corrected] = LATE_DATA
+    rest = delivered_so & ~corrected
+    cause[rest] = np.where(place[rest] >= 0, row_cause[place[rest]], UNEXPLAINED)
+    why[rest] = "its row is as delivered, and not as batch has it"
+    other = found & _other_graph(log, name, proof.fingerprint)
+    cause[other & (delivered_so | right)] = OTHER_FINGERPRINT
+
+    # The row must be the newest that had been delivered, and none may be due that was.
+    visible = _visible(asked, delivered, at - slack_us, keys)
+    stale = found & (visible > _order(stamp, revision)) | (~found & (visible >= 0))
+    cause[stale] = UNEXPLAINED
+    why[stale] = "a newer row had been delivered before"
+    due = _due(asked, truth, as_of, keys)
+    behind = (due >= 0) & (due > np.where(found, stamp, -1)) & ~stale & ((cause == EQUAL) | ~found)
+    cause[~found & ~stale] = EQUAL
+    cause[behind] = IN_FLIGHT
+    cause[found & (stamp > as_of) & (cause == EQUAL)] = AHEAD
+    ttl = group.ttl.total_seconds() * 1e6
+    wrong = found & ((as_of - stamp > ttl) != (status == "OUTSIDE_MAX_AGE"))
+    cause[wrong] = UNEXPLAINED
+    why[wrong] = "its status does not follow from its age"
+    counts = np.bincount(cause, minlength=len(SERVED))
+    kinds, numbers = np.unique(status.astype(str), return_counts=True)
+    return ServedProof(
+        name,
+        log.num_rows,
+        log.num_rows * len(features),
+        {SERVED[i]: int(n) for i, n in enumerate(counts) if n},
+        dict(zip(kinds.tolist(), numbers.tolist(), strict=True)),
+        list(_lines(log, asked, np.flatnonzero(cause == UNEXPLAINED)[:5], why, keys)),
+        (due - np.where(found, stamp, as_of))[behind] / 1e6,
+    )
+
+
+def _asked(log: pa.Table, group: FeatureGroup) -> pa.Table:
+    """Keys, event timestamp and revision of each answer's row, with the types of rows."""
+    columns: dict[str, Any] = {f.name: log.column(f.name).cast(f.arrow_type) for f in group.key_fields}
+    schema = group.row_schema
+    columns[EVENT_TIMESTAMP] = log.column(f"{group.name}__event_timestamp").cast(schema.field(EVENT_TIMESTAMP).type)
+    columns[REVISION] = log.column(f"{group.name}__tandem_revision").cast(pa.int64())
+    return table_of(pa.table(columns))
+
+
+def _truth(proof: GroupProof, history: pa.Table | None) -> tuple[pa.Table, Int]:
+    """Batch rows, those before included, and the cause of each (how the stream's row of that name compares)."""
+    c = proof.comparison
+    cause = proof.cause[: c.batch.num_rows].astype(np.int64)
+    if history is None or not history.num_rows:
+        return c.batch, cause
+    names = [n for n in c.batch.schema.names if n in history.schema.names]
+    columns = {n: pa.concat_arrays([table_of(t.select([n])).column(0).chunk(0) for t in (history, c.batch)]) for n in names}
+    return pa.table(columns), np.concatenate([np.full(history.num_rows, EQUAL, np.int64), cause])
+
+
+def _us(table: pa.Table, name: str) -> Int:
+    out: Int = table.column(name).cast(pa.int64()).to_numpy()
+    return out
+
+
+def _filled(table: pa.Table, name: str) -> Int:
+    out: Int = table.column(name).cast(pa.int64()).fill_null(-1).to_numpy()
+    return out
+
+
+def _alike(log: pa.Table, view: str, features: list[str], place: Int, rows: pa.Table, status: npt.NDArray[np.object_]) -> Bool:
+    """Whose served values are those of the row at ``place``. An answer that is too old holds no values: its row alone counts."""
+    out = place >= 0
+    there = np.flatnonzero(out)
+    take, mine = pa.array(place[there]), pa.array(there)
+    old = status[there] == "OUTSIDE_MAX_AGE"
+    for feature in features:
+        if feature not in rows.schema.names:
+            continue
+        served, theirs = log.column(f"{view}__{feature}").take(mine), rows.column(feature).take(take)
+        asked = log.column(f"{view}__{feature}__status").take(mine).is_valid().to_numpy()
+        if served.type != theirs.type:
+            served = served.cast(theirs.type)
+        out[there] &= same(served, theirs) | old | ~asked
+    return out
+
+
+def _taken(rows: pa.Table, name: str, place: Int) -> Int:
+    """A column of integers at ``place``; -1 where that is -1."""
+    out = np.full(len(place), -1, np.int64)
+    out[place >= 0] = rows.column(name).to_numpy()[place[place >= 0]]
+    return out
+
+
+def _revision(truth: pa.Table, place: Int, revision: Int) -> Bool:
+    """Whose revision is that of the batch row, or not on record."""
+    return (revision < 0) | (_taken(truth, REVISION, place) == revision)
+
+
+def _other_graph(log: pa.Table, view: str, fingerprint: str) -> Bool:
+    """Whose row bears another fingerprint (on record for rows that are present)."""
+    name = f"{view}__{FINGERPRINT}"
+    if name not in log.schema.names:
+        return np.zeros(log.num_rows, np.bool_)
+    return np.array([p is not None and p != fingerprint for p in log.column(name).to_pylist()], np.bool_)
+
+
+def _order(stamp: Int, revision: Int) -> npt.NDArray[np.object_]:
+    """(event timestamp, revision) as one exact number."""
+    out: npt.NDArray[np.object_] = stamp.astype(object) * 2**40 + revision
+    return out
+
+
+def _visible(asked: pa.Table, delivered: pa.Table, by: Int, keys: tuple[str, ...]) -> npt.NDArray[np.object_]:
+    """The greatest (event timestamp, revision) of each key among the rows that were stamped before ``by``; -1 for none."""
+    out = np.full(asked.num_rows, -1, dtype=object)
+    if not delivered.num_rows or CREATED not in delivered.schema.names:
+        return out
+    delivered = table_of(delivered)
+    mine, theirs = common_codes([asked, delivered], keys)
+    created = _us(delivered, CREATED)
+    order = np.lexsort((created, theirs))
+    value = _order(_us(delivered, EVENT_TIMESTAMP), _us(delivered, REVISION))[order]
+    key, times = theirs[order], created[order]
+    begins = np.searchsorted(key, np.arange(int(max(mine.max(initial=0), key.max(initial=0))) + 2))
+    for number in np.unique(mine).tolist():
+        lo, hi = int(begins[number]), int(begins[number + 1])
+        if lo == hi:
+            continue
+        best = np.maximum.accumulate(value[lo:hi])
+        rows = np.flatnonzero(mine == number)
+        upto = np.searchsorted(times[lo:hi], by[rows])
+        out[rows] = np.where(upto > 0, best[np.maximum(upto - 1, 0)], -1)
+    return out
+
+
+def _due(asked: pa.Table, truth: pa.Table, as_of: Int, keys: tuple[str, ...]) -> Int:
+    """The event timestamp of each key's newest batch row that is not after ``as_of``; -1 for none."""
+    mine, theirs = common_codes([asked, truth], keys)
+    stamps = _us(truth, EVENT_TIMESTAMP)
+    order = np.lexsort((stamps, theirs))
+    instants, rank = np.unique(np.concatenate([stamps, as_of]), return_inverse=True)
+    room = len(instants) + 1
+    sorted_ = (theirs * room + rank[: len(stamps)])[order]
+    place = np.searchsorted(sorted_, mine * room + rank[len(stamps) :], side="right") - 1
+    out = np.full(len(as_of), -1, np.int64)
+    good = (place >= 0) & (theirs[order][np.maximum(place, 0)] == mine) if len(order) else np.zeros(len(as_of), np.bool_)
+    out[good] = stamps[order][place[good]]
+    return out
+
+
+def _lines(log: pa.Table, asked: pa.Table, rows: Int, why: npt.NDArray[np.object_], keys: tuple[str, ...]) -> Any:
+    for i in rows.tolist():
+        key = ", ".join(f"{k}={asked.column(k)[i].as_py()!r}" for k in keys)
+        yield f"request {log.column('tandem_request')[i].as_py()}: {key}: {why[i]}"
