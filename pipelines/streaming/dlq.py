@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -169,6 +170,7 @@ def replay(
         done, seen = replayed(reader, topic), set[str]()
         counts: dict[str, Any] = {"replayed": Counter(), "already": 0, "repeats": 0, "foreign": 0, "dry_run": dry_run}
         partitions: dict[str, int] = {}
+        written: dict[tuple[str, int], int] = {}
         batch: list[Letter] = []
         for letter in scan(reader, topic):
             if letter is None:
@@ -187,10 +189,11 @@ def replay(
                 partitions[letter.topic] = reader.partitions(letter.topic)
             batch.append(letter)
             if len(batch) == BATCH or sum(len(a.value or b"") for a in batch) > BATCH_BYTES:
-                _commit(producer, topic, batch, partitions, counts, options)
+                _commit(producer, topic, batch, partitions, counts, options, written)
                 say(f"{sum(counts['replayed'].values()):,} records replayed")
                 batch = []
-        _commit(producer, topic, batch, partitions, counts, options)
+        _commit(producer, topic, batch, partitions, counts, options, written)
+        _seen(reader, written)
         return counts | {"replayed": dict(counts["replayed"])}
     finally:
         reader.close()
@@ -220,8 +223,9 @@ def _commit(
     partitions: Mapping[str, int],
     counts: dict[str, Any],
     options: Mapping[str, Any],
+    written: dict[tuple[str, int], int],
 ) -> None:
-    """One transaction: the records, and the ledger's entries about them. Without a producer nothing is sent."""
+    """One transaction: the records, and the ledger's entries about them; notes where it wrote. Without a producer nothing is sent."""
     if producer is not None and letters:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         try:
@@ -235,9 +239,9 @@ def _commit(
                 entry = json.dumps({"topic": letter.topic, "reason": letter.reason, "at": now}).encode()
                 sent.append(producer.send(ledger_of(topic), Value(entry), letter.identity.encode(), partition=0))
             producer.flush(SECONDS)
-            for future in sent:
-                future.get(0)
+            ends = {(done.topic, done.partition): done.offset for done in (future.get(0) for future in sent)}
             _bounded(producer.commit_transaction)
+            written.update(ends)
         except (kafka_errors.ProducerFencedError, kafka_errors.InvalidProducerEpochError):
             raise StoreError(f"another replay of {topic!r} has taken over; this one stopped, and no record was replayed twice") from None
         except kafka_errors.KafkaError as error:
@@ -245,6 +249,14 @@ def _commit(
                 _bounded(producer.abort_transaction, 5)
             raise failed(error, f"dead letters of {topic!r} cannot be replayed", options) from None
     counts["replayed"].update(letter.topic for letter in letters)
+
+
+def _seen(reader: Reader, written: Mapping[tuple[str, int], int]) -> None:
+    """Wait until readers of committed records can see what was written: a commit is decided before its markers are in every partition."""
+    until = time.monotonic() + SECONDS
+    for (topic, partition), offset in written.items():
+        while reader.end(topic, partition) <= offset and time.monotonic() < until:
+            time.sleep(0.02)
 
 
 def _bounded(call: Callable[[], None], seconds: float = SECONDS) -> None:
