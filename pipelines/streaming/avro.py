@@ -40,6 +40,8 @@ def decoder(registered: RegisteredSchema, registry: Registry, source: EventSourc
     schema = _load(registered, registry, named, [])
     if not isinstance(schema, dict) or schema.get("type") not in ("record", "error"):
         raise UnusableSchema("it is not the schema of a record")
+    if not isinstance(schema.get("fields"), list):
+        raise UnusableSchema("it is no Avro schema: a record without fields")
     scales = _plain(schema, source)
     try:
         parsed: Any = parse_schema(schema, named)
@@ -93,7 +95,7 @@ def _plain(schema: dict[str, Any], source: EventSource) -> list[tuple[str, tuple
     """
     dtypes = {source.event_time: "timestamp", **{f.name: f.dtype for f in source.fields}}
     scales = []
-    for field in schema.get("fields", ()) if isinstance(schema.get("fields"), list) else ():
+    for field in schema["fields"]:
         if not isinstance(field, dict):
             continue
         dtype = dtypes.get(str(field.get("name")))

@@ -176,6 +176,7 @@ def test_every_broken_copy_is_refused(kind: str, source: EventSource) -> None:
             "far_future": "future_timestamp",
             "huge": "too_long",
             "invalid_utf8": "invalid_utf8",
+            "random_bytes": "invalid_utf8",
             "unknown_schema": "invalid_utf8",  # the id's bytes, where text should begin
         }
         assert expected.get(kind, kind if kind in REASONS else "malformed") in reasons
