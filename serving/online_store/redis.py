@@ -7,11 +7,12 @@ import re
 import struct
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from feast import Entity, FeatureView, RepoConfig
@@ -33,6 +34,8 @@ _SHA = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
 _STRING = int(ValueType.STRING)
 _ROWS_PER_CALL = 500
 """A script call holds up all other clients: it takes a few milliseconds at this size."""
+Ends = npt.NDArray[np.int32]
+_NO_ENDS: Ends = np.zeros(1, np.int32)
 _CALLS_PER_PACK = 8
 """Calls that are packed at once, while Redis works on those before."""
 _SHORT = 1024
@@ -82,25 +85,24 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
             raise StoreError(
                 f"view {table.name!r} has {len(table.features)} features; Redis takes at most {_MAX_FEATURES} per view, split it"
             )
-        if len(rows) > _ROWS_PER_CALL and len(rows.fingerprint.unique()) > 1:  # the script sees one chunk, the rule is about the batch
+        prints = rows.fingerprint.unique().to_pylist()
+        if len(prints) > 1:  # the script sees rows of one fingerprint, the rule is about the batch
             applied = self.applied_fingerprint(config, table.name)
             other = rows.other_than(applied) if applied is not None else None
             if other is not None:
                 raise refused_fingerprint(table.name, other, str(applied))
-        head: list[Any] = [
-            table.name,
-            f"_tandem:{table.name}",
-            f"_ts:{table.name}",
-            config.online_store.key_ttl_seconds or 0,
-            len(table.features),
-            *(_mmh3(f"{table.name}:{f.name}") for f in table.features),
-        ]
-        calls = _Calls(_applied_key(config), head, rows)
+        head = [table.name, f"_tandem:{table.name}", f"_ts:{table.name}", config.online_store.key_ttl_seconds or 0]
+        names = [len(table.features), *(_mmh3(f"{table.name}:{f.name}") for f in table.features)]
         written = 0
-        for answer in self._try(config, lambda client: _run(client, calls)):
-            if isinstance(answer, list):
-                raise refused_fingerprint(table.name, answer[0].decode(), answer[1].decode())
-            written += answer
+        for print_ in prints:
+            some = (
+                rows if len(prints) == 1 else rows.take(np.flatnonzero(pc.equal(rows.fingerprint, print_).to_numpy(zero_copy_only=False)))
+            )
+            calls = _Calls([_applied_key(config)], [*head, print_, *names], some)
+            for answer in self._try(config, partial(_run, calls=calls)):
+                if isinstance(answer, list):
+                    raise refused_fingerprint(table.name, answer[0].decode(), answer[1].decode())
+                written += answer
         return written
 
     def _fetch(
@@ -169,39 +171,34 @@ def _applied_key(config: RepoConfig) -> str:
 class _Calls:
     """The calls of the script that write some rows, in Redis' protocol: column by column, not value by value."""
 
-    def __init__(self, applied_key: str, head: list[Any], rows: Rows) -> None:
-        self.applied_key, self.head, self.rows = applied_key, head, rows
-        self._packed: dict[int, tuple[memoryview, Any, memoryview, Any]] = {}
+    def __init__(self, keys: list[Any], head: list[Any], rows: Rows) -> None:
+        self.keys, self.head, self.rows = keys, b"".join(map(_bulk, head)), rows
+        self.args_per_call, self.args_per_row = len(head), 3 + len(rows.values)
+        self._pack_number, self._packed = -1, (memoryview(b""), _NO_ENDS, memoryview(b""), _NO_ENDS)
 
     def __len__(self) -> int:
         return -(-len(self.rows) // _ROWS_PER_CALL)
 
     def __getitem__(self, number: int) -> list[Any]:
         """The bytes of call ``number``, in parts."""
-        per_pack = _ROWS_PER_CALL * _CALLS_PER_PACK
-        pack, first = divmod(number * _ROWS_PER_CALL, per_pack)
-        if pack not in self._packed:
-            self._packed = {pack: self._pack(pack * per_pack, per_pack)}
-        keys, key_ends, args, arg_ends = self._packed[pack]
+        pack, place = divmod(number, _CALLS_PER_PACK)
+        if pack != self._pack_number:
+            count = _ROWS_PER_CALL * _CALLS_PER_PACK
+            self._pack_number, self._packed = pack, self._pack(pack * count, count)
+        keys, key_ends, args, arg_ends = self._packed
+        first = place * _ROWS_PER_CALL
         last = min(first + _ROWS_PER_CALL, len(key_ends) - 1)
-        n = last - first
-        rows = 3 + 1 + n + len(self.head) + n * (4 + len(self.rows.values))
-        begin = b"*%d" % rows + _bulk("EVALSHA") + _bulk(_SHA) + _bulk(1 + n) + _bulk(self.applied_key)
-        return [
-            begin,
-            keys[key_ends[first] : key_ends[last]],
-            b"".join(map(_bulk, self.head)),
-            args[arg_ends[first] : arg_ends[last]],
-            b"\r\n",
-        ]
+        n_keys = len(self.keys) + last - first
+        total = 3 + n_keys + self.args_per_call + (last - first) * self.args_per_row
+        begin = b"*%d" % total + b"".join(map(_bulk, ["EVALSHA", _SHA, n_keys, *self.keys]))
+        return [begin, keys[key_ends[first] : key_ends[last]], self.head, args[arg_ends[first] : arg_ends[last]], b"\r\n"]
 
-    def _pack(self, start: int, count: int) -> tuple[memoryview, Any, memoryview, Any]:
+    def _pack(self, start: int, count: int) -> tuple[memoryview, Ends, memoryview, Ends]:
         """Bytes and ends of rows' keys, and of their arguments."""
         r, at = self.rows, slice(start, start + count)
         columns = [
             pc.cast(pa.array(r.event_us[at]), pa.string()).cast(pa.binary()),
             pc.cast(pa.array(r.revision[at]), pa.string()).cast(pa.binary()),
-            r.fingerprint.slice(start, count).cast(pa.binary()),
             encode_timestamps(r.event_us[at]),
             *(v.slice(start, count) for v in r.values),
         ]
@@ -231,7 +228,7 @@ def _headers(column: pa.Array) -> pa.Array:
     return pa.array([b"\r\n$%d\r\n" % n for n in lengths.to_pylist()], pa.binary())
 
 
-def _bytes(array: pa.Array) -> tuple[memoryview, Any]:
+def _bytes(array: pa.Array) -> tuple[memoryview, Ends]:
     _, ends, data = array.buffers()
     return memoryview(data), np.frombuffer(ends, np.int32)[array.offset : array.offset + len(array) + 1]
 
