@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import urllib.error
 import urllib.request
@@ -11,9 +12,27 @@ from typing import Any
 
 from transforms.errors import ConfigError, TandemError
 
-__all__ = ["Cluster"]
+__all__ = ["Cluster", "check_flags"]
 
 _ENDED = {"FINISHED", "CANCELED", "FAILED"}
+
+
+def check_flags(master: str | None, worker_pool: str | None, savepoint: str | None) -> None:
+    """Raise ConfigError for flags that do not go together. ``master`` None stands for the embedded Flink."""
+    if savepoint and master is None:
+        raise ConfigError(
+            f"--savepoint {savepoint}: the embedded Flink ignores savepoints; give --flink-master host:port,"
+            " or leave it out: the stream goes on from its own resume point"
+        )
+    if master is not None and not re.fullmatch(r"[^\s:/]+:\d+", master):
+        raise ConfigError(f"--flink-master {master}: write host:port of the cluster's REST interface, such as localhost:8081")
+    if master is not None and not worker_pool:
+        raise ConfigError(
+            "--flink-master needs --worker-pool host:port, where the task managers reach a pool of SDK workers;"
+            " start one beside them: python -m pipelines.streaming.workers --service-port 50000"
+        )
+    if worker_pool and master is None:
+        raise ConfigError(f"--worker-pool {worker_pool} goes with --flink-master; the embedded Flink has its own")
 
 
 class Cluster:

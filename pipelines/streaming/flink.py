@@ -23,9 +23,9 @@ from apache_beam.runners.portability.portable_runner import JobServiceHandle, Po
 from google.protobuf import json_format
 
 from pipelines.streaming.children import end, launch
-from pipelines.streaming.cluster import Cluster
-from pipelines.streaming.workers import PRELOAD, WorkerPool
-from transforms.errors import ConfigError
+from pipelines.streaming.cluster import Cluster, check_flags
+from pipelines.streaming.worker import PRELOAD, start_worker
+from pipelines.streaming.workers import WorkerPool
 
 __all__ = ["FlinkJob", "FlinkOptions", "cause"]
 
@@ -51,20 +51,7 @@ class FlinkOptions:
     extra: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.savepoint and self.master is None:
-            raise ConfigError(
-                f"--savepoint {self.savepoint}: the embedded Flink ignores savepoints; give --flink-master host:port,"
-                " or leave it out: the stream goes on from its own resume point"
-            )
-        if self.master is not None and not re.fullmatch(r"[^\s:/]+:\d+", self.master):
-            raise ConfigError(f"--flink-master {self.master}: write host:port of the cluster's REST interface, such as localhost:8081")
-        if self.master is not None and not self.worker_pool:
-            raise ConfigError(
-                "--flink-master needs --worker-pool host:port, where the task managers reach a pool of SDK workers;"
-                " start one beside them: python -m pipelines.streaming.workers --service-port 50000"
-            )
-        if self.worker_pool and self.master is None:
-            raise ConfigError(f"--worker-pool {self.worker_pool} goes with --flink-master; the embedded Flink has its own")
+        check_flags(self.master, self.worker_pool, self.savepoint)
 
     def beam_options(self, pool: str) -> PipelineOptions:
         """Beam's options of the job; ``pool`` is the address of the SDK workers' pool."""
@@ -95,7 +82,7 @@ class FlinkOptions:
 class FlinkJob:
     """One job: :meth:`start`, :meth:`poll` until it has ended, :meth:`stop`. Use a new one for a new attempt.
 
-    ``build`` puts the graph into a pipeline; ``say`` hears of workers that ended.
+    ``build`` puts the graph into a pipeline; ``say`` hears of workers that ended; ``spare``: a worker that was started before.
     """
 
     def __init__(
@@ -104,9 +91,10 @@ class FlinkJob:
         build: Callable[[beam.Pipeline], Any],
         say: Callable[[str], None] = lambda line: None,
         preload: tuple[str, ...] = PRELOAD,
+        spare: subprocess.Popen[bytes] | None = None,
     ) -> None:
         self.options, self.say = options, say
-        self._build, self._preload = build, preload
+        self._build, self._preload, self._spare = build, preload, spare
         self._pool: WorkerPool | None = None
         self._java: subprocess.Popen[bytes] | None = None
         self.log = options.folder / "flink.log"
@@ -124,14 +112,15 @@ class FlinkJob:
         (options.folder / "tmp").mkdir(parents=True, exist_ok=True)
         options.folder.chmod(0o700)  # the job's description holds what logs in to Kafka
         if self.cluster is None:
-            self._pool = WorkerPool(options.folder / "worker.log", preload=self._preload, prestart=True, say=self.say)
+            log = options.folder / "worker.log"
+            self._pool = WorkerPool(log, preload=self._preload, spare=self._spare or start_worker(log, self._preload), say=self.say)
             pool = self._pool.address
         else:
             assert options.worker_pool is not None
             pool = options.worker_pool
         try:
             path = [str(self._describe(pool)), classpath("flink", self.say)]
-            with open(self.log, "wb") as log:
+            with open(self.log, "wb") as sink:
                 self._java = launch(
                     [
                         str(java()),
@@ -146,8 +135,8 @@ class FlinkJob:
                     ],
                     env={**os.environ, "CLASSPATH": os.pathsep.join(path)},
                     stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
+                    stdout=sink,
+                    stderr=sink,
                     start_new_session=True,
                 )
         except BaseException:

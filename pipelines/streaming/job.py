@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,16 +17,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipelines import runs
 from pipelines.repo import Repo
+from pipelines.streaming.children import end
+from pipelines.streaming.cluster import check_flags
 from pipelines.streaming.control import Control
 from pipelines.streaming.metrics import StreamMetrics, serve
 from pipelines.streaming.progress import Screen, Tracker, line
+from pipelines.streaming.spec import JobSpec
 from pipelines.streaming.supervise import Driver, Job, Outcome, Supervisor, running
 from pipelines.streaming.whence import decide
-from transforms.errors import ConfigError, DataError, TandemError
+from pipelines.streaming.worker import PRELOAD, start_worker
+from transforms.definitions import FeatureGroup
+from transforms.errors import ConfigError, DataError, GraphError, TandemError
 
 if TYPE_CHECKING:
     from pipelines.streaming.kafka import Reader
-    from pipelines.streaming.spec import JobSpec
 
 __all__ = ["StreamOptions", "resume_stream", "run_stream", "stop_stream", "stream_folder", "stream_status"]
 
@@ -55,6 +61,7 @@ class StreamOptions:
             raise ConfigError(f"--until {self.until}: only 'latest' can be given, the ends of the topics as they are at the start")
         if not self.name.replace("-", "").replace("_", "").isalnum():
             raise ConfigError(f"--name {self.name!r}: use letters, digits, '-' and '_'")
+        check_flags(self.flink_master, self.worker_pool, self.savepoint)
         if not 1 <= self.parallelism <= 128:
             raise ConfigError(f"--parallelism {self.parallelism}: give 1 to 128")
 
@@ -79,20 +86,11 @@ def run_stream(repo: Repo, options: StreamOptions, say: Callable[[str], None] | 
         with Screen(tracker) as screen, _signals(control) as signalled:
             tell = _Teller(control, say or screen.say, said)
             stream = _Stream(repo, options, control, tell.say)
-            run = _record(repo, options, stream)
-            driver.tell(run=run.id, started=datetime.now(UTC).isoformat(), flink_master=options.flink_master)
-
-            def watch() -> None:
-                tell.relay()
-                screen.watch()
-
             try:
-                with _metrics(repo, options, tracker, stream, driver):
-                    outcome = stream.run(watch)
-            except BaseException as error:
-                why = " ".join(str(error).split()) or type(error).__name__
-                run.save(status="failed", error=why, finished=datetime.now(UTC).isoformat())
-                raise
+                stream.prepare()
+                run = _record(repo, options, stream)
+                driver.tell(run=run.id, started=datetime.now(UTC).isoformat(), flink_master=options.flink_master)
+                outcome = _watched(repo, options, stream, run, driver, tell, screen)
             finally:
                 tell.relay()
                 stream.close()
@@ -108,36 +106,52 @@ def run_stream(repo: Repo, options: StreamOptions, say: Callable[[str], None] | 
         return {**run.manifest, "code": outcome.code}
 
 
+def _watched(repo: Repo, options: StreamOptions, stream: _Stream, run: runs.Run, driver: Driver, tell: _Teller, screen: Screen) -> Outcome:
+    def watch() -> None:
+        tell.relay()
+        screen.watch()
+
+    try:
+        with _metrics(repo, options, screen.tracker, stream, driver):
+            return stream.run(watch)
+    except BaseException as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        run.save(status="failed", error=why, finished=datetime.now(UTC).isoformat())
+        raise
+
+
 class _Stream:
     """The parts of one ``run_stream``: what is checked once, and each attempt's job."""
 
     def __init__(self, repo: Repo, options: StreamOptions, control: Control, say: Callable[[str], None]) -> None:
-        from pipelines.batch import pinned_graph
-        from pipelines.streaming.kafka import Reader, client_options
-        from pipelines.streaming.spec import JobSpec
-
         self.repo, self.options, self.control, self.say = repo, options, control, say
         self.attempts = 0
-        settings = repo.settings
+        self.reader: Reader | None = None
+        self.spare: subprocess.Popen[bytes] | None = None
+        tensorflow = ("tensorflow",) if any(g.preprocessing_fn for g in repo.groups.values()) else ()
+        self.preload = (*PRELOAD, "pipelines.streaming.graph", "feast", *tensorflow)
+
+    def prepare(self) -> None:
+        """Check everything once, and decide where to start. Raises ConfigError, DataError, GraphError, StoreError."""
+        from pipelines.streaming.kafka import Reader, client_options
+
+        repo, options, control, settings = self.repo, self.options, self.control, self.repo.settings
+        if options.runner == "flink" and options.flink_master is None:
+            # Its imports take as long as all that is done here until the job is submitted.
+            self.spare = start_worker(control.folder / "flink" / "worker.log", self.preload)
         stream = settings.stream.model_copy(update={"shards": options.shards} if options.shards else {})
         for group in repo.groups.values():
             if not group.source.topic:
                 raise ConfigError(f"source {group.source.name!r} has no topic, and group {group.name!r} needs it; give it one: topic='...'")
-        graphs = {name: pinned_graph(repo.data, group) for name, group in repo.groups.items()}
+        graphs = {name: _applied(repo.data, group) for name, group in repo.groups.items()}
         client = client_options(settings.kafka, repo.data)
-        start = decide(repo, control, stream.shards, options.from_run, options.anew)
-        self.reader: Reader = Reader(dict(client))
+        reader = self.reader = Reader(dict(client))
         sources = {g.source.name: g.source for g in repo.groups.values()}
-        try:
-            partitions = {n: self.reader.partitions(s.topic) for n, s in sources.items()}
-            topics = {n: self.reader.identity(s.topic) for n, s in sources.items()}
-            until = (
-                {n: {p: self.reader.end(s.topic, p) for p in range(partitions[n])} for n, s in sources.items()} if options.until else None
-            )
-        except BaseException:
-            self.reader.close()
-            raise
-        self.spec: JobSpec = JobSpec(
+        partitions = {n: reader.partitions(s.topic) for n, s in sources.items()}
+        topics = {n: reader.identity(s.topic) for n, s in sources.items()}
+        until = {n: {p: reader.end(s.topic, p) for p in range(partitions[n])} for n, s in sources.items()} if options.until else None
+        start = decide(repo, control, stream.shards, options.from_run, options.anew)
+        self.spec = JobSpec(
             repo=repo.path,
             data=repo.data,
             folder=control.folder,
@@ -190,7 +204,10 @@ class _Stream:
             savepoint=self.options.savepoint if attempt == 0 else None,
             extra=self.options.beam_args,
         )
-        return FlinkJob(how, lambda pipeline: build(pipeline, spec, _ticks(spec.stream.tick_ms, parallelism)), self.say)
+        spare, self.spare = self.spare, None
+        return FlinkJob(
+            how, lambda pipeline: build(pipeline, spec, _ticks(spec.stream.tick_ms, parallelism)), self.say, self.preload, spare
+        )
 
     def _savepoint(self) -> str:
         from pipelines.streaming.cluster import Cluster
@@ -230,8 +247,27 @@ class _Stream:
         return Outcome(0, "stopped" if asked else "all records up to the end offsets are delivered")
 
     def close(self) -> None:
-        """Close the connection."""
-        self.reader.close()
+        """Close the connection, end a worker that was not needed."""
+        if self.reader is not None:
+            self.reader.close()
+        if self.spare is not None:
+            end(self.spare, 0)
+
+
+def _applied(data: Path, group: FeatureGroup) -> str:
+    """The fingerprint of the graph that is applied to the group; the workers verify it. Raises GraphError."""
+    folder = data / "graphs" / group.name
+    try:
+        fingerprint = (folder / "CURRENT").read_text().strip()
+        made_of = json.loads((folder / fingerprint / "tandem.json").read_text())["definition_hash"]
+    except (OSError, ValueError, KeyError):
+        raise GraphError(f"feature group {group.name!r} has no applied graph; run 'tandem batch' and 'tandem apply' first") from None
+    if made_of != group.definition_hash():
+        raise GraphError(
+            f"feature group {group.name!r} was redefined after its graph {fingerprint[:12]} was applied;"
+            " run 'tandem batch' and 'tandem apply' first"
+        )
+    return str(fingerprint)
 
 
 def _ticks(tick_ms: int, parallelism: int) -> Any:

@@ -9,10 +9,33 @@ import importlib
 import json
 import logging
 import os
+import subprocess
 import sys
 import threading
+from collections.abc import Sequence
+from pathlib import Path
 
-__all__: list[str] = []
+__all__ = ["PRELOAD", "start_worker"]
+
+PRELOAD = ("apache_beam.runners.worker.sdk_worker",)
+"""Modules that every worker imports while it waits for its orders."""
+_ENGINE = str(Path(__file__).resolve().parents[2])
+
+
+def start_worker(log: Path, preload: Sequence[str] = PRELOAD) -> subprocess.Popen[bytes]:
+    """Start a worker that imports ``preload`` and waits for its orders on stdin; its output is appended to ``log``."""
+    from pipelines.streaming.children import launch
+
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "ab") as sink:
+        return launch(
+            [sys.executable, "-m", "pipelines.streaming.worker", *preload],
+            stdin=subprocess.PIPE,
+            stdout=sink,
+            stderr=sink,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([_ENGINE, *filter(None, [os.environ.get("PYTHONPATH")])])},
+            start_new_session=True,  # Ctrl-C in a terminal is for the driver alone, which then drains
+        )
 
 
 def _end_with_parent() -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -20,12 +19,11 @@ from typing import Any
 import grpc
 from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
 
-from pipelines.streaming.children import end, launch
+from pipelines.streaming.children import end
+from pipelines.streaming.worker import PRELOAD, start_worker
 
-__all__ = ["CACHE_MB", "PRELOAD", "WorkerPool"]
+__all__ = ["CACHE_MB", "WorkerPool"]
 
-PRELOAD = ("apache_beam.runners.worker.sdk_worker",)
-"""Modules that a worker imports while it waits for its orders."""
 CACHE_MB = 256
 """State that a worker keeps in memory, so that it need not ask the runner for it."""
 
@@ -33,7 +31,7 @@ CACHE_MB = 256
 class WorkerPool:
     """Serves StartWorker and StopWorker on ``host:port`` (0: a free port); ``address`` is what a runner is told.
 
-    ``prestart`` starts the first worker at once, so that its imports overlap with the start of the runner.
+    ``spare`` is a worker that was started before (see ``start_worker``), so that its imports overlap with the start of the runner.
     ``say`` hears of workers that ended unasked. Output of the workers is appended to ``log``.
     """
 
@@ -43,7 +41,7 @@ class WorkerPool:
         host: str = "127.0.0.1",
         port: int = 0,
         preload: Sequence[str] = PRELOAD,
-        prestart: bool = False,
+        spare: subprocess.Popen[bytes] | None = None,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.log, self.preload, self.say = log, tuple(preload), say
@@ -51,25 +49,13 @@ class WorkerPool:
         self._lock = threading.Lock()
         self._closed = False
         self.started = 0
-        log.parent.mkdir(parents=True, exist_ok=True)
-        self._spare = self._launch() if prestart else None
+        self._spare = spare
         options = [("grpc.http2.max_pings_without_data", 0), ("grpc.http2.max_ping_strikes", 0), ("grpc.so_reuseport", 0)]
         self._server = grpc.server(ThreadPoolExecutor(4, thread_name_prefix="worker pool"), options=options)
         self.port = self._server.add_insecure_port(f"{host}:{port}")
         self.address = f"{host}:{self.port}"
         beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(self, self._server)
         self._server.start()
-
-    def _launch(self) -> subprocess.Popen[bytes]:
-        with open(self.log, "ab") as log:
-            return launch(
-                [sys.executable, "-m", "pipelines.streaming.worker", *self.preload],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join([_ENGINE, *filter(None, [os.environ.get("PYTHONPATH")])])},
-                start_new_session=True,  # Ctrl-C in a terminal is for the driver alone, which then drains
-            )
 
     def StartWorker(self, request: Any, context: Any) -> Any:
         """A runner asks for a worker (the name is Beam's)."""
@@ -78,7 +64,7 @@ class WorkerPool:
                 if self._closed:
                     raise RuntimeError("the worker pool is closed")
                 spare, self._spare = self._spare, None
-                worker = spare if spare is not None and spare.poll() is None else self._launch()
+                worker = spare if spare is not None and spare.poll() is None else start_worker(self.log, self.preload)
                 assert worker.stdin is not None
                 orders = {
                     "control": request.control_endpoint.url,
@@ -127,9 +113,6 @@ class WorkerPool:
             end(worker, 0)  # nothing is lost: what counts is durable before it is acknowledged
             if worker.stdin is not None:
                 worker.stdin.close()
-
-
-_ENGINE = str(Path(__file__).resolve().parents[2])
 
 
 def main() -> None:
