@@ -218,6 +218,8 @@ class Poll(beam.DoFn):
             try:
                 reasons, details = checked.reasons.take(pa.array(bad)).to_pylist(), checked.details.take(pa.array(bad)).to_pylist()
                 self.letters.write(source.topic, partition, source.name, polled, bad, reasons, details)
+            except BrokerAway:
+                raise  # waited for, like any other silence: the position has not moved
             except StoreError as error:
                 raise DataError(f"dead letters of {source.topic}/{partition} cannot be written, so the job stops here: {error}") from error
             for reason in reasons:
