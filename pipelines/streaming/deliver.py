@@ -180,6 +180,7 @@ class Deliver:
         counts.emissions += 1
         now = time.monotonic()
         if emission.progress:
+            self._report(shard)  # who sees the resume point sees what it cost
             durable = now - counts.synced >= _SYNC_SECONDS
             if durable:
                 self._persist(counts, shard)

@@ -25,7 +25,7 @@ from pipelines.streaming.deliver import Deliver
 from pipelines.streaming.seeds import load_tiles
 from pipelines.streaming.spec import JobSpec
 from pipelines.streaming.wire import Element, Emission, as_late, decode
-from transforms.errors import TandemError
+from transforms.errors import ConfigError, GraphError, TandemError
 from transforms.fold import Folded, Shard
 
 __all__ = ["DeliverRows", "FoldShard"]
@@ -138,7 +138,7 @@ class FoldShard(beam.DoFn):
                     }
             for n, p in known.items():
                 offset, newest = needed[source][n]
-                out[str(n)] = {"next": max(p.expected, p.done), "needed": offset, "needed_newest": newest, "newest": p.newest}
+                out[str(n)] = {"next": shard.delivered(source, n), "needed": offset, "needed_newest": newest, "newest": p.newest}
         never = {n for n, b in shard.emitted.items() if b < -(2**61)}
         return {
             "shard": number,
@@ -204,7 +204,12 @@ class DeliverRows(beam.DoFn):
     def setup(self) -> None:
         """Load graphs, open the store."""
         spec = self.spec
-        self.deliver = Deliver(spec.repo, spec.data, dict(spec.groups), dict(spec.graphs), Control(spec.folder))
+        control = Control(spec.folder)
+        try:
+            self.deliver = Deliver(spec.repo, spec.data, dict(spec.groups), dict(spec.graphs), control)
+        except (ConfigError, GraphError) as error:  # trying again would not mend it
+            control.fail(str(error))
+            raise
 
     def process(self, emission: Emission) -> None:
         """Deliver one emission."""
