@@ -14,9 +14,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from transforms.aggregates import merge, rows_between, tile, tile_schema
-from transforms.definitions import FeatureGroup, micros
+from transforms.definitions import EVENT_TIMESTAMP, FeatureGroup, micros
 from transforms.hashing import hash64, mix
 from transforms.intake import NEVER
 
@@ -63,7 +64,8 @@ class Segment(NamedTuple):
 
 @dataclass
 class PartitionState:
-    """What a shard knows of a partition: the next offset it expects, the offset before which an earlier run delivered everything."""
+    """What a shard knows of a partition: the next offset it expects, the offset before which an earlier run delivered everything, the
+    offsets per group that an earlier run found too late, and the corrections that its events owe (group -> hashes of keys, since when)."""
 
     expected: int
     done: int
@@ -71,6 +73,8 @@ class PartitionState:
     watermark: int = NEVER
     idle: bool = False
     segments: list[Segment] = field(default_factory=list)
+    passed: dict[str, Int] = field(default_factory=dict)
+    owed: dict[str, tuple[U64, int]] = field(default_factory=dict)
 
     def note(self, first: int, newest: int, granule: int) -> None:
         """Records from ``first`` on were folded and took the newest event time to ``newest``: remember so, coarsely."""
@@ -130,11 +134,11 @@ class Tiles:
         if wanted:
             out.append(self._rows_of(np.unique(np.concatenate(wanted)), after, upto))
         batches = [b for b in out if b.num_rows]
-        return (
-            pa.Table.from_batches(batches, schema=self.group.row_schema).combine_chunks().to_batches()[0]
-            if batches
-            else rows_between(_none(self.group), self.group, after, upto)
-        )
+        if len(batches) < 2:
+            return batches[0] if batches else rows_between(_none(self.group), self.group, after, upto)
+        rows = pa.Table.from_batches(batches, schema=self.group.row_schema).combine_chunks().to_batches()[0]
+        by = [(name, "ascending") for name in (*self.group.entity.keys, EVENT_TIMESTAMP)]
+        return rows.take(pc.sort_indices(rows, sort_keys=by))
 
     def _rows_of(self, hashes: U64, after: int, upto: int) -> pa.RecordBatch:
         if not len(hashes) or upto <= after:
@@ -159,7 +163,9 @@ class Shard:
     """The state of a shard: tiles and emitted boundary per group, :class:`PartitionState` per partition.
 
     ``emitted`` maps groups to the boundary up to which rows are out (None: nothing yet). ``done`` maps (source, partition) to the
-    offset before which everything was delivered by an earlier run: such records are folded without correcting rows again.
+    offset before which everything was delivered by an earlier run: such records are folded without correcting rows again, and nothing
+    is emitted before all of them are in, as rows that lack some would never be corrected. ``passed`` maps groups to partitions and
+    these to the offsets that an earlier run gave out as late (:class:`Folded`): they stay so.
     """
 
     def __init__(
@@ -168,10 +174,12 @@ class Shard:
         emitted: Mapping[str, int | None],
         done: Mapping[tuple[str, int], int],
         seeds: Mapping[str, pa.RecordBatch] | None = None,
+        passed: Mapping[str, Mapping[int, Sequence[int] | Int]] | None = None,
     ) -> None:
         self.groups = dict(groups)
         self.emitted = {n: NEVER if emitted.get(n) is None else int(emitted[n] or 0) for n in groups}
         self.done = dict(done)
+        self.passed = {n: {p: np.asarray(o, np.int64) for p, o in each.items()} for n, each in (passed or {}).items()}
         self.partitions: dict[str, dict[int, PartitionState]] = {g.source.name: {} for g in groups.values()}
         self.counted: dict[str, int] = {}
         self.tiles = {n: Tiles(g) for n, g in groups.items()}
@@ -183,19 +191,34 @@ class Shard:
         return self.emitted[group.name] - micros(group.source.allowed_lateness) - group.longest_us - group.hop_us
 
     def watermark(self, source: str) -> int:
-        """The least watermark of the source's partitions that hold something back; NEVER until all were heard of."""
+        """The least watermark of the source's partitions that hold something back; NEVER until all were heard of and are caught up."""
         known = self.partitions[source]
-        if not known or len(known) < self.counted.get(source, 1):
+        if not known or len(known) < self.counted.get(source, 1) or self.catching_up(source):
             return NEVER
         active = [p.watermark for p in known.values() if not p.idle]
         return min(active) if active else max(p.watermark for p in known.values())
 
+    def catching_up(self, source: str) -> bool:
+        """Whether records that an earlier run delivered are still to come: until they are all in, no row would be whole."""
+        known = self.partitions[source]
+        return any(s == source and (n not in known or known[n].expected < known[n].done) for s, n in self.done)
+
+    def delivered(self, source: str, partition: int) -> int:
+        """The offset before which everything that follows from the partition's records was given out: by an earlier run, or by
+        :meth:`fold`. What a resume point calls done."""
+        at = self.partitions[source][partition]
+        return at.done if self.catching_up(source) else max(at.expected, at.done)
+
     def accepts(self, stretch: Stretch) -> bool | None:
         """True: the stretch goes on where its partition stands. False: it is all known. None: a gap lies before it."""
-        at = self._partition(stretch)
-        if stretch.next < at.expected or (stretch.next == at.expected and stretch.first < stretch.next):
+        at = self.partitions[stretch.source].get(stretch.partition)
+        expected = stretch.start if at is None else at.expected
+        if stretch.next < expected or (stretch.next == expected and stretch.first < stretch.next):
             return False
-        return None if stretch.first > at.expected else True
+        if stretch.first > expected:
+            return None
+        self._partition(stretch)
+        return True
 
     def fold(self, stretch: Stretch, events: Mapping[str, pa.RecordBatch]) -> Folded:
         """Fold a stretch that :meth:`accepts` is true for. ``events``: group -> this shard's events with their :data:`OFFSET`.
@@ -204,7 +227,6 @@ class Shard:
         """
         at = self._partition(stretch)
         added, late_events, counts = {}, {}, {}
-        corrected: dict[str, tuple[U64, int]] = {}
         for name, batch in events.items():
             group = self.groups[name]
             offsets = _column(batch, OFFSET)
@@ -212,6 +234,9 @@ class Shard:
                 batch = batch.filter(pa.array(offsets >= at.expected))
                 counts[f"repeated/{name}"] = len(offsets) - batch.num_rows
                 offsets = _column(batch, OFFSET)
+            if name in at.passed and np.isin(offsets, at.passed[name]).any():
+                keep = ~np.isin(offsets, at.passed[name])
+                batch, offsets = batch.filter(pa.array(keep)), offsets[keep]
             if not batch.num_rows:
                 continue
             times, fresh = _column(batch, group.source.event_time), offsets >= at.done
@@ -224,27 +249,31 @@ class Shard:
             behind = fresh & (times < self.emitted[name])
             if behind.any():
                 keys = _hashes_of([batch.column(batch.schema.get_field_index(k)) for k in group.entity.keys])
-                corrected[name] = keys[behind], int(times[behind].min())
+                known, since = at.owed.get(name, (keys[:0], -NEVER))
+                at.owed[name] = np.concatenate([known, keys[behind]]), min(since, int(times[behind].min()))
                 counts[f"corrected/{name}"] = int(behind.sum())
             counts[f"folded/{name}"] = batch.num_rows
             self.tiles[name].add(tiles)
             added[name] = tiles
         self._advance(at, stretch)
-        rows = {}
-        for name, group in self.groups.items():
-            if group.source.name != stretch.source:
-                continue
-            emitted = self.emitted[name]
-            mark = self.watermark(stretch.source)
-            boundary = max(emitted, mark - mark % group.hop_us) if mark != NEVER else emitted
-            keys_from = corrected.get(name)
-            if boundary > emitted or keys_from is not None:
-                late, since = keys_from if keys_from is not None else (None, 0)
-                made = self.tiles[name].rows(emitted, boundary, late, since)
-                self.emitted[name] = boundary
-                if made.num_rows:
-                    rows[name] = made
+        rows = {} if self.catching_up(stretch.source) else self._emit(stretch.source)
         return Folded(rows, late_events, added, counts)
+
+    def _emit(self, source: str) -> dict[str, pa.RecordBatch]:
+        """The rows that the watermark has passed, and the corrected ones."""
+        out, mark = {}, self.watermark(source)
+        for name, group in self.groups.items():
+            if group.source.name != source:
+                continue
+            owed = [p.owed.pop(name) for p in self.partitions[source].values() if name in p.owed]
+            emitted = self.emitted[name]
+            self.emitted[name] = boundary = max(emitted, mark - mark % group.hop_us) if mark != NEVER else emitted
+            if owed or boundary > emitted:
+                late = np.concatenate([keys for keys, _ in owed]) if owed else None
+                rows = self.tiles[name].rows(emitted, boundary, late, min((since for _, since in owed), default=0))
+                if rows.num_rows:
+                    out[name] = rows
+        return out
 
     def needed(self) -> dict[str, dict[int, tuple[int, int]]]:
         """source -> partition -> (first offset that rows to come may need, newest event time before it)."""
@@ -255,18 +284,19 @@ class Shard:
         return out
 
     def _partition(self, stretch: Stretch) -> PartitionState:
+        """The partition's state; new with the first stretch that is accepted, which tells the event time before it."""
         known = self.partitions[stretch.source]
         if stretch.partition not in known:
             done = max(self.done.get((stretch.source, stretch.partition), stretch.start), stretch.start)
-            known[stretch.partition] = PartitionState(stretch.start, done)
+            passed = {n: each[stretch.partition] for n, each in self.passed.items() if stretch.partition in each}
+            passed = {n: p for n, p in passed.items() if self.groups[n].source.name == stretch.source}
+            known[stretch.partition] = PartitionState(stretch.start, done, stretch.newest_before, passed=passed)
         return known[stretch.partition]
 
     def _advance(self, at: PartitionState, stretch: Stretch) -> None:
         if stretch.next > at.expected:
             groups = [g for g in self.groups.values() if g.source.name == stretch.source]
             reach = max(g.longest_us + g.hop_us for g in groups) + micros(groups[0].source.allowed_lateness)
-            if at.expected == stretch.start == stretch.first:
-                at.newest = stretch.newest_before
             at.note(at.expected, max(at.newest, stretch.newest), reach // SEGMENTS)
             at.expected = stretch.next
         at.newest = max(at.newest, stretch.newest)
