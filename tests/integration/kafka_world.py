@@ -40,10 +40,10 @@ def producer(options: dict[str, Any], **more: Any) -> KafkaProducer:
     return KafkaProducer(**options, **more)
 
 
-def produce(options: dict[str, Any], topic: str, values: Iterable[bytes], partition: int = 0, **more: Any) -> None:
-    """Records without keys in one partition, acknowledged."""
+def produce(options: dict[str, Any], topic: str, values: Iterable[bytes | None], partition: int = 0, **more: Any) -> None:
+    """Records without keys (tombstones have one, as they must) in one partition, acknowledged."""
     with producer(options, **more) as p:
-        for sent in [p.send(topic, value, partition=partition) for value in values]:
+        for sent in [p.send(topic, value, None if value is not None else b"key", partition=partition) for value in values]:
             sent.get(30)
 
 

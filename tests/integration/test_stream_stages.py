@@ -1,0 +1,235 @@
+"""What the stream does with what a topic holds: every kind of bad record, pauses, lost and foreign offsets, idle and new partitions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from kafka import KafkaAdminClient
+from kafka.admin import NewPartitions
+
+from pipelines.config import KafkaSettings, StreamSettings
+from pipelines.services.kafka import Broker
+from pipelines.streaming.dead_letters import Letter
+from pipelines.streaming.kafka import Reader
+from tests.integration.kafka_world import drain, new_topic, produce
+from tests.integration.stages_world import HOUR, T0, World, payment, payments
+from tests.kafka_server import kafka_server
+from tests.oracle import rows as oracle_rows
+from transforms.contract import REASONS
+
+MINUTE = HOUR // 60
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    with kafka_server(tmp_path_factory.mktemp("broker")) as running:
+        yield running
+
+
+@pytest.fixture
+def world(broker: Broker, tmp_path: Path, request: pytest.FixtureRequest) -> World:
+    from tests.integration.kafka_world import options_of
+
+    topic = new_topic(options_of(broker.bootstrap), partitions=getattr(request, "param", 1))
+    return World(tmp_path, broker.bootstrap, payments(topic), kafka=KafkaSettings(dead_letters=f"{topic}.dead"))
+
+
+def send(world: World, records: list[bytes | None], partition: int = 0) -> None:
+    produce(world.options, world.group.source.topic, records, partition)
+
+
+def letters(world: World) -> list[Letter]:
+    reader = Reader(world.options)
+    try:
+        return [Letter.read(record, 0) for record in drain(reader, world.kafka.dead_letters)]
+    finally:
+        reader.close()
+
+
+def expected(world: World, payloads: list[bytes], upto: int, after: int = -1) -> list[dict[str, Any]]:
+    """The oracle's rows of these payloads."""
+    events = [json.loads(p) for p in payloads]
+    found = oracle_rows(events, world.group, after, upto)
+    return sorted(found, key=lambda r: (r["account"], r["event_timestamp"]))
+
+
+def plain(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """With times in microseconds, as the oracle has them."""
+    out = []
+    for row in found:
+        at = row["event_timestamp"]
+        us = at if isinstance(at, int) else int(pa.scalar(at, pa.timestamp("us", tz="UTC")).cast(pa.int64()).as_py())
+        out.append({**row, "event_timestamp": us})
+    return out
+
+
+GOOD = [payment(n, T0 + n * MINUTE) for n in range(240)]
+END = (T0 + 239 * MINUTE - MINUTE) // (5 * MINUTE) * (5 * MINUTE)
+
+BAD: dict[str, bytes | None] = {
+    "empty value": b"",
+    "tombstone": None,
+    "truncated": payment(1, T0)[:-7],
+    "invalid utf-8": payment(1, T0)[:-1] + b',"note":"\xe9"}',
+    "random bytes": bytes(range(128, 256)),
+    "unknown schema id": b"\x00\x7f\xff\xff\xf0" + payment(1, T0),
+    "wrong type": payment(1, T0, amount="much"),
+    "missing field": json.dumps({"id": "p", "amount": 1.0, "paid_at": T0}).encode(),
+    "overflow": payment(1, T0, amount=10**400),
+    "nan": payment(1, T0, amount=float("nan")),
+    "huge value": payment(1, T0, account="x" * 900_000),
+    "deep nesting": payment(1, T0)[:-1] + b',"note":' + b"[" * 5000 + b"]" * 5000 + b"}",
+    "duplicate keys": payment(1, T0)[:-1] + b',"id":"p2"}',
+    "seconds for microseconds": payment(1, T0 // 10**6),
+    "milliseconds for microseconds": payment(1, T0 // 1000),
+    "far future": payment(1, T0 + 100 * 365 * 24 * HOUR),
+}
+
+
+def test_bad_records_become_dead_letters_and_the_rest_is_counted(world: World) -> None:
+    world.stream = StreamSettings(shards=2, max_reject_share=0.2)
+    mixed: list[bytes | None] = list(GOOD)
+    for place, record in enumerate(BAD.values()):
+        mixed.insert(place * 13 + 1, record)
+    send(world, mixed)
+    world.run()
+    found = letters(world)
+    assert [letter.value for letter in found] == list(BAD.values())
+    assert [letter.offset for letter in found] == [n for n, record in enumerate(mixed) if record not in GOOD]
+    assert all(letter.reason in REASONS and letter.detail for letter in found)
+    assert {letter.topic for letter in found} == {world.group.source.topic}
+    assert plain(world.rows()) == expected(world, GOOD, END)
+    counts = world.report()["counts"]
+    assert counts["events"] == len(mixed) and sum(n for k, n in counts.items() if k.startswith("rejected/")) == len(BAD)
+
+
+def test_a_topic_of_bad_records_pauses_and_goes_on_when_told(world: World) -> None:
+    send(world, GOOD[:50])
+    world.run()
+    send(world, [b"{}"] * 200)
+    world.run()
+    paused = world.report()
+    # The windows need what came before, so reading begins at 0 again.
+    assert "paused at offset 0: 200 of the last 250 records were rejected" in paused["paused"] and paused["next"] == 0
+    assert any("tandem stream resume" in line for line in world.control.said()[0])
+    reader = Reader(world.options)
+    with pytest.raises(Exception, match=r"no Kafka topic|there is no"):
+        reader.end(world.kafka.dead_letters, 0)
+    reader.close()
+    send(world, GOOD[50:])
+    world.stream = StreamSettings(shards=2, max_reject_share=1.0)
+    world.run()
+    assert len(letters(world)) == 200
+    assert plain(world.rows()) == expected(world, GOOD, END)
+
+
+def test_reading_goes_on_where_it_stopped_and_corrects_late_events(world: World) -> None:
+    late = payment(900, T0 + 200 * MINUTE, "a1")
+    too_late = payment(901, T0 + 10 * MINUTE, "a1")
+    send(world, GOOD[:230])
+    world.run()
+    first = len(world.rows())
+    send(world, [late, too_late, *GOOD[230:]])
+    world.run()
+    assert len(world.rows()) > first
+    assert plain(world.rows()) == expected(world, [*GOOD, late], END)
+    written = [e.late["payments"] for e in world.emissions() if e.late]
+    assert [row["id"] for batch in written for row in batch.to_pylist()] == ["p901"]
+    assert written[0].to_pylist()[0]["_offset"] == 231
+
+
+def test_the_whole_log_again_changes_nothing(world: World) -> None:
+    send(world, GOOD)
+    world.run()
+    before = world.rows()
+    world.control.clear_progress()
+    world.run()
+    assert world.rows() == before
+
+
+@pytest.mark.parametrize("world", [3], indirect=True)
+def test_partitions_wait_for_each_other_and_idle_ones_do_not_hold_back(world: World) -> None:
+    for partition in (0, 1):
+        send(world, [p for n, p in enumerate(GOOD) if n % 2 == partition], partition)
+    world.run()
+    assert world.emissions() == [] or world.rows() == []  # the third partition was never heard of: nothing is certain
+    world.stream = StreamSettings(shards=2, clock="replay", idle_seconds=0.001)
+    world.run(replace(world.spec(), until=None, one_tick=False), ticks=5)
+    assert world.report(2)["idle"]
+    assert plain(world.rows()) == expected(world, GOOD, (T0 + 238 * MINUTE - MINUTE) // (5 * MINUTE) * (5 * MINUTE))
+
+
+def test_a_partition_added_later_is_read_from_its_beginning(world: World) -> None:
+    send(world, GOOD[:100])
+    world.run()
+    admin = KafkaAdminClient(**world.options)
+    admin.create_partitions({world.group.source.topic: NewPartitions(2)})
+    admin.close()
+    send(world, GOOD[100::2], 0)
+    send(world, GOOD[101::2], 1)
+    world.run()
+    assert plain(world.rows()) == expected(world, GOOD, (T0 + 238 * MINUTE - MINUTE) // (5 * MINUTE) * (5 * MINUTE))
+
+
+def test_a_topic_made_anew_stops_the_job(world: World) -> None:
+    send(world, GOOD)
+    world.run()
+    admin = KafkaAdminClient(**world.options)
+    admin.delete_topics([world.group.source.topic])
+    admin.close()
+    new_topic(world.options, name=world.group.source.topic)
+    send(world, GOOD + GOOD)
+    world.run(fails=True)
+    assert "deleted and made anew" in str(world.control.failure()) and "--from-run" in str(world.control.failure())
+
+
+def test_offsets_out_of_retention_stop_the_job(world: World) -> None:
+    from kafka import TopicPartition
+
+    send(world, GOOD[:100])
+    world.run()
+    send(world, GOOD[100:])
+    admin = KafkaAdminClient(**world.options)
+    admin.delete_records({TopicPartition(world.group.source.topic, 0): 150})
+    admin.close()
+    world.run(fails=True)
+    line = str(world.control.failure())
+    assert world.group.source.topic in line and "150" in line
+    assert len(line.splitlines()) == 1
+
+
+def test_a_hole_between_the_batch_run_and_the_topic_stops_the_job(world: World) -> None:
+    from kafka import TopicPartition
+
+    send(world, GOOD)
+    admin = KafkaAdminClient(**world.options)
+    admin.delete_records({TopicPartition(world.group.source.topic, 0): 30})
+    admin.close()
+    world.begin = T0 + 10 * MINUTE
+    world.run(fails=True)
+    assert "what lies between may be gone" in str(world.control.failure())
+    world.begin = T0 + 35 * MINUTE
+    world.run()
+    assert world.report()["counts"]["before"] == 5
+
+
+def test_an_unknown_topic_stops_the_job(world: World) -> None:
+    spec = world.spec()
+    world.group = payments("nowhere")
+    world.run(replace(spec, groups={"accounts": world.group}, topics={}), fails=True)
+    assert "nowhere" in str(world.control.failure())
+
+
+def test_dead_letters_that_cannot_be_written_stop_the_job(world: World) -> None:
+    world.kafka = KafkaSettings(dead_letters="no such name!")
+    send(world, [*GOOD[:50], b"{}", *GOOD[50:]])
+    world.run(fails=True)
+    line = str(world.control.failure())
+    assert "dead letters" in line and "cannot be written" in line
+    assert not world.control.load_progress()
