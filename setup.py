@@ -63,6 +63,6 @@ setup(
     install_requires=RUNTIME,
     extras_require={"streaming": STREAMING, "tracking": TRACKING, "demo": DEMO, "dev": DEV},
     entry_points={"console_scripts": ["tandem = pipelines.cli:main"]},
-    package_data={"": ["py.typed", "*.lua", "*.html", "*.sha256", "templates/*", "templates/**/*"]},
+    package_data={"": ["py.typed", "*.lua", "*.html", "*.css", "*.sha256", "templates/*", "templates/**/*"]},
     zip_safe=False,
 )

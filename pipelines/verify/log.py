@@ -32,7 +32,7 @@ from transforms.errors import DataError, GraphError
 from transforms.graph import TransformGraph
 from transforms.intake import NEVER
 
-__all__ = ["EventLog", "batch_rows", "check_run", "compose", "found_graphs", "moment_of", "offline_rows", "run_over"]
+__all__ = ["EventLog", "batch_rows", "check_run", "compose", "found_graphs", "from_files", "moment_of", "offline_rows", "run_over"]
 
 DAY_US = 86_400_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -80,6 +80,15 @@ def compose(
     return EventLog(out, begin if begin != NEVER else earliest // DAY_US * DAY_US - DAY_US, end)
 
 
+def from_files(repo: Repo, start: int, end: int) -> EventLog:
+    """The log of the event files alone (no partitions, no offsets), as a batch run over [start, end) sees it."""
+    out = {}
+    for name, source in {g.source.name: g.source for g in repo.groups.values()}.items():
+        back = max(g.longest_us + g.hop_us for g in repo.groups.values() if g.source.name == name)
+        out[name] = _history(repo, source, start - back, end, source.arrow_schema)
+    return EventLog(out, start, end)
+
+
 def _history(repo: Repo, source: EventSource, begin: int, end: int, schema: pa.Schema) -> pa.Table:
     batches = []
     for file in list_files(repo.data, source, begin, end, hashes=False):
@@ -88,7 +97,7 @@ def _history(repo: Repo, source: EventSource, begin: int, end: int, schema: pa.S
             times = valid.column(0).cast(pa.int64()).to_numpy(zero_copy_only=False)
             batches.append(valid.filter(pa.array((times >= begin) & (times < end))))
     table = pa.Table.from_batches(batches, schema=source.arrow_schema)
-    none = [pa.nulls(table.num_rows, schema.field(n).type) for n in (PARTITION, OFFSET)]
+    none = [pa.nulls(table.num_rows, f.type) for f in schema if f.name in (PARTITION, OFFSET)]
     return pa.Table.from_arrays([*table.columns, *none], schema=schema)
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipelines.verify.causes import CAUSES, EQUAL, OFFSET, PARTITION, UNEXPLAINED, Graphs, Lateness, explain, lateness, recorded
 from pipelines.verify.compare import Comparison, Newest, compare, newest, table_of
 from pipelines.verify.record import StreamRecord
-from transforms.definitions import FINGERPRINT, EventSource, FeatureGroup
+from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, EventSource, FeatureGroup
 
 __all__ = ["GroupProof", "Proof", "SourceProof", "prove"]
 
@@ -147,7 +147,9 @@ def prove(
     for name, group in groups.items():
         progress(f"comparing {name}: {batch[name].num_rows:,} batch rows, {record.rows[name].num_rows:,} delivered rows")
         late, source = record.late[group.source.name], group.source
-        last = newest(record.rows[name], group.entity.keys)
+        # The row log may go back to an earlier beginning of the stream.
+        ours = record.rows[name].filter(pa.array(_boundaries(record.rows[name], group) > start))
+        last = newest(ours, group.entity.keys)
         comparison = compare(name, group.entity.keys, batch[name], last.rows)
         log = events[source.name]
         cause = explain(
@@ -185,6 +187,11 @@ def _source(
         int((noted & ~(known.too_late & (times >= record.begin))).sum()),
         int((ours & known.too_late & ~noted).sum()),
     )
+
+
+def _boundaries(rows: pa.Table, group: FeatureGroup) -> Int:
+    out: Int = rows.column(EVENT_TIMESTAMP).cast(pa.int64()).to_numpy() - group.delay_us
+    return out
 
 
 def _fingerprints(rows: pa.Table) -> dict[str, int]:

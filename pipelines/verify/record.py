@@ -69,7 +69,7 @@ def position_of(progress: Mapping[int, Mapping[str, Any]], group: FeatureGroup) 
     return Position(emitted, limits)
 
 
-def load_record(folder: Path, name: str, groups: Mapping[str, FeatureGroup], begin: int, run: str | None) -> StreamRecord:
+def load_record(folder: Path, name: str, groups: Mapping[str, FeatureGroup]) -> StreamRecord:
     """The record of the stream whose folder is ``folder`` (``data/stream/<name>``). Raises DataError, one line.
 
     The rows are read before the resume points: a stream that goes on meanwhile has then vouched for every row read, but for what it is
@@ -77,6 +77,7 @@ def load_record(folder: Path, name: str, groups: Mapping[str, FeatureGroup], beg
     """
     from pipelines.streaming.control import Control
     from pipelines.streaming.row_log import read_late, read_rows
+    from pipelines.streaming.seeds import seed_end
 
     if not (folder / "progress").is_dir():
         known = sorted(p.name for p in folder.parent.glob("*") if (p / "progress").is_dir())
@@ -89,4 +90,14 @@ def load_record(folder: Path, name: str, groups: Mapping[str, FeatureGroup], beg
     progress = Control(folder).load_progress()
     if not progress:
         raise DataError(f"stream {name!r} saved no progress yet; let it run for a moment, then verify again")
-    return StreamRecord(name, {n: position_of(progress, g) for n, g in groups.items()}, rows, late, begin, run, progress)
+    redefined = [
+        n for n, g in groups.items() if any(p["fingerprints"].get(n) not in (None, g.definition_hash()) for p in progress.values())
+    ]
+    if redefined:
+        raise DataError(
+            f"group {redefined[0]!r} was redefined since stream {name!r} ran; verify with the definitions it ran with, or start it anew"
+        )
+    run = next(iter(progress.values())).get("run")
+    begin = NEVER if run is None else seed_end(Path(run))
+    positions = {n: position_of(progress, g) for n, g in groups.items()}
+    return StreamRecord(name, positions, rows, late, begin, None if run is None else Path(run).name, progress)

@@ -37,7 +37,7 @@ SLACK_US = 5_000_000
 
 @dataclass(frozen=True)
 class ServedProof:
-    """The answers of one view: how many rows and values, by cause; ``behind_s``: per answer that was in flight, how far behind (seconds)."""
+    """The answers of one view: how many rows and values, by cause; ``behind_s``: how far each that was in flight is behind (seconds)."""
 
     view: str
     answers: int
@@ -94,8 +94,7 @@ def check_served(
     cause[other & (delivered_so | right)] = OTHER_FINGERPRINT
 
     # The row must be the newest that had been delivered, and none may be due that was.
-    visible = _visible(asked, delivered, at - slack_us, keys)
-    stale = found & (visible > _order(stamp, revision)) | (~found & (visible >= 0))
+    stale = _stale(asked, np.where(found, stamp, -1), np.where(found, revision, -1), delivered, at - slack_us, keys)
     cause[stale] = UNEXPLAINED
     why[stale] = "a newer row had been delivered before"
     due = _due(asked, truth, as_of, keys)
@@ -176,7 +175,8 @@ def _taken(rows: pa.Table, name: str, place: Int) -> Int:
 
 def _revision(truth: pa.Table, place: Int, revision: Int) -> Bool:
     """Whose revision is that of the batch row, or not on record."""
-    return (revision < 0) | (_taken(truth, REVISION, place) == revision)
+    out: Bool = (revision < 0) | (_taken(truth, REVISION, place) == revision)
+    return out
 
 
 def _other_graph(log: pa.Table, view: str, fingerprint: str) -> Bool:
@@ -187,33 +187,23 @@ def _other_graph(log: pa.Table, view: str, fingerprint: str) -> Bool:
     return np.array([p is not None and p != fingerprint for p in log.column(name).to_pylist()], np.bool_)
 
 
-def _order(stamp: Int, revision: Int) -> npt.NDArray[np.object_]:
-    """(event timestamp, revision) as one exact number."""
-    out: npt.NDArray[np.object_] = stamp.astype(object) * 2**40 + revision
-    return out
-
-
-def _visible(asked: pa.Table, delivered: pa.Table, by: Int, keys: tuple[str, ...]) -> npt.NDArray[np.object_]:
-    """The greatest (event timestamp, revision) of each key among the rows that were stamped before ``by``; -1 for none."""
-    out = np.full(asked.num_rows, -1, dtype=object)
+def _stale(asked: pa.Table, stamp: Int, revision: Int, delivered: pa.Table, by: Int, keys: tuple[str, ...]) -> Bool:
+    """For which answers a row greater in (event timestamp, revision) had been stamped before ``by``."""
     if not delivered.num_rows or CREATED not in delivered.schema.names:
-        return out
-    delivered = table_of(delivered)
+        return np.zeros(asked.num_rows, np.bool_)
+    delivered, n = table_of(delivered), asked.num_rows
+    pairs = [np.concatenate(p) for p in ((stamp, _us(delivered, EVENT_TIMESTAMP)), (revision, _us(delivered, REVISION)))]
+    rank = np.unique(np.stack(pairs, axis=1), axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    instants, moment = np.unique(np.concatenate([by, _us(delivered, CREATED)]), return_inverse=True)
     mine, theirs = common_codes([asked, delivered], keys)
-    created = _us(delivered, CREATED)
-    order = np.lexsort((created, theirs))
-    value = _order(_us(delivered, EVENT_TIMESTAMP), _us(delivered, REVISION))[order]
-    key, times = theirs[order], created[order]
-    begins = np.searchsorted(key, np.arange(int(max(mine.max(initial=0), key.max(initial=0))) + 2))
-    for number in np.unique(mine).tolist():
-        lo, hi = int(begins[number]), int(begins[number + 1])
-        if lo == hi:
-            continue
-        best = np.maximum.accumulate(value[lo:hi])
-        rows = np.flatnonzero(mine == number)
-        upto = np.searchsorted(times[lo:hi], by[rows])
-        out[rows] = np.where(upto > 0, best[np.maximum(upto - 1, 0)], -1)
-    return out
+    room, ranks = len(instants) + 1, len(rank) + 1
+    order = np.lexsort((moment[n:], theirs))
+    # The greatest row of a key up to each instant; keys ascend, so one pass over all of them does.
+    best = np.maximum.accumulate(theirs[order] * ranks + rank[n:][order])
+    place = np.searchsorted(theirs[order] * room + moment[n:][order], mine * room + moment[:n]) - 1
+    known = (place >= 0) & (theirs[order][np.maximum(place, 0)] == mine)
+    stale: Bool = known & (best[np.maximum(place, 0)] > mine * ranks + rank[:n])
+    return stale
 
 
 def _due(asked: pa.Table, truth: pa.Table, as_of: Int, keys: tuple[str, ...]) -> Int:

@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from pipelines.streaming.control import Control
 from pipelines.streaming.deliver import Deliver
+from pipelines.streaming.seeds import load_tiles
 from pipelines.streaming.wire import Emission, as_late, with_offsets
-from transforms.aggregates import tile
 from transforms.contract import Checked
 from transforms.definitions import EventSource, FeatureGroup
 from transforms.fold import Folded, Shard, Stretch
@@ -71,7 +71,7 @@ def stream(
     folder: Path,
     *,
     begin: int,
-    history: Mapping[str, pa.Table],
+    run: Path,
     graphs: dict[str, str],
     shards: int = 2,
     seed: int = 0,
@@ -87,7 +87,12 @@ def stream(
     deliver = Deliver(repo.path, repo.data, dict(repo.groups), graphs, control, online=online)
     hooks.deliver(deliver)
     states = [
-        hooks.shard(groups, dict.fromkeys(groups, None if begin == NEVER else begin), {}, _seeds(groups, history, number, shards))
+        hooks.shard(
+            groups,
+            dict.fromkeys(groups, None if begin == NEVER else begin),
+            {},
+            {n: load_tiles(run, g, number, shards) for n, g in repo.groups.items()},
+        )
         for number in range(shards)
     ]
     pieces, newest = _polls(kafka, sources, rng, upto), {}
@@ -115,7 +120,12 @@ def stream(
             if taken.late.num_rows and place == partition % shards:
                 late.append(as_late(source, with_offsets(taken.late, taken.late_offsets), partition, None))
             joined = {name: pa.Table.from_batches(late).combine_chunks().to_batches()[0]} if late else {}
-            emission = Emission(place, hooks.rows(folded.rows, number), hooks.late(joined), hooks.progress(_progress(shard, place, shards)))
+            emission = Emission(
+                place,
+                hooks.rows(folded.rows, number),
+                hooks.late(joined),
+                hooks.progress(_progress(shard, place, shards, repo.groups, str(run))),
+            )
             deliver.deliver(emission)
     deliver.close()
 
@@ -141,19 +151,7 @@ def _polls(kafka: Log, sources: Mapping[str, EventSource], rng: Any, upto: float
     return [(name, partition, piece) for _, _, name, partition, piece in sorted(keyed, key=lambda k: k[:2])]
 
 
-def _seeds(groups: Mapping[str, FeatureGroup], history: Mapping[str, pa.Table], number: int, shards: int) -> dict[str, pa.RecordBatch]:
-    out = {}
-    for name, group in groups.items():
-        table = history.get(group.source.name)
-        if table is None or not table.num_rows:
-            continue
-        tiles = tile(table.select(group.source.arrow_schema.names).cast(group.source.arrow_schema).combine_chunks().to_batches()[0], group)
-        mine = shard_of([tiles.column(i) for i in range(len(group.entity.keys))], shards) == number
-        out[name] = tiles.filter(pa.array(mine))
-    return out
-
-
-def _progress(shard: Shard, number: int, shards: int) -> dict[str, Any]:
+def _progress(shard: Shard, number: int, shards: int, of: Mapping[str, FeatureGroup], run: str) -> dict[str, Any]:
     return {
         "shard": number,
         "shards": shards,
@@ -163,5 +161,6 @@ def _progress(shard: Shard, number: int, shards: int) -> dict[str, Any]:
             s: {str(n): {"next": p.expected, "newest": p.newest, "needed": 0, "needed_newest": NEVER} for n, p in known.items()}
             for s, known in shard.partitions.items()
         },
-        "fingerprints": {},
+        "fingerprints": {n: g.definition_hash() for n, g in of.items()},
+        "run": run,
     }

@@ -42,16 +42,16 @@ class Setting:
 
     world: World
     graphs: dict[str, str]
-    history: Log
+    run: Path
     kafka: Log
 
     def stream(self, folder: Path, hooks: Hooks | None = None, **options: Any) -> None:
-        stream(self.world.repo(), self.kafka, folder, begin=us(BEGIN), history=self.history, graphs=self.graphs, hooks=hooks, **options)
+        stream(self.world.repo(), self.kafka, folder, begin=us(BEGIN), run=self.run, graphs=self.graphs, hooks=hooks, **options)
 
     def expected(self, folder: Path, scratch: Path) -> Expected:
         """The log that a stream's rows are made of, and the batch rows over it; the archive is given here."""
         repo = self.world.repo()
-        record = load_record(folder, "main", repo.groups, us(BEGIN), "run")
+        record = load_record(folder, "main", repo.groups)
         upto = record.upto(repo.groups)
         read = {}
         for name, table in self.kafka.items():
@@ -64,7 +64,7 @@ class Setting:
     def prove(self, folder: Path, expected: Expected) -> Proof:
         """What verify does with them."""
         repo = self.world.repo()
-        record = load_record(folder, "main", repo.groups, us(BEGIN), "run")
+        record = load_record(folder, "main", repo.groups)
         log = expected.log
         return prove(
             record, repo.groups, expected.rows, log.events, self.graphs, lambda n: found_graphs(repo.data, repo.groups[n]), log.start
@@ -86,12 +86,11 @@ def setting(folder: Path, logs: Path, *, light: bool, late: float = 0.03, partit
     graphs = apply_run(repo, result.run)
     events = all_events(logs, world)
     times = {n: t.column(repo.sources[n].event_time).cast(pa.int64()).to_numpy() for n, t in events.items()}
-    history = {n: t.filter(pa.array(times[n] < us(BEGIN))) for n, t in events.items()}
     since = us(BEGIN) - 3_600_000_000
     live = {n: t.filter(pa.array((times[n] >= since) & (times[n] < us(END)))) for n, t in events.items()}
     sources = {n: s for n, s in repo.sources.items() if n in {g.source.name for g in repo.groups.values()}}
     kafka = kafka_log({n: live[n] for n in sources}, sources, seed=5, partitions=partitions, disorder=0.1, late=late)
-    return Setting(world, graphs, history, kafka)
+    return Setting(world, graphs, result.run.folder, kafka)
 
 
 @pytest.fixture(scope="module")

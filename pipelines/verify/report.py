@@ -1,0 +1,55 @@
+"""The result for people: a table on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["render"]
+
+
+def render(result: Mapping[str, Any]) -> Group:
+    """What was compared, per group, and what is unexplained."""
+    good = result["verdict"] == "proven"
+    parts: list[Any] = [Text(result["headline"] + ".", style="bold green" if good else "bold red")]
+    table = Table("feature group", box=None, pad_edge=False)
+    for name in ("rows", "values", "equal", "different, by cause"):
+        table.add_column(name, justify="right" if name != "different, by cause" else "left")
+    for name, group in result["groups"].items():
+        values = group["features"].values()
+        compared, equal = (sum(f[k] for f in values) for k in ("compared", "equal"))
+        table.add_row(name, f"{group['rows']['compared']:,}", f"{compared:,}", f"{equal:,}", _causes(group))
+    parts.append(table)
+    if result["online"]:
+        keys = sum(o["keys"] for o in result["online"].values())
+        parts.append(Text(f"online store: {keys:,} keys: {_named(_added(o['causes'] for o in result['online'].values()))}"))
+    if result["served"]:
+        answers = sum(s["answers"] for s in result["served"].values())
+        parts.append(Text(f"server: {answers:,} answers: {_named(_added(s['causes'] for s in result['served'].values()))}"))
+    for line in result["problems"]:
+        parts.append(Text(line, style="red"))
+    if "page" in result:
+        parts.append(Text(f"report: {result['page']}", style="dim"))
+    return Group(*parts)
+
+
+def _causes(group: Mapping[str, Any]) -> str:
+    values = _named(_added(f["different"] for f in group["features"].values()), none="")
+    rows = [f"{kind} rows: {_named(group['rows'][kind])}" for kind in ("missing", "extra") if group["rows"][kind]]
+    return "; ".join(part for part in (values, *rows) if part) or "-"
+
+
+def _added(parts: Any) -> dict[str, int]:
+    out: dict[str, int] = {}
+    for part in parts:
+        for cause, n in part.items():
+            out[cause] = out.get(cause, 0) + n
+    return out
+
+
+def _named(causes: Mapping[str, int], none: str = "none") -> str:
+    return ", ".join(f"{n:,} {cause}" for cause, n in causes.items()) or none

@@ -1,0 +1,230 @@
+"""The result of a verification as one JSON-able value: what ``--json`` prints, the page shows and the table shortens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipelines.runs import Run
+from pipelines.verify.causes import CAUSES, EQUAL, IN_FLIGHT, UNEXPLAINED
+from pipelines.verify.log import EventLog, moment_of
+from pipelines.verify.online import OnlineProof
+from pipelines.verify.proof import GroupProof, Proof, SourceProof
+from pipelines.verify.served import ServedProof
+from transforms.definitions import micros
+from transforms.intake import NEVER
+
+__all__ = ["BEHIND_EDGES", "summarize"]
+
+Int = npt.NDArray[np.int64]
+
+HOUR_US = 3_600_000_000
+MOST_BINS = 200
+BEHIND_EDGES = (1, 10, 60, 300, 900, 3600, 3 * 3600, 12 * 3600)
+"""Borders of the lateness histogram, in seconds."""
+SAMPLES = 5
+
+
+def summarize(
+    proof: Proof,
+    online: Mapping[str, OnlineProof],
+    served: Mapping[str, ServedProof],
+    *,
+    started: datetime,
+    seconds: float,
+    folder: Path,
+    log: EventLog,
+    against: str | None,
+    batch_run: Run,
+    stream_run: Mapping[str, Any] | None,
+    scratch: Path | None,
+    command: str,
+    code: Mapping[str, Any],
+    versions: Mapping[str, str],
+) -> dict[str, Any]:
+    """All numbers, names and samples. ``unexplained`` counts everything that no cause was proven for."""
+    record = proof.record
+    problems = proof.problems()
+    for name, o in online.items():
+        if o.unexplained:
+            problems.append(f"{name}: {o.unexplained:,} of {o.keys:,} keys hold another row online than they should: {'; '.join(o.lines)}")
+    for name, s in served.items():
+        if s.unexplained:
+            problems.append(f"{name}: {s.unexplained:,} of {s.answers:,} answers of the server are unexplained: {'; '.join(s.lines)}")
+    unexplained = proof.unexplained + sum(o.unexplained for o in online.values()) + sum(s.unexplained for s in served.values())
+    groups = {name: _group(g, proof) for name, g in proof.groups.items()}
+    rows = _added(g["rows"] for g in groups.values())
+    values = _added(f for g in groups.values() for f in g["features"].values())
+    return {
+        "verdict": "unexplained" if unexplained else "proven",
+        "headline": _headline(values, unexplained),
+        "unexplained": unexplained,
+        "problems": problems,
+        "values": values,
+        "rows": rows,
+        "groups": groups,
+        "sources": {name: _source(s) for name, s in proof.sources.items()},
+        "online": {n: {"keys": o.keys, "causes": o.causes, "lines": o.lines} for n, o in online.items()},
+        "served": {n: _served(s) for n, s in served.items()},
+        "time": _time(proof),
+        "range": [_text(log.start), _text(log.end)],
+        "stream": {
+            "name": record.name,
+            "run": (stream_run or {}).get("id"),
+            "from_run": record.run,
+            "begin": None if record.begin == NEVER else _text(record.begin),
+            "shards": max((p.shards for p in record.positions.values()), default=0),
+            "offsets": _offsets(proof),
+        },
+        "batch": {
+            "run": batch_run.id,
+            "against": against is not None,
+            "range": batch_run.manifest.get("range"),
+            "events": batch_run.manifest.get("events", {}),
+            "fingerprints": batch_run.manifest.get("fingerprints", {}),
+        },
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": round(seconds, 1),
+        "folder": str(folder),
+        "scratch": None if scratch is None else str(scratch),
+        "command": command,
+        "code": dict(code),
+        "versions": dict(versions),
+    }
+
+
+def _headline(values: Mapping[str, Any], unexplained: int) -> str:
+    compared, equal = values.get("compared", 0), values.get("equal", 0)
+    named = sum(n for cause, n in values.get("different", {}).items() if cause != CAUSES[UNEXPLAINED])
+    if unexplained:
+        return f"{unexplained:,} differences that nothing explains, among {compared:,} values compared"
+    rest = f"; each of the other {named:,} is proven to come from a known cause" if named else ""
+    return f"{equal:,} of {compared:,} values are equal to the bit{rest}"
+
+
+def _text(us: int) -> str:
+    return moment_of(us).isoformat()
+
+
+def _added(parts: Any) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for part in parts:
+        for key, value in part.items():
+            if isinstance(value, dict):
+                inner = out.setdefault(key, {})
+                for cause, n in value.items():
+                    inner[cause] = inner.get(cause, 0) + n
+            else:
+                out[key] = out.get(key, 0) + value
+    return out
+
+
+def _group(g: GroupProof, proof: Proof) -> dict[str, Any]:
+    emitted = proof.record.positions[g.group.name].emitted
+    revisions, counts = np.unique(g.newest.revisions, return_counts=True)
+    repeats = int(g.newest.deliveries.sum() - g.newest.revisions.sum())
+    return {
+        "rows": g.rows(),
+        "features": g.features(),
+        "fingerprint": g.fingerprint,
+        "fingerprints": g.fingerprints(),
+        "emitted": [None if b == NEVER else _text(int(b)) for b in emitted.tolist()],
+        "conflicts": int(g.newest.conflicts.sum()),
+        "unexplained": g.unexplained,
+        "revisions": {str(r): int(n) for r, n in zip(revisions.tolist(), counts.tolist(), strict=True)},
+        "repeats": repeats,
+        "samples": [_sample(g, int(i)) for i in _chosen(g)],
+    }
+
+
+def _chosen(g: GroupProof) -> list[int]:
+    """A few rows of each cause, the unexplained first."""
+    out: list[int] = []
+    for cause in (UNEXPLAINED, *(c for c in range(len(CAUSES)) if c not in (UNEXPLAINED, EQUAL, IN_FLIGHT))):
+        found = np.flatnonzero(g.cause == cause)
+        if len(found):
+            # Differing rows say more than missing ones.
+            found = found[np.argsort(~g.comparison.different[found], kind="stable")]
+            out += found[:SAMPLES].tolist()
+    return out
+
+
+def _sample(g: GroupProof, i: int) -> dict[str, Any]:
+    c = g.comparison
+    kind = "missing" if c.missing[i] else "extra" if c.extra[i] else "different"
+    b, s = int(c.batch_at[i]), int(c.stream_at[i])
+    wrong = [n for n, w in c.unequal.items() if w[i]] if kind == "different" else []
+
+    def value(table: pa.Table, name: str, at: int) -> Any:
+        return table.column(name)[at].as_py() if at >= 0 and name in table.schema.names else None
+
+    return {
+        "keys": {k: c.names.column(k)[i].as_py() for k in c.keys},
+        "event_timestamp": _text(int(c.event_us[i])),
+        "cause": CAUSES[g.cause[i]],
+        "kind": kind,
+        "values": {n: [value(c.batch, n, b), value(c.stream, n, s)] for n in wrong},
+    }
+
+
+def _source(s: SourceProof) -> dict[str, Any]:
+    from_topic = s.lateness.behind >= 0
+    behind, late = s.lateness.behind[from_topic], s.lateness.too_late[from_topic]
+    corrects = ~late & (behind > micros(s.source.out_of_orderness))
+    edges = np.array([1, *(e * 1_000_000 + 1 for e in BEHIND_EDGES)], np.int64)
+    place = np.searchsorted(edges, behind, side="right")
+    bins = [np.bincount(place[mask], minlength=len(edges) + 1).tolist() for mask in (~late & ~corrects, corrects, late)]
+    return {
+        "topic": s.source.topic,
+        "events": s.events,
+        "before": s.before,
+        "too_late": s.noted,
+        "not_late": s.not_late,
+        "not_noted": s.not_noted,
+        "out_of_orderness_s": micros(s.source.out_of_orderness) / 1e6,
+        "allowed_lateness_s": micros(s.source.allowed_lateness) / 1e6,
+        "behind": {"edges_s": [0, *BEHIND_EDGES], "in_time": bins[0], "corrects": bins[1], "too_late": bins[2]},
+    }
+
+
+def _served(s: ServedProof) -> dict[str, Any]:
+    behind = {}
+    if len(s.behind_s):
+        behind = {name: round(float(np.quantile(s.behind_s, q)), 3) for name, q in (("p50", 0.5), ("p99", 0.99), ("max", 1.0))}
+    return {"answers": s.answers, "values": s.values, "causes": s.causes, "statuses": s.statuses, "behind_s": behind, "lines": s.lines}
+
+
+def _time(proof: Proof) -> dict[str, Any]:
+    """Rows by the hour (or more) of their event timestamp: equal, explained, unexplained, not due."""
+    stamps = [g.comparison.event_us for g in proof.groups.values()]
+    causes = [g.cause for g in proof.groups.values()]
+    at, cause = np.concatenate(stamps), np.concatenate(causes).astype(np.int64)
+    if not len(at):
+        return {"step_s": 3600, "start": None, "equal": [], "explained": [], "unexplained": [], "in_flight": []}
+    span = int(at.max() - at.min())
+    step = HOUR_US * next(h for h in (1, 3, 6, 12, 24, 24 * 7, 24 * 365 * 100) if span / (h * HOUR_US) < MOST_BINS)
+    first = int(at.min()) // step
+    place = at // step - first
+    kinds = {
+        "equal": cause == EQUAL,
+        "explained": ~np.isin(cause, (EQUAL, UNEXPLAINED, IN_FLIGHT)),
+        "in_flight": cause == IN_FLIGHT,
+        "unexplained": cause == UNEXPLAINED,
+    }
+    size = int(place.max()) + 1
+    return {
+        "step_s": step // 1_000_000,
+        "start": _text(first * step),
+        **{k: np.bincount(place[mask], minlength=size).tolist() for k, mask in kinds.items()},
+    }
+
+
+def _offsets(proof: Proof) -> dict[str, dict[str, int]]:
+    groups = {name: g.group for name, g in proof.groups.items()}
+    return {s: {str(p): o for p, o in sorted(each.items())} for s, each in proof.record.upto(groups).items()}
