@@ -97,6 +97,10 @@ class _Partition:
     position: int = -1
     """Of the next record to hand out; ``held`` begins there."""
     end: int = 0
+    epoch: int = -1
+    """The leader's epoch at the record before what comes next, -1 if unknown: a log that was cut since shows by it."""
+    identity: UUID | None = None
+    """The topic that all of this is of."""
     pending: tuple[int, Future] | None = None
     """A fetch on its way, and the offset it asks for."""
 
@@ -124,11 +128,7 @@ class Reader:
         """
         found = self._link.topic(topic, fresh=True).id
         with self._lock:
-            if self._identities.setdefault(topic, found) != found:
-                self._identities[topic] = found
-                for (name, _), part in self._held.items():
-                    if name == topic:
-                        part.position = -1  # what is held belongs to the old one
+            self._identities[topic] = found
         return str(found) if found else ""
 
     def start(self, topic: str, partition: int) -> int:
@@ -149,8 +149,9 @@ class Reader:
         with self._lock:
             part = self._held.setdefault((topic, partition), _Partition())
         with part.lock:
-            if part.position != offset:
-                part.held, part.pending, part.position = None, None, offset
+            identity = self._identities.get(topic)
+            if part.position != offset or part.identity != identity:
+                part.held, part.pending, part.position, part.epoch, part.identity = None, None, offset, -1, identity
             fresh = False
             if part.held is None:
                 fresh = self._fill(topic, partition, part, timeout_ms)
@@ -161,7 +162,7 @@ class Reader:
             part.position = taken.next_offset
             after = held.next_offset
             if part.pending is None and after < part.end and (part.held is None or len(part.held) <= max_records):
-                part.pending = self._ahead(topic, partition, after)
+                part.pending = self._ahead(topic, partition, after, part.epoch)
             at_end = fresh and part.held is None and after >= part.end
             return Polled(
                 payloads=taken.payloads,
@@ -170,7 +171,7 @@ class Reader:
                 next_offset=taken.next_offset,
                 end_offset=max(part.end, after),
                 at_end=at_end,
-                identity=str(self._identities.get(topic) or ""),
+                identity=str(part.identity or ""),
                 columns=taken,
             )
 
@@ -188,16 +189,20 @@ class Reader:
             try:
                 if part.pending is None or part.pending[0] != offset:
                     wait_ms = int(max(0.0, wait_until - time.monotonic()) * 1000)
-                    part.pending, fresh = (offset, self._send(topic, partition, offset, wait_ms, until)), True
+                    part.pending, fresh = (offset, self._send(topic, partition, offset, part.epoch, wait_ms, until)), True
+                    part.identity = self._identities.get(topic)
                 answer = self._link.wait(part.pending[1], until)
                 part.pending = None
                 found = answer.responses[0].partitions[0] if answer.responses else None
                 problem = kafka_errors.for_code(found.error_code if found is not None else answer.error_code)
-                if problem is kafka_errors.NoError and found is not None:
+                if found is not None and found.diverging_epoch is not None and found.diverging_epoch.end_offset >= 0:
+                    problem = kafka_errors.OffsetOutOfRangeError
+                elif problem is kafka_errors.NoError and found is not None:
                     part.end = found.last_stable_offset if found.last_stable_offset >= 0 else found.high_watermark
                     aborted = [(a.producer_id, a.first_offset) for a in found.aborted_transactions or []]
                     part.held = decode(bytes(found.records or b""), offset, aborted)
                     if part.held.next_offset > offset or fresh:
+                        part.epoch = part.held.epoch if part.held.epoch >= 0 else part.epoch
                         return fresh
                     continue  # asked before this call, and empty: ask what is there now
             except kafka_errors.RetriableError:
@@ -218,21 +223,23 @@ class Reader:
         except (UnknownTopic, BrokerAway):
             if over or problem in _MOVED:
                 raise
+        except kafka_errors.RetriableError:
+            pass  # it has no leader now
         if over:
             raise self._link.away()
         time.sleep(_PAUSE_SECONDS)
 
-    def _ahead(self, topic: str, partition: int, offset: int) -> tuple[int, Future] | None:
+    def _ahead(self, topic: str, partition: int, offset: int, epoch: int) -> tuple[int, Future] | None:
         """Ask for what comes next, without waiting; None when that cannot be done now."""
         try:
-            return offset, self._send(topic, partition, offset, 0, time.monotonic())
+            return offset, self._send(topic, partition, offset, epoch, 0, time.monotonic())
         except (kafka_errors.RetriableError, StoreError, OffsetGone, UnknownTopic):
             return None  # the next poll meets it
 
-    def _send(self, topic: str, partition: int, offset: int, wait_ms: int, until: float) -> Future:
+    def _send(self, topic: str, partition: int, offset: int, epoch: int, wait_ms: int, until: float) -> Future:
         leader, identity = self._leader(topic, partition)
         wanted = FetchRequest.FetchTopic.FetchPartition(
-            partition=partition, current_leader_epoch=-1, fetch_offset=offset, last_fetched_epoch=-1, partition_max_bytes=FETCH_BYTES
+            partition=partition, current_leader_epoch=-1, fetch_offset=offset, last_fetched_epoch=epoch, partition_max_bytes=FETCH_BYTES
         )
         by_id = {"topic_id": identity} if identity else {}
         request = FetchRequest(
@@ -289,5 +296,8 @@ class Reader:
 
     def _gone(self, topic: str, partition: int, offset: int) -> OffsetGone:
         first, end = self.start(topic, partition), self.end(topic, partition)
-        what = "is gone by retention" if offset < first else "does not exist (records were lost)"
+        if offset < first:
+            what = "is gone by retention"
+        else:  # within the log, but what was read before it is not in there any more (unclean leader election)
+            what = "does not exist (records were lost)" if offset > end else "follows records that were lost since they were read"
         return OffsetGone(f"{topic}/{partition}: offset {offset} {what}, the log holds {first} to {end}; start over from a batch run")

@@ -141,15 +141,9 @@ class Link:
     def topic(self, name: str, fresh: bool = False) -> TopicInfo:
         """The topic, remembered unless ``fresh``. Raises UnknownTopic, BrokerAway."""
         known = self._topics.get(name)
-        if known is not None and not fresh:
-            return known
-        until = time.monotonic() + self.patience()
-        while True:
-            info = self._describe(name, until)
-            if all(leader >= 0 for leader in info.leaders.values()) or time.monotonic() > until:
-                self._topics[name] = info
-                return info
-            time.sleep(_PAUSE_SECONDS)
+        if known is None or fresh:
+            known = self._topics[name] = self._describe(name, time.monotonic() + self.patience())
+        return known
 
     def _describe(self, name: str, until: float) -> TopicInfo:
         def request() -> Any:

@@ -42,7 +42,7 @@ class Columns:
 
     ``offsets`` and ``timestamps_us`` int64 [N], ``payloads`` binary [N] (null: a tombstone), ``next_offset``: the position after all of
     them, past transaction markers, aborted records and what compaction removed. ``data`` uint8 and ``keys_at`` int64 [N] find keys
-    and headers again.
+    and headers again. ``epoch``: the leader's when it took the last batch.
     """
 
     offsets: Ints
@@ -51,6 +51,7 @@ class Columns:
     next_offset: int
     data: npt.NDArray[np.uint8]
     keys_at: Ints
+    epoch: int = -1
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -59,7 +60,8 @@ class Columns:
         """Rows ``first`` to ``last`` (exclusive); a slice that leaves rows out at its end ends at the first of those."""
         after = int(self.offsets[last]) if last < len(self) else self.next_offset
         payloads = self.payloads.slice(first, last - first)
-        return Columns(self.offsets[first:last], self.timestamps_us[first:last], payloads, after, self.data, self.keys_at[first:last])
+        keys_at = self.keys_at[first:last]
+        return Columns(self.offsets[first:last], self.timestamps_us[first:last], payloads, after, self.data, keys_at, self.epoch)
 
     def original(self, rows: Iterable[int]) -> list[Original]:
         """Key, value and headers of a few rows, for dead letters. Raises DataError when they are damaged."""
@@ -93,7 +95,7 @@ def decode(records: bytes, offset: int, aborted: Sequence[tuple[int, int]] = ())
     pieces: list[memoryview | bytes] = []
     spans: list[tuple[int, int, int]] = []  # of each batch kept: where its records begin and end in the joined pieces, and how many
     bases: list[tuple[int, int, int]] = []  # its first offset, first timestamp, and the timestamp that the broker gave to all (else -1)
-    at, joined, next_offset = 0, 0, offset
+    at, joined, next_offset, epoch = 0, 0, offset, -1
     while at + _BATCH.size <= len(view):
         first, length = _LENGTH.unpack_from(view, at)
         end = at + _LENGTH.size + length
@@ -101,7 +103,7 @@ def decode(records: bytes, offset: int, aborted: Sequence[tuple[int, int]] = ())
             break
         if (magic := view[at + _MAGIC_AT]) != 2:
             raise DataError(f"record batch at offset {first}: message format {magic} is of before Kafka 0.11; rewrite the topic")
-        _, _, _, _, crc, attributes, last_delta, first_ms, last_ms, producer, _, _, count = _BATCH.unpack_from(view, at)
+        _, _, epoch, _, crc, attributes, last_delta, first_ms, last_ms, producer, _, _, count = _BATCH.unpack_from(view, at)
         if crc32c(view[at + _CRC_FROM : end]) != crc:
             raise DataError(f"record batch at offset {first}: wrong checksum; the log or the way from it is damaged")
         body = view[at + _BATCH.size : end]
@@ -121,12 +123,12 @@ def decode(records: bytes, offset: int, aborted: Sequence[tuple[int, int]] = ())
         joined += len(piece)
         if joined > _LARGEST:
             raise DataError(f"record batch at offset {first}: {joined:,} bytes uncompressed are too many at once; produce smaller batches")
-    columns = _columns(b"".join(pieces), spans, bases, next_offset)
+    columns = _columns(b"".join(pieces), spans, bases, next_offset, epoch)
     skip = int(np.searchsorted(columns.offsets, offset))
     return columns.slice(skip, len(columns)) if skip else columns
 
 
-def _columns(joined: bytes, spans: list[tuple[int, int, int]], bases: list[tuple[int, int, int]], next_offset: int) -> Columns:
+def _columns(joined: bytes, spans: list[tuple[int, int, int]], bases: list[tuple[int, int, int]], next_offset: int, epoch: int) -> Columns:
     """All records of the joined bodies of batches."""
     data = np.frombuffer(joined, np.uint8)
     try:
@@ -144,7 +146,7 @@ def _columns(joined: bytes, spans: list[tuple[int, int, int]], bases: list[tuple
         raise DataError(f"records before offset {next_offset}: a record's fields do not fill it; the topic's data is damaged")
     timestamps_ms = np.where(base[:, 2] >= 0, base[:, 2], base[:, 1] + delta_ms)
     payloads = _binary(joined, values_at, values_end, value_size < 0)
-    return Columns(base[:, 0] + delta, timestamps_ms * 1000, payloads, next_offset, data, keys_at)
+    return Columns(base[:, 0] + delta, timestamps_ms * 1000, payloads, next_offset, data, keys_at, epoch)
 
 
 def _bounds(data: bytes, spans: list[tuple[int, int, int]]) -> tuple[Ints, Ints]:

@@ -6,6 +6,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pipelines.config import KafkaSettings
 from pipelines.services import jars
 from pipelines.services.kafka import Broker
 from pipelines.streaming.kafka import BrokerAway, OffsetGone, Polled, Reader, TopicReplaced, UnknownTopic, client_options
+from pipelines.streaming.link import Link, TopicInfo
 from tests.integration.kafka_world import drain, new_topic, options_of, produce, producer, range_of, until
 from tests.kafka_server import kafka_server
 from transforms.errors import ConfigError, StoreError
@@ -223,6 +225,48 @@ def test_an_offset_beyond_the_end(options: dict[str, Any], reader: Reader) -> No
     with pytest.raises(OffsetGone, match="offset 2 does not exist"):
         reader.poll(topic, 0, 2, 10, 100)
     assert values(reader.poll(topic, 0, 0, 10, 1000)) == [b"0"], "the reader goes on"
+
+
+def test_a_log_that_was_cut_and_grew_again(options: dict[str, Any], reader: Reader) -> None:
+    """After an unclean leader election: what a single broker answers when the reader knows records of a leader that it never had."""
+    topic = new_topic(options)
+    produce(options, topic, [b"0", b"1"])
+    assert reader.poll(topic, 0, 0, 1, 1000).next_offset == 1
+    part = reader._held[topic, 0]
+    part.held, part.pending, part.epoch = None, None, part.epoch + 7
+    with pytest.raises(OffsetGone, match="offset 1 follows records that were lost since they were read, the log holds 0 to 2"):
+        reader.poll(topic, 0, 1, 1, 1000)
+
+
+def test_brokers_without_topic_ids(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before Kafka 2.8 a fetch names the topic alone."""
+    describe = Link._describe
+    monkeypatch.setattr(Link, "_describe", lambda self, name, until: replace(describe(self, name, until), id=None))
+    topic = new_topic(options)
+    produce(options, topic, [b"0", b"1"])
+    with Reader_of(options) as reader:
+        assert reader.identity(topic) == ""
+        polled = reader.poll(topic, 0, 0, 10, 1000)
+        assert (values(polled), polled.identity) == ([b"0", b"1"], "")
+        with pytest.raises(OffsetGone):
+            reader.poll(topic, 0, 9, 10, 1000)
+
+
+def test_a_partition_without_a_leader_is_waited_for(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    topic = new_topic(options)
+    produce(options, topic, [b"0"])
+    describe, led = Link._describe, [False]
+
+    def leaderless(self: Link, name: str, until_: float) -> TopicInfo:
+        found = describe(self, name, until_)
+        return found if led[0] else replace(found, leaders={0: -1})
+
+    monkeypatch.setattr(Link, "_describe", leaderless)
+    with Reader_of(options, answer_seconds=0.5) as reader:
+        assert away_for(lambda: reader.poll(topic, 0, 0, 1, 0)) < 2
+        assert away_for(lambda: reader.end(topic, 0)) < 2
+        led[0] = True
+        assert values(reader.poll(topic, 0, 0, 1, 1000)) == [b"0"]
 
 
 def test_a_topic_made_anew_is_noticed_whatever_its_offsets(options: dict[str, Any], reader: Reader, admin: KafkaAdminClient) -> None:
