@@ -17,6 +17,7 @@ from pipelines.commands import services
 from pipelines.commands.dlq import app as dlq_app
 from pipelines.commands.replay import replay
 from pipelines.commands.stream import app as stream_app
+from pipelines.commands.verify import verify
 from pipelines.console import (
     DEFAULT_REPO,
     DataOption,
@@ -312,6 +313,7 @@ def demo(
 
 services.register(app)
 app.command()(replay)
+app.command()(verify)
 app.add_typer(stream_app, name="stream")
 app.add_typer(dlq_app, name="dlq")
 
