@@ -7,12 +7,14 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import pyarrow.compute as pc
 from feast import Entity, FeatureView, RepoConfig
 from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.infra.online_stores.sqlite import SqliteOnlineStore, SqliteOnlineStoreConfig, _table_id
@@ -109,22 +111,18 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
                 WHERE (excluded.event_us, excluded.revision) > (o.event_us, o.revision)
                    OR ((excluded.event_us, excluded.revision) = (o.event_us, o.revision)
                        AND excluded.fingerprint <> o.fingerprint AND excluded.fingerprint = ?)"""
-            keys, times = rows.keys.to_pylist(), rows.event_us.tolist()
-            ordered = zip(keys, times, rows.revision.tolist(), rows.fingerprint.to_pylist(), repeat(applied))
-            wins = [i for i, row in enumerate(ordered) if conn.execute(upsert, row).rowcount == 1]
-            stamps = {us: _adapted(_EPOCH + timedelta(microseconds=us)) for us in {times[i] for i in wins}}
-            created = rows.created
-            for feature, column in zip(table.features, rows.values):
-                values = column.to_pylist()
+            rows = rows.take(pc.sort_indices(rows.keys).to_numpy())  # neighbours in the tree, one after the other: twice as fast
+            ordered = zip(
+                rows.keys.to_pylist(), rows.event_us.tolist(), rows.revision.tolist(), rows.fingerprint.to_pylist(), repeat(applied)
+            )
+            wins = np.array([i for i, row in enumerate(ordered) if conn.execute(upsert, row).rowcount == 1], np.int64)
+            if len(wins):
                 conn.executemany(
                     f"""
                     INSERT INTO "{name}" (entity_key, feature_name, value, event_ts, created_ts) VALUES (?, ?, ?, ?, ?)
                     ON CONFLICT (entity_key, feature_name) DO UPDATE
                     SET value = excluded.value, vector_value = NULL, event_ts = excluded.event_ts, created_ts = excluded.created_ts""",
-                    [
-                        (keys[i], feature.name, values[i], stamps[times[i]], None if created is None else _adapted(_naive(created[i])))
-                        for i in wins
-                    ],
+                    _lines(table, rows.take(wins)),
                 )
         return len(wins)
 
@@ -222,6 +220,18 @@ def _create(conn: sqlite3.Connection, name: str) -> None:
         f'CREATE TABLE IF NOT EXISTS "{name}_tandem"'
         " (entity_key BLOB PRIMARY KEY, event_us INTEGER NOT NULL, revision INTEGER NOT NULL, fingerprint TEXT NOT NULL) WITHOUT ROWID"
     )
+
+
+def _lines(table: FeatureView, rows: Rows) -> Iterator[tuple[Any, ...]]:
+    """Feast's lines: one per row and feature."""
+    by_name = sorted(zip((f.name for f in table.features), rows.values), key=lambda pair: pair[0])
+    names = [name for name, _ in by_name]
+    stamps = {us: _adapted(_EPOCH + timedelta(microseconds=us)) for us in np.unique(rows.event_us).tolist()}
+    created: Iterable[Any] = repeat(None) if rows.created is None else map(_adapted, map(_naive, rows.created))
+    for key, us, made, *values in zip(rows.keys.to_pylist(), rows.event_us.tolist(), created, *(v.to_pylist() for _, v in by_name)):
+        at = stamps[us]
+        for name, value in zip(names, values):
+            yield key, name, value, at, made
 
 
 def _adapted(at: datetime | None) -> Any:
