@@ -258,6 +258,7 @@ class Poll(beam.DoFn):
         if quiet >= self.spec.stream.idle_seconds:
             if self.spec.stream.clock == "replay":
                 beat, at.idle = not at.idle, True
+                self.reported.pop(key, None)  # news: to be told at once
             elif now - self.beaten.get(key, -BEAT_SECONDS) >= BEAT_SECONDS:
                 behind = self.clock() - round(self.spec.stream.idle_seconds * 1e6)
                 at.watermark, beat = max(at.watermark, watermark_of(source, behind)), True
