@@ -16,17 +16,19 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
+import pyarrow.compute as pc
 from apache_beam.coders import BytesCoder
 from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec
 
 from pipelines.steps import from_ipc, to_ipc
 from pipelines.streaming.control import Control
 from pipelines.streaming.deliver import Deliver
+from pipelines.streaming.row_log import read_late
 from pipelines.streaming.seeds import load_tiles
 from pipelines.streaming.spec import JobSpec
-from pipelines.streaming.wire import Element, Emission, as_late, decode
+from pipelines.streaming.wire import GROUP, PARTITION, Element, Emission, as_late, decode
 from transforms.errors import ConfigError, GraphError, TandemError
-from transforms.fold import Folded, Shard
+from transforms.fold import OFFSET, Folded, Shard
 
 __all__ = ["DeliverRows", "FoldShard"]
 
@@ -176,10 +178,21 @@ class FoldShard(beam.DoFn):
             for name, group in self.spec.groups.items():
                 seeds[name] = load_tiles(Path(start.run), group, number, self.spec.stream.shards)
         done = {(s, n): offset for s, each in start.done.items() for n, offset in each.items()}
-        shard = Shard(self.spec.groups, start.emitted, done, seeds)
+        shard = Shard(self.spec.groups, start.emitted, done, seeds, self._passed())
         if seeds:
             tiles.add(pickle.dumps({n: to_ipc(t) for n, t in seeds.items()}, protocol=5))
         return Kept(b"", shard, [])
+
+    def _passed(self) -> dict[str, dict[int, list[int]]]:
+        """What earlier runs gave out as late for one group alone, by the late log: group -> partition -> offsets."""
+        out: dict[str, dict[int, list[int]]] = {}
+        for name, source in self.spec.sources.items():
+            if not self.spec.start.done.get(name):
+                continue
+            late = read_late(self.spec.folder, source)
+            for row in late.filter(pc.is_valid(late.column(GROUP))).select([GROUP, PARTITION, OFFSET]).to_pylist():
+                out.setdefault(row[GROUP], {}).setdefault(row[PARTITION], []).append(row[OFFSET])
+        return out
 
     def _hash(self) -> tuple[str, ...]:
         return tuple(g.definition_hash() for g in self.spec.groups.values())
