@@ -134,6 +134,16 @@ class OrderedOnlineStore(OnlineStore):
     def applied_fingerprint(self, config: RepoConfig, view: str) -> str | None:
         """The fingerprint applied to the view; None while it takes rows of any."""
 
+    @abstractmethod
+    def mark(self, config: RepoConfig, name: str, value: int, at_least: int | None = None) -> bool:
+        """Keep a number under ``name``; False, and nothing kept, if the one there is below ``at_least`` (or there is none).
+
+        A writer that leaves rising marks finds out by them that the store lost what it held: restarted empty, or from an old copy.
+        """
+
+    def sync(self, config: RepoConfig) -> None:
+        """Force to disk what was written, where that is this process' business (a server keeps its own data). Raises StoreError."""
+
     # writing
 
     def online_write_batch(

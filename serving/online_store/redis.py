@@ -31,6 +31,11 @@ __all__ = ["OrderedRedisOnlineStore", "OrderedRedisOnlineStoreConfig"]
 
 _SCRIPT = files("serving.online_store").joinpath("write_rows.lua").read_text()
 _SHA = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
+_MARK = """
+local found = tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or '-inf')
+if ARGV[3] ~= '' and found < tonumber(ARGV[3]) then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return 1"""
 _STRING = int(ValueType.STRING)
 _ROWS_PER_CALL = 500
 """A script call holds up all other clients: it takes a few milliseconds at this size."""
@@ -131,6 +136,10 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
     def applied_fingerprint(self, config: RepoConfig, view: str) -> str | None:
         found = self._try(config, lambda client: client.hget(_applied_key(config), view))
         return None if found is None else found.decode()
+
+    def mark(self, config: RepoConfig, name: str, value: int, at_least: int | None = None) -> bool:
+        arguments = [f"tandem:marks:{config.project}", name, value, "" if at_least is None else at_least]
+        return bool(self._try(config, lambda client: client.eval(_MARK, 1, *arguments)))
 
     def delete_table(self, config: RepoConfig, table: FeatureView) -> None:
         """Feast's ``apply``: a view is gone. (Feast's own looks for keys of serialization version 1 and finds none of version 3.)"""

@@ -25,6 +25,7 @@ from serving.online_store.common import OrderedOnlineStore, Rows, refused_finger
 __all__ = ["OrderedSqliteOnlineStore", "OrderedSqliteOnlineStoreConfig"]
 
 _APPLIED = "tandem_applied"
+_MARKS = "tandem_marks"
 _EPOCH = datetime(1970, 1, 1)
 _KEYS_PER_QUERY = 500
 
@@ -160,6 +161,28 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
 
     def applied_fingerprint(self, config: RepoConfig, view: str) -> str | None:
         return self._applied(self._get_conn(config), config, view)
+
+    def mark(self, config: RepoConfig, name: str, value: int, at_least: int | None = None) -> bool:
+        with self._transaction(config) as conn:
+            conn.execute(
+                f"CREATE TABLE IF NOT EXISTS {_MARKS} (project TEXT, name TEXT, value INTEGER NOT NULL, PRIMARY KEY (project, name))"
+            )
+            found = conn.execute(f"SELECT value FROM {_MARKS} WHERE project = ? AND name = ?", (config.project, name)).fetchone()
+            if at_least is not None and (found is None or found[0] < at_least):
+                return False
+            conn.execute(f"INSERT OR REPLACE INTO {_MARKS} (project, name, value) VALUES (?, ?, ?)", (config.project, name, value))
+        return True
+
+    def sync(self, config: RepoConfig) -> None:
+        """Force the write-ahead log to disk: by itself SQLite does so only when it moves the log into the file."""
+        path = self._get_db_path(config)
+        try:
+            with open(f"{path}-wal", "rb") as log:
+                os.fsync(log.fileno())
+        except FileNotFoundError:
+            pass
+        except OSError as e:
+            raise unreachable(path, e, "mend the disk") from e
 
     @staticmethod
     def _applied(conn: sqlite3.Connection, config: RepoConfig, view: str) -> str | None:

@@ -227,6 +227,19 @@ def test_a_view_that_is_dropped_is_gone_and_may_come_back(bench: Bench) -> None:
     assert bench.x() == 3.0
 
 
+def test_marks_tell_a_store_that_forgot(bench: Bench) -> None:
+    mark = bench.store.mark
+    assert not mark(bench.config, "main/0", 5, at_least=1), "nothing is there"
+    assert mark(bench.config, "main/0", 5)
+    assert mark(bench.config, "main/0", 7, at_least=5)
+    assert mark(bench.config, "main/0", 1_800_000_000_000_000, at_least=6)
+    assert not mark(bench.config, "main/0", 9, at_least=1_800_000_000_000_001)
+    assert not mark(bench.config, "main/1", 9, at_least=1)
+    bench.write(("EWR", T, 1, 1.0))
+    bench.store.sync(bench.config)
+    assert bench.x() == 1.0
+
+
 ROUNDS, RACERS, STEPS = 300, 3, 6
 
 
