@@ -1,0 +1,263 @@
+"""A small applied repository on disk beside a real broker, events for its topic, and the rows that one batch over all of them gives."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from kafka import KafkaProducer
+
+from pipelines.repo import Repo, load_repo
+from pipelines.streaming.control import Control
+from pipelines.streaming.row_log import read_rows
+from pipelines.streaming.supervise import running
+from tests.integration.kafka_world import new_topic, options_of
+from tests.oracle.compare import differences, to_dicts
+from transforms.aggregates import rows_between, tile
+from transforms.contract import check_json
+from transforms.definitions import REVISION, FeatureGroup
+
+ROOT = Path(__file__).resolve().parents[2]
+T0 = 1_700_000_000_000_000 // 3_600_000_000 * 3_600_000_000
+SECOND = 1_000_000
+
+FEATURES = """
+from pathlib import Path
+
+from pipelines.config import load_settings
+from serving.feast_objects import feast_objects, load_outputs
+from transforms.definitions import Count, CountDistinct, Entity, EventSource, FeatureGroup, Field, Last, Mean, Std, days, hours, minutes
+
+trips = EventSource(
+    name="trips",
+    fields=[Field("trip", "string", required=True), Field("zone", "string", required=True), Field("fare", "float64")],
+    event_time="at",
+    tie_breaker="trip",
+    out_of_orderness=minutes(1),
+    allowed_lateness=hours(1),
+    topic="trips",
+)
+zones = FeatureGroup(
+    name="zones", source=trips, entity=Entity("zone"), hop=minutes(5), ttl=days(36500),
+    aggregates=[Count(over=hours(1)), Mean("fare", over=[hours(1), hours(2)]), Std("fare", over=hours(1)), Last("trip", over=hours(1))],
+)
+pairs = FeatureGroup(
+    name="pairs", source=trips, entity=Entity("trip", "zone"), hop=minutes(10), ttl=days(36500),
+    aggregates=[Count(over=hours(1)), CountDistinct("fare", over=hours(2))],
+)
+GROUPS = [zones, pairs]
+DATA = load_settings(Path(__file__).parent).data
+globals().update(feast_objects(GROUPS, DATA, load_outputs(DATA, GROUPS)).named())
+"""
+
+
+@dataclass
+class StreamWorld:
+    """The repository's folder, the broker's address, and what was produced so far."""
+
+    folder: Path
+    bootstrap: str
+    partitions: int
+    sent: dict[int, list[bytes]] = field(default_factory=dict)
+
+    @property
+    def path(self) -> Path:
+        return self.folder / "repo"
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def stream(self) -> Path:
+        return self.data / "stream" / "main"
+
+    @property
+    def control(self) -> Control:
+        return Control(self.stream)
+
+    def repo(self) -> Repo:
+        return load_repo(self.path)
+
+    def produce(self, events: Sequence[bytes]) -> None:
+        """Send events, each to the partition of its place in all that was ever sent."""
+        at = sum(len(each) for each in self.sent.values())
+        with KafkaProducer(**options_of(self.bootstrap)) as producer:
+            for n, event in enumerate(events, at):
+                producer.send("trips", event, partition=n % self.partitions)
+                self.sent.setdefault(n % self.partitions, []).append(event)
+
+    def command(self, *words: str) -> list[str]:
+        """A ``tandem`` command."""
+        return [sys.executable, "-W", "ignore", "-m", "pipelines.cli", *words, "--repo", str(self.path)]
+
+    def start(self, *words: str) -> subprocess.Popen[bytes]:
+        """``tandem stream`` as a process, its output in ``stream.out``."""
+        with open(self.folder / "stream.out", "ab") as out:
+            return subprocess.Popen(self.command("stream", *words), cwd=ROOT, stdout=out, stderr=out, env=environment())
+
+    def out(self) -> str:
+        """All output of the streams so far."""
+        return (self.folder / "stream.out").read_text()
+
+    def stop(self, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+        """``tandem stream stop``."""
+        words = self.command("stream", "stop")
+        return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=seconds, env=environment())
+
+    def delivered(self) -> int:
+        """Records that every shard has recorded as delivered, over all partitions."""
+        points = self.control.load_progress()
+        if not points or len(points) < next(iter(points.values()))["shards"]:
+            return 0
+        each = [sum(at["next"] for at in p["partitions"].get("trips", {}).values()) for p in points.values()]
+        return min(each)
+
+    def total(self) -> int:
+        """Records sent."""
+        return sum(len(each) for each in self.sent.values())
+
+    def expected(self, group: FeatureGroup, upto: int) -> list[dict[str, Any]]:
+        """The rows of one batch over every event, up to a boundary (microseconds)."""
+        payloads = [event for each in self.sent.values() for event in each]
+        valid = check_json(pa.array(payloads, pa.binary()), group.source, time.time_ns() // 1000, 10**12).valid
+        return to_dicts(rows_between(tile(valid, group), group, 0, upto))
+
+    def assert_right(self, complete: bool = True) -> None:
+        """The newest revision of every row in the log is batch's, none is missing, and none is beyond."""
+        emitted = [p["emitted"] for p in self.control.load_progress().values()]
+        for name, group in self.repo().groups.items():
+            boundary = min(e[name] for e in emitted)
+            rows = read_rows(self.stream, group).select(group.row_schema.names).combine_chunks()
+            keys = [*group.entity.keys, "event_timestamp"]
+            newest: dict[tuple[Any, ...], dict[str, Any]] = {}
+            for row in to_dicts(rows):
+                key = tuple(row[k] for k in keys)
+                if key not in newest or row[REVISION] >= newest[key][REVISION]:
+                    newest[key] = row
+            got = [newest[key] for key in sorted(newest)]
+            want = sorted(self.expected(group, boundary), key=lambda row: tuple(row[k] for k in keys))
+            assert want, f"{name}: the test is empty"
+            found = differences(got, want)
+            assert not found, f"{name}: " + "; ".join(found[:5])
+            if complete:
+                self.assert_online(group, want)
+
+    def assert_online(self, group: FeatureGroup, rows: list[dict[str, Any]]) -> None:
+        """The online store holds the last row of every key."""
+        from feast import FeatureStore
+        from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+        from feast.protos.feast.types.Value_pb2 import Value
+
+        last = {tuple(row[k] for k in group.entity.keys): row for row in sorted(rows, key=lambda r: r["event_timestamp"])}
+        store = FeatureStore(repo_path=str(self.path))
+        names = [*(f.name for f in group.features), REVISION]
+        entities = [EntityKey(join_keys=list(group.entity.keys), entity_values=[Value(string_val=v) for v in key]) for key in last]
+        found = store._get_provider().online_store.read_rows(store.config, store.get_feature_view(group.name), entities, names)
+        got = [{"event_timestamp": at, **{n: _plain(found.values[n][i]) for n in names}} for i, at in enumerate(found.event_us)]
+        want = [{"event_timestamp": row["event_timestamp"], **{n: row[n] for n in names}} for row in last.values()]
+        wrong = differences(got, want)
+        assert not wrong, f"{group.name} online: " + "; ".join(wrong[:5])
+
+
+def _plain(value: Any) -> Any:
+    """A Feast value as Python's."""
+    which = value.WhichOneof("val")
+    return None if which is None else getattr(value, which)
+
+
+def environment() -> dict[str, str]:
+    """Of a command."""
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def make_stream_world(folder: Path, bootstrap: str, partitions: int = 2, **stream: Any) -> StreamWorld:
+    """A repository whose graphs are applied (they compute nothing), its topic, and settings of the stream section."""
+    from pipelines.feature_store import apply
+    from transforms.graph import save_graph
+
+    world = StreamWorld(folder, bootstrap, partitions)
+    world.path.mkdir(parents=True)
+    new_topic(options_of(bootstrap), partitions, "trips")
+    new_topic(options_of(bootstrap), 1, "tandem.dead_letters")
+    (world.path / "features.py").write_text(FEATURES)
+    (world.path / "feature_store.yaml").write_text(
+        "project: trips\nregistry: ../data/registry.db\nprovider: local\nentity_key_serialization_version: 3\n"
+        "offline_store: {type: pipelines.offline_store.AsofOfflineStore}\n"
+        "online_store: {type: serving.online_store.sqlite.OrderedSqliteOnlineStore, path: ../data/online.db}\n"
+    )
+    settings = {"clock": "replay", "shards": 2, "checkpoint_seconds": 2, "max_future_hours": 24, **stream}
+    (world.path / "tandem.yaml").write_text(
+        json.dumps({"data": "../data", "definitions": "features", "kafka": {"bootstrap_servers": bootstrap}, "stream": settings})
+    )
+    fingerprints = {}
+    for name, group in world.repo().groups.items():
+        path = save_graph(None, world.data / "graphs" / name / "{fingerprint}", group.definition_hash(), group.row_schema)
+        (path.parent / "CURRENT").write_text(path.name + "\n")
+        fingerprints[name] = path.name
+    apply(world.repo(), fingerprints)
+    return world
+
+
+def events(n: int, seed: int = 0, start: int = 0, seconds: int = 6 * 3600) -> list[bytes]:
+    """``n`` events over ``seconds`` from ``start`` (seconds after T0) in order of arrival: a fifth of them up to 30 minutes behind."""
+    r = np.random.default_rng(seed)
+    arrival = np.sort(r.integers(start, start + seconds, n))
+    behind = np.where(r.random(n) < 0.2, r.integers(0, 1800, n), 0)
+    times = T0 + np.maximum(arrival - behind, 0) * SECOND + r.integers(0, SECOND, n)
+    zones, trips, fares = r.integers(0, 8, n), r.integers(0, 20, n), r.normal(10, 5, n)
+    return [
+        json.dumps({"at": int(t), "trip": f"t{b}", "zone": f"z{a}", "fare": None if f < 3 else f}).encode()
+        for t, a, b, f in zip(times.tolist(), zones.tolist(), trips.tolist(), fares.tolist())
+    ]
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 120.0, process: subprocess.Popen[bytes] | None = None) -> Any:
+    """Poll until the condition holds; fails after ``seconds``, or when the process has ended."""
+    until = time.monotonic() + seconds
+    while not (value := condition()):
+        if process is not None and process.poll() is not None:
+            raise AssertionError(f"the process ended with {process.returncode}")
+        if time.monotonic() > until:
+            raise AssertionError(f"not within {seconds} s")
+        time.sleep(0.05)
+    return value
+
+
+def parts_of(pid: int) -> dict[str, list[int]]:
+    """The children of a driver: ``java`` and ``worker``."""
+    found: dict[str, list[int]] = {"java": [], "worker": []}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            words = (path / "cmdline").read_bytes().split(b"\0")
+        except (OSError, IndexError):
+            continue
+        if parent == pid:
+            if any(w.endswith(b"FlinkPipelineRunner") for w in words):
+                found["java"].append(int(path.name))
+            elif b"pipelines.streaming.worker" in words:
+                found["worker"].append(int(path.name))
+    return found
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process if it runs."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def is_running(world: StreamWorld) -> bool:
+    """Whether a driver holds the stream."""
+    return running(world.stream) is not None

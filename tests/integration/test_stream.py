@@ -1,0 +1,161 @@
+"""``tandem stream`` end to end: a real broker, the embedded Flink, an online store; every row as one batch over all events gives it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import urllib.request
+
+import pytest
+
+from pipelines.streaming.job import StreamOptions, run_stream
+from tests.integration.stream_world import ROOT, end, environment, events, is_running, make_stream_world, parts_of, wait_for
+from tests.integration.ticking import alive
+from tests.kafka_server import kafka_server
+from transforms.errors import ConfigError, DataError, GraphError
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory):
+    with kafka_server(tmp_path_factory.mktemp("broker")) as server:
+        yield server
+
+
+@pytest.fixture
+def own_broker(tmp_path):
+    with kafka_server(tmp_path) as server:
+        yield server
+
+
+@pytest.mark.slow
+def test_direct_reads_to_the_end_and_resumes(tmp_path, own_broker):
+    world = make_stream_world(tmp_path / "world", own_broker.bootstrap)
+    world.produce(events(2000, 1))
+    said: list[str] = []
+    manifest = run_stream(world.repo(), StreamOptions(runner="direct", until="latest"), said.append)
+    assert (manifest["code"], manifest["status"]) == (0, "complete")
+    assert any("starting from the beginning of the topics" in line for line in said)
+    world.assert_right()
+    world.produce(events(1000, 2, start=6 * 3600 - 600))
+    said.clear()
+    manifest = run_stream(world.repo(), StreamOptions(runner="direct", until="latest"), said.append)
+    assert manifest["code"] == 0 and "the resume point" in manifest["start"]["why"]
+    assert any("starting from the resume point" in line for line in said)
+    world.assert_right()
+    # Another number of shards goes on from the same resume point.
+    world.produce(events(1000, 3, start=12 * 3600 - 1200))
+    for shards in (5, 1):
+        assert run_stream(world.repo(), StreamOptions(runner="direct", until="latest", shards=shards), said.append)["code"] == 0
+        world.assert_right()
+
+
+@pytest.mark.slow
+def test_flink_survives_its_parts_and_its_driver(tmp_path, own_broker):
+    world = make_stream_world(tmp_path / "world", own_broker.bootstrap)
+    logs = [events(800, seed, start=seed * 3600, seconds=3600) for seed in range(6)]
+    world.produce(logs[0])
+    driver = world.start("--metrics-port", "0")
+    try:
+        wait_for(lambda: world.delivered() == world.total(), process=driver)
+        # the worker
+        (worker,) = parts_of(driver.pid)["worker"]
+        world.produce(logs[1])
+        os.kill(worker, signal.SIGKILL)
+        wait_for(lambda: world.delivered() == world.total(), process=driver)
+        # the engine
+        (java,) = parts_of(driver.pid)["java"]
+        world.produce(logs[2])
+        os.kill(java, signal.SIGKILL)
+        wait_for(lambda: world.delivered() == world.total(), process=driver)
+        assert "starting again from the resume point" in world.out()
+        facts = json.loads((world.stream / "driver.json").read_text())
+        text = urllib.request.urlopen(facts["metrics"], timeout=10).read().decode()
+        assert "tandem_stream_restarts_total 1.0" in text
+        # the driver, and a second one meanwhile
+        second = subprocess.run(world.command("stream"), cwd=ROOT, capture_output=True, text=True, env=environment())
+        assert second.returncode == 1 and "already runs" in second.stderr
+        parts = [pid for pids in parts_of(driver.pid).values() for pid in pids]
+        assert len(parts) == 2
+        world.produce(logs[3])
+        driver.kill()
+        driver.wait()
+        wait_for(lambda: not any(alive(pid) for pid in parts), 10)
+        assert not is_running(world)
+        world.produce(logs[4])
+        driver = world.start()
+        wait_for(lambda: world.delivered() == world.total(), process=driver)
+        world.produce(logs[5])
+        stopped = world.stop()
+        assert stopped.returncode == 0, stopped.stderr
+        assert driver.wait(30) == 0
+        assert "stopped" in stopped.stdout
+        world.assert_right()
+        # what the stop left in the topic comes now
+        driver = world.start("--until", "latest")
+        assert driver.wait(120) == 0
+        assert world.delivered() == world.total()
+        world.assert_right()
+    finally:
+        end(driver)
+        print(world.out())
+    assert world.stop().returncode == 0, "nothing to stop is no error"
+
+
+@pytest.mark.slow
+def test_sigterm_delivers_what_was_polled(tmp_path, own_broker):
+    world = make_stream_world(tmp_path / "world", own_broker.bootstrap, partitions=1, poll_records=100)
+    world.produce(events(3000, 7))
+    driver = world.start()
+    try:
+        wait_for(lambda: world.delivered() > 0, process=driver)
+        driver.send_signal(signal.SIGTERM)
+        assert driver.wait(60) == 0
+    finally:
+        end(driver)
+    polls = [v for part, v in world.control.reports().items() if part.startswith("poll-")]
+    assert all(p["stopped"] for p in polls)
+    assert world.delivered() == sum(p["next"] for p in polls)
+    runs = sorted((world.data / "runs").glob("stream-*/manifest.json"))
+    assert json.loads(runs[-1].read_text())["status"] == "complete"
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"runner": "direct"}, "give --until latest"),
+        ({"runner": "spark"}, "--runner spark"),
+        ({"until": "tomorrow"}, "only 'latest'"),
+        ({"name": "../x"}, "--name"),
+        ({"savepoint": "/sp"}, "the embedded Flink ignores savepoints"),
+        ({"parallelism": 0}, "give 1 to 128"),
+    ],
+)
+def test_flags_that_cannot_be(options, line):
+    with pytest.raises(ConfigError, match=line):
+        StreamOptions(**options)
+
+
+@pytest.mark.slow
+def test_what_is_wrong_is_said_before_anything_runs(tmp_path, broker):
+    world = make_stream_world(tmp_path / "world", broker.bootstrap)
+    direct = StreamOptions(runner="direct", until="latest")
+    with pytest.raises(ConfigError, match="there is no complete batch run"):
+        run_stream(world.repo(), StreamOptions(runner="direct", until="latest", from_run="latest"))
+    with pytest.raises(DataError, match="no run is called"):
+        run_stream(world.repo(), StreamOptions(runner="direct", until="latest", from_run="nothing"))
+    features = (world.path / "features.py").read_text()
+    (world.path / "features.py").write_text(features.replace('topic="trips"', 'topic="trisp"'))
+    import sys
+
+    sys.modules.pop("features", None)
+    with pytest.raises(ConfigError, match="no Kafka topic 'trisp'"):
+        run_stream(world.repo(), direct)
+    (world.path / "features.py").write_text(features)
+    sys.modules.pop("features", None)
+    (world.data / "graphs" / "zones" / "CURRENT").unlink()
+    with pytest.raises(GraphError, match="'zones' has no applied graph"):
+        run_stream(world.repo(), direct)
