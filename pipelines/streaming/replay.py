@@ -210,6 +210,7 @@ def run_replay(
     return {
         "interrupted": stopped(),
         "sent": sent,
+        "unacknowledged": outbox.unacknowledged,
         "seconds": round(took, 3),
         "records_per_second": round(sent / took) if took else 0,
         "reached_us": reached,

@@ -98,6 +98,7 @@ class Outbox:
         self.before: list[Any] = []
         self.last: dict[tuple[str, int], Any] = {}
         self.producer: Any = None
+        self.unacknowledged = 0
 
     def __enter__(self) -> Outbox:
         options = {
@@ -116,7 +117,8 @@ class Outbox:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.producer is not None:
-            self.producer.close(timeout=STOP_SECONDS if kind is None else 0)
+            with contextlib.suppress(KafkaTimeoutError):  # of records that nobody acknowledged: who asked to leave knows
+                self.producer.close(timeout=0)
 
     def send_all(
         self, topics: list[str], partitions: list[int], values: list[bytes | None], keys: list[bytes], stamps_ms: list[int]
@@ -134,11 +136,15 @@ class Outbox:
             self.before, self.window = window, []
 
     def finish(self) -> dict[tuple[str, int], int]:
-        """Wait until all that was sent is acknowledged; the last offset per (topic, partition) of what this outbox sent."""
+        """Wait until all that was sent is acknowledged; the last offset per (topic, partition) of what this outbox sent.
+
+        One that was stopped while no broker answers leaves ``unacknowledged`` records behind, which may or may not be in the topic.
+        """
         if self.producer is None:
             return {}
         self._await(self.before)
         self._await(self.window)
+        self.unacknowledged = sum(not future.is_done for future in (*self.before, *self.window))
         self.before, self.window = [], []
         return {place: future.value.offset for place, future in self.last.items() if future.is_done and future.value is not None}
 

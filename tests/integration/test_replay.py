@@ -248,23 +248,27 @@ def test_a_stopped_replay_keeps_its_word_on_what_it_sent(repo: Repo, broker: Bro
 
 def test_a_broker_that_goes_away_is_waited_for(repo: Repo, tmp_path: Path) -> None:
     said: list[str] = []
-    killed = threading.Event()
+    summaries: list[dict[str, Any]] = []
+    begun, gone = threading.Event(), threading.Event()
     with kafka_server(tmp_path / "mine") as mine:
         kafka = KafkaSettings(bootstrap_servers=mine.bootstrap)
         here = replace(repo, settings=repo.settings.model_copy(update={"kafka": kafka}))
 
         def look(reached: Reached) -> None:
-            if reached.sent >= 100 and not killed.is_set():
-                killed.set()
-                mine.kill()
-                threading.Thread(target=bring_back).start()
+            if reached.sent >= 100 and not begun.is_set():
+                begun.set()
+                gone.wait(60)
 
-        def bring_back() -> None:
-            until(lambda: any("does not answer; waiting" in line for line in said))
-            mine.restart()
-
-        summary = run_replay(here, ReplayOptions(speed=86_400.0, sources=("flights",)), progress=look, say=said.append)
-        assert killed.is_set() and summary["sent"] == EVENTS
+        options = ReplayOptions(speed=86_400.0, sources=("flights",))
+        sending = threading.Thread(target=lambda: summaries.append(run_replay(here, options, progress=look, say=said.append)))
+        sending.start()
+        assert begun.wait(60)
+        mine.kill()
+        gone.set()
+        until(lambda: any("does not answer; waiting" in line for line in said))
+        mine.restart()  # from this thread: a broker dies with the one that started it
+        sending.join(120)
+        assert not sending.is_alive() and summaries[0]["sent"] == EVENTS
         values = [json.loads(r["value"])["legs"] for r in everything(here, "flights", mine)]
         assert values == sorted(values) == list(range(EVENTS))  # none lost, none twice, none out of order
         assert said[-1] == "the broker answers again; going on"
