@@ -1,4 +1,4 @@
-"""A real redis-server for tests: its own process, a free port on the loopback interface, nothing on disk, killed at the end."""
+"""A real redis-server for tests: its own process, a free port on the loopback interface, killed at the end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from pipelines.services.process import free_ports
 from pipelines.services.redis import redis_binary
@@ -15,15 +16,36 @@ from pipelines.services.redis import redis_binary
 
 @dataclass
 class RedisServer:
-    """A running server."""
+    """A server on a port of its own; what it holds is in ``folder``, or in memory alone."""
 
     port: int
-    process: subprocess.Popen[bytes]
+    folder: Path | None = None
+    process: subprocess.Popen[bytes] = field(init=False)
 
     @property
     def connection_string(self) -> str:
         """As in ``feature_store.yaml``."""
         return f"127.0.0.1:{self.port}"
+
+    def start(self, seconds: float = 20.0) -> None:
+        """Start it, or start it again after :meth:`kill`; returns when it answers."""
+        keep = ["--appendonly", "no"] if self.folder is None else ["--appendonly", "yes", "--dir", str(self.folder)]
+        self.process = subprocess.Popen(
+            [redis_binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--daemonize", "no", *keep],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+        )
+        until = time.monotonic() + seconds
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1) as s:
+                s.sendall(b"PING\r\n")
+                if s.recv(16).startswith(b"+PONG"):
+                    return
+            if self.process.poll() is not None or time.monotonic() > until:
+                self.kill()
+                raise RuntimeError(f"redis-server does not answer on port {self.port} (exit code {self.process.poll()})")
+            time.sleep(0.02)
 
     def kill(self) -> None:
         """End it at once, without a chance to save anything."""
@@ -37,26 +59,11 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def redis_server(seconds: float = 20.0) -> Iterator[RedisServer]:
+def redis_server(seconds: float = 20.0, folder: Path | None = None) -> Iterator[RedisServer]:
     """A server that answers."""
-    port = free_port()
-    process = subprocess.Popen(
-        [redis_binary(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--daemonize", "no"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-    )
-    server = RedisServer(port, process)
+    server = RedisServer(free_port(), folder)
+    server.start(seconds)
     try:
-        until = time.monotonic() + seconds
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1) as s:
-                s.sendall(b"PING\r\n")
-                if s.recv(16).startswith(b"+PONG"):
-                    break
-            if process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError(f"redis-server does not answer on port {port} (exit code {process.poll()})")
-            time.sleep(0.02)
         yield server
     finally:
         server.kill()
