@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from uuid import UUID
 from kafka import errors as kafka_errors
 from kafka.future import Future
 from kafka.net.compat import KafkaNetClient
+from kafka.net.manager import KafkaConnectionManager
+from kafka.net.selector import NetworkSelector
 from kafka.protocol.metadata import MetadataRequest
 
 from transforms.errors import ConfigError, DataError, StoreError
@@ -104,6 +107,12 @@ def client_options(kafka: KafkaSettings, data: Path) -> dict[str, Any]:
             if not path.is_file():
                 raise ConfigError(f"kafka.{name}: there is no file {path}; correct the path")
             options[name] = str(path)
+        try:
+            context = ssl.create_default_context(cafile=options.get("ssl_cafile"))
+            if "ssl_certfile" in options:
+                context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
+        except OSError as error:
+            raise ConfigError(f"kafka.ssl_cafile, ssl_certfile or ssl_keyfile is no such thing: {error}; give PEM files") from None
     return options
 
 
@@ -114,6 +123,25 @@ class TopicInfo:
     name: str
     id: UUID | None
     leaders: dict[int, int]
+
+
+class _Manager(KafkaConnectionManager):  # type: ignore[misc]
+    """Remembers why the last connection could not be made; kafka-python only logs that, and tries for ever."""
+
+    problem: Exception | None = None
+
+    def get_connection(self, node_id: Any, **options: Any) -> Any:
+        """The connection to a node."""
+        made = super().get_connection(node_id, **options)
+        if not made.init_future.is_done:
+            made.init_future.add_both(self._note)
+        return made
+
+    def _note(self, result: Any) -> None:
+        if not isinstance(result, Exception):
+            self.problem = None
+        elif not isinstance(self.problem, _REFUSALS):  # a refusal says more than what comes after it
+            self.problem = result
 
 
 class Link:
@@ -131,6 +159,7 @@ class Link:
         self._boot: Future | None = None
         self._answered = time.monotonic()
         self._away = False
+        self._known = False
         self._closed = False
         self._topics: dict[str, TopicInfo] = {}
 
@@ -195,11 +224,9 @@ class Link:
         if error is None:
             self._answered, self._away = time.monotonic(), False
             return future.value
-        if isinstance(error, _REFUSALS):
-            raise refused("log in") from None
         if isinstance(error, kafka_errors.UnknownBrokerIdError) and self._client is not None:
             self._client.cluster.request_update()
-        if isinstance(error, (kafka_errors.RetriableError, kafka_errors.UnknownBrokerIdError, OSError, RuntimeError)):
+        if isinstance(error, (kafka_errors.RetriableError, kafka_errors.UnknownBrokerIdError, OSError, RuntimeError, *_REFUSALS)):
             raise kafka_errors.KafkaConnectionError(str(error)) from None
         raise StoreError(f"Kafka at {self.where()}: {error!r}; see the broker's log") from None
 
@@ -210,8 +237,11 @@ class Link:
         if silent > _RENEW_SECONDS and client is not None and boot is not None and boot.is_done:
             self._drop(client)
         self._away = True
-        hint = "" if self.options["security_protocol"] == "PLAINTEXT" else f" with {self.options['security_protocol']}"
-        return BrokerAway(f"no answer from Kafka at {self.where()}{hint} for {silent:.0f} s; start it, or correct kafka.bootstrap_servers")
+        secure = self.options["security_protocol"] != "PLAINTEXT"
+        how = f" by {self.options['security_protocol']}" if secure else ""
+        mend = "kafka.bootstrap_servers" + (", sasl_* and ssl_*" if secure else "")
+        why = "" if client is None or client._manager.problem is None else f" ({client._manager.problem})"
+        return BrokerAway(f"no answer from Kafka at {self.where()}{how} for {silent:.0f} s{why}; start it, or correct {mend}")
 
     def where(self) -> str:
         """The configured brokers, for messages."""
@@ -227,27 +257,29 @@ class Link:
                 self._boot = self._client._manager.bootstrap_async(None, refresh=False)
             client, boot = self._client, self._boot
         assert boot is not None
-        if not _done(boot, until):
-            raise kafka_errors.KafkaConnectionError("not connected yet")
+        while not _done(boot, min(until, time.monotonic() + _PAUSE_SECONDS)):
+            # Whoever was let in before may be refused for a while when the broker comes back; whoever never was has a wrong setting.
+            if isinstance(client._manager.problem, _REFUSALS) and not self._known:
+                self._drop(client)
+                raise refused("log in")
+            if time.monotonic() > until:
+                raise kafka_errors.KafkaConnectionError("not connected yet")
         if boot.exception is not None:
             self._drop(client)
-            if isinstance(boot.exception, _REFUSALS):
-                raise refused("log in")
             raise kafka_errors.KafkaConnectionError(str(boot.exception))
+        self._known = True
         return client
 
     def _start(self) -> KafkaNetClient:
-        try:
-            client = KafkaNetClient(
-                **self.options,
-                socket_connection_setup_timeout_ms=5000,
-                socket_connection_setup_timeout_max_ms=5000,
-                max_in_flight_requests_per_connection=1000,  # one per partition, and they must not fail for being many
-                receive_message_max_bytes=500_000_000,
-            )
-        except OSError as error:
-            raise ConfigError(f"kafka.ssl_*: {error}; correct the files") from None
-        client._net.start()
+        more = {
+            "socket_connection_setup_timeout_ms": 5000,
+            "socket_connection_setup_timeout_max_ms": 5000,
+            "max_in_flight_requests_per_connection": 1000,  # one per partition, and they must not fail for being many
+            "receive_message_max_bytes": 500_000_000,
+        }
+        net = NetworkSelector(**self.options)
+        client = KafkaNetClient(net, _Manager(net, **self.options, **more))
+        net.start()
         return client
 
     def _drop(self, client: KafkaNetClient) -> None:

@@ -1,0 +1,137 @@
+"""SASL and TLS by the settings, against a broker that insists on them; every mistake is one line."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipelines.config import KafkaSettings
+from pipelines.services.kafka import HOST, Broker
+from pipelines.services.process import free_ports
+from pipelines.streaming.dead_letters import DeadLetters
+from pipelines.streaming.kafka import BrokerAway, Reader, UnknownTopic, client_options
+from tests.integration.kafka_world import new_topic, options_of, produce
+from transforms.errors import ConfigError
+
+
+class Guarded(Broker):
+    """A broker with a second door, for users with a password over TLS; the first one stays open for the test."""
+
+    secure_port = 0
+
+    def _write_settings(self, name: str, settings: dict[str, Any]) -> None:
+        if "ssl.keystore.type" in settings:  # these very settings again, for the tool that makes the data folder
+            return super()._write_settings(name, settings)
+        self.secure_port = self.secure_port or free_ports(1)[0]
+        login = "org.apache.kafka.common.security"
+        more = {
+            "listeners": f"{settings['listeners']},SASL_SSL://{HOST}:{self.secure_port}",
+            "advertised.listeners": f"{settings['advertised.listeners']},SASL_SSL://{HOST}:{self.secure_port}",
+            "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL",
+            "sasl.enabled.mechanisms": "PLAIN",
+            "listener.name.sasl_ssl.plain.sasl.jaas.config": f'{login}.plain.PlainLoginModule required user_me="secret";',
+            "ssl.keystore.type": "PEM",
+            "ssl.keystore.location": "server.pem",
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users": "User:ANONYMOUS",
+            "allow.everyone.if.no.acl.found": "false",
+        }
+        return super()._write_settings(name, settings | more)
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    folder = tmp_path_factory.mktemp("guarded") / "kafka"
+    folder.mkdir()
+    subject = ["-subj", "/CN=localhost", "-addext", f"subjectAltName=IP:{HOST}"]
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", key, "-out", certificate, *subject]
+    subprocess.run(command, check=True, capture_output=True)
+    (folder / "server.pem").write_text(key.read_text() + certificate.read_text())
+    running = Guarded(folder)
+    try:
+        running.start()
+        yield running
+    finally:
+        running.kill()
+
+
+@pytest.fixture(scope="module")
+def topic(broker: Guarded) -> str:
+    """A topic with a record, that "me" may read."""
+    from kafka import KafkaAdminClient
+    from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
+
+    options = options_of(broker.bootstrap)
+    name = new_topic(options, name="readable")
+    produce(options, name, [b"hello"])
+    new_topic(options, name="described")
+    admin = KafkaAdminClient(**options)
+    for resource, operation in (("readable", ACLOperation.READ), ("described", ACLOperation.DESCRIBE)):
+        pattern = ResourcePattern(ResourceType.TOPIC, resource)
+        admin.create_acls([ACL("User:me", "*", operation, ACLPermissionType.ALLOW, pattern)])
+    admin.close()
+    return name
+
+
+def options(broker: Guarded, **changed: Any) -> dict[str, Any]:
+    given: dict[str, Any] = {
+        "bootstrap_servers": f"{HOST}:{broker.secure_port}",
+        "security_protocol": "SASL_SSL",
+        "sasl_mechanism": "PLAIN",
+        "sasl_username": "me",
+        "sasl_password": "secret",
+        "ssl_cafile": broker.folder / "certificate.pem",
+    }
+    return client_options(KafkaSettings(**given | changed), Path("."))
+
+
+def test_the_right_password_over_tls(broker: Guarded, topic: str) -> None:
+    reader = Reader(options(broker))
+    deadline = time.monotonic() + 20
+    while True:  # rights reach the broker a moment later
+        try:
+            polled = reader.poll(topic, 0, 0, 10, 1000)
+            break
+        except (ConfigError, UnknownTopic):
+            assert time.monotonic() < deadline
+    assert polled.payloads.to_pylist() == [b"hello"] and reader.end(topic, 0) == 1
+    with pytest.raises(ConfigError, match="refuses to let us read topic 'described'"):
+        reader.poll("described", 0, 0, 10, 100)
+    with pytest.raises(ConfigError, match=r"refuses to let us|there is no Kafka topic 'secret'"):
+        reader.partitions("secret")
+    writer = DeadLetters(options(broker), "not.allowed")
+    with pytest.raises(ConfigError, match="refuses to let us"):
+        writer.write(topic, 0, "s", polled, np.array([0]), ["r"], [None])
+    writer.close()
+    reader.close()
+
+
+@pytest.mark.slow
+def test_mistakes_are_one_line(broker: Guarded, topic: str) -> None:
+    def poll(**changed: Any) -> None:
+        reader = Reader(options(broker, **changed), answer_seconds=3)
+        try:
+            reader.poll(topic, 0, 0, 10, 100)
+        finally:
+            reader.close()
+
+    begun = time.monotonic()
+    with pytest.raises(ConfigError, match=r"refuses to let us log in; correct kafka\.sasl_\*"):
+        poll(sasl_password="wrong")
+    with pytest.raises((ConfigError, BrokerAway), match=r"correct kafka\..*sasl_\*"):  # this broker hangs up without a word
+        poll(sasl_mechanism="SCRAM-SHA-256")
+    # A certificate that nobody known has signed.
+    with pytest.raises(BrokerAway, match=r"by SASL_SSL for .* \(.*Handshake failed.*CERTIFICATE_VERIFY_FAILED"):
+        poll(ssl_cafile=None)
+    with pytest.raises(BrokerAway, match="by SASL_PLAINTEXT"):
+        poll(security_protocol="SASL_PLAINTEXT")
+    assert time.monotonic() - begun < 30
+    with pytest.raises(ConfigError, match=r"kafka\.ssl_cafile, .* give PEM files"):
+        poll(ssl_cafile=broker.folder / "server.properties")
