@@ -114,7 +114,7 @@ class Poll(beam.DoFn):
         spec = self.spec
         self.control = Control(spec.folder)
         self.reader = Reader(dict(spec.client))
-        self.letters = DeadLetters(dict(spec.client), spec.kafka.dead_letters)
+        self.letters = DeadLetters(dict(spec.client), spec.kafka.dead_letters, spec.kafka.dead_letter_seconds)
         self.check = {n: checker(s, spec.kafka) for n, s in spec.sources.items()}
         self.seen: dict[str, float] = {}
         self.beaten: dict[str, float] = {}
