@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 BIN    := .venv/bin
 UV     := .cache/boot/bin/uv
 READY  := .venv/.ready
+TRIALS ?= 20
 PACKAGES := transforms pipelines serving
 
 .DEFAULT_GOAL := help
@@ -32,8 +33,8 @@ format: $(READY) ## put the code into the agreed style
 bench: $(READY) ## speeds side by side (never a test)
 	$(BIN)/python -m tests.bench
 
-prove: $(READY) ## the oracle, contract and end-to-end suites alone
-	$(BIN)/pytest tests/contract tests/integration tests/e2e
+prove: $(READY) ## parity over two weeks, crash trials (TRIALS=20 of each kind), negative control; data/prove/report.json
+	$(BIN)/pytest tests/prove --trials $(TRIALS)
 
 lock: $(UV) ## resolve requirements.lock anew (keeps the versions that still fit)
 	$(UV) pip compile --quiet --no-config --python-version 3.11 --generate-hashes --no-annotate --no-header \

@@ -3,6 +3,8 @@
 import os
 import warnings
 
+import pytest
+
 # Before any test module imports TensorFlow (its C++ side reads these once), and inherited by child processes.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -13,3 +15,7 @@ os.environ.setdefault("FEAST_USAGE", "False")
 os.environ.setdefault("NO_GCE_CHECK", "true")
 # Google's client libraries announce the end of Python versions as FutureWarning, outside any test.
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"google(\.|$)")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--trials", type=int, default=3, help="how many trials of each kind tests/prove makes (make prove: 20)")

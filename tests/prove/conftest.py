@@ -1,0 +1,56 @@
+"""Shared by all trials: the slice and the broker are made once; the report is written at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipelines.services.kafka import Broker
+from tests.integration.flights import ROOT
+from tests.kafka_server import kafka_server
+from tests.prove.report import Report
+from tests.prove.slice import Slice, make_slice
+
+REPORT = Report()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.prove)
+            item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.timeout(3 * 3600))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not REPORT.empty():
+        path = ROOT / "data" / "prove" / "report.json"
+        REPORT.write(path)
+        terminalreporter.section(f"proof ({path.relative_to(ROOT)})")
+        for line in REPORT.lines():
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def report() -> Report:
+    return REPORT
+
+
+@pytest.fixture
+def trials(request: pytest.FixtureRequest) -> int:
+    """How many of each kind."""
+    count: int = request.config.getoption("--trials")
+    return count
+
+
+@pytest.fixture(scope="session")
+def slice_(tmp_path_factory: pytest.TempPathFactory) -> Slice:
+    return make_slice(tmp_path_factory.mktemp("slice"))
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    with kafka_server(tmp_path_factory.mktemp("broker")) as made:
+        yield made

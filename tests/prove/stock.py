@@ -1,0 +1,59 @@
+"""The negative control: Feast's own online stores, written as one would without Tandem. Everything else of the stream stays."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import pyarrow as pa
+from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
+from feast.infra.online_stores.sqlite import SqliteOnlineStore, SqliteOnlineStoreConfig, _table_id
+from feast.utils import _convert_arrow_to_proto
+from redis.exceptions import RedisError
+
+from transforms.errors import StoreError
+
+__all__ = ["StockRedisOnlineStore", "StockSqliteOnlineStore"]
+
+
+class _Stock:
+    """What the stream asks of a store, by the stock writer: every row in the order given, and no promise."""
+
+    def write_rows(self, config: Any, view: Any, rows: pa.RecordBatch) -> Any:
+        table = pa.Table.from_batches([rows])
+        keys = {c.name: c.dtype.to_value_type() for c in view.entity_columns}
+        self.online_write_batch(config, view, _convert_arrow_to_proto(table, view, keys), None)  # type: ignore[attr-defined]
+        return SimpleNamespace(written=rows.num_rows, stale=0, refused=0)
+
+    def apply_fingerprint(self, config: Any, view: str, fingerprint: str) -> None:
+        """Stock stores know of none."""
+
+    def applied_fingerprint(self, config: Any, view: str) -> None:
+        """None is applied."""
+
+
+class StockSqliteOnlineStoreConfig(SqliteOnlineStoreConfig):
+    type: Literal["tests.prove.stock.StockSqliteOnlineStore"] = "tests.prove.stock.StockSqliteOnlineStore"  # type: ignore[assignment]
+
+
+class StockSqliteOnlineStore(_Stock, SqliteOnlineStore):
+    def write_rows(self, config: Any, view: Any, rows: pa.RecordBatch) -> Any:
+        connection = self._get_conn(config)
+        connection.execute("PRAGMA busy_timeout = 30000")  # a second writer may be there
+        connection.execute(
+            f"CREATE TABLE IF NOT EXISTS {_table_id(config.project, view)} (entity_key BLOB, feature_name TEXT, value BLOB,"
+            " vector_value BLOB, event_ts timestamp, created_ts timestamp, PRIMARY KEY(entity_key, feature_name))"
+        )  # as its `update` does for `feast apply`
+        return super().write_rows(config, view, rows)
+
+
+class StockRedisOnlineStoreConfig(RedisOnlineStoreConfig):
+    type: Literal["tests.prove.stock.StockRedisOnlineStore"] = "tests.prove.stock.StockRedisOnlineStore"  # type: ignore[assignment]
+
+
+class StockRedisOnlineStore(_Stock, RedisOnlineStore):
+    def write_rows(self, config: Any, view: Any, rows: pa.RecordBatch) -> Any:
+        try:
+            return super().write_rows(config, view, rows)
+        except (RedisError, OSError) as error:
+            raise StoreError(f"redis is away: {error}") from None  # so that the stream waits for it, as it does for ours
