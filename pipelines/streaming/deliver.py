@@ -8,25 +8,26 @@ down or slow is waited for.
 **Power loss.** Every few seconds the row log and an embedded online store are forced to disk, and then the resume point of that moment
 (:mod:`pipelines.streaming.control`). How much Redis loses is its own configuration; what it lost is found (below).
 
-**A store that forgot.** Each delivery leaves a rising mark in the online store. A store that comes back with an older one (Redis
-restarted empty, or from an old snapshot) is given the newest row of every key from the row log again.
+**A store that forgot.** Before each resume point a rising mark is left in the online store. A store that lost the mark before it, or has an
+older one (Redis restarted empty or from an old snapshot, a file put back), lost rows too: it is given those of the row log again.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from pipelines.streaming.control import Control
+from pipelines.streaming.online import FeastStore, logged
 from pipelines.streaming.row_log import RowLog, seal_leftovers
 from transforms.definitions import CREATED, FINGERPRINT, TIMESTAMP, FeatureGroup
-from transforms.errors import ConfigError, FingerprintError, StoreError, TandemError
+from transforms.errors import FingerprintError, StoreError, TandemError
 from transforms.graph import TransformGraph
 
 if TYPE_CHECKING:
@@ -46,13 +47,6 @@ class StopRequested(TandemError):
     """The job was asked to stop while a store was away; the emission at hand was not delivered and comes again at the next start."""
 
 
-class _Store(Protocol):
-    """What is used of a store: feature rows to a view."""
-
-    def write(self, group: str, rows: pa.RecordBatch) -> Any: ...
-    def sync(self) -> None: ...
-
-
 def stamped(rows: pa.RecordBatch, graph: TransformGraph, created_us: int) -> pa.RecordBatch:
     """Feature rows with the graph's outputs, its fingerprint and the creation time: as batch's offline rows, bit for bit."""
     made = graph.apply(rows) if len(graph.output_schema) else None
@@ -60,41 +54,6 @@ def stamped(rows: pa.RecordBatch, graph: TransformGraph, created_us: int) -> pa.
     own = {FINGERPRINT: pa.scalar(graph.fingerprint), CREATED: pa.scalar(created_us, TIMESTAMP)}
     columns = [*rows.columns, *outputs.values(), *(pa.repeat(value, rows.num_rows) for value in own.values())]
     return pa.RecordBatch.from_arrays(columns, [*rows.schema.names, *outputs, *own])
-
-
-class FeastStore:
-    """The repository's online store."""
-
-    def __init__(self, repo_path: Path, groups: Mapping[str, FeatureGroup]) -> None:
-        from pipelines.feature_store import open_store
-
-        store = open_store(SimpleNamespace(path=Path(repo_path)))  # type: ignore[arg-type]
-        self.config = store.config
-        self.online = store._get_provider().online_store
-        if not hasattr(self.online, "write_rows"):
-            raise ConfigError(
-                f"feature_store.yaml: online_store {type(self.online).__name__} has no ordered write;"
-                " use serving.online_store.sqlite.OrderedSqliteOnlineStore or serving.online_store.redis.OrderedRedisOnlineStore"
-            )
-        known = {v.name: v for v in store.list_feature_views()}
-        missing = sorted(set(groups) - set(known))
-        if missing:
-            raise ConfigError(f"feature view {missing[0]!r} is not in the registry; run 'tandem apply' first")
-        self.views = {n: known[n] for n in groups}
-
-    def write(self, group: str, rows: pa.RecordBatch) -> Any:
-        """The one ordered write."""
-        return self.online.write_rows(self.config, self.views[group], rows)
-
-    def applied(self, group: str) -> str | None:
-        """The fingerprint applied to a view."""
-        found: str | None = self.online.applied_fingerprint(self.config, group)
-        return found
-
-    def sync(self) -> None:
-        """Force to disk what was written, where that is this process' business."""
-        if hasattr(self.online, "sync"):
-            self.online.sync(self.config)
 
 
 @dataclass
@@ -106,6 +65,7 @@ class _Counts:
     written: int = 0
     stale: int = 0
     refused: int = 0
+    restored: int = 0
     late: dict[str, int] = field(default_factory=dict)
     seconds_graph: float = 0.0
     seconds_store: float = 0.0
@@ -141,10 +101,16 @@ class Deliver:
     ) -> None:
         self.groups, self.control, self.clock = groups, control, clock
         self.graphs = {n: TransformGraph.load(Path(data) / "graphs" / n / graphs[n], graphs[n]) for n in groups}
-        self.store = FeastStore(Path(repo_path), groups) if online else None
+        self.store = FeastStore(Path(repo_path), Path(data), groups) if online else None
         self.log = RowLog(control.folder)
         seal_leftovers(control.folder)
         self._counts: dict[int, _Counts] = {}
+        points = control.load_progress()
+        # A resume point taken over from another shard holds that one's mark.
+        self._marks = {n: int(p["mark"][1]) for n, p in points.items() if p.get("mark", [""])[0] == self._mark_name(n)}
+
+    def _mark_name(self, shard: int) -> str:
+        return f"{self.control.folder.name}/{shard}"
 
     def deliver(self, emission: Emission) -> None:
         """Deliver all of an emission, however long the store takes; see the module for what holds then.
@@ -181,11 +147,12 @@ class Deliver:
         now = time.monotonic()
         if emission.progress:
             self._report(shard)  # who sees the resume point sees what it cost
+            progress = emission.progress if self.store is None else {**emission.progress, "mark": self._mark(counts, emission)}
             durable = now - counts.synced >= _SYNC_SECONDS
             if durable:
                 self._persist(counts, shard)
                 counts.synced = now
-            self._patiently(counts, shard, "disk", lambda: self._save(shard, emission.progress, durable))
+            self._patiently(counts, shard, "disk", lambda: self._save(shard, progress, durable))
         if now - counts.reported >= _REPORT_SECONDS:
             self._report(shard)
 
@@ -206,6 +173,27 @@ class Deliver:
             )
         if took > _SLOW_SECONDS:
             self.control.say(f"online store is slow: {took:.1f} s for {rows.num_rows} rows of {name}; the stream waits for it")
+
+    def _mark(self, counts: _Counts, emission: Emission) -> list[Any]:
+        """Leave the next mark, and mend a store that forgot the one before; what to keep of it in the resume point."""
+        store, shard = self.store, emission.shard
+        assert store is not None
+        name, before = self._mark_name(shard), self._marks.get(shard)
+        mark = max(time.time_ns() // 1000, (before or 0) + 1)
+        if not self._patiently(counts, shard, "online store", lambda: store.mark(name, mark, before)):
+            self.control.say(
+                f"the online store lost rows that shard {shard} had written (restarted empty, or from an old copy?): writing those of the"
+                " row log again; 'tandem materialize' brings back what batch wrote"
+            )
+            for group, graph in ((self.groups[n], g) for n, g in self.graphs.items()):
+                self._patiently(counts, shard, "online store", partial(store.reapply, group.name, graph.fingerprint))
+                for rows in logged(self.control.folder, group, graph.fingerprint, shard, emission.progress.get("shards")):
+                    result = self._patiently(counts, shard, "online store", partial(store.write, group.name, rows))
+                    counts.restored += result.written
+            self.control.say(f"shard {shard}: the online store has {counts.restored} rows of the row log again")
+            self._patiently(counts, shard, "online store", lambda: store.mark(name, mark))
+        self._marks[shard] = mark
+        return [name, mark]
 
     def _append(self, counts: _Counts, shard: int, place: str, batch: pa.RecordBatch) -> None:
         start = time.perf_counter()

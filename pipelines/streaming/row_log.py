@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from transforms.definitions import CREATED, EVENT_TIMESTAMP, FINGERPRINT, REVISION, TIMESTAMP, EventSource, FeatureGroup
 from transforms.errors import DataError, StoreError
 
-__all__ = ["RowLog", "newest", "read_late", "read_rows", "seal_leftovers"]
+__all__ = ["RowLog", "newest", "read_late", "read_rows", "scan_rows", "seal_leftovers"]
 
 _HEAD = struct.Struct("<4sII")
 _MAGIC = b"TRL1"
@@ -274,19 +274,31 @@ def read_late(folder: Path, source: EventSource | str) -> pa.Table:
     return _read(folder / "late" / source.name, late_schema(source))
 
 
-def _read(folder: Path, empty: pa.Schema) -> pa.Table:
-    done: dict[str, pa.Table | None] = {}
+def scan_rows(folder: Path, group: str) -> Iterator[pa.Table]:
+    """The rows of a group a segment at a time, oldest writer first; the last ones of writers at work come last."""
+    return _segments(folder / "rows" / group)
+
+
+def _segments(folder: Path) -> Iterator[pa.Table]:
+    done: set[str] = set()
     while True:
         found = {p.stem: p for p in folder.glob("[!.]*.log")}
         found.update({p.stem: p for p in folder.glob("[!.]*.parquet")})  # sealed, but the open one is not removed yet
-        todo = sorted(set(found) - set(done))
+        todo = sorted(set(found) - done)
         if not todo:
-            break
+            return
         for stem in todo:
-            with suppress(FileNotFoundError):  # sealed meanwhile: the next look finds it
-                path = found[stem]
-                done[stem] = _read_open(path) if path.suffix == ".log" else pq.ParquetFile(path).read()
-    tables = [t for _, t in sorted(done.items()) if t is not None]
+            try:
+                table = _read_open(found[stem]) if found[stem].suffix == ".log" else pq.ParquetFile(found[stem]).read()
+            except FileNotFoundError:  # sealed meanwhile: the next look finds it
+                continue
+            done.add(stem)
+            if table is not None:
+                yield table
+
+
+def _read(folder: Path, empty: pa.Schema) -> pa.Table:
+    tables = list(_segments(folder))
     if not tables:
         return empty.empty_table()
     try:
