@@ -50,7 +50,8 @@ def columns(series: Sequence[Series], labels: Sequence[str], ticks: Sequence[str
 
 
 def rows(series: Sequence[Series], labels: Sequence[str]) -> str:
-    """Stacked horizontal bars, one per label, with their totals; empty ones at both ends are left out."""
+    """Horizontal bars, one per label, with their totals; empty ones at both ends are left out. The length is logarithmic, so that one
+    event beside a million is seen; within a bar the colours have their true shares."""
     totals = [sum(values[i] for _, _, values in series) for i in range(len(labels))]
     used = [i for i, t in enumerate(totals) if t]
     if not used:
@@ -58,8 +59,9 @@ def rows(series: Sequence[Series], labels: Sequence[str]) -> str:
     most, out = max(totals), []
     for i in range(used[0], used[-1] + 1):
         told = ", ".join(f"{values[i]:,} {name}" for name, _, values in series if values[i])
+        length = log10(totals[i] + 1) / log10(most + 1) * 100
         bar = "".join(
-            f'<i class="{css}" style="width:{max(values[i] / most * 100, 0.4):.2f}%"></i>' for _, css, values in series if values[i]
+            f'<i class="{css}" style="width:{max(length * values[i] / totals[i], 0.8):.2f}%"></i>' for _, css, values in series if values[i]
         )
         inner = f'<span>{escape(labels[i])}</span><span class="bar">{bar}</span><b>{totals[i]:,}</b>'
         out.append(f'<div class="row" title="{escape(told)}">{inner}</div>')

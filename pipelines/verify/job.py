@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -118,8 +119,10 @@ def _us_of(text: str) -> int:
 
 def _archived(repo: Repo, record: StreamRecord, folder: Path, say: Say) -> dict[str, pa.Table]:
     """source -> the valid events that some shard has folded, from Kafka."""
-    from pipelines.streaming.archive import archive, archive_schema
-    from pipelines.streaming.kafka import Reader, client_options
+    with warnings.catch_warnings():  # kafka-python reads its own files in a way that Python will drop
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from pipelines.streaming.archive import archive, archive_schema
+        from pipelines.streaming.kafka import Reader, client_options
 
     options = client_options(repo.settings.kafka, repo.data)
     upto, out = record.upto(repo.groups), {}

@@ -98,7 +98,7 @@ def check(proof: GroupProof, delivered: pa.Table, position: Position, read: Stor
         why[against["delivered"] == state] = text
     why[is_delivered] = "what was delivered is not what batch has"
     bad = (cause == UNEXPLAINED) & ~writer
-    counts = {CAUSES[i]: int(((cause == i) & ~writer).sum()) for i in range(len(CAUSES))}
+    counts: dict[str, int] = {CAUSES[i]: int(((cause == i) & ~writer).sum()) for i in range(len(CAUSES))}
     counts[ANOTHER_WRITER] = int(writer.sum())
     return OnlineProof(group.name, names.num_rows, {k: n for k, n in counts.items() if n}, list(_lines(names, bad, why, keys)))
 

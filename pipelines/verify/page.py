@@ -46,7 +46,7 @@ def render_page(result: Mapping[str, Any]) -> str:
     good = result["verdict"] == "proven"
     parts = [
         f"<h1>Tandem · stream <b>{escape(result['stream']['name'])}</b> against batch · {_moment(result['started'])}</h1>",
-        f'<div class="verdict{"" if good else " bad"}"><strong>{"✓ Proven equal" if good else "✗ Not proven"}</strong>'
+        f'<div class="verdict{"" if good else " bad"}"><strong>{escape(_verdict(result))}</strong>'
         f"<p>{escape(result['headline'])}.</p></div>",
         _tiles(result),
         _problems(result["problems"]),
@@ -66,6 +66,12 @@ def render_page(result: Mapping[str, Any]) -> str:
     )
 
 
+def _verdict(result: Mapping[str, Any]) -> str:
+    if result["verdict"] != "proven":
+        return "✗ Not proven"
+    return "✓ Proven: every difference has its cause" if result["values"].get("different") else "✓ Proven: equal to the bit"
+
+
 def _moment(text: str) -> str:
     return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M} UTC"
 
@@ -83,6 +89,8 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[Any]], text: Sequence[i
 def _cell(value: Any, text: bool) -> str:
     if isinstance(value, int):
         return f"<td>{value:,}</td>"
+    if len(str(value)) > 60:
+        return f'<td class="wide">{escape(str(value))}</td>'
     bad = isinstance(value, str) and "unexplained" in value
     css = " ".join(["text"] * text + ["bad"] * bad)
     return f'<td class="{css}">{escape(str(value))}</td>'
@@ -185,7 +193,9 @@ def _lateness(sources: Mapping[str, Any], groups: Mapping[str, Any]) -> str:
         + "</div>"
     )
     body = f'<div class="two">{"".join(parts)}</div>'
-    return _section("How late events came", body, "Behind the newest event of their partition, in event time.")
+    return _section(
+        "How late events came", body, "Behind the newest event of their partition, in event time. The length of a bar is logarithmic."
+    )
 
 
 def _revisions(groups: Mapping[str, Any]) -> list[int]:

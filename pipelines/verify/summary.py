@@ -150,8 +150,9 @@ def _chosen(g: GroupProof) -> list[int]:
         found = np.flatnonzero(g.cause == cause)
         if len(found):
             # Differing rows say more than missing ones.
-            found = found[np.argsort(~g.comparison.different[found], kind="stable")]
-            out += found[:SAMPLES].tolist()
+            first = found[g.comparison.different[found]]
+            found = first if len(first) else found
+            out += found[np.unique(np.linspace(0, len(found) - 1, SAMPLES).astype(int))].tolist()
     return out
 
 
