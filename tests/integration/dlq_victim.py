@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from typing import Any
 
 from kafka import KafkaProducer
@@ -26,6 +25,7 @@ def stop_at(point: str, number: int) -> None:
     def begin_transaction(self: KafkaProducer) -> None:
         count["transactions"] += 1
         count["sent"] = 0
+        print(f"transaction {count['transactions']}", flush=True)
         begin(self)
 
     def send_one(self: KafkaProducer, *args: Any, **more: Any) -> Any:
@@ -49,10 +49,7 @@ def main(bootstrap: str, topic: str, point: str, number: str) -> None:
     dlq.BATCH = 10
     stop_at(point, int(number))
     options = options_of(bootstrap)
-    print("begun", flush=True)
-    began = time.monotonic()
     dlq.replay(options, topic, dlq.Choice())
-    print(f"done {time.monotonic() - began:.3f}", flush=True)
 
 
 if __name__ == "__main__":
