@@ -134,7 +134,7 @@ def show_(
         "replayed": done,
         "record_time": _when(letter.timestamp_us),
         "event_time": event_time,
-        "now": verdict,
+        "contract_now": verdict,
         "key": _text(letter.key),
         "headers": [{"name": name, "value": _text(v)} for name, v in letter.headers],
         "payload": _text(letter.value),

@@ -226,7 +226,8 @@ class Link:
             return future.value
         if isinstance(error, kafka_errors.UnknownBrokerIdError) and self._client is not None:
             self._client.cluster.request_update()
-        if isinstance(error, (kafka_errors.RetriableError, kafka_errors.UnknownBrokerIdError, OSError, RuntimeError, *_REFUSALS)):
+        passing = (kafka_errors.RetriableError, kafka_errors.UnknownBrokerIdError, OSError, RuntimeError, *_REFUSALS)
+        if isinstance(error, passing) or not isinstance(error, Exception):  # the latter: its connection was dropped under it
             raise kafka_errors.KafkaConnectionError(str(error)) from None
         raise StoreError(f"Kafka at {self.where()}: {error!r}; see the broker's log") from None
 

@@ -326,9 +326,9 @@ def test_the_commands(tmp_path: Path, broker: Broker, options: dict[str, Any], r
     shown = json.loads(run("show", f"{topic}/0/0", "--json"))
     assert shown["payload"]["text"].startswith('{"flight_id": "f1"') and shown["key"] == {"text": "f1"}
     assert shown["headers"] == [{"name": "trace", "value": {"text": "42"}}]
-    assert (shown["event_time"], shown["now"], shown["replayed"]) == ("2013-01-31T06:00:00Z", "valid", False)
+    assert (shown["event_time"], shown["contract_now"], shown["replayed"]) == ("2013-01-31T06:00:00Z", "valid", False)
     binary = json.loads(run("show", f"{topic}/0/1", "--json"))
-    assert binary["payload"] == {"hex": b"\xff\x00binary".hex()} and binary["event_time"] is None and binary["now"] != "valid"
+    assert binary["payload"] == {"hex": b"\xff\x00binary".hex()} and binary["event_time"] is None and binary["contract_now"] != "valid"
     text = run("show", f"{topic}/0/0")
     assert "header trace" in text and "delay: 50.5 is above 10" in text and "valid" in text
 
