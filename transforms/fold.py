@@ -20,6 +20,7 @@ from transforms.aggregates import merge, rows_between, tile, tile_schema
 from transforms.definitions import EVENT_TIMESTAMP, FeatureGroup, micros
 from transforms.hashing import hash64, mix
 from transforms.intake import NEVER
+from transforms.windows import ranges
 
 __all__ = ["OFFSET", "Folded", "PartitionState", "Shard", "Stretch"]
 
@@ -28,6 +29,8 @@ U64 = npt.NDArray[np.uint64]
 
 OFFSET = "_offset"
 """The column of event rows that numbers their records (int64)."""
+MAX_PARTS = 32
+"""Above so many deltas they are merged: each costs some work of its own whenever rows are made."""
 SEGMENTS = 16
 """How many places a partition's past is remembered at, over the longest reach: a resume reads at most one such part too much."""
 
@@ -90,44 +93,63 @@ class PartitionState:
         return (self.segments[0].first, self.segments[0].before) if self.segments else (self.expected, self.newest)
 
 
+class Part:
+    """Some tiles, and where those of a key lie: the runs of equal key hashes, sorted by hash."""
+
+    def __init__(self, tiles: pa.RecordBatch, group: FeatureGroup) -> None:
+        self.tiles, self.starts = tiles, _column(tiles, "tile_start")
+        self.hashes = _hashes_of([tiles.column(i) for i in range(len(group.entity.keys))])
+        lo = np.flatnonzero(np.concatenate([np.ones(min(len(self.hashes), 1), bool), self.hashes[1:] != self.hashes[:-1]]))
+        order = np.argsort(self.hashes[lo], kind="stable")
+        self.run, self.lo, self.hi = self.hashes[lo][order], lo[order], np.append(lo[1:], len(self.hashes))[order]
+
+    def of(self, hashes: U64, since: int, upto: int) -> pa.RecordBatch:
+        """The tiles of keys with these hashes (sorted, unique) that start in ``since <= start < upto``, in their order."""
+        runs, _ = ranges(np.searchsorted(self.run, hashes), np.searchsorted(self.run, hashes, side="right"))
+        lo, hi = self.lo[runs], self.hi[runs]
+        order = np.argsort(lo)
+        at, _ = ranges(lo[order], hi[order])
+        at = at[(self.starts[at] >= since) & (self.starts[at] < upto)]
+        return self.tiles.take(pa.array(at))
+
+
 class Tiles:
     """A group's tiles: a merged base and the deltas since. Folded when the deltas grow long."""
 
     def __init__(self, group: FeatureGroup) -> None:
         self.group = group
-        self.parts: list[tuple[pa.RecordBatch, Int, U64]] = []
+        self.parts: list[Part] = []
 
     def add(self, tiles: pa.RecordBatch) -> None:
         """Append tiles (of any events not yet in)."""
         if tiles.num_rows:
-            self.parts.append((tiles, _starts(tiles, self.group), _hashes(tiles, self.group)))
-        if len(self.parts) > 64:
-            deltas = [t for t, _, _ in self.parts[1:]]
-            del self.parts[1:]
-            self.add(merge(deltas, self.group))
+            self.parts.append(Part(tiles, self.group))
+        if len(self.parts) > MAX_PARTS:
+            deltas = [p.tiles for p in self.parts[1:]]
+            self.parts[1:] = [Part(merge(deltas, self.group), self.group)]
 
     @property
     def long(self) -> bool:
         """Whether folding all into one pays."""
-        return sum(len(p[1]) for p in self.parts[1:]) > max(4096, len(self.parts[0][1]) if self.parts else 0)
+        return sum(len(p.starts) for p in self.parts[1:]) > max(4096, len(self.parts[0].starts) if self.parts else 0)
 
     def compact(self, horizon: int) -> pa.RecordBatch:
         """Fold all into one and forget the tiles that start before ``horizon``; the folded tiles."""
-        kept = [t if (s >= horizon).all() else t.filter(pa.array(s >= horizon)) for t, s, _ in self.parts]
+        kept = [p.tiles if (p.starts >= horizon).all() else p.tiles.filter(pa.array(p.starts >= horizon)) for p in self.parts]
         merged = merge(kept, self.group)
         self.parts = []
         self.add(merged)
         return merged
 
     def rows(self, after: int, upto: int, late: U64 | None = None, late_from: int = 0) -> pa.RecordBatch:
-        """The rows with ``after < boundary <= upto``, and those of the keys ``late`` (hashes) with ``late_from < boundary <= after``."""
+        """The rows with ``after < boundary <= upto``, and those of the keys ``late`` (hashes) with ``late_from < boundary <= after``,
+        sorted by (keys, event timestamp)."""
         reach = [self.group.hop_us + over for over in (0, *sorted({f.over for f in self.group.features}))]
         wanted: list[U64] = []
-        for _, starts, hashes in self.parts:
-            # NEVER + reach stays far inside int64.
-            touched = np.logical_or.reduce([(starts > after - r) & (starts <= upto - r) for r in reach]) if upto > after else None
-            if touched is not None:
-                wanted.append(hashes[touched])
+        for part in self.parts if upto > after else ():
+            # NEVER - reach stays far inside int64.
+            touched = np.logical_or.reduce([(part.starts > after - r) & (part.starts <= upto - r) for r in reach])
+            wanted.append(part.hashes[touched])
         out = []
         if late is not None and len(late):
             out.append(self._rows_of(np.unique(late), late_from, after))
@@ -143,7 +165,8 @@ class Tiles:
     def _rows_of(self, hashes: U64, after: int, upto: int) -> pa.RecordBatch:
         if not len(hashes) or upto <= after:
             return rows_between(_none(self.group), self.group, 0, 0)
-        chosen = [t.filter(pa.array(np.isin(h, hashes))) for t, _, h in self.parts]
+        since = after - self.group.longest_us - self.group.hop_us
+        chosen = [p.of(hashes, since, upto) for p in self.parts]
         return rows_between(merge(chosen, self.group), self.group, after, upto)
 
 
@@ -314,17 +337,9 @@ def _column(batch: pa.RecordBatch, name: str) -> Int:
     return out
 
 
-def _starts(tiles: pa.RecordBatch, group: FeatureGroup) -> Int:
-    return _column(tiles, "tile_start")
-
-
 def _hashes_of(keys: Sequence[pa.Array]) -> U64:
     """A hash per key: equal keys have equal ones. A collision costs time, never a wrong row."""
     h = np.zeros(len(keys[0]), dtype=np.uint64)
     for column in keys:
         h = mix(h ^ hash64(column))
     return h
-
-
-def _hashes(tiles: pa.RecordBatch, group: FeatureGroup) -> U64:
-    return _hashes_of([tiles.column(i) for i in range(len(group.entity.keys))])
