@@ -192,6 +192,7 @@ class Deliver:
                     counts.restored += result.written
             self.control.say(f"shard {shard}: the online store has {counts.restored} rows of the row log again")
             self._patiently(counts, shard, "online store", lambda: store.mark(name, mark))
+            self._report(shard)
         self._marks[shard] = mark
         return [name, mark]
 

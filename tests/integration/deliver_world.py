@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -96,20 +97,20 @@ class World:
         return [{"at": at, **{n: found.values[n][i] for n in names}} for i, at in enumerate(found.event_us)]
 
 
-def make_world(root: Path, connection: str | None = None) -> World:
-    """On Redis at ``connection``, or SQLite; one applied graph per group."""
+def make_world(root: Path, connection: str | None = None, **options: Any) -> World:
+    """On Redis at ``connection``, or SQLite; one applied graph per group. ``options``: more of the online store's configuration."""
     from feast import FeatureStore
 
     repo, data = root / "repo", root / "data"
     repo.mkdir(parents=True)
     online = (
-        f"{{type: serving.online_store.redis.OrderedRedisOnlineStore, connection_string: '{connection}'}}"
+        {"type": "serving.online_store.redis.OrderedRedisOnlineStore", "connection_string": connection}
         if connection
-        else "{type: serving.online_store.sqlite.OrderedSqliteOnlineStore, path: ../data/online.db}"
+        else {"type": "serving.online_store.sqlite.OrderedSqliteOnlineStore", "path": "../data/online.db"}
     )
     (repo / "feature_store.yaml").write_text(
         "project: trips\nregistry: ../data/registry.db\nprovider: local\nentity_key_serialization_version: 3\n"
-        f"offline_store: {{type: pipelines.offline_store.AsofOfflineStore}}\nonline_store: {online}\n"
+        f"offline_store: {{type: pipelines.offline_store.AsofOfflineStore}}\nonline_store: {json.dumps({**online, **options})}\n"
     )
     graphs = {}
     for name, group in GROUPS.items():

@@ -1,0 +1,370 @@
+"""The end of the stream on both real stores: nothing is lost or undone, whatever is away, killed, refused or forgotten."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.steps import TransformFile, write_parquet
+from pipelines.streaming import control as control_module
+from pipelines.streaming import deliver as deliver_module
+from pipelines.streaming.deliver import Deliver, StopRequested, stamped
+from pipelines.streaming.row_log import newest, read_late, read_rows
+from pipelines.streaming.wire import as_late, with_offsets
+from tests.integration.deliver_world import GROUPS, HOP, SOURCE, T0, ZONE, Emission, World, events, make_world, rows
+from tests.redis_server import redis_server
+from transforms.errors import FingerprintError, GraphError
+from transforms.graph import TransformGraph
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = 36
+
+
+def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+    """What ``condition`` gives once that is true."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.01)
+    raise AssertionError("it did not come true in time")
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    if request.param == "sqlite":
+        yield make_world(tmp_path)
+    else:
+        with redis_server() as server:
+            yield make_world(tmp_path, server.connection_string)
+
+
+@cache
+def emission(step: int, shard: int = 0, seed: int = 0) -> Emission:
+    """The rows of one hop of a fixed log; every third one also corrects rows of the hop before."""
+    log = events(2000, seed)
+    given = {}
+    for name, group in GROUPS.items():
+        after = T0 + step * HOP
+        given[name] = rows(group, log, after - (HOP if step % 3 == 0 else 0), after + HOP)
+    return Emission(shard, given, {}, {"shard": shard, "shards": 1, "step": step})
+
+
+@cache
+def expected(upto: int = STEPS, seed: int = 0) -> dict[str, pa.RecordBatch]:
+    return {n: rows(g, events(2000, seed), T0 - HOP, T0 + upto * HOP) for n, g in GROUPS.items()}
+
+
+def check(world: World, upto: int = STEPS) -> None:
+    """The log holds every row, and the store the newest of every key."""
+    for name, group in GROUPS.items():
+        right = expected(upto)[name]
+        logged = newest(read_rows(world.control.folder, group), group).select(right.schema.names)
+        assert logged.to_pylist() == right.to_pylist()
+        keys = list(group.entity.keys)
+        last: dict[tuple[str, ...], dict[str, Any]] = {}
+        for row in right.to_pylist():
+            last[tuple(row[k] for k in keys)] = row
+        found = world.online(group, [dict(zip(keys, k)) for k in last])
+        assert [(f["at"], f["tandem_revision"].int64_val) for f in found] == [
+            (int(pa.scalar(r["event_timestamp"], pa.timestamp("us", "UTC")).value), r["tandem_revision"]) for r in last.values()
+        ]
+        counts = group.features[0].name
+        assert [f[counts].int64_val for f in found] == [r[counts] for r in last.values()]
+
+
+def said(world: World) -> str:
+    return "\n".join(world.control.said()[0])
+
+
+def test_rows_come_to_the_store_and_the_log_and_then_progress(world: World) -> None:
+    deliver = world.deliver(clock=lambda: 77)
+    for step in range(STEPS):
+        deliver.deliver(emission(step))
+    assert world.control.load_progress()[0]["step"] == STEPS - 1
+    check(world)
+    report = world.control.reports()["deliver-0"]
+    assert report["emissions"] == STEPS
+    assert report["rows"]["zone_fares"] == sum(emission(i).rows["zone_fares"].num_rows for i in range(STEPS))
+    assert report["written"] + report["stale"] == sum(report["rows"].values())
+    assert (report["refused"], report["restored"], report["outages"]) == (0, 0, 0)
+    deliver.close()
+    table = read_rows(world.control.folder, ZONE)
+    assert set(table.column("tandem_fingerprint").to_pylist()) == {world.graphs["zone_fares"]}
+    assert pc.unique(table.column("created_timestamp").cast(pa.int64())).to_pylist() == [77]
+    assert said(world) == ""
+    assert world.control.failure() is None
+
+
+def test_late_events_and_emissions_without_rows_or_progress(world: World) -> None:
+    deliver = world.deliver()
+    log = events(6)
+    late = as_late(SOURCE, with_offsets(log, pa.array(range(6)).to_numpy()), 3, None)
+    deliver.deliver(Emission(0, {}, {"trips": late}, {}))
+    assert world.control.load_progress() == {}
+    deliver.deliver(Emission(0, {}, {}, {"shard": 0, "step": 1}))
+    assert world.control.load_progress()[0]["step"] == 1
+    found = read_late(world.control.folder, SOURCE)
+    assert found.column("_offset").to_pylist() == list(range(6))
+    assert found.column("trip").to_pylist() == log.column(1).to_pylist()
+    deliver.close()
+
+
+def _in_background(action: Callable[[], None]) -> tuple[threading.Thread, list[BaseException]]:
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            action()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, errors
+
+
+def test_redis_killed_and_started_again_in_the_middle_loses_nothing(tmp_path: Path) -> None:
+    (tmp_path / "redis").mkdir()
+    with redis_server(folder=tmp_path / "redis") as server:
+        world = make_world(tmp_path / "world", server.connection_string)
+        deliver = world.deliver()
+
+        def everything() -> None:
+            for step in range(STEPS):
+                deliver.deliver(emission(step))
+
+        thread, errors = _in_background(everything)
+        for number in range(1, 3):
+            until(lambda at=10 * number: world.control.load_progress().get(0, {}).get("step", 0) >= at)
+            server.kill()
+            until(lambda n=number: said(world).count("waits:") >= n or not thread.is_alive())
+            assert world.control.reports()["deliver-0"]["outages"] == number
+            server.start()
+        thread.join(60)
+        assert errors == []
+        assert not thread.is_alive()
+        check(world)
+        lines = said(world)
+        assert (lines.count("shard 0 waits: online store redis 127.0.0.1"), lines.count("is back after")) == (2, 2)
+        assert "restored" not in lines
+        assert world.control.reports()["deliver-0"]["waiting_for"] == ""
+        deliver.close()
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_redis_that_comes_back_empty_gets_the_rows_of_the_log_again(tmp_path: Path, restarted: bool) -> None:
+    with redis_server() as server:
+        world = make_world(tmp_path, server.connection_string)
+        deliver = world.deliver()
+        for step in range(STEPS - 1):
+            deliver.deliver(emission(step))
+        server.kill()
+        server.start()
+        if restarted:  # by a worker that was not there when it happened
+            deliver.close()
+            deliver = world.deliver()
+        deliver.deliver(emission(STEPS - 1))
+        check(world)
+        assert "the online store lost rows that shard 0 had written" in said(world)
+        assert world.control.reports()["deliver-0"]["restored"] > 0
+        (world.data / "graphs" / "trip_fares" / "CURRENT").write_text("another\n")
+        store = world.feast()
+        assert store._get_provider().online_store.applied_fingerprint(store.config, "zone_fares") == world.graphs["zone_fares"]
+        before = said(world)
+        deliver.deliver(Emission(0, {}, {}, {"shard": 0, "step": STEPS}))
+        assert said(world) == before, "it is told once"
+        deliver.close()
+
+
+def test_a_stop_request_ends_the_wait_and_the_emission_comes_again(tmp_path: Path) -> None:
+    with redis_server() as server:
+        world = make_world(tmp_path, server.connection_string)
+        deliver = world.deliver()
+        for step in range(STEPS - 1):
+            deliver.deliver(emission(step))
+        server.kill()
+        thread, errors = _in_background(lambda: deliver.deliver(emission(STEPS - 1)))
+        until(lambda: "waits" in said(world))
+        assert world.control.reports()["deliver-0"]["waiting_for"] == "online store"
+        world.control.request("stop")
+        thread.join(30)
+        assert [type(e) for e in errors] == [StopRequested]
+        assert "comes again at the next start" in str(errors[0])
+        assert world.control.failure() is None, "a stop is no failure"
+        assert world.control.load_progress()[0]["step"] == STEPS - 2
+        deliver.close()
+        world.control.clear("stop")
+        server.start()
+        deliver = world.deliver()
+        deliver.deliver(emission(STEPS - 1))
+        check(world)
+        deliver.close()
+
+
+def test_a_locked_sqlite_is_waited_for(tmp_path: Path) -> None:
+    world = make_world(tmp_path, busy_timeout_seconds=0.05)
+    deliver = world.deliver()
+    deliver.deliver(emission(0))
+    with contextlib.closing(sqlite3.connect(world.data / "online.db", isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        thread, errors = _in_background(lambda: [deliver.deliver(emission(step)) for step in range(1, STEPS)])  # type: ignore[func-returns-value]
+        until(lambda: "database is locked" in said(world))
+        other.execute("ROLLBACK")
+    thread.join(60)
+    assert errors == []
+    assert "online store is back after" in said(world)
+    check(world)
+    deliver.close()
+
+
+def test_rows_of_another_graph_than_the_applied_one_end_the_job(world: World) -> None:
+    deliver = world.deliver()
+    deliver.deliver(emission(0))
+    world.apply_fingerprint("trip_fares", "f" * 64)
+    with pytest.raises(FingerprintError, match="'trip_fares'"):
+        deliver.deliver(emission(1))
+    assert "'ffffffffffffffff' is applied" in str(world.control.failure())
+    assert world.control.load_progress()[0]["step"] == 0
+    deliver.close()
+
+
+def test_rows_too_far_in_the_future_are_refused_counted_and_said(world: World) -> None:
+    deliver = world.deliver()
+    ahead = (time.time_ns() // 1000 + 3 * 86_400_000_000) // HOP * HOP
+    made = {"zone_fares": rows(ZONE, events(50, start=ahead, span=HOP), ahead, ahead + HOP)}
+    deliver.deliver(Emission(0, made, {}, {"shard": 0}))
+    deliver.deliver(emission(0))
+    assert world.control.reports()["deliver-0"]["refused"] == made["zone_fares"].num_rows
+    assert "rows lie too far in the future and were refused" in said(world)
+    assert world.online(ZONE, [{"zone": "z1"}])[0]["at"] < ahead
+    deliver.close()
+
+
+def test_what_cannot_be_delivered_at_all_is_the_jobs_failure(tmp_path: Path) -> None:
+    world = make_world(tmp_path)
+    with pytest.raises(GraphError):
+        Deliver(world.repo, world.data, GROUPS, {**world.graphs, "zone_fares": "0" * 64}, world.control)
+    offline = world.deliver(online=False)
+    offline.deliver(emission(0))
+    assert world.online(ZONE, [{"zone": "z1"}])[0]["at"] is None
+    assert read_rows(world.control.folder, ZONE).num_rows == emission(0).rows["zone_fares"].num_rows
+    assert "mark" not in world.control.load_progress()[0]
+    offline.close()
+
+
+def test_a_full_disk_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    deliver = world.deliver()
+    deliver.deliver(emission(0))
+    real, failures = deliver_module.RowLog.append, [3]
+
+    def append(self: Any, place: str, shard: int, batch: pa.RecordBatch) -> None:
+        if failures[0]:
+            failures[0] -= 1
+            raise deliver_module.StoreError("row log x: No space left on device; free its disk")
+        real(self, place, shard, batch)
+
+    monkeypatch.setattr(deliver_module.RowLog, "append", append)
+    for step in range(1, STEPS):
+        deliver.deliver(emission(step))
+    assert "shard 0 waits: row log x: No space left on device" in said(world)
+    assert "row log is back" in said(world)
+    check(world)
+    deliver.close()
+
+
+def test_after_a_power_loss_the_last_durable_resume_point_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = make_world(tmp_path)
+    deliver = world.deliver()
+    deliver.deliver(emission(0))
+    deliver.deliver(emission(1))
+    monkeypatch.setattr(deliver_module, "_SYNC_SECONDS", 0.0)
+    deliver.deliver(emission(2))
+    monkeypatch.setattr(deliver_module, "_SYNC_SECONDS", 1e9)
+    deliver.deliver(emission(3))
+    assert world.control.load_progress()[0]["step"] == 3
+    monkeypatch.setattr(control_module, "_BOOT", "the next one")
+    assert world.control.load_progress()[0]["step"] == 2
+    deliver.close()
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from tests.integration.deliver_world import World, GROUPS
+from tests.integration.test_deliver import STEPS, emission
+
+import json
+world = World(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))
+deliver = world.deliver()
+start = world.control.load_progress().get(0, {}).get("step", -1) + 1
+made = {step: emission(step) for step in range(start, STEPS)}
+print("ready", flush=True)
+for step in range(start, STEPS):
+    deliver.deliver(made[step])
+deliver.close()
+print("done", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_killed_at_any_moment_loses_nothing(world: World) -> None:
+    chance = random.Random(11)
+    import json
+
+    kills = 0
+    for _ in range(30):
+        arguments = [str(world.repo), str(world.data), json.dumps(world.graphs)]
+        process = subprocess.Popen([sys.executable, "-c", WRITER, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        with process, process.stdout:
+            assert process.stdout.readline() == "ready\n"
+            if kills < 4:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(chance.uniform(0.0, 0.15))
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+            if process.stdout.read() == "done\n":
+                break
+    else:
+        raise AssertionError("never done")
+    check(world)
+    logged = read_rows(world.control.folder, ZONE)
+    assert logged.num_rows >= sum(emission(i).rows["zone_fares"].num_rows for i in range(STEPS))
+
+
+@pytest.mark.slow
+def test_the_stamped_rows_are_those_of_batch_bit_for_bit(tmp_path: Path) -> None:
+    from tests.unit import graph_build
+
+    graph_build.build(str(tmp_path), ["base"])
+    (path,) = (tmp_path / "graphs" / "base").glob("*/")
+    given = graph_build.rows(3000, seed=3)
+    write_parquet(given, tmp_path / "rows" / "a.parquet")
+    step = TransformFile(str(path), str(tmp_path / "rows"), str(tmp_path / "out"), 5)
+    step.setup()
+    (made,) = step.process(str(tmp_path / "rows" / "a.parquet"))
+    batch = pq.ParquetFile(made).read()
+    graph = TransformGraph.load(path)
+    for cut in (1, 700, 3000):
+        parts = [stamped(given.slice(at, cut), graph, 5) for at in range(0, 3000, cut)]
+        stream = pa.Table.from_batches(parts if cut > 1 else parts[:50])
+        assert stream.schema.names == batch.schema.names
+        assert stream.schema.types == batch.schema.types
+        for name in batch.schema.names:
+            assert stream.column(name).combine_chunks().equals(batch.column(name).slice(0, len(stream)).combine_chunks()), name
