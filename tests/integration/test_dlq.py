@@ -174,7 +174,14 @@ def wait_for(process: subprocess.Popen[str], line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("point", "number", "committed"), [("sending", 1, 0), ("sending", 3, 20), ("sent", 1, 0), ("sent", 3, 20), ("committed", 2, 20)]
+    ("point", "number", "committed"),
+    [
+        ("sending", 3, 20),
+        ("sent", 1, 0),
+        ("committed", 2, 20),
+        pytest.param("sending", 1, 0, marks=pytest.mark.slow),
+        pytest.param("sent", 3, 20, marks=pytest.mark.slow),
+    ],
 )
 def test_killed_within_and_between_transactions(
     broker: Broker, options: dict[str, Any], reader: Reader, point: str, number: int, committed: int
