@@ -1,0 +1,130 @@
+"""``tandem verify`` of the real job: Kafka, Beam's direct runner, Feast's online store; honest, and broken on purpose underneath."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipelines.streaming.deliver import FeastStore
+from pipelines.streaming.job import StreamOptions, run_stream
+from pipelines.verify.job import VerifyOptions, run_verify
+from tests.integration.stream_world import ROOT, environment, events, make_stream_world
+from tests.kafka_server import kafka_server
+from transforms import aggregates, fold, windows
+from transforms.errors import DataError
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("verify")
+    with kafka_server(folder) as broker:
+        made = make_stream_world(folder / "world", broker.bootstrap, poll_records=100)
+        log = events(2000, 1)
+        # Some come hours late: after every correction.
+        late = [json.loads(e) for e in log[300:1500:60]]
+        made.produce([*log[:1800], *(json.dumps(e | {"fare": 99.5}).encode() for e in late), *log[1800:], b"no event"])
+        yield made
+
+
+def test_an_honest_job_is_proven_and_reported(world):
+    assert run_stream(world.repo(), StreamOptions(runner="direct", until="latest"), lambda line: None)["code"] == 0
+    done = subprocess.run(world.command("verify", "--json"), cwd=ROOT, capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["verdict"] == "proven" and result["problems"] == []
+    assert result["values"]["equal"] > 3_000 and set(result["values"]["different"]) == {"too late"}
+    assert result["sources"]["trips"]["events"] == 2020 and result["sources"]["trips"]["too_late"] >= 20
+    assert sum(result["online"]["zones"]["causes"].values()) == 8
+    assert max(int(r) for r in result["groups"]["zones"]["revisions"]) > 1  # disorder was corrected
+    page = world.data / "verify"
+    (page,) = page.glob("main-*/report.html")
+    assert str(page) == result["page"] and "Proven" in page.read_text()
+    assert not list(page.parent.glob("scratch*"))
+
+
+def test_what_cannot_be_verified_is_one_line(world):
+    with pytest.raises(DataError, match=r"there is no stream called 'other' below"):
+        run_verify(world.repo(), VerifyOptions(name="other"))
+
+
+def broken_constant(monkeypatch):
+    exactly = aggregates.exact.to_float
+    monkeypatch.setattr(aggregates.exact, "to_float", lambda limbs, *origin: exactly(limbs, *origin) * (1 + 2**-52))
+
+
+def at_call(number, change):
+    """A Shard.fold whose n-th call with events gets others."""
+    original, count = fold.Shard.fold, itertools.count()
+
+    def folded(self, stretch, batches):
+        if batches and next(count) == number:
+            batches = change(batches)
+        return original(self, stretch, batches)
+
+    return folded
+
+
+def broken_drop(monkeypatch):
+    monkeypatch.setattr(fold.Shard, "fold", at_call(7, lambda batches: {}))
+
+
+def broken_double(monkeypatch):
+    twice = lambda b: pa.Table.from_batches([b, b]).combine_chunks().to_batches()[0]  # noqa: E731
+    monkeypatch.setattr(fold.Shard, "fold", at_call(7, lambda batches: {n: twice(b) for n, b in batches.items()}))
+
+
+def broken_border(monkeypatch):
+    """Every window is one hop too long."""
+
+    def rows_of(key, tile_start, hop, overs, after, upto):
+        rows = windows.rows_of(key, tile_start, hop, overs, after, upto)
+        return windows.Rows(rows.key, rows.boundary, {o: (np.maximum(lo - 1, 0), hi) for o, (lo, hi) in rows.spans.items()})
+
+    monkeypatch.setattr(aggregates, "rows_of", rows_of)
+
+
+def broken_writer(monkeypatch):
+    """The store takes whatever comes last, and of one batch the older row, as one of Feast's own writers does."""
+    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+    from feast.protos.feast.types.Value_pb2 import Value
+
+    ordered = FeastStore.write
+
+    def write(self, group, rows):
+        keys = [c.name for c in self.views[group].entity_columns]
+        table = pa.Table.from_batches([rows]).sort_by("event_timestamp")
+        oldest = {tuple(row.values()): n for n, row in reversed(list(enumerate(table.select(keys).to_pylist())))}
+        for key in oldest:
+            entity = EntityKey(join_keys=keys, entity_values=[Value(string_val=v) for v in key])
+            forget = f'DELETE FROM "{self.config.project}_{group}_tandem" WHERE entity_key = ?'
+            self.online._get_conn(self.config).execute(forget, (self.online._key(self.config, entity),))
+        return ordered(self, group, table.take(pa.array(list(oldest.values()))).combine_chunks().to_batches()[0])
+
+    monkeypatch.setattr(FeastStore, "write", write)
+
+
+BROKEN = {
+    "changed-constant": (broken_constant, "different rows that nothing explains"),
+    "dropped-batch": (broken_drop, "rows that nothing explains"),
+    "double-count": (broken_double, "different rows that nothing explains"),
+    "off-by-one-border": (broken_border, "different rows that nothing explains"),
+    "unordered-writer": (broken_writer, "hold another row online than they should"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_job_broken_underneath_is_found(world, monkeypatch, name):
+    breaks, says = BROKEN[name]
+    with monkeypatch.context() as patched:
+        breaks(patched)
+        assert run_stream(world.repo(), StreamOptions(name=name, runner="direct", until="latest"), lambda line: None)["code"] == 0
+    result = run_verify(world.repo(), VerifyOptions(name=name))
+    assert result["verdict"] == "unexplained"
+    assert any(says in line for line in result["problems"]), result["problems"]
