@@ -300,15 +300,19 @@ def demo(
     data: DataOption = None,
     start: StartOption = None,
     end: EndOption = None,
+    stream_days: Annotated[
+        int | None, typer.Option(min=0, max=30, help="Days after the end that pass through Kafka (default 3; 0: the batch half alone).")
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
-    """The whole way: event logs, batch, apply, materialize, train, serve, ask. Ends with a summary."""
+    """The whole way: event logs, batch, apply, materialize, train; then a stream, questions to the model meanwhile, and the proof."""
     quiet()
     from pipelines.demo import run_demo
 
     loaded = load(repo, data)
     d = loaded.settings.demo
-    run_demo(loaded, moment("--start", start, d.start), moment("--end", end, d.end), json_)
+    days = d.stream_days if stream_days is None else stream_days
+    run_demo(loaded, moment("--start", start, d.start), moment("--end", end, d.end), json_, days)
 
 
 services.register(app)

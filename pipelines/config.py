@@ -88,6 +88,8 @@ class StreamSettings(_Section):
     """How far an event time may lie ahead of its record's timestamp and of the clock."""
     checkpoint_seconds: float = Field(default=10, gt=0)
     """How often Flink keeps its state."""
+    checkpoints: str = ""
+    """Where a Flink cluster keeps them: a URL that all its machines reach; empty: the data folder."""
     metrics_port: int = Field(default=0, ge=0, le=65535)
     """Port of ``/metrics``; 0 takes a free one (``tandem stream status`` tells it)."""
 
@@ -101,6 +103,8 @@ class DemoSettings(_Section):
     end: datetime | None = None
     warm_up_days: int = Field(default=7, ge=0)
     """Days at the start that fill the windows before the first training example is taken."""
+    stream_days: int = Field(default=3, ge=0)
+    """Days after the end that pass through Kafka; 0: the demo ends with the batch half."""
 
     @field_validator("start", "end", mode="before")
     @classmethod

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import signal
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
 import typer
 from rich.console import Console
 
-from pipelines import cli
+from pipelines import cli, live
+from pipelines.asking import post, requests
 from pipelines.console import Steps
 from pipelines.repo import Repo
 from transforms.errors import TandemError
@@ -24,11 +20,21 @@ from transforms.errors import TandemError
 __all__ = ["run_demo"]
 
 
-def run_demo(repo: Repo, start: datetime, end: datetime, as_json: bool) -> None:
-    """Events to a served model over [start, end); prints a summary (or JSON)."""
+def run_demo(repo: Repo, start: datetime, end: datetime, as_json: bool, days: int = 0) -> None:
+    """Events of [start, end) to a served model, then the ``days`` after as a stream (0: none); prints a summary (or JSON)."""
     steps = Steps()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: children and broker are ended on the way out
+    problem = live.why_not(repo) if days else ""
+    if problem:
+        steps.say(f"without the streaming half: {problem}")
+        days = 0
+    if days:
+        from pipelines.services.jars import fetch_in_background
+
+        fetch_in_background()
+        live.start_over(repo, steps)
     steps.say(f"real events of {start:%Y-%m-%d} to {end:%Y-%m-%d} (UTC); any part of the log works: --start, --end")
-    cli.make_events(repo, f"{start:%Y-%m-%d}", f"{end:%Y-%m-%d}", steps)
+    cli.make_events(repo, f"{start:%Y-%m-%d}", f"{end + timedelta(days=days):%Y-%m-%d}", steps)
     manifest = cli.do_batch(repo, start, end, steps)
     cli.do_apply(repo, manifest["id"], steps)
     cli.do_materialize(repo, start, end, steps)
@@ -40,8 +46,8 @@ def run_demo(repo: Repo, start: datetime, end: datetime, as_json: bool) -> None:
         raise TandemError(
             f"model {trained.model!r} has no blessed version to serve; give it more data (--start, --end) or other thresholds"
         )
-    answer, millis = ask(repo, trained.model, end, steps)
-    summary = {
+    answer, millis = ask(repo, trained.model, end, steps) if not days else (None, None)
+    summary: dict[str, Any] = {
         "run": manifest["id"],
         "events": manifest["events"],
         "rejected": manifest["rejected"],
@@ -49,13 +55,31 @@ def run_demo(repo: Repo, start: datetime, end: datetime, as_json: bool) -> None:
         "training_run": trained.run,
         "version": trained.version,
         "scores": trained.report.to_dict(),
-        "answer": answer,
-        "milliseconds": millis,
-        "seconds": round(time.monotonic() - steps.begun, 1),
     }
+    if not as_json:
+        _show_batch(manifest, trained)
+    if days:
+        summary["live"] = live.run_live(repo, manifest["id"], trained.model, end, days, steps, as_json)
+    else:
+        summary |= {"answer": answer, "milliseconds": millis}
+    summary["seconds"] = round(time.monotonic() - steps.begun, 1)
     if as_json:
         typer.echo(json.dumps(summary, indent=2, default=str))
         return
+    out = Console(soft_wrap=True)
+    out.print()
+    if answer is not None:
+        out.print("One answer of the server:")
+        out.print_json(json.dumps(answer))
+        out.print(f"asked over HTTP, half of the requests within {millis:.1f} ms.")
+    out.print(f"All of it took {summary['seconds']} s.")
+    last = end + timedelta(days=days)
+    out.print(
+        f"Next: tandem serve --as-of {last:%Y-%m-%d}   (then open http://127.0.0.1:8500/docs); tandem runs; feast ui (in {repo.path.name})"
+    )
+
+
+def _show_batch(manifest: dict[str, Any], trained: Any) -> None:
     from pipelines.training.report import render
 
     out = Console(soft_wrap=True)
@@ -64,67 +88,12 @@ def run_demo(repo: Repo, start: datetime, end: datetime, as_json: bool) -> None:
     out.print()
     out.print(render(trained.report))
     out.print()
-    out.print("One answer of the server:")
-    out.print_json(json.dumps(answer))
-    out.print(f"asked over HTTP, half of the requests within {millis:.1f} ms. All of it took {summary['seconds']} s.")
-    out.print(
-        f"Next: tandem serve --as-of {end:%Y-%m-%d}   then open http://127.0.0.1:8500/docs;   tandem runs;   feast ui (in {repo.path.name})"
-    )
-
-
-@contextmanager
-def server(repo: Repo, as_of: datetime) -> Iterator[str]:
-    """``tandem serve`` as a child process on a free port; yields its address once it is ready, and stops it."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = repo.data / "serve.log"
-    command = [sys.executable, "-m", "pipelines.cli", "serve", "--repo", str(repo.path), "--data", str(repo.data), "--port", str(port)]
-    with open(log, "wb") as sink:
-        child = subprocess.Popen([*command, "--as-of", as_of.isoformat()], stdout=sink, stderr=sink)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 120
-        while True:
-            if child.poll() is not None or time.monotonic() > deadline:
-                lines = log.read_text(errors="replace").strip().splitlines()
-                raise TandemError(f"the server did not start: {lines[-1] if lines else 'no output'}; see {log}")
-            try:
-                with urllib.request.urlopen(f"{address}/v2/health/ready", timeout=2):
-                    break
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.2)
-        yield address
-    finally:
-        child.terminate()
-        try:
-            child.wait(20)
-        except subprocess.TimeoutExpired:
-            child.kill()
-
-
-def post(url: str, body: Any) -> dict[str, Any]:
-    """POST JSON, return JSON; raises TandemError with the server's own line."""
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=30) as response:
-            answer: dict[str, Any] = json.loads(response.read())
-            return answer
-    except urllib.error.HTTPError as error:
-        raise TandemError(f"{url} answered {error.code}: {error.read().decode(errors='replace')[:300]}") from None
 
 
 def ask(repo: Repo, name: str, as_of: datetime, steps: Steps) -> tuple[dict[str, Any], float]:
     """Ask the served model for the newest requests of the training set's last day; (one answer with its question, median ms)."""
-    model = next(m for m in map(repo.attribute, repo.settings.models) if m.name == name)
-    spine = repo.attribute(model.spine)(repo.data, as_of - timedelta(days=1), as_of)
-    columns = list(dict.fromkeys([*model.entity_keys, *(f.name for f in model.request_fields)]))
-    asked = spine.slice(max(spine.num_rows - 50, 0)).select(columns).to_pylist()
-    if not asked:
-        raise TandemError(f"no requests in the day before {as_of:%Y-%m-%d} to ask the model about; choose another --end")
-    with steps.doing("serving"), server(repo, as_of) as address:
+    asked = requests(repo, name, as_of - timedelta(days=1), as_of)[-50:]
+    with steps.doing("serving"), live.server(repo, as_of) as address:
         url, times, answer = f"{address}/v1/models/{name}:predict", [], {}
         for instance in asked:
             begun = time.perf_counter()

@@ -1,0 +1,133 @@
+"""Asking a served model the same question again and again, and showing how features and prediction change."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.repo import Repo
+from transforms.definitions import EVENT_TIMESTAMP, REVISION
+from transforms.errors import TandemError
+
+__all__ = ["Asking", "most_asked", "post", "requests"]
+
+COLUMNS = 3
+"""Features shown."""
+
+
+def requests(repo: Repo, name: str, start: datetime, end: datetime) -> list[dict[str, Any]]:
+    """Every request that the model's spine has in [start, end), in order of time, as instances. Raises TandemError if there is none."""
+    model = _model(repo, name)
+    spine: pa.Table = repo.attribute(model.spine)(repo.data, start, end)
+    if not spine.num_rows:
+        raise TandemError(f"no requests from {start:%Y-%m-%d} to {end:%Y-%m-%d} to ask the model about; choose another --end")
+    columns = list(dict.fromkeys([*model.entity_keys, *(f.name for f in model.request_fields)]))
+    found: list[dict[str, Any]] = spine.select(columns).to_pylist()
+    return found
+
+
+def most_asked(repo: Repo, name: str, instances: list[dict[str, Any]]) -> dict[str, Any]:
+    """One instance to ask again and again: of the entities that are asked about most, so that their features change."""
+    keys = _model(repo, name).entity_keys
+    counts = Counter(tuple(i[k] for k in keys) for i in instances)
+    most = max(counts, key=lambda key: (counts[key], *map(str, key)))
+    return next(i for i in instances if tuple(i[k] for k in keys) == most)
+
+
+def _model(repo: Repo, name: str) -> Any:
+    return next(m for m in map(repo.attribute, repo.settings.models) if m.name == name)
+
+
+def post(url: str, body: Any) -> dict[str, Any]:
+    """POST JSON, return JSON; raises TandemError with the server's own line."""
+    request = urllib.request.Request(url, json.dumps(body, default=str).encode(), {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            answer: dict[str, Any] = json.loads(response.read())
+            return answer
+    except urllib.error.HTTPError as error:
+        raise TandemError(f"{url} answered {error.code}: {error.read().decode(errors='replace')[:300]}") from None
+
+
+class Asking:
+    """Asks the same question every second and shows features and prediction."""
+
+    def __init__(self, repo: Repo, address: str, model: str, question: dict[str, Any], say: Callable[[str], None]) -> None:
+        self.address, self.model, self.question, self.say = address, model, question, say
+        self.shown = _shown(repo, set(question))
+        self.keys = {k: question[k] for ref in self.shown for k in repo.groups[ref.split(":")[0]].entity.keys}
+        self.times: list[float] = []
+        self.answers: list[dict[str, Any]] = []
+        self.next = 0.0
+        self.widths = [max(len(ref), 12) for ref in self.shown]
+
+    def ask(self, clock: Path) -> bool:
+        """Ask once, not before a second after the last time; whether there was an answer."""
+        time.sleep(max(0.0, self.next - time.monotonic()))
+        self.next = time.monotonic() + 1
+        try:
+            row = self._row(clock)
+        except (TandemError, OSError) as error:  # a busy machine: the next second asks again
+            self.say(f"  no answer: {' '.join(str(error).split())[:120]}")
+            return False
+        if not self.answers:
+            self._line("replayed time", self.shown, "prediction")
+        self.answers.append(row)
+        self._line(row["at"], ["-" if v is None else f"{v:,.3f}" for v in row["features"].values()], f"{row['prediction']:.4f}")
+        return True
+
+    def _row(self, clock: Path) -> dict[str, Any]:
+        begun = time.perf_counter()
+        answer = post(f"{self.address}/v1/models/{self.model}:predict", {"instances": [self.question]})
+        self.times.append((time.perf_counter() - begun) * 1000)
+        row: dict[str, Any] = {"at": _time(clock), "prediction": answer["predictions"][0], "features": {}}
+        if self.shown:
+            entities = {k: [v] for k, v in self.keys.items()}
+            body = {"features": self.shown, "entities": entities, "full_feature_names": True}
+            got = post(f"{self.address}/get-online-features", body)
+            values = dict(zip(got["metadata"]["feature_names"], (r["values"][0] for r in got["results"]), strict=True))
+            row["features"] = {ref: values[ref.replace(":", "__")] for ref in self.shown}
+        return row
+
+    def _line(self, at: str, values: list[str], prediction: str) -> None:
+        self.say(f"  {at:16}  " + "  ".join(v.rjust(w) for v, w in zip(values, self.widths, strict=True)) + f"  {prediction:>10}")
+
+    def all_of(self, instances: list[dict[str, Any]]) -> int:
+        """Ask all of them, in one request; how many predictions came."""
+        return len(post(f"{self.address}/v1/models/{self.model}:predict", {"instances": instances})["predictions"])
+
+    def millis(self) -> float:
+        """Median milliseconds of a prediction. Raises TandemError if there was none."""
+        if not self.times:
+            raise TandemError("the server answered no question; its lines stand above")
+        return sorted(self.times)[len(self.times) // 2]
+
+
+def _shown(repo: Repo, keys: set[str]) -> list[str]:
+    """The first float feature of each group that the question has the keys of: ``group:feature``."""
+    out = []
+    for group in repo.groups.values():
+        own = {*group.entity.keys, EVENT_TIMESTAMP, REVISION}
+        floats = [f.name for f in group.row_schema if f.name not in own and pa.types.is_floating(f.type)]
+        if floats and keys.issuperset(group.entity.keys):
+            out.append(f"{group.name}:{floats[0]}")
+    return out[:COLUMNS]
+
+
+def _time(clock: Path) -> str:
+    from serving.clock import Pace, wall_us
+
+    try:
+        at = Pace.parse(clock.read_bytes()).at(wall_us())
+    except (OSError, ValueError):
+        return "before"
+    return f"{datetime.fromtimestamp(at / 1e6, UTC):%Y-%m-%d %H:%M}"
