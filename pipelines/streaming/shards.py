@@ -166,7 +166,7 @@ class FoldShard(beam.DoFn):
                 line = "the engine restored the state of other definitions; stop, and start without --savepoint"
                 self.control.fail(line)
                 raise TandemError(line)
-            shard = Shard(self.spec.groups, emitted, done)
+            shard = Shard(self.spec.groups, emitted, done, passed=self._passed())
             shard.partitions, shard.counted = partitions, counted
             for data in tiles.read():
                 for name, each in pickle.loads(data).items():
