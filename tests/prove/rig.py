@@ -21,6 +21,7 @@ from kafka import KafkaAdminClient
 
 from pipelines.repo import load_repo
 from pipelines.services.kafka import Broker
+from pipelines.services.process import start_child
 from pipelines.services.redis import Redis
 from pipelines.streaming.control import Control
 from pipelines.streaming.kafka import client_options
@@ -41,7 +42,7 @@ def until(done: Callable[[], Any], what: str, seconds: float = PATIENCE, check: 
         check()
         if time.monotonic() > deadline:
             raise AssertionError(f"{what}: not within {seconds:g} s")
-        time.sleep(0.05)
+        time.sleep(0.1)
     return answer
 
 
@@ -73,7 +74,6 @@ class Stream:
     shards: int = 2
     process: subprocess.Popen[bytes] | None = None
     seen: set[int] = field(default_factory=set)
-    starts: int = 0
 
     @property
     def folder(self) -> Path:
@@ -87,9 +87,7 @@ class Stream:
         """Start it; returns at once."""
         command = [sys.executable, "-m", "pipelines.cli", "stream", "--repo", str(self.rig.repo_path), "--name", self.name]
         command += ["--from-run", self.rig.slice.run, "--shards", str(self.shards), *words]
-        with open(self.rig.folder / f"{self.name}.out", "ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment(), start_new_session=True)
-        self.starts += 1
+        self.process = start_child(command, self.rig.folder / f"{self.name}.out", environment())
 
     @property
     def pid(self) -> int:
@@ -251,7 +249,7 @@ class Rig:
 
     @contextmanager
     def feeding(self, upto: int, seconds: float) -> Iterator[None]:
-        """Send the records up to the ``upto``-th, spread over some seconds, beside what is done within; returns when all are acknowledged."""
+        """Send the records up to the ``upto``-th, spread over some seconds, beside what is done within; ends when all are acknowledged."""
         failed: list[BaseException] = []
 
         def work() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import random
 import re
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +30,30 @@ from pipelines.repo import Repo, load_repo
 from pipelines.streaming.replay import schedule
 from pipelines.streaming.replay_log import EventLog
 from pipelines.streaming.replay_plan import CORRUPT, Alterations, partitions_of
-from tests.integration.flights import ROOT, environment, make_logs, us
+from tests.integration.flights import ROOT, environment, us
 from tests.oracle import features
-from tests.oracle.compare import to_dicts
+from tests.oracle.compare import differences, to_dicts
 from transforms.aggregates import rows_between, tile
 from transforms.definitions import EventSource, FeatureGroup, micros
 
-__all__ = ["Due", "Record", "Slice", "make_slice"]
+__all__ = ["DAY", "FORTNIGHT", "USUAL", "Due", "Range", "Record", "Slice", "make_slice", "open_slice", "tandem"]
 
-HISTORY, BEGIN = datetime(2013, 1, 5, tzinfo=UTC), datetime(2013, 1, 7, tzinfo=UTC)
-"""The batch run's range: the stream takes what happened from its end on."""
-FROM, TO = datetime(2013, 1, 6, 21, tzinfo=UTC), datetime(2013, 1, 8, 3, tzinfo=UTC)
-"""What the topics hold: a little of what the batch run has too, then a day and some hours."""
 NEVER = -(2**62)
+
+
+@dataclass(frozen=True)
+class Range:
+    """``[history, begin)`` is the batch run's; the topics hold ``[start, end)``: a little of what the batch run has too, then the rest."""
+
+    history: datetime
+    begin: datetime
+    start: datetime
+    end: datetime
+
+
+DAY = Range(*(datetime(2013, 1, day, hour, tzinfo=UTC) for day, hour in ((5, 0), (7, 0), (6, 21), (8, 3))))
+FORTNIGHT = Range(*(datetime(2013, 1, day, hour, tzinfo=UTC) for day, hour in ((3, 0), (7, 0), (6, 21), (21, 0))))
+USUAL = Alterations(0, disorder=0.05, late=0.01, duplicates=0.01, corrupt=0.02)
 
 
 @dataclass(frozen=True)
@@ -74,11 +86,16 @@ class Slice:
     """The prepared folder (``feature_repo`` to copy, ``data`` with an applied batch run) and the records."""
 
     folder: Path
+    range: Range
+    how: Alterations
     run: str
     partitions: int
     records: Sequence[Record]
     history: dict[str, pa.Table]
+    idle: bool = False
+    """Whether the stream was given the time to see that nothing comes any more: then the partition that is furthest on speaks for all."""
     _known: dict[Any, Due] = field(default_factory=dict)
+    _ends: dict[int, dict[str, dict[int, int]]] = field(default_factory=dict)
 
     @property
     def data(self) -> Path:
@@ -90,18 +107,22 @@ class Slice:
 
     def ends(self, n: int) -> dict[str, dict[int, int]]:
         """source -> partition -> how many of the first n records it has."""
-        out = {s: dict.fromkeys(range(self.partitions), 0) for s in self.repo.sources}
-        for record in self.records[:n]:
-            out[record.source][record.partition] = record.offset + 1
-        return out
+        if n not in self._ends:
+            out = {s: dict.fromkeys(range(self.partitions), 0) for s in self.repo.sources}
+            for record in self.records[:n]:
+                out[record.source][record.partition] = record.offset + 1
+            self._ends[n] = out
+        return self._ends[n]
 
-    def due(self, n: int, rows: bool = False) -> Due:
-        """What must follow from the first n records; with all rows, by brute force, if ``rows``."""
+    def due(self, n: int, rows: bool = False, sample: int | None = None) -> Due:
+        """What must follow from the first n records; with all rows if ``rows``, those of ``sample`` entities per group (default: of all)
+        confirmed by brute force."""
         if (n, rows) not in self._known:
-            self._known[n, rows] = self._due(n, rows)
+            self._known[n, rows] = self._due(n, rows, sample)
         return self._known[n, rows]
 
-    def _due(self, n: int, rows: bool) -> Due:
+    def _due(self, n: int, rows: bool, sample: int | None) -> Due:
+        begin = us(self.range.begin)
         late: set[tuple[str, int, int]] = set()
         events: dict[str, list[dict[str, Any]]] = {s: [] for s in self.repo.sources}
         marks: dict[str, int] = {}
@@ -113,29 +134,43 @@ class Slice:
                 event = json.loads(record.value or b"")
                 at, before = event[source.event_time], newest[record.partition]
                 newest[record.partition] = max(at, before)
-                if at < us(BEGIN):
+                if at < begin:
                     continue
                 if at < before - micros(source.out_of_orderness) - micros(source.allowed_lateness):
                     late.add((name, record.partition, record.offset))
                 else:
                     events[name].append(event)
-            marks[name] = min(m - micros(source.out_of_orderness) if m != NEVER else NEVER for m in newest.values())
+            furthest = (max if self.idle else min)(newest.values())
+            marks[name] = NEVER if furthest == NEVER else furthest - micros(source.out_of_orderness)
         emitted, online, all_rows = {}, {}, {}
         for name, group in self.repo.groups.items():
             mark = marks[group.source.name]
-            emitted[name] = max(us(BEGIN) // group.hop_us * group.hop_us, mark - mark % group.hop_us)
+            emitted[name] = max(begin // group.hop_us * group.hop_us, mark - mark % group.hop_us)
             found = self._rows(group, events[group.source.name], emitted[name])
             if rows:
-                past = to_dicts(self.history[group.source.name])
-                all_rows[name] = features.rows(past + events[group.source.name], group, us(BEGIN), emitted[name])
-                assert [list(r.items()) for r in all_rows[name]] == [list(r.items()) for r in found], f"{name}: two oracles disagree"
+                all_rows[name] = found
+                self._confirm(group, to_dicts(self.history[group.source.name]) + events[group.source.name], emitted[name], found, sample)
             online[name] = {tuple(r[k] for k in group.entity.keys): r for r in found}  # sorted by time: the last one stays
         broken = {(r.source, r.partition, r.offset) for r in self.records[:n] if r.broken}
         return Due(emitted, online, all_rows, late, broken)
 
+    def _confirm(
+        self, group: FeatureGroup, events: list[dict[str, Any]], emitted: int, found: list[dict[str, Any]], sample: int | None
+    ) -> None:
+        """The rows of the pure window function are the brute-force oracle's, to the bit."""
+
+        def key(row: dict[str, Any]) -> tuple[Any, ...]:
+            return tuple(row[k] for k in group.entity.keys)
+
+        keys = sorted({key(e) for e in events})
+        chosen = set(keys if sample is None else random.Random(0).sample(keys, min(sample, len(keys))))
+        want = features.rows([e for e in events if key(e) in chosen], group, us(self.range.begin), emitted)
+        wrong = differences([r for r in found if key(r) in chosen], want)
+        assert not wrong, f"{group.name}: the window function and the oracle disagree: {wrong[:3]}"
+
     def _rows(self, group: FeatureGroup, events: list[dict[str, Any]], emitted: int) -> list[dict[str, Any]]:
         table = pa.concat_tables([self.history[group.source.name], _arrow(group.source, events)]).combine_chunks()
-        found = to_dicts(rows_between(tile(table.to_batches()[0], group), group, us(BEGIN), emitted))
+        found = to_dicts(rows_between(tile(table.to_batches()[0], group), group, us(self.range.begin), emitted))
         return sorted(found, key=lambda r: (*(features.order(r[k]) for k in group.entity.keys), r["event_timestamp"]))
 
 
@@ -146,36 +181,57 @@ def _arrow(source: EventSource, events: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_arrays([c.cast(f.type) for c, f in zip(columns, source.arrow_schema)], schema=source.arrow_schema)
 
 
-def make_slice(folder: Path, seed: int = 0, partitions: int = 2) -> Slice:
-    """Prepare everything in ``folder``: logs, the repository without preprocessing functions, an applied batch run; then the records."""
+def make_slice(folder: Path, range_: Range = DAY, how: Alterations = USUAL, partitions: int = 2, light: bool = True) -> Slice:
+    """Prepare everything in ``folder``: logs, a copy of the repository, an applied batch run; then the records.
+
+    A ``light`` copy has no preprocessing functions: its workers need no TensorFlow and start sooner. Its longest windows are of four
+    hours, so that resume points move on within a day.
+    """
     repo_path, data = folder / "feature_repo", folder / "data"
     repo_path.mkdir(parents=True)
     for path in (ROOT / "feature_repo").iterdir():
         if path.is_file():
             shutil.copy(path, repo_path / path.name)
-    text = re.sub(r'\s*preprocessing_fn="[^"]*",', "", (repo_path / "features.py").read_text())
-    (repo_path / "features.py").write_text(text)
+    if light:
+        text = re.sub(r'\s*preprocessing_fn="[^"]*",', "", (repo_path / "features.py").read_text())
+        (repo_path / "features.py").write_text(text.replace("hours(24)", "hours(4)").replace("hours(6)]", "hours(4)]"))
     (repo_path / "tandem.yaml").write_text("data: ../data\ndefinitions: features\n")
-    make_logs(data)
-    for words in (["batch", "--start", f"{HISTORY:%Y-%m-%d}", "--end", f"{BEGIN:%Y-%m-%d}"], ["apply"]):
-        command = [sys.executable, "-m", "pipelines.cli", words[0], "--repo", str(repo_path), *words[1:]]
-        done = subprocess.run(command, env=environment(), capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-    repo = load_repo(repo_path)
-    run = runs.list_runs(repo.data)[-1]
-    how = Alterations(seed, disorder=0.05, late=0.01, duplicates=0.02, corrupt=0.02)
+    days = ["--start", f"{range_.history:%Y-%m-%d}", "--end", f"{range_.end + timedelta(days=2):%Y-%m-%d}"]
+    command([str(ROOT / "feature_repo" / "flights_events.py"), "--data", str(data), *days])
+    words = ["batch", "--start", f"{range_.history:%Y-%m-%d}", "--end", f"{range_.begin:%Y-%m-%d}"]
+    for each in (words, ["apply"]):
+        tandem(repo_path, *each)
+    return open_slice(folder, range_, how, partitions)
+
+
+def open_slice(folder: Path, range_: Range = DAY, how: Alterations = USUAL, partitions: int = 2, idle: bool = False) -> Slice:
+    """The slice of a prepared folder."""
+    repo = load_repo(folder / "feature_repo")
+    run = next(r for r in reversed(runs.list_runs(repo.data)) if r.manifest.get("kind") == "batch")
     history = {}
     for name, source in repo.sources.items():
-        files = sorted((data / source.files).rglob("part-*.parquet"))
+        files = sorted((repo.data / source.files).rglob("part-*.parquet"))
         table = pa.concat_tables([pq.read_table(f, partitioning=None) for f in files]).select(source.arrow_schema.names)
         times = table.column(0).cast(pa.int64()).to_numpy()
-        history[name] = table.filter(pa.array((times >= us(HISTORY)) & (times < us(BEGIN)))).cast(source.arrow_schema)
-    return Slice(folder, run.id, partitions, _records(repo, how, partitions), history)
+        history[name] = table.filter(pa.array((times >= us(range_.history)) & (times < us(range_.begin)))).cast(source.arrow_schema)
+    return Slice(folder, range_, how, run.id, partitions, _records(repo, range_, how, partitions), history, idle)
 
 
-def _records(repo: Repo, how: Alterations, partitions: int) -> list[Record]:
+def command(words: list[str]) -> str:
+    """Run Python with these words; its output. Fails with its errors."""
+    done = subprocess.run([sys.executable, *words], env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, f"{words}: exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+def tandem(repo_path: Path, *words: str) -> str:
+    """A command of ``tandem`` over a repository; its output."""
+    return command(["-m", "pipelines.cli", words[0], "--repo", str(repo_path), *words[1:]])
+
+
+def _records(repo: Repo, range_: Range, how: Alterations, partitions: int) -> list[Record]:
     sources = list(repo.sources.values())
-    log = EventLog(repo.data, sources, us(FROM), us(TO), now_us=time.time_ns() // 1000, max_future_us=0)
+    log = EventLog(repo.data, sources, us(range_.start), us(range_.end), now_us=time.time_ns() // 1000, max_future_us=0)
     out: list[Record] = []
     offsets: dict[tuple[str, int], int] = {}
     for table in schedule(log, how, {s.name: "json" for s in sources}):

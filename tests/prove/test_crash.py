@@ -21,7 +21,7 @@ import pytest
 
 from pipelines.services.kafka import Broker
 from tests.prove import check
-from tests.prove.report import Report
+from tests.prove.report import Kind, Report
 from tests.prove.rig import Rig, Stream, until
 from tests.prove.slice import Slice
 
@@ -30,24 +30,26 @@ FLOW_SECONDS = 4.0
 WARM = 0.25
 """The share of the records that comes before the first blow."""
 SEED = 20130107
-_numbers = itertools.count()
+numbers = itertools.count()
+"""Of streams: each has topics of its own."""
 
 Blow = Callable[[Rig, Stream, random.Random, bool], str]
 """Deals it (the last argument: briefly), and returns what was hit, when the stream may be waited for."""
 
 
-def _process(stream: Stream, what: str) -> int:
+def process_of(stream: Stream, what: str) -> int:
+    """The worker or the engine, as soon as there is one."""
     pid: int = until(lambda: stream.part(what), f"a {what}", check=stream.running)
     return pid
 
 
 def kill_worker(rig: Rig, stream: Stream, rng: random.Random, brief: bool) -> str:
-    os.kill(_process(stream, "worker"), signal.SIGKILL)
+    os.kill(process_of(stream, "worker"), signal.SIGKILL)
     return "worker"
 
 
 def kill_engine(rig: Rig, stream: Stream, rng: random.Random, brief: bool) -> str:
-    os.kill(_process(stream, "engine"), signal.SIGKILL)
+    os.kill(process_of(stream, "engine"), signal.SIGKILL)
     return "engine"
 
 
@@ -118,7 +120,7 @@ def freeze(rig: Rig, stream: Stream, rng: random.Random, brief: bool) -> str:
         assert rig.redis is not None and rig.redis.process is not None
         pid = rig.redis.process.pid
     else:
-        pid = _process(stream, what)
+        pid = process_of(stream, what)
     assert pid is not None
     with _stopped(pid):
         time.sleep(3 if brief else 20)
@@ -164,7 +166,7 @@ def run_kind(kind: str, trials: int, slice_: Slice, broker: Broker, folder: Path
     while done < trials:
         count = min(most, trials - done)
         store = stores[number % len(stores)]
-        rig = Rig(folder / f"{number}", slice_, broker, next(_numbers), store, stock)
+        rig = Rig(folder / f"{number}", slice_, broker, next(numbers), store, stock)
         rng = random.Random(f"{SEED} {kind} {number}")
         entry, begun = report.kind(kind, stock), time.monotonic()
         try:
@@ -176,10 +178,7 @@ def run_kind(kind: str, trials: int, slice_: Slice, broker: Broker, folder: Path
     return problems
 
 
-def _run(rig: Rig, blow: Blow, count: int, rng: random.Random, brief: bool, entry: object) -> list[str]:
-    from tests.prove.report import Kind
-
-    assert isinstance(entry, Kind)
+def _run(rig: Rig, blow: Blow, count: int, rng: random.Random, brief: bool, entry: Kind) -> list[str]:
     total, stream, out = len(rig.slice.records), rig.stream(), []
     cuts = [int(total * (WARM + (0.95 - WARM) * k / count)) for k in range(count + 1)]
     stream.start()

@@ -1,0 +1,156 @@
+"""A small engine for many trials: the job's own stages over the real broker and stores, in a process that is forked ready-made.
+
+It does to the stages what Flink may do: each key's elements in order, keys in any order and at any speed, its state kept at checkpoints
+between which nothing is on its way, and brought back, or not, after the process was killed. A trial costs a second, not half a minute.
+
+``python -m tests.prove.small_engine`` is the process that forks: it loads everything, starts no thread, and obeys lines of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import random
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+CHECKPOINT_SECONDS = 0.2
+
+
+class Cell:
+    """A value or a bag of Beam state, as the stages see it."""
+
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+
+    def read(self) -> Any:
+        return self.values[-1] if self.values else None
+
+    def write(self, value: bytes) -> None:
+        self.values = [value]
+
+    def add(self, value: bytes) -> None:
+        self.values.append(value)
+
+    def clear(self) -> None:
+        self.values = []
+
+
+class Bag(Cell):
+    """Reading a bag gives all."""
+
+    def read(self) -> list[bytes]:
+        return list(self.values)
+
+
+class Engine:
+    """The stages of one job and their state."""
+
+    def __init__(self, spec: Any, checkpoint: Path, seed: int) -> None:
+        from pipelines.streaming.poll import Partitions, Poll
+        from pipelines.streaming.shards import DeliverRows, FoldShard
+
+        self.rng, self.checkpoint = random.Random(seed), checkpoint
+        self.partitions, self.poll, self.fold, self.deliver = Partitions(spec), Poll(spec), FoldShard(spec), DeliverRows(spec)
+        for stage in (self.partitions, self.poll, self.fold, self.deliver):
+            stage.setup()
+        self.cells: dict[tuple[str, Any], Cell] = {}
+        if checkpoint.exists():
+            self.cells = pickle.loads(checkpoint.read_bytes())
+        self.queues: dict[int, list[bytes]] = {}
+        self.kept = time.monotonic()
+
+    def _cell(self, name: str, key: Any, kind: type[Cell] = Cell) -> Cell:
+        return self.cells.setdefault((name, key), kind())
+
+    def tick(self) -> None:
+        """Poll every partition once, then hand on some of what waits."""
+        for key, count in self.partitions.process(b""):
+            for shard, data in self.poll.process((key, count), self._cell("position", key)):
+                self.queues.setdefault(shard, []).append(data)
+        drain = time.monotonic() - self.kept > CHECKPOINT_SECONDS  # a checkpoint waits for what is on its way
+        shards = list(self.queues)
+        self.rng.shuffle(shards)
+        for shard in shards:
+            queue = self.queues[shard]
+            for _ in range(len(queue) if drain else self.rng.randint(0, len(queue))):
+                cells = self._cell("head", shard), self._cell("tiles", shard, Bag), self._cell("pending", shard, Bag)
+                for emission in self.fold.process((shard, queue.pop(0)), *cells):
+                    self.deliver.process(emission)
+        if drain:
+            unfinished = self.checkpoint.with_suffix(".part")
+            unfinished.write_bytes(pickle.dumps(self.cells))
+            unfinished.replace(self.checkpoint)
+            self.kept = time.monotonic()
+
+
+def run(orders: dict[str, Any]) -> int:
+    """One life of a job; its exit code."""
+    from pipelines.repo import load_repo
+    from pipelines.streaming.control import Control
+    from pipelines.streaming.job import StreamOptions, _Stream, stream_folder
+    from pipelines.streaming.supervise import delivered
+
+    repo = load_repo(Path(orders["repo"]))
+    options = StreamOptions(name=orders["name"], runner="direct", until="latest", from_run=orders["run"], shards=orders["shards"])
+    control = Control(stream_folder(repo.data, options.name))
+    control.begin()
+    checkpoint = control.folder / "small-checkpoint"
+    if not orders["restore"]:
+        checkpoint.unlink(missing_ok=True)
+    stream = _Stream(repo, options, control, control.say)
+    stream.prepare()
+    spec = replace(stream.spec, until=None, one_tick=False)
+    engine, shards = Engine(spec, checkpoint, orders["seed"]), spec.stream.shards
+    while True:
+        engine.tick()
+        stopped = control.requested("stop") and not any(engine.queues.values())
+        if stopped and delivered(control.reports(), control.load_progress(), shards):
+            engine.deliver.teardown()
+            return 0
+        time.sleep(0.005)
+
+
+def main() -> None:
+    """Load, then fork a job per line."""
+    import pyarrow as pa
+
+    import pipelines.streaming.graph
+    import pipelines.streaming.job  # noqa: F401
+    import serving.online_store.redis
+    import serving.online_store.sqlite  # noqa: F401
+
+    pa.set_cpu_count(1)
+    lives: set[int] = set()
+    print("ready", flush=True)
+    for line in sys.stdin:
+        orders = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            log = os.open(orders["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            code = 1
+            try:
+                code = run(orders)
+            except BaseException:
+                import traceback
+
+                traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(code)
+        lives.add(pid)
+        print(pid, flush=True)
+        while lives:  # no zombies
+            ended, _ = os.waitpid(-1, os.WNOHANG)
+            if not ended:
+                break
+            lives.discard(ended)
+
+
+if __name__ == "__main__":
+    main()
