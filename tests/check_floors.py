@@ -14,7 +14,7 @@ from pathlib import Path
 OURS = ("transforms", "pipelines", "serving", "feature_repo", "tests", "docker")
 ANY = "*"
 
-FLOOR0 = tuple(f"transforms.{m}" for m in ("errors", "definitions", "windows", "exact", "states", "hashing"))
+FLOOR0 = tuple(f"transforms.{m}" for m in ("errors", "definitions", "windows", "exact", "states", "hashing", "json_columns"))
 FLOOR1 = tuple(f"transforms.{m}" for m in ("contract", "aggregates", "intake", "fold", "schemas", "graph"))
 FLOOR2 = ("serving.online_store", "serving.feast_objects")
 

@@ -37,6 +37,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms.definitions import ARROW_TYPES, TIMESTAMP, EventSource, Field, micros
+from transforms.json_columns import read_columns
 
 __all__ = ["DEAD_LETTER_SCHEMA", "REASONS", "Checked", "check", "check_json", "check_records", "dead_letters", "encode_json"]
 
@@ -98,6 +99,8 @@ DEAD_LETTER_SCHEMA = pa.schema([
 _CODE = {reason: np.uint8(i) for i, reason in enumerate(REASONS)}
 _OK = np.uint8(255)
 _MAX_DEPTH = 64
+_COLUMNAR_FROM = 64
+"""Payloads from which on it pays to read them by columns."""
 _MAX_TEXT_BYTES = 64 << 10
 _MAX_INT64, _EXACT = 2**63 - 1, 2**53
 # Seconds taken for microseconds lie within the first hours of 1970, milliseconds within its first 60 days until the year 2111.
@@ -163,6 +166,8 @@ def check(batch: pa.RecordBatch, source: EventSource, now_us: Now, max_future_us
 
 def check_json(payloads: pa.Array | Sequence[bytes | None], source: EventSource, now_us: Now, max_future_us: int) -> Checked:
     """Judge N payloads (a binary or string array, or a sequence of bytes or None), each one JSON object; as :func:`check`."""
+    if isinstance(payloads, pa.Array) and pa.types.is_binary(payloads.type) and len(payloads) >= _COLUMNAR_FROM:
+        return _check_json_columns(payloads, source, now_us, max_future_us)
     if isinstance(payloads, (pa.Array, pa.ChunkedArray)):
         payloads = _as_bytes(payloads)
     records: list[dict[str, Any]] = []
@@ -190,6 +195,45 @@ def check_records(
     notes = {row: detail for row, (_, detail) in refused.items()}
     columns = {name: _from_values([r.get(name) for r in records], dtype) for name, dtype in _typed(source)}
     return _judge(source, columns, start, notes, lambda name, row: records[row].get(name), now_us, max_future_us)
+
+
+def _check_json_columns(payloads: pa.Array, source: EventSource, now_us: Now, max_future_us: int) -> Checked:
+    """As :func:`check_json`, by columns where that is safe. What is not accepted this way is judged record by record, so that every
+    reject has its own reason and detail, whatever its neighbours are."""
+    n = len(payloads)
+    schema = pa.schema([(name, _target(dtype)) for name, dtype in _typed(source)])
+    found, places, times = [], [], []
+    for rows, batch in read_columns(payloads, schema):
+        columns = {name: _convert(batch.column(i), dtype) for i, (name, dtype) in enumerate(_typed(source))}
+        for f in source.fields:
+            if f.dtype == "float64":  # of an integer this large a float64 is not known to be exact
+                array, codes = columns[f.name]
+                codes[np.abs(_float64(array)) >= _EXACT] = _CODE[OVERFLOW]
+        arrays, by_column, when = _apply(source, columns, now_us if isinstance(now_us, int) else now_us[rows], max_future_us)
+        good = np.logical_and.reduce([codes == _OK for codes in by_column.values()])
+        keep = pa.array(good)
+        found.append(pa.RecordBatch.from_arrays(arrays, schema=source.arrow_schema).filter(keep))
+        places.append(rows[good])
+        times.append(when.filter(keep))
+    done = np.zeros(n, dtype=bool)
+    for rows in places:
+        done[rows] = True
+    rest = np.flatnonzero(~done)
+    if len(rest) or len(found) != 1:
+        slow = check_json(
+            _as_bytes(payloads.take(pa.array(rest))), source, now_us if isinstance(now_us, int) else now_us[rest], max_future_us
+        )
+        order = np.argsort(np.concatenate([*places, rest[slow.accepted]]), kind="stable")
+        by_row = np.argsort(np.concatenate([*places, rest]), kind="stable")
+        batches = [*found, slow.valid]
+        valid = pa.RecordBatch.from_arrays(
+            [pa.concat_arrays([b.column(i) for b in batches]).take(pa.array(order)) for i in range(len(schema))], schema=source.arrow_schema
+        )
+        none = pa.nulls(n - len(rest), pa.string())
+        reasons, details = (pa.concat_arrays([none, each]).take(pa.array(by_row)) for each in (slow.reasons, slow.details))
+        return Checked(valid, reasons, details, pa.concat_arrays([*times, slow.times]).take(pa.array(by_row)))
+    none = pa.nulls(n, pa.string())
+    return Checked(found[0], none, none, times[0])
 
 
 def encode_json(batch: pa.RecordBatch) -> pa.Array:
@@ -238,24 +282,8 @@ def _judge(
     source: EventSource, columns: dict[str, Column], start: Codes, notes: dict[int, str], raw: Callable[[str, int], Any],
     now_us: Now, max_future_us: int,
 ) -> Checked:  # fmt: skip
-    """Apply the rules to converted columns. ``start`` and ``notes`` are verdicts that hold for whole records already."""
-    us, time_codes = columns[source.event_time]
-    micros_of, absent = _int64(us), ~_valid(us)
-    codes = {source.event_time: time_codes}
-    time_codes[time_codes != _OK] = _CODE[WRONG_TYPE_TIMESTAMP]
-    _mark(time_codes, absent, MISSING_TIMESTAMP)
-    _mark(time_codes, micros_of <= 0, NONPOSITIVE_TIMESTAMP)
-    _mark(time_codes, micros_of < _WRONG_UNIT_US, WRONG_UNIT_TIMESTAMP)
-    now_us = max(_MIN_US, min(_MAX_US, now_us)) if isinstance(now_us, int) else np.clip(now_us, _MIN_US, _MAX_US)
-    horizon = now_us + min(max_future_us, _MAX_US - _MIN_US)
-    _mark(time_codes, micros_of > np.minimum(horizon, _MAX_US), FUTURE_TIMESTAMP)
-    times = pa.array(micros_of, mask=absent | (micros_of < _MIN_US) | (micros_of > _MAX_US)).cast(TIMESTAMP)
-    arrays = [times]
-    for f in source.fields:
-        array, field_codes = columns[f.name]
-        codes[f.name] = _apply_rules(f, array, field_codes)
-        arrays.append(array.cast(TIMESTAMP) if f.dtype == "timestamp" else array)
-
+    """The verdicts on converted columns. ``start`` and ``notes`` are verdicts that hold for whole records already."""
+    arrays, codes, times = _apply(source, columns, now_us, max_future_us)
     verdict = start.copy()
     for column_codes in codes.values():
         np.minimum(verdict, column_codes, out=verdict)
@@ -274,6 +302,29 @@ def _judge(
             details[row] = _detail(source, name, REASONS[verdict[row]], raw(name, row), max_future_us)
     reasons = pa.array(REASONS).take(pa.array(np.where(good, 0, verdict).astype(np.int64), mask=good))
     return Checked(valid.filter(pa.array(good)), reasons, pa.array(details, pa.string()), times)
+
+
+def _apply(
+    source: EventSource, columns: dict[str, Column], now_us: Now, max_future_us: int
+) -> tuple[list[pa.Array], dict[str, Codes], pa.Array]:
+    """The rules on N converted rows: the columns in ``source.arrow_schema``, a code per column and row, and the event times."""
+    us, time_codes = columns[source.event_time]
+    micros_of, absent = _int64(us), ~_valid(us)
+    codes = {source.event_time: time_codes}
+    time_codes[time_codes != _OK] = _CODE[WRONG_TYPE_TIMESTAMP]
+    _mark(time_codes, absent, MISSING_TIMESTAMP)
+    _mark(time_codes, micros_of <= 0, NONPOSITIVE_TIMESTAMP)
+    _mark(time_codes, micros_of < _WRONG_UNIT_US, WRONG_UNIT_TIMESTAMP)
+    now_us = max(_MIN_US, min(_MAX_US, now_us)) if isinstance(now_us, int) else np.clip(now_us, _MIN_US, _MAX_US)
+    horizon = now_us + min(max_future_us, _MAX_US - _MIN_US)
+    _mark(time_codes, micros_of > np.minimum(horizon, _MAX_US), FUTURE_TIMESTAMP)
+    times = pa.array(micros_of, mask=absent | (micros_of < _MIN_US) | (micros_of > _MAX_US)).cast(TIMESTAMP)
+    arrays = [times]
+    for f in source.fields:
+        array, field_codes = columns[f.name]
+        codes[f.name] = _apply_rules(f, array, field_codes)
+        arrays.append(array.cast(TIMESTAMP) if f.dtype == "timestamp" else array)
+    return arrays, codes, times
 
 
 def _apply_rules(f: Field, array: pa.Array, codes: Codes) -> Codes:

@@ -8,6 +8,7 @@ import math
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from transforms import contract, json_columns
 from transforms.contract import DEAD_LETTER_SCHEMA, REASONS, Checked, check, check_json, dead_letters, encode_json
 from transforms.definitions import EventSource, Field
 
@@ -425,6 +427,95 @@ def test_the_verdict_on_rows_is_that_of_any_split(data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, len(picks)))
     parts = [batch.slice(0, cut), batch.slice(cut)]
     same(check(batch, SOURCE, NOW, AHEAD), [check(p, SOURCE, NOW, AHEAD) for p in parts])
+
+
+TOKENS = [
+    "0", "-0", "-0.0", "1", "5", "5.0", "1e2", "2E+1", "9007199254740992", "9007199254740993", "-9007199254740993", "9223372036854775807",
+    "9223372036854775808", "1e999", "1e-400", "5e-324", "0.1", "123456789012345678901234567890", "9" * 500, "NaN", "Infinity",
+    "-Infinity", "Inf", "-Inf", "nan", "01", "1.", ".5", "+1", "0x1", "true", "false", "null", "nul", '"EWR"', '"JFK"', '""', '"a:b"',
+    '"{"', '"}"', '"[]"', '"x', '"\\u0041"', '"\\ud800"', '"\t"', '"\x7f"', '"é"', "[1]", "{}", '{"a":1}', "'x'", str(T), f"{T}.0",
+    '"2023-11-14T22:13:19Z"', '"\udcff"', "",
+]  # fmt: skip
+KEYS = [*NAMES, "extra", "extra2", "", "é", "departed_\\u0061t"]
+BEFORE = ["", " ", "[", "\ufeff", "{", "{},", "\0"]
+AFTER = ["", " ", "\n", "]", "}", ",", ",}", "]}", "\0}", "{}", "//}", ",{}", "\0"]
+
+
+def text(changes: list[tuple[str, str]], before: str = "", gap: str = "", after: str = "") -> bytes:
+    """A payload put together from pieces that need not be JSON; a key may be there twice."""
+    base = {**GOOD, "real": 0.25}  # a real beyond 2^53 is never accepted by columns
+    pairs = [(k, json.dumps(v, ensure_ascii=False)) for k, v in base.items() if all(k != m for m, _ in changes)] + changes
+    inner = ",".join(f'"{k}"{gap}:{gap}{v}' for k, v in pairs)
+    return (before + "{" + inner + "}" + after).encode("utf-8", "surrogateescape")
+
+
+def judged_alike(payloads: list[bytes | None]) -> None:
+    """By columns and one by one: the same verdicts, details and values."""
+    nows = np.arange(NOW, NOW + len(payloads))
+    slow = check_json(payloads, SOURCE, nows, AHEAD)
+    with mock.patch.object(contract, "_COLUMNAR_FROM", 1), mock.patch.object(json_columns, "SMALLEST", 1):
+        fast = check_json(pa.array(payloads, pa.binary()), SOURCE, nows, AHEAD)
+        cut = check_json(pa.array([b"?", *payloads, b"?"], pa.binary())[1:-1], SOURCE, nows, AHEAD)
+    for other in (fast, cut):
+        same(slow, [other])
+        for name in ("delay", "real"):
+            at = NAMES.index(name)
+            assert not any(v == 0 and math.copysign(1, v) < 0 for v in other.valid.column(at).to_pylist())
+
+
+def test_reading_by_columns_changes_no_verdict() -> None:
+    one_change = [text([(k, v)]) for k in KEYS for v in TOKENS]
+    judged_alike(one_change)
+    judged_alike([text([], before, gap, after) for before in BEFORE for gap in ("", " ", "\n") for after in AFTER])
+    judged_alike([text([(k, "null"), (k, v)]) for k in KEYS for v in ("null", "1")])
+    for payloads in ([text([])] * 3, [b"{}"] * 3, [b"", None], [None], []):
+        judged_alike(payloads)
+    for after in AFTER:  # what a reader that stops early would not see
+        judged_alike([text([]), text([], "", "", after)])
+        judged_alike([text([], "", "", after), text([])])
+    for odd in one_change[::7]:
+        judged_alike([text([]), odd, text([("legs", "4")])])
+
+
+changes = st.lists(st.tuples(st.sampled_from(KEYS), st.sampled_from(TOKENS)), max_size=2)
+texts = st.builds(text, changes, st.sampled_from([""] * 20 + BEFORE), st.sampled_from(["", "", " "]), st.sampled_from([""] * 20 + AFTER))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.one_of(texts, texts, texts, any_payload), min_size=1, max_size=20))
+def test_reading_any_batch_by_columns_changes_no_verdict(payloads: list[bytes | None]) -> None:
+    judged_alike(payloads)
+
+
+def test_plain_payloads_are_read_by_columns() -> None:
+    """Else the equality above says nothing."""
+    from transforms.json_columns import read_columns
+
+    rows = [
+        payload(),
+        payload(extra="x", more=1.5),
+        b"",
+        None,
+        payload(extra=[1]),
+        payload(flight_id="\\"),
+        b"{}",
+        payload(legs="x"),
+        b'{"a":1}]}',
+    ]
+    schema = pa.schema([("departed_at", pa.int64()), ("flight_id", pa.string()), ("legs", pa.int64())])
+    rows[0] = rows[0].replace(b"\\u00e9", "é".encode()) if rows[0] else rows[0]
+    rows[1] = rows[1].replace(b"\\u00e9", "é".encode()) if rows[1] else rows[1]
+    with mock.patch.object(json_columns, "SMALLEST", 1):
+        parts = list(read_columns(pa.array(rows * 3, pa.binary()), schema))
+    assert sorted(i for at, _ in parts for i in at.tolist()) == [i + 9 * k for k in range(3) for i in (0, 1, 6)]
+    assert all(len(at) == batch.num_rows and batch.schema.equals(schema) for at, batch in parts)
+
+
+def test_large_batches_are_read_in_pieces() -> None:
+    with mock.patch.object(json_columns, "CHUNK_BYTES", 500):
+        checked = check_json(pa.array([payload(flight_id="F", legs=i % 50) for i in range(200)], pa.binary()), SOURCE, NOW, AHEAD)
+    assert verdicts(checked) == [None if i % 50 <= 40 else "out_of_range" for i in range(200)]
+    assert checked.valid.column(NAMES.index("legs")).to_pylist() == [i % 50 for i in range(200) if i % 50 <= 40]
 
 
 valid_rows = st.lists(

@@ -1,0 +1,107 @@
+"""JSON payloads as columns, where that is safe: the way round a Python object per record.
+
+Arrow's JSON reader is many times faster than Python's and much more lenient, so only payloads that cannot tell both apart are given to
+it: one flat object, no escapes, no control characters (:func:`plain`). What it then reads is still no verdict. It is up to the
+caller to accept a row, and to ask Python about every row that it would not accept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.json
+
+__all__ = ["plain", "read_columns"]
+
+CHUNK_BYTES = 32 << 20
+SMALLEST = 64
+"""Rows in which one that Arrow cannot read is not looked for any more."""
+
+# Bytes that a plain payload holds at its two ends alone, or not at all.
+_SPECIAL = np.zeros(256, dtype=bool)
+_SPECIAL[:0x20] = True
+_SPECIAL[list(b"\\[]{}")] = True
+
+
+def plain(payloads: pa.Array) -> npt.NDArray[np.bool_]:
+    """Which of N payloads (binary, nulls allowed) hold exactly one ``{``, first, one ``}``, last, and no ``[``, ``]``, ``\\`` or control
+    character. Such a payload is one flat object or no JSON at all, and any number of them in a row are as many objects or an error.
+    """
+    n = len(payloads)
+    _, ends, data = payloads.buffers()
+    if n == 0 or data is None:
+        return np.zeros(n, dtype=bool)
+    offsets = np.frombuffer(ends, dtype=np.int32)[payloads.offset : payloads.offset + n + 1].astype(np.int64)
+    text = np.frombuffer(data, dtype=np.uint8)[offsets[0] : offsets[-1]]
+    start, length = offsets[:-1] - offsets[0], np.diff(offsets)
+    special = np.flatnonzero(_SPECIAL[text])
+    long_enough = length >= 2
+    found = np.zeros(n, dtype=bool)
+    found[long_enough] = (text[start[long_enough]] == ord("{")) & (text[start[long_enough] + length[long_enough] - 1] == ord("}"))
+    if len(special) != 2 * n:
+        found &= np.bincount(np.searchsorted(offsets[1:] - offsets[0], special, "right"), minlength=n)[:n] == 2
+    elif not found.all():
+        found[:] = False  # rare: the caller's slower way is as good
+    if payloads.null_count:
+        found &= payloads.is_valid().to_numpy(zero_copy_only=False)
+    return found
+
+
+def read_columns(payloads: pa.Array, schema: pa.Schema) -> Iterator[tuple[npt.NDArray[np.int64], pa.RecordBatch]]:
+    """The :func:`plain` ones of N payloads that Arrow can read with these columns, as pairs of their positions (int64 [M], ascending)
+    and M rows in ``schema`` (fields that are missing are null), pair after pair in order. Nothing is said of payloads in no pair.
+
+    Text is valid UTF-8, in the whole payload; no key is there twice; other fields may be there. A float64 beyond 2^53 may have been an
+    integer that it does not hold exactly. Columns of strings, int64, float64 and bool only.
+    """
+    rows = np.flatnonzero(plain(payloads))
+    if len(rows) < len(payloads):
+        payloads = payloads.take(pa.array(rows))
+    yield from _parts(payloads, rows, schema)
+
+
+def _parts(payloads: pa.Array, rows: npt.NDArray[np.int64], schema: pa.Schema) -> Iterator[tuple[npt.NDArray[np.int64], pa.RecordBatch]]:
+    n = len(rows)
+    if n == 0:
+        return
+    _, ends, data = payloads.buffers()
+    first, last = np.frombuffer(ends, dtype=np.int32)[[payloads.offset, payloads.offset + n]].tolist()
+    if last - first <= CHUNK_BYTES:
+        batch = _read(payloads, data.slice(first, last - first), schema)
+        if batch is not None:
+            yield rows, batch
+            return
+    if n > SMALLEST:
+        half = n // 2
+        yield from _parts(payloads.slice(0, half), rows[:half], schema)
+        yield from _parts(payloads.slice(half), rows[half:], schema)
+
+
+def _read(payloads: pa.Array, data: pa.Buffer, schema: pa.Schema) -> pa.RecordBatch | None:
+    """All of the payloads, or None. ``data`` are their bytes, one after the other."""
+    try:
+        payloads.cast(pa.string())  # looks at every byte, which the reader does not
+        table = pyarrow.json.read_json(
+            pa.BufferReader(data),
+            read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=data.size + 1),
+            parse_options=pyarrow.json.ParseOptions(explicit_schema=schema, newlines_in_values=False, unexpected_field_behavior="infer"),
+        )
+    except (pa.ArrowException, ValueError, MemoryError):
+        return None
+    if table.num_rows != len(payloads):
+        return None
+    for column, field in zip(table.columns, table.schema, strict=True):
+        # The reader takes Inf and other spellings for numbers, which only Python's NaN and Infinity are.
+        if pa.types.is_floating(field.type) and schema.get_field_index(field.name) < 0 and not _finite(column):
+            return None
+    chosen = table.select(schema.names).combine_chunks()
+    if chosen.schema.types != schema.types:  # an integer with a fraction made the whole column float64
+        return None
+    return chosen.to_batches()[0]
+
+
+def _finite(column: pa.ChunkedArray) -> bool:
+    return all(bool(np.isfinite(chunk.fill_null(0.0).to_numpy(zero_copy_only=False)).all()) for chunk in column.chunks)
