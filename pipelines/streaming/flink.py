@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,8 @@ class FlinkOptions:
     master: str | None = None
     worker_pool: str | None = None
     savepoint: str | None = None
+    checkpoints: str = ""
+    """URL of the cluster's checkpoints, which all its machines reach; empty: a folder below ``folder``."""
     extra: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -66,8 +69,8 @@ class FlinkOptions:
             "max_bundle_time_mills": BUNDLE_MS,
             "checkpointing_interval": max(10, round(self.checkpoint_seconds * 1000)),
             "state_backend": "filesystem",
-            "state_backend_storage_path": (self.folder / "checkpoints").as_uri(),
-            "number_of_execution_retries": self.retries,
+            "state_backend_storage_path": self.checkpoints or (self.folder / "checkpoints").as_uri(),
+            "number_of_execution_retries": self.retries if self.master is None else 1000,  # a cluster mends itself
             "execution_retry_delay": 1000,
             "object_reuse": "true",
             "enable_metrics": "false",
@@ -107,7 +110,7 @@ class FlinkJob:
         options = self.options
         if self.cluster is not None:
             self.cluster.cancel_jobs(options.name, self.say)  # a job that a killed driver left: two would write
-        for leftover in ("checkpoints", "job", "tmp") if self.cluster is None else ("job", "tmp"):
+        for leftover in ("checkpoints", "tmp") if self.cluster is None else ("tmp",):
             shutil.rmtree(options.folder / leftover, ignore_errors=True)  # the embedded Flink never restores another one's
         (options.folder / "tmp").mkdir(parents=True, exist_ok=True)
         options.folder.chmod(0o700)  # the job's description holds what logs in to Kafka
@@ -144,7 +147,7 @@ class FlinkJob:
             raise
 
     def _describe(self, pool: str) -> Path:
-        """Write the pipeline and its options where the JVM looks for them on its class path; returns the folder."""
+        """Write the pipeline and its options where the JVM looks for them on its class path; returns the jar."""
         options = self.options.beam_options(pool)
         pipeline = beam.Pipeline(options=options)
         self._build(pipeline)
@@ -153,13 +156,13 @@ class FlinkJob:
             del environment.dependencies[:]  # the workers run this installation: nothing is to be sent to them
         values = options.get_all_options(retain_unknown_options=True, drop_default=True)
         values.pop("runner", None)  # Beam's Java side would look for a class of that name
-        folder = self.options.folder / "job"
-        inner = folder / "BEAM-PIPELINE" / "pipeline"
-        inner.mkdir(parents=True, exist_ok=True)
-        (inner.parent / "pipeline-manifest.json").write_text(json.dumps({"defaultJobName": "pipeline"}))
-        (inner / "pipeline.json").write_text(json_format.MessageToJson(proto))
-        (inner / "pipeline-options.json").write_text(json_format.MessageToJson(JobServiceHandle.encode_pipeline_options(values)))
-        return folder
+        jar = self.options.folder / "job.jar"  # not a folder: a cluster's client uploads all of its class path
+        with zipfile.ZipFile(jar, "w", zipfile.ZIP_DEFLATED) as out:
+            out.writestr("BEAM-PIPELINE/pipeline-manifest.json", json.dumps({"defaultJobName": "pipeline"}))
+            out.writestr("BEAM-PIPELINE/pipeline/pipeline.json", json_format.MessageToJson(proto))
+            written = json_format.MessageToJson(JobServiceHandle.encode_pipeline_options(values))
+            out.writestr("BEAM-PIPELINE/pipeline/pipeline-options.json", written)
+        return jar
 
     def _configure(self) -> Path:
         """Flink's configuration: loopback and free ports; patient with a machine that sleeps. Returns the folder."""

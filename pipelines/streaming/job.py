@@ -202,6 +202,7 @@ class _Stream:
             master=self.options.flink_master,
             worker_pool=self.options.worker_pool,
             savepoint=self.options.savepoint if attempt == 0 else None,
+            checkpoints=spec.stream.checkpoints if self.options.flink_master else "",
             extra=self.options.beam_args,
         )
         spare, self.spare = self.spare, None

@@ -110,9 +110,9 @@ class StreamWorld:
         """All output of the streams so far."""
         return (self.folder / "stream.out").read_text()
 
-    def stop(self, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+    def stop(self, seconds: float = 120, savepoint: bool = False) -> subprocess.CompletedProcess[str]:
         """``tandem stream stop``."""
-        words = self.command("stream", "stop")
+        words = self.command("stream", "stop", *(["--savepoint"] if savepoint else []))
         return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=seconds, env=environment())
 
     def delivered(self) -> int:

@@ -1,0 +1,69 @@
+"""``tandem stream`` on a standalone Flink cluster with its own worker pool: a task manager is killed, savepoints are taken and used."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from pipelines.services.process import free_ports, start_child, stop_child
+from pipelines.streaming.cluster import Cluster
+from tests.flink_cluster import flink_cluster
+from tests.integration.stream_world import end, environment, events, make_stream_world, wait_for
+from tests.kafka_server import kafka_server
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture
+def pool(tmp_path):
+    """Address of a worker pool."""
+    (port,) = free_ports(1)
+    words = [sys.executable, "-W", "ignore", "-m", "pipelines.streaming.workers", "--service-port", str(port)]
+    process = start_child([*words, "--log", str(tmp_path / "worker.log")], tmp_path / "pool.log", environment())
+    yield f"127.0.0.1:{port}"
+    stop_child(process)
+
+
+def test_a_cluster_recovers_and_keeps_savepoints(tmp_path, pool):
+    with kafka_server(tmp_path) as broker, flink_cluster(tmp_path / "flink") as cluster:
+        world = make_stream_world(tmp_path / "world", broker.bootstrap)
+        flags = ["--flink-master", cluster.master, "--worker-pool", pool]
+        logs = [events(500, seed, start=seed * 3600, seconds=3600) for seed in range(4)]
+        world.produce(logs[0])
+        driver = world.start(*flags)
+        try:
+            wait_for(lambda: world.delivered() == world.total(), 240, driver)
+            assert Cluster(cluster.master).running("tandem-main") is not None
+            world.produce(logs[1])
+            cluster.kill_task_manager()
+            wait_for(lambda: world.delivered() == world.total(), 240, driver)
+            assert "starting again" not in world.out(), "Flink mends this by itself"
+            stopped = world.stop(savepoint=True)
+            assert stopped.returncode == 0, stopped.stderr
+            assert driver.wait(60) == 0
+            path = stopped.stdout.rpartition("--savepoint ")[2].strip()
+            assert path.startswith("file:")
+            assert Cluster(cluster.master).jobs("tandem-main") == []
+            world.produce(logs[2])
+            driver = world.start(*flags, "--savepoint", path)
+            wait_for(lambda: world.delivered() == world.total(), 240, driver)
+            assert "brought no state along" not in world.out()
+            # A driver that is killed leaves its job on the cluster; the next one ends it first.
+            driver.kill()
+            driver.wait()
+            assert len(Cluster(cluster.master).jobs("tandem-main")) == 1
+            world.produce(logs[3])
+            driver = world.start(*flags)
+            wait_for(lambda: "still runs at" in world.out(), 240, driver)
+            wait_for(lambda: world.delivered() == world.total(), 240, driver)
+            assert world.stop().returncode == 0
+            assert driver.wait(60) == 0
+            assert Cluster(cluster.master).jobs("tandem-main") == []
+            world.assert_right()
+            runs = sorted((world.data / "runs").glob("stream-*/manifest.json"))
+            assert json.loads(runs[-1].read_text())["status"] == "complete"
+        finally:
+            end(driver)
+            print(world.out())
