@@ -167,7 +167,8 @@ class _Stream:
             restored=options.savepoint is not None,
         )
         total = sum(partitions.values())
-        self.say(f"starting from {start.why}: {len(repo.groups)} groups, {total} partitions, {stream.shards} shards")
+        why = f"savepoint {options.savepoint} (without it: {start.why})" if options.savepoint else start.why
+        self.say(f"starting from {why}: {len(repo.groups)} groups, {total} partitions, {stream.shards} shards")
 
     def run(self, watch: Callable[[], None]) -> Outcome:
         """Run jobs until the stream ends."""

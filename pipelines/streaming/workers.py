@@ -24,8 +24,8 @@ from pipelines.streaming.worker import PRELOAD, start_worker
 
 __all__ = ["CACHE_MB", "WorkerPool"]
 
-CACHE_MB = 256
-"""State that a worker keeps in memory, so that it need not ask the runner for it."""
+CACHE_MB = 64
+"""State that a worker keeps in memory, so that it need not ask the runner for it. The fold stage keeps its tiles itself."""
 
 
 class WorkerPool:
