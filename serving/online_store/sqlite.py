@@ -50,12 +50,15 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
     """
 
     def _get_conn(self, config: RepoConfig) -> sqlite3.Connection:
-        """A connection of this thread in this process: SQLite's must not cross a fork, and transactions must not mix."""
+        """A connection of this thread in this process: SQLite's must not cross a fork, and transactions must not mix.
+
+        A file that was deleted or replaced is opened anew: SQLite itself would go on with the old one, which nobody else sees.
+        """
         local = self.__dict__.setdefault("_local", threading.local())
         path = self._get_db_path(config)
         held = getattr(local, "held", None)
-        if held is not None and held[:2] == (os.getpid(), path):
-            return held[2]  # type: ignore[no-any-return]
+        if held is not None and held[:3] == (os.getpid(), path, _identity(path)):
+            return held[3]  # type: ignore[no-any-return]
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             conn = sqlite3.connect(
@@ -72,7 +75,7 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
             )
         except (sqlite3.Error, OSError) as e:
             raise unreachable(path, e, "give a path that can be written in feature_store.yaml") from e
-        local.held = (os.getpid(), path, conn)
+        local.held = (os.getpid(), path, _identity(path), conn)
         return conn
 
     def _key(self, config: RepoConfig, key: EntityKeyProto) -> bytes:
@@ -219,6 +222,14 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._get_db_path(config) + end)
         self.__dict__.pop("_local", None)
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        info = os.stat(path)
+    except OSError:
+        return None
+    return info.st_dev, info.st_ino
 
 
 def _to_wal(conn: sqlite3.Connection, seconds: float) -> None:

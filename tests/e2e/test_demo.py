@@ -15,11 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from serving.models import to_model_inputs
+from serving.request_log import read_requests
 from transforms.graph import TransformGraph
 
 ROOT = Path(__file__).resolve().parents[2]
 GROUPS = ("origin_traffic", "carrier_traffic", "route_arrivals", "aircraft", "origin_weather")
 RANGE = ("--start", "2013-01-01", "--end", "2013-02-01")
+DAYS = ("--stream-days", "1")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -33,7 +35,7 @@ def tandem(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("demo")
     shutil.copytree(ROOT / "feature_repo", folder / "feature_repo", ignore=shutil.ignore_patterns("__pycache__"))
-    done = tandem(folder, "demo", *RANGE, "--json")
+    done = tandem(folder, "demo", *RANGE, *DAYS, "--json")
     assert done.returncode == 0, done.stderr[-3000:]
     return folder, json.loads(done.stdout)
 
@@ -42,9 +44,31 @@ def test_it_goes_from_events_to_an_answer(demo: tuple[Path, dict[str, Any]]) -> 
     folder, summary = demo
     assert set(summary["rows"]) == set(GROUPS) and all(n > 1000 for n in summary["rows"].values())
     assert sum(summary["events"].values()) > 50_000
-    (probability,) = summary["answer"]["answer"]["predictions"]
-    assert 0 < probability < 1
     assert summary["version"] == 1 and (folder / "data/models/late_flights/1/saved_model.pb").is_file()
+
+
+def test_the_model_answered_while_features_changed_under_it(demo: tuple[Path, dict[str, Any]]) -> None:
+    live = demo[1]["live"]
+    predictions = [a["prediction"] for a in live["answers"]]
+    assert len(predictions) > 10 and all(0 < p < 1 for p in predictions)
+    assert len(set(predictions)) > 3
+    assert len({json.dumps(a["features"]) for a in live["answers"]}) > 3
+    assert live["stream"]["events"] > 1000 and live["stream"]["written"] > 1000
+
+
+def test_stream_and_batch_agree_and_the_page_is_there(demo: tuple[Path, dict[str, Any]]) -> None:
+    folder, parity = demo[0], demo[1]["live"]["parity"]
+    assert parity["unexplained"] == 0 and parity["problems"] == []
+    assert parity["values"]["compared"] > 10_000
+    assert set(parity["values"]["different"]) <= {"too late"}
+    assert Path(parity["page"]).is_relative_to(folder) and Path(parity["page"]).is_file()
+    log = read_requests(folder / "data/requests")
+    assert log.num_rows > 300 and log.column("tandem_request").null_count == 0
+
+
+def test_nothing_runs_on(demo: tuple[Path, dict[str, Any]]) -> None:
+    assert json.loads(tandem(demo[0], "status", "--json").stdout)["kafka"]["state"] == "stopped"
+    assert not json.loads(tandem(demo[0], "stream", "status", "--name", "demo", "--json").stdout)["running"]
 
 
 def test_the_stream_features_help(demo: tuple[Path, dict[str, Any]]) -> None:

@@ -213,6 +213,24 @@ def test_a_store_that_is_away_is_not_ready_and_becomes_ready_by_itself(tmp_path:
         eventually(lambda: "tandem_online_store_up 1.0" in client.get("/metrics").text)
 
 
+def test_a_replaced_store_is_read_at_once(tmp_path: Path) -> None:
+    feast = make_repo(tmp_path / "one")
+    push(tmp_path / "one", tmp_path, 1)
+    row = {"origin": "JFK", "event_timestamp": NOW - timedelta(minutes=1), "count_1h": 8, "mean_1h": 99.0}
+    with TestClient(create_app(settings(tmp_path / "one"))) as client:
+        before = predict(client, GOOD)["predictions"][0]
+        other = make_repo(tmp_path / "two")
+        write_rows(other, "origin_traffic", [row])
+        other._get_provider().online_store._get_conn(other.config).execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        for end in ("-wal", "-shm"):
+            (tmp_path / "one" / f"online.db{end}").unlink(missing_ok=True)
+        (tmp_path / "two" / "online.db").replace(tmp_path / "one" / "online.db")
+        assert predict(client, GOOD)["predictions"][0] == before + 0.5 * (99.0 - 12.5)
+    write_rows(feast, "origin_traffic", [{**row, "event_timestamp": NOW, "mean_1h": 7.0}])  # a writer that held the old file as well
+    with TestClient(create_app(settings(tmp_path / "one"))) as client:
+        assert predict(client, GOOD)["predictions"][0] == before + 0.5 * (7.0 - 12.5)
+
+
 def eventually(true: Callable[[], bool], seconds: float = 20) -> None:
     end = time.monotonic() + seconds
     while not true():
