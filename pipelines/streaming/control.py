@@ -109,6 +109,10 @@ class Control:
 
         A shard whose records all stem from another boot and are not durable is not there: it starts anew.
         """
+        return {shard: record["progress"] for shard, record in self.load_records().items()}
+
+    def load_records(self) -> dict[int, dict[str, Any]]:
+        """As :meth:`load_progress`, each ``progress`` beside the moment at which it was ``saved`` (UTC, ISO 8601, whole milliseconds)."""
         out = {}
         for path in sorted((self.folder / "progress").glob("shard-*.jsonl")):
             durable = path.parent / "durable" / path.name
@@ -122,7 +126,7 @@ class Control:
                 if not durable.is_file():
                     continue
                 record = self._record(durable)
-            out[int(path.stem.removeprefix("shard-"))] = record["progress"]
+            out[int(path.stem.removeprefix("shard-"))] = record
         return out
 
     def clear_progress(self) -> None:

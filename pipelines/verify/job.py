@@ -64,7 +64,7 @@ def run_verify(repo: Repo, options: VerifyOptions, say: Say = lambda line: None)
         prints = dict(run.manifest["fingerprints"])
         proof = prove(record, groups, batch, log.events, prints, lambda n: found_graphs(repo.data, groups[n]), log.start, say)
         online = _online(repo, stream, record, proof, say) if options.online else {}
-        served = _served(repo, record, proof, say) if options.served else {}
+        served = _served(repo, stream, record, proof, say) if options.served else {}
     finally:
         if not options.keep:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -150,15 +150,16 @@ def _online(repo: Repo, folder: Path, record: StreamRecord, proof: Proof, say: S
     out = {}
     for name, group in repo.groups.items():
         say(f"comparing {name} with the online store")
-        found = check(proof.groups[name], record.rows[name], record.positions[name], read, applied(name))
-        if set(found.causes) - {"equal"}:
-            found = check(proof.groups[name], read_rows(folder, group), record.positions[name], read, applied(name))
+        found = check(proof.groups[name], read_rows(folder, group), record.rows[name], record.positions[name], read, applied(name))
+        if found.unexplained:
+            found = check(proof.groups[name], read_rows(folder, group), record.rows[name], record.positions[name], read, applied(name))
         out[name] = found
     return out
 
 
-def _served(repo: Repo, record: StreamRecord, proof: Proof, say: Say) -> dict[str, ServedProof]:
-    """What the server answered since the stream's run began to have rows."""
+def _served(repo: Repo, folder: Path, record: StreamRecord, proof: Proof, say: Say) -> dict[str, ServedProof]:
+    """What the server answered, as far as its log goes back."""
+    from pipelines.streaming.row_log import read_rows
     from serving.request_log import read_requests
 
     where = repo.settings.serve.get("request_log", repo.data / "requests")
@@ -168,7 +169,7 @@ def _served(repo: Repo, record: StreamRecord, proof: Proof, say: Say) -> dict[st
     out = {}
     for name, group in repo.groups.items():
         history = offline_rows(repo.data, group, record.run) if record.run is not None else None
-        found = check_served(requests, proof.groups[name], record.rows[name], history)
+        found = check_served(requests, proof.groups[name], read_rows(folder, group), history)
         if found is not None:
             say(f"compared {found.answers:,} answers of {name}")
             out[name] = found

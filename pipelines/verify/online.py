@@ -60,10 +60,11 @@ def _us(rows: pa.Table) -> Int:
     return out
 
 
-def check(proof: GroupProof, delivered: pa.Table, position: Position, read: Stored, applied: str | None) -> OnlineProof:
+def check(proof: GroupProof, delivered: pa.Table, vouched: pa.Table, position: Position, read: Stored, applied: str | None) -> OnlineProof:
     """Compare what the store holds for each key with the newest delivered row, and then with the newest batch row that was due.
 
-    ``delivered``: every row of the row log, in order; ``applied``: the fingerprint that the store takes rows of (None: any).
+    ``delivered``: every row of the row log, in order; ``vouched``: those that the resume points vouch for; ``applied``: the
+    fingerprint that the store takes rows of (None: any).
     """
     group, c = proof.group, proof.comparison
     keys = tuple(group.entity.keys)
@@ -79,7 +80,7 @@ def check(proof: GroupProof, delivered: pa.Table, position: Position, read: Stor
     # What was delivered is right as far as its row is.
     of_row = _cause_of(names, theirs, proof)
     cause[is_delivered] = np.where(is_batch[is_delivered], EQUAL, of_row[is_delivered])
-    ahead = _beyond(names, ours, group, position)
+    ahead = _beyond(names, ours, group, position) | _newer(names, ours, latest(vouched, keys), keys)
     cause[is_delivered & ahead & (cause == UNEXPLAINED)] = IN_FLIGHT
     # Keys that the stream never delivered: as batch has it (somebody materialized), or for the reason that the row is missing.
     never = against["delivered"] == NOT_THERE
@@ -150,6 +151,16 @@ def _beyond(names: pa.Table, rows: pa.Table, group: FeatureGroup, position: Posi
     out = np.zeros(names.num_rows, np.bool_)
     there = place >= 0
     out[there] = _us(rows)[place[there]] - group.delay_us > position.emitted[position.shard(names, group)][there]
+    return out
+
+
+def _newer(names: pa.Table, ours: pa.Table, vouched: pa.Table, keys: tuple[str, ...]) -> npt.NDArray[np.bool_]:
+    """Of which keys something newer was delivered than any resume point vouches for."""
+    a, b = locate(names, ours, keys), locate(names, vouched, keys)
+    both = (a >= 0) & (b >= 0)
+    out = (a >= 0) & (b < 0)
+    for column in (_us, lambda t: t.column(REVISION).to_numpy()):
+        out[both] |= column(ours)[a[both]] != column(vouched)[b[both]]
     return out
 
 

@@ -269,6 +269,7 @@ def _provenance(result: Mapping[str, Any]) -> str:
         ("began", began),
         ("read up to", offsets),
         ("shards", str(stream["shards"])),
+        ("left out", f"{stream['ahead']:,} rows delivered since the resume points that this is made up to"),
         ("batch run", f"{batch['run']} ({kind})"),
         ("rows between", " and ".join(_moment(t) for t in result["range"])),
         ("events in batch", ", ".join(f"{n:,} {s}" for s, n in batch["events"].items())),
@@ -277,6 +278,7 @@ def _provenance(result: Mapping[str, Any]) -> str:
         ("versions", ", ".join(f"{n} {v}" for n, v in result["versions"].items())),
         ("took", f"{result['seconds']:g} s"),
     ]
+    facts = [f for f in facts if f[0] != "left out" or stream["ahead"]]
     body = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts)
     again = (
         f"<p class=note>Do it again (add --keep to look at the event log and both sets of rows):</p><pre>{escape(result['command'])}</pre>"

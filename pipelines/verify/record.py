@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.verify.causes import Position
-from transforms.definitions import FeatureGroup
+from transforms.definitions import CREATED, FeatureGroup, micros
 from transforms.errors import DataError
 from transforms.intake import NEVER
 
@@ -35,7 +36,8 @@ class StreamRecord:
     late: Mapping[str, pa.Table]
     begin: int = NEVER
     run: str | None = None
-    progress: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    ahead: int = 0
+    """Rows that were delivered after the resume points that the positions are taken from: left out of ``rows``."""
 
     def upto(self, groups: Mapping[str, FeatureGroup]) -> dict[str, dict[int, int]]:
         """source -> partition -> the offset before which some shard folded everything."""
@@ -72,8 +74,8 @@ def position_of(progress: Mapping[int, Mapping[str, Any]], group: FeatureGroup) 
 def load_record(folder: Path, name: str, groups: Mapping[str, FeatureGroup]) -> StreamRecord:
     """The record of the stream whose folder is ``folder`` (``data/stream/<name>``). Raises DataError, one line.
 
-    The rows are read before the resume points: a stream that goes on meanwhile has then vouched for every row read, but for what it is
-    delivering right now.
+    A stream that runs, or was killed, has delivered more than its resume points vouch for: rows that were made after a shard's
+    resume point was saved are left out (``ahead``: how many).
     """
     from pipelines.streaming.control import Control
     from pipelines.streaming.row_log import read_late, read_rows
@@ -85,9 +87,10 @@ def load_record(folder: Path, name: str, groups: Mapping[str, FeatureGroup]) -> 
             f"there is no stream called {name!r} below {folder.parent}"
             + (f"; there is {', '.join(known)}: name it with --name" if known else "; run 'tandem stream' first")
         )
+    records = Control(folder).load_records()
+    progress = {shard: r["progress"] for shard, r in records.items()}
     rows = {n: read_rows(folder, g) for n, g in groups.items()}
     late = {s: read_late(folder, source) for s, source in {g.source.name: g.source for g in groups.values()}.items()}
-    progress = Control(folder).load_progress()
     if not progress:
         raise DataError(f"stream {name!r} saved no progress yet; let it run for a moment, then verify again")
     redefined = [
@@ -100,4 +103,19 @@ def load_record(folder: Path, name: str, groups: Mapping[str, FeatureGroup]) -> 
     run = next(iter(progress.values())).get("run")
     begin = NEVER if run is None else seed_end(Path(run))
     positions = {n: position_of(progress, g) for n, g in groups.items()}
-    return StreamRecord(name, positions, rows, late, begin, None if run is None else Path(run).name, progress)
+    # Whole milliseconds were rounded down; the next row of the shard is made after the resume point was saved.
+    saved = np.array([micros(datetime.fromisoformat(records[n]["saved"]) - _EPOCH) + 1000 for n in sorted(records)], np.int64)
+    vouched = {n: _before(rows[n], g, positions[n], saved) for n, g in groups.items()}
+    ahead = sum(rows[n].num_rows - vouched[n].num_rows for n in groups)
+    return StreamRecord(name, positions, vouched, late, begin, None if run is None else Path(run).name, ahead)
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _before(rows: pa.Table, group: FeatureGroup, position: Position, saved: Int) -> pa.Table:
+    """The rows that were made before their shard's resume point was saved."""
+    if not rows.num_rows or CREATED not in rows.schema.names:
+        return rows
+    created = rows.column(CREATED).cast(pa.int64()).to_numpy()
+    return rows.filter(pa.array(created < saved[position.shard(rows, group)]))

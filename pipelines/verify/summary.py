@@ -81,6 +81,7 @@ def summarize(
             "begin": None if record.begin == NEVER else _text(record.begin),
             "shards": max((p.shards for p in record.positions.values()), default=0),
             "offsets": _offsets(proof),
+            "ahead": record.ahead,
         },
         "batch": {
             "run": batch_run.id,
