@@ -94,7 +94,7 @@ class Control:
         Cheap (some 20 us), so that it can follow every batch. ``durable``: all that was also forced to disk, and so is this record
         (some milliseconds): it outlives a power loss.
         """
-        text = json.dumps({"boot": _BOOT, "saved": _now(), "progress": progress})
+        text = json.dumps({"boot": _BOOT, "saved": _now("microseconds"), "progress": progress})
         name = f"shard-{shard:04d}.jsonl"
         if durable:
             _replace(self.folder / "progress" / "durable" / name, text + "\n", durable=True)
@@ -112,7 +112,7 @@ class Control:
         return {shard: record["progress"] for shard, record in self.load_records().items()}
 
     def load_records(self) -> dict[int, dict[str, Any]]:
-        """As :meth:`load_progress`, each ``progress`` beside the moment at which it was ``saved`` (UTC, ISO 8601, whole milliseconds)."""
+        """As :meth:`load_progress`, each ``progress`` beside the moment at which it was ``saved`` (UTC, ISO 8601)."""
         out = {}
         for path in sorted((self.folder / "progress").glob("shard-*.jsonl")):
             durable = path.parent / "durable" / path.name
@@ -227,8 +227,8 @@ class Control:
 _BOOT = _boot()
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _now(timespec: str = "milliseconds") -> str:
+    return datetime.now(UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
 def _line(text: str) -> str:

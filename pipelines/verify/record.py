@@ -103,8 +103,7 @@ def load_record(folder: Path, name: str, groups: Mapping[str, FeatureGroup]) -> 
     run = next(iter(progress.values())).get("run")
     begin = NEVER if run is None else seed_end(Path(run))
     positions = {n: position_of(progress, g) for n, g in groups.items()}
-    # Whole milliseconds were rounded down; the next row of the shard is made after the resume point was saved.
-    saved = np.array([micros(datetime.fromisoformat(records[n]["saved"]) - _EPOCH) + 1000 for n in sorted(records)], np.int64)
+    saved = np.array([micros(datetime.fromisoformat(records[n]["saved"]) - _EPOCH) for n in sorted(records)], np.int64)
     vouched = {n: _before(rows[n], g, positions[n], saved) for n, g in groups.items()}
     ahead = sum(rows[n].num_rows - vouched[n].num_rows for n in groups)
     return StreamRecord(name, positions, vouched, late, begin, None if run is None else Path(run).name, ahead)
@@ -114,7 +113,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _before(rows: pa.Table, group: FeatureGroup, position: Position, saved: Int) -> pa.Table:
-    """The rows that were made before their shard's resume point was saved."""
+    """The rows that were made before their shard's resume point was saved: the next ones are made after that."""
     if not rows.num_rows or CREATED not in rows.schema.names:
         return rows
     created = rows.column(CREATED).cast(pa.int64()).to_numpy()

@@ -160,6 +160,23 @@ def test_a_stream_that_has_not_read_all_is_in_flight(plain, expected, tmp_path):
     assert found["missing, in flight"] > 300 and found["equal"] > 1_500
 
 
+@pytest.mark.parametrize("upto", [1.0, 0.6])
+def test_a_killed_stream_is_taken_as_far_as_its_resume_points_go(plain, expected, tmp_path, upto):
+    """It delivered rows, and corrections of rows, after the last resume point that it saved."""
+    saved = Counter()
+
+    def sometimes(progress):
+        saved[progress["shard"]] += 1
+        return progress if saved[progress["shard"]] <= 12 else {}
+
+    plain.stream(tmp_path / "stream", Hooks(progress=sometimes), upto=upto)
+    record = load_record(tmp_path / "stream", "main", plain.world.repo().groups)
+    assert record.ahead > 100
+    proof = plain.prove(tmp_path / "stream", expected)
+    assert proof.problems() == []
+    assert totals(proof)["missing, in flight"] > 300
+
+
 # ----------------------------------------------------------------------------------------------------- broken on purpose
 
 
