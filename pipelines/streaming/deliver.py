@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -103,7 +104,8 @@ class Deliver:
         self.graphs = {n: TransformGraph.load(Path(data) / "graphs" / n / graphs[n], graphs[n]) for n in groups}
         self.store = FeastStore(Path(repo_path), Path(data), groups) if online else None
         self.log = RowLog(control.folder)
-        seal_leftovers(control.folder)
+        with suppress(StoreError):  # a full disk: they stay as they are, readable
+            seal_leftovers(control.folder)
         self._counts: dict[int, _Counts] = {}
         points = control.load_progress()
         # A resume point taken over from another shard holds that one's mark.

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import random
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,7 +30,6 @@ from tests.redis_server import redis_server
 from transforms.errors import FingerprintError, GraphError
 from transforms.graph import TransformGraph
 
-ROOT = Path(__file__).resolve().parents[2]
 STEPS = 36
 
 
@@ -303,49 +301,39 @@ def test_after_a_power_loss_the_last_durable_resume_point_counts(tmp_path: Path,
     deliver.close()
 
 
-WRITER = """
-import sys
-from pathlib import Path
-from tests.integration.deliver_world import World, GROUPS
-from tests.integration.test_deliver import STEPS, emission
-
-import json
-world = World(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))
-deliver = world.deliver()
-start = world.control.load_progress().get(0, {}).get("step", -1) + 1
-made = {step: emission(step) for step in range(start, STEPS)}
-print("ready", flush=True)
-for step in range(start, STEPS):
-    deliver.deliver(made[step])
-deliver.close()
-print("done", flush=True)
-"""
+def _work(world: World, ready: Any) -> None:
+    """A worker: goes on where the one before it ended."""
+    deliver = world.deliver()
+    start = world.control.load_progress().get(0, {}).get("step", -1) + 1
+    ready.set()
+    for step in range(start, STEPS):
+        deliver.deliver(emission(step))
+    deliver.close()
 
 
-@pytest.mark.slow
 def test_a_worker_killed_at_any_moment_loses_nothing(world: World) -> None:
-    chance = random.Random(11)
-    import json
-
+    chance, context = random.Random(11), multiprocessing.get_context("fork")
+    for step in range(STEPS):
+        emission(step)  # made once, here
     kills = 0
-    for _ in range(30):
-        arguments = [str(world.repo), str(world.data), json.dumps(world.graphs)]
-        process = subprocess.Popen([sys.executable, "-c", WRITER, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        with process, process.stdout:
-            assert process.stdout.readline() == "ready\n"
-            if kills < 4:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(chance.uniform(0.0, 0.15))
-                process.send_signal(signal.SIGKILL)
-                kills += 1
-            if process.stdout.read() == "done\n":
-                break
-    else:
-        raise AssertionError("never done")
+    while True:
+        ready = context.Event()
+        process = context.Process(target=_work, args=(world, ready))
+        process.start()
+        assert ready.wait(120)
+        if kills < 8:
+            process.join(chance.uniform(0.0, 0.06))
+            process.kill()
+            kills += 1
+        process.join(120)
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
     check(world)
     logged = read_rows(world.control.folder, ZONE)
     assert logged.num_rows >= sum(emission(i).rows["zone_fares"].num_rows for i in range(STEPS))
+    assert world.control.failure() is None
+    assert "lost rows" not in said(world)
 
 
 @pytest.mark.slow
