@@ -1,0 +1,178 @@
+"""The page of a verification: complete, self-contained, and safe against what stands in the data."""
+
+from __future__ import annotations
+
+import copy
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from pipelines.verify import charts
+from pipelines.verify.page import render_page, write_report
+from pipelines.verify.report import render
+
+ROWS = {"batch": 52, "stream": 50, "compared": 50, "equal": 45, "different": {"too late": 5}, "missing": {"in flight": 2}, "extra": {}}
+FEATURE = {"compared": 50, "equal": 45, "different": {"too late": 5}}
+RESULT: dict[str, Any] = {
+    "verdict": "proven",
+    "headline": "90 of 100 values are equal to the bit; each of the other 10 is proven to come from a known cause",
+    "unexplained": 0,
+    "problems": [],
+    "values": {"compared": 100, "equal": 90, "different": {"too late": 10}},
+    "rows": ROWS,
+    "groups": {
+        "traffic": {
+            "rows": ROWS,
+            "features": {"count_1h": FEATURE, "mean_1h": FEATURE},
+            "fingerprint": "f" * 64,
+            "fingerprints": {"f" * 64: 50},
+            "emitted": ["2013-03-06T00:00:00+00:00", None],
+            "conflicts": 0,
+            "unexplained": 0,
+            "revisions": {"1": 40, "2": 9, "7": 1},
+            "repeats": 3,
+            "samples": [
+                {
+                    "keys": {"origin": "<script>alert(1)</script>"},
+                    "event_timestamp": "2013-03-05T11:26:00+00:00",
+                    "cause": "too late",
+                    "kind": "different",
+                    "values": {"count_1h": [16, 15], "mean_1h": [0.1, None]},
+                }
+            ],
+        }
+    },
+    "sources": {
+        "departures": {
+            "topic": "departures", "events": 60, "before": 2, "too_late": 1, "not_late": 0, "not_noted": 0,
+            "out_of_orderness_s": 60.0, "allowed_lateness_s": 3600.0,
+            "behind": {
+                "edges_s": [0, 1, 10, 60, 300, 900, 3600, 10800, 43200],
+                "in_time": [50, 0, 3, 0, 0, 0, 0, 0, 0, 0],
+                "corrects": [0, 0, 0, 0, 4, 0, 0, 0, 0, 0],
+                "too_late": [0, 0, 0, 0, 0, 0, 0, 0, 3, 0],
+            },
+        }
+    },
+    "online": {"traffic": {"keys": 3, "causes": {"equal": 2, "too late": 1}, "lines": []}},
+    "served": {
+        "traffic": {
+            "answers": 9, "values": 18, "causes": {"equal": 7, "in flight": 2}, "statuses": {"PRESENT": 9},
+            "behind_s": {"p50": 1.0, "p99": 2.5, "max": 2.5}, "lines": [],
+        }
+    },
+    "time": {
+        "step_s": 3600, "start": "2013-03-05T00:00:00+00:00",
+        "equal": [20, 25], "explained": [5, 0], "in_flight": [0, 2], "unexplained": [0, 0],
+    },
+    "range": ["2013-03-05T00:00:00+00:00", "2013-03-06T00:00:00+00:00"],
+    "stream": {
+        "name": "main", "run": "stream-1", "from_run": "batch-1", "begin": "2013-03-05T00:00:00+00:00", "shards": 2,
+        "offsets": {"departures": {"0": 12}}, "ahead": 0,
+    },
+    "batch": {"run": "batch-2", "against": False, "range": [], "events": {"departures": 60}, "fingerprints": {"traffic": "f" * 64}},
+    "started": "2026-11-21T08:00:00+00:00",
+    "seconds": 12.3,
+    "folder": "/data/verify/main",
+    "scratch": None,
+    "command": "tandem verify --repo feature_repo",
+    "code": {"sha256": "a" * 64, "commit": "c" * 40, "dirty": False},
+    "versions": {"python": "3.11.7"},
+}  # fmt: skip
+
+VOID = {"meta"}
+
+
+class Checker(HTMLParser):
+    """Every tag is closed in order; collects what a browser would fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.fetched: list[str] = []
+        self.tags: list[str] = []
+        self.text = ""
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.fetched += [v or "" for k, v in attrs if k in ("src", "href", "data", "action")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def checked(result: dict[str, Any]) -> Checker:
+    page, checker = render_page(result), Checker()
+    checker.feed(page)
+    assert checker.open == [] and checker.fetched == [] and "script" not in checker.tags
+    assert "url(" not in page and "@import" not in page
+    assert not re.search(r"\bNone\b|\bnan\b", checker.text)
+    return checker
+
+
+def test_a_page_shows_everything_and_fetches_nothing() -> None:
+    text = checked(RESULT).text
+    for part in (
+        "Proven: every difference has its cause",
+        RESULT["headline"],
+        "mean_1h",
+        "<script>alert(1)</script>",
+        "16 | 15",
+        "0.1 | null",
+    ):
+        assert part in text
+    for part in (
+        "stream-1",
+        "batch-2",
+        "ffffffffffff",
+        "tandem verify --repo feature_repo",
+        "p99 2.5 s",
+        "python 3.11.7",
+        "departures 0: 12",
+    ):
+        assert part in text
+
+
+def test_a_page_of_a_failure_says_so() -> None:
+    result = copy.deepcopy(RESULT)
+    result.update(verdict="unexplained", unexplained=4, problems=["traffic: 4 different rows that nothing explains"])
+    result["values"]["different"] = {"too late": 10, "unexplained": 4}
+    page = checked(result)
+    assert "✗ Not proven" in page.text and "4 different rows that nothing explains" in page.text
+
+
+def test_a_page_of_little_holds() -> None:
+    result = copy.deepcopy(RESULT)
+    result.update(online={}, served={}, sources={}, groups={}, values={}, rows={})
+    result["time"] = {"step_s": 3600, "start": None, "equal": [], "explained": [], "in_flight": [], "unexplained": []}
+    result["stream"].update(run=None, from_run=None, begin=None, offsets={})
+    assert "equal to the bit" in checked(result).text
+
+
+def test_a_report_is_written_as_page_and_json(tmp_path) -> None:
+    path = write_report(RESULT, tmp_path / "out")
+    assert sorted(p.name for p in path.parent.iterdir()) == ["report.html", "report.json"]
+    assert path.read_text("utf-8").startswith("<!doctype html>")
+
+
+def test_the_table_of_the_terminal_names_the_causes(capsys) -> None:
+    from rich.console import Console
+
+    Console(width=160).print(render(RESULT | {"page": "/x/report.html"}))
+    shown = capsys.readouterr().out
+    assert RESULT["headline"] in shown and "10 too late; missing rows: 2 in flight" in shown and "/x/report.html" in shown
+
+
+@pytest.mark.parametrize(("value", "top"), [(0, 1), (1, 1), (3, 4), (11, 20), (450, 500), (99_999, 100_000)])
+def test_axes_end_at_round_numbers(value: int, top: float) -> None:
+    assert charts.nice(value) == top
