@@ -14,7 +14,7 @@ from rich.table import Table
 
 from tests.bench.report import Part
 
-PARTS = ("windows", "graph", "join", "http")
+PARTS = ("windows", "graph", "join", "online", "http")
 
 
 def _time(seconds: float) -> str:

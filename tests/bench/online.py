@@ -1,0 +1,82 @@
+"""Rows to the online stores: the ordered, columnar write against Feast's own writers, same rows, same server, after reading back."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from feast import Field, ValueType, utils
+from feast.types import Float64, Int64, String
+
+from tests.bench.report import Part, best_of
+from tests.contract.stores import NOW, Bench, key, view
+from tests.redis_server import redis_server
+
+NAMES = [*(f"f{i}" for i in range(6)), "n0", "n1", "n2", "s0"]
+TYPES = {"f": Float64, "n": Int64, "s": String}
+PRINT = "a" * 64
+
+
+def _rows(n: int, second: int) -> pa.RecordBatch:
+    """``n`` keys with ten features, all newer by ``second`` seconds (Feast's writer drops a newer row of the same second)."""
+    r, at = np.random.default_rng(second), int((NOW - timedelta(days=1)).timestamp() + second) * 1_000_000
+    return pa.RecordBatch.from_pydict(
+        {
+            "origin": [f"N{i:06d}" for i in range(n)],
+            "event_timestamp": pa.array(np.full(n, at), pa.timestamp("us", "UTC")),
+            **{f"f{i}": pa.array(r.normal(size=n), mask=r.random(n) < 0.1) for i in range(6)},
+            "n0": r.integers(0, 50, n),
+            "n1": r.integers(0, 10**12, n),
+            "n2": r.integers(0, 3, n),
+            "s0": [f"c{i}" for i in r.integers(0, 300, n)],
+            "tandem_revision": r.integers(1, 500, n),
+            "tandem_fingerprint": [PRINT] * n,
+        }
+    )
+
+
+def _ways(ours: Bench, theirs: Bench, n: int, batches: list[pa.RecordBatch]) -> dict[str, Callable[[], Any]]:
+    stock, config = theirs.stock()
+    ours.store.apply_fingerprint(ours.config, ours.table.name, PRINT)
+    made: list[Any] = []
+    turns = [iter(batches), iter(batches)]
+
+    def tandem() -> None:
+        written = ours.store.write_rows(ours.config, ours.table, next(turns[0])).written
+        if written != n:
+            raise ValueError(f"{written} of {n} rows were written")
+
+    def feast() -> None:
+        made[:] = utils._convert_arrow_to_proto(pa.Table.from_batches([next(turns[1])]), theirs.table, {"origin": ValueType.STRING})
+        stock.online_write_batch(config, theirs.table, made, None)
+        found = stock.online_read(config, theirs.table, [key(origin="N000007")], ["n1"])[0][1]
+        if found["n1"] != made[7][1]["n1"]:
+            raise ValueError("Feast's writer did not write")
+
+    return {"tandem": tandem, "feast": feast}
+
+
+def run(quick: bool = False) -> list[Part]:
+    """20,000 rows of ten features in one batch, each time newer than before."""
+    n, rounds = (2_000, 2) if quick else (20_000, 4)
+    fields, parts = [Field(name=name, dtype=TYPES[name[0]]) for name in NAMES], []
+    batches = [_rows(n, second) for second in range(rounds)]
+    with redis_server() as server, tempfile.TemporaryDirectory(prefix="tandem-bench-") as temp:
+        for kind in ("redis", "sqlite"):
+            benches = []
+            for name in ("ours", "theirs"):
+                folder = Path(temp) / kind / name
+                folder.mkdir(parents=True)
+                table = view(features=fields, name=f"{name}_{kind}")
+                benches.append(Bench.redis(folder, table, server.connection_string) if kind == "redis" else Bench.sqlite(folder, table))
+            took = best_of(rounds, _ways(benches[0], benches[1], n, batches))
+            part = Part(f"rows to the online store ({kind}): {n:,} keys x {len(NAMES)} features, from Arrow", "rows")
+            part.add("tandem, ordered and atomic", took["tandem"], n, "a row wins by (time, revision)")
+            part.add("feast's own writer", took["feast"], n, "whatever comes last, or not at all within a second")
+            parts.append(part)
+    return parts
