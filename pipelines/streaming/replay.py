@@ -34,6 +34,8 @@ __all__ = ["ReplayOptions", "Reached", "run_replay", "schedule", "write_clock"]
 
 SEND_AT_ONCE = 2_000
 """Records between two looks at the clock."""
+LINGER_MS, FAST_LINGER_MS = 20, 250
+"""How long a batch waits for more records: at a speed they should be there soon, without one it should be full."""
 SLIP_SECONDS = 2.0
 """Further behind than this, the replay gives up catching up and tells the clock."""
 
@@ -179,7 +181,7 @@ def run_replay(
     counts = {s.name: dict.fromkeys(("sent", "events", "delayed", "late", "duplicated", "corrupted"), 0) for s in sources}
     begun, sent, reached = time.monotonic(), 0, options.start_us
     pace = _Pace(repo.data, options.speed)
-    with Outbox(connection, say, stopped) as outbox:
+    with Outbox(connection, say, stopped, LINGER_MS if options.speed else FAST_LINGER_MS) as outbox:
         for table in schedule(log, how, formats):
             for part in table.to_batches(SEND_AT_ONCE):
                 times = part.column(1).to_numpy()
