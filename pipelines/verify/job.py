@@ -16,7 +16,18 @@ import pyarrow.parquet as pq
 
 from pipelines import runs
 from pipelines.repo import Repo
-from pipelines.verify.log import EventLog, batch_rows, check_run, compose, found_graphs, from_files, moment_of, offline_rows, run_over
+from pipelines.verify.log import (
+    EventLog,
+    batch_rows,
+    changed_files,
+    check_run,
+    compose,
+    found_graphs,
+    from_files,
+    moment_of,
+    offline_rows,
+    run_over,
+)
 from pipelines.verify.online import OnlineProof, check, store_reader
 from pipelines.verify.proof import Proof, prove
 from pipelines.verify.record import StreamRecord, load_record
@@ -81,6 +92,7 @@ def run_verify(repo: Repo, options: VerifyOptions, say: Say = lambda line: None)
         against=run.id if options.against else None,
         batch_run=run,
         stream_run=_stream_run(repo, options.name),
+        notices=_notices(repo, record),
         scratch=scratch if options.keep else None,
         command=shlex.join(words),
         code=runs.code_version(repo.path),
@@ -173,6 +185,19 @@ def _served(repo: Repo, folder: Path, record: StreamRecord, proof: Proof, say: S
         if found is not None:
             say(f"compared {found.answers:,} answers of {name}")
             out[name] = found
+    return out
+
+
+def _notices(repo: Repo, record: StreamRecord) -> list[str]:
+    """What to know when reading the result."""
+    out = []
+    if record.run is not None:
+        changed = changed_files(repo, runs.find(repo.data, record.run), record.begin)
+        if changed:
+            some = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+            out.append(f"history is not what the stream began from: {some} changed since run {record.run}; differences may stem from that")
+    if record.ahead:
+        out.append(f"{record.ahead:,} rows were delivered after the stream's resume points and are left out: it runs, or was killed")
     return out
 
 

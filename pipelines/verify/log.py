@@ -32,7 +32,8 @@ from transforms.errors import DataError, GraphError
 from transforms.graph import TransformGraph
 from transforms.intake import NEVER
 
-__all__ = ["EventLog", "batch_rows", "check_run", "compose", "found_graphs", "from_files", "moment_of", "offline_rows", "run_over"]
+__all__ = ["EventLog", "batch_rows", "changed_files", "check_run", "compose", "found_graphs", "from_files", "moment_of"]
+__all__ += ["offline_rows", "run_over"]
 
 DAY_US = 86_400_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -99,6 +100,16 @@ def _history(repo: Repo, source: EventSource, begin: int, end: int, schema: pa.S
     table = pa.Table.from_batches(batches, schema=source.arrow_schema)
     none = [pa.nulls(table.num_rows, f.type) for f in schema if f.name in (PARTITION, OFFSET)]
     return pa.Table.from_arrays([*table.columns, *none], schema=schema)
+
+
+def changed_files(repo: Repo, run: Run, begin: int) -> list[str]:
+    """The event files of history before ``begin`` that are not as they were in ``run``, or that it did not have."""
+    out = []
+    for name, source in {g.source.name: g.source for g in repo.groups.values()}.items():
+        known = {f["file"]: f["sha256"] for f in run.manifest.get("inputs", {}).get(name, [])}
+        back = max(g.longest_us + g.hop_us for g in repo.groups.values() if g.source.name == name)
+        out += [f.name for f in list_files(repo.data, source, begin - back, begin) if known.get(f.name) != f.sha256]
+    return out
 
 
 def run_over(repo: Repo, log: EventLog, folder: Path, progress: Callable[[str], None] = lambda line: None) -> tuple[Repo, Run]:

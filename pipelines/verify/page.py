@@ -50,6 +50,7 @@ def render_page(result: Mapping[str, Any]) -> str:
         f"<p>{escape(result['headline'])}.</p></div>",
         _tiles(result),
         _problems(result["problems"]),
+        _notices(result["notices"]),
         _over_time(result["time"]),
         _groups(result["groups"]),
         _lateness(result["sources"], result["groups"]),
@@ -125,6 +126,11 @@ def _tiles(result: Mapping[str, Any]) -> str:
 def _problems(problems: Sequence[str]) -> str:
     body = "".join(f"<li>{escape(line)}</li>" for line in problems)
     return _section("What nothing explains", f'<ul class="problems">{body}</ul>' if body else "")
+
+
+def _notices(notices: Sequence[str]) -> str:
+    body = "".join(f"<li>{escape(line)}</li>" for line in notices)
+    return _section("To know", f"<ul>{body}</ul>" if body else "")
 
 
 def _over_time(time: Mapping[str, Any]) -> str:
@@ -269,7 +275,6 @@ def _provenance(result: Mapping[str, Any]) -> str:
         ("began", began),
         ("read up to", offsets),
         ("shards", str(stream["shards"])),
-        ("left out", f"{stream['ahead']:,} rows delivered since the resume points that this is made up to"),
         ("batch run", f"{batch['run']} ({kind})"),
         ("rows between", " and ".join(_moment(t) for t in result["range"])),
         ("events in batch", ", ".join(f"{n:,} {s}" for s, n in batch["events"].items())),
@@ -278,7 +283,6 @@ def _provenance(result: Mapping[str, Any]) -> str:
         ("versions", ", ".join(f"{n} {v}" for n, v in result["versions"].items())),
         ("took", f"{result['seconds']:g} s"),
     ]
-    facts = [f for f in facts if f[0] != "left out" or stream["ahead"]]
     body = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts)
     again = (
         f"<p class=note>Do it again (add --keep to look at the event log and both sets of rows):</p><pre>{escape(result['command'])}</pre>"

@@ -32,6 +32,8 @@ def render(result: Mapping[str, Any]) -> Group:
         parts.append(Text(f"server: {answers:,} answers: {_named(_added(s['causes'] for s in result['served'].values()))}"))
     for line in result["problems"]:
         parts.append(Text(line, style="red"))
+    for line in result["notices"]:
+        parts.append(Text(line, style="yellow"))
     if "page" in result:
         parts.append(Text(f"report: {result['page']}", style="dim"))
     return Group(*parts)

@@ -19,6 +19,7 @@ import pytest
 
 from pipelines.batch import apply_run
 from pipelines.streaming.row_log import read_rows
+from pipelines.verify.job import VerifyOptions, run_verify
 from pipelines.verify.log import EventLog, batch_rows, compose, found_graphs, run_over
 from pipelines.verify.online import check, latest
 from pipelines.verify.proof import Proof, prove
@@ -158,6 +159,25 @@ def test_a_stream_that_has_not_read_all_is_in_flight(plain, expected, tmp_path):
     assert proof.problems() == []
     found = totals(proof)
     assert found["missing, in flight"] > 300 and found["equal"] > 1_500
+
+
+def test_a_batch_run_over_the_files_can_be_compared_with_instead(plain):
+    """Without Kafka: the topics held each event of the files once, so what came too late is found by its content."""
+    plain.stream(plain.world.data / "stream" / "main")
+    run = plain.world.run(BEGIN, END + timedelta(hours=3), pinned=True).run
+    options = VerifyOptions(against=run.id, online=False)
+    result = run_verify(plain.world.repo(), options)
+    assert result["verdict"] == "proven" and result["notices"] == [] and result["batch"]["run"] == run.id
+    assert set(result["values"]["different"]) == {"too late"} and result["values"]["equal"] > 10_000
+    path = plain.world.data / "events" / "departures" / "date=2013-01-06" / "part-0.parquet"
+    before = path.read_bytes()
+    try:
+        table = pq.read_table(path, partitioning=None)
+        pq.write_table(table.slice(table.num_rows // 2), path)
+        result = run_verify(plain.world.repo(), options)
+    finally:
+        path.write_bytes(before)
+    assert "date=2013-01-06/part-0.parquet changed since run" in result["notices"][0]
 
 
 @pytest.mark.parametrize("upto", [1.0, 0.6])

@@ -20,6 +20,7 @@ RESULT: dict[str, Any] = {
     "headline": "90 of 100 values are equal to the bit; each of the other 10 is proven to come from a known cause",
     "unexplained": 0,
     "problems": [],
+    "notices": ["7 rows were left out"],
     "values": {"compared": 100, "equal": 90, "different": {"too late": 10}},
     "rows": ROWS,
     "groups": {
