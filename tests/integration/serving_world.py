@@ -19,8 +19,8 @@ def ago(**kwargs: float) -> datetime:
     return NOW - timedelta(**kwargs)
 
 
-def make_repo(root: Path, store: str = ORDERED, offline: str = "dask") -> Any:
-    """``<root>/repo`` with applied views and rows; returns its FeatureStore."""
+def make_repo(root: Path, store: str = ORDERED, offline: str = "dask", redis: str = "") -> Any:
+    """``<root>/repo`` with applied views and rows; returns its FeatureStore. ``redis``: its address, for a store of that kind."""
     from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource
     from feast.types import Array, Float64, Int64, String
     from feast.value_type import ValueType
@@ -28,7 +28,8 @@ def make_repo(root: Path, store: str = ORDERED, offline: str = "dask") -> Any:
     repo = root / "repo"
     repo.mkdir(parents=True)
     text = f"project: flights\nprovider: local\nregistry: {root}/registry.db\nentity_key_serialization_version: 3\n"
-    text += f"online_store: {{type: {store}, path: {root}/online.db}}\noffline_store: {{type: dask}}\n"
+    where = f"connection_string: '{redis}'" if redis else f"path: {root}/online.db"
+    text += f"online_store: {{type: {store}, {where}}}\noffline_store: {{type: dask}}\n"
     (repo / "feature_store.yaml").write_text(text)
     feast = FeatureStore(repo_path=str(repo))
     source = FileSource(name="rows", path=str(root / "rows.parquet"), timestamp_field="event_timestamp")

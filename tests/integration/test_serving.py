@@ -17,6 +17,7 @@ from fastapi.testclient import TestClient
 from serving.app import create_app
 from serving.request_log import read_requests
 from tests.integration.serving_world import GOOD, NOW, PRINT, make_repo, push, settings, write_rows
+from tests.redis_server import redis_server
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +212,28 @@ def test_a_store_that_is_away_is_not_ready_and_becomes_ready_by_itself(tmp_path:
         eventually(lambda: client.get("/v2/health/ready").status_code == 200)
         assert predict(client, GOOD)
         eventually(lambda: "tandem_online_store_up 1.0" in client.get("/metrics").text)
+
+
+def test_a_redis_that_is_killed_and_comes_back_empty(tmp_path: Path) -> None:
+    """Away: not ready and 503. Back without its memory: ready, and the answers say that nothing is known."""
+    with redis_server() as server:
+        store = "serving.online_store.redis.OrderedRedisOnlineStore"
+        feast = make_repo(tmp_path, store=store, redis=f"127.0.0.1:{server.port}")
+        push(tmp_path, tmp_path, 1)
+        with TestClient(create_app(settings(tmp_path, poll_seconds=0.05))) as client:
+            assert predict(client, GOOD)["features"]["origin_traffic"]["statuses"] == ["PRESENT"]
+            server.kill()
+            answer = client.post("/v1/models/delay:predict", json={"instances": [GOOD]})
+            assert answer.status_code == 503 and answer.headers["retry-after"] == "1"
+            assert answer.json()["error"] == "the online store cannot be read (ConnectionError); try again"
+            ready = client.get("/v2/health/ready")
+            assert (ready.status_code, ready.json()["reasons"]) == (503, ["the online store cannot be read (ConnectionError)"])
+            server.start()
+            eventually(lambda: client.get("/v2/health/ready").status_code == 200)
+            assert predict(client, GOOD)["features"]["origin_traffic"]["statuses"] == ["NOT_FOUND"]
+            row = {"origin": "JFK", "event_timestamp": NOW - timedelta(minutes=1), "count_1h": 8, "mean_1h": 99.0}
+            write_rows(feast, "origin_traffic", [row])
+            assert predict(client, GOOD)["features"]["origin_traffic"]["statuses"] == ["PRESENT"]
 
 
 def test_a_replaced_store_is_read_at_once(tmp_path: Path) -> None:
