@@ -196,7 +196,7 @@ def make_stream_world(folder: Path, bootstrap: str, partitions: int = 2, **strea
         "offline_store: {type: pipelines.offline_store.AsofOfflineStore}\n"
         "online_store: {type: serving.online_store.sqlite.OrderedSqliteOnlineStore, path: ../data/online.db}\n"
     )
-    settings = {"clock": "replay", "shards": 2, "checkpoint_seconds": 2, "max_future_hours": 24, **stream}
+    settings = {"clock": "replay", "idle_seconds": 3600, "shards": 2, "checkpoint_seconds": 2, "max_future_hours": 24, **stream}
     (world.path / "tandem.yaml").write_text(
         json.dumps({"data": "../data", "definitions": "features", "kafka": {"bootstrap_servers": bootstrap}, "stream": settings})
     )
