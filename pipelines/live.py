@@ -88,6 +88,7 @@ def _streamed(
     from pipelines.streaming.job import stop_stream
 
     clock = repo.data / "replay" / "clock.json"
+    clock.unlink(missing_ok=True)  # of an earlier replay: the server is not to start there
     question = most_asked(repo, model, questions)
     _topics(repo)
     with ExitStack() as started:

@@ -1,7 +1,8 @@
 """The request log: what the server was asked and what it answered, as Parquet files.
 
 Files ``<folder>/date=YYYY-MM-DD/<time>-<server>-<number>.parquet``; the date is the UTC day of ``tandem_at``. One row per instance of a
-predict or infer request, or per entity of a ``get-online-features`` request. Only requests that were answered with 200 are there.
+predict or infer request, or per entity of a ``get-online-features`` request. Requests that were refused or failed are not there; one
+whose answer was ready only after the time limit (its caller got a 503) is.
 
 Columns of every file:
 
