@@ -67,7 +67,7 @@ def replay(
     stop = threading.Event()
     before = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with _Screen(options.end_us) as seen:
+        with _Screen() as seen:
             summary = run_replay(loaded, options, progress=seen.reached, say=seen.say, stopped=stop.is_set)
     finally:
         for number, handler in before.items():
@@ -112,8 +112,8 @@ def _table(summary: dict[str, Any]) -> Table:
 class _Screen:
     """Progress on stderr: a bar where there is a terminal, a line every ten seconds where there is none."""
 
-    def __init__(self, end_us: int | None) -> None:
-        self.end_us, self.begun, self.first = end_us, time.monotonic(), 0
+    def __init__(self) -> None:
+        self.begun, self.first = time.monotonic(), 0
         self.bar: Any = None
         self.task: Any = None
         self.drawn = self.lined = self.begun
@@ -144,7 +144,7 @@ class _Screen:
         behind = f", {now.behind:.1f} s behind" if now.behind > 1 else ""
         if self.bar is not None and clock - self.drawn > 0.1:
             self.drawn = clock
-            end = self.end_us or now.end_us or None
+            end = now.end_us
             self.bar.update(
                 self.task,
                 total=end and end - self.first,

@@ -78,8 +78,8 @@ class Reached:
 
     sent: int
     event_us: int
-    start_us: int
-    end_us: int
+    start_us: int | None
+    end_us: int | None
     behind: float
 
 
@@ -180,6 +180,7 @@ def run_replay(
     partitions = prepare_topics(connection, [s.topic for s in sources], options.partitions, say, stopped)
     counts = {s.name: dict.fromkeys(("sent", "events", "delayed", "late", "duplicated", "corrupted"), 0) for s in sources}
     begun, sent, reached = time.monotonic(), 0, options.start_us
+    span = log.span()
     pace = _Pace(repo.data, options.speed)
     with Outbox(connection, say, stopped, LINGER_MS if options.speed else FAST_LINGER_MS) as outbox:
         for table in schedule(log, how, formats):
@@ -192,7 +193,7 @@ def run_replay(
                 while done < len(times) and not stopped():
                     upto = len(times) if options.speed is None else int(np.searchsorted(times, pace.event_now(), "right"))
                     if upto <= done:
-                        progress(Reached(sent, pace.event_now(), options.start_us or 0, options.end_us or 0, 0.0))
+                        progress(Reached(sent, pace.event_now(), *span, 0.0))
                         pace.wait_for(int(times[done]))
                         continue
                     now = part.slice(done, upto - done)
@@ -200,7 +201,7 @@ def run_replay(
                     _count(counts, now, sources)
                     done, sent, reached = upto, sent + now.num_rows, int(times[upto - 1])
                     behind = pace.keep(reached)
-                    progress(Reached(sent, reached, options.start_us or 0, options.end_us or 0, behind))
+                    progress(Reached(sent, reached, *span, behind))
                 if stopped():
                     break
             if stopped():

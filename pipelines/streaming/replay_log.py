@@ -80,6 +80,15 @@ class EventLog:
         self.now_us, self.max_future_us, self.encode = now_us, max_future_us, encode
         self.files = {s.name: list_files(data, s, start_us, end_us, hashes=False) for s in sources}
 
+    def span(self) -> tuple[int | None, int | None]:
+        """The range, as far as it was given or the ``date=`` folders tell it; None: only the files know."""
+        dates = [f.date for files in self.files.values() for f in files]
+        days = [_midnight(d) for d in dates if d is not None]
+        start, end = self.start_us, self.end_us
+        if days and None not in dates:
+            start, end = start if start is not None else min(days), end if end is not None else max(days) + DAY_US
+        return start, end
+
     def slices(self) -> Iterator[Slice]:
         """The slices in order of time; empty ones are left out."""
         with tempfile.TemporaryDirectory(prefix="tandem-replay-") as folder:

@@ -305,6 +305,15 @@ def test_what_the_contract_refuses_is_sent_among_its_neighbours(tmp_path: Path) 
     ]
 
 
+def test_the_span_is_known_where_folders_tell_it(tmp_path: Path) -> None:
+    write(tmp_path, f"date={day_of(T0 + DAY)}/part-0.parquet", [T0 + DAY])
+    write(tmp_path, f"date={day_of(T0 + 3 * DAY)}/part-0.parquet", [T0 + 3 * DAY])
+    assert log_of(tmp_path).span() == (T0 + DAY, T0 + 4 * DAY)
+    assert log_of(tmp_path, T0 + DAY + 5).span() == (T0 + DAY + 5, T0 + 4 * DAY)
+    write(tmp_path, "loose.parquet", [T0])
+    assert log_of(tmp_path, T0).span() == (T0, None)
+
+
 def test_an_event_in_the_folder_of_a_later_day_comes_with_that_day(tmp_path: Path) -> None:
     write(tmp_path, f"date={day_of(T0 + DAY)}/part-0.parquet", [T0 + 5, T0 + DAY + 5])
     sent = flights(schedule(log_of(tmp_path), Alterations(), FORMS))
