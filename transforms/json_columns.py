@@ -7,6 +7,7 @@ caller to accept a row, and to ask Python about every row that it would not acce
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,7 +20,10 @@ __all__ = ["plain", "read_columns"]
 CHUNK_BYTES = 32 << 20
 SMALLEST = 64
 """Rows in which one that Arrow cannot read is not looked for any more."""
+LEAST_FAILURES, ROWS_PER_FAILURE = 8, 500
+"""How often Arrow may fail before the rest is left to others: each failure costs as much as some twenty rows read one by one."""
 
+_ROW = re.compile(r" in row ([0-9]{1,9})\Z")
 # Bytes that a plain payload holds at its two ends alone, or not at all.
 _SPECIAL = np.zeros(256, dtype=bool)
 _SPECIAL[:0x20] = True
@@ -68,20 +72,31 @@ def _parts(payloads: pa.Array, rows: npt.NDArray[np.int64], schema: pa.Schema) -
     if n == 0:
         return
     _, ends, data = payloads.buffers()
-    first, last = np.frombuffer(ends, dtype=np.int32)[[payloads.offset, payloads.offset + n]].tolist()
-    if last - first <= CHUNK_BYTES:
-        batch = _read(payloads, data.slice(first, last - first), schema)
-        if batch is not None:
-            yield rows, batch
-            return
-    if n > SMALLEST:
-        half = n // 2
-        yield from _parts(payloads.slice(0, half), rows[:half], schema)
-        yield from _parts(payloads.slice(half), rows[half:], schema)
+    offsets = np.frombuffer(ends, dtype=np.int32)[payloads.offset : payloads.offset + n + 1]
+    failures = max(LEAST_FAILURES, n // ROWS_PER_FAILURE)
+    todo = [(0, n)]
+    while todo:
+        first, last = todo.pop()
+        size = int(offsets[last]) - int(offsets[first])
+        stop: int | None = None
+        if first < last and size <= CHUNK_BYTES:
+            found = _read(payloads.slice(first, last - first), data.slice(int(offsets[first]), size), schema)
+            if isinstance(found, pa.RecordBatch):
+                yield rows[first:last], found
+                continue
+            failures -= 1
+            if failures < 0:
+                return
+            stop = found
+        if stop is not None and stop < last - first:
+            todo += [(first + stop + 1, last), (first, first + stop)]
+        elif last - first > SMALLEST:
+            middle = (first + last) // 2
+            todo += [(middle, last), (first, middle)]
 
 
-def _read(payloads: pa.Array, data: pa.Buffer, schema: pa.Schema) -> pa.RecordBatch | None:
-    """All of the payloads, or None. ``data`` are their bytes, one after the other."""
+def _read(payloads: pa.Array, data: pa.Buffer, schema: pa.Schema) -> pa.RecordBatch | int | None:
+    """All of the payloads; or the first that cannot be read; or None where Arrow does not tell. ``data`` are their bytes in a row."""
     try:
         payloads.cast(pa.string())  # looks at every byte, which the reader does not
         table = pyarrow.json.read_json(
@@ -89,8 +104,9 @@ def _read(payloads: pa.Array, data: pa.Buffer, schema: pa.Schema) -> pa.RecordBa
             read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=data.size + 1),
             parse_options=pyarrow.json.ParseOptions(explicit_schema=schema, newlines_in_values=False, unexpected_field_behavior="infer"),
         )
-    except (pa.ArrowException, ValueError, MemoryError):
-        return None
+    except (pa.ArrowException, ValueError, MemoryError) as error:
+        told = _ROW.search(str(error))  # a hint: if it is wrong, what comes before fails too
+        return int(told[1]) if told else None
     if table.num_rows != len(payloads):
         return None
     for column, field in zip(table.columns, table.schema, strict=True):
