@@ -12,6 +12,7 @@ from tests.integration.flights import ROOT
 from tests.kafka_server import kafka_server
 from tests.prove.report import Report
 from tests.prove.slice import Slice, make_slice
+from tests.prove.small import Starter
 
 REPORT = Report()
 
@@ -54,3 +55,11 @@ def slice_(tmp_path_factory: pytest.TempPathFactory) -> Slice:
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     with kafka_server(tmp_path_factory.mktemp("broker")) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def starter() -> Iterator[Starter]:
+    made = Starter()
+    yield made
+    made.process.kill()
+    made.process.wait()

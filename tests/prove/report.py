@@ -24,6 +24,21 @@ class Kind:
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
+    def trial(self, hit: str, values: int, wrong: list[str], seconds: float) -> None:
+        """One more, which hit something; ``values`` were compared."""
+        self.trials += 1
+        self.failed += bool(wrong)
+        self.values += values
+        self.wrong += len(wrong)
+        self.hits[hit] = self.hits.get(hit, 0) + 1
+        self.seconds = round(self.seconds + seconds, 1)
+        self.notes += wrong[:1]
+
+    def suspect(self, problems: list[str]) -> None:
+        """What was found at the end of a stream may be any of its trials' work."""
+        self.failed = max(self.failed, 1)
+        self.notes += problems[:2]
+
 
 @dataclass
 class Report:

@@ -101,6 +101,11 @@ class Stream:
         self.seen |= set(now)
         return max((pid for pid, command in now.items() if word in command), default=None)
 
+    def hand(self) -> int:
+        """The process that writes, as soon as there is one."""
+        pid: int = until(lambda: self.part("worker"), "a worker", check=self.running)
+        return pid
+
     def running(self) -> None:
         """Fails where the driver has ended unasked."""
         if self.process is not None and self.process.poll() is not None:

@@ -17,31 +17,42 @@ from tests.prove import check
 from tests.prove.report import Kind, Report
 from tests.prove.rig import Rig, Stream
 from tests.prove.slice import Slice
-from tests.prove.test_crash import FLOW_SECONDS, SEED, WARM, numbers, process_of, values
+from tests.prove.small import Small, Starter
+from tests.prove.test_crash import FLOW_SECONDS, SEED, WARM, deck, numbers, run_deck, values
+from tests.prove.test_small_engine import run_small
 
 MOST = 7
 """Trials in one pair of streams."""
 KIND = "second writer racing"
 
 
-def test_a_writer_left_behind_undoes_nothing(trials: int, slice_: Slice, broker: Broker, tmp_path: Path, report: Report) -> None:
-    problems = run_races(trials, slice_, broker, tmp_path, report)
+@pytest.mark.parametrize("engine", ["small", "flink"])
+def test_a_writer_left_behind_undoes_nothing(
+    engine: str, trials: int, slice_: Slice, broker: Broker, starter: Starter, tmp_path: Path, report: Report
+) -> None:
+    problems = run_races(trials, slice_, broker, starter if engine == "small" else None, tmp_path, report)
     assert not problems, "\n".join(problems[:20])
 
 
-def run_races(trials: int, slice_: Slice, broker: Broker, folder: Path, report: Report, stock: bool = False) -> list[str]:
-    """All trials; what differed."""
+def run_races(
+    trials: int, slice_: Slice, broker: Broker, starter: Starter | None, folder: Path, report: Report, stock: bool = False
+) -> list[str]:
+    """All trials, on the small engine if its starter is given, else on Flink; what differed."""
     problems: list[str] = []
     number = done = 0
     while done < trials:
-        count, store = min(MOST, trials - done), ("sqlite", "redis")[number % 2]
+        count, store = min(MOST if starter is None else 4 * MOST, (trials - done + 1) // 2), ("sqlite", "redis")[number % 2]
         # The slow one takes small bites, so that it is caught between them.
         rig = Rig(folder / f"race{number}", slice_, broker, next(numbers), store, stock, poll_records=40)
-        entry, begun = report.kind(KIND, stock), time.monotonic()
+        rng = random.Random(f"{SEED} race {number}")
+        entry = report.kind(f"{KIND}, {store}, {'flink' if starter is None else 'small engine'}", stock)
+        if starter is None:
+            rig.streams += [Stream(rig, "fast"), Stream(rig, "slow", 3)]
+        else:
+            rig.streams += [Small(rig, "fast", starter=starter, rng=rng), Small(rig, "slow", 3, starter=starter, rng=rng)]
         try:
-            problems += _run(rig, count, random.Random(f"{SEED} race {number}"), entry)
+            problems += _run(rig, count, rng, entry)
         finally:
-            entry.seconds = round(entry.seconds + time.monotonic() - begun, 1)
             rig.close()
         done, number = done + count, number + 1
     return problems
@@ -49,7 +60,7 @@ def run_races(trials: int, slice_: Slice, broker: Broker, folder: Path, report: 
 
 def _run(rig: Rig, count: int, rng: random.Random, entry: Kind) -> list[str]:
     total, out = len(rig.slice.records), []
-    fast, slow = rig.stream("fast"), rig.stream("slow", shards=3)
+    fast, slow = rig.streams
     cuts = [int(total * (WARM + (0.95 - WARM) * k / count)) for k in range(count + 1)]
     fast.start()
     slow.start()
@@ -59,46 +70,41 @@ def _run(rig: Rig, count: int, rng: random.Random, entry: Kind) -> list[str]:
     fast.wait(cuts[0])
     for before, cut in itertools.pairwise(cuts):
         slow.wait(before)
+        begun = time.monotonic()
         with rig.feeding(cut, FLOW_SECONDS):
             time.sleep(rng.uniform(0, FLOW_SECONDS / 2))
-            os.kill(process_of(slow, "worker"), signal.SIGSTOP)
+            os.kill(slow.hand(), signal.SIGSTOP)
         fast.wait(cut)
-        os.kill(process_of(slow, "worker"), signal.SIGCONT)
+        os.kill(slow.hand(), signal.SIGCONT)
         time.sleep(rng.uniform(0.05, 2))
         behind = not slow.delivered(cut)
         slow.kill()
         wrong = check.online(rig, cut)
-        entry.trials += 1
-        entry.failed += bool(wrong)
-        entry.wrong += len(wrong)
-        entry.values += values(rig, cut)
         hit = "left behind" if behind else "caught up"
-        entry.hits[hit] = entry.hits.get(hit, 0) + 1
+        entry.trial(hit, values(rig, cut), wrong, time.monotonic() - begun)
         out += [f"{hit} at {cut}: {line}" for line in wrong]
         slow.start()
     with rig.feeding(total, 0):
         pass
-    both: list[Stream] = [fast, slow]
-    for stream in both:
+    for stream in rig.streams:
         stream.wait(total)
         if code := stream.stop():
             out.append(f"{stream.name}: exit code {code} at the end:\n{stream.tail()}")
     rest = check.dead_letters(rig, total)[0] + ([] if rig.stock else check.online(rig, total))
-    for stream in both:
+    for stream in rig.streams:
         rest += check.row_log(stream, total) + check.late_log(stream, total)
-    entry.failed += bool(rest)
-    entry.notes += rest[:3]
+    if rest:
+        entry.suspect(rest)
     return out + rest
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_the_negative_control_fails(trials: int, slice_: Slice, broker: Broker, tmp_path: Path, report: Report) -> None:
+def test_the_negative_control_fails(trials: int, slice_: Slice, broker: Broker, starter: Starter, tmp_path: Path, report: Report) -> None:
     """The same trials with Feast's own writer in place of the ordered write do not converge: the trials can see what they are for."""
-    from tests.prove.test_crash import run_kind
-
     count = max(2, trials // 4)
-    problems = run_races(count, slice_, broker, tmp_path / "race", report, stock=True)
-    for kind in ("kill -9 redis", "redis comes back empty", "kill -9 worker", "kill -9 driver"):
-        if trials >= 20 or kind == "kill -9 redis":
-            problems += run_kind(kind, count, slice_, broker, tmp_path / kind.replace(" ", "_"), report, stock=True)
+    problems = run_races(2 * trials, slice_, broker, starter, tmp_path / "race", report, stock=True)
+    problems += run_small(2 * trials, slice_, broker, starter, tmp_path / "small", report, stock=True)
+    for store in ("sqlite", "redis"):
+        kinds = ["kill -9 worker", "kill -9 driver", "SIGTERM and restart"] if trials >= 20 else []
+        cards = deck(store, count, [*kinds, "kill -9 redis"])
+        problems += run_deck(cards, store, True, slice_, broker, tmp_path / store, report, stock=True)
     assert problems, "Feast's own writer converged in every trial: then these trials prove nothing"

@@ -2,95 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import pytest
-
 from pipelines.services.kafka import Broker
-from tests.integration.flights import environment
 from tests.prove import check
 from tests.prove.report import Kind, Report
-from tests.prove.rig import Rig, Stream, alive, until
+from tests.prove.rig import Rig
 from tests.prove.slice import Slice
+from tests.prove.small import Small, Starter
 from tests.prove.test_crash import SEED, WARM, numbers, values
 
 FLOW_SECONDS = 0.5
 TIMES = 5
 """So many small trials for one of the large kinds."""
 MOST = 50
-
-
-class Starter:
-    """The process that forks jobs."""
-
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "tests.prove.small_engine"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment(),
-            text=True,
-        )
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline() == "ready\n"
-
-    def fork(self, orders: dict[str, object]) -> int:
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps(orders) + "\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
-
-
-@dataclass
-class Small(Stream):
-    """A stream on the small engine."""
-
-    starter: Starter | None = None
-    life: int = 0
-    rng: random.Random = field(default_factory=random.Random)
-
-    def start(self, *words: str) -> None:
-        assert self.starter is not None
-        orders: dict[str, object] = {"repo": str(self.rig.repo_path), "name": self.name, "run": self.rig.slice.run, "shards": self.shards}
-        orders |= {"restore": "restore" in words, "seed": self.rng.randrange(2**32), "log": str(self.rig.folder / f"{self.name}.out")}
-        self.life = self.starter.fork(orders)
-
-    def running(self) -> None:
-        if not alive(self.life):
-            raise AssertionError(f"the engine ended by itself:\n{self.tail()}")
-
-    def kill(self) -> None:
-        os.kill(self.life, signal.SIGKILL)
-        until(lambda: not alive(self.life), "its end", 20)
-
-    def stop(self, seconds: float = 120.0) -> int:
-        self.control.request("stop")
-        until(lambda: not alive(self.life), "its end", seconds)
-        return 0
-
-    def close(self) -> None:
-        with suppress(ProcessLookupError):
-            if self.life:
-                os.kill(self.life, signal.SIGKILL)
-
-
-@pytest.fixture(scope="session")
-def starter() -> Iterator[Starter]:
-    made = Starter()
-    yield made
-    made.process.kill()
-    made.process.wait()
 
 
 def test_after_every_kill_all_values_are_the_oracles(
@@ -107,14 +34,12 @@ def run_small(
     problems: list[str] = []
     number = done = 0
     while done < trials:
-        count, store = min(MOST, trials - done), ("sqlite", "redis")[number % 2]
+        count, store = min(MOST, (trials + 1) // 2, trials - done), ("sqlite", "redis")[number % 2]
         rng = random.Random(f"{seed} small {number}")
         rig = Rig(folder / f"small{number}", slice_, broker, next(numbers), store, stock, poll_records=rng.choice([5, 30, 20_000]))
-        entry, begun = report.kind("kill -9, small engine", stock), time.monotonic()
         try:
-            problems += _run(rig, Small(rig, starter=starter, rng=rng), count, rng, entry)
+            problems += _run(rig, Small(rig, starter=starter, rng=rng), count, rng, report.kind("kill -9, small engine", stock))
         finally:
-            entry.seconds = round(entry.seconds + time.monotonic() - begun, 1)
             rig.close()
         done, number = done + count, number + 1
     return problems
@@ -130,6 +55,7 @@ def _run(rig: Rig, stream: Small, count: int, rng: random.Random, entry: Kind) -
         pass
     stream.wait(cuts[0])
     for cut in cuts[1:]:
+        begun = time.monotonic()
         with rig.feeding(cut, FLOW_SECONDS):
             time.sleep(rng.uniform(0, 2 * FLOW_SECONDS))
             stream.kill()
@@ -139,11 +65,7 @@ def _run(rig: Rig, stream: Small, count: int, rng: random.Random, entry: Kind) -
             stream.start(*(["restore"] if how == "state brought back" else []))
         stream.wait(cut)
         wrong = check.online(rig, cut)
-        entry.trials += 1
-        entry.failed += bool(wrong)
-        entry.wrong += len(wrong)
-        entry.values += values(rig, cut)
-        entry.hits[how] = entry.hits.get(how, 0) + 1
+        entry.trial(how, values(rig, cut), wrong, time.monotonic() - begun)
         out += [f"{how} at {cut}: {line}" for line in wrong]
     with rig.feeding(total, 0):
         pass
@@ -152,6 +74,6 @@ def _run(rig: Rig, stream: Small, count: int, rng: random.Random, entry: Kind) -
     rest = check.row_log(stream, total) + check.late_log(stream, total) + check.dead_letters(rig, total)[0]
     if not rig.stock:
         rest += check.online(rig, total)
-    entry.failed += bool(rest)
-    entry.notes += rest[:3]
+    if rest:
+        entry.suspect(rest)
     return out + rest
