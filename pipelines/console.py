@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from pipelines.repo import Repo
 
 __all__ = [
-    "DEFAULT_REPO", "DataOption", "EndOption", "JsonOption", "RepoOption", "StartOption", "Steps", "load", "moment", "quiet", "screen", "show",
+    "DEFAULT_REPO", "DataOption", "EndOption", "JsonOption", "RepoOption", "StartOption", "Steps", "load",
+    "moment", "quiet", "screen", "show",
 ]  # fmt: skip
 
 screen = Console(stderr=True, soft_wrap=True)
@@ -71,7 +72,9 @@ def load(repo: Path, data: Path | None = None) -> Repo:
 
     if data is not None:  # the repository's own modules and child processes read the settings too
         os.environ["TANDEM_DATA"] = str(data.resolve())
-    return load_repo(repo)
+    loaded = load_repo(repo)
+    quiet()  # Feast, which the repository imports, turns the warnings of other libraries on again
+    return loaded
 
 
 class Steps:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Column, Table
 
-from pipelines.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, moment, screen, show
+from pipelines.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, moment, quiet, screen, show
 
 if TYPE_CHECKING:
     from pipelines.config import Settings
@@ -27,6 +27,7 @@ SinceOption = Annotated[str | None, typer.Option("--since", help="Only letters w
 
 def _settings(repo: Path, data: Path | None) -> tuple[Settings, dict[str, Any]]:
     """The settings, and the options of Kafka clients."""
+    quiet()
     from pipelines.config import load_settings
     from pipelines.streaming.kafka import client_options
 

@@ -115,7 +115,7 @@ def status(repo: RepoOption = DEFAULT_REPO, data: DataOption = None, name: NameO
             if found.get(key):
                 out.add_row(key, str(found[key]))
         for key, value in found.get("progress", {}).items():
-            if value:
+            if any(value.values()) if isinstance(value, dict) else value:
                 out.add_row(key, ", ".join(f"{k}: {v:,}" for k, v in value.items()) if isinstance(value, dict) else str(value))
         out.caption, out.caption_justify = "\n".join(found.get("said", [])), "left"
         return out
