@@ -75,7 +75,9 @@ def _resumed(repo: Repo, control: Control, progress: Mapping[int, Mapping[str, A
                 f"stream {control.folder.name!r} began from a batch run that is gone ({error});"
                 " start with --anew, and --from-run latest if there is another"
             ) from None
-    start = resume(points, max(int(p["shards"]) for p in points), begin, run)
+    # While shards are spread anew (below) records of both numbers lie side by side; the least of all holds then too.
+    whole = [n for n in {int(p["shards"]) for p in points} if all(i in progress for i in range(n))]
+    start = resume(points, min(whole), begin, run) if whole else None
     if start is None:  # a shard has not saved one yet: nothing is known to be delivered by it
         control.clear_progress()
         return Start() if run is None else after_run(repo, runs.find(repo.data, Path(run).name))
@@ -103,7 +105,7 @@ def _reshard(control: Control, start: Start, points: list[Mapping[str, Any]], sh
         for partition, (needed, newest) in offsets.items():
             at = {"next": start.done[source][partition], "newest": newest, "needed": needed, "needed_newest": newest}
             partitions.setdefault(source, {})[str(partition)] = at
-    for number in range(max(shards, len(points))):
+    for number in reversed(range(max(shards, len(points)))):  # so that the old ones are whole until the new ones are
         merged = {**points[0], "shard": number, "shards": shards, "emitted": dict(start.emitted), "partitions": partitions}
         control.save_progress(number, merged, durable=True)
     for path in (control.folder / "progress").rglob("shard-*.jsonl"):

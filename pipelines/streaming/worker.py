@@ -24,8 +24,10 @@ _ENGINE = str(Path(__file__).resolve().parents[2])
 
 def start_worker(log: Path, preload: Sequence[str] = PRELOAD) -> subprocess.Popen[bytes]:
     """Start a worker that imports ``preload`` and waits for its orders on stdin; its output is appended to ``log``."""
+    from pipelines.services.process import rotate
     from pipelines.streaming.children import launch
 
+    rotate(log)
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "ab") as sink:
         return launch(
