@@ -246,6 +246,7 @@ def test_a_stopped_replay_keeps_its_word_on_what_it_sent(repo: Repo, broker: Bro
     )
 
 
+@pytest.mark.slow
 def test_a_broker_that_goes_away_is_waited_for(repo: Repo, tmp_path: Path) -> None:
     said: list[str] = []
     summaries: list[dict[str, Any]] = []
