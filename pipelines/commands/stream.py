@@ -63,7 +63,9 @@ def stream(
         parallelism=parallelism,
         metrics_port=metrics_port,
     )
-    manifest = run_stream(load(repo, data), options)
+    loaded = load(repo, data)
+    quiet()  # Feast switches warnings on again
+    manifest = run_stream(loaded, options)
     show(manifest, json_, None)
     if manifest["code"]:
         from transforms.errors import DataError

@@ -76,7 +76,7 @@ class FlinkOptions:
             "enable_metrics": "false",
         }
         if self.master is not None:
-            flags |= {"externalized_checkpoints_enabled": "true", "retain_externalized_checkpoints_on_cancellation": "true"}
+            flags["externalized_checkpoints_enabled"] = "true"  # kept when the job fails; a cancelled one goes on from its resume point
         if self.savepoint:
             flags["savepoint_path"] = self.savepoint
         return PipelineOptions([f"--{key}={value}" if value != "" else f"--{key}" for key, value in flags.items()] + list(self.extra))

@@ -364,11 +364,14 @@ def stop_stream(
         return None
     if savepoint and not facts.get("flink_master"):
         raise ConfigError("--savepoint: this stream runs on the embedded Flink, which has none; stop it without: it keeps its resume point")
-    Control(folder).request("savepoint" if savepoint else "stop")
+    control = Control(folder)
+    control.request("savepoint" if savepoint else "stop")
     until = time.monotonic() + seconds
     while running(folder) is not None:
         if time.monotonic() > until:
             raise DataError(f"stream {name!r} (pid {facts.get('pid')}) has not stopped after {seconds:g} s; see 'tandem stream status'")
+        if savepoint and not control.requested("savepoint") and running(folder) is not None:
+            raise DataError(f"stream {name!r} goes on: {control.said()[0][-1].partition(' ')[2]}")
         sleep(0.1)
     manifest = runs.find(data, facts["run"]).manifest if facts.get("run") else {}
     if manifest.get("status") == "failed":

@@ -203,9 +203,14 @@ class Supervisor:
                 return Outcome(1, fatal, attempt), ""
             code = job.poll()
             if self.control.requested("savepoint") and self.savepoint is not None and code is None and stopping is None:
-                path = self.savepoint()
-                self.say(f"stopped with savepoint {path}")
-                return Outcome(0, "stopped with a savepoint", attempt, path), ""
+                try:
+                    path = self.savepoint()
+                except TandemError as error:
+                    self.control.clear("savepoint")
+                    self.say(f"no savepoint was made, the stream goes on: {error}")
+                else:
+                    self.say(f"stopped with savepoint {path}")
+                    return Outcome(0, "stopped with a savepoint", attempt, path), ""
             if stopping is None and self.control.requested("stop"):
                 stopping = self.clock()
                 self.say("stopping: what was polled is still delivered")

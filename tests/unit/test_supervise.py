@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.streaming.control import Control
 from pipelines.streaming.supervise import Driver, Supervisor, delivered, reached, running
-from transforms.errors import ConfigError, DataError
+from transforms.errors import ConfigError, DataError, TandemError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -167,6 +167,21 @@ def test_it_ends_at_the_end_offsets(world):
     ]
     outcome = world.supervisor(lambda n: FakeJob(world), until=until).run()
     assert outcome.code == 0 and round(world.now) == 3
+
+
+def test_a_savepoint_that_fails_leaves_the_stream_running(world):
+    answers = iter([TandemError("no room"), "file:/sp"])
+
+    def savepoint():
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    world.events = [(1, lambda: world.control.request("savepoint")), (3, lambda: world.control.request("savepoint"))]
+    outcome = world.supervisor(lambda n: FakeJob(world), savepoint=savepoint).run()
+    assert (outcome.code, outcome.savepoint) == (0, "file:/sp")
+    assert any("no room" in line for line in world.said) and world.now >= 3
 
 
 def test_what_counts_as_delivered():
