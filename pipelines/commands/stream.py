@@ -118,11 +118,22 @@ def status(repo: RepoOption = DEFAULT_REPO, data: DataOption = None, name: NameO
                 out.add_row(key, str(found[key]))
         for key, value in found.get("progress", {}).items():
             if any(value.values()) if isinstance(value, dict) else value:
-                out.add_row(key, ", ".join(f"{k}: {v:,}" for k, v in value.items()) if isinstance(value, dict) else str(value))
+                out.add_row(key, _cell(key, value))
         out.caption, out.caption_justify = "\n".join(found.get("said", [])), "left"
         return out
 
     show(found, json_, table)
+
+
+def _cell(key: str, value: Any) -> str:
+    """A value of ``progress`` for people: times as times."""
+    if not isinstance(value, dict):
+        return str(value)
+    if key in ("watermark", "emitted"):
+        from pipelines.streaming.progress import when
+
+        return ", ".join(f"{k}: {when(v)}" for k, v in value.items())
+    return ", ".join(f"{k}: {v:,}" if isinstance(v, int) else f"{k}: {v:.1f}" for k, v in value.items())
 
 
 @app.command()

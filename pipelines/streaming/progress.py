@@ -12,7 +12,7 @@ from typing import Any
 
 from pipelines.streaming.control import Control
 
-__all__ = ["Progress", "Screen", "Tracker", "line"]
+__all__ = ["Progress", "Screen", "Tracker", "line", "when"]
 
 _NEVER = -(2**61)
 
@@ -161,7 +161,8 @@ def _least(points: Mapping[int, Mapping[str, Any]], what: str) -> dict[str, int]
     return out
 
 
-def _when(us: int) -> str:
+def when(us: int) -> str:
+    """Microseconds of UTC as a date and time, to the minute."""
     return f"{datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us):%Y-%m-%d %H:%M}"
 
 
@@ -177,9 +178,9 @@ def line(p: Progress) -> str:
         f"{p.rows:,} rows, {p.rows_per_second:,.0f}/s",
     ]
     if p.watermark:
-        parts.append(f"event time {_when(min(p.watermark.values()))}")
+        parts.append(f"event time {when(min(p.watermark.values()))}")
     if p.emitted:
-        parts.append(f"rows up to {_when(min(p.emitted.values()))}")
+        parts.append(f"rows up to {when(min(p.emitted.values()))}")
     if p.rejected:
         parts.append(f"{sum(p.rejected.values()):,} rejected")
     if any(p.late.values()):
