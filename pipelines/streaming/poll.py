@@ -264,8 +264,9 @@ class Poll(beam.DoFn):
                 at.watermark, beat = max(at.watermark, watermark_of(source, behind)), True
                 self.beaten[key] = now
         if beat or flush:
+            # What an idle partition let the others emit belongs into the resume point: nothing may follow that would save it.
             at.flushed = True
-            yield from self._send(source, self._stretch(source, partition, partitions, at, at.next, at.newest), None, None, flush=flush)
+            yield from self._send(source, self._stretch(source, partition, partitions, at, at.next, at.newest), None, None, flush=True)
 
     def _send(
         self, source: EventSource, stretch: Stretch, events: pa.RecordBatch | None, late: pa.RecordBatch | None, flush: bool = False
