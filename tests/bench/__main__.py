@@ -14,7 +14,8 @@ from rich.table import Table
 
 from tests.bench.report import Part
 
-PARTS = ("windows", "graph", "join", "online", "http")
+PARTS = ("windows", "graph", "join", "online", "http", "stream", "fresh")
+WITH_WAYS = ("stream",)
 
 
 def _time(seconds: float) -> str:
@@ -41,17 +42,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench", description="Speeds side by side; a ratio above 1 is slower than Tandem."
     )
-    parser.add_argument("--only", default=",".join(PARTS), help=f"parts, separated by commas: {', '.join(PARTS)}")
+    parser.add_argument("--only", default=",".join(PARTS), help=f"parts, separated by commas: {', '.join(PARTS)}; stream:tandem is one way")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")
     parser.add_argument("--quick", action="store_true", help="a part of the data: for a look, not for figures")
     given = parser.parse_args()
-    names = [name.strip() for name in given.only.split(",")]
-    if unknown := [name for name in names if name not in PARTS]:
-        parser.error(f"no part {unknown[0]!r}; choose from {', '.join(PARTS)}")
+    asked: dict[str, list[str]] = {}
+    for word in given.only.split(","):
+        name, _, way = word.strip().partition(":")
+        if name not in PARTS or (way and name not in WITH_WAYS):
+            parser.error(f"no part {word.strip()!r}; choose from {', '.join(PARTS)}")
+        asked.setdefault(name, []).extend([way] if way else [])
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     console, parts = Console(width=None if sys.stdout.isatty() else 140), []
-    for name in names:
-        made = importlib.import_module(f"tests.bench.{name}").run(quick=given.quick)
+    for name, ways in asked.items():
+        made = importlib.import_module(f"tests.bench.{name}").run(quick=given.quick, **({"only": ways} if ways else {}))
         parts += made
         if not given.json:
             for part in made:

@@ -1,0 +1,1 @@
+"""The same features made in other ways, for the stream's benchmark."""
