@@ -172,7 +172,7 @@ def explain(
 
     ``events``: all that the batch rows were made of (``source.arrow_schema``, with ``_partition`` and ``_offset`` where they are from
     Kafka); ``late``: the late log of the source; ``fingerprint``: the graph of the batch rows; ``start``: rows are those with
-    ``start < boundary`` (microseconds).
+    ``start < boundary`` (microseconds); ``lateness_known``: that of ``events``, where it was computed before.
     """
     cause = np.zeros(len(comparison.batch_at), np.int8)
     odd = comparison.odd
@@ -187,10 +187,10 @@ def explain(
     if not len(left):
         return cause
     case = _Case(comparison, group, _of_keys(events, names.take(pa.array(left)), group), graphs, start, int(boundary[left].max()), left)
-    lateness_known = lateness(case.events, group.source) if lateness_known is None else _subset(lateness_known, events, names, left, group)
+    known = _subset(lateness_known or lateness(events, group.source), events, names, left, group)
     everyone = recorded(case.events, late, group.source, None)
     if OFFSET in events.schema.names:
-        everyone &= lateness_known.too_late
+        everyone &= known.too_late
     mine = recorded(case.events, late, group.source, group.name)
     # Behind an idle partition an event may come after its rows were final; that needs a boundary that lets it be so.
     final = position.emitted[position.shard(case.events, group)] - micros(group.source.allowed_lateness)

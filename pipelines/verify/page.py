@@ -10,7 +10,6 @@ from typing import Any
 
 from pipelines.runs import write_json
 from pipelines.verify import charts
-from pipelines.verify.summary import BEHIND_EDGES
 
 __all__ = ["render_page", "write_report"]
 
@@ -178,12 +177,13 @@ def _upto(emitted: Sequence[str | None]) -> str:
 
 
 def _lateness(sources: Mapping[str, Any], groups: Mapping[str, Any]) -> str:
-    labels = ["in order", *(f"up to {_seconds(e)}" for e in BEHIND_EDGES), f"over {_seconds(BEHIND_EDGES[-1])}"]
     parts = []
     for name, s in sources.items():
         b = s["behind"]
         if not s["events"]:
             continue
+        edges = b["edges_s"][1:]
+        labels = ["in order", *(f"up to {_seconds(e)}" for e in edges), f"over {_seconds(edges[-1])}"]
         series = [("in the first revision", "c-equal", b["in_time"]), ("corrects rows", "c-explained", b["corrects"])]
         series += [("too late", "c-bad", b["too_late"])]
         told = f"{s['events']:,} events from Kafka; rows wait {_seconds(s['out_of_orderness_s'])} for them"

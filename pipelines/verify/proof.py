@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.verify.causes import CAUSES, EQUAL, OFFSET, PARTITION, UNEXPLAINED, Graphs, Lateness, explain, lateness, recorded
-from pipelines.verify.compare import Comparison, Newest, compare, newest, table_of
+from pipelines.verify.compare import Comparison, Newest, compare, newest, same, table_of
 from pipelines.verify.record import StreamRecord
 from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, EventSource, FeatureGroup
 
@@ -30,7 +31,7 @@ class GroupProof:
     newest: Newest
     fingerprint: str
     strangers: int = 0
-    """Rows of a fingerprint that no graph has, though their values are batch's."""
+    """Rows whose values are batch's, but that bear a fingerprint that no graph has, or of one that makes other values."""
 
     @property
     def unexplained(self) -> int:
@@ -116,7 +117,7 @@ class Proof:
             if n := int(g.newest.conflicts.sum()):
                 out.append(f"{name}: {n:,} deliveries of the same revision with other values: the same events gave two results")
             if g.strangers:
-                out.append(f"{name}: {g.strangers:,} rows bear a fingerprint that no graph of the group has")
+                out.append(f"{name}: {g.strangers:,} rows bear a fingerprint that no graph of the group has, or one of another graph")
         for name, s in self.sources.items():
             if s.not_late:
                 out.append(f"{name}: {s.not_late:,} events are in the late log, but came in time")
@@ -156,7 +157,7 @@ def prove(
             comparison, group, log, late, record.positions[name], graphs(name), fingerprints[name], start, lateness_known=known[source.name]
         )
         proofs[name] = GroupProof(
-            group, comparison, cause, last, fingerprints[name], _strangers(comparison, cause, graphs(name), fingerprints[name])
+            group, comparison, cause, last, fingerprints[name], _strangers(comparison, group, cause, graphs(name), fingerprints[name])
         )
     return Proof(record, start, proofs, sources)
 
@@ -200,6 +201,21 @@ def _fingerprints(rows: pa.Table) -> dict[str, int]:
     return {str(c["values"]): int(c["counts"]) for c in rows.column(FINGERPRINT).combine_chunks().value_counts().to_pylist()}
 
 
-def _strangers(c: Comparison, cause: npt.NDArray[np.int8], graphs: Graphs, fingerprint: str) -> int:
+def _strangers(c: Comparison, group: FeatureGroup, cause: npt.NDArray[np.int8], graphs: Graphs, fingerprint: str) -> int:
+    """How many rows are equal to batch's, but bear a fingerprint that no graph has, or whose graph makes other values of them."""
     equal = table_of(c.stream.take(pa.array(c.stream_at[(cause == EQUAL) & (c.stream_at >= 0)])))
-    return sum(n for found, n in _fingerprints(equal).items() if found != fingerprint and graphs(found)[0] is None)
+    count = 0
+    for found, n in _fingerprints(equal).items():
+        if found == fingerprint:
+            continue
+        graph, of_this_definition = graphs(found)
+        if graph is None:
+            count += n
+        elif of_this_definition:
+            rows = table_of(equal.filter(pc.equal(equal.column(FINGERPRINT), found)))
+            made = graph.apply(rows.select(group.row_schema.names).cast(group.row_schema).combine_chunks().to_batches()[0])
+            wrong = np.zeros(rows.num_rows, np.bool_)
+            for name, column in zip(made.schema.names, made.columns, strict=True):
+                wrong |= ~same(rows.column(name), column) if name in rows.schema.names else True
+            count += int(wrong.sum())
+    return count

@@ -20,7 +20,7 @@ from pipelines.verify.served import ServedProof
 from transforms.definitions import micros
 from transforms.intake import NEVER
 
-__all__ = ["BEHIND_EDGES", "summarize"]
+__all__ = ["summarize"]
 
 Int = npt.NDArray[np.int64]
 
