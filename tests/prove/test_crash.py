@@ -177,7 +177,7 @@ def run_deck(
     """Deal all blows, to as many streams as it takes; what differed."""
     problems: list[str] = []
     for number, first in enumerate(range(0, len(cards), MOST)):
-        rig = Rig(folder / f"{store}{number}", slice_, broker, next(numbers), store, stock)
+        rig = Rig(folder / f"{store}{number}", slice_, broker, next(numbers), store, stock, poll_records=40)
         try:
             problems += _run(rig, cards[first : first + MOST], random.Random(f"{SEED} {store} {number}"), brief, report)
         finally:
