@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -106,8 +106,8 @@ def _streamed(
             asking.ask(clock)
             _alive(stream, "the stream ended")
         steps.say(f"replayed {replay.summary['sent']:,} records; waiting for the stream to deliver all of them")
-        settled = _Settled(repo)
-        _wait(stream, lambda: asking.ask(clock) and settled(), "the stream did not catch up", 300)
+        delivered = _delivered(repo, replay.summary["sources"])
+        _wait(stream, lambda: asking.ask(clock) and delivered(), "the stream did not catch up", 300)
         millis = asking.millis()
         steps.say(f"the stream caught up; {len(asking.times)} predictions, half of them within {millis:.1f} ms")
         asked = asking.all_of(questions[-LATEST:])
@@ -248,20 +248,15 @@ def _reads(repo: Repo) -> bool:
     return len(_progress(repo).get("lag", {})) == PARTITIONS * len({g.source.name for g in repo.groups.values()})
 
 
-class _Settled:
-    """True once the stream has read all there is, and what it has done did not change for two seconds."""
+def _delivered(repo: Repo, sent: Mapping[str, Any]) -> Callable[[], bool]:
+    """Whether all that was sent (a replay's summary by source) is folded, and the rows that follow from it are written."""
+    from pipelines.streaming.control import Control
+    from pipelines.streaming.supervise import reached
 
-    def __init__(self, repo: Repo) -> None:
-        self.repo = repo
-        self.state: Any = None
-        self.since = time.monotonic()
-
-    def __call__(self) -> bool:
-        now = _progress(self.repo)
-        state = [now.get(k) for k in ("events", "rows", "written", "emitted", "watermark")]
-        if state != self.state or any(now.get("lag", {"none": 1}).values()) or now.get("waiting"):
-            self.state, self.since = state, time.monotonic()
-        return time.monotonic() - self.since > 2
+    read = {g.source.name for g in repo.groups.values()}
+    ends = {s: {int(p): o + 1 for p, o in sent[s]["last_offsets"].items()} for s in sent if s in read}
+    control = Control(repo.data / "stream" / NAME)
+    return lambda: reached(ends, control.reports(), control.load_progress(), 1)
 
 
 class _Replay:
