@@ -31,7 +31,7 @@ from pipelines.verify.log import (
 from pipelines.verify.online import OnlineProof, check, store_reader
 from pipelines.verify.proof import Proof, prove
 from pipelines.verify.record import StreamRecord, load_record
-from pipelines.verify.served import ServedProof, check_served
+from pipelines.verify.served import TIMEOUT_US, ServedProof, check_served
 from pipelines.verify.summary import summarize
 from transforms.errors import DataError
 from transforms.intake import NEVER
@@ -178,10 +178,12 @@ def _served(repo: Repo, folder: Path, record: StreamRecord, proof: Proof, say: S
     if not where or not (repo.path / where).is_dir():
         return {}
     requests = read_requests(repo.path / where)
-    out = {}
+    timeout = round(float(repo.settings.serve.get("timeout_seconds", TIMEOUT_US / 1e6)) * 1e6)
+    delivered = {n: read_rows(folder, g) for n, g in repo.groups.items()}
+    readable, out = record.readable(delivered, repo.groups), {}
     for name, group in repo.groups.items():
         history = offline_rows(repo.data, group, record.run) if record.run is not None else None
-        found = check_served(requests, proof.groups[name], read_rows(folder, group), history)
+        found = check_served(requests, proof.groups[name], delivered[name], readable[name], history, timeout)
         if found is not None:
             say(f"compared {found.answers:,} answers of {name}")
             out[name] = found

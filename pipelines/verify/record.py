@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ from transforms.definitions import CREATED, FeatureGroup, micros
 from transforms.errors import DataError
 from transforms.intake import NEVER
 
-__all__ = ["StreamRecord", "load_record", "position_of"]
+__all__ = ["FAR", "StreamRecord", "load_record", "position_of"]
 
 Int = npt.NDArray[np.int64]
+FAR = 2**62
+"""After every moment (microseconds)."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,24 @@ class StreamRecord:
     run: str | None = None
     ahead: int = 0
     """Rows that were delivered after the resume points that the positions are taken from: left out of ``rows``."""
+    saved: Int = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Per shard when its resume point was saved (microseconds of the wall clock)."""
+
+    def readable(self, rows: Mapping[str, pa.Table], groups: Mapping[str, FeatureGroup]) -> dict[str, Int]:
+        """For each delivered row (group -> rows) a moment by which the online store had it: FAR if none is known.
+
+        A shard delivers one emission after the other: what is in the row log was in the store before the next emission was stamped.
+        """
+        shards = {n: self.positions[n].shard(rows[n], g) for n, g in groups.items()}
+        stamps = {n: rows[n].column(CREATED).cast(pa.int64()).to_numpy() for n in groups}
+        out = {n: np.full(rows[n].num_rows, FAR, np.int64) for n in groups}
+        for number, saved in enumerate(self.saved.tolist()):
+            known = np.unique(np.concatenate([[saved], *(stamps[n][shards[n] == number] for n in groups)]))
+            for name in groups:
+                mine = shards[name] == number
+                place = np.searchsorted(known, stamps[name][mine], side="right")
+                out[name][mine] = np.append(known, FAR)[place]
+        return out
 
     def upto(self, groups: Mapping[str, FeatureGroup]) -> dict[str, dict[int, int]]:
         """source -> partition -> the offset before which some shard folded everything."""
@@ -106,7 +126,7 @@ def load_record(folder: Path, name: str, groups: Mapping[str, FeatureGroup]) -> 
     saved = np.array([micros(datetime.fromisoformat(records[n]["saved"]) - _EPOCH) for n in sorted(records)], np.int64)
     vouched = {n: _before(rows[n], g, positions[n], saved) for n, g in groups.items()}
     ahead = sum(rows[n].num_rows - vouched[n].num_rows for n in groups)
-    return StreamRecord(name, positions, vouched, late, begin, None if run is None else Path(run).name, ahead)
+    return StreamRecord(name, positions, vouched, late, begin, None if run is None else Path(run).name, ahead, saved)
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

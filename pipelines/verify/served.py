@@ -22,7 +22,7 @@ import pyarrow as pa
 from pipelines.verify.causes import CAUSES, EQUAL, OTHER_FINGERPRINT, UNEXPLAINED
 from pipelines.verify.compare import common_codes, locate, same, table_of
 from pipelines.verify.proof import GroupProof
-from transforms.definitions import CREATED, EVENT_TIMESTAMP, FINGERPRINT, REVISION, FeatureGroup
+from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION, FeatureGroup
 
 __all__ = ["SERVED", "ServedProof", "check_served"]
 
@@ -31,8 +31,8 @@ Bool = npt.NDArray[np.bool_]
 
 SERVED = (*CAUSES, "late data", "ahead of the clock")
 IN_FLIGHT, LATE_DATA, AHEAD = CAUSES.index("in flight"), len(CAUSES), len(CAUSES) + 1
-SLACK_US = 5_000_000
-"""A row is stamped, taken through the graph and written, group after group: so long after its stamp it must be readable."""
+TIMEOUT_US = 5_000_000
+"""A server answers within its time limit, so an answer's rows were read no longer before it than that."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,10 @@ class ServedProof:
 
 
 def check_served(
-    log: pa.Table, proof: GroupProof, delivered: pa.Table, history: pa.Table | None, slack_us: int = SLACK_US
+    log: pa.Table, proof: GroupProof, delivered: pa.Table, readable: Int, history: pa.Table | None, timeout_us: int = TIMEOUT_US
 ) -> ServedProof | None:
-    """Judge every logged answer of the group's view; None if there is none. ``history``: rows of the batch run that came before."""
+    """Judge every logged answer of the group's view; None if there is none. ``readable``: for each delivered row when the online store had
+    it for sure; ``history``: rows of the batch run that came before."""
     group, name = proof.group, proof.group.name
     status_column = f"{name}__tandem_status"
     if status_column not in log.schema.names or any(k not in log.schema.names for k in group.entity.keys):
@@ -96,7 +97,7 @@ def check_served(
     cause[other & (delivered_so | right)] = OTHER_FINGERPRINT
 
     # The row must be the newest that had been delivered, and none may be due that was.
-    stale = _stale(asked, np.where(found, stamp, -1), np.where(found, revision, -1), delivered, at - slack_us, keys)
+    stale = _stale(asked, np.where(found, stamp, -1), np.where(found, revision, -1), delivered, readable, at - timeout_us, keys)
     cause[stale] = UNEXPLAINED
     why[stale] = "a newer row had been delivered before"
     due = _due(asked, truth, as_of, keys)
@@ -189,14 +190,14 @@ def _other_graph(log: pa.Table, view: str, fingerprint: str) -> Bool:
     return np.array([p is not None and p != fingerprint for p in log.column(name).to_pylist()], np.bool_)
 
 
-def _stale(asked: pa.Table, stamp: Int, revision: Int, delivered: pa.Table, by: Int, keys: tuple[str, ...]) -> Bool:
-    """For which answers a row greater in (event timestamp, revision) had been stamped before ``by``."""
-    if not delivered.num_rows or CREATED not in delivered.schema.names:
+def _stale(asked: pa.Table, stamp: Int, revision: Int, delivered: pa.Table, readable: Int, by: Int, keys: tuple[str, ...]) -> Bool:
+    """For which answers a row greater in (event timestamp, revision) was readable before ``by``."""
+    if not delivered.num_rows:
         return np.zeros(asked.num_rows, np.bool_)
     delivered, n = table_of(delivered), asked.num_rows
     pairs = [np.concatenate(p) for p in ((stamp, _us(delivered, EVENT_TIMESTAMP)), (revision, _us(delivered, REVISION)))]
     rank = np.unique(np.stack(pairs, axis=1), axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
-    instants, moment = np.unique(np.concatenate([by, _us(delivered, CREATED)]), return_inverse=True)
+    instants, moment = np.unique(np.concatenate([by, readable]), return_inverse=True)
     mine, theirs = common_codes([asked, delivered], keys)
     room, ranks = len(instants) + 1, len(rank) + 1
     order = np.lexsort((moment[n:], theirs))

@@ -431,8 +431,13 @@ def test_a_store_that_lost_or_altered_a_row_is_found(plain, honest, expected, br
 @pytest.fixture(scope="module")
 def answers(plain, honest, expected):
     """The proof, what was delivered for origin_traffic, and answers as a good server would have logged them."""
-    proof = plain.prove(honest, expected).groups["origin_traffic"]
-    return proof, read_rows(honest, "origin_traffic")
+    groups = plain.world.repo().groups
+    delivered = {n: read_rows(honest, n) for n in groups}
+    readable = load_record(honest, "main", groups).readable(delivered, groups)
+    name = "origin_traffic"
+    created = delivered[name].column("created_timestamp").cast(pa.int64()).to_numpy()
+    assert ((readable[name] > created) & (readable[name] < created + 60_000_000)).all()
+    return plain.prove(honest, expected).groups[name], delivered[name], readable[name]
 
 
 def logged(rows: pa.Table, *, after_s: float = 60, age_s: float = 30, **changes: Any) -> pa.Table:
@@ -458,8 +463,8 @@ def logged(rows: pa.Table, *, after_s: float = 60, age_s: float = 30, **changes:
 
 
 def judged(answers, log):
-    proof, delivered = answers
-    return check_served(log, proof, delivered, None)
+    proof, delivered, readable = answers
+    return check_served(log, proof, delivered, readable, None)
 
 
 def newest_at_the_end(delivered: pa.Table) -> pa.Table:
