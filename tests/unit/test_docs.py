@@ -91,11 +91,20 @@ def test_yaml_examples_are_valid(tmp_path: Path) -> None:
         config = load_repo_config(folder, folder / "feature_store.yaml")
         assert type(config.online_store).__name__.startswith("Ordered")
         assert type(config.offline_store).__name__.startswith("Asof")
-    (settings_text,) = [b for b in blocks(PAGES[0], "yaml") if "# tandem.yaml" in b]
-    (tmp_path / "tandem.yaml").write_text(settings_text)
-    settings = load_settings(tmp_path)
-    assert settings.batch.shards == 2
-    ServingSettings(feature_repo=tmp_path, models=tmp_path, graphs=tmp_path, **settings.serve)
+    texts = [b for page in PAGES for b in blocks(page, "yaml") if "# tandem.yaml" in b]
+    assert len(texts) >= 5
+    for text in texts:
+        (tmp_path / "tandem.yaml").write_text(text)
+        settings = load_settings(tmp_path)  # a key that does not exist is an error
+        ServingSettings(feature_repo=tmp_path, models=tmp_path, graphs=tmp_path, **settings.serve)
+
+
+def test_settings_that_look_like_defaults_are_the_defaults(tmp_path: Path) -> None:
+    from pipelines.config import StreamSettings
+
+    (block,) = [b for b in blocks(ROOT / "docs" / "streaming.md", "yaml") if "stream:" in b]
+    assert StreamSettings(**yaml.safe_load(block)["stream"]) == StreamSettings()
+    assert set(yaml.safe_load(block)["stream"]) == set(StreamSettings.model_fields)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
@@ -110,22 +119,63 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors(target), f"{page.name}: {link}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_commands_and_flags_exist(page: Path) -> None:
+def commands() -> dict[str, Any]:
+    """All commands by their words: ``{"batch": ..., "stream": ..., "stream stop": ...}``."""
     from pipelines.cli import app
 
-    group: Any = typer.main.get_command(app)
+    out: dict[str, Any] = {}
+    found: list[tuple[str, Any]] = list(typer.main.get_command(app).commands.items())  # type: ignore[attr-defined]
+    while found:
+        name, command = found.pop()
+        out[name] = command
+        found += [(f"{name} {sub}", c) for sub, c in getattr(command, "commands", {}).items()]
+    return out
+
+
+def flags_of(command: Any) -> set[str]:
+    """The options that a command takes."""
+    return {opt for p in command.params for opt in (*p.opts, *p.secondary_opts)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_commands_and_flags_exist(page: Path) -> None:
+    known = commands()
     text = page.read_text("utf-8")
-    spans = re.findall(r"`(tandem [^`\n]+)`", text) + re.findall(r"^(tandem .+)$", "\n".join(blocks(page, "")), re.MULTILINE)
-    for span in spans:
-        words = span.split(" -- ")[0].split()
-        assert words[1] in group.commands, f"{page.name}: {span}"
-        known = {opt for p in group.commands[words[1]].params for opt in (*p.opts, *p.secondary_opts)}
-        flags = {w.split("=")[0] for w in words[2:] if w.startswith("--")}
-        assert flags <= known, f"{page.name}: {span}"
-    everywhere = {opt for c in group.commands.values() for p in c.params for opt in p.opts}
+    lines = re.findall(r"^(?:[A-Z_]+=\S+ )*(tandem .+)$", "\n".join(blocks(page, "")), re.MULTILINE)
+    for span in re.findall(r"`(tandem [^`\n]+)`", text) + lines:
+        words = span.split(" -- ")[0].split()[1:]
+        assert words[0] in known, f"{page.name}: {span}"
+        name = " ".join(words[:2]) if " ".join(words[:2]) in known else words[0]
+        if hasattr(known[name], "commands") and len(words) > 1:  # what follows must be one of its own flags, not a word of ours
+            assert words[1].startswith("-"), f"{page.name}: {span}"
+        flags = {w.split("=")[0] for w in words if w.startswith("--")}
+        assert flags <= flags_of(known[name]), f"{page.name}: {span}"
+    everywhere = {flag for c in known.values() for flag in flags_of(c)}
     alone = set(re.findall(r"`(--[a-z-]+)[` ]", text))
     assert alone <= everywhere, f"{page.name}: {alone - everywhere}"
+
+
+def test_every_command_is_in_the_readme() -> None:
+    text = PAGES[0].read_text("utf-8")
+    missing = [name for name in commands() if f"`tandem {name}" not in text and name != "dlq"]
+    assert not missing
+
+
+def test_metrics_are_called_so() -> None:
+    from prometheus_client import CollectorRegistry, generate_latest
+
+    from pipelines.streaming.metrics import StreamMetrics
+    from pipelines.streaming.progress import Progress
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(StreamMetrics(Progress))
+    streams = {line.split()[2] for line in generate_latest(registry).decode().splitlines() if line.startswith("# TYPE")}
+    text = "\n".join(page.read_text("utf-8") for page in PAGES)
+    told = set(re.findall(r"`(tandem_stream_\w+)`", text))
+    assert told == streams
+    server = (ROOT / "serving" / "metrics.py").read_text("utf-8")
+    for name in set(re.findall(r"`(tandem_\w+_total)`", text)) - streams:
+        assert name in server or name.removesuffix("_total") in server, name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
