@@ -1,4 +1,4 @@
-"""What the stream's benchmark runs over: sales of some sellers in a topic, an applied repository over Redis, and the rows that are right."""
+"""What the stream's benchmark runs over: sales in a topic, an applied repository over Redis, and the rows that are right."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ from transforms.definitions import FeatureGroup
 T0 = 1_700_006_400_000_000 // (24 * HOUR) * 24 * HOUR
 STEP = 216_000
 """Microseconds from an event to the next, on average."""
+SLACK_US = 60_000_000
+"""How long Tandem waits for events out of order; its rows bear the time from which they can be known: boundary and slack."""
 FAR = T0 + 1000 * HOUR
 SELLERS = 500
 PARTITIONS = 2
@@ -88,7 +90,10 @@ class Sales:
     def payloads(self) -> list[bytes]:
         """As JSON."""
         each = zip(self.times.tolist(), self.sellers.tolist(), self.amounts.tolist())
-        return [json.dumps({"sale_id": f"sale-{i:09d}", "seller": f"s{s:04d}", "amount": x, "sold_at": t}).encode() for i, (t, s, x) in enumerate(each)]
+        return [
+            json.dumps({"sale_id": f"sale-{i:09d}", "seller": f"s{s:04d}", "amount": x, "sold_at": t}).encode()
+            for i, (t, s, x) in enumerate(each)
+        ]
 
     def before(self, boundary: int) -> int:
         """Events before a time."""
@@ -122,7 +127,7 @@ def expected(rows: pa.RecordBatch) -> dict[tuple[str, int], dict[str, Any]]:
             columns[f"{m}_{over}"] = rows.column(f"amount_{m}_{over}").to_pylist()
         parts = zip(*(columns[f"{m}_{over}"] for m in ("max", "min", "std")))
         columns[f"spread_{over}"] = [0.0 if high is None else (high - low) / (std + 1.0) for high, low, std in parts]
-    at = rows.column("event_timestamp").cast(pa.int64()).to_pylist()
+    at = [t - SLACK_US for t in rows.column("event_timestamp").cast(pa.int64()).to_pylist()]
     values = zip(*(columns[n] for n in NAMES))
     return {(s, t): dict(zip(NAMES, v)) for s, t, v in zip(rows.column("seller").to_pylist(), at, values)}
 
@@ -142,7 +147,8 @@ def check_rows(got: dict[tuple[str, int], dict[str, Any]], want: dict[tuple[str,
 
 
 def make_repo(
-    folder: Path, bootstrap: str, redis: str, rows: Callable[[FeatureGroup], pa.RecordBatch] | None, *, slack: float = 60, hop: str = "minutes(15)",
+    folder: Path, bootstrap: str, redis: str, rows: Callable[[FeatureGroup], pa.RecordBatch] | None, *, slack: float = SLACK_US / 1e6,
+    hop: str = "minutes(15)",
     overs: tuple[str, ...] = tuple(OVERS), lateness: str = "hours(1)", **stream: Any,
 ) -> Repo:  # fmt: skip
     """A repository whose graph (a real TF-Transform one where ``rows`` gives what to analyze) is applied."""
@@ -154,7 +160,9 @@ def make_repo(
     units = {"s": "seconds", "m": "minutes", "h": "hours"}
     over = ", ".join(f"{units[o[-1]]}({o[:-1]})" for o in overs)
     features = FEATURES.replace("{over}", over).replace("{slack}", str(slack)).replace("{hop}", hop).replace("{lateness}", lateness)
-    (path / "features.py").write_text(features if rows is not None else features.replace('    preprocessing_fn="preprocessing:sellers",\n', ""))
+    (path / "features.py").write_text(
+        features if rows is not None else features.replace('    preprocessing_fn="preprocessing:sellers",\n', "")
+    )
     (path / "preprocessing.py").write_text(PREPROCESSING.replace("OVERS", repr(overs)))
     (path / "feature_store.yaml").write_text(
         "project: sales\nregistry: ../data/registry.db\nprovider: local\nentity_key_serialization_version: 3\n"

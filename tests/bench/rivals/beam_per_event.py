@@ -104,7 +104,10 @@ class Write(beam.DoFn):
 
         seller, boundary, features = row
         key = EntityKey(join_keys=["seller"], entity_values=[Value(string_val=seller)])
-        values = {n: Value(int64_val=v) if n.startswith("count") else Value(double_val=v) if v is not None else Value() for n, v in features.items()}
+        values = {
+            n: Value(int64_val=v) if n.startswith("count") else Value(double_val=v) if v is not None else Value()
+            for n, v in features.items()
+        }
         self.rows.append((key, values, datetime.fromtimestamp(boundary / 1e6, UTC), None))
 
     def finish_bundle(self) -> None:

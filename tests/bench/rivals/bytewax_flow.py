@@ -20,7 +20,7 @@ from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from bytewax.testing import cluster_main
 
 sys.path.insert(0, str(Path(__file__).parent))
-from entity_windows import EntityWindows  # noqa: E402
+from entity_windows import EntityWindows
 
 asked = json.loads(sys.argv[1])
 first = last = 0.0
@@ -68,4 +68,14 @@ keyed = op.map("parse", messages, parse)
 op.output("write", op.stateful_flat_map("fold", keyed, fold), Sink())
 start = time.perf_counter()
 cluster_main(flow, [], 0, worker_count_per_proc=1)
-print(json.dumps({"seconds": last - first, "startup": first - start, "events": events, "rows": rows, "version": bytewax.__version__ if hasattr(bytewax, "__version__") else ""}))
+print(
+    json.dumps(
+        {
+            "seconds": last - first,
+            "startup": first - start,
+            "events": events,
+            "rows": rows,
+            "version": bytewax.__version__ if hasattr(bytewax, "__version__") else "",
+        }
+    )
+)

@@ -36,7 +36,10 @@ def python_of(name: str, say: Callable[[str], None]) -> Path:
     if uv is None:
         raise NotAvailable("there is no uv; run make once")
     say(f"making an environment for {name}: {', '.join(PACKAGES[name])}; this takes minutes, once")
-    for command in ([uv, "venv", "--quiet", "--clear", "--python", sys.executable, folder], [uv, "pip", "install", "--python", python, *PACKAGES[name]]):
+    for command in (
+        [uv, "venv", "--quiet", "--clear", "--python", sys.executable, folder],
+        [uv, "pip", "install", "--python", python, *PACKAGES[name]],
+    ):
         made = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if made.returncode:
             raise NotAvailable(f"uv cannot install {name}: {(made.stderr.strip().splitlines() or ['no reason given'])[-1]}")

@@ -44,7 +44,8 @@ def table(name: str, upto: list[int]) -> None:
 
 
 def query(name: str, hours: int, where: str = "") -> str:
-    return f"""SELECT seller, window_end, COUNT(*) AS n, AVG(amount) AS mean, STDDEV_POP(amount) AS std, MIN(amount) AS low, MAX(amount) AS high,
+    return f"""SELECT seller, window_end, COUNT(*) AS n, AVG(amount) AS mean,
+        STDDEV_POP(amount) AS std, MIN(amount) AS low, MAX(amount) AS high,
         (MAX(amount) - MIN(amount)) / (STDDEV_POP(amount) + 1.0) AS spread
         FROM TABLE(HOP(TABLE {name}, DESCRIPTOR(ts), INTERVAL '15' MINUTE, INTERVAL '{hours}' HOUR)) {where}
         GROUP BY seller, window_start, window_end"""
