@@ -162,6 +162,7 @@ class Supervisor:
     beat: float = 0.1
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
+    wall: Callable[[], float] = time.time
 
     def run(self) -> Outcome:
         """To the end. Raises what the first start raises; later ones are failures like others."""
@@ -196,6 +197,7 @@ class Supervisor:
     def _follow(self, job: Job, attempt: int) -> tuple[Outcome | None, str]:
         """Until the job is over: how the stream ended, or None and why this job crashed."""
         stopping: float | None = None
+        begun = self.wall()
         while True:
             self.watch()
             fatal = self.control.failure()
@@ -215,7 +217,9 @@ class Supervisor:
                 stopping = self.clock()
                 self.say("stopping: what was polled is still delivered")
             if stopping is not None:
-                if delivered(self.control.reports(), self.control.load_progress(), self.shards):
+                # What an engine before this one polled and did not deliver comes again at the next start.
+                own = {part: values for part, values in self.control.reports().items() if values.get("at", 0) >= begun}
+                if delivered(own, self.control.load_progress(), self.shards):
                     return Outcome(0, "stopped", attempt), ""
                 if code is not None or self.clock() - stopping > self.drain_seconds:
                     what = "the engine ended meanwhile" if code is not None else f"this takes more than {self.drain_seconds:g} s"

@@ -30,7 +30,7 @@ def test_a_cluster_recovers_and_keeps_savepoints(tmp_path, pool):
     with kafka_server(tmp_path) as broker, flink_cluster(tmp_path / "flink") as cluster:
         world = make_stream_world(tmp_path / "world", broker.bootstrap)
         flags = ["--flink-master", cluster.master, "--worker-pool", pool]
-        logs = [events(500, seed, start=seed * 3600, seconds=3600) for seed in range(4)]
+        logs = [events(500, seed, start=seed * 3600, seconds=3600) for seed in range(3)]
         world.produce(logs[0])
         driver = world.start(*flags)
         try:
@@ -50,11 +50,29 @@ def test_a_cluster_recovers_and_keeps_savepoints(tmp_path, pool):
             driver = world.start(*flags, "--savepoint", path)
             wait_for(lambda: world.delivered() == world.total(), 240, driver)
             assert "brought no state along" not in world.out()
-            # A driver that is killed leaves its job on the cluster; the next one ends it first.
+            assert world.stop().returncode == 0
+            assert driver.wait(60) == 0
+            world.assert_right()
+            runs = sorted((world.data / "runs").glob("stream-*/manifest.json"))
+            assert json.loads(runs[-1].read_text())["status"] == "complete"
+        finally:
+            end(driver)
+            print(world.out())
+
+
+def test_the_job_of_a_killed_driver_is_ended_by_the_next(tmp_path, pool):
+    with kafka_server(tmp_path) as broker, flink_cluster(tmp_path / "flink") as cluster:
+        world = make_stream_world(tmp_path / "world", broker.bootstrap)
+        flags = ["--flink-master", cluster.master, "--worker-pool", pool]
+        logs = [events(500, seed, start=seed * 3600, seconds=3600) for seed in range(2)]
+        world.produce(logs[0])
+        driver = world.start(*flags)
+        try:
+            wait_for(lambda: world.delivered() == world.total(), 240, driver)
             driver.kill()
             driver.wait()
-            assert len(Cluster(cluster.master).jobs("tandem-main")) == 1
-            world.produce(logs[3])
+            assert len(Cluster(cluster.master).jobs("tandem-main")) == 1, "it goes on without its driver"
+            world.produce(logs[1])
             driver = world.start(*flags)
             wait_for(lambda: "still runs at" in world.out(), 240, driver)
             wait_for(lambda: world.delivered() == world.total(), 240, driver)
@@ -62,8 +80,6 @@ def test_a_cluster_recovers_and_keeps_savepoints(tmp_path, pool):
             assert driver.wait(60) == 0
             assert Cluster(cluster.master).jobs("tandem-main") == []
             world.assert_right()
-            runs = sorted((world.data / "runs").glob("stream-*/manifest.json"))
-            assert json.loads(runs[-1].read_text())["status"] == "complete"
         finally:
             end(driver)
             print(world.out())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,6 +49,7 @@ class World:
             action()
 
     def supervisor(self, make, **options):
+        options = {"wall": lambda: 0.0, **options}
         return Supervisor(self.control, make, 1, self.said.append, clock=self.clock, sleep=self.sleep, **options)
 
 
@@ -99,6 +101,13 @@ def test_a_stop_that_takes_too_long_ends_all_the_same_and_says_what_that_means(w
     outcome = world.supervisor(lambda n: FakeJob(world), drain_seconds=7).run()
     assert outcome.code == 0 and "comes again at the next start" in outcome.why
     assert 7 <= world.now < 8
+
+
+def test_a_stop_does_not_wait_for_what_an_engine_before_had_polled(world):
+    world.control.report("poll-s-0", poll(50))
+    world.control.request("stop")
+    outcome = world.supervisor(lambda n: FakeJob(world), wall=lambda: time.time() + 1).run()
+    assert (outcome.code, outcome.why, world.now) == (0, "stopped", 0)
 
 
 def test_crashes_restart_it_with_growing_pauses_until_it_gives_up(world):
