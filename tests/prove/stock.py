@@ -35,6 +35,9 @@ class _Stock:
         """Stock stores keep no marks: nobody would notice that rows were lost."""
         return True
 
+    def sync(self, config: Any) -> None:
+        """Stock stores promise nothing about the disk."""
+
 
 class StockSqliteOnlineStoreConfig(SqliteOnlineStoreConfig):
     type: Literal["tests.prove.stock.StockSqliteOnlineStore"] = "tests.prove.stock.StockSqliteOnlineStore"  # type: ignore[assignment]
