@@ -17,6 +17,7 @@ from pipelines.streaming.control import Control
 from pipelines.streaming.deliver import Deliver
 from pipelines.streaming.seeds import load_tiles
 from pipelines.streaming.wire import Emission, as_late, with_offsets
+from transforms.aggregates import tile_schema
 from transforms.contract import Checked
 from transforms.definitions import EventSource, FeatureGroup
 from transforms.fold import Folded, Shard, Stretch
@@ -149,6 +150,11 @@ def _polls(kafka: Log, sources: Mapping[str, EventSource], rng: Any, upto: float
         reached[name, partition] = max(reached.get((name, partition), 0), at)
         keyed.append((reached[name, partition], number, name, partition, piece))
     return [(name, partition, piece) for _, _, name, partition, piece in sorted(keyed, key=lambda k: k[:2])]
+
+
+def _seed(run: Path, group: FeatureGroup, broken: FeatureGroup, number: int, shards: int) -> pa.RecordBatch:
+    """A shard's tiles of the batch run; a group that a test changed takes them as its own."""
+    return pa.RecordBatch.from_arrays(load_tiles(run, group, number, shards).columns, schema=tile_schema(broken))
 
 
 def _progress(shard: Shard, number: int, shards: int, of: Mapping[str, FeatureGroup], run: str) -> dict[str, Any]:
