@@ -284,11 +284,12 @@ def runs(
     table = Table("status", "range", "rows", "rejected", Column("run", no_wrap=True, overflow="fold"), box=None)
     for r in found:
         m = r.manifest
+        told = m.get("summary", {})  # of a stream
         table.add_row(
             r.status,
-            " to ".join(t[:10] for t in m.get("range", [])),
-            f"{sum(m.get('rows', {}).values()):,}",
-            str(sum(m.get("rejected", {}).values())),
+            " to ".join(t[:10] for t in m.get("range", [])) or (f"stream {m['name']}" if "name" in m else ""),
+            f"{sum(m.get('rows', told.get('rows_of', {})).values()):,}",
+            f"{sum(m.get('rejected', told.get('rejected', {})).values()):,}",
             r.id,
         )
     show({"runs": [r.manifest for r in found]}, json_, lambda: table)
