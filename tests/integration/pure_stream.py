@@ -92,7 +92,7 @@ def stream(
             groups,
             dict.fromkeys(groups, None if begin == NEVER else begin),
             {},
-            {n: load_tiles(run, g, number, shards) for n, g in repo.groups.items()},
+            {n: _seed(run, repo.groups[n], g, number, shards) for n, g in groups.items()},
         )
         for number in range(shards)
     ]
