@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from serving.errors import ModelError, ModelInputError
 from serving.protocol import RequestField
+from transforms.tensors import bytes_tensor, number_tensor
 
 __all__ = ["INPUT_DTYPES", "SPEC_FILE", "LoadedModel", "ModelSpec", "load_model", "to_model_inputs"]
 
@@ -159,14 +160,16 @@ class LoadedModel:
 
     def predict(self, table: pa.Table) -> Array:
         """Predictions for N rows: a float array of shape [N], or [N, k] for a model with k outputs per row."""
-        import tensorflow as tf
-
         inputs = to_model_inputs(table, self.spec)
         n = table.num_rows
         args = {}
         for name, tensor in self._tensors.items():
             values = inputs[name]
-            args[name] = tf.constant(values[:, 0] if tensor.shape.rank == 1 else values, dtype=tensor.dtype)
+            shape = (n,) if tensor.shape.rank == 1 else (n, 1)
+            if values.dtype == object:
+                args[name] = bytes_tensor(pa.array(values[:, 0], pa.binary()), shape)
+            else:
+                args[name] = number_tensor(values.reshape(shape).astype(tensor.dtype.as_numpy_dtype))
         out: Array = self._function(**args)[self.spec.output].numpy()
         if out.ndim == 0 or out.shape[0] != n:
             raise ModelError(f"model {self.spec.name!r} version {self.spec.version}: output has shape {out.shape} for {n} rows")

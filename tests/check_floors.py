@@ -15,7 +15,7 @@ OURS = ("transforms", "pipelines", "serving", "feature_repo", "tests", "docker")
 ANY = "*"
 
 FLOOR0 = tuple(f"transforms.{m}" for m in ("errors", "definitions", "windows", "exact", "states", "hashing", "json_columns"))
-FLOOR1 = tuple(f"transforms.{m}" for m in ("contract", "aggregates", "intake", "fold", "schemas", "graph"))
+FLOOR1 = tuple(f"transforms.{m}" for m in ("contract", "aggregates", "intake", "fold", "tensors", "schemas", "graph"))
 FLOOR2 = ("serving.online_store", "serving.feast_objects")
 
 ARROW = ("numpy", "pyarrow", "pyarrow_hotfix")
@@ -38,6 +38,7 @@ class Room:
 ROOMS = (
     *(Room(name, FLOOR0, ARROW) for name in FLOOR0),
     Room("transforms.graph", (*FLOOR0, *FLOOR1), (*ARROW, *TENSORFLOW)),
+    Room("transforms.tensors", (), (*ARROW, "tensorflow")),
     Room("transforms.schemas", (*FLOOR0, *FLOOR1), (*ARROW, "tensorflow_metadata", "google.protobuf")),
     *(Room(name, (*FLOOR0, *FLOOR1), ARROW) for name in FLOOR1[:4]),
     *(Room(name, (*FLOOR0, *FLOOR1, *FLOOR2, "serving.errors"), STORES) for name in FLOOR2),

@@ -22,7 +22,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ import numpy as np
 import pyarrow as pa
 
 from transforms.errors import GraphError
+from transforms.tensors import bytes_tensor, number_tensor
 
 __all__ = ["TransformGraph", "graph_fingerprint", "input_width", "save_graph", "with_width"]
 
@@ -262,7 +263,6 @@ class _Column:
         self.sparse = isinstance(spec, tf.SparseTensorSpec)
         self.rank = 2 if self.sparse else len(spec.shape)
         self.width = input_width(field)
-        self.convert: Callable[..., Any] = tf.convert_to_tensor
         want = {tf.float32: "float32", tf.int64: "int64", tf.string: "string"}.get(spec.dtype)
         inner = field.type.value_type if self.is_list else field.type
         have = "float32" if pa.types.is_floating(inner) else "string" if pa.types.is_string(inner) else "int64"
@@ -275,9 +275,7 @@ class _Column:
         if not self.sparse:
             if column.null_count:
                 raise GraphError(f"column {self.field.name!r} has nulls but the graph takes none; declare it nullable and build again")
-            values = tensor_values(column)
-            values = np.concatenate([values, np.repeat(values[-1:], rows - n)])
-            return [self.convert(values.reshape(-1, 1) if self.rank == 2 else values)]
+            return [self._tensor(column, rows - n, (rows, 1) if self.rank == 2 else (rows,))]
         width = self.width
         if self.is_list:
             lengths = np.diff(column.offsets.to_numpy()) if not column.null_count else column.value_lengths().fill_null(0).to_numpy()
@@ -293,16 +291,23 @@ class _Column:
             flat = column.drop_null() if column.null_count else column
             where = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False)) if column.null_count else np.arange(n)
             place = np.zeros(len(where), np.int64)
-        values = tensor_values(flat)
-        pad = -len(values) % LANES
+        pad = -len(flat) % LANES
         if pad:
-            values = np.concatenate([values, np.repeat(values[-1:], pad)])
             where = np.concatenate([where, np.arange(n, n + pad)])
             place = np.concatenate([place, np.zeros(pad, np.int64)])
         shape = shapes.get((rows, width))
         if shape is None:
-            shape = shapes[rows, width] = self.convert(np.array([rows, width], np.int64))
-        return [self.convert(np.stack([where, place], axis=1)), self.convert(values), shape]
+            shape = shapes[rows, width] = number_tensor(np.array([rows, width], np.int64))
+        return [number_tensor(np.stack([where, place], axis=1)), self._tensor(flat, pad, (len(flat) + pad,)), shape]
+
+    def _tensor(self, values: pa.Array, pad: int, shape: tuple[int, ...]) -> Any:
+        """The values with the last one ``pad`` times more."""
+        if pa.types.is_string(values.type):
+            if pad:
+                values = pa.concat_arrays([values, values.take(pa.array(np.full(pad, len(values) - 1)))])
+            return bytes_tensor(values, shape)
+        numbers = tensor_values(values)
+        return number_tensor(np.concatenate([numbers, np.repeat(numbers[-1:], pad)]).reshape(shape))
 
 
 def _to_arrow(name: str, parts: list[np.ndarray[Any, Any]], n: int, kind: pa.DataType) -> pa.Array:
