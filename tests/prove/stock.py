@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -46,12 +47,15 @@ class StockSqliteOnlineStoreConfig(SqliteOnlineStoreConfig):
 class StockSqliteOnlineStore(_Stock, SqliteOnlineStore):
     def write_rows(self, config: Any, view: Any, rows: pa.RecordBatch) -> Any:
         connection = self._get_conn(config)
-        connection.execute("PRAGMA busy_timeout = 30000")  # a second writer may be there
-        connection.execute(
-            f"CREATE TABLE IF NOT EXISTS {_table_id(config.project, view)} (entity_key BLOB, feature_name TEXT, value BLOB,"
-            " vector_value BLOB, event_ts timestamp, created_ts timestamp, PRIMARY KEY(entity_key, feature_name))"
-        )  # as its `update` does for `feast apply`
-        return super().write_rows(config, view, rows)
+        try:
+            connection.execute("PRAGMA busy_timeout = 5000")  # a second writer may be there
+            connection.execute(
+                f"CREATE TABLE IF NOT EXISTS {_table_id(config.project, view)} (entity_key BLOB, feature_name TEXT, value BLOB,"
+                " vector_value BLOB, event_ts timestamp, created_ts timestamp, PRIMARY KEY(entity_key, feature_name))"
+            )  # as its `update` does for `feast apply`
+            return super().write_rows(config, view, rows)
+        except sqlite3.Error as error:
+            raise StoreError(f"sqlite: {error}") from None  # so that the stream waits for it, as it does for ours
 
 
 class StockRedisOnlineStoreConfig(RedisOnlineStoreConfig):

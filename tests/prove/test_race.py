@@ -21,6 +21,7 @@ from tests.prove.small import Small, Starter
 from tests.prove.test_crash import FLOW_SECONDS, SEED, WARM, deck, numbers, run_deck, values
 from tests.prove.test_small_engine import run_small
 
+PATIENCE_SECONDS = 8.0
 MOST = 7
 """Trials in one pair of streams."""
 KIND = "second writer racing"
@@ -74,11 +75,16 @@ def _run(rig: Rig, count: int, rng: random.Random, entry: Kind) -> list[str]:
         with rig.feeding(cut, FLOW_SECONDS):
             time.sleep(rng.uniform(0, FLOW_SECONDS / 2))
             os.kill(slow.hand(), signal.SIGSTOP)
-        fast.wait(cut)
+        # Not for ever: on SQLite the stopped one may hold the file's lock.
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not fast.delivered(cut) and time.monotonic() < deadline:
+            fast.running()
+            time.sleep(0.1)
         os.kill(slow.hand(), signal.SIGCONT)
         time.sleep(rng.uniform(0.05, 2))
         behind = not slow.delivered(cut)
         slow.kill()
+        fast.wait(cut)
         wrong = check.online(rig, cut)
         hit = "left behind" if behind else "caught up"
         entry.trial(hit, values(rig, cut), wrong, time.monotonic() - begun)
