@@ -56,7 +56,9 @@ def online(rig: Rig, n: int) -> list[str]:
         names = [*(f.name for f in group.features), "tandem_revision"]
         protos = [EntityKey(join_keys=list(group.entity.keys), entity_values=[Value(string_val=v) for v in k]) for k in keys]
         try:
-            read = (writer.online_read if rig.stock else writer.online_read_stored)(store.config, view, protos, names)
+            read = (writer.online_read if rig.stock else writer.online_read_stored)(
+                store.config, view, protos, list(names)
+            )  # stock Redis adds to the list
         except Exception as error:  # stock SQLite where nothing was written
             if not rig.stock:
                 raise
