@@ -130,9 +130,15 @@ class Control:
         return out
 
     def clear_progress(self) -> None:
-        """Forget every resume point: the job starts anew."""
+        """Forget every resume point: the job starts anew. What it logged until now moves to ``before/<time>/``: a new beginning judges
+        again what is late, and its rows are its own."""
         for path in (self.folder / "progress").rglob("shard-*.jsonl"):
             path.unlink(missing_ok=True)
+        for name in ("rows", "late"):
+            if (self.folder / name).is_dir():
+                aside = self.folder / "before" / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
+                aside.mkdir(parents=True)
+                (self.folder / name).rename(aside / name)
 
     @staticmethod
     def _record(path: Path) -> dict[str, Any]:

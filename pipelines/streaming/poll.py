@@ -33,6 +33,8 @@ POLL_MS = 20
 """How long one poll waits for the broker."""
 DISCOVER_SECONDS = 5.0
 REPORT_SECONDS = 0.5
+LEAP_US = 7 * 86_400_000_000
+"""How far the wall clock moves an idle partition's watermark at once: years would empty every window of a replayed history."""
 BEAT_SECONDS = 1.0
 """How often the wall clock moves an idle partition's watermark."""
 
@@ -260,9 +262,17 @@ class Poll(beam.DoFn):
                 beat, at.idle = not at.idle, True
                 self.reported.pop(key, None)  # news: to be told at once
             elif now - self.beaten.get(key, -BEAT_SECONDS) >= BEAT_SECONDS:
-                behind = self.clock() - round(self.spec.stream.idle_seconds * 1e6)
-                at.watermark, beat = max(at.watermark, watermark_of(source, behind)), True
-                self.beaten[key] = now
+                mark = watermark_of(source, self.clock() - round(self.spec.stream.idle_seconds * 1e6))
+                beat, self.beaten[key] = True, now
+                if at.watermark == NEVER or mark - at.watermark <= LEAP_US:
+                    at.watermark = max(at.watermark, mark)
+                elif not at.idle:
+                    at.idle = True
+                    days = (mark - at.watermark) // 86_400_000_000
+                    self.control.say(
+                        f"{source.topic}/{partition}: its last event lies {days} days back; event time stands still there until more come"
+                        " (for replayed history set stream.clock: replay)"
+                    )
         if beat or flush:
             # What an idle partition let the others emit belongs into the resume point: nothing may follow that would save it.
             at.flushed = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -163,6 +164,20 @@ def test_partitions_wait_for_each_other_and_idle_ones_do_not_hold_back(world: Wo
     world.run(replace(world.spec(), until=None, one_tick=False), ticks=5)
     assert world.report(2)["idle"]
     assert plain(world.rows()) == expected(world, GOOD, (T0 + 238 * MINUTE - MINUTE) // (5 * MINUTE) * (5 * MINUTE))
+
+
+def test_the_wall_clock_moves_idle_partitions_but_not_through_years(world: World) -> None:
+    world.stream = StreamSettings(shards=2, idle_seconds=0.001)
+    send(world, GOOD)
+    world.run(replace(world.spec(), until=None, one_tick=False), ticks=5)
+    assert plain(world.rows()) == expected(world, GOOD, END)  # of 2023: nothing was emptied
+    assert any("stream.clock: replay" in line for line in world.control.said()[0])
+    now = time.time_ns() // 1000
+    fresh = [payment(1000 + n, now - HOUR + n * MINUTE) for n in range(30)]
+    send(world, fresh)
+    world.run(replace(world.spec(), until=None, one_tick=False), ticks=5)
+    newest = max(row["event_timestamp"] for row in plain(world.rows()))
+    assert newest > now - 30 * MINUTE  # behind the last event, which no event after it could let go
 
 
 def test_a_partition_added_later_is_read_from_its_beginning(world: World) -> None:
