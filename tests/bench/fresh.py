@@ -31,7 +31,7 @@ from tests.redis_server import RedisServer, redis_server
 RATE = 2_000
 SELLERS = 20
 HOP_US = 1_000_000
-SECONDS, WARM_UP = 120, 15
+SECONDS, WARM_UP = 90, 15
 
 
 class Producer(threading.Thread):
@@ -94,7 +94,7 @@ def _stream(repo: Repo, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def run(quick: bool = False) -> list[Part]:
-    """p50 and p99 over the hops of two minutes, after a warm-up."""
+    """p50 and p99 over the hops of 90 seconds, after a warm-up."""
     from feast.infra.online_stores.helpers import _redis_key
     from feast.protos.feast.types.EntityKey_pb2 import EntityKey
     from feast.protos.feast.types.Value_pb2 import Value

@@ -27,7 +27,7 @@ from tests.integration.kafka_world import options_of
 from tests.kafka_server import kafka_server
 from tests.redis_server import redis_server
 
-WAYS = ("tandem", "direct", "beam", "pyflink", "bytewax")
+WAYS = ("tandem", "direct", "beam", "pyflink", "bytewax", "bytewax-windows")
 EVENTS, FEW = 400_000, 60_000
 SECONDS = 90.0
 """How long a slow way is watched at most: its rate is steady."""
@@ -213,6 +213,41 @@ def bytewax(stage: Stage) -> tuple[float, int, str]:
     return out["seconds"], out["events"], f"{environments.PACKAGES['bytewax'][0]}, one worker; {out['rows']:,} rows"
 
 
+def _check_windows(stage: Stage, found: dict[str, list[list[Any]]], n: int, what: str) -> None:
+    """Rows of single windows ``[seller, end, count, mean, ...]`` are those over the first ``n`` events, wherever Tandem has a row."""
+    (group,) = stage.repo.groups.values()
+    want, compared = expected(stage.sales.rows(group, n)), 0
+    for over, rows in found.items():
+        names = [f"{m}_{over}" for m in ("count", "mean", "std", "min", "max", "spread")]
+        for seller, end, *values in rows:
+            right = want.get((seller, int(datetime.fromisoformat(f"{end}+00:00").timestamp()) * 1_000_000))
+            if right is not None and right[f"count_{over}"]:
+                check_rows({(seller, 0): dict(zip(names, values))}, {(seller, 0): {name: right[name] for name in names}}, what)
+                compared += 1
+    if compared < 10:
+        raise ValueError(f"only {compared} of {what}'s rows could be compared")
+
+
+def bytewax_windows(stage: Stage) -> tuple[float, int, str]:
+    """bytewax' own sliding windows, one worker."""
+    python = environments.python_of("bytewax", say)
+    stage.redis(3).flushdb()
+    asked = {
+        "bootstrap": stage.bootstrap,
+        "topic": TOPIC,
+        "redis_port": stage.redis_port,
+        "db": 3,
+        "limit": 100_000,
+        "seconds": SECONDS / 3,
+    }
+    out = environments.run(python, "bytewax_windows.py", asked, 600)
+    # Rows of windows that ended before the events that were read are final; the events of both partitions were read about alike.
+    whole = int(stage.sales.times[min(out["events"], len(stage.sales.times)) * 9 // 10])
+    final = {o: [r for r in rows if datetime.fromisoformat(f"{r[1]}+00:00").timestamp() * 1e6 <= whole] for o, rows in out["rows"].items()}
+    _check_windows(stage, final, len(stage.sales.times), "bytewax")
+    return out["seconds"], out["events"], f"{environments.PACKAGES['bytewax'][0]}, one worker; the first {out['events']:,} events"
+
+
 def pyflink(stage: Stage) -> tuple[float, int, str]:
     """PyFlink SQL: the time of all events less the time of a tenth of them, in one process."""
     python, jar = environments.python_of("pyflink", say), environments.connector(say)
@@ -223,18 +258,7 @@ def pyflink(stage: Stage) -> tuple[float, int, str]:
         "small": stage.sales.offsets(small), "large": stage.sales.offsets(n),
     }  # fmt: skip
     out = environments.run(python, "pyflink_sql.py", asked, 900)
-    (group,) = stage.repo.groups.values()
-    want, compared = expected(stage.sales.rows(group, small)), 0
-    for over, rows in out["rows"].items():
-        for seller, end, *values in rows:
-            right = want.get((seller, int(datetime.fromisoformat(f"{end}+00:00").timestamp()) * 1_000_000))
-            if right is not None and right[f"count_{over}"]:
-                names = [f"{m}_{over}" for m in ("count", "mean", "std", "min", "max", "spread")]
-                key = (seller, 0)
-                check_rows({key: dict(zip(names, values))}, {key: {name: right[name] for name in names}}, "pyflink")
-                compared += 1
-    if compared < 30:
-        raise ValueError(f"only {compared} of PyFlink's rows could be compared")
+    _check_windows(stage, out["rows"], small, "pyflink")
     seconds = out["large_seconds"] - out["small_seconds"]
     return seconds, n - small, f"apache-flink=={out['version']}; three rows, no join, into the blackhole; warm JVM"
 
@@ -262,7 +286,8 @@ def run(quick: bool = False, only: Collection[str] = ()) -> list[Part]:
             "direct": "tandem, direct runner",
             "beam": "beam per event and entity, same Flink",
             "pyflink": "pyflink SQL, HOP windows",
-            "bytewax": "bytewax, state per key",
+            "bytewax": "bytewax, hand-made state per key",
+            "bytewax-windows": "bytewax, its sliding windows",
         }
         ways: dict[str, Callable[[], tuple[float, int, str]]] = {
             "tandem": lambda: tandem(stage, "flink"),
@@ -270,6 +295,7 @@ def run(quick: bool = False, only: Collection[str] = ()) -> list[Part]:
             "beam": lambda: beam(stage),
             "pyflink": lambda: pyflink(stage),
             "bytewax": lambda: bytewax(stage),
+            "bytewax-windows": lambda: bytewax_windows(stage),
         }
         for way in wanted:
             say(f"{names[way]} ...")
