@@ -56,15 +56,15 @@ def online(rig: Rig, n: int) -> list[str]:
         names = [*(f.name for f in group.features), "tandem_revision"]
         protos = [EntityKey(join_keys=list(group.entity.keys), entity_values=[Value(string_val=v) for v in k]) for k in keys]
         try:
-            read = (writer.online_read if rig.stock else writer.online_read_stored)(
-                store.config, view, protos, list(names)
-            )  # stock Redis adds to the list
+            read = (writer.online_read if rig.stock else writer.online_read_stored)(store.config, view, protos, list(names))
         except Exception as error:  # stock SQLite where nothing was written
             if not rig.stock:
                 raise
             read = [(None, None)] * len(keys)
             out.append(f"{name}: {error}")
         for key, (at, values) in zip(keys, read, strict=True):
+            if rig.stock and at is not None and at.timestamp() == 0:  # stock Redis says so for what is not there
+                at = None
             want = due.online[name].get(key)
             if want is None or at is None or values is None:
                 if (want is None) != (at is None):
