@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -173,6 +174,8 @@ def make_repo(
     (path / "tandem.yaml").write_text(
         json.dumps({"data": "../data", "definitions": "features", "kafka": {"bootstrap_servers": bootstrap}, "stream": settings})
     )
+    for module in ("features", "preprocessing"):  # of another repository in this process
+        sys.modules.pop(module, None)
     repo = load_repo(path)
     group = repo.groups["sellers"]
     function = None
