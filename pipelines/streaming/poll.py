@@ -188,6 +188,8 @@ class Poll(beam.DoFn):
             self._report(key, at, None, stop)
             return False
         if stop:
+            if end is not None and at.newest == NEVER and not at.idle:
+                at.idle, at.flushed = True, False  # read to its end, and nothing was there: it holds nobody back
             if not at.flushed:
                 at.flushed = True
                 yield from self._send(source, self._stretch(source, partition, partitions, at, at.next, at.newest), None, None, flush=True)
