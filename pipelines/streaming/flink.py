@@ -134,7 +134,9 @@ class FlinkJob:
                         f"-Djava.io.tmpdir={options.folder / 'tmp'}",
                         *ADD_OPENS,
                         MAIN_CLASS,
-                        f"--flink-conf-dir={self._configure()}",
+                        # Two arguments: its parser takes a path with a space only so.
+                        "--flink-conf-dir",
+                        str(self._configure()),
                     ],
                     env={**os.environ, "CLASSPATH": os.pathsep.join(path)},
                     stdin=subprocess.DEVNULL,
