@@ -218,9 +218,11 @@ def test_what_init_says_next_trains_a_blessed_model_and_serves_it(tmp_path: Path
     scores = {s["predictor"]: s for s in made["scores"]["scores"] if not s["slice"]}
     assert scores["all features"]["auc"] > scores["request fields"]["auc"] + 0.1
     assert scores["all features"]["log_loss"] < scores["base rate"]["log_loss"]
-    (probability,) = made["answer"]["answer"]["predictions"]
-    assert 0 < (probability["probability"] if isinstance(probability, dict) else probability) < 1
-    assert set(made["answer"]["question"]) == {"card_id", "country", "terminal_id", "amount", "online"}
+    live = made["live"]
+    assert set(live["question"]) == {"card_id", "country", "terminal_id", "amount", "online"}
+    predictions = [answer["prediction"] for answer in live["answers"]]
+    assert predictions and all(0 < (p["probability"] if isinstance(p, dict) else p) < 1 for p in predictions)
+    assert live["parity"]["unexplained"] == 0 and live["parity"]["values"]["compared"] > 1000
 
 
 def test_differences_are_seen(repo: Repo, manifest: dict[str, Any]) -> None:
