@@ -116,7 +116,7 @@ def test_the_right_password_over_tls(broker: Guarded, topic: str) -> None:
 @pytest.mark.slow
 def test_mistakes_are_one_line(broker: Guarded, topic: str) -> None:
     def poll(**changed: Any) -> None:
-        reader = Reader(options(broker, **changed), answer_seconds=3)
+        reader = Reader(options(broker, **changed), answer_seconds=10)
         try:
             reader.poll(topic, 0, 0, 10, 100)
         finally:
@@ -132,6 +132,6 @@ def test_mistakes_are_one_line(broker: Guarded, topic: str) -> None:
         poll(ssl_cafile=None)
     with pytest.raises(BrokerAway, match="by SASL_PLAINTEXT"):
         poll(security_protocol="SASL_PLAINTEXT")
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 60
     with pytest.raises(ConfigError, match=r"kafka\.ssl_cafile, .* give PEM files"):
         poll(ssl_cafile=broker.folder / "server.properties")
