@@ -123,7 +123,8 @@ def test_mistakes_are_one_line(broker: Guarded, topic: str) -> None:
             reader.close()
 
     begun = time.monotonic()
-    with pytest.raises(ConfigError, match=r"refuses to let us log in; correct kafka\.sasl_\*"):
+    # The broker sends its refusal and hangs up at once; kafka-python drops what it has not yet looked at when it sees the latter.
+    with pytest.raises((ConfigError, BrokerAway), match=r"correct kafka\..*sasl_\*"):
         poll(sasl_password="wrong")
     with pytest.raises((ConfigError, BrokerAway), match=r"correct kafka\..*sasl_\*"):  # this broker hangs up without a word
         poll(sasl_mechanism="SCRAM-SHA-256")
