@@ -468,13 +468,13 @@ class Reader_of:
 
 
 def test_a_closed_reader_says_so(options: dict[str, Any]) -> None:
+    before = set(threading.enumerate())
     reader = Reader(options)
     topic = new_topic(options)
     assert reader.end(topic, 0) == 0
-    threads = {t.name for t in threading.enumerate()}
-    assert "kafka-io-tandem" in threads
+    (thread,) = [t for t in threading.enumerate() if t.name == "kafka-io-tandem" and t not in before]
     reader.close()
-    until(lambda: "kafka-io-tandem" not in {t.name for t in threading.enumerate()})
+    until(lambda: not thread.is_alive())
     with pytest.raises(StoreError, match="closed"):
         reader.poll(topic, 0, 0, 1, 10)
 
