@@ -9,8 +9,6 @@ user's ``~/.m2/settings.xml`` (mirrors) and jgo's configuration (repositories) s
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import functools
 import hashlib
 import os
@@ -19,13 +17,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipelines.services.process import start_child
+from pipelines.services.process import alone, start_child
 from transforms.errors import ConfigError, DataError, StoreError
 
 __all__ = ["ADD_OPENS", "ENDPOINTS", "Jar", "cache_folder", "classpath", "fetch_in_background", "java", "listed", "repositories", "verify"]
@@ -158,19 +156,6 @@ def repositories() -> dict[str, str]:
     return {"central": central, **GlobalSettings.load().repositories}
 
 
-@contextlib.contextmanager
-def _alone(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """One process at a time fetches into ``folder``; the hold ends with the process, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another process is fetching jars; waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _download(jar: Jar, folder: Path, remotes: dict[str, str]) -> Path:
     """The jar, fetched by jgo into the repository ``folder``, and right. Raises StoreError or DataError."""
     import requests
@@ -254,7 +239,7 @@ def classpath(name: str, progress: Callable[[str], None] = _silent) -> str:
     """
     jars, folder = listed(name), cache_folder()
     if any(not (folder / jar.path).exists() for jar in jars):
-        with _alone(folder, progress):
+        with alone(folder, progress, "another process is fetching jars; waiting for it"):
             missing = [jar for jar in jars if not (folder / jar.path).exists()]
             if missing:
                 _fetch(name, missing, folder, progress)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -11,12 +10,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pipelines.services import jars, kafka, redis, state
-from pipelines.services.process import reason
+from pipelines.services.process import alone, reason
 from transforms.errors import StoreError
 
 __all__ = ["SERVICES", "down", "status", "up"]
@@ -24,21 +23,8 @@ __all__ = ["SERVICES", "down", "status", "up"]
 SERVICES = ("kafka", "redis")
 SECONDS_TO_STOP = 40.0
 SECONDS_TO_ANSWER = 5.0  # of a busy machine, too
+BUSY = "another 'tandem up' or 'tandem down' is at work here; waiting for it"
 Say = Callable[[str], None]
-
-
-@contextlib.contextmanager
-def _alone(data: Path, say: Say) -> Iterator[None]:
-    """One ``up`` or ``down`` at a time per data folder; the others wait, and then find things done."""
-    folder = state.services_folder(data)
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another 'tandem up' or 'tandem down' is at work here; waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _answers(known: state.State) -> bool:
@@ -82,7 +68,7 @@ def up(data: Path, *, with_redis: bool = False, kafka_port: int = 0, redis_port:
     """Start what does not run yet, ready when this returns. Raises TandemError: the service that did not start is gone
     then, others stay as they are."""
     wanted = {"kafka": kafka_port, **({"redis": redis_port} if with_redis else {})}
-    with _alone(data, say):
+    with alone(state.services_folder(data), say, BUSY):
         if state.address(data, "kafka") is None:
             jars.java()
             jars.classpath("kafka", say)
@@ -134,7 +120,7 @@ def _start(data: Path, service: str, port: int, say: Say) -> None:
 def down(data: Path, *, delete: bool = False, say: Say = lambda line: None) -> list[str]:
     """Stop what runs, in order; the names of what was stopped. With ``delete`` their data goes too."""
     stopped = []
-    with _alone(data, say):
+    with alone(state.services_folder(data), say, BUSY):
         for service in SERVICES:
             known = state.read(data, service)
             if known is not None:

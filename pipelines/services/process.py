@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from transforms.errors import ConfigError
 
-__all__ = ["free_ports", "port_taken", "reason", "rotate", "start_child", "started", "stop_child"]
+__all__ = ["alone", "free_ports", "port_taken", "reason", "rotate", "start_child", "started", "stop_child"]
+
+
+@contextlib.contextmanager
+def alone(folder: Path, say: Callable[[str], None], waiting: str) -> Iterator[None]:
+    """One process at a time in ``folder``; the others say ``waiting`` and wait. The hold ends with the process, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(waiting)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def free_ports(count: int) -> list[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,27 +15,8 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from pipelines.services.kafka import Broker
 from pipelines.streaming.dead_letters import DeadLetters, Letter, Value, producer_options
 from pipelines.streaming.kafka import BrokerAway, Polled, Reader
-from tests.integration.kafka_world import drain, new_topic, options_of, produce, producer, range_of
-from tests.kafka_server import kafka_server
+from tests.integration.kafka_world import drain, new_topic, produce, producer, range_of
 from transforms.errors import DataError, StoreError
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    with kafka_server(tmp_path_factory.mktemp("kafka")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def options(broker: Broker) -> dict[str, Any]:
-    return options_of(broker.bootstrap)
-
-
-@pytest.fixture
-def reader(options: dict[str, Any]) -> Iterator[Reader]:
-    found = Reader(options)
-    yield found
-    found.close()
 
 
 def polled_of(options: dict[str, Any], reader: Reader, records: list[tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]]) -> Polled:

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,29 +22,10 @@ from pipelines.services.kafka import Broker
 from pipelines.streaming import dlq
 from pipelines.streaming.dead_letters import DeadLetters, Value
 from pipelines.streaming.kafka import Reader, UnknownTopic
-from tests.integration.kafka_world import drain, new_topic, options_of, produce, producer
-from tests.kafka_server import kafka_server
+from tests.integration.kafka_world import drain, new_topic, produce, producer
 from transforms.errors import StoreError
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    with kafka_server(tmp_path_factory.mktemp("kafka")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def options(broker: Broker) -> dict[str, Any]:
-    return options_of(broker.bootstrap)
-
-
-@pytest.fixture
-def reader(options: dict[str, Any]) -> Iterator[Reader]:
-    found = Reader(options)
-    yield found
-    found.close()
 
 
 def reject(

@@ -19,27 +19,8 @@ from pipelines.services import jars
 from pipelines.services.kafka import Broker
 from pipelines.streaming.kafka import BrokerAway, OffsetGone, Polled, Reader, TopicReplaced, UnknownTopic, client_options
 from pipelines.streaming.link import Link, TopicInfo
-from tests.integration.kafka_world import drain, new_topic, options_of, produce, producer, range_of, until
-from tests.kafka_server import kafka_server
+from tests.integration.kafka_world import drain, new_topic, produce, producer, range_of, until
 from transforms.errors import ConfigError, StoreError
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    with kafka_server(tmp_path_factory.mktemp("kafka")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def options(broker: Broker) -> dict[str, Any]:
-    return options_of(broker.bootstrap)
-
-
-@pytest.fixture
-def reader(options: dict[str, Any]) -> Iterator[Reader]:
-    found = Reader(options)
-    yield found
-    found.close()
 
 
 @pytest.fixture
