@@ -13,6 +13,7 @@ from rich.console import Console
 
 from pipelines import cli, live
 from pipelines.asking import post, requests
+from pipelines.commands.train import do_train
 from pipelines.console import Steps
 from pipelines.repo import Repo
 from transforms.errors import TandemError
@@ -39,7 +40,7 @@ def run_demo(repo: Repo, start: datetime, end: datetime, as_json: bool, days: in
     cli.do_apply(repo, manifest["id"], steps)
     cli.do_materialize(repo, start, end, steps)
     begin = start + timedelta(days=repo.settings.demo.warm_up_days)
-    trained = cli.do_train(repo, begin, end, steps)
+    trained = do_train(repo, begin, end, steps)
     if trained.pushed is None:
         steps.say(f"not blessed, so not pushed; the version before stays, if there is one: {'; '.join(trained.pipeline.reasons)}")
     if not (repo.data / "models" / trained.model).is_dir():
