@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from transforms.definitions import EventSource, FeatureGroup
 from transforms.errors import DefinitionError
 
 __all__ = ["Repo", "load_module", "load_repo"]
+
+_LIBRARIES = {sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")}
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,9 @@ def load_module(repo: Path, name: str) -> ModuleType:
         sys.path.remove(folder)
     sys.path.insert(0, folder)
     for stem in {p.stem for p in repo.glob("*.py")} | {name}:
-        loaded = sys.modules.get(stem)
-        file = getattr(loaded, "__file__", None)
-        if loaded is not None and file and Path(file).parent.resolve() != repo and (Path(file).parent / "feature_store.yaml").exists():
+        file = getattr(sys.modules.get(stem), "__file__", None)
+        # Also one whose repository is gone by now; but never a library of Python's own folders.
+        if file and Path(file).resolve().parent != repo and not any(Path(file).is_relative_to(p) for p in _LIBRARIES):
             del sys.modules[stem]
     importlib.invalidate_caches()
     try:

@@ -1,5 +1,6 @@
 """Feature repositories are loaded by path, side by side, and their mistakes are one line with file and line."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,17 @@ def test_repositories_with_the_same_module_names_do_not_mix(tmp_path):
         group = repo.groups["load"]
         assert group.description == word
         assert repo.preprocessing_fn(group)({}) == word
+
+
+@pytest.mark.parametrize("left", ["nothing", "no feature_store.yaml"])
+def test_a_repository_that_is_gone_leaves_no_module_behind(tmp_path, left):
+    first = make(tmp_path / "a", "one")
+    load_repo(first)
+    if left == "nothing":
+        shutil.rmtree(first)
+    else:
+        (first / "feature_store.yaml").unlink()
+    assert load_repo(make(tmp_path / "b", "two")).groups["load"].description == "two"
 
 
 def test_the_same_object_under_two_names_is_one_definition(tmp_path):
