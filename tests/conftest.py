@@ -5,6 +5,8 @@ import warnings
 
 import pytest
 
+pytest_plugins = ["tests.prove.reporting"]
+
 # Before any test module imports TensorFlow (its C++ side reads these once), and inherited by child processes.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -19,3 +21,10 @@ warnings.filterwarnings("ignore", category=FutureWarning, module=r"google(\.|$)"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--trials", type=int, default=3, help="how many trials of each kind tests/prove makes (make prove: 20)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Several processes take whole files in this order: those that take long come first, so that none is left alone with one."""
+    if hasattr(config, "workerinput"):
+        order = ("prove", "e2e", "integration")
+        items.sort(key=lambda item: next((n for n, folder in enumerate(order) if folder in item.path.parts), len(order)))

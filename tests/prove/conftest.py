@@ -1,4 +1,4 @@
-"""Shared by all trials: the slice and the broker are made once; the report is written at the end."""
+"""Shared by all trials: the slice and the broker are made once."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from pathlib import Path
 import pytest
 
 from pipelines.services.kafka import Broker
-from tests.integration.flights import ROOT
 from tests.kafka_server import kafka_server
 from tests.prove.report import Report
+from tests.prove.reporting import REPORT
 from tests.prove.slice import Slice, make_slice
 from tests.prove.small import Starter
-
-REPORT = Report()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,15 +21,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.prove)
             item.add_marker(pytest.mark.slow)
             item.add_marker(pytest.mark.timeout(3 * 3600))
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if not REPORT.empty():
-        path = ROOT / "data" / "prove" / "report.json"
-        REPORT.write(path)
-        terminalreporter.section(f"proof ({path.relative_to(ROOT)})")
-        for line in REPORT.lines():
-            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

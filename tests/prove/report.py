@@ -52,6 +52,20 @@ class Report:
         """The entry of a kind of trial; with ``stock``, of its negative control."""
         return (self.control if stock else self.kinds).setdefault(name, Kind())
 
+    def plain(self) -> dict[str, Any]:
+        """Of plain values, for :meth:`add` in another process."""
+        return {
+            "kinds": {n: vars(k) for n, k in self.kinds.items()},
+            "control": {n: vars(k) for n, k in self.control.items()},
+            "parity": self.parity,
+        }
+
+    def add(self, plain: dict[str, Any]) -> None:
+        """What another process tried. A kind that both tried is that of the last one: the trials of one file stay in one process."""
+        self.kinds |= {n: Kind(**k) for n, k in plain["kinds"].items()}
+        self.control |= {n: Kind(**k) for n, k in plain["control"].items()}
+        self.parity += plain["parity"]
+
     def empty(self) -> bool:
         """Whether nothing was tried."""
         return not (self.kinds or self.control or self.parity)
