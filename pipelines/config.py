@@ -15,7 +15,16 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from transforms.errors import ConfigError
 
-__all__ = ["BatchSettings", "DemoSettings", "KafkaSettings", "Settings", "StreamSettings", "load_settings", "parse_time"]
+__all__ = [
+    "BatchSettings",
+    "DemoSettings",
+    "KafkaSettings",
+    "Settings",
+    "StreamSettings",
+    "TrackingSettings",
+    "load_settings",
+    "parse_time",
+]
 
 
 def parse_time(text: Any) -> datetime:
@@ -112,6 +121,23 @@ class DemoSettings(_Section):
         return value if value is None else parse_time(value)
 
 
+class TrackingSettings(_Section):
+    """Where runs are shown: MLflow, Weights & Biases. A tracker that is down never stops a job."""
+
+    trackers: list[Literal["mlflow", "wandb"]] = Field(default_factory=lambda: ["mlflow"])
+    """Who is told of each run; an empty list: nobody."""
+    uri: str = Field(default="", repr=False)
+    """MLflow's server, e.g. ``http://mlflow:5000``; empty: ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the data folder."""
+    experiment: str = "tandem"
+    """MLflow's experiment, and the project of Weights & Biases."""
+    wandb_mode: Literal["offline", "online"] = "offline"
+    """Offline: runs are written to the data folder, for ``wandb sync``; online needs ``WANDB_API_KEY``."""
+    retry_seconds: float = Field(default=30, ge=0)
+    """How long a delivery in the background keeps trying; what is left goes with the next run."""
+    wait_seconds: float = Field(default=0, ge=0)
+    """How long a job waits at its end until its run is delivered; for containers that end with their job."""
+
+
 class Settings(BaseSettings):
     """Everything that can be configured; unknown keys are errors."""
 
@@ -129,6 +155,7 @@ class Settings(BaseSettings):
     serve: dict[str, Any] = Field(default_factory=dict)
     """Settings of the server, see ``tandem serve --help``."""
     demo: DemoSettings = Field(default_factory=DemoSettings)
+    tracking: TrackingSettings = Field(default_factory=TrackingSettings)
 
     @classmethod
     def settings_customise_sources(

@@ -15,6 +15,8 @@ os.environ.setdefault("GLOG_minloglevel", "2")
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 os.environ.setdefault("FEAST_USAGE", "False")
 os.environ.setdefault("NO_GCE_CHECK", "true")
+# Tests of tracking ask for it by name: elsewhere a process per run that loads MLflow only costs time.
+os.environ.setdefault("TANDEM_TRACKING__TRACKERS", "[]")
 # Google's client libraries announce the end of Python versions as FutureWarning, outside any test.
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"google(\.|$)")
 
