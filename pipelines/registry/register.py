@@ -1,0 +1,52 @@
+"""A pushed model becomes a version of the registry."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines.registry.aliases import change, model_folder, versions_on_disk
+from serving.aliases import Aliases, read_aliases
+from transforms.errors import DataError
+
+if TYPE_CHECKING:
+    from pipelines.repo import Repo
+    from pipelines.runs import Run
+
+__all__ = ["register", "register_forgotten"]
+
+
+def register(repo: Repo, model_name: str, version_folder: Path, run: Run | None = None) -> None:
+    """Make the version in ``version_folder`` (``data/models/<name>/<version>``) known: a model's first version becomes its champion,
+    a later one its challenger.
+
+    Cheap, and safe to repeat: it changes ``ALIASES.json`` alone; MLflow's Model Registry is caught up by
+    :func:`pipelines.registry.mirror.catch_up`, which every command of the registry and ``tandem train`` call when they end.
+    Raises DataError if the folder is no version of the model.
+    """
+    folder = model_folder(repo.data, model_name)
+    if not version_folder.name.isdecimal() or version_folder.resolve().parent != folder.resolve():
+        raise DataError(f"{version_folder} is no version of model {model_name!r}; versions lie in {folder}")
+    version = int(version_folder.name)
+
+    def decide(now: Aliases) -> tuple[int | None, int | None] | None:
+        if version in (now.champion, now.challenger) or any(version == e.get("version") for e in now.history):
+            return None  # a second call
+        return (version, None) if now.champion is None else (now.champion, version)
+
+    made_by = run.id if run is not None else None
+    change(folder, "register", decide, datetime.now(UTC), leaving_out=version, version=version, run=made_by)
+
+
+def register_forgotten(repo: Repo, model_name: str) -> list[int]:
+    """Register versions that were pushed by a process that was killed before it came to it; returns them."""
+    folder = model_folder(repo.data, model_name)
+    aliases = read_aliases(folder, f"model {model_name!r}")
+    if aliases is None:
+        return []
+    newest = max((int(e.get("version") or e.get("champion") or 0) for e in aliases.history), default=0)
+    forgotten = [v for v in versions_on_disk(folder) if v > newest]
+    for version in forgotten:
+        register(repo, model_name, folder / str(version))
+    return forgotten
