@@ -5,8 +5,9 @@ Light: the command line reads it before anything heavy is imported.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,13 +17,16 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from transforms.errors import ConfigError
 
 __all__ = [
+    "AlertSettings",
     "BatchSettings",
     "DemoSettings",
     "KafkaSettings",
     "Settings",
     "StreamSettings",
     "TrackingSettings",
+    "WatchSettings",
     "load_settings",
+    "parse_duration",
     "parse_time",
 ]
 
@@ -31,6 +35,14 @@ def parse_time(text: Any) -> datetime:
     """A moment of UTC from ``2013-01-31`` or an ISO 8601 date and time (without a zone: UTC). Raises ValueError."""
     moment = text if isinstance(text, datetime) else datetime.fromisoformat(str(text))
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def parse_duration(text: str) -> timedelta:
+    """A length of time from ``90s``, ``30m``, ``1h`` or ``1d``. Raises ValueError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip())
+    if found is None or not float(found[1]):
+        raise ValueError(f"{text!r} is no length of time; write 90s, 30m, 1h or 1d")
+    return timedelta(seconds=float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]])
 
 
 class _Section(BaseModel):
@@ -103,6 +115,60 @@ class StreamSettings(_Section):
     """Port of ``/metrics``; 0 takes a free one (``tandem stream status`` tells it)."""
 
 
+class AlertSettings(_Section):
+    """Where alerts go: to a webhook. Without ``url`` they are only said and kept in ``data/alerts``."""
+
+    url: str = Field(default="", repr=False)
+    """``https://...``. Whoever knows a Slack webhook may write to it, so better by the environment: ``TANDEM_ALERTS__URL``."""
+    format: Literal["json", "slack"] = "json"
+    """A JSON object with every field, or Slack's ``text`` and ``blocks``."""
+    level: Literal["warn", "fail"] = "fail"
+    """The mildest finding of the monitor that is an alert."""
+    repeat_hours: float = Field(default=24, gt=0)
+    """An alert that goes on unchanged is sent again after so long."""
+    timeout_seconds: float = Field(default=10, gt=0, le=120)
+    """How long the webhook may take to answer."""
+    keep_hours: float = Field(default=72, gt=0)
+    """How long an alert that cannot be delivered is kept and tried again."""
+    header: str = "Authorization"
+    """The header that ``secret`` is sent in."""
+    secret: str | None = Field(default=None, repr=False)
+    """Its value, e.g. ``Bearer ...``; better given by the environment: ``TANDEM_ALERTS__SECRET``."""
+
+
+class WatchSettings(_Section):
+    """When ``tandem watch`` looks, and what makes it train anew. A trigger that is null is off."""
+
+    every: str = "1h"
+    """How often the monitor runs: ``30m``, ``1h``, ``1d``."""
+    drift: bool = True
+    """Trigger: a drift check of the monitor failed."""
+    champion_days: float | None = Field(default=30, gt=0)
+    """Trigger: the champion was trained longer ago."""
+    new_days: float | None = Field(default=7, ge=1)
+    """Trigger: so many whole days of events that the champion's training did not see."""
+    auc_drop: float | None = Field(default=0.05, gt=0, lt=1)
+    """Trigger: the AUC on labelled requests is so far below that of the champion's held-out split."""
+    log_loss_rise: float | None = Field(default=0.1, gt=0)
+    """Trigger: the log loss on labelled requests is so far above that of the champion's held-out split (nats)."""
+    train_days: float | None = Field(default=None, ge=1)
+    """Train on so many days up to the newest; null: from where the champion's training began."""
+    cooldown_hours: float = Field(default=24, ge=0)
+    """The least time between the starts of two trainings of a model."""
+    attempts: int = Field(default=3, ge=1)
+    """How often a training on the same data may fail before it is left alone."""
+    retry_minutes: float = Field(default=30, gt=0)
+    """The wait after a failed attempt; twice as long after each further one."""
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+    """Port of ``/metrics``; 0 takes a free one (``tandem watch status`` tells it)."""
+
+    @field_validator("every")
+    @classmethod
+    def _duration(cls, value: str) -> str:
+        parse_duration(value)
+        return value
+
+
 class DemoSettings(_Section):
     """What ``tandem demo`` runs over."""
 
@@ -154,6 +220,8 @@ class Settings(BaseSettings):
     stream: StreamSettings = Field(default_factory=StreamSettings)
     serve: dict[str, Any] = Field(default_factory=dict)
     """Settings of the server, see ``tandem serve --help``."""
+    alerts: AlertSettings = Field(default_factory=AlertSettings)
+    watch: WatchSettings = Field(default_factory=WatchSettings)
     demo: DemoSettings = Field(default_factory=DemoSettings)
     tracking: TrackingSettings = Field(default_factory=TrackingSettings)
 
