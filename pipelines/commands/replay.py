@@ -100,10 +100,9 @@ def _when(us: int) -> str:
 
 def _table(summary: dict[str, Any]) -> Table:
     names = ("events", "delayed", "late", "duplicated", "corrupted", "sent")
-    table = Table("source", *names, "last offsets", box=None)
+    table = Table("source", *names, box=None)
     for name, values in summary["sources"].items():
-        offsets = ", ".join(f"{p}: {o:,}" for p, o in values["last_offsets"].items())
-        table.add_row(name, *(f"{values[n]:,}" for n in names), offsets)
+        table.add_row(name, *(f"{values[n]:,}" for n in names))
     table.caption = f"{summary['sent']:,} records in {summary['seconds']:.1f} s, {summary['records_per_second']:,} per second"
     table.caption_justify = "left"
     return table

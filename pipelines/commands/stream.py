@@ -98,7 +98,8 @@ def stop(
     elif manifest is None:
         typer.echo(f"no stream called {name} runs")
     else:
-        typer.echo(f"stream {name} stopped: {manifest.get('ended', '')}")
+        ended = manifest.get("ended", "stopped")
+        typer.echo(f"stream {name} stopped" + ("" if ended == "stopped" else f": {ended}"))
         if manifest.get("savepoint"):
             typer.echo(f"start from it with --savepoint {manifest['savepoint']}")
 
