@@ -20,7 +20,9 @@ __all__ = [
     "AlertSettings",
     "BatchSettings",
     "DemoSettings",
+    "FeatureMonitor",
     "KafkaSettings",
+    "MonitorSettings",
     "Settings",
     "StreamSettings",
     "TrackingSettings",
@@ -169,6 +171,54 @@ class WatchSettings(_Section):
         return value
 
 
+class FeatureMonitor(_Section):
+    """What one feature may do; unset: as in ``monitor``."""
+
+    skew: float | None = Field(default=None, gt=0)
+    drift: float | None = Field(default=None, gt=0)
+    null_rise: float | None = Field(default=None, ge=0)
+    unknown_share: float | None = Field(default=None, ge=0)
+    check: bool = True
+    """False: shown, never judged."""
+
+
+class MonitorSettings(_Section):
+    """What ``tandem monitor`` and ``tandem labels`` hold the answers against."""
+
+    skew: float = Field(default=0.15, gt=0)
+    """Distance of served values from the training set's (L-infinity for text, Jensen-Shannon for numbers) above which a feature fails,
+    if it is also more than chance explains."""
+    drift: float = Field(default=0.15, gt=0)
+    """The same between a window and the one before."""
+    chance: float = Field(default=1.3, ge=1)
+    """How many times the greatest distance between the training set's own windows of that length a distance must be."""
+    min_rows: int = Field(default=100, ge=10)
+    """Fewer answers in a window are not judged."""
+    null_rise: float = Field(default=0.1, ge=0, le=1)
+    """How much the share of nulls may rise above training's."""
+    unknown_share: float = Field(default=0.02, ge=0, le=1)
+    """The share of values that training never saw (and more than its own last part had)."""
+    too_old_share: float = Field(default=0.1, ge=0, le=1)
+    """The share of rows past their TTL, or not there, beyond training's."""
+    calibration: float = Field(default=0.1, gt=0, le=1)
+    """How far the mean prediction may be from the rate of positive labels."""
+    auc_drop: float = Field(default=0.05, ge=0, le=1)
+    """How far AUC may be below the training report's."""
+    log_loss_rise: float = Field(default=0.1, ge=0)
+    min_labels: int = Field(default=200, ge=20)
+    """Fewer labels say nothing about AUC, log loss and calibration."""
+    real_bugs: int = Field(default=0, ge=0)
+    """Served values that differ from their recomputation for no reason but a defect."""
+    stale_share: float = Field(default=0.1, ge=0, le=1)
+    """The share of answers that were given from a row that was not the newest one due."""
+    recompute_answers: int = Field(default=20_000, ge=0)
+    """So many answers, the latest, are computed anew; 0: none."""
+    label_tolerance_hours: float = Field(default=24, gt=0)
+    """How far the moment of a request may lie from the spine's."""
+    features: dict[str, FeatureMonitor] = Field(default_factory=dict)
+    """By input (``view__feature`` or the request field)."""
+
+
 class DemoSettings(_Section):
     """What ``tandem demo`` runs over."""
 
@@ -190,7 +240,7 @@ class DemoSettings(_Section):
 class TrackingSettings(_Section):
     """Where runs are shown: MLflow, Weights & Biases. A tracker that is down never stops a job."""
 
-    trackers: list[Literal["mlflow", "wandb"]] = Field(default_factory=lambda: ["mlflow"])
+    trackers: list[Literal["mlflow", "wandb"]] = ["mlflow"]
     """Who is told of each run; an empty list: nobody."""
     uri: str = Field(default="", repr=False)
     """MLflow's server, e.g. ``http://mlflow:5000``; empty: ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the data folder."""
@@ -222,6 +272,7 @@ class Settings(BaseSettings):
     """Settings of the server, see ``tandem serve --help``."""
     alerts: AlertSettings = Field(default_factory=AlertSettings)
     watch: WatchSettings = Field(default_factory=WatchSettings)
+    monitor: MonitorSettings = Field(default_factory=MonitorSettings)
     demo: DemoSettings = Field(default_factory=DemoSettings)
     tracking: TrackingSettings = Field(default_factory=TrackingSettings)
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["artifact_root", "ended", "started", "trackers", "tracking_uri"]
 
 Say = Callable[[str], None]
+_begun: dict[str, tuple[Settings, Path]] = {}
 
 
 def _say(line: str) -> None:
@@ -49,11 +50,20 @@ def trackers(settings: Settings) -> list[str]:
 
 def started(run: Run, settings: Settings, data: Path, say: Say = _say) -> None:
     """Tell the trackers that a run has begun; returns at once. Call it when the manifest is there."""
+    _begun[run.id] = (settings, data)
     _tell(run, settings, data, say, over=False)
 
 
-def ended(run: Run, settings: Settings, data: Path, say: Say = _say) -> None:
-    """Tell the trackers how a run ended; returns at once, or after ``tracking.wait_seconds``. Call it when the manifest is final."""
+def ended(run: Run, settings: Settings | None = None, data: Path | None = None, say: Say = _say) -> None:
+    """Tell the trackers how a run ended; returns at once, or after ``tracking.wait_seconds``. Call it when the manifest is final.
+
+    Settings and data folder are those given to :func:`started`, unless said.
+    """
+    before = _begun.pop(run.id, None)
+    if settings is None or data is None:
+        if before is None:
+            return
+        settings, data = before
     _tell(run, settings, data, say, over=True)
 
 
@@ -69,10 +79,9 @@ def _tell(run: Run, settings: Settings, data: Path, say: Say, over: bool) -> Non
         uri = tracking_uri(settings, data)
         for name in chosen:
             spool.put(name, run.id, background.adopted(name, run, uri))
-        if not over or run.manifest.get("parent"):
-            background.start(settings, data)
-            return
         background.start(settings, data)
+        if not over or run.manifest.get("parent"):
+            return  # the outermost job waits, and speaks, for all
         if settings.tracking.wait_seconds:
             spool.wait(settings.tracking.wait_seconds)
         if (problem := background.problem(chosen, uri, spool)) is not None:

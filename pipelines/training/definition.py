@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from transforms.definitions import Field, micros
-from transforms.errors import DefinitionError
+from transforms.errors import ConfigError, DefinitionError
 
 __all__ = ["Column", "Model", "Threshold"]
 
@@ -71,6 +72,7 @@ class Model:
     a list of ``"view:feature"``. ``split`` says where eval and test begin: two shares of the rows in order of time, or
     two moments. Rows asked less than ``label_delay`` before a border are left out: at the border their labels
     were not known yet. ``preprocessing_fn`` (TF-Transform over the request fields alone) and ``run_fn`` follow TFX.
+    ``params`` are what ``run_fn`` finds in ``job.params`` and ``tandem train --set`` changes: names, and values that say the type.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Model:
     slices: Sequence[str] = ()
     weight: str | None = None
     description: str = ""
+    params: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
@@ -98,6 +101,10 @@ class Model:
                 raise DefinitionError(f"{what}: {key} {value!r} is not of the form 'module:function'")
         for key in ("entity_keys", "request_fields", "thresholds", "slices"):
             object.__setattr__(self, key, tuple(getattr(self, key)))
+        object.__setattr__(self, "params", dict(self.params))
+        for name, value in self.params.items():
+            if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_]\w*", name) or not isinstance(value, (bool, int, float, str)):
+                raise DefinitionError(f"{what}: params {name!r}: {value!r} is no name with a number, truth value or text")
         if not isinstance(self.features, str):
             object.__setattr__(self, "features", tuple(self.features))
             for ref in self.features:
@@ -135,6 +142,19 @@ class Model:
         """The request fields as model inputs: string stays, a required int64 stays, other numbers become float32."""
         return tuple(Column(f.name, input_dtype(f.dtype or "", f.required)) for f in self.request_fields)
 
+    def with_params(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """All parameters of a training: those declared, and ``changes`` over them, each (also as text) in the type of its default.
+
+        Raises ConfigError, one line, for a name that the model does not declare and a value of another type.
+        """
+        out = dict(self.params)
+        for name, value in changes.items():
+            if name not in out:
+                known = ", ".join(sorted(out)) or "none: declare them in Model(params={...}) and read them from job.params in run_fn"
+                raise ConfigError(f"--set {name}: model {self.name!r} has no such parameter; it has {known}")
+            out[name] = _typed(name, value, out[name])
+        return out
+
     def canonical(self) -> dict[str, Any]:
         """A JSON-able form of what decides the training set."""
         return {
@@ -147,6 +167,23 @@ class Model:
             "split": [s.astimezone(UTC).isoformat() if isinstance(s, datetime) else s for s in self.split],
             "label_delay": micros(self.label_delay),
         }
+
+
+def _typed(name: str, value: Any, default: Any) -> Any:
+    """``value`` in the type of ``default``; texts are read. Raises ConfigError."""
+    kind = type(default)
+    try:
+        if kind is bool:
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[str(value).lower()]
+        if kind is int and not isinstance(value, str) and value != int(value):
+            raise ValueError
+        out = kind(value)
+        if kind is float and not math.isfinite(out):
+            raise ValueError
+        return out
+    except (KeyError, ValueError, TypeError):
+        kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+        raise ConfigError(f"--set {name}={value}: the parameter is {kinds[kind]}, such as its default {default!r}") from None
 
 
 def input_dtype(dtype: str, required: bool = False) -> Literal["string", "int64", "float32"]:
