@@ -1,0 +1,132 @@
+"""What an alert is, and the alerts that a monitor's report and the runs amount to. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+__all__ = ["Alert", "from_report", "from_runs"]
+
+Severity = Literal["info", "warn", "fail"]
+_RANK = {"ok": 0, "info": 0, "warn": 1, "fail": 2}
+_TOLD = 8
+"""Features told by name in a text; the rest is counted."""
+LASTING = frozenset({"stream", "serve", "watch"})
+"""Kinds of runs that are well while they run."""
+_OLD = timedelta(days=7)
+"""A failed run that is older, and was never repeated, was given up."""
+
+
+@dataclass(frozen=True)
+class Alert:
+    """Something that is wrong now. ``key`` names it for good; ``same`` is what must change for it to be another state of it."""
+
+    key: str
+    severity: Severity
+    title: str
+    text: str = ""
+    same: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest of key, severity and ``same``: two alerts of one fingerprint need not be told twice."""
+        return hashlib.sha256(json.dumps([self.key, self.severity, self.same]).encode()).hexdigest()[:16]
+
+
+def from_report(report: Mapping[str, Any], level: Severity = "fail") -> list[Alert]:
+    """The alerts of a monitor's report: one for each kind of check that found ``level`` or worse, with its features in it.
+
+    One per feature would flood whoever reads them on the day that the data changes. An alert is the same as long as the same
+    features are concerned; their values change with each look.
+    """
+    model = str(report.get("model", ""))
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for check in report.get("checks", []):
+        if _RANK.get(str(check.get("status")), 0) >= _RANK[level]:
+            found.setdefault(str(check["name"]), []).append(check)
+    out = []
+    for name, checks in sorted(found.items()):
+        worst: Severity = "fail" if any(c["status"] == "fail" for c in checks) else "warn"
+        ordered = sorted(checks, key=lambda c: (-_RANK[str(c["status"])], -_excess(c), str(c.get("feature") or "")))
+        features = [str(c["feature"]) for c in ordered if c.get("feature")]
+        what = f" of {features[0]}" if len(features) == 1 else f" of {len(features)} features" if features else ""
+        lines = [_line(c) for c in ordered[:_TOLD]] + ([f"and {len(ordered) - _TOLD} more"] if len(ordered) > _TOLD else [])
+        out.append(
+            Alert(
+                key=f"monitor/{model}/{name}",
+                severity=worst,
+                title=f"{model}: {name.replace('_', ' ')}{what} {'failed' if worst == 'fail' else 'gives warning'}",
+                text="\n".join(lines),
+                same=json.dumps(sorted((str(c["status"]), str(c.get("feature") or "")) for c in checks)),
+                labels={"model": model, "version": str(report.get("version", "")), "check": name},
+                values={str(c.get("feature") or name): float(c["value"]) for c in ordered[:50] if _number(c.get("value"))},
+            )
+        )
+    return out
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+
+
+def _excess(check: Mapping[str, Any]) -> float:
+    value, threshold = check.get("value"), check.get("threshold")
+    return abs(float(value) - float(threshold)) if _number(value) and _number(threshold) else 0.0  # type: ignore[arg-type]
+
+
+def _line(check: Mapping[str, Any]) -> str:
+    head = str(check.get("feature") or str(check["name"]).replace("_", " "))
+    value, threshold = check.get("value"), check.get("threshold")
+    told = f" {value:.4g}" if _number(value) else ""
+    told += f" (threshold {threshold:.4g})" if _number(threshold) else ""
+    detail = f": {check['detail']}" if check.get("detail") else ""
+    return f"{head}{told}{detail}"
+
+
+def from_runs(manifests: Sequence[Mapping[str, Any]], now: datetime) -> list[Alert]:
+    """One alert for each kind of job whose latest run failed or was killed (manifests oldest first).
+
+    A run under way is no verdict yet, so the one before it counts; but a stream or a server that runs is well.
+    """
+    latest: dict[str, Mapping[str, Any]] = {}
+    for manifest in manifests:
+        kind, status = str(manifest.get("kind", "")), str(manifest.get("status", ""))
+        if status in ("complete", "failed", "killed") or (kind in LASTING and status == "running"):
+            latest[kind] = manifest
+    out = []
+    for kind, manifest in sorted(latest.items()):
+        status = str(manifest["status"])
+        ended = str(manifest.get("finished") or manifest.get("created") or "")
+        if status not in ("failed", "killed") or not _recent(ended, now):
+            continue
+        error = str(manifest.get("error") or "")
+        out.append(
+            Alert(
+                key=f"job/{kind}",
+                severity="fail",
+                title=f"tandem {kind} {'was killed' if status == 'killed' else 'failed'}",
+                text="\n".join(part for part in (error, f"run {manifest.get('id', '')}") if part),
+                same=f"{status}: {re.sub(r'[0-9]+', '#', error)}",  # numbers, times and ids differ from run to run
+                labels={"kind": kind, "run": str(manifest.get("id", ""))},
+            )
+        )
+    return out
+
+
+def _recent(text: str, now: datetime) -> bool:
+    try:
+        return now - datetime.fromisoformat(text) < _OLD
+    except (ValueError, TypeError):
+        return True
+
+
+def worst(alerts: Iterable[Alert]) -> Severity:
+    """The worst severity among alerts; ``info`` if there are none."""
+    return max((a.severity for a in alerts), key=lambda s: _RANK[s], default="info")
