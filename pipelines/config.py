@@ -118,10 +118,10 @@ class StreamSettings(_Section):
 
 
 class AlertSettings(_Section):
-    """Where alerts go: to a webhook. Without ``url`` they are only said and kept in ``data/alerts``."""
+    """Where alerts go: to a webhook. Without a ``webhook`` they are only said and kept in ``data/alerts``."""
 
-    url: str = Field(default="", repr=False)
-    """``https://...``. Whoever knows a Slack webhook may write to it, so better by the environment: ``TANDEM_ALERTS__URL``."""
+    webhook: str = Field(default="", repr=False)
+    """``https://...``. Whoever knows Slack's address may write to it, so better by the environment: ``TANDEM_ALERTS__WEBHOOK``."""
     format: Literal["json", "slack"] = "json"
     """A JSON object with every field, or Slack's ``text`` and ``blocks``."""
     level: Literal["warn", "fail"] = "fail"

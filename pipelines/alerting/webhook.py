@@ -49,9 +49,9 @@ class Webhook:
     """The webhook of the settings. Raises ConfigError, without the address, which may be a secret, if that is no URL."""
 
     def __init__(self, settings: AlertSettings) -> None:
-        parts = urlsplit(settings.url)
+        parts = urlsplit(settings.webhook)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError("alerts.url is no http:// or https:// address; correct it")
+            raise ConfigError("alerts.webhook is no http:// or https:// address; correct it")
         self.settings, self.parts = settings, parts
 
     def __repr__(self) -> str:
@@ -94,13 +94,13 @@ def _after(value: str | None, now: datetime) -> timedelta | None:
         wait = timedelta(seconds=float(value))
     except ValueError:
         try:
-            at: datetime = email.utils.parsedate_to_datetime(value)
-            wait = at - now
+            wait = email.utils.parsedate_to_datetime(value) - now
         except (ValueError, TypeError):
             return None
     except OverflowError:
         return None
-    return min(max(wait, timedelta(0)), _LONGEST_ASKED)
+    bounded: timedelta = min(max(wait, timedelta(0)), _LONGEST_ASKED)
+    return bounded
 
 
 def _escaped(text: str) -> str:
