@@ -14,6 +14,7 @@ from rich.table import Column, Table
 
 from pipelines.commands import services
 from pipelines.commands.dlq import app as dlq_app
+from pipelines.commands.monitor import labels
 from pipelines.commands.replay import replay
 from pipelines.commands.stream import app as stream_app
 from pipelines.commands.train import train
@@ -278,6 +279,7 @@ services.register(app)
 app.command()(train)
 app.command()(replay)
 app.command()(verify)
+app.command()(labels)
 app.add_typer(stream_app, name="stream")
 app.add_typer(dlq_app, name="dlq")
 

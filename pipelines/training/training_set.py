@@ -28,7 +28,7 @@ from pipelines.training.definition import Column, Model, input_dtype
 from transforms.definitions import ARROW_TYPES, EVENT_TIMESTAMP, FINGERPRINT, TIMESTAMP, micros
 from transforms.errors import DataError, FingerprintError
 
-__all__ = ["SPLITS", "TrainingSet", "build_training_set", "feature_references", "split_by_time"]
+__all__ = ["SPLITS", "TrainingSet", "build_training_set", "check_spine", "feature_references", "split_by_time"]
 
 SPLITS = ("train", "eval", "test")
 ROWS_PER_FILE = 50_000
@@ -96,7 +96,7 @@ def feature_references(store: Any, features: str | Sequence[str]) -> list[tuple[
     return [(view, name) for view, name in pairs if not name.startswith("tandem_")]
 
 
-def _check_spine(spine: pa.Table, model: Model) -> pa.Table:
+def check_spine(spine: pa.Table, model: Model) -> pa.Table:
     """The spine with exactly the model's columns and types, in order of time."""
     fields = {f.name: f.arrow_type for f in model.request_fields}
     wanted = [EVENT_TIMESTAMP, *dict.fromkeys([*model.entity_keys, *fields]), model.label, *([model.weight] if model.weight else [])]
@@ -188,7 +188,7 @@ def build_training_set(model: Model, spine: pa.Table, store: Any, data: Path, no
 
     Raises DataError for an unusable spine or an empty split, FingerprintError if rows of one view stem from several graphs.
     """
-    spine = _check_spine(spine, model)
+    spine = check_spine(spine, model)
     pairs = feature_references(store, model.features)
     if not pairs:
         raise DataError(f"model {model.name!r}: {model.features!r} names no features; add feature views to the service")

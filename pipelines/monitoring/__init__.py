@@ -1,0 +1,1 @@
+"""What happened after the answers: labels, drift, skew, and one verdict."""
