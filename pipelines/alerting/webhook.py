@@ -136,7 +136,7 @@ class Delivered:
 
 def backoff(failures: int) -> timedelta:
     """The wait after so many failures in a row (from 1): 5 s, 10 s, ... at most an hour."""
-    return min(_FIRST_WAIT * 2 ** min(max(failures - 1, 0), 20), _LONGEST_WAIT)
+    return min(_FIRST_WAIT * (1 << min(max(failures - 1, 0), 20)), _LONGEST_WAIT)
 
 
 def deliver(

@@ -1,0 +1,215 @@
+"""What the watch does next: a pure function of what is known of a model and of the time. No files, no clock, no processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Literal
+
+from pipelines.config import WatchSettings, parse_duration
+
+__all__ = [
+    "Action", "Attempt", "Champion", "Decision", "Findings", "Look", "Policy", "Retrain", "State", "Trigger", "decide", "triggers",
+]  # fmt: skip
+
+_AGAIN = timedelta(minutes=1)
+"""How soon to look again while somebody else's training runs."""
+_DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The section ``watch`` of the settings, with lengths of time as such. None: this trigger is off."""
+
+    every: timedelta = timedelta(hours=1)
+    drift: bool = True
+    champion_age: timedelta | None = timedelta(days=30)
+    new_data: timedelta | None = timedelta(days=7)
+    auc_drop: float | None = 0.05
+    log_loss_rise: float | None = 0.1
+    cooldown: timedelta = timedelta(days=1)
+    attempts: int = 3
+    retry: timedelta = timedelta(minutes=30)
+
+    @classmethod
+    def of(cls, settings: WatchSettings) -> Policy:
+        """From the settings."""
+        s = settings
+        return cls(
+            every=parse_duration(s.every),
+            drift=s.drift,
+            champion_age=None if s.champion_days is None else timedelta(days=s.champion_days),
+            new_data=None if s.new_days is None else timedelta(days=s.new_days),
+            auc_drop=s.auc_drop,
+            log_loss_rise=s.log_loss_rise,
+            cooldown=timedelta(hours=s.cooldown_hours),
+            attempts=s.attempts,
+            retry=timedelta(minutes=s.retry_minutes),
+        )
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The version that serves: when it was made, the end of the data that it learnt from, and its held-out scores, where known."""
+
+    version: int
+    made: datetime
+    data_end: datetime | None = None
+    auc: float | None = None
+    log_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the latest report of the monitor says of a version; ``drifted``: features whose drift check failed."""
+
+    version: int | None
+    drifted: tuple[str, ...] = ()
+    auc: float | None = None
+    log_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A retraining that was begun on the data ``key`` stands for.
+
+    ``done``: it went to its end, whether its model was promoted or not. ``broken``: the latest try failed or was killed, ``failures``
+    times by now. ``stopped``: whoever ran it was asked to stop. ``running``: somebody is at it.
+    """
+
+    key: str
+    state: Literal["running", "done", "broken", "stopped"]
+    begun: datetime
+    ended: datetime | None = None
+    failures: int = 0
+
+
+@dataclass(frozen=True)
+class State:
+    """What is known of one model. ``key`` stands for the data (and graphs) that a training begun now would learn from; None: there is none.
+
+    ``trained_until`` is the end of the newest data that any training of the model has learnt from, by whoever started it; ``training``
+    says who trains right now, "" if nobody does. ``looked`` is when the monitor last ran, well or not.
+    """
+
+    policy: Policy
+    champion: Champion | None = None
+    data_end: datetime | None = None
+    key: str | None = None
+    findings: Findings | None = None
+    looked: datetime | None = None
+    attempts: tuple[Attempt, ...] = ()
+    trained_until: datetime | None = None
+    training: str = ""
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """A reason to train anew: drift, decay, age or new_data."""
+
+    name: Literal["drift", "decay", "age", "new_data"]
+    why: str
+
+
+@dataclass(frozen=True)
+class Look:
+    """Run ``tandem labels`` and ``tandem monitor``."""
+
+
+@dataclass(frozen=True)
+class Retrain:
+    """Train on the data of ``key``, then let the thresholds decide on promotion. ``resume``: a try before this one broke off."""
+
+    key: str
+    triggers: tuple[Trigger, ...]
+    resume: bool = False
+
+
+Action = Look | Retrain
+
+
+@dataclass(frozen=True)
+class Decision:
+    """At most one thing to do now; when to decide again if there is none; why no training is begun though triggers hold."""
+
+    action: Action | None
+    until: datetime
+    triggers: tuple[Trigger, ...] = ()
+    held: str = ""
+    notes: tuple[str, ...] = field(default=())
+
+
+def triggers(state: State, now: datetime) -> tuple[Trigger, ...]:
+    """The triggers that hold. What a report says of another version than the champion is not held against the champion."""
+    policy, champion, findings = state.policy, state.champion, state.findings
+    if champion is None:  # the first training is a person's to start
+        return ()
+    out = []
+    if findings is not None and findings.version in (None, champion.version):
+        if policy.drift and findings.drifted:
+            named = ", ".join(findings.drifted[:3]) + (f" and {len(findings.drifted) - 3} more" if len(findings.drifted) > 3 else "")
+            out.append(Trigger("drift", f"drift of {named}"))
+        decayed = [
+            f"{name} {live:.4f} where its report had {then:.4f}"
+            for name, live, then, worse, limit in (
+                ("AUC", findings.auc, champion.auc, -1, policy.auc_drop),
+                ("log loss", findings.log_loss, champion.log_loss, 1, policy.log_loss_rise),
+            )
+            if live is not None and then is not None and limit is not None and (live - then) * worse > limit
+        ]
+        if decayed:
+            out.append(Trigger("decay", "; ".join(decayed)))
+    if policy.champion_age is not None and now - champion.made > policy.champion_age:
+        out.append(Trigger("age", f"version {champion.version} is {(now - champion.made) / _DAY:.1f} days old"))
+    if policy.new_data is not None and champion.data_end is not None and state.data_end is not None:
+        new = state.data_end - champion.data_end
+        if new >= policy.new_data:
+            out.append(Trigger("new_data", f"{new / _DAY:.0f} days of events since version {champion.version} was trained"))
+    return tuple(out)
+
+
+def decide(state: State, now: datetime) -> Decision:
+    """What to do now. A look that is due comes first, since a training is decided on what it finds.
+
+    A training is begun only if a trigger holds, nobody trains, the data is other than what has been trained on (or tried to its end)
+    already, failures are spaced out and not too many, and the last one that came to its end began a cooldown ago.
+    A promotion is no part of this: the training's own thresholds decide on it.
+    """
+    policy = state.policy
+    next_look = now if state.looked is None else state.looked + policy.every
+    if next_look <= now:
+        return Decision(Look(), now)
+    found = triggers(state, now)
+    if not found:
+        return Decision(None, next_look)
+    held, until = _held(state, now)
+    if held:
+        return Decision(None, min(next_look, until or next_look), found, held)
+    assert state.key is not None
+    return Decision(Retrain(state.key, found, resume=any(a.key == state.key for a in state.attempts)), now, found)
+
+
+def _held(state: State, now: datetime) -> tuple[str, datetime | None]:
+    """Why no training is begun now ("" if it may be), and when that may be over by itself."""
+    policy = state.policy
+    if state.training or any(a.state == "running" for a in state.attempts):
+        return f"a training is under way: {state.training or 'a retraining'}", now + _AGAIN
+    if state.key is None or state.data_end is None:
+        return "there are no whole days of events to train on", None
+    mine = [a for a in state.attempts if a.key == state.key]
+    if any(a.state == "done" for a in mine):
+        return f"already tried on the data up to {state.data_end:%Y-%m-%d}; waiting for more", None
+    if state.trained_until is not None and state.trained_until >= state.data_end and not mine:
+        return f"already trained on the data up to {state.data_end:%Y-%m-%d}; waiting for more", None
+    failures = max((a.failures for a in mine), default=0)
+    if failures >= policy.attempts:
+        return f"failed {failures} times on the data up to {state.data_end:%Y-%m-%d}; mend the cause, or wait for more data", None
+    if failures:
+        last = max(a.ended or a.begun for a in mine)
+        again = last + policy.retry * (1 << min(failures - 1, 20))
+        if now < again:
+            return f"failed {failures} times; trying again at {again:%Y-%m-%d %H:%M} UTC", again
+    done = [a.begun for a in state.attempts if a.state == "done"]
+    if done and now < (warm := max(done) + policy.cooldown):
+        return f"cooling down until {warm:%Y-%m-%d %H:%M} UTC", warm
+    return "", None
