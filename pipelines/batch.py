@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -100,32 +99,36 @@ def run_batch(
     with run.held():
         if run.status == "complete":  # another process came first
             return BatchResult(run, True)
-        if run.status == "publishing":
+        made = run.stage == "publishing"  # only some of it is not visible yet
+        fields = {"range": [start.isoformat(), end.isoformat()], "inputs": inputs, "runner": runner, "pinned": pinned}
+        with runs.recording(run, repo, **({"status": "publishing"} if made else fields)):
+            if not made:
+                _make_anew(repo, run, sources, files, begin_us, us(start), us(end), graphs, options(runner, beam_args), progress)
             return BatchResult(_publish(repo, run), False)
-        created = datetime.fromisoformat(run.manifest["created"])
-        run.manifest.pop("error", None)
-        run.save(
-            status="running",
-            range=[start.isoformat(), end.isoformat()],
-            inputs=inputs,
-            definitions=definitions,
-            code=runs.code_version(repo.path),
-            versions=runs.library_versions(),
-            settings=settings.model_dump(),
-            runner=runner,
-        )
-        for leftover in ("rows", "offline", "dead_letters", "tiles"):
-            shutil.rmtree(run.folder / leftover, ignore_errors=True)
-        try:
-            _make(repo, run, sources, files, begin_us, us(start), us(end), us(created), graphs, options(runner, beam_args), progress)
-        except BaseException as error:
+
+
+def _make_anew(
+    repo: Repo,
+    run: runs.Run,
+    sources: Mapping[str, Any],
+    files: Mapping[str, Sequence[Any]],
+    begin_us: Mapping[str, int],
+    start: int,
+    end: int,
+    graphs: dict[str, str],
+    beam_options: PipelineOptions,
+    progress: Callable[[str], None],
+) -> None:
+    for leftover in ("rows", "offline", "dead_letters", "tiles"):
+        shutil.rmtree(run.folder / leftover, ignore_errors=True)
+    created = us(datetime.fromisoformat(run.manifest["created"]))
+    try:
+        _make(repo, run, sources, files, begin_us, start, end, created, graphs, beam_options, progress)
+    except Exception as error:
+        if "[while running" in str(error) and not isinstance(error, TandemError):  # how Beam wraps what a step raised
             line = (str(error).splitlines() or [type(error).__name__])[0]
-            with suppress(OSError):  # a full disk must not hide what went wrong first; the run stays "running" then
-                run.save(status="failed", error=line)
-            if "[while running" in str(error) and not isinstance(error, TandemError):  # how Beam wraps what a step raised
-                raise DataError(f"the batch job failed: {line}; mend the cause and run the same command again") from error
-            raise
-        return BatchResult(_publish(repo, run), False)
+            raise DataError(f"the batch job failed: {line}; mend the cause and run the same command again") from error
+        raise
 
 
 def _first_event(group: FeatureGroup, start: int, end: int) -> int:
@@ -234,7 +237,10 @@ def _publish(repo: Repo, run: runs.Run) -> runs.Run:
             os.rename(made, target)
     shutil.rmtree(run.folder / "offline", ignore_errors=True)
     shutil.rmtree(run.folder / "rows", ignore_errors=True)
-    run.save(status="complete", finished=datetime.now(UTC).isoformat())
+    kept = {f"offline/{n}": repo.data / "offline" / n / f"run={run.id}" for n in repo.groups} | {"tiles": run.folder / "tiles"}
+    counts = {f"{what}/{n}": v for what in ("events", "rejected", "rows") for n, v in run.manifest.get(what, {}).items()}
+    run.save(outputs=runs.hashed(repo.data, kept), counts=counts)
+    run.save(status="complete")
     return run
 
 

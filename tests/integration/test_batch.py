@@ -213,7 +213,7 @@ def test_the_manifest_says_what_the_rows_are_made_of(plain):
     assert manifest["events"]["departures"] == sum(pq.ParquetFile(world.data / f).metadata.num_rows for f in files if "departures" in f)
     assert len(manifest["code"]["sha256"]) == 64
     assert {"python", "apache-beam", "tensorflow-transform", "pyarrow", "numpy"} <= set(manifest["versions"])
-    assert manifest["settings"]["shards"] == 2 and manifest["runner"] == "DirectRunner"
+    assert manifest["settings"]["batch"]["shards"] == 2 and manifest["runner"] == "DirectRunner"
     assert not list(result.run.folder.rglob(".*.parquet*")) and not (result.run.folder / "rows").exists()
 
 

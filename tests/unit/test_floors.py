@@ -40,7 +40,7 @@ def test_our_own_tree_keeps_its_floors():
     ],
 )
 def test_a_planted_breach_is_found(tmp_path, file, text, wrong):
-    for module in ("transforms/graph.py", "serving/app.py", "pipelines/runs.py"):
+    for module in ("transforms/graph.py", "serving/app.py", "pipelines/runs/__init__.py"):
         plant(tmp_path, module, "")
     plant(tmp_path, file, "import json\n" + text)
     found = breaches(tmp_path)

@@ -1,0 +1,128 @@
+"""What a manifest says about the world a run ran in: code, libraries, lock, settings, files. Nothing secret gets into it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+__all__ = ["code_version", "engine_root", "facts", "hashed", "library_versions", "lock_hash", "masked"]
+
+LIBRARIES = ("apache-beam", "tensorflow", "tensorflow-transform", "tfx-bsl", "pyarrow", "numpy", "feast", "duckdb", "tandem-features")
+LOCK = "requirements.lock"
+MASK = "***"
+
+_SECRET = re.compile(r"passw(or)?d|passphrase|secret|token|api_?key|private_?key|credential|webhook|authorization", re.IGNORECASE)
+_USERINFO = re.compile(r"(?<=://)([^/@\s:]*):[^/@\s]*@")
+_QUERY = re.compile(r"([?&][^=&\s]*(?:passw|secret|token|key|sig)[^=&\s]*=)[^&\s]+", re.IGNORECASE)
+
+
+def engine_root() -> Path:
+    """The folder that holds ``pipelines`` and ``transforms``."""
+    return Path(__file__).resolve().parents[2]
+
+
+def library_versions() -> dict[str, str]:
+    """The versions that can change a value, Python's included."""
+    out = {"python": sys.version.split()[0]}
+    for name in LIBRARIES:
+        try:
+            out[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return out
+
+
+def lock_hash() -> str | None:
+    """The SHA-256 of the lock that this installation comes with; None where there is none (an installed wheel)."""
+    try:
+        return hashlib.sha256((engine_root() / LOCK).read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def code_version(repo: Path) -> dict[str, Any]:
+    """Hash of the engine's and the repository's Python files, each file's own, and the git commit where there is one."""
+    engine = engine_root()
+    files = sorted(p for folder in ("transforms", "pipelines") for p in (engine / folder).rglob("*.py")) + sorted(repo.glob("*.py"))
+    digest, each = hashlib.sha256(), {}
+    for file in files:
+        own = hashlib.sha256(file.read_bytes())
+        digest.update(file.name.encode() + b"\0" + own.digest())
+        inside = file.is_relative_to(engine) and file.relative_to(engine).parts[0] in ("transforms", "pipelines")
+        each[file.relative_to(engine).as_posix() if inside else f"repo/{file.name}"] = own.hexdigest()[:16]
+    out: dict[str, Any] = {"sha256": digest.hexdigest()}
+    try:
+        git = ["git", "-C", str(engine)]
+        out["commit"] = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+        out["dirty"] = bool(dirty.strip())
+    except (OSError, subprocess.CalledProcessError):
+        pass
+    return {**out, "files": each}
+
+
+def masked(value: Any, name: str = "") -> Any:
+    """``value`` (JSON-able) without secrets: what is called like one, and passwords inside of addresses, become ``***``."""
+    if isinstance(value, Mapping):
+        return {k: masked(v, str(k)) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [masked(v, name) for v in value]
+    if value in (None, "", True, False) or not isinstance(value, (str, int, float)):
+        return value
+    if name and _SECRET.search(name):
+        return MASK
+    return _QUERY.sub(rf"\1{MASK}", _USERINFO.sub(rf"\1:{MASK}@", value)) if isinstance(value, str) else value
+
+
+def masked_command(words: Iterable[str]) -> list[str]:
+    """A command line without secrets: ``--password x``, ``--password=x`` and addresses with a password in them."""
+    out: list[str] = []
+    hide = False
+    for word in words:
+        if hide:
+            out.append(MASK)
+            hide = False
+            continue
+        flag, equals, _ = word.partition("=")
+        if flag.startswith("-") and _SECRET.search(flag):
+            out.append(f"{flag}={MASK}" if equals else flag)
+            hide = not equals
+        else:
+            out.append(str(masked(word)))
+    return out
+
+
+def hashed(data: Path, files: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """What a run made: ``{name, path (relative to data where it lies there), bytes, sha256}`` per file, folders file by file."""
+    out = []
+    for name, path in files.items():
+        inner = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        for file in inner:
+            if not file.is_file():
+                continue
+            where = file.relative_to(data).as_posix() if file.is_relative_to(data) else str(file)
+            with open(file, "rb") as opened:
+                digest = hashlib.file_digest(opened, "sha256").hexdigest()
+            called = f"{name}/{file.relative_to(path).as_posix()}" if path.is_dir() else name
+            out.append({"name": called, "path": where, "bytes": file.stat().st_size, "sha256": digest})
+    return out
+
+
+def facts(place: Any) -> dict[str, Any]:
+    """Code, lock, versions, settings and definitions of a repository (``path``, ``settings``, perhaps ``groups``)."""
+    groups = getattr(place, "groups", None) or {}
+    definitions = {n: json.loads(json.dumps(g.canonical())) for n, g in groups.items()}
+    return {
+        "code": code_version(place.path),
+        "lock": lock_hash(),
+        "versions": library_versions(),
+        "settings": masked(place.settings.model_dump(mode="json")),
+        **({"definitions": definitions} if definitions else {}),
+    }
