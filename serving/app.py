@@ -11,11 +11,14 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
+from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 
 from serving.dataplane import Dataplane, Prediction, group_summary
@@ -66,12 +69,13 @@ def create_app(settings: ServingSettings, *, now_us: Callable[[], int] | None = 
     app.add_middleware(_Measured, metrics=plane.metrics)
 
     async def predict(request: Request, name: str, version: str | None, parse: Parse, render: Render) -> Response:
-        def work(body: bytes, request_id: str) -> bytes:
+        def work(body: bytes, request_id: str) -> _Answer:
             model = plane.models.get(name, version)
             columns, rows = parse(parse_object(body), plane.fields(model), settings.max_instances)
             prediction = plane.predict(model, columns, rows, request_id, "predict" if parse is v1_instances else "infer")
             plane.metrics.instances.labels(_route(request)).inc(rows)
-            return _json(render(prediction))
+            shadow = None if version is not None else partial(plane.shadow, prediction)  # who asks for a version means that version
+            return _Answer(_json(render(prediction)), shadow)
 
         plane.models.state(name)  # an unknown model is told before a body is read
         return await desk.answer(request, work)
@@ -100,11 +104,11 @@ def create_app(settings: ServingSettings, *, now_us: Callable[[], int] | None = 
     async def get_online_features(request: Request) -> Response:
         """Online features with statuses, event timestamps and ages, in the format of Feast's feature server."""
 
-        def work(body: bytes, request_id: str) -> bytes:
+        def work(body: bytes, request_id: str) -> _Answer:
             asked = online_request(parse_object(body), settings.max_instances)
             answer = plane.online_features(asked, request_id)
             plane.metrics.instances.labels(_route(request)).inc(asked.rows)
-            return _json(answer)
+            return _Answer(_json(answer))
 
         return await desk.answer(request, work)
 
@@ -120,9 +124,10 @@ def create_app(settings: ServingSettings, *, now_us: Callable[[], int] | None = 
 
     @app.get("/v2/health/ready", tags=["Open Inference"])
     async def ready() -> Response:
-        """Whether every model and the feature registry can answer; 503 with the reasons if not."""
-        problems = plane.problems()
-        return _response({"ready": not problems, **({"reasons": problems} if problems else {})}, 503 if problems else 200)
+        """Whether every model and the feature registry can answer; 503 with the reasons if not. Warnings: a champion that is not taken."""
+        problems, warnings = plane.problems(), plane.warnings()
+        told = {**({"reasons": problems} if problems else {}), **({"warnings": warnings} if warnings else {})}
+        return _response({"ready": not problems, **told}, 503 if problems else 200)
 
     @app.get("/v2/models/{name}", tags=["Open Inference"])
     async def model_metadata(name: str) -> Response:
@@ -137,8 +142,10 @@ def create_app(settings: ServingSettings, *, now_us: Callable[[], int] | None = 
     @app.get("/v2/models/{name}/ready", tags=["Open Inference"])
     async def model_ready(name: str) -> Response:
         """Whether the model has a version that answers."""
-        reason = plane.models.state(name).reason
-        return _response({"name": name, "ready": not reason, **({"reason": reason} if reason else {})}, 503 if reason else 200)
+        state = plane.models.state(name)
+        reason, warning = state.reason, state.warning
+        told = {**({"reason": reason} if reason else {}), **({"warning": warning} if warning and not reason else {})}
+        return _response({"name": name, "ready": not reason, **told}, 503 if reason else 200)
 
     @app.get("/v2/models/{name}/versions/{version}/ready", tags=["Open Inference"])
     async def version_ready(name: str, version: str) -> Response:
@@ -183,6 +190,13 @@ def run(settings: ServingSettings) -> None:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    content: bytes
+    after: Callable[[], None] | None = None
+    """Called on the event loop once the answer is sent; must not block."""
+
+
 class _Desk:
     """Takes a request's body within limits and has it answered by a thread, within the time limit."""
 
@@ -192,7 +206,7 @@ class _Desk:
         self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="tandem-answer")
         self._free = settings.threads + settings.max_waiting
 
-    async def answer(self, request: Request, work: Callable[[bytes, str], bytes]) -> Response:
+    async def answer(self, request: Request, work: Callable[[bytes, str], _Answer]) -> Response:
         """The answer of ``work(body, request id)``; it carries the id as ``X-Request-Id``."""
         limit = self._settings.timeout_seconds
         deadline = time.monotonic() + limit
@@ -207,12 +221,13 @@ class _Desk:
         future = asyncio.get_running_loop().run_in_executor(self._pool, work, body, request_id)
         future.add_done_callback(self._done)
         try:
-            content = await asyncio.wait_for(asyncio.shield(future), max(0.001, deadline - time.monotonic()))
+            answer = await asyncio.wait_for(asyncio.shield(future), max(0.001, deadline - time.monotonic()))
         except TimeoutError:
             raise TimedOutError(f"no answer within {limit:g} s; try again") from None
-        return Response(content, media_type="application/json", headers={"X-Request-Id": request_id})
+        after = None if answer.after is None else _After(answer.after)
+        return Response(answer.content, media_type="application/json", headers={"X-Request-Id": request_id}, background=after)
 
-    def _done(self, future: asyncio.Future[bytes]) -> None:
+    def _done(self, future: asyncio.Future[_Answer]) -> None:
         self._free += 1
         if not future.cancelled():
             future.exception()  # after a time-out nobody else asks for it
@@ -237,6 +252,16 @@ class _Desk:
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _After(BackgroundTask):
+    """A step after the answer is sent, on the event loop itself: a thread of its own would cost more than the step."""
+
+    def __init__(self, step: Callable[[], None]) -> None:
+        self._step = step
+
+    async def __call__(self) -> None:
+        self._step()
 
 
 class _Measured:
@@ -329,13 +354,15 @@ def _v2_answer(prediction: Prediction) -> dict[str, Any]:
 
 def _v2_metadata(plane: Dataplane, name: str, version: str | None) -> dict[str, Any]:
     model = plane.models.get(name, version)
+    aliases = plane.models.state(name).aliases
+    named = {} if aliases is None else {"aliases": {"champion": aliases.champion, "challenger": aliases.challenger}}
     return {
         "name": name,
         "platform": "tensorflow_savedmodel",
         "versions": [str(v) for v in sorted(plane.models.state(name).loaded, reverse=True)],
         "inputs": [{"name": f.name, "datatype": V2_TYPES[f.dtype], "shape": [-1]} for f in plane.fields(model)],
         "outputs": [{"name": model.spec.output, "datatype": "FP32", "shape": [-1]}],
-        "parameters": {**_model_summary(model), "feature_service": model.spec.feature_service},
+        "parameters": {**_model_summary(model), "feature_service": model.spec.feature_service, **named},
     }
 
 

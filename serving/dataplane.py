@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from serving.protocol import OnlineRequest, RequestField, format_timestamp
 from serving.repository import ModelRepository, Watcher, applied_fingerprint
 from serving.request_log import Asked, LogLimits, RequestLog
 from serving.settings import ServingSettings
+from serving.shadow import Shadow
 from transforms.definitions import ARROW_TYPES
 from transforms.errors import FingerprintError, StoreError, TandemError
 
@@ -35,6 +36,8 @@ class Prediction:
     model: LoadedModel
     values: list[Any]
     groups: dict[str, ViewRows]
+    asked: Asked | None = None
+    """As it is logged; None: it is not."""
 
 
 class Dataplane:
@@ -49,23 +52,40 @@ class Dataplane:
         self.features = OnlineFeatures(settings.feature_repo, now_us, settings.timeout_seconds)
         if settings.clock is not None:
             self.features.now_us = ReplayClock(settings.clock, otherwise=self.features.now_us)
-        self.models = ModelRepository(settings.models, self.metrics, check=self.check, keep=settings.keep_versions)
+        shadowed = settings.shadow and settings.request_log is not None and settings.shadow_sample > 0
+        self.models = ModelRepository(settings.models, self.metrics, check=self.check, keep=settings.keep_versions, challengers=shadowed)
         self._watcher = Watcher(self.poll, settings.poll_seconds)
         self._log = None if settings.request_log is None else RequestLog(settings.request_log, _limits(settings), self.metrics)
+        self._shadow_log: RequestLog | None = None
+        self._shadow: Shadow | None = None
+        if shadowed and settings.request_log is not None:
+            limits = replace(_limits(settings), sample=1.0)
+            self._shadow_log = RequestLog(settings.request_log / "shadow", limits, self.metrics.shadow_log)
+            self._shadow = Shadow(
+                self._challenger,
+                self.features.read,
+                self._check_rows,
+                self._shadow_log.add,
+                self.metrics,
+                sample=settings.shadow_sample,
+                most_waiting=settings.shadow_waiting,
+            )
 
     def open(self) -> None:
         """Read the registry, connect the store, load and warm the models, and begin to watch. A part that is not there yet is
         no error: it shows in :meth:`problems`, and is taken when it comes."""
         self.poll()
         self._watcher.start()
-        if self._log is not None:
-            self._log.start()
+        for part in (self._log, self._shadow, self._shadow_log):
+            if part is not None:
+                part.start()
 
     def close(self) -> None:
-        """Stop watching, and write the rest of the request log."""
+        """Stop watching, run the challenger on what still waits, and write the rest of the logs."""
         self._watcher.close()
-        if self._log is not None:
-            self._log.close()
+        for part in (self._log, self._shadow, self._shadow_log):
+            if part is not None:
+                part.close()
 
     def poll(self) -> None:
         """Look at the registry, the online store and the models once."""
@@ -82,6 +102,19 @@ class Dataplane:
         states = self.models.states
         out += [f"model {name!r}: {state.reason}" for name, state in states.items() if state.reason]
         return out if out or states else ["no model has been pushed"]
+
+    def warnings(self) -> list[str]:
+        """What is wrong though the server is ready, one line each: aliases that are not followed."""
+        return [f"model {name!r}: {state.warning}" for name, state in self.models.states.items() if state.warning and not state.reason]
+
+    def _challenger(self, model: str) -> LoadedModel | None:
+        state = self.models.states.get(model)
+        return state.challenger if state is not None else None
+
+    def shadow(self, prediction: Prediction) -> None:
+        """Run the challenger on a request whose answer has been sent, if it has one; never blocks or raises."""
+        if self._shadow is not None and prediction.asked is not None:
+            self._shadow.offer(prediction.asked)
 
     def check(self, spec: ModelSpec) -> None:
         """Whether a model fits the registry and, by policy, the graphs that the online rows are written with."""
@@ -139,9 +172,10 @@ class Dataplane:
         for view, group in groups.items():
             table.update({f"{view}__{feature}": column for feature, column in group.columns.items()})
         values = model.predict(pa.table(table)).tolist()
+        asked = None
         if self._log is not None and request_id:
-            self._record(request_id, endpoint, rows, columns, types, groups, spec, values)
-        return Prediction(model, values, groups)
+            asked = self._record(request_id, endpoint, rows, columns, types, groups, spec, values)
+        return Prediction(model, values, groups, asked)
 
     def _record(
         self,
@@ -153,24 +187,24 @@ class Dataplane:
         groups: dict[str, ViewRows],
         spec: ModelSpec | None = None,
         predictions: list[Any] | None = None,
-    ) -> None:
+    ) -> Asked:
         assert self._log is not None
-        self._log.add(
-            Asked(
-                request_id=request_id,
-                at_us=wall_us(),
-                as_of_us=next((g.as_of_us for g in groups.values()), None) or self.features.now_us(),
-                endpoint=endpoint,
-                rows=rows,
-                columns=columns,
-                types=types,
-                groups=groups,
-                model=spec.name if spec else None,
-                version=spec.version if spec else None,
-                run=spec.run if spec else None,
-                predictions=predictions,
-            )
+        asked = Asked(
+            request_id=request_id,
+            at_us=wall_us(),
+            as_of_us=next((g.as_of_us for g in groups.values()), None) or self.features.now_us(),
+            endpoint=endpoint,
+            rows=rows,
+            columns=columns,
+            types=types,
+            groups=groups,
+            model=spec.name if spec else None,
+            version=spec.version if spec else None,
+            run=spec.run if spec else None,
+            predictions=predictions,
         )
+        self._log.add(asked)
+        return asked
 
     def online_features(self, request: OnlineRequest, request_id: str = "") -> dict[str, Any]:
         """The answer to a request in the format of Feast's feature server, with an ``ages`` list (seconds) per feature."""

@@ -4,18 +4,35 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-__all__ = ["Metrics"]
+__all__ = ["LogMetrics", "Metrics"]
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _AGES = (1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 3 * 3600.0, 6 * 3600.0, 86400.0, 7 * 86400.0)
 
 
-class Metrics:
+class LogMetrics:
+    """What one log of the server counts; ``prefix`` begins the names."""
+
+    def __init__(self, prefix: str, what: str, r: CollectorRegistry) -> None:
+        self.log_rows = Counter(f"{prefix}_rows_total", f"Rows written into the {what}.", registry=r)
+        self.log_dropped = Counter(
+            f"{prefix}_dropped_rows_total",
+            f"Rows that the {what} lost: its queue was full, they could not be written, or a defect.",
+            ["reason"],
+            registry=r,
+        )
+        self.log_expired = Counter(f"{prefix}_expired_files_total", "Files deleted as the oldest.", registry=r)
+        self.log_bytes = Gauge(f"{prefix}_bytes", f"What the files of the {what} take.", registry=r)
+        self.log_files = Gauge(f"{prefix}_files", f"Files of the {what}.", registry=r)
+
+
+class Metrics(LogMetrics):
     """The metrics of one server. Label values come from routes and definitions, never from a request."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         r = self.registry
+        super().__init__("tandem_request_log", "request log", r)
         self.requests = Counter("tandem_requests_total", "Requests answered.", ["route", "status"], registry=r)
         self.seconds = Histogram("tandem_request_seconds", "Time to answer, body included.", ["route"], buckets=_SECONDS, registry=r)
         self.instances = Counter("tandem_instances_total", "Instances and entities answered.", ["route"], registry=r)
@@ -26,22 +43,36 @@ class Metrics:
             "tandem_fingerprint_mismatches_total", "Rows or models of another fingerprint.", ["model", "view"], registry=r
         )
         self.model = Gauge("tandem_model_version", "The version being served.", ["model"], registry=r)
+        self.alias = Gauge("tandem_model_alias", "The version that an alias names; 0: none.", ["model", "alias"], registry=r)
+        self.astray = Gauge(
+            "tandem_model_alias_not_followed", "1 while the champion or challenger that is named is not taken.", ["model"], registry=r
+        )
         self.info = Gauge("tandem_model_info", "1 for each version that is loaded.", ["model", "version", "run"], registry=r)
         self.reload_failures = Counter(
             "tandem_model_reload_failures_total", "New versions that were not taken.", ["model", "reason"], registry=r
         )
         self.reloads = Counter("tandem_model_reloads_total", "New versions that were taken.", ["model"], registry=r)
         self.store = Gauge("tandem_online_store_up", "1 when the online store answered last.", registry=r)
-        self.log_rows = Counter("tandem_request_log_rows_total", "Rows written into the request log.", registry=r)
-        self.log_dropped = Counter(
-            "tandem_request_log_dropped_rows_total",
-            "Rows that the request log lost: its queue was full, they could not be written, or a defect.",
-            ["reason"],
+        self.shadow_log = LogMetrics("tandem_shadow_log", "log of shadow predictions", r)
+        self.shadow_requests = Counter(
+            "tandem_shadow_requests_total", "Requests that the challenger was run on as well.", ["model", "version"], registry=r
+        )
+        self.shadow_dropped = Counter(
+            "tandem_shadow_dropped_total",
+            "Requests that the challenger was not run on, as it was behind.",
+            ["model"],
             registry=r,
         )
-        self.log_expired = Counter("tandem_request_log_expired_files_total", "Files deleted as the oldest.", registry=r)
-        self.log_bytes = Gauge("tandem_request_log_bytes", "What the files of the request log take.", registry=r)
-        self.log_files = Gauge("tandem_request_log_files", "Files of the request log.", registry=r)
+        self.shadow_errors = Counter(
+            "tandem_shadow_errors_total", "Requests that the challenger could not answer.", ["model", "reason"], registry=r
+        )
+        self.shadow_seconds = Histogram(
+            "tandem_shadow_seconds",
+            "Time of one run of the challenger, over the requests since the last.",
+            ["model"],
+            buckets=_SECONDS,
+            registry=r,
+        )
         self.ready = Gauge("tandem_ready", "1 when every model and the registry are ready.", registry=r)
 
     def page(self) -> bytes:

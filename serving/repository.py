@@ -1,4 +1,7 @@
-"""The folder of models: new versions are loaded, warmed, checked and swapped in while requests go on.
+"""The folder of models: versions are loaded, warmed, checked and swapped in while requests go on.
+
+Which one answers: the champion of ``ALIASES.json`` (:mod:`serving.aliases`) where a model has that file, else its newest version. A
+champion that cannot be loaded or may not be served is refused: what runs goes on, and :attr:`ModelState.warning` says so.
 
 A version is a folder ``<models>/<name>/<number>`` with ``saved_model.pb`` and ``tandem.json``; a pusher writes it under
 another name (or ``tandem.json`` last) and renames it, so that what is complete is final. Other names are not looked at.
@@ -10,10 +13,11 @@ import logging
 import re
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
+from serving.aliases import Aliases, read_aliases
 from serving.errors import ModelError, NotFoundError, UnavailableError
 from serving.metrics import Metrics
 from serving.models import SPEC_FILE, LoadedModel, ModelSpec, load_model
@@ -35,12 +39,24 @@ class ModelState:
     current: LoadedModel | None = None
     loaded: Mapping[int, LoadedModel] = field(default_factory=dict)
     problems: Mapping[int, str] = field(default_factory=dict)
+    aliases: Aliases | None = None
+    """Of the last ``ALIASES.json`` that could be read; None while the model has none."""
+    warning: str = ""
+    """Why what runs is not what the aliases name, or why they cannot be followed; empty when all is well."""
+
+    @property
+    def challenger(self) -> LoadedModel | None:
+        """The challenger, if it is loaded and is not what is being served."""
+        found = self.loaded.get(self.aliases.challenger) if self.aliases is not None and self.aliases.challenger is not None else None
+        return None if found is self.current else found
 
     @property
     def reason(self) -> str:
         """Why no version is served; empty when one is."""
         if self.current is not None:
             return ""
+        if self.warning:
+            return self.warning
         return self.problems[max(self.problems)] if self.problems else "no version has been pushed"
 
 
@@ -54,14 +70,17 @@ class ModelRepository:
         *,
         check: Callable[[ModelSpec], None],
         keep: int = 2,
+        challengers: bool = False,
         load: Callable[[Path, ModelSpec], LoadedModel] = load_model,
     ) -> None:
         """``check`` raises a TandemError for a specification that may not be served now; it is asked at every poll
-        until the version runs."""
+        until the version runs. At most ``keep`` versions of a model are loaded; with ``challengers`` its challenger is
+        one of them, and then at least two."""
         self._folder = folder
         self._metrics = metrics
         self._check = check
         self._keep = keep
+        self._challengers = challengers
         self._load = load
         self._states: Mapping[str, ModelState] = MappingProxyType({})
         self._bad: dict[Path, tuple[Stamp, str]] = {}
@@ -115,23 +134,88 @@ class ModelRepository:
             versions = sorted((int(p.name) for p in folders), reverse=True)
         except OSError:
             versions = []
+        trouble = ""
+        try:
+            aliases = read_aliases(self._folder / name, f"model {name!r}")
+        except ModelError as e:
+            aliases, trouble = None, str(e)
+        if aliases is not None and aliases.champion is None:
+            trouble = f"model {name!r}: its aliases name no champion; 'tandem promote' does"
+        if aliases is None and not trouble and old.aliases is not None:
+            trouble = f"model {name!r}: its ALIASES.json is gone; 'tandem promote --version N' writes it again"
+        if trouble:
+            # Nobody knows now who is champion. An unproven version must not get there by an accident with a file: nothing is loaded.
+            return replace(old, warning=trouble)
+        return self._newest(name, old, versions) if aliases is None else self._by_aliases(name, old, versions, aliases)
+
+    def _newest(self, name: str, old: ModelState, versions: list[int]) -> ModelState:
         loaded: dict[int, LoadedModel] = {}
         problems: dict[int, str] = {}
-        for version in versions:
-            if len(loaded) == self._keep:
-                break
-            path = self._folder / name / str(version)
-            try:
-                # A version that runs is not checked again: should rows of another graph come, each request tells by its rows.
-                loaded[version] = old.loaded.get(version) or self._version(path, name, version)
-                self._said.pop(path, None)
-            except TandemError as e:
-                problems[version] = str(e)
-                self._say(name, path, e)
+        self._fill(name, old, versions, loaded, problems, self._keep)
         if not loaded:
             # Nothing on disk can take over: the running model goes on, also when its folder is gone.
             return ModelState(old.current, old.loaded, problems)
         return ModelState(loaded[max(loaded)], loaded, problems)
+
+    def _by_aliases(self, name: str, old: ModelState, versions: list[int], aliases: Aliases) -> ModelState:
+        champion, running = aliases.champion, old.current
+        loaded: dict[int, LoadedModel] = {}
+        problems: dict[int, str] = {}
+        assert champion is not None
+        current = self._take(name, champion, old, versions, problems, again=running is None or running.spec.version != champion)
+        warning = ""
+        if current is None:
+            refused = problems[champion]
+            # What would be running had this server been up all the time: the champion before.
+            before = [v for v in aliases.champions if v != champion]
+            current = running or next((m for v in before if (m := self._take(name, v, old, versions, problems, again=True))), None)
+            if current is not None and current.spec.version == champion:
+                warning = f"champion version {champion} runs, but could not be loaded again: {refused}"
+            else:
+                goes_on = "no version is" if current is None else f"version {current.spec.version} goes on"
+                warning = f"champion version {champion} is not served, {goes_on}: {refused}"
+        if current is not None:
+            loaded[current.spec.version] = current
+        most, asked = self._keep, list(aliases.champions)
+        if self._challengers and aliases.challenger is not None:
+            most, asked = max(2, most), [aliases.challenger, *asked]
+        self._fill(name, old, [v for v in (*asked, *versions) if v in versions], loaded, problems, most)
+        if self._challengers and not warning and aliases.challenger is not None and aliases.challenger not in loaded:
+            why = problems.get(aliases.challenger, "its folder is gone")
+            warning = f"challenger version {aliases.challenger} is not loaded: {why}"
+        return ModelState(current, loaded, problems, aliases, warning)
+
+    def _fill(
+        self, name: str, old: ModelState, order: list[int], loaded: dict[int, LoadedModel], problems: dict[int, str], most: int
+    ) -> None:
+        """Load versions in this order until ``most`` are loaded."""
+        for version in dict.fromkeys(order):
+            if len(loaded) >= most:
+                break
+            if version not in loaded and version not in problems and (model := self._take(name, version, old, order, problems)) is not None:
+                loaded[version] = model
+
+    def _take(
+        self, name: str, version: int, old: ModelState, versions: list[int], problems: dict[int, str], again: bool = False
+    ) -> LoadedModel | None:
+        """The version, loaded before or now; None if it cannot be served, with the reason in ``problems``. ``again``: ask whether it may be
+        served though it is loaded."""
+        path = self._folder / name / str(version)
+        try:
+            if version not in versions:
+                raise ModelError(f"model {name!r} version {version}: its folder is gone; promote another version")
+            # A version that runs is not checked again: should rows of another graph come, each request tells by its rows.
+            model = old.loaded.get(version)
+            if model is None:
+                model = self._version(path, name, version)
+            elif again:
+                self._check(model.spec)
+            self._said.pop(path, None)
+            return model
+        except TandemError as e:
+            problems[version] = str(e)
+            self._say(name, path, e)
+            return None
 
     def _version(self, path: Path, name: str, version: int) -> LoadedModel:
         what = f"model {name!r} version {version}"
@@ -172,6 +256,15 @@ class ModelRepository:
                 self._metrics.info.remove(name, str(version), model.spec.run)
         for version, model in new.loaded.items():
             self._metrics.info.labels(name, str(version), model.spec.run).set(1)
+        if new.warning != old.warning:
+            log.warning("model %s: %s", name, new.warning or "its aliases are followed again")
+        served = new.current.spec.version if new.current is not None else None
+        if new.aliases is not None:
+            self._metrics.alias.labels(name, "champion").set(new.aliases.champion or 0)
+            self._metrics.alias.labels(name, "challenger").set(new.aliases.challenger or 0)
+            self._metrics.astray.labels(name).set(int(bool(new.warning) or served != new.aliases.champion))
+        elif new.warning:
+            self._metrics.astray.labels(name).set(1)
         if new.current is not None and new.current is not old.current:
             self._metrics.model.labels(name).set(new.current.spec.version)
             self._metrics.reloads.labels(name).inc()

@@ -39,6 +39,17 @@ are. Files of different models have different columns; ``read_requests``, DuckDB
 union_by_name=true)`` and Polars' ``diagonal`` concatenation fill what a file does not have with nulls. (In such a union a null in
 ``V__tandem_status`` or ``V__F__status`` says: not asked.)
 
+**Shadow predictions** (what the challenger would have answered, see :mod:`serving.shadow`) lie beside it in files of their own,
+``<folder>/shadow/date=YYYY-MM-DD/*.parquet``, which the readers of the request log do not see; ``read_requests(folder / "shadow")`` reads
+them. One row per instance that the challenger was run on: the nine columns above with the values of the answer that was given
+(``tandem_request``, ``tandem_row`` and ``tandem_at`` name the same row of the request log), the entity keys and request fields, and
+
+========================  ==============  =====================================================================================
+tandem_shadow_version     int64           the challenger's version
+tandem_shadow_run         string          the training run that made it
+tandem_shadow_prediction  double          its number (list<double> for a model with several outputs per row)
+========================  ==============  =====================================================================================
+
 Guarantees: a file is complete once it is visible (written under a hidden name, synced, then renamed). Logging never fails a request and
 never waits for the disk: rows go through a bounded queue to one thread, and what does not fit, or cannot be written, is dropped
 and counted in ``/metrics``. A server that is told to stop writes what it has; one that is killed loses at most ``request_log_seconds``.
@@ -62,7 +73,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from serving.metrics import Metrics
+from serving.metrics import LogMetrics
 from serving.request_rows import Asked, sampled, to_batches
 from transforms.errors import DataError
 
@@ -94,7 +105,7 @@ class LogLimits:
 class RequestLog:
     """Writes the log of one server. :meth:`add` is called by any thread; the rest is one thread of its own."""
 
-    def __init__(self, folder: Path, limits: LogLimits, metrics: Metrics) -> None:
+    def __init__(self, folder: Path, limits: LogLimits, metrics: LogMetrics) -> None:
         self._folder = folder
         self._limits = limits
         self._metrics = metrics

@@ -38,6 +38,10 @@ class Asked:
     version: int | None = None
     run: str | None = None
     predictions: Sequence[Any] | None = None
+    shadow_version: int | None = None
+    """The challenger that was run on the same rows; None: none was, and its columns are left out."""
+    shadow_run: str | None = None
+    shadow_predictions: Sequence[Any] | None = None
 
 
 def sampled(request_id: str, share: float) -> bool:
@@ -56,13 +60,16 @@ def to_batches(asked: Iterable[Asked]) -> list[tuple[int, pa.RecordBatch]]:
     alike: dict[Any, list[Asked]] = {}
     for a in asked:
         views = tuple((name, *group.columns, *(c.type for c in group.columns.values())) for name, group in a.groups.items())
-        alike.setdefault((a.at_us // _DAY_US, tuple(a.types.items()), views, _prediction_type(a)), []).append(a)
+        alike.setdefault((a.at_us // _DAY_US, tuple(a.types.items()), views, _type(a.predictions), _shadow_type(a)), []).append(a)
     return [(day, _batch(some)) for (day, *_), some in alike.items()]
 
 
-def _prediction_type(a: Asked) -> pa.DataType:
-    lists = bool(a.predictions) and isinstance(a.predictions[0], list)  # type: ignore[index]
-    return pa.list_(pa.float64()) if lists else pa.float64()
+def _type(predictions: Sequence[Any] | None) -> pa.DataType:
+    return pa.list_(pa.float64()) if predictions and isinstance(predictions[0], list) else pa.float64()
+
+
+def _shadow_type(a: Asked) -> pa.DataType | None:
+    return None if a.shadow_version is None else _type(a.shadow_predictions)
 
 
 def _batch(some: list[Asked]) -> pa.RecordBatch:
@@ -72,7 +79,9 @@ def _batch(some: list[Asked]) -> pa.RecordBatch:
     def each(values: list[Any], kind: pa.DataType) -> pa.Array:
         return pa.array(values, type=kind).take(pa.array(which))
 
-    kind = _prediction_type(first)
+    def numbers(values: Iterable[Sequence[Any] | None], kind: pa.DataType) -> pa.Array:
+        return pa.array([p for a, given in zip(some, values, strict=True) for p in (given or [None] * a.rows)], type=kind)
+
     columns: list[tuple[str, pa.Array]] = [
         ("tandem_request", each([a.request_id for a in some], pa.string())),
         ("tandem_row", pa.array(np.concatenate([np.arange(n, dtype=np.int32) for n in counts]))),
@@ -82,8 +91,14 @@ def _batch(some: list[Asked]) -> pa.RecordBatch:
         ("tandem_model", each([a.model for a in some], pa.string())),
         ("tandem_version", each([a.version for a in some], pa.int64())),
         ("tandem_run", each([a.run for a in some], pa.string())),
-        ("tandem_prediction", pa.array([p for a in some for p in (a.predictions or [None] * a.rows)], type=kind)),
+        ("tandem_prediction", numbers((a.predictions for a in some), _type(first.predictions))),
     ]
+    if (kind := _shadow_type(first)) is not None:
+        columns += [
+            ("tandem_shadow_version", each([a.shadow_version for a in some], pa.int64())),
+            ("tandem_shadow_run", each([a.shadow_run for a in some], pa.string())),
+            ("tandem_shadow_prediction", numbers((a.shadow_predictions for a in some), kind)),
+        ]
     for name, dtype in first.types.items():
         columns.append((name, pa.array([v for a in some for v in a.columns[name]], type=dtype)))
     for view in first.groups:

@@ -38,7 +38,8 @@ class ServingSettings(BaseModel):
     max_waiting: int = Field(default=64, ge=0)
     """Requests that may wait for a thread; more are answered with 503 at once."""
     keep_versions: int = Field(default=2, ge=1)
-    """Versions of a model that stay loaded: the current one and those right before it."""
+    """Versions of a model that stay loaded: the champion and those before it; without aliases the newest ones. A challenger that is run in
+    the shadow is one of them, and then at least two are."""
     as_of: AwareDatetime | None = None
     """Answer as if it were this instant, for ages and TTLs over replayed history. By default: now."""
     clock: Path | None = None
@@ -56,3 +57,9 @@ class ServingSettings(BaseModel):
     """What the files of the log may take together; the oldest are deleted."""
     request_log_files: int = Field(default=20_000, ge=1)
     """How many files the log may have; the oldest are deleted."""
+    shadow: bool = True
+    """Whether the challenger is run on the requests too, off the answers' path, and logged beside the request log (without one: not)."""
+    shadow_sample: float = Field(default=1.0, ge=0, le=1)
+    """The share of requests that the challenger is run on, chosen by a hash of the request id."""
+    shadow_waiting: int = Field(default=2_000, ge=1)
+    """Requests that may wait for the challenger; more are not run on it, and counted."""
