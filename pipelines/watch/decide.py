@@ -73,12 +73,12 @@ class Findings:
 class Attempt:
     """A retraining that was begun on the data ``key`` stands for.
 
-    ``done``: it went to its end, whether its model was promoted or not. ``broken``: the latest try failed or was killed, ``failures``
-    times by now. ``stopped``: whoever ran it was asked to stop. ``running``: somebody is at it.
+    ``done``: it went to its end, whether its model was promoted or not. ``failed``, ``killed``: so ended the latest try, ``failures`` of
+    them by now. ``stopped``: whoever ran it was asked to stop. ``running``: somebody is at it.
     """
 
     key: str
-    state: Literal["running", "done", "broken", "stopped"]
+    state: Literal["running", "done", "failed", "killed", "stopped"]
     begun: datetime
     ended: datetime | None = None
     failures: int = 0
@@ -204,7 +204,7 @@ def _held(state: State, now: datetime) -> tuple[str, datetime | None]:
     failures = max((a.failures for a in mine), default=0)
     if failures >= policy.attempts:
         return f"failed {failures} times on the data up to {state.data_end:%Y-%m-%d}; mend the cause, or wait for more data", None
-    if failures:
+    if failures and not (failures == 1 and mine[-1].state == "killed"):  # the first time that it was cut off, it simply goes on
         last = max(a.ended or a.begun for a in mine)
         again = last + policy.retry * (1 << min(failures - 1, 20))
         if now < again:
