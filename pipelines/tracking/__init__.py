@@ -78,7 +78,7 @@ def _tell(run: Run, settings: Settings, data: Path, say: Say, over: bool) -> Non
         spool = Spool(data)
         uri = tracking_uri(settings, data)
         for name in chosen:
-            spool.put(name, run.id, background.adopted(name, run, uri))
+            spool.put(name, run.id, background.adopted(name, uri))
         background.start(settings, data)
         if not over or run.manifest.get("parent"):
             return  # the outermost job waits, and speaks, for all

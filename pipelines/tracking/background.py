@@ -16,31 +16,31 @@ from pipelines.tracking.spool import Spool
 
 if TYPE_CHECKING:
     from pipelines.config import Settings
-    from pipelines.runs import Run
 
 __all__ = ["adopted", "problem", "shown", "start"]
 
 
-def adopted(tracker: str, run: Run, uri: str) -> dict[str, Any]:
-    """What the environment says of MLflow's own run: inside ``mlflow run``, the outermost of our runs takes it over."""
-    theirs = os.environ.get("MLFLOW_RUN_ID", "")
-    if tracker != "mlflow" or not theirs or run.manifest.get("parent"):
-        return {}
-    return {"mlflow_run": theirs, "uri": uri}
+def adopted(tracker: str, uri: str) -> dict[str, Any]:
+    """What the environment says of MLflow's own run: inside ``mlflow run``, the outermost of our runs becomes that one."""
+    root = os.environ.get("MLFLOW_RUN_ID", "")
+    store = os.environ.get("MLFLOW_TRACKING_URI", uri)
+    return {"mlflow_root": root, "uri": uri} if tracker == "mlflow" and root and store == uri else {}
 
 
 def start(settings: Settings, data: Path) -> None:
     """Start a deliverer, unless one works already: it looks for new notes before it ends. Its words go to ``data/tracking/deliver.log``."""
+    from pipelines.tracking import tracking_uri
+
     spool = Spool(data)
     if spool.busy():
         return
-    asked = {"data": str(data.resolve()), "tracking": settings.tracking.model_dump(mode="json")}
+    asked = {"data": str(data.resolve()), "tracking": settings.tracking.model_dump(mode="json"), "uri": tracking_uri(settings, data)}
     environment = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID")}
     engine = str(Path(__file__).resolve().parents[2])  # the same code as the job's, wherever that was imported from
     environment["PYTHONPATH"] = os.pathsep.join(p for p in (engine, os.environ.get("PYTHONPATH", "")) if p)
     with open(spool.folder / "deliver.log", "a", encoding="utf-8") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.tracking.deliver"],
+            [sys.executable, "-P", "-m", "pipelines.tracking.deliver"],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,

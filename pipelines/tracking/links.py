@@ -1,0 +1,49 @@
+"""The ways back: from a run's manifest, and from ML Metadata, to the trackers' runs."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipelines.runs import write_json
+
+__all__ = ["link_manifest", "link_mlmd"]
+
+
+def link_manifest(folder: Path, links: Mapping[str, str]) -> bool:
+    """Add to the links of a manifest, unless a process makes the run right now; whether it was done."""
+    file = folder / "manifest.json"
+    with open(folder / ".lock", "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        manifest = json.loads(file.read_text())
+        known = dict(manifest.get("links") or {})
+        if {**known, **links} != known:
+            write_json(file, {**manifest, "links": {**known, **links}})
+    return True
+
+
+def link_mlmd(data: Path, known: Mapping[str, Any], links: Mapping[str, str]) -> None:
+    """Write ``links`` as custom properties of the training's pipeline run in ML Metadata (SQLite waits while others write)."""
+    number = known.get("mlmd_run")
+    store = data / str(known.get("mlmd_store") or "tfx/metadata.db")
+    if not str(number or "").isdecimal() or not store.is_file():
+        return
+    from ml_metadata.metadata_store import metadata_store
+    from ml_metadata.proto import metadata_store_pb2
+
+    config: Any = vars(metadata_store_pb2)["ConnectionConfig"]()
+    config.sqlite.filename_uri = str(store)
+    config.sqlite.connection_mode = 2  # READWRITE: never make one
+    mlmd = metadata_store.MetadataStore(config)
+    for context in mlmd.get_contexts_by_id([int(str(number))]):
+        wanted = {name: value for name, value in links.items() if context.custom_properties[name].string_value != value}
+        if wanted:
+            for name, value in wanted.items():
+                context.custom_properties[name].string_value = value
+            mlmd.put_contexts([context])

@@ -1,0 +1,148 @@
+"""Runs in MLflow Tracking, embedded (SQLite) or on a server."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipelines.tracking import artifact_root
+from pipelines.tracking.background import shown
+from pipelines.tracking.plots import draw
+from pipelines.tracking.record import REPORT, Record
+
+__all__ = ["MlflowTracker"]
+
+# A server that is down is asked again by the spool, which does not wait minutes for it. Read when MLflow makes a request.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+_STATUS = {"running": "RUNNING", "complete": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
+_BATCH = {"params": 100, "tags": 100, "metrics": 1000}
+
+
+class MlflowTracker:
+    """Runs are found again by their tag ``tandem.run``."""
+
+    only_ended = False
+
+    def __init__(self, uri: str, experiment: str, data: Path) -> None:
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        self.uri, self.experiment, self.data = uri, experiment, data
+        self._clients: dict[str, Any] = {}
+        self._experiments: dict[str, str] = {}
+        self._runs: dict[str, str] = {}
+
+    def close(self) -> None:
+        """Nothing is held open."""
+        self._clients.clear()
+
+    def _client(self, uri: str) -> Any:
+        from mlflow.tracking import MlflowClient
+
+        if uri not in self._clients:
+            if uri.startswith("sqlite:///"):
+                Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+            self._clients[uri] = MlflowClient(uri, registry_uri=uri)
+        return self._clients[uri]
+
+    def _experiment(self, client: Any) -> str:
+        if (known := self._experiments.get(self.experiment)) is not None:
+            return known
+        found = client.get_experiment_by_name(self.experiment)
+        if found is None:
+            number = str(client.create_experiment(self.experiment, artifact_location=artifact_root(self.uri, self.data)))
+        else:
+            number = str(found.experiment_id)
+            if found.lifecycle_stage == "deleted":
+                client.restore_experiment(number)
+        self._experiments[self.experiment] = number
+        return number
+
+    def _find(self, client: Any, experiment: str, run: str) -> str | None:
+        """MLflow's run for one of ours, deleted ones left alone."""
+        if run not in self._runs:
+            found = client.search_runs([experiment], f"tags.`tandem.run` = '{run}'", max_results=1)
+            if not found:
+                return None
+            self._runs[run] = found[0].info.run_id
+        return self._runs[run]
+
+    def deliver(self, record: Record, given: Mapping[str, Any]) -> Mapping[str, str]:
+        """See :class:`pipelines.tracking.tracker.Tracker`."""
+        uri, root = str(given.get("uri") or self.uri), str(given.get("mlflow_root") or "")
+        client = self._client(uri)
+        outer = client.get_run(root) if root else None
+        experiment = str(outer.info.experiment_id) if outer is not None else self._experiment(client)
+        if outer is not None and record.parent is None:
+            current = outer
+        else:
+            found = self._find(client, experiment, record.id)
+            tags = _cut({**record.tags, **self._parent(client, experiment, record)})
+            current = client.get_run(found) if found else client.create_run(experiment, record.begun, tags, run_name=record.id)
+        number = str(current.info.run_id)
+        self._runs[record.id] = number
+        self._values(client, number, current, record)
+        if record.over:
+            self._artifacts(client, number, record)
+            client.set_terminated(number, _STATUS[record.status], record.ended)
+        elif current.info.status != "RUNNING":
+            client.update_run(number, "RUNNING")
+        return {"mlflow_run": number, "mlflow_experiment": experiment, "mlflow_store": shown(uri)}
+
+    def _parent(self, client: Any, experiment: str, record: Record) -> dict[str, str]:
+        above = self._runs.get(record.parent) or self._find(client, experiment, record.parent) if record.parent else None
+        return {"mlflow.parentRunId": above} if above else {}
+
+    def _values(self, client: Any, number: str, current: Any, record: Record) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        known = current.data.params
+        params = []
+        for name, value in record.params.items():
+            name, value = name[:250], value[:6000]
+            if (
+                name in known and known[name] != value
+            ):  # a parameter of an MLproject, written by MLflow in its own way, or of an earlier try
+                name = f"tandem.{name}"[:250]
+            if known.get(name, value) == value and name not in known:
+                params.append(Param(name, value))
+        at = record.ended or record.begun  # not now: told again, it is the same point
+        metrics = [Metric(name, value, at, 0) for name, value in record.metrics.items() if name not in record.series]
+        for name, points in record.series.items():
+            metrics += [Metric(name, value, at, step) for step, value in points]
+        adopted = {"mlflow.source.name", "mlflow.source.git.commit"} & set(current.data.tags)
+        tags = [RunTag(name, value) for name, value in _cut(record.tags).items() if name not in adopted]
+        for key, values in (("params", params), ("tags", tags), ("metrics", metrics)):
+            for first in range(0, len(values), _BATCH[key]):
+                client.log_batch(number, **{key: values[first : first + _BATCH[key]]})
+
+    def _artifacts(self, client: Any, number: str, record: Record) -> None:
+        for name, file in record.files.items():
+            client.log_artifact(number, str(file), str(Path(name).parent) if "/" in name else None)
+        with draw(record) as pictures:
+            for file in pictures:
+                client.log_artifact(number, str(file), REPORT)
+        self._inputs(client, number, record)
+
+    def _inputs(self, client: Any, number: str, record: Record) -> None:
+        """The training set, as MLflow shows what a run was fed."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        sets = [
+            DatasetInput(
+                Dataset(b.name, b.version[:36], "local", f'{{"uri": "{b.folder.as_uri()}"}}'), [InputTag("mlflow.data.context", "training")]
+            )
+            for b in record.bundles
+            if b.kind == "dataset"
+        ]
+        if sets:
+            client.log_inputs(number, sets)
+
+
+def _cut(tags: Mapping[str, str]) -> dict[str, str]:
+    return {name[:250]: value[:5000] for name, value in tags.items()}
