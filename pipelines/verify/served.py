@@ -24,7 +24,7 @@ from pipelines.verify.compare import common_codes, locate, same, table_of
 from pipelines.verify.proof import GroupProof
 from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION, FeatureGroup
 
-__all__ = ["SERVED", "ServedProof", "check_served"]
+__all__ = ["SERVED", "ServedProof", "check_served", "due_rows"]
 
 Int = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
@@ -100,7 +100,7 @@ def check_served(
     stale = _stale(asked, np.where(found, stamp, -1), np.where(found, revision, -1), delivered, readable, at - timeout_us, keys)
     cause[stale] = UNEXPLAINED
     why[stale] = "a newer row had been delivered before"
-    due = _due(asked, truth, as_of, keys)
+    due = due_rows(asked, truth, as_of, keys)
     behind = (due >= 0) & (due > np.where(found, stamp, -1)) & ~stale & ((cause == EQUAL) | ~found)
     cause[~found & ~stale] = EQUAL
     cause[behind] = IN_FLIGHT
@@ -209,7 +209,7 @@ def _stale(asked: pa.Table, stamp: Int, revision: Int, delivered: pa.Table, read
     return stale
 
 
-def _due(asked: pa.Table, truth: pa.Table, as_of: Int, keys: tuple[str, ...]) -> Int:
+def due_rows(asked: pa.Table, truth: pa.Table, as_of: Int, keys: tuple[str, ...]) -> Int:
     """The event timestamp of each key's newest batch row that is not after ``as_of``; -1 for none."""
     mine, theirs = common_codes([asked, truth], keys)
     stamps = _us(truth, EVENT_TIMESTAMP)
