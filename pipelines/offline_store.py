@@ -7,10 +7,12 @@ through pandas, so types stay exact. DuckDB never loads or downloads an extensio
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import duckdb
@@ -34,7 +36,23 @@ from pydantic import StrictStr
 from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION
 from transforms.errors import DataError, StoreError
 
-__all__ = ["AsofJob", "AsofOfflineStore", "AsofOfflineStoreConfig"]
+__all__ = ["AsofJob", "AsofOfflineStore", "AsofOfflineStoreConfig", "pinned"]
+
+_PINS: ContextVar[Mapping[str, Any]] = ContextVar("pins", default=MappingProxyType({}))
+
+
+@contextmanager
+def pinned(pins: Mapping[str, Any]) -> Iterator[None]:
+    """Joins inside read each named view from exactly ``pins[view].files``, and of these the rows of ``pins[view].fingerprint``.
+
+    So a question asked again reads the runs of then, though newer ones were made and other graphs were applied since.
+    """
+    token = _PINS.set(pins)
+    try:
+        yield
+    finally:
+        _PINS.reset(token)
+
 
 _US = timedelta(microseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -226,7 +244,7 @@ class AsofOfflineStore(DuckDBOfflineStore):
 class _Source:
     """A Parquet source in SQL: how to name it, its columns (absent ones are null), and the rows that count."""
 
-    def __init__(self, db: Any, config: RepoConfig, source: DataSource | None) -> None:
+    def __init__(self, db: Any, config: RepoConfig, source: DataSource | None, pin: Any = None) -> None:
         if not isinstance(source, FileSource):
             raise StoreError(f"source {getattr(source, 'name', source)!r} is no FileSource; this store reads Parquet files alone")
         self.path = FileSource.get_uri_for_file_path(config.repo_path, source.path)
@@ -234,14 +252,14 @@ class _Source:
             raise StoreError(f"source {source.name!r}: {self.path} is not on a mounted file system; mount it and give its path")
         if Path(self.path).is_dir():
             self.path = f"{self.path.rstrip('/')}/**/*.parquet"
-        self.empty = db.execute("SELECT count(*) FROM glob(?)", [self.path]).fetchone()[0] == 0
-        text = self.path.replace("'", "''")
-        self.table = f"read_parquet('{text}', union_by_name = true, hive_partitioning = false)"
+        self.empty = not pin.files if pin is not None else db.execute("SELECT count(*) FROM glob(?)", [self.path]).fetchone()[0] == 0
+        text = ", ".join(f"'{_escaped(p)}'" for p in ([self.path] if pin is None else pin.files))
+        self.table = f"read_parquet([{text}], union_by_name = true, hive_partitioning = false)"
         self.types: dict[str, str] = {}
         if not self.empty:
             self.types = {r[0]: r[1] for r in db.execute(f"DESCRIBE SELECT * FROM {self.table}").fetchall()}
         self._physical = {new: old for old, new in (source.field_mapping or {}).items()}
-        self.fingerprint = (source.tags or {}).get(FINGERPRINT)
+        self.fingerprint = (source.tags or {}).get(FINGERPRINT) if pin is None else pin.fingerprint
 
     def column(self, name: str, kind: str = "VARCHAR") -> str:
         physical = self._physical.get(name, name)
@@ -272,7 +290,7 @@ def _join(db: Any, config: RepoConfig, view: FeatureView, wanted: Sequence[str],
         if key not in spine.column_names:
             raise DataError(f"view {view.name!r}: the spine has no column {key!r}; it has {', '.join(spine.column_names)}")
     n = spine.num_rows
-    source = _Source(db, config, view.batch_source)
+    source = _Source(db, config, view.batch_source, _PINS.get().get(view.name))
     if source.empty or n == 0:
         return {w: pa.nulls(n, types[w]) for w in wanted}
     batch = view.batch_source
@@ -422,6 +440,10 @@ def _arrow_of(kind: Any) -> pa.DataType:
 
 def _micros(at: datetime) -> int:
     return (at.replace(tzinfo=UTC) - _EPOCH) // _US if at.tzinfo is None else (at - _EPOCH) // _US
+
+
+def _escaped(path: str) -> str:
+    return path.replace("'", "''")
 
 
 def _q(name: str) -> str:

@@ -34,6 +34,7 @@ class TrainingJob:
 
     ``columns`` are the model's raw inputs: all of them, or the request fields alone when the plain model is trained.
     ``request_outputs`` maps each output of the repository's ``preprocessing_fn`` to its dtype. ``log_dir`` is for TensorBoard.
+    ``params`` are the experiment's (``tandem train --set epochs=3``); a model reads its constants as ``job.params.get("epochs", 12)``.
     """
 
     def __init__(self, fn_args: Any) -> None:
@@ -43,6 +44,7 @@ class TrainingJob:
         self.label: str = config["label"]
         self.weight: str | None = config["weight"] or None
         self.seed = int(config["seed"])
+        self.params: dict[str, Any] = json.loads(config.get("params") or "{}")
         self.log_dir: str = fn_args.model_run_dir
         self.transform = tft.TFTransformOutput(fn_args.transform_output)  # type: ignore[attr-defined]
         self._files = {"train": fn_args.train_files, "eval": fn_args.eval_files}

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from pipelines import runs
+from pipelines.config import load_settings
+from pipelines.training import as_of
 from pipelines.training.definition import Model
 from pipelines.training.user_code import load_function
-from transforms.errors import ConfigError, TandemError
+from transforms.errors import ConfigError, DataError, TandemError
 
 if TYPE_CHECKING:
     from pipelines.training.report import Report
     from pipelines.training.tfx_pipeline import PipelineRun
     from pipelines.training.training_set import TrainingSet
 
-__all__ = ["Trained", "model_spec", "predict", "train"]
+__all__ = ["Trained", "make_set", "model_spec", "predict", "scores", "train"]
 
 
 @dataclass(frozen=True)
@@ -105,20 +110,49 @@ def train(
     end: datetime,
     progress: Callable[[str, float | None], None] = lambda step, seconds: None,
     now: Callable[[], datetime] = utc_now,
-    run_id: str | None = None,
     seed: int = 20130101,
+    params: Mapping[str, Any] = MappingProxyType({}),
+    parent: str | None = None,
 ) -> Trained:
     """Train ``model`` on the requests asked in [start, end) and push it to ``data/models/<name>/<version>`` if it is blessed.
 
     ``repo`` is the feature repository (with feature_store.yaml), ``data`` the data folder. ``progress(step, None)`` is
-    called when a step starts, ``progress(step, seconds)`` when it has ended. Raises a TandemError of one line.
+    called when a step starts, ``progress(step, seconds)`` when it has ended. ``params`` reach the repository's ``run_fn``.
+    It is a run of kind ``train``, whose manifest holds all that it takes to make set and model again. Raises a TandemError of one line.
     """
     repo, data = Path(repo).resolve(), Path(data).resolve()
     if start.tzinfo is None or end.tzinfo is None or start >= end:
         raise ConfigError(f"training range {start} to {end}: give two rising moments with a time zone, e.g. 2013-03-01T00:00:00Z")
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    run = run_id or now().strftime("train-%Y%m%dT%H%M%S%f")
+    home = runs.Home(repo, load_settings(repo, data=data), data)
+    asked: dict[str, Any] = {
+        "model": model.name,
+        "range": [t.astimezone(UTC).isoformat() for t in (start, end)],
+        "seeds": {"seed": seed},
+        "params": dict(params),
+    }
+    with _only_one(data), runs.recorded(home, "train", now=now(), parent=parent, **asked) as run:
+        trained = _train(model, home, run, start, end, progress, now, seed, params)
+        if trained.pushed is not None:
+            from pipelines.registry import register  # late: it knows MLflow
+
+            register(home, model.name, trained.pushed, run)  # type: ignore[arg-type]  # all of a Repo that it looks at
+    return trained
+
+
+def _train(
+    model: Model,
+    home: runs.Home,
+    run: runs.Run,
+    start: datetime,
+    end: datetime,
+    progress: Callable[[str, float | None], None],
+    now: Callable[[], datetime],
+    seed: int,
+    params: Mapping[str, Any],
+) -> Trained:
+    repo, data = home.path, home.data
 
     @contextmanager
     def step(name: str) -> Iterator[None]:
@@ -127,29 +161,111 @@ def train(
         yield
         progress(name, time.monotonic() - begun)
 
-    with _only_one(data):
-        with step("spine"):
-            spine = load_function(repo, model.spine)(data, start, end)
-        with step("point-in-time features"):
-            training_set = _training_set(model, spine, repo, data, now())
-        from pipelines.training.tfx_pipeline import run_pipeline
+    with step("spine"):
+        spine, events = _spine(model, repo, data, start, end)
+    with step("point-in-time features"):
+        training_set, query = make_set(model, spine, repo, data, now(), events)
+    query = {"start": start.astimezone(UTC).isoformat(), "end": end.astimezone(UTC).isoformat(), **query}
+    rows = {f"rows/{name}": split["rows"] for name, split in training_set.manifest["splits"].items()}
+    run.add(
+        inputs=query.pop("inputs"),
+        definitions={**_definitions(data, query), f"model {model.name}": json.loads(json.dumps(model.canonical()))},
+        fingerprints=training_set.fingerprints,
+        training_set=training_set.id,
+        query=query,
+        counts=rows,
+        outputs=runs.hashed(data, {"training_set": training_set.path}),
+    )
+    from pipelines.training.tfx_pipeline import run_pipeline
 
-        pipeline = run_pipeline(model, training_set, repo, data, model_spec(model, training_set, run), run, progress, seed)
-        with step("report"):
-            report = _report(model, training_set, pipeline)
-    return Trained(model.name, run, training_set, pipeline, report)
+    pipeline = run_pipeline(model, training_set, repo, data, model_spec(model, training_set, run.id), run.id, progress, seed, params)
+    with step("report"):
+        report = _report(model, training_set, pipeline)
+    trained = Trained(model.name, run.id, training_set, pipeline, report)
+    run.add(
+        metrics=scores(report),
+        seconds_of={name: round(value, 3) for name, value in pipeline.seconds.items()},
+        blessed=pipeline.blessed,
+        **({"version": trained.version} if trained.version is not None else {}),
+        **({"reasons": list(pipeline.reasons)} if pipeline.reasons else {}),
+        links={"mlmd_run": run.id, "mlmd": pipeline.mlmd},
+        outputs=runs.hashed(
+            data,
+            {"model": pipeline.full, "plain": pipeline.plain, **({"version": trained.pushed} if trained.pushed is not None else {})},
+        ),
+    )
+    return trained
 
 
-def _training_set(model: Model, spine: Any, repo: Path, data: Path, now: datetime) -> TrainingSet:
+def scores(report: Report) -> dict[str, float]:
+    """The metrics of a report by name: ``test/auc``, ``test/log_loss/origin=JFK``, ``test/plain/auc``."""
+    out: dict[str, float] = {}
+    for s in report.scores:
+        kind = {"all features": "", "request fields": "plain/"}.get(s.predictor)
+        if kind is None:
+            continue
+        for name, value in (("auc", s.auc), ("log_loss", s.log_loss)):
+            if value is not None:
+                out[f"test/{kind}{name}{'/' + s.slice if s.slice else ''}"] = value
+    return out
+
+
+def _spine(model: Model, repo: Path, data: Path, start: datetime, end: datetime) -> tuple[Any, as_of.Files]:
+    """The labelled requests, and every event file that they were made from."""
+    function = load_function(repo, model.spine)
+    folders = as_of.event_folders(data, (r.manifest for r in runs.list_runs(data) if r.kind == "batch"))
+    for _ in range(3):
+        before = as_of.state(folders)
+        spine, events = function(data, start, end), as_of.listing(data, folders)
+        if as_of.state(folders) == before:
+            return spine, events
+    raise DataError(f"event files below {data} change while they are read; let what writes them end, then train again")
+
+
+def _definitions(data: Path, query: Mapping[str, Any]) -> dict[str, Any]:
+    """What the views' rows were made of, by the manifests of the batch runs that made them."""
+    out: dict[str, Any] = {}
+    for r in (r for r in runs.list_runs(data) if r.kind == "batch"):
+        of = r.manifest.get("definitions", {})
+        out |= {v: of[v] for v, ids in query.get("runs", {}).items() if r.id in ids and v in of}
+    return out
+
+
+def make_set(
+    model: Model,
+    spine: Any,
+    repo: Path,
+    data: Path,
+    now: datetime,
+    events: as_of.Files,
+    then: Mapping[str, as_of.Pin] | None = None,
+    features: list[tuple[str, str]] | None = None,
+    target: Path | None = None,
+) -> tuple[TrainingSet, dict[str, Any]]:
+    """The training set, written below ``target`` (default: ``data``), and its query with the inputs that answer it.
+
+    ``then``: the offline files of a query that was asked before (as of now otherwise); ``features``: its (view, feature) pairs.
+    """
     import warnings
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from feast import FeatureStore
 
-        from pipelines.training.training_set import build_training_set
+        from pipelines.training.training_set import build_training_set, feature_references
 
-        return build_training_set(model, spine, FeatureStore(repo_path=str(repo)), data, now)
+        store = FeatureStore(repo_path=str(repo))
+        views = dict.fromkeys(v for v, _ in (features if features is not None else feature_references(store, model.features)))
+        found, files = (dict(then), {}) if then is not None else as_of.pins(store, views, data)
+        made = build_training_set(model, spine, store, target or data, now, found, features)
+    asked = {k: made.manifest[k] for k in ("model", "features", "fingerprints", "spine_sha256", "borders_us", "borders")}
+    of_runs = {
+        name.partition("/")[2]: sorted({part[4:] for f in each for part in f["file"].split("/") if part.startswith("run=")})
+        for name, each in files.items()
+    }
+    query = {**asked, "as_of": now.astimezone(UTC).isoformat(), "spine": model.spine, "values_sha256": made.manifest["values_sha256"]}
+    query |= {"runs": of_runs, "tags": {name: pin.fingerprint for name, pin in found.items()}}
+    return made, {**query, "inputs": {**events, **files}}
 
 
 def _report(model: Model, training_set: TrainingSet, pipeline: PipelineRun) -> Report:

@@ -8,11 +8,11 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pipelines.training.definition import Column, Model
@@ -45,6 +45,8 @@ class PipelineRun:
     anomalies: int
     seconds: dict[str, float] = field(default_factory=dict)
     log: Path | None = None
+    mlmd: dict[str, Any] = field(default_factory=dict)
+    """Ids of the artifacts in ML Metadata: ``model``, ``plain``, ``evaluation``, ``pushed_model``."""
 
 
 def _eval_config(model: Model, against: str) -> Any:
@@ -86,7 +88,9 @@ def _eval_config(model: Model, against: str) -> Any:
     )
 
 
-def _build(model: Model, training_set: TrainingSet, repo: Path, data: Path, spec: dict[str, Any], seed: int) -> Any:
+def _build(
+    model: Model, training_set: TrainingSet, repo: Path, data: Path, spec: dict[str, Any], seed: int, params: Mapping[str, Any], push: bool
+) -> Any:
     from tfx import v1 as tfx
     from tfx.dsl.components.base import executor_spec
 
@@ -128,6 +132,7 @@ def _build(model: Model, training_set: TrainingSet, repo: Path, data: Path, spec
                 "label": model.label,
                 "weight": model.weight or "",
                 "seed": seed,
+                "params": json.dumps(dict(params)),
                 "columns": json.dumps([[c.name, c.dtype, c.view, c.feature] for c in chosen]),
             },
         ).with_id(node)
@@ -168,7 +173,10 @@ def _build(model: Model, training_set: TrainingSet, repo: Path, data: Path, spec
         pipeline_name=name,
         pipeline_root=str(data / "tfx" / name),
         enable_cache=False,
-        components=[examples, statistics, schema, validator, transform, plain, full, blessed, *verdicts.values(), gate, pusher],
+        components=[
+            *(examples, statistics, schema, validator, transform, plain, full),
+            *((blessed, *verdicts.values(), gate, pusher) if push else ()),
+        ],
         metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(str(metadata)),
         beam_pipeline_args=["--runner=DirectRunner", "--direct_num_workers=1", "--direct_running_mode=in_memory"],
     )
@@ -192,15 +200,15 @@ class _Steps:
         self.progress(name, self.seconds[name])
 
 
-def _runner(steps: _Steps) -> Any:
-    """LocalDagRunner, one component after the other in this process, that tells ``steps`` of each."""
+def _runner(steps: _Steps, run_id: str) -> Any:
+    """LocalDagRunner, one component after the other in this process, that tells ``steps`` of each; MLMD knows the run as ``run_id``."""
     from tfx.orchestration import metadata
     from tfx.orchestration.local import local_dag_runner, runner_utils
     from tfx.orchestration.portable import launcher, runtime_parameter_utils
 
     class Runner(local_dag_runner.LocalDagRunner):
         def run_with_ir(self, pipeline: Any, run_options: Any = None) -> None:
-            runtime_parameter_utils.substitute_runtime_parameter(pipeline, {"pipeline-run-id": datetime.now(UTC).isoformat()})
+            runtime_parameter_utils.substitute_runtime_parameter(pipeline, {"pipeline-run-id": run_id})
             deployment = runner_utils.extract_local_deployment_config(pipeline)
             config = deployment.metadata_connection_config
             connection = getattr(config, config.WhichOneof("connection_config"))
@@ -251,9 +259,12 @@ def run_pipeline(
     run_id: str,
     progress: Progress = lambda component, seconds: None,
     seed: int = 20130101,
+    params: Mapping[str, Any] = MappingProxyType({}),
+    push: bool = True,
 ) -> PipelineRun:
     """Train, evaluate and, if blessed, push ``model`` on ``training_set``; 30-90 seconds for 80,000 rows on two cores.
 
+    ``params`` reach the repository's ``run_fn`` as ``TrainingJob.params``. Without ``push`` it ends with the trained models.
     ``spec`` is ``tandem.json`` without version and creation time. Raises TrainingError that names the failed component.
     """
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
@@ -263,14 +274,14 @@ def run_pipeline(
     steps = _Steps(progress)
     with _quiet(log):
         with steps.step("libraries"):
-            pipeline = _build(model, training_set, repo.resolve(), data.resolve(), spec, seed)
-            runner = _runner(steps)
+            pipeline = _build(model, training_set, repo.resolve(), data.resolve(), spec, seed, params, push)
+            runner = _runner(steps, run_id)
         try:
             runner.run(pipeline)
         except Exception as e:
             logging.getLogger().exception("component %s failed", steps.current)
             raise TrainingError(f"training {model.name!r}: component {steps.current} failed: {_cause(e)}; see {log}") from e
-        return _collect(pipeline, data, steps.seconds, log)
+        return _collect(pipeline, data, steps.seconds, log, push)
 
 
 def _cause(error: BaseException) -> str:
@@ -290,7 +301,7 @@ def _anomalies(file: Path) -> dict[str, Any]:
     return dict(found.anomaly_info)
 
 
-def _collect(pipeline: Any, data: Path, seconds: dict[str, float], log: Path) -> PipelineRun:
+def _collect(pipeline: Any, data: Path, seconds: dict[str, float], log: Path, push: bool) -> PipelineRun:
     """Reads this run's artifacts from the metadata store."""
     import tensorflow_model_analysis as tfma
     from ml_metadata import MetadataStore  # type: ignore[attr-defined]
@@ -303,6 +314,11 @@ def _collect(pipeline: Any, data: Path, seconds: dict[str, float], log: Path) ->
         found = [a for a in store.get_artifacts() if a.uri.startswith(f"{root}/{component}/{key}/")]
         return max(found, key=lambda a: a.id)
 
+    models = [latest(node, "model") for node in ("Trainer", "Trainer.plain")]
+    full, plain = (Path(m.uri) / "Format-Serving" for m in models)
+    mlmd = {"model": models[0].id, "plain": models[1].id, "pipeline_root": root}
+    if not push:
+        return PipelineRun(full, plain, False, False, (), None, 0, seconds, log, mlmd)
     reasons = []
     for component, other in (("Evaluator", "the blessed model"), ("Evaluator.plain", "the model without stored features")):
         result = tfma.load_validation_result(latest(component, "evaluation").uri)
@@ -320,8 +336,8 @@ def _collect(pipeline: Any, data: Path, seconds: dict[str, float], log: Path) ->
         anomalies += len(_anomalies(file))
     verdict = latest("Evaluator", "blessing")
     return PipelineRun(
-        full=Path(latest("Trainer", "model").uri) / "Format-Serving",
-        plain=Path(latest("Trainer.plain", "model").uri) / "Format-Serving",
+        full=full,
+        plain=plain,
         blessed=latest("Gate", "blessing").custom_properties["blessed"].int_value == 1,
         had_baseline="baseline_model_id" in verdict.custom_properties,
         reasons=tuple(reasons),
@@ -329,4 +345,5 @@ def _collect(pipeline: Any, data: Path, seconds: dict[str, float], log: Path) ->
         anomalies=anomalies,
         seconds=seconds,
         log=log,
+        mlmd={**mlmd, "evaluation": latest("Evaluator", "evaluation").id, "pushed_model": pushed.id},
     )

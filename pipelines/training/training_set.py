@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -183,16 +183,30 @@ def _hash_table(table: pa.Table) -> str:
     return digest.hexdigest()
 
 
-def build_training_set(model: Model, spine: pa.Table, store: Any, data: Path, now: datetime) -> TrainingSet:
+def build_training_set(
+    model: Model,
+    spine: pa.Table,
+    store: Any,
+    data: Path,
+    now: datetime,
+    pins: Mapping[str, Any] | None = None,
+    features: Sequence[tuple[str, str]] | None = None,
+) -> TrainingSet:
     """Join, check, split and write the training set of ``model``; the same content gives the same, already written set.
+
+    ``pins`` (view -> Pin) names the offline files to join with, as of some moment; ``features`` the (view, feature) pairs of then,
+    where the model's feature service may have changed since.
 
     Raises DataError for an unusable spine or an empty split, FingerprintError if rows of one view stem from several graphs.
     """
     spine = check_spine(spine, model)
-    pairs = feature_references(store, model.features)
+    pairs = list(features) if features is not None else feature_references(store, model.features)
     if not pairs:
         raise DataError(f"model {model.name!r}: {model.features!r} names no features; add feature views to the service")
-    table, fingerprints = _join(store, spine, model, pairs)
+    from pipelines.offline_store import pinned
+
+    with pinned(pins or {}):
+        table, fingerprints = _join(store, spine, model, pairs)
     columns = (*model.request_columns, *(_feature_column(v, n, table.schema.field(f"{v}__{n}").type) for v, n in pairs))
     masks, borders = split_by_time(table.column(EVENT_TIMESTAMP).cast(pa.int64()).to_numpy(), model.split, micros(model.label_delay))
     query = {
