@@ -68,8 +68,9 @@ late_flights_model = Model(
     split=(0.7, 0.85),
     label_delay=hours(24),
     thresholds=[
-        Threshold("auc", bound=0.6, slack_to_blessed=0.005, slack_to_plain=0.0),
-        Threshold("log_loss", slack_to_blessed=0.005, slack_to_plain=0.0),
+        Threshold("auc", bound=0.6, slack_to_blessed=0.005, slack_to_plain=0.0, slice_bound=0.55, slack_per_slice=0.03),
+        Threshold("log_loss", slack_to_blessed=0.005, slack_to_plain=0.0, slack_per_slice=0.03),
     ],
     slices=["origin", "carrier"],
+    params={"units": 96, "dropout": 0.15, "learning_rate": 1e-3, "epochs": 12},
 )

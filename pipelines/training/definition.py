@@ -26,21 +26,31 @@ class Threshold:
     ``metric`` is ``"auc"`` (higher is better) or ``"log_loss"`` (lower is better). ``bound`` is the worst value allowed.
     ``slack_to_blessed`` is how much worse than the blessed model it may be, ``slack_to_plain`` how much worse than the
     model that sees the request fields alone; None: not compared.
+
+    ``tandem promote`` holds a version to the same ``bound``, and to being no worse than the champion by more than
+    ``slack_to_champion`` (by default ``slack_to_blessed``). ``slice_bound`` and ``slack_per_slice`` say the same of each slice of
+    the model's ``slices`` that has at least ``slice_min_rows`` held-out rows, and ten of each class: one of twelve requests is no verdict.
     """
 
     metric: Literal["auc", "log_loss"]
     bound: float | None = None
     slack_to_blessed: float | None = None
     slack_to_plain: float | None = None
+    slack_to_champion: float | None = None
+    slice_bound: float | None = None
+    slack_per_slice: float | None = None
+    slice_min_rows: int = 200
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
             raise DefinitionError(f"threshold {self.metric!r}: the metric is none of {', '.join(METRICS)}")
         if self.bound is None and self.slack_to_blessed is None and self.slack_to_plain is None:
             raise DefinitionError(f"threshold {self.metric!r} demands nothing; give bound=, slack_to_blessed= or slack_to_plain=")
-        for slack in (self.slack_to_blessed, self.slack_to_plain):
+        for slack in (self.slack_to_blessed, self.slack_to_plain, self.slack_to_champion, self.slack_per_slice):
             if slack is not None and slack < 0:
                 raise DefinitionError(f"threshold {self.metric!r}: slack {slack} is negative; 0 means 'not worse'")
+        if self.slice_min_rows < 1:
+            raise DefinitionError(f"threshold {self.metric!r}: slice_min_rows {self.slice_min_rows} must be at least 1")
 
 
 @dataclass(frozen=True)
