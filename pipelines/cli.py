@@ -19,6 +19,8 @@ from pipelines.commands.replay import replay
 from pipelines.commands.stream import app as stream_app
 from pipelines.commands.train import train
 from pipelines.commands.verify import verify
+from pipelines.commands.watch import app as watch_app
+from pipelines.commands.watch import metrics
 from pipelines.console import (
     DEFAULT_REPO,
     DataOption,
@@ -282,6 +284,8 @@ app.command()(verify)
 app.command()(labels)
 app.add_typer(stream_app, name="stream")
 app.add_typer(dlq_app, name="dlq")
+app.add_typer(watch_app, name="watch")
+app.command()(metrics)
 
 
 def fail(error: BaseException) -> int:

@@ -31,7 +31,7 @@ REFUSED = 3
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a retraining ended: promoted, refused (a threshold of promotion does not hold) or not blessed; the version, where there is one."""
+    """How a retraining ended: promoted, refused (by a threshold of promotion) or not blessed; its version, where it has one."""
 
     run: str
     what: str
@@ -67,7 +67,8 @@ def retrain(
     Raises DataError when a command fails (the run is failed then, and the next call for this key goes on with the step that
     failed), Stopped when ``commands`` is told to stop.
     """
-    fields = {"model": model, "triggers": [asdict(t) for t in triggers], "range": [span.train_start.isoformat(), span.end.isoformat()]}
+    said = [asdict(t) for t in triggers]
+    fields: dict[str, Any] = {"model": model, "triggers": said, "range": [span.train_start.isoformat(), span.end.isoformat()]}
     with recorded(place, KIND, key=dict(key), anew=False, now=clock(), **fields) as run:
         run.save(tries=int(run.manifest.get("tries", 0)) + 1, begun=clock().isoformat(), asked_to_stop=False)
         try:
@@ -97,8 +98,8 @@ def _steps(data: Path, run: Run, model: str, span: Range, commands: Commands, sa
             return Outcome(run.id, "not blessed", None, why)
         trained = _trained(data, run)
     version = _version_of(data, model, trained) if trained is not None else None
-    if version is None:
-        raise DataError(f"tandem train ended well, but no version of {model} comes from it; look into {run.folder}")
+    if version is None:  # also where a try before this one was cut off after a training that blessed nothing
+        return Outcome(run.id, "not blessed", None, f"no version of {model} came of {trained.id if trained else 'the training'}")
     if current(model_folder(data, model)).champion == version:  # a first version, or a promotion before a crash
         return Outcome(run.id, "promoted", version)
     code, why = command("promote", "--model", model, "--version", str(version), fine=(0, REFUSED))
