@@ -17,7 +17,6 @@ from pipelines.training.job import TrainingJob
 VOCABULARIES = ("carrier", "origin", "dest")
 OUT_OF_VOCABULARY = 1
 BATCH = 1024
-EPOCHS = 12
 
 
 def preprocessing_fn(inputs: dict[str, Any]) -> dict[str, Any]:
@@ -65,8 +64,9 @@ def build(job: TrainingJob) -> Any:
     deep += [known, tf.cast(missing, tf.float32)]
     wide.append(known)
     x = keras.layers.Concatenate()(deep)
-    for width in (96, 48):
-        x = keras.layers.Dropout(0.15)(keras.layers.Dense(width, activation="relu")(x))
+    units = job.params.get("units", 96)
+    for width in (units, units // 2):
+        x = keras.layers.Dropout(job.params.get("dropout", 0.15))(keras.layers.Dense(width, activation="relu")(x))
     logit = keras.layers.Dense(1)(keras.layers.Concatenate()([x, *wide]))
     return keras.Model(inputs, keras.layers.Activation("sigmoid", name="probability")(logit))
 
@@ -76,11 +76,12 @@ def run_fn(fn_args: Any) -> None:
     job = TrainingJob(fn_args)
     keras.utils.set_random_seed(job.seed)
     model = build(job)
-    model.compile(keras.optimizers.Adam(1e-3), loss="binary_crossentropy", weighted_metrics=[], steps_per_execution=16)
+    optimizer = keras.optimizers.Adam(job.params.get("learning_rate", 1e-3))
+    model.compile(optimizer, loss="binary_crossentropy", weighted_metrics=[], steps_per_execution=16)
     model.fit(
         job.dataset("train", BATCH),
         validation_data=job.dataset("eval", 8192),
-        epochs=EPOCHS,
+        epochs=job.params.get("epochs", 12),
         verbose=0,
         callbacks=[
             keras.callbacks.EarlyStopping("val_loss", patience=2, restore_best_weights=True),

@@ -30,9 +30,8 @@ def link_manifest(folder: Path, links: Mapping[str, str]) -> bool:
 
 def link_mlmd(data: Path, known: Mapping[str, Any], links: Mapping[str, str]) -> None:
     """Write ``links`` as custom properties of the training's pipeline run in ML Metadata (SQLite waits while others write)."""
-    number = known.get("mlmd_run")
-    store = data / str(known.get("mlmd_store") or "tfx/metadata.db")
-    if not str(number or "").isdecimal() or not store.is_file():
+    name, store = str(known.get("mlmd_run") or ""), data / str(known.get("mlmd_store") or "tfx/metadata.db")
+    if not name or not store.is_file():
         return
     from ml_metadata.metadata_store import metadata_store
     from ml_metadata.proto import metadata_store_pb2
@@ -41,9 +40,11 @@ def link_mlmd(data: Path, known: Mapping[str, Any], links: Mapping[str, str]) ->
     config.sqlite.filename_uri = str(store)
     config.sqlite.connection_mode = 2  # READWRITE: never make one
     mlmd = metadata_store.MetadataStore(config)
-    for context in mlmd.get_contexts_by_id([int(str(number))]):
-        wanted = {name: value for name, value in links.items() if context.custom_properties[name].string_value != value}
-        if wanted:
-            for name, value in wanted.items():
-                context.custom_properties[name].string_value = value
-            mlmd.put_contexts([context])
+    context = mlmd.get_context_by_type_and_name("pipeline_run", name)
+    if context is None:
+        return
+    wanted = {key: value for key, value in links.items() if context.custom_properties[key].string_value != value}
+    for key, value in wanted.items():
+        context.custom_properties[key].string_value = value
+    if wanted:
+        mlmd.put_contexts([context])

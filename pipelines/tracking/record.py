@@ -1,7 +1,8 @@
 """What a tracker is told of a run, read from its manifest and from its report folder. Pure but for reading files.
 
 A job that wants more shown than its manifest puts files into ``data/runs/<id>/report/``: they become artifacts of the run as they are.
-``report/epochs.json``, ``{metric: [[step, value], ...]}``, becomes metrics by step.
+``report/epochs.json``, ``{metric: [[step, value], ...]}``, becomes metrics by step, and ``report/tfma.json``,
+``{slice: {metric: value}}``, metrics.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-__all__ = ["EPOCHS", "REPORT", "Bundle", "Record", "metric_name", "read_record"]
+__all__ = ["EPOCHS", "REPORT", "TFMA", "Bundle", "Record", "metric_name", "read_record"]
 
 REPORT = "report"
 EPOCHS = "epochs.json"
+TFMA = "tfma.json"
 OVER = ("complete", "failed", "killed")
 
 
@@ -89,6 +91,14 @@ def _numbers(values: Any, prefix: str = "") -> dict[str, float]:
     }
 
 
+def _tfma(file: Path) -> dict[str, float]:
+    try:
+        found = json.loads(file.read_text())
+        return _numbers({f"tfma/{metric}{'/' + part if part else ''}": v for part, values in found.items() for metric, v in values.items()})
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
 def _series(file: Path) -> dict[str, list[tuple[int, float]]]:
     try:
         found = json.loads(file.read_text())
@@ -137,6 +147,7 @@ def read_record(folder: Path, manifest: Mapping[str, Any]) -> Record:
             **_numbers(manifest.get("counts"), "counts/"),
             **_numbers(manifest.get("metrics")),
             **_numbers({"seconds": manifest.get("seconds")}),
+            **_tfma(report / TFMA),
         },
         series=_series(report / EPOCHS),
         tags={name: str(v) for name, v in tags.items() if v not in (None, "")},

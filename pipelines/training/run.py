@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -113,11 +113,14 @@ def train(
     seed: int = 20130101,
     params: Mapping[str, Any] = MappingProxyType({}),
     parent: str | None = None,
+    push: bool = True,
 ) -> Trained:
     """Train ``model`` on the requests asked in [start, end) and push it to ``data/models/<name>/<version>`` if it is blessed.
 
     ``repo`` is the feature repository (with feature_store.yaml), ``data`` the data folder. ``progress(step, None)`` is
-    called when a step starts, ``progress(step, seconds)`` when it has ended. ``params`` reach the repository's ``run_fn``.
+    called when a step starts, ``progress(step, seconds)`` when it has ended. ``params`` reach the repository's ``run_fn``, over
+    those that the model declares. Without ``push`` it is an experiment: trained and scored in ``data/tfx/experiments/<run>`` beside
+    any others at the same time, and neither held against the gate nor pushed.
     It is a run of kind ``train``, whose manifest holds all that it takes to make set and model again. Raises a TandemError of one line.
     """
     repo, data = Path(repo).resolve(), Path(data).resolve()
@@ -130,10 +133,10 @@ def train(
         "model": model.name,
         "range": [t.astimezone(UTC).isoformat() for t in (start, end)],
         "seeds": {"seed": seed},
-        "params": dict(params),
+        "params": (chosen := model.with_params(params)),
     }
-    with _only_one(data), runs.recorded(home, "train", now=now(), parent=parent, **asked) as run:
-        trained = _train(model, home, run, start, end, progress, now, seed, params)
+    with _only_one(data) if push else nullcontext(), runs.recorded(home, "train", now=now(), parent=parent, **asked) as run:
+        trained = _train(model, home, run, start, end, progress, now, seed, chosen, push)
         if trained.pushed is not None:
             from pipelines.registry import register  # late: it knows MLflow
 
@@ -151,6 +154,7 @@ def _train(
     now: Callable[[], datetime],
     seed: int,
     params: Mapping[str, Any],
+    push: bool,
 ) -> Trained:
     repo, data = home.path, home.data
 
@@ -178,9 +182,14 @@ def _train(
     )
     from pipelines.training.tfx_pipeline import run_pipeline
 
-    pipeline = run_pipeline(model, training_set, repo, data, model_spec(model, training_set, run.id), run.id, progress, seed, params)
+    below = data if push else data / "tfx" / "experiments" / run.id
+    spec = model_spec(model, training_set, run.id)
+    pipeline = run_pipeline(model, training_set, repo, below, spec, run.id, progress, seed, params, push)
     with step("report"):
-        report = _report(model, training_set, pipeline)
+        report, label, predictions = _report(model, training_set, pipeline)
+        from pipelines.training.evidence import write_evidence
+
+        untold = write_evidence(run.folder, pipeline.full, pipeline.plain, label, predictions)
     trained = Trained(model.name, run.id, training_set, pipeline, report)
     run.add(
         metrics=scores(report),
@@ -188,7 +197,8 @@ def _train(
         blessed=pipeline.blessed,
         **({"version": trained.version} if trained.version is not None else {}),
         **({"reasons": list(pipeline.reasons)} if pipeline.reasons else {}),
-        links={"mlmd_run": run.id, "mlmd": pipeline.mlmd},
+        **({"untold": untold} if untold else {}),
+        links={"mlmd_run": run.id, "mlmd": pipeline.mlmd, "mlmd_store": (below / "tfx" / "metadata.db").relative_to(data).as_posix()},
         outputs=runs.hashed(
             data,
             {"model": pipeline.full, "plain": pipeline.plain, **({"version": trained.pushed} if trained.pushed is not None else {})},
@@ -268,7 +278,8 @@ def make_set(
     return made, {**query, "inputs": {**events, **files}}
 
 
-def _report(model: Model, training_set: TrainingSet, pipeline: PipelineRun) -> Report:
+def _report(model: Model, training_set: TrainingSet, pipeline: PipelineRun) -> tuple[Report, Any, dict[str, Any]]:
+    """The scores on the test split, with its labels and every predictor's probabilities, each of shape [n] (float64)."""
     import numpy as np
 
     from pipelines.training.report import Report, score_all
@@ -287,4 +298,4 @@ def _report(model: Model, training_set: TrainingSet, pipeline: PipelineRun) -> R
     slices = {s: test.column(s).to_pylist() for s in model.slices}
     rows = {name: splits[name]["rows"] for name in splits}
     first, second = training_set.manifest["borders"]
-    return Report(model.name, rows, (first, second), score_all(label, predictions, slices))
+    return Report(model.name, rows, (first, second), score_all(label, predictions, slices)), label, predictions
