@@ -28,9 +28,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms.contract import DEAD_LETTER_SCHEMA, UNREADABLE_FILE, Checked, check, check_json, dead_letters, encode_json
+from transforms.contract import DEAD_LETTER_SCHEMA, Checked, check, check_json, dead_letters, encode_json
 from transforms.definitions import EventSource, micros
 from transforms.errors import DataError
+from transforms.reasons import UNREADABLE_FILE
 
 __all__ = ["DEAD_LETTER_SCHEMA", "EventFile", "RawBatch", "UnreadableFileError", "events", "list_files", "read", "sha256"]
 

@@ -14,8 +14,11 @@ from pathlib import Path
 OURS = ("transforms", "pipelines", "serving", "feature_repo", "tests", "docker")
 ANY = "*"
 
-FLOOR0 = tuple(f"transforms.{m}" for m in ("errors", "definitions", "windows", "exact", "states", "hashing", "json_columns"))
-FLOOR1 = tuple(f"transforms.{m}" for m in ("contract", "aggregates", "intake", "fold", "tensors", "schemas", "graph"))
+FLOOR0 = tuple(
+    f"transforms.{m}"
+    for m in ("errors", "fields", "definitions", "windows", "exact", "states", "hashing", "json_columns", "reasons", "columns")
+)
+FLOOR1 = tuple(f"transforms.{m}" for m in ("contract", "aggregates", "intake", "fold", "tensors", "schemas", "fingerprint", "graph"))
 FLOOR2 = ("serving.online_store", "serving.feast_objects")
 
 ARROW = ("numpy", "pyarrow", "pyarrow_hotfix")
@@ -37,6 +40,7 @@ class Room:
 # The first room whose name covers a module holds.
 ROOMS = (
     *(Room(name, FLOOR0, ARROW) for name in FLOOR0),
+    Room("transforms.fingerprint", FLOOR0, (*ARROW, *TENSORFLOW)),
     Room("transforms.graph", (*FLOOR0, *FLOOR1), (*ARROW, *TENSORFLOW)),
     Room("transforms.tensors", (), (*ARROW, "tensorflow")),
     Room("transforms.schemas", (*FLOOR0, *FLOOR1), (*ARROW, "tensorflow_metadata", "google.protobuf")),

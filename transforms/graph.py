@@ -31,6 +31,7 @@ import numpy as np
 import pyarrow as pa
 
 from transforms.errors import GraphError
+from transforms.fingerprint import model_hashes, sha
 from transforms.tensors import bytes_tensor, number_tensor
 
 __all__ = ["TransformGraph", "graph_fingerprint", "input_width", "save_graph", "with_width"]
@@ -93,137 +94,6 @@ def tensor_values(values: pa.Array) -> np.ndarray[Any, Any]:
     return np.asarray(values.cast(target).to_numpy(zero_copy_only=False))
 
 
-# --------------------------------------------------------------------------------------------------- fingerprint
-
-
-def _sha(*parts: bytes) -> bytes:
-    h = hashlib.sha256()
-    for part in parts:
-        h.update(len(part).to_bytes(8, "little"))
-        h.update(part)
-    return h.digest()
-
-
-class _Canonical:
-    """Hashes what a SavedModel computes: each node by its operation, attributes and inputs, never by its name or place.
-
-    Names, counters in function names, node order and debug information differ from build to build and are left out.
-    """
-
-    _IGNORED = frozenset({"_output_shapes", "_class", "shared_name", "container", "config_proto", "config", "executor_type"})
-
-    def __init__(self, model: Path, proto: Any) -> None:
-        graph = proto.meta_graphs[0]
-        self.model = model
-        self.objects = graph.object_graph_def
-        self.assets = graph.asset_file_def
-        self.functions = {f.signature.name: f for f in graph.graph_def.library.function}
-        self.constants = {n.name: n for n in graph.graph_def.node}
-        self._hashes: dict[str, bytes] = {}
-        self._open: list[int] = []
-
-    def digest(self) -> bytes:
-        """The hash of ``transform_fn`` with everything that it captures."""
-        for child in self.objects.nodes[0].children:
-            if child.local_name == "transform_fn":
-                return self._callable(child.node_id)
-        raise GraphError(f"{self.model} is no TF-Transform graph: it has no transform_fn; write it with force_tf_compat_v1=False")
-
-    def _callable(self, node_id: int) -> bytes:
-        node = self.objects.nodes[node_id]
-        names = (
-            [node.bare_concrete_function.concrete_function_name]
-            if node.HasField("bare_concrete_function")
-            else sorted(node.function.concrete_functions)
-        )
-        parts = []
-        for name in names:
-            captured = self.objects.concrete_functions[name].bound_inputs
-            parts += [self._function(name), *(self._captured(i) for i in captured)]
-        return _sha(b"callable", *parts)
-
-    def _captured(self, node_id: int) -> bytes:
-        node = self.objects.nodes[node_id]
-        kind = node.WhichOneof("kind")
-        if kind == "constant":
-            return _sha(b"constant", *self._attributes(self.constants[node.constant.operation]))
-        if kind == "asset":
-            name = self.assets[node.asset.asset_file_def_index].filename
-            return _sha(b"asset", (self.model / "assets" / name).read_bytes())
-        if node_id in self._open:  # a table's initializer captures the table
-            return _sha(b"itself", str(self._open.index(node_id)).encode())
-        self._open.append(node_id)
-        parts = [b"object", str(kind).encode()]
-        for child in sorted(node.children, key=lambda c: str(c.local_name)):
-            if self.objects.nodes[child.node_id].WhichOneof("kind") in ("function", "bare_concrete_function"):
-                parts += [child.local_name.encode(), self._callable(child.node_id)]
-        self._open.pop()
-        return _sha(*parts)
-
-    def _attributes(self, node: Any) -> list[bytes]:
-        parts = [node.op.encode()]
-        for key in sorted(node.attr):
-            if key in self._IGNORED or key.startswith("_"):
-                continue
-            value = node.attr[key]
-            if value.HasField("func"):
-                text = self._function(value.func.name)
-            elif value.list.func:
-                text = _sha(*(self._function(f.name) for f in value.list.func))
-            else:
-                text = value.SerializeToString(deterministic=True)
-            parts += [key.encode(), text]
-        return parts
-
-    def _function(self, name: str) -> bytes:
-        if name not in self._hashes:
-            self._hashes[name] = self._hash_function(self.functions[name])
-        return self._hashes[name]
-
-    def _hash_function(self, function: Any) -> bytes:
-        nodes = {n.name: n for n in function.node_def}
-        done = {a.name: _sha(b"argument", str(i).encode(), str(a.type).encode()) for i, a in enumerate(function.signature.input_arg)}
-
-        def visit(start: str) -> None:  # depth first without recursion: graphs are deeper than Python's stack
-            stack = [start]
-            while stack:
-                name = stack[-1]
-                if name in done:
-                    stack.pop()
-                    continue
-                node = nodes[name]
-                sources = [i.lstrip("^").split(":", 1)[0] for i in node.input]
-                todo = [s for s in sources if s not in done]
-                if todo:
-                    stack += todo
-                    continue
-                data = [_sha(done[s], i.partition(":")[2].encode()) for s, i in zip(sources, node.input, strict=True) if i[0] != "^"]
-                control = sorted(done[s] for s, i in zip(sources, node.input, strict=True) if i[0] == "^")
-                done[name] = _sha(*self._attributes(node), b"data", *data, b"control", *control)
-                stack.pop()
-
-        parts = []
-        for arg in function.signature.output_arg:
-            source, _, port = function.ret[arg.name].partition(":")
-            visit(source)
-            parts.append(_sha(done[source], port.encode(), str(arg.type).encode()))
-        for source in function.control_ret.values():
-            visit(source)
-        parts += sorted(done[s] for s in function.control_ret.values())
-        return _sha(b"function", *parts)
-
-
-def _read_proto(model: Path) -> Any:
-    from tensorflow.core.protobuf import saved_model_pb2
-
-    proto = saved_model_pb2.SavedModel()
-    try:
-        proto.ParseFromString((model / "saved_model.pb").read_bytes())
-        return proto if proto.meta_graphs else None
-    except Exception as error:  # google.protobuf raises DecodeError; a missing file is an OSError
-        raise GraphError(f"transform graph {model}: saved_model.pb is missing or damaged ({error}); build it again") from None
-
-
 def graph_fingerprint(model: Path | None, definition_hash: str, inputs: pa.Schema, outputs: pa.Schema) -> str:
     """SHA-256 (hex) over the definition, the columns and what the SavedModel in folder ``model`` computes.
 
@@ -232,23 +102,8 @@ def graph_fingerprint(model: Path | None, definition_hash: str, inputs: pa.Schem
     """
     head = json.dumps([FORMAT, definition_hash, _schema_json(inputs), _schema_json(outputs)], separators=(",", ":")).encode()
     if model is None:
-        return _sha(head).hex()
-    return _sha(head, _Canonical(model, _read_proto(model)).digest(), _variables(model)).hex()
-
-
-def _variables(model: Path) -> bytes:
-    prefix = model / "variables" / "variables"
-    if not prefix.with_suffix(".index").exists():
-        return b""
-    import tensorflow as tf
-
-    reader = tf.train.load_checkpoint(str(prefix))
-    parts = []
-    for key in sorted(reader.get_variable_to_shape_map()):
-        if key not in ("_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter/.ATTRIBUTES/VARIABLE_VALUE"):
-            value = np.asarray(reader.get_tensor(key))
-            parts += [key.encode(), str(value.dtype).encode(), repr(value.tolist()).encode() if value.dtype == object else value.tobytes()]
-    return _sha(*parts)
+        return sha(head).hex()
+    return sha(head, *model_hashes(model)).hex()
 
 
 # ------------------------------------------------------------------------------------------------------- columns
@@ -385,9 +240,9 @@ class TransformGraph:
         """
         root = Path(path)
         manifest = _read_manifest(root)
-        for name, sha in manifest["files"].items():
+        for name, expected in manifest["files"].items():
             file = root / name
-            if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != sha:
+            if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != expected:
                 raise GraphError(f"transform graph {root}: {name} is missing or damaged; restore the folder or build it again")
         try:
             inputs, outputs = _schema_of(manifest["inputs"]), _schema_of(manifest["outputs"])

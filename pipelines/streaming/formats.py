@@ -24,9 +24,10 @@ import pyarrow as pa
 from pipelines.config import KafkaSettings
 from pipelines.streaming.avro import Decoder, UnusableSchema, decoder
 from pipelines.streaming.registry import Registry
-from transforms.contract import INVALID_UTF8, MALFORMED, UNKNOWN_SCHEMA, Checked, Now, check_json, check_records
+from transforms.contract import Checked, Now, check_json, check_records
 from transforms.definitions import EventSource
 from transforms.errors import ConfigError
+from transforms.reasons import INVALID_UTF8, MALFORMED, UNKNOWN_SCHEMA
 
 __all__ = ["Checker", "checker", "encoder"]
 

@@ -20,8 +20,9 @@ import pyarrow.compute as pc
 
 from pipelines.event_files import EventFile, list_files, read
 from pipelines.streaming.replay_plan import identities
-from transforms.contract import REASONS, Checked, check, check_json, encode_json
+from transforms.contract import Checked, check, check_json, encode_json
 from transforms.definitions import EventSource
+from transforms.reasons import REASONS
 
 __all__ = ["EventLog", "Slice", "bytes_of"]
 

@@ -33,8 +33,8 @@ from serving.clock import Pace
 from tests.integration.kafka_world import new_topic, options_of, until
 from tests.kafka_server import kafka_server
 from tests.schema_registry import schema_registry
-from transforms.contract import REASONS
 from transforms.errors import ConfigError, DataError
+from transforms.reasons import REASONS
 
 ROOT = Path(__file__).resolve().parents[2]
 T0 = 1_362_096_000_000_000  # 1 March 2013

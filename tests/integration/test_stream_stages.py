@@ -22,7 +22,7 @@ from tests.integration.kafka_world import drain, new_topic, produce
 from tests.integration.stages_world import HOUR, T0, World, payment, payments
 from tests.kafka_server import kafka_server
 from tests.oracle import rows as oracle_rows
-from transforms.contract import REASONS
+from transforms.reasons import REASONS
 
 MINUTE = HOUR // 60
 

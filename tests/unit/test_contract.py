@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transforms import contract, json_columns
-from transforms.contract import DEAD_LETTER_SCHEMA, REASONS, Checked, check, check_json, dead_letters, encode_json
+from transforms.contract import DEAD_LETTER_SCHEMA, Checked, check, check_json, dead_letters, encode_json
 from transforms.definitions import EventSource, Field
+from transforms.reasons import REASONS
 
 NOW = 1_700_000_000_000_000
 AHEAD = 3_600_000_000

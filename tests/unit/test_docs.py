@@ -185,8 +185,8 @@ def test_make_targets_exist(page: Path) -> None:
 
 
 def test_every_aggregate_and_reason_is_explained() -> None:
-    from transforms.contract import REASONS
     from transforms.definitions import AGGREGATES
+    from transforms.reasons import REASONS
 
     text = (ROOT / "docs" / "semantics.md").read_text("utf-8")
     missing = [name for name in (*(a.__name__ for a in AGGREGATES), *REASONS) if f"`{name}`" not in text]

@@ -29,9 +29,10 @@ from pipelines.streaming.replay_plan import (
     partitions_of,
     plan,
 )
-from transforms.contract import REASONS, check_json, encode_json
+from transforms.contract import check_json, encode_json
 from transforms.definitions import EventSource, Field, micros, minutes, seconds
 from transforms.errors import ConfigError, DataError
+from transforms.reasons import REASONS
 
 HOUR, DAY = 3_600_000_000, 86_400_000_000
 T0 = 1_362_096_000_000_000  # 1 March 2013
