@@ -211,6 +211,8 @@ class MonitorSettings(_Section):
     """Served values that differ from their recomputation for no reason but a defect."""
     stale_share: float = Field(default=0.1, ge=0, le=1)
     """The share of answers that were given from a row that was not the newest one due."""
+    stale_minutes: float = Field(default=60, ge=0)
+    """A row may be behind so long before it counts as stale: a stream knows the time of its sources only by their next event."""
     recompute_answers: int = Field(default=20_000, ge=0)
     """So many answers, the latest, are computed anew; 0: none."""
     label_tolerance_hours: float = Field(default=24, gt=0)

@@ -8,8 +8,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from pipelines.runs import write_json
-from pipelines.verify import charts
+from pipelines.pages import charts
+from pipelines.pages.parts import code_text as _code
+from pipelines.pages.parts import document, save
+from pipelines.pages.parts import moment as _moment
+from pipelines.pages.parts import section as _section
+from pipelines.pages.parts import table as _table
 
 __all__ = ["render_page", "write_report"]
 
@@ -30,18 +34,11 @@ CAUSE_TEXTS = {
 
 def write_report(result: Mapping[str, Any], folder: Path) -> Path:
     """Write ``report.json`` and ``report.html`` to ``folder``; the path of the page."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "report.json", result)
-    page = folder / "report.html"
-    unfinished = folder / ".report.html"
-    unfinished.write_text(render_page(result), "utf-8")
-    unfinished.replace(page)
-    return page
+    return save(result, render_page(result), folder)
 
 
 def render_page(result: Mapping[str, Any]) -> str:
     """The page."""
-    style = (Path(__file__).parent / "page.css").read_text("utf-8")
     good = result["verdict"] == "proven"
     parts = [
         f"<h1>Tandem · stream <b>{escape(result['stream']['name'])}</b> against batch · {_moment(result['started'])}</h1>",
@@ -60,40 +57,13 @@ def render_page(result: Mapping[str, Any]) -> str:
         _provenance(result),
     ]
     title = f"Tandem: {'proven' if good else 'NOT proven'}, {result['stream']['name']}"
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{style}</style></head><body><main>{''.join(parts)}</main></body></html>\n"
-    )
+    return document(title, "".join(parts))
 
 
 def _verdict(result: Mapping[str, Any]) -> str:
     if result["verdict"] != "proven":
         return "✗ Not proven"
     return "✓ Proven: every difference has its cause" if result["values"].get("different") else "✓ Proven: equal to the bit"
-
-
-def _moment(text: str) -> str:
-    return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M} UTC"
-
-
-def _section(title: str, body: str, note: str = "") -> str:
-    return f"<section><h2>{escape(title)}</h2>{f'<p class=note>{note}</p>' if note else ''}{body}</section>" if body else ""
-
-
-def _table(head: Sequence[str], lines: Sequence[Sequence[Any]], text: Sequence[int] = (0,)) -> str:
-    top = "".join(f"<th{' class=text' if i in text else ''}>{escape(h)}</th>" for i, h in enumerate(head))
-    body = "".join("<tr>" + "".join(_cell(c, i in text) for i, c in enumerate(line)) + "</tr>" for line in lines)
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _cell(value: Any, text: bool) -> str:
-    if isinstance(value, int):
-        return f"<td>{value:,}</td>"
-    if len(str(value)) > 60:
-        return f'<td class="wide">{escape(str(value))}</td>'
-    bad = isinstance(value, str) and "unexplained" in value
-    css = " ".join(["text"] * text + ["bad"] * bad)
-    return f'<td class="{css}">{escape(str(value))}</td>'
 
 
 def _named(causes: Mapping[str, int]) -> str:
@@ -258,11 +228,6 @@ def _causes(result: Mapping[str, Any]) -> str:
     found = _added([found, *(o["causes"] for o in result["online"].values()), *(s["causes"] for s in result["served"].values())])
     body = "".join(f"<dt>{escape(c)}</dt><dd>{escape(t)}</dd>" for c, t in CAUSE_TEXTS.items() if c in found)
     return _section("What the causes mean", f'<dl class="facts">{body}</dl>' if body else "")
-
-
-def _code(code: Mapping[str, Any]) -> str:
-    commit = f", commit {code['commit'][:12]}{', changed since' if code.get('dirty') else ''}" if "commit" in code else ""
-    return f"{code.get('sha256', '')[:16]}{commit}"
 
 
 def _provenance(result: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.verify import charts
+from pipelines.pages import charts
 from pipelines.verify.page import render_page, write_report
 from pipelines.verify.report import render
 

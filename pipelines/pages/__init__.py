@@ -1,0 +1,1 @@
+"""What the HTML pages of verify and monitor share: one style, charts without scripts, nothing fetched."""
