@@ -114,10 +114,10 @@ def _test_rows(sets: Mapping[int, _Set]) -> tuple[pa.Table, Mapping[str, str], s
 
 
 def _range(repo: Repo, model: Model, specs: Mapping[int, ModelSpec], start: datetime, end: datetime) -> tuple[pa.Table, Mapping[str, str]]:
-    from pipelines.training.training_set import _check_spine
+    from pipelines.training.training_set import check_spine
     from pipelines.training.user_code import load_function
 
-    spine = _check_spine(load_function(repo.path, model.spine)(repo.data, start, end), model)
+    spine = check_spine(load_function(repo.path, model.spine)(repo.data, start, end), model)
     return _joined(repo, model, spine, (pair for spec in specs.values() for pair in spec.features))
 
 

@@ -1,0 +1,89 @@
+"""``tandem models``: the versions of each model, as the folders, the aliases and the runs tell. Light: no TensorFlow, Feast or MLflow."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipelines.registry.aliases import current, model_folder, models_of, versions_on_disk
+from pipelines.registry.scores import evaluations_of
+from serving.aliases import ALIASES, Aliases
+from serving.errors import ModelError
+
+__all__ = ["list_models"]
+
+
+def list_models(data: Path, only: str | None = None) -> list[dict[str, Any]]:
+    """Every model: {"model", "champion", "challenger", "versions", "history", "problem", "fingerprint"}, versions newest first."""
+    return [_model(data, name) for name in models_of(data) if only in (None, name) and versions_on_disk(model_folder(data, name))]
+
+
+def _model(data: Path, name: str) -> dict[str, Any]:
+    folder, problem = model_folder(data, name), ""
+    try:
+        aliases = current(folder)
+    except ModelError as e:
+        aliases, problem = Aliases(), str(e)
+    scores, applied = evaluations_of(data, name), _applied(data)
+    mirrored = (folder / ".mlflow.json").is_file()
+    versions = []
+    known = versions_on_disk(folder)
+    gone = [v for e in aliases.history for v in [e.get("version") or e.get("champion")] if v is not None and v not in known]
+    for version in sorted({*known, *gone}, reverse=True):
+        spec = _spec(folder / str(version))
+        prints = spec.get("fingerprints", {})
+        versions.append(
+            {
+                "version": version,
+                "aliases": [a for a in ALIASES if getattr(aliases, a) == version],
+                "state": _state(folder / str(version), spec, applied),
+                "fingerprints": prints,
+                "scores": scores.of(version, str(spec.get("run", ""))),
+                "run": str(spec.get("run", "")),
+                "training_set": str(spec.get("training_set", "")),
+                "created": str(spec.get("created", "")),
+                "folder": str(folder / str(version)),
+            }
+        )
+    used = {view: applied.get(view, "") for v in versions for view in v["fingerprints"]}
+    told = {"champion": aliases.champion, "challenger": aliases.challenger, "champions": list(aliases.champions)}
+    return {
+        "model": name,
+        **told,
+        "versions": versions,
+        "history": [dict(e) for e in aliases.history],
+        "problem": problem,
+        "fingerprint": ", ".join(f"{view} {p[:8]}" for view, p in sorted(used.items()) if p),
+        "applied": used,
+        "mirrored": mirrored,
+    }
+
+
+def _spec(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / "tandem.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _state(folder: Path, spec: dict[str, Any], applied: dict[str, str]) -> str:
+    """``fits``, ``other graph of ...``, ``damaged`` or ``withdrawn`` (its folder is gone)."""
+    if not folder.is_dir():
+        return "withdrawn"
+    if not spec or not (folder / "saved_model.pb").is_file():
+        return "damaged"
+    odd = [view for view, p in spec.get("fingerprints", {}).items() if applied.get(view, p) != p]
+    return f"other graph of {', '.join(odd)}" if odd else "fits"
+
+
+def _applied(data: Path) -> dict[str, str]:
+    """The applied graph of each group."""
+    out = {}
+    for path in (data / "graphs").glob("*/CURRENT"):
+        try:
+            out[path.parent.name] = path.read_text().strip()
+        except OSError:
+            continue
+    return out
