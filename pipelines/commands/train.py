@@ -1,12 +1,15 @@
-"""``tandem train``."""
+"""``tandem train``: one model, or several experiments and their comparison."""
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from pipelines.console import (
     DEFAULT_REPO,
@@ -27,7 +30,9 @@ from transforms.errors import ConfigError
 if TYPE_CHECKING:
     from pipelines.repo import Repo
 
-__all__ = ["do_train", "train"]
+__all__ = ["do_train", "model_of", "train"]
+
+SEED = 20130101
 
 
 def train(
@@ -36,36 +41,146 @@ def train(
     start: StartOption = None,
     end: EndOption = None,
     model: Annotated[str | None, typer.Option(help="Which model of tandem.yaml (default: the first).")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 20130101,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = SEED,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="A parameter of the model: name=value; name=value,value,... makes several experiments.", metavar="NAME=VALUE"
+        ),
+    ] = None,
+    grid: Annotated[
+        Path | None, typer.Option(help="Experiments from a YAML file: lists by name (all combinations), or a list of mappings.")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Experiments at a time (default, and at most: one per core).")] = None,
+    metric: Annotated[
+        str, typer.Option(help="What names the best experiment: test/auc, test/log_loss, test/auc/origin=JFK...")
+    ] = "test/auc",
+    push: Annotated[
+        bool, typer.Option("--push/--no-push", help="Whether one training, if it is blessed, is pushed; experiments never are.")
+    ] = True,
+    push_best: Annotated[
+        bool, typer.Option("--push-best", help="Train the best experiment again, through the gate, and push it if it is blessed.")
+    ] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Training set, TFX pipeline, evaluation; pushes the model if it is blessed."""
+    """Training set, TFX pipeline, evaluation; pushes the model if it is blessed. With several values: experiments, compared."""
     quiet()
+    from pipelines.training.experiments import combinations, parse_sets, read_grid
+
+    sets = parse_sets(set_ or [])
     loaded = load(repo, data)
     demo = loaded.settings.demo
-    trained = do_train(loaded, moment("--start", start, demo.start), moment("--end", end, demo.end), Steps(), model, seed)
+    first, last, steps = moment("--start", start, demo.start), moment("--end", end, demo.end), Steps()
+    chosen = [{**one, **more} for one in (read_grid(grid) if grid is not None else [{}]) for more in combinations(sets)]
+    if len(chosen) > 1 or grid is not None:
+        table = do_experiments(loaded, chosen, first, last, steps, model, seed, metric, jobs)
+        show(table, json_, lambda: render(table))
+        if not json_:
+            screen.print(f"best by {table['metric']} ({table['better']} is better): {table['best']}")
+        if push_best:
+            _result(do_train(loaded, first, last, steps, model, seed, table["best_params"]), json_)
+        elif not json_:
+            again = " ".join(f"--set {k}={v}" for k, v in table["best_params"].items())
+            screen.print(f"nothing is pushed; the best one through the gate: tandem train {again}")
+        return
+    if push_best:
+        raise ConfigError("--push-best goes with several experiments; one training is pushed if it is blessed")
+    _result(do_train(loaded, first, last, steps, model, seed, chosen[0], push), json_, push)
+
+
+def _result(trained: Any, json_: bool, push: bool = True) -> None:
+    """Show a training; exit code 3 if it should have been pushed and was not."""
     if json_:
         show(
             {"run": trained.run, "pushed": str(trained.pushed or ""), "version": trained.version, "report": trained.report.to_dict()}, True
         )
     else:
-        from pipelines.training.report import render
+        from pipelines.training.report import render as render_report
 
-        Console().print(render(trained.report))
-    if trained.pushed is None:
+        Console().print(render_report(trained.report))
+    if trained.pushed is None and push:
         screen.print(f"not pushed: {'; '.join(trained.pipeline.reasons)}")
         raise typer.Exit(3)
 
 
-def do_train(repo: Repo, start: datetime, end: datetime, steps: Steps, model: str | None = None, seed: int = 20130101) -> Any:
-    """Train one model."""
-    from pipelines.training import train as run_training
+def render(table: Mapping[str, Any]) -> Table:
+    """The comparison of experiments, the best first."""
+    rows = table["experiments"]
+    names = [n for n in rows[0]["params"] if len({str(r["params"][n]) for r in rows}) > 1] or list(rows[0]["params"])
+    scores = list(dict.fromkeys((table["metric"], "test/auc", "test/log_loss")))
+    out = Table(title=f"{len(rows)} experiments by {table['metric']} ({table['better']} is better)", title_justify="left")
+    for name in ("#", *names, *scores, "seconds"):
+        out.add_column(name, justify="right")
+    out.add_column("run, or what went wrong", overflow="fold")
+    for row in rows:
+        values = (f"{row['metrics'][s]:.4f}" if s in row["metrics"] else "-" for s in scores)
+        told = row["run"] if row["status"] == "complete" and not row.get("why") else f"{row['status']}: {row.get('why', '')}"
+        out.add_row(str(row["number"]), *(str(row["params"][n]) for n in names), *values, f"{row['seconds']:.0f}", told)
+    return out
 
+
+def model_of(repo: Repo, name: str | None) -> Any:
+    """The model called ``name``, or the first of tandem.yaml. Raises ConfigError."""
     if not repo.settings.models:
         raise ConfigError("tandem.yaml: models is missing; name one, e.g. models: ['labels:my_model']")
     models = [repo.attribute(reference) for reference in repo.settings.models]
-    chosen = [m for m in models if model in (None, m.name)]
+    chosen = [m for m in models if name in (None, m.name)]
     if not chosen:
-        raise ConfigError(f"--model {model}: there is no such model; tandem.yaml has {', '.join(m.name for m in models)}")
+        raise ConfigError(f"--model {name}: there is no such model; tandem.yaml has {', '.join(m.name for m in models)}")
+    return chosen[0]
+
+
+def do_train(
+    repo: Repo,
+    start: datetime,
+    end: datetime,
+    steps: Steps,
+    model: str | None = None,
+    seed: int = SEED,
+    params: Mapping[str, Any] | None = None,
+    push: bool = True,
+) -> Any:
+    """Train one model."""
+    from pipelines.training import train as run_training
+
+    definition = model_of(repo, model)
+    given = dict(params or {})
     with steps.doing("training"):
-        return run_training(chosen[0], repo=repo.path, data=repo.data, start=start, end=end, progress=steps.timed, seed=seed)
+        return run_training(
+            definition, repo=repo.path, data=repo.data, start=start, end=end, progress=steps.timed, seed=seed, params=given, push=push
+        )
+
+
+def do_experiments(
+    repo: Repo,
+    chosen: list[dict[str, Any]],
+    start: datetime,
+    end: datetime,
+    steps: Steps,
+    model: str | None = None,
+    seed: int = SEED,
+    metric: str = "test/auc",
+    jobs: int | None = None,
+) -> dict[str, Any]:
+    """Train all of ``chosen`` in processes of their own, below one run; returns the comparison."""
+    from pipelines.runs import recorded
+    from pipelines.training.experiments import plan, run_experiments, table_of
+
+    definition = model_of(repo, model)
+    plan(definition, chosen, metric)  # what is wrong with a parameter is no run
+    asked = {"model": definition.name, "range": [t.astimezone(UTC).isoformat() for t in (start, end)], "seeds": {"seed": seed}}
+    with recorded(repo, "experiments", **asked) as run, steps.doing("experiments"):
+        done = run_experiments(
+            definition,
+            chosen,
+            run,
+            repo=repo.path,
+            data=repo.data,
+            start=start,
+            end=end,
+            seed=seed,
+            metric=metric,
+            jobs=jobs,
+            say=steps.say,
+        )
+        return table_of(done, metric)

@@ -1,0 +1,252 @@
+"""Several trainings at a time, with different parameters: each a run of its own in a process of its own, compared at the end.
+
+An experiment is what ``tandem train --set ... --seed ...`` runs, but that it pushes nothing; so each can be made again alone, from its
+manifest. One that fails or is killed leaves the others as they are.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pipelines import services
+from pipelines.runs import Run, list_runs
+from pipelines.tracking.record import REPORT
+from pipelines.training.definition import Model
+from transforms.errors import ConfigError, TandemError
+
+__all__ = ["Experiment", "best", "combinations", "direction", "jobs_for", "parse_sets", "plan", "read_grid", "run_experiments", "table_of"]
+
+AT_MOST = 1000
+_LOWER = ("log_loss", "loss", "seconds", "error")
+
+
+@dataclass
+class Experiment:
+    """One combination of parameters, and what became of it. ``why`` says what failed."""
+
+    number: int
+    params: dict[str, Any]
+    run: str = ""
+    status: str = "waiting"
+    metrics: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    why: str = ""
+
+
+def parse_sets(texts: Sequence[str]) -> dict[str, list[str]]:
+    """``["units=32,64", "epochs=3"]`` as ``{"units": ["32", "64"], "epochs": ["3"]}``. Raises ConfigError."""
+    out: dict[str, list[str]] = {}
+    for text in texts:
+        name, equals, values = text.partition("=")
+        found = [v.strip() for v in values.split(",")]
+        if not equals or not name.strip() or "" in found:
+            raise ConfigError(f"--set {text!r}: write name=value, or name=value,value for several experiments")
+        if name.strip() in out:
+            raise ConfigError(f"--set {name.strip()} is given twice; list its values in one: --set {name.strip()}=value,value")
+        out[name.strip()] = found
+    return out
+
+
+def read_grid(path: Path) -> list[dict[str, Any]]:
+    """The combinations that a YAML or JSON file asks for: a mapping of lists (all of their combinations), or a list of mappings (these).
+
+    Raises ConfigError.
+    """
+    import yaml
+
+    try:
+        found = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--grid {path}: {error.strerror or error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--grid {path} is no YAML: {' '.join(str(error).split())[:200]}") from None
+    if isinstance(found, list) and found and all(isinstance(one, dict) for one in found):
+        return [dict(one) for one in found]
+    if isinstance(found, dict) and found:
+        return combinations({str(k): v if isinstance(v, list) else [v] for k, v in found.items()})
+    raise ConfigError(f"--grid {path}: write a mapping of lists, such as 'units: [32, 64]', or a list of mappings")
+
+
+def combinations(values: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Every combination of one value per name, the last name changing fastest."""
+    return [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
+
+
+def direction(metric: str) -> int:
+    """1 if a higher value is better, -1 if a lower one is (losses and times)."""
+    return -1 if any(part in _LOWER for part in metric.split("/")) else 1
+
+
+def best(experiments: Sequence[Experiment], metric: str) -> Experiment | None:
+    """The experiment with the best value, of equal ones the first; None if none has a value."""
+    scored = [e for e in experiments if e.status == "complete" and metric in e.metrics]
+    return max(scored, key=lambda e: (direction(metric) * e.metrics[metric], -e.number), default=None)
+
+
+def jobs_for(asked: int | None, count: int) -> int:
+    """How many experiments run at a time: as many as asked, at most one per core."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(asked or cores, cores, count))
+
+
+def run_experiments(
+    model: Model,
+    chosen: Sequence[Mapping[str, Any]],
+    parent: Run,
+    *,
+    repo: Path,
+    data: Path,
+    start: datetime,
+    end: datetime,
+    seed: int,
+    metric: str,
+    jobs: int | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[Experiment]:
+    """Train all of ``chosen`` below the run ``parent``, ``jobs`` at a time, and write the comparison into its report.
+
+    Raises ConfigError before anything starts if a parameter is unknown, of another type, or the metric is none of a training;
+    TandemError if every experiment failed.
+    """
+    experiments = plan(model, chosen, metric)
+    folder = parent.folder / "experiments"
+    folder.mkdir(parents=True, exist_ok=True)
+    waiting = list(experiments)
+    running: dict[int, tuple[Experiment, subprocess.Popen[bytes], float]] = {}
+    most = jobs_for(jobs, len(experiments))
+    say(f"{len(experiments)} experiments, {most} at a time; each logs to {folder}")
+    try:
+        while waiting or running:
+            while waiting and len(running) < most:
+                one = waiting.pop(0)
+                running[one.number] = (one, _start(one, model, parent, repo, data, start, end, seed, folder), time.monotonic())
+                one.status = "running"
+            time.sleep(0.2)
+            for number, (one, child, begun) in list(running.items()):
+                if (code := child.poll()) is None:
+                    continue
+                del running[number]
+                one.seconds = round(time.monotonic() - begun, 1)
+                _collect(one, code, parent, data, folder, metric)
+                value = f"{metric} {one.metrics[metric]:.4f}" if metric in one.metrics else one.why
+                say(f"experiment {one.number} ({_words(one.params)}): {one.status} in {one.seconds} s, {value}")
+                _write(parent, experiments, metric)
+    finally:
+        for one, child, _ in running.values():
+            child.terminate()
+            one.status, one.why = "killed", "the comparison was stopped"
+        for _, child, _ in running.values():
+            try:
+                child.wait(10)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        _write(parent, experiments, metric)
+    if best(experiments, metric) is None:
+        raise TandemError(f"none of {len(experiments)} experiments has {metric}; the first: {experiments[0].why}; see {folder}")
+    return experiments
+
+
+def plan(model: Model, chosen: Sequence[Mapping[str, Any]], metric: str) -> list[Experiment]:
+    """The experiments, equal ones once. Raises ConfigError for what the model does not know, or a metric that no training has."""
+    if len(chosen) > AT_MOST:
+        raise ConfigError(f"{len(chosen):,} experiments are more than {AT_MOST:,}; give fewer values")
+    if not metric.startswith("test/"):
+        raise ConfigError(f"--metric {metric}: name a metric of the test split, such as test/auc, test/log_loss or test/auc/origin=JFK")
+    seen: dict[str, dict[str, Any]] = {}
+    for one in chosen:
+        params = model.with_params(one)
+        seen.setdefault(json.dumps(params, sort_keys=True), params)  # 0.1 and 1e-1 are one experiment
+    return [Experiment(number, params) for number, params in enumerate(seen.values(), 1)]
+
+
+def _start(
+    one: Experiment, model: Model, parent: Run, repo: Path, data: Path, start: datetime, end: datetime, seed: int, folder: Path
+) -> subprocess.Popen[bytes]:
+    tether = Path(services.__file__).with_name("tether.py")  # an experiment whose comparison is gone helps nobody
+    command = [sys.executable, "-I", "-S", str(tether), str(os.getpid())] if sys.platform == "linux" else []
+    command += [sys.executable, "-m", "pipelines.cli", "train", "--repo", str(repo), "--data", str(data), "--model", model.name]
+    command += ["--start", start.isoformat(), "--end", end.isoformat(), "--seed", str(seed), "--no-push", "--json"]
+    command += [f"--set={name}={value}" for name, value in one.params.items()]
+    engine = str(Path(__file__).resolve().parents[2])
+    paths = os.pathsep.join(p for p in (engine, os.environ.get("PYTHONPATH", "")) if p)
+    environment = {**os.environ, "PYTHONPATH": paths, "TANDEM_PARENT_RUN": parent.id}
+    with open(folder / f"{one.number}.json", "wb") as out, open(folder / f"{one.number}.log", "wb") as log:
+        return subprocess.Popen(command, stdout=out, stderr=log, stdin=subprocess.DEVNULL, env=environment)
+
+
+def _collect(one: Experiment, code: int, parent: Run, data: Path, folder: Path, metric: str) -> None:
+    """What a child that ended left."""
+    log = (folder / f"{one.number}.log").read_text("utf-8", "replace").strip().splitlines()
+    mine = [r for r in list_runs(data) if r.manifest.get("parent") == parent.id and r.manifest.get("params") == one.params]
+    run = mine[-1] if mine else None
+    one.run = run.id if run is not None else ""
+    if code == 0 and run is not None:
+        one.status, one.metrics = run.status, dict(run.manifest.get("metrics", {}))
+        if metric not in one.metrics:
+            one.why = f"it has no {metric}; it has {', '.join(sorted(one.metrics))}"
+        return
+    one.status = "killed" if code < 0 else "failed"
+    one.why = f"ended by signal {-code}" if code < 0 else next((x for x in reversed(log) if x), f"exit code {code}").removeprefix("error: ")
+
+
+def _words(params: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in params.items()) or "no parameters"
+
+
+def table_of(experiments: Sequence[Experiment], metric: str) -> dict[str, Any]:
+    """The comparison as JSON: one row per experiment, the best first, then those without a value."""
+    first = best(experiments, metric)
+    worst = float("-inf")
+    rows = sorted(experiments, key=lambda e: (-(direction(metric) * e.metrics[metric] if metric in e.metrics else worst), e.number))
+    return {
+        "metric": metric,
+        "better": "higher" if direction(metric) > 0 else "lower",
+        "best": first.run if first is not None else None,
+        "best_params": first.params if first is not None else None,
+        "experiments": [
+            {
+                "number": e.number,
+                "params": e.params,
+                "status": e.status,
+                "run": e.run,
+                "metrics": {k: e.metrics[k] for k in dict.fromkeys((metric, "test/auc", "test/log_loss")) if k in e.metrics},
+                "seconds": e.seconds,
+                **({"why": e.why} if e.why else {}),
+            }
+            for e in rows
+        ],
+    }
+
+
+def _write(parent: Run, experiments: Sequence[Experiment], metric: str) -> None:
+    """The comparison so far, for the manifest and as CSV for trackers."""
+    import csv
+
+    table = table_of(experiments, metric)
+    folder = parent.folder / REPORT
+    folder.mkdir(parents=True, exist_ok=True)
+    names = list(experiments[0].params)
+    unfinished = folder / ".experiments.csv"
+    with open(unfinished, "w", newline="", encoding="utf-8") as file:
+        out = csv.writer(file)
+        scores = list(dict.fromkeys((metric, "test/auc", "test/log_loss")))
+        out.writerow(["experiment", *names, *scores, "status", "seconds", "run", "why"])
+        for row in table["experiments"]:
+            values = [row["params"].get(n) for n in names], [row["metrics"].get(s) for s in scores]
+            out.writerow([row["number"], *values[0], *values[1], row["status"], row["seconds"], row["run"], row.get("why", "")])
+    unfinished.replace(folder / "experiments.csv")
+    first = best(experiments, metric)
+    found = {f"best/{metric}": first.metrics[metric]} if first is not None else {}
+    done = {f"experiments/{s}": sum(e.status == s for e in experiments) for s in ("complete", "failed", "killed")}
+    parent.save(comparison=table, metrics=found, counts=done)
