@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Column, Table
+from rich.table import Table
 
-from pipelines.commands import services
+from pipelines.commands import registry, services
 from pipelines.commands.dlq import app as dlq_app
 from pipelines.commands.monitor import labels
+from pipelines.commands.pipeline import pipeline
 from pipelines.commands.replay import replay
+from pipelines.commands.runs import app as runs_app
+from pipelines.commands.runs import lineage, reproduce
 from pipelines.commands.stream import app as stream_app
+from pipelines.commands.tracking import track
 from pipelines.commands.train import train
 from pipelines.commands.verify import verify
 from pipelines.commands.watch import app as watch_app
@@ -83,8 +87,11 @@ def make_events(repo: Repo, start: str | None, end: str | None, steps: Steps) ->
     first, last = moment("--start", start, demo.start).date(), moment("--end", end, demo.end).date()
     from datetime import timedelta
 
-    with steps.doing("writing event logs"):
+    from pipelines.runs import recorded
+
+    with recorded(repo, "events", range=[f"{first}T00:00:00+00:00", f"{last}T00:00:00+00:00"]) as run, steps.doing("writing event logs"):
         counts: dict[str, int] = repo.attribute(demo.events)(repo.data, first - timedelta(days=2), last + timedelta(days=1), None)
+        run.add(events=counts, counts={f"events/{n}": v for n, v in counts.items()})
     steps.say(f"event logs of {first} to {last}: " + ", ".join(f"{n:,} {source}" for source, n in counts.items()))
     return counts
 
@@ -165,8 +172,9 @@ def do_apply(repo: Repo, run_id: str | None, steps: Steps) -> None:
     if run_id is None and not complete:
         raise ConfigError("there is no complete batch run; run 'tandem batch' first")
     run = runs.find(repo.data, run_id) if run_id else complete[-1]
-    with steps.doing("apply"):
+    with runs.recorded(repo, "apply", of_run=run.id, range=run.manifest.get("range", [])) as applying, steps.doing("apply"):
         fingerprints = apply_run(repo, run)
+        applying.save(fingerprints=fingerprints)
         feast_apply(repo, fingerprints)
     steps.say(f"applied {len(fingerprints)} graphs of {run.id}")
 
@@ -183,8 +191,10 @@ def materialize(repo: RepoOption = DEFAULT_REPO, data: DataOption = None, start:
 def do_materialize(repo: Repo, start: datetime, end: datetime, steps: Steps) -> None:
     """Materialize all views."""
     from pipelines.feature_store import materialize as feast_materialize
+    from pipelines.runs import recorded
 
-    feast_materialize(repo, start, end)
+    with recorded(repo, "materialize", range=[start.isoformat(), end.isoformat()]):
+        feast_materialize(repo, start, end)
     steps.say(f"materialized {start:%Y-%m-%d} to {end:%Y-%m-%d} into the online store")
 
 
@@ -222,38 +232,11 @@ def serve(
             error.errors()[0] if isinstance(error, ValidationError) else {"loc": ("settings",), "msg": str(error), "input": settings.serve}
         )
         raise ConfigError(f"serve.{'.'.join(map(str, first['loc']))}: {first['msg']} (got {first['input']!r}); correct it") from None
+    from pipelines.runs import Home, hand_over
+
+    hand_over(Home(repo, settings, settings.data), "serve", serving=chosen.model_dump(mode="json"))
     # The server is a process of its own that never loads Beam or the pipelines; it takes this one's place.
     os.execv(sys.executable, [sys.executable, "-m", "serving", chosen.model_dump_json()])
-
-
-@app.command()
-def runs(
-    run: Annotated[str | None, typer.Argument(help="Show this run's manifest.")] = None,
-    repo: RepoOption = DEFAULT_REPO,
-    data: DataOption = None,
-    json_: JsonOption = False,
-) -> None:
-    """List runs, or show one."""
-    from pipelines.config import load_settings
-    from pipelines.runs import find, list_runs
-
-    folder = load_settings(repo.resolve(), data=data.resolve() if data else None).data
-    if run is not None:
-        show(find(folder, run).manifest, True)
-        return
-    found = list_runs(folder)
-    table = Table("status", "range", "rows", "rejected", Column("run", no_wrap=True, overflow="fold"), box=None)
-    for r in found:
-        m = r.manifest
-        told = m.get("summary", {})  # of a stream
-        table.add_row(
-            r.status,
-            " to ".join(t[:10] for t in m.get("range", [])) or (f"stream {m['name']}" if "name" in m else ""),
-            f"{sum(m.get('rows', told.get('rows_of', {})).values()):,}",
-            f"{sum(m.get('rejected', told.get('rejected', {})).values()):,}",
-            r.id,
-        )
-    show({"runs": [r.manifest for r in found]}, json_, lambda: table)
 
 
 @app.command()
@@ -274,16 +257,26 @@ def demo(
     loaded = load(repo, data)
     d = loaded.settings.demo
     days = d.stream_days if stream_days is None else stream_days
-    run_demo(loaded, moment("--start", start, d.start), moment("--end", end, d.end), json_, days)
+    first, last = moment("--start", start, d.start), moment("--end", end, d.end)
+    from pipelines.runs import recorded
+
+    with recorded(loaded, "demo", range=[first.isoformat(), last.isoformat()]):
+        run_demo(loaded, first, last, json_, days)
 
 
 services.register(app)
+registry.register(app)
 app.command()(train)
+app.command()(pipeline)
+app.command()(track)
 app.command()(replay)
 app.command()(verify)
 app.command()(labels)
 app.add_typer(stream_app, name="stream")
 app.add_typer(dlq_app, name="dlq")
+app.add_typer(runs_app, name="runs")
+app.command()(reproduce)
+app.command()(lineage)
 app.add_typer(watch_app, name="watch")
 app.command()(metrics)
 

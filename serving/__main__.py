@@ -1,11 +1,54 @@
-"""``python -m serving '{"feature_repo": ..., "models": ..., "graphs": ...}'``: one server, with its settings as JSON."""
+"""``python -m serving '{"feature_repo": ..., "models": ..., "graphs": ...}'``: one server, with its settings as JSON.
+
+Where the environment names the folder of a run (``TANDEM_RUN_FOLDER``), the server leaves ``ended.json`` there when it ends in order, so
+that who looks can tell a server that was stopped from one that was killed.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import sys
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 from serving.app import run
 from serving.settings import ServingSettings
 
+
+def last_word(**said: Any) -> None:
+    """Say how this process ends; nothing that goes wrong here matters more than the end."""
+    folder = os.environ.get("TANDEM_RUN_FOLDER")
+    if folder:
+        with suppress(OSError):
+            word = {"pid": os.getpid(), "finished": datetime.now(UTC).isoformat(), **said}
+            unfinished = Path(folder) / f".ended.json.{os.getpid()}"
+            unfinished.write_text(json.dumps(word) + "\n")
+            unfinished.replace(Path(folder) / "ended.json")
+
+
+def main() -> None:
+    """Serve until told to stop."""
+
+    def stopped(number: int, frame: Any) -> None:  # uvicorn raises the signal again when all requests are answered
+        last_word(ended="stopped by SIGTERM")
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+    signal.signal(signal.SIGTERM, stopped)
+    try:
+        run(ServingSettings.model_validate_json(sys.argv[1]))
+    except KeyboardInterrupt:
+        last_word(ended="stopped by Ctrl-C")
+        raise
+    except BaseException as error:
+        last_word(status="failed", error=(str(error).splitlines() or [type(error).__name__])[0])
+        raise
+    last_word(ended="stopped")
+
+
 if __name__ == "__main__":
-    run(ServingSettings.model_validate_json(sys.argv[1]))
+    main()

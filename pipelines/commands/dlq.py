@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +15,7 @@ from pipelines.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, 
 
 if TYPE_CHECKING:
     from pipelines.config import Settings
+    from pipelines.runs import Run
     from pipelines.streaming.dlq import Choice
 
 __all__ = ["app"]
@@ -33,6 +35,12 @@ def _settings(repo: Path, data: Path | None) -> tuple[Settings, dict[str, Any]]:
 
     settings = load_settings(repo.resolve(), data=data.resolve() if data else None)
     return settings, client_options(settings.kafka, settings.data)
+
+
+def _run(repo: Path, settings: Settings, dry: bool) -> AbstractContextManager[Run | None]:
+    from pipelines.runs import Home, recorded
+
+    return nullcontext() if dry else recorded(Home(repo.resolve(), settings, settings.data), "dlq-replay")
 
 
 def _choice(source: str | None, reason: str | None, since: str | None) -> Choice:
@@ -205,8 +213,10 @@ def replay_(
 
     settings, options = _settings(repo, data)
     steps = Steps()
-    with steps.doing("replaying dead letters") as say:
+    with _run(repo, settings, dry_run) as run, steps.doing("replaying dead letters") as say:
         counts = replay(options, settings.kafka.dead_letters, _choice(source, reason, since), dry_run=dry_run, say=say)
+        if run is not None:
+            run.add(counts={"already": counts["already"], **{f"replayed/{t}": n for t, n in counts["replayed"].items()}})
     if json_:
         show(counts, True)
         return

@@ -50,6 +50,7 @@ def replay(
     event lie in one partition; the record timestamp is the replayed arrival. Topics that are missing are made, with no retention limit.
     """
     quiet()
+    from pipelines.runs import recorded
     from pipelines.streaming.replay import ReplayOptions, run_replay
     from pipelines.streaming.replay_plan import Alterations
 
@@ -67,8 +68,11 @@ def replay(
     stop = threading.Event()
     before = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with _Screen() as seen:
+        with recorded(loaded, "replay", seeds={"seed": seed}) as run, _Screen() as seen:
             summary = run_replay(loaded, options, progress=seen.reached, say=seen.say, stopped=stop.is_set)
+            run.add(counts={f"sent/{n}": v["sent"] for n, v in summary["sources"].items()})
+            if summary["interrupted"]:
+                run.save(status="killed", stage="running", error="interrupted: what was sent stays sent")
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -37,6 +37,7 @@ def verify(
     (one line says why); 2 wrong usage.
     """
     quiet()
+    from pipelines.runs import hashed, recorded
     from pipelines.verify.job import VerifyOptions, run_verify
     from pipelines.verify.page import write_report
     from pipelines.verify.report import render
@@ -44,9 +45,11 @@ def verify(
     loaded, steps = load(repo, data), Steps()
     folder = output.resolve() if output is not None else None
     options = VerifyOptions(name=name, against=against, online=online, served=served, keep=keep, folder=folder)
-    with steps.doing("verifying"):
+    with recorded(loaded, "verify", name=name) as run, steps.doing("verifying"):
         result = run_verify(loaded, options, steps.say)
-    result["page"] = str(write_report(result, Path(result["folder"])))
+        result["page"] = str(write_report(result, Path(result["folder"])))
+        made = hashed(loaded.data, {"report": Path(result["folder"]) / "report.json", "page": Path(result["page"])})
+        run.add(counts={"unexplained": result["unexplained"]}, outputs=made, verdict="fail" if result["unexplained"] else "ok")
     if json_:
         show(result, True)
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import threading
@@ -88,36 +87,33 @@ def run_stream(repo: Repo, options: StreamOptions, say: Callable[[str], None] | 
             stream = _Stream(repo, options, control, tell.say)
             try:
                 stream.prepare()
-                run = _record(repo, options, stream)
-                driver.tell(run=run.id, started=datetime.now(UTC).isoformat(), flink_master=options.flink_master)
-                outcome = _watched(repo, options, stream, run, driver, tell, screen)
+                with runs.recorded(repo, "stream", name=options.name, runner=options.runner) as run:
+                    _record(run, stream)
+                    driver.tell(run=run.id, started=datetime.now(UTC).isoformat(), flink_master=options.flink_master)
+                    outcome = _watched(repo, options, stream, driver, tell, screen)
+                    summary = tracker.look().to_dict()
+                    run.add(
+                        status="failed" if outcome.code else "complete",
+                        **({"error": outcome.why} if outcome.code else {"ended": outcome.why}),
+                        **({"savepoint": outcome.savepoint} if outcome.savepoint else {}),
+                        restarts=outcome.restarts,
+                        summary=summary,
+                        counts={f"rows/{n}": v for n, v in summary.get("rows_of", {}).items()},
+                    )
             finally:
                 tell.relay()
                 stream.close()
         tell.say(f"{outcome.why}{f' ({signalled[0]})' if signalled and not outcome.code else ''}: {line(tracker.look())}")
-        run.save(
-            status="failed" if outcome.code else "complete",
-            **({"error": outcome.why} if outcome.code else {"ended": outcome.why}),
-            **({"savepoint": outcome.savepoint} if outcome.savepoint else {}),
-            restarts=outcome.restarts,
-            summary=tracker.now.to_dict(),
-            finished=datetime.now(UTC).isoformat(),
-        )
         return {**run.manifest, "code": outcome.code}
 
 
-def _watched(repo: Repo, options: StreamOptions, stream: _Stream, run: runs.Run, driver: Driver, tell: _Teller, screen: Screen) -> Outcome:
+def _watched(repo: Repo, options: StreamOptions, stream: _Stream, driver: Driver, tell: _Teller, screen: Screen) -> Outcome:
     def watch() -> None:
         tell.relay()
         screen.watch()
 
-    try:
-        with _metrics(repo, options, screen.tracker, stream, driver):
-            return stream.run(watch)
-    except BaseException as error:
-        why = " ".join(str(error).split()) or type(error).__name__
-        run.save(status="failed", error=why, finished=datetime.now(UTC).isoformat())
-        raise
+    with _metrics(repo, options, screen.tracker, stream, driver):
+        return stream.run(watch)
 
 
 class _Stream:
@@ -299,23 +295,14 @@ class _Teller:
             self.show(text.partition(" ")[2])
 
 
-def _record(repo: Repo, options: StreamOptions, stream: _Stream) -> runs.Run:
-    """The record of this run; earlier ones of the name that a kill left running are over, as their hold is ours."""
-    for earlier in runs.list_runs(repo.data):
-        if earlier.manifest.get("kind") == "stream" and earlier.manifest.get("name") == options.name and earlier.status == "running":
-            earlier.save(status="failed", error="the driver was killed")
-    now = datetime.now(UTC)
-    run = runs.begin(repo.data, "stream", {"name": options.name, "pid": os.getpid(), "at": time.time_ns()}, now, anew=True)
+def _record(run: runs.Run, stream: _Stream) -> None:
+    """What the run is made of. ``settings`` are those of the flags, too."""
     spec = stream.spec
-    run.save(
-        name=options.name,
-        runner=options.runner,
+    run.add(
         start={"why": spec.start.why, "run": spec.start.run, "offsets": {s: dict(o) for s, o in spec.start.offsets.items()}},
         fingerprints=dict(spec.graphs),
-        settings=spec.stream.model_dump(),
-        versions=runs.library_versions(),
+        settings={"stream": spec.stream.model_dump(mode="json")},
     )
-    return run
 
 
 @contextmanager

@@ -1,0 +1,398 @@
+"""A served prediction, traced back: model version, training run and set; per view the row served, its writer, graph and events.
+
+Everything is read from what the jobs left: the request log, manifests, ``tandem.json``, row logs and offline rows. What is no
+longer there is said (``notes``), never guessed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from pipelines import runs
+from pipelines.event_files import sha256
+from pipelines.repo import Repo
+from transforms.definitions import CREATED, EVENT_TIMESTAMP, FINGERPRINT, REVISION, FeatureGroup
+from transforms.errors import DataError
+
+__all__ = ["trace", "tree"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DAY = timedelta(days=1)
+
+
+def trace(repo: Repo, request_id: str, row: int = 0) -> dict[str, Any]:
+    """Where the answer to instance ``row`` of request ``request_id`` came from; JSON-able. Raises DataError if the log has no such answer.
+
+    Keys: request, row, at, as_of, prediction, model, version, asked (entity keys and request fields), model_version, training_run,
+    training_set, views (one per feature view that was read: key, status, event_timestamp, revision, fingerprint, values, writers, graph,
+    events), notes.
+    """
+    log = repo.settings.serve.get("request_log", repo.data / "requests")
+    if not log:
+        raise DataError("the request log is turned off (serve.request_log); without it no answer can be traced")
+    answer, times = _answer(repo.path / log, request_id, row)
+    known = {r.id: r for r in runs.list_runs(repo.data)}
+    notes: list[str] = []
+    if times > 1:
+        notes.append(f"{times} answers carry this request id; this is the last of them")
+    views = list(dict.fromkeys(c.removesuffix("__tandem_status") for c in answer if c.endswith("__tandem_status")))
+    views = [v for v in views if answer[f"{v}__tandem_status"] is not None]
+    version = _version(repo, answer)
+    run_id = answer.get("tandem_run")
+    return {
+        "request": request_id,
+        "row": row,
+        "at": _text(answer["tandem_at"]),
+        "as_of": _text(answer["tandem_as_of"]),
+        "endpoint": answer["tandem_endpoint"],
+        "prediction": _plain(answer["tandem_prediction"]),
+        "model": answer["tandem_model"],
+        "version": answer["tandem_version"],
+        "asked": {c: _plain(v) for c, v in answer.items() if "__" not in c and not c.startswith("tandem_") and v is not None},
+        "model_version": version,
+        "training_run": _training_run(known.get(str(run_id)), run_id) if run_id else None,
+        "training_set": _training_set(repo.data, version, known.get(str(run_id))) if run_id else None,
+        "views": [_view(repo, known, answer, v, notes) for v in views],
+        "notes": notes,
+    }
+
+
+def _answer(folder: Path, request_id: str, row: int) -> tuple[dict[str, Any], int]:
+    """The logged row, and how many there are of this id and row."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    from serving.request_log import files_of
+
+    found: list[dict[str, Any]] = []
+    rows: set[int] = set()
+    for file in files_of(folder) if folder.is_dir() else []:
+        names = pq.ParquetFile(file)
+        ids = names.read(columns=["tandem_request", "tandem_row"])
+        mask = pc.equal(ids.column(0), request_id)
+        if pc.any(mask).as_py():
+            some = names.read().filter(mask).to_pylist()
+            rows |= {int(r["tandem_row"]) for r in some}
+            found += [r for r in some if r["tandem_row"] == row]
+    if not found:
+        if rows:
+            raise DataError(f"request {request_id!r} has no row {row}; it has {', '.join(map(str, sorted(rows)))}")
+        raise DataError(
+            f"the request log {folder} has no answer to request {request_id!r}; the id is the answer's X-Request-Id, and the log is sampled"
+            " and written in batches (serve.request_log_seconds)"
+        )
+    return max(found, key=lambda r: r["tandem_at"]), len(found)
+
+
+def _version(repo: Repo, answer: Mapping[str, Any]) -> dict[str, Any] | None:
+    name, number = answer["tandem_model"], answer["tandem_version"]
+    if name is None:
+        return None
+    folder = repo.data / "models" / str(name) / str(number)
+    out: dict[str, Any] = {"model": name, "version": number, "path": _relative(repo.data, folder), "there": folder.is_dir()}
+    with suppress(OSError, ValueError):
+        spec = json.loads((folder / "tandem.json").read_text())
+        out |= {k: spec.get(k) for k in ("created", "training_set", "run", "fingerprints", "feature_service")}
+    with suppress(OSError, ValueError, AttributeError):
+        aliases = json.loads((folder.parent / "ALIASES.json").read_text())
+        out["alias_now"] = next((a for a in ("champion", "challenger") if aliases.get(a) == number), None)
+    return out
+
+
+def _training_run(run: runs.Run | None, run_id: Any) -> dict[str, Any]:
+    if run is None:
+        return {"id": run_id, "recorded": False}
+    m = run.manifest
+    code = m.get("code") or {}
+    return {
+        "id": run.id,
+        "recorded": True,
+        "status": run.status,
+        "created": m.get("created"),
+        "range": m.get("range"),
+        "seeds": m.get("seeds"),
+        "params": m.get("params"),
+        "metrics": {n: v for n, v in (m.get("metrics") or {}).items() if "=" not in n},
+        "code": {k: code.get(k) for k in ("commit", "dirty", "sha256")},
+        "lock": m.get("lock"),
+        "links": m.get("links"),
+    }
+
+
+def _training_set(data: Path, version: Mapping[str, Any] | None, run: runs.Run | None) -> dict[str, Any] | None:
+    identity = (run.manifest.get("training_set") if run is not None else None) or (version or {}).get("training_set")
+    if not identity:
+        return None
+    folder = data / "training" / str(identity)
+    out: dict[str, Any] = {"id": identity, "path": _relative(data, folder), "there": folder.is_dir()}
+    with suppress(OSError, ValueError):
+        manifest = json.loads((folder / "manifest.json").read_text())
+        out |= {"created": manifest.get("created"), "rows": {n: s["rows"] for n, s in manifest.get("splits", {}).items()}}
+    if run is not None:
+        query = run.manifest.get("query") or {}
+        out["query"] = {k: query.get(k) for k in ("start", "end", "as_of", "spine", "spine_sha256", "runs")}
+        files = [o for o in run.manifest.get("outputs") or () if o["name"].startswith("training_set/")]
+        out["intact"] = bool(files) and all(_state(data, o["path"], o["sha256"]) == "as it was" for o in files)
+    return out
+
+
+# --------------------------------------------------------------------------------------------------------------------------- views
+
+
+def _view(repo: Repo, known: Mapping[str, runs.Run], answer: Mapping[str, Any], view: str, notes: list[str]) -> dict[str, Any]:
+    group = repo.groups.get(view)
+    stamp, revision, fingerprint = (answer.get(f"{view}__{n}") for n in (EVENT_TIMESTAMP, REVISION, FINGERPRINT))
+    prefix = f"{view}__"
+    skip = {f"{view}__{n}" for n in (EVENT_TIMESTAMP, REVISION, FINGERPRINT, "tandem_status", "tandem_age")}
+    out: dict[str, Any] = {
+        "view": view,
+        "key": {k: _plain(answer.get(k)) for k in (group.entity.keys if group else ()) if k in answer},
+        "status": answer[f"{view}__tandem_status"],
+        "event_timestamp": _text(stamp),
+        "age": _plain(answer.get(f"{view}__tandem_age")),
+        "revision": revision,
+        "fingerprint": fingerprint,
+        "values": {
+            c.removeprefix(prefix): _plain(v)
+            for c, v in answer.items()
+            if c.startswith(prefix) and c not in skip and not c.endswith("__status")
+        },
+        "writers": [],
+        "graph": None,
+        "events": None,
+    }
+    if group is None:
+        notes.append(f"view {view!r} is defined no more (or was never one of Tandem's): its rows are not looked for")
+        return out
+    if stamp is None:
+        return out
+    out["writers"] = writers = _writers(repo, known, group, out["key"], stamp, revision, answer["tandem_at"])
+    if not writers:
+        notes.append(f"view {view!r}: no stored row of {_key(out['key'])} at {_text(stamp)} is left that was there when it was served")
+    fingerprint = fingerprint or next((w["fingerprint"] for w in writers), None)
+    out["graph"] = _graph(repo.data, known, view, fingerprint)
+    out["events"] = _events(repo, known, group, stamp, writers)
+    return out
+
+
+def _writers(
+    repo: Repo, known: Mapping[str, runs.Run], group: FeatureGroup, key: Mapping[str, Any], stamp: datetime, revision: Any, served: datetime
+) -> list[dict[str, Any]]:
+    """Who wrote a row of this key, time and revision before it was served: stream runs by their row logs, batch runs by their files."""
+    found = []
+    for folder in sorted(p for p in (repo.data / "stream").glob("*") if (p / "rows" / group.name).is_dir()):
+        from pipelines.streaming.row_log import read_rows
+
+        for row in _rows(read_rows(folder, group), key, stamp, revision, served):
+            run = _stream_run(known, folder.name, row[CREATED])
+            found.append({"kind": "stream", "name": folder.name, "run": run.id if run else None, **_said(row)})
+    for folder in sorted((repo.data / "offline" / group.name).glob("run=*")):
+        files = sorted(str(p) for p in folder.rglob("*.parquet"))
+        for row in _rows(_only(files, key, stamp), key, stamp, revision, served) if files else []:
+            found.append({"kind": "batch", "run": folder.name[4:], **_said(row), "path": _relative(repo.data, folder)})
+    return sorted(found, key=lambda w: str(w["created"]))
+
+
+def _only(files: Sequence[str], key: Mapping[str, Any], stamp: datetime) -> Any:
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+
+    wanted = ds.field(EVENT_TIMESTAMP) == pa.scalar(stamp, pa.timestamp("us", tz="UTC"))
+    for name, value in key.items():
+        wanted &= ds.field(name) == value
+    return ds.dataset(list(files), format="parquet").to_table(filter=wanted)
+
+
+def _rows(table: Any, key: Mapping[str, Any], stamp: datetime, revision: Any, served: datetime) -> list[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    times = table.column(EVENT_TIMESTAMP)
+    mask = pc.equal(times, pa.scalar(stamp, times.type))
+    for name, value in key.items():
+        mask = pc.and_(mask, pc.equal(table.column(name), value))
+    rows: list[dict[str, Any]] = table.filter(mask).to_pylist()
+    return [r for r in rows if revision in (None, r.get(REVISION)) and (r.get(CREATED) is None or r[CREATED] <= served)]
+
+
+def _said(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"created": _text(row.get(CREATED)), "revision": row.get(REVISION), "fingerprint": row.get(FINGERPRINT)}
+
+
+def _stream_run(known: Mapping[str, runs.Run], name: str, created: datetime | None) -> runs.Run | None:
+    """The run of the stream that was under way then."""
+    mine = [r for r in known.values() if r.kind == "stream" and r.manifest.get("name") == name]
+    before = [r for r in mine if created is None or datetime.fromisoformat(r.manifest["created"]) <= created]
+    return before[-1] if before else None
+
+
+def _graph(data: Path, known: Mapping[str, runs.Run], view: str, fingerprint: str | None) -> dict[str, Any] | None:
+    if fingerprint is None:
+        return None
+    folder = data / "graphs" / view / fingerprint
+    made = next((r for r in known.values() if r.kind == "batch" and (r.manifest.get("fingerprints") or {}).get(view) == fingerprint), None)
+    out: dict[str, Any] = {"fingerprint": fingerprint, "path": _relative(data, folder), "there": folder.is_dir()}
+    out["made_by"] = made.id if made is not None else None
+    with suppress(OSError):
+        out["applied_now"] = (data / "graphs" / view / "CURRENT").read_text().strip() == fingerprint
+    with suppress(OSError, ValueError):
+        out["definition_hash"] = json.loads((folder / "tandem.json").read_text()).get("definition_hash")
+    return out
+
+
+def _events(
+    repo: Repo, known: Mapping[str, runs.Run], group: FeatureGroup, stamp: datetime, writers: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The events that the row can have been made of: those of its longest window; as files with hashes, as a topic, or both."""
+    boundary = stamp - timedelta(microseconds=group.delay_us)
+    first = boundary - timedelta(microseconds=group.longest_us)
+    out: dict[str, Any] = {"source": group.source.name, "from": _text(first), "to": _text(boundary), "files": []}
+    batch = {w["run"] for w in writers if w["kind"] == "batch"}
+    for w in (w for w in writers if w["kind"] == "stream"):
+        stream = known.get(str(w["run"]))
+        start = (stream.manifest.get("start") or {}) if stream is not None else {}
+        out["topic"] = {"name": group.source.topic, "stream": w["name"], "offsets": (start.get("offsets") or {}).get(group.source.name)}
+        if start.get("run"):
+            seed = known.get(Path(str(start["run"])).name)
+            end = (seed.manifest.get("range") or [None, None])[1] if seed is not None else None
+            out["topic"]["since"] = end
+            if seed is not None and end is not None and first < datetime.fromisoformat(end):
+                batch.add(seed.id)  # its tiles fill the part of the window before the stream began
+    for run in (known[i] for i in sorted(str(b) for b in batch) if i in known):
+        for f in (run.manifest.get("inputs") or {}).get(group.source.name, ()):
+            if _within(f["file"], first, boundary) and f["file"] not in {x["file"] for x in out["files"]}:
+                out["files"].append({**f, "now": _state(repo.data, f["file"], f["sha256"]), "run": run.id})
+    return out
+
+
+def _within(file: str, first: datetime, end: datetime) -> bool:
+    """Whether a file may hold events of [first, end): by the day of its folder, if it lies in one."""
+    for part in file.split("/"):
+        if part.startswith("date="):
+            with suppress(ValueError):
+                day = datetime.strptime(part, "date=%Y-%m-%d").replace(tzinfo=UTC)
+                return day < end and day + _DAY > first
+    return True
+
+
+def _state(data: Path, file: str, digest: str) -> str:
+    path = data / file
+    return "gone" if not path.is_file() else "as it was" if sha256(path) == digest else "altered"
+
+
+def _relative(data: Path, path: Path) -> str:
+    return path.relative_to(data).as_posix() if path.is_relative_to(data) else str(path)
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else value.astimezone(UTC).isoformat() if isinstance(value, datetime) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return _text(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def _key(key: Mapping[str, Any]) -> str:
+    return ", ".join(f"{n}={v}" for n, v in key.items())
+
+
+# -------------------------------------------------------------------------------------------------------------------- for people
+
+
+def lines(found: Mapping[str, Any]) -> list[tuple[int, str]]:
+    """The trace as an indented text: (depth, line)."""
+    out: list[tuple[int, str]] = []
+    asked = _key(found["asked"])
+    prediction = found["prediction"]
+    shown = f"{prediction:.6g}" if isinstance(prediction, float) else str(prediction)
+    out.append((0, f"prediction {shown}: request {found['request']}, row {found['row']}, answered {_short(found['at'])}"))
+    out.append((1, f"asked: {asked}, as of {_short(found['as_of'])}"))
+    v = found["model_version"]
+    if v is not None:
+        alias = f", {v['alias_now']} now" if v.get("alias_now") else ""
+        gone = "" if v["there"] else "; its folder is gone"
+        out.append((1, f"model {v['model']} version {v['version']}{alias}{gone} ({v['path']})"))
+    t = found["training_run"]
+    if t is not None:
+        out.append((2, f"training run {t['id']}" + _of_training(t)))
+    s = found["training_set"]
+    if s is not None:
+        rows = ", ".join(f"{n} {k:,}" for n, k in (s.get("rows") or {}).items())
+        state = "" if s["there"] else "; it is gone"
+        state += (
+            "; its files are as they were written" if s.get("intact") else "; its files were altered" if s.get("intact") is False else ""
+        )
+        out.append((3, f"training set {s['id']}: {rows} rows{state} ({s['path']})"))
+        query = s.get("query")
+        if query:
+            out.append(
+                (4, f"query: {query['spine']} over {_short(query['start'])} to {_short(query['end'])}, as of {_short(query['as_of'])}")
+            )
+            read = sorted({r for ids in (query.get("runs") or {}).values() for r in ids})
+            if read:
+                out.append((4, f"offline rows of {', '.join(read)}"))
+    for view in found["views"]:
+        out.append((1, _head(view)))
+        for w in view["writers"]:
+            by = f"stream {w['name']}{', run ' + w['run'] if w['run'] else ''}" if w["kind"] == "stream" else f"run {w['run']}"
+            out.append((2, f"written by {by}, {_short(w['created'])}"))
+        g = view["graph"]
+        if g is not None:
+            more = f", made by {g['made_by']}" if g["made_by"] else ""
+            more += ", applied now" if g.get("applied_now") else ", not the applied one now" if "applied_now" in g else ""
+            out.append((2, f"graph {g['fingerprint'][:12]}{more}{'' if g['there'] else '; it is gone'}"))
+        e = view["events"]
+        if e is not None:
+            out.append((2, f"events of {e['source']}, {_short(e['from'])} to {_short(e['to'])}"))
+            if "topic" in e:
+                since = f", events since {_short(e['topic']['since'])}" if e["topic"].get("since") else ""
+                out.append((3, f"topic {e['topic']['name']}{since}"))
+            out += [(3, f"{f['file']}  sha256 {f['sha256'][:12]}  {f['now']}") for f in e["files"]]
+    out += [(1, f"note: {n}") for n in found["notes"]]
+    return out
+
+
+def _of_training(t: Mapping[str, Any]) -> str:
+    if not t["recorded"]:
+        return ": its manifest is not there (trained before runs were recorded, or removed)"
+    code = t["code"]
+    scores = ", ".join(f"{n} {v:.4f}" for n, v in t["metrics"].items() if n in ("test/auc", "test/log_loss"))
+    commit = f"commit {str(code['commit'])[:12]}{' with changes' if code['dirty'] else ''}" if code.get("commit") else "no commit"
+    seeds = _key({**(t["seeds"] or {}), **(t["params"] or {})})
+    return f", {_short(t['created'])}: {scores}; {commit}; {seeds}"
+
+
+def _head(view: Mapping[str, Any]) -> str:
+    if view["event_timestamp"] is None:
+        return f"{view['view']} of {_key(view['key'])}: {view['status']}"
+    stamp = _short(view["event_timestamp"])
+    age = f", {view['age']:,.0f} s old" if isinstance(view["age"], (int, float)) else ""
+    return f"{view['view']} of {_key(view['key'])}: row of {stamp}, revision {view['revision']}{age}, {view['status']}"
+
+
+def _short(text: Any) -> str:
+    return "unknown" if not text else str(text)[:19].replace("T", " ")
+
+
+def tree(found: Mapping[str, Any]) -> Any:
+    """The trace as a ``rich`` tree."""
+    from rich.markup import escape
+    from rich.tree import Tree
+
+    told = lines(found)
+    root = Tree(escape(told[0][1]))
+    at = [root]
+    for depth, line in told[1:]:
+        del at[depth:]
+        at.append(at[-1].add(escape(line)))
+    return root
