@@ -17,8 +17,9 @@ setup: $(READY) ## .venv with the locked versions
 demo: $(READY) ## a history of real flights to a served model
 	$(BIN)/tandem demo
 
+# Most tests wait for servers and engines to start: two at a time keep two cores busy.
 test: $(READY) ## all tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(READY) ## style, types, import floors
 	$(BIN)/ruff check .

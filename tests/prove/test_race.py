@@ -108,7 +108,8 @@ def test_the_negative_control_fails(trials: int, slice_: Slice, broker: Broker, 
     """The same trials with Feast's own writer in place of the ordered write do not converge: the trials can see what they are for."""
     count = max(2, trials // 4)
     problems = run_races(2 * trials, slice_, broker, starter, tmp_path / "race", report, stock=True)
-    problems += run_small(2 * trials, slice_, broker, starter, tmp_path / "small", report, stock=True)
+    if trials >= 20:  # kills alone mostly converge with it too: they replay in order
+        problems += run_small(2 * trials, slice_, broker, starter, tmp_path / "small", report, stock=True)
     for store in ("sqlite", "redis"):
         kinds = ["kill -9 worker", "kill -9 driver", "SIGTERM and restart"] if trials >= 20 else []
         cards = deck(store, count, [*kinds, "kill -9 redis"])

@@ -15,7 +15,7 @@ from tests.prove.small import Small, Starter
 from tests.prove.test_crash import SEED, WARM, numbers, values
 
 FLOW_SECONDS = 0.5
-TIMES = 5
+TIMES = 2
 """So many small trials for one of the large kinds."""
 MOST = 50
 
