@@ -144,15 +144,13 @@ class WatchSettings(_Section):
     every: str = "1h"
     """How often the monitor runs: ``30m``, ``1h``, ``1d``."""
     drift: bool = True
-    """Trigger: a drift check of the monitor failed."""
+    """Trigger: the monitor's drift or skew of features or predictions failed."""
+    decay: bool = True
+    """Trigger: AUC, log loss or calibration on labelled requests failed."""
     champion_days: float | None = Field(default=30, gt=0)
-    """Trigger: the champion was trained longer ago."""
+    """Trigger: the champion was made longer ago."""
     new_days: float | None = Field(default=7, ge=1)
     """Trigger: so many whole days of events that the champion's training did not see."""
-    auc_drop: float | None = Field(default=0.05, gt=0, lt=1)
-    """Trigger: the AUC on labelled requests is so far below that of the champion's held-out split."""
-    log_loss_rise: float | None = Field(default=0.1, gt=0)
-    """Trigger: the log loss on labelled requests is so far above that of the champion's held-out split (nats)."""
     train_days: float | None = Field(default=None, ge=1)
     """Train on so many days up to the newest; null: from where the champion's training began."""
     cooldown_hours: float = Field(default=24, ge=0)

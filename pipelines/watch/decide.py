@@ -23,10 +23,9 @@ class Policy:
 
     every: timedelta = timedelta(hours=1)
     drift: bool = True
+    decay: bool = True
     champion_age: timedelta | None = timedelta(days=30)
     new_data: timedelta | None = timedelta(days=7)
-    auc_drop: float | None = 0.05
-    log_loss_rise: float | None = 0.1
     cooldown: timedelta = timedelta(days=1)
     attempts: int = 3
     retry: timedelta = timedelta(minutes=30)
@@ -38,10 +37,9 @@ class Policy:
         return cls(
             every=parse_duration(s.every),
             drift=s.drift,
+            decay=s.decay,
             champion_age=None if s.champion_days is None else timedelta(days=s.champion_days),
             new_data=None if s.new_days is None else timedelta(days=s.new_days),
-            auc_drop=s.auc_drop,
-            log_loss_rise=s.log_loss_rise,
             cooldown=timedelta(hours=s.cooldown_hours),
             attempts=s.attempts,
             retry=timedelta(minutes=s.retry_minutes),
@@ -50,23 +48,22 @@ class Policy:
 
 @dataclass(frozen=True)
 class Champion:
-    """The version that serves: when it was made, the end of the data that it learnt from, and its held-out scores, where known."""
+    """The version that serves: when it was made, and the end of the data that it learnt from, where known."""
 
     version: int
     made: datetime
     data_end: datetime | None = None
-    auc: float | None = None
-    log_loss: float | None = None
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What the latest report of the monitor says of a version; ``drifted``: features whose drift check failed."""
+    """What failed in the monitor's latest report about a version, by its names: ``drifted`` features, ``decayed`` scores, and what is
+    ``broken``: data that is not the world's but a defect's (a producer's unit, values that nothing explains)."""
 
     version: int | None
     drifted: tuple[str, ...] = ()
-    auc: float | None = None
-    log_loss: float | None = None
+    decayed: tuple[str, ...] = ()
+    broken: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -139,6 +136,10 @@ class Decision:
     notes: tuple[str, ...] = field(default=())
 
 
+def _named(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
 def triggers(state: State, now: datetime) -> tuple[Trigger, ...]:
     """The triggers that hold. What a report says of another version than the champion is not held against the champion."""
     policy, champion, findings = state.policy, state.champion, state.findings
@@ -147,18 +148,9 @@ def triggers(state: State, now: datetime) -> tuple[Trigger, ...]:
     out = []
     if findings is not None and findings.version in (None, champion.version):
         if policy.drift and findings.drifted:
-            named = ", ".join(findings.drifted[:3]) + (f" and {len(findings.drifted) - 3} more" if len(findings.drifted) > 3 else "")
-            out.append(Trigger("drift", f"drift of {named}"))
-        decayed = [
-            f"{name} {live:.4f} where its report had {then:.4f}"
-            for name, live, then, worse, limit in (
-                ("AUC", findings.auc, champion.auc, -1, policy.auc_drop),
-                ("log loss", findings.log_loss, champion.log_loss, 1, policy.log_loss_rise),
-            )
-            if live is not None and then is not None and limit is not None and (live - then) * worse > limit
-        ]
-        if decayed:
-            out.append(Trigger("decay", "; ".join(decayed)))
+            out.append(Trigger("drift", f"{_named(findings.drifted)} drifted"))
+        if policy.decay and findings.decayed:
+            out.append(Trigger("decay", f"{_named(findings.decayed)} on labelled requests"))
     if policy.champion_age is not None and now - champion.made > policy.champion_age:
         out.append(Trigger("age", f"version {champion.version} is {(now - champion.made) / _DAY:.1f} days old"))
     if policy.new_data is not None and champion.data_end is not None and state.data_end is not None:
@@ -171,8 +163,8 @@ def triggers(state: State, now: datetime) -> tuple[Trigger, ...]:
 def decide(state: State, now: datetime) -> Decision:
     """What to do now. A look that is due comes first, since a training is decided on what it finds.
 
-    A training is begun only if a trigger holds, nobody trains, the data is other than what has been trained on (or tried to its end)
-    already, failures are spaced out and not too many, and the last one that came to its end began a cooldown ago.
+    A training is begun only if a trigger holds, nobody trains, the data does not look broken and is
+    other than what has been trained on (or tried to its end) already, failures are spaced out and not too many, and the last one that came to its end began a cooldown ago.
     A promotion is no part of this: the training's own thresholds decide on it.
     """
     policy = state.policy
@@ -194,6 +186,8 @@ def _held(state: State, now: datetime) -> tuple[str, datetime | None]:
     policy = state.policy
     if state.training or any(a.state == "running" for a in state.attempts):
         return f"a training is under way: {state.training or 'a retraining'}", now + _AGAIN
+    if state.findings is not None and state.findings.broken:
+        return f"the data looks broken ({_named(state.findings.broken)}); mend it first, a model would learn the defect", None
     if state.key is None or state.data_end is None:
         return "there are no whole days of events to train on", None
     mine = [a for a in state.attempts if a.key == state.key]

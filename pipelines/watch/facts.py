@@ -21,7 +21,10 @@ __all__ = ["KIND", "Range", "champion_of", "event_days", "findings", "gather", "
 
 KIND = "retrain"
 """The kind of the run that a retraining is; its steps are runs of their own below it."""
-AUC, LOG_LOSS = "auc", "log_loss"
+DRIFT = frozenset({"drift", "skew", "prediction_drift", "prediction_skew"})
+DECAY = frozenset({"auc", "log_loss", "calibration"})
+BROKEN = frozenset({"unit", "recomputed"})
+"""Names of the monitor's checks, by what follows from their failure."""
 _DAY = timedelta(days=1)
 
 
@@ -66,10 +69,6 @@ def _time(value: Any) -> datetime | None:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value == value else None
-
-
 def range_of(manifest: Mapping[str, Any]) -> tuple[datetime, datetime] | None:
     """The range of a batch or training run."""
     span = manifest.get("range") or ()
@@ -99,9 +98,8 @@ def champion_of(data: Path, model: str, runs: Sequence[Run]) -> Champion | None:
     spec = version_facts(data, model, version)
     run = next((r for r in runs if r.id == spec.get("run")), None)
     span = range_of(run.manifest) if run is not None else None
-    scores: Mapping[str, Any] = run.manifest.get("metrics", {}) if run is not None else {}
     made = _time(spec.get("created")) or datetime.fromtimestamp(0, UTC)
-    return Champion(version, made, span[1] if span else None, _number(scores.get("test/auc")), _number(scores.get("test/log_loss")))
+    return Champion(version, made, span[1] if span else None)
 
 
 def latest_report(data: Path, model: str) -> tuple[Path, dict[str, Any]] | None:
@@ -120,11 +118,14 @@ def latest_report(data: Path, model: str) -> tuple[Path, dict[str, Any]] | None:
 
 def findings(report: Mapping[str, Any]) -> Findings:
     """What of a report retraining is decided on."""
-    checks = [c for c in report.get("checks", []) if isinstance(c, dict)]
-    drifted = {str(c.get("feature") or c.get("name")) for c in checks if c.get("status") == "fail" and "drift" in str(c.get("name"))}
-    scores = {str(c.get("name")): _number(c.get("value")) for c in checks if not c.get("feature")}
+    failed = [c for c in report.get("checks", []) if isinstance(c, dict) and c.get("status") == "fail"]
+
+    def of(kinds: frozenset[str]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(str(c.get("feature") or c["name"]) for c in failed if c.get("name") in kinds))
+
+    broken = tuple(f"{c['name']} {c.get('feature') or ''}".strip() for c in failed if c.get("name") in BROKEN)
     version = report.get("version")
-    return Findings(int(version) if version is not None else None, tuple(sorted(drifted)), scores.get(AUC), scores.get(LOG_LOSS))
+    return Findings(int(version) if version is not None else None, of(DRIFT), of(DECAY), broken)
 
 
 def key_of(model: str, end: datetime, graphs: Mapping[str, str]) -> dict[str, Any]:

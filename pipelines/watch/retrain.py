@@ -94,18 +94,21 @@ def _steps(data: Path, run: Run, model: str, span: Range, commands: Commands, sa
         command("batch", "--pinned", "--start", span.batch_start.isoformat(), "--end", end)
         code, why = command("train", "--model", model, "--start", span.train_start.isoformat(), "--end", end, fine=(0, NOT_BLESSED))
         if code == NOT_BLESSED:
+            why = _reasons(_trained(data, run)) or why
             say(f"{run.id}: the new model is not blessed, so the champion stays: {why}")
             return Outcome(run.id, "not blessed", None, why)
         trained = _trained(data, run)
     version = _version_of(data, model, trained) if trained is not None else None
     if version is None:  # also where a try before this one was cut off after a training that blessed nothing
-        return Outcome(run.id, "not blessed", None, f"no version of {model} came of {trained.id if trained else 'the training'}")
+        return Outcome(run.id, "not blessed", None, _reasons(trained))
     if current(model_folder(data, model)).champion == version:  # a first version, or a promotion before a crash
         return Outcome(run.id, "promoted", version)
     code, why = command("promote", "--model", model, "--version", str(version), fine=(0, REFUSED))
     if current(model_folder(data, model)).champion == version:
         say(f"{run.id}: version {version} of {model} is the champion now")
         return Outcome(run.id, "promoted", version)
+    judged = [r for r in list_runs(data) if r.kind == "promote" and r.manifest.get("parent") == run.id]
+    why = "; ".join(judged[-1].manifest.get("missed", [])) or why if judged else why
     say(f"{run.id}: version {version} of {model} is not promoted, the champion stays: {why}")
     return Outcome(run.id, "refused", version, why)
 
@@ -113,6 +116,11 @@ def _steps(data: Path, run: Run, model: str, span: Range, commands: Commands, sa
 def _trained(data: Path, run: Run) -> Run | None:
     """The training that an earlier try of ``run``, or this one, brought to its end."""
     return next((r for r in list_runs(data) if r.kind == "train" and r.status == "complete" and r.manifest.get("parent") == run.id), None)
+
+
+def _reasons(trained: Run | None) -> str:
+    """Why a training pushed nothing."""
+    return "; ".join(map(str, trained.manifest.get("reasons", []))) if trained is not None else ""
 
 
 def _version_of(data: Path, model: str, trained: Run) -> int | None:
