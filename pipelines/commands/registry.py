@@ -318,7 +318,7 @@ def _text(value: Any) -> str:
 
 def _scores_table(result: Mapping[str, Any], slices: bool) -> Table:
     scored = {v: s for v, s in result["versions"].items() if "unknown" not in s}
-    table = Table(title=f"{result['model']}: {result['rows']:,} rows, {result['how']}", title_justify="left")
+    table = Table(title=f"{result['model']}: {result['rows']:,} held-out rows", title_justify="left")
     table.add_column("slice", no_wrap=True)
     table.add_column("rows", justify="right")
     for name in ("AUC", "log loss"):

@@ -16,9 +16,11 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +66,17 @@ def wanted(data: Path, model: str) -> dict[str, Any]:
         told = [{k: e[k] for k in ("at", "action", "by", "reason", "forced", "missed", "evaluation") if k in e} for e in mine]
         if told:
             tags["tandem_changes"] = json.dumps(told[-20:])[:_MOST]
-        versions[str(version)] = {"run": tags["tandem_run"], "tags": {k: v for k, v in tags.items() if v}}
+        versions[str(version)] = {"run": tags["tandem_run"], "tags": {_key(k): v[:_MOST] for k, v in tags.items() if v}}
     out: dict[str, Any] = {"aliases": None, "versions": versions, "tags": {}}
     if aliases is not None:
         out["aliases"] = {alias: getattr(aliases, alias) for alias in ALIASES}
         out["tags"] = {"tandem_last_change": json.dumps(history[-1])[:_MOST]} if history else {}
     return out
+
+
+def _key(text: str) -> str:
+    """As MLflow takes it; ``origin=JFK`` becomes ``origin:JFK``."""
+    return re.sub(r"[^\w\-. :/]", "_", text.replace("=", ":"), flags=re.ASCII)[:250]
 
 
 def news(data: Path, uri: str) -> list[str]:
@@ -89,8 +96,9 @@ def catch_up(
             asked = wanted(data, name)
             if _told(data, name) == _mark(asked, uri) and models is None:
                 continue
-            for line in _Mirror(data, uri, experiment, name).bring(asked):
-                say(line)
+            with _as_mlflows_own(uri):
+                for line in _Mirror(data, uri, experiment, name).bring(asked):
+                    say(line)
             write_json(folder / STATE, {"mark": _mark(asked, uri)})
     return len(names)
 
@@ -111,16 +119,26 @@ def _json(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
+@contextmanager
+def _as_mlflows_own(uri: str) -> Iterator[None]:
+    """``uri`` as MLflow's own tracking URI meanwhile: its SQLite store asks that one for a model, whatever client it is called by."""
+    # Before MLflow is imported: a server that is away is told of later, not waited for.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
 class _Mirror:
     def __init__(self, data: Path, uri: str, experiment: str, model: str) -> None:
-        # Before MLflow is imported: a server that is away is told of later, not waited for.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        import logging
-
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.ERROR)
         from mlflow.tracking import MlflowClient
 
         self.data, self.uri, self.model, self.experiment = data, uri, model, experiment
@@ -175,7 +193,19 @@ class _Mirror:
         """Upload the version as an MLflow model, and register that."""
         run, experiment = self._run(one["run"])
         folder = model_folder(self.data, self.model) / version
-        tags = {VERSION_TAG: version, "tandem_run": one["run"]}
+        logged = self._uploaded(experiment, version, one["run"]) or self._upload(experiment, version, one["run"], run, folder)
+        return self.client.create_model_version(
+            self.model, source=f"models:/{logged.model_id}", run_id=run, tags=one["tags"], model_id=logged.model_id, await_creation_for=30
+        )
+
+    def _uploaded(self, experiment: str, version: str, made_by: str) -> Any:
+        """What a mirror that was killed between upload and registration left."""
+        where = f"name = '{self.model}-{version}' AND tags.tandem_run = '{made_by}'"
+        found = [m for m in self.client.search_logged_models([experiment], where) if str(m.status) == "READY"]
+        return found[0] if found else None
+
+    def _upload(self, experiment: str, version: str, made_by: str, run: str | None, folder: Path) -> Any:
+        tags = {VERSION_TAG: version, "tandem_run": made_by}
         logged = self.client.create_logged_model(
             experiment_id=experiment, name=f"{self.model}-{version}", source_run_id=run, tags=tags, model_type="tandem"
         )
@@ -184,13 +214,10 @@ class _Mirror:
                 whole = Path(work) / "model"
                 write_mlflow_model(folder, whole, run, logged.model_id)
                 self.client.log_model_artifacts(logged.model_id, str(whole))
-            self.client.finalize_logged_model(logged.model_id, "READY")
         except Exception:
             self.client.finalize_logged_model(logged.model_id, "FAILED")
             raise
-        return self.client.create_model_version(
-            self.model, source=f"models:/{logged.model_id}", run_id=run, tags=one["tags"], model_id=logged.model_id, await_creation_for=30
-        )
+        return self.client.finalize_logged_model(logged.model_id, "READY")
 
     def _run(self, run: str) -> tuple[str | None, str]:
         """MLflow's run of the training, where it has been told of it, and the experiment."""

@@ -32,7 +32,7 @@ class Scores:
         return {**known, "from": run} if known else {}
 
     def tags(self, version: int, run: str) -> dict[str, str]:
-        """The same for MLflow: ``test.auc``, ``evaluation.auc``, ``evaluation.auc.origin=JFK`` ..."""
+        """The same for MLflow: ``test.auc``, ``evaluation.auc``, ``evaluation.auc.origin=JFK`` and so on."""
         out = {name.replace("/", "."): f"{value:.6g}" for name, value in self.trained.get(run, {}).items() if name.startswith("test/")}
         found = self.evaluated.get(version)
         if found is not None:
@@ -42,7 +42,7 @@ class Scores:
                     if scores.get(name) is not None:
                         out[f"evaluation.{name}{'.' + key if key else ''}"] = f"{scores[name]:.6g}"
             out["evaluation.rows"], out["evaluation.run"] = str(found.get("rows")), str(found["run"])
-        return {k[:250]: v for k, v in out.items()}
+        return out
 
 
 def evaluations_of(data: Path, model: str) -> Scores:
