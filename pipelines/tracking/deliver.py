@@ -160,7 +160,18 @@ def main() -> None:
         print(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), line, flush=True)
 
     settings = TrackingSettings(**asked["tracking"])
-    deliver(Path(asked["data"]), settings, asked["uri"], settings.retry_seconds, say)
+    if deliver(Path(asked["data"]), settings, asked["uri"], settings.retry_seconds, say) == {} and "mlflow" in settings.trackers:
+        _registry(Path(asked["data"]), asked["uri"], settings.experiment, say)
+
+
+def _registry(data: Path, uri: str, experiment: str, say: Callable[[str], None]) -> None:
+    """MLflow's Model Registry follows once the runs are told: its versions name the runs that made them."""
+    from pipelines.registry.mirror import catch_up
+
+    try:
+        catch_up(data, uri, experiment, say)
+    except Exception as error:  # whatever MLflow's client raises; the next run's deliverer tries again
+        say(f"MLflow's registry could not be told ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
 
 
 if __name__ == "__main__":

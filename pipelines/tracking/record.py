@@ -117,9 +117,10 @@ def read_record(folder: Path, manifest: Mapping[str, Any]) -> Record:
         **{f"seed/{k}" if k != "seed" else k: v for k, v in dict(manifest.get("seeds") or {}).items()},
         **dict(manifest.get("params") or {}),
     }
-    for name in ("model", "range", "query"):
-        if (value := manifest.get(name)) is not None:
-            params |= {key: v for key, v in _flat({name: value}) if key not in params}
+    query = manifest.get("query") if isinstance(manifest.get("query"), Mapping) else {}
+    first, last = [*(manifest.get("range") or []), None, None][:2]
+    wider = {"model": manifest.get("model"), "start": first or query.get("start"), "end": last or query.get("end")}
+    params = {**{name: value for name, value in wider.items() if value is not None}, **params}
     code = dict(manifest.get("code") or {})
     tags = {
         "tandem.run": folder.name,
