@@ -70,6 +70,12 @@ def models(
             Console().print(_history_table(one))
     if not found:
         screen.print("no model has been pushed; 'tandem train' does")
+    elif "mlflow" in settings.tracking.trackers:
+        from pipelines.registry.mirror import news
+        from pipelines.tracking import tracking_uri
+
+        if behind := news(settings.data, tracking_uri(settings, settings.data)):
+            screen.print(f"MLflow has not been told the latest of {', '.join(behind)}: the next run tells it, or 'tandem models --sync'")
 
 
 def evaluate(

@@ -26,7 +26,6 @@ def _model(data: Path, name: str) -> dict[str, Any]:
     except ModelError as e:
         aliases, problem = Aliases(), str(e)
     scores, applied = evaluations_of(data, name), _applied(data)
-    mirrored = (folder / ".mlflow.json").is_file()
     versions = []
     known = versions_on_disk(folder)
     gone = [v for e in aliases.history for v in [e.get("version") or e.get("champion")] if v is not None and v not in known]
@@ -56,7 +55,6 @@ def _model(data: Path, name: str) -> dict[str, Any]:
         "problem": problem,
         "fingerprint": ", ".join(f"{view} {p[:8]}" for view, p in sorted(used.items()) if p),
         "applied": used,
-        "mirrored": mirrored,
     }
 
 

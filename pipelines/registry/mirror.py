@@ -24,9 +24,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipelines.registry.aliases import model_folder, models_of, versions_on_disk
+from pipelines.registry.aliases import current, model_folder, models_of, versions_on_disk
 from pipelines.runs import Run, write_json
-from serving.aliases import ALIASES, read_aliases
+from serving.aliases import ALIASES
 from serving.errors import ModelError
 
 __all__ = ["VERSION_TAG", "catch_up", "news", "wanted"]
@@ -43,7 +43,7 @@ def wanted(data: Path, model: str) -> dict[str, Any]:
 
     folder = model_folder(data, model)
     try:
-        aliases = read_aliases(folder, model)
+        aliases = current(folder)
     except ModelError:
         aliases = None  # nobody knows now: MLflow keeps what it has
     versions: dict[str, Any] = {}
@@ -70,7 +70,7 @@ def wanted(data: Path, model: str) -> dict[str, Any]:
     out: dict[str, Any] = {"aliases": None, "versions": versions, "tags": {}}
     if aliases is not None:
         out["aliases"] = {alias: getattr(aliases, alias) for alias in ALIASES}
-        out["tags"] = {"tandem_last_change": json.dumps(history[-1])[:_MOST]} if history else {}
+        out["tags"] = {"tandem_last_change": json.dumps(history[-1])[:_MOST]} if history and history[-1]["action"] != "found" else {}
     return out
 
 
