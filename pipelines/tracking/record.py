@@ -117,7 +117,7 @@ def read_record(folder: Path, manifest: Mapping[str, Any]) -> Record:
         **{f"seed/{k}" if k != "seed" else k: v for k, v in dict(manifest.get("seeds") or {}).items()},
         **dict(manifest.get("params") or {}),
     }
-    query = manifest.get("query") if isinstance(manifest.get("query"), Mapping) else {}
+    query = dict(manifest.get("query") or {})
     first, last = [*(manifest.get("range") or []), None, None][:2]
     wider = {"model": manifest.get("model"), "start": first or query.get("start"), "end": last or query.get("end")}
     params = {**{name: value for name, value in wider.items() if value is not None}, **params}
