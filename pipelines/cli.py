@@ -14,7 +14,7 @@ from rich.table import Table
 
 from pipelines.commands import registry, services
 from pipelines.commands.dlq import app as dlq_app
-from pipelines.commands.monitor import labels
+from pipelines.commands.monitor import labels, monitor
 from pipelines.commands.pipeline import pipeline
 from pipelines.commands.replay import replay
 from pipelines.commands.runs import app as runs_app
@@ -272,6 +272,7 @@ app.command()(track)
 app.command()(replay)
 app.command()(verify)
 app.command()(labels)
+app.command()(monitor)
 app.add_typer(stream_app, name="stream")
 app.add_typer(dlq_app, name="dlq")
 app.add_typer(runs_app, name="runs")

@@ -188,7 +188,7 @@ class MonitorSettings(_Section):
     if it is also more than chance explains."""
     drift: float = Field(default=0.15, gt=0)
     """The same between a window and the one before."""
-    chance: float = Field(default=1.3, ge=1)
+    chance: float = Field(default=1.5, ge=1)
     """How many times the greatest distance between the training set's own windows of that length a distance must be."""
     min_rows: int = Field(default=100, ge=10)
     """Fewer answers in a window are not judged."""

@@ -29,7 +29,7 @@ PREDICTION = "tandem_prediction"
 ROWS = 20_000
 """Rows that statistics are made of; more change no distance."""
 KEPT = 100_000
-BLOCKS = 10
+BLOCKS = 14
 FEWEST = 3
 
 

@@ -46,6 +46,8 @@ def distance_check(
 ) -> Check:
     """Fails above ``setting`` and above ``factor`` times what chance gives; warns above ``setting`` and chance itself."""
     threshold = max(setting, factor * chance)
+    if name.endswith(("skew", "drift")):
+        threshold = min(threshold, 1.0)  # of which nothing can be above: chance alone may give any distance
     status: Status = "fail" if value > threshold else "warn" if value > max(setting, chance) else "ok"
     detail = f"{what} {value:.3f}; by chance up to {chance:.3f}"
     return Check(name, feature, value, threshold, status if judged else "ok", detail)

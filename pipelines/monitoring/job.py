@@ -68,7 +68,7 @@ def run_monitor(repo: Repo, options: MonitorOptions, now: datetime, say: Say = l
             "seconds": round(time.monotonic() - began, 1),
             "command": _again(repo, options, result),
             "code": runs.code_version(repo.path),
-            "versions": runs.library_versions(),
+            "libraries": runs.library_versions(),
         }
         result["page"] = str(write_report(result, folder))
         counts = {s: sum(c["status"] == s for c in result["checks"]) for s in ("ok", "warn", "fail", "skipped")}
