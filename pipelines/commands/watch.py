@@ -69,8 +69,7 @@ def watch(
         else:  # a log: whole moments, nothing to parse
             typer.echo(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}", err=True)
 
-    commands = Children(subject.path, subject.data, subject.data / "watch" / "commands.log", stop)
-    watcher = Watch(subject, commands, utc_now, say, every=length, as_of=as_of)
+    watcher = Watch(subject, Children(subject.path, subject.data, stop), utc_now, say, every=length, as_of=as_of)
     if once:
         watcher.look_now.update(subject.models)
         with recorded(subject, "watch", once=True):

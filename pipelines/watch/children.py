@@ -30,8 +30,11 @@ class Commands(Protocol):
 class Children:
     """Commands as child processes (Linux: they die with us, however we die). ``stop`` ends the running one in order."""
 
-    def __init__(self, repo: Path, data: Path, log: Path, stop: threading.Event) -> None:
-        self.repo, self.data, self.log, self.stop = repo, data, log, stop
+    def __init__(
+        self, repo: Path, data: Path, stop: threading.Event, program: Sequence[str] = (sys.executable, "-P", "-m", "pipelines.cli")
+    ) -> None:
+        self.repo, self.data, self.stop, self.program = repo, data, stop, program
+        self.log = data / "watch" / "commands.log"
 
     def run(self, words: Sequence[str]) -> tuple[int, str]:
         """See :class:`Commands`."""
@@ -41,7 +44,7 @@ class Children:
             log.write(f"\n$ tandem {' '.join(words)}\n")
         begin = self.log.stat().st_size
         where = ["--repo", str(self.repo), "--data", str(self.data)]
-        child = start_child([sys.executable, "-P", "-m", "pipelines.cli", *words, *where], self.log)
+        child = start_child([*self.program, *words, *where], self.log)
         try:
             while True:
                 if self.stop.is_set():

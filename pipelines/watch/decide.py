@@ -163,8 +163,9 @@ def triggers(state: State, now: datetime) -> tuple[Trigger, ...]:
 def decide(state: State, now: datetime) -> Decision:
     """What to do now. A look that is due comes first, since a training is decided on what it finds.
 
-    A training is begun only if a trigger holds, nobody trains, the data does not look broken and is
-    other than what has been trained on (or tried to its end) already, failures are spaced out and not too many, and the last one that came to its end began a cooldown ago.
+    A training is begun only if a trigger holds, nobody trains, the data does not look broken and is other than what has been trained on
+    (or tried to its end) already, failures are spaced out and not too many, and the last training that came to its end began a
+    cooldown ago.
     A promotion is no part of this: the training's own thresholds decide on it.
     """
     policy = state.policy
