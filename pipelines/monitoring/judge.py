@@ -242,7 +242,7 @@ def headline(checks: Sequence[Check], result: Mapping[str, Any]) -> str:
             continue
         some = sorted(mine, key=lambda c: -(c.value or 0.0))
         named = ", ".join(c.feature for c in some[:3] if c.feature) + (f" and {len(some) - 3} more" if len(some) > 3 else "")
-        parts.append(f"{words}" + (f": {named}" if named else f" ({some[0].detail})"))
+        parts.append(f"{words}" + (f": {named}" if named else f" ({some[0].detail.split(':')[0]})"))
     return "; ".join(parts)
 
 

@@ -18,9 +18,9 @@ NONE = "-"
 ORDER = {"fail": 0, "warn": 1, "ok": 2, "skipped": 3}
 OPEN = 6
 HEATED = 14
-MARKS = {"ok": "✓ OK", "warn": "! To look at", "fail": "✗ Not as trained"}
+MARKS = {"ok": "✓ OK", "warn": "! To look at", "fail": "✗ Something drifted or broke"}
 CHECKS = {
-    "skew": "Served values against the training set's, by TFDV: L-infinity (text: the greatest change of a share), Jensen-Shannon (numbers);"
+    "skew": "Served values against training's, by TFDV: L-infinity (text: the greatest change of a share), Jensen-Shannon (numbers);"
     " 0 is alike, 1 has nothing in common. Fails above the threshold, which is the setting or a multiple of what windows of that"
     " length within the training set differ among themselves, whichever is greater.",
     "drift": "The same distance between this window and the one before it.",
@@ -110,11 +110,14 @@ def _features(result: Mapping[str, Any]) -> str:
         status = min((ORDER[f[k]] for k in ("skew_status", "drift_status") if k in f), default=2)
         return status, -f.get("skew", 0.0) / max(f.get("skew_threshold", 1.0), 1e-9)
 
-    parts, opened = [], 0
+    parts, quiet, opened = [], [], 0
     for name, f in sorted(features.items(), key=lambda item: worst(item[1])):
         bad = worst(f)[0] < ORDER["ok"]
         opened += bad
-        parts.append(_feature(name, f, bad and opened <= OPEN))
+        (parts if bad else quiet).append(_feature(name, f, bad and opened <= OPEN))
+    if quiet:
+        others = f"{'all' if not parts else 'the other'} {len(quiet)} features are within their thresholds"
+        parts.append(f"<details><summary><b>{others}</b></summary>{''.join(quiet)}</details>")
     text = f"By chance: {result['chance']['text']}. " if result["chance"] else ""
     legend = charts.legend([("trained on", "c-flight", [1]), ("served", "c-equal", [1])])
     note = f"{escape(text)}Nearest to their thresholds first. Open a feature for its distribution."

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.monitoring.statistics import Ranges, distances, is_text, numbers, statistics, thinned
+from pipelines.monitoring.statistics import EDGES, Ranges, distances, is_text, numbers, statistics, thinned
 from pipelines.monitoring.windows import DAY_US, Window
 
 __all__ = ["days", "null_share", "shape", "view_facts"]
@@ -35,7 +35,8 @@ def shape(trained: pa.Table, served: pa.Table, before: pa.Table, name: str, held
         most = sorted(set(counts[0]) | set(counts[1]), key=lambda v: -(counts[0].get(v, 0.0) + counts[1].get(v, 0.0)))[:MOST_VALUES]
         shares = {w: [round(c.get(v, 0.0), 5) for v in most] for w, c in zip(("trained", "served", "before"), counts, strict=True)}
         return {**out, "kind": "text", "values": [str(v) for v in most], "distinct": len(counts[1]), **shares}
-    edges = np.linspace(held[0], held[1] if held[1] > held[0] else held[0] + 1.0, STEPS + 1)
+    low, high = _reach(held, numbers(served, name))
+    edges = np.linspace(low, high, STEPS + 1)
     medians: dict[str, float | None] = {}
     for word, table in (("trained", trained), ("served", served), ("before", before)):
         values = numbers(table, name)
@@ -45,6 +46,15 @@ def shape(trained: pa.Table, served: pa.Table, before: pa.Table, name: str, held
     extreme = numbers(served, name)
     reach = [float(f"{extreme.min():.6g}"), float(f"{extreme.max():.6g}")] if len(extreme) else None
     return {**out, "kind": "number", "edges": [float(f"{e:.6g}") for e in edges], "median": medians, "served_range": reach}
+
+
+def _reach(held: tuple[float, float], served: np.ndarray[Any, Any]) -> tuple[float, float]:
+    """The range to show: training's, widened to what was served but for its outermost 0.5 % on either side."""
+    low, high = held
+    if len(served):
+        first, last = np.quantile(served, EDGES)
+        low, high = min(low, float(first)), max(high, float(last))
+    return (low, high) if high > low else (low, low + 1.0)
 
 
 def _counts(table: pa.Table, name: str) -> dict[str, float]:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-__all__ = ["BUCKETS", "Ranges", "distances", "is_text", "ranges", "statistics", "thinned"]
+__all__ = ["BUCKETS", "EDGES", "Ranges", "distances", "is_text", "ranges", "statistics", "thinned"]
 
 BUCKETS = 10
 EDGES = (0.005, 0.995)
