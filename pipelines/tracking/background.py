@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from pipelines.config import Settings
 
 __all__ = ["adopted", "problem", "shown", "start"]
+
+
+_started: list[int] = []
+"""Deliverers of this process; those that ended are let go of when the next one starts."""
 
 
 def adopted(tracker: str, uri: str) -> dict[str, Any]:
@@ -38,6 +43,11 @@ def start(settings: Settings, data: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID")}
     engine = str(Path(__file__).resolve().parents[2])  # the same code as the job's, wherever that was imported from
     environment["PYTHONPATH"] = os.pathsep.join(p for p in (engine, os.environ.get("PYTHONPATH", "")) if p)
+    for pid in _started[:]:
+        with contextlib.suppress(ChildProcessError):
+            if os.waitpid(pid, os.WNOHANG) == (0, 0):
+                continue
+        _started.remove(pid)
     with open(spool.folder / "deliver.log", "a", encoding="utf-8") as log:
         child = subprocess.Popen(
             [sys.executable, "-P", "-m", "pipelines.tracking.deliver"],
@@ -52,7 +62,8 @@ def start(settings: Settings, data: Path) -> None:
         assert child.stdin is not None
         child.stdin.write(json.dumps(asked))  # not as an argument: a URI may hold a password, and arguments are for all to see
         child.stdin.close()
-    child.returncode = 0  # never waited for: without this, Python complains of a child that still runs
+    _started.append(child.pid)
+    child.returncode = 0  # nobody waits for it: without this, Python complains of a child that still runs
 
 
 def shown(uri: str) -> str:

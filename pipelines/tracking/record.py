@@ -7,6 +7,7 @@ A job that wants more shown than its manifest puts files into ``data/runs/<id>/r
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -62,9 +63,11 @@ class Record:
 
 
 def metric_name(name: str) -> str:
-    """A name that every tracker takes: ``test/auc/origin=JFK`` becomes ``test/auc/origin.JFK``."""
-    parts = (re.sub(r"[^\w\-. ]", ".", part, flags=re.ASCII).strip(". ") for part in name.split("/"))
-    return "/".join(part for part in parts if part)[:250] or "unnamed"
+    """A name that every tracker takes: ``test/auc/origin=JFK`` becomes ``test/auc/origin.JFK``; a hash where more is lost."""
+    plain = name.replace("=", ".")
+    parts = (re.sub(r"[^\w\-. ]", ".", part, flags=re.ASCII).strip(". ") for part in plain.split("/"))
+    out = "/".join(part for part in parts if part)[:240] or "unnamed"
+    return out if out == plain else f"{out}-{hashlib.sha256(name.encode()).hexdigest()[:4]}"
 
 
 def _millis(text: Any) -> int | None:
@@ -143,7 +146,7 @@ def read_record(folder: Path, manifest: Mapping[str, Any]) -> Record:
         parent=manifest.get("parent") or None,
         begun=begun,
         ended=_millis(manifest.get("finished")) if status in OVER else None,
-        params={name: v if isinstance(v, str) else json.dumps(v, default=str) for name, v in params.items()},
+        params={metric_name(name): v if isinstance(v, str) else json.dumps(v, default=str) for name, v in params.items()},
         metrics={
             **_numbers(manifest.get("counts"), "counts/"),
             **_numbers(manifest.get("metrics")),
@@ -151,7 +154,7 @@ def read_record(folder: Path, manifest: Mapping[str, Any]) -> Record:
             **_tfma(report / TFMA),
         },
         series=_series(report / EPOCHS),
-        tags={name: str(v) for name, v in tags.items() if v not in (None, "")},
+        tags={metric_name(name): str(v) for name, v in tags.items() if v not in (None, "")},
         files={"manifest.json": folder / "manifest.json", **files},
         bundles=tuple(_bundles(data, manifest)) if status == "complete" else (),
         links=links,

@@ -21,6 +21,14 @@ def _name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.\-]", "-", text)[:128]
 
 
+def _value(text: str) -> Any:
+    """A parameter as what it was: a number is one again."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
 class WandbTracker:
     """A run is told once it is over: an offline run cannot be taken up again. Told again unchanged, nothing is written."""
 
@@ -69,7 +77,7 @@ class WandbTracker:
             name=record.id,
             group=record.parent or record.id,
             job_type=record.kind,
-            config={**record.params, "tandem": dict(record.tags)},
+            config={**{name: _value(text) for name, text in record.params.items()}, "tandem": dict(record.tags)},
             mode=self.mode,  # type: ignore[arg-type]
             dir=str(self.folder),
             resume="allow" if self.mode == "online" else None,

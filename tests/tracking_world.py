@@ -1,0 +1,165 @@
+"""Runs to tell, without the work behind them; a real MLflow server; and what trackers hold, read back."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipelines.config import load_settings
+from pipelines.runs import Home, Run, recorded
+from pipelines.training.evidence import curves
+
+
+def home(folder: Path, **tracking: Any) -> Home:
+    """An empty repository in ``folder`` with these settings of tracking."""
+    repo = folder / "repo"
+    repo.mkdir(parents=True, exist_ok=True)
+    settings = load_settings(repo, data=folder / "data", tracking=tracking)
+    return Home(repo, settings, settings.data)
+
+
+def training(place: Home, parent: str | None = None, **fields: Any) -> Run:
+    """A run that looks like a training: parameters, metrics, curves, a training set and a pushed model."""
+    import numpy as np
+
+    with recorded(place, "train", parent=parent, params={"units": 32, "rate": 0.001}, seeds={"seed": 7}, model="cards", **fields) as run:
+        data, report = place.data, run.folder / "report"
+        for path, text in (
+            ("training/abc/train/part-0.txt", "rows"),
+            ("models/cards/3/saved_model.pb", "graph"),
+            ("models/cards/3/tandem.json", "{}"),
+        ):
+            (data / path).parent.mkdir(parents=True, exist_ok=True)
+            (data / path).write_text(text)
+        report.mkdir()
+        label, guess = np.array([0.0, 1.0, 0.0, 1.0, 1.0]), np.array([0.1, 0.4, 0.35, 0.8, 0.9])
+        (report / "epochs.json").write_text(
+            json.dumps({"epoch/train/loss": [[0, 0.7], [1, 0.5]], "epoch/validation/loss": [[0, 0.8], [1, 0.6]]})
+        )
+        (report / "curves.json").write_text(json.dumps(curves(label, {"all features": guess})))
+        (report / "tfma.json").write_text(json.dumps({"": {"auc": 0.9}, "country=DE": {"auc": 0.8}}))
+        run.add(metrics={"test/auc": 0.9, "test/auc/country=DE": 0.8}, counts={"rows/train": 5}, fingerprints={"cards": "f" * 64})
+        run.save(training_set="abc", version=3)
+    return run
+
+
+@dataclass
+class Told:
+    """A tracker's run."""
+
+    status: str
+    parent: str | None
+    params: dict[str, str]
+    metrics: dict[str, float]
+    steps: dict[str, dict[int, float]]
+    tags: dict[str, str]
+    files: set[str] = field(default_factory=set)
+    bundles: dict[str, tuple[str, list[str]]] = field(default_factory=dict)
+
+
+def mlflow_runs(uri: str) -> dict[str, Told]:
+    """MLflow's runs by ours."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(uri)
+
+    def files(number: str, folder: str | None = None) -> set[str]:
+        found: set[str] = set()
+        for one in client.list_artifacts(number, folder):
+            found |= files(number, one.path) if one.is_dir else {one.path}
+        return found
+
+    runs = [r for e in client.search_experiments() for r in client.search_runs([e.experiment_id])]
+    ours = {r.info.run_id: r.data.tags.get("tandem.run", "") for r in runs}
+    out: dict[str, Told] = {}
+    for r in runs:
+        number, tags = r.info.run_id, dict(r.data.tags)
+        steps = {m: {p.step: p.value for p in client.get_metric_history(number, m)} for m in r.data.metrics if m.startswith("epoch/")}
+        sets = {i.dataset.name: ("dataset", [i.dataset.digest]) for i in r.inputs.dataset_inputs}
+        assert ours[number] not in out, "told twice"
+        parent = ours.get(tags.get("mlflow.parentRunId", ""))
+        out[ours[number]] = Told(r.info.status, parent, dict(r.data.params), dict(r.data.metrics), steps, tags, files(number), sets)
+    return out
+
+
+def wandb_runs(data: Path) -> dict[str, Told]:
+    """The offline runs of Weights & Biases in a data folder, from its own log files."""
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    out: dict[str, Told] = {}
+    for file in (data / "tracking" / "wandb").glob("offline-run-*/*.wandb"):
+        log, told, name = DataStore(), Told("", None, {}, {}, {}, {}), ""
+        log.open_for_scan(str(file))
+        while (read := log.scan_data()) is not None:
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(bytes(read))
+            kind = record.WhichOneof("record_type")
+            if kind == "run":
+                config = {u.key: json.loads(u.value_json) for u in record.run.config.update}
+                name, told.tags = record.run.run_id, config.pop("tandem", {})
+                told.parent = record.run.run_group if record.run.run_group != name else None
+                told.params = {k: str(v) for k, v in config.items() if k != "_wandb"}
+            elif kind == "history":
+                item = {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item}
+                for metric, value in item.items():
+                    if metric.startswith("epoch/"):
+                        told.steps.setdefault(metric, {})[int(item["epoch"])] = value
+            elif kind == "summary":
+                told.metrics |= {"/".join(u.nested_key) or u.key: json.loads(u.value_json) for u in record.summary.update}
+            elif kind == "artifact" and record.artifact.type == "run":
+                told.files |= {entry.path for entry in record.artifact.manifest.contents}
+            elif kind == "artifact":
+                told.bundles[record.artifact.name] = (record.artifact.type, sorted(record.artifact.aliases))
+            elif kind == "exit":
+                told.status = "FAILED" if record.exit.exit_code else "FINISHED"
+        assert name not in out, "told twice"
+        out[name] = told
+    return out
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def mlflow_server(folder: Path, port: int) -> Iterator[str]:
+    """A real MLflow server over a store in ``folder``; its address."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder / 'server.db'}", "--artifacts-destination", str(folder / "artifacts")]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    with open(folder / "server.log", "w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+    address, until = f"http://127.0.0.1:{port}", time.monotonic() + 120
+    try:
+        while True:
+            try:
+                with urllib.request.urlopen(f"{address}/health", timeout=5) as answer:
+                    if answer.status == 200:
+                        break
+            except OSError:
+                assert server.poll() is None and time.monotonic() < until, (folder / "server.log").read_text()[-2000:]
+                time.sleep(0.1)
+        yield address
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
