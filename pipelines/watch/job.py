@@ -145,7 +145,7 @@ class Watch:
             if code:
                 self._wrong(f"tandem labels failed (exit code {code}): {why}")
             before = latest_report(data, model)
-            code, why = self.commands.run(["monitor", "--model", model, *of])
+            code, why = self.commands.run(["monitor", "--model", model, "--no-labels", *of])
             report = latest_report(data, model)
             error = ""
             if report is None or (before is not None and before[0] == report[0] and before[1] == report[1]):
@@ -191,6 +191,8 @@ class Watch:
         return True
 
     def _note(self, model: str, decision: Decision) -> None:
+        if isinstance(decision.action, Look):
+            return  # what holds is judged after it
         known = self.known[model]
         if decision.held and decision.held != known["held"]:
             self.say(f"{model}: {', '.join(t.name for t in decision.triggers)} asks for a retraining, but {decision.held}")

@@ -1,0 +1,368 @@
+"""The watch at work over commands that only pretend: rounds, retraining, alerts, two at once, kills, SIGTERM, status, metrics."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.alerting import Webhook
+from pipelines.config import AlertSettings
+from pipelines.runs.alive import started_at
+from pipelines.watch.facts import event_days, plan
+from pipelines.watch.job import Watch, status
+from pipelines.watch.metrics import JobMetrics, page
+from tests.integration.fake_tandem import MODEL, champion
+from tests.integration.watch_world import BROKEN, CALM, DRIFT, SOURCE, Clock, InProcess, World, utc
+from tests.webhook_server import WebhookServer
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock(datetime.now(UTC))
+
+
+def watch(world: World, clock: Clock, **options: Any) -> tuple[Watch, list[str]]:
+    said: list[str] = []
+    return Watch(world.subject, InProcess(world), clock, said.append, **options), said
+
+
+def test_quiet_days_only_look(world: World, clock: Clock) -> None:
+    watcher, said = watch(world, clock)
+    until = watcher.round()
+    assert world.commands() == ["labels", "monitor"] and until <= clock.now + timedelta(minutes=1)
+    clock.forward(minutes=59)
+    watcher.round()
+    assert len(world.commands()) == 2
+    clock.forward(minutes=1)
+    watcher.round()
+    assert len(world.commands()) == 4 and not watcher.failed and not world.runs("retrain")
+    assert len(said) == 2 and said[0].startswith("monitor of flights: ok")
+
+
+def test_drift_becomes_a_new_champion_and_is_told(world: World, clock: Clock, tmp_path: Path) -> None:
+    server = WebhookServer()
+    server.up()
+    watcher, _ = watch(world, clock, sender=Webhook(AlertSettings(webhook=server.url)))
+    world.will_find(DRIFT)
+    watcher.round()
+    assert world.commands() == ["labels", "monitor", "batch", "train", "promote"] and champion(world.data) == 2
+    (run,) = world.runs("retrain")
+    assert (run["status"], run["outcome"], run["version"], run["tries"]) == ("complete", "promoted", 2, 1)
+    assert [t["name"] for t in run["triggers"]] == ["drift"]
+    assert {r["parent"] for kind in ("batch", "train", "promote") for r in world.runs(kind)[-1:]} == {run["id"]}
+    assert world.runs("train")[-1]["range"] == ["2013-01-03T00:00:00+00:00", "2013-01-13T00:00:00+00:00"]
+    assert world.runs("batch")[-1]["range"] == [
+        "2013-01-09T00:00:00+00:00",
+        "2013-01-13T00:00:00+00:00",
+    ]  # but for the last day, rows are there
+    assert [(b["state"], b["title"]) for b in server.taken] == [
+        ("event", "flights: retrained, version 2 promoted"), ("firing", "flights: skew of view__temp failed"),
+    ]  # fmt: skip
+    world.will_find({**CALM, "version": 2})
+    for _ in range(30):
+        clock.forward(hours=1)
+        watcher.round()
+    assert len(world.runs("retrain")) == 1 and (server.taken[-1]["state"], len(server.taken)) == ("resolved", 3)
+    server.down()
+
+
+def test_the_same_data_is_not_trained_on_again(world: World, clock: Clock) -> None:
+    """The drift goes on whatever is trained, and each model is refused."""
+    watcher, said = watch(world, clock)
+    world.will_find(DRIFT)
+    world.order("promote", "refused")
+    for _ in range(60):
+        watcher.round()
+        clock.forward(hours=1)
+    assert world.commands().count("train") == 1 and champion(world.data) == 1
+    (run,) = world.runs("retrain")
+    assert (run["outcome"], run["version"], run["detail"]) == ("refused", 2, "auc 0.60 is below 0.65")
+    assert sum("already tried" in line for line in said) == 1  # said once
+    world.add_day(date(2013, 1, 13))
+    watcher.round()
+    assert world.commands().count("train") == 2 and len(world.runs("retrain")) == 2
+
+
+def test_a_model_that_is_not_blessed_ends_it_too(world: World, clock: Clock) -> None:
+    watcher, _ = watch(world, clock)
+    world.will_find(DRIFT)
+    world.order("train", "not blessed")
+    watcher.round()
+    (run,) = world.runs("retrain")
+    assert (run["status"], run["outcome"], run["detail"]) == ("complete", "not blessed", "worse than the base rate")
+    assert "promote" not in world.commands() and not watcher.failed
+
+
+def test_broken_data_is_not_learnt_from(world: World, clock: Clock) -> None:
+    watcher, said = watch(world, clock)
+    world.will_find(BROKEN)
+    watcher.round()
+    assert not world.runs("retrain") and any("looks broken (unit departures.dep_delay)" in line for line in said)
+    world.will_find(DRIFT)  # it is mended
+    clock.forward(hours=1)
+    watcher.round()
+    assert len(world.runs("retrain")) == 1
+
+
+def test_a_failed_step_is_tried_again_later_and_goes_on_there(world: World, clock: Clock) -> None:
+    watcher, said = watch(world, clock)
+    world.will_find(DRIFT)
+    world.order("promote", "fail")
+    watcher.round()
+    assert world.commands()[-3:] == ["batch", "train", "promote"] and "tandem promote failed (exit code 1)" in watcher.failed[0]
+    assert world.runs("retrain")[0]["status"] == "failed" and any("alert, firing: tandem retrain failed" in line for line in said)
+    watcher.round()
+    assert len([c for c in world.commands() if c == "promote"]) == 1  # not at once
+    world.order("promote", None)
+    clock.forward(minutes=31)
+    watcher.round()
+    assert world.commands().count("train") == 1  # its model is there
+    (run,) = world.runs("retrain")
+    assert (run["status"], run["outcome"], run["tries"]) == ("complete", "promoted", 2) and champion(world.data) == 2
+    assert any("alert, resolved" in line for line in said)
+
+
+def test_what_always_fails_is_left_alone(world: World, clock: Clock) -> None:
+    watcher, said = watch(world, clock)
+    world.will_find(DRIFT)
+    world.order("batch", "fail")
+    for _ in range(48):
+        watcher.round()
+        clock.forward(hours=1)
+    assert world.commands().count("batch") == 3 and any("mend the cause" in line for line in said)
+
+
+def test_a_monitor_that_cannot_run_is_told(world: World, clock: Clock) -> None:
+    watcher, said = watch(world, clock)
+    (world.data / "next_report.json").unlink()
+
+    class Broken(InProcess):
+        def run(self, words: Any) -> tuple[int, str]:
+            return (1, "error: no log") if words[0] == "monitor" else super().run(words)
+
+    watcher.commands = Broken(world)
+    watcher.round()
+    assert any("alert, firing: flights: the monitor could not run" in line for line in said)
+    assert watcher.failed == ["tandem monitor made no report (exit code 1): error: no log"]
+    world.will_find(CALM)
+    watcher.commands = InProcess(world)
+    clock.forward(hours=1)
+    watcher.round()
+    assert any("alert, resolved" in line for line in said)
+
+
+def test_a_training_by_hand_counts(world: World, clock: Clock) -> None:
+    """Somebody trained on the same days: nothing new to learn, and nobody promotes their model for them."""
+    InProcess(world).run(["train", "--start", "2013-01-03T00:00:00+00:00", "--end", "2013-01-13T00:00:00+00:00"])
+    watcher, said = watch(world, clock)
+    world.will_find(DRIFT)
+    watcher.round()
+    assert world.commands().count("train") == 1 and not world.runs("retrain") and champion(world.data) == 1
+    assert any("already trained on the data up to 2013-01-13" in line for line in said)
+
+
+def test_status_and_metrics(world: World, clock: Clock) -> None:
+    watcher, _ = watch(world, clock)
+    world.will_find(DRIFT)
+    watcher.round()
+    found = status(world.subject, clock.now)
+    assert json.dumps(found, default=str)
+    model = found["models"][MODEL]
+    assert (model["champion"], model["verdict"], model["triggers"]) == (2, "fail", {})  # the drift was version 1's
+    assert [r["outcome"] for r in found["retrainings"]] == ["promoted"] and len(found["alerts"]["firing"]) == 1
+    text = page(JobMetrics(world.data, lambda: watcher.known)).decode()
+    for line in (
+        'tandem_alias_version{alias="champion",model="flights"} 2.0',
+        'tandem_watch_retrainings{model="flights",outcome="promoted"} 1.0',
+        'tandem_monitor_check_value{check="skew",feature="view__temp",model="flights"} 0.4',
+        'tandem_monitor_check_status{check="skew",feature="view__temp",model="flights"} 2.0',
+        'tandem_monitor_verdict{model="flights"} 2.0',
+        'tandem_watch_trigger{model="flights",trigger="drift"} 0.0',
+        'tandem_alerts_firing{severity="fail"} 1.0',
+        'tandem_run_last_failed{kind="retrain"} 0.0',
+    ):
+        assert line in text.splitlines()
+
+
+# Whole processes.
+
+DRIVER = """
+import signal, sys, threading
+from datetime import UTC, datetime
+from pathlib import Path
+from pipelines.watch.children import Children
+from pipelines.watch.job import Watch
+from tests.integration.watch_world import World
+world = World.__new__(World)
+world.root, world.settings = Path(sys.argv[1]), {}
+world.repo, world.data = world.root / "repo", world.root / "data"
+stop = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: stop.set())
+commands = Children(world.repo, world.data, stop, [sys.executable, "-m", "tests.integration.fake_tandem"])
+watch = Watch(world.subject, commands, lambda: datetime.now(UTC), lambda line: print(line, flush=True))
+watch.run(stop, wait=(lambda until: True) if "--once" in sys.argv else None)
+"""
+
+
+@contextlib.contextmanager
+def process(world: World, *words: str) -> Iterator[subprocess.Popen[str]]:
+    child = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(world.root), *words],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def wait_for(what: Callable[[], Any], seconds: float = 60) -> Any:
+    until = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < until, "it does not come"
+        time.sleep(0.02)
+    return found
+
+
+def test_two_watches_at_once_start_one_training(world: World) -> None:
+    world.will_find(DRIFT)
+    world.order("train", "wait")
+    with process(world, "--once") as one, process(world, "--once") as other:
+        wait_for(lambda: "train" in world.commands())
+        # One of them trains; the other comes to its end meanwhile.
+        ended = wait_for(lambda: [p for p in (one, other) if p.poll() is not None])
+        assert ended[0].returncode == 0
+        world.order("train", None)
+        assert one.wait(60) == other.wait(60) == 0
+    assert world.commands().count("train") == 1 == len(world.runs("retrain")) and champion(world.data) == 2
+    with process(world, "--once") as third:
+        assert third.wait(60) == 0
+    assert world.commands().count("train") == 1
+
+
+def test_while_somebody_trains_by_hand_the_watch_waits(world: World) -> None:
+    world.will_find(DRIFT)
+    world.order("train", "wait")
+    words = ["train", "--repo", str(world.repo), "--data", str(world.data)]
+    span = ["--start", "2013-01-03T00:00:00+00:00", "--end", "2013-01-13T00:00:00+00:00"]
+    hand = subprocess.Popen([sys.executable, "-m", "tests.integration.fake_tandem", *words, *span], cwd=ROOT)
+    try:
+        wait_for(lambda: [r for r in world.runs("train") if r["status"] == "running"])
+        with process(world, "--once") as child:
+            out, _ = child.communicate(timeout=60)
+        assert "a training is under way: train-" in out and world.commands().count("train") == 1
+        world.order("train", None)
+        assert hand.wait(60) == 0
+    finally:
+        hand.kill()
+        hand.wait()
+    with process(world, "--once") as child:
+        child.communicate(timeout=60)
+    assert world.commands().count("train") == 1 and champion(world.data) == 1
+
+
+@pytest.mark.parametrize("step", ["batch", "train", "promote"])
+def test_killed_in_the_middle_its_child_dies_and_the_next_start_completes_it(world: World, step: str) -> None:
+    world.will_find(DRIFT)
+    world.order(step, "wait")
+    with process(world, "--once") as child:
+        (running,) = wait_for(lambda: [r for r in world.runs(step) if r["status"] == "running"])
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        wait_for(lambda: started_at(running["pid"]) is None)
+    assert champion(world.data) == 1
+    assert [r["status"] for r in world.runs("retrain")] == ["killed"]
+    world.order(step, None)
+    with process(world, "--once") as child:
+        assert child.wait(60) == 0
+    (run,) = world.runs("retrain")
+    assert (run["status"], run["outcome"], run["tries"]) == ("complete", "promoted", 2) and champion(world.data) == 2
+    assert world.commands().count("train") == (2 if step == "train" else 1)
+    assert len(list((world.data / "models" / MODEL).glob("[0-9]*"))) == 2
+
+
+def test_a_child_that_is_killed_is_a_failure_that_is_gone_on_with(world: World, clock: Clock) -> None:
+    world.will_find(DRIFT)
+    world.order("train", "kill")
+    with process(world, "--once") as child:
+        out, _ = child.communicate(timeout=60)
+    assert "tandem train failed (exit code -9)" in out and world.runs("retrain")[0]["status"] == "failed"
+    watcher, _ = watch(world, clock)
+    clock.forward(minutes=31)
+    watcher.round()
+    assert champion(world.data) == 2 and world.runs("retrain")[0]["tries"] == 2
+
+
+def test_sigterm_ends_it_in_order_and_the_next_start_goes_on(world: World) -> None:
+    world.will_find(DRIFT)
+    world.order("train", "wait")
+    with process(world) as child:
+        (running,) = wait_for(lambda: [r for r in world.runs("train") if r["status"] == "running"])
+        child.terminate()
+        out, _ = child.communicate(timeout=60)
+        assert child.returncode == 0 and "asked to stop" in out
+    assert started_at(running["pid"]) is None
+    (run,) = world.runs("retrain")
+    assert run["status"] == "killed" and run["asked_to_stop"] and run["tries"] == 0
+    world.order("train", None)
+    with process(world) as child:
+        wait_for(lambda: champion(world.data) == 2)
+        child.terminate()
+        assert child.wait(60) == 0
+
+
+# What a retraining reads.
+
+
+def test_days_of_events(tmp_path: Path) -> None:
+    now = utc("2013-01-20T06:00:00")
+    assert event_days(tmp_path, [SOURCE], now) is None
+    world = World(tmp_path, days=12)
+    assert event_days(world.data, [SOURCE], now) == (utc("2013-01-01"), utc("2013-01-13"))
+    assert event_days(world.data, [SOURCE], utc("2013-01-12T23:00:00")) == (utc("2013-01-01"), utc("2013-01-12"))  # today is not whole
+    (world.data / "events" / "departures" / "date=2013-01-15").mkdir()  # empty
+    (world.data / "events" / "departures" / "date=soon").mkdir()
+    assert event_days(world.data, [SOURCE], now) == (utc("2013-01-01"), utc("2013-01-13"))
+
+
+def test_files_without_days_reach_to_today(tmp_path: Path) -> None:
+    (tmp_path / "events" / "departures").mkdir(parents=True)
+    (tmp_path / "events" / "departures" / "all.jsonl").write_text("{}\n")
+    days = event_days(tmp_path, [SOURCE], utc("2013-01-20T06:00:00"))
+    assert days is not None and days[1] == utc("2013-01-20")
+
+
+@pytest.mark.parametrize(
+    ("train_days", "graph", "batch_start", "train_start"),
+    [
+        (None, "f", "2013-01-09", "2013-01-03"),  # rows are there up to the 10th; the 9th is made again for late events
+        (4, "f", "2013-01-09", "2013-01-09"),
+        (100, "f", "2013-01-09", "2013-01-01"),
+        (None, "e", "2013-01-01", "2013-01-03"),  # rows of another graph are of no use
+    ],
+)
+def test_what_is_read(world: World, train_days: float | None, graph: str, batch_start: str, train_start: str) -> None:
+    from pipelines.runs import list_runs
+
+    days = (utc("2013-01-01"), utc("2013-01-13"))
+    found = plan(world.data, MODEL, days, list_runs(world.data), {"view": graph * 64}, train_days, 7)
+    assert (found.batch_start, found.train_start, found.end) == (utc(batch_start), utc(train_start), days[1])
