@@ -1,7 +1,7 @@
 """What differs between two runs, by their manifests, in the order that explains most. Pure.
 
-First the causes: inputs (and the question asked), definitions, code, libraries, settings, seeds and parameters. Then the effects:
-fingerprints, counts, metrics, outputs. Two runs without a differing cause should have no differing effect.
+First the causes: inputs (and the question asked), definitions, code, libraries, settings, seeds and parameters, machine. Then the
+effects: fingerprints, counts, metrics, outputs. Two runs without a differing cause should have no differing effect.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 __all__ = ["CAUSES", "EFFECTS", "Difference", "diff", "render", "to_dict"]
 
-CAUSES = ("inputs", "definitions", "code", "libraries", "settings", "parameters")
+CAUSES = ("inputs", "definitions", "code", "libraries", "settings", "parameters", "machine")
 EFFECTS = ("fingerprints", "counts", "metrics", "outputs", "status")
 _TIMES = ("hop", "over", "delay", "ttl", "label_delay", "max_age")
 _UNITS = ((86_400_000_000, "d"), (3_600_000_000, "h"), (60_000_000, "min"), (1_000_000, "s"), (1_000, "ms"))
@@ -49,6 +49,7 @@ def diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
         *_flat_diff("parameters", a.get("seeds") or {}, b.get("seeds") or {}, prefix="seed "),
         *_flat_diff("parameters", a.get("params") or {}, b.get("params") or {}),
         *(d for name in ("runner", "pinned") for d in _flat_diff("parameters", _only(a, name), _only(b, name))),
+        *(_flat_diff("machine", a.get("machine") or {}, b.get("machine") or {}) if "machine" in a and "machine" in b else ()),
         *_flat_diff("fingerprints", a.get("fingerprints") or {}, b.get("fingerprints") or {}, prefix="graph of "),
         *_flat_diff("counts", a.get("counts") or {}, b.get("counts") or {}),
         *_flat_diff("metrics", a.get("metrics") or {}, b.get("metrics") or {}),

@@ -1,6 +1,330 @@
-def reproduce(*a, **k):
-    raise NotImplementedError
+"""``tandem reproduce``: a past run's artifacts made again from its manifest, beside what is there, and compared.
+
+The question of then is asked again: the recorded event files (no later ones), the recorded offline rows (no newer run's), the recorded
+seed and parameters. Code, definitions and libraries are those of now: where they are not those of then, that is said as the cause.
+Nothing that lives is touched: all is made in ``data/reproduce/<time>``, and removed unless ``keep``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from pipelines import runs
+from pipelines.lineage.compare import Artifact, files_of, same_files, same_predictions, same_scores, same_tables, same_weights, worst
+from pipelines.lineage.diff import CAUSES, Difference, diff
+from pipelines.repo import Repo
+from pipelines.training import as_of
+from transforms.errors import DataError, TandemError
+
+__all__ = ["render", "reproduce"]
+
+Say = Callable[[str], None]
 
 
-def render(r):
-    return []
+def reproduce(
+    repo: Repo,
+    run_id: str,
+    *,
+    model: bool = True,
+    keep: bool = False,
+    say: Say = lambda line: None,
+    timed: Callable[[str, float | None], None] = lambda step, seconds: None,
+) -> dict[str, Any]:
+    """Make a run of kind train or batch again and compare; JSON-able.
+
+    ``{run, kind, verdict, causes: [line], notes: [line], artifacts: [{name, verdict, detail}], folder, seconds}``; a verdict is identical,
+    equal or different, that of all the worst of them. Raises DataError for a run that cannot be made again at all.
+    """
+    run = runs.find(repo.data, run_id)
+    _check(run)
+    begun = time.monotonic()
+    folder = repo.data / "reproduce" / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
+    with runs.recorded(repo, "reproduce", of_run=run.id) as own:
+        say(f"looking for what has changed since {run.id}")
+        found = changed(repo, run.manifest)
+        inputs, notes = _inputs(repo.data, run.manifest)
+        causes = [*(f"input changed: {c}" for c in inputs), *(_cause(d) for d in found)]
+        for line in (*notes, *causes[:8]):
+            say(line)
+        try:
+            folder.mkdir(parents=True)
+            make = _training if run.kind == "train" else _batch
+            artifacts = make(repo, run, folder, model, say, timed)
+        finally:
+            if not keep:
+                shutil.rmtree(folder, ignore_errors=True)
+        result = {
+            "run": run.id,
+            "kind": run.kind,
+            "verdict": worst(artifacts),
+            "causes": causes,
+            "notes": notes,
+            "artifacts": [a.to_dict() for a in artifacts],
+            "folder": str(folder) if keep else None,
+            "seconds": round(time.monotonic() - begun, 1),
+        }
+        counts = {v: sum(a.verdict == v for a in artifacts) for v in ("identical", "equal", "different")}
+        own.add(counts=counts, verdict=result["verdict"], result={k: v for k, v in result.items() if k != "folder"})
+    return result
+
+
+def _check(run: runs.Run) -> None:
+    if run.kind not in ("train", "batch"):
+        raise DataError(f"run {run.id} is of kind {run.kind}; only train and batch runs can be made again")
+    if run.kind == "train" and not run.manifest.get("query"):
+        raise DataError(f"run {run.id} ended ({run.status}) before its training set was made; there is nothing to make again")
+    if run.kind == "batch" and run.status != "complete":
+        raise DataError(f"run {run.id} is {run.status}, not complete; run 'tandem batch' again instead")
+
+
+def changed(repo: Repo, then: Mapping[str, Any]) -> list[Difference]:
+    """What differs between the world of a run and the present one: definitions, code, libraries, in this order."""
+    now = runs.facts(repo)
+    known = then.get("definitions") or {}
+    present = {n: d for n, d in (now.get("definitions") or {}).items() if n in known}
+    present |= {n: runs_model for n in known if (runs_model := _model_now(repo, n)) is not None}
+    world = {**then, **now, "definitions": present}
+    # Settings: a batch run is made again with those of then, and no other section changes what a training gives.
+    wanted = [name for name in CAUSES if name not in ("inputs", "parameters", "settings")]
+    return [d for d in diff(then, world) if d.section in wanted]
+
+
+def _model_now(repo: Repo, name: str) -> Any:
+    if not name.startswith("model "):
+        return None
+    found = _find_model(repo, name.removeprefix("model "))
+    return None if found is None else json.loads(json.dumps(found.canonical()))
+
+
+def _find_model(repo: Repo, name: str) -> Any:
+    for reference in repo.settings.models:
+        try:
+            model = repo.attribute(reference)
+        except TandemError:
+            continue
+        if model.name == name:
+            return model
+    return None
+
+
+def _cause(d: Difference) -> str:
+    what = {"definitions": "definition changed", "code": "code changed", "libraries": "library changed"}
+    return f"{what[d.section]}: {d}"
+
+
+def _inputs(data: Path, manifest: Mapping[str, Any]) -> tuple[list[as_of.Changed], list[str]]:
+    """The inputs that are not as they were, and what is worth knowing of the others."""
+    files = [f for each in (manifest.get("inputs") or {}).values() for f in each]
+    found = as_of.changes(data, files)
+    harmless = [c for c in found if c.how == "grown"]
+    notes = [f"{c}: no harm" for c in harmless[:3]]
+    folders = as_of.event_folders(data, [manifest])
+    known = {f["file"] for f in files}
+    later = [p for p in as_of.names(data, folders) if p not in known]
+    if later:
+        notes.append(f"{len(later):,} event files that the run did not read ({later[0]}...) are left out")
+    return [c for c in found if c.how != "grown"], notes
+
+
+def _quiet(repo: Repo, data: Path, **changes: Any) -> Repo:
+    """The repository with its data in ``data``, and nobody told."""
+    settings = repo.settings
+    if hasattr(settings, "tracking"):
+        changes["tracking"] = settings.tracking.model_copy(update={"trackers": []})
+    return dataclasses.replace(repo, settings=settings.model_copy(update={"data": data, **changes}))
+
+
+# ------------------------------------------------------------------------------------------------------------------------ training
+
+
+def _training(
+    repo: Repo, run: runs.Run, scratch: Path, with_model: bool, say: Say, timed: Callable[[str, float | None], None]
+) -> list[Artifact]:
+    from pipelines.training.run import make_set
+    from pipelines.training.user_code import load_function
+
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+    m, data = run.manifest, repo.data
+    query = m["query"]
+    model = _as_it_was(repo, m)
+    events = {n: f for n, f in m["inputs"].items() if not n.startswith("offline/")}
+    say("spine: asking the event log as of " + query["as_of"][:19])
+    then = as_of.past(data, events, scratch / "past")
+    start, end = (datetime.fromisoformat(query[n]) for n in ("start", "end"))
+    spine = load_function(repo.path, query["spine"])(then, start, end)
+    pins = {
+        name.partition("/")[2]: as_of.Pin(
+            tuple(str(data / f["file"]) for f in files if (data / f["file"]).is_file()), query["tags"].get(name.partition("/")[2])
+        )
+        for name, files in m["inputs"].items()
+        if name.startswith("offline/")
+    }
+    features = [(v, n) for v, _, n in (ref.partition(":") for ref in query["features"])]
+    say("point-in-time features: joining with the rows of then")
+    made, asked = make_set(model, spine, repo.path, data, datetime.fromisoformat(query["as_of"]), {}, pins, features, scratch)
+    out = [_same_set(data, m, made, asked)]
+    if not with_model:
+        return out
+    if not m.get("metrics"):
+        return [*out, Artifact("model", "different", "the run ended before it had a model")] if m.get("status") == "complete" else out
+    from pipelines.training.run import model_spec, predict, score_report, scores
+    from pipelines.training.tfx_pipeline import run_pipeline
+
+    seed = int(m["seeds"]["seed"])
+    spec = model_spec(model, made, run.id)
+    pipeline = run_pipeline(model, made, repo.path, scratch, spec, f"reproduce-{run.id}", timed, seed, m.get("params") or {}, push=False)
+    inputs = {"model": [(c.name, str(c.dtype)) for c in made.columns]}
+    inputs["plain"] = [(c.name, str(c.dtype)) for c in made.columns if c.is_request]
+    test = made.read("test")
+    for name, folder in (("model", pipeline.full), ("plain", pipeline.plain)):
+        then_files = {o["name"].removeprefix(f"{name}/"): o for o in m["outputs"] if o["name"].startswith(f"{name}/")}
+        before = _kept(data, then_files)
+        label = "model" if name == "model" else "model without stored features"
+        out.append(same_weights(f"{label}: weights", then_files, before, folder))
+        columns = inputs[name]
+        again = predict(folder, test, columns)
+        once = predict(before, test, columns) if before is not None else None
+        out.append(same_predictions(f"{label}: predictions on the test split", once, again))
+    return [*out, same_scores("scores", m["metrics"], scores(score_report(model, made, pipeline)[0]))]
+
+
+def _kept(data: Path, files: Mapping[str, Mapping[str, Any]]) -> Path | None:
+    """The SavedModel of then, if its files are still there as they were."""
+    pb = files.get("saved_model.pb")
+    if (
+        pb is None
+        or not files
+        or as_of.changes(data, [{"file": o["path"], "size": o["bytes"], "sha256": o["sha256"]} for o in files.values()])
+    ):
+        return None
+    return (data / str(pb["path"])).parent
+
+
+def _as_it_was(repo: Repo, manifest: Mapping[str, Any]) -> Any:
+    """The model with all that decides its training set as recorded; its functions are those of now."""
+    from transforms.definitions import Field
+
+    found = _find_model(repo, manifest["model"])
+    if found is None:
+        raise DataError(f"model {manifest['model']!r} of run {manifest['id']} is defined no more; put it back into models: of tandem.yaml")
+    then = manifest["query"]["model"]
+    split = tuple(datetime.fromisoformat(s) if isinstance(s, str) else s for s in then["split"])
+    fields = [Field(name, dtype, required=required) for name, dtype, required in then["request_fields"]]
+    keep = {"slices": [s for s in found.slices if s in {f.name for f in fields}]}
+    return dataclasses.replace(
+        found,
+        label=then["label"],
+        weight=then["weight"],
+        entity_keys=then["entity_keys"],
+        request_fields=fields,
+        features=then["features"],
+        split=split,
+        label_delay=timedelta(microseconds=then["label_delay"]),
+        **keep,
+    )
+
+
+def _same_set(data: Path, manifest: Mapping[str, Any], made: Any, asked: Mapping[str, Any]) -> Artifact:
+    then = {o["name"].removeprefix("training_set/"): o for o in manifest["outputs"] if o["name"].startswith("training_set/")}
+    rows = sum(s["rows"] for s in made.manifest["splits"].values())
+    files = same_files("training set", {n: o for n, o in then.items() if n.endswith(".parquet")}, made.path)
+    query = manifest["query"]
+    if files.verdict == "identical":
+        return dataclasses.replace(files, detail=f"{rows:,} rows, {files.detail}")
+    if made.manifest["values_sha256"] == query["values_sha256"]:
+        return Artifact("training set", "equal", f"{rows:,} rows with equal values, tolerance 0; the files were written differently")
+    why = []
+    if made.manifest["spine_sha256"] != query["spine_sha256"]:
+        why.append("the labelled requests differ")
+    elif made.fingerprints != query["fingerprints"]:
+        why.append("the rows stem from other graphs")
+    else:
+        why.append("the features of equal requests differ")
+    before = data / "training" / str(manifest["training_set"])
+    if before.is_dir():
+        why.append(same_tables(before, made.path))
+    return Artifact("training set", "different", "; ".join(why))
+
+
+# --------------------------------------------------------------------------------------------------------------------------- batch
+
+
+def _batch(
+    repo: Repo, run: runs.Run, scratch: Path, with_model: bool, say: Say, timed: Callable[[str, float | None], None]
+) -> list[Artifact]:
+    from pipelines.batch import run_batch
+    from pipelines.config import BatchSettings
+
+    m = run.manifest
+    data = as_of.past(repo.data, m["inputs"], scratch / "data")
+    for name in ("offline", "graphs", "tracking", "mlflow.db", "mlartifacts"):
+        if (data / name).is_symlink():
+            (data / name).unlink()
+    for name, fingerprint in m["fingerprints"].items() if m.get("pinned") else ():
+        (data / "graphs" / name).mkdir(parents=True)
+        os.symlink(repo.data / "graphs" / name / fingerprint, data / "graphs" / name / fingerprint)
+        (data / "graphs" / name / "CURRENT").write_text(fingerprint + "\n")
+    recorded = (m.get("settings") or {}).get("batch")
+    changes = {"batch": BatchSettings(**recorded)} if recorded else {}
+    there = _quiet(repo, data, **changes)
+    start, end = (datetime.fromisoformat(t) for t in m["range"])
+    made = run_batch(there, start, end, now=datetime.fromisoformat(m["created"]), pinned=bool(m.get("pinned")), progress=say).run
+    out = []
+    for name in there.groups:
+        before = files_of(m, repo.data, run.id, name)
+        folder = data / "offline" / name / f"run={made.id}"
+        if not before:
+            out.append(Artifact(f"rows of {name}", "different", "the run of then made none, or its files are gone"))
+            continue
+        found = same_files(f"rows of {name}", before, folder)
+        if found.verdict != "identical" and (repo.data / "offline" / name / f"run={run.id}").is_dir():
+            told = same_tables(repo.data / "offline" / name / f"run={run.id}", folder, sort=True)
+            equal = told == "all values are equal"
+            found = Artifact(found.name, "equal" if equal else "different", f"{told}{', tolerance 0; the files differ' if equal else ''}")
+        rows = made.manifest.get("rows", {}).get(name, 0)
+        out.append(dataclasses.replace(found, detail=f"{rows:,} rows, {found.detail}"))
+    for name, fingerprint in m["fingerprints"].items():
+        now = made.manifest["fingerprints"].get(name)
+        same = now == fingerprint
+        detail = f"fingerprint {fingerprint[:12]}" if same else f"fingerprint {fingerprint[:12]} then, {str(now)[:12]} now"
+        out.append(Artifact(f"graph of {name}", "identical" if same else "different", detail))
+    return out
+
+
+# ---------------------------------------------------------------------------------------------------------------------- for people
+
+
+def render(result: Mapping[str, Any]) -> list[str]:
+    """The outcome, one line each."""
+    out = [f"run {result['run']}: {_OF_ALL[result['verdict']]}"]
+    out += [f"  {a['verdict']:<9}  {a['name']}: {a['detail']}" for a in result["artifacts"]]
+    out += [f"note: {n}" for n in result["notes"]]
+    if result["verdict"] == "different" and result["causes"]:
+        out += ["why:", *_some(result["causes"])]
+    elif result["verdict"] == "different":
+        out.append("why: no input, definition, code or library changed; what is left is chance, time or hardware")
+    elif result["causes"]:
+        out += ["changed since, without effect on the result:", *_some(result["causes"])]
+    if result["folder"]:
+        out.append(f"what was made is kept in {result['folder']}")
+    return [*out, f"{result['seconds']:,.1f} s"]
+
+
+_OF_ALL = {
+    "identical": "made again, every byte that counts is identical",
+    "equal": "made again, equal within the stated tolerance",
+    "different": "made again, and something differs",
+}
+
+
+def _some(lines: Iterable[str], most: int = 10) -> list[str]:
+    every = list(lines)
+    return [f"  {line}" for line in every[:most]] + ([f"  and {len(every) - most} more (--json has them all)"] if len(every) > most else [])

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import platform
 import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -68,6 +72,16 @@ def code_version(repo: Path) -> dict[str, Any]:
     return {**out, "files": each}
 
 
+@cache
+def machine() -> dict[str, Any]:
+    """What of the machine can change the last digit of a float: processor, cores, system."""
+    model = ""
+    with suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text()
+        model = next((line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")), "")
+    return {"system": f"{platform.system()} {platform.machine()}", "cpu": model or platform.processor(), "cores": os.cpu_count()}
+
+
 def masked(value: Any, name: str = "") -> Any:
     """``value`` (JSON-able) without secrets: what is called like one, and passwords inside of addresses, become ``***``."""
     if isinstance(value, Mapping):
@@ -123,6 +137,7 @@ def facts(place: Any) -> dict[str, Any]:
         "code": code_version(place.path),
         "lock": lock_hash(),
         "versions": library_versions(),
+        "machine": machine(),
         "settings": masked(place.settings.model_dump(mode="json")),
         **({"definitions": definitions} if definitions else {}),
     }

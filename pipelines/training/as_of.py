@@ -19,7 +19,7 @@ from typing import Any
 
 from pipelines.event_files import sha256
 
-__all__ = ["Changed", "Pin", "changes", "event_folders", "listing", "past", "pins", "state"]
+__all__ = ["Changed", "Pin", "changes", "event_folders", "listing", "names", "past", "pins", "state"]
 
 Files = dict[str, list[dict[str, Any]]]
 _NOT_EVENTS = ("runs", "training", "models", "tfx", "offline", "graphs", "stream", "requests", "labels", "monitor", "verify", "tracking")
@@ -51,6 +51,11 @@ def _files(folders: Sequence[Path]) -> list[Path]:
 def state(folders: Sequence[Path]) -> list[tuple[str, int, int]]:
     """Names, sizes and times of change of all event files: equal before and after means that nothing was appended in between."""
     return [(str(p), (s := p.stat()).st_size, s.st_mtime_ns) for p in _files(folders)]
+
+
+def names(data: Path, folders: Sequence[Path]) -> list[str]:
+    """The names of all event files, relative to the data folder."""
+    return [p.relative_to(data).as_posix() for p in _files(folders)]
 
 
 def listing(data: Path, folders: Sequence[Path]) -> Files:

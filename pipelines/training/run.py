@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pipelines.training.tfx_pipeline import PipelineRun
     from pipelines.training.training_set import TrainingSet
 
-__all__ = ["Trained", "make_set", "model_spec", "predict", "scores", "train"]
+__all__ = ["Trained", "make_set", "model_spec", "predict", "score_report", "scores", "train"]
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,7 @@ def train(
         raise ConfigError(f"training range {start} to {end}: give two rising moments with a time zone, e.g. 2013-03-01T00:00:00Z")
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its order of sums is not always the same
     home = runs.Home(repo, load_settings(repo, data=data), data)
     asked: dict[str, Any] = {
         "model": model.name,
@@ -186,7 +187,7 @@ def _train(
     spec = model_spec(model, training_set, run.id)
     pipeline = run_pipeline(model, training_set, repo, below, spec, run.id, progress, seed, params, push)
     with step("report"):
-        report, label, predictions = _report(model, training_set, pipeline)
+        report, label, predictions = score_report(model, training_set, pipeline)
         from pipelines.training.evidence import write_evidence
 
         untold = write_evidence(run.folder, pipeline.full, pipeline.plain, label, predictions)
@@ -278,7 +279,7 @@ def make_set(
     return made, {**query, "inputs": {**events, **files}}
 
 
-def _report(model: Model, training_set: TrainingSet, pipeline: PipelineRun) -> tuple[Report, Any, dict[str, Any]]:
+def score_report(model: Model, training_set: TrainingSet, pipeline: PipelineRun) -> tuple[Report, Any, dict[str, Any]]:
     """The scores on the test split, with its labels and every predictor's probabilities, each of shape [n] (float64)."""
     import numpy as np
 
