@@ -10,20 +10,32 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 _AGES = (1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 3 * 3600.0, 6 * 3600.0, 86400.0, 7 * 86400.0)
 
 
-class LogMetrics:
-    """What one log of the server counts; ``prefix`` begins the names."""
+_REQUEST_LOG = (
+    "tandem_request_log_rows_total",
+    "tandem_request_log_dropped_rows_total",
+    "tandem_request_log_expired_files_total",
+    "tandem_request_log_bytes",
+    "tandem_request_log_files",
+)
+_SHADOW_LOG = (
+    "tandem_shadow_log_rows_total",
+    "tandem_shadow_log_dropped_rows_total",
+    "tandem_shadow_log_expired_files_total",
+    "tandem_shadow_log_bytes",
+    "tandem_shadow_log_files",
+)
 
-    def __init__(self, prefix: str, what: str, r: CollectorRegistry) -> None:
-        self.log_rows = Counter(f"{prefix}_rows_total", f"Rows written into the {what}.", registry=r)
-        self.log_dropped = Counter(
-            f"{prefix}_dropped_rows_total",
-            f"Rows that the {what} lost: its queue was full, they could not be written, or a defect.",
-            ["reason"],
-            registry=r,
-        )
-        self.log_expired = Counter(f"{prefix}_expired_files_total", "Files deleted as the oldest.", registry=r)
-        self.log_bytes = Gauge(f"{prefix}_bytes", f"What the files of the {what} take.", registry=r)
-        self.log_files = Gauge(f"{prefix}_files", f"Files of the {what}.", registry=r)
+
+class LogMetrics:
+    """What one log of the server counts, under the five ``names``."""
+
+    def __init__(self, names: tuple[str, str, str, str, str], what: str, r: CollectorRegistry) -> None:
+        lost = f"Rows that the {what} lost: its queue was full, they could not be written, or a defect."
+        self.log_rows = Counter(names[0], f"Rows written into the {what}.", registry=r)
+        self.log_dropped = Counter(names[1], lost, ["reason"], registry=r)
+        self.log_expired = Counter(names[2], f"Files of the {what} deleted as the oldest.", registry=r)
+        self.log_bytes = Gauge(names[3], f"What the files of the {what} take.", registry=r)
+        self.log_files = Gauge(names[4], f"Files of the {what}.", registry=r)
 
 
 class Metrics(LogMetrics):
@@ -32,7 +44,7 @@ class Metrics(LogMetrics):
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         r = self.registry
-        super().__init__("tandem_request_log", "request log", r)
+        super().__init__(_REQUEST_LOG, "request log", r)
         self.requests = Counter("tandem_requests_total", "Requests answered.", ["route", "status"], registry=r)
         self.seconds = Histogram("tandem_request_seconds", "Time to answer, body included.", ["route"], buckets=_SECONDS, registry=r)
         self.instances = Counter("tandem_instances_total", "Instances and entities answered.", ["route"], registry=r)
@@ -53,7 +65,7 @@ class Metrics(LogMetrics):
         )
         self.reloads = Counter("tandem_model_reloads_total", "New versions that were taken.", ["model"], registry=r)
         self.store = Gauge("tandem_online_store_up", "1 when the online store answered last.", registry=r)
-        self.shadow_log = LogMetrics("tandem_shadow_log", "log of shadow predictions", r)
+        self.shadow_log = LogMetrics(_SHADOW_LOG, "log of shadow predictions", r)
         self.shadow_requests = Counter(
             "tandem_shadow_requests_total", "Requests that the challenger was run on as well.", ["model", "version"], registry=r
         )
