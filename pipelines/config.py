@@ -192,6 +192,8 @@ class MonitorSettings(_Section):
     """How many times the greatest distance between the training set's own windows of that length a distance must be."""
     min_rows: int = Field(default=100, ge=10)
     """Fewer answers in a window are not judged."""
+    min_moments: int = Field(default=20, ge=1)
+    """Answers of so few different minutes (weighed by how many fell into each) are no sample of a window: many at once share their rows."""
     null_rise: float = Field(default=0.1, ge=0, le=1)
     """How much the share of nulls may rise above training's."""
     unknown_share: float = Field(default=0.02, ge=0, le=1)

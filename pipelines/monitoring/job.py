@@ -22,7 +22,7 @@ from pipelines.monitoring.checks import Check, skipped, verdict
 from pipelines.monitoring.labels import KEYS, answers_of, label_requests, model_of, read_labels, request_log
 from pipelines.monitoring.shapes import days, shape, view_facts
 from pipelines.monitoring.statistics import distances, ranges, statistics, thinned
-from pipelines.monitoring.windows import Window, choose
+from pipelines.monitoring.windows import Window, choose, moments
 from pipelines.repo import Repo
 from pipelines.training.definition import Model
 from pipelines.verify.compare import locate, table_of
@@ -153,6 +153,9 @@ def _judged(repo: Repo, model: Model, options: MonitorOptions, now: datetime, sa
             checks.append(
                 skipped("skew", f"{served.num_rows:,} answers; distances say nothing below monitor.min_rows = {settings.min_rows}")
             )
+        elif (spread := moments(_us(served, "tandem_as_of"))) < settings.min_moments:
+            told = f"the answers are of {spread:.1f} different minutes in effect: no sample of a window"
+            checks.append(skipped("skew", f"{told} (monitor.min_moments = {settings.min_moments}); look at a longer one with --last"))
         else:
             checks += _distances(repo, model, base, served, before, whole, window, result, say)
         checks += judge.views(repo, base, served, window, result["views"], settings)

@@ -47,7 +47,8 @@ def features(
     for name in facts:
         own = settings.features.get(name, _PLAIN)
         prefix, what = ("prediction_", "prediction") if name == PREDICTION else ("", name)
-        measure = "L-infinity" if is_text(base.table.schema.field(name).type) else "Jensen-Shannon"
+        text = is_text(base.table.schema.field(name).type)
+        measure = "L-infinity" if text else "Jensen-Shannon"
         if name in skew:
             check = distance_check(
                 f"{prefix}skew", _named(name), skew[name], own.skew or settings.skew, by_chance.skew[name], settings.chance, measure,
@@ -55,7 +56,7 @@ def features(
             )  # fmt: skip
             out.append(check)
             facts[name] |= {"skew": round(skew[name], 4), "skew_threshold": round(check.threshold or 0.0, 4), "skew_status": check.status}
-            if check.status in ("warn", "fail") and name in units:
+            if check.status in ("warn", "fail") and name in units and not text:
                 suspect = suspect_unit(numbers(base.table, name), numbers(served, name), units[name])
                 if suspect is not None:
                     suspects[name] = suspect
@@ -81,7 +82,7 @@ def features(
         out.append(
             above("nulls", name, value, min(natural + rise, 1.0), f"{value:.1%} null; training up to {natural:.1%}", judged=own.check)
         )
-        if is_text(base.table.schema.field(name).type):
+        if text:
             out.append(_unknown(name, served, train, test, own, settings))
     if drift is None:
         out.append(skipped("drift", f"fewer than {settings.min_rows} answers in the window before; there is nothing to compare with"))

@@ -110,7 +110,9 @@ def _features(result: Mapping[str, Any]) -> str:
         status = min((ORDER[f[k]] for k in ("skew_status", "drift_status") if k in f), default=2)
         return status, -f.get("skew", 0.0) / max(f.get("skew_threshold", 1.0), 1e-9)
 
-    parts, quiet, opened = [], [], 0
+    parts: list[str] = []
+    quiet: list[str] = []
+    opened = 0
     for name, f in sorted(features.items(), key=lambda item: worst(item[1])):
         bad = worst(f)[0] < ORDER["ok"]
         opened += bad

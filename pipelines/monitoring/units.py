@@ -51,9 +51,9 @@ NAMES = {
 }  # fmt: skip
 FACTORS = (60.0, 3600.0, 86400.0, 1e3, 1e6, 1e9, 100.0, 24.0, 0.3048, 1.609344, 1.852, 2.54, 0.45359237, 3.6)
 """Without a known unit; each and its inverse."""
-_FAR = 0.35
+_FAR = 0.2
 """Nearer than this, the values are as they were: nothing to explain."""
-_BETTER = 0.5
+_BETTER = 0.4
 """The conversion must leave no more than this share of the distance."""
 _ROWS = 30
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from transforms.errors import ConfigError
 
-__all__ = ["DAY_US", "Window", "blocks", "choose", "duration"]
+__all__ = ["DAY_US", "Window", "blocks", "choose", "duration", "moments"]
 
 Int = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
@@ -99,3 +99,12 @@ def blocks(at: Int, window: Window, most: int, least_rows: int) -> list[tuple[Wi
         return found
     chosen: Any = np.unique(np.linspace(0, len(found) - 1, most).round().astype(np.int64))
     return [found[i] for i in chosen]
+
+
+def moments(at: Int) -> float:
+    """Over how many different minutes n moments are spread: n if each has its own, 1 if all share one (the inverse of the chance that
+    two of them fall into the same)."""
+    if not len(at):
+        return 0.0
+    counts = np.unique(at // 60_000_000, return_counts=True)[1] / len(at)
+    return float(1 / np.sum(counts**2))
