@@ -96,9 +96,9 @@ def ask(repo: Repo, name: str, as_of: datetime, steps: Steps) -> tuple[dict[str,
     asked = requests(repo, name, as_of - timedelta(days=1), as_of)[-50:]
     with steps.doing("serving"), live.server(repo, as_of) as address:
         url, times, answer = f"{address}/v1/models/{name}:predict", [], {}
-        for instance in asked:
+        for _, instance in asked:
             begun = time.perf_counter()
             answer = post(url, {"instances": [instance]})
             times.append((time.perf_counter() - begun) * 1000)
     steps.say(f"served {len(asked)} predictions")
-    return {"question": asked[-1], "answer": answer}, sorted(times)[len(times) // 2]
+    return {"question": asked[-1][1], "answer": answer}, sorted(times)[len(times) // 2]

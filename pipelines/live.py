@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pipelines.asking import Asking, most_asked, requests
+from pipelines.asking import Asking, Question, requests
 from pipelines.console import Steps
 from pipelines.repo import Repo
 from transforms.errors import TandemError
@@ -31,8 +31,8 @@ SPEED = 7200
 DISORDER, LATE, CORRUPT = 0.05, 0.0002, 0.001
 """What transport does to a log: shares of events that come late but in time, too late, and broken."""
 PARTITIONS = 2
-LATEST = 300
-"""Requests asked at the end, when all rows have arrived."""
+LATEST = 100
+"""Requests asked once more at the end, when all rows have arrived."""
 PACE = {"TANDEM_STREAM__CLOCK": "replay", "TANDEM_STREAM__TICK_MS": "250"}
 """Time moves by the replayed events alone, as the wall clock is years ahead; few and larger steps keep up with two hours in a second."""
 
@@ -82,14 +82,13 @@ def run_live(repo: Repo, run_id: str, model: str, end: datetime, days: int, step
 
 
 def _streamed(
-    repo: Repo, run_id: str, model: str, questions: list[dict[str, Any]], days: tuple[datetime, datetime], steps: Steps
+    repo: Repo, run_id: str, model: str, questions: list[Question], days: tuple[datetime, datetime], steps: Steps
 ) -> dict[str, Any]:
     """The stream from its start to its stop, with the server and the replay beside it."""
     from pipelines.streaming.job import stop_stream
 
     clock = repo.data / "replay" / "clock.json"
     clock.unlink(missing_ok=True)  # of an earlier replay: the server is not to start there
-    question = most_asked(repo, model, questions)
     _topics(repo)
     with ExitStack() as started:
         order = ("--name", NAME, "--from-run", run_id, "--anew", "--shards", "1")
@@ -98,10 +97,10 @@ def _streamed(
             address = started.enter_context(server(repo, days[0], "--clock", str(clock)))
             _wait(stream, lambda: _reads(repo), "the stream did not start", 300)
         steps.say(f"the stream goes on from the end of the batch run; the server answers on {address}")
-        steps.say(f"replaying {days[0]:%Y-%m-%d} to {days[1]:%Y-%m-%d}, two hours in a second; the same question every second:")
-        steps.say("  " + ", ".join(f"{k} {v}" for k, v in question.items()))
+        asking = Asking(repo, address, model, questions, steps.say)
+        steps.say(f"replaying {days[0]:%Y-%m-%d} to {days[1]:%Y-%m-%d}, two hours in a second; every request is asked when its time comes,")
+        steps.say("and the same one every second: " + ", ".join(f"{k} {v}" for k, v in asking.question.items()))
         replay = started.enter_context(_Replay(repo, *days))
-        asking = Asking(repo, address, model, question, steps.say)
         while not replay.over():
             asking.ask(clock)
             _alive(stream, "the stream ended")
@@ -109,13 +108,19 @@ def _streamed(
         delivered = _delivered(repo, replay.summary["sources"])
         _wait(stream, lambda: asking.ask(clock) and delivered(), "the stream did not catch up", 300)
         millis = asking.millis()
-        steps.say(f"the stream caught up; {len(asking.times)} predictions, half of them within {millis:.1f} ms")
-        asked = asking.all_of(questions[-LATEST:])
-        steps.say(f"asked {asked} requests of the last hours, over features that have come to rest")
+        steps.say(f"the stream caught up; {asking.asked:,} requests asked in time; one alone is answered within {millis:.1f} ms (median)")
+        asked = asking.all_of([instance for _, instance in questions[-LATEST:]])
+        steps.say(f"asked {asked} requests of the last hours once more, over features that have come to rest")
         summary = (stop_stream(repo.data, NAME) or {}).get("summary", {})
         steps.say("the stream stopped, and recorded its resume point")
     told = {k: summary.get(k) for k in ("events", "rows", "late", "rejected", "written", "stale")}
-    return {"question": question, "answers": asking.answers, "milliseconds": millis, "replay": replay.summary["sources"], "stream": told}
+    return {
+        "question": asking.question,
+        "answers": asking.answers,
+        "milliseconds": millis,
+        "replay": replay.summary["sources"],
+        "stream": told,
+    }
 
 
 def _verified(repo: Repo, steps: Steps, as_json: bool) -> dict[str, Any]:
