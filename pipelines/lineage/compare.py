@@ -86,16 +86,12 @@ def same_tables(then: Path, now: Path, sort: bool = False) -> str:
     if sort:
         keys = [(n, "ascending") for n, c in zip(a.column_names, a.columns, strict=True) if not pa.types.is_nested(c.type)]
         a, b = a.sort_by(keys), b.sort_by(keys)
-    parts = []
-    for name in a.column_names:
-        differing = _differing(a.column(name), b.column(name))
-        if differing:
-            parts.append((differing, name))
-    if not parts:
+    counts = {name: _differing(a.column(name), b.column(name)) for name in a.column_names}
+    found = sorted(((n, name) for name, n in counts.items() if n), reverse=True)
+    if not found:
         return "all values are equal"
-    parts.sort(reverse=True)
-    some = ", ".join(f"{name} in {n:,}" for n, name in parts[:4])
-    return f"of {a.num_rows:,} rows {some}{f' and {len(parts) - 4} more columns' if len(parts) > 4 else ''} differ"
+    some = ", ".join(f"{name} in {n:,}" for n, name in found[:4])
+    return f"of {a.num_rows:,} rows {some}{f' and {len(found) - 4} more columns' if len(found) > 4 else ''} differ"
 
 
 def _differing(a: Any, b: Any) -> int:
@@ -127,7 +123,7 @@ def same_predictions(name: str, then: Any, now: Any) -> Artifact:
 
 
 def same_weights(name: str, then: Mapping[str, Mapping[str, Any]], before: Path | None, folder: Path) -> Artifact:
-    """Compare the weights of two SavedModels: the files of ``variables/`` byte by byte, else (``before`` is still there) variable by variable."""
+    """Compare the weights of two SavedModels: the files of ``variables/`` byte by byte, else (``before`` given) by variable."""
     files = same_files(name, {n: o for n, o in then.items() if n.startswith("variables/")}, folder)
     if files.verdict == "identical" or before is None:
         return files

@@ -22,7 +22,7 @@ LIBRARIES = ("apache-beam", "tensorflow", "tensorflow-transform", "tfx-bsl", "py
 LOCK = "requirements.lock"
 MASK = "***"
 
-_SECRET = re.compile(r"passw(or)?d|passphrase|secret|token|api_?key|private_?key|credential|webhook|authorization", re.IGNORECASE)
+_SECRET = re.compile(r"passw(or)?d|passphrase|secret|token|api[_-]?key|private[_-]?key|credential|webhook|authorization", re.IGNORECASE)
 _USERINFO = re.compile(r"(?<=://)([^/@\s:]*):[^/@\s]*@")
 _QUERY = re.compile(r"([?&][^=&\s]*(?:passw|secret|token|key|sig)[^=&\s]*=)[^&\s]+", re.IGNORECASE)
 

@@ -1,10 +1,18 @@
 """Runs: one id per key, one holder at a time, manifests that are whole."""
 
+import hashlib
 import json
+import os
+import subprocess
+import sys
 import threading
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from pipelines import runs
 from transforms.errors import DataError
@@ -118,3 +126,256 @@ def test_code_version_follows_the_repository(tmp_path):
 
 def test_versions_name_python_and_what_computes():
     assert {"python", "apache-beam", "tensorflow", "tensorflow-transform", "pyarrow", "numpy"} <= set(runs.library_versions())
+
+
+# --------------------------------------------------------------------------------------------------------------- recorded, killed, masked
+
+
+class Tracking(BaseModel):
+    trackers: list[str] = []
+
+
+class Batch(BaseModel):
+    shards: int = 2
+
+
+class Kafka(BaseModel):
+    sasl_username: str = "me"
+    sasl_password: str = "hunter2"
+    schema_registry: str = "https://reader:hunter2@registry:8081"
+
+
+class Settings(BaseModel):
+    data: str = "data"
+    batch: Batch = Batch()
+    kafka: Kafka = Kafka()
+    tracking: Tracking = Tracking()
+
+
+@pytest.fixture
+def home(tmp_path):
+    (tmp_path / "repo").mkdir()
+    return runs.Home(tmp_path / "repo", Settings(), tmp_path / "data")
+
+
+def saved(home) -> dict:
+    (path,) = (home.data / "runs").glob("*/manifest.json")
+    return json.loads(path.read_text())
+
+
+def test_a_job_is_recorded(home, monkeypatch):
+    monkeypatch.delenv("TANDEM_PARENT_RUN", raising=False)
+    with runs.recorded(home, "labels", params={"a": 1}) as run:
+        assert saved(home)["status"] == "running" and saved(home)["pid"] == os.getpid()
+        assert os.environ["TANDEM_PARENT_RUN"] == run.id
+        run.add(counts={"rows/x": 3}, outputs=[])
+        run.add(counts={"rows/y": 4})
+    assert "TANDEM_PARENT_RUN" not in os.environ
+    m = saved(home)
+    assert m == run.manifest and m["id"].startswith("labels-") and m["status"] == "complete"
+    assert m["counts"] == {"rows/x": 3, "rows/y": 4} and m["params"] == {"a": 1} and m["parent"] is None
+    assert {"code", "lock", "versions", "settings", "inputs", "outputs", "metrics", "seeds", "links", "fingerprints", "finished"} <= set(m)
+    assert len(m["lock"]) == 64 and m["code"]["files"]["pipelines/batch.py"]
+
+
+def test_a_job_inside_of_a_job_names_it(home):
+    with runs.recorded(home, "outer") as outer, runs.recorded(home, "inner") as inner:
+        pass
+    assert inner.manifest["parent"] == outer.id
+    with runs.recorded(home, "other", parent="somebody") as other:
+        pass
+    assert other.manifest["parent"] == "somebody"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (DataError("no such thing; mend it\nsecond line"), "failed", "no such thing; mend it"),
+        (ValueError(), "failed", "ValueError"),
+        (KeyboardInterrupt(), "killed", "interrupted (Ctrl-C)"),
+        (SystemExit(3), "failed", "3"),
+        (SystemExit(0), "complete", None),
+    ],
+)
+def test_how_a_job_ended_is_recorded(home, error, status, line):
+    with pytest.raises(type(error)), runs.recorded(home, "job"):
+        raise error
+    assert (saved(home)["status"], saved(home).get("error")) == (status, line)
+
+
+def test_a_status_that_the_job_sets_stays(home):
+    with runs.recorded(home, "stream") as run:
+        run.save(status="failed", error="a worker gave up")
+    assert (saved(home)["status"], saved(home)["error"]) == ("failed", "a worker gave up")
+
+
+def test_what_cannot_be_saved_hides_no_error(home, monkeypatch):
+    def full(self, **changes):
+        raise OSError(28, "No space left on device")
+
+    def job():
+        with runs.recorded(home, "job"):
+            monkeypatch.setattr(runs.Run, "save", full)
+            raise DataError("first")
+
+    with pytest.raises(DataError, match="first"):
+        job()
+
+
+JOB = """
+import sys, time
+from pathlib import Path
+from pydantic import BaseModel
+from pipelines import runs
+class Settings(BaseModel):
+    x: int = 1
+place = runs.Home(Path(sys.argv[1]), Settings(), Path(sys.argv[2]))
+with runs.recorded(place, "job", key={"a": 1}, anew=False) as run:
+    run.save(status=sys.argv[3])
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+
+
+@contextmanager
+def job(home, status="running"):
+    process = subprocess.Popen([sys.executable, "-c", JOB, home.path, home.data, status], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "ready\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.mark.parametrize("status", ["running", "publishing"])
+def test_a_run_that_was_killed_by_force_is_found_killed_and_goes_on_under_its_id(home, status):
+    with job(home, status) as process:
+        (run,) = runs.list_runs(home.data)
+        assert run.status == status
+        with pytest.raises(DataError, match="is being made by another process"), run.held():
+            pytest.fail("held twice")
+        process.kill()
+        process.wait()
+        (run,) = runs.list_runs(home.data)
+        assert (run.status, run.stage) == ("killed", status) and saved(home)["status"] == "killed"
+        assert f"its process ({process.pid}) is gone" in run.manifest["error"]
+    with runs.recorded(home, "job", key={"a": 1}, anew=False) as again:
+        assert again.id == run.id and again.status == "running"
+    assert saved(home)["status"] == "complete" and not {"error", "stage", "noticed"} & set(saved(home))
+
+
+def test_sigterm_is_a_killed_run_with_its_reason(home):
+    with job(home) as process:
+        process.terminate()
+        assert process.wait(30) != 0
+        assert saved(home)["status"] == "killed" and saved(home)["error"].startswith("SIGTERM")
+
+
+def test_a_process_id_that_another_process_has_now_is_not_the_run(home):
+    run = runs.begin(home.data, "job", {}, NOW)
+    run.save(process_start="long ago")
+    (run.folder / ".lock").touch()
+    assert runs.find(home.data, run.id).status == "killed"
+
+
+def test_a_run_of_another_machine_is_judged_by_its_hold_alone(home):
+    run = runs.begin(home.data, "job", {}, NOW)
+    with run.held():
+        run.save(host="elsewhere", pid=1)
+        assert runs.find(home.data, run.id).status == "running"
+    assert runs.find(home.data, run.id).status == "killed"
+
+
+def test_a_run_that_nobody_can_judge_stays_as_it_is(home):
+    run = runs.begin(home.data, "job", {}, NOW)
+    for name in ("pid", "process_start", "host"):
+        del run.manifest[name]
+    run.save()
+    assert runs.find(home.data, run.id).status == "running"
+
+
+def test_the_last_word_of_a_server_counts(home):
+    code = (
+        "import sys, os; from pathlib import Path; from pydantic import BaseModel; from pipelines import runs\n"
+        "class S(BaseModel):\n    x: int = 1\n"
+        "run = runs.hand_over(runs.Home(Path(sys.argv[1]), S(), Path(sys.argv[2])), 'serve')\n"
+        "os.execv(sys.executable, [sys.executable, '-c', sys.argv[3]])"
+    )
+    word = (
+        "import os, json; f = open(os.environ['TANDEM_RUN_FOLDER'] + '/ended.json', 'w'); json.dump({'pid': os.getpid(), 'ended': 'x'}, f)"
+    )
+    for program, status in ((word, "complete"), ("pass", "killed")):
+        wait = "print('up', flush=True); input(); "
+        process = subprocess.Popen([sys.executable, "-c", code, home.path, home.data, wait + program], stdin=-1, stdout=-1, text=True)
+        assert process.stdout.readline() == "up\n"
+        assert runs.list_runs(home.data)[-1].status == "running"
+        process.communicate("\n")
+        assert runs.list_runs(home.data)[-1].status == status
+
+
+def test_runs_at_once_are_runs_of_their_own(home):
+    ids = []
+
+    def work():
+        with runs.recorded(home, "job") as run:
+            ids.append(run.id)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert len(set(ids)) == 8
+    assert [r.status for r in runs.list_runs(home.data)] == ["complete"] * 8
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"id": "x"}', ""])
+def test_a_damaged_manifest_is_one_line_and_breaks_no_list(tmp_path, text):
+    good = runs.begin(tmp_path, "batch", {"a": 1}, NOW)
+    bad = tmp_path / "runs" / "batch-bad"
+    bad.mkdir()
+    (bad / "manifest.json").write_text(text)
+    assert [r.id for r in runs.list_runs(tmp_path)] == [good.id]
+    (line,) = runs.damaged(tmp_path)
+    assert line.startswith("run batch-bad: its manifest cannot be read (") and "\n" not in line
+    with pytest.raises(DataError, match="run batch-bad: its manifest cannot be read"):
+        runs.find(tmp_path, "batch-bad")
+
+
+def test_no_secret_gets_into_a_manifest(home, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["tandem", "x", "--password", "hunter2", "--api-key=hunter2", "kafka://u:hunter2@h", "--name", "n"])
+    with pytest.raises(DataError), runs.recorded(home, "job"):
+        raise DataError("cannot reach https://u:hunter2@host/x?token=hunter2&a=1")
+    text = json.dumps(saved(home))
+    assert "hunter2" not in text
+    assert saved(home)["settings"]["kafka"] == {
+        "sasl_username": "me", "sasl_password": "***", "schema_registry": "https://reader:***@registry:8081",
+    }  # fmt: skip
+    assert saved(home)["command"] == ["tandem", "x", "--password", "***", "--api-key=***", "kafka://u:***@h", "--name", "n"]
+    assert saved(home)["error"] == "cannot reach https://u:***@host/x?token=***&a=1"
+
+
+names = st.sampled_from(["password", "sasl_password", "api_key", "token", "webhook", "client_secret"])
+plain = st.one_of(st.none(), st.booleans(), st.integers(), st.text("abc", max_size=5))
+trees = st.recursive(
+    plain, lambda t: st.one_of(st.lists(t, max_size=3), st.dictionaries(st.sampled_from("xyz"), t, max_size=3)), max_leaves=8
+)
+
+
+@given(trees, names, st.text("QRSTUVWXYZ", min_size=6, max_size=12))
+def test_masking_hides_secrets_wherever_they_are_and_nothing_else(tree, name, secret):
+    assert runs.masked(tree) == tree
+    hidden = runs.masked({"a": [tree, {name: secret, "deep": {name: [secret]}}], "url": f"redis://u:{secret}@h/0"})
+    assert secret not in json.dumps(hidden) and hidden["a"][0] == tree
+    assert runs.masked(hidden) == hidden
+
+
+def test_outputs_are_hashed_file_by_file(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "x").write_bytes(b"123")
+    (tmp_path / "y").write_bytes(b"")
+    found = runs.hashed(tmp_path, {"rows": tmp_path / "a", "y": tmp_path / "y", "none": tmp_path / "none"})
+    assert [(o["name"], o["path"], o["bytes"]) for o in found] == [("rows/b/x", "a/b/x", 3), ("y", "y", 0)]
+    assert found[0]["sha256"] == hashlib.sha256(b"123").hexdigest()
