@@ -69,6 +69,10 @@ def _number(value: float | None) -> str:
     return NONE if value is None else f"{value:.4g}"
 
 
+def _before(medians: Mapping[str, float | None]) -> str:
+    return "" if medians["before"] is None else f", {_number(medians['before'])} in the window before"
+
+
 def _tiles(result: Mapping[str, Any]) -> str:
     counts = {s: sum(c["status"] == s for c in result["checks"]) for s in ORDER}
     items = [(f"{result['rows']:,}", "answers", ""), (f"{counts['fail']:,}", "checks fail", "bad" if counts["fail"] else "")]
@@ -137,7 +141,7 @@ def _feature(name: str, f: Mapping[str, Any], opened: bool) -> str:
     lines = [f"nulls: {f['nulls']['trained']:.1%} trained, {f['nulls']['served']:.1%} served"]
     if f["kind"] == "number":
         m = f["median"]
-        lines.append(f"median: {_number(m['trained'])} trained, {_number(m['served'])} served, {_number(m['before'])} in the window before")
+        lines.append(f"median: {_number(m['trained'])} trained, {_number(m['served'])} served{_before(m)}")
         if f["served_range"]:
             lines.append(f"served from {_number(f['served_range'][0])} to {_number(f['served_range'][1])}")
         edges = f["edges"]
@@ -156,17 +160,10 @@ def _days(result: Mapping[str, Any]) -> str:
     if not judged:
         return ""
     features = result["features"]
-    thresholds = {n: f.get("skew_threshold", 1.0) for n, f in features.items()}
-
-    def most(name: str) -> float:
-        return float(max(d["skew"].get(name, 0.0) for d in judged) / max(thresholds[name], 1e-9))
-
-    names = sorted(features, key=most, reverse=True)[:HEATED]
+    names = sorted(features, key=lambda n: -features[n].get("skew", 0.0) / max(features[n].get("skew_threshold", 1.0), 1e-9))[:HEATED]
     lines = [[(n if n != PREDICTION else "prediction"), *(d["skew"].get(n) for d in days)] for n in names]
     heads = [d["day"][5:] for d in days]
-    note = (
-        "Distance of each day's answers from the training set (0 to 1), of the features that went furthest. A day differs more than a week."
-    )
+    note = "Each day's distance from the training set (0 to 1), of the features nearest to their thresholds. A day differs more than a week."
     rows = ", ".join(f"{d['rows']:,}" for d in days)
     return section("Drift by day", f'{charts.heat(heads, lines)}<p class="note">answers: {rows}</p>', note)
 
@@ -180,7 +177,7 @@ def _prediction(result: Mapping[str, Any]) -> str:
     chart = charts.pairs(f["trained"], f["served"], labels, [f"{edges[i]:.2f}" for i in (0, len(edges) // 2, -1)], 150)
     legend = charts.legend([("on the training set", "c-flight", [1]), ("served", "c-equal", [1])])
     m = f["median"]
-    told = f"median {_number(m['trained'])} on the training set, {_number(m['served'])} served, {_number(m['before'])} in the window before"
+    told = f"median {_number(m['trained'])} on the training set, {_number(m['served'])} served{_before(m)}"
     return section("Predictions", legend + chart + f'<p class="note">{escape(told)}</p>')
 
 
@@ -188,11 +185,9 @@ def _quality(quality: Mapping[str, Any] | None) -> str:
     if not quality:
         return ""
     report = quality["report"]
-    lines = [
-        [word, *(f"{q[k]:.4f}" if q[k] is not None else NONE for k in ("auc", "log_loss", "mean", "rate")), q["rows"]]
-        for word, q in (("this window", quality), ("training report", report))
-    ]
-    numbers = table(["", "AUC", "log loss", "mean prediction", "rate of positives", "labels"], lines)
+    words = {"auc": "AUC", "log_loss": "log loss", "mean": "mean prediction", "rate": "rate of positives"}
+    lines = [[w, *(NONE if q[k] is None else f"{q[k]:.4f}" for q in (quality, report))] for k, w in words.items()]
+    numbers = table(["", "this window", "training report"], [*lines, ["labels", quality["rows"], report["rows"]]])
     curves = [
         ("training report", "c-flight", _points(quality["report_reliability"])),
         ("this window", "c-equal", _points(quality["reliability"])),
@@ -270,7 +265,7 @@ def _lineage(traced: Mapping[str, Any] | None) -> str:
     try:
         from pipelines.lineage.html import section as lineage_section
 
-        return str(lineage_section(traced))
+        return section("Where a prediction came from", str(lineage_section(traced)))
     except (ImportError, KeyError, TypeError):
         return section("Where a prediction came from", f"<pre>{escape(str(traced))[:4000]}</pre>")
 
