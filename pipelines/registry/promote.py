@@ -116,6 +116,8 @@ def decide(repo: Repo, model: Model, asked: Asked, say: Callable[[str], None] = 
         out.append(f"it cannot be compared with champion version {asked.champion}: {found.unknown[asked.champion]}")
     for version, rows in found.held.seen.items():
         notes.append(f"version {version} was trained on {rows:,} of the {found.held.table.num_rows:,} rows")
+    for version in found.held.unsure:
+        notes.append(f"the training set of version {version} is gone: whether it was trained on these rows is not known")
     mine = found.scores.get(asked.version)
     theirs = found.scores.get(asked.champion) if asked.champion is not None and champion_fits else None
     checks = judge(model.thresholds, mine, theirs) if mine is not None else []

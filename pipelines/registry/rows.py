@@ -34,6 +34,8 @@ class Held:
     how: str
     seen: Mapping[int, int] = field(default_factory=dict)
     """Rows that a version was trained (or stopped) on, where there are any."""
+    unsure: tuple[int, ...] = ()
+    """Versions whose training set is gone: whether they were trained on the rows is not known."""
     lacking: Mapping[int, str] = field(default_factory=dict)
     tables: Mapping[int, pa.Table] = field(default_factory=dict)
     """Per version: the same rows with the columns that it takes."""
@@ -91,7 +93,7 @@ def held_rows(repo: Repo, model: Model, specs: Mapping[int, ModelSpec], start: d
             tables[version] = _for(repo, model, spec, table, fingerprints)
         except TandemError as e:
             lacking[version] = str(e)
-    return Held(table, fingerprints, how, seen, lacking, tables)
+    return Held(table, fingerprints, how, seen, tuple(v for v in specs if v not in sets), lacking, tables)
 
 
 def _test_rows(sets: Mapping[int, _Set]) -> tuple[pa.Table, Mapping[str, str], str]:

@@ -44,7 +44,8 @@ class Threshold:
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
             raise DefinitionError(f"threshold {self.metric!r}: the metric is none of {', '.join(METRICS)}")
-        if self.bound is None and self.slack_to_blessed is None and self.slack_to_plain is None:
+        asked = (self.bound, self.slack_to_blessed, self.slack_to_plain, self.slack_to_champion, self.slice_bound, self.slack_per_slice)
+        if all(one is None for one in asked):
             raise DefinitionError(f"threshold {self.metric!r} demands nothing; give bound=, slack_to_blessed= or slack_to_plain=")
         for slack in (self.slack_to_blessed, self.slack_to_plain, self.slack_to_champion, self.slack_per_slice):
             if slack is not None and slack < 0:
