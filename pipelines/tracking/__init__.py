@@ -74,6 +74,7 @@ def _tell(run: Run, settings: Settings, data: Path, say: Say, over: bool) -> Non
         if not chosen:
             return
         from pipelines.tracking import background
+        from pipelines.tracking.links import links_left
 
         spool = Spool(data)
         uri = tracking_uri(settings, data)
@@ -84,6 +85,8 @@ def _tell(run: Run, settings: Settings, data: Path, say: Say, over: bool) -> Non
             return  # the outermost job waits, and speaks, for all
         if settings.tracking.wait_seconds:
             spool.wait(settings.tracking.wait_seconds)
+            if links := links_left(data, run.id, take=True):  # its manifest is ours as long as we hold the run
+                run.add(links=links)
         if (problem := background.problem(chosen, uri, spool)) is not None:
             say(problem)
     except Exception as error:  # whatever it is, the job's result matters more

@@ -67,10 +67,20 @@ class _Deliverer:
 
     def _link(self, run: str, record: Record, links: Any) -> None:
         """The way from the manifest (and from MLMD) to the tracker; only while nobody else writes the manifest."""
-        from pipelines.tracking.links import link_manifest, link_mlmd
+        from pipelines.tracking.links import link_later, link_manifest, link_mlmd
 
-        if link_manifest(self.data / "runs" / run, links):
-            link_mlmd(self.data, record.links, {**links, "tandem_run": run})
+        if not link_manifest(self.data / "runs" / run, links):
+            link_later(self.data, run, links)
+        link_mlmd(self.data, record.links, {**links, "tandem_run": run})
+
+    def _links_left(self) -> None:
+        """Links of runs that were still held when they were told."""
+        from pipelines.tracking.links import link_manifest, links_left
+
+        for file in (self.spool.folder / "links").glob("[!.]*.json"):
+            folder = self.data / "runs" / file.stem
+            if not folder.is_dir() or link_manifest(folder, links_left(self.data, file.stem)):
+                file.unlink(missing_ok=True)
 
     def _killed(self) -> None:
         """Notes for runs that were told as running, and whose process is gone."""
@@ -118,6 +128,7 @@ class _Deliverer:
                     self.say(f"{name} answers again; all runs are told")
             if failed and time.monotonic() + pause > until:
                 return failed
+            self._links_left()
             if not failed and not self.spool.notes():
                 return {}
             if failed:

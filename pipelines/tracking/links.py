@@ -10,7 +10,25 @@ from typing import Any
 
 from pipelines.runs import write_json
 
-__all__ = ["link_manifest", "link_mlmd"]
+__all__ = ["link_later", "link_manifest", "link_mlmd", "links_left"]
+
+
+def link_later(data: Path, run: str, links: Mapping[str, str]) -> None:
+    """Keep links for a manifest whose run is still held: its job takes them if it waits, else the deliverer when it is let go."""
+    file = data / "tracking" / "links" / f"{run}.json"
+    write_json(file, {**links_left(data, run), **links})
+
+
+def links_left(data: Path, run: str, take: bool = False) -> dict[str, str]:
+    """The links kept for a run; with ``take`` they are kept no longer."""
+    file = data / "tracking" / "links" / f"{run}.json"
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError):
+        found = {}
+    if take:
+        file.unlink(missing_ok=True)
+    return dict(found)
 
 
 def link_manifest(folder: Path, links: Mapping[str, str]) -> bool:

@@ -1,0 +1,192 @@
+"""Tracking that is down: a real MLflow server that comes later, and a broken or locked store. Jobs go on, and at the end all is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipelines.runs import Home, find, recorded
+from pipelines.tracking import background, tracking_uri
+from pipelines.tracking.deliver import deliver
+from pipelines.tracking.spool import Spool
+from tests.tracking_world import free_port, home, mlflow_runs, mlflow_server, training
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore")]
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _no_mlflow_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [n for n in os.environ if n.startswith("MLFLOW_")]:
+        monkeypatch.delenv(name)
+
+
+def until_idle(spool: Spool, seconds: float = 120) -> None:
+    """Wait until no deliverer works."""
+    end = time.monotonic() + seconds
+    while spool.busy():
+        assert time.monotonic() < end, (spool.folder / "deliver.log").read_text()
+        time.sleep(0.1)
+
+
+def wait(spool: Spool, seconds: float = 120) -> None:
+    """Wait until all is told."""
+    end = time.monotonic() + seconds
+    while spool.notes():
+        assert time.monotonic() < end, (spool.folder / "deliver.log").read_text()
+        time.sleep(0.1)
+    until_idle(spool)
+
+
+def job(place: Home, **fields: object) -> tuple[str, float]:
+    """A job with one step inside; its run and how long it took."""
+    begun = time.monotonic()
+    with recorded(place, "pipeline", **fields) as parent, recorded(place, "apply"):
+        pass
+    return parent.id, time.monotonic() - begun
+
+
+def tandem(place: Home, *arguments: str, fails: bool = False) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TANDEM_TRACKING__TRACKERS": '["mlflow"]', "TANDEM_TRACKING__RETRY_SECONDS": "2"}
+    command = [sys.executable, "-m", "pipelines.cli", *arguments, "--repo", str(place.path), "--data", str(place.data)]
+    done = subprocess.run(command, cwd=place.path, env=environment, capture_output=True, text=True)
+    assert (done.returncode != 0) == fails, done.stderr
+    return done.stderr if fails else done.stdout
+
+
+def test_a_server_that_is_down_and_then_up(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    port = free_port()
+    place = home(tmp_path, trackers=["mlflow"], uri=f"http://user:secret@127.0.0.1:{port}", retry_seconds=1)
+    spool = Spool(place.data)
+    first, seconds = job(place)
+    assert seconds < 3, "a tracker that is down does not hold a job up"
+    said = capfd.readouterr().err
+    assert said.count("tracking:") == 1 and f"127.0.0.1:{port} does not answer" in said and "2 runs wait" in said
+    assert "secret" not in said
+    until_idle(spool)
+    assert len(spool.notes()) == 2 and "secret" not in (spool.folder / "deliver.log").read_text()
+    assert find(place.data, first).status == "complete"
+    with mlflow_server(tmp_path / "server", port) as address:
+        second, seconds = job(place)  # it takes along what waits
+        assert seconds < 3 and "does not answer" not in capfd.readouterr().err
+        wait(spool)
+        told = mlflow_runs(address)
+        assert {first, second} <= set(told) and len(told) == 4
+        assert all(one.status == "FINISHED" and "manifest.json" in one.files for one in told.values())
+        assert sorted(one.parent or "" for one in told.values()) == sorted(["", "", first, second])
+        assert spool.troubles() == {}
+        with recorded(place, "train") as running:
+            end = time.monotonic() + 60
+            while running.id not in mlflow_runs(address):  # seen while it goes on
+                assert time.monotonic() < end
+                time.sleep(0.2)
+            assert mlflow_runs(address)[running.id].status == "RUNNING"
+        wait(spool)
+        assert mlflow_runs(address)[running.id].status == "FINISHED"
+
+
+def test_a_broken_store_is_set_aside_and_told_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    place = home(tmp_path, trackers=["mlflow"], retry_seconds=1)
+    spool, store = Spool(place.data), place.data / "mlflow.db"
+    place.data.mkdir()
+    store.write_bytes(b"this is no database " * 500)
+    run, seconds = job(place)
+    said = capfd.readouterr().err
+    assert seconds < 3 and said.count("tracking:") == 1 and str(store) in said and "tandem track --all" in said
+    until_idle(spool)
+    assert len(spool.notes()) == 2
+    assert "notes wait" in tandem(place, "track", fails=True)
+    store.rename(tmp_path / "broken.db")
+    told = json.loads(tandem(place, "track", "--all", "--json"))
+    assert told["left"] == 0 and told["told"] == 2
+    assert run in mlflow_runs(f"sqlite:///{store}")
+    assert background.problem(["mlflow"], f"sqlite:///{store}", spool) is None
+
+
+def test_a_locked_store_is_waited_for(tmp_path: Path) -> None:
+    place = home(tmp_path, trackers=["mlflow"], retry_seconds=60)
+    spool, uri = Spool(place.data), tracking_uri(place.settings, place.data)
+    first, _ = job(place)
+    wait(spool)
+    holder = sqlite3.connect(place.data / "mlflow.db", isolation_level=None)
+    try:
+        holder.execute("BEGIN EXCLUSIVE")
+        second, seconds = job(place)
+        assert seconds < 3
+        end = time.monotonic() + 60
+        while not spool.troubles():
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        assert "locked" in spool.troubles()["mlflow"]
+    finally:
+        holder.rollback()
+        holder.close()
+    wait(spool)
+    assert {first, second} <= set(mlflow_runs(uri)) and spool.troubles() == {}
+
+
+def test_jobs_at_once_have_one_deliverer(tmp_path: Path) -> None:
+    place = home(tmp_path, trackers=["mlflow"])
+    code = (
+        "import sys; from pathlib import Path; from tests.tracking_world import *; training(home(Path(sys.argv[1]), trackers=['mlflow']))"
+    )
+    children = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT) for _ in range(3)]
+    assert [c.wait(120) for c in children] == [0] * 3
+    wait(Spool(place.data))
+    told = mlflow_runs(tracking_uri(place.settings, place.data))
+    assert len(told) == 3 and all(one.status == "FINISHED" for one in told.values())
+
+
+def test_a_job_can_wait_and_joins_the_run_of_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As inside of ``mlflow run``: MLflow's run becomes ours, and the steps hang below it, in its experiment."""
+    from mlflow.tracking import MlflowClient
+
+    store = f"sqlite:///{tmp_path / 'theirs.db'}"
+    client = MlflowClient(store)
+    theirs = client.create_run(client.create_experiment("theirs"))
+    client.log_param(theirs.info.run_id, "seed", "7.0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    monkeypatch.setenv("MLFLOW_RUN_ID", theirs.info.run_id)
+    place = home(tmp_path, trackers=["mlflow"], wait_seconds=60)
+    with recorded(place, "pipeline", seeds={"seed": 7}) as outer:
+        inner = training(place)
+    assert Spool(place.data).notes() == [], "it waited"
+    told = mlflow_runs(store)
+    assert set(told) == {outer.id, inner.id} and told[inner.id].parent == outer.id
+    assert told[outer.id].params == {"seed": "7.0", "tandem.seed": "7"}, "what MLflow wrote stays"
+    assert client.get_run(theirs.info.run_id).data.tags["tandem.run"] == outer.id
+    assert find(place.data, outer.id).manifest["links"]["mlflow_run"] == theirs.info.run_id
+    assert not (place.data / "mlflow.db").exists()
+    until_idle(Spool(place.data))
+
+
+def test_a_tracker_that_fails_at_anything_never_raises(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = home(tmp_path, trackers=["mlflow"])
+    place.data.mkdir()
+    (place.data / "tracking").write_text("in the way")
+    with recorded(place, "train") as run:
+        pass
+    assert run.status == "complete" and "untold" in capfd.readouterr().err
+    (place.data / "tracking").unlink()
+    monkeypatch.setattr(background, "start", lambda settings, data: None)
+    with recorded(place, "train"):
+        pass
+    calls: list[str] = []
+
+    def broken(*arguments: object) -> None:
+        calls.append("asked")
+        raise RuntimeError("no such tracker")
+
+    monkeypatch.setattr("pipelines.tracking.deliver.make_tracker", broken)
+    failed = deliver(place.data, place.settings.tracking, tracking_uri(place.settings, place.data), 0.6, calls.append)
+    assert failed is not None and "no such tracker" in failed["mlflow"] and calls.count("asked") >= 2, "it was tried again"
+    assert len([c for c in calls if "no such tracker" in c]) == 1, "and said once"
