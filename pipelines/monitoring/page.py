@@ -163,7 +163,7 @@ def _days(result: Mapping[str, Any]) -> str:
     names = sorted(features, key=lambda n: -features[n].get("skew", 0.0) / max(features[n].get("skew_threshold", 1.0), 1e-9))[:HEATED]
     lines = [[(n if n != PREDICTION else "prediction"), *(d["skew"].get(n) for d in days)] for n in names]
     heads = [d["day"][5:] for d in days]
-    note = "Each day's distance from the training set (0 to 1), of the features nearest to their thresholds. A day differs more than a week."
+    note = "Each day's distance from training (0 to 1), of the features nearest to their thresholds. Days differ more than weeks."
     rows = ", ".join(f"{d['rows']:,}" for d in days)
     return section("Drift by day", f'{charts.heat(heads, lines)}<p class="note">answers: {rows}</p>', note)
 

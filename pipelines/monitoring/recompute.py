@@ -233,7 +233,7 @@ def _taken(rows: pa.Table, name: str, place: Int) -> Int:
 
 
 def _newest(events: pa.Table, group: FeatureGroup) -> int:
-    """The greatest event timestamp that a row of these events can have: the one at which the last of them leaves its longest window."""
+    """The event timestamp of the row that the last of these events enters."""
     newest = pc.max(events.column(group.source.event_time).cast(pa.int64())).as_py() if events.num_rows else None
     return -(2**62) if newest is None else int(newest) // group.hop_us * group.hop_us + group.hop_us + group.delay_us
 
