@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from pipelines.lineage.trace import trace, tree
+from pipelines.lineage.trace import lines, trace, tree
 
-__all__ = ["trace", "tree"]
+__all__ = ["lines", "trace", "tree"]

@@ -11,7 +11,7 @@ from pipelines.lineage.diff import CAUSES, EFFECTS, diff, duration, render, to_d
 from transforms.definitions import Count, Entity, EventSource, FeatureGroup, Field, Mean, hours, minutes
 
 SOURCE = {
-    "name": "departures", "fields": [Field("origin", "string", required=True), Field("delay", "float64", min=-10, max=30)], 
+    "name": "departures", "fields": [Field("origin", "string", required=True), Field("delay", "float64", min=-10, max=30)],
     "event_time": "t", "tie_breaker": "origin", "out_of_orderness": minutes(1), "allowed_lateness": hours(1),
 }  # fmt: skip
 
