@@ -150,7 +150,7 @@ def test_a_job_can_wait_and_joins_the_run_of_mlflow(tmp_path: Path, monkeypatch:
 
     store = f"sqlite:///{tmp_path / 'theirs.db'}"
     client = MlflowClient(store)
-    theirs = client.create_run(client.create_experiment("theirs"))
+    theirs = client.create_run(client.create_experiment("theirs", artifact_location=(tmp_path / "artifacts").as_uri()))
     client.log_param(theirs.info.run_id, "seed", "7.0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     monkeypatch.setenv("MLFLOW_RUN_ID", theirs.info.run_id)
