@@ -236,7 +236,7 @@ def headline(checks: Sequence[Check], result: Mapping[str, Any]) -> str:
         if not any(c.status == "ok" for c in checks):
             return "Nothing could be judged: " + "; ".join(c.detail for c in checks)
         return f"{sum(c.status == 'ok' for c in checks)} checks over {result['rows']:,} answers, nothing stands out"
-    parts = [c.detail.split(":")[0] for c in bad if c.name in ("unit", "request_log")]
+    parts = [c.detail if c.name == "request_log" else c.detail.split(":")[0] for c in bad if c.name in ("unit", "request_log")]
     for name, words in _WORDS.items():
         mine = [c for c in bad if c.name == name]
         if not mine:
