@@ -57,7 +57,11 @@ def reproduce(
         try:
             folder.mkdir(parents=True)
             make = _training if run.kind == "train" else _batch
-            artifacts = make(repo, run, folder, model, say, timed)
+            try:
+                artifacts = make(repo, run, folder, model, say, timed)
+            except TandemError as error:  # what it was made of is gone, or no longer fits
+                what = "training set" if run.kind == "train" else "rows"
+                artifacts = [Artifact(what, "different", f"it cannot be made now: {' '.join(str(error).split())}")]
         finally:
             if not keep:
                 shutil.rmtree(folder, ignore_errors=True)
