@@ -97,6 +97,9 @@ class _Deliverer:
         row: dict[str, int] = {}
         self._killed()
         for note in self.spool.notes():
+            if note.tracker not in self.settings.trackers:
+                self.spool.done(note)  # nobody is to be told there any more; 'tandem track --all' brings it back
+                continue
             if row.get(note.tracker, 0) >= _IN_A_ROW:
                 continue
             try:
@@ -111,6 +114,8 @@ class _Deliverer:
 
     def _why(self, note: Note, error: Exception) -> str:
         where = f"mlflow at {shown(self.uri)}" if note.tracker == "mlflow" else note.tracker
+        if isinstance(error, ModuleNotFoundError) and error.name == note.tracker:
+            return f"{note.tracker} is not installed; install it (pip install {note.tracker}) or drop it from tracking.trackers"
         lines = [line for line in str(error).splitlines() if line.strip()] or [""]
         return f"{where} could not be told of {note.run} ({type(error).__name__}: {' '.join(lines[0].split())[:200]})"
 

@@ -190,3 +190,19 @@ def test_a_tracker_that_fails_at_anything_never_raises(
     failed = deliver(place.data, place.settings.tracking, tracking_uri(place.settings, place.data), 0.6, calls.append)
     assert failed is not None and "no such tracker" in failed["mlflow"] and calls.count("asked") >= 2, "it was tried again"
     assert len([c for c in calls if "no such tracker" in c]) == 1, "and said once"
+
+
+def test_a_tracker_that_is_not_installed_or_not_wanted_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = home(tmp_path, trackers=[])
+    with recorded(place, "train") as run:
+        pass
+    spool, uri = Spool(place.data), tracking_uri(place.settings, place.data)
+    spool.put("wandb", run.id)
+
+    def missing(*arguments: object) -> None:
+        raise ModuleNotFoundError("No module named 'wandb'", name="wandb")
+
+    monkeypatch.setattr("pipelines.tracking.deliver.make_tracker", missing)
+    failed = deliver(place.data, place.settings.tracking.model_copy(update={"trackers": ["wandb"]}), uri, 0)
+    assert failed is not None and "not installed" in failed["wandb"] and len(spool.notes()) == 1
+    assert deliver(place.data, place.settings.tracking, uri, 0) == {} and spool.notes() == []
