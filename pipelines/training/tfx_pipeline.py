@@ -39,6 +39,7 @@ class PipelineRun:
     plain: Path
     blessed: bool
     had_baseline: bool
+    """Whether there was a champion, or a blessed model, of the same inputs to compare with."""
     reasons: tuple[str, ...]
     """Why the model was not blessed: one line per missed threshold."""
     pushed: Path | None
@@ -47,6 +48,8 @@ class PipelineRun:
     log: Path | None = None
     mlmd: dict[str, Any] = field(default_factory=dict)
     """Ids of the artifacts in ML Metadata: ``model``, ``plain``, ``evaluation``, ``pushed_model``."""
+    baseline: str = ""
+    """The model artifact that it was compared with, by its folder."""
 
 
 def _eval_config(model: Model, against: str) -> Any:
@@ -94,6 +97,7 @@ def _build(
     from tfx import v1 as tfx
     from tfx.dsl.components.base import executor_spec
 
+    from pipelines.training.baseline import ChampionStrategy, champion_folder
     from pipelines.training.example_gen import FeatureServiceExampleGen
     from pipelines.training.gate import AtomicPush, Comparison, Gate
 
@@ -139,8 +143,10 @@ def _build(
 
     plain = trainer("Trainer.plain", request)
     full = trainer("Trainer", training_set.columns)
+    # After a rollback the latest blessed model is not the one that serves, and to be no worse than that is what counts.
     blessed = tfx.dsl.Resolver(
-        strategy_class=tfx.dsl.experimental.LatestBlessedModelStrategy,
+        strategy_class=ChampionStrategy,
+        config={"champion": champion_folder(data / "models" / model.name)},
         model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.Model),
         model_blessing=tfx.dsl.Channel(type=tfx.types.standard_artifacts.ModelBlessing),
     ).with_id("LatestBlessedModel")
@@ -340,6 +346,7 @@ def _collect(pipeline: Any, data: Path, seconds: dict[str, float], log: Path, pu
         plain=plain,
         blessed=latest("Gate", "blessing").custom_properties["blessed"].int_value == 1,
         had_baseline="baseline_model_id" in verdict.custom_properties,
+        baseline=verdict.custom_properties["baseline_model"].string_value,
         reasons=tuple(reasons),
         pushed=Path(pushed.custom_properties["pushed_destination"].string_value) if was_pushed else None,
         anomalies=anomalies,
