@@ -11,11 +11,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
 from pipelines.cli import app
+from pipelines.monitoring.labels import LABELS
 from pipelines.registry import register
 from pipelines.registry.aliases import MovedError, current
 from pipelines.registry.evaluate import evaluate
@@ -23,11 +27,14 @@ from pipelines.registry.promote import asked_for, decide, promote
 from pipelines.repo import Repo
 from pipelines.runs import list_runs
 from serving.aliases import ALIASES_FILE
+from serving.metrics import Metrics
+from serving.request_log import Asked, LogLimits, RequestLog
 from tests.integration import registry_world, training_repo
 from transforms.errors import TandemError
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore")]
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
+NOW_US = int(NOW.timestamp()) * 1_000_000
 
 
 @dataclass
@@ -234,6 +241,59 @@ def test_what_cannot_be_judged_is_refused_in_one_line(world: World) -> None:
     assert "has no version 9" in str(world.tandem("promote", "--version", "9", code=1).exception)
     assert isinstance(world.tandem("promote", "--model", "nobody", code=1).exception, TandemError)
     assert "go together" in str(world.tandem("evaluate", "--start", "2024-05-02", code=1).exception)
+
+
+def write_shadow(data: Path, n: int, seed: int = 3) -> tuple[Any, Any, Any]:
+    """Predictions of versions 1 (served) and 2 (shadow) for n requests, as the server logs them; version 2 knows more."""
+    rng = np.random.default_rng(seed)
+    truth = rng.random(n)
+    served, shadow = np.clip(truth + rng.normal(0, 0.3, n), 0.01, 0.99), np.clip(truth + rng.normal(0, 0.05, n), 0.01, 0.99)
+    metrics = Metrics()
+    log = RequestLog(data / "requests" / "shadow", LogLimits(), metrics.shadow_log)
+    for i in range(n):
+        log.add(
+            Asked(
+                request_id=f"r{i}", at_us=NOW_US + i, as_of_us=NOW_US + i, endpoint="predict", rows=1, columns={"size": ["sml"[i % 3]]},
+                types={"size": pa.string()}, groups={}, model="slow_parcels", version=1, run="train-1", predictions=[served[i]],
+                shadow_version=2, shadow_run="train-2", shadow_predictions=[shadow[i]],
+            )
+        )  # fmt: skip
+    log.start()
+    log.close()
+    return truth, served, shadow
+
+
+def test_compare_says_how_they_differ_and_who_was_right(world: World) -> None:
+    world.push(1, "good")
+    data = world.repo.data
+    try:
+        assert "no shadow predictions" in str(world.tandem("compare", code=1).exception)
+        truth, served, shadow = write_shadow(data, 1200)
+        told = world.json("compare", "--more-than", "0.1")
+        assert (told["served"], told["shadow"], told["requests"]) == (1, 2, 1200)
+        assert told["differences"]["share_differing"] == pytest.approx(float((np.abs(served - shadow) > 0.1).mean()))
+        assert set(told["slices"]) == {"size=s", "size=m", "size=l"} and told["slices"]["size=l"]["rows"] == 400
+        assert told["right"] is None and "no labels are in yet" in told["right_unknown"]
+        assert "no labels are in yet" in world.tandem("compare").output
+        other = str(world.tandem("compare", "--versions", "1,9", code=1).exception)
+        assert "were not run on the same requests; there is 1 and 2 (1,200 rows)" in other
+        assert "give two version numbers" in str(world.tandem("compare", "--versions", "1", code=1).exception)
+        label = (np.random.default_rng(5).random(1000) < truth[:1000]).astype(float)
+        stamps = pa.array(NOW_US + np.arange(1000)).cast(LABELS.field("tandem_at").type)
+        names, rows = pa.array([f"r{i}" for i in range(1000)]), pa.array(np.zeros(1000, np.int32))
+        columns = [names, rows, stamps, stamps, pa.array(label), stamps, stamps]
+        (data / "labels" / "slow_parcels").mkdir(parents=True)
+        pq.write_table(pa.Table.from_arrays(columns, schema=LABELS), data / "labels" / "slow_parcels" / "part-000000.parquet")
+        told = world.json("compare")
+        assert told["right"]["rows"] == 1000 and told["right"]["better"] == "shadow" and told["right_unknown"] is None
+        assert told["right"]["shadow"]["auc"] > told["right"]["served"]["auc"] and told["right"]["intervals"]["auc"][0] > 0
+        assert set(told["right"]["slices"]) == {"size=s", "size=m", "size=l"}
+        text = world.tandem("compare").stdout
+        assert "which was right" in text and "v2 shadow" in text
+        assert "no shadow predictions" in str(world.tandem("compare", "--since", "2030-01-01", code=1).exception)
+    finally:
+        for name in ("requests", "labels"):
+            shutil.rmtree(data / name, ignore_errors=True)
 
 
 @pytest.mark.slow
