@@ -136,7 +136,8 @@ def _scratch(repo: Repo, folder: Path) -> Repo:
     """The repository with its data in ``folder``; sources without files get a place."""
     sources = {n: s if s.files else dataclasses.replace(s, files=f"events/{n}") for n, s in repo.sources.items()}
     groups = {n: dataclasses.replace(g, source=sources[g.source.name]) for n, g in repo.groups.items()}
-    settings = repo.settings.model_copy(update={"data": folder.resolve()})
+    told_nobody = repo.settings.tracking.model_copy(update={"trackers": []})  # the folder is gone before a tracker would read it
+    settings = repo.settings.model_copy(update={"data": folder.resolve(), "tracking": told_nobody})
     return dataclasses.replace(repo, settings=settings, sources=sources, groups=groups)
 
 
