@@ -74,13 +74,9 @@ def full() -> dict[str, Any]:
         "report_reliability": [{"rows": 30, "mean": 0.2, "rate": 0.2}], "chance": {"gap": 0.1, "auc": 0.02, "log_loss": 0.03},
         "chance_from": "5 windows",
     }  # fmt: skip
-    view = {
-        "ttl_s": 7200.0,
-        "statuses": {"PRESENT": 9},
-        "age_s": {"p50": 60.0, "p95": 90.0, "p100": 95.0},
-        "ages": [9, 0, 1],
-        "age_step_s": 3600,
-    }
+    ages = {"p50": 60.0, "p95": 90.0, "p100": 95.0}
+    view = {"ttl_s": 7200.0, "statuses": {"PRESENT": 9}, "age_s": ages, "ages": [9, 0, 1], "age_step_s": 3600}
+    window = ["2024-05-01T00:00:00+00:00", "2024-05-02T00:00:00+00:00"]
     sample = {
         "request": EVIL, "row": 0, "as_of": "2024-05-01T00:00:00+00:00", "keys": {"depot": EVIL}, "kind": "mismatch", "cause": "real bug",
         "feature": "count", "served": 3, "expected": 2,
