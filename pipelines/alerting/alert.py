@@ -98,6 +98,8 @@ def from_runs(manifests: Sequence[Mapping[str, Any]], now: datetime) -> list[Ale
     latest: dict[str, Mapping[str, Any]] = {}
     for manifest in manifests:
         kind, status = str(manifest.get("kind", "")), str(manifest.get("status", ""))
+        if _wanted(manifest):
+            continue
         if status in ("complete", "failed", "killed") or (kind in LASTING and status == "running"):
             latest[kind] = manifest
     out = []
@@ -118,6 +120,11 @@ def from_runs(manifests: Sequence[Mapping[str, Any]], now: datetime) -> list[Ale
             )
         )
     return out
+
+
+def _wanted(manifest: Mapping[str, Any]) -> bool:
+    """Whether somebody ended the run who knows about it: Ctrl-C, or the watch was asked to stop meanwhile."""
+    return bool(manifest.get("asked_to_stop")) or str(manifest.get("error") or "").startswith("interrupted")
 
 
 def _recent(text: str, now: datetime) -> bool:

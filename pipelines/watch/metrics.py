@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from pipelines.alerting.alert import LASTING
 from pipelines.alerting.book import Book
 from pipelines.registry.aliases import current, model_folder, models_of
 from pipelines.runs import Run, list_runs
@@ -82,8 +83,9 @@ class JobMetrics(Collector):
         yield _gauge("run_last_success_timestamp_seconds", "When the latest complete run of a kind ended.", ["kind"], when)
         took = {(k,): _number(r.manifest.get("seconds")) for k, r in complete.items()}
         yield _gauge("run_last_success_duration_seconds", "How long the latest complete run of a kind took.", ["kind"], took)
-        bad = {(k,): float(r.status != "complete") for k, r in ended.items()}
-        yield _gauge("run_last_failed", "1 if the latest run of a kind that ended failed or was killed.", ["kind"], bad)
+        up = {r.kind for r in runs if r.kind in LASTING and r.status == "running"}
+        bad = {(k,): float(r.status != "complete" and k not in up) for k, r in ended.items()}
+        yield _gauge("run_last_failed", "1 if the latest run of a kind that ended failed or was killed, and none runs on.", ["kind"], bad)
         counts: dict[tuple[str, ...], float | None] = {}
         for r in runs:
             if r.status in _RUN_STATUSES:

@@ -258,3 +258,13 @@ def test_alerts_are_counted(tmp_path: Path) -> None:
     text = page(JobMetrics(tmp_path)).decode().splitlines()
     assert 'tandem_alerts_firing{severity="warn"} 1.0' in text and "tandem_alerts_waiting 1.0" in text
     assert 'tandem_alert_messages_total{outcome="delivered"} 1.0' in text
+
+
+def test_a_stream_that_runs_again_has_not_failed(tmp_path: Path) -> None:
+    for number, (kind, status) in enumerate([("stream", "killed"), ("stream", "running"), ("batch", "killed"), ("batch", "running")]):
+        folder = tmp_path / "runs" / f"{kind}-{number}"
+        folder.mkdir(parents=True)
+        manifest = {"id": folder.name, "kind": kind, "status": status, "created": f"2026-03-0{number + 1}T00:00:00+00:00"}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    text = page(JobMetrics(tmp_path)).decode().splitlines()
+    assert 'tandem_run_last_failed{kind="stream"} 0.0' in text and 'tandem_run_last_failed{kind="batch"} 1.0' in text

@@ -351,3 +351,6 @@ def test_the_latest_run_of_a_kind_decides_whether_the_job_is_well() -> None:
     assert not from_runs([*failed, run("batch", "complete", 8)], now)
     assert not from_runs([run("stream", "killed", 7), run("stream", "running", 8)], now)
     assert not from_runs([run("batch", "failed", 1)], now)  # long given up
+    assert not from_runs([run("batch", "killed", 8, "interrupted (Ctrl-C)")], now)
+    assert not from_runs([{**run("retrain", "killed", 8), "asked_to_stop": True}], now)
+    assert from_runs([run("retrain", "killed", 8)], now)
