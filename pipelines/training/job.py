@@ -39,6 +39,7 @@ class TrainingJob:
 
     def __init__(self, fn_args: Any) -> None:
         config = fn_args.custom_config
+        tf.keras.backend.clear_session()  # layers are numbered from one, whatever this process trained before
         tf.keras.utils.set_random_seed(int(config["seed"]))
         tf.config.experimental.enable_op_determinism()  # the same seed on the same machine: the same weights, bit by bit
         self.columns = tuple(Column(*c) for c in json.loads(config["columns"]))
