@@ -184,7 +184,13 @@ def _build(
             *((blessed, *verdicts.values(), gate, pusher) if push else ()),
         ],
         metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(str(metadata)),
-        beam_pipeline_args=["--runner=DirectRunner", "--direct_num_workers=1", "--direct_running_mode=in_memory"],
+        # TFX would build a package of itself for the workers, for each component; ours run in this process, in no container.
+        beam_pipeline_args=[
+            "--runner=DirectRunner",
+            "--direct_num_workers=1",
+            "--direct_running_mode=in_memory",
+            "--sdk_container_image=none",
+        ],
     )
 
 
