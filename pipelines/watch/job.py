@@ -172,6 +172,7 @@ class Watch:
             graphs = applied(s.data, s.groups)
             span = plan(s.data, model, days, list_runs(s.data), graphs, s.settings.watch.train_days, s.settings.demo.warm_up_days)
             why = "; ".join(f"{t.name}: {t.why}" for t in decision.triggers)
+            self.tell()  # what was found is not to wait for the training's end
             self.say(f"{model}: {'going on with a retraining' if decision.action.resume else 'retraining'} ({why})")
             try:
                 outcome = retrain(s, model, key_of(model, days[1], graphs), decision.triggers, span, self.commands, self.clock, self.say)

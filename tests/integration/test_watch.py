@@ -74,7 +74,7 @@ def test_drift_becomes_a_new_champion_and_is_told(world: World, clock: Clock, tm
         "2013-01-13T00:00:00+00:00",
     ]  # but for the last day, rows are there
     assert [(b["state"], b["title"]) for b in server.taken] == [
-        ("event", "flights: retrained, version 2 promoted"), ("firing", "flights: skew of view__temp failed"),
+        ("firing", "flights: skew of view__temp failed"), ("event", "flights: retrained, version 2 promoted"),
     ]  # fmt: skip
     world.will_find({**CALM, "version": 2})
     for _ in range(30):
