@@ -4,6 +4,7 @@ written by the server's own request log."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -51,13 +52,14 @@ def answer(
     columns = {n: spine.column(n).to_pylist() for n in types}
     log = RequestLog(folder or repo.data / "requests", LogLimits(rows=1_000_000, seconds=3600), Metrics())
     log.start()
+    at_us = time.time_ns() // 1000
     edges = np.flatnonzero(np.concatenate([[True], asked[1:] != asked[:-1], [True]]))
     for number, (lo, hi) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)):
         part = slice(lo, hi)
         log._waiting.append(  # its bounded queue is for a server under load; here nothing may be dropped
             Asked(
                 request_id=f"{start:%m%d}-{number:06d}",
-                at_us=int(asked[lo]),
+                at_us=at_us,
                 as_of_us=int(asked[lo]),
                 endpoint="predict",
                 rows=hi - lo,
