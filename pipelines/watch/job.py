@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import json
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +78,16 @@ class Watch:
         """Everything that is due now, until nothing is; when to come back. Raises Stopped when the commands are told to stop."""
         until = self.clock() + _BEAT
         for model in self.subject.models:
-            try:
-                until = min(until, self._model(model))
-            except TandemError as error:
-                self._wrong(f"{model}: {' '.join(str(error).split())}")
-        return min(until, self.tell())
+            until = min(until, self._guarded(f"{model}: ", partial(self._model, model)))
+        return min(until, self._guarded("alerts: ", self.tell))
+
+    def _guarded(self, what: str, work: Callable[[], datetime]) -> datetime:
+        """A full disk, or a damaged file, is said and tried again; it ends no watch."""
+        try:
+            return work()
+        except (TandemError, OSError, sqlite3.Error) as error:
+            self._wrong(what + " ".join(str(error).split()))
+            return self.clock() + _BEAT
 
     def tell(self) -> datetime:
         """Bring the book of alerts up to date and deliver what is due; when more is."""

@@ -169,6 +169,22 @@ def test_a_monitor_that_cannot_run_is_told(world: World, clock: Clock) -> None:
     assert any("alert, resolved" in line for line in said)
 
 
+def test_damaged_files_end_no_watch(world: World, clock: Clock) -> None:
+    watcher, _ = watch(world, clock)
+    aliases = world.data / "models" / MODEL / "ALIASES.json"
+    kept = aliases.read_text()
+    aliases.write_text("{")
+    (world.data / "alerts").mkdir()
+    (world.data / "alerts" / "alerts.db").write_text("no database at all, but long enough to be looked at as one")
+    until = watcher.round()
+    assert until > clock.now and len(watcher.failed) == 2
+    assert "ALIASES.json is damaged" in watcher.failed[0] and watcher.failed[1].startswith("alerts: ")
+    aliases.write_text(kept)
+    (world.data / "alerts" / "alerts.db").unlink()
+    watcher.round()
+    assert world.commands() == ["labels", "monitor"] and len(watcher.failed) == 2
+
+
 def test_a_training_by_hand_counts(world: World, clock: Clock) -> None:
     """Somebody trained on the same days: nothing new to learn, and nobody promotes their model for them."""
     InProcess(world).run(["train", "--start", "2013-01-03T00:00:00+00:00", "--end", "2013-01-13T00:00:00+00:00"])
