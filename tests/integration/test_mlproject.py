@@ -129,7 +129,7 @@ def compared(shop: Shop) -> tuple[dict[str, Any], str, int]:
         running = [r for r in shop.runs("train") if r.status == "running"]
         most = max(most, len(running))
         for r in running:
-            if r.manifest["params"]["units"] == 16 and not killed:
+            if r.manifest.get("params", {}).get("units") == 16 and not killed:  # one that has only just begun says nothing yet
                 os.kill(r.manifest["pid"], signal.SIGKILL)
                 killed = True
         time.sleep(0.2)
