@@ -126,7 +126,7 @@ def chance(
     size = int(2 ** (round(2 * np.log2(max(rows, 1))) / 2))  # windows of about this size share a measurement
     size = min(size, ROWS)
     phase = window.start % 86_400_000_000
-    words = [2, base.id, base.spec.name, base.spec.version, window.length, phase, size, list(names), BLOCKS]
+    words = [3, base.id, base.spec.name, base.spec.version, window.length, phase, size, list(names), BLOCKS]
     path = cache / f"{hashlib.sha256(json.dumps(words).encode()).hexdigest()[:20]}.json"
     try:
         known = json.loads(path.read_text("utf-8"))

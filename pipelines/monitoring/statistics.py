@@ -2,8 +2,9 @@
 
 Statistics are made in memory from Arrow, without a Beam job. A number is first held to the range between the 0.5 % and the 99.5 %
 quantile of the *baseline*: TFDV's histograms are ten equal steps from the least to the greatest value, and one outlier would put everything
-else into one step. What lies outside counts at the edge, so a feature that leaves its range is at distance 1, not unseen. Nulls are no part
-of a distance; they are a check of their own.
+else into one step. What lies outside counts at the edge, so a feature that leaves its range is at distance 1, not unseen. Both ends of the
+range are added to either set as one value each: TFDV then steps alike through both, and whole numbers never fall between two grids.
+Nulls are no part of a distance; they are a check of their own.
 """
 
 from __future__ import annotations
@@ -46,8 +47,9 @@ def ranges(baseline: pa.Table, names: Sequence[str]) -> dict[str, tuple[float, f
             continue
         values = numbers(baseline, name)
         if len(values):
-            low, high = np.quantile(values, EDGES)
-            out[name] = (float(low), float(high))
+            low, high = (float(v) for v in np.quantile(values, EDGES))
+            around = 0.0 if high > low else max(abs(low) / 2, 1.0)  # a constant: what leaves it is to be seen
+            out[name] = (low - around, high + around)
     return out
 
 
@@ -83,6 +85,8 @@ def _lists(table: pa.Table, name: str, held: tuple[float, float] | None) -> pa.A
         values = array.cast(pa.float64(), safe=False)
         values = pc.if_else(pc.fill_null(pc.is_finite(values), False), values, pa.scalar(None, pa.float64()))
         array = pc.min_element_wise(pc.max_element_wise(values, held[0], skip_nulls=False), held[1], skip_nulls=False)
+    ends = held if held is not None and not is_text(column.type) and array.null_count < len(array) else (None, None)
+    array = pa.concat_arrays([array, pa.array(ends, array.type)])
     there = array.is_valid().to_numpy(zero_copy_only=False)
     offsets = np.concatenate([[0], np.cumsum(there)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets, mask=np.append(~there, False)), array.drop_null())
