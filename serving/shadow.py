@@ -1,7 +1,7 @@
 """The shadow: the challenger is run on the requests that the champion has answered, and both predictions are logged.
 
 Off the answer's path: a request is offered once its answer is sent, to a bounded queue; one thread takes what has come together and runs
-the challenger over all of it at once, then rests three times as long as that took, so that it never has more than a quarter of a core. What
+the challenger over all of it at once, then rests nine times as long as that took, so that it never has more than a tenth of a core. What
 does not fit into the queue is dropped and counted. Nothing here can fail a request.
 
 The challenger sees the very feature values that the champion was given. Only a feature that the champion does not read is read from the
@@ -31,8 +31,8 @@ __all__ = ["Shadow", "to_inputs"]
 
 log = logging.getLogger("tandem.serving")
 
-_EVERY_SECONDS = 0.1
-_REST = 3.0
+_EVERY_SECONDS = 0.5
+_REST = 9.0
 _MOST_ROWS = 4_096
 """Rows of one run, but for a single request that has more."""
 _CLOSE_SECONDS = 5.0
