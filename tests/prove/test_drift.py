@@ -1,4 +1,4 @@
-"""Real drift, and none: a model trained on six summer weeks of real flights is monitored in the summer after, in winter, and while a
+"""Real drift, and none: a model trained on nine summer weeks of real flights is monitored in the summer after, in winter, and while a
 producer sends delays in seconds instead of minutes. The rows are batch's, the answers the pushed model's own, as of each request."""
 
 from __future__ import annotations
@@ -62,15 +62,15 @@ class Flights:
 @pytest.fixture(scope="module")
 def flights(tmp_path_factory: pytest.TempPathFactory) -> Flights:
     made = Flights(tmp_path_factory.mktemp("drift"))
-    made.tandem("events", "--start", "2013-06-12", "--end", "2013-08-20")
+    made.tandem("events", "--start", "2013-05-27", "--end", "2013-08-20")
     made.tandem("events", "--start", "2013-11-28", "--end", "2013-12-10")
     made.break_producer(BROKEN)
-    made.tandem("batch", "--start", "2013-06-15", "--end", "2013-08-12")
+    made.tandem("batch", "--start", "2013-06-01", "--end", "2013-08-12")
     made.tandem("apply")
     # The contract refuses the worst (more than 3,000 "minutes"); a limit of 1 % on the share of rejects would already stop this job.
     made.tandem("batch", "--pinned", "--start", "2013-08-12", "--end", "2013-08-19", TANDEM_BATCH__MAX_REJECT_SHARE="0.9")
     made.tandem("batch", "--pinned", "--start", "2013-11-30", "--end", "2013-12-09")
-    made.tandem("train", "--start", "2013-06-17", "--end", "2013-07-29")
+    made.tandem("train", "--start", "2013-06-02", "--end", "2013-08-04")
     for window in (SUMMER, BROKEN, WINTER):
         assert made.answer(window) > 4000
     return made
