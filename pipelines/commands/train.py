@@ -81,9 +81,7 @@ def train(
             _result(do_train(loaded, first, last, steps, model, seed, table["best_params"]), json_)
         elif not json_:
             again = " ".join(f"--set {k}={v}" for k, v in table["best_params"].items())
-            screen.print(
-                f"nothing is pushed; the best one through the gate, with the same --repo, --start and --end: tandem train --seed {seed} {again}"
-            )
+            screen.print(f"nothing is pushed; the best through the gate, same --repo, --start, --end: tandem train --seed {seed} {again}")
         return
     if push_best:
         raise ConfigError("--push-best goes with several experiments; one training is pushed if it is blessed")
