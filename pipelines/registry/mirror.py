@@ -62,7 +62,7 @@ def wanted(data: Path, model: str) -> dict[str, Any]:
             **{f"fingerprint.{view}": print_ for view, print_ in spec.get("fingerprints", {}).items()},
             **scores.tags(version, str(spec.get("run", ""))),
         }
-        mine = [e for e in history if version in (e.get("version"), e.get("champion")) and e.get("action") != "found"]
+        mine = [e for e in history if e.get("version", e.get("champion")) == version and e.get("action") != "found"]
         told = [{k: e[k] for k in ("at", "action", "by", "reason", "forced", "missed", "evaluation") if k in e} for e in mine]
         if told:
             tags["tandem_changes"] = json.dumps(told[-20:])[:_MOST]
