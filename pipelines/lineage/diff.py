@@ -31,11 +31,12 @@ class Difference:
     def __str__(self) -> str:
         if self.before is None and self.after is None:
             return self.what
+        text = _text if self.section in EFFECTS else _plain
         if self.before is None:
-            return f"{self.what}: {_text(self.after)} only in B"
+            return f"{self.what}: {text(self.after)} only in B"
         if self.after is None:
-            return f"{self.what}: {_text(self.before)} only in A"
-        return f"{self.what}: {_text(self.before)} -> {_text(self.after)}"
+            return f"{self.what}: {text(self.before)} only in A"
+        return f"{self.what}: {text(self.before)} -> {text(self.after)}"
 
 
 def diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
@@ -46,7 +47,7 @@ def diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
         *_code(a.get("code") or {}, b.get("code") or {}),
         *_libraries(a, b),
         *_flat_diff("settings", a.get("settings") or {}, b.get("settings") or {}),
-        *_flat_diff("parameters", a.get("seeds") or {}, b.get("seeds") or {}, prefix="seed "),
+        *_flat_diff("parameters", a.get("seeds") or {}, b.get("seeds") or {}),
         *_flat_diff("parameters", a.get("params") or {}, b.get("params") or {}),
         *(d for name in ("runner", "pinned") for d in _flat_diff("parameters", _only(a, name), _only(b, name))),
         *(_flat_diff("machine", a.get("machine") or {}, b.get("machine") or {}) if "machine" in a and "machine" in b else ()),
@@ -100,6 +101,11 @@ def _text(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return str(value)
+
+
+def _plain(value: Any) -> str:
+    """As ``_text``, but a number that is no amount (a seed) keeps its digits together."""
+    return str(value) if isinstance(value, int) else _text(value)
 
 
 def duration(us: int) -> str:
