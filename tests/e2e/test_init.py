@@ -21,10 +21,12 @@ from pipelines.repo import Repo, load_module, load_repo
 from pipelines.scaffold import scaffold
 from tests.oracle.compare import assert_same_rows, bits, differences, to_dicts
 from tests.oracle.features import rows as oracle_rows
+from tests.webhook_server import WebhookServer
 from transforms.definitions import FeatureGroup, micros
 from transforms.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
+STEPS = ("batch", "train", "promote", "monitor")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 START, END = datetime(2024, 3, 6, tzinfo=UTC), datetime(2024, 3, 7, 12, tzinfo=UTC)
 RANGE = ["--start", "2024-03-06", "--end", "2024-03-07T12:00"]
@@ -209,8 +211,8 @@ def test_two_repositories_in_one_process_have_modules_of_their_own(tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_what_init_says_next_trains_a_blessed_model_and_serves_it(tmp_path: Path) -> None:
+@pytest.mark.timeout(1800)
+def test_what_init_says_next_trains_a_blessed_model_and_serves_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = tandem("init", str(tmp_path / "my shop")).stdout
     printed = next(line for line in said.splitlines() if "tandem demo" in line).partition("tandem ")[2]
     made = json.loads(tandem(*shlex.split(printed), "--json").stdout)
@@ -223,6 +225,34 @@ def test_what_init_says_next_trains_a_blessed_model_and_serves_it(tmp_path: Path
     predictions = [answer["prediction"] for answer in live["answers"]]
     assert predictions and all(0 < (p["probability"] if isinstance(p, dict) else p) < 1 for p in predictions)
     assert live["parity"]["unexplained"] == 0 and live["parity"]["values"]["compared"] > 1000
+    _watched(tmp_path / "my shop", monkeypatch)
+
+
+def _watched(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The days that were streamed are new to the model: the watch monitors, trains on them, and lets the thresholds decide; once."""
+    webhook = WebhookServer()
+    webhook.up()
+    monkeypatch.setenv("TANDEM_ALERTS__WEBHOOK", webhook.url)
+    monkeypatch.setenv("TANDEM_WATCH__NEW_DAYS", "2")
+    monkeypatch.setenv("TANDEM_TRACKING__TRACKERS", "[]")
+    found: dict[str, Any] = {}
+    for _ in range(2):
+        found = json.loads(tandem("watch", "--once", "--repo", str(repo), "--json").stdout)
+        assert found["failed"] == []
+    (retraining,) = found["retrainings"]
+    assert retraining["status"] == "complete" and "new_data" in retraining["triggers"]
+    champion = {"promoted": 2, "refused": 1, "not blessed": 1}[retraining["outcome"]]
+    assert found["models"]["card_fraud"]["champion"] == champion and found["models"]["card_fraud"]["report"]
+    kinds = [m["kind"] for f in (repo / "data" / "runs").glob("*/manifest.json") if (m := json.loads(f.read_text()))["kind"] in STEPS]
+    assert {k: kinds.count(k) for k in STEPS} == {
+        "batch": 2,
+        "train": 2,
+        "promote": int(retraining["outcome"] != "not blessed"),
+        "monitor": 2,
+    }
+    assert f"retrain/{retraining['run']}" in {b["key"] for b in webhook.taken}
+    assert f'tandem_alias_version{{alias="champion",model="card_fraud"}} {champion}.0' in tandem("metrics", "--repo", str(repo)).stdout
+    webhook.down()
 
 
 def test_differences_are_seen(repo: Repo, manifest: dict[str, Any]) -> None:
