@@ -142,17 +142,20 @@ def promote(
     """Make a version the champion, which is served, if it holds the model's thresholds.
 
     It must hold their bounds, be no worse than the champion on the same rows that neither was trained on, also in every slice that has
-    enough rows, and fit the graphs of the online rows. Exit codes: 0 promoted (or champion already); 3 refused, each missed threshold is
-    named; 1 it could not be judged.
+    enough rows, and fit the graphs of the online rows. Exit codes: 0 promoted (or champion already); 3 refused: each missed threshold
+    is named, and why something could not be judged; 1 there is nothing to promote.
     """
     quiet()
     _with_reason(force, reason)
     from pipelines.registry import promote as registry
     from pipelines.registry.evaluate import model_of
+    from pipelines.registry.register import register_forgotten
     from pipelines.runs import recorded
 
     loaded, steps = load(repo, data), Steps()
     chosen = model_of(loaded, model)
+    for late in register_forgotten(loaded, chosen.name):
+        steps.say(f"version {late} was pushed by a training that was killed before it was registered; it is now")
     asked = registry.asked_for(loaded, chosen, version)
     if asked.version == asked.champion:
         show({"model": asked.model, "version": asked.version, "outcome": "champion already"}, json_)
