@@ -6,7 +6,6 @@ delivered. So a note can be put twice, delivered twice, or left for weeks, and t
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -15,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from pipelines.locks import only_one
 
 __all__ = ["Note", "Spool"]
 
@@ -106,14 +107,8 @@ class Spool:
     @contextmanager
     def held(self) -> Iterator[bool]:
         """Be the only deliverer; yields False if another process is."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / ".lock", "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield True
+        with only_one(self.folder / ".lock") as mine:
+            yield mine
 
     def busy(self) -> bool:
         """Whether a deliverer works."""

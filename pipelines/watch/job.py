@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -17,6 +15,7 @@ from typing import Any
 from pipelines.alerting import Alert, Book, Webhook, deliver, from_report, from_runs
 from pipelines.alerting.webhook import Sender
 from pipelines.config import Settings
+from pipelines.locks import only_one
 from pipelines.runs import Run, Stopped, list_runs, write_json
 from pipelines.watch.children import Commands
 from pipelines.watch.decide import Decision, Look, Retrain, State, decide
@@ -141,7 +140,7 @@ class Watch:
     def _look(self, model: str) -> bool:
         """Labels, then the monitor; False where another watch is at it."""
         data, now = self.subject.data, self.clock()
-        with _one(data / "watch" / f"look-{model}.lock") as free:
+        with only_one(data / "watch" / f"look-{model}.lock") as free:
             if not free:
                 return False
             state = self._state(model)
@@ -235,18 +234,6 @@ def _noted(data: Path, model: str) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-@contextmanager
-def _one(lock_file: Path) -> Iterator[bool]:
-    lock_file.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock_file, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
 
 
 def status(subject: Subject, now: datetime) -> dict[str, Any]:

@@ -6,7 +6,6 @@ whoever asks for it and how often. One retraining at a time holds ``data/watch/r
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from pipelines.locks import only_one
 from pipelines.registry.aliases import current, model_folder, versions_on_disk
 from pipelines.runs import Run, Stopped, list_runs, recorded
 from pipelines.watch.children import Commands
@@ -42,14 +42,8 @@ class Outcome:
 @contextmanager
 def alone(data: Path) -> Iterator[bool]:
     """Whether nobody else retrains on this data folder; if so, we do until the end of the body (or of the process)."""
-    (data / "watch").mkdir(parents=True, exist_ok=True)
-    with open(data / "watch" / "retrain.lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+    with only_one(data / "watch" / "retrain.lock") as mine:
+        yield mine
 
 
 def retrain(
