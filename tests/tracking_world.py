@@ -69,7 +69,8 @@ class Told:
 
 
 def mlflow_runs(uri: str) -> dict[str, Told]:
-    """MLflow's runs by ours."""
+    """MLflow's runs by ours. Those of ``mlflow run`` that never came to a run of ours are left out; where it was begun again, and ours went
+    on, the later one is given."""
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(uri)
@@ -87,7 +88,12 @@ def mlflow_runs(uri: str) -> dict[str, Told]:
         number, tags = r.info.run_id, dict(r.data.tags)
         steps = {m: {p.step: p.value for p in client.get_metric_history(number, m)} for m in r.data.metrics if m.startswith("epoch/")}
         sets = {i.dataset.name: ("dataset", [i.dataset.digest]) for i in r.inputs.dataset_inputs}
-        assert ours[number] not in out, "told twice"
+        if not ours[number]:
+            assert tags.get("mlflow.project.entryPoint"), "it is nobody's"
+            continue
+        if ours[number] in out:
+            assert tags.get("mlflow.project.entryPoint") and out[ours[number]].tags.get("mlflow.project.entryPoint"), "told twice"
+            continue  # MLflow gives the latest first
         parent = ours.get(tags.get("mlflow.parentRunId", ""))
         out[ours[number]] = Told(r.info.status, parent, dict(r.data.params), dict(r.data.metrics), steps, tags, files(number), sets)
     return out

@@ -154,8 +154,9 @@ def promote(
 
     loaded, steps = load(repo, data), Steps()
     chosen = model_of(loaded, model)
-    for late in register_forgotten(loaded, chosen.name):
-        steps.say(f"version {late} was pushed by a training that was killed before it was registered; it is now")
+    if version is None:  # a version that is named needs no registering, and mends a damaged file
+        for late in register_forgotten(loaded, chosen.name):
+            steps.say(f"version {late} was pushed by a training that was killed before it was registered; it is now")
     asked = registry.asked_for(loaded, chosen, version)
     if asked.version == asked.champion:
         show({"model": asked.model, "version": asked.version, "outcome": "champion already"}, json_)

@@ -74,26 +74,32 @@ def train(
     chosen = [{**one, **more} for one in (read_grid(grid) if grid is not None else [{}]) for more in combinations(sets)]
     if len(chosen) > 1 or grid is not None:
         table = do_experiments(loaded, chosen, first, last, steps, model, seed, metric, jobs)
-        show(table, json_, lambda: render(table))
         if not json_:
+            show(table, json_, lambda: render(table))
             screen.print(f"best by {table['metric']} ({table['better']} is better): {table['best']}")
         if push_best:
-            _result(do_train(loaded, first, last, steps, model, seed, table["best_params"]), json_)
-        elif not json_:
+            trained = do_train(loaded, first, last, steps, model, seed, table["best_params"])
+            _result(trained, True, {**table, "trained": _told(trained)} if json_ else None)
+        elif json_:
+            show(table, json_)
+        else:
             again = " ".join(f"--set {k}={v}" for k, v in table["best_params"].items())
             screen.print(f"nothing is pushed; the best through the gate, same --repo, --start, --end: tandem train --seed {seed} {again}")
         return
     if push_best:
         raise ConfigError("--push-best goes with several experiments; one training is pushed if it is blessed")
-    _result(do_train(loaded, first, last, steps, model, seed, chosen[0], push), json_, push)
+    trained = do_train(loaded, first, last, steps, model, seed, chosen[0], push)
+    _result(trained, push, _told(trained) if json_ else None)
 
 
-def _result(trained: Any, json_: bool, push: bool = True) -> None:
-    """Show a training; exit code 3 if it should have been pushed and was not."""
-    if json_:
-        show(
-            {"run": trained.run, "pushed": str(trained.pushed or ""), "version": trained.version, "report": trained.report.to_dict()}, True
-        )
+def _told(trained: Any) -> dict[str, Any]:
+    return {"run": trained.run, "pushed": str(trained.pushed or ""), "version": trained.version, "report": trained.report.to_dict()}
+
+
+def _result(trained: Any, push: bool, machine: Mapping[str, Any] | None) -> None:
+    """Show a training, for machines as ``machine``; exit code 3 if it should have been pushed and was not."""
+    if machine is not None:
+        show(machine, True)
     else:
         from pipelines.training.report import render as render_report
 

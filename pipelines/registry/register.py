@@ -40,7 +40,8 @@ def register(repo: Repo, model_name: str, version_folder: Path, run: Run | None 
 
 
 def register_forgotten(repo: Repo, model_name: str) -> list[int]:
-    """Register versions that were pushed by a process that was killed before it came to it; returns them."""
+    """Register versions that were pushed by a process that was killed before it came to it; returns them. Raises ModelError if
+    ``ALIASES.json`` is damaged."""
     folder = model_folder(repo.data, model_name)
     aliases = read_aliases(folder, f"model {model_name!r}")
     if aliases is None:

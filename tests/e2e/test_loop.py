@@ -39,7 +39,8 @@ def command(folder: Path, *words: str) -> list[str]:
 
 def tandem(folder: Path, *words: str, code: int = 0) -> str:
     """A command's output. Fails unless it ends with ``code``."""
-    done = subprocess.run(command(folder, *words), cwd=ROOT, capture_output=True, text=True, timeout=800)
+    environment = {**os.environ, "TANDEM_TRACKING__TRACKERS": '["mlflow"]'} if words[0] == "track" else None
+    done = subprocess.run(command(folder, *words), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=800)
     assert done.returncode == code, f"{words}: exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
     return done.stdout
 

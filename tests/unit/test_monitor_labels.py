@@ -30,10 +30,10 @@ depot_load = FeatureGroup(name="depot_load", source=parcels, entity=Entity("depo
                           aggregates=[Count(over=hours(1))])
 """
 MODEL = """
-from pathlib import Path
-import pyarrow.parquet as pq
-import pyarrow as pa
 from datetime import timedelta
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from pipelines.training.definition import Model
 from transforms.definitions import Field
 
