@@ -96,7 +96,7 @@ def _told(trained: Any) -> dict[str, Any]:
     return {"run": trained.run, "pushed": str(trained.pushed or ""), "version": trained.version, "report": trained.report.to_dict()}
 
 
-def _result(trained: Any, push: bool, machine: Mapping[str, Any] | None) -> None:
+def _result(trained: Any, push: bool, machine: dict[str, Any] | None) -> None:
     """Show a training, for machines as ``machine``; exit code 3 if it should have been pushed and was not."""
     if machine is not None:
         show(machine, True)
