@@ -130,6 +130,17 @@ def answers(port: int, timeout: float = 1.0) -> tuple[str, list[int]] | None:
         return None
 
 
+def _thread_states(pid: int) -> list[str]:
+    """The state letter of each thread (proc(5)); none where there is no /proc."""
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/stat"):
+        try:
+            found.append(path.read_text().rpartition(")")[2].split()[0])
+        except OSError:  # it has just ended
+            continue
+    return found
+
+
 class Broker:
     """One broker whose everything lies in ``folder``: ``log/`` (the data), ``server.properties``, ``broker.log``.
 
@@ -208,8 +219,11 @@ class Broker:
             self.process.wait()
 
     def pause(self) -> None:
-        """SIGSTOP: it keeps its connections and answers nobody."""
+        """SIGSTOP: it keeps its connections and answers nobody, once this has returned: threads on other cores stop a moment later."""
         self._signal(signal.SIGSTOP)
+        pid = self.pid
+        while pid is not None and any(state not in "tTZX" for state in _thread_states(pid)):
+            time.sleep(0.001)
 
     def resume(self) -> None:
         """SIGCONT."""
