@@ -13,7 +13,7 @@ from pathlib import Path
 from pipelines.services.jars import ADD_OPENS, classpath, java
 from pipelines.services.process import free_ports, start_child
 from pipelines.streaming.cluster import Cluster
-from transforms.errors import ConfigError
+from transforms.errors import TandemError
 
 JOB_MANAGER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
 TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
@@ -38,7 +38,7 @@ class FlinkCluster:
         """Free slots."""
         try:
             return int(Cluster(self.master).ask("GET", "overview")["slots-available"])
-        except ConfigError:
+        except TandemError:  # it does not answer yet, or has no leader
             return 0
 
 

@@ -38,27 +38,33 @@ def check_flags(master: str | None, worker_pool: str | None, savepoint: str | No
 class Cluster:
     """The cluster whose REST interface answers at ``master`` (``host:port``)."""
 
-    def __init__(self, master: str, timeout: float = 10.0) -> None:
-        self.master, self.timeout = master, timeout
+    def __init__(self, master: str, timeout: float = 10.0, election_seconds: float = 30.0) -> None:
+        self.master, self.timeout, self.election_seconds = master, timeout, election_seconds
 
     def ask(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        """One request; the answer's JSON. Raises ConfigError when nobody answers, TandemError when it is refused."""
+        """One request; the answer's JSON. While the cluster starts or elects a leader it says so (503) and has done nothing: it is asked
+        again for ``election_seconds``. Raises ConfigError when nobody answers, TandemError when it is refused."""
+        until = time.monotonic() + self.election_seconds
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(
             f"http://{self.master}/v1/{path}", data=data, method=method, headers={"Content-Type": "application/json"}
         )
-        try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as answer:
-                text = answer.read()
-        except urllib.error.HTTPError as error:
-            detail = error.read().decode(errors="replace")[:500].replace("\n", " ")
-            raise TandemError(f"Flink at {self.master} refused {method} {path}: {error.code} {detail}") from None
-        except OSError as error:
-            reason = getattr(error, "reason", error)
-            raise ConfigError(
-                f"--flink-master {self.master}: no Flink cluster answers there ({reason}); correct the address or start it"
-            ) from None
-        return dict(json.loads(text)) if text else {}
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=self.timeout) as answer:
+                    text = answer.read()
+                return dict(json.loads(text)) if text else {}
+            except urllib.error.HTTPError as error:
+                if error.code == 503 and time.monotonic() < until:
+                    time.sleep(0.2)
+                    continue
+                detail = error.read().decode(errors="replace")[:500].replace("\n", " ")
+                raise TandemError(f"Flink at {self.master} refused {method} {path}: {error.code} {detail}") from None
+            except OSError as error:
+                reason = getattr(error, "reason", error)
+                raise ConfigError(
+                    f"--flink-master {self.master}: no Flink cluster answers there ({reason}); correct the address or start it"
+                ) from None
 
     def jobs(self, name: str) -> list[dict[str, Any]]:
         """The jobs called ``name`` that have not ended, newest first: ``jid``, ``state``, ``tasks``."""

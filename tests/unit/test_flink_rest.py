@@ -1,0 +1,68 @@
+"""A Flink cluster's REST interface while it starts: it answers 503 until it has a leader."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from pipelines.streaming.cluster import Cluster
+from transforms.errors import ConfigError, TandemError
+
+
+@contextmanager
+def answering(*answers: tuple[int, bytes]) -> Iterator[tuple[str, list[str]]]:
+    """A server that gives these answers in turn, the last one for ever; its address, and what was asked."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            code, body = answers[min(len(asked), len(answers)) - 1]
+            self.send_response(code)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_port}", asked
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+ELECTION = (503, b'{"errors": ["Service temporarily unavailable due to an ongoing leader election. Please refresh."]}')
+
+
+def test_an_election_is_waited_for() -> None:
+    with answering(ELECTION, ELECTION, (200, b'{"slots-available": 2}')) as (master, asked):
+        assert Cluster(master).ask("GET", "overview") == {"slots-available": 2}
+    assert asked == ["/v1/overview"] * 3
+
+
+def test_one_that_does_not_end_is_told() -> None:
+    with answering(ELECTION) as (master, _), pytest.raises(TandemError, match=r"503 .*leader election"):
+        Cluster(master, election_seconds=0).ask("GET", "overview")
+
+
+def test_a_refusal_is_told_at_once() -> None:
+    with answering((404, b"no such job")) as (master, asked), pytest.raises(TandemError, match="refused GET jobs/x: 404 no such job"):
+        Cluster(master).ask("GET", "jobs/x")
+    assert len(asked) == 1
+
+
+def test_nobody_there() -> None:
+    with answering((200, b"")) as (master, _):
+        pass
+    with pytest.raises(ConfigError, match="no Flink cluster answers there"):
+        Cluster(master).ask("GET", "overview")
