@@ -62,7 +62,7 @@ setup(
     packages=find_packages(include=["transforms", "transforms.*", "pipelines", "pipelines.*", "serving", "serving.*"]),
     install_requires=RUNTIME,
     extras_require={"streaming": STREAMING, "tracking": TRACKING, "demo": DEMO, "dev": DEV},
-    entry_points={"console_scripts": ["tandem = pipelines.cli:main"]},
+    entry_points={"console_scripts": ["tandem = pipelines.cli.root:main"]},
     package_data={"": ["py.typed", "*.lua", "*.html", "*.css", "*.sha256", "templates/*", "templates/**/*"]},
     zip_safe=False,
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from feast import FeatureService
 
-from pipelines.config import load_settings
+from pipelines.project.config import load_settings
 from serving.feast_objects import feast_objects, load_outputs
 from transforms.definitions import (
     Age,

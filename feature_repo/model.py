@@ -12,7 +12,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 import tf_keras as keras
 
-from pipelines.training.job import TrainingJob
+from pipelines.training.training_job import TrainingJob
 
 VOCABULARIES = ("carrier", "origin", "dest")
 OUT_OF_VOCABULARY = 1

@@ -26,6 +26,13 @@ STORES = (*ARROW, "redis", "feast", "google.protobuf", "mmh3", "pydantic")
 TENSORFLOW = ("tensorflow", "tensorflow_transform", "tensorflow_metadata", "tfx_bsl", "tf_keras", "google.protobuf")
 WEB = ("fastapi", "uvicorn", "starlette", "orjson", "prometheus_client", "pydantic", "pydantic_settings", "yaml", "pandas")
 
+# The rooms of pipelines, from the ground up: each may import those before it, so there are no circles.
+PIPELINES = (
+    "lake", "services", "reports", "project", "sources", "feature_store", "batch", "streaming", "replay", "registry", "training",
+    "promotion", "tracking", "verify", "lineage", "monitoring", "alerting", "watch", "workflow", "cli", "demo",
+)  # fmt: skip
+NEVER = ("serving.app", "feature_repo", "tests")
+
 
 @dataclass(frozen=True)
 class Room:
@@ -46,8 +53,13 @@ ROOMS = (
     Room("transforms.schemas", (*FLOOR0, *FLOOR1), (*ARROW, "tensorflow_metadata", "google.protobuf")),
     *(Room(name, (*FLOOR0, *FLOOR1), ARROW) for name in FLOOR1[:4]),
     *(Room(name, (*FLOOR0, *FLOOR1, *FLOOR2, "serving.errors"), STORES) for name in FLOOR2),
+    Room("serving.offline_store", ("transforms", "serving"), (*STORES, "duckdb", "pandas")),
     Room("serving", ("transforms", "serving"), (*STORES, *TENSORFLOW, *WEB), never=("apache_beam",)),
-    Room("pipelines", ("transforms", "serving", "pipelines"), (ANY,), never=("serving.app", "feature_repo", "tests")),
+    *(
+        Room(f"pipelines.{name}", ("transforms", "serving", *(f"pipelines.{lower}" for lower in PIPELINES[:k])), (ANY,), NEVER)
+        for k, name in enumerate(PIPELINES)
+    ),
+    Room("pipelines", (), ()),
     Room("transforms", FLOOR0, ()),
 )
 
@@ -88,7 +100,7 @@ def allowed(room: Room, imported: str) -> bool:
     if any(covers(name, imported) for name in room.never):
         return False
     if imported.split(".")[0] in OURS:
-        package_itself = any(name.startswith(imported + ".") for name in room.ours) and imported == "transforms"
+        package_itself = imported in ("transforms", "pipelines") and any(name.startswith(imported + ".") for name in room.ours)
         return package_itself or any(covers(name, imported) for name in (room.name, *room.ours))
     if imported.split(".")[0] in sys.stdlib_module_names:
         return True
@@ -111,10 +123,48 @@ def breaches(root: Path) -> list[str]:
     return found
 
 
+def circles(root: Path) -> list[str]:
+    """One line per group of modules that import each other in a circle, imports inside functions included (Tarjan's components)."""
+    paths = {module_name(p, root): p for top in ("transforms", "serving", "pipelines") for p in sorted((root / top).rglob("*.py"))}
+    graph = {module: {i for _, i in imports(path, root) if i in paths and i != module} for module, path in paths.items()}
+    order: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(module: str) -> None:
+        order[module] = low[module] = len(order)
+        stack.append(module)
+        for other in sorted(graph[module]):
+            if other not in order:
+                visit(other)
+            if other in stack:
+                low[module] = min(low[module], low[other])
+        if low[module] == order[module]:
+            part = stack[stack.index(module) :]
+            del stack[stack.index(module) :]
+            if len(part) > 1:
+                found.append(sorted(part))
+
+    for module in graph:
+        if module not in order:
+            visit(module)
+    return [f"circle of imports: {', '.join(part)}" for part in found]
+
+
+def twice(root: Path) -> list[str]:
+    """One line per file name that stands more than once in ``pipelines`` (``__init__`` and the command line's files apart)."""
+    places: dict[str, list[str]] = {}
+    for path in sorted((root / "pipelines").rglob("*.py")):
+        if not path.stem.startswith("__") and path.parent.name != "cli":
+            places.setdefault(path.name, []).append(path.relative_to(root).as_posix())
+    return [f"{name} stands {len(where)} times: {', '.join(where)}; a name stands once" for name, where in places.items() if len(where) > 1]
+
+
 def main(argv: list[str]) -> int:
     """Checks the checkout that holds this script, or the folder given."""
     root = Path(argv[0]) if argv else Path(__file__).resolve().parents[1]
-    found = breaches(root)
+    found = [*breaches(root), *circles(root), *twice(root)]
     print("\n".join(found) if found else "import floors: ok")
     return 1 if found else 0
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.lake.processes import free_ports, start_child
 from pipelines.services.jars import ADD_OPENS, classpath, java
-from pipelines.services.process import free_ports, start_child
-from pipelines.streaming.cluster import Cluster
+from pipelines.streaming.engines.flink_cluster import Cluster
 from transforms.errors import TandemError
 
 JOB_MANAGER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipelines.services.kafka import Broker
+from pipelines.services.kafka_broker import Broker
 
 
 @contextlib.contextmanager

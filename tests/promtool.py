@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.lake.processes import alone
 from pipelines.services.jars import cache_folder
-from pipelines.services.process import alone
 
 PACKAGE = "prometheus"
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipelines.services.process import free_ports
-from pipelines.services.redis import redis_binary
+from pipelines.lake.processes import free_ports
+from pipelines.services.redis_server import redis_binary
 
 
 @dataclass

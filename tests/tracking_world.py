@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.config import load_settings
-from pipelines.runs import Home, Run, recorded
+from pipelines.lake.runs import Run
+from pipelines.project.config import load_settings
+from pipelines.project.recording import Home, recorded
 from pipelines.training.evidence import curves
 
 

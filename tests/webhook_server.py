@@ -7,7 +7,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from pipelines.services.process import free_ports
+from pipelines.lake.processes import free_ports
 
 
 class WebhookServer:

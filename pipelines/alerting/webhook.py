@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from pipelines.alerting.book import Book, Message
-from pipelines.config import AlertSettings
+from pipelines.project.config import AlertSettings
 from transforms.errors import ConfigError
 
 __all__ = ["Delivered", "Outcome", "Webhook", "deliver", "slack"]

@@ -17,10 +17,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from pipelines import runs
-from pipelines.lineage.compare import Artifact, files_of, same_files, same_predictions, same_scores, same_tables, same_weights, worst
+from pipelines.lake import provenance, runs
+from pipelines.lineage.artifacts import Artifact, files_of, same_files, same_predictions, same_scores, same_tables, same_weights, worst
 from pipelines.lineage.diff import CAUSES, Difference, diff
-from pipelines.repo import Repo
+from pipelines.project import recording
+from pipelines.project.repository import Repo
 from pipelines.training import as_of
 from transforms.errors import DataError, TandemError
 
@@ -47,7 +48,7 @@ def reproduce(
     _check(run)
     begun = time.monotonic()
     folder = repo.data / "reproduce" / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
-    with runs.recorded(repo, "reproduce", of_run=run.id) as own:
+    with recording.recorded(repo, "reproduce", of_run=run.id) as own:
         say(f"looking for what has changed since {run.id}")
         found = changed(repo, run.manifest)
         inputs, notes = _inputs(repo.data, run.manifest)
@@ -91,7 +92,7 @@ def _check(run: runs.Run) -> None:
 
 def changed(repo: Repo, then: Mapping[str, Any]) -> list[Difference]:
     """What differs between the world of a run and the present one: definitions, code, libraries, in this order."""
-    now = runs.facts(repo)
+    now = provenance.facts(repo)
     known = then.get("definitions") or {}
     present = {n: d for n, d in (now.get("definitions") or {}).items() if n in known}
     present |= {n: runs_model for n in known if (runs_model := _model_now(repo, n)) is not None}
@@ -152,7 +153,7 @@ def _quiet(repo: Repo, data: Path, **changes: Any) -> Repo:
 def _training(
     repo: Repo, run: runs.Run, scratch: Path, with_model: bool, say: Say, timed: Callable[[str, float | None], None]
 ) -> list[Artifact]:
-    from pipelines.training.run import make_set
+    from pipelines.training.train_job import make_set
     from pipelines.training.user_code import load_function
 
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
@@ -179,8 +180,8 @@ def _training(
         return out
     if not m.get("metrics"):
         return [*out, Artifact("model", "different", "the run ended before it had a model")] if m.get("status") == "complete" else out
-    from pipelines.training.run import model_spec, predict, score_report, scores
     from pipelines.training.tfx_pipeline import run_pipeline
+    from pipelines.training.train_job import model_spec, predict, score_report, scores
 
     seed = int(m["seeds"]["seed"])
     spec = model_spec(model, made, run.id)
@@ -264,8 +265,8 @@ def _same_set(data: Path, manifest: Mapping[str, Any], made: Any, asked: Mapping
 def _batch(
     repo: Repo, run: runs.Run, scratch: Path, with_model: bool, say: Say, timed: Callable[[str, float | None], None]
 ) -> list[Artifact]:
-    from pipelines.batch import run_batch
-    from pipelines.config import BatchSettings
+    from pipelines.batch.batch_job import run_batch
+    from pipelines.project.config import BatchSettings
 
     m = run.manifest
     data = as_of.past(repo.data, m["inputs"], scratch / "data")

@@ -14,9 +14,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from pipelines import runs
-from pipelines.event_files import sha256
-from pipelines.repo import Repo
+from pipelines.lake import runs
+from pipelines.project.repository import Repo
+from pipelines.sources.event_files import sha256
 from transforms.definitions import CREATED, EVENT_TIMESTAMP, FINGERPRINT, REVISION, FeatureGroup
 from transforms.errors import DataError
 
@@ -187,7 +187,7 @@ def _writers(
     """Who wrote a row of this key, time and revision before it was served: stream runs by their row logs, batch runs by their files."""
     found = []
     for folder in sorted(p for p in (repo.data / "stream").glob("*") if (p / "rows" / group.name).is_dir()):
-        from pipelines.streaming.row_log import read_rows
+        from pipelines.streaming.state.row_log import read_rows
 
         for row in _rows(read_rows(folder, group), key, stamp, revision, served):
             run = _stream_run(known, folder.name, row[CREATED])

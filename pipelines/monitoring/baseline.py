@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.lake.runs import write_json
 from pipelines.monitoring.statistics import Ranges, distances, statistics, thinned
 from pipelines.monitoring.windows import Window, blocks
-from pipelines.runs import write_json
 from serving.models import SPEC_FILE, ModelSpec
 from transforms.definitions import EVENT_TIMESTAMP
 from transforms.errors import DataError

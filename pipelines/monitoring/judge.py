@@ -11,7 +11,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.config import FeatureMonitor, MonitorSettings
 from pipelines.monitoring.baseline import PREDICTION, Baseline, Chance
 from pipelines.monitoring.checks import Check, above, distance_check, skipped
 from pipelines.monitoring.quality import Quality, allowance, quality, reliability
@@ -20,7 +19,8 @@ from pipelines.monitoring.shapes import null_share
 from pipelines.monitoring.statistics import is_text, numbers
 from pipelines.monitoring.units import Suspect, fields_of, suspect_unit
 from pipelines.monitoring.windows import Window, blocks
-from pipelines.repo import Repo
+from pipelines.project.config import FeatureMonitor, MonitorSettings
+from pipelines.project.repository import Repo
 from pipelines.training.definition import Model
 
 __all__ = ["features", "headline", "performance", "recomputed", "views"]

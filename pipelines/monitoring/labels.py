@@ -39,14 +39,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.repo import Repo
+from pipelines.lake.row_compare import common_codes, locate, table_of
+from pipelines.project.repository import Repo
 from pipelines.training.definition import Model
-from pipelines.verify.compare import common_codes, locate, table_of
 from serving.request_log import read_requests
 from transforms.definitions import EVENT_TIMESTAMP, TIMESTAMP, micros
-from transforms.errors import ConfigError, DataError
+from transforms.errors import DataError
 
-__all__ = ["KEYS", "LABELS", "Labelled", "Matched", "answers_of", "label_requests", "match", "model_of", "read_labels", "request_log"]
+__all__ = ["KEYS", "LABELS", "Labelled", "Matched", "answers_of", "label_requests", "match", "read_labels", "request_log"]
 
 Int = npt.NDArray[np.int64]
 KEYS = ("tandem_request", "tandem_row", "tandem_at")
@@ -91,17 +91,6 @@ class Matched:
 
     place: Int
     ambiguous: npt.NDArray[np.bool_]
-
-
-def model_of(repo: Repo, name: str | None) -> Model:
-    """The model of that name (None: the only one, or the first). Raises ConfigError."""
-    models: list[Model] = [repo.attribute(reference) for reference in repo.settings.models]
-    if not models:
-        raise ConfigError("tandem.yaml: models is empty; name the models of the repository, e.g. models: ['labels:my_model']")
-    found = models[0] if name is None else next((m for m in models if m.name == name), None)
-    if found is None:
-        raise ConfigError(f"--model {name!r}: the repository has {', '.join(m.name for m in models)}")
-    return found
 
 
 def request_log(repo: Repo) -> Path:

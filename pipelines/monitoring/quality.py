@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.training.report import auc, log_loss
+from pipelines.training.training_report import auc, log_loss
 
 __all__ = ["Quality", "allowance", "quality", "reliability"]
 

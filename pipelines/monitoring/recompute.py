@@ -26,8 +26,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.repo import Repo
-from pipelines.verify.compare import locate, same, table_of
+from pipelines.lake.row_compare import locate, same, table_of
+from pipelines.project.repository import Repo
 from pipelines.verify.log import found_graphs, from_files
 from pipelines.verify.served import due_rows
 from transforms.aggregates import merge, rows_between, tile

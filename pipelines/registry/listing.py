@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipelines.registry.aliases import current, model_folder, models_of, versions_on_disk
+from pipelines.registry.alias_file import current, model_folder, models_of, versions_on_disk
 from pipelines.registry.scores import evaluations_of
 from serving.aliases import ALIASES, Aliases
 from serving.errors import ModelError

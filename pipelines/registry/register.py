@@ -6,13 +6,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.registry.aliases import change, model_folder, versions_on_disk
+from pipelines.registry.alias_file import change, model_folder, versions_on_disk
 from serving.aliases import Aliases, read_aliases
 from transforms.errors import DataError
 
 if TYPE_CHECKING:
-    from pipelines.repo import Repo
-    from pipelines.runs import Run
+    from pipelines.lake.runs import Run
+    from pipelines.project.repository import Repo
 
 __all__ = ["register", "register_forgotten"]
 
@@ -22,7 +22,7 @@ def register(repo: Repo, model_name: str, version_folder: Path, run: Run | None 
     a later one its challenger.
 
     Cheap, and safe to repeat: it changes ``ALIASES.json`` alone; MLflow's Model Registry is caught up by
-    :func:`pipelines.registry.mirror.catch_up`, which every command of the registry and ``tandem train`` call when they end.
+    :func:`pipelines.tracking.model_registry.catch_up`, which every command of the registry and ``tandem train`` call when they end.
     Raises DataError if the folder is no version of the model.
     """
     folder = model_folder(repo.data, model_name)

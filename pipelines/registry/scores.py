@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.runs import list_runs
+from pipelines.lake.runs import list_runs
 
 __all__ = ["Scores", "evaluations_of"]
 

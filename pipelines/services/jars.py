@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipelines.services.process import alone, start_child
+from pipelines.lake.processes import alone, start_child
 from transforms.errors import ConfigError, DataError, StoreError
 
 __all__ = ["ADD_OPENS", "ENDPOINTS", "Jar", "cache_folder", "classpath", "fetch_in_background", "java", "listed", "repositories", "verify"]

@@ -14,8 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipelines.services import jars, kafka, redis, state
-from pipelines.services.process import alone, reason
+from pipelines.lake.processes import alone, reason
+from pipelines.services import jars
+from pipelines.services import kafka_broker as kafka
+from pipelines.services import redis_server as redis
+from pipelines.services import service_state as state
 from transforms.errors import StoreError
 
 __all__ = ["SERVICES", "down", "status", "up"]
@@ -89,7 +92,7 @@ def _start(data: Path, service: str, port: int, say: Say) -> None:
     begun = time.monotonic()
     with open(log, "wb") as errors:
         keeper = subprocess.Popen(
-            [sys.executable, "-P", "-m", "pipelines.services.keeper", service, str(data.resolve()), str(port)],
+            [sys.executable, "-P", "-m", "pipelines.services.daemon", service, str(data.resolve()), str(port)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pipelines.tracking.spool import Spool
+from pipelines.tracking.outbox import Spool
 
 if TYPE_CHECKING:
-    from pipelines.config import Settings
+    from pipelines.project.config import Settings
 
 __all__ = ["adopted", "problem", "shown", "start"]
 
@@ -34,7 +34,7 @@ def adopted(tracker: str, uri: str) -> dict[str, Any]:
 
 def start(settings: Settings, data: Path) -> None:
     """Start a deliverer, unless one works already: it looks for new notes before it ends. Its words go to ``data/tracking/deliver.log``."""
-    from pipelines.tracking import tracking_uri
+    from pipelines.tracking.stores import tracking_uri
 
     spool = Spool(data)
     if spool.busy():
@@ -50,7 +50,7 @@ def start(settings: Settings, data: Path) -> None:
         _started.remove(pid)
     with open(spool.folder / "deliver.log", "a", encoding="utf-8") as log:
         child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "pipelines.tracking.deliver"],
+            [sys.executable, "-P", "-m", "pipelines.tracking.sync"],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.runs import write_json
+from pipelines.lake.runs import write_json
 
 __all__ = ["link_later", "link_manifest", "link_mlmd", "links_left"]
 

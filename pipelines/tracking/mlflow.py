@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.tracking import artifact_root
+from pipelines.lake.layout import REPORT
 from pipelines.tracking.background import shown
 from pipelines.tracking.plots import draw
-from pipelines.tracking.record import REPORT, Record
+from pipelines.tracking.stores import artifact_root
+from pipelines.tracking.tracked_run import Record
 
 __all__ = ["MlflowTracker"]
 

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipelines.tracking.record import REPORT, Record
+from pipelines.lake.layout import CURVES, REPORT
+from pipelines.tracking.tracked_run import Record
 
-__all__ = ["CURVES", "draw"]
+__all__ = ["draw"]
 
-CURVES = "curves.json"
 """``{"roc": {predictor: [[false, true], ...]}, "calibration": {predictor: [[predicted, observed, rows], ...]}}`` in the report folder."""
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipelines.config import TrackingSettings
-from pipelines.tracking.record import Record
+from pipelines.project.config import TrackingSettings
+from pipelines.tracking.tracked_run import Record
 
 __all__ = ["Tracker", "make_tracker"]
 

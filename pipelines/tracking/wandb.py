@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipelines.lake.layout import REPORT
 from pipelines.tracking.plots import draw
-from pipelines.tracking.record import REPORT, Record
+from pipelines.tracking.tracked_run import Record
 
 __all__ = ["WandbTracker"]
 

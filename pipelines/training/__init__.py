@@ -6,6 +6,6 @@ Importing this package is cheap: TensorFlow, TFX, Beam and Feast are imported wh
 from __future__ import annotations
 
 from pipelines.training.definition import Column, Model, Threshold
-from pipelines.training.run import Trained, train
+from pipelines.training.train_job import Trained, train
 
 __all__ = ["Column", "Model", "Threshold", "Trained", "train"]

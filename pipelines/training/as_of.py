@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.event_files import sha256
+from pipelines.sources.event_files import sha256
 
 __all__ = ["Changed", "Pin", "changes", "event_folders", "listing", "names", "past", "pins", "state"]
 

@@ -18,9 +18,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pipelines import services
-from pipelines.runs import Run, list_runs
-from pipelines.tracking.record import REPORT
+from pipelines.lake import die_with_parent
+from pipelines.lake.layout import REPORT
+from pipelines.lake.runs import Run, list_runs
 from pipelines.training.definition import Model
 from transforms.errors import ConfigError, TandemError
 
@@ -173,7 +173,7 @@ def plan(model: Model, chosen: Sequence[Mapping[str, Any]], metric: str) -> list
 def _start(
     one: Experiment, model: Model, parent: Run, repo: Path, data: Path, start: datetime, end: datetime, seed: int, folder: Path
 ) -> subprocess.Popen[bytes]:
-    tether = Path(services.__file__).with_name("tether.py")  # an experiment whose comparison is gone helps nobody
+    tether = Path(die_with_parent.__file__)  # an experiment whose comparison is gone helps nobody
     command = [sys.executable, "-I", "-S", str(tether), str(os.getpid())] if sys.platform == "linux" else []
     command += [sys.executable, "-m", "pipelines.cli", "train", "--repo", str(repo), "--data", str(data), "--model", model.name]
     command += ["--start", start.isoformat(), "--end", end.isoformat(), "--seed", str(seed), "--no-push", "--json"]

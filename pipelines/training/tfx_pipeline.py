@@ -97,7 +97,7 @@ def _build(
     from tfx import v1 as tfx
     from tfx.dsl.components.base import executor_spec
 
-    from pipelines.training.baseline import ChampionStrategy, champion_folder
+    from pipelines.training.eval_baseline import ChampionStrategy, champion_folder
     from pipelines.training.example_gen import FeatureServiceExampleGen
     from pipelines.training.gate import AtomicPush, Comparison, Gate
 

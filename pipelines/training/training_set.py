@@ -138,7 +138,7 @@ def _join(store: Any, spine: pa.Table, model: Model, pairs: Sequence[tuple[str, 
     if found.num_rows != spine.num_rows or not np.array_equal(found.column(row).to_numpy(), np.arange(spine.num_rows)):
         raise DataError(
             f"the offline store gave {found.num_rows:,} rows for {spine.num_rows:,} requests, or in another order; "
-            "use offline_store type pipelines.offline_store.AsofOfflineStore in feature_store.yaml"
+            "use offline_store type serving.offline_store.AsofOfflineStore in feature_store.yaml"
         )
     fingerprints: dict[str, str] = {}
     for view in views:
@@ -203,7 +203,7 @@ def build_training_set(
     pairs = list(features) if features is not None else feature_references(store, model.features)
     if not pairs:
         raise DataError(f"model {model.name!r}: {model.features!r} names no features; add feature views to the service")
-    from pipelines.offline_store import pinned
+    from serving.offline_store import pinned
 
     with pinned(pins or {}):
         table, fingerprints = _join(store, spine, model, pairs)

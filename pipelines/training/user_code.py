@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipelines.repo import load_module
+from pipelines.project.repository import Repo, load_module
 from transforms.errors import ConfigError
 
-__all__ = ["load_function", "preprocessing_fn", "run_fn"]
+if TYPE_CHECKING:
+    from pipelines.training.definition import Model
+
+__all__ = ["load_function", "model_of", "preprocessing_fn", "run_fn"]
 
 
 def load_function(repo: str | Path, reference: str) -> Callable[..., Any]:
     """The function ``"module:function"`` of the feature repository at ``repo``.
 
-    Modules of another repository give way (:func:`pipelines.repo.load_module`). Raises ConfigError if there is no such
+    Modules of another repository give way (:func:`pipelines.project.repository.load_module`). Raises ConfigError if there is no such
     module or function, DefinitionError if the module fails.
     """
     folder = Path(repo).resolve()
@@ -38,3 +41,14 @@ def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> d
 def run_fn(fn_args: Any) -> None:
     """Calls the repository's ``run_fn`` with TFX's arguments."""
     load_function(fn_args.custom_config["repo"], fn_args.custom_config["run_fn"])(fn_args)
+
+
+def model_of(repo: Repo, name: str | None) -> Model:
+    """The repository's model called ``name``, or the first of tandem.yaml. Raises ConfigError."""
+    if not repo.settings.models:
+        raise ConfigError("tandem.yaml: models is missing; name one, e.g. models: ['labels:my_model']")
+    models: list[Model] = [repo.attribute(reference) for reference in repo.settings.models]
+    found = [m for m in models if name in (None, m.name)]
+    if not found:
+        raise ConfigError(f"--model {name}: there is no such model; the repository has {', '.join(m.name for m in models)}")
+    return found[0]

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.verify.compare import Comparison, codes, common_codes, compare, locate, table_of
+from pipelines.lake.row_compare import Comparison, codes, common_codes, compare, locate, table_of
 from transforms.aggregates import merge, rows_between, tile
 from transforms.definitions import FINGERPRINT, EventSource, FeatureGroup, micros
 from transforms.graph import TransformGraph

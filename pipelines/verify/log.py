@@ -20,12 +20,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.batch import run_batch
-from pipelines.event_files import events as file_events
-from pipelines.event_files import list_files
-from pipelines.repo import Repo
-from pipelines.runs import Run
-from pipelines.steps import write_parquet
+from pipelines.batch.batch_job import run_batch
+from pipelines.batch.steps import write_parquet
+from pipelines.lake.runs import Run
+from pipelines.project.repository import Repo
+from pipelines.sources.event_files import events as file_events
+from pipelines.sources.event_files import list_files
 from pipelines.verify.causes import OFFSET, PARTITION
 from transforms.definitions import EVENT_TIMESTAMP, EventSource, FeatureGroup
 from transforms.errors import DataError, GraphError

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipelines.lake.row_compare import common_codes, locate, same, table_of
 from pipelines.verify.causes import CAUSES, EQUAL, IN_FLIGHT, OTHER_FINGERPRINT, UNEXPLAINED, Position
-from pipelines.verify.compare import common_codes, locate, same, table_of
 from pipelines.verify.proof import GroupProof
 from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION, TIMESTAMP, FeatureGroup
 

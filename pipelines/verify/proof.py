@@ -11,9 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.lake.row_compare import Comparison, Newest, compare, newest, same, table_of
 from pipelines.verify.causes import CAUSES, EQUAL, OFFSET, PARTITION, UNEXPLAINED, Graphs, Lateness, explain, lateness, recorded
-from pipelines.verify.compare import Comparison, Newest, compare, newest, same, table_of
-from pipelines.verify.record import StreamRecord
+from pipelines.verify.stream_record import StreamRecord
 from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, EventSource, FeatureGroup
 
 __all__ = ["GroupProof", "Proof", "SourceProof", "prove"]

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.runs import Run
+from pipelines.lake.runs import Run
 from pipelines.verify.causes import CAUSES, EQUAL, IN_FLIGHT, UNEXPLAINED
 from pipelines.verify.log import EventLog, moment_of
 from pipelines.verify.online import OnlineProof

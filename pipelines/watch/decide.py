@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
 
-from pipelines.config import WatchSettings, parse_duration
+from pipelines.project.config import WatchSettings, parse_duration
 
 __all__ = [
     "Action", "Attempt", "Champion", "Decision", "Findings", "Look", "Policy", "Retrain", "State", "Trigger", "decide", "triggers",

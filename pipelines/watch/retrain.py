@@ -1,7 +1,8 @@
 """One retraining: batch, train, promote, as children of one run. What is done is noted, so that a broken one goes on where it was.
 
-The run's key is the data that is learnt from (:func:`pipelines.watch.facts.key_of`): the same data is never trained on twice by the watch,
-whoever asks for it and how often. One retraining at a time holds ``data/watch/retrain.lock``; ``tandem train`` has a lock of its own.
+The run's key is the data that is learnt from (:func:`pipelines.watch.observations.key_of`): the same data is never
+trained on twice by the watch, whoever asks for it and how often. One retraining at a time holds
+``data/watch/retrain.lock``; ``tandem train`` has a lock of its own.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pipelines.locks import only_one
-from pipelines.registry.aliases import current, model_folder, versions_on_disk
-from pipelines.runs import Run, Stopped, list_runs, recorded
-from pipelines.watch.children import Commands
+from pipelines.lake.locks import only_one
+from pipelines.lake.runs import Run, list_runs
+from pipelines.project.recording import Stopped, recorded
+from pipelines.registry.alias_file import current, model_folder, versions_on_disk
+from pipelines.watch.child_commands import Commands
 from pipelines.watch.decide import Trigger
-from pipelines.watch.facts import KIND, Range, version_facts
+from pipelines.watch.observations import KIND, Range, version_facts
 from transforms.errors import DataError
 
 __all__ = ["NOT_BLESSED", "REFUSED", "Outcome", "alone", "retrain"]

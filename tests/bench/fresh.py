@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from kafka import KafkaProducer
 
-from pipelines.config import load_settings
-from pipelines.repo import Repo
-from pipelines.services.process import start_child, stop_child
+from pipelines.lake.processes import start_child, stop_child
+from pipelines.project.config import load_settings
+from pipelines.project.repository import Repo
 from tests.bench.report import Part
 from tests.bench.sales import PARTITIONS, TOPIC, make_repo
 from tests.integration.kafka_world import new_topic, options_of

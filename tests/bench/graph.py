@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.analyze import analyze_groups
+from pipelines.batch.analysis import analyze_groups
 from tests.bench.report import Part
 from tests.bench.windows import departures, feature_group, tandem
 from transforms.graph import TransformGraph

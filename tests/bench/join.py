@@ -72,7 +72,7 @@ def run(quick: bool = False) -> list[Part]:
     with tempfile.TemporaryDirectory(prefix="tandem-bench-") as temp:
         folder = Path(temp)
         pq.write_table(rows, folder / "rows.parquet")
-        ours = _store(folder / "ours", {"type": "pipelines.offline_store.AsofOfflineStore"})
+        ours = _store(folder / "ours", {"type": "serving.offline_store.AsofOfflineStore"})
         stock = _store(folder / "stock", {"type": "duckdb"})
 
         def asof() -> pd.DataFrame:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from kafka import KafkaProducer
 
-from pipelines.repo import Repo, load_repo
+from pipelines.project.repository import Repo, load_repo
 from tests.bench.rivals.entity_windows import HOUR, NAMES, OVERS
 from tests.integration.kafka_world import new_topic, options_of
 from transforms.aggregates import rows_between, tile
@@ -37,7 +37,7 @@ TOPIC = "sales"
 FEATURES = """
 from pathlib import Path
 
-from pipelines.config import load_settings
+from pipelines.project.config import load_settings
 from serving.feast_objects import feast_objects, load_outputs
 from transforms.definitions import Count, Entity, EventSource, FeatureGroup, Field, Max, Mean, Min, Std, days, hours, minutes, seconds
 
@@ -153,8 +153,8 @@ def make_repo(
     overs: tuple[str, ...] = tuple(OVERS), lateness: str = "hours(1)", **stream: Any,
 ) -> Repo:  # fmt: skip
     """A repository whose graph (a real TF-Transform one where ``rows`` gives what to analyze) is applied."""
-    from pipelines.analyze import analyze_groups
-    from pipelines.feature_store import apply
+    from pipelines.batch.analysis import analyze_groups
+    from pipelines.feature_store.store import apply
 
     path, data = folder / "repo", folder / "data"
     path.mkdir(parents=True)
@@ -167,7 +167,7 @@ def make_repo(
     (path / "preprocessing.py").write_text(PREPROCESSING.replace("OVERS", repr(overs)))
     (path / "feature_store.yaml").write_text(
         "project: sales\nregistry: ../data/registry.db\nprovider: local\nentity_key_serialization_version: 3\n"
-        "offline_store: {type: pipelines.offline_store.AsofOfflineStore}\n"
+        "offline_store: {type: serving.offline_store.AsofOfflineStore}\n"
         f"online_store: {{type: serving.online_store.redis.OrderedRedisOnlineStore, connection_string: '{redis}'}}\n"
     )
     settings = {"clock": "replay", **stream}

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import redis as redis_client
 
-from pipelines.repo import Repo, load_repo
+from pipelines.project.repository import Repo, load_repo
 from tests.bench.report import Part
 from tests.bench.rivals import environments
 from tests.bench.rivals.entity_windows import HOP, NAMES
@@ -139,8 +139,8 @@ def tandem(stage: Stage, runner: str) -> tuple[float, int, str]:
     """``tandem stream --until latest``, from the beginning. Seconds, events, a remark."""
     from feast import FeatureStore
 
-    from pipelines.streaming.control import Control
-    from pipelines.streaming.job import StreamOptions, run_stream, stream_folder
+    from pipelines.streaming.state.job_state import Control
+    from pipelines.streaming.stream_job import StreamOptions, run_stream, stream_folder
 
     stage.redis().flushdb()
     store = FeatureStore(repo_path=str(stage.repo.path))
@@ -170,7 +170,7 @@ def beam(stage: Stage) -> tuple[float, int, str]:
     """Beam on the same embedded Flink, an event at a time."""
     from functools import partial
 
-    from pipelines.streaming.flink import FlinkJob, FlinkOptions
+    from pipelines.streaming.engines.flink import FlinkJob, FlinkOptions
     from tests.bench.rivals import beam_per_event
 
     target = f"127.0.0.1:{stage.redis_port},db=1"

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.runs import Home, Run, find, recorded
-from pipelines.tracking import tracking_uri
-from pipelines.tracking.deliver import deliver
-from pipelines.tracking.spool import Spool
+from pipelines.lake.runs import Run, find
+from pipelines.project.recording import Home, recorded
+from pipelines.tracking.outbox import Spool
+from pipelines.tracking.stores import tracking_uri
+from pipelines.tracking.sync import deliver
 from tests.tracking_world import Told, home, mlflow_runs, training, wandb_runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore")]

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 
-from pipelines.repo import Repo, load_module, load_repo
-from pipelines.scaffold import scaffold
+from pipelines.demo.scaffold import scaffold
+from pipelines.project.repository import Repo, load_module, load_repo
 from tests.oracle.compare import assert_same_rows, bits, differences, to_dicts
 from tests.oracle.features import rows as oracle_rows
 from tests.webhook_server import WebhookServer

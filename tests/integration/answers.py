@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipelines.lake.runs import list_runs
 from pipelines.monitoring.baseline import load_spec
-from pipelines.repo import Repo
-from pipelines.runs import list_runs
+from pipelines.project.repository import Repo
 from pipelines.verify.log import offline_rows
 from serving.features import NOT_FOUND, NULL, OUTSIDE_MAX_AGE, PRESENT, ViewRows
 from serving.metrics import Metrics

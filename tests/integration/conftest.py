@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.services.kafka import Broker
-from pipelines.streaming.kafka import Reader
+from pipelines.services.kafka_broker import Broker
+from pipelines.sources.kafka.partition_reader import Reader
 from tests.integration.kafka_world import options_of
 from tests.kafka_server import kafka_server
 

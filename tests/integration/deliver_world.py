@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.streaming.control import Control
-from pipelines.streaming.deliver import Deliver
+from pipelines.streaming.stages.sink import Deliver
+from pipelines.streaming.state.job_state import Control
 from serving.feast_objects import feast_objects
 from transforms.aggregates import rows_between, tile
 from transforms.definitions import Count, Entity, EventSource, FeatureGroup, Field, Last, LastN, Mean, hours, minutes
@@ -54,7 +54,7 @@ HOP = 300_000_000
 
 @dataclass(frozen=True)
 class Emission:
-    """As pipelines.streaming.wire.Emission."""
+    """As pipelines.streaming.stages.coders.Emission."""
 
     shard: int
     rows: dict[str, pa.RecordBatch]
@@ -110,7 +110,7 @@ def make_world(root: Path, connection: str | None = None, **options: Any) -> Wor
     )
     (repo / "feature_store.yaml").write_text(
         "project: trips\nregistry: ../data/registry.db\nprovider: local\nentity_key_serialization_version: 3\n"
-        f"offline_store: {{type: pipelines.offline_store.AsofOfflineStore}}\nonline_store: {json.dumps({**online, **options})}\n"
+        f"offline_store: {{type: serving.offline_store.AsofOfflineStore}}\nonline_store: {json.dumps({**online, **options})}\n"
     )
     graphs = {}
     for name, group in GROUPS.items():

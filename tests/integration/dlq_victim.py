@@ -8,7 +8,7 @@ from typing import Any
 
 from kafka import KafkaProducer
 
-from pipelines.streaming import dlq
+from pipelines.sources.kafka import dead_letter_replay as dlq
 from tests.integration.kafka_world import options_of
 
 

@@ -18,10 +18,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipelines.config import Settings
+from pipelines.project.config import Settings
+from pipelines.project.recording import Home, recorded
 from pipelines.registry import register
-from pipelines.registry.aliases import change, current
-from pipelines.runs import Home, recorded
+from pipelines.registry.alias_file import change, current
 
 MODEL = "flights"
 

@@ -20,8 +20,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.batch import BatchResult, run_batch
-from pipelines.repo import Repo, load_repo
+from pipelines.batch.batch_job import BatchResult, run_batch
+from pipelines.project.repository import Repo, load_repo
 from tests.oracle.compare import to_dicts
 from transforms.definitions import FeatureGroup, micros
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 
-from pipelines.config import KafkaSettings
-from pipelines.streaming.kafka import Reader, client_options
-from pipelines.streaming.records import Original
+from pipelines.project.config import KafkaSettings
+from pipelines.sources.kafka.partition_reader import Reader, client_options
+from pipelines.sources.kafka.record_batches import Original
 
 _number = itertools.count()
 

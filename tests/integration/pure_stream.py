@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.streaming.control import Control
-from pipelines.streaming.deliver import Deliver
-from pipelines.streaming.seeds import load_tiles
-from pipelines.streaming.wire import Emission, as_late, with_offsets
+from pipelines.streaming.stages.coders import Emission, as_late, with_offsets
+from pipelines.streaming.stages.sink import Deliver
+from pipelines.streaming.state.initial_tiles import load_tiles
+from pipelines.streaming.state.job_state import Control
 from transforms.aggregates import tile_schema
 from transforms.contract import Checked
 from transforms.definitions import EventSource, FeatureGroup

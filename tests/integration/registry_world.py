@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipelines.repo import Repo, load_repo
+from pipelines.project.repository import Repo, load_repo
 from pipelines.training.definition import Threshold
-from pipelines.training.run import model_spec
+from pipelines.training.train_job import model_spec
 from pipelines.training.user_code import load_function
 from tests.integration import training_repo
 

@@ -13,16 +13,16 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 
-from pipelines.batch import options as beam_options
-from pipelines.config import KafkaSettings, StreamSettings
-from pipelines.streaming.control import Control
-from pipelines.streaming.kafka import Reader
-from pipelines.streaming.poll import Partitions, Poll
-from pipelines.streaming.row_log import newest
-from pipelines.streaming.shards import FoldShard
-from pipelines.streaming.spec import JobSpec
-from pipelines.streaming.start import Start, resume
-from pipelines.streaming.wire import Emission
+from pipelines.batch.batch_job import options as beam_options
+from pipelines.project.config import KafkaSettings, StreamSettings
+from pipelines.sources.kafka.partition_reader import Reader
+from pipelines.streaming.stages.coders import Emission
+from pipelines.streaming.stages.fold import FoldShard
+from pipelines.streaming.stages.poll import Partitions, Poll
+from pipelines.streaming.state.job_spec import JobSpec
+from pipelines.streaming.state.job_state import Control
+from pipelines.streaming.state.row_log import newest
+from pipelines.streaming.state.start_position import Start, resume
 from tests.integration.kafka_world import options_of
 from transforms.definitions import CREATED, TIMESTAMP, Count, Entity, EventSource, FeatureGroup, Field, Last, Sum, hours, minutes
 

@@ -17,10 +17,10 @@ import numpy as np
 import pyarrow as pa
 from kafka import KafkaProducer
 
-from pipelines.repo import Repo, load_repo
-from pipelines.streaming.control import Control
-from pipelines.streaming.row_log import read_rows
-from pipelines.streaming.supervise import running
+from pipelines.project.repository import Repo, load_repo
+from pipelines.streaming.state.job_state import Control
+from pipelines.streaming.state.row_log import read_rows
+from pipelines.streaming.supervisor import running
 from tests.integration.kafka_world import new_topic, options_of
 from tests.oracle.compare import differences, to_dicts
 from transforms.aggregates import rows_between, tile
@@ -34,7 +34,7 @@ SECOND = 1_000_000
 FEATURES = """
 from pathlib import Path
 
-from pipelines.config import load_settings
+from pipelines.project.config import load_settings
 from serving.feast_objects import feast_objects, load_outputs
 from transforms.definitions import Count, CountDistinct, Entity, EventSource, FeatureGroup, Field, Last, Mean, Std, days, hours, minutes
 
@@ -183,7 +183,7 @@ def environment() -> dict[str, str]:
 
 def make_stream_world(folder: Path, bootstrap: str, partitions: int = 2, **stream: Any) -> StreamWorld:
     """A repository whose graphs are applied (they compute nothing), its topic, and settings of the stream section."""
-    from pipelines.feature_store import apply
+    from pipelines.feature_store.store import apply
     from transforms.graph import save_graph
 
     world = StreamWorld(folder, bootstrap, partitions)
@@ -193,7 +193,7 @@ def make_stream_world(folder: Path, bootstrap: str, partitions: int = 2, **strea
     (world.path / "features.py").write_text(FEATURES)
     (world.path / "feature_store.yaml").write_text(
         "project: trips\nregistry: ../data/registry.db\nprovider: local\nentity_key_serialization_version: 3\n"
-        "offline_store: {type: pipelines.offline_store.AsofOfflineStore}\n"
+        "offline_store: {type: serving.offline_store.AsofOfflineStore}\n"
         "online_store: {type: serving.online_store.sqlite.OrderedSqliteOnlineStore, path: ../data/online.db}\n"
     )
     settings = {"clock": "replay", "idle_seconds": 3600, "shards": 2, "checkpoint_seconds": 2, "max_future_hours": 24, **stream}
@@ -246,7 +246,7 @@ def parts_of(pid: int) -> dict[str, list[int]]:
         if parent == pid:
             if any(w.endswith(b"FlinkPipelineRunner") for w in words):
                 found["java"].append(int(path.name))
-            elif b"pipelines.streaming.worker" in words:
+            elif b"pipelines.streaming.engines.worker" in words:
                 found["worker"].append(int(path.name))
     return found
 

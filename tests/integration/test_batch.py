@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.batch import apply_run, run_batch
+from pipelines.batch.batch_job import apply_run, run_batch
 from tests.integration.flights import (
     END,
     NOW,

@@ -12,8 +12,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import batch as batch_module
-from pipelines import runs, steps
+from pipelines.batch import batch_job as batch_module
+from pipelines.batch import steps
+from pipelines.lake import runs
 from tests.integration.flights import World, all_feature_rows, environment, feature_rows, make_logs, make_world
 from transforms.errors import DataError
 

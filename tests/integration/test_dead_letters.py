@@ -12,9 +12,9 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from pipelines.services.kafka import Broker
-from pipelines.streaming.dead_letters import DeadLetters, Letter, Value, producer_options
-from pipelines.streaming.kafka import BrokerAway, Polled, Reader
+from pipelines.services.kafka_broker import Broker
+from pipelines.sources.kafka.dead_letters import DeadLetters, Letter, Value, producer_options
+from pipelines.sources.kafka.partition_reader import BrokerAway, Polled, Reader
 from tests.integration.kafka_world import drain, new_topic, produce, producer, range_of
 from transforms.errors import DataError, StoreError
 

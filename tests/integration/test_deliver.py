@@ -19,12 +19,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.steps import TransformFile, write_parquet
-from pipelines.streaming import control as control_module
-from pipelines.streaming import deliver as deliver_module
-from pipelines.streaming.deliver import Deliver, StopRequested, stamped
-from pipelines.streaming.row_log import newest, read_late, read_rows
-from pipelines.streaming.wire import as_late, with_offsets
+from pipelines.batch.steps import TransformFile, write_parquet
+from pipelines.streaming.stages import sink as deliver_module
+from pipelines.streaming.stages.coders import as_late, with_offsets
+from pipelines.streaming.stages.sink import Deliver, StopRequested, stamped
+from pipelines.streaming.state import job_state as control_module
+from pipelines.streaming.state.row_log import newest, read_late, read_rows
 from tests.integration.deliver_world import GROUPS, HOP, SOURCE, T0, ZONE, Emission, World, events, make_world, rows
 from tests.redis_server import redis_server
 from transforms.errors import FingerprintError, GraphError

@@ -17,11 +17,11 @@ import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 from typer.testing import CliRunner
 
-from pipelines.cli import app
-from pipelines.services.kafka import Broker
-from pipelines.streaming import dlq
-from pipelines.streaming.dead_letters import DeadLetters, Value
-from pipelines.streaming.kafka import Reader, UnknownTopic
+from pipelines.cli.root import app
+from pipelines.services.kafka_broker import Broker
+from pipelines.sources.kafka import dead_letter_replay as dlq
+from pipelines.sources.kafka.dead_letters import DeadLetters, Value
+from pipelines.sources.kafka.partition_reader import Reader, UnknownTopic
 from tests.integration.kafka_world import drain, new_topic, produce, producer
 from transforms.errors import StoreError
 

@@ -57,7 +57,7 @@ class Repo:
                 repo_path=folder,
                 entity_key_serialization_version=3,
                 online_store={"type": "serving.online_store.sqlite.OrderedSqliteOnlineStore", "path": str(folder / "online.db")},
-                offline_store={"type": "pipelines.offline_store.AsofOfflineStore", "memory_limit": "500MB"},
+                offline_store={"type": "serving.offline_store.AsofOfflineStore", "memory_limit": "500MB"},
             )
         )
         origin = Entity(name="origin", join_keys=["origin"], value_type=ValueType.STRING)

@@ -46,7 +46,7 @@ def make_repo(folder: Path, online: str) -> Path:
     (repo / "features.py").write_text(FEATURES)
     (repo / "feature_store.yaml").write_text(
         "project: t\nregistry: ../data/registry.db\nprovider: local\nentity_key_serialization_version: 3\n"
-        "offline_store:\n  type: pipelines.offline_store.AsofOfflineStore\n" + online
+        "offline_store:\n  type: serving.offline_store.AsofOfflineStore\n" + online
     )
     (folder / "data").mkdir()
     graph = folder / "data/graphs/route"

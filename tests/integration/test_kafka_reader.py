@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
-from pipelines.config import KafkaSettings
+from pipelines.project.config import KafkaSettings
 from pipelines.services import jars
-from pipelines.services.kafka import Broker
-from pipelines.streaming.kafka import BrokerAway, OffsetGone, Polled, Reader, TopicReplaced, UnknownTopic, client_options
-from pipelines.streaming.link import Link, TopicInfo
+from pipelines.services.kafka_broker import Broker
+from pipelines.sources.kafka.connection import Link, TopicInfo
+from pipelines.sources.kafka.partition_reader import BrokerAway, OffsetGone, Polled, Reader, TopicReplaced, UnknownTopic, client_options
 from tests.integration.kafka_world import drain, new_topic, produce, producer, range_of, until
 from transforms.errors import ConfigError, StoreError
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.config import KafkaSettings
-from pipelines.services.kafka import HOST, Broker
-from pipelines.services.process import free_ports
-from pipelines.streaming.dead_letters import DeadLetters
-from pipelines.streaming.kafka import BrokerAway, Reader, UnknownTopic, client_options
+from pipelines.lake.processes import free_ports
+from pipelines.project.config import KafkaSettings
+from pipelines.services.kafka_broker import HOST, Broker
+from pipelines.sources.kafka.dead_letters import DeadLetters
+from pipelines.sources.kafka.partition_reader import BrokerAway, Reader, UnknownTopic, client_options
 from tests.integration.kafka_world import new_topic, options_of, produce
 from transforms.errors import ConfigError
 

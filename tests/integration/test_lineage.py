@@ -16,12 +16,14 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from pipelines import runs
-from pipelines.batch import apply_run
-from pipelines.cli import app
-from pipelines.lineage import html, lines, trace, tree
+from pipelines.batch.batch_job import apply_run
+from pipelines.cli.root import app
+from pipelines.lake import runs
+from pipelines.lineage import lines, trace, tree
+from pipelines.lineage import trace_html as html
 from pipelines.lineage.diff import render as render_diff
 from pipelines.lineage.reproduce import render, reproduce
+from pipelines.project import recording
 from tests.integration.flights import NOW, World, environment, make_logs, make_world, offline_rows
 from transforms.errors import DataError
 
@@ -121,7 +123,7 @@ def test_an_altered_and_a_missing_input_are_named(changing):
 
 def test_what_cannot_be_made_again_is_said(changing):
     run = batch_run(changing)
-    with runs.recorded(changing.repo(), "labels") as other:
+    with recording.recorded(changing.repo(), "labels") as other:
         pass
     with pytest.raises(DataError, match="only train and batch runs can be made again"):
         reproduce(changing.repo(), other.id)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.runs import Run, list_runs
+from pipelines.lake.runs import Run, list_runs
 from tests.tracking_world import Told, mlflow_runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore")]
@@ -59,7 +59,7 @@ class Shop:
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     """Two weeks of a shop, gone all the way by ``mlflow run``."""
-    from pipelines.scaffold import scaffold
+    from pipelines.demo.scaffold import scaffold
 
     folder = tmp_path_factory.mktemp("mlproject")
     scaffold(folder / "a shop")

@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.batch import run_batch
-from pipelines.monitoring.job import MonitorOptions, run_monitor
-from pipelines.repo import Repo, load_repo
-from pipelines.runs import find
+from pipelines.batch.batch_job import run_batch
+from pipelines.lake.runs import find
+from pipelines.monitoring.monitor_job import MonitorOptions, run_monitor
+from pipelines.project.repository import Repo, load_repo
 from tests.integration import answers
 from transforms.definitions import TIMESTAMP
 
@@ -267,7 +267,7 @@ def test_too_few_answers_are_not_judged(repo: Repo, tmp_path: Path) -> None:
 
 
 def test_a_feature_can_have_its_own_thresholds(repo: Repo, tmp_path: Path) -> None:
-    from pipelines.config import FeatureMonitor
+    from pipelines.project.config import FeatureMonitor
 
     own = repo.settings.monitor.model_copy(
         update={"features": {"weight": FeatureMonitor(check=False), "size": FeatureMonitor(unknown_share=0.001)}}
@@ -308,7 +308,7 @@ def test_a_training_set_that_is_gone(repo: Repo, tmp_path: Path) -> None:
 def test_the_command(repo: Repo) -> None:
     from typer.testing import CliRunner
 
-    from pipelines.cli import app
+    from pipelines.cli.root import app
 
     words = ["--repo", str(repo.path), "--json"]
     good = CliRunner().invoke(app, ["monitor", "--since", "2024-05-15", "--until", "2024-05-16", *words])

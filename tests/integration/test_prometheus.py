@@ -19,10 +19,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipelines.alerting import Alert, Book
-from pipelines.services.process import free_ports
-from pipelines.streaming.metrics import StreamMetrics, serve
-from pipelines.streaming.progress import Progress
-from pipelines.watch.metrics import MOST_CHECKS, JobMetrics, page
+from pipelines.lake.processes import free_ports
+from pipelines.streaming.status import Progress
+from pipelines.streaming.stream_metrics import StreamMetrics, serve
+from pipelines.watch.job_metrics import MOST_CHECKS, JobMetrics, page
 from serving.metrics import Metrics
 from tests.integration.fake_tandem import MODEL
 from tests.integration.watch_world import DRIFT, World

@@ -18,14 +18,14 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from pipelines.cli import app
+from pipelines.cli.root import app
+from pipelines.lake.runs import list_runs
 from pipelines.monitoring.labels import LABELS
+from pipelines.project.repository import Repo
+from pipelines.promotion.evaluate import evaluate
+from pipelines.promotion.promote import asked_for, decide, promote
 from pipelines.registry import register
-from pipelines.registry.aliases import MovedError, current
-from pipelines.registry.evaluate import evaluate
-from pipelines.registry.promote import asked_for, decide, promote
-from pipelines.repo import Repo
-from pipelines.runs import list_runs
+from pipelines.registry.alias_file import MovedError, current
 from serving.aliases import ALIASES_FILE
 from serving.metrics import Metrics
 from serving.request_log import Asked, LogLimits, RequestLog
@@ -188,7 +188,7 @@ def test_rolling_back_again_goes_further_back(world: World) -> None:
 
 
 def _race(repo: Path, version: int, ready: Any, out: Any) -> None:
-    from pipelines.repo import load_repo
+    from pipelines.project.repository import load_repo
 
     loaded = load_repo(repo)
     model = loaded.attribute("labels:slow_parcels")

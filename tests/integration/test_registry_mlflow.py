@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.registry import mirror, register
-from pipelines.registry.aliases import change, model_folder
-from pipelines.repo import Repo
-from pipelines.runs import recorded
+from pipelines.project.recording import recorded
+from pipelines.project.repository import Repo
+from pipelines.registry import register
+from pipelines.registry.alias_file import change, model_folder
+from pipelines.tracking import model_registry as mirror
 from tests.integration import registry_world
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.filterwarnings("ignore")]

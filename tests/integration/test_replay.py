@@ -22,13 +22,13 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource
 
-from pipelines.config import KafkaSettings
-from pipelines.repo import Repo, load_repo
-from pipelines.services.kafka import Broker
-from pipelines.streaming.archive import archive, archive_schema
-from pipelines.streaming.kafka import Reader
-from pipelines.streaming.replay import Reached, ReplayOptions, run_replay
-from pipelines.streaming.replay_plan import Alterations, partitions_of
+from pipelines.project.config import KafkaSettings
+from pipelines.project.repository import Repo, load_repo
+from pipelines.replay.replay_job import Reached, ReplayOptions, run_replay
+from pipelines.replay.schedule import Alterations, partitions_of
+from pipelines.services.kafka_broker import Broker
+from pipelines.sources.kafka.archive import archive, archive_schema
+from pipelines.sources.kafka.partition_reader import Reader
 from serving.clock import Pace
 from tests.integration.kafka_world import new_topic, options_of, until
 from tests.kafka_server import kafka_server
@@ -323,6 +323,6 @@ def test_the_command(repo: Repo, broker: Broker) -> None:
 
 
 def test_reasons_of_times_are_known() -> None:
-    from pipelines.streaming.replay_log import _UNTRUSTED
+    from pipelines.replay.event_log import _UNTRUSTED
 
     assert set(_UNTRUSTED.to_pylist()) <= set(REASONS)

@@ -17,12 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import runs
+from pipelines.lake import runs
 from pipelines.lineage.reproduce import render, reproduce
-from pipelines.repo import Repo, load_repo
+from pipelines.project.repository import Repo, load_repo
 from pipelines.training import as_of
 from pipelines.training import tfx_pipeline as tfx_module
-from pipelines.training.run import train
+from pipelines.training.train_job import train
 from tests.integration import training_repo
 from tests.integration.flights import environment
 
@@ -181,9 +181,9 @@ def test_events_that_come_while_they_are_read_are_read_whole(world, monkeypatch)
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-from pipelines.repo import load_repo
+from pipelines.project.repository import load_repo
 from pipelines.training import tfx_pipeline
-from pipelines.training.run import train
+from pipelines.training.train_job import train
 from tests.integration import training_repo
 tfx_pipeline.run_pipeline = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
 world = load_repo(Path(sys.argv[1]))

@@ -15,10 +15,11 @@ import redis
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewTopic
 
-from pipelines.services import jars, local, state
-from pipelines.services import kafka as local_kafka
-from pipelines.services import redis as local_redis
-from pipelines.services.process import start_child, started, stop_child
+from pipelines.lake.processes import start_child, started, stop_child
+from pipelines.services import jars, local
+from pipelines.services import kafka_broker as local_kafka
+from pipelines.services import redis_server as local_redis
+from pipelines.services import service_state as state
 from tests.kafka_server import kafka_server
 from transforms.errors import ConfigError, StoreError
 
@@ -282,7 +283,7 @@ def test_a_process_that_has_the_number_of_an_old_one_is_left_alone(data, tmp_pat
 
 def test_a_child_dies_with_its_parent(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from pipelines.services.process import start_child;"
+        "import sys; from pathlib import Path; from pipelines.lake.processes import start_child;"
         "print(start_child(['sleep', '60'], Path(sys.argv[1])).pid, flush=True); sys.stdin.read()"
     )
     parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "log")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -350,7 +350,7 @@ def test_a_slow_answer_is_503_in_time(world: Path, monkeypatch: pytest.MonkeyPat
 
 def test_serving_imports_neither_beam_nor_pipelines(tmp_path: Path) -> None:
     """Not at import, and not by way of the repository's offline store either."""
-    make_repo(tmp_path, offline="pipelines.offline_store.AsofOfflineStore")
+    make_repo(tmp_path, offline="serving.offline_store.AsofOfflineStore")
     push(tmp_path, tmp_path, 1)
     code = f"""
 import sys

@@ -20,7 +20,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from pipelines.registry.aliases import change
+from pipelines.registry.alias_file import change
 from serving.aliases import ALIASES_FILE
 from serving.app import create_app
 from serving.request_log import read_requests
@@ -305,7 +305,7 @@ def test_promotions_and_rollbacks_under_load_fail_no_request(world: Path) -> Non
                     begun = time.monotonic()
                     eventually(lambda v=champion: probe.get("/v2/models/delay").json()["parameters"]["version"] == v, 60)  # type: ignore[misc]
                     waits.append(time.monotonic() - begun)
-                    until = answered(champion) + 20
+                    until = answered(champion) + 51
                     eventually(lambda v=champion, n=until: answered(v) >= n, 60)  # type: ignore[misc]
             finally:
                 done.set()
@@ -316,7 +316,7 @@ def test_promotions_and_rollbacks_under_load_fail_no_request(world: Path) -> Non
             assert failures == []
             assert {status for status, _ in total} == {200}
             assert {version for _, version in total} == {1, 2, 3}
-            assert sum(total.values()) >= 12 * 20
+            assert sum(total.values()) > 600
             page = probe.get("/metrics").text
             assert "tandem_shadow_requests_total{" in page
     finally:

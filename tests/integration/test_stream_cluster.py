@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from pipelines.services.process import free_ports, start_child, stop_child
-from pipelines.streaming.cluster import Cluster
+from pipelines.lake.processes import free_ports, start_child, stop_child
+from pipelines.streaming.engines.flink_cluster import Cluster
 from tests.flink_cluster import flink_cluster
 from tests.integration.stream_world import end, environment, events, make_stream_world, wait_for
 from tests.kafka_server import kafka_server
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 def pool(tmp_path):
     """Address of a worker pool."""
     (port,) = free_ports(1)
-    words = [sys.executable, "-W", "ignore", "-m", "pipelines.streaming.workers", "--service-port", str(port)]
+    words = [sys.executable, "-W", "ignore", "-m", "pipelines.streaming.engines.worker_pool", "--service-port", str(port)]
     process = start_child([*words, "--log", str(tmp_path / "worker.log")], tmp_path / "pool.log", environment())
     yield f"127.0.0.1:{port}"
     stop_child(process)
@@ -42,7 +42,7 @@ def test_a_cluster_recovers_and_keeps_savepoints(tmp_path, pool):
             assert "starting again" not in world.out(), "Flink mends this by itself"
             stopped = world.stop(savepoint=True)
             assert stopped.returncode == 0, stopped.stderr
-            assert driver.wait(180) == 0
+            assert driver.wait(60) == 0
             path = stopped.stdout.rpartition("--savepoint ")[2].strip()
             assert path.startswith("file:")
             assert Cluster(cluster.master).jobs("tandem-main") == []
@@ -51,7 +51,7 @@ def test_a_cluster_recovers_and_keeps_savepoints(tmp_path, pool):
             wait_for(lambda: world.delivered() == world.total(), 240, driver)
             assert "brought no state along" not in world.out()
             assert world.stop().returncode == 0
-            assert driver.wait(180) == 0
+            assert driver.wait(60) == 0
             world.assert_right()
             runs = sorted((world.data / "runs").glob("stream-*/manifest.json"))
             assert json.loads(runs[-1].read_text())["status"] == "complete"
@@ -77,7 +77,7 @@ def test_the_job_of_a_killed_driver_is_ended_by_the_next(tmp_path, pool):
             wait_for(lambda: "still runs at" in world.out(), 240, driver)
             wait_for(lambda: world.delivered() == world.total(), 240, driver)
             assert world.stop().returncode == 0
-            assert driver.wait(180) == 0
+            assert driver.wait(60) == 0
             assert Cluster(cluster.master).jobs("tandem-main") == []
             world.assert_right()
         finally:

@@ -14,10 +14,10 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import NewPartitions
 
-from pipelines.config import KafkaSettings, StreamSettings
-from pipelines.services.kafka import Broker
-from pipelines.streaming.dead_letters import Letter
-from pipelines.streaming.kafka import Reader
+from pipelines.project.config import KafkaSettings, StreamSettings
+from pipelines.services.kafka_broker import Broker
+from pipelines.sources.kafka.dead_letters import Letter
+from pipelines.sources.kafka.partition_reader import Reader
 from tests.integration.kafka_world import drain, new_topic, produce
 from tests.integration.stages_world import HOUR, T0, World, payment, payments
 from tests.kafka_server import kafka_server

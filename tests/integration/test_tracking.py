@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.runs import Home, find, recorded
-from pipelines.tracking import background, tracking_uri
-from pipelines.tracking.deliver import deliver
-from pipelines.tracking.spool import Spool
+from pipelines.lake.runs import find
+from pipelines.project.recording import Home, recorded
+from pipelines.tracking import background
+from pipelines.tracking.outbox import Spool
+from pipelines.tracking.stores import tracking_uri
+from pipelines.tracking.sync import deliver
 from tests.tracking_world import free_port, home, mlflow_runs, mlflow_server, training
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore")]
@@ -186,7 +188,7 @@ def test_a_tracker_that_fails_at_anything_never_raises(
         calls.append("asked")
         raise RuntimeError("no such tracker")
 
-    monkeypatch.setattr("pipelines.tracking.deliver.make_tracker", broken)
+    monkeypatch.setattr("pipelines.tracking.sync.make_tracker", broken)
     failed = deliver(place.data, place.settings.tracking, tracking_uri(place.settings, place.data), 0.6, calls.append)
     assert failed is not None and "no such tracker" in failed["mlflow"] and calls.count("asked") >= 2, "it was tried again"
     assert len([c for c in calls if "no such tracker" in c]) == 1, "and said once"
@@ -202,7 +204,7 @@ def test_a_tracker_that_is_not_installed_or_not_wanted_any_more(tmp_path: Path, 
     def missing(*arguments: object) -> None:
         raise ModuleNotFoundError("No module named 'wandb'", name="wandb")
 
-    monkeypatch.setattr("pipelines.tracking.deliver.make_tracker", missing)
+    monkeypatch.setattr("pipelines.tracking.sync.make_tracker", missing)
     failed = deliver(place.data, place.settings.tracking.model_copy(update={"trackers": ["wandb"]}), uri, 0)
     assert failed is not None and "not installed" in failed["wandb"] and len(spool.notes()) == 1
     assert deliver(place.data, place.settings.tracking, uri, 0) == {} and spool.notes() == []

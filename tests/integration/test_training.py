@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pipelines.training.definition import Threshold
-from pipelines.training.report import auc, log_loss, render
-from pipelines.training.run import Trained, train
+from pipelines.training.train_job import Trained, train
+from pipelines.training.training_report import auc, log_loss, render
 from pipelines.training.user_code import load_function
 from tests.integration import training_repo
 

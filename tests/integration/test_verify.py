@@ -17,14 +17,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.batch import apply_run
-from pipelines.streaming.row_log import read_rows
-from pipelines.verify.job import VerifyOptions, run_verify
+from pipelines.batch.batch_job import apply_run
+from pipelines.streaming.state.row_log import read_rows
 from pipelines.verify.log import EventLog, batch_rows, compose, found_graphs, run_over
 from pipelines.verify.online import check, latest
 from pipelines.verify.proof import Proof, prove
-from pipelines.verify.record import load_record
 from pipelines.verify.served import check_served
+from pipelines.verify.stream_record import load_record
+from pipelines.verify.verification import VerifyOptions, run_verify
 from tests.integration.flights import World, make_logs, make_world, us
 from tests.integration.pure_stream import Hooks, Log, kafka_log, stream
 from transforms.definitions import Field

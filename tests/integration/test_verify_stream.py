@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.streaming.deliver import FeastStore
-from pipelines.streaming.job import StreamOptions, run_stream
-from pipelines.verify.job import VerifyOptions, run_verify
+from pipelines.streaming.stages.sink import FeastStore
+from pipelines.streaming.stream_job import StreamOptions, run_stream
+from pipelines.verify.verification import VerifyOptions, run_verify
 from tests.integration.stream_world import ROOT, environment, events, make_stream_world
 from tests.kafka_server import kafka_server
 from transforms import aggregates, fold, windows

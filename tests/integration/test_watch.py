@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 
 from pipelines.alerting import Webhook
-from pipelines.config import AlertSettings
-from pipelines.runs.alive import started_at
-from pipelines.watch.facts import event_days, plan
-from pipelines.watch.job import Watch, status
-from pipelines.watch.metrics import JobMetrics, page
+from pipelines.lake.alive import started_at
+from pipelines.project.config import AlertSettings
+from pipelines.watch.job_metrics import JobMetrics, page
+from pipelines.watch.observations import event_days, plan
+from pipelines.watch.watch_job import Watch, status
 from tests.integration.fake_tandem import MODEL, champion
 from tests.integration.watch_world import BROKEN, CALM, DRIFT, SOURCE, Clock, InProcess, World, utc
 from tests.webhook_server import WebhookServer
@@ -224,8 +224,8 @@ DRIVER = """
 import signal, sys, threading
 from datetime import UTC, datetime
 from pathlib import Path
-from pipelines.watch.children import Children
-from pipelines.watch.job import Watch
+from pipelines.watch.child_commands import Children
+from pipelines.watch.watch_job import Watch
 from tests.integration.watch_world import World
 world = World.__new__(World)
 world.root, world.settings = Path(sys.argv[1]), {}
@@ -377,7 +377,7 @@ def test_files_without_days_reach_to_today(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_read(world: World, train_days: float | None, graph: str, batch_start: str, train_start: str) -> None:
-    from pipelines.runs import list_runs
+    from pipelines.lake.runs import list_runs
 
     days = (utc("2013-01-01"), utc("2013-01-13"))
     found = plan(world.data, MODEL, days, list_runs(world.data), {"view": graph * 64}, train_days, 7)

@@ -20,7 +20,7 @@ import pytest
 
 from pipelines.alerting import Alert, Book, Webhook, deliver, from_report, from_runs
 from pipelines.alerting.webhook import backoff, slack
-from pipelines.config import AlertSettings
+from pipelines.project.config import AlertSettings
 from tests.webhook_server import WebhookServer
 from transforms.errors import ConfigError
 
@@ -247,7 +247,7 @@ import sys, time
 from datetime import UTC, datetime
 from pathlib import Path
 from pipelines.alerting import Alert, Book, Webhook, deliver
-from pipelines.config import AlertSettings
+from pipelines.project.config import AlertSettings
 book = Book(Path(sys.argv[1]))
 book.sync("m", [Alert("k", "fail", "title")], datetime.now(UTC))
 deliver(book, Webhook(AlertSettings(webhook=sys.argv[2], timeout_seconds=60)), lambda: datetime.now(UTC))

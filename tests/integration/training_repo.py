@@ -57,7 +57,7 @@ NETWORK = """
 import tensorflow as tf
 import tensorflow_transform as tft
 import tf_keras as keras
-from pipelines.training.job import TrainingJob
+from pipelines.training.training_job import TrainingJob
 
 def preprocessing_fn(inputs):
     weight = inputs["weight_kg"]
@@ -91,7 +91,7 @@ def run_fn(fn_args):
 
 def offline_store_type() -> str:
     """Our own offline store."""
-    return "pipelines.offline_store.AsofOfflineStore"
+    return "serving.offline_store.AsofOfflineStore"
 
 
 def make(folder: Path, rows: int = 3000, seed: int = 3, offline: str | None = None) -> tuple[Path, Path]:

@@ -9,9 +9,10 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from pipelines.config import Settings
-from pipelines.runs import Home, list_runs, recorded
-from pipelines.watch.job import Subject
+from pipelines.lake.runs import list_runs
+from pipelines.project.config import Settings
+from pipelines.project.recording import Home, recorded
+from pipelines.watch.watch_job import Subject
 from tests.integration import fake_tandem
 from tests.integration.fake_tandem import MODEL
 from transforms.definitions import Count, Entity, EventSource, FeatureGroup, Field, hours, minutes
@@ -99,7 +100,7 @@ class InProcess:
         self.world = world
 
     def run(self, words: Sequence[str]) -> tuple[int, str]:
-        """See ``pipelines.watch.children.Commands``."""
+        """See ``pipelines.watch.child_commands.Commands``."""
         try:
             return fake_tandem.main([*words, "--repo", str(self.world.repo), "--data", str(self.world.data)]), "said"
         except SystemExit as stop:

@@ -10,10 +10,10 @@ from typing import Any
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
-from pipelines.streaming.dead_letters import Letter
-from pipelines.streaming.dlq import scan
-from pipelines.streaming.kafka import Reader
-from pipelines.streaming.row_log import newest, read_late, read_rows
+from pipelines.sources.kafka.dead_letter_replay import scan
+from pipelines.sources.kafka.dead_letters import Letter
+from pipelines.sources.kafka.partition_reader import Reader
+from pipelines.streaming.state.row_log import newest, read_late, read_rows
 from tests.oracle.compare import bits, differences, to_dicts
 from tests.prove.rig import Rig, Stream
 from transforms.definitions import FeatureGroup

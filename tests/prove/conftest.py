@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.services.kafka import Broker
+from pipelines.services.kafka_broker import Broker
 from tests.kafka_server import kafka_server
 from tests.prove.report import Report
 from tests.prove.reporting import REPORT
@@ -15,11 +15,8 @@ from tests.prove.slice import Slice, make_slice
 from tests.prove.small import Starter
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    asked = any("prove" in argument for argument in config.args)  # `make prove`, or a path below: then all of it
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.name == "test_drift.py" and not asked:
-            item.add_marker(pytest.mark.skip(reason="nine weeks of flights take five minutes; make prove runs it"))
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.prove)
             item.add_marker(pytest.mark.slow)

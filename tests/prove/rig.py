@@ -19,13 +19,13 @@ from typing import Any
 import yaml
 from kafka import KafkaAdminClient
 
-from pipelines.repo import load_repo
-from pipelines.services.kafka import Broker
-from pipelines.services.process import start_child
-from pipelines.services.redis import Redis
-from pipelines.streaming.control import Control
-from pipelines.streaming.kafka import client_options
-from pipelines.streaming.replay_send import Outbox
+from pipelines.lake.processes import start_child
+from pipelines.project.repository import load_repo
+from pipelines.replay.producer import Outbox
+from pipelines.services.kafka_broker import Broker
+from pipelines.services.redis_server import Redis
+from pipelines.sources.kafka.partition_reader import client_options
+from pipelines.streaming.state.job_state import Control
 from tests.integration.flights import environment
 from tests.prove.slice import Slice
 
@@ -96,7 +96,7 @@ class Stream:
 
     def part(self, what: str) -> int | None:
         """The process id of the ``worker`` or the ``engine`` (the JVM) that is at work now."""
-        word = {"worker": "pipelines.streaming.worker", "engine": "FlinkPipelineRunner"}[what]
+        word = {"worker": "pipelines.streaming.engines.worker", "engine": "FlinkPipelineRunner"}[what]
         now = children(self.pid)
         self.seen |= set(now)
         return max((pid for pid, command in now.items() if word in command), default=None)
@@ -234,7 +234,7 @@ class Rig:
             admin.close()
 
     def _feast(self) -> Any:
-        from pipelines.feature_store import open_store
+        from pipelines.feature_store.store import open_store
 
         for path in self.data.glob("online.db*"):
             path.unlink()

@@ -25,11 +25,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines import runs
-from pipelines.repo import Repo, load_repo
-from pipelines.streaming.replay import schedule
-from pipelines.streaming.replay_log import EventLog
-from pipelines.streaming.replay_plan import CORRUPT, Alterations, partitions_of
+from pipelines.lake import runs
+from pipelines.project.repository import Repo, load_repo
+from pipelines.replay.event_log import EventLog
+from pipelines.replay.replay_job import schedule
+from pipelines.replay.schedule import CORRUPT, Alterations, partitions_of
 from tests.integration.flights import ROOT, environment, us
 from tests.oracle import features
 from tests.oracle.compare import differences, to_dicts

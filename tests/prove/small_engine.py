@@ -51,8 +51,8 @@ class Engine:
     """The stages of one job and their state."""
 
     def __init__(self, spec: Any, checkpoint: Path, seed: int) -> None:
-        from pipelines.streaming.poll import Partitions, Poll
-        from pipelines.streaming.shards import DeliverRows, FoldShard
+        from pipelines.streaming.stages.fold import DeliverRows, FoldShard
+        from pipelines.streaming.stages.poll import Partitions, Poll
 
         self.rng, self.checkpoint = random.Random(seed), checkpoint
         self.partitions, self.poll, self.fold, self.deliver = Partitions(spec), Poll(spec), FoldShard(spec), DeliverRows(spec)
@@ -90,10 +90,10 @@ class Engine:
 
 def run(orders: dict[str, Any]) -> int:
     """One life of a job; its exit code."""
-    from pipelines.repo import load_repo
-    from pipelines.streaming.control import Control
-    from pipelines.streaming.job import StreamOptions, _Stream, stream_folder
-    from pipelines.streaming.supervise import delivered
+    from pipelines.project.repository import load_repo
+    from pipelines.streaming.state.job_state import Control
+    from pipelines.streaming.stream_job import StreamOptions, _Stream, stream_folder
+    from pipelines.streaming.supervisor import delivered
 
     repo = load_repo(Path(orders["repo"]))
     options = StreamOptions(name=orders["name"], runner="direct", until="latest", from_run=orders["run"], shards=orders["shards"])
@@ -119,8 +119,8 @@ def main() -> None:
     """Load, then fork a job per line."""
     import pyarrow as pa
 
-    import pipelines.streaming.graph
-    import pipelines.streaming.job  # noqa: F401
+    import pipelines.streaming.stages.stream_graph
+    import pipelines.streaming.stream_job  # noqa: F401
     import serving.online_store.redis
     import serving.online_store.sqlite  # noqa: F401
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,23 +21,14 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.lake.processes import start_child
+from tests.integration.flights import ROOT, environment
 from tests.integration.stream_world import parts_of
+from tests.prove.slice import tandem
 
-ROOT = Path(__file__).resolve().parents[2]
 BEGIN, BOUNDARY = datetime(2013, 1, 1), datetime(2013, 2, 1)
 EVENTS_PER_DAY = 1800  # of the three sources together
 EVERY_SECONDS = 30
-
-
-def command(repo: Path, *words: str) -> list[str]:
-    return [sys.executable, "-W", "ignore", "-m", "pipelines.cli", *words, "--repo", str(repo)]
-
-
-def tandem(repo: Path, *words: str) -> str:
-    done = subprocess.run(command(repo, *words), cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"tandem {' '.join(words)}: exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
-    return done.stdout
 
 
 def held(pid: int) -> dict[str, float]:
@@ -100,26 +90,25 @@ def soak(folder: Path, minutes: float, rate: float) -> dict[str, Any]:
     tandem(repo, "apply")
     tandem(repo, "up")
     samples: list[dict[str, float]] = []
-    with open(folder / "stream.log", "wb") as log, open(folder / "replay.log", "wb") as other:
-        replay = subprocess.Popen(
-            command(repo, "replay", *span(BOUNDARY, until), "--speed", str(speed)), cwd=ROOT, stdout=other, stderr=other
-        )
-        stream = subprocess.Popen(command(repo, "stream", "--from-run", "latest"), cwd=ROOT, stdout=log, stderr=log)
-        try:
-            begun = time.monotonic()
-            while replay.poll() is None and stream.poll() is None:
-                samples.append({"seconds": time.monotonic() - begun, **sample(stream.pid, data)})
-                print(json.dumps({k: round(v, 1) for k, v in samples[-1].items()}), file=sys.stderr, flush=True)
-                time.sleep(EVERY_SECONDS)
-            if stream.poll() is not None or replay.returncode:
-                raise SystemExit(f"the stream or the replay ended early; see the logs in {folder}")
-            tandem(repo, "stream", "stop")
-            code = stream.wait(120)
-            proof = json.loads(tandem(repo, "verify", "--json"))
-        finally:
-            for process in (replay, stream):
-                process.kill()
-            tandem(repo, "down")
+    base = [sys.executable, "-W", "ignore", "-m", "pipelines.cli"]
+    at = ("--repo", str(repo))
+    replay = start_child([*base, "replay", *at, *span(BOUNDARY, until), "--speed", str(speed)], folder / "replay.log", environment())
+    stream = start_child([*base, "stream", *at, "--from-run", "latest"], folder / "stream.log", environment())
+    try:
+        begun = time.monotonic()
+        while replay.poll() is None and stream.poll() is None:
+            samples.append({"seconds": time.monotonic() - begun, **sample(stream.pid, data)})
+            print(json.dumps({k: round(v, 1) for k, v in samples[-1].items()}), file=sys.stderr, flush=True)
+            time.sleep(EVERY_SECONDS)
+        if stream.poll() is not None or replay.returncode:
+            raise SystemExit(f"the stream or the replay ended early; see the logs in {folder}")
+        stream.terminate()
+        code = stream.wait(120)
+        proof = json.loads(tandem(repo, "verify", "--json"))
+    finally:
+        for process in (replay, stream):
+            process.kill()
+        tandem(repo, "down")
     result = {
         "minutes": minutes,
         "rate": rate,

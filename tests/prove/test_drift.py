@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.repo import load_repo
+from pipelines.project.repository import load_repo
 from tests.integration.answers import answer
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.services.kafka import Broker
+from pipelines.services.kafka_broker import Broker
 from tests.prove import check
 from tests.prove.report import Kind, Report
 from tests.prove.rig import Rig, Stream

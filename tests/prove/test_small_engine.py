@@ -6,7 +6,7 @@ import random
 import time
 from pathlib import Path
 
-from pipelines.services.kafka import Broker
+from pipelines.services.kafka_broker import Broker
 from tests.prove import check
 from tests.prove.report import Kind, Report
 from tests.prove.rig import Rig

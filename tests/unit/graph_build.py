@@ -90,7 +90,7 @@ VARIANTS = {
 
 
 def build(folder, names):
-    from pipelines.analyze import analyze_groups
+    from pipelines.batch.analysis import analyze_groups
 
     groups = {}
     for name in names:

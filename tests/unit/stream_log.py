@@ -354,7 +354,7 @@ class Stream:
             assert len(self.under_way) < left, "elements wait for ever"
 
     def stop(self) -> Stop:
-        """The least over the shards, as the resume points tell it (pipelines.streaming.start)."""
+        """The least over the shards, as the resume points tell it (pipelines.streaming.state.start_position)."""
         emitted: dict[str, int | None] = {}
         for name in self.groups:
             least = min(s.emitted[name] for s in self.shards)

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.registry import aliases as writing
+from pipelines.registry import alias_file as writing
 from pipelines.registry import register
-from pipelines.registry.aliases import change, current
+from pipelines.registry.alias_file import change, current
 from pipelines.registry.register import register_forgotten
 from serving.aliases import ALIASES_FILE, Aliases, parse_aliases, read_aliases
 from serving.errors import ModelError

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from pipelines.config import load_settings, parse_time
+from pipelines.project.config import load_settings, parse_time
 from transforms.errors import ConfigError
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.streaming import control as module
-from pipelines.streaming.control import Control
+from pipelines.streaming.state import job_state as module
+from pipelines.streaming.state.job_state import Control
 from transforms.errors import DataError
 
 

@@ -60,7 +60,7 @@ def test_preprocessing_example_traces() -> None:
     import tensorflow as tf
     import tensorflow_transform as tft
 
-    from pipelines.analyze import graph_inputs, wrap_preprocessing_fn
+    from pipelines.batch.analysis import graph_inputs, wrap_preprocessing_fn
 
     group = definitions()[0]["shop_orders"]
     names: dict[str, Any] = {}
@@ -79,7 +79,7 @@ def test_preprocessing_example_traces() -> None:
 def test_yaml_examples_are_valid(tmp_path: Path) -> None:
     from feast.repo_config import load_repo_config
 
-    from pipelines.config import load_settings
+    from pipelines.project.config import load_settings
     from serving.settings import ServingSettings
 
     stores = [yaml.safe_load(b) for page in PAGES for b in blocks(page, "yaml") if "online_store:" in b]
@@ -100,7 +100,7 @@ def test_yaml_examples_are_valid(tmp_path: Path) -> None:
 
 
 def test_settings_that_look_like_defaults_are_the_defaults(tmp_path: Path) -> None:
-    from pipelines.config import StreamSettings
+    from pipelines.project.config import StreamSettings
 
     (block,) = [b for b in blocks(ROOT / "docs" / "streaming.md", "yaml") if "stream:" in b]
     assert StreamSettings(**yaml.safe_load(block)["stream"]) == StreamSettings()
@@ -121,7 +121,7 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
 
 def commands() -> dict[str, Any]:
     """All commands by their words: ``{"batch": ..., "stream": ..., "stream stop": ...}``."""
-    from pipelines.cli import app
+    from pipelines.cli.root import app
 
     out: dict[str, Any] = {}
     found: list[tuple[str, Any]] = list(typer.main.get_command(app).commands.items())  # type: ignore[attr-defined]
@@ -164,9 +164,9 @@ def test_every_command_is_in_the_readme() -> None:
 def test_metrics_are_called_so(tmp_path: Path) -> None:
     from prometheus_client import CollectorRegistry, generate_latest
 
-    from pipelines.streaming.metrics import StreamMetrics
-    from pipelines.streaming.progress import Progress
-    from pipelines.watch.metrics import JobMetrics, page
+    from pipelines.streaming.status import Progress
+    from pipelines.streaming.stream_metrics import StreamMetrics
+    from pipelines.watch.job_metrics import JobMetrics, page
     from serving.metrics import Metrics
 
     registry = CollectorRegistry(auto_describe=False)

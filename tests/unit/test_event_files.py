@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import event_files
-from pipelines.event_files import DEAD_LETTER_SCHEMA, UnreadableFileError, events, list_files, read
+from pipelines.sources import event_files
+from pipelines.sources.event_files import DEAD_LETTER_SCHEMA, UnreadableFileError, events, list_files, read
 from transforms.contract import check_json
 from transforms.definitions import EventSource, Field
 from transforms.errors import DataError

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.check_floors import breaches, main
+from tests.check_floors import breaches, circles, main, twice
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,14 +33,16 @@ def test_our_own_tree_keeps_its_floors():
         ("serving/online_store/redis.py", "import apache_beam", "apache_beam"),
         ("serving/online_store/redis.py", "from serving.app import create", "serving.app"),
         ("serving/app.py", "from apache_beam.io import filesystems", "apache_beam.io.filesystems"),
-        ("serving/app.py", "from pipelines import runs", "pipelines.runs"),
-        ("pipelines/cli.py", "from serving import app", "serving.app"),
+        ("serving/app.py", "from pipelines.lake import runs", "pipelines.lake.runs"),
+        ("pipelines/cli/root.py", "from serving import app", "serving.app"),
         ("pipelines/training/model.py", "import feature_repo.features", "feature_repo.features"),
+        ("pipelines/lake/runs.py", "def f():\n    from pipelines.cli import root", "pipelines.cli.root"),
+        ("pipelines/batch/steps.py", "from pipelines.workflow import batch", "pipelines.workflow"),
         ("pipelines/training/model.py", "from tests.oracle import features", "tests.oracle"),
     ],
 )
 def test_a_planted_breach_is_found(tmp_path, file, text, wrong):
-    for module in ("transforms/graph.py", "serving/app.py", "pipelines/runs/__init__.py"):
+    for module in ("transforms/graph.py", "serving/app.py", "pipelines/lake/runs.py", "pipelines/cli/root.py", "pipelines/workflow.py"):
         plant(tmp_path, module, "")
     plant(tmp_path, file, "import json\n" + text)
     found = breaches(tmp_path)
@@ -63,7 +65,7 @@ def test_a_planted_breach_is_found(tmp_path, file, text, wrong):
             "import redis\nfrom feast.infra.key_encoding_utils import serialize_entity_key\nfrom google.protobuf import message",
         ),
         ("serving/app.py", "from fastapi import FastAPI\nfrom serving import online_store\nfrom transforms.graph import TransformGraph"),
-        ("pipelines/batch.py", "import apache_beam as beam\nfrom serving.online_store import sqlite\nimport tfx"),
+        ("pipelines/batch/batch_job.py", "import apache_beam as beam\nfrom serving.online_store import sqlite\nimport tfx"),
     ],
 )
 def test_what_a_floor_offers_may_be_used(tmp_path, file, text):
@@ -78,3 +80,17 @@ def test_a_room_without_a_floor_is_a_breach(tmp_path, capsys):
     assert main([str(tmp_path)]) == 1
     assert "transforms.novelty stands on no floor" in capsys.readouterr().out
     assert main([str(ROOT)]) == 0
+
+
+def test_a_circle_is_found_though_its_imports_stand_inside_functions(tmp_path):
+    plant(tmp_path, "pipelines/lake/one.py", "def f():\n    from pipelines.lake import two")
+    plant(tmp_path, "pipelines/lake/two.py", "from pipelines.lake.three import x")
+    plant(tmp_path, "pipelines/lake/three.py", "if True:\n    import pipelines.lake.one")
+    plant(tmp_path, "pipelines/lake/four.py", "from pipelines.lake import one")
+    assert circles(tmp_path) == ["circle of imports: pipelines.lake.one, pipelines.lake.three, pipelines.lake.two"]
+
+
+def test_a_file_name_that_stands_twice_is_found(tmp_path):
+    for file in ("pipelines/batch/job.py", "pipelines/streaming/job.py", "pipelines/batch/__init__.py", "pipelines/streaming/__init__.py"):
+        plant(tmp_path, file, "")
+    assert twice(tmp_path) == ["job.py stands 2 times: pipelines/batch/job.py, pipelines/streaming/job.py; a name stands once"]

@@ -18,10 +18,10 @@ from fastavro import parse_schema, schemaless_writer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.config import KafkaSettings
-from pipelines.streaming.corrupt import AVRO_KINDS, UNKNOWN_ID, break_avro
-from pipelines.streaming.formats import Checker, checker, encoder
-from pipelines.streaming.registry import Registry, RegistryAway
+from pipelines.project.config import KafkaSettings
+from pipelines.replay.fault_injection import AVRO_KINDS, UNKNOWN_ID, break_avro
+from pipelines.sources.formats.codec import Checker, checker, encoder
+from pipelines.sources.formats.schema_registry import Registry, RegistryAway
 from tests.schema_registry import SchemaRegistry, schema_registry
 from transforms.contract import Checked, check_json, encode_json
 from transforms.definitions import EventSource, Field

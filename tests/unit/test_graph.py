@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipelines.analyze import analyze_groups, check_row_by_row, graph_inputs
+from pipelines.batch.analysis import analyze_groups, check_row_by_row, graph_inputs
 from tests.unit import graph_build
 from transforms.errors import GraphError
 from transforms.graph import TransformGraph, save_graph

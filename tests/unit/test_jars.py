@@ -162,7 +162,7 @@ def test_a_jar_that_the_repository_lacks(maven):
 
 
 def test_a_repository_that_does_not_answer(lock, tmp_path):
-    from pipelines.services.process import free_ports
+    from pipelines.lake.processes import free_ports
 
     mirror(tmp_path / "home", f"http://127.0.0.1:{free_ports(1)[0]}")
     with pytest.raises(StoreError, match=r"cannot be fetched from http://127.*ConnectionError.*check the network") as error:

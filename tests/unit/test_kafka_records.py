@@ -18,7 +18,7 @@ from kafka.record.default_records import DefaultRecordBatchBuilder
 from kafka.record.memory_records import MemoryRecords
 from kafka.structs import TopicPartition
 
-from pipelines.streaming.records import Columns, decode
+from pipelines.sources.kafka.record_batches import Columns, decode
 from transforms.errors import DataError
 
 Aborted = FetchResponse.FetchableTopicResponse.PartitionData.AbortedTransaction

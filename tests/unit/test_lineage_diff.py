@@ -38,7 +38,7 @@ def manifest(**changes) -> dict:
             "offline/traffic": [{"file": "offline/traffic/run=batch-1/x.parquet", "size": 5, "sha256": "3" * 64}],
         },
         "definitions": {"traffic": group()},
-        "code": {"sha256": "a" * 64, "commit": "c" * 40, "dirty": False, "files": {"pipelines/steps.py": "1", "repo/model.py": "2"}},
+        "code": {"sha256": "a" * 64, "commit": "c" * 40, "dirty": False, "files": {"pipelines/batch/steps.py": "1", "repo/model.py": "2"}},
         "lock": "d" * 64,
         "versions": {"tensorflow": "2.16.2"},
         "settings": {"batch": {"shards": 2}},
@@ -109,12 +109,12 @@ def test_code_is_told_by_file_the_repository_first():
         "sha256": "b" * 64,
         "commit": "c" * 40,
         "dirty": True,
-        "files": {"pipelines/steps.py": "9", "repo/model.py": "8", "repo/x.py": "1"},
+        "files": {"pipelines/batch/steps.py": "9", "repo/model.py": "8", "repo/x.py": "1"},
     }
     assert lines(code=code) == [
         "code: repo/model.py changed",
         "code: repo/x.py there only in B",
-        "code: pipelines/steps.py changed",
+        "code: pipelines/batch/steps.py changed",
         f"code: commit: {'c' * 12} -> {'c' * 12} with changes not committed",
     ]
 

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.monitoring.labels import LABELS, label_requests, match, model_of, read_labels
-from pipelines.repo import Repo, load_repo
+from pipelines.monitoring.labels import LABELS, label_requests, match, read_labels
+from pipelines.project.repository import Repo, load_repo
+from pipelines.training.user_code import model_of
 from transforms.definitions import TIMESTAMP
 from transforms.errors import ConfigError, DataError
 

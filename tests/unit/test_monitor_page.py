@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.monitoring.page import render_page, write_report
-from pipelines.pages import charts
+from pipelines.monitoring.monitor_page import render_page, write_report
+from pipelines.reports import charts
 
 EVIL = "<script>alert(1)</script>&\"'"
 

@@ -102,8 +102,7 @@ def test_distance_is_symmetric_enough_and_within_0_and_1(seed: int, shift: float
     one, other = rng.normal(0, 1, 400), rng.normal(shift, scale, 300)
     value = measured(pa.table({"x": one}), pa.table({"x": other}))["x"]
     assert 0.0 <= value <= 1.0 + 1e-9
-    # TFDV makes its histogram from quantiles it knows to 0.01, whatever the size: a narrow peak far from the ends spreads that much.
-    assert value == pytest.approx(jensen_shannon(one, other), abs=0.01)
+    assert value == pytest.approx(jensen_shannon(one, other), abs=5e-3)
 
 
 def test_thinned_is_even_and_the_same_each_time() -> None:

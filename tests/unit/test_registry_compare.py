@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.registry.compare import bootstrap, differences, join_labels, quality, ranks_agree, slices_of
-from pipelines.registry.verdict import judge, missed
+from pipelines.promotion.champion_challenger import bootstrap, differences, join_labels, quality, ranks_agree, slices_of
+from pipelines.promotion.verdict import judge, missed
 from pipelines.training.definition import Threshold
-from pipelines.training.report import Score, auc
+from pipelines.training.training_report import Score, auc
 from transforms.errors import DefinitionError
 
 

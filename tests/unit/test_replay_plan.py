@@ -13,22 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.streaming import replay_log
-from pipelines.streaming.corrupt import AVRO_KINDS, JSON_KINDS, break_json
-from pipelines.streaming.replay import schedule
-from pipelines.streaming.replay_log import EventLog, Slice
-from pipelines.streaming.replay_plan import (
-    CORRUPT,
-    DELAYED,
-    DUPLICATE,
-    LATE,
-    ORIGINAL,
-    PLAIN,
-    Alterations,
-    identities,
-    partitions_of,
-    plan,
-)
+from pipelines.replay import event_log as replay_log
+from pipelines.replay.event_log import EventLog, Slice
+from pipelines.replay.fault_injection import AVRO_KINDS, JSON_KINDS, break_json
+from pipelines.replay.replay_job import schedule
+from pipelines.replay.schedule import CORRUPT, DELAYED, DUPLICATE, LATE, ORIGINAL, PLAIN, Alterations, identities, partitions_of, plan
 from transforms.contract import check_json, encode_json
 from transforms.definitions import EventSource, Field, micros, minutes, seconds
 from transforms.errors import ConfigError, DataError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.repo import load_repo
+from pipelines.project.repository import load_repo
 from transforms.errors import ConfigError, DefinitionError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.streaming import row_log
-from pipelines.streaming.row_log import RowLog, newest, read_late, read_rows, seal_leftovers
+from pipelines.streaming.state import row_log
+from pipelines.streaming.state.row_log import RowLog, newest, read_late, read_rows, seal_leftovers
 from tests.integration.deliver_world import SOURCE, TRIP, ZONE
 from transforms.definitions import TIMESTAMP
 from transforms.errors import DataError, StoreError
@@ -180,7 +180,7 @@ WRITER = """
 import sys
 from pathlib import Path
 import pyarrow as pa
-from pipelines.streaming.row_log import RowLog
+from pipelines.streaming.state.row_log import RowLog
 
 log = RowLog(Path(sys.argv[1]), seal_bytes=200_000)
 for i in range(1_000_000):

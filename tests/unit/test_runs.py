@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from pipelines import runs
+from pipelines.lake import provenance, runs
+from pipelines.project import recording
 from transforms.errors import DataError
 
 NOW = datetime(2024, 5, 1, 12, 30, 5, tzinfo=UTC)
@@ -118,14 +119,14 @@ def test_a_manifest_is_replaced_whole(tmp_path):
 
 def test_code_version_follows_the_repository(tmp_path):
     (tmp_path / "features.py").write_text("a = 1\n")
-    before = runs.code_version(tmp_path)["sha256"]
-    assert runs.code_version(tmp_path)["sha256"] == before
+    before = provenance.code_version(tmp_path)["sha256"]
+    assert provenance.code_version(tmp_path)["sha256"] == before
     (tmp_path / "features.py").write_text("a = 2\n")
-    assert runs.code_version(tmp_path)["sha256"] != before
+    assert provenance.code_version(tmp_path)["sha256"] != before
 
 
 def test_versions_name_python_and_what_computes():
-    assert {"python", "apache-beam", "tensorflow", "tensorflow-transform", "pyarrow", "numpy"} <= set(runs.library_versions())
+    assert {"python", "apache-beam", "tensorflow", "tensorflow-transform", "pyarrow", "numpy"} <= set(provenance.library_versions())
 
 
 # --------------------------------------------------------------------------------------------------------------- recorded, killed, masked
@@ -155,7 +156,7 @@ class Settings(BaseModel):
 @pytest.fixture
 def home(tmp_path):
     (tmp_path / "repo").mkdir()
-    return runs.Home(tmp_path / "repo", Settings(), tmp_path / "data")
+    return recording.Home(tmp_path / "repo", Settings(), tmp_path / "data")
 
 
 def saved(home) -> dict:
@@ -165,7 +166,7 @@ def saved(home) -> dict:
 
 def test_a_job_is_recorded(home, monkeypatch):
     monkeypatch.delenv("TANDEM_PARENT_RUN", raising=False)
-    with runs.recorded(home, "labels", params={"a": 1}) as run:
+    with recording.recorded(home, "labels", params={"a": 1}) as run:
         assert saved(home)["status"] == "running" and saved(home)["pid"] == os.getpid()
         assert os.environ["TANDEM_PARENT_RUN"] == run.id
         run.add(counts={"rows/x": 3}, outputs=[])
@@ -175,14 +176,14 @@ def test_a_job_is_recorded(home, monkeypatch):
     assert m == run.manifest and m["id"].startswith("labels-") and m["status"] == "complete"
     assert m["counts"] == {"rows/x": 3, "rows/y": 4} and m["params"] == {"a": 1} and m["parent"] is None
     assert {"code", "lock", "versions", "settings", "inputs", "outputs", "metrics", "seeds", "links", "fingerprints", "finished"} <= set(m)
-    assert len(m["lock"]) == 64 and m["code"]["files"]["pipelines/batch.py"]
+    assert len(m["lock"]) == 64 and m["code"]["files"]["pipelines/batch/batch_job.py"]
 
 
 def test_a_job_inside_of_a_job_names_it(home):
-    with runs.recorded(home, "outer") as outer, runs.recorded(home, "inner") as inner:
+    with recording.recorded(home, "outer") as outer, recording.recorded(home, "inner") as inner:
         pass
     assert inner.manifest["parent"] == outer.id
-    with runs.recorded(home, "other", parent="somebody") as other:
+    with recording.recorded(home, "other", parent="somebody") as other:
         pass
     assert other.manifest["parent"] == "somebody"
 
@@ -198,13 +199,13 @@ def test_a_job_inside_of_a_job_names_it(home):
     ],
 )
 def test_how_a_job_ended_is_recorded(home, error, status, line):
-    with pytest.raises(type(error)), runs.recorded(home, "job"):
+    with pytest.raises(type(error)), recording.recorded(home, "job"):
         raise error
     assert (saved(home)["status"], saved(home).get("error")) == (status, line)
 
 
 def test_a_status_that_the_job_sets_stays(home):
-    with runs.recorded(home, "stream") as run:
+    with recording.recorded(home, "stream") as run:
         run.save(status="failed", error="a worker gave up")
     assert (saved(home)["status"], saved(home)["error"]) == ("failed", "a worker gave up")
 
@@ -214,7 +215,7 @@ def test_what_cannot_be_saved_hides_no_error(home, monkeypatch):
         raise OSError(28, "No space left on device")
 
     def job():
-        with runs.recorded(home, "job"):
+        with recording.recorded(home, "job"):
             monkeypatch.setattr(runs.Run, "save", full)
             raise DataError("first")
 
@@ -226,11 +227,13 @@ JOB = """
 import sys, time
 from pathlib import Path
 from pydantic import BaseModel
-from pipelines import runs
+from pipelines.lake import runs
+from pipelines.lake import provenance
+from pipelines.project import recording
 class Settings(BaseModel):
     x: int = 1
-place = runs.Home(Path(sys.argv[1]), Settings(), Path(sys.argv[2]))
-with runs.recorded(place, "job", key={"a": 1}, anew=False) as run:
+place = recording.Home(Path(sys.argv[1]), Settings(), Path(sys.argv[2]))
+with recording.recorded(place, "job", key={"a": 1}, anew=False) as run:
     run.save(status=sys.argv[3])
     print("ready", flush=True)
     time.sleep(600)
@@ -261,7 +264,7 @@ def test_a_run_that_was_killed_by_force_is_found_killed_and_goes_on_under_its_id
         (run,) = runs.list_runs(home.data)
         assert (run.status, run.stage) == ("killed", status) and saved(home)["status"] == "killed"
         assert f"its process ({process.pid}) is gone" in run.manifest["error"]
-    with runs.recorded(home, "job", key={"a": 1}, anew=False) as again:
+    with recording.recorded(home, "job", key={"a": 1}, anew=False) as again:
         assert again.id == run.id and again.status == "running"
     assert saved(home)["status"] == "complete" and not {"error", "stage", "noticed"} & set(saved(home))
 
@@ -298,9 +301,9 @@ def test_a_run_that_nobody_can_judge_stays_as_it_is(home):
 
 def test_the_last_word_of_a_server_counts(home):
     code = (
-        "import sys, os; from pathlib import Path; from pydantic import BaseModel; from pipelines import runs\n"
+        "import sys, os; from pathlib import Path; from pydantic import BaseModel; from pipelines.project import recording\n"
         "class S(BaseModel):\n    x: int = 1\n"
-        "run = runs.hand_over(runs.Home(Path(sys.argv[1]), S(), Path(sys.argv[2])), 'serve')\n"
+        "run = recording.hand_over(recording.Home(Path(sys.argv[1]), S(), Path(sys.argv[2])), 'serve')\n"
         "os.execv(sys.executable, [sys.executable, '-c', sys.argv[3]])"
     )
     word = (
@@ -319,7 +322,7 @@ def test_runs_at_once_are_runs_of_their_own(home):
     ids = []
 
     def work():
-        with runs.recorded(home, "job") as run:
+        with recording.recorded(home, "job") as run:
             ids.append(run.id)
 
     threads = [threading.Thread(target=work) for _ in range(8)]
@@ -346,7 +349,7 @@ def test_a_damaged_manifest_is_one_line_and_breaks_no_list(tmp_path, text):
 
 def test_no_secret_gets_into_a_manifest(home, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["tandem", "x", "--password", "hunter2", "--api-key=hunter2", "kafka://u:hunter2@h", "--name", "n"])
-    with pytest.raises(DataError), runs.recorded(home, "job"):
+    with pytest.raises(DataError), recording.recorded(home, "job"):
         raise DataError("cannot reach https://u:hunter2@host/x?token=hunter2&a=1")
     text = json.dumps(saved(home))
     assert "hunter2" not in text
@@ -366,16 +369,16 @@ trees = st.recursive(
 
 @given(trees, names, st.text("QRSTUVWXYZ", min_size=6, max_size=12))
 def test_masking_hides_secrets_wherever_they_are_and_nothing_else(tree, name, secret):
-    assert runs.masked(tree) == tree
-    hidden = runs.masked({"a": [tree, {name: secret, "deep": {name: [secret]}}], "url": f"redis://u:{secret}@h/0"})
+    assert provenance.masked(tree) == tree
+    hidden = provenance.masked({"a": [tree, {name: secret, "deep": {name: [secret]}}], "url": f"redis://u:{secret}@h/0"})
     assert secret not in json.dumps(hidden) and hidden["a"][0] == tree
-    assert runs.masked(hidden) == hidden
+    assert provenance.masked(hidden) == hidden
 
 
 def test_outputs_are_hashed_file_by_file(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "x").write_bytes(b"123")
     (tmp_path / "y").write_bytes(b"")
-    found = runs.hashed(tmp_path, {"rows": tmp_path / "a", "y": tmp_path / "y", "none": tmp_path / "none"})
+    found = provenance.hashed(tmp_path, {"rows": tmp_path / "a", "y": tmp_path / "y", "none": tmp_path / "none"})
     assert [(o["name"], o["path"], o["bytes"]) for o in found] == [("rows/b/x", "a/b/x", 3), ("y", "y", 0)]
     assert found[0]["sha256"] == hashlib.sha256(b"123").hexdigest()

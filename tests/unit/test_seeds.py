@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.steps import Tile, WindowRows, seed_start, slice_us
-from pipelines.streaming.seeds import load_tiles, seed_end
+from pipelines.batch.steps import Tile, WindowRows, seed_start, slice_us
+from pipelines.streaming.state.initial_tiles import load_tiles, seed_end
 from tests.oracle import strategies as make
 from transforms.aggregates import merge, rows_between, tile
 from transforms.definitions import FeatureGroup, hours

@@ -7,9 +7,9 @@ import urllib.request
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipelines.streaming.control import Control
-from pipelines.streaming.metrics import StreamMetrics, serve
-from pipelines.streaming.progress import Progress, Tracker, line
+from pipelines.streaming.state.job_state import Control
+from pipelines.streaming.status import Progress, Tracker, line
+from pipelines.streaming.stream_metrics import StreamMetrics, serve
 from transforms.errors import ConfigError
 
 

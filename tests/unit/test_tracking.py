@@ -16,16 +16,16 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.commands.project import flags
-from pipelines.config import load_settings
-from pipelines.tracking import artifact_root, ended, trackers, tracking_uri
+from pipelines.cli.mlproject import flags
+from pipelines.project.config import load_settings
 from pipelines.tracking.background import adopted, problem, shown
-from pipelines.tracking.record import metric_name, read_record
-from pipelines.tracking.spool import Spool
+from pipelines.tracking.outbox import Spool
+from pipelines.tracking.stores import artifact_root, trackers, tracking_uri
+from pipelines.tracking.tracked_run import metric_name, read_record
 from pipelines.training.definition import Model, Threshold
 from pipelines.training.evidence import curves
 from pipelines.training.experiments import Experiment, best, combinations, direction, jobs_for, parse_sets, plan, read_grid, table_of
-from pipelines.training.report import auc
+from pipelines.training.training_report import auc
 from transforms.definitions import Field
 from transforms.errors import ConfigError, DefinitionError
 
@@ -111,7 +111,7 @@ def test_the_store_is_the_setting_then_mlflows_own_then_the_data_folder(tmp_path
 
 def test_trackers_that_nobody_named_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TANDEM_TRACKING__TRACKERS", raising=False)
-    monkeypatch.setattr("pipelines.tracking.find_spec", lambda name: None)
+    monkeypatch.setattr("pipelines.tracking.stores.find_spec", lambda name: None)
     assert trackers(load_settings(tmp_path)) == []
     assert trackers(load_settings(tmp_path, tracking={"trackers": ["mlflow"]})) == ["mlflow"], "who asked for it hears that it is missing"
     with pytest.raises(ConfigError, match=r"tracking\.trackers"):
@@ -140,9 +140,10 @@ def test_a_store_that_is_no_database_is_seen_without_mlflow(tmp_path: Path) -> N
 
 
 def test_ended_without_started_is_nothing(tmp_path: Path) -> None:
-    from pipelines.runs import Run
+    from pipelines.lake.runs import Run
+    from pipelines.tracking.run_observer import RunObserver
 
-    ended(Run(tmp_path / "runs" / "x", {"status": "complete"}))
+    RunObserver().ended(Run(tmp_path / "runs" / "x", {"status": "complete"}))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -280,7 +281,7 @@ def test_empty_parameters_of_mlproject_are_no_flags() -> None:
 
 
 def test_entry_points_name_flags_that_exist() -> None:
-    from pipelines.cli import app
+    from pipelines.cli.root import app
     from tests.unit.test_docs import commands, flags_of
 
     assert app is not None
@@ -289,7 +290,7 @@ def test_entry_points_name_flags_that_exist() -> None:
     assert set(project["entry_points"]) == {"main", "batch", "train", "evaluate", "stream", "serve"}
     for name, entry in project["entry_points"].items():
         words = entry["command"].split()
-        assert words[:3] == ["python", "-m", "pipelines.commands.project"]
+        assert words[:3] == ["python", "-m", "pipelines.cli.mlproject"]
         asked = {w.partition("=")[0] for w in words[4:]}
         assert {f"--{w}" for w in asked} <= flags_of(known[words[3]]), name
         assert {w.partition("=")[2] for w in words[4:]} == {f"{{{p}}}" for p in entry["parameters"]}, name

@@ -11,21 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.verify.causes import (
-    EQUAL,
-    IDLE,
-    IN_FLIGHT,
-    OTHER_FINGERPRINT,
-    TOO_LATE,
-    UNEXPLAINED,
-    Position,
-    explain,
-    lateness,
-    recorded,
-)
-from pipelines.verify.compare import compare
+from pipelines.lake.row_compare import compare
+from pipelines.verify.causes import EQUAL, IDLE, IN_FLIGHT, OTHER_FINGERPRINT, TOO_LATE, UNEXPLAINED, Position, explain, lateness, recorded
 from pipelines.verify.proof import prove
-from pipelines.verify.record import StreamRecord
+from pipelines.verify.stream_record import StreamRecord
 from tests.oracle.strategies import HOUR, make_group, make_source, to_batch
 from transforms.aggregates import merge, rows_between, tile
 from transforms.definitions import Count, FeatureGroup, LastN, Sum, hours

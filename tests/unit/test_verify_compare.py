@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.verify.compare import codes, compare, locate, newest, same
+from pipelines.lake.row_compare import codes, compare, locate, newest, same
 from tests.oracle.strategies import FLOATS, INTS, TEXTS
 from transforms.definitions import TIMESTAMP
 from transforms.errors import DataError

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.pages import charts
-from pipelines.verify.page import render_page, write_report
-from pipelines.verify.report import render
+from pipelines.reports import charts
+from pipelines.verify.verify_page import render_page, write_report
+from pipelines.verify.verify_table import render
 
 ROWS = {"batch": 52, "stream": 50, "compared": 50, "equal": 45, "different": {"too late": 5}, "missing": {"in flight": 2}, "extra": {}}
 FEATURE = {"compared": 50, "equal": 45, "different": {"too late": 5}}

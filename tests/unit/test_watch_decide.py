@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.config import WatchSettings
+from pipelines.project.config import WatchSettings
 from pipelines.watch.decide import Attempt, Champion, Decision, Findings, Look, Policy, Retrain, State, decide, triggers
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)

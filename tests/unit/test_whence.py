@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipelines.streaming.control import Control
-from pipelines.streaming.whence import decide
+from pipelines.streaming.state.job_state import Control
+from pipelines.streaming.state.start_decision import decide
 from transforms.definitions import Count, Entity, EventSource, FeatureGroup, Field, hours, minutes
 from transforms.errors import ConfigError, DataError
 from transforms.intake import NEVER

@@ -53,7 +53,7 @@ class Read(beam.DoFn):
         self.client, self.topic = client, topic
 
     def setup(self) -> None:
-        from pipelines.streaming.kafka import Reader
+        from pipelines.sources.kafka.partition_reader import Reader
 
         self.reader = Reader(dict(self.client))
 

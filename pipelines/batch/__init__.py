@@ -1,0 +1,1 @@
+"""The batch job: a range of history to feature rows."""

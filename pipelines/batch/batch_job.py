@@ -1,0 +1,283 @@
+"""``tandem batch``: a range of history to offline feature rows, as Beam jobs that any runner can take.
+
+Events -> contract -> tiles -> windows -> rows (first job, which also keeps the tiles that a stream starts from); analyzers over the
+rows (second); rows -> transform graph -> offline rows (third). All is written in the run's folder and becomes visible by one rename
+per feature group at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.transforms.combiners import ToList
+
+from pipelines.batch import steps
+from pipelines.batch.analysis import analyze_groups
+from pipelines.lake import provenance, runs
+from pipelines.project import recording
+from pipelines.project.repository import Repo
+from pipelines.sources.event_files import list_files
+from transforms.definitions import FeatureGroup, micros
+from transforms.errors import ConfigError, DataError, GraphError, RejectLimitError, TandemError
+from transforms.graph import TransformGraph
+
+__all__ = ["BatchResult", "apply_run", "run_batch"]
+
+_DIRECT = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """What a batch run made. ``reused`` is true where an earlier run of the same inputs already had."""
+
+    run: runs.Run
+    reused: bool
+
+
+def options(runner: str, extra: Sequence[str]) -> PipelineOptions:
+    """Beam's options; DirectRunner is the in-process runner (newer SDKs would choose another engine under that name)."""
+    name = _DIRECT if runner.lower() in ("direct", "directrunner") else runner
+    return PipelineOptions([f"--runner={name}", *extra], save_main_session=False)
+
+
+def us(moment: datetime) -> int:
+    """Microseconds since the epoch, exactly."""
+    return micros(moment - datetime(1970, 1, 1, tzinfo=UTC))
+
+
+def run_batch(
+    repo: Repo,
+    start: datetime,
+    end: datetime,
+    *,
+    now: datetime,
+    runner: str = "DirectRunner",
+    beam_args: Sequence[str] = (),
+    pinned: bool = False,
+    anew: bool = False,
+    progress: Callable[[str], None] = lambda line: None,
+) -> BatchResult:
+    """Make the rows with ``start < boundary <= end`` of every group, visible under ``data/offline/<group>/run=<id>``.
+
+    ``pinned`` reuses each group's applied graph instead of analyzing anew. A run of the same inputs, range, definitions and code
+    that is complete is returned as it is unless ``anew``; one that was killed is completed under its id.
+    Raises RejectLimitError before anything is visible when too many events were rejected.
+    """
+    data, settings = repo.data, repo.settings.batch
+    if start >= end:
+        raise ConfigError(f"range {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}: the end must be after the start")
+    sources = {g.source.name: g.source for g in repo.groups.values()}
+    begin_us = {n: min(_first_event(g, us(start), us(end)) for g in repo.groups.values() if g.source.name == n) for n in sources}
+    progress("listing and hashing input files")
+    files = {n: list_files(data, s, begin_us[n], us(end)) for n, s in sources.items()}
+    if not any(files.values()):
+        raise ConfigError(f"no event files between {start:%Y-%m-%d} and {end:%Y-%m-%d} below {data}; correct --start and --end or data:")
+    graphs = {n: pinned_graph(data, g) for n, g in repo.groups.items()} if pinned else {}
+    definitions = {n: g.canonical() for n, g in repo.groups.items()}
+    inputs = {n: [{"file": f.name, "size": f.size, "sha256": f.sha256} for f in fs] for n, fs in files.items()}
+    key = {
+        "start": start,
+        "end": end,
+        "inputs": inputs,
+        "definitions": definitions,
+        "graphs": graphs,
+        "batch": settings.model_dump(),
+        "code": provenance.code_version(repo.path)["sha256"],
+        "versions": provenance.library_versions(),
+    }
+    run = runs.begin(data, "batch", key, now, anew=anew)
+    if run.status == "complete":
+        progress(f"run {run.id} already holds these rows; nothing to do (--anew makes them again)")
+        return BatchResult(run, True)
+    with run.held():
+        if run.status == "complete":  # another process came first
+            return BatchResult(run, True)
+        made = run.stage == "publishing"  # only some of it is not visible yet
+        fields = {"range": [start.isoformat(), end.isoformat()], "inputs": inputs, "runner": runner, "pinned": pinned}
+        with recording.recording(run, repo, **({"status": "publishing"} if made else fields)):
+            if not made:
+                _make_anew(repo, run, sources, files, begin_us, us(start), us(end), graphs, options(runner, beam_args), progress)
+            return BatchResult(_publish(repo, run), False)
+
+
+def _make_anew(
+    repo: Repo,
+    run: runs.Run,
+    sources: Mapping[str, Any],
+    files: Mapping[str, Sequence[Any]],
+    begin_us: Mapping[str, int],
+    start: int,
+    end: int,
+    graphs: dict[str, str],
+    beam_options: PipelineOptions,
+    progress: Callable[[str], None],
+) -> None:
+    for leftover in ("rows", "offline", "dead_letters", "tiles"):
+        shutil.rmtree(run.folder / leftover, ignore_errors=True)
+    created = us(datetime.fromisoformat(run.manifest["created"]))
+    try:
+        _make(repo, run, sources, files, begin_us, start, end, created, graphs, beam_options, progress)
+    except Exception as error:
+        if "[while running" in str(error) and not isinstance(error, TandemError):  # how Beam wraps what a step raised
+            line = (str(error).splitlines() or [type(error).__name__])[0]
+            raise DataError(f"the batch job failed: {line}; mend the cause and run the same command again") from error
+        raise
+
+
+def _first_event(group: FeatureGroup, start: int, end: int) -> int:
+    """The earliest event time that rows after ``start``, or a stream that goes on at ``end``, can need."""
+    return min(start - group.longest_us - group.hop_us, steps.seed_start(group, end))
+
+
+def _make(
+    repo: Repo,
+    run: runs.Run,
+    sources: Mapping[str, Any],
+    files: Mapping[str, Sequence[Any]],
+    begin_us: Mapping[str, int],
+    start: int,
+    end: int,
+    now_us: int,
+    graphs: dict[str, str],
+    beam_options: PipelineOptions,
+    progress: Callable[[str], None],
+) -> None:
+    rows_dir, offline, settings = run.folder / "rows", run.folder / "offline", repo.settings.batch
+    total = sum(len(f) for f in files.values())
+    progress(f"windows: {total} files of {len(files)} sources into {len(repo.groups)} feature groups")
+    with beam.Pipeline(options=beam_options) as pipeline:
+        stats = []
+        for name, source in sources.items():
+            read = (
+                pipeline
+                | f"Files of {name}" >> beam.Create(list(files[name]))
+                | f"Spread {name}" >> beam.Reshuffle()
+                | f"Read {name}"
+                >> beam.ParDo(
+                    steps.ReadEvents(
+                        source, begin_us[name], end, now_us, round(settings.max_future_hours * 3.6e9), str(run.folder / "dead_letters")
+                    )
+                ).with_outputs("stats", main="valid")
+            )
+            stats.append(read.stats)
+            for group in repo.groups.values():
+                if group.source.name != name:
+                    continue
+                length = steps.slice_us(group, settings.slice_days)
+                made = (
+                    read.valid
+                    | f"Tile {group.name}" >> beam.ParDo(steps.Tile(group, settings.shards, length, start, end))
+                    | f"Shuffle {group.name}" >> beam.GroupByKey()
+                    | f"Window {group.name}"
+                    >> beam.ParDo(steps.WindowRows(group, length, start, end, str(rows_dir), str(run.folder / "tiles"))).with_outputs(
+                        "stats", main="files"
+                    )
+                )
+                stats.append(made.stats)
+        _ = (
+            stats
+            | "All stats" >> beam.Flatten()
+            | "Sum stats" >> beam.CombinePerKey(sum)
+            | "Stats in one" >> ToList()
+            | "Write stats" >> beam.Map(_write_stats, str(run.folder / "stats.json"))
+        )
+    counts = json.loads((run.folder / "stats.json").read_text())
+    rejected = {k.removeprefix("rejected/"): n for k, n in sorted(counts.items()) if k.startswith("rejected/")}
+    read_total = sum(n for k, n in counts.items() if k.startswith("read/"))
+    run.save(
+        events={k.removeprefix("read/"): n for k, n in sorted(counts.items()) if k.startswith("read/")},
+        rejected=rejected,
+        rows={k.removeprefix("rows/"): n for k, n in sorted(counts.items()) if k.startswith("rows/")},
+        tiles={"end_us": end, "shards": settings.shards, "groups": {n: counts.get(f"tiles/{n}", 0) for n in repo.groups}},
+    )
+    share = sum(rejected.values()) / max(read_total, 1)
+    if share > settings.max_reject_share:
+        worst = max(rejected, key=lambda k: rejected[k])
+        raise RejectLimitError(
+            f"{sum(rejected.values())} of {read_total} events were rejected ({share:.2%}, limit {settings.max_reject_share:.2%}),"
+            f" most of them {worst};"
+            f" see {run.folder / 'dead_letters'}, mend the data or raise batch.max_reject_share"
+        )
+    made_files = {n: sorted(str(p) for p in (rows_dir / n).rglob("*.parquet")) for n in repo.groups}
+    fingerprints = dict(graphs)
+    if not fingerprints:
+        progress("analyzing: means, quantiles and vocabularies of the preprocessing functions")
+        work: dict[str, Any] = {n: (g, repo.preprocessing_fn(g), made_files[n]) for n, g in repo.groups.items()}
+        fingerprints = analyze_groups(work, repo.data / "graphs", beam_options, progress, temp_dir=run.folder)
+    progress("transforming rows")
+    with beam.Pipeline(options=beam_options) as pipeline:
+        for name in repo.groups:
+            graph = repo.data / "graphs" / name / fingerprints[name]
+            _ = (
+                pipeline
+                | f"Rows of {name}" >> beam.Create(made_files[name])
+                | f"Spread {name}" >> beam.Reshuffle()
+                | f"Transform {name}" >> beam.ParDo(steps.TransformFile(str(graph), str(rows_dir), str(offline), now_us))
+            )
+    run.save(status="publishing", fingerprints=fingerprints)
+
+
+def _write_stats(stats: list[tuple[str, int]], path: str) -> None:
+    runs.write_json(Path(path), dict(sorted(stats)))
+
+
+def _publish(repo: Repo, run: runs.Run) -> runs.Run:
+    """Make the run's rows visible, a whole group at a time; may be repeated after a crash."""
+    for name in repo.groups:
+        made, target = run.folder / "offline" / name, repo.data / "offline" / name / f"run={run.id}"
+        if made.is_dir():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.rename(made, target)
+    shutil.rmtree(run.folder / "offline", ignore_errors=True)
+    shutil.rmtree(run.folder / "rows", ignore_errors=True)
+    kept = {f"offline/{n}": repo.data / "offline" / n / f"run={run.id}" for n in repo.groups} | {"tiles": run.folder / "tiles"}
+    counts = {f"{what}/{n}": v for what in ("events", "rejected", "rows") for n, v in run.manifest.get(what, {}).items()}
+    run.save(outputs=provenance.hashed(repo.data, kept), counts=counts)
+    run.save(status="complete")
+    return run
+
+
+def pinned_graph(data: Path, group: FeatureGroup) -> str:
+    """The fingerprint of the graph that is applied to ``group``. Raises GraphError if none is, or one of another definition."""
+    folder = data / "graphs" / group.name
+    try:
+        fingerprint = (folder / "CURRENT").read_text().strip()
+    except FileNotFoundError:
+        raise GraphError(
+            f"feature group {group.name!r} has no applied graph; run 'tandem batch' without --pinned and 'tandem apply' first"
+        ) from None
+    TransformGraph.load(folder / fingerprint, fingerprint)
+    made_of = json.loads((folder / fingerprint / "tandem.json").read_text())["definition_hash"]
+    if made_of != group.definition_hash():
+        raise GraphError(
+            f"feature group {group.name!r} was redefined after its graph {fingerprint[:12]} was applied;"
+            " run 'tandem batch' without --pinned and 'tandem apply' first"
+        )
+    return fingerprint
+
+
+def apply_run(repo: Repo, run: runs.Run) -> dict[str, str]:
+    """Make the graphs of a complete run the applied ones (``CURRENT``); returns group -> fingerprint. Raises GraphError."""
+    fingerprints: dict[str, str] = run.manifest.get("fingerprints", {})
+    for name, group in repo.groups.items():
+        fingerprint = fingerprints.get(name)
+        if fingerprint is None:
+            raise GraphError(f"run {run.id} made no rows of group {name!r}; run 'tandem batch' with the present definitions")
+        graph = TransformGraph.load(repo.data / "graphs" / name / fingerprint, fingerprint)
+        made_of = run.manifest["definitions"].get(name)
+        if json.loads(json.dumps(group.canonical())) != made_of:
+            raise GraphError(f"group {name!r} was redefined after run {run.id} ({graph.fingerprint[:12]}); run 'tandem batch' again")
+        path = repo.data / "graphs" / name / "CURRENT"
+        unfinished = path.with_name(f".CURRENT.{os.getpid()}")
+        unfinished.write_text(fingerprint + "\n")
+        unfinished.replace(path)
+    return {n: fingerprints[n] for n in repo.groups}

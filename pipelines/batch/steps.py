@@ -1,0 +1,180 @@
+"""The Beam steps that batch (and stream) wire together. Logic lives in ``transforms``; here it only meets files and shuffles.
+
+What crosses a shuffle is a RecordBatch in Arrow's IPC stream format, as bytes: every runner moves those unchanged. A step that
+writes a file writes it under a temporary name and renames it, and the name depends on the content's place alone, so that
+a repeated bundle replaces its own file by an equal one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.sources.event_files import EventFile, events
+from transforms.aggregates import merge, rows_between, tile
+from transforms.definitions import CREATED, FINGERPRINT, TIMESTAMP, EventSource, FeatureGroup, micros
+from transforms.graph import TransformGraph
+from transforms.hashing import shard_of
+
+__all__ = ["ReadEvents", "Tile", "TransformFile", "WindowRows", "from_ipc", "seed_start", "slice_us", "to_ipc", "write_parquet"]
+
+DAY_US = 86_400_000_000
+_SEED = -(2**62)
+"""In the place of a slice's start: the tiles that a stream which goes on at the end starts from."""
+
+
+def to_ipc(batch: pa.RecordBatch) -> bytes:
+    """A batch as an Arrow IPC stream (slices are written as what they show, not as what they hold)."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def from_ipc(data: bytes) -> pa.RecordBatch:
+    """The inverse of :func:`to_ipc`."""
+    with pa.ipc.open_stream(data) as reader:
+        return reader.read_next_batch()
+
+
+def write_parquet(table: pa.Table | pa.RecordBatch, path: Path) -> None:
+    """Write a Parquet file (zstd, microseconds), whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.Table.from_batches([table]) if isinstance(table, pa.RecordBatch) else table
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        pq.write_table(table, unfinished, compression="zstd", version="2.6", coerce_timestamps="us", row_group_size=65_536)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def slice_us(group: FeatureGroup, days: int) -> int:
+    """The length of a slice of rows in microseconds: ``days``, or the longest window in whole days if that is more."""
+    return max(days * DAY_US, -(-group.longest_us // DAY_US) * DAY_US)
+
+
+def seed_start(group: FeatureGroup, end: int) -> int:
+    """The first tile that rows after ``end``, or late corrections of rows before it, can still need (microseconds)."""
+    return (end - group.longest_us - group.hop_us - micros(group.source.allowed_lateness)) // group.hop_us * group.hop_us
+
+
+class ReadEvents(beam.DoFn):
+    """EventFile -> valid batches of ``source`` with event times in [start, end), and dead letters in a Parquet file.
+
+    Main output: RecordBatch. Output ``stats``: (name, number): events read, rejected by reason, files.
+    """
+
+    def __init__(self, source: EventSource, start: int, end: int, now_us: int, max_future_us: int, dead_letters: str) -> None:
+        self.source, self.start, self.end = source, start, end
+        self.now_us, self.max_future_us, self.dead_letters = now_us, max_future_us, dead_letters
+
+    def process(self, file: EventFile) -> Iterator[Any]:
+        """Read one file, a batch at a time."""
+        name, letters, total = self.source.name, [], 0
+        for valid, rejected in events(file.path, self.source, self.now_us, self.max_future_us, name=file.name):
+            total += valid.num_rows + rejected.num_rows
+            if rejected.num_rows:
+                letters.append(rejected)
+            times = valid.column(0).cast(pa.int64()).to_numpy(zero_copy_only=False)
+            inside = (times >= self.start) & (times < self.end)
+            if inside.any():
+                yield valid if inside.all() else valid.filter(pa.array(inside))
+        yield beam.pvalue.TaggedOutput("stats", (f"read/{name}", total))
+        if letters:
+            table = pa.Table.from_batches(letters)
+            write_parquet(table, Path(self.dead_letters) / name / (file.name.replace("/", "~") + ".parquet"))
+            for row in table.column("reason").value_counts().to_pylist():
+                yield beam.pvalue.TaggedOutput("stats", (f"rejected/{name}/{row['values']}", row["counts"]))
+
+
+class Tile(beam.DoFn):
+    """RecordBatch of events -> ((slice start, shard), IPC tiles), each tile sent to every slice whose windows can reach it,
+    and to the seed of its shard if windows over the end can."""
+
+    def __init__(self, group: FeatureGroup, shards: int, length: int, start: int, end: int) -> None:
+        self.group, self.shards, self.length, self.start, self.end = group, shards, length, start, end
+
+    def process(self, batch: pa.RecordBatch) -> Iterator[tuple[tuple[int, int], bytes]]:
+        """Pre-aggregate and split."""
+        group = self.group
+        tiles = tile(batch, group)
+        shard = shard_of([tiles.column(i) for i in range(len(group.entity.keys))], self.shards)
+        starts = tiles.column(len(group.entity.keys)).cast(pa.int64()).to_numpy(zero_copy_only=False)
+        # A tile is in rows with s + hop <= T <= s + longest + hop; slice i makes the rows with i * length < T <= (i + 1) * length.
+        first = np.maximum(starts + group.hop_us, self.start + 1)
+        last = np.minimum(starts + group.longest_us + group.hop_us, self.end)
+        low, high = (first - 1) // self.length, (last - 1) // self.length
+        if not len(starts):
+            return
+        for place in range(int(low.min()), int(high.max()) + 1):
+            yield from self._parts(place * self.length, tiles, shard, (low <= place) & (place <= high) & (first <= last))
+        yield from self._parts(_SEED, tiles, shard, starts >= seed_start(group, self.end))
+
+    @staticmethod
+    def _parts(place: int, tiles: pa.RecordBatch, shard: Any, here: Any) -> Iterator[tuple[tuple[int, int], bytes]]:
+        for number in np.unique(shard[here]):
+            yield (place, int(number)), to_ipc(tiles.filter(pa.array(here & (shard == number))))
+
+
+class WindowRows(beam.DoFn):
+    """((slice start, shard), tiles) -> one Parquet file of feature rows in ``folder``; emits its path.
+
+    The tiles of a shard's seed are merged and kept in ``seeds``. Output ``stats``: rows and seed tiles per group.
+    """
+
+    def __init__(self, group: FeatureGroup, length: int, start: int, end: int, folder: str, seeds: str) -> None:
+        self.group, self.length, self.start, self.end, self.folder, self.seeds = group, length, start, end, folder, seeds
+
+    def process(self, item: tuple[tuple[int, int], Iterable[bytes]]) -> Iterator[Any]:
+        """Merge, window, write."""
+        (place, shard), parts = item
+        tiles = merge([from_ipc(part) for part in parts], self.group)
+        if place == _SEED:
+            write_parquet(tiles, Path(self.seeds) / self.group.name / f"shard-{shard:04d}.parquet")
+            yield beam.pvalue.TaggedOutput("stats", (f"tiles/{self.group.name}", tiles.num_rows))
+            return
+        rows = rows_between(tiles, self.group, max(place, self.start), min(place + self.length, self.end))
+        if rows.num_rows:
+            day = datetime.fromtimestamp(place / 1e6, UTC).date()
+            path = Path(self.folder) / self.group.name / f"date={day}" / f"shard-{shard:04d}.parquet"
+            write_parquet(rows, path)
+            yield str(path)
+        yield beam.pvalue.TaggedOutput("stats", (f"rows/{self.group.name}", rows.num_rows))
+
+
+class TransformFile(beam.DoFn):
+    """Path of a file of feature rows -> the same rows with the graph's outputs, fingerprint and creation time, in ``folder``."""
+
+    def __init__(self, graph: str, source: str, folder: str, created_us: int) -> None:
+        self.graph_path, self.source, self.folder, self.created_us = graph, source, folder, created_us
+        self.graph: TransformGraph | None = None
+
+    def setup(self) -> None:
+        """Load the graph once per worker."""
+        self.graph = TransformGraph.load(self.graph_path)
+
+    def process(self, path: str) -> Iterator[str]:
+        """Apply the graph by row groups."""
+        assert self.graph is not None
+        source = pq.ParquetFile(path)
+        out = []
+        for number in range(source.num_row_groups):
+            for rows in source.read_row_group(number).combine_chunks().to_batches():
+                n = rows.num_rows
+                made = self.graph.apply(rows)
+                extra = [pa.array([self.graph.fingerprint] * n), pa.array(np.full(n, self.created_us)).cast(TIMESTAMP)]
+                names = [*rows.schema.names, *made.schema.names, FINGERPRINT, CREATED]
+                out.append(pa.RecordBatch.from_arrays([*rows.columns, *made.columns, *extra], names))
+        target = Path(self.folder) / Path(path).relative_to(self.source)
+        write_parquet(pa.Table.from_batches(out), target)
+        yield str(target)

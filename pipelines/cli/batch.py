@@ -1,0 +1,71 @@
+"""``tandem events``, ``batch``, ``apply`` and ``materialize``: history into the feature store."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from pipelines import workflow
+from pipelines.cli.console import DEFAULT_REPO, DataOption, EndOption, JsonOption, RepoOption, StartOption, Steps, load, moment, quiet, show
+
+
+def events(
+    repo: RepoOption = DEFAULT_REPO, data: DataOption = None, start: StartOption = None, end: EndOption = None, json_: JsonOption = False
+) -> None:
+    """Write the event logs by the repository's own function (demo.events of tandem.yaml)."""
+    loaded, steps = load(repo, data), Steps()
+    show(workflow.make_events(loaded, start, end, steps), json_, None)
+
+
+def batch(
+    context: typer.Context,
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    start: StartOption = None,
+    end: EndOption = None,
+    runner: Annotated[str, typer.Option(help="Beam's runner: DirectRunner, FlinkRunner, DataflowRunner...")] = "DirectRunner",
+    pinned: Annotated[bool, typer.Option("--pinned", help="Reuse the applied graphs instead of analyzing anew.")] = False,
+    anew: Annotated[bool, typer.Option("--anew", help="Run though a run of the same inputs is complete.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Make feature rows of a range of history. What stands after -- goes to Beam's PipelineOptions."""
+    quiet()
+    loaded, steps = load(repo, data), Steps()
+    demo = loaded.settings.demo
+    manifest = workflow.batch(
+        loaded, moment("--start", start, demo.start), moment("--end", end, demo.end), steps, runner, context.args, pinned, anew
+    )
+    show(manifest, json_, lambda: run_table(manifest))
+
+
+def run_table(manifest: dict[str, Any]) -> Table:
+    """What a batch run made."""
+    table = Table(title=f"run {manifest['id']}: {manifest['status']}", title_justify="left")
+    for name, justify in (("feature group", "left"), ("rows", "right"), ("graph", "left")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for name, rows in manifest.get("rows", {}).items():
+        table.add_row(name, f"{rows:,}", manifest.get("fingerprints", {}).get(name, "")[:12])
+    read, rejected = sum(manifest.get("events", {}).values()), manifest.get("rejected", {})
+    reasons = ", ".join(f"{n} {reason}" for reason, n in rejected.items()) or "none"
+    table.caption = f"{read:,} events read; rejected: {reasons}"
+    return table
+
+
+def apply(
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    run: Annotated[str | None, typer.Option(help="The batch run whose graphs to apply (default: the latest complete one).")] = None,
+) -> None:
+    """Make a run's graphs the applied ones, and run feast apply."""
+    quiet()
+    workflow.apply(load(repo, data), run, Steps())
+
+
+def materialize(repo: RepoOption = DEFAULT_REPO, data: DataOption = None, start: StartOption = None, end: EndOption = None) -> None:
+    """Load the newest rows of a range into the online store."""
+    quiet()
+    loaded = load(repo, data)
+    demo = loaded.settings.demo
+    workflow.materialize(loaded, moment("--start", start, demo.start), moment("--end", end, demo.end), Steps())

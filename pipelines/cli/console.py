@@ -1,0 +1,55 @@
+"""What every command shares: its options, the screen, progress, and loading a repository. Light at import."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines.project.config import moment
+from pipelines.reports.terminal import Steps, screen, show
+
+if TYPE_CHECKING:
+    from pipelines.project.repository import Repo
+
+__all__ = [
+    "DEFAULT_REPO", "DataOption", "EndOption", "JsonOption", "RepoOption", "StartOption", "Steps", "load",
+    "moment", "quiet", "screen", "show",
+]  # fmt: skip
+
+RepoOption = Annotated[Path, typer.Option("--repo", help="The feature repository.")]
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", help="The data folder (default: data: of tandem.yaml); Feast's own paths stay as in feature_store.yaml."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
+StartOption = Annotated[str | None, typer.Option("--start", help="First moment, UTC: 2013-01-01 or 2013-01-01T06:00.")]
+EndOption = Annotated[str | None, typer.Option("--end", help="Last moment, UTC.")]
+DEFAULT_REPO = Path("feature_repo")
+
+
+def quiet() -> None:
+    """Keep TensorFlow's and Google's start-up chatter off the screen."""
+    import logging
+    import warnings
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    os.environ.setdefault("FEAST_USAGE", "False")
+    warnings.filterwarnings("ignore")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    logging.getLogger().setLevel(logging.ERROR)
+
+
+def load(repo: Path, data: Path | None = None) -> Repo:
+    """The repository, or one clear error."""
+    from pipelines.project.repository import load_repo
+
+    if data is not None:  # the repository's own modules and child processes read the settings too
+        os.environ["TANDEM_DATA"] = str(data.resolve())
+    loaded = load_repo(repo)
+    quiet()  # Feast, which the repository imports, turns the warnings of other libraries on again
+    return loaded

@@ -1,0 +1,143 @@
+"""``tandem labels`` and ``tandem monitor``: what became of the answers, and whether data or model drift."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, load, moment, quiet, show
+
+__all__ = ["labels", "monitor"]
+
+FAILED = 1
+
+ModelOption = Annotated[
+    str | None, typer.Option("--model", help="Which model (default: all of tandem.yaml's for labels, the first to monitor).")
+]
+SinceOption = Annotated[str | None, typer.Option("--since", help="First moment of the answers, by the server's now (tandem_as_of), UTC.")]
+UntilOption = Annotated[str | None, typer.Option("--until", help="Moment before which the answers lie, UTC.")]
+AsOfOption = Annotated[str | None, typer.Option("--as-of", help="The moment it is (default: now): labels known later are not seen.")]
+
+
+def _maybe(flag: str, text: str | None) -> datetime | None:
+    return None if text is None else moment(flag, text)
+
+
+def labels(
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    model: ModelOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    as_of: AsOfOption = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            "--tolerance", min=0, help="Hours that an answer may lie from its labelled request (default: monitor.label_tolerance_hours)."
+        ),
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Join what happened later to the answers of the request log.
+
+    The model's spine function says which request got which label; an answer belongs to the row with the same entity keys and request
+    fields that is nearest in time. Labelling again adds what is new and corrects what changed.
+    """
+    quiet()
+    from pipelines.monitoring.labels import label_requests
+    from pipelines.training.user_code import model_of
+
+    loaded, steps = load(repo, data), Steps()
+    models = (
+        [model_of(loaded, model)]
+        if model is not None or not loaded.settings.models
+        else [loaded.attribute(m) for m in loaded.settings.models]
+    )
+    reach = None if tolerance is None else timedelta(hours=tolerance)
+    known = moment("--as-of", as_of, datetime.now(UTC))
+    found = []
+    for one in models:
+        with steps.doing(f"labels of {one.name}"):
+            done = label_requests(
+                loaded, one, known, since=_maybe("--since", since), until=_maybe("--until", until), tolerance=reach, say=steps.say
+            )
+        found.append(done.to_dict())
+    show({"models": found}, json_, lambda: _label_table(found))
+
+
+def _label_table(found: list[dict[str, Any]]) -> Table:
+    table = Table(title="labels", title_justify="left")
+    table.add_column("model")
+    counts = ("answers", "labelled", "added", "corrected", "waiting", "ambiguous", "unmatched")
+    for name in counts:
+        table.add_column(name, justify="right")
+    for one in found:
+        table.add_row(one["model"], *(f"{one[c]:,}" for c in counts))
+    return table
+
+
+def monitor(
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    model: ModelOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    last: Annotated[
+        str | None, typer.Option("--last", help="Length of the window up to the end of the last day with answers: 1d (default), 7d, 12h.")
+    ] = None,
+    as_of: AsOfOption = None,
+    label: Annotated[bool, typer.Option("--labels/--no-labels", help="Join labels first, as 'tandem labels' does.")] = True,
+    recompute: Annotated[bool, typer.Option("--recompute/--no-recompute", help="Compute served values anew from the event log.")] = True,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Folder of report.html and report.json (default: data/monitor/<model>-<time>).")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Judge a window of the request log: do data or model drift, and were the served values right?
+
+    Skew against the training set and drift against the window before (TFDV), units, nulls, unknown values, ages against TTL, predictions,
+    calibration and AUC once labels are in, served values against their recomputation. Thresholds: the section monitor of tandem.yaml.
+
+    Exit codes: 0 nothing fails (it may be worth a look, or there was nothing to judge); 1 something fails; 2 wrong usage.
+    """
+    quiet()
+    from pipelines.monitoring.monitor_job import MonitorOptions, run_monitor
+    from pipelines.monitoring.windows import duration
+
+    loaded, steps = load(repo, data), Steps()
+    options = MonitorOptions(
+        model=model,
+        since=_maybe("--since", since),
+        until=_maybe("--until", until),
+        last=None if last is None else duration(last),
+        label=label,
+        recompute=recompute,
+        folder=output.resolve() if output is not None else None,
+    )
+    with steps.doing("monitoring"):
+        result = run_monitor(loaded, options, moment("--as-of", as_of, datetime.now(UTC)), steps.say)
+    show(result, json_, lambda: _check_table(result))
+    if not json_:
+        typer.echo(f"{result['verdict'].upper()}: {result['headline']}\n{result['page']}")
+    if result["verdict"] == "fail":
+        raise typer.Exit(FAILED)
+
+
+def _check_table(result: dict[str, Any]) -> Table:
+    """What fails or is to be looked at; the rest as numbers."""
+    checks = result["checks"]
+    window = " to ".join(t[:16].replace("T", " ") for t in result["window"] or ())
+    table = Table(title=f"{result['model']} version {result['version']}: {result['rows']:,} answers, {window}", title_justify="left")
+    for name, justify in (("", "left"), ("check", "left"), ("of", "left"), ("value", "right"), ("allowed", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    shown = [c for s in ("fail", "warn", "skipped") for c in checks if c["status"] == s]
+    for c in shown[:30]:
+        numbers = ("-" if c[k] is None else f"{c[k]:.4g}" for k in ("value", "threshold"))
+        table.add_row(c["status"], c["name"], c["feature"], *numbers)
+    passed = sum(c["status"] == "ok" for c in checks)
+    table.add_row("ok", f"{passed} checks" + (f" ({len(shown) - 30} more above)" if len(shown) > 30 else ""), "", "", "")
+    return table

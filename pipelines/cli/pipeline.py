@@ -1,0 +1,61 @@
+"""``tandem pipeline``: everything from events to an evaluated model, as one run with a run per step."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+
+from pipelines import workflow
+from pipelines.cli.console import (
+    DEFAULT_REPO,
+    DataOption,
+    EndOption,
+    JsonOption,
+    RepoOption,
+    StartOption,
+    Steps,
+    load,
+    moment,
+    quiet,
+    screen,
+    show,
+)
+
+__all__ = ["pipeline"]
+
+
+def pipeline(
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    start: StartOption = None,
+    end: EndOption = None,
+    train_start: Annotated[
+        str | None, typer.Option(help="First moment of training examples, UTC (default: demo.warm_up_days after the start).")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Which model of tandem.yaml (default: the first).")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 20130101,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="A parameter of the model: name=value.", metavar="NAME=VALUE")] = None,
+    events: Annotated[bool, typer.Option("--events", help="Write the event logs first, by demo.events of tandem.yaml.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Batch, apply, materialize, train, evaluate: one run with a run per step. Killed and begun again, it goes on where it was."""
+    quiet()
+    from pipelines.training.experiments import parse_sets
+    from transforms.errors import ConfigError
+
+    sets = parse_sets(set_ or [])
+    if several := [name for name, values in sets.items() if len(values) > 1]:
+        raise ConfigError(f"--set {several[0]}: a pipeline takes one value; 'tandem train' compares several")
+    loaded = load(repo, data)
+    demo = loaded.settings.demo
+    first, last = moment("--start", start, demo.start), moment("--end", end, demo.end)
+    begin = moment("--train-start", train_start, first + timedelta(days=demo.warm_up_days))
+    result = workflow.pipeline(loaded, first, last, begin, Steps(), model, seed, {k: v[0] for k, v in sets.items()}, events)
+    show(result, json_)
+    if not json_:
+        screen.print(f"pipeline {result['run']}: " + ", ".join(f"{k} {v}" for k, v in result["steps"].items()), highlight=False)
+    if result["version"] is None:
+        screen.print(f"not pushed: {'; '.join(result['reasons'])}")
+        raise typer.Exit(3)

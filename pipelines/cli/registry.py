@@ -1,0 +1,363 @@
+"""``tandem models``, ``evaluate``, ``promote``, ``rollback`` and ``compare``: which version serves, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+
+from pipelines import workflow
+from pipelines.cli.console import (
+    DEFAULT_REPO,
+    DataOption,
+    EndOption,
+    JsonOption,
+    RepoOption,
+    StartOption,
+    Steps,
+    load,
+    moment,
+    quiet,
+    screen,
+    show,
+)
+from transforms.errors import ConfigError, TandemError
+
+__all__ = ["compare", "evaluate", "models", "promote", "rollback"]
+
+REFUSED = 3
+
+ModelOption = Annotated[str | None, typer.Option("--model", help="Which model (default: the first of tandem.yaml).")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Do it although a check fails; asks for --reason.")]
+ReasonOption = Annotated[str | None, typer.Option("--reason", help="Why; kept in the history of ALIASES.json and in MLflow.")]
+
+
+def models(
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    model: Annotated[str | None, typer.Option("--model", help="Only this model.")] = None,
+    history: Annotated[bool, typer.Option("--history", help="Show how the aliases came about.")] = False,
+    sync: Annotated[bool, typer.Option("--sync", help="Bring MLflow's registry up to date first; fails if it does not answer.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """List the versions of each model: aliases, scores, fingerprints, whether they could be served now."""
+    quiet()
+    from pipelines.project.config import load_settings
+    from pipelines.registry.listing import list_models
+
+    settings = load_settings(repo.resolve(), data=data.resolve() if data else None)
+    if sync:
+        _sync(settings, settings.data)
+    found = list_models(settings.data, model)
+    if model is not None and not found:
+        raise ConfigError(f"--model {model}: no version of it has been pushed to {settings.data / 'models'}")
+    if json_:
+        show({"models": found}, True)
+        return
+    for one in found:
+        Console().print(_models_table(one))
+        if history:
+            Console().print(_history_table(one))
+    if not found:
+        screen.print("no model has been pushed; 'tandem train' does")
+    elif "mlflow" in settings.tracking.trackers:
+        from pipelines.tracking.model_registry import news
+        from pipelines.tracking.stores import tracking_uri
+
+        if behind := news(settings.data, tracking_uri(settings, settings.data)):
+            screen.print(f"MLflow has not been told the latest of {', '.join(behind)}: the next run tells it, or 'tandem models --sync'")
+
+
+def evaluate(
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    model: ModelOption = None,
+    version: Annotated[
+        list[int] | None, typer.Option("--version", help="Which version, repeatable (default: champion, challenger).")
+    ] = None,
+    start: StartOption = None,
+    end: EndOption = None,
+    tfma: Annotated[bool, typer.Option("--tfma/--no-tfma", help="Keep TFMA's evaluation, too (some ten seconds more).")] = True,
+    slices: Annotated[bool, typer.Option("--slices", help="Show every slice.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Score versions on the same labelled rows: those of a range, or rows held out from all of their trainings."""
+    quiet()
+    loaded, steps = load(repo, data), Steps()
+    if (start is None) != (end is None):
+        raise ConfigError("--start and --end go together; give both, or none for the held-out rows")
+    span = None if start is None else (moment("--start", start), moment("--end", end))
+    result = workflow.evaluate(loaded, steps, model, list(version or ()), span, tfma=tfma)
+    if json_:
+        show(result, True)
+    else:
+        Console().print(_scores_table(result, slices))
+    unknown = {number: one["unknown"] for number, one in result["versions"].items() if "unknown" in one}
+    for number, why in unknown.items():
+        screen.print(f"version {number}: {why}")
+    if len(unknown) == len(result["versions"]):
+        raise typer.Exit(1)
+
+
+def promote(
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    model: ModelOption = None,
+    version: Annotated[int | None, typer.Option("--version", help="Which version (default: the challenger).")] = None,
+    force: ForceOption = False,
+    reason: ReasonOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Judge, but move nothing.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Make a version the champion, which is served, if it holds the model's thresholds.
+
+    It must hold their bounds, be no worse than the champion on the same rows that neither was trained on, also in every slice that has
+    enough rows, and fit the graphs of the online rows. Exit codes: 0 promoted (or champion already); 3 refused: each missed threshold
+    is named, and why something could not be judged; 1 there is nothing to promote.
+    """
+    quiet()
+    _with_reason(force, reason)
+    from pipelines.project.recording import recorded
+    from pipelines.promotion import promote as registry
+    from pipelines.registry.register import register_forgotten
+    from pipelines.training.user_code import model_of
+
+    loaded, steps = load(repo, data), Steps()
+    chosen = model_of(loaded, model)
+    if version is None:  # a version that is named needs no registering, and mends a damaged file
+        for late in register_forgotten(loaded, chosen.name):
+            steps.say(f"version {late} was pushed by a training that was killed before it was registered; it is now")
+    asked = registry.asked_for(loaded, chosen, version)
+    if asked.version == asked.champion:
+        show({"model": asked.model, "version": asked.version, "outcome": "champion already"}, json_)
+        steps.say(f"version {asked.version} is champion already")
+        return
+    with recorded(loaded, "promote", params={"model": chosen.name, "version": asked.version, "champion": asked.champion}) as run:
+        with steps.doing("judging"):
+            decision = registry.decide(loaded, chosen, asked, steps.say)
+        told = decision.to_dict()
+        metrics = decision.evaluation.metrics() if decision.evaluation is not None else {}
+        run.save(metrics=metrics, **told)
+        outcome = "refused" if decision.missed and not force else "would be promoted" if dry_run else "promoted"
+        if outcome == "promoted":
+            done = registry.promote(loaded, decision, datetime.now(UTC), reason=reason or "", forced=force, run=run.id)
+            told["challenger"] = done.challenger
+        run.save(outcome=outcome, **({"forced": True, "reason": reason} if decision.missed and force else {}))
+    result = {"run": run.id, "outcome": outcome, "forced": bool(decision.missed and force), **told}
+    if json_:
+        show(result, True)
+    elif decision.checks:
+        Console().print(_checks_table(result))
+    for note in decision.notes:
+        steps.say(f"note: {note}")
+    for line in decision.missed:
+        steps.say(f"missed: {line}")
+    if outcome == "refused":
+        screen.print(
+            f"version {asked.version} is not promoted; champion stays {asked.champion}. --force --reason '...' does it all the same"
+        )
+        raise typer.Exit(REFUSED)
+    before = f" (before: {asked.champion})" if asked.champion is not None else ""
+    steps.say(f"version {asked.version} {'is champion now' if outcome == 'promoted' else outcome}{before}")
+
+
+def rollback(
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    model: ModelOption = None,
+    to: Annotated[int | None, typer.Option("--to", help="Go back to this champion (default: the one before).")] = None,
+    force: ForceOption = False,
+    reason: ReasonOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Go back to the champion before; again: further back.
+
+    Exit codes: 0 done; 3 refused: the version does not fit the online rows any more; 1 there is none to go back to.
+    """
+    quiet()
+    _with_reason(force, reason)
+    from pipelines.project.recording import recorded
+    from pipelines.promotion import promote as registry
+    from pipelines.promotion.evaluate import read_spec
+    from pipelines.training.user_code import model_of
+
+    loaded, steps = load(repo, data), Steps()
+    chosen = model_of(loaded, model)
+    champion, target = registry.rollback_to(loaded, chosen.name, to)
+    with recorded(loaded, "rollback", params={"model": chosen.name, "version": target, "champion": champion}) as run:
+        try:
+            unfit = registry.misfit(loaded, read_spec(loaded.data, chosen.name, target))
+        except TandemError as e:
+            unfit = str(e)
+        refused = bool(unfit) and not force
+        if not refused:
+            details: dict[str, Any] = {"reason": reason, **({"forced": True, "missed": [unfit]} if unfit else {}), "run": run.id}
+            registry.rollback(loaded, chosen.name, champion, target, datetime.now(UTC), details)
+        run.save(outcome="refused" if refused else "rolled back", reason=reason, missed=[unfit] if unfit else [])
+    result = {"run": run.id, "model": chosen.name, "version": target, "before": champion, "refused": unfit if refused else ""}
+    show(result, json_)
+    if refused:
+        further = "--to another champion before, or --force --reason '...'"
+        screen.print(f"not rolled back, champion stays {champion}: {unfit}; {further}", markup=False)
+        raise typer.Exit(REFUSED)
+    steps.say(f"version {target} is champion again (before: {champion})")
+
+
+def compare(
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    model: ModelOption = None,
+    since: Annotated[str | None, typer.Option("--since", help="Only answers from this moment on (by the server's clock), UTC.")] = None,
+    versions: Annotated[str | None, typer.Option("--versions", help="SERVED,SHADOW (default: the pair that was logged last).")] = None,
+    more_than: Annotated[float, typer.Option("--more-than", min=0, help="From which difference on two predictions differ.")] = 0.05,
+    json_: JsonOption = False,
+) -> None:
+    """Say how champion and challenger differ on the same requests, and which was right where labels are in.
+
+    Exit codes: 0 compared (whether or not labels are in); 1 there is nothing to compare.
+    """
+    quiet()
+    from pipelines.monitoring.labels import request_log
+    from pipelines.monitoring.shadow_log import CompareOptions, run_compare
+    from pipelines.training.user_code import model_of
+
+    loaded, steps = load(repo, data), Steps()
+    chosen = model_of(loaded, model)
+    options = CompareOptions(
+        chosen.name,
+        moment("--since", since) if since else None,
+        _pair(versions),
+        more_than,
+        chosen.slices,
+    )
+    with steps.doing("comparing"):
+        result = run_compare(loaded.data, request_log(loaded), options, steps.say)
+    if json_:
+        show(result, True)
+        return
+    for table in _compare_tables(result):
+        Console().print(table)
+    if result["right"] is None:
+        screen.print(f"which was right: {result['right_unknown']}")
+
+
+def _pair(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    parts = text.split(",")
+    if len(parts) != 2 or not all(p.strip().isdecimal() for p in parts):
+        raise ConfigError(f"--versions {text!r}: give two version numbers, SERVED,SHADOW, e.g. 7,8")
+    return int(parts[0]), int(parts[1])
+
+
+def _with_reason(force: bool, reason: str | None) -> None:
+    if force and not (reason or "").strip():
+        raise ConfigError("--force needs --reason 'why'; it is kept with the change")
+
+
+def _sync(settings: Any, data: Path) -> None:
+    from pipelines.tracking.model_registry import catch_up
+    from pipelines.tracking.stores import tracking_uri
+
+    uri = tracking_uri(settings, data)
+    try:
+        told = catch_up(data, uri, settings.tracking.experiment, screen.print)
+    except Exception as error:  # whatever MLflow's client raises
+        line = " ".join(str(error).split())[:200]
+        raise TandemError(f"MLflow could not be told ({type(error).__name__}: {line}); ALIASES.json holds, try again later") from None
+    screen.print(f"MLflow was told of {told} models" if told else "MLflow knows all")
+
+
+def _models_table(one: Mapping[str, Any]) -> Table:
+    table = Table(
+        Column("version", justify="right"), "alias", Column("AUC", justify="right"), Column("log loss", justify="right"),
+        "pushed", "state", Column("run", overflow="fold"),
+        title=f"{one['model']}: fingerprints {one['fingerprint'] or 'unknown'} applied", title_justify="left",
+    )  # fmt: skip
+    for v in one["versions"]:
+        scores = v["scores"]
+        numbers = ("-" if scores.get(n) is None else f"{scores[n]:.4f}" for n in ("auc", "log_loss"))
+        table.add_row(str(v["version"]), ", ".join(v["aliases"]), *numbers, v["created"][:16], v["state"], v["run"])
+    if one["problem"]:
+        table.caption = one["problem"]
+    return table
+
+
+def _history_table(one: Mapping[str, Any]) -> Table:
+    table = Table("when", "what", "champion", "challenger", "by", "why", title="history", title_justify="left")
+    for e in one["history"]:
+        why = "; ".join(filter(None, [e.get("reason", ""), "forced: " + "; ".join(e.get("missed", [])) if e.get("forced") else ""]))
+        table.add_row(
+            str(e.get("at", ""))[:19], str(e.get("action")), _text(e.get("champion")), _text(e.get("challenger")), e.get("by", ""), why
+        )
+    return table
+
+
+def _text(value: Any) -> str:
+    return "-" if value is None else str(value)
+
+
+def _scores_table(result: Mapping[str, Any], slices: bool) -> Table:
+    scored = {v: s for v, s in result["versions"].items() if "unknown" not in s}
+    table = Table(title=f"{result['model']}: {result['rows']:,} held-out rows", title_justify="left")
+    table.add_column("slice", no_wrap=True)
+    table.add_column("rows", justify="right")
+    for name in ("AUC", "log loss"):
+        for v in scored:
+            table.add_column(f"{name}, v{v}", justify="right")
+    if not scored:
+        return table
+    first = next(iter(scored.values()))
+    for key in ["", *(first["slices"] if slices else {})]:
+        parts = [s if not key else s["slices"][key] for s in scored.values()]
+        numbers = ["-" if p[n] is None else f"{p[n]:.4f}" for n in ("auc", "log_loss") for p in parts]
+        table.add_row(key or "all", f"{parts[0]['rows']:,}", *numbers)
+    return table
+
+
+def _checks_table(result: Mapping[str, Any]) -> Table:
+    table = Table(
+        title=f"{result['model']}: version {result['version']} against champion {_text(result['champion'])}", title_justify="left"
+    )
+    for name in ("metric", "slice", "rows", "value", "champion", "limit", ""):
+        table.add_column(name, justify="left" if name in ("metric", "slice", "") else "right")
+    for c in result["checks"]:
+        if c["slice"] and c["ok"] is None:
+            continue
+        numbers = ("-" if c[n] is None else f"{c[n]:.4f}" for n in ("value", "champion", "limit"))
+        table.add_row(c["metric"], c["slice"] or "all", f"{c['rows']:,}", *numbers, {True: "ok", False: "missed", None: ""}[c["ok"]])
+    small = sum(c["slice"] != "" and c["ok"] is None for c in result["checks"])
+    table.caption = f"{small} checks of slices with too few rows left out" if small else None
+    return table
+
+
+def _compare_tables(result: Mapping[str, Any]) -> list[Table]:
+    served, shadow = f"v{result['served']} served", f"v{result['shadow']} shadow"
+    title = f"{result['model']}: {served}, {shadow}; {result['requests']:,} requests"
+    how = Table(title=title, title_justify="left")
+    more = result["differences"]["more_than"]
+    names = ("slice", "rows", "mean served", "mean shadow", "mean |diff|", "p99 |diff|", "max |diff|", f"share > {more:g}", "rank corr.")
+    for name in names:
+        how.add_column(name, justify="left" if name == "slice" else "right")
+    for key, d in {"all": result["differences"], **result["slices"]}.items():
+        rank = "-" if d["rank_correlation"] is None else f"{d['rank_correlation']:.4f}"
+        numbers = (d["mean_served"], d["mean_shadow"], d["mean_absolute"], d["quantiles"]["0.99"], d["max_absolute"])
+        how.add_row(key, f"{d['rows']:,}", *(f"{n:.4f}" for n in numbers), f"{d['share_differing']:.1%}", rank)
+    if result["right"] is None:
+        return [how]
+    right = Table(title="which was right, where labels are in", title_justify="left")
+    for name in ("slice", "metric", "rows", served, shadow, "difference, 95%", "better"):
+        right.add_column(name, justify="left" if name in ("slice", "metric", "better") else "right")
+    for key, q in {"all": result["right"], **result["right"]["slices"]}.items():
+        for metric in ("auc", "log_loss", "brier", "calibration_error") if key == "all" else ("auc", "log_loss"):
+            one, other, interval = q["served"][metric], q["shadow"][metric], q["intervals"].get(metric)
+            both = ("-" if n is None else f"{n:.4f}" for n in (one, other))
+            span = f"{interval[0]:+.4f} to {interval[1]:+.4f}" if interval else "-"
+            better = {"shadow": shadow, "served": served, None: "no telling"}[q["better"]] if metric == "log_loss" else ""
+            right.add_row(key, metric.replace("_", " "), f"{q['rows']:,}", *both, span, better)
+    return [how, right]

@@ -1,0 +1,118 @@
+"""The command ``tandem``: every command, ours and other packages', by name. Light at import: each command imports what it uses."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+import typer
+
+import pipelines.workflow  # noqa: F401  # so that runs of every command are tracked
+from pipelines.reports.terminal import screen
+from transforms.errors import TandemError
+
+__all__ = ["COMMANDS", "GROUP", "app", "fail", "main"]
+
+GROUP = "tandem.commands"
+"""The entry point group in which a package offers commands: name = "module:attribute", a function for Typer or a ``typer.Typer``."""
+
+COMMANDS = {
+    "init": "pipelines.demo.demo_commands:init",
+    "events": "pipelines.cli.batch:events",
+    "batch": "pipelines.cli.batch:batch",
+    "apply": "pipelines.cli.batch:apply",
+    "materialize": "pipelines.cli.batch:materialize",
+    "serve": "pipelines.cli.serve:serve",
+    "demo": "pipelines.demo.demo_commands:demo",
+    "up": "pipelines.cli.services:up",
+    "down": "pipelines.cli.services:down",
+    "status": "pipelines.cli.services:status",
+    "models": "pipelines.cli.registry:models",
+    "evaluate": "pipelines.cli.registry:evaluate",
+    "promote": "pipelines.cli.registry:promote",
+    "rollback": "pipelines.cli.registry:rollback",
+    "compare": "pipelines.cli.registry:compare",
+    "train": "pipelines.cli.train:train",
+    "pipeline": "pipelines.cli.pipeline:pipeline",
+    "track": "pipelines.cli.tracking:track",
+    "replay": "pipelines.cli.replay:replay",
+    "verify": "pipelines.cli.verify:verify",
+    "labels": "pipelines.cli.monitor:labels",
+    "monitor": "pipelines.cli.monitor:monitor",
+    "stream": "pipelines.cli.stream:app",
+    "dlq": "pipelines.cli.dlq:app",
+    "runs": "pipelines.cli.runs:app",
+    "reproduce": "pipelines.cli.runs:reproduce",
+    "lineage": "pipelines.cli.runs:lineage",
+    "watch": "pipelines.cli.watch:app",
+    "metrics": "pipelines.cli.watch:metrics",
+}
+"""Our own commands, in the order of ``tandem --help``; each stands for ``"module:attribute"`` as an entry point does."""
+
+_EXTRA_ARGUMENTS = {"batch"}  # what stands after -- goes to Beam
+
+app = typer.Typer(
+    name="tandem",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Features computed once: as a batch job for training and as a stream for serving, from one graph.",
+)
+
+
+def _add(name: str, command: Any) -> None:
+    if isinstance(command, typer.Typer):
+        app.add_typer(command, name=name)
+    else:
+        app.command(name, context_settings={"allow_extra_args": name in _EXTRA_ARGUMENTS})(command)
+
+
+def _register() -> None:
+    for name, reference in COMMANDS.items():
+        module, _, attribute = reference.partition(":")
+        _add(name, getattr(import_module(module), attribute))
+    for point in sorted(entry_points(group=GROUP), key=lambda p: p.name):
+        whose = f"command {point.name!r} of {point.dist.name if point.dist else point.value}"
+        if point.name in COMMANDS:
+            print(f"{whose} is left out: tandem has a command of that name", file=sys.stderr)
+            continue
+        try:
+            _add(point.name, point.load())
+        except Exception as error:  # another package's fault must not take ours away
+            print(f"{whose} is left out: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+
+
+_register()
+
+
+def fail(error: BaseException) -> int:
+    """Print one line; the exit code 1."""
+    screen.print(f"error: {' '.join(str(error).split())}", style="red", markup=False, highlight=False, soft_wrap=True)
+    return 1
+
+
+def main() -> None:
+    """Entry point: errors raised on purpose, and those of files and sockets, are one line; anything else is a bug and shows its trace."""
+    code: Any = 0
+    try:
+        app()
+    except SystemExit as stop:
+        code = stop.code
+    except (TandemError, OSError) as error:
+        code = fail(error)
+    except KeyboardInterrupt:
+        code = fail(RuntimeError("interrupted; run the same command again to complete it"))
+    if "tensorflow" in sys.modules:
+        # TensorFlow's functions print errors when they are collected while the interpreter goes down; leave before that.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,237 @@
+"""``tandem runs``, ``tandem reproduce``, ``tandem lineage``: what was done, whether it can be done again, and where an answer came from."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+
+from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, load, quiet, screen, show
+
+if TYPE_CHECKING:
+    from pipelines.lake.runs import Run
+
+__all__ = ["app", "lineage", "reproduce"]
+
+app = typer.Typer(invoke_without_command=True, no_args_is_help=False, rich_markup_mode=None)
+
+
+def _data(repo: Path, data: Path | None) -> Path:
+    from pipelines.project.config import load_settings
+
+    return load_settings(repo.resolve(), data=data.resolve() if data else None).data
+
+
+@app.callback()
+def runs(
+    context: typer.Context,
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    kind: Annotated[str | None, typer.Option(help="Only runs of this kind: batch, train, stream, ...")] = None,
+    last: Annotated[int, typer.Option(min=0, help="Only so many of the latest; 0: all.")] = 0,
+    json_: JsonOption = False,
+) -> None:
+    """List runs: what every job did, with status, range, rows and metric; 'show' and 'diff' look closer."""
+    if context.invoked_subcommand is None:
+        _list(repo, data, kind, last, json_)
+
+
+@app.command("list")
+def list_(
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    kind: Annotated[str | None, typer.Option(help="Only runs of this kind: batch, train, stream, ...")] = None,
+    last: Annotated[int, typer.Option(min=0, help="Only so many of the latest; 0: all.")] = 0,
+    json_: JsonOption = False,
+) -> None:
+    """The same as 'tandem runs'."""
+    _list(repo, data, kind, last, json_)
+
+
+def _list(repo: Path, data: Path | None, kind: str | None, last: int, as_json: bool) -> None:
+    from pipelines.lake.runs import damaged, list_runs
+
+    folder = _data(repo, data)
+    found = [r for r in list_runs(folder) if kind in (None, r.kind)]
+    found = found[-last:] if last else found
+    columns = ("status", "kind", "range", "rows", "metric", "parent", Column("run", no_wrap=True, overflow="fold"))
+    table = Table(*columns, box=None)
+    for r in found:
+        table.add_row(r.status, r.kind, _range(r), _rows(r), _metric(r), str(r.manifest.get("parent") or ""), r.id)
+    if as_json:
+        show({"runs": [r.manifest for r in found]}, True)
+    else:
+        _wide().print(table)
+    for line in damaged(folder):
+        screen.print(line, style="yellow", markup=False, highlight=False)
+
+
+def _wide() -> Console:
+    """As wide as the terminal; where there is none, wide enough that nothing is cut."""
+    out = Console(highlight=False)
+    return out if out.is_terminal else Console(highlight=False, width=240)
+
+
+def _range(run: Run) -> str:
+    m = run.manifest
+    spans = " to ".join(str(t)[:10] for t in m.get("range") or ())
+    return spans or (f"{run.kind} {m['name']}" if "name" in m else "")
+
+
+def _rows(run: Run) -> str:
+    m = run.manifest
+    made = [n for name, n in (m.get("counts") or {}).items() if name.startswith("rows/")]
+    n = sum(made) or sum((m.get("rows") or (m.get("summary") or {}).get("rows_of") or {}).values())
+    return f"{n:,}" if n else ""
+
+
+def _metric(run: Run) -> str:
+    metrics = run.manifest.get("metrics") or {}
+    return next((f"{name} {metrics[name]:.4f}" for name in ("test/auc", *metrics) if isinstance(metrics.get(name), float)), "")
+
+
+@app.command("show")
+def show_(
+    run: Annotated[str, typer.Argument(help="The run's id, or its beginning; 'latest' is the newest.")],
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Show one run; --json is its manifest."""
+    from pipelines.lake.runs import find
+
+    found = find(_data(repo, data), run)
+    if json_:
+        show(found.manifest, True)
+        return
+    out = Console(soft_wrap=True, highlight=False)
+    table = Table(Column(no_wrap=True), Column(overflow="fold"), box=None, show_header=False, title=f"run {found.id}", title_justify="left")
+    for name, value in _facts(found):
+        table.add_row(name, value)
+    out.print(table)
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    """What a person wants to know of a run, in that order."""
+    m = run.manifest
+    code = m.get("code") or {}
+    inputs = {n: f for n, f in (m.get("inputs") or {}).items() if f}
+    outputs = m.get("outputs") or []
+    kinds: dict[str, list[int]] = {}
+    for o in outputs:
+        kinds.setdefault(o["name"].split("/")[0], []).append(o["bytes"])
+    metrics = {n: v for n, v in (m.get("metrics") or {}).items() if "=" not in n}
+    sliced = len(m.get("metrics") or {}) - len(metrics)
+    commit = f"{str(code.get('commit', 'no commit'))[:12]}{', with changes not committed' if code.get('dirty') else ''}"
+    rows: list[tuple[str, Any]] = [
+        ("status", run.status + (f" ({m['stage']})" if run.status == "killed" and m.get("stage") != "running" else "")),
+        ("error", m.get("error")),
+        ("ended", m.get("ended")),
+        ("kind", run.kind),
+        ("command", " ".join(m.get("command") or ())),
+        ("parent", m.get("parent")),
+        ("created", _when(m.get("created"))),
+        ("finished", _when(m.get("finished")) + (f", after {m['seconds']:,.1f} s" if m.get("seconds") is not None else "")),
+        ("range", " to ".join(m.get("range") or ())),
+        ("model", " ".join(str(x) for x in (m.get("model"), m.get("version") and f"version {m['version']}") if x)),
+        ("training set", m.get("training_set")),
+        ("parameters", _pairs({**(m.get("seeds") or {}), **(m.get("params") or {})})),
+        ("inputs", "\n".join(f"{n}: {len(f):,} files, {sum(x['size'] for x in f):,} bytes" for n, f in inputs.items())),
+        ("counts", _pairs(m.get("counts") or {})),
+        ("metrics", _pairs(metrics) + (f" (and {sliced} of slices)" if sliced else "")),
+        ("graphs", _pairs({n: str(f)[:12] for n, f in (m.get("fingerprints") or {}).items()})),
+        ("outputs", "\n".join(f"{n}: {len(b):,} files, {sum(b):,} bytes" for n, b in kinds.items())),
+        ("links", _pairs({n: v for n, v in (m.get("links") or {}).items() if not isinstance(v, dict)})),
+        ("code", f"{commit}; sha256 {str(code.get('sha256', ''))[:12]}" if code else ""),
+        ("lock", str(m.get("lock") or "")[:12]),
+        ("versions", _pairs(m.get("versions") or {})),
+        ("folder", str(run.folder)),
+    ]
+    return [(name, str(value)) for name, value in rows if value]
+
+
+def _pairs(values: dict[str, Any]) -> str:
+    def text(v: Any) -> str:
+        return f"{v:.4f}" if isinstance(v, float) else f"{v:,}" if isinstance(v, int) and not isinstance(v, bool) else str(v)
+
+    return ", ".join(f"{n} {text(v)}" for n, v in values.items())
+
+
+def _when(text: Any) -> str:
+    return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M:%S} UTC" if isinstance(text, str) else ""
+
+
+@app.command("diff")
+def diff_(
+    a: Annotated[str, typer.Argument(help="A run's id, or its beginning.")],
+    b: Annotated[str, typer.Argument(help="The other run.")],
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Say what differs between two runs, in the order that explains most: causes first, then effects."""
+    from pipelines.lake.runs import find
+    from pipelines.lineage.diff import render, to_dict
+
+    folder = _data(repo, data)
+    first, second = (find(folder, x).manifest for x in (a, b))
+    if json_:
+        show(to_dict(first, second), True)
+        return
+    typer.echo(f"A: {first['id']}\nB: {second['id']}")
+    for line in render(first, second):
+        typer.echo(line)
+
+
+def reproduce(
+    run: Annotated[str, typer.Argument(help="A run of kind train or batch: its id, or its beginning; 'latest' is the newest.")],
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    model: Annotated[
+        bool, typer.Option("--model/--no-model", help="Of a training: train the model again, too (else the set alone).")
+    ] = True,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep what was made.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Make a past run's training set and model (or a batch run's rows and graphs) again, beside what is there, and compare.
+
+    Nothing that lives is touched: nothing is pushed, promoted or applied. Each artifact is of identical bytes, equal within a stated
+    tolerance, or different, and then says why: an input, the definitions, the code or a library changed.
+    Exit codes: 0 all is identical or equal; 1 something differs.
+    """
+    quiet()
+    from pipelines.lineage.reproduce import render
+    from pipelines.lineage.reproduce import reproduce as again
+
+    loaded, steps = load(repo, data), Steps()
+    with steps.doing("reproducing"):
+        result = again(loaded, run, model=model, keep=keep, say=steps.say, timed=steps.timed)
+    if json_:
+        show(result, True)
+    else:
+        for line in render(result):
+            typer.echo(line)
+    if result["verdict"] == "different":
+        raise typer.Exit(1)
+
+
+def lineage(
+    request: Annotated[str, typer.Argument(help="The request's id: the X-Request-Id of the answer.")],
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    row: Annotated[int, typer.Option(min=0, help="Which of the request's instances.")] = 0,
+    json_: JsonOption = False,
+) -> None:
+    """Trace a served prediction back: model version, training run and set, feature rows, graphs, event files."""
+    quiet()
+    from pipelines.lineage import trace, tree
+
+    found = trace(load(repo, data), request, row)
+    if json_:
+        show(found, True)
+    else:
+        _wide().print(tree(found))

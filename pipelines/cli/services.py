@@ -1,0 +1,67 @@
+"""``tandem up``, ``down``, ``status``: the local services, without containers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Column, Table
+
+from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, show
+
+__all__ = ["down", "status", "up"]
+
+PortOption = Annotated[
+    int, typer.Option(min=0, max=65535, help="Its port (default: the one of last time if it is free, else any free one).")
+]
+
+
+def _data(repo: Path, data: Path | None) -> Path:
+    from pipelines.project.config import load_settings
+
+    return load_settings(repo.resolve(), data=data.resolve() if data else None).data
+
+
+def up(
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    redis: Annotated[bool, typer.Option("--redis", help="Start redis-server too.")] = False,
+    kafka_port: PortOption = 0,
+    redis_port: PortOption = 0,
+    json_: JsonOption = False,
+) -> None:
+    """Start the local services: a Kafka broker, and with --redis a redis-server. Harmless if they run."""
+    from pipelines.services import local
+
+    folder, steps = _data(repo, data), Steps()
+    with steps.doing("starting services"):
+        local.up(folder, with_redis=redis, kafka_port=kafka_port, redis_port=redis_port, say=steps.say)
+    if json_:
+        show(local.status(folder), True)
+
+
+def down(
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete their data too: all topics and keys.")] = False,
+) -> None:
+    """Stop the local services; their data stays for the next 'tandem up'."""
+    from pipelines.services import local
+
+    steps = Steps()
+    with steps.doing("stopping services"):
+        if not local.down(_data(repo, data), delete=delete, say=steps.say):
+            steps.say("nothing runs")
+
+
+def status(repo: RepoOption = DEFAULT_REPO, data: DataOption = None, json_: JsonOption = False) -> None:
+    """Show which local services run, and where."""
+    from pipelines.services import local
+
+    found = local.status(_data(repo, data))
+    table = Table("service", "state", "address", "pid", Column("since", no_wrap=True), box=None)
+    for service, facts in found.items():
+        table.add_row(service, *(str(facts.get(key, "")) for key in ("state", "address", "pid", "since")))
+    table.caption = "\n".join(f"{service}: {facts['detail']}" for service, facts in found.items() if facts.get("detail")) or None
+    show(dict(found), json_, lambda: table)

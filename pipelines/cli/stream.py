@@ -1,0 +1,146 @@
+"""``tandem stream``: run the streaming job; ``stop``, ``status``, ``resume`` from another shell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, load, quiet, show
+
+__all__ = ["app"]
+
+NameOption = Annotated[str, typer.Option("--name", help="Which stream: each has its own resume point.")]
+
+app = typer.Typer(invoke_without_command=True, no_args_is_help=False, rich_markup_mode=None)
+
+
+@app.callback()
+def stream(
+    context: typer.Context,
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    name: NameOption = "main",
+    runner: Annotated[str, typer.Option(help="flink, or direct: in this process, with --until latest.")] = "flink",
+    until: Annotated[str | None, typer.Option(help="latest: end at the offsets that the topics have now.")] = None,
+    from_run: Annotated[
+        str | None,
+        typer.Option(
+            help="Where there is no resume point: go on from the end of this batch run (or 'latest'), its tiles filling the windows."
+        ),
+    ] = None,
+    anew: Annotated[bool, typer.Option("--anew", help="Forget the resume point.")] = False,
+    flink_master: Annotated[
+        str | None, typer.Option(help="host:port of a Flink cluster's REST interface (default: embedded).", metavar="HOST:PORT")
+    ] = None,
+    worker_pool: Annotated[
+        str | None, typer.Option(help="host:port of the pool of SDK workers beside the task managers.", metavar="HOST:PORT")
+    ] = None,
+    savepoint: Annotated[str | None, typer.Option(help="Start from this savepoint or checkpoint of the cluster.")] = None,
+    shards: Annotated[int | None, typer.Option(min=1, max=4096, help="Parts that entities are spread over.")] = None,
+    parallelism: Annotated[int, typer.Option(min=1, max=128, help="Flink's parallelism.")] = 1,
+    metrics_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port of /metrics (0: a free one).")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Keep the online store fresh from Kafka, until stopped (Ctrl-C, SIGTERM, 'tandem stream stop')."""
+    if context.invoked_subcommand is not None:
+        return
+    quiet()
+    from pipelines.streaming.stream_job import StreamOptions, run_stream
+
+    options = StreamOptions(
+        name=name,
+        runner=runner,
+        until=until,  # type: ignore[arg-type]
+        from_run=from_run,
+        anew=anew,
+        flink_master=flink_master,
+        worker_pool=worker_pool,
+        savepoint=savepoint,
+        shards=shards,
+        parallelism=parallelism,
+        metrics_port=metrics_port,
+    )
+    loaded = load(repo, data)
+    quiet()  # Feast switches warnings on again
+    manifest = run_stream(loaded, options)
+    show(manifest, json_, None)
+    if manifest["code"]:
+        from transforms.errors import DataError
+
+        raise DataError(f"the stream ended: {manifest['error']}")
+
+
+def _data(repo: Path, data: Path | None) -> Path:
+    from pipelines.project.config import load_settings
+
+    return load_settings(repo.resolve(), data=data.resolve() if data else None).data
+
+
+@app.command()
+def stop(
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    name: NameOption = "main",
+    savepoint: Annotated[bool, typer.Option("--savepoint", help="On a cluster: keep Flink's state as a savepoint.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for its end.")] = 120.0,
+    json_: JsonOption = False,
+) -> None:
+    """Stop a stream when what it polled is delivered. Harmless if none runs."""
+    from pipelines.streaming.stream_job import stop_stream
+
+    manifest = stop_stream(_data(repo, data), name, timeout, savepoint)
+    found: dict[str, Any] = manifest if manifest is not None else {"name": name, "running": False}
+    if json_:
+        show(found, True)
+    elif manifest is None:
+        typer.echo(f"no stream called {name} runs")
+    else:
+        ended = manifest.get("ended", "stopped")
+        typer.echo(f"stream {name} stopped" + ("" if ended == "stopped" else f": {ended}"))
+        if manifest.get("savepoint"):
+            typer.echo(f"start from it with --savepoint {manifest['savepoint']}")
+
+
+@app.command()
+def status(repo: RepoOption = DEFAULT_REPO, data: DataOption = None, name: NameOption = "main", json_: JsonOption = False) -> None:
+    """Show whether a stream runs and how far it is."""
+    from pipelines.streaming.stream_job import stream_status
+
+    found = stream_status(_data(repo, data), name)
+
+    def table() -> Table:
+        title = f"stream {name}: {'running' if found['running'] else 'not running'}"
+        out = Table(title=title, title_justify="left", box=None, show_header=False)
+        for key in ("pid", "run", "started", "metrics", "failure"):
+            if found.get(key):
+                out.add_row(key, str(found[key]))
+        for key, value in found.get("progress", {}).items():
+            if any(value.values()) if isinstance(value, dict) else value:
+                out.add_row(key, _cell(key, value))
+        out.caption, out.caption_justify = "\n".join(found.get("said", [])), "left"
+        return out
+
+    show(found, json_, table)
+
+
+def _cell(key: str, value: Any) -> str:
+    """A value of ``progress`` for people: times as times."""
+    if not isinstance(value, dict):
+        return str(value)
+    if key in ("watermark", "emitted"):
+        from pipelines.streaming.status import when
+
+        return ", ".join(f"{k}: {when(v)}" for k, v in value.items())
+    return ", ".join(f"{k}: {v:,}" if isinstance(v, int) else f"{k}: {v:.1f}" for k, v in value.items())
+
+
+@app.command()
+def resume(repo: RepoOption = DEFAULT_REPO, data: DataOption = None, name: NameOption = "main") -> None:
+    """Let partitions that are paused for their rejects go on; the rejects become dead letters."""
+    from pipelines.streaming.stream_job import resume_stream
+
+    parts = resume_stream(_data(repo, data), name)
+    typer.echo(f"going on: {', '.join(parts)}" if parts else "nothing is paused")

@@ -1,0 +1,47 @@
+"""``tandem track``: deliver to the trackers what waits."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, screen, show
+
+__all__ = ["track"]
+
+
+def track(
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    all_: Annotated[bool, typer.Option("--all", help="Tell every run again, e.g. to a new store.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Tell the trackers (MLflow, Weights & Biases) of the runs that wait in DATA/tracking/spool, and wait until it is done."""
+    from pipelines.lake.runs import list_runs
+    from pipelines.project.config import load_settings
+    from pipelines.tracking.background import shown
+    from pipelines.tracking.outbox import Spool
+    from pipelines.tracking.stores import trackers, tracking_uri
+    from pipelines.tracking.sync import deliver
+    from transforms.errors import TandemError
+
+    settings = load_settings(repo.resolve(), data=data.resolve() if data else None)
+    folder, chosen = settings.data, trackers(settings)
+    spool, uri = Spool(folder), tracking_uri(settings, folder)
+    if all_:
+        for run in list_runs(folder):
+            for name in chosen:
+                spool.put(name, run.id)
+    waiting = len(spool.notes())
+    with screen.status("telling the trackers"):
+        failed = deliver(folder, settings.tracking, uri, settings.tracking.retry_seconds, lambda line: screen.print(line, highlight=False))
+        if failed is None:  # another process does it
+            spool.wait(settings.tracking.retry_seconds + 30)
+            failed = spool.troubles()
+    left = len(spool.notes())
+    show({"told": max(0, waiting - left), "left": left, "store": shown(uri), "trackers": chosen, "failed": failed}, json_)
+    if left:
+        raise TandemError(f"{left} of {waiting} notes wait on: {'; '.join(failed.values())}")
+    if not json_:
+        screen.print(f"told {', '.join(chosen) or 'nobody'} of {waiting} notes; MLflow's store: {shown(uri)}", highlight=False)

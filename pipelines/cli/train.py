@@ -1,0 +1,123 @@
+"""``tandem train``: one model, or several experiments and their comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pipelines import workflow
+from pipelines.cli.console import (
+    DEFAULT_REPO,
+    DataOption,
+    EndOption,
+    JsonOption,
+    RepoOption,
+    StartOption,
+    Steps,
+    load,
+    moment,
+    quiet,
+    screen,
+    show,
+)
+from transforms.errors import ConfigError
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = ["train"]
+
+
+def train(
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    start: StartOption = None,
+    end: EndOption = None,
+    model: Annotated[str | None, typer.Option(help="Which model of tandem.yaml (default: the first).")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = workflow.SEED,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="A parameter of the model: name=value; name=value,value,... makes several experiments.", metavar="NAME=VALUE"
+        ),
+    ] = None,
+    grid: Annotated[
+        Path | None, typer.Option(help="Experiments from a YAML file: lists by name (all combinations), or a list of mappings.")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Experiments at a time (default, and at most: one per core).")] = None,
+    metric: Annotated[
+        str, typer.Option(help="What names the best experiment: test/auc, test/log_loss, test/auc/origin=JFK...")
+    ] = "test/auc",
+    push: Annotated[
+        bool, typer.Option("--push/--no-push", help="Whether one training, if it is blessed, is pushed; experiments never are.")
+    ] = True,
+    push_best: Annotated[
+        bool, typer.Option("--push-best", help="Train the best experiment again, through the gate, and push it if it is blessed.")
+    ] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Training set, TFX pipeline, evaluation; pushes the model if it is blessed. With several values: experiments, compared."""
+    quiet()
+    from pipelines.training.experiments import combinations, parse_sets, read_grid
+
+    sets = parse_sets(set_ or [])
+    loaded = load(repo, data)
+    demo = loaded.settings.demo
+    first, last, steps = moment("--start", start, demo.start), moment("--end", end, demo.end), Steps()
+    chosen = [{**one, **more} for one in (read_grid(grid) if grid is not None else [{}]) for more in combinations(sets)]
+    if len(chosen) > 1 or grid is not None:
+        table = workflow.experiments(loaded, chosen, first, last, steps, model, seed, metric, jobs)
+        if not json_:
+            show(table, False, lambda: render(table))
+            screen.print(f"best by {table['metric']} ({table['better']} is better): {table['best']}")
+        if push_best:
+            trained = workflow.train(loaded, first, last, steps, model, seed, table["best_params"])
+            _result(trained, True, {**table, "trained": _told(trained)} if json_ else None)
+        elif json_:
+            show(table, json_)
+        else:
+            again = " ".join(f"--set {k}={v}" for k, v in table["best_params"].items())
+            screen.print(f"nothing is pushed; the best through the gate, same --repo, --start, --end: tandem train --seed {seed} {again}")
+        return
+    if push_best:
+        raise ConfigError("--push-best goes with several experiments; one training is pushed if it is blessed")
+    trained = workflow.train(loaded, first, last, steps, model, seed, chosen[0], push)
+    _result(trained, push, _told(trained) if json_ else None)
+
+
+def _told(trained: Any) -> dict[str, Any]:
+    return {"run": trained.run, "pushed": str(trained.pushed or ""), "version": trained.version, "report": trained.report.to_dict()}
+
+
+def _result(trained: Any, push: bool, machine: dict[str, Any] | None) -> None:
+    """Show a training, for machines as ``machine``; exit code 3 if it should have been pushed and was not."""
+    if machine is not None:
+        show(machine, True)
+    else:
+        from pipelines.training.training_report import render as render_report
+
+        Console().print(render_report(trained.report))
+    if trained.pushed is None and push:
+        screen.print(f"not pushed: {'; '.join(trained.pipeline.reasons)}")
+        raise typer.Exit(3)
+
+
+def render(table: Mapping[str, Any]) -> Table:
+    """The comparison of experiments, the best first."""
+    rows = table["experiments"]
+    names = [n for n in rows[0]["params"] if len({str(r["params"][n]) for r in rows}) > 1] or list(rows[0]["params"])
+    scores = list(dict.fromkeys((table["metric"], "test/auc", "test/log_loss")))
+    out = Table(title=f"{len(rows)} experiments by {table['metric']} ({table['better']} is better)", title_justify="left")
+    for name in ("#", *names, *scores, "seconds"):
+        out.add_column(name, justify="right")
+    out.add_column("run, or what went wrong", overflow="fold")
+    for row in rows:
+        values = (f"{row['metrics'][s]:.4f}" if s in row["metrics"] else "-" for s in scores)
+        told = row["run"] if row["status"] == "complete" and not row.get("why") else f"{row['status']}: {row.get('why', '')}"
+        out.add_row(str(row["number"]), *(str(row["params"][n]) for n in names), *values, f"{row['seconds']:.0f}", told)
+    return out

@@ -1,0 +1,59 @@
+"""``tandem verify``: the proof that stream and batch gave the same numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, load, quiet, show
+
+__all__ = ["verify"]
+
+UNEXPLAINED = 1
+
+
+def verify(
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    name: Annotated[str, typer.Option("--name", help="Which stream.")] = "main",
+    against: Annotated[
+        str | None,
+        typer.Option(help="Compare with this batch run's rows (default: a new batch run over exactly the events that the stream read)."),
+    ] = None,
+    online: Annotated[bool, typer.Option("--online/--no-online", help="Look at what the online store holds for each key.")] = True,
+    served: Annotated[bool, typer.Option("--served/--no-served", help="Look at what the server answered (its request log).")] = True,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Folder of report.html and report.json (default: data/verify/<name>-<time>).")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the event log and the rows that were made for the comparison.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Prove that stream and batch gave the same numbers: rows bit by bit, the online store, the server's answers.
+
+    Exit codes: 0 every difference has a proven cause, or there is none; 1 something is unexplained, or the comparison could not be made
+    (one line says why); 2 wrong usage.
+    """
+    quiet()
+    from pipelines.lake.provenance import hashed
+    from pipelines.project.recording import recorded
+    from pipelines.verify.verification import VerifyOptions, run_verify
+    from pipelines.verify.verify_page import write_report
+    from pipelines.verify.verify_table import render
+
+    loaded, steps = load(repo, data), Steps()
+    folder = output.resolve() if output is not None else None
+    options = VerifyOptions(name=name, against=against, online=online, served=served, keep=keep, folder=folder)
+    with recorded(loaded, "verify", name=name) as run, steps.doing("verifying"):
+        result = run_verify(loaded, options, steps.say)
+        result["page"] = str(write_report(result, Path(result["folder"])))
+        made = hashed(loaded.data, {"report": Path(result["folder"]) / "report.json", "page": Path(result["page"])})
+        run.add(counts={"unexplained": result["unexplained"]}, outputs=made, verdict="fail" if result["unexplained"] else "ok")
+    if json_:
+        show(result, True)
+    else:
+        Console().print(render(result))
+    if result["unexplained"]:
+        raise typer.Exit(UNEXPLAINED)

@@ -1,0 +1,179 @@
+"""``tandem watch``: the monitor on a schedule, retraining on triggers, alerts; ``tandem metrics``: what jobs left, for Prometheus."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, load, moment, quiet, show
+
+if TYPE_CHECKING:
+    from pipelines.watch.watch_job import Subject
+
+__all__ = ["app", "metrics"]
+
+app = typer.Typer(invoke_without_command=True, no_args_is_help=False, rich_markup_mode=None)
+
+ModelOption = Annotated[str | None, typer.Option("--model", help="Watch this model only (default: all of tandem.yaml).")]
+
+
+@app.callback()
+def watch(
+    context: typer.Context,
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    model: ModelOption = None,
+    every: Annotated[str | None, typer.Option(help="How often the monitor runs: 30m, 1h, 1d (default: watch.every).")] = None,
+    once: Annotated[bool, typer.Option("--once", help="Look now, do what follows from it, and end (for cron).")] = False,
+    as_of: Annotated[str | None, typer.Option(help="Tell labels and monitor that it is this moment (UTC), over replayed history.")] = None,
+    metrics_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port of /metrics (0: a free one).")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Run the monitor on a schedule, alert, and retrain on drift, decay, age or new data, until stopped (Ctrl-C, SIGTERM).
+
+    A retrained model is promoted by the thresholds of tandem promote, never by the trigger alone. With --once the exit code is 1
+    if something could not be done; what the monitor finds is told by alerts and by tandem watch status.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    quiet()
+    from pipelines.cli.console import screen
+    from pipelines.project.config import parse_duration
+    from pipelines.project.recording import recorded
+    from pipelines.watch.child_commands import Children
+    from pipelines.watch.job_metrics import JobMetrics
+    from pipelines.watch.watch_job import Watch, status, utc_now
+    from transforms.errors import ConfigError
+
+    if as_of is not None:
+        moment("--as-of", as_of)
+    try:
+        length = parse_duration(every) if every is not None else None
+    except ValueError as error:
+        raise ConfigError(f"--every: {error}") from None
+    subject, steps = _subject(repo, data, model), Steps()
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+
+    def say(line: str) -> None:
+        if screen.is_terminal:
+            steps.say(line.replace("[", r"\["))
+        else:  # a log: whole moments, nothing to parse
+            typer.echo(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}", err=True)
+
+    watcher = Watch(subject, Children(subject.path, subject.data, stop), utc_now, say, every=length, as_of=as_of)
+    if once:
+        watcher.look_now.update(subject.models)
+        with recorded(subject, "watch", once=True):
+            watcher.run(stop, wait=lambda until: True)
+    else:
+        from pipelines.streaming.stream_metrics import serve
+
+        port = subject.settings.watch.metrics_port if metrics_port is None else metrics_port
+        port, end = serve(JobMetrics(subject.data, lambda: watcher.known), port, "watch.metrics_port")
+        address = f"http://127.0.0.1:{port}/metrics"
+        say(f"watching {', '.join(subject.models)} every {every or subject.settings.watch.every}; metrics on {address}")
+        try:
+            with recorded(subject, "watch", links={"metrics": address}):
+                watcher.run(stop)
+        finally:
+            end()
+        say("stopped")
+    show({**status(subject, utc_now()), "failed": watcher.failed}, json_, None)
+    if once and watcher.failed:
+        raise typer.Exit(1)
+
+
+def _subject(repo: Path, data: Path | None, model: str | None) -> Subject:
+    from pipelines.watch.watch_job import Subject
+    from transforms.errors import ConfigError
+
+    loaded = load(repo, data)
+    names = [str(loaded.attribute(reference).name) for reference in loaded.settings.models]
+    if not names:
+        raise ConfigError("tandem.yaml: models is missing; name one, e.g. models: ['labels:my_model']")
+    if model is not None and model not in names:
+        raise ConfigError(f"--model {model}: there is no such model; tandem.yaml has {', '.join(names)}")
+    chosen = tuple(names) if model is None else (model,)
+    return Subject(loaded.path, loaded.settings, loaded.data, loaded.sources, loaded.groups, chosen)
+
+
+@app.command()
+def status(repo: RepoOption = DEFAULT_REPO, data: DataOption = None, model: ModelOption = None, json_: JsonOption = False) -> None:
+    """Show what the watch knows: triggers, what it would do next, retrainings, alerts."""
+    quiet()
+    from pipelines.watch.watch_job import status as look
+    from pipelines.watch.watch_job import utc_now
+
+    found = look(_subject(repo, data, model), utc_now())
+    show(found, json_, lambda: _table(found))
+
+
+def _table(found: dict[str, Any]) -> Table:
+    who = ", ".join(f"pid {w['pid']} since {_when(w['since'])}, {w['metrics'] or 'once'}" for w in found["watching"])
+    table = Table(title=f"watching: {who or 'nobody'}", title_justify="left", box=None, show_header=False)
+    for name, facts in found["models"].items():
+        table.add_row(name, "")
+        for key, value in facts.items():
+            if value:
+                told = "; ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else _when(value)
+                table.add_row(f"  {key.replace('_', ' ')}", told)
+    for one in found["retrainings"]:
+        what = one.get("outcome") or one["status"]
+        version = f" version {one['version']}" if one.get("version") else ""
+        table.add_row(
+            one["run"], f"{what}{version}; asked for by {', '.join(one['triggers'])}{'; ' + one['error'] if one.get('error') else ''}"
+        )
+    for alert in found["alerts"]["firing"]:
+        table.add_row(f"alert, {alert['severity']}", f"{alert['title']} (since {_when(alert['since'])})")
+    if found["alerts"]["waiting"]:
+        table.add_row("alerts waiting", str(found["alerts"]["waiting"]))
+    return table
+
+
+def _when(value: Any) -> str:
+    """A moment to the minute; anything else as it is."""
+    try:
+        at = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+        return f"{at:%Y-%m-%d %H:%M} UTC"
+    except ValueError:
+        return str(value)
+
+
+def metrics(
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Serve /metrics on this port (0: a free one) until stopped.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write them into this file, whole: for the textfile collector of node_exporter (*.prom).")
+    ] = None,
+) -> None:
+    """Print what the jobs of a data folder left, as Prometheus metrics; tandem watch serves the same."""
+    from pipelines.project.config import load_settings
+    from pipelines.watch.job_metrics import JobMetrics, page
+
+    found = JobMetrics(load_settings(repo.resolve(), data=data.resolve() if data else None).data)
+    if output is not None:
+        unfinished = output.with_name(f".{output.name}.{os.getpid()}")
+        unfinished.write_bytes(page(found))
+        unfinished.replace(output)
+    if port is not None:
+        from pipelines.streaming.stream_metrics import serve
+
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        taken, end = serve(found, port, "--port")
+        Steps().say(f"metrics on http://127.0.0.1:{taken}/metrics")
+        stop.wait()
+        end()
+    elif output is None:
+        typer.echo(page(found).decode(), nl=False)

@@ -1,1 +1,0 @@
-"""The commands that came with the stream; pipelines.cli registers them."""

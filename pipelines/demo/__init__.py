@@ -1,0 +1,1 @@
+"""The demo, its client, and the repository that ``tandem init`` writes."""

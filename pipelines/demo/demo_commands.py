@@ -1,0 +1,48 @@
+"""``tandem init`` and ``tandem demo``."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.cli.console import DEFAULT_REPO, DataOption, EndOption, JsonOption, RepoOption, StartOption, load, moment, quiet
+
+
+def init(folder: Annotated[Path, typer.Argument(help="The folder to make.")]) -> None:
+    """Make a small feature repository to start from."""
+    from pipelines.demo.scaffold import scaffold
+
+    for path in scaffold(folder):
+        typer.echo(f"wrote {path}")
+    repo = shlex.quote(str(folder))
+    typer.echo(f"next, all of it: tandem demo --repo {repo}")
+    typer.echo("or step by step:")
+    for command in ("events", "batch", "apply", "materialize", "train", "serve"):
+        typer.echo(f"  tandem {command} --repo {repo}")
+
+
+def demo(
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    start: StartOption = None,
+    end: EndOption = None,
+    stream_days: Annotated[
+        int | None, typer.Option(min=0, max=30, help="Days after the end that pass through Kafka (default 3; 0: the batch half alone).")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """The whole way: event logs, batch, apply, materialize, train; then a stream, questions to the model meanwhile, and the proof."""
+    quiet()
+    from pipelines.demo.demo_run import run_demo
+
+    loaded = load(repo, data)
+    d = loaded.settings.demo
+    days = d.stream_days if stream_days is None else stream_days
+    first, last = moment("--start", start, d.start), moment("--end", end, d.end)
+    from pipelines.project.recording import recorded
+
+    with recorded(loaded, "demo", range=[first.isoformat(), last.isoformat()]):
+        run_demo(loaded, first, last, json_, days)

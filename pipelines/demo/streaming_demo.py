@@ -1,0 +1,300 @@
+"""The live half of ``tandem demo``: the days after the training period pass through Kafka while the model is asked over HTTP."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from pipelines.demo.client import Asking, Question, requests
+from pipelines.project.repository import Repo
+from pipelines.reports.terminal import Steps
+from transforms.errors import TandemError
+
+__all__ = ["run_live", "server", "start_over", "why_not"]
+
+NAME = "demo"
+SPEED = 7200
+"""Event time per real time: two hours in a second."""
+DISORDER, LATE, CORRUPT = 0.05, 0.0002, 0.001
+"""What transport does to a log: shares of events that come late but in time, too late, and broken."""
+PARTITIONS = 2
+LATEST = 100
+"""Requests asked once more at the end, when all rows have arrived."""
+PACE = {"TANDEM_STREAM__CLOCK": "replay", "TANDEM_STREAM__TICK_MS": "250"}
+"""Time moves by the replayed events alone, as the wall clock is years ahead; few and larger steps keep up with two hours in a second."""
+
+
+def why_not(repo: Repo) -> str:
+    """Why this repository's events cannot be streamed by the demo; empty if they can."""
+    mute = sorted({g.source.name for g in repo.groups.values() if not g.source.topic})
+    if mute:
+        return f"source {mute[0]!r} has no topic; give it one: topic='...'"
+    if repo.settings.kafka.bootstrap_servers:
+        return "kafka.bootstrap_servers is set, and the demo writes only into a broker of its own"
+    try:
+        import kafka  # noqa: F401
+    except ImportError:
+        return "the streaming packages are missing: pip install 'tandem-features[streaming]'"
+    return ""
+
+
+def start_over(repo: Repo, steps: Steps) -> None:
+    """Delete what a demo before this one streamed: its topics (the whole local broker), online rows, stream, and request log."""
+    if not (repo.data / "stream" / NAME).exists():
+        return
+    from pipelines.feature_store.store import open_store
+    from pipelines.services import local
+    from pipelines.streaming.supervisor import running
+
+    if running(repo.data / "stream" / NAME) is not None:
+        raise TandemError(f"the stream of another demo runs on {repo.data}; 'tandem stream stop --name {NAME}' ends it")
+    steps.say("deleting what the last demo streamed: its topics, online rows, stream and request log")
+    local.down(repo.data, delete=True)
+    store = open_store(repo)
+    store._get_provider().online_store.teardown(store.config, store.list_feature_views(), [])
+    for folder in (f"stream/{NAME}", "replay", "requests"):
+        shutil.rmtree(repo.data / folder, ignore_errors=True)
+
+
+def run_live(repo: Repo, run_id: str, model: str, end: datetime, days: int, steps: Steps, as_json: bool) -> dict[str, Any]:
+    """Stream the ``days`` from ``end`` on, ask ``model`` meanwhile, and prove that stream and batch agree; returns what was seen.
+
+    Everything that it starts ends with it, also after an error or Ctrl-C; a broker that ran before goes on.
+    """
+    until = end + timedelta(days=days)
+    questions = requests(repo, model, end, until)
+    with _broker(repo, steps):
+        seen = _streamed(repo, run_id, model, questions, (end, until), steps)
+        return {**seen, "parity": _verified(repo, steps, as_json)}
+
+
+def _streamed(
+    repo: Repo, run_id: str, model: str, questions: list[Question], days: tuple[datetime, datetime], steps: Steps
+) -> dict[str, Any]:
+    """The stream from its start to its stop, with the server and the replay beside it."""
+    from pipelines.streaming.stream_job import stop_stream
+
+    clock = repo.data / "replay" / "clock.json"
+    clock.unlink(missing_ok=True)  # of an earlier replay: the server is not to start there
+    _topics(repo)
+    with ExitStack() as started:
+        order = ("--name", NAME, "--from-run", run_id, "--anew", "--shards", "1")
+        stream = started.enter_context(_child(repo, "stream", *order, environment=PACE))
+        with steps.doing("starting the stream and the server"):
+            address = started.enter_context(server(repo, days[0], "--clock", str(clock)))
+            _wait(stream, lambda: _reads(repo), "the stream did not start", 300)
+        steps.say(f"the stream goes on from the end of the batch run; the server answers on {address}")
+        asking = Asking(repo, address, model, questions, steps.say)
+        steps.say(f"replaying {days[0]:%Y-%m-%d} to {days[1]:%Y-%m-%d}, two hours in a second; every request is asked when its time comes,")
+        steps.say("and the same one every second: " + ", ".join(f"{k} {v}" for k, v in asking.question.items()))
+        replay = started.enter_context(_Replay(repo, *days))
+        while not replay.over():
+            asking.ask(clock)
+            _alive(stream, "the stream ended")
+        steps.say(f"replayed {replay.summary['sent']:,} records; waiting for the stream to deliver all of them")
+        delivered = _delivered(repo, replay.summary["sources"])
+        _wait(stream, lambda: asking.ask(clock) and delivered(), "the stream did not catch up", 300)
+        millis = asking.millis()
+        steps.say(f"the stream caught up; {asking.asked:,} requests asked in time; one alone is answered within {millis:.1f} ms (median)")
+        asked = asking.all_of([instance for _, instance in questions[-LATEST:]])
+        steps.say(f"asked {asked} requests of the last hours once more, over features that have come to rest")
+        summary = (stop_stream(repo.data, NAME) or {}).get("summary", {})
+        steps.say("the stream stopped, and recorded its resume point")
+    told = {k: summary.get(k) for k in ("events", "rows", "late", "rejected", "written", "stale")}
+    return {
+        "question": asking.question,
+        "answers": asking.answers,
+        "milliseconds": millis,
+        "replay": replay.summary["sources"],
+        "stream": told,
+    }
+
+
+def _verified(repo: Repo, steps: Steps, as_json: bool) -> dict[str, Any]:
+    """``tandem verify``: the report to the screen unless as JSON. Raises TandemError for differences that nothing explains."""
+    from rich.console import Console
+
+    from pipelines.verify.verification import VerifyOptions, run_verify
+    from pipelines.verify.verify_page import write_report
+    from pipelines.verify.verify_table import render
+
+    with steps.doing("proving that stream and batch agree"):
+        result = run_verify(repo, VerifyOptions(name=NAME), steps.say)
+    result["page"] = str(write_report(result, Path(result["folder"])))
+    if not as_json:
+        Console().print(render(result))
+    if result["unexplained"]:
+        raise TandemError(f"{result['unexplained']} differences between stream and batch are not explained; see {result['page']}")
+    return result
+
+
+# ------------------------------------------------------------------------------------------------------------------------ processes
+
+
+def _tandem(repo: Repo, command: str) -> list[str]:
+    return [sys.executable, "-m", "pipelines.cli", command, "--repo", str(repo.path), "--data", str(repo.data)]
+
+
+class _Child:
+    """A command of ours as a child with a log; killed when this process ends, however it ends."""
+
+    def __init__(self, repo: Repo, command: str, arguments: tuple[str, ...], environment: Mapping[str, str]) -> None:
+        from pipelines.lake.children import launch
+
+        self.command = command
+        self.log = repo.data / "demo" / f"{command}.log"
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.log, "wb") as sink:
+            how = {"stdin": subprocess.DEVNULL, "stdout": sink, "stderr": sink, "env": {**os.environ, **environment}}
+            self.process = launch([*_tandem(repo, command), *arguments], **how)
+
+    def poll(self) -> int | None:
+        """Its exit code, None while it runs."""
+        return self.process.poll()
+
+
+@contextmanager
+def _child(repo: Repo, command: str, *arguments: str, environment: Mapping[str, str] = MappingProxyType({})) -> Iterator[_Child]:
+    from pipelines.lake.children import end
+
+    child = _Child(repo, command, arguments, environment)
+    try:
+        yield child
+    finally:
+        end(child.process, 40)
+
+
+def _failed(child: _Child, what: str) -> None:
+    lines = [line for line in child.log.read_text(errors="replace").splitlines() if line.strip()]
+    raise TandemError(f"{what}: {lines[-1] if lines else 'no output'}; see {child.log}")
+
+
+def _alive(child: _Child, what: str) -> None:
+    if child.poll() is not None:
+        _failed(child, what)
+
+
+def _wait(child: _Child, true: Any, what: str, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        _alive(child, what)
+        if time.monotonic() > deadline:
+            _failed(child, f"{what} within {seconds:g} s")
+        time.sleep(0.2)
+
+
+@contextmanager
+def server(repo: Repo, as_of: datetime, *flags: str) -> Iterator[str]:
+    """``tandem serve`` as a child process on a free port; yields its address once it is ready, and stops it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+
+    def ready() -> bool:
+        try:
+            with urllib.request.urlopen(f"{address}/v2/health/ready", timeout=2):
+                return True
+        except (urllib.error.URLError, OSError):
+            return False
+
+    with _child(repo, "serve", "--port", str(port), "--as-of", as_of.isoformat(), *flags) as child:
+        _wait(child, ready, "the server did not start", 300)
+        yield address
+
+
+@contextmanager
+def _broker(repo: Repo, steps: Steps) -> Iterator[None]:
+    from pipelines.services import local
+
+    ran = local.status(repo.data)["kafka"]["state"] == "running"
+    with steps.doing("starting Kafka"):
+        local.up(repo.data, say=steps.say)
+    try:
+        yield
+    finally:
+        if not ran:
+            local.down(repo.data, say=steps.say)
+
+
+# --------------------------------------------------------------------------------------------------------------------------- stream
+
+
+def _topics(repo: Repo) -> None:
+    from pipelines.replay.producer import prepare_topics
+    from pipelines.sources.kafka.partition_reader import client_options
+
+    topics = sorted({s.topic for s in repo.sources.values() if s.topic})
+    prepare_topics(client_options(repo.settings.kafka, repo.data), topics, PARTITIONS)
+
+
+def _progress(repo: Repo) -> dict[str, Any]:
+    from pipelines.streaming.stream_job import stream_status
+
+    found: dict[str, Any] = stream_status(repo.data, NAME).get("progress", {})
+    return found
+
+
+def _reads(repo: Repo) -> bool:
+    """Whether the stream has looked at every partition."""
+    return len(_progress(repo).get("lag", {})) == PARTITIONS * len({g.source.name for g in repo.groups.values()})
+
+
+def _delivered(repo: Repo, sent: Mapping[str, Any]) -> Callable[[], bool]:
+    """Whether all that was sent (a replay's summary by source) is folded, and the rows that follow from it are written."""
+    from pipelines.streaming.state.job_state import Control
+    from pipelines.streaming.supervisor import reached
+
+    read = {g.source.name for g in repo.groups.values()}
+    ends = {s: {int(p): o + 1 for p, o in sent[s]["last_offsets"].items()} for s in sent if s in read}
+    control = Control(repo.data / "stream" / NAME)
+    return lambda: reached(ends, control.reports(), control.load_progress(), 1)
+
+
+class _Replay:
+    """``tandem replay`` in a thread of this process, which has everything loaded already; entered to start, left to end it."""
+
+    def __init__(self, repo: Repo, start: datetime, end: datetime) -> None:
+        self.repo, self.range = repo, (round(start.timestamp() * 1e6), round(end.timestamp() * 1e6))
+        self.summary: dict[str, Any] = {}
+        self.error: Exception | None = None
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._run, name="replay", daemon=True)
+
+    def _run(self) -> None:
+        from pipelines.replay.replay_job import ReplayOptions, run_replay
+        from pipelines.replay.schedule import Alterations
+
+        how = Alterations(seed=1, disorder=DISORDER, late=LATE, corrupt=CORRUPT)
+        options = ReplayOptions(start_us=self.range[0], end_us=self.range[1], speed=SPEED, partitions=PARTITIONS, how=how)
+        try:
+            self.summary = run_replay(self.repo, options, stopped=self.stop.is_set)
+        except Exception as error:
+            self.error = error
+
+    def __enter__(self) -> _Replay:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self.thread.join(30)
+
+    def over(self) -> bool:
+        """Whether all is sent. Raises what went wrong."""
+        if self.error is not None:
+            raise self.error
+        return not self.thread.is_alive()

@@ -1,0 +1,1 @@
+"""Feast: apply, materialize, and the online store as a stream writes to it."""

@@ -1,0 +1,55 @@
+"""The repository's online store as the stream uses it: the one ordered write, marks that tell whether it forgot, and what to do then."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+
+from transforms.definitions import FeatureGroup
+from transforms.errors import ConfigError
+
+__all__ = ["FeastStore"]
+
+
+class FeastStore:
+    """Opens the store of an applied repository. Raises ConfigError for one that is not, or whose store has no ordered write."""
+
+    def __init__(self, repo_path: Path, data: Path, groups: Mapping[str, FeatureGroup]) -> None:
+        from pipelines.feature_store.store import open_store
+
+        store = open_store(SimpleNamespace(path=repo_path))  # type: ignore[arg-type]
+        self.config, self.data = store.config, data
+        self.online = store._get_provider().online_store
+        if not hasattr(self.online, "write_rows"):
+            raise ConfigError(
+                f"feature_store.yaml: online_store {type(self.online).__name__} has no ordered write;"
+                " use serving.online_store.sqlite.OrderedSqliteOnlineStore or serving.online_store.redis.OrderedRedisOnlineStore"
+            )
+        known = {v.name: v for v in store.list_feature_views()}
+        missing = sorted(set(groups) - set(known))
+        if missing:
+            raise ConfigError(f"feature view {missing[0]!r} is not in the registry; run 'tandem apply' first")
+        self.views = {n: known[n] for n in groups}
+
+    def write(self, group: str, rows: pa.RecordBatch) -> Any:
+        """The one ordered write."""
+        return self.online.write_rows(self.config, self.views[group], rows)
+
+    def mark(self, name: str, value: int, at_least: int | None = None) -> bool:
+        """Keep a rising mark; False if the store forgot the one before."""
+        kept: bool = self.online.mark(self.config, name, value, at_least)
+        return kept
+
+    def reapply(self, group: str, fingerprint: str) -> None:
+        """Where the store forgot which graph is applied and it is this one, tell it again."""
+        current = self.data / "graphs" / group / "CURRENT"
+        if self.online.applied_fingerprint(self.config, group) is None and current.is_file() and current.read_text().strip() == fingerprint:
+            self.online.apply_fingerprint(self.config, group, fingerprint)
+
+    def sync(self) -> None:
+        """Force to disk what was written, where that is this process' business."""
+        self.online.sync(self.config)

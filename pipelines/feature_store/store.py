@@ -1,0 +1,66 @@
+"""``tandem apply`` and ``tandem materialize``: Feast's own commands in process, with the applied graphs made known to the online store."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pipelines.project.repository import Repo, load_module
+from transforms.errors import ConfigError, StoreError
+
+__all__ = ["apply", "materialize", "open_store"]
+
+
+def open_store(repo: Repo) -> Any:
+    """The repository's ``feast.FeatureStore``. Raises ConfigError, one line."""
+    from feast import FeatureStore
+
+    if not (repo.path / "feature_store.yaml").is_file():
+        raise ConfigError(f"{repo.path} has no feature_store.yaml; 'tandem init' shows one")
+    try:
+        return FeatureStore(repo_path=str(repo.path))
+    except Exception as error:
+        raise ConfigError(f"feature_store.yaml: {str(error).splitlines()[0]}; correct it") from None
+
+
+@contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    before, paths = Path.cwd(), list(sys.path)
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+        sys.path[:] = paths
+
+
+def apply(repo: Repo, fingerprints: Mapping[str, str]) -> None:
+    """``feast apply`` in the repository, then make ``fingerprints`` (group -> graph) the ones that the online store takes rows of."""
+    from feast.repo_config import load_repo_config
+    from feast.repo_operations import apply_total
+
+    # Feast imports the definitions under their bare names; they must see the graphs that were just applied.
+    for stem in (p.stem for p in repo.path.glob("*.py")):
+        sys.modules.pop(stem, None)
+    load_module(repo.path, repo.settings.definitions)
+    with _inside(repo.path), redirect_stdout(sys.stderr):  # stdout is for results
+        try:
+            apply_total(load_repo_config(repo.path, repo.path / "feature_store.yaml"), repo.path, skip_source_validation=True)
+        except SystemExit as stop:
+            raise StoreError(f"feast apply stopped with {stop.code}; its message stands above") from None
+    store = open_store(repo)
+    online = store._get_provider().online_store
+    if hasattr(online, "apply_fingerprint"):
+        for name, fingerprint in fingerprints.items():
+            online.apply_fingerprint(store.config, name, fingerprint)
+
+
+def materialize(repo: Repo, start: datetime, end: datetime, views: list[str] | None = None) -> None:
+    """Load the newest rows with event timestamps in [start, end] into the online store; safe to repeat and to race."""
+    with redirect_stdout(sys.stderr):  # stdout is for results
+        open_store(repo).materialize(start_date=start, end_date=end, feature_views=views)

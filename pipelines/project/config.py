@@ -1,0 +1,333 @@
+"""Settings: ``tandem.yaml`` in the feature repository < environment (``TANDEM_``, nested by ``__``) < flags.
+
+Light: the command line reads it before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+
+from transforms.errors import ConfigError
+
+__all__ = [
+    "AlertSettings",
+    "BatchSettings",
+    "DemoSettings",
+    "FeatureMonitor",
+    "KafkaSettings",
+    "MonitorSettings",
+    "Settings",
+    "StreamSettings",
+    "TrackingSettings",
+    "WatchSettings",
+    "load_settings",
+    "moment",
+    "parse_duration",
+    "parse_time",
+]
+
+
+def parse_time(text: Any) -> datetime:
+    """A moment of UTC from ``2013-01-31`` or an ISO 8601 date and time (without a zone: UTC). Raises ValueError."""
+    moment = text if isinstance(text, datetime) else datetime.fromisoformat(str(text))
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def moment(flag: str, text: str | None, default: datetime | None = None) -> datetime:
+    """The moment a flag names, in UTC; raises ConfigError."""
+    if text is None:
+        if default is None:
+            raise ConfigError(f"{flag} is missing; give a date such as {flag} 2013-01-01")
+        return default
+    try:
+        return parse_time(text)
+    except ValueError:
+        raise ConfigError(f"{flag} {text!r} is no moment; write 2013-01-31 or 2013-01-31T06:00") from None
+
+
+def parse_duration(text: str) -> timedelta:
+    """A length of time from ``90s``, ``30m``, ``1h`` or ``1d``. Raises ValueError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip())
+    if found is None or not float(found[1]):
+        raise ValueError(f"{text!r} is no length of time; write 90s, 30m, 1h or 1d")
+    return timedelta(seconds=float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]])
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BatchSettings(_Section):
+    """How ``tandem batch`` works."""
+
+    shards: int = Field(default=2, ge=1, le=4096)
+    """Parts that the entities are spread over; each is windowed by itself."""
+    slice_days: int = Field(default=7, ge=1)
+    """Days of rows made (and held in memory) at a time per shard; at least the longest window."""
+    max_reject_share: float = Field(default=0.01, ge=0, le=1)
+    """Share of rejected events above which a run fails before anything becomes visible."""
+    max_future_hours: float = Field(default=24, ge=0)
+    """How far ahead of the clock an event time may lie."""
+
+
+class KafkaSettings(_Section):
+    """Where the topics are, and how to get in."""
+
+    bootstrap_servers: str = ""
+    """``host:port,host:port``; empty: the broker of ``tandem up``."""
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    sasl_username: str | None = None
+    sasl_password: str | None = Field(default=None, repr=False)
+    """Better given by the environment: ``TANDEM_KAFKA__SASL_PASSWORD``."""
+    ssl_cafile: Path | None = None
+    ssl_certfile: Path | None = None
+    ssl_keyfile: Path | None = None
+    dead_letters: str = "tandem.dead_letters"
+    """The topic that takes rejected records."""
+    dead_letter_seconds: float = Field(default=30, ge=1)
+    """How long writing dead letters may take before the stream stops."""
+    schema_registry: str = ""
+    """Address of a Confluent-compatible schema registry, for sources in Avro."""
+    schema_registry_username: str | None = None
+    schema_registry_password: str | None = Field(default=None, repr=False)
+    """Better given by the environment: ``TANDEM_KAFKA__SCHEMA_REGISTRY_PASSWORD``."""
+    formats: dict[str, Literal["json", "avro"]] = Field(default_factory=dict)
+    """How a source's records are encoded, by its name; JSON unless said."""
+
+
+class StreamSettings(_Section):
+    """How ``tandem stream`` works."""
+
+    shards: int = Field(default=2, ge=1, le=4096)
+    """Parts that the entities are spread over; each is folded by itself."""
+    tick_ms: int = Field(default=100, ge=10)
+    """How often each partition is polled."""
+    poll_records: int = Field(default=20_000, ge=1)
+    """Records taken from a partition per tick at most."""
+    clock: Literal["live", "replay"] = "live"
+    """What moves the watermark of an idle partition: the wall clock (live), or nothing: it is left out (replay)."""
+    idle_seconds: float = Field(default=30, gt=0)
+    """A partition read to its end that brings nothing for so long is idle."""
+    max_reject_share: float = Field(default=0.05, ge=0, le=1)
+    """Share of rejects among the last records of a partition above which it is paused."""
+    reject_window: int = Field(default=1000, ge=1)
+    """Records that the share is taken over."""
+    max_future_hours: float = Field(default=24, ge=0)
+    """How far an event time may lie ahead of its record's timestamp and of the clock."""
+    checkpoint_seconds: float = Field(default=10, gt=0)
+    """How often Flink keeps its state."""
+    checkpoints: str = ""
+    """Where a Flink cluster keeps them: a URL that all its machines reach; empty: the data folder."""
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+    """Port of ``/metrics``; 0 takes a free one (``tandem stream status`` tells it)."""
+
+
+class AlertSettings(_Section):
+    """Where alerts go: to a webhook. Without a ``webhook`` they are only said and kept in ``data/alerts``."""
+
+    webhook: str = Field(default="", repr=False)
+    """``https://...``. Whoever knows Slack's address may write to it, so better by the environment: ``TANDEM_ALERTS__WEBHOOK``."""
+    format: Literal["json", "slack"] = "json"
+    """A JSON object with every field, or Slack's ``text`` and ``blocks``."""
+    level: Literal["warn", "fail"] = "fail"
+    """The mildest finding of the monitor that is an alert."""
+    repeat_hours: float = Field(default=24, gt=0)
+    """An alert that goes on unchanged is sent again after so long."""
+    timeout_seconds: float = Field(default=10, gt=0, le=120)
+    """How long the webhook may take to answer."""
+    keep_hours: float = Field(default=72, gt=0)
+    """How long an alert that cannot be delivered is kept and tried again."""
+    header: str = "Authorization"
+    """The header that ``secret`` is sent in."""
+    secret: str | None = Field(default=None, repr=False)
+    """Its value, e.g. ``Bearer ...``; better given by the environment: ``TANDEM_ALERTS__SECRET``."""
+
+
+class WatchSettings(_Section):
+    """When ``tandem watch`` looks, and what makes it train anew. A trigger that is null is off."""
+
+    every: str = "1h"
+    """How often the monitor runs: ``30m``, ``1h``, ``1d``."""
+    drift: bool = True
+    """Trigger: the monitor's drift or skew of features or predictions failed."""
+    decay: bool = True
+    """Trigger: AUC, log loss or calibration on labelled requests failed."""
+    champion_days: float | None = Field(default=30, gt=0)
+    """Trigger: the champion was made longer ago."""
+    new_days: float | None = Field(default=7, ge=1)
+    """Trigger: so many whole days of events that the champion's training did not see."""
+    train_days: float | None = Field(default=None, ge=1)
+    """Train on so many days up to the newest; null: from where the champion's training began."""
+    cooldown_hours: float = Field(default=24, ge=0)
+    """The least time between the starts of two trainings of a model."""
+    attempts: int = Field(default=3, ge=1)
+    """How often a training on the same data may fail before it is left alone."""
+    retry_minutes: float = Field(default=30, gt=0)
+    """The wait after a failed attempt; twice as long after each further one."""
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+    """Port of ``/metrics``; 0 takes a free one (``tandem watch status`` tells it)."""
+
+    @field_validator("every")
+    @classmethod
+    def _duration(cls, value: str) -> str:
+        parse_duration(value)
+        return value
+
+
+class FeatureMonitor(_Section):
+    """What one feature may do; unset: as in ``monitor``."""
+
+    skew: float | None = Field(default=None, gt=0)
+    drift: float | None = Field(default=None, gt=0)
+    null_rise: float | None = Field(default=None, ge=0)
+    unknown_share: float | None = Field(default=None, ge=0)
+    check: bool = True
+    """False: shown, never judged."""
+
+
+class MonitorSettings(_Section):
+    """What ``tandem monitor`` and ``tandem labels`` hold the answers against."""
+
+    skew: float = Field(default=0.15, gt=0)
+    """Distance of served values from the training set's (L-infinity for text, Jensen-Shannon for numbers) above which a feature fails,
+    if it is also more than chance explains."""
+    drift: float = Field(default=0.15, gt=0)
+    """The same between a window and the one before."""
+    chance: float = Field(default=1.5, ge=1)
+    """How many times the greatest distance between the training set's own windows of that length a distance must be."""
+    min_rows: int = Field(default=100, ge=10)
+    """Fewer answers in a window are not judged."""
+    min_moments: int = Field(default=20, ge=1)
+    """Answers of so few different minutes (weighed by how many fell into each) are no sample of a window: many at once share their rows."""
+    null_rise: float = Field(default=0.1, ge=0, le=1)
+    """How much the share of nulls may rise above training's."""
+    unknown_share: float = Field(default=0.02, ge=0, le=1)
+    """The share of values that training never saw (and more than its own last part had)."""
+    too_old_share: float = Field(default=0.1, ge=0, le=1)
+    """The share of rows past their TTL, or not there, beyond training's."""
+    calibration: float = Field(default=0.1, gt=0, le=1)
+    """How far the mean prediction may be from the rate of positive labels."""
+    auc_drop: float = Field(default=0.05, ge=0, le=1)
+    """How far AUC may be below the training report's."""
+    log_loss_rise: float = Field(default=0.1, ge=0)
+    min_labels: int = Field(default=200, ge=20)
+    """Fewer labels say nothing about AUC, log loss and calibration."""
+    real_bugs: int = Field(default=0, ge=0)
+    """Served values that differ from their recomputation for no reason but a defect."""
+    stale_share: float = Field(default=0.1, ge=0, le=1)
+    """The share of answers that were given from a row that was not the newest one due."""
+    stale_minutes: float = Field(default=60, ge=0)
+    """A row may be behind so long before it counts as stale: a stream knows the time of its sources only by their next event."""
+    recompute_answers: int = Field(default=20_000, ge=0)
+    """So many answers, the latest, are computed anew; 0: none."""
+    label_tolerance_hours: float = Field(default=24, gt=0)
+    """How far the moment of a request may lie from the spine's."""
+    features: dict[str, FeatureMonitor] = Field(default_factory=dict)
+    """By input (``view__feature`` or the request field)."""
+
+
+class DemoSettings(_Section):
+    """What ``tandem demo`` runs over."""
+
+    events: str = ""
+    """``module:function`` of the repository that writes the event logs: ``(data, start, end, progress) -> {source: events}``."""
+    start: datetime | None = None
+    end: datetime | None = None
+    warm_up_days: int = Field(default=7, ge=0)
+    """Days at the start that fill the windows before the first training example is taken."""
+    stream_days: int = Field(default=3, ge=0)
+    """Days after the end that pass through Kafka; 0: the demo ends with the batch half."""
+
+    @field_validator("start", "end", mode="before")
+    @classmethod
+    def _utc(cls, value: Any) -> Any:
+        return value if value is None else parse_time(value)
+
+
+class TrackingSettings(_Section):
+    """Where runs are shown: MLflow, Weights & Biases. A tracker that is down never stops a job."""
+
+    trackers: list[Literal["mlflow", "wandb"]] = ["mlflow"]
+    """Who is told of each run; an empty list: nobody."""
+    uri: str = Field(default="", repr=False)
+    """MLflow's server, e.g. ``http://mlflow:5000``; empty: ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the data folder."""
+    experiment: str = "tandem"
+    """MLflow's experiment, and the project of Weights & Biases."""
+    wandb_mode: Literal["offline", "online"] = "offline"
+    """Offline: runs are written to the data folder, for ``wandb sync``; online needs ``WANDB_API_KEY``."""
+    retry_seconds: float = Field(default=30, ge=0)
+    """How long a delivery in the background keeps trying; what is left goes with the next run."""
+    wait_seconds: float = Field(default=0, ge=0)
+    """How long a job waits at its end until its run is delivered; for containers that end with their job."""
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured; unknown keys are errors."""
+
+    model_config = SettingsConfigDict(env_prefix="TANDEM_", env_nested_delimiter="__", extra="forbid", frozen=True)
+
+    data: Path = Path("../data")
+    """The data folder, relative to the feature repository."""
+    definitions: str = "features"
+    """The module of the repository that defines sources and feature groups."""
+    models: list[str] = Field(default_factory=list)
+    """Models to train, as ``module:object``."""
+    batch: BatchSettings = Field(default_factory=BatchSettings)
+    kafka: KafkaSettings = Field(default_factory=KafkaSettings)
+    stream: StreamSettings = Field(default_factory=StreamSettings)
+    serve: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the server, see ``tandem serve --help``."""
+    alerts: AlertSettings = Field(default_factory=AlertSettings)
+    watch: WatchSettings = Field(default_factory=WatchSettings)
+    monitor: MonitorSettings = Field(default_factory=MonitorSettings)
+    demo: DemoSettings = Field(default_factory=DemoSettings)
+    tracking: TrackingSettings = Field(default_factory=TrackingSettings)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then environment, then the file."""
+        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, cls.model_config.get("yaml_file"))
+
+
+def _keys(section: Sequence[int | str]) -> list[str]:
+    model: Any = Settings
+    for part in section:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)
+
+
+def load_settings(repo: Path, **flags: Any) -> Settings:
+    """The settings of a repository, ``data`` made absolute; ``flags`` that are None are left out.
+
+    Raises ConfigError, one line that names key, value and mend.
+    """
+    path = repo / "tandem.yaml"
+    if not repo.is_dir():
+        raise ConfigError(f"--repo {repo}: there is no such folder; name a feature repository or make one with 'tandem init'")
+    configured = type("Settings", (Settings,), {"model_config": {**Settings.model_config, "yaml_file": path}, "__doc__": Settings.__doc__})
+    try:
+        settings: Settings = configured(**{k: v for k, v in flags.items() if v is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        known = f"; known keys: {', '.join(_keys(first['loc'][:-1]))}" if first["type"] == "extra_forbidden" else ""
+        raise ConfigError(f"{path.name}: {key}: {first['msg']} (got {first['input']!r}); correct it or drop the key{known}") from None
+    except Exception as error:
+        raise ConfigError(f"{path.name} cannot be read: {str(error).splitlines()[0]}; it must be a YAML mapping") from None
+    data = settings.data if settings.data.is_absolute() else (repo / settings.data)
+    return settings.model_copy(update={"data": data.resolve()})

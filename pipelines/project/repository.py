@@ -1,0 +1,103 @@
+"""A feature repository, loaded by its path: the engine never imports one by name."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import sysconfig
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pipelines.project.config import Settings, load_settings
+from transforms.definitions import EventSource, FeatureGroup
+from transforms.errors import DefinitionError
+
+__all__ = ["Repo", "load_module", "load_repo"]
+
+_LIBRARIES = {sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")}
+
+
+@dataclass(frozen=True)
+class Repo:
+    """A repository's folder, settings, sources and feature groups (both by name)."""
+
+    path: Path
+    settings: Settings
+    sources: dict[str, EventSource]
+    groups: dict[str, FeatureGroup]
+
+    @property
+    def data(self) -> Path:
+        """The data folder."""
+        return self.settings.data
+
+    def attribute(self, reference: str) -> Any:
+        """The object that ``"module:name"`` refers to; raises DefinitionError if there is none."""
+        module, _, name = reference.partition(":")
+        found = getattr(load_module(self.path, module), name, None)
+        if found is None:
+            raise DefinitionError(f"{reference!r}: module {module!r} of {self.path.name} has no {name!r}; correct the name")
+        return found
+
+    def preprocessing_fn(self, group: FeatureGroup) -> Callable[..., Any] | None:
+        """The group's function, or None."""
+        return None if group.preprocessing_fn is None else self.attribute(group.preprocessing_fn)
+
+
+def load_module(repo: Path, name: str) -> ModuleType:
+    """Import module ``name`` of the repository under its bare name, as Feast does; modules of another repository give way.
+
+    Raises DefinitionError, one line with file and line, when the module is missing or fails.
+    """
+    folder = str(repo)
+    if folder in sys.path:
+        sys.path.remove(folder)
+    sys.path.insert(0, folder)
+    for stem in {p.stem for p in repo.glob("*.py")} | {name}:
+        file = getattr(sys.modules.get(stem), "__file__", None)
+        # Also one whose repository is gone by now; but never a library of Python's own folders.
+        if file and Path(file).resolve().parent != repo and not any(Path(file).is_relative_to(p) for p in _LIBRARIES):
+            del sys.modules[stem]
+    importlib.invalidate_caches()
+    try:
+        return importlib.import_module(name)
+    except DefinitionError:
+        raise
+    except ModuleNotFoundError as error:
+        if error.name == name:
+            raise DefinitionError(f"{repo.name} has no module {name!r}; write {name}.py or correct the name") from None
+        raise DefinitionError(f"{repo.name}/{name}.py needs the module {error.name!r}, which is not installed") from None
+    except Exception as error:
+        trace, file, line = error.__traceback__, f"{name}.py", 0
+        while trace is not None:
+            if trace.tb_frame.f_code.co_filename.startswith(folder):
+                file, line = Path(trace.tb_frame.f_code.co_filename).name, trace.tb_lineno
+            trace = trace.tb_next
+        what = str(error).splitlines()[0] if str(error) else ""
+        if isinstance(error, SyntaxError):
+            file, line, what = Path(error.filename or file).name, error.lineno or 0, error.msg
+        raise DefinitionError(f"{repo.name}/{file}, line {line}: {type(error).__name__}: {what}") from None
+
+
+def load_repo(path: Path, **flags: Any) -> Repo:
+    """Load settings and definitions of the repository at ``path``. Raises ConfigError or DefinitionError."""
+    path = path.resolve()
+    settings = load_settings(path, **flags)
+    module = load_module(path, settings.definitions)
+    sources: dict[str, EventSource] = {}
+    groups: dict[str, FeatureGroup] = {}
+    for value in vars(module).values():
+        kept: dict[str, Any] | None = sources if isinstance(value, EventSource) else groups if isinstance(value, FeatureGroup) else None
+        if kept is None:
+            continue
+        if value.name in kept and kept[value.name] is not value:
+            raise DefinitionError(f"{settings.definitions}.py: two definitions are called {value.name!r}; rename one")
+        kept[value.name] = value
+    if not groups:
+        raise DefinitionError(f"{path.name}/{settings.definitions}.py defines no FeatureGroup; see 'tandem init' for an example")
+    for group in groups.values():
+        sources.setdefault(group.source.name, group.source)
+    return Repo(path, settings, sources, groups)

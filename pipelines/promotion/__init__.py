@@ -1,0 +1,1 @@
+"""Which version may serve: versions scored on the same held-out rows, thresholds, promotion and rollback."""

@@ -1,0 +1,174 @@
+"""Promotion and rollback: who is champion moves only for a reason that is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pipelines.project.repository import Repo
+from pipelines.promotion.evaluate import Evaluation, evaluate, read_spec
+from pipelines.promotion.verdict import Check, judge, missed
+from pipelines.registry.alias_file import MovedError, change, current, model_folder, versions_on_disk
+from pipelines.training.definition import Model
+from serving.aliases import Aliases
+from serving.errors import ModelError
+from serving.models import ModelSpec
+from transforms.errors import DataError, TandemError
+
+__all__ = ["Asked", "Decision", "asked_for", "decide", "misfit", "promote", "rollback", "rollback_to"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which version is to become champion in the place of which."""
+
+    model: str
+    version: int
+    champion: int | None
+    spec: ModelSpec
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The verdict on a version: every check, why it may not become champion, and the evaluation that both rest on."""
+
+    asked: Asked
+    checks: tuple[Check, ...]
+    missed: tuple[str, ...]
+    notes: tuple[str, ...]
+    evaluation: Evaluation | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able form."""
+        return {
+            "model": self.asked.model,
+            "version": self.asked.version,
+            "champion": self.asked.champion,
+            "missed": list(self.missed),
+            "notes": list(self.notes),
+            "checks": [c.to_dict() for c in self.checks],
+            "evaluation": self.evaluation.to_dict() if self.evaluation is not None else None,
+        }
+
+
+def misfit(repo: Repo, spec: ModelSpec) -> str:
+    """Why the server would not serve a model now: its graphs are not those of the online rows, or a feature is gone. Empty: it would."""
+    from serving.dataplane import Dataplane
+    from serving.settings import ServingSettings
+
+    data = repo.data
+    plane = Dataplane(ServingSettings(feature_repo=repo.path, models=data / "models", graphs=data / "graphs"))
+    plane.features.refresh()
+    try:
+        plane.check(spec)  # the server's own question
+    except TandemError as e:
+        return str(e)
+    return ""
+
+
+def asked_for(repo: Repo, model: Model, version: int | None) -> Asked:
+    """The version to promote (default: the challenger). Raises DataError if there is none."""
+    folder = model_folder(repo.data, model.name)
+    try:
+        now = current(folder)
+    except ModelError:
+        if version is None:
+            raise
+        now = Aliases()  # the file is damaged: a version that is named begins it anew
+    chosen = version if version is not None else now.challenger
+    if chosen is None:
+        have = ", ".join(map(str, versions_on_disk(folder)[-8:])) or "none"
+        raise DataError(f"model {model.name!r} has no challenger; name a version with --version (there is {have})")
+    return Asked(model.name, chosen, now.champion, read_spec(repo.data, model.name, chosen))
+
+
+def decide(repo: Repo, model: Model, asked: Asked, say: Callable[[str], None] = lambda line: None) -> Decision:
+    """Whether a version may become champion: it fits the online rows, and holds the model's thresholds by itself, beside the champion on
+    the same rows that neither was trained on, and in every slice that has enough of them."""
+    out: list[str] = []
+    notes: list[str] = []
+    unfit = misfit(repo, asked.spec)
+    if unfit:
+        out.append(f"it would be refused by the server: {unfit}")
+    versions, champion_fits = [asked.version], False
+    if asked.champion is not None and asked.champion != asked.version:
+        try:
+            champion_unfit = misfit(repo, read_spec(repo.data, model.name, asked.champion))
+        except TandemError as e:
+            champion_unfit = str(e)
+        champion_fits = not champion_unfit
+        if champion_fits:
+            versions.append(asked.champion)
+        else:
+            notes.append(f"champion version {asked.champion} cannot be served any more and is not compared with: {champion_unfit}")
+    elif asked.champion is None:
+        notes.append("there is no champion to compare with")
+    try:
+        found = evaluate(repo, model, versions)
+    except TandemError as e:
+        return Decision(asked, (), (*out, f"it cannot be judged: {e}"), tuple(notes), None)
+    say(f"{found.held.table.num_rows:,} rows: {found.held.how}")
+    if asked.version in found.unknown:
+        out.append(f"it cannot be judged: {found.unknown[asked.version]}")
+    if champion_fits and asked.champion is not None and asked.champion in found.unknown:
+        out.append(f"it cannot be compared with champion version {asked.champion}: {found.unknown[asked.champion]}")
+    for version, rows in found.held.seen.items():
+        notes.append(f"version {version} was trained on {rows:,} of the {found.held.table.num_rows:,} rows")
+    for version in found.held.unsure:
+        notes.append(f"the training set of version {version} is gone: whether it was trained on these rows is not known")
+    mine = found.scores.get(asked.version)
+    theirs = found.scores.get(asked.champion) if asked.champion is not None and champion_fits else None
+    checks = judge(model.thresholds, mine, theirs) if mine is not None else []
+    return Decision(asked, tuple(checks), (*out, *missed(checks)), tuple(notes), found)
+
+
+def promote(repo: Repo, decision: Decision, now: datetime, *, reason: str = "", forced: bool = False, run: str = "") -> Aliases:
+    """Make the version champion. Raises MovedError if the champion is not the one any more that it was compared with, DataError if the
+    decision says no and it is not ``forced``."""
+    asked = decision.asked
+    if decision.missed and not forced:
+        raise DataError(f"version {asked.version} is not promoted: {'; '.join(decision.missed)}")
+
+    def move(found: Aliases) -> tuple[int | None, int | None]:
+        if found.champion != asked.champion:
+            raise MovedError(
+                f"model {asked.model!r}: version {found.champion} became champion meanwhile, version {asked.version} was compared with "
+                f"{asked.champion}; look at it and promote again"
+            )
+        return asked.version, None if found.challenger == asked.version else found.challenger
+
+    details: dict[str, Any] = {"version": asked.version, "reason": reason, "evaluation": run}
+    details |= {"forced": forced, "missed": list(decision.missed)} if decision.missed else {}
+    return change(model_folder(repo.data, asked.model), "promote", move, now, mend=True, **details)
+
+
+def rollback_to(repo: Repo, model: str, to: int | None) -> tuple[int, int]:
+    """(the champion, the version to go back to): the champion before, or ``to``. Raises DataError if there is none."""
+    folder = model_folder(repo.data, model)
+    found = current(folder)
+    if found.champion is None:
+        raise DataError(f"model {model!r} has no champion; promote a version")
+    before = [v for v in found.champions if v != found.champion]
+    target = to if to is not None else next(iter(before), None)
+    if target is None:
+        raise DataError(f"model {model!r}: version {found.champion} is the first champion; there is none to go back to")
+    if target == found.champion:
+        raise DataError(f"model {model!r}: version {target} is champion already")
+    if target not in before:
+        known = ", ".join(map(str, before)) or "none"
+        raise DataError(f"model {model!r}: version {target} was no champion before; there is {known}. 'tandem promote' takes any version")
+    return found.champion, target
+
+
+def rollback(repo: Repo, model: str, champion: int, target: int, now: datetime, details: Mapping[str, Any]) -> Aliases:
+    """Make ``target``, a champion before, champion again. Raises MovedError if ``champion`` is not the champion any more."""
+
+    def move(found: Aliases) -> tuple[int | None, int | None]:
+        if found.champion != champion:
+            raise MovedError(f"model {model!r}: version {found.champion} became champion meanwhile; look at it and roll back again")
+        # The version that is taken back is no challenger: nothing is to promote it again by itself.
+        return target, None if found.challenger in (target, champion) else found.challenger
+
+    return change(model_folder(repo.data, model), "rollback", move, now, version=target, **details)

@@ -1,0 +1,126 @@
+"""Keeps one service running after ``tandem up`` has gone: ``python -m pipelines.services.daemon SERVICE DATA PORT``.
+
+The service is the keeper's child and dies with it, however it dies. Until whoever started the keeper has taken the answer (a line of
+JSON on standard output) and said "ok" on standard input, the keeper dies with *it*: a closed standard input means that it is gone.
+After that, the keeper waits: for SIGTERM, upon which it stops the service in order, or for the service's own end, which it notes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipelines.services import service_state as state
+from transforms.errors import StoreError, TandemError
+
+__all__ = ["Service", "main", "make"]
+
+SECONDS_FOR_THE_LAST_ONE = 20
+
+
+class Service(Protocol):
+    """What is kept."""
+
+    folder: Path
+    log: Path
+    process: Any
+
+    @property
+    def address(self) -> str:
+        """``host:port``."""
+
+    def start(self) -> None:
+        """Start, and return when it is ready."""
+
+    def stop(self) -> None:
+        """Stop in order."""
+
+
+def make(service: str, data: Path, port: int) -> Service:
+    """The service called so; ``port`` 0 leaves the choice to it."""
+    folder = state.services_folder(data) / service
+    if service == "kafka":
+        from pipelines.services.kafka_broker import Broker
+
+        return Broker(folder, port=port or None)
+    from pipelines.services.redis_server import Redis
+
+    return Redis(folder, port=port or None)
+
+
+def _watch(service: Service, taken: threading.Event) -> None:
+    """Ends this process and the service when standard input ends before the answer was taken."""
+    if os.read(0, 2) != b"ok":
+        if service.process is not None:  # where there is a tether, that alone would do
+            service.process.kill()
+        os._exit(1)
+    taken.set()
+
+
+def _say(answer: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+
+
+def _hold(folder: Path, service: str) -> int:
+    """Be the only keeper of this service; the hold ends with the process, and no child inherits it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder / f".{service}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    deadline = time.monotonic() + SECONDS_FOR_THE_LAST_ONE
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return handle
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise StoreError(f"another keeper of {service} still runs in {folder}; tandem down ends it") from None
+            time.sleep(0.05)
+
+
+def main(name: str, data: Path, port: int) -> int:
+    """See the module."""
+    service, taken = make(name, data, port), threading.Event()
+    threading.Thread(target=_watch, args=(service, taken), daemon=True).start()
+
+    def asked(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise SystemExit(0)
+
+    signal.signal(signal.SIGTERM, asked)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # what a terminal sends is for the command, not for us
+    try:
+        held = _hold(state.services_folder(data), name)
+        service.start()
+        keeper, process = state.Proc.of(os.getpid()), state.Proc.of(service.process.pid)
+        if keeper is None or process is None:
+            raise StoreError(f"{name} ended right after its start; see {service.log}")
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        known = state.State(name, service.address, str(service.folder), str(service.log), keeper, process, now)
+        state.write(data, known)
+        _say({"ready": True})
+        taken.wait()
+        code = service.process.wait()
+        state.write(data, known.with_end(code))
+        os.close(held)
+        return 1
+    except SystemExit:
+        service.stop()
+        state.forget(data, name)
+        return 0
+    except (TandemError, OSError) as error:
+        _say({"error": " ".join(str(error).split())})
+        return 1
+    finally:
+        service.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])))

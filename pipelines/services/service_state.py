@@ -1,0 +1,96 @@
+"""What runs: one small file per service below ``<data>/services/``, written by its keeper. Light: standard library only."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipelines.lake.processes import started
+
+__all__ = ["Proc", "State", "address", "forget", "read", "services_folder", "write"]
+
+
+def services_folder(data: Path) -> Path:
+    """Where the local services of a data folder keep everything."""
+    return data / "services"
+
+
+@dataclass(frozen=True)
+class Proc:
+    """A process: its number, and when it started, since numbers are given again."""
+
+    pid: int
+    started: str
+
+    @classmethod
+    def of(cls, pid: int) -> Proc | None:
+        """The process that has this number now."""
+        at = started(pid)
+        return None if at is None else cls(pid, at)
+
+    @property
+    def alive(self) -> bool:
+        """Whether this very process is still there."""
+        return started(self.pid) == self.started
+
+
+@dataclass(frozen=True)
+class State:
+    """A service as its keeper last said it is. ``ended`` tells how it ended if nobody asked it to."""
+
+    service: str
+    address: str
+    folder: str
+    log: str
+    keeper: Proc
+    process: Proc
+    since: str
+    ended: str | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether its process is there (it may yet be stuck)."""
+        return self.process.alive
+
+    def with_end(self, code: int) -> State:
+        """The same, ended by itself with this exit code (negative: a signal) now."""
+        how = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        return dataclasses.replace(self, ended=f"{how} at {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
+
+
+def _file(data: Path, service: str) -> Path:
+    return services_folder(data) / f"{service}.json"
+
+
+def read(data: Path, service: str) -> State | None:
+    """The state of a service, None if it was never started or was stopped. A file that cannot be read counts as none."""
+    try:
+        value: dict[str, Any] = json.loads(_file(data, service).read_text())
+        value["keeper"], value["process"] = Proc(**value["keeper"]), Proc(**value["process"])
+        return State(**value)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def write(data: Path, state: State) -> None:
+    """Keep a state; readers see the old one or the new one."""
+    path = _file(data, state.service)
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    new.write_text(json.dumps(dataclasses.asdict(state), indent=2) + "\n")
+    new.replace(path)
+
+
+def forget(data: Path, service: str) -> None:
+    """The service was stopped."""
+    _file(data, service).unlink(missing_ok=True)
+
+
+def address(data: Path, service: str) -> str | None:
+    """``host:port`` of a service whose process is there, else None."""
+    state = read(data, service)
+    return state.address if state is not None and state.alive else None

@@ -1,0 +1,1 @@
+"""How a record's bytes become values: one file per format."""

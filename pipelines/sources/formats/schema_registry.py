@@ -1,0 +1,184 @@
+"""A client of Confluent-compatible schema registries: the few calls that reading and writing Avro need.
+
+API: https://docs.confluent.io/platform/current/schema-registry/develop/api.html
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from pipelines.sources.kafka.connection import BrokerAway
+from transforms.errors import ConfigError
+
+__all__ = ["Reference", "RegisteredSchema", "Registry", "RegistryAway"]
+
+ANSWER_SECONDS = 5.0
+UNKNOWN_FOR_SECONDS = 30.0
+"""How long an id that the registry did not know is not asked for again."""
+_MOST_UNKNOWN = 10_000
+_MOST_ID = 2**31 - 1
+_UNKNOWN_SUBJECT, _UNKNOWN_VERSION, _UNKNOWN_SCHEMA = 40401, 40402, 40403
+_TYPE = "application/vnd.schemaregistry.v1+json"
+
+
+class RegistryAway(BrokerAway):
+    """The schema registry did not answer; the same call may be made again, as with a broker that is away."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A schema that another one names: ``name`` there is this version of this subject."""
+
+    name: str
+    subject: str
+    version: int
+
+
+@dataclass(frozen=True)
+class RegisteredSchema:
+    """A schema as registered: its text, its kind (``AVRO``, ``JSON``, ``PROTOBUF``) and what it refers to."""
+
+    text: str
+    kind: str
+    references: tuple[Reference, ...]
+
+
+class Registry:
+    """One registry, by one connection that is kept; safe to share between threads. Schemas are asked for once: an id never changes.
+
+    Every call raises RegistryAway when there is no answer within ``answer_seconds`` or the registry reports a failure of its own, and
+    ConfigError when it refuses us or answers as no schema registry does: neither says anything about a record.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        username: str | None = None,
+        password: str | None = None,
+        cafile: Path | None = None,
+        answer_seconds: float = ANSWER_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+            kept = "user and password belong into schema_registry_username and _password" if parts.username else f"got {url!r}"
+            raise ConfigError(f"kafka.schema_registry: write http://host:port or https://host:port; {kept}")
+        self.url, self._parts, self._cafile, self._seconds, self._clock = url, parts, cafile, answer_seconds, clock
+        self._headers = {"Accept": _TYPE, "Content-Type": _TYPE}
+        if username:
+            token = base64.b64encode(f"{username}:{password or ''}".encode()).decode()
+            self._headers["Authorization"] = f"Basic {token}"
+        self._lock = threading.Lock()
+        self._connection: http.client.HTTPConnection | None = None
+        self._known: dict[int, RegisteredSchema] = {}
+        self._unknown: dict[int, float] = {}
+
+    def schema(self, number: int) -> RegisteredSchema | None:
+        """The schema of an id, None if the registry knows none."""
+        if number in self._known:
+            return self._known[number]
+        if number > _MOST_ID or self._unknown.get(number, -UNKNOWN_FOR_SECONDS) > self._clock() - UNKNOWN_FOR_SECONDS:
+            return None
+        found = self._ask("GET", f"/schemas/ids/{number}", unknown=(_UNKNOWN_SCHEMA,))
+        if found is None:
+            if len(self._unknown) >= _MOST_UNKNOWN:
+                self._unknown.clear()
+            self._unknown[number] = self._clock()
+            return None
+        self._known[number] = self._schema(found)
+        return self._known[number]
+
+    def version(self, subject: str, version: int | str = "latest") -> RegisteredSchema | None:
+        """A version of a subject, None if there is none."""
+        path = f"/subjects/{quote(subject, safe='')}/versions/{version}"
+        found = self._ask("GET", path, unknown=(_UNKNOWN_SUBJECT, _UNKNOWN_VERSION))
+        return None if found is None else self._schema(found)
+
+    def register(self, subject: str, schema: Any) -> int:
+        """Make sure that a subject has this Avro schema; its id. Raises ConfigError when the registry takes it for incompatible."""
+        path = f"/subjects/{quote(subject, safe='')}/versions"
+        found = self._ask("POST", path, {"schema": json.dumps(schema, separators=(",", ":"))})
+        if not isinstance(found, dict) or type(found.get("id")) is not int:
+            raise self._strange(f"POST {path}")
+        return int(found["id"])
+
+    def close(self) -> None:
+        """Disconnect; the next call connects anew."""
+        with self._lock:
+            self._drop()
+
+    def _schema(self, found: Any) -> RegisteredSchema:
+        try:
+            references = tuple(Reference(r["name"], r["subject"], r["version"]) for r in found.get("references") or ())
+            return RegisteredSchema(str(found["schema"]), found.get("schemaType") or "AVRO", references)
+        except (AttributeError, KeyError, TypeError):
+            raise self._strange("a schema") from None
+
+    def _ask(self, method: str, path: str, body: Any = None, unknown: tuple[int, ...] = ()) -> Any:
+        """The JSON of the answer; None where the registry says, in its own words, that there is no such thing."""
+        with self._lock:
+            status, data = self._send(method, self._parts.path.rstrip("/") + path, None if body is None else json.dumps(body).encode())
+        try:
+            answer = json.loads(data)
+        except ValueError:
+            answer = None
+        code, message = (answer.get("error_code"), answer.get("message")) if isinstance(answer, dict) else (None, None)
+        if status == 200 and answer is not None:
+            return answer
+        if status == 404 and code in unknown:
+            return None
+        if status in (408, 429) or status >= 500:
+            raise RegistryAway(f"the schema registry at {self.url} answers with status {status}: {message or 'no reason given'}")
+        if status in (401, 403):
+            raise ConfigError(
+                f"the schema registry at {self.url} refuses us (status {status}); check kafka.schema_registry_username and _password"
+            )
+        if method == "POST" and status in (409, 422):
+            raise ConfigError(
+                f"the schema registry refuses the schema for {path.split('/')[2]}: {str(message)[:300]}; change the source or its rule"
+            )
+        raise self._strange(f"{method} {path} (status {status})")
+
+    def _strange(self, what: str) -> ConfigError:
+        return ConfigError(f"{self.url} does not answer {what} as a schema registry does; correct kafka.schema_registry")
+
+    def _send(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
+        for attempt in (1, 2):  # a connection that was kept may have been closed meanwhile
+            kept = self._connection is not None
+            connection = self._connection or self._connect()
+            self._connection = connection
+            try:
+                connection.request(method, path, body, self._headers)
+                response = connection.getresponse()
+                return response.status, response.read()
+            except ssl.SSLCertVerificationError as error:
+                self._drop()
+                raise ConfigError(f"the certificate of {self.url} is not trusted: {error.verify_message}; set kafka.ssl_cafile") from None
+            except (OSError, http.client.HTTPException) as error:
+                self._drop()
+                if attempt == 2 or not kept:
+                    why = " ".join(str(error).split()) or type(error).__name__
+                    raise RegistryAway(f"the schema registry at {self.url} does not answer: {why[:200]}") from None
+        raise AssertionError("unreachable")
+
+    def _connect(self) -> http.client.HTTPConnection:
+        host = self._parts.hostname or ""
+        if self._parts.scheme == "http":
+            return http.client.HTTPConnection(host, self._parts.port, timeout=self._seconds)
+        context = ssl.create_default_context(cafile=str(self._cafile) if self._cafile else None)
+        return http.client.HTTPSConnection(host, self._parts.port, timeout=self._seconds, context=context)
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

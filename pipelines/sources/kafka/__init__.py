@@ -1,0 +1,1 @@
+"""Kafka: connections, partitions read as columns, dead letters."""

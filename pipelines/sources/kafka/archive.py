@@ -1,0 +1,157 @@
+"""A topic as an event log on disk: the records that the stream accepts, judged as it judges them.
+
+A batch run over an archive sees exactly the events that a stream over the same offsets saw; :mod:`pipelines.verify` compares both.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.project.config import KafkaSettings
+from pipelines.sources.formats.codec import Checker, checker
+from pipelines.sources.kafka.partition_reader import BrokerAway, Reader
+from transforms.definitions import EventSource
+from transforms.errors import DataError
+
+__all__ = ["archive", "archive_schema"]
+
+POLL_RECORDS = 20_000
+POLL_MS = 200
+GROUP_ROWS = 65_536
+AWAY_SECONDS = 0.5
+
+
+def archive_schema(source: EventSource) -> pa.Schema:
+    """The columns of an archive: those of the source's valid events, then where each stood in the topic."""
+    where = [pa.field("_partition", pa.int32(), nullable=False), pa.field("_offset", pa.int64(), nullable=False)]
+    return pa.schema([*source.arrow_schema, *where])
+
+
+def archive(
+    reader: Reader | dict[str, Any],
+    source: EventSource,
+    kafka: KafkaSettings,
+    upto: dict[int, int] | None,
+    folder: Path,
+    *,
+    start: dict[int, int] | None = None,
+    max_future_us: int = 86_400_000_000,
+    clock: Callable[[], int] = lambda: time.time_ns() // 1000,
+    say: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Write the accepted events of a topic as event files; returns ``folder / source.files`` (``events/<name>`` where it has none).
+
+    ``reader`` is a Reader or the options for one. Of each partition the records in ``[start, upto)`` are read: from its first record and
+    up to its end now, unless given. ``max_future_us`` must be the stream's. One Parquet file per partition that has events, in
+    :func:`archive_schema`, rows by offset; what was in the folder before is replaced, once all is written. Memory is bounded by a poll and
+    a row group. While the broker or the registry is away it waits, and says so. Raises DataError for a topic that ends before ``upto``,
+    OffsetGone, UnknownTopic, ConfigError.
+    """
+    mine = Reader(reader) if isinstance(reader, dict) else reader
+    target = folder / (source.files or f"events/{source.name}")
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    check = checker(source, kafka)
+    try:
+        for partition in range(_patiently(lambda: mine.partitions(source.topic), say)):
+            first = start[partition] if start and partition in start else _patiently(lambda p=partition: mine.start(source.topic, p), say)
+            end = _patiently(lambda p=partition: mine.end(source.topic, p), say) if upto is None else upto.get(partition, 0)
+            file = _Part(unfinished / f"part-{partition:04d}.parquet", source, partition)
+            try:
+                _copy(mine, source, partition, first, end, check, file, max_future_us, clock, say)
+            finally:
+                file.close()
+        if target.exists():
+            shutil.rmtree(target)
+        unfinished.replace(target)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if isinstance(reader, dict):
+            mine.close()
+    return target
+
+
+def _copy(
+    reader: Reader,
+    source: EventSource,
+    partition: int,
+    offset: int,
+    end: int,
+    check: Checker,
+    file: _Part,
+    max_future_us: int,
+    clock: Callable[[], int],
+    say: Callable[[str], None],
+) -> None:
+    while offset < end:
+        at = offset
+        polled = _patiently(lambda at=at: reader.poll(source.topic, partition, at, POLL_RECORDS, POLL_MS), say)
+        if len(polled.offsets) and polled.offsets[-1] >= end:
+            polled = polled.before(end)
+        now, stamps = clock(), polled.timestamps_us
+        nows = np.where(stamps > 0, np.minimum(stamps, now), now)  # as the stream: see pipelines.streaming.stages.poll
+        checked = _patiently(lambda p=polled, n=nows: check(p.payloads, n, max_future_us), say)
+        file.add(checked.valid, polled.offsets[checked.accepted])
+        if polled.next_offset == offset and polled.at_end and polled.end_offset < end:
+            raise DataError(
+                f"{source.topic}/{partition} ends at offset {polled.end_offset}, before {end}: it was cut, or the offset is wrong"
+            )
+        offset = polled.next_offset
+
+
+def _patiently(ask: Callable[..., Any], say: Callable[[str], None]) -> Any:
+    said = False
+    while True:
+        try:
+            answer = ask()
+        except BrokerAway as error:
+            if not said:
+                say(f"{error}; waiting")
+                said = True
+            time.sleep(AWAY_SECONDS)
+            continue
+        if said:
+            say("it answers again; going on")
+        return answer
+
+
+class _Part:
+    """One Parquet file, made with its first row, written by row groups."""
+
+    def __init__(self, path: Path, source: EventSource, partition: int) -> None:
+        self.path, self.schema, self.partition = path, archive_schema(source), partition
+        self.waiting: list[pa.RecordBatch] = []
+        self.rows = 0
+        self.writer: pq.ParquetWriter | None = None
+
+    def add(self, valid: pa.RecordBatch, offsets: np.ndarray[Any, Any]) -> None:
+        """Append N events and their offsets."""
+        if valid.num_rows:
+            where = [pa.array(np.full(valid.num_rows, self.partition, np.int32)), pa.array(offsets)]
+            self.waiting.append(pa.RecordBatch.from_arrays([*valid.columns, *where], schema=self.schema))
+            self.rows += valid.num_rows
+        if self.rows >= GROUP_ROWS:
+            self._write()
+
+    def _write(self) -> None:
+        if self.rows:
+            if self.writer is None:
+                self.writer = pq.ParquetWriter(self.path, self.schema, compression="zstd", version="2.6", coerce_timestamps="us")
+            self.writer.write_table(pa.Table.from_batches(self.waiting).combine_chunks(), row_group_size=GROUP_ROWS)
+            self.waiting, self.rows = [], 0
+
+    def close(self) -> None:
+        """Write what waits, and end the file."""
+        self._write()
+        if self.writer is not None:
+            self.writer.close()

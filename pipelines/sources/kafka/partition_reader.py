@@ -1,0 +1,303 @@
+"""Reading Kafka: one Reader per process, any number of partitions, whole fetches as columns.
+
+Stated behaviours (each tested): records of aborted transactions are never seen, and markers never block; an offset that the log no
+longer holds, or does not hold yet, is OffsetGone; a topic that was deleted and made anew is TopicReplaced, whatever offsets it has
+(fetches name the topic's id); an unknown topic or partition is UnknownTopic; a broker that is away or frozen is BrokerAway within
+seconds, and the same Reader goes on when it is back. Nothing is ever skipped.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pyarrow as pa
+from kafka import errors as kafka_errors
+from kafka.future import Future
+from kafka.protocol.consumer import FetchRequest, IsolationLevel, ListOffsetsRequest, OffsetSpec
+
+from pipelines.sources.kafka.connection import (
+    ANSWER_SECONDS,
+    BrokerAway,
+    Link,
+    OffsetGone,
+    TopicReplaced,
+    UnknownTopic,
+    client_options,
+    refused,
+)
+from pipelines.sources.kafka.record_batches import Columns, Ints, Original, decode
+from transforms.errors import StoreError
+
+__all__ = ["BrokerAway", "OffsetGone", "Polled", "Reader", "TopicReplaced", "UnknownTopic", "client_options"]
+
+FETCH_BYTES = 4 << 20
+"""Bytes of one partition in one fetch (a larger batch comes whole, alone). While one fetch is used, the next is on its way."""
+_PAUSE_SECONDS = 0.1
+_MOVED = (
+    kafka_errors.UnknownTopicOrPartitionError,
+    kafka_errors.UnknownTopicIdError,
+    kafka_errors.InconsistentTopicIdError,
+)
+
+
+@dataclass(frozen=True)
+class Polled:
+    """Some records of one partition, in order."""
+
+    payloads: pa.Array
+    """binary [N], null for a tombstone."""
+    offsets: Ints
+    """int64 [N], rising; gaps are transaction markers, aborted records, and what compaction removed."""
+    timestamps_us: Ints
+    """int64 [N], the records' Kafka timestamps."""
+    next_offset: int
+    """The position after these: where to poll next."""
+    end_offset: int
+    """Where the log ended for readers of committed records, when it was last heard of."""
+    at_end: bool
+    """A fetch sent during this poll found nothing at ``next_offset``."""
+    identity: str = ""
+    """Which topic of this name, as of ``Reader.identity``."""
+    columns: Columns | None = field(default=None, repr=False)
+    """Where keys and headers are found; without: there are none."""
+
+    def before(self, offset: int) -> Polled:
+        """The records before this offset; the rest is left for another poll."""
+        n = int(np.searchsorted(self.offsets, offset))
+        if n == len(self.offsets):
+            return self
+        return replace(
+            self,
+            payloads=self.payloads.slice(0, n),
+            offsets=self.offsets[:n],
+            timestamps_us=self.timestamps_us[:n],
+            next_offset=int(self.offsets[n]),
+            at_end=False,
+            columns=None if self.columns is None else self.columns.slice(0, n),
+        )
+
+    def original(self, rows: Ints) -> list[Original]:
+        """Key, value and headers of these rows, as they were produced: for dead letters."""
+        if self.columns is None:
+            return [(None, value, []) for value in self.payloads.take(pa.array(rows)).to_pylist()]
+        return self.columns.original(rows.tolist())
+
+
+@dataclass
+class _Partition:
+    """What the Reader holds of a partition between polls."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    held: Columns | None = None
+    position: int = -1
+    """Of the next record to hand out; ``held`` begins there."""
+    end: int = 0
+    epoch: int = -1
+    """The leader's epoch at the record before what comes next, -1 if unknown: a log that was cut since shows by it."""
+    identity: UUID | None = None
+    """The topic that all of this is of."""
+    pending: tuple[int, Future] | None = None
+    """A fetch on its way, and the offset it asks for."""
+
+
+class Reader:
+    """Reads topics for one process; safe to share between its threads.
+
+    ``options`` from ``client_options``. Raises nothing itself: it connects at the first call.
+    """
+
+    def __init__(self, options: dict[str, Any], answer_seconds: float = ANSWER_SECONDS) -> None:
+        self._link = Link(options, answer_seconds)
+        self._lock = threading.Lock()
+        self._held: dict[tuple[str, int], _Partition] = {}
+        self._identities: dict[str, UUID | None] = {}
+
+    def partitions(self, topic: str) -> int:
+        """How many partitions the topic has now. Raises UnknownTopic, BrokerAway."""
+        return len(self._link.topic(topic, fresh=True).leaders)
+
+    def identity(self, topic: str) -> str:
+        """Another text once the topic has been deleted and made anew; "" from brokers that have no topic ids (before Kafka 2.8).
+
+        The topic that this call found is the one that ``poll`` reads from then on (else the one that the first poll found).
+        """
+        found = self._link.topic(topic, fresh=True).id
+        with self._lock:
+            self._identities[topic] = found
+        return str(found) if found else ""
+
+    def start(self, topic: str, partition: int) -> int:
+        """The first offset that the log holds. Raises UnknownTopic, BrokerAway."""
+        return self._list_offset(topic, partition, OffsetSpec.EARLIEST)
+
+    def end(self, topic: str, partition: int) -> int:
+        """The offset where committed records end: where an open transaction begins, or the log ends. Raises as ``start``."""
+        return self._list_offset(topic, partition, OffsetSpec.LATEST)
+
+    def poll(self, topic: str, partition: int, offset: int, max_records: int, timeout_ms: int) -> Polled:
+        """Up to ``max_records`` records from ``offset`` on; waits up to ``timeout_ms`` for the first.
+
+        Reading on where the last poll ended takes what was fetched meanwhile; any other offset is fetched anew. Raises OffsetGone,
+        TopicReplaced, UnknownTopic, BrokerAway (nobody answered for some seconds, less while that is known; poll again), DataError on
+        damage.
+        """
+        with self._lock:
+            part = self._held.setdefault((topic, partition), _Partition())
+        with part.lock:
+            identity = self._identities.get(topic)
+            if part.position != offset or part.identity != identity:
+                part.held, part.pending, part.position, part.epoch, part.identity = None, None, offset, -1, identity
+            fresh = False
+            if part.held is None:
+                fresh = self._fill(topic, partition, part, timeout_ms)
+            held = part.held
+            assert held is not None
+            taken = held if len(held) <= max_records else held.slice(0, max_records)
+            part.held = held.slice(max_records, len(held)) if len(held) > max_records else None
+            part.position = taken.next_offset
+            after = held.next_offset
+            if part.pending is None and after < part.end and (part.held is None or len(part.held) <= max_records):
+                part.pending = self._ahead(topic, partition, after, part.epoch)
+            at_end = fresh and part.held is None and after >= part.end
+            return Polled(
+                payloads=taken.payloads,
+                offsets=taken.offsets,
+                timestamps_us=taken.timestamps_us,
+                next_offset=taken.next_offset,
+                end_offset=max(part.end, after),
+                at_end=at_end,
+                identity=str(part.identity or ""),
+                columns=taken,
+            )
+
+    def close(self) -> None:
+        """Close the connection; nothing can be read any more."""
+        self._link.close()
+
+    def _fill(self, topic: str, partition: int, part: _Partition, timeout_ms: int) -> bool:
+        """Take the next fetch into ``part.held`` (maybe without records); whether it was sent during this call."""
+        offset, fresh = part.position, False
+        wait_until = time.monotonic() + timeout_ms / 1000
+        until = wait_until + self._link.patience()
+        while True:
+            problem = None
+            try:
+                if part.pending is None or part.pending[0] != offset:
+                    wait_ms = int(max(0.0, wait_until - time.monotonic()) * 1000)
+                    part.pending, fresh = (offset, self._send(topic, partition, offset, part.epoch, wait_ms, until)), True
+                    part.identity = self._identities.get(topic)
+                answer = self._link.wait(part.pending[1], until)
+                part.pending = None
+                found = answer.responses[0].partitions[0] if answer.responses else None
+                problem = kafka_errors.for_code(found.error_code if found is not None else answer.error_code)
+                if found is not None and found.diverging_epoch is not None and found.diverging_epoch.end_offset >= 0:
+                    problem = kafka_errors.OffsetOutOfRangeError
+                elif problem is kafka_errors.NoError and found is not None:
+                    part.end = found.last_stable_offset if found.last_stable_offset >= 0 else found.high_watermark
+                    aborted = [(a.producer_id, a.first_offset) for a in found.aborted_transactions or []]
+                    part.held = decode(bytes(found.records or b""), offset, aborted)
+                    if part.held.next_offset > offset or fresh:
+                        part.epoch = part.held.epoch if part.held.epoch >= 0 else part.epoch
+                        return fresh
+                    continue  # asked before this call, and empty: ask what is there now
+            except kafka_errors.RetriableError:
+                part.pending = None
+            self._resolve(topic, partition, offset, problem, until)
+
+    def _resolve(self, topic: str, partition: int, offset: int, problem: type[Exception] | None, until: float) -> None:
+        """After a fetch that failed: return to have it repeated, or raise what is wrong."""
+        if problem is kafka_errors.OffsetOutOfRangeError:
+            raise self._gone(topic, partition, offset)
+        if problem is kafka_errors.TopicAuthorizationFailedError:
+            raise refused(f"read topic {topic!r}")
+        if problem is not None and not issubclass(problem, kafka_errors.RetriableError):
+            raise StoreError(f"{topic}/{partition} at offset {offset}: the broker answers {problem.__name__}; see its log")
+        over = time.monotonic() > until
+        try:
+            self._leader(topic, partition, fresh=True)
+        except (UnknownTopic, BrokerAway):
+            if over or problem in _MOVED:
+                raise
+        except kafka_errors.RetriableError:
+            pass  # it has no leader now
+        if over:
+            raise self._link.away()
+        time.sleep(_PAUSE_SECONDS)
+
+    def _ahead(self, topic: str, partition: int, offset: int, epoch: int) -> tuple[int, Future] | None:
+        """Ask for what comes next, without waiting; None when that cannot be done now."""
+        try:
+            return offset, self._send(topic, partition, offset, epoch, 0, time.monotonic())
+        except (kafka_errors.RetriableError, StoreError, OffsetGone, UnknownTopic):
+            return None  # the next poll meets it
+
+    def _send(self, topic: str, partition: int, offset: int, epoch: int, wait_ms: int, until: float) -> Future:
+        leader, identity = self._leader(topic, partition)
+        wanted = FetchRequest.FetchTopic.FetchPartition(
+            partition=partition, current_leader_epoch=-1, fetch_offset=offset, last_fetched_epoch=epoch, partition_max_bytes=FETCH_BYTES
+        )
+        by_id = {"topic_id": identity} if identity else {}
+        request = FetchRequest(
+            max_wait_ms=wait_ms,
+            min_bytes=1,
+            max_bytes=FETCH_BYTES,
+            isolation_level=IsolationLevel.READ_COMMITTED,
+            session_id=0,
+            session_epoch=-1,
+            topics=[FetchRequest.FetchTopic(topic=topic, partitions=[wanted], **by_id)],
+            forgotten_topics_data=[],
+            rack_id="",
+            min_version=4,
+            max_version=16 if identity else 12,
+        )
+        return self._link.send(leader, request, until)
+
+    def _leader(self, topic: str, partition: int, fresh: bool = False) -> tuple[int, UUID | None]:
+        """The node that leads the partition, and the topic's identity. Raises UnknownTopic, TopicReplaced, BrokerAway."""
+        info = self._link.topic(topic, fresh)
+        with self._lock:
+            expected = self._identities.setdefault(topic, info.id)
+        if expected != info.id:
+            raise TopicReplaced(
+                f"Kafka topic {topic!r} was made anew (its id was {expected}, is {info.id}): its offsets mean others: start over"
+            )
+        leader = info.leaders.get(partition)
+        if leader is None and not fresh:
+            return self._leader(topic, partition, fresh=True)
+        if leader is None:
+            raise UnknownTopic(f"Kafka topic {topic!r} has {len(info.leaders)} partitions and no partition {partition}; start over")
+        if leader < 0:
+            raise kafka_errors.LeaderNotAvailableError(f"{topic}/{partition}")
+        return leader, info.id
+
+    def _list_offset(self, topic: str, partition: int, which: OffsetSpec) -> int:
+        until = time.monotonic() + self._link.patience()
+        kind = ListOffsetsRequest.ListOffsetsTopic
+        while True:
+            problem = None
+            try:
+                leader, _ = self._leader(topic, partition)
+                wanted = kind.ListOffsetsPartition(partition_index=partition, current_leader_epoch=-1, timestamp=which)
+                request = ListOffsetsRequest(
+                    isolation_level=IsolationLevel.READ_COMMITTED, topics=[kind(name=topic, partitions=[wanted])], min_version=2
+                )
+                found = self._link.wait(self._link.send(leader, request, until), until).topics[0].partitions[0]
+                problem = kafka_errors.for_code(found.error_code)
+                if problem is kafka_errors.NoError:
+                    return int(found.offset)
+            except kafka_errors.RetriableError:
+                pass
+            self._resolve(topic, partition, which, problem, until)
+
+    def _gone(self, topic: str, partition: int, offset: int) -> OffsetGone:
+        first, end = self.start(topic, partition), self.end(topic, partition)
+        if offset < first:
+            what = "is gone by retention"
+        else:  # within the log, but what was read before it is not in there any more (unclean leader election)
+            what = "does not exist (records were lost)" if offset > end else "follows records that were lost since they were read"
+        return OffsetGone(f"{topic}/{partition}: offset {offset} {what}, the log holds {first} to {end}; start over from a batch run")

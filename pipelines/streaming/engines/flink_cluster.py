@@ -1,0 +1,110 @@
+"""A Flink cluster's REST interface: find a job, stop it with a savepoint, cancel it."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+from transforms.errors import ConfigError, TandemError
+
+__all__ = ["Cluster", "check_flags"]
+
+_ENDED = {"FINISHED", "CANCELED", "FAILED"}
+
+
+def check_flags(master: str | None, worker_pool: str | None, savepoint: str | None) -> None:
+    """Raise ConfigError for flags that do not go together. ``master`` None stands for the embedded Flink."""
+    if savepoint and master is None:
+        raise ConfigError(
+            f"--savepoint {savepoint}: the embedded Flink ignores savepoints; give --flink-master host:port,"
+            " or leave it out: the stream goes on from its own resume point"
+        )
+    if master is not None and not re.fullmatch(r"[^\s:/]+:\d+", master):
+        raise ConfigError(f"--flink-master {master}: write host:port of the cluster's REST interface, such as localhost:8081")
+    if master is not None and not worker_pool:
+        raise ConfigError(
+            "--flink-master needs --worker-pool host:port, where the task managers reach a pool of SDK workers;"
+            " start one beside them: python -m pipelines.streaming.engines.worker_pool --service-port 50000"
+        )
+    if worker_pool and master is None:
+        raise ConfigError(f"--worker-pool {worker_pool} goes with --flink-master; the embedded Flink has its own")
+
+
+class Cluster:
+    """The cluster whose REST interface answers at ``master`` (``host:port``)."""
+
+    def __init__(self, master: str, timeout: float = 10.0, election_seconds: float = 30.0) -> None:
+        self.master, self.timeout, self.election_seconds = master, timeout, election_seconds
+
+    def ask(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        """One request; the answer's JSON. While the cluster starts or elects a leader it says so (503) and has done nothing: it is asked
+        again for ``election_seconds``. Raises ConfigError when nobody answers, TandemError when it is refused."""
+        until = time.monotonic() + self.election_seconds
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(
+            f"http://{self.master}/v1/{path}", data=data, method=method, headers={"Content-Type": "application/json"}
+        )
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=self.timeout) as answer:
+                    text = answer.read()
+                return dict(json.loads(text)) if text else {}
+            except urllib.error.HTTPError as error:
+                if error.code == 503 and time.monotonic() < until:
+                    time.sleep(0.2)
+                    continue
+                detail = error.read().decode(errors="replace")[:500].replace("\n", " ")
+                raise TandemError(f"Flink at {self.master} refused {method} {path}: {error.code} {detail}") from None
+            except OSError as error:
+                reason = getattr(error, "reason", error)
+                raise ConfigError(
+                    f"--flink-master {self.master}: no Flink cluster answers there ({reason}); correct the address or start it"
+                ) from None
+
+    def jobs(self, name: str) -> list[dict[str, Any]]:
+        """The jobs called ``name`` that have not ended, newest first: ``jid``, ``state``, ``tasks``."""
+        found = [j for j in self.ask("GET", "jobs/overview").get("jobs", []) if j["name"] == name and j["state"] not in _ENDED]
+        return sorted(found, key=lambda job: -int(job["start-time"]))
+
+    def running(self, name: str) -> dict[str, Any] | None:
+        """The job called ``name`` with all its tasks running, or None (a job is RUNNING long before its tasks are)."""
+        for job in self.jobs(name):
+            if job["state"] == "RUNNING" and job["tasks"]["running"] == job["tasks"]["total"] > 0:
+                return job
+        return None
+
+    def cancel_jobs(self, name: str, say: Callable[[str], None] = lambda line: None, seconds: float = 60.0) -> None:
+        """Cancel all jobs called ``name`` and wait until they have ended. Raises TandemError when they do not."""
+        for job in self.jobs(name):
+            say(f"job {job['jid']} of this stream still runs at {self.master}; it is cancelled")
+            self.ask("PATCH", f"jobs/{job['jid']}?mode=cancel")
+        until = time.monotonic() + seconds
+        while left := self.jobs(name):
+            if time.monotonic() > until:
+                raise TandemError(f"job {left[0]['jid']} at {self.master} does not end; cancel it there, then start again")
+            time.sleep(0.2)
+
+    def stop_with_savepoint(self, name: str, folder: str | None = None, seconds: float = 120.0) -> str:
+        """Stop the job with a savepoint (not drained: that would hang); returns the savepoint's path. Raises TandemError."""
+        jobs = self.jobs(name)
+        if not jobs:
+            raise TandemError(f"no job called {name} runs at {self.master}; see its overview page")
+        job = jobs[0]["jid"]
+        body = {"drain": False, **({"targetDirectory": folder} if folder else {})}
+        trigger = self.ask("POST", f"jobs/{job}/stop", body)["request-id"]
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            answer = self.ask("GET", f"jobs/{job}/savepoints/{trigger}")
+            if answer["status"]["id"] == "COMPLETED":
+                operation = answer["operation"]
+                if "location" in operation:
+                    return str(operation["location"])
+                reason = operation.get("failure-cause", {}).get("stack-trace", "unknown").splitlines()[0]
+                raise TandemError(f"job {job} at {self.master} could not be stopped with a savepoint: {reason}")
+            time.sleep(0.2)
+        raise TandemError(f"the savepoint of job {job} at {self.master} is not done after {seconds:g} s; see its overview page")

@@ -1,0 +1,73 @@
+"""One SDK worker of the streaming job, a process of its own: ``python -m pipelines.streaming.engines.worker``, started by the pool.
+
+It loads what it needs while Flink still starts, and waits for its orders: one line of JSON on stdin.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["PRELOAD", "start_worker"]
+
+PRELOAD = ("apache_beam.runners.worker.sdk_worker",)
+"""Modules that every worker imports while it waits for its orders."""
+_ENGINE = str(Path(__file__).resolve().parents[3])
+
+
+def start_worker(log: Path, preload: Sequence[str] = PRELOAD) -> subprocess.Popen[bytes]:
+    """Start a worker that imports ``preload`` and waits for its orders on stdin; its output is appended to ``log``."""
+    from pipelines.lake.children import launch
+    from pipelines.lake.processes import rotate
+
+    rotate(log)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "ab") as sink:
+        return launch(
+            [sys.executable, "-m", "pipelines.streaming.engines.worker", *preload],
+            stdin=subprocess.PIPE,
+            stdout=sink,
+            stderr=sink,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([_ENGINE, *filter(None, [os.environ.get("PYTHONPATH")])])},
+            start_new_session=True,  # Ctrl-C in a terminal is for the driver alone, which then drains
+        )
+
+
+def _end_with_parent() -> None:
+    """The pool's end of stdin closes when it ends: so does the worker (beside the kernel's own rule, see children)."""
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+def main() -> None:
+    """Wait for orders, serve one runner, end."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for name in sys.argv[1:]:
+        importlib.import_module(name)
+    from apache_beam.runners.worker.sdk_worker import SdkHarness
+
+    line = sys.stdin.buffer.readline()
+    if not line:
+        return
+    orders = json.loads(line)
+    sys.path.extend(path for path in orders["path"] if path not in sys.path)
+    threading.Thread(target=_end_with_parent, name="end with parent", daemon=True).start()
+    code = 0
+    try:
+        SdkHarness(orders["control"], worker_id=orders["id"], state_cache_size=orders["cache_bytes"], data_buffer_time_limit_ms=0).run()
+    except BaseException:
+        logging.getLogger("tandem.worker").exception("the worker failed")
+        code = 1
+    logging.shutdown()
+    os._exit(code)  # threads of gRPC or TensorFlow must not hold it back
+
+
+if __name__ == "__main__":
+    main()

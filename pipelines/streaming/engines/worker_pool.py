@@ -1,0 +1,135 @@
+"""The pool that gives a runner its SDK workers: each a process of its own, killed when the pool ends (Beam's EXTERNAL environment).
+
+``python -m pipelines.streaming.engines.worker_pool --service-port PORT`` serves one on a machine of a Flink cluster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
+
+from pipelines.lake.children import end
+from pipelines.streaming.engines.worker import PRELOAD, start_worker
+
+__all__ = ["CACHE_MB", "WorkerPool"]
+
+CACHE_MB = 64
+"""State that a worker keeps in memory, so that it need not ask the runner for it. The fold stage keeps its tiles itself."""
+
+
+class WorkerPool:
+    """Serves StartWorker and StopWorker on ``host:port`` (0: a free port); ``address`` is what a runner is told.
+
+    ``spare`` is a worker that was started before (see ``start_worker``), so that its imports overlap with the start of the runner.
+    ``say`` hears of workers that ended unasked. Output of the workers is appended to ``log``.
+    """
+
+    def __init__(
+        self,
+        log: Path,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        preload: Sequence[str] = PRELOAD,
+        spare: subprocess.Popen[bytes] | None = None,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.log, self.preload, self.say = log, tuple(preload), say
+        self._workers: dict[str, subprocess.Popen[bytes]] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+        self.started = 0
+        self._spare = spare
+        options = [("grpc.http2.max_pings_without_data", 0), ("grpc.http2.max_ping_strikes", 0), ("grpc.so_reuseport", 0)]
+        self._server = grpc.server(ThreadPoolExecutor(4, thread_name_prefix="worker pool"), options=options)
+        self.port = self._server.add_insecure_port(f"{host}:{port}")
+        self.address = f"{host}:{self.port}"
+        beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(self, self._server)
+        self._server.start()
+
+    def StartWorker(self, request: Any, context: Any) -> Any:
+        """A runner asks for a worker (the name is Beam's)."""
+        try:
+            with self._lock:
+                if self._closed:
+                    raise RuntimeError("the worker pool is closed")
+                spare, self._spare = self._spare, None
+                worker = spare if spare is not None and spare.poll() is None else start_worker(self.log, self.preload)
+                assert worker.stdin is not None
+                orders = {
+                    "control": request.control_endpoint.url,
+                    "id": request.worker_id,
+                    "cache_bytes": CACHE_MB << 20,
+                    "path": [p for p in sys.path if p],
+                }
+                worker.stdin.write(json.dumps(orders).encode() + b"\n")
+                worker.stdin.flush()
+                self._workers[request.worker_id] = worker
+                self.started += 1
+            threading.Thread(target=self._watch, args=(request.worker_id, worker), daemon=True).start()
+            return beam_fn_api_pb2.StartWorkerResponse()
+        except Exception as error:
+            return beam_fn_api_pb2.StartWorkerResponse(error=f"{type(error).__name__}: {error}")
+
+    def StopWorker(self, request: Any, context: Any) -> Any:
+        """A runner is done with a worker (the name is Beam's)."""
+        with self._lock:
+            worker = self._workers.pop(request.worker_id, None)
+        if worker is not None:
+            end(worker)
+        return beam_fn_api_pb2.StopWorkerResponse()
+
+    def _watch(self, worker_id: str, worker: subprocess.Popen[bytes]) -> None:
+        code = worker.wait()
+        with self._lock:
+            unasked = not self._closed and self._workers.pop(worker_id, None) is worker
+        if unasked and code != 0:  # code 0: the runner hung up
+            how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
+            self.say(f"an SDK worker ended by {how}; the engine starts another and goes back to its last checkpoint")
+
+    def pids(self) -> list[int]:
+        """The workers that run now."""
+        with self._lock:
+            return [w.pid for w in self._workers.values() if w.poll() is None]
+
+    def close(self) -> None:
+        """End all workers, and the service."""
+        with self._lock:
+            self._closed = True
+            workers = [*self._workers.values(), *([self._spare] if self._spare is not None else [])]
+            self._workers, self._spare = {}, None
+        self._server.stop(0)
+        for worker in workers:
+            end(worker, 0)  # nothing is lost: what counts is durable before it is acknowledged
+            if worker.stdin is not None:
+                worker.stdin.close()
+
+
+def main() -> None:
+    """Serve until a signal."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--service-port", type=int, required=True, help="port that Flink's task managers reach")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--log", type=Path, default=Path("worker.log"), help="file that takes the workers' output")
+    given = parser.parse_args()
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    pool = WorkerPool(given.log, given.host, given.service_port, say=lambda line: print(line, flush=True))
+    print(f"worker pool at {pool.address}", flush=True)
+    stopped.wait()
+    pool.close()
+
+
+if __name__ == "__main__":
+    main()

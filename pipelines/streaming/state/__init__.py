@@ -1,0 +1,1 @@
+"""What a streaming job keeps on disk, and where it starts."""

@@ -1,0 +1,346 @@
+"""The stream's own record: every row it emitted and every event that came too late, appended below ``data/stream/<name>/``.
+
+``rows/<group>/`` and ``late/<source>/`` hold segments, one writer each. A segment is open (``*.log``: frames of Arrow IPC messages, each
+with length and checksum) and later sealed (``*.parquet`` of the same stem, which DuckDB or Polars read by glob): when it is
+large or old, when its writer closes, or at the next start if the writer was killed.
+
+**What holds.** What :meth:`RowLog.append` returned from survives the crash of any process; what :meth:`RowLog.sync` returned from survives
+a power loss too. A frame that a crash left unfinished is recognised and dropped, all before it is read. A stream that repeats work after
+a crash appends the same rows again: readers get all of them, and :func:`newest` keeps what counts.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import struct
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from transforms.definitions import CREATED, EVENT_TIMESTAMP, FINGERPRINT, REVISION, TIMESTAMP, EventSource, FeatureGroup
+from transforms.errors import DataError, StoreError
+from transforms.hashing import shard_of
+
+__all__ = ["RowLog", "logged", "newest", "read_late", "read_rows", "scan_rows", "seal_leftovers"]
+
+_HEAD = struct.Struct("<4sII")
+_MAGIC = b"TRL1"
+
+
+@dataclass
+class _Segment:
+    path: Path
+    handle: int
+    schema: pa.Schema
+    opened: float
+    size: int = 0
+    dirty: bool = True
+
+
+@dataclass
+class RowLog:
+    """The writer. One thread uses it; any number of them, in any processes, may write the same folder at once.
+
+    ``seal_bytes`` and ``seal_seconds``: the size and age at which a segment is sealed.
+    """
+
+    folder: Path
+    seal_bytes: int = 32 << 20
+    seal_seconds: float = 3600.0
+    clock: Callable[[], float] = time.monotonic
+    _open: dict[tuple[str, int], _Segment] = field(default_factory=dict)
+    _count: int = 0
+
+    def __post_init__(self) -> None:
+        now = datetime.now(UTC)
+        # Names sort by time: readers get the rows of a shard in the order they were appended.
+        self._incarnation = f"{now:%Y%m%dT%H%M%S%f}-{os.getpid()}-{secrets.token_hex(3)}"
+
+    def append(self, place: str, shard: int, batch: pa.RecordBatch) -> None:
+        """Append a batch to ``place`` (``rows/<group>``, ``late/<source>``). Raises StoreError (a full disk), then nothing is appended."""
+        if not batch.num_rows:
+            return
+        segment = self._open.get((place, shard))
+        if segment is not None and (
+            not batch.schema.equals(segment.schema) or segment.size >= self.seal_bytes or self.clock() - segment.opened >= self.seal_seconds
+        ):
+            self._seal(place, shard)
+            segment = None
+        if segment is None:
+            segment = self._begin(place, shard, batch.schema)
+        self._write(segment, _frame(batch.serialize()))
+
+    def _begin(self, place: str, shard: int, schema: pa.Schema) -> _Segment:
+        self._count += 1
+        path = self.folder / place / f"{self._incarnation}-s{shard:04d}-{self._count:06d}.log"
+        handle = -1
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held while this process lives: who gets it seals what a dead one left
+            segment = _Segment(path, handle, schema, self.clock())
+            self._write(segment, _frame(schema.serialize()))
+        except (OSError, StoreError) as error:
+            if handle >= 0:
+                os.close(handle)
+                path.unlink(missing_ok=True)
+            raise error if isinstance(error, StoreError) else _failed(path, error) from None
+        self._open[place, shard] = segment
+        return segment
+
+    @staticmethod
+    def _write(segment: _Segment, data: bytes) -> None:
+        try:
+            done = os.write(segment.handle, data)
+            while done < len(data):
+                done += os.write(segment.handle, data[done:])
+        except OSError as error:
+            with suppress(OSError):
+                os.ftruncate(segment.handle, segment.size)  # the next append must not stand behind half a frame
+            raise _failed(segment.path, error) from None
+        segment.size += len(data)
+        segment.dirty = True
+
+    def sync(self) -> None:
+        """Force to disk what was appended. Raises StoreError."""
+        for segment in self._open.values():
+            if segment.dirty:
+                try:
+                    os.fsync(segment.handle)
+                    _fsync(segment.path.parent)
+                except OSError as error:
+                    raise _failed(segment.path, error) from None
+                segment.dirty = False
+
+    def seal_old(self) -> None:
+        """Seal the segments that are large or old enough. Raises StoreError."""
+        now = self.clock()
+        for (place, shard), segment in list(self._open.items()):
+            if segment.size >= self.seal_bytes or now - segment.opened >= self.seal_seconds:
+                self._seal(place, shard)
+
+    def _seal(self, place: str, shard: int) -> None:
+        segment = self._open[place, shard]
+        _seal_file(segment.path)
+        del self._open[place, shard]
+        os.close(segment.handle)
+
+    def close(self) -> None:
+        """Seal everything. What cannot be sealed now (a full disk) stays as it is, readable, for the next start."""
+        for (place, shard), segment in list(self._open.items()):
+            with suppress(StoreError):
+                self._seal(place, shard)
+                continue
+            os.close(segment.handle)
+        self._open.clear()
+
+
+# ------------------------------------------------------------------------------------------------------------- segments
+
+
+def _frame(payload: pa.Buffer) -> bytes:
+    data: bytes = payload.to_pybytes()
+    return _HEAD.pack(_MAGIC, len(data), zlib.crc32(data)) + data
+
+
+def _frames(data: memoryview) -> Iterator[memoryview]:
+    """The payloads of the whole frames, up to the first that is torn."""
+    at = 0
+    while at + _HEAD.size <= len(data):
+        magic, length, crc = _HEAD.unpack_from(data, at)
+        at += _HEAD.size
+        payload = data[at : at + length]
+        if magic != _MAGIC or len(payload) < length or zlib.crc32(payload) != crc:
+            return
+        at += length
+        yield payload
+
+
+def _read_open(path: Path) -> pa.Table | None:
+    """What an open segment holds; None for nothing. Its writer may be at work."""
+    frames = _frames(memoryview(path.read_bytes()))
+    head = next(frames, None)
+    if head is None:
+        return None
+    schema = pa.ipc.read_schema(pa.py_buffer(head))
+    return pa.Table.from_batches([pa.ipc.read_record_batch(pa.py_buffer(frame), schema) for frame in frames], schema=schema)
+
+
+def _seal_file(path: Path) -> None:
+    """Turn an open segment into a Parquet file on disk, then remove it. Raises StoreError; the segment then stays."""
+    sealed = path.with_suffix(".parquet")
+    unfinished = path.with_name(f".{sealed.name}.{os.getpid()}")
+    try:
+        table = None if sealed.is_file() else _read_open(path)  # it is there: killed before the segment was removed
+        if table is not None and table.num_rows:
+            pq.write_table(
+                table.combine_chunks(), unfinished, compression="zstd", version="2.6", coerce_timestamps="us", row_group_size=65_536
+            )
+            _fsync(unfinished)
+            unfinished.replace(sealed)
+            _fsync(path.parent)
+        path.unlink()
+    except OSError as error:
+        raise _failed(path, error) from None
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def seal_leftovers(folder: Path) -> int:
+    """Seal the segments below a job's folder whose writers are gone; the number of them. Safe while others write or do the same."""
+    count = 0
+    for path in sorted([*folder.glob("rows/*/*.log"), *folder.glob("late/*/*.log")]):
+        with _held(path) as held:
+            if held:
+                _seal_file(path)
+                count += 1
+    for path in (*folder.glob("rows/*/.*.parquet.*"), *folder.glob("late/*/.*.parquet.*")):
+        if not _alive(int(path.name.rpartition(".")[2])):  # killed while it sealed
+            path.unlink(missing_ok=True)
+    return count
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[bool]:
+    """Whether this process is now the only one at a segment: its writer is gone and nobody else seals it."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield path.exists()
+    finally:
+        os.close(handle)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _failed(path: Path, error: OSError) -> StoreError:
+    return StoreError(f"row log {path}: {error.strerror or error}; free its disk or mend its permissions, nothing was lost")
+
+
+# -------------------------------------------------------------------------------------------------------------- readers
+
+
+def read_rows(folder: Path, group: FeatureGroup | str) -> pa.Table:
+    """Every row of a group that the stream ever appended, oldest writer first, below the job's folder ``data/stream/<name>``.
+
+    Columns as batch's offline rows: keys, event timestamp, aggregates, revision, the graph's outputs, fingerprint, creation time.
+    Rows of graphs with other outputs have nulls where the column is not theirs. The stream may be running.
+    """
+    name = group if isinstance(group, str) else group.name
+    none = pa.schema([]) if isinstance(group, str) else pa.schema([*group.row_schema, (FINGERPRINT, pa.string()), (CREATED, TIMESTAMP)])
+    return _read(folder / "rows" / name, none)
+
+
+def read_late(folder: Path, source: EventSource | str) -> pa.Table:
+    """Every event of a source that came too late (:func:`pipelines.streaming.stages.coders.late_schema`). Repeated work appends again."""
+    if isinstance(source, str):
+        return _read(folder / "late" / source, pa.schema([]))
+    from pipelines.streaming.stages.coders import late_schema
+
+    return _read(folder / "late" / source.name, late_schema(source))
+
+
+def scan_rows(folder: Path, group: str) -> Iterator[pa.Table]:
+    """The rows of a group a segment at a time, oldest writer first; the last ones of writers at work come last."""
+    return _segments(folder / "rows" / group)
+
+
+def _segments(folder: Path) -> Iterator[pa.Table]:
+    done: set[str] = set()
+    while True:
+        found = {p.stem: p for p in folder.glob("[!.]*.log")}
+        found.update({p.stem: p for p in folder.glob("[!.]*.parquet")})  # sealed, but the open one is not removed yet
+        todo = sorted(set(found) - done)
+        if not todo:
+            return
+        for stem in todo:
+            try:
+                table = _read_open(found[stem]) if found[stem].suffix == ".log" else pq.ParquetFile(found[stem]).read()
+            except FileNotFoundError:  # sealed meanwhile: the next look finds it
+                continue
+            done.add(stem)
+            if table is not None:
+                yield table
+
+
+def _read(folder: Path, empty: pa.Schema) -> pa.Table:
+    tables = list(_segments(folder))
+    if not tables:
+        return empty.empty_table()
+    try:
+        schema = pa.unify_schemas([t.schema.remove_metadata() for t in tables])
+    except pa.ArrowInvalid as error:
+        raise DataError(
+            f"{folder}: rows of definitions that do not fit together ({str(error).splitlines()[0]}); move the older files away"
+        ) from None
+    return pa.concat_tables([_fitted(t, schema) for t in tables])
+
+
+def _fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    columns = [table.column(f.name) if f.name in table.schema.names else pa.nulls(table.num_rows, f.type) for f in schema]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def newest(rows: pa.Table, group: FeatureGroup) -> pa.Table:
+    """Per (keys, event timestamp) the row with the highest revision, of equals the one created last, of equals the last one.
+
+    Sorted by (keys, event timestamp).
+    """
+    if not rows.num_rows:
+        return rows
+    keys = [*group.entity.keys, EVENT_TIMESTAMP]
+    order = {**{k: rows.column(k) for k in keys}, REVISION: rows.column(REVISION), CREATED: rows.column(CREATED)}
+    place = pa.table({**order, "place": pa.array(np.arange(rows.num_rows))})
+    by = pc.sort_indices(place, sort_keys=[(n, "ascending") for n in place.schema.names])
+    sorted_ = rows.take(by)
+    last = np.zeros(rows.num_rows, bool)
+    last[-1] = True
+    for name in keys:
+        column = sorted_.column(name).combine_chunks()
+        last[:-1] |= pc.not_equal(column.slice(1), column.slice(0, len(column) - 1)).to_numpy(zero_copy_only=False)
+    return sorted_.filter(pa.array(last))
+
+
+def logged(folder: Path, group: FeatureGroup, fingerprint: str, shard: int, shards: int | None) -> Iterator[pa.RecordBatch]:
+    """The rows of a shard (all, if their number is not known) that stand in the row log and stem from the graph ``fingerprint``."""
+    for table in scan_rows(folder, group.name):
+        for rows in table.filter(pc.equal(table.column(FINGERPRINT), fingerprint)).to_batches():
+            if shards is not None and rows.num_rows:
+                rows = rows.filter(pa.array(shard_of([rows.column(k) for k in range(len(group.entity.keys))], shards) == shard))
+            if rows.num_rows:
+                yield rows

@@ -1,0 +1,234 @@
+"""How far a stream is: numbers from the parts' reports, for people (one line) and for machines."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import Any
+
+from pipelines.streaming.state.job_state import Control
+
+__all__ = ["Progress", "Screen", "Tracker", "line", "when"]
+
+_NEVER = -(2**61)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Totals since the driver began (counted on over restarts), rates of the last seconds, and how things stand."""
+
+    seconds: float = 0.0
+    events: int = 0
+    events_per_second: float = 0.0
+    rows: int = 0
+    rows_per_second: float = 0.0
+    rejected: dict[tuple[str, str], int] = field(default_factory=dict)
+    """(source, reason) -> events."""
+    read: dict[str, int] = field(default_factory=dict)
+    """source -> records."""
+    late: dict[str, int] = field(default_factory=dict)
+    rows_of: dict[str, int] = field(default_factory=dict)
+    """group -> rows."""
+    written: int = 0
+    stale: int = 0
+    refused: int = 0
+    sink_seconds: dict[str, float] = field(default_factory=dict)
+    """What delivery spent its time on: graph, store, log, waiting."""
+    lag: dict[tuple[str, int], int] = field(default_factory=dict)
+    """(source, partition) -> records behind the end of its log."""
+    watermark: dict[str, int] = field(default_factory=dict)
+    """source -> microseconds, the least over the shards; absent while there is none."""
+    emitted: dict[str, int] = field(default_factory=dict)
+    """group -> boundary in microseconds, the least over the shards."""
+    paused: tuple[str, ...] = ()
+    away: tuple[str, ...] = ()
+    waiting: tuple[str, ...] = ()
+    """What shards wait for: a store, a disk."""
+    silent_seconds: float = 0.0
+    """Since the last report of any part."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        out = dict(vars(self))
+        out["rejected"] = {f"{source}/{reason}": n for (source, reason), n in self.rejected.items()}
+        out["lag"] = {f"{source}/{partition}": n for (source, partition), n in self.lag.items()}
+        return {k: list(v) if isinstance(v, tuple) else round(v, 3) if isinstance(v, float) else v for k, v in out.items()}
+
+
+class Tracker:
+    """Turns reports, which begin at zero whenever a worker does, into totals that never go back."""
+
+    def __init__(self, control: Control, window: float = 5.0) -> None:
+        self.control, self.window = control, window
+        self.begun = time.monotonic()
+        self._last: dict[tuple[str, str], float] = {}
+        self._total: dict[tuple[str, str], float] = {}
+        self._marks: deque[tuple[float, int, int]] = deque([(self.begun, 0, 0)])
+        self.now = Progress()
+
+    def _add(self, part: str, name: str, value: float) -> None:
+        key = (part, name)
+        last = self._last.get(key, 0.0)
+        self._total[key] = self._total.get(key, 0.0) + (value - last if value >= last else value)
+        self._last[key] = value
+
+    def _sum(self, kind: str, name: str) -> dict[str, float]:
+        """part -> total, of the parts whose name begins with ``kind``."""
+        return {p: v for (p, n), v in self._total.items() if p.startswith(kind) and n == name}
+
+    def _by_name(self, kind: str, prefix: str) -> dict[str, int]:
+        out: dict[str, int] = {}
+        for (part, name), value in self._total.items():
+            if part.startswith(kind) and name.startswith(prefix):
+                key = name.removeprefix(prefix)
+                out[key] = out.get(key, 0) + round(value)
+        return out
+
+    def look(self) -> Progress:
+        """Read the reports; the state of things now."""
+        reports, points = self.control.reports(), self.control.load_progress()
+        lag, paused, away, waiting, newest = {}, [], [], [], 0.0
+        for part, values in reports.items():
+            newest = max(newest, float(values.get("at", 0)))
+            if part.startswith("poll-"):
+                if values.get("away"):
+                    away.append(part.removeprefix("poll-"))
+                if "next" not in values:
+                    continue
+                source = str(values["source"])
+                for name, n in values.get("counts", {}).items():
+                    kind, _, reason = name.partition("/")
+                    label = f"{kind}/{source}/{reason}" if reason else f"{kind}/{source}"
+                    self._add(part, label, n)
+                lag[source, int(values["partition"])] = max(0, int(values["end"]) - int(values["next"]))
+                if values.get("paused"):
+                    paused.append(f"{source}/{values['partition']}")
+            elif part.startswith("deliver-"):
+                for group, n in values.get("rows", {}).items():
+                    self._add(part, f"rows/{group}", n)
+                for name in ("written", "stale", "refused", "seconds_graph", "seconds_store", "seconds_log", "seconds_waiting"):
+                    self._add(part, name, float(values.get(name, 0)))
+                if values.get("waiting_for"):
+                    waiting.append(str(values["waiting_for"]))
+        now = time.monotonic()
+        read, rows_of = self._by_name("poll-", "events/"), self._by_name("deliver-", "rows/")
+        events, rows = sum(read.values()), sum(rows_of.values())
+        self._marks.append((now, events, rows))
+        while len(self._marks) > 2 and now - self._marks[0][0] > self.window:
+            self._marks.popleft()
+        then, events_then, rows_then = self._marks[0]
+        took = max(now - then, 1e-9)
+        rejected: dict[tuple[str, str], int] = {}
+        for name, n in self._by_name("poll-", "rejected/").items():
+            source, _, reason = name.partition("/")
+            rejected[source, reason] = n
+        self.now = Progress(
+            seconds=now - self.begun,
+            events=events,
+            events_per_second=(events - events_then) / took,
+            rows=rows,
+            rows_per_second=(rows - rows_then) / took,
+            rejected=rejected,
+            read=read,
+            late=self._by_name("poll-", "late/"),
+            rows_of=rows_of,
+            written=round(sum(self._sum("deliver-", "written").values())),
+            stale=round(sum(self._sum("deliver-", "stale").values())),
+            refused=round(sum(self._sum("deliver-", "refused").values())),
+            sink_seconds={n: sum(self._sum("deliver-", f"seconds_{n}").values()) for n in ("graph", "store", "log", "waiting")},
+            lag=lag,
+            watermark=_least(points, "watermark"),
+            emitted=_least(points, "emitted"),
+            paused=tuple(paused),
+            away=tuple(away),
+            waiting=tuple(sorted(set(waiting))),
+            silent_seconds=time.time() - newest if newest else 0.0,
+        )
+        return self.now
+
+
+def _least(points: Mapping[int, Mapping[str, Any]], what: str) -> dict[str, int]:
+    out: dict[str, int] = {}
+    for name in {n for point in points.values() for n in point.get(what, {})}:
+        values = [point.get(what, {}).get(name) for point in points.values()]
+        known = [v for v in values if v is not None and v > _NEVER]
+        if len(known) == len(values):
+            out[name] = min(known)
+    return out
+
+
+def when(us: int) -> str:
+    """Microseconds of UTC as a date and time, to the minute."""
+    return f"{datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us):%Y-%m-%d %H:%M}"
+
+
+def line(p: Progress) -> str:
+    """One line for people.
+
+    >>> line(Progress(events=1200, events_per_second=310.4, lag={("departures", 0): 7}, rows=90))
+    '1,200 events, 310/s; 7 behind; 90 rows, 0/s'
+    """
+    parts = [
+        f"{p.events:,} events, {p.events_per_second:,.0f}/s",
+        f"{sum(p.lag.values()):,} behind",
+        f"{p.rows:,} rows, {p.rows_per_second:,.0f}/s",
+    ]
+    if p.watermark:
+        parts.append(f"event time {when(min(p.watermark.values()))}")
+    if p.emitted:
+        parts.append(f"rows up to {when(min(p.emitted.values()))}")
+    if p.rejected:
+        parts.append(f"{sum(p.rejected.values()):,} rejected")
+    if any(p.late.values()):
+        parts.append(f"{sum(p.late.values()):,} too late")
+    if p.refused:
+        parts.append(f"{p.refused:,} rows refused")
+    parts += [f"paused: {', '.join(p.paused)}"] if p.paused else []
+    parts += [f"away: {', '.join(p.away)}"] if p.away else []
+    parts += [f"waiting for {', '.join(p.waiting)}"] if p.waiting else []
+    if p.silent_seconds > 10:
+        parts.append(f"no news for {p.silent_seconds:.0f} s")
+    return "; ".join(parts)
+
+
+class Screen:
+    """Shows progress on stderr: a live line where there is a terminal, else a line every ``every`` seconds while something changes."""
+
+    def __init__(self, tracker: Tracker, every: float = 5.0) -> None:
+        from pipelines.reports.terminal import screen
+
+        self.tracker, self.every, self.console = tracker, every, screen
+        self.live = screen.status("starting") if screen.is_terminal else None
+        self._looked = 0.0
+        self._said = time.monotonic()
+        self._shown = ""
+
+    def __enter__(self) -> Screen:
+        if self.live is not None:
+            self.live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self.console.print(f"{datetime.now(UTC):%H:%M:%S}  {text}", highlight=False, markup=False)
+
+    def watch(self) -> None:
+        """To be called often; looks once a second."""
+        now = time.monotonic()
+        if now - self._looked < 1.0:
+            return
+        self._looked = now
+        text = line(self.tracker.look())
+        if self.live is not None:
+            self.live.update(text if self.tracker.now.events else f"starting, {now - self.tracker.begun:.0f} s")
+        elif now - self._said >= self.every and text != self._shown:
+            self._said, self._shown = now, text
+            self.say(text)

@@ -1,0 +1,77 @@
+"""``/metrics`` of a streaming job, for Prometheus: built from the driver's view at each scrape. No labels per entity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from pipelines.streaming.status import Progress
+from transforms.errors import ConfigError
+
+__all__ = ["StreamMetrics", "serve"]
+
+_PREFIX = "tandem_stream_"
+
+
+class StreamMetrics(Collector):
+    """The metrics of :class:`Progress`; ``restarts`` tells how often the engine was started anew."""
+
+    def __init__(self, look: Callable[[], Progress], restarts: Callable[[], int] = lambda: 0) -> None:
+        self.look, self.restarts = look, restarts
+
+    def collect(self) -> Iterator[Any]:
+        """One family per metric."""
+        p = self.look()
+        yield _counter("events", "Records taken from the topic, valid or not.", ["source"], {(s,): n for s, n in p.read.items()})
+        yield _counter("rejected", "Records that became dead letters.", ["source", "reason"], p.rejected)
+        yield _counter("late", "Events too late to count.", ["source"], {(s,): n for s, n in p.late.items()})
+        yield _counter("rows", "Feature rows delivered, revisions included.", ["group"], {(g,): n for g, n in p.rows_of.items()})
+        outcomes = {("written",): p.written, ("stale",): p.stale, ("refused",): p.refused}
+        yield _counter("online_rows", "Rows given to the online store, by what became of them.", ["outcome"], outcomes)
+        spent = {(what,): seconds for what, seconds in p.sink_seconds.items()}
+        yield _counter("deliver_seconds", "Time that delivery took, by part; waiting: for a store that is away.", ["part"], spent)
+        yield _counter("restarts", "Starts of the engine after a failure.", [], {(): self.restarts()})
+        lag = {(source, str(partition)): n for (source, partition), n in p.lag.items()}
+        yield _gauge("lag_records", "Records between the position and the end of the partition.", ["source", "partition"], lag)
+        marks = {(s,): us / 1e6 for s, us in p.watermark.items()}
+        yield _gauge("watermark_seconds", "Event time up to which a source is complete (Unix time).", ["source"], marks)
+        emitted = {(g,): us / 1e6 for g, us in p.emitted.items()}
+        yield _gauge("emitted_seconds", "Boundary up to which a group's rows are out (Unix time).", ["group"], emitted)
+        yield _gauge("paused_partitions", "Partitions paused for their share of rejects.", [], {(): len(p.paused)})
+        yield _gauge("away_partitions", "Partitions whose broker does not answer.", [], {(): len(p.away)})
+        yield _gauge("silent_seconds", "Time since any part of the job reported.", [], {(): p.silent_seconds})
+
+
+def _counter(name: str, text: str, labels: list[str], values: Any) -> CounterMetricFamily:
+    family = CounterMetricFamily(_PREFIX + name, text, labels=labels)
+    for key, value in values.items():
+        family.add_metric(list(key), value)
+    return family
+
+
+def _gauge(name: str, text: str, labels: list[str], values: Any) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(_PREFIX + name, text, labels=labels)
+    for key, value in values.items():
+        family.add_metric(list(key), value)
+    return family
+
+
+def serve(metrics: Collector, port: int, setting: str = "stream.metrics_port") -> tuple[int, Callable[[], None]]:
+    """Serve ``/metrics`` on 127.0.0.1 (port 0: a free one); the port, and a function that ends it. Raises ConfigError, with ``setting``."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(metrics)
+    try:
+        server, thread = start_http_server(port, "127.0.0.1", registry)
+    except OSError as error:
+        raise ConfigError(f"{setting} {port}: {error.strerror}; choose another, or 0 for a free one") from None
+
+    def end() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    return int(server.server_port), end

@@ -1,0 +1,127 @@
+"""Notes of what is to be told to whom: a file per tracker and run under ``data/tracking/spool``. Standard library only.
+
+A note says only that a tracker may not know the run's manifest yet; what to tell is read from the manifest when it is
+delivered. So a note can be put twice, delivered twice, or left for weeks, and the tracker still ends at the truth.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipelines.lake.locks import only_one
+
+__all__ = ["Note", "Spool"]
+
+
+@dataclass(frozen=True)
+class Note:
+    """That ``tracker`` is to be told of ``run``. ``given`` is what only the job knew, e.g. MLflow's run that it is part of."""
+
+    tracker: str
+    run: str
+    stamp: int
+    given: dict[str, Any] = field(default_factory=dict)
+
+
+class Spool:
+    """The notes of a data folder; safe for any number of processes."""
+
+    def __init__(self, data: Path) -> None:
+        self.folder = data / "tracking"
+
+    def _path(self, tracker: str, run: str) -> Path:
+        return self.folder / "spool" / tracker / f"{run}.json"
+
+    def put(self, tracker: str, run: str, given: dict[str, Any] | None = None) -> None:
+        """Leave a note; what an earlier one gave stays."""
+        path = self._path(tracker, run)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        before = self._read(path)
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        unfinished.write_text(json.dumps({**(before.given if before else {}), **(given or {})}))
+        unfinished.replace(path)
+
+    def notes(self) -> list[Note]:
+        """All notes, the oldest run first (its id begins with its kind, so parents may stand anywhere)."""
+        found = (self._read(p) for p in (self.folder / "spool").glob("*/[!.]*.json"))
+        return sorted((n for n in found if n), key=lambda n: n.stamp)
+
+    @staticmethod
+    def _read(path: Path) -> Note | None:
+        try:
+            stamp, given = path.stat().st_mtime_ns, json.loads(path.read_text() or "{}")
+        except (OSError, ValueError):
+            return None
+        return Note(path.parent.name, path.stem, stamp, given if isinstance(given, dict) else {})
+
+    def done(self, note: Note) -> None:
+        """Take a note away, unless it was put again since it was read."""
+        path = self._path(note.tracker, note.run)
+        current = self._read(path)
+        if current is not None and current.stamp == note.stamp:
+            path.unlink(missing_ok=True)
+
+    # Runs told as running: when their process dies without a word, somebody else tells how they ended.
+
+    def open(self, tracker: str, run: str, running: bool) -> None:
+        """Remember (or forget) that ``tracker`` was told that the run goes on."""
+        path = self.folder / "open" / tracker / run
+        if running:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        else:
+            path.unlink(missing_ok=True)
+
+    def opened(self) -> list[tuple[str, str]]:
+        """(tracker, run) told as running."""
+        return [(p.parent.name, p.name) for p in (self.folder / "open").glob("*/*")]
+
+    # What went wrong, until it is mended.
+
+    def trouble(self, tracker: str, line: str | None) -> None:
+        """Keep (or clear: None) why a tracker could not be told."""
+        path = self.folder / f"trouble-{tracker}.txt"
+        if line is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(line + "\n")
+
+    def troubles(self) -> dict[str, str]:
+        """Why trackers could not be told, by tracker."""
+        found = {}
+        for path in self.folder.glob("trouble-*.txt"):
+            try:
+                found[path.stem.removeprefix("trouble-")] = path.read_text().strip()
+            except OSError:
+                continue
+        return found
+
+    @contextmanager
+    def held(self) -> Iterator[bool]:
+        """Be the only deliverer; yields False if another process is."""
+        with only_one(self.folder / ".lock") as mine:
+            yield mine
+
+    def busy(self) -> bool:
+        """Whether a deliverer works."""
+        with self.held() as mine:
+            return not mine
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until nothing is left to deliver, or nobody delivers any more; whether all is told."""
+        until = time.monotonic() + seconds
+        begun = time.monotonic()
+        while self.notes():
+            # The deliverer needs a moment to start before it can be seen.
+            if time.monotonic() > until or (time.monotonic() - begun > 2 and not self.busy()):
+                return False
+            time.sleep(0.1)
+        return True

@@ -1,0 +1,29 @@
+"""Which trackers are told of runs, and where their stores are. Light at import."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipelines.project.config import Settings
+
+__all__ = ["artifact_root", "trackers", "tracking_uri"]
+
+
+def tracking_uri(settings: Settings, data: Path) -> str:
+    """The URI of the MLflow store: the setting, else ``MLFLOW_TRACKING_URI`` (as MLflow itself), else SQLite in the data folder."""
+    return settings.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{data.resolve() / 'mlflow.db'}"
+
+
+def artifact_root(uri: str, data: Path) -> str | None:
+    """Where a new experiment keeps its artifacts: below the data folder for a local store; a server decides for itself (None)."""
+    return None if "://" in uri and not uri.startswith("sqlite:") else (data.resolve() / "mlartifacts").as_uri()
+
+
+def trackers(settings: Settings) -> list[str]:
+    """The trackers to tell; one that nobody asked for by name and that is not installed is left out."""
+    asked = "trackers" in settings.tracking.model_fields_set
+    return [name for name in settings.tracking.trackers if asked or find_spec(name) is not None]

@@ -1,0 +1,194 @@
+"""The deliverer: tells the trackers what the notes in the spool ask for. ``python -m pipelines.tracking.sync`` is started by jobs.
+
+One works at a time per data folder. It ends when nothing is left to tell, or ``tracking.retry_seconds`` after it began and no
+tracker answers, and in any case after a quarter of an hour.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipelines.lake.runs import Run
+from pipelines.project.config import TrackingSettings
+from pipelines.tracking.background import shown
+from pipelines.tracking.outbox import Note, Spool
+from pipelines.tracking.tracked_run import Record, read_record
+from pipelines.tracking.tracker import Tracker, make_tracker
+
+__all__ = ["deliver"]
+
+_AT_MOST = 900
+_IN_A_ROW = 2
+"""After so many failures in a row a tracker is left alone until the next round."""
+
+
+class _Deliverer:
+    def __init__(self, data: Path, settings: TrackingSettings, uri: str, say: Callable[[str], None]) -> None:
+        self.data, self.settings, self.uri, self.say = data, settings, uri, say
+        self.spool = Spool(data)
+        self.trackers: dict[str, Tracker] = {}
+        self.told: dict[tuple[str, str], str] = {}
+        """(tracker, run) -> status told in this process: parents need not be told again for each child."""
+
+    def _tracker(self, name: str) -> Tracker:
+        if name not in self.trackers:
+            self.trackers[name] = make_tracker(name, self.settings, self.uri, self.data)
+        return self.trackers[name]
+
+    def _record(self, run: str) -> Record | None:
+        folder = self.data / "runs" / run
+        try:
+            manifest = json.loads((folder / "manifest.json").read_text())
+        except (OSError, ValueError):
+            return None  # the run was removed: nobody is to be told of it
+        return read_record(folder, Run(folder, manifest).look().manifest)
+
+    def _tell(self, note: Note, depth: int = 0) -> None:
+        record = self._record(note.run)
+        if record is None:
+            return
+        tracker = self._tracker(note.tracker)
+        if record.parent and depth < 10 and (note.tracker, record.parent) not in self.told:
+            self._tell(Note(note.tracker, record.parent, 0, note.given), depth + 1)
+        if tracker.only_ended and not record.over:
+            self.spool.open(note.tracker, note.run, True)
+            return
+        links = tracker.deliver(record, note.given)
+        self.told[note.tracker, note.run] = record.status
+        self.spool.open(note.tracker, note.run, not record.over)
+        if record.over:
+            self._link(note.run, record, links)
+
+    def _link(self, run: str, record: Record, links: Any) -> None:
+        """The way from the manifest (and from MLMD) to the tracker; only while nobody else writes the manifest."""
+        from pipelines.tracking.links import link_later, link_manifest, link_mlmd
+
+        if not link_manifest(self.data / "runs" / run, links):
+            link_later(self.data, run, links)
+        link_mlmd(self.data, record.links, {**links, "tandem_run": run})
+
+    def _links_left(self) -> None:
+        """Links of runs that were still held when they were told."""
+        from pipelines.tracking.links import link_manifest, links_left
+
+        for file in (self.spool.folder / "links").glob("[!.]*.json"):
+            folder = self.data / "runs" / file.stem
+            if not folder.is_dir() or link_manifest(folder, links_left(self.data, file.stem)):
+                file.unlink(missing_ok=True)
+
+    def _killed(self) -> None:
+        """Notes for runs that were told as running, and whose process is gone."""
+        for tracker, run in self.spool.opened():
+            record = self._record(run)
+            if record is None:
+                self.spool.open(tracker, run, False)
+            elif record.over:
+                self.spool.put(tracker, run)
+
+    def round(self) -> dict[str, str]:
+        """Tell all that is to be told; why some trackers could not be, by tracker."""
+        failed: dict[str, str] = {}
+        row: dict[str, int] = {}
+        self._killed()
+        for note in self.spool.notes():
+            if note.tracker not in self.settings.trackers:
+                self.spool.done(note)  # nobody is to be told there any more; 'tandem track --all' brings it back
+                continue
+            if row.get(note.tracker, 0) >= _IN_A_ROW:
+                continue
+            try:
+                self._tell(note)
+                self.spool.done(note)
+                row[note.tracker] = 0
+            except Exception as error:
+                row[note.tracker] = row.get(note.tracker, 0) + 1
+                failed[note.tracker] = self._why(note, error)
+                self.trackers.pop(note.tracker, None)  # a connection that failed is not asked again
+        return failed
+
+    def _why(self, note: Note, error: Exception) -> str:
+        where = f"mlflow at {shown(self.uri)}" if note.tracker == "mlflow" else note.tracker
+        if isinstance(error, ModuleNotFoundError) and error.name == note.tracker:
+            return f"{note.tracker} is not installed; install it (pip install {note.tracker}) or drop it from tracking.trackers"
+        lines = [line for line in str(error).splitlines() if line.strip()] or [""]
+        return f"{where} could not be told of {note.run} ({type(error).__name__}: {' '.join(lines[0].split())[:200]})"
+
+    def work(self, patience: float) -> dict[str, str]:
+        """Rounds until nothing is left, or ``patience`` seconds are over; returns why, by tracker."""
+        until, pause = time.monotonic() + patience, 0.5
+        while True:
+            failed = self.round()
+            for name in self.settings.trackers:
+                before = self.spool.troubles().get(name)
+                self.spool.trouble(name, failed.get(name))
+                if failed.get(name) and before is None:
+                    self.say(failed[name])
+                elif before is not None and name not in failed:
+                    self.say(f"{name} answers again; all runs are told")
+            if failed and time.monotonic() + pause > until:
+                return failed
+            self._links_left()
+            if not failed and not self.spool.notes():
+                return {}
+            if failed:
+                time.sleep(pause)
+                pause = min(2 * pause, 5.0)
+
+    def close(self) -> None:
+        for tracker in self.trackers.values():
+            tracker.close()
+
+
+def deliver(
+    data: Path, settings: TrackingSettings, uri: str, patience: float, say: Callable[[str], None] = lambda line: None
+) -> dict[str, str] | None:
+    """Tell all that waits in the spool of ``data``, trying for ``patience`` seconds; why it failed, by tracker.
+
+    None: another process does it.
+    """
+    spool = Spool(data)
+    while True:
+        with spool.held() as mine:
+            if not mine:
+                return None
+            worker = _Deliverer(data, settings, uri, say)
+            try:
+                failed = worker.work(patience)
+            finally:
+                worker.close()
+        if failed or not spool.notes():
+            return failed
+        # A note came between the last look and the end of our hold, and its job saw somebody at work: look again.
+
+
+def main() -> None:
+    """What a job starts: settings on standard input."""
+    signal.alarm(_AT_MOST)
+    asked = json.loads(sys.stdin.read())
+
+    def say(line: str) -> None:
+        print(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), line, flush=True)
+
+    settings = TrackingSettings(**asked["tracking"])
+    if deliver(Path(asked["data"]), settings, asked["uri"], settings.retry_seconds, say) == {} and "mlflow" in settings.trackers:
+        _registry(Path(asked["data"]), asked["uri"], settings.experiment, say)
+
+
+def _registry(data: Path, uri: str, experiment: str, say: Callable[[str], None]) -> None:
+    """MLflow's Model Registry follows once the runs are told: its versions name the runs that made them."""
+    from pipelines.tracking.model_registry import catch_up
+
+    try:
+        catch_up(data, uri, experiment, say)
+    except Exception as error:  # whatever MLflow's client raises; the next run's deliverer tries again
+        say(f"MLflow's registry could not be told ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
+
+
+if __name__ == "__main__":
+    main()

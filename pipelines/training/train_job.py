@@ -1,0 +1,303 @@
+"""``tandem train``: spine, point-in-time features, training set, TFX pipeline, report."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from pipelines.lake import provenance, runs
+from pipelines.project import recording
+from pipelines.project.config import load_settings
+from pipelines.training import as_of
+from pipelines.training.definition import Model
+from pipelines.training.user_code import load_function
+from transforms.errors import ConfigError, DataError, TandemError
+
+if TYPE_CHECKING:
+    from pipelines.training.tfx_pipeline import PipelineRun
+    from pipelines.training.training_report import Report
+    from pipelines.training.training_set import TrainingSet
+
+__all__ = ["Trained", "make_set", "model_spec", "predict", "score_report", "scores", "train"]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The outcome of a training. ``pushed`` is the folder of the new version, or None if the model was not blessed."""
+
+    model: str
+    run: str
+    training_set: TrainingSet
+    pipeline: PipelineRun
+    report: Report
+
+    @property
+    def pushed(self) -> Path | None:
+        """The pushed version's folder."""
+        return self.pipeline.pushed
+
+    @property
+    def version(self) -> int | None:
+        """The pushed version."""
+        return int(self.pushed.name) if self.pushed is not None else None
+
+
+def utc_now() -> datetime:
+    """The time now, UTC."""
+    return datetime.now(UTC)
+
+
+def model_spec(model: Model, training_set: TrainingSet, run: str) -> dict[str, Any]:
+    """``tandem.json`` of a model version, but for the version and the creation time (see serving.models.ModelSpec)."""
+    return {
+        "name": model.name,
+        "version": 0,
+        "fingerprints": training_set.fingerprints,
+        "feature_service": model.features if isinstance(model.features, str) else "",
+        "entity_keys": list(model.entity_keys),
+        "request_fields": [[f.name, f.dtype] for f in model.request_fields],
+        "nullable": [f.name for f in model.request_fields if not f.required and f.name not in model.entity_keys],
+        "features": [f"{c.view}:{c.feature}" for c in training_set.columns if not c.is_request],
+        "inputs": [[c.name, c.dtype] for c in training_set.columns],
+        "output": "probability",
+        "training_set": training_set.id,
+        "run": run,
+    }
+
+
+def predict(saved_model: Path, table: Any, inputs: list[tuple[str, str]], output: str = "probability", batch: int = 8192) -> Any:
+    """Probabilities of shape [n] (float32) by the SavedModel's signature, for a table with the raw inputs."""
+    import numpy as np
+    import tensorflow as tf
+
+    from serving.models import to_model_inputs
+
+    loaded = tf.saved_model.load(str(saved_model))
+    function = loaded.signatures["serving_default"]
+    parts = []
+    for start in range(0, table.num_rows, batch):
+        arrays = to_model_inputs(table.slice(start, batch), inputs)
+        parts.append(function(**{name: tf.constant(arrays[name], dtype) for name, dtype in inputs})[output].numpy()[:, 0])
+    return np.concatenate(parts)
+
+
+@contextmanager
+def _only_one(data: Path) -> Iterator[None]:
+    """Holds the data folder's training lock: MLMD's SQLite and the versions are for one writer."""
+    (data / "tfx").mkdir(parents=True, exist_ok=True)
+    with open(data / "tfx" / "lock", "w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise TandemError(f"another training holds {data / 'tfx' / 'lock'}; wait for it to end") from None
+        yield
+
+
+def train(
+    model: Model,
+    *,
+    repo: str | Path,
+    data: str | Path,
+    start: datetime,
+    end: datetime,
+    progress: Callable[[str, float | None], None] = lambda step, seconds: None,
+    now: Callable[[], datetime] = utc_now,
+    seed: int = 20130101,
+    params: Mapping[str, Any] = MappingProxyType({}),
+    parent: str | None = None,
+    push: bool = True,
+) -> Trained:
+    """Train ``model`` on the requests asked in [start, end) and push it to ``data/models/<name>/<version>`` if it is blessed.
+
+    ``repo`` is the feature repository (with feature_store.yaml), ``data`` the data folder. ``progress(step, None)`` is
+    called when a step starts, ``progress(step, seconds)`` when it has ended. ``params`` reach the repository's ``run_fn``, over
+    those that the model declares. Without ``push`` it is an experiment: trained and scored in ``data/tfx/experiments/<run>`` beside
+    any others at the same time, and neither held against the gate nor pushed.
+    It is a run of kind ``train``, whose manifest holds all that it takes to make set and model again. Raises a TandemError of one line.
+    """
+    repo, data = Path(repo).resolve(), Path(data).resolve()
+    if start.tzinfo is None or end.tzinfo is None or start >= end:
+        raise ConfigError(f"training range {start} to {end}: give two rising moments with a time zone, e.g. 2013-03-01T00:00:00Z")
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its order of sums is not always the same
+    home = recording.Home(repo, load_settings(repo, data=data), data)
+    asked: dict[str, Any] = {
+        "model": model.name,
+        "range": [t.astimezone(UTC).isoformat() for t in (start, end)],
+        "seeds": {"seed": seed},
+        "params": (chosen := model.with_params(params)),
+    }
+    with _only_one(data) if push else nullcontext(), recording.recorded(home, "train", now=now(), parent=parent, **asked) as run:
+        trained = _train(model, home, run, start, end, progress, now, seed, chosen, push)
+        if trained.pushed is not None:
+            from pipelines.registry import register  # late: it knows MLflow
+
+            register(home, model.name, trained.pushed, run)  # type: ignore[arg-type]  # all of a Repo that it looks at
+    return trained
+
+
+def _train(
+    model: Model,
+    home: recording.Home,
+    run: runs.Run,
+    start: datetime,
+    end: datetime,
+    progress: Callable[[str, float | None], None],
+    now: Callable[[], datetime],
+    seed: int,
+    params: Mapping[str, Any],
+    push: bool,
+) -> Trained:
+    repo, data = home.path, home.data
+
+    @contextmanager
+    def step(name: str) -> Iterator[None]:
+        begun = time.monotonic()
+        progress(name, None)
+        yield
+        progress(name, time.monotonic() - begun)
+
+    with step("spine"):
+        spine, events = _spine(model, repo, data, start, end)
+    with step("point-in-time features"):
+        training_set, query = make_set(model, spine, repo, data, now(), events)
+    query = {"start": start.astimezone(UTC).isoformat(), "end": end.astimezone(UTC).isoformat(), **query}
+    rows = {f"rows/{name}": split["rows"] for name, split in training_set.manifest["splits"].items()}
+    run.add(
+        inputs=query.pop("inputs"),
+        definitions={**_definitions(data, query), f"model {model.name}": json.loads(json.dumps(model.canonical()))},
+        fingerprints=training_set.fingerprints,
+        training_set=training_set.id,
+        query=query,
+        counts=rows,
+        outputs=provenance.hashed(data, {"training_set": training_set.path}),
+    )
+    from pipelines.training.tfx_pipeline import run_pipeline
+
+    below = data if push else data / "tfx" / "experiments" / run.id
+    spec = model_spec(model, training_set, run.id)
+    pipeline = run_pipeline(model, training_set, repo, below, spec, run.id, progress, seed, params, push)
+    with step("report"):
+        report, label, predictions = score_report(model, training_set, pipeline)
+        from pipelines.training.evidence import write_evidence
+
+        untold = write_evidence(run.folder, pipeline.full, pipeline.plain, label, predictions)
+    trained = Trained(model.name, run.id, training_set, pipeline, report)
+    run.add(
+        metrics=scores(report),
+        seconds_of={name: round(value, 3) for name, value in pipeline.seconds.items()},
+        blessed=pipeline.blessed,
+        **({"version": trained.version} if trained.version is not None else {}),
+        **({"reasons": list(pipeline.reasons)} if pipeline.reasons else {}),
+        **({"untold": untold} if untold else {}),
+        links={"mlmd_run": run.id, "mlmd": pipeline.mlmd, "mlmd_store": (below / "tfx" / "metadata.db").relative_to(data).as_posix()},
+        outputs=provenance.hashed(
+            data,
+            {"model": pipeline.full, "plain": pipeline.plain, **({"version": trained.pushed} if trained.pushed is not None else {})},
+        ),
+    )
+    return trained
+
+
+def scores(report: Report) -> dict[str, float]:
+    """The metrics of a report by name: ``test/auc``, ``test/log_loss/origin=JFK``, ``test/plain/auc``."""
+    out: dict[str, float] = {}
+    for s in report.scores:
+        kind = {"all features": "", "request fields": "plain/"}.get(s.predictor)
+        if kind is None:
+            continue
+        for name, value in (("auc", s.auc), ("log_loss", s.log_loss)):
+            if value is not None:
+                out[f"test/{kind}{name}{'/' + s.slice if s.slice else ''}"] = value
+    return out
+
+
+def _spine(model: Model, repo: Path, data: Path, start: datetime, end: datetime) -> tuple[Any, as_of.Files]:
+    """The labelled requests, and every event file that they were made from."""
+    function = load_function(repo, model.spine)
+    folders = as_of.event_folders(data, (r.manifest for r in runs.list_runs(data) if r.kind == "batch"))
+    for _ in range(3):
+        before = as_of.state(folders)
+        spine, events = function(data, start, end), as_of.listing(data, folders)
+        if as_of.state(folders) == before:
+            return spine, events
+    raise DataError(f"event files below {data} change while they are read; let what writes them end, then train again")
+
+
+def _definitions(data: Path, query: Mapping[str, Any]) -> dict[str, Any]:
+    """What the views' rows were made of, by the manifests of the batch runs that made them."""
+    out: dict[str, Any] = {}
+    for r in (r for r in runs.list_runs(data) if r.kind == "batch"):
+        of = r.manifest.get("definitions", {})
+        out |= {v: of[v] for v, ids in query.get("runs", {}).items() if r.id in ids and v in of}
+    return out
+
+
+def make_set(
+    model: Model,
+    spine: Any,
+    repo: Path,
+    data: Path,
+    now: datetime,
+    events: as_of.Files,
+    then: Mapping[str, as_of.Pin] | None = None,
+    features: list[tuple[str, str]] | None = None,
+    target: Path | None = None,
+) -> tuple[TrainingSet, dict[str, Any]]:
+    """The training set, written below ``target`` (default: ``data``), and its query with the inputs that answer it.
+
+    ``then``: the offline files of a query that was asked before (as of now otherwise); ``features``: its (view, feature) pairs.
+    """
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from feast import FeatureStore
+
+        from pipelines.training.training_set import build_training_set, feature_references
+
+        store = FeatureStore(repo_path=str(repo))
+        views = dict.fromkeys(v for v, _ in (features if features is not None else feature_references(store, model.features)))
+        found, files = (dict(then), {}) if then is not None else as_of.pins(store, views, data)
+        made = build_training_set(model, spine, store, target or data, now, found, features)
+    asked = {k: made.manifest[k] for k in ("model", "features", "fingerprints", "spine_sha256", "borders_us", "borders")}
+    of_runs = {
+        name.partition("/")[2]: sorted({part[4:] for f in each for part in f["file"].split("/") if part.startswith("run=")})
+        for name, each in files.items()
+    }
+    query = {**asked, "as_of": now.astimezone(UTC).isoformat(), "spine": model.spine, "values_sha256": made.manifest["values_sha256"]}
+    query |= {"runs": of_runs, "tags": {name: pin.fingerprint for name, pin in found.items()}}
+    return made, {**query, "inputs": {**events, **files}}
+
+
+def score_report(model: Model, training_set: TrainingSet, pipeline: PipelineRun) -> tuple[Report, Any, dict[str, Any]]:
+    """The scores on the test split, with its labels and every predictor's probabilities, each of shape [n] (float64)."""
+    import numpy as np
+
+    from pipelines.training.training_report import Report, score_all
+
+    splits = training_set.manifest["splits"]
+    test = training_set.read("test")
+    label = test.column(model.label).to_numpy().astype(np.float64)
+    rate = splits["train"]["positives"] / splits["train"]["rows"]
+    inputs = [(c.name, str(c.dtype)) for c in training_set.columns]
+    request = [(c.name, str(c.dtype)) for c in training_set.columns if c.is_request]
+    predictions = {
+        "base rate": np.full(len(label), rate),
+        "request fields": predict(pipeline.plain, test, request).astype(np.float64),
+        "all features": predict(pipeline.full, test, inputs).astype(np.float64),
+    }
+    slices = {s: test.column(s).to_pylist() for s in model.slices}
+    rows = {name: splits[name]["rows"] for name in splits}
+    first, second = training_set.manifest["borders"]
+    return Report(model.name, rows, (first, second), score_all(label, predictions, slices)), label, predictions

@@ -1,0 +1,140 @@
+"""What a stream left behind: how far each shard came, the rows that it delivered, the events that it found too late."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipelines.verify.causes import Position
+from transforms.definitions import CREATED, FeatureGroup, micros
+from transforms.errors import DataError
+from transforms.intake import NEVER
+
+__all__ = ["FAR", "StreamRecord", "load_record", "position_of"]
+
+Int = npt.NDArray[np.int64]
+FAR = 2**62
+"""After every moment (microseconds)."""
+
+
+@dataclass(frozen=True)
+class StreamRecord:
+    """One stream, as of one look at its files.
+
+    ``positions``: group -> how far its shards were; ``rows``: group -> every delivered row in order; ``late``: source -> every event
+    noted as too late; ``begin``: events before it are the batch run's (microseconds; NEVER: there was none); ``run``: that run's id.
+    """
+
+    name: str
+    positions: Mapping[str, Position]
+    rows: Mapping[str, pa.Table]
+    late: Mapping[str, pa.Table]
+    begin: int = NEVER
+    run: str | None = None
+    ahead: int = 0
+    """Rows that were delivered after the resume points that the positions are taken from: left out of ``rows``."""
+    saved: Int = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Per shard when its resume point was saved (microseconds of the wall clock)."""
+
+    def readable(self, rows: Mapping[str, pa.Table], groups: Mapping[str, FeatureGroup]) -> dict[str, Int]:
+        """For each delivered row (group -> rows) a moment by which the online store had it: FAR if none is known.
+
+        A shard delivers one emission after the other: what is in the row log was in the store before the next emission was stamped.
+        """
+        shards = {n: self.positions[n].shard(rows[n], g) for n, g in groups.items()}
+        stamps = {n: rows[n].column(CREATED).cast(pa.int64()).to_numpy() for n in groups}
+        out = {n: np.full(rows[n].num_rows, FAR, np.int64) for n in groups}
+        for number, saved in enumerate(self.saved.tolist()):
+            known = np.unique(np.concatenate([[saved], *(stamps[n][shards[n] == number] for n in groups)]))
+            for name in groups:
+                mine = shards[name] == number
+                place = np.searchsorted(known, stamps[name][mine], side="right")
+                out[name][mine] = np.append(known, FAR)[place]
+        return out
+
+    def upto(self, groups: Mapping[str, FeatureGroup]) -> dict[str, dict[int, int]]:
+        """source -> partition -> the offset before which some shard folded everything."""
+        out: dict[str, dict[int, int]] = {}
+        for name, group in groups.items():
+            for partition, limits in self.positions[name].next.items():
+                each = out.setdefault(group.source.name, {})
+                each[partition] = max(each.get(partition, 0), int(limits.max()))
+        return out
+
+    @property
+    def emitted(self) -> int:
+        """The greatest boundary that any shard emitted (microseconds; NEVER: none)."""
+        return max((int(p.emitted.max()) for p in self.positions.values()), default=NEVER)
+
+
+def position_of(progress: Mapping[int, Mapping[str, Any]], group: FeatureGroup) -> Position:
+    """How far the shards of a group were, by the resume points of all of them. Raises DataError where one is missing."""
+    shards = max(int(p["shards"]) for p in progress.values())
+    if set(progress) < set(range(shards)):
+        missing = min(set(range(shards)) - set(progress))
+        raise DataError(f"shard {missing} of {shards} saved no progress yet; let the stream run for a moment, then verify again")
+    emitted = np.full(shards, NEVER, np.int64)
+    limits: dict[int, Int] = {}
+    for number in range(shards):
+        point = progress[number]
+        boundary = point["emitted"].get(group.name)
+        emitted[number] = NEVER if boundary is None else boundary
+        for partition, at in point["partitions"].get(group.source.name, {}).items():
+            limits.setdefault(int(partition), np.zeros(shards, np.int64))[number] = at["next"]
+    return Position(emitted, limits)
+
+
+def load_record(folder: Path, name: str, groups: Mapping[str, FeatureGroup]) -> StreamRecord:
+    """The record of the stream whose folder is ``folder`` (``data/stream/<name>``). Raises DataError, one line.
+
+    A stream that runs, or was killed, has delivered more than its resume points vouch for: rows that were made after a shard's
+    resume point was saved are left out (``ahead``: how many).
+    """
+    from pipelines.streaming.state.initial_tiles import seed_end
+    from pipelines.streaming.state.job_state import Control
+    from pipelines.streaming.state.row_log import read_late, read_rows
+
+    if not (folder / "progress").is_dir():
+        known = sorted(p.name for p in folder.parent.glob("*") if (p / "progress").is_dir())
+        raise DataError(
+            f"there is no stream called {name!r} below {folder.parent}"
+            + (f"; there is {', '.join(known)}: name it with --name" if known else "; run 'tandem stream' first")
+        )
+    records = Control(folder).load_records()
+    progress = {shard: r["progress"] for shard, r in records.items()}
+    rows = {n: read_rows(folder, g) for n, g in groups.items()}
+    late = {s: read_late(folder, source) for s, source in {g.source.name: g.source for g in groups.values()}.items()}
+    if not progress:
+        raise DataError(f"stream {name!r} saved no progress yet; let it run for a moment, then verify again")
+    redefined = [
+        n for n, g in groups.items() if any(p["fingerprints"].get(n) not in (None, g.definition_hash()) for p in progress.values())
+    ]
+    if redefined:
+        raise DataError(
+            f"group {redefined[0]!r} was redefined since stream {name!r} ran; verify with the definitions it ran with, or start it anew"
+        )
+    run = next(iter(progress.values())).get("run")
+    begin = NEVER if run is None else seed_end(Path(run))
+    positions = {n: position_of(progress, g) for n, g in groups.items()}
+    saved = np.array([micros(datetime.fromisoformat(records[n]["saved"]) - _EPOCH) for n in sorted(records)], np.int64)
+    vouched = {n: _before(rows[n], g, positions[n], saved) for n, g in groups.items()}
+    ahead = sum(rows[n].num_rows - vouched[n].num_rows for n in groups)
+    return StreamRecord(name, positions, vouched, late, begin, None if run is None else Path(run).name, ahead, saved)
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _before(rows: pa.Table, group: FeatureGroup, position: Position, saved: Int) -> pa.Table:
+    """The rows that were made before their shard's resume point was saved: the next ones are made after that."""
+    if not rows.num_rows or CREATED not in rows.schema.names:
+        return rows
+    created = rows.column(CREATED).cast(pa.int64()).to_numpy()
+    return rows.filter(pa.array(created < saved[position.shard(rows, group)]))

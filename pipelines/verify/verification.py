@@ -1,0 +1,209 @@
+"""``tandem verify``: everything that is compared, in order, and the result as one JSON-able value."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.lake import provenance, runs
+from pipelines.project.repository import Repo
+from pipelines.verify.log import (
+    EventLog,
+    batch_rows,
+    changed_files,
+    check_run,
+    compose,
+    found_graphs,
+    from_files,
+    moment_of,
+    offline_rows,
+    run_over,
+)
+from pipelines.verify.online import OnlineProof, check, store_reader
+from pipelines.verify.proof import Proof, prove
+from pipelines.verify.served import TIMEOUT_US, ServedProof, check_served
+from pipelines.verify.stream_record import StreamRecord, load_record
+from pipelines.verify.summary import summarize
+from transforms.errors import DataError
+from transforms.intake import NEVER
+
+__all__ = ["VerifyOptions", "run_verify"]
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """What to verify. ``against``: an existing batch run to compare with instead of one over the stream's own events;
+    ``online``, ``served``: whether to look at the online store and the request log; ``keep``: leave the scratch data where it is."""
+
+    name: str = "main"
+    against: str | None = None
+    online: bool = True
+    served: bool = True
+    keep: bool = False
+    folder: Path | None = None
+
+
+def run_verify(repo: Repo, options: VerifyOptions, say: Say = lambda line: None) -> dict[str, Any]:
+    """Compare one stream with batch, the online store and the request log; returns the summary (:mod:`pipelines.verify.summary`).
+
+    Raises ConfigError, DataError and StoreError, one line each, for what cannot be compared at all.
+    """
+    from pipelines.streaming.stream_job import stream_folder
+
+    started = datetime.now(UTC)
+    folder = options.folder or repo.data / "verify" / f"{options.name}-{started:%Y%m%dT%H%M%S}"
+    scratch = folder / "scratch"
+    stream = stream_folder(repo.data, options.name)
+    record = load_record(stream, options.name, repo.groups)
+    if record.emitted <= record.begin:
+        raise DataError(f"stream {options.name!r} has emitted nothing yet after {_when(record.begin)}; let it run, then verify again")
+    try:
+        log, run, source = _expected(repo, options, record, scratch, say)
+        groups = repo.groups
+        batch = batch_rows(source.data, groups, run, log.start, log.end)
+        prints = dict(run.manifest["fingerprints"])
+        proof = prove(record, groups, batch, log.events, prints, lambda n: found_graphs(repo.data, groups[n]), log.start, say)
+        online = _online(repo, stream, record, proof, say) if options.online else {}
+        served = _served(repo, stream, record, proof, say) if options.served else {}
+    finally:
+        if not options.keep:
+            shutil.rmtree(scratch, ignore_errors=True)
+    words = ["tandem", "verify", "--repo", str(repo.path), "--data", str(repo.data), "--name", options.name]
+    words += ["--against", options.against] if options.against else []
+    return summarize(
+        proof,
+        online,
+        served,
+        started=started,
+        seconds=(datetime.now(UTC) - started).total_seconds(),
+        folder=folder,
+        log=log,
+        against=run.id if options.against else None,
+        batch_run=run,
+        stream_run=_stream_run(repo, options.name),
+        notices=_notices(repo, record),
+        scratch=scratch if options.keep else None,
+        command=shlex.join(words),
+        code=provenance.code_version(repo.path),
+        versions=provenance.library_versions(),
+    )
+
+
+def _when(us: int) -> str:
+    return "its beginning" if us == NEVER else f"{moment_of(us):%Y-%m-%d %H:%M}"
+
+
+def _expected(repo: Repo, options: VerifyOptions, record: StreamRecord, scratch: Path, say: Say) -> tuple[EventLog, runs.Run, Repo]:
+    """The events, the batch run to compare with, and the repository whose data folder holds its rows."""
+    if options.against is not None:
+        run = runs.find(repo.data, options.against)
+        check_run(run, repo.groups)
+        start, end = (_us_of(t) for t in run.manifest["range"])
+        start, end = max(start, record.begin), min(end, record.emitted)
+        if start >= end:
+            raise DataError(
+                f"run {run.id} and stream {options.name!r} have no time in common; name a run that goes on after {_when(start)}"
+            )
+        say("comparing with the run's own event files: where the topics held other events, rows differ for that reason alone")
+        return from_files(repo, start, end), run, repo
+    kafka = _archived(repo, record, scratch / "archive", say)
+    log = compose(repo, kafka, record.begin, record.emitted, say)
+    scratched, run = run_over(repo, log, scratch, say)
+    return log, run, scratched
+
+
+def _us_of(text: str) -> int:
+    from pipelines.batch.batch_job import us
+
+    return us(datetime.fromisoformat(text))
+
+
+def _archived(repo: Repo, record: StreamRecord, folder: Path, say: Say) -> dict[str, pa.Table]:
+    """source -> the valid events that some shard has folded, from Kafka."""
+    with warnings.catch_warnings():  # kafka-python reads its own files in a way that Python will drop
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from pipelines.sources.kafka.archive import archive, archive_schema
+        from pipelines.sources.kafka.partition_reader import Reader, client_options
+
+    options = client_options(repo.settings.kafka, repo.data)
+    upto, out = record.upto(repo.groups), {}
+    reader = Reader(dict(options))
+    try:
+        for name, source in {g.source.name: g.source for g in repo.groups.values()}.items():
+            limits = upto.get(name, {})
+            say(f"reading {source.topic} from Kafka up to offsets {', '.join(f'{p}: {o:,}' for p, o in sorted(limits.items()))}")
+            future = round(repo.settings.stream.max_future_hours * 3.6e9)
+            target = archive(reader, source, repo.settings.kafka, limits, folder, max_future_us=future, say=say)
+            files = sorted(target.glob("*.parquet"))
+            tables = [pq.ParquetFile(f).read() for f in files]
+            out[name] = pa.concat_tables(tables) if tables else archive_schema(source).empty_table()
+    finally:
+        reader.close()
+    return out
+
+
+def _online(repo: Repo, folder: Path, record: StreamRecord, proof: Proof, say: Say) -> dict[str, OnlineProof]:
+    """Each group's view in the online store. A stream that runs may have gone on: what looks odd is looked at once more."""
+    from pipelines.feature_store.store import open_store
+    from pipelines.streaming.state.row_log import read_rows
+
+    read, applied = store_reader(open_store(repo))
+    out = {}
+    for name, group in repo.groups.items():
+        say(f"comparing {name} with the online store")
+        found = check(proof.groups[name], read_rows(folder, group), record.rows[name], record.positions[name], read, applied(name))
+        if found.unexplained:
+            found = check(proof.groups[name], read_rows(folder, group), record.rows[name], record.positions[name], read, applied(name))
+        out[name] = found
+    return out
+
+
+def _served(repo: Repo, folder: Path, record: StreamRecord, proof: Proof, say: Say) -> dict[str, ServedProof]:
+    """What the server answered, as far as its log goes back."""
+    from pipelines.streaming.state.row_log import read_rows
+    from serving.request_log import read_requests
+
+    where = repo.settings.serve.get("request_log", repo.data / "requests")
+    if not where or not (repo.path / where).is_dir():
+        return {}
+    requests = read_requests(repo.path / where)
+    timeout = round(float(repo.settings.serve.get("timeout_seconds", TIMEOUT_US / 1e6)) * 1e6)
+    delivered = {n: read_rows(folder, g) for n, g in repo.groups.items()}
+    readable, out = record.readable(delivered, repo.groups), {}
+    for name, group in repo.groups.items():
+        history = offline_rows(repo.data, group, record.run) if record.run is not None else None
+        found = check_served(requests, proof.groups[name], delivered[name], readable[name], history, timeout)
+        if found is not None:
+            say(f"compared {found.answers:,} answers of {name}")
+            out[name] = found
+    return out
+
+
+def _notices(repo: Repo, record: StreamRecord) -> list[str]:
+    """What to know when reading the result."""
+    out = []
+    if record.run is not None:
+        changed = changed_files(repo, runs.find(repo.data, record.run), record.begin)
+        if changed:
+            some = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+            out.append(f"history is not what the stream began from: {some} changed since run {record.run}; differences may stem from that")
+    if record.ahead:
+        out.append(f"{record.ahead:,} rows were delivered after the stream's resume points and are left out: it runs, or was killed")
+    return out
+
+
+def _stream_run(repo: Repo, name: str) -> Mapping[str, Any] | None:
+    """The manifest of the stream's latest run."""
+    found = [r.manifest for r in runs.list_runs(repo.data) if r.manifest.get("kind") == "stream" and r.manifest.get("name") == name]
+    return found[-1] if found else None

@@ -1,0 +1,239 @@
+"""What the watch decides on, read from the data folder: event days, champion, report, runs. Light: no model is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from pipelines.lake.runs import Run
+from pipelines.project.config import WatchSettings
+from pipelines.registry.alias_file import current, model_folder
+from pipelines.watch.decide import Attempt, Champion, Findings, Policy, State
+from transforms.definitions import EventSource
+
+__all__ = ["KIND", "Range", "champion_of", "event_days", "findings", "gather", "key_of", "latest_report", "range_of"]
+
+KIND = "retrain"
+"""The kind of the run that a retraining is; its steps are runs of their own below it."""
+DRIFT = frozenset({"drift", "skew", "prediction_drift", "prediction_skew"})
+DECAY = frozenset({"auc", "log_loss", "calibration"})
+BROKEN = frozenset({"unit", "recomputed"})
+"""Names of the monitor's checks, by what follows from their failure."""
+_DAY = timedelta(days=1)
+
+
+def _midnight(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
+
+
+def _days_of(folder: Path) -> list[date]:
+    out = []
+    for path in folder.rglob("date=*"):
+        with suppress(ValueError):
+            day = date.fromisoformat(path.name.removeprefix("date="))
+            out.append((day, path))
+    found: list[date] = []
+    # Only the first and the last count, and an empty folder is no day.
+    for ordered in (sorted(out), sorted(out, reverse=True)):
+        found += [next((day for day, path in ordered if any(not p.name.startswith((".", "_")) for p in path.iterdir())), date.max)]
+    return [d for d in found if d != date.max]
+
+
+def event_days(data: Path, sources: Iterable[EventSource], now: datetime) -> tuple[datetime, datetime] | None:
+    """The whole days [first, end) for which every source has events, by their ``date=YYYY-MM-DD`` folders; None if there are none.
+
+    Today is not whole yet. Where no source has such folders, the days are those up to today, as nothing tells otherwise: then
+    the first is the epoch's.
+    """
+    today = _midnight(now.astimezone(UTC).date())
+    spans = [days for s in sources if s.files and (days := _days_of(data / s.files))]
+    if not spans:
+        some = any((data / s.files).is_dir() and any((data / s.files).iterdir()) for s in sources if s.files)
+        return (datetime(1970, 1, 1, tzinfo=UTC), today) if some else None
+    first = max(_midnight(days[0]) for days in spans)
+    end = min(today, min(_midnight(days[-1]) + _DAY for days in spans))
+    return (first, end) if first < end else None
+
+
+def _time(value: Any) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(str(value))
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def range_of(manifest: Mapping[str, Any]) -> tuple[datetime, datetime] | None:
+    """The range of a batch or training run."""
+    span = manifest.get("range") or ()
+    moments = [_time(t) for t in span]
+    return (moments[0], moments[1]) if len(moments) == 2 and moments[0] and moments[1] else None
+
+
+def trained(runs: Sequence[Run], model: str) -> list[Run]:
+    """The complete trainings of a model, oldest first."""
+    return [r for r in runs if r.kind == "train" and r.status == "complete" and r.manifest.get("model") in (model, None)]
+
+
+def version_facts(data: Path, model: str, version: int) -> dict[str, Any]:
+    """``tandem.json`` of a version; empty if it cannot be read."""
+    try:
+        found = json.loads((model_folder(data, model) / str(version) / "tandem.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def champion_of(data: Path, model: str, runs: Sequence[Run]) -> Champion | None:
+    """The champion; None if there is none. Raises ModelError for damaged aliases."""
+    version = current(model_folder(data, model)).champion
+    if version is None:
+        return None
+    spec = version_facts(data, model, version)
+    run = next((r for r in runs if r.id == spec.get("run")), None)
+    span = range_of(run.manifest) if run is not None else None
+    made = _time(spec.get("created")) or datetime.fromtimestamp(0, UTC)
+    return Champion(version, made, span[1] if span else None)
+
+
+def latest_report(data: Path, model: str) -> tuple[Path, dict[str, Any]] | None:
+    """The newest report of the monitor about ``model``: its file, and what it says. Torn or foreign files are passed over."""
+    files = []
+    for path in (data / "monitor").glob("*/report.json"):
+        with suppress(OSError):
+            files.append((path.stat().st_mtime_ns, path))
+    for _, path in sorted(files, reverse=True):
+        with suppress(OSError, ValueError):
+            report = json.loads(path.read_text())
+            if isinstance(report, dict) and report.get("model") in (model, None):
+                return path, report
+    return None
+
+
+def findings(report: Mapping[str, Any]) -> Findings:
+    """What of a report retraining is decided on."""
+    failed = [c for c in report.get("checks", []) if isinstance(c, dict) and c.get("status") == "fail"]
+
+    def of(kinds: frozenset[str]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(str(c.get("feature") or c["name"]) for c in failed if c.get("name") in kinds))
+
+    broken = tuple(f"{c['name']} {c.get('feature') or ''}".strip() for c in failed if c.get("name") in BROKEN)
+    version = report.get("version")
+    return Findings(int(version) if version is not None else None, of(DRIFT), of(DECAY), broken)
+
+
+def key_of(model: str, end: datetime, graphs: Mapping[str, str]) -> dict[str, Any]:
+    """What a retraining learns from: the same data through the same graphs gives the same model, so it is tried once."""
+    return {"model": model, "end": end.isoformat(), "graphs": dict(sorted(graphs.items()))}
+
+
+def digest(key: Mapping[str, Any]) -> str:
+    """As the manifest of a run tells its key."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def applied(data: Path, groups: Iterable[str]) -> dict[str, str]:
+    """The applied graph of each group that has one."""
+    out = {}
+    for name in groups:
+        with suppress(OSError):
+            out[name] = (data / "graphs" / name / "CURRENT").read_text().strip()
+    return out
+
+
+def attempts(runs: Sequence[Run], model: str) -> tuple[Attempt, ...]:
+    """The retrainings of a model, from their runs."""
+    out = []
+    for run in runs:
+        m = run.manifest
+        if run.kind != KIND or m.get("model") != model:
+            continue
+        begun = _time(m.get("begun") or m.get("created")) or datetime.fromtimestamp(0, UTC)
+        ended = _time(m.get("finished") or m.get("noticed"))
+        tries = int(m.get("tries", 0))
+        if run.status == "complete":
+            out.append(Attempt(str(m.get("key")), "done", begun, ended, max(tries - 1, 0)))
+        elif run.status in ("running", "publishing"):
+            out.append(Attempt(str(m.get("key")), "running", begun, None, max(tries - 1, 0)))
+        else:  # who was asked to stop did not fail
+            how: Literal["stopped", "killed", "failed"] = "failed"
+            how = "stopped" if m.get("asked_to_stop") else "killed" if run.status == "killed" else "failed"
+            out.append(Attempt(str(m.get("key")), how, begun, ended, tries))
+    return tuple(out)
+
+
+def training_now(runs: Sequence[Run]) -> str:
+    """Who trains right now: the id of a training run under way, or ""."""
+    return next((r.id for r in runs if r.kind == "train" and r.status in ("running", "publishing")), "")
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a retraining reads: rows are made over [batch_start, end), requests are taken from [train_start, end)."""
+
+    batch_start: datetime
+    train_start: datetime
+    end: datetime
+
+
+def gather(
+    data: Path,
+    model: str,
+    sources: Iterable[EventSource],
+    groups: Iterable[str],
+    runs: Sequence[Run],
+    settings: WatchSettings,
+    looked: datetime | None,
+    now: datetime,
+) -> State:
+    """The state of ``model`` now. ``runs`` are all runs, oldest first. Raises ModelError for damaged aliases."""
+    days = event_days(data, sources, now)
+    report = latest_report(data, model)
+    ends = [span[1] for r in trained(runs, model) if (span := range_of(r.manifest))]
+    return State(
+        policy=Policy.of(settings),
+        champion=champion_of(data, model, runs),
+        data_end=days[1] if days else None,
+        key=digest(key_of(model, days[1], applied(data, groups))) if days else None,
+        findings=findings(report[1]) if report else None,
+        looked=looked,
+        attempts=attempts(runs, model),
+        trained_until=max(ends, default=None),
+        training=training_now(runs),
+    )
+
+
+def plan(
+    data: Path,
+    model: str,
+    days: tuple[datetime, datetime],
+    runs: Sequence[Run],
+    graphs: Mapping[str, str],
+    train_days: float | None,
+    warm_up_days: int,
+) -> Range:
+    """What a retraining reads. Rows that a batch run made through the applied graphs are there already and are not made again,
+    but for the last day's, which late events may have changed."""
+    first, end = days
+    champion = champion_of(data, model, runs)
+    spec = version_facts(data, model, champion.version) if champion else {}
+    before = next((range_of(r.manifest) for r in runs if r.id == spec.get("run")), None)
+    warm = first + timedelta(days=warm_up_days)
+    start = end - timedelta(days=train_days) if train_days is not None else before[0] if before else warm
+    start = max(min(max(start, first), end - _DAY), first)
+    made = [
+        span
+        for r in runs
+        if r.kind == "batch" and r.status == "complete" and (span := range_of(r.manifest)) and r.manifest.get("fingerprints") == graphs
+    ]
+    covered = start
+    for since, until in sorted(made):  # several runs in a row cover what each goes on with
+        covered = max(covered, until) if since <= covered else covered
+    batch_start = min(covered, end) - _DAY if covered > start else start - timedelta(days=warm_up_days)
+    return Range(max(batch_start, first), start, end)

@@ -1,0 +1,289 @@
+"""The watch at work: look, decide, retrain, tell; again when something is due. Time, commands and the webhook are injected."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipelines.alerting import Alert, Book, Webhook, deliver, from_report, from_runs
+from pipelines.alerting.webhook import Sender
+from pipelines.lake.locks import only_one
+from pipelines.lake.runs import Run, list_runs, write_json
+from pipelines.project.config import Settings
+from pipelines.project.recording import Stopped
+from pipelines.watch.child_commands import Commands
+from pipelines.watch.decide import Decision, Look, Retrain, State, decide
+from pipelines.watch.observations import KIND, applied, event_days, gather, key_of, latest_report, plan
+from pipelines.watch.retrain import alone, retrain
+from transforms.definitions import EventSource
+from transforms.errors import DataError, TandemError
+
+__all__ = ["Subject", "Watch", "status"]
+
+_BEAT = timedelta(minutes=1)
+"""The longest time without a look at the runs, so that a failed job is told soon."""
+_IN_A_ROUND = 4
+"""Actions for one model in one round: a look, a training, and what they lead to. A bound, should the world change while we act."""
+_JUDGED_OTHERWISE = frozenset({"monitor", "watch"})
+"""Kinds whose exit code is no failure: a monitor that found something ends with 1."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is watched: a repository's folder, settings, data, sources, groups, and the names of its models."""
+
+    path: Path
+    settings: Settings
+    data: Path
+    sources: Mapping[str, EventSource]
+    groups: Mapping[str, Any]
+    models: tuple[str, ...]
+
+
+@dataclass
+class Watch:
+    """The watch over one data folder. ``as_of`` is the moment that labels and monitor are told it is (over replayed history)."""
+
+    subject: Subject
+    commands: Commands
+    clock: Callable[[], datetime]
+    say: Callable[[str], None] = lambda line: None
+    sender: Sender | None = None
+    every: timedelta | None = None
+    as_of: str | None = None
+    look_now: set[str] = field(default_factory=set)
+    """Models that are looked at though it is not time yet."""
+    failed: list[str] = field(default_factory=list)
+    """What went wrong in this process, one line each."""
+    known: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What is told by ``/metrics``: model -> looked, triggers, held."""
+
+    def __post_init__(self) -> None:
+        settings = self.subject.settings.alerts
+        repeat = timedelta(hours=settings.repeat_hours)
+        self.book = Book(self.subject.data / "alerts", self.subject.path.name, repeat)
+        if self.sender is None and settings.webhook:
+            self.sender = Webhook(settings)
+        for model in self.subject.models:
+            self.known[model] = {"looked": _noted(self.subject.data, model).get("looked"), "triggers": {}, "held": ""}
+
+    def round(self) -> datetime:
+        """Everything that is due now, until nothing is; when to come back. Raises Stopped when the commands are told to stop."""
+        until = self.clock() + _BEAT
+        for model in self.subject.models:
+            until = min(until, self._guarded(f"{model}: ", partial(self._model, model)))
+        return min(until, self._guarded("alerts: ", self.tell))
+
+    def _guarded(self, what: str, work: Callable[[], datetime]) -> datetime:
+        """A full disk, or a damaged file, is said and tried again; it ends no watch."""
+        try:
+            return work()
+        except (TandemError, OSError, sqlite3.Error) as error:
+            self._wrong(what + " ".join(str(error).split()))
+            return self.clock() + _BEAT
+
+    def tell(self) -> datetime:
+        """Bring the book of alerts up to date and deliver what is due; when more is."""
+        now, data, alerts = self.clock(), self.subject.data, self.subject.settings.alerts
+        runs = list_runs(data)
+        retrainings = {r.id for r in runs if r.kind == KIND}
+        own = [r.manifest for r in runs if r.kind not in _JUDGED_OTHERWISE and r.manifest.get("parent") not in retrainings]
+        found = {"jobs": from_runs(own, now)}
+        for model in self.subject.models:
+            report, noted = latest_report(data, model), _noted(data, model)
+            found[f"monitor/{model}"] = [] if report is None else from_report(report[1], alerts.level)
+            wrong = Alert(
+                f"watch/{model}", "fail", f"{model}: the monitor could not run", str(noted.get("error")), "look", {"model": model}
+            )
+            found[f"watch/{model}"] = [wrong] if noted.get("error") else []
+        for scope, fire in found.items():
+            for message in self.book.sync(scope, fire, now):
+                self.say(f"alert, {message.body['state']}: {message.body['title']}")
+        if self.sender is None:
+            for message in self.book.waiting():
+                self.book.done(message, now, "said")
+            return now + _BEAT
+        done = deliver(self.book, self.sender, self.clock, keep=timedelta(hours=alerts.keep_hours), say=self.say)
+        return min(done.next or now + _BEAT, now + _BEAT)
+
+    def _state(self, model: str) -> State:
+        s = self.subject
+        noted = None if model in self.look_now else _noted(s.data, model).get("looked")
+        looked = datetime.fromisoformat(noted) if noted else None
+        state = gather(s.data, model, s.sources.values(), s.groups, list_runs(s.data), s.settings.watch, looked, self.clock())
+        return state if self.every is None else replace(state, policy=replace(state.policy, every=self.every))
+
+    def _decide(self, model: str) -> Decision:
+        decision = decide(self._state(model), self.clock())
+        self._note(model, decision)
+        return decision
+
+    def _model(self, model: str) -> datetime:
+        for _ in range(_IN_A_ROUND):
+            decision = self._decide(model)
+            if isinstance(decision.action, Look):
+                if not self._look(model):
+                    return self.clock() + _BEAT
+            elif isinstance(decision.action, Retrain):
+                if not self._retrain(model):
+                    return self.clock() + _BEAT
+            else:
+                return decision.until
+        return self.clock() + _BEAT
+
+    def _look(self, model: str) -> bool:
+        """Labels, then the monitor; False where another watch is at it."""
+        data, now = self.subject.data, self.clock()
+        with only_one(data / "watch" / f"look-{model}.lock") as free:
+            if not free:
+                return False
+            state = self._state(model)
+            if not isinstance(decide(state, now).action, Look):
+                return True  # another watch has just looked
+            of = ["--as-of", self.as_of] if self.as_of else []
+            code, why = self.commands.run(["labels", "--model", model, *of])
+            if code:
+                self._wrong(f"tandem labels failed (exit code {code}): {why}")
+            before = latest_report(data, model)
+            code, why = self.commands.run(["monitor", "--model", model, "--no-labels", *of])
+            report = latest_report(data, model)
+            error = ""
+            if report is None or (before is not None and before[0] == report[0] and before[1] == report[1]):
+                error = f"tandem monitor made no report (exit code {code}): {why}"
+                self._wrong(error)
+            elif report is not None:
+                self.say(f"monitor of {model}: {report[1].get('verdict')} ({report[0].parent})")
+            write_json(_note_file(data, model), {"looked": now.isoformat(), "error": error})
+            self.known[model]["looked"] = now.isoformat()
+            self.look_now.discard(model)
+        return True
+
+    def _retrain(self, model: str) -> bool:
+        """One retraining, decided on again once it is ours to begin; False where another watch is at it."""
+        s = self.subject
+        with alone(s.data) as free:
+            if not free:
+                self.say(f"{model}: another watch retrains on {s.data}; its outcome counts for this one too")
+                return False
+            decision = self._decide(model)
+            days = event_days(s.data, s.sources.values(), self.clock())
+            if not isinstance(decision.action, Retrain) or days is None:
+                return True
+            graphs = applied(s.data, s.groups)
+            span = plan(s.data, model, days, list_runs(s.data), graphs, s.settings.watch.train_days, s.settings.demo.warm_up_days)
+            why = "; ".join(f"{t.name}: {t.why}" for t in decision.triggers)
+            self.tell()  # what was found is not to wait for the training's end
+            self.say(f"{model}: {'going on with a retraining' if decision.action.resume else 'retraining'} ({why})")
+            try:
+                outcome = retrain(s, model, key_of(model, days[1], graphs), decision.triggers, span, self.commands, self.clock, self.say)
+            except DataError as error:
+                self._wrong(f"{model}: the retraining failed: {error}")
+                return True
+            good = outcome.what == "promoted"
+            text = "\n".join(part for part in (why, outcome.detail, f"run {outcome.run}") if part)
+            title = (
+                f"{model}: retrained, version {outcome.version} {outcome.what}"
+                if outcome.version
+                else f"{model}: retrained, {outcome.what}"
+            )
+            labels = {"model": model, "version": str(outcome.version or ""), "outcome": outcome.what}
+            told = Alert(f"retrain/{outcome.run}", "info" if good else "warn", title, text, labels=labels)
+            self.book.tell(told, self.clock())
+        return True
+
+    def _note(self, model: str, decision: Decision) -> None:
+        if isinstance(decision.action, Look):
+            return  # what holds is judged after it
+        known = self.known[model]
+        if decision.held and decision.held != known["held"]:
+            self.say(f"{model}: {', '.join(t.name for t in decision.triggers)} asks for a retraining, but {decision.held}")
+        known["triggers"], known["held"] = {t.name: t.why for t in decision.triggers}, decision.held
+
+    def _wrong(self, line: str) -> None:
+        self.failed.append(line)
+        self.say(line)
+
+    def run(self, stop: threading.Event, wait: Callable[[datetime], bool] | None = None) -> None:
+        """Rounds until ``stop`` is set. ``wait`` waits until a moment, or for the stop, and tells which."""
+
+        def sleep(until: datetime) -> bool:
+            return stop.wait(max((until - self.clock()).total_seconds(), 0.05))
+
+        try:
+            while not stop.is_set():
+                if (wait or sleep)(self.round()):
+                    break
+        except Stopped:
+            self.say("asked to stop; a retraining that was under way goes on with the next start")
+
+
+def _note_file(data: Path, model: str) -> Path:
+    return data / "watch" / f"{model}.json"
+
+
+def _noted(data: Path, model: str) -> dict[str, Any]:
+    """When the watch last looked at a model, and what was wrong with that."""
+    try:
+        found = json.loads(_note_file(data, model).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def status(subject: Subject, now: datetime) -> dict[str, Any]:
+    """How things stand: watches that run, what is decided for each model, retrainings, alerts."""
+    data = subject.data
+    runs = list_runs(data)
+    book = Book(data / "alerts")
+    models: dict[str, dict[str, Any]] = {}
+    for model in subject.models:
+        noted = _noted(data, model)
+        looked = datetime.fromisoformat(noted["looked"]) if noted.get("looked") else None
+        report = latest_report(data, model)
+        try:
+            state = gather(data, model, subject.sources.values(), subject.groups, runs, subject.settings.watch, looked, now)
+        except TandemError as error:
+            models[model] = {"error": " ".join(str(error).split())}
+            continue
+        decision = decide(state, now)
+        models[model] = {
+            "champion": state.champion.version if state.champion else None,
+            "trained_until": state.trained_until,
+            "data_until": state.data_end,
+            "looked": looked,
+            "verdict": report[1].get("verdict") if report else None,
+            "report": str(report[0].parent) if report else None,
+            "error": noted.get("error") or None,
+            "triggers": {t.name: t.why for t in decision.triggers},
+            "held": decision.held or None,
+            "next": type(decision.action).__name__.lower() if decision.action else f"wait until {decision.until:%Y-%m-%d %H:%M} UTC",
+        }
+    return {
+        "watching": [_running(r) for r in runs if r.kind == "watch" and r.status == "running"],
+        "models": models,
+        "retrainings": [_told(r) for r in runs if r.kind == KIND][-5:],
+        "alerts": {"firing": book.firing(), "waiting": len(book.waiting()) if book.path.exists() else 0},
+    }
+
+
+def _running(run: Run) -> dict[str, Any]:
+    return {"pid": run.manifest.get("pid"), "since": run.manifest.get("created"), "metrics": run.manifest.get("links", {}).get("metrics")}
+
+
+def _told(run: Run) -> dict[str, Any]:
+    m: Mapping[str, Any] = run.manifest
+    kept = {k: m.get(k) for k in ("model", "begun", "finished", "outcome", "version", "tries", "error", "detail")}
+    names: Sequence[Mapping[str, Any]] = m.get("triggers", [])
+    return {"run": run.id, "status": run.status, "triggers": [t.get("name") for t in names], **{k: v for k, v in kept.items() if v}}
+
+
+def utc_now() -> datetime:
+    """The time now, UTC."""
+    return datetime.now(UTC)

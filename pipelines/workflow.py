@@ -1,0 +1,260 @@
+"""What the commands do, as plain functions: events, batch, apply, materialize, train, evaluate, and all of them in a row.
+
+The command line, the demo, notebooks and MLproject call these. Each is one recorded run (:mod:`pipelines.project.recording`), says what
+it does through ``steps`` and raises a TandemError of one line. Light at import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from pipelines.project import recording
+from pipelines.project.config import moment
+from pipelines.tracking.run_observer import RunObserver
+from transforms.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipelines.lake.runs import Run
+    from pipelines.project.repository import Repo
+    from pipelines.reports.terminal import Steps
+
+__all__ = [
+    "SEED", "apply", "batch", "evaluate", "experiments", "make_events", "materialize", "pipeline", "train",
+]  # fmt: skip
+
+SEED = 20130101
+
+recording.observe(RunObserver())  # whoever works through this module or the command line has its runs tracked as tandem.yaml says
+
+
+def make_events(repo: Repo, start: str | None, end: str | None, steps: Steps) -> dict[str, int]:
+    """Write event logs for a range (dates of UTC); returns events per source."""
+    demo = repo.settings.demo
+    if not demo.events:
+        raise ConfigError("tandem.yaml: demo.events is missing; name a function 'module:function' that writes event logs")
+    first, last = moment("--start", start, demo.start).date(), moment("--end", end, demo.end).date()
+
+    from pipelines.project.recording import recorded
+
+    with recorded(repo, "events", range=[f"{first}T00:00:00+00:00", f"{last}T00:00:00+00:00"]) as run, steps.doing("writing event logs"):
+        counts: dict[str, int] = repo.attribute(demo.events)(repo.data, first - timedelta(days=2), last + timedelta(days=1), None)
+        run.add(events=counts, counts={f"events/{n}": v for n, v in counts.items()})
+    steps.say(f"event logs of {first} to {last}: " + ", ".join(f"{n:,} {source}" for source, n in counts.items()))
+    return counts
+
+
+def batch(
+    repo: Repo,
+    start: datetime,
+    end: datetime,
+    steps: Steps,
+    runner: str = "DirectRunner",
+    args: list[str] | None = None,
+    pinned: bool = False,
+    anew: bool = False,
+) -> dict[str, Any]:
+    """Run the batch job; returns its manifest."""
+    from pipelines.batch.batch_job import run_batch
+
+    with steps.doing("batch"):
+        result = run_batch(
+            repo, start, end, now=datetime.now(UTC), runner=runner, beam_args=args or [], pinned=pinned, anew=anew, progress=steps.say
+        )
+    return result.run.manifest
+
+
+def apply(repo: Repo, run_id: str | None, steps: Steps) -> None:
+    """Apply the graphs of a run."""
+    from pipelines.batch.batch_job import apply_run
+    from pipelines.feature_store.store import apply as feast_apply
+    from pipelines.lake import runs
+    from pipelines.project import recording
+
+    complete = [r for r in runs.list_runs(repo.data) if r.manifest.get("kind") == "batch" and r.status == "complete"]
+    if run_id is None and not complete:
+        raise ConfigError("there is no complete batch run; run 'tandem batch' first")
+    run = runs.find(repo.data, run_id) if run_id else complete[-1]
+    with recording.recorded(repo, "apply", of_run=run.id, range=run.manifest.get("range", [])) as applying, steps.doing("apply"):
+        fingerprints = apply_run(repo, run)
+        applying.save(fingerprints=fingerprints)
+        feast_apply(repo, fingerprints)
+    steps.say(f"applied {len(fingerprints)} graphs of {run.id}")
+
+
+def materialize(repo: Repo, start: datetime, end: datetime, steps: Steps) -> None:
+    """Materialize all views."""
+    from pipelines.feature_store.store import materialize as feast_materialize
+    from pipelines.project.recording import recorded
+
+    with recorded(repo, "materialize", range=[start.isoformat(), end.isoformat()]):
+        feast_materialize(repo, start, end)
+    steps.say(f"materialized {start:%Y-%m-%d} to {end:%Y-%m-%d} into the online store")
+
+
+def train(
+    repo: Repo,
+    start: datetime,
+    end: datetime,
+    steps: Steps,
+    model: str | None = None,
+    seed: int = SEED,
+    params: Mapping[str, Any] | None = None,
+    push: bool = True,
+) -> Any:
+    """Train one model."""
+    from pipelines.training import train as run_training
+    from pipelines.training.user_code import model_of
+
+    definition = model_of(repo, model)
+    given = dict(params or {})
+    with steps.doing("training"):
+        return run_training(
+            definition, repo=repo.path, data=repo.data, start=start, end=end, progress=steps.timed, seed=seed, params=given, push=push
+        )
+
+
+def experiments(
+    repo: Repo,
+    chosen: list[dict[str, Any]],
+    start: datetime,
+    end: datetime,
+    steps: Steps,
+    model: str | None = None,
+    seed: int = SEED,
+    metric: str = "test/auc",
+    jobs: int | None = None,
+) -> dict[str, Any]:
+    """Train all of ``chosen`` in processes of their own, below one run; returns the comparison."""
+    from pipelines.project.recording import recorded
+    from pipelines.training.experiments import plan, run_experiments, table_of
+    from pipelines.training.user_code import model_of
+
+    definition = model_of(repo, model)
+    plan(definition, chosen, metric)  # what is wrong with a parameter is no run
+    asked: dict[str, Any] = {
+        "model": definition.name,
+        "range": [t.astimezone(UTC).isoformat() for t in (start, end)],
+        "seeds": {"seed": seed},
+    }
+    with recorded(repo, "experiments", **asked) as run, steps.doing("experiments"):
+        done = run_experiments(
+            definition,
+            chosen,
+            run,
+            repo=repo.path,
+            data=repo.data,
+            start=start,
+            end=end,
+            seed=seed,
+            metric=metric,
+            jobs=jobs,
+            say=steps.say,
+        )
+        return table_of(done, metric)
+
+
+def evaluate(
+    repo: Repo,
+    steps: Steps,
+    model: str | None = None,
+    versions: Sequence[int] = (),
+    span: tuple[datetime, datetime] | None = None,
+    tfma: bool = True,
+) -> dict[str, Any]:
+    """Score versions (default: champion and challenger) on the labelled rows of ``span``, or on those held out from all trainings.
+
+    Returns what ``Evaluation.to_dict`` tells, and ``run``.
+    """
+    from pipelines.project.recording import recorded
+    from pipelines.promotion.evaluate import evaluate as score
+    from pipelines.promotion.evaluate import write_tfma
+    from pipelines.registry.alias_file import current, model_folder
+    from pipelines.training.user_code import model_of
+
+    chosen = model_of(repo, model)
+    if not versions:
+        now = current(model_folder(repo.data, chosen.name))
+        versions = [v for v in (now.champion, now.challenger) if v is not None]
+    if not versions:
+        raise ConfigError(f"model {chosen.name!r}: no version has been pushed; 'tandem train' does")
+    with recorded(repo, "evaluate", params={"model": chosen.name, "versions": ",".join(map(str, versions))}) as run:
+        with steps.doing("evaluating"):
+            found = score(repo, chosen, list(versions), *(span or (None, None)))
+            steps.say(f"{found.held.table.num_rows:,} rows: {found.held.how}")
+            run.save(evaluation=found.to_dict(), metrics=found.metrics())
+            if tfma and found.predictions:
+                folders = write_tfma(found, chosen, run.folder / "tfma")
+                run.save(tfma={str(v): str(f.relative_to(repo.data)) for v, f in folders.items()})
+                steps.say(f"TFMA: tfma.load_eval_result('{next(iter(folders.values()))}')")
+        return {"run": run.id, **found.to_dict()}
+
+
+def pipeline(
+    repo: Repo,
+    start: datetime,
+    end: datetime,
+    train_start: datetime,
+    steps: Steps,
+    model: str | None,
+    seed: int,
+    params: dict[str, Any],
+    events: bool = False,
+) -> dict[str, Any]:
+    """Run all steps below one run; an earlier one of the same question that did not end is gone on with: what it finished stays."""
+    from pipelines.project.recording import recorded
+    from pipelines.training.user_code import model_of
+
+    definition = model_of(repo, model)
+    chosen = definition.with_params(params)
+    first, last, begin = (t.astimezone(UTC).isoformat() for t in (start, end, train_start))
+    key = {"range": [first, last], "train_start": begin, "model": definition.name, "seed": seed, "params": chosen, "events": events}
+    asked: dict[str, Any] = {
+        "model": definition.name,
+        "range": [first, last],
+        "train_start": begin,
+        "params": chosen,
+        "seeds": {"seed": seed},
+    }
+    with recorded(repo, "pipeline", key=key, anew=True, **asked) as run:
+        done = dict(run.manifest.get("steps") or {})
+        if events and "events" not in done:
+            make_events(repo, f"{start:%Y-%m-%d}", f"{end:%Y-%m-%d}", steps)
+            _done(run, done, events="written")
+        rows_of = batch(repo, start, end, steps)["id"]  # complete already, it is found by its inputs
+        if done.get("batch") != rows_of:
+            done = {k: v for k, v in done.items() if k == "events"}  # the inputs changed meanwhile: what followed is of others
+            _done(run, done, batch=rows_of)
+        if "apply" not in done:
+            apply(repo, rows_of, steps)
+            _done(run, done, apply="done")
+        if "materialize" not in done:
+            materialize(repo, start, end, steps)
+            _done(run, done, materialize="done")
+        if "train" not in done:
+            trained = train(repo, train_start, end, steps, definition.name, seed, params)
+            run.add(metrics=_metrics(repo, trained.run), links={"training_set": trained.training_set.id})
+            run.save(version=trained.version, reasons=list(trained.pipeline.reasons))
+            _done(run, done, train=trained.run)
+        if "evaluate" not in done and run.manifest.get("version") is not None:
+            evaluate(repo, steps, definition.name, [run.manifest["version"]])
+            _done(run, done, evaluate="done")
+        return {
+            "run": run.id,
+            "steps": done,
+            "version": run.manifest.get("version"),
+            "reasons": run.manifest.get("reasons", []),
+            "metrics": run.manifest.get("metrics", {}),
+        }
+
+
+def _done(run: Run, done: dict[str, Any], **step: Any) -> None:
+    done.update(step)
+    run.save(steps=dict(done))
+
+
+def _metrics(repo: Repo, train_run: str) -> dict[str, float]:
+    from pipelines.lake.runs import find
+
+    return dict(find(repo.data, train_run).manifest.get("metrics", {}))

@@ -1,0 +1,454 @@
+"""The offline store: Feast's DuckDB store with a point-in-time join that keeps every row of the spine, in order.
+
+The join is DuckDB's ``ASOF JOIN`` over the Parquet of all runs. It runs per view, on integer microseconds; nothing passes
+through pandas, so types stay exact. DuckDB never loads or downloads an extension here.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import duckdb
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from feast import FeatureView
+from feast.data_source import DataSource
+from feast.feature_view import DUMMY_ENTITY_ID
+from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig
+from feast.infra.offline_stores.file_source import FileSource
+from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
+from feast.infra.registry.base_registry import BaseRegistry
+from feast.on_demand_feature_view import OnDemandFeatureView
+from feast.repo_config import RepoConfig
+from feast.saved_dataset import SavedDatasetStorage
+from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String, UnixTimestamp
+from pydantic import StrictStr
+
+from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION
+from transforms.errors import DataError, StoreError
+
+__all__ = ["AsofJob", "AsofOfflineStore", "AsofOfflineStoreConfig", "pinned"]
+
+_PINS: ContextVar[Mapping[str, Any]] = ContextVar("pins", default=MappingProxyType({}))
+
+
+@contextmanager
+def pinned(pins: Mapping[str, Any]) -> Iterator[None]:
+    """Joins inside read each named view from exactly ``pins[view].files``, and of these the rows of ``pins[view].fingerprint``.
+
+    So a question asked again reads the runs of then, though newer ones were made and other graphs were applied since.
+    """
+    token = _PINS.set(pins)
+    try:
+        yield
+    finally:
+        _PINS.reset(token)
+
+
+_US = timedelta(microseconds=1)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ARROW: dict[Any, pa.DataType] = {
+    String: pa.string(),
+    Int64: pa.int64(),
+    Int32: pa.int32(),
+    Float64: pa.float64(),
+    Float32: pa.float32(),
+    Bool: pa.bool_(),
+    UnixTimestamp: pa.timestamp("us", tz="UTC"),
+}
+_EXACT_FLOAT = 2**53
+
+
+class AsofOfflineStoreConfig(DuckDBOfflineStoreConfig):
+    """Configuration of the store; all of it may be left out."""
+
+    type: StrictStr = "serving.offline_store.AsofOfflineStore"
+    memory_limit: str = "2GB"
+    """Above this DuckDB spills to ``temp_directory``."""
+    threads: int | None = None
+    """By default one per core."""
+    temp_directory: str | None = None
+    """By default a folder of its own under the system's, removed afterwards."""
+
+
+class AsofJob(RetrievalJob):
+    """A retrieval that runs when asked for its result."""
+
+    def __init__(self, run: Callable[[], pa.Table], metadata: RetrievalMetadata | None = None, full_feature_names: bool = False) -> None:
+        self._run, self._metadata, self._full = run, metadata, full_feature_names
+
+    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
+        return self._run()
+
+    def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
+        return self._run().to_pandas()
+
+    @property
+    def full_feature_names(self) -> bool:
+        return self._full
+
+    @property
+    def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
+        return []
+
+    @property
+    def metadata(self) -> RetrievalMetadata | None:
+        return self._metadata
+
+    def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> None:
+        """Write the result as one Parquet file."""
+        source = storage.to_data_source()
+        if not isinstance(source, FileSource):
+            raise StoreError(f"saved dataset: {type(source).__name__} is no FileSource; this store writes Parquet files alone")
+        path = Path(source.path)
+        if path.exists() and not allow_overwrite:
+            raise StoreError(f"saved dataset: {path} is there already; choose another path or allow_overwrite=True")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(self._run(), path)
+
+
+class AsofOfflineStore(DuckDBOfflineStore):
+    """Point-in-time joins that drop nothing, and the latest rows by (event time, revision, created).
+
+    A source with the tag ``tandem_fingerprint`` is read for the rows of that graph alone: rows of different graphs do not mix.
+    """
+
+    @staticmethod
+    def get_historical_features(
+        config: RepoConfig,
+        feature_views: list[FeatureView],
+        feature_refs: list[str],
+        entity_df: pd.DataFrame | pa.Table | str,
+        registry: BaseRegistry,
+        project: str,
+        full_feature_names: bool = False,
+    ) -> RetrievalJob:
+        """For each spine row and view: the row of its key with the greatest event time <= the spine's, unless older than the view's TTL.
+
+        ``entity_df`` is a DataFrame, an Arrow table or a DuckDB query; all its rows come back in their order, with all its
+        columns and one column per feature, of the declared type. Of rows with equal key and event time the newest created counts.
+        """
+        if odfvs := OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry):
+            raise StoreError(f"on-demand view {odfvs[0].name!r} is not supported by this store; compute it in a preprocessing_fn")
+        with _connection(config) as db:
+            spine, at = _spine(db, entity_df)
+        times = spine.column(at)
+        bounds = pc.min_max(times).as_py()
+
+        def run() -> pa.Table:
+            out = spine
+            with _connection(config) as db:
+                for view in feature_views:
+                    name = str(view.projection.name_to_use())
+                    wanted = [r.split(":", 1)[1] for r in feature_refs if r.split(":", 1)[0] == name]
+                    columns = _join(db, config, view, wanted, spine, at)
+                    for feature in wanted:
+                        label = f"{name}__{feature}" if full_feature_names else feature
+                        if label in out.column_names:
+                            raise DataError(
+                                f"two columns would be called {label!r}; rename the spine's, or ask with full_feature_names=True"
+                            )
+                        out = out.append_column(label, columns[feature])
+            return out
+
+        metadata = RetrievalMetadata(
+            features=feature_refs,
+            keys=[c for c in spine.column_names if c != at],
+            min_event_timestamp=bounds["min"],
+            max_event_timestamp=bounds["max"],
+        )
+        return AsofJob(run, metadata, full_feature_names)
+
+    @staticmethod
+    def pull_latest_from_table_or_query(
+        config: RepoConfig,
+        data_source: DataSource,
+        join_key_columns: list[str],
+        feature_name_columns: list[str],
+        timestamp_field: str,
+        created_timestamp_column: str | None,
+        start_date: datetime,
+        end_date: datetime,
+    ) -> RetrievalJob:
+        """Per key the greatest row by (event time, revision, created) with ``start_date`` <= event time <= ``end_date``."""
+        columns = [
+            *join_key_columns,
+            *feature_name_columns,
+            timestamp_field,
+            *([created_timestamp_column] if created_timestamp_column else []),
+        ]
+
+        def run() -> pa.Table:
+            with _connection(config) as db:
+                source = _Source(db, config, data_source)
+                if source.empty:
+                    return pa.table({c: pa.array([], pa.null()) for c in columns})
+                order = [
+                    source.micros(timestamp_field),
+                    f"coalesce({source.column(REVISION)}, 0)" if REVISION in source.types else "0",
+                    f"coalesce({source.micros(created_timestamp_column)}, 0)" if created_timestamp_column in source.types else "0",
+                ]
+                keys = [source.column(k) for k in join_key_columns] or ["1"]
+                # The greatest order per key from narrow columns first; only the rows that have it are then read in full.
+                both = " AND ".join(f"{k} IS NOT DISTINCT FROM b.k{i}" for i, k in enumerate(keys))
+                best = ", ".join(f"{k} AS k{i}" for i, k in enumerate(keys))
+                return _one_chunk(
+                    db.execute(f"""
+                    WITH b AS (
+                        SELECT {best}, max({{'t': {order[0]}, 'r': {order[1]}, 'c': {order[2]}}}) AS o
+                        FROM {source.table} WHERE {source.where(timestamp_field, start_date, end_date)} GROUP BY ALL)
+                    SELECT {", ".join(f"{source.column(c)} AS {_q(c)}" for c in columns)} FROM {source.table} JOIN b ON {both}
+                    WHERE {source.where(timestamp_field, start_date, end_date)}
+                      AND {order[0]} = b.o.t AND {order[1]} = b.o.r AND {order[2]} = b.o.c
+                    QUALIFY row_number() OVER (PARTITION BY {", ".join(keys)}) = 1""").arrow()
+                )
+
+        return AsofJob(lambda: _for_materialize(_safely(run), join_key_columns))
+
+    @staticmethod
+    def pull_all_from_table_or_query(
+        config: RepoConfig,
+        data_source: DataSource,
+        join_key_columns: list[str],
+        feature_name_columns: list[str],
+        timestamp_field: str,
+        start_date: datetime,
+        end_date: datetime,
+        **more: Any,
+    ) -> RetrievalJob:
+        """All rows with ``start_date`` <= event time <= ``end_date``, in no order."""
+        columns = [*join_key_columns, *feature_name_columns, timestamp_field]
+
+        def run() -> pa.Table:
+            with _connection(config) as db:
+                source = _Source(db, config, data_source)
+                if source.empty:
+                    return pa.table({c: pa.array([], pa.null()) for c in columns})
+                picked = ", ".join(f"{source.column(c)} AS {_q(c)}" for c in columns)
+                return _one_chunk(
+                    db.execute(f"SELECT {picked} FROM {source.table} WHERE {source.where(timestamp_field, start_date, end_date)}").arrow()
+                )
+
+        return AsofJob(lambda: _safely(run))
+
+
+class _Source:
+    """A Parquet source in SQL: how to name it, its columns (absent ones are null), and the rows that count."""
+
+    def __init__(self, db: Any, config: RepoConfig, source: DataSource | None, pin: Any = None) -> None:
+        if not isinstance(source, FileSource):
+            raise StoreError(f"source {getattr(source, 'name', source)!r} is no FileSource; this store reads Parquet files alone")
+        self.path = FileSource.get_uri_for_file_path(config.repo_path, source.path)
+        if "://" in self.path:
+            raise StoreError(f"source {source.name!r}: {self.path} is not on a mounted file system; mount it and give its path")
+        if Path(self.path).is_dir():
+            self.path = f"{self.path.rstrip('/')}/**/*.parquet"
+        self.empty = not pin.files if pin is not None else db.execute("SELECT count(*) FROM glob(?)", [self.path]).fetchone()[0] == 0
+        text = ", ".join(f"'{_escaped(p)}'" for p in ([self.path] if pin is None else pin.files))
+        self.table = f"read_parquet([{text}], union_by_name = true, hive_partitioning = false)"
+        self.types: dict[str, str] = {}
+        if not self.empty:
+            self.types = {r[0]: r[1] for r in db.execute(f"DESCRIBE SELECT * FROM {self.table}").fetchall()}
+        self._physical = {new: old for old, new in (source.field_mapping or {}).items()}
+        self.fingerprint = (source.tags or {}).get(FINGERPRINT) if pin is None else pin.fingerprint
+
+    def column(self, name: str, kind: str = "VARCHAR") -> str:
+        physical = self._physical.get(name, name)
+        return _q(physical) if physical in self.types else f"CAST(NULL AS {kind})"
+
+    def micros(self, name: str) -> str:
+        """A time as microseconds; times without a zone are UTC."""
+        column = self.column(name)
+        kind = self.types.get(self._physical.get(name, name), "")
+        return f"epoch_us({column})" if kind == "TIMESTAMP WITH TIME ZONE" else f"epoch_us(CAST({column} AS TIMESTAMP))"
+
+    def where(self, timestamp_field: str, start: datetime, end: datetime) -> str:
+        return f"{self.micros(timestamp_field)} BETWEEN {_micros(start)} AND {_micros(end)}{self.of_graph()}"
+
+    def of_graph(self) -> str:
+        if not self.fingerprint or FINGERPRINT not in self.types:
+            return ""
+        text = self.fingerprint.replace("'", "''")
+        return f" AND {_q(FINGERPRINT)} = '{text}'"
+
+
+def _join(db: Any, config: RepoConfig, view: FeatureView, wanted: Sequence[str], spine: pa.Table, at: str) -> dict[str, Any]:
+    """The columns ``wanted`` of a view, one value per spine row."""
+    types = {f.name: _arrow_of(f.dtype) for f in view.features}
+    mapping = dict(view.projection.join_key_map or {})
+    keys = {c.name: mapping.get(c.name, c.name) for c in view.entity_columns if c.name != DUMMY_ENTITY_ID}
+    for key in keys.values():
+        if key not in spine.column_names:
+            raise DataError(f"view {view.name!r}: the spine has no column {key!r}; it has {', '.join(spine.column_names)}")
+    n = spine.num_rows
+    source = _Source(db, config, view.batch_source, _PINS.get().get(view.name))
+    if source.empty or n == 0:
+        return {w: pa.nulls(n, types[w]) for w in wanted}
+    batch = view.batch_source
+    narrow = {f"k{i}": spine.column(k) for i, k in enumerate(keys.values())}
+    us = spine.column(at).cast(pa.int64())
+    db.register("spine", pa.table({**narrow, "us": us, "row": pa.array(range(n), pa.int64())}))
+    ttl = view.ttl // _US if view.ttl else None
+    bounds = pc.min_max(us).as_py()
+    if bounds["max"] is None:
+        return {w: pa.nulls(n, types[w]) for w in wanted}
+    time = source.micros(batch.timestamp_field)
+    created = batch.created_timestamp_column
+    newest = [f"{source.micros(created)} DESC NULLS LAST"] if created and created in source.types else []
+    newest += [f"{source.column(REVISION)} DESC NULLS LAST"] if REVISION in source.types else []
+    parts = ", ".join([*(source.column(k) for k in keys), time])
+    picked = ", ".join(
+        [
+            *(f"{source.column(k)} AS k{i}" for i, k in enumerate(keys)),
+            f"{time} AS us",
+            *(f"{source.column(w)} AS f{i}" for i, w in enumerate(wanted)),
+        ]
+    )
+    lower = f" AND {time} >= {bounds['min'] - ttl}" if ttl is not None else ""
+    some = "".join(f" AND {source.column(k)} IN (SELECT k{i} FROM spine)" for i, k in enumerate(keys))
+    qualify = f"QUALIFY row_number() OVER (PARTITION BY {parts}{' ORDER BY ' + ', '.join(newest) if newest else ''}) = 1"
+    fresh = f"f.us >= s.us - {ttl}" if ttl is not None else "true"
+    query = f"""
+        WITH f AS (
+            SELECT {picked} FROM {source.table} WHERE {time} <= {bounds["max"]}{lower}{source.of_graph()}{some} {qualify})
+        SELECT {", ".join([*(f"CASE WHEN {fresh} THEN f{i} END AS f{i}" for i in range(len(wanted))), "s.row"])}
+        FROM spine s ASOF LEFT JOIN f ON {" AND ".join([*(f"s.k{i} = f.k{i}" for i in range(len(keys))), "s.us >= f.us"])}
+        ORDER BY s.row"""
+    try:
+        found = db.execute(query).arrow()
+    except duckdb.Error as e:
+        raise StoreError(f"view {view.name!r}: the join failed: {_line(e)}; check the types of the spine's keys") from e
+    finally:
+        db.unregister("spine")
+    if found.num_rows != n:
+        raise StoreError(f"view {view.name!r}: the join gave {found.num_rows} rows for {n}; this is a defect, please report it")
+    return {w: _cast(found.column(i), types[w]) for i, w in enumerate(wanted)}
+
+
+def _spine(db: Any, entity_df: pd.DataFrame | pa.Table | str) -> tuple[pa.Table, str]:
+    """The spine as Arrow and its time column, made ``timestamp[us, UTC]`` (rounded down: equal for the join's purpose)."""
+    try:
+        if isinstance(entity_df, str):
+            spine = db.execute(entity_df).arrow()
+        elif isinstance(entity_df, pa.Table):
+            spine = entity_df
+        else:
+            spine = pa.Table.from_pandas(entity_df, preserve_index=False).replace_schema_metadata(None)
+    except (duckdb.Error, pa.ArrowInvalid, pa.ArrowTypeError) as e:
+        raise DataError(f"the spine cannot be read: {_line(e)}; give a DataFrame, an Arrow table or a DuckDB query") from e
+    stamps = [f.name for f in spine.schema if pa.types.is_timestamp(f.type)]
+    if EVENT_TIMESTAMP not in spine.column_names and len(stamps) != 1:
+        raise DataError(
+            f"the spine needs a column 'event_timestamp' (or just one of type timestamp); it has {', '.join(spine.column_names)}"
+        )
+    at = EVENT_TIMESTAMP if EVENT_TIMESTAMP in spine.column_names else stamps[0]
+    column = spine.column(at)
+    if pa.types.is_string(column.type) or pa.types.is_date(column.type):
+        column = pa.chunked_array([pa.Array.from_pandas(pd.to_datetime(column.to_pandas(), utc=True))])
+    if not pa.types.is_timestamp(column.type):
+        raise DataError(f"the spine's {at!r} is {column.type}; it must be a timestamp, e.g. pd.to_datetime(..., utc=True)")
+    if column.type.unit == "ns":  # a plain cast rounds towards zero, which before 1970 is the future
+        whole = column.cast(pa.int64())
+        column = pc.divide(pc.subtract(whole, _modulo(whole, 1000)), 1000).cast(pa.timestamp("us"))
+    column = column.cast(pa.timestamp("us")).cast(pa.int64()).cast(pa.timestamp("us", tz="UTC"))
+    return spine.set_column(spine.column_names.index(at), pa.field(at, column.type), column), at
+
+
+def _modulo(values: Any, by: int) -> Any:
+    """Non-negative remainders of int64 values."""
+    rest = pc.subtract(values, pc.multiply(pc.divide(values, by), by))
+    return pc.if_else(pc.less(rest, 0), pc.add(rest, by), rest)
+
+
+@contextmanager
+def _connection(config: RepoConfig) -> Iterator[Any]:
+    own = config.offline_store
+    with tempfile.TemporaryDirectory(prefix="tandem-duckdb-") as folder:
+        settings: dict[str, Any] = {
+            "memory_limit": getattr(own, "memory_limit", "2GB"),
+            "temp_directory": getattr(own, "temp_directory", None) or folder,
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+            "preserve_insertion_order": "true",
+        }
+        if getattr(own, "threads", None):
+            settings["threads"] = own.threads
+        db = duckdb.connect(":memory:", config=settings)
+        try:
+            db.execute("SET TimeZone = 'UTC'")
+            yield db
+        finally:
+            db.close()
+
+
+def _safely(run: Callable[[], pa.Table]) -> pa.Table:
+    try:
+        return run()
+    except duckdb.Error as e:
+        raise StoreError(f"the offline rows cannot be read: {_line(e)}") from e
+
+
+def _for_materialize(table: pa.Table, keys: Sequence[str]) -> pa.Table:
+    """Feast turns integers with nulls into floats on the way to its protos; above 2^53 those go as text, which it parses exactly."""
+    for i, f in enumerate(table.schema):
+        column = table.column(i)
+        if pa.types.is_int64(f.type) and f.name not in keys and column.null_count:
+            bounds = pc.min_max(column).as_py()
+            if bounds["max"] is not None and max(bounds["max"], -bounds["min"]) > _EXACT_FLOAT:
+                table = table.set_column(i, f.name, column.cast(pa.string()))
+    return table
+
+
+def _one_chunk(table: pa.Table) -> pa.Table:
+    """Some of Feast's code looks at the first record batch of a table alone."""
+    names = {f.name: _plain(f.type) for f in table.schema}
+    return pa.table({n: _cast(table.column(n), t) for n, t in names.items()}).combine_chunks()
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_list(kind):
+        return pa.list_(_plain(kind.value_type))
+    return pa.timestamp(kind.unit, tz="UTC") if pa.types.is_timestamp(kind) and kind.tz else kind
+
+
+def _cast(column: Any, kind: pa.DataType) -> Any:
+    if column.type == kind and (not pa.types.is_list(kind) or column.type.value_field.name == kind.value_field.name):
+        return column
+    if not pa.types.is_list(kind) or not pa.types.is_list(column.type):
+        return column.cast(kind)
+    chunks = []
+    for c in column.chunks:  # DuckDB names a list's values after the column; the name is part of the type
+        part = pa.concat_arrays([c])
+        chunks.append(
+            pa.Array.from_buffers(kind, len(part), part.buffers()[:2], part.null_count, part.offset, [part.values.cast(kind.value_type)])
+        )
+    return pa.chunked_array(chunks, type=kind)
+
+
+def _arrow_of(kind: Any) -> pa.DataType:
+    return pa.list_(_ARROW[kind.base_type]) if isinstance(kind, Array) else _ARROW[kind]
+
+
+def _micros(at: datetime) -> int:
+    return (at.replace(tzinfo=UTC) - _EPOCH) // _US if at.tzinfo is None else (at - _EPOCH) // _US
+
+
+def _escaped(path: str) -> str:
+    return path.replace("'", "''")
+
+
+def _q(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
