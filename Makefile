@@ -4,7 +4,7 @@ BIN    := .venv/bin
 UV     := .cache/boot/bin/uv
 READY  := .venv/.ready
 TRIALS ?= 20
-PACKAGES := transforms pipelines serving
+PACKAGES := transforms pipelines serving tandem
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check format bench prove lock clean

@@ -59,10 +59,10 @@ setup(
     version="0.1.0",
     description="Features computed once, in two gears: a batch job over history and a stream for serving, proven to agree",
     python_requires=">=3.11,<3.12",
-    packages=find_packages(include=["transforms", "transforms.*", "pipelines", "pipelines.*", "serving", "serving.*"]),
+    packages=find_packages(include=[f"{p}{b}" for p in ("tandem", "transforms", "pipelines", "serving") for b in ("", ".*")]),
     install_requires=RUNTIME,
     extras_require={"streaming": STREAMING, "tracking": TRACKING, "demo": DEMO, "dev": DEV},
-    entry_points={"console_scripts": ["tandem = pipelines.cli.root:main"]},
+    entry_points={"console_scripts": ["tandem = tandem.__main__:main"]},
     package_data={"": ["py.typed", "*.lua", "*.html", "*.css", "*.sha256", "templates/*", "templates/**/*"]},
     zip_safe=False,
 )

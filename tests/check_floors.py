@@ -102,7 +102,7 @@ def allowed(room: Room, imported: str) -> bool:
     if imported.split(".")[0] in OURS:
         package_itself = imported in ("transforms", "pipelines") and any(name.startswith(imported + ".") for name in room.ours)
         return package_itself or any(covers(name, imported) for name in (room.name, *room.ours))
-    if imported.split(".")[0] in sys.stdlib_module_names:
+    if imported.split(".")[0] in sys.stdlib_module_names or imported == "tandem":
         return True
     return ANY in room.libraries or any(covers(name, imported) for name in room.libraries)
 

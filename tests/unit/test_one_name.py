@@ -1,0 +1,50 @@
+"""``tandem.*`` and the three packages are the same modules, wherever they are imported from and whatever else has their names."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("first", ["tandem.transforms.definitions", "transforms.definitions"])
+def test_a_class_is_one_class_under_both_names(first, tmp_path):
+    done = run(
+        f"import {first}; import tandem.transforms.definitions as a, transforms.definitions as b, importlib; "
+        "assert a is b and a.Count is b.Count; assert a.__spec__.name == 'transforms.definitions' == a.__name__; "
+        "import tandem.serving.errors; from tandem.pipelines.project import config; import pipelines.project.config as c; "
+        "assert config is c; "
+        "importlib.reload(a); print('same')",
+        tmp_path,
+    )
+    assert done.stdout == "same\n", done.stderr
+
+
+def test_somebodys_modules_of_our_names_are_not_ours(tmp_path):
+    for name in ("transforms", "pipelines", "serving"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('shadowed')")
+    done = run("import tandem, transforms.definitions, serving.errors; from pipelines.project import config; print('ours')", tmp_path)
+    assert done.stdout == "ours\n", done.stderr
+
+
+def test_a_name_of_before_works_and_says_the_one_of_now(tmp_path):
+    done = run(
+        "from pipelines.config import load_settings; import pipelines.project.config as c; print(load_settings is c.load_settings)",
+        tmp_path,
+    )
+    assert done.stdout == "True\n"
+    assert done.stderr == "tandem: pipelines.config is pipelines.project.config now; change it in your feature repository\n"
+
+
+def test_an_unknown_module_is_an_import_error(tmp_path):
+    done = run("import tandem.transforms.nothing", tmp_path)
+    assert (
+        "ModuleNotFoundError: No module named 'tandem.transforms.nothing'" in done.stderr
+        or "No module named 'transforms.nothing'" in done.stderr
+    )
