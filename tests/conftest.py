@@ -2,8 +2,11 @@
 
 import os
 import warnings
+from pathlib import Path
 
 import pytest
+
+from tests.outside import install
 
 pytest_plugins = ["tests.prove.reporting"]
 
@@ -30,3 +33,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if hasattr(config, "workerinput"):
         order = ("prove", "e2e", "integration")
         items.sort(key=lambda item: next((n for n, folder in enumerate(order) if folder in item.path.parts), len(order)))
+
+
+@pytest.fixture(scope="session")
+def outside_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``tandem_outside`` can be imported, and its entry points can be found; the folder that it is installed in."""
+    return install(tmp_path_factory.mktemp("outside"))

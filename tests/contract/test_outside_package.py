@@ -1,0 +1,20 @@
+"""A package of somebody else, installed beside Tandem: that it can be, and that nothing in Tandem names it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_it_installs_and_imports(outside_package: Path) -> None:
+    found = importlib.import_module("tandem_outside")
+    assert found.__file__ is not None and Path(found.__file__).is_relative_to(outside_package)
+    assert importlib.metadata.version("tandem-outside") == "1.0.0"
+
+
+def test_tandem_does_not_know_it() -> None:
+    files = [p for top in ("transforms", "pipelines", "serving", "tandem") for p in (ROOT / top).rglob("*.py")]
+    assert files and not [p for p in files if "tandem_outside" in p.read_text("utf-8")]

@@ -1,0 +1,1 @@
+"""Extensions of Tandem from outside of it; one module for each kind of extension."""
