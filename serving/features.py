@@ -29,7 +29,7 @@ from feast.value_type import ValueType
 
 from serving.clock import wall_us
 from serving.errors import InvalidRequestError, NotFoundError
-from serving.online_store.common import OrderedOnlineStore
+from serving.online_store.base import OrderedOnlineStore, OrderedOnlineStoreConfig
 from serving.protocol import RequestField, checked_column
 from transforms.definitions import FINGERPRINT, REVISION
 from transforms.errors import ConfigError, StoreError
@@ -154,22 +154,22 @@ def load_repo_config(repo: Path, timeout_seconds: float = 5.0) -> RepoConfig:
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: is no mapping; it needs at least project, registry and online_store")
     raw = {k: v for k, v in raw.items() if k not in ("offline_store", "batch_engine", "feature_server")}
-    _limit(raw.get("online_store"), timeout_seconds)
     try:
         # A string, not a mapping: Feast then does not import the class.
-        return RepoConfig(**raw, offline_store="dask", repo_path=repo)
+        config = RepoConfig(**raw, offline_store="dask", repo_path=repo)
+        _limit_waits(config.online_store, timeout_seconds)
     except Exception as e:
         raise ConfigError(f"{path}: {' '.join(str(e).split())[:300]}") from e
+    return config
 
 
-def _limit(store: Any, seconds: float) -> None:
-    if not isinstance(store, dict):
-        return
-    if str(store.get("type", "")).endswith("OrderedSqliteOnlineStore"):
-        store.setdefault("busy_timeout_seconds", seconds)
-    where = store.get("connection_string")
-    if isinstance(where, str) and "socket_timeout" not in where:
-        store["connection_string"] = f"{where},socket_timeout={seconds:g},socket_connect_timeout={seconds:g}"
+def _limit_waits(store: Any, seconds: float) -> None:
+    if isinstance(store, OrderedOnlineStoreConfig):
+        store.limit_waits(seconds)
+    elif store is not None and store.type == "redis":  # Feast's own
+        from serving.online_store.redis import limited
+
+        store.connection_string = limited(store.connection_string, seconds)
 
 
 class OnlineFeatures:
@@ -179,7 +179,8 @@ class OnlineFeatures:
         """``now_us`` is the clock; by default the online store's own ``as_of`` where its configuration has one, else the wall clock."""
         self._repo = repo
         self.config = load_repo_config(repo, timeout_seconds)
-        as_of: datetime | None = getattr(self.config.online_store, "as_of", None)
+        own = self.config.online_store
+        as_of = own.as_of if isinstance(own, OrderedOnlineStoreConfig) else None
         default = wall_us if as_of is None else (lambda: _micros(as_of))
         self.now_us = now_us or default
         self._lock = threading.Lock()

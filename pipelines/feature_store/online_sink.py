@@ -1,16 +1,20 @@
-"""The repository's online store as the stream uses it: the one ordered write, marks that tell whether it forgot, and what to do then."""
+"""The repository's online store as the stream uses it: the one ordered write, generation markers that tell whether it forgot, and what to
+do then."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from transforms.definitions import FeatureGroup
 from transforms.errors import ConfigError
+
+if TYPE_CHECKING:
+    from serving.online_store.base import WriteResult
 
 __all__ = ["FeastStore"]
 
@@ -19,30 +23,24 @@ class FeastStore:
     """Opens the store of an applied repository. Raises ConfigError for one that is not, or whose store has no ordered write."""
 
     def __init__(self, repo_path: Path, data: Path, groups: Mapping[str, FeatureGroup]) -> None:
-        from pipelines.feature_store.store import open_store
+        from pipelines.feature_store.store import open_store, ordered_store
 
         store = open_store(SimpleNamespace(path=repo_path))  # type: ignore[arg-type]
         self.config, self.data = store.config, data
-        self.online = store._get_provider().online_store
-        if not hasattr(self.online, "write_rows"):
-            raise ConfigError(
-                f"feature_store.yaml: online_store {type(self.online).__name__} has no ordered write;"
-                " use serving.online_store.sqlite.OrderedSqliteOnlineStore or serving.online_store.redis.OrderedRedisOnlineStore"
-            )
+        self.online = ordered_store(store)
         known = {v.name: v for v in store.list_feature_views()}
         missing = sorted(set(groups) - set(known))
         if missing:
             raise ConfigError(f"feature view {missing[0]!r} is not in the registry; run 'tandem apply' first")
         self.views = {n: known[n] for n in groups}
 
-    def write(self, group: str, rows: pa.RecordBatch) -> Any:
+    def write(self, group: str, rows: pa.RecordBatch) -> WriteResult:
         """The one ordered write."""
         return self.online.write_rows(self.config, self.views[group], rows)
 
-    def mark(self, name: str, value: int, at_least: int | None = None) -> bool:
-        """Keep a rising mark; False if the store forgot the one before."""
-        kept: bool = self.online.mark(self.config, name, value, at_least)
-        return kept
+    def mark_generation(self, name: str, value: int, at_least: int | None = None) -> bool:
+        """Keep a rising generation marker; False if the store forgot the one before."""
+        return self.online.mark_generation(self.config, name, value, at_least)
 
     def reapply(self, group: str, fingerprint: str) -> None:
         """Where the store forgot which graph is applied and it is this one, tell it again."""

@@ -8,12 +8,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.project.repository import Repo, load_module
 from transforms.errors import ConfigError, StoreError
 
-__all__ = ["apply", "materialize", "open_store"]
+if TYPE_CHECKING:
+    from serving.online_store.base import OrderedOnlineStore
+
+__all__ = ["apply", "materialize", "open_store", "ordered_store"]
 
 
 def open_store(repo: Repo) -> Any:
@@ -26,6 +29,19 @@ def open_store(repo: Repo) -> Any:
         return FeatureStore(repo_path=str(repo.path))
     except Exception as error:
         raise ConfigError(f"feature_store.yaml: {str(error).splitlines()[0]}; correct it") from None
+
+
+def ordered_store(store: Any) -> OrderedOnlineStore:
+    """The online store of a ``feast.FeatureStore``. Raises ConfigError for one of Feast's own, which know no order of writes."""
+    from serving.online_store.base import OrderedOnlineStore
+
+    online = store._get_provider().online_store
+    if not isinstance(online, OrderedOnlineStore):
+        raise ConfigError(
+            f"feature_store.yaml: online_store {type(online).__name__} has no ordered write;"
+            " use serving.online_store.sqlite.OrderedSqliteOnlineStore or serving.online_store.redis.OrderedRedisOnlineStore"
+        )
+    return online
 
 
 @contextmanager
@@ -44,6 +60,8 @@ def apply(repo: Repo, fingerprints: Mapping[str, str]) -> None:
     from feast.repo_config import load_repo_config
     from feast.repo_operations import apply_total
 
+    from serving.online_store.base import OrderedOnlineStore
+
     # Feast imports the definitions under their bare names; they must see the graphs that were just applied.
     for stem in (p.stem for p in repo.path.glob("*.py")):
         sys.modules.pop(stem, None)
@@ -55,7 +73,7 @@ def apply(repo: Repo, fingerprints: Mapping[str, str]) -> None:
             raise StoreError(f"feast apply stopped with {stop.code}; its message stands above") from None
     store = open_store(repo)
     online = store._get_provider().online_store
-    if hasattr(online, "apply_fingerprint"):
+    if isinstance(online, OrderedOnlineStore):
         for name, fingerprint in fingerprints.items():
             online.apply_fingerprint(store.config, name, fingerprint)
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipelines.feature_store.store import ordered_store
 from pipelines.lake.row_compare import common_codes, locate, same, table_of
 from pipelines.verify.causes import CAUSES, EQUAL, IN_FLIGHT, OTHER_FINGERPRINT, UNEXPLAINED, Position
 from pipelines.verify.proof import GroupProof
@@ -190,11 +191,14 @@ def _lines(names: pa.Table, bad: npt.NDArray[np.bool_], why: Any, keys: tuple[st
 
 
 def store_reader(store: Any) -> tuple[Stored, Callable[[str], str | None]]:
-    """How to read rows of the online store of a ``feast.FeatureStore``, however old they are; and the applied fingerprint of a view."""
+    """How to read rows of the online store of a ``feast.FeatureStore``, however old they are; and the applied fingerprint of a view.
+
+    Raises ConfigError for a store without ordered writes.
+    """
     from feast.protos.feast.types.EntityKey_pb2 import EntityKey
     from feast.protos.feast.types.Value_pb2 import Value
 
-    online, config = store._get_provider().online_store, store.config
+    online, config = ordered_store(store), store.config
 
     def read(group: FeatureGroup, keys: pa.Table, schema: pa.Schema) -> pa.Table:
         view = store.get_feature_view(group.name)

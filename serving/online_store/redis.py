@@ -6,7 +6,6 @@ import hashlib
 import re
 import struct
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from functools import cache, partial
 from importlib.resources import files
 from typing import Any, Literal
@@ -16,18 +15,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from feast import Entity, FeatureView, RepoConfig
-from feast.infra.online_stores.helpers import _mmh3, _redis_key
+from feast.infra.online_stores.helpers import _mmh3
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig, RedisType
-from feast.protos.feast.types.EntityKey_pb2 import EntityKey as EntityKeyProto
 from feast.protos.feast.types.Value_pb2 import ValueType
 from google.protobuf.timestamp_pb2 import Timestamp
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from serving.online_store.common import OrderedOnlineStore, Rows, refused_fingerprint, unreachable
+from serving.online_store.base import OrderedOnlineStore, OrderedOnlineStoreConfig, Rows, StoredRow, refused_fingerprint, unreachable
 from serving.online_store.encoding import encode_timestamps, join
 from transforms.errors import StoreError
 
-__all__ = ["OrderedRedisOnlineStore", "OrderedRedisOnlineStoreConfig"]
+__all__ = ["OrderedRedisOnlineStore", "OrderedRedisOnlineStoreConfig", "limited"]
 
 _SCRIPT = files("serving.online_store").joinpath("write_rows.lua").read_text()
 _SHA = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
@@ -48,14 +46,14 @@ _MAX_FEATURES = 3000
 """Lua unpacks fewer than 8,000 values on its stack."""
 
 
-class OrderedRedisOnlineStoreConfig(RedisOnlineStoreConfig):
+class OrderedRedisOnlineStoreConfig(OrderedOnlineStoreConfig, RedisOnlineStoreConfig):
     """Configuration; ``connection_string`` as Feast's: ``host:port,db=0,password=...``. A cluster is not supported."""
 
     type: Literal["serving.online_store.redis.OrderedRedisOnlineStore"] = "serving.online_store.redis.OrderedRedisOnlineStore"  # type: ignore[assignment]
-    max_future_seconds: float = 86_400.0
-    """A row further ahead of now is refused."""
-    as_of: datetime | None = None
-    """Answer and judge as if it were this instant, over replayed history. By default: now."""
+
+    def limit_waits(self, seconds: float) -> None:
+        """The time limits of the socket, where the connection string sets none."""
+        self.connection_string = limited(self.connection_string, seconds)
 
 
 class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
@@ -70,10 +68,7 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
         nodes, kwargs = RedisOnlineStore._parse_connection_string(connection_string)
         return nodes, {"socket_connect_timeout": 5.0, "socket_timeout": 30.0, **kwargs}
 
-    def _key(self, config: RepoConfig, key: EntityKeyProto) -> bytes:
-        return _redis_key(config.project, key, entity_key_serialization_version=config.entity_key_serialization_version)
-
-    def _key_suffix(self, config: RepoConfig) -> bytes:
+    def key_suffix(self, config: RepoConfig) -> bytes:
         return str(config.project).encode()
 
     def _try(self, config: RepoConfig, what: Callable[[Any], Any]) -> Any:
@@ -85,17 +80,14 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
         except (RedisError, OSError) as e:
             raise unreachable(f"redis {where}", e, "start Redis there, or mend connection_string in feature_store.yaml") from e
 
-    def _write(self, config: RepoConfig, table: FeatureView, rows: Rows) -> int:
+    def write_winners(self, config: RepoConfig, table: FeatureView, rows: Rows) -> int:
         if len(table.features) > _MAX_FEATURES:
             raise StoreError(
                 f"view {table.name!r} has {len(table.features)} features; Redis takes at most {_MAX_FEATURES} per view, split it"
             )
         prints = rows.fingerprint.unique().to_pylist()
         if len(prints) > 1:  # the script sees rows of one fingerprint, the rule is about the batch
-            applied = self.applied_fingerprint(config, table.name)
-            other = rows.other_than(applied) if applied is not None else None
-            if other is not None:
-                raise refused_fingerprint(table.name, other, str(applied))
+            rows.check_applied(table.name, self.applied_fingerprint(config, table.name))
         head = [table.name, f"_tandem:{table.name}", f"_ts:{table.name}", config.online_store.key_ttl_seconds or 0]
         names = [len(table.features), *(_mmh3(f"{table.name}:{f.name}") for f in table.features)]
         written = 0
@@ -110,9 +102,7 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
                 written += answer
         return written
 
-    def _fetch(
-        self, config: RepoConfig, table: FeatureView, keys: list[bytes], names: list[str]
-    ) -> list[tuple[int, list[bytes | None]] | None]:
+    def read_stored(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes], names: Sequence[str]) -> list[StoredRow | None]:
         fields = [*(_mmh3(f"{table.name}:{n}") for n in names), f"_ts:{table.name}"]
 
         def read(client: Any) -> list[list[bytes | None]]:
@@ -121,7 +111,7 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
                 pipe.hmget(key, fields)
             return pipe.execute()  # type: ignore[no-any-return]
 
-        out: list[tuple[int, list[bytes | None]] | None] = []
+        out: list[StoredRow | None] = []
         for *values, stamp in self._try(config, read) if keys else []:
             if stamp is None:
                 out.append(None)
@@ -137,7 +127,7 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
         found = self._try(config, lambda client: client.hget(_applied_key(config), view))
         return None if found is None else found.decode()
 
-    def mark(self, config: RepoConfig, name: str, value: int, at_least: int | None = None) -> bool:
+    def mark_generation(self, config: RepoConfig, name: str, value: int, at_least: int | None = None) -> bool:
         arguments = [f"tandem:marks:{config.project}", name, value, "" if at_least is None else at_least]
         return bool(self._try(config, lambda client: client.eval(_MARK, 1, *arguments)))
 
@@ -164,6 +154,13 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
         """Feast's ``teardown``: all rows of the views."""
         for table in tables:
             self.delete_table(config, table)
+
+
+def limited(connection_string: str, seconds: float) -> str:
+    """A connection string of Feast's with time limits for the socket, unless it has some."""
+    if "socket_timeout" in connection_string:
+        return connection_string
+    return f"{connection_string},socket_timeout={seconds:g},socket_connect_timeout={seconds:g}"
 
 
 def _project(key: bytes, at: int, values: int) -> bytes:

@@ -16,11 +16,9 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow.compute as pc
 from feast import Entity, FeatureView, RepoConfig
-from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.infra.online_stores.sqlite import SqliteOnlineStore, SqliteOnlineStoreConfig, _table_id
-from feast.protos.feast.types.EntityKey_pb2 import EntityKey as EntityKeyProto
 
-from serving.online_store.common import OrderedOnlineStore, Rows, refused_fingerprint, unreachable
+from serving.online_store.base import OrderedOnlineStore, OrderedOnlineStoreConfig, Rows, StoredRow, unreachable
 
 __all__ = ["OrderedSqliteOnlineStore", "OrderedSqliteOnlineStoreConfig"]
 
@@ -30,16 +28,17 @@ _EPOCH = datetime(1970, 1, 1)
 _KEYS_PER_QUERY = 500
 
 
-class OrderedSqliteOnlineStoreConfig(SqliteOnlineStoreConfig):
+class OrderedSqliteOnlineStoreConfig(OrderedOnlineStoreConfig, SqliteOnlineStoreConfig):
     """Configuration; ``path`` is relative to the feature repository."""
 
     type: Literal["serving.online_store.sqlite.OrderedSqliteOnlineStore"] = "serving.online_store.sqlite.OrderedSqliteOnlineStore"  # type: ignore[assignment]
-    max_future_seconds: float = 86_400.0
-    """A row further ahead of now is refused."""
-    as_of: datetime | None = None
-    """Answer and judge as if it were this instant, over replayed history. By default: now."""
     busy_timeout_seconds: float = 30.0
     """How long a writer waits for another one."""
+
+    def limit_waits(self, seconds: float) -> None:
+        """The time that one waits for a writer, where the file sets none."""
+        if "busy_timeout_seconds" not in self.model_fields_set:
+            self.busy_timeout_seconds = seconds
 
 
 class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
@@ -78,12 +77,6 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
         local.held = (os.getpid(), path, _identity(path), conn)
         return conn
 
-    def _key(self, config: RepoConfig, key: EntityKeyProto) -> bytes:
-        return serialize_entity_key(key, entity_key_serialization_version=config.entity_key_serialization_version)
-
-    def _key_suffix(self, config: RepoConfig) -> bytes:
-        return b""
-
     @contextlib.contextmanager
     def _transaction(self, config: RepoConfig) -> Iterator[sqlite3.Connection]:
         conn = self._get_conn(config)
@@ -100,14 +93,12 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
                 self._get_db_path(config), e, "nothing of this batch was written; mend the file or its disk and write again"
             ) from e
 
-    def _write(self, config: RepoConfig, table: FeatureView, rows: Rows) -> int:
+    def write_winners(self, config: RepoConfig, table: FeatureView, rows: Rows) -> int:
         name = _table_id(config.project, table)
         with self._transaction(config) as conn:
             _create(conn, name)
             applied = self._applied(conn, config, table.name)
-            other = rows.other_than(applied) if applied is not None else None
-            if other is not None:
-                raise refused_fingerprint(table.name, other, str(applied))
+            rows.check_applied(table.name, applied)
             upsert = f"""
                 INSERT INTO "{name}_tandem" AS o (entity_key, event_us, revision, fingerprint) VALUES (?, ?, ?, ?)
                 ON CONFLICT (entity_key) DO UPDATE
@@ -130,12 +121,10 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
                 )
         return len(wins)
 
-    def _fetch(
-        self, config: RepoConfig, table: FeatureView, keys: list[bytes], names: list[str]
-    ) -> list[tuple[int, list[bytes | None]] | None]:
+    def read_stored(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes], names: Sequence[str]) -> list[StoredRow | None]:
         conn, name = self._get_conn(config), _table_id(config.project, table)
         position = {n: i for i, n in enumerate(names)}
-        found: dict[bytes, tuple[int, list[bytes | None]]] = {}
+        found: dict[bytes, StoredRow] = {}
         unique = list(dict.fromkeys(keys))
         try:
             for start in range(0, len(unique), _KEYS_PER_QUERY):
@@ -165,7 +154,7 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
     def applied_fingerprint(self, config: RepoConfig, view: str) -> str | None:
         return self._applied(self._get_conn(config), config, view)
 
-    def mark(self, config: RepoConfig, name: str, value: int, at_least: int | None = None) -> bool:
+    def mark_generation(self, config: RepoConfig, name: str, value: int, at_least: int | None = None) -> bool:
         with self._transaction(config) as conn:
             conn.execute(
                 f"CREATE TABLE IF NOT EXISTS {_MARKS} (project TEXT, name TEXT, value INTEGER NOT NULL, PRIMARY KEY (project, name))"

@@ -1,1 +1,8 @@
-"""Contract suites that ship: what an aggregate, a store, a format, a broker, an engine or a tracker of another package must hold."""
+"""Contract suites that ship: what an aggregate, a store, a format, a broker, an engine or a tracker of another package must hold.
+
+Each module has a class to subclass in one's own tests and fixtures to override; they need pytest.
+"""
+
+import pytest
+
+pytest.register_assert_rewrite("tandem.testing.online_store", "tandem.testing.formats", "tandem.testing.tracker")

@@ -13,8 +13,8 @@ import pyarrow as pa
 from feast import Field, ValueType, utils
 from feast.types import Float64, Int64, String
 
+from tandem.testing.online_store import NOW, Bench, key, view
 from tests.bench.report import Part, best_of
-from tests.contract.stores import NOW, Bench, key, view
 from tests.redis_server import redis_server
 
 NAMES = [*(f"f{i}" for i in range(6)), "n0", "n1", "n2", "s0"]
@@ -73,7 +73,9 @@ def run(quick: bool = False) -> list[Part]:
                 folder = Path(temp) / kind / name
                 folder.mkdir(parents=True)
                 table = view(features=fields, name=f"{name}_{kind}")
-                benches.append(Bench.redis(folder, table, server.connection_string) if kind == "redis" else Bench.sqlite(folder, table))
+                where = {"connection_string": server.connection_string} if kind == "redis" else {"path": str(folder / "online.db")}
+                ours = f"serving.online_store.{kind}.Ordered{kind.title()}OnlineStore"
+                benches.append(Bench.open({"type": ours, **where}, table, {"type": kind, **where}))
             took = best_of(rounds, _ways(benches[0], benches[1], n, batches))
             part = Part(f"rows to the online store ({kind}): {n:,} keys x {len(NAMES)} features, from Arrow", "rows")
             part.add("tandem, ordered and atomic", took["tandem"], n, "a row wins by (time, revision)")

@@ -305,7 +305,7 @@ def test_materialize_keeps_every_row_and_every_bit(tmp_path: Path) -> None:
     repo.write(rows)
     repo.store.materialize(T0 - TTL, T0 + TTL)
     view = repo.store.get_feature_view("legs")
-    from tests.contract.stores import key
+    from tandem.testing.online_store import key
 
     got = repo.store._get_provider().online_store.read_rows(repo.store.config, view, [key(origin="A", number=i) for i in range(120)])
     assert [v.int64_val if v.WhichOneof("val") else None for v in got.values["n"]] == [r["n"] for r in rows]

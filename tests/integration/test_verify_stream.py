@@ -104,7 +104,7 @@ def broken_writer(monkeypatch):
         for key in oldest:
             entity = EntityKey(join_keys=keys, entity_values=[Value(string_val=v) for v in key])
             forget = f'DELETE FROM "{self.config.project}_{group}_tandem" WHERE entity_key = ?'
-            self.online._get_conn(self.config).execute(forget, (self.online._key(self.config, entity),))
+            self.online._get_conn(self.config).execute(forget, (self.online.entity_key(self.config, entity),))
         return ordered(self, group, table.take(pa.array(list(oldest.values()))).combine_chunks().to_batches()[0])
 
     monkeypatch.setattr(FeastStore, "write", write)

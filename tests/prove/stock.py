@@ -12,13 +12,14 @@ from feast.infra.online_stores.sqlite import SqliteOnlineStore, SqliteOnlineStor
 from feast.utils import _convert_arrow_to_proto
 from redis.exceptions import RedisError
 
+from serving.online_store.base import OrderedOnlineStore
 from transforms.errors import StoreError
 
 __all__ = ["StockRedisOnlineStore", "StockSqliteOnlineStore"]
 
 
 class _Stock:
-    """What the stream asks of a store, by the stock writer: every row in the order given, and no promise."""
+    """What the stream asks of a store, by the stock writer: every row in the order given, and no promise. It claims to be ordered."""
 
     def write_rows(self, config: Any, view: Any, rows: pa.RecordBatch) -> Any:
         table = pa.Table.from_batches([rows])
@@ -32,9 +33,13 @@ class _Stock:
     def applied_fingerprint(self, config: Any, view: str) -> None:
         """None is applied."""
 
-    def mark(self, config: Any, name: str, value: int, at_least: int | None = None) -> bool:
-        """Stock stores keep no marks: nobody would notice that rows were lost."""
+    def mark_generation(self, config: Any, name: str, value: int, at_least: int | None = None) -> bool:
+        """Stock stores keep no markers: nobody would notice that rows were lost."""
         return True
+
+    def online_read_stored(self, config: Any, table: Any, entity_keys: Any, requested_features: Any = None) -> Any:
+        """As Feast's own reader has it."""
+        return self.online_read(config, table, entity_keys, requested_features)  # type: ignore[attr-defined]
 
     def sync(self, config: Any) -> None:
         """Stock stores promise nothing about the disk."""
@@ -68,3 +73,7 @@ class StockRedisOnlineStore(_Stock, RedisOnlineStore):
             return super().write_rows(config, view, rows)
         except (RedisError, OSError) as error:
             raise StoreError(f"redis is away: {error}") from None  # so that the stream waits for it, as it does for ours
+
+
+for _store in (StockSqliteOnlineStore, StockRedisOnlineStore):
+    OrderedOnlineStore.register(_store)

@@ -8,8 +8,9 @@ down or slow is waited for.
 **Power loss.** Every few seconds the row log and an embedded online store are forced to disk, and then the resume point of that moment
 (:mod:`pipelines.streaming.state.job_state`). How much Redis loses is its own configuration; what it lost is found (below).
 
-**A store that forgot.** Before each resume point a rising mark is left in the online store. A store that lost the mark before it, or has an
-older one (Redis restarted empty or from an old snapshot, a file put back), lost rows too: it is given those of the row log again.
+**A store that forgot.** Before each resume point a rising generation marker is left in the online store. A store that lost the one before
+it, or has an older one (Redis restarted empty or from an old snapshot, a file put back), lost rows too: it is given those of the row log
+again.
 """
 
 from __future__ import annotations
@@ -177,12 +178,12 @@ class Deliver:
             self.control.say(f"online store is slow: {took:.1f} s for {rows.num_rows} rows of {name}; the stream waits for it")
 
     def _mark(self, counts: _Counts, emission: Emission) -> list[Any]:
-        """Leave the next mark, and mend a store that forgot the one before; what to keep of it in the resume point."""
+        """Leave the next generation marker, and mend a store that forgot the one before; what to keep of it in the resume point."""
         store, shard = self.store, emission.shard
         assert store is not None
         name, before = self._mark_name(shard), self._marks.get(shard)
         mark = max(time.time_ns() // 1000, (before or 0) + 1)
-        if not self._patiently(counts, shard, "online store", lambda: store.mark(name, mark, before)):
+        if not self._patiently(counts, shard, "online store", lambda: store.mark_generation(name, mark, before)):
             self.control.say(
                 f"the online store lost rows that shard {shard} had written (restarted empty, or from an old copy?): writing those of the"
                 " row log again; 'tandem materialize' brings back what batch wrote"
@@ -193,7 +194,7 @@ class Deliver:
                     result = self._patiently(counts, shard, "online store", partial(store.write, group.name, rows))
                     counts.restored += result.written
             self.control.say(f"shard {shard}: the online store has {counts.restored} rows of the row log again")
-            self._patiently(counts, shard, "online store", lambda: store.mark(name, mark))
+            self._patiently(counts, shard, "online store", lambda: store.mark_generation(name, mark))
             self._report(shard)
         self._marks[shard] = mark
         return [name, mark]

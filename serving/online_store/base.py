@@ -1,8 +1,12 @@
-"""What both online stores share: which row wins, what is refused, how rows are encoded, and how values age.
+"""What an online store is: :class:`OrderedOnlineStore`, six methods to write and Feast's ``update`` and ``teardown``.
 
 A row wins over the stored one of its key iff (event timestamp, revision) is greater, or equal and the stored row stems
-from other definitions while this one stems from the applied ones. The comparison and the write are one atomic step of the
-store. Whatever order, batches or processes rows come in, each key ends with its greatest row.
+from other definitions while this one stems from the applied ones (:func:`row_wins`). The comparison and the write are one
+atomic step of the store. Whatever order, batches or processes rows come in, each key ends with its greatest row.
+
+A store of another package: a module with ``class XOnlineStore(OrderedOnlineStore)`` and ``class XOnlineStoreConfig(
+OrderedOnlineStoreConfig)``, named in ``feature_store.yaml`` as ``type: that.module.XOnlineStore``; it is held to
+``tandem.testing.online_store.OnlineStoreContract``.
 """
 
 from __future__ import annotations
@@ -14,21 +18,39 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from feast import FeatureView, RepoConfig
+from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey as EntityKeyProto
 from feast.protos.feast.types.Value_pb2 import Value as ValueProto
+from feast.repo_config import FeastConfigBaseModel
 
 from serving.online_store.encoding import as_array, encode_column, encode_keys
 from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION
 from transforms.errors import DataError, FingerprintError, StoreError
 
-__all__ = ["NOT_FOUND", "NULL", "OUTSIDE_MAX_AGE", "PRESENT", "FeatureRows", "OrderedOnlineStore", "Rows", "WriteResult", "micros_of"]
+__all__ = [
+    "NOT_FOUND",
+    "NULL",
+    "OUTSIDE_MAX_AGE",
+    "PRESENT",
+    "FeatureRows",
+    "Order",
+    "OrderedOnlineStore",
+    "OrderedOnlineStoreConfig",
+    "Rows",
+    "StoredRow",
+    "WriteResult",
+    "micros_of",
+    "refused_fingerprint",
+    "row_wins",
+    "unreachable",
+]
 
 log = logging.getLogger("tandem.online_store")
 
@@ -72,10 +94,26 @@ class Rows:
         values = [v.take(at) for v in self.values]
         return Rows(self.keys.take(at), self.event_us[places], self.revision[places], self.fingerprint.take(at), values, created)
 
-    def other_than(self, fingerprint: str) -> str | None:
-        """The first fingerprint that is not this one; None if all are."""
-        found = [f for f in self.fingerprint.unique().to_pylist() if f != fingerprint]
-        return found[0] if found else None
+    def check_applied(self, view: str, applied: str | None) -> None:
+        """Raises FingerprintError if any of the rows stems from other definitions than the applied ones (None: it takes any)."""
+        if applied is not None:
+            for found in self.fingerprint.unique().to_pylist():
+                if found != applied:
+                    raise refused_fingerprint(view, found, applied)
+
+
+StoredRow = tuple[int, list[bytes | None]]
+"""A row as it is stored: its event time in microseconds, and per feature the serialized ValueProto; None where it holds none."""
+
+Order = tuple[int, int, str]
+"""What decides between rows of one key: event time in microseconds, revision, fingerprint."""
+
+
+def row_wins(row: Order, stored: Order | None, applied: str | None) -> bool:
+    """The rule, for stores that compare in Python (ours say the same in SQL and Lua): whether ``row`` replaces ``stored``."""
+    if stored is None or row[:2] != stored[:2]:
+        return stored is None or row[:2] > stored[:2]
+    return row[2] != stored[2] and row[2] == applied
 
 
 @dataclass(frozen=True)
@@ -100,31 +138,48 @@ class FeatureRows:
     ages: list[float | None] = field(default_factory=list)
 
 
+class OrderedOnlineStoreConfig(FeastConfigBaseModel):
+    """What the configuration of every such store has. A store's own adds ``type: Literal["its.module.XOnlineStore"]`` and its settings."""
+
+    max_future_seconds: float = 86_400.0
+    """A row further ahead of now is refused."""
+    as_of: datetime | None = None
+    """Answer and judge as if it were this instant, over replayed history. By default: now."""
+
+    def limit_waits(self, seconds: float) -> None:
+        """Where the user set no limit, let nothing wait for the store longer than ``seconds``: a request cannot. By default: nothing."""
+
+
 class OrderedOnlineStore(OnlineStore):
-    """The shared half of the stores. A store is safe to use from many threads and processes.
+    """An online store with ordered, correctable, atomic writes and a TTL that holds on read, as one of Feast's.
+
+    A subclass writes the abstract methods below and Feast's ``update`` (``feast apply``: make room for views, drop those that are
+    gone with their applied fingerprint) and ``teardown``; all else is here. A store is safe to use from many threads, and from
+    many processes if it says so. Whatever keeps it from its work is a StoreError of one line (:func:`unreachable`); writers
+    wait and try again.
 
     ``clock`` gives now in microseconds; it is the store configuration's ``as_of`` where that is set, else the wall clock.
     """
 
+    shared_between_processes: ClassVar[bool] = True
+    """Whether several processes, also ones that were forked from one another, may write and read the same rows at once."""
+
     clock: Callable[[], int] | None = None
 
     @abstractmethod
-    def _write(self, config: RepoConfig, table: FeatureView, rows: Rows) -> int:
-        """Write the rows (one per key) that win; the number written. Raises FingerprintError, then nothing is written."""
+    def write_winners(self, config: RepoConfig, table: FeatureView, rows: Rows) -> int:
+        """Write those of the rows (one per key) that win, each in one atomic step with its comparison; the number written.
+
+        A row is written whole: what was stored of its key and view is gone, also features that it lacks. Raises FingerprintError
+        if any row stems from other definitions than the applied ones (:meth:`Rows.check_applied`), and then nothing is written.
+        """
 
     @abstractmethod
-    def _fetch(
-        self, config: RepoConfig, table: FeatureView, keys: list[bytes], names: list[str]
-    ) -> list[tuple[int, list[bytes | None]] | None]:
-        """Per key None, or the event time in microseconds and the serialized values (None: not stored). Each row is read atomically."""
+    def read_stored(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes], names: Sequence[str]) -> list[StoredRow | None]:
+        """The row of each key (:meth:`entity_key`), however old, with the features ``names``; None where there is none.
 
-    @abstractmethod
-    def _key(self, config: RepoConfig, key: EntityKeyProto) -> bytes:
-        """The serialized entity key, as stock Feast stores it."""
-
-    @abstractmethod
-    def _key_suffix(self, config: RepoConfig) -> bytes:
-        """What :meth:`_key` puts behind Feast's serialization of a key."""
+        Keys may repeat. Each row is read atomically. A view that was never written or applied has no rows.
+        """
 
     @abstractmethod
     def apply_fingerprint(self, config: RepoConfig, view: str, fingerprint: str) -> None:
@@ -135,14 +190,24 @@ class OrderedOnlineStore(OnlineStore):
         """The fingerprint applied to the view; None while it takes rows of any."""
 
     @abstractmethod
-    def mark(self, config: RepoConfig, name: str, value: int, at_least: int | None = None) -> bool:
+    def mark_generation(self, config: RepoConfig, name: str, value: int, at_least: int | None = None) -> bool:
         """Keep a number under ``name``; False, and nothing kept, if the one there is below ``at_least`` (or there is none).
 
-        A writer that leaves rising marks finds out by them that the store lost what it held: restarted empty, or from an old copy.
+        A writer that leaves rising generation markers finds out by them that the store lost what it held: restarted empty, or
+        from an old copy. So a marker must not outlive the rows that were written before it.
         """
 
     def sync(self, config: RepoConfig) -> None:
         """Force to disk what was written, where that is this process' business (a server keeps its own data). Raises StoreError."""
+
+    def key_suffix(self, config: RepoConfig) -> bytes:
+        """What the store's keys have behind Feast's serialization of the entity key. By default: nothing."""
+        return b""
+
+    def entity_key(self, config: RepoConfig, key: EntityKeyProto) -> bytes:
+        """The key of an entity's row in this store."""
+        made: bytes = serialize_entity_key(key, entity_key_serialization_version=config.entity_key_serialization_version)
+        return made + self.key_suffix(config)
 
     # writing
 
@@ -157,7 +222,7 @@ class OrderedOnlineStore(OnlineStore):
         keys, times, revisions, prints, created = [], [], [], [], []
         for key, values, at, made in data:
             revision, print_ = values.get(REVISION), values.get(FINGERPRINT)
-            keys.append(self._key(config, key))
+            keys.append(self.entity_key(config, key))
             times.append(micros_of(at))
             revisions.append(revision.int64_val if revision is not None else 0)
             prints.append(print_.string_val if print_ is not None else "")
@@ -205,10 +270,10 @@ class OrderedOnlineStore(OnlineStore):
 
     def _keys(self, config: RepoConfig, names: list[str], columns: list[pa.Array]) -> pa.Array:
         if config.entity_key_serialization_version == 3:
-            return encode_keys(names, columns, self._key_suffix(config))
+            return encode_keys(names, columns, self.key_suffix(config))
         slots = ["int64_val" if pa.types.is_integer(c.type) else "string_val" for c in columns]  # older layouts: row by row
         protos = ([ValueProto(**{slot: v}) for slot, v in zip(slots, row)] for row in zip(*(c.to_pylist() for c in columns)))
-        return pa.array([self._key(config, EntityKeyProto(join_keys=names, entity_values=row)) for row in protos], pa.binary())
+        return pa.array([self.entity_key(config, EntityKeyProto(join_keys=names, entity_values=row)) for row in protos], pa.binary())
 
     def _ordered(self, config: RepoConfig, table: FeatureView, rows: Rows) -> WriteResult:
         """Refuse what lies too far ahead, keep the greatest row of each key, and let the store decide about those."""
@@ -230,7 +295,7 @@ class OrderedOnlineStore(OnlineStore):
         best = _greatest(rows)
         if len(best) < len(rows):
             rows = rows.take(best)
-        written = self._write(config, table, rows) if len(rows) else 0
+        written = self.write_winners(config, table, rows) if len(rows) else 0
         return WriteResult(written, total - n_refused - written, n_refused)
 
     # reading
@@ -248,7 +313,7 @@ class OrderedOnlineStore(OnlineStore):
         NOT_FOUND: no row, or a row from before the feature existed. NULL: the row is there, its value is null.
         """
         names = list(requested_features) if requested_features is not None else [f.name for f in table.features]
-        found = self._fetch(config, table, [self._key(config, k) for k in entity_keys], names)
+        found = self.read_stored(config, table, [self.entity_key(config, k) for k in entity_keys], names)
         now_us = micros_of(now) if now is not None else self._now(config)
         ttl = table.ttl // _US if table.ttl else None
         values: dict[str, list[ValueProto]] = {n: [] for n in names}
@@ -279,7 +344,7 @@ class OrderedOnlineStore(OnlineStore):
         """What is stored, however old: for readers that judge age themselves. Times are aware, UTC, to the microsecond."""
         names = list(requested_features) if requested_features is not None else [f.name for f in table.features]
         out: list[tuple[datetime | None, dict[str, ValueProto] | None]] = []
-        for row in self._fetch(config, table, [self._key(config, k) for k in entity_keys], names):
+        for row in self.read_stored(config, table, [self.entity_key(config, k) for k in entity_keys], names):
             if row is None:
                 out.append((None, None))
             else:

@@ -1,0 +1,478 @@
+"""The contract of an online store (:mod:`serving.online_store.base`): ordered, correctable, atomic writes; statuses; ages; races.
+
+A store of another package is tested by a class of four lines::
+
+    class TestMyStore(OnlineStoreContract):
+        @pytest.fixture
+        def store_settings(self, tmp_path):
+            return {"type": "my_package.store.MyOnlineStore", "path": str(tmp_path / "online")}
+
+:class:`Bench` is a store with its configuration, a view and a clock that stands at :data:`NOW`, for tests of one's own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import multiprocessing
+import random
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from feast import Entity, FeatureView, Field, FileSource, RepoConfig
+from feast.infra.online_stores.helpers import get_online_store_from_config
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+from feast.types import Array, Bool, Float32, Float64, Int64, String, UnixTimestamp
+from feast.value_type import ValueType
+
+from serving.online_store.base import OrderedOnlineStore, WriteResult
+from transforms.errors import DataError, FingerprintError, StoreError
+
+__all__ = ["DAY", "NOW", "US", "Bench", "OnlineStoreContract", "batch", "key", "view"]
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+DAY = timedelta(days=1)
+US = timedelta(microseconds=1)
+_numbers = itertools.count()
+
+T = NOW - timedelta(hours=1)
+ORDERS = list(itertools.permutations(range(3)))
+
+
+def view(
+    keys: Mapping[str, ValueType] | None = None,
+    features: Sequence[Field] = (Field(name="x", dtype=Float64),),
+    ttl: timedelta = timedelta(hours=36),
+    name: str = "traffic",
+) -> FeatureView:
+    """A feature view of Feast's, as Tandem declares them: with revision and fingerprint among the features."""
+    keys = keys or {"origin": ValueType.STRING}
+    types = {ValueType.STRING: String, ValueType.INT64: Int64}
+    return FeatureView(
+        name=name,
+        entities=[Entity(name=k, join_keys=[k], value_type=t) for k, t in keys.items()],
+        ttl=ttl,
+        schema=[
+            *(Field(name=k, dtype=types[t]) for k, t in keys.items()),
+            *features,
+            Field(name="tandem_revision", dtype=Int64),
+            Field(name="tandem_fingerprint", dtype=String),
+        ],
+        source=FileSource(path=f"offline/{name}.parquet", timestamp_field="event_timestamp"),
+    )
+
+
+def _config(project: str, settings: Mapping[str, Any]) -> RepoConfig:
+    return RepoConfig(
+        project=project,
+        registry="registry.db",
+        provider="local",
+        online_store=dict(settings),
+        offline_store="dask",
+        entity_key_serialization_version=3,
+    )
+
+
+@dataclass
+class Bench:
+    """A store, its configuration and one view that is applied to it; a project of its own, so it is empty at first."""
+
+    store: OrderedOnlineStore
+    config: RepoConfig
+    table: FeatureView
+    stock_settings: Mapping[str, Any] | None = None
+
+    @staticmethod
+    def open(settings: Mapping[str, Any], table: FeatureView, stock_settings: Mapping[str, Any] | None = None) -> Bench:
+        """``settings``: what stands below ``online_store`` in feature_store.yaml; ``stock_settings``: those of Feast's own store there."""
+        config = _config(f"p{next(_numbers)}", settings)
+        store: Any = get_online_store_from_config(config.online_store)
+        store.clock = lambda: int(NOW.timestamp()) * 1_000_000
+        store.update(config, [], [table], [], [], False)
+        return Bench(store, config, table, stock_settings)
+
+    def stock(self) -> tuple[Any, RepoConfig]:
+        """Feast's own class over the same data."""
+        assert self.stock_settings is not None
+        config = _config(self.config.project, self.stock_settings)
+        return get_online_store_from_config(config.online_store), config
+
+    def of(self, table: FeatureView) -> Bench:
+        """The same store, with this view applied to it as well."""
+        self.store.update(self.config, [], [table], [], [], False)
+        return replace(self, table=table)
+
+    def write(self, *rows: tuple[str, datetime, int, float | None], fingerprint: str = "new") -> WriteResult:
+        """Rows of (origin, event time, revision, x)."""
+        return self.store.write_rows(self.config, self.table, batch(*rows, fingerprint=fingerprint))
+
+    def write_protos(self, *rows: tuple[str, datetime, int, float], fingerprint: str = "new") -> None:
+        """The same through Feast's own entry."""
+        self.store.online_write_batch(
+            self.config,
+            self.table,
+            [
+                (
+                    key(origin=o),
+                    {"x": Value(double_val=x), "tandem_revision": Value(int64_val=r), "tandem_fingerprint": Value(string_val=fingerprint)},
+                    at,
+                    None,
+                )
+                for o, at, r, x in rows
+            ],
+            None,
+        )
+
+    def x(self, origin: str = "EWR") -> float | None:
+        """The value of feature x; None where it is null or there is no row."""
+        rows = self.store.read_rows(self.config, self.table, [key(origin=origin)], ["x"], now=NOW)
+        value = rows.values["x"][0]
+        return value.double_val if value.WhichOneof("val") else None
+
+
+def key(**keys: str | int) -> EntityKey:
+    """An entity's key."""
+    return EntityKey(
+        join_keys=list(keys), entity_values=[Value(string_val=v) if isinstance(v, str) else Value(int64_val=v) for v in keys.values()]
+    )
+
+
+def batch(*rows: tuple[str, datetime, int, float | None], fingerprint: str = "new") -> pa.RecordBatch:
+    """Feature rows of (origin, event time, revision, x)."""
+    origins, times, revisions, xs = zip(*rows)
+    return pa.RecordBatch.from_pydict(
+        {
+            "origin": pa.array(origins),
+            "event_timestamp": pa.array(times, pa.timestamp("us", tz="UTC")),
+            "x": pa.array(xs, pa.float64()),
+            "tandem_revision": pa.array(revisions, pa.int64()),
+            "tandem_fingerprint": pa.array([fingerprint] * len(rows)),
+        }
+    )
+
+
+EVERY: dict[str, tuple[Any, pa.DataType, Any, Value | None]] = {
+    "f64": (Float64, pa.float64(), 0.1, Value(double_val=0.1)),
+    "zero": (Float64, pa.float64(), 0.0, Value(double_val=0.0)),
+    "f32": (Float32, pa.float32(), 0.25, Value(float_val=0.25)),
+    "i64": (Int64, pa.int64(), 2**53 + 1, Value(int64_val=2**53 + 1)),
+    "s": (String, pa.string(), "naïve ✈ \x00", Value(string_val="naïve ✈ \x00")),
+    "b": (Bool, pa.bool_(), False, Value(bool_val=False)),
+    "ts": (UnixTimestamp, pa.timestamp("us", tz="UTC"), NOW, Value(unix_timestamp_val=1893456000)),
+    "lf": (Array(Float64), pa.list_(pa.float64()), [0.5, 0.1], None),
+    "lf32": (Array(Float32), pa.list_(pa.float32()), [0.5], None),
+    "li": (Array(Int64), pa.list_(pa.int64()), [2**60, 1], None),
+    "ls": (Array(String), pa.list_(pa.string()), ["a", ""], None),
+    "lb": (Array(Bool), pa.list_(pa.bool_()), [True, False], None),
+    "le": (Array(Float64), pa.list_(pa.float64()), [], None),
+    "lt": (Array(UnixTimestamp), pa.list_(pa.timestamp("us", tz="UTC")), [NOW], None),
+}
+
+
+def _every(bench: Bench) -> tuple[Bench, list[EntityKey]]:
+    """Two rows with a feature of each type: all values there, and none; their keys, one of them otherwise ordered, and an unknown one."""
+    table = view(
+        {"origin": ValueType.STRING, "number": ValueType.INT64}, [Field(name=n, dtype=t[0]) for n, t in EVERY.items()], name="every"
+    )
+    every = bench.of(table)
+    columns = {
+        "number": pa.array([-5, 2**40]),
+        "origin": pa.array(["EWR", "EWR"]),
+        "event_timestamp": pa.array([T, T], pa.timestamp("us", tz="UTC")),
+        "tandem_revision": pa.array([1, 1]),
+        "tandem_fingerprint": pa.array(["f", "f"]),
+        "extra": pa.array([1, 2]),
+        **{n: pa.array([v, None], kind) for n, (_, kind, v, _) in EVERY.items()},
+    }
+    assert every.store.write_rows(every.config, table, pa.table(columns)).written == 2
+    keys = [key(origin="EWR", number=-5), key(origin="EWR", number=2**40), key(number=-5, origin="EWR"), key(origin="JFK", number=-5)]
+    return every, keys
+
+
+ROUNDS, RACERS, STEPS = 300, 3, 6
+
+
+def _race(bench: Bench, seed: int, barrier: Any) -> None:
+    """In every round all racers write the same rows of one new key, each in an order and in batches of its own, at the same time."""
+    rng = random.Random(seed)
+    for number in range(ROUNDS):
+        steps, best = rng.sample(range(STEPS), STEPS), -1
+        barrier.wait(30)
+        while steps:
+            size = rng.randint(1, 3)
+            some, steps = steps[:size], steps[size:]
+            write: Any = bench.write if rng.random() < 0.5 else bench.write_protos
+            write(*((f"K{number}", T + s // 2 * US, s % 2, float(s)) for s in some))
+            best = max(best, *some)
+            seen = bench.x(f"K{number}")
+            assert seen is not None
+            assert seen >= best, "an older value won"
+
+
+class OnlineStoreContract:
+    """What every online store holds. Subclass it as ``class TestX``; override :meth:`store_settings`, the other two if they apply."""
+
+    @pytest.fixture
+    def store_settings(self) -> Mapping[str, Any]:
+        """What stands below ``online_store`` in feature_store.yaml, of a store that can be written."""
+        raise NotImplementedError("override the fixture store_settings")
+
+    @pytest.fixture
+    def stock_settings(self) -> Mapping[str, Any] | None:
+        """The same for Feast's own store over the same data; None where Feast has none that reads it."""
+        return None
+
+    @pytest.fixture
+    def unusable_settings(self) -> Mapping[str, Any] | None:
+        """The same of a store that cannot be reached or written; None where there is no such thing."""
+        return None
+
+    @pytest.fixture
+    def bench(self, store_settings: Mapping[str, Any], stock_settings: Mapping[str, Any] | None) -> Bench:
+        """An empty store, the clock at 2030."""
+        return Bench.open(store_settings, view(), stock_settings)
+
+    @pytest.mark.parametrize("step", [US, timedelta(milliseconds=1), timedelta(hours=1)])
+    @pytest.mark.parametrize("entry", ["write", "write_protos"])
+    def test_a_newer_row_wins_also_within_one_second(self, bench: Bench, step: timedelta, entry: str) -> None:
+        write = getattr(bench, entry)
+        write(("EWR", T, 1, 1.0))
+        write(("EWR", T + step, 1, 2.0))
+        assert bench.x() == 2.0
+        write(("EWR", T, 9, 3.0))
+        assert bench.x() == 2.0
+
+    @pytest.mark.parametrize("order", ORDERS)
+    def test_order_of_batches_does_not_matter(self, bench: Bench, order: tuple[int, ...]) -> None:
+        for i in order:
+            bench.write(("EWR", T + i * US, 1, float(i)))
+        assert bench.x() == 2.0
+
+    @pytest.mark.parametrize("order", ORDERS)
+    @pytest.mark.parametrize("entry", ["write", "write_protos"])
+    def test_order_within_a_batch_does_not_matter(self, bench: Bench, order: tuple[int, ...], entry: str) -> None:
+        getattr(bench, entry)(*(("EWR", T + i * US, 1, float(i)) for i in order))
+        assert bench.x() == 2.0
+
+    def test_a_correction_wins_and_a_replay_cannot_undo_it(self, bench: Bench) -> None:
+        assert bench.write(("EWR", T, 3, 1.0)).written == 1
+        assert bench.write(("EWR", T, 4, 2.0)).written == 1
+        result = bench.write(("EWR", T, 3, 1.0), ("EWR", T, 4, 7.0))
+        assert (result.written, result.stale, result.refused) == (0, 2, 0)
+        assert bench.x() == 2.0
+
+    def test_rows_of_the_applied_graph_replace_equal_ones_of_another(self, bench: Bench) -> None:
+        bench.write(("EWR", T, 3, 1.0), fingerprint="old")
+        bench.write(("EWR", T, 3, 2.0), fingerprint="new")
+        assert bench.x() == 1.0, "nothing is applied yet: the first one stays"
+        bench.store.apply_fingerprint(bench.config, "traffic", "new")
+        assert bench.store.applied_fingerprint(bench.config, "traffic") == "new"
+        bench.write(("EWR", T, 3, 2.0), fingerprint="new")
+        assert bench.x() == 2.0
+        bench.write(("EWR", T, 3, 5.0), fingerprint="new")
+        assert bench.x() == 2.0
+        bench.write(("EWR", T - US, 3, 5.0), ("EWR", T, 2, 6.0), fingerprint="new")
+        assert bench.x() == 2.0
+
+    @pytest.mark.parametrize("entry", ["write", "write_protos"])
+    def test_a_writer_of_the_old_graph_is_refused_whole(self, bench: Bench, entry: str) -> None:
+        bench.write(("EWR", T, 3, 1.0), fingerprint="old")
+        bench.store.apply_fingerprint(bench.config, "traffic", "new")
+        with pytest.raises(FingerprintError, match=r"'old'.*'new' is applied"):
+            getattr(bench, entry)(("EWR", T + DAY / 48, 3, 2.0), ("JFK", T, 1, 2.0), fingerprint="old")
+        many = pa.Table.from_batches(
+            [
+                batch(*((f"A{i}", T, 1, 1.0) for i in range(1200)), fingerprint="new"),
+                batch(("Z", T, 1, 1.0), fingerprint="old"),
+            ]
+        )
+        with pytest.raises(FingerprintError, match="'old'"):
+            bench.store.write_rows(bench.config, bench.table, many)
+        assert [bench.x(k) for k in ("EWR", "JFK", "A0", "Z")] == [1.0, None, None, None]
+        bench.store.apply_fingerprint(bench.config, "another_view", "other")
+        assert bench.write(("JFK", T, 1, 2.0), fingerprint="new").written == 1
+
+    def test_the_far_future_is_refused_and_the_rest_written(self, bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.ERROR):
+            result = bench.write(
+                ("EWR", NOW + DAY, 1, 1.0), ("JFK", NOW + DAY + US, 1, 2.0), ("JFK", NOW, 1, 3.0), ("LGA", NOW + 9000 * DAY, 1, 4.0)
+            )
+        assert (result.written, result.stale, result.refused) == (2, 0, 2)
+        assert len(caplog.messages) == 1
+        assert "refused 2 of 4 rows" in caplog.text
+        assert "JFK" in caplog.text
+        assert "2030-01-02T00:00:00.000001" in caplog.text
+        assert (bench.x("EWR"), bench.x("JFK"), bench.x("LGA")) == (1.0, 3.0, None)
+
+    def test_ttl_on_read_to_the_microsecond(self, bench: Bench) -> None:
+        ttl = bench.table.ttl
+        assert ttl is not None
+        bench.write(("EWR", NOW - ttl, 1, 1.0), ("JFK", NOW - ttl - US, 1, 2.0), ("LGA", T, 1, None))
+        keys = [key(origin=o) for o in ("EWR", "JFK", "LGA", "XXX", "EWR")]
+        rows = bench.store.read_rows(bench.config, bench.table, keys, ["x", "unheard_of"], now=NOW)
+        assert rows.statuses["x"] == ["PRESENT", "OUTSIDE_MAX_AGE", "NULL", "NOT_FOUND", "PRESENT"]
+        assert rows.statuses["unheard_of"] == ["NOT_FOUND", "OUTSIDE_MAX_AGE", "NOT_FOUND", "NOT_FOUND", "NOT_FOUND"]
+        assert rows.ages == [129600.0, 129600.000001, 3600.0, None, 129600.0]
+        assert rows.values["x"][1] == Value()
+        read = bench.store.online_read(bench.config, bench.table, keys, ["x"])
+        assert read[0] == (NOW - ttl, {"x": Value(double_val=1.0)})
+        assert read[1] == (NOW - ttl - US, None)
+        assert read[3] == (None, None)
+        assert bench.store.online_read_stored(bench.config, bench.table, keys[1:2], ["x"]) == [
+            (NOW - ttl - US, {"x": Value(double_val=2.0)})
+        ]
+        later = bench.store.read_rows(bench.config, bench.table, keys, ["x"], now=NOW + US)
+        assert later.statuses["x"][0] == "OUTSIDE_MAX_AGE"
+
+    def test_a_view_without_ttl_never_expires(self, bench: Bench) -> None:
+        eternal = bench.of(view(ttl=timedelta(0), name="eternal"))
+        eternal.write(("EWR", NOW - 40_000 * DAY, 1, 1.0))
+        assert eternal.x() == 1.0
+        assert eternal.store.online_read(eternal.config, eternal.table, [key(origin="EWR")], ["x"])[0][1] == {"x": Value(double_val=1.0)}
+
+    def test_every_type_composite_and_integer_keys_and_nulls(self, bench: Bench) -> None:
+        every, keys = _every(bench)
+        table = every.table
+        rows = every.store.read_rows(every.config, table, keys, now=NOW)
+        for name, (_, _, value, proto) in EVERY.items():
+            got = rows.values[name]
+            assert rows.statuses[name] == ["PRESENT", "NULL", "PRESENT", "NOT_FOUND"], name
+            assert got[0] == got[2]
+            if proto is not None:
+                assert got[0] == proto
+            else:
+                assert list(getattr(got[0], str(got[0].WhichOneof("val"))).val) == (value if name != "lt" else [1893456000])
+        assert [v.int64_val for v in rows.values["tandem_revision"][:2]] == [1, 1]
+
+    def test_stock_feast_reads_every_type(self, bench: Bench) -> None:
+        if bench.stock_settings is None:
+            pytest.skip("the store has a layout of its own, which stock Feast does not read")
+        every, keys = _every(bench)
+        table = every.table
+        stock, config = every.stock()
+        theirs, ours_ = (
+            stock.online_read(config, table, keys[:2], list(EVERY)),
+            every.store.online_read(every.config, table, keys[:2], list(EVERY)),
+        )
+        for (at, values), (_, ours) in zip(theirs, ours_):
+            assert at.replace(tzinfo=None) == T.replace(tzinfo=None)
+            assert {n: values[n] for n in EVERY} == ours
+
+    def test_features_that_a_row_lacks_become_null_not_the_old_value(self, bench: Bench) -> None:
+        table = view(features=[Field(name="x", dtype=Float64), Field(name="y", dtype=Float64)], name="two")
+        two = bench.of(table)
+        two.store.write_rows(
+            two.config,
+            table,
+            batch(("EWR", T, 1, 1.0)).from_pydict(
+                {"origin": ["EWR"], "event_timestamp": [T], "x": [1.0], "y": [1.0], "tandem_revision": [1], "tandem_fingerprint": ["n"]}
+            ),
+        )
+        two.write_protos(("EWR", T + US, 1, 2.0))
+        rows = two.store.read_rows(two.config, table, [key(origin="EWR")], ["x", "y"], now=NOW)
+        assert rows.statuses == {"x": ["PRESENT"], "y": ["NULL"]}
+
+    def test_rows_without_key_or_time_are_one_error(self, bench: Bench) -> None:
+        good = batch(("EWR", T, 1, 1.0))
+        with pytest.raises(DataError, match="no column 'origin'"):
+            bench.store.write_rows(bench.config, bench.table, pa.Table.from_batches([good]).drop(["origin"]))
+        bad = pa.table({"origin": ["EWR", None], "event_timestamp": pa.array([T, T], pa.timestamp("us", tz="UTC")), "x": [1.0, 2.0]})
+        with pytest.raises(DataError, match="column 'origin' has 1 nulls"):
+            bench.store.write_rows(bench.config, bench.table, bad)
+
+    def test_nothing_written_yet_and_no_keys(self, bench: Bench) -> None:
+        assert bench.x() is None
+        assert bench.store.online_read(bench.config, bench.table, [], ["x"]) == []
+        assert bench.store.write_rows(bench.config, bench.table, batch(("EWR", T, 1, 1.0)).slice(0, 0)).written == 0
+
+    def test_a_view_that_is_dropped_is_gone_and_may_come_back(self, bench: Bench) -> None:
+        other = bench.of(view(name="other"))
+        bench.write(("EWR", T, 5, 1.0))
+        other.write(("EWR", T, 5, 9.0))
+        bench.store.apply_fingerprint(bench.config, "traffic", "gone")
+        bench.store.update(bench.config, [bench.table], [other.table], [], [], False)
+        assert (bench.x(), other.x()) == (None, 9.0)
+        bench.store.update(bench.config, [], [bench.table, other.table], [], [], False)
+        bench.write(("EWR", T - US, 1, 3.0))
+        assert bench.x() == 3.0
+
+    def test_generation_markers_tell_a_store_that_forgot(self, bench: Bench) -> None:
+        mark = bench.store.mark_generation
+        assert not mark(bench.config, "main/0", 5, at_least=1), "nothing is there"
+        assert mark(bench.config, "main/0", 5)
+        assert mark(bench.config, "main/0", 7, at_least=5)
+        assert mark(bench.config, "main/0", 1_800_000_000_000_000, at_least=6)
+        assert not mark(bench.config, "main/0", 9, at_least=1_800_000_000_000_001)
+        assert not mark(bench.config, "main/1", 9, at_least=1)
+        bench.write(("EWR", T, 1, 1.0))
+        bench.store.sync(bench.config)
+        assert bench.x() == 1.0
+
+    def test_projects_do_not_see_each_other(self, bench: Bench, store_settings: Mapping[str, Any]) -> None:
+        other = Bench.open(store_settings, view())
+        bench.write(("EWR", T, 1, 1.0))
+        bench.store.apply_fingerprint(bench.config, "traffic", "new")
+        bench.store.mark_generation(bench.config, "main/0", 5)
+        assert other.x() is None
+        assert other.store.applied_fingerprint(other.config, "traffic") is None
+        assert not other.store.mark_generation(other.config, "main/0", 5, at_least=5)
+
+    def test_a_store_that_is_opened_again_has_what_was_written(self, bench: Bench, store_settings: Mapping[str, Any]) -> None:
+        bench.write(("EWR", T, 1, 1.0))
+        bench.store.apply_fingerprint(bench.config, "traffic", "new")
+        config = _config(bench.config.project, store_settings)
+        again: Any = get_online_store_from_config(config.online_store)
+        assert again.online_read_stored(config, bench.table, [key(origin="EWR")], ["x"]) == [(T, {"x": Value(double_val=1.0)})]
+        assert again.applied_fingerprint(config, "traffic") == "new"
+
+    def test_the_configuration_may_set_the_clock_and_bound_the_future(self, store_settings: Mapping[str, Any]) -> None:
+        then = Bench.open({**store_settings, "as_of": T.isoformat(), "max_future_seconds": 60}, view())
+        then.store.clock = None
+        assert then.write(("EWR", T + timedelta(seconds=60), 1, 1.0), ("JFK", T + timedelta(seconds=61), 1, 1.0)).refused == 1
+        assert then.store.read_rows(then.config, then.table, [key(origin="EWR")], ["x"]).ages == [-60.0]
+        then.config.online_store.limit_waits(2.5)
+        assert then.x() == 1.0
+
+    def test_racing_writers_never_let_an_older_value_win(self, bench: Bench) -> None:
+        if not bench.store.shared_between_processes:
+            pytest.skip("the store is one process' own")
+        processes = multiprocessing.get_context("fork")
+        barrier = processes.Barrier(RACERS)
+        races = [processes.Process(target=_race, args=(bench, seed, barrier)) for seed in range(RACERS)]
+        for p in races:
+            p.start()
+        for p in races:
+            p.join(120)
+        assert [p.exitcode for p in races] == [0] * RACERS
+        assert {bench.x(f"K{number}") for number in range(ROUNDS)} == {STEPS - 1.0}
+
+    def test_racing_threads_never_let_an_older_value_win(self, bench: Bench) -> None:
+        barrier, wrong = threading.Barrier(RACERS), []
+
+        def race(seed: int) -> None:
+            try:
+                _race(bench, seed, barrier)
+            except BaseException as error:
+                wrong.append(error)
+                barrier.abort()
+
+        races = [threading.Thread(target=race, args=(seed,)) for seed in range(RACERS)]
+        for t in races:
+            t.start()
+        for t in races:
+            t.join(120)
+        assert wrong == []
+        assert {bench.x(f"K{number}") for number in range(ROUNDS)} == {STEPS - 1.0}
+
+    def test_a_store_that_cannot_be_used_is_one_line(self, unusable_settings: Mapping[str, Any] | None) -> None:
+        if unusable_settings is None:
+            pytest.skip("there is no such thing")
+        with pytest.raises(StoreError) as e:
+            Bench.open(unusable_settings, view()).write(("EWR", T, 1, 1.0))
+        assert "\n" not in str(e.value)
