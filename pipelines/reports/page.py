@@ -4,22 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipelines.lake.runs import write_json
+from pipelines.reports import charts
+from pipelines.reports.templating import TEMPLATES
 
-__all__ = ["bullets", "code_text", "document", "facts", "moment", "save", "section", "table", "tiles"]
+__all__ = ["Cell", "Table", "Tile", "code_text", "moment", "render", "save", "table"]
+
+_WIDE = 60
+"""Characters from which a cell may break its text into lines."""
 
 
-def document(title: str, body: str) -> str:
-    """The whole page."""
-    style = (Path(__file__).parent / "page.css").read_text("utf-8")
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{style}</style></head><body><main>{body}</main></body></html>\n"
-    )
+class Tile(NamedTuple):
+    """A number to see at a glance, what it is, and its CSS class."""
+
+    number: str
+    text: str
+    css: str = ""
+
+
+class Cell(NamedTuple):
+    """A cell's text and CSS class."""
+
+    text: str
+    css: str
+
+
+class Table(NamedTuple):
+    """A table that scrolls by itself."""
+
+    head: list[Cell]
+    lines: list[list[Cell]]
+
+
+def render(template: str, view: Mapping[str, Any]) -> str:
+    """The page of a template, with the view's names in it. Raises jinja2.UndefinedError where the view lacks one."""
+    return TEMPLATES.get_template(template).render(charts=charts, **view)
 
 
 def save(result: Mapping[str, Any], html: str, folder: Path) -> Path:
@@ -32,43 +54,23 @@ def save(result: Mapping[str, Any], html: str, folder: Path) -> Path:
     return page
 
 
-def section(title: str, body: str, note: str = "") -> str:
-    """A card with a heading; nothing if there is no body."""
-    return f"<section><h2>{escape(title)}</h2>{f'<p class=note>{note}</p>' if note else ''}{body}</section>" if body else ""
+def table(
+    head: Sequence[str], lines: Sequence[Sequence[Any]], text: Sequence[int] = (0,), bad: Sequence[str] = ("unexplained",)
+) -> Table | None:
+    """A table, None without lines; columns ``text`` are left-aligned; a cell that holds a word of ``bad`` is marked."""
+    if not lines:
+        return None
+    top = [Cell(h, "text" if i in text else "") for i, h in enumerate(head)]
+    return Table(top, [[_cell(c, i in text, bad) for i, c in enumerate(line)] for line in lines])
 
 
-def table(head: Sequence[str], lines: Sequence[Sequence[Any]], text: Sequence[int] = (0,), bad: Sequence[str] = ("unexplained",)) -> str:
-    """A table that scrolls by itself; columns ``text`` are left-aligned; a cell that holds a word of ``bad`` is marked."""
-    top = "".join(f"<th{' class=text' if i in text else ''}>{escape(h)}</th>" for i, h in enumerate(head))
-    body = "".join("<tr>" + "".join(_cell(c, i in text, bad) for i, c in enumerate(line)) + "</tr>" for line in lines)
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _cell(value: Any, text: bool, bad: Sequence[str]) -> str:
+def _cell(value: Any, text: bool, bad: Sequence[str]) -> Cell:
     if isinstance(value, int):
-        return f"<td>{value:,}</td>"
-    if len(str(value)) > 60:
-        return f'<td class="wide">{escape(str(value))}</td>'
+        return Cell(f"{value:,}", "")
+    if len(str(value)) > _WIDE:
+        return Cell(str(value), "wide")
     marked = isinstance(value, str) and any(w in value for w in bad)
-    css = " ".join(["text"] * text + ["bad"] * marked)
-    return f'<td class="{css}">{escape(str(value))}</td>'
-
-
-def tiles(items: Sequence[tuple[str, str, str]]) -> str:
-    """Numbers to see at a glance: (number, what it is, CSS class or "")."""
-    drawn = (f'<div class="tile {css}"><b>{escape(n)}</b><span>{escape(text)}</span></div>' for n, text, css in items)
-    return f'<div class="tiles">{"".join(drawn)}</div>'
-
-
-def bullets(lines: Sequence[str], css: str = "") -> str:
-    """A list; nothing if it is empty."""
-    body = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f'<ul class="{css}">{body}</ul>' if body else ""
-
-
-def facts(pairs: Sequence[tuple[str, str]]) -> str:
-    """Names and values beneath each other."""
-    return f'<dl class="facts">{"".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in pairs)}</dl>' if pairs else ""
+    return Cell(str(value), " ".join(["text"] * text + ["bad"] * marked))
 
 
 def moment(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipelines.reports import charts
-from pipelines.verify.verify_page import render_page, write_report
+from pipelines.verify.verify_page import render_page, view, write_report
 from pipelines.verify.verify_table import render
 
 ROWS = {"batch": 52, "stream": 50, "compared": 50, "equal": 45, "different": {"too late": 5}, "missing": {"in flight": 2}, "extra": {}}
@@ -150,6 +150,16 @@ def test_a_page_of_a_failure_says_so() -> None:
     result["values"]["different"] = {"too late": 10, "unexplained": 4}
     page = checked(result)
     assert "✗ Not proven" in page.text and "4 different rows that nothing explains" in page.text
+    assert "unexplained: 4 values" in page.text
+
+
+def test_a_page_says_of_what_kinds_the_unexplained_are() -> None:
+    result = copy.deepcopy(RESULT)
+    result.update(unexplained=10)
+    result["rows"]["missing"] = {"unexplained": 3}
+    result["online"]["traffic"]["causes"] = {"unexplained": 2}
+    result["served"]["traffic"]["causes"] = {"unexplained": 5}
+    assert ("10", "unexplained: 3 rows missing, 2 keys online, 5 answers", "bad") in view(result)["tiles"]
 
 
 def test_a_page_of_little_holds() -> None:
