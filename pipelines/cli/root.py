@@ -9,8 +9,10 @@ from importlib.metadata import entry_points
 from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 import pipelines.workflow  # noqa: F401  # so that runs of every command are tracked
+from pipelines.cli.extras import require
 from pipelines.reports.terminal import screen
 from transforms.errors import TandemError
 
@@ -54,8 +56,20 @@ COMMANDS = {
 
 _EXTRA_ARGUMENTS = {"batch"}  # what stands after -- goes to Beam
 
+
+class _Commands(TyperGroup):
+    """The group of all commands: one whose packages are missing says so before it begins; its help is there all the same."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        found = super().resolve_command(ctx, args)
+        if found[0] is not None and "--help" not in args:
+            require(found[0])
+        return found
+
+
 app = typer.Typer(
     name="tandem",
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,

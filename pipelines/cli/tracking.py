@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, screen, show
+from pipelines.cli.extras import missing
 
 __all__ = ["track"]
 
@@ -28,6 +29,8 @@ def track(
 
     settings = load_settings(repo.resolve(), data=data.resolve() if data else None)
     folder, chosen = settings.data, trackers(settings)
+    if settings.tracking.trackers and not chosen:
+        raise missing("track", "tracking")
     spool, uri = Spool(folder), tracking_uri(settings, folder)
     if all_:
         for run in list_runs(folder):

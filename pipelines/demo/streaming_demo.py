@@ -47,7 +47,7 @@ def why_not(repo: Repo) -> str:
     try:
         import kafka  # noqa: F401
     except ImportError:
-        return "the streaming packages are missing: pip install 'tandem-features[streaming]'"
+        return "the streaming packages are missing: pip install 'tandem-features[stream]'"
     return ""
 
 

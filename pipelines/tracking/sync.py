@@ -115,7 +115,8 @@ class _Deliverer:
     def _why(self, note: Note, error: Exception) -> str:
         where = f"mlflow at {shown(self.uri)}" if note.tracker == "mlflow" else note.tracker
         if isinstance(error, ModuleNotFoundError) and error.name == note.tracker:
-            return f"{note.tracker} is not installed; install it (pip install {note.tracker}) or drop it from tracking.trackers"
+            package = "'tandem-features[tracking]'" if note.tracker == "mlflow" else note.tracker
+            return f"{note.tracker} is not installed; install it (pip install {package}) or drop it from tracking.trackers"
         lines = [line for line in str(error).splitlines() if line.strip()] or [""]
         return f"{where} could not be told of {note.run} ({type(error).__name__}: {' '.join(lines[0].split())[:200]})"
 

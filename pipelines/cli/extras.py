@@ -1,0 +1,69 @@
+"""Which extra of the package each command needs, and the one line that says so where it is missing. Light: standard library only."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from transforms.errors import ConfigError
+
+__all__ = ["EXTRAS", "NEEDED", "missing", "require"]
+
+_STORE = ("feast", "redis", "orjson", "prometheus_client")
+_BATCH = (*_STORE, "duckdb", "apache_beam", "tensorflow", "tensorflow_transform", "tfx_bsl")
+_TRAIN = (*_BATCH, "tfx", "ml_metadata", "tensorflow_model_analysis")
+
+EXTRAS: dict[str, tuple[str, ...]] = {
+    "serve": (*_STORE, "tensorflow", "fastapi", "uvicorn"),
+    "batch": _BATCH,
+    "stream": (*_BATCH, "kafka", "crc32c", "fastavro"),
+    "train": _TRAIN,
+    "all": _TRAIN,  # without the stream's packages the demo does its batch half, and says so
+}
+"""The modules by which an extra is known to be there. Java and the jars' fetcher are not among them: a machine may have its own."""
+
+NEEDED = {
+    "events": "batch",
+    "batch": "batch",
+    "apply": "batch",
+    "materialize": "batch",
+    "serve": "serve",
+    "demo": "all",
+    "up": "stream",
+    "models": "serve",
+    "evaluate": "train",
+    "promote": "serve",
+    "rollback": "serve",
+    "compare": "batch",
+    "train": "train",
+    "pipeline": "train",
+    "replay": "stream",
+    "verify": "stream",
+    "labels": "batch",
+    "monitor": "batch",
+    "stream": "stream",
+    "dlq": "stream",
+    "reproduce": "train",
+    "lineage": "batch",
+    "watch": "train",
+    "metrics": "batch",
+}
+"""Command: the extra without which it cannot work. The commands that are not here need none (``track``: that of one of its trackers)."""
+
+
+def require(command: str) -> None:
+    """Raises ConfigError, one line with the command to install it, where the extra that ``command`` needs is not installed."""
+    extra = NEEDED.get(command)
+    if extra is not None and not all(_is_there(module) for module in EXTRAS[extra]):
+        raise missing(command, extra)
+
+
+def missing(command: str, extra: str) -> ConfigError:
+    """What to say where ``command`` does not find what ``extra`` installs."""
+    return ConfigError(f"tandem {command} needs the extra {extra!r}: pip install 'tandem-features[{extra}]'")
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False

