@@ -181,11 +181,12 @@ def _judge(repo: Path, data: Path | None, source: str, payload: bytes | None, st
         loaded = load(repo, data)
         if source not in loaded.sources:
             return None, f"source {source!r} is defined no more"
-        from pipelines.sources.formats.codec import checker
+        from pipelines.sources.formats.record_format import record_format
 
         max_future_us = round(loaded.settings.stream.max_future_hours * 3.6e9)
         now = min(stamp_us, time.time_ns() // 1000) if stamp_us > 0 else time.time_ns() // 1000
-        checked = checker(loaded.sources[source], loaded.settings.kafka)(pa.array([payload], pa.binary()), now, max_future_us)
+        form = record_format(loaded.sources[source], loaded.settings.kafka)
+        checked = form.decode(pa.array([payload], pa.binary()), now, max_future_us)
     except TandemError as error:
         return None, f"unknown: {error}"
     times = checked.times.cast(pa.int64()).to_pylist()

@@ -9,11 +9,12 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
+from pipelines.project.extensions import FORMATS, Extensions
 from transforms.errors import ConfigError
 
 __all__ = [
@@ -64,6 +65,18 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+_Names = TypeVar("_Names", dict[str, str], list[str])
+
+
+def _all_found(extensions: Extensions, names: _Names) -> _Names:
+    for name in names.values() if isinstance(names, dict) else names:
+        try:
+            extensions.find(name)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None  # pydantic's own way to say what is wrong with a key
+    return names
+
+
 class BatchSettings(_Section):
     """How ``tandem batch`` works."""
 
@@ -95,12 +108,23 @@ class KafkaSettings(_Section):
     dead_letter_seconds: float = Field(default=30, ge=1)
     """How long writing dead letters may take before the stream stops."""
     schema_registry: str = ""
-    """Address of a Confluent-compatible schema registry, for sources in Avro."""
+    """Address of a Confluent-compatible schema registry, for formats that need one (Avro)."""
     schema_registry_username: str | None = None
     schema_registry_password: str | None = Field(default=None, repr=False)
     """Better given by the environment: ``TANDEM_KAFKA__SCHEMA_REGISTRY_PASSWORD``."""
-    formats: dict[str, Literal["json", "avro"]] = Field(default_factory=dict)
-    """How a source's records are encoded, by its name; JSON unless said."""
+    formats: dict[str, str] = Field(default_factory=dict)
+    """How a source's records are encoded, by its name: ``json`` (unless said), ``avro``, or a format that another package brings."""
+    format_options: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Settings of a source's format, by the source's name, where its format has some."""
+
+    @field_validator("formats")
+    @classmethod
+    def _known(cls, value: dict[str, str]) -> dict[str, str]:
+        return _all_found(FORMATS, value)
+
+    def format_of(self, source: str) -> str:
+        """The name of a source's format."""
+        return self.formats.get(source, "json")
 
 
 class StreamSettings(_Section):

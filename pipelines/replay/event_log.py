@@ -8,7 +8,7 @@ a slice is in memory at a time.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from pipelines.replay.schedule import identities
 from pipelines.sources.event_files import EventFile, list_files, read
+from pipelines.sources.formats.record_format import RecordFormat
 from transforms.contract import Checked, check, check_json, encode_json
 from transforms.definitions import EventSource
 from transforms.reasons import REASONS
@@ -41,9 +42,6 @@ SCHEMA = pa.schema([
 """One row per event: payload, record key, event time in microseconds, identity. An event whose time the contract refuses is
 given the time of a neighbour: it is sent among those it lies with."""
 
-Encode = Callable[[EventSource, Checked, pa.Array], pa.Array]
-"""(source, verdict on N rows, their N JSON payloads) -> the N payloads to send."""
-
 
 @dataclass(frozen=True)
 class Slice:
@@ -62,8 +60,8 @@ def bytes_of(column: pa.Array) -> pa.Array:
 class EventLog:
     """The events of ``[start_us, end_us)`` (None: open) of some sources below ``data``. Raises DataError without their folders.
 
-    The contract is asked at ``now_us`` which event times to trust; what it refuses is sent all the same. ``encode`` makes the
-    payloads (default: the JSON lines as they are, the canonical JSON of Parquet rows).
+    The contract is asked at ``now_us`` which event times to trust; what it refuses is sent all the same. The payloads
+    are those of a source's format in ``formats``; without one the JSON lines as they are, the canonical JSON of Parquet rows.
     """
 
     def __init__(
@@ -75,10 +73,10 @@ class EventLog:
         *,
         now_us: int,
         max_future_us: int,
-        encode: Encode | None = None,
+        formats: Mapping[str, RecordFormat] | None = None,
     ) -> None:
         self.sources, self.start_us, self.end_us = sources, start_us, end_us
-        self.now_us, self.max_future_us, self.encode = now_us, max_future_us, encode
+        self.now_us, self.max_future_us, self.formats = now_us, max_future_us, dict(formats or {})
         self.files = {s.name: list_files(data, s, start_us, end_us, hashes=False) for s in sources}
 
     def span(self) -> tuple[int | None, int | None]:
@@ -132,8 +130,8 @@ class EventLog:
                 checked, payloads = check(raw.rows, source, self.now_us, self.max_future_us), encode_json(raw.rows)
             else:
                 checked, payloads = check_json(raw.payloads, source, self.now_us, self.max_future_us), raw.payloads
-            if self.encode is not None:
-                payloads = self.encode(source, checked, payloads)
+            if source.name in self.formats:
+                payloads = self.formats[source.name].from_log(checked, payloads)
             unknown = pc.is_in(checked.reasons, value_set=_UNTRUSTED).to_numpy(zero_copy_only=False)
             times = checked.times.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
             inside = _within(times, self.start_us, self.end_us) & ~unknown

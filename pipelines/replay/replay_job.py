@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipelines.project.extensions import FORMATS
 from pipelines.project.repository import Repo
 from pipelines.replay.event_log import EventLog
-from pipelines.replay.fault_injection import AVRO_KINDS, JSON_KINDS, break_avro, break_json
 from pipelines.replay.producer import Outbox, prepare_topics
 from pipelines.replay.schedule import CORRUPT, DELAYED, DUPLICATE, LATE, ORIGINAL, Alterations, partitions_of, plan
-from pipelines.sources.formats.codec import encoder
+from pipelines.sources.formats.record_format import RecordFormat, record_format
 from pipelines.sources.kafka.connection import client_options
 from transforms.definitions import EventSource
 from transforms.errors import ConfigError
@@ -64,6 +64,11 @@ class ReplayOptions:
     how: Alterations = field(default_factory=Alterations)
 
     def __post_init__(self) -> None:
+        if self.format is not None:
+            try:
+                FORMATS.find(self.format)
+            except ConfigError as error:
+                raise ConfigError(f"--format {error}") from None
         if self.speed is not None and not 0 < self.speed < float("inf"):
             raise ConfigError(f"--speed {self.speed}: give a number above 0, such as 3600, or max")
         if self.partitions is not None and self.partitions < 1:
@@ -83,11 +88,11 @@ class Reached:
     behind: float
 
 
-def schedule(log: EventLog, how: Alterations, formats: dict[str, str]) -> Iterator[pa.Table]:
+def schedule(log: EventLog, how: Alterations, formats: Mapping[str, RecordFormat]) -> Iterator[pa.Table]:
     """All records of a log in order of arrival, as tables in :data:`SENDS`; each table lies wholly after the one before.
 
     Equal arrivals are ordered by source, then identity; a copy follows its original. Payloads of CORRUPT records are broken
-    here. In memory are one slice of the log and the records delayed beyond it.
+    here, by ``formats``, source -> its format. In memory are one slice of the log and the records delayed beyond it.
     """
     waiting = _table(SENDS)
     for piece in log.slices():
@@ -104,32 +109,22 @@ def schedule(log: EventLog, how: Alterations, formats: dict[str, str]) -> Iterat
         yield _ordered(waiting)
 
 
-def _planned(events: pa.Table, number: int, source: EventSource, how: Alterations, form: str, start_us: int) -> pa.Table:
+def _planned(events: pa.Table, number: int, source: EventSource, how: Alterations, form: RecordFormat, start_us: int) -> pa.Table:
     times, ids = events.column("time").to_numpy(), events.column("id").to_numpy()
     made = plan(times, ids, source, how)
     rows = pa.array(made.row)
     payloads, keys = events.column("payload").take(rows).combine_chunks(), events.column("key").take(rows).combine_chunks()
     broken = np.flatnonzero(made.role == CORRUPT)
     if len(broken):
-        payloads = _break(payloads, keys, broken, made.dice, source, form)
+        payloads = _break(payloads, keys, broken, made.dice, form)
     # What lies in the folder of a later day than its own comes with that day.
     arrival = np.maximum(made.arrival_us, start_us)
     columns = [np.full(len(rows), number, np.int8), arrival, made.kind, made.role, ids[made.row]]
     return _table(SENDS, *(pa.array(c) for c in columns), payloads, keys)
 
 
-def _break(
-    payloads: pa.Array, keys: pa.Array, broken: npt.NDArray[np.int64], dice: npt.NDArray[np.uint64], source: EventSource, form: str
-) -> pa.Array:
-    made: list[bytes | None] = []
-    for row in broken.tolist():
-        payload, throw = payloads[row].as_py(), int(dice[row])
-        kinds = AVRO_KINDS if form == "avro" else JSON_KINDS
-        kind, throw = kinds[throw % len(kinds)], throw // len(kinds)
-        if form == "avro":
-            made.append(break_avro(kind, payload, keys[row].as_py(), throw))
-        else:
-            made.append(break_json(kind, payload, source, throw))
+def _break(payloads: pa.Array, keys: pa.Array, broken: npt.NDArray[np.int64], dice: npt.NDArray[np.uint64], form: RecordFormat) -> pa.Array:
+    made = [form.damaged(payloads[row].as_py(), keys[row].as_py(), int(dice[row])) for row in broken.tolist()]
     place = np.arange(len(payloads))
     place[broken] = len(payloads) + np.arange(len(broken))
     return pa.concat_arrays([payloads, pa.array(made, pa.large_binary())]).take(pa.array(place))
@@ -168,14 +163,13 @@ def run_replay(
     """
     sources = _chosen(repo, options.sources)
     kafka, how = repo.settings.kafka, options.how
-    formats = {s.name: options.format or kafka.formats.get(s.name, "json") for s in sources}
-    encode = None
-    if "avro" in formats.values():
-        encode = encoder(kafka, {s.name: s for s in sources if formats[s.name] == "avro"})
+    formats = {s.name: record_format(s, kafka, options.format) for s in sources}
+    for form in formats.values():
+        form.prepare_to_encode()
     connection = client_options(kafka, repo.data)
     future_us = int(repo.settings.batch.max_future_hours * 3.6e9)
     log = EventLog(
-        repo.data, sources, options.start_us, options.end_us, now_us=time.time_ns() // 1000, max_future_us=future_us, encode=encode
+        repo.data, sources, options.start_us, options.end_us, now_us=time.time_ns() // 1000, max_future_us=future_us, formats=formats
     )
     partitions = prepare_topics(connection, [s.topic for s in sources], options.partitions, say, stopped)
     counts = {s.name: dict.fromkeys(("sent", "events", "delayed", "late", "duplicated", "corrupted"), 0) for s in sources}
@@ -221,7 +215,7 @@ def run_replay(
         "sources": {
             s.name: {
                 "topic": s.topic,
-                "format": formats[s.name],
+                "format": options.format or kafka.format_of(s.name),
                 **counts[s.name],
                 "last_offsets": {str(p): o for (topic, p), o in sorted(offsets.items()) if topic == s.topic},
             }

@@ -26,10 +26,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.lake import runs
+from pipelines.project.config import KafkaSettings
 from pipelines.project.repository import Repo, load_repo
 from pipelines.replay.event_log import EventLog
 from pipelines.replay.replay_job import schedule
 from pipelines.replay.schedule import CORRUPT, Alterations, partitions_of
+from pipelines.sources.formats.record_format import record_format
 from tests.integration.flights import ROOT, environment, us
 from tests.oracle import features
 from tests.oracle.compare import differences, to_dicts
@@ -234,7 +236,7 @@ def _records(repo: Repo, range_: Range, how: Alterations, partitions: int) -> li
     log = EventLog(repo.data, sources, us(range_.start), us(range_.end), now_us=time.time_ns() // 1000, max_future_us=0)
     out: list[Record] = []
     offsets: dict[tuple[str, int], int] = {}
-    for table in schedule(log, how, {s.name: "json" for s in sources}):
+    for table in schedule(log, how, {s.name: record_format(s, KafkaSettings()) for s in sources}):
         keys = table.column("key").cast(pa.binary()).combine_chunks()
         places = np.asarray(partitions_of(keys, partitions))
         for row, partition in zip(table.to_pylist(), places.tolist()):

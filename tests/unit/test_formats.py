@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.project.config import KafkaSettings
-from pipelines.replay.fault_injection import AVRO_KINDS, UNKNOWN_ID, break_avro
-from pipelines.sources.formats.codec import Checker, checker, encoder
+from pipelines.sources.formats.fault_injection import AVRO_KINDS, UNKNOWN_ID, break_avro
+from pipelines.sources.formats.record_format import Decode, record_format
 from pipelines.sources.formats.schema_registry import Registry, RegistryAway
 from tests.schema_registry import SchemaRegistry, schema_registry
 from transforms.contract import Checked, check_json, encode_json
@@ -60,8 +60,8 @@ def settings_of(registry: SchemaRegistry | None, **more: Any) -> KafkaSettings:
 
 
 @pytest.fixture
-def judge(registry: SchemaRegistry) -> Checker:
-    return checker(SOURCE, settings_of(registry))
+def judge(registry: SchemaRegistry) -> Decode:
+    return record_format(SOURCE, settings_of(registry)).decode
 
 
 def message(number: int, schema: Any, record: Any) -> bytes:
@@ -77,13 +77,13 @@ def fields(**types: Any) -> dict[str, Any]:
     return {"type": "record", "name": "Flight", "fields": [{"name": n, "type": t} for n, t in kept.items() if t is not ...]}
 
 
-def verdict(judge: Checker, *payloads: bytes | None) -> list[tuple[str | None, str | None]]:
+def verdict(judge: Decode, *payloads: bytes | None) -> list[tuple[str | None, str | None]]:
     checked = judge(pa.array(payloads, pa.binary()), NOW, AHEAD)
     assert checked.valid.schema.equals(SOURCE.arrow_schema)
     return list(zip(checked.reasons.to_pylist(), checked.details.to_pylist(), strict=True))
 
 
-def written(registry: SchemaRegistry, judge: Checker, schema: Any, **changes: Any) -> Checked:
+def written(registry: SchemaRegistry, judge: Decode, schema: Any, **changes: Any) -> Checked:
     """The verdict on one record of GOOD with changes, written by this schema."""
     record = {k: v for k, v in {**GOOD, **changes}.items() if v is not ...}
     return judge(pa.array([message(registry.register("departures-value", schema), schema, record)], pa.binary()), NOW, AHEAD)
@@ -93,7 +93,7 @@ def written(registry: SchemaRegistry, judge: Checker, schema: Any, **changes: An
 
 
 def test_json_is_the_contracts() -> None:
-    judge = checker(SOURCE, KafkaSettings())
+    judge = record_format(SOURCE, KafkaSettings()).decode
     payloads = pa.array([json.dumps(GOOD).encode(), b"", None, b"\xff", json.dumps({**GOOD, "at": T + 7}).encode()], pa.binary())
     nows = np.array([T, T, T, T, T + 6])
     found, expected = judge(payloads, nows, 0), check_json(payloads, SOURCE, nows, 0)
@@ -127,7 +127,7 @@ BAD_JSON = {
 
 @pytest.mark.parametrize("copies", [1, 50])
 def test_a_batch_of_nothing_but_bad_json(copies: int) -> None:
-    judge = checker(SOURCE, KafkaSettings())
+    judge = record_format(SOURCE, KafkaSettings()).decode
     kinds = {name: payload for name, payload in BAD_JSON.items() if copies == 1 or name != "huge value"}
     checked = judge(pa.array(list(kinds.values()) * copies, pa.binary()), NOW, AHEAD)
     assert checked.valid.num_rows == 0
@@ -143,21 +143,22 @@ def test_a_batch_of_nothing_but_bad_json(copies: int) -> None:
 # ---- Avro ----------------------------------------------------------------------------------------------------------------
 
 
-def test_what_the_encoder_writes_the_checker_reads_exactly(registry: SchemaRegistry, judge: Checker) -> None:
+def test_what_the_encoder_writes_the_checker_reads_exactly(registry: SchemaRegistry, judge: Decode) -> None:
     rows = [GOOD, {**GOOD, "delay": None, "legs": None, "diverted": None, "landed_at": None}, {**GOOD, "legs": -(2**63), "delay": 5e-324}]
     batch = pa.RecordBatch.from_arrays(
         [pa.array([r[f.name] for r in rows], f.type) for f in SOURCE.arrow_schema], schema=SOURCE.arrow_schema
     )
     payloads = pa.concat_arrays([encode_json(batch), pa.array([b'{"at":3}'])])
-    encode = encoder(settings_of(registry), {"departures": SOURCE})
-    sent = encode(SOURCE, check_json(payloads, SOURCE, NOW, AHEAD), payloads)
+    writer = record_format(SOURCE, settings_of(registry))
+    sent = writer.from_log(check_json(payloads, SOURCE, NOW, AHEAD), payloads)
     assert [p[:5].hex() for p in sent.to_pylist()[:3]] == ["0000000001"] * 3
     checked = judge(sent, NOW, AHEAD)
     assert checked.valid.equals(batch)
     assert checked.reasons.to_pylist() == [None] * 3 + ["malformed"]  # what the contract refuses stays JSON, and is refused again
     assert registry.requests == ["POST /subjects/departures-value/versions", "GET /schemas/ids/1"]
     other = EventSource(name="other", fields=SOURCE.fields, event_time="at", tie_breaker="flight", topic="other")
-    assert encode(other, check_json(payloads, other, NOW, AHEAD), payloads) is payloads
+    plain = record_format(other, settings_of(registry))
+    assert plain.from_log(check_json(payloads, other, NOW, AHEAD), payloads) is payloads
 
 
 @pytest.mark.parametrize(
@@ -177,7 +178,7 @@ def test_what_the_encoder_writes_the_checker_reads_exactly(registry: SchemaRegis
         (b"\0\0\0\0\1" + b"\xff" * 40, "malformed", "schema 1"),
     ],
 )
-def test_bad_framing(registry: SchemaRegistry, judge: Checker, payload: bytes | None, reason: str, says: str) -> None:
+def test_bad_framing(registry: SchemaRegistry, judge: Decode, payload: bytes | None, reason: str, says: str) -> None:
     good = message(registry.register("departures-value", OWN), OWN, GOOD)
     found = verdict(judge, good, payload, good)
     assert [r for r, _ in found] == [None, reason, None]
@@ -185,7 +186,7 @@ def test_bad_framing(registry: SchemaRegistry, judge: Checker, payload: bytes | 
     assert verdict(judge, payload) == [found[1]]
 
 
-def test_every_broken_avro_copy_is_refused(registry: SchemaRegistry, judge: Checker) -> None:
+def test_every_broken_avro_copy_is_refused(registry: SchemaRegistry, judge: Decode) -> None:
     good = message(registry.register("departures-value", OWN), OWN, GOOD)
     for kind in AVRO_KINDS:
         broken = [break_avro(kind, good, "Fé".encode(), dice) for dice in range(60)]
@@ -196,7 +197,7 @@ def test_every_broken_avro_copy_is_refused(registry: SchemaRegistry, judge: Chec
     assert break_avro("truncated", b"{}", b"", 0)  # what is no Avro becomes noise
 
 
-def test_values_are_judged_as_json_is(registry: SchemaRegistry, judge: Checker) -> None:
+def test_values_are_judged_as_json_is(registry: SchemaRegistry, judge: Decode) -> None:
     cases: list[tuple[dict[str, Any], str | None]] = [
         ({}, None), ({"delay": math.nan}, "nan"), ({"delay": -math.inf}, "infinite"), ({"delay": 3001.0}, "out_of_range"),
         ({"origin": "LGA"}, "not_in_domain"), ({"at": 0}, "nonpositive_timestamp"), ({"at": T // 10**6}, "wrong_unit_timestamp"),
@@ -254,7 +255,7 @@ WRITERS: list[tuple[str, Any, dict[str, Any], str | None, str, Any]] = [
 
 @pytest.mark.parametrize(("what", "schema", "changes", "reason", "name", "value"), WRITERS, ids=[w[0] for w in WRITERS])
 def test_schemas_of_other_writers(
-    registry: SchemaRegistry, judge: Checker, what: str, schema: Any, changes: dict[str, Any], reason: str | None, name: str, value: Any
+    registry: SchemaRegistry, judge: Decode, what: str, schema: Any, changes: dict[str, Any], reason: str | None, name: str, value: Any
 ) -> None:
     schema = json.loads(json.dumps(schema))
     plain = json.loads(json.dumps(schema).replace('"logicalType"', '"doc"'))  # write the numbers as they stand
@@ -295,7 +296,7 @@ UNUSABLE: list[tuple[Any, str, str]] = [
 
 
 @pytest.mark.parametrize(("schema", "kind", "says"), UNUSABLE)
-def test_schemas_that_no_event_can_have(registry: SchemaRegistry, judge: Checker, schema: Any, kind: str, says: str) -> None:
+def test_schemas_that_no_event_can_have(registry: SchemaRegistry, judge: Decode, schema: Any, kind: str, says: str) -> None:
     text = schema if isinstance(schema, str) and schema[0] in "{[s" and schema != "string" else json.dumps(schema)
     number = registry.register("s", text, kind)
     [(reason, detail)] = verdict(judge, struct.pack(">bI", 0, number) + b"anything")
@@ -303,14 +304,14 @@ def test_schemas_that_no_event_can_have(registry: SchemaRegistry, judge: Checker
     assert says in (detail or "")
 
 
-def test_records_within_records_that_end_are_fine(registry: SchemaRegistry, judge: Checker) -> None:
+def test_records_within_records_that_end_are_fine(registry: SchemaRegistry, judge: Decode) -> None:
     point = {"type": "record", "name": "P", "fields": [{"name": "x", "type": "double"}]}
     schema = fields(one=point, two="P", many={"type": "array", "items": "P"}, by={"type": "map", "values": ["null", "P"]})
     more = {"one": {"x": 1.0}, "two": {"x": 2.0}, "many": [{"x": 3.0}] * 3, "by": {"a": None, "b": {"x": 4.0}}}
     assert written(registry, judge, schema, **more).reasons.to_pylist() == [None]
 
 
-def test_references_to_other_schemas(registry: SchemaRegistry, judge: Checker) -> None:
+def test_references_to_other_schemas(registry: SchemaRegistry, judge: Decode) -> None:
     place = {"type": "record", "name": "Place", "namespace": "geo", "fields": [{"name": "code", "type": "string"}]}
     leg = {"type": "record", "name": "Leg", "fields": [{"name": "to", "type": "geo.Place"}]}
     registry.register("place", place)
@@ -346,7 +347,7 @@ def test_the_verdict_on_avro_is_that_of_any_split(items: list[Any], cut: int) ->
             payloads.append(bytes(changed))
         else:
             payloads.append(item)
-    judge = checker(SOURCE, settings_of(SHARED))
+    judge = record_format(SOURCE, settings_of(SHARED)).decode
     whole = verdict(judge, *payloads)
     assert whole == [v for p in payloads for v in verdict(judge, p)]
     assert whole == verdict(judge, *payloads[:cut]) + verdict(judge, *payloads[cut:])
@@ -368,7 +369,7 @@ SHARED: SchemaRegistry
 # ---- the registry --------------------------------------------------------------------------------------------------------
 
 
-def test_a_registry_that_is_away_is_no_verdict(registry: SchemaRegistry, judge: Checker) -> None:
+def test_a_registry_that_is_away_is_no_verdict(registry: SchemaRegistry, judge: Decode) -> None:
     good = message(registry.register("departures-value", OWN), OWN, GOOD)
     registry.stop()
     for _ in range(2):
@@ -386,7 +387,7 @@ def test_a_registry_that_is_away_is_no_verdict(registry: SchemaRegistry, judge: 
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 429])
-def test_a_registry_that_fails_is_no_verdict(registry: SchemaRegistry, judge: Checker, status: int) -> None:
+def test_a_registry_that_fails_is_no_verdict(registry: SchemaRegistry, judge: Decode, status: int) -> None:
     good = message(registry.register("departures-value", OWN), OWN, GOOD)
     registry.broken = status
     with pytest.raises(RegistryAway, match=str(status)):
@@ -433,14 +434,14 @@ def test_basic_authentication() -> None:
         good = message(registry.register("departures-value", OWN), OWN, GOOD)
         for more in ({}, {"schema_registry_username": "me", "schema_registry_password": "wrong"}):
             with pytest.raises(ConfigError, match="refuses us") as error:
-                verdict(checker(SOURCE, settings_of(registry, **more)), good)
+                verdict(record_format(SOURCE, settings_of(registry, **more)).decode, good)
             assert "wrong" not in str(error.value)
         allowed = settings_of(registry, schema_registry_username="me", schema_registry_password="se:cret")
         assert "se:cret" not in repr(allowed)
-        assert verdict(checker(SOURCE, allowed), good) == [(None, None)]
+        assert verdict(record_format(SOURCE, allowed).decode, good) == [(None, None)]
 
 
-def test_ids_are_asked_for_once(registry: SchemaRegistry, judge: Checker) -> None:
+def test_ids_are_asked_for_once(registry: SchemaRegistry, judge: Decode) -> None:
     good = message(registry.register("departures-value", OWN), OWN, GOOD)
     unknown = b"\0\0\0\0\x63rest"
     for _ in range(3):
@@ -489,5 +490,5 @@ def test_versions_and_registering(registry: SchemaRegistry) -> None:
 )
 def test_wrong_addresses(url: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says) as error:
-        checker(SOURCE, KafkaSettings(schema_registry=url, formats={"departures": "avro"}))
+        record_format(SOURCE, KafkaSettings(schema_registry=url, formats={"departures": "avro"}))
     assert "pw" not in str(error.value)

@@ -13,11 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.project.config import KafkaSettings
 from pipelines.replay import event_log as replay_log
 from pipelines.replay.event_log import EventLog, Slice
-from pipelines.replay.fault_injection import AVRO_KINDS, JSON_KINDS, break_json
 from pipelines.replay.replay_job import schedule
 from pipelines.replay.schedule import CORRUPT, DELAYED, DUPLICATE, LATE, ORIGINAL, PLAIN, Alterations, identities, partitions_of, plan
+from pipelines.sources.formats.fault_injection import AVRO_KINDS, JSON_KINDS, break_json
+from pipelines.sources.formats.record_format import record_format
 from transforms.contract import check_json, encode_json
 from transforms.definitions import EventSource, Field, micros, minutes, seconds
 from transforms.errors import ConfigError, DataError
@@ -211,7 +213,7 @@ def flights(tables: Iterator[pa.Table] | list[pa.Table]) -> list[tuple[int, str 
     return out
 
 
-FORMS = {"departures": "json"}
+FORMS = {"departures": record_format(SOURCE, KafkaSettings())}
 
 
 def spread(folder: Path) -> list[int]:
@@ -315,7 +317,8 @@ def test_sources_are_merged_by_time(tmp_path: Path) -> None:
     write(tmp_path, f"date={day_of(T0)}/part-0.parquet", [T0 + 1, T0 + 3])
     (tmp_path / "events" / "arrivals").mkdir()
     (tmp_path / "events" / "arrivals" / "x.jsonl").write_text("".join(f'{{"at":{T0 + i},"flight":"a{i}"}}\n' for i in (0, 2, 4)))
-    tables = list(schedule(log_of(tmp_path, sources=[SOURCE, arrivals]), Alterations(), {**FORMS, "arrivals": "json"}))
+    forms = {**FORMS, "arrivals": record_format(arrivals, KafkaSettings())}
+    tables = list(schedule(log_of(tmp_path, sources=[SOURCE, arrivals]), Alterations(), forms))
     assert [s for t in tables for s in t.column("source").to_pylist()] == [1, 0, 1, 0, 1]
 
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.project.config import KafkaSettings
-from pipelines.sources.formats.codec import Checker, checker
+from pipelines.sources.formats.record_format import Decode, record_format
 from pipelines.sources.kafka.partition_reader import BrokerAway, Reader
 from transforms.definitions import EventSource
 from transforms.errors import DataError
@@ -61,14 +61,14 @@ def archive(
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    check = checker(source, kafka)
+    decode = record_format(source, kafka).decode
     try:
         for partition in range(_patiently(lambda: mine.partitions(source.topic), say)):
             first = start[partition] if start and partition in start else _patiently(lambda p=partition: mine.start(source.topic, p), say)
             end = _patiently(lambda p=partition: mine.end(source.topic, p), say) if upto is None else upto.get(partition, 0)
             file = _Part(unfinished / f"part-{partition:04d}.parquet", source, partition)
             try:
-                _copy(mine, source, partition, first, end, check, file, max_future_us, clock, say)
+                _copy(mine, source, partition, first, end, decode, file, max_future_us, clock, say)
             finally:
                 file.close()
         if target.exists():
@@ -87,7 +87,7 @@ def _copy(
     partition: int,
     offset: int,
     end: int,
-    check: Checker,
+    decode: Decode,
     file: _Part,
     max_future_us: int,
     clock: Callable[[], int],
@@ -100,7 +100,7 @@ def _copy(
             polled = polled.before(end)
         now, stamps = clock(), polled.timestamps_us
         nows = np.where(stamps > 0, np.minimum(stamps, now), now)  # as the stream: see pipelines.streaming.stages.poll
-        checked = _patiently(lambda p=polled, n=nows: check(p.payloads, n, max_future_us), say)
+        checked = _patiently(lambda p=polled, n=nows: decode(p.payloads, n, max_future_us), say)
         file.add(checked.valid, polled.offsets[checked.accepted])
         if polled.next_offset == offset and polled.at_end and polled.end_offset < end:
             raise DataError(

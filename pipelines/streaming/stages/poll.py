@@ -14,7 +14,7 @@ import pyarrow as pa
 from apache_beam.coders import BytesCoder
 from apache_beam.transforms.userstate import ReadModifyWriteStateSpec
 
-from pipelines.sources.formats.codec import checker
+from pipelines.sources.formats.record_format import record_format
 from pipelines.sources.kafka.dead_letters import DeadLetters
 from pipelines.sources.kafka.partition_reader import BrokerAway, Polled, Reader
 from pipelines.streaming.stages.coders import Element, encode, with_offsets
@@ -117,7 +117,7 @@ class Poll(beam.DoFn):
         self.control = Control(spec.folder)
         self.reader = Reader(dict(spec.client))
         self.letters = DeadLetters(dict(spec.client), spec.kafka.dead_letters, spec.kafka.dead_letter_seconds)
-        self.check = {n: checker(s, spec.kafka) for n, s in spec.sources.items()}
+        self.decode = {n: record_format(s, spec.kafka).decode for n, s in spec.sources.items()}
         self.seen: dict[str, float] = {}
         self.beaten: dict[str, float] = {}
         self.reported: dict[str, float] = {}
@@ -214,7 +214,7 @@ class Poll(beam.DoFn):
         stamps = polled.timestamps_us
         # A record's own time, where it has one, judges alike whenever the log is read again.
         nows = np.where(stamps > 0, np.minimum(stamps, now), now)
-        checked: Checked = self.check[source.name](polled.payloads, nows, round(self.spec.stream.max_future_hours * 3.6e9))
+        checked: Checked = self.decode[source.name](polled.payloads, nows, round(self.spec.stream.max_future_hours * 3.6e9))
         bad = checked.rejected
         if self._too_many(source, partition, at, len(polled.offsets), checked):
             return

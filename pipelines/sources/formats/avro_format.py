@@ -1,20 +1,38 @@
-"""Decoding Avro records by the schema that they were written with, into values that the contract can judge."""
+"""Records in Avro: Confluent's framing (a zero byte, the schema's id as four bytes big-endian, the record in Avro's binary form).
+
+A record is decoded by the schema it was written with; what its values mean is then the contract's business, as for every other
+format. So a writer's schema may leave out optional fields, add others, reorder and widen types: a field that is missing, of another
+type, or a number that does not fit exactly is a reject of that record with the contract's own reason. (Avro's resolution against a
+reader's schema would call all of these by one error, round a long into a double, and refuse a record that only has another name.)
+Timestamps of any of Avro's units become microseconds.
+
+The verdict on a record depends on the record and its schema alone. A registry that is away is waited for (RegistryAway): a verdict
+is never made of a failure of ours.
+"""
 
 from __future__ import annotations
 
 import json
+import re
+import struct
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
-from fastavro import parse_schema, schemaless_reader
+import pyarrow as pa
+from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
+from pipelines.project.config import KafkaSettings
+from pipelines.sources.formats.fault_injection import AVRO_KINDS, break_avro
+from pipelines.sources.formats.record_format import RecordFormat
 from pipelines.sources.formats.schema_registry import RegisteredSchema, Registry
+from transforms.contract import Checked, Now, check_records
 from transforms.definitions import EventSource
+from transforms.reasons import INVALID_UTF8, MALFORMED, UNKNOWN_SCHEMA
 
-__all__ = ["Decoder", "UnusableSchema", "decoder"]
+__all__ = ["AvroFormat", "Decoder", "UnusableSchema", "decoder"]
 
-HEADER_BYTES = 5
+_HEADER = struct.Struct(">bI")
 MOST_REFERENCES = 100
 
 Decoder = Callable[[bytes], dict[str, Any]]
@@ -34,6 +52,89 @@ class UnusableSchema(Exception):
     """No record of this schema can be an event; says why."""
 
 
+class AvroFormat(RecordFormat):
+    """Confluent's framing, and schemas of a registry. Writing, the source's own schema is registered as ``<topic>-value``."""
+
+    needs_schema_registry = True
+
+    def __init__(self, source: EventSource, kafka: KafkaSettings) -> None:
+        super().__init__(source, kafka)
+        self.decoders: dict[int, Decoder | str] = {}
+        self._written: tuple[bytes, Any] | None = None
+
+    def decode(self, payloads: pa.Array, now_us: Now, max_future_us: int) -> Checked:
+        """Each record by the schema it was written with; one that is not known yet is asked for."""
+        records: list[dict[str, Any]] = []
+        refused: dict[int, tuple[str, str]] = {}
+        known = self.decoders
+        values = payloads.cast(pa.large_binary()).to_numpy(zero_copy_only=False).tolist()
+        for row, value in enumerate(values):  # fastavro takes one record at a time
+            record: dict[str, Any] = {}
+            if not value:
+                refused[row] = MALFORMED, "there is no payload" if value is None else "the payload is empty"
+            elif value[0] != 0 or len(value) < _HEADER.size:
+                refused[row] = MALFORMED, f"not a Confluent message: 0x{value[:5].hex()} at its beginning is no zero byte and schema id"
+            else:
+                number = _HEADER.unpack_from(value)[1]
+                decode = known.get(number)
+                if decode is None:
+                    decode = self._find(number)
+                if isinstance(decode, str):
+                    refused[row] = UNKNOWN_SCHEMA, decode
+                else:
+                    try:
+                        record = decode(value)
+                    except UnicodeDecodeError as error:
+                        refused[row] = INVALID_UTF8, f"a text of the Avro record (schema {number}) is not valid UTF-8: {error.reason}"
+                    except Exception as error:  # whatever random bytes do to the decoder, it is the record that is bad
+                        refused[row] = MALFORMED, f"not a record of Avro schema {number}: {_short(error)}"
+            records.append(record)
+        return check_records(records, refused, self.source, now_us, max_future_us)
+
+    def _find(self, number: int) -> Decoder | str:
+        """The decoder for a schema's id, or why there is none. An unknown id is asked for again later: it may be on its way."""
+        found = self.registry.schema(number)
+        if found is None:
+            return f"schema {number} is not known to the registry"
+        try:
+            self.decoders[number] = decoder(found, self.registry, self.source)
+        except UnusableSchema as error:
+            self.decoders[number] = f"schema {number}: {error}"
+        return self.decoders[number]
+
+    def prepare_to_encode(self) -> None:
+        """Register the source's schema."""
+        from transforms.schemas import avro_schema
+
+        schema = avro_schema(self.source)
+        number = self.registry.register(f"{self.source.topic}-value", schema)
+        self._written = _HEADER.pack(0, number), parse_schema(schema)
+
+    def encode(self, events: pa.RecordBatch) -> pa.Array:
+        """Each event by the source's own schema; registers that if it is not yet. Raises RegistryAway and ConfigError."""
+        if self._written is None:
+            self.prepare_to_encode()
+        assert self._written is not None
+        header, schema = self._written
+        columns = [c.cast(pa.int64()) if pa.types.is_timestamp(c.type) else c for c in events.columns]
+        out: list[bytes] = []
+        for values in zip(*(c.to_pylist() for c in columns), strict=True):
+            buffer = BytesIO()
+            buffer.write(header)
+            schemaless_writer(buffer, schema, dict(zip(events.schema.names, values, strict=True)))
+            out.append(buffer.getvalue())
+        return pa.array(out, pa.binary())
+
+    def damaged(self, payload: bytes, key: bytes, dice: int) -> bytes | None:
+        """In one of all the ways of :mod:`pipelines.sources.formats.fault_injection`."""
+        return break_avro(AVRO_KINDS[dice % len(AVRO_KINDS)], payload, key, dice // len(AVRO_KINDS))
+
+
+def _short(error: Exception) -> str:
+    text = re.sub(r" (from )?<[^>]*>", "", " ".join(str(error).split()))  # no addresses of objects: a detail repeats exactly
+    return f"{type(error).__name__}{': ' if text else ''}{text[:120]}"
+
+
 def decoder(registered: RegisteredSchema, registry: Registry, source: EventSource) -> Decoder:
     """What decodes the records of a schema for a source. Raises UnusableSchema; RegistryAway and ConfigError as the registry."""
     named: dict[str, Any] = {}
@@ -51,7 +152,7 @@ def decoder(registered: RegisteredSchema, registry: Registry, source: EventSourc
 
     def decode(message: bytes) -> dict[str, Any]:
         buffer = BytesIO(message)
-        buffer.seek(HEADER_BYTES)
+        buffer.seek(_HEADER.size)
         record: dict[str, Any] = schemaless_reader(buffer, parsed, None)  # type: ignore[assignment]
         if buffer.tell() != len(message):
             raise ValueError(f"{len(message) - buffer.tell()} bytes are left over")

@@ -1,0 +1,75 @@
+"""What other packages may bring under a name: commands, record formats, trackers. Each is an entry point of its group.
+
+Light: names of our own are known without looking at what is installed, and nothing is imported before it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from transforms.errors import ConfigError
+
+__all__ = ["FORMATS", "TRACKERS", "Extensions", "owner", "reason"]
+
+
+@dataclass(frozen=True)
+class Extensions:
+    """The things of one kind, by name: ``own`` as ``"module:attribute"``, and the entry points in ``group``, which have the same form."""
+
+    what: str
+    """What one of them is called in messages."""
+    group: str
+    own: Mapping[str, str] = field(default_factory=dict)
+
+    def ours(self) -> dict[str, EntryPoint]:
+        """Our own by name, in their order."""
+        return {name: EntryPoint(name, reference, self.group) for name, reference in self.own.items()}
+
+    def installed(self) -> list[EntryPoint]:
+        """Those of other packages, in order of their names; also such as have a name of ours, which stays ours."""
+        return sorted(entry_points(group=self.group), key=lambda p: p.name)
+
+    def find(self, name: str) -> EntryPoint:
+        """The one of that name. Raises ConfigError with the known ones if there is none."""
+        if name in self.own:  # without a look at what is installed
+            return self.ours()[name]
+        points = {p.name: p for p in self.installed()}
+        if name not in points:
+            known = ", ".join(sorted({*points, *self.own})) or "none"
+            raise ConfigError(f"{name!r} is no {self.what}; known: {known} (a package may bring more: entry point group {self.group})")
+        return points[name]
+
+    def load(self, name: str) -> Any:
+        """The thing of that name, imported. Raises ConfigError, one line, where there is none or its package cannot be imported."""
+        point = self.find(name)
+        try:
+            return point.load()
+        except Exception as error:
+            raise ConfigError(f"{self.what} {name!r} of {owner(point)} cannot be loaded: {reason(error)}; repair that package") from error
+
+
+FORMATS = Extensions(
+    "record format",
+    "tandem.formats",
+    {"json": "pipelines.sources.formats.json_format:JsonFormat", "avro": "pipelines.sources.formats.avro_format:AvroFormat"},
+)
+"""Classes below :class:`pipelines.sources.formats.record_format.RecordFormat`."""
+TRACKERS = Extensions(
+    "tracker",
+    "tandem.trackers",
+    {"mlflow": "pipelines.tracking.mlflow:MlflowTracker", "wandb": "pipelines.tracking.wandb:WandbTracker"},
+)
+"""Classes below :class:`pipelines.tracking.tracker.Tracker`."""
+
+
+def owner(point: EntryPoint) -> str:
+    """The package that brings an entry point; where that is not known, the module."""
+    return point.dist.name if point.dist else point.value
+
+
+def reason(error: Exception) -> str:
+    """An error of somebody else's code, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__

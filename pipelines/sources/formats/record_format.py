@@ -1,0 +1,115 @@
+"""What a record format is: how the payloads of a source's records become events, and events payloads.
+
+A format of another package is a class below :class:`RecordFormat`, named as an entry point of the group ``tandem.formats`` and
+chosen in ``tandem.yaml`` by that name (``kafka: {formats: {departures: csv}}``); it is held to
+``tandem.testing.formats.RecordFormatContract``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipelines.project.config import KafkaSettings
+from pipelines.project.extensions import FORMATS
+from pipelines.sources.formats.schema_registry import Registry
+from transforms.contract import Checked, Now
+from transforms.definitions import EventSource
+from transforms.errors import ConfigError
+
+__all__ = ["Decode", "FormatOptions", "RecordFormat", "record_format"]
+
+Decode = Callable[[pa.Array, Now, int], Checked]
+"""(payloads: binary [N], null for a tombstone; now_us: one or int64 [N]; max_future_us) -> the verdicts."""
+
+
+class FormatOptions(BaseModel):
+    """What ``kafka.format_options.<source>`` may hold; a format with settings has a subclass of its own. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RecordFormat(ABC):
+    """The format of one source's records; used by one thread at a time.
+
+    Raises ConfigError when it is made for a source whose settings do not fit. It asks nobody before the first payload needs it.
+    """
+
+    Options: ClassVar[type[FormatOptions]] = FormatOptions
+    """The settings that it takes."""
+    needs_schema_registry: ClassVar[bool] = False
+    """Whether ``kafka.schema_registry`` must be set; then :attr:`registry` is there."""
+    registry: Registry
+
+    def __init__(self, source: EventSource, kafka: KafkaSettings) -> None:
+        self.source = source
+        try:
+            self.options = self.Options(**kafka.format_options.get(source.name, {}))
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(["kafka.format_options", source.name, *map(str, first["loc"])])
+            known = f"; known keys: {', '.join(self.Options.model_fields) or 'none'}" if first["type"] == "extra_forbidden" else ""
+            raise ConfigError(f"{key}: {first['msg']} (got {first['input']!r}); correct it or drop the key{known}") from None
+        if self.needs_schema_registry:
+            if not kafka.schema_registry:
+                raise ConfigError(
+                    f"kafka.schema_registry is missing; the records of source {source.name!r} need it: name its address,"
+                    " e.g. http://127.0.0.1:8081"
+                )
+            user, password = kafka.schema_registry_username, kafka.schema_registry_password
+            self.registry = Registry(kafka.schema_registry, user, password, kafka.ssl_cafile)
+
+    @abstractmethod
+    def decode(self, payloads: pa.Array, now_us: Now, max_future_us: int) -> Checked:
+        """The verdict on N payloads: binary [N], null for a tombstone. Records arrive as they come: never raises for what they hold.
+
+        Whatever is no event is a reject with a reason of :mod:`transforms.reasons` and a detail that says the same every time.
+        The verdict on a record depends on itself (and its schema) alone, never on those beside it. What its values mean is the
+        contract's business: hand them to :func:`transforms.contract.check_records` or :func:`transforms.contract.check`.
+
+        May raise RegistryAway (the same call is made again) and ConfigError: a failure of ours is no verdict on a record.
+        """
+
+    @abstractmethod
+    def encode(self, events: pa.RecordBatch) -> pa.Array:
+        """The payload of each of N valid events (in ``source.arrow_schema``): binary [N]. :meth:`decode` gives exactly these back."""
+
+    def prepare_to_encode(self) -> None:  # noqa: B027  # most formats leave it as it is
+        """Make known elsewhere what readers need, e.g. register a schema; called before the first :meth:`encode`. By default: nothing.
+
+        Raises RegistryAway and ConfigError.
+        """
+
+    def from_log(self, checked: Checked, payloads: pa.Array) -> pa.Array:
+        """The payloads to send for N records of an event log, whose verdict is ``checked`` and whose JSON is ``payloads`` (binary [N]).
+
+        A record that the contract refuses keeps its JSON: a format need not have room for what does not fit. So :meth:`decode` must
+        refuse it too.
+        """
+        out = self.encode(checked.valid)
+        if len(out) == len(payloads):
+            return out
+        values, made = payloads.to_pylist(), out.to_pylist()
+        for row, value in zip(checked.accepted.tolist(), made, strict=True):
+            values[row] = value
+        return pa.array(values, pa.binary())
+
+    def damaged(self, payload: bytes, key: bytes, dice: int) -> bytes | None:
+        """A broken copy of an event's payload (None: a tombstone), for replays that test what happens; :meth:`decode` refuses it.
+
+        ``key`` are the bytes of the event's tie-breaker, ``dice`` random bits that alone decide how it is broken.
+        """
+        return (b"", None)[dice % 2]
+
+
+def record_format(source: EventSource, kafka: KafkaSettings, name: str | None = None) -> RecordFormat:
+    """The format of a source's records, by ``kafka.formats`` (JSON unless said) or by its name. Raises ConfigError, one line."""
+    name = name or kafka.format_of(source.name)
+    made = FORMATS.load(name)
+    if not (isinstance(made, type) and issubclass(made, RecordFormat)):
+        raise ConfigError(f"record format {name!r}: {made!r} is no class below RecordFormat; repair the package that brings it")
+    return made(source, kafka)
