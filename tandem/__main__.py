@@ -1,13 +1,33 @@
-"""``python -m tandem`` is the command ``tandem``; started as a file, it needs no installation."""
+"""``python -m tandem`` is the command ``tandem``; started as a file, with ``python -P``, it needs no installation.
 
+``-m MODULE ARGUMENTS`` runs a module of this installation instead: so are our own child processes started, see ``lake.processes``.
+"""
+
+import runpy
 import sys
+from importlib import import_module
 from pathlib import Path
 
 if __package__ in (None, ""):
-    sys.path.append(str(Path(__file__).resolve().parents[1]))
+    # First while our own package is found, last for all else: another tandem on the path is not ours, and we hide nobody's modules.
+    _HOME = str(Path(__file__).resolve().parents[1])
+    sys.path.insert(0, _HOME)
+    import_module("tandem")  # pins transforms, pipelines and serving to this installation
+    sys.path.remove(_HOME)
+    if _HOME not in sys.path:
+        sys.path.append(_HOME)
 
-import tandem  # noqa: F401  # pins transforms, pipelines and serving to this installation
-from pipelines.cli.root import main
+
+def main() -> None:
+    """The command, or the module that ``-m`` names."""
+    if sys.argv[1:2] == ["-m"] and len(sys.argv) > 2:
+        del sys.argv[:2]
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        return
+    from pipelines.cli.root import main as command
+
+    command()
+
 
 if __name__ == "__main__":
     main()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.lake.processes import alone
+from pipelines.lake.locks import alone
 from pipelines.services.jars import cache_folder
 
 PACKAGE = "prometheus"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -46,8 +44,9 @@ def serve(
             error.errors()[0] if isinstance(error, ValidationError) else {"loc": ("settings",), "msg": str(error), "input": settings.serve}
         )
         raise ConfigError(f"serve.{'.'.join(map(str, first['loc']))}: {first['msg']} (got {first['input']!r}); correct it") from None
+    from pipelines.lake.processes import become, module_command
     from pipelines.project.recording import Home, hand_over
 
     hand_over(Home(repo, settings, settings.data), "serve", serving=chosen.model_dump(mode="json"))
     # The server is a process of its own that never loads Beam or the pipelines; it takes this one's place.
-    os.execv(sys.executable, [sys.executable, "-m", "serving", chosen.model_dump_json()])
+    become(module_command("serving", chosen.model_dump_json()))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -144,22 +142,16 @@ def _verified(repo: Repo, steps: Steps, as_json: bool) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------------------ processes
 
 
-def _tandem(repo: Repo, command: str) -> list[str]:
-    return [sys.executable, "-m", "pipelines.cli", command, "--repo", str(repo.path), "--data", str(repo.data)]
-
-
 class _Child:
     """A command of ours as a child with a log; killed when this process ends, however it ends."""
 
     def __init__(self, repo: Repo, command: str, arguments: tuple[str, ...], environment: Mapping[str, str]) -> None:
-        from pipelines.lake.children import launch
+        from pipelines.lake.processes import start_child, tandem_command
 
         self.command = command
         self.log = repo.data / "demo" / f"{command}.log"
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.log, "wb") as sink:
-            how = {"stdin": subprocess.DEVNULL, "stdout": sink, "stderr": sink, "env": {**os.environ, **environment}}
-            self.process = launch([*_tandem(repo, command), *arguments], **how)
+        words = tandem_command(command, "--repo", str(repo.path), "--data", str(repo.data), *arguments)
+        self.process = start_child(words, self.log, {**os.environ, **environment}, anew=True)
 
     def poll(self) -> int | None:
         """Its exit code, None while it runs."""
@@ -168,13 +160,13 @@ class _Child:
 
 @contextmanager
 def _child(repo: Repo, command: str, *arguments: str, environment: Mapping[str, str] = MappingProxyType({})) -> Iterator[_Child]:
-    from pipelines.lake.children import end
+    from pipelines.lake.processes import stop_child
 
     child = _Child(repo, command, arguments, environment)
     try:
         yield child
     finally:
-        end(child.process, 40)
+        stop_child(child.process, 40)
 
 
 def _failed(child: _Child, what: str) -> None:

@@ -1,4 +1,4 @@
-"""Run as a file: becomes a command that the kernel kills when the parent dies. ``python tether.py PARENT_PID COMMAND...`` (Linux).
+"""Run as a file: becomes a command that the kernel kills when the parent dies. ``python die_with_parent.py PARENT_PID COMMAND...`` (Linux).
 
 A process of its own rather than a hook between fork and exec: such a hook may hang in a parent that has threads.
 Where there is no prctl the command runs all the same; then only an orderly end of the parent ends it.

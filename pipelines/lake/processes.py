@@ -1,34 +1,158 @@
-"""Child processes that do not outlive us, and facts about processes. Light: standard library only."""
+"""The one place that starts processes: Python of this installation, JVMs, servers; tied to us so that they do not outlive us.
+
+Python children are started by the path of ``tandem/__main__.py`` with ``-P``: it is this installation's code that they run, from a
+checkout or a wheel, whatever lies in the current folder. Light: standard library only.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
+import queue
 import re
 import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
+from typing import IO, Any, NoReturn
 
 from transforms.errors import ConfigError
 
-__all__ = ["alone", "free_ports", "port_taken", "reason", "rotate", "start_child", "started", "stop_child"]
+__all__ = [
+    "become", "free_ports", "let_go", "module_command", "port_taken", "reason", "rotate", "start_child", "start_detached", "stop_child",
+    "tandem_command",
+]  # fmt: skip
+
+_PROGRAM = str(Path(__file__).resolve().parents[2] / "tandem" / "__main__.py")
+_DIE_WITH_PARENT = str(Path(__file__).with_name("die_with_parent.py"))
 
 
-@contextlib.contextmanager
-def alone(folder: Path, say: Callable[[str], None], waiting: str) -> Iterator[None]:
-    """One process at a time in ``folder``; the others say ``waiting`` and wait. The hold ends with the process, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
+def tandem_command(*words: str) -> list[str]:
+    """The command line that runs ``tandem WORDS`` with this installation's code."""
+    return [sys.executable, "-P", _PROGRAM, *words]
+
+
+def module_command(module: str, *arguments: str) -> list[str]:
+    """The command line that runs a module of this installation, as ``python -m MODULE ARGUMENTS`` would."""
+    return tandem_command("-m", module, *arguments)
+
+
+def become(command: Sequence[str]) -> NoReturn:
+    """Take up another program in place of this one, in the same process."""
+    os.execv(command[0], list(command))
+
+
+# --------------------------------------------------------------------------------------------------------- children that die with us
+
+_orders: queue.SimpleQueue[tuple[list[str], dict[str, Any], Future[subprocess.Popen[bytes]]]] = queue.SimpleQueue()
+_starter: list[threading.Thread] = []
+_starting = threading.Lock()
+
+
+def _serve() -> None:
+    while True:
+        command, how, answer = _orders.get()
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(waiting)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+            answer.set_result(subprocess.Popen(command, **how))
+        except BaseException as error:
+            answer.set_exception(error)
+
+
+def start_child(
+    command: Sequence[str],
+    log: Path,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    *,
+    anew: bool = False,
+    stdin: int = subprocess.DEVNULL,
+    output: Path | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start a command that the kernel kills (SIGKILL) when we die, however we die (Linux; elsewhere: when we end in order and stop it).
+
+    What it says is appended to ``log`` (which begins ``anew`` if so asked); its standard output goes to the file ``output`` if that is
+    given. ``env`` is its whole environment, by default ours. It has its own session: a Ctrl-C in our terminal reaches us alone, and we
+    stop it. The kernel ties a child to the *thread* that starts it: all are started by one that lives as long as we do. Raises ConfigError.
+    """
+    program = shutil.which(command[0])
+    if program is None:
+        raise ConfigError(f"{command[0]} is no command on this machine; install it or name another")
+    tied = [sys.executable, "-I", "-S", _DIE_WITH_PARENT, str(os.getpid()), str(Path(program).absolute()), *command[1:]]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as files:
+        said: IO[bytes] = files.enter_context(open(log, "wb" if anew else "ab"))
+        out = said if output is None else files.enter_context(open(output, "wb"))
+        how = {"stdin": stdin, "stdout": out, "stderr": said, "env": None if env is None else dict(env), "cwd": cwd}
+        answer: Future[subprocess.Popen[bytes]] = Future()
+        with _starting:
+            if not _starter or not _starter[0].is_alive():  # not yet, or not in this fork of the process
+                _starter[:] = [threading.Thread(target=_serve, name="starts children", daemon=True)]
+                _starter[0].start()
+        _orders.put((tied, {**how, "start_new_session": True}, answer))
+        return answer.result()
+
+
+def stop_child(process: subprocess.Popen[bytes], seconds: float = 30) -> int:
+    """SIGTERM, wait, then SIGKILL (``seconds`` 0: at once); the exit code. Harmless for one that has ended."""
+    if process.poll() is None and seconds > 0:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(seconds)
+    if process.poll() is None:
+        process.kill()
+    return process.wait()
+
+
+# --------------------------------------------------------------------------------------------------------- processes that outlive us
+
+_released: list[int] = []
+
+
+def start_detached(
+    command: Sequence[str],
+    log: Path,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    *,
+    anew: bool = False,
+    stdout: int | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start a command that may live on when we and our terminal are gone. Its standard input is a pipe; ``let_go`` of it in the end.
+
+    What it says goes to ``log``, but for its standard output where that is ``PIPE``.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "wb" if anew else "ab") as said:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=said if stdout is None else stdout,
+            stderr=said,
+            env=None if env is None else dict(env),
+            cwd=cwd,
+            start_new_session=True,
+        )
+
+
+def let_go(process: subprocess.Popen[bytes]) -> None:
+    """The process goes on without us: nobody waits for it. Those let go of before that have ended are taken off the process table."""
+    for pid in _released[:]:
+        with contextlib.suppress(ChildProcessError):
+            if os.waitpid(pid, os.WNOHANG) == (0, 0):
+                continue
+        _released.remove(pid)
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
+    _released.append(process.pid)
+    process.returncode = 0  # without this, Python complains of a child that still runs
+
+
+# -------------------------------------------------------------------------------------------------------------------- ports and logs
 
 
 def free_ports(count: int) -> list[int]:
@@ -59,58 +183,6 @@ def rotate(log: Path, above: int = 16 << 20) -> None:
     """Begin a log anew once it is large; one older part is kept."""
     if log.exists() and log.stat().st_size > above:
         log.replace(log.with_name(log.name + ".1"))
-
-
-def start_child(
-    command: Sequence[str], log: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
-) -> subprocess.Popen[bytes]:
-    """Start a command that the kernel kills (SIGKILL) when we die, however we die (Linux; elsewhere: when we end in order and stop it).
-
-    Its output is appended to ``log``. It has its own session: a Ctrl-C in our terminal reaches us alone, and we stop it.
-    The tie is to the *thread* that starts it: call this from one that lives as long as the child should.
-    """
-    program = shutil.which(command[0])
-    if program is None:
-        raise ConfigError(f"{command[0]} is no command on this machine; install it or name another")
-    log.parent.mkdir(parents=True, exist_ok=True)
-    tether = [sys.executable, "-I", "-S", str(Path(__file__).with_name("die_with_parent.py")), str(os.getpid())]
-    with open(log, "ab") as sink:
-        return subprocess.Popen(
-            [*tether, str(Path(program).absolute()), *command[1:]],
-            stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=sink,
-            env=None if env is None else dict(env),
-            cwd=cwd,
-            start_new_session=True,
-        )
-
-
-def stop_child(process: subprocess.Popen[bytes], seconds: float = 30) -> int:
-    """SIGTERM, wait, then SIGKILL; the exit code. Harmless for one that has ended."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
-    return process.wait()
-
-
-def started(pid: int) -> str | None:
-    """When a process started, as text that tells it from a later one of the same number; None if there is none (a zombie is none)."""
-    try:
-        # "pid (name, which may hold anything) state ppid ... starttime": field 22 counted from 1
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
-        return None if fields[0] in "ZX" else f"{boot}-{fields[19]}"
-    except FileNotFoundError:
-        if Path("/proc/self/stat").exists():
-            return None
-    except OSError:  # it went while we read
-        return None
-    said = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
-    return said or None
 
 
 def reason(log: Path, begin: int = 0) -> str:

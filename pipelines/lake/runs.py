@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from pipelines.lake.alive import lives, process
+from pipelines.lake.process_identity import ProcessId
 from transforms.errors import DataError
 
 __all__ = ["LAST_WORD", "Run", "begin", "damaged", "find", "list_runs", "write_json"]
@@ -95,10 +95,10 @@ class Run:
             until = time.monotonic() + _LOOKING_SECONDS
             while not _locked(lock, fcntl.LOCK_EX):
                 # Somebody who looks whether the run is held holds it for a moment; its maker does for long, and lives.
-                if lives(self._read()) is not False or time.monotonic() > until:
+                if _lives(self._read()) is not False or time.monotonic() > until:
                     raise DataError(f"run {self.id} is being made by another process; wait for it or stop it")
                 time.sleep(0.02)
-            self.manifest = {**self._read(), **process()}
+            self.manifest = {**self._read(), **ProcessId.current().for_manifest()}
             yield lock
 
     def _read(self) -> dict[str, Any]:
@@ -109,7 +109,7 @@ class Run:
 
     def look(self) -> Run:
         """The same run with its true status: one whose process is gone is ``killed``, or what its last word says; that is saved."""
-        if self.status not in UNDER_WAY or (alive := lives(self.manifest)):
+        if self.status not in UNDER_WAY or (alive := _lives(self.manifest)):
             return self
         if not (self.folder / ".lock").exists() and alive is None:
             return self  # made by hand, or by an older version: nothing to judge by
@@ -118,7 +118,7 @@ class Run:
                 if not _locked(lock, fcntl.LOCK_EX):
                     return self
                 self.manifest = self._read()  # its maker may have ended it between our look and our hold
-                if self.status in UNDER_WAY and not lives(self.manifest):
+                if self.status in UNDER_WAY and not _lives(self.manifest):
                     changes = self._end()
                     self.manifest.update(changes)
                     with suppress(OSError):  # a folder that is not ours to write to still tells the truth
@@ -134,6 +134,12 @@ class Run:
                 return {"status": "complete", **{k: v for k, v in word.items() if k != "pid"}}
         why = f"its process ({self.manifest.get('pid', 'unknown')}) is gone without a word: it was killed, or the machine went down"
         return {"status": "killed", "stage": self.status, "error": why, "noticed": datetime.now(UTC).isoformat()}
+
+
+def _lives(manifest: dict[str, Any]) -> bool | None:
+    """Whether the run's process lives; None if that cannot be judged from here (another machine, or an older manifest)."""
+    process = ProcessId.of_manifest(manifest)
+    return process.alive if process is not None else None
 
 
 def _locked(file: TextIO, how: int) -> bool:
@@ -216,7 +222,14 @@ def _begin(data: Path, kind: str, digest: str, now: datetime, anew: bool) -> Run
     while (data / "runs" / run_id).exists():
         run_id = f"{kind}-{stamp:%Y%m%dT%H%M%S}-{digest[:8]}-{count}"
         count += 1
-    manifest = {"id": run_id, "kind": kind, "status": "running", "created": stamp.isoformat(), "key": digest, **process()}
+    manifest = {
+        "id": run_id,
+        "kind": kind,
+        "status": "running",
+        "created": stamp.isoformat(),
+        "key": digest,
+        **ProcessId.current().for_manifest(),
+    }
     run = Run(data / "runs" / run_id, manifest)
     run.save()
     return run

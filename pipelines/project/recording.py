@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipelines.lake.alive import process
+from pipelines.lake.process_identity import ProcessId
 from pipelines.lake.provenance import facts, masked, masked_command
 from pipelines.lake.runs import UNDER_WAY, Run, begin
 
@@ -115,7 +115,7 @@ def recording(run: Run, place: Place, *, parent: str | None = None, **fields: An
 
 
 def hand_over(place: Place, kind: str, **fields: Any) -> Run:
-    """A run for the program that takes this process's place (``os.execv``): it lasts as long as the process does.
+    """A run for the program that takes this process's place (``processes.become``): it lasts as long as the process does.
 
     The program finds its run's folder in the environment (``TANDEM_RUN_FOLDER``) and leaves ``ended.json`` there when it ends in order.
     """
@@ -148,7 +148,7 @@ def _first_words(run: Run, place: Place, parent: str | None, fields: Mapping[str
     }
     own = parent or os.environ.get(PARENT) or None
     said = {"status": "running", "command": masked_command(command), "parent": own if own != run.id else None}
-    run.save(**{**empty, **run.manifest, **process(), **said, **facts(place), **fields})
+    run.save(**{**empty, **run.manifest, **ProcessId.current().for_manifest(), **said, **facts(place), **fields})
 
 
 def _end(run: Run, begun: float, status: str, error: str | None = None) -> None:

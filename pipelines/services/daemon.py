@@ -1,8 +1,8 @@
-"""Keeps one service running after ``tandem up`` has gone: ``python -m pipelines.services.daemon SERVICE DATA PORT``.
+"""The service daemon: keeps one service running after ``tandem up`` has gone. ``python -m pipelines.services.daemon SERVICE DATA PORT``.
 
-The service is the keeper's child and dies with it, however it dies. Until whoever started the keeper has taken the answer (a line of
-JSON on standard output) and said "ok" on standard input, the keeper dies with *it*: a closed standard input means that it is gone.
-After that, the keeper waits: for SIGTERM, upon which it stops the service in order, or for the service's own end, which it notes.
+The service is the daemon's child and dies with it, however it dies. Until whoever started the daemon has taken the answer (a line of
+JSON on standard output) and said "ok" on standard input, the daemon dies with *it*: a closed standard input means that it is gone.
+After that, the daemon waits: for SIGTERM, upon which it stops the service in order, or for the service's own end, which it notes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from pipelines.lake.process_identity import ProcessId
 from pipelines.services import service_state as state
 from transforms.errors import StoreError, TandemError
 
@@ -59,7 +60,7 @@ def make(service: str, data: Path, port: int) -> Service:
 def _watch(service: Service, taken: threading.Event) -> None:
     """Ends this process and the service when standard input ends before the answer was taken."""
     if os.read(0, 2) != b"ok":
-        if service.process is not None:  # where there is a tether, that alone would do
+        if service.process is not None:  # where the kernel ties it to us, that alone would do
             service.process.kill()
         os._exit(1)
     taken.set()
@@ -71,7 +72,7 @@ def _say(answer: dict[str, Any]) -> None:
 
 
 def _hold(folder: Path, service: str) -> int:
-    """Be the only keeper of this service; the hold ends with the process, and no child inherits it."""
+    """Be the only daemon of this service; the hold ends with the process, and no child inherits it."""
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder / f".{service}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
     deadline = time.monotonic() + SECONDS_FOR_THE_LAST_ONE
@@ -81,7 +82,7 @@ def _hold(folder: Path, service: str) -> int:
             return handle
         except BlockingIOError:
             if time.monotonic() > deadline:
-                raise StoreError(f"another keeper of {service} still runs in {folder}; tandem down ends it") from None
+                raise StoreError(f"another daemon of {service} still runs in {folder}; tandem down ends it") from None
             time.sleep(0.05)
 
 
@@ -99,11 +100,11 @@ def main(name: str, data: Path, port: int) -> int:
     try:
         held = _hold(state.services_folder(data), name)
         service.start()
-        keeper, process = state.Proc.of(os.getpid()), state.Proc.of(service.process.pid)
-        if keeper is None or process is None:
+        own, process = ProcessId.current(), ProcessId.of(service.process.pid)
+        if process is None:
             raise StoreError(f"{name} ended right after its start; see {service.log}")
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        known = state.State(name, service.address, str(service.folder), str(service.log), keeper, process, now)
+        known = state.State(name, service.address, str(service.folder), str(service.log), own, process, now)
         state.write(data, known)
         _say({"ready": True})
         taken.wait()

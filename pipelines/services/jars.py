@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipelines.lake.processes import alone, start_child
+from pipelines.lake.locks import alone
+from pipelines.lake.processes import module_command, start_child
 from transforms.errors import ConfigError, DataError, StoreError
 
 __all__ = ["ADD_OPENS", "ENDPOINTS", "Jar", "cache_folder", "classpath", "fetch_in_background", "java", "listed", "repositories", "verify"]
@@ -250,7 +251,7 @@ def classpath(name: str, progress: Callable[[str], None] = _silent) -> str:
 def fetch_in_background(names: Sequence[str] = ("kafka", "flink")) -> subprocess.Popen[bytes]:
     """Fetch in a child process while other work goes on; the child ends with us. Nothing needs to be done about it: ``classpath`` waits
     for a fetch under way, and completes (or explains) one that failed."""
-    child = start_child([sys.executable, "-P", "-m", "pipelines.services.jars", *names], Path(os.devnull))
+    child = start_child(module_command("pipelines.services.jars", *names), Path(os.devnull))
     _background.append(child)  # an object that is collected while its process runs would warn
     return child
 

@@ -8,13 +8,14 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipelines.lake.processes import alone, reason
+from pipelines.lake.locks import alone
+from pipelines.lake.process_identity import ProcessId
+from pipelines.lake.processes import let_go, module_command, reason, start_detached
 from pipelines.services import jars
 from pipelines.services import kafka_broker as kafka
 from pipelines.services import redis_server as redis
@@ -49,7 +50,7 @@ def status(data: Path) -> dict[str, dict[str, Any]]:
         if not known.alive:
             now, detail = (
                 "ended",
-                f"{known.ended or 'it was killed together with its keeper'}; 'tandem up' starts it again on the same data",
+                f"{known.ended or 'it was killed together with its daemon'}; 'tandem up' starts it again on the same data",
             )
         elif _answers(known):
             now, detail = "running", ""
@@ -88,32 +89,24 @@ def _start(data: Path, service: str, port: int, say: Say) -> None:
         say(f"{service} runs already on {known.address}{asked}")
         return
     again = f" again ({known.ended or 'it was killed'})" if known is not None else ""
-    log = state.services_folder(data) / f"{service}-keeper.log"
+    log = state.services_folder(data) / f"{service}-daemon.log"
     begun = time.monotonic()
-    with open(log, "wb") as errors:
-        keeper = subprocess.Popen(
-            [sys.executable, "-P", "-m", "pipelines.services.daemon", service, str(data.resolve()), str(port)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            start_new_session=True,
-        )
-    assert keeper.stdin is not None and keeper.stdout is not None
+    command = module_command("pipelines.services.daemon", service, str(data.resolve()), str(port))
+    daemon = start_detached(command, log, anew=True, stdout=subprocess.PIPE)
+    assert daemon.stdin is not None and daemon.stdout is not None
     try:
-        line = keeper.stdout.readline()
+        line = daemon.stdout.readline()
         answer = json.loads(line) if line else {"error": f"{service} did not start: {reason(log)}; see {log}"}
         if "error" in answer:
             raise StoreError(answer["error"])
-        keeper.stdin.write(b"ok")
-        keeper.stdin.flush()
+        daemon.stdin.write(b"ok")
+        daemon.stdin.flush()
     except BaseException:
-        keeper.stdin.close()  # tells the keeper to end
-        keeper.wait()
+        daemon.stdin.close()  # tells the daemon to end
+        daemon.wait()
+        daemon.stdout.close()
         raise
-    finally:
-        keeper.stdin.close()
-        keeper.stdout.close()
-    keeper.returncode = 0  # it goes on without us: nobody is to wait for it
+    let_go(daemon)
     address = state.address(data, service)
     if address is None:
         raise StoreError(f"{service} ended right after its start; see {log}")
@@ -128,8 +121,8 @@ def down(data: Path, *, delete: bool = False, say: Say = lambda line: None) -> l
             known = state.read(data, service)
             if known is not None:
                 was_there = known.alive
-                _end(known.keeper, SECONDS_TO_STOP)
-                _end(known.process, SECONDS_TO_STOP)  # of a keeper that was killed where there is no tether
+                _end(known.daemon, SECONDS_TO_STOP)
+                _end(known.process, SECONDS_TO_STOP)  # of a daemon that was killed where nothing ties a child to it
                 state.forget(data, service)
                 if was_there:
                     stopped.append(service)
@@ -143,7 +136,7 @@ def down(data: Path, *, delete: bool = False, say: Say = lambda line: None) -> l
     return stopped
 
 
-def _end(process: state.Proc, seconds: float) -> None:
+def _end(process: ProcessId, seconds: float) -> None:
     """SIGTERM (and SIGCONT, in case it is held), wait, then SIGKILL. Another process that has its number now is left alone."""
     deadline = time.monotonic() + seconds
     for number in (signal.SIGTERM, signal.SIGCONT):
@@ -155,7 +148,7 @@ def _end(process: state.Proc, seconds: float) -> None:
         time.sleep(0.05)
 
 
-def _signal(process: state.Proc, number: int) -> None:
+def _signal(process: ProcessId, number: int) -> None:
     if process.alive:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, number)

@@ -1,4 +1,4 @@
-"""What runs: one small file per service below ``<data>/services/``, written by its keeper. Light: standard library only."""
+"""What runs: one small file per service below ``<data>/services/``, written by its daemon. Light: standard library only."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipelines.lake.processes import started
+from pipelines.lake.process_identity import ProcessId
 
-__all__ = ["Proc", "State", "address", "forget", "read", "services_folder", "write"]
+__all__ = ["State", "address", "forget", "read", "services_folder", "write"]
 
 
 def services_folder(data: Path) -> Path:
@@ -21,41 +21,22 @@ def services_folder(data: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Proc:
-    """A process: its number, and when it started, since numbers are given again."""
-
-    pid: int
-    started: str
-
-    @classmethod
-    def of(cls, pid: int) -> Proc | None:
-        """The process that has this number now."""
-        at = started(pid)
-        return None if at is None else cls(pid, at)
-
-    @property
-    def alive(self) -> bool:
-        """Whether this very process is still there."""
-        return started(self.pid) == self.started
-
-
-@dataclass(frozen=True)
 class State:
-    """A service as its keeper last said it is. ``ended`` tells how it ended if nobody asked it to."""
+    """A service as its daemon last said it is. ``ended`` tells how it ended if nobody asked it to."""
 
     service: str
     address: str
     folder: str
     log: str
-    keeper: Proc
-    process: Proc
+    daemon: ProcessId
+    process: ProcessId
     since: str
     ended: str | None = None
 
     @property
     def alive(self) -> bool:
         """Whether its process is there (it may yet be stuck)."""
-        return self.process.alive
+        return self.process.alive is True
 
     def with_end(self, code: int) -> State:
         """The same, ended by itself with this exit code (negative: a signal) now."""
@@ -71,8 +52,8 @@ def read(data: Path, service: str) -> State | None:
     """The state of a service, None if it was never started or was stopped. A file that cannot be read counts as none."""
     try:
         value: dict[str, Any] = json.loads(_file(data, service).read_text())
-        value["keeper"], value["process"] = Proc(**value["keeper"]), Proc(**value["process"])
-        return State(**value)
+        daemon = value.pop("keeper", None) or value.pop("daemon")  # as it was called in 0.1
+        return State(**{**value, "daemon": ProcessId(**daemon), "process": ProcessId(**value["process"])})
     except (OSError, ValueError, TypeError, KeyError):
         return None
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipelines.lake import runs
-from pipelines.lake.children import end
+from pipelines.lake.processes import stop_child
 from pipelines.project import recording
 from pipelines.project.repository import Repo
 from pipelines.streaming.engines.flink_cluster import check_flags
@@ -250,7 +250,7 @@ class _Stream:
         if self.reader is not None:
             self.reader.close()
         if self.spare is not None:
-            end(self.spare, 0)
+            stop_child(self.spare, 0)
 
 
 def _applied(data: Path, group: FeatureGroup) -> str:

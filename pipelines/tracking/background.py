@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import socket
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from pipelines.lake.processes import let_go, module_command, start_detached
 from pipelines.tracking.outbox import Spool
 
 if TYPE_CHECKING:
     from pipelines.project.config import Settings
 
 __all__ = ["adopted", "problem", "shown", "start"]
-
-
-_started: list[int] = []
-"""Deliverers of this process; those that ended are let go of when the next one starts."""
 
 
 def adopted(tracker: str, uri: str) -> dict[str, Any]:
@@ -41,29 +35,11 @@ def start(settings: Settings, data: Path) -> None:
         return
     asked = {"data": str(data.resolve()), "tracking": settings.tracking.model_dump(mode="json"), "uri": tracking_uri(settings, data)}
     environment = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID")}
-    engine = str(Path(__file__).resolve().parents[2])  # the same code as the job's, wherever that was imported from
-    environment["PYTHONPATH"] = os.pathsep.join(p for p in (engine, os.environ.get("PYTHONPATH", "")) if p)
-    for pid in _started[:]:
-        with contextlib.suppress(ChildProcessError):
-            if os.waitpid(pid, os.WNOHANG) == (0, 0):
-                continue
-        _started.remove(pid)
-    with open(spool.folder / "deliver.log", "a", encoding="utf-8") as log:
-        child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "pipelines.tracking.sync"],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            cwd=spool.folder,
-            env=environment,
-            start_new_session=True,  # it lives on when the job's terminal closes, and Ctrl-C is not for it
-            text=True,
-        )
-        assert child.stdin is not None
-        child.stdin.write(json.dumps(asked))  # not as an argument: a URI may hold a password, and arguments are for all to see
-        child.stdin.close()
-    _started.append(child.pid)
-    child.returncode = 0  # nobody waits for it: without this, Python complains of a child that still runs
+    # It lives on when the job's terminal closes, and Ctrl-C is not for it.
+    child = start_detached(module_command("pipelines.tracking.sync"), spool.folder / "deliver.log", environment, spool.folder)
+    assert child.stdin is not None
+    child.stdin.write(json.dumps(asked).encode())  # not as an argument: a URI may hold a password, and arguments are for all to see
+    let_go(child)
 
 
 def shown(uri: str) -> str:

@@ -10,7 +10,6 @@ import itertools
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +17,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pipelines.lake import die_with_parent
 from pipelines.lake.layout import REPORT
+from pipelines.lake.processes import start_child, stop_child, tandem_command
 from pipelines.lake.runs import Run, list_runs
 from pipelines.training.definition import Model
 from transforms.errors import ConfigError, TandemError
@@ -146,11 +145,7 @@ def run_experiments(
             child.terminate()
             one.status, one.why = "killed", "the comparison was stopped"
         for _, child, _ in running.values():
-            try:
-                child.wait(10)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
+            stop_child(child, 10)
         _write(parent, experiments, metric)
     if best(experiments, metric) is None:
         raise TandemError(f"none of {len(experiments)} experiments has {metric}; the first: {experiments[0].why}; see {folder}")
@@ -173,16 +168,12 @@ def plan(model: Model, chosen: Sequence[Mapping[str, Any]], metric: str) -> list
 def _start(
     one: Experiment, model: Model, parent: Run, repo: Path, data: Path, start: datetime, end: datetime, seed: int, folder: Path
 ) -> subprocess.Popen[bytes]:
-    tether = Path(die_with_parent.__file__)  # an experiment whose comparison is gone helps nobody
-    command = [sys.executable, "-I", "-S", str(tether), str(os.getpid())] if sys.platform == "linux" else []
-    command += [sys.executable, "-m", "pipelines.cli", "train", "--repo", str(repo), "--data", str(data), "--model", model.name]
+    command = tandem_command("train", "--repo", str(repo), "--data", str(data), "--model", model.name)
     command += ["--start", start.isoformat(), "--end", end.isoformat(), "--seed", str(seed), "--no-push", "--json"]
     command += [f"--set={name}={value}" for name, value in one.params.items()]
-    engine = str(Path(__file__).resolve().parents[2])
-    paths = os.pathsep.join(p for p in (engine, os.environ.get("PYTHONPATH", "")) if p)
-    environment = {**os.environ, "PYTHONPATH": paths, "TANDEM_PARENT_RUN": parent.id}
-    with open(folder / f"{one.number}.json", "wb") as out, open(folder / f"{one.number}.log", "wb") as log:
-        return subprocess.Popen(command, stdout=out, stderr=log, stdin=subprocess.DEVNULL, env=environment)
+    environment = {**os.environ, "TANDEM_PARENT_RUN": parent.id}
+    # An experiment whose comparison is gone helps nobody: it ends with us.
+    return start_child(command, folder / f"{one.number}.log", environment, anew=True, output=folder / f"{one.number}.json")
 
 
 def _collect(one: Experiment, code: int, parent: Run, data: Path, folder: Path, metric: str) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from pipelines.lake.processes import reason, rotate, start_child, stop_child
+from pipelines.lake.processes import reason, rotate, start_child, stop_child, tandem_command
 from pipelines.project.recording import Stopped
 
 __all__ = ["Children", "Commands"]
@@ -30,10 +29,8 @@ class Commands(Protocol):
 class Children:
     """Commands as child processes (Linux: they die with us, however we die). ``stop`` ends the running one in order."""
 
-    def __init__(
-        self, repo: Path, data: Path, stop: threading.Event, program: Sequence[str] = (sys.executable, "-P", "-m", "pipelines.cli")
-    ) -> None:
-        self.repo, self.data, self.stop, self.program = repo, data, stop, program
+    def __init__(self, repo: Path, data: Path, stop: threading.Event, program: Sequence[str] | None = None) -> None:
+        self.repo, self.data, self.stop, self.program = repo, data, stop, program or tandem_command()
         self.log = data / "watch" / "commands.log"
 
     def run(self, words: Sequence[str]) -> tuple[int, str]:

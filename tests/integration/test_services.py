@@ -15,7 +15,8 @@ import redis
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewTopic
 
-from pipelines.lake.processes import start_child, started, stop_child
+from pipelines.lake.process_identity import ProcessId, started
+from pipelines.lake.processes import start_child, stop_child
 from pipelines.services import jars, local
 from pipelines.services import kafka_broker as local_kafka
 from pipelines.services import redis_server as local_redis
@@ -187,10 +188,10 @@ def test_kafka_for_people_with_odd_folders_and_a_port_of_their_own(tmp_path):
     assert not processes(folder)
 
 
-@pytest.mark.parametrize("moment", ["the keeper starts", "the data folder is made", "the broker starts"])
+@pytest.mark.parametrize("moment", ["the daemon starts", "the data folder is made", "the broker starts"])
 def test_a_crash_of_up_leaves_no_process(data, moment):
     up = tandem("up", data=data)
-    word = {"the keeper starts": "services.keeper", "the data folder is made": "StorageTool", "the broker starts": " kafka.Kafka "}[moment]
+    word = {"the daemon starts": "services.daemon", "the data folder is made": "StorageTool", "the broker starts": " kafka.Kafka "}[moment]
     until(lambda: any(word in line for line in processes(data).values()), what=moment)
     up.kill()
     up.communicate()
@@ -231,10 +232,10 @@ def test_a_killed_broker_is_told_and_comes_back_with_its_records(data):
     assert any("again (killed by signal 9" in line for line in said)
     assert local_kafka.running(data) == bootstrap and records(bootstrap) == [b"one"]
 
-    os.kill(state.read(data, "kafka").keeper.pid, signal.SIGKILL)  # the broker goes with it
+    os.kill(state.read(data, "kafka").daemon.pid, signal.SIGKILL)  # the broker goes with it
     nothing_left(data)
     facts = local.status(data)["kafka"]
-    assert facts["state"] == "ended" and "together with its keeper" in facts["detail"]
+    assert facts["state"] == "ended" and "together with its daemon" in facts["detail"]
     said.clear()
     assert local.down(data, say=said.append) == [] and "had ended by itself" in said[0]
     assert local.status(data)["kafka"] == {"state": "stopped"}
@@ -252,7 +253,7 @@ def test_a_stuck_broker_is_told_and_ended(data, monkeypatch):
     until(lambda: local.status(data)["kafka"]["state"] == "running")
     os.kill(known.process.pid, signal.SIGSTOP)
     assert local.down(data) == ["kafka"]
-    assert not known.process.alive and not known.keeper.alive
+    assert not known.process.alive and not known.daemon.alive
 
 
 def test_a_broker_that_cannot_start_is_one_line(data):
@@ -268,9 +269,9 @@ def test_a_broker_that_cannot_start_is_one_line(data):
 def test_a_process_that_has_the_number_of_an_old_one_is_left_alone(data, tmp_path):
     child = start_child(["sleep", "60"], tmp_path / "log")
     try:
-        proc = state.Proc.of(child.pid)
+        proc = ProcessId.of(child.pid)
         assert proc is not None and proc.alive
-        stranger = state.Proc(child.pid, "another start")
+        stranger = ProcessId(child.pid, "another start")
         (data / "services").mkdir(parents=True)
         state.write(data, state.State("kafka", "127.0.0.1:1", "", "", stranger, stranger, ""))
         assert local_kafka.running(data) is None and local.status(data)["kafka"]["state"] == "ended"

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from pipelines.alerting import Webhook
-from pipelines.lake.alive import started_at
+from pipelines.lake.process_identity import started
 from pipelines.project.config import AlertSettings
 from pipelines.watch.job_metrics import JobMetrics, page
 from pipelines.watch.observations import event_days, plan
@@ -304,7 +304,7 @@ def test_killed_in_the_middle_its_child_dies_and_the_next_start_completes_it(wor
         (running,) = wait_for(lambda: [r for r in world.runs(step) if r["status"] == "running"])
         child.send_signal(signal.SIGKILL)
         child.wait()
-        wait_for(lambda: started_at(running["pid"]) is None)
+        wait_for(lambda: started(running["pid"]) is None)
     assert champion(world.data) == 1
     assert [r["status"] for r in world.runs("retrain")] == ["killed"]
     world.order(step, None)
@@ -336,7 +336,7 @@ def test_sigterm_ends_it_in_order_and_the_next_start_goes_on(world: World) -> No
         child.terminate()
         out, _ = child.communicate(timeout=60)
         assert child.returncode == 0 and "asked to stop" in out
-    assert started_at(running["pid"]) is None
+    assert started(running["pid"]) is None
     (run,) = world.runs("retrain")
     assert run["status"] == "killed" and run["asked_to_stop"] and run["tries"] == 0
     world.order("train", None)

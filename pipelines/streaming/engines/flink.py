@@ -23,7 +23,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.portable_runner import JobServiceHandle, PortableRunner
 from google.protobuf import json_format
 
-from pipelines.lake.children import end, launch
+from pipelines.lake.processes import start_child, stop_child
 from pipelines.streaming.engines.flink_cluster import Cluster, check_flags
 from pipelines.streaming.engines.worker import PRELOAD, start_worker
 from pipelines.streaming.engines.worker_pool import WorkerPool
@@ -123,27 +123,20 @@ class FlinkJob:
             pool = options.worker_pool
         try:
             path = [str(self._describe(pool)), classpath("flink", self.say)]
-            with open(self.log, "wb") as sink:
-                self._java = launch(
-                    [
-                        str(java()),
-                        f"-Xmx{options.heap_mb}m",
-                        "-XX:+UseSerialGC",
-                        "-XX:TieredStopAtLevel=1",  # half the processor time at the start; the work is done in Python
-                        "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
-                        f"-Djava.io.tmpdir={options.folder / 'tmp'}",
-                        *ADD_OPENS,
-                        MAIN_CLASS,
-                        # Two arguments: its parser takes a path with a space only so.
-                        "--flink-conf-dir",
-                        str(self._configure()),
-                    ],
-                    env={**os.environ, "CLASSPATH": os.pathsep.join(path)},
-                    stdin=subprocess.DEVNULL,
-                    stdout=sink,
-                    stderr=sink,
-                    start_new_session=True,
-                )
+            command = [
+                str(java()),
+                f"-Xmx{options.heap_mb}m",
+                "-XX:+UseSerialGC",
+                "-XX:TieredStopAtLevel=1",  # half the processor time at the start; the work is done in Python
+                "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+                f"-Djava.io.tmpdir={options.folder / 'tmp'}",
+                *ADD_OPENS,
+                MAIN_CLASS,
+                # Two arguments: its parser takes a path with a space only so.
+                "--flink-conf-dir",
+                str(self._configure()),
+            ]
+            self._java = start_child(command, self.log, {**os.environ, "CLASSPATH": os.pathsep.join(path)}, anew=True)
         except BaseException:
             self.stop()
             raise
@@ -223,7 +216,7 @@ class FlinkJob:
         if self._pool is not None:
             self._pool.close()
         if self._java is not None:
-            end(self._java, 0 if self.cluster is None else 5)
+            stop_child(self._java, 0 if self.cluster is None else 5)
         shutil.rmtree(self.options.folder / "tmp", ignore_errors=True)
 
 

@@ -19,29 +19,19 @@ __all__ = ["PRELOAD", "start_worker"]
 
 PRELOAD = ("apache_beam.runners.worker.sdk_worker",)
 """Modules that every worker imports while it waits for its orders."""
-_ENGINE = str(Path(__file__).resolve().parents[3])
 
 
 def start_worker(log: Path, preload: Sequence[str] = PRELOAD) -> subprocess.Popen[bytes]:
     """Start a worker that imports ``preload`` and waits for its orders on stdin; its output is appended to ``log``."""
-    from pipelines.lake.children import launch
-    from pipelines.lake.processes import rotate
+    from pipelines.lake.processes import module_command, rotate, start_child
 
     rotate(log)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "ab") as sink:
-        return launch(
-            [sys.executable, "-m", "pipelines.streaming.engines.worker", *preload],
-            stdin=subprocess.PIPE,
-            stdout=sink,
-            stderr=sink,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([_ENGINE, *filter(None, [os.environ.get("PYTHONPATH")])])},
-            start_new_session=True,  # Ctrl-C in a terminal is for the driver alone, which then drains
-        )
+    # Ctrl-C in a terminal is for the driver alone, which then drains.
+    return start_child(module_command("pipelines.streaming.engines.worker", *preload), log, stdin=subprocess.PIPE)
 
 
 def _end_with_parent() -> None:
-    """The pool's end of stdin closes when it ends: so does the worker (beside the kernel's own rule, see children)."""
+    """The pool's end of stdin closes when it ends: so does the worker (beside the kernel's own rule, see processes)."""
     sys.stdin.buffer.read()
     os._exit(1)
 

@@ -19,7 +19,7 @@ from typing import Any
 import grpc
 from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
 
-from pipelines.lake.children import end
+from pipelines.lake.processes import stop_child
 from pipelines.streaming.engines.worker import PRELOAD, start_worker
 
 __all__ = ["CACHE_MB", "WorkerPool"]
@@ -86,7 +86,7 @@ class WorkerPool:
         with self._lock:
             worker = self._workers.pop(request.worker_id, None)
         if worker is not None:
-            end(worker)
+            stop_child(worker, 5)
         return beam_fn_api_pb2.StopWorkerResponse()
 
     def _watch(self, worker_id: str, worker: subprocess.Popen[bytes]) -> None:
@@ -110,7 +110,7 @@ class WorkerPool:
             self._workers, self._spare = {}, None
         self._server.stop(0)
         for worker in workers:
-            end(worker, 0)  # nothing is lost: what counts is durable before it is acknowledged
+            stop_child(worker, 0)  # nothing is lost: what counts is durable before it is acknowledged
             if worker.stdin is not None:
                 worker.stdin.close()
 
