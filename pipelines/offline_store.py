@@ -369,7 +369,9 @@ def _spine(db: Any, entity_df: pd.DataFrame | pa.Table | str) -> tuple[pa.Table,
     at = EVENT_TIMESTAMP if EVENT_TIMESTAMP in spine.column_names else stamps[0]
     column = spine.column(at)
     if pa.types.is_string(column.type) or pa.types.is_date(column.type):
-        column = pa.chunked_array([pa.Array.from_pandas(pd.to_datetime(column.to_pandas(), utc=True))])
+        # One by one: for a whole column pandas 2 guesses one format from the first text, and refuses the others.
+        times = [pd.to_datetime(text, utc=True) for text in column.to_pylist()]
+        column = pa.chunked_array([pa.Array.from_pandas(pd.Series(times, dtype="datetime64[ns, UTC]"))])
     if not pa.types.is_timestamp(column.type):
         raise DataError(f"the spine's {at!r} is {column.type}; it must be a timestamp, e.g. pd.to_datetime(..., utc=True)")
     if column.type.unit == "ns":  # a plain cast rounds towards zero, which before 1970 is the future
