@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -240,6 +241,17 @@ def _runner(steps: _Steps, run_id: str) -> Any:
 
 
 @contextmanager
+def _no_arguments() -> Iterator[None]:
+    """TFX's executors read ``sys.argv`` as flags of theirs; what is there is for us (or for pytest), and may be no flag of theirs."""
+    before = sys.argv
+    sys.argv = before[:1]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+@contextmanager
 def _quiet(log: Path) -> Iterator[None]:
     """All logging goes to the file ``log``, none to the terminal; put back afterwards."""
     to_file = logging.FileHandler(log, encoding="utf-8")
@@ -284,7 +296,7 @@ def run_pipeline(
     (data / "tfx" / "logs").mkdir(parents=True, exist_ok=True)
     log = data / "tfx" / "logs" / f"{run_id}.log"
     steps = _Steps(progress)
-    with _quiet(log):
+    with _quiet(log), _no_arguments():
         with steps.step("libraries"):
             pipeline = _build(model, training_set, repo.resolve(), data.resolve(), spec, seed, params, push)
             runner = _runner(steps, run_id)
