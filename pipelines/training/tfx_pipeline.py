@@ -55,10 +55,10 @@ class PipelineRun:
 
 def _eval_config(model: Model, against: str) -> Any:
     """TFMA's configuration: metrics over all rows and per slice; thresholds over all rows, for ``against`` "blessed" or "plain"."""
-    from tensorflow_model_analysis.proto import config_pb2
+    from tensorflow_model_analysis.proto import config_pb2 as tfma  # the one name of these messages in both lines
 
     def overall(**threshold: Any) -> list[Any]:  # slices are measured, but one of twelve requests is no verdict
-        return [config_pb2.PerSliceMetricThreshold(slicing_specs=[config_pb2.SlicingSpec()], threshold=config_pb2.MetricThreshold(**threshold))]
+        return [tfma.PerSliceMetricThreshold(slicing_specs=[tfma.SlicingSpec()], threshold=tfma.MetricThreshold(**threshold))]
 
     metrics = []
     for name, class_name in _TFMA_NAMES.items():
@@ -66,29 +66,29 @@ def _eval_config(model: Model, against: str) -> Any:
         found: dict[str, Any] = {}
         rises = name == "auc"
         if threshold is not None and threshold.bound is not None and against == "blessed":
-            found["value_threshold"] = config_pb2.GenericValueThreshold(**{"lower_bound" if rises else "upper_bound": {"value": threshold.bound}})
+            found["value_threshold"] = tfma.GenericValueThreshold(**{"lower_bound" if rises else "upper_bound": {"value": threshold.bound}})
         slack = None if threshold is None else threshold.slack_to_blessed if against == "blessed" else threshold.slack_to_plain
         if slack is not None:
-            found["change_threshold"] = config_pb2.GenericChangeThreshold(
-                direction=config_pb2.MetricDirection.HIGHER_IS_BETTER if rises else config_pb2.MetricDirection.LOWER_IS_BETTER,
+            found["change_threshold"] = tfma.GenericChangeThreshold(
+                direction=tfma.MetricDirection.HIGHER_IS_BETTER if rises else tfma.MetricDirection.LOWER_IS_BETTER,
                 # TFMA wants strictly better than the bound; a hair of room makes "equal" pass with slack 0.
                 absolute={"value": -(slack + 1e-9) if rises else slack + 1e-9},
             )
-        metrics.append(config_pb2.MetricConfig(class_name=class_name, per_slice_thresholds=overall(**found) if found else []))
+        metrics.append(tfma.MetricConfig(class_name=class_name, per_slice_thresholds=overall(**found) if found else []))
     metrics.append(
         # An Evaluator without any threshold blesses nothing: this one always holds.
-        config_pb2.MetricConfig(
+        tfma.MetricConfig(
             class_name="ExampleCount",
-            per_slice_thresholds=overall(value_threshold=config_pb2.GenericValueThreshold(lower_bound={"value": 0.5})),
+            per_slice_thresholds=overall(value_threshold=tfma.GenericValueThreshold(lower_bound={"value": 0.5})),
         )
     )
     spec = {"signature_name": "serving_default", "label_key": model.label, "model_type": "tf_generic", "prediction_key": "probability"}
     if model.weight:
         spec["example_weight_key"] = model.weight
-    return config_pb2.EvalConfig(
-        model_specs=[config_pb2.ModelSpec(name="candidate", **spec), config_pb2.ModelSpec(name="baseline", is_baseline=True, **spec)],
-        slicing_specs=[config_pb2.SlicingSpec(), *(config_pb2.SlicingSpec(feature_keys=[s]) for s in model.slices)],
-        metrics_specs=[config_pb2.MetricsSpec(metrics=metrics)],
+    return tfma.EvalConfig(
+        model_specs=[tfma.ModelSpec(name="candidate", **spec), tfma.ModelSpec(name="baseline", is_baseline=True, **spec)],
+        slicing_specs=[tfma.SlicingSpec(), *(tfma.SlicingSpec(feature_keys=[s]) for s in model.slices)],
+        metrics_specs=[tfma.MetricsSpec(metrics=metrics)],
     )
 
 

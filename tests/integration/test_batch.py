@@ -237,7 +237,7 @@ def test_ranges_without_sense_are_one_line(plain):
 
 
 def test_both_lines_of_packages_give_the_same_values(full):
-    """The aggregates to the bit. Transformed values too where the graph has the same fingerprint; else no further than a float's rounding."""
+    """The aggregates to the bit; transformed values too where the graph has the same fingerprint, else to a float's rounding."""
     world, result = full
     want = json.loads(line_figures.FILE.read_text())
     have = json.loads(json.dumps(line_figures.figures(world, result.run)))
