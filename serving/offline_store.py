@@ -202,14 +202,14 @@ class AsofOfflineStore(DuckDBOfflineStore):
                 both = " AND ".join(f"{k} IS NOT DISTINCT FROM b.k{i}" for i, k in enumerate(keys))
                 best = ", ".join(f"{k} AS k{i}" for i, k in enumerate(keys))
                 return _one_chunk(
-                    db.execute(f"""
+                    db.sql(f"""
                     WITH b AS (
                         SELECT {best}, max({{'t': {order[0]}, 'r': {order[1]}, 'c': {order[2]}}}) AS o
                         FROM {source.table} WHERE {source.where(timestamp_field, start_date, end_date)} GROUP BY ALL)
                     SELECT {", ".join(f"{source.column(c)} AS {_q(c)}" for c in columns)} FROM {source.table} JOIN b ON {both}
                     WHERE {source.where(timestamp_field, start_date, end_date)}
                       AND {order[0]} = b.o.t AND {order[1]} = b.o.r AND {order[2]} = b.o.c
-                    QUALIFY row_number() OVER (PARTITION BY {", ".join(keys)}) = 1""").arrow()
+                    QUALIFY row_number() OVER (PARTITION BY {", ".join(keys)}) = 1""").to_arrow_table()
                 )
 
         return AsofJob(lambda: _for_materialize(_safely(run), join_key_columns))
@@ -223,10 +223,17 @@ class AsofOfflineStore(DuckDBOfflineStore):
         timestamp_field: str,
         start_date: datetime,
         end_date: datetime,
+        created_timestamp_column: str | None = None,
         **more: Any,
     ) -> RetrievalJob:
-        """All rows with ``start_date`` <= event time <= ``end_date``, in no order."""
+        """All rows with ``start_date`` <= event time <= ``end_date``, in no order.
+
+        With ``created_timestamp_column`` the caller means to tell newer rows from older ones by it (Feast 0.67 materializes that way). It
+        knows no revisions: of the rows that agree in key and event time, only the greatest by (revision, created) is given.
+        """
         columns = [*join_key_columns, *feature_name_columns, timestamp_field]
+        if created_timestamp_column:
+            columns.append(created_timestamp_column)
 
         def run() -> pa.Table:
             with _connection(config) as db:
@@ -234,9 +241,12 @@ class AsofOfflineStore(DuckDBOfflineStore):
                 if source.empty:
                     return pa.table({c: pa.array([], pa.null()) for c in columns})
                 picked = ", ".join(f"{source.column(c)} AS {_q(c)}" for c in columns)
-                return _one_chunk(
-                    db.execute(f"SELECT {picked} FROM {source.table} WHERE {source.where(timestamp_field, start_date, end_date)}").arrow()
-                )
+                query = f"SELECT {picked} FROM {source.table} WHERE {source.where(timestamp_field, start_date, end_date)}"
+                if created_timestamp_column:
+                    same = ", ".join([*(source.column(k) for k in join_key_columns), source.micros(timestamp_field)])
+                    query += f" QUALIFY row_number() OVER (PARTITION BY {same}{source.newest_first(created_timestamp_column)}) = 1"
+                table = _one_chunk(db.sql(query).to_arrow_table())
+                return _for_materialize(table, join_key_columns) if created_timestamp_column else table
 
         return AsofJob(lambda: _safely(run))
 
@@ -273,6 +283,12 @@ class _Source:
 
     def where(self, timestamp_field: str, start: datetime, end: datetime) -> str:
         return f"{self.micros(timestamp_field)} BETWEEN {_micros(start)} AND {_micros(end)}{self.of_graph()}"
+
+    def newest_first(self, created: str) -> str:
+        """The ORDER BY that puts the greatest (revision, created) first, as far as the source has them."""
+        order = [f"{self.column(REVISION)} DESC NULLS LAST"] if REVISION in self.types else []
+        order += [f"{self.micros(created)} DESC NULLS LAST"] if created in self.types else []
+        return f" ORDER BY {', '.join(order)}" if order else ""
 
     def of_graph(self) -> str:
         if not self.fingerprint or FINGERPRINT not in self.types:
@@ -324,7 +340,7 @@ def _join(db: Any, config: RepoConfig, view: FeatureView, wanted: Sequence[str],
         FROM spine s ASOF LEFT JOIN f ON {" AND ".join([*(f"s.k{i} = f.k{i}" for i in range(len(keys))), "s.us >= f.us"])}
         ORDER BY s.row"""
     try:
-        found = db.execute(query).arrow()
+        found = db.sql(query).to_arrow_table()
     except duckdb.Error as e:
         raise StoreError(f"view {view.name!r}: the join failed: {_line(e)}; check the types of the spine's keys") from e
     finally:
@@ -338,7 +354,7 @@ def _spine(db: Any, entity_df: pd.DataFrame | pa.Table | str) -> tuple[pa.Table,
     """The spine as Arrow and its time column, made ``timestamp[us, UTC]`` (rounded down: equal for the join's purpose)."""
     try:
         if isinstance(entity_df, str):
-            spine = db.execute(entity_df).arrow()
+            spine = db.sql(entity_df).to_arrow_table()
         elif isinstance(entity_df, pa.Table):
             spine = entity_df
         else:
@@ -353,7 +369,9 @@ def _spine(db: Any, entity_df: pd.DataFrame | pa.Table | str) -> tuple[pa.Table,
     at = EVENT_TIMESTAMP if EVENT_TIMESTAMP in spine.column_names else stamps[0]
     column = spine.column(at)
     if pa.types.is_string(column.type) or pa.types.is_date(column.type):
-        column = pa.chunked_array([pa.Array.from_pandas(pd.to_datetime(column.to_pandas(), utc=True))])
+        # One by one: for a whole column pandas 2 guesses one format from the first text, and refuses the others.
+        times = [pd.to_datetime(text, utc=True) for text in column.to_pylist()]
+        column = pa.chunked_array([pa.Array.from_pandas(pd.Series(times, dtype="datetime64[ns, UTC]"))])
     if not pa.types.is_timestamp(column.type):
         raise DataError(f"the spine's {at!r} is {column.type}; it must be a timestamp, e.g. pd.to_datetime(..., utc=True)")
     if column.type.unit == "ns":  # a plain cast rounds towards zero, which before 1970 is the future

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -100,18 +101,30 @@ def mlflow_runs(uri: str) -> dict[str, Told]:
     return out
 
 
+def _log_records(data: bytes, block: int = 32_768, header: int = 7) -> Iterator[bytes]:
+    """The records of W&B's file: LevelDB's log format (per piece: checksum, length, kind) behind seven bytes of W&B's own."""
+    at, pieces = header, b""
+    while at + header <= len(data):
+        if block - at % block < header:  # a piece's header never crosses the end of a block
+            at += block - at % block
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, at)
+        pieces += data[at + header : at + header + length]
+        at += header + length
+        if kind in (1, 4):  # whole, or its last piece
+            yield pieces
+            pieces = b""
+
+
 def wandb_runs(data: Path) -> dict[str, Told]:
     """The offline runs of Weights & Biases in a data folder, from its own log files."""
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
     out: dict[str, Told] = {}
     for file in (data / "tracking" / "wandb").glob("offline-run-*/*.wandb"):
-        log, told, name = DataStore(), Told("", None, {}, {}, {}, {}), ""
-        log.open_for_scan(str(file))
-        while (read := log.scan_data()) is not None:
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(bytes(read))
+        told, name = Told("", None, {}, {}, {}, {}), ""
+        for read in _log_records(file.read_bytes()):
+            record = wandb_internal_pb2.Record.FromString(read)
             kind = record.WhichOneof("record_type")
             if kind == "run":
                 config = {u.key: json.loads(u.value_json) for u in record.run.config.update}

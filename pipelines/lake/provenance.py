@@ -19,7 +19,7 @@ from typing import Any
 __all__ = ["code_version", "engine_root", "facts", "hashed", "library_versions", "lock_hash", "masked"]
 
 LIBRARIES = ("apache-beam", "tensorflow", "tensorflow-transform", "tfx-bsl", "pyarrow", "numpy", "feast", "duckdb", "tandem-features")
-LOCK = "requirements.lock"
+LOCK = "requirements.lock" if sys.version_info < (3, 12) else "requirements-modern.lock"
 MASK = "***"
 
 _SECRET = re.compile(r"passw(or)?d|passphrase|secret|token|api[_-]?key|private[_-]?key|credential|webhook|authorization", re.IGNORECASE)

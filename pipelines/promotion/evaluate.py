@@ -102,17 +102,18 @@ def write_tfma(evaluation: Evaluation, model: Model, folder: Path) -> dict[int, 
 
     import pandas as pd
     import tensorflow_model_analysis as tfma
+    from tensorflow_model_analysis.proto import config_pb2
 
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
     table = evaluation.held.table
     out = {}
-    config = tfma.EvalConfig(
-        model_specs=[tfma.ModelSpec(label_key=model.label, prediction_key="prediction")],
-        slicing_specs=[tfma.SlicingSpec(), *(tfma.SlicingSpec(feature_keys=[s]) for s in model.slices)],
+    config = config_pb2.EvalConfig(
+        model_specs=[config_pb2.ModelSpec(label_key=model.label, prediction_key="prediction")],
+        slicing_specs=[config_pb2.SlicingSpec(), *(config_pb2.SlicingSpec(feature_keys=[s]) for s in model.slices)],
         metrics_specs=[
-            tfma.MetricsSpec(
+            config_pb2.MetricsSpec(
                 metrics=[
-                    tfma.MetricConfig(class_name=name)
+                    config_pb2.MetricConfig(class_name=name)
                     for name in ("ExampleCount", "AUC", "BinaryCrossentropy", "Calibration", "Precision", "Recall", "BinaryAccuracy")
                 ]
             )

