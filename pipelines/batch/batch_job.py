@@ -22,6 +22,7 @@ from apache_beam.transforms.combiners import ToList
 
 from pipelines.batch import steps
 from pipelines.batch.analysis import analyze_groups
+from pipelines.batch.beam_transforms import ApplyTransformGraph, ReadEventLog, WindowFeatures
 from pipelines.lake import provenance, runs
 from pipelines.project import recording
 from pipelines.project.repository import Repo
@@ -157,30 +158,20 @@ def _make(
     with beam.Pipeline(options=beam_options) as pipeline:
         stats = []
         for name, source in sources.items():
-            read = (
-                pipeline
-                | f"Files of {name}" >> beam.Create(list(files[name]))
-                | f"Spread {name}" >> beam.Reshuffle()
-                | f"Read {name}"
-                >> beam.ParDo(
-                    steps.ReadEvents(
-                        source, begin_us[name], end, now_us, round(settings.max_future_hours * 3.6e9), str(run.folder / "dead_letters")
-                    )
-                ).with_outputs("stats", main="valid")
+            log = pipeline | f"Events of {name}" >> ReadEventLog(
+                source,
+                files[name],
+                begin_us[name],
+                end,
+                now_us,
+                round(settings.max_future_hours * 3.6e9),
+                str(run.folder / "dead_letters"),
             )
-            stats.append(read.stats)
-            for group in repo.groups.values():
-                if group.source.name != name:
-                    continue
+            stats.append(log.stats)
+            for group in (g for g in repo.groups.values() if g.source.name == name):
                 length = steps.slice_us(group, settings.slice_days)
-                made = (
-                    read.valid
-                    | f"Tile {group.name}" >> beam.ParDo(steps.Tile(group, settings.shards, length, start, end))
-                    | f"Shuffle {group.name}" >> beam.GroupByKey()
-                    | f"Window {group.name}"
-                    >> beam.ParDo(steps.WindowRows(group, length, start, end, str(rows_dir), str(run.folder / "tiles"))).with_outputs(
-                        "stats", main="files"
-                    )
+                made = log.valid | f"Features {group.name}" >> WindowFeatures(
+                    group, settings.shards, length, start, end, str(rows_dir), str(run.folder / "tiles")
                 )
                 stats.append(made.stats)
         _ = (
@@ -217,11 +208,8 @@ def _make(
     with beam.Pipeline(options=beam_options) as pipeline:
         for name in repo.groups:
             graph = repo.data / "graphs" / name / fingerprints[name]
-            _ = (
-                pipeline
-                | f"Rows of {name}" >> beam.Create(made_files[name])
-                | f"Spread {name}" >> beam.Reshuffle()
-                | f"Transform {name}" >> beam.ParDo(steps.TransformFile(str(graph), str(rows_dir), str(offline), now_us))
+            _ = pipeline | f"Graph of {name}" >> ApplyTransformGraph(
+                name, made_files[name], str(graph), str(rows_dir), str(offline), now_us
             )
     run.save(status="publishing", fingerprints=fingerprints)
 

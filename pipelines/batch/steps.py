@@ -24,7 +24,10 @@ from transforms.definitions import CREATED, FINGERPRINT, TIMESTAMP, EventSource,
 from transforms.graph import TransformGraph
 from transforms.hashing import shard_of
 
-__all__ = ["ReadEvents", "Tile", "TransformFile", "WindowRows", "from_ipc", "seed_start", "slice_us", "to_ipc", "write_parquet"]
+__all__ = [
+    "ReadEvents", "Tile", "TransformFile", "WindowRows", "WriteDeadLetters", "from_ipc", "seed_start", "slice_us", "to_ipc",
+    "write_parquet",
+]  # fmt: skip
 
 DAY_US = 86_400_000_000
 _SEED = -(2**62)
@@ -69,14 +72,14 @@ def seed_start(group: FeatureGroup, end: int) -> int:
 
 
 class ReadEvents(beam.DoFn):
-    """EventFile -> valid batches of ``source`` with event times in [start, end), and dead letters in a Parquet file.
+    """EventFile -> valid batches of ``source`` with event times in [start, end).
 
-    Main output: RecordBatch. Output ``stats``: (name, number): events read, rejected by reason, files.
+    Main output: RecordBatch. Output ``invalid``: (file name, table of its rejects). Output ``stats``: (name, number): events read,
+    rejected by reason.
     """
 
-    def __init__(self, source: EventSource, start: int, end: int, now_us: int, max_future_us: int, dead_letters: str) -> None:
-        self.source, self.start, self.end = source, start, end
-        self.now_us, self.max_future_us, self.dead_letters = now_us, max_future_us, dead_letters
+    def __init__(self, source: EventSource, start: int, end: int, now_us: int, max_future_us: int) -> None:
+        self.source, self.start, self.end, self.now_us, self.max_future_us = source, start, end, now_us, max_future_us
 
     def process(self, file: EventFile) -> Iterator[Any]:
         """Read one file, a batch at a time."""
@@ -92,9 +95,21 @@ class ReadEvents(beam.DoFn):
         yield beam.pvalue.TaggedOutput("stats", (f"read/{name}", total))
         if letters:
             table = pa.Table.from_batches(letters)
-            write_parquet(table, Path(self.dead_letters) / name / (file.name.replace("/", "~") + ".parquet"))
+            yield beam.pvalue.TaggedOutput("invalid", (file.name, table))
             for row in table.column("reason").value_counts().to_pylist():
                 yield beam.pvalue.TaggedOutput("stats", (f"rejected/{name}/{row['values']}", row["counts"]))
+
+
+class WriteDeadLetters(beam.DoFn):
+    """(event file's name, table of its rejects) -> one Parquet file in ``folder``; emits nothing."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def process(self, item: tuple[str, pa.Table]) -> None:
+        """Write, whole or not at all."""
+        name, table = item
+        write_parquet(table, Path(self.folder) / (name.replace("/", "~") + ".parquet"))
 
 
 class Tile(beam.DoFn):

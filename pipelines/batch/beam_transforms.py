@@ -1,0 +1,119 @@
+"""The batch job's PTransforms: each wires labelled steps of :mod:`pipelines.batch.steps`, and has as little logic as that allows.
+
+An element is a ``pyarrow.RecordBatch``, a file's path or, across a shuffle, Arrow IPC bytes keyed by (slice start, shard). Every step that
+writes replaces its own file by an equal one when a runner repeats it, so the whole is exactly once in effect on any runner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+
+from pipelines.batch import steps
+from pipelines.sources.event_files import EventFile
+from transforms.definitions import EventSource, FeatureGroup
+
+__all__ = ["ApplyTransformGraph", "EventLog", "FeatureRows", "ReadEventLog", "WindowFeatures"]
+
+
+class EventLog(NamedTuple):
+    """What :class:`ReadEventLog` gives: valid batches of the source's schema; (file name, table of rejects); (name, count) pairs."""
+
+    valid: Any
+    invalid: Any
+    stats: Any
+
+
+class FeatureRows(NamedTuple):
+    """What :class:`WindowFeatures` gives: paths of Parquet files of feature rows; (name, count) pairs."""
+
+    rows: Any
+    stats: Any
+
+
+@dataclass
+class ReadEventLog(beam.PTransform):  # type: ignore[misc]
+    """Pipeline -> :class:`EventLog` of ``files``: events of ``source`` with event times in [begin, end), microseconds.
+
+    Rejects go to ``dead_letters`` (a Parquet file for each event file that has any) and are ``invalid`` besides. An event more than
+    ``max_future`` microseconds ahead of ``now`` is a reject.
+    """
+
+    source: EventSource
+    files: Sequence[EventFile]
+    begin: int
+    end: int
+    now: int
+    max_future: int
+    dead_letters: str
+
+    def expand(self, pipeline: Any) -> EventLog:
+        """Read, judge, write dead letters."""
+        name = self.source.name
+        read = (
+            pipeline
+            | f"Files of {name}" >> beam.Create(list(self.files))
+            | f"Spread {name}" >> beam.Reshuffle()
+            | f"Read {name}"
+            >> beam.ParDo(steps.ReadEvents(self.source, self.begin, self.end, self.now, self.max_future)).with_outputs(
+                "invalid", "stats", main="valid"
+            )
+        )
+        _ = read.invalid | f"Dead letters of {name}" >> beam.ParDo(steps.WriteDeadLetters(f"{self.dead_letters}/{name}"))
+        return EventLog(read.valid, read.invalid, read.stats)
+
+
+@dataclass
+class WindowFeatures(beam.PTransform):  # type: ignore[misc]
+    """Valid events -> :class:`FeatureRows` of ``group`` with ``start`` < boundary <= ``end`` (microseconds).
+
+    Entities are spread over ``shards``; a shard's rows of ``slice_length`` microseconds are one file below ``rows``. What a stream that
+    goes on at ``end`` starts with is kept below ``tiles``.
+    """
+
+    group: FeatureGroup
+    shards: int
+    slice_length: int
+    start: int
+    end: int
+    rows: str
+    tiles: str
+
+    def expand(self, events: Any) -> FeatureRows:
+        """Tile, shuffle by (slice, shard), window."""
+        name = self.group.name
+        made = (
+            events
+            | f"Tile {name}" >> beam.ParDo(steps.Tile(self.group, self.shards, self.slice_length, self.start, self.end))
+            | f"Shuffle {name}" >> beam.GroupByKey()
+            | f"Window {name}"
+            >> beam.ParDo(steps.WindowRows(self.group, self.slice_length, self.start, self.end, self.rows, self.tiles)).with_outputs(
+                "stats", main="rows"
+            )
+        )
+        return FeatureRows(made.rows, made.stats)
+
+
+@dataclass
+class ApplyTransformGraph(beam.PTransform):  # type: ignore[misc]
+    """Pipeline -> paths of the same ``files`` of rows below ``target``, with the outputs of the graph in the folder ``graph``,
+    its fingerprint, and ``created`` (microseconds)."""
+
+    name: str
+    files: Sequence[str]
+    graph: str
+    source: str
+    target: str
+    created: int
+
+    def expand(self, pipeline: Any) -> Any:
+        """Spread the files, transform each."""
+        return (
+            pipeline
+            | f"Rows of {self.name}" >> beam.Create(list(self.files))
+            | f"Spread {self.name}" >> beam.Reshuffle()
+            | f"Transform {self.name}" >> beam.ParDo(steps.TransformFile(self.graph, self.source, self.target, self.created))
+        )
