@@ -16,7 +16,7 @@ ANY = "*"
 
 FLOOR0 = tuple(
     f"transforms.{m}"
-    for m in ("errors", "fields", "definitions", "windows", "exact", "states", "hashing", "json_columns", "reasons", "columns")
+    for m in ("errors", "fields", "definitions", "windows", "exact", "functions", "hashing", "json_columns", "reasons", "columns")
 )
 FLOOR1 = tuple(f"transforms.{m}" for m in ("contract", "aggregates", "intake", "fold", "tensors", "schemas", "fingerprint", "graph"))
 FLOOR2 = ("serving.online_store", "serving.feast_objects")

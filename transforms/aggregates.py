@@ -11,7 +11,6 @@ or sharded cannot change a bit of a row.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -21,7 +20,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms import definitions as d
-from transforms import exact, states
+from transforms.functions.arrays import order_codes
+from transforms.functions.base import Events, StateSpec, checked_output
+from transforms.functions.count import Counts
 from transforms.windows import rows_of
 
 __all__ = ["merge", "rows_between", "tile", "tile_schema"]
@@ -29,133 +30,16 @@ __all__ = ["merge", "rows_between", "tile", "tile_schema"]
 Int = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class _StateSpec:
-    """One state column: its kind, the field, the filter, and a parameter. Aggregates that need the same one share it."""
-
-    kind: str
-    column: str | None
-    where: d.Predicate | None
-    param: int = 0
-
-    @property
-    def key(self) -> str:
-        where = repr(self.where.canonical()) if self.where is not None else ""
-        return f"{self.kind}|{self.column or ''}|{self.param}|{where}"
-
-    @property
-    def _state(self) -> tuple[Any, tuple[Any, ...], tuple[Any, ...]]:
-        """(the state's class, the arguments of its ``lift`` and ``from_arrow``, further ones of ``lift`` alone)."""
-        kinds: dict[str, tuple[Any, tuple[Any, ...], tuple[Any, ...]]] = {
-            "count": (states.Counts, (), ()),
-            "sum": (states.Sums, (), (False,)),
-            "squares": (states.Sums, (), (True,)),
-            "min": (states.Extreme, (False,), ()),
-            "max": (states.Extreme, (True,), ()),
-            "newest": (states.Extreme, (True,), ()),
-            "first": (states.Ordered, (self.param, False), ()),
-            "last": (states.Ordered, (self.param, True), ()),
-            "registers": (states.Registers, (self.param,), ()),
-            "histogram": (states.Histogram, (), ()),
-        }
-        return kinds[self.kind]
-
-    def lift(self, events: states.Events) -> Any:
-        made, shared, own = self._state
-        return made.lift(events, *shared, *own)
-
-    def read(self, array: pa.Array) -> Any:
-        made, shared, _ = self._state
-        return made.from_arrow(array, *shared)
-
-    def arrow_type(self, group: d.FeatureGroup) -> pa.DataType:
-        value = group.source.field(self.column).arrow_type if self.column else pa.int64()
-        tie = group.source.field(group.source.tie_breaker).arrow_type
-        ordered = pa.list_(pa.struct([("time", pa.int64()), ("tie", tie), ("value", value)]))
-        return {
-            "count": pa.int64(),
-            "sum": pa.list_(pa.int64()),
-            "squares": pa.list_(pa.int64()),
-            "min": value,
-            "max": value,
-            "newest": pa.int64(),
-            "first": ordered,
-            "last": ordered,
-            "registers": pa.list_(pa.int32()),
-            "histogram": pa.list_(pa.struct([("bucket", pa.int32()), ("count", pa.int64())])),
-        }[self.kind]
-
-
-def _states_of(a: d.Aggregate) -> tuple[_StateSpec, ...]:
-    """The states an aggregate is finished from, in the order its finisher takes them."""
-
-    def spec(kind: str, param: int = 0) -> _StateSpec:
-        return _StateSpec(kind, a.column, a.where, param)
-
-    match a:
-        case d.Count():
-            return (spec("count"),)
-        case d.Sum() | d.Mean():
-            return spec("count"), spec("sum")
-        case d.Variance() | d.Std():
-            return spec("count"), spec("sum"), spec("squares")
-        case d.Min():
-            return (spec("min"),)
-        case d.Max():
-            return (spec("max"),)
-        case d.First():
-            return (spec("first", 1),)
-        case d.Last():
-            return (spec("last", 1),)
-        case d.LastN():
-            return (spec("last", a.n),)
-        case d.Age():
-            return (spec("newest"),)
-        case d.CountDistinct():
-            return (spec("registers", a.precision),)
-        case d.Quantile():
-            return (spec("histogram"),)
-    raise TypeError(f"no states for {type(a).__name__}")
-
-
-def _over(n: Int, values: npt.NDArray[np.float64]) -> pa.Array:
-    return pa.array(values, mask=n == 0)
-
-
-def _finish(a: d.Aggregate, boundary: Int, parts: Sequence[Any]) -> pa.Array:
-    """The feature column of an aggregate from its folded states."""
-    match a:
-        case d.Count():
-            return parts[0].to_arrow()
-        case d.Sum():
-            return _over(parts[0].n, exact.to_float(parts[1].limbs))
-        case d.Mean():
-            n = parts[0].n
-            return _over(n, exact.to_float(parts[1].limbs) / np.maximum(n, 1))
-        case d.Variance() | d.Std():
-            n = parts[0].n
-            top = exact.to_float(exact.variance_numerator(n, parts[1].limbs, parts[2].limbs), exact.SQUARE_ORIGIN)
-            variance = top / np.maximum(n * n, 1).astype(np.float64)
-            return _over(n, variance if isinstance(a, d.Variance) else np.sqrt(variance))
-        case d.Min() | d.Max():
-            return parts[0].to_arrow()
-        case d.First() | d.Last():
-            return parts[0].single()
-        case d.LastN():
-            return parts[0].newest_first()
-        case d.Age():
-            return pa.array((boundary - parts[0].values).astype(np.float64) / 1e6, mask=~parts[0].valid)
-        case d.CountDistinct():
-            return pa.array(parts[0].estimate())
-        case d.Quantile():
-            return parts[0].quantile(a.q)
-    raise TypeError(f"no finisher for {type(a).__name__}")
-
-
 @lru_cache(maxsize=256)
-def _specs(group: d.FeatureGroup) -> dict[str, _StateSpec]:
+def _specs(group: d.FeatureGroup) -> dict[str, StateSpec]:
     """The state columns of a group by their key, each once, in the order of the definition."""
-    return {s.key: s for a in group.aggregates for s in _states_of(a)}
+    return {s.key: s for a in group.aggregates for s in a.states()}
+
+
+def _state_type(spec: StateSpec, group: d.FeatureGroup) -> pa.DataType:
+    source = group.source
+    value = source.field(spec.column).arrow_type if spec.column else pa.int64()
+    return spec.state.arrow_type(value, source.field(source.tie_breaker).arrow_type, spec.param)
 
 
 def tile_schema(group: d.FeatureGroup) -> pa.Schema:
@@ -163,13 +47,13 @@ def tile_schema(group: d.FeatureGroup) -> pa.Schema:
     return pa.schema(
         [pa.field(f.name, f.arrow_type, nullable=False) for f in group.key_fields]
         + [pa.field("tile_start", d.TIMESTAMP, nullable=False), pa.field("events", pa.int64(), nullable=False)]
-        + [pa.field(key, s.arrow_type(group)) for key, s in _specs(group).items()]
+        + [pa.field(key, _state_type(s, group)) for key, s in _specs(group).items()]
     )
 
 
 def _dense(column: pa.Array) -> Int:
     """The rank of each value among the distinct ones, from 0 up."""
-    codes = states.order_codes(column)
+    codes = order_codes(column)
     return codes if pa.types.is_string(column.type) else np.unique(codes, return_inverse=True)[1]
 
 
@@ -217,7 +101,8 @@ def tile(batch: pa.RecordBatch, group: d.FeatureGroup) -> pa.RecordBatch:
         if spec.where is not None:
             mask = masks.setdefault(id(spec.where), spec.where.mask(batch))
             values = pc.if_else(mask, values, pa.scalar(None, values.type))
-        out.append(spec.lift(states.Events(values.take(take), times, ties)).fold(lo, hi, ordered=False).to_arrow())
+        each = spec.state.add_input(Events(values.take(take), times, ties), spec.param)
+        out.append(each.merge(lo, hi, ordered=False).to_arrow())
     return pa.RecordBatch.from_arrays(out, schema=schema)
 
 
@@ -238,20 +123,19 @@ def merge(tiles: Sequence[pa.RecordBatch], group: d.FeatureGroup) -> pa.RecordBa
     if len(lo) == len(order):
         return pa.RecordBatch.from_arrays([columns[n].take(take) for n in schema.names], schema=schema)
     out = [columns[k].take(first) for k in (*group.entity.keys, "tile_start")]
-    out.append(states.Counts.from_arrow(columns["events"].take(take)).fold(lo, hi, ordered=False).to_arrow())
-    out += [spec.read(columns[key].take(take)).fold(lo, hi, ordered=False).to_arrow() for key, spec in _specs(group).items()]
+    out.append(Counts.from_arrow(columns["events"].take(take)).merge(lo, hi, ordered=False).to_arrow())
+    for key, spec in _specs(group).items():
+        each = spec.state.from_arrow(columns[key].take(take), spec.param)
+        out.append(each.merge(lo, hi, ordered=False).to_arrow())
     return pa.RecordBatch.from_arrays(out, schema=schema)
-
-
-def _window(state: Any, lo: Int, hi: Int) -> Any:
-    return state.slide(lo, hi) if isinstance(state, states.Registers | states.Histogram) else state.fold(lo, hi, ordered=True)
 
 
 def rows_between(tiles: pa.RecordBatch, group: d.FeatureGroup, after: int, upto: int) -> pa.RecordBatch:
     """The feature rows with ``after < boundary <= upto`` (microseconds of UTC), sorted by (keys, boundary): ``group.row_schema``.
 
     ``tiles`` must be merged (:func:`merge`) and reach back from ``after`` by the longest window and one hop; more does no harm.
-    The rows of adjacent ranges add up to the rows of their union. Raises ValueError where tiles are not merged.
+    The rows of adjacent ranges add up to the rows of their union. Raises ValueError where tiles are not merged,
+    DataError where an aggregate gives another column than it says.
     """
     schema = group.row_schema
     if not tiles.num_rows:
@@ -266,15 +150,17 @@ def rows_between(tiles: pa.RecordBatch, group: d.FeatureGroup, after: int, upto:
         return _empty(schema)
     first = np.searchsorted(code, np.arange(int(code[-1]) + 1))
     keys = pa.array(first[rows.key])
-    loaded = {key: spec.read(columns[key]) for key, spec in _specs(group).items()}
+    loaded = {key: spec.state.from_arrow(columns[key], spec.param) for key, spec in _specs(group).items()}
     out = [columns[k].take(keys) for k in group.entity.keys]
     out.append(pa.array(rows.boundary + group.delay_us).cast(d.TIMESTAMP))
-    folded: dict[tuple[str, int], Any] = {}
+    windows: dict[tuple[str, int], Any] = {}
     for feature in group.features:
-        specs = _states_of(feature.aggregate)
-        for key in (s.key for s in specs if (s.key, feature.over) not in folded):
-            folded[key, feature.over] = _window(loaded[key], *rows.spans[feature.over])
-        out.append(_finish(feature.aggregate, rows.boundary, [folded[s.key, feature.over] for s in specs]))
-    events = states.Counts.from_arrow(columns["events"])
-    out.append(events.fold(*rows.spans[max(overs)], ordered=True).to_arrow())
+        of = [(spec.key, feature.over) for spec in feature.aggregate.states()]
+        for key, over in of:
+            if (key, over) not in windows:
+                windows[key, over] = loaded[key].windows(*rows.spans[over])
+        column = feature.aggregate.extract_output([windows[k] for k in of], rows.boundary)
+        out.append(checked_output(feature.aggregate, feature.output, column, len(rows.key)))
+    events = Counts.from_arrow(columns["events"])
+    out.append(events.merge(*rows.spans[max(overs)], ordered=True).to_arrow())
     return pa.RecordBatch.from_arrays(out, schema=schema)

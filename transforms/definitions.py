@@ -1,5 +1,7 @@
 """What a feature is: fields, sources, entities, aggregates and feature groups, as plain immutable values.
 
+Aggregates are in :mod:`transforms.functions`; a repository may bring its own.
+
 Everything is checked at construction: a mistake is one :class:`~transforms.errors.DefinitionError` that names the
 definition, the value and the mend. Times are int64 microseconds of UTC wherever a number is meant; durations are
 ``datetime.timedelta`` in definitions and microseconds below.
@@ -11,9 +13,9 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
 
@@ -41,6 +43,26 @@ from transforms.fields import (
     minutes,
     seconds,
 )
+from transforms.functions import (
+    AGGREGATES,
+    Age,
+    Aggregate,
+    Count,
+    CountDistinct,
+    First,
+    Last,
+    LastN,
+    Max,
+    Mean,
+    Min,
+    Output,
+    Quantile,
+    Std,
+    Sum,
+    TopK,
+    Variance,
+)
+from transforms.functions.base import check_aggregate
 
 __all__ = [
     "AGGREGATES",
@@ -64,6 +86,7 @@ __all__ = [
     "Max",
     "Mean",
     "Min",
+    "Output",
     "Predicate",
     "Quantile",
     "RESERVED",
@@ -71,6 +94,7 @@ __all__ = [
     "Std",
     "Sum",
     "TIMESTAMP",
+    "TopK",
     "Variance",
     "days",
     "duration_name",
@@ -82,232 +106,11 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Aggregate:
-    """Base of all aggregates: a field, one or more windows, an optional filter, an optional name.
-
-    Null values of the field are skipped. A feature is called ``<name>_<window>``; the default name is the field's
-    and the aggregate's. Subclasses say what they compute; every one is exact or a mergeable sketch, so that order,
-    batching and sharding cannot change a bit.
-    """
-
-    column: str | None = None
-    over: timedelta | Sequence[timedelta] = ()
-    where: Predicate | None = None
-    name: str = ""
-
-    kind: ClassVar[str] = ""
-    takes: ClassVar[tuple[str, ...]] = ("int64", "float64")
-    """The dtypes that the field may have; empty: the aggregate takes no field."""
-
-    def __post_init__(self) -> None:
-        what = f"aggregate {type(self).__name__}({self.column or ''})"
-        if not isinstance(self.over, timedelta | list | tuple):
-            raise DefinitionError(f"{what}: over={self.over!r} is no duration; write over=hours(1) or a list of durations")
-        over = (self.over,) if isinstance(self.over, timedelta) else tuple(self.over)
-        object.__setattr__(self, "over", over)
-        if not over:
-            raise DefinitionError(f"{what}: no window; give over=hours(1) or a list of durations")
-        for window in over:
-            check_duration(f"{what}: window", window)
-        if len(set(over)) != len(over):
-            raise DefinitionError(f"{what}: a window is there twice; drop one")
-        if self.takes and not isinstance(self.column, str):
-            raise DefinitionError(f"{what}: needs a field name, e.g. {type(self).__name__}('dep_delay', over=hours(1))")
-        if not self.takes and self.column is not None:
-            raise DefinitionError(f"{what}: takes no field; filter with where=Field({self.column!r}).not_null()")
-        if self.where is not None and not isinstance(self.where, Predicate):
-            raise DefinitionError(f"{what}: where={self.where!r} is no filter; write where=Field('dep_delay') > 15")
-        if not self.name:
-            object.__setattr__(self, "name", "_".join(p for p in (self.column, self.default_suffix()) if p))
-        check_name(f"{what}: name", self.name)
-
-    def default_suffix(self) -> str:
-        """What the default name ends in."""
-        return self.kind
-
-    @property
-    def windows(self) -> tuple[timedelta, ...]:
-        """The windows, in the order given."""
-        assert isinstance(self.over, tuple)
-        return self.over
-
-    def output(self, dtype: str | None) -> tuple[str, bool, bool]:
-        """(dtype, is a list, nullable) of the feature for a field of ``dtype``."""
-        return "float64", False, True
-
-    def canonical(self) -> dict[str, Any]:
-        """A JSON-able form of everything that can change a value."""
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("over", "where")}
-        return {
-            "kind": self.kind,
-            **own,
-            "over": [micros(w) for w in self.windows],
-            "where": self.where.canonical() if self.where is not None else None,
-        }
-
-
-@dataclass(frozen=True)
-class Count(Aggregate):
-    """The number of events (int64, never null). ``Count(over=hours(1))``."""
-
-    kind: ClassVar[str] = "count"
-    takes: ClassVar[tuple[str, ...]] = ()
-
-    def output(self, dtype: str | None) -> tuple[str, bool, bool]:
-        return "int64", False, False
-
-
-@dataclass(frozen=True)
-class Sum(Aggregate):
-    """The exact sum, rounded once to float64; null over no values; infinite beyond the range of float64."""
-
-    kind: ClassVar[str] = "sum"
-
-
-@dataclass(frozen=True)
-class Mean(Aggregate):
-    """The exact sum rounded to float64, divided by the number of values; null over none."""
-
-    kind: ClassVar[str] = "mean"
-
-
-@dataclass(frozen=True)
-class Variance(Aggregate):
-    """Population variance: ``(n * sum(x^2) - sum(x)^2)`` exactly, rounded to float64, divided by ``float64(n * n)``."""
-
-    kind: ClassVar[str] = "variance"
-
-
-@dataclass(frozen=True)
-class Std(Aggregate):
-    """The square root of :class:`Variance`."""
-
-    kind: ClassVar[str] = "std"
-
-
-class _OfFieldType(Aggregate):
-    def output(self, dtype: str | None) -> tuple[str, bool, bool]:
-        assert dtype is not None
-        return dtype, False, True
-
-
-@dataclass(frozen=True)
-class Min(_OfFieldType):
-    """The smallest value, of the field's own type (-0.0 counts as 0.0); null over none."""
-
-    kind: ClassVar[str] = "min"
-
-
-@dataclass(frozen=True)
-class Max(_OfFieldType):
-    """The greatest value, of the field's own type (-0.0 counts as 0.0); null over none."""
-
-    kind: ClassVar[str] = "max"
-
-
-@dataclass(frozen=True)
-class First(_OfFieldType):
-    """The first value that is not null, by (event time, tie-breaker, value)."""
-
-    kind: ClassVar[str] = "first"
-    takes: ClassVar[tuple[str, ...]] = ("string", "int64", "float64", "bool")
-
-
-@dataclass(frozen=True)
-class Last(_OfFieldType):
-    """The last value that is not null, by (event time, tie-breaker, value)."""
-
-    kind: ClassVar[str] = "last"
-    takes: ClassVar[tuple[str, ...]] = ("string", "int64", "float64", "bool")
-
-
-@dataclass(frozen=True)
-class LastN(Aggregate):
-    """The last ``n`` values that are not null, newest first, by (event time, tie-breaker, value); an empty list over none."""
-
-    n: int = 3
-    kind: ClassVar[str] = "last_n"
-    takes: ClassVar[tuple[str, ...]] = ("string", "int64", "float64")
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.n, int) or not 1 <= self.n <= 1000:
-            raise DefinitionError(f"aggregate LastN({self.column}): n={self.n!r} must be a whole number from 1 to 1000")
-        super().__post_init__()
-
-    def default_suffix(self) -> str:
-        return f"last_{self.n}"
-
-    def output(self, dtype: str | None) -> tuple[str, bool, bool]:
-        assert dtype is not None
-        return dtype, True, False
-
-
-@dataclass(frozen=True)
-class Age(Aggregate):
-    """Seconds (float64) from the newest event in the window to the row's boundary; null over none. Takes no field."""
-
-    kind: ClassVar[str] = "age"
-    takes: ClassVar[tuple[str, ...]] = ()
-
-
-@dataclass(frozen=True)
-class CountDistinct(Aggregate):
-    """The number of distinct values (int64), estimated by HyperLogLog with 2^``precision`` registers (error ~1.04/sqrt)."""
-
-    precision: int = 11
-    kind: ClassVar[str] = "count_distinct"
-    takes: ClassVar[tuple[str, ...]] = ("string", "int64", "float64")
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.precision, int) or not 4 <= self.precision <= 16:
-            raise DefinitionError(f"aggregate CountDistinct({self.column}): precision={self.precision!r} must be from 4 to 16")
-        super().__post_init__()
-
-    def output(self, dtype: str | None) -> tuple[str, bool, bool]:
-        return "int64", False, False
-
-
-@dataclass(frozen=True)
-class Quantile(Aggregate):
-    """The ``q``-quantile by nearest rank, from a histogram over the leading bits of the float: relative error <= 2^-8."""
-
-    q: float = 0.5
-    kind: ClassVar[str] = "quantile"
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.q, float) or not 0 < self.q < 1:
-            raise DefinitionError(f"aggregate Quantile({self.column}): q={self.q!r} must lie between 0 and 1, e.g. 0.9")
-        super().__post_init__()
-
-    def default_suffix(self) -> str:
-        return "p" + f"{self.q * 100:.10g}".replace(".", "_")
-
-
-AGGREGATES: tuple[type[Aggregate], ...] = (
-    Count,
-    Sum,
-    Mean,
-    Variance,
-    Std,
-    Min,
-    Max,
-    First,
-    Last,
-    LastN,
-    Age,
-    CountDistinct,
-    Quantile,
-)
-
-
-@dataclass(frozen=True)
 class Feature:
     """One aggregate over one window: a column of a feature row."""
 
     name: str
-    dtype: str
-    is_list: bool
-    nullable: bool
+    output: Output
     aggregate: Aggregate = field(repr=False)
     over: int = 0
     """The window in microseconds."""
@@ -315,8 +118,7 @@ class Feature:
     @property
     def arrow_field(self) -> pa.Field:
         """The Arrow field of the column in a feature row."""
-        value = ARROW_TYPES[self.dtype]
-        return pa.field(self.name, pa.list_(value) if self.is_list else value, nullable=self.nullable)
+        return pa.field(self.name, self.output.arrow_type, nullable=self.output.nullable)
 
 
 @dataclass(frozen=True)
@@ -351,15 +153,24 @@ class FeatureGroup:
             if f.dtype not in ("string", "int64") or not f.required:
                 raise DefinitionError(f"{what}: entity key {key!r} must be a required string or int64 field of source {self.source.name!r}")
         names: set[str] = set(self.entity.keys)
+        tie = str(self.source.field(self.source.tie_breaker).dtype)
+        kinds: dict[str, type[Any]] = {}
         for a in self.aggregates:
             if not isinstance(a, Aggregate):
-                raise DefinitionError(f"{what}: {a!r} is no aggregate; use one of {', '.join(t.__name__ for t in AGGREGATES)}")
+                raise DefinitionError(
+                    f"{what}: {a!r} is no aggregate; use one of {', '.join(t.__name__ for t in AGGREGATES)} or a subclass of Aggregate"
+                )
+            dtype = None
             if a.column is not None:
                 dtype = self.source.field(a.column).dtype
                 if dtype not in a.takes:
                     raise DefinitionError(
                         f"{what}: {type(a).__name__}({a.column!r}) takes {' or '.join(a.takes)}, but the field is {dtype}"
                     )
+            check_aggregate(a, dtype, tie, what)
+            for key, made in ((f"aggregates of kind {a.kind!r}", type(a)), *((f"states {s.key!r}", s.state) for s in a.states())):
+                if kinds.setdefault(key, made) is not made:
+                    raise DefinitionError(f"{what}: two {key} are of different classes; give one class another kind")
             for name, op, values in a.where.comparisons() if a.where is not None else ():
                 check_comparison(f"{what}: filter of {a.name!r}", self.source.field(name), op, values)
             for window in a.windows:
@@ -394,9 +205,8 @@ class FeatureGroup:
         """Every (aggregate, window) as a column, in the order of the definition."""
         out: list[Feature] = []
         for a in self.aggregates:
-            dtype = self.source.field(a.column).dtype if a.column else None
-            kind, is_list, nullable = a.output(dtype)
-            out.extend(Feature(f"{a.name}_{duration_name(w)}", kind, is_list, nullable, a, micros(w)) for w in a.windows)
+            output = a.output(self.source.field(a.column).dtype if a.column else None)
+            out.extend(Feature(f"{a.name}_{duration_name(w)}", output, a, micros(w)) for w in a.windows)
         return tuple(out)
 
     @property

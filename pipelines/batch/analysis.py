@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms.definitions import RESERVED, FeatureGroup, LastN
+from transforms.definitions import RESERVED, FeatureGroup
 from transforms.errors import GraphError
 from transforms.graph import TransformGraph, input_width, save_graph, tensor_values, with_width
 
@@ -37,8 +37,8 @@ def graph_inputs(group: FeatureGroup) -> pa.Schema:
     """The columns that a group's graph may read: its aggregates, lists with their width."""
     fields = []
     for feature in group.features:
-        f = feature.arrow_field
-        fields.append(with_width(f, feature.aggregate.n) if isinstance(feature.aggregate, LastN) else f)
+        f, width = feature.arrow_field, feature.output.width
+        fields.append(f if width is None else with_width(f, width))
     return pa.schema(fields)
 
 

@@ -117,7 +117,7 @@ def fields_of(groups: Any) -> dict[str, tuple[str, str]]:
     for group in groups.values():
         for feature in group.features:
             a = feature.aggregate
-            if a.column is None or a.kind in ("count", "count_distinct", "variance", "age"):
+            if a.column is None or not a.keeps_unit:
                 continue
             field = group.source.field(a.column)
             out[f"{group.name}__{feature.name}"] = (f"{group.source.name}.{field.name}", field.unit)

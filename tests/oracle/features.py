@@ -138,6 +138,8 @@ def aggregate(what: Aggregate, window: list[Event], group: FeatureGroup, boundar
         if not ordered:
             return None
         return ordered[0] if kind == "first" else ordered[-1]
+    if kind == "top_k":
+        return top_k(values, what.k)  # type: ignore[attr-defined]
     if kind == "count_distinct":
         return count_distinct(values, what.precision)  # type: ignore[attr-defined]
     if not values:
@@ -184,6 +186,14 @@ def variance(values: list[Any]) -> float:
 def std(values: list[Any]) -> float:
     """The square root of the variance."""
     return math.sqrt(variance(values))
+
+
+def top_k(values: list[Any], k: int) -> list[Any]:
+    """The k values that occur most often; of those that occur equally often, the smaller ones first."""
+    often: dict[Any, int] = {}
+    for value in values:
+        often[value] = often.get(value, 0) + 1
+    return sorted(often, key=lambda value: (-often[value], order(value)))[:k]
 
 
 # ------------------------------------------------------------------------------------------------------------ sketches

@@ -33,6 +33,7 @@ from transforms.definitions import (
     Quantile,
     Std,
     Sum,
+    TopK,
     Variance,
 )
 
@@ -146,10 +147,13 @@ def every_aggregate(over: list[timedelta], where: Predicate | None = None, prefi
         Count(over=over, where=where, name=f"{prefix}_count"),
         Age(over=over, where=where, name=f"{prefix}_age"),
     ]
-    for kind in (Sum, Mean, Variance, Std, Min, Max, First, Last, LastN, CountDistinct, Quantile):
+    options: dict[type[Aggregate], dict[str, Any]] = {CountDistinct: {"precision": 4}, LastN: {"n": 2}, TopK: {"k": 2}}
+    for kind in (Sum, Mean, Variance, Std, Min, Max, First, Last, LastN, TopK, CountDistinct, Quantile):
         for column, dtype in (("x", "float64"), ("n", "int64"), ("s", "string"), ("b", "bool")):
             if dtype in kind.takes:
-                options: dict[str, Any] = {"precision": 4} if kind is CountDistinct else {"n": 2} if kind is LastN else {}
+                options: dict[str, Any] = (
+                    {"precision": 4} if kind is CountDistinct else {"n": 2} if kind is LastN else {"k": 2} if kind is TopK else {}
+                )
                 out.append(kind(column, over=over, where=where, name=f"{prefix}_{kind.kind}_{column}", **options))
     return out
 
@@ -198,6 +202,8 @@ def aggregates(draw: st.DrawFn, hop_us: int, index: int = 0) -> Aggregate:
         options["column"] = draw(st.sampled_from([c for c, dtype in types.items() if dtype in kind.takes]))
     if kind is LastN:
         options["n"] = draw(st.sampled_from([1, 2, 3, 10, 1000]))
+    if kind is TopK:
+        options["k"] = draw(st.sampled_from([1, 2, 3, 1000]))
     if kind is CountDistinct:
         options["precision"] = draw(st.sampled_from([4, 5, 11]))
     if kind is Quantile:

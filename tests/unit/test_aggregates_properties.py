@@ -32,7 +32,21 @@ from tests.oracle.strategies import (
     to_batches,
 )
 from transforms.aggregates import merge, rows_between, tile
-from transforms.definitions import Count, CountDistinct, FeatureGroup, Field, Last, LastN, Predicate, Quantile, Std, Sum, Variance, hours
+from transforms.definitions import (
+    Count,
+    CountDistinct,
+    FeatureGroup,
+    Field,
+    Last,
+    LastN,
+    Predicate,
+    Quantile,
+    Std,
+    Sum,
+    TopK,
+    Variance,
+    hours,
+)
 
 Log = list[dict[str, Any]]
 FOREVER = 8 * 10**15
@@ -286,6 +300,8 @@ def test_many_distinct_values_and_long_lists() -> None:
             LastN("n", n=1000, over=hours(5)),
             LastN("s", n=3, over=hours(2)),
             Last("s", over=hours(1)),
+            TopK("s", k=1000, over=[hours(1), hours(5)]),
+            TopK("n", k=3, over=hours(5)),
         ]
     )
     rng = random.Random(3)
@@ -294,6 +310,20 @@ def test_many_distinct_values_and_long_lists() -> None:
     ]
     parts = [tile(batch, group) for batch in to_batches(log, group.source, [700, 1, 1200])]
     assert_same_rows(rows_between(merge(parts, group), group, -1, FOREVER), rows(log, group, -1, FOREVER), group)
+
+
+def test_the_most_frequent_values_and_their_ties(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values that come and go and change places, few and many of them at once, looked at in pieces."""
+    group = make_group([TopK(c, k=k, over=[hours(1), hours(7)], name=f"{c}_{k}") for c in ("s", "n", "x") for k in (1, 4)])
+    rng = random.Random(11)
+    log = []
+    for _ in range(1500):
+        rank = int(rng.paretovariate(0.7))
+        fields = {"s": rng.choice(TEXTS) if rank > 9 else "a" * rank, "n": rng.choice([rank, -rank]), "x": rng.choice(FLOATS)}
+        log.append(event(rng.randrange(40 * HOUR), **{**fields, "origin": rng.choice(KEY_STRINGS)}))
+    for size in (2_000_000, 50, 1):
+        monkeypatch.setattr("transforms.functions.top_k.CHUNK", size)
+        check(log, group)
 
 
 def test_a_sum_sliding_over_large_and_small_values_stays_exact() -> None:

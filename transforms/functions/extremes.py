@@ -1,0 +1,131 @@
+"""The smallest and the greatest value, and how long ago the newest event was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from transforms.functions.arrays import Bool, Int, numbers, offsets_of
+from transforms.functions.base import Aggregate, Events, Output, Param, State, StateSpec
+
+__all__ = ["Age", "Greatest", "Max", "Min", "Newest", "Smallest"]
+
+
+@dataclass(frozen=True)
+class Smallest(State):
+    """The smallest value; null over none. Float64 or int64, shape [N]."""
+
+    values: npt.NDArray[Any]
+    valid: Bool
+    kind: ClassVar[str] = "min"
+    greatest: ClassVar[bool] = False
+
+    @classmethod
+    def arrow_type(cls, value: pa.DataType, tie: pa.DataType, param: Param) -> pa.DataType:
+        """The values' own."""
+        return value
+
+    @classmethod
+    def add_input(cls, events: Events, param: Param) -> Self:
+        """The value itself."""
+        return cls.from_arrow(events.values)
+
+    @classmethod
+    def from_arrow(cls, array: pa.Array, param: Param = 0) -> Self:
+        """The inverse of :meth:`to_arrow`."""
+        return cls(*numbers(array))
+
+    def merge(self, lo: Int, hi: Int, ordered: bool) -> Self:
+        """The extreme of each range, by doubling: one pass per power of two up to the longest range."""
+        better = np.maximum if self.greatest else np.minimum
+        if self.values.dtype == np.float64:
+            worst: Any = -np.inf if self.greatest else np.inf
+        else:
+            worst = np.iinfo(np.int64).min if self.greatest else np.iinfo(np.int64).max
+        level = np.where(self.valid, self.values, worst)
+        length = hi - lo
+        power = np.frexp(np.maximum(length, 1).astype(np.float64))[1] - 1
+        out = np.full(len(lo), worst, self.values.dtype)
+        step = 1
+        for p in range(int(power.max(initial=0)) + 1):
+            rows = np.flatnonzero((power == p) & (length > 0))
+            out[rows] = better(level[lo[rows]], level[hi[rows] - step])
+            if len(level) <= step:
+                break
+            level = better(level[:-step], level[step:])
+            step *= 2
+        seen = offsets_of(self.valid.astype(np.int64))
+        valid = seen[hi] > seen[lo]
+        return type(self)(np.where(valid, out, np.zeros(1, self.values.dtype)), valid)
+
+    def to_arrow(self) -> pa.Array:
+        """The values, null where there is none."""
+        return pa.array(self.values, mask=~self.valid)
+
+
+@dataclass(frozen=True)
+class Greatest(Smallest):
+    """The greatest value; null over none."""
+
+    kind: ClassVar[str] = "max"
+    greatest: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class Newest(Greatest):
+    """The greatest event time."""
+
+    kind: ClassVar[str] = "newest"
+
+
+@dataclass(frozen=True)
+class Min(Aggregate):
+    """The smallest value, of the field's own type (-0.0 counts as 0.0); null over none."""
+
+    kind: ClassVar[str] = "min"
+
+    def output(self, dtype: str | None) -> Output:
+        return Output(str(dtype))
+
+    def states(self) -> tuple[StateSpec, ...]:
+        return (self.state(Smallest),)
+
+    def extract_output(self, parts: Sequence[Any], boundary: Int) -> pa.Array:
+        return parts[0].to_arrow()
+
+
+@dataclass(frozen=True)
+class Max(Aggregate):
+    """The greatest value, of the field's own type (-0.0 counts as 0.0); null over none."""
+
+    kind: ClassVar[str] = "max"
+
+    def output(self, dtype: str | None) -> Output:
+        return Output(str(dtype))
+
+    def states(self) -> tuple[StateSpec, ...]:
+        return (self.state(Greatest),)
+
+    def extract_output(self, parts: Sequence[Any], boundary: Int) -> pa.Array:
+        return parts[0].to_arrow()
+
+
+@dataclass(frozen=True)
+class Age(Aggregate):
+    """Seconds (float64) from the newest event in the window to the row's boundary; null over none. Takes no field."""
+
+    kind: ClassVar[str] = "age"
+    takes: ClassVar[tuple[str, ...]] = ()
+    keeps_unit: ClassVar[bool] = False
+
+    def states(self) -> tuple[StateSpec, ...]:
+        return (self.state(Newest),)
+
+    def extract_output(self, parts: Sequence[Any], boundary: Int) -> pa.Array:
+        (newest,) = parts
+        return pa.array((boundary - newest.values).astype(np.float64) / 1e6, mask=~newest.valid)
