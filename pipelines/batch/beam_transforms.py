@@ -35,7 +35,7 @@ class FeatureRows(NamedTuple):
 
 
 @dataclass
-class ReadEventLog(beam.PTransform):  # type: ignore[misc]
+class ReadEventLog(beam.PTransform[Any, Any]):
     """Pipeline -> :class:`EventLog` of ``files``: events of ``source`` with event times in [begin, end), microseconds.
 
     Rejects go to ``dead_letters`` (a Parquet file for each event file that has any) and are ``invalid`` besides. An event more than
@@ -67,7 +67,7 @@ class ReadEventLog(beam.PTransform):  # type: ignore[misc]
 
 
 @dataclass
-class WindowFeatures(beam.PTransform):  # type: ignore[misc]
+class WindowFeatures(beam.PTransform[Any, Any]):
     """Valid events -> :class:`FeatureRows` of ``group`` with ``start`` < boundary <= ``end`` (microseconds).
 
     Entities are spread over ``shards``; a shard's rows of ``slice_length`` microseconds are one file below ``rows``. What a stream that
@@ -98,7 +98,7 @@ class WindowFeatures(beam.PTransform):  # type: ignore[misc]
 
 
 @dataclass
-class ApplyTransformGraph(beam.PTransform):  # type: ignore[misc]
+class ApplyTransformGraph(beam.PTransform[Any, Any]):
     """Pipeline -> paths of the same ``files`` of rows below ``target``, with the outputs of the graph in the folder ``graph``,
     its fingerprint, and ``created`` (microseconds)."""
 
