@@ -3,15 +3,9 @@
 This is the one place. Arrow, TFMD and Feast schemas, and the schemas for producers, are derived from it; ``feast apply`` reads it too.
 """
 
-from __future__ import annotations
-
-from pathlib import Path
-
 from feast import FeatureService
-
-from pipelines.project.config import load_settings
-from serving.feast_objects import feast_objects, load_outputs
-from transforms.definitions import (
+from tandem.pipelines.feature_store.views import feast_views
+from tandem.transforms.definitions import (
     Age,
     Count,
     CountDistinct,
@@ -177,15 +171,7 @@ origin_weather = FeatureGroup(
     preprocessing_fn="preprocessing:origin_weather",
 )
 
-GROUPS = [origin_traffic, carrier_traffic, route_arrivals, aircraft, origin_weather]
-DATA = load_settings(Path(__file__).parent).data
-_feast = feast_objects(GROUPS, DATA, load_outputs(DATA, GROUPS))
-globals().update(_feast.named())
+views = feast_views(__name__)  # for feast apply: an entity per key field, a view per group
 
-late_flights = FeatureService(
-    name="late_flights",
-    features=[
-        view[[f.name for f in view.features if not f.name.startswith("tandem_") and f.name != "arr_delay_last_3_24h"]]
-        for view in _feast.views
-    ],
-)
+# What a model is asked with; a list is nothing for it.
+late_flights = FeatureService(name="late_flights", features=views.features(without=["arr_delay_last_3_24h"]))

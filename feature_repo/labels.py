@@ -9,9 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-
-from pipelines.training.definition import Model, Threshold
-from transforms.definitions import Field, hours
+from tandem.pipelines.training.definition import Model, Threshold
+from tandem.transforms.definitions import Field, hours
 
 LATE_MINUTES = 15
 ASKED_BEFORE = timedelta(hours=1)

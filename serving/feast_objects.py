@@ -1,19 +1,17 @@
 """Feast's entities, sources and views, derived from feature groups: the types and names are written once, in the definitions.
 
-In a feature repository::
-
-    from serving.feast_objects import feast_objects, load_outputs
-    globals().update(feast_objects(GROUPS, "../data", load_outputs("../data", GROUPS)).named())
-
-after which ``feast apply`` finds the objects. Nothing is read from the feature rows: they may not be there yet.
+A feature repository gets them by one call, :func:`pipelines.feature_store.views.feast_views`. Nothing is read from the feature rows: they
+may not be there yet.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ from feast.data_format import ParquetFormat
 from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 
-from transforms.definitions import CREATED, EVENT_TIMESTAMP, FINGERPRINT, REVISION, FeatureGroup
+from transforms.definitions import CREATED, EVENT_TIMESTAMP, FINGERPRINT, RESERVED, REVISION, FeatureGroup
 from transforms.errors import DefinitionError, GraphError
 
 __all__ = ["FeastObjects", "feast_objects", "feast_type", "load_outputs"]
@@ -47,13 +45,31 @@ class FeastObjects:
     sources: list[FileSource]
     views: list[FeatureView]
 
-    def named(self) -> dict[str, Any]:
-        """Every object under a name, for a module's ``globals()``: Feast finds objects in modules, not in lists."""
+    def features(self, without: Collection[str] = ()) -> list[FeatureView]:
+        """For a ``FeatureService``: of each view all features but Tandem's own columns and those called as in ``without``."""
+        kept = [(view, [f.name for f in view.features if f.name not in RESERVED and f.name not in without]) for view in self.views]
+        return [view[names] for view, names in kept if names]
+
+    def by_name(self) -> dict[str, Entity | FileSource | FeatureView]:
+        """Every object under the name that it gets in a module: ``entity_<key>``, ``source_<source>``, ``view_<group>``."""
         return {
             **{f"entity_{e.name}": e for e in self.entities},
             **{f"source_{s.name}": s for s in self.sources},
             **{f"view_{v.name}": v for v in self.views},
         }
+
+    def named(self) -> dict[str, Entity | FileSource | FeatureView]:
+        """As :meth:`by_name`; deprecated: what repositories of before give to ``globals().update``."""
+        _say_once(
+            "tandem: globals().update(feast_objects(...).named()) is feast_views(__name__) now, of tandem.pipelines.feature_store.views;"
+            " change the end of your definitions"
+        )
+        return self.by_name()
+
+
+@cache
+def _say_once(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def feast_objects(groups: Iterable[FeatureGroup], data_dir: str | Path, outputs: Mapping[str, pa.Schema] | None = None) -> FeastObjects:

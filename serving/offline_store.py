@@ -71,7 +71,7 @@ _EXACT_FLOAT = 2**53
 class AsofOfflineStoreConfig(DuckDBOfflineStoreConfig):
     """Configuration of the store; all of it may be left out."""
 
-    type: StrictStr = "serving.offline_store.AsofOfflineStore"
+    type: StrictStr = "tandem.serving.offline_store.AsofOfflineStore"
     memory_limit: str = "2GB"
     """Above this DuckDB spills to ``temp_directory``."""
     threads: int | None = None

@@ -77,7 +77,7 @@ from serving.metrics import LogMetrics
 from serving.request_rows import Asked, sampled, to_batches
 from transforms.errors import DataError
 
-__all__ = ["Asked", "LogLimits", "RequestLog", "files_of", "read_requests"]
+__all__ = ["Asked", "COMMON", "LogLimits", "RequestLog", "files_of", "read_requests"]
 
 log = logging.getLogger("tandem.serving")
 
@@ -253,6 +253,22 @@ def prune(folder: Path, most_bytes: int, most_files: int, now: Callable[[], floa
     return total, left, deleted
 
 
+COMMON = pa.schema(
+    [
+        ("tandem_request", pa.string()),
+        ("tandem_row", pa.int32()),
+        ("tandem_at", pa.timestamp("us", tz="UTC")),
+        ("tandem_as_of", pa.timestamp("us", tz="UTC")),
+        ("tandem_endpoint", pa.string()),
+        ("tandem_model", pa.string()),
+        ("tandem_version", pa.int64()),
+        ("tandem_run", pa.string()),
+        ("tandem_prediction", pa.float64()),
+    ]
+)
+"""The columns that every row has, whatever was asked."""
+
+
 def read_requests(folder: Path, since_us: int | None = None) -> pa.Table:
     """All rows of a log, ordered by (``tandem_at``, ``tandem_request``, ``tandem_row``), with the columns of all files (nulls where a file
     has none); those with ``tandem_at >= since_us`` if given. No files: no rows, and the columns of every file.
@@ -271,7 +287,7 @@ def read_requests(folder: Path, since_us: int | None = None) -> pa.Table:
             continue
         except (OSError, pa.ArrowException) as e:
             raise DataError(f"request log: {path} cannot be read ({' '.join(str(e).split())[:120]}); move it away") from None
-    kinds: dict[str, pa.DataType] = {field.name: field.type for field in _EMPTY}
+    kinds: dict[str, pa.DataType] = {field.name: field.type for field in COMMON}
     for table in tables:
         for field in table.schema:
             kinds[field.name] = _common(field.name, kinds.get(field.name, field.type), field.type)
@@ -280,21 +296,6 @@ def read_requests(folder: Path, since_us: int | None = None) -> pa.Table:
     if since_us is not None:
         whole = whole.filter(pc.greater_equal(whole.column("tandem_at").cast(pa.int64()), since_us))
     return whole.sort_by([("tandem_at", "ascending"), ("tandem_request", "ascending"), ("tandem_row", "ascending")])
-
-
-_EMPTY = pa.schema(
-    [
-        ("tandem_request", pa.string()),
-        ("tandem_row", pa.int32()),
-        ("tandem_at", pa.timestamp("us", tz="UTC")),
-        ("tandem_as_of", pa.timestamp("us", tz="UTC")),
-        ("tandem_endpoint", pa.string()),
-        ("tandem_model", pa.string()),
-        ("tandem_version", pa.int64()),
-        ("tandem_run", pa.string()),
-        ("tandem_prediction", pa.float64()),
-    ]
-)
 
 
 def _common(name: str, one: pa.DataType, other: pa.DataType) -> pa.DataType:

@@ -39,7 +39,7 @@ def ordered_store(store: Any) -> OrderedOnlineStore:
     if not isinstance(online, OrderedOnlineStore):
         raise ConfigError(
             f"feature_store.yaml: online_store {type(online).__name__} has no ordered write;"
-            " use serving.online_store.sqlite.OrderedSqliteOnlineStore or serving.online_store.redis.OrderedRedisOnlineStore"
+            " use tandem.serving.online_store.sqlite.OrderedSqliteOnlineStore or tandem.serving.online_store.redis.OrderedRedisOnlineStore"
         )
     return online
 

@@ -33,6 +33,8 @@ def trace(repo: Repo, request_id: str, row: int = 0) -> dict[str, Any]:
     training_set, views (one per feature view that was read: key, status, event_timestamp, revision, fingerprint, values, writers, graph,
     events), notes.
     """
+    from serving.request_log import COMMON
+
     log = repo.settings.serve.get("request_log", repo.data / "requests")
     if not log:
         raise DataError("the request log is turned off (serve.request_log); without it no answer can be traced")
@@ -54,7 +56,7 @@ def trace(repo: Repo, request_id: str, row: int = 0) -> dict[str, Any]:
         "prediction": _plain(answer["tandem_prediction"]),
         "model": answer["tandem_model"],
         "version": answer["tandem_version"],
-        "asked": {c: _plain(v) for c, v in answer.items() if "__" not in c and not c.startswith("tandem_") and v is not None},
+        "asked": {c: _plain(v) for c, v in answer.items() if "__" not in c and c not in COMMON.names and v is not None},
         "model_version": version,
         "training_run": _training_run(known.get(str(run_id)), run_id) if run_id else None,
         "training_set": _training_set(repo.data, version, known.get(str(run_id))) if run_id else None,

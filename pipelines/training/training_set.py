@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.training.definition import Column, Model, input_dtype
-from transforms.definitions import ARROW_TYPES, EVENT_TIMESTAMP, FINGERPRINT, TIMESTAMP, micros
+from transforms.definitions import ARROW_TYPES, EVENT_TIMESTAMP, FINGERPRINT, RESERVED, TIMESTAMP, micros
 from transforms.errors import DataError, FingerprintError
 
 __all__ = ["SPLITS", "TrainingSet", "build_training_set", "check_spine", "feature_references", "split_by_time"]
@@ -93,7 +93,7 @@ def feature_references(store: Any, features: str | Sequence[str]) -> list[tuple[
         pairs = [(p.name_to_use(), f.name) for p in service.feature_view_projections for f in p.features]
     else:
         pairs = [(view, name) for view, _, name in (ref.partition(":") for ref in features)]
-    return [(view, name) for view, name in pairs if not name.startswith("tandem_")]
+    return [(view, name) for view, name in pairs if name not in RESERVED]
 
 
 def check_spine(spine: pa.Table, model: Model) -> pa.Table:
@@ -138,7 +138,7 @@ def _join(store: Any, spine: pa.Table, model: Model, pairs: Sequence[tuple[str, 
     if found.num_rows != spine.num_rows or not np.array_equal(found.column(row).to_numpy(), np.arange(spine.num_rows)):
         raise DataError(
             f"the offline store gave {found.num_rows:,} rows for {spine.num_rows:,} requests, or in another order; "
-            "use offline_store type serving.offline_store.AsofOfflineStore in feature_store.yaml"
+            "use offline_store type tandem.serving.offline_store.AsofOfflineStore in feature_store.yaml"
         )
     fingerprints: dict[str, str] = {}
     for view in views:

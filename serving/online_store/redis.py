@@ -49,7 +49,9 @@ _MAX_FEATURES = 3000
 class OrderedRedisOnlineStoreConfig(OrderedOnlineStoreConfig, RedisOnlineStoreConfig):
     """Configuration; ``connection_string`` as Feast's: ``host:port,db=0,password=...``. A cluster is not supported."""
 
-    type: Literal["serving.online_store.redis.OrderedRedisOnlineStore"] = "serving.online_store.redis.OrderedRedisOnlineStore"  # type: ignore[assignment]
+    type: Literal["serving.online_store.redis.OrderedRedisOnlineStore", "tandem.serving.online_store.redis.OrderedRedisOnlineStore"] = (  # type: ignore[assignment]
+        "tandem.serving.online_store.redis.OrderedRedisOnlineStore"
+    )
 
     def limit_waits(self, seconds: float) -> None:
         """The time limits of the socket, where the connection string sets none."""

@@ -31,7 +31,9 @@ _KEYS_PER_QUERY = 500
 class OrderedSqliteOnlineStoreConfig(OrderedOnlineStoreConfig, SqliteOnlineStoreConfig):
     """Configuration; ``path`` is relative to the feature repository."""
 
-    type: Literal["serving.online_store.sqlite.OrderedSqliteOnlineStore"] = "serving.online_store.sqlite.OrderedSqliteOnlineStore"  # type: ignore[assignment]
+    type: Literal["serving.online_store.sqlite.OrderedSqliteOnlineStore", "tandem.serving.online_store.sqlite.OrderedSqliteOnlineStore"] = (  # type: ignore[assignment]
+        "tandem.serving.online_store.sqlite.OrderedSqliteOnlineStore"
+    )
     busy_timeout_seconds: float = 30.0
     """How long a writer waits for another one."""
 

@@ -35,11 +35,10 @@ PARTITIONS = 2
 TOPIC = "sales"
 
 FEATURES = """
-from pathlib import Path
-
-from pipelines.project.config import load_settings
-from serving.feast_objects import feast_objects, load_outputs
-from transforms.definitions import Count, Entity, EventSource, FeatureGroup, Field, Max, Mean, Min, Std, days, hours, minutes, seconds
+from tandem.pipelines.feature_store.views import feast_views
+from tandem.transforms.definitions import (
+    Count, Entity, EventSource, FeatureGroup, Field, Max, Mean, Min, Std, days, hours, minutes, seconds,
+)
 
 OVER = [{over}]
 sales = EventSource(
@@ -56,9 +55,7 @@ sellers = FeatureGroup(
     aggregates=[Count(over=OVER), *(kind("amount", over=OVER) for kind in (Mean, Std, Min, Max))],
     preprocessing_fn="preprocessing:sellers",
 )
-GROUPS = [sellers]
-DATA = load_settings(Path(__file__).parent).data
-globals().update(feast_objects(GROUPS, DATA, load_outputs(DATA, GROUPS)).named())
+feast_views(__name__)
 """
 PREPROCESSING = """
 def sellers(inputs):

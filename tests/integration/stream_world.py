@@ -32,11 +32,10 @@ T0 = 1_700_000_000_000_000 // 3_600_000_000 * 3_600_000_000
 SECOND = 1_000_000
 
 FEATURES = """
-from pathlib import Path
-
-from pipelines.project.config import load_settings
-from serving.feast_objects import feast_objects, load_outputs
-from transforms.definitions import Count, CountDistinct, Entity, EventSource, FeatureGroup, Field, Last, Mean, Std, days, hours, minutes
+from tandem.pipelines.feature_store.views import feast_views
+from tandem.transforms.definitions import (
+    Count, CountDistinct, Entity, EventSource, FeatureGroup, Field, Last, Mean, Std, days, hours, minutes,
+)
 
 trips = EventSource(
     name="trips",
@@ -55,9 +54,7 @@ pairs = FeatureGroup(
     name="pairs", source=trips, entity=Entity("trip", "zone"), hop=minutes(10), ttl=days(36500),
     aggregates=[Count(over=hours(1)), CountDistinct("fare", over=hours(2))],
 )
-GROUPS = [zones, pairs]
-DATA = load_settings(Path(__file__).parent).data
-globals().update(feast_objects(GROUPS, DATA, load_outputs(DATA, GROUPS)).named())
+feast_views(__name__)
 """
 
 

@@ -15,6 +15,7 @@ import pytest
 from feast import FeatureStore
 from feast.types import Array, Float32, Float64, Int64, String
 
+from pipelines.project.repository import load_module
 from serving.feast_objects import feast_objects, load_outputs
 from tests.redis_server import redis_server
 from transforms.definitions import Count, Entity, EventSource, FeatureGroup, Field, LastN, hours, minutes
@@ -22,8 +23,10 @@ from transforms.errors import DefinitionError, GraphError
 
 ROOT = Path(__file__).resolve().parents[2]
 FEATURES = """
-from transforms.definitions import Count, Entity, EventSource, FeatureGroup, Field, LastN, days, hours, minutes
-from serving.feast_objects import feast_objects, load_outputs
+from feast import FeatureService
+
+from tandem.pipelines.feature_store.views import feast_views
+from tandem.transforms.definitions import Count, Entity, EventSource, FeatureGroup, Field, LastN, days, hours, minutes
 
 source = EventSource(
     name="legs", event_time="at", tie_breaker="id",
@@ -34,9 +37,24 @@ route = FeatureGroup(
     name="route", source=source, entity=Entity("origin", "number"), hop=minutes(5), ttl=days(36500),
     aggregates=[Count(over=hours(1)), LastN("delay", over=hours(1), n=2)],
 )
-DATA = "../data"
-globals().update(feast_objects([route], DATA, load_outputs(__import__("pathlib").Path(__file__).parent / DATA, [route])).named())
+views = feast_views(__name__)
+everything = FeatureService(name="everything", features=views.features(without=["delay_last_2_1h"]))
 """
+# The same text as a repository of 0.1 has it: our modules by their old names, and the old ending.
+FEATURES_OF_BEFORE = (
+    FEATURES.replace("from tandem.pipelines.feature_store.views import feast_views", "from pipelines.config import load_settings")
+    .replace("tandem.", "")
+    .replace(
+        "views = feast_views(__name__)",
+        """
+from pathlib import Path
+from serving.feast_objects import feast_objects, load_outputs
+DATA = load_settings(Path(__file__).parent).data
+views = feast_objects([route], DATA, load_outputs(DATA, [route]))
+globals().update(views.named())
+""",
+    )
+)
 T = datetime(2013, 5, 1, tzinfo=UTC)
 
 
@@ -46,7 +64,7 @@ def make_repo(folder: Path, online: str) -> Path:
     (repo / "features.py").write_text(FEATURES)
     (repo / "feature_store.yaml").write_text(
         "project: t\nregistry: ../data/registry.db\nprovider: local\nentity_key_serialization_version: 3\n"
-        "offline_store:\n  type: serving.offline_store.AsofOfflineStore\n" + online
+        "offline_store:\n  type: tandem.serving.offline_store.AsofOfflineStore\n" + online
     )
     (folder / "data").mkdir()
     graph = folder / "data/graphs/route"
@@ -98,8 +116,8 @@ def write_rows(folder: Path) -> None:
 def test_feast_apply_and_materialize_work_unmodified(tmp_path: Path, kind: str) -> None:
     with redis_server() as server:
         online = {
-            "sqlite": "online_store:\n  type: serving.online_store.sqlite.OrderedSqliteOnlineStore\n  path: ../data/online.db\n",
-            "redis": "online_store:\n  type: serving.online_store.redis.OrderedRedisOnlineStore\n"
+            "sqlite": "online_store:\n  type: tandem.serving.online_store.sqlite.OrderedSqliteOnlineStore\n  path: ../data/online.db\n",
+            "redis": "online_store:\n  type: tandem.serving.online_store.redis.OrderedRedisOnlineStore\n"
             f"  connection_string: {server.connection_string}\n",
         }[kind]
         repo = make_repo(tmp_path, online)
@@ -121,12 +139,58 @@ def test_feast_apply_and_materialize_work_unmodified(tmp_path: Path, kind: str) 
         # Feast's own reader class over the same store and registry.
         text = (repo / "feature_store.yaml").read_text()
         for ours, stock in (
-            ("serving.online_store.sqlite.OrderedSqliteOnlineStore", "sqlite"),
-            ("serving.online_store.redis.OrderedRedisOnlineStore", "redis"),
+            ("tandem.serving.online_store.sqlite.OrderedSqliteOnlineStore", "sqlite"),
+            ("tandem.serving.online_store.redis.OrderedRedisOnlineStore", "redis"),
         ):
             text = text.replace(ours, stock)
         (repo / "feature_store.yaml").write_text(text)
         assert FeatureStore(repo_path=str(repo)).get_online_features(refs, keys).to_dict() == expected
+
+
+def test_names_of_before_work_and_their_registry_is_read_by_the_names_of_now(tmp_path: Path) -> None:
+    online = "online_store:\n  type: tandem.serving.online_store.sqlite.OrderedSqliteOnlineStore\n  path: ../data/online.db\n"
+    repo = make_repo(tmp_path, online)
+    now = {p: (repo / p).read_text() for p in ("features.py", "feature_store.yaml")}
+    (repo / "features.py").write_text(FEATURES_OF_BEFORE)
+    (repo / "feature_store.yaml").write_text(now["feature_store.yaml"].replace("tandem.", ""))
+    write_rows(tmp_path)
+    said = feast(repo, "apply")
+    assert said.count("is feast_views(__name__) now") == said.count("pipelines.config is pipelines.project.config now") == 1
+    feast(repo, "materialize", "2013-04-01T00:00:00", "2013-06-01T00:00:00")
+    key, refs = [{"origin": "EWR", "number": 3}], ["route:count_1h", "route:tandem_fingerprint"]
+    before = FeatureStore(repo_path=str(repo)).get_online_features(refs, key).to_dict()
+    for path, text in now.items():
+        (repo / path).write_text(text)
+    store = FeatureStore(repo_path=str(repo))
+    assert (
+        store.get_online_features(refs, key).to_dict()
+        == before
+        == {**key[0], "origin": ["EWR"], "number": [3], "count_1h": [39], "tandem_fingerprint": ["abc"]}
+    )
+    view, service = store.get_feature_view("route"), store.get_feature_service("everything")
+    assert [f.name for p in service.feature_view_projections for f in p.features] == ["count_1h", "count_1h_scaled"]
+    assert "feast_views" not in feast(repo, "apply")
+    store.refresh_registry()
+    assert (store.get_feature_view("route"), store.get_feature_service("everything")) == (view, service)
+
+
+def test_feast_views_gives_the_module_its_objects_and_says_what_is_wrong(tmp_path: Path) -> None:
+    repo = make_repo(tmp_path, "online_store: {type: sqlite}\n")
+    (repo / "tandem.yaml").write_text("data: ../data\n")
+    module = load_module(repo, "features")
+    assert {name for name in vars(module) if name.startswith(("entity_", "source_", "view_"))} == {
+        "entity_origin", "entity_number", "source_route_rows", "view_route",
+    }  # fmt: skip
+    assert module.view_route is module.views.views[0]
+    assert "count_1h_scaled" in [f.name for f in module.view_route.features]
+    for text, why in (
+        (FEATURES.replace("views = feast", "view_route = 1\nviews = feast"), "'view_route' is the name of something else in the module"),
+        ("from tandem.pipelines.feature_store.views import feast_views\nfeast_views(__name__)\n", "there is no FeatureGroup above"),
+    ):
+        (repo / "wrong.py").write_text(text)
+        sys.modules.pop("wrong", None)
+        with pytest.raises(DefinitionError, match=why):
+            load_module(repo, "wrong")
 
 
 SOURCE = EventSource(
@@ -170,7 +234,14 @@ def test_objects_follow_the_definitions() -> None:
     assert view.ttl == hours(36)
     assert view.tags == {"definition_hash": GROUP.definition_hash(), "tandem_fingerprint": "abc"}
     assert view.batch_source.path == "data/offline/route/run=*/*/*.parquet"
-    assert set(made.named()) == {"entity_origin", "entity_number", "source_route_rows", "source_airport_rows", "view_route", "view_airport"}
+    assert set(made.by_name()) == {
+        "entity_origin",
+        "entity_number",
+        "source_route_rows",
+        "source_airport_rows",
+        "view_route",
+        "view_airport",
+    }
     with pytest.raises(DefinitionError, match="'count_1h', as an aggregate does"):
         feast_objects([GROUP], "data", {"route": pa.schema([("count_1h", pa.int64())])})
 

@@ -49,10 +49,11 @@ def test_definition_example_prints_what_the_readme_says() -> None:
 
 
 def test_definition_example_becomes_feast_objects(tmp_path: Path) -> None:
-    names, _ = definitions()
-    names["__file__"] = str(tmp_path / "features.py")
-    exec(compile(python_block("feast_objects"), "README.md", "exec"), names)
-    view = names["view_shop_orders"]
+    from pipelines.project.repository import load_module
+
+    (tmp_path / "features.py").write_text(python_block("EventSource(") + python_block("feast_views"))
+    with contextlib.redirect_stdout(io.StringIO()):
+        view = load_module(tmp_path, "features").view_shop_orders
     assert {"count_1h", "amount_mean_1h", "tandem_revision"} <= {f.name for f in view.features}
 
 
