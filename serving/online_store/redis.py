@@ -46,12 +46,13 @@ _MAX_FEATURES = 3000
 """Lua unpacks fewer than 8,000 values on its stack."""
 
 
+Type = Literal["serving.online_store.redis.OrderedRedisOnlineStore", "tandem.serving.online_store.redis.OrderedRedisOnlineStore"]
+
+
 class OrderedRedisOnlineStoreConfig(OrderedOnlineStoreConfig, RedisOnlineStoreConfig):
     """Configuration; ``connection_string`` as Feast's: ``host:port,db=0,password=...``. A cluster is not supported."""
 
-    type: Literal["serving.online_store.redis.OrderedRedisOnlineStore", "tandem.serving.online_store.redis.OrderedRedisOnlineStore"] = (  # type: ignore[assignment]
-        "tandem.serving.online_store.redis.OrderedRedisOnlineStore"
-    )
+    type: Type = "tandem.serving.online_store.redis.OrderedRedisOnlineStore"  # type: ignore[assignment]
 
     def limit_waits(self, seconds: float) -> None:
         """The time limits of the socket, where the connection string sets none."""

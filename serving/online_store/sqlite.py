@@ -28,12 +28,13 @@ _EPOCH = datetime(1970, 1, 1)
 _KEYS_PER_QUERY = 500
 
 
+Type = Literal["serving.online_store.sqlite.OrderedSqliteOnlineStore", "tandem.serving.online_store.sqlite.OrderedSqliteOnlineStore"]
+
+
 class OrderedSqliteOnlineStoreConfig(OrderedOnlineStoreConfig, SqliteOnlineStoreConfig):
     """Configuration; ``path`` is relative to the feature repository."""
 
-    type: Literal["serving.online_store.sqlite.OrderedSqliteOnlineStore", "tandem.serving.online_store.sqlite.OrderedSqliteOnlineStore"] = (  # type: ignore[assignment]
-        "tandem.serving.online_store.sqlite.OrderedSqliteOnlineStore"
-    )
+    type: Type = "tandem.serving.online_store.sqlite.OrderedSqliteOnlineStore"  # type: ignore[assignment]
     busy_timeout_seconds: float = 30.0
     """How long a writer waits for another one."""
 
