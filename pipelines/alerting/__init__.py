@@ -1,7 +1,12 @@
-"""Alerts: what is wrong, told to a webhook once per state; see :mod:`pipelines.alerting.book` for what is guaranteed."""
+"""Alerts: what is wrong (:mod:`.alert`, pure) is sent to one receiver, once per change of its state (:mod:`.alert_store`).
+
+Grouping, repeats, silences and who is on duty are Alertmanager's: it gets the same findings from Prometheus (``docker/prometheus``).
+"""
 
 from pipelines.alerting.alert import Alert, from_report, from_runs
-from pipelines.alerting.book import Book, Message
-from pipelines.alerting.webhook import Outcome, Webhook, deliver
+from pipelines.alerting.alert_store import AlertStore, Message
+from pipelines.alerting.delivery import deliver
+from pipelines.alerting.receiver import AlertReceiver, Outcome, open_receiver
+from pipelines.alerting.webhook import Webhook
 
-__all__ = ["Alert", "Book", "Message", "Outcome", "Webhook", "deliver", "from_report", "from_runs"]
+__all__ = ["Alert", "AlertReceiver", "AlertStore", "Message", "Outcome", "Webhook", "deliver", "from_report", "from_runs", "open_receiver"]

@@ -6,15 +6,16 @@ Light: the command line reads it before anything heavy is imported.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
-from pipelines.project.extensions import FORMATS, Extensions
+from pipelines.project.extensions import ALERT_RECEIVERS, FORMATS, Extensions
 from transforms.errors import ConfigError
 
 __all__ = [
@@ -155,24 +156,41 @@ class StreamSettings(_Section):
 
 
 class AlertSettings(_Section):
-    """Where alerts go: to a webhook. Without a ``webhook`` they are only said and kept in ``data/alerts``."""
+    """Where alerts go: to a webhook. Without a ``webhook`` they are only shown and kept in ``data/alerts``."""
 
+    receiver: str = "webhook"
+    """Or one that another package brings (entry points ``tandem.alert_receivers``)."""
+    options: dict[str, str] = Field(default_factory=dict, repr=False)
+    """What such a receiver wants to know."""
     webhook: str = Field(default="", repr=False)
     """``https://...``. Whoever knows Slack's address may write to it, so better by the environment: ``TANDEM_ALERTS__WEBHOOK``."""
     format: Literal["json", "slack"] = "json"
     """A JSON object with every field, or Slack's ``text`` and ``blocks``."""
     level: Literal["warn", "fail"] = "fail"
     """The mildest finding of the monitor that is an alert."""
-    repeat_hours: float = Field(default=24, gt=0)
-    """An alert that goes on unchanged is sent again after so long."""
     timeout_seconds: float = Field(default=10, gt=0, le=120)
-    """How long the webhook may take to answer."""
+    """How long the receiver may take to answer."""
     keep_hours: float = Field(default=72, gt=0)
     """How long an alert that cannot be delivered is kept and tried again."""
     header: str = "Authorization"
     """The header that ``secret`` is sent in."""
     secret: str | None = Field(default=None, repr=False)
     """Its value, e.g. ``Bearer ...``; better given by the environment: ``TANDEM_ALERTS__SECRET``."""
+
+    @field_validator("receiver")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        return _all_found(ALERT_RECEIVERS, [value])[0]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "repeat_hours" in values:
+            warnings.warn(
+                "alerts.repeat_hours has no effect any more: repeats are Alertmanager's; drop the key", FutureWarning, stacklevel=2
+            )
+            return {k: v for k, v in values.items() if k != "repeat_hours"}
+        return values
 
 
 class WatchSettings(_Section):

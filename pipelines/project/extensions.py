@@ -1,4 +1,4 @@
-"""What other packages may bring under a name: commands, record formats, trackers. Each is an entry point of its group.
+"""What other packages may bring under a name: commands, record formats, trackers, alert receivers. Each is an entry point of its group.
 
 Light: names of our own are known without looking at what is installed, and nothing is imported before it is used.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 from transforms.errors import ConfigError
 
-__all__ = ["FORMATS", "TRACKERS", "Extensions", "owner", "reason"]
+__all__ = ["ALERT_RECEIVERS", "FORMATS", "TRACKERS", "Extensions", "owner", "reason"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,8 @@ TRACKERS = Extensions(
     {"mlflow": "pipelines.tracking.mlflow:MlflowTracker", "wandb": "pipelines.tracking.wandb:WandbTracker"},
 )
 """Classes below :class:`pipelines.tracking.tracker.Tracker`."""
+ALERT_RECEIVERS = Extensions("alert receiver", "tandem.alert_receivers", {"webhook": "pipelines.alerting.webhook:Webhook"})
+"""Classes below :class:`pipelines.alerting.receiver.AlertReceiver`."""
 
 
 def owner(point: EntryPoint) -> str:

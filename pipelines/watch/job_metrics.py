@@ -18,7 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from pipelines.alerting.alert import LASTING
-from pipelines.alerting.book import Book
+from pipelines.alerting.alert_store import AlertStore
 from pipelines.lake.runs import Run, list_runs
 from pipelines.registry.alias_file import current, model_folder, models_of
 from pipelines.watch.observations import KIND, latest_report, version_facts
@@ -67,7 +67,7 @@ class JobMetrics(Collector):
 
     def __init__(self, data: Path, watched: Callable[[], Mapping[str, Mapping[str, Any]]] = dict) -> None:
         self.data, self.watched = data, watched
-        self.book = Book(data / "alerts")
+        self.alerts = AlertStore(data / "alerts")
 
     def collect(self) -> Iterator[Any]:
         """One family per metric."""
@@ -184,15 +184,15 @@ class JobMetrics(Collector):
         yield _gauge("watch_retrainings", "Retrainings in the data folder, by how they ended.", ["model", "outcome"], dict(outcomes))
         under_way = sum(r.kind == KIND and r.status == "running" for r in runs)
         yield _gauge("watch_retraining", "Retrainings under way.", [], {(): float(under_way)})
-        firing = self.book.firing()
+        firing = self.alerts.firing()
         by = {(s,): float(sum(a["severity"] == s for a in firing)) for s in ("warn", "fail")}
         yield _gauge("alerts_firing", "Alerts that fire now.", ["severity"], by)
-        waiting = float(len(self.book.waiting())) if self.book.path.exists() else 0.0
-        yield _gauge("alerts_waiting", "Messages that the webhook has not taken yet.", [], {(): waiting})
-        facts = self.book.facts()
-        told = {(s,): facts.get(s, 0.0) for s in ("delivered", "lost")}
-        yield _counter("alert_messages", "Messages for the webhook that were delivered, or given up.", ["outcome"], told)
-        yield _counter("alert_delivery_failures", "Attempts to deliver that failed.", [], {(): facts.get("failures", 0.0)})
+        waiting = {(): float(len(self.alerts.waiting()))}
+        yield _gauge("alerts_waiting", "Messages that the receiver of alerts has not taken yet.", [], waiting)
+        counts = self.alerts.counts()
+        outcomes = {(s,): float(counts.get(s, 0)) for s in ("delivered", "lost")}
+        yield _counter("alert_messages", "Messages for the receiver of alerts that were delivered, or given up.", ["outcome"], outcomes)
+        yield _counter("alert_delivery_failures", "Attempts to deliver that failed.", [], {(): float(counts["failures"])})
 
 
 def page(metrics: Collector) -> bytes:

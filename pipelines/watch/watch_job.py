@@ -12,8 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipelines.alerting import Alert, Book, Webhook, deliver, from_report, from_runs
-from pipelines.alerting.webhook import Sender
+from pipelines.alerting import Alert, AlertReceiver, AlertStore, deliver, from_report, from_runs, open_receiver
 from pipelines.lake.locks import only_one
 from pipelines.lake.runs import Run, list_runs, write_json
 from pipelines.project.config import Settings
@@ -55,7 +54,7 @@ class Watch:
     commands: Commands
     clock: Callable[[], datetime]
     say: Callable[[str], None] = lambda line: None
-    sender: Sender | None = None
+    receiver: AlertReceiver | None = None
     every: timedelta | None = None
     as_of: str | None = None
     look_now: set[str] = field(default_factory=set)
@@ -66,11 +65,9 @@ class Watch:
     """What is told by ``/metrics``: model -> looked, triggers, held."""
 
     def __post_init__(self) -> None:
-        settings = self.subject.settings.alerts
-        repeat = timedelta(hours=settings.repeat_hours)
-        self.book = Book(self.subject.data / "alerts", self.subject.path.name, repeat)
-        if self.sender is None and settings.webhook:
-            self.sender = Webhook(settings)
+        self.alerts = AlertStore(self.subject.data / "alerts", self.subject.path.name)
+        if self.receiver is None:
+            self.receiver = open_receiver(self.subject.settings.alerts)
         for model in self.subject.models:
             self.known[model] = {"looked": _noted(self.subject.data, model).get("looked"), "triggers": {}, "held": ""}
 
@@ -79,7 +76,7 @@ class Watch:
         until = self.clock() + _BEAT
         for model in self.subject.models:
             until = min(until, self._guarded(f"{model}: ", partial(self._model, model)))
-        return min(until, self._guarded("alerts: ", self.tell))
+        return min(until, self._guarded("alerts: ", self.send_alerts))
 
     def _guarded(self, what: str, work: Callable[[], datetime]) -> datetime:
         """A full disk, or a damaged file, is said and tried again; it ends no watch."""
@@ -89,8 +86,8 @@ class Watch:
             self._wrong(what + " ".join(str(error).split()))
             return self.clock() + _BEAT
 
-    def tell(self) -> datetime:
-        """Bring the book of alerts up to date and deliver what is due; when more is."""
+    def send_alerts(self) -> datetime:
+        """Bring the store of alerts up to date and deliver what is due; when more is."""
         now, data, alerts = self.clock(), self.subject.data, self.subject.settings.alerts
         runs = list_runs(data)
         retrainings = {r.id for r in runs if r.kind == KIND}
@@ -104,13 +101,13 @@ class Watch:
             )
             found[f"watch/{model}"] = [wrong] if noted.get("error") else []
         for scope, fire in found.items():
-            for message in self.book.sync(scope, fire, now):
+            for message in self.alerts.sync(scope, fire, now):
                 self.say(f"alert, {message.body['state']}: {message.body['title']}")
-        if self.sender is None:
-            for message in self.book.waiting():
-                self.book.done(message, now, "said")
+        if self.receiver is None:
+            for message in self.alerts.waiting():
+                self.alerts.done(message, "shown")
             return now + _BEAT
-        done = deliver(self.book, self.sender, self.clock, keep=timedelta(hours=alerts.keep_hours), say=self.say)
+        done = deliver(self.alerts, self.receiver, self.clock, keep=timedelta(hours=alerts.keep_hours), say=self.say)
         return min(done.next or now + _BEAT, now + _BEAT)
 
     def _state(self, model: str) -> State:
@@ -179,7 +176,7 @@ class Watch:
             graphs = applied(s.data, s.groups)
             span = plan(s.data, model, days, list_runs(s.data), graphs, s.settings.watch.train_days, s.settings.demo.warm_up_days)
             why = "; ".join(f"{t.name}: {t.why}" for t in decision.triggers)
-            self.tell()  # what was found is not to wait for the training's end
+            self.send_alerts()  # what was found is not to wait for the training's end
             self.say(f"{model}: {'going on with a retraining' if decision.action.resume else 'retraining'} ({why})")
             try:
                 outcome = retrain(s, model, key_of(model, days[1], graphs), decision.triggers, span, self.commands, self.clock, self.say)
@@ -195,7 +192,7 @@ class Watch:
             )
             labels = {"model": model, "version": str(outcome.version or ""), "outcome": outcome.what}
             told = Alert(f"retrain/{outcome.run}", "info" if good else "warn", title, text, labels=labels)
-            self.book.tell(told, self.clock())
+            self.alerts.add(told, self.clock())
         return True
 
     def _note(self, model: str, decision: Decision) -> None:
@@ -241,7 +238,7 @@ def status(subject: Subject, now: datetime) -> dict[str, Any]:
     """How things stand: watches that run, what is decided for each model, retrainings, alerts."""
     data = subject.data
     runs = list_runs(data)
-    book = Book(data / "alerts")
+    alerts = AlertStore(data / "alerts")
     models: dict[str, dict[str, Any]] = {}
     for model in subject.models:
         noted = _noted(data, model)
@@ -269,7 +266,7 @@ def status(subject: Subject, now: datetime) -> dict[str, Any]:
         "watching": [_running(r) for r in runs if r.kind == "watch" and r.status == "running"],
         "models": models,
         "retrainings": [_told(r) for r in runs if r.kind == KIND][-5:],
-        "alerts": {"firing": book.firing(), "waiting": len(book.waiting()) if book.path.exists() else 0},
+        "alerts": {"firing": alerts.firing(), "waiting": len(alerts.waiting())},
     }
 
 

@@ -18,7 +18,7 @@ import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipelines.alerting import Alert, Book
+from pipelines.alerting import Alert, AlertStore
 from pipelines.lake.processes import free_ports
 from pipelines.streaming.status import Progress
 from pipelines.streaming.stream_metrics import StreamMetrics, serve
@@ -26,7 +26,8 @@ from pipelines.watch.job_metrics import MOST_CHECKS, JobMetrics, page
 from serving.metrics import Metrics
 from tests.integration.fake_tandem import MODEL
 from tests.integration.watch_world import DRIFT, World
-from tests.promtool import tool
+from tests.promtool import tool, with_its_files
+from tests.webhook_server import WebhookServer
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS, GRAFANA = ROOT / "docker" / "prometheus", ROOT / "docker" / "grafana"
@@ -76,6 +77,62 @@ def queries() -> list[tuple[str, str]]:
 def test_prometheus_takes_the_configuration_and_the_rules() -> None:
     assert "valid prometheus config" in promtool("check", "config", str(PROMETHEUS / "prometheus.yml"))
     assert f"{len(RULES)} rules found" in promtool("check", "rules", "--lint=all", "--lint-fatal", str(PROMETHEUS / "alerts.yml"))
+
+
+def test_alertmanager_takes_the_configuration_and_routes_by_severity() -> None:
+    path = str(PROMETHEUS / "alertmanager.yml")
+
+    def amtool(*words: str) -> str:
+        done = subprocess.run([tool("amtool"), *words], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert "SUCCESS" in amtool("check-config", path)
+    for severity, receiver in (("page", "pages"), ("ticket", "tickets")):
+        assert amtool("config", "routes", "test", f"--config.file={path}", f"severity={severity}").split() == [receiver]
+    text = (PROMETHEUS / "alertmanager.yml").read_text()
+    names = {r["alert"] for r in RULES}
+    for matcher in re.findall(r'alertname=~?"([^"]+)"', text):
+        assert any(re.fullmatch(matcher, name) for name in names), matcher  # a rule that was renamed inhibits nothing
+    compose = yaml.safe_load((PROMETHEUS.parent / "compose.yaml").read_text())["services"]["alertmanager"]["command"]
+    targets = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"]
+    assert f"--web.listen-address={targets[0]}" in compose
+
+
+def test_a_real_alertmanager_sends_one_message_for_many_features(tmp_path: Path) -> None:
+    server = WebhookServer()
+    server.up()
+    config = yaml.safe_load((PROMETHEUS / "alertmanager.yml").read_text())
+    config["route"]["group_wait"] = "1s"
+    for receiver in config["receivers"]:
+        receiver["webhook_configs"] = [{"url": f"{server.url}&to={receiver['name']}"}]
+    (tmp_path / "alertmanager.yml").write_text(yaml.safe_dump(config))
+    (port,) = free_ports(1)
+    words = [f"--config.file={tmp_path / 'alertmanager.yml'}", f"--storage.path={tmp_path}"]
+    words += [f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address="]
+    with open(tmp_path / "log", "wb") as log:
+        process = subprocess.Popen([*with_its_files("prometheus-alertmanager"), *words], stdout=log, stderr=log)
+    try:
+        labels = {"alertname": "TandemDrift", "severity": "ticket", "model": "flights"}
+        body = json.dumps([{"labels": {**labels, "feature": f"f{n}"}} for n in range(20)]).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/api/v2/alerts", body, {"Content-Type": "application/json"})
+        until = time.monotonic() + 60
+        while True:
+            try:
+                urllib.request.urlopen(request, timeout=10).close()
+                break
+            except OSError:
+                assert time.monotonic() < until and process.poll() is None, (tmp_path / "log").read_text()
+                threading.Event().wait(0.1)
+        while not server.taken:
+            assert time.monotonic() < until
+            threading.Event().wait(0.1)
+        (message,) = server.taken
+        assert len(message["alerts"]) == 20 and message["receiver"] == "tickets" and message["groupLabels"]["model"] == "flights"
+    finally:
+        process.terminate()
+        process.wait(30)
+        server.down()
 
 
 def test_every_alert_fires_when_it_must_and_only_then() -> None:
@@ -252,9 +309,9 @@ def test_metrics_of_an_empty_or_damaged_data_folder(tmp_path: Path) -> None:
 def test_alerts_are_counted(tmp_path: Path) -> None:
     from datetime import UTC, datetime
 
-    book, now = Book(tmp_path / "alerts"), datetime.now(UTC)
-    book.sync("m", [Alert("a", "fail", "a"), Alert("b", "warn", "b")], now)
-    book.done(book.waiting()[0], now)
+    store, now = AlertStore(tmp_path / "alerts"), datetime.now(UTC)
+    store.sync("m", [Alert("a", "fail", "a"), Alert("b", "warn", "b")], now)
+    store.done(store.waiting()[0])
     text = page(JobMetrics(tmp_path)).decode().splitlines()
     assert 'tandem_alerts_firing{severity="warn"} 1.0' in text and "tandem_alerts_waiting 1.0" in text
     assert 'tandem_alert_messages_total{outcome="delivered"} 1.0' in text

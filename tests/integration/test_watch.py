@@ -60,7 +60,7 @@ def test_quiet_days_only_look(world: World, clock: Clock) -> None:
 def test_drift_becomes_a_new_champion_and_is_told(world: World, clock: Clock, tmp_path: Path) -> None:
     server = WebhookServer()
     server.up()
-    watcher, _ = watch(world, clock, sender=Webhook(AlertSettings(webhook=server.url)))
+    watcher, _ = watch(world, clock, receiver=Webhook(AlertSettings(webhook=server.url)))
     world.will_find(DRIFT)
     watcher.round()
     assert world.commands() == ["labels", "monitor", "batch", "train", "promote"] and champion(world.data) == 2

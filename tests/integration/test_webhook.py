@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.alerting import Alert, Book, Webhook, deliver, from_report, from_runs
-from pipelines.alerting.webhook import backoff, slack
+from pipelines.alerting import Alert, AlertStore, Webhook, deliver, from_report, from_runs
+from pipelines.alerting.delivery import backoff
+from pipelines.alerting.webhook import slack
 from pipelines.project.config import AlertSettings
 from tests.webhook_server import WebhookServer
 from transforms.errors import ConfigError
@@ -69,151 +70,150 @@ def states(bodies: list[dict[str, Any]]) -> list[tuple[str, str]]:
     return [(b["state"], b["change"]) for b in bodies]
 
 
-def test_each_state_is_told_once(tmp_path: Path, server: WebhookServer, clock: Clock) -> None:
+def test_each_state_is_sent_once(tmp_path: Path, server: WebhookServer, clock: Clock) -> None:
     server.up()
-    book, hook = Book(tmp_path, "shop", repeat=timedelta(hours=24)), webhook(server, secret="Bearer abc")
+    store, hook = AlertStore(tmp_path, "shop"), webhook(server, secret="Bearer abc")
     for _ in range(30):  # half an hour of the same finding
-        book.sync("monitor/flights", [DRIFT], clock.forward(minutes=1))
-        deliver(book, hook, clock)
+        store.sync("monitor/flights", [DRIFT], clock.forward(minutes=1))
+        deliver(store, hook, clock)
     assert states(server.taken) == [("firing", "new")]
     more = Alert(DRIFT.key, "fail", "flights: drift of 2 features failed", "", "temp, wind")
-    book.sync("monitor/flights", [more], clock.forward(hours=1))
-    book.sync("monitor/other", [], clock.forward(hours=1))  # of another scope: nothing to this one
-    deliver(book, hook, clock)
+    store.sync("monitor/flights", [more], clock.forward(hours=1))
+    store.sync("monitor/other", [], clock.forward(hours=1))  # of another scope: nothing to this one
+    deliver(store, hook, clock)
     for _ in range(30):
-        book.sync("monitor/flights", [more], clock.forward(hours=1))
-        deliver(book, hook, clock)
-    book.sync("monitor/flights", [], clock.forward(hours=1))
-    book.sync("monitor/flights", [], clock.forward(hours=1))
-    deliver(book, hook, clock)
-    book.sync("monitor/flights", [DRIFT], clock.forward(hours=1))
-    deliver(book, hook, clock)
+        store.sync("monitor/flights", [more], clock.forward(hours=1))
+        deliver(store, hook, clock)
+    store.sync("monitor/flights", [], clock.forward(hours=1))
+    store.sync("monitor/flights", [], clock.forward(hours=1))
+    deliver(store, hook, clock)
+    store.sync("monitor/flights", [DRIFT], clock.forward(hours=1))
+    deliver(store, hook, clock)
     assert states(server.taken) == [
         ("firing", "new"),
         ("firing", "changed"),
-        ("firing", "goes on"),
         ("resolved", "over"),
         ("firing", "new"),
     ]
-    assert len({b["id"] for b in server.taken}) == 5
+    assert len({b["id"] for b in server.taken}) == 4
     first, last = server.taken[0], server.taken[-1]
-    assert first["since"] == server.taken[2]["since"] < last["since"]
+    assert first["since"] == server.taken[1]["since"] == server.taken[2]["since"] < last["since"]
     assert first["project"] == "shop" and first["labels"] == {"model": "flights"} and first["values"] == {"temp": 0.4}
     sent = server.headers[0]
     assert sent["Authorization"] == "Bearer abc" and sent["Idempotency-Key"] == first["id"] and sent[":path"] == "/hooks/T0?x=1"
-    assert book.facts()["delivered"] == 5 and not book.waiting()
+    assert store.counts()["delivered"] == 4 and not store.waiting()
 
 
 def test_a_webhook_that_is_down_gets_its_alerts_when_it_is_up_again(tmp_path: Path, server: WebhookServer, clock: Clock) -> None:
     hook, said = webhook(server), []
-    for _ in range(20):  # each with a book of its own, as after a restart of the watch
-        Book(tmp_path).sync("m", [DRIFT], clock.now)
-        round_ = deliver(Book(tmp_path), hook, clock, say=said.append)
+    for _ in range(20):  # each with a store of its own, as after a restart of the watch
+        AlertStore(tmp_path).sync("m", [DRIFT], clock.now)
+        round_ = deliver(AlertStore(tmp_path), hook, clock, say=said.append)
         assert round_.waiting == 1 and round_.next is not None and round_.next > clock.now
         clock.now = round_.next
     assert backoff(1) == timedelta(seconds=5) and backoff(4) == timedelta(seconds=40) and backoff(99) == timedelta(hours=1)
-    Book(tmp_path).sync("m", [], clock.now)
-    Book(tmp_path).tell(Alert("retrain/1", "info", "retrained"), clock.now)
-    assert len(Book(tmp_path).waiting()) == 3
+    AlertStore(tmp_path).sync("m", [], clock.now)
+    AlertStore(tmp_path).add(Alert("retrain/1", "info", "retrained"), clock.now)
+    assert len(AlertStore(tmp_path).waiting()) == 3
     server.up()
-    done = deliver(Book(tmp_path), hook, clock, say=said.append)
+    done = deliver(AlertStore(tmp_path), hook, clock, say=said.append)
     assert (done.sent, done.waiting, done.next) == (3, 0, None)
     assert states(server.taken) == [("firing", "new"), ("resolved", "over"), ("event", "new")]
     assert "refused" in said[0].lower() and str(server.port) not in "".join(said) and said[-1] == "the webhook takes alerts again"
-    assert deliver(Book(tmp_path), hook, clock).sent == 0
+    assert deliver(AlertStore(tmp_path), hook, clock).sent == 0
 
 
 def test_no_attempt_before_its_time(tmp_path: Path, server: WebhookServer, clock: Clock) -> None:
     server.up()
     server.answers = [(500, {}), (503, {})]
-    book, hook = Book(tmp_path), webhook(server)
-    book.sync("m", [DRIFT], clock.now)
+    store, hook = AlertStore(tmp_path), webhook(server)
+    store.sync("m", [DRIFT], clock.now)
     for seconds, attempts in ((0, 1), (4, 1), (1, 2), (9, 2), (1, 3), (60, 3)):
         clock.forward(seconds=seconds)
-        deliver(book, hook, clock)
+        deliver(store, hook, clock)
         assert len(server.got) == attempts
     assert len({b["id"] for b in server.got}) == 1 == len(server.taken)  # the same id each time
-    assert book.facts()["failures"] == 2
+    assert store.counts()["failures"] == 2
 
 
 @pytest.mark.parametrize("value", ["120", "Sun, 01 Mar 2026 00:02:00 GMT"])
 def test_too_many_requests_wait_as_they_are_asked_to(tmp_path: Path, server: WebhookServer, clock: Clock, value: str) -> None:
     server.up()
     server.answers = [(429, {"Retry-After": value})]
-    book, hook = Book(tmp_path), webhook(server)
-    book.sync("m", [DRIFT, Alert("another", "fail", "another")], clock.now)
-    assert deliver(book, hook, clock).next == START + timedelta(seconds=120)
+    store, hook = AlertStore(tmp_path), webhook(server)
+    store.sync("m", [DRIFT, Alert("another", "fail", "another")], clock.now)
+    assert deliver(store, hook, clock).next == START + timedelta(seconds=120)
     clock.forward(seconds=119)
-    deliver(book, hook, clock)
+    deliver(store, hook, clock)
     assert len(server.got) == 1
     clock.forward(seconds=1)
-    assert deliver(book, hook, clock).sent == 2
+    assert deliver(store, hook, clock).sent == 2
 
 
 @pytest.mark.parametrize("value", ["soon", "-5", "1e999", ""])
 def test_a_strange_retry_after_is_no_harm(tmp_path: Path, server: WebhookServer, clock: Clock, value: str) -> None:
     server.up()
     server.answers = [(503, {"Retry-After": value})]
-    book = Book(tmp_path)
-    book.sync("m", [DRIFT], clock.now)
-    after = deliver(book, webhook(server), clock).next
+    store = AlertStore(tmp_path)
+    store.sync("m", [DRIFT], clock.now)
+    after = deliver(store, webhook(server), clock).next
     assert after is not None and START + timedelta(seconds=5) <= after <= START + timedelta(hours=6)
 
 
 def test_a_slow_webhook_is_given_up_in_time_and_tried_again(tmp_path: Path, server: WebhookServer, clock: Clock) -> None:
     server.up()
     server.go_on.clear()
-    book, hook, said = Book(tmp_path), webhook(server, timeout_seconds=0.3), []
-    book.sync("m", [DRIFT], clock.now)
+    store, hook, said = AlertStore(tmp_path), webhook(server, timeout_seconds=0.3), []
+    store.sync("m", [DRIFT], clock.now)
     begun = time.monotonic()
-    deliver(book, hook, clock, say=said.append)
+    deliver(store, hook, clock, say=said.append)
     assert time.monotonic() - begun < 5 and "did not answer within 0.3 s" in said[0]
     server.go_on.set()
     clock.forward(seconds=5)
-    assert deliver(book, hook, clock).sent == 1
+    assert deliver(store, hook, clock).sent == 1
     assert len({b["id"] for b in server.got}) == 1  # so whoever got it twice can tell
 
 
 def test_a_message_that_is_refused_does_not_hold_up_the_others(tmp_path: Path, server: WebhookServer, clock: Clock) -> None:
     server.up()
     server.answers = [(400, {})]
-    book, hook = Book(tmp_path), webhook(server)
-    book.sync("m", [DRIFT, Alert("another", "fail", "another")], clock.now)
-    done = deliver(book, hook, clock)
+    store, hook = AlertStore(tmp_path), webhook(server)
+    store.sync("m", [DRIFT, Alert("another", "fail", "another")], clock.now)
+    done = deliver(store, hook, clock)
     assert (done.sent, done.failed, done.waiting) == (1, 1, 1) and server.taken[0]["key"] == "another"
-    book.sync("m", [Alert("another", "fail", "another")], clock.forward(seconds=1))  # the refused one is over
-    assert deliver(book, hook, clock).sent == 0  # its end is not told before its beginning
+    store.sync("m", [Alert("another", "fail", "another")], clock.forward(seconds=1))  # the refused one is over
+    assert deliver(store, hook, clock).sent == 0  # its end is not told before its beginning
     clock.forward(seconds=10)
-    deliver(book, hook, clock)
+    deliver(store, hook, clock)
     assert states(server.taken[1:]) == [("firing", "new"), ("resolved", "over")]
 
 
 def test_a_redirect_is_no_delivery(tmp_path: Path, server: WebhookServer, clock: Clock) -> None:
     server.up()
     server.answers = [(302, {"Location": "/elsewhere"})]
-    book = Book(tmp_path)
-    book.sync("m", [DRIFT], clock.now)
-    assert deliver(book, webhook(server), clock).failed == 1 and len(server.got) == 1
+    store = AlertStore(tmp_path)
+    store.sync("m", [DRIFT], clock.now)
+    assert deliver(store, webhook(server), clock).failed == 1 and len(server.got) == 1
 
 
 def test_what_cannot_be_delivered_for_days_is_given_up_and_said(tmp_path: Path, server: WebhookServer, clock: Clock) -> None:
-    book, hook, said = Book(tmp_path), webhook(server), []
-    book.sync("m", [DRIFT], clock.now)
-    deliver(book, hook, clock)
+    store, hook, said = AlertStore(tmp_path), webhook(server), []
+    store.sync("m", [DRIFT], clock.now)
+    deliver(store, hook, clock)
     clock.forward(hours=73)
-    done = deliver(book, hook, clock, keep=timedelta(hours=72), say=said.append)
+    done = deliver(store, hook, clock, keep=timedelta(hours=72), say=said.append)
     assert (done.lost, done.waiting) == (1, 0) and "given up after 72 h" in said[0]
-    assert book.facts()["lost"] == 1
+    assert store.counts()["lost"] == 1
 
 
 def test_while_it_is_down_a_newer_state_replaces_an_older_one(tmp_path: Path, server: WebhookServer, clock: Clock) -> None:
-    book = Book(tmp_path)
+    store = AlertStore(tmp_path)
     for n in range(50):
-        book.sync("m", [Alert("k", "fail", f"{n} features", same=str(n))], clock.forward(minutes=1))
-    book.sync("m", [], clock.forward(minutes=1))
-    book.sync("m", [Alert("k", "warn", "again")], clock.forward(minutes=1))
+        store.sync("m", [Alert("k", "fail", f"{n} features", same=str(n))], clock.forward(minutes=1))
+    store.sync("m", [], clock.forward(minutes=1))
+    store.sync("m", [Alert("k", "warn", "again")], clock.forward(minutes=1))
     server.up()
-    deliver(book, webhook(server), clock)
+    deliver(store, webhook(server), clock)
     assert [(b["state"], b["title"]) for b in server.taken] == [
         ("firing", "49 features"), ("resolved", "over: 49 features"), ("firing", "again"),
     ]  # fmt: skip
@@ -222,14 +222,14 @@ def test_while_it_is_down_a_newer_state_replaces_an_older_one(tmp_path: Path, se
 def test_two_processes_deliver_each_message_once(tmp_path: Path, server: WebhookServer, clock: Clock) -> None:
     server.up()
     server.go_on.clear()
-    Book(tmp_path).sync("m", [DRIFT], clock.now)
+    AlertStore(tmp_path).sync("m", [DRIFT], clock.now)
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(deliver, Book(tmp_path), webhook(server), clock)
+        first = pool.submit(deliver, AlertStore(tmp_path), webhook(server), clock)
         until = time.monotonic() + 10
         while not server.got:
             assert time.monotonic() < until
             threading.Event().wait(0.01)
-        second = deliver(Book(tmp_path), webhook(server), clock)
+        second = deliver(AlertStore(tmp_path), webhook(server), clock)
         assert second.sent == 0 and second.next is not None
         server.go_on.set()
         assert first.result(10).sent == 1
@@ -238,19 +238,19 @@ def test_two_processes_deliver_each_message_once(tmp_path: Path, server: Webhook
 
 def test_two_processes_find_the_same_thing_at_once(tmp_path: Path, clock: Clock) -> None:
     with ThreadPoolExecutor(8) as pool:
-        queued = list(pool.map(lambda _: len(Book(tmp_path).sync("m", [DRIFT], clock.now)), range(16)))
-    assert sum(queued) == 1 == len(Book(tmp_path).waiting())
+        queued = list(pool.map(lambda _: len(AlertStore(tmp_path).sync("m", [DRIFT], clock.now)), range(16)))
+    assert sum(queued) == 1 == len(AlertStore(tmp_path).waiting())
 
 
 VICTIM = """
 import sys, time
 from datetime import UTC, datetime
 from pathlib import Path
-from pipelines.alerting import Alert, Book, Webhook, deliver
+from pipelines.alerting import Alert, AlertStore, Webhook, deliver
 from pipelines.project.config import AlertSettings
-book = Book(Path(sys.argv[1]))
-book.sync("m", [Alert("k", "fail", "title")], datetime.now(UTC))
-deliver(book, Webhook(AlertSettings(webhook=sys.argv[2], timeout_seconds=60)), lambda: datetime.now(UTC))
+store = AlertStore(Path(sys.argv[1]))
+store.sync("m", [Alert("k", "fail", "title")], datetime.now(UTC))
+deliver(store, Webhook(AlertSettings(webhook=sys.argv[2], timeout_seconds=60)), lambda: datetime.now(UTC))
 """
 
 
@@ -266,15 +266,15 @@ def test_killed_between_the_answer_and_the_note_of_it(tmp_path: Path, server: We
     victim.send_signal(signal.SIGKILL)
     victim.wait()
     server.go_on.set()
-    done = deliver(Book(tmp_path), webhook(server), lambda: datetime.now(UTC))
+    done = deliver(AlertStore(tmp_path), webhook(server), lambda: datetime.now(UTC))
     assert done.sent == 1 and len({b["id"] for b in server.got}) == 1
 
 
 def test_slack_s_format(tmp_path: Path, server: WebhookServer, clock: Clock) -> None:
     server.up()
-    book = Book(tmp_path, "shop")
-    book.sync("m", [Alert("k", "fail", "a < b & c", "x\n" * 3000)], clock.now)
-    deliver(book, webhook(server, format="slack"), clock)
+    store = AlertStore(tmp_path, "shop")
+    store.sync("m", [Alert("k", "fail", "a < b & c", "x\n" * 3000)], clock.now)
+    deliver(store, webhook(server, format="slack"), clock)
     (body,) = server.taken
     assert set(body) == {"text", "blocks"} and "a &lt; b &amp; c" in body["text"]
     kinds = [b["type"] for b in body["blocks"]]
@@ -282,13 +282,14 @@ def test_slack_s_format(tmp_path: Path, server: WebhookServer, clock: Clock) -> 
     assert all(len(b["text"]["text"]) <= 3000 for b in body["blocks"] if "text" in b)
     assert "shop | since 2026-03-01 00:00 UTC | new" in body["blocks"][2]["elements"][0]["text"]
     marks = {
-        state: slack({**json.loads(json.dumps(book_body(book))), "state": state})["text"][:12] for state in ("firing", "resolved", "event")
+        state: slack({**json.loads(json.dumps(stored_body(store))), "state": state})["text"][:12]
+        for state in ("firing", "resolved", "event")
     }
     assert len(set(marks.values())) == 3
 
 
-def book_body(book: Book) -> dict[str, Any]:
-    with sqlite3.connect(book.path) as db:
+def stored_body(store: AlertStore) -> dict[str, Any]:
+    with sqlite3.connect(store.path) as db:
         found: dict[str, Any] = json.loads(db.execute("SELECT body FROM messages").fetchone()[0])
     return found
 
