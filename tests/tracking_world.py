@@ -13,61 +13,12 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from pipelines.lake.runs import Run
-from pipelines.project.config import load_settings
-from pipelines.project.recording import Home, recorded
-from pipelines.training.evidence import curves
+import pipelines.workflow  # noqa: F401  # so that what these tests record is tracked, as by every command
+from tandem.testing.tracker import Told, home, training
 
-
-def home(folder: Path, **tracking: Any) -> Home:
-    """An empty repository in ``folder`` with these settings of tracking."""
-    repo = folder / "repo"
-    repo.mkdir(parents=True, exist_ok=True)
-    settings = load_settings(repo, data=folder / "data", tracking=tracking)
-    return Home(repo, settings, settings.data)
-
-
-def training(place: Home, parent: str | None = None, **fields: Any) -> Run:
-    """A run that looks like a training: parameters, metrics, curves, a training set and a pushed model."""
-    import numpy as np
-
-    with recorded(place, "train", parent=parent, params={"units": 32, "rate": 0.001}, seeds={"seed": 7}, model="cards", **fields) as run:
-        data, report = place.data, run.folder / "report"
-        for path, text in (
-            ("training/abc/train/part-0.txt", "rows"),
-            ("models/cards/3/saved_model.pb", "graph"),
-            ("models/cards/3/tandem.json", "{}"),
-        ):
-            (data / path).parent.mkdir(parents=True, exist_ok=True)
-            (data / path).write_text(text)
-        report.mkdir()
-        label, guess = np.array([0.0, 1.0, 0.0, 1.0, 1.0]), np.array([0.1, 0.4, 0.35, 0.8, 0.9])
-        (report / "epochs.json").write_text(
-            json.dumps({"epoch/train/loss": [[0, 0.7], [1, 0.5]], "epoch/validation/loss": [[0, 0.8], [1, 0.6]]})
-        )
-        (report / "curves.json").write_text(json.dumps(curves(label, {"all features": guess})))
-        (report / "tfma.json").write_text(json.dumps({"": {"auc": 0.9}, "country=DE": {"auc": 0.8}}))
-        run.add(metrics={"test/auc": 0.9, "test/auc/country=DE": 0.8}, counts={"rows/train": 5}, fingerprints={"cards": "f" * 64})
-        run.save(training_set="abc", version=3)
-    return run
-
-
-@dataclass
-class Told:
-    """A tracker's run."""
-
-    status: str
-    parent: str | None
-    params: dict[str, str]
-    metrics: dict[str, float]
-    steps: dict[str, dict[int, float]]
-    tags: dict[str, str]
-    files: set[str] = field(default_factory=set)
-    bundles: dict[str, tuple[str, list[str]]] = field(default_factory=dict)
+__all__ = ["Told", "free_port", "home", "mlflow_runs", "mlflow_server", "training", "wandb_runs"]
 
 
 def mlflow_runs(uri: str) -> dict[str, Told]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any
 
 import typer
@@ -13,6 +12,7 @@ from typer.core import TyperGroup
 
 import pipelines.workflow  # noqa: F401  # so that runs of every command are tracked
 from pipelines.cli.extras import require
+from pipelines.project.extensions import Extensions, owner, reason
 from pipelines.reports.terminal import screen
 from transforms.errors import TandemError
 
@@ -89,15 +89,15 @@ def _register() -> None:
     for name, reference in COMMANDS.items():
         module, _, attribute = reference.partition(":")
         _add(name, getattr(import_module(module), attribute))
-    for point in sorted(entry_points(group=GROUP), key=lambda p: p.name):
-        whose = f"command {point.name!r} of {point.dist.name if point.dist else point.value}"
+    for point in Extensions("command", GROUP, COMMANDS).installed():
+        whose = f"command {point.name!r} of {owner(point)}"
         if point.name in COMMANDS:
             print(f"{whose} is left out: tandem has a command of that name", file=sys.stderr)
             continue
         try:
             _add(point.name, point.load())
         except Exception as error:  # another package's fault must not take ours away
-            print(f"{whose} is left out: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+            print(f"{whose} is left out: {reason(error)}", file=sys.stderr)
 
 
 _register()

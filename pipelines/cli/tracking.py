@@ -18,12 +18,11 @@ def track(
     all_: Annotated[bool, typer.Option("--all", help="Tell every run again, e.g. to a new store.")] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Tell the trackers (MLflow, Weights & Biases) of the runs that wait in DATA/tracking/spool, and wait until it is done."""
+    """Tell the trackers (MLflow, Weights & Biases) of the runs that wait in DATA/tracking/outbox, and wait until it is done."""
     from pipelines.lake.runs import list_runs
     from pipelines.project.config import load_settings
-    from pipelines.tracking.background import shown
-    from pipelines.tracking.outbox import Spool
-    from pipelines.tracking.stores import trackers, tracking_uri
+    from pipelines.tracking.outbox import Outbox
+    from pipelines.tracking.stores import shown, trackers, tracking_uri
     from pipelines.tracking.sync import deliver
     from transforms.errors import TandemError
 
@@ -31,18 +30,18 @@ def track(
     folder, chosen = settings.data, trackers(settings)
     if settings.tracking.trackers and not chosen:
         raise missing("track", "tracking")
-    spool, uri = Spool(folder), tracking_uri(settings, folder)
+    outbox, uri = Outbox(folder), tracking_uri(settings, folder)
     if all_:
         for run in list_runs(folder):
             for name in chosen:
-                spool.put(name, run.id)
-    waiting = len(spool.notes())
+                outbox.put(name, run.id)
+    waiting = len(outbox.notes())
     with screen.status("telling the trackers"):
         failed = deliver(folder, settings.tracking, uri, settings.tracking.retry_seconds, lambda line: screen.print(line, highlight=False))
         if failed is None:  # another process does it
-            spool.wait(settings.tracking.retry_seconds + 30)
-            failed = spool.troubles()
-    left = len(spool.notes())
+            outbox.wait(settings.tracking.retry_seconds + 30)
+            failed = outbox.troubles()
+    left = len(outbox.notes())
     show({"told": max(0, waiting - left), "left": left, "store": shown(uri), "trackers": chosen, "failed": failed}, json_)
     if left:
         raise TandemError(f"{left} of {waiting} notes wait on: {'; '.join(failed.values())}")

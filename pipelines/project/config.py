@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
-from pipelines.project.extensions import ALERT_RECEIVERS, FORMATS, Extensions
+from pipelines.project.extensions import ALERT_RECEIVERS, FORMATS, TRACKERS, Extensions
 from transforms.errors import ConfigError
 
 __all__ = [
@@ -295,10 +295,12 @@ class DemoSettings(_Section):
 
 
 class TrackingSettings(_Section):
-    """Where runs are shown: MLflow, Weights & Biases. A tracker that is down never stops a job."""
+    """Where runs are shown: MLflow, Weights & Biases, or what another package brings. A tracker that is down never stops a job."""
 
-    trackers: list[Literal["mlflow", "wandb"]] = ["mlflow"]
-    """Who is told of each run; an empty list: nobody."""
+    trackers: list[str] = ["mlflow"]
+    """Who is told of each run, by name: ``mlflow``, ``wandb``, or a tracker of another package; an empty list: nobody."""
+    options: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Settings of trackers of other packages, by the tracker's name."""
     uri: str = Field(default="", repr=False)
     """MLflow's server, e.g. ``http://mlflow:5000``; empty: ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the data folder."""
     experiment: str = "tandem"
@@ -309,6 +311,11 @@ class TrackingSettings(_Section):
     """How long a delivery in the background keeps trying; what is left goes with the next run."""
     wait_seconds: float = Field(default=0, ge=0)
     """How long a job waits at its end until its run is delivered; for containers that end with their job."""
+
+    @field_validator("trackers")
+    @classmethod
+    def _known(cls, value: list[str]) -> list[str]:
+        return _all_found(TRACKERS, value)
 
 
 class Settings(BaseSettings):

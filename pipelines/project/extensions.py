@@ -48,7 +48,9 @@ class Extensions:
         try:
             return point.load()
         except Exception as error:
-            raise ConfigError(f"{self.what} {name!r} of {owner(point)} cannot be loaded: {reason(error)}; repair that package") from error
+            raise ConfigError(
+                f"{self.what} {name!r} of {owner(point)} cannot be loaded: {reason(error)}; install what it needs, or repair it"
+            ) from error
 
 
 FORMATS = Extensions(

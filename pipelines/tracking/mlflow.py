@@ -4,39 +4,83 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+import socket
+import sqlite3
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pipelines.lake.layout import REPORT
-from pipelines.tracking.background import shown
+from pipelines.project.config import TrackingSettings
 from pipelines.tracking.plots import draw
-from pipelines.tracking.stores import artifact_root
+from pipelines.tracking.stores import artifact_root, shown
 from pipelines.tracking.tracked_run import Record
+from pipelines.tracking.tracker import Tracker
 
 __all__ = ["MlflowTracker"]
 
-# A server that is down is asked again by the spool, which does not wait minutes for it. Read when MLflow makes a request.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-
+# A server that is down is asked again by the outbox, which does not wait minutes for it. Read when MLflow makes a request.
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20", "MLFLOW_DISABLE_TELEMETRY": "true"}
 _STATUS = {"running": "RUNNING", "complete": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 _BATCH = {"params": 100, "tags": 100, "metrics": 1000}
 
 
-class MlflowTracker:
+class MlflowTracker(Tracker):
     """Runs are found again by their tag ``tandem.run``."""
 
-    only_ended = False
+    library = "mlflow"
+    install = "'tandem-features[tracking]'"
 
-    def __init__(self, uri: str, experiment: str, data: Path) -> None:
+    def __init__(self, settings: TrackingSettings, uri: str, data: Path) -> None:
+        super().__init__(settings, uri, data)
+        for name, value in _PATIENCE.items():
+            os.environ.setdefault(name, value)
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        self.uri, self.experiment, self.data = uri, experiment, data
+        self.experiment = settings.experiment
         self._clients: dict[str, Any] = {}
         self._experiments: dict[str, str] = {}
         self._runs: dict[str, str] = {}
+
+    @classmethod
+    def given(cls, uri: str) -> dict[str, Any]:
+        """What the environment says of MLflow's own run: inside ``mlflow run``, the outermost of our runs becomes that one."""
+        root = os.environ.get("MLFLOW_RUN_ID", "")
+        store = os.environ.get("MLFLOW_TRACKING_URI", uri)
+        return {"mlflow_root": root, "uri": uri} if root and store == uri else {}
+
+    @classmethod
+    def unreachable(cls, uri: str) -> str:
+        """Asks for a connection, or whether the file is a database."""
+        parts = urlsplit(uri)
+        if parts.scheme in ("http", "https") and parts.hostname:
+            try:
+                socket.create_connection((parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)), timeout=1).close()
+            except OSError as error:
+                return f"mlflow at {shown(uri)} does not answer ({error.strerror or error})"
+        elif uri.startswith("sqlite:///") and (file := Path(uri.removeprefix("sqlite:///"))).exists():
+            try:
+                with sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=0.2) as store:
+                    store.execute("SELECT count(*) FROM sqlite_master").fetchone()
+                store.close()
+            except sqlite3.Error as error:
+                return f"{file}: {error}; move it away if it is broken, and run 'tandem track --all'"
+        return ""
+
+    @classmethod
+    def place(cls, uri: str) -> str:
+        """The store."""
+        return shown(uri)
+
+    def caught_up(self, say: Callable[[str], None]) -> None:
+        """The Model Registry follows once the runs are told: its versions name the runs that made them."""
+        from pipelines.tracking.model_registry import catch_up
+
+        try:
+            catch_up(self.data, self.uri, self.experiment, say)
+        except Exception as error:  # whatever MLflow's client raises; the next run's deliverer tries again
+            say(f"MLflow's registry could not be told ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
 
     def close(self) -> None:
         """Nothing is held open."""

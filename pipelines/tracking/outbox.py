@@ -1,4 +1,4 @@
-"""Notes of what is to be told to whom: a file per tracker and run under ``data/tracking/spool``. Standard library only.
+"""Notes of what is to be told to whom: a file per tracker and run under ``data/tracking/outbox``. Standard library only.
 
 A note says only that a tracker may not know the run's manifest yet; what to tell is read from the manifest when it is
 delivered. So a note can be put twice, delivered twice, or left for weeks, and the tracker still ends at the truth.
@@ -10,14 +10,14 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipelines.lake.locks import only_one
 
-__all__ = ["Note", "Spool"]
+__all__ = ["Note", "Outbox"]
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,17 @@ class Note:
     given: dict[str, Any] = field(default_factory=dict)
 
 
-class Spool:
+class Outbox:
     """The notes of a data folder; safe for any number of processes."""
 
     def __init__(self, data: Path) -> None:
         self.folder = data / "tracking"
+        if (self.folder / "spool").is_dir():  # as 0.1 called it
+            with suppress(OSError):
+                (self.folder / "spool").rename(self.folder / "outbox")
 
     def _path(self, tracker: str, run: str) -> Path:
-        return self.folder / "spool" / tracker / f"{run}.json"
+        return self.folder / "outbox" / tracker / f"{run}.json"
 
     def put(self, tracker: str, run: str, given: dict[str, Any] | None = None) -> None:
         """Leave a note; what an earlier one gave stays."""
@@ -50,7 +53,7 @@ class Spool:
 
     def notes(self) -> list[Note]:
         """All notes, the oldest run first (its id begins with its kind, so parents may stand anywhere)."""
-        found = (self._read(p) for p in (self.folder / "spool").glob("*/[!.]*.json"))
+        found = (self._read(p) for p in (self.folder / "outbox").glob("*/[!.]*.json"))
         return sorted((n for n in found if n), key=lambda n: n.stamp)
 
     @staticmethod

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.tracking.outbox import Spool
+from pipelines.tracking.outbox import Outbox
 from pipelines.tracking.stores import trackers, tracking_uri
 
 if TYPE_CHECKING:
@@ -53,19 +53,20 @@ def _tell(run: Run, settings: Settings, data: Path, say: Say, over: bool) -> Non
             return
         from pipelines.tracking import background
         from pipelines.tracking.links import links_left
+        from pipelines.tracking.tracker import tracker_class
 
-        spool = Spool(data)
+        outbox = Outbox(data)
         uri = tracking_uri(settings, data)
         for name in chosen:
-            spool.put(name, run.id, background.adopted(name, uri))
+            outbox.put(name, run.id, tracker_class(name).given(uri))
         background.start(settings, data)
         if not over or run.manifest.get("parent"):
             return  # the outermost job waits, and speaks, for all
         if settings.tracking.wait_seconds:
-            spool.wait(settings.tracking.wait_seconds)
+            outbox.wait(settings.tracking.wait_seconds)
             if links := links_left(data, run.id, take=True):  # its manifest is ours as long as we hold the run
                 run.add(links=links)
-        if (problem := background.problem(chosen, uri, spool)) is not None:
+        if (problem := background.problem(chosen, uri, outbox)) is not None:
             say(problem)
     except Exception as error:  # whatever it is, the job's result matters more
         say(f"tracking: {' '.join(str(error).split())[:200]}; the job goes on untold")

@@ -6,16 +6,25 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from pipelines.project.config import Settings
 
-__all__ = ["artifact_root", "trackers", "tracking_uri"]
+__all__ = ["artifact_root", "shown", "trackers", "tracking_uri"]
 
 
 def tracking_uri(settings: Settings, data: Path) -> str:
     """The URI of the MLflow store: the setting, else ``MLFLOW_TRACKING_URI`` (as MLflow itself), else SQLite in the data folder."""
     return settings.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{data.resolve() / 'mlflow.db'}"
+
+
+def shown(uri: str) -> str:
+    """A URI without its password."""
+    parts = urlsplit(uri)
+    if not parts.hostname:
+        return uri
+    return parts._replace(netloc=f"{parts.hostname}{f':{parts.port}' if parts.port else ''}").geturl()
 
 
 def artifact_root(uri: str, data: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""The deliverer: tells the trackers what the notes in the spool ask for. ``python -m pipelines.tracking.sync`` is started by jobs.
+"""The deliverer: tells the trackers what the notes in the outbox ask for. ``python -m pipelines.tracking.sync`` is started by jobs.
 
 One works at a time per data folder. It ends when nothing is left to tell, or ``tracking.retry_seconds`` after it began and no
 tracker answers, and in any case after a quarter of an hour.
@@ -11,15 +11,16 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pipelines.lake.runs import Run
 from pipelines.project.config import TrackingSettings
-from pipelines.tracking.background import shown
-from pipelines.tracking.outbox import Note, Spool
+from pipelines.tracking.outbox import Note, Outbox
 from pipelines.tracking.tracked_run import Record, read_record
-from pipelines.tracking.tracker import Tracker, make_tracker
+from pipelines.tracking.tracker import Tracker, make_tracker, tracker_class
+from transforms.errors import ConfigError
 
 __all__ = ["deliver"]
 
@@ -31,9 +32,9 @@ _IN_A_ROW = 2
 class _Deliverer:
     def __init__(self, data: Path, settings: TrackingSettings, uri: str, say: Callable[[str], None]) -> None:
         self.data, self.settings, self.uri, self.say = data, settings, uri, say
-        self.spool = Spool(data)
+        self.outbox = Outbox(data)
         self.trackers: dict[str, Tracker] = {}
-        self.told: dict[tuple[str, str], str] = {}
+        self.synced: dict[tuple[str, str], str] = {}
         """(tracker, run) -> status told in this process: parents need not be told again for each child."""
 
     def _tracker(self, name: str) -> Tracker:
@@ -54,14 +55,14 @@ class _Deliverer:
         if record is None:
             return
         tracker = self._tracker(note.tracker)
-        if record.parent and depth < 10 and (note.tracker, record.parent) not in self.told:
+        if record.parent and depth < 10 and (note.tracker, record.parent) not in self.synced:
             self._tell(Note(note.tracker, record.parent, 0, note.given), depth + 1)
         if tracker.only_ended and not record.over:
-            self.spool.open(note.tracker, note.run, True)
+            self.outbox.open(note.tracker, note.run, True)
             return
         links = tracker.deliver(record, note.given)
-        self.told[note.tracker, note.run] = record.status
-        self.spool.open(note.tracker, note.run, not record.over)
+        self.synced[note.tracker, note.run] = record.status
+        self.outbox.open(note.tracker, note.run, not record.over)
         if record.over:
             self._link(note.run, record, links)
 
@@ -77,34 +78,34 @@ class _Deliverer:
         """Links of runs that were still held when they were told."""
         from pipelines.tracking.links import link_manifest, links_left
 
-        for file in (self.spool.folder / "links").glob("[!.]*.json"):
+        for file in (self.outbox.folder / "links").glob("[!.]*.json"):
             folder = self.data / "runs" / file.stem
             if not folder.is_dir() or link_manifest(folder, links_left(self.data, file.stem)):
                 file.unlink(missing_ok=True)
 
     def _killed(self) -> None:
         """Notes for runs that were told as running, and whose process is gone."""
-        for tracker, run in self.spool.opened():
+        for tracker, run in self.outbox.opened():
             record = self._record(run)
             if record is None:
-                self.spool.open(tracker, run, False)
+                self.outbox.open(tracker, run, False)
             elif record.over:
-                self.spool.put(tracker, run)
+                self.outbox.put(tracker, run)
 
     def round(self) -> dict[str, str]:
         """Tell all that is to be told; why some trackers could not be, by tracker."""
         failed: dict[str, str] = {}
         row: dict[str, int] = {}
         self._killed()
-        for note in self.spool.notes():
+        for note in self.outbox.notes():
             if note.tracker not in self.settings.trackers:
-                self.spool.done(note)  # nobody is to be told there any more; 'tandem track --all' brings it back
+                self.outbox.done(note)  # nobody is to be told there any more; 'tandem track --all' brings it back
                 continue
             if row.get(note.tracker, 0) >= _IN_A_ROW:
                 continue
             try:
                 self._tell(note)
-                self.spool.done(note)
+                self.outbox.done(note)
                 row[note.tracker] = 0
             except Exception as error:
                 row[note.tracker] = row.get(note.tracker, 0) + 1
@@ -113,10 +114,13 @@ class _Deliverer:
         return failed
 
     def _why(self, note: Note, error: Exception) -> str:
-        where = f"mlflow at {shown(self.uri)}" if note.tracker == "mlflow" else note.tracker
-        if isinstance(error, ModuleNotFoundError) and error.name == note.tracker:
-            package = "'tandem-features[tracking]'" if note.tracker == "mlflow" else note.tracker
-            return f"{note.tracker} is not installed; install it (pip install {package}) or drop it from tracking.trackers"
+        where = note.tracker
+        with suppress(ConfigError):
+            kind = tracker_class(note.tracker)
+            if isinstance(error, ModuleNotFoundError) and error.name == kind.library:
+                return f"{note.tracker} is not installed; install it (pip install {kind.install}) or drop it from tracking.trackers"
+            place = kind.place(self.uri)
+            where = f"{note.tracker} at {place}" if place else where
         lines = [line for line in str(error).splitlines() if line.strip()] or [""]
         return f"{where} could not be told of {note.run} ({type(error).__name__}: {' '.join(lines[0].split())[:200]})"
 
@@ -126,8 +130,8 @@ class _Deliverer:
         while True:
             failed = self.round()
             for name in self.settings.trackers:
-                before = self.spool.troubles().get(name)
-                self.spool.trouble(name, failed.get(name))
+                before = self.outbox.troubles().get(name)
+                self.outbox.trouble(name, failed.get(name))
                 if failed.get(name) and before is None:
                     self.say(failed[name])
                 elif before is not None and name not in failed:
@@ -135,7 +139,7 @@ class _Deliverer:
             if failed and time.monotonic() + pause > until:
                 return failed
             self._links_left()
-            if not failed and not self.spool.notes():
+            if not failed and not self.outbox.notes():
                 return {}
             if failed:
                 time.sleep(pause)
@@ -149,13 +153,13 @@ class _Deliverer:
 def deliver(
     data: Path, settings: TrackingSettings, uri: str, patience: float, say: Callable[[str], None] = lambda line: None
 ) -> dict[str, str] | None:
-    """Tell all that waits in the spool of ``data``, trying for ``patience`` seconds; why it failed, by tracker.
+    """Tell all that waits in the outbox of ``data``, trying for ``patience`` seconds; why it failed, by tracker.
 
     None: another process does it.
     """
-    spool = Spool(data)
+    outbox = Outbox(data)
     while True:
-        with spool.held() as mine:
+        with outbox.held() as mine:
             if not mine:
                 return None
             worker = _Deliverer(data, settings, uri, say)
@@ -163,7 +167,7 @@ def deliver(
                 failed = worker.work(patience)
             finally:
                 worker.close()
-        if failed or not spool.notes():
+        if failed or not outbox.notes():
             return failed
         # A note came between the last look and the end of our hold, and its job saw somebody at work: look again.
 
@@ -177,18 +181,10 @@ def main() -> None:
         print(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), line, flush=True)
 
     settings = TrackingSettings(**asked["tracking"])
-    if deliver(Path(asked["data"]), settings, asked["uri"], settings.retry_seconds, say) == {} and "mlflow" in settings.trackers:
-        _registry(Path(asked["data"]), asked["uri"], settings.experiment, say)
-
-
-def _registry(data: Path, uri: str, experiment: str, say: Callable[[str], None]) -> None:
-    """MLflow's Model Registry follows once the runs are told: its versions name the runs that made them."""
-    from pipelines.tracking.model_registry import catch_up
-
-    try:
-        catch_up(data, uri, experiment, say)
-    except Exception as error:  # whatever MLflow's client raises; the next run's deliverer tries again
-        say(f"MLflow's registry could not be told ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
+    data, uri = Path(asked["data"]), asked["uri"]
+    if deliver(data, settings, uri, settings.retry_seconds, say) == {}:
+        for name in settings.trackers:
+            make_tracker(name, settings, uri, data).caught_up(say)
 
 
 if __name__ == "__main__":

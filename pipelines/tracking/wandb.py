@@ -7,12 +7,15 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pipelines.lake.layout import REPORT
+from pipelines.project.config import TrackingSettings
 from pipelines.tracking.plots import draw
 from pipelines.tracking.tracked_run import Record
+from pipelines.tracking.tracker import Tracker
 
 __all__ = ["WandbTracker"]
 
@@ -30,13 +33,15 @@ def _value(text: str) -> Any:
         return text
 
 
-class WandbTracker:
+class WandbTracker(Tracker):
     """A run is told once it is over: an offline run cannot be taken up again. Told again unchanged, nothing is written."""
 
     only_ended = True
+    library = install = "wandb"
 
-    def __init__(self, project: str, mode: str, data: Path) -> None:
-        self.project, self.mode, self.data = _name(project), mode, data
+    def __init__(self, settings: TrackingSettings, uri: str, data: Path) -> None:
+        super().__init__(settings, uri, data)
+        self.project, self.mode = _name(settings.experiment), settings.wandb_mode
         self.folder = data.resolve() / "tracking"
         self.folder.mkdir(parents=True, exist_ok=True)
         for name, value in (
@@ -55,18 +60,21 @@ class WandbTracker:
 
     def deliver(self, record: Record, given: Mapping[str, Any]) -> Mapping[str, str]:
         """See :class:`pipelines.tracking.tracker.Tracker`."""
-        told = self.folder / "told" / f"{record.id}.json"
+        if (self.folder / "told").is_dir():  # as 0.1 called it
+            with suppress(OSError):
+                (self.folder / "told").rename(self.folder / "synced")
+        synced = self.folder / "synced" / f"{record.id}.json"
         sizes = {name: f.stat().st_size for name, f in record.files.items() if name != "manifest.json"}  # that one gets our links
         said = (record.status, record.ended, record.params, record.metrics, record.series, record.bundles, sizes)
         content = hashlib.sha256(repr(said).encode()).hexdigest()
-        before = json.loads(told.read_text()) if told.exists() else {}
+        before = json.loads(synced.read_text()) if synced.exists() else {}
         if before.get("content") == content and before.get("mode") == self.mode:
             return dict(before["links"])
         links = self._tell(record)
-        told.parent.mkdir(exist_ok=True)
-        unfinished = told.with_suffix(f".{os.getpid()}")
+        synced.parent.mkdir(exist_ok=True)
+        unfinished = synced.with_suffix(f".{os.getpid()}")
         unfinished.write_text(json.dumps({"content": content, "mode": self.mode, "links": links}))
-        unfinished.replace(told)
+        unfinished.replace(synced)
         return links
 
     def _tell(self, record: Record) -> dict[str, str]:
@@ -79,7 +87,7 @@ class WandbTracker:
             group=record.parent or record.id,
             job_type=record.kind,
             config={**{name: _value(text) for name, text in record.params.items()}, "tandem": dict(record.tags)},
-            mode=self.mode,  # type: ignore[arg-type]
+            mode=self.mode,
             dir=str(self.folder),
             resume="allow" if self.mode == "online" else None,
             reinit="create_new",

@@ -15,7 +15,7 @@ import pytest
 from pipelines.lake.runs import find
 from pipelines.project.recording import Home, recorded
 from pipelines.tracking import background
-from pipelines.tracking.outbox import Spool
+from pipelines.tracking.outbox import Outbox
 from pipelines.tracking.stores import tracking_uri
 from pipelines.tracking.sync import deliver
 from tests.tracking_world import free_port, home, mlflow_runs, mlflow_server, training
@@ -30,21 +30,21 @@ def _no_mlflow_around(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-def until_idle(spool: Spool, seconds: float = 120) -> None:
+def until_idle(outbox: Outbox, seconds: float = 120) -> None:
     """Wait until no deliverer works."""
     end = time.monotonic() + seconds
-    while spool.busy():
-        assert time.monotonic() < end, (spool.folder / "deliver.log").read_text()
+    while outbox.busy():
+        assert time.monotonic() < end, (outbox.folder / "deliver.log").read_text()
         time.sleep(0.1)
 
 
-def wait(spool: Spool, seconds: float = 120) -> None:
+def wait(outbox: Outbox, seconds: float = 120) -> None:
     """Wait until all is told."""
     end = time.monotonic() + seconds
-    while spool.notes():
-        assert time.monotonic() < end, (spool.folder / "deliver.log").read_text()
+    while outbox.notes():
+        assert time.monotonic() < end, (outbox.folder / "deliver.log").read_text()
         time.sleep(0.1)
-    until_idle(spool)
+    until_idle(outbox)
 
 
 def job(place: Home, **fields: object) -> tuple[str, float]:
@@ -66,72 +66,72 @@ def tandem(place: Home, *arguments: str, fails: bool = False) -> str:
 def test_a_server_that_is_down_and_then_up(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     port = free_port()
     place = home(tmp_path, trackers=["mlflow"], uri=f"http://user:secret@127.0.0.1:{port}", retry_seconds=1)
-    spool = Spool(place.data)
+    outbox = Outbox(place.data)
     first, seconds = job(place)
     assert seconds < 3, "a tracker that is down does not hold a job up"
     said = capfd.readouterr().err
     assert said.count("tracking:") == 1 and f"127.0.0.1:{port} does not answer" in said and "2 runs wait" in said
     assert "secret" not in said
-    until_idle(spool)
-    assert len(spool.notes()) == 2 and "secret" not in (spool.folder / "deliver.log").read_text()
+    until_idle(outbox)
+    assert len(outbox.notes()) == 2 and "secret" not in (outbox.folder / "deliver.log").read_text()
     assert find(place.data, first).status == "complete"
     with mlflow_server(tmp_path / "server", port) as address:
         second, seconds = job(place)  # it takes along what waits
         assert seconds < 3 and "does not answer" not in capfd.readouterr().err
-        wait(spool)
+        wait(outbox)
         told = mlflow_runs(address)
         assert {first, second} <= set(told) and len(told) == 4
         assert all(one.status == "FINISHED" and "manifest.json" in one.files for one in told.values())
         assert sorted(one.parent or "" for one in told.values()) == sorted(["", "", first, second])
-        assert spool.troubles() == {}
+        assert outbox.troubles() == {}
         with recorded(place, "train") as running:
             end = time.monotonic() + 60
             while running.id not in mlflow_runs(address):  # seen while it goes on
                 assert time.monotonic() < end
                 time.sleep(0.2)
             assert mlflow_runs(address)[running.id].status == "RUNNING"
-        wait(spool)
+        wait(outbox)
         assert mlflow_runs(address)[running.id].status == "FINISHED"
 
 
 def test_a_broken_store_is_set_aside_and_told_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     place = home(tmp_path, trackers=["mlflow"], retry_seconds=1)
-    spool, store = Spool(place.data), place.data / "mlflow.db"
+    outbox, store = Outbox(place.data), place.data / "mlflow.db"
     place.data.mkdir()
     store.write_bytes(b"this is no database " * 500)
     run, seconds = job(place)
     said = capfd.readouterr().err
     assert seconds < 3 and said.count("tracking:") == 1 and str(store) in said and "tandem track --all" in said
-    until_idle(spool)
-    assert len(spool.notes()) == 2
+    until_idle(outbox)
+    assert len(outbox.notes()) == 2
     assert "notes wait" in tandem(place, "track", fails=True)
     store.rename(tmp_path / "broken.db")
     told = json.loads(tandem(place, "track", "--all", "--json"))
     assert told["left"] == 0 and told["told"] == 2
     assert run in mlflow_runs(f"sqlite:///{store}")
-    assert background.problem(["mlflow"], f"sqlite:///{store}", spool) is None
+    assert background.problem(["mlflow"], f"sqlite:///{store}", outbox) is None
 
 
 def test_a_locked_store_is_waited_for(tmp_path: Path) -> None:
     place = home(tmp_path, trackers=["mlflow"], retry_seconds=60)
-    spool, uri = Spool(place.data), tracking_uri(place.settings, place.data)
+    outbox, uri = Outbox(place.data), tracking_uri(place.settings, place.data)
     first, _ = job(place)
-    wait(spool)
+    wait(outbox)
     holder = sqlite3.connect(place.data / "mlflow.db", isolation_level=None)
     try:
         holder.execute("BEGIN EXCLUSIVE")
         second, seconds = job(place)
         assert seconds < 3
         end = time.monotonic() + 60
-        while not spool.troubles():
+        while not outbox.troubles():
             assert time.monotonic() < end
             time.sleep(0.1)
-        assert "locked" in spool.troubles()["mlflow"]
+        assert "locked" in outbox.troubles()["mlflow"]
     finally:
         holder.rollback()
         holder.close()
-    wait(spool)
-    assert {first, second} <= set(mlflow_runs(uri)) and spool.troubles() == {}
+    wait(outbox)
+    assert {first, second} <= set(mlflow_runs(uri)) and outbox.troubles() == {}
 
 
 def test_jobs_at_once_have_one_deliverer(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_jobs_at_once_have_one_deliverer(tmp_path: Path) -> None:
     )
     children = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT) for _ in range(3)]
     assert [c.wait(120) for c in children] == [0] * 3
-    wait(Spool(place.data))
+    wait(Outbox(place.data))
     told = mlflow_runs(tracking_uri(place.settings, place.data))
     assert len(told) == 3 and all(one.status == "FINISHED" for one in told.values())
 
@@ -159,14 +159,14 @@ def test_a_job_can_wait_and_joins_the_run_of_mlflow(tmp_path: Path, monkeypatch:
     place = home(tmp_path, trackers=["mlflow"], wait_seconds=60)
     with recorded(place, "pipeline", seeds={"seed": 7}) as outer:
         inner = training(place)
-    assert Spool(place.data).notes() == [], "it waited"
+    assert Outbox(place.data).notes() == [], "it waited"
     told = mlflow_runs(store)
     assert set(told) == {outer.id, inner.id} and told[inner.id].parent == outer.id
     assert told[outer.id].params == {"seed": "7.0", "tandem.seed": "7"}, "what MLflow wrote stays"
     assert client.get_run(theirs.info.run_id).data.tags["tandem.run"] == outer.id
     assert find(place.data, outer.id).manifest["links"]["mlflow_run"] == theirs.info.run_id
     assert not (place.data / "mlflow.db").exists()
-    until_idle(Spool(place.data))
+    until_idle(Outbox(place.data))
 
 
 def test_a_tracker_that_fails_at_anything_never_raises(
@@ -198,13 +198,13 @@ def test_a_tracker_that_is_not_installed_or_not_wanted_any_more(tmp_path: Path, 
     place = home(tmp_path, trackers=[])
     with recorded(place, "train") as run:
         pass
-    spool, uri = Spool(place.data), tracking_uri(place.settings, place.data)
-    spool.put("wandb", run.id)
+    outbox, uri = Outbox(place.data), tracking_uri(place.settings, place.data)
+    outbox.put("wandb", run.id)
 
     def missing(*arguments: object) -> None:
         raise ModuleNotFoundError("No module named 'wandb'", name="wandb")
 
     monkeypatch.setattr("pipelines.tracking.sync.make_tracker", missing)
     failed = deliver(place.data, place.settings.tracking.model_copy(update={"trackers": ["wandb"]}), uri, 0)
-    assert failed is not None and "not installed" in failed["wandb"] and len(spool.notes()) == 1
-    assert deliver(place.data, place.settings.tracking, uri, 0) == {} and spool.notes() == []
+    assert failed is not None and "not installed" in failed["wandb"] and len(outbox.notes()) == 1
+    assert deliver(place.data, place.settings.tracking, uri, 0) == {} and outbox.notes() == []

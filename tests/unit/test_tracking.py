@@ -18,10 +18,12 @@ from hypothesis import strategies as st
 
 from pipelines.cli.mlproject import flags
 from pipelines.project.config import load_settings
-from pipelines.tracking.background import adopted, problem, shown
-from pipelines.tracking.outbox import Spool
-from pipelines.tracking.stores import artifact_root, trackers, tracking_uri
+from pipelines.tracking.background import problem
+from pipelines.tracking.mlflow import MlflowTracker
+from pipelines.tracking.outbox import Outbox
+from pipelines.tracking.stores import artifact_root, shown, trackers, tracking_uri
 from pipelines.tracking.tracked_run import metric_name, read_record
+from pipelines.tracking.wandb import WandbTracker
 from pipelines.training.definition import Model, Threshold
 from pipelines.training.evidence import curves
 from pipelines.training.experiments import Experiment, best, combinations, direction, jobs_for, parse_sets, plan, read_grid, table_of
@@ -49,43 +51,43 @@ def model(**params: Any) -> Model:
 
 
 def test_a_note_put_again_while_it_is_delivered_stays(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
-    spool.put("mlflow", "train-1", {"uri": "here"})
-    (note,) = spool.notes()
+    outbox = Outbox(tmp_path)
+    outbox.put("mlflow", "train-1", {"uri": "here"})
+    (note,) = outbox.notes()
     time.sleep(0.01)
-    spool.put("mlflow", "train-1")
-    spool.done(note)
-    (again,) = spool.notes()
+    outbox.put("mlflow", "train-1")
+    outbox.done(note)
+    (again,) = outbox.notes()
     assert again.given == {"uri": "here"} and again.stamp > note.stamp
-    spool.done(again)
-    assert spool.notes() == []
+    outbox.done(again)
+    assert outbox.notes() == []
 
 
 def test_a_torn_note_is_no_note_until_it_is_put_again(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
-    spool.put("mlflow", "train-1")
-    (tmp_path / "tracking" / "spool" / "mlflow" / "train-1.json").write_text('{"uri": ')
-    assert spool.notes() == []
-    spool.put("mlflow", "train-1")
-    assert [n.run for n in spool.notes()] == ["train-1"]
+    outbox = Outbox(tmp_path)
+    outbox.put("mlflow", "train-1")
+    (tmp_path / "tracking" / "outbox" / "mlflow" / "train-1.json").write_text('{"uri": ')
+    assert outbox.notes() == []
+    outbox.put("mlflow", "train-1")
+    assert [n.run for n in outbox.notes()] == ["train-1"]
 
 
 def test_one_deliverer_at_a_time(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
-    with spool.held() as mine, Spool(tmp_path).held() as other:
+    outbox = Outbox(tmp_path)
+    with outbox.held() as mine, Outbox(tmp_path).held() as other:
         assert mine and not other
-        assert spool.busy()
-    assert not spool.busy()
+        assert outbox.busy()
+    assert not outbox.busy()
 
 
 def test_troubles_and_open_runs_are_kept_and_cleared(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
-    spool.trouble("mlflow", "it is down")
-    spool.open("mlflow", "train-1", True)
-    assert spool.troubles() == {"mlflow": "it is down"} and spool.opened() == [("mlflow", "train-1")]
-    spool.trouble("mlflow", None)
-    spool.open("mlflow", "train-1", False)
-    assert spool.troubles() == {} and spool.opened() == []
+    outbox = Outbox(tmp_path)
+    outbox.trouble("mlflow", "it is down")
+    outbox.open("mlflow", "train-1", True)
+    assert outbox.troubles() == {"mlflow": "it is down"} and outbox.opened() == [("mlflow", "train-1")]
+    outbox.trouble("mlflow", None)
+    outbox.open("mlflow", "train-1", False)
+    assert outbox.troubles() == {} and outbox.opened() == []
 
 
 def test_what_is_told_costs_a_job_nothing_heavy(tmp_path: Path) -> None:
@@ -109,6 +111,14 @@ def test_the_store_is_the_setting_then_mlflows_own_then_the_data_folder(tmp_path
     assert artifact_root("sqlite:///x.db", tmp_path) == (tmp_path / "mlartifacts").as_uri()
 
 
+def test_notes_of_an_older_version_are_delivered_too(tmp_path: Path) -> None:
+    note = tmp_path / "tracking" / "spool" / "mlflow" / "train-1.json"
+    note.parent.mkdir(parents=True)
+    note.write_text('{"uri": "here"}')
+    assert [(n.tracker, n.run, n.given) for n in Outbox(tmp_path).notes()] == [("mlflow", "train-1", {"uri": "here"})]
+    assert not note.exists()
+
+
 def test_trackers_that_nobody_named_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TANDEM_TRACKING__TRACKERS", raising=False)
     monkeypatch.setattr("pipelines.tracking.stores.find_spec", lambda name: None)
@@ -126,17 +136,17 @@ def test_passwords_are_not_shown() -> None:
 def test_mlflows_own_run_is_joined_only_in_its_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_RUN_ID", "abc")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://there")
-    assert adopted("mlflow", "http://there") == {"mlflow_root": "abc", "uri": "http://there"}
-    assert adopted("mlflow", "http://elsewhere") == {} and adopted("wandb", "http://there") == {}
+    assert MlflowTracker.given("http://there") == {"mlflow_root": "abc", "uri": "http://there"}
+    assert MlflowTracker.given("http://elsewhere") == {} and WandbTracker.given("http://there") == {}
 
 
 def test_a_store_that_is_no_database_is_seen_without_mlflow(tmp_path: Path) -> None:
     file = tmp_path / "mlflow.db"
     file.write_bytes(b"nonsense " * 1000)
-    line = problem(["mlflow"], f"sqlite:///{file}", Spool(tmp_path))
+    line = problem(["mlflow"], f"sqlite:///{file}", Outbox(tmp_path))
     assert line is not None and str(file) in line and "tandem track --all" in line
     file.unlink()
-    assert problem(["mlflow"], f"sqlite:///{file}", Spool(tmp_path)) is None
+    assert problem(["mlflow"], f"sqlite:///{file}", Outbox(tmp_path)) is None
 
 
 def test_ended_without_started_is_nothing(tmp_path: Path) -> None:
