@@ -18,7 +18,7 @@ FLOOR0 = tuple(
     f"transforms.{m}"
     for m in ("errors", "fields", "definitions", "windows", "exact", "functions", "hashing", "json_columns", "reasons", "columns")
 )
-FLOOR1 = tuple(f"transforms.{m}" for m in ("contract", "aggregates", "intake", "fold", "tensors", "schemas", "fingerprint", "graph"))
+FLOOR1 = tuple(f"transforms.{m}" for m in ("contract", "aggregates", "lateness", "fold", "tensors", "schemas", "fingerprint", "graph"))
 FLOOR2 = ("serving.online_store", "serving.feast_objects")
 
 ARROW = ("numpy", "pyarrow", "pyarrow_hotfix")

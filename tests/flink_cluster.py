@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipelines.lake.processes import free_ports, start_child
 from pipelines.services.jars import ADD_OPENS, classpath, java
-from pipelines.streaming.engines.flink_cluster import Cluster
+from pipelines.streaming.engines.flink_rest import Cluster
 from transforms.errors import TandemError
 
 JOB_MANAGER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"

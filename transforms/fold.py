@@ -1,7 +1,7 @@
 """One shard of the stream: folds every record of every partition exactly once and says which feature rows follow.
 
-Input are stretches of partitions (:class:`Stretch`) in any order, repeated and cut anywhere: the shard knows the next offset that it
-expects of each partition, drops what it has, and keeps what lies beyond a gap until the gap is filled. Rows follow from tiles by
+Input are ranges of partitions' records (:class:`OffsetRange`) in any order, repeated and cut anywhere: the shard knows the next offset
+that it expects of each partition, drops what it has, and keeps what lies beyond a gap until the gap is filled. Rows follow from tiles by
 :func:`transforms.aggregates.rows_between`, as in batch. Nothing here knows a clock, a broker or a runner.
 """
 
@@ -19,10 +19,10 @@ import pyarrow.compute as pc
 from transforms.aggregates import merge, rows_between, tile, tile_schema
 from transforms.definitions import EVENT_TIMESTAMP, FeatureGroup, micros
 from transforms.hashing import hash64, mix
-from transforms.intake import NEVER
+from transforms.lateness import NEVER
 from transforms.windows import ranges
 
-__all__ = ["OFFSET", "Folded", "PartitionState", "Shard", "Stretch"]
+__all__ = ["OFFSET", "Folded", "PartitionState", "Shard", "OffsetRange"]
 
 Int = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
@@ -36,7 +36,7 @@ SEGMENTS = 16
 
 
 @dataclass(frozen=True)
-class Stretch:
+class OffsetRange:
     """The records of a partition with ``first <= offset < next``, none if they are equal.
 
     ``partitions`` is how many the topic has, ``start`` where the reading began, ``newest_before`` and ``newest`` the greatest event time
@@ -57,7 +57,7 @@ class Stretch:
 
 class Segment(NamedTuple):
     """A part of a partition's past: its first offset, the newest event time before it, the one after its last record, and the one
-    after its first stretch."""
+    after its first range."""
 
     first: int
     before: int
@@ -76,8 +76,8 @@ class PartitionState:
     watermark: int = NEVER
     idle: bool = False
     segments: list[Segment] = field(default_factory=list)
-    passed: dict[str, Int] = field(default_factory=dict)
-    owed: dict[str, tuple[U64, int]] = field(default_factory=dict)
+    dropped_late: dict[str, Int] = field(default_factory=dict)
+    pending_corrections: dict[str, tuple[U64, int]] = field(default_factory=dict)
 
     def note(self, first: int, newest: int, granule: int) -> None:
         """Records from ``first`` on were folded and took the newest event time to ``newest``: remember so, coarsely."""
@@ -172,8 +172,8 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Folded:
-    """What a stretch brought about. ``rows``: group -> rows in ``row_schema``; ``late``: group -> events that came after the rows that
-    they belong to were final (only behind an idle partition), with their offsets; ``tiles``: group -> tiles that were added;
+    """What a range of records brought about. ``rows``: group -> rows in ``row_schema``; ``late``: group -> events that came after the rows
+    that they belong to were final (only behind an idle partition), with their offsets; ``tiles``: group -> tiles that were added;
     ``counts``: what happened how often."""
 
     rows: dict[str, pa.RecordBatch]
@@ -183,35 +183,35 @@ class Folded:
 
 
 class Shard:
-    """The state of a shard: tiles and emitted boundary per group, :class:`PartitionState` per partition.
+    """The state of a shard: tiles and output watermark per group, :class:`PartitionState` per partition.
 
-    ``emitted`` maps groups to the boundary up to which rows are out (None: nothing yet). ``done`` maps (source, partition) to the
+    ``output_watermark`` maps groups to the boundary up to which rows are out (None: nothing yet). ``done`` maps (source, partition) to the
     offset before which everything was delivered by an earlier run: such records are folded without correcting rows again, and nothing
-    is emitted before all of them are in, as rows that lack some would never be corrected. ``passed`` maps groups to partitions and
+    is emitted before all of them are in, as rows that lack some would never be corrected. ``dropped_late`` maps groups to partitions and
     these to the offsets that an earlier run gave out as late (:class:`Folded`): they stay so.
     """
 
     def __init__(
         self,
         groups: Mapping[str, FeatureGroup],
-        emitted: Mapping[str, int | None],
+        output_watermark: Mapping[str, int | None],
         done: Mapping[tuple[str, int], int],
-        seeds: Mapping[str, pa.RecordBatch] | None = None,
-        passed: Mapping[str, Mapping[int, Sequence[int] | Int]] | None = None,
+        initial_tiles: Mapping[str, pa.RecordBatch] | None = None,
+        dropped_late: Mapping[str, Mapping[int, Sequence[int] | Int]] | None = None,
     ) -> None:
         self.groups = dict(groups)
-        self.emitted = {n: NEVER if emitted.get(n) is None else int(emitted[n] or 0) for n in groups}
+        self.output_watermark = {n: NEVER if output_watermark.get(n) is None else int(output_watermark[n] or 0) for n in groups}
         self.done = dict(done)
-        self.passed = {n: {p: np.asarray(o, np.int64) for p, o in each.items()} for n, each in (passed or {}).items()}
+        self.dropped_late = {n: {p: np.asarray(o, np.int64) for p, o in each.items()} for n, each in (dropped_late or {}).items()}
         self.partitions: dict[str, dict[int, PartitionState]] = {g.source.name: {} for g in groups.values()}
         self.counted: dict[str, int] = {}
         self.tiles = {n: Tiles(g) for n, g in groups.items()}
-        for name, tiles in (seeds or {}).items():
+        for name, tiles in (initial_tiles or {}).items():
             self.tiles[name].add(tiles)
 
     def horizon(self, group: FeatureGroup) -> int:
         """Tiles that start before it are in no row that can still come (microseconds)."""
-        return self.emitted[group.name] - micros(group.source.allowed_lateness) - group.longest_us - group.hop_us
+        return self.output_watermark[group.name] - micros(group.source.allowed_lateness) - group.longest_us - group.hop_us
 
     def watermark(self, source: str) -> int:
         """The least watermark of the source's partitions that hold something back; NEVER until all were heard of and are caught up."""
@@ -228,27 +228,27 @@ class Shard:
 
     def delivered(self, source: str, partition: int) -> int:
         """The offset before which everything that follows from the partition's records was given out: by an earlier run, or by
-        :meth:`fold`. What a resume point calls done."""
+        :meth:`fold`. What a checkpoint calls done."""
         at = self.partitions[source][partition]
         return at.done if self.catching_up(source) else max(at.expected, at.done)
 
-    def accepts(self, stretch: Stretch) -> bool | None:
-        """True: the stretch goes on where its partition stands. False: it is all known. None: a gap lies before it."""
-        at = self.partitions[stretch.source].get(stretch.partition)
-        expected = stretch.start if at is None else at.expected
-        if stretch.next < expected or (stretch.next == expected and stretch.first < stretch.next):
+    def accepts(self, span: OffsetRange) -> bool | None:
+        """True: ``span`` goes on where its partition stands. False: it is all known. None: a gap lies before it."""
+        at = self.partitions[span.source].get(span.partition)
+        expected = span.start if at is None else at.expected
+        if span.next < expected or (span.next == expected and span.first < span.next):
             return False
-        if stretch.first > expected:
+        if span.first > expected:
             return None
-        self._partition(stretch)
+        self._partition(span)
         return True
 
-    def fold(self, stretch: Stretch, events: Mapping[str, pa.RecordBatch]) -> Folded:
-        """Fold a stretch that :meth:`accepts` is true for. ``events``: group -> this shard's events with their :data:`OFFSET`.
+    def fold(self, span: OffsetRange, events: Mapping[str, pa.RecordBatch]) -> Folded:
+        """Fold the records of a range that :meth:`accepts`. ``events``: group -> this shard's events with their :data:`OFFSET`.
 
-        Records before the expected offset are left out, so a stretch may overlap what came before.
+        Records before the expected offset are left out, so a range may overlap what came before.
         """
-        at = self._partition(stretch)
+        at = self._partition(span)
         added, late_events, counts = {}, {}, {}
         for name, batch in events.items():
             group = self.groups[name]
@@ -257,29 +257,29 @@ class Shard:
                 batch = batch.filter(pa.array(offsets >= at.expected))
                 counts[f"repeated/{name}"] = len(offsets) - batch.num_rows
                 offsets = _column(batch, OFFSET)
-            if name in at.passed and np.isin(offsets, at.passed[name]).any():
-                keep = ~np.isin(offsets, at.passed[name])
+            if name in at.dropped_late and np.isin(offsets, at.dropped_late[name]).any():
+                keep = ~np.isin(offsets, at.dropped_late[name])
                 batch, offsets = batch.filter(pa.array(keep)), offsets[keep]
             if not batch.num_rows:
                 continue
             times, fresh = _column(batch, group.source.event_time), offsets >= at.done
-            passed = fresh & (times < self.emitted[name] - micros(group.source.allowed_lateness))
-            if passed.any():
-                late_events[name] = batch.filter(pa.array(passed))
-                batch, times, fresh = batch.filter(pa.array(~passed)), times[~passed], fresh[~passed]
-                counts[f"late/{name}"] = int(passed.sum())
+            final = fresh & (times < self.output_watermark[name] - micros(group.source.allowed_lateness))
+            if final.any():
+                late_events[name] = batch.filter(pa.array(final))
+                batch, times, fresh = batch.filter(pa.array(~final)), times[~final], fresh[~final]
+                counts[f"late/{name}"] = int(final.sum())
             tiles = tile(batch, group)
-            behind = fresh & (times < self.emitted[name])
+            behind = fresh & (times < self.output_watermark[name])
             if behind.any():
                 keys = _hashes_of([batch.column(batch.schema.get_field_index(k)) for k in group.entity.keys])
-                known, since = at.owed.get(name, (keys[:0], -NEVER))
-                at.owed[name] = np.concatenate([known, keys[behind]]), min(since, int(times[behind].min()))
+                known, since = at.pending_corrections.get(name, (keys[:0], -NEVER))
+                at.pending_corrections[name] = np.concatenate([known, keys[behind]]), min(since, int(times[behind].min()))
                 counts[f"corrected/{name}"] = int(behind.sum())
             counts[f"folded/{name}"] = batch.num_rows
             self.tiles[name].add(tiles)
             added[name] = tiles
-        self._advance(at, stretch)
-        rows = {} if self.catching_up(stretch.source) else self._emit(stretch.source)
+        self._advance(at, span)
+        rows = {} if self.catching_up(span.source) else self._emit(span.source)
         return Folded(rows, late_events, added, counts)
 
     def _emit(self, source: str) -> dict[str, pa.RecordBatch]:
@@ -288,12 +288,13 @@ class Shard:
         for name, group in self.groups.items():
             if group.source.name != source:
                 continue
-            owed = [p.owed.pop(name) for p in self.partitions[source].values() if name in p.owed]
-            emitted = self.emitted[name]
-            self.emitted[name] = boundary = max(emitted, mark - mark % group.hop_us) if mark != NEVER else emitted
-            if owed or boundary > emitted:
-                late = np.concatenate([keys for keys, _ in owed]) if owed else None
-                rows = self.tiles[name].rows(emitted, boundary, late, min((since for _, since in owed), default=0))
+            known = self.partitions[source].values()
+            corrections = [p.pending_corrections.pop(name) for p in known if name in p.pending_corrections]
+            before = self.output_watermark[name]
+            self.output_watermark[name] = boundary = max(before, mark - mark % group.hop_us) if mark != NEVER else before
+            if corrections or boundary > before:
+                late = np.concatenate([keys for keys, _ in corrections]) if corrections else None
+                rows = self.tiles[name].rows(before, boundary, late, min((since for _, since in corrections), default=0))
                 if rows.num_rows:
                     out[name] = rows
         return out
@@ -306,26 +307,26 @@ class Shard:
             out[source] = {n: p.needed(horizon) for n, p in known.items()}
         return out
 
-    def _partition(self, stretch: Stretch) -> PartitionState:
-        """The partition's state; new with the first stretch that is accepted, which tells the event time before it."""
-        known = self.partitions[stretch.source]
-        if stretch.partition not in known:
-            done = max(self.done.get((stretch.source, stretch.partition), stretch.start), stretch.start)
-            passed = {n: each[stretch.partition] for n, each in self.passed.items() if stretch.partition in each}
-            passed = {n: p for n, p in passed.items() if self.groups[n].source.name == stretch.source}
-            known[stretch.partition] = PartitionState(stretch.start, done, stretch.newest_before, passed=passed)
-        return known[stretch.partition]
+    def _partition(self, span: OffsetRange) -> PartitionState:
+        """The partition's state; new with the first range that is accepted, which tells the event time before it."""
+        known = self.partitions[span.source]
+        if span.partition not in known:
+            done = max(self.done.get((span.source, span.partition), span.start), span.start)
+            dropped_late = {n: each[span.partition] for n, each in self.dropped_late.items() if span.partition in each}
+            dropped_late = {n: p for n, p in dropped_late.items() if self.groups[n].source.name == span.source}
+            known[span.partition] = PartitionState(span.start, done, span.newest_before, dropped_late=dropped_late)
+        return known[span.partition]
 
-    def _advance(self, at: PartitionState, stretch: Stretch) -> None:
-        if stretch.next > at.expected:
-            groups = [g for g in self.groups.values() if g.source.name == stretch.source]
+    def _advance(self, at: PartitionState, span: OffsetRange) -> None:
+        if span.next > at.expected:
+            groups = [g for g in self.groups.values() if g.source.name == span.source]
             reach = max(g.longest_us + g.hop_us for g in groups) + micros(groups[0].source.allowed_lateness)
-            at.note(at.expected, max(at.newest, stretch.newest), reach // SEGMENTS)
-            at.expected = stretch.next
-        at.newest = max(at.newest, stretch.newest)
-        at.watermark = max(at.watermark, stretch.watermark)
-        at.idle = stretch.idle
-        self.counted[stretch.source] = max(self.counted.get(stretch.source, 1), stretch.partitions)
+            at.note(at.expected, max(at.newest, span.newest), reach // SEGMENTS)
+            at.expected = span.next
+        at.newest = max(at.newest, span.newest)
+        at.watermark = max(at.watermark, span.watermark)
+        at.idle = span.idle
+        self.counted[span.source] = max(self.counted.get(span.source, 1), span.partitions)
 
 
 def _none(group: FeatureGroup) -> pa.RecordBatch:

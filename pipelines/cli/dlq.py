@@ -16,7 +16,8 @@ from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOpti
 if TYPE_CHECKING:
     from pipelines.lake.runs import Run
     from pipelines.project.config import Settings
-    from pipelines.sources.kafka.dead_letter_replay import Choice
+    from pipelines.sources.broker import Broker
+    from pipelines.sources.letters import Choice
 
 __all__ = ["app"]
 
@@ -27,14 +28,14 @@ ReasonOption = Annotated[str | None, typer.Option("--reason", help="Only records
 SinceOption = Annotated[str | None, typer.Option("--since", help="Only letters written since this moment, UTC: 2013-01-31T06:00.")]
 
 
-def _settings(repo: Path, data: Path | None) -> tuple[Settings, dict[str, Any]]:
-    """The settings, and the options of Kafka clients."""
+def _settings(repo: Path, data: Path | None) -> tuple[Settings, Broker]:
+    """The settings, and the broker that they name."""
     quiet()
     from pipelines.project.config import load_settings
-    from pipelines.sources.kafka.partition_reader import client_options
+    from pipelines.sources.broker import open_broker
 
     settings = load_settings(repo.resolve(), data=data.resolve() if data else None)
-    return settings, client_options(settings.kafka, settings.data)
+    return settings, open_broker(settings.kafka, settings.data)
 
 
 def _run(repo: Path, settings: Settings, dry: bool) -> AbstractContextManager[Run | None]:
@@ -44,7 +45,7 @@ def _run(repo: Path, settings: Settings, dry: bool) -> AbstractContextManager[Ru
 
 
 def _choice(source: str | None, reason: str | None, since: str | None) -> Choice:
-    from pipelines.sources.kafka.dead_letter_replay import Choice
+    from pipelines.sources.letters import Choice
 
     return Choice(source, reason, None if since is None else round(moment("--since", since).timestamp() * 1e6))
 
@@ -81,11 +82,11 @@ def list_(
     json_: JsonOption = False,
 ) -> None:
     """Count dead letters by source and reason, and show the latest."""
-    from pipelines.sources.kafka.dead_letter_replay import list_letters
+    from pipelines.sources.letters import list_letters
 
-    settings, options = _settings(repo, data)
+    settings, broker = _settings(repo, data)
     topic = settings.kafka.dead_letters
-    found = list_letters(options, topic, _choice(source, reason, since), latest)
+    found = list_letters(broker, topic, _choice(source, reason, since), latest)
     counts: list[dict[str, Any]] = [
         {"source": s, "reason": r, "records": n, "replayed": found.replayed[s, r]} for (s, r), n in sorted(found.records.items())
     ]
@@ -128,10 +129,10 @@ def show_(
     json_: JsonOption = False,
 ) -> None:
     """Show one dead letter: the record as it came, why it was rejected, and whether the contract would take it now."""
-    from pipelines.sources.kafka.dead_letter_replay import find
+    from pipelines.sources.letters import find
 
-    settings, options = _settings(repo, data)
-    letter, times, done = find(options, settings.kafka.dead_letters, record)
+    settings, broker = _settings(repo, data)
+    letter, times, done = find(broker, settings.kafka.dead_letters, record)
     event_time, verdict = _judge(repo, data, letter.source, letter.value, letter.timestamp_us)
     value = {
         "record": letter.where,
@@ -207,15 +208,15 @@ def replay_(
 ) -> None:
     """Produce rejected records back to their topics, each once, however often this is run or killed.
 
-    Mend the contract or the code first: a record that is still wrong comes back as a new dead letter. Events older than the allowed
+    Fix the contract or the code first: a record that is still wrong comes back as a new dead letter. Events older than the allowed
     lateness are counted as late; the next batch run takes them in.
     """
     from pipelines.sources.kafka.dead_letter_replay import replay
 
-    settings, options = _settings(repo, data)
+    settings, broker = _settings(repo, data)
     steps = Steps()
     with _run(repo, settings, dry_run) as run, steps.doing("replaying dead letters") as say:
-        counts = replay(options, settings.kafka.dead_letters, _choice(source, reason, since), dry_run=dry_run, say=say)
+        counts = replay(broker, settings.kafka.dead_letters, _choice(source, reason, since), dry_run=dry_run, say=say)
         if run is not None:
             run.add(counts={"already": counts["already"], **{f"replayed/{t}": n for t, n in counts["replayed"].items()}})
     if json_:

@@ -12,7 +12,7 @@ from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOpti
 
 __all__ = ["app"]
 
-NameOption = Annotated[str, typer.Option("--name", help="Which stream: each has its own resume point.")]
+NameOption = Annotated[str, typer.Option("--name", help="Which stream: each has its own checkpoint.")]
 
 app = typer.Typer(invoke_without_command=True, no_args_is_help=False, rich_markup_mode=None)
 
@@ -23,15 +23,17 @@ def stream(
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
     name: NameOption = "main",
-    runner: Annotated[str, typer.Option(help="flink, or direct: in this process, with --until latest.")] = "flink",
+    runner: Annotated[
+        str, typer.Option(help="The engine: flink, flink-cluster, direct (in this process, with --until latest), or a package's.")
+    ] = "flink",
     until: Annotated[str | None, typer.Option(help="latest: end at the offsets that the topics have now.")] = None,
     from_run: Annotated[
         str | None,
         typer.Option(
-            help="Where there is no resume point: go on from the end of this batch run (or 'latest'), its tiles filling the windows."
+            help="Where there is no checkpoint: go on from the end of this batch run (or 'latest'), its tiles filling the windows."
         ),
     ] = None,
-    anew: Annotated[bool, typer.Option("--anew", help="Forget the resume point.")] = False,
+    anew: Annotated[bool, typer.Option("--anew", help="Forget the checkpoint.")] = False,
     flink_master: Annotated[
         str | None, typer.Option(help="host:port of a Flink cluster's REST interface (default: embedded).", metavar="HOST:PORT")
     ] = None,
@@ -130,7 +132,7 @@ def _cell(key: str, value: Any) -> str:
     """A value of ``progress`` for people: times as times."""
     if not isinstance(value, dict):
         return str(value)
-    if key in ("watermark", "emitted"):
+    if key in ("watermark", "output_watermark"):
         from pipelines.streaming.status import when
 
         return ", ".join(f"{k}: {when(v)}" for k, v in value.items())

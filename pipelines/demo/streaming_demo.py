@@ -110,7 +110,7 @@ def _streamed(
         asked = asking.all_of([instance for _, instance in questions[-LATEST:]])
         steps.say(f"asked {asked} requests of the last hours once more, over features that have come to rest")
         summary = (stop_stream(repo.data, NAME) or {}).get("summary", {})
-        steps.say("the stream stopped, and recorded its resume point")
+        steps.say("the stream stopped, and recorded its checkpoint")
     told = {k: summary.get(k) for k in ("events", "rows", "late", "rejected", "written", "stale")}
     return {
         "question": asking.question,
@@ -227,7 +227,7 @@ def _broker(repo: Repo, steps: Steps) -> Iterator[None]:
 
 def _topics(repo: Repo) -> None:
     from pipelines.replay.producer import prepare_topics
-    from pipelines.sources.kafka.partition_reader import client_options
+    from pipelines.sources.kafka.kafka_client import client_options
 
     topics = sorted({s.topic for s in repo.sources.values() if s.topic})
     prepare_topics(client_options(repo.settings.kafka, repo.data), topics, PARTITIONS)
@@ -247,13 +247,13 @@ def _reads(repo: Repo) -> bool:
 
 def _delivered(repo: Repo, sent: Mapping[str, Any]) -> Callable[[], bool]:
     """Whether all that was sent (a replay's summary by source) is folded, and the rows that follow from it are written."""
-    from pipelines.streaming.state.job_state import Control
+    from pipelines.streaming.state.job_state import JobState
     from pipelines.streaming.supervisor import reached
 
     read = {g.source.name for g in repo.groups.values()}
     ends = {s: {int(p): o + 1 for p, o in sent[s]["last_offsets"].items()} for s in sent if s in read}
-    control = Control(repo.data / "stream" / NAME)
-    return lambda: reached(ends, control.reports(), control.load_progress(), 1)
+    job_state = JobState(repo.data / "stream" / NAME)
+    return lambda: reached(ends, job_state.reports(), job_state.load_checkpoints(), 1)
 
 
 class _Replay:

@@ -1,4 +1,5 @@
-"""What other packages may bring under a name: commands, record formats, trackers, alert receivers. Each is an entry point of its group.
+"""What other packages may bring under a name: commands, brokers, record formats, engines of the stream, trackers, alert receivers.
+Each is an entry point of its group.
 
 Light: names of our own are known without looking at what is installed, and nothing is imported before it is used.
 """
@@ -12,7 +13,7 @@ from typing import Any
 
 from transforms.errors import ConfigError
 
-__all__ = ["ALERT_RECEIVERS", "FORMATS", "TRACKERS", "Extensions", "owner", "reason"]
+__all__ = ["ALERT_RECEIVERS", "BROKERS", "ENGINES", "FORMATS", "TRACKERS", "Extensions", "owner", "reason"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,22 @@ class Extensions:
             ) from error
 
 
+BROKERS = Extensions(
+    "broker",
+    "tandem.brokers",
+    {"kafka": "pipelines.sources.kafka.kafka_client:KafkaBroker", "memory": "pipelines.sources.memory:MemoryBroker"},
+)
+"""Classes below :class:`pipelines.sources.broker.Broker`, by the scheme of ``kafka.bootstrap_servers``."""
+ENGINES = Extensions(
+    "engine",
+    "tandem.engines",
+    {
+        "flink": "pipelines.streaming.engines.flink:FlinkEngine",
+        "flink-cluster": "pipelines.streaming.engines.cluster:FlinkClusterEngine",
+        "direct": "pipelines.streaming.engines.direct:DirectEngine",
+    },
+)
+"""Classes below :class:`pipelines.streaming.engines.base.Engine`."""
 FORMATS = Extensions(
     "record format",
     "tandem.formats",

@@ -26,7 +26,7 @@ from pipelines.replay.event_log import EventLog
 from pipelines.replay.producer import Outbox, prepare_topics
 from pipelines.replay.schedule import CORRUPT, DELAYED, DUPLICATE, LATE, ORIGINAL, Alterations, partitions_of, plan
 from pipelines.sources.formats.record_format import RecordFormat, record_format
-from pipelines.sources.kafka.connection import client_options
+from pipelines.sources.kafka.kafka_client import client_options
 from transforms.definitions import EventSource
 from transforms.errors import ConfigError
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any
 
-from pipelines.streaming.state.job_state import Control
+from pipelines.streaming.state.job_state import JobState
 
 __all__ = ["Progress", "Screen", "Tracker", "line", "when"]
 
@@ -42,7 +42,7 @@ class Progress:
     """(source, partition) -> records behind the end of its log."""
     watermark: dict[str, int] = field(default_factory=dict)
     """source -> microseconds, the least over the shards; absent while there is none."""
-    emitted: dict[str, int] = field(default_factory=dict)
+    output_watermark: dict[str, int] = field(default_factory=dict)
     """group -> boundary in microseconds, the least over the shards."""
     paused: tuple[str, ...] = ()
     away: tuple[str, ...] = ()
@@ -62,8 +62,8 @@ class Progress:
 class Tracker:
     """Turns reports, which begin at zero whenever a worker does, into totals that never go back."""
 
-    def __init__(self, control: Control, window: float = 5.0) -> None:
-        self.control, self.window = control, window
+    def __init__(self, job_state: JobState, window: float = 5.0) -> None:
+        self.job_state, self.window = job_state, window
         self.begun = time.monotonic()
         self._last: dict[tuple[str, str], float] = {}
         self._total: dict[tuple[str, str], float] = {}
@@ -90,7 +90,7 @@ class Tracker:
 
     def look(self) -> Progress:
         """Read the reports; the state of things now."""
-        reports, points = self.control.reports(), self.control.load_progress()
+        reports, points = self.job_state.reports(), self.job_state.load_checkpoints()
         lag, paused, away, waiting, newest = {}, [], [], [], 0.0
         for part, values in reports.items():
             newest = max(newest, float(values.get("at", 0)))
@@ -107,7 +107,7 @@ class Tracker:
                 lag[source, int(values["partition"])] = max(0, int(values["end"]) - int(values["next"]))
                 if values.get("paused"):
                     paused.append(f"{source}/{values['partition']}")
-            elif part.startswith("deliver-"):
+            elif part.startswith("sink-"):
                 for group, n in values.get("rows", {}).items():
                     self._add(part, f"rows/{group}", n)
                 for name in ("written", "stale", "refused", "seconds_graph", "seconds_store", "seconds_log", "seconds_waiting"):
@@ -115,7 +115,7 @@ class Tracker:
                 if values.get("waiting_for"):
                     waiting.append(str(values["waiting_for"]))
         now = time.monotonic()
-        read, rows_of = self._by_name("poll-", "events/"), self._by_name("deliver-", "rows/")
+        read, rows_of = self._by_name("poll-", "events/"), self._by_name("sink-", "rows/")
         events, rows = sum(read.values()), sum(rows_of.values())
         self._marks.append((now, events, rows))
         while len(self._marks) > 2 and now - self._marks[0][0] > self.window:
@@ -136,13 +136,13 @@ class Tracker:
             read=read,
             late=self._by_name("poll-", "late/"),
             rows_of=rows_of,
-            written=round(sum(self._sum("deliver-", "written").values())),
-            stale=round(sum(self._sum("deliver-", "stale").values())),
-            refused=round(sum(self._sum("deliver-", "refused").values())),
-            sink_seconds={n: sum(self._sum("deliver-", f"seconds_{n}").values()) for n in ("graph", "store", "log", "waiting")},
+            written=round(sum(self._sum("sink-", "written").values())),
+            stale=round(sum(self._sum("sink-", "stale").values())),
+            refused=round(sum(self._sum("sink-", "refused").values())),
+            sink_seconds={n: sum(self._sum("sink-", f"seconds_{n}").values()) for n in ("graph", "store", "log", "waiting")},
             lag=lag,
             watermark=_least(points, "watermark"),
-            emitted=_least(points, "emitted"),
+            output_watermark=_least(points, "output_watermark"),
             paused=tuple(paused),
             away=tuple(away),
             waiting=tuple(sorted(set(waiting))),
@@ -179,8 +179,8 @@ def line(p: Progress) -> str:
     ]
     if p.watermark:
         parts.append(f"event time {when(min(p.watermark.values()))}")
-    if p.emitted:
-        parts.append(f"rows up to {when(min(p.emitted.values()))}")
+    if p.output_watermark:
+        parts.append(f"rows up to {when(min(p.output_watermark.values()))}")
     if p.rejected:
         parts.append(f"{sum(p.rejected.values()):,} rejected")
     if any(p.late.values()):

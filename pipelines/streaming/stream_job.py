@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,25 +11,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pipelines.lake import runs
-from pipelines.lake.processes import stop_child
 from pipelines.project import recording
+from pipelines.project.extensions import ENGINES
 from pipelines.project.repository import Repo
-from pipelines.streaming.engines.flink_cluster import check_flags
-from pipelines.streaming.engines.worker import PRELOAD, start_worker
+from pipelines.sources.broker import PartitionReader, open_broker
+from pipelines.streaming.engines.base import Engine, EngineJob, EngineOptions
 from pipelines.streaming.state.job_spec import JobSpec
-from pipelines.streaming.state.job_state import Control
-from pipelines.streaming.state.start_decision import decide
+from pipelines.streaming.state.job_state import JobState
+from pipelines.streaming.state.start_position import choose_start
 from pipelines.streaming.status import Screen, Tracker, line
 from pipelines.streaming.stream_metrics import StreamMetrics, serve
-from pipelines.streaming.supervisor import Driver, Job, Outcome, Supervisor, running
+from pipelines.streaming.supervisor import Driver, Outcome, Supervisor, running
 from transforms.definitions import FeatureGroup
 from transforms.errors import ConfigError, DataError, GraphError, TandemError
-
-if TYPE_CHECKING:
-    from pipelines.sources.kafka.partition_reader import Reader
 
 __all__ = ["StreamOptions", "resume_stream", "run_stream", "stop_stream", "stream_folder", "stream_status"]
 
@@ -53,21 +49,35 @@ class StreamOptions:
     beam_args: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.runner not in ("flink", "direct"):
-            raise ConfigError(f"--runner {self.runner}: 'flink' runs until it is stopped, 'direct' with --until latest reads to the end")
-        if self.runner == "direct" and self.until is None:
-            raise ConfigError("--runner direct reads what there is and ends; give --until latest, or use --runner flink")
         if self.until not in (None, "latest"):
             raise ConfigError(f"--until {self.until}: only 'latest' can be given, the ends of the topics as they are at the start")
         if not self.name.replace("-", "").replace("_", "").isalnum():
             raise ConfigError(f"--name {self.name!r}: use letters, digits, '-' and '_'")
-        check_flags(self.flink_master, self.worker_pool, self.savepoint)
         if not 1 <= self.parallelism <= 128:
             raise ConfigError(f"--parallelism {self.parallelism}: give 1 to 128")
+        engine = self.engine()
+        if self.until is None and not engine.endless:
+            raise ConfigError(f"--runner {self.runner} reads what there is and ends; give --until latest, or use --runner flink")
+        engine.check(self.engine_options(Path()))
+
+    def engine(self) -> type[Engine]:
+        """The engine that is asked for; ``flink`` with a cluster's address is the cluster. Raises ConfigError."""
+        name = "flink-cluster" if self.runner == "flink" and self.flink_master is not None else self.runner
+        try:
+            found: type[Engine] = ENGINES.load(name)
+        except ConfigError as error:
+            raise ConfigError(f"--runner {self.runner}: {error}") from None
+        return found
+
+    def engine_options(self, folder: Path, preload: tuple[str, ...] = ()) -> EngineOptions:
+        """What the engine is given; ``folder`` is the stream's."""
+        return EngineOptions(
+            f"tandem-{self.name}", folder, self.parallelism, self.flink_master, self.worker_pool, self.savepoint, preload, self.beam_args
+        )
 
 
 def stream_folder(data: Path, name: str) -> Path:
-    """Where a stream keeps its resume points, logs and state."""
+    """Where a stream keeps its checkpoints, logs and state."""
     return data / "stream" / name
 
 
@@ -79,18 +89,24 @@ def run_stream(repo: Repo, options: StreamOptions, say: Callable[[str], None] | 
     folder = stream_folder(repo.data, options.name)
     driver = Driver(folder)
     with driver.held():
-        control = Control(folder)
-        control.begin()
-        said = control.said()[1]
-        tracker = Tracker(control)
-        with Screen(tracker) as screen, _signals(control) as signalled:
-            tell = _Teller(control, say or screen.say, said)
-            stream = _Stream(repo, options, control, tell.say)
+        job_state = JobState(folder)
+        job_state.begin()
+        said = job_state.said()[1]
+        tracker = Tracker(job_state)
+        with Screen(tracker) as screen, _signals(job_state) as signalled:
+            tell = _Teller(job_state, say or screen.say, said)
+            stream = _Stream(repo, options, job_state, tell.say)
             try:
                 stream.prepare()
                 with recording.recorded(repo, "stream", name=options.name, runner=options.runner) as run:
                     _record(run, stream)
-                    driver.tell(run=run.id, started=datetime.now(UTC).isoformat(), flink_master=options.flink_master)
+                    driver.tell(
+                        run=run.id,
+                        started=datetime.now(UTC).isoformat(),
+                        engine=stream.engine.name,
+                        savepoints=stream.engine.savepoints,
+                        flink_master=options.flink_master,
+                    )
                     outcome = _watched(repo, options, stream, driver, tell, screen)
                     summary = tracker.look().to_dict()
                     run.add(
@@ -120,47 +136,47 @@ def _watched(repo: Repo, options: StreamOptions, stream: _Stream, driver: Driver
 class _Stream:
     """The parts of one ``run_stream``: what is checked once, and each attempt's job."""
 
-    def __init__(self, repo: Repo, options: StreamOptions, control: Control, say: Callable[[str], None]) -> None:
-        self.repo, self.options, self.control, self.say = repo, options, control, say
+    def __init__(self, repo: Repo, options: StreamOptions, job_state: JobState, say: Callable[[str], None]) -> None:
+        self.repo, self.options, self.job_state, self.say = repo, options, job_state, say
         self.attempts = 0
-        self.reader: Reader | None = None
-        self.spare: subprocess.Popen[bytes] | None = None
+        self.reader: PartitionReader | None = None
         tensorflow = ("tensorflow",) if any(g.preprocessing_fn for g in repo.groups.values()) else ()
-        self.preload = (*PRELOAD, "pipelines.streaming.stages.stream_graph", "feast", *tensorflow)
+        preload = ("pipelines.streaming.stages.stream_graph", "feast", *tensorflow)
+        self.engine = options.engine()(options.engine_options(job_state.folder, preload), say)
 
     def prepare(self) -> None:
-        """Check everything once, and decide where to start. Raises ConfigError, DataError, GraphError, StoreError."""
-        from pipelines.sources.kafka.partition_reader import Reader, client_options
-
-        repo, options, control, settings = self.repo, self.options, self.control, self.repo.settings
-        if options.runner == "flink" and options.flink_master is None:
-            # Its imports take as long as all that is done here until the job is submitted.
-            self.spare = start_worker(control.folder / "flink" / "worker.log", self.preload)
+        """Check everything once, and choose_start where to start. Raises ConfigError, DataError, GraphError, StoreError."""
+        repo, options, job_state, settings = self.repo, self.options, self.job_state, self.repo.settings
+        broker = open_broker(settings.kafka, repo.data)
+        if not (broker.shared or self.engine.in_process):
+            raise ConfigError(
+                f"{broker!r} lives in this process, and the workers of engine {self.engine.name!r} do not; use --runner direct"
+            )
+        self.engine.prepare()
         stream = settings.stream.model_copy(update={"shards": options.shards} if options.shards else {})
         for group in repo.groups.values():
             if not group.source.topic:
                 raise ConfigError(f"source {group.source.name!r} has no topic, and group {group.name!r} needs it; give it one: topic='...'")
         graphs = {name: _applied(repo.data, group) for name, group in repo.groups.items()}
-        client = client_options(settings.kafka, repo.data)
-        reader = self.reader = Reader(dict(client))
+        reader = self.reader = broker.open_reader()
         sources = {g.source.name: g.source for g in repo.groups.values()}
         partitions = {n: reader.partitions(s.topic) for n, s in sources.items()}
         topics = {n: reader.identity(s.topic) for n, s in sources.items()}
         until = {n: {p: reader.end(s.topic, p) for p in range(partitions[n])} for n, s in sources.items()} if options.until else None
-        start = decide(repo, control, stream.shards, options.from_run, options.anew)
+        start = choose_start(repo, job_state, stream.shards, options.from_run, options.anew)
         self.spec = JobSpec(
             repo=repo.path,
             data=repo.data,
-            folder=control.folder,
+            folder=job_state.folder,
             groups=repo.groups,
             graphs=graphs,
             kafka=settings.kafka,
             stream=stream,
-            client=client,
+            broker=broker,
             start=start,
             until=until,
             topics=topics,
-            one_tick=options.runner == "direct",
+            one_tick=not self.engine.endless,
             restored=options.savepoint is not None,
         )
         total = sum(partitions.values())
@@ -169,88 +185,30 @@ class _Stream:
 
     def run(self, watch: Callable[[], None]) -> Outcome:
         """Run jobs until the stream ends."""
-        if self.options.runner == "direct":
-            return self._direct(watch)
         supervisor = Supervisor(
-            self.control,
+            self.job_state,
             self._attempt,
             self.spec.stream.shards,
             self.say,
             until=self.spec.until,
             watch=watch,
-            savepoint=self._savepoint if self.options.flink_master else None,
+            savepoint=self.engine.stop_with_savepoint if self.engine.savepoints else None,
         )
         return supervisor.run()
 
-    def _attempt(self, attempt: int) -> Job:
-        from pipelines.streaming.engines.flink import FlinkJob, FlinkOptions
-        from pipelines.streaming.stages.stream_graph import build
-
+    def _attempt(self, attempt: int) -> EngineJob:
         self.attempts = attempt
         spec = self.spec
         if attempt:
-            spec = replace(spec, start=decide(self.repo, self.control, spec.stream.shards, self.options.from_run), restored=False)
+            spec = replace(spec, start=choose_start(self.repo, self.job_state, spec.stream.shards, self.options.from_run), restored=False)
             self.say(f"starting again from {spec.start.why}")
-        parallelism = self.options.parallelism
-        how = FlinkOptions(
-            folder=self.control.folder / "flink",
-            name=f"tandem-{self.options.name}",
-            parallelism=parallelism,
-            checkpoint_seconds=spec.stream.checkpoint_seconds,
-            master=self.options.flink_master,
-            worker_pool=self.options.worker_pool,
-            savepoint=self.options.savepoint if attempt == 0 else None,
-            checkpoints=spec.stream.checkpoints if self.options.flink_master else "",
-            extra=self.options.beam_args,
-        )
-        spare, self.spare = self.spare, None
-        return FlinkJob(
-            how, lambda pipeline: build(pipeline, spec, _ticks(spec.stream.tick_ms, parallelism)), self.say, self.preload, spare
-        )
-
-    def _savepoint(self) -> str:
-        from pipelines.streaming.engines.flink_cluster import Cluster
-
-        assert self.options.flink_master is not None
-        return Cluster(self.options.flink_master).stop_with_savepoint(f"tandem-{self.options.name}")
-
-    def _direct(self, watch: Callable[[], None]) -> Outcome:
-        """In this process, in a thread of its own, so that the driver goes on watching."""
-        failed: list[BaseException] = []
-
-        def work() -> None:
-            try:
-                import apache_beam as beam
-
-                from pipelines.batch.batch_job import options
-                from pipelines.streaming.stages.stream_graph import build
-
-                with beam.Pipeline(options=options("direct", list(self.options.beam_args))) as pipeline:
-                    build(pipeline, self.spec, beam.Create([b""]))
-            except BaseException as error:
-                failed.append(error)
-
-        thread = threading.Thread(target=work, name="pipeline")
-        thread.start()
-        while thread.is_alive():
-            watch()
-            thread.join(0.1)
-        fatal = self.control.failure()
-        if fatal is not None:
-            return Outcome(1, fatal)
-        if failed:
-            from pipelines.streaming.engines.flink import cause
-
-            return Outcome(1, cause(str(failed[0])) or (str(failed[0]).splitlines() or [type(failed[0]).__name__])[0])
-        asked = self.control.requested("stop")
-        return Outcome(0, "stopped" if asked else "all records up to the end offsets are delivered")
+        return self.engine.new_job(spec, attempt == 0)
 
     def close(self) -> None:
-        """Close the connection, end a worker that was not needed."""
+        """Close the connection, end what the engine prepared and did not need."""
         if self.reader is not None:
             self.reader.close()
-        if self.spare is not None:
-            stop_child(self.spare, 0)
+        self.engine.close()
 
 
 def _applied(data: Path, group: FeatureGroup) -> str:
@@ -269,29 +227,20 @@ def _applied(data: Path, group: FeatureGroup) -> str:
     return str(fingerprint)
 
 
-def _ticks(tick_ms: int, parallelism: int) -> Any:
-    """Ticks for Flink: each of its parallel sources ticks, so each one more slowly."""
-    from apache_beam.io.flink.flink_streaming_impulse_source import FlinkStreamingImpulseSource
-
-    ticks = FlinkStreamingImpulseSource()
-    ticks.config = {"interval_ms": tick_ms * parallelism}  # an attribute of its own: the class's is shared
-    return ticks
-
-
 class _Teller:
     """What the driver and the workers say: to the log once, and to the screen."""
 
-    def __init__(self, control: Control, show: Callable[[str], None], since: int) -> None:
-        self.control, self.show, self.since = control, show, since
+    def __init__(self, job_state: JobState, show: Callable[[str], None], since: int) -> None:
+        self.job_state, self.show, self.since = job_state, show, since
 
     def say(self, text: str) -> None:
         """A line of the driver."""
-        self.control.say(text)
+        self.job_state.say(text)
         self.relay()
 
     def relay(self) -> None:
         """Show what was said since."""
-        lines, self.since = self.control.said(self.since)
+        lines, self.since = self.job_state.said(self.since)
         for text in lines:
             self.show(text.partition(" ")[2])
 
@@ -318,7 +267,7 @@ def _metrics(repo: Repo, options: StreamOptions, tracker: Tracker, stream: _Stre
 
 
 @contextmanager
-def _signals(control: Control) -> Iterator[list[str]]:
+def _signals(job_state: JobState) -> Iterator[list[str]]:
     """SIGTERM and SIGINT ask the stream to stop; a second one ends it at once. Yields the names of those that came."""
     came: list[str] = []
     if threading.current_thread() is not threading.main_thread():
@@ -329,7 +278,7 @@ def _signals(control: Control) -> Iterator[list[str]]:
         if came:
             raise KeyboardInterrupt
         came.append(signal.Signals(number).name)
-        control.request("stop")
+        job_state.request("stop")
 
     before = {number: signal.signal(number, asked) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -350,16 +299,16 @@ def stop_stream(
     facts = running(folder)
     if facts is None:
         return None
-    if savepoint and not facts.get("flink_master"):
-        raise ConfigError("--savepoint: this stream runs on the embedded Flink, which has none; stop it without: it keeps its resume point")
-    control = Control(folder)
-    control.request("savepoint" if savepoint else "stop")
+    if savepoint and not facts.get("savepoints"):
+        raise ConfigError(f"--savepoint: engine {facts.get('engine')!r} has none; stop the stream without: it keeps its own checkpoint")
+    job_state = JobState(folder)
+    job_state.request("savepoint" if savepoint else "stop")
     until = time.monotonic() + seconds
     while running(folder) is not None:
         if time.monotonic() > until:
             raise DataError(f"stream {name!r} (pid {facts.get('pid')}) has not stopped after {seconds:g} s; see 'tandem stream status'")
-        if savepoint and not control.requested("savepoint") and running(folder) is not None:
-            raise DataError(f"stream {name!r} goes on: {control.said()[0][-1].partition(' ')[2]}")
+        if savepoint and not job_state.requested("savepoint") and running(folder) is not None:
+            raise DataError(f"stream {name!r} goes on: {job_state.said()[0][-1].partition(' ')[2]}")
         sleep(0.1)
     manifest = runs.find(data, facts["run"]).manifest if facts.get("run") else {}
     if manifest.get("status") == "failed":
@@ -373,11 +322,11 @@ def stream_status(data: Path, name: str) -> dict[str, Any]:
     facts = running(folder)
     if not folder.is_dir():
         return {"name": name, "running": False}
-    control = Control(folder)
-    now = Tracker(control).look()
-    out: dict[str, Any] = {"name": name, "running": facts is not None, **(facts or {}), "failure": control.failure()}
+    job_state = JobState(folder)
+    now = Tracker(job_state).look()
+    out: dict[str, Any] = {"name": name, "running": facts is not None, **(facts or {}), "failure": job_state.failure()}
     out["progress"] = {k: v for k, v in now.to_dict().items() if k not in ("seconds", "events_per_second", "rows_per_second")}
-    out["said"] = control.said()[0][-10:]
+    out["said"] = job_state.said()[0][-10:]
     return out
 
 
@@ -386,8 +335,8 @@ def resume_stream(data: Path, name: str) -> list[str]:
     folder = stream_folder(data, name)
     if running(folder) is None:
         raise TandemError(f"no stream called {name!r} runs; start it with 'tandem stream'")
-    control = Control(folder)
-    paused = [part for part, values in control.reports().items() if part.startswith("poll-") and values.get("paused")]
+    job_state = JobState(folder)
+    paused = [part for part, values in job_state.reports().items() if part.startswith("poll-") and values.get("paused")]
     for part in paused:
-        control.request("resume-" + part.removeprefix("poll-"))
+        job_state.request("resume-" + part.removeprefix("poll-"))
     return [part.removeprefix("poll-") for part in paused]

@@ -1,6 +1,6 @@
-"""The driver's watch over a job: restarts it from the resume point, stops it when all that was polled is delivered, gives up in time.
+"""The driver's watch over a job: restarts it from the checkpoint, stops it when all that was polled is delivered, gives up in time.
 
-Nothing here knows Beam or Flink; time is injected.
+Every engine's jobs go through it. Nothing here knows Beam or Flink; time is injected.
 """
 
 from __future__ import annotations
@@ -13,22 +13,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pipelines.lake.runs import write_json
-from pipelines.streaming.state.job_state import Control
+from pipelines.streaming.engines.base import EngineJob
+from pipelines.streaming.state.job_state import JobState
 from transforms.errors import DataError, TandemError
 
-__all__ = ["Driver", "Job", "Outcome", "Supervisor", "delivered", "reached", "running"]
-
-
-class Job(Protocol):
-    """One attempt at running the job."""
-
-    def start(self) -> None: ...
-    def poll(self) -> int | None: ...
-    def error(self) -> str: ...
-    def stop(self) -> None: ...
+__all__ = ["Driver", "Outcome", "Supervisor", "delivered", "reached", "running"]
 
 
 @dataclass(frozen=True)
@@ -104,21 +96,21 @@ def _polls(reports: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [values for part, values in reports.items() if part.startswith("poll-") and "next" in values]
 
 
-def _has(progress: Mapping[int, Mapping[str, Any]], shards: int, source: str, partition: int, offset: int) -> bool:
+def _has(checkpoints: Mapping[int, Mapping[str, Any]], shards: int, source: str, partition: int, offset: int) -> bool:
     """Whether every shard delivered that partition up to ``offset``."""
-    known = [progress.get(n, {}).get("partitions", {}).get(source, {}).get(str(partition)) for n in range(shards)]
+    known = [checkpoints.get(n, {}).get("partitions", {}).get(source, {}).get(str(partition)) for n in range(shards)]
     return all(at is not None and at["next"] >= offset for at in known)
 
 
-def delivered(reports: Mapping[str, Mapping[str, Any]], progress: Mapping[int, Mapping[str, Any]], shards: int) -> bool:
+def delivered(reports: Mapping[str, Mapping[str, Any]], checkpoints: Mapping[int, Mapping[str, Any]], shards: int) -> bool:
     """Whether every poll has stopped, and all that it took is delivered by all shards and recorded."""
     return all(
-        p["stopped"] and (p["next"] <= p["start"] or _has(progress, shards, p["source"], p["partition"], p["next"]))
+        p["stopped"] and (p["next"] <= p["start"] or _has(checkpoints, shards, p["source"], p["partition"], p["next"]))
         for p in _polls(reports)
     )
 
 
-def reached(until: Partitions, reports: Mapping[str, Mapping[str, Any]], progress: Mapping[int, Mapping[str, Any]], shards: int) -> bool:
+def reached(until: Partitions, reports: Mapping[str, Mapping[str, Any]], checkpoints: Mapping[int, Mapping[str, Any]], shards: int) -> bool:
     """Whether all records before the offsets ``until`` (source -> partition -> offset) are delivered and recorded."""
     begun = {(p["source"], p["partition"]): p for p in _polls(reports)}
     for source, ends in until.items():
@@ -126,14 +118,14 @@ def reached(until: Partitions, reports: Mapping[str, Mapping[str, Any]], progres
             poll = begun.get((source, partition))
             if poll is not None and poll["start"] == poll["next"] >= end:
                 continue  # nothing was there to read
-            if not _has(progress, shards, source, partition, end):
+            if not _has(checkpoints, shards, source, partition, end):
                 return False
     return True
 
 
-def position(progress: Mapping[int, Mapping[str, Any]]) -> int:
-    """A number that grows when the resume point moves."""
-    return sum(int(at["next"]) for point in progress.values() for each in point.get("partitions", {}).values() for at in each.values())
+def position(checkpoints: Mapping[int, Mapping[str, Any]]) -> int:
+    """A number that grows when the checkpoint moves."""
+    return sum(int(at["next"]) for point in checkpoints.values() for each in point.get("partitions", {}).values() for at in each.values())
 
 
 # ------------------------------------------------------------------------------------------------------------------------------ the watch
@@ -141,16 +133,16 @@ def position(progress: Mapping[int, Mapping[str, Any]]) -> int:
 
 @dataclass
 class Supervisor:
-    """Runs jobs until one ends well, is told to stop, or fails too often.
+    """Runs jobs until one ends well, is asked to stop, or fails too often.
 
-    ``make`` gives a new job for an attempt (0, 1, ...), from the resume point of that moment; ``until``: the stream ends by itself
-    there; ``watch`` is called every ``beat`` seconds. A worker's fatal line (``Control.failure``) ends the stream at once. A crash of the
+    ``make`` gives a new job for an attempt (0, 1, ...), from the checkpoint of that moment; ``until``: the stream ends by itself
+    there; ``watch`` is called every ``beat`` seconds. A worker's fatal line (``JobState.failure``) ends the stream at once. A crash of the
     engine restarts it after a pause that doubles from 1 to ``longest_pause`` seconds; after ``limit`` crashes between which the
-    resume point did not move the stream gives up.
+    checkpoint did not move the stream gives up.
     """
 
-    control: Control
-    make: Callable[[int], Job]
+    job_state: JobState
+    make: Callable[[int], EngineJob]
     shards: int
     say: Callable[[str], None]
     until: Partitions | None = None
@@ -167,9 +159,9 @@ class Supervisor:
     def run(self) -> Outcome:
         """To the end. Raises what the first start raises; later ones are failures like others."""
         attempt = failures = 0
-        mark = position(self.control.load_progress())
+        mark = position(self.job_state.load_checkpoints())
         while True:
-            job: Job | None = None
+            job: EngineJob | None = None
             try:
                 try:
                     job = self.make(attempt)
@@ -184,47 +176,47 @@ class Supervisor:
                     job.stop()
             if outcome is not None:
                 return outcome
-            now = position(self.control.load_progress())
+            now = position(self.job_state.load_checkpoints())
             failures, mark = (1 if now > mark else failures + 1), now
             if failures >= self.limit:
                 return Outcome(1, f"the engine failed {failures} times without getting further, the last time: {crash}", attempt)
             attempt += 1
             pause = min(2.0 ** (failures - 1), self.longest_pause)
-            self.say(f"the engine failed: {crash}; starting it again from the resume point in {pause:.0f} s")
+            self.say(f"the engine failed: {crash}; starting it again from the checkpoint in {pause:.0f} s")
             if not self._pause(pause):
                 return Outcome(0, "stopped", attempt - 1)
 
-    def _follow(self, job: Job, attempt: int) -> tuple[Outcome | None, str]:
+    def _follow(self, job: EngineJob, attempt: int) -> tuple[Outcome | None, str]:
         """Until the job is over: how the stream ended, or None and why this job crashed."""
         stopping: float | None = None
         begun = self.wall()
         while True:
             self.watch()
-            fatal = self.control.failure()
+            fatal = self.job_state.failure()
             if fatal is not None:
                 return Outcome(1, fatal, attempt), ""
             code = job.poll()
-            if self.control.requested("savepoint") and self.savepoint is not None and code is None and stopping is None:
+            if self.job_state.requested("savepoint") and self.savepoint is not None and code is None and stopping is None:
                 try:
                     path = self.savepoint()
                 except TandemError as error:
-                    self.control.clear("savepoint")
+                    self.job_state.clear("savepoint")
                     self.say(f"no savepoint was made, the stream goes on: {error}")
                 else:
                     self.say(f"stopped with savepoint {path}")
                     return Outcome(0, "stopped with a savepoint", attempt, path), ""
-            if stopping is None and self.control.requested("stop"):
+            if stopping is None and self.job_state.requested("stop"):
                 stopping = self.clock()
                 self.say("stopping: what was polled is still delivered")
             if stopping is not None:
                 # What an engine before this one polled and did not deliver comes again at the next start.
-                own = {part: values for part, values in self.control.reports().items() if values.get("at", 0) >= begun}
-                if delivered(own, self.control.load_progress(), self.shards):
+                own = {part: values for part, values in self.job_state.reports().items() if values.get("at", 0) >= begun}
+                if delivered(own, self.job_state.load_checkpoints(), self.shards):
                     return Outcome(0, "stopped", attempt), ""
                 if code is not None or self.clock() - stopping > self.drain_seconds:
                     what = "the engine ended meanwhile" if code is not None else f"this takes more than {self.drain_seconds:g} s"
                     return Outcome(0, f"stopped; {what}: what was polled and not delivered comes again at the next start", attempt), ""
-            if self.until is not None and reached(self.until, self.control.reports(), self.control.load_progress(), self.shards):
+            if self.until is not None and reached(self.until, self.job_state.reports(), self.job_state.load_checkpoints(), self.shards):
                 return Outcome(0, "all records up to the end offsets are delivered", attempt), ""
             if code is not None:
                 return None, job.error() if code else "it ended by itself"
@@ -235,7 +227,7 @@ class Supervisor:
         until = self.clock() + seconds
         while self.clock() < until:
             self.watch()
-            if self.control.requested("stop"):
+            if self.job_state.requested("stop"):
                 return False
             self.sleep(self.beat)
         return True

@@ -126,16 +126,16 @@ def _numbered(code: Int) -> npt.NDArray[np.complex128]:
 
 @dataclass(frozen=True)
 class Position:
-    """How far the stream was: ``emitted``: per shard the boundary up to which the group's rows are out (NEVER: none);
+    """How far the stream was: ``output_watermark``: per shard the boundary up to which the group's rows are out (NEVER: none);
     ``next``: partition -> per shard the first offset that it had not folded."""
 
-    emitted: Int
+    output_watermark: Int
     next: Mapping[int, Int]
 
     @property
     def shards(self) -> int:
         """The number of shards."""
-        return len(self.emitted)
+        return len(self.output_watermark)
 
     def unread(self, events: pa.Table, group: FeatureGroup) -> Bool:
         """Which of N events the shard of their key had not folded."""
@@ -180,7 +180,7 @@ def explain(
         return cause
     names = comparison.names
     boundary = comparison.event_us - group.delay_us
-    ahead = boundary > position.emitted[position.shard(names, group)]
+    ahead = boundary > position.output_watermark[position.shard(names, group)]
     cause[odd] = UNEXPLAINED
     cause[odd & ahead] = IN_FLIGHT
     left = np.flatnonzero(odd & ~ahead)
@@ -193,7 +193,7 @@ def explain(
         everyone &= known.too_late
     mine = recorded(case.events, late, group.source, group.name)
     # Behind an idle partition an event may come after its rows were final; that needs a boundary that lets it be so.
-    final = position.emitted[position.shard(case.events, group)] - micros(group.source.allowed_lateness)
+    final = position.output_watermark[position.shard(case.events, group)] - micros(group.source.allowed_lateness)
     mine &= _us(case.events, group.source.event_time) < final
     unread = position.unread(case.events, group)
     attempts = [(np.zeros(case.events.num_rows, np.bool_), OTHER_FINGERPRINT)]

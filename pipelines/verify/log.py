@@ -30,7 +30,7 @@ from pipelines.verify.causes import OFFSET, PARTITION
 from transforms.definitions import EVENT_TIMESTAMP, EventSource, FeatureGroup
 from transforms.errors import DataError, GraphError
 from transforms.graph import TransformGraph
-from transforms.intake import NEVER
+from transforms.lateness import NEVER
 
 __all__ = ["EventLog", "batch_rows", "changed_files", "check_run", "compose", "found_graphs", "from_files", "moment_of"]
 __all__ += ["offline_rows", "run_over"]

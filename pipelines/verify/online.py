@@ -64,12 +64,12 @@ def _us(rows: pa.Table) -> Int:
 def check(proof: GroupProof, delivered: pa.Table, vouched: pa.Table, position: Position, read: Stored, applied: str | None) -> OnlineProof:
     """Compare what the store holds for each key with the newest delivered row, and then with the newest batch row that was due.
 
-    ``delivered``: every row of the row log, in order; ``vouched``: those that the resume points vouch for; ``applied``: the
+    ``delivered``: every row of the row log, in order; ``vouched``: those that the checkpoints vouch for; ``applied``: the
     fingerprint that the store takes rows of (None: any).
     """
     group, c = proof.group, proof.comparison
     keys = tuple(group.entity.keys)
-    due = c.batch.filter(pa.array(_us(c.batch) - group.delay_us <= position.emitted[position.shard(c.batch, group)]))
+    due = c.batch.filter(pa.array(_us(c.batch) - group.delay_us <= position.output_watermark[position.shard(c.batch, group)]))
     ours, theirs = latest(delivered, keys), latest(due, keys)
     names = _keys(ours, theirs, keys)
     stored = table_of(read(group, names, delivered.schema))
@@ -151,12 +151,12 @@ def _beyond(names: pa.Table, rows: pa.Table, group: FeatureGroup, position: Posi
     place = locate(names, rows, group.entity.keys)
     out = np.zeros(names.num_rows, np.bool_)
     there = place >= 0
-    out[there] = _us(rows)[place[there]] - group.delay_us > position.emitted[position.shard(names, group)][there]
+    out[there] = _us(rows)[place[there]] - group.delay_us > position.output_watermark[position.shard(names, group)][there]
     return out
 
 
 def _newer(names: pa.Table, ours: pa.Table, vouched: pa.Table, keys: tuple[str, ...]) -> npt.NDArray[np.bool_]:
-    """Of which keys something newer was delivered than any resume point vouches for."""
+    """Of which keys something newer was delivered than any checkpoint vouches for."""
     a, b = locate(names, ours, keys), locate(names, vouched, keys)
     both = (a >= 0) & (b >= 0)
     out = (a >= 0) & (b < 0)

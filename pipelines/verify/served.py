@@ -91,7 +91,7 @@ def check_served(
     rest = delivered_so & ~corrected
     cause[rest] = np.where(place[rest] >= 0, row_cause[place[rest]], UNEXPLAINED)
     why[rest] = "its row is as delivered, and not as batch has it"
-    # Delivered after the resume points that batch was made up to.
+    # Delivered after the checkpoints that batch was made up to.
     cause[rest & ((newest < 0) | (revision > newest_revision))] = IN_FLIGHT
     other = found & _other_graph(log, name, proof.fingerprint)
     cause[other & (delivered_so | right)] = OTHER_FINGERPRINT

@@ -15,7 +15,7 @@ import pyarrow as pa
 from pipelines.verify.causes import Position
 from transforms.definitions import CREATED, FeatureGroup, micros
 from transforms.errors import DataError
-from transforms.intake import NEVER
+from transforms.lateness import NEVER
 
 __all__ = ["FAR", "StreamRecord", "load_record", "position_of"]
 
@@ -39,9 +39,9 @@ class StreamRecord:
     begin: int = NEVER
     run: str | None = None
     ahead: int = 0
-    """Rows that were delivered after the resume points that the positions are taken from: left out of ``rows``."""
+    """Rows that were delivered after the checkpoints that the positions are taken from: left out of ``rows``."""
     saved: Int = field(default_factory=lambda: np.zeros(0, np.int64))
-    """Per shard when its resume point was saved (microseconds of the wall clock)."""
+    """Per shard when its checkpoint was saved (microseconds of the wall clock)."""
 
     def readable(self, rows: Mapping[str, pa.Table], groups: Mapping[str, FeatureGroup]) -> dict[str, Int]:
         """For each delivered row (group -> rows) a moment by which the online store had it: FAR if none is known.
@@ -69,60 +69,60 @@ class StreamRecord:
         return out
 
     @property
-    def emitted(self) -> int:
+    def output_watermark(self) -> int:
         """The greatest boundary that any shard emitted (microseconds; NEVER: none)."""
-        return max((int(p.emitted.max()) for p in self.positions.values()), default=NEVER)
+        return max((int(p.output_watermark.max()) for p in self.positions.values()), default=NEVER)
 
 
-def position_of(progress: Mapping[int, Mapping[str, Any]], group: FeatureGroup) -> Position:
-    """How far the shards of a group were, by the resume points of all of them. Raises DataError where one is missing."""
-    shards = max(int(p["shards"]) for p in progress.values())
-    if set(progress) < set(range(shards)):
-        missing = min(set(range(shards)) - set(progress))
-        raise DataError(f"shard {missing} of {shards} saved no progress yet; let the stream run for a moment, then verify again")
-    emitted = np.full(shards, NEVER, np.int64)
+def position_of(checkpoints: Mapping[int, Mapping[str, Any]], group: FeatureGroup) -> Position:
+    """How far the shards of a group were, by the checkpoints of all of them. Raises DataError where one is missing."""
+    shards = max(int(p["shards"]) for p in checkpoints.values())
+    if set(checkpoints) < set(range(shards)):
+        missing = min(set(range(shards)) - set(checkpoints))
+        raise DataError(f"shard {missing} of {shards} saved no checkpoints yet; let the stream run for a moment, then verify again")
+    output_watermark = np.full(shards, NEVER, np.int64)
     limits: dict[int, Int] = {}
     for number in range(shards):
-        point = progress[number]
-        boundary = point["emitted"].get(group.name)
-        emitted[number] = NEVER if boundary is None else boundary
+        point = checkpoints[number]
+        boundary = point["output_watermark"].get(group.name)
+        output_watermark[number] = NEVER if boundary is None else boundary
         for partition, at in point["partitions"].get(group.source.name, {}).items():
             limits.setdefault(int(partition), np.zeros(shards, np.int64))[number] = at["next"]
-    return Position(emitted, limits)
+    return Position(output_watermark, limits)
 
 
 def load_record(folder: Path, name: str, groups: Mapping[str, FeatureGroup]) -> StreamRecord:
     """The record of the stream whose folder is ``folder`` (``data/stream/<name>``). Raises DataError, one line.
 
-    A stream that runs, or was killed, has delivered more than its resume points vouch for: rows that were made after a shard's
-    resume point was saved are left out (``ahead``: how many).
+    A stream that runs, or was killed, has delivered more than its checkpoints vouch for: rows that were made after a shard's
+    checkpoint was saved are left out (``ahead``: how many).
     """
-    from pipelines.streaming.state.initial_tiles import seed_end
-    from pipelines.streaming.state.job_state import Control
+    from pipelines.streaming.state.initial_tiles import batch_run_end
+    from pipelines.streaming.state.job_state import JobState, is_stream
     from pipelines.streaming.state.row_log import read_late, read_rows
 
-    if not (folder / "progress").is_dir():
-        known = sorted(p.name for p in folder.parent.glob("*") if (p / "progress").is_dir())
+    if not is_stream(folder):
+        known = sorted(p.name for p in folder.parent.glob("*") if is_stream(p))
         raise DataError(
             f"there is no stream called {name!r} below {folder.parent}"
             + (f"; there is {', '.join(known)}: name it with --name" if known else "; run 'tandem stream' first")
         )
-    records = Control(folder).load_records()
-    progress = {shard: r["progress"] for shard, r in records.items()}
+    records = JobState(folder).load_checkpoint_records()
+    checkpoints = {shard: r["checkpoint"] for shard, r in records.items()}
     rows = {n: read_rows(folder, g) for n, g in groups.items()}
     late = {s: read_late(folder, source) for s, source in {g.source.name: g.source for g in groups.values()}.items()}
-    if not progress:
-        raise DataError(f"stream {name!r} saved no progress yet; let it run for a moment, then verify again")
+    if not checkpoints:
+        raise DataError(f"stream {name!r} saved no checkpoints yet; let it run for a moment, then verify again")
     redefined = [
-        n for n, g in groups.items() if any(p["fingerprints"].get(n) not in (None, g.definition_hash()) for p in progress.values())
+        n for n, g in groups.items() if any(p["fingerprints"].get(n) not in (None, g.definition_hash()) for p in checkpoints.values())
     ]
     if redefined:
         raise DataError(
             f"group {redefined[0]!r} was redefined since stream {name!r} ran; verify with the definitions it ran with, or start it anew"
         )
-    run = next(iter(progress.values())).get("run")
-    begin = NEVER if run is None else seed_end(Path(run))
-    positions = {n: position_of(progress, g) for n, g in groups.items()}
+    run = next(iter(checkpoints.values())).get("run")
+    begin = NEVER if run is None else batch_run_end(Path(run))
+    positions = {n: position_of(checkpoints, g) for n, g in groups.items()}
     saved = np.array([micros(datetime.fromisoformat(records[n]["saved"]) - _EPOCH) for n in sorted(records)], np.int64)
     vouched = {n: _before(rows[n], g, positions[n], saved) for n, g in groups.items()}
     ahead = sum(rows[n].num_rows - vouched[n].num_rows for n in groups)
@@ -133,7 +133,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _before(rows: pa.Table, group: FeatureGroup, position: Position, saved: Int) -> pa.Table:
-    """The rows that were made before their shard's resume point was saved: the next ones are made after that."""
+    """The rows that were made before their shard's checkpoint was saved: the next ones are made after that."""
     if not rows.num_rows or CREATED not in rows.schema.names:
         return rows
     created = rows.column(CREATED).cast(pa.int64()).to_numpy()

@@ -18,7 +18,7 @@ from pipelines.verify.online import OnlineProof
 from pipelines.verify.proof import GroupProof, Proof, SourceProof
 from pipelines.verify.served import ServedProof
 from transforms.definitions import micros
-from transforms.intake import NEVER
+from transforms.lateness import NEVER
 
 __all__ = ["summarize"]
 
@@ -129,7 +129,7 @@ def _added(parts: Any) -> dict[str, Any]:
 
 
 def _group(g: GroupProof, proof: Proof) -> dict[str, Any]:
-    emitted = proof.record.positions[g.group.name].emitted
+    output_watermark = proof.record.positions[g.group.name].output_watermark
     revisions, counts = np.unique(g.newest.revisions, return_counts=True)
     repeats = int(g.newest.deliveries.sum() - g.newest.revisions.sum())
     return {
@@ -137,7 +137,7 @@ def _group(g: GroupProof, proof: Proof) -> dict[str, Any]:
         "features": g.features(),
         "fingerprint": g.fingerprint,
         "fingerprints": g.fingerprints(),
-        "emitted": [None if b == NEVER else _text(int(b)) for b in emitted.tolist()],
+        "emitted": [None if b == NEVER else _text(int(b)) for b in output_watermark.tolist()],
         "conflicts": int(g.newest.conflicts.sum()),
         "unexplained": g.unexplained,
         "revisions": {str(r): int(n) for r, n in zip(revisions.tolist(), counts.tolist(), strict=True)},

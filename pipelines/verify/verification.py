@@ -34,7 +34,7 @@ from pipelines.verify.served import TIMEOUT_US, ServedProof, check_served
 from pipelines.verify.stream_record import StreamRecord, load_record
 from pipelines.verify.summary import summarize
 from transforms.errors import DataError
-from transforms.intake import NEVER
+from transforms.lateness import NEVER
 
 __all__ = ["VerifyOptions", "run_verify"]
 
@@ -66,7 +66,7 @@ def run_verify(repo: Repo, options: VerifyOptions, say: Say = lambda line: None)
     scratch = folder / "scratch"
     stream = stream_folder(repo.data, options.name)
     record = load_record(stream, options.name, repo.groups)
-    if record.emitted <= record.begin:
+    if record.output_watermark <= record.begin:
         raise DataError(f"stream {options.name!r} has emitted nothing yet after {_when(record.begin)}; let it run, then verify again")
     try:
         log, run, source = _expected(repo, options, record, scratch, say)
@@ -110,7 +110,7 @@ def _expected(repo: Repo, options: VerifyOptions, record: StreamRecord, scratch:
         run = runs.find(repo.data, options.against)
         check_run(run, repo.groups)
         start, end = (_us_of(t) for t in run.manifest["range"])
-        start, end = max(start, record.begin), min(end, record.emitted)
+        start, end = max(start, record.begin), min(end, record.output_watermark)
         if start >= end:
             raise DataError(
                 f"run {run.id} and stream {options.name!r} have no time in common; name a run that goes on after {_when(start)}"
@@ -118,7 +118,7 @@ def _expected(repo: Repo, options: VerifyOptions, record: StreamRecord, scratch:
         say("comparing with the run's own event files: where the topics held other events, rows differ for that reason alone")
         return from_files(repo, start, end), run, repo
     kafka = _archived(repo, record, scratch / "archive", say)
-    log = compose(repo, kafka, record.begin, record.emitted, say)
+    log = compose(repo, kafka, record.begin, record.output_watermark, say)
     scratched, run = run_over(repo, log, scratch, say)
     return log, run, scratched
 
@@ -133,12 +133,11 @@ def _archived(repo: Repo, record: StreamRecord, folder: Path, say: Say) -> dict[
     """source -> the valid events that some shard has folded, from Kafka."""
     with warnings.catch_warnings():  # kafka-python reads its own files in a way that Python will drop
         warnings.simplefilter("ignore", DeprecationWarning)
-        from pipelines.sources.kafka.archive import archive, archive_schema
-        from pipelines.sources.kafka.partition_reader import Reader, client_options
+        from pipelines.sources.archive import archive, archive_schema
+        from pipelines.sources.broker import open_broker
 
-    options = client_options(repo.settings.kafka, repo.data)
+        reader = open_broker(repo.settings.kafka, repo.data).open_reader()
     upto, out = record.upto(repo.groups), {}
-    reader = Reader(dict(options))
     try:
         for name, source in {g.source.name: g.source for g in repo.groups.values()}.items():
             limits = upto.get(name, {})
@@ -199,7 +198,7 @@ def _notices(repo: Repo, record: StreamRecord) -> list[str]:
             some = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
             out.append(f"history is not what the stream began from: {some} changed since run {record.run}; differences may stem from that")
     if record.ahead:
-        out.append(f"{record.ahead:,} rows were delivered after the stream's resume points and are left out: it runs, or was killed")
+        out.append(f"{record.ahead:,} rows were delivered after the stream's checkpoints and are left out: it runs, or was killed")
     return out
 
 

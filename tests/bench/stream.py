@@ -139,7 +139,7 @@ def tandem(stage: Stage, runner: str) -> tuple[float, int, str]:
     """``tandem stream --until latest``, from the beginning. Seconds, events, a remark."""
     from feast import FeatureStore
 
-    from pipelines.streaming.state.job_state import Control
+    from pipelines.streaming.state.job_state import JobState
     from pipelines.streaming.stream_job import StreamOptions, run_stream, stream_folder
 
     stage.redis().flushdb()
@@ -151,11 +151,11 @@ def tandem(stage: Stage, runner: str) -> tuple[float, int, str]:
     with watching(stage, 0) as watch:
         code = run_stream(load_repo(stage.repo.path), StreamOptions(name=name, runner=runner, until="latest"), lambda line: None)["code"]
     if code:
-        raise ValueError(f"the stream ended with {code}: {Control(stream_folder(stage.repo.data, name)).said()[0][-3:]}")
+        raise ValueError(f"the stream ended with {code}: {JobState(stream_folder(stage.repo.data, name)).said()[0][-3:]}")
     check_rows(online_rows(stage, online, store.config, view, _ours, 0), stage.want, "tandem")
     if watch.seen[-1][1] != stage.last:
         raise ValueError(f"the rows end at {watch.seen[-1][1]}, not at {stage.last}")
-    lines = Control(stream_folder(stage.repo.data, name)).said()[0]
+    lines = JobState(stream_folder(stage.repo.data, name)).said()[0]
     began = min(datetime.fromisoformat(line.split(" ", 1)[0]).timestamp() for line in lines if "reading from offset" in line)
     whole, events = watch.seen[-1][0] - time.perf_counter() + time.time() - began, len(stage.sales.times)
     if runner == "direct":
@@ -170,7 +170,7 @@ def beam(stage: Stage) -> tuple[float, int, str]:
     """Beam on the same embedded Flink, an event at a time."""
     from functools import partial
 
-    from pipelines.streaming.engines.flink import FlinkJob, FlinkOptions
+    from pipelines.streaming.engines.flink_job import FlinkJob, FlinkOptions
     from tests.bench.rivals import beam_per_event
 
     target = f"127.0.0.1:{stage.redis_port},db=1"

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from pipelines.services.kafka_broker import Broker
-from pipelines.sources.kafka.partition_reader import Reader
+from pipelines.sources.broker import PartitionReader
+from pipelines.sources.kafka.partition_reader import KafkaPartitionReader
 from tests.integration.kafka_world import options_of
 from tests.kafka_server import kafka_server
 
@@ -27,8 +28,8 @@ def options(broker: Broker) -> dict[str, Any]:
 
 
 @pytest.fixture
-def reader(options: dict[str, Any]) -> Iterator[Reader]:
+def reader(options: dict[str, Any]) -> Iterator[PartitionReader]:
     """A reader of it, closed in the end."""
-    found = Reader(options)
+    found = KafkaPartitionReader(options)
     yield found
     found.close()

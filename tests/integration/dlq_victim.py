@@ -9,6 +9,8 @@ from typing import Any
 from kafka import KafkaProducer
 
 from pipelines.sources.kafka import dead_letter_replay as dlq
+from pipelines.sources.kafka.kafka_client import KafkaBroker
+from pipelines.sources.letters import Choice
 from tests.integration.kafka_world import options_of
 
 
@@ -48,8 +50,7 @@ def main(bootstrap: str, topic: str, point: str, number: str) -> None:
     """Replay all of ``topic``."""
     dlq.BATCH = 10
     stop_at(point, int(number))
-    options = options_of(bootstrap)
-    dlq.replay(options, topic, dlq.Choice())
+    dlq.replay(KafkaBroker(options_of(bootstrap)), topic, Choice())
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 
 from pipelines.project.config import KafkaSettings
-from pipelines.sources.kafka.partition_reader import Reader, client_options
-from pipelines.sources.kafka.record_batches import Original
+from pipelines.sources.broker import Original, PartitionReader
+from pipelines.sources.kafka.kafka_client import client_options
 
 _number = itertools.count()
 
@@ -47,7 +47,7 @@ def produce(options: dict[str, Any], topic: str, values: Iterable[bytes | None],
             sent.get(30)
 
 
-def drain(reader: Reader, topic: str, partition: int = 0, offset: int | None = None, max_records: int = 1000) -> list[Original]:
+def drain(reader: PartitionReader, topic: str, partition: int = 0, offset: int | None = None, max_records: int = 1000) -> list[Original]:
     """All committed records from an offset (default: the first there is) to the end."""
     at = reader.start(topic, partition) if offset is None else offset
     end, found = reader.end(topic, partition), []

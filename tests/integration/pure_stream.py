@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.streaming.stages.coders import Emission, as_late, with_offsets
-from pipelines.streaming.stages.sink import Deliver
+from pipelines.streaming.stages.coders import FoldOutput, as_late, with_offsets
+from pipelines.streaming.stages.sink import StreamSink
 from pipelines.streaming.state.initial_tiles import load_tiles
-from pipelines.streaming.state.job_state import Control
+from pipelines.streaming.state.job_state import JobState
 from transforms.aggregates import tile_schema
 from transforms.contract import Checked
 from transforms.definitions import EventSource, FeatureGroup
-from transforms.fold import Folded, Shard, Stretch
+from transforms.fold import Folded, OffsetRange, Shard
 from transforms.hashing import shard_of
-from transforms.intake import NEVER, take, watermark_of
+from transforms.lateness import NEVER, split_late, watermark_of
 
 Log = dict[str, pa.Table]
 
@@ -36,8 +36,8 @@ class Hooks:
     events: Callable[[dict[str, pa.RecordBatch], int], dict[str, pa.RecordBatch]] = lambda events, number: events
     late: Callable[[dict[str, pa.RecordBatch]], dict[str, pa.RecordBatch]] = lambda late: late
     rows: Callable[[dict[str, pa.RecordBatch], int], dict[str, pa.RecordBatch]] = lambda rows, number: rows
-    deliver: Callable[[Deliver], None] = lambda deliver: None
-    progress: Callable[[dict[str, Any]], dict[str, Any]] = lambda progress: progress
+    deliver: Callable[[StreamSink], None] = lambda deliver: None
+    checkpoint: Callable[[dict[str, Any]], dict[str, Any]] = lambda checkpoint: checkpoint
 
 
 def kafka_log(
@@ -80,12 +80,12 @@ def stream(
     hooks: Hooks | None = None,
     upto: float = 1.0,
 ) -> None:
-    """Run over the share ``upto`` of each topic's log and leave rows, late events and progress in ``folder``."""
+    """Run over the share ``upto`` of each topic's log and leave rows, late events and checkpoint in ``folder``."""
     hooks, rng = hooks or Hooks(), np.random.default_rng(seed)
     groups = dict(hooks.groups(repo.groups))
     sources = {g.source.name: g.source for g in groups.values()}
-    control = Control(folder)
-    deliver = Deliver(repo.path, repo.data, dict(repo.groups), graphs, control, online=online)
+    control = JobState(folder)
+    deliver = StreamSink(repo.path, repo.data, dict(repo.groups), graphs, control, online=online)
     hooks.deliver(deliver)
     states = [
         hooks.shard(
@@ -105,10 +105,10 @@ def stream(
         valid = table.select(source.arrow_schema.names).cast(source.arrow_schema).to_batches()[0]
         none = pa.nulls(len(rows), pa.string())
         before = newest.get((name, partition), NEVER)
-        taken = take(Checked(valid, none, none, valid.column(0)), offsets, source, before, begin)
+        taken = split_late(Checked(valid, none, none, valid.column(0)), offsets, source, before, begin)
         newest[name, partition] = taken.newest
         first, last, mark = int(offsets[0]), int(offsets[-1]), watermark_of(source, taken.newest)
-        stretch = Stretch(name, partition, partitions[name], 7, first, last + 1, before, taken.newest, mark)
+        span = OffsetRange(name, partition, partitions[name], 7, first, last + 1, before, taken.newest, mark)
         for place, shard in enumerate(states):
             mine = {}
             for group in (g for g in groups.values() if g.source.name == name):
@@ -116,18 +116,18 @@ def stream(
                 of = shard_of([events.column(events.schema.get_field_index(k)) for k in group.entity.keys], shards)
                 if (of == place).any():
                     mine[group.name] = events.filter(pa.array(of == place))
-            folded: Folded = shard.fold(stretch, hooks.events(mine, number))
+            folded: Folded = shard.fold(span, hooks.events(mine, number))
             late = [as_late(source, events, partition, group) for group, events in folded.late.items()]
             if taken.late.num_rows and place == partition % shards:
                 late.append(as_late(source, with_offsets(taken.late, taken.late_offsets), partition, None))
             joined = {name: pa.Table.from_batches(late).combine_chunks().to_batches()[0]} if late else {}
-            emission = Emission(
+            output = FoldOutput(
                 place,
                 hooks.rows(folded.rows, number),
                 hooks.late(joined),
-                hooks.progress(_progress(shard, place, shards, repo.groups, str(run))),
+                hooks.checkpoint(_checkpoint(shard, place, shards, repo.groups, str(run))),
             )
-            deliver.deliver(emission)
+            deliver.deliver(output)
     deliver.close()
 
 
@@ -157,11 +157,11 @@ def _seed(run: Path, group: FeatureGroup, broken: FeatureGroup, number: int, sha
     return pa.RecordBatch.from_arrays(load_tiles(run, group, number, shards).columns, schema=tile_schema(broken))
 
 
-def _progress(shard: Shard, number: int, shards: int, of: Mapping[str, FeatureGroup], run: str) -> dict[str, Any]:
+def _checkpoint(shard: Shard, number: int, shards: int, of: Mapping[str, FeatureGroup], run: str) -> dict[str, Any]:
     return {
         "shard": number,
         "shards": shards,
-        "emitted": {n: None if b < -(2**61) else b for n, b in shard.emitted.items()},
+        "output_watermark": {n: None if b < -(2**61) else b for n, b in shard.output_watermark.items()},
         "watermark": {},
         "partitions": {
             s: {str(n): {"next": p.expected, "newest": p.newest, "needed": 0, "needed_newest": NEVER} for n, p in known.items()}

@@ -1,10 +1,10 @@
-"""The stream's own stages (partitions, poll, fold) over a real broker, without graph and stores: what they emit is collected."""
+"""The stream's own stages (partitions, poll, fold) over a broker in memory, without graph and stores: what they emit is collected."""
 
 from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -15,15 +15,14 @@ import pyarrow as pa
 
 from pipelines.batch.batch_job import options as beam_options
 from pipelines.project.config import KafkaSettings, StreamSettings
-from pipelines.sources.kafka.partition_reader import Reader
-from pipelines.streaming.stages.coders import Emission
+from pipelines.sources.memory import MemoryBroker
+from pipelines.streaming.stages.coders import FoldOutput
 from pipelines.streaming.stages.fold import FoldShard
 from pipelines.streaming.stages.poll import Partitions, Poll
 from pipelines.streaming.state.job_spec import JobSpec
-from pipelines.streaming.state.job_state import Control
+from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.row_log import newest
-from pipelines.streaming.state.start_position import Start, resume
-from tests.integration.kafka_world import options_of
+from pipelines.streaming.state.start_position import StartPosition, from_checkpoints
 from transforms.definitions import CREATED, TIMESTAMP, Count, Entity, EventSource, FeatureGroup, Field, Last, Sum, hours, minutes
 
 HOUR = 3_600_000_000
@@ -66,18 +65,18 @@ def payment(number: int, at_us: int, account: str = "", amount: Any = None) -> b
 
 
 class Collect(beam.DoFn):
-    """Keeps emissions in files and saves their progress, as delivery would."""
+    """Keeps outputs in files and saves their progress, as delivery would."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def process(self, emission: Emission) -> None:
-        """One emission, one file."""
-        (self.folder / "emissions").mkdir(exist_ok=True)
-        n = len(list((self.folder / "emissions").iterdir()))
-        (self.folder / "emissions" / f"{n:06d}").write_bytes(pickle.dumps(emission))
-        if emission.progress:
-            Control(self.folder).save_progress(emission.shard, emission.progress)
+    def process(self, output: FoldOutput) -> None:
+        """One output, one file."""
+        (self.folder / "outputs").mkdir(exist_ok=True)
+        n = len(list((self.folder / "outputs").iterdir()))
+        (self.folder / "outputs" / f"{n:06d}").write_bytes(pickle.dumps(output))
+        if output.checkpoint:
+            JobState(self.folder).save_checkpoint(output.shard, output.checkpoint)
 
 
 @dataclass
@@ -85,33 +84,32 @@ class World:
     """A job over one topic; :meth:`run` reads to the end, and goes on there the next time."""
 
     folder: Path
-    bootstrap: str
+    broker: MemoryBroker
     group: FeatureGroup
     stream: StreamSettings = field(default_factory=lambda: StreamSettings(shards=2))
     kafka: KafkaSettings = field(default_factory=KafkaSettings)
     begin: int | None = None
 
     @property
-    def control(self) -> Control:
+    def control(self) -> JobState:
         """The job's folder."""
-        return Control(self.folder)
+        return JobState(self.folder)
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """Client options."""
-        return options_of(self.bootstrap)
+    def send(self, records: Sequence[bytes | None], partition: int = 0) -> None:
+        """Append records to the group's topic."""
+        self.broker.append(self.group.source.topic, partition, records)
 
     def spec(self) -> JobSpec:
         """A job to the present ends of the topic."""
-        source, reader = self.group.source, Reader(self.options)
+        source, reader = self.group.source, self.broker.open_reader()
         try:
             count, identity = reader.partitions(source.topic), reader.identity(source.topic)
             until = {p: reader.end(source.topic, p) for p in range(count)}
         finally:
             reader.close()
-        start = resume(self.control.load_progress().values(), self.stream.shards, -(2**62), None) or Start()
-        if self.begin is not None and not start.emitted:
-            start = Start({self.group.name: self.begin}, begin=self.begin, why="a batch run")
+        start = from_checkpoints(self.control.load_checkpoints().values(), self.stream.shards, -(2**62), None) or StartPosition()
+        if self.begin is not None and not start.output_watermark:
+            start = StartPosition({self.group.name: self.begin}, begin=self.begin, why="a batch run")
         return JobSpec(
             repo=self.folder,
             data=self.folder,
@@ -120,7 +118,7 @@ class World:
             graphs={},
             kafka=self.kafka,
             stream=self.stream,
-            client=self.options,
+            broker=self.broker,
             start=start,
             until={source.name: until},
             topics={source.name: identity},
@@ -146,13 +144,13 @@ class World:
                 raise
         assert bool(self.control.failure()) == fails, self.control.failure()
 
-    def emissions(self) -> list[Emission]:
+    def outputs(self) -> list[FoldOutput]:
         """All of all runs, in order."""
-        return [pickle.loads(p.read_bytes()) for p in sorted((self.folder / "emissions").glob("*"))]
+        return [pickle.loads(p.read_bytes()) for p in sorted((self.folder / "outputs").glob("*"))]
 
     def rows(self) -> list[dict[str, Any]]:
         """The newest revisions of all rows, sorted by key and time."""
-        batches: Iterable[pa.RecordBatch] = [e.rows[self.group.name] for e in self.emissions() if self.group.name in e.rows]
+        batches: Iterable[pa.RecordBatch] = [e.rows[self.group.name] for e in self.outputs() if self.group.name in e.rows]
         table = pa.Table.from_batches(list(batches), schema=self.group.row_schema)
         table = table.append_column(CREATED, pa.array([0] * len(table), pa.int64()).cast(TIMESTAMP))
         kept = newest(table, self.group).drop([CREATED])

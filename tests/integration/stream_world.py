@@ -18,7 +18,7 @@ import pyarrow as pa
 from kafka import KafkaProducer
 
 from pipelines.project.repository import Repo, load_repo
-from pipelines.streaming.state.job_state import Control
+from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.row_log import read_rows
 from pipelines.streaming.supervisor import running
 from tests.integration.kafka_world import new_topic, options_of
@@ -80,8 +80,8 @@ class StreamWorld:
         return self.data / "stream" / "main"
 
     @property
-    def control(self) -> Control:
-        return Control(self.stream)
+    def control(self) -> JobState:
+        return JobState(self.stream)
 
     def repo(self) -> Repo:
         return load_repo(self.path)
@@ -114,7 +114,7 @@ class StreamWorld:
 
     def delivered(self) -> int:
         """Records that every shard has recorded as delivered, over all partitions."""
-        points = self.control.load_progress()
+        points = self.control.load_checkpoints()
         if not points or len(points) < next(iter(points.values()))["shards"]:
             return 0
         each = [sum(at["next"] for at in p["partitions"].get("trips", {}).values()) for p in points.values()]
@@ -132,9 +132,9 @@ class StreamWorld:
 
     def assert_right(self, complete: bool = True) -> None:
         """The newest revision of every row in the log is batch's, none is missing, and none is beyond."""
-        emitted = [p["emitted"] for p in self.control.load_progress().values()]
+        output_watermark = [p["output_watermark"] for p in self.control.load_checkpoints().values()]
         for name, group in self.repo().groups.items():
-            boundary = min(e[name] for e in emitted)
+            boundary = min(e[name] for e in output_watermark)
             rows = read_rows(self.stream, group).select(group.row_schema.names).combine_chunks()
             keys = [*group.entity.keys, "event_timestamp"]
             newest: dict[tuple[Any, ...], dict[str, Any]] = {}

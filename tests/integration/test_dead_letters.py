@@ -13,13 +13,16 @@ from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from pipelines.services.kafka_broker import Broker
-from pipelines.sources.kafka.dead_letters import DeadLetters, Letter, Value, producer_options
-from pipelines.sources.kafka.partition_reader import BrokerAway, Polled, Reader
+from pipelines.sources.broker import BrokerAway, FetchResult, PartitionReader
+from pipelines.sources.kafka.dead_letters import KafkaDeadLetters, Value, producer_options
+from pipelines.sources.letters import Letter
 from tests.integration.kafka_world import drain, new_topic, produce, producer, range_of
 from transforms.errors import DataError, StoreError
 
 
-def polled_of(options: dict[str, Any], reader: Reader, records: list[tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]]) -> Polled:
+def polled_of(
+    options: dict[str, Any], reader: PartitionReader, records: list[tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]]
+) -> FetchResult:
     """A poll that brought these records."""
     topic = new_topic(options)
     with producer({**options, "value_serializer": Value()}) as p:
@@ -28,17 +31,17 @@ def polled_of(options: dict[str, Any], reader: Reader, records: list[tuple[bytes
     return reader.poll(topic, 0, 0, 10_000, 5000)
 
 
-def letters(reader: Reader, topic: str) -> list[Letter]:
+def letters(reader: PartitionReader, topic: str) -> list[Letter]:
     return [Letter.read(record, 0) for record in drain(reader, topic)]
 
 
-def write_one(options: dict[str, Any], topic: str, polled: Polled) -> None:
-    writer = DeadLetters(options, topic)
+def write_one(options: dict[str, Any], topic: str, polled: FetchResult) -> None:
+    writer = KafkaDeadLetters(options, topic)
     writer.write("t", 0, "s", polled, np.array([0]), ["r"], [None])
     writer.close()
 
 
-def test_a_letter_keeps_all_of_its_record(options: dict[str, Any], reader: Reader) -> None:
+def test_a_letter_keeps_all_of_its_record(options: dict[str, Any], reader: PartitionReader) -> None:
     records: list[Any] = [
         (b"key", b'{"a": 1}', [("trace", b"1"), ("trace", b"2")]),
         (None, b"\xff\x00", []),
@@ -48,7 +51,7 @@ def test_a_letter_keeps_all_of_its_record(options: dict[str, Any], reader: Reade
         ("grüße".encode(), b"x" * 900_000, [("größe", b"y" * 10_000)]),
     ]
     polled = polled_of(options, reader, records)
-    writer = DeadLetters(options, "dlq.all")
+    writer = KafkaDeadLetters(options, "dlq.all")
     rows = np.array([0, 1, 2, 3, 4, 5])
     writer.write("events", 3, "departures", polled, rows, [f"reason {i}" for i in rows], [None, *["detail é"] * 4, "x" * 5000])
     found = letters(reader, "dlq.all")
@@ -64,20 +67,20 @@ def test_a_letter_keeps_all_of_its_record(options: dict[str, Any], reader: Reade
     writer.close()
 
 
-def test_a_header_without_a_value_stays_one(options: dict[str, Any], reader: Reader) -> None:
+def test_a_header_without_a_value_stays_one(options: dict[str, Any], reader: PartitionReader) -> None:
     polled = polled_of(options, reader, [(b"k", b"v", [("a", b""), ("b", b"")])])
     assert polled.columns is not None
     data = bytes(polled.columns.data.tobytes()).replace(b"\x02b\x00", b"\x02b\x01")  # what kafka-python cannot send: length -1
     columns = type(polled.columns)(**{**polled.columns.__dict__, "data": np.frombuffer(data, np.uint8)})
-    polled = Polled(**{**polled.__dict__, "columns": columns})
+    polled = FetchResult(**{**polled.__dict__, "columns": columns})
     assert polled.original(np.array([0]))[0][2] == [("a", b""), ("b", None)]
-    writer = DeadLetters(options, "dlq.null")
+    writer = KafkaDeadLetters(options, "dlq.null")
     writer.write("t", 0, "s", polled, np.array([0]), ["r"], ["d"])
     writer.close()
     assert letters(reader, "dlq.null")[0].headers == [("a", b""), ("b", None)]
 
 
-def test_the_topic_is_made_for_ever_and_left_as_it_is(options: dict[str, Any], reader: Reader) -> None:
+def test_the_topic_is_made_for_ever_and_left_as_it_is(options: dict[str, Any], reader: PartitionReader) -> None:
     polled = polled_of(options, reader, [(None, b"v", [])])
     admin = KafkaAdminClient(**options)
 
@@ -99,16 +102,16 @@ def test_the_topic_is_made_for_ever_and_left_as_it_is(options: dict[str, Any], r
 
 
 def test_nothing_to_write_asks_nobody() -> None:
-    polled = Polled(pa.array([b"v"]), np.array([0]), np.array([0]), 1, 1, True)
-    DeadLetters({"bootstrap_servers": ["127.0.0.1:1"]}, "dlq").write("t", 0, "s", polled, np.array([], np.int64), [], [])
+    polled = FetchResult(pa.array([b"v"]), np.array([0]), np.array([0]), 1, 1, True)
+    KafkaDeadLetters({"bootstrap_servers": ["127.0.0.1:1"]}, "dlq").write("t", 0, "s", polled, np.array([], np.int64), [], [])
 
 
-def test_many_letters_by_many_threads(options: dict[str, Any], reader: Reader) -> None:
+def test_many_letters_by_many_threads(options: dict[str, Any], reader: PartitionReader) -> None:
     topic = new_topic(options)
     produce(options, topic, [b"%d" % i for i in range(5000)], linger_ms=20)
     polled = reader.poll(topic, 0, 0, 5000, 5000)
     rows = range_of(polled.offsets)
-    writer = DeadLetters(options, "dlq.many")
+    writer = KafkaDeadLetters(options, "dlq.many")
     begun = time.monotonic()
     threads = [
         threading.Thread(target=writer.write, args=(topic, 0, "s", polled, rows[i::4], ["bad"] * len(rows[i::4]), [None] * len(rows[i::4])))
@@ -123,10 +126,10 @@ def test_many_letters_by_many_threads(options: dict[str, Any], reader: Reader) -
     assert sorted(a.offset for a in letters(reader, "dlq.many")) == rows.tolist()
 
 
-def test_what_is_too_large_or_no_letter_says_so(options: dict[str, Any], reader: Reader) -> None:
+def test_what_is_too_large_or_no_letter_says_so(options: dict[str, Any], reader: PartitionReader) -> None:
     new_topic(options, 1, "dlq.small", max_message_bytes="2000")
     polled = polled_of(options, reader, [(None, b"v" * 5000, []), (None, b"ok", [])])
-    writer = DeadLetters(options, "dlq.small")
+    writer = KafkaDeadLetters(options, "dlq.small")
     with pytest.raises(StoreError, match=r"dead letters cannot be written to topic 'dlq.small': .* raise its max\.message\.bytes"):
         writer.write("t", 0, "s", polled, np.array([0]), ["r"], [None])
     writer.write("t", 0, "s", polled, np.array([1]), ["r"], [None])
@@ -138,10 +141,10 @@ def test_what_is_too_large_or_no_letter_says_so(options: dict[str, Any], reader:
 
 
 @pytest.mark.parametrize("how", ["frozen", pytest.param("killed", marks=pytest.mark.slow)])
-def test_a_write_is_done_only_when_it_is_acknowledged(broker: Broker, options: dict[str, Any], reader: Reader, how: str) -> None:
+def test_a_write_is_done_only_when_it_is_acknowledged(broker: Broker, options: dict[str, Any], reader: PartitionReader, how: str) -> None:
     """While the broker is away a write fails within its time; afterwards the same writer goes on. Nothing acknowledged is lost."""
     polled = polled_of(options, reader, [(None, b"%d" % i, []) for i in range(3)])
-    writer = DeadLetters(options, f"dlq.{how}", delivery_seconds=2)
+    writer = KafkaDeadLetters(options, f"dlq.{how}", delivery_seconds=2)
     writer.write("t", 0, "s", polled, np.array([0]), ["r"], [None])
     if how == "frozen":
         broker.pause()

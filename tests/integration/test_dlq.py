@@ -19,9 +19,11 @@ from typer.testing import CliRunner
 
 from pipelines.cli.root import app
 from pipelines.services.kafka_broker import Broker
+from pipelines.sources.broker import PartitionReader, UnknownTopic
 from pipelines.sources.kafka import dead_letter_replay as dlq
-from pipelines.sources.kafka.dead_letters import DeadLetters, Value
-from pipelines.sources.kafka.partition_reader import Reader, UnknownTopic
+from pipelines.sources.kafka.dead_letters import KafkaDeadLetters, Value
+from pipelines.sources.kafka.kafka_client import KafkaBroker
+from pipelines.sources.letters import Choice, list_letters, replayed
 from tests.integration.kafka_world import drain, new_topic, produce, producer
 from transforms.errors import StoreError
 
@@ -29,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def reject(
-    options: dict[str, Any], reader: Reader, n: int, again: int = 0, partitions: int = 2, source: str = "departures"
+    options: dict[str, Any], reader: PartitionReader, n: int, again: int = 0, partitions: int = 2, source: str = "departures"
 ) -> tuple[str, str]:
     """A topic of which n records in each partition were rejected (some letters are there twice); its name, and the letters' topic."""
     topic = new_topic(options, partitions)
@@ -37,7 +39,7 @@ def reject(
         for partition in range(partitions):
             for i in range(n):
                 p.send(topic, Value(None if i == 3 else b"%d" % i), None if i % 2 else b"key %d" % i, [("h", b"%d" % i)], partition)
-    writer = DeadLetters(options, f"dlq.{topic}")
+    writer = KafkaDeadLetters(options, f"dlq.{topic}")
     for partition in range(partitions):
         at = 0
         while at < n:
@@ -51,7 +53,7 @@ def reject(
     return topic, f"dlq.{topic}"
 
 
-def replays(reader: Reader, topic: str) -> Counter[str]:
+def replays(reader: PartitionReader, topic: str) -> Counter[str]:
     """How often a reader of committed records finds each record replayed."""
     found: Counter[str] = Counter()
     for partition in range(reader.partitions(topic)):
@@ -60,7 +62,7 @@ def replays(reader: Reader, topic: str) -> Counter[str]:
     return found
 
 
-def once(reader: Reader, topic: str, n: int, partitions: int = 2) -> Counter[str]:
+def once(reader: PartitionReader, topic: str, n: int, partitions: int = 2) -> Counter[str]:
     """What a complete replay leaves."""
     identity = reader.identity(topic)
     return Counter(f"{topic}/{p}/{i}@{identity}" for p in range(partitions) for i in range(n))
@@ -69,32 +71,32 @@ def once(reader: Reader, topic: str, n: int, partitions: int = 2) -> Counter[str
 # ------------------------------------------------------------------------------------------------------------------------ listing
 
 
-def test_listing_counts_records_not_letters(options: dict[str, Any], reader: Reader) -> None:
+def test_listing_counts_records_not_letters(options: dict[str, Any], reader: PartitionReader) -> None:
     _, letters = reject(options, reader, 10, again=4)
-    found = dlq.list_letters(options, letters, dlq.Choice(), 5)
+    found = list_letters(KafkaBroker(options), letters, Choice(), 5)
     assert (dict(found.records), found.repeats, found.foreign) == ({("departures", "no_json"): 16, ("departures", "too_old"): 4}, 8, 0)
     assert len(found.latest) == 5 and found.latest == sorted(found.latest, key=lambda a: a.written_us)
     produce(options, letters, [b"foreign"])
-    assert dlq.list_letters(options, letters, dlq.Choice(), 5).foreign == 1
-    assert sum(dlq.list_letters(options, letters, dlq.Choice(reason="too_old"), 5).records.values()) == 4
-    assert sum(dlq.list_letters(options, letters, dlq.Choice(source="nobody"), 5).records.values()) == 0
+    assert list_letters(KafkaBroker(options), letters, Choice(), 5).foreign == 1
+    assert sum(list_letters(KafkaBroker(options), letters, Choice(reason="too_old"), 5).records.values()) == 4
+    assert sum(list_letters(KafkaBroker(options), letters, Choice(source="nobody"), 5).records.values()) == 0
     middle = found.latest[0].written_us
-    assert 0 < sum(dlq.list_letters(options, letters, dlq.Choice(since_us=middle), 5).records.values()) <= 20
-    assert not dlq.list_letters(options, letters, dlq.Choice(since_us=2**60), 5).records
-    assert not dlq.list_letters(options, "dlq.never", dlq.Choice(), 5).records, "no topic: no dead letters"
+    assert 0 < sum(list_letters(KafkaBroker(options), letters, Choice(since_us=middle), 5).records.values()) <= 20
+    assert not list_letters(KafkaBroker(options), letters, Choice(since_us=2**60), 5).records
+    assert not list_letters(KafkaBroker(options), "dlq.never", Choice(), 5).records, "no topic: no dead letters"
 
 
 # ------------------------------------------------------------------------------------------------------------------------- replay
 
 
-def test_a_replay_brings_the_originals_back_once(options: dict[str, Any], reader: Reader) -> None:
+def test_a_replay_brings_the_originals_back_once(options: dict[str, Any], reader: PartitionReader) -> None:
     topic, letters = reject(options, reader, 10, again=4)
     before = {p: drain(reader, topic, p) for p in range(2)}
-    would = dlq.replay(options, letters, dlq.Choice(), dry_run=True)
+    would = dlq.replay(KafkaBroker(options), letters, Choice(), dry_run=True)
     assert would["replayed"] == {topic: 20} and would["repeats"] == 8
     assert {p: drain(reader, topic, p) for p in range(2)} == before, "a dry run produces nothing"
-    assert dlq.replay(options, letters, dlq.Choice(reason="too_old"))["replayed"] == {topic: 4}
-    done = dlq.replay(options, letters, dlq.Choice())
+    assert dlq.replay(KafkaBroker(options), letters, Choice(reason="too_old"))["replayed"] == {topic: 4}
+    done = dlq.replay(KafkaBroker(options), letters, Choice())
     assert (done["replayed"], done["already"], done["repeats"]) == ({topic: 16}, 4, 8)
     identity = reader.identity(topic)
     for p in range(2):
@@ -102,21 +104,21 @@ def test_a_replay_brings_the_originals_back_once(options: dict[str, Any], reader
         assert sorted(back, key=repr) == sorted(
             ((k, v, [*h, (dlq.REPLAYED_FROM, f"{topic}/{p}/{i}@{identity}".encode())]) for i, (k, v, h) in enumerate(before[p])), key=repr
         ), "key, value (a tombstone with no key too), headers, partition"
-    assert dlq.replay(options, letters, dlq.Choice())["replayed"] == {}
+    assert dlq.replay(KafkaBroker(options), letters, Choice())["replayed"] == {}
     assert replays(reader, topic) == once(reader, topic, 10)
-    found = dlq.list_letters(options, letters, dlq.Choice(), 0)
+    found = list_letters(KafkaBroker(options), letters, Choice(), 0)
     assert found.replayed == found.records
-    assert dlq.replay(options, "dlq.never", dlq.Choice())["replayed"] == {}
+    assert dlq.replay(KafkaBroker(options), "dlq.never", Choice())["replayed"] == {}
 
 
-def test_a_replayed_record_that_is_wrong_again_can_be_replayed_again(options: dict[str, Any], reader: Reader) -> None:
+def test_a_replayed_record_that_is_wrong_again_can_be_replayed_again(options: dict[str, Any], reader: PartitionReader) -> None:
     topic, letters = reject(options, reader, 2, partitions=1)
-    dlq.replay(options, letters, dlq.Choice())
+    dlq.replay(KafkaBroker(options), letters, Choice())
     polled = reader.poll(topic, 0, 2, 10, 5000)
-    writer = DeadLetters(options, letters)
+    writer = KafkaDeadLetters(options, letters)
     writer.write(topic, 0, "departures", polled, np.array([0, 1]), ["still_wrong"] * 2, [None] * 2)
     writer.close()
-    assert dlq.replay(options, letters, dlq.Choice())["replayed"] == {topic: 2}
+    assert dlq.replay(KafkaBroker(options), letters, Choice())["replayed"] == {topic: 2}
     identity = reader.identity(topic)
     assert [h for _, _, h in drain(reader, topic)][-1] == [
         ("h", b"1"),
@@ -129,14 +131,14 @@ def polled_where(topic: str, offset: int, identity: str) -> bytes:
     return f"{topic}/0/{offset}@{identity}".encode()
 
 
-def test_a_source_topic_that_is_gone(options: dict[str, Any], reader: Reader) -> None:
+def test_a_source_topic_that_is_gone(options: dict[str, Any], reader: PartitionReader) -> None:
     topic, letters = reject(options, reader, 2, partitions=1)
     admin = KafkaAdminClient(**options)
     admin.delete_topics([topic])
     admin.close()
     with pytest.raises(UnknownTopic, match=f"there is no Kafka topic '{topic}'"):
-        dlq.replay(options, letters, dlq.Choice())
-    assert dlq.replayed(reader, letters) == set()
+        dlq.replay(KafkaBroker(options), letters, Choice())
+    assert replayed(reader, letters) == set()
 
 
 def victim(broker: Broker, letters: str, point: str, number: int) -> subprocess.Popen[str]:
@@ -164,7 +166,7 @@ def wait_for(process: subprocess.Popen[str], line: str) -> None:
     ],
 )
 def test_killed_within_and_between_transactions(
-    broker: Broker, options: dict[str, Any], reader: Reader, point: str, number: int, committed: int
+    broker: Broker, options: dict[str, Any], reader: PartitionReader, point: str, number: int, committed: int
 ) -> None:
     topic, letters = reject(options, reader, 25, again=4)
     process = victim(broker, letters, point, number)
@@ -174,15 +176,15 @@ def test_killed_within_and_between_transactions(
         process.kill()
         process.communicate()
     assert sum(replays(reader, topic).values()) <= committed, "nothing of an open transaction is seen"
-    done = dlq.replay(options, letters, dlq.Choice())
+    done = dlq.replay(KafkaBroker(options), letters, Choice())
     assert done["already"] == committed and sum(done["replayed"].values()) == 50 - committed
     assert replays(reader, topic) == once(reader, topic, 25)
-    assert dlq.replay(options, letters, dlq.Choice())["replayed"] == {}
-    assert dlq.replayed(reader, letters) == set(once(reader, topic, 25))
+    assert dlq.replay(KafkaBroker(options), letters, Choice())["replayed"] == {}
+    assert replayed(reader, letters) == set(once(reader, topic, 25))
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments(broker: Broker, options: dict[str, Any], reader: Reader) -> None:
+def test_killed_at_random_moments(broker: Broker, options: dict[str, Any], reader: PartitionReader) -> None:
     chance, left = random.Random(4), []
     for _ in range(2):
         topic, letters = reject(options, reader, 200, again=20)
@@ -194,13 +196,13 @@ def test_killed_at_random_moments(broker: Broker, options: dict[str, Any], reade
             finally:
                 process.kill()
                 process.communicate()
-        done = dlq.replay(options, letters, dlq.Choice())
+        done = dlq.replay(KafkaBroker(options), letters, Choice())
         left.append(sum(done["replayed"].values()))
         assert replays(reader, topic) == once(reader, topic, 200)
     assert all(0 < n < 400 for n in left), left
 
 
-def test_a_second_replay_fences_the_first(options: dict[str, Any], reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_replay_fences_the_first(options: dict[str, Any], reader: PartitionReader, monkeypatch: pytest.MonkeyPatch) -> None:
     topic, letters = reject(options, reader, 25)
     monkeypatch.setattr(dlq, "BATCH", 10)
     stopped, go_on, commit = threading.Event(), threading.Event(), KafkaProducer.commit_transaction
@@ -209,7 +211,7 @@ def test_a_second_replay_fences_the_first(options: dict[str, Any], reader: Reade
 
     def attempt() -> Any:
         try:
-            return dlq.replay(options, letters, dlq.Choice())
+            return dlq.replay(KafkaBroker(options), letters, Choice())
         except Exception as error:
             return error
 
@@ -223,7 +225,7 @@ def test_a_second_replay_fences_the_first(options: dict[str, Any], reader: Reade
     monkeypatch.setattr(KafkaProducer, "commit_transaction", slow)
     first.start()
     assert stopped.wait(60)
-    second = dlq.replay(options, letters, dlq.Choice())
+    second = dlq.replay(KafkaBroker(options), letters, Choice())
     go_on.set()
     first.join(60)
     assert second["already"] == 20 and second["replayed"] == {topic: 30}
@@ -232,17 +234,17 @@ def test_a_second_replay_fences_the_first(options: dict[str, Any], reader: Reade
 
 
 @pytest.mark.slow
-def test_many_replays_at_once(broker: Broker, options: dict[str, Any], reader: Reader) -> None:
+def test_many_replays_at_once(broker: Broker, options: dict[str, Any], reader: PartitionReader) -> None:
     topic, letters = reject(options, reader, 300, again=10)
     processes = [victim(broker, letters, "never", 0) for _ in range(4)]
     for process in processes:
         process.communicate(timeout=120)
-    dlq.replay(options, letters, dlq.Choice())
+    dlq.replay(KafkaBroker(options), letters, Choice())
     assert replays(reader, topic) == once(reader, topic, 300)
 
 
 @pytest.mark.slow
-def test_the_broker_is_killed_in_the_middle(broker: Broker, options: dict[str, Any], reader: Reader) -> None:
+def test_the_broker_is_killed_in_the_middle(broker: Broker, options: dict[str, Any], reader: PartitionReader) -> None:
     topic, letters = reject(options, reader, 100)
     for point, number in (("sent", 2), ("committed", 4)):
         process = victim(broker, letters, point, number)
@@ -256,7 +258,7 @@ def test_the_broker_is_killed_in_the_middle(broker: Broker, options: dict[str, A
     with_patience = time.monotonic() + 30
     while True:
         try:
-            dlq.replay(options, letters, dlq.Choice())
+            dlq.replay(KafkaBroker(options), letters, Choice())
             break
         except StoreError:
             assert time.monotonic() < with_patience
@@ -280,13 +282,13 @@ flights = FeatureGroup(
 """
 
 
-def test_the_commands(tmp_path: Path, broker: Broker, options: dict[str, Any], reader: Reader) -> None:
+def test_the_commands(tmp_path: Path, broker: Broker, options: dict[str, Any], reader: PartitionReader) -> None:
     topic = new_topic(options)
     with producer(options) as p:
         p.send(topic, b'{"flight_id": "f1", "departed_at": "2013-01-31T06:00:00Z", "delay": 50.5}', b"f1", [("trace", b"42")]).get(30)
         p.send(topic, b"\xff\x00binary", b"\x00\x01").get(30)
     polled = reader.poll(topic, 0, 0, 10, 5000)
-    writer = DeadLetters(options, f"dlq.{topic}")
+    writer = KafkaDeadLetters(options, f"dlq.{topic}")
     writer.write(topic, 0, "departures", polled, np.array([0, 1]), ["out_of_range", "no_json"], ["delay: 50.5 is above 10", None])
     writer.close()
     repo = tmp_path / "repo"

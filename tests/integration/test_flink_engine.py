@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.streaming.engines.flink import FlinkJob, FlinkOptions, cause
-from pipelines.streaming.engines.flink_cluster import Cluster
+from pipelines.streaming.engines.base import cause
+from pipelines.streaming.engines.flink_job import FlinkJob, FlinkOptions
+from pipelines.streaming.engines.flink_rest import Cluster
 from tests.integration.ticking import KEYS, alive, counts, graph, wait_for
 from transforms.errors import ConfigError
 
@@ -77,7 +78,7 @@ def test_a_graph_that_fails_ends_the_job_with_the_workers_own_line(tmp_path, out
 DRIVER = """
 import sys, time
 from pathlib import Path
-from pipelines.streaming.engines.flink import FlinkJob, FlinkOptions
+from pipelines.streaming.engines.flink_job import FlinkJob, FlinkOptions
 from tests.integration.ticking import graph
 job = FlinkJob(FlinkOptions(Path(sys.argv[1]), "orphan"), graph(Path(sys.argv[2])))
 job.start()

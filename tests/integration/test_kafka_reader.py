@@ -17,8 +17,10 @@ from kafka import KafkaAdminClient, TopicPartition
 from pipelines.project.config import KafkaSettings
 from pipelines.services import jars
 from pipelines.services.kafka_broker import Broker
-from pipelines.sources.kafka.connection import Link, TopicInfo
-from pipelines.sources.kafka.partition_reader import BrokerAway, OffsetGone, Polled, Reader, TopicReplaced, UnknownTopic, client_options
+from pipelines.sources.broker import BrokerAway, FetchResult, OffsetGone, PartitionReader, TopicReplaced, UnknownTopic
+from pipelines.sources.kafka.connection import KafkaConnection, TopicInfo
+from pipelines.sources.kafka.kafka_client import client_options
+from pipelines.sources.kafka.partition_reader import KafkaPartitionReader
 from tests.integration.kafka_world import drain, new_topic, produce, producer, range_of, until
 from transforms.errors import ConfigError, StoreError
 
@@ -30,14 +32,14 @@ def admin(options: dict[str, Any]) -> Iterator[KafkaAdminClient]:
     client.close()
 
 
-def values(polled: Polled) -> list[bytes | None]:
+def values(polled: FetchResult) -> list[bytes | None]:
     return polled.payloads.to_pylist()
 
 
 # ---------------------------------------------------------------------------------------------------------------- what it gives
 
 
-def test_records_come_back_as_they_were_sent(options: dict[str, Any], reader: Reader) -> None:
+def test_records_come_back_as_they_were_sent(options: dict[str, Any], reader: PartitionReader) -> None:
     topic = new_topic(options)
     sent = [
         (b"k", b"v", [("h", b"1"), ("h", b"2")], 1_357_000_000_000),
@@ -56,7 +58,7 @@ def test_records_come_back_as_they_were_sent(options: dict[str, Any], reader: Re
     assert (polled.offsets.tolist(), polled.next_offset, polled.end_offset, polled.at_end) == ([0, 1, 2, 3], 4, 4, True)
 
 
-def test_reading_on_and_elsewhere(options: dict[str, Any], reader: Reader) -> None:
+def test_reading_on_and_elsewhere(options: dict[str, Any], reader: PartitionReader) -> None:
     topic = new_topic(options)
     sent = [f"{i}".encode() for i in range(500)]
     produce(options, topic, sent)
@@ -78,7 +80,7 @@ def test_reading_on_and_elsewhere(options: dict[str, Any], reader: Reader) -> No
     assert before.original(np.array([4])) == [(None, b"14", [])]
 
 
-def test_an_empty_partition_and_new_records(options: dict[str, Any], reader: Reader) -> None:
+def test_an_empty_partition_and_new_records(options: dict[str, Any], reader: PartitionReader) -> None:
     topic = new_topic(options)
     begun = time.monotonic()
     empty = reader.poll(topic, 0, 0, 10, 300)
@@ -90,7 +92,7 @@ def test_an_empty_partition_and_new_records(options: dict[str, Any], reader: Rea
     assert time.monotonic() - begun < 10, "and no longer than that"
 
 
-def test_nothing_old_is_called_the_end(options: dict[str, Any], reader: Reader) -> None:
+def test_nothing_old_is_called_the_end(options: dict[str, Any], reader: PartitionReader) -> None:
     """A fetch sent ahead says nothing about now: ``at_end`` comes from a fetch of this poll alone."""
     topic = new_topic(options)
     for i in range(200):
@@ -100,7 +102,7 @@ def test_nothing_old_is_called_the_end(options: dict[str, Any], reader: Reader) 
         assert reader.poll(topic, 0, i // 50 + 1, 1, 0).at_end
 
 
-def test_several_partitions_by_several_threads(options: dict[str, Any], reader: Reader) -> None:
+def test_several_partitions_by_several_threads(options: dict[str, Any], reader: PartitionReader) -> None:
     topic = new_topic(options, partitions=4)
     for partition in range(4):
         produce(options, topic, [b"%d/%d" % (partition, i) for i in range(2000)], partition, linger_ms=20)
@@ -114,7 +116,7 @@ def test_several_partitions_by_several_threads(options: dict[str, Any], reader: 
 
 
 @pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
-def test_compressed_by_kafka_itself(broker: Broker, options: dict[str, Any], reader: Reader, codec: str) -> None:
+def test_compressed_by_kafka_itself(broker: Broker, options: dict[str, Any], reader: PartitionReader, codec: str) -> None:
     """Every codec of Kafka's own producer (kafka-python has two of them here)."""
     topic = new_topic(options)
     sent = [f"record {i} " + "abc" * (i % 50) for i in range(5000)]
@@ -127,7 +129,7 @@ def test_compressed_by_kafka_itself(broker: Broker, options: dict[str, Any], rea
 # ------------------------------------------------------------------------------------------------------------------ transactions
 
 
-def test_aborted_records_are_never_seen_and_markers_never_block(options: dict[str, Any], reader: Reader) -> None:
+def test_aborted_records_are_never_seen_and_markers_never_block(options: dict[str, Any], reader: PartitionReader) -> None:
     topic = new_topic(options)
     kept = []
     with producer(options, transactional_id=f"{topic}-a") as p, producer(options) as plain:
@@ -154,7 +156,7 @@ def test_aborted_records_are_never_seen_and_markers_never_block(options: dict[st
     assert (last.next_offset, last.at_end) == (end, True)
 
 
-def test_only_markers_still_move_on(options: dict[str, Any], reader: Reader) -> None:
+def test_only_markers_still_move_on(options: dict[str, Any], reader: PartitionReader) -> None:
     topic = new_topic(options)
     with producer(options, transactional_id=f"{topic}-a") as p:
         p.init_transactions()
@@ -167,7 +169,7 @@ def test_only_markers_still_move_on(options: dict[str, Any], reader: Reader) -> 
     assert (values(polled), polled.next_offset, polled.at_end) == ([], 6, True)
 
 
-def test_an_open_transaction_is_the_end_for_now(options: dict[str, Any], reader: Reader) -> None:
+def test_an_open_transaction_is_the_end_for_now(options: dict[str, Any], reader: PartitionReader) -> None:
     topic = new_topic(options)
     produce(options, topic, [b"before"])
     with producer(options, transactional_id=f"{topic}-a") as p:
@@ -187,7 +189,7 @@ def test_an_open_transaction_is_the_end_for_now(options: dict[str, Any], reader:
 # ----------------------------------------------------------------------------------------------------- the log is not as it was
 
 
-def test_an_offset_that_retention_took(options: dict[str, Any], reader: Reader, admin: KafkaAdminClient) -> None:
+def test_an_offset_that_retention_took(options: dict[str, Any], reader: PartitionReader, admin: KafkaAdminClient) -> None:
     topic = new_topic(options)
     produce(options, topic, [b"%d" % i for i in range(10)])
     assert values(reader.poll(topic, 0, 0, 2, 1000)) == [b"0", b"1"]
@@ -200,7 +202,7 @@ def test_an_offset_that_retention_took(options: dict[str, Any], reader: Reader, 
         assert values(fresh.poll(topic, 0, 6, 10, 1000)) == [b"6", b"7", b"8", b"9"]
 
 
-def test_an_offset_beyond_the_end(options: dict[str, Any], reader: Reader) -> None:
+def test_an_offset_beyond_the_end(options: dict[str, Any], reader: PartitionReader) -> None:
     topic = new_topic(options)
     produce(options, topic, [b"0"])
     with pytest.raises(OffsetGone, match="offset 2 does not exist"):
@@ -208,7 +210,7 @@ def test_an_offset_beyond_the_end(options: dict[str, Any], reader: Reader) -> No
     assert values(reader.poll(topic, 0, 0, 10, 1000)) == [b"0"], "the reader goes on"
 
 
-def test_a_log_that_was_cut_and_grew_again(options: dict[str, Any], reader: Reader) -> None:
+def test_a_log_that_was_cut_and_grew_again(options: dict[str, Any], reader: PartitionReader) -> None:
     """After an unclean leader election: what a single broker answers when the reader knows records of a leader that it never had."""
     topic = new_topic(options)
     produce(options, topic, [b"0", b"1"])
@@ -221,8 +223,8 @@ def test_a_log_that_was_cut_and_grew_again(options: dict[str, Any], reader: Read
 
 def test_brokers_without_topic_ids(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Before Kafka 2.8 a fetch names the topic alone."""
-    describe = Link._describe
-    monkeypatch.setattr(Link, "_describe", lambda self, name, until: replace(describe(self, name, until), id=None))
+    describe = KafkaConnection._describe
+    monkeypatch.setattr(KafkaConnection, "_describe", lambda self, name, until: replace(describe(self, name, until), id=None))
     topic = new_topic(options)
     produce(options, topic, [b"0", b"1"])
     with Reader_of(options) as reader:
@@ -236,13 +238,13 @@ def test_brokers_without_topic_ids(options: dict[str, Any], monkeypatch: pytest.
 def test_a_partition_without_a_leader_is_waited_for(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     topic = new_topic(options)
     produce(options, topic, [b"0"])
-    describe, led = Link._describe, [False]
+    describe, led = KafkaConnection._describe, [False]
 
-    def leaderless(self: Link, name: str, until_: float) -> TopicInfo:
+    def leaderless(self: KafkaConnection, name: str, until_: float) -> TopicInfo:
         found = describe(self, name, until_)
         return found if led[0] else replace(found, leaders={0: -1})
 
-    monkeypatch.setattr(Link, "_describe", leaderless)
+    monkeypatch.setattr(KafkaConnection, "_describe", leaderless)
     with Reader_of(options, answer_seconds=0.5) as reader:
         assert away_for(lambda: reader.poll(topic, 0, 0, 1, 0)) < 2
         assert away_for(lambda: reader.end(topic, 0)) < 2
@@ -250,7 +252,9 @@ def test_a_partition_without_a_leader_is_waited_for(options: dict[str, Any], mon
         assert values(reader.poll(topic, 0, 0, 1, 1000)) == [b"0"]
 
 
-def test_a_topic_made_anew_is_noticed_whatever_its_offsets(options: dict[str, Any], reader: Reader, admin: KafkaAdminClient) -> None:
+def test_a_topic_made_anew_is_noticed_whatever_its_offsets(
+    options: dict[str, Any], reader: PartitionReader, admin: KafkaAdminClient
+) -> None:
     topic = new_topic(options)
     produce(options, topic, [b"old"] * 5)
     before = reader.identity(topic)
@@ -269,7 +273,7 @@ def test_a_topic_made_anew_is_noticed_whatever_its_offsets(options: dict[str, An
     assert values(reader.poll(topic, 0, 0, 1, 1000)) == [b"new"], "whoever asked for its identity has taken note"
 
 
-def test_unknown_topics_and_partitions(options: dict[str, Any], reader: Reader) -> None:
+def test_unknown_topics_and_partitions(options: dict[str, Any], reader: PartitionReader) -> None:
     topic = new_topic(options, partitions=2)
     for call in (
         lambda: reader.partitions("nope"),
@@ -288,7 +292,7 @@ def test_unknown_topics_and_partitions(options: dict[str, Any], reader: Reader) 
         reader.partitions("nope")
 
 
-def test_partitions_added_while_running(options: dict[str, Any], reader: Reader, admin: KafkaAdminClient) -> None:
+def test_partitions_added_while_running(options: dict[str, Any], reader: PartitionReader, admin: KafkaAdminClient) -> None:
     topic = new_topic(options)
     produce(options, topic, [b"0"])
     assert reader.partitions(topic) == 1 and len(reader.poll(topic, 0, 0, 10, 1000).offsets) == 1
@@ -384,7 +388,7 @@ def test_a_frozen_broker(broker: Broker, options: dict[str, Any], seconds: float
         assert time.monotonic() - begun < 8
 
 
-def one(reader: Reader, topic: str, offset: int) -> Polled | None:
+def one(reader: PartitionReader, topic: str, offset: int) -> FetchResult | None:
     """A poll that brought something."""
     polled = reader.poll(topic, 0, offset, 4, 200)
     return polled if len(polled.offsets) else None
@@ -439,9 +443,9 @@ class Reader_of:
     """A reader as a context."""
 
     def __init__(self, options: dict[str, Any], answer_seconds: float = 5.0) -> None:
-        self.reader = Reader(options, answer_seconds)
+        self.reader = KafkaPartitionReader(options, answer_seconds)
 
-    def __enter__(self) -> Reader:
+    def __enter__(self) -> PartitionReader:
         return self.reader
 
     def __exit__(self, *error: object) -> None:
@@ -450,7 +454,7 @@ class Reader_of:
 
 def test_a_closed_reader_says_so(options: dict[str, Any]) -> None:
     before = set(threading.enumerate())
-    reader = Reader(options)
+    reader = KafkaPartitionReader(options)
     topic = new_topic(options)
     assert reader.end(topic, 0) == 0
     (thread,) = [t for t in threading.enumerate() if t.name == "kafka-io-tandem" and t not in before]

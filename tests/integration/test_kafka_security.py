@@ -14,8 +14,10 @@ import pytest
 from pipelines.lake.processes import free_ports
 from pipelines.project.config import KafkaSettings
 from pipelines.services.kafka_broker import HOST, Broker
-from pipelines.sources.kafka.dead_letters import DeadLetters
-from pipelines.sources.kafka.partition_reader import BrokerAway, Reader, UnknownTopic, client_options
+from pipelines.sources.broker import BrokerAway, UnknownTopic
+from pipelines.sources.kafka.dead_letters import KafkaDeadLetters
+from pipelines.sources.kafka.kafka_client import client_options
+from pipelines.sources.kafka.partition_reader import KafkaPartitionReader
 from tests.integration.kafka_world import new_topic, options_of, produce
 from transforms.errors import ConfigError
 
@@ -93,7 +95,7 @@ def options(broker: Guarded, **changed: Any) -> dict[str, Any]:
 
 
 def test_the_right_password_over_tls(broker: Guarded, topic: str) -> None:
-    reader = Reader(options(broker))
+    reader = KafkaPartitionReader(options(broker))
     deadline = time.monotonic() + 20
     while True:  # rights reach the broker a moment later
         try:
@@ -106,7 +108,7 @@ def test_the_right_password_over_tls(broker: Guarded, topic: str) -> None:
         reader.poll("described", 0, 0, 10, 100)
     with pytest.raises(ConfigError, match=r"refuses to let us|there is no Kafka topic 'secret'"):
         reader.partitions("secret")
-    writer = DeadLetters(options(broker), "not.allowed")
+    writer = KafkaDeadLetters(options(broker), "not.allowed")
     with pytest.raises(ConfigError, match="refuses to let us"):
         writer.write(topic, 0, "s", polled, np.array([0]), ["r"], [None])
     writer.close()
@@ -116,7 +118,7 @@ def test_the_right_password_over_tls(broker: Guarded, topic: str) -> None:
 @pytest.mark.slow
 def test_mistakes_are_one_line(broker: Guarded, topic: str) -> None:
     def poll(**changed: Any) -> None:
-        reader = Reader(options(broker, **changed), answer_seconds=10)
+        reader = KafkaPartitionReader(options(broker, **changed), answer_seconds=10)
         try:
             reader.poll(topic, 0, 0, 10, 100)
         finally:

@@ -27,8 +27,8 @@ from pipelines.project.repository import Repo, load_repo
 from pipelines.replay.replay_job import Reached, ReplayOptions, run_replay
 from pipelines.replay.schedule import Alterations, partitions_of
 from pipelines.services.kafka_broker import Broker
-from pipelines.sources.kafka.archive import archive, archive_schema
-from pipelines.sources.kafka.partition_reader import Reader
+from pipelines.sources.archive import archive, archive_schema
+from pipelines.sources.kafka.partition_reader import KafkaPartitionReader
 from serving.clock import Pace
 from tests.integration.kafka_world import new_topic, options_of, until
 from tests.kafka_server import kafka_server
@@ -97,7 +97,7 @@ def repo(tmp_path: Path, broker: Broker) -> Repo:
 
 def everything(repo: Repo, source: str, broker: Broker) -> list[dict[str, Any]]:
     """Every record of a source's topic: partition, offset, timestamp in ms, key, value."""
-    reader, topic, out = Reader(options_of(broker.bootstrap)), repo.sources[source].topic, []
+    reader, topic, out = KafkaPartitionReader(options_of(broker.bootstrap)), repo.sources[source].topic, []
     for partition in range(reader.partitions(topic)):
         at, end = reader.start(topic, partition), reader.end(topic, partition)
         while at < end:
@@ -113,7 +113,11 @@ def everything(repo: Repo, source: str, broker: Broker) -> list[dict[str, Any]]:
 def accepted(repo: Repo, broker: Broker, folder: Path, **more: Any) -> pa.Table:
     """The archive of the flights' topic."""
     source = repo.sources["flights"]
-    path = archive(options_of(broker.bootstrap), source, more.pop("kafka", repo.settings.kafka), more.pop("upto", None), folder, **more)
+    reader = KafkaPartitionReader(options_of(broker.bootstrap))
+    try:
+        path = archive(reader, source, more.pop("kafka", repo.settings.kafka), more.pop("upto", None), folder, **more)
+    finally:
+        reader.close()
     assert path == folder / "events" / "flights"
     files = sorted(path.glob("*.parquet"))
     return pa.concat_tables([pq.read_table(f) for f in files]) if files else archive_schema(source).empty_table()

@@ -43,10 +43,10 @@ def test_direct_reads_to_the_end_and_resumes(tmp_path, own_broker):
     world.produce(events(1000, 2, start=6 * 3600 - 600))
     said.clear()
     manifest = run_stream(world.repo(), StreamOptions(runner="direct", until="latest"), said.append)
-    assert manifest["code"] == 0 and "the resume point" in manifest["start"]["why"]
-    assert any("starting from the resume point" in line for line in said)
+    assert manifest["code"] == 0 and "the checkpoint" in manifest["start"]["why"]
+    assert any("starting from the checkpoint" in line for line in said)
     world.assert_right()
-    # Another number of shards goes on from the same resume point.
+    # Another number of shards goes on from the same checkpoint.
     world.produce(events(1000, 3, start=12 * 3600 - 1200))
     for shards in (5, 1):
         assert run_stream(world.repo(), StreamOptions(runner="direct", until="latest", shards=shards), said.append)["code"] == 0
@@ -71,7 +71,7 @@ def test_flink_survives_its_parts_and_its_driver(tmp_path, own_broker):
         world.produce(logs[2])
         os.kill(java, signal.SIGKILL)
         wait_for(lambda: world.delivered() == world.total(), process=driver)
-        assert "starting again from the resume point" in world.out()
+        assert "starting again from the checkpoint" in world.out()
         facts = json.loads((world.stream / "driver.json").read_text())
         text = urllib.request.urlopen(facts["metrics"], timeout=10).read().decode()
         assert "tandem_stream_restarts_total 1.0" in text

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from pipelines.lake.processes import free_ports, start_child, stop_child
-from pipelines.streaming.engines.flink_cluster import Cluster
+from pipelines.streaming.engines.flink_rest import Cluster
 from tests.flink_cluster import flink_cluster
 from tests.integration.stream_world import end, environment, events, make_stream_world, wait_for
 from tests.kafka_server import kafka_server

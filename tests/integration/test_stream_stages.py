@@ -4,49 +4,37 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from kafka import KafkaAdminClient
-from kafka.admin import NewPartitions
 
 from pipelines.project.config import KafkaSettings, StreamSettings
-from pipelines.services.kafka_broker import Broker
-from pipelines.sources.kafka.dead_letters import Letter
-from pipelines.sources.kafka.partition_reader import Reader
-from tests.integration.kafka_world import drain, new_topic, produce
+from pipelines.sources.letters import Letter
+from pipelines.sources.memory import MemoryBroker
+from tests.integration.kafka_world import drain
 from tests.integration.stages_world import HOUR, T0, World, payment, payments
-from tests.kafka_server import kafka_server
 from tests.oracle import rows as oracle_rows
 from transforms.reasons import REASONS
 
 MINUTE = HOUR // 60
 
 
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    with kafka_server(tmp_path_factory.mktemp("broker")) as running:
-        yield running
-
-
 @pytest.fixture
-def world(broker: Broker, tmp_path: Path, request: pytest.FixtureRequest) -> World:
-    from tests.integration.kafka_world import options_of
-
-    topic = new_topic(options_of(broker.bootstrap), partitions=getattr(request, "param", 1))
-    return World(tmp_path, broker.bootstrap, payments(topic), kafka=KafkaSettings(dead_letters=f"{topic}.dead"))
+def world(tmp_path: Path, request: pytest.FixtureRequest) -> World:
+    broker = MemoryBroker()
+    broker.create_topic("payments", getattr(request, "param", 1))
+    return World(tmp_path, broker, payments("payments"), kafka=KafkaSettings(dead_letters="payments.dead"))
 
 
 def send(world: World, records: list[bytes | None], partition: int = 0) -> None:
-    produce(world.options, world.group.source.topic, records, partition)
+    world.send(records, partition)
 
 
 def letters(world: World) -> list[Letter]:
-    reader = Reader(world.options)
+    reader = world.broker.open_reader()
     try:
         return [Letter.read(record, 0) for record in drain(reader, world.kafka.dead_letters)]
     finally:
@@ -119,7 +107,7 @@ def test_a_topic_of_bad_records_pauses_and_goes_on_when_told(world: World) -> No
     # The windows need what came before, so reading begins at 0 again.
     assert "paused at offset 0: 200 of the last 250 records were rejected" in paused["paused"] and paused["next"] == 0
     assert any("tandem stream resume" in line for line in world.control.said()[0])
-    reader = Reader(world.options)
+    reader = world.broker.open_reader()
     with pytest.raises(Exception, match=r"no Kafka topic|there is no"):
         reader.end(world.kafka.dead_letters, 0)
     reader.close()
@@ -140,7 +128,7 @@ def test_reading_goes_on_where_it_stopped_and_corrects_late_events(world: World)
     world.run()
     assert len(world.rows()) > first
     assert plain(world.rows()) == expected(world, [*GOOD, late], END)
-    written = [e.late["payments"] for e in world.emissions() if e.late]
+    written = [e.late["payments"] for e in world.outputs() if e.late]
     assert [row["id"] for batch in written for row in batch.to_pylist()] == ["p901"]
     assert written[0].to_pylist()[0]["_offset"] == 231
 
@@ -149,7 +137,7 @@ def test_the_whole_log_again_changes_nothing(world: World) -> None:
     send(world, GOOD)
     world.run()
     before = world.rows()
-    world.control.clear_progress()
+    world.control.clear_checkpoints()
     world.run()
     assert world.rows() == before
 
@@ -194,9 +182,7 @@ def test_the_wall_clock_moves_idle_partitions_but_not_through_years(world: World
 def test_a_partition_added_later_is_read_from_its_beginning(world: World) -> None:
     send(world, GOOD[:100])
     world.run()
-    admin = KafkaAdminClient(**world.options)
-    admin.create_partitions({world.group.source.topic: NewPartitions(2)})
-    admin.close()
+    world.broker.add_partitions(world.group.source.topic, 2)
     send(world, GOOD[100::2], 0)
     send(world, GOOD[101::2], 1)
     world.run()
@@ -206,24 +192,18 @@ def test_a_partition_added_later_is_read_from_its_beginning(world: World) -> Non
 def test_a_topic_made_anew_stops_the_job(world: World) -> None:
     send(world, GOOD)
     world.run()
-    admin = KafkaAdminClient(**world.options)
-    admin.delete_topics([world.group.source.topic])
-    admin.close()
-    new_topic(world.options, name=world.group.source.topic)
+    world.broker.delete_topic(world.group.source.topic)
+    world.broker.create_topic(world.group.source.topic)
     send(world, GOOD + GOOD)
     world.run(fails=True)
     assert "deleted and made anew" in str(world.control.failure()) and "--from-run" in str(world.control.failure())
 
 
 def test_offsets_out_of_retention_stop_the_job(world: World) -> None:
-    from kafka import TopicPartition
-
     send(world, GOOD[:100])
     world.run()
     send(world, GOOD[100:])
-    admin = KafkaAdminClient(**world.options)
-    admin.delete_records({TopicPartition(world.group.source.topic, 0): 150})
-    admin.close()
+    world.broker.truncate(world.group.source.topic, 0, 150)
     world.run(fails=True)
     line = str(world.control.failure())
     assert world.group.source.topic in line and "150" in line
@@ -231,12 +211,8 @@ def test_offsets_out_of_retention_stop_the_job(world: World) -> None:
 
 
 def test_a_hole_between_the_batch_run_and_the_topic_stops_the_job(world: World) -> None:
-    from kafka import TopicPartition
-
     send(world, GOOD)
-    admin = KafkaAdminClient(**world.options)
-    admin.delete_records({TopicPartition(world.group.source.topic, 0): 30})
-    admin.close()
+    world.broker.truncate(world.group.source.topic, 0, 30)
     world.begin = T0 + 10 * MINUTE
     world.run(fails=True)
     assert "what lies between may be gone" in str(world.control.failure())
@@ -258,4 +234,4 @@ def test_dead_letters_that_cannot_be_written_stop_the_job(world: World) -> None:
     world.run(fails=True)
     line = str(world.control.failure())
     assert "dead letters" in line and "cannot be written" in line
-    assert not world.control.load_progress()
+    assert not world.control.load_checkpoints()

@@ -63,7 +63,7 @@ class Setting:
         for name, table in self.kafka.items():
             limit = np.array([upto[name][p] for p in sorted(upto[name])])
             read[name] = table.filter(pa.array(table["_offset"].to_numpy() < limit[table["_partition"].to_numpy()]))
-        log = compose(repo, read, us(BEGIN), record.emitted)
+        log = compose(repo, read, us(BEGIN), record.output_watermark)
         scratched, run = run_over(repo, log, scratch)
         return Expected(log, batch_rows(scratched.data, scratched.groups, run, log.start, log.end))
 
@@ -182,14 +182,14 @@ def test_a_batch_run_over_the_files_can_be_compared_with_instead(plain):
 
 @pytest.mark.parametrize("upto", [1.0, 0.6])
 def test_a_killed_stream_is_taken_as_far_as_its_resume_points_go(plain, expected, tmp_path, upto):
-    """It delivered rows, and corrections of rows, after the last resume point that it saved."""
+    """It delivered rows, and corrections of rows, after the last checkpoint that it saved."""
     saved = Counter()
 
     def sometimes(progress):
         saved[progress["shard"]] += 1
         return progress if saved[progress["shard"]] <= 12 else {}
 
-    plain.stream(tmp_path / "stream", Hooks(progress=sometimes), upto=upto)
+    plain.stream(tmp_path / "stream", Hooks(checkpoint=sometimes), upto=upto)
     record = load_record(tmp_path / "stream", "main", plain.world.repo().groups)
     assert record.ahead > 100
     proof = plain.prove(tmp_path / "stream", expected)
@@ -249,22 +249,22 @@ def invented(rows):
 class OpenBorder(Shard):
     """An event at the very border falls into the window before."""
 
-    def fold(self, stretch, events):
+    def fold(self, span, events):
         shifted = {}
         for name, batch in events.items():
             time = pa.array(batch.column(0).cast(pa.int64()).to_numpy() - 1).cast(batch.column(0).type)
             shifted[name] = pa.RecordBatch.from_arrays([time, *batch.columns[1:]], schema=batch.schema)
-        return super().fold(stretch, shifted)
+        return super().fold(span, shifted)
 
 
 class NeverCorrects(Shard):
     """Late events are folded, but the rows that they touch are not emitted again."""
 
-    def fold(self, stretch, events):
+    def fold(self, span, events):
         self.done = {}
-        for state in self.partitions[stretch.source].values():
+        for state in self.partitions[span.source].values():
             state.done = 10**9
-        return super().fold(stretch, events)
+        return super().fold(span, events)
 
 
 def _late_log_lost(late):
@@ -282,21 +282,21 @@ def _late_log_of_others(late):
 class CallsInTimeLate(Shard):
     """Puts one event that came in time aside, and notes it as late for its group."""
 
-    def fold(self, stretch, events):
+    def fold(self, span, events):
         name = "origin_traffic"
         put_aside = None
         if name in events and events[name].num_rows > 3 and not getattr(self, "stole", False):
             self.stole = True
             put_aside, events = events[name].slice(0, 1), {**events, name: events[name].slice(1)}
-        folded = super().fold(stretch, events)
+        folded = super().fold(span, events)
         if put_aside is None:
             return folded
         return dataclasses.replace(folded, late={**folded.late, name: put_aside})
 
 
 def _boasts(progress):
-    """The resume point claims a boundary that was not emitted."""
-    return {**progress, "emitted": {n: b + 6 * 3_600_000_000 for n, b in progress["emitted"].items()}}
+    """The checkpoint claims a boundary that was not emitted."""
+    return {**progress, "output_watermark": {n: b + 6 * 3_600_000_000 for n, b in progress["output_watermark"].items()}}
 
 
 def _stale_graph(deliver):
@@ -317,7 +317,7 @@ BREAKS = {
     "invented rows": (Hooks(rows=once(invented)), "extra rows"),
     "a lost late log": (Hooks(late=_late_log_lost), "too late, but are not in the late log"),
     "a late log of other events": (Hooks(late=_late_log_of_others), "are in the late log, but came in time"),
-    "progress that boasts": (Hooks(progress=_boasts), "missing rows"),
+    "a checkpoint that boasts": (Hooks(checkpoint=_boasts), "missing rows"),
     "a graph that does not exist": (Hooks(deliver=_stale_graph), "bear a fingerprint that no graph of the group has"),
 }
 

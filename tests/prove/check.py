@@ -10,9 +10,8 @@ from typing import Any
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
-from pipelines.sources.kafka.dead_letter_replay import scan
-from pipelines.sources.kafka.dead_letters import Letter
-from pipelines.sources.kafka.partition_reader import Reader
+from pipelines.sources.kafka.partition_reader import KafkaPartitionReader
+from pipelines.sources.letters import Letter, scan
 from pipelines.streaming.state.row_log import newest, read_late, read_rows
 from tests.oracle.compare import bits, differences, to_dicts
 from tests.prove.rig import Rig, Stream
@@ -87,11 +86,13 @@ def online(rig: Rig, n: int) -> list[str]:
 def row_log(stream: Stream, n: int) -> list[str]:
     """The newest revision of every row against the oracle's, and that no revision was ever given two sets of values."""
     out, due = [], stream.rig.slice.due(n, rows=True)
-    progress = stream.control.load_progress()
+    progress = stream.control.load_checkpoints()
     for name, group in stream.rig.repo.groups.items():
         for number, point in progress.items():
-            if point["emitted"][name] != due.emitted[name]:
-                out.append(f"{name}: shard {number} emitted up to {point['emitted'][name]} instead of {due.emitted[name]}")
+            if point["output_watermark"][name] != due.output_watermark[name]:
+                out.append(
+                    f"{name}: shard {number} emitted up to {point['output_watermark'][name]} instead of {due.output_watermark[name]}"
+                )
         raw = read_rows(stream.folder, group)
         if not raw.num_rows:
             out += [f"{name}: no rows"] if due.rows[name] else []
@@ -127,7 +128,7 @@ def late_log(stream: Stream, n: int) -> list[str]:
 
 def dead_letters(rig: Rig, n: int) -> tuple[list[str], int]:
     """The dead letters, as a set of (source, partition, offset), each with its record's bytes; and how many were written again."""
-    reader = Reader(dict(rig.options))
+    reader = KafkaPartitionReader(dict(rig.options))
     try:
         letters = [letter for letter in scan(reader, f"{rig.prefix}dead") if letter is not None]
     finally:

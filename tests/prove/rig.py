@@ -24,8 +24,8 @@ from pipelines.project.repository import load_repo
 from pipelines.replay.producer import Outbox
 from pipelines.services.kafka_broker import Broker
 from pipelines.services.redis_server import Redis
-from pipelines.sources.kafka.partition_reader import client_options
-from pipelines.streaming.state.job_state import Control
+from pipelines.sources.kafka.kafka_client import client_options
+from pipelines.streaming.state.job_state import JobState
 from tests.integration.flights import environment
 from tests.prove.slice import Slice
 
@@ -80,8 +80,8 @@ class Stream:
         return self.rig.data / "stream" / self.name
 
     @property
-    def control(self) -> Control:
-        return Control(self.folder)
+    def control(self) -> JobState:
+        return JobState(self.folder)
 
     def start(self, *words: str) -> None:
         """Start it; returns at once."""
@@ -119,7 +119,7 @@ class Stream:
 
     def at(self) -> dict[str, dict[int, int]]:
         """source -> partition -> the offset up to which all shards delivered."""
-        progress = self.control.load_progress()
+        progress = self.control.load_checkpoints()
         shards = {p["shards"] for p in progress.values()}
         out: dict[str, dict[int, int]] = {}
         if len(shards) != 1 or len(progress) < max(shards):

@@ -76,7 +76,7 @@ class Due:
     """What must follow from some records: per group the newest row of each entity and the boundary up to which rows are out (us), all
     rows where asked for; too-late events and broken records as (source, partition, offset)."""
 
-    emitted: dict[str, int]
+    output_watermark: dict[str, int]
     online: dict[str, dict[tuple[Any, ...], dict[str, Any]]]
     rows: dict[str, list[dict[str, Any]]]
     late: set[tuple[str, int, int]]
@@ -144,20 +144,22 @@ class Slice:
                     events[name].append(event)
             furthest = (max if self.idle else min)(newest.values())
             marks[name] = NEVER if furthest == NEVER else furthest - micros(source.out_of_orderness)
-        emitted, online, all_rows = {}, {}, {}
+        output_watermark, online, all_rows = {}, {}, {}
         for name, group in self.repo.groups.items():
             mark = marks[group.source.name]
-            emitted[name] = max(begin // group.hop_us * group.hop_us, mark - mark % group.hop_us)
-            found = self._rows(group, events[group.source.name], emitted[name])
+            output_watermark[name] = max(begin // group.hop_us * group.hop_us, mark - mark % group.hop_us)
+            found = self._rows(group, events[group.source.name], output_watermark[name])
             if rows:
                 all_rows[name] = found
-                self._confirm(group, to_dicts(self.history[group.source.name]) + events[group.source.name], emitted[name], found, sample)
+                self._confirm(
+                    group, to_dicts(self.history[group.source.name]) + events[group.source.name], output_watermark[name], found, sample
+                )
             online[name] = {tuple(r[k] for k in group.entity.keys): r for r in found}  # sorted by time: the last one stays
         broken = {(r.source, r.partition, r.offset) for r in self.records[:n] if r.broken}
-        return Due(emitted, online, all_rows, late, broken)
+        return Due(output_watermark, online, all_rows, late, broken)
 
     def _confirm(
-        self, group: FeatureGroup, events: list[dict[str, Any]], emitted: int, found: list[dict[str, Any]], sample: int | None
+        self, group: FeatureGroup, events: list[dict[str, Any]], output_watermark: int, found: list[dict[str, Any]], sample: int | None
     ) -> None:
         """The rows of the pure window function are the brute-force oracle's, to the bit."""
 
@@ -166,13 +168,13 @@ class Slice:
 
         keys = sorted({key(e) for e in events})
         chosen = set(keys if sample is None else random.Random(0).sample(keys, min(sample, len(keys))))
-        want = features.rows([e for e in events if key(e) in chosen], group, us(self.range.begin), emitted)
+        want = features.rows([e for e in events if key(e) in chosen], group, us(self.range.begin), output_watermark)
         wrong = differences([r for r in found if key(r) in chosen], want)
         assert not wrong, f"{group.name}: the window function and the oracle disagree: {wrong[:3]}"
 
-    def _rows(self, group: FeatureGroup, events: list[dict[str, Any]], emitted: int) -> list[dict[str, Any]]:
+    def _rows(self, group: FeatureGroup, events: list[dict[str, Any]], output_watermark: int) -> list[dict[str, Any]]:
         table = pa.concat_tables([self.history[group.source.name], _arrow(group.source, events)]).combine_chunks()
-        found = to_dicts(rows_between(tile(table.to_batches()[0], group), group, us(self.range.begin), emitted))
+        found = to_dicts(rows_between(tile(table.to_batches()[0], group), group, us(self.range.begin), output_watermark))
         return sorted(found, key=lambda r: (*(features.order(r[k]) for k in group.entity.keys), r["event_timestamp"]))
 
 
@@ -187,7 +189,7 @@ def make_slice(folder: Path, range_: Range = DAY, how: Alterations = USUAL, part
     """Prepare everything in ``folder``: logs, a copy of the repository, an applied batch run; then the records.
 
     A ``light`` copy has no preprocessing functions: its workers need no TensorFlow and start sooner. Its longest windows are of four
-    hours, so that resume points move on within a day.
+    hours, so that checkpoints move on within a day.
     """
     repo_path, data = folder / "feature_repo", folder / "data"
     repo_path.mkdir(parents=True)

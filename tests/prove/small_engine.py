@@ -51,11 +51,11 @@ class Engine:
     """The stages of one job and their state."""
 
     def __init__(self, spec: Any, checkpoint: Path, seed: int) -> None:
-        from pipelines.streaming.stages.fold import DeliverRows, FoldShard
+        from pipelines.streaming.stages.fold import FoldShard, SinkRows
         from pipelines.streaming.stages.poll import Partitions, Poll
 
         self.rng, self.checkpoint = random.Random(seed), checkpoint
-        self.partitions, self.poll, self.fold, self.deliver = Partitions(spec), Poll(spec), FoldShard(spec), DeliverRows(spec)
+        self.partitions, self.poll, self.fold, self.deliver = Partitions(spec), Poll(spec), FoldShard(spec), SinkRows(spec)
         for stage in (self.partitions, self.poll, self.fold, self.deliver):
             stage.setup()
         self.cells: dict[tuple[str, Any], Cell] = {}
@@ -91,25 +91,25 @@ class Engine:
 def run(orders: dict[str, Any]) -> int:
     """One life of a job; its exit code."""
     from pipelines.project.repository import load_repo
-    from pipelines.streaming.state.job_state import Control
+    from pipelines.streaming.state.job_state import JobState
     from pipelines.streaming.stream_job import StreamOptions, _Stream, stream_folder
     from pipelines.streaming.supervisor import delivered
 
     repo = load_repo(Path(orders["repo"]))
     options = StreamOptions(name=orders["name"], runner="direct", until="latest", from_run=orders["run"], shards=orders["shards"])
-    control = Control(stream_folder(repo.data, options.name))
-    control.begin()
-    checkpoint = control.folder / "small-checkpoint"
+    job_state = JobState(stream_folder(repo.data, options.name))
+    job_state.begin()
+    checkpoint = job_state.folder / "small-checkpoint"
     if not orders["restore"]:
         checkpoint.unlink(missing_ok=True)
-    stream = _Stream(repo, options, control, control.say)
+    stream = _Stream(repo, options, job_state, job_state.say)
     stream.prepare()
     spec = replace(stream.spec, until=None, one_tick=False)
     engine, shards = Engine(spec, checkpoint, orders["seed"]), spec.stream.shards
     while True:
         engine.tick()
-        stopped = control.requested("stop") and not any(engine.queues.values())
-        if stopped and delivered(control.reports(), control.load_progress(), shards):
+        stopped = job_state.requested("stop") and not any(engine.queues.values())
+        if stopped and delivered(job_state.reports(), job_state.load_checkpoints(), shards):
             engine.deliver.teardown()
             return 0
         time.sleep(0.005)

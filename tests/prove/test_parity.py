@@ -57,8 +57,10 @@ def test_stream_and_batch_give_the_same_numbers(
             stream.start()
             sent = replay(rig, speed="20000")
             stream.wait(sent)
-            due = slice_.due(sent, rows=True, sample=SAMPLE).emitted
-            until(lambda: all(p["emitted"] == due for p in stream.control.load_progress().values()), "idle", check=stream.running)
+            due = slice_.due(sent, rows=True, sample=SAMPLE).output_watermark
+            until(
+                lambda: all(p["output_watermark"] == due for p in stream.control.load_checkpoints().values()), "idle", check=stream.running
+            )
             assert stream.stop() == 0, stream.tail()
         else:
             sent = replay(rig, speed="max")

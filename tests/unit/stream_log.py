@@ -22,9 +22,9 @@ from tests.oracle.strategies import to_batch
 from transforms.aggregates import merge, tile
 from transforms.contract import Checked
 from transforms.definitions import EventSource, FeatureGroup, micros
-from transforms.fold import OFFSET, Folded, Shard, Stretch
+from transforms.fold import OFFSET, Folded, OffsetRange, Shard
 from transforms.hashing import shard_of
-from transforms.intake import NEVER, take, watermark_of
+from transforms.lateness import NEVER, split_late, watermark_of
 
 Event = dict[str, Any]
 Row = dict[str, Any]
@@ -124,7 +124,7 @@ class Element:
     """What a poll brings one shard."""
 
     shard: int
-    stretch: Stretch
+    span: OffsetRange
     events: dict[str, pa.RecordBatch]
 
 
@@ -145,9 +145,9 @@ class Poller:
         """An element for each shard with the records before ``upto``."""
         records = [(o, e) for o, e in self.partition.records if self.next <= o < upto]
         verdict, offsets = checked(records, self.source)
-        taken = take(verdict, offsets, self.source, self.newest, self.begin)
+        taken = split_late(verdict, offsets, self.source, self.newest, self.begin)
         mark = max(watermark, watermark_of(self.source, taken.newest))
-        stretch = Stretch(
+        span = OffsetRange(
             self.source.name, self.number, self.partitions, self.start, self.next, upto, self.newest, taken.newest, mark, idle
         )
         self.next, self.newest = upto, taken.newest
@@ -159,7 +159,7 @@ class Poller:
                 if group.source.name == self.source.name:
                     keys = [events.column(events.schema.get_field_index(k)) for k in group.entity.keys]
                     mine[name] = events.filter(pa.array(shard_of(keys, shards) == shard))
-            out.append(Element(shard, stretch, mine))
+            out.append(Element(shard, span, mine))
         return out
 
 
@@ -167,7 +167,7 @@ class Poller:
 class Stop:
     """What a run leaves behind: the least over its shards."""
 
-    emitted: dict[str, int | None]
+    output_watermark: dict[str, int | None]
     needed: dict[tuple[str, int], tuple[int, int]]
     done: dict[tuple[str, int], int]
 
@@ -193,7 +193,7 @@ class Stream:
         out: Emitted,
         *,
         stop: Stop | None = None,
-        seeds: Mapping[str, pa.RecordBatch] | None = None,
+        initial_tiles: Mapping[str, pa.RecordBatch] | None = None,
         begin: int | None = None,
         hidden: int = 0,
     ) -> None:
@@ -207,12 +207,18 @@ class Stream:
         self.pollers: list[Poller] = []
         for name in self.sources:
             self.show(name, len(logs[name]) - (hidden if len(logs[name]) > hidden else 0))
-        passed: dict[str, dict[int, list[int]]] = {}
+        dropped_late: dict[str, dict[int, list[int]]] = {}
         for name, late in out.late.items():
             for number, offset in late:
-                passed.setdefault(name, {}).setdefault(number, []).append(offset)
+                dropped_late.setdefault(name, {}).setdefault(number, []).append(offset)
         self.shards = [
-            Shard(groups, stop.emitted, stop.done, {n: of_shard(t, groups[n], i, shards) for n, t in (seeds or {}).items()}, passed)
+            Shard(
+                groups,
+                stop.output_watermark,
+                stop.done,
+                {n: of_shard(t, groups[n], i, shards) for n, t in (initial_tiles or {}).items()},
+                dropped_late,
+            )
             for i in range(shards)
         ]
 
@@ -228,7 +234,7 @@ class Stream:
                 self.pollers.append(Poller(self.sources[source], partition, number, count, start, start, newest, at))
 
     def poll(self, poller: Poller, **more: Any) -> None:
-        """Read on a random stretch, perhaps none."""
+        """Read on a random span, perhaps none."""
         ahead = [o for o, _ in poller.partition.records if o >= poller.next]
         taken = ahead[: self.rng.choice([0, 1, 1, 2, 3, 5, 30])]
         upto = taken[-1] + 1 if taken else poller.next
@@ -246,18 +252,18 @@ class Stream:
     def deliver(self, element: Element) -> Folded | None:
         """Hand an element to its shard: folded, dropped, or kept under way when a gap lies before it."""
         shard = self.shards[element.shard]
-        verdict = shard.accepts(element.stretch)
+        verdict = shard.accepts(element.span)
         if verdict is None:
             return None
         self.under_way.remove(element)
         if verdict is False:
             return None
-        before = dict(shard.emitted)
-        folded = shard.fold(element.stretch, element.events)
+        before = dict(shard.output_watermark)
+        folded = shard.fold(element.span, element.events)
         self.out.folds += 1
         for name, group in self.groups.items():
-            assert shard.emitted[name] >= before[name]
-            assert shard.emitted[name] == NEVER or shard.emitted[name] % group.hop_us == 0
+            assert shard.output_watermark[name] >= before[name]
+            assert shard.output_watermark[name] == NEVER or shard.output_watermark[name] % group.hop_us == 0
         for name, batch in folded.rows.items():
             batch.validate(full=True)
             assert batch.schema.equals(self.groups[name].row_schema)
@@ -270,11 +276,11 @@ class Stream:
             got = to_dicts(batch)
             assert got and batch.schema.names == [*self.groups[name].source.arrow_schema.names, OFFSET]
             places = self.out.late.setdefault(name, set())
-            lies = dict(self.logs[element.stretch.source][element.stretch.partition].records)
+            lies = dict(self.logs[element.span.source][element.span.partition].records)
             for event in got:
                 offset = event.pop(OFFSET)
                 assert differences([event], to_dicts(to_batch([lies[offset]], self.groups[name].source))) == []
-                places.add((element.stretch.partition, offset))
+                places.add((element.span.partition, offset))
         return folded
 
     def disturb(self) -> None:
@@ -289,8 +295,10 @@ class Stream:
             self.shards[number] = pickle.loads(pickle.dumps(shard))
         elif what < 0.55:
             tiles = {n: t.compact(shard.horizon(self.groups[n])) for n, t in shard.tiles.items()}
-            emitted, done, known, counted = pickle.loads(pickle.dumps((shard.emitted, shard.done, shard.partitions, shard.counted)))
-            self.shards[number] = Shard(self.groups, emitted, done, tiles)
+            output_watermark, done, known, counted = pickle.loads(
+                pickle.dumps((shard.output_watermark, shard.done, shard.partitions, shard.counted))
+            )
+            self.shards[number] = Shard(self.groups, output_watermark, done, tiles)
             self.shards[number].partitions, self.shards[number].counted = known, counted
         elif what < 0.75 and self.under_way:
             self.under_way.append(copy.copy(self.rng.choice(self.under_way)))
@@ -354,11 +362,11 @@ class Stream:
             assert len(self.under_way) < left, "elements wait for ever"
 
     def stop(self) -> Stop:
-        """The least over the shards, as the resume points tell it (pipelines.streaming.state.start_position)."""
-        emitted: dict[str, int | None] = {}
+        """The least over the shards, as the checkpoints tell it (pipelines.streaming.state.start_position)."""
+        output_watermark: dict[str, int | None] = {}
         for name in self.groups:
-            least = min(s.emitted[name] for s in self.shards)
-            emitted[name] = None if least == NEVER else least
+            least = min(s.output_watermark[name] for s in self.shards)
+            output_watermark[name] = None if least == NEVER else least
         before = self.stop_before
         needed: dict[tuple[str, int], tuple[int, int]] = {}
         done: dict[tuple[str, int], int] = {}
@@ -372,7 +380,7 @@ class Stream:
             for number in set.intersection(*(set(p) for p in points)):
                 needed[source, number] = min(p[number][0] for p in points)
                 done[source, number] = min(p[number][1] for p in points)
-        return Stop(emitted, needed, done)
+        return Stop(output_watermark, needed, done)
 
 
 def _key(value: Any) -> Any:

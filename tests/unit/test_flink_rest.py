@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from pipelines.streaming.engines.flink_cluster import Cluster
+from pipelines.streaming.engines.flink_rest import Cluster
 from transforms.errors import ConfigError, TandemError
 
 

@@ -33,8 +33,8 @@ from tests.unit.stream_log import (
     seeds_of,
 )
 from transforms.definitions import Count, FeatureGroup, hours, micros
-from transforms.fold import OFFSET, SEGMENTS, Folded, Shard, Stretch
-from transforms.intake import NEVER
+from transforms.fold import OFFSET, SEGMENTS, Folded, OffsetRange, Shard
+from transforms.lateness import NEVER
 
 FOREVER = 2**62
 MINUTE = 60_000_000
@@ -132,7 +132,7 @@ def test_rows_equal_the_oracle_in_any_order(case: Case) -> None:
     check(case, out)
     for name, group in case.groups.items():
         upto = boundary(case.logs[group.source.name], group)
-        assert {s.emitted[name] for s in stream.shards} == {NEVER if upto is None else upto}
+        assert {s.output_watermark[name] for s in stream.shards} == {NEVER if upto is None else upto}
         for shard in stream.shards:
             assert [p.expected for _, p in sorted(shard.partitions[group.source.name].items())] == [
                 p.end for p in case.logs[group.source.name]
@@ -183,12 +183,12 @@ def nothing_needed_lies_before(case: Case, stop: Stop) -> None:
         greatest = max((e["departed_at"] for o, e in partition.records if e is not None and o < offset), default=NEVER)
         assert before == greatest
         for group in case.groups.values():
-            least = stop.emitted[group.name]
+            least = stop.output_watermark[group.name]
             if group.source.name != name or least is None:
                 continue
             reach = least - micros(source.allowed_lateness) - group.longest_us
             assert all(e["departed_at"] < reach for o, e, _ in judged(partition, source) if o < offset)
-        if any(stop.emitted[g.name] is None for g in case.groups.values() if g.source.name == name):
+        if any(stop.output_watermark[g.name] is None for g in case.groups.values() if g.source.name == name):
             assert all(e is None for o, e in partition.records if o < offset)
 
 
@@ -202,13 +202,13 @@ def test_a_stream_goes_on_after_a_batch_run(case: Case, beside: int) -> None:
     begin = max(0, case.rng.choice(times or [0]) + beside)
     if case.rng.random() < 0.5:
         begin = begin // HOUR * HOUR
-    seeds = seeds_of({g.source.name: history(case, g, begin) for g in case.groups.values()}, case.groups)
+    initial_tiles = seeds_of({g.source.name: history(case, g, begin) for g in case.groups.values()}, case.groups)
     out, stop = Emitted(), None
     for _ in range(case.rng.choice([0, 0, 1, 2])):
-        stream = Stream(case.rng, case.groups, case.logs, case.shards, out, stop=stop, seeds=seeds, begin=begin)
+        stream = Stream(case.rng, case.groups, case.logs, case.shards, out, stop=stop, initial_tiles=initial_tiles, begin=begin)
         stream.steps(case.rng.choice([5, 30]))
         stop = stream.stop()
-    stream = Stream(case.rng, case.groups, case.logs, case.shards, out, stop=stop, seeds=seeds, begin=begin)
+    stream = Stream(case.rng, case.groups, case.logs, case.shards, out, stop=stop, initial_tiles=initial_tiles, begin=begin)
     stream.steps(case.rng.choice([0, 20, 60]))
     stream.finish()
     check(case, out, begin)
@@ -229,7 +229,7 @@ def test_behind_an_idle_or_new_partition_events_correct_rows_or_are_late(case: C
     stream = Stream(case.rng, case.groups, case.logs, 1, out, stop=stop, hidden=case.rng.choice([0, 0, 1]))
     stream.steps(case.rng.choice([10, 30, 60]), moody=True)
     stream.finish()
-    final = {n: None if b == NEVER else b for n, b in stream.shards[0].emitted.items()}
+    final = {n: None if b == NEVER else b for n, b in stream.shards[0].output_watermark.items()}
     for name, group in case.groups.items():
         reached = boundary(case.logs[group.source.name], group)
         assert reached is None or (final[name] is not None and final[name] >= reached)
@@ -261,20 +261,22 @@ class Hand:
         self.logs: Logs = {SOURCE.name: [Partition(0, p, p[-1][0] + 1 if p else 0) for p in partitions]}
         self.starts = starts or {}
 
-    def stretch(self, number: int, first: int, upto: int, *, partitions: int = 0, **more: Any) -> tuple[Stretch, dict[str, pa.RecordBatch]]:
+    def span(
+        self, number: int, first: int, upto: int, *, partitions: int = 0, **more: Any
+    ) -> tuple[OffsetRange, dict[str, pa.RecordBatch]]:
         """The records ``first <= offset < upto`` of a partition."""
         partition = self.logs[SOURCE.name][number]
         start = self.starts.get(number, (0, NEVER))[0]
         count = partitions or len(self.logs[SOURCE.name])
         poller = Poller(SOURCE, partition, number, count, start, first, newest_time(partition, SOURCE, first))
         (element,) = poller.poll(GROUPS, 1, upto, **more)
-        return element.stretch, element.events
+        return element.span, element.events
 
     def give(self, shard: Shard, number: int, first: int, upto: int, **more: Any) -> Folded:
         """Fold these records."""
-        stretch, found = self.stretch(number, first, upto, **more)
-        assert shard.accepts(stretch) is True
-        return shard.fold(stretch, found)
+        span, found = self.span(number, first, upto, **more)
+        assert shard.accepts(span) is True
+        return shard.fold(span, found)
 
 
 def counts(folded: Folded) -> list[tuple[str, int, int, int]]:
@@ -286,7 +288,7 @@ def counts(folded: Folded) -> list[tuple[str, int, int, int]]:
 
 def new_shard(**more: Any) -> Shard:
     """A shard that has emitted nothing."""
-    return Shard(GROUPS, **({"emitted": {}, "done": {}} | more))
+    return Shard(GROUPS, **({"output_watermark": {}, "done": {}} | more))
 
 
 def test_the_watermark_is_the_least_of_the_partitions_and_unknown_ones_hold_back() -> None:
@@ -299,7 +301,7 @@ def test_the_watermark_is_the_least_of_the_partitions_and_unknown_ones_hold_back
     assert shard.watermark(SOURCE.name) == round(100.2 * HOUR)
     assert counts(hand.give(shard, 1, 1, 2)) == [("EWR", 1, 2, 2), ("EWR", 2, 0, 2)]
     assert shard.watermark(SOURCE.name) == round(102.5 * HOUR)
-    assert shard.emitted == {GROUP.name: at(2)}
+    assert shard.output_watermark == {GROUP.name: at(2)}
 
 
 def test_a_partition_without_events_holds_back_until_it_is_idle() -> None:
@@ -320,7 +322,7 @@ def test_when_all_are_idle_the_furthest_counts() -> None:
     assert shard.watermark(SOURCE.name) == round(100.5 * HOUR)
     hand.give(shard, 0, 1, 1, idle=True)
     assert shard.watermark(SOURCE.name) == at(3)
-    assert shard.emitted == {GROUP.name: at(3)}
+    assert shard.output_watermark == {GROUP.name: at(3)}
 
 
 def test_a_wall_clock_moves_the_watermark_of_a_quiet_partition() -> None:
@@ -336,7 +338,7 @@ def test_a_new_partition_holds_back_once_it_is_heard_of() -> None:
     shard = new_shard()
     assert [c[1] for c in counts(hand.give(shard, 0, 0, 2, partitions=1))] == [1]
     assert counts(hand.give(shard, 0, 2, 3)) == []
-    assert shard.emitted == {GROUP.name: at(1)}
+    assert shard.output_watermark == {GROUP.name: at(1)}
     assert [c[1] for c in counts(hand.give(shard, 1, 0, 1))] == [2]
 
 
@@ -345,13 +347,15 @@ def test_behind_an_idle_partition_events_correct_or_are_late() -> None:
     shard = new_shard()
     hand.give(shard, 1, 0, 0, idle=True)
     assert [c[1] for c in counts(hand.give(shard, 0, 0, 2))] == [1, 2, 4]
-    assert shard.emitted == {GROUP.name: at(6)}
+    assert shard.output_watermark == {GROUP.name: at(6)}
     folded = hand.give(shard, 1, 0, 3)
     assert counts(folded) == [("EWR", 6, 2, 2)]
     assert [e[OFFSET] for e in to_dicts(folded.late[GROUP.name])] == [1]
     assert folded.counts == {"late/traffic": 1, "corrected/traffic": 2, "folded/traffic": 2}
     # A run that follows is told what was late, and does not count it.
-    again = new_shard(emitted={GROUP.name: at(6)}, done={(SOURCE.name, 0): 2, (SOURCE.name, 1): 3}, passed={GROUP.name: {1: [1]}})
+    again = new_shard(
+        output_watermark={GROUP.name: at(6)}, done={(SOURCE.name, 0): 2, (SOURCE.name, 1): 3}, dropped_late={GROUP.name: {1: [1]}}
+    )
     more = Hand([event(0, 0.5), event(1, 6), event(2, 7)], [event(0, 5.5), event(1, 4.6), event(2, 5.2), event(3, 7)])
     for folded in (more.give(again, 0, 0, 3), more.give(again, 1, 0, 4)):
         assert folded.late == {}
@@ -361,15 +365,15 @@ def test_behind_an_idle_partition_events_correct_or_are_late() -> None:
 def test_a_gap_waits_and_what_is_known_is_dropped() -> None:
     hand = Hand([event(i, i / 10) for i in range(10)])
     shard = new_shard()
-    assert shard.accepts(hand.stretch(0, 3, 5)[0]) is None
+    assert shard.accepts(hand.span(0, 3, 5)[0]) is None
     assert shard.partitions[SOURCE.name] == {}, "asking changes nothing"
     assert shard.needed() == {SOURCE.name: {}}
     hand.give(shard, 0, 0, 3)
-    assert shard.accepts(hand.stretch(0, 0, 3)[0]) is False
-    assert shard.accepts(hand.stretch(0, 0, 2)[0]) is False
-    assert shard.accepts(hand.stretch(0, 2, 2)[0]) is False
-    assert shard.accepts(hand.stretch(0, 4, 4)[0]) is None
-    assert shard.accepts(hand.stretch(0, 3, 3)[0]) is True
+    assert shard.accepts(hand.span(0, 0, 3)[0]) is False
+    assert shard.accepts(hand.span(0, 0, 2)[0]) is False
+    assert shard.accepts(hand.span(0, 2, 2)[0]) is False
+    assert shard.accepts(hand.span(0, 4, 4)[0]) is None
+    assert shard.accepts(hand.span(0, 3, 3)[0]) is True
     folded = hand.give(shard, 0, 1, 5)
     assert folded.counts == {"repeated/traffic": 2, "folded/traffic": 2}
     assert hand.give(shard, 0, 5, 10).counts == {"folded/traffic": 5}
@@ -381,16 +385,16 @@ def test_after_a_resume_nothing_is_out_before_all_partitions_are_back_where_they
     one = [event(0, 3.6), event(1, 2.65), event(2, 9)]
     hand, before = Hand(zero, one), new_shard()
     rows_before = [row for part in ((0, 0, 1), (1, 0, 1), (0, 1, 3)) for row in counts(hand.give(before, *part))]
-    assert before.emitted == {GROUP.name: at(3)}
+    assert before.output_watermark == {GROUP.name: at(3)}
     assert rows_before == [("EWR", 1, 1, 1), ("EWR", 2, 0, 1), ("EWR", 3, 1, 2)]
     assert before.needed() == {SOURCE.name: {0: (0, NEVER), 1: (0, NEVER)}}
 
     done = {(SOURCE.name, n): before.delivered(SOURCE.name, n) for n in (0, 1)}
     assert done == {(SOURCE.name, 0): 3, (SOURCE.name, 1): 1}
-    after = new_shard(emitted=before.emitted, done=done)
+    after = new_shard(output_watermark=before.output_watermark, done=done)
     for number, first, upto in ((1, 0, 1), (1, 1, 2), (1, 2, 3), (0, 0, 1), (0, 1, 2)):
         assert counts(hand.give(after, number, first, upto)) == []
-        assert after.watermark(SOURCE.name) == NEVER and after.emitted == before.emitted
+        assert after.watermark(SOURCE.name) == NEVER and after.output_watermark == before.output_watermark
         assert {n: after.delivered(SOURCE.name, n) for n in after.partitions[SOURCE.name]}.items() <= {0: 3, 1: 1}.items()
     caught_up = counts(hand.give(after, 0, 2, 3))
     assert caught_up == [("EWR", 3, 2, 3)], "one correction, of all that is known"

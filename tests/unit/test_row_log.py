@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from pipelines.streaming.state import row_log
 from pipelines.streaming.state.row_log import RowLog, newest, read_late, read_rows, seal_leftovers
-from tests.integration.deliver_world import SOURCE, TRIP, ZONE
+from tests.integration.sink_world import SOURCE, TRIP, ZONE
 from transforms.definitions import TIMESTAMP
 from transforms.errors import DataError, StoreError
 

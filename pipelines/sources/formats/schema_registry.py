@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from pipelines.sources.kafka.connection import BrokerAway
+from pipelines.sources.broker import BrokerAway
 from transforms.errors import ConfigError
 
 __all__ = ["Reference", "RegisteredSchema", "Registry", "RegistryAway"]

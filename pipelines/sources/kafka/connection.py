@@ -1,20 +1,18 @@
-"""The way to the Kafka brokers: options, errors, and a connection that finds leaders and waits a bounded time for answers.
+"""The connection to Kafka: it finds leaders, and waits a bounded time for answers.
 
 It stands on kafka-python's network client and protocol classes, not on its consumer: a fetch by topic id notices a topic that was made
-anew, an empty answer is seen as such, and the bytes of an answer can be read as columns (``records.py``).
+anew, an empty answer is seen as such, and the bytes of an answer can be read as columns (``record_batches.py``).
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import ssl
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 from kafka import errors as kafka_errors
@@ -24,12 +22,10 @@ from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 from kafka.protocol.metadata import MetadataRequest
 
-from transforms.errors import ConfigError, DataError, StoreError
+from pipelines.sources.broker import BrokerAway, UnknownTopic
+from transforms.errors import ConfigError, StoreError
 
-if TYPE_CHECKING:
-    from pipelines.project.config import KafkaSettings
-
-__all__ = ["BrokerAway", "Link", "OffsetGone", "TopicInfo", "TopicReplaced", "UnknownTopic", "client_options"]
+__all__ = ["ANSWER_SECONDS", "KafkaConnection", "TopicInfo", "refused"]
 
 ANSWER_SECONDS = 5.0
 """How long a broker may take to answer before it counts as away."""
@@ -47,73 +43,6 @@ _REFUSALS = (
 
 # What goes wrong is said once, by our errors; kafka-python logs each attempt.
 logging.getLogger("kafka").setLevel(logging.CRITICAL)
-
-
-class UnknownTopic(ConfigError):
-    """The topic, or this partition of it, does not exist."""
-
-
-class OffsetGone(DataError):
-    """The log holds nothing at this offset any more (retention), or not yet (it was cut, or made anew)."""
-
-
-class TopicReplaced(OffsetGone):
-    """The topic was deleted and made anew: its offsets mean other records now."""
-
-
-class BrokerAway(StoreError):
-    """No broker answered in time; the same call may be made again."""
-
-
-def client_options(kafka: KafkaSettings, data: Path) -> dict[str, Any]:
-    """The options that every client of kafka-python takes (consumer, producer, admin) for the configured brokers.
-
-    Without configured brokers: those of ``tandem up`` in the data folder. Raises ConfigError.
-    """
-    servers = [s.strip() for s in kafka.bootstrap_servers.split(",") if s.strip()]
-    if not servers:
-        from pipelines.services.kafka_broker import running
-
-        found = running(data)
-        if found is None:
-            raise ConfigError("kafka.bootstrap_servers is empty and no local broker runs; name the brokers or start one with 'tandem up'")
-        servers = [found]
-    for server in servers:
-        if not server.rpartition(":")[2].isdigit():
-            raise ConfigError(f"kafka.bootstrap_servers: {server!r} has no port; write host:port")
-    options: dict[str, Any] = {
-        "bootstrap_servers": servers,
-        "client_id": "tandem",
-        "security_protocol": kafka.security_protocol,
-        "request_timeout_ms": 10_000,
-        "reconnect_backoff_ms": 50,
-        "reconnect_backoff_max_ms": 1000,
-        "bootstrap_timeout_ms": int(ANSWER_SECONDS * 1000),
-    }
-    if kafka.security_protocol.startswith("SASL"):
-        missing = [k for k in ("sasl_mechanism", "sasl_username", "sasl_password") if not getattr(kafka, k)]
-        if missing:
-            raise ConfigError(f"kafka.{missing[0]} is missing; security_protocol {kafka.security_protocol} needs it")
-        options |= {
-            "sasl_mechanism": kafka.sasl_mechanism,
-            "sasl_plain_username": kafka.sasl_username,
-            "sasl_plain_password": kafka.sasl_password,
-        }
-    if kafka.security_protocol.endswith("SSL"):
-        for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
-            path = getattr(kafka, name)
-            if path is None:
-                continue
-            if not path.is_file():
-                raise ConfigError(f"kafka.{name}: there is no file {path}; correct the path")
-            options[name] = str(path)
-        try:
-            context = ssl.create_default_context(cafile=options.get("ssl_cafile"))
-            if "ssl_certfile" in options:
-                context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
-        except OSError as error:
-            raise ConfigError(f"kafka.ssl_cafile, ssl_certfile or ssl_keyfile is no such thing: {error}; give PEM files") from None
-    return options
 
 
 @dataclass(frozen=True)
@@ -144,7 +73,7 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]
             self.problem = result
 
 
-class Link:
+class KafkaConnection:
     """The connection of this process; safe to share between threads.
 
     Every call returns or raises within ``answer_seconds`` and the wait that the request itself asks for: BrokerAway when nobody
@@ -240,9 +169,9 @@ class Link:
         self._away = True
         secure = self.options["security_protocol"] != "PLAINTEXT"
         how = f" by {self.options['security_protocol']}" if secure else ""
-        mend = "kafka.bootstrap_servers" + (", sasl_* and ssl_*" if secure else "")
+        what = "kafka.bootstrap_servers" + (", sasl_* and ssl_*" if secure else "")
         why = "" if client is None or client._manager.problem is None else f" ({client._manager.problem})"
-        return BrokerAway(f"no answer from Kafka at {self.where()}{how} for {silent:.0f} s{why}; start it, or correct {mend}")
+        return BrokerAway(f"no answer from Kafka at {self.where()}{how} for {silent:.0f} s{why}; start it, or correct {what}")
 
     def where(self) -> str:
         """The configured brokers, for messages."""

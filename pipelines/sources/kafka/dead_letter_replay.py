@@ -1,4 +1,4 @@
-"""Dead letters again: listing them, showing one, and replaying them, each record once.
+"""Replays dead letters, each record once.
 
 Letters are written at least once, and a replay may be killed at any moment, so the question is always of which record a letter is
 (:attr:`Letter.identity`), and the answer to "was it replayed?" lies in Kafka beside the record itself: a transaction writes both the
@@ -11,23 +11,22 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 from kafka import KafkaProducer
 from kafka import errors as kafka_errors
 
-from pipelines.sources.kafka.connection import UnknownTopic
-from pipelines.sources.kafka.dead_letters import Letter, Value, ensure_topic, failed, producer_options, sendable
-from pipelines.sources.kafka.partition_reader import Reader
-from transforms.errors import DataError, StoreError
+from pipelines.sources.broker import Broker, PartitionReader
+from pipelines.sources.kafka.dead_letters import Value, ensure_topic, failed, producer_options, sendable
+from pipelines.sources.kafka.kafka_client import KafkaBroker
+from pipelines.sources.letters import Choice, Letter, ledger_of, replayed, scan
+from transforms.errors import ConfigError, StoreError
 
-__all__ = ["REPLAYED_FROM", "Choice", "Listing", "find", "ledger_of", "list_letters", "replay", "replayed", "scan"]
+__all__ = ["REPLAYED_FROM", "replay"]
 
 REPLAYED_FROM = "tandem.replayed_from"
 """The header of a replayed record that names the record it repeats."""
@@ -38,120 +37,10 @@ SECONDS = 30.0
 """How long sending or ending a transaction may take."""
 _ABANDONED_MS = 15_000
 """A transaction whose replay was killed is ended by the broker after this; until then readers of its topics wait at it."""
-_POLL_RECORDS = 5000
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which letters: all that agree with what is given."""
-
-    source: str | None = None
-    reason: str | None = None
-    since_us: int | None = None
-
-    def takes(self, letter: Letter) -> bool:
-        """Whether this one is meant."""
-        return (
-            (self.source is None or letter.source == self.source)
-            and (self.reason is None or letter.reason == self.reason)
-            and (self.since_us is None or letter.written_us >= self.since_us)
-        )
-
-
-@dataclass
-class Listing:
-    """What lies in the dead-letter topic: records (not letters) by source and reason, how many of them were replayed, and the latest."""
-
-    records: Counter[tuple[str, str]] = field(default_factory=Counter)
-    replayed: Counter[tuple[str, str]] = field(default_factory=Counter)
-    repeats: int = 0
-    """Letters about a record that has one already."""
-    foreign: int = 0
-    """Records of the topic that are no dead letters."""
-    latest: list[Letter] = field(default_factory=list)
-
-
-def ledger_of(topic: str) -> str:
-    """The topic that says what was replayed."""
-    return f"{topic}.replayed"
-
-
-def scan(reader: Reader, topic: str) -> Iterator[Letter | None]:
-    """Every letter from the first to those that are there now, in order of each partition; None for a record that is none.
-
-    A topic that does not exist holds nothing. Raises BrokerAway, DataError.
-    """
-    try:
-        partitions = reader.partitions(topic)
-    except UnknownTopic:
-        return
-    for partition in range(partitions):
-        for original, stamp in _committed(reader, topic, partition):
-            try:
-                yield Letter.read(original, stamp)
-            except DataError:
-                yield None
-
-
-def _committed(reader: Reader, topic: str, partition: int) -> Iterator[tuple[Any, int]]:
-    """(key, value, headers) and timestamp (us) of all records up to the end as it is now."""
-    at, end = reader.start(topic, partition), reader.end(topic, partition)
-    while at < end:
-        polled = reader.poll(topic, partition, at, _POLL_RECORDS, 1000).before(end)
-        yield from zip(polled.original(np.arange(len(polled.offsets))), polled.timestamps_us.tolist(), strict=True)
-        at = polled.next_offset
-
-
-def replayed(reader: Reader, topic: str) -> set[str]:
-    """The identities of all records that were replayed from this dead-letter topic."""
-    ledger = ledger_of(topic)
-    try:
-        return {(key or b"").decode() for (key, _, _), _ in _committed(reader, ledger, 0)}
-    except UnknownTopic:
-        return set()
-
-
-def list_letters(options: dict[str, Any], topic: str, choice: Choice, latest: int) -> Listing:
-    """Count the letters of a choice and keep the latest. Raises BrokerAway, ConfigError."""
-    reader = Reader(options)
-    try:
-        done, seen, found = replayed(reader, topic), set[str](), Listing()
-        last: deque[Letter] = deque(maxlen=latest)
-        for letter in scan(reader, topic):
-            if letter is None:
-                found.foreign += 1
-            elif choice.takes(letter):
-                if letter.identity in seen:
-                    found.repeats += 1
-                    continue
-                seen.add(letter.identity)
-                found.records[letter.source, letter.reason] += 1
-                found.replayed[letter.source, letter.reason] += letter.identity in done
-                last.append(letter)
-        found.latest = sorted(last, key=lambda a: a.written_us)
-        return found
-    finally:
-        reader.close()
-
-
-def find(options: dict[str, Any], topic: str, where: str) -> tuple[Letter, int, bool]:
-    """The newest letter about ``topic/partition/offset``, how many there are, and whether it was replayed. Raises DataError."""
-    reader = Reader(options)
-    try:
-        found = [a for a in scan(reader, topic) if a is not None and where in (a.where, a.identity)]
-        if not found:
-            raise DataError(f"there is no dead letter about {where} in topic {topic!r}; 'tandem dlq list' shows what there is")
-        letter = found[-1]
-        return letter, sum(a.identity == letter.identity for a in found), letter.identity in replayed(reader, topic)
-    finally:
-        reader.close()
-
-
-# ------------------------------------------------------------------------------------------------------------------------- replay
 
 
 def replay(
-    options: dict[str, Any], topic: str, choice: Choice, *, dry_run: bool = False, say: Callable[[str], None] = lambda line: None
+    broker: Broker, topic: str, choice: Choice, *, dry_run: bool = False, say: Callable[[str], None] = lambda line: None
 ) -> dict[str, Any]:
     """Produce the records of a choice back to where they came from: same topic, partition, key, value and headers, one header more.
 
@@ -160,7 +49,9 @@ def replay(
     that a second call finds. ``dry_run`` says what would be done. Raises BrokerAway, ConfigError, UnknownTopic (a source topic is gone),
     StoreError (another replay took over, or the broker gave up): call it again, it goes on.
     """
-    reader = Reader(options)
+    if not isinstance(broker, KafkaBroker):
+        raise ConfigError(f"dead letters are replayed by Kafka's transactions, and {broker!r} has none; append the records yourself")
+    reader, options = broker.open_reader(), dict(broker.options)
     producer: KafkaProducer | None = None
     try:
         if not dry_run:
@@ -251,7 +142,7 @@ def _commit(
     counts["replayed"].update(letter.topic for letter in letters)
 
 
-def _seen(reader: Reader, written: Mapping[tuple[str, int], int]) -> None:
+def _seen(reader: PartitionReader, written: Mapping[tuple[str, int], int]) -> None:
     """Wait until readers of committed records can see what was written: a commit is decided before its markers are in every partition."""
     until = time.monotonic() + SECONDS
     for (topic, partition), offset in written.items():

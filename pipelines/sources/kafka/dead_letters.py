@@ -1,109 +1,30 @@
-"""Dead letters: rejected records, written to a Kafka topic as they came, with what is wrong in headers behind their own.
-
-At least once: after a crash the same record may be written again, so a letter's identity is where its record came from
-(topic, its id, partition, offset), not where the letter lies.
-"""
+"""Dead letters (:mod:`pipelines.sources.letters`) in a Kafka topic."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka import errors as kafka_errors
 from kafka.serializer import Serializer
 
-from pipelines.sources.kafka.connection import BrokerAway, Link, UnknownTopic, refused
-from pipelines.sources.kafka.partition_reader import Polled
-from pipelines.sources.kafka.record_batches import Ints, Original
-from transforms.errors import DataError, StoreError
+from pipelines.sources.broker import BrokerAway, FetchResult, Ints, UnknownTopic
+from pipelines.sources.kafka.connection import KafkaConnection, refused
+from pipelines.sources.letters import letters_of
+from transforms.errors import StoreError
 
-__all__ = ["DeadLetters", "Letter", "Value", "ensure_topic", "failed", "producer_options", "sendable"]
+__all__ = ["KafkaDeadLetters", "Value", "ensure_topic", "failed", "producer_options", "sendable"]
 
 DELIVERY_SECONDS = 30.0
 MAX_BYTES = 32 << 20
 """The largest dead letter: well above the largest record that brokers take by default (1 MB), as it carries headers more."""
-_DETAIL_CHARS = 1000
 _TOPIC = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1", "max.message.bytes": str(MAX_BYTES)}
 
 
-@dataclass(frozen=True)
-class Letter:
-    """One dead letter as it lies in the topic."""
-
-    source: str
-    reason: str
-    detail: str
-    topic: str
-    topic_id: str
-    partition: int
-    offset: int
-    timestamp_us: int
-    """The record's own Kafka timestamp."""
-    key: bytes | None
-    value: bytes | None
-    headers: list[tuple[str, bytes | None]]
-    written_us: int
-    """When the letter was written."""
-
-    @property
-    def where(self) -> str:
-        """Where the record lies, or lay: topic/partition/offset."""
-        return f"{self.topic}/{self.partition}/{self.offset}"
-
-    @property
-    def identity(self) -> str:
-        """The record that this letter is about; letters written again have the same. A topic made anew holds other records."""
-        return f"{self.where}@{self.topic_id}" if self.topic_id else self.where
-
-    def own_headers(self) -> list[tuple[str, bytes | None]]:
-        """The headers that make a record a letter; they stand behind the record's own."""
-        nulls = [i for i, (_, value) in enumerate(self.headers) if value is None]
-        texts = {
-            "source": self.source,
-            "reason": self.reason,
-            "detail": self.detail[:_DETAIL_CHARS],
-            "topic": self.topic,
-            "topic_id": self.topic_id,
-            "partition": str(self.partition),
-            "offset": str(self.offset),
-            "timestamp_ms": str(self.timestamp_us // 1000),
-            "null_headers": json.dumps(nulls),
-            "headers": str(len(self.headers)),
-        }
-        return [(f"tandem.{name}", text.encode()) for name, text in texts.items()]
-
-    @classmethod
-    def read(cls, record: Original, written_us: int) -> Letter:
-        """The letter in a record of the dead-letter topic. Raises DataError when it is none."""
-        key, value, headers = record
-        try:
-            own = int((headers[-1][1] or b"").decode())
-            texts = {name.removeprefix("tandem."): (text or b"").decode() for name, text in headers[own:]}
-            nulls = set(json.loads(texts["null_headers"]))
-            return cls(
-                source=texts["source"],
-                reason=texts["reason"],
-                detail=texts["detail"],
-                topic=texts["topic"],
-                topic_id=texts["topic_id"],
-                partition=int(texts["partition"]),
-                offset=int(texts["offset"]),
-                timestamp_us=int(texts["timestamp_ms"]) * 1000,
-                key=key,
-                value=value,
-                headers=[(name, None if i in nulls else text) for i, (name, text) in enumerate(headers[:own])],
-                written_us=written_us,
-            )
-        except (IndexError, KeyError, ValueError, TypeError):
-            raise DataError("a record of the dead-letter topic is no dead letter: its headers tandem.* are missing") from None
-
-
-class DeadLetters:
+class KafkaDeadLetters:
     """Writes dead letters; safe to share between threads. Connects, and makes the topic if it is missing, at the first letter.
 
     ``options`` from ``client_options``; ``delivery_seconds`` bounds how long a write may take.
@@ -121,22 +42,17 @@ class DeadLetters:
         topic: str,
         partition: int,
         source_name: str,
-        polled: Polled,
+        fetched: FetchResult,
         rows: Ints,
         reasons: Sequence[str],
         details: Sequence[str | None],
     ) -> None:
-        """Write these rows of a poll, and return when every replica in sync has them (acks=all).
+        """Write these rows of a fetch, and return when every replica in sync has them (acks=all).
 
         ``rows`` int64 [N], with a reason and a detail each. Raises BrokerAway when nobody answers, StoreError when a letter cannot
         be written; some may have been written then, so that writing all of them again repeats them.
         """
-        letters = [
-            Letter(source_name, reason, detail or "", topic, polled.identity, partition, int(offset), int(stamp), *original, 0)
-            for original, offset, stamp, reason, detail in zip(
-                polled.original(rows), polled.offsets[rows], polled.timestamps_us[rows], reasons, details, strict=True
-            )
-        ]
+        letters = letters_of(topic, partition, source_name, fetched, rows, reasons, details)
         if not letters:
             return
         with self._lock:
@@ -209,14 +125,14 @@ def ensure_topic(options: Mapping[str, Any], topic: str, config: Mapping[str, st
 
     Raises BrokerAway, ConfigError (no right to), StoreError.
     """
-    link = Link(dict(options))
+    connection = KafkaConnection(dict(options))
     try:
-        link.topic(topic)
+        connection.topic(topic)
         return
     except UnknownTopic:
         pass
     finally:
-        link.close()
+        connection.close()
     try:
         admin = KafkaAdminClient(**options)
         try:

@@ -1,39 +1,29 @@
-"""Reading Kafka: one Reader per process, any number of partitions, whole fetches as columns.
+"""Reading Kafka: one reader per process, any number of partitions, whole fetches as columns.
 
 Stated behaviours (each tested): records of aborted transactions are never seen, and markers never block; an offset that the log no
 longer holds, or does not hold yet, is OffsetGone; a topic that was deleted and made anew is TopicReplaced, whatever offsets it has
 (fetches name the topic's id); an unknown topic or partition is UnknownTopic; a broker that is away or frozen is BrokerAway within
-seconds, and the same Reader goes on when it is back. Nothing is ever skipped.
+seconds, and the same reader goes on when it is back. Nothing is ever skipped.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-import numpy as np
-import pyarrow as pa
 from kafka import errors as kafka_errors
 from kafka.future import Future
 from kafka.protocol.consumer import FetchRequest, IsolationLevel, ListOffsetsRequest, OffsetSpec
 
-from pipelines.sources.kafka.connection import (
-    ANSWER_SECONDS,
-    BrokerAway,
-    Link,
-    OffsetGone,
-    TopicReplaced,
-    UnknownTopic,
-    client_options,
-    refused,
-)
-from pipelines.sources.kafka.record_batches import Columns, Ints, Original, decode
+from pipelines.sources.broker import BrokerAway, FetchResult, OffsetGone, PartitionReader, TopicReplaced, UnknownTopic
+from pipelines.sources.kafka.connection import ANSWER_SECONDS, KafkaConnection, refused
+from pipelines.sources.kafka.record_batches import Columns, decode
 from transforms.errors import StoreError
 
-__all__ = ["BrokerAway", "OffsetGone", "Polled", "Reader", "TopicReplaced", "UnknownTopic", "client_options"]
+__all__ = ["KafkaPartitionReader"]
 
 FETCH_BYTES = 4 << 20
 """Bytes of one partition in one fetch (a larger batch comes whole, alone). While one fetch is used, the next is on its way."""
@@ -45,52 +35,9 @@ _MOVED = (
 )
 
 
-@dataclass(frozen=True)
-class Polled:
-    """Some records of one partition, in order."""
-
-    payloads: pa.Array
-    """binary [N], null for a tombstone."""
-    offsets: Ints
-    """int64 [N], rising; gaps are transaction markers, aborted records, and what compaction removed."""
-    timestamps_us: Ints
-    """int64 [N], the records' Kafka timestamps."""
-    next_offset: int
-    """The position after these: where to poll next."""
-    end_offset: int
-    """Where the log ended for readers of committed records, when it was last heard of."""
-    at_end: bool
-    """A fetch sent during this poll found nothing at ``next_offset``."""
-    identity: str = ""
-    """Which topic of this name, as of ``Reader.identity``."""
-    columns: Columns | None = field(default=None, repr=False)
-    """Where keys and headers are found; without: there are none."""
-
-    def before(self, offset: int) -> Polled:
-        """The records before this offset; the rest is left for another poll."""
-        n = int(np.searchsorted(self.offsets, offset))
-        if n == len(self.offsets):
-            return self
-        return replace(
-            self,
-            payloads=self.payloads.slice(0, n),
-            offsets=self.offsets[:n],
-            timestamps_us=self.timestamps_us[:n],
-            next_offset=int(self.offsets[n]),
-            at_end=False,
-            columns=None if self.columns is None else self.columns.slice(0, n),
-        )
-
-    def original(self, rows: Ints) -> list[Original]:
-        """Key, value and headers of these rows, as they were produced: for dead letters."""
-        if self.columns is None:
-            return [(None, value, []) for value in self.payloads.take(pa.array(rows)).to_pylist()]
-        return self.columns.original(rows.tolist())
-
-
 @dataclass
 class _Partition:
-    """What the Reader holds of a partition between polls."""
+    """What the reader holds of a partition between polls."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     held: Columns | None = None
@@ -105,28 +52,25 @@ class _Partition:
     """A fetch on its way, and the offset it asks for."""
 
 
-class Reader:
-    """Reads topics for one process; safe to share between its threads.
-
-    ``options`` from ``client_options``. Raises nothing itself: it connects at the first call.
-    """
+class KafkaPartitionReader(PartitionReader):
+    """:class:`PartitionReader` of Kafka; ``options`` from ``client_options``. Raises nothing itself: it connects at the first call."""
 
     def __init__(self, options: dict[str, Any], answer_seconds: float = ANSWER_SECONDS) -> None:
-        self._link = Link(options, answer_seconds)
+        self._connection = KafkaConnection(options, answer_seconds)
         self._lock = threading.Lock()
         self._held: dict[tuple[str, int], _Partition] = {}
         self._identities: dict[str, UUID | None] = {}
 
     def partitions(self, topic: str) -> int:
         """How many partitions the topic has now. Raises UnknownTopic, BrokerAway."""
-        return len(self._link.topic(topic, fresh=True).leaders)
+        return len(self._connection.topic(topic, fresh=True).leaders)
 
     def identity(self, topic: str) -> str:
         """Another text once the topic has been deleted and made anew; "" from brokers that have no topic ids (before Kafka 2.8).
 
         The topic that this call found is the one that ``poll`` reads from then on (else the one that the first poll found).
         """
-        found = self._link.topic(topic, fresh=True).id
+        found = self._connection.topic(topic, fresh=True).id
         with self._lock:
             self._identities[topic] = found
         return str(found) if found else ""
@@ -139,7 +83,7 @@ class Reader:
         """The offset where committed records end: where an open transaction begins, or the log ends. Raises as ``start``."""
         return self._list_offset(topic, partition, OffsetSpec.LATEST)
 
-    def poll(self, topic: str, partition: int, offset: int, max_records: int, timeout_ms: int) -> Polled:
+    def poll(self, topic: str, partition: int, offset: int, max_records: int, timeout_ms: int) -> FetchResult:
         """Up to ``max_records`` records from ``offset`` on; waits up to ``timeout_ms`` for the first.
 
         Reading on where the last poll ended takes what was fetched meanwhile; any other offset is fetched anew. Raises OffsetGone,
@@ -164,7 +108,7 @@ class Reader:
             if part.pending is None and after < part.end and (part.held is None or len(part.held) <= max_records):
                 part.pending = self._ahead(topic, partition, after, part.epoch)
             at_end = fresh and part.held is None and after >= part.end
-            return Polled(
+            return FetchResult(
                 payloads=taken.payloads,
                 offsets=taken.offsets,
                 timestamps_us=taken.timestamps_us,
@@ -177,13 +121,13 @@ class Reader:
 
     def close(self) -> None:
         """Close the connection; nothing can be read any more."""
-        self._link.close()
+        self._connection.close()
 
     def _fill(self, topic: str, partition: int, part: _Partition, timeout_ms: int) -> bool:
         """Take the next fetch into ``part.held`` (maybe without records); whether it was sent during this call."""
         offset, fresh = part.position, False
         wait_until = time.monotonic() + timeout_ms / 1000
-        until = wait_until + self._link.patience()
+        until = wait_until + self._connection.patience()
         while True:
             problem = None
             try:
@@ -191,7 +135,7 @@ class Reader:
                     wait_ms = int(max(0.0, wait_until - time.monotonic()) * 1000)
                     part.pending, fresh = (offset, self._send(topic, partition, offset, part.epoch, wait_ms, until)), True
                     part.identity = self._identities.get(topic)
-                answer = self._link.wait(part.pending[1], until)
+                answer = self._connection.wait(part.pending[1], until)
                 part.pending = None
                 found = answer.responses[0].partitions[0] if answer.responses else None
                 problem = kafka_errors.for_code(found.error_code if found is not None else answer.error_code)
@@ -226,7 +170,7 @@ class Reader:
         except kafka_errors.RetriableError:
             pass  # it has no leader now
         if over:
-            raise self._link.away()
+            raise self._connection.away()
         time.sleep(_PAUSE_SECONDS)
 
     def _ahead(self, topic: str, partition: int, offset: int, epoch: int) -> tuple[int, Future] | None:
@@ -255,11 +199,11 @@ class Reader:
             min_version=4,
             max_version=16 if identity else 12,
         )
-        return self._link.send(leader, request, until)
+        return self._connection.send(leader, request, until)
 
     def _leader(self, topic: str, partition: int, fresh: bool = False) -> tuple[int, UUID | None]:
         """The node that leads the partition, and the topic's identity. Raises UnknownTopic, TopicReplaced, BrokerAway."""
-        info = self._link.topic(topic, fresh)
+        info = self._connection.topic(topic, fresh)
         with self._lock:
             expected = self._identities.setdefault(topic, info.id)
         if expected != info.id:
@@ -276,7 +220,7 @@ class Reader:
         return leader, info.id
 
     def _list_offset(self, topic: str, partition: int, which: OffsetSpec) -> int:
-        until = time.monotonic() + self._link.patience()
+        until = time.monotonic() + self._connection.patience()
         kind = ListOffsetsRequest.ListOffsetsTopic
         while True:
             problem = None
@@ -286,7 +230,7 @@ class Reader:
                 request = ListOffsetsRequest(
                     isolation_level=IsolationLevel.READ_COMMITTED, topics=[kind(name=topic, partitions=[wanted])], min_version=2
                 )
-                found = self._link.wait(self._link.send(leader, request, until), until).topics[0].partitions[0]
+                found = self._connection.wait(self._connection.send(leader, request, until), until).topics[0].partitions[0]
                 problem = kafka_errors.for_code(found.error_code)
                 if problem is kafka_errors.NoError:
                     return int(found.offset)

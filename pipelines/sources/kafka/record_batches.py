@@ -19,13 +19,10 @@ import numpy.typing as npt
 import pyarrow as pa
 from crc32c import crc32c
 
+from pipelines.sources.broker import Ints, Original
 from transforms.errors import DataError
 
-__all__ = ["Columns", "Ints", "Original", "decode"]
-
-Ints = npt.NDArray[np.int64]
-# key, value, headers, as they were produced
-Original = tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]]]
+__all__ = ["Columns", "decode"]
 
 _BATCH = struct.Struct(">qiibIhiqqqhii")
 _LENGTH = struct.Struct(">qi")

@@ -10,34 +10,50 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.batch.steps import from_ipc, to_ipc
+from pipelines.streaming.state.job_state import JobState
 from transforms.definitions import EventSource
-from transforms.fold import OFFSET, Stretch
+from transforms.errors import TandemError
+from transforms.fold import OFFSET, OffsetRange
 
-__all__ = ["GROUP", "PARTITION", "Element", "Emission", "as_late", "decode", "encode", "late_schema", "with_offsets"]
+__all__ = [
+    "GROUP",
+    "PARTITION",
+    "Element",
+    "FoldOutput",
+    "as_late",
+    "decode",
+    "decode_state",
+    "encode",
+    "encode_state",
+    "late_schema",
+    "with_offsets",
+]
 
 PARTITION, GROUP = "_partition", "_group"
+STATE_FORMAT = 2
+"""Of what the steps keep in Beam's state; 1 had no number."""
 
 
 @dataclass(frozen=True)
 class Element:
     """What one poll of a partition means to one shard. ``events``: group -> the shard's events with their offsets; ``late``: the too-late
-    events that this shard writes down; ``flush``: save the resume point now."""
+    events that this shard writes down; ``flush``: save the checkpoint now."""
 
-    stretch: Stretch
+    span: OffsetRange
     events: dict[str, pa.RecordBatch]
     late: pa.RecordBatch | None = None
     flush: bool = False
 
 
 @dataclass(frozen=True)
-class Emission:
-    """What a shard delivers: rows (group -> ``row_schema``), too-late events (source -> :func:`late_schema`), counts, and the resume point
+class FoldOutput:
+    """What a shard delivers: rows (group -> ``row_schema``), too-late events (source -> :func:`late_schema`), counts, and the checkpoint
     that holds once all of that is delivered (empty: not now)."""
 
     shard: int
     rows: dict[str, pa.RecordBatch]
     late: dict[str, pa.RecordBatch]
-    progress: dict[str, Any]
+    checkpoint: dict[str, Any]
     counts: dict[str, int] = field(default_factory=dict)
 
 
@@ -45,13 +61,32 @@ def encode(element: Element) -> bytes:
     """For the shuffle; :func:`decode` is the inverse. Trusted on both ends: only this job's own workers write it."""
     events = {name: to_ipc(batch) for name, batch in element.events.items()}
     late = None if element.late is None else to_ipc(element.late)
-    return pickle.dumps((element.stretch, events, late, element.flush), protocol=5)
+    return pickle.dumps((element.span, events, late, element.flush), protocol=5)
 
 
 def decode(data: bytes) -> Element:
     """The inverse of :func:`encode`."""
-    stretch, events, late, flush = pickle.loads(data)
-    return Element(stretch, {n: from_ipc(b) for n, b in events.items()}, None if late is None else from_ipc(late), flush)
+    span, events, late, flush = pickle.loads(data)
+    return Element(span, {n: from_ipc(b) for n, b in events.items()}, None if late is None else from_ipc(late), flush)
+
+
+def encode_state(value: Any) -> bytes:
+    """A step's own state for Beam; :func:`decode_state` is the inverse."""
+    return pickle.dumps((STATE_FORMAT, value), protocol=5)
+
+
+def decode_state(data: bytes, job_state: JobState) -> Any:
+    """The inverse of :func:`encode_state`. Raises TandemError, and ends the job, for state that another version of Tandem kept (in a
+    savepoint): the stream's own checkpoint is right in any case."""
+    try:
+        kept, value = pickle.loads(data)
+        if kept == STATE_FORMAT:
+            return value
+    except Exception:  # whatever a pickle of classes that are not there any more raises
+        kept = None
+    line = "the engine restored state that another version of Tandem kept; stop, and start without --savepoint: at the stream's checkpoint"
+    job_state.fail(line)
+    raise TandemError(line)
 
 
 def with_offsets(events: pa.RecordBatch, offsets: np.ndarray[Any, np.dtype[np.int64]]) -> pa.RecordBatch:

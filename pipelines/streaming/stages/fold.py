@@ -21,18 +21,18 @@ from apache_beam.coders import BytesCoder
 from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec
 
 from pipelines.batch.steps import from_ipc, to_ipc
-from pipelines.streaming.stages.coders import GROUP, PARTITION, Element, Emission, as_late, decode
-from pipelines.streaming.stages.sink import Deliver
+from pipelines.streaming.stages.coders import GROUP, PARTITION, Element, FoldOutput, as_late, decode, decode_state, encode_state
+from pipelines.streaming.stages.sink import StreamSink
 from pipelines.streaming.state.initial_tiles import load_tiles
 from pipelines.streaming.state.job_spec import JobSpec
-from pipelines.streaming.state.job_state import Control
+from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.row_log import read_late
 from transforms.errors import ConfigError, GraphError, TandemError
 from transforms.fold import OFFSET, Folded, Shard
 
-__all__ = ["DeliverRows", "FoldShard"]
+__all__ = ["SinkRows", "FoldShard"]
 
-PROGRESS_SECONDS = 1.0
+CHECKPOINT_SECONDS = 1.0
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Kept:
 
 
 class FoldShard(beam.DoFn):
-    """(shard, element) -> :class:`Emission`: folds every record once, keeps what lies beyond a gap, emits rows as event time passes."""
+    """(shard, element) -> :class:`FoldOutput`: folds every record once, keeps what lies beyond a gap, emits rows as event time passes."""
 
     HEAD = ReadModifyWriteStateSpec("head", BytesCoder())
     TILES = BagStateSpec("tiles", BytesCoder())
@@ -59,7 +59,7 @@ class FoldShard(beam.DoFn):
         self.kept: dict[int, Kept] = {}
         self.saved: dict[int, float] = {}
         self.counts: dict[int, dict[str, int]] = {}
-        self.control = Control(self.spec.folder)
+        self.job_state = JobState(self.spec.folder)
 
     def process(
         self,
@@ -67,26 +67,26 @@ class FoldShard(beam.DoFn):
         head: Any = beam.DoFn.StateParam(HEAD),
         tiles: Any = beam.DoFn.StateParam(TILES),
         pending: Any = beam.DoFn.StateParam(PENDING),
-    ) -> Iterator[Emission]:
+    ) -> Iterator[FoldOutput]:
         """Fold an element, and the pending ones that follow on it."""
         number, data = item
         kept = self._load(number, head, tiles, pending)
-        shard, queue, emissions = kept.shard, [data], []
+        shard, queue, outputs = kept.shard, [data], []
         was_pending = bool(kept.pending)
         while queue:
             taken = queue.pop()
             element = decode(taken)
-            accepted = shard.accepts(element.stretch)
+            accepted = shard.accepts(element.span)
             if accepted is None:
                 kept.pending.append(taken)
                 pending.add(taken)
             elif accepted:
-                emissions.append(self._fold(number, shard, element, tiles))
+                outputs.append(self._fold(number, shard, element, tiles))
                 # Every one pending is looked at again; those that still wait go back.
                 queue += kept.pending
                 kept.pending = []
             else:
-                self._count(number, {f"repeated/{element.stretch.source}": 1})
+                self._count(number, {f"repeated/{element.span.source}": 1})
         if was_pending:
             pending.clear()
             for waiting in kept.pending:
@@ -96,35 +96,36 @@ class FoldShard(beam.DoFn):
             tiles.clear()
             tiles.add(pickle.dumps(folded, protocol=5))
         kept.token = os.urandom(8)
-        head.write(pickle.dumps((kept.token, shard.emitted, shard.partitions, shard.counted, shard.done, self._hash()), protocol=5))
+        cells = (kept.token, shard.output_watermark, shard.partitions, shard.counted, shard.done, self._hash())
+        head.write(encode_state(cells))
         self.kept[number] = kept
-        yield from emissions
+        yield from outputs
 
-    def _fold(self, number: int, shard: Shard, element: Element, tiles: Any) -> Emission:
-        stretch = element.stretch
-        at = shard.partitions[stretch.source][stretch.partition]
+    def _fold(self, number: int, shard: Shard, element: Element, tiles: Any) -> FoldOutput:
+        span = element.span
+        at = shard.partitions[span.source][span.partition]
         expected, done = at.expected, at.done
-        folded: Folded = shard.fold(stretch, element.events)
+        folded: Folded = shard.fold(span, element.events)
         if folded.tiles:
             tiles.add(pickle.dumps({n: to_ipc(t) for n, t in folded.tiles.items()}, protocol=5))
-        source = self.spec.sources[stretch.source]
-        late = [as_late(source, events, stretch.partition, group) for group, events in folded.late.items()]
+        source = self.spec.sources[span.source]
+        late = [as_late(source, events, span.partition, group) for group, events in folded.late.items()]
         if element.late is not None:
             offsets = element.late.column(element.late.num_columns - 1).to_numpy()
             fresh = (offsets >= expected) & (offsets >= done)
             if fresh.any():
-                late.append(as_late(source, element.late.filter(pa.array(fresh)), stretch.partition, None))
+                late.append(as_late(source, element.late.filter(pa.array(fresh)), span.partition, None))
         self._count(number, folded.counts)
-        due = element.flush or time.monotonic() - self.saved.get(number, -PROGRESS_SECONDS) >= PROGRESS_SECONDS
-        progress: dict[str, Any] = {}
+        due = element.flush or time.monotonic() - self.saved.get(number, -CHECKPOINT_SECONDS) >= CHECKPOINT_SECONDS
+        checkpoint: dict[str, Any] = {}
         if due:
             self.saved[number] = time.monotonic()
-            progress = self._progress(number, shard)
-        joined = {stretch.source: _joined(late)} if late else {}
-        return Emission(number, folded.rows, joined, progress, dict(self.counts.get(number, {})) if due else {})
+            checkpoint = self._checkpoint(number, shard)
+        joined = {span.source: _joined(late)} if late else {}
+        return FoldOutput(number, folded.rows, joined, checkpoint, dict(self.counts.get(number, {})) if due else {})
 
-    def _progress(self, number: int, shard: Shard) -> dict[str, Any]:
-        """The resume point: holds once everything emitted before was delivered."""
+    def _checkpoint(self, number: int, shard: Shard) -> dict[str, Any]:
+        """The checkpoint: holds once everything emitted before was delivered."""
         start = self.spec.start
         needed = shard.needed()
         partitions: dict[str, dict[str, dict[str, int]]] = {}
@@ -141,11 +142,11 @@ class FoldShard(beam.DoFn):
             for n, p in known.items():
                 offset, newest = needed[source][n]
                 out[str(n)] = {"next": shard.delivered(source, n), "needed": offset, "needed_newest": newest, "newest": p.newest}
-        never = {n for n, b in shard.emitted.items() if b < -(2**61)}
+        never = {n for n, b in shard.output_watermark.items() if b < -(2**61)}
         return {
             "shard": number,
             "shards": self.spec.stream.shards,
-            "emitted": {n: None if n in never else b for n, b in shard.emitted.items()},
+            "output_watermark": {n: None if n in never else b for n, b in shard.output_watermark.items()},
             "watermark": {s: shard.watermark(s) for s in shard.partitions},
             "partitions": partitions,
             "topics": dict(self.spec.topics),
@@ -159,31 +160,31 @@ class FoldShard(beam.DoFn):
         # Out of memory while it changes: should that fail half-way, the state counts.
         known = self.kept.pop(number, None)
         if state:
-            token, emitted, partitions, counted, done, made_of = pickle.loads(state)
+            token, output_watermark, partitions, counted, done, made_of = decode_state(state, self.job_state)
             if known is not None and known.token == token:
                 return known
             if made_of != self._hash():
                 line = "the engine restored the state of other definitions; stop, and start without --savepoint"
-                self.control.fail(line)
+                self.job_state.fail(line)
                 raise TandemError(line)
-            shard = Shard(self.spec.groups, emitted, done, passed=self._passed())
+            shard = Shard(self.spec.groups, output_watermark, done, dropped_late=self._dropped_late())
             shard.partitions, shard.counted = partitions, counted
             for data in tiles.read():
                 for name, each in pickle.loads(data).items():
                     shard.tiles[name].add(from_ipc(each))
             return Kept(token, shard, list(pending.read()))
         start = self.spec.start
-        seeds = {}
+        initial_tiles = {}
         if start.run is not None:
             for name, group in self.spec.groups.items():
-                seeds[name] = load_tiles(Path(start.run), group, number, self.spec.stream.shards)
+                initial_tiles[name] = load_tiles(Path(start.run), group, number, self.spec.stream.shards)
         done = {(s, n): offset for s, each in start.done.items() for n, offset in each.items()}
-        shard = Shard(self.spec.groups, start.emitted, done, seeds, self._passed())
-        if seeds:
-            tiles.add(pickle.dumps({n: to_ipc(t) for n, t in seeds.items()}, protocol=5))
+        shard = Shard(self.spec.groups, start.output_watermark, done, initial_tiles, self._dropped_late())
+        if initial_tiles:
+            tiles.add(pickle.dumps({n: to_ipc(t) for n, t in initial_tiles.items()}, protocol=5))
         return Kept(b"", shard, [])
 
-    def _passed(self) -> dict[str, dict[int, list[int]]]:
+    def _dropped_late(self) -> dict[str, dict[int, list[int]]]:
         """What earlier runs gave out as late for one group alone, by the late log: group -> partition -> offsets."""
         out: dict[str, dict[int, list[int]]] = {}
         for name, source in self.spec.sources.items():
@@ -207,8 +208,8 @@ def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     return pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
 
 
-class DeliverRows(beam.DoFn):
-    """Emission -> nothing: rows through the graph into the online store and the log, then the resume point. Runs fused with the fold,
+class SinkRows(beam.DoFn):
+    """FoldOutput -> nothing: rows through the graph into the online store and the log, then the checkpoint. Runs fused with the fold,
     so a slow sink holds the whole job back and a bundle ends only when all is delivered."""
 
     def __init__(self, spec: JobSpec) -> None:
@@ -217,17 +218,17 @@ class DeliverRows(beam.DoFn):
     def setup(self) -> None:
         """Load graphs, open the store."""
         spec = self.spec
-        control = Control(spec.folder)
+        job_state = JobState(spec.folder)
         try:
-            self.deliver = Deliver(spec.repo, spec.data, dict(spec.groups), dict(spec.graphs), control)
-        except (ConfigError, GraphError) as error:  # trying again would not mend it
-            control.fail(str(error))
+            self.sink = StreamSink(spec.repo, spec.data, dict(spec.groups), dict(spec.graphs), job_state)
+        except (ConfigError, GraphError) as error:  # trying again would not help
+            job_state.fail(str(error))
             raise
 
-    def process(self, emission: Emission) -> None:
-        """Deliver one emission."""
-        self.deliver.deliver(emission)
+    def process(self, output: FoldOutput) -> None:
+        """Deliver one output."""
+        self.sink.deliver(output)
 
     def teardown(self) -> None:
         """Seal the log."""
-        self.deliver.close()
+        self.sink.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass, field
@@ -14,18 +13,17 @@ import pyarrow as pa
 from apache_beam.coders import BytesCoder
 from apache_beam.transforms.userstate import ReadModifyWriteStateSpec
 
+from pipelines.sources.broker import BrokerAway, FetchResult
 from pipelines.sources.formats.record_format import record_format
-from pipelines.sources.kafka.dead_letters import DeadLetters
-from pipelines.sources.kafka.partition_reader import BrokerAway, Polled, Reader
-from pipelines.streaming.stages.coders import Element, encode, with_offsets
+from pipelines.streaming.stages.coders import Element, decode_state, encode, encode_state, with_offsets
 from pipelines.streaming.state.job_spec import JobSpec
-from pipelines.streaming.state.job_state import Control
+from pipelines.streaming.state.job_state import JobState
 from transforms.contract import Checked
 from transforms.definitions import EventSource
 from transforms.errors import DataError, StoreError, TandemError
-from transforms.fold import Stretch
+from transforms.fold import OffsetRange
 from transforms.hashing import shard_of
-from transforms.intake import NEVER, take, watermark_of
+from transforms.lateness import NEVER, split_late, watermark_of
 
 __all__ = ["Partitions", "Poll"]
 
@@ -74,9 +72,9 @@ class Partitions(beam.DoFn):
         self.looked = -DISCOVER_SECONDS
 
     def setup(self) -> None:
-        """Connect lazily: the reader dials when it is asked."""
-        self.reader = Reader(dict(self.spec.client))
-        self.control = Control(self.spec.folder)
+        """Connects at the first question."""
+        self.reader = self.spec.broker.open_reader()
+        self.job_state = JobState(self.spec.folder)
 
     def process(self, tick: Any) -> Iterator[tuple[str, int]]:
         """Look for partitions now and then; while nobody answers, the known ones go on."""
@@ -87,7 +85,7 @@ class Partitions(beam.DoFn):
                 except BrokerAway:
                     continue
                 except TandemError as error:
-                    self.control.fail(str(error))
+                    self.job_state.fail(str(error))
                     raise
             self.looked = time.monotonic()
         for name, count in self.known.items():
@@ -114,9 +112,9 @@ class Poll(beam.DoFn):
     def setup(self) -> None:
         """Prepare what a worker needs once."""
         spec = self.spec
-        self.control = Control(spec.folder)
-        self.reader = Reader(dict(spec.client))
-        self.letters = DeadLetters(dict(spec.client), spec.kafka.dead_letters, spec.kafka.dead_letter_seconds)
+        self.job_state = JobState(spec.folder)
+        self.reader = spec.broker.open_reader()
+        self.letters = spec.broker.open_dead_letters(spec.kafka.dead_letters, spec.kafka.dead_letter_seconds)
         self.decode = {n: record_format(s, spec.kafka).decode for n, s in spec.sources.items()}
         self.seen: dict[str, float] = {}
         self.beaten: dict[str, float] = {}
@@ -135,7 +133,7 @@ class Poll(beam.DoFn):
         name, _, number = key.rpartition("/")
         source, partition = self.spec.sources[name], int(number)
         state = position.read()
-        at: Position | None = pickle.loads(state) if state else None
+        at: Position | None = decode_state(state, self.job_state) if state else None
         try:
             self._same_topic(source)
             if at is None:
@@ -148,10 +146,10 @@ class Poll(beam.DoFn):
         except BrokerAway as error:
             self._gone(key, str(error))
         except TandemError as error:
-            self.control.fail(str(error))
+            self.job_state.fail(str(error))
             raise
         if at is not None:
-            position.write(pickle.dumps(at, protocol=5))
+            position.write(encode_state(at))
 
     def _same_topic(self, source: EventSource) -> None:
         """Once per worker: the topic is the one that the job began with. Raises DataError."""
@@ -165,9 +163,9 @@ class Poll(beam.DoFn):
             self.same.add(source.name)
 
     def _begin(self, source: EventSource, partition: int) -> Position:
-        """Where to read from without state: the resume point, else the first record that there is."""
+        """Where to read from without state: the checkpoint, else the first record that there is."""
         if self.spec.restored:
-            self.control.say(f"{source.topic}/{partition}: the engine brought no state along; starting from {self.spec.start.why}")
+            self.job_state.say(f"{source.topic}/{partition}: the engine brought no state along; starting from {self.spec.start.why}")
         before, present = self.spec.start.topics.get(source.name), self.spec.topics.get(source.name)
         if before and present and before != present:
             raise DataError(
@@ -176,14 +174,14 @@ class Poll(beam.DoFn):
             )
         found = self.spec.start.offsets.get(source.name, {}).get(partition)
         offset, newest = found if found is not None else (self.reader.start(source.topic, partition), NEVER)
-        self.control.say(f"{source.topic}/{partition}: reading from offset {offset}, {self.spec.start.why}")
+        self.job_state.say(f"{source.topic}/{partition}: reading from offset {offset}, {self.spec.start.why}")
         return Position(offset, offset, newest)
 
     def _poll(self, source: EventSource, partition: int, partitions: int, at: Position) -> Generator[tuple[int, bytes], None, bool]:
         """Poll once; whether to poll again within this tick."""
         key = f"{source.name}/{partition}"
         end = self.spec.until.get(source.name, {}).get(partition, 0) if self.spec.until is not None else None
-        stop = self.control.requested("stop") or (end is not None and at.next >= end)
+        stop = self.job_state.requested("stop") or (end is not None and at.next >= end)
         if at.paused and not stop and not self._resumed(key, at):
             self._report(key, at, None, stop)
             return False
@@ -192,52 +190,54 @@ class Poll(beam.DoFn):
                 at.idle, at.flushed = True, False  # read to its end, and nothing was there: it holds nobody back
             if not at.flushed:
                 at.flushed = True
-                yield from self._send(source, self._stretch(source, partition, partitions, at, at.next, at.newest), None, None, flush=True)
+                yield from self._send(source, self._offset_range(source, partition, partitions, at, at.next, at.newest), flush=True)
             self._report(key, at, None, stop, force=True)
             return False
-        polled = self.reader.poll(source.topic, partition, at.next, self.spec.stream.poll_records, POLL_MS)
-        n = len(polled.offsets)
-        if end is not None and n and polled.offsets[-1] >= end:
-            polled = polled.before(end)
-            n = len(polled.offsets)
-        if polled.next_offset > at.next:
+        fetched = self.reader.poll(source.topic, partition, at.next, self.spec.stream.poll_records, POLL_MS)
+        n = len(fetched.offsets)
+        if end is not None and n and fetched.offsets[-1] >= end:
+            fetched = fetched.before(end)
+            n = len(fetched.offsets)
+        if fetched.next_offset > at.next:
             self.seen[key] = time.monotonic()
-            yield from self._take(source, partition, partitions, at, polled)
-        elif polled.at_end:
+            yield from self._take(source, partition, partitions, at, fetched)
+        elif fetched.at_end:
             yield from self._quiet(source, partition, partitions, at)
-        self._report(key, at, polled, False)
+        self._report(key, at, fetched, False)
         return self.spec.one_tick and not at.paused
 
-    def _take(self, source: EventSource, partition: int, partitions: int, at: Position, polled: Polled) -> Iterator[tuple[int, bytes]]:
+    def _take(
+        self, source: EventSource, partition: int, partitions: int, at: Position, fetched: FetchResult
+    ) -> Iterator[tuple[int, bytes]]:
         """Judge the records of a poll and send them on."""
         now = self.clock()
-        stamps = polled.timestamps_us
+        stamps = fetched.timestamps_us
         # A record's own time, where it has one, judges alike whenever the log is read again.
         nows = np.where(stamps > 0, np.minimum(stamps, now), now)
-        checked: Checked = self.decode[source.name](polled.payloads, nows, round(self.spec.stream.max_future_hours * 3.6e9))
+        checked: Checked = self.decode[source.name](fetched.payloads, nows, round(self.spec.stream.max_future_hours * 3.6e9))
         bad = checked.rejected
-        if self._too_many(source, partition, at, len(polled.offsets), checked):
+        if self._too_many(source, partition, at, len(fetched.offsets), checked):
             return
         if len(bad):
             try:
                 reasons, details = checked.reasons.take(pa.array(bad)).to_pylist(), checked.details.take(pa.array(bad)).to_pylist()
-                self.letters.write(source.topic, partition, source.name, polled, bad, reasons, details)
+                self.letters.write(source.topic, partition, source.name, fetched, bad, reasons, details)
             except BrokerAway:
                 raise  # waited for, like any other silence: the position has not moved
             except StoreError as error:
                 raise DataError(f"dead letters of {source.topic}/{partition} cannot be written, so the job stops here: {error}") from error
             for reason in reasons:
                 at.count(f"rejected/{reason}", 1)
-        taken = take(checked, polled.offsets, source, at.newest, self.spec.start.begin)
+        taken = split_late(checked, fetched.offsets, source, at.newest, self.spec.start.begin)
         self._check_begin(source, partition, at, checked)
-        at.count("events", len(polled.offsets))
+        at.count("events", len(fetched.offsets))
         at.count("late", taken.late.num_rows)
         at.count("before", taken.before)
         at.idle, at.flushed = False, False
-        stretch = self._stretch(source, partition, partitions, at, polled.next_offset, taken.newest)
-        at.next, at.newest, at.watermark = stretch.next, stretch.newest, stretch.watermark
+        span = self._offset_range(source, partition, partitions, at, fetched.next_offset, taken.newest)
+        at.next, at.newest, at.watermark = span.next, span.newest, span.watermark
         late = with_offsets(taken.late, taken.late_offsets) if taken.late.num_rows else None
-        yield from self._send(source, stretch, with_offsets(taken.events, taken.offsets), late)
+        yield from self._send(source, span, with_offsets(taken.events, taken.offsets), late)
 
     def _check_begin(self, source: EventSource, partition: int, at: Position, checked: Checked) -> None:
         """A topic that lost records after the batch run's end would leave a hole between the two."""
@@ -250,9 +250,9 @@ class Poll(beam.DoFn):
                 " what lies between may be gone; start from a later batch run or keep the topic longer (retention.ms)"
             )
 
-    def _stretch(self, source: EventSource, partition: int, partitions: int, at: Position, upto: int, newest: int) -> Stretch:
+    def _offset_range(self, source: EventSource, partition: int, partitions: int, at: Position, upto: int, newest: int) -> OffsetRange:
         mark = max(at.watermark, watermark_of(source, newest))
-        return Stretch(source.name, partition, partitions, at.start, at.next, upto, at.newest, newest, mark, at.idle)
+        return OffsetRange(source.name, partition, partitions, at.start, at.next, upto, at.newest, newest, mark, at.idle)
 
     def _quiet(self, source: EventSource, partition: int, partitions: int, at: Position) -> Iterator[tuple[int, bytes]]:
         """Nothing came: after a while the partition is idle, and the wall clock (or nobody) speaks for it."""
@@ -271,17 +271,22 @@ class Poll(beam.DoFn):
                 elif not at.idle:
                     at.idle = True
                     days = (mark - at.watermark) // 86_400_000_000
-                    self.control.say(
+                    self.job_state.say(
                         f"{source.topic}/{partition}: its last event lies {days} days back; event time stands still there until more come"
                         " (for replayed history set stream.clock: replay)"
                     )
         if beat or flush:
-            # What an idle partition let the others emit belongs into the resume point: nothing may follow that would save it.
+            # What an idle partition let the others emit belongs into the checkpoint: nothing may follow that would save it.
             at.flushed = True
-            yield from self._send(source, self._stretch(source, partition, partitions, at, at.next, at.newest), None, None, flush=True)
+            yield from self._send(source, self._offset_range(source, partition, partitions, at, at.next, at.newest), flush=True)
 
     def _send(
-        self, source: EventSource, stretch: Stretch, events: pa.RecordBatch | None, late: pa.RecordBatch | None, flush: bool = False
+        self,
+        source: EventSource,
+        span: OffsetRange,
+        events: pa.RecordBatch | None = None,
+        late: pa.RecordBatch | None = None,
+        flush: bool = False,
     ) -> Iterator[tuple[int, bytes]]:
         """One element for every shard."""
         shards = self.spec.stream.shards
@@ -296,8 +301,8 @@ class Poll(beam.DoFn):
                     here = shard == number
                     mine[number][name] = events if here.all() else events.filter(pa.array(here))
         for number in range(shards):
-            writes = late if number == stretch.partition % shards else None
-            yield number, encode(Element(stretch, mine[number], writes, flush))
+            writes = late if number == span.partition % shards else None
+            yield number, encode(Element(span, mine[number], writes, flush))
 
     # ------------------------------------------------------------------------------------------ too many rejects, and outages
 
@@ -313,9 +318,9 @@ class Poll(beam.DoFn):
             at.paused = (
                 f"{source.topic}/{partition} is paused at offset {at.next}: {recent_bad} of the last {recent} records were rejected,"
                 f" most now: {why};"
-                " mend the producer or the contract and restart, or take them as dead letters with 'tandem stream resume'"
+                " fix the producer or the contract and restart, or take them as dead letters with 'tandem stream resume'"
             )
-            self.control.say(at.paused)
+            self.job_state.say(at.paused)
             return True
         if at.paused == "resumed":
             at.paused, recent, recent_bad = "", 0, 0
@@ -326,23 +331,23 @@ class Poll(beam.DoFn):
         flag = "resume-" + key.replace("/", "-")
         if at.paused == "resumed":
             return True
-        if self.control.requested(flag):
-            self.control.clear(flag)
+        if self.job_state.requested(flag):
+            self.job_state.clear(flag)
             at.paused = "resumed"
-            self.control.say(f"{key}: going on, rejects and all")
+            self.job_state.say(f"{key}: going on, rejects and all")
         return at.paused == "resumed"
 
     def _gone(self, key: str, line: str) -> None:
         if key not in self.away:
             self.away[key] = time.monotonic()
-            self.control.say(f"{key}: {line}; waiting")
-            self.control.report("poll-" + key.replace("/", "-"), {"away": True})
+            self.job_state.say(f"{key}: {line}; waiting")
+            self.job_state.report("poll-" + key.replace("/", "-"), {"away": True})
 
     def _back(self, key: str) -> None:
         if key in self.away:
-            self.control.say(f"{key}: the broker answers again after {time.monotonic() - self.away.pop(key):.0f} s")
+            self.job_state.say(f"{key}: the broker answers again after {time.monotonic() - self.away.pop(key):.0f} s")
 
-    def _report(self, key: str, at: Position, polled: Polled | None, stopped: bool, force: bool = False) -> None:
+    def _report(self, key: str, at: Position, fetched: FetchResult | None, stopped: bool, force: bool = False) -> None:
         now = time.monotonic()
         if not force and now - self.reported.get(key, -REPORT_SECONDS) < REPORT_SECONDS:
             return
@@ -351,10 +356,10 @@ class Poll(beam.DoFn):
         values = asdict(at) | {
             "source": source,
             "partition": int(partition),
-            "end": polled.end_offset if polled is not None else at.next,
-            "at_end": polled is None or polled.at_end,
+            "end": fetched.end_offset if fetched is not None else at.next,
+            "at_end": fetched is None or fetched.at_end,
             "stopped": stopped,
             "paused": "" if at.paused == "resumed" else at.paused,
             "away": False,
         }
-        self.control.report("poll-" + key.replace("/", "-"), values)
+        self.job_state.report("poll-" + key.replace("/", "-"), values)

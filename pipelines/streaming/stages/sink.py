@@ -1,14 +1,14 @@
 """The end of the stream: what a shard emits goes through the transform graph to the online store and the row log, then counts as done.
 
-**What holds.** When :meth:`Deliver.deliver` returns, the emission's rows are in the online store (unless greater ones were there), its
-rows and late events are in the row log, and only then was its resume point saved. When it raises, or its process dies anywhere within, the
-resume point is the one before: the same rows come again, and ordered writes make that harmless. Nothing is dropped: a store that is
+**What holds.** When :meth:`StreamSink.deliver` returns, the output's rows are in the online store (unless greater ones were there), its
+rows and late events are in the row log, and only then was its checkpoint saved. When it raises, or its process dies anywhere within, the
+checkpoint is the one before: the same rows come again, and ordered writes make that harmless. Nothing is dropped: a store that is
 down or slow is waited for.
 
-**Power loss.** Every few seconds the row log and an embedded online store are forced to disk, and then the resume point of that moment
+**Power loss.** Every few seconds the row log and an embedded online store are forced to disk, and then the checkpoint of that moment
 (:mod:`pipelines.streaming.state.job_state`). How much Redis loses is its own configuration; what it lost is found (below).
 
-**A store that forgot.** Before each resume point a rising generation marker is left in the online store. A store that lost the one before
+**A store that forgot.** Before each checkpoint a rising generation marker is left in the online store. A store that lost the one before
 it, or has an older one (Redis restarted empty or from an old snapshot, a file put back), lost rows too: it is given those of the row log
 again.
 """
@@ -26,16 +26,16 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipelines.feature_store.online_sink import FeastStore
-from pipelines.streaming.state.job_state import Control
+from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.row_log import RowLog, logged, seal_leftovers
 from transforms.definitions import CREATED, FINGERPRINT, TIMESTAMP, FeatureGroup
 from transforms.errors import FingerprintError, StoreError, TandemError
 from transforms.graph import TransformGraph
 
 if TYPE_CHECKING:
-    from pipelines.streaming.stages.coders import Emission
+    from pipelines.streaming.stages.coders import FoldOutput
 
-__all__ = ["Deliver", "StopRequested", "stamped"]
+__all__ = ["StreamSink", "StopRequested", "stamped"]
 
 _SYNC_SECONDS = 5.0
 _REPORT_SECONDS = 0.5
@@ -46,7 +46,7 @@ _LOOK_SECONDS = 0.1
 
 
 class StopRequested(TandemError):
-    """The job was asked to stop while a store was away; the emission at hand was not delivered and comes again at the next start."""
+    """The job was asked to stop while a store was away; the output at hand was not delivered and comes again at the next start."""
 
 
 def stamped(rows: pa.RecordBatch, graph: TransformGraph, created_us: int) -> pa.RecordBatch:
@@ -62,7 +62,7 @@ def stamped(rows: pa.RecordBatch, graph: TransformGraph, created_us: int) -> pa.
 class _Counts:
     """Numbers of one shard since this worker began."""
 
-    emissions: int = 0
+    outputs: int = 0
     rows: dict[str, int] = field(default_factory=dict)
     written: int = 0
     stale: int = 0
@@ -83,7 +83,7 @@ class _Counts:
         return {k: round(v, 6) if isinstance(v, float) else v for k, v in out.items()}
 
 
-class Deliver:
+class StreamSink:
     """Built in the worker, used by one thread; serves any number of shards.
 
     ``graphs`` is group -> fingerprint of the graph below ``data/graphs/<group>``. ``online=False`` leaves the online store out.
@@ -97,43 +97,43 @@ class Deliver:
         data: Path,
         groups: dict[str, FeatureGroup],
         graphs: dict[str, str],
-        control: Control,
+        job_state: JobState,
         online: bool = True,
         clock: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
-        self.groups, self.control, self.clock = groups, control, clock
+        self.groups, self.job_state, self.clock = groups, job_state, clock
         self.graphs = {n: TransformGraph.load(Path(data) / "graphs" / n / graphs[n], graphs[n]) for n in groups}
         self.store = FeastStore(Path(repo_path), Path(data), groups) if online else None
-        self.log = RowLog(control.folder)
+        self.log = RowLog(job_state.folder)
         with suppress(StoreError):  # a full disk: they stay as they are, readable
-            seal_leftovers(control.folder)
+            seal_leftovers(job_state.folder)
         self._counts: dict[int, _Counts] = {}
-        points = control.load_progress()
-        # A resume point taken over from another shard holds that one's mark.
-        self._marks = {n: int(p["mark"][1]) for n, p in points.items() if p.get("mark", [""])[0] == self._mark_name(n)}
+        points = job_state.load_checkpoints()
+        # A checkpoint taken over from another shard holds that one's marker.
+        self._generations = {n: int(p["generation"][1]) for n, p in points.items() if p.get("generation", [""])[0] == self._marker(n)}
 
-    def _mark_name(self, shard: int) -> str:
-        return f"{self.control.folder.name}/{shard}"
+    def _marker(self, shard: int) -> str:
+        return f"{self.job_state.folder.name}/{shard}"
 
-    def deliver(self, emission: Emission) -> None:
-        """Deliver all of an emission, however long the store takes; see the module for what holds then.
+    def deliver(self, output: FoldOutput) -> None:
+        """Deliver all of an output, however long the store takes; see the module for what holds then.
 
         Raises StopRequested if the job is to stop while a store is away. Any other TandemError is also the job's ``failure``:
         FingerprintError (another graph was applied), GraphError, DataError.
         """
         try:
-            self._deliver(emission)
+            self._deliver(output)
         except StopRequested:
             raise
         except TandemError as error:
-            self.control.fail(str(error))
+            self.job_state.fail(str(error))
             raise
 
-    def _deliver(self, emission: Emission) -> None:
-        shard = emission.shard
+    def _deliver(self, output: FoldOutput) -> None:
+        shard = output.shard
         counts = self._counts.setdefault(shard, _Counts())
         created = self.clock()
-        for name, rows in emission.rows.items():
+        for name, rows in output.rows.items():
             if not rows.num_rows:
                 continue
             start = time.perf_counter()
@@ -143,19 +143,19 @@ class Deliver:
                 self._online(counts, shard, name, full)
             self._append(counts, shard, f"rows/{name}", full)
             counts.rows[name] = counts.rows.get(name, 0) + full.num_rows
-        for name, events in emission.late.items():
+        for name, events in output.late.items():
             self._append(counts, shard, f"late/{name}", events)
             counts.late[name] = counts.late.get(name, 0) + events.num_rows
-        counts.emissions += 1
+        counts.outputs += 1
         now = time.monotonic()
-        if emission.progress:
-            self._report(shard)  # who sees the resume point sees what it cost
-            progress = emission.progress if self.store is None else {**emission.progress, "mark": self._mark(counts, emission)}
+        if output.checkpoint:
+            self._report(shard)  # who sees the checkpoint sees what it cost
+            checkpoint = output.checkpoint if self.store is None else {**output.checkpoint, "generation": self._generation(counts, output)}
             durable = now - counts.synced >= _SYNC_SECONDS
             if durable:
                 self._persist(counts, shard)
                 counts.synced = now
-            self._patiently(counts, shard, "disk", lambda: self._save(shard, progress, durable))
+            self._patiently(counts, shard, "disk", lambda: self._save(shard, checkpoint, durable))
         if now - counts.reported >= _REPORT_SECONDS:
             self._report(shard)
 
@@ -170,34 +170,34 @@ class Deliver:
         counts.stale += result.stale
         if result.refused:
             counts.refused += result.refused
-            self.control.say(
+            self.job_state.say(
                 f"{name}: {result.refused} of {rows.num_rows} rows lie too far in the future and were refused by the online store;"
-                " mend the events' times or raise max_future_seconds"
+                " correct the events' times or raise max_future_seconds"
             )
         if took > _SLOW_SECONDS:
-            self.control.say(f"online store is slow: {took:.1f} s for {rows.num_rows} rows of {name}; the stream waits for it")
+            self.job_state.say(f"online store is slow: {took:.1f} s for {rows.num_rows} rows of {name}; the stream waits for it")
 
-    def _mark(self, counts: _Counts, emission: Emission) -> list[Any]:
-        """Leave the next generation marker, and mend a store that forgot the one before; what to keep of it in the resume point."""
-        store, shard = self.store, emission.shard
+    def _generation(self, counts: _Counts, output: FoldOutput) -> list[Any]:
+        """Leave the next generation marker, and restore a store that forgot the one before; what to keep of it in the checkpoint."""
+        store, shard = self.store, output.shard
         assert store is not None
-        name, before = self._mark_name(shard), self._marks.get(shard)
-        mark = max(time.time_ns() // 1000, (before or 0) + 1)
-        if not self._patiently(counts, shard, "online store", lambda: store.mark_generation(name, mark, before)):
-            self.control.say(
+        name, before = self._marker(shard), self._generations.get(shard)
+        generation = max(time.time_ns() // 1000, (before or 0) + 1)
+        if not self._patiently(counts, shard, "online store", lambda: store.mark_generation(name, generation, before)):
+            self.job_state.say(
                 f"the online store lost rows that shard {shard} had written (restarted empty, or from an old copy?): writing those of the"
                 " row log again; 'tandem materialize' brings back what batch wrote"
             )
             for group, graph in ((self.groups[n], g) for n, g in self.graphs.items()):
                 self._patiently(counts, shard, "online store", partial(store.reapply, group.name, graph.fingerprint))
-                for rows in logged(self.control.folder, group, graph.fingerprint, shard, emission.progress.get("shards")):
+                for rows in logged(self.job_state.folder, group, graph.fingerprint, shard, output.checkpoint.get("shards")):
                     result = self._patiently(counts, shard, "online store", partial(store.write, group.name, rows))
                     counts.restored += result.written
-            self.control.say(f"shard {shard}: the online store has {counts.restored} rows of the row log again")
-            self._patiently(counts, shard, "online store", lambda: store.mark_generation(name, mark))
+            self.job_state.say(f"shard {shard}: the online store has {counts.restored} rows of the row log again")
+            self._patiently(counts, shard, "online store", lambda: store.mark_generation(name, generation))
             self._report(shard)
-        self._marks[shard] = mark
-        return [name, mark]
+        self._generations[shard] = generation
+        return [name, generation]
 
     def _append(self, counts: _Counts, shard: int, place: str, batch: pa.RecordBatch) -> None:
         start = time.perf_counter()
@@ -205,7 +205,7 @@ class Deliver:
         counts.seconds_log += time.perf_counter() - start
 
     def _persist(self, counts: _Counts, shard: int) -> None:
-        """Force to disk what the next durable progress vouches for."""
+        """Force to disk what the next durable checkpoint vouches for."""
         start = time.perf_counter()
         self._patiently(counts, shard, "row log", self.log.seal_old)
         self._patiently(counts, shard, "row log", self.log.sync)
@@ -213,12 +213,12 @@ class Deliver:
         if self.store is not None:
             self._patiently(counts, shard, "online store", self.store.sync)
 
-    def _save(self, shard: int, progress: dict[str, Any], durable: bool) -> None:
+    def _save(self, shard: int, checkpoint: dict[str, Any], durable: bool) -> None:
         try:
-            self.control.save_progress(shard, progress, durable)
+            self.job_state.save_checkpoint(shard, checkpoint, durable)
         except OSError as error:
             raise StoreError(
-                f"progress in {self.control.folder}: {error.strerror or error}; free its disk or mend its permissions"
+                f"checkpoint in {self.job_state.folder}: {error.strerror or error}; free its disk or correct its permissions"
             ) from None
 
     def _patiently(self, counts: _Counts, shard: int, what: str, action: Callable[[], Any]) -> Any:
@@ -233,7 +233,7 @@ class Deliver:
                 if not since:
                     since = time.monotonic()
                     counts.outages += 1
-                    self.control.say(f"shard {shard} waits: {error}")
+                    self.job_state.say(f"shard {shard} waits: {error}")
                     self._report(shard, waiting_for=what)
                 begun = time.monotonic()
                 self._pause(pause, what)
@@ -242,7 +242,7 @@ class Deliver:
                 self._report(shard, waiting_for=what)
                 continue
             if since:
-                self.control.say(f"shard {shard} goes on: {what} is back after {time.monotonic() - since:.1f} s, nothing was dropped")
+                self.job_state.say(f"shard {shard} goes on: {what} is back after {time.monotonic() - since:.1f} s, nothing was dropped")
                 self._report(shard)
             return result
 
@@ -250,7 +250,7 @@ class Deliver:
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             time.sleep(min(left, _LOOK_SECONDS))
-            if self.control.requested("stop") or self.control.failure() is not None:
+            if self.job_state.requested("stop") or self.job_state.failure() is not None:
                 raise StopRequested(
                     f"stopped while the {what} was away: what it was to take is not counted as done and comes again at the next start"
                 )
@@ -258,7 +258,7 @@ class Deliver:
     def _report(self, shard: int, waiting_for: str = "") -> None:
         counts = self._counts[shard]
         counts.reported = time.monotonic()
-        self.control.report(f"deliver-{shard}", {**counts.values(), "waiting_for": waiting_for})
+        self.job_state.report(f"sink-{shard}", {**counts.values(), "waiting_for": waiting_for})
 
     def close(self) -> None:
         """Report, and seal the row log."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from pipelines.streaming.stages.fold import DeliverRows, FoldShard
+from pipelines.streaming.stages.fold import FoldShard, SinkRows
 from pipelines.streaming.stages.poll import Partitions, Poll
 from pipelines.streaming.state.job_spec import JobSpec
 
@@ -21,5 +21,5 @@ def build(pipeline: beam.Pipeline, spec: JobSpec, ticks: Any) -> None:
         | "Partitions" >> beam.ParDo(Partitions(spec)).with_output_types(tuple[str, int])
         | "Poll" >> beam.ParDo(Poll(spec)).with_output_types(tuple[int, bytes])
         | "Fold" >> beam.ParDo(FoldShard(spec)).with_output_types(Any)
-        | "Deliver" >> beam.ParDo(DeliverRows(spec))
+        | "Sink" >> beam.ParDo(SinkRows(spec))
     )

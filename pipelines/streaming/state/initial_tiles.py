@@ -19,7 +19,7 @@ from transforms.definitions import FeatureGroup
 from transforms.errors import DataError
 from transforms.hashing import shard_of
 
-__all__ = ["load_tiles", "seed_end"]
+__all__ = ["load_tiles", "batch_run_end"]
 
 
 def _manifest(run_folder: Path) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def _manifest(run_folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def seed_end(run_folder: Path) -> int:
+def batch_run_end(run_folder: Path) -> int:
     """The end of the run in microseconds: its tiles hold the events before, the stream takes those at or after it."""
     return int(_manifest(run_folder)["tiles"]["end_us"])
 

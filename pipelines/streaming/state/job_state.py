@@ -1,12 +1,13 @@
 """What a streaming job's driver, its workers and its users know of each other: files in one folder, ``data/stream/<name>/``.
 
-``progress/`` the resume point of each shard, ``flags/`` what is asked of the job, ``fatal.json`` why it must end, ``events.log`` what it
-says, ``status/`` numbers for people and metrics. Files are replaced as a whole, or grow by whole lines.
+``checkpoints/`` the checkpoint of each shard (Tandem's own, not Flink's: how far rows are delivered), ``flags/`` what is asked of the
+job, ``fatal.json`` why it must end, ``events.log`` what it says, ``status/`` numbers for people and metrics. Files are replaced as a
+whole, or grow by whole lines.
 
-**What holds.** Whoever saves progress has given to the operating system what the progress vouches for (rows in the online store, row log,
-late log) before.
+**What holds.** Whoever saves a checkpoint has given to the operating system what it vouches for (rows in the online store, row log, late
+log) before.
 
-* After the crash of any process, however it ends, what was written is there: :meth:`Control.load_progress` gives the last record saved.
+* After the crash of any process, however it ends, what was written is there: :meth:`JobState.load_checkpoints` gives the last record saved.
 * After a power loss (or on another machine) a record that was not forced to disk might have reached it before what it vouches for.
   So each record names the boot of the machine that it was made in, and one of another boot is not believed: the last record saved with
   ``durable=True`` counts then. It is forced to disk, and who saves it has forced to disk all that it vouches for. The job
@@ -28,7 +29,12 @@ from typing import Any
 
 from transforms.errors import DataError
 
-__all__ = ["Control"]
+__all__ = ["FORMAT", "JobState", "is_stream"]
+
+FORMAT = 2
+"""Of the checkpoints on disk; 1 (without a number) was called progress, and is read."""
+_FOLDER_OF_1 = "progress"
+_NAMES_OF_1 = {"emitted": "output_watermark", "mark": "generation"}
 
 _LONGEST_FILE = 256 * 1024
 _PART = re.compile(r"[A-Za-z0-9_.-]+")
@@ -75,46 +81,59 @@ def _append(path: Path, data: bytes) -> int:
         os.close(handle)
 
 
-class Control:
+def _checkpoints_of(folder: Path) -> Path:
+    """Where a stream's checkpoints lie, or will; one of before has another name for it until it is started again."""
+    before, now = folder / _FOLDER_OF_1, folder / "checkpoints"
+    return before if before.is_dir() and not now.is_dir() else now
+
+
+def is_stream(folder: Path) -> bool:
+    """Whether this is the folder of a stream that was started before."""
+    return _checkpoints_of(folder).is_dir()
+
+
+class JobState:
     """The folder of one streaming job; made if it is not there. Safe from many threads and processes; can be pickled (it is a path)."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        for name in ("progress/durable", "flags", "status"):
+        for name in ("flags", "status"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
+        self._checkpoints = _checkpoints_of(self.folder)
+        (self._checkpoints / "durable").mkdir(parents=True, exist_ok=True)
 
     def __repr__(self) -> str:
-        return f"Control({str(self.folder)!r})"
+        return f"JobState({str(self.folder)!r})"
 
-    # ---------------------------------------------------------------------------------------------------------- resume point
+    # ---------------------------------------------------------------------------------------------------------- checkpoint
 
-    def save_progress(self, shard: int, progress: dict[str, Any], durable: bool = False) -> None:
-        """Save the resume point of a shard, a JSON-able dict, once all that it vouches for was given to the operating system.
+    def save_checkpoint(self, shard: int, checkpoint: dict[str, Any], durable: bool = False) -> None:
+        """Save the checkpoint of a shard, a JSON-able dict, once all that it vouches for was given to the operating system.
 
         Cheap (some 20 us), so that it can follow every batch. ``durable``: all that was also forced to disk, and so is this record
         (some milliseconds): it outlives a power loss.
         """
-        text = json.dumps({"boot": _BOOT, "saved": _now("microseconds"), "progress": progress})
+        text = json.dumps({"format": FORMAT, "boot": _BOOT, "saved": _now("microseconds"), "checkpoint": checkpoint})
         name = f"shard-{shard:04d}.jsonl"
         if durable:
-            _replace(self.folder / "progress" / "durable" / name, text + "\n", durable=True)
+            _replace(self._checkpoints / "durable" / name, text + "\n", durable=True)
         # Appended, as replacing a file costs a millisecond (ext4 allocates its blocks at once); a line that was torn
         # by a crash is ended by the next one's newline.
-        path = self.folder / "progress" / name
+        path = self._checkpoints / name
         if _append(path, f"\n{text}\n".encode()) > _LONGEST_FILE:
             _replace(path, text + "\n")
 
-    def load_progress(self) -> dict[int, dict[str, Any]]:
-        """The resume point of each shard that may be believed (see the module). Raises DataError for a damaged file.
+    def load_checkpoints(self) -> dict[int, dict[str, Any]]:
+        """The checkpoint of each shard that may be believed (see the module). Raises DataError for a damaged file.
 
         A shard whose records all stem from another boot and are not durable is not there: it starts anew.
         """
-        return {shard: record["progress"] for shard, record in self.load_records().items()}
+        return {shard: record["checkpoint"] for shard, record in self.load_checkpoint_records().items()}
 
-    def load_records(self) -> dict[int, dict[str, Any]]:
-        """As :meth:`load_progress`, each ``progress`` beside the moment at which it was ``saved`` (UTC, ISO 8601)."""
+    def load_checkpoint_records(self) -> dict[int, dict[str, Any]]:
+        """As :meth:`load_checkpoints`, each ``checkpoint`` beside the moment at which it was ``saved`` (UTC, ISO 8601)."""
         out = {}
-        for path in sorted((self.folder / "progress").glob("shard-*.jsonl")):
+        for path in sorted(self._checkpoints.glob("shard-*.jsonl")):
             durable = path.parent / "durable" / path.name
             try:
                 record = self._record(path)
@@ -129,10 +148,10 @@ class Control:
             out[int(path.stem.removeprefix("shard-"))] = record
         return out
 
-    def clear_progress(self) -> None:
-        """Forget every resume point: the job starts anew. What it logged until now moves to ``before/<time>/``: a new beginning judges
+    def clear_checkpoints(self) -> None:
+        """Forget every checkpoint: the job starts anew. What it logged until now moves to ``before/<time>/``: a new beginning judges
         again what is late, and its rows are its own."""
-        for path in (self.folder / "progress").rglob("shard-*.jsonl"):
+        for path in self._checkpoints.rglob("shard-*.jsonl"):
             path.unlink(missing_ok=True)
         for name in ("rows", "late"):
             if (self.folder / name).is_dir():
@@ -140,17 +159,27 @@ class Control:
                 aside.mkdir(parents=True)
                 (self.folder / name).rename(aside / name)
 
+    def forget_shards(self, first: int) -> None:
+        """Forget the checkpoints of shard ``first`` and all above it."""
+        for path in self._checkpoints.rglob("shard-*.jsonl"):
+            if int(path.stem.removeprefix("shard-")) >= first:
+                path.unlink(missing_ok=True)
+
     @staticmethod
     def _record(path: Path) -> dict[str, Any]:
-        """The last whole line that holds a record."""
+        """The last whole line that holds a record, in the present format. Raises DataError."""
         try:
             lines = path.read_bytes().splitlines()
         except OSError as error:
-            raise DataError(f"{path} cannot be read ({error.strerror}); mend its permissions") from None
+            raise DataError(f"{path} cannot be read ({error.strerror}); correct its permissions") from None
         for line in reversed(lines):
-            with suppress(ValueError, KeyError, TypeError):
+            with suppress(ValueError, KeyError, TypeError, AttributeError):
                 record = json.loads(line)
-                if isinstance(record["progress"], dict) and isinstance(record["boot"], str):
+                if record.get("format", 1) > FORMAT:
+                    raise DataError(f"{path} is of a newer Tandem (format {record['format']}, this one knows {FORMAT}); use that one")
+                if "format" not in record:
+                    record["checkpoint"] = {_NAMES_OF_1.get(k, k): v for k, v in record["progress"].items()}
+                if isinstance(record["checkpoint"], dict) and isinstance(record["boot"], str):
                     return dict(record)
         raise DataError(
             f"{path} is damaged (no record in its {len(lines)} lines); restore it, or delete the folder {path.parent}"
@@ -191,7 +220,9 @@ class Control:
             return None
 
     def begin(self) -> None:
-        """For a driver that starts the job: forget the flags, failure and numbers of the one before; resume points and the log stay."""
+        """For a driver that starts the job: forget the flags, failure and numbers of the one before; checkpoints and the log stay."""
+        if self._checkpoints.name == _FOLDER_OF_1:
+            self._checkpoints = self._checkpoints.rename(self.folder / "checkpoints")
         for path in (*(self.folder / "flags").iterdir(), *(self.folder / "status").iterdir()):
             path.unlink(missing_ok=True)
         (self.folder / "fatal.json").unlink(missing_ok=True)

@@ -249,7 +249,7 @@ def _fsync(path: Path) -> None:
 
 
 def _failed(path: Path, error: OSError) -> StoreError:
-    return StoreError(f"row log {path}: {error.strerror or error}; free its disk or mend its permissions, nothing was lost")
+    return StoreError(f"row log {path}: {error.strerror or error}; free its disk or correct its permissions, nothing was lost")
 
 
 # -------------------------------------------------------------------------------------------------------------- readers

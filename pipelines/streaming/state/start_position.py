@@ -1,26 +1,35 @@
-"""Where a stream starts: at its resume point, after a batch run, or at the beginning of its topics."""
+"""Where a stream starts, and why: at its checkpoint, at the end of a batch run, or at the beginning of its topics."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
-from transforms.intake import NEVER
+from pipelines.lake import runs
+from pipelines.project.repository import Repo
+from pipelines.streaming.state.initial_tiles import batch_run_end
+from pipelines.streaming.state.job_state import JobState
+from transforms.definitions import FeatureGroup
+from transforms.errors import ConfigError, DataError
+from transforms.lateness import NEVER
 
-__all__ = ["Start", "resume"]
+__all__ = ["StartPosition", "after_run", "choose_start", "from_checkpoints"]
 
 
 @dataclass(frozen=True)
-class Start:
-    """``emitted``: group -> boundary up to which rows are out (None: none are). ``offsets``: source -> partition -> (first offset to
-    read, newest event time before it). ``done``: source -> partition -> offset before which all was delivered. ``begin``: events
+class StartPosition:
+    """``output_watermark``: group -> boundary up to which rows are out (None: none are). ``offsets``: source -> partition -> (first offset
+    to read, newest event time before it). ``done``: source -> partition -> offset before which all was delivered. ``begin``: events
     before it are the batch run's (microseconds). ``run``: the folder of that run, whose tiles fill the windows; ``why`` for people.
 
     A partition that is not there is read from its beginning.
     """
 
-    emitted: Mapping[str, int | None] = field(default_factory=dict)
+    output_watermark: Mapping[str, int | None] = field(default_factory=dict)
     offsets: Mapping[str, Mapping[int, tuple[int, int]]] = field(default_factory=dict)
     done: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
     topics: Mapping[str, str] = field(default_factory=dict)
@@ -29,20 +38,20 @@ class Start:
     why: str = "the beginning of the topics"
 
 
-def resume(progress: Iterable[Mapping[str, Any]], shards: int, begin: int, run: str | None) -> Start | None:
-    """The start that the resume points of all ``shards`` (as they were then) give; None unless every shard has one.
+def from_checkpoints(checkpoints: Iterable[Mapping[str, Any]], shards: int, begin: int, run: str | None) -> StartPosition | None:
+    """The start that the checkpoints of all ``shards`` (as they were then) give; None unless every shard has one.
 
     The least over the shards holds for all, so that their number may change.
     """
-    points = list(progress)
+    points = list(checkpoints)
     if len(points) < shards or not points:
         return None
-    emitted: dict[str, int | None] = {}
+    output_watermark: dict[str, int | None] = {}
     offsets: dict[str, dict[int, tuple[int, int]]] = {}
     done: dict[str, dict[int, int]] = {}
-    for name in points[0]["emitted"]:
-        values = [p["emitted"][name] for p in points]
-        emitted[name] = None if None in values else min(values)
+    for name in points[0]["output_watermark"]:
+        values = [p["output_watermark"][name] for p in points]
+        output_watermark[name] = None if None in values else min(values)
     for source in points[0]["partitions"]:
         # A partition that not every shard has heard of was delivered by none of these: it is read from its beginning.
         common = set.intersection(*(set(p["partitions"][source]) for p in points))
@@ -51,4 +60,97 @@ def resume(progress: Iterable[Mapping[str, Any]], shards: int, begin: int, run: 
             first = min(each, key=lambda e: e["needed"])
             offsets.setdefault(source, {})[int(text)] = (first["needed"], first["needed_newest"])
             done.setdefault(source, {})[int(text)] = min(e["next"] for e in each)
-    return Start(emitted, offsets, done, dict(points[0].get("topics", {})), begin, run, "the resume point of the run before")
+    return StartPosition(output_watermark, offsets, done, dict(points[0].get("topics", {})), begin, run, "the checkpoint of the run before")
+
+
+def choose_start(repo: Repo, job_state: JobState, shards: int, from_run: str | None = None, anew: bool = False) -> StartPosition:
+    """Where a stream of the repository's groups starts.
+
+    The checkpoint counts if there is one, unless ``anew``, or unless ``from_run`` names another run than the one it began from
+    (``latest`` counts only where there is no checkpoint). Raises DataError for a checkpoint that the present definitions cannot go
+    on from, and for a run that does not fit them; ConfigError for one that is not there.
+    """
+    if anew:
+        job_state.clear_checkpoints()
+    checkpoints = job_state.load_checkpoints()
+    before = {point.get("run") for point in checkpoints.values()}
+    wanted = None if from_run in (None, "latest") else runs.find(repo.data, str(from_run))
+    if checkpoints and (wanted is None or before == {str(wanted.folder)}):
+        return _resumed(repo, job_state, checkpoints, shards)
+    if checkpoints:
+        job_state.clear_checkpoints()
+    if from_run is None:
+        return StartPosition()
+    return after_run(repo, wanted or _latest(repo))
+
+
+def _latest(repo: Repo) -> runs.Run:
+    complete = [r for r in runs.list_runs(repo.data) if r.manifest.get("kind") == "batch" and r.status == "complete"]
+    if not complete:
+        raise ConfigError("--from-run latest: there is no complete batch run; run 'tandem batch' first, or leave it out")
+    return complete[-1]
+
+
+def after_run(repo: Repo, run: runs.Run) -> StartPosition:
+    """The start that goes on where a complete batch run ended. Raises DataError if it cannot be gone on from."""
+    if run.manifest.get("kind") != "batch" or run.status != "complete":
+        raise DataError(f"--from-run {run.id}: it is a {run.manifest.get('kind')} run and {run.status}; name a complete batch run")
+    for name, group in repo.groups.items():
+        if json.loads(json.dumps(group.canonical())) != run.manifest.get("definitions", {}).get(name):
+            raise DataError(f"--from-run {run.id}: group {name!r} was redefined since; run 'tandem batch' again")
+    end = batch_run_end(run.folder)
+    upto = {n: end - end % g.hop_us for n, g in repo.groups.items()}
+    return StartPosition(output_watermark=upto, begin=end, run=str(run.folder), why=f"the end of batch run {run.id}, {_when(end)}")
+
+
+def _when(us: int) -> str:
+    return f"{datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us):%Y-%m-%d %H:%M}"
+
+
+def _resumed(repo: Repo, job_state: JobState, checkpoints: Mapping[int, Mapping[str, Any]], shards: int) -> StartPosition:
+    _same_definitions(repo.groups, checkpoints)
+    points = list(checkpoints.values())
+    run, begin = points[0].get("run"), StartPosition().begin
+    if run is not None:
+        try:
+            begin = batch_run_end(Path(run))
+        except DataError as error:
+            raise DataError(
+                f"stream {job_state.folder.name!r} began from a batch run that is gone ({error});"
+                " start with --anew, and --from-run latest if there is another"
+            ) from None
+    # While shards are spread anew (below) records of both numbers lie side by side; the least of all holds then too.
+    whole = [n for n in {int(p["shards"]) for p in points} if all(i in checkpoints for i in range(n))]
+    start = from_checkpoints(points, min(whole), begin, run) if whole else None
+    if start is None:  # a shard has not saved one yet: nothing is known to be delivered by it
+        job_state.clear_checkpoints()
+        return StartPosition() if run is None else after_run(repo, runs.find(repo.data, Path(run).name))
+    if any(int(p["shards"]) != shards for p in points):
+        _reshard(job_state, start, points, shards)
+    return start
+
+
+def _same_definitions(groups: Mapping[str, FeatureGroup], checkpoints: Mapping[int, Mapping[str, Any]]) -> None:
+    present = {n: g.definition_hash() for n, g in groups.items()}
+    for point in checkpoints.values():
+        for name, made_of in {**dict.fromkeys(present), **point["fingerprints"]}.items():
+            if present.get(name) != made_of:
+                what = "was redefined" if made_of and name in present else "was added" if name in present else "was removed"
+                raise DataError(
+                    f"group {name!r} {what} since the stream's checkpoint, which says nothing about the present one; run 'tandem batch'"
+                    " and 'tandem apply', then start with --anew --from-run latest (or --anew alone: from the beginning of the topics)"
+                )
+
+
+def _reshard(job_state: JobState, start: StartPosition, points: list[Mapping[str, Any]], shards: int) -> None:
+    """Another number of shards: every new one gets the least of the old ones' checkpoints. Safe to be killed anywhere in between."""
+    partitions: dict[str, dict[str, dict[str, int]]] = {}
+    for source, offsets in start.offsets.items():
+        for partition, (needed, newest) in offsets.items():
+            at = {"next": start.done[source][partition], "newest": newest, "needed": needed, "needed_newest": newest}
+            partitions.setdefault(source, {})[str(partition)] = at
+    for number in reversed(range(max(shards, len(points)))):  # so that the old ones are whole until the new ones are
+        changed = {"shard": number, "shards": shards, "output_watermark": dict(start.output_watermark), "partitions": partitions}
+        merged = {**points[0], **changed}
+        job_state.save_checkpoint(number, merged, durable=True)
+    job_state.forget_shards(shards)

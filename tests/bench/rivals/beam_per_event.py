@@ -53,9 +53,9 @@ class Read(beam.DoFn):
         self.client, self.topic = client, topic
 
     def setup(self) -> None:
-        from pipelines.sources.kafka.partition_reader import Reader
+        from pipelines.sources.kafka.partition_reader import KafkaPartitionReader
 
-        self.reader = Reader(dict(self.client))
+        self.reader = KafkaPartitionReader(dict(self.client))
 
     def process(self, item: tuple[int, int], offset: Any = beam.DoFn.StateParam(OFFSET)) -> Iterator[bytes]:
         partition, _ = item

@@ -22,10 +22,10 @@ import pytest
 from pipelines.batch.steps import TransformFile, write_parquet
 from pipelines.streaming.stages import sink as deliver_module
 from pipelines.streaming.stages.coders import as_late, with_offsets
-from pipelines.streaming.stages.sink import Deliver, StopRequested, stamped
+from pipelines.streaming.stages.sink import StopRequested, StreamSink, stamped
 from pipelines.streaming.state import job_state as control_module
 from pipelines.streaming.state.row_log import newest, read_late, read_rows
-from tests.integration.deliver_world import GROUPS, HOP, SOURCE, T0, ZONE, Emission, World, events, make_world, rows
+from tests.integration.sink_world import GROUPS, HOP, SOURCE, T0, ZONE, FoldOutput, World, events, make_world, rows
 from tests.redis_server import redis_server
 from transforms.errors import FingerprintError, GraphError
 from transforms.graph import TransformGraph
@@ -53,14 +53,14 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
 
 
 @cache
-def emission(step: int, shard: int = 0, seed: int = 0) -> Emission:
+def output(step: int, shard: int = 0, seed: int = 0) -> FoldOutput:
     """The rows of one hop of a fixed log; every third one also corrects rows of the hop before."""
     log = events(2000, seed)
     given = {}
     for name, group in GROUPS.items():
         after = T0 + step * HOP
         given[name] = rows(group, log, after - (HOP if step % 3 == 0 else 0), after + HOP)
-    return Emission(shard, given, {}, {"shard": shard, "shards": 1, "step": step})
+    return FoldOutput(shard, given, {}, {"shard": shard, "shards": 1, "step": step})
 
 
 @cache
@@ -93,12 +93,12 @@ def said(world: World) -> str:
 def test_rows_come_to_the_store_and_the_log_and_then_progress(world: World) -> None:
     deliver = world.deliver(clock=lambda: 77)
     for step in range(STEPS):
-        deliver.deliver(emission(step))
-    assert world.control.load_progress()[0]["step"] == STEPS - 1
+        deliver.deliver(output(step))
+    assert world.control.load_checkpoints()[0]["step"] == STEPS - 1
     check(world)
-    report = world.control.reports()["deliver-0"]
-    assert report["emissions"] == STEPS
-    assert report["rows"]["zone_fares"] == sum(emission(i).rows["zone_fares"].num_rows for i in range(STEPS))
+    report = world.control.reports()["sink-0"]
+    assert report["outputs"] == STEPS
+    assert report["rows"]["zone_fares"] == sum(output(i).rows["zone_fares"].num_rows for i in range(STEPS))
     assert report["written"] + report["stale"] == sum(report["rows"].values())
     assert (report["refused"], report["restored"], report["outages"]) == (0, 0, 0)
     deliver.close()
@@ -113,10 +113,10 @@ def test_late_events_and_emissions_without_rows_or_progress(world: World) -> Non
     deliver = world.deliver()
     log = events(6)
     late = as_late(SOURCE, with_offsets(log, pa.array(range(6)).to_numpy()), 3, None)
-    deliver.deliver(Emission(0, {}, {"trips": late}, {}))
-    assert world.control.load_progress() == {}
-    deliver.deliver(Emission(0, {}, {}, {"shard": 0, "step": 1}))
-    assert world.control.load_progress()[0]["step"] == 1
+    deliver.deliver(FoldOutput(0, {}, {"trips": late}, {}))
+    assert world.control.load_checkpoints() == {}
+    deliver.deliver(FoldOutput(0, {}, {}, {"shard": 0, "step": 1}))
+    assert world.control.load_checkpoints()[0]["step"] == 1
     found = read_late(world.control.folder, SOURCE)
     assert found.column("_offset").to_pylist() == list(range(6))
     assert found.column("trip").to_pylist() == log.column(1).to_pylist()
@@ -145,14 +145,14 @@ def test_redis_killed_and_started_again_in_the_middle_loses_nothing(tmp_path: Pa
 
         def everything() -> None:
             for step in range(STEPS):
-                deliver.deliver(emission(step))
+                deliver.deliver(output(step))
 
         thread, errors = _in_background(everything)
         for number in range(1, 3):
-            until(lambda at=10 * number: world.control.load_progress().get(0, {}).get("step", 0) >= at)
+            until(lambda at=10 * number: world.control.load_checkpoints().get(0, {}).get("step", 0) >= at)
             server.kill()
             until(lambda n=number: said(world).count("waits:") >= n or not thread.is_alive())
-            assert world.control.reports()["deliver-0"]["outages"] == number
+            assert world.control.reports()["sink-0"]["outages"] == number
             server.start()
         thread.join(60)
         assert errors == []
@@ -161,7 +161,7 @@ def test_redis_killed_and_started_again_in_the_middle_loses_nothing(tmp_path: Pa
         lines = said(world)
         assert (lines.count("shard 0 waits: online store redis 127.0.0.1"), lines.count("is back after")) == (2, 2)
         assert "restored" not in lines
-        assert world.control.reports()["deliver-0"]["waiting_for"] == ""
+        assert world.control.reports()["sink-0"]["waiting_for"] == ""
         deliver.close()
 
 
@@ -171,21 +171,21 @@ def test_a_redis_that_comes_back_empty_gets_the_rows_of_the_log_again(tmp_path: 
         world = make_world(tmp_path, server.connection_string)
         deliver = world.deliver()
         for step in range(STEPS - 1):
-            deliver.deliver(emission(step))
+            deliver.deliver(output(step))
         server.kill()
         server.start()
         if restarted:  # by a worker that was not there when it happened
             deliver.close()
             deliver = world.deliver()
-        deliver.deliver(emission(STEPS - 1))
+        deliver.deliver(output(STEPS - 1))
         check(world)
         assert "the online store lost rows that shard 0 had written" in said(world)
-        assert world.control.reports()["deliver-0"]["restored"] > 0
+        assert world.control.reports()["sink-0"]["restored"] > 0
         (world.data / "graphs" / "trip_fares" / "CURRENT").write_text("another\n")
         store = world.feast()
         assert store._get_provider().online_store.applied_fingerprint(store.config, "zone_fares") == world.graphs["zone_fares"]
         before = said(world)
-        deliver.deliver(Emission(0, {}, {}, {"shard": 0, "step": STEPS}))
+        deliver.deliver(FoldOutput(0, {}, {}, {"shard": 0, "step": STEPS}))
         assert said(world) == before, "it is told once"
         deliver.close()
 
@@ -195,22 +195,22 @@ def test_a_stop_request_ends_the_wait_and_the_emission_comes_again(tmp_path: Pat
         world = make_world(tmp_path, server.connection_string)
         deliver = world.deliver()
         for step in range(STEPS - 1):
-            deliver.deliver(emission(step))
+            deliver.deliver(output(step))
         server.kill()
-        thread, errors = _in_background(lambda: deliver.deliver(emission(STEPS - 1)))
+        thread, errors = _in_background(lambda: deliver.deliver(output(STEPS - 1)))
         until(lambda: "waits" in said(world))
-        assert world.control.reports()["deliver-0"]["waiting_for"] == "online store"
+        assert world.control.reports()["sink-0"]["waiting_for"] == "online store"
         world.control.request("stop")
         thread.join(30)
         assert [type(e) for e in errors] == [StopRequested]
         assert "comes again at the next start" in str(errors[0])
         assert world.control.failure() is None, "a stop is no failure"
-        assert world.control.load_progress()[0]["step"] == STEPS - 2
+        assert world.control.load_checkpoints()[0]["step"] == STEPS - 2
         deliver.close()
         world.control.clear("stop")
         server.start()
         deliver = world.deliver()
-        deliver.deliver(emission(STEPS - 1))
+        deliver.deliver(output(STEPS - 1))
         check(world)
         deliver.close()
 
@@ -218,10 +218,10 @@ def test_a_stop_request_ends_the_wait_and_the_emission_comes_again(tmp_path: Pat
 def test_a_locked_sqlite_is_waited_for(tmp_path: Path) -> None:
     world = make_world(tmp_path, busy_timeout_seconds=0.05)
     deliver = world.deliver()
-    deliver.deliver(emission(0))
+    deliver.deliver(output(0))
     with contextlib.closing(sqlite3.connect(world.data / "online.db", isolation_level=None, check_same_thread=False)) as other:
         other.execute("BEGIN IMMEDIATE")
-        thread, errors = _in_background(lambda: [deliver.deliver(emission(step)) for step in range(1, STEPS)])  # type: ignore[func-returns-value]
+        thread, errors = _in_background(lambda: [deliver.deliver(output(step)) for step in range(1, STEPS)])  # type: ignore[func-returns-value]
         until(lambda: "database is locked" in said(world))
         other.execute("ROLLBACK")
     thread.join(60)
@@ -233,12 +233,12 @@ def test_a_locked_sqlite_is_waited_for(tmp_path: Path) -> None:
 
 def test_rows_of_another_graph_than_the_applied_one_end_the_job(world: World) -> None:
     deliver = world.deliver()
-    deliver.deliver(emission(0))
+    deliver.deliver(output(0))
     world.apply_fingerprint("trip_fares", "f" * 64)
     with pytest.raises(FingerprintError, match="'trip_fares'"):
-        deliver.deliver(emission(1))
+        deliver.deliver(output(1))
     assert "'ffffffffffffffff' is applied" in str(world.control.failure())
-    assert world.control.load_progress()[0]["step"] == 0
+    assert world.control.load_checkpoints()[0]["step"] == 0
     deliver.close()
 
 
@@ -246,9 +246,9 @@ def test_rows_too_far_in_the_future_are_refused_counted_and_said(world: World) -
     deliver = world.deliver()
     ahead = (time.time_ns() // 1000 + 3 * 86_400_000_000) // HOP * HOP
     made = {"zone_fares": rows(ZONE, events(50, start=ahead, span=HOP), ahead, ahead + HOP)}
-    deliver.deliver(Emission(0, made, {}, {"shard": 0}))
-    deliver.deliver(emission(0))
-    assert world.control.reports()["deliver-0"]["refused"] == made["zone_fares"].num_rows
+    deliver.deliver(FoldOutput(0, made, {}, {"shard": 0}))
+    deliver.deliver(output(0))
+    assert world.control.reports()["sink-0"]["refused"] == made["zone_fares"].num_rows
     assert "rows lie too far in the future and were refused" in said(world)
     assert world.online(ZONE, [{"zone": "z1"}])[0]["at"] < ahead
     deliver.close()
@@ -257,18 +257,18 @@ def test_rows_too_far_in_the_future_are_refused_counted_and_said(world: World) -
 def test_what_cannot_be_delivered_at_all_is_the_jobs_failure(tmp_path: Path) -> None:
     world = make_world(tmp_path)
     with pytest.raises(GraphError):
-        Deliver(world.repo, world.data, GROUPS, {**world.graphs, "zone_fares": "0" * 64}, world.control)
+        StreamSink(world.repo, world.data, GROUPS, {**world.graphs, "zone_fares": "0" * 64}, world.control)
     offline = world.deliver(online=False)
-    offline.deliver(emission(0))
+    offline.deliver(output(0))
     assert world.online(ZONE, [{"zone": "z1"}])[0]["at"] is None
-    assert read_rows(world.control.folder, ZONE).num_rows == emission(0).rows["zone_fares"].num_rows
-    assert "mark" not in world.control.load_progress()[0]
+    assert read_rows(world.control.folder, ZONE).num_rows == output(0).rows["zone_fares"].num_rows
+    assert "generation" not in world.control.load_checkpoints()[0]
     offline.close()
 
 
 def test_a_full_disk_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     deliver = world.deliver()
-    deliver.deliver(emission(0))
+    deliver.deliver(output(0))
     real, failures = deliver_module.RowLog.append, [3]
 
     def append(self: Any, place: str, shard: int, batch: pa.RecordBatch) -> None:
@@ -279,7 +279,7 @@ def test_a_full_disk_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(deliver_module.RowLog, "append", append)
     for step in range(1, STEPS):
-        deliver.deliver(emission(step))
+        deliver.deliver(output(step))
     assert "shard 0 waits: row log x: No space left on device" in said(world)
     assert "row log is back" in said(world)
     check(world)
@@ -289,32 +289,32 @@ def test_a_full_disk_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch
 def test_after_a_power_loss_the_last_durable_resume_point_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = make_world(tmp_path)
     deliver = world.deliver()
-    deliver.deliver(emission(0))
-    deliver.deliver(emission(1))
+    deliver.deliver(output(0))
+    deliver.deliver(output(1))
     monkeypatch.setattr(deliver_module, "_SYNC_SECONDS", 0.0)
-    deliver.deliver(emission(2))
+    deliver.deliver(output(2))
     monkeypatch.setattr(deliver_module, "_SYNC_SECONDS", 1e9)
-    deliver.deliver(emission(3))
-    assert world.control.load_progress()[0]["step"] == 3
+    deliver.deliver(output(3))
+    assert world.control.load_checkpoints()[0]["step"] == 3
     monkeypatch.setattr(control_module, "_BOOT", "the next one")
-    assert world.control.load_progress()[0]["step"] == 2
+    assert world.control.load_checkpoints()[0]["step"] == 2
     deliver.close()
 
 
 def _work(world: World, ready: Any) -> None:
     """A worker: goes on where the one before it ended."""
     deliver = world.deliver()
-    start = world.control.load_progress().get(0, {}).get("step", -1) + 1
+    start = world.control.load_checkpoints().get(0, {}).get("step", -1) + 1
     ready.set()
     for step in range(start, STEPS):
-        deliver.deliver(emission(step))
+        deliver.deliver(output(step))
     deliver.close()
 
 
 def test_a_worker_killed_at_any_moment_loses_nothing(world: World) -> None:
     chance, context = random.Random(11), multiprocessing.get_context("fork")
     for step in range(STEPS):
-        emission(step)  # made once, here
+        output(step)  # made once, here
     kills = 0
     while True:
         ready = context.Event()
@@ -331,7 +331,7 @@ def test_a_worker_killed_at_any_moment_loses_nothing(world: World) -> None:
         assert process.exitcode == -signal.SIGKILL
     check(world)
     logged = read_rows(world.control.folder, ZONE)
-    assert logged.num_rows >= sum(emission(i).rows["zone_fares"].num_rows for i in range(STEPS))
+    assert logged.num_rows >= sum(output(i).rows["zone_fares"].num_rows for i in range(STEPS))
     assert world.control.failure() is None
     assert "lost rows" not in said(world)
 

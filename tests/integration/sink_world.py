@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.streaming.stages.sink import Deliver
-from pipelines.streaming.state.job_state import Control
+from pipelines.streaming.stages.sink import StreamSink
+from pipelines.streaming.state.job_state import JobState
 from serving.feast_objects import feast_objects
 from transforms.aggregates import rows_between, tile
 from transforms.definitions import Count, Entity, EventSource, FeatureGroup, Field, Last, LastN, Mean, hours, minutes
@@ -53,8 +53,8 @@ HOP = 300_000_000
 
 
 @dataclass(frozen=True)
-class Emission:
-    """As pipelines.streaming.stages.coders.Emission."""
+class FoldOutput:
+    """As pipelines.streaming.stages.coders.FoldOutput."""
 
     shard: int
     rows: dict[str, pa.RecordBatch]
@@ -70,11 +70,11 @@ class World:
     graphs: dict[str, str]
 
     @property
-    def control(self) -> Control:
-        return Control(self.data / "stream" / "main")
+    def control(self) -> JobState:
+        return JobState(self.data / "stream" / "main")
 
-    def deliver(self, **options: Any) -> Deliver:
-        return Deliver(self.repo, self.data, GROUPS, self.graphs, self.control, **options)
+    def deliver(self, **options: Any) -> StreamSink:
+        return StreamSink(self.repo, self.data, GROUPS, self.graphs, self.control, **options)
 
     def feast(self) -> Any:
         from feast import FeatureStore

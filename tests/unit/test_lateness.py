@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.oracle.compare import differences, to_dicts
 from tests.oracle.strategies import HOUR, make_source, to_batch
 from tests.unit.stream_log import Partition, checked, judged
-from transforms.intake import NEVER, take, watermark_of
+from transforms.lateness import NEVER, split_late, watermark_of
 
 MINUTE = 60_000_000
 
@@ -44,7 +44,7 @@ def test_the_verdict_is_the_logs_however_it_is_cut(case: tuple[Any, Partition], 
     newest, before, at = NEVER, 0, 0
     for cut in [*sorted(cuts), partition.end]:
         verdict, offsets = checked([(o, e) for o, e in partition.records if at <= o < cut], source)
-        taken = take(verdict, offsets, source, newest, NEVER if begin is None else begin)
+        taken = split_late(verdict, offsets, source, newest, NEVER if begin is None else begin)
         for batch, numbers, word in ((taken.events, taken.offsets, "in"), (taken.late, taken.late_offsets, "late")):
             assert batch.schema.equals(source.arrow_schema) and numbers.dtype == np.int64
             got += [(int(o), e, word) for o, e in zip(numbers, to_dicts(batch), strict=True)]
@@ -62,7 +62,7 @@ def test_the_verdict_is_the_logs_however_it_is_cut(case: tuple[Any, Partition], 
 def test_allowed_lateness_is_inclusive(back: int, late: bool) -> None:
     source = make_source(delay_us=MINUTE, lateness_us=HOUR)
     verdict, offsets = checked([(3, {"departed_at": 9 * HOUR - back, "origin": "", "gate": 0, "flight": "", "serial": 0})], source)
-    taken = take(verdict, offsets, source, 9 * HOUR)
+    taken = split_late(verdict, offsets, source, 9 * HOUR)
     assert (taken.events.num_rows, taken.late.num_rows) == ((0, 1) if late else (1, 0))
     assert taken.newest == 9 * HOUR
 

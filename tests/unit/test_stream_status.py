@@ -7,7 +7,7 @@ import urllib.request
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipelines.streaming.state.job_state import Control
+from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.status import Progress, Tracker, line
 from pipelines.streaming.stream_metrics import StreamMetrics, serve
 from transforms.errors import ConfigError
@@ -15,7 +15,7 @@ from transforms.errors import ConfigError
 
 @pytest.fixture
 def control(tmp_path):
-    return Control(tmp_path / "main")
+    return JobState(tmp_path / "main")
 
 
 def poll(counts, next_=10, end=15, **more):
@@ -25,10 +25,10 @@ def poll(counts, next_=10, end=15, **more):
 def test_totals_go_on_when_a_worker_begins_at_zero_again(control):
     tracker = Tracker(control)
     control.report("poll-departures-0", poll({"events": 10, "rejected/bad_json": 2, "late": 1}))
-    control.report("deliver-0", {"rows": {"g": 5}, "written": 4, "stale": 1, "seconds_waiting": 1.5})
+    control.report("sink-0", {"rows": {"g": 5}, "written": 4, "stale": 1, "seconds_waiting": 1.5})
     tracker.look()
     control.report("poll-departures-0", poll({"events": 3, "rejected/bad_json": 1}, next_=13))
-    control.report("deliver-0", {"rows": {"g": 2}, "written": 2})
+    control.report("sink-0", {"rows": {"g": 2}, "written": 2})
     now = tracker.look()
     assert (now.events, now.rows, now.written, now.stale) == (13, 7, 6, 1)
     assert now.rejected == {("departures", "bad_json"): 3}
@@ -38,18 +38,18 @@ def test_totals_go_on_when_a_worker_begins_at_zero_again(control):
 
 
 def test_the_least_of_the_shards_counts_and_none_is_none(control):
-    for shard, (mark, emitted) in enumerate([(5_000_000, 4_000_000), (3_000_000, None)]):
-        progress = {"partitions": {}, "watermark": {"departures": mark}, "emitted": {"g": emitted, "h": mark}}
-        control.save_progress(shard, progress)
+    for shard, (mark, output_watermark) in enumerate([(5_000_000, 4_000_000), (3_000_000, None)]):
+        progress = {"partitions": {}, "watermark": {"departures": mark}, "output_watermark": {"g": output_watermark, "h": mark}}
+        control.save_checkpoint(shard, progress)
     now = Tracker(control).look()
     assert now.watermark == {"departures": 3_000_000}
-    assert now.emitted == {"h": 3_000_000}
+    assert now.output_watermark == {"h": 3_000_000}
 
 
 def test_reports_of_parts_that_say_little_are_no_problem(control):
     control.report("poll-departures-0", {"away": True})
     control.report("shard-0", {})
-    control.report("deliver-0", {"waiting_for": "online store"})
+    control.report("sink-0", {"waiting_for": "online store"})
     now = Tracker(control).look()
     assert now.away == ("departures-0",) and now.waiting == ("online store",)
     assert "away: departures-0; waiting for online store" in line(now)

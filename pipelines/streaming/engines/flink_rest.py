@@ -22,7 +22,7 @@ def check_flags(master: str | None, worker_pool: str | None, savepoint: str | No
     if savepoint and master is None:
         raise ConfigError(
             f"--savepoint {savepoint}: the embedded Flink ignores savepoints; give --flink-master host:port,"
-            " or leave it out: the stream goes on from its own resume point"
+            " or leave it out: the stream goes on from its own checkpoint"
         )
     if master is not None and not re.fullmatch(r"[^\s:/]+:\d+", master):
         raise ConfigError(f"--flink-master {master}: write host:port of the cluster's REST interface, such as localhost:8081")

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.batch.steps import Tile, WindowRows, seed_start, slice_us
-from pipelines.streaming.state.initial_tiles import load_tiles, seed_end
+from pipelines.streaming.state.initial_tiles import batch_run_end, load_tiles
 from tests.oracle import strategies as make
 from transforms.aggregates import merge, rows_between, tile
 from transforms.definitions import FeatureGroup, hours
@@ -63,7 +63,7 @@ def test_batch_then_stream_is_batch_over_everything(tmp_path_factory: pytest.Tem
     start = min(times[0], end) - hop
     folder = tmp_path_factory.mktemp("run")
     made = run_batch(folder, group, make.to_batches(log, group.source, [7]), start, end, data.draw(st.integers(1, 4)))
-    assert seed_end(folder) == end
+    assert batch_run_end(folder) == end
     later = tile(make.to_batch([e for e in log if e[name] >= end], group.source), group)
     upto = (times[-1] + group.longest_us) // hop * hop + 2 * hop
     shards = data.draw(st.integers(1, 5))
@@ -130,4 +130,4 @@ def test_a_run_that_cannot_be_started_from_is_one_clear_line(tmp_path: Path) -> 
         load_tiles(tmp_path, group, 0, 1)
     path.write_text(json.dumps({k: v for k, v in whole.items() if k != "tiles"}))
     with pytest.raises(DataError, match="kept no tiles"):
-        seed_end(tmp_path)
+        batch_run_end(tmp_path)

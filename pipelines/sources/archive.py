@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.project.config import KafkaSettings
+from pipelines.sources.broker import BrokerAway, PartitionReader
 from pipelines.sources.formats.record_format import Decode, record_format
-from pipelines.sources.kafka.partition_reader import BrokerAway, Reader
 from transforms.definitions import EventSource
 from transforms.errors import DataError
 
@@ -37,7 +37,7 @@ def archive_schema(source: EventSource) -> pa.Schema:
 
 
 def archive(
-    reader: Reader | dict[str, Any],
+    reader: PartitionReader,
     source: EventSource,
     kafka: KafkaSettings,
     upto: dict[int, int] | None,
@@ -50,25 +50,24 @@ def archive(
 ) -> Path:
     """Write the accepted events of a topic as event files; returns ``folder / source.files`` (``events/<name>`` where it has none).
 
-    ``reader`` is a Reader or the options for one. Of each partition the records in ``[start, upto)`` are read: from its first record and
+    Of each partition the records in ``[start, upto)`` are read: from its first record and
     up to its end now, unless given. ``max_future_us`` must be the stream's. One Parquet file per partition that has events, in
     :func:`archive_schema`, rows by offset; what was in the folder before is replaced, once all is written. Memory is bounded by a poll and
     a row group. While the broker or the registry is away it waits, and says so. Raises DataError for a topic that ends before ``upto``,
     OffsetGone, UnknownTopic, ConfigError.
     """
-    mine = Reader(reader) if isinstance(reader, dict) else reader
     target = folder / (source.files or f"events/{source.name}")
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     decode = record_format(source, kafka).decode
     try:
-        for partition in range(_patiently(lambda: mine.partitions(source.topic), say)):
-            first = start[partition] if start and partition in start else _patiently(lambda p=partition: mine.start(source.topic, p), say)
-            end = _patiently(lambda p=partition: mine.end(source.topic, p), say) if upto is None else upto.get(partition, 0)
+        for partition in range(_patiently(lambda: reader.partitions(source.topic), say)):
+            first = start[partition] if start and partition in start else _patiently(lambda p=partition: reader.start(source.topic, p), say)
+            end = _patiently(lambda p=partition: reader.end(source.topic, p), say) if upto is None else upto.get(partition, 0)
             file = _Part(unfinished / f"part-{partition:04d}.parquet", source, partition)
             try:
-                _copy(mine, source, partition, first, end, decode, file, max_future_us, clock, say)
+                _copy(reader, source, partition, first, end, decode, file, max_future_us, clock, say)
             finally:
                 file.close()
         if target.exists():
@@ -76,13 +75,11 @@ def archive(
         unfinished.replace(target)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-        if isinstance(reader, dict):
-            mine.close()
     return target
 
 
 def _copy(
-    reader: Reader,
+    reader: PartitionReader,
     source: EventSource,
     partition: int,
     offset: int,
@@ -95,18 +92,18 @@ def _copy(
 ) -> None:
     while offset < end:
         at = offset
-        polled = _patiently(lambda at=at: reader.poll(source.topic, partition, at, POLL_RECORDS, POLL_MS), say)
-        if len(polled.offsets) and polled.offsets[-1] >= end:
-            polled = polled.before(end)
-        now, stamps = clock(), polled.timestamps_us
+        fetched = _patiently(lambda at=at: reader.poll(source.topic, partition, at, POLL_RECORDS, POLL_MS), say)
+        if len(fetched.offsets) and fetched.offsets[-1] >= end:
+            fetched = fetched.before(end)
+        now, stamps = clock(), fetched.timestamps_us
         nows = np.where(stamps > 0, np.minimum(stamps, now), now)  # as the stream: see pipelines.streaming.stages.poll
-        checked = _patiently(lambda p=polled, n=nows: decode(p.payloads, n, max_future_us), say)
-        file.add(checked.valid, polled.offsets[checked.accepted])
-        if polled.next_offset == offset and polled.at_end and polled.end_offset < end:
+        checked = _patiently(lambda p=fetched, n=nows: decode(p.payloads, n, max_future_us), say)
+        file.add(checked.valid, fetched.offsets[checked.accepted])
+        if fetched.next_offset == offset and fetched.at_end and fetched.end_offset < end:
             raise DataError(
-                f"{source.topic}/{partition} ends at offset {polled.end_offset}, before {end}: it was cut, or the offset is wrong"
+                f"{source.topic}/{partition} ends at offset {fetched.end_offset}, before {end}: it was cut, or the offset is wrong"
             )
-        offset = polled.next_offset
+        offset = fetched.next_offset
 
 
 def _patiently(ask: Callable[..., Any], say: Callable[[str], None]) -> Any:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from transforms.contract import Checked
 from transforms.definitions import EventSource, micros
 
-__all__ = ["NEVER", "Taken", "take", "watermark_of"]
+__all__ = ["NEVER", "LateSplit", "split_late", "watermark_of"]
 
 Int = npt.NDArray[np.int64]
 
@@ -24,7 +24,7 @@ NEVER = -(2**62)
 
 
 @dataclass(frozen=True)
-class Taken:
+class LateSplit:
     """N accepted records of one partition, divided. ``events`` and ``late`` are in ``source.arrow_schema`` and log order, ``offsets`` and
     ``late_offsets`` (int64) number their records; ``before`` counts the events before the beginning, which history already has;
     ``newest`` is the greatest accepted event time so far (microseconds)."""
@@ -42,7 +42,7 @@ def watermark_of(source: EventSource, newest: int) -> int:
     return NEVER if newest == NEVER else newest - micros(source.out_of_orderness)
 
 
-def take(checked: Checked, offsets: Int, source: EventSource, newest: int, begin: int = NEVER) -> Taken:
+def split_late(checked: Checked, offsets: Int, source: EventSource, newest: int, begin: int = NEVER) -> LateSplit:
     """Divide the accepted of N judged records (``offsets``: int64 [N]) that follow on a log whose greatest event time was ``newest``.
 
     An event is too late iff it is older than the watermark right before it by more than ``allowed_lateness``. Events before
@@ -58,4 +58,4 @@ def take(checked: Checked, offsets: Int, source: EventSource, newest: int, begin
     def some(mask: npt.NDArray[np.bool_]) -> pa.RecordBatch:
         return checked.valid if mask.all() else checked.valid.filter(pa.array(mask))
 
-    return Taken(some(good), accepted[good], some(late), accepted[late], int(before.sum()), int(running[-1]))
+    return LateSplit(some(good), accepted[good], some(late), accepted[late], int(before.sum()), int(running[-1]))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.streaming.state.job_state import Control
+from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.supervisor import Driver, Supervisor, delivered, reached, running
 from transforms.errors import ConfigError, DataError, TandemError
 
@@ -18,9 +18,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def point(shard, next_, shards=1, source="s", partition=0):
-    """A shard's resume point."""
+    """A shard's checkpoint."""
     at = {"next": next_, "newest": 0, "needed": 0, "needed_newest": 0}
-    return {"shard": shard, "shards": shards, "emitted": {}, "watermark": {}, "partitions": {source: {str(partition): at}}}
+    return {"shard": shard, "shards": shards, "output_watermark": {}, "watermark": {}, "partitions": {source: {str(partition): at}}}
 
 
 def poll(next_, stopped=False, start=0, source="s", partition=0):
@@ -32,7 +32,7 @@ def poll(next_, stopped=False, start=0, source="s", partition=0):
 class World:
     """A clock that sleeping moves, and what happens at which moment."""
 
-    control: Control
+    control: JobState
     now: float = 0.0
     events: list = field(default_factory=list)
     said: list = field(default_factory=list)
@@ -75,19 +75,19 @@ class FakeJob:
 
 @pytest.fixture
 def world(tmp_path):
-    return World(Control(tmp_path / "main"))
+    return World(JobState(tmp_path / "main"))
 
 
 def test_a_stop_waits_until_all_that_was_polled_is_delivered(world):
     control = world.control
     control.report("poll-s-0", poll(50))
-    control.save_progress(0, point(0, 20))
+    control.save_checkpoint(0, point(0, 20))
     stopped_at = []
     world.events = [
         (5, lambda: control.request("stop")),
         (6, lambda: control.report("poll-s-0", poll(60, stopped=True))),
-        (8, lambda: control.save_progress(0, point(0, 59))),
-        (9, lambda: (control.save_progress(0, point(0, 60)), stopped_at.append(world.now))),
+        (8, lambda: control.save_checkpoint(0, point(0, 59))),
+        (9, lambda: (control.save_checkpoint(0, point(0, 60)), stopped_at.append(world.now))),
     ]
     outcome = world.supervisor(lambda n: FakeJob(world)).run()
     assert (outcome.code, outcome.why, outcome.restarts) == (0, "stopped", 0)
@@ -127,12 +127,12 @@ def test_crashes_restart_it_with_growing_pauses_until_it_gives_up(world):
 
 def test_getting_further_resets_the_count(world):
     def make(attempt):
-        world.control.save_progress(0, point(0, 10 * attempt))
+        world.control.save_checkpoint(0, point(0, 10 * attempt))
         if attempt == 12:
             world.control.request("stop")
         return FakeJob(world, after=0.5 if attempt < 12 else None)
 
-    # each crash comes after the resume point has moved on
+    # each crash comes after the checkpoint has moved on
     outcome = world.supervisor(make, limit=2).run()
     assert (outcome.code, outcome.restarts) == (0, 12)
 
@@ -171,8 +171,8 @@ def test_it_ends_at_the_end_offsets(world):
     world.control.report("poll-s-0", poll(40, stopped=True))
     world.events = [
         (1, lambda: world.control.report("poll-s-1", poll(0, stopped=True, partition=1))),
-        (2, lambda: world.control.save_progress(0, point(0, 39))),
-        (3, lambda: world.control.save_progress(0, point(0, 40))),
+        (2, lambda: world.control.save_checkpoint(0, point(0, 39))),
+        (3, lambda: world.control.save_checkpoint(0, point(0, 40))),
     ]
     outcome = world.supervisor(lambda n: FakeJob(world), until=until).run()
     assert outcome.code == 0 and round(world.now) == 3

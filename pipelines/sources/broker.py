@@ -1,0 +1,203 @@
+"""A broker as the stream sees it: topics of partitions, each a log of records that is read by offset.
+
+:class:`PartitionReader` is the interface; :class:`Broker` makes readers and writers and is what a job is given (it can be pickled).
+Two brokers ship: Kafka (:mod:`pipelines.sources.kafka.kafka_client`) and one in memory (:mod:`pipelines.sources.memory`).
+``tandem.testing.broker`` is the suite that both hold. :func:`open_broker` chooses by the scheme of ``kafka.bootstrap_servers``; a package
+brings another by an entry point of the group ``tandem.brokers``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipelines.project.extensions import BROKERS
+from transforms.errors import ConfigError, DataError, StoreError
+
+if TYPE_CHECKING:
+    from pipelines.project.config import KafkaSettings
+
+__all__ = [
+    "Broker",
+    "BrokerAway",
+    "DeadLetterWriter",
+    "FetchResult",
+    "Ints",
+    "OffsetGone",
+    "Original",
+    "PartitionReader",
+    "TopicReplaced",
+    "UnknownTopic",
+    "open_broker",
+]
+
+Ints = npt.NDArray[np.int64]
+Original = tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]]]
+"""Key, value and headers of a record, as they were produced."""
+
+
+class UnknownTopic(ConfigError):
+    """The topic, or this partition of it, does not exist."""
+
+
+class OffsetGone(DataError):
+    """The log holds nothing at this offset any more (retention), or not yet (it was cut, or made anew)."""
+
+
+class TopicReplaced(OffsetGone):
+    """The topic was deleted and made anew: its offsets mean other records now."""
+
+
+class BrokerAway(StoreError):
+    """No broker answered in time; the same call may be made again."""
+
+
+class Records(Protocol):
+    """Where the keys and headers of some records are found."""
+
+    def slice(self, first: int, last: int) -> Records:
+        """Rows ``first`` to ``last`` (exclusive)."""
+
+    def original(self, rows: Sequence[int]) -> list[Original]:
+        """Key, value and headers of these rows."""
+
+
+@dataclass(frozen=True)
+class FetchResult:
+    """Some records of one partition, in order."""
+
+    payloads: pa.Array
+    """binary [N], null for a tombstone."""
+    offsets: Ints
+    """int64 [N], rising; gaps are transaction markers, aborted records, and what compaction removed."""
+    timestamps_us: Ints
+    """int64 [N], the records' own timestamps, microseconds of UTC."""
+    next_offset: int
+    """The position after these: where to poll next."""
+    end_offset: int
+    """Where the log ended for readers of committed records, when it was last heard of."""
+    at_end: bool
+    """A fetch sent during this poll found nothing at ``next_offset``."""
+    identity: str = ""
+    """Which topic of this name, as of :meth:`PartitionReader.identity`."""
+    columns: Records | None = field(default=None, repr=False)
+    """Where keys and headers are found; without: there are none."""
+
+    def before(self, offset: int) -> FetchResult:
+        """The records before this offset; the rest is left for another poll."""
+        n = int(np.searchsorted(self.offsets, offset))
+        if n == len(self.offsets):
+            return self
+        return replace(
+            self,
+            payloads=self.payloads.slice(0, n),
+            offsets=self.offsets[:n],
+            timestamps_us=self.timestamps_us[:n],
+            next_offset=int(self.offsets[n]),
+            at_end=False,
+            columns=None if self.columns is None else self.columns.slice(0, n),
+        )
+
+    def original(self, rows: Ints) -> list[Original]:
+        """Key, value and headers of these rows, as they were produced: for dead letters."""
+        if self.columns is None:
+            return [(None, value, []) for value in self.payloads.take(pa.array(rows)).to_pylist()]
+        return self.columns.original(rows.tolist())
+
+
+class PartitionReader(ABC):
+    """Reads any number of partitions for one process; safe to share between its threads. Connects at the first call.
+
+    **What holds.** Records come in the order of their offsets, each once per pass over them; records of aborted transactions are never
+    seen; nothing is skipped: what cannot be read any more is an error. A broker that is away or frozen is BrokerAway within seconds, and
+    the same reader goes on when it is back.
+    """
+
+    @abstractmethod
+    def partitions(self, topic: str) -> int:
+        """How many partitions the topic has now. Raises UnknownTopic, BrokerAway."""
+
+    @abstractmethod
+    def identity(self, topic: str) -> str:
+        """Another text once the topic has been deleted and made anew; "" where the broker cannot tell.
+
+        The topic that this call found is the one that :meth:`poll` reads from then on (else the one that the first poll found).
+        """
+
+    @abstractmethod
+    def start(self, topic: str, partition: int) -> int:
+        """The first offset that the log holds. Raises UnknownTopic, BrokerAway."""
+
+    @abstractmethod
+    def end(self, topic: str, partition: int) -> int:
+        """The offset where committed records end: where an open transaction begins, or the log ends. Raises as :meth:`start`."""
+
+    @abstractmethod
+    def poll(self, topic: str, partition: int, offset: int, max_records: int, timeout_ms: int) -> FetchResult:
+        """Up to ``max_records`` records from ``offset`` on; waits up to ``timeout_ms`` for the first.
+
+        Raises OffsetGone (before the log's start, or beyond its end), TopicReplaced, UnknownTopic, BrokerAway (nobody answered for some
+        seconds, less while that is known; poll again), DataError on damage.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the connection: nothing can be read any more (StoreError)."""
+
+
+class DeadLetterWriter(Protocol):
+    """Writes rejected records to a topic as they came, with what is wrong beside them; safe to share between threads."""
+
+    def write(
+        self,
+        topic: str,
+        partition: int,
+        source_name: str,
+        fetched: FetchResult,
+        rows: Ints,
+        reasons: Sequence[str],
+        details: Sequence[str | None],
+    ) -> None:
+        """Write these rows of a fetch, and return when they are durable.
+
+        ``rows`` int64 [N], with a reason and a detail each. Raises BrokerAway when nobody answers, StoreError when a letter cannot be
+        written; some may have been written then, so that writing all of them again repeats them.
+        """
+
+    def close(self) -> None:
+        """Disconnect; a later write connects again."""
+
+
+class Broker(ABC):
+    """How a process reaches a broker: what a job's workers are given. Immutable, can be pickled, makes no connection itself."""
+
+    shared: ClassVar[bool] = True
+    """Whether another process reaches the same records; engines whose workers are processes of their own need it."""
+
+    @classmethod
+    @abstractmethod
+    def from_settings(cls, kafka: KafkaSettings, data: Path) -> Broker:
+        """The broker of these settings, for a data folder. Raises ConfigError."""
+
+    @abstractmethod
+    def open_reader(self) -> PartitionReader:
+        """A new reader, to be closed by who opened it."""
+
+    @abstractmethod
+    def open_dead_letters(self, topic: str, seconds: float) -> DeadLetterWriter:
+        """A new writer of dead letters to this topic, made if it is missing; a write takes at most ``seconds``."""
+
+
+def open_broker(kafka: KafkaSettings, data: Path) -> Broker:
+    """The broker that ``kafka.bootstrap_servers`` names: ``memory://name`` is in memory, ``host:port`` a Kafka, nothing the Kafka of
+    ``tandem up`` in the data folder. Raises ConfigError."""
+    scheme, separator, _ = kafka.bootstrap_servers.partition("://")
+    found: type[Broker] = BROKERS.load(scheme if separator else "kafka")
+    return found.from_settings(kafka, data)

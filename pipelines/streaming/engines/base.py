@@ -1,0 +1,121 @@
+"""What runs the streaming job: an :class:`Engine` makes jobs, the supervisor watches one at a time.
+
+An engine is chosen by ``tandem stream --runner NAME`` (:data:`pipelines.project.extensions.ENGINES`); a package brings one by an entry
+point of the group ``tandem.engines``. ``tandem.testing.engine`` is the suite that every engine holds. Nothing here imports Beam.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from transforms.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipelines.streaming.state.job_spec import JobSpec
+
+__all__ = ["Engine", "EngineJob", "EngineOptions", "cause"]
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What ``tandem stream`` says of how the job runs. ``name`` is the job's at the engine, ``folder`` the stream's: what an engine keeps
+    lies below, in a folder of its own. ``preload``: modules that every worker will need. ``beam_args``: what stood after ``--``."""
+
+    name: str
+    folder: Path
+    parallelism: int = 1
+    flink_master: str | None = None
+    worker_pool: str | None = None
+    savepoint: str | None = None
+    preload: tuple[str, ...] = ()
+    beam_args: tuple[str, ...] = ()
+
+
+class EngineJob(ABC):
+    """One attempt at running the job. A new attempt is a new job."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start it; returns before the job runs. Raises TandemError, OSError."""
+
+    @abstractmethod
+    def poll(self) -> int | None:
+        """None while it runs; else how it ended: 0 by itself, anything else by a failure. Cheap: asked ten times a second."""
+
+    @abstractmethod
+    def error(self) -> str:
+        """Why it failed, one line."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End the job and all that was started for it; nothing of it writes any more when this returns. Called in every case, more than
+        once too. What was delivered is durable; nothing else counts."""
+
+
+class Engine(ABC):
+    """Makes the jobs of one ``tandem stream``.
+
+    **What an engine owes a job.** The graph of :func:`pipelines.streaming.stages.stream_graph.build`, its keyed steps with the state of
+    their key. It may repeat, reorder and lose work in progress: the job's own checkpoint makes folding exactly once. Beam state that it
+    brings back must be of one moment with what it repeats, or be gone altogether.
+    """
+
+    name: ClassVar[str]
+    endless: ClassVar[bool] = True
+    """Runs until it is stopped. Without: it passes once over what the topics hold, so ``--until latest`` is needed."""
+    savepoints: ClassVar[bool] = False
+    """Keeps its state by :meth:`stop_with_savepoint`, and starts from ``options.savepoint``."""
+    in_process: ClassVar[bool] = False
+    """Its workers are this process: they reach what lives here alone, such as a broker in memory."""
+
+    def __init__(self, options: EngineOptions, say: Callable[[str], None] = lambda line: None) -> None:
+        """``say`` hears what a person should know. Raises ConfigError, as :meth:`check`."""
+        self.check(options)
+        self.options, self.say = options, say
+
+    @classmethod
+    def check(cls, options: EngineOptions) -> None:
+        """Whether the options are this engine's; cheap, before anything is loaded. Raises ConfigError, one line with the fix."""
+        for flag, value in (("--flink-master", options.flink_master), ("--worker-pool", options.worker_pool)):
+            if value is not None:
+                raise ConfigError(f"{flag} {value} goes with --runner flink-cluster, and the runner is {cls.name}; leave one of them out")
+        if options.savepoint is not None and not cls.savepoints:
+            raise ConfigError(
+                f"--savepoint {options.savepoint}: engine {cls.name!r} has no savepoints; leave it out: the stream goes on from its own"
+                " checkpoint"
+            )
+
+    def prepare(self) -> None:  # noqa: B027
+        """Begin, in the background, what takes long and needs no job: called before the job is planned."""
+
+    @abstractmethod
+    def new_job(self, spec: JobSpec, first: bool) -> EngineJob:
+        """The job of the next attempt; ``options.savepoint`` counts for the first alone. Raises ConfigError, TandemError."""
+
+    def stop_with_savepoint(self) -> str:
+        """Stop the running job and keep its state; where it lies. Raises TandemError: then the job goes on."""
+        raise ConfigError(f"engine {self.name!r} has no savepoints; stop it without: the stream keeps its own checkpoint")
+
+    def close(self) -> None:  # noqa: B027
+        """Let go of what :meth:`prepare` began and no job took."""
+
+
+def cause(log: str) -> str:
+    """The innermost cause in a JVM's stack trace or a worker's traceback within it; empty where there is none."""
+    found = ""
+    lines = log.splitlines()
+    python = re.compile(r"^([A-Za-z_][\w.]*(Error|Exception|Gone|Away|Topic)\b.*)$")
+    for line in lines:
+        if line.startswith("Caused by: "):
+            found = line.removeprefix("Caused by: ").strip()
+        elif line.startswith("Exception in thread ") and not found:
+            found = line.split(" ", 4)[-1].strip()
+    traced = [m.group(1) for line in lines if (m := python.match(line.strip())) and not line.startswith(("\tat", "Caused by"))]
+    if "Traceback (most recent call last)" in log and traced:
+        return traced[-1]
+    return found

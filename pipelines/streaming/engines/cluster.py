@@ -1,0 +1,47 @@
+"""The streaming job on a Flink cluster: this process submits it, watches it, and ends it through the cluster's REST interface."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipelines.streaming.engines.base import Engine, EngineJob, EngineOptions
+from pipelines.streaming.engines.flink import flink_job
+from pipelines.streaming.engines.flink_rest import Cluster, check_flags
+from transforms.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipelines.streaming.state.job_spec import JobSpec
+
+__all__ = ["FlinkClusterEngine"]
+
+
+class FlinkClusterEngine(Engine):
+    """See the module. The cluster repairs itself from its checkpoints; a savepoint outlives the job."""
+
+    name = "flink-cluster"
+    savepoints = True
+
+    @classmethod
+    def check(cls, options: EngineOptions) -> None:
+        """The cluster's address and a pool of workers beside it are needed."""
+        if options.flink_master is None:
+            raise ConfigError(f"--runner {cls.name} needs --flink-master host:port, the cluster's REST interface, and --worker-pool")
+        check_flags(options.flink_master, options.worker_pool, options.savepoint)
+
+    def new_job(self, spec: JobSpec, first: bool) -> EngineJob:
+        """One job of the cluster, submitted by a JVM of ours."""
+        options = self.options
+        return flink_job(
+            options,
+            spec,
+            self.say,
+            master=options.flink_master,
+            worker_pool=options.worker_pool,
+            savepoint=options.savepoint if first else None,
+            checkpoints=spec.stream.checkpoints,
+        )
+
+    def stop_with_savepoint(self) -> str:
+        """The savepoint's path, as the cluster sees it."""
+        assert self.options.flink_master is not None
+        return Cluster(self.options.flink_master).stop_with_savepoint(self.options.name)

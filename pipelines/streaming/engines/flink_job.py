@@ -1,0 +1,220 @@
+"""One job of Flink, embedded or on a cluster.
+
+No job server: Beam's ``FlinkPipelineRunner`` runs one portable pipeline that it finds on its class path, and ends with it. So there
+is one JVM per job, its exit code is the job's, it is killed when this process ends, and nothing can be left in it. Embedded, the JVM
+is the whole of Flink; on a cluster it is the client, and the job is ended through Flink's REST interface.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.portable_runner import JobServiceHandle, PortableRunner
+from google.protobuf import json_format
+
+from pipelines.lake.processes import start_child, stop_child
+from pipelines.streaming.engines.base import EngineJob, cause
+from pipelines.streaming.engines.flink_rest import Cluster, check_flags
+from pipelines.streaming.engines.worker import PRELOAD, start_worker
+from pipelines.streaming.engines.worker_pool import WorkerPool
+
+__all__ = ["FlinkJob", "FlinkOptions"]
+
+MAIN_CLASS = "org.apache.beam.runners.flink.FlinkPipelineRunner"
+BUNDLE_MS = 20
+"""Flink closes a bundle after so long: the default of 1000 ms costs a factor of 20 (measured)."""
+
+
+@dataclass(frozen=True)
+class FlinkOptions:
+    """How a job runs. ``master`` None is embedded; else ``host:port`` of a cluster's REST interface, which needs ``worker_pool``."""
+
+    folder: Path
+    name: str
+    parallelism: int = 1
+    checkpoint_seconds: float = 10.0
+    retries: int = 3
+    """Restarts that Flink does by itself (from its last checkpoint) before the job fails and the driver decides."""
+    heap_mb: int = 1024
+    master: str | None = None
+    worker_pool: str | None = None
+    savepoint: str | None = None
+    checkpoints: str = ""
+    """URL of the cluster's checkpoints, which all its machines reach; empty: a folder below ``folder``."""
+    extra: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_flags(self.master, self.worker_pool, self.savepoint)
+
+    def beam_options(self, pool: str) -> PipelineOptions:
+        """Beam's options of the job; ``pool`` is the address of the SDK workers' pool."""
+        flags = {
+            "streaming": "",
+            "job_name": self.name,
+            "flink_master": self.master or "[local]",
+            "environment_type": "EXTERNAL",
+            "environment_config": pool,
+            "parallelism": self.parallelism,
+            "max_parallelism": 128,
+            "max_bundle_time_mills": BUNDLE_MS,
+            "checkpointing_interval": max(10, round(self.checkpoint_seconds * 1000)),
+            "state_backend": "filesystem",
+            "state_backend_storage_path": self.checkpoints or (self.folder / "checkpoints").as_uri(),
+            "number_of_execution_retries": self.retries if self.master is None else 1000,  # a cluster repairs itself
+            "execution_retry_delay": 1000,
+            "object_reuse": "true",
+            "enable_metrics": "false",
+        }
+        if self.master is not None:
+            flags["externalized_checkpoints_enabled"] = "true"  # kept when the job fails; a cancelled one starts from the stream's
+        if self.savepoint:
+            flags["savepoint_path"] = self.savepoint
+        return PipelineOptions([f"--{key}={value}" if value != "" else f"--{key}" for key, value in flags.items()] + list(self.extra))
+
+
+class FlinkJob(EngineJob):
+    """One job: :meth:`start`, :meth:`poll` until it has ended, :meth:`stop`. Use a new one for a new attempt.
+
+    ``build`` puts the graph into a pipeline; ``say`` hears of workers that ended; ``spare``: a worker that was started before.
+    """
+
+    def __init__(
+        self,
+        options: FlinkOptions,
+        build: Callable[[beam.Pipeline], Any],
+        say: Callable[[str], None] = lambda line: None,
+        preload: tuple[str, ...] = PRELOAD,
+        spare: subprocess.Popen[bytes] | None = None,
+    ) -> None:
+        self.options, self.say = options, say
+        self._build, self._preload, self._spare = build, preload, spare
+        self._pool: WorkerPool | None = None
+        self._java: subprocess.Popen[bytes] | None = None
+        self.log = options.folder / "flink.log"
+        self.cluster = Cluster(options.master) if options.master else None
+
+    def start(self) -> None:
+        """Start the workers' pool and the JVM with the job; returns before the job runs. Raises ConfigError and what ``build`` raises."""
+        from pipelines.services.jars import ADD_OPENS, classpath, java
+
+        options = self.options
+        if self.cluster is not None:
+            self.cluster.cancel_jobs(options.name, self.say)  # a job that a killed driver left: two would write
+        for leftover in ("checkpoints", "tmp") if self.cluster is None else ("tmp",):
+            shutil.rmtree(options.folder / leftover, ignore_errors=True)  # the embedded Flink never restores another one's
+        (options.folder / "tmp").mkdir(parents=True, exist_ok=True)
+        options.folder.chmod(0o700)  # the job's description holds what logs in to Kafka
+        if self.cluster is None:
+            log = options.folder / "worker.log"
+            self._pool = WorkerPool(log, preload=self._preload, spare=self._spare or start_worker(log, self._preload), say=self.say)
+            pool = self._pool.address
+        else:
+            assert options.worker_pool is not None
+            pool = options.worker_pool
+        try:
+            path = [str(self._describe(pool)), classpath("flink", self.say)]
+            command = [
+                str(java()),
+                f"-Xmx{options.heap_mb}m",
+                "-XX:+UseSerialGC",
+                "-XX:TieredStopAtLevel=1",  # half the processor time at the start; the work is done in Python
+                "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+                f"-Djava.io.tmpdir={options.folder / 'tmp'}",
+                *ADD_OPENS,
+                MAIN_CLASS,
+                # Two arguments: its parser takes a path with a space only so.
+                "--flink-conf-dir",
+                str(self._configure()),
+            ]
+            self._java = start_child(command, self.log, {**os.environ, "CLASSPATH": os.pathsep.join(path)}, anew=True)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _describe(self, pool: str) -> Path:
+        """Write the pipeline and its options where the JVM looks for them on its class path; returns the jar."""
+        options = self.options.beam_options(pool)
+        pipeline = beam.Pipeline(options=options)
+        self._build(pipeline)
+        proto = PortableRunner.get_proto_pipeline(pipeline, options)
+        for environment in proto.components.environments.values():
+            del environment.dependencies[:]  # the workers run this installation: nothing is to be sent to them
+        values = options.get_all_options(retain_unknown_options=True, drop_default=True)
+        values.pop("runner", None)  # Beam's Java side would look for a class of that name
+        jar = self.options.folder / "job.jar"  # not a folder: a cluster's client uploads all of its class path
+        with zipfile.ZipFile(jar, "w", zipfile.ZIP_DEFLATED) as out:
+            out.writestr("BEAM-PIPELINE/pipeline-manifest.json", json.dumps({"defaultJobName": "pipeline"}))
+            out.writestr("BEAM-PIPELINE/pipeline/pipeline.json", json_format.MessageToJson(proto))
+            written = json_format.MessageToJson(JobServiceHandle.encode_pipeline_options(values))
+            out.writestr("BEAM-PIPELINE/pipeline/pipeline-options.json", written)
+        return jar
+
+    def _configure(self) -> Path:
+        """Flink's configuration: loopback and free ports; patient with a machine that sleeps. Returns the folder."""
+        folder = self.options.folder / "conf"
+        folder.mkdir(parents=True, exist_ok=True)
+        settings: dict[str, Any] = {
+            "io.tmp.dirs": self.options.folder / "tmp",
+            "heartbeat.timeout": 600_000,  # ms: a stopped process (SIGSTOP, a laptop's lid) is no failure
+            "akka.ask.timeout": "10 min",
+            "execution.checkpointing.tolerable-failed-checkpoints": 1000,
+        }
+        if self.options.master is None:
+            settings |= {
+                "rest.address": "127.0.0.1",
+                "rest.bind-address": "127.0.0.1",
+                "rest.bind-port": "0",
+                "jobmanager.rpc.address": "127.0.0.1",
+                "jobmanager.bind-host": "127.0.0.1",
+                "taskmanager.bind-host": "127.0.0.1",
+                "taskmanager.host": "127.0.0.1",
+                "taskmanager.numberOfTaskSlots": max(1, self.options.parallelism),
+            }
+        (folder / "flink-conf.yaml").write_text("".join(f"{key}: {value}\n" for key, value in settings.items()))
+        return folder
+
+    def poll(self) -> int | None:
+        """None while the job runs, else the JVM's exit code: 0 where it came to its end (or a cluster was asked to end it)."""
+        assert self._java is not None
+        return self._java.poll()
+
+    @property
+    def pid(self) -> int:
+        """The JVM's process id."""
+        assert self._java is not None
+        return self._java.pid
+
+    def worker_pids(self) -> list[int]:
+        """The SDK workers of the embedded Flink that run now."""
+        return self._pool.pids() if self._pool is not None else []
+
+    def error(self) -> str:
+        """Why the job failed, one line, from the JVM's output."""
+        try:
+            text = self.log.read_text(errors="replace")[-200_000:]
+        except OSError:
+            text = ""
+        code = self.poll()
+        if code is not None and code < 0:
+            return f"the engine was ended by signal {-code}"
+        return cause(text) or f"the engine ended with code {code}; see {self.log}"
+
+    def stop(self) -> None:
+        """End the job and all that was started for it. What was delivered is durable; nothing else counts."""
+        if self.cluster is not None and self._java is not None and self._java.poll() is None:
+            self.cluster.cancel_jobs(self.options.name)
+        if self._pool is not None:
+            self._pool.close()
+        if self._java is not None:
+            stop_child(self._java, 0 if self.cluster is None else 5)
+        shutil.rmtree(self.options.folder / "tmp", ignore_errors=True)

@@ -1,0 +1,53 @@
+"""The engines hold the contract that ships: the direct one over a broker in memory, the embedded Flink over a real Kafka."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from pipelines.project import extensions
+from pipelines.streaming.engines.direct import DirectEngine
+from pipelines.streaming.stream_job import StreamOptions
+from tandem.testing.broker import BrokerHarness, MemoryHarness
+from tandem.testing.engine import EngineContract
+from tests.contract.brokers import KafkaHarness
+from transforms.errors import ConfigError
+
+pytestmark = pytest.mark.timeout(600)
+
+
+class TestDirect(EngineContract):
+    runner = "direct"
+
+    @pytest.fixture
+    def harness(self) -> BrokerHarness:
+        return MemoryHarness()
+
+
+@pytest.mark.slow
+class TestEmbeddedFlink(EngineContract):
+    runner = "flink"
+
+    @pytest.fixture
+    def harness(self, kafka: KafkaHarness) -> BrokerHarness:
+        return kafka
+
+
+class Brought(DirectEngine):
+    """An engine of another package."""
+
+    name = "brought"
+
+
+def test_a_package_brings_an_engine_by_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = [
+        EntryPoint("brought", f"{__name__}:Brought", "tandem.engines"),
+        EntryPoint("broken", "no.such.module:Engine", "tandem.engines"),
+    ]
+    monkeypatch.setattr(extensions, "entry_points", lambda group: points if group == "tandem.engines" else [])
+    assert StreamOptions(runner="brought", until="latest").engine() is Brought
+    with pytest.raises(ConfigError, match=r"--runner broken: engine 'broken' of .* cannot be loaded: No module named 'no'; install"):
+        StreamOptions(runner="broken")
+    with pytest.raises(ConfigError, match=r"--runner spark: 'spark' is no engine; known: broken, brought, direct, flink, flink-cluster"):
+        StreamOptions(runner="spark")
