@@ -50,7 +50,8 @@ def stream(
     if context.invoked_subcommand is not None:
         return
     quiet()
-    from pipelines.streaming.stream_job import StreamOptions, run_stream
+    from pipelines.streaming.stream_job import run_stream
+    from pipelines.streaming.stream_options import StreamOptions
 
     options = StreamOptions(
         name=name,
@@ -91,7 +92,7 @@ def stop(
     json_: JsonOption = False,
 ) -> None:
     """Stop a stream when what it polled is delivered. Harmless if none runs."""
-    from pipelines.streaming.stream_job import stop_stream
+    from pipelines.streaming.stream_control import stop_stream
 
     manifest = stop_stream(_data(repo, data), name, timeout, savepoint)
     found: dict[str, Any] = manifest if manifest is not None else {"name": name, "running": False}
@@ -109,7 +110,7 @@ def stop(
 @app.command()
 def status(repo: RepoOption = DEFAULT_REPO, data: DataOption = None, name: NameOption = "main", json_: JsonOption = False) -> None:
     """Show whether a stream runs and how far it is."""
-    from pipelines.streaming.stream_job import stream_status
+    from pipelines.streaming.stream_control import stream_status
 
     found = stream_status(_data(repo, data), name)
 
@@ -142,7 +143,7 @@ def _cell(key: str, value: Any) -> str:
 @app.command()
 def resume(repo: RepoOption = DEFAULT_REPO, data: DataOption = None, name: NameOption = "main") -> None:
     """Let partitions that are paused for their rejects go on; the rejects become dead letters."""
-    from pipelines.streaming.stream_job import resume_stream
+    from pipelines.streaming.stream_control import resume_stream
 
     parts = resume_stream(_data(repo, data), name)
     typer.echo(f"going on: {', '.join(parts)}" if parts else "nothing is paused")

@@ -55,7 +55,7 @@ def start_over(repo: Repo, steps: Steps) -> None:
         return
     from pipelines.feature_store.store import open_store
     from pipelines.services import local
-    from pipelines.streaming.supervisor import running
+    from pipelines.streaming.driver import running
 
     if running(repo.data / "stream" / NAME) is not None:
         raise TandemError(f"the stream of another demo runs on {repo.data}; 'tandem stream stop --name {NAME}' ends it")
@@ -83,7 +83,7 @@ def _streamed(
     repo: Repo, run_id: str, model: str, questions: list[Question], days: tuple[datetime, datetime], steps: Steps
 ) -> dict[str, Any]:
     """The stream from its start to its stop, with the server and the replay beside it."""
-    from pipelines.streaming.stream_job import stop_stream
+    from pipelines.streaming.stream_control import stop_stream
 
     clock = repo.data / "replay" / "clock.json"
     clock.unlink(missing_ok=True)  # of an earlier replay: the server is not to start there
@@ -234,7 +234,7 @@ def _topics(repo: Repo) -> None:
 
 
 def _progress(repo: Repo) -> dict[str, Any]:
-    from pipelines.streaming.stream_job import stream_status
+    from pipelines.streaming.stream_control import stream_status
 
     found: dict[str, Any] = stream_status(repo.data, NAME).get("progress", {})
     return found

@@ -12,13 +12,13 @@ from typing import Any
 
 from pipelines.streaming.state.job_state import JobState
 
-__all__ = ["Progress", "Screen", "Tracker", "line", "when"]
+__all__ = ["StreamStatus", "Screen", "Tracker", "line", "when"]
 
 _NEVER = -(2**61)
 
 
 @dataclass(frozen=True)
-class Progress:
+class StreamStatus:
     """Totals since the driver began (counted on over restarts), rates of the last seconds, and how things stand."""
 
     seconds: float = 0.0
@@ -68,7 +68,7 @@ class Tracker:
         self._last: dict[tuple[str, str], float] = {}
         self._total: dict[tuple[str, str], float] = {}
         self._marks: deque[tuple[float, int, int]] = deque([(self.begun, 0, 0)])
-        self.now = Progress()
+        self.now = StreamStatus()
 
     def _add(self, part: str, name: str, value: float) -> None:
         key = (part, name)
@@ -88,7 +88,7 @@ class Tracker:
                 out[key] = out.get(key, 0) + round(value)
         return out
 
-    def look(self) -> Progress:
+    def look(self) -> StreamStatus:
         """Read the reports; the state of things now."""
         reports, points = self.job_state.reports(), self.job_state.load_checkpoints()
         lag, paused, away, waiting, newest = {}, [], [], [], 0.0
@@ -126,7 +126,7 @@ class Tracker:
         for name, n in self._by_name("poll-", "rejected/").items():
             source, _, reason = name.partition("/")
             rejected[source, reason] = n
-        self.now = Progress(
+        self.now = StreamStatus(
             seconds=now - self.begun,
             events=events,
             events_per_second=(events - events_then) / took,
@@ -166,10 +166,10 @@ def when(us: int) -> str:
     return f"{datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us):%Y-%m-%d %H:%M}"
 
 
-def line(p: Progress) -> str:
+def line(p: StreamStatus) -> str:
     """One line for people.
 
-    >>> line(Progress(events=1200, events_per_second=310.4, lag={("departures", 0): 7}, rows=90))
+    >>> line(StreamStatus(events=1200, events_per_second=310.4, lag={("departures", 0): 7}, rows=90))
     '1,200 events, 310/s; 7 behind; 90 rows, 0/s'
     """
     parts = [

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from pipelines.streaming.status import Progress
+from pipelines.streaming.status import StreamStatus
 from transforms.errors import ConfigError
 
 __all__ = ["StreamMetrics", "serve"]
@@ -18,9 +18,9 @@ _PREFIX = "tandem_stream_"
 
 
 class StreamMetrics(Collector):
-    """The metrics of :class:`Progress`; ``restarts`` tells how often the engine was started anew."""
+    """The metrics of :class:`StreamStatus`; ``restarts`` tells how often the engine was started anew."""
 
-    def __init__(self, look: Callable[[], Progress], restarts: Callable[[], int] = lambda: 0) -> None:
+    def __init__(self, look: Callable[[], StreamStatus], restarts: Callable[[], int] = lambda: 0) -> None:
         self.look, self.restarts = look, restarts
 
     def collect(self) -> Iterator[Any]:

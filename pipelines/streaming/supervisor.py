@@ -5,22 +5,16 @@ Every engine's jobs go through it. Nothing here knows Beam or Flink; time is inj
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from pipelines.lake.runs import write_json
 from pipelines.streaming.engines.base import EngineJob
 from pipelines.streaming.state.job_state import JobState
-from transforms.errors import DataError, TandemError
+from transforms.errors import TandemError
 
-__all__ = ["Driver", "Outcome", "Supervisor", "delivered", "reached", "running"]
+__all__ = ["Outcome", "Supervisor", "delivered", "reached"]
 
 
 @dataclass(frozen=True)
@@ -31,60 +25,6 @@ class Outcome:
     why: str
     restarts: int = 0
     savepoint: str | None = None
-
-
-# ---------------------------------------------------------------------------------------------------------------- one driver per name
-
-
-class Driver:
-    """The hold on a stream's folder, and the facts about who has it (``driver.json``); both end with the process, however it ends."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.facts: dict[str, Any] = {}
-
-    @contextmanager
-    def held(self, seconds: float = 2.0) -> Iterator[None]:
-        """Hold the stream. Raises DataError while another driver does."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / ".driver.lock", "a") as lock:
-            until = time.monotonic() + seconds  # somebody who looks whether a driver runs holds it for a moment
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > until:
-                        other = (running(self.folder) or {}).get("pid", "unknown")
-                        raise DataError(
-                            f"stream {self.folder.name!r} already runs (pid {other});"
-                            " stop it with 'tandem stream stop', or choose another --name"
-                        ) from None
-                    time.sleep(0.05)
-            try:
-                yield
-            finally:
-                (self.folder / "driver.json").unlink(missing_ok=True)
-
-    def tell(self, **facts: Any) -> None:
-        """Add to the facts that other processes see."""
-        self.facts |= facts
-        write_json(self.folder / "driver.json", {"pid": os.getpid(), **self.facts})
-
-
-def running(folder: Path) -> dict[str, Any] | None:
-    """The facts about the driver that holds this stream's folder; None when nobody does."""
-    try:
-        with open(folder / ".driver.lock") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                with suppress(OSError, ValueError):
-                    return dict(json.loads((folder / "driver.json").read_text()))
-                return {}
-    except FileNotFoundError:
-        pass
-    return None
 
 
 # ------------------------------------------------------------------------------------------------------------------------ how far it is

@@ -59,7 +59,7 @@ def run_verify(repo: Repo, options: VerifyOptions, say: Say = lambda line: None)
 
     Raises ConfigError, DataError and StoreError, one line each, for what cannot be compared at all.
     """
-    from pipelines.streaming.stream_job import stream_folder
+    from pipelines.streaming.driver import stream_folder
 
     started = datetime.now(UTC)
     folder = options.folder or repo.data / "verify" / f"{options.name}-{started:%Y%m%dT%H%M%S}"

@@ -28,10 +28,12 @@ import pytest
 from pipelines.feature_store.store import apply
 from pipelines.project.extensions import ENGINES
 from pipelines.project.repository import Repo, load_repo
+from pipelines.streaming.driver import stream_folder
 from pipelines.streaming.engines.base import Engine
 from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.row_log import newest, read_rows
-from pipelines.streaming.stream_job import StreamOptions, run_stream, stream_folder
+from pipelines.streaming.stream_job import run_stream
+from pipelines.streaming.stream_options import StreamOptions
 from tandem.testing.broker import BrokerHarness, MemoryHarness
 from transforms.aggregates import rows_between, tile
 from transforms.contract import check_json
@@ -44,11 +46,8 @@ _HOUR_US = 3_600_000_000
 _BEGIN_US = 1_700_000_000_000_000 // _HOUR_US * _HOUR_US
 
 _FEATURES = """
-from pathlib import Path
-
-from pipelines.project.config import load_settings
-from serving.feast_objects import feast_objects, load_outputs
-from transforms.definitions import Count, Entity, EventSource, FeatureGroup, Field, Mean, days, hours, minutes
+from tandem.pipelines.feature_store.views import feast_views
+from tandem.transforms.definitions import Count, Entity, EventSource, FeatureGroup, Field, Mean, days, hours, minutes
 
 trips = EventSource(
     name="trips",
@@ -59,9 +58,7 @@ zones = FeatureGroup(
     name="zones", source=trips, entity=Entity("zone"), hop=minutes(5), ttl=days(36500),
     aggregates=[Count(over=[hours(1), hours(2)]), Mean("fare", over=hours(1))],
 )
-GROUPS = [zones]
-DATA = load_settings(Path(__file__).parent).data
-globals().update(feast_objects(GROUPS, DATA, load_outputs(DATA, GROUPS)).named())
+feast_views(__name__)
 """
 _STORE = """
 project: trips

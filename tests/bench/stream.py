@@ -139,8 +139,10 @@ def tandem(stage: Stage, runner: str) -> tuple[float, int, str]:
     """``tandem stream --until latest``, from the beginning. Seconds, events, a remark."""
     from feast import FeatureStore
 
+    from pipelines.streaming.driver import stream_folder
     from pipelines.streaming.state.job_state import JobState
-    from pipelines.streaming.stream_job import StreamOptions, run_stream, stream_folder
+    from pipelines.streaming.stream_job import run_stream
+    from pipelines.streaming.stream_options import StreamOptions
 
     stage.redis().flushdb()
     store = FeatureStore(repo_path=str(stage.repo.path))

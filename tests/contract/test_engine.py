@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.project import extensions
 from pipelines.streaming.engines.direct import DirectEngine
-from pipelines.streaming.stream_job import StreamOptions
+from pipelines.streaming.stream_options import StreamOptions
 from tandem.testing.broker import BrokerHarness, MemoryHarness
 from tandem.testing.engine import EngineContract
 from tests.contract.brokers import KafkaHarness

@@ -18,9 +18,9 @@ import pyarrow as pa
 from kafka import KafkaProducer
 
 from pipelines.project.repository import Repo, load_repo
+from pipelines.streaming.driver import running
 from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.row_log import read_rows
-from pipelines.streaming.supervisor import running
 from tests.integration.kafka_world import new_topic, options_of
 from tests.oracle.compare import differences, to_dicts
 from transforms.aggregates import rows_between, tile

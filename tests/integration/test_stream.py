@@ -10,7 +10,8 @@ import urllib.request
 
 import pytest
 
-from pipelines.streaming.stream_job import StreamOptions, run_stream
+from pipelines.streaming.stream_job import run_stream
+from pipelines.streaming.stream_options import StreamOptions
 from tests.integration.stream_world import ROOT, end, environment, events, is_running, make_stream_world, parts_of, wait_for
 from tests.integration.ticking import alive
 from tests.kafka_server import kafka_server

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 
 from pipelines.streaming.stages.sink import FeastStore
-from pipelines.streaming.stream_job import StreamOptions, run_stream
+from pipelines.streaming.stream_job import run_stream
+from pipelines.streaming.stream_options import StreamOptions
 from pipelines.verify.verification import VerifyOptions, run_verify
 from tests.integration.stream_world import ROOT, environment, events, make_stream_world
 from tests.kafka_server import kafka_server

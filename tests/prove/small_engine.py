@@ -51,8 +51,9 @@ class Engine:
     """The stages of one job and their state."""
 
     def __init__(self, spec: Any, checkpoint: Path, seed: int) -> None:
-        from pipelines.streaming.stages.fold import FoldShard, SinkRows
+        from pipelines.streaming.stages.fold import FoldShard
         from pipelines.streaming.stages.poll import Partitions, Poll
+        from pipelines.streaming.stages.sink import SinkRows
 
         self.rng, self.checkpoint = random.Random(seed), checkpoint
         self.partitions, self.poll, self.fold, self.deliver = Partitions(spec), Poll(spec), FoldShard(spec), SinkRows(spec)
@@ -91,8 +92,10 @@ class Engine:
 def run(orders: dict[str, Any]) -> int:
     """One life of a job; its exit code."""
     from pipelines.project.repository import load_repo
+    from pipelines.streaming.driver import stream_folder
     from pipelines.streaming.state.job_state import JobState
-    from pipelines.streaming.stream_job import StreamOptions, _Stream, stream_folder
+    from pipelines.streaming.stream_options import StreamOptions
+    from pipelines.streaming.stream_plan import StreamPlan
     from pipelines.streaming.supervisor import delivered
 
     repo = load_repo(Path(orders["repo"]))
@@ -102,7 +105,7 @@ def run(orders: dict[str, Any]) -> int:
     checkpoint = job_state.folder / "small-checkpoint"
     if not orders["restore"]:
         checkpoint.unlink(missing_ok=True)
-    stream = _Stream(repo, options, job_state, job_state.say)
+    stream = StreamPlan(repo, options, job_state, job_state.say)
     stream.prepare()
     spec = replace(stream.spec, until=None, one_tick=False)
     engine, shards = Engine(spec, checkpoint, orders["seed"]), spec.stream.shards

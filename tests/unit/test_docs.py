@@ -165,13 +165,13 @@ def test_every_command_is_in_the_readme() -> None:
 def test_metrics_are_called_so(tmp_path: Path) -> None:
     from prometheus_client import CollectorRegistry, generate_latest
 
-    from pipelines.streaming.status import Progress
+    from pipelines.streaming.status import StreamStatus
     from pipelines.streaming.stream_metrics import StreamMetrics
     from pipelines.watch.job_metrics import JobMetrics, page
     from serving.metrics import Metrics
 
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(StreamMetrics(Progress))
+    registry.register(StreamMetrics(StreamStatus))
     streams = {line.split()[2] for line in generate_latest(registry).decode().splitlines() if line.startswith("# TYPE")}
     text = "\n".join(p.read_text("utf-8") for p in PAGES)
     told = set(re.findall(r"`(tandem_stream_\w+)`", text))

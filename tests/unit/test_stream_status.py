@@ -1,4 +1,4 @@
-"""Progress for people and Prometheus, from the parts' reports."""
+"""StreamStatus for people and Prometheus, from the parts' reports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipelines.streaming.state.job_state import JobState
-from pipelines.streaming.status import Progress, Tracker, line
+from pipelines.streaming.status import StreamStatus, Tracker, line
 from pipelines.streaming.stream_metrics import StreamMetrics, serve
 from transforms.errors import ConfigError
 
@@ -56,18 +56,18 @@ def test_reports_of_parts_that_say_little_are_no_problem(control):
 
 
 def test_the_line():
-    p = Progress(
+    p = StreamStatus(
         events=1200, events_per_second=310.4, lag={("d", 0): 7}, rows=90, rejected={("d", "bad"): 2}, late={"d": 0},
         watermark={"d": 1_357_000_000_000_000}, paused=("d/0",), silent_seconds=12.3,
     )  # fmt: skip
     assert line(p) == (
         "1,200 events, 310/s; 7 behind; 90 rows, 0/s; event time 2013-01-01 00:26; 2 rejected; paused: d/0; no news for 12 s"
     )
-    assert line(Progress()) == "0 events, 0/s; 0 behind; 0 rows, 0/s"
+    assert line(StreamStatus()) == "0 events, 0/s; 0 behind; 0 rows, 0/s"
 
 
 def test_metrics_can_be_scraped(control):
-    now = Progress(
+    now = StreamStatus(
         read={"d": 9}, rejected={("d", "bad"): 2}, late={"d": 1}, rows_of={"g": 4}, written=3, stale=1, lag={("d", 0): 7},
         watermark={"d": 1_500_000}, sink_seconds={"store": 0.5},
     )  # fmt: skip

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.streaming.driver import Driver, running
 from pipelines.streaming.state.job_state import JobState
-from pipelines.streaming.supervisor import Driver, Supervisor, delivered, reached, running
+from pipelines.streaming.supervisor import Supervisor, delivered, reached
 from transforms.errors import ConfigError, DataError, TandemError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -213,7 +214,7 @@ def test_one_driver_per_name(tmp_path):
     with Driver(tmp_path).held():
         code = f"""
 from pathlib import Path
-from pipelines.streaming.supervisor import Driver, running
+from pipelines.streaming.driver import Driver, running
 folder = Path({str(tmp_path)!r})
 print(running(folder)["run"])
 try:
@@ -235,7 +236,7 @@ def test_a_held_stream_is_an_error(tmp_path):
     code = f"""
 import sys, time
 from pathlib import Path
-from pipelines.streaming.supervisor import Driver
+from pipelines.streaming.driver import Driver
 with Driver(Path({str(tmp_path)!r})).held():
     print("held", flush=True)
     sys.stdin.read()

@@ -1,4 +1,4 @@
-"""The second keyed stage: a shard's tiles in Beam state, folded by :class:`transforms.fold.Shard`; and the last: delivery.
+"""The second keyed stage: a shard's tiles in Beam state, folded by :class:`transforms.fold.Shard`.
 
 Beam state is a cache of the log. Memory is a cache of Beam state: a random token, written with every change, tells whether the shard
 in memory is the one that the state describes, whatever the runner repeated or restored in between.
@@ -22,15 +22,14 @@ from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateS
 
 from pipelines.batch.steps import from_ipc, to_ipc
 from pipelines.streaming.stages.coders import GROUP, PARTITION, Element, FoldOutput, as_late, decode, decode_state, encode_state
-from pipelines.streaming.stages.sink import StreamSink
 from pipelines.streaming.state.initial_tiles import load_tiles
 from pipelines.streaming.state.job_spec import JobSpec
 from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.row_log import read_late
-from transforms.errors import ConfigError, GraphError, TandemError
+from transforms.errors import TandemError
 from transforms.fold import OFFSET, Folded, Shard
 
-__all__ = ["SinkRows", "FoldShard"]
+__all__ = ["FoldShard"]
 
 CHECKPOINT_SECONDS = 1.0
 
@@ -206,29 +205,3 @@ class FoldShard(beam.DoFn):
 
 def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     return pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
-
-
-class SinkRows(beam.DoFn):
-    """FoldOutput -> nothing: rows through the graph into the online store and the log, then the checkpoint. Runs fused with the fold,
-    so a slow sink holds the whole job back and a bundle ends only when all is delivered."""
-
-    def __init__(self, spec: JobSpec) -> None:
-        self.spec = spec
-
-    def setup(self) -> None:
-        """Load graphs, open the store."""
-        spec = self.spec
-        job_state = JobState(spec.folder)
-        try:
-            self.sink = StreamSink(spec.repo, spec.data, dict(spec.groups), dict(spec.graphs), job_state)
-        except (ConfigError, GraphError) as error:  # trying again would not help
-            job_state.fail(str(error))
-            raise
-
-    def process(self, output: FoldOutput) -> None:
-        """Deliver one output."""
-        self.sink.deliver(output)
-
-    def teardown(self) -> None:
-        """Seal the log."""
-        self.sink.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import apache_beam as beam
@@ -16,6 +15,10 @@ from apache_beam.transforms.userstate import ReadModifyWriteStateSpec
 from pipelines.sources.broker import BrokerAway, FetchResult
 from pipelines.sources.formats.record_format import record_format
 from pipelines.streaming.stages.coders import Element, decode_state, encode, encode_state, with_offsets
+from pipelines.streaming.stages.idle import Idleness
+from pipelines.streaming.stages.poll_reports import PollReports
+from pipelines.streaming.stages.position import Position
+from pipelines.streaming.stages.reject_limit import RejectLimit
 from pipelines.streaming.state.job_spec import JobSpec
 from pipelines.streaming.state.job_state import JobState
 from transforms.contract import Checked
@@ -23,44 +26,18 @@ from transforms.definitions import EventSource
 from transforms.errors import DataError, StoreError, TandemError
 from transforms.fold import OffsetRange
 from transforms.hashing import shard_of
-from transforms.lateness import NEVER, split_late, watermark_of
+from transforms.lateness import NEVER, split_late
 
 __all__ = ["Partitions", "Poll"]
 
 POLL_MS = 20
 """How long one poll waits for the broker."""
 DISCOVER_SECONDS = 5.0
-REPORT_SECONDS = 0.5
-LEAP_US = 7 * 86_400_000_000
-"""How far the wall clock moves an idle partition's watermark at once: years would empty every window of a replayed history."""
-BEAT_SECONDS = 1.0
-"""How often the wall clock moves an idle partition's watermark."""
 
 
 def now_us() -> int:
     """The wall clock in microseconds of UTC."""
     return time.time_ns() // 1000
-
-
-@dataclass
-class Position:
-    """The state of a partition's poll: where reading began and goes on, event time so far, and what was counted."""
-
-    start: int
-    next: int
-    newest: int
-    watermark: int = NEVER
-    idle: bool = False
-    flushed: bool = True
-    recent: int = 0
-    recent_bad: int = 0
-    paused: str = ""
-    counts: dict[str, int] = field(default_factory=dict)
-
-    def count(self, name: str, n: int) -> None:
-        """Add to a counter."""
-        if n:
-            self.counts[name] = self.counts.get(name, 0) + n
 
 
 class Partitions(beam.DoFn):
@@ -116,10 +93,9 @@ class Poll(beam.DoFn):
         self.reader = spec.broker.open_reader()
         self.letters = spec.broker.open_dead_letters(spec.kafka.dead_letters, spec.kafka.dead_letter_seconds)
         self.decode = {n: record_format(s, spec.kafka).decode for n, s in spec.sources.items()}
-        self.seen: dict[str, float] = {}
-        self.beaten: dict[str, float] = {}
-        self.reported: dict[str, float] = {}
-        self.away: dict[str, float] = {}
+        self.idleness = Idleness(spec.stream, self.job_state, self.clock)
+        self.limit = RejectLimit(spec.stream, self.job_state)
+        self.reports = PollReports(self.job_state)
         self.same: set[str] = set()
 
     def teardown(self) -> None:
@@ -142,9 +118,9 @@ class Poll(beam.DoFn):
                 more = yield from self._poll(source, partition, partitions, at)
                 if not more:
                     break
-            self._back(key)
+            self.reports.back(key)
         except BrokerAway as error:
-            self._gone(key, str(error))
+            self.reports.away(key, str(error))
         except TandemError as error:
             self.job_state.fail(str(error))
             raise
@@ -182,16 +158,16 @@ class Poll(beam.DoFn):
         key = f"{source.name}/{partition}"
         end = self.spec.until.get(source.name, {}).get(partition, 0) if self.spec.until is not None else None
         stop = self.job_state.requested("stop") or (end is not None and at.next >= end)
-        if at.paused and not stop and not self._resumed(key, at):
-            self._report(key, at, None, stop)
+        if at.paused and not stop and not self.limit.resumed(key, at):
+            self.reports.report(key, at, None, stop)
             return False
         if stop:
             if end is not None and at.newest == NEVER and not at.idle:
                 at.idle, at.flushed = True, False  # read to its end, and nothing was there: it holds nobody back
             if not at.flushed:
                 at.flushed = True
-                yield from self._send(source, self._offset_range(source, partition, partitions, at, at.next, at.newest), flush=True)
-            self._report(key, at, None, stop, force=True)
+                yield from self._send(source, at.here(source, partition, partitions), flush=True)
+            self.reports.report(key, at, None, stop, force=True)
             return False
         fetched = self.reader.poll(source.topic, partition, at.next, self.spec.stream.poll_records, POLL_MS)
         n = len(fetched.offsets)
@@ -199,11 +175,17 @@ class Poll(beam.DoFn):
             fetched = fetched.before(end)
             n = len(fetched.offsets)
         if fetched.next_offset > at.next:
-            self.seen[key] = time.monotonic()
+            self.idleness.records_came(key)
             yield from self._take(source, partition, partitions, at, fetched)
         elif fetched.at_end:
-            yield from self._quiet(source, partition, partitions, at)
-        self._report(key, at, fetched, False)
+            news = self.idleness.nothing_came(key, source, at)
+            if news and at.idle:
+                self.reports.news(key)
+            if news or not at.flushed:
+                # What an idle partition let the others emit belongs into the checkpoint: nothing may follow that would save it.
+                at.flushed = True
+                yield from self._send(source, at.here(source, partition, partitions), flush=True)
+        self.reports.report(key, at, fetched, False)
         return self.spec.one_tick and not at.paused
 
     def _take(
@@ -216,7 +198,7 @@ class Poll(beam.DoFn):
         nows = np.where(stamps > 0, np.minimum(stamps, now), now)
         checked: Checked = self.decode[source.name](fetched.payloads, nows, round(self.spec.stream.max_future_hours * 3.6e9))
         bad = checked.rejected
-        if self._too_many(source, partition, at, len(fetched.offsets), checked):
+        if self.limit.exceeded(f"{source.topic}/{partition}", at, len(fetched.offsets), checked):
             return
         if len(bad):
             try:
@@ -234,7 +216,7 @@ class Poll(beam.DoFn):
         at.count("late", taken.late.num_rows)
         at.count("before", taken.before)
         at.idle, at.flushed = False, False
-        span = self._offset_range(source, partition, partitions, at, fetched.next_offset, taken.newest)
+        span = at.upto(source, partition, partitions, fetched.next_offset, taken.newest)
         at.next, at.newest, at.watermark = span.next, span.newest, span.watermark
         late = with_offsets(taken.late, taken.late_offsets) if taken.late.num_rows else None
         yield from self._send(source, span, with_offsets(taken.events, taken.offsets), late)
@@ -249,36 +231,6 @@ class Poll(beam.DoFn):
                 f"topic {source.topic!r}, partition {partition} begins at offset {at.start} with an event after the end of the batch run:"
                 " what lies between may be gone; start from a later batch run or keep the topic longer (retention.ms)"
             )
-
-    def _offset_range(self, source: EventSource, partition: int, partitions: int, at: Position, upto: int, newest: int) -> OffsetRange:
-        mark = max(at.watermark, watermark_of(source, newest))
-        return OffsetRange(source.name, partition, partitions, at.start, at.next, upto, at.newest, newest, mark, at.idle)
-
-    def _quiet(self, source: EventSource, partition: int, partitions: int, at: Position) -> Iterator[tuple[int, bytes]]:
-        """Nothing came: after a while the partition is idle, and the wall clock (or nobody) speaks for it."""
-        key, now = f"{source.name}/{partition}", time.monotonic()
-        quiet = now - self.seen.setdefault(key, now)
-        beat, flush = False, not at.flushed
-        if quiet >= self.spec.stream.idle_seconds:
-            if self.spec.stream.clock == "replay":
-                beat, at.idle = not at.idle, True
-                self.reported.pop(key, None)  # news: to be told at once
-            elif now - self.beaten.get(key, -BEAT_SECONDS) >= BEAT_SECONDS:
-                mark = watermark_of(source, self.clock() - round(self.spec.stream.idle_seconds * 1e6))
-                beat, self.beaten[key] = True, now
-                if at.watermark == NEVER or mark - at.watermark <= LEAP_US:
-                    at.watermark = max(at.watermark, mark)
-                elif not at.idle:
-                    at.idle = True
-                    days = (mark - at.watermark) // 86_400_000_000
-                    self.job_state.say(
-                        f"{source.topic}/{partition}: its last event lies {days} days back; event time stands still there until more come"
-                        " (for replayed history set stream.clock: replay)"
-                    )
-        if beat or flush:
-            # What an idle partition let the others emit belongs into the checkpoint: nothing may follow that would save it.
-            at.flushed = True
-            yield from self._send(source, self._offset_range(source, partition, partitions, at, at.next, at.newest), flush=True)
 
     def _send(
         self,
@@ -303,63 +255,3 @@ class Poll(beam.DoFn):
         for number in range(shards):
             writes = late if number == span.partition % shards else None
             yield number, encode(Element(span, mine[number], writes, flush))
-
-    # ------------------------------------------------------------------------------------------ too many rejects, and outages
-
-    def _too_many(self, source: EventSource, partition: int, at: Position, n: int, checked: Checked) -> bool:
-        """Pause (and leave the position where it is) when the share of rejects among the last records is above the limit."""
-        stream, bad = self.spec.stream, len(checked.rejected)
-        if at.recent + n > 2 * stream.reject_window:
-            at.recent, at.recent_bad = at.recent // 2, at.recent_bad // 2
-        recent, recent_bad = at.recent + n, at.recent_bad + bad
-        if at.paused != "resumed" and recent >= min(stream.reject_window, 100) and recent_bad > stream.max_reject_share * recent:
-            most = checked.reasons.drop_null().value_counts().to_pylist()
-            why = max(most, key=lambda c: c["counts"])["values"] if most else "none in this poll"
-            at.paused = (
-                f"{source.topic}/{partition} is paused at offset {at.next}: {recent_bad} of the last {recent} records were rejected,"
-                f" most now: {why};"
-                " fix the producer or the contract and restart, or take them as dead letters with 'tandem stream resume'"
-            )
-            self.job_state.say(at.paused)
-            return True
-        if at.paused == "resumed":
-            at.paused, recent, recent_bad = "", 0, 0
-        at.recent, at.recent_bad = recent, recent_bad
-        return False
-
-    def _resumed(self, key: str, at: Position) -> bool:
-        flag = "resume-" + key.replace("/", "-")
-        if at.paused == "resumed":
-            return True
-        if self.job_state.requested(flag):
-            self.job_state.clear(flag)
-            at.paused = "resumed"
-            self.job_state.say(f"{key}: going on, rejects and all")
-        return at.paused == "resumed"
-
-    def _gone(self, key: str, line: str) -> None:
-        if key not in self.away:
-            self.away[key] = time.monotonic()
-            self.job_state.say(f"{key}: {line}; waiting")
-            self.job_state.report("poll-" + key.replace("/", "-"), {"away": True})
-
-    def _back(self, key: str) -> None:
-        if key in self.away:
-            self.job_state.say(f"{key}: the broker answers again after {time.monotonic() - self.away.pop(key):.0f} s")
-
-    def _report(self, key: str, at: Position, fetched: FetchResult | None, stopped: bool, force: bool = False) -> None:
-        now = time.monotonic()
-        if not force and now - self.reported.get(key, -REPORT_SECONDS) < REPORT_SECONDS:
-            return
-        self.reported[key] = now
-        source, _, partition = key.rpartition("/")
-        values = asdict(at) | {
-            "source": source,
-            "partition": int(partition),
-            "end": fetched.end_offset if fetched is not None else at.next,
-            "at_end": fetched is None or fetched.at_end,
-            "stopped": stopped,
-            "paused": "" if at.paused == "resumed" else at.paused,
-            "away": False,
-        }
-        self.job_state.report("poll-" + key.replace("/", "-"), values)

@@ -21,21 +21,21 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import apache_beam as beam
 import pyarrow as pa
 
 from pipelines.feature_store.online_sink import FeastStore
+from pipelines.streaming.stages.coders import FoldOutput
+from pipelines.streaming.state.job_spec import JobSpec
 from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.row_log import RowLog, logged, seal_leftovers
 from transforms.definitions import CREATED, FINGERPRINT, TIMESTAMP, FeatureGroup
-from transforms.errors import FingerprintError, StoreError, TandemError
+from transforms.errors import ConfigError, FingerprintError, GraphError, StoreError, TandemError
 from transforms.graph import TransformGraph
 
-if TYPE_CHECKING:
-    from pipelines.streaming.stages.coders import FoldOutput
-
-__all__ = ["StreamSink", "StopRequested", "stamped"]
+__all__ = ["SinkRows", "StopRequested", "StreamSink", "stamped"]
 
 _SYNC_SECONDS = 5.0
 _REPORT_SECONDS = 0.5
@@ -265,3 +265,29 @@ class StreamSink:
         for shard in self._counts:
             self._report(shard)
         self.log.close()
+
+
+class SinkRows(beam.DoFn):
+    """FoldOutput -> nothing: rows through the graph into the online store and the log, then the checkpoint. Runs fused with the fold,
+    so a slow sink holds the whole job back and a bundle ends only when all is delivered."""
+
+    def __init__(self, spec: JobSpec) -> None:
+        self.spec = spec
+
+    def setup(self) -> None:
+        """Load graphs, open the store."""
+        spec = self.spec
+        job_state = JobState(spec.folder)
+        try:
+            self.sink = StreamSink(spec.repo, spec.data, dict(spec.groups), dict(spec.graphs), job_state)
+        except (ConfigError, GraphError) as error:  # trying again would not help
+            job_state.fail(str(error))
+            raise
+
+    def process(self, output: FoldOutput) -> None:
+        """Deliver one output."""
+        self.sink.deliver(output)
+
+    def teardown(self) -> None:
+        """Seal the log."""
+        self.sink.close()

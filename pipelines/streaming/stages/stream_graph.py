@@ -6,8 +6,9 @@ from typing import Any
 
 import apache_beam as beam
 
-from pipelines.streaming.stages.fold import FoldShard, SinkRows
+from pipelines.streaming.stages.fold import FoldShard
 from pipelines.streaming.stages.poll import Partitions, Poll
+from pipelines.streaming.stages.sink import SinkRows
 from pipelines.streaming.state.job_spec import JobSpec
 
 __all__ = ["build"]

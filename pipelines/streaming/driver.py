@@ -1,0 +1,73 @@
+"""One driver per stream: who holds a stream's folder, and what others may know of it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from pipelines.lake.runs import write_json
+from transforms.errors import DataError
+
+__all__ = ["Driver", "running", "stream_folder"]
+
+
+def stream_folder(data: Path, name: str) -> Path:
+    """Where a stream keeps its checkpoints, logs and state."""
+    return data / "stream" / name
+
+
+class Driver:
+    """The hold on a stream's folder, and the facts about who has it (``driver.json``); both end with the process, however it ends."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.facts: dict[str, Any] = {}
+
+    @contextmanager
+    def held(self, seconds: float = 2.0) -> Iterator[None]:
+        """Hold the stream. Raises DataError while another driver does."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / ".driver.lock", "a") as lock:
+            until = time.monotonic() + seconds  # somebody who looks whether a driver runs holds it for a moment
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > until:
+                        other = (running(self.folder) or {}).get("pid", "unknown")
+                        raise DataError(
+                            f"stream {self.folder.name!r} already runs (pid {other});"
+                            " stop it with 'tandem stream stop', or choose another --name"
+                        ) from None
+                    time.sleep(0.05)
+            try:
+                yield
+            finally:
+                (self.folder / "driver.json").unlink(missing_ok=True)
+
+    def tell(self, **facts: Any) -> None:
+        """Add to the facts that other processes see."""
+        self.facts |= facts
+        write_json(self.folder / "driver.json", {"pid": os.getpid(), **self.facts})
+
+
+def running(folder: Path) -> dict[str, Any] | None:
+    """The facts about the driver that holds this stream's folder; None when nobody does."""
+    try:
+        with open(folder / ".driver.lock") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                with suppress(OSError, ValueError):
+                    return dict(json.loads((folder / "driver.json").read_text()))
+                return {}
+    except FileNotFoundError:
+        pass
+    return None

@@ -1,0 +1,58 @@
+"""What is asked of ``tandem stream``: checked before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pipelines.project.extensions import ENGINES
+from pipelines.streaming.engines.base import Engine, EngineOptions
+from transforms.errors import ConfigError
+
+__all__ = ["StreamOptions"]
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """None stands for the settings' value. Raises ConfigError for flags that do not go together."""
+
+    name: str = "main"
+    runner: str = "flink"
+    until: Literal["latest"] | None = None
+    from_run: str | None = None
+    anew: bool = False
+    flink_master: str | None = None
+    worker_pool: str | None = None
+    savepoint: str | None = None
+    shards: int | None = None
+    parallelism: int = 1
+    metrics_port: int | None = None
+    beam_args: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.until not in (None, "latest"):
+            raise ConfigError(f"--until {self.until}: only 'latest' can be given, the ends of the topics as they are at the start")
+        if not self.name.replace("-", "").replace("_", "").isalnum():
+            raise ConfigError(f"--name {self.name!r}: use letters, digits, '-' and '_'")
+        if not 1 <= self.parallelism <= 128:
+            raise ConfigError(f"--parallelism {self.parallelism}: give 1 to 128")
+        engine = self.engine()
+        if self.until is None and not engine.endless:
+            raise ConfigError(f"--runner {self.runner} reads what there is and ends; give --until latest, or use --runner flink")
+        engine.check(self.engine_options(Path()))
+
+    def engine(self) -> type[Engine]:
+        """The engine that is asked for; ``flink`` with a cluster's address is the cluster. Raises ConfigError."""
+        name = "flink-cluster" if self.runner == "flink" and self.flink_master is not None else self.runner
+        try:
+            found: type[Engine] = ENGINES.load(name)
+        except ConfigError as error:
+            raise ConfigError(f"--runner {self.runner}: {error}") from None
+        return found
+
+    def engine_options(self, folder: Path, preload: tuple[str, ...] = ()) -> EngineOptions:
+        """What the engine is given; ``folder`` is the stream's."""
+        return EngineOptions(
+            f"tandem-{self.name}", folder, self.parallelism, self.flink_master, self.worker_pool, self.savepoint, preload, self.beam_args
+        )

@@ -1,0 +1,115 @@
+"""What a stream needs before its first job, checked once; and each attempt's job."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from pipelines.project.repository import Repo
+from pipelines.sources.broker import PartitionReader, open_broker
+from pipelines.streaming.engines.base import EngineJob
+from pipelines.streaming.state.job_spec import JobSpec
+from pipelines.streaming.state.job_state import JobState
+from pipelines.streaming.state.start_position import choose_start
+from pipelines.streaming.stream_options import StreamOptions
+from pipelines.streaming.supervisor import Outcome, Supervisor
+from transforms.definitions import FeatureGroup
+from transforms.errors import ConfigError, GraphError
+
+__all__ = ["StreamPlan"]
+
+
+class StreamPlan:
+    """One stream: :meth:`prepare` checks it and makes ``spec``, :meth:`run` has the supervisor run its jobs, :meth:`close`."""
+
+    def __init__(self, repo: Repo, options: StreamOptions, job_state: JobState, say: Callable[[str], None]) -> None:
+        self.repo, self.options, self.job_state, self.say = repo, options, job_state, say
+        self.attempts = 0
+        self.reader: PartitionReader | None = None
+        tensorflow = ("tensorflow",) if any(g.preprocessing_fn for g in repo.groups.values()) else ()
+        preload = ("pipelines.streaming.stages.stream_graph", "feast", *tensorflow)
+        self.engine = options.engine()(options.engine_options(job_state.folder, preload), say)
+
+    def prepare(self) -> None:
+        """Check everything once, and decide where to start. Raises ConfigError, DataError, GraphError, StoreError."""
+        repo, options, job_state, settings = self.repo, self.options, self.job_state, self.repo.settings
+        broker = open_broker(settings.kafka, repo.data)
+        if not (broker.shared or self.engine.in_process):
+            raise ConfigError(
+                f"{broker!r} lives in this process, and the workers of engine {self.engine.name!r} do not; use --runner direct"
+            )
+        self.engine.prepare()
+        stream = settings.stream.model_copy(update={"shards": options.shards} if options.shards else {})
+        for group in repo.groups.values():
+            if not group.source.topic:
+                raise ConfigError(f"source {group.source.name!r} has no topic, and group {group.name!r} needs it; give it one: topic='...'")
+        graphs = {name: _applied(repo.data, group) for name, group in repo.groups.items()}
+        reader = self.reader = broker.open_reader()
+        sources = {g.source.name: g.source for g in repo.groups.values()}
+        partitions = {n: reader.partitions(s.topic) for n, s in sources.items()}
+        topics = {n: reader.identity(s.topic) for n, s in sources.items()}
+        until = {n: {p: reader.end(s.topic, p) for p in range(partitions[n])} for n, s in sources.items()} if options.until else None
+        start = choose_start(repo, job_state, stream.shards, options.from_run, options.anew)
+        self.spec = JobSpec(
+            repo=repo.path,
+            data=repo.data,
+            folder=job_state.folder,
+            groups=repo.groups,
+            graphs=graphs,
+            kafka=settings.kafka,
+            stream=stream,
+            broker=broker,
+            start=start,
+            until=until,
+            topics=topics,
+            one_tick=not self.engine.endless,
+            restored=options.savepoint is not None,
+        )
+        total = sum(partitions.values())
+        why = f"savepoint {options.savepoint} (without it: {start.why})" if options.savepoint else start.why
+        self.say(f"starting from {why}: {len(repo.groups)} groups, {total} partitions, {stream.shards} shards")
+
+    def run(self, watch: Callable[[], None]) -> Outcome:
+        """Run jobs until the stream ends."""
+        supervisor = Supervisor(
+            self.job_state,
+            self._attempt,
+            self.spec.stream.shards,
+            self.say,
+            until=self.spec.until,
+            watch=watch,
+            savepoint=self.engine.stop_with_savepoint if self.engine.savepoints else None,
+        )
+        return supervisor.run()
+
+    def _attempt(self, attempt: int) -> EngineJob:
+        self.attempts = attempt
+        spec = self.spec
+        if attempt:
+            spec = replace(spec, start=choose_start(self.repo, self.job_state, spec.stream.shards, self.options.from_run), restored=False)
+            self.say(f"starting again from {spec.start.why}")
+        return self.engine.new_job(spec, attempt == 0)
+
+    def close(self) -> None:
+        """Close the connection, end what the engine prepared and did not need."""
+        if self.reader is not None:
+            self.reader.close()
+        self.engine.close()
+
+
+def _applied(data: Path, group: FeatureGroup) -> str:
+    """The fingerprint of the graph that is applied to the group; the workers verify it. Raises GraphError."""
+    folder = data / "graphs" / group.name
+    try:
+        fingerprint = (folder / "CURRENT").read_text().strip()
+        made_of = json.loads((folder / fingerprint / "tandem.json").read_text())["definition_hash"]
+    except (OSError, ValueError, KeyError):
+        raise GraphError(f"feature group {group.name!r} has no applied graph; run 'tandem batch' and 'tandem apply' first") from None
+    if made_of != group.definition_hash():
+        raise GraphError(
+            f"feature group {group.name!r} was redefined after its graph {fingerprint[:12]} was applied;"
+            " run 'tandem batch' and 'tandem apply' first"
+        )
+    return str(fingerprint)
