@@ -59,7 +59,7 @@ class FoldOutput:
     shard: int
     rows: dict[str, pa.RecordBatch]
     late: dict[str, pa.RecordBatch] = field(default_factory=dict)
-    progress: dict[str, Any] = field(default_factory=dict)
+    checkpoint: dict[str, Any] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
 
 

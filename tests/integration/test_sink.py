@@ -90,7 +90,7 @@ def said(world: World) -> str:
     return "\n".join(world.control.said()[0])
 
 
-def test_rows_come_to_the_store_and_the_log_and_then_progress(world: World) -> None:
+def test_rows_come_to_the_store_and_the_log_and_then_the_checkpoint(world: World) -> None:
     deliver = world.deliver(clock=lambda: 77)
     for step in range(STEPS):
         deliver.deliver(output(step))
@@ -109,7 +109,7 @@ def test_rows_come_to_the_store_and_the_log_and_then_progress(world: World) -> N
     assert world.control.failure() is None
 
 
-def test_late_events_and_emissions_without_rows_or_progress(world: World) -> None:
+def test_late_events_and_outputs_without_rows_or_checkpoint(world: World) -> None:
     deliver = world.deliver()
     log = events(6)
     late = as_late(SOURCE, with_offsets(log, pa.array(range(6)).to_numpy()), 3, None)
@@ -190,7 +190,7 @@ def test_a_redis_that_comes_back_empty_gets_the_rows_of_the_log_again(tmp_path: 
         deliver.close()
 
 
-def test_a_stop_request_ends_the_wait_and_the_emission_comes_again(tmp_path: Path) -> None:
+def test_a_stop_request_ends_the_wait_and_the_output_comes_again(tmp_path: Path) -> None:
     with redis_server() as server:
         world = make_world(tmp_path, server.connection_string)
         deliver = world.deliver()
@@ -286,7 +286,7 @@ def test_a_full_disk_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch
     deliver.close()
 
 
-def test_after_a_power_loss_the_last_durable_resume_point_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_power_loss_the_last_durable_checkpoint_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = make_world(tmp_path)
     deliver = world.deliver()
     deliver.deliver(output(0))

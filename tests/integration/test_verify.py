@@ -181,7 +181,7 @@ def test_a_batch_run_over_the_files_can_be_compared_with_instead(plain):
 
 
 @pytest.mark.parametrize("upto", [1.0, 0.6])
-def test_a_killed_stream_is_taken_as_far_as_its_resume_points_go(plain, expected, tmp_path, upto):
+def test_a_killed_stream_is_taken_as_far_as_its_checkpoints_go(plain, expected, tmp_path, upto):
     """It delivered rows, and corrections of rows, after the last checkpoint that it saved."""
     saved = Counter()
 

@@ -64,7 +64,7 @@ def test_without_anything_it_is_the_beginning(repo, control):
     assert (start.why, start.begin, start.run, dict(start.offsets)) == ("the beginning of the topics", NEVER, None, {})
 
 
-def test_the_least_of_the_shards_resume_points(repo, control):
+def test_the_least_of_the_shards_checkpoints(repo, control):
     save(control, point(0, 50, 20, output_watermark=9), point(1, 40, 30))
     start = choose_start(repo, control, 2)
     assert "checkpoint" in start.why
@@ -86,7 +86,7 @@ def test_after_a_batch_run(repo, control):
         assert "batch-1, 2023-11-14 22:15" in start.why
 
 
-def test_the_resume_point_goes_before_latest_but_not_before_another_run(repo, control):
+def test_the_checkpoint_goes_before_latest_but_not_before_another_run(repo, control):
     first = batch(repo)
     save(control, point(0, 50, 20, run=str(first)), point(1, 50, 20, run=str(first)))
     assert "checkpoint" in choose_start(repo, control, 2, "latest").why
