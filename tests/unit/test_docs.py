@@ -122,10 +122,11 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
 
 def commands() -> dict[str, Any]:
     """All commands by their words: ``{"batch": ..., "stream": ..., "stream stop": ...}``."""
-    from pipelines.cli.root import app
+    from pipelines.cli.root import COMMANDS, app
 
     out: dict[str, Any] = {}
-    found: list[tuple[str, Any]] = list(typer.main.get_command(app).commands.items())  # type: ignore[attr-defined]
+    known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    found: list[tuple[str, Any]] = [(name, command) for name, command in known.items() if name in COMMANDS]
     while found:
         name, command = found.pop()
         out[name] = command

@@ -1,0 +1,117 @@
+"""An online store of its own layout: one SQLite table for all views, a row in one JSON text."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from feast import Entity, FeatureView, RepoConfig
+from tandem.serving.online_store.base import OrderedOnlineStore, OrderedOnlineStoreConfig, Rows, StoredRow, row_wins, unreachable
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS rows (project, view, key, event_us, revision, fingerprint, row, PRIMARY KEY (project, view, key));
+CREATE TABLE IF NOT EXISTS notes (project, kind, name, value, PRIMARY KEY (project, kind, name));
+"""
+
+
+class OneTableOnlineStoreConfig(OrderedOnlineStoreConfig):
+    type: Literal["tandem_outside.store.OneTableOnlineStore"] = "tandem_outside.store.OneTableOnlineStore"
+    path: str
+
+
+class OneTableOnlineStore(OrderedOnlineStore):
+    """A connection per call, a transaction per write."""
+
+    @contextmanager
+    def _open(self, config: RepoConfig) -> Iterator[sqlite3.Connection]:
+        path = Path(config.repo_path or ".") / config.online_store.path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(path, timeout=60, isolation_level=None)
+            try:
+                connection.executescript("PRAGMA synchronous=OFF;" + SCHEMA)
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield connection
+                    connection.execute("COMMIT")
+                except BaseException:
+                    connection.execute("ROLLBACK")
+                    raise
+            finally:
+                connection.close()
+        except (OSError, sqlite3.Error) as error:
+            raise unreachable(str(path), error, "give a path that can be written") from error
+
+    def write_winners(self, config: RepoConfig, table: FeatureView, rows: Rows) -> int:
+        written, names = 0, [f.name for f in table.features]
+        with self._open(config) as db:
+            applied = self._note(db, config, "applied", table.name)
+            rows.check_applied(table.name, applied)
+            values = zip(*(v.to_pylist() for v in rows.values)) if rows.values else iter([()] * len(rows))
+            orders = zip(rows.event_us.tolist(), rows.revision.tolist(), rows.fingerprint.to_pylist())
+            for key, order, row in zip(rows.keys.to_pylist(), orders, values):
+                place = (config.project, table.name, key)
+                query = "SELECT event_us, revision, fingerprint FROM rows WHERE (project, view, key) = (?, ?, ?)"
+                if row_wins(order, db.execute(query, place).fetchone(), applied):
+                    text = json.dumps({n: v.hex() for n, v in zip(names, row)})
+                    db.execute("INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?, ?, ?)", (*place, *order, text))
+                    written += 1
+        return written
+
+    def read_stored(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes], names: Sequence[str]) -> list[StoredRow | None]:
+        out: list[StoredRow | None] = []
+        with self._open(config) as db:
+            for key in keys:
+                query = "SELECT event_us, row FROM rows WHERE (project, view, key) = (?, ?, ?)"
+                found = db.execute(query, (config.project, table.name, key)).fetchone()
+                held = json.loads(found[1]) if found else {}
+                out.append((found[0], [bytes.fromhex(held[n]) if n in held else None for n in names]) if found else None)
+        return out
+
+    def apply_fingerprint(self, config: RepoConfig, view: str, fingerprint: str) -> None:
+        with self._open(config) as db:
+            self._keep(db, config, "applied", view, fingerprint)
+
+    def applied_fingerprint(self, config: RepoConfig, view: str) -> str | None:
+        with self._open(config) as db:
+            found: str | None = self._note(db, config, "applied", view)
+            return found
+
+    def mark_generation(self, config: RepoConfig, name: str, value: int, at_least: int | None = None) -> bool:
+        with self._open(config) as db:
+            before = self._note(db, config, "generation", name)
+            if at_least is not None and (before is None or before < at_least):
+                return False
+            self._keep(db, config, "generation", name, value)
+        return True
+
+    def update(
+        self,
+        config: RepoConfig,
+        tables_to_delete: Sequence[FeatureView],
+        tables_to_keep: Sequence[FeatureView],
+        entities_to_delete: Sequence[Entity],
+        entities_to_keep: Sequence[Entity],
+        partial: bool,
+    ) -> None:
+        with self._open(config) as db:
+            for table in tables_to_delete:
+                db.execute("DELETE FROM rows WHERE (project, view) = (?, ?)", (config.project, table.name))
+                db.execute("DELETE FROM notes WHERE (project, kind, name) = (?, 'applied', ?)", (config.project, table.name))
+
+    def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
+        self.update(config, tables, [], entities, [], False)
+
+    @staticmethod
+    def _note(db: sqlite3.Connection, config: RepoConfig, kind: str, name: str) -> Any:
+        query = "SELECT value FROM notes WHERE (project, kind, name) = (?, ?, ?)"
+        found = db.execute(query, (config.project, kind, name)).fetchone()
+        return found[0] if found else None
+
+    @staticmethod
+    def _keep(db: sqlite3.Connection, config: RepoConfig, kind: str, name: str, value: Any) -> None:
+        db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?, ?, ?)", (config.project, kind, name, value))
