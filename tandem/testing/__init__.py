@@ -5,4 +5,6 @@ Each module has a class to subclass in one's own tests and fixtures to override;
 
 import pytest
 
-pytest.register_assert_rewrite(*(f"tandem.testing.{name}" for name in ("broker", "engine", "formats", "online_store", "tracker")))
+pytest.register_assert_rewrite(
+    *(f"tandem.testing.{name}" for name in ("alert_receiver", "broker", "engine", "formats", "online_store", "tracker"))
+)

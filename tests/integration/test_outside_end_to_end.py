@@ -19,7 +19,7 @@ from pipelines.feature_store.store import apply
 from pipelines.project.config import KafkaSettings
 from pipelines.reports.terminal import Steps
 from pipelines.sources.formats.record_format import record_format
-from pipelines.sources.kafka.partition_reader import Reader
+from pipelines.sources.kafka.partition_reader import KafkaPartitionReader
 from pipelines.streaming.stream_job import StreamOptions, run_stream
 from serving.features import OnlineFeatures
 from tests.integration.kafka_world import drain, options_of
@@ -102,7 +102,7 @@ def test_a_stream_of_its_format_into_its_store(tmp_path: Path, monkeypatch: pyte
         manifest = run_stream(repo, StreamOptions(runner="direct", until="latest"), said.append)
         assert (manifest["code"], manifest["status"]) == (0, "complete"), said
         world.assert_right()
-        reader = Reader(options_of(broker.bootstrap))
+        reader = KafkaPartitionReader(options_of(broker.bootstrap))
         letters = drain(reader, "tandem.dead_letters")
         reader.close()
         assert [value for _, value, _ in letters] == [b'{"at": 3}']
