@@ -270,17 +270,14 @@ class AggregateContract:
         """Hundreds of events of a few keys with bursts, equal times, duplicates, nulls and gaps, in many batches."""
         group = self._group(aggregate)
         rng = random.Random(7)
-        pools: dict[str, list[Any]] = {
-            "x": [*_FLOATS, 2.5, -3.25],
-            "n": [*_INTS, 3, 4],
-            "s": list(_TEXTS),
-            "b": [True, False],
-            "at": [0, HOUR],
-        }
+        pools: dict[str, list[Any]] = {"x": [*_FLOATS, 2.5], "n": [*_INTS, 3], "s": list(_TEXTS), "b": [True, False], "at": [0, HOUR]}
         if aggregate.column is not None:
-            drawn: list[Any] = []
-            given(st.lists(self._values(aggregate), min_size=5, max_size=5))(self._settings(5)(drawn.extend))()
-            pools[aggregate.column] = drawn
+            pool = pools[aggregate.column] = []
+
+            def draw(some: list[Any]) -> None:
+                pool.extend(some)
+
+            given(st.lists(self._values(aggregate), min_size=5, max_size=5))(self._settings(5)(draw))()
         at, log = 375_000 * HOUR, []
         for _ in range(400):
             at += rng.choice([0, 0, 1, 1000, 60_000_000, HOUR, rng.randrange(HOUR)])
