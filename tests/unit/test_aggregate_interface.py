@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -268,3 +270,15 @@ def test_value_counts_are_a_multiset() -> None:
     assert made.merge(np.array([0]), np.array([2]), ordered=False).to_arrow().to_pylist() == [
         [{"value": "a", "count": 1}, {"value": "b", "count": 3}]
     ]
+
+
+def test_the_pages_example_works() -> None:
+    """Both Python blocks of docs/extending.md about aggregates, as they stand there."""
+    page = (Path(__file__).parents[2] / "docs" / "extending.md").read_text("utf-8")
+    names: dict[str, Any] = {"__name__": __name__}
+    for block in re.findall(r"```python\n(.*?)```", page[page.index("## An aggregate") : page.index("## An online store")], re.DOTALL):
+        exec(compile(block, "extending.md", "exec", dont_inherit=True), names)
+    suite = names["TestSpread"]()
+    suite.examples = 5
+    for aggregate in suite.aggregates():
+        suite.test_windows_are_what_the_reference_says(aggregate)
