@@ -11,7 +11,7 @@ PACKAGES := transforms pipelines serving tandem
 SMOKE := tests/unit tests/contract tests/integration/test_batch.py tests/integration/test_training.py tests/integration/test_flink_engine.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test modern smoke check format bench prove lock clean FORCE
+.PHONY: help setup demo test modern smoke check format docs bench prove lock clean FORCE
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ check: $(READY) ## style, types, import floors
 format: $(READY) ## put the code into the agreed style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(READY) ## the API reference, from the docstrings, in build/api
+	$(BIN)/python docs/reference.py build/api
 
 bench: $(READY) ## speeds side by side (never a test)
 	$(BIN)/python -m tests.bench

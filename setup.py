@@ -108,6 +108,7 @@ DEV = [
     "hypothesis>=6.100",
     "jsonschema>=4.20",
     "mypy>=2.4,<3",
+    "pdoc>=15",
     "polars>=1.0",
     "pytest>=8",
     "pytest-timeout>=2.3",

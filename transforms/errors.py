@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+__all__ = [
+    "ConfigError", "DataError", "DefinitionError", "FingerprintError", "GraphError", "RejectLimitError", "StoreError", "TandemError",
+]  # fmt: skip
+
 
 class TandemError(Exception):
     """Base of every error that Tandem raises on purpose."""

@@ -1,0 +1,66 @@
+"""Builds the API reference from the docstrings: ``python docs/reference.py FOLDER`` (``make docs``). A warning is an error.
+
+What is in it is the public interface: the names in ``__all__`` of these modules, as ``tandem.<module>`` too. All else may change.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from pathlib import Path
+
+PUBLIC = (
+    "transforms.errors",
+    "transforms.definitions",
+    "transforms.contract",
+    "transforms.aggregates",
+    "transforms.functions.base",
+    "transforms.windows",
+    "transforms.schemas",
+    "transforms.graph",
+    "serving.online_store.base",
+    "serving.online_store.sqlite",
+    "serving.online_store.redis",
+    "serving.offline_store",
+    "serving.feast_objects",
+    "serving.request_log",
+    "serving.settings",
+    "pipelines.project.config",
+    "pipelines.project.repository",
+    "pipelines.sources.event_files",
+    "pipelines.feature_store.views",
+    "pipelines.training.definition",
+    "pipelines.training.training_job",
+    "pipelines.sources.broker",
+    "pipelines.sources.formats.record_format",
+    "pipelines.streaming.engines.base",
+    "pipelines.tracking.tracker",
+    "pipelines.alerting.receiver",
+    "pipelines.workflow",
+    "tandem.testing.online_store",
+    "tandem.testing.formats",
+    "tandem.testing.broker",
+    "tandem.testing.engine",
+    "tandem.testing.tracker",
+    "tandem.testing.alert_receiver",
+)
+
+
+def build(folder: Path) -> None:
+    """Write one page per public module, an index and a search index. Raises the first warning of pdoc as an error."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before the modules import TensorFlow
+    import pdoc
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore")  # those of the libraries that the modules import
+        warnings.filterwarnings("error", module=r"pdoc(\..*)?$")
+        # A subclass's module need not import what its parent's fields are annotated with; the page shows them as they are written.
+        warnings.filterwarnings("ignore", "Error parsing type annotation", module=r"pdoc(\..*)?$")
+        pdoc.render.configure(docformat="markdown", show_source=False, footer_text="Tandem")
+        pdoc.pdoc(*PUBLIC, output_directory=folder)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    build(Path(sys.argv[1]))

