@@ -8,6 +8,7 @@ import pytest
 
 from tests.outside import install
 
+collect_ignore = ["outside_package"]  # the tests of a package that is not installed here
 pytest_plugins = ["tests.prove.reporting"]
 
 # Before any test module imports TensorFlow (its C++ side reads these once), and inherited by child processes.

@@ -1,10 +1,9 @@
 """Contract suites that ship: what an aggregate, a store, a format, a broker, an engine or a tracker of another package must hold.
 
-Each module has a class to subclass in one's own tests and fixtures to override; they need pytest.
+Each module has a class to subclass in one's own tests and fixtures to override; they need pytest (and hypothesis, for aggregates).
 """
 
 import pytest
 
-pytest.register_assert_rewrite(
-    *(f"tandem.testing.{name}" for name in ("alert_receiver", "broker", "engine", "formats", "online_store", "tracker"))
-)
+_SUITES = ("aggregates", "alert_receiver", "broker", "engine", "formats", "online_store", "tracker")
+pytest.register_assert_rewrite(*(f"tandem.testing.{name}" for name in _SUITES))

@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pipelines.alerting import Alert, AlertStore
 from pipelines.lake.processes import free_ports
-from pipelines.streaming.status import Progress
+from pipelines.streaming.status import StreamStatus
 from pipelines.streaming.stream_metrics import StreamMetrics, serve
 from pipelines.watch.job_metrics import MOST_CHECKS, JobMetrics, page
 from serving.metrics import Metrics
@@ -45,7 +45,7 @@ def promtool(*words: str, stdin: str | None = None) -> str:
 def pages(data: Path) -> dict[str, str]:
     """What each of our processes shows at /metrics, by the job's name in prometheus.yml."""
     stream = CollectorRegistry(auto_describe=False)
-    stream.register(StreamMetrics(Progress))
+    stream.register(StreamMetrics(StreamStatus))
     return {
         "tandem-serve": Metrics().page().decode(),
         "tandem-stream": generate_latest(stream).decode(),
@@ -210,7 +210,7 @@ def prometheus(data: Path, tmp_path: Path) -> Iterator[str]:
     folder = data / "monitor" / f"{MODEL}-1"
     folder.mkdir(parents=True)
     (folder / "report.json").write_text(json.dumps(DRIFT))
-    stream = StreamMetrics(lambda: Progress(lag={("departures", 0): 7}, paused=("departures/0",)))
+    stream = StreamMetrics(lambda: StreamStatus(lag={("departures", 0): 7}, paused=("departures/0",)))
     ends, ports = [], {}
     for job, collector in (("tandem-watch", JobMetrics(data)), ("tandem-stream", stream)):
         port, end = serve(collector, 0)

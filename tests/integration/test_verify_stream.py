@@ -16,7 +16,7 @@ from pipelines.streaming.stream_options import StreamOptions
 from pipelines.verify.verification import VerifyOptions, run_verify
 from tests.integration.stream_world import ROOT, environment, events, make_stream_world
 from tests.kafka_server import kafka_server
-from transforms import aggregates, fold, windows
+from transforms import aggregates, exact, fold, windows
 from transforms.errors import DataError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -56,8 +56,8 @@ def test_what_cannot_be_verified_is_one_line(world):
 
 
 def broken_constant(monkeypatch):
-    exactly = aggregates.exact.to_float
-    monkeypatch.setattr(aggregates.exact, "to_float", lambda limbs, *origin: exactly(limbs, *origin) * (1 + 2**-52))
+    exactly = exact.to_float
+    monkeypatch.setattr(exact, "to_float", lambda limbs, *origin: exactly(limbs, *origin) * (1 + 2**-52))
 
 
 def at_call(number, change):

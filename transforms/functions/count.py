@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
@@ -28,19 +28,19 @@ class Counts(State):
         return pa.int64()
 
     @classmethod
-    def add_input(cls, events: Events, param: Param) -> Counts:
+    def add_input(cls, events: Events, param: Param) -> Self:
         """1 for each value that is not null."""
         return cls(events.values.is_valid().to_numpy(zero_copy_only=False).astype(np.int64))
 
     @classmethod
-    def from_arrow(cls, array: pa.Array, param: Param = 0) -> Counts:
+    def from_arrow(cls, array: pa.Array, param: Param = 0) -> Self:
         """The inverse of :meth:`to_arrow`."""
         return cls(array.to_numpy(zero_copy_only=False))
 
-    def merge(self, lo: Int, hi: Int, ordered: bool) -> Counts:
+    def merge(self, lo: Int, hi: Int, ordered: bool) -> Self:
         """Add."""
         total = offsets_of(self.n)
-        return Counts(total[hi] - total[lo])
+        return type(self)(total[hi] - total[lo])
 
     def to_arrow(self) -> pa.Array:
         """int64."""
