@@ -72,11 +72,11 @@ def apply(repo: Repo, run_id: str | None, steps: Steps) -> None:
     from pipelines.lake import runs
     from pipelines.project import recording
 
-    complete = [r for r in runs.list_runs(repo.data) if r.manifest.get("kind") == "batch" and r.status == "complete"]
+    complete = [r for r in runs.list_runs(repo.data) if r.kind == "batch" and r.status == "complete"]
     if run_id is None and not complete:
         raise ConfigError("there is no complete batch run; run 'tandem batch' first")
     run = runs.find(repo.data, run_id) if run_id else complete[-1]
-    with recording.recorded(repo, "apply", of_run=run.id, range=run.manifest.get("range", [])) as applying, steps.doing("apply"):
+    with recording.recorded(repo, "apply", of_run=run.id, range=run.head.range) as applying, steps.doing("apply"):
         fingerprints = apply_run(repo, run)
         applying.save(fingerprints=fingerprints)
         feast_apply(repo, fingerprints)
@@ -203,6 +203,7 @@ def pipeline(
     events: bool = False,
 ) -> dict[str, Any]:
     """Run all steps below one run; an earlier one of the same question that did not end is gone on with: what it finished stays."""
+    from pipelines.lake.run_records import PipelineRecord
     from pipelines.project.recording import recorded
     from pipelines.training.user_code import model_of
 
@@ -218,7 +219,7 @@ def pipeline(
         "seeds": {"seed": seed},
     }
     with recorded(repo, "pipeline", key=key, anew=True, **asked) as run:
-        done = dict(run.manifest.get("steps") or {})
+        done = dict(run.as_(PipelineRecord).steps)
         if events and "events" not in done:
             make_events(repo, f"{start:%Y-%m-%d}", f"{end:%Y-%m-%d}", steps)
             _done(run, done, events="written")
@@ -237,15 +238,15 @@ def pipeline(
             run.add(metrics=_metrics(repo, trained.run), links={"training_set": trained.training_set.id})
             run.save(version=trained.version, reasons=list(trained.pipeline.reasons))
             _done(run, done, train=trained.run)
-        if "evaluate" not in done and run.manifest.get("version") is not None:
-            evaluate(repo, steps, definition.name, [run.manifest["version"]])
+        if "evaluate" not in done and run.head.version is not None:
+            evaluate(repo, steps, definition.name, [run.head.version])
             _done(run, done, evaluate="done")
         return {
             "run": run.id,
             "steps": done,
-            "version": run.manifest.get("version"),
-            "reasons": run.manifest.get("reasons", []),
-            "metrics": run.manifest.get("metrics", {}),
+            "version": run.head.version,
+            "reasons": run.record.reasons,
+            "metrics": run.record.metrics,
         }
 
 
@@ -257,4 +258,4 @@ def _done(run: Run, done: dict[str, Any], **step: Any) -> None:
 def _metrics(repo: Repo, train_run: str) -> dict[str, float]:
     from pipelines.lake.runs import find
 
-    return dict(find(repo.data, train_run).manifest.get("metrics", {}))
+    return dict(find(repo.data, train_run).record.metrics)

@@ -12,18 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Pace", "ReplayClock", "wall_us"]
+from transforms.instants import now_us
+
+__all__ = ["Pace", "ReplayClock"]
 
 log = logging.getLogger("tandem.serving")
 
 _FIRST, _LAST = -62_135_596_800_000_000, 253_402_300_799_999_999
 """Microseconds of the years 1 and 9999: what can be written as a date."""
 _LOOK_SECONDS = 0.1
-
-
-def wall_us() -> int:
-    """Now, in microseconds of UTC since 1970."""
-    return time.time_ns() // 1000
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,7 @@ class ReplayClock:
     once, and the last good pace goes on (``otherwise``, if there was none). Safe from many threads; a call costs about a microsecond.
     """
 
-    def __init__(self, path: Path, otherwise: Callable[[], int] = wall_us, wall: Callable[[], int] = wall_us) -> None:
+    def __init__(self, path: Path, otherwise: Callable[[], int] = now_us, wall: Callable[[], int] = now_us) -> None:
         self._path = path
         self._otherwise = otherwise
         self._wall = wall

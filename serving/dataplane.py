@@ -11,18 +11,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from serving.clock import ReplayClock, wall_us
+from serving.clock import ReplayClock
 from serving.errors import InvalidRequestError
 from serving.features import PRESENT, STATUSES, OnlineFeatures, ViewRows, checked_entities
 from serving.metrics import Metrics
 from serving.models import LoadedModel, ModelSpec
 from serving.protocol import OnlineRequest, RequestField, format_timestamp
-from serving.repository import ModelRepository, Watcher, applied_fingerprint
+from serving.repository import ModelRepository, Watcher
 from serving.request_log import Asked, LogLimits, RequestLog
 from serving.settings import ServingSettings
 from serving.shadow import Shadow
+from transforms.data_folder import applied_graph
 from transforms.definitions import ARROW_TYPES
 from transforms.errors import FingerprintError, StoreError, TandemError
+from transforms.instants import micros_of, now_us
 
 __all__ = ["Dataplane", "Prediction"]
 
@@ -45,7 +47,7 @@ class Dataplane:
 
     def __init__(self, settings: ServingSettings, *, now_us: Callable[[], int] | None = None) -> None:
         if now_us is None and settings.as_of is not None:
-            fixed = round(settings.as_of.timestamp() * 1_000_000)
+            fixed = micros_of(settings.as_of)
             now_us = lambda: fixed  # noqa: E731
         self.settings = settings
         self.metrics = Metrics()
@@ -144,7 +146,7 @@ class Dataplane:
             stored = self.features.applied_fingerprint(view)
         except StoreError:
             stored = None  # the store is down: a model may load nevertheless, and each request is checked by its rows
-        return stored or applied_fingerprint(self.settings.graphs, view)
+        return stored or applied_graph(self.settings.graphs, view)
 
     def fields(self, model: LoadedModel) -> list[RequestField]:
         """What one instance of a request to the model holds: its entity keys, then the other request fields."""
@@ -191,7 +193,7 @@ class Dataplane:
         assert self._log is not None
         asked = Asked(
             request_id=request_id,
-            at_us=wall_us(),
+            at_us=now_us(),
             as_of_us=next((g.as_of_us for g in groups.values()), None) or self.features.now_us(),
             endpoint=endpoint,
             rows=rows,

@@ -21,6 +21,7 @@ from feast.data_format import ParquetFormat
 from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 
+from transforms.data_folder import GRAPH_HEAD, applied_graph, graphs
 from transforms.definitions import CREATED, EVENT_TIMESTAMP, FINGERPRINT, RESERVED, REVISION, FeatureGroup
 from transforms.errors import DefinitionError, GraphError
 
@@ -127,12 +128,11 @@ def load_outputs(data_dir: str | Path, groups: Iterable[FeatureGroup]) -> dict[s
     """The outputs of the applied graph of each group that has one, by ``graphs/<group>/CURRENT``; their metadata holds its fingerprint."""
     out: dict[str, pa.Schema] = {}
     for group in groups:
-        folder = Path(data_dir) / "graphs" / group.name
-        try:
-            fingerprint = (folder / "CURRENT").read_text().strip()
-        except FileNotFoundError:
+        folder = graphs(Path(data_dir))
+        fingerprint = applied_graph(folder, group.name)
+        if fingerprint is None:
             continue
-        path = folder / fingerprint / "tandem.json"
+        path = folder / group.name / fingerprint / GRAPH_HEAD
         try:
             made = json.loads(path.read_text())
             fields = [pa.field(name, _arrow_type(kind)) for name, kind, *_ in made.get("outputs", [])]

@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,12 +27,13 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Array, PrimitiveFeastType
 from feast.value_type import ValueType
 
-from serving.clock import wall_us
 from serving.errors import InvalidRequestError, NotFoundError
 from serving.online_store.base import OrderedOnlineStore, OrderedOnlineStoreConfig
 from serving.protocol import RequestField, checked_column
 from transforms.definitions import FINGERPRINT, REVISION
 from transforms.errors import ConfigError, StoreError
+from transforms.instants import micros_of
+from transforms.instants import now_us as wall_us
 
 __all__ = ["STATUSES", "Catalog", "OnlineFeatures", "View", "ViewRows", "load_repo_config"]
 
@@ -41,7 +42,6 @@ log = logging.getLogger("tandem.serving")
 
 STATUSES = ("PRESENT", "NULL", "NOT_FOUND", "OUTSIDE_MAX_AGE")
 PRESENT, NULL, NOT_FOUND, OUTSIDE_MAX_AGE = range(4)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _ARROW: dict[Any, pa.DataType] = {
     PrimitiveFeastType.STRING: pa.string(),
@@ -181,7 +181,7 @@ class OnlineFeatures:
         self.config = load_repo_config(repo, timeout_seconds)
         own = self.config.online_store
         as_of = own.as_of if isinstance(own, OrderedOnlineStoreConfig) else None
-        default = wall_us if as_of is None else (lambda: _micros(as_of))
+        default = wall_us if as_of is None else (lambda: micros_of(as_of))
         self.now_us = now_us or default
         self._lock = threading.Lock()
         self._feast: FeatureStore | None = None
@@ -256,7 +256,7 @@ class OnlineFeatures:
         extra = [own for own in (FINGERPRINT, REVISION) if own in view.types and own not in features]
         rows = self._rows(view, keys, [*features, *extra])
         found = np.array([values is not None for _, values in rows])
-        times = np.array([_micros(t) if t is not None else 0 for t, _ in rows], dtype=np.int64)
+        times = np.array([micros_of(t) if t is not None else 0 for t, _ in rows], dtype=np.int64)
         times[~found] = 0
         expired = found & (now - times > view.ttl_us) if view.ttl_us else np.zeros(len(rows), dtype=bool)
         row_status = np.where(found, np.where(expired, OUTSIDE_MAX_AGE, PRESENT), NOT_FOUND).astype(np.uint8)
@@ -354,12 +354,6 @@ def _python(value: Value) -> Any:
         return None
     out = getattr(value, kind)
     return list(out.val) if kind.endswith("_list_val") else out
-
-
-def _micros(at: datetime) -> int:
-    if at.tzinfo is None:
-        at = at.replace(tzinfo=UTC)
-    return (at - _EPOCH) // timedelta(microseconds=1)
 
 
 def _arrow_type(kind: Any) -> pa.DataType:

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -35,6 +35,7 @@ from pydantic import StrictStr
 
 from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION
 from transforms.errors import DataError, StoreError
+from transforms.instants import micros_of
 
 __all__ = ["AsofJob", "AsofOfflineStore", "AsofOfflineStoreConfig", "pinned"]
 
@@ -55,7 +56,6 @@ def pinned(pins: Mapping[str, Any]) -> Iterator[None]:
 
 
 _US = timedelta(microseconds=1)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ARROW: dict[Any, pa.DataType] = {
     String: pa.string(),
     Int64: pa.int64(),
@@ -282,7 +282,7 @@ class _Source:
         return f"epoch_us({column})" if kind == "TIMESTAMP WITH TIME ZONE" else f"epoch_us(CAST({column} AS TIMESTAMP))"
 
     def where(self, timestamp_field: str, start: datetime, end: datetime) -> str:
-        return f"{self.micros(timestamp_field)} BETWEEN {_micros(start)} AND {_micros(end)}{self.of_graph()}"
+        return f"{self.micros(timestamp_field)} BETWEEN {micros_of(start)} AND {micros_of(end)}{self.of_graph()}"
 
     def newest_first(self, created: str) -> str:
         """The ORDER BY that puts the greatest (revision, created) first, as far as the source has them."""
@@ -454,10 +454,6 @@ def _cast(column: Any, kind: pa.DataType) -> Any:
 
 def _arrow_of(kind: Any) -> pa.DataType:
     return pa.list_(_ARROW[kind.base_type]) if isinstance(kind, Array) else _ARROW[kind]
-
-
-def _micros(at: datetime) -> int:
-    return (at.replace(tzinfo=UTC) - _EPOCH) // _US if at.tzinfo is None else (at - _EPOCH) // _US
 
 
 def _escaped(path: str) -> str:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import orjson
 
 from serving.errors import BadRequestError, InvalidRequestError, TooLargeError
+from transforms.instants import instant, micros_of
 
 __all__ = [
     "OnlineRequest",
@@ -28,7 +29,6 @@ __all__ = [
     "v2_instances",
 ]
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _INT64 = 2**63
 
 
@@ -191,7 +191,7 @@ def checked_column(values: list[Any], field: RequestField, where: str) -> list[A
 
 def format_timestamp(us: int) -> str:
     """RFC 3339 of microseconds since the epoch, in UTC, with as many fractional digits (0, 3 or 6) as protobuf's JSON uses."""
-    text = (_EPOCH + timedelta(microseconds=us)).replace(tzinfo=None)
+    text = instant(us).replace(tzinfo=None)
     spec = "seconds" if us % 1_000_000 == 0 else "milliseconds" if us % 1000 == 0 else "microseconds"
     return text.isoformat(timespec=spec) + "Z"
 
@@ -206,7 +206,7 @@ def _timestamp(value: Any, where: str, i: int) -> int:
         except ValueError:
             at = None
         if at is not None and at.tzinfo is not None:
-            return (at - _EPOCH) // timedelta(microseconds=1)
+            return micros_of(at)
     raise InvalidRequestError(f"{where.format(i=i)} is {_short(value)}; give a timestamp with its offset, such as '2013-07-01T12:00:00Z'")
 
 

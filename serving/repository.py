@@ -23,7 +23,7 @@ from serving.metrics import Metrics
 from serving.models import SPEC_FILE, LoadedModel, ModelSpec, load_model
 from transforms.errors import FingerprintError, TandemError
 
-__all__ = ["ModelRepository", "ModelState", "Watcher", "applied_fingerprint"]
+__all__ = ["ModelRepository", "ModelState", "Watcher"]
 
 log = logging.getLogger("tandem.serving")
 
@@ -269,14 +269,6 @@ class ModelRepository:
             self._metrics.model.labels(name).set(new.current.spec.version)
             self._metrics.reloads.labels(name).inc()
             log.info("model %s: version %d is served", name, new.current.spec.version)
-
-
-def applied_fingerprint(graphs: Path, view: str) -> str | None:
-    """The fingerprint of the graph that the view's online rows are written with; None when none has been applied."""
-    try:
-        return (graphs / view / "CURRENT").read_text().strip() or None
-    except (OSError, UnicodeDecodeError):
-        return None
 
 
 class Watcher:

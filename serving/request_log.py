@@ -76,6 +76,7 @@ import pyarrow.parquet as pq
 from serving.metrics import LogMetrics
 from serving.request_rows import Asked, sampled, to_batches
 from transforms.errors import DataError
+from transforms.instants import EPOCH, instant
 
 __all__ = ["Asked", "COMMON", "LogLimits", "RequestLog", "files_of", "read_requests"]
 
@@ -88,7 +89,6 @@ _WAITING_REQUESTS = 2_000
 _WAITING_ROWS = 100_000
 _CLOSE_SECONDS = 10.0
 _OLD_TEMPORARY_SECONDS = 3600.0
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ class RequestLog:
             self._metrics.log_expired.inc(dropped)
 
     def _file(self, day: int, table: pa.Table) -> None:
-        folder = self._folder / f"date={_EPOCH + timedelta(days=day):%Y-%m-%d}"
+        folder = self._folder / f"date={EPOCH + timedelta(days=day):%Y-%m-%d}"
         folder.mkdir(parents=True, exist_ok=True)  # every time: somebody may have deleted it
         self._number += 1
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{self._server}-{self._number:06d}.parquet"
@@ -277,7 +277,7 @@ def read_requests(folder: Path, since_us: int | None = None) -> pa.Table:
     for a file that cannot be read.
     """
     tables = []
-    day = None if since_us is None else f"date={_EPOCH + timedelta(microseconds=since_us):%Y-%m-%d}"
+    day = None if since_us is None else f"date={instant(since_us):%Y-%m-%d}"
     for path in files_of(folder):
         if day is not None and path.parent.name < day:
             continue

@@ -16,7 +16,20 @@ ANY = "*"
 
 FLOOR0 = tuple(
     f"transforms.{m}"
-    for m in ("errors", "fields", "definitions", "windows", "exact", "functions", "hashing", "json_columns", "reasons", "columns")
+    for m in (
+        "errors",
+        "instants",
+        "data_folder",
+        "fields",
+        "definitions",
+        "windows",
+        "exact",
+        "functions",
+        "hashing",
+        "json_columns",
+        "reasons",
+        "columns",
+    )
 )
 FLOOR1 = tuple(f"transforms.{m}" for m in ("contract", "aggregates", "lateness", "fold", "tensors", "schemas", "fingerprint", "graph"))
 FLOOR2 = ("serving.online_store", "serving.feast_objects")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.lake.locks import alone
+from pipelines.lake.locks import lock
 from pipelines.services.jars import cache_folder
 
 PACKAGES = {
@@ -53,7 +53,7 @@ def _find(name: str) -> tuple[str, str]:
     folder = cache_folder().parent / package
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         return "", fix
-    with alone(folder.parent, lambda line: None, ""):
+    with lock(folder.parent / ".lock"):
         if not (folder / "usr" / "bin" / name).exists():
             why = _fetch(package, folder)
             if why:

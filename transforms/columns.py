@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -17,20 +17,21 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.definitions import ARROW_TYPES, EventSource, micros
+from transforms.definitions import ARROW_TYPES, EventSource
+from transforms.instants import micros_of
 from transforms.reasons import INFINITE, INVALID_UTF8, MALFORMED, NAN, OVERFLOW, REASONS, WRONG_TYPE
 
 __all__ = [
     "CODE",
     "Codes",
     "Column",
-    "EPOCH",
     "EXACT",
     "MAX_INT64",
     "OK",
     "Refused",
     "all_ok",
     "as_bytes",
+    "column_us",
     "convert",
     "float64_values",
     "from_values",
@@ -49,15 +50,22 @@ OK = np.uint8(255)
 _MAX_DEPTH = 64
 MAX_INT64, EXACT = 2**63 - 1, 2**53
 """The greatest int64; the greatest integer up to which a float64 holds every one."""
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ISO = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T([01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])")
 
 # The Python types of JSON values that Arrow converts as the contract wants it.
 _CLEAN: dict[str, set[type]] = {"string": {str}, "int64": {int}, "float64": {float, int}, "bool": {bool}, "timestamp": {int}}
 
 Codes = npt.NDArray[np.uint8]
+Int = npt.NDArray[np.int64]
 Column = tuple[pa.Array, Codes]
 """A column converted to its field's type, and a code per row: ``OK`` or the index of a reason."""
+
+
+def column_us(table: pa.Table | pa.RecordBatch, name: str) -> Int:
+    """A column of timestamps (or integers) without nulls, as int64 [N]: microseconds, where its unit is that."""
+    column = table.column(name).cast(pa.int64())
+    out: Int = column.to_numpy() if isinstance(column, pa.ChunkedArray) else column.to_numpy(zero_copy_only=False)
+    return out
 
 
 def typed_fields(source: EventSource) -> list[tuple[str, str]]:
@@ -203,7 +211,7 @@ def _value(value: Any, dtype: str) -> Any:
         return max(-MAX_INT64, min(MAX_INT64, value))
     if dtype == "timestamp" and kind is str and _ISO.fullmatch(value):
         try:
-            return micros(datetime.fromisoformat(value) - EPOCH)
+            return micros_of(datetime.fromisoformat(value))
         except ValueError:
             raise Refused(WRONG_TYPE) from None  # 30 February
     raise Refused(WRONG_TYPE)

@@ -37,7 +37,6 @@ import pyarrow.compute as pc
 
 from transforms.columns import (
     CODE,
-    EPOCH,
     EXACT,
     MAX_INT64,
     OK,
@@ -59,6 +58,7 @@ from transforms.columns import (
     typed_fields,
 )
 from transforms.definitions import TIMESTAMP, EventSource, Field, micros
+from transforms.instants import micros_of
 from transforms.json_columns import read_columns
 from transforms.reasons import (
     FUTURE_TIMESTAMP,
@@ -99,8 +99,8 @@ _COLUMNAR_FROM = 64
 _MAX_TEXT_BYTES = 64 << 10
 # Seconds taken for microseconds lie within the first hours of 1970, milliseconds within its first 60 days until the year 2111.
 _WRONG_UNIT_US = micros(timedelta(days=60))
-_MIN_US = micros(datetime.min.replace(tzinfo=UTC) - EPOCH)
-_MAX_US = micros(datetime.max.replace(tzinfo=UTC) - EPOCH)
+_MIN_US = micros_of(datetime.min.replace(tzinfo=UTC))
+_MAX_US = micros_of(datetime.max.replace(tzinfo=UTC))
 
 Now = int | npt.NDArray[np.int64]
 """The instant at which records are judged: one for all, or one for each."""

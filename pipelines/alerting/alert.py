@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
+from pipelines.lake.run_records import RunHead
+
 __all__ = ["Alert", "from_report", "from_runs"]
 
 Severity = Literal["info", "warn", "fail"]
@@ -90,41 +92,39 @@ def _line(check: Mapping[str, Any]) -> str:
     return f"{head}{told}{detail}"
 
 
-def from_runs(manifests: Sequence[Mapping[str, Any]], now: datetime) -> list[Alert]:
-    """One alert for each kind of job whose latest run failed or was killed (manifests oldest first).
+def from_runs(runs: Sequence[RunHead], now: datetime) -> list[Alert]:
+    """One alert for each kind of job whose latest run failed or was killed (runs oldest first).
 
     A run under way is no verdict yet, so the one before it counts; but a stream or a server that runs is well.
     """
-    latest: dict[str, Mapping[str, Any]] = {}
-    for manifest in manifests:
-        kind, status = str(manifest.get("kind", "")), str(manifest.get("status", ""))
-        if _wanted(manifest):
+    latest: dict[str, RunHead] = {}
+    for run in runs:
+        if _wanted(run):
             continue
-        if status in ("complete", "failed", "killed") or (kind in LASTING and status == "running"):
-            latest[kind] = manifest
+        if run.status in ("complete", "failed", "killed") or (run.kind in LASTING and run.status == "running"):
+            latest[run.kind] = run
     out = []
-    for kind, manifest in sorted(latest.items()):
-        status = str(manifest["status"])
-        ended = str(manifest.get("finished") or manifest.get("created") or "")
+    for kind, run in sorted(latest.items()):
+        status, ended = run.status, run.finished or run.created
         if status not in ("failed", "killed") or not _recent(ended, now):
             continue
-        error = str(manifest.get("error") or "")
+        error = run.error or ""
         out.append(
             Alert(
                 key=f"job/{kind}",
                 severity="fail",
                 title=f"tandem {kind} {'was killed' if status == 'killed' else 'failed'}",
-                text="\n".join(part for part in (error, f"run {manifest.get('id', '')}") if part),
+                text="\n".join(part for part in (error, f"run {run.id}") if part),
                 same=f"{status}: {re.sub(r'[0-9]+', '#', error)}",  # numbers, times and ids differ from run to run
-                labels={"kind": kind, "run": str(manifest.get("id", ""))},
+                labels={"kind": kind, "run": run.id},
             )
         )
     return out
 
 
-def _wanted(manifest: Mapping[str, Any]) -> bool:
+def _wanted(run: RunHead) -> bool:
     """Whether somebody ended the run who knows about it: Ctrl-C, or the watch was asked to stop meanwhile."""
-    return bool(manifest.get("asked_to_stop")) or str(manifest.get("error") or "").startswith("interrupted")
+    return run.asked_to_stop or (run.error or "").startswith("interrupted")
 
 
 def _recent(text: str, now: datetime) -> bool:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from pipelines.alerting.alert_store import AlertStore
 from pipelines.alerting.receiver import AlertReceiver
-from pipelines.lake.locks import only_one
+from pipelines.lake.locks import try_lock
 
 __all__ = ["Delivered", "backoff", "deliver"]
 
@@ -45,7 +45,7 @@ def deliver(
     wait, or after the one that it asked for. A message that it rejects (400, 413, 422) waits alone. What cannot be delivered within
     ``keep`` is given up, with a line to ``say``.
     """
-    with only_one(store.folder / ".deliver.lock") as free:
+    with try_lock(store.folder / ".deliver.lock") as free:
         if not free:
             return Delivered(waiting=len(store.waiting()), next=clock() + _FIRST_WAIT)
         return _round(store, receiver, clock, keep, say)

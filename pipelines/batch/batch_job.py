@@ -23,7 +23,9 @@ from apache_beam.transforms.combiners import ToList
 from pipelines.batch import steps
 from pipelines.batch.analysis import analyze_groups
 from pipelines.batch.beam_transforms import ApplyTransformGraph, ReadEventLog, WindowFeatures
-from pipelines.lake import provenance, runs
+from pipelines.lake import layout, provenance, runs
+from pipelines.lake.files import write_json
+from pipelines.lake.graphs import apply_graph, graph_for
 from pipelines.project import recording
 from pipelines.project.repository import Repo
 from pipelines.sources.event_files import list_files
@@ -70,7 +72,7 @@ def run_batch(
     """Make the rows with ``start < boundary <= end`` of every group, visible under ``data/offline/<group>/run=<id>``.
 
     ``pinned`` reuses each group's applied graph instead of analyzing anew. A run of the same inputs, range, definitions and code
-    that is complete is returned as it is unless ``anew``; one that was killed is completed under its id.
+    (as far as it can change a value) that is complete is returned as it is unless ``anew``; one that was killed is completed under its id.
     Raises RejectLimitError before anything is visible when too many events were rejected.
     """
     data, settings = repo.data, repo.settings.batch
@@ -92,7 +94,7 @@ def run_batch(
         "definitions": definitions,
         "graphs": graphs,
         "batch": settings.model_dump(),
-        "code": provenance.code_version(repo.path)["sha256"],
+        "code": provenance.code_version(repo.path, repo.settings.definitions)["values"],
         "versions": provenance.library_versions(),
     }
     run = runs.begin(data, "batch", key, now, anew=anew)
@@ -124,7 +126,7 @@ def _make_anew(
 ) -> None:
     for leftover in ("rows", "offline", "dead_letters", "tiles"):
         shutil.rmtree(run.folder / leftover, ignore_errors=True)
-    created = us(datetime.fromisoformat(run.manifest["created"]))
+    created = us(datetime.fromisoformat(run.created))
     try:
         _make(repo, run, sources, files, begin_us, start, end, created, graphs, beam_options, progress)
     except Exception as error:
@@ -203,11 +205,11 @@ def _make(
     if not fingerprints:
         progress("analyzing: means, quantiles and vocabularies of the preprocessing functions")
         work: dict[str, Any] = {n: (g, repo.preprocessing_fn(g), made_files[n]) for n, g in repo.groups.items()}
-        fingerprints = analyze_groups(work, repo.data / "graphs", beam_options, progress, temp_dir=run.folder)
+        fingerprints = analyze_groups(work, layout.graphs(repo.data), beam_options, progress, temp_dir=run.folder)
     progress("transforming rows")
     with beam.Pipeline(options=beam_options) as pipeline:
         for name in repo.groups:
-            graph = repo.data / "graphs" / name / fingerprints[name]
+            graph = layout.graph(repo.data, name, fingerprints[name])
             _ = pipeline | f"Graph of {name}" >> ApplyTransformGraph(
                 name, made_files[name], str(graph), str(rows_dir), str(offline), now_us
             )
@@ -215,19 +217,19 @@ def _make(
 
 
 def _write_stats(stats: list[tuple[str, int]], path: str) -> None:
-    runs.write_json(Path(path), dict(sorted(stats)))
+    write_json(Path(path), dict(sorted(stats)))
 
 
 def _publish(repo: Repo, run: runs.Run) -> runs.Run:
     """Make the run's rows visible, a whole group at a time; may be repeated after a crash."""
     for name in repo.groups:
-        made, target = run.folder / "offline" / name, repo.data / "offline" / name / f"run={run.id}"
+        made, target = run.folder / "offline" / name, layout.offline_run(repo.data, name, run.id)
         if made.is_dir():
             target.parent.mkdir(parents=True, exist_ok=True)
             os.rename(made, target)
     shutil.rmtree(run.folder / "offline", ignore_errors=True)
     shutil.rmtree(run.folder / "rows", ignore_errors=True)
-    kept = {f"offline/{n}": repo.data / "offline" / n / f"run={run.id}" for n in repo.groups} | {"tiles": run.folder / "tiles"}
+    kept = {f"offline/{n}": layout.offline_run(repo.data, n, run.id) for n in repo.groups} | {"tiles": run.folder / "tiles"}
     counts = {f"{what}/{n}": v for what in ("events", "rejected", "rows") for n, v in run.manifest.get(what, {}).items()}
     run.save(outputs=provenance.hashed(repo.data, kept), counts=counts)
     run.save(status="complete")
@@ -236,36 +238,21 @@ def _publish(repo: Repo, run: runs.Run) -> runs.Run:
 
 def pinned_graph(data: Path, group: FeatureGroup) -> str:
     """The fingerprint of the graph that is applied to ``group``. Raises GraphError if none is, or one of another definition."""
-    folder = data / "graphs" / group.name
-    try:
-        fingerprint = (folder / "CURRENT").read_text().strip()
-    except FileNotFoundError:
-        raise GraphError(
-            f"feature group {group.name!r} has no applied graph; run 'tandem batch' without --pinned and 'tandem apply' first"
-        ) from None
-    TransformGraph.load(folder / fingerprint, fingerprint)
-    made_of = json.loads((folder / fingerprint / "tandem.json").read_text())["definition_hash"]
-    if made_of != group.definition_hash():
-        raise GraphError(
-            f"feature group {group.name!r} was redefined after its graph {fingerprint[:12]} was applied;"
-            " run 'tandem batch' without --pinned and 'tandem apply' first"
-        )
+    fingerprint = graph_for(data, group, "'tandem batch' without --pinned and 'tandem apply'")
+    TransformGraph.load(layout.graph(data, group.name, fingerprint), fingerprint)
     return fingerprint
 
 
 def apply_run(repo: Repo, run: runs.Run) -> dict[str, str]:
     """Make the graphs of a complete run the applied ones (``CURRENT``); returns group -> fingerprint. Raises GraphError."""
-    fingerprints: dict[str, str] = run.manifest.get("fingerprints", {})
+    fingerprints: dict[str, str] = run.record.fingerprints
     for name, group in repo.groups.items():
         fingerprint = fingerprints.get(name)
         if fingerprint is None:
             raise GraphError(f"run {run.id} made no rows of group {name!r}; run 'tandem batch' with the present definitions")
-        graph = TransformGraph.load(repo.data / "graphs" / name / fingerprint, fingerprint)
-        made_of = run.manifest["definitions"].get(name)
+        graph = TransformGraph.load(layout.graph(repo.data, name, fingerprint), fingerprint)
+        made_of = run.record.definitions.get(name)
         if json.loads(json.dumps(group.canonical())) != made_of:
             raise GraphError(f"group {name!r} was redefined after run {run.id} ({graph.fingerprint[:12]}); run 'tandem batch' again")
-        path = repo.data / "graphs" / name / "CURRENT"
-        unfinished = path.with_name(f".CURRENT.{os.getpid()}")
-        unfinished.write_text(fingerprint + "\n")
-        unfinished.replace(path)
+        apply_graph(repo.data, name, fingerprint)
     return {n: fingerprints[n] for n in repo.groups}

@@ -7,9 +7,7 @@ a repeated bundle replaces its own file by an equal one.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.lake.files import replaced
 from pipelines.sources.event_files import EventFile, events
 from transforms.aggregates import merge, rows_between, tile
 from transforms.definitions import CREATED, FINGERPRINT, TIMESTAMP, EventSource, FeatureGroup, micros
 from transforms.graph import TransformGraph
 from transforms.hashing import shard_of
+from transforms.instants import instant
 
 __all__ = [
     "ReadEvents", "Tile", "TransformFile", "WindowRows", "WriteDeadLetters", "from_ipc", "seed_start", "slice_us", "to_ipc",
@@ -51,14 +51,9 @@ def from_ipc(data: bytes) -> pa.RecordBatch:
 
 def write_parquet(table: pa.Table | pa.RecordBatch, path: Path) -> None:
     """Write a Parquet file (zstd, microseconds), whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     table = pa.Table.from_batches([table]) if isinstance(table, pa.RecordBatch) else table
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        pq.write_table(table, unfinished, compression="zstd", version="2.6", coerce_timestamps="us", row_group_size=65_536)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replaced(path) as out:
+        pq.write_table(table, out, compression="zstd", version="2.6", coerce_timestamps="us", row_group_size=65_536)
 
 
 def slice_us(group: FeatureGroup, days: int) -> int:
@@ -160,7 +155,7 @@ class WindowRows(beam.DoFn):
             return
         rows = rows_between(tiles, self.group, max(place, self.start), min(place + self.length, self.end))
         if rows.num_rows:
-            day = datetime.fromtimestamp(place / 1e6, UTC).date()
+            day = instant(place).date()
             path = Path(self.folder) / self.group.name / f"date={day}" / f"shard-{shard:04d}.parquet"
             write_parquet(rows, path)
             yield str(path)

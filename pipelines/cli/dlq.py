@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import AbstractContextManager, nullcontext
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +10,7 @@ import typer
 from rich.table import Column, Table
 
 from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, moment, quiet, screen, show
+from transforms.instants import instant, micros_of, now_us
 
 if TYPE_CHECKING:
     from pipelines.lake.runs import Run
@@ -47,11 +46,11 @@ def _run(repo: Path, settings: Settings, dry: bool) -> AbstractContextManager[Ru
 def _choice(source: str | None, reason: str | None, since: str | None) -> Choice:
     from pipelines.sources.letters import Choice
 
-    return Choice(source, reason, None if since is None else round(moment("--since", since).timestamp() * 1e6))
+    return Choice(source, reason, None if since is None else micros_of(moment("--since", since)))
 
 
 def _when(us: int) -> str:
-    return datetime.fromtimestamp(us / 1e6, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return instant(us).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _text(value: bytes | None) -> dict[str, str] | None:
@@ -185,7 +184,7 @@ def _judge(repo: Path, data: Path | None, source: str, payload: bytes | None, st
         from pipelines.sources.formats.record_format import record_format
 
         max_future_us = round(loaded.settings.stream.max_future_hours * 3.6e9)
-        now = min(stamp_us, time.time_ns() // 1000) if stamp_us > 0 else time.time_ns() // 1000
+        now = min(stamp_us, now_us()) if stamp_us > 0 else now_us()
         form = record_format(loaded.sources[source], loaded.settings.kafka)
         checked = form.decode(pa.array([payload], pa.binary()), now, max_future_us)
     except TandemError as error:

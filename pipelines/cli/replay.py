@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,6 +24,7 @@ from pipelines.cli.console import (
     show,
 )
 from transforms.errors import ConfigError
+from transforms.instants import instant, micros_of
 
 if TYPE_CHECKING:
     from pipelines.replay.replay_job import Reached
@@ -101,11 +101,11 @@ def _speed(text: str) -> float | None:
 
 
 def _us(flag: str, text: str | None) -> int | None:
-    return None if text is None else round(moment(flag, text).timestamp() * 1e6)
+    return None if text is None else micros_of(moment(flag, text))
 
 
 def _when(us: int) -> str:
-    return f"{datetime.fromtimestamp(us / 1e6, UTC):%Y-%m-%d %H:%M:%S}"
+    return f"{instant(us):%Y-%m-%d %H:%M:%S}"
 
 
 def _table(summary: dict[str, Any]) -> Table:

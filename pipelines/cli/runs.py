@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, load, quiet, screen, show
+from pipelines.lake.run_records import Code, TrainRecord
 
 if TYPE_CHECKING:
     from pipelines.lake.runs import Run
@@ -61,7 +62,7 @@ def _list(repo: Path, data: Path | None, kind: str | None, last: int, as_json: b
     columns = ("status", "kind", "range", "rows", "metric", "parent", Column("run", no_wrap=True, overflow="fold"))
     table = Table(*columns, box=None)
     for r in found:
-        table.add_row(r.status, r.kind, _range(r), _rows(r), _metric(r), str(r.manifest.get("parent") or ""), r.id)
+        table.add_row(r.status, r.kind, _range(r), _rows(r), _metric(r), str(r.head.parent or ""), r.id)
     if as_json:
         show({"runs": [r.manifest for r in found]}, True)
     else:
@@ -77,21 +78,16 @@ def _wide() -> Console:
 
 
 def _range(run: Run) -> str:
-    m = run.manifest
-    spans = " to ".join(str(t)[:10] for t in m.get("range") or ())
-    return spans or (f"{run.kind} {m['name']}" if "name" in m else "")
+    spans = " to ".join(str(t)[:10] for t in run.head.range)
+    return spans or (f"{run.kind} {run.head.name}" if run.head.name is not None else "")
 
 
 def _rows(run: Run) -> str:
-    m = run.manifest
-    made = [n for name, n in (m.get("counts") or {}).items() if name.startswith("rows/")]
-    n = sum(made) or sum((m.get("rows") or (m.get("summary") or {}).get("rows_of") or {}).values())
-    return f"{n:,}" if n else ""
+    return f"{run.head.rows_made:,}" if run.head.rows_made else ""
 
 
 def _metric(run: Run) -> str:
-    metrics = run.manifest.get("metrics") or {}
-    return next((f"{name} {metrics[name]:.4f}" for name in ("test/auc", *metrics) if isinstance(metrics.get(name), float)), "")
+    return f"{run.head.score[0]} {run.head.score[1]:.4f}" if run.head.score else ""
 
 
 @app.command("show")
@@ -117,41 +113,45 @@ def show_(
 
 def _facts(run: Run) -> list[tuple[str, str]]:
     """What a person wants to know of a run, in that order."""
-    m = run.manifest
-    code = m.get("code") or {}
-    inputs = {n: f for n, f in (m.get("inputs") or {}).items() if f}
-    outputs = m.get("outputs") or []
+    said = run.record
+    inputs = {n: f for n, f in said.inputs.items() if f}
     kinds: dict[str, list[int]] = {}
-    for o in outputs:
+    for o in said.outputs:
         kinds.setdefault(o["name"].split("/")[0], []).append(o["bytes"])
-    metrics = {n: v for n, v in (m.get("metrics") or {}).items() if "=" not in n}
-    sliced = len(m.get("metrics") or {}) - len(metrics)
+    metrics = {n: v for n, v in said.metrics.items() if "=" not in n}
+    sliced = len(said.metrics) - len(metrics)
+    code = said.code
     commit = f"{str(code.get('commit', 'no commit'))[:12]}{', with changes not committed' if code.get('dirty') else ''}"
     rows: list[tuple[str, Any]] = [
-        ("status", run.status + (f" ({m['stage']})" if run.status == "killed" and m.get("stage") != "running" else "")),
-        ("error", m.get("error")),
-        ("ended", m.get("ended")),
+        ("status", run.status + (f" ({said.stage})" if run.status == "killed" and said.stage != "running" else "")),
+        ("error", said.error),
+        ("ended", said.ended),
         ("kind", run.kind),
-        ("command", " ".join(m.get("command") or ())),
-        ("parent", m.get("parent")),
-        ("created", _when(m.get("created"))),
-        ("finished", _when(m.get("finished")) + (f", after {m['seconds']:,.1f} s" if m.get("seconds") is not None else "")),
-        ("range", " to ".join(m.get("range") or ())),
-        ("model", " ".join(str(x) for x in (m.get("model"), m.get("version") and f"version {m['version']}") if x)),
-        ("training set", m.get("training_set")),
-        ("parameters", _pairs({**(m.get("seeds") or {}), **(m.get("params") or {})})),
+        ("command", " ".join(said.command)),
+        ("parent", said.parent),
+        ("created", _when(said.created)),
+        ("finished", _when(said.finished) + (f", after {said.seconds:,.1f} s" if said.seconds is not None else "")),
+        ("range", " to ".join(said.range)),
+        ("model", " ".join(str(x) for x in (said.model, said.version and f"version {said.version}") if x)),
+        ("training set", said.training_set if isinstance(said, TrainRecord) else None),
+        ("parameters", _pairs({**said.seeds, **said.params})),
         ("inputs", "\n".join(f"{n}: {len(f):,} files, {sum(x['size'] for x in f):,} bytes" for n, f in inputs.items())),
-        ("counts", _pairs(m.get("counts") or {})),
+        ("counts", _pairs(said.counts)),
         ("metrics", _pairs(metrics) + (f" (and {sliced} of slices)" if sliced else "")),
-        ("graphs", _pairs({n: str(f)[:12] for n, f in (m.get("fingerprints") or {}).items()})),
+        ("graphs", _pairs({n: str(f)[:12] for n, f in said.fingerprints.items()})),
         ("outputs", "\n".join(f"{n}: {len(b):,} files, {sum(b):,} bytes" for n, b in kinds.items())),
-        ("links", _pairs({n: v for n, v in (m.get("links") or {}).items() if not isinstance(v, dict)})),
-        ("code", f"{commit}; sha256 {str(code.get('sha256', ''))[:12]}" if code else ""),
-        ("lock", str(m.get("lock") or "")[:12]),
-        ("versions", _pairs(m.get("versions") or {})),
+        ("links", _pairs({n: v for n, v in said.links.items() if not isinstance(v, dict)})),
+        ("code", f"{commit}; sha256 {code.get('sha256', '')[:12]}{_values(code)}" if code else ""),
+        ("lock", (said.lock or "")[:12]),
+        ("versions", _pairs(said.versions)),
         ("folder", str(run.folder)),
     ]
     return [(name, str(value)) for name, value in rows if value]
+
+
+def _values(code: Code) -> str:
+    """The hash of what can change feature values: only that makes a batch run stale."""
+    return f"; of what can change feature values {code['values'][:12]}" if "values" in code else ""
 
 
 def _pairs(values: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pipelines.cli.console import DEFAULT_REPO, DataOption, RepoOption, moment, quiet
+from pipelines.lake import layout
 from transforms.errors import ConfigError
 
 
@@ -31,13 +32,12 @@ def serve(
     repo = repo.resolve()
     settings = load_settings(repo, data=data.resolve() if data else None)
     given = {"host": host, "port": port, "as_of": moment("--as-of", as_of) if as_of else None, "clock": clock and clock.resolve()}
-    log = settings.serve.get("request_log", settings.data / "requests")  # null turns it off; a path is relative to the repository
     try:
         chosen = ServingSettings(
             feature_repo=repo,
-            models=settings.data / "models",
-            graphs=settings.data / "graphs",
-            **{**settings.serve, "request_log": log and repo / log, **{k: v for k, v in given.items() if v is not None}},
+            models=layout.models(settings.data),
+            graphs=layout.graphs(settings.data),
+            **{**settings.serve, "request_log": settings.request_log(repo), **{k: v for k, v in given.items() if v is not None}},
         )
     except (ValidationError, TypeError) as error:
         first = (

@@ -134,9 +134,9 @@ def _cell(key: str, value: Any) -> str:
     if not isinstance(value, dict):
         return str(value)
     if key in ("watermark", "output_watermark"):
-        from pipelines.streaming.status import when
+        from transforms.instants import to_minute
 
-        return ", ".join(f"{k}: {when(v)}" for k, v in value.items())
+        return ", ".join(f"{k}: {to_minute(v)}" for k, v in value.items())
     return ", ".join(f"{k}: {v:,}" if isinstance(v, int) else f"{k}: {v:.1f}" for k, v in value.items())
 
 

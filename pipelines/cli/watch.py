@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from datetime import UTC, datetime
@@ -162,9 +161,9 @@ def metrics(
 
     found = JobMetrics(load_settings(repo.resolve(), data=data.resolve() if data else None).data)
     if output is not None:
-        unfinished = output.with_name(f".{output.name}.{os.getpid()}")
-        unfinished.write_bytes(page(found))
-        unfinished.replace(output)
+        from pipelines.lake.files import write_bytes
+
+        write_bytes(output, page(found))
     if port is not None:
         from pipelines.streaming.stream_metrics import serve
 

@@ -8,7 +8,7 @@ import urllib.error
 import urllib.request
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pyarrow as pa
 from pipelines.project.repository import Repo
 from transforms.definitions import EVENT_TIMESTAMP, REVISION
 from transforms.errors import TandemError
+from transforms.instants import instant, now_us
 
 __all__ = ["Asking", "Question", "most_asked", "post", "requests"]
 
@@ -144,14 +145,14 @@ def _shown(repo: Repo, keys: set[str]) -> list[str]:
 
 def _now(clock: Path) -> int | None:
     """The replayed time, microseconds; None before it begins."""
-    from serving.clock import Pace, wall_us
+    from serving.clock import Pace
 
     try:
-        return Pace.parse(clock.read_bytes()).at(wall_us())
+        return Pace.parse(clock.read_bytes()).at(now_us())
     except (OSError, ValueError):
         return None
 
 
 def _time(clock: Path) -> str:
     now = _now(clock)
-    return "before" if now is None else f"{datetime.fromtimestamp(now / 1e6, UTC):%Y-%m-%d %H:%M}"
+    return "before" if now is None else f"{instant(now):%Y-%m-%d %H:%M}"

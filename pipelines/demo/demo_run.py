@@ -15,6 +15,7 @@ from pipelines import workflow
 from pipelines.cli.batch import run_table
 from pipelines.demo import streaming_demo as live
 from pipelines.demo.client import post, requests
+from pipelines.lake import layout
 from pipelines.project.repository import Repo
 from pipelines.reports.terminal import Steps
 from transforms.errors import TandemError
@@ -44,7 +45,7 @@ def run_demo(repo: Repo, start: datetime, end: datetime, as_json: bool, days: in
     trained = workflow.train(repo, begin, end, steps)
     if trained.pushed is None:
         steps.say(f"not blessed, so not pushed; the version before stays, if there is one: {'; '.join(trained.pipeline.reasons)}")
-    if not (repo.data / "models" / trained.model).is_dir():
+    if not layout.model(repo.data, trained.model).is_dir():
         raise TandemError(
             f"model {trained.model!r} has no blessed version to serve; give it more data (--start, --end) or other thresholds"
         )

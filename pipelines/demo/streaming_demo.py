@@ -17,9 +17,11 @@ from types import MappingProxyType
 from typing import Any
 
 from pipelines.demo.client import Asking, Question, requests
+from pipelines.lake import layout
 from pipelines.project.repository import Repo
 from pipelines.reports.terminal import Steps
 from transforms.errors import TandemError
+from transforms.instants import micros_of
 
 __all__ = ["run_live", "server", "start_over", "why_not"]
 
@@ -51,20 +53,20 @@ def why_not(repo: Repo) -> str:
 
 def start_over(repo: Repo, steps: Steps) -> None:
     """Delete what a demo before this one streamed: its topics (the whole local broker), online rows, stream, and request log."""
-    if not (repo.data / "stream" / NAME).exists():
+    if not layout.stream(repo.data, NAME).exists():
         return
     from pipelines.feature_store.store import open_store
     from pipelines.services import local
     from pipelines.streaming.driver import running
 
-    if running(repo.data / "stream" / NAME) is not None:
+    if running(layout.stream(repo.data, NAME)) is not None:
         raise TandemError(f"the stream of another demo runs on {repo.data}; 'tandem stream stop --name {NAME}' ends it")
     steps.say("deleting what the last demo streamed: its topics, online rows, stream and request log")
     local.down(repo.data, delete=True)
     store = open_store(repo)
     store._get_provider().online_store.teardown(store.config, store.list_feature_views(), [])
-    for folder in (f"stream/{NAME}", "replay", "requests"):
-        shutil.rmtree(repo.data / folder, ignore_errors=True)
+    for folder in (layout.stream(repo.data, NAME), layout.replay_clock(repo.data).parent, layout.requests(repo.data)):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def run_live(repo: Repo, run_id: str, model: str, end: datetime, days: int, steps: Steps, as_json: bool) -> dict[str, Any]:
@@ -85,7 +87,7 @@ def _streamed(
     """The stream from its start to its stop, with the server and the replay beside it."""
     from pipelines.streaming.stream_control import stop_stream
 
-    clock = repo.data / "replay" / "clock.json"
+    clock = layout.replay_clock(repo.data)
     clock.unlink(missing_ok=True)  # of an earlier replay: the server is not to start there
     _topics(repo)
     with ExitStack() as started:
@@ -149,7 +151,7 @@ class _Child:
         from pipelines.lake.processes import start_child, tandem_command
 
         self.command = command
-        self.log = repo.data / "demo" / f"{command}.log"
+        self.log = layout.demo(repo.data) / f"{command}.log"
         words = tandem_command(command, "--repo", str(repo.path), "--data", str(repo.data), *arguments)
         self.process = start_child(words, self.log, {**os.environ, **environment}, anew=True)
 
@@ -252,7 +254,7 @@ def _delivered(repo: Repo, sent: Mapping[str, Any]) -> Callable[[], bool]:
 
     read = {g.source.name for g in repo.groups.values()}
     ends = {s: {int(p): o + 1 for p, o in sent[s]["last_offsets"].items()} for s in sent if s in read}
-    job_state = JobState(repo.data / "stream" / NAME)
+    job_state = JobState(layout.stream(repo.data, NAME))
     return lambda: reached(ends, job_state.reports(), job_state.load_checkpoints(), 1)
 
 
@@ -260,7 +262,7 @@ class _Replay:
     """``tandem replay`` in a thread of this process, which has everything loaded already; entered to start, left to end it."""
 
     def __init__(self, repo: Repo, start: datetime, end: datetime) -> None:
-        self.repo, self.range = repo, (round(start.timestamp() * 1e6), round(end.timestamp() * 1e6))
+        self.repo, self.range = repo, (micros_of(start), micros_of(end))
         self.summary: dict[str, Any] = {}
         self.error: Exception | None = None
         self.stop = threading.Event()

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from pipelines.lake import layout
+from pipelines.lake.graphs import applied_graph
 from transforms.definitions import FeatureGroup
 from transforms.errors import ConfigError
 
@@ -44,8 +46,7 @@ class FeastStore:
 
     def reapply(self, group: str, fingerprint: str) -> None:
         """Where the store forgot which graph is applied and it is this one, tell it again."""
-        current = self.data / "graphs" / group / "CURRENT"
-        if self.online.applied_fingerprint(self.config, group) is None and current.is_file() and current.read_text().strip() == fingerprint:
+        if self.online.applied_fingerprint(self.config, group) is None and applied_graph(layout.graphs(self.data), group) == fingerprint:
             self.online.apply_fingerprint(self.config, group, fingerprint)
 
     def sync(self) -> None:

@@ -1,9 +1,220 @@
-"""Where everything stands in the data folder: each path and file name, once."""
+"""Where everything stands in the data folder: each path, once; and the number of its format. Light: standard library only.
+
+A path given here need not exist. What training and serving both know stands in ``transforms.data_folder``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from pipelines.lake.files import write_text
+from pipelines.lake.locks import lock
+from transforms.data_folder import CURRENT, GRAPH_HEAD, graphs
+from transforms.errors import DataError
+
+__all__ = [
+    "CURRENT", "CURVES", "EPOCHS", "FORMAT", "GRAPH_HEAD", "MANIFEST", "NOT_EVENTS", "REPORT", "REPORT_JSON", "TFMA", "alerts",
+    "check_format", "claim", "demo", "events", "experiments", "graph", "graphs", "labels", "mlmd", "mlmd_logs", "model", "models",
+    "monitor", "offline", "offline_run", "replay_clock", "reproduce", "requests", "run", "runs", "services", "stream", "streams",
+    "tfx", "tracking", "training", "training_lock", "training_set", "verify", "watch",
+]  # fmt: skip
+
+FORMAT = 1
+"""The format of the data folders that this version writes; kept in the file ``FORMAT`` of each. One without the file is of format 1."""
+
+MANIFEST = "manifest.json"
+"""What a run, or a training set, says of itself."""
+REPORT_JSON = "report.json"
 REPORT = "report"
 """The folder of a training run that holds what people look at; see the names below."""
 EPOCHS = "epochs.json"
 TFMA = "tfma.json"
 CURVES = "curves.json"
+
+NOT_EVENTS = (
+    "runs", "training", "models", "tfx", "offline", "graphs", "stream", "requests", "labels", "monitor", "verify", "tracking", "alerts",
+    "watch", "services", "replay", "reproduce", "demo",
+)  # fmt: skip
+"""Folders that Tandem writes; a source's events stand in none of them."""
+
+
+def events(data: Path) -> Path:
+    """Where events stand unless their sources say otherwise."""
+    return data / "events"
+
+
+def graph(data: Path, group: str, fingerprint: str) -> Path:
+    """One transform graph."""
+    return graphs(data) / group / fingerprint
+
+
+def offline(data: Path) -> Path:
+    """The feature rows of batch runs: ``<group>/run=<id>/<date>/*.parquet`` (the sources of Feast's views name it too)."""
+    return data / "offline"
+
+
+def offline_run(data: Path, group: str, run_id: str) -> Path:
+    """The feature rows that one batch run made of a group."""
+    return offline(data) / group / f"run={run_id}"
+
+
+def runs(data: Path) -> Path:
+    """The runs, a folder each."""
+    return data / "runs"
+
+
+def run(data: Path, run_id: str) -> Path:
+    """One run: its manifest, and what only it needs."""
+    return runs(data) / run_id
+
+
+def training(data: Path) -> Path:
+    """The training sets, a folder each."""
+    return data / "training"
+
+
+def training_set(data: Path, identity: str) -> Path:
+    """One training set."""
+    return training(data) / identity
+
+
+def models(data: Path) -> Path:
+    """The pushed models: ``<name>/<version>/``, and ``<name>/ALIASES.json``."""
+    return data / "models"
+
+
+def model(data: Path, name: str) -> Path:
+    """All versions of one model."""
+    return models(data) / name
+
+
+def tfx(data: Path) -> Path:
+    """What TFX keeps: artifacts by pipeline, ML Metadata, logs."""
+    return data / "tfx"
+
+
+def mlmd(data: Path) -> Path:
+    """The store of ML Metadata (SQLite)."""
+    return tfx(data) / "metadata.db"
+
+
+def mlmd_logs(data: Path) -> Path:
+    """What TFX's components said, a file per run."""
+    return tfx(data) / "logs"
+
+
+def training_lock(data: Path) -> Path:
+    """Held by the one training that may push."""
+    return tfx(data) / "lock"
+
+
+def experiments(data: Path, run_id: str) -> Path:
+    """The data folder of a training that pushes nothing: its artifacts and models."""
+    return tfx(data) / "experiments" / run_id
+
+
+def streams(data: Path) -> Path:
+    """The streams, a folder each."""
+    return data / "stream"
+
+
+def stream(data: Path, name: str) -> Path:
+    """One stream: its state, checkpoints, rows and reports."""
+    return streams(data) / name
+
+
+def requests(data: Path) -> Path:
+    """The request log, unless the settings name another folder (see ``Settings.request_log``)."""
+    return data / "requests"
+
+
+def labels(data: Path, model: str) -> Path:
+    """The labels that came for a model's answers."""
+    return data / "labels" / model
+
+
+def monitor(data: Path) -> Path:
+    """The monitor's reports, a folder each."""
+    return data / "monitor"
+
+
+def verify(data: Path) -> Path:
+    """The proofs of parity, a folder each."""
+    return data / "verify"
+
+
+def tracking(data: Path) -> Path:
+    """What trackers are yet to be told, and what they said."""
+    return data / "tracking"
+
+
+def alerts(data: Path) -> Path:
+    """The book of alerts."""
+    return data / "alerts"
+
+
+def watch(data: Path) -> Path:
+    """What the watch noted, its locks and its log."""
+    return data / "watch"
+
+
+def services(data: Path) -> Path:
+    """Local services: their data, logs and state."""
+    return data / "services"
+
+
+def replay_clock(data: Path) -> Path:
+    """The time of a replay, for a server over replayed history."""
+    return data / "replay" / "clock.json"
+
+
+def reproduce(data: Path) -> Path:
+    """What was made again, a folder each."""
+    return data / "reproduce"
+
+
+def demo(data: Path) -> Path:
+    """The logs of the demo's children."""
+    return data / "demo"
+
+
+# ------------------------------------------------------------------------------------------------------------------------------ format
+
+MIGRATIONS: Mapping[int, Callable[[Path], None]] = {}
+"""How a folder of the format that is the key becomes one of the next; each may be cut short and begun again."""
+
+
+def _format(data: Path) -> int:
+    file = data / "FORMAT"
+    try:
+        text = file.read_text().strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return 1
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read ({error}); restore it: the format of this version is {FORMAT}") from None
+    if not text.isdecimal():
+        raise DataError(f"{file} holds {text[:20]!r} and not a number; restore it: the format of this version is {FORMAT}")
+    return int(text)
+
+
+def check_format(data: Path) -> None:
+    """Migrate a data folder of an older format. Raises DataError for one of a newer format, and for one too old to be migrated."""
+    if _format(data) == FORMAT:
+        return
+    with lock(data / ".format.lock"):
+        while (found := _format(data)) != FORMAT:
+            if found > FORMAT:
+                raise DataError(f"{data} is of format {found}, and this version of Tandem knows {FORMAT}; install a newer one")
+            step = MIGRATIONS.get(found)
+            if step is None:
+                raise DataError(f"{data} is of format {found}, and this version of Tandem reads {FORMAT}; name a new one with --data")
+            step(data)
+            write_text(data / "FORMAT", f"{found + 1}\n", durable=True)
+
+
+def claim(data: Path) -> None:
+    """Make the data folder one of this version's format, before something is written into it. Raises as ``check_format``."""
+    check_format(data)
+    if not (data / "FORMAT").exists():
+        write_text(data / "FORMAT", f"{FORMAT}\n")

@@ -1,4 +1,7 @@
-"""Locks between processes: files that the kernel lets go of when their holder ends, however it ends. Light: standard library only."""
+"""Locks between processes: files that the kernel lets go of when their holder ends, however it ends. Light: standard library only.
+
+``lock`` waits for its turn, ``try_lock`` never does. What they lock is the file, not its content, and it stays when the lock is gone.
+"""
 
 from __future__ import annotations
 
@@ -6,31 +9,38 @@ import fcntl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
-__all__ = ["alone", "only_one"]
+__all__ = ["lock", "take", "try_lock"]
+
+
+def take(file: IO[str] | int, *, shared: bool = False, wait: bool = False) -> bool:
+    """Lock an open file, until it is closed in every process that has it; whether that was done (always, with ``wait``).
+
+    Several may hold it ``shared``; otherwise one alone does.
+    """
+    how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        fcntl.flock(file, how if wait else how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager
-def alone(folder: Path, say: Callable[[str], None], waiting: str) -> Iterator[None]:
-    """One process at a time in ``folder``; the others say ``waiting`` and wait. The hold ends with the process, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(waiting)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+def lock(path: Path, busy: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold the file ``path`` alone, for the body. Who must wait for that is told by ``busy`` first, then waits as long as it takes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as held:
+        if not take(held):
+            busy()
+            take(held, wait=True)
         yield
 
 
 @contextmanager
-def only_one(lock: Path) -> Iterator[bool]:
-    """Whether nobody else holds the file ``lock``; if so, we do until the end of the body. Never waits."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, "w") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+def try_lock(path: Path, *, shared: bool = False) -> Iterator[bool]:
+    """Whether the file ``path`` could be locked; if so, it is held for the body. Never waits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as held:
+        yield take(held, shared=shared)

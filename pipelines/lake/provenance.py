@@ -16,6 +16,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pipelines.lake.files import json_digest, sha256
+from pipelines.lake.run_records import Code
+from pipelines.lake.value_code import meaning, value_files
+
 __all__ = ["code_version", "engine_root", "facts", "hashed", "library_versions", "lock_hash", "masked"]
 
 LIBRARIES = ("apache-beam", "tensorflow", "tensorflow-transform", "tfx-bsl", "pyarrow", "numpy", "feast", "duckdb", "tandem-features")
@@ -51,8 +55,13 @@ def lock_hash() -> str | None:
         return None
 
 
-def code_version(repo: Path) -> dict[str, Any]:
-    """Hash of the engine's and the repository's Python files, each file's own, and the git commit where there is one."""
+def code_version(repo: Path, definitions: str = "features") -> Code:
+    """The code that runs: two hashes, each file's own, and the git commit where there is one.
+
+    ``sha256`` is of all Python files of engine and repository, and informs. ``values`` is of what can change a feature value, as far as
+    it means something (see ``value_code``): by it a batch run is stale or not; ``value_files`` has it by file. ``definitions`` is the
+    repository's module of that.
+    """
     engine = engine_root()
     files = sorted(p for folder in ("transforms", "pipelines") for p in (engine / folder).rglob("*.py")) + sorted(repo.glob("*.py"))
     digest, each = hashlib.sha256(), {}
@@ -61,7 +70,8 @@ def code_version(repo: Path) -> dict[str, Any]:
         digest.update(file.name.encode() + b"\0" + own.digest())
         inside = file.is_relative_to(engine) and file.relative_to(engine).parts[0] in ("transforms", "pipelines")
         each[file.relative_to(engine).as_posix() if inside else f"repo/{file.name}"] = own.hexdigest()[:16]
-    out: dict[str, Any] = {"sha256": digest.hexdigest()}
+    meanings = {name: meaning(file)[:16] for name, file in value_files(engine, repo, definitions).items()}
+    out: Code = {"sha256": digest.hexdigest(), "values": json_digest(meanings)}
     try:
         git = ["git", "-C", str(engine)]
         out["commit"] = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
@@ -69,7 +79,7 @@ def code_version(repo: Path) -> dict[str, Any]:
         out["dirty"] = bool(dirty.strip())
     except (OSError, subprocess.CalledProcessError):
         pass
-    return {**out, "files": each}
+    return {**out, "files": each, "value_files": meanings}
 
 
 @cache
@@ -122,10 +132,8 @@ def hashed(data: Path, files: Mapping[str, Path]) -> list[dict[str, Any]]:
             if not file.is_file():
                 continue
             where = file.relative_to(data).as_posix() if file.is_relative_to(data) else str(file)
-            with open(file, "rb") as opened:
-                digest = hashlib.file_digest(opened, "sha256").hexdigest()
             called = f"{name}/{file.relative_to(path).as_posix()}" if path.is_dir() else name
-            out.append({"name": called, "path": where, "bytes": file.stat().st_size, "sha256": digest})
+            out.append({"name": called, "path": where, "bytes": file.stat().st_size, "sha256": sha256(file)})
     return out
 
 
@@ -134,7 +142,7 @@ def facts(place: Any) -> dict[str, Any]:
     groups = getattr(place, "groups", None) or {}
     definitions = {n: json.loads(json.dumps(g.canonical())) for n, g in groups.items()}
     return {
-        "code": code_version(place.path),
+        "code": code_version(place.path, getattr(place.settings, "definitions", "features")),
         "lock": lock_hash(),
         "versions": library_versions(),
         "machine": machine(),

@@ -1,4 +1,4 @@
-"""The manifest of a run: one JSON file, replaced atomically; a run is held by one process at a time.
+"""Runs: a folder each, with a manifest (one JSON file, replaced atomically); a run is held by one process at a time.
 
 ``status`` is running, publishing, failed, killed or complete. A process that is killed cannot say so: whoever looks at a run whose process
 is gone while its manifest says running finds ``killed``, and saves that. ``stage`` then tells how far it was.
@@ -6,42 +6,83 @@ is gone while its manifest says running finds ``killed``, and saves that. ``stag
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
-import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
+from pipelines.lake import layout, locks
+from pipelines.lake.files import json_digest, write_json
 from pipelines.lake.process_identity import ProcessId
+from pipelines.lake.run_index import heads
+from pipelines.lake.run_records import FORMAT, RunHead, RunRecord, head_fields, head_of, known_fields, record_of
 from transforms.errors import DataError
 
-__all__ = ["LAST_WORD", "Run", "begin", "damaged", "find", "list_runs", "write_json"]
+__all__ = ["LAST_WORD", "UNDER_WAY", "Run", "RunStore", "begin", "damaged", "find", "list_runs"]
 
 UNDER_WAY = ("running", "publishing")
 LAST_WORD = "ended.json"
 """What a process that took the place of the one that began the run (a server) leaves beside the manifest when it ends in order."""
 _LOOKING_SECONDS = 2.0
 
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file so that readers see the old one or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(json.dumps(value, indent=2, default=str) + "\n")
-    unfinished.replace(path)
+Record = TypeVar("Record", bound=RunRecord)
 
 
 class Run:
-    """One run: its folder ``data/runs/<id>`` and manifest. ``status``: see the module."""
+    """One run: its folder ``data/runs/<id>``, what it says of itself (``head``, ``record``), and how that is changed.
 
-    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
-        self.folder = folder
-        self.manifest = manifest
+    Of a run that was listed the head alone is at hand; the rest is read when it is asked for.
+    """
+
+    def __init__(self, folder: Path | str, manifest: dict[str, Any] | None = None, head: Mapping[str, Any] | None = None) -> None:
+        self._folder = folder
+        self._manifest = manifest
+        self._head = head or {}
+        self._record: RunRecord | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where the run keeps its own files."""
+        if isinstance(self._folder, str):  # of one among thousands in a list: made when it is asked for
+            self._folder = Path(self._folder)
+        return self._folder
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest as JSON has it, what this version does not know included. Raises DataError if it cannot be read (any more)."""
+        if self._manifest is None:
+            self._manifest = self._read()
+        return self._manifest
+
+    @manifest.setter
+    def manifest(self, value: dict[str, Any]) -> None:
+        self._manifest, self._record = value, None
+
+    @property
+    def _facts(self) -> Mapping[str, Any]:
+        return self._head if self._manifest is None else self._manifest
+
+    @property
+    def head(self) -> RunHead:
+        """The few things that lists and filters look at; at hand without reading the manifest."""
+        return head_of(self._head if self._manifest is None else head_fields(self._manifest))
+
+    @property
+    def record(self) -> RunRecord:
+        """All that the run says of itself, in the record of its kind; see ``as_`` for what only that kind says."""
+        if self._record is None:
+            self._record = record_of(self.manifest)
+        return self._record
+
+    def as_(self, record: type[Record]) -> Record:
+        """The record, which is of this kind. Raises DataError for a run of another kind."""
+        found = self.record
+        if not isinstance(found, record):
+            raise DataError(f"{self.id} is a {self.kind} run; name a {record.KIND} run")
+        return found
 
     @property
     def id(self) -> str:
@@ -55,34 +96,47 @@ class Run:
 
     @property
     def status(self) -> str:
-        """See the class."""
-        return str(self.manifest["status"])
+        """See the module."""
+        return str(self._facts["status"])
 
     @property
     def stage(self) -> str:
         """How far the run is, or was when it was killed or failed."""
-        return str(self.manifest.get("stage", self.status)) if self.status in ("killed", "failed") else self.status
+        return str(self._facts.get("stage", self.status)) if self.status in ("killed", "failed") else self.status
 
     @property
     def kind(self) -> str:
         """What kind of job it is: batch, train, stream, ..."""
-        return str(self.manifest.get("kind", ""))
+        return str(self._facts.get("kind", ""))
+
+    @property
+    def created(self) -> str:
+        """When it began, ISO 8601 in UTC."""
+        return str(self._facts.get("created", ""))
 
     def save(self, **changes: Any) -> None:
-        """Change the manifest and write it."""
-        self.manifest.update(changes)
-        write_json(self.folder / "manifest.json", self.manifest)
+        """Change the manifest and write it; what else is in it stays. Raises TypeError for a field that runs of this kind do not have."""
+        known = known_fields(self.kind)
+        if known is not None and (unknown := sorted(changes.keys() - known - self.manifest.keys())):
+            raise TypeError(f"a {self.kind} run has no field {unknown[0]!r}; add it to its record in lake/run_records.py")
+        self.manifest = {**self.manifest, **changes}
+        write_json(self.folder / layout.MANIFEST, self.manifest)
 
     def add(self, **changes: Any) -> None:
         """As ``save``, but mappings are merged into those that are there, and lists appended to them."""
+        merged = {}
         for name, value in changes.items():
             before = self.manifest.get(name)
             if isinstance(before, dict) and isinstance(value, dict):
                 value = {**before, **value}
             elif isinstance(before, list) and isinstance(value, list):
                 value = [*before, *value]
-            self.manifest[name] = value
-        self.save()
+            merged[name] = value
+        self.save(**merged)
+
+    def forget(self, *names: str) -> None:
+        """Take fields out of the manifest; the next ``save`` writes it without them."""
+        self.manifest = {k: v for k, v in self.manifest.items() if k not in names}
 
     @contextmanager
     def held(self) -> Iterator[TextIO]:
@@ -93,7 +147,7 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / ".lock", "w") as lock:
             until = time.monotonic() + _LOOKING_SECONDS
-            while not _locked(lock, fcntl.LOCK_EX):
+            while not locks.take(lock):
                 # Somebody who looks whether the run is held holds it for a moment; its maker does for long, and lives.
                 if _lives(self._read()) is not False or time.monotonic() > until:
                     raise DataError(f"run {self.id} is being made by another process; wait for it or stop it")
@@ -109,18 +163,18 @@ class Run:
 
     def look(self) -> Run:
         """The same run with its true status: one whose process is gone is ``killed``, or what its last word says; that is saved."""
-        if self.status not in UNDER_WAY or (alive := _lives(self.manifest)):
+        if self.status not in UNDER_WAY or (alive := _lives(self._facts)):
             return self
         if not (self.folder / ".lock").exists() and alive is None:
             return self  # made by hand, or by an older version: nothing to judge by
         try:
             with open(self.folder / ".lock", "a") as lock:
-                if not _locked(lock, fcntl.LOCK_EX):
+                if not locks.take(lock):
                     return self
                 self.manifest = self._read()  # its maker may have ended it between our look and our hold
                 if self.status in UNDER_WAY and not _lives(self.manifest):
                     changes = self._end()
-                    self.manifest.update(changes)
+                    self.manifest = {**self.manifest, **changes}
                     with suppress(OSError):  # a folder that is not ours to write to still tells the truth
                         self.save()
         except (OSError, DataError):
@@ -136,25 +190,17 @@ class Run:
         return {"status": "killed", "stage": self.status, "error": why, "noticed": datetime.now(UTC).isoformat()}
 
 
-def _lives(manifest: dict[str, Any]) -> bool | None:
+def _lives(facts: Mapping[str, Any]) -> bool | None:
     """Whether the run's process lives; None if that cannot be judged from here (another machine, or an older manifest)."""
-    process = ProcessId.of_manifest(manifest)
+    process = ProcessId.of_manifest(facts)
     return process.alive if process is not None else None
-
-
-def _locked(file: TextIO, how: int) -> bool:
-    try:
-        fcntl.flock(file, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _manifest(folder: Path) -> dict[str, Any] | str:
     """The manifest in a run's folder, or one line that says why it cannot be used."""
     why = ""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest = json.loads((folder / layout.MANIFEST).read_text())
         if isinstance(manifest, dict) and isinstance(manifest.get("status"), str):
             return manifest
         why = "it is no manifest"
@@ -162,74 +208,95 @@ def _manifest(folder: Path) -> dict[str, Any] | str:
         why = error.strerror or str(error)
     except ValueError as error:
         why = str(error).splitlines()[0]
-    return f"run {folder.name}: its manifest cannot be read ({why}); restore {folder / 'manifest.json'} or remove the folder"
+    return f"run {folder.name}: its manifest cannot be read ({why}); restore {folder / layout.MANIFEST} or remove the folder"
+
+
+class RunStore:
+    """The runs of a data folder; safe for any number of processes."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.folder = layout.runs(data)
+
+    def runs(self) -> list[Run]:
+        """All runs with a readable manifest, oldest first, each with its true status. Opens one file, not one per run."""
+
+        def read(folder: Path) -> dict[str, Any] | None:
+            manifest = _manifest(folder)
+            return head_fields(manifest) if isinstance(manifest, dict) else None
+
+        found = heads(self.folder, layout.MANIFEST, read)
+        order = sorted((str(head.get("created", "")), name) for name, head in found.items())
+        runs = [Run(f"{self.folder}/{name}", head=found[name]) for _, name in order]
+        return [run.look() if run.status in UNDER_WAY else run for run in runs]
+
+    def damaged(self) -> list[str]:
+        """One line for each run whose manifest cannot be read."""
+        readable = {run.id for run in self.runs()}
+        others = (path.parent for path in sorted(self.folder.glob(f"*/{layout.MANIFEST}")) if path.parent.name not in readable)
+        return [line for line in map(_manifest, others) if isinstance(line, str)]
+
+    def find(self, run_id: str) -> Run:
+        """The run called ``run_id`` (or that starts so, if only one does; ``latest`` is the newest). Raises DataError."""
+        runs = self.runs()
+        if run_id == "latest" and runs:
+            return runs[-1]
+        found = [r for r in runs if r.id == run_id] or [r for r in runs if r.id.startswith(run_id)]
+        if len(found) != 1:
+            folder = self.folder / run_id
+            if not found and run_id and "/" not in run_id and (folder / layout.MANIFEST).exists():
+                raise DataError(str(_manifest(folder)))
+            known = ", ".join(r.id for r in runs[-5:]) or "none"
+            raise DataError(f"{'no run is' if not found else 'several runs are'} called {run_id!r}; the latest are {known}")
+        return found[0]
+
+    def begin(self, kind: str, key: Mapping[str, Any], now: datetime, *, anew: bool = False) -> Run:
+        """The run that ``key`` (a JSON-able value) asks for: an earlier one of the same key if there is one, else a new one.
+
+        An unfinished earlier run is to be completed under its id; a complete one is returned as it is, unless ``anew``.
+        A new run's manifest is there when this returns, so that of several processes at once one makes it and the others find it.
+        """
+        layout.claim(self.data)
+        with locks.lock(self.folder / ".lock"):
+            return self._begin(kind, json_digest(key), now, anew)
+
+    def _begin(self, kind: str, digest: str, now: datetime, anew: bool) -> Run:
+        # Only folders of the kind and the key: a long history need not be read to begin one more run.
+        folders = sorted(p.parent for p in self.folder.glob(f"{kind}-*-{digest[:8]}*/{layout.MANIFEST}"))
+        runs = [Run(f, m).look() for f in folders if isinstance(m := _manifest(f), dict)]
+        same = [r for r in sorted(runs, key=lambda r: (r.created, r.id)) if r.head.key == digest]
+        unfinished = [r for r in same if r.kind == kind and r.status != "complete"]
+        if unfinished:
+            return unfinished[-1]
+        if same and not anew:
+            return same[-1]
+        stamp = now.astimezone(UTC)
+        run_id = f"{kind}-{stamp:%Y%m%dT%H%M%S}-{digest[:8]}"
+        count = 2
+        while (self.folder / run_id).exists():
+            run_id = f"{kind}-{stamp:%Y%m%dT%H%M%S}-{digest[:8]}-{count}"
+            count += 1
+        manifest = {"format": FORMAT, "id": run_id, "kind": kind, "status": "running", "created": stamp.isoformat(), "key": digest}
+        run = Run(self.folder / run_id, manifest | ProcessId.current().for_manifest())
+        run.save()
+        return run
 
 
 def list_runs(data: Path) -> list[Run]:
-    """All runs with a readable manifest, oldest first, each with its true status."""
-    found = ((path.parent, _manifest(path.parent)) for path in (data / "runs").glob("*/manifest.json"))
-    out = [Run(folder, manifest).look() for folder, manifest in found if isinstance(manifest, dict)]
-    return sorted(out, key=lambda run: (str(run.manifest.get("created", "")), run.id))
+    """See ``RunStore.runs``."""
+    return RunStore(data).runs()
 
 
 def damaged(data: Path) -> list[str]:
-    """One line for each run whose manifest cannot be read."""
-    found = (_manifest(path.parent) for path in sorted((data / "runs").glob("*/manifest.json")))
-    return [line for line in found if isinstance(line, str)]
+    """See ``RunStore.damaged``."""
+    return RunStore(data).damaged()
 
 
 def find(data: Path, run_id: str) -> Run:
-    """The run called ``run_id`` (or that starts so, if only one does; ``latest`` is the newest). Raises DataError."""
-    runs = list_runs(data)
-    if run_id == "latest" and runs:
-        return runs[-1]
-    found = [r for r in runs if r.id == run_id] or [r for r in runs if r.id.startswith(run_id)]
-    if len(found) != 1:
-        folder = data / "runs" / run_id
-        if not found and run_id and "/" not in run_id and (folder / "manifest.json").exists():
-            raise DataError(str(_manifest(folder)))
-        known = ", ".join(r.id for r in runs[-5:]) or "none"
-        raise DataError(f"{'no run is' if not found else 'several runs are'} called {run_id!r}; the latest are {known}")
-    return found[0]
+    """See ``RunStore.find``."""
+    return RunStore(data).find(run_id)
 
 
-def begin(data: Path, kind: str, key: dict[str, Any], now: datetime, *, anew: bool = False) -> Run:
-    """The run that ``key`` (a JSON-able value) asks for: an earlier one of the same key if there is one, else a new one.
-
-    An unfinished earlier run is to be completed under its id; a complete one is returned as it is, unless ``anew``.
-    A new run's manifest is there when this returns, so that of several processes at once one makes it and the others find it.
-    """
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
-    (data / "runs").mkdir(parents=True, exist_ok=True)
-    with open(data / "runs" / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        return _begin(data, kind, digest, now, anew)
-
-
-def _begin(data: Path, kind: str, digest: str, now: datetime, anew: bool) -> Run:
-    # Only folders of the kind and the key: a long history need not be read to begin one more run.
-    folders = sorted(p.parent for p in (data / "runs").glob(f"{kind}-*-{digest[:8]}*/manifest.json"))
-    runs = [Run(f, m).look() for f in folders if isinstance(m := _manifest(f), dict)]
-    same = [r for r in sorted(runs, key=lambda r: (str(r.manifest.get("created", "")), r.id)) if r.manifest.get("key") == digest]
-    unfinished = [r for r in same if r.kind == kind and r.status != "complete"]
-    if unfinished:
-        return unfinished[-1]
-    if same and not anew:
-        return same[-1]
-    stamp = now.astimezone(UTC)
-    run_id = f"{kind}-{stamp:%Y%m%dT%H%M%S}-{digest[:8]}"
-    count = 2
-    while (data / "runs" / run_id).exists():
-        run_id = f"{kind}-{stamp:%Y%m%dT%H%M%S}-{digest[:8]}-{count}"
-        count += 1
-    manifest = {
-        "id": run_id,
-        "kind": kind,
-        "status": "running",
-        "created": stamp.isoformat(),
-        "key": digest,
-        **ProcessId.current().for_manifest(),
-    }
-    run = Run(data / "runs" / run_id, manifest)
-    run.save()
-    return run
+def begin(data: Path, kind: str, key: Mapping[str, Any], now: datetime, *, anew: bool = False) -> Run:
+    """See ``RunStore.begin``."""
+    return RunStore(data).begin(kind, key, now, anew=anew)

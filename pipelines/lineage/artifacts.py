@@ -12,7 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.sources.event_files import sha256
+from pipelines.lake import layout
+from pipelines.lake.files import sha256
+from pipelines.lake.run_records import RunRecord
 
 __all__ = ["TOLERANCE", "Artifact", "files_of", "same_files", "same_predictions", "same_scores", "same_tables", "same_weights", "worst"]
 
@@ -56,13 +58,13 @@ def same_files(name: str, then: Mapping[str, Mapping[str, Any]], folder: Path) -
     return Artifact(name, "identical", f"{len(then):,} files, {total:,} bytes, every one the same")
 
 
-def files_of(manifest: Mapping[str, Any], data: Path, run_id: str, group: str) -> dict[str, dict[str, Any]]:
+def files_of(run: RunRecord, data: Path, run_id: str, group: str) -> dict[str, dict[str, Any]]:
     """The files of a group that a batch run made: as recorded, else (an older manifest) as they lie there."""
     prefix = f"offline/{group}/"
-    found = {o["name"].removeprefix(prefix): o for o in manifest.get("outputs") or () if o["name"].startswith(prefix)}
+    found: dict[str, dict[str, Any]] = {o["name"].removeprefix(prefix): {**o} for o in run.outputs if o["name"].startswith(prefix)}
     if found:
         return found
-    folder = data / "offline" / group / f"run={run_id}"
+    folder = layout.offline_run(data, group, run_id)
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     return {p.relative_to(folder).as_posix(): {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in files}
 

@@ -229,9 +229,16 @@ def _code(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Difference]:
     # The repository's own files are the likelier reason, and few.
     for file in sorted(changed, key=lambda f: (not f.startswith("repo/"), f)):
         how = "changed" if file in before and file in after else f"there only in {'A' if file in before else 'B'}"
-        yield Difference("code", f"{file} {how}")
+        yield Difference("code", f"{file} {how}{_weight(file, a.get('value_files') or {}, b.get('value_files') or {})}")
     commits = [f"{c.get('commit', 'unknown')[:12]}{' with changes not committed' if c.get('dirty') else ''}" for c in (a, b)]
     yield Difference("code", "commit", *commits)
+
+
+def _weight(file: str, a: Mapping[str, str], b: Mapping[str, str]) -> str:
+    """What the change of a file means for values, where both runs recorded that: the code of other files cannot change one."""
+    if not (a and b) or (file not in a and file not in b):
+        return ""
+    return " (comments or layout alone)" if a.get(file) == b.get(file) else ", which can change feature values"
 
 
 def _libraries(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Difference]:

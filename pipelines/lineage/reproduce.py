@@ -17,7 +17,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from pipelines.lake import provenance, runs
+from pipelines.lake import layout, provenance, runs
+from pipelines.lake.graphs import apply_graph
+from pipelines.lake.run_records import BatchRecord, TrainRecord
 from pipelines.lineage.artifacts import Artifact, files_of, same_files, same_predictions, same_scores, same_tables, same_weights, worst
 from pipelines.lineage.diff import CAUSES, Difference, diff
 from pipelines.project import recording
@@ -47,7 +49,7 @@ def reproduce(
     run = runs.find(repo.data, run_id)
     _check(run)
     begun = time.monotonic()
-    folder = repo.data / "reproduce" / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
+    folder = layout.reproduce(repo.data) / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
     with recording.recorded(repo, "reproduce", of_run=run.id) as own:
         say(f"looking for what has changed since {run.id}")
         found = changed(repo, run.manifest)
@@ -84,7 +86,7 @@ def reproduce(
 def _check(run: runs.Run) -> None:
     if run.kind not in ("train", "batch"):
         raise DataError(f"run {run.id} is of kind {run.kind}; only train and batch runs can be made again")
-    if run.kind == "train" and not run.manifest.get("query"):
+    if run.kind == "train" and not run.as_(TrainRecord).query:
         raise DataError(f"run {run.id} ended ({run.status}) before its training set was made; there is nothing to make again")
     if run.kind == "batch" and run.status != "complete":
         raise DataError(f"run {run.id} is {run.status}, not complete; run 'tandem batch' again instead")
@@ -157,10 +159,10 @@ def _training(
     from pipelines.training.user_code import load_function
 
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-    m, data = run.manifest, repo.data
-    query = m["query"]
+    m, data = run.as_(TrainRecord), repo.data
+    query = m.query
     model = _as_it_was(repo, m)
-    events = {n: f for n, f in m["inputs"].items() if not n.startswith("offline/")}
+    events = {n: f for n, f in m.inputs.items() if not n.startswith("offline/")}
     say("spine: asking the event log as of " + query["as_of"][:19])
     then = as_of.past(data, events, scratch / "past")
     start, end = (datetime.fromisoformat(query[n]) for n in ("start", "end"))
@@ -169,7 +171,7 @@ def _training(
         name.partition("/")[2]: as_of.Pin(
             tuple(str(data / f["file"]) for f in files if (data / f["file"]).is_file()), query["tags"].get(name.partition("/")[2])
         )
-        for name, files in m["inputs"].items()
+        for name, files in m.inputs.items()
         if name.startswith("offline/")
     }
     features = [(v, n) for v, _, n in (ref.partition(":") for ref in query["features"])]
@@ -178,19 +180,19 @@ def _training(
     out = [_same_set(data, m, made, asked)]
     if not with_model:
         return out
-    if not m.get("metrics"):
-        return [*out, Artifact("model", "different", "the run ended before it had a model")] if m.get("status") == "complete" else out
+    if not m.metrics:
+        return [*out, Artifact("model", "different", "the run ended before it had a model")] if m.status == "complete" else out
     from pipelines.training.tfx_pipeline import run_pipeline
     from pipelines.training.train_job import model_spec, predict, score_report, scores
 
-    seed = int(m["seeds"]["seed"])
+    seed = int(m.seeds["seed"])
     spec = model_spec(model, made, run.id)
-    pipeline = run_pipeline(model, made, repo.path, scratch, spec, f"reproduce-{run.id}", timed, seed, m.get("params") or {}, push=False)
+    pipeline = run_pipeline(model, made, repo.path, scratch, spec, f"reproduce-{run.id}", timed, seed, m.params, push=False)
     inputs = {"model": [(c.name, str(c.dtype)) for c in made.columns]}
     inputs["plain"] = [(c.name, str(c.dtype)) for c in made.columns if c.is_request]
     test = made.read("test")
     for name, folder in (("model", pipeline.full), ("plain", pipeline.plain)):
-        then_files = {o["name"].removeprefix(f"{name}/"): o for o in m["outputs"] if o["name"].startswith(f"{name}/")}
+        then_files = {o["name"].removeprefix(f"{name}/"): o for o in m.outputs if o["name"].startswith(f"{name}/")}
         before = _kept(data, then_files)
         label = "model" if name == "model" else "model without stored features"
         out.append(same_weights(f"{label}: weights", then_files, before, folder))
@@ -198,7 +200,7 @@ def _training(
         again = predict(folder, test, columns)
         once = predict(before, test, columns) if before is not None else None
         out.append(same_predictions(f"{label}: predictions on the test split", once, again))
-    return [*out, same_scores("scores", m["metrics"], scores(score_report(model, made, pipeline)[0]))]
+    return [*out, same_scores("scores", m.metrics, scores(score_report(model, made, pipeline)[0]))]
 
 
 def _kept(data: Path, files: Mapping[str, Mapping[str, Any]]) -> Path | None:
@@ -213,14 +215,14 @@ def _kept(data: Path, files: Mapping[str, Mapping[str, Any]]) -> Path | None:
     return (data / str(pb["path"])).parent
 
 
-def _as_it_was(repo: Repo, manifest: Mapping[str, Any]) -> Any:
+def _as_it_was(repo: Repo, run: TrainRecord) -> Any:
     """The model with all that decides its training set as recorded; its functions are those of now."""
     from transforms.definitions import Field
 
-    found = _find_model(repo, manifest["model"])
+    found = _find_model(repo, run.model or "")
     if found is None:
-        raise DataError(f"model {manifest['model']!r} of run {manifest['id']} is defined no more; put it back into models: of tandem.yaml")
-    then = manifest["query"]["model"]
+        raise DataError(f"model {run.model!r} of run {run.id} is defined no more; put it back into models: of tandem.yaml")
+    then = run.query["model"]
     split = tuple(datetime.fromisoformat(s) if isinstance(s, str) else s for s in then["split"])
     fields = [Field(name, dtype, required=required) for name, dtype, required in then["request_fields"]]
     keep = {"slices": [s for s in found.slices if s in {f.name for f in fields}]}
@@ -237,11 +239,11 @@ def _as_it_was(repo: Repo, manifest: Mapping[str, Any]) -> Any:
     )
 
 
-def _same_set(data: Path, manifest: Mapping[str, Any], made: Any, asked: Mapping[str, Any]) -> Artifact:
-    then = {o["name"].removeprefix("training_set/"): o for o in manifest["outputs"] if o["name"].startswith("training_set/")}
+def _same_set(data: Path, then_run: TrainRecord, made: Any, asked: Mapping[str, Any]) -> Artifact:
+    then = {o["name"].removeprefix("training_set/"): o for o in then_run.outputs if o["name"].startswith("training_set/")}
     rows = sum(s["rows"] for s in made.manifest["splits"].values())
     files = same_files("training set", {n: o for n, o in then.items() if n.endswith(".parquet")}, made.path)
-    query = manifest["query"]
+    query = then_run.query
     if files.verdict == "identical":
         return dataclasses.replace(files, detail=f"{rows:,} rows, {files.detail}")
     if made.manifest["values_sha256"] == query["values_sha256"]:
@@ -253,7 +255,7 @@ def _same_set(data: Path, manifest: Mapping[str, Any], made: Any, asked: Mapping
         why.append("the rows stem from other graphs")
     else:
         why.append("the features of equal requests differ")
-    before = data / "training" / str(manifest["training_set"])
+    before = layout.training_set(data, str(then_run.training_set))
     if before.is_dir():
         why.append(same_tables(before, made.path))
     return Artifact("training set", "different", "; ".join(why))
@@ -268,36 +270,36 @@ def _batch(
     from pipelines.batch.batch_job import run_batch
     from pipelines.project.config import BatchSettings
 
-    m = run.manifest
-    data = as_of.past(repo.data, m["inputs"], scratch / "data")
+    m = run.as_(BatchRecord)
+    data = as_of.past(repo.data, m.inputs, scratch / "data")
     for name in ("offline", "graphs", "tracking", "mlflow.db", "mlartifacts"):
         if (data / name).is_symlink():
             (data / name).unlink()
-    for name, fingerprint in m["fingerprints"].items() if m.get("pinned") else ():
-        (data / "graphs" / name).mkdir(parents=True)
-        os.symlink(repo.data / "graphs" / name / fingerprint, data / "graphs" / name / fingerprint)
-        (data / "graphs" / name / "CURRENT").write_text(fingerprint + "\n")
-    recorded = (m.get("settings") or {}).get("batch")
+    for name, fingerprint in m.fingerprints.items() if m.pinned else ():
+        (layout.graphs(data) / name).mkdir(parents=True)
+        os.symlink(layout.graph(repo.data, name, fingerprint), layout.graph(data, name, fingerprint))
+        apply_graph(data, name, fingerprint)
+    recorded = m.settings.get("batch")
     changes = {"batch": BatchSettings(**recorded)} if recorded else {}
     there = _quiet(repo, data, **changes)
-    start, end = (datetime.fromisoformat(t) for t in m["range"])
-    made = run_batch(there, start, end, now=datetime.fromisoformat(m["created"]), pinned=bool(m.get("pinned")), progress=say).run
+    start, end = (datetime.fromisoformat(t) for t in m.range)
+    made = run_batch(there, start, end, now=datetime.fromisoformat(m.created), pinned=m.pinned, progress=say).run
     out = []
     for name in there.groups:
         before = files_of(m, repo.data, run.id, name)
-        folder = data / "offline" / name / f"run={made.id}"
+        folder = layout.offline_run(data, name, made.id)
         if not before:
             out.append(Artifact(f"rows of {name}", "different", "the run of then made none, or its files are gone"))
             continue
         found = same_files(f"rows of {name}", before, folder)
-        if found.verdict != "identical" and (repo.data / "offline" / name / f"run={run.id}").is_dir():
-            told = same_tables(repo.data / "offline" / name / f"run={run.id}", folder, sort=True)
+        if found.verdict != "identical" and layout.offline_run(repo.data, name, run.id).is_dir():
+            told = same_tables(layout.offline_run(repo.data, name, run.id), folder, sort=True)
             equal = told == "all values are equal"
             found = Artifact(found.name, "equal" if equal else "different", f"{told}{', tolerance 0; the files differ' if equal else ''}")
-        rows = made.manifest.get("rows", {}).get(name, 0)
+        rows = made.as_(BatchRecord).rows.get(name, 0)
         out.append(dataclasses.replace(found, detail=f"{rows:,} rows, {found.detail}"))
-    for name, fingerprint in m["fingerprints"].items():
-        now = made.manifest["fingerprints"].get(name)
+    for name, fingerprint in m.fingerprints.items():
+        now = made.record.fingerprints.get(name)
         same = now == fingerprint
         detail = f"fingerprint {fingerprint[:12]}" if same else f"fingerprint {fingerprint[:12]} then, {str(now)[:12]} now"
         out.append(Artifact(f"graph of {name}", "identical" if same else "different", detail))

@@ -14,15 +14,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from pipelines.lake import runs
+from pipelines.lake import layout, runs
+from pipelines.lake.files import sha256
+from pipelines.lake.graphs import applied_graph
+from pipelines.lake.run_records import StreamRecord, TrainRecord
 from pipelines.project.repository import Repo
-from pipelines.sources.event_files import sha256
 from transforms.definitions import CREATED, EVENT_TIMESTAMP, FINGERPRINT, REVISION, FeatureGroup
 from transforms.errors import DataError
 
 __all__ = ["trace", "tree"]
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY = timedelta(days=1)
 
 
@@ -35,10 +36,10 @@ def trace(repo: Repo, request_id: str, row: int = 0) -> dict[str, Any]:
     """
     from serving.request_log import COMMON
 
-    log = repo.settings.serve.get("request_log", repo.data / "requests")
-    if not log:
+    log = repo.settings.request_log(repo.path)
+    if log is None:
         raise DataError("the request log is turned off (serve.request_log); without it no answer can be traced")
-    answer, times = _answer(repo.path / log, request_id, row)
+    answer, times = _answer(log, request_id, row)
     known = {r.id: r for r in runs.list_runs(repo.data)}
     notes: list[str] = []
     if times > 1:
@@ -96,10 +97,10 @@ def _version(repo: Repo, answer: Mapping[str, Any]) -> dict[str, Any] | None:
     name, number = answer["tandem_model"], answer["tandem_version"]
     if name is None:
         return None
-    folder = repo.data / "models" / str(name) / str(number)
+    folder = layout.model(repo.data, str(name)) / str(number)
     out: dict[str, Any] = {"model": name, "version": number, "path": _relative(repo.data, folder), "there": folder.is_dir()}
     with suppress(OSError, ValueError):
-        spec = json.loads((folder / "tandem.json").read_text())
+        spec = json.loads((folder / layout.GRAPH_HEAD).read_text())
         out |= {k: spec.get(k) for k in ("created", "training_set", "run", "fingerprints", "feature_service")}
     with suppress(OSError, ValueError, AttributeError):
         aliases = json.loads((folder.parent / "ALIASES.json").read_text())
@@ -110,36 +111,35 @@ def _version(repo: Repo, answer: Mapping[str, Any]) -> dict[str, Any] | None:
 def _training_run(run: runs.Run | None, run_id: Any) -> dict[str, Any]:
     if run is None:
         return {"id": run_id, "recorded": False}
-    m = run.manifest
-    code = m.get("code") or {}
+    said = run.record
     return {
         "id": run.id,
         "recorded": True,
         "status": run.status,
-        "created": m.get("created"),
-        "range": m.get("range"),
-        "seeds": m.get("seeds"),
-        "params": m.get("params"),
-        "metrics": {n: v for n, v in (m.get("metrics") or {}).items() if "=" not in n},
-        "code": {k: code.get(k) for k in ("commit", "dirty", "sha256")},
-        "lock": m.get("lock"),
-        "links": m.get("links"),
+        "created": run.created,
+        "range": said.range,
+        "seeds": said.seeds,
+        "params": said.params,
+        "metrics": {n: v for n, v in said.metrics.items() if "=" not in n},
+        "code": {k: said.code.get(k) for k in ("commit", "dirty", "sha256")},
+        "lock": said.lock,
+        "links": said.links,
     }
 
 
 def _training_set(data: Path, version: Mapping[str, Any] | None, run: runs.Run | None) -> dict[str, Any] | None:
-    identity = (run.manifest.get("training_set") if run is not None else None) or (version or {}).get("training_set")
+    identity = (run.as_(TrainRecord).training_set if run is not None else None) or (version or {}).get("training_set")
     if not identity:
         return None
-    folder = data / "training" / str(identity)
+    folder = layout.training_set(data, str(identity))
     out: dict[str, Any] = {"id": identity, "path": _relative(data, folder), "there": folder.is_dir()}
     with suppress(OSError, ValueError):
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest = json.loads((folder / layout.MANIFEST).read_text())
         out |= {"created": manifest.get("created"), "rows": {n: s["rows"] for n, s in manifest.get("splits", {}).items()}}
     if run is not None:
-        query = run.manifest.get("query") or {}
+        query = run.as_(TrainRecord).query
         out["query"] = {k: query.get(k) for k in ("start", "end", "as_of", "spine", "spine_sha256", "runs")}
-        files = [o for o in run.manifest.get("outputs") or () if o["name"].startswith("training_set/")]
+        files = [o for o in run.record.outputs if o["name"].startswith("training_set/")]
         out["intact"] = bool(files) and all(_state(data, o["path"], o["sha256"]) == "as it was" for o in files)
     return out
 
@@ -188,13 +188,13 @@ def _writers(
 ) -> list[dict[str, Any]]:
     """Who wrote a row of this key, time and revision before it was served: stream runs by their row logs, batch runs by their files."""
     found = []
-    for folder in sorted(p for p in (repo.data / "stream").glob("*") if (p / "rows" / group.name).is_dir()):
+    for folder in sorted(p for p in layout.streams(repo.data).glob("*") if (p / "rows" / group.name).is_dir()):
         from pipelines.streaming.state.row_log import read_rows
 
         for row in _rows(read_rows(folder, group), key, stamp, revision, served):
             run = _stream_run(known, folder.name, row[CREATED])
             found.append({"kind": "stream", "name": folder.name, "run": run.id if run else None, **_said(row)})
-    for folder in sorted((repo.data / "offline" / group.name).glob("run=*")):
+    for folder in sorted((layout.offline(repo.data) / group.name).glob("run=*")):
         files = sorted(str(p) for p in folder.rglob("*.parquet"))
         for row in _rows(_only(files, key, stamp), key, stamp, revision, served) if files else []:
             found.append({"kind": "batch", "run": folder.name[4:], **_said(row), "path": _relative(repo.data, folder)})
@@ -229,22 +229,22 @@ def _said(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _stream_run(known: Mapping[str, runs.Run], name: str, created: datetime | None) -> runs.Run | None:
     """The run of the stream that was under way then."""
-    mine = [r for r in known.values() if r.kind == "stream" and r.manifest.get("name") == name]
-    before = [r for r in mine if created is None or datetime.fromisoformat(r.manifest["created"]) <= created]
+    mine = [r for r in known.values() if r.kind == "stream" and r.head.name == name]
+    before = [r for r in mine if created is None or datetime.fromisoformat(r.created) <= created]
     return before[-1] if before else None
 
 
 def _graph(data: Path, known: Mapping[str, runs.Run], view: str, fingerprint: str | None) -> dict[str, Any] | None:
     if fingerprint is None:
         return None
-    folder = data / "graphs" / view / fingerprint
-    made = next((r for r in known.values() if r.kind == "batch" and (r.manifest.get("fingerprints") or {}).get(view) == fingerprint), None)
+    folder = layout.graph(data, view, fingerprint)
+    made = next((r for r in known.values() if r.kind == "batch" and r.record.fingerprints.get(view) == fingerprint), None)
     out: dict[str, Any] = {"fingerprint": fingerprint, "path": _relative(data, folder), "there": folder.is_dir()}
     out["made_by"] = made.id if made is not None else None
-    with suppress(OSError):
-        out["applied_now"] = (data / "graphs" / view / "CURRENT").read_text().strip() == fingerprint
+    if (applied := applied_graph(layout.graphs(data), view)) is not None:
+        out["applied_now"] = applied == fingerprint
     with suppress(OSError, ValueError):
-        out["definition_hash"] = json.loads((folder / "tandem.json").read_text()).get("definition_hash")
+        out["definition_hash"] = json.loads((folder / layout.GRAPH_HEAD).read_text()).get("definition_hash")
     return out
 
 
@@ -258,16 +258,16 @@ def _events(
     batch = {w["run"] for w in writers if w["kind"] == "batch"}
     for w in (w for w in writers if w["kind"] == "stream"):
         stream = known.get(str(w["run"]))
-        start = (stream.manifest.get("start") or {}) if stream is not None else {}
+        start = stream.as_(StreamRecord).start if stream is not None else {}
         out["topic"] = {"name": group.source.topic, "stream": w["name"], "offsets": (start.get("offsets") or {}).get(group.source.name)}
         if start.get("run"):
             seed = known.get(Path(str(start["run"])).name)
-            end = (seed.manifest.get("range") or [None, None])[1] if seed is not None else None
+            end = seed.head.range[1] if seed is not None and seed.head.range else None
             out["topic"]["since"] = end
             if seed is not None and end is not None and first < datetime.fromisoformat(end):
                 batch.add(seed.id)  # its tiles fill the part of the window before the stream began
     for run in (known[i] for i in sorted(str(b) for b in batch) if i in known):
-        for f in (run.manifest.get("inputs") or {}).get(group.source.name, ()):
+        for f in run.record.inputs.get(group.source.name, ()):
             if _within(f["file"], first, boundary) and f["file"] not in {x["file"] for x in out["files"]}:
                 out["files"].append({**f, "now": _state(repo.data, f["file"], f["sha256"]), "run": run.id})
     return out

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.lake.runs import write_json
+from pipelines.lake import layout
+from pipelines.lake.files import write_json
 from pipelines.monitoring.statistics import Ranges, distances, statistics, thinned
 from pipelines.monitoring.windows import Window, blocks
 from serving.models import SPEC_FILE, ModelSpec
@@ -55,7 +56,7 @@ class Baseline:
 
 def load_spec(data: Path, model: str, version: int) -> ModelSpec:
     """``tandem.json`` of a model version. Raises DataError where it is gone."""
-    path = data / "models" / model / str(version) / SPEC_FILE
+    path = layout.model(data, model) / str(version) / SPEC_FILE
     try:
         return ModelSpec.parse(path.read_bytes(), str(path))
     except OSError:
@@ -65,9 +66,9 @@ def load_spec(data: Path, model: str, version: int) -> ModelSpec:
 def load_baseline(data: Path, spec: ModelSpec) -> Baseline:
     """The training set of a version, with the version's own predictions. Raises DataError where it is gone."""
     identity = str(spec.raw.get("training_set", ""))
-    folder = data / "training" / identity
+    folder = layout.training_set(data, identity)
     try:
-        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+        manifest = json.loads((folder / layout.MANIFEST).read_text("utf-8"))
     except (OSError, ValueError):
         raise DataError(
             f"training set {identity or '(none named)'} of {spec.name!r} version {spec.version} is not below {folder.parent}"
@@ -79,7 +80,7 @@ def load_baseline(data: Path, spec: ModelSpec) -> Baseline:
         parts.append(table.append_column("split", pa.array([split] * table.num_rows, pa.string())))
     table = pa.concat_tables(parts).combine_chunks()
     table = table.take(pa.array(np.argsort(table.column(EVENT_TIMESTAMP).cast(pa.int64()).to_numpy(), kind="stable")))
-    predictions = _predict(data / "models" / spec.name / str(spec.version), table, spec)
+    predictions = _predict(layout.model(data, spec.name) / str(spec.version), table, spec)
     if predictions is not None:
         table = table.append_column(PREDICTION, pa.array(predictions))
     return Baseline(spec, identity, str(manifest["model"]["label"]), table)

@@ -24,10 +24,7 @@ wins over an earlier one. Nothing new: no file.
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -39,12 +36,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.lake import layout
+from pipelines.lake.files import replaced
+from pipelines.lake.locks import lock
 from pipelines.lake.row_compare import common_codes, locate, table_of
 from pipelines.project.repository import Repo
 from pipelines.training.definition import Model
 from serving.request_log import read_requests
+from transforms.columns import column_us
 from transforms.definitions import EVENT_TIMESTAMP, TIMESTAMP, micros
 from transforms.errors import DataError
+from transforms.instants import instant, micros_of
 
 __all__ = ["KEYS", "LABELS", "Labelled", "Matched", "answers_of", "label_requests", "match", "read_labels", "request_log"]
 
@@ -95,7 +97,7 @@ class Matched:
 
 def request_log(repo: Repo) -> Path:
     """The folder of the request log."""
-    return Path(repo.path / (repo.settings.serve.get("request_log") or repo.data / "requests"))
+    return repo.settings.request_log(repo.path) or layout.requests(repo.data)
 
 
 def answers_of(log: pa.Table, model: str) -> pa.Table:
@@ -113,7 +115,7 @@ def match(requests: pa.Table, spine: pa.Table, names: list[str], tolerance_us: i
     if not spine.num_rows or not n:
         return Matched(np.full(n, -1, np.int64), np.zeros(n, np.bool_))
     mine, theirs = common_codes([table_of(requests.select(names)), table_of(spine.select(names))], names)
-    asked, known = _us(requests, "tandem_as_of"), _us(spine, EVENT_TIMESTAMP)
+    asked, known = column_us(requests, "tandem_as_of"), column_us(spine, EVENT_TIMESTAMP)
     label = spine.column("label").to_numpy()
     instants, rank = np.unique(np.concatenate([known, asked]), return_inverse=True)
     room = len(instants) + 1
@@ -149,11 +151,6 @@ def match(requests: pa.Table, spine: pa.Table, names: list[str], tolerance_us: i
 _FAR = 2**62
 
 
-def _us(table: pa.Table, name: str) -> Int:
-    out: Int = table.column(name).cast(pa.int64()).to_numpy()
-    return out
-
-
 def label_requests(
     repo: Repo,
     model: Model,
@@ -170,28 +167,28 @@ def label_requests(
     """
     reach = timedelta(hours=repo.settings.monitor.label_tolerance_hours) if tolerance is None else tolerance
     requests = answers_of(read_requests(request_log(repo)), model.name)
-    requests = requests.filter(pa.array(_within(_us(requests, "tandem_as_of"), since, until)))
+    requests = requests.filter(pa.array(_within(column_us(requests, "tandem_as_of"), since, until)))
     hours = reach.total_seconds() / 3600
     if not requests.num_rows:
         return Labelled(model.name, 0, 0, 0, 0, 0, 0, 0, hours, None)
-    asked = _us(requests, "tandem_as_of")
-    start, end = (_moment(int(t)) for t in (asked.min() - micros(reach), asked.max() + micros(reach) + 1))
+    asked = column_us(requests, "tandem_as_of")
+    start, end = (instant(int(t)) for t in (asked.min() - micros(reach), asked.max() + micros(reach) + 1))
     span = f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}"
     say(f"{model.name}: {requests.num_rows:,} answers; asking {model.spine} for the requests of {span}")
     spine = _spine(repo, model, start, end)
     names = list(dict.fromkeys([*model.entity_keys, *(f.name for f in model.request_fields)]))
     requests = _typed(requests, names, spine, model)
     found = match(requests, spine, names, micros(reach))
-    at = np.where(found.place >= 0, _us(spine, EVENT_TIMESTAMP)[found.place] if spine.num_rows else 0, 0)
+    at = np.where(found.place >= 0, column_us(spine, EVENT_TIMESTAMP)[found.place] if spine.num_rows else 0, 0)
     ready_at = at + micros(model.label_delay)
-    ready = (found.place >= 0) & (ready_at <= round(now.timestamp() * 1e6))
+    ready = (found.place >= 0) & (ready_at <= micros_of(now))
     rows = pa.array(np.flatnonzero(ready))
     mine = requests.select([*KEYS, "tandem_as_of"]).take(rows)
     label = spine.column("label").take(pa.array(found.place[ready]))
     times = [pa.array(t[ready]).cast(TIMESTAMP) for t in (at, ready_at)]
     fresh = pa.Table.from_arrays([*mine.columns, label, *times], schema=LABELS)
-    with _held(repo.data / "labels" / model.name):
-        added, corrected, file = _append(repo.data / "labels" / model.name, fresh)
+    with lock(layout.labels(repo.data, model.name) / ".lock"):
+        added, corrected, file = _append(layout.labels(repo.data, model.name), fresh)
     return Labelled(
         model.name,
         requests.num_rows,
@@ -209,16 +206,10 @@ def label_requests(
 def _within(at: Int, since: datetime | None, until: datetime | None) -> npt.NDArray[np.bool_]:
     out = np.ones(len(at), np.bool_)
     if since is not None:
-        out &= at >= round(since.timestamp() * 1e6)
+        out &= at >= micros_of(since)
     if until is not None:
-        out &= at < round(until.timestamp() * 1e6)
+        out &= at < micros_of(until)
     return out
-
-
-def _moment(us: int) -> datetime:
-    from pipelines.verify.log import moment_of
-
-    return moment_of(us)
 
 
 def _spine(repo: Repo, model: Model, start: datetime, end: datetime) -> pa.Table:
@@ -261,7 +252,7 @@ def read_labels(data: Path, model: str) -> pa.Table:
 
     Join them with the request log on :data:`KEYS`. Raises DataError for a file that cannot be read.
     """
-    return _read(data / "labels" / model)
+    return _read(layout.labels(data, model))
 
 
 def _read(folder: Path) -> pa.Table:
@@ -276,15 +267,6 @@ def _read(folder: Path) -> pa.Table:
         place = locate(whole, whole, KEYS)
         whole = whole.filter(pa.array(place == np.arange(whole.num_rows)))
     return whole.sort_by([(n, "ascending") for n in ("tandem_at", "tandem_request", "tandem_row")])
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """One at a time; a lock dies with its process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _append(folder: Path, fresh: pa.Table) -> tuple[int, int, Path | None]:
@@ -302,10 +284,6 @@ def _append(folder: Path, fresh: pa.Table) -> tuple[int, int, Path | None]:
     files = _files(folder)
     number = int(files[-1].stem.removeprefix("part-")) + 1 if files else 1
     target = folder / f"part-{number:06d}.parquet"
-    hidden = folder / f".{target.name}.tmp"
-    with open(hidden, "wb") as sink:
+    with replaced(target, durable=True) as sink:
         pq.write_table(fresh.filter(pa.array(added | changed)), sink, compression="zstd", coerce_timestamps="us")
-        sink.flush()
-        os.fsync(sink.fileno())
-    os.rename(hidden, target)
     return int(added.sum()), int(changed.sum()), target

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.lake import provenance
+from pipelines.lake import layout, provenance
+from pipelines.lake.files import sha256
 from pipelines.lake.row_compare import locate, table_of
 from pipelines.monitoring import judge
 from pipelines.monitoring.baseline import PREDICTION, ROWS, Baseline, chance, load_baseline, load_spec
@@ -29,7 +29,9 @@ from pipelines.project.repository import Repo
 from pipelines.training.definition import Model
 from pipelines.training.user_code import model_of
 from serving.request_log import read_requests
+from transforms.columns import column_us
 from transforms.errors import DataError, TandemError
+from transforms.instants import instant
 
 __all__ = ["MonitorOptions", "run_monitor"]
 
@@ -59,7 +61,7 @@ def run_monitor(repo: Repo, options: MonitorOptions, now: datetime, say: Say = l
     from pipelines.monitoring.monitor_page import write_report
 
     model = model_of(repo, options.model)
-    folder = options.folder or repo.data / "monitor" / f"{model.name}-{now.astimezone(UTC):%Y%m%dT%H%M%S%f}"
+    folder = options.folder or layout.monitor(repo.data) / f"{model.name}-{now.astimezone(UTC):%Y%m%dT%H%M%S%f}"
     began = time.monotonic()
     with recording.recorded(repo, "monitor", model=model.name) as run:
         result = _judged(repo, model, options, now, say)
@@ -69,7 +71,7 @@ def run_monitor(repo: Repo, options: MonitorOptions, now: datetime, say: Say = l
             "folder": str(folder),
             "seconds": round(time.monotonic() - began, 1),
             "command": _again(repo, options, result),
-            "code": provenance.code_version(repo.path),
+            "code": provenance.code_version(repo.path, repo.settings.definitions),
             "libraries": provenance.library_versions(),
         }
         result["page"] = str(write_report(result, folder))
@@ -77,7 +79,7 @@ def run_monitor(repo: Repo, options: MonitorOptions, now: datetime, say: Say = l
         metrics = {f"{c['name']}/{c['feature']}".rstrip("/"): c["value"] for c in result["checks"] if c["value"] is not None}
         files = [folder / "report.json", folder / "report.html"]
         outputs = [
-            {"name": f.name, "path": _relative(f, repo.data), "bytes": f.stat().st_size, "sha256": _sha256(f)} for f in files if f.is_file()
+            {"name": f.name, "path": _relative(f, repo.data), "bytes": f.stat().st_size, "sha256": sha256(f)} for f in files if f.is_file()
         ]
         run.add(verdict=result["verdict"], counts={"answers": result["rows"], **counts}, metrics=metrics, outputs=outputs)
     return result
@@ -85,12 +87,6 @@ def run_monitor(repo: Repo, options: MonitorOptions, now: datetime, say: Say = l
 
 def _relative(path: Path, data: Path) -> str:
     return path.relative_to(data).as_posix() if path.is_relative_to(data) else str(path)
-
-
-def _sha256(path: Path) -> str:
-    from pipelines.sources.event_files import sha256
-
-    return sha256(path)
 
 
 def _again(repo: Repo, options: MonitorOptions, result: Mapping[str, Any]) -> str:
@@ -120,7 +116,7 @@ def _judged(repo: Repo, model: Model, options: MonitorOptions, now: datetime, sa
         log = answers_of(read_requests(request_log(repo)), model.name)
     except DataError as error:
         return done([Check("request_log", "", None, None, "fail", str(error))])
-    at = _us(log, "tandem_as_of")
+    at = column_us(log, "tandem_as_of")
     window = choose(at, options.since, options.until, options.last)
     if window is None:
         return done(
@@ -155,7 +151,7 @@ def _judged(repo: Repo, model: Model, options: MonitorOptions, now: datetime, sa
             checks.append(
                 skipped("skew", f"{served.num_rows:,} answers; distances say nothing below monitor.min_rows = {settings.min_rows}")
             )
-        elif (spread := moments(_us(served, "tandem_as_of"))) < settings.min_moments:
+        elif (spread := moments(column_us(served, "tandem_as_of"))) < settings.min_moments:
             told = f"the answers are of {spread:.1f} different minutes in effect: no sample of a window"
             checks.append(skipped("skew", f"{told} (monitor.min_moments = {settings.min_moments}); look at a longer one with --last"))
         else:
@@ -169,11 +165,6 @@ def _judged(repo: Repo, model: Model, options: MonitorOptions, now: datetime, sa
         checks += _recomputed(repo, spec.fingerprints, served, result, say)
     result["lineage"] = _lineage(repo, served, result, checks)
     return done(checks)
-
-
-def _us(table: pa.Table, name: str) -> npt.NDArray[np.int64]:
-    out: npt.NDArray[np.int64] = table.column(name).cast(pa.int64()).to_numpy()
-    return out
 
 
 def _version(served: pa.Table) -> tuple[int, dict[str, int]]:
@@ -200,7 +191,7 @@ def _distances(
     drift: dict[str, float] | None = None
     if before.num_rows >= settings.min_rows:
         drift = distances(statistics(thinned(before, ROWS), names, held), now, names, held)
-    by_chance = chance(base, window, served.num_rows, names, held, repo.data / "monitor" / ".chance", say)
+    by_chance = chance(base, window, served.num_rows, names, held, layout.monitor(repo.data) / ".chance", say)
     result["chance"] = {"windows": by_chance.windows, "text": by_chance.text}
     say("drift by day")
     result["days"] = days(whole, window, trained, names, held, settings.min_rows)
@@ -216,7 +207,7 @@ def _quality(
     settings = repo.settings.monitor
     try:
         if options.label:
-            since, until = (datetime.fromtimestamp(t / 1e6, UTC) for t in (window.start, window.end))
+            since, until = (instant(t) for t in (window.start, window.end))
             result["labels"] = label_requests(repo, model, now, since=since, until=until, say=say).to_dict()
         labels = table_of(read_labels(repo.data, model.name))
     except TandemError as error:

@@ -31,6 +31,7 @@ from pipelines.project.repository import Repo
 from pipelines.verify.log import found_graphs, from_files
 from pipelines.verify.served import due_rows
 from transforms.aggregates import merge, rows_between, tile
+from transforms.columns import column_us
 from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION, FeatureGroup, micros
 from transforms.graph import TransformGraph
 
@@ -87,7 +88,7 @@ def recompute(
     }
     if not groups or not log.num_rows:
         return {}
-    as_of = _us(log, "tandem_as_of")
+    as_of = column_us(log, "tandem_as_of")
     back = max(micros(g.ttl) + g.hop_us + g.delay_us for g in groups.values())
     start, end = int(as_of.min()) - back, int(as_of.max()) + 1
     events = from_files(repo, start, end).events
@@ -108,7 +109,7 @@ def judge(log: pa.Table, group: FeatureGroup, events: pa.Table, graph: Transform
     """
     name, keys = group.name, tuple(group.entity.keys)
     asked = _asked(log, group)
-    as_of = _us(log, "tandem_as_of")
+    as_of = column_us(log, "tandem_as_of")
     truth = _rows(asked, group, events, start, int(as_of.max()), graph)
     due = due_rows(asked, truth, as_of, keys)
     names = table_of(asked.select(keys))
@@ -164,11 +165,6 @@ def judge(log: pa.Table, group: FeatureGroup, events: pa.Table, graph: Transform
         (as_of - due)[behind] / 1e6,
         _samples(log, name, keys, kind, cause, wrong_due, truth, at_due),
     )
-
-
-def _us(table: pa.Table, name: str) -> Int:
-    out: Int = table.column(name).cast(pa.int64()).to_numpy()
-    return out
 
 
 def _asked(log: pa.Table, group: FeatureGroup) -> pa.Table:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from transforms.errors import ConfigError
+from transforms.instants import instant, micros_of
 
 __all__ = ["DAY_US", "Window", "blocks", "choose", "duration", "moments"]
 
@@ -45,7 +46,7 @@ class Window:
 
     def texts(self) -> tuple[str, str]:
         """Both ends in ISO 8601."""
-        first, last = (datetime.fromtimestamp(t / 1e6, UTC).isoformat(timespec="seconds") for t in (self.start, self.end))
+        first, last = (instant(t).isoformat(timespec="seconds") for t in (self.start, self.end))
         return first, last
 
 
@@ -77,7 +78,7 @@ def choose(at: Int, since: datetime | None, until: datetime | None, last: timede
 
 def us(moment: datetime) -> int:
     """Microseconds of UTC."""
-    return round(moment.timestamp() * 1e6)
+    return micros_of(moment)
 
 
 def blocks(at: Int, window: Window, most: int, least_rows: int) -> list[tuple[Window, Bool]]:

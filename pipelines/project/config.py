@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
+from pipelines.lake import layout
 from pipelines.project.extensions import ALERT_RECEIVERS, FORMATS, TRACKERS, Extensions
 from transforms.errors import ConfigError
 
@@ -340,6 +341,11 @@ class Settings(BaseSettings):
     demo: DemoSettings = Field(default_factory=DemoSettings)
     tracking: TrackingSettings = Field(default_factory=TrackingSettings)
 
+    def request_log(self, repo: Path) -> Path | None:
+        """The folder of the request log of the repository at ``repo``; None where it is turned off (null)."""
+        log = self.serve.get("request_log", layout.requests(self.data))
+        return repo / log if log else None
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -363,7 +369,7 @@ def _keys(section: Sequence[int | str]) -> list[str]:
 def load_settings(repo: Path, **flags: Any) -> Settings:
     """The settings of a repository, ``data`` made absolute; ``flags`` that are None are left out.
 
-    Raises ConfigError, one line that names key, value and mend.
+    Raises ConfigError, one line that names key, value and mend; DataError for a data folder of another version's format.
     """
     path = repo / "tandem.yaml"
     if not repo.is_dir():
@@ -379,4 +385,6 @@ def load_settings(repo: Path, **flags: Any) -> Settings:
     except Exception as error:
         raise ConfigError(f"{path.name} cannot be read: {str(error).splitlines()[0]}; it must be a YAML mapping") from None
     data = settings.data if settings.data.is_absolute() else (repo / settings.data)
-    return settings.model_copy(update={"data": data.resolve()})
+    settings = settings.model_copy(update={"data": data.resolve()})
+    layout.check_format(settings.data)
+    return settings

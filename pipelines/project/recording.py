@@ -88,8 +88,7 @@ def recording(run: Run, place: Place, *, parent: str | None = None, **fields: An
 
     Killed is said of SIGTERM and Ctrl-C; who is killed by force cannot speak, see ``Run.look``. A status that the work sets stays.
     """
-    for old in _OF_AN_END:
-        run.manifest.pop(old, None)
+    run.forget(*_OF_AN_END)
     begun = time.monotonic()
     _first_words(run, place, parent, fields)
     for observer in _observers:
@@ -158,7 +157,7 @@ def _end(run: Run, begun: float, status: str, error: str | None = None) -> None:
             changes["stage"] = run.status
         changes["status"] = status
     if error is not None:
-        changes.setdefault("error", run.manifest.get("error") or masked(error))
+        changes.setdefault("error", run.head.error or masked(error))
     with suppress(OSError):  # a full disk must not hide what went wrong first; the run is found killed then
         run.save(**changes)
 

@@ -6,7 +6,7 @@ import json
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.lake import layout
 from pipelines.project.repository import Repo
 from pipelines.training.definition import Model
 from serving.models import ModelSpec
 from transforms.definitions import EVENT_TIMESTAMP
 from transforms.errors import DataError, TandemError
+from transforms.instants import instant
 
 __all__ = ["Held", "held_rows"]
 
@@ -61,9 +63,9 @@ class _Set:
 def _sets(data: Path, specs: Mapping[int, ModelSpec]) -> dict[int, _Set]:
     out = {}
     for version, spec in specs.items():
-        folder = data / "training" / str(spec.raw.get("training_set", ""))
+        folder = layout.training_set(data, str(spec.raw.get("training_set", "")))
         try:
-            manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+            manifest = json.loads((folder / layout.MANIFEST).read_text("utf-8"))
             out[version] = _Set(folder, {**manifest, "borders_us": manifest["borders_us"]})
         except (OSError, ValueError, KeyError):
             continue
@@ -156,7 +158,7 @@ def _for(repo: Repo, model: Model, spec: ModelSpec, table: pa.Table, fingerprint
 
 
 def _day(moment: datetime | int) -> str:
-    at = moment if isinstance(moment, datetime) else datetime.fromtimestamp(moment / 1e6, UTC)
+    at = moment if isinstance(moment, datetime) else instant(moment)
     return f"{at:%Y-%m-%d %H:%M}Z"
 
 

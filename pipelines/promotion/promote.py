@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from pipelines.lake import layout
 from pipelines.project.repository import Repo
 from pipelines.promotion.evaluate import Evaluation, evaluate, read_spec
 from pipelines.promotion.verdict import Check, judge, missed
@@ -59,7 +60,7 @@ def misfit(repo: Repo, spec: ModelSpec) -> str:
     from serving.settings import ServingSettings
 
     data = repo.data
-    plane = Dataplane(ServingSettings(feature_repo=repo.path, models=data / "models", graphs=data / "graphs"))
+    plane = Dataplane(ServingSettings(feature_repo=repo.path, models=layout.models(data), graphs=layout.graphs(data)))
     plane.features.refresh()
     try:
         plane.check(spec)  # the server's own question

@@ -5,17 +5,18 @@ The file is the truth about what is served; MLflow's aliases follow it (:mod:`pi
 
 from __future__ import annotations
 
-import fcntl
 import getpass
-import json
 import os
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipelines.lake import layout
+from pipelines.lake.files import write_json
+from pipelines.lake.locks import lock
 from serving.aliases import ALIASES_FILE, Aliases, read_aliases
 from serving.errors import ModelError
 from transforms.errors import DataError
@@ -31,12 +32,12 @@ class MovedError(DataError):
 
 def model_folder(data: Path, model: str) -> Path:
     """The folder of a model's versions."""
-    return data / "models" / model
+    return layout.model(data, model)
 
 
 def models_of(data: Path) -> list[str]:
     """The models that have a folder, by name."""
-    folder = data / "models"
+    folder = layout.models(data)
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")) if folder.is_dir() else []
 
 
@@ -66,14 +67,6 @@ def who() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "w") as lock:  # the hold ends with the process, however it ends
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def change(
     folder: Path,
     action: str,
@@ -89,7 +82,7 @@ def change(
     ``decide`` runs under the lock and may raise: nothing is changed then. ``details`` go into the entry of the history (what is None or
     empty is left out). A process killed here leaves the old file or the new one. With ``mend`` a damaged file is set aside and begun anew.
     """
-    with _locked(folder):
+    with lock(folder / LOCK):
         for left_over in folder.glob(f".{ALIASES_FILE}.*"):
             with suppress(OSError):
                 left_over.unlink()  # of a killed process; we hold the lock
@@ -121,9 +114,4 @@ def change(
 
 
 def _write(folder: Path, value: dict[str, Any]) -> None:
-    unfinished = folder / f".{ALIASES_FILE}.{os.getpid()}"
-    with open(unfinished, "w", encoding="utf-8") as file:
-        file.write(json.dumps(value, indent=1, default=str) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.rename(folder / ALIASES_FILE)
+    write_json(folder / ALIASES_FILE, value, indent=1, durable=True)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pipelines.lake.graphs import applied_graphs
 from pipelines.registry.alias_file import current, model_folder, models_of, versions_on_disk
 from pipelines.registry.scores import evaluations_of
 from serving.aliases import ALIASES, Aliases
@@ -25,7 +26,7 @@ def _model(data: Path, name: str) -> dict[str, Any]:
         aliases = current(folder)
     except ModelError as e:
         aliases, problem = Aliases(), str(e)
-    scores, applied = evaluations_of(data, name), _applied(data)
+    scores, applied = evaluations_of(data, name), applied_graphs(data)
     versions = []
     known = versions_on_disk(folder)
     gone = [v for e in aliases.history for v in [e.get("version") or e.get("champion")] if v is not None and v not in known]
@@ -74,14 +75,3 @@ def _state(folder: Path, spec: dict[str, Any], applied: dict[str, str]) -> str:
         return "damaged"
     odd = [view for view, p in spec.get("fingerprints", {}).items() if applied.get(view, p) != p]
     return f"other graph of {', '.join(odd)}" if odd else "fits"
-
-
-def _applied(data: Path) -> dict[str, str]:
-    """The applied graph of each group."""
-    out = {}
-    for path in (data / "graphs").glob("*/CURRENT"):
-        try:
-            out[path.parent.name] = path.read_text().strip()
-        except OSError:
-            continue
-    return out

@@ -51,8 +51,8 @@ def evaluations_of(data: Path, model: str) -> Scores:
     evaluated: dict[int, Mapping[str, Any]] = {}
     for run in list_runs(data):
         if run.kind == "train":
-            trained[run.id] = run.manifest.get("metrics") or {}
-        elif run.kind in KINDS and (told := run.manifest.get("evaluation") or {}).get("model") == model:
+            trained[run.id] = run.record.metrics
+        elif run.kind in KINDS and (told := run.record.evaluation).get("model") == model:
             for version, scores in told.get("versions", {}).items():
                 if "unknown" not in scores:
                     evaluated[int(version)] = {**scores, "run": run.id, "how": told.get("how", "")}

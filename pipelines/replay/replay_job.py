@@ -8,8 +8,6 @@ lie in one partition. No feature depends on the choice.
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipelines.lake import layout
+from pipelines.lake.files import write_json
 from pipelines.project.extensions import FORMATS
 from pipelines.project.repository import Repo
 from pipelines.replay.event_log import EventLog
@@ -29,6 +29,7 @@ from pipelines.sources.formats.record_format import RecordFormat, record_format
 from pipelines.sources.kafka.kafka_client import client_options
 from transforms.definitions import EventSource
 from transforms.errors import ConfigError
+from transforms.instants import now_us
 
 __all__ = ["ReplayOptions", "Reached", "run_replay", "schedule", "write_clock"]
 
@@ -141,11 +142,9 @@ def _table(schema: pa.Schema, *columns: Any) -> pa.Table:
 
 def write_clock(data: Path, event_us: int, wall_us: int, speed: float) -> None:
     """Tell the replay's clock: event time = ``event_us0 + (wall - wall_us0) * speed``; speed 0 is a clock that stands still."""
-    path = data / "replay" / "clock.json"
+    path = layout.replay_clock(data)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".clock.json.{os.getpid()}")
-    unfinished.write_text(json.dumps({"event_us0": event_us, "wall_us0": wall_us, "speed": speed}), encoding="utf-8")
-    unfinished.replace(path)
+    write_json(path, {"event_us0": event_us, "wall_us0": wall_us, "speed": speed}, indent=None)
 
 
 def run_replay(
@@ -168,9 +167,7 @@ def run_replay(
         form.prepare_to_encode()
     connection = client_options(kafka, repo.data)
     future_us = int(repo.settings.batch.max_future_hours * 3.6e9)
-    log = EventLog(
-        repo.data, sources, options.start_us, options.end_us, now_us=time.time_ns() // 1000, max_future_us=future_us, formats=formats
-    )
+    log = EventLog(repo.data, sources, options.start_us, options.end_us, now_us=now_us(), max_future_us=future_us, formats=formats)
     partitions = prepare_topics(connection, [s.topic for s in sources], options.partitions, say, stopped)
     counts = {s.name: dict.fromkeys(("sent", "events", "delayed", "late", "duplicated", "corrupted"), 0) for s in sources}
     begun, sent, reached = time.monotonic(), 0, options.start_us
@@ -202,7 +199,7 @@ def run_replay(
                 break
         offsets = outbox.finish()
     if reached is not None:
-        write_clock(repo.data, reached, time.time_ns() // 1000, 0.0)
+        write_clock(repo.data, reached, now_us(), 0.0)
     took = time.monotonic() - begun
     return {
         "interrupted": stopped(),
@@ -281,13 +278,13 @@ class _Pace:
             self._set(event_us)
 
     def _set(self, event_us: int) -> None:
-        self.event_us, self.wall_us = event_us, time.time_ns() // 1000
+        self.event_us, self.wall_us = event_us, now_us()
         self.told = self.wall_us
         write_clock(self.data, event_us, self.wall_us, self.speed or 0.0)
 
     def event_now(self) -> int:
         """The event time now, at a speed."""
-        return self.event_us + int((time.time_ns() // 1000 - self.wall_us) * (self.speed or 0.0))
+        return self.event_us + int((now_us() - self.wall_us) * (self.speed or 0.0))
 
     def wait_for(self, event_us: int) -> None:
         """Sleep until an event time is due, but not long: somebody may want to stop."""
@@ -296,7 +293,7 @@ class _Pace:
     def keep(self, reached_us: int) -> float:
         """After sending up to ``reached_us``: the seconds that the replay is behind; a clock too far ahead of it is set back."""
         if self.speed is None:  # no pace: the clock stands where the replay is
-            if time.time_ns() // 1000 - self.told > 1_000_000:
+            if now_us() - self.told > 1_000_000:
                 self._set(reached_us)
             return 0.0
         behind = (self.event_now() - reached_us) / 1e6 / self.speed

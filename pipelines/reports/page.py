@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipelines.lake.runs import write_json
+from pipelines.lake.files import write_json, write_text
 from pipelines.reports import charts
 from pipelines.reports.templating import TEMPLATES
 
@@ -47,9 +47,8 @@ def render(template: str, view: Mapping[str, Any]) -> str:
 def save(result: Mapping[str, Any], html: str, folder: Path) -> Path:
     """``report.json`` and ``report.html`` in ``folder``, each whole or not at all; the path of the page."""
     folder.mkdir(parents=True, exist_ok=True)
-    page, unfinished = folder / "report.html", folder / ".report.html"
-    unfinished.write_text(html, "utf-8")
-    unfinished.replace(page)
+    page = folder / "report.html"
+    write_text(page, html)
     write_json(folder / "report.json", result)
     return page
 

@@ -7,7 +7,6 @@ After that, the daemon waits: for SIGTERM, upon which it stops the service in or
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
@@ -18,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from pipelines.lake.locks import take
 from pipelines.lake.process_identity import ProcessId
 from pipelines.services import service_state as state
 from transforms.errors import StoreError, TandemError
@@ -77,13 +77,11 @@ def _hold(folder: Path, service: str) -> int:
     handle = os.open(folder / f".{service}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
     deadline = time.monotonic() + SECONDS_FOR_THE_LAST_ONE
     while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if take(handle):
             return handle
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise StoreError(f"another daemon of {service} still runs in {folder}; tandem down ends it") from None
-            time.sleep(0.05)
+        if time.monotonic() > deadline:
+            raise StoreError(f"another daemon of {service} still runs in {folder}; tandem down ends it")
+        time.sleep(0.05)
 
 
 def main(name: str, data: Path, port: int) -> int:

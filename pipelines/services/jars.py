@@ -10,7 +10,6 @@ user's ``~/.m2/settings.xml`` (mirrors) and jgo's configuration (repositories) s
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import re
 import shutil
@@ -23,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipelines.lake.locks import alone
+from pipelines.lake.files import sha256
+from pipelines.lake.locks import lock
 from pipelines.lake.processes import module_command, start_child
 from transforms.errors import ConfigError, DataError, StoreError
 
@@ -98,17 +98,9 @@ def listed(name: str) -> list[Jar]:
     return [Jar(*line.split(None, 1)) for line in _lock_file(name).read_text().splitlines() if line]
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _right(jar: Jar, path: Path) -> bool:
     try:
-        return _sha256(path) == jar.sha256
+        return sha256(path) == jar.sha256
     except OSError:
         return False
 
@@ -118,7 +110,7 @@ def verify(jars: Sequence[Jar], folder: Path) -> None:
 
     def state(jar: Jar) -> str:
         try:
-            return _sha256(folder / jar.path)
+            return sha256(folder / jar.path)
         except FileNotFoundError:
             return "missing"
 
@@ -184,7 +176,7 @@ def _download(jar: Jar, folder: Path, remotes: dict[str, str]) -> Path:
             ) from None
         if not _right(jar, path):
             raise DataError(
-                f"{name} as fetched from {', '.join(remotes.values())} is not the pinned jar (sha256 {_sha256(path)[:12]}.., "
+                f"{name} as fetched from {', '.join(remotes.values())} is not the pinned jar (sha256 {sha256(path)[:12]}.., "
                 f"pinned {jar.sha256[:12]}..); it was not kept; name another Maven repository in ~/.m2/settings.xml"
             )
         return path
@@ -240,7 +232,7 @@ def classpath(name: str, progress: Callable[[str], None] = _silent) -> str:
     """
     jars, folder = listed(name), cache_folder()
     if any(not (folder / jar.path).exists() for jar in jars):
-        with alone(folder, progress, "another process is fetching jars; waiting for it"):
+        with lock(folder / ".lock", lambda: progress("another process is fetching jars; waiting for it")):
             missing = [jar for jar in jars if not (folder / jar.path).exists()]
             if missing:
                 _fetch(name, missing, folder, progress)
@@ -294,7 +286,7 @@ def _write_lock(name: str) -> None:
     lines = []
     for artifact in jgo.resolve(ENDPOINTS[name], **known):
         path = (artifact.component.path_prefix / artifact.filename).as_posix()
-        lines.append(f"{_sha256(artifact.resolve())}  {path}\n")
+        lines.append(f"{sha256(artifact.resolve())}  {path}\n")
     _lock_file(name).write_text("".join(lines))
 
 

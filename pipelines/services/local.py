@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipelines.lake.locks import alone
+from pipelines.lake.locks import lock
 from pipelines.lake.process_identity import ProcessId
 from pipelines.lake.processes import let_go, module_command, reason, start_detached
 from pipelines.services import jars
@@ -72,7 +72,7 @@ def up(data: Path, *, with_redis: bool = False, kafka_port: int = 0, redis_port:
     """Start what does not run yet, ready when this returns. Raises TandemError: the service that did not start is gone
     then, others stay as they are."""
     wanted = {"kafka": kafka_port, **({"redis": redis_port} if with_redis else {})}
-    with alone(state.services_folder(data), say, BUSY):
+    with lock(state.services_folder(data) / ".lock", lambda: say(BUSY)):
         if state.address(data, "kafka") is None:
             jars.java()
             jars.classpath("kafka", say)
@@ -116,7 +116,7 @@ def _start(data: Path, service: str, port: int, say: Say) -> None:
 def down(data: Path, *, delete: bool = False, say: Say = lambda line: None) -> list[str]:
     """Stop what runs, in order; the names of what was stopped. With ``delete`` their data goes too."""
     stopped = []
-    with alone(state.services_folder(data), say, BUSY):
+    with lock(state.services_folder(data) / ".lock", lambda: say(BUSY)):
         for service in SERVICES:
             known = state.read(data, service)
             if known is not None:

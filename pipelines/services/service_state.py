@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipelines.lake import layout
+from pipelines.lake.files import write_json
 from pipelines.lake.process_identity import ProcessId
 
 __all__ = ["State", "address", "forget", "read", "services_folder", "write"]
@@ -17,7 +18,7 @@ __all__ = ["State", "address", "forget", "read", "services_folder", "write"]
 
 def services_folder(data: Path) -> Path:
     """Where the local services of a data folder keep everything."""
-    return data / "services"
+    return layout.services(data)
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,7 @@ def read(data: Path, service: str) -> State | None:
 
 def write(data: Path, state: State) -> None:
     """Keep a state; readers see the old one or the new one."""
-    path = _file(data, state.service)
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    new.write_text(json.dumps(dataclasses.asdict(state), indent=2) + "\n")
-    new.replace(path)
+    write_json(_file(data, state.service), dataclasses.asdict(state))
 
 
 def forget(data: Path, service: str) -> None:

@@ -21,6 +21,7 @@ from pipelines.sources.broker import BrokerAway, PartitionReader
 from pipelines.sources.formats.record_format import Decode, record_format
 from transforms.definitions import EventSource
 from transforms.errors import DataError
+from transforms.instants import now_us
 
 __all__ = ["archive", "archive_schema"]
 
@@ -45,7 +46,7 @@ def archive(
     *,
     start: dict[int, int] | None = None,
     max_future_us: int = 86_400_000_000,
-    clock: Callable[[], int] = lambda: time.time_ns() // 1000,
+    clock: Callable[[], int] = now_us,
     say: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Write the accepted events of a topic as event files; returns ``folder / source.files`` (``events/<name>`` where it has none).

@@ -16,7 +16,6 @@ Parquet (``*.parquet``) and JSON lines (``*.jsonl``, ``*.json``: one object per 
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -28,12 +27,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.lake.files import sha256
 from transforms.contract import DEAD_LETTER_SCHEMA, Checked, check, check_json, dead_letters, encode_json
 from transforms.definitions import EventSource, micros
 from transforms.errors import DataError
+from transforms.instants import micros_of
 from transforms.reasons import UNREADABLE_FILE
 
-__all__ = ["DEAD_LETTER_SCHEMA", "EventFile", "RawBatch", "UnreadableFileError", "events", "list_files", "read", "sha256"]
+__all__ = ["DEAD_LETTER_SCHEMA", "EventFile", "RawBatch", "UnreadableFileError", "events", "list_files", "read"]
 
 SUFFIXES = (".parquet", ".jsonl", ".json")
 SMALL_BYTES = 64 << 20
@@ -42,8 +43,6 @@ MAX_LINE_BYTES = 16 << 20
 KEPT_OF_LONG_LINE = 64 << 10
 CHUNK_BYTES = 32 << 20
 """A batch of lines ends at this size, whatever ``batch_rows`` says."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class UnreadableFileError(DataError):
@@ -109,12 +108,6 @@ def list_files(
     return sorted(found, key=lambda f: f.name)
 
 
-def sha256(path: str | os.PathLike[str]) -> str:
-    """The hex SHA-256 of a file's bytes, read piece by piece."""
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
 def read(path: str | os.PathLike[str], source: EventSource, batch_rows: int = 65_536) -> Iterator[RawBatch]:
     """The records of one file, unjudged, in order, in batches of at most ``batch_rows``; memory is bounded by a batch of
     lines or a row group. Raises UnreadableFileError, before the first batch, for a damaged file; OSError as in the module's text."""
@@ -164,7 +157,7 @@ def _day_of(folder: str) -> date | None:
 def _overlaps(day: date | None, start_us: int | None, end_us: int | None) -> bool:
     if day is None:
         return True
-    first = micros(datetime(day.year, day.month, day.day, tzinfo=UTC) - _EPOCH)
+    first = micros_of(datetime(day.year, day.month, day.day, tzinfo=UTC))
     return (end_us is None or first < end_us) and (start_us is None or first + micros(timedelta(days=1)) > start_us)
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import os
 import re
 import threading
-import time
 import uuid
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -42,6 +41,7 @@ from pipelines.sources.broker import (
 )
 from pipelines.sources.letters import letters_of
 from transforms.errors import ConfigError, StoreError
+from transforms.instants import now_us
 
 if TYPE_CHECKING:
     from pipelines.project.config import KafkaSettings
@@ -91,7 +91,7 @@ class MemoryBroker(Broker):
     shared = False
     _named: ClassVar[dict[str, MemoryBroker]] = {}
 
-    def __init__(self, name: str = "", answer_seconds: float = 0.05, clock: Callable[[], int] = lambda: time.time_ns() // 1000) -> None:
+    def __init__(self, name: str = "", answer_seconds: float = 0.05, clock: Callable[[], int] = now_us) -> None:
         self.name, self.answer_seconds, self.clock = name or uuid.uuid4().hex, answer_seconds, clock
         self.changed = threading.Condition()
         self.topics: dict[str, _Topic] = {}

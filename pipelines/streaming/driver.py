@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -11,7 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pipelines.lake.runs import write_json
+from pipelines.lake import layout
+from pipelines.lake.files import write_json
+from pipelines.lake.locks import take
 from transforms.errors import DataError
 
 __all__ = ["Driver", "running", "stream_folder"]
@@ -19,7 +20,7 @@ __all__ = ["Driver", "running", "stream_folder"]
 
 def stream_folder(data: Path, name: str) -> Path:
     """Where a stream keeps its checkpoints, logs and state."""
-    return data / "stream" / name
+    return layout.stream(data, name)
 
 
 class Driver:
@@ -35,18 +36,14 @@ class Driver:
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / ".driver.lock", "a") as lock:
             until = time.monotonic() + seconds  # somebody who looks whether a driver runs holds it for a moment
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > until:
-                        other = (running(self.folder) or {}).get("pid", "unknown")
-                        raise DataError(
-                            f"stream {self.folder.name!r} already runs (pid {other});"
-                            " stop it with 'tandem stream stop', or choose another --name"
-                        ) from None
-                    time.sleep(0.05)
+            while not take(lock):
+                if time.monotonic() > until:
+                    other = (running(self.folder) or {}).get("pid", "unknown")
+                    raise DataError(
+                        f"stream {self.folder.name!r} already runs (pid {other});"
+                        " stop it with 'tandem stream stop', or choose another --name"
+                    )
+                time.sleep(0.05)
             try:
                 yield
             finally:
@@ -62,9 +59,7 @@ def running(folder: Path) -> dict[str, Any] | None:
     """The facts about the driver that holds this stream's folder; None when nobody does."""
     try:
         with open(folder / ".driver.lock") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not take(lock, shared=True):
                 with suppress(OSError, ValueError):
                     return dict(json.loads((folder / "driver.json").read_text()))
                 return {}

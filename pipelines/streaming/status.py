@@ -6,13 +6,14 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
 from pipelines.streaming.state.job_state import JobState
 
-__all__ = ["StreamStatus", "Screen", "Tracker", "line", "when"]
+__all__ = ["StreamStatus", "Screen", "Tracker", "line"]
+from transforms.instants import to_minute
 
 _NEVER = -(2**61)
 
@@ -161,11 +162,6 @@ def _least(points: Mapping[int, Mapping[str, Any]], what: str) -> dict[str, int]
     return out
 
 
-def when(us: int) -> str:
-    """Microseconds of UTC as a date and time, to the minute."""
-    return f"{datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us):%Y-%m-%d %H:%M}"
-
-
 def line(p: StreamStatus) -> str:
     """One line for people.
 
@@ -178,9 +174,9 @@ def line(p: StreamStatus) -> str:
         f"{p.rows:,} rows, {p.rows_per_second:,.0f}/s",
     ]
     if p.watermark:
-        parts.append(f"event time {when(min(p.watermark.values()))}")
+        parts.append(f"event time {to_minute(min(p.watermark.values()))}")
     if p.output_watermark:
-        parts.append(f"rows up to {when(min(p.output_watermark.values()))}")
+        parts.append(f"rows up to {to_minute(min(p.output_watermark.values()))}")
     if p.rejected:
         parts.append(f"{sum(p.rejected.values()):,} rejected")
     if any(p.late.values()):

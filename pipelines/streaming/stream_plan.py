@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
+from pipelines.lake.graphs import graph_for
 from pipelines.project.repository import Repo
 from pipelines.sources.broker import PartitionReader, open_broker
 from pipelines.streaming.engines.base import EngineJob
@@ -15,8 +14,7 @@ from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.start_position import choose_start
 from pipelines.streaming.stream_options import StreamOptions
 from pipelines.streaming.supervisor import Outcome, Supervisor
-from transforms.definitions import FeatureGroup
-from transforms.errors import ConfigError, GraphError
+from transforms.errors import ConfigError
 
 __all__ = ["StreamPlan"]
 
@@ -45,7 +43,7 @@ class StreamPlan:
         for group in repo.groups.values():
             if not group.source.topic:
                 raise ConfigError(f"source {group.source.name!r} has no topic, and group {group.name!r} needs it; give it one: topic='...'")
-        graphs = {name: _applied(repo.data, group) for name, group in repo.groups.items()}
+        graphs = {name: graph_for(repo.data, group, "'tandem batch' and 'tandem apply'") for name, group in repo.groups.items()}
         reader = self.reader = broker.open_reader()
         sources = {g.source.name: g.source for g in repo.groups.values()}
         partitions = {n: reader.partitions(s.topic) for n, s in sources.items()}
@@ -97,19 +95,3 @@ class StreamPlan:
         if self.reader is not None:
             self.reader.close()
         self.engine.close()
-
-
-def _applied(data: Path, group: FeatureGroup) -> str:
-    """The fingerprint of the graph that is applied to the group; the workers verify it. Raises GraphError."""
-    folder = data / "graphs" / group.name
-    try:
-        fingerprint = (folder / "CURRENT").read_text().strip()
-        made_of = json.loads((folder / fingerprint / "tandem.json").read_text())["definition_hash"]
-    except (OSError, ValueError, KeyError):
-        raise GraphError(f"feature group {group.name!r} has no applied graph; run 'tandem batch' and 'tandem apply' first") from None
-    if made_of != group.definition_hash():
-        raise GraphError(
-            f"feature group {group.name!r} was redefined after its graph {fingerprint[:12]} was applied;"
-            " run 'tandem batch' and 'tandem apply' first"
-        )
-    return str(fingerprint)

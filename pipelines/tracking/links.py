@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.lake.runs import write_json
+from pipelines.lake import layout
+from pipelines.lake.files import write_json
+from pipelines.lake.locks import try_lock
 
 __all__ = ["link_later", "link_manifest", "link_mlmd", "links_left"]
 
 
 def link_later(data: Path, run: str, links: Mapping[str, str]) -> None:
     """Keep links for a manifest whose run is still held: its job takes them if it waits, else the deliverer when it is let go."""
-    file = data / "tracking" / "links" / f"{run}.json"
+    file = layout.tracking(data) / "links" / f"{run}.json"
     write_json(file, {**links_left(data, run), **links})
 
 
 def links_left(data: Path, run: str, take: bool = False) -> dict[str, str]:
     """The links kept for a run; with ``take`` they are kept no longer."""
-    file = data / "tracking" / "links" / f"{run}.json"
+    file = layout.tracking(data) / "links" / f"{run}.json"
     try:
         found = json.loads(file.read_text())
     except (OSError, ValueError):
@@ -33,11 +34,9 @@ def links_left(data: Path, run: str, take: bool = False) -> dict[str, str]:
 
 def link_manifest(folder: Path, links: Mapping[str, str]) -> bool:
     """Add to the links of a manifest, unless a process makes the run right now; whether it was done."""
-    file = folder / "manifest.json"
-    with open(folder / ".lock", "a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    file = folder / layout.MANIFEST
+    with try_lock(folder / ".lock") as mine:
+        if not mine:
             return False
         manifest = json.loads(file.read_text())
         known = dict(manifest.get("links") or {})

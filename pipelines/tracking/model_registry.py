@@ -12,7 +12,6 @@ beside the versions says what was told where, so that nothing is loaded when the
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -24,7 +23,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipelines.lake.runs import Run, write_json
+from pipelines.lake import layout
+from pipelines.lake.files import write_json
+from pipelines.lake.locks import lock
+from pipelines.lake.runs import Run
 from pipelines.registry.alias_file import current, model_folder, models_of, versions_on_disk
 from serving.aliases import ALIASES
 from serving.errors import ModelError
@@ -91,8 +93,7 @@ def catch_up(
     names = news(data, uri) if models is None else models
     for name in names:
         folder = model_folder(data, name)
-        with open(folder / LOCK, "w") as lock:  # two at once would register a version twice
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with lock(folder / LOCK):  # two at once would register a version twice
             asked = wanted(data, name)
             if _told(data, name) == _mark(asked, uri) and models is None:
                 continue
@@ -221,7 +222,7 @@ class _Mirror:
 
     def _run(self, run: str) -> tuple[str | None, str]:
         """MLflow's run of the training, where it has been told of it, and the experiment."""
-        links = Run(self.data / "runs" / run, _json(self.data / "runs" / run / "manifest.json") or {}).manifest.get("links") or {}
+        links = Run(layout.run(self.data, run), _json(layout.run(self.data, run) / layout.MANIFEST) or {}).manifest.get("links") or {}
         experiments = [e.experiment_id for e in self.client.search_experiments()]
         found = self.client.search_runs(experiments, f"tags.`tandem.run` = '{run}'", max_results=1) if run and experiments else []
         if not found and links.get("mlflow_run"):

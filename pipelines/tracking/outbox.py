@@ -7,7 +7,6 @@ delivered. So a note can be put twice, delivered twice, or left for weeks, and t
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.lake.locks import only_one
+from pipelines.lake import layout
+from pipelines.lake.files import write_json
+from pipelines.lake.locks import try_lock
 
 __all__ = ["Note", "Outbox"]
 
@@ -34,7 +35,7 @@ class Outbox:
     """The notes of a data folder; safe for any number of processes."""
 
     def __init__(self, data: Path) -> None:
-        self.folder = data / "tracking"
+        self.folder = layout.tracking(data)
         if (self.folder / "spool").is_dir():  # as 0.1 called it
             with suppress(OSError):
                 (self.folder / "spool").rename(self.folder / "outbox")
@@ -47,9 +48,7 @@ class Outbox:
         path = self._path(tracker, run)
         path.parent.mkdir(parents=True, exist_ok=True)
         before = self._read(path)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        unfinished.write_text(json.dumps({**(before.given if before else {}), **(given or {})}))
-        unfinished.replace(path)
+        write_json(path, {**(before.given if before else {}), **(given or {})}, indent=None)
 
     def notes(self) -> list[Note]:
         """All notes, the oldest run first (its id begins with its kind, so parents may stand anywhere)."""
@@ -110,7 +109,7 @@ class Outbox:
     @contextmanager
     def held(self) -> Iterator[bool]:
         """Be the only deliverer; yields False if another process is."""
-        with only_one(self.folder / ".lock") as mine:
+        with try_lock(self.folder / ".lock") as mine:
             yield mine
 
     def busy(self) -> bool:

@@ -60,7 +60,7 @@ def _tell(run: Run, settings: Settings, data: Path, say: Say, over: bool) -> Non
         for name in chosen:
             outbox.put(name, run.id, tracker_class(name).given(uri))
         background.start(settings, data)
-        if not over or run.manifest.get("parent"):
+        if not over or run.head.parent:
             return  # the outermost job waits, and speaks, for all
         if settings.tracking.wait_seconds:
             outbox.wait(settings.tracking.wait_seconds)

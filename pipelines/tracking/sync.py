@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pipelines.lake import layout
 from pipelines.lake.runs import Run
 from pipelines.project.config import TrackingSettings
 from pipelines.tracking.outbox import Note, Outbox
@@ -43,9 +44,9 @@ class _Deliverer:
         return self.trackers[name]
 
     def _record(self, run: str) -> Record | None:
-        folder = self.data / "runs" / run
+        folder = layout.run(self.data, run)
         try:
-            manifest = json.loads((folder / "manifest.json").read_text())
+            manifest = json.loads((folder / layout.MANIFEST).read_text())
         except (OSError, ValueError):
             return None  # the run was removed: nobody is to be told of it
         return read_record(folder, Run(folder, manifest).look().manifest)
@@ -70,7 +71,7 @@ class _Deliverer:
         """The way from the manifest (and from MLMD) to the tracker; only while nobody else writes the manifest."""
         from pipelines.tracking.links import link_later, link_manifest, link_mlmd
 
-        if not link_manifest(self.data / "runs" / run, links):
+        if not link_manifest(layout.run(self.data, run), links):
             link_later(self.data, run, links)
         link_mlmd(self.data, record.links, {**links, "tandem_run": run})
 
@@ -79,7 +80,7 @@ class _Deliverer:
         from pipelines.tracking.links import link_manifest, links_left
 
         for file in (self.outbox.folder / "links").glob("[!.]*.json"):
-            folder = self.data / "runs" / file.stem
+            folder = layout.run(self.data, file.stem)
             if not folder.is_dir() or link_manifest(folder, links_left(self.data, file.stem)):
                 file.unlink(missing_ok=True)
 

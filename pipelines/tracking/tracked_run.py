@@ -17,6 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from pipelines.lake import layout
 from pipelines.lake.layout import EPOCHS, REPORT, TFMA
 
 __all__ = ["Bundle", "Record", "metric_name", "read_record"]
@@ -154,7 +155,7 @@ def read_record(folder: Path, manifest: Mapping[str, Any]) -> Record:
         },
         series=_series(report / EPOCHS),
         tags={metric_name(name): str(v) for name, v in tags.items() if v not in (None, "")},
-        files={"manifest.json": folder / "manifest.json", **files},
+        files={"manifest.json": folder / layout.MANIFEST, **files},
         bundles=tuple(_bundles(data, manifest)) if status == "complete" else (),
         links=links,
     )
@@ -166,23 +167,23 @@ def _bundles(data: Path, manifest: Mapping[str, Any]) -> Iterator[Bundle]:
     model = str(manifest.get("model") or "")
     training_set = manifest.get("training_set") or links.get("training_set")
     training_set = training_set.get("id") if isinstance(training_set, Mapping) else training_set
-    if training_set and (data / "training" / str(training_set)).is_dir():
+    if training_set and layout.training_set(data, str(training_set)).is_dir():
         yield Bundle(
             f"{model or 'training'}-set",
             "dataset",
-            data / "training" / str(training_set),
+            layout.training_set(data, str(training_set)),
             str(training_set),
             (str(training_set),),
             fingerprints,
         )
     version = manifest.get("version") or links.get("version")
-    pushed = data / "models" / model / str(version or "")
+    pushed = layout.model(data, model) / str(version or "")
     if kind == "train" and model and version and pushed.is_dir():
         yield Bundle(
             model, "model", pushed, str(version), (f"v{version}",), {"version": version, "training_set": training_set, **fingerprints}
         )
     if kind in ("batch", "apply"):
         for group, fingerprint in fingerprints.items():
-            places = (data / "graphs" / group / fingerprint, data / "runs" / str(manifest.get("id")) / "graphs" / group)
+            places = (layout.graph(data, group, fingerprint), layout.run(data, str(manifest.get("id"))) / "graphs" / group)
             if (place := next((p for p in places if p.is_dir()), None)) is not None:
                 yield Bundle(f"{group}-graph", "graph", place, fingerprint, (fingerprint[:12],), {"fingerprint": fingerprint})

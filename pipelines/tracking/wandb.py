@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pipelines.lake import layout
+from pipelines.lake.files import write_json
 from pipelines.lake.layout import REPORT
 from pipelines.project.config import TrackingSettings
 from pipelines.tracking.plots import draw
@@ -42,7 +44,7 @@ class WandbTracker(Tracker):
     def __init__(self, settings: TrackingSettings, uri: str, data: Path) -> None:
         super().__init__(settings, uri, data)
         self.project, self.mode = _name(settings.experiment), settings.wandb_mode
-        self.folder = data.resolve() / "tracking"
+        self.folder = layout.tracking(data.resolve())
         self.folder.mkdir(parents=True, exist_ok=True)
         for name, value in (
             ("WANDB_SILENT", "true"),
@@ -71,10 +73,7 @@ class WandbTracker(Tracker):
         if before.get("content") == content and before.get("mode") == self.mode:
             return dict(before["links"])
         links = self._tell(record)
-        synced.parent.mkdir(exist_ok=True)
-        unfinished = synced.with_suffix(f".{os.getpid()}")
-        unfinished.write_text(json.dumps({"content": content, "mode": self.mode, "links": links}))
-        unfinished.replace(synced)
+        write_json(synced, {"content": content, "mode": self.mode, "links": links}, indent=None)
         return links
 
     def _tell(self, record: Record) -> dict[str, str]:

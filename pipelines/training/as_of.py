@@ -9,7 +9,6 @@ make it, with hashes; :func:`past` shows a spine function a data folder that hol
 from __future__ import annotations
 
 import glob
-import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.sources.event_files import sha256
+from pipelines.lake import layout
+from pipelines.lake.files import sha256, sha256_of_start
 
 __all__ = ["Changed", "Pin", "changes", "event_folders", "listing", "names", "past", "pins", "state"]
 
 Files = dict[str, list[dict[str, Any]]]
-_NOT_EVENTS = ("runs", "training", "models", "tfx", "offline", "graphs", "stream", "requests", "labels", "monitor", "verify", "tracking")
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Pin:
 def event_folders(data: Path, manifests: Iterable[Mapping[str, Any]] = ()) -> list[Path]:
     """Where event logs lie below the data folder: ``events``, and wherever the given runs read theirs."""
     tops = {"events"} | {f["file"].split("/")[0] for m in manifests for files in m.get("inputs", {}).values() for f in files}
-    return [data / top for top in sorted(tops) if top not in _NOT_EVENTS and (data / top).is_dir()]
+    return [data / top for top in sorted(tops) if top not in layout.NOT_EVENTS and (data / top).is_dir()]
 
 
 def _files(folders: Sequence[Path]) -> list[Path]:
@@ -118,20 +117,11 @@ def changes(data: Path, files: Iterable[Mapping[str, Any]]) -> list[Changed]:
         size = path.stat().st_size
         if size == f["size"] and sha256(path) == f["sha256"]:
             continue
-        if size > f["size"] and _beginning(path, f["size"]) == f["sha256"]:
+        if size > f["size"] and sha256_of_start(path, f["size"]) == f["sha256"]:
             out.append(Changed(f["file"], "grown", f"{f['size']:,} to {size:,} bytes; those of then are read"))
         else:
             out.append(Changed(f["file"], "altered", f"sha256 {f['sha256'][:12]} then, {sha256(path)[:12]} now"))
     return out
-
-
-def _beginning(path: Path, size: int) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as opened:
-        while size > 0 and (piece := opened.read(min(size, 1 << 20))):
-            digest.update(piece)
-            size -= len(piece)
-    return digest.hexdigest()
 
 
 def past(data: Path, events: Mapping[str, Sequence[Mapping[str, Any]]], folder: Path) -> Path:

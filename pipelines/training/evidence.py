@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.lake.files import write_json
 from pipelines.lake.layout import CURVES, EPOCHS, REPORT, TFMA
-from pipelines.lake.runs import write_json
 
 __all__ = ["curves", "epochs", "tfma_metrics", "write_evidence"]
 

@@ -6,6 +6,7 @@ manifest. One that fails or is killed leaves the others as they are.
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
@@ -17,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from pipelines.lake.files import replaced
 from pipelines.lake.layout import REPORT
 from pipelines.lake.processes import start_child, stop_child, tandem_command
 from pipelines.lake.runs import Run, list_runs
@@ -179,11 +181,11 @@ def _start(
 def _collect(one: Experiment, code: int, parent: Run, data: Path, folder: Path, metric: str) -> None:
     """What a child that ended left."""
     log = (folder / f"{one.number}.log").read_text("utf-8", "replace").strip().splitlines()
-    mine = [r for r in list_runs(data) if r.manifest.get("parent") == parent.id and r.manifest.get("params") == one.params]
+    mine = [r for r in list_runs(data) if r.head.parent == parent.id and r.record.params == one.params]
     run = mine[-1] if mine else None
     one.run = run.id if run is not None else ""
     if code == 0 and run is not None:
-        one.status, one.metrics = run.status, dict(run.manifest.get("metrics", {}))
+        one.status, one.metrics = run.status, dict(run.record.metrics)
         if metric not in one.metrics:
             one.why = f"it has no {metric}; it has {', '.join(sorted(one.metrics))}"
         return
@@ -228,15 +230,13 @@ def _write(parent: Run, experiments: Sequence[Experiment], metric: str) -> None:
     folder = parent.folder / REPORT
     folder.mkdir(parents=True, exist_ok=True)
     names = list(experiments[0].params)
-    unfinished = folder / ".experiments.csv"
-    with open(unfinished, "w", newline="", encoding="utf-8") as file:
-        out = csv.writer(file)
+    with replaced(folder / "experiments.csv") as file, io.TextIOWrapper(file, "utf-8", newline="", write_through=True) as text:
+        out = csv.writer(text)
         scores = list(dict.fromkeys((metric, "test/auc", "test/log_loss")))
         out.writerow(["experiment", *names, *scores, "status", "seconds", "run", "why"])
         for row in table["experiments"]:
             values = [row["params"].get(n) for n in names], [row["metrics"].get(s) for s in scores]
             out.writerow([row["number"], *values[0], *values[1], row["status"], row["seconds"], row["run"], row.get("why", "")])
-    unfinished.replace(folder / "experiments.csv")
     first = best(experiments, metric)
     found = {f"best/{metric}": first.metrics[metric]} if first is not None else {}
     done = {f"experiments/{s}": sum(e.status == s for e in experiments) for s in ("complete", "failed", "killed")}

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from pipelines.lake import layout
 from pipelines.training.definition import Column, Model
 from pipelines.training.training_set import TrainingSet
 from transforms.errors import TandemError
@@ -147,7 +148,7 @@ def _build(
     # After a rollback the latest blessed model is not the one that serves, and to be no worse than that is what counts.
     blessed = tfx.dsl.Resolver(
         strategy_class=ChampionStrategy,
-        config={"champion": champion_folder(data / "models" / model.name)},
+        config={"champion": champion_folder(layout.model(data, model.name))},
         model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.Model),
         model_blessing=tfx.dsl.Channel(type=tfx.types.standard_artifacts.ModelBlessing),
     ).with_id("LatestBlessedModel")
@@ -167,7 +168,7 @@ def _build(
         against_blessed=verdicts["blessed"].outputs["blessing"],
         against_plain=verdicts["plain"].outputs["blessing"],
     )
-    base = data / "models" / model.name
+    base = layout.model(data, model.name)
     pusher = tfx.components.Pusher(
         model=full.outputs["model"],
         model_blessing=gate.outputs["blessing"],
@@ -175,10 +176,10 @@ def _build(
         custom_executor_spec=executor_spec.ExecutorClassSpec(AtomicPush),
         push_destination=tfx.proto.PushDestination(filesystem=tfx.proto.PushDestination.Filesystem(base_directory=str(base))),
     )
-    metadata = data / "tfx" / "metadata.db"
+    metadata = layout.mlmd(data)
     return tfx.dsl.Pipeline(
         pipeline_name=name,
-        pipeline_root=str(data / "tfx" / name),
+        pipeline_root=str(layout.tfx(data) / name),
         enable_cache=False,
         components=[
             *(examples, statistics, schema, validator, transform, plain, full),
@@ -293,8 +294,8 @@ def run_pipeline(
     """
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    (data / "tfx" / "logs").mkdir(parents=True, exist_ok=True)
-    log = data / "tfx" / "logs" / f"{run_id}.log"
+    layout.mlmd_logs(data).mkdir(parents=True, exist_ok=True)
+    log = layout.mlmd_logs(data) / f"{run_id}.log"
     steps = _Steps(progress)
     with _quiet(log), _no_arguments():
         with steps.step("libraries"):
@@ -331,8 +332,8 @@ def _collect(pipeline: Any, data: Path, seconds: dict[str, float], log: Path, pu
     from ml_metadata import MetadataStore  # type: ignore[attr-defined]
     from tfx import v1 as tfx
 
-    store = MetadataStore(tfx.orchestration.metadata.sqlite_metadata_connection_config(str(data.resolve() / "tfx" / "metadata.db")))
-    root = str(data.resolve() / "tfx" / pipeline.pipeline_info.pipeline_name)
+    store = MetadataStore(tfx.orchestration.metadata.sqlite_metadata_connection_config(str(layout.mlmd(data.resolve()))))
+    root = str(layout.tfx(data.resolve()) / pipeline.pipeline_info.pipeline_name)
 
     def latest(component: str, key: str) -> Any:
         found = [a for a in store.get_artifacts() if a.uri.startswith(f"{root}/{component}/{key}/")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -14,7 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from pipelines.lake import provenance, runs
+from pipelines.lake import layout, provenance, runs
+from pipelines.lake.locks import try_lock
 from pipelines.project import recording
 from pipelines.project.config import load_settings
 from pipelines.training import as_of
@@ -93,12 +93,9 @@ def predict(saved_model: Path, table: Any, inputs: list[tuple[str, str]], output
 @contextmanager
 def _only_one(data: Path) -> Iterator[None]:
     """Holds the data folder's training lock: MLMD's SQLite and the versions are for one writer."""
-    (data / "tfx").mkdir(parents=True, exist_ok=True)
-    with open(data / "tfx" / "lock", "w", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise TandemError(f"another training holds {data / 'tfx' / 'lock'}; wait for it to end") from None
+    with try_lock(layout.training_lock(data)) as mine:
+        if not mine:
+            raise TandemError(f"another training holds {layout.training_lock(data)}; wait for it to end")
         yield
 
 
@@ -184,7 +181,7 @@ def _train(
     )
     from pipelines.training.tfx_pipeline import run_pipeline
 
-    below = data if push else data / "tfx" / "experiments" / run.id
+    below = data if push else layout.experiments(data, run.id)
     spec = model_spec(model, training_set, run.id)
     pipeline = run_pipeline(model, training_set, repo, below, spec, run.id, progress, seed, params, push)
     with step("report"):
@@ -238,7 +235,7 @@ def _definitions(data: Path, query: Mapping[str, Any]) -> dict[str, Any]:
     """What the views' rows were made of, by the manifests of the batch runs that made them."""
     out: dict[str, Any] = {}
     for r in (r for r in runs.list_runs(data) if r.kind == "batch"):
-        of = r.manifest.get("definitions", {})
+        of = r.record.definitions
         out |= {v: of[v] for v, ids in query.get("runs", {}).items() if r.id in ids and v in of}
     return out
 

@@ -24,9 +24,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.lake import layout
 from pipelines.training.definition import Column, Model, input_dtype
 from transforms.definitions import ARROW_TYPES, EVENT_TIMESTAMP, FINGERPRINT, RESERVED, TIMESTAMP, micros
 from transforms.errors import DataError, FingerprintError
+from transforms.instants import instant, micros_of
 
 __all__ = ["SPLITS", "TrainingSet", "build_training_set", "check_spine", "feature_references", "split_by_time"]
 
@@ -59,7 +61,7 @@ def split_by_time(
     Raises DataError if a split would be empty.
     """
     if isinstance(split[0], datetime):
-        first, second = (round(s.timestamp() * 1_000_000) for s in split)
+        first, second = (micros_of(s) for s in split)
     elif len(event_us):
         rising = np.sort(event_us)
         first, second = (int(rising[min(int(len(rising) * share), len(rising) - 1)]) for share in split)
@@ -80,7 +82,7 @@ def split_by_time(
 
 
 def _utc(us: int) -> str:
-    return datetime.fromtimestamp(us / 1_000_000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    return instant(us).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def feature_references(store: Any, features: str | Sequence[str]) -> list[tuple[str, str]]:
@@ -230,10 +232,10 @@ def build_training_set(
         "left_out_at_borders": int(table.num_rows - sum(m.sum() for m in masks.values())),
         "null_share": {c.name: round(table.column(c.name).null_count / table.num_rows, 4) for c in columns},
     }
-    target = data / "training" / identity
-    if not (target / "manifest.json").is_file():
+    target = layout.training_set(data, identity)
+    if not (target / layout.MANIFEST).is_file():
         _write(table, masks, manifest, target)
-    return TrainingSet(identity, target, columns, fingerprints, json.loads((target / "manifest.json").read_text("utf-8")))
+    return TrainingSet(identity, target, columns, fingerprints, json.loads((target / layout.MANIFEST).read_text("utf-8")))
 
 
 def _write(table: pa.Table, masks: dict[str, npt.NDArray[np.bool_]], manifest: dict[str, Any], target: Path) -> None:
@@ -247,12 +249,12 @@ def _write(table: pa.Table, masks: dict[str, npt.NDArray[np.bool_]], manifest: d
                 pq.write_table(
                     rows.slice(start, ROWS_PER_FILE), work / name / f"part-{i:05d}.parquet", coerce_timestamps="us", compression="zstd"
                 )
-        (work / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
+        (work / layout.MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
         work.chmod(0o755)
         try:
             os.rename(work, target)
         except OSError:
-            if not (target / "manifest.json").is_file():
+            if not (target / layout.MANIFEST).is_file():
                 raise
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from pipelines.lake.row_compare import Comparison, codes, common_codes, compare, locate, table_of
 from transforms.aggregates import merge, rows_between, tile
+from transforms.columns import column_us
 from transforms.definitions import FINGERPRINT, EventSource, FeatureGroup, micros
 from transforms.graph import TransformGraph
 from transforms.hashing import shard_of
@@ -60,7 +61,7 @@ def lateness(events: pa.Table, source: EventSource) -> Lateness:
     behind = np.full(n, -1, np.int64)
     if OFFSET not in events.schema.names or not n:
         return Lateness(behind, np.zeros(n, np.bool_))
-    times = _us(events, source.event_time)
+    times = column_us(events, source.event_time)
     partition, offset = _int(events, PARTITION), _int(events, OFFSET)
     order = np.lexsort((offset, partition))
     order = order[offset[order] >= 0]
@@ -69,11 +70,6 @@ def lateness(events: pa.Table, source: EventSource) -> Lateness:
         newest = np.maximum.accumulate(times[here])
         behind[here] = np.concatenate([[0], np.maximum(newest[:-1] - times[here][1:], 0)])
     return Lateness(behind, behind > micros(source.out_of_orderness) + micros(source.allowed_lateness))
-
-
-def _us(table: pa.Table, name: str) -> Int:
-    out: Int = table_of(table.select([name])).column(0).chunk(0).cast(pa.int64()).to_numpy(zero_copy_only=False)
-    return out
 
 
 def _int(table: pa.Table, name: str) -> Int:
@@ -194,7 +190,7 @@ def explain(
     mine = recorded(case.events, late, group.source, group.name)
     # Behind an idle partition an event may come after its rows were final; that needs a boundary that lets it be so.
     final = position.output_watermark[position.shard(case.events, group)] - micros(group.source.allowed_lateness)
-    mine &= _us(case.events, group.source.event_time) < final
+    mine &= column_us(case.events, group.source.event_time) < final
     unread = position.unread(case.events, group)
     attempts = [(np.zeros(case.events.num_rows, np.bool_), OTHER_FINGERPRINT)]
     attempts += [(everyone, TOO_LATE), (everyone | mine, IDLE), (unread, IN_FLIGHT), (everyone | unread, TOO_LATE)]
@@ -280,8 +276,8 @@ class _Case:
             return np.zeros(names.num_rows, np.bool_)
         key, event_key = common_codes([names, gone], group.entity.keys)
         # Whole hops suffice: boundaries are some, and a tile is in a row as a whole or not at all.
-        tile_ = _us(gone, group.source.event_time) // group.hop_us
-        boundary, reach = (_us(names, "event_timestamp") - group.delay_us) // group.hop_us, group.longest_us // group.hop_us + 1
+        tile_ = column_us(gone, group.source.event_time) // group.hop_us
+        boundary, reach = (column_us(names, "event_timestamp") - group.delay_us) // group.hop_us, group.longest_us // group.hop_us + 1
         low = min(int(tile_.min()), int(boundary.min()) - reach)
         room = max(int(tile_.max()), int(boundary.max())) - low + 1
         at = np.sort(event_key * room + (tile_ - low))

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ import pyarrow.parquet as pq
 
 from pipelines.batch.batch_job import run_batch
 from pipelines.batch.steps import write_parquet
+from pipelines.lake import layout
+from pipelines.lake.run_records import BatchRecord
 from pipelines.lake.runs import Run
 from pipelines.project.repository import Repo
 from pipelines.sources.event_files import events as file_events
@@ -30,18 +32,13 @@ from pipelines.verify.causes import OFFSET, PARTITION
 from transforms.definitions import EVENT_TIMESTAMP, EventSource, FeatureGroup
 from transforms.errors import DataError, GraphError
 from transforms.graph import TransformGraph
+from transforms.instants import instant, micros_of
 from transforms.lateness import NEVER
 
-__all__ = ["EventLog", "batch_rows", "changed_files", "check_run", "compose", "found_graphs", "from_files", "moment_of"]
+__all__ = ["EventLog", "batch_rows", "changed_files", "check_run", "compose", "found_graphs", "from_files"]
 __all__ += ["offline_rows", "run_over"]
 
 DAY_US = 86_400_000_000
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def moment_of(us: int) -> datetime:
-    """The moment of so many microseconds of UTC."""
-    return _EPOCH + timedelta(microseconds=us)
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ def compose(
         if begin != NEVER:
             back = max(g.longest_us + g.hop_us for g in repo.groups.values() if g.source.name == name)
             past = _history(repo, source, begin - back, begin, schema)
-            progress(f"{name}: {past.num_rows:,} events of history, {live.num_rows:,} from Kafka since {moment_of(begin):%Y-%m-%d %H:%M}")
+            progress(f"{name}: {past.num_rows:,} events of history, {live.num_rows:,} from Kafka since {instant(begin):%Y-%m-%d %H:%M}")
             parts.insert(0, past)
         else:
             progress(f"{name}: {live.num_rows:,} events from Kafka")
@@ -93,7 +90,7 @@ def from_files(repo: Repo, start: int, end: int) -> EventLog:
 def _history(repo: Repo, source: EventSource, begin: int, end: int, schema: pa.Schema) -> pa.Table:
     batches = []
     for file in list_files(repo.data, source, begin, end, hashes=False):
-        now = round(datetime.now(UTC).timestamp() * 1e6)
+        now = micros_of(datetime.now(UTC))
         for valid, _ in file_events(file.path, source, now, round(repo.settings.batch.max_future_hours * 3.6e9), name=file.name):
             times = valid.column(0).cast(pa.int64()).to_numpy(zero_copy_only=False)
             batches.append(valid.filter(pa.array((times >= begin) & (times < end))))
@@ -106,7 +103,7 @@ def changed_files(repo: Repo, run: Run, begin: int) -> list[str]:
     """The event files of history before ``begin`` that are not as they were in ``run``, or that it did not have."""
     out = []
     for name, source in {g.source.name: g.source for g in repo.groups.values()}.items():
-        known = {f["file"]: f["sha256"] for f in run.manifest.get("inputs", {}).get(name, [])}
+        known = {f["file"]: f["sha256"] for f in run.record.inputs.get(name, [])}
         back = max(g.longest_us + g.hop_us for g in repo.groups.values() if g.source.name == name)
         out += [f.name for f in list_files(repo.data, source, begin - back, begin) if known.get(f.name) != f.sha256]
     return out
@@ -121,12 +118,12 @@ def run_over(repo: Repo, log: EventLog, folder: Path, progress: Callable[[str], 
         day = table.column(source.event_time).cast(pa.int64()).to_numpy() // DAY_US
         (folder / source.files).mkdir(parents=True, exist_ok=True)
         for number in np.unique(day):
-            path = folder / source.files / f"date={moment_of(int(number) * DAY_US):%Y-%m-%d}" / "part-0.parquet"
+            path = folder / source.files / f"date={instant(int(number) * DAY_US):%Y-%m-%d}" / "part-0.parquet"
             write_parquet(table.filter(pa.array(day == number)), path)
     if not (folder / "graphs").exists():
-        os.symlink((repo.data / "graphs").resolve(), folder / "graphs")
-    result = run_batch(scratch, moment_of(log.start), moment_of(log.end), now=datetime.now(UTC), pinned=True, progress=progress)
-    rejected = result.run.manifest.get("rejected", {})
+        os.symlink(layout.graphs(repo.data).resolve(), folder / "graphs")
+    result = run_batch(scratch, instant(log.start), instant(log.end), now=datetime.now(UTC), pinned=True, progress=progress)
+    rejected = result.run.as_(BatchRecord).rejected
     if rejected:  # they were valid when the stream read them
         progress(f"the batch job rejected {sum(rejected.values()):,} events that the stream took: {rejected}")
     return scratch, result.run
@@ -143,7 +140,7 @@ def _scratch(repo: Repo, folder: Path) -> Repo:
 
 def offline_rows(data: Path, group: FeatureGroup, run_id: str) -> pa.Table:
     """All rows of one run of a group, in no particular order."""
-    folder = data / "offline" / group.name / f"run={run_id}"
+    folder = layout.offline_run(data, group.name, run_id)
     files = sorted(folder.rglob("*.parquet"))
     return pa.concat_tables([pq.read_table(f, partitioning=None) for f in files]) if files else group.row_schema.empty_table()
 
@@ -164,7 +161,7 @@ def found_graphs(data: Path, group: FeatureGroup) -> Callable[[str], tuple[Trans
 
     def find(fingerprint: str) -> tuple[TransformGraph | None, bool]:
         if fingerprint not in known:
-            known[fingerprint] = _load(data / "graphs" / group.name / fingerprint, fingerprint, group) if fingerprint else (None, False)
+            known[fingerprint] = _load(layout.graph(data, group.name, fingerprint), fingerprint, group) if fingerprint else (None, False)
         return known[fingerprint]
 
     return find
@@ -181,8 +178,8 @@ def _load(path: Path, fingerprint: str, group: FeatureGroup) -> tuple[TransformG
 
 def check_run(run: Run, groups: Mapping[str, FeatureGroup]) -> None:
     """A run to compare with must hold rows of every group. Raises DataError."""
-    missing = sorted(set(groups) - set(run.manifest.get("fingerprints", {})))
-    if run.manifest.get("kind") != "batch" or run.status != "complete" or missing:
+    missing = sorted(set(groups) - set(run.record.fingerprints))
+    if run.kind != "batch" or run.status != "complete" or missing:
         raise DataError(
             f"run {run.id} is no complete batch run of all groups" + (f" (no {missing[0]})" if missing else "") + "; name another"
         )

@@ -17,6 +17,7 @@ from pipelines.feature_store.store import ordered_store
 from pipelines.lake.row_compare import common_codes, locate, same, table_of
 from pipelines.verify.causes import CAUSES, EQUAL, IN_FLIGHT, OTHER_FINGERPRINT, UNEXPLAINED, Position
 from pipelines.verify.proof import GroupProof
+from transforms.columns import column_us
 from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION, TIMESTAMP, FeatureGroup
 
 __all__ = ["OnlineProof", "Stored", "check", "latest", "store_reader"]
@@ -51,14 +52,9 @@ def latest(rows: pa.Table, keys: tuple[str, ...]) -> pa.Table:
     if not rows.num_rows:
         return rows
     (code,) = common_codes([rows], keys)
-    order = np.lexsort((np.arange(rows.num_rows), rows.column(REVISION).to_numpy(), _us(rows), code))
+    order = np.lexsort((np.arange(rows.num_rows), rows.column(REVISION).to_numpy(), column_us(rows, EVENT_TIMESTAMP), code))
     last = order[np.append(code[order][1:] != code[order][:-1], True)]
     return table_of(rows.take(pa.array(np.sort(last))))
-
-
-def _us(rows: pa.Table) -> Int:
-    out: Int = rows.column(EVENT_TIMESTAMP).cast(pa.int64()).to_numpy()
-    return out
 
 
 def check(proof: GroupProof, delivered: pa.Table, vouched: pa.Table, position: Position, read: Stored, applied: str | None) -> OnlineProof:
@@ -69,7 +65,8 @@ def check(proof: GroupProof, delivered: pa.Table, vouched: pa.Table, position: P
     """
     group, c = proof.group, proof.comparison
     keys = tuple(group.entity.keys)
-    due = c.batch.filter(pa.array(_us(c.batch) - group.delay_us <= position.output_watermark[position.shard(c.batch, group)]))
+    passed = column_us(c.batch, EVENT_TIMESTAMP) - group.delay_us <= position.output_watermark[position.shard(c.batch, group)]
+    due = c.batch.filter(pa.array(passed))
     ours, theirs = latest(delivered, keys), latest(due, keys)
     names = _keys(ours, theirs, keys)
     stored = table_of(read(group, names, delivered.schema))
@@ -116,7 +113,7 @@ def _against(names: pa.Table, stored: pa.Table, rows: pa.Table, keys: tuple[str,
     a, b = table_of(stored.take(pa.array(here[both]))), table_of(rows.take(pa.array(there[both])))
     if not len(both):
         return out
-    mine, theirs = (np.stack([_us(t), t.column(REVISION).fill_null(-1).to_numpy()]) for t in (a, b))
+    mine, theirs = (np.stack([column_us(t, EVENT_TIMESTAMP), t.column(REVISION).fill_null(-1).to_numpy()]) for t in (a, b))
     newer = (mine[0] > theirs[0]) | ((mine[0] == theirs[0]) & (mine[1] > theirs[1]))
     older = (mine[0] < theirs[0]) | ((mine[0] == theirs[0]) & (mine[1] < theirs[1]))
     wrong = np.zeros(len(both), np.bool_)
@@ -151,7 +148,8 @@ def _beyond(names: pa.Table, rows: pa.Table, group: FeatureGroup, position: Posi
     place = locate(names, rows, group.entity.keys)
     out = np.zeros(names.num_rows, np.bool_)
     there = place >= 0
-    out[there] = _us(rows)[place[there]] - group.delay_us > position.output_watermark[position.shard(names, group)][there]
+    boundary = column_us(rows, EVENT_TIMESTAMP)[place[there]] - group.delay_us
+    out[there] = boundary > position.output_watermark[position.shard(names, group)][there]
     return out
 
 
@@ -160,7 +158,7 @@ def _newer(names: pa.Table, ours: pa.Table, vouched: pa.Table, keys: tuple[str, 
     a, b = locate(names, ours, keys), locate(names, vouched, keys)
     both = (a >= 0) & (b >= 0)
     out = (a >= 0) & (b < 0)
-    for column in (_us, lambda t: t.column(REVISION).to_numpy()):
+    for column in (lambda t: column_us(t, EVENT_TIMESTAMP), lambda t: t.column(REVISION).to_numpy()):
         out[both] |= column(ours)[a[both]] != column(vouched)[b[both]]
     return out
 

@@ -22,6 +22,7 @@ import pyarrow as pa
 from pipelines.lake.row_compare import common_codes, locate, same, table_of
 from pipelines.verify.causes import CAUSES, EQUAL, OTHER_FINGERPRINT, UNEXPLAINED
 from pipelines.verify.proof import GroupProof
+from transforms.columns import column_us
 from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION, FeatureGroup
 
 __all__ = ["SERVED", "ServedProof", "check_served", "due_rows"]
@@ -72,7 +73,7 @@ def check_served(
     features = [f for f in features if f in truth.schema.names]
     status = np.array(log.column(status_column).to_pylist(), dtype=object)
     found = status != "NOT_FOUND"
-    as_of, at = _us(log, "tandem_as_of"), _us(log, "tandem_at")
+    as_of, at = column_us(log, "tandem_as_of"), column_us(log, "tandem_at")
     stamp, revision = _filled(asked, EVENT_TIMESTAMP), _filled(asked, REVISION)
 
     cause = np.full(log.num_rows, UNEXPLAINED, np.int64)
@@ -142,11 +143,6 @@ def _truth(proof: GroupProof, history: pa.Table | None) -> tuple[pa.Table, Int]:
     return pa.table(columns), np.concatenate([np.full(history.num_rows, EQUAL, np.int64), cause])
 
 
-def _us(table: pa.Table, name: str) -> Int:
-    out: Int = table.column(name).cast(pa.int64()).to_numpy()
-    return out
-
-
 def _filled(table: pa.Table, name: str) -> Int:
     out: Int = table.column(name).cast(pa.int64()).fill_null(-1).to_numpy()
     return out
@@ -195,7 +191,7 @@ def _stale(asked: pa.Table, stamp: Int, revision: Int, delivered: pa.Table, read
     if not delivered.num_rows:
         return np.zeros(asked.num_rows, np.bool_)
     delivered, n = table_of(delivered), asked.num_rows
-    pairs = [np.concatenate(p) for p in ((stamp, _us(delivered, EVENT_TIMESTAMP)), (revision, _us(delivered, REVISION)))]
+    pairs = [np.concatenate(p) for p in ((stamp, column_us(delivered, EVENT_TIMESTAMP)), (revision, column_us(delivered, REVISION)))]
     rank = np.unique(np.stack(pairs, axis=1), axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
     instants, moment = np.unique(np.concatenate([by, readable]), return_inverse=True)
     mine, theirs = common_codes([asked, delivered], keys)
@@ -212,7 +208,7 @@ def _stale(asked: pa.Table, stamp: Int, revision: Int, delivered: pa.Table, read
 def due_rows(asked: pa.Table, truth: pa.Table, as_of: Int, keys: tuple[str, ...]) -> Int:
     """The event timestamp of each key's newest batch row that is not after ``as_of``; -1 for none."""
     mine, theirs = common_codes([asked, truth], keys)
-    stamps = _us(truth, EVENT_TIMESTAMP)
+    stamps = column_us(truth, EVENT_TIMESTAMP)
     order = np.lexsort((stamps, theirs))
     instants, rank = np.unique(np.concatenate([stamps, as_of]), return_inverse=True)
     room = len(instants) + 1

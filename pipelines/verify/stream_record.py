@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.verify.causes import Position
-from transforms.definitions import CREATED, FeatureGroup, micros
+from transforms.definitions import CREATED, FeatureGroup
 from transforms.errors import DataError
+from transforms.instants import micros_of
 from transforms.lateness import NEVER
 
 __all__ = ["FAR", "StreamRecord", "load_record", "position_of"]
@@ -123,13 +124,10 @@ def load_record(folder: Path, name: str, groups: Mapping[str, FeatureGroup]) -> 
     run = next(iter(checkpoints.values())).get("run")
     begin = NEVER if run is None else batch_run_end(Path(run))
     positions = {n: position_of(checkpoints, g) for n, g in groups.items()}
-    saved = np.array([micros(datetime.fromisoformat(records[n]["saved"]) - _EPOCH) for n in sorted(records)], np.int64)
+    saved = np.array([micros_of(datetime.fromisoformat(records[n]["saved"])) for n in sorted(records)], np.int64)
     vouched = {n: _before(rows[n], g, positions[n], saved) for n, g in groups.items()}
     ahead = sum(rows[n].num_rows - vouched[n].num_rows for n in groups)
     return StreamRecord(name, positions, vouched, late, begin, None if run is None else Path(run).name, ahead, saved)
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _before(rows: pa.Table, group: FeatureGroup, position: Position, saved: Int) -> pa.Table:

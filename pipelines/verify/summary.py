@@ -11,13 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipelines.lake.run_records import BatchRecord
 from pipelines.lake.runs import Run
 from pipelines.verify.causes import CAUSES, EQUAL, IN_FLIGHT, UNEXPLAINED
-from pipelines.verify.log import EventLog, moment_of
+from pipelines.verify.log import EventLog
 from pipelines.verify.online import OnlineProof
 from pipelines.verify.proof import GroupProof, Proof, SourceProof
 from pipelines.verify.served import ServedProof
 from transforms.definitions import micros
+from transforms.instants import instant
 from transforms.lateness import NEVER
 
 __all__ = ["summarize"]
@@ -88,9 +90,9 @@ def summarize(
         "batch": {
             "run": batch_run.id,
             "against": against is not None,
-            "range": batch_run.manifest.get("range"),
-            "events": batch_run.manifest.get("events", {}),
-            "fingerprints": batch_run.manifest.get("fingerprints", {}),
+            "range": batch_run.head.range,
+            "events": batch_run.as_(BatchRecord).events,
+            "fingerprints": batch_run.record.fingerprints,
         },
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
@@ -112,7 +114,7 @@ def _headline(values: Mapping[str, Any], unexplained: int) -> str:
 
 
 def _text(us: int) -> str:
-    return moment_of(us).isoformat()
+    return instant(us).isoformat()
 
 
 def _added(parts: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.lake import provenance, runs
+from pipelines.lake import layout, provenance, runs
 from pipelines.project.repository import Repo
 from pipelines.verify.log import (
     EventLog,
@@ -24,7 +24,6 @@ from pipelines.verify.log import (
     compose,
     found_graphs,
     from_files,
-    moment_of,
     offline_rows,
     run_over,
 )
@@ -34,6 +33,7 @@ from pipelines.verify.served import TIMEOUT_US, ServedProof, check_served
 from pipelines.verify.stream_record import StreamRecord, load_record
 from pipelines.verify.summary import summarize
 from transforms.errors import DataError
+from transforms.instants import instant
 from transforms.lateness import NEVER
 
 __all__ = ["VerifyOptions", "run_verify"]
@@ -62,7 +62,7 @@ def run_verify(repo: Repo, options: VerifyOptions, say: Say = lambda line: None)
     from pipelines.streaming.driver import stream_folder
 
     started = datetime.now(UTC)
-    folder = options.folder or repo.data / "verify" / f"{options.name}-{started:%Y%m%dT%H%M%S}"
+    folder = options.folder or layout.verify(repo.data) / f"{options.name}-{started:%Y%m%dT%H%M%S}"
     scratch = folder / "scratch"
     stream = stream_folder(repo.data, options.name)
     record = load_record(stream, options.name, repo.groups)
@@ -72,7 +72,7 @@ def run_verify(repo: Repo, options: VerifyOptions, say: Say = lambda line: None)
         log, run, source = _expected(repo, options, record, scratch, say)
         groups = repo.groups
         batch = batch_rows(source.data, groups, run, log.start, log.end)
-        prints = dict(run.manifest["fingerprints"])
+        prints = dict(run.record.fingerprints)
         proof = prove(record, groups, batch, log.events, prints, lambda n: found_graphs(repo.data, groups[n]), log.start, say)
         online = _online(repo, stream, record, proof, say) if options.online else {}
         served = _served(repo, stream, record, proof, say) if options.served else {}
@@ -95,13 +95,13 @@ def run_verify(repo: Repo, options: VerifyOptions, say: Say = lambda line: None)
         notices=_notices(repo, record),
         scratch=scratch if options.keep else None,
         command=shlex.join(words),
-        code=provenance.code_version(repo.path),
+        code=provenance.code_version(repo.path, repo.settings.definitions),
         versions=provenance.library_versions(),
     )
 
 
 def _when(us: int) -> str:
-    return "its beginning" if us == NEVER else f"{moment_of(us):%Y-%m-%d %H:%M}"
+    return "its beginning" if us == NEVER else f"{instant(us):%Y-%m-%d %H:%M}"
 
 
 def _expected(repo: Repo, options: VerifyOptions, record: StreamRecord, scratch: Path, say: Say) -> tuple[EventLog, runs.Run, Repo]:
@@ -109,7 +109,7 @@ def _expected(repo: Repo, options: VerifyOptions, record: StreamRecord, scratch:
     if options.against is not None:
         run = runs.find(repo.data, options.against)
         check_run(run, repo.groups)
-        start, end = (_us_of(t) for t in run.manifest["range"])
+        start, end = (_us_of(t) for t in run.head.range)
         start, end = max(start, record.begin), min(end, record.output_watermark)
         if start >= end:
             raise DataError(
@@ -173,10 +173,10 @@ def _served(repo: Repo, folder: Path, record: StreamRecord, proof: Proof, say: S
     from pipelines.streaming.state.row_log import read_rows
     from serving.request_log import read_requests
 
-    where = repo.settings.serve.get("request_log", repo.data / "requests")
-    if not where or not (repo.path / where).is_dir():
+    where = repo.settings.request_log(repo.path)
+    if where is None or not where.is_dir():
         return {}
-    requests = read_requests(repo.path / where)
+    requests = read_requests(where)
     timeout = round(float(repo.settings.serve.get("timeout_seconds", TIMEOUT_US / 1e6)) * 1e6)
     delivered = {n: read_rows(folder, g) for n, g in repo.groups.items()}
     readable, out = record.readable(delivered, repo.groups), {}
@@ -204,5 +204,5 @@ def _notices(repo: Repo, record: StreamRecord) -> list[str]:
 
 def _stream_run(repo: Repo, name: str) -> Mapping[str, Any] | None:
     """The manifest of the stream's latest run."""
-    found = [r.manifest for r in runs.list_runs(repo.data) if r.manifest.get("kind") == "stream" and r.manifest.get("name") == name]
+    found = [r.manifest for r in runs.list_runs(repo.data) if r.kind == "stream" and r.head.name == name]
     return found[-1] if found else None

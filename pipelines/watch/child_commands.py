@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from pipelines.lake import layout
 from pipelines.lake.processes import reason, rotate, start_child, stop_child, tandem_command
 from pipelines.project.recording import Stopped
 
@@ -31,7 +32,7 @@ class Children:
 
     def __init__(self, repo: Path, data: Path, stop: threading.Event, program: Sequence[str] | None = None) -> None:
         self.repo, self.data, self.stop, self.program = repo, data, stop, program or tandem_command()
-        self.log = data / "watch" / "commands.log"
+        self.log = layout.watch(data) / "commands.log"
 
     def run(self, words: Sequence[str]) -> tuple[int, str]:
         """See :class:`Commands`."""

@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 
 from pipelines.alerting.alert import LASTING
 from pipelines.alerting.alert_store import AlertStore
+from pipelines.lake import layout
 from pipelines.lake.runs import Run, list_runs
 from pipelines.registry.alias_file import current, model_folder, models_of
 from pipelines.watch.observations import KIND, latest_report, version_facts
@@ -67,7 +68,7 @@ class JobMetrics(Collector):
 
     def __init__(self, data: Path, watched: Callable[[], Mapping[str, Mapping[str, Any]]] = dict) -> None:
         self.data, self.watched = data, watched
-        self.alerts = AlertStore(data / "alerts")
+        self.alerts = AlertStore(layout.alerts(data))
 
     def collect(self) -> Iterator[Any]:
         """One family per metric."""
@@ -79,9 +80,9 @@ class JobMetrics(Collector):
 
     def _runs(self, runs: Sequence[Run]) -> Iterator[Any]:
         ended, complete = _latest(runs, "complete", "failed", "killed"), _latest(runs, "complete")
-        when = {(k,): _seconds(r.manifest.get("finished")) for k, r in complete.items()}
+        when = {(k,): _seconds(r.head.finished) for k, r in complete.items()}
         yield _gauge("run_last_success_timestamp_seconds", "When the latest complete run of a kind ended.", ["kind"], when)
-        took = {(k,): _number(r.manifest.get("seconds")) for k, r in complete.items()}
+        took = {(k,): _number(r.head.seconds) for k, r in complete.items()}
         yield _gauge("run_last_success_duration_seconds", "How long the latest complete run of a kind took.", ["kind"], took)
         up = {r.kind for r in runs if r.kind in LASTING and r.status == "running"}
         bad = {(k,): float(r.status != "complete" and k not in up) for k, r in ended.items()}
@@ -116,7 +117,7 @@ class JobMetrics(Collector):
                 spec = version_facts(self.data, model, version)
                 versions[model, alias], made[model, alias] = float(version), _seconds(spec.get("created"))
                 run = by_id.get(str(spec.get("run")))
-                for name, value in (run.manifest.get("metrics", {}) if run else {}).items():
+                for name, value in (run.record.metrics if run else {}).items():
                     split, _, metric = str(name).partition("/")
                     if metric and "/" not in metric:  # scores per slice stay in the report and the trackers
                         scores[model, alias, split, metric] = _number(value)
@@ -160,7 +161,7 @@ class JobMetrics(Collector):
     def _proofs(self) -> list[tuple[Path, dict[str, Any]]]:
         """The reports of ``tandem verify``, oldest first."""
         out = []
-        for path in (self.data / "verify").glob("*/report.json"):
+        for path in layout.verify(self.data).glob("*/report.json"):
             with suppress(OSError, ValueError):
                 proof = json.loads(path.read_text())
                 if isinstance(proof, dict):
@@ -178,8 +179,8 @@ class JobMetrics(Collector):
         outcomes: dict[tuple[str, ...], float] = {}
         for run in runs:
             if run.kind == KIND and run.status in ("complete", "failed", "killed"):
-                what = str(run.manifest.get("outcome") or run.status).replace(" ", "_")
-                key = (str(run.manifest.get("model", "")), what)
+                what = str(run.head.outcome or run.status).replace(" ", "_")
+                key = (run.head.model or "", what)
                 outcomes[key] = outcomes.get(key, 0) + 1
         yield _gauge("watch_retrainings", "Retrainings in the data folder, by how they ended.", ["model", "outcome"], dict(outcomes))
         under_way = sum(r.kind == KIND and r.status == "running" for r in runs)

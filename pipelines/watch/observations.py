@@ -11,11 +11,15 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+from pipelines.lake import layout
+from pipelines.lake.graphs import applied_graphs
+from pipelines.lake.run_records import RetrainRecord
 from pipelines.lake.runs import Run
 from pipelines.project.config import WatchSettings
 from pipelines.registry.alias_file import current, model_folder
 from pipelines.watch.decide import Attempt, Champion, Findings, Policy, State
 from transforms.definitions import EventSource
+from transforms.instants import EPOCH
 
 __all__ = ["KIND", "Range", "champion_of", "event_days", "findings", "gather", "key_of", "latest_report", "range_of"]
 
@@ -69,16 +73,15 @@ def _time(value: Any) -> datetime | None:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
-def range_of(manifest: Mapping[str, Any]) -> tuple[datetime, datetime] | None:
+def range_of(run: Run) -> tuple[datetime, datetime] | None:
     """The range of a batch or training run."""
-    span = manifest.get("range") or ()
-    moments = [_time(t) for t in span]
+    moments = [_time(t) for t in run.head.range]
     return (moments[0], moments[1]) if len(moments) == 2 and moments[0] and moments[1] else None
 
 
 def trained(runs: Sequence[Run], model: str) -> list[Run]:
     """The complete trainings of a model, oldest first."""
-    return [r for r in runs if r.kind == "train" and r.status == "complete" and r.manifest.get("model") in (model, None)]
+    return [r for r in runs if r.kind == "train" and r.status == "complete" and r.head.model in (model, None)]
 
 
 def version_facts(data: Path, model: str, version: int) -> dict[str, Any]:
@@ -97,15 +100,15 @@ def champion_of(data: Path, model: str, runs: Sequence[Run]) -> Champion | None:
         return None
     spec = version_facts(data, model, version)
     run = next((r for r in runs if r.id == spec.get("run")), None)
-    span = range_of(run.manifest) if run is not None else None
-    made = _time(spec.get("created")) or datetime.fromtimestamp(0, UTC)
+    span = range_of(run) if run is not None else None
+    made = _time(spec.get("created")) or EPOCH
     return Champion(version, made, span[1] if span else None)
 
 
 def latest_report(data: Path, model: str) -> tuple[Path, dict[str, Any]] | None:
     """The newest report of the monitor about ``model``: its file, and what it says. Torn or foreign files are passed over."""
     files = []
-    for path in (data / "monitor").glob("*/report.json"):
+    for path in layout.monitor(data).glob("*/report.json"):
         with suppress(OSError):
             files.append((path.stat().st_mtime_ns, path))
     for _, path in sorted(files, reverse=True):
@@ -140,31 +143,27 @@ def digest(key: Mapping[str, Any]) -> str:
 
 def applied(data: Path, groups: Iterable[str]) -> dict[str, str]:
     """The applied graph of each group that has one."""
-    out = {}
-    for name in groups:
-        with suppress(OSError):
-            out[name] = (data / "graphs" / name / "CURRENT").read_text().strip()
-    return out
+    found = applied_graphs(data)
+    return {name: found[name] for name in groups if name in found}
 
 
 def attempts(runs: Sequence[Run], model: str) -> tuple[Attempt, ...]:
     """The retrainings of a model, from their runs."""
     out = []
     for run in runs:
-        m = run.manifest
-        if run.kind != KIND or m.get("model") != model:
+        if run.kind != KIND or run.head.model != model:
             continue
-        begun = _time(m.get("begun") or m.get("created")) or datetime.fromtimestamp(0, UTC)
-        ended = _time(m.get("finished") or m.get("noticed"))
-        tries = int(m.get("tries", 0))
+        head, tries = run.head, run.as_(RetrainRecord).tries
+        begun = _time(run.as_(RetrainRecord).begun or head.created) or EPOCH
+        ended = _time(head.finished or head.noticed)
         if run.status == "complete":
-            out.append(Attempt(str(m.get("key")), "done", begun, ended, max(tries - 1, 0)))
+            out.append(Attempt(head.key, "done", begun, ended, max(tries - 1, 0)))
         elif run.status in ("running", "publishing"):
-            out.append(Attempt(str(m.get("key")), "running", begun, None, max(tries - 1, 0)))
+            out.append(Attempt(head.key, "running", begun, None, max(tries - 1, 0)))
         else:  # who was asked to stop did not fail
             how: Literal["stopped", "killed", "failed"] = "failed"
-            how = "stopped" if m.get("asked_to_stop") else "killed" if run.status == "killed" else "failed"
-            out.append(Attempt(str(m.get("key")), how, begun, ended, tries))
+            how = "stopped" if head.asked_to_stop else "killed" if run.status == "killed" else "failed"
+            out.append(Attempt(head.key, how, begun, ended, tries))
     return tuple(out)
 
 
@@ -195,7 +194,7 @@ def gather(
     """The state of ``model`` now. ``runs`` are all runs, oldest first. Raises ModelError for damaged aliases."""
     days = event_days(data, sources, now)
     report = latest_report(data, model)
-    ends = [span[1] for r in trained(runs, model) if (span := range_of(r.manifest))]
+    ends = [span[1] for r in trained(runs, model) if (span := range_of(r))]
     return State(
         policy=Policy.of(settings),
         champion=champion_of(data, model, runs),
@@ -223,14 +222,12 @@ def plan(
     first, end = days
     champion = champion_of(data, model, runs)
     spec = version_facts(data, model, champion.version) if champion else {}
-    before = next((range_of(r.manifest) for r in runs if r.id == spec.get("run")), None)
+    before = next((range_of(r) for r in runs if r.id == spec.get("run")), None)
     warm = first + timedelta(days=warm_up_days)
     start = end - timedelta(days=train_days) if train_days is not None else before[0] if before else warm
     start = max(min(max(start, first), end - _DAY), first)
     made = [
-        span
-        for r in runs
-        if r.kind == "batch" and r.status == "complete" and (span := range_of(r.manifest)) and r.manifest.get("fingerprints") == graphs
+        span for r in runs if r.kind == "batch" and r.status == "complete" and (span := range_of(r)) and r.record.fingerprints == graphs
     ]
     covered = start
     for since, until in sorted(made):  # several runs in a row cover what each goes on with

@@ -14,7 +14,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pipelines.lake.locks import only_one
+from pipelines.lake import layout
+from pipelines.lake.locks import try_lock
+from pipelines.lake.run_records import RetrainRecord
 from pipelines.lake.runs import Run, list_runs
 from pipelines.project.recording import Stopped, recorded
 from pipelines.registry.alias_file import current, model_folder, versions_on_disk
@@ -44,7 +46,7 @@ class Outcome:
 @contextmanager
 def alone(data: Path) -> Iterator[bool]:
     """Whether nobody else retrains on this data folder; if so, we do until the end of the body (or of the process)."""
-    with only_one(data / "watch" / "retrain.lock") as mine:
+    with try_lock(layout.watch(data) / "retrain.lock") as mine:
         yield mine
 
 
@@ -66,11 +68,11 @@ def retrain(
     said = [asdict(t) for t in triggers]
     fields: dict[str, Any] = {"model": model, "triggers": said, "range": [span.train_start.isoformat(), span.end.isoformat()]}
     with recorded(place, KIND, key=dict(key), anew=False, now=clock(), **fields) as run:
-        run.save(tries=int(run.manifest.get("tries", 0)) + 1, begun=clock().isoformat(), asked_to_stop=False)
+        run.save(tries=int(run.as_(RetrainRecord).tries) + 1, begun=clock().isoformat(), asked_to_stop=False)
         try:
             outcome = _steps(place.data, run, model, span, commands, say)
         except Stopped:
-            run.save(tries=int(run.manifest["tries"]) - 1, asked_to_stop=True)
+            run.save(tries=int(run.as_(RetrainRecord).tries) - 1, asked_to_stop=True)
             raise
         run.save(outcome=outcome.what, version=outcome.version, detail=outcome.detail)
         return outcome
@@ -103,20 +105,20 @@ def _steps(data: Path, run: Run, model: str, span: Range, commands: Commands, sa
     if current(model_folder(data, model)).champion == version:
         say(f"{run.id}: version {version} of {model} is the champion now")
         return Outcome(run.id, "promoted", version)
-    judged = [r for r in list_runs(data) if r.kind == "promote" and r.manifest.get("parent") == run.id]
-    why = "; ".join(judged[-1].manifest.get("missed", [])) or why if judged else why
+    judged = [r for r in list_runs(data) if r.kind == "promote" and r.head.parent == run.id]
+    why = "; ".join(judged[-1].record.missed) or why if judged else why
     say(f"{run.id}: version {version} of {model} is not promoted, the champion stays: {why}")
     return Outcome(run.id, "refused", version, why)
 
 
 def _trained(data: Path, run: Run) -> Run | None:
     """The training that an earlier try of ``run``, or this one, brought to its end."""
-    return next((r for r in list_runs(data) if r.kind == "train" and r.status == "complete" and r.manifest.get("parent") == run.id), None)
+    return next((r for r in list_runs(data) if r.kind == "train" and r.status == "complete" and r.head.parent == run.id), None)
 
 
 def _reasons(trained: Run | None) -> str:
     """Why a training pushed nothing."""
-    return "; ".join(map(str, trained.manifest.get("reasons", []))) if trained is not None else ""
+    return "; ".join(map(str, trained.record.reasons)) if trained is not None else ""
 
 
 def _version_of(data: Path, model: str, trained: Run) -> int | None:

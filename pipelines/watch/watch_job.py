@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.alerting import Alert, AlertReceiver, AlertStore, deliver, from_report, from_runs, open_receiver
-from pipelines.lake.locks import only_one
-from pipelines.lake.runs import Run, list_runs, write_json
+from pipelines.lake import layout
+from pipelines.lake.files import write_json
+from pipelines.lake.locks import try_lock
+from pipelines.lake.run_records import RetrainRecord
+from pipelines.lake.runs import Run, list_runs
 from pipelines.project.config import Settings
 from pipelines.project.recording import Stopped
 from pipelines.watch.child_commands import Commands
@@ -65,7 +68,7 @@ class Watch:
     """What is told by ``/metrics``: model -> looked, triggers, held."""
 
     def __post_init__(self) -> None:
-        self.alerts = AlertStore(self.subject.data / "alerts", self.subject.path.name)
+        self.alerts = AlertStore(layout.alerts(self.subject.data), self.subject.path.name)
         if self.receiver is None:
             self.receiver = open_receiver(self.subject.settings.alerts)
         for model in self.subject.models:
@@ -91,7 +94,7 @@ class Watch:
         now, data, alerts = self.clock(), self.subject.data, self.subject.settings.alerts
         runs = list_runs(data)
         retrainings = {r.id for r in runs if r.kind == KIND}
-        own = [r.manifest for r in runs if r.kind not in _JUDGED_OTHERWISE and r.manifest.get("parent") not in retrainings]
+        own = [r.head for r in runs if r.kind not in _JUDGED_OTHERWISE and r.head.parent not in retrainings]
         found = {"jobs": from_runs(own, now)}
         for model in self.subject.models:
             report, noted = latest_report(data, model), _noted(data, model)
@@ -138,7 +141,7 @@ class Watch:
     def _look(self, model: str) -> bool:
         """Labels, then the monitor; False where another watch is at it."""
         data, now = self.subject.data, self.clock()
-        with only_one(data / "watch" / f"look-{model}.lock") as free:
+        with try_lock(layout.watch(data) / f"look-{model}.lock") as free:
             if not free:
                 return False
             state = self._state(model)
@@ -222,7 +225,7 @@ class Watch:
 
 
 def _note_file(data: Path, model: str) -> Path:
-    return data / "watch" / f"{model}.json"
+    return layout.watch(data) / f"{model}.json"
 
 
 def _noted(data: Path, model: str) -> dict[str, Any]:
@@ -238,7 +241,7 @@ def status(subject: Subject, now: datetime) -> dict[str, Any]:
     """How things stand: watches that run, what is decided for each model, retrainings, alerts."""
     data = subject.data
     runs = list_runs(data)
-    alerts = AlertStore(data / "alerts")
+    alerts = AlertStore(layout.alerts(data))
     models: dict[str, dict[str, Any]] = {}
     for model in subject.models:
         noted = _noted(data, model)
@@ -271,14 +274,13 @@ def status(subject: Subject, now: datetime) -> dict[str, Any]:
 
 
 def _running(run: Run) -> dict[str, Any]:
-    return {"pid": run.manifest.get("pid"), "since": run.manifest.get("created"), "metrics": run.manifest.get("links", {}).get("metrics")}
+    return {"pid": run.head.pid, "since": run.created, "metrics": run.record.links.get("metrics")}
 
 
 def _told(run: Run) -> dict[str, Any]:
-    m: Mapping[str, Any] = run.manifest
-    kept = {k: m.get(k) for k in ("model", "begun", "finished", "outcome", "version", "tries", "error", "detail")}
-    names: Sequence[Mapping[str, Any]] = m.get("triggers", [])
-    return {"run": run.id, "status": run.status, "triggers": [t.get("name") for t in names], **{k: v for k, v in kept.items() if v}}
+    said = run.as_(RetrainRecord)
+    kept = {k: getattr(said, k) for k in ("model", "begun", "finished", "outcome", "version", "tries", "error", "detail")}
+    return {"run": run.id, "status": run.status, "triggers": [t.get("name") for t in said.triggers], **{k: v for k, v in kept.items() if v}}
 
 
 def utc_now() -> datetime:

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 import numpy as np
@@ -33,6 +32,7 @@ from feast.repo_config import FeastConfigBaseModel
 from serving.online_store.encoding import as_array, encode_column, encode_keys
 from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION
 from transforms.errors import DataError, FingerprintError, StoreError
+from transforms.instants import instant, micros_of, now_us
 
 __all__ = [
     "NOT_FOUND",
@@ -56,17 +56,11 @@ log = logging.getLogger("tandem.online_store")
 
 PRESENT, NULL, NOT_FOUND, OUTSIDE_MAX_AGE = "PRESENT", "NULL", "NOT_FOUND", "OUTSIDE_MAX_AGE"
 NULL_VALUE = ValueProto()
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _US = timedelta(microseconds=1)
 _EXACT_US = 2**53 - 1
 """The last microsecond that Redis' Lua numbers hold exactly: in the year 2255."""
 _NAT = -(2**63)
 """What Feast's materialize makes of a timestamp that is null."""
-
-
-def micros_of(at: datetime) -> int:
-    """Microseconds of UTC since 1970; a naive ``at`` is UTC."""
-    return (at.replace(tzinfo=UTC) - _EPOCH) // _US if at.tzinfo is None else (at - _EPOCH) // _US
 
 
 @dataclass(frozen=True)
@@ -348,7 +342,7 @@ class OrderedOnlineStore(OnlineStore):
             if row is None:
                 out.append((None, None))
             else:
-                out.append((_EPOCH + row[0] * _US, {n: ValueProto.FromString(v) for n, v in zip(names, row[1]) if v is not None}))
+                out.append((instant(row[0]), {n: ValueProto.FromString(v) for n, v in zip(names, row[1]) if v is not None}))
         return out
 
     def online_read(
@@ -379,7 +373,7 @@ class OrderedOnlineStore(OnlineStore):
         if self.clock is not None:
             return self.clock()
         as_of: datetime | None = config.online_store.as_of
-        return micros_of(as_of) if as_of is not None else time.time_ns() // 1000
+        return micros_of(as_of) if as_of is not None else now_us()
 
 
 def refused_fingerprint(view: str, found: str, applied: str) -> FingerprintError:
@@ -409,7 +403,7 @@ def _greatest(rows: Rows) -> npt.NDArray[np.int64]:
 
 def _text(us: int) -> str:
     try:
-        return (_EPOCH + us * _US).isoformat()
+        return instant(us).isoformat()
     except OverflowError:
         return f"{us} us"
 

@@ -100,8 +100,8 @@ def make_world(folder: Path, logs: Path, *, light: bool = True) -> World:
             shutil.copy(path, world.repo_path / path.name)
     if light:
         definitions = world.repo_path / "features.py"
-        text, _, _ = definitions.read_text().partition("\nGROUPS = ")  # what follows is for Feast
-        text = re.sub(r"^from (feast|serving\.feast_objects) import .*\n", "", text, flags=re.MULTILINE)
+        text, _, _ = definitions.read_text().partition("\nviews = ")  # what follows is for Feast
+        text = re.sub(r"^from (feast|tandem\.pipelines\.feature_store\.views) import .*\n", "", text, flags=re.MULTILINE)
         definitions.write_text(re.sub(r'\s*preprocessing_fn="[^"]*",', "", text))
     shutil.copytree(logs / "events", world.data / "events")
     return world

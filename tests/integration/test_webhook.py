@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ import pytest
 from pipelines.alerting import Alert, AlertStore, Webhook, deliver, from_report, from_runs
 from pipelines.alerting.delivery import backoff
 from pipelines.alerting.webhook import slack
+from pipelines.lake.run_records import RunHead
 from pipelines.project.config import AlertSettings
 from tests.webhook_server import WebhookServer
 from transforms.errors import ConfigError
@@ -332,8 +334,8 @@ def test_a_report_becomes_an_alert_per_kind_of_check() -> None:
     assert one.title == "m: drift of 60 features failed" and one.text.endswith("and 52 more") and one.text.startswith("f59 59")
 
 
-def run(kind: str, status: str, day: int, error: str = "") -> dict[str, Any]:
-    return {"id": f"{kind}-{day}", "kind": kind, "status": status, "finished": f"2026-03-{day:02d}T00:00:00+00:00", "error": error}
+def run(kind: str, status: str, day: int, error: str = "") -> RunHead:
+    return RunHead(id=f"{kind}-{day}", kind=kind, status=status, finished=f"2026-03-{day:02d}T00:00:00+00:00", error=error)
 
 
 def test_the_latest_run_of_a_kind_decides_whether_the_job_is_well() -> None:
@@ -353,5 +355,5 @@ def test_the_latest_run_of_a_kind_decides_whether_the_job_is_well() -> None:
     assert not from_runs([run("stream", "killed", 7), run("stream", "running", 8)], now)
     assert not from_runs([run("batch", "failed", 1)], now)  # long given up
     assert not from_runs([run("batch", "killed", 8, "interrupted (Ctrl-C)")], now)
-    assert not from_runs([{**run("retrain", "killed", 8), "asked_to_stop": True}], now)
+    assert not from_runs([dataclasses.replace(run("retrain", "killed", 8), asked_to_stop=True)], now)
     assert from_runs([run("retrain", "killed", 8)], now)

@@ -151,7 +151,7 @@ def _killed(folder: Path, at: str) -> None:
     elif at == "inside the file":
         os.fsync = die  # type: ignore[assignment]
     else:
-        Path.rename = die  # type: ignore[assignment,method-assign]
+        Path.replace = die  # type: ignore[assignment,method-assign]
     move(folder, 2)
 
 

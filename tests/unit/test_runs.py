@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from pipelines.lake import provenance, runs
+from pipelines.lake.files import write_json
 from pipelines.project import recording
 from transforms.errors import DataError
 
@@ -108,11 +109,11 @@ def test_runs_are_listed_oldest_first_and_damaged_manifests_left_out(tmp_path):
 
 def test_a_manifest_is_replaced_whole(tmp_path):
     path = tmp_path / "deep" / "x.json"
-    runs.write_json(path, {"a": 1})
+    write_json(path, {"a": 1})
     loop: dict = {}
     loop["loop"] = loop
     with pytest.raises(ValueError, match="Circular"):
-        runs.write_json(path, loop)
+        write_json(path, loop)
     assert json.loads(path.read_text()) == {"a": 1}
     assert [p.name for p in path.parent.iterdir()] == ["x.json"]
 

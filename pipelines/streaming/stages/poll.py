@@ -26,6 +26,7 @@ from transforms.definitions import EventSource
 from transforms.errors import DataError, StoreError, TandemError
 from transforms.fold import OffsetRange
 from transforms.hashing import shard_of
+from transforms.instants import now_us
 from transforms.lateness import NEVER, split_late
 
 __all__ = ["Partitions", "Poll"]
@@ -33,11 +34,6 @@ __all__ = ["Partitions", "Poll"]
 POLL_MS = 20
 """How long one poll waits for the broker."""
 DISCOVER_SECONDS = 5.0
-
-
-def now_us() -> int:
-    """The wall clock in microseconds of UTC."""
-    return time.time_ns() // 1000
 
 
 class Partitions(beam.DoFn):

@@ -34,6 +34,7 @@ from pipelines.streaming.state.row_log import RowLog, logged, seal_leftovers
 from transforms.definitions import CREATED, FINGERPRINT, TIMESTAMP, FeatureGroup
 from transforms.errors import ConfigError, FingerprintError, GraphError, StoreError, TandemError
 from transforms.graph import TransformGraph
+from transforms.instants import now_us
 
 __all__ = ["SinkRows", "StopRequested", "StreamSink", "stamped"]
 
@@ -99,7 +100,7 @@ class StreamSink:
         graphs: dict[str, str],
         job_state: JobState,
         online: bool = True,
-        clock: Callable[[], int] = lambda: time.time_ns() // 1000,
+        clock: Callable[[], int] = now_us,
     ) -> None:
         self.groups, self.job_state, self.clock = groups, job_state, clock
         self.graphs = {n: TransformGraph.load(Path(data) / "graphs" / n / graphs[n], graphs[n]) for n in groups}
@@ -182,7 +183,7 @@ class StreamSink:
         store, shard = self.store, output.shard
         assert store is not None
         name, before = self._marker(shard), self._generations.get(shard)
-        generation = max(time.time_ns() // 1000, (before or 0) + 1)
+        generation = max(now_us(), (before or 0) + 1)
         if not self._patiently(counts, shard, "online store", lambda: store.mark_generation(name, generation, before)):
             self.job_state.say(
                 f"the online store lost rows that shard {shard} had written (restarted empty, or from an old copy?): writing those of the"

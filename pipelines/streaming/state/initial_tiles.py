@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.lake import layout
 from transforms.aggregates import merge, tile_schema
 from transforms.definitions import FeatureGroup
 from transforms.errors import DataError
@@ -24,7 +25,7 @@ __all__ = ["load_tiles", "batch_run_end"]
 
 def _manifest(run_folder: Path) -> dict[str, Any]:
     try:
-        manifest: dict[str, Any] = json.loads((run_folder / "manifest.json").read_text("utf-8"))
+        manifest: dict[str, Any] = json.loads((run_folder / layout.MANIFEST).read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"run {run_folder.name}: its manifest cannot be read ({error}); 'tandem runs' lists the runs") from None
     if manifest.get("status") != "complete" or "tiles" not in manifest:

@@ -11,7 +11,6 @@ a crash appends the same rows again: readers get all of them, and :func:`newest`
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import struct
@@ -28,6 +27,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.lake.files import fsync_folder, replaced
+from pipelines.lake.locks import take
 from transforms.definitions import CREATED, EVENT_TIMESTAMP, FINGERPRINT, REVISION, TIMESTAMP, EventSource, FeatureGroup
 from transforms.errors import DataError, StoreError
 from transforms.hashing import shard_of
@@ -88,7 +89,7 @@ class RowLog:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held while this process lives: who gets it seals what a dead one left
+            take(handle)  # held while this process lives: who gets it seals what a dead one left
             segment = _Segment(path, handle, schema, self.clock())
             self._write(segment, _frame(schema.serialize()))
         except (OSError, StoreError) as error:
@@ -118,7 +119,7 @@ class RowLog:
             if segment.dirty:
                 try:
                     os.fsync(segment.handle)
-                    _fsync(segment.path.parent)
+                    fsync_folder(segment.path.parent)
                 except OSError as error:
                     raise _failed(segment.path, error) from None
                 segment.dirty = False
@@ -180,21 +181,16 @@ def _read_open(path: Path) -> pa.Table | None:
 def _seal_file(path: Path) -> None:
     """Turn an open segment into a Parquet file on disk, then remove it. Raises StoreError; the segment then stays."""
     sealed = path.with_suffix(".parquet")
-    unfinished = path.with_name(f".{sealed.name}.{os.getpid()}")
     try:
         table = None if sealed.is_file() else _read_open(path)  # it is there: killed before the segment was removed
         if table is not None and table.num_rows:
-            pq.write_table(
-                table.combine_chunks(), unfinished, compression="zstd", version="2.6", coerce_timestamps="us", row_group_size=65_536
-            )
-            _fsync(unfinished)
-            unfinished.replace(sealed)
-            _fsync(path.parent)
+            with replaced(sealed, durable=True) as out:
+                pq.write_table(
+                    table.combine_chunks(), out, compression="zstd", version="2.6", coerce_timestamps="us", row_group_size=65_536
+                )
         path.unlink()
     except OSError as error:
         raise _failed(path, error) from None
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def seal_leftovers(folder: Path) -> int:
@@ -220,12 +216,7 @@ def _held(path: Path) -> Iterator[bool]:
         yield False
         return
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield path.exists()
+        yield take(handle) and path.exists()
     finally:
         os.close(handle)
 
@@ -238,14 +229,6 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         pass
     return True
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _failed(path: Path, error: OSError) -> StoreError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from pipelines.streaming.state.initial_tiles import batch_run_end
 from pipelines.streaming.state.job_state import JobState
 from transforms.definitions import FeatureGroup
 from transforms.errors import ConfigError, DataError
+from transforms.instants import to_minute
 from transforms.lateness import NEVER
 
 __all__ = ["StartPosition", "after_run", "choose_start", "from_checkpoints"]
@@ -85,7 +85,7 @@ def choose_start(repo: Repo, job_state: JobState, shards: int, from_run: str | N
 
 
 def _latest(repo: Repo) -> runs.Run:
-    complete = [r for r in runs.list_runs(repo.data) if r.manifest.get("kind") == "batch" and r.status == "complete"]
+    complete = [r for r in runs.list_runs(repo.data) if r.kind == "batch" and r.status == "complete"]
     if not complete:
         raise ConfigError("--from-run latest: there is no complete batch run; run 'tandem batch' first, or leave it out")
     return complete[-1]
@@ -93,18 +93,14 @@ def _latest(repo: Repo) -> runs.Run:
 
 def after_run(repo: Repo, run: runs.Run) -> StartPosition:
     """The start that goes on where a complete batch run ended. Raises DataError if it cannot be gone on from."""
-    if run.manifest.get("kind") != "batch" or run.status != "complete":
-        raise DataError(f"--from-run {run.id}: it is a {run.manifest.get('kind')} run and {run.status}; name a complete batch run")
+    if run.kind != "batch" or run.status != "complete":
+        raise DataError(f"--from-run {run.id}: it is a {run.kind} run and {run.status}; name a complete batch run")
     for name, group in repo.groups.items():
-        if json.loads(json.dumps(group.canonical())) != run.manifest.get("definitions", {}).get(name):
+        if json.loads(json.dumps(group.canonical())) != run.record.definitions.get(name):
             raise DataError(f"--from-run {run.id}: group {name!r} was redefined since; run 'tandem batch' again")
     end = batch_run_end(run.folder)
     upto = {n: end - end % g.hop_us for n, g in repo.groups.items()}
-    return StartPosition(output_watermark=upto, begin=end, run=str(run.folder), why=f"the end of batch run {run.id}, {_when(end)}")
-
-
-def _when(us: int) -> str:
-    return f"{datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us):%Y-%m-%d %H:%M}"
+    return StartPosition(output_watermark=upto, begin=end, run=str(run.folder), why=f"the end of batch run {run.id}, {to_minute(end)}")
 
 
 def _resumed(repo: Repo, job_state: JobState, checkpoints: Mapping[int, Mapping[str, Any]], shards: int) -> StartPosition:

@@ -1,0 +1,312 @@
+"""What runs say of themselves, typed: a record per kind of run, read from its manifest (JSON). Light: standard library only.
+
+Three versions of Tandem may share a data folder: fields that this one does not know stay in a manifest when it is written again, and
+fields that an older one did not write have their defaults. ``FORMAT`` rises when a field changes its meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, TypedDict
+
+__all__ = [
+    "FORMAT", "BatchRecord", "Code", "EvaluateRecord", "ExperimentsRecord", "EventsRecord", "InputFile", "OutputFile", "PipelineRecord",
+    "PromoteRecord", "RetrainRecord", "RunHead", "RunRecord", "ServeRecord", "StreamRecord", "TrainRecord", "WatchRecord", "head_fields",
+    "head_of",     "known_fields", "record_of",
+]  # fmt: skip
+
+FORMAT = 1
+"""The format of the manifests that this version writes. Those without a number are older; they are read as this one."""
+
+
+class InputFile(TypedDict):
+    """A file that a run read, by its path in the data folder."""
+
+    file: str
+    size: int
+    sha256: str
+
+
+class OutputFile(TypedDict):
+    """A file that a run made; ``path`` is relative to the data folder where it lies there."""
+
+    name: str
+    path: str
+    bytes: int
+    sha256: str
+
+
+class Code(TypedDict, total=False):
+    """The code that a run was made with, see ``provenance.code_version``."""
+
+    sha256: str
+    values: str
+    commit: str
+    dirty: bool
+    files: dict[str, str]
+    value_files: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunHead:
+    """What lists, filters and monitoring look at: of every run at once, so it is small and kept in the index of runs."""
+
+    id: str = ""
+    kind: str = ""
+    status: str = ""
+    created: str = ""
+    """When it began, ISO 8601 in UTC, as all moments here."""
+    format: int = 0
+    key: str = ""
+    """The SHA-256 of what the run was asked for: one of the same key is the same run, gone on with."""
+    parent: str | None = None
+    """The run that began this one."""
+    pid: int | None = None
+    process_start: str | None = None
+    host: str | None = None
+    stage: str | None = None
+    """How far a run was that was killed or failed."""
+    error: str | None = None
+    ended: str | None = None
+    """Why a lasting job (a stream, a server) ended, if in order."""
+    noticed: str | None = None
+    """When a run was found killed."""
+    finished: str | None = None
+    seconds: float | None = None
+    asked_to_stop: bool = False
+    range: list[str] = field(default_factory=list)
+    """First and last moment of event time that the run is about; empty where it is about none."""
+    name: str | None = None
+    """The stream's."""
+    model: str | None = None
+    version: int | None = None
+    of_run: str | None = None
+    """The run that was applied, or made again."""
+    outcome: str | None = None
+    """How a promotion, a rollback or a retraining ended."""
+    rows_made: int = 0
+    """The feature rows, or training rows, that it made."""
+    score: tuple[str, float] | None = None
+    """One of its metrics, by name: the AUC on the test split, if it has that."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord(RunHead):
+    """What every kind of run may say beside its head."""
+
+    KIND: ClassVar[str] = ""
+
+    command: list[str] = field(default_factory=list)
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    """Group -> fingerprint of the graph that its rows are of."""
+    inputs: dict[str, list[InputFile]] = field(default_factory=dict)
+    """Source (or ``offline/<view>``) -> the files that were read."""
+    outputs: list[OutputFile] = field(default_factory=list)
+    seeds: dict[str, int] = field(default_factory=dict)
+    params: dict[str, Any] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    links: dict[str, Any] = field(default_factory=dict)
+    """Where else the run is known: MLflow, W&B, ML Metadata."""
+    code: Code = field(default_factory=lambda: Code())
+    lock: str | None = None
+    """The SHA-256 of requirements.lock."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Library -> version."""
+    machine: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Those of tandem.yaml, environment and flags, without secrets."""
+    definitions: dict[str, Any] = field(default_factory=dict)
+    """Group (or ``model <name>``) -> its definition in canonical form."""
+    verdict: str | None = None
+    reasons: list[str] = field(default_factory=list)
+    """Why a model was not pushed."""
+    reason: str | None = None
+    missed: list[str] = field(default_factory=list)
+    """The thresholds that a version missed."""
+    forced: bool = False
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    more: dict[str, Any] = field(default_factory=dict)
+    """What the manifest says beside: of a newer version, or of a kind that has no record of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchRecord(RunRecord):
+    """A batch run: feature rows of a range."""
+
+    KIND = "batch"
+
+    events: dict[str, int] = field(default_factory=dict)
+    """Source -> events read."""
+    rejected: dict[str, int] = field(default_factory=dict)
+    """``<source>/<reason>`` -> events."""
+    rows: dict[str, int] = field(default_factory=dict)
+    """Group -> rows made."""
+    tiles: dict[str, Any] = field(default_factory=dict)
+    """What a stream starts from: ``end_us``, ``shards``, and rows by group."""
+    runner: str | None = None
+    pinned: bool = False
+    """Whether the graphs that were applied were used as they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventsRecord(RunRecord):
+    """Event logs written for a range."""
+
+    KIND = "events"
+
+    events: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRecord(RunRecord):
+    """A training: a training set, a model, and a version if it was pushed."""
+
+    KIND = "train"
+
+    training_set: str | None = None
+    query: dict[str, Any] = field(default_factory=dict)
+    """All that it takes to make the training set again."""
+    blessed: bool | None = None
+    seconds_of: dict[str, float] = field(default_factory=dict)
+    untold: list[str] | str | None = None
+    """Parts of the report that could not be made."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentsRecord(RunRecord):
+    """Several trainings, compared."""
+
+    KIND = "experiments"
+
+    comparison: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineRecord(RunRecord):
+    """All steps from events to an evaluated model, below one run."""
+
+    KIND = "pipeline"
+
+    train_start: str | None = None
+    steps: dict[str, str] = field(default_factory=dict)
+    """The steps that are done, and what they gave."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateRecord(RunRecord):
+    """Versions of a model on one held-out set."""
+
+    KIND = "evaluate"
+
+    tfma: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromoteRecord(RunRecord):
+    """A version judged for promotion; see ``promotion.promote.Decision``."""
+
+    KIND = "promote"
+
+    champion: int | None = None
+    challenger: int | None = None
+    notes: list[str] = field(default_factory=list)
+    checks: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamRecord(RunRecord):
+    """A stream from its start to its end."""
+
+    KIND = "stream"
+
+    runner: str | None = None
+    start: dict[str, Any] = field(default_factory=dict)
+    """``why``, ``run`` and ``offsets`` of where it began."""
+    savepoint: str | None = None
+    restarts: int = 0
+    summary: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceRecord(RunRecord):
+    """A run (``of_run``) that was made again."""
+
+    KIND = "reproduce"
+
+    result: dict[str, Any] = field(default_factory=dict)
+    """Artifacts with their verdicts, and the causes of differences."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeRecord(RunRecord):
+    """A server from its start to its end."""
+
+    KIND = "serve"
+
+    serving: dict[str, Any] = field(default_factory=dict)
+    """Its settings, without secrets."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchRecord(RunRecord):
+    """The watch: one look, or until it was stopped."""
+
+    KIND = "watch"
+
+    once: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainRecord(RunRecord):
+    """A retraining by the watch."""
+
+    KIND = "retrain"
+
+    tries: int = 0
+    begun: str | None = None
+    triggers: list[dict[str, Any]] = field(default_factory=list)
+    detail: str | None = None
+
+
+_PLAIN = ("apply", "materialize", "rollback", "replay", "dlq-replay", "verify", "monitor", "demo")
+"""Kinds that say what every run may, and no more."""
+_OF_KIND: dict[str, type[RunRecord]] = {**{cls.KIND: cls for cls in RunRecord.__subclasses__()}, **dict.fromkeys(_PLAIN, RunRecord)}
+HEAD = tuple(f.name for f in fields(RunHead))
+
+
+_ALL: tuple[type[RunRecord], ...] = (RunRecord, *RunRecord.__subclasses__())
+_NAMES = {cls: frozenset(f.name for f in fields(cls)) - {"more"} for cls in _ALL}
+
+
+def known_fields(kind: str) -> frozenset[str] | None:
+    """The names of what a run of this kind may say; None for a kind without a record of its own."""
+    return _NAMES[_OF_KIND[kind]] if kind in _OF_KIND else None
+
+
+def record_of(manifest: Mapping[str, Any]) -> RunRecord:
+    """The record of the kind that the manifest is of. What is null or missing has its default."""
+    cls = _OF_KIND.get(str(manifest.get("kind", "")), RunRecord)
+    names = _NAMES[cls]
+    said = {k: v for k, v in manifest.items() if k in names and v is not None}
+    return cls(**said, more={k: v for k, v in manifest.items() if k not in names})
+
+
+def head_fields(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a manifest is in its head, JSON-able."""
+    out = {k: v for k in HEAD if (v := manifest.get(k)) is not None}
+    with suppress(AttributeError, TypeError):  # what somebody wrote by hand keeps no list from being shown
+        made = sum(n for name, n in (manifest.get("counts") or {}).items() if name.startswith("rows/"))
+        if rows := made or sum((manifest.get("rows") or (manifest.get("summary") or {}).get("rows_of") or {}).values()):
+            out["rows_made"] = rows
+        metrics = manifest.get("metrics") or {}
+        if name := next((n for n in ("test/auc", *metrics) if isinstance(metrics.get(n), float)), None):
+            out["score"] = [name, metrics[name]]
+    return out
+
+
+def head_of(fields: Mapping[str, Any]) -> RunHead:
+    """The head of a manifest, or of what ``head_fields`` kept of one."""
+    return RunHead(**fields)

@@ -1,0 +1,108 @@
+"""Which code can change a feature value, and a hash of what it means: comments, docstrings and layout change none. Standard library only.
+
+A batch run is stale when this hash is another one. All other code (reports, charts, the command line, ...) is recorded and informs.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import re
+from functools import lru_cache
+from pathlib import Path
+
+__all__ = ["ENGINE_PARTS", "meaning", "repo_files", "value_files"]
+
+ENGINE_PARTS = ("transforms", "pipelines/batch", "pipelines/sources/event_files.py")
+"""Of the engine: what a feature is, the steps of the batch graph, and how events are read from files."""
+_REFERENCE = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*")
+"""``"module:name"``, as definitions name preprocessing functions."""
+_DYNAMIC = {"importlib", "__import__", "exec", "eval", "runpy"}
+
+
+def value_files(engine: Path, repo: Path, definitions: str = "features") -> dict[str, Path]:
+    """The files whose code can change a value, by the name that provenance gives them: ``transforms/windows.py``, ``repo/features.py``."""
+    out = {}
+    for part in ENGINE_PARTS:
+        for file in [engine / part] if part.endswith(".py") else sorted((engine / part).rglob("*.py")):
+            out[file.relative_to(engine).as_posix()] = file
+    return out | {f"repo/{f.relative_to(repo).as_posix()}": f for f in repo_files(repo, definitions)}
+
+
+def repo_files(repo: Path, definitions: str) -> list[Path]:
+    """The repository's files that its definitions are made of: their module, and what that imports or names as ``"module:function"``.
+
+    All of its files where that cannot be told: there is no such module, or one of them imports by computed names.
+    """
+    waiting, found = _files_of(repo, definitions), dict[Path, None]()
+    whole = not waiting
+    while waiting and not whole:
+        file = waiting.pop()
+        if file in found:
+            continue
+        found[file] = None
+        try:
+            tree = ast.parse(file.read_bytes())
+        except (SyntaxError, ValueError):
+            continue
+        names, dynamic = _named(tree, file, repo)
+        whole = dynamic
+        waiting += [inner for name in names for inner in _files_of(repo, name)]
+    return sorted(p for p in repo.rglob("*.py") if not _hidden(p, repo)) if whole else sorted(found)
+
+
+def _hidden(path: Path, repo: Path) -> bool:
+    return any(part.startswith((".", "__pycache__")) for part in path.relative_to(repo).parts)
+
+
+def _files_of(repo: Path, module: str) -> list[Path]:
+    """The files of the repository that are run when ``module`` is imported: its packages' and its own."""
+    parts, out = module.split("."), []
+    for n in range(1, len(parts) + 1):
+        place = repo.joinpath(*parts[:n])
+        out += [p for p in (place.with_suffix(".py"), place / "__init__.py") if p.is_file()]
+    return out
+
+
+def _named(tree: ast.Module, file: Path, repo: Path) -> tuple[list[str], bool]:
+    """The modules that a file may import, and whether it imports others by computed names."""
+    package = list(file.relative_to(repo).parent.parts)
+    names: list[str] = []
+    dynamic = False
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = [*base, *(node.module.split(".") if node.module else [])]
+            names += [".".join([*base, alias.name]) for alias in node.names] + ([".".join(base)] if base else [])
+        elif isinstance(node, ast.Name):
+            dynamic |= node.id in _DYNAMIC
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and (match := _REFERENCE.fullmatch(node.value)):
+            names.append(match[1])
+    return names, dynamic or any(name.split(".")[0] in _DYNAMIC for name in names)
+
+
+def meaning(path: Path) -> str:
+    """The SHA-256 of what a Python file means: of its syntax tree without docstrings. Of its bytes, where it is no Python."""
+    stat = path.stat()
+    return _meaning(str(path), stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(1024)
+def _meaning(path: str, changed_ns: int, size: int) -> str:
+    content = Path(path).read_bytes()
+    try:
+        tree = ast.parse(content)
+    except (SyntaxError, ValueError):
+        return hashlib.sha256(content).hexdigest()
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [statement for statement in body if not _stands_alone(statement)]  # type: ignore[attr-defined]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def _stands_alone(statement: ast.AST) -> bool:
+    """Whether it is a string and nothing else: the docstring of a module, class, function or attribute."""
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant) and isinstance(statement.value.value, str)

@@ -1,0 +1,227 @@
+"""The data folder has one home: paths, format number, the applied graph, atomic files, locks and instants."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipelines.lake import files, graphs, layout, locks
+from pipelines.project.config import load_settings
+from transforms.columns import column_us
+from transforms.errors import DataError
+from transforms.instants import instant, micros_of, now_us, to_minute
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def lines_with(pattern: str, *tops: str) -> set[str]:
+    found = re.compile(pattern)
+    sources = [p for top in tops for p in (ROOT / top).rglob("*.py")]
+    return {p.relative_to(ROOT).as_posix() for p in sources if any(found.search(line) for line in p.read_text().splitlines())}
+
+
+# ------------------------------------------------------------------------------------------------------------------------------- layout
+
+
+def test_each_path_is_spelled_once():
+    top = "|".join(layout.NOT_EVENTS)
+    assert lines_with(rf'\bdata(\.resolve\(\))?\)? / f?"({top})', "pipelines", "serving", "tandem") == {"pipelines/lake/layout.py"}
+    assert lines_with(r'(= |/ )"CURRENT"', "pipelines", "serving", "transforms") == {"transforms/data_folder.py"}
+    assert lines_with(r"\bfcntl\b", "pipelines", "serving", "transforms", "tandem") == {"pipelines/lake/locks.py"}
+
+
+def test_what_tandem_writes_is_no_events():
+    data = Path("/data")
+    functions = [f for n, f in vars(layout).items() if inspect.isfunction(f) and n in layout.__all__ and n not in ("check_format", "claim")]
+    tops = {f(data, *["x"] * (len(inspect.signature(f).parameters) - 1)).relative_to(data).parts[0] for f in functions}
+    assert tops == {"events", *layout.NOT_EVENTS}
+
+
+def test_a_folder_without_a_number_is_of_today_and_gets_one_with_the_first_write(tmp_path):
+    data = tmp_path / "data"
+    layout.check_format(data)
+    assert not data.exists()
+    (data / "runs").mkdir(parents=True)
+    layout.check_format(data)
+    assert not (data / "FORMAT").exists()
+    layout.claim(data)
+    assert (data / "FORMAT").read_text() == f"{layout.FORMAT}\n"
+    layout.claim(data)
+
+
+def test_a_newer_folder_is_refused_in_one_line(tmp_path):
+    (tmp_path / "FORMAT").write_text("2\n")
+    with pytest.raises(DataError, match=r"is of format 2, and this version of Tandem knows 1; install a newer one"):
+        layout.claim(tmp_path)
+    (tmp_path / "tandem.yaml").write_text(f"data: {tmp_path}\n")
+    with pytest.raises(DataError, match="is of format 2"):  # so every command refuses it
+        load_settings(tmp_path)
+    (tmp_path / "FORMAT").write_text("two")
+    with pytest.raises(DataError, match="holds 'two' and not a number; restore it"):
+        layout.check_format(tmp_path)
+
+
+def test_an_older_folder_is_migrated_or_refused(tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    monkeypatch.setattr(layout, "FORMAT", 3)
+    with pytest.raises(DataError, match="is of format 1, and this version of Tandem reads 3"):
+        layout.check_format(tmp_path)
+    steps = []
+    monkeypatch.setattr(layout, "MIGRATIONS", {1: lambda data: steps.append(1), 2: lambda data: steps.append(2)})
+    layout.check_format(tmp_path)
+    assert steps == [1, 2] and (tmp_path / "FORMAT").read_text() == "3\n"
+    layout.check_format(tmp_path)
+    assert steps == [1, 2]
+
+
+def test_a_migration_that_was_cut_short_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    done = []
+
+    def second(data: Path) -> None:
+        if len(done) == 1:
+            done.append("cut")
+            raise OSError("cut")
+        done.append(2)
+
+    monkeypatch.setattr(layout, "FORMAT", 3)
+    monkeypatch.setattr(layout, "MIGRATIONS", {1: lambda data: done.append(1), 2: second})
+    with pytest.raises(OSError, match="cut"):
+        layout.check_format(tmp_path)
+    layout.check_format(tmp_path)
+    assert done == [1, "cut", 2]
+
+
+def test_the_applied_graph(tmp_path):
+    assert graphs.applied_graphs(tmp_path) == {} and graphs.applied_graph(layout.graphs(tmp_path), "a") is None
+    graphs.apply_graph(tmp_path, "a", "f" * 64)
+    graphs.apply_graph(tmp_path, "a", "e" * 64)
+    (layout.graphs(tmp_path) / "b").mkdir()
+    (layout.graphs(tmp_path) / "b" / layout.CURRENT).write_text("\n")  # torn, or made by hand
+    assert graphs.applied_graphs(tmp_path) == {"a": "e" * 64}
+    assert [p.name for p in (layout.graphs(tmp_path) / "a").iterdir()] == ["CURRENT"]
+
+
+# -------------------------------------------------------------------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, durable):
+    path = tmp_path / "deep" / "file.json"
+    files.write_json(path, {"at": datetime(2013, 1, 1)}, durable=durable)
+    assert files.read_json(path) == {"at": "2013-01-01 00:00:00"}
+    with suppress(ValueError), files.replaced(path, durable=durable) as out:
+        out.write(b"{")
+        raise ValueError
+    assert files.read_json(path) == {"at": "2013-01-01 00:00:00"} and [p.name for p in path.parent.iterdir()] == ["file.json"]
+
+
+def test_writers_at_once_leave_one_of_their_contents(tmp_path):
+    path = tmp_path / "file"
+    threads = [threading.Thread(target=lambda n=n: [files.write_text(path, f"{n}" * 10_000) for _ in range(50)]) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    seen = set()
+    while any(t.is_alive() for t in threads):
+        if path.exists():
+            seen.add(path.read_text())
+    assert seen <= {f"{n}" * 10_000 for n in range(4)} and [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_reading_json_that_is_none(tmp_path):
+    for name, content in (("torn", b'{"a": '), ("list", b"[]"), ("bytes", b"\xff\xfe")):
+        (tmp_path / name).write_bytes(content)
+        assert files.read_json(tmp_path / name) is None
+    assert files.read_json(tmp_path / "none") is None
+
+
+def test_hashes(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc" * 1_000_000)
+    (tmp_path / "part").write_bytes((b"abc" * 1_000_000)[:1_500_001])
+    assert files.sha256_of_start(tmp_path / "file", 1_500_001) == files.sha256(tmp_path / "part")
+    assert files.sha256_of_start(tmp_path / "file", 9_000_000) == files.sha256(tmp_path / "file")
+    assert files.json_digest({"a": 1, "b": 2}) == files.json_digest({"b": 2, "a": 1}) != files.json_digest({"a": 1})
+
+
+# -------------------------------------------------------------------------------------------------------------------------------- locks
+
+HOLDER = """
+import sys
+from pathlib import Path
+from pipelines.lake import locks
+with locks.try_lock(Path(sys.argv[1]), shared=sys.argv[2] == "shared") as mine:
+    print(mine, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    started = []
+
+    def start(how: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", HOLDER, str(tmp_path / "lock"), how]
+        started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT))
+        assert started[-1].stdout.readline() == "True\n"
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_a_lock_ends_with_its_process_however_that_ends(tmp_path, holder):
+    process, path, told = holder("alone"), tmp_path / "lock", []
+    with locks.try_lock(path) as mine:
+        assert not mine
+    with locks.try_lock(path, shared=True) as mine:
+        assert not mine
+
+    def end() -> None:
+        told.append("busy")
+        process.kill()
+
+    with locks.lock(path, end):
+        told.append("mine")
+    assert told == ["busy", "mine"]
+    with locks.lock(path, lambda: told.append("again")):
+        pass
+    assert told == ["busy", "mine"]
+
+
+def test_shared_locks_keep_out_who_wants_it_alone(tmp_path, holder):
+    holder("shared")
+    with locks.try_lock(tmp_path / "lock", shared=True) as mine:
+        assert mine
+    with locks.try_lock(tmp_path / "lock") as mine:
+        assert not mine
+
+
+# ------------------------------------------------------------------------------------------------------------------------------ instants
+
+
+def test_instants_are_exact():
+    for us in (0, 1, -1, 1_362_096_000_123_457, 253_402_300_799_999_999, -62_135_596_800_000_000):
+        assert micros_of(instant(us)) == us == micros_of(instant(np.int64(us)))
+    at = datetime(2013, 3, 1, 6, 0, 0, 123457)
+    assert micros_of(at) == micros_of(at.replace(tzinfo=UTC)) == micros_of(at.replace(tzinfo=UTC).astimezone(timezone(timedelta(hours=9))))
+    assert to_minute(micros_of(at)) == "2013-03-01 06:00"
+    assert abs(now_us() - micros_of(datetime.now(UTC))) < 60_000_000
+    with pytest.raises(OverflowError):
+        instant(2**62)
+
+
+@pytest.mark.parametrize("make", [pa.table, pa.RecordBatch.from_pydict])
+def test_columns_of_microseconds(make):
+    stamps = pa.array([1, 2, 3], pa.int64()).cast(pa.timestamp("us", tz="UTC"))
+    assert column_us(make({"at": stamps}), "at").tolist() == [1, 2, 3]
