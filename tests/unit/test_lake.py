@@ -35,7 +35,7 @@ def lines_with(pattern: str, *tops: str) -> set[str]:
 
 def test_each_path_is_spelled_once():
     top = "|".join(layout.NOT_EVENTS)
-    assert lines_with(rf'\bdata(\.resolve\(\))?\)? / f?"({top})', "pipelines", "serving", "tandem") == {"pipelines/lake/layout.py"}
+    assert lines_with(rf'\bdata(\.resolve\(\))?\)? / f?"({top})', "pipelines", "serving") == {"pipelines/lake/layout.py"}
     assert lines_with(r'(= |/ )"CURRENT"', "pipelines", "serving", "transforms") == {"transforms/data_folder.py"}
     assert lines_with(r"\bfcntl\b", "pipelines", "serving", "transforms", "tandem") == {"pipelines/lake/locks.py"}
 

@@ -27,6 +27,7 @@ import apache_beam as beam
 import pyarrow as pa
 
 from pipelines.feature_store.online_sink import FeastStore
+from pipelines.lake import layout
 from pipelines.streaming.stages.coders import FoldOutput
 from pipelines.streaming.state.job_spec import JobSpec
 from pipelines.streaming.state.job_state import JobState
@@ -103,7 +104,7 @@ class StreamSink:
         clock: Callable[[], int] = now_us,
     ) -> None:
         self.groups, self.job_state, self.clock = groups, job_state, clock
-        self.graphs = {n: TransformGraph.load(Path(data) / "graphs" / n / graphs[n], graphs[n]) for n in groups}
+        self.graphs = {n: TransformGraph.load(layout.graph(Path(data), n, graphs[n]), graphs[n]) for n in groups}
         self.store = FeastStore(Path(repo_path), Path(data), groups) if online else None
         self.log = RowLog(job_state.folder)
         with suppress(StoreError):  # a full disk: they stay as they are, readable
