@@ -3,6 +3,7 @@
 import os
 import warnings
 
+import prometheus_client  # noqa: F401  # before a test imports Feast, as serving.app has it: else two servers of one process count together
 import pytest
 
 pytest_plugins = ["tests.prove.reporting"]
