@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import orjson
+import prometheus_client  # noqa: F401  # before Feast: importing its metrics makes all counters of the process files of theirs
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
 from starlette.background import BackgroundTask

@@ -131,12 +131,15 @@ class AsofOfflineStore(DuckDBOfflineStore):
         registry: BaseRegistry,
         project: str,
         full_feature_names: bool = False,
+        filter_by_created_timestamp: bool = False,
     ) -> RetrievalJob:
         """For each spine row and view: the row of its key with the greatest event time <= the spine's, unless older than the view's TTL.
 
         ``entity_df`` is a DataFrame, an Arrow table or a DuckDB query; all its rows come back in their order, with all its
         columns and one column per feature, of the declared type. Of rows with equal key and event time the newest created counts.
         """
+        if filter_by_created_timestamp:  # of Feast 0.67
+            raise StoreError("filter_by_created_timestamp is not supported by this store; a row's event_timestamp says when it was known")
         if odfvs := OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry):
             raise StoreError(f"on-demand view {odfvs[0].name!r} is not supported by this store; compute it in a preprocessing_fn")
         with _connection(config) as db:
@@ -215,18 +218,17 @@ class AsofOfflineStore(DuckDBOfflineStore):
         return AsofJob(lambda: _for_materialize(_safely(run), join_key_columns))
 
     @staticmethod
-    def pull_all_from_table_or_query(
+    def pull_all_from_table_or_query(  # type: ignore[override, unused-ignore]  # Feast 0.48 knows no created_timestamp_column here
         config: RepoConfig,
         data_source: DataSource,
         join_key_columns: list[str],
         feature_name_columns: list[str],
         timestamp_field: str,
-        start_date: datetime,
-        end_date: datetime,
         created_timestamp_column: str | None = None,
-        **more: Any,
+        start_date: datetime | None = None,
+        end_date: datetime | None = None,
     ) -> RetrievalJob:
-        """All rows with ``start_date`` <= event time <= ``end_date``, in no order.
+        """All rows with ``start_date`` <= event time <= ``end_date`` (None: no such bound), in no order.
 
         With ``created_timestamp_column`` the caller means to tell newer rows from older ones by it (Feast 0.67 materializes that way). It
         knows no revisions: of the rows that agree in key and event time, only the greatest by (revision, created) is given.
@@ -241,7 +243,8 @@ class AsofOfflineStore(DuckDBOfflineStore):
                 if source.empty:
                     return pa.table({c: pa.array([], pa.null()) for c in columns})
                 picked = ", ".join(f"{source.column(c)} AS {_q(c)}" for c in columns)
-                query = f"SELECT {picked} FROM {source.table} WHERE {source.where(timestamp_field, start_date, end_date)}"
+                first, last = start_date or datetime.min, end_date or datetime.max
+                query = f"SELECT {picked} FROM {source.table} WHERE {source.where(timestamp_field, first, last)}"
                 if created_timestamp_column:
                     same = ", ".join([*(source.column(k) for k in join_key_columns), source.micros(timestamp_field)])
                     query += f" QUALIFY row_number() OVER (PARTITION BY {same}{source.newest_first(created_timestamp_column)}) = 1"
@@ -309,7 +312,7 @@ def _join(db: Any, config: RepoConfig, view: FeatureView, wanted: Sequence[str],
     source = _Source(db, config, view.batch_source, _PINS.get().get(view.name))
     if source.empty or n == 0:
         return {w: pa.nulls(n, types[w]) for w in wanted}
-    batch = view.batch_source
+    batch: Any = view.batch_source
     narrow = {f"k{i}": spine.column(k) for i, k in enumerate(keys.values())}
     us = spine.column(at).cast(pa.int64())
     db.register("spine", pa.table({**narrow, "us": us, "row": pa.array(range(n), pa.int64())}))

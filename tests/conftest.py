@@ -4,6 +4,7 @@ import os
 import warnings
 from pathlib import Path
 
+import prometheus_client  # noqa: F401  # before a test imports Feast, as serving.app has it: else two servers of one process count together
 import pytest
 
 from tests.outside import install

@@ -329,7 +329,7 @@ def _anomalies(file: Path) -> dict[str, Any]:
 def _collect(pipeline: Any, data: Path, seconds: dict[str, float], log: Path, push: bool) -> PipelineRun:
     """Reads this run's artifacts from the metadata store."""
     import tensorflow_model_analysis as tfma
-    from ml_metadata import MetadataStore  # type: ignore[attr-defined]
+    from ml_metadata import MetadataStore  # type: ignore[attr-defined, unused-ignore]
     from tfx import v1 as tfx
 
     store = MetadataStore(tfx.orchestration.metadata.sqlite_metadata_connection_config(str(layout.mlmd(data.resolve()))))

@@ -61,7 +61,7 @@ class TrainingJob:
         self.seed = int(config["seed"])
         self.params: dict[str, Any] = json.loads(config.get("params") or "{}")
         self.log_dir: str = fn_args.model_run_dir
-        self.transform = tft.TFTransformOutput(fn_args.transform_output)  # type: ignore[attr-defined]
+        self.transform = tft.TFTransformOutput(fn_args.transform_output)  # type: ignore[attr-defined, unused-ignore]
         self._files = {"train": fn_args.train_files, "eval": fn_args.eval_files}
         self._export_dir: str = fn_args.serving_model_dir
         self._layer = self.transform.transform_features_layer()

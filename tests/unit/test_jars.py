@@ -192,7 +192,7 @@ CHILD = "import sys; from pathlib import Path; from pipelines.services import ja
 
 def fetching(lock):
     return subprocess.Popen(
-        [sys.executable, "-c", CHILD + "print(jars.classpath('kafka', print))", str(lock)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-u", "-c", CHILD + "print(jars.classpath('kafka', print))", str(lock)], stdout=subprocess.PIPE, text=True
     )
 
 

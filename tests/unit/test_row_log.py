@@ -65,7 +65,7 @@ def test_stock_readers_read_the_sealed_files_by_glob(tmp_path: Path) -> None:
     for shard in (0, 1):
         log.append("rows/g", shard, batch(3 * shard, at=pa.array([1, 2, 3], TIMESTAMP)))
     log.close()
-    found = duckdb.sql(f"SELECT n, s, epoch_us(at) FROM '{tmp_path}/rows/g/*.parquet' ORDER BY n").fetchall()
+    found = duckdb.sql(f"""SELECT n, s, epoch_us("at") FROM '{tmp_path}/rows/g/*.parquet' ORDER BY n""").fetchall()
     assert found == [(i, f"é{i % 3}", i % 3 + 1) for i in range(6)]
 
 
