@@ -341,7 +341,7 @@ def test_an_event_put_aside_for_one_group_is_seen_as_such(plain, expected, tmp_p
 @pytest.mark.parametrize("change", ["count", "mean"])
 def test_an_aggregate_changed_below_everything_is_found(plain, expected, tmp_path, monkeypatch, change):
     """A constant deep inside: the windows of the stream are one hop too long; its sums are those of another order."""
-    from transforms import aggregates, windows
+    from transforms import aggregates, exact, windows
 
     if change == "count":
 
@@ -351,9 +351,7 @@ def test_an_aggregate_changed_below_everything_is_found(plain, expected, tmp_pat
 
         monkeypatch.setattr(aggregates, "rows_of", rows_of)
     else:
-        monkeypatch.setattr(
-            aggregates.exact, "to_float", lambda limbs, *origin, of=aggregates.exact.to_float: of(limbs, *origin) * (1 + 2**-52)
-        )
+        monkeypatch.setattr(exact, "to_float", lambda limbs, *origin, of=exact.to_float: of(limbs, *origin) * (1 + 2**-52))
     plain.stream(tmp_path / "stream")
     monkeypatch.undo()
     assert any("different rows" in line for line in plain.prove(tmp_path / "stream", expected).problems())
