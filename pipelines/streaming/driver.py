@@ -49,7 +49,7 @@ class Driver:
             finally:
                 (self.folder / "driver.json").unlink(missing_ok=True)
 
-    def tell(self, **facts: Any) -> None:
+    def publish(self, **facts: Any) -> None:
         """Add to the facts that other processes see."""
         self.facts |= facts
         write_json(self.folder / "driver.json", {"pid": os.getpid(), **self.facts})

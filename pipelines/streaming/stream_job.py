@@ -36,20 +36,20 @@ def run_stream(repo: Repo, options: StreamOptions, say: Callable[[str], None] | 
         said = job_state.said()[1]
         tracker = Tracker(job_state)
         with Screen(tracker) as screen, _signals(job_state) as signalled:
-            tell = _Teller(job_state, say or screen.say, said)
-            stream = StreamPlan(repo, options, job_state, tell.say)
+            messages = _Messages(job_state, say or screen.say, said)
+            stream = StreamPlan(repo, options, job_state, messages.say)
             try:
                 stream.prepare()
                 with recording.recorded(repo, "stream", name=options.name, runner=options.runner) as run:
                     _record(run, stream)
-                    driver.tell(
+                    driver.publish(
                         run=run.id,
                         started=datetime.now(UTC).isoformat(),
                         engine=stream.engine.name,
                         savepoints=stream.engine.savepoints,
                         flink_master=options.flink_master,
                     )
-                    outcome = _watched(repo, options, stream, driver, tell, screen)
+                    outcome = _watched(repo, options, stream, driver, messages, screen)
                     summary = tracker.look().to_dict()
                     run.add(
                         status="failed" if outcome.code else "complete",
@@ -60,22 +60,22 @@ def run_stream(repo: Repo, options: StreamOptions, say: Callable[[str], None] | 
                         counts={f"rows/{n}": v for n, v in summary.get("rows_of", {}).items()},
                     )
             finally:
-                tell.relay()
+                messages.relay()
                 stream.close()
-        tell.say(f"{outcome.why}{f' ({signalled[0]})' if signalled and not outcome.code else ''}: {line(tracker.look())}")
+        messages.say(f"{outcome.why}{f' ({signalled[0]})' if signalled and not outcome.code else ''}: {line(tracker.look())}")
         return {**run.manifest, "code": outcome.code}
 
 
-def _watched(repo: Repo, options: StreamOptions, stream: StreamPlan, driver: Driver, tell: _Teller, screen: Screen) -> Outcome:
+def _watched(repo: Repo, options: StreamOptions, stream: StreamPlan, driver: Driver, messages: _Messages, screen: Screen) -> Outcome:
     def watch() -> None:
-        tell.relay()
+        messages.relay()
         screen.watch()
 
     with _metrics(repo, options, screen.tracker, stream, driver):
         return stream.run(watch)
 
 
-class _Teller:
+class _Messages:
     """What the driver and the workers say: to the log once, and to the screen."""
 
     def __init__(self, job_state: JobState, show: Callable[[str], None], since: int) -> None:
@@ -107,7 +107,7 @@ def _record(run: runs.Run, stream: StreamPlan) -> None:
 def _metrics(repo: Repo, options: StreamOptions, tracker: Tracker, stream: StreamPlan, driver: Driver) -> Iterator[None]:
     wanted = options.metrics_port if options.metrics_port is not None else repo.settings.stream.metrics_port
     port, end = serve(StreamMetrics(lambda: tracker.now, lambda: stream.attempts), wanted)
-    driver.tell(metrics=f"http://127.0.0.1:{port}/metrics")
+    driver.publish(metrics=f"http://127.0.0.1:{port}/metrics")
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""A small applied repository on disk beside a real broker, events for its topic, and the rows that one batch over all of them gives."""
+"""A small applied repository on disk beside a broker (real or in memory), events for its topic, and the rows of one batch over them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import pyarrow as pa
 from kafka import KafkaProducer
 
 from pipelines.project.repository import Repo, load_repo
+from pipelines.sources.memory import MemoryBroker
 from pipelines.streaming.driver import running
 from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.row_log import read_rows
@@ -44,7 +45,7 @@ trips = EventSource(
     tie_breaker="trip",
     out_of_orderness=minutes(1),
     allowed_lateness=hours(1),
-    topic="trips",
+    topic="{topic}",
 )
 zones = FeatureGroup(
     name="zones", source=trips, entity=Entity("zone"), hop=minutes(5), ttl=days(36500),
@@ -65,6 +66,7 @@ class StreamWorld:
     folder: Path
     bootstrap: str
     partitions: int
+    topic: str = "trips"
     sent: dict[int, list[bytes]] = field(default_factory=dict)
 
     @property
@@ -89,10 +91,19 @@ class StreamWorld:
     def produce(self, events: Sequence[bytes]) -> None:
         """Send events, each to the partition of its place in all that was ever sent."""
         at = sum(len(each) for each in self.sent.values())
-        with KafkaProducer(**options_of(self.bootstrap)) as producer:
-            for n, event in enumerate(events, at):
-                producer.send("trips", event, partition=n % self.partitions)
-                self.sent.setdefault(n % self.partitions, []).append(event)
+        new: dict[int, list[bytes]] = {}
+        for n, event in enumerate(events, at):
+            new.setdefault(n % self.partitions, []).append(event)
+        if self.bootstrap.startswith("memory://"):
+            for partition, each in new.items():
+                MemoryBroker.named(self.bootstrap.removeprefix("memory://")).append(self.topic, partition, each)
+        else:
+            with KafkaProducer(**options_of(self.bootstrap)) as producer:
+                for partition, each in new.items():
+                    for event in each:
+                        producer.send(self.topic, event, partition=partition)
+        for partition, each in new.items():
+            self.sent.setdefault(partition, []).extend(each)
 
     def command(self, *words: str) -> list[str]:
         """A ``tandem`` command."""
@@ -178,24 +189,39 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-def make_stream_world(folder: Path, bootstrap: str, partitions: int = 2, **stream: Any) -> StreamWorld:
-    """A repository whose graphs are applied (they compute nothing), its topic, and settings of the stream section."""
+def make_stream_world(folder: Path, bootstrap: str | None = None, partitions: int = 2, topic: str = "trips", **stream: Any) -> StreamWorld:
+    """A repository whose graphs are applied (they compute nothing), its topic, and settings of the stream section.
+
+    Without ``bootstrap`` the broker is one in memory: for streams that run in this process (``direct``).
+    """
     from pipelines.feature_store.store import apply
     from transforms.graph import save_graph
 
-    world = StreamWorld(folder, bootstrap, partitions)
+    bootstrap = bootstrap or MemoryBroker().address
+    world = StreamWorld(folder, bootstrap, partitions, topic)
     world.path.mkdir(parents=True)
-    new_topic(options_of(bootstrap), partitions, "trips")
-    new_topic(options_of(bootstrap), 1, "tandem.dead_letters")
-    (world.path / "features.py").write_text(FEATURES)
+    for name, count in ((topic, partitions), (f"{topic}.dead", 1)):
+        if bootstrap.startswith("memory://"):
+            MemoryBroker.named(bootstrap.removeprefix("memory://")).create_topic(name, count)
+        else:
+            new_topic(options_of(bootstrap), count, name)
+    (world.path / "features.py").write_text(FEATURES.replace("{topic}", topic))
     (world.path / "feature_store.yaml").write_text(
         "project: trips\nregistry: ../data/registry.db\nprovider: local\nentity_key_serialization_version: 3\n"
         "offline_store: {type: serving.offline_store.AsofOfflineStore}\n"
         "online_store: {type: serving.online_store.sqlite.OrderedSqliteOnlineStore, path: ../data/online.db}\n"
     )
     settings = {"clock": "replay", "idle_seconds": 3600, "shards": 2, "checkpoint_seconds": 2, "max_future_hours": 24, **stream}
+    kafka = {"bootstrap_servers": bootstrap, "dead_letters": f"{topic}.dead"}
     (world.path / "tandem.yaml").write_text(
-        json.dumps({"data": "../data", "definitions": "features", "kafka": {"bootstrap_servers": bootstrap}, "stream": settings})
+        json.dumps(
+            {
+                "data": "../data",
+                "definitions": "features",
+                "kafka": kafka,
+                "stream": settings,
+            }
+        )
     )
     fingerprints = {}
     for name, group in world.repo().groups.items():

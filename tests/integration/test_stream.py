@@ -26,15 +26,9 @@ def broker(tmp_path_factory):
         yield server
 
 
-@pytest.fixture
-def own_broker(tmp_path):
-    with kafka_server(tmp_path) as server:
-        yield server
-
-
 @pytest.mark.slow
-def test_direct_reads_to_the_end_and_resumes(tmp_path, own_broker):
-    world = make_stream_world(tmp_path / "world", own_broker.bootstrap)
+def test_direct_reads_to_the_end_and_resumes(tmp_path):
+    world = make_stream_world(tmp_path / "world")
     world.produce(events(2000, 1))
     said: list[str] = []
     manifest = run_stream(world.repo(), StreamOptions(runner="direct", until="latest"), said.append)
@@ -55,8 +49,8 @@ def test_direct_reads_to_the_end_and_resumes(tmp_path, own_broker):
 
 
 @pytest.mark.slow
-def test_flink_survives_its_parts_and_its_driver(tmp_path, own_broker):
-    world = make_stream_world(tmp_path / "world", own_broker.bootstrap)
+def test_flink_survives_its_parts_and_its_driver(tmp_path, broker):
+    world = make_stream_world(tmp_path / "world", broker.bootstrap, topic="killed")
     logs = [events(800, seed, start=seed * 3600, seconds=3600) for seed in range(6)]
     world.produce(logs[0])
     driver = world.start("--metrics-port", "0")
@@ -107,8 +101,8 @@ def test_flink_survives_its_parts_and_its_driver(tmp_path, own_broker):
 
 
 @pytest.mark.slow
-def test_sigterm_delivers_what_was_polled(tmp_path, own_broker):
-    world = make_stream_world(tmp_path / "world", own_broker.bootstrap, partitions=1, poll_records=100)
+def test_sigterm_delivers_what_was_polled(tmp_path, broker):
+    world = make_stream_world(tmp_path / "world", broker.bootstrap, partitions=1, topic="signalled", poll_records=100)
     world.produce(events(3000, 7))
     driver = world.start()
     try:
@@ -141,8 +135,8 @@ def test_flags_that_cannot_be(options, line):
 
 
 @pytest.mark.slow
-def test_what_is_wrong_is_said_before_anything_runs(tmp_path, broker):
-    world = make_stream_world(tmp_path / "world", broker.bootstrap)
+def test_what_is_wrong_is_said_before_anything_runs(tmp_path):
+    world = make_stream_world(tmp_path / "world")
     direct = StreamOptions(runner="direct", until="latest")
     with pytest.raises(ConfigError, match="there is no complete batch run"):
         run_stream(world.repo(), StreamOptions(runner="direct", until="latest", from_run="latest"))
@@ -153,7 +147,7 @@ def test_what_is_wrong_is_said_before_anything_runs(tmp_path, broker):
     import sys
 
     sys.modules.pop("features", None)
-    with pytest.raises(ConfigError, match="no Kafka topic 'trisp'"):
+    with pytest.raises(ConfigError, match="no topic 'trisp'"):
         run_stream(world.repo(), direct)
     (world.path / "features.py").write_text(features)
     sys.modules.pop("features", None)

@@ -16,70 +16,82 @@ from tests.kafka_server import kafka_server
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-@pytest.fixture
-def pool(tmp_path):
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory):
     """Address of a worker pool."""
+    folder = tmp_path_factory.mktemp("pool")
     (port,) = free_ports(1)
     words = [sys.executable, "-W", "ignore", "-m", "pipelines.streaming.engines.worker_pool", "--service-port", str(port)]
-    process = start_child([*words, "--log", str(tmp_path / "worker.log")], tmp_path / "pool.log", environment())
+    process = start_child([*words, "--log", str(folder / "worker.log")], folder / "pool.log", environment())
     yield f"127.0.0.1:{port}"
     stop_child(process)
 
 
-def test_a_cluster_recovers_and_keeps_savepoints(tmp_path, pool):
-    with kafka_server(tmp_path) as broker, flink_cluster(tmp_path / "flink") as cluster:
-        world = make_stream_world(tmp_path / "world", broker.bootstrap)
-        flags = ["--flink-master", cluster.master, "--worker-pool", pool]
-        logs = [events(500, seed, start=seed * 3600, seconds=3600) for seed in range(3)]
-        world.produce(logs[0])
-        driver = world.start(*flags)
-        try:
-            wait_for(lambda: world.delivered() == world.total(), 240, driver)
-            assert Cluster(cluster.master).running("tandem-main") is not None
-            world.produce(logs[1])
-            cluster.kill_task_manager()
-            wait_for(lambda: world.delivered() == world.total(), 240, driver)
-            assert "starting again" not in world.out(), "Flink mends this by itself"
-            stopped = world.stop(savepoint=True)
-            assert stopped.returncode == 0, stopped.stderr
-            assert driver.wait(60) == 0
-            path = stopped.stdout.rpartition("--savepoint ")[2].strip()
-            assert path.startswith("file:")
-            assert Cluster(cluster.master).jobs("tandem-main") == []
-            world.produce(logs[2])
-            driver = world.start(*flags, "--savepoint", path)
-            wait_for(lambda: world.delivered() == world.total(), 240, driver)
-            assert "brought no state along" not in world.out()
-            assert world.stop().returncode == 0
-            assert driver.wait(60) == 0
-            world.assert_right()
-            runs = sorted((world.data / "runs").glob("stream-*/manifest.json"))
-            assert json.loads(runs[-1].read_text())["status"] == "complete"
-        finally:
-            end(driver)
-            print(world.out())
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """One for both tests: to start it takes as long as to use it."""
+    with flink_cluster(tmp_path_factory.mktemp("cluster") / "flink") as running:
+        yield running
 
 
-def test_the_job_of_a_killed_driver_is_ended_by_the_next(tmp_path, pool):
-    with kafka_server(tmp_path) as broker, flink_cluster(tmp_path / "flink") as cluster:
-        world = make_stream_world(tmp_path / "world", broker.bootstrap)
-        flags = ["--flink-master", cluster.master, "--worker-pool", pool]
-        logs = [events(500, seed, start=seed * 3600, seconds=3600) for seed in range(2)]
-        world.produce(logs[0])
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory):
+    with kafka_server(tmp_path_factory.mktemp("broker")) as running:
+        yield running
+
+
+def test_a_cluster_recovers_and_keeps_savepoints(tmp_path, broker, cluster, pool):
+    world = make_stream_world(tmp_path / "world", broker.bootstrap, topic="recovers")
+    flags = ["--flink-master", cluster.master, "--worker-pool", pool]
+    logs = [events(500, seed, start=seed * 3600, seconds=3600) for seed in range(3)]
+    world.produce(logs[0])
+    driver = world.start(*flags)
+    try:
+        wait_for(lambda: world.delivered() == world.total(), 240, driver)
+        assert Cluster(cluster.master).running("tandem-main") is not None
+        world.produce(logs[1])
+        cluster.kill_task_manager()
+        wait_for(lambda: world.delivered() == world.total(), 240, driver)
+        assert "starting again" not in world.out(), "Flink mends this by itself"
+        stopped = world.stop(savepoint=True)
+        assert stopped.returncode == 0, stopped.stderr
+        assert driver.wait(60) == 0
+        path = stopped.stdout.rpartition("--savepoint ")[2].strip()
+        assert path.startswith("file:")
+        assert Cluster(cluster.master).jobs("tandem-main") == []
+        world.produce(logs[2])
+        driver = world.start(*flags, "--savepoint", path)
+        wait_for(lambda: world.delivered() == world.total(), 240, driver)
+        assert "brought no state along" not in world.out()
+        assert world.stop().returncode == 0
+        assert driver.wait(60) == 0
+        world.assert_right()
+        runs = sorted((world.data / "runs").glob("stream-*/manifest.json"))
+        assert json.loads(runs[-1].read_text())["status"] == "complete"
+    finally:
+        end(driver)
+        print(world.out())
+
+
+def test_the_job_of_a_killed_driver_is_ended_by_the_next(tmp_path, broker, cluster, pool):
+    world = make_stream_world(tmp_path / "world", broker.bootstrap, topic="abandoned")
+    flags = ["--flink-master", cluster.master, "--worker-pool", pool]
+    logs = [events(500, seed, start=seed * 3600, seconds=3600) for seed in range(2)]
+    world.produce(logs[0])
+    driver = world.start(*flags)
+    try:
+        wait_for(lambda: world.delivered() == world.total(), 240, driver)
+        driver.kill()
+        driver.wait()
+        assert len(Cluster(cluster.master).jobs("tandem-main")) == 1, "it goes on without its driver"
+        world.produce(logs[1])
         driver = world.start(*flags)
-        try:
-            wait_for(lambda: world.delivered() == world.total(), 240, driver)
-            driver.kill()
-            driver.wait()
-            assert len(Cluster(cluster.master).jobs("tandem-main")) == 1, "it goes on without its driver"
-            world.produce(logs[1])
-            driver = world.start(*flags)
-            wait_for(lambda: "still runs at" in world.out(), 240, driver)
-            wait_for(lambda: world.delivered() == world.total(), 240, driver)
-            assert world.stop().returncode == 0
-            assert driver.wait(60) == 0
-            assert Cluster(cluster.master).jobs("tandem-main") == []
-            world.assert_right()
-        finally:
-            end(driver)
-            print(world.out())
+        wait_for(lambda: "still runs at" in world.out(), 240, driver)
+        wait_for(lambda: world.delivered() == world.total(), 240, driver)
+        assert world.stop().returncode == 0
+        assert driver.wait(60) == 0
+        assert Cluster(cluster.master).jobs("tandem-main") == []
+        world.assert_right()
+    finally:
+        end(driver)
+        print(world.out())

@@ -1,21 +1,21 @@
-"""``tandem verify`` of the real job: Kafka, Beam's direct runner, Feast's online store; honest, and broken on purpose underneath."""
+"""``tandem verify`` of the real job (a broker in memory, Beam's direct runner, Feast's online store); honest, and broken on purpose."""
 
 from __future__ import annotations
 
 import itertools
 import json
-import subprocess
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from typer.testing import CliRunner
 
+from pipelines.cli.root import app
 from pipelines.streaming.stages.sink import FeastStore
 from pipelines.streaming.stream_job import run_stream
 from pipelines.streaming.stream_options import StreamOptions
 from pipelines.verify.verification import VerifyOptions, run_verify
 from tests.integration.stream_world import ROOT, environment, events, make_stream_world
-from tests.kafka_server import kafka_server
 from transforms import aggregates, exact, fold, windows
 from transforms.errors import DataError
 
@@ -25,19 +25,18 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("verify")
-    with kafka_server(folder) as broker:
-        made = make_stream_world(folder / "world", broker.bootstrap, poll_records=100)
-        log = events(2000, 1)
-        # Some come hours late: after every correction.
-        late = [json.loads(e) for e in log[300:1500:60]]
-        made.produce([*log[:1800], *(json.dumps(e | {"fare": 99.5}).encode() for e in late), *log[1800:], b"no event"])
-        yield made
+    made = make_stream_world(folder / "world", poll_records=100)
+    log = events(2000, 1)
+    # Some come hours late: after every correction.
+    late = [json.loads(e) for e in log[300:1500:60]]
+    made.produce([*log[:1800], *(json.dumps(e | {"fare": 99.5}).encode() for e in late), *log[1800:], b"no event"])
+    return made
 
 
 def test_an_honest_job_is_proven_and_reported(world):
     assert run_stream(world.repo(), StreamOptions(runner="direct", until="latest"), lambda line: None)["code"] == 0
-    done = subprocess.run(world.command("verify", "--json"), cwd=ROOT, capture_output=True, text=True, env=environment())
-    assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(app, ["verify", "--json", "--repo", str(world.path)])  # in this process, where the broker is
+    assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)
     assert result["verdict"] == "proven" and result["problems"] == []
     assert result["values"]["equal"] > 3_000 and set(result["values"]["different"]) == {"too late"}

@@ -223,7 +223,7 @@ except Exception as error:
     print(error)
 """
         driver = Driver(tmp_path)
-        driver.tell(run="stream-1")
+        driver.publish(run="stream-1")
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
         assert done.stdout.splitlines()[0] == "stream-1"
         assert "already runs" in done.stdout and "tandem stream stop" in done.stdout
