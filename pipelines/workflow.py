@@ -182,7 +182,7 @@ def evaluate(
     with recorded(repo, "evaluate", params={"model": chosen.name, "versions": ",".join(map(str, versions))}) as run:
         with steps.doing("evaluating"):
             found = score(repo, chosen, list(versions), *(span or (None, None)))
-            steps.say(f"{found.held.table.num_rows:,} rows: {found.held.how}")
+            steps.say(f"{found.holdout.table.num_rows:,} rows: {found.holdout.how}")
             run.save(evaluation=found.to_dict(), metrics=found.metrics())
             if tfma and found.predictions:
                 folders = write_tfma(found, chosen, run.folder / "tfma")

@@ -1,7 +1,7 @@
 """``python -m serving '{"feature_repo": ..., "models": ..., "graphs": ...}'``: one server, with its settings as JSON.
 
 Where the environment names the folder of a run (``TANDEM_RUN_FOLDER``), the server leaves ``ended.json`` there when it ends in order, so
-that who looks can tell a server that was stopped from one that was killed.
+that one can tell a server that was stopped from one that was killed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def last_word(**said: Any) -> None:
 
 
 def main() -> None:
-    """Serve until told to stop."""
+    """Serve until SIGTERM or Ctrl-C."""
 
     def stopped(number: int, frame: Any) -> None:  # uvicorn raises the signal again when all requests are answered
         last_word(ended="stopped by SIGTERM")

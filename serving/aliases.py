@@ -69,5 +69,5 @@ def read_aliases(folder: Path, where: str) -> Aliases | None:
     except FileNotFoundError:
         return None
     except OSError as e:
-        raise ModelError(f"{where}: {ALIASES_FILE} cannot be read ({type(e).__name__}); mend its folder") from None
+        raise ModelError(f"{where}: {ALIASES_FILE} cannot be read ({type(e).__name__}); fix its folder") from None
     return parse_aliases(text, where)

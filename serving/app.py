@@ -49,13 +49,13 @@ def create_app(settings: ServingSettings, *, now_us: Callable[[], int] | None = 
     ``now_us`` is the clock (microseconds since the epoch) that ages and TTLs go by.
     """
     plane = Dataplane(settings, now_us=now_us)
-    desk = _Desk(settings, plane.metrics)
+    admission = _AdmissionControl(settings, plane.metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await asyncio.get_running_loop().run_in_executor(None, plane.open)
         yield
-        desk.close()
+        admission.close()
         await asyncio.get_running_loop().run_in_executor(None, plane.close)
 
     app = FastAPI(
@@ -78,8 +78,8 @@ def create_app(settings: ServingSettings, *, now_us: Callable[[], int] | None = 
             shadow = None if version is not None else partial(plane.shadow, prediction)  # who asks for a version means that version
             return _Answer(_json(render(prediction)), shadow)
 
-        plane.models.state(name)  # an unknown model is told before a body is read
-        return await desk.answer(request, work)
+        plane.models.state(name)  # an unknown model is refused before a body is read
+        return await admission.answer(request, work)
 
     @app.post("/v1/models/{name}/versions/{version}:predict", tags=["TF-Serving"], openapi_extra=BODIES["predict"])
     async def predict_version(request: Request, name: str, version: str) -> Response:
@@ -111,7 +111,7 @@ def create_app(settings: ServingSettings, *, now_us: Callable[[], int] | None = 
             plane.metrics.instances.labels(_route(request)).inc(asked.rows)
             return _Answer(_json(answer))
 
-        return await desk.answer(request, work)
+        return await admission.answer(request, work)
 
     @app.get("/v2", tags=["Open Inference"])
     async def server_metadata() -> Response:
@@ -127,8 +127,8 @@ def create_app(settings: ServingSettings, *, now_us: Callable[[], int] | None = 
     async def ready() -> Response:
         """Whether every model and the feature registry can answer; 503 with the reasons if not. Warnings: a champion that is not taken."""
         problems, warnings = plane.problems(), plane.warnings()
-        told = {**({"reasons": problems} if problems else {}), **({"warnings": warnings} if warnings else {})}
-        return _response({"ready": not problems, **told}, 503 if problems else 200)
+        details = {**({"reasons": problems} if problems else {}), **({"warnings": warnings} if warnings else {})}
+        return _response({"ready": not problems, **details}, 503 if problems else 200)
 
     @app.get("/v2/models/{name}", tags=["Open Inference"])
     async def model_metadata(name: str) -> Response:
@@ -145,8 +145,8 @@ def create_app(settings: ServingSettings, *, now_us: Callable[[], int] | None = 
         """Whether the model has a version that answers."""
         state = plane.models.state(name)
         reason, warning = state.reason, state.warning
-        told = {**({"reason": reason} if reason else {}), **({"warning": warning} if warning and not reason else {})}
-        return _response({"name": name, "ready": not reason, **told}, 503 if reason else 200)
+        details = {**({"reason": reason} if reason else {}), **({"warning": warning} if warning and not reason else {})}
+        return _response({"name": name, "ready": not reason, **details}, 503 if reason else 200)
 
     @app.get("/v2/models/{name}/versions/{version}/ready", tags=["Open Inference"])
     async def version_ready(name: str, version: str) -> Response:
@@ -198,8 +198,8 @@ class _Answer:
     """Called on the event loop once the answer is sent; must not block."""
 
 
-class _Desk:
-    """Takes a request's body within limits and has it answered by a thread, within the time limit."""
+class _AdmissionControl:
+    """Admission control: takes a request's body within limits and has it answered by a thread, within the time limit, or refuses it."""
 
     def __init__(self, settings: ServingSettings, metrics: Metrics) -> None:
         self._settings = settings

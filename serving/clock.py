@@ -60,7 +60,7 @@ class ReplayClock:
     """Now (us) by the pace in ``path``: ``event_us0 + (wall - wall_us0) * speed``.
 
     The file may come after the clock was made, and be replaced at any time (by a rename): a later replay takes over within
-    a tenth of a second. While there is none, ``otherwise`` tells the time. A file that cannot be read as a pace is said
+    a tenth of a second. While there is none, ``otherwise`` gives the time. A file that cannot be read as a pace is said
     once, and the last good pace goes on (``otherwise``, if there was none). Safe from many threads; a call costs about a microsecond.
     """
 

@@ -18,7 +18,7 @@ from serving.metrics import Metrics
 from serving.models import LoadedModel, ModelSpec
 from serving.protocol import OnlineRequest, RequestField, format_timestamp
 from serving.repository import ModelRepository, Watcher
-from serving.request_log import Asked, LogLimits, RequestLog
+from serving.request_log import LogLimits, RequestLog, RequestRecord
 from serving.settings import ServingSettings
 from serving.shadow import Shadow
 from transforms.data_folder import applied_graph
@@ -38,7 +38,7 @@ class Prediction:
     model: LoadedModel
     values: list[Any]
     groups: dict[str, ViewRows]
-    asked: Asked | None = None
+    record: RequestRecord | None = None
     """As it is logged; None: it is not."""
 
 
@@ -115,8 +115,8 @@ class Dataplane:
 
     def shadow(self, prediction: Prediction) -> None:
         """Run the challenger on a request whose answer has been sent, if it has one; never blocks or raises."""
-        if self._shadow is not None and prediction.asked is not None:
-            self._shadow.offer(prediction.asked)
+        if self._shadow is not None and prediction.record is not None:
+            self._shadow.offer(prediction.record)
 
     def check(self, spec: ModelSpec) -> None:
         """Whether a model fits the registry and, by policy, the graphs that the online rows are written with."""
@@ -174,10 +174,10 @@ class Dataplane:
         for view, group in groups.items():
             table.update({f"{view}__{feature}": column for feature, column in group.columns.items()})
         values = model.predict(pa.table(table)).tolist()
-        asked = None
+        record = None
         if self._log is not None and request_id:
-            asked = self._record(request_id, endpoint, rows, columns, types, groups, spec, values)
-        return Prediction(model, values, groups, asked)
+            record = self._record(request_id, endpoint, rows, columns, types, groups, spec, values)
+        return Prediction(model, values, groups, record)
 
     def _record(
         self,
@@ -189,9 +189,9 @@ class Dataplane:
         groups: dict[str, ViewRows],
         spec: ModelSpec | None = None,
         predictions: list[Any] | None = None,
-    ) -> Asked:
+    ) -> RequestRecord:
         assert self._log is not None
-        asked = Asked(
+        record = RequestRecord(
             request_id=request_id,
             at_us=now_us(),
             as_of_us=next((g.as_of_us for g in groups.values()), None) or self.features.now_us(),
@@ -205,8 +205,8 @@ class Dataplane:
             run=spec.run if spec else None,
             predictions=predictions,
         )
-        self._log.add(asked)
-        return asked
+        self._log.add(record)
+        return record
 
     def online_features(self, request: OnlineRequest, request_id: str = "") -> dict[str, Any]:
         """The answer to a request in the format of Feast's feature server, with an ``ages`` list (seconds) per feature."""

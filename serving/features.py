@@ -150,7 +150,7 @@ def load_repo_config(repo: Path, timeout_seconds: float = 5.0) -> RepoConfig:
     except FileNotFoundError:
         raise ConfigError(f"feature_repo {str(repo)!r}: has no feature_store.yaml; give the folder of a Feast repository") from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as e:
-        raise ConfigError(f"{path}: cannot be read as YAML ({type(e).__name__}); mend the file") from None
+        raise ConfigError(f"{path}: cannot be read as YAML ({type(e).__name__}); fix the file") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: is no mapping; it needs at least project, registry and online_store")
     raw = {k: v for k, v in raw.items() if k not in ("offline_store", "batch_engine", "feature_server")}

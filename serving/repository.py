@@ -204,7 +204,7 @@ class ModelRepository:
         try:
             if version not in versions:
                 raise ModelError(f"model {name!r} version {version}: its folder is gone; promote another version")
-            # A version that runs is not checked again: should rows of another graph come, each request tells by its rows.
+            # A version that runs is not checked again: should rows of another graph come, each request shows it by its rows.
             model = old.loaded.get(version)
             if model is None:
                 model = self._version(path, name, version)

@@ -52,7 +52,7 @@ tandem_shadow_prediction  double          its number (list<double> for a model w
 
 Guarantees: a file is complete once it is visible (written under a hidden name, synced, then renamed). Logging never fails a request and
 never waits for the disk: rows go through a bounded queue to one thread, and what does not fit, or cannot be written, is dropped
-and counted in ``/metrics``. A server that is told to stop writes what it has; one that is killed loses at most ``request_log_seconds``.
+and counted in ``/metrics``. A server that is asked to stop writes what it has; one that is killed loses at most ``request_log_seconds``.
 """
 
 from __future__ import annotations
@@ -74,11 +74,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from serving.metrics import LogMetrics
-from serving.request_rows import Asked, sampled, to_batches
+from serving.request_rows import RequestRecord, sampled, to_batches
 from transforms.errors import DataError
 from transforms.instants import EPOCH, instant
 
-__all__ = ["Asked", "COMMON", "LogLimits", "RequestLog", "files_of", "read_requests"]
+__all__ = ["RequestRecord", "COMMON", "LogLimits", "RequestLog", "files_of", "read_requests"]
 
 log = logging.getLogger("tandem.serving")
 
@@ -110,7 +110,7 @@ class RequestLog:
         self._limits = limits
         self._metrics = metrics
         self._lock = threading.Lock()
-        self._waiting: deque[Asked] = deque()
+        self._waiting: deque[RequestRecord] = deque()
         self._waiting_rows = 0
         self._kept: list[tuple[int, pa.RecordBatch]] = []
         self._kept_rows = 0
@@ -132,17 +132,17 @@ class RequestLog:
         if self._thread.is_alive():
             log.error("request log: %s did not take the last rows within %g s; they are lost", self._folder, _CLOSE_SECONDS)
 
-    def add(self, asked: Asked) -> None:
+    def add(self, record: RequestRecord) -> None:
         """Log a request, if it belongs to the sample and the queue has room. Never blocks, never raises over what it is given."""
-        if not sampled(asked.request_id, self._limits.sample):
+        if not sampled(record.request_id, self._limits.sample):
             return
         with self._lock:
             room = len(self._waiting) < _WAITING_REQUESTS and self._waiting_rows < _WAITING_ROWS and not self._closing.is_set()
             if room:
-                self._waiting.append(asked)
-                self._waiting_rows += asked.rows
+                self._waiting.append(record)
+                self._waiting_rows += record.rows
         if not room:
-            self._metrics.log_dropped.labels("full").inc(asked.rows)
+            self._metrics.log_dropped.labels("full").inc(record.rows)
 
     def _run(self) -> None:
         while True:

@@ -13,13 +13,13 @@ import pyarrow as pa
 from serving.features import NOT_FOUND, STATUSES, ViewRows
 from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION, TIMESTAMP
 
-__all__ = ["Asked", "sampled", "to_batches"]
+__all__ = ["RequestRecord", "sampled", "to_batches"]
 
 _DAY_US = 86_400_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RequestRecord:
     """One request that was answered: N instances (or entities), the rows read for them, and the N predictions (None: features alone)."""
 
     request_id: str
@@ -52,13 +52,13 @@ def sampled(request_id: str, share: float) -> bool:
     return int.from_bytes(digest, "big") < share * 2.0**64
 
 
-def to_batches(asked: Iterable[Asked]) -> list[tuple[int, pa.RecordBatch]]:
+def to_batches(records: Iterable[RequestRecord]) -> list[tuple[int, pa.RecordBatch]]:
     """(UTC day of the answers, counted from 1970; rows) for requests of any kind, one batch per day and set of columns.
 
     Raises ValueError if two columns of a request would be called the same.
     """
-    alike: dict[Any, list[Asked]] = {}
-    for a in asked:
+    alike: dict[Any, list[RequestRecord]] = {}
+    for a in records:
         views = tuple((name, *group.columns, *(c.type for c in group.columns.values())) for name, group in a.groups.items())
         alike.setdefault((a.at_us // _DAY_US, tuple(a.types.items()), views, _type(a.predictions), _shadow_type(a)), []).append(a)
     return [(day, _batch(some)) for (day, *_), some in alike.items()]
@@ -68,11 +68,11 @@ def _type(predictions: Sequence[Any] | None) -> pa.DataType:
     return pa.list_(pa.float64()) if predictions and isinstance(predictions[0], list) else pa.float64()
 
 
-def _shadow_type(a: Asked) -> pa.DataType | None:
+def _shadow_type(a: RequestRecord) -> pa.DataType | None:
     return None if a.shadow_version is None else _type(a.shadow_predictions)
 
 
-def _batch(some: list[Asked]) -> pa.RecordBatch:
+def _batch(some: list[RequestRecord]) -> pa.RecordBatch:
     first, counts = some[0], np.array([a.rows for a in some])
     which = np.repeat(np.arange(len(some)), counts)
 

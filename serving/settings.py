@@ -1,4 +1,4 @@
-"""What ``tandem serve`` can be told."""
+"""The settings of ``tandem serve``."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from serving.errors import ModelError
 from serving.features import ViewRows
 from serving.metrics import Metrics
 from serving.models import LoadedModel, ModelSpec
-from serving.request_rows import Asked, sampled
+from serving.request_rows import RequestRecord, sampled
 from transforms.errors import FingerprintError, StoreError
 
 __all__ = ["Shadow", "to_inputs"]
@@ -48,7 +48,7 @@ class Shadow:
         challenger: Callable[[str], LoadedModel | None],
         read: Reader,
         check_rows: Callable[[ModelSpec, str, ViewRows], None],
-        write: Callable[[Asked], None],
+        write: Callable[[RequestRecord], None],
         metrics: Metrics,
         *,
         sample: float = 1.0,
@@ -63,7 +63,7 @@ class Shadow:
         self._metrics = metrics
         self._sample = sample
         self._most = most_waiting
-        self._waiting: deque[Asked] = deque()
+        self._waiting: deque[RequestRecord] = deque()
         self._said = ""
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tandem-shadow", daemon=True)
@@ -78,14 +78,14 @@ class Shadow:
         if self._thread.is_alive():
             self._thread.join(_CLOSE_SECONDS)
 
-    def offer(self, asked: Asked) -> None:
+    def offer(self, record: RequestRecord) -> None:
         """Run the challenger on an answered request, if it has one and the request belongs to the sample. Never blocks or raises."""
-        if asked.model is None or self._challenger(asked.model) is None or not sampled(asked.request_id, self._sample):
+        if record.model is None or self._challenger(record.model) is None or not sampled(record.request_id, self._sample):
             return
         if len(self._waiting) >= self._most or self._closing.is_set():
-            self._metrics.shadow_dropped.labels(asked.model).inc()
+            self._metrics.shadow_dropped.labels(record.model).inc()
         else:
-            self._waiting.append(asked)
+            self._waiting.append(record)
 
     def _run(self) -> None:
         rest = _EVERY_SECONDS
@@ -100,13 +100,13 @@ class Shadow:
 
     def _step(self) -> None:
         """One run per kind of request (model, columns, features read) over what waits, up to some thousand rows."""
-        alike: dict[Any, list[Asked]] = {}
+        alike: dict[Any, list[RequestRecord]] = {}
         rows = 0
         while self._waiting and (not rows or rows + self._waiting[0].rows <= _MOST_ROWS):
-            asked = self._waiting.popleft()
-            rows += asked.rows
-            views = tuple((name, *group.columns) for name, group in asked.groups.items())
-            alike.setdefault((asked.model, tuple(asked.types.items()), views), []).append(asked)
+            record = self._waiting.popleft()
+            rows += record.rows
+            views = tuple((name, *group.columns) for name, group in record.groups.items())
+            alike.setdefault((record.model, tuple(record.types.items()), views), []).append(record)
         for some in alike.values():
             model = some[0].model
             assert model is not None
@@ -116,7 +116,7 @@ class Shadow:
                 reason = "store" if isinstance(e, StoreError) else "model" if isinstance(e, ModelError) else "defect"
                 self._failed(model, reason, len(some), e)
 
-    def _shadow(self, model: str, some: list[Asked]) -> None:
+    def _shadow(self, model: str, some: list[RequestRecord]) -> None:
         challenger = self._challenger(model)
         if challenger is None:
             return  # it was promoted or is gone meanwhile
@@ -139,9 +139,9 @@ class Shadow:
             log.warning("shadow: the challenger of %s answers again", model)
             self._said = ""
 
-    def _may(self, model: str, spec: ModelSpec, asked: Asked) -> bool:
+    def _may(self, model: str, spec: ModelSpec, record: RequestRecord) -> bool:
         try:
-            for view, group in asked.groups.items():
+            for view, group in record.groups.items():
                 self._check_rows(spec, view, group)
         except FingerprintError as e:
             self._failed(model, "fingerprint", 1, e)
@@ -156,7 +156,7 @@ class Shadow:
             self._said = line
 
 
-def to_inputs(spec: ModelSpec, some: list[Asked], read: Reader) -> tuple[pa.Table, dict[str, ViewRows]]:
+def to_inputs(spec: ModelSpec, some: list[RequestRecord], read: Reader) -> tuple[pa.Table, dict[str, ViewRows]]:
     """The inputs of ``spec`` for the rows of some requests of one kind, one below the other, and what had to be ``read`` for them.
 
     Raises ModelError if the requests lack a field that the model needs.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from pipelines.lake.processes import free_ports
@@ -28,8 +30,8 @@ class WebhookServer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/hooks/T0?x=1"
 
-    def up(self) -> None:
-        """Listen, on the same port as before."""
+    def up(self, certificate: Path | None = None) -> None:
+        """Listen, on the same port as before; by TLS with a PEM file of certificate and key."""
         me = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -60,6 +62,10 @@ class WebhookServer:
                 pass
 
         self._server = Server(("127.0.0.1", self.port), Handler)
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def down(self) -> None:

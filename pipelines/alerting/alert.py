@@ -16,8 +16,8 @@ __all__ = ["Alert", "from_report", "from_runs"]
 
 Severity = Literal["info", "warn", "fail"]
 _RANK = {"ok": 0, "info": 0, "warn": 1, "fail": 2}
-_TOLD = 8
-"""Features told by name in a text; the rest is counted."""
+_NAMED = 8
+"""Features named in a text; the rest is counted."""
 LASTING = frozenset({"stream", "serve", "watch"})
 """Kinds of runs that are well while they run."""
 _OLD = timedelta(days=7)
@@ -38,7 +38,7 @@ class Alert:
 
     @property
     def fingerprint(self) -> str:
-        """Hex digest of key, severity and ``same``: two alerts of one fingerprint need not be told twice."""
+        """Hex digest of key, severity and ``same``: two alerts of one fingerprint need not be sent twice."""
         return hashlib.sha256(json.dumps([self.key, self.severity, self.same]).encode()).hexdigest()[:16]
 
 
@@ -59,7 +59,7 @@ def from_report(report: Mapping[str, Any], level: Severity = "fail") -> list[Ale
         ordered = sorted(checks, key=lambda c: (-_RANK[str(c["status"])], -_excess(c), str(c.get("feature") or "")))
         features = [str(c["feature"]) for c in ordered if c.get("feature")]
         what = f" of {features[0]}" if len(features) == 1 else f" of {len(features)} features" if features else ""
-        lines = [_line(c) for c in ordered[:_TOLD]] + ([f"and {len(ordered) - _TOLD} more"] if len(ordered) > _TOLD else [])
+        lines = [_line(c) for c in ordered[:_NAMED]] + ([f"and {len(ordered) - _NAMED} more"] if len(ordered) > _NAMED else [])
         out.append(
             Alert(
                 key=f"monitor/{model}/{name}",
@@ -86,10 +86,10 @@ def _excess(check: Mapping[str, Any]) -> float:
 def _line(check: Mapping[str, Any]) -> str:
     head = str(check.get("feature") or str(check["name"]).replace("_", " "))
     value, threshold = check.get("value"), check.get("threshold")
-    told = f" {value:.4g}" if _number(value) else ""
-    told += f" (threshold {threshold:.4g})" if _number(threshold) else ""
+    numbers = f" {value:.4g}" if _number(value) else ""
+    numbers += f" (threshold {threshold:.4g})" if _number(threshold) else ""
     detail = f": {check['detail']}" if check.get("detail") else ""
-    return f"{head}{told}{detail}"
+    return f"{head}{numbers}{detail}"
 
 
 def from_runs(runs: Sequence[RunHead], now: datetime) -> list[Alert]:

@@ -13,6 +13,7 @@ import requests
 
 from pipelines.alerting.receiver import AlertReceiver, Outcome
 from pipelines.project.config import AlertSettings
+from pipelines.project.http import as_it_is, certificates, reason
 from transforms.errors import ConfigError
 
 __all__ = ["Webhook", "slack"]
@@ -53,31 +54,17 @@ class Webhook(AlertReceiver):
                 headers=headers,
                 timeout=settings.timeout_seconds,
                 allow_redirects=False,
-                auth=_as_it_is,
+                auth=as_it_is,
+                verify=certificates(),
             )
         except requests.Timeout:
             return Outcome(False, f"{self.host} did not answer within {settings.timeout_seconds:g} s")
         except (requests.RequestException, OSError) as error:
-            return Outcome(False, f"{self.host}: {_reason(error)}")
+            return Outcome(False, f"{self.host}: {reason(error)}")
         if 200 <= answer.status_code < 300:
             return Outcome(True)
         after = _after(answer.headers.get("Retry-After"), now)
         return Outcome(False, f"{self.host} answered {answer.status_code}", answer.status_code in _OF_THE_MESSAGE, after)
-
-
-def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Without this, a password in the user's .netrc would take the place of ``alerts.secret``."""
-    return request
-
-
-def _reason(error: BaseException) -> str:
-    """The system's word for what went wrong: the texts of requests hold the address."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        cause = cause.__cause__ or cause.__context__
-    return type(error).__name__
 
 
 def _after(value: str | None, now: datetime) -> timedelta | None:

@@ -38,9 +38,9 @@ def _settings(repo: Path, data: Path | None) -> tuple[Settings, Broker]:
 
 
 def _run(repo: Path, settings: Settings, dry: bool) -> AbstractContextManager[Run | None]:
-    from pipelines.project.recording import Home, recorded
+    from pipelines.project.recording import ProjectRef, recorded
 
-    return nullcontext() if dry else recorded(Home(repo.resolve(), settings, settings.data), "dlq-replay")
+    return nullcontext() if dry else recorded(ProjectRef(repo.resolve(), settings, settings.data), "dlq-replay")
 
 
 def _choice(source: str | None, reason: str | None, since: str | None) -> Choice:

@@ -132,14 +132,14 @@ def promote(
     if version is None:  # a version that is named needs no registering, and mends a damaged file
         for late in register_forgotten(loaded, chosen.name):
             steps.say(f"version {late} was pushed by a training that was killed before it was registered; it is now")
-    asked = registry.asked_for(loaded, chosen, version)
-    if asked.version == asked.champion:
-        show({"model": asked.model, "version": asked.version, "outcome": "champion already"}, json_)
-        steps.say(f"version {asked.version} is champion already")
+    candidate = registry.candidate_for(loaded, chosen, version)
+    if candidate.version == candidate.champion:
+        show({"model": candidate.model, "version": candidate.version, "outcome": "champion already"}, json_)
+        steps.say(f"version {candidate.version} is champion already")
         return
-    with recorded(loaded, "promote", params={"model": chosen.name, "version": asked.version, "champion": asked.champion}) as run:
+    with recorded(loaded, "promote", params={"model": chosen.name, "version": candidate.version, "champion": candidate.champion}) as run:
         with steps.doing("judging"):
-            decision = registry.decide(loaded, chosen, asked, steps.say)
+            decision = registry.decide(loaded, chosen, candidate, steps.say)
         told = decision.to_dict()
         metrics = decision.evaluation.metrics() if decision.evaluation is not None else {}
         run.save(metrics=metrics, **told)
@@ -159,11 +159,11 @@ def promote(
         steps.say(f"missed: {line}")
     if outcome == "refused":
         screen.print(
-            f"version {asked.version} is not promoted; champion stays {asked.champion}. --force --reason '...' does it all the same"
+            f"version {candidate.version} is not promoted; champion stays {candidate.champion}. --force --reason '...' does it all the same"
         )
         raise typer.Exit(REFUSED)
-    before = f" (before: {asked.champion})" if asked.champion is not None else ""
-    steps.say(f"version {asked.version} {'is champion now' if outcome == 'promoted' else outcome}{before}")
+    before = f" (before: {candidate.champion})" if candidate.champion is not None else ""
+    steps.say(f"version {candidate.version} {'is champion now' if outcome == 'promoted' else outcome}{before}")
 
 
 def rollback(

@@ -45,8 +45,8 @@ def serve(
         )
         raise ConfigError(f"serve.{'.'.join(map(str, first['loc']))}: {first['msg']} (got {first['input']!r}); correct it") from None
     from pipelines.lake.processes import become, module_command
-    from pipelines.project.recording import Home, hand_over
+    from pipelines.project.recording import ProjectRef, hand_over
 
-    hand_over(Home(repo, settings, settings.data), "serve", serving=chosen.model_dump(mode="json"))
+    hand_over(ProjectRef(repo, settings, settings.data), "serve", serving=chosen.model_dump(mode="json"))
     # The server is a process of its own that never loads Beam or the pipelines; it takes this one's place.
     become(module_command("serving", chosen.model_dump_json()))

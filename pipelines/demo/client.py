@@ -1,11 +1,9 @@
-"""Asking a served model: the requests of a history as their time comes, and the same question every second, to show how it changes."""
+"""A client of a served model: the requests of a history as their time comes, and the same one every second, to show how it changes."""
 
 from __future__ import annotations
 
 import json
 import time
-import urllib.error
-import urllib.request
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -13,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import requests
 
+from pipelines.project.http import reason
 from pipelines.project.repository import Repo
 from transforms.definitions import EVENT_TIMESTAMP, REVISION
 from transforms.errors import TandemError
 from transforms.instants import instant, now_us
 
-__all__ = ["Asking", "Question", "most_asked", "post", "requests"]
+__all__ = ["DemoClient", "Question", "most_asked", "past_requests", "post"]
 
 COLUMNS = 3
 """Features shown."""
@@ -29,7 +29,7 @@ Question = tuple[int, dict[str, Any]]
 """When it is asked (microseconds), and the instance."""
 
 
-def requests(repo: Repo, name: str, start: datetime, end: datetime) -> list[Question]:
+def past_requests(repo: Repo, name: str, start: datetime, end: datetime) -> list[Question]:
     """Every request that the model's spine has in [start, end), in order of time. Raises TandemError if there is none."""
     model = _model(repo, name)
     spine: pa.Table = repo.attribute(model.spine)(repo.data, start, end)
@@ -55,16 +55,17 @@ def _model(repo: Repo, name: str) -> Any:
 
 def post(url: str, body: Any) -> dict[str, Any]:
     """POST JSON, return JSON; raises TandemError with the server's own line."""
-    request = urllib.request.Request(url, json.dumps(body, default=str).encode(), {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=30) as response:
-            answer: dict[str, Any] = json.loads(response.read())
-            return answer
-    except urllib.error.HTTPError as error:
-        raise TandemError(f"{url} answered {error.code}: {error.read().decode(errors='replace')[:300]}") from None
+        answer = requests.post(url, json.dumps(body, default=str), headers={"Content-Type": "application/json"}, timeout=30)
+    except requests.RequestException as error:
+        raise TandemError(f"{url} does not answer: {reason(error)}") from None
+    if answer.status_code != 200:
+        raise TandemError(f"{url} answered {answer.status_code}: {answer.text[:300]}")
+    found: dict[str, Any] = answer.json()
+    return found
 
 
-class Asking:
+class DemoClient:
     """Asks the same question every second and shows features and prediction; and all ``questions`` as their time comes."""
 
     def __init__(self, repo: Repo, address: str, model: str, questions: Sequence[Question], say: Callable[[str], None]) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 from pipelines import workflow
 from pipelines.cli.batch import run_table
 from pipelines.demo import streaming_demo as live
-from pipelines.demo.client import post, requests
+from pipelines.demo.client import past_requests, post
 from pipelines.lake import layout
 from pipelines.project.repository import Repo
 from pipelines.reports.terminal import Steps
@@ -95,7 +95,7 @@ def _show_batch(manifest: dict[str, Any], trained: Any) -> None:
 
 def ask(repo: Repo, name: str, as_of: datetime, steps: Steps) -> tuple[dict[str, Any], float]:
     """Ask the served model for the newest requests of the training set's last day; (one answer with its question, median ms)."""
-    asked = requests(repo, name, as_of - timedelta(days=1), as_of)[-50:]
+    asked = past_requests(repo, name, as_of - timedelta(days=1), as_of)[-50:]
     with steps.doing("serving"), live.server(repo, as_of) as address:
         url, times, answer = f"{address}/v1/models/{name}:predict", [], {}
         for _, instance in asked:

@@ -7,8 +7,6 @@ import shutil
 import socket
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
@@ -16,7 +14,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pipelines.demo.client import Asking, Question, requests
+import requests
+
+from pipelines.demo.client import DemoClient, Question, past_requests
 from pipelines.lake import layout
 from pipelines.project.repository import Repo
 from pipelines.reports.terminal import Steps
@@ -75,7 +75,7 @@ def run_live(repo: Repo, run_id: str, model: str, end: datetime, days: int, step
     Everything that it starts ends with it, also after an error or Ctrl-C; a broker that ran before goes on.
     """
     until = end + timedelta(days=days)
-    questions = requests(repo, model, end, until)
+    questions = past_requests(repo, model, end, until)
     with _broker(repo, steps):
         seen = _streamed(repo, run_id, model, questions, (end, until), steps)
         return {**seen, "parity": _verified(repo, steps, as_json)}
@@ -97,29 +97,29 @@ def _streamed(
             address = started.enter_context(server(repo, days[0], "--clock", str(clock)))
             _wait(stream, lambda: _reads(repo), "the stream did not start", 300)
         steps.say(f"the stream goes on from the end of the batch run; the server answers on {address}")
-        asking = Asking(repo, address, model, questions, steps.say)
+        client = DemoClient(repo, address, model, questions, steps.say)
         steps.say(f"replaying {days[0]:%Y-%m-%d} to {days[1]:%Y-%m-%d}, two hours in a second; every request is asked when its time comes,")
-        steps.say("and the same one every second: " + ", ".join(f"{k} {v}" for k, v in asking.question.items()))
+        steps.say("and the same one every second: " + ", ".join(f"{k} {v}" for k, v in client.question.items()))
         replay = started.enter_context(_Replay(repo, *days))
         while not replay.over():
-            asking.ask(clock)
+            client.ask(clock)
             _alive(stream, "the stream ended")
         steps.say(f"replayed {replay.summary['sent']:,} records; waiting for the stream to deliver all of them")
         delivered = _delivered(repo, replay.summary["sources"])
-        _wait(stream, lambda: asking.ask(clock) and delivered(), "the stream did not catch up", 300)
-        millis = asking.millis()
-        steps.say(f"the stream caught up; {asking.asked:,} requests asked in time; one alone is answered within {millis:.1f} ms (median)")
-        asked = asking.all_of([instance for _, instance in questions[-LATEST:]])
+        _wait(stream, lambda: client.ask(clock) and delivered(), "the stream did not catch up", 300)
+        millis = client.millis()
+        steps.say(f"the stream caught up; {client.asked:,} requests asked in time; one alone is answered within {millis:.1f} ms (median)")
+        asked = client.all_of([instance for _, instance in questions[-LATEST:]])
         steps.say(f"asked {asked} requests of the last hours once more, over features that have come to rest")
         summary = (stop_stream(repo.data, NAME) or {}).get("summary", {})
         steps.say("the stream stopped, and recorded its checkpoint")
-    told = {k: summary.get(k) for k in ("events", "rows", "late", "rejected", "written", "stale")}
+    counts = {k: summary.get(k) for k in ("events", "rows", "late", "rejected", "written", "stale")}
     return {
-        "question": asking.question,
-        "answers": asking.answers,
+        "question": client.question,
+        "answers": client.answers,
         "milliseconds": millis,
         "replay": replay.summary["sources"],
-        "stream": told,
+        "stream": counts,
     }
 
 
@@ -200,9 +200,8 @@ def server(repo: Repo, as_of: datetime, *flags: str) -> Iterator[str]:
 
     def ready() -> bool:
         try:
-            with urllib.request.urlopen(f"{address}/v2/health/ready", timeout=2):
-                return True
-        except (urllib.error.URLError, OSError):
+            return requests.get(f"{address}/v2/health/ready", timeout=2).ok
+        except requests.RequestException:
             return False
 
     with _child(repo, "serve", "--port", str(port), "--as-of", as_of.isoformat(), *flags) as child:

@@ -170,8 +170,8 @@ def performance(
         "chance": {k: round(v, 4) for k, v in allowed.items()},
         "chance_from": f"{len(parts)} windows of the held-out part" if len(parts) >= 3 else "standard errors",
     }  # fmt: skip
-    told = f"mean prediction {mine.mean:.3f}, rate of positives {mine.rate:.3f} over {mine.rows:,} labels"
-    out = [distance_check("calibration", "", mine.gap, settings.calibration, allowed["gap"], settings.chance, f"{told}: apart by")]
+    numbers = f"mean prediction {mine.mean:.3f}, rate of positives {mine.rate:.3f} over {mine.rows:,} labels"
+    out = [distance_check("calibration", "", mine.gap, settings.calibration, allowed["gap"], settings.chance, f"{numbers}: apart by")]
     if mine.auc is not None and report.auc is not None:
         what = f"AUC {mine.auc:.4f}, in the training report {report.auc:.4f}: lower by"
         out.append(distance_check("auc", "", max(report.auc - mine.auc, 0.0), settings.auc_drop, allowed["auc"], settings.chance, what))
@@ -200,8 +200,8 @@ def recomputed(found: Mapping[str, Recomputed], settings: MonitorSettings) -> li
     out = []
     for name, r in found.items():
         bugs = r.count("real bug")
-        told = ", ".join(f"{n:,} {kind} ({cause})" for kind, causes in r.causes.items() for cause, n in causes.items()) or "none differs"
-        out.append(above("recomputed", name, bugs, settings.real_bugs, f"{r.answers:,} answers computed anew: {told}"))
+        others = ", ".join(f"{n:,} {kind} ({cause})" for kind, causes in r.causes.items() for cause, n in causes.items()) or "none differs"
+        out.append(above("recomputed", name, bugs, settings.real_bugs, f"{r.answers:,} answers computed anew: {others}"))
         late = int((r.behind_s > settings.stale_minutes * 60).sum())
         share = late / r.answers if r.answers else 0.0
         detail = f"{late:,} of {r.answers:,} answers from a row that another had replaced more than {settings.stale_minutes:g} min before"

@@ -152,8 +152,8 @@ def _judged(repo: Repo, model: Model, options: MonitorOptions, now: datetime, sa
                 skipped("skew", f"{served.num_rows:,} answers; distances say nothing below monitor.min_rows = {settings.min_rows}")
             )
         elif (spread := moments(column_us(served, "tandem_as_of"))) < settings.min_moments:
-            told = f"the answers are of {spread:.1f} different minutes in effect: no sample of a window"
-            checks.append(skipped("skew", f"{told} (monitor.min_moments = {settings.min_moments}); look at a longer one with --last"))
+            why = f"the answers are of {spread:.1f} different minutes in effect: no sample of a window"
+            checks.append(skipped("skew", f"{why} (monitor.min_moments = {settings.min_moments}); look at a longer one with --last"))
         else:
             checks += _distances(repo, model, base, served, before, whole, window, result, say)
         checks += judge.views(repo, base, served, window, result["views"], settings)

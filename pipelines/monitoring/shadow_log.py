@@ -92,7 +92,7 @@ def _pairs(table: pa.Table) -> list[dict[str, int]]:
 
 
 def _judged(data: Path, options: CompareOptions, mine: pa.Table) -> dict[str, Any]:
-    """Who was right, or one line that says why that cannot be told yet."""
+    """Who was right, or one line that says why that is not known yet."""
     from pipelines.monitoring.labels import read_labels
 
     labels = read_labels(data, options.model)

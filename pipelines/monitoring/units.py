@@ -105,12 +105,6 @@ def suspect_unit(baseline: Floats, values: Floats, unit: str = "") -> Suspect | 
     return best if best is not None and best.after <= _BETTER * before else None
 
 
-def median_ratio(baseline: Floats, values: Floats) -> float | None:
-    """The ratio of the medians' distances from zero; None where it says nothing."""
-    a, b = (float(np.median(np.abs(x))) if len(x) else 0.0 for x in (baseline, values))
-    return b / a if a > 0 and b > 0 else None
-
-
 def fields_of(groups: Any) -> dict[str, tuple[str, str]]:
     """``view__feature`` -> (``source.field``, unit) of the features that bear the unit of the field they are made of."""
     out = {}

@@ -64,7 +64,7 @@ def choose(at: Int, since: datetime | None, until: datetime | None, last: timede
     Raises ConfigError for a window that ends before it begins.
     """
     if since is not None and until is not None and since >= until:
-        raise ConfigError(f"--since {since:%Y-%m-%dT%H:%M} is not before --until {until:%Y-%m-%dT%H:%M}; swap or mend them")
+        raise ConfigError(f"--since {since:%Y-%m-%dT%H:%M} is not before --until {until:%Y-%m-%dT%H:%M}; swap or correct them")
     length = DAY_US if last is None else last // timedelta(microseconds=1)
     if until is not None:
         at = at[at < us(until)]

@@ -18,7 +18,7 @@ from pipelines.lake.process_identity import ProcessId
 from pipelines.lake.provenance import facts, masked, masked_command
 from pipelines.lake.runs import UNDER_WAY, Run, begin
 
-__all__ = ["FOLDER", "PARENT", "Home", "Observer", "Stopped", "hand_over", "observe", "recorded", "recording"]
+__all__ = ["FOLDER", "PARENT", "Observer", "ProjectRef", "Stopped", "hand_over", "observe", "recorded", "recording"]
 
 PARENT = "TANDEM_PARENT_RUN"
 """Set while a run is made: jobs that it starts, in this process or another, name it as their parent."""
@@ -39,7 +39,7 @@ class Place(Protocol):
 
 
 @dataclass(frozen=True)
-class Home:
+class ProjectRef:
     """A repository whose definitions are not loaded."""
 
     path: Path

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.project.repository import Repo
-from pipelines.promotion.holdout import Held, columns_of, held_rows, label_of
+from pipelines.promotion.holdout import HoldoutSet, columns_of, holdout_rows, label_of
 from pipelines.registry.alias_file import model_folder, versions_on_disk
 from pipelines.training.definition import Model
 from pipelines.training.training_report import Score, score_all
@@ -30,7 +30,7 @@ class Evaluation:
     """Scores of versions on the same rows, overall (slice ``""``) and per slice; ``unknown`` says why a version has none."""
 
     model: str
-    held: Held
+    holdout: HoldoutSet
     scores: Mapping[int, Mapping[str, Score]]
     unknown: Mapping[int, str]
     predictions: Mapping[int, npt.NDArray[np.float64]]
@@ -40,9 +40,9 @@ class Evaluation:
         versions: dict[str, Any] = {str(v): {"unknown": why} for v, why in self.unknown.items()}
         for version, by in self.scores.items():
             slices = {key: _plain(s) for key, s in by.items() if key}
-            seen = {"seen_in_training": self.held.seen[version]} if version in self.held.seen else {}
+            seen = {"seen_in_training": self.holdout.seen[version]} if version in self.holdout.seen else {}
             versions[str(version)] = {**_plain(by[""]), **seen, "slices": slices}
-        return {"model": self.model, "how": self.held.how, "rows": self.held.table.num_rows, "versions": versions}
+        return {"model": self.model, "how": self.holdout.how, "rows": self.holdout.table.num_rows, "versions": versions}
 
     def metrics(self) -> dict[str, float]:
         """Flat names for a run's metrics: ``v7/auc``, ``v7/log_loss/origin=JFK``."""
@@ -73,20 +73,20 @@ def read_spec(data: Path, model: str, version: int) -> ModelSpec:
 
 def evaluate(repo: Repo, model: Model, versions: Sequence[int], start: datetime | None = None, end: datetime | None = None) -> Evaluation:
     """Score versions on rows that none of them was trained on, or on the requests asked in [start, end). A version that cannot be judged on
-    them is told in ``unknown``. Raises a TandemError if there are no rows, or a version is damaged."""
+    them stands in ``unknown``. Raises a TandemError if there are no rows, or a version is damaged."""
     from serving.models import load_model
 
     specs = {v: read_spec(repo.data, model.name, v) for v in dict.fromkeys(versions)}
-    held = held_rows(repo, model, specs, start, end)
-    label = label_of(held.table, model)
+    holdout = holdout_rows(repo, model, specs, start, end)
+    label = label_of(holdout.table, model)
     predictions: dict[int, npt.NDArray[np.float64]] = {}
-    for version, table in held.tables.items():
+    for version, table in holdout.tables.items():
         loaded = load_model(model_folder(repo.data, model.name) / str(version), specs[version])
         predictions[version] = _predict(loaded, table)
-    slices = columns_of(held.table, model.slices)
+    slices = columns_of(holdout.table, model.slices)
     scored = score_all(label, {str(v): p for v, p in predictions.items()}, slices)
     scores = {v: {s.slice: s for s in scored if s.predictor == str(v)} for v in predictions}
-    return Evaluation(model.name, held, scores, dict(held.lacking), predictions)
+    return Evaluation(model.name, holdout, scores, dict(holdout.lacking), predictions)
 
 
 def _predict(loaded: Any, table: pa.Table) -> npt.NDArray[np.float64]:
@@ -105,7 +105,7 @@ def write_tfma(evaluation: Evaluation, model: Model, folder: Path) -> dict[int, 
     from tensorflow_model_analysis.proto import config_pb2
 
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
-    table = evaluation.held.table
+    table = evaluation.holdout.table
     out = {}
     config = config_pb2.EvalConfig(
         model_specs=[config_pb2.ModelSpec(label_key=model.label, prediction_key="prediction")],

@@ -23,11 +23,11 @@ from transforms.definitions import EVENT_TIMESTAMP
 from transforms.errors import DataError, TandemError
 from transforms.instants import instant
 
-__all__ = ["Held", "held_rows"]
+__all__ = ["HoldoutSet", "holdout_rows"]
 
 
 @dataclass(frozen=True)
-class Held:
+class HoldoutSet:
     """Labelled rows in order of time. ``fingerprints``: of the graphs that their features were made by. ``how`` says how they were chosen,
     ``lacking`` why a version cannot be judged on them."""
 
@@ -72,7 +72,9 @@ def _sets(data: Path, specs: Mapping[int, ModelSpec]) -> dict[int, _Set]:
     return out
 
 
-def held_rows(repo: Repo, model: Model, specs: Mapping[int, ModelSpec], start: datetime | None = None, end: datetime | None = None) -> Held:
+def holdout_rows(
+    repo: Repo, model: Model, specs: Mapping[int, ModelSpec], start: datetime | None = None, end: datetime | None = None
+) -> HoldoutSet:
     """The rows to judge versions on: requests asked in [start, end), or without a range the rows of the versions' test splits that none of
     them was trained on (the newest set that leaves most of them). Raises DataError if there are none."""
     sets = _sets(repo.data, specs)
@@ -95,7 +97,7 @@ def held_rows(repo: Repo, model: Model, specs: Mapping[int, ModelSpec], start: d
             tables[version] = _for(repo, model, spec, table, fingerprints)
         except TandemError as e:
             lacking[version] = str(e)
-    return Held(table, fingerprints, how, seen, tuple(v for v in specs if v not in sets), lacking, tables)
+    return HoldoutSet(table, fingerprints, how, seen, tuple(v for v in specs if v not in sets), lacking, tables)
 
 
 def _test_rows(sets: Mapping[int, _Set]) -> tuple[pa.Table, Mapping[str, str], str]:

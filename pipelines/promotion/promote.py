@@ -18,11 +18,11 @@ from serving.errors import ModelError
 from serving.models import ModelSpec
 from transforms.errors import DataError, TandemError
 
-__all__ = ["Asked", "Decision", "asked_for", "decide", "misfit", "promote", "rollback", "rollback_to"]
+__all__ = ["Candidate", "Decision", "candidate_for", "decide", "misfit", "promote", "rollback", "rollback_to"]
 
 
 @dataclass(frozen=True)
-class Asked:
+class Candidate:
     """Which version is to become champion in the place of which."""
 
     model: str
@@ -35,7 +35,7 @@ class Asked:
 class Decision:
     """The verdict on a version: every check, why it may not become champion, and the evaluation that both rest on."""
 
-    asked: Asked
+    candidate: Candidate
     checks: tuple[Check, ...]
     missed: tuple[str, ...]
     notes: tuple[str, ...]
@@ -44,9 +44,9 @@ class Decision:
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able form."""
         return {
-            "model": self.asked.model,
-            "version": self.asked.version,
-            "champion": self.asked.champion,
+            "model": self.candidate.model,
+            "version": self.candidate.version,
+            "champion": self.candidate.champion,
             "missed": list(self.missed),
             "notes": list(self.notes),
             "checks": [c.to_dict() for c in self.checks],
@@ -69,7 +69,7 @@ def misfit(repo: Repo, spec: ModelSpec) -> str:
     return ""
 
 
-def asked_for(repo: Repo, model: Model, version: int | None) -> Asked:
+def candidate_for(repo: Repo, model: Model, version: int | None) -> Candidate:
     """The version to promote (default: the challenger). Raises DataError if there is none."""
     folder = model_folder(repo.data, model.name)
     try:
@@ -82,67 +82,67 @@ def asked_for(repo: Repo, model: Model, version: int | None) -> Asked:
     if chosen is None:
         have = ", ".join(map(str, versions_on_disk(folder)[-8:])) or "none"
         raise DataError(f"model {model.name!r} has no challenger; name a version with --version (there is {have})")
-    return Asked(model.name, chosen, now.champion, read_spec(repo.data, model.name, chosen))
+    return Candidate(model.name, chosen, now.champion, read_spec(repo.data, model.name, chosen))
 
 
-def decide(repo: Repo, model: Model, asked: Asked, say: Callable[[str], None] = lambda line: None) -> Decision:
+def decide(repo: Repo, model: Model, candidate: Candidate, say: Callable[[str], None] = lambda line: None) -> Decision:
     """Whether a version may become champion: it fits the online rows, and holds the model's thresholds by itself, beside the champion on
     the same rows that neither was trained on, and in every slice that has enough of them."""
     out: list[str] = []
     notes: list[str] = []
-    unfit = misfit(repo, asked.spec)
+    unfit = misfit(repo, candidate.spec)
     if unfit:
         out.append(f"it would be refused by the server: {unfit}")
-    versions, champion_fits = [asked.version], False
-    if asked.champion is not None and asked.champion != asked.version:
+    versions, champion_fits = [candidate.version], False
+    if candidate.champion is not None and candidate.champion != candidate.version:
         try:
-            champion_unfit = misfit(repo, read_spec(repo.data, model.name, asked.champion))
+            champion_unfit = misfit(repo, read_spec(repo.data, model.name, candidate.champion))
         except TandemError as e:
             champion_unfit = str(e)
         champion_fits = not champion_unfit
         if champion_fits:
-            versions.append(asked.champion)
+            versions.append(candidate.champion)
         else:
-            notes.append(f"champion version {asked.champion} cannot be served any more and is not compared with: {champion_unfit}")
-    elif asked.champion is None:
+            notes.append(f"champion version {candidate.champion} cannot be served any more and is not compared with: {champion_unfit}")
+    elif candidate.champion is None:
         notes.append("there is no champion to compare with")
     try:
         found = evaluate(repo, model, versions)
     except TandemError as e:
-        return Decision(asked, (), (*out, f"it cannot be judged: {e}"), tuple(notes), None)
-    say(f"{found.held.table.num_rows:,} rows: {found.held.how}")
-    if asked.version in found.unknown:
-        out.append(f"it cannot be judged: {found.unknown[asked.version]}")
-    if champion_fits and asked.champion is not None and asked.champion in found.unknown:
-        out.append(f"it cannot be compared with champion version {asked.champion}: {found.unknown[asked.champion]}")
-    for version, rows in found.held.seen.items():
-        notes.append(f"version {version} was trained on {rows:,} of the {found.held.table.num_rows:,} rows")
-    for version in found.held.unsure:
+        return Decision(candidate, (), (*out, f"it cannot be judged: {e}"), tuple(notes), None)
+    say(f"{found.holdout.table.num_rows:,} rows: {found.holdout.how}")
+    if candidate.version in found.unknown:
+        out.append(f"it cannot be judged: {found.unknown[candidate.version]}")
+    if champion_fits and candidate.champion is not None and candidate.champion in found.unknown:
+        out.append(f"it cannot be compared with champion version {candidate.champion}: {found.unknown[candidate.champion]}")
+    for version, rows in found.holdout.seen.items():
+        notes.append(f"version {version} was trained on {rows:,} of the {found.holdout.table.num_rows:,} rows")
+    for version in found.holdout.unsure:
         notes.append(f"the training set of version {version} is gone: whether it was trained on these rows is not known")
-    mine = found.scores.get(asked.version)
-    theirs = found.scores.get(asked.champion) if asked.champion is not None and champion_fits else None
+    mine = found.scores.get(candidate.version)
+    theirs = found.scores.get(candidate.champion) if candidate.champion is not None and champion_fits else None
     checks = judge(model.thresholds, mine, theirs) if mine is not None else []
-    return Decision(asked, tuple(checks), (*out, *missed(checks)), tuple(notes), found)
+    return Decision(candidate, tuple(checks), (*out, *missed(checks)), tuple(notes), found)
 
 
 def promote(repo: Repo, decision: Decision, now: datetime, *, reason: str = "", forced: bool = False, run: str = "") -> Aliases:
     """Make the version champion. Raises MovedError if the champion is not the one any more that it was compared with, DataError if the
     decision says no and it is not ``forced``."""
-    asked = decision.asked
+    candidate = decision.candidate
     if decision.missed and not forced:
-        raise DataError(f"version {asked.version} is not promoted: {'; '.join(decision.missed)}")
+        raise DataError(f"version {candidate.version} is not promoted: {'; '.join(decision.missed)}")
 
     def move(found: Aliases) -> tuple[int | None, int | None]:
-        if found.champion != asked.champion:
+        if found.champion != candidate.champion:
             raise MovedError(
-                f"model {asked.model!r}: version {found.champion} became champion meanwhile, version {asked.version} was compared with "
-                f"{asked.champion}; look at it and promote again"
+                f"model {candidate.model!r}: version {found.champion} became champion meanwhile, version {candidate.version} was compared"
+                f" with {candidate.champion}; look at it and promote again"
             )
-        return asked.version, None if found.challenger == asked.version else found.challenger
+        return candidate.version, None if found.challenger == candidate.version else found.challenger
 
-    details: dict[str, Any] = {"version": asked.version, "reason": reason, "evaluation": run}
+    details: dict[str, Any] = {"version": candidate.version, "reason": reason, "evaluation": run}
     details |= {"forced": forced, "missed": list(decision.missed)} if decision.missed else {}
-    return change(model_folder(repo.data, asked.model), "promote", move, now, mend=True, **details)
+    return change(model_folder(repo.data, candidate.model), "promote", move, now, repair=True, **details)
 
 
 def rollback_to(repo: Repo, model: str, to: int | None) -> tuple[int, int]:

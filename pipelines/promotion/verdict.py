@@ -11,7 +11,7 @@ import numpy as np
 from pipelines.training.definition import Threshold
 from pipelines.training.training_report import Score
 
-__all__ = ["Check", "judge", "missed", "scores_of"]
+__all__ = ["Check", "judge", "missed"]
 
 MIN_OF_EACH_CLASS = 10
 _ROUNDING = 1e-9
@@ -50,11 +50,6 @@ def _rises(metric: str) -> bool:
     return metric == "auc"
 
 
-def scores_of(scores: Sequence[Score], predictor: str) -> dict[str, Score]:
-    """The scores of one predictor by slice; ``""`` is all rows."""
-    return {s.slice: s for s in scores if s.predictor == predictor}
-
-
 def judge(thresholds: Sequence[Threshold], mine: Mapping[str, Score], champion: Mapping[str, Score] | None) -> list[Check]:
     """Every check that the thresholds ask for: over all rows, and per slice with enough rows. ``champion`` None: there is none to compare
     with. A check that cannot be judged over all rows counts as missed; a slice that is too small does not decide."""
@@ -79,13 +74,13 @@ def _small(score: Score, t: Threshold) -> bool:
 
 def _check(metric: str, key: str, against: str, score: Score, other: float | None, limit: float | None, small: bool) -> Check:
     value: float | None = getattr(score, metric)
-    told = (metric, key, against, score.rows, value, other, limit)
+    numbers = (metric, key, against, score.rows, value, other, limit)
     if small:
-        return Check(*told, ok=None, why="too few rows to decide")
+        return Check(*numbers, ok=None, why="too few rows to decide")
     if value is None or limit is None or not np.isfinite(value):
-        return Check(*told, ok=None if key else False, why="there is no such number: the rows have one class only")
+        return Check(*numbers, ok=None if key else False, why="there is no such number: the rows have one class only")
     good = value >= limit - _ROUNDING if _rises(metric) else value <= limit + _ROUNDING
-    return Check(*told, ok=bool(good))
+    return Check(*numbers, ok=bool(good))
 
 
 def missed(checks: Sequence[Check]) -> list[str]:

@@ -73,14 +73,14 @@ def change(
     decide: Callable[[Aliases], tuple[int | None, int | None] | None],
     now: datetime,
     *,
-    mend: bool = False,
+    repair: bool = False,
     leaving_out: int | None = None,
     **details: Any,
 ) -> Aliases:
     """Set (champion, challenger) to what ``decide`` makes of the aliases as they are; None leaves them alone.
 
     ``decide`` runs under the lock and may raise: nothing is changed then. ``details`` go into the entry of the history (what is None or
-    empty is left out). A process killed here leaves the old file or the new one. With ``mend`` a damaged file is set aside and begun anew.
+    empty is left out). A process killed here leaves the old file or the new one. ``repair``: a damaged file is set aside and begun anew.
     """
     with lock(folder / LOCK):
         for left_over in folder.glob(f".{ALIASES_FILE}.*"):
@@ -89,7 +89,7 @@ def change(
         try:
             before = current(folder, leaving_out)
         except ModelError:
-            if not mend:
+            if not repair:
                 raise
             aside = f"{ALIASES_FILE}.damaged-{now.astimezone(UTC):%Y%m%dT%H%M%S}"
             (folder / ALIASES_FILE).rename(folder / aside)

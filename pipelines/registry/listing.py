@@ -1,4 +1,4 @@
-"""``tandem models``: the versions of each model, as the folders, the aliases and the runs tell. Light: no TensorFlow, Feast or MLflow."""
+"""``tandem models``: the versions of each model, as the folders, the aliases and the runs say. Light: no TensorFlow, Feast or MLflow."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def _model(data: Path, name: str) -> dict[str, Any]:
             }
         )
     used = {view: applied.get(view, "") for v in versions for view in v["fingerprints"]}
-    told = {"champion": aliases.champion, "challenger": aliases.challenger, "champions": list(aliases.champions)}
+    pointers = {"champion": aliases.champion, "challenger": aliases.challenger, "champions": list(aliases.champions)}
     return {
         "model": name,
-        **told,
+        **pointers,
         "versions": versions,
         "history": [dict(e) for e in aliases.history],
         "problem": problem,

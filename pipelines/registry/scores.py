@@ -52,8 +52,8 @@ def evaluations_of(data: Path, model: str) -> Scores:
     for run in list_runs(data):
         if run.kind == "train":
             trained[run.id] = run.record.metrics
-        elif run.kind in KINDS and (told := run.record.evaluation).get("model") == model:
-            for version, scores in told.get("versions", {}).items():
+        elif run.kind in KINDS and (found := run.record.evaluation).get("model") == model:
+            for version, scores in found.get("versions", {}).items():
                 if "unknown" not in scores:
-                    evaluated[int(version)] = {**scores, "run": run.id, "how": told.get("how", "")}
+                    evaluated[int(version)] = {**scores, "run": run.id, "how": found.get("how", "")}
     return Scores(trained, evaluated)

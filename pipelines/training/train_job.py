@@ -127,7 +127,7 @@ def train(
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its order of sums is not always the same
-    home = recording.Home(repo, load_settings(repo, data=data), data)
+    home = recording.ProjectRef(repo, load_settings(repo, data=data), data)
     asked: dict[str, Any] = {
         "model": model.name,
         "range": [t.astimezone(UTC).isoformat() for t in (start, end)],
@@ -145,7 +145,7 @@ def train(
 
 def _train(
     model: Model,
-    home: recording.Home,
+    home: recording.ProjectRef,
     run: runs.Run,
     start: datetime,
     end: datetime,

@@ -21,9 +21,9 @@ class Commands(Protocol):
     """Runs ``tandem`` commands, one at a time."""
 
     def run(self, words: Sequence[str]) -> tuple[int, str]:
-        """Run ``tandem WORDS`` to its end: its exit code, and the line that tells most about a failure.
+        """Run ``tandem WORDS`` to its end: its exit code, and the line that says most about a failure.
 
-        Raises Stopped when told to stop.
+        Raises Stopped on a request to stop.
         """
 
 

@@ -188,7 +188,7 @@ def _held(state: State, now: datetime) -> tuple[str, datetime | None]:
     if state.training or any(a.state == "running" for a in state.attempts):
         return f"a training is under way: {state.training or 'a retraining'}", now + _AGAIN
     if state.findings is not None and state.findings.broken:
-        return f"the data looks broken ({_named(state.findings.broken)}); mend it first, a model would learn the defect", None
+        return f"the data looks broken ({_named(state.findings.broken)}); fix it first, a model would learn the defect", None
     if state.key is None or state.data_end is None:
         return "there are no whole days of events to train on", None
     mine = [a for a in state.attempts if a.key == state.key]
@@ -198,7 +198,7 @@ def _held(state: State, now: datetime) -> tuple[str, datetime | None]:
         return f"already trained on the data up to {state.data_end:%Y-%m-%d}; waiting for more", None
     failures = max((a.failures for a in mine), default=0)
     if failures >= policy.attempts:
-        return f"failed {failures} times on the data up to {state.data_end:%Y-%m-%d}; mend the cause, or wait for more data", None
+        return f"failed {failures} times on the data up to {state.data_end:%Y-%m-%d}; fix the cause, or wait for more data", None
     if failures and not (failures == 1 and mine[-1].state == "killed"):  # the first time that it was cut off, it simply goes on
         last = max(a.ended or a.begun for a in mine)
         again = last + policy.retry * (1 << min(failures - 1, 20))

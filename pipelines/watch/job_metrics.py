@@ -1,6 +1,6 @@
 """``/metrics`` of the jobs that end: batch, train, monitor, verify and the rest, from what they left behind; and of the watch itself.
 
-A short job is gone before anybody scrapes it, so whoever stays tells of it: ``tandem watch``, or ``tandem metrics``. Label values come from
+A short job is gone before anybody scrapes it, so who stays shows it: ``tandem watch``, or ``tandem metrics``. Label values come from
 definitions and kinds of jobs, never from an id, a time or an entity, so there are as many series as there are features and checks.
 """
 
@@ -29,7 +29,7 @@ __all__ = ["JobMetrics", "page"]
 
 STATUS = {"ok": 0, "warn": 1, "fail": 2}
 MOST_CHECKS = 2000
-"""Checks of one report that become series; of more, the first in the report's order count, and a gauge tells how many are left out."""
+"""Checks of one report that become series; of more, the first in the report's order count, and a gauge counts those left out."""
 _RUN_STATUSES = ("running", "publishing", "complete", "failed", "killed")
 
 
@@ -149,7 +149,7 @@ class JobMetrics(Collector):
         yield _gauge("monitor_check_value", "What a check of it measured.", labels, each[0])
         yield _gauge("monitor_check_threshold", "The threshold of a check.", labels, each[1])
         yield _gauge("monitor_check_status", "What a check found: 0 ok, 1 warn, 2 fail.", labels, each[2])
-        yield _gauge("monitor_checks_left_out", f"Checks beyond the first {MOST_CHECKS}, which are not told here.", ["model"], left)
+        yield _gauge("monitor_checks_left_out", f"Checks beyond the first {MOST_CHECKS}, which are not shown here.", ["model"], left)
         unexplained: dict[tuple[str, ...], float | None] = {}
         proven: dict[tuple[str, ...], float | None] = {}
         for path, proof in self._proofs():

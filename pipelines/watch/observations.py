@@ -52,7 +52,7 @@ def _days_of(folder: Path) -> list[date]:
 def event_days(data: Path, sources: Iterable[EventSource], now: datetime) -> tuple[datetime, datetime] | None:
     """The whole days [first, end) for which every source has events, by their ``date=YYYY-MM-DD`` folders; None if there are none.
 
-    Today is not whole yet. Where no source has such folders, the days are those up to today, as nothing tells otherwise: then
+    Today is not whole yet. Where no source has such folders, the days are those up to today, as nothing says otherwise: then
     the first is the epoch's.
     """
     today = _midnight(now.astimezone(UTC).date())
@@ -137,7 +137,7 @@ def key_of(model: str, end: datetime, graphs: Mapping[str, str]) -> dict[str, An
 
 
 def digest(key: Mapping[str, Any]) -> str:
-    """As the manifest of a run tells its key."""
+    """As the manifest of a run writes its key."""
     return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
 
 

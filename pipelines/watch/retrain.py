@@ -63,7 +63,7 @@ def retrain(
     """Make the rows, train, and let the thresholds decide. Call it within :func:`alone`, for a key that was not tried to its end.
 
     Raises DataError when a command fails (the run is failed then, and the next call for this key goes on with the step that
-    failed), Stopped when ``commands`` is told to stop.
+    failed), Stopped when ``commands`` are to stop.
     """
     said = [asdict(t) for t in triggers]
     fields: dict[str, Any] = {"model": model, "triggers": said, "range": [span.train_start.isoformat(), span.end.isoformat()]}

@@ -1,4 +1,4 @@
-"""The watch at work: look, decide, retrain, tell; again when something is due. Time, commands and the webhook are injected."""
+"""The watch at work: look, decide, retrain, send alerts; again when it is time. Clock, commands and the alert receiver are injected."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from transforms.errors import DataError, TandemError
 __all__ = ["Subject", "Watch", "status"]
 
 _BEAT = timedelta(minutes=1)
-"""The longest time without a look at the runs, so that a failed job is told soon."""
+"""The longest time without a look at the runs, so that a failed job is noticed soon."""
 _IN_A_ROUND = 4
 """Actions for one model in one round: a look, a training, and what they lead to. A bound, should the world change while we act."""
 _JUDGED_OTHERWISE = frozenset({"monitor", "watch"})
@@ -51,7 +51,7 @@ class Subject:
 
 @dataclass
 class Watch:
-    """The watch over one data folder. ``as_of`` is the moment that labels and monitor are told it is (over replayed history)."""
+    """The watch over one data folder. ``as_of`` is the moment that labels and monitor take for now (over replayed history)."""
 
     subject: Subject
     commands: Commands
@@ -65,7 +65,7 @@ class Watch:
     failed: list[str] = field(default_factory=list)
     """What went wrong in this process, one line each."""
     known: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """What is told by ``/metrics``: model -> looked, triggers, held."""
+    """What ``/metrics`` shows: model -> looked, triggers, held."""
 
     def __post_init__(self) -> None:
         self.alerts = AlertStore(layout.alerts(self.subject.data), self.subject.path.name)
@@ -75,7 +75,7 @@ class Watch:
             self.known[model] = {"looked": _noted(self.subject.data, model).get("looked"), "triggers": {}, "held": ""}
 
     def round(self) -> datetime:
-        """Everything that is due now, until nothing is; when to come back. Raises Stopped when the commands are told to stop."""
+        """Everything that is due now, until nothing is; when to come back. Raises Stopped when the commands are to stop."""
         until = self.clock() + _BEAT
         for model in self.subject.models:
             until = min(until, self._guarded(f"{model}: ", partial(self._model, model)))
@@ -194,8 +194,8 @@ class Watch:
                 else f"{model}: retrained, {outcome.what}"
             )
             labels = {"model": model, "version": str(outcome.version or ""), "outcome": outcome.what}
-            told = Alert(f"retrain/{outcome.run}", "info" if good else "warn", title, text, labels=labels)
-            self.alerts.add(told, self.clock())
+            news = Alert(f"retrain/{outcome.run}", "info" if good else "warn", title, text, labels=labels)
+            self.alerts.add(news, self.clock())
         return True
 
     def _note(self, model: str, decision: Decision) -> None:
@@ -211,7 +211,7 @@ class Watch:
         self.say(line)
 
     def run(self, stop: threading.Event, wait: Callable[[datetime], bool] | None = None) -> None:
-        """Rounds until ``stop`` is set. ``wait`` waits until a moment, or for the stop, and tells which."""
+        """Rounds until ``stop`` is set. ``wait`` waits until a moment, or for the stop, and returns which."""
 
         def sleep(until: datetime) -> bool:
             return stop.wait(max((until - self.clock()).total_seconds(), 0.05))
@@ -268,7 +268,7 @@ def status(subject: Subject, now: datetime) -> dict[str, Any]:
     return {
         "watching": [_running(r) for r in runs if r.kind == "watch" and r.status == "running"],
         "models": models,
-        "retrainings": [_told(r) for r in runs if r.kind == KIND][-5:],
+        "retrainings": [_summary(r) for r in runs if r.kind == KIND][-5:],
         "alerts": {"firing": alerts.firing(), "waiting": len(alerts.waiting())},
     }
 
@@ -277,7 +277,7 @@ def _running(run: Run) -> dict[str, Any]:
     return {"pid": run.head.pid, "since": run.created, "metrics": run.record.links.get("metrics")}
 
 
-def _told(run: Run) -> dict[str, Any]:
+def _summary(run: Run) -> dict[str, Any]:
     said = run.as_(RetrainRecord)
     kept = {k: getattr(said, k) for k in ("model", "begun", "finished", "outcome", "version", "tries", "error", "detail")}
     return {"run": run.id, "status": run.status, "triggers": [t.get("name") for t in said.triggers], **{k: v for k, v in kept.items() if v}}

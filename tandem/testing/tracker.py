@@ -27,7 +27,7 @@ import pytest
 
 from pipelines.lake.runs import Run, find
 from pipelines.project.config import load_settings
-from pipelines.project.recording import Home, recorded
+from pipelines.project.recording import ProjectRef, recorded
 from pipelines.tracking.outbox import Outbox
 from pipelines.tracking.stores import tracking_uri
 from pipelines.tracking.sync import deliver
@@ -37,15 +37,15 @@ from pipelines.training.evidence import curves
 __all__ = ["ReadBack", "Told", "TrackerContract", "World", "home", "training"]
 
 
-def home(folder: Path, **tracking: Any) -> Home:
+def home(folder: Path, **tracking: Any) -> ProjectRef:
     """An empty repository in ``folder`` with these settings of tracking."""
     repo = folder / "repo"
     repo.mkdir(parents=True, exist_ok=True)
     settings = load_settings(repo, data=folder / "data", tracking=tracking)
-    return Home(repo, settings, settings.data)
+    return ProjectRef(repo, settings, settings.data)
 
 
-def training(place: Home, parent: str | None = None, **fields: Any) -> Run:
+def training(place: ProjectRef, parent: str | None = None, **fields: Any) -> Run:
     """A run that looks like a training: parameters, metrics, curves, a training set and a pushed model."""
     import numpy as np
 
@@ -94,7 +94,7 @@ class World:
 
     def __init__(self, folder: Path, name: str, read: ReadBack) -> None:
         self.name, self.read, self.only_ended = name, read, tracker_class(name).only_ended
-        self.home: Home = home(folder, trackers=[])  # the jobs tell nobody: the test does
+        self.home: ProjectRef = home(folder, trackers=[])  # the jobs tell nobody: the test does
 
     def tell(self, *runs: Run | str) -> dict[str, str] | None:
         """Deliver notes of these runs, here and now; why it failed."""

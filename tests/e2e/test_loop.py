@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.demo.client import post, requests
+from pipelines.demo.client import past_requests, post
 from pipelines.lake.processes import free_ports
 from pipelines.project.config import parse_time
 from pipelines.project.repository import load_repo
@@ -201,7 +201,7 @@ def test_experiments_then_a_better_model_goes_live_and_comes_back_out_while_clie
     scores = {e["run"]: e["metrics"]["test/log_loss"] for e in done["experiments"]}
     assert done["best"] == min(scores, key=scores.__getitem__)
     assert aliases(world) == {"champion": 1, "challenger": 2}
-    instances = [i for _, i in requests(load_repo(world / "feature_repo"), "late_flights", parse_time("2013-01-31"), parse_time(END))]
+    instances = [i for _, i in past_requests(load_repo(world / "feature_repo"), "late_flights", parse_time("2013-01-31"), parse_time(END))]
     with server(world) as address, Clients(address, instances) as clients:
         until(lambda: clients.versions[1] > 20, 60)
         tandem(world, "promote", "--force", "--reason", "the test wants to see it served")

@@ -21,7 +21,7 @@ from serving.features import NOT_FOUND, NULL, OUTSIDE_MAX_AGE, PRESENT, ViewRows
 from serving.metrics import Metrics
 from serving.models import load_model
 from serving.request_log import LogLimits, RequestLog
-from serving.request_rows import Asked
+from serving.request_rows import RequestRecord
 from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION, FeatureGroup, micros
 
 Change = Callable[[str, pa.Table], pa.Table]
@@ -57,7 +57,7 @@ def answer(
     for number, (lo, hi) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)):
         part = slice(lo, hi)
         log._waiting.append(  # its bounded queue is for a server under load; here nothing may be dropped
-            Asked(
+            RequestRecord(
                 request_id=f"{start:%m%d}-{number:06d}",
                 at_us=at_us,
                 as_of_us=int(asked[lo]),

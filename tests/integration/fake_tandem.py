@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.project.config import Settings
-from pipelines.project.recording import Home, recorded
+from pipelines.project.recording import ProjectRef, recorded
 from pipelines.registry import register
 from pipelines.registry.alias_file import change, current
 
@@ -38,7 +38,7 @@ def go(data: Path, repo: Path, command: str, options: dict[str, str]) -> int:
         log.write(command + "\n")
     order = data / "orders" / command
     said = order.read_text().strip() if order.exists() else ""
-    place = Home(repo, Settings(data=data, tracking={"trackers": []}), data)
+    place = ProjectRef(repo, Settings(data=data, tracking={"trackers": []}), data)
     if command == "monitor":
         report = json.loads((data / "next_report.json").read_text())
         folder = data / "monitor" / f"{MODEL}-{time.time_ns()}"
@@ -55,7 +55,7 @@ def go(data: Path, repo: Path, command: str, options: dict[str, str]) -> int:
     return recorded_one(place, command, options, said, order)
 
 
-def recorded_one(place: Home, command: str, options: dict[str, str], said: str, order: Path) -> int:
+def recorded_one(place: ProjectRef, command: str, options: dict[str, str], said: str, order: Path) -> int:
     fields: dict[str, Any] = {"model": MODEL} if command != "batch" else {"fingerprints": {"view": "f" * 64}}
     fields |= {"range": [options["--start"], options["--end"]]} if "--start" in options else {}
     with recorded(place, command, **fields) as run:
@@ -81,7 +81,7 @@ def recorded_one(place: Home, command: str, options: dict[str, str], said: str, 
     return 0
 
 
-def push(place: Home, run: Any) -> None:
+def push(place: ProjectRef, run: Any) -> None:
     """A new version of the model, made by ``run``."""
     folder = place.data / "models" / MODEL
     version = 1 + max((int(p.name) for p in folder.glob("[0-9]*")), default=0)

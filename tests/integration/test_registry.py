@@ -23,12 +23,12 @@ from pipelines.lake.runs import list_runs
 from pipelines.monitoring.labels import LABELS
 from pipelines.project.repository import Repo
 from pipelines.promotion.evaluate import evaluate
-from pipelines.promotion.promote import asked_for, decide, promote
+from pipelines.promotion.promote import candidate_for, decide, promote
 from pipelines.registry import register
 from pipelines.registry.alias_file import MovedError, current
 from serving.aliases import ALIASES_FILE
 from serving.metrics import Metrics
-from serving.request_log import Asked, LogLimits, RequestLog
+from serving.request_log import LogLimits, RequestLog, RequestRecord
 from tests.integration import registry_world, training_repo
 from transforms.errors import TandemError
 
@@ -159,12 +159,12 @@ def test_the_rows_are_those_that_neither_was_trained_on(world: World) -> None:
     world.push(2, "better", days=20)
     found = evaluate(world.repo, world.repo.attribute("labels:slow_parcels"), [1, 2])
     borders = {d: s.manifest["borders_us"][1] for d, s in world.sets.items()}
-    times = found.held.table.column("event_timestamp").to_pylist()
+    times = found.holdout.table.column("event_timestamp").to_pylist()
     assert min(t.timestamp() * 1e6 for t in times) >= borders[20] > borders[12]
-    assert found.held.seen == {} and "version 1 or 2 was not trained on" in found.held.how
+    assert found.holdout.seen == {} and "version 1 or 2 was not trained on" in found.holdout.how
     told = world.json("evaluate", "--no-tfma", "--start", "2024-05-02", "--end", "2024-05-20")
     assert told["versions"]["1"]["seen_in_training"] > told["versions"]["2"]["seen_in_training"] - 10_000 > -10_000
-    assert told["rows"] > found.held.table.num_rows and told["how"].startswith("requests asked from 2024-05-02")
+    assert told["rows"] > found.holdout.table.num_rows and told["how"].startswith("requests asked from 2024-05-02")
 
 
 def test_rolling_back_again_goes_further_back(world: World) -> None:
@@ -192,7 +192,7 @@ def _race(repo: Path, version: int, ready: Any, out: Any) -> None:
 
     loaded = load_repo(repo)
     model = loaded.attribute("labels:slow_parcels")
-    decision = decide(loaded, model, asked_for(loaded, model, version))
+    decision = decide(loaded, model, candidate_for(loaded, model, version))
     ready.wait(120)
     try:
         promote(loaded, decision, NOW)
@@ -252,7 +252,7 @@ def write_shadow(data: Path, n: int, seed: int = 3) -> tuple[Any, Any, Any]:
     log = RequestLog(data / "requests" / "shadow", LogLimits(), metrics.shadow_log)
     for i in range(n):
         log.add(
-            Asked(
+            RequestRecord(
                 request_id=f"r{i}", at_us=NOW_US + i, as_of_us=NOW_US + i, endpoint="predict", rows=1, columns={"size": ["sml"[i % 3]]},
                 types={"size": pa.string()}, groups={}, model="slow_parcels", version=1, run="train-1", predictions=[served[i]],
                 shadow_version=2, shadow_run="train-2", shadow_predictions=[shadow[i]],

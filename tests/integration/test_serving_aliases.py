@@ -28,7 +28,7 @@ from tests.integration.serving_world import GOOD, PRINT, make_repo, push, settin
 
 
 def aliases(world: Path, champion: int | None, challenger: int | None = None, action: str = "promote") -> None:
-    change(world / "models" / "delay", action, lambda _: (champion, challenger), datetime.now(UTC), mend=True)
+    change(world / "models" / "delay", action, lambda _: (champion, challenger), datetime.now(UTC), repair=True)
 
 
 @pytest.fixture

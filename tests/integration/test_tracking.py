@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.lake.runs import find
-from pipelines.project.recording import Home, recorded
+from pipelines.project.recording import ProjectRef, recorded
 from pipelines.tracking import background
 from pipelines.tracking.outbox import Outbox
 from pipelines.tracking.stores import tracking_uri
@@ -47,7 +47,7 @@ def wait(outbox: Outbox, seconds: float = 120) -> None:
     until_idle(outbox)
 
 
-def job(place: Home, **fields: object) -> tuple[str, float]:
+def job(place: ProjectRef, **fields: object) -> tuple[str, float]:
     """A job with one step inside; its run and how long it took."""
     begun = time.monotonic()
     with recorded(place, "pipeline", **fields) as parent, recorded(place, "apply"):
@@ -55,7 +55,7 @@ def job(place: Home, **fields: object) -> tuple[str, float]:
     return parent.id, time.monotonic() - begun
 
 
-def tandem(place: Home, *arguments: str, fails: bool = False) -> str:
+def tandem(place: ProjectRef, *arguments: str, fails: bool = False) -> str:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TANDEM_TRACKING__TRACKERS": '["mlflow"]', "TANDEM_TRACKING__RETRY_SECONDS": "2"}
     command = [sys.executable, "-m", "pipelines.cli", *arguments, "--repo", str(place.path), "--data", str(place.data)]
     done = subprocess.run(command, cwd=place.path, env=environment, capture_output=True, text=True)

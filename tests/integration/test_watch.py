@@ -147,7 +147,7 @@ def test_what_always_fails_is_left_alone(world: World, clock: Clock) -> None:
     for _ in range(48):
         watcher.round()
         clock.forward(hours=1)
-    assert world.commands().count("batch") == 3 and any("mend the cause" in line for line in said)
+    assert world.commands().count("batch") == 3 and any("fix the cause" in line for line in said)
 
 
 def test_a_monitor_that_cannot_run_is_told(world: World, clock: Clock) -> None:

@@ -24,6 +24,7 @@ from pipelines.alerting.delivery import backoff
 from pipelines.alerting.webhook import slack
 from pipelines.lake.run_records import RunHead
 from pipelines.project.config import AlertSettings
+from pipelines.sources.formats.schema_registry import Registry, RegistryAway
 from tests.webhook_server import WebhookServer
 from transforms.errors import ConfigError
 
@@ -188,6 +189,25 @@ def test_a_message_that_is_refused_does_not_hold_up_the_others(tmp_path: Path, s
     clock.forward(seconds=10)
     deliver(store, hook, clock)
     assert states(server.taken[1:]) == [("firing", "new"), ("resolved", "over")]
+
+
+def test_the_system_s_certificates_are_trusted_alone(server: WebhookServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pem = tmp_path / "server.pem"
+    make = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run(["openssl", *make, "-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "cert")], check=True, capture_output=True)
+    pem.write_text((tmp_path / "key").read_text() + (tmp_path / "cert").read_text())
+    server.up(pem)
+    url = f"https://localhost:{server.port}/hooks"
+    hook, registry = Webhook(AlertSettings(webhook=url)), Registry(url)
+    message = {"id": "1", "state": "firing", "title": "t", "text": ""}
+    assert not hook.send(message, START).ok and "self-signed certificate" in hook.send(message, START).error
+    with pytest.raises(ConfigError, match=r"is not trusted: self-signed certificate; set kafka\.ssl_cafile"):
+        registry.schema(1)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert"))
+    assert hook.send(message, START).ok
+    for trusting in (Registry(url), Registry(url, cafile=tmp_path / "cert")):
+        with pytest.raises(RegistryAway, match="status 501"):  # it came through
+            trusting.schema(1)
 
 
 def test_a_redirect_is_no_delivery(tmp_path: Path, server: WebhookServer, clock: Clock) -> None:

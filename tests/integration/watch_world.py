@@ -11,7 +11,7 @@ from typing import Any
 
 from pipelines.lake.runs import list_runs
 from pipelines.project.config import Settings
-from pipelines.project.recording import Home, recorded
+from pipelines.project.recording import ProjectRef, recorded
 from pipelines.watch.watch_job import Subject
 from tests.integration import fake_tandem
 from tests.integration.fake_tandem import MODEL
@@ -56,7 +56,7 @@ class World:
             self.add_day(date(2013, 1, day))
         (self.data / "graphs" / "view").mkdir(parents=True)
         (self.data / "graphs" / "view" / "CURRENT").write_text("f" * 64 + "\n")
-        place = Home(self.repo, self.subject.settings, self.data)
+        place = ProjectRef(self.repo, self.subject.settings, self.data)
         span = ["2013-01-03T00:00:00+00:00", "2013-01-10T00:00:00+00:00"]
         with recorded(place, "batch", range=["2013-01-01T00:00:00+00:00", span[1]], fingerprints={"view": "f" * 64}):
             pass

@@ -105,7 +105,7 @@ def test_a_damaged_file_is_one_line_and_can_be_mended(tmp_path: Path, text: byte
         move(folder, 1)
     assert "\n" not in str(error.value)
     assert (folder / ALIASES_FILE).read_bytes() == text
-    assert change(folder, "promote", lambda _: (1, None), NOW, mend=True).champion == 1
+    assert change(folder, "promote", lambda _: (1, None), NOW, repair=True).champion == 1
     assert (folder / "ALIASES.json.damaged-20260102T030405").read_bytes() == text
     assert "damaged" in current(folder).history[-1]
 

@@ -21,7 +21,7 @@ from serving.features import NOT_FOUND, NULL, OUTSIDE_MAX_AGE, PRESENT, ViewRows
 from serving.metrics import Metrics
 from serving.models import to_model_inputs
 from serving.request_log import LogLimits, RequestLog, files_of, prune, read_requests
-from serving.request_rows import Asked, sampled, to_batches
+from serving.request_rows import RequestRecord, sampled, to_batches
 from transforms.definitions import ARROW_TYPES
 from transforms.errors import DataError
 
@@ -47,7 +47,7 @@ def view(values: list[float | None], *, name: str = "origin_traffic", status: in
     )
 
 
-def asked(request: str = "a", values: list[float | None] | None = None, at: int = AT, **changes: Any) -> Asked:
+def asked(request: str = "a", values: list[float | None] | None = None, at: int = AT, **changes: Any) -> RequestRecord:
     values = [1.5] if values is None else values
     n = len(values)
     given: dict[str, Any] = {
@@ -64,7 +64,7 @@ def asked(request: str = "a", values: list[float | None] | None = None, at: int 
         "run": "run-3",
         "predictions": [0.25] * n,
     }
-    return Asked(**{**given, **changes})
+    return RequestRecord(**{**given, **changes})
 
 
 @pytest.fixture

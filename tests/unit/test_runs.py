@@ -157,7 +157,7 @@ class Settings(BaseModel):
 @pytest.fixture
 def home(tmp_path):
     (tmp_path / "repo").mkdir()
-    return recording.Home(tmp_path / "repo", Settings(), tmp_path / "data")
+    return recording.ProjectRef(tmp_path / "repo", Settings(), tmp_path / "data")
 
 
 def saved(home) -> dict:
@@ -233,7 +233,7 @@ from pipelines.lake import provenance
 from pipelines.project import recording
 class Settings(BaseModel):
     x: int = 1
-place = recording.Home(Path(sys.argv[1]), Settings(), Path(sys.argv[2]))
+place = recording.ProjectRef(Path(sys.argv[1]), Settings(), Path(sys.argv[2]))
 with recording.recorded(place, "job", key={"a": 1}, anew=False) as run:
     run.save(status=sys.argv[3])
     print("ready", flush=True)
@@ -304,7 +304,7 @@ def test_the_last_word_of_a_server_counts(home):
     code = (
         "import sys, os; from pathlib import Path; from pydantic import BaseModel; from pipelines.project import recording\n"
         "class S(BaseModel):\n    x: int = 1\n"
-        "run = recording.hand_over(recording.Home(Path(sys.argv[1]), S(), Path(sys.argv[2])), 'serve')\n"
+        "run = recording.hand_over(recording.ProjectRef(Path(sys.argv[1]), S(), Path(sys.argv[2])), 'serve')\n"
         "os.execv(sys.executable, [sys.executable, '-c', sys.argv[3]])"
     )
     word = (

@@ -67,7 +67,7 @@ TABLE: list[tuple[str, State, type | None, str]] = [
     ("failed a while ago", state(findings=DRIFT, attempts=(broken(1, HOUR / 2),)), Retrain, ""),
     ("failed twice, a while ago", state(findings=DRIFT, attempts=(broken(2, HOUR / 2),)), None, "trying again"),
     ("failed twice, longer ago", state(findings=DRIFT, attempts=(broken(2, HOUR),)), Retrain, ""),
-    ("failed too often", state(findings=DRIFT, attempts=(broken(3, 9 * DAY),)), None, "mend the cause"),
+    ("failed too often", state(findings=DRIFT, attempts=(broken(3, 9 * DAY),)), None, "fix the cause"),
     ("failed too often on older data", state(findings=DRIFT, attempts=(broken(3, HOUR, key="before"),)), Retrain, ""),
 ]  # fmt: skip
 

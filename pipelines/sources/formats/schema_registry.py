@@ -5,10 +5,7 @@ API: https://docs.confluent.io/platform/current/schema-registry/develop/api.html
 
 from __future__ import annotations
 
-import base64
-import http.client
 import json
-import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +14,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+import requests
+from requests.auth import HTTPBasicAuth
+
+from pipelines.project.http import certificates, reason, untrusted
 from pipelines.sources.broker import BrokerAway
 from transforms.errors import ConfigError
 
@@ -73,13 +74,13 @@ class Registry:
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
             kept = "user and password belong into schema_registry_username and _password" if parts.username else f"got {url!r}"
             raise ConfigError(f"kafka.schema_registry: write http://host:port or https://host:port; {kept}")
-        self.url, self._parts, self._cafile, self._seconds, self._clock = url, parts, cafile, answer_seconds, clock
-        self._headers = {"Accept": _TYPE, "Content-Type": _TYPE}
-        if username:
-            token = base64.b64encode(f"{username}:{password or ''}".encode()).decode()
-            self._headers["Authorization"] = f"Basic {token}"
+        self.url, self._seconds, self._clock = url, answer_seconds, clock
+        self._session = requests.Session()
+        self._session.headers.update({"Accept": _TYPE, "Content-Type": _TYPE})
+        self._session.trust_env = False  # no proxy between us and the brokers
+        self._session.verify = str(cafile) if cafile else certificates()
+        self._auth = HTTPBasicAuth(username.encode(), (password or "").encode()) if username else None
         self._lock = threading.Lock()
-        self._connection: http.client.HTTPConnection | None = None
         self._known: dict[int, RegisteredSchema] = {}
         self._unknown: dict[int, float] = {}
 
@@ -115,7 +116,7 @@ class Registry:
     def close(self) -> None:
         """Disconnect; the next call connects anew."""
         with self._lock:
-            self._drop()
+            self._session.close()
 
     def _schema(self, found: Any) -> RegisteredSchema:
         try:
@@ -127,7 +128,7 @@ class Registry:
     def _ask(self, method: str, path: str, body: Any = None, unknown: tuple[int, ...] = ()) -> Any:
         """The JSON of the answer; None where the registry says, in its own words, that there is no such thing."""
         with self._lock:
-            status, data = self._send(method, self._parts.path.rstrip("/") + path, None if body is None else json.dumps(body).encode())
+            status, data = self._send(method, path, None if body is None else json.dumps(body).encode())
         try:
             answer = json.loads(data)
         except ValueError:
@@ -153,32 +154,12 @@ class Registry:
         return ConfigError(f"{self.url} does not answer {what} as a schema registry does; correct kafka.schema_registry")
 
     def _send(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
-        for attempt in (1, 2):  # a connection that was kept may have been closed meanwhile
-            kept = self._connection is not None
-            connection = self._connection or self._connect()
-            self._connection = connection
-            try:
-                connection.request(method, path, body, self._headers)
-                response = connection.getresponse()
-                return response.status, response.read()
-            except ssl.SSLCertVerificationError as error:
-                self._drop()
-                raise ConfigError(f"the certificate of {self.url} is not trusted: {error.verify_message}; set kafka.ssl_cafile") from None
-            except (OSError, http.client.HTTPException) as error:
-                self._drop()
-                if attempt == 2 or not kept:
-                    why = " ".join(str(error).split()) or type(error).__name__
-                    raise RegistryAway(f"the schema registry at {self.url} does not answer: {why[:200]}") from None
-        raise AssertionError("unreachable")
-
-    def _connect(self) -> http.client.HTTPConnection:
-        host = self._parts.hostname or ""
-        if self._parts.scheme == "http":
-            return http.client.HTTPConnection(host, self._parts.port, timeout=self._seconds)
-        context = ssl.create_default_context(cafile=str(self._cafile) if self._cafile else None)
-        return http.client.HTTPSConnection(host, self._parts.port, timeout=self._seconds, context=context)
-
-    def _drop(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        try:
+            answer = self._session.request(
+                method, self.url.rstrip("/") + path, data=body, auth=self._auth, timeout=self._seconds, allow_redirects=False
+            )
+            return answer.status_code, answer.content
+        except requests.RequestException as error:
+            if why := untrusted(error):
+                raise ConfigError(f"the certificate of {self.url} is not trusted: {why}; set kafka.ssl_cafile") from None
+            raise RegistryAway(f"the schema registry at {self.url} does not answer: {reason(error)}") from None
