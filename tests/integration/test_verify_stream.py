@@ -15,7 +15,7 @@ from pipelines.streaming.stages.sink import FeastStore
 from pipelines.streaming.stream_job import run_stream
 from pipelines.streaming.stream_options import StreamOptions
 from pipelines.verify.verification import VerifyOptions, run_verify
-from tests.integration.stream_world import ROOT, environment, events, make_stream_world
+from tests.integration.stream_world import events, make_stream_world
 from transforms import aggregates, exact, fold, windows
 from transforms.errors import DataError
 
