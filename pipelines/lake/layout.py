@@ -14,10 +14,10 @@ from transforms.data_folder import CURRENT, GRAPH_HEAD, graphs
 from transforms.errors import DataError
 
 __all__ = [
-    "CURRENT", "CURVES", "EPOCHS", "FORMAT", "GRAPH_HEAD", "MANIFEST", "NOT_EVENTS", "REPORT", "REPORT_JSON", "TFMA", "alerts",
-    "check_format", "claim", "demo", "events", "experiments", "graph", "graphs", "labels", "mlmd", "mlmd_logs", "model", "models",
-    "monitor", "offline", "offline_run", "replay_clock", "reproduce", "requests", "run", "runs", "services", "stream", "streams",
-    "tfx", "tracking", "training", "training_lock", "training_set", "verify", "watch",
+    "CURRENT", "CURVES", "EPOCHS", "FORMAT", "GRAPH_HEAD", "MANIFEST", "NOT_EVENTS", "REPORT", "REPORT_FORMAT", "REPORT_JSON", "TFMA",
+    "alerts", "check_format", "claim", "demo", "events", "experiments", "graph", "graphs", "labels", "mlmd", "mlmd_logs", "model",
+    "models", "monitor", "offline", "offline_run", "replay_clock", "reproduce", "requests", "run", "runs", "services", "stream",
+    "streams", "tfx", "tracking", "training", "training_lock", "training_set", "verify", "watch",
 ]  # fmt: skip
 
 FORMAT = 1
@@ -26,6 +26,9 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 """What a run, or a training set, says of itself."""
 REPORT_JSON = "report.json"
+"""The report of a monitor run or a proof, for machines; its page lies beside it."""
+REPORT_FORMAT = 1
+"""The format of ``report.json``; rises when a field changes its meaning."""
 REPORT = "report"
 """The folder of a training run that holds what people look at; see the names below."""
 EPOCHS = "epochs.json"

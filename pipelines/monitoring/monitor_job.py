@@ -100,6 +100,7 @@ def _again(repo: Repo, options: MonitorOptions, result: Mapping[str, Any]) -> st
 def _judged(repo: Repo, model: Model, options: MonitorOptions, now: datetime, say: Say) -> dict[str, Any]:
     settings = repo.settings.monitor
     result: dict[str, Any] = {
+        "format": layout.REPORT_FORMAT,
         "verdict": "warn", "headline": "", "model": model.name, "version": None, "versions": {}, "training_set": None, "window": None,
         "before": None, "rows": 0, "rows_before": 0, "checks": [], "features": {}, "views": {}, "prediction": None, "labels": None,
         "quality": None, "recomputed": {}, "days": [], "chance": None, "lineage": None, "notices": [],

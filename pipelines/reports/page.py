@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipelines.lake.files import write_json, write_text
+from pipelines.lake.layout import REPORT_JSON
 from pipelines.reports import charts
 from pipelines.reports.templating import TEMPLATES
 
@@ -49,7 +50,7 @@ def save(result: Mapping[str, Any], html: str, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "report.html"
     write_text(page, html)
-    write_json(folder / "report.json", result)
+    write_json(folder / REPORT_JSON, result)
     return page
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipelines.lake import layout
 from pipelines.lake.run_records import BatchRecord
 from pipelines.lake.runs import Run
 from pipelines.verify.causes import CAUSES, EQUAL, IN_FLIGHT, UNEXPLAINED
@@ -65,6 +66,7 @@ def summarize(
     rows = _added(g["rows"] for g in groups.values())
     values = _added(f for g in groups.values() for f in g["features"].values())
     return {
+        "format": layout.REPORT_FORMAT,
         "verdict": "unexplained" if unexplained else "proven",
         "headline": _headline(values, unexplained),
         "unexplained": unexplained,

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from tests.bench.report import Part
 
-PARTS = ("windows", "graph", "join", "online", "http", "stream", "fresh")
+PARTS = ("windows", "graph", "join", "runs", "online", "http", "stream", "fresh")
 WITH_WAYS = ("stream",)
 
 

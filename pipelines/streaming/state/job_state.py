@@ -27,6 +27,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipelines.lake.files import write_text
 from transforms.errors import DataError
 
 __all__ = ["FORMAT", "JobState", "is_stream"]
@@ -46,27 +47,6 @@ def _boot() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return ""
-
-
-def _fsync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _replace(path: Path, text: str, durable: bool = False) -> None:
-    """Write a file so that readers see the old one or the new one; safe against other threads and processes that do the same."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    with open(unfinished, "w", encoding="utf-8") as out:
-        out.write(text)
-        if durable:
-            out.flush()
-            os.fsync(out.fileno())
-    unfinished.replace(path)
-    if durable:
-        _fsync_folder(path.parent)
 
 
 def _append(path: Path, data: bytes) -> int:
@@ -116,12 +96,12 @@ class JobState:
         text = json.dumps({"format": FORMAT, "boot": _BOOT, "saved": _now("microseconds"), "checkpoint": checkpoint})
         name = f"shard-{shard:04d}.jsonl"
         if durable:
-            _replace(self._checkpoints / "durable" / name, text + "\n", durable=True)
+            write_text(self._checkpoints / "durable" / name, text + "\n", durable=True)
         # Appended, as replacing a file costs a millisecond (ext4 allocates its blocks at once); a line that was torn
         # by a crash is ended by the next one's newline.
         path = self._checkpoints / name
         if _append(path, f"\n{text}\n".encode()) > _LONGEST_FILE:
-            _replace(path, text + "\n")
+            write_text(path, text + "\n")
 
     def load_checkpoints(self) -> dict[int, dict[str, Any]]:
         """The checkpoint of each shard that may be believed (see the module). Raises DataError for a damaged file.
@@ -250,7 +230,7 @@ class JobState:
 
         Costs a millisecond: for a few times a second, not for every batch.
         """
-        _replace(self.folder / "status" / f"{_checked(part)}.json", json.dumps({"at": time.time(), **values}))
+        write_text(self.folder / "status" / f"{_checked(part)}.json", json.dumps({"at": time.time(), **values}))
 
     def reports(self) -> dict[str, dict[str, Any]]:
         """The numbers of every part."""
