@@ -229,16 +229,13 @@ def _code(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Difference]:
     # The repository's own files are the likelier reason, and few.
     for file in sorted(changed, key=lambda f: (not f.startswith("repo/"), f)):
         how = "changed" if file in before and file in after else f"there only in {'A' if file in before else 'B'}"
-        yield Difference("code", f"{file} {how}{_weight(file, a.get('value_files') or {}, b.get('value_files') or {})}")
+        yield Difference("code", f"{file} {how}")
+    then, now = (dict(c.get("value_files") or {}) for c in (a, b))
+    if then and now:
+        weighs = sorted(f for f in {*then, *now} if then.get(f) != now.get(f))
+        yield Difference("code", f"can change feature values: {', '.join(weighs) or 'none of this'}")
     commits = [f"{c.get('commit', 'unknown')[:12]}{' with changes not committed' if c.get('dirty') else ''}" for c in (a, b)]
     yield Difference("code", "commit", *commits)
-
-
-def _weight(file: str, a: Mapping[str, str], b: Mapping[str, str]) -> str:
-    """What the change of a file means for values, where both runs recorded that: the code of other files cannot change one."""
-    if not (a and b) or (file not in a and file not in b):
-        return ""
-    return " (comments or layout alone)" if a.get(file) == b.get(file) else ", which can change feature values"
 
 
 def _libraries(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Difference]:
