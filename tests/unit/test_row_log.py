@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.lake.files import replaced
 from pipelines.streaming.state import row_log
 from pipelines.streaming.state.row_log import RowLog, newest, read_late, read_rows, seal_leftovers
 from tests.integration.sink_world import SOURCE, TRIP, ZONE
@@ -238,3 +239,21 @@ def test_the_newest_row_of_a_key_and_time_is_that_of_the_highest_revision() -> N
     assert got.column("count_1h").to_pylist() == [7, 2, 6, 5]
     one = pa.Table.from_pylist(rows[:1], schema=schema)
     assert newest(one, TRIP).equals(one)
+
+
+def test_what_a_process_left_that_was_killed_while_it_sealed_goes_and_what_a_living_one_writes_stays(tmp_path: Path) -> None:
+    """By the very name that an atomic write gives its unfinished file."""
+    log = RowLog(tmp_path)
+    log.append("rows/g", 0, batch(0))
+    log.close()
+    (sealed,) = (tmp_path / "rows" / "g").glob("*.parquet")
+    with replaced(sealed.with_name("other.parquet")) as out:
+        unfinished = Path(out.name)
+        mine = unfinished.name
+        assert seal_leftovers(tmp_path) == 0 and unfinished.is_file()
+    process, thread = mine.split(".")[-2:]
+    assert process == str(os.getpid())
+    left = [sealed.with_name(f".other.parquet.{2**22 + 1}.{thread}"), sealed.with_name(f".other.parquet.{2**22 + 1}")]
+    for path in left:
+        path.write_bytes(b"PAR1 of a process that is gone")
+    assert seal_leftovers(tmp_path) == 0 and not any(path.exists() for path in left)

@@ -202,7 +202,7 @@ def seal_leftovers(folder: Path) -> int:
                 _seal_file(path)
                 count += 1
     for path in (*folder.glob("rows/*/.*.parquet.*"), *folder.glob("late/*/.*.parquet.*")):
-        if not _alive(int(path.name.rpartition(".")[2])):  # killed while it sealed
+        if not _alive(int(path.name.partition(".parquet.")[2].partition(".")[0])):  # .<name>.<process>.<thread>: killed while it sealed
             path.unlink(missing_ok=True)
     return count
 
