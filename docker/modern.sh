@@ -4,7 +4,7 @@
 #   docker/modern.sh make test ARGS=tests/unit
 #
 # The root folder is made by debootstrap on first use and kept in .cache/modern, with a .venv and a .cache of its own; this checkout is
-# /work in there, so both lines live side by side in one checkout. The network is the machine's, and so are the settings of its package
+# /checkout in there, so both lines live side by side in one checkout. The network is the machine's, and so are the settings of its package
 # clients and the jars of ~/.cache/tandem. All mounts are made in a mount namespace of our own, all processes run in a PID namespace of our
 # own: whatever way this ends, the kernel takes both back, and nothing stays mounted or running.
 set -euo pipefail
@@ -89,16 +89,17 @@ find "$root/tmp" -mindepth 1 -delete
 
 # The checkout, and over its .venv and .cache those of the modern line.
 mkdir -p "$kept/venv" "$kept/cache" .venv
-share "$PWD" /work
-share "$kept/venv" /work/.venv
-share "$kept/cache" /work/.cache
+share "$PWD" /checkout
+share "$kept/venv" /checkout/.venv
+share "$kept/cache" /checkout/.cache
 
 # How this machine reaches packages: names, certificates, and the clients' own files and variables.
-home=${HOME:-/root}
+inside_home=/root
+home=${HOME:-$inside_home}
 mkdir -p "$home/.cache/tandem" "$home/.cache/uv"
 for path in /etc/resolv.conf /etc/hosts /etc/ssl/certs/ca-certificates.crt /etc/pip.conf /etc/uv; do share "$path"; done
-for path in .config/pip .config/uv .pip .m2 .cache/tandem .cache/uv; do share "$home/$path" "/root/$path"; done
-carried=(HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 UV_LINK_MODE=copy)
+for path in .config/pip .config/uv .pip .m2 .cache/tandem .cache/uv; do share "$home/$path" "$inside_home/$path"; done
+carried=(HOME=$inside_home PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 UV_LINK_MODE=copy)
 for name in $(compgen -e); do
     case "$name" in
     PIP_* | UV_* | SSL_CERT_* | *_CA_BUNDLE | *_CA_CERTS | *_proxy | *_PROXY | OPENBLAS_* | CI | TERM)
@@ -111,5 +112,5 @@ done
 # Not exec: as the first process of its PID namespace this shell also buries orphans.
 status=0
 # shellcheck disable=SC2016 # for the shell inside
-chroot "$root" env -i "${carried[@]}" sh -c 'cd /work && exec "$@"' sh "$@" || status=$?
+chroot "$root" env -i "${carried[@]}" sh -c 'cd /checkout && exec "$@"' sh "$@" || status=$?
 exit $status
