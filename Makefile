@@ -23,8 +23,8 @@ demo: $(READY) ## a history of real flights to a served model
 	$(BIN)/tandem demo
 
 # Most tests wait for servers and engines to start: two at a time keep two cores busy.
-test: $(READY) ## all tests, or those of ARGS=
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+test: $(READY) ## all tests but the slow proofs (make prove), or those of ARGS=
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not prove' $(ARGS)
 
 modern: ## `make test ARGS=...` on the modern line, in a Debian 13 root folder below .cache/modern (as root)
 	docker/modern.sh make test ARGS='$(ARGS)'
