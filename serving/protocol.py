@@ -1,7 +1,7 @@
 """Bodies of requests: bytes in, checked columns out. Pure functions, no HTTP and no store.
 
 Every mistake in a body is one :class:`~transforms.errors.TandemError` whose line names the place, the value and the
-mend. Values are checked by column, so that a request of 10,000 rows costs a few passes over lists.
+fix. Values are checked by column, so that a request of 10,000 rows costs a few passes over lists.
 """
 
 from __future__ import annotations

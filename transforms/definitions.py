@@ -3,7 +3,7 @@
 Aggregates are in :mod:`transforms.functions`; a repository may bring its own.
 
 Everything is checked at construction: a mistake is one :class:`~transforms.errors.DefinitionError` that names the
-definition, the value and the mend. Times are int64 microseconds of UTC wherever a number is meant; durations are
+definition, the value and the fix. Times are int64 microseconds of UTC wherever a number is meant; durations are
 ``datetime.timedelta`` in definitions and microseconds below.
 """
 

@@ -1,4 +1,4 @@
-"""The error tree. Every message is one line: what is wrong, which value, and the mend."""
+"""The error tree. Every message is one line: what is wrong, which value, and the fix."""
 
 from __future__ import annotations
 

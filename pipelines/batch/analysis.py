@@ -103,7 +103,7 @@ def wrap_preprocessing_fn(function: PreprocessingFn, inputs: pa.Schema, what: st
             raise
         except Exception as error:
             raise GraphError(
-                f"{what} failed: {type(error).__name__}: {_first_line(error)}; mend the function{_place(error, function)}"
+                f"{what} failed: {type(error).__name__}: {_first_line(error)}; fix the function{_place(error, function)}"
             ) from error
         if not isinstance(out, dict) or not out:
             raise GraphError(
@@ -165,7 +165,7 @@ def _trace(group: FeatureGroup, inputs: pa.Schema, function: PreprocessingFn) ->
     except GraphError:
         raise
     except Exception as error:
-        raise GraphError(f"group {group.name!r}: preprocessing_fn cannot be traced: {_first_line(error)}; mend the function") from error
+        raise GraphError(f"group {group.name!r}: preprocessing_fn cannot be traced: {_first_line(error)}; fix the function") from error
 
 
 def read_batches(files: Sequence[str], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:

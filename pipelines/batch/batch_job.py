@@ -132,7 +132,7 @@ def _make_anew(
     except Exception as error:
         if "[while running" in str(error) and not isinstance(error, TandemError):  # how Beam wraps what a step raised
             line = (str(error).splitlines() or [type(error).__name__])[0]
-            raise DataError(f"the batch job failed: {line}; mend the cause and run the same command again") from error
+            raise DataError(f"the batch job failed: {line}; fix the cause and run the same command again") from error
         raise
 
 
@@ -198,7 +198,7 @@ def _make(
         raise RejectLimitError(
             f"{sum(rejected.values())} of {read_total} events were rejected ({share:.2%}, limit {settings.max_reject_share:.2%}),"
             f" most of them {worst};"
-            f" see {run.folder / 'dead_letters'}, mend the data or raise batch.max_reject_share"
+            f" see {run.folder / 'dead_letters'}, fix the data or raise batch.max_reject_share"
         )
     made_files = {n: sorted(str(p) for p in (rows_dir / n).rglob("*.parquet")) for n in repo.groups}
     fingerprints = dict(graphs)

@@ -129,7 +129,7 @@ def promote(
 
     loaded, steps = load(repo, data), Steps()
     chosen = model_of(loaded, model)
-    if version is None:  # a version that is named needs no registering, and mends a damaged file
+    if version is None:  # a version that is named needs no registering, and fixes a damaged file
         for late in register_forgotten(loaded, chosen.name):
             steps.say(f"version {late} was pushed by a training that was killed before it was registered; it is now")
     candidate = registry.candidate_for(loaded, chosen, version)

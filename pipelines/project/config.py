@@ -369,7 +369,7 @@ def _keys(section: Sequence[int | str]) -> list[str]:
 def load_settings(repo: Path, **flags: Any) -> Settings:
     """The settings of a repository, ``data`` made absolute; ``flags`` that are None are left out.
 
-    Raises ConfigError, one line that names key, value and mend; DataError for a data folder of another version's format.
+    Raises ConfigError, one line that names key, value and fix; DataError for a data folder of another version's format.
     """
     path = repo / "tandem.yaml"
     if not repo.is_dir():

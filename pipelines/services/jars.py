@@ -139,7 +139,7 @@ def repositories() -> dict[str, str]:
         try:
             root = ElementTree.parse(settings).getroot()
         except ElementTree.ParseError as error:
-            raise ConfigError(f"{settings} is no XML ({error}); mend it or move it away") from None
+            raise ConfigError(f"{settings} is no XML ({error}); fix it or move it away") from None
         for mirror in root.iterfind("{*}mirrors/{*}mirror"):
             of = {part.strip() for part in (mirror.findtext("{*}mirrorOf") or "").split(",")}
             url = (mirror.findtext("{*}url") or "").strip().rstrip("/")

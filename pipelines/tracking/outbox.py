@@ -85,7 +85,7 @@ class Outbox:
         """(tracker, run) told as running."""
         return [(p.parent.name, p.name) for p in (self.folder / "open").glob("*/*")]
 
-    # What went wrong, until it is mended.
+    # What went wrong, until it is fixed.
 
     def trouble(self, tracker: str, line: str | None) -> None:
         """Keep (or clear: None) why a tracker could not be told."""

@@ -25,10 +25,10 @@ def load_function(repo: str | Path, reference: str) -> Callable[..., Any]:
     module_name, _, function_name = reference.partition(":")
     file = folder.joinpath(*module_name.split("."))
     if not file.with_suffix(".py").is_file() and not (file / "__init__.py").is_file():
-        raise ConfigError(f"{reference!r}: {folder.name}/ has no module {module_name!r}; create it or mend the name")
+        raise ConfigError(f"{reference!r}: {folder.name}/ has no module {module_name!r}; create it or fix the name")
     function = getattr(load_module(folder, module_name), function_name, None)
     if not callable(function):
-        raise ConfigError(f"{reference!r}: module {module_name!r} of {folder.name}/ has no function {function_name!r}; mend the name")
+        raise ConfigError(f"{reference!r}: module {module_name!r} of {folder.name}/ has no function {function_name!r}; fix the name")
     return function  # type: ignore[no-any-return]
 
 

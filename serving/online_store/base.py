@@ -277,7 +277,7 @@ class OrderedOnlineStore(OnlineStore):
         if n_refused:
             first = int(np.argmax(ahead))
             log.error(
-                "view %s: refused %d of %d rows more than %s s in the future, e.g. key %r at %s; mend them or raise max_future_seconds",
+                "view %s: refused %d of %d rows more than %s s in the future, e.g. key %r at %s; fix them or raise max_future_seconds",
                 table.name,
                 n_refused,
                 total,
@@ -384,9 +384,9 @@ def refused_fingerprint(view: str, found: str, applied: str) -> FingerprintError
     )
 
 
-def unreachable(where: str, error: Exception, mend: str) -> StoreError:
+def unreachable(where: str, error: Exception, fix: str) -> StoreError:
     """One clear line for a store that cannot be used."""
-    return StoreError(f"online store {where}: {type(error).__name__}: {' '.join(str(error).split())[:200]}; {mend}")
+    return StoreError(f"online store {where}: {type(error).__name__}: {' '.join(str(error).split())[:200]}; {fix}")
 
 
 def _greatest(rows: Rows) -> npt.NDArray[np.int64]:

@@ -81,7 +81,7 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
         try:
             return what(self._get_client(config.online_store))
         except (RedisError, OSError) as e:
-            raise unreachable(f"redis {where}", e, "start Redis there, or mend connection_string in feature_store.yaml") from e
+            raise unreachable(f"redis {where}", e, "start Redis there, or fix connection_string in feature_store.yaml") from e
 
     def write_winners(self, config: RepoConfig, table: FeatureView, rows: Rows) -> int:
         if len(table.features) > _MAX_FEATURES:

@@ -93,7 +93,7 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
                 raise
         except sqlite3.Error as e:
             raise unreachable(
-                self._get_db_path(config), e, "nothing of this batch was written; mend the file or its disk and write again"
+                self._get_db_path(config), e, "nothing of this batch was written; fix the file or its disk and write again"
             ) from e
 
     def write_winners(self, config: RepoConfig, table: FeatureView, rows: Rows) -> int:
@@ -143,9 +143,9 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
         except sqlite3.OperationalError as e:
             if "no such table" in str(e):
                 return [None] * len(keys)  # nothing has been written yet
-            raise unreachable(self._get_db_path(config), e, "mend the file") from e
+            raise unreachable(self._get_db_path(config), e, "fix the file") from e
         except sqlite3.Error as e:
-            raise unreachable(self._get_db_path(config), e, "mend the file") from e
+            raise unreachable(self._get_db_path(config), e, "fix the file") from e
         return [found.get(k) for k in keys]
 
     def apply_fingerprint(self, config: RepoConfig, view: str, fingerprint: str) -> None:
@@ -177,7 +177,7 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
         except FileNotFoundError:
             pass
         except OSError as e:
-            raise unreachable(path, e, "mend the disk") from e
+            raise unreachable(path, e, "fix the disk") from e
 
     @staticmethod
     def _applied(conn: sqlite3.Connection, config: RepoConfig, view: str) -> str | None:
