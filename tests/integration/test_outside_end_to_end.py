@@ -46,7 +46,7 @@ def test_batch_materialize_and_lookups(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.delenv("TANDEM_TRACKING__TRACKERS", raising=False)
     world = StreamWorld(tmp_path, "", 1)
     world.path.mkdir()
-    (world.path / "features.py").write_text(FEATURES.replace('topic="trips"', 'files="events/trips"'))
+    (world.path / "features.py").write_text(FEATURES.replace('topic="{topic}"', 'files="events/trips"'))
     (world.path / "feature_store.yaml").write_text(STORE)
     (world.path / "tandem.yaml").write_text(json.dumps({"data": "../data", "tracking": {"trackers": ["outside"], "wait_seconds": 120}}))
     end = T0 + 4 * HOUR
@@ -103,7 +103,7 @@ def test_a_stream_of_its_format_into_its_store(tmp_path: Path, monkeypatch: pyte
         assert (manifest["code"], manifest["status"]) == (0, "complete"), said
         world.assert_right()
         reader = KafkaPartitionReader(options_of(broker.bootstrap))
-        letters = drain(reader, "tandem.dead_letters")
+        letters = drain(reader, repo.settings.kafka.dead_letters)
         reader.close()
         assert [value for _, value, _ in letters] == [b'{"at": 3}']
         assert dict(letters[0][2])["tandem.detail"] == b"1 values where one line of 4 values should be"
