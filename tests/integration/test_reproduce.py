@@ -193,7 +193,6 @@ train(world.attribute("labels:the_model"), repo=world.path, data=world.data, sta
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.timeout(600)  # three trainings, as many processes
 def test_a_training_that_is_killed_and_run_again_and_then_made_again_bit_by_bit(world):
     done = subprocess.run([sys.executable, "-c", CHILD, str(world.path)], env=environment(), capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
