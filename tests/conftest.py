@@ -26,10 +26,6 @@ os.environ.setdefault("TANDEM_TRACKING__TRACKERS", "[]")
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"google(\.|$)")
 
 
-# TensorFlow reads it when it is first imported, by whichever test of a worker: with oneDNN two trainings differ in bits.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--trials", type=int, default=3, help="how many trials of each kind tests/prove makes (make prove: 20)")
 
