@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
+import tf_keras
 
 from pipelines.training.definition import Column
 
@@ -52,8 +53,8 @@ class TrainingJob:
     def __init__(self, fn_args: Any) -> None:
         config = fn_args.custom_config
         _leave_keras_as_it_is()
-        tf.keras.backend.clear_session()  # layers are numbered from one, whatever this process trained before
-        tf.keras.utils.set_random_seed(int(config["seed"]))
+        tf_keras.backend.clear_session()  # layers are numbered from one, whatever this process trained before
+        tf_keras.utils.set_random_seed(int(config["seed"]))
         tf.config.experimental.enable_op_determinism()  # the same seed on the same machine: the same weights, bit by bit
         self.columns = tuple(Column(*c) for c in json.loads(config["columns"]))
         self.label: str = config["label"]
