@@ -47,7 +47,7 @@ def both(package: str, where: str = "") -> list[str]:
 BASE = [
     *both("numpy"),
     *both("pyarrow"),
-    "pyarrow-hotfix>=0.6",
+    f"pyarrow-hotfix>=0.6; {OLDER}",  # CVE-2023-47248, which later versions do not have
     "typer>=0.12",
     "rich>=13",
     "jinja2>=3.1",

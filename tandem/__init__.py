@@ -3,12 +3,15 @@
 They are the packages ``transforms``, ``pipelines`` and ``serving`` that lie beside this one: the same modules under two names, so a
 class is one class however it was imported. Importing either name pins all three to this installation: a ``serving.py`` in somebody's
 folder, wherever that stands on ``sys.path``, is not ours. Light: standard library only.
+
+Whoever imports one of them never unpickles what a Parquet file calls a type: where pyarrow does that (before 14.0.1, CVE-2023-47248),
+``pyarrow_hotfix`` is loaded with it, in this process and in every child that runs our code, whoever imports pyarrow first.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -51,6 +54,8 @@ class _Finder(MetaPathFinder):
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name in _PARTS:
             return PathFinder.find_spec(name, [_HOME])
+        if name == "pyarrow":
+            return _then(PathFinder.find_spec(name), _forbid_pickled_types)
         if name in _MOVED:
             print(f"tandem: {name} is {_MOVED[name]} now; change it in your feature repository", file=sys.stderr)
             return ModuleSpec(name, _SameModule(_MOVED[name]))
@@ -60,4 +65,26 @@ class _Finder(MetaPathFinder):
         return None
 
 
+def _then(spec: ModuleSpec | None, done: Callable[[], None]) -> ModuleSpec | None:
+    """The same spec; when its module has been executed, ``done`` is called before anybody has the module."""
+    loader = spec.loader if spec is not None else None
+    if loader is not None:
+        execute = loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            done()
+
+        setattr(loader, "exec_module", exec_module)  # noqa: B010  # of this loader alone, which is made anew for each import
+    return spec
+
+
+def _forbid_pickled_types() -> None:
+    pickled = getattr(sys.modules["pyarrow"], "PyExtensionType", None)  # gone in pyarrow 21
+    if pickled is not None and not hasattr(pickled, "set_auto_load"):  # from 14.0.1 on such types are not loaded unless asked for
+        import_module("pyarrow_hotfix")
+
+
+if "pyarrow" in sys.modules:
+    _forbid_pickled_types()
 sys.meta_path.insert(0, _Finder())

@@ -28,7 +28,7 @@ from pipelines.lake.files import write_json
 from pipelines.lake.graphs import apply_graph, graph_for
 from pipelines.project import recording
 from pipelines.project.repository import Repo
-from pipelines.sources.event_files import list_files
+from pipelines.sources.event_files import inventory, passed_over_line, passed_over_record
 from transforms.definitions import FeatureGroup, micros
 from transforms.errors import ConfigError, DataError, GraphError, RejectLimitError, TandemError
 from transforms.graph import TransformGraph
@@ -81,7 +81,10 @@ def run_batch(
     sources = {g.source.name: g.source for g in repo.groups.values()}
     begin_us = {n: min(_first_event(g, us(start), us(end)) for g in repo.groups.values() if g.source.name == n) for n in sources}
     progress("listing and hashing input files")
-    files = {n: list_files(data, s, begin_us[n], us(end)) for n, s in sources.items()}
+    found = {n: inventory(data, s, begin_us[n], us(end)) for n, s in sources.items()}
+    files, passed = {n: f.files for n, f in found.items()}, {n: f.passed_over for n, f in found.items()}
+    if line := passed_over_line(passed):
+        progress(line)
     if not any(files.values()):
         raise ConfigError(f"no event files between {start:%Y-%m-%d} and {end:%Y-%m-%d} below {data}; correct --start and --end or data:")
     graphs = {n: pinned_graph(data, g) for n, g in repo.groups.items()} if pinned else {}
@@ -106,6 +109,7 @@ def run_batch(
             return BatchResult(run, True)
         made = run.stage == "publishing"  # only some of it is not visible yet
         fields = {"range": [start.isoformat(), end.isoformat()], "inputs": inputs, "runner": runner, "pinned": pinned}
+        fields["passed_over"] = passed_over_record(passed)
         with recording.recording(run, repo, **({"status": "publishing"} if made else fields)):
             if not made:
                 _make_anew(repo, run, sources, files, begin_us, us(start), us(end), graphs, options(runner, beam_args), progress)

@@ -79,7 +79,7 @@ class ReadEvents(beam.DoFn):
     def process(self, file: EventFile) -> Iterator[Any]:
         """Read one file, a batch at a time."""
         name, letters, total = self.source.name, [], 0
-        for valid, rejected in events(file.path, self.source, self.now_us, self.max_future_us, name=file.name):
+        for valid, rejected in events(file.path, self.source, self.now_us, self.max_future_us, name=file.name, partitions=file.partitions):
             total += valid.num_rows + rejected.num_rows
             if rejected.num_rows:
                 letters.append(rejected)

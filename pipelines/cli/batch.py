@@ -49,7 +49,8 @@ def run_table(manifest: dict[str, Any]) -> Table:
         table.add_row(name, f"{rows:,}", manifest.get("fingerprints", {}).get(name, "")[:12])
     read, rejected = sum(manifest.get("events", {}).values()), manifest.get("rejected", {})
     reasons = ", ".join(f"{n} {reason}" for reason, n in rejected.items()) or "none"
-    table.caption = f"{read:,} events read; rejected: {reasons}"
+    passed = ", ".join(f"{p['count']:,} of {source}" for source, p in manifest.get("passed_over", {}).items())
+    table.caption = f"{read:,} events read; rejected: {reasons}" + (f"; files passed over: {passed}" if passed else "")
     return table
 
 

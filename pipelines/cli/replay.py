@@ -82,7 +82,7 @@ def replay(
     try:
         with recorded(loaded, "replay", seeds={"seed": seed}) as run, _Screen() as seen:
             summary = run_replay(loaded, options, progress=seen.reached, say=seen.say, stopped=stop.is_set)
-            run.add(counts={f"sent/{n}": v["sent"] for n, v in summary["sources"].items()})
+            run.add(counts={f"sent/{n}": v["sent"] for n, v in summary["sources"].items()}, passed_over=summary["passed_over"])
             if summary["interrupted"]:
                 run.save(status="killed", stage="running", error="interrupted: what was sent stays sent")
     finally:

@@ -149,6 +149,8 @@ class BatchRecord(RunRecord):
     runner: str | None = None
     pinned: bool = False
     """Whether the graphs that were applied were used as they are."""
+    passed_over: dict[str, Any] = field(default_factory=dict)
+    """Source -> what lay in its folder and was not read: ``count``, and the first ``files`` with ``why``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,7 +273,17 @@ class RetrainRecord(RunRecord):
     detail: str | None = None
 
 
-_PLAIN = ("apply", "materialize", "rollback", "replay", "dlq-replay", "verify", "monitor", "demo")
+@dataclass(frozen=True, kw_only=True)
+class ReplayRecord(RunRecord):
+    """Event logs sent into their topics."""
+
+    KIND = "replay"
+
+    passed_over: dict[str, Any] = field(default_factory=dict)
+    """As of a batch run."""
+
+
+_PLAIN = ("apply", "materialize", "rollback", "dlq-replay", "verify", "monitor", "demo")
 """Kinds that say what every run may, and no more."""
 _OF_KIND: dict[str, type[RunRecord]] = {**{cls.KIND: cls for cls in RunRecord.__subclasses__()}, **dict.fromkeys(_PLAIN, RunRecord)}
 HEAD = tuple(f.name for f in fields(RunHead))

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.replay.schedule import identities
-from pipelines.sources.event_files import EventFile, list_files, read
+from pipelines.sources.event_files import EventFile, PassedOver, UnreadableFileError, inventory, read
 from pipelines.sources.formats.record_format import RecordFormat
 from transforms.contract import Checked, check, check_json, encode_json
 from transforms.definitions import EventSource
@@ -62,6 +62,7 @@ class EventLog:
 
     The contract is asked at ``now_us`` which event times to trust; what it refuses is sent all the same. The payloads
     are those of a source's format in ``formats``; without one the JSON lines as they are, the canonical JSON of Parquet rows.
+    ``passed_over`` names, by source, what lies in the folders and is not sent; unreadable files join it when their turn comes.
     """
 
     def __init__(
@@ -77,7 +78,9 @@ class EventLog:
     ) -> None:
         self.sources, self.start_us, self.end_us = sources, start_us, end_us
         self.now_us, self.max_future_us, self.formats = now_us, max_future_us, dict(formats or {})
-        self.files = {s.name: list_files(data, s, start_us, end_us, hashes=False) for s in sources}
+        found = {s.name: inventory(data, s, start_us, end_us, hashes=False) for s in sources}
+        self.files = {n: f.files for n, f in found.items()}
+        self.passed_over = {n: f.passed_over for n, f in found.items()}
 
     def span(self) -> tuple[int | None, int | None]:
         """The range, as far as it was given or the ``date=`` folders tell it; None: only the files know."""
@@ -124,8 +127,14 @@ class EventLog:
         yield from spool.read(source.name, day)
 
     def _read(self, file: EventFile, source: EventSource, default_us: int) -> Iterator[pa.Table]:
-        """The events of a file that lie in the range, or whose time cannot be read."""
-        for raw in read(file.path, source):
+        """The events of a file that lie in the range, or whose time cannot be read. A file that cannot be read has none."""
+        try:
+            yield from self._records(file, source, default_us)
+        except UnreadableFileError as error:
+            self.passed_over[source.name].append(PassedOver(file.name, f"unreadable: {error}"))
+
+    def _records(self, file: EventFile, source: EventSource, default_us: int) -> Iterator[pa.Table]:
+        for raw in read(file.path, source, partitions=file.partitions):
             if raw.rows is not None:
                 checked, payloads = check(raw.rows, source, self.now_us, self.max_future_us), encode_json(raw.rows)
             else:

@@ -25,6 +25,7 @@ from pipelines.project.repository import Repo
 from pipelines.replay.event_log import EventLog
 from pipelines.replay.producer import Outbox, prepare_topics
 from pipelines.replay.schedule import CORRUPT, DELAYED, DUPLICATE, LATE, ORIGINAL, Alterations, partitions_of, plan
+from pipelines.sources.event_files import passed_over_line, passed_over_record
 from pipelines.sources.formats.record_format import RecordFormat, record_format
 from pipelines.sources.kafka.kafka_client import client_options
 from transforms.definitions import EventSource
@@ -168,6 +169,9 @@ def run_replay(
     connection = client_options(kafka, repo.data)
     future_us = int(repo.settings.batch.max_future_hours * 3.6e9)
     log = EventLog(repo.data, sources, options.start_us, options.end_us, now_us=now_us(), max_future_us=future_us, formats=formats)
+    passed = {n: len(entries) for n, entries in log.passed_over.items()}
+    if line := passed_over_line(log.passed_over):
+        say(line)
     partitions = prepare_topics(connection, [s.topic for s in sources], options.partitions, say, stopped)
     counts = {s.name: dict.fromkeys(("sent", "events", "delayed", "late", "duplicated", "corrupted"), 0) for s in sources}
     begun, sent, reached = time.monotonic(), 0, options.start_us
@@ -198,6 +202,8 @@ def run_replay(
             if stopped():
                 break
         offsets = outbox.finish()
+    if line := passed_over_line({n: entries[passed[n] :] for n, entries in log.passed_over.items()}):  # found out on the way
+        say(line)
     if reached is not None:
         write_clock(repo.data, reached, now_us(), 0.0)
     took = time.monotonic() - begun
@@ -209,6 +215,7 @@ def run_replay(
         "records_per_second": round(sent / took) if took else 0,
         "reached_us": reached,
         "seed": how.seed,
+        "passed_over": passed_over_record(log.passed_over),
         "sources": {
             s.name: {
                 "topic": s.topic,

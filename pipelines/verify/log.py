@@ -91,7 +91,8 @@ def _history(repo: Repo, source: EventSource, begin: int, end: int, schema: pa.S
     batches = []
     for file in list_files(repo.data, source, begin, end, hashes=False):
         now = micros_of(datetime.now(UTC))
-        for valid, _ in file_events(file.path, source, now, round(repo.settings.batch.max_future_hours * 3.6e9), name=file.name):
+        ahead = round(repo.settings.batch.max_future_hours * 3.6e9)
+        for valid, _ in file_events(file.path, source, now, ahead, name=file.name, partitions=file.partitions):
             times = valid.column(0).cast(pa.int64()).to_numpy(zero_copy_only=False)
             batches.append(valid.filter(pa.array((times >= begin) & (times < end))))
     table = pa.Table.from_batches(batches, schema=source.arrow_schema)

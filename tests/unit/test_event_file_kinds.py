@@ -1,0 +1,310 @@
+"""FAULTS 5 and 7: every way in which event files lie about is read, or named and counted."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.replay.event_log import EventLog
+from pipelines.sources import file_records
+from pipelines.sources.event_files import Inventory, PassedOver, events, inventory, passed_over_line, passed_over_record
+from transforms.definitions import EventSource, Field
+from transforms.instants import micros_of
+
+DAY = 86_400_000_000
+NOW = 20_000 * DAY
+SOURCE = EventSource(
+    name="orders",
+    fields=[
+        Field("order_id", "string", required=True),
+        Field("shop", "int64"),
+        Field("country", "string"),
+        Field("share", "float64"),
+        Field("paid", "bool"),
+        Field("sent", "timestamp"),
+    ],
+    event_time="at",
+    tie_breaker="order_id",
+    files="events/orders",
+)
+
+
+def order(name: str, **more: Any) -> dict[str, Any]:
+    return {"order_id": name, "at": NOW - DAY, **more}
+
+
+def lines(*orders: dict[str, Any]) -> bytes:
+    return "".join(json.dumps(o) + "\n" for o in orders).encode()
+
+
+def zstd(data: bytes) -> bytes:
+    return pa.compress(data, codec="zstd", asbytes=True)
+
+
+def put(root: Path, name: str, data: bytes) -> Path:
+    path = root / "events" / "orders" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def harvest(root: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], Inventory]:
+    """All events, all dead letters, and the inventory."""
+    found = inventory(root, SOURCE, None, None)
+    pairs = [pair for f in found.files for pair in events(f.path, SOURCE, NOW, 0, name=f.name, partitions=f.partitions)]
+    return [e for v, _ in pairs for e in v.to_pylist()], [d for _, b in pairs for d in b.to_pylist()], found
+
+
+def names(root: Path) -> list[str]:
+    return sorted(e["order_id"] for e in harvest(root)[0])
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".ndjson", ".json", ".JSONL", ".NdJson"])
+@pytest.mark.parametrize("packed", ["", ".gz", ".zst", ".GZ"])
+def test_json_lines_under_every_name(tmp_path: Path, suffix: str, packed: str) -> None:
+    """FAULTS 5."""
+    pack: Callable[[bytes], bytes] = {"": bytes, ".gz": gzip.compress, ".zst": zstd}[packed.lower()]
+    put(tmp_path, f"a{suffix}{packed}", pack(lines(order("a"), order("b"))))
+    assert names(tmp_path) == ["a", "b"]
+    assert harvest(tmp_path)[2].passed_over == []
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstd])
+def test_parts_of_compressed_files_are_one_file(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    """FAULTS 5: writers append whole members (frames), and readers go on behind the first."""
+    put(tmp_path, "a.jsonl" + (".gz" if pack is gzip.compress else ".zst"), pack(lines(order("a"))) + pack(lines(order("b"))))
+    assert names(tmp_path) == ["a", "b"]
+
+
+@pytest.mark.parametrize("kind", ["cut", "empty", "text", "flipped", "rubbish behind"])
+@pytest.mark.parametrize("packed", [".gz", ".zst"])
+def test_a_damaged_compressed_file_is_one_dead_letter_and_gives_no_events(tmp_path: Path, kind: str, packed: str) -> None:
+    """FAULTS 5: used whole or not at all, though damage shows at the end."""
+    rng = np.random.default_rng(1)
+    plain = lines(*(order(f"{i}-{rng.bytes(8).hex()}") for i in range(5_000)))
+    whole = gzip.compress(plain) if packed == ".gz" else zstd(plain)
+    middle = len(whole) // 2
+    damaged = {
+        "cut": whole[:-30],
+        "empty": b"",
+        "text": plain,
+        "flipped": whole[:middle] + bytes([whole[middle] ^ 0xFF, whole[middle + 1] ^ 0xFF]) + whole[middle + 2 :],
+        "rubbish behind": whole + b"more",
+    }[kind]
+    if (packed, kind) == (".zst", "flipped"):
+        pytest.skip("zstd's checksum is optional, and was left out here: what decodes cannot be told from what was written")
+    put(tmp_path, f"a.jsonl{packed}", damaged)
+    put(tmp_path, "b.jsonl", lines(order("b")))
+    got, letters, _ = harvest(tmp_path)
+    assert [e["order_id"] for e in got] == ["b"]
+    assert [(d["reason"], d["file"]) for d in letters] == [("unreadable_file", f"events/orders/a.jsonl{packed}")]
+
+
+def test_a_bomb_costs_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FAULTS 5: a line of a compressed file is limited as any other; what is behind it is read."""
+    monkeypatch.setattr(file_records, "MAX_LINE_BYTES", 100_000)
+    put(tmp_path, "a.jsonl.gz", gzip.compress(b" " * 30_000_000 + b"\n" + lines(order("a"))))
+    put(tmp_path, "b.jsonl.zst", zstd(b" " * 30_000_000 + b"\n" + lines(order("b"))))
+    got, letters, _ = harvest(tmp_path)
+    assert [e["order_id"] for e in got] == ["a", "b"]
+    assert [(d["reason"], len(d["payload"]), "30000000 bytes" in d["detail"]) for d in letters] == [("malformed", 65_536, True)] * 2
+
+
+def test_links_are_followed_and_no_file_counts_twice(tmp_path: Path) -> None:
+    """FAULTS 5: linked folders and files, days included; circles end, and a second link to a file is named."""
+    outside = tmp_path / "outside"
+    (outside / "date=2024-10-03").mkdir(parents=True)
+    (outside / "date=2024-10-03" / "a.jsonl").write_bytes(lines(order("a")))
+    (outside / "b.jsonl").write_bytes(lines(order("b")))
+    top = put(tmp_path, "c.jsonl", lines(order("c"))).parent
+    (top / "date=2024-10-03").symlink_to(outside / "date=2024-10-03")
+    (top / "b.jsonl").symlink_to(outside / "b.jsonl")
+    (top / "again.jsonl").symlink_to(top / "c.jsonl")
+    (top / "date=2024-10-03-old").symlink_to(outside / "date=2024-10-03")
+    (outside / "date=2024-10-03" / "loop").symlink_to(top)
+    got, _, found = harvest(tmp_path)
+    assert sorted(e["order_id"] for e in got) == ["a", "b", "c"]
+    assert {p.name: p.why for p in found.passed_over} == {
+        "events/orders/again.jsonl": "a link to the same file as events/orders/c.jsonl",
+        "events/orders/date=2024-10-03-old/a.jsonl": "a link to the same file as events/orders/date=2024-10-03/a.jsonl",
+        "events/orders/date=2024-10-03/loop": "a link to a folder that it lies in",
+        "events/orders/date=2024-10-03-old/loop": "a link to a folder that it lies in",
+    }
+    day = inventory(tmp_path, SOURCE, 20_000 * DAY, None)
+    assert [f.name for f in day.files if f.date] == []  # the link is of another day
+    (top / "gone.jsonl").symlink_to(top / "nothing.jsonl")
+    with pytest.raises(FileNotFoundError, match="gone"):
+        inventory(tmp_path, SOURCE, None, None)
+
+
+def test_what_is_passed_over_is_named_and_counted(tmp_path: Path) -> None:
+    """FAULTS 5."""
+    for name in (
+        "a.jsonl",
+        "b.csv",
+        "c.jsonl.bz2",
+        "d.parquet.gz",
+        "notes",
+        "_tmp.jsonl",
+        "_SUCCESS",
+        ".a.jsonl.crc",
+        "_temporary/x.jsonl",
+    ):
+        put(tmp_path, name, bz2.compress(lines(order("x"))) if name.endswith("bz2") else lines(order("x")))
+    os.mkfifo(tmp_path / "events/orders/pipe.jsonl")
+    found = inventory(tmp_path, SOURCE, None, None)
+    assert [f.name for f in found.files] == ["events/orders/a.jsonl"]
+    kinds = "none of .parquet, .jsonl, .ndjson, .json, the last three also with .gz or .zst"
+    assert found.passed_over == [
+        PassedOver("events/orders/_temporary/", "its name starts with . or _"),
+        PassedOver("events/orders/_tmp.jsonl", "its name starts with . or _"),
+        PassedOver("events/orders/b.csv", kinds),
+        PassedOver("events/orders/c.jsonl.bz2", kinds),
+        PassedOver("events/orders/d.parquet.gz", "Parquet in another compression; Parquet compresses itself"),
+        PassedOver("events/orders/notes", kinds),
+        PassedOver("events/orders/pipe.jsonl", "no regular file"),
+    ]
+    line = passed_over_line({"orders": found.passed_over, "other": []})
+    assert line.startswith("passed over, not read: 7 of orders (events/orders/_temporary/: its name")
+    assert line.endswith("; and 4 more)")
+    assert passed_over_line({"orders": []}) == ""
+    record = passed_over_record({"orders": found.passed_over, "other": []})
+    assert record["orders"]["count"] == len(record["orders"]["files"]) == 7  # type: ignore[arg-type]
+    assert list(record) == ["orders"]
+
+
+def test_folders_are_columns(tmp_path: Path) -> None:
+    """FAULTS 5: what ``pq.write_to_dataset(partition_cols=...)`` and Spark write."""
+    table = pa.table({
+        "order_id": ["a", "b", "c"],
+        "at": pa.array([NOW - 3, NOW - 2, NOW - 1], pa.timestamp("us", "UTC")),
+        "country": ["DE", "a b = ü", None],
+        "shop": [7, -8, 9],
+        "paid": [True, False, True],
+    })  # fmt: skip
+    pq.write_to_dataset(table, tmp_path / "events" / "orders", partition_cols=["country", "shop", "paid"])
+    got = sorted((e["order_id"], e["country"], e["shop"], e["paid"]) for e in harvest(tmp_path)[0])
+    assert got == [("a", "DE", 7, True), ("b", "a b = ü", -8, False), ("c", None, 9, True)]
+
+
+def test_folders_are_columns_of_json_lines_too(tmp_path: Path) -> None:
+    """FAULTS 5: what a record says itself counts before what its folder says."""
+    cases = [
+        ("{}", None), (json.dumps(order("a")), "DE"), (json.dumps(order("b", country="FR")), "FR"),
+        (json.dumps(order("c", country=None)), None),
+        (json.dumps(order("d", note='"country"')), "DE"), (json.dumps(order("e", deep={"country": "FR"})), "DE"),
+        (json.dumps(order("f")).replace("{", '{"\\u0063ountry":"IT",'), "IT"),
+        ("  " + json.dumps(order("g")), "DE"), ("[1]", None), ("nonsense", None),
+    ]  # fmt: skip
+    put(tmp_path, "country=DE/share=0.25/a.jsonl", "".join(text + "\n" for text, _ in cases).encode())
+    got, letters, _ = harvest(tmp_path)
+    assert [(e["country"], e["share"]) for e in got] == [(c, 0.25) for text, c in cases if '"at"' in text]
+    assert [(d["reason"], d["row"]) for d in letters] == [("missing_timestamp", 0), ("malformed", 8), ("malformed", 9)]
+    assert letters[0]["payload"] == b'{"country":"DE","share":0.25}'
+
+
+@pytest.mark.parametrize(
+    ("folder", "reason", "detail"),
+    [
+        ("shop=seven", "wrong_type", "shop='seven' is no int64"),
+        ("shop=1.5", "wrong_type", "shop='1.5' is no int64"),
+        ("paid=yes", "wrong_type", "paid='yes' is no bool"),
+        ("country=a%2Fb%20%C3%BC", None, ""),
+        ("colour=red", None, ""),
+        ("sent=2024-05-01T10%3A00%3A00Z", None, ""),
+        ("sent=1714557600000000", None, ""),
+        ("share=1e3", None, ""),
+    ],
+)
+def test_a_folder_holds_to_the_contract_as_a_column_does(tmp_path: Path, folder: str, reason: str | None, detail: str) -> None:
+    """FAULTS 5: in Parquet and in JSON lines the same."""
+    put(tmp_path, f"{folder}/a.jsonl", lines(order("a")))
+    pq.write_table(pa.table({"order_id": ["b"], "at": [NOW - DAY]}), tmp_path / "events/orders" / folder / "b.parquet")
+    got, letters, _ = harvest(tmp_path)
+    if reason is None:
+        assert len(got) == 2
+        one, other = ({k: v for k, v in e.items() if k != "order_id"} for e in got)
+        assert one == other
+        if folder.startswith("country="):
+            assert one["country"] == "a/b ü"
+        if folder.startswith("sent="):
+            assert one["sent"] == datetime(2024, 5, 1, 10, tzinfo=UTC)
+    else:
+        assert [(d["reason"], d["detail"]) for d in letters] == [(reason, detail)] * 2
+
+
+def test_a_replay_sends_what_batch_reads(tmp_path: Path) -> None:
+    """FAULTS 5: one home lists and reads; columns of folders are in the records that are sent, a damaged file is named."""
+    put(tmp_path, "country=DE/a.jsonl.gz", gzip.compress(lines(order("a"))))
+    put(tmp_path, "country=FR/b.ndjson", lines(order("b"), order("c", country="IT")))
+    put(tmp_path, "cut.jsonl.gz", gzip.compress(lines(order("d")))[:-9])
+    put(tmp_path, "x.csv", b"")
+    log = EventLog(tmp_path, [SOURCE], None, None, now_us=NOW, max_future_us=0)
+    sent = [json.loads(p.as_py()) for part in log.slices() for t in part.events.values() for p in t.column("payload")]
+    assert sorted((e["order_id"], e["country"]) for e in sent) == [("a", "DE"), ("b", "FR"), ("c", "IT")]
+    assert [p.name for p in log.passed_over["orders"]] == ["events/orders/x.csv", "events/orders/cut.jsonl.gz"]
+
+
+INT96 = [
+    "9999-12-31T23:59:59.999999",
+    "0001-01-01T00:00:00",
+    "1677-01-01T00:00:00",
+    "2262-12-31T00:00:00",
+    "2024-05-01T10:00:00.123456",
+    None,
+]
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_int96_outside_of_nanoseconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: bool) -> None:
+    """FAULTS 7: read as the microseconds that they are."""
+    monkeypatch.setattr(file_records, "SMALL_BYTES", 1 << 30 if small else 0)
+    times = [None if t is None else datetime.fromisoformat(t).replace(tzinfo=UTC) for t in INT96]
+    table = pa.table({
+        "order_id": [str(i) for i in range(len(times))],
+        "at": pa.array([NOW - DAY] * len(times), pa.timestamp("us")),
+        "sent": pa.array(times, pa.timestamp("us")),
+    })  # fmt: skip
+    (tmp_path / "events/orders").mkdir(parents=True)
+    pq.write_table(table, tmp_path / "events/orders/a.parquet", use_deprecated_int96_timestamps=True, row_group_size=2)
+    assert {pq.ParquetFile(tmp_path / "events/orders/a.parquet").schema.column(i).physical_type for i in (1, 2)} == {"INT96"}
+    got, letters, _ = harvest(tmp_path)
+    assert letters == []
+    assert [e["sent"] for e in got] == times
+    assert {micros_of(e["at"]) for e in got} == {NOW - DAY}
+
+
+@pytest.mark.parametrize(("column", "julian", "reason"), [
+    ("sent", 2_000_000_000, "out_of_range"), ("sent", 4_294_967_295, "out_of_range"), ("sent", 1, "out_of_range"),
+    ("at", 2_000_000_000, "future_timestamp"), ("at", 1, "nonpositive_timestamp"), ("at", 215_943_584, "future_timestamp"),
+])  # fmt: skip
+def test_int96_that_no_int64_holds_is_a_reject(tmp_path: Path, column: str, julian: int, reason: str) -> None:
+    """FAULTS 7: twelve bytes hold days of which microseconds do not fit into int64; they must not become dates of others."""
+    table = pa.table({
+        "order_id": ["a", "b"],
+        "at": pa.array([NOW - DAY] * 2, pa.timestamp("us")),
+        "sent": pa.array([NOW - DAY] * 2, pa.timestamp("us")),
+    })  # fmt: skip
+    (tmp_path / "events/orders").mkdir(parents=True)
+    path = tmp_path / "events/orders/a.parquet"
+    table = table.set_column(table.schema.get_field_index(column), column, pa.array([NOW - DAY, NOW - 2 * DAY], pa.timestamp("us")))
+    bare = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    pq.write_table(table, path, use_deprecated_int96_timestamps=True, **bare)
+    second = (NOW // DAY - 2 + 2_440_588).to_bytes(4, "little")
+    data = path.read_bytes()
+    assert data.count(b"\0" * 8 + second) == 1
+    path.write_bytes(data.replace(b"\0" * 8 + second, b"\0" * 8 + julian.to_bytes(4, "little")))
+    got, letters, _ = harvest(tmp_path)
+    assert [e["order_id"] for e in got] == ["a"]
+    assert [d["reason"] for d in letters] == [reason]
