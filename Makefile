@@ -6,7 +6,6 @@ UV     := .cache/boot/bin/uv
 READY  := .venv/.ready
 LINE   := .cache/line
 TRIALS ?= 20
-PACKAGES := transforms pipelines serving tandem
 # What .ci/run proves of the modern line on a machine whose own line is the older one; `make modern` alone runs everything.
 SMOKE := tests/unit tests/contract tests/integration/test_batch.py tests/integration/test_training.py tests/integration/test_flink_engine.py
 
@@ -32,10 +31,10 @@ modern: ## `make test ARGS=...` on the modern line, in a Debian 13 root folder b
 smoke: ## the part of it that .ci/run runs
 	docker/modern.sh make test ARGS='$(SMOKE)'
 
-check: $(READY) ## style, types, import floors
+check: $(READY) ## style, types (strict for the packages), import floors
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict $(PACKAGES)
+	$(BIN)/mypy
 	$(BIN)/python tests/check_floors.py
 
 format: $(READY) ## put the code into the agreed style

@@ -141,8 +141,8 @@ class SchemaRegistry:
                 if version != "latest" and not (version.isdigit() and 1 <= int(version) <= len(numbers)):
                     raise Refused(404, 40402, "Version not found")
                 at = len(numbers) if version == "latest" else int(version)
-                number = numbers[at - 1]
-                return {"subject": subject, "version": at, "id": number, **self.plain(self.schemas[number])}
+                schema = numbers[at - 1]
+                return {"subject": subject, "version": at, "id": schema, **self.plain(self.schemas[schema])}
             case "POST", ["subjects", subject, "versions"]:
                 return {"id": self.post(subject, body)}
         raise Refused(404, 404, "HTTP 404 Not Found")

@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pipelines.workflow  # noqa: F401  # so that what these tests record is tracked, as by every command
 from tandem.testing.tracker import Told, home, training
@@ -40,7 +41,7 @@ def mlflow_runs(uri: str) -> dict[str, Told]:
     for r in runs:
         number, tags = r.info.run_id, dict(r.data.tags)
         steps = {m: {p.step: p.value for p in client.get_metric_history(number, m)} for m in r.data.metrics if m.startswith("epoch/")}
-        sets = {i.dataset.name: ("dataset", [i.dataset.digest]) for i in r.inputs.dataset_inputs}
+        sets = {i.dataset.name: ("dataset", [i.dataset.digest]) for i in (r.inputs.dataset_inputs if r.inputs else [])}
         if not ours[number]:
             assert tags.get("mlflow.project.entryPoint"), "it is nobody's"
             continue
@@ -71,11 +72,12 @@ def wandb_runs(data: Path) -> dict[str, Told]:
     """The offline runs of Weights & Biases in a data folder, from its own log files."""
     from wandb.proto import wandb_internal_pb2
 
+    proto: Any = wandb_internal_pb2  # what it has depends on protobuf's version: star imports that no type checker follows
     out: dict[str, Told] = {}
     for file in (data / "tracking" / "wandb").glob("offline-run-*/*.wandb"):
         told, name = Told("", None, {}, {}, {}, {}), ""
         for read in _log_records(file.read_bytes()):
-            record = wandb_internal_pb2.Record.FromString(read)
+            record = proto.Record.FromString(read)
             kind = record.WhichOneof("record_type")
             if kind == "run":
                 config = {u.key: json.loads(u.value_json) for u in record.run.config.update}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -64,8 +65,9 @@ def _each(calls: int, ways: dict[str, Callable[[], Any]]) -> dict[str, float]:
 def run(quick: bool = False) -> list[Part]:
     """Analysis and transform of many rows, then single calls of 1 and 100 rows."""
     import tensorflow as tf
-    import tensorflow_transform as tft
+    import tensorflow_transform as typed_tft
 
+    tft: Any = typed_tft  # a package of star imports
     group = feature_group("carrier", 15)
     rows = tandem(departures(), group).slice(0, 5_000 if quick else 50_000)
     names = [f.name for f in group.features]
@@ -112,9 +114,7 @@ def run(quick: bool = False) -> list[Part]:
                 raise ValueError(f"{name}: the graphs differ by up to {np.abs(mine - theirs[name].ravel()).max()}")
         for n in (1, 100):
             batch = rows.slice(1_000, n)
-            took = _each(
-                200, {"TransformGraph.apply": lambda b=batch: graph.apply(b), "tft layer, called eagerly": lambda b=batch: by_layer(b)}
-            )
+            took = _each(200, {"TransformGraph.apply": partial(graph.apply, batch), "tft layer, called eagerly": partial(by_layer, batch)})
             part = Part(f"one call of {n} row{'s' if n > 1 else ''}: Arrow in, values out", "calls")
             for name, seconds in took.items():
                 part.add(name, seconds, 1, "median of 200")

@@ -74,7 +74,8 @@ class Watch(threading.Thread):
 
     def __init__(self, stage: Stage, db: int) -> None:
         super().__init__(daemon=True)
-        self.stage, self.seen, self.over = stage, [], threading.Event()
+        self.stage, self.over = stage, threading.Event()
+        self.seen: list[tuple[float, int]] = []
         self.client, self.some = stage.redis(db), stage.keys()[::25]
         self.start_time = time.perf_counter()
 
@@ -145,7 +146,7 @@ def tandem(stage: Stage, runner: str) -> tuple[float, int, str]:
     from pipelines.streaming.stream_options import StreamOptions
 
     stage.redis().flushdb()
-    store = FeatureStore(repo_path=str(stage.repo.path))
+    store: Any = FeatureStore(repo_path=str(stage.repo.path))
     online, view = store._get_provider().online_store, store.get_feature_view("sellers")
     current = stage.repo.data / "graphs" / "sellers" / "CURRENT"
     online.apply_fingerprint(store.config, "sellers", current.read_text().strip())

@@ -133,7 +133,7 @@ def _per_event(events: list[dict[str, Any]], key: str, hop: int) -> float:
 
     beam: Any = typed_beam
 
-    class Moments(beam.CombineFn):  # type: ignore[misc]
+    class Moments(beam.CombineFn):
         def create_accumulator(self) -> list[float]:
             return [0, 0.0, 0.0, math.inf, -math.inf]
 

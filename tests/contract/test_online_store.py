@@ -93,7 +93,8 @@ def test_redis_that_forgot_the_script_is_told_again() -> None:
     with redis_server() as server:
         bench = Bench.open({"type": REDIS, "connection_string": server.connection_string}, view())
         bench.write(("EWR", T, 1, 1.0))
-        bench.store._client.script_flush()
+        store: Any = bench.store
+        store._client.script_flush()
         assert bench.write(*((f"A{i}", T, 1, 2.0) for i in range(1100))).written == 1100
 
 

@@ -146,8 +146,8 @@ def test_metadata(wheel: Path) -> None:
         assert b"tandem = tandem.__main__:main" in opened.read(name.replace("METADATA", "entry_points.txt"))
     assert (said["Name"], said["Version"]) == ("tandem-features", tandem.__version__)
     assert said["License"] == "Apache-2.0" or said["License-Expression"] == "Apache-2.0"
-    assert said["Description-Content-Type"] == "text/markdown" and said.get_payload().startswith("# Tandem")
-    assert {"serve", "batch", "stream", "train", "tracking", "all"} <= set(said.get_all("Provides-Extra"))
+    assert said["Description-Content-Type"] == "text/markdown" and str(said.get_payload()).startswith("# Tandem")
+    assert {"serve", "batch", "stream", "train", "tracking", "all"} <= set(said.get_all("Provides-Extra", []))
     assert ">=3.11" in said["Requires-Python"].split(",")
 
 
@@ -175,7 +175,7 @@ def test_the_demo_runs_from_the_wheel_in_a_folder_with_modules_of_our_names(shop
 @contextmanager
 def served(installed: Installed, repo: Path, log: Path, cwd: Path) -> Iterator[str]:
     """``tandem serve`` over a repository's data as of the end of what was streamed; the server's address."""
-    command = [installed.bin / "tandem", "serve", "--repo", repo, "--port", "0", "--as-of", "2024-03-21"]
+    command = [str(installed.bin / "tandem"), "serve", "--repo", str(repo), "--port", "0", "--as-of", "2024-03-21"]
     with open(log, "wb") as sink, subprocess.Popen(command, cwd=cwd, env=environment(), stdout=sink, stderr=sink) as server:
         try:
             until = time.monotonic() + 180

@@ -27,6 +27,11 @@ from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION, Featu
 Change = Callable[[str, pa.Table], pa.Table]
 
 
+def unchanged(view: str, rows: pa.Table) -> pa.Table:
+    """The rows as they are stored."""
+    return rows
+
+
 def answer(
     repo: Repo,
     model: Any,
@@ -34,7 +39,7 @@ def answer(
     start: datetime,
     end: datetime,
     *,
-    change: Change = lambda view, rows: rows,
+    change: Change = unchanged,
     folder: Path | None = None,
 ) -> int:
     """Answer every request of the spine in [start, end); how many. ``change(view, rows)``: what a broken producer did to the rows."""

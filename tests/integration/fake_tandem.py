@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipelines.project.config import Settings
+from pipelines.project.config import Settings, TrackingSettings
 from pipelines.project.recording import ProjectRef, recorded
 from pipelines.registry import register
 from pipelines.registry.alias_file import change, current
@@ -38,7 +38,7 @@ def go(data: Path, repo: Path, command: str, options: dict[str, str]) -> int:
         log.write(command + "\n")
     order = data / "orders" / command
     said = order.read_text().strip() if order.exists() else ""
-    place = ProjectRef(repo, Settings(data=data, tracking={"trackers": []}), data)
+    place = ProjectRef(repo, Settings(data=data, tracking=TrackingSettings(trackers=[])), data)
     if command == "monitor":
         report = json.loads((data / "next_report.json").read_text())
         folder = data / "monitor" / f"{MODEL}-{time.time_ns()}"

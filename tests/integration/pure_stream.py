@@ -96,7 +96,8 @@ def stream(
         )
         for number in range(shards)
     ]
-    pieces, newest = _polls(kafka, sources, rng, upto), {}
+    pieces = _polls(kafka, sources, rng, upto)
+    newest: dict[tuple[str, int], Any] = {}
     partitions = {n: int(t.column("_partition").to_numpy().max(initial=0)) + 1 for n, t in kafka.items()}
     for number, (name, partition, rows) in enumerate(pieces):
         source = sources[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -50,17 +50,6 @@ TRIP = FeatureGroup(
 GROUPS = {g.name: g for g in (ZONE, TRIP)}
 T0 = 1_700_000_000_000_000 // 600_000_000 * 600_000_000
 HOP = 300_000_000
-
-
-@dataclass(frozen=True)
-class FoldOutput:
-    """As pipelines.streaming.stages.coders.FoldOutput."""
-
-    shard: int
-    rows: dict[str, pa.RecordBatch]
-    late: dict[str, pa.RecordBatch] = field(default_factory=dict)
-    checkpoint: dict[str, Any] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ class StreamWorld:
         from feast.protos.feast.types.Value_pb2 import Value
 
         last = {tuple(row[k] for k in group.entity.keys): row for row in sorted(rows, key=lambda r: r["event_timestamp"])}
-        store = FeatureStore(repo_path=str(self.path))
+        store: Any = FeatureStore(repo_path=str(self.path))
         names = [*(f.name for f in group.features), REVISION]
         entities = [EntityKey(join_keys=list(group.entity.keys), entity_values=[Value(string_val=v) for v in key]) for key in last]
         found = store._get_provider().online_store.read_rows(store.config, store.get_feature_view(group.name), entities, names)

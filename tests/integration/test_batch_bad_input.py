@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +17,7 @@ from tests.oracle.compare import differences
 from transforms.errors import RejectLimitError
 
 NOON = us(START.replace(day=6, hour=12))
-GOOD = {
+GOOD: dict[str, Any] = {
     "departed_at": NOON,
     "flight_id": "2013-01-06-UA-1-EWR-SFO",
     "carrier": "UA",
@@ -66,7 +67,7 @@ CUT = line(flight_id="cut")[:-30]
 """The last line of a log whose writer died."""
 
 TYPES = {"departed_at": TIME, "dep_delay": pa.float64(), "distance": pa.float64()}
-BAD_COLUMNS = {
+BAD_COLUMNS: dict[str, tuple[dict[str, Any], Any, str]] = {
     "key-null": ({"origin": None}, {}, "missing_field"),
     "key-absent": ({"origin": ...}, {}, "missing_field"),
     "time-absent": ({"departed_at": ...}, {}, "missing_timestamp"),

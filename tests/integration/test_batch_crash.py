@@ -8,12 +8,12 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
 from pipelines.batch import batch_job as batch_module
-from pipelines.batch import steps
 from pipelines.lake import runs
 from tests.integration.flights import World, all_feature_rows, environment, feature_rows, make_logs, make_world
 from transforms.errors import DataError
@@ -99,7 +99,8 @@ def test_a_killed_run_leaves_nothing_partial_and_is_completed(world, wanted, mom
 
 
 def test_a_stop_between_two_groups_is_completed_without_computing_again(world, wanted, monkeypatch):
-    real, renamed = os.rename, []
+    real = os.rename
+    renamed: list[str] = []
 
     def rename(a, b):
         if f"run={Path(a).parents[1].name}" == Path(b).name:  # a group's rows become visible
@@ -108,7 +109,7 @@ def test_a_stop_between_two_groups_is_completed_without_computing_again(world, w
             renamed.append(b)
         real(a, b)
 
-    monkeypatch.setattr(batch_module.os, "rename", rename)
+    monkeypatch.setattr("pipelines.batch.batch_job.os.rename", rename)
     with pytest.raises(Power):
         world.run()
     monkeypatch.undo()
@@ -145,7 +146,7 @@ def test_a_failure_while_writing_is_completed(world, wanted, monkeypatch):
             raise OSError(28, "No space left on device")
         return real(*args, **options)
 
-    monkeypatch.setattr(steps.pq, "write_table", write_table)
+    monkeypatch.setattr("pipelines.batch.steps.pq.write_table", write_table)
     with pytest.raises(DataError, match=r"No space left.*run the same command again"):
         world.run()
     monkeypatch.undo()
@@ -179,7 +180,7 @@ def test_a_run_that_is_being_made_is_refused_in_one_line(world, wanted, monkeypa
 
 def test_a_run_that_another_process_completes_meanwhile_is_taken_as_it_is(world, wanted, monkeypatch):
     real = runs.begin
-    first = []
+    first: list[Any] = []
 
     def begin(*args, **options):
         run = real(*args, **options)

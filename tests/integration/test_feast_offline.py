@@ -40,7 +40,15 @@ SCHEMA = pa.schema(
         ("created_timestamp", STAMP),
     ]
 )
-FEATURES = {"f32": Float32, "n": Int64, "s": String, "b": Bool, "at": UnixTimestamp, "l": Array(Float64), "ls": Array(String)}
+FEATURES: dict[str, Any] = {
+    "f32": Float32,
+    "n": Int64,
+    "s": String,
+    "b": Bool,
+    "at": UnixTimestamp,
+    "l": Array(Float64),
+    "ls": Array(String),
+}
 TTL = timedelta(hours=36)
 
 
@@ -49,7 +57,7 @@ class Repo:
 
     def __init__(self, folder: Path, ttl: timedelta = TTL, tags: dict[str, str] | None = None) -> None:
         self.folder = folder
-        self.store = FeatureStore(
+        self.store: Any = FeatureStore(
             config=RepoConfig(
                 project="t",
                 registry=str(folder / "registry.db"),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from feast import FeatureStore
+from feast import FeatureStore, FileSource
 from feast.types import Array, Float32, Float64, Int64, String
 
 from pipelines.project.repository import load_module
@@ -233,7 +233,7 @@ def test_objects_follow_the_definitions() -> None:
     assert {c.name: c.dtype for c in view.entity_columns} == {"origin": String, "number": Int64}
     assert view.ttl == hours(36)
     assert view.tags == {"definition_hash": GROUP.definition_hash(), "tandem_fingerprint": "abc"}
-    assert view.batch_source.path == "data/offline/route/run=*/*/*.parquet"
+    assert isinstance(view.batch_source, FileSource) and view.batch_source.path == "data/offline/route/run=*/*/*.parquet"
     assert set(made.by_name()) == {
         "entity_origin",
         "entity_number",

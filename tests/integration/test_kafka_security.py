@@ -53,7 +53,8 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     folder.mkdir()
     subject = ["-subj", "/CN=localhost", "-addext", f"subjectAltName=IP:{HOST}"]
     key, certificate = folder / "key.pem", folder / "certificate.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", key, "-out", certificate, *subject]
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command = [*make, "-keyout", str(key), "-out", str(certificate), *subject]
     subprocess.run(command, check=True, capture_output=True)
     (folder / "server.pem").write_text(key.read_text() + certificate.read_text())
     running = Guarded(folder)

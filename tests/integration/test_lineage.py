@@ -9,12 +9,12 @@ import subprocess
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from pipelines.batch.batch_job import apply_run
 from pipelines.cli.root import app
@@ -190,7 +190,8 @@ def test_the_newest_run_that_was_there_then_is_told_and_no_later_one(changing):
 
 
 def test_a_row_that_is_no_longer_there_is_said(changing):
-    answer(changing, **{f"{VIEW}__tandem_revision": 10**6})
+    changes: dict[str, Any] = {f"{VIEW}__tandem_revision": 10**6}
+    answer(changing, **changes)
     found = trace(changing.repo(), "r-1")
     assert found["views"][0]["writers"] == [] and "no stored row of origin=JFK" in found["notes"][0]
 

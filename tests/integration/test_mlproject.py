@@ -92,10 +92,11 @@ def test_mlmd_and_mlflow_name_each_other(shop: Shop) -> None:
     from ml_metadata.proto import metadata_store_pb2
 
     (train,) = (r for r in shop.runs("train") if r.manifest.get("version") == 1)
-    config = metadata_store_pb2.ConnectionConfig()
+    proto: Any = metadata_store_pb2  # made at run time by protobuf's builder
+    config = proto.ConnectionConfig()
     config.sqlite.filename_uri = str(shop.data / train.manifest["links"]["mlmd_store"])
     context = metadata_store.MetadataStore(config).get_context_by_type_and_name("pipeline_run", train.id)
-    assert context.custom_properties["mlflow_run"].string_value == train.manifest["links"]["mlflow_run"]
+    assert context and context.custom_properties["mlflow_run"].string_value == train.manifest["links"]["mlflow_run"]
     assert shop.told()[train.id].tags["tandem.mlmd_run"] == train.id
 
 

@@ -169,8 +169,8 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Repo:
 
     model = made.attribute("labels:model")
     for day in range(FIRST, LAST):
-        changes = {"change": one_more} if day == BUG else {}
-        answers.answer(made, model, 1, day_of(day), day_of(day + 1), **changes)
+        change = one_more if day == BUG else answers.unchanged
+        answers.answer(made, model, 1, day_of(day), day_of(day + 1), change=change)
     return made
 
 

@@ -20,7 +20,8 @@ from pipelines.project.config import KafkaSettings
 from pipelines.reports.terminal import Steps
 from pipelines.sources.formats.record_format import record_format
 from pipelines.sources.kafka.partition_reader import KafkaPartitionReader
-from pipelines.streaming.stream_job import StreamOptions, run_stream
+from pipelines.streaming.stream_job import run_stream
+from pipelines.streaming.stream_options import StreamOptions
 from serving.features import OnlineFeatures
 from tests.integration.kafka_world import drain, options_of
 from tests.integration.stream_world import FEATURES, SECOND, T0, StreamWorld, events, make_stream_world

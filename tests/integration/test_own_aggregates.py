@@ -172,7 +172,8 @@ def cards(inputs):
 
 
 def make_events() -> list[dict[str, Any]]:
-    rng, at, log = random.Random(4), us(START) - 20 * 3_600_000_000, []
+    rng, at = random.Random(4), us(START) - 20 * 3_600_000_000
+    log: list[dict[str, Any]] = []
     while at < us(END) + 3_600_000_000:
         at += rng.choice([0, 1, 40_000_000, 900_000_000, 1_800_000_000])
         shop = rng.choice(["a", "ä", "\U00010000", "\uffff", "b", None])

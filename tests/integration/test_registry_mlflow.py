@@ -128,7 +128,7 @@ def test_versions_tags_signature_and_aliases(versions: Repo, data: Path, uri: st
     mlflow.set_tracking_uri(uri)
     info = mlflow.models.get_model_info(f"models:/{NAME}@champion")
     assert info.signature.inputs.input_names() == [n for n, _ in spec["inputs"]]
-    assert info.metadata["tandem"]["fingerprints"] == spec["fingerprints"]
+    assert info.metadata and info.metadata["tandem"]["fingerprints"] == spec["fingerprints"]
     model = mlflow.pyfunc.load_model(f"models:/{NAME}@champion")
     kinds = {"float32": np.zeros((2, 1), np.float32), "string": np.array([[b"s"], [b"l"]], dtype=object)}
     found = model.predict({n: kinds[t] for n, t in spec["inputs"]})["probability"]
@@ -156,8 +156,8 @@ def test_a_mirror_that_was_stopped_goes_on_where_it_was(data: Path, uri: str, mo
     client = MlflowClient(uri, registry_uri=uri)
     known = {v.tags["tandem_version"]: v for v in client.search_model_versions(f"name = '{NAME}'")}
     assert sorted(known) == ["1", "2"]
-    experiment = client.get_experiment_by_name("tandem").experiment_id
-    assert len(client.search_logged_models([experiment])) == 2  # what had been uploaded was used
+    experiment = client.get_experiment_by_name("tandem")
+    assert experiment and len(client.search_logged_models([experiment.experiment_id])) == 2  # what had been uploaded was used
     named = {a: str(v) for a, v in client.get_registered_model(NAME).aliases.items()}
     assert named == {"champion": str(known["2"].version), "challenger": str(known["1"].version)}
     mirror.catch_up(data, uri, models=[NAME])

@@ -284,7 +284,12 @@ def test_a_broker_that_is_not_there_yet(repo: Repo, tmp_path: Path) -> None:
     stop = threading.Event()
     kafka = KafkaSettings(bootstrap_servers="127.0.0.1:1")
     here = replace(repo, settings=repo.settings.model_copy(update={"kafka": kafka}))
-    waiting = threading.Thread(target=lambda: (until(lambda: said), stop.set()))
+
+    def stop_once_it_speaks() -> None:
+        until(lambda: said)
+        stop.set()
+
+    waiting = threading.Thread(target=stop_once_it_speaks)
     waiting.start()
     summary = run_replay(here, ReplayOptions(), say=said.append, stopped=stop.is_set)
     waiting.join()

@@ -163,7 +163,8 @@ def test_a_log_that_has_grown_is_read_up_to_where_it_was(tmp_path):
 
 
 def test_events_that_come_while_they_are_read_are_read_whole(world, monkeypatch):
-    real, seen = as_of.listing, []
+    real = as_of.listing
+    seen: list[Any] = []
 
     def listing(*args):
         if not seen:  # between the spine and the listing

@@ -88,10 +88,17 @@ def produce(bootstrap, *values, topic="x"):
     producer.close()
 
 
+def running_state(folder: Path) -> state.State:
+    found = state.read(folder, "kafka")
+    assert found is not None
+    return found
+
+
 def records(bootstrap):
     consumer = KafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest", enable_auto_commit=False)
     consumer.assign([X0])
-    end, found = consumer.end_offsets([X0])[X0], []
+    end = consumer.end_offsets([X0])[X0]
+    found: list[bytes] = []
     deadline = time.monotonic() + 30
     while len(found) < end and time.monotonic() < deadline:
         found += [record.value for batch in consumer.poll(500).values() for record in batch]
@@ -167,7 +174,7 @@ def test_kafka_for_people_with_odd_folders_and_a_port_of_their_own(tmp_path):
     try:
         code, _, said = ran("up", "--kafka-port", str(port), data=folder, env={**os.environ, "LC_ALL": "C", "CLASSPATH": "/tmp/evil.jar"})
         assert code == 0 and f"127.0.0.1:{port}" in said, said
-        known = state.read(folder, "kafka")
+        known = running_state(folder)
         command = Path(f"/proc/{known.process.pid}/cmdline").read_bytes().split(b"\0")
         paths = command[command.index(b"-cp") + 1].split(b":")
         assert len(paths) == 56 and b"CLASSPATH" not in Path(f"/proc/{known.process.pid}/environ").read_bytes()
@@ -224,15 +231,15 @@ def test_a_killed_broker_is_told_and_comes_back_with_its_records(data):
     bootstrap = local_kafka.running(data)
     make_topic(bootstrap)
     produce(bootstrap, b"one")
-    os.kill(state.read(data, "kafka").process.pid, signal.SIGKILL)
+    os.kill(running_state(data).process.pid, signal.SIGKILL)
     facts = until(lambda: (s := local.status(data)["kafka"])["state"] == "ended" and "signal 9" in s["detail"] and s)
     assert "tandem up" in facts["detail"] and local_kafka.running(data) is None
-    said = []
+    said: list[str] = []
     local.up(data, say=said.append)
     assert any("again (killed by signal 9" in line for line in said)
     assert local_kafka.running(data) == bootstrap and records(bootstrap) == [b"one"]
 
-    os.kill(state.read(data, "kafka").daemon.pid, signal.SIGKILL)  # the broker goes with it
+    os.kill(running_state(data).daemon.pid, signal.SIGKILL)  # the broker goes with it
     nothing_left(data)
     facts = local.status(data)["kafka"]
     assert facts["state"] == "ended" and "together with its daemon" in facts["detail"]
@@ -244,7 +251,7 @@ def test_a_killed_broker_is_told_and_comes_back_with_its_records(data):
 def test_a_stuck_broker_is_told_and_ended(data, monkeypatch):
     local.up(data)
     monkeypatch.setattr(local, "SECONDS_TO_ANSWER", 0.5)
-    known = state.read(data, "kafka")
+    known = running_state(data)
     os.kill(known.process.pid, signal.SIGSTOP)
     assert local.status(data)["kafka"]["state"] == "silent"
     with pytest.raises(StoreError, match=r"does not answer.*tandem down"):
@@ -288,6 +295,7 @@ def test_a_child_dies_with_its_parent(tmp_path):
         "print(start_child(['sleep', '60'], Path(sys.argv[1])).pid, flush=True); sys.stdin.read()"
     )
     parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "log")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout
     pid = int(parent.stdout.readline())
     assert started(pid)
     parent.kill()
@@ -314,5 +322,6 @@ def test_the_fixture(tmp_path):
         broker.resume()
         until(lambda: local_kafka.answers(broker.port))
         pid = broker.pid
+        assert pid is not None
         broker.pause()
     assert started(pid) is None

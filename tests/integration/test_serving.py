@@ -317,12 +317,13 @@ def test_the_replay_clock_moves_ages_and_expiry_and_the_log(world: Path, tmp_pat
         made.write_text(json.dumps({"event_us0": round(at.timestamp() * 1e6), "wall_us0": 0, "speed": 0.0}))
         made.rename(path)
 
-    def traffic() -> dict[str, Any]:
-        rows: dict[str, Any] = predict(client, GOOD)["features"]["origin_traffic"]
-        return rows
+    with TestClient(create_app(settings(world, clock=path, request_log=tmp_path / "log"))) as server:
 
-    with TestClient(create_app(settings(world, clock=path, request_log=tmp_path / "log"))) as client:
-        store = client.app.state.dataplane.features._store  # type: ignore[attr-defined]
+        def traffic() -> dict[str, Any]:
+            rows: dict[str, Any] = predict(server, GOOD)["features"]["origin_traffic"]
+            return rows
+
+        store = server.app.state.dataplane.features._store  # type: ignore[attr-defined]
         assert traffic()["ages"] == [240.0]  # as_of, while there is no file
         tell(NOW + timedelta(minutes=1))
         eventually(lambda: traffic()["ages"] == [300.0])

@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,13 @@ import pytest
 
 from pipelines.batch.steps import TransformFile, write_parquet
 from pipelines.streaming.stages import sink as deliver_module
-from pipelines.streaming.stages.coders import as_late, with_offsets
+from pipelines.streaming.stages.coders import FoldOutput, as_late, with_offsets
 from pipelines.streaming.stages.sink import StopRequested, StreamSink, stamped
 from pipelines.streaming.state import job_state as control_module
-from pipelines.streaming.state.row_log import newest, read_late, read_rows
-from tests.integration.sink_world import GROUPS, HOP, SOURCE, T0, ZONE, FoldOutput, World, events, make_world, rows
+from pipelines.streaming.state.row_log import RowLog, newest, read_late, read_rows
+from tests.integration.sink_world import GROUPS, HOP, SOURCE, T0, ZONE, World, events, make_world, rows
 from tests.redis_server import redis_server
-from transforms.errors import FingerprintError, GraphError
+from transforms.errors import FingerprintError, GraphError, StoreError
 from transforms.graph import TransformGraph
 
 STEPS = 36
@@ -148,10 +148,17 @@ def test_redis_killed_and_started_again_in_the_middle_loses_nothing(tmp_path: Pa
                 deliver.deliver(output(step))
 
         thread, errors = _in_background(everything)
+
+        def saved(step: int) -> bool:
+            return bool(world.control.load_checkpoints().get(0, {}).get("step", 0) >= step)
+
+        def waits(times: int) -> bool:
+            return said(world).count("waits:") >= times or not thread.is_alive()
+
         for number in range(1, 3):
-            until(lambda at=10 * number: world.control.load_checkpoints().get(0, {}).get("step", 0) >= at)
+            until(partial(saved, 10 * number))
             server.kill()
-            until(lambda n=number: said(world).count("waits:") >= n or not thread.is_alive())
+            until(partial(waits, number))
             assert world.control.reports()["sink-0"]["outages"] == number
             server.start()
         thread.join(60)
@@ -221,7 +228,12 @@ def test_a_locked_sqlite_is_waited_for(tmp_path: Path) -> None:
     deliver.deliver(output(0))
     with contextlib.closing(sqlite3.connect(world.data / "online.db", isolation_level=None, check_same_thread=False)) as other:
         other.execute("BEGIN IMMEDIATE")
-        thread, errors = _in_background(lambda: [deliver.deliver(output(step)) for step in range(1, STEPS)])  # type: ignore[func-returns-value]
+
+        def the_rest() -> None:
+            for step in range(1, STEPS):
+                deliver.deliver(output(step))
+
+        thread, errors = _in_background(the_rest)
         until(lambda: "database is locked" in said(world))
         other.execute("ROLLBACK")
     thread.join(60)
@@ -269,15 +281,15 @@ def test_what_cannot_be_delivered_at_all_is_the_jobs_failure(tmp_path: Path) -> 
 def test_a_full_disk_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     deliver = world.deliver()
     deliver.deliver(output(0))
-    real, failures = deliver_module.RowLog.append, [3]
+    real, failures = RowLog.append, [3]
 
     def append(self: Any, place: str, shard: int, batch: pa.RecordBatch) -> None:
         if failures[0]:
             failures[0] -= 1
-            raise deliver_module.StoreError("row log x: No space left on device; free its disk")
+            raise StoreError("row log x: No space left on device; free its disk")
         real(self, place, shard, batch)
 
-    monkeypatch.setattr(deliver_module.RowLog, "append", append)
+    monkeypatch.setattr(RowLog, "append", append)
     for step in range(1, STEPS):
         deliver.deliver(output(step))
     assert "shard 0 waits: row log x: No space left on device" in said(world)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def world(tmp_path: Path, request: pytest.FixtureRequest) -> World:
     return World(tmp_path, broker, payments("payments"), kafka=KafkaSettings(dead_letters="payments.dead"))
 
 
-def send(world: World, records: list[bytes | None], partition: int = 0) -> None:
+def send(world: World, records: Sequence[bytes | None], partition: int = 0) -> None:
     world.send(records, partition)
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,7 +48,7 @@ def wait(outbox: Outbox, seconds: float = 120) -> None:
     until_idle(outbox)
 
 
-def job(place: ProjectRef, **fields: object) -> tuple[str, float]:
+def job(place: ProjectRef, **fields: Any) -> tuple[str, float]:
     """A job with one step inside; its run and how long it took."""
     begun = time.monotonic()
     with recorded(place, "pipeline", **fields) as parent, recorded(place, "apply"):

@@ -183,7 +183,7 @@ def test_a_batch_run_over_the_files_can_be_compared_with_instead(plain):
 @pytest.mark.parametrize("upto", [1.0, 0.6])
 def test_a_killed_stream_is_taken_as_far_as_its_checkpoints_go(plain, expected, tmp_path, upto):
     """It delivered rows, and corrections of rows, after the last checkpoint that it saved."""
-    saved = Counter()
+    saved: Counter[int] = Counter()
 
     def sometimes(progress):
         saved[progress["shard"]] += 1
@@ -364,7 +364,8 @@ class Memory:
     """An online store in memory, in order or not."""
 
     def __init__(self, ordered: bool) -> None:
-        self.ordered, self.rows = ordered, {}
+        self.ordered = ordered
+        self.rows: dict[str, dict[tuple[Any, ...], tuple[Any, pa.Table]]] = {}
 
     def write(self, group, rows):
         for n, row in enumerate(rows.select([*group.entity.keys, "event_timestamp", "tandem_revision"]).to_pylist()):
@@ -382,7 +383,8 @@ class Memory:
 def kept_online(plain, expected, folder, store):
     """The causes of all keys once a store took the honest stream's rows, ten at a time, each time the newest first."""
     proof, record = plain.prove(folder, expected), load_record(folder, "main", plain.world.repo().groups)
-    causes, lines = Counter(), []
+    causes: Counter[str] = Counter()
+    lines: list[str] = []
     for name, group in proof.groups.items():
         delivered = read_rows(folder, name)
         for start in range(0, delivered.num_rows, 10):
@@ -408,7 +410,7 @@ def test_an_unordered_writer_is_found(plain, honest, expected):
 
 @pytest.mark.parametrize("break_", ["forgotten", "altered"])
 def test_a_store_that_lost_or_altered_a_row_is_found(plain, honest, expected, break_):
-    store = Memory(ordered=True)
+    store: Any = Memory(ordered=True)
     read = store.read
 
     def other(group, keys, schema):

@@ -108,7 +108,8 @@ def test_each_state_is_sent_once(tmp_path: Path, server: WebhookServer, clock: C
 
 
 def test_a_webhook_that_is_down_gets_its_alerts_when_it_is_up_again(tmp_path: Path, server: WebhookServer, clock: Clock) -> None:
-    hook, said = webhook(server), []
+    hook = webhook(server)
+    said: list[str] = []
     for _ in range(20):  # each with a store of its own, as after a restart of the watch
         AlertStore(tmp_path).sync("m", [DRIFT], clock.now)
         round_ = deliver(AlertStore(tmp_path), hook, clock, say=said.append)
@@ -166,7 +167,8 @@ def test_a_strange_retry_after_is_no_harm(tmp_path: Path, server: WebhookServer,
 def test_a_slow_webhook_is_given_up_in_time_and_tried_again(tmp_path: Path, server: WebhookServer, clock: Clock) -> None:
     server.up()
     server.go_on.clear()
-    store, hook, said = AlertStore(tmp_path), webhook(server, timeout_seconds=0.3), []
+    store, hook = AlertStore(tmp_path), webhook(server, timeout_seconds=0.3)
+    said: list[str] = []
     store.sync("m", [DRIFT], clock.now)
     begun = time.monotonic()
     deliver(store, hook, clock, say=said.append)
@@ -219,7 +221,8 @@ def test_a_redirect_is_no_delivery(tmp_path: Path, server: WebhookServer, clock:
 
 
 def test_what_cannot_be_delivered_for_days_is_given_up_and_said(tmp_path: Path, server: WebhookServer, clock: Clock) -> None:
-    store, hook, said = AlertStore(tmp_path), webhook(server), []
+    store, hook = AlertStore(tmp_path), webhook(server)
+    said: list[str] = []
     store.sync("m", [DRIFT], clock.now)
     deliver(store, hook, clock)
     clock.forward(hours=73)
@@ -324,7 +327,7 @@ def test_an_address_that_is_none_is_refused_without_showing_it() -> None:
     assert "T0" not in repr(Webhook(AlertSettings(webhook="https://hooks.example/T0")))
 
 
-REPORT = {
+REPORT: dict[str, Any] = {
     "model": "flights",
     "version": 3,
     "checks": [
@@ -342,9 +345,9 @@ def test_a_report_becomes_an_alert_per_kind_of_check() -> None:
     assert (auc.key, auc.title, auc.text) == ("monitor/flights/auc", "flights: auc failed", "auc 0.08 (threshold 0.05): AUC 0.65")
     assert (drift.title, drift.text, drift.values) == ("flights: drift of temp failed", "temp 0.4 (threshold 0.1)", {"temp": 0.4})
     assert len(from_report(REPORT, "warn")) == 2 and "wind 0.12" in from_report(REPORT, "warn")[1].text
-    moved = {**REPORT, "checks": [{**c, "value": 0.5} if c["feature"] == "temp" else c for c in REPORT["checks"]]}  # type: ignore[index,union-attr]
+    moved = {**REPORT, "checks": [{**c, "value": 0.5} if c["feature"] == "temp" else c for c in REPORT["checks"]]}
     assert [a.fingerprint for a in from_report(moved)] == [a.fingerprint for a in from_report(REPORT)]
-    worse = {**REPORT, "checks": [{**c, "status": "fail"} for c in REPORT["checks"] if c["feature"]]}  # type: ignore[index,union-attr]
+    worse = {**REPORT, "checks": [{**c, "status": "fail"} for c in REPORT["checks"] if c["feature"]]}
     assert from_report(worse)[0].fingerprint != drift.fingerprint
     many = {
         "model": "m",

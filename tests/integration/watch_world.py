@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.lake.runs import list_runs
-from pipelines.project.config import Settings
+from pipelines.project.config import Settings, TrackingSettings
 from pipelines.project.recording import ProjectRef, recorded
 from pipelines.watch.watch_job import Subject
 from tests.integration import fake_tandem
@@ -77,11 +77,13 @@ class World:
         """How ``command`` goes from now on (None: well)."""
         path = self.data / "orders" / command
         path.parent.mkdir(exist_ok=True)
-        path.unlink(missing_ok=True) if what is None else path.write_text(what)  # type: ignore[func-returns-value]
+        path.unlink(missing_ok=True)
+        if what is not None:
+            path.write_text(what)
 
     @property
     def subject(self) -> Subject:
-        settings = Settings(data=self.data, tracking={"trackers": []}, **self.settings)
+        settings = Settings(data=self.data, tracking=TrackingSettings(trackers=[]), **self.settings)
         return Subject(self.repo, settings, self.data, {"departures": SOURCE}, {"view": VIEW}, (MODEL,))
 
     def commands(self) -> list[str]:

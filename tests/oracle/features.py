@@ -128,11 +128,13 @@ def aggregate(what: Aggregate, window: list[Event], group: FeatureGroup, boundar
             return None
         return float(boundary - max(e[group.source.event_time] for e in events)) / 1e6
 
-    events = [e for e in events if e[what.column] is not None]
-    values = [e[what.column] for e in events]
+    column = what.column
+    assert column is not None, f"{kind} takes a column"
+    events = [e for e in events if e[column] is not None]
+    values = [e[column] for e in events]
     if kind in ("first", "last", "last_n"):
-        in_order = sorted(events, key=lambda e: (e[group.source.event_time], order(e[group.source.tie_breaker]), order(e[what.column])))
-        ordered = [e[what.column] for e in in_order]
+        in_order = sorted(events, key=lambda e: (e[group.source.event_time], order(e[group.source.tie_breaker]), order(e[column])))
+        ordered = [e[column] for e in in_order]
         if kind == "last_n":
             return ordered[::-1][: what.n]  # type: ignore[attr-defined]
         if not ordered:

@@ -151,10 +151,7 @@ def every_aggregate(over: list[timedelta], where: Predicate | None = None, prefi
     for kind in (Sum, Mean, Variance, Std, Min, Max, First, Last, LastN, TopK, CountDistinct, Quantile):
         for column, dtype in (("x", "float64"), ("n", "int64"), ("s", "string"), ("b", "bool")):
             if dtype in kind.takes:
-                options: dict[str, Any] = (
-                    {"precision": 4} if kind is CountDistinct else {"n": 2} if kind is LastN else {"k": 2} if kind is TopK else {}
-                )
-                out.append(kind(column, over=over, where=where, name=f"{prefix}_{kind.kind}_{column}", **options))
+                out.append(kind(column, over=over, where=where, name=f"{prefix}_{kind.kind}_{column}", **options.get(kind, {})))
     return out
 
 

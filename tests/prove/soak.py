@@ -55,7 +55,7 @@ def size(folder: Path, pattern: str) -> float:
 def sample(driver: int, data: Path) -> dict[str, float]:
     """All processes of the stream, and its checkpoints on disk."""
     parts = parts_of(driver)
-    found = {}
+    found: dict[str, float] = {}
     for name, pids in (("driver", [driver]), ("worker", parts["worker"]), ("java", parts["java"])):
         for pid in pids[:1]:
             try:

@@ -110,10 +110,10 @@ def partitioned(rng: random.Random, log: list[Event], source: EventSource, count
         for _ in range(rng.randrange(3)):
             hand.insert(rng.randrange(len(hand) + 1), None)
         start = at = rng.choice([0, 0, 7, 1000])
-        records = []
-        for event in hand:
+        records: list[tuple[int, Event | None]] = []
+        for record in hand:
             at += rng.choice([0, 0, 0, 1, 3])
-            records.append((at, event))
+            records.append((at, record))
             at += 1
         out.append(Partition(start, records, at + rng.choice([0, 0, 1, 2])))
     return out
@@ -279,7 +279,8 @@ class Stream:
             lies = dict(self.logs[element.span.source][element.span.partition].records)
             for event in got:
                 offset = event.pop(OFFSET)
-                assert differences([event], to_dicts(to_batch([lies[offset]], self.groups[name].source))) == []
+                lay = lies[offset]
+                assert lay is not None and differences([event], to_dicts(to_batch([lay], self.groups[name].source))) == []
                 places.add((element.span.partition, offset))
         return folded
 
@@ -294,11 +295,11 @@ class Stream:
         elif what < 0.4:
             self.shards[number] = pickle.loads(pickle.dumps(shard))
         elif what < 0.55:
-            tiles = {n: t.compact(shard.horizon(self.groups[n])) for n, t in shard.tiles.items()}
+            compacted = {n: t.compact(shard.horizon(self.groups[n])) for n, t in shard.tiles.items()}
             output_watermark, done, known, counted = pickle.loads(
                 pickle.dumps((shard.output_watermark, shard.done, shard.partitions, shard.counted))
             )
-            self.shards[number] = Shard(self.groups, output_watermark, done, tiles)
+            self.shards[number] = Shard(self.groups, output_watermark, done, compacted)
             self.shards[number].partitions, self.shards[number].counted = known, counted
         elif what < 0.75 and self.under_way:
             self.under_way.append(copy.copy(self.rng.choice(self.under_way)))

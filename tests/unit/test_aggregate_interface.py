@@ -178,7 +178,7 @@ class OnUnmergeable(Spread):
     kind: ClassVar[str] = "on_unmergeable"
 
     def states(self) -> tuple[StateSpec, ...]:
-        return (self.state(Unmergeable),)
+        return (self.state(Unmergeable),)  # type: ignore[type-abstract]  # what is tested
 
 
 FARE: dict[str, Any] = {"column": "fare", "over": hours(1)}

@@ -47,6 +47,7 @@ def test_the_first_version_is_champion_and_later_ones_are_challengers(tmp_path: 
         register(repo(tmp_path), "m", folder / str(version))
         now = read_aliases(folder, "m")
         assert now is not None and (now.champion, now.challenger) == expected
+    assert now is not None
     assert [e["run"] for e in now.history] == ["train-1", "train-2", "train-3"]
     assert [e["n"] for e in now.history] == [1, 2, 3]
     assert now.history[1]["before"] == {"champion": 1, "challenger": None}
@@ -147,11 +148,11 @@ def _killed(folder: Path, at: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     if at == "before the file":
-        writing._write = die  # type: ignore[assignment]
+        writing._write = die
     elif at == "inside the file":
-        os.fsync = die  # type: ignore[assignment]
+        os.fsync = die
     else:
-        Path.replace = die  # type: ignore[assignment,method-assign]
+        Path.replace = die  # type: ignore[method-assign]
     move(folder, 2)
 
 

@@ -1,6 +1,6 @@
 """Settings: file under environment under flags, and one line for every mistake."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -77,7 +77,7 @@ def test_no_such_folder(tmp_path):
     ],
 )
 def test_moments_are_of_utc(text, want):
-    assert parse_time(text) == want and parse_time(text).utcoffset().total_seconds() == 0
+    assert parse_time(text) == want and parse_time(text).utcoffset() == timedelta(0)
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "2013-13-01", "31.01.2013"])

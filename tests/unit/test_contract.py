@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections.abc import Sequence
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -450,7 +451,7 @@ def text(changes: list[tuple[str, str]], before: str = "", gap: str = "", after:
     return (before + "{" + inner + "}" + after).encode("utf-8", "surrogateescape")
 
 
-def judged_alike(payloads: list[bytes | None]) -> None:
+def judged_alike(payloads: Sequence[bytes | None]) -> None:
     """By columns and one by one: the same verdicts, details and values."""
     nows = np.arange(NOW, NOW + len(payloads))
     slow = check_json(payloads, SOURCE, nows, AHEAD)

@@ -1,6 +1,7 @@
 """Every mistake in a definition is one DefinitionError on one line that names the definition, the value and the mend."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -51,11 +52,16 @@ def group(*aggregates, **changes):
     return FeatureGroup(**{**values, **changes})
 
 
+def untyped(value: Any) -> Any:
+    """A value that a type checker would have refused already."""
+    return value
+
+
 MISTAKES = {
     # fields
     "field name": (lambda: Field("Dep Delay", "float64"), "field 'Dep Delay'", "lower-case words"),
     "field name of ours": (lambda: Field("event_timestamp", "int64"), "field 'event_timestamp'", "choose another"),
-    "field type": (lambda: Field("x", "double"), "field 'x': dtype 'double'", "float64"),
+    "field type": (lambda: Field("x", untyped("double")), "field 'x': dtype 'double'", "float64"),
     "empty domain": (lambda: Field("x", "string", domain=[]), "field 'x': an empty domain", "list the values"),
     "domain of floats": (lambda: Field("x", "float64", domain=[1.0]), "field 'x': a domain", "not 'float64'"),
     "bounds of text": (lambda: Field("x", "string", min=0), "field 'x': min and max", "not 'string'"),
@@ -67,7 +73,7 @@ MISTAKES = {
         "'departures' has no field 'dely'",
         "dep_delay",
     ),
-    "no filter": (lambda: Count(over=hours(1), where=True), "aggregate Count(): where=True", "write where="),
+    "no filter": (lambda: Count(over=hours(1), where=untyped(True)), "aggregate Count(): where=True", "write where="),
     # sources
     "source name": (lambda: source(name="Departures"), "source 'Departures'", "lower-case"),
     "field twice": (lambda: source(fields=[*FIELDS, FIELDS[0]]), "source 'departures': field 'origin' is there twice", "drop one"),
@@ -84,8 +90,12 @@ MISTAKES = {
     "key name": (lambda: Entity("Origin"), "entity key 'Origin'", "lower-case"),
     # aggregates
     "no window": (lambda: Mean("dep_delay"), "aggregate Mean(dep_delay): no window", "give over="),
-    "one window as a number": (lambda: Mean("dep_delay", over=3600), "aggregate Mean(dep_delay): over=3600", "write over=hours(1)"),
-    "window as a number": (lambda: Mean("dep_delay", over=[3600]), "aggregate Mean(dep_delay): window 3600", "write minutes(5)"),
+    "one window as a number": (
+        lambda: Mean("dep_delay", over=untyped(3600)),
+        "aggregate Mean(dep_delay): over=3600",
+        "write over=hours(1)",
+    ),
+    "window as a number": (lambda: Mean("dep_delay", over=[untyped(3600)]), "aggregate Mean(dep_delay): window 3600", "write minutes(5)"),
     "window of zero": (lambda: Mean("dep_delay", over=timedelta(0)), "aggregate Mean(dep_delay): window 0:00:00", "longer than zero"),
     "window twice": (lambda: Count(over=[hours(1), minutes(60)]), "aggregate Count(): a window is there twice", "drop one"),
     "no column": (lambda: Sum(over=hours(1)), "aggregate Sum(): needs a field name", "e.g."),

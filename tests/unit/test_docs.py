@@ -72,7 +72,7 @@ def test_preprocessing_example_traces() -> None:
         f.name: tf.SparseTensorSpec([None, None], kinds[str(f.type)]) if f.nullable else tf.TensorSpec([None, 1], kinds[str(f.type)])
         for f in inputs
     }
-    function = wrap_preprocessing_fn(names["shop_orders"], inputs, "README")
+    function: Any = wrap_preprocessing_fn(names["shop_orders"], inputs, "README")
     read = tft.get_analyze_input_columns(function, specs, force_tf_compat_v1=False)
     assert set(read) == {"count_1h", "amount_mean_1h", "channel_last_24h"}
 

@@ -146,7 +146,9 @@ def test_sums_of_many_numbers_that_cancel() -> None:
     numbers += [-v for v in numbers[:2990]] + [0.1] * 1000
     rng.shuffle(numbers)
     n = len(numbers)
-    same_floats(to_float(from_values(array(numbers)).fold(np.array([0]), np.array([n]))), [nearest(sum(map(Fraction, numbers)))])
+    same_floats(
+        to_float(from_values(array(numbers)).fold(np.array([0]), np.array([n]))), [nearest(sum(map(Fraction, numbers), Fraction()))]
+    )
     prefix = np.arange(0, n, 500)
     want = [nearest(sum((Fraction(v) for v in numbers[:k]), Fraction(0))) for k in prefix]
     same_floats(to_float(from_values(array(numbers)).fold(np.zeros(len(prefix), np.int64), prefix)), want)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +67,7 @@ def cases(draw: st.DrawFn, max_size: int = 16, max_sources: int = 2, closing: bo
         slack, late = draw(st.sampled_from([0, 1, hop // 2, 3 * hop])), draw(st.sampled_from([0, 1, hop, 2 * hop + 1, 9 * hop]))
         tie = draw(st.sampled_from(["flight", "serial"]))
         source = make_source(tie_breaker=tie, delay_us=slack, lateness_us=late, name=f"source{number}")
-        mine = []
+        mine: list[FeatureGroup] = []
         for times in draw(st.sampled_from([[1], [1], [1, 3], [2, 1]])):
             keys = draw(st.sampled_from([("origin",), ("gate",), ("origin", "gate")]))
             made = [draw(aggregates(hop * times, i)) for i in range(draw(st.integers(1, 2)))]
@@ -232,7 +232,8 @@ def test_behind_an_idle_or_new_partition_events_correct_rows_or_are_late(case: C
     final = {n: None if b == NEVER else b for n, b in stream.shards[0].output_watermark.items()}
     for name, group in case.groups.items():
         reached = boundary(case.logs[group.source.name], group)
-        assert reached is None or (final[name] is not None and final[name] >= reached)
+        final_boundary = final[name]
+        assert reached is None or (final_boundary is not None and final_boundary >= reached)
     check(case, out, late=True, upto=final)
 
 
@@ -257,8 +258,8 @@ def at(boundary_hour: int) -> int:
 class Hand:
     """Stretches of a log of one source, made by hand for one shard."""
 
-    def __init__(self, *partitions: list[tuple[int, Event]], starts: dict[int, tuple[int, int]] | None = None) -> None:
-        self.logs: Logs = {SOURCE.name: [Partition(0, p, p[-1][0] + 1 if p else 0) for p in partitions]}
+    def __init__(self, *partitions: Sequence[tuple[int, Event | None]], starts: dict[int, tuple[int, int]] | None = None) -> None:
+        self.logs: Logs = {SOURCE.name: [Partition(0, list(p), p[-1][0] + 1 if p else 0) for p in partitions]}
         self.starts = starts or {}
 
     def span(

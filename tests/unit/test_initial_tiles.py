@@ -79,7 +79,7 @@ def test_batch_then_stream_is_batch_over_everything(tmp_path_factory: pytest.Tem
 
 def test_every_aggregate_survives_the_file(tmp_path: Path) -> None:
     group = make.make_group(make.every_aggregate([hours(1), hours(3)]), keys=("origin", "gate"))
-    log = [
+    log: list[dict[str, Any]] = [
         {
             group.source.event_time: i * HOUR // 4,
             "origin": "JFK",

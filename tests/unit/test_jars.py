@@ -36,8 +36,18 @@ def lock(tmp_path, monkeypatch):
     return path
 
 
+class Server(http.server.ThreadingHTTPServer):
+    """Notes what is asked of it; where ``gate`` is closed, the third jar waits there."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
+        self.asked: list[str] = []
+        self.gate, self.reached = threading.Event(), threading.Event()
+        self.gate.set()
+
+
 class Handler(http.server.SimpleHTTPRequestHandler):
-    gate = threading.Event()
+    server: Server
 
     def do_GET(self):
         self.server.asked.append(self.path)
@@ -57,9 +67,7 @@ def maven(tmp_path, lock):
     for name, content in CONTENT.items():
         (folder / name).parent.mkdir(parents=True)
         (folder / name).write_bytes(content)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder))) as server:
-        server.asked, server.gate, server.reached = [], threading.Event(), threading.Event()
-        server.gate.set()
+    with Server(folder) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         mirror(tmp_path / "home", f"http://127.0.0.1:{server.server_port}/")
         yield folder, server
@@ -91,7 +99,7 @@ def test_the_committed_locks_are_whole(name, count, main):
 
 
 def test_jars_are_fetched_once_and_stand_in_the_order_of_the_lock(maven, tmp_path):
-    said = []
+    said: list[str] = []
     path = jars.classpath("kafka", said.append)
     home = tmp_path / "home" / ".cache" / "tandem" / "maven"
     assert path.split(os.pathsep) == [str(home / name) for name in CONTENT]

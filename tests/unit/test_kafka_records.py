@@ -48,7 +48,7 @@ def batch(first: int, rows: list[tuple[int, Any]], codec: int = 0, producer: int
 
 def marker(offset: int, producer: int, commit: bool) -> bytes:
     """A control batch."""
-    row = (0, struct.pack(">hh", 0, int(commit)), struct.pack(">hi", 0, 0), [])
+    row: tuple[int, bytes, bytes, list[Any]] = (0, struct.pack(">hh", 0, int(commit)), struct.pack(">hi", 0, 0), [])
     raw = bytearray(batch(offset, [(offset, row)], producer=producer, transactional=True))
     struct.pack_into(">h", raw, 21, struct.unpack_from(">h", raw, 21)[0] | 0x20)
     return sealed(raw)
@@ -84,7 +84,8 @@ def by_kafka_python(raw: bytes, offset: int, aborted: list[tuple[int, int]]) -> 
 @given(st.lists(batches, max_size=6), st.lists(st.booleans(), max_size=6), st.integers(0, 400), st.integers(0, 60))
 def test_as_kafka_python_reads_them(plan: list[Any], ends: list[bool], offset: int, cut: int) -> None:
     """Any batches (gaps as compaction leaves them, compressed, in transactions), read from any offset, cut off anywhere."""
-    raw, at, aborted, opened = b"", 0, [], {}
+    raw, at, aborted = b"", 0, []
+    opened: dict[int, int] = {}
     for (rows, codec, producer, transactional), commit in zip(plan, [*ends, *[True] * len(plan)]):
         placed, first = [], at
         for row, gap in rows:

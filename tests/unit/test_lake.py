@@ -10,6 +10,7 @@ import threading
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -85,7 +86,7 @@ def test_an_older_folder_is_migrated_or_refused(tmp_path, monkeypatch):
 
 
 def test_a_migration_that_was_cut_short_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    done = []
+    done: list[int | str] = []
 
     def second(data: Path) -> None:
         if len(done) == 1:
@@ -127,7 +128,12 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, durable):
 
 def test_writers_at_once_leave_one_of_their_contents(tmp_path):
     path = tmp_path / "file"
-    threads = [threading.Thread(target=lambda n=n: [files.write_text(path, f"{n}" * 10_000) for _ in range(50)]) for n in range(4)]
+
+    def write(n: int) -> None:
+        for _ in range(50):
+            files.write_text(path, f"{n}" * 10_000)
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(4)]
     for thread in threads:
         thread.start()
     seen = set()
@@ -170,9 +176,10 @@ def holder(tmp_path):
 
     def start(how: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", HOLDER, str(tmp_path / "lock"), how]
-        started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT))
-        assert started[-1].stdout.readline() == "True\n"
-        return started[-1]
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        started.append(child)
+        assert child.stdout and child.stdout.readline() == "True\n"
+        return child
 
     yield start
     for process in started:
@@ -212,7 +219,8 @@ def test_shared_locks_keep_out_who_wants_it_alone(tmp_path, holder):
 
 def test_instants_are_exact():
     for us in (0, 1, -1, 1_362_096_000_123_457, 253_402_300_799_999_999, -62_135_596_800_000_000):
-        assert micros_of(instant(us)) == us == micros_of(instant(np.int64(us)))
+        number: Any = np.int64(us)  # a type checker wants an int; numpy's will do
+        assert micros_of(instant(us)) == us == micros_of(instant(number))
     at = datetime(2013, 3, 1, 6, 0, 0, 123457)
     assert micros_of(at) == micros_of(at.replace(tzinfo=UTC)) == micros_of(at.replace(tzinfo=UTC).astimezone(timezone(timedelta(hours=9))))
     assert to_minute(micros_of(at)) == "2013-03-01 06:00"

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from pipelines.lineage.diff import CAUSES, EFFECTS, diff, duration, render, to_dict
 from transforms.definitions import Count, Entity, EventSource, FeatureGroup, Field, Mean, hours, minutes
 
-SOURCE = {
+SOURCE: dict[str, Any] = {
     "name": "departures", "fields": [Field("origin", "string", required=True), Field("delay", "float64", min=-10, max=30)],
     "event_time": "t", "tie_breaker": "origin", "out_of_orderness": minutes(1), "allowed_lateness": hours(1),
 }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def stamps(hours: list[float]) -> pa.Array:
     return pa.array([us(h) for h in hours], pa.int64()).cast(TIMESTAMP)
 
 
-def spine_of(rows: list[tuple[str, str, float | None, float, float]]) -> pa.Table:
+def spine_of(rows: Sequence[tuple[str, str, float | None, float, float]]) -> pa.Table:
     depot, size, weight, at, slow = (list(c) for c in zip(*rows, strict=True))
     return pa.table(
         {
@@ -69,7 +70,7 @@ def spine_of(rows: list[tuple[str, str, float | None, float, float]]) -> pa.Tabl
     )
 
 
-def log_of(rows: list[tuple[str, str, str, float | None, float]], endpoint: str = "predict", model: str = "slow") -> pa.Table:
+def log_of(rows: Sequence[tuple[str, str, str, float | None, float]], endpoint: str = "predict", model: str = "slow") -> pa.Table:
     request, depot, size, weight, at = (list(c) for c in zip(*rows, strict=True))
     n = len(rows)
     return pa.table(

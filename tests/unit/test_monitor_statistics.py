@@ -224,8 +224,8 @@ def test_blocks_are_apart_as_long_as_the_window_and_at_its_time_of_day(length: i
     for one, mask in found:
         assert one.length == window.length and (one.start - start) % DAY_US == 0
         assert mask.sum() >= 10 and np.array_equal(mask, one.mask(rows))
-    for one, other in pairwise(found):
-        assert other[0].start >= one[0].end
+    for before, after in pairwise(found):
+        assert after[0].start >= before[0].end
 
 
 # ----------------------------------------------------------------------------------------------- quality and verdicts

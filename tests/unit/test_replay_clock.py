@@ -122,8 +122,13 @@ def test_a_folder_in_its_place_is_said_and_not_raised(tmp_path: Path, wall: Wall
 def test_the_file_is_looked_at_ten_times_a_second_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looks = []
     real = os.stat
-    monkeypatch.setattr(clock.os, "stat", lambda p: looks.append(p) or real(p))
-    monkeypatch.setattr(clock.time, "monotonic", lambda: 100.0)
+
+    def stat(path: Path) -> os.stat_result:
+        looks.append(path)
+        return real(path)
+
+    monkeypatch.setattr("serving.clock.os.stat", stat)
+    monkeypatch.setattr("serving.clock.time.monotonic", lambda: 100.0)
     now = ReplayClock(tmp_path / "none.json", otherwise=lambda: 5)
     assert {now() for _ in range(1000)} == {5}
     assert len(looks) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -124,7 +125,7 @@ def test_identities_tell_source_file_and_row_apart() -> None:
         ({"disorder": 0.6, "late": 0.5}, "--disorder 0.6 and --late 0.5"),
     ],
 )
-def test_wrong_shares(shares: dict[str, float], says: str) -> None:
+def test_wrong_shares(shares: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         Alterations(**shares)
 

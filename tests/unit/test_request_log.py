@@ -135,8 +135,12 @@ def test_the_docstring_names_every_column_and_the_columns_are_the_models_inputs(
 def test_kinds_of_requests_are_one_log_for_our_reader_and_for_duckdb(tmp_path: Path, started: Any) -> None:
     log = started(tmp_path)
     log.add(asked("a"))
-    features = {"predictions": None, "model": None, "version": None, "run": None, "endpoint": "get-online-features"}
-    other = {"columns": {"tailnum": ["N1"]}, "types": {"tailnum": pa.string()}, "groups": {"aircraft": view([2.5], name="aircraft")}}
+    features: dict[str, Any] = {"predictions": None, "model": None, "version": None, "run": None, "endpoint": "get-online-features"}
+    other: dict[str, Any] = {
+        "columns": {"tailnum": ["N1"]},
+        "types": {"tailnum": pa.string()},
+        "groups": {"aircraft": view([2.5], name="aircraft")},
+    }
     log.add(asked("b", at=AT + 1, **features, **other))
     log.add(asked("c", at=AT + DAY_US))
     log.add(asked("d", at=AT + DAY_US + 1, predictions=[[0.5, 0.25]], model="two"))

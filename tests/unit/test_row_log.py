@@ -18,7 +18,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.lake.files import replaced
-from pipelines.streaming.state import row_log
 from pipelines.streaming.state.row_log import RowLog, newest, read_late, read_rows, seal_leftovers
 from tests.integration.sink_world import SOURCE, TRIP, ZONE
 from transforms.definitions import TIMESTAMP
@@ -166,11 +165,11 @@ def test_a_full_disk_leaves_no_half_frame(tmp_path: Path, monkeypatch: pytest.Mo
             raise OSError(28, "No space left on device")
         return real(handle, data[:room])
 
-    monkeypatch.setattr(row_log.os, "write", full)
+    monkeypatch.setattr("pipelines.streaming.state.row_log.os.write", full)
     for place in ("rows/g", "rows/h"):
         with pytest.raises(StoreError, match="No space left on device; free its disk"):
             log.append(place, 0, batch(3))
-    monkeypatch.setattr(row_log.os, "write", real)
+    monkeypatch.setattr("pipelines.streaming.state.row_log.os.write", real)
     log.append("rows/g", 0, batch(3))
     log.append("rows/h", 0, batch(0))
     assert (numbers(tmp_path), numbers(tmp_path, "h")) == ([0, 1, 2, 3, 4, 5], [0, 1, 2])

@@ -8,8 +8,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -18,6 +20,7 @@ from pipelines.lake.run_records import BatchRecord, RunRecord, TrainRecord, reco
 from pipelines.lake.runs import RunStore
 from transforms.errors import DataError
 
+T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
 NOW = datetime(2024, 5, 1, tzinfo=UTC)
 OPENED: list[str] = []
@@ -31,7 +34,7 @@ def _hear(event: str, arguments: tuple[object, ...]) -> None:
 sys.addaudithook(_hear)
 
 
-def opened(work) -> tuple[object, int]:
+def opened(work: Callable[[], T]) -> tuple[T, int]:
     """What ``work`` gives, and how many manifests it opened."""
     OPENED.clear()
     result = work()
@@ -142,6 +145,7 @@ def test_processes_at_once_and_one_that_is_killed(tmp_path):
     command = [sys.executable, "-c", WRITER, str(tmp_path)]
     children = [subprocess.Popen([*command, str(n)], stdout=subprocess.PIPE, text=True, cwd=ROOT) for n in range(3)]
     for _ in range(20):
+        assert children[0].stdout
         children[0].stdout.readline()
     children[0].kill()
     done = [set(child.communicate(timeout=240)[0].split()) for child in children]

@@ -245,12 +245,13 @@ with recording.recorded(place, "job", key={"a": 1}, anew=False) as run:
 def job(home, status="running"):
     process = subprocess.Popen([sys.executable, "-c", JOB, home.path, home.data, status], stdout=subprocess.PIPE, text=True)
     try:
-        assert process.stdout.readline() == "ready\n"
+        assert process.stdout and process.stdout.readline() == "ready\n"
         yield process
     finally:
         process.kill()
         process.wait()
-        process.stdout.close()
+        if process.stdout:
+            process.stdout.close()
 
 
 @pytest.mark.parametrize("status", ["running", "publishing"])
@@ -313,7 +314,7 @@ def test_the_last_word_of_a_server_counts(home):
     for program, status in ((word, "complete"), ("pass", "killed")):
         wait = "print('up', flush=True); input(); "
         process = subprocess.Popen([sys.executable, "-c", code, home.path, home.data, wait + program], stdin=-1, stdout=-1, text=True)
-        assert process.stdout.readline() == "up\n"
+        assert process.stdout and process.stdout.readline() == "up\n"
         assert runs.list_runs(home.data)[-1].status == "running"
         process.communicate("\n")
         assert runs.list_runs(home.data)[-1].status == status

@@ -84,11 +84,16 @@ def test_a_stop_waits_until_all_that_was_polled_is_delivered(world):
     control.report("poll-s-0", poll(50))
     control.save_checkpoint(0, point(0, 20))
     stopped_at = []
+
+    def finish() -> None:
+        control.save_checkpoint(0, point(0, 60))
+        stopped_at.append(world.now)
+
     world.events = [
         (5, lambda: control.request("stop")),
         (6, lambda: control.report("poll-s-0", poll(60, stopped=True))),
         (8, lambda: control.save_checkpoint(0, point(0, 59))),
-        (9, lambda: (control.save_checkpoint(0, point(0, 60)), stopped_at.append(world.now))),
+        (9, finish),
     ]
     outcome = world.supervisor(lambda n: FakeJob(world)).run()
     assert (outcome.code, outcome.why, outcome.restarts) == (0, "stopped", 0)
@@ -243,7 +248,7 @@ with Driver(Path({str(tmp_path)!r})).held():
 """
     other = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
-        assert other.stdout.readline() == b"held\n"
+        assert other.stdout and other.stdout.readline() == b"held\n"
         with pytest.raises(DataError, match="already runs"), Driver(tmp_path).held(0.1):
             pass
         other.kill()

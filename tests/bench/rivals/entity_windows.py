@@ -25,7 +25,7 @@ class EntityWindows:
         start, out = at - at % HOP, []
         tile = self.open
         if tile is not None and start > tile[0]:
-            self.tiles.append(tuple(tile))  # type: ignore[arg-type]
+            self.tiles.append(tuple(tile))
             while self.tiles and self.tiles[0][0] < tile[0] + HOP - OVERS["24h"]:
                 self.tiles.popleft()
             out = [(b, self.row(b)) for b in range(tile[0] + HOP, start + 1, HOP)]

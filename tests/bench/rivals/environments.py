@@ -37,8 +37,8 @@ def python_of(name: str, say: Callable[[str], None]) -> Path:
         raise NotAvailable("there is no uv; run make once")
     say(f"making an environment for {name}: {', '.join(PACKAGES[name])}; this takes minutes, once")
     for command in (
-        [uv, "venv", "--quiet", "--clear", "--python", sys.executable, folder],
-        [uv, "pip", "install", "--python", python, *PACKAGES[name]],
+        [uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)],
+        [uv, "pip", "install", "--python", str(python), *PACKAGES[name]],
     ):
         made = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if made.returncode:
