@@ -5,7 +5,6 @@ What is in it is the public interface: the names in ``__all__`` of these modules
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -51,8 +50,11 @@ PUBLIC = (
 
 def build(folder: Path) -> None:
     """Write one page per public module, an index and a search index. Raises the first warning of pdoc as an error."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before the modules import TensorFlow
     import pdoc
+
+    from transforms.tensorflow_settings import settle_tensorflow
+
+    settle_tensorflow()
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore")  # those of the libraries that the modules import

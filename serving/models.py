@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from serving.errors import ModelError, ModelInputError
 from serving.protocol import RequestField
+from transforms.tensorflow_settings import settle_tensorflow
 from transforms.tensors import bytes_tensor, number_tensor
 
 __all__ = ["INPUT_DTYPES", "SPEC_FILE", "LoadedModel", "ModelSpec", "load_model", "to_model_inputs"]
@@ -181,6 +182,7 @@ def load_model(path: Path, spec: ModelSpec) -> LoadedModel:
 
     Raises ModelError, of one line, whatever is wrong with the files.
     """
+    settle_tensorflow()
     import tensorflow as tf
 
     what = f"model {spec.name!r} version {spec.version}"

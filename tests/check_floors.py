@@ -20,6 +20,7 @@ FLOOR0 = tuple(
         "errors",
         "instants",
         "data_folder",
+        "tensorflow_settings",
         "fields",
         "definitions",
         "windows",

@@ -8,13 +8,13 @@ import prometheus_client  # noqa: F401  # before a test imports Feast, as servin
 import pytest
 
 from tests.outside import install
+from transforms.tensorflow_settings import settle_tensorflow
 
 collect_ignore = ["outside_package"]  # the tests of a package that is not installed here
 pytest_plugins = ["tests.prove.reporting"]
 
 # Before any test module imports TensorFlow (its C++ side reads these once), and inherited by child processes.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+settle_tensorflow()
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("GLOG_minloglevel", "2")
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

@@ -32,6 +32,7 @@ import pyarrow as pa
 
 from transforms.errors import GraphError
 from transforms.fingerprint import model_hashes, sha
+from transforms.tensorflow_settings import settle_tensorflow
 from transforms.tensors import bytes_tensor, number_tensor
 
 __all__ = ["TransformGraph", "graph_fingerprint", "input_width", "save_graph", "with_width"]
@@ -259,6 +260,7 @@ class TransformGraph:
         return cls(root, actual, inputs, outputs, model)
 
     def _load(self, model: Path) -> None:
+        settle_tensorflow()
         import tensorflow as tf
 
         try:

@@ -10,6 +10,7 @@ import typer
 
 from pipelines.project.config import moment
 from pipelines.reports.terminal import Steps, screen, show
+from transforms.tensorflow_settings import settle_tensorflow
 
 if TYPE_CHECKING:
     from pipelines.project.repository import Repo
@@ -35,9 +36,7 @@ def quiet() -> None:
     import logging
     import warnings
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    settle_tensorflow()
     os.environ.setdefault("FEAST_USAGE", "False")
     warnings.filterwarnings("ignore")
     os.environ.setdefault("PYTHONWARNINGS", "ignore")

@@ -26,6 +26,7 @@ from pipelines.project import recording
 from pipelines.project.repository import Repo
 from pipelines.training import as_of
 from transforms.errors import DataError, TandemError
+from transforms.tensorflow_settings import settle_tensorflow
 
 __all__ = ["render", "reproduce"]
 
@@ -158,7 +159,7 @@ def _training(
     from pipelines.training.train_job import make_set
     from pipelines.training.user_code import load_function
 
-    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+    settle_tensorflow()
     m, data = run.as_(TrainRecord), repo.data
     query = m.query
     model = _as_it_was(repo, m)

@@ -14,6 +14,7 @@ from typing import Any
 from pipelines.project.config import Settings, load_settings
 from transforms.definitions import EventSource, FeatureGroup
 from transforms.errors import DefinitionError
+from transforms.tensorflow_settings import settle_tensorflow
 
 __all__ = ["Repo", "load_module", "load_repo"]
 
@@ -62,6 +63,7 @@ def load_module(repo: Path, name: str) -> ModuleType:
         if file and Path(file).resolve().parent != repo and not any(Path(file).is_relative_to(p) for p in _LIBRARIES):
             del sys.modules[stem]
     importlib.invalidate_caches()
+    settle_tensorflow()  # preprocessing and models import it
     try:
         return importlib.import_module(name)
     except DefinitionError:

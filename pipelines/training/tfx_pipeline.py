@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import sys
 import time
 import warnings
@@ -20,6 +19,7 @@ from pipelines.lake import layout
 from pipelines.training.definition import Column, Model
 from pipelines.training.training_set import TrainingSet
 from transforms.errors import TandemError
+from transforms.tensorflow_settings import settle_tensorflow
 
 __all__ = ["PipelineRun", "Progress", "TrainingError", "run_pipeline"]
 
@@ -292,8 +292,7 @@ def run_pipeline(
     ``params`` reach the repository's ``run_fn`` as ``TrainingJob.params``. Without ``push`` it ends with the trained models.
     ``spec`` is ``tandem.json`` without version and creation time. Raises TrainingError that names the failed component.
     """
-    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    settle_tensorflow()
     layout.mlmd_logs(data).mkdir(parents=True, exist_ok=True)
     log = layout.mlmd_logs(data) / f"{run_id}.log"
     steps = _Steps(progress)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -21,6 +20,7 @@ from pipelines.training import as_of
 from pipelines.training.definition import Model
 from pipelines.training.user_code import load_function
 from transforms.errors import ConfigError, DataError, TandemError
+from transforms.tensorflow_settings import settle_tensorflow
 
 if TYPE_CHECKING:
     from pipelines.training.tfx_pipeline import PipelineRun
@@ -124,9 +124,7 @@ def train(
     repo, data = Path(repo).resolve(), Path(data).resolve()
     if start.tzinfo is None or end.tzinfo is None or start >= end:
         raise ConfigError(f"training range {start} to {end}: give two rising moments with a time zone, e.g. 2013-03-01T00:00:00Z")
-    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its order of sums is not always the same
+    settle_tensorflow()
     home = recording.ProjectRef(repo, load_settings(repo, data=data), data)
     asked: dict[str, Any] = {
         "model": model.name,

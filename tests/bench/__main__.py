@@ -6,13 +6,13 @@ import argparse
 import dataclasses
 import importlib
 import json
-import os
 import sys
 
 from rich.console import Console
 from rich.table import Table
 
 from tests.bench.report import Part
+from transforms.tensorflow_settings import settle_tensorflow
 
 PARTS = ("windows", "graph", "join", "runs", "online", "http", "stream", "fresh")
 WITH_WAYS = ("stream",)
@@ -52,7 +52,7 @@ def main() -> int:
         if name not in PARTS or (way and name not in WITH_WAYS):
             parser.error(f"no part {word.strip()!r}; choose from {', '.join(PARTS)}")
         asked.setdefault(name, []).extend([way] if way else [])
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    settle_tensorflow()
     console, parts = Console(width=None if sys.stdout.isatty() else 140), []
     for name, ways in asked.items():
         made = importlib.import_module(f"tests.bench.{name}").run(quick=given.quick, **({"only": ways} if ways else {}))
