@@ -159,6 +159,6 @@ setup(
         "dev": DEV,
     },
     entry_points={"console_scripts": ["tandem = tandem.__main__:main"]},
-    package_data={"": ["py.typed", "*.lua", "*.html", "*.css", "*.sha256", "templates/*", "templates/**/*"]},
+    package_data={"": ["py.typed", "*.lua", "*.html", "*.css", "*.sha256", "templates/*", "templates/**/*"], "tandem": ["**/*.pyi"]},
     zip_safe=False,
 )

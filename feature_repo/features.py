@@ -4,6 +4,7 @@ This is the one place. Arrow, TFMD and Feast schemas, and the schemas for produc
 """
 
 from feast import FeatureService
+
 from tandem.pipelines.feature_store.views import feast_views
 from tandem.transforms.definitions import (
     Age,

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+
 from tandem.pipelines.training.definition import Model, Threshold
 from tandem.transforms.definitions import Field, hours
 

@@ -11,6 +11,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_transform as tft
 import tf_keras as keras
+
 from tandem.pipelines.training.training_job import TrainingJob
 
 VOCABULARIES = ("carrier", "origin", "dest")

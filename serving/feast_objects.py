@@ -46,8 +46,11 @@ class FeastObjects:
     sources: list[FileSource]
     views: list[FeatureView]
 
-    def features(self, without: Collection[str] = ()) -> list[FeatureView]:
-        """For a ``FeatureService``: of each view all features but Tandem's own columns and those called as in ``without``."""
+    def features(self, without: Collection[str] = ()) -> list[Any]:
+        """For a ``FeatureService``: of each view all features but Tandem's own columns and those called as in ``without``.
+
+        FeatureViews; what else may stand in that list differs between versions of Feast, and a type checker takes no other list for it.
+        """
         kept = [(view, [f.name for f in view.features if f.name not in RESERVED and f.name not in without]) for view in self.views]
         return [view[names] for view, names in kept if names]
 

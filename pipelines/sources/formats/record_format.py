@@ -40,7 +40,8 @@ class RecordFormat(ABC):
     """
 
     Options: ClassVar[type[FormatOptions]] = FormatOptions
-    """The settings that it takes."""
+    """The settings that it takes; they are in ``options``, which a subclass annotates with this class."""
+    options: FormatOptions
     needs_schema_registry: ClassVar[bool] = False
     """Whether ``kafka.schema_registry`` must be set; then :attr:`registry` is there."""
     registry: Registry

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from tandem.transforms.definitions import Aggregate, Field, hours
 from tandem_outside.aggregates import Share
 
 from tandem.testing.aggregates import AggregateContract, Input
+from tandem.transforms.definitions import Aggregate, Field, hours
 
 
 class TestShare(AggregateContract):

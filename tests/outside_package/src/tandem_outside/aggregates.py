@@ -9,7 +9,9 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
 from tandem.transforms.functions import Aggregate, Counts, Events, Output, StateSpec
+from tandem.transforms.functions.base import Param
 
 __all__ = ["Share", "TrueCounts"]
 
@@ -21,7 +23,7 @@ class TrueCounts(Counts):
     kind: ClassVar[str] = "outside_true"
 
     @classmethod
-    def add_input(cls, events: Events, param: int) -> Self:
+    def add_input(cls, events: Events, param: Param) -> Self:
         """1 for each value that is true."""
         return cls(pc.fill_null(events.values, False).to_numpy(zero_copy_only=False).astype(np.int64))
 

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
+
 from tandem.pipelines.sources.formats.record_format import FormatOptions, RecordFormat
 from tandem.transforms.contract import Checked, Now, check_records
 from tandem.transforms.reasons import INVALID_UTF8, MALFORMED
 
 NULL = "\\N"
-READ = {"float64": float, "int64": int, "timestamp": int, "bool": {"true": True, "false": False}.__getitem__}
+READ: dict[str, Callable[[str], Any]] = {
+    "float64": float,
+    "int64": int,
+    "timestamp": int,
+    "bool": {"true": True, "false": False}.__getitem__,
+}
 
 
-class Options(FormatOptions):
+class CsvOptions(FormatOptions):
     delimiter: str = ","
 
 
 class CsvLine(RecordFormat):
-    Options = Options
+    Options = CsvOptions
+    options: CsvOptions
 
     def decode(self, payloads: pa.Array, now_us: Now, max_future_us: int) -> Checked:
         records: list[dict[str, Any]] = []

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tandem.pipelines.alerting import AlertReceiver, Outcome
+from tandem.pipelines.alerting.receiver import AlertReceiver, Outcome
 
 
 class Folder(AlertReceiver):

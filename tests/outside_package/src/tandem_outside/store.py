@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from feast import Entity, FeatureView, RepoConfig
+
 from tandem.serving.online_store.base import OrderedOnlineStore, OrderedOnlineStoreConfig, Rows, StoredRow, row_wins, unreachable
 
 SCHEMA = """

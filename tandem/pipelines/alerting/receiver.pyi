@@ -1,0 +1,1 @@
+from pipelines.alerting.receiver import *

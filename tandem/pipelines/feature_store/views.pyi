@@ -1,0 +1,1 @@
+from pipelines.feature_store.views import *

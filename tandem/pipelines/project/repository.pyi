@@ -1,0 +1,1 @@
+from pipelines.project.repository import *

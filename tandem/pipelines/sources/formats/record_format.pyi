@@ -1,0 +1,1 @@
+from pipelines.sources.formats.record_format import *

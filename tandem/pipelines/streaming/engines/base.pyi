@@ -1,0 +1,1 @@
+from pipelines.streaming.engines.base import *

@@ -1,0 +1,1 @@
+from pipelines.tracking.tracked_run import *

@@ -1,0 +1,1 @@
+from pipelines.tracking.tracker import *

@@ -1,0 +1,1 @@
+from pipelines.training.definition import *

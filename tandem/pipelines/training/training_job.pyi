@@ -1,0 +1,1 @@
+from pipelines.training.training_job import *

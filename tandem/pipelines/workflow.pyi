@@ -1,0 +1,1 @@
+from pipelines.workflow import *

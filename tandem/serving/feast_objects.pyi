@@ -1,0 +1,1 @@
+from serving.feast_objects import *

@@ -1,0 +1,1 @@
+from serving.offline_store import *

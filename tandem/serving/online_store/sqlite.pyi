@@ -1,0 +1,1 @@
+from serving.online_store.sqlite import *

@@ -1,0 +1,1 @@
+from serving.request_log import *
