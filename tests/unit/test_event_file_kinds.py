@@ -74,8 +74,8 @@ def names(root: Path) -> list[str]:
 @pytest.mark.parametrize("packed", ["", ".gz", ".zst", ".GZ"])
 def test_json_lines_under_every_name(tmp_path: Path, suffix: str, packed: str) -> None:
     """FAULTS 5."""
-    pack: Callable[[bytes], bytes] = {"": bytes, ".gz": gzip.compress, ".zst": zstd}[packed.lower()]
-    put(tmp_path, f"a{suffix}{packed}", pack(lines(order("a"), order("b"))))
+    packers: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.compress, ".zst": zstd}
+    put(tmp_path, f"a{suffix}{packed}", packers[packed.lower()](lines(order("a"), order("b"))))
     assert names(tmp_path) == ["a", "b"]
     assert harvest(tmp_path)[2].passed_over == []
 
