@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms.definitions import ARROW_TYPES, EventSource
-from transforms.instants import micros_of
+from transforms.instants import micros_of_text
+from transforms.json_columns import MAX_PAYLOAD_BYTES
 from transforms.reasons import INFINITE, INVALID_UTF8, MALFORMED, NAN, OVERFLOW, REASONS, WRONG_TYPE
 
 __all__ = [
@@ -50,7 +50,6 @@ OK = np.uint8(255)
 _MAX_DEPTH = 64
 MAX_INT64, EXACT = 2**63 - 1, 2**53
 """The greatest int64; the greatest integer up to which a float64 holds every one."""
-_ISO = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T([01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])")
 
 # The Python types of JSON values that Arrow converts as the contract wants it.
 _CLEAN: dict[str, set[type]] = {"string": {str}, "int64": {int}, "float64": {float, int}, "bool": {bool}, "timestamp": {int}}
@@ -209,11 +208,8 @@ def _value(value: Any, dtype: str) -> Any:
         return value
     if dtype == "timestamp" and kind is int:
         return max(-MAX_INT64, min(MAX_INT64, value))
-    if dtype == "timestamp" and kind is str and _ISO.fullmatch(value):
-        try:
-            return micros_of(datetime.fromisoformat(value))
-        except ValueError:
-            raise Refused(WRONG_TYPE) from None  # 30 February
+    if dtype == "timestamp" and kind is str and (us := micros_of_text(value)) is not None:
+        return us
     raise Refused(WRONG_TYPE)
 
 
@@ -229,8 +225,8 @@ class Refused(Exception):
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        seen = set[str]()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise Refused(MALFORMED, f"the key {twice[:80]!r} is there more than once")
     return made
 
@@ -260,6 +256,8 @@ def _too_deep(payload: bytes) -> bool:
 def parse_json(payload: bytes | None) -> dict[str, Any]:
     if not payload:
         raise Refused(MALFORMED, "there is no payload" if payload is None else "the payload is empty")
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise Refused(MALFORMED, f"the payload is {len(payload)} bytes long, above the limit of {MAX_PAYLOAD_BYTES}")
     try:
         text = payload.decode()
     except UnicodeDecodeError as e:

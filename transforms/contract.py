@@ -11,14 +11,14 @@ What is accepted, whatever carries it (the rest of the type rules is "nothing el
 * float64: floats (``-0.0`` becomes ``0.0``); integers up to 2^53 in magnitude, which a float64 holds exactly. Never a bool.
 * bool: true and false.
 * timestamp: in Arrow a timestamp of any unit, without a zone read as UTC, nanoseconds floored to microseconds; an integer
-  as microseconds since 1970 UTC; text ``YYYY-MM-DDThh:mm:ss[.f]`` with one to six digits of fraction and a zone, ``Z`` or
-  ``+hh:mm``. Only the years 1 to 9999. No floats, no leap seconds, no text without a zone. An event time in the first 60 days
-  of 1970 is a time in seconds or milliseconds taken for microseconds, and is refused as such.
+  as microseconds since 1970 UTC; text ``YYYY-MM-DDThh:mm:ss[.f]`` with a zone, ``Z``, ``+hh:mm`` or ``+hhmm`` (RFC 3339), and any
+  number of digits of fraction, floored to microseconds. Only the years 1 to 9999. No floats, no leap seconds, no text without a
+  zone. An event time in the first 60 days of 1970 is a time in seconds or milliseconds taken for microseconds, and is refused as such.
 * Unknown fields are accepted and dropped; a missing optional field is null; a null is a missing value.
 
 A JSON payload is one object in UTF-8 without a byte-order mark. A repeated key at any depth makes it malformed (nobody
-can say which value was meant), and so do more than 64 levels of nesting. The tokens NaN, Infinity and -Infinity are read
-as these floats, so they get their own reason where a field of the contract holds them.
+can say which value was meant), and so do more than 64 levels of nesting and more than 16 MiB. The tokens NaN, Infinity and
+-Infinity are read as these floats, so they get their own reason where a field of the contract holds them.
 """
 
 from __future__ import annotations
@@ -101,6 +101,8 @@ _MAX_TEXT_BYTES = 64 << 10
 _WRONG_UNIT_US = micros(timedelta(days=60))
 _MIN_US = micros_of(datetime.min.replace(tzinfo=UTC))
 _MAX_US = micros_of(datetime.max.replace(tzinfo=UTC))
+
+_TIMES = "send whole microseconds since 1970, or text with a zone such as 2024-05-01T10:00:00.123456Z or ...+02:00"
 
 Now = int | npt.NDArray[np.int64]
 """The instant at which records are judged: one for all, or one for each."""
@@ -363,7 +365,7 @@ def _detail(source: EventSource, name: str, reason: str, value: Any, max_future_
     if reason == TOO_LONG:
         return f"{shown} is longer than {_MAX_TEXT_BYTES} bytes"
     if reason in (WRONG_TYPE_TIMESTAMP, NONPOSITIVE_TIMESTAMP):
-        return f"{shown} {'is no timestamp' if reason == WRONG_TYPE_TIMESTAMP else 'is not after 1970'}"
+        return f"{shown} {f'is no timestamp; {_TIMES}' if reason == WRONG_TYPE_TIMESTAMP else 'is not after 1970'}"
     f = source.field(name)
     if reason == OUT_OF_RANGE:
         low, high = (1, 9999) if f.dtype == "timestamp" else (f.min, f.max)
@@ -371,5 +373,6 @@ def _detail(source: EventSource, name: str, reason: str, value: Any, max_future_
     if reason == NOT_IN_DOMAIN:
         allowed = list(f.domain or ())
         return f"{shown} is none of {', '.join(map(repr, allowed)) if len(allowed) <= 8 else f'the {len(allowed)} allowed values'}"
-    ends = {WRONG_TYPE: f"is no {f.dtype}", OVERFLOW: f"does not fit {f.dtype} exactly", INVALID_UTF8: "is not valid UTF-8"}
+    taken = f"; {_TIMES}" if f.dtype == "timestamp" else ""
+    ends = {WRONG_TYPE: f"is no {f.dtype}{taken}", OVERFLOW: f"does not fit {f.dtype} exactly", INVALID_UTF8: "is not valid UTF-8"}
     return f"{shown} {ends.get(reason, 'is not a finite number')}"

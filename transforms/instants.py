@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import re
 import time
 from datetime import UTC, datetime, timedelta
 
-__all__ = ["EPOCH", "instant", "micros_of", "now_us", "to_minute"]
+__all__ = ["EPOCH", "TIME_TEXT", "instant", "micros_of", "micros_of_text", "now_us", "to_minute"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+
+TIME_TEXT = r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt]([01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-]([01][0-9]|2[0-3]):?[0-5][0-9])"
+"""A moment as text: RFC 3339 with any number of digits of a second, and its offset also without the colon (ISO 8601's basic form)."""
+_TIME_TEXT = re.compile(TIME_TEXT)
 
 
 def micros_of(at: datetime) -> int:
     """Microseconds of UTC since 1970, exactly; a naive ``at`` is UTC."""
     return (at.replace(tzinfo=UTC) - EPOCH) // _MICROSECOND if at.tzinfo is None else (at - EPOCH) // _MICROSECOND
+
+
+def micros_of_text(text: str) -> int | None:
+    """Microseconds of UTC since 1970 of a text as :data:`TIME_TEXT` has it, floored; None where it is no such text, or no day or time."""
+    if not _TIME_TEXT.fullmatch(text):
+        return None
+    head, _, tail = text.upper().partition(".")
+    digits = tail[: len(tail) - len(tail.lstrip("0123456789"))]
+    try:
+        return micros_of(datetime.fromisoformat(f"{head}.{digits[:6]:0<6}{tail[len(digits) :]}" if digits else head))
+    except ValueError:
+        return None  # 30 February, or a 61st second
 
 
 def instant(us: int) -> datetime:

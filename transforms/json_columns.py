@@ -15,8 +15,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.json
 
-__all__ = ["plain", "read_columns"]
+__all__ = ["MAX_PAYLOAD_BYTES", "plain", "read_columns"]
 
+MAX_PAYLOAD_BYTES = 16 << 20
+"""The longest payload that is read at all, so that none costs more than its bytes can."""
 CHUNK_BYTES = 32 << 20
 SMALLEST = 64
 """Rows in which one that Arrow cannot read is not looked for any more."""
@@ -42,7 +44,7 @@ def plain(payloads: pa.Array) -> npt.NDArray[np.bool_]:
     text = np.frombuffer(data, dtype=np.uint8)[offsets[0] : offsets[-1]]
     start, length = offsets[:-1] - offsets[0], np.diff(offsets)
     special = np.flatnonzero(_SPECIAL[text])
-    long_enough = length >= 2
+    long_enough = (length >= 2) & (length <= MAX_PAYLOAD_BYTES)
     found = np.zeros(n, dtype=bool)
     found[long_enough] = (text[start[long_enough]] == ord("{")) & (text[start[long_enough] + length[long_enough] - 1] == ord("}"))
     if len(special) != 2 * n:

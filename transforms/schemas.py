@@ -13,6 +13,7 @@ import pyarrow as pa
 from tensorflow_metadata.proto.v0 import schema_pb2
 
 from transforms.definitions import EventSource, FeatureGroup, Field
+from transforms.instants import TIME_TEXT
 
 __all__ = ["avro_schema", "group_schema", "json_schema", "source_schema", "tfmd_schema"]
 
@@ -103,15 +104,12 @@ _JSON: dict[str, dict[str, Any]] = {
 }
 
 
-_ISO = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T([01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
-
-
 def _json_time(least: int | None) -> dict[str, Any]:
     """A timestamp in JSON: whole microseconds, or ISO 8601 text with a zone."""
     number: dict[str, Any] = {"type": "integer"}
     if least is not None:
         number["minimum"] = least
-    return {"anyOf": [number, {"type": "string", "pattern": _ISO}]}
+    return {"anyOf": [number, {"type": "string", "pattern": f"^{TIME_TEXT}$"}]}
 
 
 def json_schema(source: EventSource) -> dict[str, Any]:
