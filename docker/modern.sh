@@ -92,6 +92,8 @@ mkdir -p "$kept/venv" "$kept/cache" .venv
 share "$PWD" /checkout
 share "$kept/venv" /checkout/.venv
 share "$kept/cache" /checkout/.cache
+# Of a worktree the history lies elsewhere, and its .git says where.
+if common=$(git rev-parse --path-format=absolute --git-common-dir 2>/dev/null) && [ "$common" != "$PWD/.git" ]; then share "$common"; fi
 
 # How this machine reaches packages: names, certificates, and the clients' own files and variables.
 inside_home=/root

@@ -66,7 +66,7 @@ class TrainingJob:
         self._files = {"train": fn_args.train_files, "eval": fn_args.eval_files}
         self._export_dir: str = fn_args.serving_model_dir
         self._layer = self.transform.transform_features_layer()
-        self.request_outputs = {name: spec.dtype.name for name, spec in self.transform.transformed_feature_spec().items()}
+        self.request_outputs = {name: spec.dtype.name for name, spec in sorted(self.transform.transformed_feature_spec().items())}
         self._cache: dict[str, tuple[Tensors, Any, Any]] = {}
 
     @property
@@ -85,9 +85,12 @@ class TrainingJob:
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def prepare(self, raw: Mapping[str, Any]) -> Tensors:
-        """Raw inputs of shape [n, 1] to what the network sees: transformed request fields and raw features, each [n, k]."""
-        requests = self._layer({c.name: raw[c.name] for c in self.request_fields})
-        wide = {name: value if value.shape.rank == 2 else tf.reshape(value, [-1, 1]) for name, value in requests.items()}
+        """Raw inputs of shape [n, 1] to what the network sees: transformed request fields and raw features, each [n, k].
+
+        In an order of names: layers that are made in another order start from other random numbers.
+        """
+        requests = self._layer({c.name: raw[c.name] for c in self.request_fields})  # in the order of a protobuf map: any, in each process
+        wide = {name: value if value.shape.rank == 2 else tf.reshape(value, [-1, 1]) for name, value in sorted(requests.items())}
         return {**wide, **{c.name: raw[c.name] for c in self.features}}
 
     def arrays(self, split: str) -> tuple[Tensors, Any, Any]:
