@@ -159,6 +159,9 @@ setup(
         "dev": DEV,
     },
     entry_points={"console_scripts": ["tandem = tandem.__main__:main"]},
-    package_data={"": ["py.typed", "*.lua", "*.html", "*.css", "*.sha256", "templates/*", "templates/**/*"], "tandem": ["**/*.pyi"]},
+    package_data={
+        "": ["py.typed", "*.lua", "*.html", "*.css", "*.sha256", "*.jar", "*.java", "templates/*", "templates/**/*"],
+        "tandem": ["**/*.pyi"],
+    },
     zip_safe=False,
 )

@@ -67,8 +67,8 @@ def batch(
 
 def apply(repo: Repo, run_id: str | None, steps: Steps) -> None:
     """Apply the graphs of a run."""
-    from pipelines.batch.batch_job import apply_run
-    from pipelines.feature_store.store import apply as feast_apply
+    from pipelines.batch.batch_job import graphs_of
+    from pipelines.feature_store.applying import apply_fingerprints
     from pipelines.lake import runs
     from pipelines.project import recording
 
@@ -77,17 +77,18 @@ def apply(repo: Repo, run_id: str | None, steps: Steps) -> None:
         raise ConfigError("there is no complete batch run; run 'tandem batch' first")
     run = runs.find(repo.data, run_id) if run_id else complete[-1]
     with recording.recorded(repo, "apply", of_run=run.id, range=run.head.range) as applying, steps.doing("apply"):
-        fingerprints = apply_run(repo, run)
+        fingerprints = apply_fingerprints(repo, lambda: graphs_of(repo, run), steps.say)
         applying.save(fingerprints=fingerprints)
-        feast_apply(repo, fingerprints)
     steps.say(f"applied {len(fingerprints)} graphs of {run.id}")
 
 
 def materialize(repo: Repo, start: datetime, end: datetime, steps: Steps) -> None:
     """Materialize all views."""
+    from pipelines.feature_store.applying import finish
     from pipelines.feature_store.store import materialize as feast_materialize
     from pipelines.project.recording import recorded
 
+    finish(repo, steps.say)
     with recorded(repo, "materialize", range=[start.isoformat(), end.isoformat()]):
         feast_materialize(repo, start, end)
     steps.say(f"materialized {start:%Y-%m-%d} to {end:%Y-%m-%d} into the online store")

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from serving.errors import ModelError, ModelInputError
+from serving.model_files import check_model_files
 from serving.protocol import RequestField
 from transforms.tensorflow_settings import settle_tensorflow
 from transforms.tensors import bytes_tensor, number_tensor
@@ -186,6 +187,7 @@ def load_model(path: Path, spec: ModelSpec) -> LoadedModel:
     import tensorflow as tf
 
     what = f"model {spec.name!r} version {spec.version}"
+    check_model_files(path, spec.raw, what)
     try:
         saved = tf.saved_model.load(str(path))
         function = saved.signatures["serving_default"]

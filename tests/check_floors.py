@@ -38,7 +38,19 @@ FLOOR2 = ("serving.online_store", "serving.feast_objects")
 ARROW = ("numpy", "pyarrow", "pyarrow_hotfix")
 STORES = (*ARROW, "redis", "feast", "google.protobuf", "mmh3", "pydantic")
 TENSORFLOW = ("tensorflow", "tensorflow_transform", "tensorflow_metadata", "tfx_bsl", "tf_keras", "google.protobuf")
-WEB = ("fastapi", "uvicorn", "starlette", "orjson", "prometheus_client", "pydantic", "pydantic_settings", "yaml", "pandas", "jinja2")
+WEB = (
+    "cryptography",
+    "fastapi",
+    "uvicorn",
+    "starlette",
+    "orjson",
+    "prometheus_client",
+    "pydantic",
+    "pydantic_settings",
+    "yaml",
+    "pandas",
+    "jinja2",
+)
 
 # The rooms of pipelines, from the ground up: each may import those before it, so there are no circles.
 PIPELINES = (

@@ -33,10 +33,13 @@ class Webhook(AlertReceiver):
 
     def __init__(self, settings: AlertSettings) -> None:
         super().__init__(settings)
-        parts = urlsplit(settings.webhook)
+        parts = urlsplit(self._url())
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError("alerts.webhook is no http:// or https:// address; correct it")
         self.host = parts.hostname
+
+    def _url(self) -> str:
+        return self.settings.webhook.get_secret_value() if self.settings.webhook is not None else ""
 
     def __repr__(self) -> str:
         return f"Webhook({self.host})"
@@ -46,10 +49,10 @@ class Webhook(AlertReceiver):
         settings = self.settings
         headers = {"User-Agent": "tandem", "Idempotency-Key": str(message["id"])}
         if settings.secret:
-            headers[settings.header] = settings.secret
+            headers[settings.header] = settings.secret.get_secret_value()
         try:
             answer = requests.post(
-                settings.webhook,
+                self._url(),
                 json=slack(message) if settings.format == "slack" else dict(message),
                 headers=headers,
                 timeout=settings.timeout_seconds,

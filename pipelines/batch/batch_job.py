@@ -33,7 +33,7 @@ from transforms.definitions import FeatureGroup, micros
 from transforms.errors import ConfigError, DataError, GraphError, RejectLimitError, TandemError
 from transforms.graph import TransformGraph
 
-__all__ = ["BatchResult", "apply_run", "run_batch"]
+__all__ = ["BatchResult", "apply_run", "graphs_of", "run_batch"]
 
 _DIRECT = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
 
@@ -247,8 +247,8 @@ def pinned_graph(data: Path, group: FeatureGroup) -> str:
     return fingerprint
 
 
-def apply_run(repo: Repo, run: runs.Run) -> dict[str, str]:
-    """Make the graphs of a complete run the applied ones (``CURRENT``); returns group -> fingerprint. Raises GraphError."""
+def graphs_of(repo: Repo, run: runs.Run) -> dict[str, str]:
+    """Group -> fingerprint of the graphs of a complete run, each verified and of the group as it is defined now. Raises GraphError."""
     fingerprints: dict[str, str] = run.record.fingerprints
     for name, group in repo.groups.items():
         fingerprint = fingerprints.get(name)
@@ -258,5 +258,15 @@ def apply_run(repo: Repo, run: runs.Run) -> dict[str, str]:
         made_of = run.record.definitions.get(name)
         if json.loads(json.dumps(group.canonical())) != made_of:
             raise GraphError(f"group {name!r} was redefined after run {run.id} ({graph.fingerprint[:12]}); run 'tandem batch' again")
-        apply_graph(repo.data, name, fingerprint)
     return {n: fingerprints[n] for n in repo.groups}
+
+
+def apply_run(repo: Repo, run: runs.Run) -> dict[str, str]:
+    """Make the graphs of a complete run the applied ones (``CURRENT``), without registry and online store; returns group -> fingerprint.
+
+    Raises GraphError, with nothing changed.
+    """
+    fingerprints = graphs_of(repo, run)
+    for name, fingerprint in fingerprints.items():
+        apply_graph(repo.data, name, fingerprint)
+    return fingerprints

@@ -16,7 +16,7 @@ from transforms.errors import ConfigError, StoreError
 if TYPE_CHECKING:
     from serving.online_store.base import OrderedOnlineStore
 
-__all__ = ["apply", "materialize", "open_store", "ordered_store"]
+__all__ = ["apply", "materialize", "open_store", "ordered_store", "registry_file"]
 
 
 def open_store(repo: Repo) -> Any:
@@ -42,6 +42,17 @@ def ordered_store(store: Any) -> OrderedOnlineStore:
             " use tandem.serving.online_store.sqlite.OrderedSqliteOnlineStore or tandem.serving.online_store.redis.OrderedRedisOnlineStore"
         )
     return online
+
+
+def registry_file(repo: Path) -> Path | None:
+    """The file of Feast's registry, where it is one on this machine."""
+    from feast.repo_config import load_repo_config
+
+    with _inside(repo):
+        config = load_repo_config(repo, repo / "feature_store.yaml").registry
+    place = str(config if isinstance(config, str) else config.path)
+    kind = "file" if isinstance(config, str) else config.registry_type
+    return repo / place if kind == "file" and "://" not in place else None
 
 
 @contextmanager

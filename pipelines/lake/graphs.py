@@ -1,24 +1,52 @@
-"""Which transform graph of a group is applied: one reader (``transforms.data_folder.applied_graph``) and one writer."""
+"""Which transform graph of a group is applied: one reader (``transforms.data_folder.applied_graph``) and one writer.
+
+How the registry and the online store come along: :mod:`pipelines.feature_store.applying`.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipelines.lake import layout
-from pipelines.lake.files import write_text
-from transforms.data_folder import applied_graph
+from pipelines.lake.files import fsync_folder, write_json, write_text
+from transforms.data_folder import APPLYING, applied_graph, under_way
 from transforms.definitions import FeatureGroup
 from transforms.errors import GraphError
 
-__all__ = ["apply_graph", "applied_graph", "applied_graphs", "graph_for"]
+__all__ = [
+    "apply_graph", "applied_graph", "applied_graphs", "applying", "begin_apply", "end_apply", "folder", "graph_for",
+]  # fmt: skip
+
+
+def folder(data: Path) -> Path:
+    """Where the graphs of all groups are."""
+    return layout.graphs(data)
 
 
 def applied_graphs(data: Path) -> dict[str, str]:
     """Group -> fingerprint of its applied graph, for all groups that have one."""
-    folder = layout.graphs(data)
-    found = ((path.parent.name, applied_graph(folder, path.parent.name)) for path in sorted(folder.glob(f"*/{layout.CURRENT}")))
+    place = folder(data)
+    names = {path.parent.name for path in place.glob(f"*/{layout.CURRENT}")} | set(under_way(place) or {})
+    found = ((name, applied_graph(place, name)) for name in sorted(names))
     return {group: fingerprint for group, fingerprint in found if fingerprint is not None}
+
+
+def applying(data: Path) -> dict[str, str] | None:
+    """Group -> fingerprint of an apply that is under way, or was killed; None if there is none."""
+    return under_way(folder(data))
+
+
+def begin_apply(data: Path, fingerprints: Mapping[str, str]) -> None:
+    """From now on these graphs are the applied ones, all at once."""
+    write_json(folder(data) / APPLYING, dict(fingerprints), durable=True)
+
+
+def end_apply(data: Path) -> None:
+    """All places know the graphs of :func:`begin_apply`."""
+    (folder(data) / APPLYING).unlink(missing_ok=True)
+    fsync_folder(folder(data))
 
 
 def apply_graph(data: Path, group: str, fingerprint: str) -> None:

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -220,15 +220,17 @@ class RunStore:
 
     def runs(self) -> list[Run]:
         """All runs with a readable manifest, oldest first, each with its true status. Opens one file, not one per run."""
+        found = self._heads()
+        order = sorted((str(head.get("created", "")), name) for name, head in found.items())
+        runs = [Run(f"{self.folder}/{name}", head=found[name]) for _, name in order]
+        return [run.look() if run.status in UNDER_WAY else run for run in runs]
 
+    def _heads(self) -> dict[str, dict[str, Any]]:
         def read(folder: Path) -> dict[str, Any] | None:
             manifest = _manifest(folder)
             return head_fields(manifest) if isinstance(manifest, dict) else None
 
-        found = heads(self.folder, layout.MANIFEST, read)
-        order = sorted((str(head.get("created", "")), name) for name, head in found.items())
-        runs = [Run(f"{self.folder}/{name}", head=found[name]) for _, name in order]
-        return [run.look() if run.status in UNDER_WAY else run for run in runs]
+        return heads(self.folder, layout.MANIFEST, read)
 
     def damaged(self) -> list[str]:
         """One line for each run whose manifest cannot be read."""
@@ -260,6 +262,11 @@ class RunStore:
         with locks.lock(self.folder / ".lock"):
             return self._begin(kind, json_digest(key), now, anew)
 
+    def _after_all(self, now: datetime) -> datetime:
+        """``now``, or just after the newest run: a clock that was set back must not make the newest run an older one."""
+        created = [moment for head in self._heads().values() if (moment := _moment(head.get("created"))) is not None]
+        return max([now, *(moment + timedelta(microseconds=1) for moment in created)])
+
     def _begin(self, kind: str, digest: str, now: datetime, anew: bool) -> Run:
         # Only folders of the kind and the key: a long history need not be read to begin one more run.
         folders = sorted(p.parent for p in self.folder.glob(f"{kind}-*-{digest[:8]}*/{layout.MANIFEST}"))
@@ -270,7 +277,7 @@ class RunStore:
             return unfinished[-1]
         if same and not anew:
             return same[-1]
-        stamp = now.astimezone(UTC)
+        stamp = self._after_all(now.astimezone(UTC))
         run_id = f"{kind}-{stamp:%Y%m%dT%H%M%S}-{digest[:8]}"
         count = 2
         while (self.folder / run_id).exists():
@@ -280,6 +287,14 @@ class RunStore:
         run = Run(self.folder / run_id, manifest | ProcessId.current().for_manifest())
         run.save()
         return run
+
+
+def _moment(text: Any) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(str(text))
+    except ValueError:  # of a manifest that somebody wrote by hand
+        return None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def list_runs(data: Path) -> list[Run]:

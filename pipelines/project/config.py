@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -17,6 +16,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from pipelines.lake import layout
 from pipelines.project.extensions import ALERT_RECEIVERS, FORMATS, TRACKERS, Extensions
+from pipelines.project.secrets import EnvironmentSource, Secret, SecretSource, bind, masked
+from pipelines.project.settings_errors import mistake
 from transforms.errors import ConfigError
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "moment",
     "parse_duration",
     "parse_time",
+    "read_settings",
 ]
 
 
@@ -100,8 +102,8 @@ class KafkaSettings(_Section):
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
     sasl_username: str | None = None
-    sasl_password: str | None = Field(default=None, repr=False)
-    """Better given by the environment: ``TANDEM_KAFKA__SASL_PASSWORD``."""
+    sasl_password: Secret | None = Field(default=None, repr=False)
+    """Better not in the file: see :mod:`pipelines.project.secrets`."""
     ssl_cafile: Path | None = None
     ssl_certfile: Path | None = None
     ssl_keyfile: Path | None = None
@@ -112,8 +114,8 @@ class KafkaSettings(_Section):
     schema_registry: str = ""
     """Address of a Confluent-compatible schema registry, for formats that need one (Avro)."""
     schema_registry_username: str | None = None
-    schema_registry_password: str | None = Field(default=None, repr=False)
-    """Better given by the environment: ``TANDEM_KAFKA__SCHEMA_REGISTRY_PASSWORD``."""
+    schema_registry_password: Secret | None = Field(default=None, repr=False)
+    """The same."""
     formats: dict[str, str] = Field(default_factory=dict)
     """How a source's records are encoded, by its name: ``json`` (unless said), ``avro``, or a format that another package brings."""
     format_options: dict[str, dict[str, Any]] = Field(default_factory=dict)
@@ -163,8 +165,8 @@ class AlertSettings(_Section):
     """Or one that another package brings (entry points ``tandem.alert_receivers``)."""
     options: dict[str, str] = Field(default_factory=dict, repr=False)
     """What such a receiver wants to know."""
-    webhook: str = Field(default="", repr=False)
-    """``https://...``. Whoever knows Slack's address may write to it, so better by the environment: ``TANDEM_ALERTS__WEBHOOK``."""
+    webhook: Secret | None = Field(default=None, repr=False)
+    """``https://...``. Whoever knows Slack's address may write to it: a secret, better by the environment: ``TANDEM_ALERTS__WEBHOOK``."""
     format: Literal["json", "slack"] = "json"
     """A JSON object with every field, or Slack's ``text`` and ``blocks``."""
     level: Literal["warn", "fail"] = "fail"
@@ -175,7 +177,7 @@ class AlertSettings(_Section):
     """How long an alert that cannot be delivered is kept and tried again."""
     header: str = "Authorization"
     """The header that ``secret`` is sent in."""
-    secret: str | None = Field(default=None, repr=False)
+    secret: Secret | None = Field(default=None, repr=False)
     """Its value, e.g. ``Bearer ...``; better given by the environment: ``TANDEM_ALERTS__SECRET``."""
 
     @field_validator("receiver")
@@ -355,22 +357,17 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, then environment, then the file."""
-        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, cls.model_config.get("yaml_file"))
+        """Flags, then environment, then where secrets are kept, then the file."""
+        return (
+            init_settings,
+            EnvironmentSource(settings_cls, env_settings),
+            SecretSource(settings_cls),
+            YamlConfigSettingsSource(settings_cls, cls.model_config.get("yaml_file")),
+        )
 
 
-def _keys(section: Sequence[int | str]) -> list[str]:
-    model: Any = Settings
-    for part in section:
-        model = model.model_fields[part].annotation
-    return list(model.model_fields)
-
-
-def load_settings(repo: Path, **flags: Any) -> Settings:
-    """The settings of a repository, ``data`` made absolute; ``flags`` that are None are left out.
-
-    Raises ConfigError, one line that names key, value and fix; DataError for a data folder of another version's format.
-    """
+def read_settings(repo: Path, **flags: Any) -> Settings:
+    """As :func:`load_settings`, but ``data`` as it was given, and nothing asked of the data folder."""
     path = repo / "tandem.yaml"
     if not repo.is_dir():
         raise ConfigError(f"--repo {repo}: there is no such folder; name a feature repository or make one with 'tandem init'")
@@ -378,12 +375,21 @@ def load_settings(repo: Path, **flags: Any) -> Settings:
     try:
         settings: Settings = configured(**{k: v for k, v in flags.items() if v is not None})
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        known = f"; known keys: {', '.join(_keys(first['loc'][:-1]))}" if first["type"] == "extra_forbidden" else ""
-        raise ConfigError(f"{path.name}: {key}: {first['msg']} (got {first['input']!r}); correct it or drop the key{known}") from None
+        raise ConfigError(f"{path.name}: {mistake(Settings, error)}") from None
+    except ConfigError:
+        raise
     except Exception as error:
-        raise ConfigError(f"{path.name} cannot be read: {str(error).splitlines()[0]}; it must be a YAML mapping") from None
+        raise ConfigError(f"{path.name} cannot be read: {masked(str(error).splitlines()[0])}; it must be a YAML mapping") from None
+    bind(settings, repo, read_settings)
+    return settings
+
+
+def load_settings(repo: Path, **flags: Any) -> Settings:
+    """The settings of a repository, ``data`` made absolute; ``flags`` that are None are left out.
+
+    Raises ConfigError, one line that names key, value (but no secret) and fix; DataError for a data folder of another version's format.
+    """
+    settings = read_settings(repo, **flags)
     data = settings.data if settings.data.is_absolute() else (repo / settings.data)
     settings = settings.model_copy(update={"data": data.resolve()})
     layout.check_format(settings.data)

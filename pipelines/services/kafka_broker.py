@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipelines.lake.private import without_secrets
 from pipelines.lake.processes import free_ports, port_taken, reason, rotate, start_child, stop_child
 from pipelines.services import jars
 from pipelines.services import service_state as state
@@ -286,7 +287,7 @@ class Broker:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         # A class path or options of the user's shell must not add jars to ours; Java reads paths by the locale.
-        env = {k: v for k, v in os.environ.items() if k not in ("CLASSPATH", "JDK_JAVA_OPTIONS")} | {"LC_ALL": "C.UTF-8"}
+        env = {k: v for k, v in without_secrets(os.environ).items() if k not in ("CLASSPATH", "JDK_JAVA_OPTIONS")} | {"LC_ALL": "C.UTF-8"}
         # Paths in its settings are relative to the folder: they need no escaping then.
         return start_child([java, *JVM, "-Djava.io.tmpdir=tmp", "-cp", classpath, *arguments], self.log, env, self.folder)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from pipelines.feature_store.applying import finish
 from pipelines.lake.graphs import graph_for
 from pipelines.project.repository import Repo
 from pipelines.sources.broker import PartitionReader, open_broker
@@ -39,6 +40,7 @@ class StreamPlan:
                 f"{broker!r} lives in this process, and the workers of engine {self.engine.name!r} do not; use --runner direct"
             )
         self.engine.prepare()
+        finish(repo, self.say)
         stream = settings.stream.model_copy(update={"shards": options.shards} if options.shards else {})
         for group in repo.groups.values():
             if not group.source.topic:

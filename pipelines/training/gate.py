@@ -19,6 +19,8 @@ from tfx.types import artifact_utils, standard_artifacts, standard_component_spe
 from tfx.types.component_spec import ChannelParameter
 from tfx.utils import json_utils
 
+from serving.model_files import FILES, hash_files, sign
+
 __all__ = ["AtomicPush", "Comparison", "Gate", "Verdict"]
 
 
@@ -94,10 +96,14 @@ class AtomicPush(pusher_executor.Executor):
             shutil.rmtree(left_over, ignore_errors=True)
         work = base / f".push-{os.getpid()}"
         shutil.copytree(source, work)
+        files = hash_files(work)
         while True:
             version = 1 + max((int(p.name) for p in base.iterdir() if p.name.isdecimal()), default=0)
             created = datetime.now(UTC).isoformat(timespec="seconds")
-            (work / "tandem.json").write_text(json.dumps({**spec, "version": version, "created": created}, indent=1) + "\n", "utf-8")
+            (work / "tandem.json").write_text(
+                json.dumps({**spec, "version": version, "created": created, FILES: files}, indent=1) + "\n", "utf-8"
+            )
+            sign(work)
             target = base / str(version)
             try:
                 os.rename(work, target)

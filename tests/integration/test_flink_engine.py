@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import grpc
 import pytest
+from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
 
+from pipelines.lake.private import UNIX_SOCKETS, socket_folder
 from pipelines.streaming.engines.base import cause
 from pipelines.streaming.engines.flink_job import FlinkJob, FlinkOptions
 from pipelines.streaming.engines.flink_rest import Cluster
+from pipelines.streaming.engines.worker_pool import TOKEN, WorkerPool, proof_of, shared_token
 from tests.integration.ticking import KEYS, alive, counts, graph, wait_for
+from tests.listening import beyond_loopback, descendants, listeners
 from transforms.errors import ConfigError
 
 pytestmark = pytest.mark.timeout(280)
@@ -42,6 +48,13 @@ def test_ticks_survives_its_workers_and_a_pause_and_ends_whole(tmp_path, out):
         job.start()
         further(out)
         (worker,) = job.worker_pids()
+        ours = descendants(job.pid, worker) | {os.getpid()}
+        assert beyond_loopback(ours) == [], "SECURITY C1: nothing of an embedded engine is reached from another machine"
+        if UNIX_SOCKETS:
+            # SECURITY C1, H6: nor by another user of this one.
+            assert len(listeners(descendants(job.pid, worker))) <= 2, "Flink's own: its REST interface and its blobs"
+            folder = socket_folder(tmp_path / "flink")
+            assert folder.stat().st_mode & 0o777 == 0o700 and len(list(folder.glob("*.sock"))) >= 6
         # A checkpoint is there once its folder is; what was counted before it is counted once.
         wait_for(lambda: list((tmp_path / "flink" / "checkpoints").rglob("chk-*")))
         before = counts(out)
@@ -126,17 +139,57 @@ def test_a_cluster_that_is_not_there_is_one_line():
 
 
 def test_options_name_what_matters(tmp_path):
-    options = FlinkOptions(tmp_path, "tandem-main", parallelism=2, checkpoint_seconds=1.5).beam_options("127.0.0.1:7")
+    options = FlinkOptions(tmp_path, "tandem-main", parallelism=2, checkpoint_seconds=1.5).beam_options("127.0.0.1:7", "token")
     values = options.get_all_options(retain_unknown_options=True, drop_default=True)
     expected = {
         "flink_master": "[local]",
         "environment_type": "EXTERNAL",
-        "environment_config": "127.0.0.1:7",
         "max_bundle_time_mills": "20",
         "checkpointing_interval": "1500",
         "parallelism": 2,
     }
     assert {name: values[name] for name in expected} == expected
+    pool = json.loads(values["environment_config"])
+    assert pool["url"] == "127.0.0.1:7" and set(pool["params"]) == {"nonce", "proof"}, "SECURITY H6: a proof of the token, not the token"
+
+
+def start_worker_at(pool: WorkerPool, params: dict[str, str]) -> str:
+    """What a pool answers: an empty text where it started a worker."""
+    with grpc.insecure_channel(pool.address) as channel:
+        stub = beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolStub(channel)
+        request = beam_fn_api_pb2.StartWorkerRequest(worker_id="w", params=params)
+        request.control_endpoint.url = "127.0.0.1:9"
+        try:
+            return stub.StartWorker(request, timeout=20).error
+        except grpc.RpcError as error:
+            return error.code().name
+
+
+def test_a_worker_pool_starts_workers_for_those_alone_who_know_its_token(tmp_path):
+    """SECURITY H6: whoever may start a worker has it run what it likes."""
+    said: list[str] = []
+    pool = WorkerPool(tmp_path / "worker.log", "right", preload=(), say=said.append)
+    try:
+        for params in ({}, {"nonce": "n"}, {"nonce": "n", "proof": "right"}, proof_of("wrong"), {**proof_of("right"), "nonce": "another"}):
+            assert start_worker_at(pool, params) == "PERMISSION_DENIED"
+        assert pool.started == 0 and pool.pids() == [] and len(said) == 5
+        assert start_worker_at(pool, proof_of("right")) == "" and pool.started == 1
+    finally:
+        pool.close()
+
+
+def test_a_clusters_worker_pool_does_not_start_without_a_token(tmp_path, monkeypatch):
+    """SECURITY H6."""
+    for variable in (TOKEN, f"{TOKEN}_FILE"):
+        monkeypatch.delenv(variable, raising=False)
+    words = ["-m", "pipelines.streaming.engines.worker_pool", "--service-port", "0", "--log", str(tmp_path / "log")]
+    done = subprocess.run([sys.executable, "-W", "ignore", *words], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and f"needs a token: set {TOKEN}" in done.stderr
+    with pytest.raises(ConfigError, match="needs a token"):
+        shared_token()
+    (tmp_path / "token").write_text("of a file\n")
+    monkeypatch.setenv(f"{TOKEN}_FILE", str(tmp_path / "token"))
+    assert shared_token() == "of a file"
 
 
 JAVA = """Exception in thread "main" java.lang.RuntimeException: Job x failed.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 
 import pytest
 
 from pipelines.lake.processes import free_ports, start_child, stop_child
 from pipelines.streaming.engines.flink_rest import Cluster
+from pipelines.streaming.engines.worker_pool import TOKEN
 from tests.flink_cluster import flink_cluster
 from tests.integration.stream_world import end, environment, events, make_stream_world, wait_for
 from tests.kafka_server import kafka_server
@@ -22,9 +24,11 @@ def pool(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pool")
     (port,) = free_ports(1)
     words = [sys.executable, "-W", "ignore", "-m", "pipelines.streaming.engines.worker_pool", "--service-port", str(port)]
+    os.environ[TOKEN] = "of this module"  # for the pool and for the streams, which are given our environment
     process = start_child([*words, "--log", str(folder / "worker.log")], folder / "pool.log", environment())
     yield f"127.0.0.1:{port}"
     stop_child(process)
+    del os.environ[TOKEN]
 
 
 @pytest.fixture(scope="module")

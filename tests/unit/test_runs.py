@@ -99,8 +99,8 @@ def test_find_by_beginning(tmp_path):
 
 
 def test_runs_are_listed_oldest_first_and_damaged_manifests_left_out(tmp_path):
-    later = runs.begin(tmp_path, "batch", {"a": 1}, NOW)
     earlier = runs.begin(tmp_path, "train", {"a": 1}, NOW - timedelta(days=1))
+    later = runs.begin(tmp_path, "batch", {"a": 1}, NOW)
     broken = tmp_path / "runs" / "batch-broken"
     broken.mkdir()
     (broken / "manifest.json").write_text("{")
@@ -384,3 +384,16 @@ def test_outputs_are_hashed_file_by_file(tmp_path):
     found = provenance.hashed(tmp_path, {"rows": tmp_path / "a", "y": tmp_path / "y", "none": tmp_path / "none"})
     assert [(o["name"], o["path"], o["bytes"]) for o in found] == [("rows/b/x", "a/b/x", 3), ("y", "y", 0)]
     assert found[0]["sha256"] == hashlib.sha256(b"123").hexdigest()
+
+
+def test_a_clock_that_was_set_back_does_not_make_the_newest_run_an_older_one(tmp_path):
+    """SECURITY M7: created is the later of now and just after the newest run, for runs of any kind."""
+    for kind in ("batch", "stream"):
+        first = runs.begin(tmp_path, kind, {"n": 1}, NOW)
+        second = runs.begin(tmp_path, kind, {"n": 2}, NOW - timedelta(hours=1))
+        third = runs.begin(tmp_path, kind, {"n": 3}, NOW - timedelta(days=400))
+        moments = [datetime.fromisoformat(run.created) for run in (first, second, third)]
+        assert moments == sorted(moments) and len(set(moments)) == 3 and moments[-1] - NOW < timedelta(seconds=1)
+        assert runs.list_runs(tmp_path)[-1].id == third.id == runs.find(tmp_path, "latest").id
+    later = runs.begin(tmp_path, "batch", {"n": 4}, NOW + timedelta(hours=1))
+    assert later.created == (NOW + timedelta(hours=1)).isoformat(), "a clock that goes on is taken as it is"

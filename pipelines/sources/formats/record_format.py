@@ -54,7 +54,7 @@ class RecordFormat(ABC):
             first = error.errors()[0]
             key = ".".join(["kafka.format_options", source.name, *map(str, first["loc"])])
             known = f"; known keys: {', '.join(self.Options.model_fields) or 'none'}" if first["type"] == "extra_forbidden" else ""
-            raise ConfigError(f"{key}: {first['msg']} (got {first['input']!r}); correct it or drop the key{known}") from None
+            raise ConfigError(f"{key}: {first['msg']}; correct it or drop the key{known}") from None  # its value may be a secret
         if self.needs_schema_registry:
             if not kafka.schema_registry:
                 raise ConfigError(
@@ -62,7 +62,7 @@ class RecordFormat(ABC):
                     " e.g. http://127.0.0.1:8081"
                 )
             user, password = kafka.schema_registry_username, kafka.schema_registry_password
-            self.registry = Registry(kafka.schema_registry, user, password, kafka.ssl_cafile)
+            self.registry = Registry(kafka.schema_registry, user, password.get_secret_value() if password else None, kafka.ssl_cafile)
 
     @abstractmethod
     def decode(self, payloads: pa.Array, now_us: Now, max_future_us: int) -> Checked:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.project.secrets import Secret
 from pipelines.services.kafka_broker import running
 from pipelines.sources.broker import Broker, DeadLetterWriter, PartitionReader
 from pipelines.sources.kafka.connection import ANSWER_SECONDS
@@ -20,26 +21,34 @@ if TYPE_CHECKING:
 
 __all__ = ["KafkaBroker", "client_options"]
 
+_PASSWORD = "sasl_plain_password"
+
 
 @dataclass(frozen=True)
 class KafkaBroker(Broker):
-    """The Kafka that kafka-python's ``options`` lead to (:func:`client_options`)."""
+    """The Kafka that kafka-python's ``options`` lead to (:func:`client_options`). ``password`` is the one of SASL: read where the
+    connection is made, so that a pickle of this holds none."""
 
     options: Mapping[str, Any] = field(repr=False)
-    """With passwords: never printed."""
+    password: Secret | None = None
 
     @classmethod
     def from_settings(cls, kafka: KafkaSettings, data: Path) -> KafkaBroker:
         """The configured brokers, or those of ``tandem up`` in the data folder. Raises ConfigError."""
-        return cls(client_options(kafka, data))
+        options = client_options(kafka, data)
+        return cls(options, kafka.sasl_password if options.pop(_PASSWORD, None) is not None else None)
+
+    def connection(self) -> dict[str, Any]:
+        """The options with the password."""
+        return {**self.options, **({} if self.password is None else {_PASSWORD: self.password.get_secret_value()})}
 
     def open_reader(self) -> PartitionReader:
         """A connection of its own."""
-        return KafkaPartitionReader(dict(self.options))
+        return KafkaPartitionReader(self.connection())
 
     def open_dead_letters(self, topic: str, seconds: float) -> DeadLetterWriter:
         """A producer of its own, with the first letter."""
-        return KafkaDeadLetters(self.options, topic, seconds)
+        return KafkaDeadLetters(self.connection(), topic, seconds)
 
 
 def client_options(kafka: KafkaSettings, data: Path) -> dict[str, Any]:
@@ -72,7 +81,7 @@ def client_options(kafka: KafkaSettings, data: Path) -> dict[str, Any]:
         options |= {
             "sasl_mechanism": kafka.sasl_mechanism,
             "sasl_plain_username": kafka.sasl_username,
-            "sasl_plain_password": kafka.sasl_password,
+            _PASSWORD: kafka.sasl_password.get_secret_value() if kafka.sasl_password is not None else "",
         }
     if kafka.security_protocol.endswith("SSL"):
         for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import zipfile
@@ -22,11 +23,12 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.portable_runner import JobServiceHandle, PortableRunner
 from google.protobuf import json_format
 
+from pipelines.lake.private import UNIX_SOCKETS, socket_folder, without_secrets
 from pipelines.lake.processes import start_child, stop_child
 from pipelines.streaming.engines.base import EngineJob, cause
 from pipelines.streaming.engines.flink_rest import Cluster, check_flags
 from pipelines.streaming.engines.worker import PRELOAD, start_worker
-from pipelines.streaming.engines.worker_pool import WorkerPool
+from pipelines.streaming.engines.worker_pool import WorkerPool, proof_of, shared_token
 
 __all__ = ["FlinkJob", "FlinkOptions"]
 
@@ -56,14 +58,14 @@ class FlinkOptions:
     def __post_init__(self) -> None:
         check_flags(self.master, self.worker_pool, self.savepoint)
 
-    def beam_options(self, pool: str) -> PipelineOptions:
-        """Beam's options of the job; ``pool`` is the address of the SDK workers' pool."""
+    def beam_options(self, pool: str, token: str) -> PipelineOptions:
+        """Beam's options of the job; ``pool`` is the address of the SDK workers' pool, which asks for a proof of ``token``."""
         flags = {
             "streaming": "",
             "job_name": self.name,
             "flink_master": self.master or "[local]",
             "environment_type": "EXTERNAL",
-            "environment_config": pool,
+            "environment_config": json.dumps({"url": pool, "params": proof_of(token)}),
             "parallelism": self.parallelism,
             "max_parallelism": 128,
             "max_bundle_time_mills": BUNDLE_MS,
@@ -100,12 +102,14 @@ class FlinkJob(EngineJob):
         self._build, self._preload, self._spare = build, preload, spare
         self._pool: WorkerPool | None = None
         self._java: subprocess.Popen[bytes] | None = None
+        self._sockets: Path | None = None
         self.log = options.folder / "flink.log"
         self.cluster = Cluster(options.master) if options.master else None
 
     def start(self) -> None:
         """Start the workers' pool and the JVM with the job; returns before the job runs. Raises ConfigError and what ``build`` raises."""
         from pipelines.services.jars import ADD_OPENS, classpath, java
+        from pipelines.services.own_jar import JAR
 
         options = self.options
         if self.cluster is not None:
@@ -113,16 +117,21 @@ class FlinkJob(EngineJob):
         for leftover in ("checkpoints", "tmp") if self.cluster is None else ("tmp",):
             shutil.rmtree(options.folder / leftover, ignore_errors=True)  # the embedded Flink never restores another one's
         (options.folder / "tmp").mkdir(parents=True, exist_ok=True)
-        options.folder.chmod(0o700)  # the job's description holds what logs in to Kafka
+        options.folder.chmod(0o700)  # the job's description is a pickle: who could change it would have workers run it
+        if self.cluster is None and UNIX_SOCKETS:
+            self._sockets = socket_folder(options.folder)
+            for left in self._sockets.glob("*.sock"):  # by an engine that was killed
+                left.unlink()
         if self.cluster is None:
-            log = options.folder / "worker.log"
-            self._pool = WorkerPool(log, preload=self._preload, spare=self._spare or start_worker(log, self._preload), say=self.say)
+            log, token = options.folder / "worker.log", secrets.token_hex(32)
+            spare = self._spare or start_worker(log, self._preload)
+            self._pool = WorkerPool(log, token, preload=self._preload, spare=spare, say=self.say)
             pool = self._pool.address
         else:
             assert options.worker_pool is not None
-            pool = options.worker_pool
+            pool, token = options.worker_pool, shared_token()
         try:
-            path = [str(self._describe(pool)), classpath("flink", self.say)]
+            path = [str(self._describe(pool, token)), str(JAR), classpath("flink", self.say)]
             command = [
                 str(java()),
                 f"-Xmx{options.heap_mb}m",
@@ -130,20 +139,21 @@ class FlinkJob(EngineJob):
                 "-XX:TieredStopAtLevel=1",  # half the processor time at the start; the work is done in Python
                 "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
                 f"-Djava.io.tmpdir={options.folder / 'tmp'}",
+                f"-Dtandem.sockets={self._sockets or ''}",
                 *ADD_OPENS,
                 MAIN_CLASS,
                 # Two arguments: its parser takes a path with a space only so.
                 "--flink-conf-dir",
                 str(self._configure()),
             ]
-            self._java = start_child(command, self.log, {**os.environ, "CLASSPATH": os.pathsep.join(path)}, anew=True)
+            self._java = start_child(command, self.log, {**without_secrets(os.environ), "CLASSPATH": os.pathsep.join(path)}, anew=True)
         except BaseException:
             self.stop()
             raise
 
-    def _describe(self, pool: str) -> Path:
+    def _describe(self, pool: str, token: str) -> Path:
         """Write the pipeline and its options where the JVM looks for them on its class path; returns the jar."""
-        options = self.options.beam_options(pool)
+        options = self.options.beam_options(pool, token)
         pipeline = beam.Pipeline(options=options)
         self._build(pipeline)
         proto = PortableRunner.get_proto_pipeline(pipeline, options)
@@ -174,6 +184,7 @@ class FlinkJob(EngineJob):
                 "rest.address": "127.0.0.1",
                 "rest.bind-address": "127.0.0.1",
                 "rest.bind-port": "0",
+                "web.submit.enable": "false",  # who reaches the port must not have it run jars
                 "jobmanager.rpc.address": "127.0.0.1",
                 "jobmanager.bind-host": "127.0.0.1",
                 "taskmanager.bind-host": "127.0.0.1",
@@ -218,3 +229,5 @@ class FlinkJob(EngineJob):
         if self._java is not None:
             stop_child(self._java, 0 if self.cluster is None else 5)
         shutil.rmtree(self.options.folder / "tmp", ignore_errors=True)
+        if self._sockets is not None:
+            shutil.rmtree(self._sockets, ignore_errors=True)

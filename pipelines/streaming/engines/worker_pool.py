@@ -1,17 +1,24 @@
 """The pool that gives a runner its SDK workers: each a process of its own, killed when the pool ends (Beam's EXTERNAL environment).
 
 ``python -m pipelines.streaming.engines.worker_pool --service-port PORT`` serves one on a machine of a Flink cluster.
+
+Who may ask a pool for a worker has it run any code: a worker unpickles what its runner sends. So a pool asks for a proof of the token
+that it shares with ``tandem stream``; for the embedded engine that is a random one of this start.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import hmac
 import json
+import os
+import secrets
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,15 +28,45 @@ from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
 
 from pipelines.lake.processes import stop_child
 from pipelines.streaming.engines.worker import PRELOAD, start_worker
+from transforms.errors import ConfigError
 
-__all__ = ["CACHE_MB", "WorkerPool"]
+__all__ = ["CACHE_MB", "TOKEN", "WorkerPool", "proof_of", "shared_token"]
+
+TOKEN = "TANDEM_WORKER_POOL_TOKEN"
+"""The environment variable with the token of a cluster's worker pool; ``_FILE`` behind it: a file that holds it."""
 
 CACHE_MB = 64
 """State that a worker keeps in memory, so that it need not ask the runner for it. The fold stage keeps its tiles itself."""
 
 
+def shared_token() -> str:
+    """The token of the environment (:data:`TOKEN`). Raises ConfigError where there is none."""
+    value, file = os.environ.get(TOKEN, ""), os.environ.get(f"{TOKEN}_FILE", "")
+    if not value and file:
+        try:
+            value = Path(file).read_text().strip()
+        except OSError as error:
+            raise ConfigError(f"{TOKEN}_FILE: {file} cannot be read ({error.strerror}); correct the path") from None
+    if not value:
+        raise ConfigError(
+            f"a worker pool on a port needs a token: set {TOKEN} (or {TOKEN}_FILE) to the same long random text"
+            " where the pool starts and where 'tandem stream' starts"
+        )
+    return value
+
+
+def proof_of(token: str) -> dict[str, str]:
+    """What a runner tells a pool with each StartWorker: that whoever described its job knows the token, and not the token itself."""
+    nonce = secrets.token_hex(16)
+    return {"nonce": nonce, "proof": _proof(token, nonce)}
+
+
+def _proof(token: str, nonce: str) -> str:
+    return hmac.new(token.encode(), nonce.encode(), hashlib.sha256).hexdigest()
+
+
 class WorkerPool:
-    """Serves StartWorker and StopWorker on ``host:port`` (0: a free port); ``address`` is what a runner is told.
+    """Serves StartWorker and StopWorker on ``host:port`` (0: a free port) to those who prove ``token``; a runner is told ``address``.
 
     ``spare`` is a worker that was started before (see ``start_worker``), so that its imports overlap with the start of the runner.
     ``say`` hears of workers that ended unasked. Output of the workers is appended to ``log``.
@@ -38,13 +75,14 @@ class WorkerPool:
     def __init__(
         self,
         log: Path,
+        token: str,
         host: str = "127.0.0.1",
         port: int = 0,
         preload: Sequence[str] = PRELOAD,
         spare: subprocess.Popen[bytes] | None = None,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.log, self.preload, self.say = log, tuple(preload), say
+        self.log, self.preload, self.say, self._token = log, tuple(preload), say, token
         self._workers: dict[str, subprocess.Popen[bytes]] = {}
         self._lock = threading.Lock()
         self._closed = False
@@ -59,6 +97,7 @@ class WorkerPool:
 
     def StartWorker(self, request: Any, context: Any) -> Any:
         """A runner asks for a worker (the name is Beam's)."""
+        self._check(request.params, context)
         try:
             with self._lock:
                 if self._closed:
@@ -81,8 +120,16 @@ class WorkerPool:
         except Exception as error:
             return beam_fn_api_pb2.StartWorkerResponse(error=f"{type(error).__name__}: {error}")
 
+    def _check(self, params: Mapping[str, str], context: Any) -> None:
+        """Refuse a call without a proof of the token."""
+        if not hmac.compare_digest(params.get("proof", "").encode(), _proof(self._token, params.get("nonce", "")).encode()):
+            self.say(f"refused {context.peer()}, which does not know this worker pool's token")
+            context.abort(
+                grpc.StatusCode.PERMISSION_DENIED, f"the worker pool has another {TOKEN}; set the same where 'tandem stream' starts"
+            )
+
     def StopWorker(self, request: Any, context: Any) -> Any:
-        """A runner is done with a worker (the name is Beam's)."""
+        """A runner is done with a worker (the name is Beam's): who knows its id, which the runner chose. Others end nothing."""
         with self._lock:
             worker = self._workers.pop(request.worker_id, None)
         if worker is not None:
@@ -122,10 +169,14 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--log", type=Path, default=Path("worker.log"), help="file that takes the workers' output")
     given = parser.parse_args()
+    try:
+        token = shared_token()
+    except ConfigError as error:
+        parser.error(str(error))
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
-    pool = WorkerPool(given.log, given.host, given.service_port, say=lambda line: print(line, flush=True))
+    pool = WorkerPool(given.log, token, given.host, given.service_port, say=lambda line: print(line, flush=True))
     print(f"worker pool at {pool.address}", flush=True)
     stopped.wait()
     pool.close()

@@ -7,7 +7,6 @@ in memory is the one that the state describes, whatever the runner repeated or r
 from __future__ import annotations
 
 import os
-import pickle
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,8 +19,8 @@ import pyarrow.compute as pc
 from apache_beam.coders import BytesCoder
 from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec
 
-from pipelines.batch.steps import from_ipc, to_ipc
 from pipelines.streaming.stages.coders import GROUP, PARTITION, Element, FoldOutput, as_late, decode, decode_state, encode_state
+from pipelines.streaming.stages.plain_bytes import dumps, loads
 from pipelines.streaming.state.initial_tiles import load_tiles
 from pipelines.streaming.state.job_spec import JobSpec
 from pipelines.streaming.state.job_state import JobState
@@ -91,9 +90,9 @@ class FoldShard(beam.DoFn):
             for waiting in kept.pending:
                 pending.add(waiting)
         if any(t.long for t in shard.tiles.values()):
-            folded = {n: to_ipc(t.compact(shard.horizon(shard.groups[n]))) for n, t in shard.tiles.items()}
+            folded = {n: t.compact(shard.horizon(shard.groups[n])) for n, t in shard.tiles.items()}
             tiles.clear()
-            tiles.add(pickle.dumps(folded, protocol=5))
+            tiles.add(dumps(folded))
         kept.token = os.urandom(8)
         cells = (kept.token, shard.output_watermark, shard.partitions, shard.counted, shard.done, self._hash())
         head.write(encode_state(cells))
@@ -106,7 +105,7 @@ class FoldShard(beam.DoFn):
         expected, done = at.expected, at.done
         folded: Folded = shard.fold(span, element.events)
         if folded.tiles:
-            tiles.add(pickle.dumps({n: to_ipc(t) for n, t in folded.tiles.items()}, protocol=5))
+            tiles.add(dumps(folded.tiles))
         source = self.spec.sources[span.source]
         late = [as_late(source, events, span.partition, group) for group, events in folded.late.items()]
         if element.late is not None:
@@ -169,8 +168,8 @@ class FoldShard(beam.DoFn):
             shard = Shard(self.spec.groups, output_watermark, done, dropped_late=self._dropped_late())
             shard.partitions, shard.counted = partitions, counted
             for data in tiles.read():
-                for name, each in pickle.loads(data).items():
-                    shard.tiles[name].add(from_ipc(each))
+                for name, each in loads(data).items():
+                    shard.tiles[name].add(each)
             return Kept(token, shard, list(pending.read()))
         start = self.spec.start
         initial_tiles = {}
@@ -180,7 +179,7 @@ class FoldShard(beam.DoFn):
         done = {(s, n): offset for s, each in start.done.items() for n, offset in each.items()}
         shard = Shard(self.spec.groups, start.output_watermark, done, initial_tiles, self._dropped_late())
         if initial_tiles:
-            tiles.add(pickle.dumps({n: to_ipc(t) for n, t in initial_tiles.items()}, protocol=5))
+            tiles.add(dumps(initial_tiles))
         return Kept(b"", shard, [])
 
     def _dropped_late(self) -> dict[str, dict[int, list[int]]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import apache_beam as beam
 
+from pipelines.streaming.stages.coders import FoldOutput
 from pipelines.streaming.stages.fold import FoldShard
 from pipelines.streaming.stages.poll import Partitions, Poll
 from pipelines.streaming.stages.sink import SinkRows
@@ -21,6 +22,6 @@ def build(pipeline: beam.Pipeline, spec: JobSpec, ticks: Any) -> None:
         | "Ticks" >> ticks
         | "Partitions" >> beam.ParDo(Partitions(spec)).with_output_types(tuple[str, int])
         | "Poll" >> beam.ParDo(Poll(spec)).with_output_types(tuple[int, bytes])
-        | "Fold" >> beam.ParDo(FoldShard(spec)).with_output_types(Any)
+        | "Fold" >> beam.ParDo(FoldShard(spec)).with_output_types(FoldOutput)
         | "Sink" >> beam.ParDo(SinkRows(spec))
     )

@@ -16,7 +16,7 @@ __all__ = ["JobSpec"]
 
 @dataclass(frozen=True)
 class JobSpec:
-    """One streaming job; pickled to the workers.
+    """One streaming job; pickled to the workers. Its secrets are pickled as references (:mod:`pipelines.project.secrets`).
 
     ``broker`` has the topics; ``graphs`` maps groups to the fingerprints of their applied graphs; ``until`` maps sources to
     partitions to the offset to stop before (None: run until stopped); ``topics`` maps sources to the identity of their topic;

@@ -1,0 +1,75 @@
+"""``tandem apply``: one at a time, and all or nothing, whatever is killed when.
+
+The graphs that are applied stand in three places: ``graphs/<group>/CURRENT``, Feast's registry, and the online store. An apply first
+writes its intent, ``graphs/APPLYING.json``, by one rename; from then on that file is what everybody reads
+(:func:`transforms.data_folder.applied_graph`), for all groups at once, and it goes when the three agree with it. So an apply that is
+killed before the rename did nothing, and one killed after it is done: whatever needs the other two places calls :func:`finish` first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pipelines.feature_store.store import apply as feast_apply
+from pipelines.feature_store.store import registry_file
+from pipelines.lake import graphs
+from pipelines.lake.locks import lock
+from pipelines.project.repository import Repo
+
+__all__ = ["apply_fingerprints", "finish"]
+
+LOCK = ".apply.lock"
+
+
+def _locked(repo: Repo, say: Callable[[str], None]) -> Any:
+    return lock(graphs.folder(repo.data) / LOCK, lambda: say("another 'tandem apply' is at work here; waiting for it"))
+
+
+def apply_fingerprints(
+    repo: Repo, choose: Callable[[], Mapping[str, str]], say: Callable[[str], None] = lambda line: None
+) -> dict[str, str]:
+    """Apply the graphs (group -> fingerprint) that ``choose``, called under the lock, checks and gives; what it raises changes nothing.
+
+    Raises StoreError, ConfigError for a registry or store that could not be brought to it; then the next apply, or :func:`finish`, does.
+    """
+    with _locked(repo, say):
+        _complete(repo, say)
+        fingerprints = dict(choose())
+        graphs.begin_apply(repo.data, fingerprints)
+        _complete(repo, say)
+    return fingerprints
+
+
+def finish(repo: Repo, say: Callable[[str], None] = lambda line: None) -> None:
+    """Complete an apply that was killed; harmless and cheap where there is none. Raises as :func:`apply_fingerprints`."""
+    if graphs.applying(repo.data) is None:
+        return
+    with _locked(repo, say):
+        if graphs.applying(repo.data) is not None:
+            say("an apply was ended before it was done; completing it")
+            _complete(repo, say)
+
+
+def _complete(repo: Repo, say: Callable[[str], None]) -> None:
+    intent = graphs.applying(repo.data)
+    if intent is None:
+        return
+    for group, fingerprint in intent.items():
+        graphs.apply_graph(repo.data, group, fingerprint)
+    _set_aside_a_torn_registry(repo)
+    feast_apply(repo, intent)
+    graphs.end_apply(repo.data)
+
+
+def _set_aside_a_torn_registry(repo: Repo) -> None:
+    """Feast writes its registry's file in place: one that a kill left in part is no registry, and the apply makes it anew, whole."""
+    from feast.protos.feast.core.Registry_pb2 import Registry
+    from google.protobuf.message import DecodeError
+
+    place = registry_file(repo.path)
+    if place is not None and place.is_file():
+        try:
+            Registry.FromString(place.read_bytes())
+        except DecodeError:
+            place.replace(place.with_name(f"{place.name}.damaged"))

@@ -1,0 +1,99 @@
+"""A model version's files: their hashes in ``tandem.json``, checked before they are loaded; and an optional signature over that.
+
+The push writes ``files`` (path -> SHA-256). With a private key (``TANDEM_MODEL_SIGNING_KEY_FILE``, Ed25519, PEM) it signs ``tandem.json``,
+and so all files, into ``tandem.json.sig``; where ``TANDEM_MODEL_PUBLIC_KEY_FILE`` names the public key, nothing unsigned is loaded.
+Training and serving share this.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from serving.errors import ModelError
+from transforms.errors import ConfigError
+
+__all__ = ["FILES", "PUBLIC_KEY", "SIGNATURE", "SIGNING_KEY", "check_model_files", "hash_files", "sign"]
+
+FILES = "files"
+SPEC, SIGNATURE = "tandem.json", "tandem.json.sig"
+SIGNING_KEY, PUBLIC_KEY = "TANDEM_MODEL_SIGNING_KEY_FILE", "TANDEM_MODEL_PUBLIC_KEY_FILE"
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """Path below ``folder`` -> SHA-256 (hexadecimal) of every file but ``tandem.json`` and its signature."""
+    out = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in (SPEC, SIGNATURE):
+            with open(path, "rb") as file:
+                out[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return out
+
+
+def check_model_files(folder: Path, raw: Mapping[str, Any], what: str) -> None:
+    """Raise ModelError, which begins with ``what``, unless the files are those that were pushed, and signed where that is asked for.
+
+    ``raw`` is ``tandem.json``. A version that was pushed before there were hashes has none: it passes, unless a signature is asked for.
+    """
+    _check_signature(folder, what)
+    listed = raw.get(FILES)
+    if listed is None:
+        return
+    try:
+        found = hash_files(folder)
+    except OSError as error:
+        raise ModelError(f"{what}: its files cannot be read ({error.strerror}); push it again") from None
+    for name in sorted(set(found) | set(listed)):
+        if found.get(name) != listed.get(name):
+            how = (
+                "is missing" if name not in found else "was not pushed with it" if name not in listed else "is not the file that was pushed"
+            )
+            raise ModelError(f"{what}: {name} {how} (SHA-256, {SPEC}); push it again")
+
+
+def sign(folder: Path) -> None:
+    """Sign ``tandem.json`` in ``folder`` where the environment names a key. Raises ConfigError for one that cannot be used."""
+    place = os.environ.get(SIGNING_KEY, "")
+    if place:
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+        key = _key(SIGNING_KEY, place, private=True)
+        if not isinstance(key, Ed25519PrivateKey):
+            raise ConfigError(f"{SIGNING_KEY}: {place} is no Ed25519 key; make one with 'openssl genpkey -algorithm ed25519'")
+        signature = key.sign((folder / SPEC).read_bytes())
+        (folder / SIGNATURE).write_text(base64.b64encode(signature).decode() + "\n", "ascii")
+
+
+def _check_signature(folder: Path, what: str) -> None:
+    place = os.environ.get(PUBLIC_KEY, "")
+    if not place:
+        return
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    key = _key(PUBLIC_KEY, place, private=False)
+    if not isinstance(key, Ed25519PublicKey):
+        raise ConfigError(f"{PUBLIC_KEY}: {place} is no Ed25519 key; make it with 'openssl pkey -pubout' of the signing key")
+    try:
+        key.verify(base64.b64decode((folder / SIGNATURE).read_text("ascii").strip(), validate=True), (folder / SPEC).read_bytes())
+    except FileNotFoundError:
+        raise ModelError(f"{what}: it is not signed, and {PUBLIC_KEY} asks for it; push it again with {SIGNING_KEY}") from None
+    except (InvalidSignature, ValueError, OSError):
+        raise ModelError(f"{what}: its signature is not that of the key in {PUBLIC_KEY}; push it again") from None
+
+
+def _key(variable: str, place: str, private: bool) -> Any:
+    try:
+        from cryptography.hazmat.primitives import serialization
+    except ImportError:
+        raise ConfigError(f"{variable} needs the package cryptography; pip install cryptography") from None
+    try:
+        data = Path(place).read_bytes()
+        return serialization.load_pem_private_key(data, None) if private else serialization.load_pem_public_key(data)
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"{variable}: {place} is no PEM key that can be read ({type(error).__name__}); correct the path") from None

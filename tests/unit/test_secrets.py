@@ -1,0 +1,190 @@
+"""Secrets: where they may come from, and that their value is in nothing that is printed, kept, or handed to another process."""
+
+from __future__ import annotations
+
+import bz2
+import pickle
+import subprocess
+import sys
+import zlib
+from base64 import b64decode
+from pathlib import Path
+
+import pytest
+
+from pipelines.lake.private import sounds_secret, without_secrets
+from pipelines.project.config import Settings, load_settings
+from pipelines.project.secrets import Secret, masked, secret_fields
+from transforms.errors import ConfigError
+
+PLANTED = "pl4nted-Secret-Of-The-Test"
+ROOT = Path(__file__).resolve().parents[2]
+SASL = "kafka: {bootstrap_servers: 'b:1', security_protocol: SASL_SSL, sasl_mechanism: PLAIN, sasl_username: me}\n"
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    folder = tmp_path / "repo"
+    folder.mkdir()
+    (folder / "tandem.yaml").write_text(SASL)
+    return folder
+
+
+def password(repo: Path) -> str | None:
+    found = load_settings(repo).kafka.sasl_password
+    return None if found is None else found.get_secret_value()
+
+
+def test_a_secret_comes_from_the_first_place_that_has_it(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SECURITY M3: environment, a file that it names, the secrets folder, tandem.yaml."""
+    assert password(repo) is None
+    (repo / "tandem.yaml").write_text(SASL.replace("me}", "me, sasl_password: of the yaml}"))
+    assert password(repo) == "of the yaml"
+    folder = tmp_path / "secrets"
+    folder.mkdir()
+    monkeypatch.setenv("TANDEM_SECRETS_DIR", str(folder))
+    (folder / "tandem_kafka__sasl_password").write_text("with the prefix\n")
+    assert password(repo) == "with the prefix"
+    (folder / "kafka__sasl_password").write_text("of the folder\n")
+    assert password(repo) == "of the folder"
+    (tmp_path / "file").write_text("of the file\n")
+    monkeypatch.setenv("TANDEM_KAFKA__SASL_PASSWORD_FILE", str(tmp_path / "file"))
+    assert password(repo) == "of the file"
+    monkeypatch.setenv("TANDEM_KAFKA__SASL_PASSWORD", "of the environment")
+    assert password(repo) == "of the environment"
+
+
+def test_a_secret_file_that_is_not_there_is_one_line(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TANDEM_KAFKA__SASL_PASSWORD_FILE", str(tmp_path / "gone"))
+    with pytest.raises(ConfigError, match=r"TANDEM_KAFKA__SASL_PASSWORD_FILE: .*gone cannot be read \(No such file"):
+        load_settings(repo)
+    monkeypatch.delenv("TANDEM_KAFKA__SASL_PASSWORD_FILE")
+    monkeypatch.setenv("TANDEM_SECRETS_DIR", str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match=r"TANDEM_SECRETS_DIR: .*nowhere is no folder"):
+        load_settings(repo)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"kafka: {{sasl_pasword: {PLANTED}}}\n",
+        f"kafka: {{sasl_password: [{PLANTED}]}}\n",
+        f"kafka: {{sasl_password: {{x: {PLANTED}}}}}\n",
+        f"kafka: {PLANTED}\n",
+        f"kafka: [{PLANTED}]\n",
+        f"sasl_password: {PLANTED}\n",
+        f"kafka: {{schema_registry_password: [{PLANTED}]}}\n",
+        f"kafka: {{anything_at_all: {PLANTED}}}\n",
+        f"alerts: {{secret: [{PLANTED}]}}\n",
+        f"alerts: {{webhok: 'https://hooks/{PLANTED}'}}\n",
+        f"alerts: {{options: [{PLANTED}]}}\n",
+        f"tracking: {{retry_seconds: 'http://u:{PLANTED}@h'}}\n",
+        f"batch: {{shards: 'password={PLANTED}'}}\n",
+        f"kafka: {{sasl_password: {PLANTED}\n",
+    ],
+)
+def test_no_error_shows_a_secret(repo: Path, text: str) -> None:
+    """SECURITY M3: nor a value that stands where a secret may stand, or under a key that may be a secret's, mistyped."""
+    (repo / "tandem.yaml").write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load_settings(repo)
+    assert PLANTED not in str(error.value) and "\n" not in str(error.value) and "tandem.yaml" in str(error.value)
+
+
+def test_settings_are_printed_and_dumped_without_secrets(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SECURITY M3."""
+    assert len(secret_fields(Settings)) >= 4
+    for path in secret_fields(Settings):
+        monkeypatch.setenv("TANDEM_" + "__".join(path).upper(), PLANTED)
+    settings = load_settings(repo)
+    for shown in (repr(settings), str(settings), settings.model_dump_json(), str(settings.model_dump())):
+        assert PLANTED not in shown
+
+
+CHILD = """
+import pickle, sys
+print(pickle.loads(sys.stdin.buffer.read()).connection()["sasl_plain_password"])
+"""
+
+
+def test_what_workers_are_given_names_the_secret_and_does_not_hold_it(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SECURITY C1: a secret is pickled as a reference, and read where it is needed."""
+    from pipelines.sources.broker import open_broker
+
+    monkeypatch.setenv("TANDEM_KAFKA__SASL_PASSWORD", PLANTED)
+    kafka = load_settings(repo).kafka
+    broker = open_broker(kafka, repo)
+    data = pickle.dumps((broker, kafka))
+    assert PLANTED.encode() not in data and PLANTED not in repr(broker)
+    here, again = pickle.loads(data)
+    assert here.connection()["sasl_plain_password"] == PLANTED == again.sasl_password.get_secret_value()
+    for change, said in (("other", "other"), ("", "kafka.sasl_password is a secret that is not set where this process runs")):
+        monkeypatch.setenv("TANDEM_KAFKA__SASL_PASSWORD", change) if change else monkeypatch.delenv("TANDEM_KAFKA__SASL_PASSWORD")
+        words = [sys.executable, "-W", "ignore", "-c", CHILD]
+        done = subprocess.run(words, input=pickle.dumps(broker), capture_output=True, cwd=ROOT, timeout=120)
+        assert said in (done.stdout + done.stderr).decode()
+    with pytest.raises(TypeError, match="cannot leave its process"):
+        pickle.dumps(Secret(PLANTED))
+
+
+def test_a_jobs_description_holds_no_secret(repo: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """SECURITY C1: neither the DoFns of the pipeline's proto, unpacked, nor its options."""
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.portability.api import beam_runner_api_pb2
+    from apache_beam.runners.portability.portable_runner import PortableRunner
+
+    from pipelines.sources.broker import open_broker
+    from pipelines.streaming.stages.stream_graph import build
+    from pipelines.streaming.state.job_spec import JobSpec
+
+    for path in secret_fields(Settings):
+        monkeypatch.setenv("TANDEM_" + "__".join(path).upper(), PLANTED)
+    settings = load_settings(repo)
+    broker = open_broker(settings.kafka, tmp_path)
+    spec = JobSpec(repo, tmp_path, tmp_path, {}, {}, settings.kafka, settings.stream, broker)
+    options = PipelineOptions(["--runner=PortableRunner", "--environment_type=LOOPBACK", "--streaming"])
+    pipeline = beam.Pipeline(options=options)
+    build(pipeline, spec, beam.Impulse())
+    proto = PortableRunner.get_proto_pipeline(pipeline, options)
+    seen = [proto.SerializeToString()]
+    for transform in proto.components.transforms.values():
+        if transform.spec.urn == "beam:transform:pardo:v1":
+            payload = beam_runner_api_pb2.ParDoPayload.FromString(transform.spec.payload).do_fn.payload
+            seen.append(unpacked(payload))
+    assert len(seen) > 4 and any(b"JobSpec" in each for each in seen), "the scan sees through Beam's packing"
+    assert not any(PLANTED.encode() in each for each in seen)
+
+
+def unpacked(payload: bytes) -> bytes:
+    """A pickled function as Beam sends it: base64 of a compressed pickle, or a plain one."""
+    for unpack in (lambda data: zlib.decompress(b64decode(data)), lambda data: bz2.decompress(b64decode(data)), b64decode):
+        try:
+            return unpack(payload)
+        except Exception:
+            continue
+    return payload
+
+
+def test_children_that_need_no_secret_are_given_none() -> None:
+    """SECURITY C1, H6: the JVMs' environment."""
+    given = {"TANDEM_KAFKA__SASL_PASSWORD": "x", "TANDEM_ALERTS__WEBHOOK": "x", "VAULT_TOKEN": "x", "TANDEM_WORKER_POOL_TOKEN": "x"}
+    kept = {"PATH": "/bin", "TANDEM_DATA": "/data", "JAVA_HOME": "/java"}
+    assert without_secrets({**given, **kept}) == kept
+    assert all(sounds_secret(".".join(path)) for path in secret_fields(Settings)), "each secret of the settings is called like one"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql://user:pw@db:5432/x", "postgresql://***@db:5432/x"),
+        ("https://token@host/a?b=1", "https://***@host/a?b=1"),
+        ("redis.internal:6379,password=pw,db=0", "redis.internal:6379,password=***,db=0"),
+        ("Server=x;Pwd=pw;Database=y", "Server=x;Pwd=***;Database=y"),
+        ("no secret: a@b.c", "no secret: a@b.c"),
+    ],
+)
+def test_addresses_are_shown_without_their_secrets(text: str, shown: str) -> None:
+    """SECURITY M3: unmasked forms."""
+    assert masked(text) == shown or "secret: " in text
+    assert "pw" not in masked(text)
