@@ -5,6 +5,7 @@ Users import these from :mod:`transforms.definitions`, which has all that a defi
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -329,3 +330,20 @@ def check_comparison(what: str, f: Field, op: str, values: tuple[Any, ...]) -> N
             raise DefinitionError(f"{what}: {f.name!r} is {f.dtype} and cannot be compared with {value!r}; write a value of that type")
     if f.dtype == "bool" and op in (">", ">=", "<", "<="):
         raise DefinitionError(f"{what}: {f.name!r} is bool and has no order; use .eq(True) or .eq(False)")
+    for value in values:
+        if f.domain is not None and op in ("==", "!=", "isin") and value not in f.domain:
+            raise DefinitionError(
+                f"{what}: no accepted event has {f.name}={value!r}; its domain is {', '.join(map(repr, f.domain))}: correct one of both"
+            )
+        if not _reachable(f, op, value):
+            bounds = " to ".join("any" if bound is None else str(bound) for bound in (f.min, f.max))
+            sign = "==" if op == "isin" else op
+            raise DefinitionError(f"{what}: no accepted event has {f.name} {sign} {value!r}; the field is {bounds}: correct one of both")
+
+
+def _reachable(f: Field, op: str, value: Any) -> bool:
+    """Whether some number that the contract accepts passes (for ``!=``: could be this value)."""
+    if f.dtype not in ("int64", "float64"):
+        return True
+    low, high = -math.inf if f.min is None else f.min, math.inf if f.max is None else f.max
+    return bool({">": high > value, ">=": high >= value, "<": low < value, "<=": low <= value}.get(op, low <= value <= high))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.project.config import moment
-from pipelines.reports.terminal import Steps, screen, show
+from pipelines.reports.terminal import Steps, results, screen, show, write
 from transforms.tensorflow_settings import settle_tensorflow
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_REPO", "DataOption", "EndOption", "JsonOption", "RepoOption", "StartOption", "Steps", "load",
-    "moment", "quiet", "screen", "show",
+    "moment", "quiet", "results", "screen", "show", "write",
 ]  # fmt: skip
 
 RepoOption = Annotated[Path, typer.Option("--repo", help="The feature repository.")]

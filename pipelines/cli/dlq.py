@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Column, Table
 
-from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, moment, quiet, screen, show
+from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, moment, quiet, screen, show, write
 from transforms.instants import instant, micros_of, now_us
 
 if TYPE_CHECKING:
@@ -106,14 +106,14 @@ def list_(
     if found.foreign:
         screen.print(f"{found.foreign} records of topic {topic!r} are no dead letters; they are left out", style="yellow", highlight=False)
     if not found.records:
-        typer.echo(f"no dead letters in topic {topic!r}")
+        write(f"no dead letters in topic {topic!r}")
         return
     table = Table("source", "reason", Column("records", justify="right"), Column("replayed", justify="right"), box=None)
     for count in counts:
         table.add_row(count["source"], count["reason"], f"{count['records']:,}", f"{count['replayed']:,}")
     show(value, False, lambda: table)
     if rows:
-        typer.echo()
+        write("")
         latest_table = Table("when", "source", Column("record", overflow="fold"), "reason", Column("detail", overflow="fold"), box=None)
         for row in rows:
             latest_table.add_row(*row.values())
@@ -225,4 +225,4 @@ def replay_(
         say(f"{counts['foreign']} records of the topic are no dead letters; they are left out")
     done = ", ".join(f"{n:,} to {topic}" for topic, n in sorted(counts["replayed"].items())) or "nothing"
     already = f"; {counts['already']:,} were replayed before" if counts["already"] else ""
-    typer.echo(f"{'would replay' if dry_run else 'replayed'} {done}{already}")
+    write(f"{'would replay' if dry_run else 'replayed'} {done}{already}")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, load, moment, quiet, show
+from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, load, moment, quiet, show, write
 
 __all__ = ["labels", "monitor"]
 
@@ -122,7 +122,7 @@ def monitor(
         result = run_monitor(loaded, options, moment("--as-of", as_of, datetime.now(UTC)), steps.say)
     show(result, json_, lambda: _check_table(result))
     if not json_:
-        typer.echo(f"{result['verdict'].upper()}: {result['headline']}\n{result['page']}")
+        write(f"{result['verdict'].upper()}: {result['headline']}\n{result['page']}")
     if result["verdict"] == "fail":
         raise typer.Exit(FAILED)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Column, Table
 
 from pipelines import workflow
@@ -23,6 +22,7 @@ from pipelines.cli.console import (
     load,
     moment,
     quiet,
+    results,
     screen,
     show,
 )
@@ -60,9 +60,9 @@ def models(
         show({"models": found}, True)
         return
     for one in found:
-        Console().print(_models_table(one))
+        results().print(_models_table(one))
         if history:
-            Console().print(_history_table(one))
+            results().print(_history_table(one))
     if not found:
         screen.print("no model has been pushed; 'tandem train' does")
     elif "mlflow" in settings.tracking.trackers:
@@ -96,7 +96,7 @@ def evaluate(
     if json_:
         show(result, True)
     else:
-        Console().print(_scores_table(result, slices))
+        results().print(_scores_table(result, slices))
     unknown = {number: one["unknown"] for number, one in result["versions"].items() if "unknown" in one}
     for number, why in unknown.items():
         screen.print(f"version {number}: {why}")
@@ -152,7 +152,7 @@ def promote(
     if json_:
         show(result, True)
     elif decision.checks:
-        Console().print(_checks_table(result))
+        results().print(_checks_table(result))
     for note in decision.notes:
         steps.say(f"note: {note}")
     for line in decision.missed:
@@ -241,7 +241,7 @@ def compare(
         show(result, True)
         return
     for table in _compare_tables(result):
-        Console().print(table)
+        results().print(table)
     if result["right"] is None:
         screen.print(f"which was right: {result['right_unknown']}")
 

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Column, Table
 
-from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, load, quiet, screen, show
+from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, load, quiet, results, screen, show, write
 from pipelines.lake.run_records import Code, TrainRecord
 
 if TYPE_CHECKING:
@@ -66,15 +65,9 @@ def _list(repo: Path, data: Path | None, kind: str | None, last: int, as_json: b
     if as_json:
         show({"runs": [r.manifest for r in found]}, True)
     else:
-        _wide().print(table)
+        results().print(table)
     for line in damaged(folder):
         screen.print(line, style="yellow", markup=False, highlight=False)
-
-
-def _wide() -> Console:
-    """As wide as the terminal; where there is none, wide enough that nothing is cut."""
-    out = Console(highlight=False)
-    return out if out.is_terminal else Console(highlight=False, width=240)
 
 
 def _range(run: Run) -> str:
@@ -104,7 +97,7 @@ def show_(
     if json_:
         show(found.manifest, True)
         return
-    out = Console(soft_wrap=True, highlight=False)
+    out = results()
     table = Table(Column(no_wrap=True), Column(overflow="fold"), box=None, show_header=False, title=f"run {found.id}", title_justify="left")
     for name, value in _facts(found):
         table.add_row(name, value)
@@ -182,9 +175,9 @@ def diff_(
     if json_:
         show(to_dict(first, second), True)
         return
-    typer.echo(f"A: {first['id']}\nB: {second['id']}")
+    write(f"A: {first['id']}\nB: {second['id']}")
     for line in render(first, second):
-        typer.echo(line)
+        write(line)
 
 
 def reproduce(
@@ -214,7 +207,7 @@ def reproduce(
         show(result, True)
     else:
         for line in render(result):
-            typer.echo(line)
+            write(line)
     if result["verdict"] == "different":
         raise typer.Exit(1)
 
@@ -234,4 +227,4 @@ def lineage(
     if json_:
         show(found, True)
     else:
-        _wide().print(tree(found))
+        results().print(tree(found))

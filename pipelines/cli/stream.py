@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, load, quiet, show
+from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, load, quiet, show, write
 
 __all__ = ["app"]
 
@@ -99,12 +99,12 @@ def stop(
     if json_:
         show(found, True)
     elif manifest is None:
-        typer.echo(f"no stream called {name} runs")
+        write(f"no stream called {name} runs")
     else:
         ended = manifest.get("ended", "stopped")
-        typer.echo(f"stream {name} stopped" + ("" if ended == "stopped" else f": {ended}"))
+        write(f"stream {name} stopped" + ("" if ended == "stopped" else f": {ended}"))
         if manifest.get("savepoint"):
-            typer.echo(f"start from it with --savepoint {manifest['savepoint']}")
+            write(f"start from it with --savepoint {manifest['savepoint']}")
 
 
 @app.command()
@@ -146,4 +146,4 @@ def resume(repo: RepoOption = DEFAULT_REPO, data: DataOption = None, name: NameO
     from pipelines.streaming.stream_control import resume_stream
 
     parts = resume_stream(_data(repo, data), name)
-    typer.echo(f"going on: {', '.join(parts)}" if parts else "nothing is paused")
+    write(f"going on: {', '.join(parts)}" if parts else "nothing is paused")

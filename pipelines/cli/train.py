@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from pipelines import workflow
@@ -22,6 +21,7 @@ from pipelines.cli.console import (
     load,
     moment,
     quiet,
+    results,
     screen,
     show,
 )
@@ -101,7 +101,7 @@ def _result(trained: Any, push: bool, machine: dict[str, Any] | None) -> None:
     else:
         from pipelines.training.training_report import render as render_report
 
-        Console().print(render_report(trained.report))
+        results().print(render_report(trained.report))
     if trained.pushed is None and push:
         screen.print(f"not pushed: {'; '.join(trained.pipeline.reasons)}")
         raise typer.Exit(3)

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, load, quiet, show
+from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, load, quiet, results, show
 
 __all__ = ["verify"]
 
@@ -54,6 +53,6 @@ def verify(
     if json_:
         show(result, True)
     else:
-        Console().print(render(result))
+        results().print(render(result))
     if result["unexplained"]:
         raise typer.Exit(UNEXPLAINED)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, load, moment, quiet, show
+from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, load, moment, quiet, show, write
 
 if TYPE_CHECKING:
     from pipelines.watch.watch_job import Subject
@@ -66,7 +66,7 @@ def watch(
         if screen.is_terminal:
             steps.say(line.replace("[", r"\["))
         else:  # a log: whole moments, nothing to parse
-            typer.echo(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}", err=True)
+            write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}", err=True)
 
     watcher = Watch(subject, Children(subject.path, subject.data, stop), utc_now, say, every=length, as_of=as_of)
     if once:

@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import typer
-from rich.console import Console
 
 from pipelines import workflow
 from pipelines.cli.batch import run_table
@@ -17,7 +16,7 @@ from pipelines.demo import streaming_demo as live
 from pipelines.demo.client import past_requests, post
 from pipelines.lake import layout
 from pipelines.project.repository import Repo
-from pipelines.reports.terminal import Steps
+from pipelines.reports.terminal import Steps, results
 from transforms.errors import TandemError
 
 __all__ = ["run_demo"]
@@ -69,7 +68,7 @@ def run_demo(repo: Repo, start: datetime, end: datetime, as_json: bool, days: in
     if as_json:
         typer.echo(json.dumps(summary, indent=2, default=str))
         return
-    out = Console(soft_wrap=True)
+    out = results()
     out.print()
     if answer is not None:
         out.print("One answer of the server:")
@@ -85,7 +84,7 @@ def run_demo(repo: Repo, start: datetime, end: datetime, as_json: bool, days: in
 def _show_batch(manifest: dict[str, Any], trained: Any) -> None:
     from pipelines.training.training_report import render
 
-    out = Console(soft_wrap=True)
+    out = results()
     out.print()
     out.print(run_table(manifest))
     out.print()

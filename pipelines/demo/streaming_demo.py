@@ -19,7 +19,7 @@ import requests
 from pipelines.demo.client import DemoClient, Question, past_requests
 from pipelines.lake import layout
 from pipelines.project.repository import Repo
-from pipelines.reports.terminal import Steps
+from pipelines.reports.terminal import Steps, results
 from transforms.errors import TandemError
 from transforms.instants import micros_of
 
@@ -125,7 +125,6 @@ def _streamed(
 
 def _verified(repo: Repo, steps: Steps, as_json: bool) -> dict[str, Any]:
     """``tandem verify``: the report to the screen unless as JSON. Raises TandemError for differences that nothing explains."""
-    from rich.console import Console
 
     from pipelines.verify.verification import VerifyOptions, run_verify
     from pipelines.verify.verify_page import write_report
@@ -135,7 +134,7 @@ def _verified(repo: Repo, steps: Steps, as_json: bool) -> dict[str, Any]:
         result = run_verify(repo, VerifyOptions(name=NAME), steps.say)
     result["page"] = str(write_report(result, Path(result["folder"])))
     if not as_json:
-        Console().print(render(result))
+        results().print(render(result))
     if result["unexplained"]:
         raise TandemError(f"{result['unexplained']} differences between stream and batch are not explained; see {result['page']}")
     return result

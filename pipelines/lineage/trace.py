@@ -388,13 +388,13 @@ def _short(text: Any) -> str:
 
 def tree(found: Mapping[str, Any]) -> Any:
     """The trace as a ``rich`` tree."""
-    from rich.markup import escape
+    from rich.text import Text
     from rich.tree import Tree
 
     told = lines(found)
-    root = Tree(escape(told[0][1]))
+    root = Tree(Text(told[0][1]))
     at = [root]
     for depth, line in told[1:]:
         del at[depth:]
-        at.append(at[-1].add(escape(line)))
+        at.append(at[-1].add(Text(line)))
     return root

@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
+from rich.text import Text
+
 from pipelines.streaming.state.job_state import JobState
 
 __all__ = ["StreamStatus", "Screen", "Tracker", "line"]
@@ -198,7 +200,7 @@ class Screen:
         from pipelines.reports.terminal import screen
 
         self.tracker, self.every, self.console = tracker, every, screen
-        self.live = screen.status("starting") if screen.is_terminal else None
+        self.live = screen.status(Text("starting")) if screen.is_terminal else None
         self._looked = 0.0
         self._said = time.monotonic()
         self._shown = ""
@@ -224,7 +226,7 @@ class Screen:
         self._looked = now
         text = line(self.tracker.look())
         if self.live is not None:
-            self.live.update(text if self.tracker.now.events else f"starting, {now - self.tracker.begun:.0f} s")
+            self.live.update(Text(text if self.tracker.now.events else f"starting, {now - self.tracker.begun:.0f} s"))
         elif now - self._said >= self.every and text != self._shown:
             self._said, self._shown = now, text
             self.say(text)

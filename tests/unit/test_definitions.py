@@ -16,6 +16,7 @@ from transforms.definitions import (
     LastN,
     Max,
     Mean,
+    Predicate,
     Quantile,
     Sum,
     days,
@@ -164,6 +165,37 @@ def test_a_filter_of_another_type_is_a_mistake_of_the_group(mistake):
     with pytest.raises(DefinitionError) as e:
         group(Count(over=hours(1), where=where))
     assert "feature group 'traffic'" in str(e.value) and name in str(e.value) and "\n" not in str(e.value)
+
+
+BOUNDED = [
+    Field("flight", "string", required=True),
+    Field("origin", "string", required=True, domain=["EWR", "JFK"]),
+    Field("legs", "int64", min=1, max=4),
+    Field("delay", "float64", max=10.5),
+    Field("gate", "int64", domain=[1, 2]),
+]
+REACHED = [
+    (Field("origin").eq("JFK"), Field("origin").eq("LGA")),
+    (Field("origin").isin(["EWR", "JFK"]), Field("origin").isin(["EWR", "LGA"])),
+    (Field("origin").ne("JFK"), Field("origin").ne("jfk")),
+    (Field("gate").eq(2), ~Field("gate").eq(3)),
+    (Field("legs") > 3, Field("legs") > 4),
+    (Field("legs") >= 4, Field("legs") >= 5),
+    (Field("legs") < 2, Field("legs") < 1),
+    (Field("legs") <= 1, Field("legs") <= 0),
+    (Field("legs").eq(1), (Field("legs") > 1) & Field("legs").eq(0)),
+    (Field("delay") > -1e9, Field("delay") > 10.5),
+    (Field("delay") < 1e9, Field("delay").eq(11)),
+]
+
+
+@pytest.mark.parametrize(("possible", "impossible"), REACHED)
+def test_a_filter_that_the_contract_lets_nothing_pass_is_a_mistake(possible: Predicate, impossible: Predicate) -> None:
+    """FAULTS 32: a value outside of the field's domain was accepted, and counted 0 for ever."""
+    bounded = source(fields=BOUNDED)
+    group(Count(over=hours(1), where=possible), source=bounded)
+    with pytest.raises(DefinitionError, match=r"filter of 'count': no accepted event has .*: correct one of both$"):
+        group(Count(over=hours(1), where=impossible), source=bounded)
 
 
 @pytest.mark.parametrize(
