@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
 
 from transforms.errors import ConfigError
@@ -59,7 +60,9 @@ def require(command: str) -> None:
 
 def missing(command: str, extra: str) -> ConfigError:
     """What to say where ``command`` does not find what ``extra`` installs."""
-    return ConfigError(f"tandem {command} needs the extra {extra!r}: pip install 'tandem-features[{extra}]'")
+    # TFX 1.16 says that Python 3.11 is too new for it, and runs; pip refuses such a package, uv takes no notice of upper ends.
+    pip = "uv pip" if extra in ("train", "all") and sys.version_info < (3, 12) and sys.platform == "linux" else "pip"
+    return ConfigError(f"tandem {command} needs the extra {extra!r}: {pip} install 'tandem-features[{extra}]'")
 
 
 def _is_there(module: str) -> bool:

@@ -26,6 +26,7 @@ from typing import Any
 import pytest
 
 import tandem
+from tests.unit.test_extras import pip
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("tandem", "transforms", "pipelines", "serving")
@@ -161,7 +162,7 @@ def test_without_extras_there_are_definitions_and_a_command_that_says_what_to_in
     base.tandem("init", "shop", cwd=here)
     for command, extra in {"batch": "batch", "serve": "serve", "train": "train", "stream": "stream", "demo": "all"}.items():
         said = base.tandem(command, "--repo", "shop", cwd=here, fails=True).stderr
-        assert said == f"error: tandem {command} needs the extra '{extra}': pip install 'tandem-features[{extra}]'\n"
+        assert said == f"error: tandem {command} needs the extra '{extra}': {pip(extra)} install 'tandem-features[{extra}]'\n"
     print(f"the base is {base.megabytes()} MB")
 
 
@@ -214,7 +215,7 @@ def test_serve_alone_answers_as_everything_does(
     print(f"megabytes: {sizes}")
     assert sizes["[serve]"] < sizes["[all]"] * 0.6
     said = server.tandem("train", "--repo", "shop", cwd=folder, fails=True).stderr
-    assert said == "error: tandem train needs the extra 'train': pip install 'tandem-features[train]'\n"
+    assert said == f"error: tandem train needs the extra 'train': {pip('train')} install 'tandem-features[train]'\n"
     answers = []
     for name, one in (("serve", server), ("everything", everything)):
         with served(one, repo, repo.parent / f"{name}.log", folder) as url:
