@@ -46,7 +46,7 @@ def flags(words: Sequence[str]) -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the command in this process; the run is told to MLflow before it ends, so that ``mlflow run`` leaves it whole."""
+    """Run the command in this process; the run is sent to MLflow before it ends, so that ``mlflow run`` leaves it whole."""
     from pipelines.cli import root as cli
 
     os.environ.setdefault("TANDEM_TRACKING__WAIT_SECONDS", "120")

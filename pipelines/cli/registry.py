@@ -70,7 +70,7 @@ def models(
         from pipelines.tracking.stores import tracking_uri
 
         if behind := news(settings.data, tracking_uri(settings, settings.data)):
-            screen.print(f"MLflow has not been told the latest of {', '.join(behind)}: the next run tells it, or 'tandem models --sync'")
+            screen.print(f"MLflow does not have the latest of {', '.join(behind)}: the next run sends it, or 'tandem models --sync'")
 
 
 def evaluate(
@@ -269,8 +269,8 @@ def _sync(settings: Any, data: Path) -> None:
         told = catch_up(data, uri, settings.tracking.experiment, screen.print)
     except Exception as error:  # whatever MLflow's client raises
         line = " ".join(str(error).split())[:200]
-        raise TandemError(f"MLflow could not be told ({type(error).__name__}: {line}); ALIASES.json holds, try again later") from None
-    screen.print(f"MLflow was told of {told} models" if told else "MLflow knows all")
+        raise TandemError(f"MLflow could not be updated ({type(error).__name__}: {line}); ALIASES.json holds, try again later") from None
+    screen.print(f"sent {told} models to MLflow" if told else "MLflow has all")
 
 
 def _models_table(one: Mapping[str, Any]) -> Table:

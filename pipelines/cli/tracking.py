@@ -46,4 +46,4 @@ def track(
     if left:
         raise TandemError(f"{left} of {waiting} notes wait on: {'; '.join(failed.values())}")
     if not json_:
-        screen.print(f"told {', '.join(chosen) or 'nobody'} of {waiting} notes; MLflow's store: {shown(uri)}", highlight=False)
+        screen.print(f"sent {waiting} notes to {', '.join(chosen) or 'nobody'}; MLflow's store: {shown(uri)}", highlight=False)

@@ -301,7 +301,7 @@ class TrackingSettings(_Section):
     """Where runs are shown: MLflow, Weights & Biases, or what another package brings. A tracker that is down never stops a job."""
 
     trackers: list[str] = ["mlflow"]
-    """Who is told of each run, by name: ``mlflow``, ``wandb``, or a tracker of another package; an empty list: nobody."""
+    """Who gets each run, by name: ``mlflow``, ``wandb``, or a tracker of another package; an empty list: nobody."""
     options: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Settings of trackers of other packages, by the tracker's name."""
     uri: str = Field(default="", repr=False)

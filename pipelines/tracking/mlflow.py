@@ -74,13 +74,13 @@ class MlflowTracker(Tracker):
         return shown(uri)
 
     def caught_up(self, say: Callable[[str], None]) -> None:
-        """The Model Registry follows once the runs are told: its versions name the runs that made them."""
+        """The Model Registry follows once the runs are there: its versions name the runs that made them."""
         from pipelines.tracking.model_registry import catch_up
 
         try:
             catch_up(self.data, self.uri, self.experiment, say)
         except Exception as error:  # whatever MLflow's client raises; the next run's deliverer tries again
-            say(f"MLflow's registry could not be told ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
+            say(f"MLflow's registry could not be updated ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -156,7 +156,7 @@ class MlflowTracker(Tracker):
                 name = f"tandem.{name}"[:250]
             if known.get(name, value) == value and name not in known:
                 params.append(Param(name, value))
-        at = record.ended or record.begun  # not now: told again, it is the same point
+        at = record.ended or record.begun  # not now: sent again, it is the same point
         metrics = [Metric(name, value, at, 0) for name, value in record.metrics.items() if name not in record.series]
         for name, points in record.series.items():
             metrics += [Metric(name, value, at, step) for step, value in points]

@@ -7,7 +7,7 @@ holds is an MLflow model (the SavedModel, an ``MLmodel`` with the signature, ``t
 folder, scores and what happened to it; the aliases are ``champion`` and ``challenger``.
 
 Everything here can be repeated, and goes on where a killed process stopped: what MLflow holds is looked at first. A file ``.mlflow.json``
-beside the versions says what was told where, so that nothing is loaded when there is no news.
+beside the versions says what was sent where, so that nothing is loaded when there is no news.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _key(text: str) -> str:
 
 
 def news(data: Path, uri: str) -> list[str]:
-    """The models of which MLflow at ``uri`` has not been told all. Cheap."""
+    """The models of which MLflow at ``uri`` does not have all. Cheap."""
     return [m for m in models_of(data) if (asked := wanted(data, m))["versions"] and _told(data, m) != _mark(asked, uri)]
 
 
@@ -123,7 +123,7 @@ def _json(path: Path) -> dict[str, Any] | None:
 @contextmanager
 def _as_mlflows_own(uri: str) -> Iterator[None]:
     """``uri`` as MLflow's own tracking URI meanwhile: its SQLite store asks that one for a model, whatever client it is called by."""
-    # Before MLflow is imported: a server that is away is told of later, not waited for.
+    # Before MLflow is imported: a server that is away is updated later, not waited for.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -221,7 +221,7 @@ class _Mirror:
         return self.client.finalize_logged_model(logged.model_id, "READY")
 
     def _run(self, run: str) -> tuple[str | None, str]:
-        """MLflow's run of the training, where it has been told of it, and the experiment."""
+        """MLflow's run of the training, where it has it, and the experiment."""
         links = Run(layout.run(self.data, run), _json(layout.run(self.data, run) / layout.MANIFEST) or {}).manifest.get("links") or {}
         experiments = [e.experiment_id for e in self.client.search_experiments()]
         found = self.client.search_runs(experiments, f"tags.`tandem.run` = '{run}'", max_results=1) if run and experiments else []

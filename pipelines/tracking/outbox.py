@@ -1,4 +1,4 @@
-"""Notes of what is to be told to whom: a file per tracker and run under ``data/tracking/outbox``. Standard library only.
+"""Notes of what is to be sent to whom: a file per tracker and run under ``data/tracking/outbox``. Standard library only.
 
 A note says only that a tracker may not know the run's manifest yet; what to tell is read from the manifest when it is
 delivered. So a note can be put twice, delivered twice, or left for weeks, and the tracker still ends at the truth.
@@ -23,7 +23,7 @@ __all__ = ["Note", "Outbox"]
 
 @dataclass(frozen=True)
 class Note:
-    """That ``tracker`` is to be told of ``run``. ``given`` is what only the job knew, e.g. MLflow's run that it is part of."""
+    """That ``run`` is to be sent to ``tracker``. ``given`` is what only the job knew, e.g. MLflow's run that it is part of."""
 
     tracker: str
     run: str
@@ -70,10 +70,10 @@ class Outbox:
         if current is not None and current.stamp == note.stamp:
             path.unlink(missing_ok=True)
 
-    # Runs told as running: when their process dies without a word, somebody else tells how they ended.
+    # Runs sent as running: when their process dies without a word, somebody else sends how they ended.
 
     def open(self, tracker: str, run: str, running: bool) -> None:
-        """Remember (or forget) that ``tracker`` was told that the run goes on."""
+        """Remember (or forget) that ``tracker`` has the run as running."""
         path = self.folder / "open" / tracker / run
         if running:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,13 +82,13 @@ class Outbox:
             path.unlink(missing_ok=True)
 
     def opened(self) -> list[tuple[str, str]]:
-        """(tracker, run) told as running."""
+        """(tracker, run) sent as running."""
         return [(p.parent.name, p.name) for p in (self.folder / "open").glob("*/*")]
 
     # What went wrong, until it is fixed.
 
     def trouble(self, tracker: str, line: str | None) -> None:
-        """Keep (or clear: None) why a tracker could not be told."""
+        """Keep (or clear: None) why a tracker could not be reached."""
         path = self.folder / f"trouble-{tracker}.txt"
         if line is None:
             path.unlink(missing_ok=True)
@@ -97,7 +97,7 @@ class Outbox:
             path.write_text(line + "\n")
 
     def troubles(self) -> dict[str, str]:
-        """Why trackers could not be told, by tracker."""
+        """Why trackers could not be reached, by tracker."""
         found = {}
         for path in self.folder.glob("trouble-*.txt"):
             try:
@@ -118,7 +118,7 @@ class Outbox:
             return not mine
 
     def wait(self, seconds: float) -> bool:
-        """Wait until nothing is left to deliver, or nobody delivers any more; whether all is told."""
+        """Wait until nothing is left to deliver, or nobody delivers any more; whether all is sent."""
         until = time.monotonic() + seconds
         begun = time.monotonic()
         while self.notes():

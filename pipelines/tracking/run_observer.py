@@ -24,7 +24,7 @@ def _say(line: str) -> None:
 
 
 class RunObserver:
-    """What :mod:`pipelines.project.recording` tells of runs, told to the configured trackers.
+    """What :mod:`pipelines.project.recording` says of runs, sent to the configured trackers.
 
     Neither method ever raises. ``ended`` returns at once, or after ``tracking.wait_seconds``.
     """

@@ -1,4 +1,4 @@
-"""Which trackers are told of runs, and where their stores are. Light at import."""
+"""Which trackers get runs, and where their stores are. Light at import."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class _Deliverer:
         self.outbox = Outbox(data)
         self.trackers: dict[str, Tracker] = {}
         self.synced: dict[tuple[str, str], str] = {}
-        """(tracker, run) -> status told in this process: parents need not be told again for each child."""
+        """(tracker, run) -> status sent in this process: parents need not be sent again for each child."""
 
     def _tracker(self, name: str) -> Tracker:
         if name not in self.trackers:
@@ -48,7 +48,7 @@ class _Deliverer:
         try:
             manifest = json.loads((folder / layout.MANIFEST).read_text())
         except (OSError, ValueError):
-            return None  # the run was removed: nobody is to be told of it
+            return None  # the run was removed: nobody is to get it
         return read_record(folder, Run(folder, manifest).look().manifest)
 
     def _tell(self, note: Note, depth: int = 0) -> None:
@@ -76,7 +76,7 @@ class _Deliverer:
         link_mlmd(self.data, record.links, {**links, "tandem_run": run})
 
     def _links_left(self) -> None:
-        """Links of runs that were still held when they were told."""
+        """Links of runs that were still held when they were sent."""
         from pipelines.tracking.links import link_manifest, links_left
 
         for file in (self.outbox.folder / "links").glob("[!.]*.json"):
@@ -85,7 +85,7 @@ class _Deliverer:
                 file.unlink(missing_ok=True)
 
     def _killed(self) -> None:
-        """Notes for runs that were told as running, and whose process is gone."""
+        """Notes for runs that were sent as running, and whose process is gone."""
         for tracker, run in self.outbox.opened():
             record = self._record(run)
             if record is None:
@@ -94,13 +94,13 @@ class _Deliverer:
                 self.outbox.put(tracker, run)
 
     def round(self) -> dict[str, str]:
-        """Tell all that is to be told; why some trackers could not be, by tracker."""
+        """Send all that waits; why some trackers could not be reached, by tracker."""
         failed: dict[str, str] = {}
         row: dict[str, int] = {}
         self._killed()
         for note in self.outbox.notes():
             if note.tracker not in self.settings.trackers:
-                self.outbox.done(note)  # nobody is to be told there any more; 'tandem track --all' brings it back
+                self.outbox.done(note)  # nobody is to be sent anything there any more; 'tandem track --all' brings it back
                 continue
             if row.get(note.tracker, 0) >= _IN_A_ROW:
                 continue
@@ -123,7 +123,7 @@ class _Deliverer:
             place = kind.place(self.uri)
             where = f"{note.tracker} at {place}" if place else where
         lines = [line for line in str(error).splitlines() if line.strip()] or [""]
-        return f"{where} could not be told of {note.run} ({type(error).__name__}: {' '.join(lines[0].split())[:200]})"
+        return f"{where} could not be sent {note.run} ({type(error).__name__}: {' '.join(lines[0].split())[:200]})"
 
     def work(self, patience: float) -> dict[str, str]:
         """Rounds until nothing is left, or ``patience`` seconds are over; returns why, by tracker."""
@@ -136,7 +136,7 @@ class _Deliverer:
                 if failed.get(name) and before is None:
                     self.say(failed[name])
                 elif before is not None and name not in failed:
-                    self.say(f"{name} answers again; all runs are told")
+                    self.say(f"{name} answers again; all runs are sent")
             if failed and time.monotonic() + pause > until:
                 return failed
             self._links_left()

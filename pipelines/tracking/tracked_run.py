@@ -1,4 +1,4 @@
-"""What a tracker is told of a run, read from its manifest and from its report folder. Pure but for reading files.
+"""What a tracker gets of a run, read from its manifest and from its report folder. Pure but for reading files.
 
 A job that wants more shown than its manifest puts files into ``data/runs/<id>/report/``: they become artifacts of the run as they are.
 ``report/epochs.json``, ``{metric: [[step, value], ...]}``, becomes metrics by step, and ``report/tfma.json``,
@@ -19,6 +19,7 @@ from typing import Any
 
 from pipelines.lake import layout
 from pipelines.lake.layout import EPOCHS, REPORT, TFMA
+from pipelines.lake.run_records import RunRecord, TrainRecord, record_of
 
 __all__ = ["Bundle", "Record", "metric_name", "read_record"]
 
@@ -113,59 +114,56 @@ def _series(file: Path) -> dict[str, list[tuple[int, float]]]:
 
 def read_record(folder: Path, manifest: Mapping[str, Any]) -> Record:
     """The record of the run in ``folder`` (``data/runs/<id>``)."""
-    data, report, links = folder.parents[1], folder / REPORT, dict(manifest.get("links") or {})
-    status = str(manifest.get("status", "running"))
-    begun = _millis(manifest.get("created")) or 0
+    run = record_of(manifest)
+    data, report, status = folder.parents[1], folder / REPORT, run.status or "running"
+    query = run.query if isinstance(run, TrainRecord) else {}
+    first, last = [*run.range, None, None][:2]
+    wider = {"model": run.model, "start": first or query.get("start"), "end": last or query.get("end")}
     params = {
-        **{f"seed/{k}" if k != "seed" else k: v for k, v in dict(manifest.get("seeds") or {}).items()},
-        **dict(manifest.get("params") or {}),
+        **{name: value for name, value in wider.items() if value is not None},
+        **{f"seed/{k}" if k != "seed" else k: v for k, v in run.seeds.items()},
+        **run.params,
     }
-    query = dict(manifest.get("query") or {})
-    first, last = [*(manifest.get("range") or []), None, None][:2]
-    wider = {"model": manifest.get("model"), "start": first or query.get("start"), "end": last or query.get("end")}
-    params = {**{name: value for name, value in wider.items() if value is not None}, **params}
-    code = dict(manifest.get("code") or {})
     tags = {
         "tandem.run": folder.name,
-        "tandem.kind": manifest.get("kind", ""),
+        "tandem.kind": run.kind,
         "tandem.status": status,
-        "tandem.code": code.get("sha256"),
-        "tandem.dirty": code.get("dirty"),
-        "tandem.lock": manifest.get("lock"),
-        "tandem.error": manifest.get("error"),
-        "mlflow.source.git.commit": code.get("commit"),
-        "mlflow.source.name": " ".join(manifest.get("command") or ["tandem", str(manifest.get("kind", ""))]),
-        **{f"tandem.graph.{k}": v for k, v in dict(manifest.get("fingerprints") or {}).items()},
-        **{f"tandem.{k}": v for k, v in _flat(links)},
+        "tandem.code": run.code.get("sha256"),
+        "tandem.dirty": run.code.get("dirty"),
+        "tandem.lock": run.lock,
+        "tandem.error": run.error,
+        "mlflow.source.git.commit": run.code.get("commit"),
+        "mlflow.source.name": " ".join(run.command or ["tandem", run.kind]),
+        **{f"tandem.graph.{k}": v for k, v in run.fingerprints.items()},
+        **{f"tandem.{k}": v for k, v in _flat(run.links)},
     }
     files = {f"{REPORT}/{p.relative_to(report).as_posix()}": p for p in sorted(report.rglob("*")) if p.is_file() and p.name[0] != "."}
     return Record(
         id=folder.name,
-        kind=str(manifest.get("kind", "")),
+        kind=run.kind,
         status=status if status in OVER else "running",
-        parent=manifest.get("parent") or None,
-        begun=begun,
-        ended=_millis(manifest.get("finished")) if status in OVER else None,
+        parent=run.parent or None,
+        begun=_millis(run.created) or 0,
+        ended=_millis(run.finished) if status in OVER else None,
         params={metric_name(name): v if isinstance(v, str) else json.dumps(v, default=str) for name, v in params.items()},
         metrics={
-            **_numbers(manifest.get("counts"), "counts/"),
-            **_numbers(manifest.get("metrics")),
-            **_numbers({"seconds": manifest.get("seconds")}),
+            **_numbers(run.counts, "counts/"),
+            **_numbers(run.metrics),
+            **_numbers({"seconds": run.seconds}),
             **_tfma(report / TFMA),
         },
         series=_series(report / EPOCHS),
         tags={metric_name(name): str(v) for name, v in tags.items() if v not in (None, "")},
         files={"manifest.json": folder / layout.MANIFEST, **files},
-        bundles=tuple(_bundles(data, manifest)) if status == "complete" else (),
-        links=links,
+        bundles=tuple(_bundles(data, run)) if status == "complete" else (),
+        links=dict(run.links),
     )
 
 
-def _bundles(data: Path, manifest: Mapping[str, Any]) -> Iterator[Bundle]:
+def _bundles(data: Path, run: RunRecord) -> Iterator[Bundle]:
     """The training set and the pushed model of a training, the graphs of a batch run."""
-    kind, links, fingerprints = manifest.get("kind"), dict(manifest.get("links") or {}), dict(manifest.get("fingerprints") or {})
-    model = str(manifest.get("model") or "")
-    training_set = manifest.get("training_set") or links.get("training_set")
+    model = run.model or ""
+    training_set: Any = (run.training_set if isinstance(run, TrainRecord) else None) or run.links.get("training_set")
     training_set = training_set.get("id") if isinstance(training_set, Mapping) else training_set
     if training_set and layout.training_set(data, str(training_set)).is_dir():
         yield Bundle(
@@ -174,16 +172,15 @@ def _bundles(data: Path, manifest: Mapping[str, Any]) -> Iterator[Bundle]:
             layout.training_set(data, str(training_set)),
             str(training_set),
             (str(training_set),),
-            fingerprints,
+            run.fingerprints,
         )
-    version = manifest.get("version") or links.get("version")
+    version = run.version or run.links.get("version")
     pushed = layout.model(data, model) / str(version or "")
-    if kind == "train" and model and version and pushed.is_dir():
-        yield Bundle(
-            model, "model", pushed, str(version), (f"v{version}",), {"version": version, "training_set": training_set, **fingerprints}
-        )
-    if kind in ("batch", "apply"):
-        for group, fingerprint in fingerprints.items():
-            places = (layout.graph(data, group, fingerprint), layout.run(data, str(manifest.get("id"))) / "graphs" / group)
+    if run.kind == "train" and model and version and pushed.is_dir():
+        facts = {"version": version, "training_set": training_set, **run.fingerprints}
+        yield Bundle(model, "model", pushed, str(version), (f"v{version}",), facts)
+    if run.kind in ("batch", "apply"):
+        for group, fingerprint in run.fingerprints.items():
+            places = (layout.graph(data, group, fingerprint), layout.run(data, run.id) / "graphs" / group)
             if (place := next((p for p in places if p.is_dir()), None)) is not None:
                 yield Bundle(f"{group}-graph", "graph", place, fingerprint, (fingerprint[:12],), {"fingerprint": fingerprint})

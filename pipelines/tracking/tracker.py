@@ -27,7 +27,7 @@ class Tracker(ABC):
     """
 
     only_ended: ClassVar[bool] = False
-    """Whether it cannot be told of a run that still goes on."""
+    """Whether it cannot take a run that still goes on."""
     library: ClassVar[str] = ""
     """The module that it needs, and that may not be installed."""
     install: ClassVar[str] = ""

@@ -36,7 +36,7 @@ def _value(text: str) -> Any:
 
 
 class WandbTracker(Tracker):
-    """A run is told once it is over: an offline run cannot be taken up again. Told again unchanged, nothing is written."""
+    """A run is sent once it is over: an offline run cannot be taken up again. Sent again unchanged, nothing is written."""
 
     only_ended = True
     library = install = "wandb"

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.lake import layout
+from pipelines.lake.run_records import BatchRecord, record_of
 from transforms.aggregates import merge, tile_schema
 from transforms.definitions import FeatureGroup
 from transforms.errors import DataError
@@ -23,20 +23,20 @@ from transforms.hashing import shard_of
 __all__ = ["load_tiles", "batch_run_end"]
 
 
-def _manifest(run_folder: Path) -> dict[str, Any]:
+def _record(run_folder: Path) -> BatchRecord:
     try:
-        manifest: dict[str, Any] = json.loads((run_folder / layout.MANIFEST).read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        record = record_of({**json.loads((run_folder / layout.MANIFEST).read_text("utf-8")), "kind": BatchRecord.KIND})
+    except (OSError, ValueError, TypeError) as error:
         raise DataError(f"run {run_folder.name}: its manifest cannot be read ({error}); 'tandem runs' lists the runs") from None
-    if manifest.get("status") != "complete" or "tiles" not in manifest:
-        what = "kept no tiles to start from" if manifest.get("status") == "complete" else f"is {manifest.get('status')}, not complete"
+    if not isinstance(record, BatchRecord) or record.status != "complete" or not record.tiles:
+        what = "kept no tiles to start from" if record.status == "complete" else f"is {record.status or None}, not complete"
         raise DataError(f"run {run_folder.name} {what}; run 'tandem batch' again and give that run")
-    return manifest
+    return record
 
 
 def batch_run_end(run_folder: Path) -> int:
     """The end of the run in microseconds: its tiles hold the events before, the stream takes those at or after it."""
-    return int(_manifest(run_folder)["tiles"]["end_us"])
+    return int(_record(run_folder).tiles["end_us"])
 
 
 def load_tiles(run_folder: Path, group: FeatureGroup, shard: int, shards: int) -> pa.RecordBatch:
@@ -44,12 +44,12 @@ def load_tiles(run_folder: Path, group: FeatureGroup, shard: int, shards: int) -
 
     Raises DataError if the run is not complete, kept no tiles, or was made of another definition of the group.
     """
-    manifest = _manifest(run_folder)
-    if manifest["definitions"].get(group.name) != json.loads(json.dumps(group.canonical())):
+    record = _record(run_folder)
+    if record.definitions.get(group.name) != json.loads(json.dumps(group.canonical())):
         raise DataError(
             f"feature group {group.name!r} is not as it was in run {run_folder.name}; run 'tandem batch' with the present definitions"
         )
-    made = int(manifest["tiles"]["shards"])
+    made = int(record.tiles["shards"])
     step = math.gcd(made, shards)  # a hash is in file (hash % made) and in shard (hash % shards)
     parts = []
     for number in range(shard % step, made, step):
