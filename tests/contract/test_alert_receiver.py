@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from pipelines.alerting import AlertReceiver, Webhook, open_receiver
 from pipelines.project import extensions
 from pipelines.project.config import AlertSettings
+from pipelines.project.secrets import Secret
 from tandem.testing.alert_receiver import NOW, AlertReceiverContract, FarSide, message
 from tests.webhook_server import WebhookServer
 from transforms.errors import ConfigError
@@ -25,7 +26,7 @@ class Hook(FarSide):
         self.secrets = ("T0", str(server.port), "Bearer abc")
 
     def receiver(self) -> AlertReceiver:
-        return Webhook(AlertSettings(webhook=self.server.url, format=self.form, secret="Bearer abc", timeout_seconds=1))
+        return Webhook(AlertSettings(webhook=Secret(self.server.url), format=self.form, secret=Secret("Bearer abc"), timeout_seconds=1))
 
     def taken(self) -> list[str]:
         if self.form == "json":
@@ -79,7 +80,7 @@ class TestOutside(AlertReceiverContract):
 
 def test_without_a_webhook_there_is_no_receiver() -> None:
     assert open_receiver(AlertSettings()) is None
-    assert isinstance(open_receiver(AlertSettings(webhook="https://hooks.example/T0")), Webhook)
+    assert isinstance(open_receiver(AlertSettings(webhook=Secret("https://hooks.example/T0"))), Webhook)
 
 
 def test_a_receiver_that_is_not_to_be_had_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +98,7 @@ def test_a_password_of_netrc_does_not_replace_the_secret(tmp_path: Path, monkeyp
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     server = WebhookServer()
     server.up()
-    assert Webhook(AlertSettings(webhook=server.url, secret="Bearer abc")).send(message(), NOW).ok
+    assert Webhook(AlertSettings(webhook=Secret(server.url), secret=Secret("Bearer abc"))).send(message(), NOW).ok
     assert server.headers[0]["Authorization"] == "Bearer abc"
     server.down()
 

@@ -19,6 +19,7 @@ import pytest
 from pipelines.alerting import Webhook
 from pipelines.lake.process_identity import started
 from pipelines.project.config import AlertSettings
+from pipelines.project.secrets import Secret
 from pipelines.watch.job_metrics import JobMetrics, page
 from pipelines.watch.observations import event_days, plan
 from pipelines.watch.watch_job import Watch, status
@@ -60,7 +61,7 @@ def test_quiet_days_only_look(world: World, clock: Clock) -> None:
 def test_drift_becomes_a_new_champion_and_is_told(world: World, clock: Clock, tmp_path: Path) -> None:
     server = WebhookServer()
     server.up()
-    watcher, _ = watch(world, clock, receiver=Webhook(AlertSettings(webhook=server.url)))
+    watcher, _ = watch(world, clock, receiver=Webhook(AlertSettings(webhook=Secret(server.url))))
     world.will_find(DRIFT)
     watcher.round()
     assert world.commands() == ["labels", "monitor", "batch", "train", "promote"] and champion(world.data) == 2

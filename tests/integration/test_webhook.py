@@ -24,6 +24,7 @@ from pipelines.alerting.delivery import backoff
 from pipelines.alerting.webhook import slack
 from pipelines.lake.run_records import RunHead
 from pipelines.project.config import AlertSettings
+from pipelines.project.secrets import Secret
 from pipelines.sources.formats.schema_registry import Registry, RegistryAway
 from tests.webhook_server import WebhookServer
 from transforms.errors import ConfigError
@@ -66,7 +67,7 @@ def server() -> Iterator[WebhookServer]:
 
 
 def webhook(server: WebhookServer, **settings: Any) -> Webhook:
-    return Webhook(AlertSettings(webhook=server.url, **{"timeout_seconds": 5, **settings}))
+    return Webhook(AlertSettings(webhook=Secret(server.url), **{"timeout_seconds": 5, **settings}))
 
 
 def states(bodies: list[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -200,7 +201,7 @@ def test_the_system_s_certificates_are_trusted_alone(server: WebhookServer, tmp_
     pem.write_text((tmp_path / "key").read_text() + (tmp_path / "cert").read_text())
     server.up(pem)
     url = f"https://localhost:{server.port}/hooks"
-    hook, registry = Webhook(AlertSettings(webhook=url)), Registry(url)
+    hook, registry = Webhook(AlertSettings(webhook=Secret(url))), Registry(url)
     message = {"id": "1", "state": "firing", "title": "t", "text": ""}
     assert not hook.send(message, START).ok and "self-signed certificate" in hook.send(message, START).error
     with pytest.raises(ConfigError, match=r"is not trusted: self-signed certificate; set kafka\.ssl_cafile"):
@@ -321,10 +322,10 @@ def stored_body(store: AlertStore) -> dict[str, Any]:
 
 def test_an_address_that_is_none_is_refused_without_showing_it() -> None:
     with pytest.raises(ConfigError, match=r"alerts\.webhook is no http") as error:
-        Webhook(AlertSettings(webhook="hooks.example/secret"))
+        Webhook(AlertSettings(webhook=Secret("hooks.example/secret")))
     assert "secret" not in str(error.value)
-    assert "secret" not in repr(AlertSettings(webhook="https://hooks.example/secret", secret="secret"))
-    assert "T0" not in repr(Webhook(AlertSettings(webhook="https://hooks.example/T0")))
+    assert "secret" not in repr(AlertSettings(webhook=Secret("https://hooks.example/secret"), secret=Secret("secret")))
+    assert "T0" not in repr(Webhook(AlertSettings(webhook=Secret("https://hooks.example/T0"))))
 
 
 REPORT: dict[str, Any] = {
