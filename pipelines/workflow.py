@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.project import recording
 from pipelines.project.config import moment
 from pipelines.tracking.run_observer import RunObserver
-from transforms.errors import ConfigError
+from transforms.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from pipelines.lake.runs import Run
@@ -89,9 +89,18 @@ def materialize(repo: Repo, start: datetime, end: datetime, steps: Steps) -> Non
     from pipelines.project.recording import recorded
 
     finish(repo, steps.say)
-    with recorded(repo, "materialize", range=[start.isoformat(), end.isoformat()]):
-        feast_materialize(repo, start, end)
-    steps.say(f"materialized {start:%Y-%m-%d} to {end:%Y-%m-%d} into the online store")
+    with recorded(repo, "materialize", range=[start.isoformat(), end.isoformat()]) as run:
+        rows = feast_materialize(repo, start, end)
+        run.add(counts={f"rows/{view}": n for view, n in rows.items()})
+        if not any(rows.values()):
+            raise DataError(
+                f"no view has a row from {start:%Y-%m-%dT%H:%M} to {end:%Y-%m-%dT%H:%M}, nothing was loaded; run 'tandem batch' over"
+                " the range, and 'tandem apply' if its graphs are not applied or the folder was moved"
+            )
+    told = ", ".join(f"{view} {n:,}" for view, n in rows.items())
+    steps.say(f"materialized {start:%Y-%m-%d} to {end:%Y-%m-%d} into the online store; rows by view: {told}")
+    if empty := [view for view, n in rows.items() if not n]:
+        steps.say(f"no row of {', '.join(empty)} in this range")
 
 
 def train(
@@ -112,7 +121,16 @@ def train(
     given = dict(params or {})
     with steps.doing("training"):
         return run_training(
-            definition, repo=repo.path, data=repo.data, start=start, end=end, progress=steps.timed, seed=seed, params=given, push=push
+            definition,
+            repo=repo.path,
+            data=repo.data,
+            start=start,
+            end=end,
+            progress=steps.timed,
+            seed=seed,
+            params=given,
+            push=push,
+            say=steps.say,
         )
 
 

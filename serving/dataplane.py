@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from serving.clock import ReplayClock
 from serving.errors import InvalidRequestError
+from serving.feast_types import to_json
 from serving.features import PRESENT, STATUSES, OnlineFeatures, ViewRows, checked_entities
 from serving.metrics import Metrics
 from serving.models import LoadedModel, ModelSpec
@@ -123,10 +124,10 @@ class Dataplane:
         catalog = self.features.catalog
         what = f"model {spec.name!r} version {spec.version}"
         try:
-            catalog.resolved(spec.features)
+            catalog.resolved(spec.read)
         except TandemError as e:
             raise StoreError(f"{what}: {e}") from None
-        needed = {f.name for f in catalog.key_fields(v for v, _ in spec.features)}
+        needed = {f.name for f in catalog.key_fields(spec.read)}
         if missing := needed - set(spec.entity_keys):
             raise StoreError(f"{what}: its features need the entity key {', '.join(sorted(missing))}; push a version that asks for it")
         for view, fingerprint in spec.fingerprints.items():
@@ -152,7 +153,7 @@ class Dataplane:
         """What one instance of a request to the model holds: its entity keys, then the other request fields."""
         spec = model.spec
         sent = {f.name: f for f in spec.request_fields}
-        keys = {f.name: f for f in self.features.catalog.key_fields(v for v, _ in spec.features)}
+        keys = {f.name: f for f in self.features.catalog.key_fields(spec.read)}
         return [keys.get(k) or sent.get(k) or RequestField(k, "string") for k in spec.entity_keys] + [
             f for f in spec.request_fields if f.name not in spec.entity_keys
         ]
@@ -165,7 +166,7 @@ class Dataplane:
         A request with an id is logged.
         """
         spec = model.spec
-        groups = self.features.read(spec.features, columns, rows) if spec.features else {}
+        groups = self.features.read(spec.read, columns, rows) if spec.features else {}
         self._count(groups)
         for view, group in groups.items():
             self._check_rows(spec, view, group)
@@ -212,16 +213,16 @@ class Dataplane:
         """The answer to a request in the format of Feast's feature server, with an ``ages`` list (seconds) per feature."""
         catalog = self.features.catalog
         service = request.feature_service
-        pairs = catalog.service(service) if service is not None else catalog.references(request.features)
-        names = [f"{v}__{f}" if request.full_feature_names else f for v, f in pairs]
-        fields = catalog.key_fields(v for v, _ in pairs)
+        features = catalog.service(service) if service is not None else catalog.references(request.features)
+        names = [f"{v}__{f}" if request.full_feature_names else f for v, f in features.pairs]
+        fields = catalog.key_fields(features)
         entities = checked_entities(fields, request.entities)
         taken = [f.name for f in fields]
         for name in names:
             if name in taken:
                 raise InvalidRequestError(f'two columns would be called {name!r}; ask with "full_feature_names": true')
             taken.append(name)
-        groups = self.features.read(pairs, entities, request.rows)
+        groups = self.features.read(features, entities, request.rows)
         self._count(groups)
         n = request.rows
         if self._log is not None and request_id:
@@ -237,11 +238,11 @@ class Dataplane:
             for f in fields
         ]
         stamps = {view: _stamps(group) for view, group in groups.items()}
-        for view, feature in pairs:
+        for view, feature in features.pairs:
             group = groups[view]
             results.append(
                 {
-                    "values": group.columns[feature].to_pylist(),
+                    "values": to_json(group.columns[feature]),
                     "statuses": [STATUSES[s] for s in group.statuses[feature].tolist()],
                     "event_timestamps": stamps[view],
                     "ages": group.ages.tolist(),
@@ -250,7 +251,7 @@ class Dataplane:
         return {"metadata": {"feature_names": taken}, "results": results}
 
     def _check_rows(self, spec: ModelSpec, view: str, group: ViewRows) -> None:
-        expected = spec.fingerprints.get(view)
+        expected = spec.fingerprint(view)
         if expected is None:
             return
         odd = {p for p in set(group.fingerprints) if p is not None and p != expected}
@@ -290,10 +291,10 @@ def _limits(settings: ServingSettings) -> LogLimits:
 
 def group_summary(prediction: Prediction) -> dict[str, Any]:
     """Per view: the fingerprint that the model expects, and per row its status, event timestamp and age in seconds."""
-    prints = prediction.model.spec.fingerprints
+    spec = prediction.model.spec
     return {
         view: {
-            "fingerprint": prints.get(view),
+            "fingerprint": spec.fingerprint(view),
             "statuses": [STATUSES[s] for s in group.row_status.tolist()],
             "event_timestamps": _stamps(group),
             "ages": group.ages.tolist(),

@@ -25,7 +25,10 @@ from transforms.data_folder import GRAPH_HEAD, applied_graph, graphs
 from transforms.definitions import CREATED, EVENT_TIMESTAMP, FINGERPRINT, RESERVED, REVISION, FeatureGroup
 from transforms.errors import DefinitionError, GraphError
 
-__all__ = ["FeastObjects", "feast_objects", "feast_type", "load_outputs"]
+__all__ = ["DEFINITION", "FeastObjects", "GroupView", "feast_objects", "feast_type", "load_outputs"]
+
+DEFINITION = "definition_hash"
+"""The tag of a group's source and view that bears the hash of its definition; others have none."""
 
 _TYPES: tuple[tuple[pa.DataType, Any], ...] = (
     (pa.string(), String),
@@ -36,6 +39,26 @@ _TYPES: tuple[tuple[pa.DataType, Any], ...] = (
     (pa.bool_(), Bool),
 )
 _NAMES = {"float32": pa.float32(), "float64": pa.float64(), "str": pa.string(), **{str(t): t for t, _ in _TYPES}}
+
+
+class GroupView(FeatureView):
+    """The view of a group with a preprocessing_fn. What the function gives is known when its graph is applied; until then a service may
+    name any output (``view[["busy_z"]]``), so that definitions which name a new one can be loaded to make it.
+
+    Feast checks such names when it applies the service.
+    """
+
+    def __copy__(self) -> GroupView:
+        made: GroupView = super().__copy__()  # type: ignore[no-untyped-call]
+        made.__class__ = GroupView
+        return made
+
+    def __getitem__(self, item: list[str]) -> GroupView:
+        known = {f.name for f in self.features}
+        made: GroupView = super().__getitem__([name for name in item if name in known])  # type: ignore[no-untyped-call]
+        if not known.issuperset(item):
+            made.projection.desired_features = list(item)
+        return made
 
 
 @dataclass(frozen=True)
@@ -87,7 +110,7 @@ def feast_objects(groups: Iterable[FeatureGroup], data_dir: str | Path, outputs:
     sources, views = [], []
     for group in groups:
         kept = outputs.get(group.name) if outputs else None
-        tags = {"definition_hash": group.definition_hash()}
+        tags = {DEFINITION: group.definition_hash()}
         if kept is not None and kept.metadata and (fingerprint := kept.metadata.get(FINGERPRINT.encode())):
             tags[FINGERPRINT] = fingerprint.decode()
         for key in group.key_fields:
@@ -111,8 +134,9 @@ def feast_objects(groups: Iterable[FeatureGroup], data_dir: str | Path, outputs:
                     f"feature group {group.name!r}: its preprocessing_fn gives {f.name!r}, as an aggregate does; rename the output"
                 )
         columns = [*row, *(kept or ()), pa.field(REVISION, pa.int64()), pa.field(FINGERPRINT, pa.string())]
+        made = FeatureView if group.preprocessing_fn is None else GroupView
         views.append(
-            FeatureView(
+            made(
                 name=group.name,
                 entities=[entities[k] for k in group.entity.keys],
                 ttl=group.ttl,

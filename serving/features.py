@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,16 +19,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import yaml
-from feast import FeatureStore, FeatureView, RepoConfig
+from feast import FeatureStore, RepoConfig
 from feast.infra.online_stores.helpers import get_online_store_from_config
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
-from feast.types import Array, PrimitiveFeastType
-from feast.value_type import ValueType
+from feast.type_map import feast_value_type_to_python_type
+from google.protobuf.message import Message
 
-from serving.errors import InvalidRequestError, NotFoundError
+from serving.catalog import Catalog, View, entity_key, some_of
+from serving.errors import InvalidRequestError
 from serving.online_store.base import OrderedOnlineStore, OrderedOnlineStoreConfig
+from serving.projections import FeatureSet, Projection
 from serving.protocol import RequestField, checked_column
 from transforms.definitions import FINGERPRINT, REVISION
 from transforms.errors import ConfigError, StoreError
@@ -42,78 +44,6 @@ log = logging.getLogger("tandem.serving")
 
 STATUSES = ("PRESENT", "NULL", "NOT_FOUND", "OUTSIDE_MAX_AGE")
 PRESENT, NULL, NOT_FOUND, OUTSIDE_MAX_AGE = range(4)
-
-_ARROW: dict[Any, pa.DataType] = {
-    PrimitiveFeastType.STRING: pa.string(),
-    PrimitiveFeastType.BYTES: pa.binary(),
-    PrimitiveFeastType.BOOL: pa.bool_(),
-    PrimitiveFeastType.INT32: pa.int32(),
-    PrimitiveFeastType.INT64: pa.int64(),
-    PrimitiveFeastType.FLOAT32: pa.float32(),
-    PrimitiveFeastType.FLOAT64: pa.float64(),
-    PrimitiveFeastType.UNIX_TIMESTAMP: pa.timestamp("us", tz="UTC"),
-}
-_KEY_DTYPES = {ValueType.STRING: "string", ValueType.INT64: "int64", ValueType.INT32: "int64", ValueType.BOOL: "bool"}
-_KEY_SLOTS = {ValueType.STRING: "string_val", ValueType.INT64: "int64_val", ValueType.INT32: "int32_val", ValueType.BOOL: "bool_val"}
-
-
-@dataclass(frozen=True)
-class View:
-    """A feature view as the registry has it: its join keys with their types, its features, its TTL."""
-
-    name: str
-    feast: FeatureView = field(repr=False)
-    keys: dict[str, ValueType]
-    types: dict[str, pa.DataType]
-    ttl_us: int
-    """0: values never expire."""
-
-    @staticmethod
-    def of(view: FeatureView) -> View:
-        """The view ``view`` of a Feast registry."""
-        ttl = view.ttl or timedelta(0)
-        return View(
-            name=str(view.projection.name_to_use()),
-            feast=view,
-            keys={c.name: c.dtype.to_value_type() for c in view.entity_columns},
-            types={f.name: _arrow_type(f.dtype) for f in view.features},
-            ttl_us=ttl // timedelta(microseconds=1),
-        )
-
-
-@dataclass(frozen=True)
-class Catalog:
-    """What the registry holds, as of one look at it."""
-
-    views: dict[str, View]
-    services: dict[str, tuple[tuple[str, str], ...]]
-
-    def references(self, refs: Iterable[str]) -> list[tuple[str, str]]:
-        """(view, feature) of ``view:feature`` strings; NotFoundError for what the registry does not have."""
-        return self.resolved([(r.split(":")[0], r.split(":")[1]) for r in refs])
-
-    def resolved(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-        """``pairs`` themselves, when the registry has them all."""
-        for view, feature in pairs:
-            if view not in self.views:
-                raise NotFoundError(f"unknown feature view {view[:60]!r}; the registry has {_some(self.views)}")
-            if feature not in self.views[view].types:
-                raise NotFoundError(f"unknown feature {feature[:60]!r} of view {view!r}; it has {_some(self.views[view].types)}")
-        return list(pairs)
-
-    def service(self, name: str) -> list[tuple[str, str]]:
-        """(view, feature) of a feature service."""
-        if name not in self.services:
-            raise NotFoundError(f"unknown feature service {name[:60]!r}; the registry has {_some(self.services) or 'none'}")
-        return self.resolved(self.services[name])
-
-    def key_fields(self, views: Iterable[str]) -> list[RequestField]:
-        """The join keys that reading the views takes."""
-        keys: dict[str, str] = {}
-        for view in views:
-            for key, kind in self.views[view].keys.items():
-                keys[key] = _KEY_DTYPES.get(kind, "string")
-        return [RequestField(name, dtype) for name, dtype in keys.items()]
 
 
 @dataclass(frozen=True)
@@ -136,6 +66,8 @@ class ViewRows:
     """Of the rows that are there, PRESENT or too old; None where a view keeps none."""
     as_of_us: int
     """The instant that ages and TTLs were judged at."""
+    projection: Projection | None = None
+    """What ``view`` stands for; None: the registry's view of that name, with its own keys."""
 
 
 def load_repo_config(repo: Path, timeout_seconds: float = 5.0) -> RepoConfig:
@@ -208,51 +140,42 @@ class OnlineFeatures:
             if self._feast is None:
                 self._feast = FeatureStore(repo_path=str(self._repo), config=self.config)
             self._feast.refresh_registry()
-            views = {v.name: v for v in (View.of(v) for v in self._feast.list_feature_views(allow_cache=True))}
-            services = {
-                s.name: tuple((str(p.name_to_use()), f.name) for p in s.feature_view_projections for f in p.features)
-                for s in self._feast.list_feature_services()
-            }
+            found = Catalog.of(self._feast)
         except Exception as e:
             if not self.problem:
                 log.warning("feature registry: cannot be read", exc_info=e)
             self.problem = f"the feature registry cannot be read ({type(e).__name__})"
             self._feast = None
             return
-        self.problem = "" if views else "the feature registry has no feature views"
-        if views:
-            self._catalog = Catalog(views, services)
+        self.problem = "" if found.views else "the feature registry has no feature views"
+        if found.views:
+            self._catalog = found
 
     def connect(self) -> None:
         """Open the online store and read one row of each view, so that the first request finds warm connections. Raises StoreError."""
         for view in self.catalog.views.values():
-            slots = [_KEY_SLOTS.get(kind, "string_val") for kind in view.keys.values()]
-            values = [Value(**{slot: "" if slot == "string_val" else 0}) for slot in slots]  # type: ignore[arg-type]
-            self._rows(view, [EntityKey(join_keys=list(view.keys), entity_values=values)], list(view.types)[:1])
+            self._rows(view, [entity_key(view, None)], list(view.types)[:1])
         if self.store_problem:
             log.warning("online store: it can be read again")
             self.store_problem = ""
 
-    def read(self, pairs: Sequence[tuple[str, str]], entities: Mapping[str, list[Any]], rows: int) -> dict[str, ViewRows]:
-        """Features ``(view, feature)`` for N = ``rows`` entities, by view. Equal entities are read once.
+    def read(self, features: FeatureSet, entities: Mapping[str, list[Any]], rows: int) -> dict[str, ViewRows]:
+        """The features for N = ``rows`` entities, by the names of their views in ``features``. Equal entities are read once.
 
-        ``entities`` holds a list of N values for each join key of the views. Raises StoreError when the store fails.
+        ``entities`` holds a list of N values for each column that is a key of the views. Raises StoreError when the store fails.
         """
         wanted: dict[str, list[str]] = {}
-        for view, feature in pairs:
-            wanted.setdefault(view, []).append(feature)
-        catalog, now = self.catalog, self.now_us()
-        for view in wanted:
-            if view not in catalog.views:
-                raise StoreError(f"feature view {view!r} is not in the registry; run 'feast apply' in the feature repository")
-        return {view: self._read_view(catalog.views[view], features, entities, now) for view, features in wanted.items()}
+        for name, feature in features.pairs:
+            wanted.setdefault(name, []).append(feature)
+        views, now = self.catalog.used(features), self.now_us()
+        read = {name: self._read_view(views[name], some, entities, rows, now) for name, some in wanted.items()}
+        return {name: replace(group, projection=features.projections.get(name)) for name, group in read.items()}
 
-    def _read_view(self, view: View, features: list[str], entities: Mapping[str, list[Any]], now: int) -> ViewRows:
+    def _read_view(self, view: View, features: list[str], entities: Mapping[str, list[Any]], n: int, now: int) -> ViewRows:
         position: dict[Any, int] = {}
-        inverse = [position.setdefault(key, len(position)) for key in zip(*(entities[k] for k in view.keys), strict=True)]
-        slots = [_KEY_SLOTS.get(kind, "string_val") for kind in view.keys.values()]
-        names = list(view.keys)
-        keys = [EntityKey(join_keys=names, entity_values=[Value(**{s: v}) for s, v in zip(slots, key, strict=True)]) for key in position]
+        asked = zip(*(entities[k] for k in view.keys), strict=True) if view.keys else [()] * n
+        inverse = [position.setdefault(key, len(position)) for key in asked]
+        keys = [entity_key(view, key) for key in position]
         extra = [own for own in (FINGERPRINT, REVISION) if own in view.types and own not in features]
         rows = self._rows(view, keys, [*features, *extra])
         found = np.array([values is not None for _, values in rows])
@@ -321,9 +244,9 @@ def checked_entities(fields: Sequence[RequestField], entities: Mapping[str, list
     """The entities of a request, with exactly the join keys and types of ``fields``."""
     expected = {f.name for f in fields}
     if missing := expected - entities.keys():
-        raise InvalidRequestError(f"entities lack {_some(missing)}; these features need {_some(expected)}")
+        raise InvalidRequestError(f"entities lack {some_of(missing)}; these features need {some_of(expected)}")
     if unknown := entities.keys() - expected:
-        raise InvalidRequestError(f"entities have the unknown key {_some(unknown)}; these features need {_some(expected)}")
+        raise InvalidRequestError(f"entities have the unknown key {some_of(unknown)}; these features need {some_of(expected)}")
     return {f.name: checked_column(entities[f.name], f, f"entities.{f.name}[{{i}}]") for f in fields}
 
 
@@ -335,7 +258,7 @@ def _column(
 ) -> tuple[pa.Array, npt.NDArray[np.uint8]]:
     kind = view.types[feature]
     raw = [_python(row[feature]) if row is not None and feature in row else None for row in rows]
-    if pa.types.is_timestamp(kind):
+    if kind is not None and pa.types.is_timestamp(kind):
         raw = [None if v is None else v * 1_000_000 for v in raw]
     try:
         values = pa.array(raw, type=kind)
@@ -353,13 +276,6 @@ def _python(value: Value) -> Any:
     if kind is None or kind == "null_val":
         return None
     out = getattr(value, kind)
-    return list(out.val) if kind.endswith("_list_val") else out
-
-
-def _arrow_type(kind: Any) -> pa.DataType:
-    return pa.list_(_ARROW[kind.base_type]) if isinstance(kind, Array) else _ARROW[kind]
-
-
-def _some(names: Iterable[str]) -> str:
-    ordered = sorted(names)
-    return ", ".join(repr(n[:60]) for n in ordered[:8]) + (f" and {len(ordered) - 8} more" if len(ordered) > 8 else "")
+    if kind.endswith("_list_val"):
+        return list(out.val)
+    return feast_value_type_to_python_type(value) if isinstance(out, Message) else out

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from serving.errors import ModelError, ModelInputError
 from serving.model_files import check_model_files
+from serving.projections import FeatureSet, Projection
 from serving.protocol import RequestField
 from transforms.tensorflow_settings import settle_tensorflow
 from transforms.tensors import bytes_tensor, number_tensor
@@ -39,18 +40,29 @@ class ModelSpec:
     name: str
     version: int
     fingerprints: dict[str, str]
-    """Fingerprint of the transform graph of each feature view that the model was trained on."""
+    """Fingerprint of the transform graph of each feature view (by its name in the registry) that the model was trained on."""
     feature_service: str
     entity_keys: tuple[str, ...]
     request_fields: tuple[RequestField, ...]
     features: tuple[tuple[str, str], ...]
-    """(view, feature) of everything that is read from the online store."""
+    """(view, feature) of everything that is read from the online store; a view by its name in the feature service."""
     inputs: tuple[tuple[str, str], ...]
     """(tensor, dtype) of the signature; a tensor is called as its request field, or ``view__feature``."""
     output: str = "probability"
     run: str = ""
     created: str = ""
+    projections: dict[str, Projection] = field(default_factory=dict)
+    """What the names of views in ``features`` stand for, where they are not simply a view of the registry."""
     raw: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def read(self) -> FeatureSet:
+        """Everything that is read from the online store."""
+        return FeatureSet(self.features, self.projections)
+
+    def fingerprint(self, name: str) -> str | None:
+        """That of the view called ``name`` in ``features``; None for one that has no graph."""
+        return self.fingerprints.get(self.read.projection(name).view)
 
     @staticmethod
     def parse(text: bytes, where: str) -> ModelSpec:
@@ -73,6 +85,7 @@ class ModelSpec:
                 output=str(raw.get("output", "probability")),
                 run=str(raw.get("run", "")),
                 created=str(raw.get("created", "")),
+                projections={str(name): Projection.of(p) for name, p in raw.get("projections", {}).items()},
                 raw=raw,
             )
         except KeyError as e:

@@ -6,6 +6,7 @@ through pandas, so types stay exact. DuckDB never loads or downloads an extensio
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from feast import FeatureView
 from feast.data_source import DataSource
-from feast.feature_view import DUMMY_ENTITY_ID
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig
 from feast.infra.offline_stores.file_source import FileSource
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
@@ -30,14 +31,18 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import RepoConfig
 from feast.saved_dataset import SavedDatasetStorage
-from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String, UnixTimestamp
 from pydantic import StrictStr
 
+from serving.feast_objects import DEFINITION
+from serving.feast_types import arrow_type
+from serving.spines import EXACT_FLOAT, as_table, key_column, plain_text, to_pandas
 from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION
 from transforms.errors import DataError, StoreError
 from transforms.instants import micros_of
 
 __all__ = ["AsofJob", "AsofOfflineStore", "AsofOfflineStoreConfig", "pinned"]
+
+log = logging.getLogger("tandem.offline")
 
 _PINS: ContextVar[Mapping[str, Any]] = ContextVar("pins", default=MappingProxyType({}))
 
@@ -56,16 +61,6 @@ def pinned(pins: Mapping[str, Any]) -> Iterator[None]:
 
 
 _US = timedelta(microseconds=1)
-_ARROW: dict[Any, pa.DataType] = {
-    String: pa.string(),
-    Int64: pa.int64(),
-    Int32: pa.int32(),
-    Float64: pa.float64(),
-    Float32: pa.float32(),
-    Bool: pa.bool_(),
-    UnixTimestamp: pa.timestamp("us", tz="UTC"),
-}
-_EXACT_FLOAT = 2**53
 
 
 class AsofOfflineStoreConfig(DuckDBOfflineStoreConfig):
@@ -83,14 +78,25 @@ class AsofOfflineStoreConfig(DuckDBOfflineStoreConfig):
 class AsofJob(RetrievalJob):
     """A retrieval that runs when asked for its result."""
 
-    def __init__(self, run: Callable[[], pa.Table], metadata: RetrievalMetadata | None = None, full_feature_names: bool = False) -> None:
-        self._run, self._metadata, self._full = run, metadata, full_feature_names
+    def __init__(
+        self,
+        run: Callable[[], pa.Table],
+        metadata: RetrievalMetadata | None = None,
+        full_feature_names: bool = False,
+        given: pd.DataFrame | None = None,
+    ) -> None:
+        """``given`` is the spine, where it was a DataFrame: its columns are the first of the table that ``run`` gives, in their order."""
+        self._run, self._metadata, self._full, self._given = run, metadata, full_feature_names, given
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
         return self._run()
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
-        return self._run().to_pandas()
+        return to_pandas(self._run(), self._given)
+
+    def to_df(self, validation_reference: Any = None, timeout: int | None = None) -> pd.DataFrame:
+        """Columns of the spine come back as they were given, but for its time; an int64 that floats could not hold is pandas' Int64."""
+        return to_pandas(self.to_arrow(validation_reference=validation_reference, timeout=timeout), self._given)
 
     @property
     def full_feature_names(self) -> bool:
@@ -169,7 +175,7 @@ class AsofOfflineStore(DuckDBOfflineStore):
             min_event_timestamp=bounds["min"],
             max_event_timestamp=bounds["max"],
         )
-        return AsofJob(run, metadata, full_feature_names)
+        return AsofJob(run, metadata, full_feature_names, entity_df if isinstance(entity_df, pd.DataFrame) else None)
 
     @staticmethod
     def pull_latest_from_table_or_query(
@@ -266,6 +272,8 @@ class _Source:
         if Path(self.path).is_dir():
             self.path = f"{self.path.rstrip('/')}/**/*.parquet"
         self.empty = not pin.files if pin is not None else db.execute("SELECT count(*) FROM glob(?)", [self.path]).fetchone()[0] == 0
+        if self.empty and pin is None:
+            _say_empty(source, self.path)
         text = ", ".join(f"'{_escaped(p)}'" for p in ([self.path] if pin is None else pin.files))
         self.table = f"read_parquet([{text}], union_by_name = true, hive_partitioning = false)"
         self.types: dict[str, str] = {}
@@ -277,6 +285,10 @@ class _Source:
     def column(self, name: str, kind: str = "VARCHAR") -> str:
         physical = self._physical.get(name, name)
         return _q(physical) if physical in self.types else f"CAST(NULL AS {kind})"
+
+    def kind(self, name: str) -> str:
+        """DuckDB's type of a column; empty for one that is absent."""
+        return self.types.get(self._physical.get(name, name), "")
 
     def micros(self, name: str) -> str:
         """A time as microseconds; times without a zone are UTC."""
@@ -302,7 +314,7 @@ class _Source:
 
 def _join(db: Any, config: RepoConfig, view: FeatureView, wanted: Sequence[str], spine: pa.Table, at: str) -> dict[str, Any]:
     """The columns ``wanted`` of a view, one value per spine row."""
-    types = {f.name: _arrow_of(f.dtype) for f in view.features}
+    types = {f.name: arrow_type(f.dtype) for f in view.features}
     mapping = dict(view.projection.join_key_map or {})
     keys = {c.name: mapping.get(c.name, c.name) for c in view.entity_columns if c.name != DUMMY_ENTITY_ID}
     for key in keys.values():
@@ -311,15 +323,15 @@ def _join(db: Any, config: RepoConfig, view: FeatureView, wanted: Sequence[str],
     n = spine.num_rows
     source = _Source(db, config, view.batch_source, _PINS.get().get(view.name))
     if source.empty or n == 0:
-        return {w: pa.nulls(n, types[w]) for w in wanted}
+        return {w: _nulls(n, types[w]) for w in wanted}
     batch: Any = view.batch_source
-    narrow = {f"k{i}": spine.column(k) for i, k in enumerate(keys.values())}
+    narrow = {f"k{i}": key_column(spine, column, source.kind(key), view.name) for i, (key, column) in enumerate(keys.items())}
     us = spine.column(at).cast(pa.int64())
     db.register("spine", pa.table({**narrow, "us": us, "row": pa.array(range(n), pa.int64())}))
     ttl = view.ttl // _US if view.ttl else None
     bounds = pc.min_max(us).as_py()
     if bounds["max"] is None:
-        return {w: pa.nulls(n, types[w]) for w in wanted}
+        return {w: _nulls(n, types[w]) for w in wanted}
     time = source.micros(batch.timestamp_field)
     created = batch.created_timestamp_column
     newest = [f"{source.micros(created)} DESC NULLS LAST"] if created and created in source.types else []
@@ -356,13 +368,8 @@ def _join(db: Any, config: RepoConfig, view: FeatureView, wanted: Sequence[str],
 def _spine(db: Any, entity_df: pd.DataFrame | pa.Table | str) -> tuple[pa.Table, str]:
     """The spine as Arrow and its time column, made ``timestamp[us, UTC]`` (rounded down: equal for the join's purpose)."""
     try:
-        if isinstance(entity_df, str):
-            spine = db.sql(entity_df).to_arrow_table()
-        elif isinstance(entity_df, pa.Table):
-            spine = entity_df
-        else:
-            spine = pa.Table.from_pandas(entity_df, preserve_index=False).replace_schema_metadata(None)
-    except (duckdb.Error, pa.ArrowInvalid, pa.ArrowTypeError) as e:
+        spine = db.sql(entity_df).to_arrow_table() if isinstance(entity_df, str) else as_table(entity_df)
+    except (duckdb.Error, pa.ArrowException, TypeError, ValueError) as e:
         raise DataError(f"the spine cannot be read: {_line(e)}; give a DataFrame, an Arrow table or a DuckDB query") from e
     stamps = [f.name for f in spine.schema if pa.types.is_timestamp(f.type)]
     if EVENT_TIMESTAMP not in spine.column_names and len(stamps) != 1:
@@ -370,10 +377,13 @@ def _spine(db: Any, entity_df: pd.DataFrame | pa.Table | str) -> tuple[pa.Table,
             f"the spine needs a column 'event_timestamp' (or just one of type timestamp); it has {', '.join(spine.column_names)}"
         )
     at = EVENT_TIMESTAMP if EVENT_TIMESTAMP in spine.column_names else stamps[0]
-    column = spine.column(at)
+    column = plain_text(spine.column(at))
     if pa.types.is_string(column.type) or pa.types.is_date(column.type):
         # One by one: for a whole column pandas 2 guesses one format from the first text, and refuses the others.
-        times = [pd.to_datetime(text, utc=True) for text in column.to_pylist()]
+        try:
+            times = [pd.to_datetime(text, utc=True) for text in column.to_pylist()]
+        except (ValueError, OverflowError) as e:
+            raise DataError(f"the spine's {at!r} holds a text that is no time: {_line(e)}; give timestamps") from None
         column = pa.chunked_array([pa.Array.from_pandas(pd.Series(times, dtype="datetime64[ns, UTC]"))])
     if not pa.types.is_timestamp(column.type):
         raise DataError(f"the spine's {at!r} is {column.type}; it must be a timestamp, e.g. pd.to_datetime(..., utc=True)")
@@ -382,6 +392,13 @@ def _spine(db: Any, entity_df: pd.DataFrame | pa.Table | str) -> tuple[pa.Table,
         column = pc.divide(pc.subtract(whole, _modulo(whole, 1000)), 1000).cast(pa.timestamp("us"))
     column = column.cast(pa.timestamp("us")).cast(pa.int64()).cast(pa.timestamp("us", tz="UTC"))
     return spine.set_column(spine.column_names.index(at), pa.field(at, column.type), column), at
+
+
+def _say_empty(source: FileSource, path: str) -> None:
+    """A group may have no rows yet; files that a user named must be there. Raises StoreError."""
+    if DEFINITION not in (source.tags or {}):
+        raise StoreError(f"source {source.name!r}: there is no Parquet file at {path}; correct its path, or write it")
+    log.warning("source %r: no row is at %s; 'tandem batch' makes them, 'tandem apply' follows a folder that was moved", source.name, path)
 
 
 def _modulo(values: Any, by: int) -> Any:
@@ -419,14 +436,18 @@ def _safely(run: Callable[[], pa.Table]) -> pa.Table:
 
 
 def _for_materialize(table: pa.Table, keys: Sequence[str]) -> pa.Table:
-    """Feast turns integers with nulls into floats on the way to its protos; above 2^53 those go as text, which it parses exactly."""
+    """As Feast takes it to its online store.
+
+    The rows of a view without entities have one key, which it wants as a column. It turns integers with nulls into floats on the way to
+    its protos; above 2^53 those go as text, which it parses exactly.
+    """
     for i, f in enumerate(table.schema):
         column = table.column(i)
         if pa.types.is_int64(f.type) and f.name not in keys and column.null_count:
             bounds = pc.min_max(column).as_py()
-            if bounds["max"] is not None and max(bounds["max"], -bounds["min"]) > _EXACT_FLOAT:
+            if bounds["max"] is not None and max(bounds["max"], -bounds["min"]) > EXACT_FLOAT:
                 table = table.set_column(i, f.name, column.cast(pa.string()))
-    return table
+    return table if keys else table.append_column(DUMMY_ENTITY_ID, pa.array([DUMMY_ENTITY_VAL] * table.num_rows, pa.string()))
 
 
 def _one_chunk(table: pa.Table) -> pa.Table:
@@ -441,8 +462,12 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     return pa.timestamp(kind.unit, tz="UTC") if pa.types.is_timestamp(kind) and kind.tz else kind
 
 
-def _cast(column: Any, kind: pa.DataType) -> Any:
-    if column.type == kind and (not pa.types.is_list(kind) or column.type.value_field.name == kind.value_field.name):
+def _nulls(n: int, kind: pa.DataType | None) -> Any:
+    return pa.nulls(n, kind if kind is not None else pa.null())
+
+
+def _cast(column: Any, kind: pa.DataType | None) -> Any:
+    if kind is None or (column.type == kind and (not pa.types.is_list(kind) or column.type.value_field.name == kind.value_field.name)):
         return column
     if not pa.types.is_list(kind) or not pa.types.is_list(column.type):
         return column.cast(kind)
@@ -453,10 +478,6 @@ def _cast(column: Any, kind: pa.DataType) -> Any:
             pa.Array.from_buffers(kind, len(part), part.buffers()[:2], part.null_count, part.offset, [part.values.cast(kind.value_type)])
         )
     return pa.chunked_array(chunks, type=kind)
-
-
-def _arrow_of(kind: Any) -> pa.DataType:
-    return pa.list_(_ARROW[kind.base_type]) if isinstance(kind, Array) else _ARROW[kind]
 
 
 def _escaped(path: str) -> str:

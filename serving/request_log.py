@@ -29,6 +29,8 @@ V__event_timestamp    timestamp us, null  event timestamp of the stored row (als
 V__tandem_age         double, null        seconds from ``V__event_timestamp`` to ``tandem_as_of``, as answered; null if NOT_FOUND
 V__tandem_revision    int64, null         revision of the stored row (also of one that is too old)
 V__tandem_fingerprint string, null        fingerprint of the stored row, if PRESENT
+V__tandem_projection  string              only where V is no view of the registry but a use of one, under another name or with other keys
+                                          (``with_name``, ``with_join_key_map``): JSON, ``{"join_keys": {KEY: COLUMN}, "view": NAME}``
 V__F                  the feature's type  for each feature F that was read: the value as served, bit by bit; null unless PRESENT
 V__F__status          string              PRESENT, NULL (the row is there, its value is null), NOT_FOUND (no row, or a row from before the
                                           feature existed) or OUTSIDE_MAX_AGE

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from serving.features import NOT_FOUND, STATUSES, ViewRows
+from serving.projections import Projection
 from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION, TIMESTAMP
 
-__all__ = ["RequestRecord", "sampled", "to_batches"]
+__all__ = ["PROJECTION", "RequestRecord", "projection_in", "sampled", "to_batches", "view_answers"]
+
+PROJECTION = "tandem_projection"
+"""``<view>__`` and this: a column that says what the view is, where it is a use of another one (``serving.projections``)."""
 
 _DAY_US = 86_400_000_000
 
@@ -121,8 +127,53 @@ def _view(view: str, groups: list[ViewRows]) -> list[tuple[str, pa.Array]]:
         FINGERPRINT: pa.array([f for g in groups for f in g.fingerprints], type=pa.string()),
     }
     out = [(f"{view}__{name}", column) for name, column in own.items()]
+    if any(g.projection is not None for g in groups):
+        used = [None if g.projection is None else g.projection.text() for g in groups]
+        which = np.repeat(np.arange(len(groups)), [len(g.row_status) for g in groups])
+        out.append((f"{view}__{PROJECTION}", pa.array(used, type=pa.string()).take(pa.array(which))))
     for feature in groups[0].columns:
         if feature not in own:  # asked for by name; it stands above
             out.append((f"{view}__{feature}", pa.concat_arrays([g.columns[feature] for g in groups])))
             out.append((f"{view}__{feature}__status", words.take(pa.array(np.concatenate([g.statuses[feature] for g in groups])))))
     return out
+
+
+def projection_in(answer: Mapping[str, Any], name: str) -> Projection:
+    """What the view called ``name`` in a logged row is."""
+    text = answer.get(f"{name}__{PROJECTION}")
+    return Projection(name) if text is None else Projection.of(json.loads(text))
+
+
+def view_answers(log: pa.Table, view: str, keys: Sequence[str]) -> pa.Table | None:
+    """All logged answers of a view of the registry, however it was called when it was asked; None if there is none.
+
+    One row per answer and use: the columns ``<view>__...`` and ``keys`` are that use's, whatever they are called in the log; all others are
+    as they are there. A feature that a use did not ask for is null, as is its status.
+    """
+    names = [c.removesuffix("__tandem_status") for c in log.schema.names if c.endswith("__tandem_status")]
+    found = []
+    for name in names:
+        column = f"{name}__{PROJECTION}"
+        for text in pc.unique(log.column(column)).to_pylist() if column in log.schema.names else [None]:
+            use = projection_in({column: text}, name)
+            if use.view != view or any(use.column(k) not in log.schema.names for k in keys):
+                continue
+            rows = log.filter(log.column(f"{name}__tandem_status").is_valid())
+            if column in log.schema.names:
+                rows = rows.filter(rows.column(column).is_null() if text is None else pc.equal(rows.column(column), text))
+            if rows.num_rows:
+                found.append(_as_view(rows, name, use, keys))
+    if not found:
+        return None
+    types = {f.name: f.type for t in found for f in t.schema}
+    whole = [pa.table({n: t.column(n) if n in t.schema.names else pa.nulls(t.num_rows, k) for n, k in types.items()}) for t in found]
+    return pa.concat_tables(whole)
+
+
+def _as_view(rows: pa.Table, name: str, use: Projection, keys: Sequence[str]) -> pa.Table:
+    """The rows with the columns of one use of a view called as those of the view itself."""
+    own = {f"{use.view}__{c.removeprefix(f'{name}__')}": rows.column(c) for c in rows.schema.names if c.startswith(f"{name}__")}
+    own.update({key: rows.column(use.column(key)) for key in keys})
+    prefix = f"{use.view}__"
+    others = {c: rows.column(c) for c in rows.schema.names if c not in own and not c.startswith((f"{name}__", prefix))}
+    return pa.table({**others, **own})

@@ -24,6 +24,7 @@ from serving.errors import ModelError
 from serving.features import ViewRows
 from serving.metrics import Metrics
 from serving.models import LoadedModel, ModelSpec
+from serving.projections import FeatureSet
 from serving.request_rows import RequestRecord, sampled
 from transforms.errors import FingerprintError, StoreError
 
@@ -37,7 +38,7 @@ _MOST_ROWS = 4_096
 """Rows of one run, but for a single request that has more."""
 _CLOSE_SECONDS = 5.0
 
-Reader = Callable[[list[tuple[str, str]], dict[str, list[Any]], int], dict[str, ViewRows]]
+Reader = Callable[[FeatureSet, dict[str, list[Any]], int], dict[str, ViewRows]]
 
 
 class Shadow:
@@ -105,7 +106,7 @@ class Shadow:
         while self._waiting and (not rows or rows + self._waiting[0].rows <= _MOST_ROWS):
             record = self._waiting.popleft()
             rows += record.rows
-            views = tuple((name, *group.columns) for name, group in record.groups.items())
+            views = tuple((name, group.projection and group.projection.text(), *group.columns) for name, group in record.groups.items())
             alike.setdefault((record.model, tuple(record.types.items()), views), []).append(record)
         for some in alike.values():
             model = some[0].model
@@ -166,7 +167,8 @@ def to_inputs(spec: ModelSpec, some: list[RequestRecord], read: Reader) -> tuple
     columns: dict[str, pa.Array] = {name: pa.array(values, type=first.types[name]) for name, values in given.items()}
     missing: list[tuple[str, str]] = []
     for view, feature in spec.features:
-        if view in first.groups and feature in first.groups[view].columns:
+        group = first.groups.get(view)
+        if group is not None and feature in group.columns and group.projection == spec.projections.get(view):
             columns[f"{view}__{feature}"] = pa.concat_arrays([a.groups[view].columns[feature] for a in some])
         else:
             missing.append((view, feature))
@@ -177,7 +179,7 @@ def to_inputs(spec: ModelSpec, some: list[RequestRecord], read: Reader) -> tuple
     for f in spec.request_fields:
         if f.name not in columns:
             columns[f.name] = pa.nulls(rows)
-    found = read(missing, given, rows) if missing else {}
+    found = read(spec.read.only(missing), given, rows) if missing else {}
     for view, group in found.items():
         columns.update({f"{view}__{feature}": column for feature, column in group.columns.items()})
     return pa.table(columns), found

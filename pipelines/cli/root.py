@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 import pipelines.workflow  # noqa: F401  # so that runs of every command are tracked
 from pipelines.cli.extras import require
 from pipelines.project.extensions import Extensions, owner, reason
+from pipelines.project.mistakes import keep_trace, one_line
 from pipelines.reports.terminal import screen
 from transforms.errors import TandemError
 
@@ -110,7 +111,7 @@ def fail(error: BaseException) -> int:
 
 
 def main() -> None:
-    """Entry point: errors raised on purpose, and those of files and sockets, are one line; anything else is a bug and shows its trace."""
+    """Entry point: every error is one line. One that nobody expected names the place in the user's files, and a file with its trace."""
     code: Any = 0
     try:
         app()
@@ -120,6 +121,8 @@ def main() -> None:
         code = fail(error)
     except KeyboardInterrupt:
         code = fail(RuntimeError("interrupted; run the same command again to complete it"))
+    except Exception as error:  # the user's code, or a library that nothing translated
+        code = fail(RuntimeError(f"{one_line(error)} (the whole trace: {keep_trace(error)})"))
     if "tensorflow" in sys.modules:
         # TensorFlow's functions print errors when they are collected while the interpreter goes down; leave before that.
         sys.stdout.flush()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from datetime import datetime
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from pipelines.feature_store.inside import inside
+from pipelines.feature_store.services import check_services
 from pipelines.project.repository import Repo, load_module
-from transforms.errors import ConfigError, StoreError
+from transforms.errors import ConfigError, StoreError, TandemError
 
 if TYPE_CHECKING:
     from serving.online_store.base import OrderedOnlineStore
@@ -48,28 +50,17 @@ def registry_file(repo: Path) -> Path | None:
     """The file of Feast's registry, where it is one on this machine."""
     from feast.repo_config import load_repo_config
 
-    with _inside(repo):
+    with inside(repo):
         config = load_repo_config(repo, repo / "feature_store.yaml").registry
     place = str(config if isinstance(config, str) else config.path)
     kind = "file" if isinstance(config, str) else config.registry_type
     return repo / place if kind == "file" and "://" not in place else None
 
 
-@contextmanager
-def _inside(folder: Path) -> Iterator[None]:
-    before, paths = Path.cwd(), list(sys.path)
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
-        sys.path[:] = paths
-
-
 def apply(repo: Repo, fingerprints: Mapping[str, str]) -> None:
     """``feast apply`` in the repository, then make ``fingerprints`` (group -> graph) the ones that the online store takes rows of."""
     from feast.repo_config import load_repo_config
-    from feast.repo_operations import apply_total
+    from feast.repo_operations import apply_total, parse_repo
 
     from serving.online_store.base import OrderedOnlineStore
 
@@ -77,11 +68,17 @@ def apply(repo: Repo, fingerprints: Mapping[str, str]) -> None:
     for stem in (p.stem for p in repo.path.glob("*.py")):
         sys.modules.pop(stem, None)
     load_module(repo.path, repo.settings.definitions)
-    with _inside(repo.path), redirect_stdout(sys.stderr):  # stdout is for results
+    with inside(repo.path), redirect_stdout(sys.stderr):  # stdout is for results
         try:
+            found = parse_repo(repo.path)
+            check_services({s.name: s for s in found.feature_services}, {v.name: v for v in found.feature_views})
             apply_total(load_repo_config(repo.path, repo.path / "feature_store.yaml"), repo.path, skip_source_validation=True)
         except SystemExit as stop:
             raise StoreError(f"feast apply stopped with {stop.code}; its message stands above") from None
+        except TandemError:
+            raise
+        except Exception as error:
+            raise StoreError(f"feast apply: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
     store = open_store(repo)
     online = store._get_provider().online_store
     if isinstance(online, OrderedOnlineStore):
@@ -89,7 +86,36 @@ def apply(repo: Repo, fingerprints: Mapping[str, str]) -> None:
             online.apply_fingerprint(store.config, name, fingerprint)
 
 
-def materialize(repo: Repo, start: datetime, end: datetime, views: list[str] | None = None) -> None:
-    """Load the newest rows with event timestamps in [start, end] into the online store; safe to repeat and to race."""
-    with redirect_stdout(sys.stderr):  # stdout is for results
-        open_store(repo).materialize(start_date=start, end_date=end, feature_views=views)
+def materialize(repo: Repo, start: datetime, end: datetime, views: list[str] | None = None) -> dict[str, int]:
+    """Load the newest rows with event timestamps in [start, end] into the online store; safe to repeat and to race.
+
+    Returns the rows offered to the store per view: one per key; the store keeps its own where that is newer. Raises StoreError of one line.
+    """
+    store = open_store(repo)
+    chosen = views or [v.name for v in (*store.list_feature_views(), *store.list_stream_feature_views()) if v.online]
+    with redirect_stdout(sys.stderr), _counted(store, dict.fromkeys(chosen, 0)) as rows:  # stdout is for results
+        try:
+            store.materialize(start_date=start, end_date=end, feature_views=views)
+        except TandemError:
+            raise
+        except Exception as error:
+            raise StoreError(f"feast materialize: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+    return rows
+
+
+@contextmanager
+def _counted(store: Any, rows: dict[str, int]) -> Iterator[dict[str, int]]:
+    """Adds to ``rows`` what is written to the online store of a Feast store inside, whichever store it is."""
+    online, lock = store._get_provider().online_store, Lock()
+    write = online.online_write_batch
+
+    def counted(config: Any, table: Any, data: Any, progress: Any) -> None:
+        write(config, table, data, progress)
+        with lock:
+            rows[table.name] = rows.get(table.name, 0) + len(data)
+
+    online.online_write_batch = counted
+    try:
+        yield rows
+    finally:
+        del online.online_write_batch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pipelines.project.config import load_settings
+from pipelines.project.config import data_for_feast, load_settings
 from serving.feast_objects import FeastObjects, feast_objects, load_outputs
 from transforms.definitions import FeatureGroup
 from transforms.errors import DefinitionError
@@ -30,7 +30,7 @@ def feast_views(module: str) -> FeastObjects:
     if not groups:
         raise DefinitionError(f"feast_views({module!r}): there is no FeatureGroup above this line; call it after the groups")
     data = load_settings(repo).data
-    made = feast_objects(groups.values(), data, load_outputs(data, groups.values()))
+    made = feast_objects(groups.values(), data_for_feast(repo), load_outputs(data, groups.values()))
     for name, value in made.by_name().items():
         if not isinstance(getattr(here, name, value), type(value)):
             raise DefinitionError(f"feast_views({module!r}): {name!r} is the name of something else in the module; rename that")

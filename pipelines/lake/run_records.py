@@ -169,6 +169,8 @@ class TrainRecord(RunRecord):
     KIND = "train"
 
     training_set: str | None = None
+    features: list[str] = field(default_factory=list)
+    """What the model reads from the store, ``view:feature``."""
     query: dict[str, Any] = field(default_factory=dict)
     """All that it takes to make the training set again."""
     blessed: bool | None = None

@@ -25,6 +25,7 @@ from pipelines.lineage.diff import CAUSES, Difference, diff
 from pipelines.project import recording
 from pipelines.project.repository import Repo
 from pipelines.training import as_of
+from serving.projections import FeatureSet
 from transforms.errors import DataError, TandemError
 from transforms.tensorflow_settings import settle_tensorflow
 
@@ -157,7 +158,7 @@ def _training(
     repo: Repo, run: runs.Run, scratch: Path, with_model: bool, say: Say, timed: Callable[[str, float | None], None]
 ) -> list[Artifact]:
     from pipelines.training.train_job import make_set
-    from pipelines.training.user_code import load_function
+    from pipelines.training.user_code import ask_spine
 
     settle_tensorflow()
     m, data = run.as_(TrainRecord), repo.data
@@ -167,7 +168,7 @@ def _training(
     say("spine: asking the event log as of " + query["as_of"][:19])
     then = as_of.past(data, events, scratch / "past")
     start, end = (datetime.fromisoformat(query[n]) for n in ("start", "end"))
-    spine = load_function(repo.path, query["spine"])(then, start, end)
+    spine = ask_spine(repo.path, query["spine"], then, start, end)
     pins = {
         name.partition("/")[2]: as_of.Pin(
             tuple(str(data / f["file"]) for f in files if (data / f["file"]).is_file()), query["tags"].get(name.partition("/")[2])
@@ -175,7 +176,7 @@ def _training(
         for name, files in m.inputs.items()
         if name.startswith("offline/")
     }
-    features = [(v, n) for v, _, n in (ref.partition(":") for ref in query["features"])]
+    features = FeatureSet.of(query["features"], query.get("projections"))
     say("point-in-time features: joining with the rows of then")
     made, asked = make_set(model, spine, repo.path, data, datetime.fromisoformat(query["as_of"]), {}, pins, features, scratch)
     out = [_same_set(data, m, made, asked)]

@@ -19,6 +19,8 @@ from pipelines.lake.files import sha256
 from pipelines.lake.graphs import applied_graph
 from pipelines.lake.run_records import StreamRecord, TrainRecord
 from pipelines.project.repository import Repo
+from serving.projections import Projection
+from serving.request_rows import PROJECTION, projection_in
 from transforms.definitions import CREATED, EVENT_TIMESTAMP, FINGERPRINT, REVISION, FeatureGroup
 from transforms.errors import DataError
 
@@ -148,13 +150,15 @@ def _training_set(data: Path, version: Mapping[str, Any] | None, run: runs.Run |
 
 
 def _view(repo: Repo, known: Mapping[str, runs.Run], answer: Mapping[str, Any], view: str, notes: list[str]) -> dict[str, Any]:
-    group = repo.groups.get(view)
+    use = projection_in(answer, view)
+    group = repo.groups.get(use.view)
     stamp, revision, fingerprint = (answer.get(f"{view}__{n}") for n in (EVENT_TIMESTAMP, REVISION, FINGERPRINT))
     prefix = f"{view}__"
-    skip = {f"{view}__{n}" for n in (EVENT_TIMESTAMP, REVISION, FINGERPRINT, "tandem_status", "tandem_age")}
+    skip = {f"{view}__{n}" for n in (EVENT_TIMESTAMP, REVISION, FINGERPRINT, "tandem_status", "tandem_age", PROJECTION)}
     out: dict[str, Any] = {
         "view": view,
-        "key": {k: _plain(answer.get(k)) for k in (group.entity.keys if group else ()) if k in answer},
+        **({"of": use.view, "join_keys": dict(use.join_keys)} if use != Projection(view) else {}),
+        "key": {k: _plain(answer[c]) for k in (group.entity.keys if group else ()) if (c := use.column(k)) in answer},
         "status": answer[f"{view}__tandem_status"],
         "event_timestamp": _text(stamp),
         "age": _plain(answer.get(f"{view}__tandem_age")),
@@ -178,7 +182,7 @@ def _view(repo: Repo, known: Mapping[str, runs.Run], answer: Mapping[str, Any], 
     if not writers:
         notes.append(f"view {view!r}: no stored row of {_key(out['key'])} at {_text(stamp)} is left that was there when it was served")
     fingerprint = fingerprint or next((w["fingerprint"] for w in writers), None)
-    out["graph"] = _graph(repo.data, known, view, fingerprint)
+    out["graph"] = _graph(repo.data, known, use.view, fingerprint)
     out["events"] = _events(repo, known, group, stamp, writers)
     return out
 

@@ -39,7 +39,7 @@ def features(
 ) -> list[Check]:  # fmt: skip
     """Per input (and the prediction): skew, drift, unit, nulls, unknown values. Adds what is found to ``facts``."""
     out: list[Check] = []
-    fields = fields_of(repo.groups)
+    fields = fields_of(repo.groups, base.spec.read)
     units = {n: unit for n, (_, unit) in fields.items()} | {f.name: f.unit for f in model.request_fields if f.dtype != "string"}
     suspects: dict[str, Suspect] = {}
     found = blocks(base.at, window, BLOCKS, 20)
@@ -126,7 +126,9 @@ def views(repo: Repo, base: Baseline, served: pa.Table, window: Window, facts: d
     """Per feature view: the share of answers whose row was not there or past its TTL, against training's."""
     out = []
     found = blocks(base.at, window, BLOCKS, 20)
-    for name in repo.groups:
+    for name in base.spec.read.names:
+        if base.spec.read.projection(name).view not in repo.groups:
+            continue
         column = f"{name}__tandem_status"
         mine = [f"{v}__{f}" for v, f in base.spec.features if v == name and f"{v}__{f}" in base.table.schema.names]
         if column not in served.schema.names or not mine:

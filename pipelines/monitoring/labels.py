@@ -215,9 +215,9 @@ def _within(at: Int, since: datetime | None, until: datetime | None) -> npt.NDAr
 def _spine(repo: Repo, model: Model, start: datetime, end: datetime) -> pa.Table:
     """The spine in time's order, with the model's columns, the label called ``label``."""
     from pipelines.training.training_set import check_spine
-    from pipelines.training.user_code import load_function
+    from pipelines.training.user_code import ask_spine
 
-    spine = load_function(repo.path, model.spine)(repo.data, start, end)
+    spine = ask_spine(repo.path, model.spine, repo.data, start, end)
     if not spine.num_rows:
         fields = [(n, spine.schema.field(n).type) for n in spine.schema.names if n not in (model.label, EVENT_TIMESTAMP)]
         return pa.schema([*fields, (EVENT_TIMESTAMP, TIMESTAMP), ("label", pa.float64())]).empty_table()

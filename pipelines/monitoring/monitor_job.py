@@ -158,8 +158,9 @@ def _judged(repo: Repo, model: Model, options: MonitorOptions, now: datetime, sa
         else:
             checks += _distances(repo, model, base, served, before, whole, window, result, say)
         checks += judge.views(repo, base, served, window, result["views"], settings)
-    for name, group in repo.groups.items():
-        if f"{name}__tandem_status" in served.schema.names:
+    for name in spec.read.names:
+        group = repo.groups.get(spec.read.projection(name).view)
+        if group is not None and f"{name}__tandem_status" in served.schema.names:
             result["views"].setdefault(name, {}).update(view_facts(served, name, group.ttl.total_seconds()))
     checks += _quality(repo, model, base, served, window, options, now, result, say)
     if options.recompute and settings.recompute_answers:

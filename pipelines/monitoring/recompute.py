@@ -30,6 +30,7 @@ from pipelines.lake.row_compare import locate, same, table_of
 from pipelines.project.repository import Repo
 from pipelines.verify.log import found_graphs, from_files
 from pipelines.verify.served import due_rows
+from serving.request_rows import view_answers
 from transforms.aggregates import merge, rows_between, tile
 from transforms.columns import column_us
 from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION, FeatureGroup, micros
@@ -83,10 +84,9 @@ def recompute(
 
     Raises DataError where a source has no event files.
     """
-    groups = {
-        n: g for n, g in repo.groups.items() if f"{n}__tandem_status" in log.schema.names and set(g.entity.keys) <= set(log.schema.names)
-    }
-    if not groups or not log.num_rows:
+    answers = {n: found for n, g in repo.groups.items() if (found := view_answers(log, n, g.entity.keys)) is not None}
+    groups = {n: repo.groups[n] for n in answers}
+    if not groups:
         return {}
     as_of = column_us(log, "tandem_as_of")
     back = max(micros(g.ttl) + g.hop_us + g.delay_us for g in groups.values())
@@ -94,11 +94,10 @@ def recompute(
     events = from_files(repo, start, end).events
     out = {}
     for name, group in groups.items():
-        say(f"computing {name} anew for {log.num_rows:,} answers")
-        mine = table_of(log.filter(log.column(f"{name}__tandem_status").is_valid()))
-        if mine.num_rows:
-            graph = found_graphs(repo.data, group)(fingerprints.get(name, ""))[0]
-            out[name] = judge(mine, group, events[group.source.name], graph, fingerprints.get(name, ""), start)
+        mine = table_of(answers[name])
+        say(f"computing {name} anew for {mine.num_rows:,} answers")
+        graph = found_graphs(repo.data, group)(fingerprints.get(name, ""))[0]
+        out[name] = judge(mine, group, events[group.source.name], graph, fingerprints.get(name, ""), start)
     return out
 
 

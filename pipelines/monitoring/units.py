@@ -8,11 +8,14 @@ factors that turn up in practice.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from serving.projections import FeatureSet
+from transforms.definitions import FeatureGroup
 
 __all__ = ["Suspect", "conversions", "distance", "suspect_unit"]
 
@@ -105,14 +108,18 @@ def suspect_unit(baseline: Floats, values: Floats, unit: str = "") -> Suspect | 
     return best if best is not None and best.after <= _BETTER * before else None
 
 
-def fields_of(groups: Any) -> dict[str, tuple[str, str]]:
-    """``view__feature`` -> (``source.field``, unit) of the features that bear the unit of the field they are made of."""
+def fields_of(groups: Mapping[str, FeatureGroup], read: FeatureSet) -> dict[str, tuple[str, str]]:
+    """``view__feature`` -> (``source.field``, unit) of the features that bear the unit of the field they are made of, by the names of the
+    views in ``read``."""
     out = {}
-    for group in groups.values():
+    for view in read.names:
+        group = groups.get(read.projection(view).view)
+        if group is None:
+            continue
         for feature in group.features:
             a = feature.aggregate
             if a.column is None or not a.keeps_unit:
                 continue
             field = group.source.field(a.column)
-            out[f"{group.name}__{feature.name}"] = (f"{group.source.name}.{field.name}", field.unit)
+            out[f"{view}__{feature.name}"] = (f"{group.source.name}.{field.name}", field.unit)
     return out

@@ -31,6 +31,7 @@ __all__ = [
     "StreamSettings",
     "TrackingSettings",
     "WatchSettings",
+    "data_for_feast",
     "load_settings",
     "moment",
     "parse_duration",
@@ -394,3 +395,9 @@ def load_settings(repo: Path, **flags: Any) -> Settings:
     settings = settings.model_copy(update={"data": data.resolve()})
     layout.check_format(settings.data)
     return settings
+
+
+def data_for_feast(repo: Path) -> str:
+    """The data folder as Feast's registry is to keep it: relative to the repository where it was given so, so that both may be moved."""
+    given = read_settings(repo).data
+    return str(given.resolve()) if given.is_absolute() else given.as_posix()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,12 @@ from types import ModuleType
 from typing import Any
 
 from pipelines.project.config import Settings, load_settings
+from pipelines.project.mistakes import LIBRARIES, one_line, place_of
 from transforms.definitions import EventSource, FeatureGroup
 from transforms.errors import DefinitionError
 from transforms.tensorflow_settings import settle_tensorflow
 
 __all__ = ["Repo", "load_module", "load_repo"]
-
-_LIBRARIES = {sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")}
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def load_module(repo: Path, name: str) -> ModuleType:
     for stem in {p.stem for p in repo.glob("*.py")} | {name}:
         file = getattr(sys.modules.get(stem), "__file__", None)
         # Also one whose repository is gone by now; but never a library of Python's own folders.
-        if file and Path(file).resolve().parent != repo and not any(Path(file).is_relative_to(p) for p in _LIBRARIES):
+        if file and Path(file).resolve().parent != repo and not any(Path(file).is_relative_to(p) for p in LIBRARIES):
             del sys.modules[stem]
     importlib.invalidate_caches()
     settle_tensorflow()  # preprocessing and models import it
@@ -73,15 +71,8 @@ def load_module(repo: Path, name: str) -> ModuleType:
             raise DefinitionError(f"{repo.name} has no module {name!r}; write {name}.py or correct the name") from None
         raise DefinitionError(f"{repo.name}/{name}.py needs the module {error.name!r}, which is not installed") from None
     except Exception as error:
-        trace, file, line = error.__traceback__, f"{name}.py", 0
-        while trace is not None:
-            if trace.tb_frame.f_code.co_filename.startswith(folder):
-                file, line = Path(trace.tb_frame.f_code.co_filename).name, trace.tb_lineno
-            trace = trace.tb_next
-        what = str(error).splitlines()[0] if str(error) else ""
-        if isinstance(error, SyntaxError):
-            file, line, what = Path(error.filename or file).name, error.lineno or 0, error.msg
-        raise DefinitionError(f"{repo.name}/{file}, line {line}: {type(error).__name__}: {what}") from None
+        told = one_line(error, repo) if place_of(error, repo) else f"{name}.py: {one_line(error)}"
+        raise DefinitionError(f"{repo.name}/{told}") from None
 
 
 def load_repo(path: Path, **flags: Any) -> Repo:

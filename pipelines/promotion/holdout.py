@@ -19,6 +19,7 @@ from pipelines.lake import layout
 from pipelines.project.repository import Repo
 from pipelines.training.definition import Model
 from serving.models import ModelSpec
+from serving.projections import FeatureSet, Projection
 from transforms.definitions import EVENT_TIMESTAMP
 from transforms.errors import DataError, TandemError
 from transforms.instants import instant
@@ -44,6 +45,14 @@ class HoldoutSet:
 
 
 @dataclass(frozen=True)
+class _Made:
+    """What the feature columns of some rows are: the graphs of the views, and what the views' names in the columns stand for."""
+
+    fingerprints: Mapping[str, str]
+    projections: Mapping[str, Projection]
+
+
+@dataclass(frozen=True)
 class _Set:
     """A training set on disk."""
 
@@ -54,6 +63,11 @@ class _Set:
     def test_from(self) -> int:
         """Where its test split begins, in microseconds: what came before was used to train or to stop."""
         return int(self.manifest["borders_us"][1])
+
+    @property
+    def made(self) -> _Made:
+        """What its feature columns are."""
+        return _Made(self.manifest["fingerprints"], FeatureSet.of((), self.manifest.get("projections")).projections)
 
     def test(self) -> pa.Table:
         files = sorted((self.folder / "test").glob("*.parquet"))
@@ -79,13 +93,13 @@ def holdout_rows(
     them was trained on (the newest set that leaves most of them). Raises DataError if there are none."""
     sets = _sets(repo.data, specs)
     if start is not None and end is not None:
-        table, fingerprints = _range(repo, model, specs, start, end)
+        table, made = _range(repo, model, specs, start, end)
         how = f"requests asked from {_day(start)} to {_day(end)}"
     else:
         if not sets:
             missing = ", ".join(str(v) for v in specs)
             raise DataError(f"model {model.name!r}: the training set of version {missing} is gone; give --start and --end")
-        table, fingerprints, how = _test_rows(sets)
+        table, made, how = _test_rows(sets)
     if not table.num_rows:
         raise DataError(f"model {model.name!r}: no labelled rows ({how}); give another --start and --end")
     at = table.column(EVENT_TIMESTAMP).cast(pa.int64()).to_numpy()
@@ -94,13 +108,13 @@ def holdout_rows(
     lacking: dict[int, str] = {}
     for version, spec in specs.items():
         try:
-            tables[version] = _for(repo, model, spec, table, fingerprints)
+            tables[version] = _for(repo, model, spec, table, made)
         except TandemError as e:
             lacking[version] = str(e)
-    return HoldoutSet(table, fingerprints, how, seen, tuple(v for v in specs if v not in sets), lacking, tables)
+    return HoldoutSet(table, made.fingerprints, how, seen, tuple(v for v in specs if v not in sets), lacking, tables)
 
 
-def _test_rows(sets: Mapping[int, _Set]) -> tuple[pa.Table, Mapping[str, str], str]:
+def _test_rows(sets: Mapping[int, _Set]) -> tuple[pa.Table, _Made, str]:
     border = max(s.test_from for s in sets.values())
     best: tuple[int, int, pa.Table, _Set] | None = None
     for version, one in sorted(sets.items(), reverse=True):
@@ -113,42 +127,54 @@ def _test_rows(sets: Mapping[int, _Set]) -> tuple[pa.Table, Mapping[str, str], s
     if rows:
         names = " or ".join(str(v) for v in sorted(sets))
         how = f"test split of version {version}'s training set from {_day(border)} on, which version {names} was not trained on"
-        return table, chosen.manifest["fingerprints"], how
+        return table, chosen.made, how
     version = max(sets)
     how = f"test split of version {version}'s training set; other versions were trained on some of it"
-    return sets[version].test(), sets[version].manifest["fingerprints"], how
+    return sets[version].test(), sets[version].made, how
 
 
-def _range(repo: Repo, model: Model, specs: Mapping[int, ModelSpec], start: datetime, end: datetime) -> tuple[pa.Table, Mapping[str, str]]:
+def _range(repo: Repo, model: Model, specs: Mapping[int, ModelSpec], start: datetime, end: datetime) -> tuple[pa.Table, _Made]:
     from pipelines.training.training_set import check_spine
-    from pipelines.training.user_code import load_function
+    from pipelines.training.user_code import ask_spine
 
-    spine = check_spine(load_function(repo.path, model.spine)(repo.data, start, end), model)
-    return _joined(repo, model, spine, (pair for spec in specs.values() for pair in spec.features))
+    spine = check_spine(ask_spine(repo.path, model.spine, repo.data, start, end), model)
+    first = next(iter(specs.values()))
+    same = [s for s in specs.values() if _same_uses(first.projections, s)]  # what others read, they get in their turn
+    features = FeatureSet(tuple(dict.fromkeys(p for s in same for p in s.features)), first.projections)
+    table, fingerprints = _joined(repo, model, spine, features)
+    return table, _Made(fingerprints, first.projections)
 
 
-def _joined(repo: Repo, model: Model, spine: pa.Table, pairs: Iterable[tuple[str, str]]) -> tuple[pa.Table, dict[str, str]]:
+def _same_uses(projections: Mapping[str, Projection], spec: ModelSpec) -> bool:
+    """Whether a version means the same by the names of its views."""
+    return all(projections.get(name) == spec.projections.get(name) for name in (*projections, *spec.projections))
+
+
+def _joined(repo: Repo, model: Model, spine: pa.Table, features: FeatureSet) -> tuple[pa.Table, dict[str, str]]:
     """The rows with features as of each row's time, by the offline store."""
-    from pipelines.training.training_set import _join
+    from pipelines.training.training_set import join_features
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from feast import FeatureStore
 
-        return _join(FeatureStore(repo_path=str(repo.path)), spine, model, list(dict.fromkeys(pairs)))
+        return join_features(FeatureStore(repo_path=str(repo.path)), spine, model, features)
 
 
-def _for(repo: Repo, model: Model, spec: ModelSpec, table: pa.Table, fingerprints: Mapping[str, str]) -> pa.Table:
-    """The rows with all that a version takes. What the table does not have, or has by another graph, is read as of each row's time."""
+def _for(repo: Repo, model: Model, spec: ModelSpec, table: pa.Table, made: _Made) -> pa.Table:
+    """The rows with all that a version takes. What the table does not have, or has by another graph or other keys, is read as of each
+    row's time."""
     what = f"version {spec.version}"
     absent = [
         (view, feature)
         for view, feature in spec.features
-        if f"{view}__{feature}" not in table.column_names or fingerprints.get(view) != spec.fingerprints.get(view)
+        if f"{view}__{feature}" not in table.column_names
+        or made.projections.get(view) != spec.projections.get(view)
+        or made.fingerprints.get(spec.read.projection(view).view) != spec.fingerprint(view)
     ]
     if absent:
         own = [n for n in table.column_names if n not in {f"{v}__{f}" for v, f in absent}]
-        table, found = _joined(repo, model, table.select(own), absent)
+        table, found = _joined(repo, model, table.select(own), spec.read.only(absent))
         for view, fingerprint in found.items():
             if spec.fingerprints.get(view) != fingerprint:
                 asked = spec.fingerprints.get(view, "none")

@@ -132,6 +132,7 @@ def read_record(folder: Path, manifest: Mapping[str, Any]) -> Record:
         "tandem.dirty": run.code.get("dirty"),
         "tandem.lock": run.lock,
         "tandem.error": run.error,
+        "tandem.features": ", ".join(run.features) if isinstance(run, TrainRecord) else None,
         "mlflow.source.git.commit": run.code.get("commit"),
         "mlflow.source.name": " ".join(run.command or ["tandem", run.kind]),
         **{f"tandem.graph.{k}": v for k, v in run.fingerprints.items()},

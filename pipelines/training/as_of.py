@@ -71,11 +71,13 @@ def pins(store: Any, views: Iterable[str], data: Path) -> tuple[dict[str, Pin], 
     """The offline files of each view as they are now, with hashes: to join with exactly those, and to tell the manifest."""
     from feast.infra.offline_stores.file_source import FileSource
 
+    from serving.feast_objects import DEFINITION
+
     found: dict[str, Pin] = {}
     files: Files = {}
     for name in views:
         try:
-            source = store.get_feature_view(name).batch_source
+            source = store.registry.get_any_feature_view(name, store.project).batch_source
         except Exception:  # the join says what is wrong with it
             continue
         if not isinstance(source, FileSource):
@@ -83,8 +85,10 @@ def pins(store: Any, views: Iterable[str], data: Path) -> tuple[dict[str, Pin], 
         where = FileSource.get_uri_for_file_path(store.config.repo_path, source.path)
         if "://" in where:
             continue
-        path = Path(where)
+        path = Path(where := os.path.realpath(where))
         inner = sorted(path.rglob("*.parquet")) if path.is_dir() else sorted(Path(p) for p in glob.glob(where, recursive=True))
+        if not inner and DEFINITION not in (source.tags or {}):
+            continue  # the join says that the file is not there
         found[name] = Pin(tuple(str(p) for p in inner), (source.tags or {}).get("tandem_fingerprint"))
         files[f"offline/{name}"] = [{"file": _named(data, p), "size": p.stat().st_size, "sha256": sha256(p)} for p in inner]
     return found, files

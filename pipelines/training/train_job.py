@@ -18,7 +18,7 @@ from pipelines.project import recording
 from pipelines.project.config import load_settings
 from pipelines.training import as_of
 from pipelines.training.definition import Model
-from pipelines.training.user_code import load_function
+from pipelines.training.user_code import ask_spine
 from transforms.errors import ConfigError, DataError, TandemError
 from transforms.tensorflow_settings import settle_tensorflow
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pipelines.training.tfx_pipeline import PipelineRun
     from pipelines.training.training_report import Report
     from pipelines.training.training_set import TrainingSet
+    from serving.projections import FeatureSet
 
 __all__ = ["Trained", "make_set", "model_spec", "predict", "score_report", "scores", "train"]
 
@@ -67,6 +68,7 @@ def model_spec(model: Model, training_set: TrainingSet, run: str) -> dict[str, A
         "request_fields": [[f.name, f.dtype] for f in model.request_fields],
         "nullable": [f.name for f in model.request_fields if not f.required and f.name not in model.entity_keys],
         "features": [f"{c.view}:{c.feature}" for c in training_set.columns if not c.is_request],
+        **{k: training_set.manifest[k] for k in ("projections",) if k in training_set.manifest},
         "inputs": [[c.name, c.dtype] for c in training_set.columns],
         "output": "probability",
         "training_set": training_set.id,
@@ -112,13 +114,14 @@ def train(
     params: Mapping[str, Any] = MappingProxyType({}),
     parent: str | None = None,
     push: bool = True,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Trained:
     """Train ``model`` on the requests asked in [start, end) and push it to ``data/models/<name>/<version>`` if it is blessed.
 
-    ``repo`` is the feature repository (with feature_store.yaml), ``data`` the data folder. ``progress(step, None)`` is
-    called when a step starts, ``progress(step, seconds)`` when it has ended. ``params`` reach the repository's ``run_fn``, over
-    those that the model declares. Without ``push`` it is an experiment: trained and scored in ``data/tfx/experiments/<run>`` beside
-    any others at the same time, and neither held against the gate nor pushed.
+    ``repo`` is the feature repository (with feature_store.yaml), ``data`` the data folder. ``progress(step, None)`` is called when a step
+    starts, ``progress(step, seconds)`` when it has ended, ``say(line)`` with what is worth a line. ``params`` reach the repository's
+    ``run_fn``, over those that the model declares. Without ``push`` it is an experiment: trained and scored in
+    ``data/tfx/experiments/<run>`` beside any others at the same time, and neither held against the gate nor pushed.
     It is a run of kind ``train``, whose manifest holds all that it takes to make set and model again. Raises a TandemError of one line.
     """
     repo, data = Path(repo).resolve(), Path(data).resolve()
@@ -133,7 +136,7 @@ def train(
         "params": (chosen := model.with_params(params)),
     }
     with _only_one(data) if push else nullcontext(), recording.recorded(home, "train", now=now(), parent=parent, **asked) as run:
-        trained = _train(model, home, run, start, end, progress, now, seed, chosen, push)
+        trained = _train(model, home, run, start, end, progress, now, seed, chosen, push, say)
         if trained.pushed is not None:
             from pipelines.registry import register  # late: it knows MLflow
 
@@ -152,6 +155,7 @@ def _train(
     seed: int,
     params: Mapping[str, Any],
     push: bool,
+    say: Callable[[str], None],
 ) -> Trained:
     repo, data = home.path, home.data
 
@@ -164,8 +168,9 @@ def _train(
 
     with step("spine"):
         spine, events = _spine(model, repo, data, start, end)
+    features = _features(model, repo, say)
     with step("point-in-time features"):
-        training_set, query = make_set(model, spine, repo, data, now(), events)
+        training_set, query = make_set(model, spine, repo, data, now(), events, features=features)
     query = {"start": start.astimezone(UTC).isoformat(), "end": end.astimezone(UTC).isoformat(), **query}
     rows = {f"rows/{name}": split["rows"] for name, split in training_set.manifest["splits"].items()}
     run.add(
@@ -173,6 +178,7 @@ def _train(
         definitions={**_definitions(data, query), f"model {model.name}": json.loads(json.dumps(model.canonical()))},
         fingerprints=training_set.fingerprints,
         training_set=training_set.id,
+        features=query["features"],
         query=query,
         counts=rows,
         outputs=provenance.hashed(data, {"training_set": training_set.path}),
@@ -219,14 +225,41 @@ def scores(report: Report) -> dict[str, float]:
 
 def _spine(model: Model, repo: Path, data: Path, start: datetime, end: datetime) -> tuple[Any, as_of.Files]:
     """The labelled requests, and every event file that they were made from."""
-    function = load_function(repo, model.spine)
     folders = as_of.event_folders(data, (r.manifest for r in runs.list_runs(data) if r.kind == "batch"))
     for _ in range(3):
         before = as_of.state(folders)
-        spine, events = function(data, start, end), as_of.listing(data, folders)
+        spine, events = ask_spine(repo, model.spine, data, start, end), as_of.listing(data, folders)
         if as_of.state(folders) == before:
             return spine, events
     raise DataError(f"event files below {data} change while they are read; let what writes them end, then train again")
+
+
+def _features(model: Model, repo: Path, say: Callable[[str], None]) -> FeatureSet:
+    """The model's features, by what is applied; said, and where the repository's files mean another thing by the service that too."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from feast import FeatureStore
+
+        from pipelines.feature_store.services import defined_services, unlike_the_registry
+        from pipelines.training.training_set import feature_references
+
+        found = feature_references(FeatureStore(repo_path=str(repo)), model.features)
+        if isinstance(model.features, str):
+            try:
+                defined = defined_services(repo).get(model.features)
+            except Exception as error:  # what is applied can be trained on, whatever the files say by now
+                why = " ".join(str(error).split())[:200]
+                say(f"feature service {model.features!r}: the files cannot be read ({why}); the applied one is used")
+            else:
+                if defined is None:
+                    say(f"feature service {model.features!r} is in none of the files any more; the applied one is used")
+                elif told := unlike_the_registry(defined, found):
+                    say(told)
+    of = f" of feature service {model.features!r}" if isinstance(model.features, str) else ""
+    say(f"{len(found.pairs)} features{of}: {', '.join(f'{v}:{n}' for v, n in found.pairs)}")
+    return found
 
 
 def _definitions(data: Path, query: Mapping[str, Any]) -> dict[str, Any]:
@@ -246,12 +279,12 @@ def make_set(
     now: datetime,
     events: as_of.Files,
     then: Mapping[str, as_of.Pin] | None = None,
-    features: list[tuple[str, str]] | None = None,
+    features: FeatureSet | None = None,
     target: Path | None = None,
 ) -> tuple[TrainingSet, dict[str, Any]]:
     """The training set, written below ``target`` (default: ``data``), and its query with the inputs that answer it.
 
-    ``then``: the offline files of a query that was asked before (as of now otherwise); ``features``: its (view, feature) pairs.
+    ``then``: the offline files of a query that was asked before (as of now otherwise); ``features``: its features.
     """
     import warnings
 
@@ -262,10 +295,12 @@ def make_set(
         from pipelines.training.training_set import build_training_set, feature_references
 
         store = FeatureStore(repo_path=str(repo))
-        views = dict.fromkeys(v for v, _ in (features if features is not None else feature_references(store, model.features)))
+        features = features if features is not None else feature_references(store, model.features)
+        views = dict.fromkeys(features.projection(name).view for name in features.names)
         found, files = (dict(then), {}) if then is not None else as_of.pins(store, views, data)
         made = build_training_set(model, spine, store, target or data, now, found, features)
-    asked = {k: made.manifest[k] for k in ("model", "features", "fingerprints", "spine_sha256", "borders_us", "borders")}
+    kept = ("model", "features", "projections", "fingerprints", "spine_sha256", "borders_us", "borders")
+    asked = {k: made.manifest[k] for k in kept if k in made.manifest}
     of_runs = {
         name.partition("/")[2]: sorted({part[4:] for f in each for part in f["file"].split("/") if part.startswith("run=")})
         for name, each in files.items()

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,10 @@ from transforms.definitions import ARROW_TYPES, EVENT_TIMESTAMP, FINGERPRINT, RE
 from transforms.errors import DataError, FingerprintError
 from transforms.instants import instant, micros_of
 
-__all__ = ["SPLITS", "TrainingSet", "build_training_set", "check_spine", "feature_references", "split_by_time"]
+if TYPE_CHECKING:
+    from serving.projections import FeatureSet
+
+__all__ = ["SPLITS", "TrainingSet", "build_training_set", "check_spine", "feature_references", "join_features", "split_by_time"]
 
 SPLITS = ("train", "eval", "test")
 ROWS_PER_FILE = 50_000
@@ -85,21 +88,58 @@ def _utc(us: int) -> str:
     return instant(us).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
-def feature_references(store: Any, features: str | Sequence[str]) -> list[tuple[str, str]]:
-    """(view, feature) pairs of a Feast feature service or of ``"view:feature"`` texts; Tandem's own columns left out."""
+def feature_references(store: Any, features: str | Sequence[str]) -> FeatureSet:
+    """The features of a Feast feature service, or those that ``"view:feature"`` texts name; Tandem's own columns left out.
+
+    Raises DataError, one line, for what the registry does not have.
+    """
+    from serving.projections import FeatureSet
+
     if isinstance(features, str):
+        from feast.errors import FeatureServiceNotFoundException
+
         try:
-            service = store.get_feature_service(features)
-        except Exception:
+            found = FeatureSet.of_service(store.get_feature_service(features))
+        except FeatureServiceNotFoundException:
             raise DataError(f"Feast knows no feature service {features!r}; define it and run `tandem apply`") from None
-        pairs = [(p.name_to_use(), f.name) for p in service.feature_view_projections for f in p.features]
     else:
-        pairs = [(view, name) for view, _, name in (ref.partition(":") for ref in features)]
-    return [(view, name) for view, name in pairs if name not in RESERVED]
+        found = FeatureSet.of(features)
+    _views(store, found, "run `tandem apply` or correct the name")
+    return found.only((view, name) for view, name in found.pairs if name not in RESERVED)
+
+
+def _views(store: Any, features: FeatureSet, mend: str) -> dict[str, Any]:
+    """The Feast views behind the names of ``features``, each as a projection with the features asked of it. Raises DataError."""
+    from feast.feature_view_projection import FeatureViewProjection
+
+    known = {v.name: v for v in (*store.list_feature_views(), *store.list_stream_feature_views())}
+    on_demand = {v.name for v in store.list_on_demand_feature_views()}
+    out = {}
+    for name in features.names:
+        use = features.projection(name)
+        if use.view in on_demand:
+            raise DataError(f"on-demand view {use.view!r}: a model is not trained on what is computed on demand; use a preprocessing_fn")
+        if use.view not in known:
+            raise DataError(f"feature view {use.view!r} is not in the registry; it has {', '.join(sorted(known)) or 'none'}: {mend}")
+        view = known[use.view]
+        fields = {f.name: f for f in view.features}
+        wanted = [feature for of, feature in features.pairs if of == name]
+        if unknown := [feature for feature in wanted if feature not in fields]:
+            raise DataError(f"feature view {use.view!r} has no feature {unknown[0]!r}; it has {', '.join(sorted(fields))}: {mend}")
+        keys = {c.name for c in view.entity_columns}
+        if odd := sorted(set(use.join_keys) - keys):
+            raise DataError(f"feature view {use.view!r} has no join key {odd[0]!r} to map; it has {', '.join(sorted(keys))}: {mend}")
+        projection = FeatureViewProjection.from_definition(view)
+        projection.name_alias, projection.join_key_map = name if name != use.view else None, dict(use.join_keys)
+        projection.features = [fields[feature] for feature in dict.fromkeys([*wanted, *({FINGERPRINT} & fields.keys())])]
+        out[name] = view.with_projection(projection)
+    return out
 
 
 def check_spine(spine: pa.Table, model: Model) -> pa.Table:
-    """The spine with exactly the model's columns and types, in order of time."""
+    """The spine with exactly the model's columns and types, in order of time. Text may come in any of Arrow's layouts."""
+    from serving.spines import plain_text
+
     fields = {f.name: f.arrow_type for f in model.request_fields}
     wanted = [EVENT_TIMESTAMP, *dict.fromkeys([*model.entity_keys, *fields]), model.label, *([model.weight] if model.weight else [])]
     missing = [name for name in wanted if name not in spine.column_names]
@@ -109,12 +149,15 @@ def check_spine(spine: pa.Table, model: Model) -> pa.Table:
         raise DataError(f"spine {model.spine!r} has no labelled requests in the range; widen it, or is the event log empty?")
     columns = {}
     for name in wanted:
-        column = spine.column(name)
+        column = plain_text(spine.column(name))
+        key = any(of(column.type) for of in (pa.types.is_string, pa.types.is_integer, pa.types.is_boolean))
+        if name in model.entity_keys and name not in fields and not key:
+            raise DataError(f"spine {model.spine!r}: the entity key {name!r} is {column.type}; a key is text or whole numbers: cast it")
         target = TIMESTAMP if name == EVENT_TIMESTAMP else pa.float64() if name in (model.label, model.weight) else fields.get(name)
         if target is not None and column.type != target:
             try:
                 column = column.cast(pa.int8()).cast(target) if pa.types.is_boolean(column.type) else column.cast(target)
-            except pa.ArrowInvalid as e:
+            except pa.ArrowException as e:
                 why = str(e).splitlines()[0]
                 raise DataError(f"spine {model.spine!r}: column {name!r} is {column.type}, not {target}: {why}; cast it") from None
         columns[name] = column
@@ -130,31 +173,58 @@ def check_spine(spine: pa.Table, model: Model) -> pa.Table:
     return table.take(pa.array(order))
 
 
-def _join(store: Any, spine: pa.Table, model: Model, pairs: Sequence[tuple[str, str]]) -> tuple[pa.Table, dict[str, str]]:
-    """The spine with a column ``view__feature`` per pair, and the fingerprint of each view."""
-    views = list(dict.fromkeys(view for view, _ in pairs))
+def join_features(store: Any, spine: pa.Table, model: Model, features: FeatureSet) -> tuple[pa.Table, dict[str, str]]:
+    """The spine with a column ``view__feature`` per pair of ``features``, and the fingerprint of each view of the registry that has one."""
+    from feast.feature_view import DUMMY_ENTITY_ID
+
+    from serving.offline_store import AsofOfflineStore
+
+    views = _views(store, features, "run `tandem apply`")
     row = "tandem_row"
+    for name, view in views.items():
+        use = features.projection(name)
+        for key in (use.column(c.name) for c in view.entity_columns if c.name != DUMMY_ENTITY_ID):
+            if key not in model.entity_keys:
+                raise DataError(
+                    f"model {model.name!r}: the features of {name!r} are found by {key!r}, which is none of its entity_keys"
+                    f" ({', '.join(model.entity_keys)}); add it there and to the spine"
+                )
     asked = spine.select([*dict.fromkeys(model.entity_keys), EVENT_TIMESTAMP]).append_column(row, pa.array(np.arange(spine.num_rows)))
-    refs = [f"{view}:{name}" for view, name in pairs] + [f"{view}:{FINGERPRINT}" for view in views]
-    found = store.get_historical_features(entity_df=asked.to_pandas(), features=refs, full_feature_names=True).to_arrow()
+    provider = store._get_provider()
+    # Feast's own entry takes no projections but those of a service in the registry.
+    found = provider.get_historical_features(
+        store.config,
+        list(views.values()),
+        [f"{name}:{f.name}" for name, view in views.items() for f in view.projection.features],
+        asked if isinstance(provider.offline_store, AsofOfflineStore) else asked.to_pandas(),
+        store.registry,
+        store.project,
+        True,
+    ).to_arrow()
     if found.num_rows != spine.num_rows or not np.array_equal(found.column(row).to_numpy(), np.arange(spine.num_rows)):
         raise DataError(
             f"the offline store gave {found.num_rows:,} rows for {spine.num_rows:,} requests, or in another order; "
             "use offline_store type tandem.serving.offline_store.AsofOfflineStore in feature_store.yaml"
         )
     fingerprints: dict[str, str] = {}
-    for view in views:
-        values = [v for v in pc.unique(found.column(f"{view}__{FINGERPRINT}")).to_pylist() if v is not None]
+    for name, view in views.items():
+        column = f"{name}__{FINGERPRINT}"
+        if column not in found.column_names:  # a view that is not made by Tandem
+            continue
+        values = {v for v in pc.unique(found.column(column)).to_pylist() if v is not None}
         if not values:
-            raise DataError(f"feature view {view!r} has no row for any request; run `tandem batch` over their range first")
+            by = ", ".join(features.projection(name).column(c.name) for c in view.entity_columns)
+            what = f"feature view {name!r}" if name == view.name else f"feature view {view.name!r} as {name!r}"
+            raise DataError(f"{what} has no row for any request (found by {by}); run `tandem batch` over their range first")
+        values |= {fingerprints[view.name]} if view.name in fingerprints else set()
         if len(values) > 1:
             short = ", ".join(sorted(v[:12] for v in values))
             raise FingerprintError(
-                f"feature view {view!r}: rows of {len(values)} fingerprints ({short}) in one training set; "
+                f"feature view {view.name!r}: rows of {len(values)} fingerprints ({short}) in one training set; "
                 "run `tandem batch` over the whole range"
             )
-        fingerprints[view] = values[0]
-    for view, name in pairs:
+        fingerprints[view.name] = values.pop()
+    for view, name in features.pairs:
         spine = spine.append_column(f"{view}__{name}", found.column(f"{view}__{name}"))
     return spine, fingerprints
 
@@ -192,28 +262,30 @@ def build_training_set(
     data: Path,
     now: datetime,
     pins: Mapping[str, Any] | None = None,
-    features: Sequence[tuple[str, str]] | None = None,
+    features: FeatureSet | None = None,
 ) -> TrainingSet:
     """Join, check, split and write the training set of ``model``; the same content gives the same, already written set.
 
-    ``pins`` (view -> Pin) names the offline files to join with, as of some moment; ``features`` the (view, feature) pairs of then,
+    ``pins`` (view -> Pin) names the offline files to join with, as of some moment; ``features`` the features of then,
     where the model's feature service may have changed since.
 
     Raises DataError for an unusable spine or an empty split, FingerprintError if rows of one view stem from several graphs.
     """
     spine = check_spine(spine, model)
-    pairs = list(features) if features is not None else feature_references(store, model.features)
+    features = features if features is not None else feature_references(store, model.features)
+    pairs = features.pairs
     if not pairs:
         raise DataError(f"model {model.name!r}: {model.features!r} names no features; add feature views to the service")
     from serving.offline_store import pinned
 
     with pinned(pins or {}):
-        table, fingerprints = _join(store, spine, model, pairs)
+        table, fingerprints = join_features(store, spine, model, features)
     columns = (*model.request_columns, *(_feature_column(v, n, table.schema.field(f"{v}__{n}").type) for v, n in pairs))
     masks, borders = split_by_time(table.column(EVENT_TIMESTAMP).cast(pa.int64()).to_numpy(), model.split, micros(model.label_delay))
     query = {
         "model": model.canonical(),
         "features": [f"{v}:{n}" for v, n in pairs],
+        **({"projections": projections} if (projections := features.to_json()) else {}),
         "fingerprints": fingerprints,
         "spine_sha256": _hash_table(spine),
         "borders_us": list(borders),

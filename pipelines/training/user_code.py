@@ -6,13 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.project.mistakes import one_line
 from pipelines.project.repository import Repo, load_module
-from transforms.errors import ConfigError
+from transforms.errors import ConfigError, DataError, TandemError
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    import pyarrow as pa
+
     from pipelines.training.definition import Model
 
-__all__ = ["load_function", "model_of", "preprocessing_fn", "run_fn"]
+__all__ = ["ask_spine", "load_function", "model_of", "preprocessing_fn", "run_fn"]
 
 
 def load_function(repo: str | Path, reference: str) -> Callable[..., Any]:
@@ -30,6 +35,29 @@ def load_function(repo: str | Path, reference: str) -> Callable[..., Any]:
     if not callable(function):
         raise ConfigError(f"{reference!r}: module {module_name!r} of {folder.name}/ has no function {function_name!r}; fix the name")
     return function  # type: ignore[no-any-return]
+
+
+def ask_spine(repo: Path, reference: str, data: Path, start: datetime, end: datetime) -> pa.Table:
+    """The labelled requests of [start, end), by the repository's function ``reference``, as an Arrow table.
+
+    What the function raises becomes a DataError of one line that names its place; so does an answer that is no table.
+    """
+    import pyarrow as pa
+
+    from serving.spines import as_table
+
+    function = load_function(repo, reference)
+    try:
+        answer = function(data, start, end)
+    except TandemError:
+        raise
+    except Exception as error:
+        raise DataError(f"spine {reference!r}: {one_line(error, repo)}") from error
+    try:
+        return as_table(answer)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise DataError(f"spine {reference!r}: its answer cannot be read: {why}; return a pyarrow.Table or a DataFrame") from None
 
 
 def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> dict[str, Any]:

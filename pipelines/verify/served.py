@@ -22,6 +22,7 @@ import pyarrow as pa
 from pipelines.lake.row_compare import common_codes, locate, same, table_of
 from pipelines.verify.causes import CAUSES, EQUAL, OTHER_FINGERPRINT, UNEXPLAINED
 from pipelines.verify.proof import GroupProof
+from serving.request_rows import view_answers
 from transforms.columns import column_us
 from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION, FeatureGroup
 
@@ -60,12 +61,10 @@ def check_served(
     """Judge every logged answer of the group's view; None if there is none. ``readable``: for each delivered row when the online store had
     it for sure; ``history``: rows of the batch run that came before."""
     group, name = proof.group, proof.group.name
-    status_column = f"{name}__tandem_status"
-    if status_column not in log.schema.names or any(k not in log.schema.names for k in group.entity.keys):
+    found_answers = view_answers(log, name, group.entity.keys)
+    if found_answers is None:
         return None
-    log = table_of(log.filter(log.column(status_column).is_valid()))
-    if not log.num_rows:
-        return None
+    log, status_column = table_of(found_answers), f"{name}__tandem_status"
     keys = tuple(group.entity.keys)
     asked = _asked(log, group)
     truth, row_cause = _truth(proof, history)

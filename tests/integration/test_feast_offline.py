@@ -227,7 +227,7 @@ def test_rows_of_another_graph_are_not_mixed_in(tmp_path: Path) -> None:
 
 
 def test_a_view_without_rows_gives_nulls_of_the_right_type(tmp_path: Path) -> None:
-    got = Repo(tmp_path).join(spine_of(("A", 1, T0)))
+    got = Repo(tmp_path, tags={"definition_hash": "of a group"}).join(spine_of(("A", 1, T0)))
     assert got.num_rows == 1
     assert got["f32"].to_pylist() == [None]
     assert got.schema.field("l").type == pa.list_(pa.float64())
@@ -347,3 +347,95 @@ def test_time_of_a_large_join_is_printed(tmp_path: Path, capsys: pytest.CaptureF
     with capsys.disabled():
         print(f"\npoint-in-time join of {m:,} x {n:,} rows: {time.perf_counter() - start:.2f} s")
     assert got.num_rows == m
+
+
+def test_a_registry_is_moved_with_its_folder(tmp_path: Path) -> None:
+    """FAULTS 12: a path in the registry that was given relative to the repository stays so."""
+    from pipelines.demo.scaffold import scaffold
+    from pipelines.feature_store.store import apply, materialize
+    from pipelines.project.repository import load_repo
+
+    scaffold(tmp_path / "a")
+    apply(load_repo(tmp_path / "a"), {})
+    (tmp_path / "a").rename(tmp_path / "b")
+    repo = load_repo(tmp_path / "b")
+    group = repo.groups["card_reports"]
+    rows = {"card_id": [1, 2, 2], "event_timestamp": [T0, T0, T0 + timedelta(hours=1)], "created_timestamp": [T0] * 3}
+    values = {f.name: pa.array([3] * 3).cast(f.type) for f in group.row_schema if f.name not in (*rows, "tandem_revision")}
+    path = repo.data / "offline" / "card_reports" / "run=1" / "date=2013-05-01"
+    path.mkdir(parents=True)
+    table = pa.table({**rows, **values, "tandem_revision": [1, 1, 1], "tandem_fingerprint": ["f"] * 3})
+    schema = pa.schema([f.with_type(STAMP) if f.name.endswith("timestamp") else f for f in table.schema])
+    pq.write_table(table.cast(schema), path / "part-0.parquet")
+    assert materialize(repo, T0 - timedelta(days=1), T0 + timedelta(days=1)) == {
+        "card_activity": 0, "terminal_activity": 0, "card_reports": 2,
+    }  # fmt: skip
+
+
+def test_a_path_of_a_users_own_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    """FAULTS 12: stock Feast raises over a FileSource with a wrong path; nulls would pass for values."""
+    repo = Repo(tmp_path)
+    with pytest.raises(StoreError, match=r"source 'rows': there is no Parquet file at .*run=.*; correct its path"):
+        repo.join(spine_of(("JFK", 1, T0)), ["legs:n"])
+    with pytest.raises(StoreError, match="there is no Parquet file"):
+        repo.store.materialize(T0, T0 + timedelta(days=1))
+
+
+def test_stock_views_beside_ours_answer_as_stock_stores_do(tmp_path: Path) -> None:
+    """FAULTS 13: a Bytes feature, a view without our columns, one without an entity: offline, online and over HTTP."""
+    import base64
+
+    from feast.types import Bytes
+    from starlette.testclient import TestClient
+
+    from serving.app import create_app
+    from serving.settings import ServingSettings
+
+    table = pa.table(
+        {
+            "shop": pa.array([1, 2], pa.int64()),
+            "at": pa.array([T0, T0 + timedelta(hours=1)], STAMP),
+            "picture": pa.array([b"\x00\xff", None], pa.binary()),
+            "pictures": pa.array([[b"a"], [b"b", b"\xff"]], pa.list_(pa.binary())),
+            "rate": pa.array([1.5, 2.5], pa.float64()),
+        }
+    )
+    pq.write_table(table, tmp_path / "stock.parquet")
+    text = f"project: t\nprovider: local\nregistry: {tmp_path}/registry.db\nentity_key_serialization_version: 3\n"
+    ordered = "serving.online_store.sqlite.OrderedSqliteOnlineStore"
+    stores = {"ours": (ordered, "serving.offline_store.AsofOfflineStore"), "stock": ("sqlite", "dask")}
+    opened = {}
+    for name, (online, offline) in stores.items():
+        (tmp_path / name).mkdir()
+        config = f"online_store: {{type: {online}, path: {tmp_path}/{name}.db}}\noffline_store: {{type: {offline}}}\n"
+        (tmp_path / name / "feature_store.yaml").write_text(text + config)
+        opened[name] = FeatureStore(repo_path=str(tmp_path / name))
+    shop = Entity(name="shop", join_keys=["shop"], value_type=ValueType.INT64)
+    source = FileSource(name="stock", path=str(tmp_path / "stock.parquet"), timestamp_field="at")
+    fields = [Field(name="picture", dtype=Bytes), Field(name="pictures", dtype=Array(Bytes)), Field(name="rate", dtype=Float64)]
+    view = FeatureView(name="shops", entities=[shop], ttl=timedelta(0), source=source, schema=[Field(name="shop", dtype=Int64), *fields])
+    world = FeatureView(name="world", entities=[], ttl=timedelta(0), source=source, schema=[fields[2]])
+    names = ["shops:picture", "shops:pictures", "shops:rate"]
+    spine = pd.DataFrame({"shop": [2, 1], "event_timestamp": [T0 + timedelta(hours=2)] * 2})
+    for name in stores:
+        opened[name].apply([shop, source, view, world])
+        opened[name].materialize(T0 - timedelta(days=1), T0 + timedelta(days=1))
+    ours, stock = (
+        opened[n].get_historical_features(spine, names).to_df().sort_values("shop").reset_index(drop=True) for n in ("ours", "stock")
+    )
+    assert [list(v) for v in ours["pictures"]] == [list(v) for v in stock["pictures"]] == [[b"a"], [b"b", b"\xff"]]
+    assert ours["picture"].tolist() == stock["picture"].tolist() == [b"\x00\xff", None]
+    rows = [{"shop": 1}, {"shop": 2}, {"shop": 3}]
+    theirs = opened["stock"].get_online_features(names, rows).to_dict()
+    assert opened["ours"].get_online_features(names, rows).to_dict() == theirs
+    everywhere = opened["stock"].get_online_features(["world:rate"], rows).to_dict()["rate"]
+    settings = ServingSettings(feature_repo=tmp_path / "ours", models=tmp_path / "models", graphs=tmp_path / "graphs", poll_seconds=3600.0)
+    with TestClient(create_app(settings)) as client:
+        got = client.post("/get-online-features", json={"features": names, "entities": {"shop": [1, 2, 3]}}).json()
+        values = dict(zip(got["metadata"]["feature_names"], (r["values"] for r in got["results"]), strict=True))
+        assert values["picture"] == [base64.b64encode(b"\x00\xff").decode(), None, None]
+        assert values["pictures"][1] == [base64.b64encode(b"b").decode(), base64.b64encode(b"\xff").decode()]
+        assert values["rate"] == theirs["rate"]
+        body = {"features": ["world:rate", "shops:picture"], "entities": {"shop": [1, 2, 3]}}
+        both = client.post("/get-online-features", json=body).json()
+        assert both["results"][both["metadata"]["feature_names"].index("rate")]["values"] == everywhere

@@ -23,6 +23,7 @@ from pipelines.sources.kafka.partition_reader import KafkaPartitionReader
 from pipelines.streaming.stream_job import run_stream
 from pipelines.streaming.stream_options import StreamOptions
 from serving.features import OnlineFeatures
+from serving.projections import FeatureSet
 from tests.integration.kafka_world import drain, options_of
 from tests.integration.stream_world import FEATURES, SECOND, T0, StreamWorld, events, make_stream_world
 from tests.kafka_server import kafka_server
@@ -68,7 +69,7 @@ def test_batch_materialize_and_lookups(tmp_path: Path, monkeypatch: pytest.Monke
     features = OnlineFeatures(world.path, now_us=lambda: end + HOUR)
     features.refresh()
     features.connect()
-    found = features.read([("zones", "count_1h")], {"zone": ["z3", "nowhere", "z3"]}, 3)["zones"]
+    found = features.read(FeatureSet.of(["zones:count_1h"]), {"zone": ["z3", "nowhere", "z3"]}, 3)["zones"]
     right = [row for row in world.expected(repo.groups["zones"], end) if row["zone"] == "z3"][-1]
     assert found.columns["count_1h"].to_pylist() == [right["count_1h"], None, right["count_1h"]]
     assert right["count_1h"] > 0

@@ -1,0 +1,49 @@
+"""Exceptions that are not ours, in one line: what, and where in the user's files."""
+
+from __future__ import annotations
+
+import sysconfig
+import tempfile
+import traceback
+from pathlib import Path
+
+from pipelines.lake.provenance import engine_root, masked
+
+__all__ = ["LIBRARIES", "keep_trace", "one_line", "place_of"]
+
+LIBRARIES = frozenset(sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
+"""Where Python's own modules and installed packages lie."""
+_OURS = tuple(str(engine_root() / name) for name in ("pipelines", "serving", "transforms", "tandem"))
+
+
+def place_of(error: BaseException, folder: Path | None = None) -> str:
+    """``"labels.py, line 12"``: the innermost line of a file below ``folder`` that the exception went through; without a folder, of a file
+    that is neither ours nor of an installed package. Empty if there is none."""
+    found = ""
+    for frame in traceback.extract_tb(error.__traceback__):
+        path = Path(frame.filename)
+        mine = path.is_relative_to(folder) if folder is not None else path.is_absolute() and not _known(path)
+        if mine:
+            found = f"{path.relative_to(folder) if folder is not None else path.name}, line {frame.lineno}"
+    if isinstance(error, SyntaxError) and error.filename and (not found or folder is not None):
+        found = f"{Path(error.filename).name}, line {error.lineno or 0}"
+    return found
+
+
+def _known(path: Path) -> bool:
+    return str(path).startswith(_OURS) or any(path.is_relative_to(p) for p in LIBRARIES)
+
+
+def one_line(error: BaseException, folder: Path | None = None) -> str:
+    """``"labels.py, line 12: KeyError: 'amount'"``; the place is left out where there is none."""
+    what = error.msg if isinstance(error, SyntaxError) else (str(error).splitlines() or [""])[0]
+    place = place_of(error, folder)
+    return f"{place}: {type(error).__name__}: {what}" if place else f"{type(error).__name__}: {what}"
+
+
+def keep_trace(error: BaseException) -> Path:
+    """Write the whole trace, without secrets, into a file of its own that only the user can read."""
+    text = "".join(traceback.format_exception(error))
+    with tempfile.NamedTemporaryFile("w", prefix="tandem-trace-", suffix=".txt", delete=False, encoding="utf-8") as file:
+        file.write("\n".join(str(masked(line)) for line in text.splitlines()) + "\n")
+    return Path(file.name)

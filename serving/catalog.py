@@ -1,0 +1,152 @@
+"""What the feature registry holds, for reading: views, their keys and types, feature services. Immutable, replaced whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+
+import pyarrow as pa
+from feast import FeatureStore, FeatureView
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+from feast.value_type import ValueType
+
+from serving.errors import InvalidRequestError, NotFoundError
+from serving.feast_types import arrow_type
+from serving.projections import FeatureSet, Projection
+from serving.protocol import RequestField
+from transforms.errors import DefinitionError, StoreError
+
+__all__ = ["Catalog", "View", "entity_key", "some_of"]
+
+_KEY_DTYPES = {ValueType.STRING: "string", ValueType.INT64: "int64", ValueType.INT32: "int64", ValueType.BOOL: "bool"}
+_KEY_SLOTS = {ValueType.STRING: "string_val", ValueType.INT64: "int64_val", ValueType.INT32: "int32_val", ValueType.BOOL: "bool_val"}
+
+
+@dataclass(frozen=True)
+class View:
+    """A feature view as the registry has it, or a use of one: the request's columns that are its keys with their types, its features, its
+    TTL."""
+
+    name: str
+    feast: FeatureView = field(repr=False)
+    keys: dict[str, ValueType]
+    stored_keys: tuple[str, ...]
+    """The view's own names of its keys, in the order of ``keys``; of a view without an entity the one that Feast gives to all its rows."""
+    types: dict[str, pa.DataType | None]
+    """None: a type of Feast's that Arrow has no equal of; its values are given as they come."""
+    ttl_us: int
+    """0: values never expire."""
+
+    @staticmethod
+    def of(view: FeatureView) -> View:
+        """The view ``view`` of a Feast registry."""
+        ttl = view.ttl or timedelta(0)
+        return View(
+            name=str(view.projection.name_to_use()),
+            feast=view,
+            keys={c.name: c.dtype.to_value_type() for c in view.entity_columns if c.name != DUMMY_ENTITY_ID},
+            stored_keys=tuple(c.name for c in view.entity_columns) or (DUMMY_ENTITY_ID,),
+            types={f.name: arrow_type(f.dtype) for f in view.features},
+            ttl_us=ttl // timedelta(microseconds=1),
+        )
+
+    def used(self, name: str, projection: Projection) -> View:
+        """The view under another name, with the request's columns that ``projection`` takes its keys from."""
+        return replace(self, name=name, keys={projection.column(key): kind for key, kind in self.keys.items()})
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """What the registry holds, as of one look at it."""
+
+    views: dict[str, View]
+    services: dict[str, FeatureSet | str]
+    """By name; a text says why a service cannot be asked."""
+    on_demand: frozenset[str] = frozenset()
+    """Names of the views that are computed by Python code at each request. They are not answered."""
+
+    @staticmethod
+    def of(store: FeatureStore) -> Catalog:
+        """That of a Feast repository, by its registry as it was last refreshed."""
+        stored = [*store.list_feature_views(allow_cache=True), *store.list_stream_feature_views(allow_cache=True)]
+        return Catalog(
+            {v.name: v for v in map(View.of, stored)},
+            {s.name: _service(s) for s in store.list_feature_services()},
+            frozenset(v.name for v in store.list_on_demand_feature_views(allow_cache=True)),
+        )
+
+    def references(self, refs: Sequence[str]) -> FeatureSet:
+        """``view:feature`` strings; NotFoundError for what the registry does not have."""
+        return self.resolved(FeatureSet.of(refs))
+
+    def resolved(self, features: FeatureSet) -> FeatureSet:
+        """``features`` itself, when the registry has all of it."""
+        for name, feature in features.pairs:
+            view = features.projection(name).view
+            if view in self.on_demand:
+                raise InvalidRequestError(
+                    f"feature view {view[:60]!r} is computed on demand, by Python code that this server does not run;"
+                    " ask 'feast serve' for it, or compute it in a preprocessing_fn"
+                )
+            if view not in self.views:
+                raise NotFoundError(f"unknown feature view {view[:60]!r}; the registry has {some_of(self.views)}")
+            if feature not in self.views[view].types:
+                raise NotFoundError(f"unknown feature {feature[:60]!r} of view {view!r}; it has {some_of(self.views[view].types)}")
+        return features
+
+    def service(self, name: str) -> FeatureSet:
+        """The features of a feature service."""
+        if name not in self.services:
+            raise NotFoundError(f"unknown feature service {name[:60]!r}; the registry has {some_of(self.services) or 'none'}")
+        found = self.services[name]
+        if isinstance(found, str):
+            raise InvalidRequestError(found)
+        return self.resolved(found)
+
+    def used(self, features: FeatureSet) -> dict[str, View]:
+        """The views that ``features`` reads, by their names there. Raises StoreError for one that the registry does not have (any more)."""
+        out = {}
+        for name in features.names:
+            projection = features.projection(name)
+            if projection.view not in self.views:
+                raise StoreError(f"feature view {projection.view!r} is not in the registry; run 'feast apply' in the feature repository")
+            out[name] = self.views[projection.view].used(name, projection)
+        return out
+
+    def key_fields(self, features: FeatureSet) -> list[RequestField]:
+        """The columns of a request that reading the features takes."""
+        keys: dict[str, str] = {}
+        for view in self.used(features).values():
+            for key, kind in view.keys.items():
+                keys[key] = _KEY_DTYPES.get(kind, "string")
+        return [RequestField(name, dtype) for name, dtype in keys.items()]
+
+
+def entity_key(view: View, values: Sequence[Any] | None) -> EntityKey:
+    """The stored key of ``values``, one for each of the view's keys; with None of some key of the right types."""
+    if not view.keys:
+        return EntityKey(join_keys=list(view.stored_keys), entity_values=[Value(string_val=DUMMY_ENTITY_VAL)] * len(view.stored_keys))
+    slots = [_KEY_SLOTS.get(kind, "string_val") for kind in view.keys.values()]
+    if values is None:
+        values = ["" if slot == "string_val" else 0 for slot in slots]
+    return EntityKey(
+        join_keys=list(view.stored_keys),
+        entity_values=[Value(**{slot: value}) for slot, value in zip(slots, values, strict=True)],
+    )
+
+
+def _service(service: Any) -> FeatureSet | str:
+    try:
+        return FeatureSet.of_service(service)
+    except DefinitionError as error:
+        return str(error)
+
+
+def some_of(names: Iterable[str]) -> str:
+    """Some of the names, sorted and quoted, for a message."""
+    ordered = sorted(names)
+    return ", ".join(repr(n[:60]) for n in ordered[:8]) + (f" and {len(ordered) - 8} more" if len(ordered) > 8 else "")
