@@ -10,9 +10,9 @@ or sharded cannot change a bit of a row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import lru_cache, reduce
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +25,10 @@ from transforms.functions.base import Events, StateSpec, checked_output
 from transforms.functions.count import Counts
 from transforms.windows import rows_of
 
-__all__ = ["merge", "rows_between", "tile", "tile_schema"]
+__all__ = ["keyed", "merge", "rows_between", "tile", "tile_schema", "with_keys"]
 
 Int = npt.NDArray[np.int64]
+Events_ = TypeVar("Events_", pa.RecordBatch, pa.Table)
 
 
 @lru_cache(maxsize=256)
@@ -81,9 +82,35 @@ def _us(array: pa.Array) -> Int:
     return out
 
 
+def with_keys(events: Events_, group: d.FeatureGroup) -> Events_:
+    """N events with the keys that ``group.null_keys`` gives them; a key that is null still is one of no event of the group.
+
+    Further columns stay. Whoever looks for the events of a key looks here.
+    """
+    if not isinstance(group.null_keys, Mapping):
+        return events
+    columns = list(events.columns)
+    for key, value in group.null_keys.items():
+        at = events.schema.get_field_index(key)
+        columns[at] = pc.fill_null(columns[at], pa.scalar(value, columns[at].type))
+    made: Events_ = type(events).from_arrays(columns, schema=events.schema)
+    return made
+
+
+def keyed(events: Events_, group: d.FeatureGroup) -> Events_:
+    """The events of a group among N valid ones, no key of which is null: all, where ``group.null_keys`` does not say otherwise."""
+    if group.null_keys is None:
+        return events
+    events = with_keys(events, group)
+    nulls = [events.column(events.schema.get_field_index(k)).is_null() for k in group.entity.keys]
+    unkeyed = reduce(pc.or_, nulls)
+    return events.filter(pc.invert(unkeyed)) if pc.any(unkeyed).as_py() else events
+
+
 def tile(batch: pa.RecordBatch, group: d.FeatureGroup) -> pa.RecordBatch:
     """Pre-aggregate N valid events (``group.source.arrow_schema``) to tiles, sorted by (keys, tile), each once."""
     source, schema = group.source, tile_schema(group)
+    batch = keyed(batch, group)
     if not batch.num_rows:
         return _empty(schema)
     columns = dict(zip(batch.schema.names, batch.columns, strict=True))

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -79,7 +80,7 @@ from transforms.reasons import (
     WRONG_UNIT_TIMESTAMP,
 )
 
-__all__ = ["DEAD_LETTER_SCHEMA", "Checked", "Now", "check", "check_json", "check_records", "dead_letters", "encode_json"]
+__all__ = ["DEAD_LETTER_SCHEMA", "Checked", "Now", "check", "check_json", "check_records", "dead_letters", "encode_json", "field_of"]
 DEAD_LETTER_SCHEMA = pa.schema([
     pa.field("source", pa.string(), nullable=False),
     pa.field("file", pa.string()),
@@ -261,6 +262,15 @@ def dead_letters(
         for f in DEAD_LETTER_SCHEMA for value in [given[f.name]]
     ]  # fmt: skip
     return pa.RecordBatch.from_arrays(columns, schema=DEAD_LETTER_SCHEMA)
+
+
+_NAMED = re.compile(r"([a-z][a-z0-9_]*)(?: is missing or null\Z|=| \((?:an object|a list)\) )")
+
+
+def field_of(detail: str | None) -> str | None:
+    """The field that a reject's detail is about; None where it is about the record as a whole."""
+    found = _NAMED.match(detail or "")
+    return found[1] if found else None
 
 
 # ---- the verdict -------------------------------------------------------------------------------------------------------

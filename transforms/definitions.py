@@ -12,10 +12,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -121,12 +121,23 @@ class Feature:
         return pa.field(self.name, self.output.arrow_type, nullable=self.output.nullable)
 
 
+class _Values(dict[str, str | int]):
+    """Values by key, as part of what may be hashed."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(self.items()))
+
+
 @dataclass(frozen=True)
 class FeatureGroup:
     """Aggregates of one source per entity, on one hop: it becomes one Feast FeatureView.
 
     ``hop`` is the step between rows; every window is a whole number of hops. ``preprocessing_fn`` is
     ``"module:function"`` in the feature repository: TF-Transform over the aggregates.
+
+    Keys are required fields, so that an event without one is a dead letter; or ``null_keys`` says what such an event is to this group:
+    ``"drop"``, none of its events, whatever it is to other groups; or ``{"city": "unknown"}``, an event of that key (one whose null keys
+    are not all there is dropped).
     """
 
     name: str
@@ -137,6 +148,7 @@ class FeatureGroup:
     aggregates: Sequence[Aggregate]
     preprocessing_fn: str | None = None
     description: str = ""
+    null_keys: Literal["drop"] | Mapping[str, str | int] | None = None
 
     def __post_init__(self) -> None:
         check_name("feature group", self.name)
@@ -150,8 +162,12 @@ class FeatureGroup:
             raise DefinitionError(f"{what}: no aggregates; give at least Count(over=hours(1))")
         for key in self.entity.keys:
             f = self.source.field(key)
-            if f.dtype not in ("string", "int64") or not f.required:
-                raise DefinitionError(f"{what}: entity key {key!r} must be a required string or int64 field of source {self.source.name!r}")
+            if f.dtype not in ("string", "int64") or not (f.required or self.null_keys):
+                raise DefinitionError(
+                    f"{what}: entity key {key!r} must be a required string or int64 field of source {self.source.name!r},"
+                    " or the group says what events without it are: null_keys='drop'"
+                )
+        self._check_null_keys(what)
         names: set[str] = set(self.entity.keys)
         tie = str(self.source.field(self.source.tie_breaker).dtype)
         kinds: dict[str, type[Any]] = {}
@@ -184,6 +200,22 @@ class FeatureGroup:
                 names.add(name)
         if self.preprocessing_fn is not None and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", self.preprocessing_fn):
             raise DefinitionError(f"{what}: preprocessing_fn {self.preprocessing_fn!r} is not of the form 'module:function'")
+
+    def _check_null_keys(self, what: str) -> None:
+        given = self.null_keys
+        if given is None:
+            return
+        optional = {f.name: f for f in self.key_fields if not f.required}
+        if given != "drop" and not (isinstance(given, Mapping) and given):
+            raise DefinitionError(f"{what}: null_keys={given!r} is neither 'drop' nor a value for each key, such as {{'city': 'unknown'}}")
+        if not optional:
+            raise DefinitionError(f"{what}: null_keys={given!r}, but each of its keys is a required field; drop one of both")
+        for key, value in given.items() if isinstance(given, Mapping) else ():
+            if key not in optional:
+                raise DefinitionError(f"{what}: null_keys names {key!r}, which is no key that may be null; those are {', '.join(optional)}")
+            check_comparison(f"{what}: null_keys", Field(key, optional[key].dtype), "==", (value,))
+        if isinstance(given, Mapping):
+            object.__setattr__(self, "null_keys", _Values(sorted(given.items())))
 
     @property
     def hop_us(self) -> int:
@@ -239,6 +271,7 @@ class FeatureGroup:
             "entity": list(self.entity.keys),
             "hop": self.hop_us,
             "aggregates": [a.canonical() for a in self.aggregates],
+            **({"null_keys": self.null_keys if isinstance(self.null_keys, str) else dict(self.null_keys)} if self.null_keys else {}),
         }
 
     def definition_hash(self) -> str:

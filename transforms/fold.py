@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.aggregates import merge, rows_between, tile, tile_schema
+from transforms.aggregates import keyed, merge, rows_between, tile, tile_schema
 from transforms.definitions import EVENT_TIMESTAMP, FeatureGroup, micros
 from transforms.hashing import hash64, mix
 from transforms.lateness import NEVER
@@ -252,6 +252,7 @@ class Shard:
         added, late_events, counts = {}, {}, {}
         for name, batch in events.items():
             group = self.groups[name]
+            batch = keyed(batch, group)
             offsets = _column(batch, OFFSET)
             if len(offsets) and offsets.min() < at.expected:
                 batch = batch.filter(pa.array(offsets >= at.expected))

@@ -26,6 +26,7 @@ from pipelines.batch.beam_transforms import ApplyTransformGraph, ReadEventLog, W
 from pipelines.lake import layout, provenance, runs
 from pipelines.lake.files import write_json
 from pipelines.lake.graphs import apply_graph, graph_for
+from pipelines.lake.run_records import with_fields
 from pipelines.project import recording
 from pipelines.project.repository import Repo
 from pipelines.sources.event_files import inventory, passed_over_line, passed_over_record
@@ -193,6 +194,7 @@ def _make(
     run.save(
         events={k.removeprefix("read/"): n for k, n in sorted(counts.items()) if k.startswith("read/")},
         rejected=rejected,
+        rejected_fields={k.removeprefix("rejected_fields/"): n for k, n in sorted(counts.items()) if k.startswith("rejected_fields/")},
         rows={k.removeprefix("rows/"): n for k, n in sorted(counts.items()) if k.startswith("rows/")},
         tiles={"end_us": end, "shards": settings.shards, "groups": {n: counts.get(f"tiles/{n}", 0) for n in repo.groups}},
     )
@@ -201,7 +203,7 @@ def _make(
         worst = max(rejected, key=lambda k: rejected[k])
         raise RejectLimitError(
             f"{sum(rejected.values())} of {read_total} events were rejected ({share:.2%}, limit {settings.max_reject_share:.2%}),"
-            f" most of them {worst};"
+            f" most of them {with_fields(worst, run.manifest['rejected_fields'])};"
             f" see {run.folder / 'dead_letters'}, fix the data or raise batch.max_reject_share"
         )
     made_files = {n: sorted(str(p) for p in (rows_dir / n).rglob("*.parquet")) for n in repo.groups}

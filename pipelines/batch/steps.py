@@ -7,6 +7,7 @@ a repeated bundle replaces its own file by an equal one.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 from pipelines.lake.files import replaced
 from pipelines.sources.event_files import EventFile, events
 from transforms.aggregates import merge, rows_between, tile
+from transforms.contract import field_of
 from transforms.definitions import CREATED, FINGERPRINT, TIMESTAMP, EventSource, FeatureGroup, micros
 from transforms.graph import TransformGraph
 from transforms.hashing import shard_of
@@ -70,7 +72,7 @@ class ReadEvents(beam.DoFn):
     """EventFile -> valid batches of ``source`` with event times in [start, end).
 
     Main output: RecordBatch. Output ``invalid``: (file name, table of its rejects). Output ``stats``: (name, number): events read,
-    rejected by reason.
+    rejected by reason, and by reason and field.
     """
 
     def __init__(self, source: EventSource, start: int, end: int, now_us: int, max_future_us: int) -> None:
@@ -93,6 +95,10 @@ class ReadEvents(beam.DoFn):
             yield beam.pvalue.TaggedOutput("invalid", (file.name, table))
             for row in table.column("reason").value_counts().to_pylist():
                 yield beam.pvalue.TaggedOutput("stats", (f"rejected/{name}/{row['values']}", row["counts"]))
+            named = zip(table.column("reason").to_pylist(), map(field_of, table.column("detail").to_pylist()), strict=True)
+            for (reason, field), count in Counter(named).items():
+                if field is not None:
+                    yield beam.pvalue.TaggedOutput("stats", (f"rejected_fields/{name}/{reason}/{field}", count))
 
 
 class WriteDeadLetters(beam.DoFn):

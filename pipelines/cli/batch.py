@@ -9,6 +9,7 @@ from rich.table import Table
 
 from pipelines import workflow
 from pipelines.cli.console import DEFAULT_REPO, DataOption, EndOption, JsonOption, RepoOption, StartOption, Steps, load, moment, quiet, show
+from pipelines.lake.run_records import with_fields
 
 
 def events(
@@ -48,7 +49,8 @@ def run_table(manifest: dict[str, Any]) -> Table:
     for name, rows in manifest.get("rows", {}).items():
         table.add_row(name, f"{rows:,}", manifest.get("fingerprints", {}).get(name, "")[:12])
     read, rejected = sum(manifest.get("events", {}).values()), manifest.get("rejected", {})
-    reasons = ", ".join(f"{n} {reason}" for reason, n in rejected.items()) or "none"
+    fields = manifest.get("rejected_fields", {})
+    reasons = ", ".join(f"{n:,} {with_fields(reason, fields)}" for reason, n in rejected.items()) or "none"
     passed = ", ".join(f"{p['count']:,} of {source}" for source, p in manifest.get("passed_over", {}).items())
     table.caption = f"{read:,} events read; rejected: {reasons}" + (f"; files passed over: {passed}" if passed else "")
     return table

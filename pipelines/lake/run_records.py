@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypedDict
 __all__ = [
     "FORMAT", "BatchRecord", "Code", "EvaluateRecord", "ExperimentsRecord", "EventsRecord", "InputFile", "OutputFile", "PipelineRecord",
     "PromoteRecord", "RetrainRecord", "RunHead", "RunRecord", "ServeRecord", "StreamRecord", "TrainRecord", "WatchRecord", "head_fields",
-    "head_of",     "known_fields", "record_of",
+    "head_of",     "known_fields", "record_of", "with_fields",
 ]  # fmt: skip
 
 FORMAT = 1
@@ -142,6 +142,8 @@ class BatchRecord(RunRecord):
     """Source -> events read."""
     rejected: dict[str, int] = field(default_factory=dict)
     """``<source>/<reason>`` -> events."""
+    rejected_fields: dict[str, int] = field(default_factory=dict)
+    """``<source>/<reason>/<field>`` -> events, of the reasons that are about one field."""
     rows: dict[str, int] = field(default_factory=dict)
     """Group -> rows made."""
     tiles: dict[str, Any] = field(default_factory=dict)
@@ -293,6 +295,13 @@ HEAD = tuple(f.name for f in fields(RunHead))
 
 _ALL: tuple[type[RunRecord], ...] = (RunRecord, *RunRecord.__subclasses__())
 _NAMES = {cls: frozenset(f.name for f in fields(cls)) - {"more"} for cls in _ALL}
+
+
+def with_fields(reason: str, fields: Mapping[str, int]) -> str:
+    """``<source>/<reason>`` and, where events were rejected for single fields, how often for which."""
+    mine = {key.rpartition("/")[2]: n for key, n in fields.items() if key.rpartition("/")[0] == reason}
+    own = sorted(mine.items(), key=lambda item: (-item[1], item[0]))
+    return f"{reason} ({', '.join(f'{field} {n:,}' for field, n in own[:5])}{', ...' if len(own) > 5 else ''})" if own else reason
 
 
 def known_fields(kind: str) -> frozenset[str] | None:

@@ -31,7 +31,7 @@ from pipelines.project.repository import Repo
 from pipelines.verify.log import found_graphs, from_files
 from pipelines.verify.served import due_rows
 from serving.request_rows import view_answers
-from transforms.aggregates import merge, rows_between, tile
+from transforms.aggregates import merge, rows_between, tile, with_keys
 from transforms.columns import column_us
 from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION, FeatureGroup, micros
 from transforms.graph import TransformGraph
@@ -175,7 +175,7 @@ def _asked(log: pa.Table, group: FeatureGroup) -> pa.Table:
 
 def _rows(asked: pa.Table, group: FeatureGroup, events: pa.Table, start: int, upto: int, graph: TransformGraph | None) -> pa.Table:
     """The rows of the asked keys with ``start`` < boundary, with the graph's outputs if there is one."""
-    events = table_of(events.select(group.source.arrow_schema.names))
+    events = table_of(with_keys(events.select(group.source.arrow_schema.names), group))
     if events.num_rows:
         events = table_of(events.filter(pa.array(locate(events, asked, group.entity.keys) >= 0)))
     batches = events.cast(group.source.arrow_schema).to_batches() or [pa.RecordBatch.from_pylist([], schema=group.source.arrow_schema)]

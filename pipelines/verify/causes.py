@@ -22,7 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.lake.row_compare import Comparison, codes, common_codes, compare, locate, table_of
-from transforms.aggregates import merge, rows_between, tile
+from transforms.aggregates import merge, rows_between, tile, with_keys
 from transforms.columns import column_us
 from transforms.definitions import FINGERPRINT, EventSource, FeatureGroup, micros
 from transforms.graph import TransformGraph
@@ -174,7 +174,7 @@ def explain(
     odd = comparison.odd
     if not odd.any():
         return cause
-    names = comparison.names
+    names, events = comparison.names, with_keys(events, group)
     boundary = comparison.event_us - group.delay_us
     ahead = boundary > position.output_watermark[position.shard(names, group)]
     cause[odd] = UNEXPLAINED

@@ -27,7 +27,10 @@ def rows(events: Iterable[Event], group: FeatureGroup, after_us: int, upto_us: i
     clean = [{name: plain(event.get(name)) for name in [source.event_time, *(f.name for f in source.fields)]} for event in events]
     by_key: dict[tuple[Any, ...], list[Event]] = {}
     for event in clean:
-        by_key.setdefault(tuple(event[k] for k in group.entity.keys), []).append(event)
+        instead = group.null_keys if isinstance(group.null_keys, dict) else {}
+        key = tuple(instead.get(k) if event[k] is None else event[k] for k in group.entity.keys)
+        if None not in key:
+            by_key.setdefault(key, []).append(event)
 
     out = []
     for key in sorted(by_key, key=lambda values: [order(v) for v in values]):

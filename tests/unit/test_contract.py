@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transforms import contract, json_columns
-from transforms.contract import DEAD_LETTER_SCHEMA, Checked, check, check_json, dead_letters, encode_json
+from transforms.contract import DEAD_LETTER_SCHEMA, Checked, check, check_json, dead_letters, encode_json, field_of
 from transforms.definitions import EventSource, Field
 from transforms.reasons import REASONS
 
@@ -589,3 +589,13 @@ def test_any_row_can_be_encoded() -> None:
     )
     text = encode_json(batch)[0].as_py()
     assert text.startswith(b'{"a":"a\xff","b":NaN,"c":"1.50","d":1099511627776000000,"e":"\xfe","f":[{"x":1}],"g":"0:00:01","h":"')
+
+
+@pytest.mark.parametrize(("reason", "line", "says"), BAD_JSON)
+def test_the_field_of_a_reject_is_told(reason: str, line: bytes | None, says: str) -> None:
+    """FAULTS 28: summaries say which field; nothing is named for what concerns the whole record."""
+    named = field_of(judge(line).details[0].as_py())
+    whole = reason in ("malformed", "unknown_schema") or (reason == "invalid_utf8" and "0xff" in says)
+    assert (named is None) == whole
+    if named is not None:
+        assert named in (SOURCE.event_time, *(f.name for f in SOURCE.fields))

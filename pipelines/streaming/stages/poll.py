@@ -21,6 +21,7 @@ from pipelines.streaming.stages.position import Position
 from pipelines.streaming.stages.reject_limit import RejectLimit
 from pipelines.streaming.state.job_spec import JobSpec
 from pipelines.streaming.state.job_state import JobState
+from transforms.aggregates import keyed
 from transforms.contract import Checked
 from transforms.definitions import EventSource
 from transforms.errors import DataError, StoreError, TandemError
@@ -243,11 +244,11 @@ class Poll(beam.DoFn):
             for name, group in self.spec.groups.items():
                 if group.source.name != source.name:
                     continue
-                keys = [events.column(events.schema.get_field_index(k)) for k in group.entity.keys]
-                shard = shard_of(keys, shards)
+                own = keyed(events, group)
+                shard = shard_of([own.column(own.schema.get_field_index(k)) for k in group.entity.keys], shards)
                 for number in np.unique(shard).tolist():
                     here = shard == number
-                    mine[number][name] = events if here.all() else events.filter(pa.array(here))
+                    mine[number][name] = own if here.all() else own.filter(pa.array(here))
         for number in range(shards):
             writes = late if number == span.partition % shards else None
             yield number, encode(Element(span, mine[number], writes, flush))
