@@ -60,6 +60,8 @@ STORE = [  # Feast with its online stores, which every part reads or writes
     *both("protobuf"),
     *both("pandas"),
     *both("redis"),
+    f"dask[dataframe]>=2024.2.1,<2024.3; {OLDER}",  # see FOLLOWS
+    f"uvicorn-worker<0.4; {OLDER}",
     "hiredis>=2",
     "mmh3>=4",
     "orjson>=3.9",
@@ -72,6 +74,32 @@ WEB = ["fastapi>=0.110", "uvicorn>=0.30"]
 PLAIN_LINUX = "(sys_platform == 'linux' and platform_machine == 'x86_64')"
 NOT_PLAIN_LINUX = "(sys_platform != 'linux' or platform_machine != 'x86_64')"
 SERVE = [*STORE, *WEB, *both("tensorflow-cpu", PLAIN_LINUX), *both("tensorflow", NOT_PLAIN_LINUX)]
+# What follows from the ranges above on the older line (protobuf 4, mostly), without end in new versions: pip finds it by trying one
+# after the other, dask's forty among them, and gives up after a quarter of an hour.
+FOLLOWS = {
+    "ibis-framework[duckdb]": ">=9.5,<10",
+    "rich": ">=13,<14",
+    "packaging": ">=24,<25",
+    "toolz": ">=0.12,<1",
+    "tensorflow-serving-api": ">=2.16.1,<2.17",
+    "proto-plus": "<1.29",
+    "googleapis-common-protos": "<1.75.1",
+    "google-api-core": "<2.31",
+    "google-cloud-bigquery-storage": "<2.40",
+    "google-cloud-bigtable": "<2.40",
+    "google-cloud-build": "<3.38",
+    "google-cloud-datastore": "<2.26",
+    "google-cloud-dlp": "<3.39",
+    "google-cloud-kms": "<3.15",
+    "google-cloud-language": "<2.22",
+    "google-cloud-monitoring": "<2.32",
+    "google-cloud-pubsub": "<2.40",
+    "google-cloud-resource-manager": "<1.19",
+    "google-cloud-secret-manager": "<2.30",
+    "google-cloud-spanner": "<3.69",
+    "google-cloud-videointelligence": "<2.21",
+    "google-cloud-vision": "<3.16",
+}
 BATCH = [
     *STORE,
     *both("feast[duckdb]"),
@@ -83,8 +111,7 @@ BATCH = [
     *both("tensorflow-transform"),
     *both("tensorflow-metadata"),
     *both("tfx-bsl"),
-    # What follows from the above on the older line; pip does not find it by itself, and gives up after a quarter of an hour.
-    *(f"{package}; {OLDER}" for package in ("ibis-framework[duckdb]>=9.5,<10", "rich>=13,<14", "packaging>=24,<25", "toolz>=0.12,<1")),
+    *(f"{package}{newest}; {OLDER}" for package, newest in FOLLOWS.items()),
     "scipy>=1.11",
     "setuptools<81",
 ]

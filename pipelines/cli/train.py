@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -26,9 +26,6 @@ from pipelines.cli.console import (
     show,
 )
 from transforms.errors import ConfigError
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["train"]
 
