@@ -233,7 +233,8 @@ class OnlineFeatures:
             with self._lock:
                 if self._store is store:
                     self._store = None  # a broken connection is not kept: the next read opens a new one
-            problem = f"the online store cannot be read ({type(e.__cause__ or e).__name__})"
+            told = isinstance(e, StoreError) and e.__cause__ is None  # ours, and of no place on this machine
+            problem = str(e) if told else f"the online store cannot be read ({type(e.__cause__ or e).__name__})"
             # While a store stays away every request fails: its trace is logged once, not a thousand times a second.
             log.warning("online store: a read failed", exc_info=e) if problem != self.store_problem else log.debug("%s", problem)
             self.store_problem = problem

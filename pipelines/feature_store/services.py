@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from serving.projections import FeatureSet
 from transforms.definitions import RESERVED
 from transforms.errors import DefinitionError
 
-__all__ = ["check_services", "defined_services", "unlike_the_registry"]
+__all__ = ["check_fields", "check_services", "defined_services", "unlike_the_registry"]
 
 
 def defined_services(repo: Path) -> dict[str, Any]:
@@ -35,6 +36,24 @@ def check_services(services: dict[str, Any], views: dict[str, Any]) -> None:
                     " correct the service, or run 'tandem batch' and apply that run if the preprocessing_fn was changed"
                 )
         FeatureSet.of_service(service)
+
+
+def check_fields(views: Iterable[Any]) -> None:
+    """Raise DefinitionError where two features would be one field of Redis: Feast keeps all views of an entity in one hash, whose fields
+    are called by 32 bits of murmur3 over ``view:feature``. Nothing else tells them apart, and the store would give one's value for both."""
+    from feast.infra.online_stores.helpers import _mmh3
+
+    taken: dict[tuple[tuple[str, ...], bytes], str] = {}
+    for view in views:
+        keys = tuple(sorted(c.name for c in view.entity_columns) or view.entities)
+        for feature in view.features:
+            name = f"{view.name}:{feature.name}"
+            other = taken.setdefault((keys, _mmh3(name)), name)
+            if other != name:
+                raise DefinitionError(
+                    f"features {other!r} and {name!r} have the same field in Redis (Feast names fields by a 32-bit hash), so one would be"
+                    " read as the other; rename one of them"
+                )
 
 
 def unlike_the_registry(service: Any, applied: FeatureSet) -> str:

@@ -11,7 +11,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from pipelines.feature_store.inside import inside
-from pipelines.feature_store.services import check_services
+from pipelines.feature_store.services import check_fields, check_services
 from pipelines.project.repository import Repo, load_module
 from transforms.errors import ConfigError, StoreError, TandemError
 
@@ -71,6 +71,7 @@ def apply(repo: Repo, fingerprints: Mapping[str, str]) -> None:
     with inside(repo.path), redirect_stdout(sys.stderr):  # stdout is for results
         try:
             found = parse_repo(repo.path)
+            check_fields([*found.feature_views, *found.stream_feature_views])
             check_services({s.name: s for s in found.feature_services}, {v.name: v for v in found.feature_views})
             apply_total(load_repo_config(repo.path, repo.path / "feature_store.yaml"), repo.path, skip_source_validation=True)
         except SystemExit as stop:

@@ -19,6 +19,7 @@ from feast import Entity, FeatureView, RepoConfig
 from feast.infra.online_stores.sqlite import SqliteOnlineStore, SqliteOnlineStoreConfig, _table_id
 
 from serving.online_store.base import OrderedOnlineStore, OrderedOnlineStoreConfig, Rows, StoredRow, unreachable
+from transforms.errors import StoreError
 
 __all__ = ["OrderedSqliteOnlineStore", "OrderedSqliteOnlineStoreConfig"]
 
@@ -142,11 +143,28 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
                         row[1][position[feature]] = value
         except sqlite3.OperationalError as e:
             if "no such table" in str(e):
+                with contextlib.suppress(sqlite3.Error):
+                    if conn.execute(f'SELECT EXISTS (SELECT 1 FROM "{name}")').fetchone()[0]:
+                        _create(conn, name)
+                        self._check_order(conn, table.name, name)
                 return [None] * len(keys)  # nothing has been written yet
             raise unreachable(self._get_db_path(config), e, "fix the file") from e
         except sqlite3.Error as e:
             raise unreachable(self._get_db_path(config), e, "fix the file") from e
+        if len(found) < len(unique) and name not in self.__dict__.setdefault("_ordered_views", set()):
+            self._check_order(conn, table.name, name)
         return [found.get(k) for k in keys]
+
+    def _check_order(self, conn: sqlite3.Connection, view: str, name: str) -> None:
+        """Rows that another class wrote have no order here, and would be read as none."""
+        rows, orders = (conn.execute(f'SELECT EXISTS (SELECT 1 FROM "{n}")').fetchone()[0] for n in (name, f"{name}_tandem"))
+        if rows and not orders:
+            raise StoreError(
+                f"view {view!r}: its rows were written by another online store class, without the order that this one keeps;"
+                " materialize the view again over their range"
+            )
+        if orders:
+            self.__dict__["_ordered_views"].add(name)
 
     def apply_fingerprint(self, config: RepoConfig, view: str, fingerprint: str) -> None:
         with self._transaction(config) as conn:

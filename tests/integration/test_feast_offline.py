@@ -52,22 +52,27 @@ FEATURES: dict[str, Any] = {
 TTL = timedelta(hours=36)
 
 
+ORDERED = "serving.online_store.sqlite.OrderedSqliteOnlineStore"
+
+
+def config_of(folder: Path, online: str = ORDERED) -> RepoConfig:
+    return RepoConfig(
+        project="t",
+        registry=str(folder / "registry.db"),
+        provider="local",
+        repo_path=folder,
+        entity_key_serialization_version=3,
+        online_store={"type": online, "path": str(folder / "online.db")},
+        offline_store={"type": "serving.offline_store.AsofOfflineStore", "memory_limit": "500MB"},
+    )
+
+
 class Repo:
     """A Feast repository with one view ``legs`` by (origin, number) over runs of Parquet."""
 
-    def __init__(self, folder: Path, ttl: timedelta = TTL, tags: dict[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, ttl: timedelta = TTL, tags: dict[str, str] | None = None, online: str = ORDERED) -> None:
         self.folder = folder
-        self.store: Any = FeatureStore(
-            config=RepoConfig(
-                project="t",
-                registry=str(folder / "registry.db"),
-                provider="local",
-                repo_path=folder,
-                entity_key_serialization_version=3,
-                online_store={"type": "serving.online_store.sqlite.OrderedSqliteOnlineStore", "path": str(folder / "online.db")},
-                offline_store={"type": "serving.offline_store.AsofOfflineStore", "memory_limit": "500MB"},
-            )
-        )
+        self.store: Any = FeatureStore(config=config_of(folder, online))
         origin = Entity(name="origin", join_keys=["origin"], value_type=ValueType.STRING)
         number = Entity(name="number", join_keys=["number"], value_type=ValueType.INT64)
         source = FileSource(
@@ -439,3 +444,24 @@ def test_stock_views_beside_ours_answer_as_stock_stores_do(tmp_path: Path) -> No
         body = {"features": ["world:rate", "shops:picture"], "entities": {"shop": [1, 2, 3]}}
         both = client.post("/get-online-features", json=body).json()
         assert both["results"][both["metadata"]["feature_names"].index("rate")]["values"] == everywhere
+
+
+@pytest.mark.parametrize("applied", [True, False])
+def test_rows_of_another_store_class_are_not_none_without_a_word(tmp_path: Path, applied: bool) -> None:
+    """FAULTS 30: a SQLite file that stock Feast wrote, read by the ordered class, before and after an apply: it says what to do."""
+    repo = Repo(tmp_path, online="sqlite")
+    repo.write([row("JFK", 1, T0, 5)])
+    repo.store.materialize(T0 - timedelta(days=1), T0 + timedelta(days=1))
+    store = FeatureStore(config=config_of(tmp_path))
+    if applied:
+        store.apply([repo.view])
+    asked: dict[str, Any] = {"features": ["legs:n"], "entity_rows": [{"origin": "JFK", "number": 1}]}
+    for _ in range(2):
+        with pytest.raises(StoreError, match="view 'legs': its rows were written by another online store class") as error:
+            store.get_online_features(**asked)
+        assert "; materialize the view again" in str(error.value)
+    store.materialize(T0 - timedelta(days=1), T0 + timedelta(days=1))
+    store.config.online_store.as_of = T0
+    assert store.get_online_features(**asked).to_dict()["n"] == [5]
+    asked["entity_rows"] = [{"origin": "nowhere", "number": 1}]
+    assert store.get_online_features(**asked).to_dict()["n"] == [None]

@@ -10,7 +10,7 @@ import pytest
 from feast import FeatureService
 
 from pipelines.demo.scaffold import scaffold
-from pipelines.feature_store.services import check_services, defined_services, unlike_the_registry
+from pipelines.feature_store.services import check_fields, check_services, defined_services, unlike_the_registry
 from pipelines.project.repository import load_repo
 from serving.feast_objects import feast_objects
 from serving.projections import FeatureSet
@@ -100,3 +100,38 @@ def test_a_service_that_differs_from_the_applied_one_is_told() -> None:
     assert "not applied yet: to:count_24h; taken out: city_orders:count_24h" in told(made[["busy_z"]], made[["count_24h"]].with_name("to"))
     applied = FeatureSet.of_service(FeatureService(name="s", features=[made[["count_24h", "busy_z"]]]))
     assert told(made) == ""  # Tandem's own columns are no features of a model
+
+
+def counts(name: str, *features: str, entity: str = "city") -> Any:
+    made = FeatureGroup(
+        name=name,
+        source=ORDERS,
+        entity=Entity(entity),
+        hop=hours(1),
+        ttl=hours(48),
+        aggregates=[Count(over=hours(1), name=feature) for feature in features],
+    )
+    return feast_objects([made], "data").views[0]
+
+
+def test_features_that_redis_cannot_tell_apart_are_refused() -> None:
+    """FAULTS 16: 100 and 7 were read as 7 and 7."""
+    check_fields([counts("v", "f37660", "f1"), counts("w", "f43618")])
+    with pytest.raises(DefinitionError, match=r"features 'v:f37660_1h' and 'v:f43618_1h' have the same field in Redis .* rename one"):
+        check_fields([counts("v", "f37660", "f43618")])
+
+
+def test_two_views_of_an_entity_share_its_hash_in_redis() -> None:
+    """FAULTS 16: Feast keeps all views of an entity in one hash, so names collide between them as well."""
+    from feast.infra.online_stores.helpers import _mmh3
+
+    seen: dict[bytes, str] = {}
+    for i in range(200_000):
+        name = f"f{i}"
+        seen.setdefault(_mmh3(f"a:{name}_1h"), name)
+        if (pair := seen.get(_mmh3(f"b:{name}_1h"))) is not None:
+            with pytest.raises(DefinitionError, match="have the same field in Redis"):
+                check_fields([counts("a", pair), counts("b", name)])
+            check_fields([counts("a", pair), counts("b", name, entity="order_id")])
+            return
+    pytest.fail(f"no pair among {len(seen)} names; look among more")
