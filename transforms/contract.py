@@ -369,7 +369,7 @@ def _detail(source: EventSource, name: str, reason: str, value: Any, max_future_
         shown = repr(value[:80] if isinstance(value, (str, bytes)) else value)
         shown = f"{name}={shown if len(shown) <= 100 else shown[:97] + '...'}"
     if reason == FUTURE_TIMESTAMP:
-        return f"{shown} lies more than {timedelta(microseconds=max_future_us)} ahead of now"
+        return f"{shown} lies more than {timedelta(microseconds=max_future_us)} ahead of the instant that it is judged at"
     if reason == WRONG_UNIT_TIMESTAMP:
         return f"{shown} lies in early 1970: it looks like seconds or milliseconds; send microseconds"
     if reason == TOO_LONG:

@@ -142,7 +142,7 @@ def _cell(key: str, value: Any) -> str:
 
 @app.command()
 def resume(repo: RepoOption = DEFAULT_REPO, data: DataOption = None, name: NameOption = "main") -> None:
-    """Let partitions that are paused for their rejects go on; the rejects become dead letters."""
+    """Let partitions that are paused go on, now or at the next start; rejects become dead letters, late events go to the late log."""
     from pipelines.streaming.stream_control import resume_stream
 
     parts = resume_stream(_data(repo, data), name)

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from pipelines.project.config import KafkaSettings
 from pipelines.sources.broker import BrokerAway, PartitionReader
 from pipelines.sources.formats.record_format import Decode, record_format
+from pipelines.sources.record_times import judged_at
 from transforms.definitions import EventSource
 from transforms.errors import DataError
 from transforms.instants import now_us
@@ -45,7 +46,7 @@ def archive(
     folder: Path,
     *,
     start: dict[int, int] | None = None,
-    max_future_us: int = 86_400_000_000,
+    max_future_us: int = 360_000_000,
     clock: Callable[[], int] = now_us,
     say: Callable[[str], None] = lambda line: None,
 ) -> Path:
@@ -96,8 +97,7 @@ def _copy(
         fetched = _patiently(lambda at=at: reader.poll(source.topic, partition, at, POLL_RECORDS, POLL_MS), say)
         if len(fetched.offsets) and fetched.offsets[-1] >= end:
             fetched = fetched.before(end)
-        now, stamps = clock(), fetched.timestamps_us
-        nows = np.where(stamps > 0, np.minimum(stamps, now), now)  # as the stream: see pipelines.streaming.stages.poll
+        nows = judged_at(fetched.timestamps_us, clock(), max_future_us)  # as the stream does
         checked = _patiently(lambda p=fetched, n=nows: decode(p.payloads, n, max_future_us), say)
         file.add(checked.valid, fetched.offsets[checked.accepted])
         if fetched.next_offset == offset and fetched.at_end and fetched.end_offset < end:

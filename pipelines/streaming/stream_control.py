@@ -9,7 +9,7 @@ from typing import Any
 
 from pipelines.lake import runs
 from pipelines.streaming.driver import running, stream_folder
-from pipelines.streaming.state.job_state import JobState
+from pipelines.streaming.state.job_state import RESUME, JobState
 from pipelines.streaming.status import Tracker
 from transforms.errors import ConfigError, DataError, TandemError
 
@@ -56,12 +56,13 @@ def stream_status(data: Path, name: str) -> dict[str, Any]:
 
 
 def resume_stream(data: Path, name: str) -> list[str]:
-    """Let paused partitions go on, rejects and all; which ones. Raises TandemError if no such stream runs."""
+    """Let paused partitions go on, rejects and all, now or when the stream is started again; which ones. Raises TandemError if there is no
+    such stream."""
     folder = stream_folder(data, name)
-    if running(folder) is None:
-        raise TandemError(f"no stream called {name!r} runs; start it with 'tandem stream'")
+    if not folder.is_dir():
+        raise TandemError(f"there is no stream called {name!r}; start it with 'tandem stream'")
     job_state = JobState(folder)
     paused = [part for part, values in job_state.reports().items() if part.startswith("poll-") and values.get("paused")]
     for part in paused:
-        job_state.request("resume-" + part.removeprefix("poll-"))
+        job_state.request(RESUME + part.removeprefix("poll-"))
     return [part.removeprefix("poll-") for part in paused]

@@ -34,6 +34,10 @@ class Idleness:
     def nothing_came(self, key: str, source: EventSource, at: Position) -> bool:
         """After a poll that found the end: moves event time or marks the partition idle; whether the shards must hear of it."""
         now = time.monotonic()
+        lifted = at.mark(source, at.newest, self.clock())
+        if lifted > at.watermark:  # the clock has reached what was read
+            at.watermark = lifted
+            return True
         if now - self.seen.setdefault(key, now) < self.stream.idle_seconds:
             return False
         if self.stream.clock == "replay":

@@ -14,6 +14,7 @@ from apache_beam.transforms.userstate import ReadModifyWriteStateSpec
 
 from pipelines.sources.broker import BrokerAway, FetchResult
 from pipelines.sources.formats.record_format import record_format
+from pipelines.sources.record_times import judged_at, said_of
 from pipelines.streaming.stages.coders import Element, decode_state, encode, encode_state, with_offsets
 from pipelines.streaming.stages.idle import Idleness
 from pipelines.streaming.stages.poll_reports import PollReports
@@ -92,7 +93,7 @@ class Poll(beam.DoFn):
         self.decode = {n: record_format(s, spec.kafka).decode for n, s in spec.sources.items()}
         self.idleness = Idleness(spec.stream, self.job_state, self.clock)
         self.limit = RejectLimit(spec.stream, self.job_state)
-        self.reports = PollReports(self.job_state)
+        self.reports = PollReports(self.job_state, spec.stream.max_late_share)
         self.same: set[str] = set()
 
     def teardown(self) -> None:
@@ -148,7 +149,9 @@ class Poll(beam.DoFn):
         found = self.spec.start.offsets.get(source.name, {}).get(partition)
         offset, newest = found if found is not None else (self.reader.start(source.topic, partition), NEVER)
         self.job_state.say(f"{source.topic}/{partition}: reading from offset {offset}, {self.spec.start.why}")
-        return Position(offset, offset, newest)
+        done = self.spec.start.done.get(source.name, {}).get(partition, offset)
+        leaps, judged = self.spec.start.past.get(source.name, {}).get(partition, ((), (0, 0, 0)))
+        return Position(offset, offset, newest, leaps, done, NEVER, False, True, *judged)
 
     def _poll(self, source: EventSource, partition: int, partitions: int, at: Position) -> Generator[tuple[int, bytes], None, bool]:
         """Poll once; whether to poll again within this tick."""
@@ -156,15 +159,16 @@ class Poll(beam.DoFn):
         end = self.spec.until.get(source.name, {}).get(partition, 0) if self.spec.until is not None else None
         stop = self.job_state.requested("stop") or (end is not None and at.next >= end)
         if at.paused and not stop and not self.limit.resumed(key, at):
-            self.reports.report(key, at, None, stop)
+            if self.reports.due(key):  # what waits behind it grows
+                self.reports.report(key, at, self.reader.end(source.topic, partition), False, stop, self.limit.late_share(at))
             return False
         if stop:
             if end is not None and at.newest == NEVER and not at.idle:
-                at.idle, at.flushed = True, False  # read to its end, and nothing was there: it holds nobody back
+                at.idle, at.flushed = True, False  # read to its end, and nothing there begins its time: it holds nobody back
             if not at.flushed:
                 at.flushed = True
                 yield from self._send(source, at.here(source, partition, partitions), flush=True)
-            self.reports.report(key, at, None, stop, force=True)
+            self.reports.report(key, at, None, True, stop, self.limit.late_share(at), force=True)
             return False
         fetched = self.reader.poll(source.topic, partition, at.next, self.spec.stream.poll_records, POLL_MS)
         n = len(fetched.offsets)
@@ -182,24 +186,27 @@ class Poll(beam.DoFn):
                 # What an idle partition let the others emit belongs into the checkpoint: nothing may follow that would save it.
                 at.flushed = True
                 yield from self._send(source, at.here(source, partition, partitions), flush=True)
-        self.reports.report(key, at, fetched, False)
+        self.reports.report(key, at, fetched.end_offset, fetched.at_end, False, self.limit.late_share(at))
         return self.spec.one_tick and not at.paused
 
     def _take(
         self, source: EventSource, partition: int, partitions: int, at: Position, fetched: FetchResult
     ) -> Iterator[tuple[int, bytes]]:
         """Judge the records of a poll and send them on."""
-        now = self.clock()
-        stamps = fetched.timestamps_us
-        # A record's own time, where it has one, judges alike whenever the log is read again.
-        nows = np.where(stamps > 0, np.minimum(stamps, now), now)
-        checked: Checked = self.decode[source.name](fetched.payloads, nows, round(self.spec.stream.max_future_hours * 3.6e9))
+        now, limit = self.clock(), round(self.spec.stream.max_future_hours * 3.6e9)
+        checked: Checked = self.decode[source.name](fetched.payloads, judged_at(fetched.timestamps_us, now, limit), limit)
+        taken = split_late(checked, fetched.offsets, source, at.newest, self.spec.start.begin, at.leaps, limit)
         bad = checked.rejected
-        if self.limit.exceeded(f"{source.topic}/{partition}", at, len(fetched.offsets), checked):
+        key = f"{source.name}/{partition}"
+        if self.limit.exceeded(key, f"{source.topic}/{partition}", at, fetched.offsets, checked, taken.late_offsets):
+            self.reports.news(key)
             return
         if len(bad):
             try:
-                reasons, details = checked.reasons.take(pa.array(bad)).to_pylist(), checked.details.take(pa.array(bad)).to_pylist()
+                reasons, details, times = (
+                    a.take(pa.array(bad)).to_pylist() for a in (checked.reasons, checked.details, _us(checked.times))
+                )
+                details = said_of(reasons, details, times, fetched.timestamps_us[bad], now, limit)
                 self.letters.write(source.topic, partition, source.name, fetched, bad, reasons, details)
             except BrokerAway:
                 raise  # waited for, like any other silence: the position has not moved
@@ -207,14 +214,13 @@ class Poll(beam.DoFn):
                 raise DataError(f"dead letters of {source.topic}/{partition} cannot be written, so the job stops here: {error}") from error
             for reason in reasons:
                 at.count(f"rejected/{reason}", 1)
-        taken = split_late(checked, fetched.offsets, source, at.newest, self.spec.start.begin)
         self._check_begin(source, partition, at, checked)
         at.count("events", len(fetched.offsets))
         at.count("late", taken.late.num_rows)
         at.count("before", taken.before)
         at.idle, at.flushed = False, False
-        span = at.upto(source, partition, partitions, fetched.next_offset, taken.newest)
-        at.next, at.newest, at.watermark = span.next, span.newest, span.watermark
+        span = at.upto(source, partition, partitions, fetched.next_offset, taken, now)
+        at.next, at.newest, at.leaps, at.watermark = span.next, span.newest, span.leaps, span.watermark
         late = with_offsets(taken.late, taken.late_offsets) if taken.late.num_rows else None
         yield from self._send(source, span, with_offsets(taken.events, taken.offsets), late)
 
@@ -252,3 +258,7 @@ class Poll(beam.DoFn):
         for number in range(shards):
             writes = late if number == span.partition % shards else None
             yield number, encode(Element(span, mine[number], writes, flush))
+
+
+def _us(times: pa.Array) -> pa.Array:
+    return times.cast(pa.int64())

@@ -30,13 +30,15 @@ from typing import Any
 from pipelines.lake.files import write_text
 from transforms.errors import DataError
 
-__all__ = ["FORMAT", "JobState", "is_stream"]
+__all__ = ["FORMAT", "RESUME", "JobState", "is_stream"]
 
 FORMAT = 2
 """Of the checkpoints on disk; 1 (without a number) was called progress, and is read."""
 _FOLDER_OF_1 = "progress"
 _NAMES_OF_1 = {"emitted": "output_watermark", "mark": "generation"}
 
+RESUME = "resume-"
+"""What the flags begin with that let a paused partition (``source-partition``) go on."""
 _LONGEST_FILE = 256 * 1024
 _PART = re.compile(r"[A-Za-z0-9_.-]+")
 
@@ -200,11 +202,13 @@ class JobState:
             return None
 
     def begin(self) -> None:
-        """For a driver that starts the job: forget the flags, failure and numbers of the one before; checkpoints and the log stay."""
+        """For a driver that starts the job: forget the flags, failure and numbers of the one before; checkpoints and the log stay, and so
+        does what was resumed while nothing ran."""
         if self._checkpoints.name == _FOLDER_OF_1:
             self._checkpoints = self._checkpoints.rename(self.folder / "checkpoints")
         for path in (*(self.folder / "flags").iterdir(), *(self.folder / "status").iterdir()):
-            path.unlink(missing_ok=True)
+            if not path.name.startswith(RESUME):
+                path.unlink(missing_ok=True)
         (self.folder / "fatal.json").unlink(missing_ok=True)
 
     # ------------------------------------------------------------------------------------------------------- words and numbers
