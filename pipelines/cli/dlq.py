@@ -226,6 +226,8 @@ def replay_(
         return
     if counts["foreign"]:
         say(f"{counts['foreign']} records of the topic are no dead letters; they are left out")
+    if counts["cut"]:
+        say(f"{counts['cut']} letters hold only the beginning of a record that is too large; they are left out")
     done = ", ".join(f"{n:,} to {topic}" for topic, n in sorted(counts["replayed"].items())) or "nothing"
     already = f"; {counts['already']:,} were replayed before" if counts["already"] else ""
     write(f"{'would replay' if dry_run else 'replayed'} {done}{already}")

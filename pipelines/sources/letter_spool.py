@@ -95,9 +95,7 @@ class SpooledLetters(DeadLetterWriter):
                     pa.nulls(n, pa.binary()), np.array(kept["offsets"], np.int64), np.array(kept["stamps_us"], np.int64), 0, 0, False,
                     kept["identity"], _Rows(records), cut,
                 )  # fmt: skip
-                self.inner.write(
-                    kept["topic"], kept["partition"], kept["source"], fetched, np.arange(n), kept["reasons"], kept["details"]
-                )
+                self.inner.write(kept["topic"], kept["partition"], kept["source"], fetched, np.arange(n), kept["reasons"], kept["details"])
             except (StoreError, FileNotFoundError):
                 break
             path.unlink(missing_ok=True)

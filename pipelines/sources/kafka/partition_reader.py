@@ -18,7 +18,7 @@ from kafka import errors as kafka_errors
 from kafka.future import Future
 from kafka.protocol.consumer import FetchRequest, IsolationLevel, ListOffsetsRequest, OffsetSpec
 
-from pipelines.sources.broker import BrokerAway, FetchResult, OffsetGone, PartitionReader, TopicReplaced, UnknownTopic
+from pipelines.sources.broker import BrokerAway, DamagedLog, FetchResult, OffsetGone, PartitionReader, TopicReplaced, UnknownTopic
 from pipelines.sources.kafka.connection import ANSWER_SECONDS, KafkaConnection, refused
 from pipelines.sources.kafka.record_batches import Columns, decode
 from transforms.errors import StoreError
@@ -117,6 +117,7 @@ class KafkaPartitionReader(PartitionReader):
                 at_end=at_end,
                 identity=str(part.identity or ""),
                 columns=taken,
+                refused={offset: line for offset, (_, line) in taken.cut.items()},
             )
 
     def close(self) -> None:
@@ -144,7 +145,12 @@ class KafkaPartitionReader(PartitionReader):
                 elif problem is kafka_errors.NoError and found is not None:
                     part.end = found.last_stable_offset if found.last_stable_offset >= 0 else found.high_watermark
                     aborted = [(a.producer_id, a.first_offset) for a in found.aborted_transactions or []]
-                    part.held = decode(bytes(found.records or b""), offset, aborted)
+                    try:
+                        part.held = decode(bytes(found.records or b""), offset, aborted)
+                    except DamagedLog as error:
+                        where = f"{topic}/{partition}"
+                        line = f"{where}: {error}; leave it out with: tandem stream skip {where}/{max(error.first, offset)} --reason '...'"
+                        raise DamagedLog(line, max(error.first, offset), error.following) from None
                     if part.held.next_offset > offset or fresh:
                         part.epoch = part.held.epoch if part.held.epoch >= 0 else part.epoch
                         return fresh

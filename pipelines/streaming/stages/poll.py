@@ -14,7 +14,9 @@ from apache_beam.transforms.userstate import ReadModifyWriteStateSpec
 
 from pipelines.sources.broker import BrokerAway, FetchResult
 from pipelines.sources.formats.record_format import record_format
+from pipelines.sources.letter_spool import SpooledLetters
 from pipelines.sources.record_times import judged_at, said_of
+from pipelines.sources.skips import poll_around
 from pipelines.streaming.stages.coders import Element, decode_state, encode, encode_state, with_offsets
 from pipelines.streaming.stages.idle import Idleness
 from pipelines.streaming.stages.poll_reports import PollReports
@@ -23,13 +25,14 @@ from pipelines.streaming.stages.reject_limit import RejectLimit
 from pipelines.streaming.state.job_spec import JobSpec
 from pipelines.streaming.state.job_state import JobState
 from transforms.aggregates import keyed
-from transforms.contract import Checked
+from transforms.contract import Checked, refuse
 from transforms.definitions import EventSource
 from transforms.errors import DataError, StoreError, TandemError
 from transforms.fold import OffsetRange
 from transforms.hashing import shard_of
 from transforms.instants import now_us
 from transforms.lateness import NEVER, split_late
+from transforms.reasons import TOO_LONG
 
 __all__ = ["Partitions", "Poll"]
 
@@ -89,7 +92,9 @@ class Poll(beam.DoFn):
         spec = self.spec
         self.job_state = JobState(spec.folder)
         self.reader = spec.broker.open_reader()
-        self.letters = spec.broker.open_dead_letters(spec.kafka.dead_letters, spec.kafka.dead_letter_seconds)
+        patience = spec.kafka.dead_letter_seconds
+        inner = spec.broker.open_dead_letters(spec.kafka.dead_letters, patience)
+        self.letters = SpooledLetters(inner, spec.folder / "letters", patience, self.job_state.say)
         self.decode = {n: record_format(s, spec.kafka).decode for n, s in spec.sources.items()}
         self.idleness = Idleness(spec.stream, self.job_state, self.clock)
         self.limit = RejectLimit(spec.stream, self.job_state)
@@ -116,6 +121,7 @@ class Poll(beam.DoFn):
                 more = yield from self._poll(source, partition, partitions, at)
                 if not more:
                     break
+            self.letters.flush()
             self.reports.back(key)
         except BrokerAway as error:
             self.reports.away(key, str(error))
@@ -170,7 +176,8 @@ class Poll(beam.DoFn):
                 yield from self._send(source, at.here(source, partition, partitions), flush=True)
             self.reports.report(key, at, None, True, stop, self.limit.late_share(at), force=True)
             return False
-        fetched = self.reader.poll(source.topic, partition, at.next, self.spec.stream.poll_records, POLL_MS)
+        skip = self.job_state.skips().get((source.topic, partition), frozenset())
+        fetched = poll_around(self.reader, source.topic, partition, at.next, self.spec.stream.poll_records, POLL_MS, skip)
         n = len(fetched.offsets)
         if end is not None and n and fetched.offsets[-1] >= end:
             fetched = fetched.before(end)
@@ -195,6 +202,9 @@ class Poll(beam.DoFn):
         """Judge the records of a poll and send them on."""
         now, limit = self.clock(), round(self.spec.stream.max_future_hours * 3.6e9)
         checked: Checked = self.decode[source.name](fetched.payloads, judged_at(fetched.timestamps_us, now, limit), limit)
+        if fetched.refused:
+            where = {int(o): n for n, o in enumerate(fetched.offsets)}
+            checked = refuse(checked, {where[o]: (TOO_LONG, line) for o, line in fetched.refused.items() if o in where})
         taken = split_late(checked, fetched.offsets, source, at.newest, self.spec.start.begin, at.leaps, limit)
         bad = checked.rejected
         key = f"{source.name}/{partition}"

@@ -1,8 +1,9 @@
 """What a streaming job's driver, its workers and its users know of each other: files in one folder, ``data/stream/<name>/``.
 
 ``checkpoints/`` the checkpoint of each shard (Tandem's own, not Flink's: how far rows are delivered), ``flags/`` what is asked of the
-job, ``fatal.json`` why it must end, ``events.log`` what it says, ``status/`` numbers for people and metrics. Files are replaced as a
-whole, or grow by whole lines.
+job, ``fatal.json`` why it must end, ``events.log`` what it says, ``skipped.jsonl`` the records that it is to leave out, ``letters/``
+dead letters that their topic did not take, ``status/`` numbers for people and metrics. Files are replaced as a whole, or grow by whole
+lines.
 
 **What holds.** Whoever saves a checkpoint has given to the operating system what it vouches for (rows in the online store, row log, late
 log) before.
@@ -19,6 +20,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pwd
 import re
 import threading
 import time
@@ -81,6 +83,7 @@ class JobState:
         self.folder = Path(folder)
         for name in ("flags", "status"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
+        self._skips: tuple[int, dict[tuple[str, int], frozenset[int]]] = (0, {})
         self._checkpoints = _checkpoints_of(self.folder)
         (self._checkpoints / "durable").mkdir(parents=True, exist_ok=True)
 
@@ -168,6 +171,34 @@ class JobState:
             " and the stream starts from the beginning of its topics (or --from-run), which is harmless"
         )
 
+    # ----------------------------------------------------------------------------------------------------------------- skips
+
+    def skip(self, topic: str, partition: int, offset: int, reason: str) -> None:
+        """Record that a record is left out from now on, and why; it stays so."""
+        facts = {"topic": topic, "partition": partition, "offset": offset, "reason": _line(reason), "at": _now(), "by": _user()}
+        _append(self.folder / "skipped.jsonl", (json.dumps(facts) + "\n").encode())
+
+    def skipped(self) -> list[dict[str, Any]]:
+        """All that is left out: topic, partition, offset, reason, at, by."""
+        try:
+            return [json.loads(line) for line in (self.folder / "skipped.jsonl").read_text("utf-8").splitlines() if line]
+        except FileNotFoundError:
+            return []
+
+    def skips(self) -> dict[tuple[str, int], frozenset[int]]:
+        """(topic, partition) -> the offsets that are left out. Cheap where none are, or none are new."""
+        try:
+            size = (self.folder / "skipped.jsonl").stat().st_size
+        except FileNotFoundError:
+            return {}
+        if self._skips[0] != size:
+            found: dict[tuple[str, int], frozenset[int]] = {}
+            for facts in self.skipped():
+                where = str(facts["topic"]), int(facts["partition"])
+                found[where] = found.get(where, frozenset()) | {int(facts["offset"])}
+            self._skips = size, found
+        return self._skips[1]
+
     # ----------------------------------------------------------------------------------------------------------------- flags
 
     def request(self, what: str) -> None:
@@ -246,6 +277,13 @@ class JobState:
 
 
 _BOOT = _boot()
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container's number without a name
+        return str(os.getuid())
 
 
 def _now(timespec: str = "milliseconds") -> str:
