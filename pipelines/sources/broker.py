@@ -178,6 +178,10 @@ class PartitionReader(ABC):
     def end(self, topic: str, partition: int) -> int:
         """The offset where committed records end: where an open transaction begins, or the log ends. Raises as :meth:`start`."""
 
+    def ends(self, topic: str, partitions: Collection[int]) -> dict[int, int]:
+        """:meth:`end` of several partitions, in as few requests as can be. Raises as it does."""
+        return {partition: self.end(topic, partition) for partition in partitions}
+
     @abstractmethod
     def poll(self, topic: str, partition: int, offset: int, max_records: int, timeout_ms: int) -> FetchResult:
         """Up to ``max_records`` records from ``offset`` on; waits up to ``timeout_ms`` for the first.

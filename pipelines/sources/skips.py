@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 
 from pipelines.sources.broker import DamagedLog, FetchResult, PartitionReader
 
-__all__ = ["poll_around"]
+__all__ = ["nothing", "poll_around"]
+
+
+def nothing(offset: int) -> FetchResult:
+    """A poll at the end of a log."""
+    none = np.array([], np.int64)
+    return FetchResult(pa.array([], pa.binary()), none, none, offset, offset, at_end=True)
 
 
 def poll_around(
@@ -22,6 +29,5 @@ def poll_around(
     except DamagedLog as error:
         if not any(error.first <= o < error.following for o in skip):
             raise
-        none = np.array([], np.int64)
-        return FetchResult(pa.array([], pa.binary()), none, none, error.following, error.following, at_end=False)
+        return replace(nothing(error.following), at_end=False)
     return fetched.without([o for o in skip if offset <= o < fetched.next_offset]) if skip else fetched

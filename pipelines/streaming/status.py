@@ -101,6 +101,7 @@ class Tracker:
         reports, points = self.job_state.reports(), self.job_state.load_checkpoints()
         lag, paused, away, waiting, newest = {}, [], [], [], 0.0
         late_share, many_late = {}, []
+        unread: dict[tuple[str, int], int] = {}
         for part, values in reports.items():
             newest = max(newest, float(values.get("at", 0)))
             if part.startswith("poll-"):
@@ -119,6 +120,8 @@ class Tracker:
                     many_late.append(f"{source}/{values['partition']} ({share:.0%})")
                 if values.get("paused"):
                     paused.append(f"{source}/{values['partition']}")
+            elif part.startswith("partitions-"):
+                unread |= {(str(values["source"]), int(p)): int(n) for p, n in values.get("unread", {}).items()}
             elif part.startswith("sink-"):
                 for group, n in values.get("rows", {}).items():
                     self._add(part, f"rows/{group}", n)
@@ -152,7 +155,7 @@ class Tracker:
             stale=round(sum(self._sum("sink-", "stale").values())),
             refused=round(sum(self._sum("sink-", "refused").values())),
             sink_seconds={n: sum(self._sum("sink-", f"seconds_{n}").values()) for n in ("graph", "store", "log", "waiting")},
-            lag=lag,
+            lag=unread | lag,
             watermark=_least(points, "watermark"),
             output_watermark=_least(points, "output_watermark"),
             late_share=late_share,

@@ -17,6 +17,8 @@ LEAP_US = 7 * 86_400_000_000
 """How far the wall clock moves an idle partition's watermark at once: years would empty every window of a replayed history."""
 BEAT_SECONDS = 1.0
 """How often the wall clock moves an idle partition's watermark."""
+MOST_BEATS = 20
+"""Such moves in a second over all partitions: each goes to every shard."""
 
 
 class Idleness:
@@ -43,7 +45,8 @@ class Idleness:
         if self.stream.clock == "replay":
             news, at.idle = not at.idle, True
             return news
-        if now - self.beaten.get(key, -BEAT_SECONDS) < BEAT_SECONDS:
+        beat = max(BEAT_SECONDS, len(self.seen) / MOST_BEATS)
+        if now - self.beaten.get(key, -beat) < beat:
             return False
         self.beaten[key] = now
         mark = watermark_of(source, self.clock() - round(self.stream.idle_seconds * 1e6))

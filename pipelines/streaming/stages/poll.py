@@ -16,12 +16,14 @@ from pipelines.sources.broker import BrokerAway, FetchResult
 from pipelines.sources.formats.record_format import record_format
 from pipelines.sources.letter_spool import SpooledLetters
 from pipelines.sources.record_times import judged_at, said_of
-from pipelines.sources.skips import poll_around
+from pipelines.sources.skips import nothing, poll_around
 from pipelines.streaming.stages.coders import Element, decode_state, encode, encode_state, with_offsets
 from pipelines.streaming.stages.idle import Idleness
+from pipelines.streaming.stages.log_ends import LogEnds
 from pipelines.streaming.stages.poll_reports import PollReports
 from pipelines.streaming.stages.position import Position
 from pipelines.streaming.stages.reject_limit import RejectLimit
+from pipelines.streaming.stages.ticks import now_ms, packed, partitions_in, passed_over
 from pipelines.streaming.state.job_spec import JobSpec
 from pipelines.streaming.state.job_state import JobState
 from transforms.aggregates import keyed
@@ -42,7 +44,8 @@ DISCOVER_SECONDS = 5.0
 
 
 class Partitions(beam.DoFn):
-    """A tick -> ("source/partition", number of partitions) for every partition of every topic; new ones are found while running."""
+    """A tick -> ("source/partition", number of partitions and when, as of :mod:`~pipelines.streaming.stages.ticks`) for every partition of
+    every topic; new ones are found while running, within :data:`DISCOVER_SECONDS` and a tick."""
 
     def __init__(self, spec: JobSpec) -> None:
         self.spec = spec
@@ -59,16 +62,22 @@ class Partitions(beam.DoFn):
         if time.monotonic() - self.looked >= DISCOVER_SECONDS:
             for name, source in self.spec.sources.items():
                 try:
-                    self.known[name] = self.reader.partitions(source.topic)
+                    self.known[name] = count = self.reader.partitions(source.topic)
+                    ends = self.reader.ends(source.topic, range(count))
+                    done = self.spec.start.done.get(name, {})
+                    unread = {str(p): max(0, end - done.get(p, 0)) for p, end in ends.items()}
+                    # What a partition holds that no poll has reported of yet is lag.
+                    self.job_state.report(f"partitions-{name}", {"source": name, "unread": unread})
                 except BrokerAway:
                     continue
                 except TandemError as error:
                     self.job_state.fail(str(error))
                     raise
             self.looked = time.monotonic()
+        sent = now_ms()
         for name, count in self.known.items():
             for partition in range(count):
-                yield f"{name}/{partition}", count
+                yield f"{name}/{partition}", packed(count, sent)
 
     def teardown(self) -> None:
         """Disconnect."""
@@ -76,7 +85,7 @@ class Partitions(beam.DoFn):
 
 
 class Poll(beam.DoFn):
-    """("source/partition", partitions) -> (shard, :class:`Element` as bytes), one for every shard and poll that brings something.
+    """("source/partition", tick) -> (shard, :class:`Element` as bytes), one for every shard and poll that brings something.
 
     Dead letters are written before anything else of a poll goes on. A broker that is away is waited for; what can never be read
     again, or dead letters that cannot be written, end the job with one line. Nothing is skipped.
@@ -99,7 +108,9 @@ class Poll(beam.DoFn):
         self.idleness = Idleness(spec.stream, self.job_state, self.clock)
         self.limit = RejectLimit(spec.stream, self.job_state)
         self.reports = PollReports(self.job_state, spec.stream.max_late_share)
+        self.ends = LogEnds(self.reader, spec.stream.tick_ms / 2000)
         self.same: set[str] = set()
+        self.begun: dict[str, int] = {}
 
     def teardown(self) -> None:
         """Disconnect."""
@@ -108,7 +119,11 @@ class Poll(beam.DoFn):
 
     def process(self, item: tuple[str, int], position: Any = beam.DoFn.StateParam(POSITION)) -> Iterator[tuple[int, bytes]]:
         """One tick: one poll; up to the end where the job has one and the runner gives one tick alone."""
-        key, partitions = item
+        key, tick = item
+        if not self.spec.one_tick and passed_over(tick, self.begun.get(key)):
+            return
+        self.begun[key] = now_ms()
+        partitions = partitions_in(tick)
         name, _, number = key.rpartition("/")
         source, partition = self.spec.sources[name], int(number)
         state = position.read()
@@ -128,8 +143,8 @@ class Poll(beam.DoFn):
         except TandemError as error:
             self.job_state.fail(str(error))
             raise
-        if at is not None:
-            position.write(encode_state(at))
+        if at is not None and (kept := encode_state(at)) != state:
+            position.write(kept)
 
     def _same_topic(self, source: EventSource) -> None:
         """Once per worker: the topic is the one that the job began with. Raises DataError."""
@@ -177,7 +192,11 @@ class Poll(beam.DoFn):
             self.reports.report(key, at, None, True, stop, self.limit.late_share(at), force=True)
             return False
         skip = self.job_state.skips().get((source.topic, partition), frozenset())
-        fetched = poll_around(self.reader, source.topic, partition, at.next, self.spec.stream.poll_records, POLL_MS, skip)
+        log_end = self.ends.end(source.topic, partition, partitions)
+        if at.next == log_end:  # nothing came: no request is made for this
+            fetched = nothing(at.next)
+        else:
+            fetched = poll_around(self.reader, source.topic, partition, at.next, self.spec.stream.poll_records, POLL_MS, skip)
         n = len(fetched.offsets)
         if end is not None and n and fetched.offsets[-1] >= end:
             fetched = fetched.before(end)
@@ -190,9 +209,10 @@ class Poll(beam.DoFn):
             if news and at.idle:
                 self.reports.news(key)
             if news or not at.flushed:
-                # What an idle partition let the others emit belongs into the checkpoint: nothing may follow that would save it.
-                at.flushed = True
-                yield from self._send(source, at.here(source, partition, partitions), flush=True)
+                # What an idle partition let the others emit belongs into the checkpoint: nothing may follow that would save it. But where
+                # the clock speaks for it, it will speak again.
+                flush, at.flushed = at.idle or not at.flushed, True
+                yield from self._send(source, at.here(source, partition, partitions), flush=flush)
         self.reports.report(key, at, fetched.end_offset, fetched.at_end, False, self.limit.late_share(at))
         return self.spec.one_tick and not at.paused
 

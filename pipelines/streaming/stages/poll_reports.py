@@ -11,6 +11,8 @@ from pipelines.streaming.state.job_state import JobState
 __all__ = ["PollReports"]
 
 REPORT_SECONDS = 0.5
+MOST_REPORTS = 50
+"""In a second over all partitions: each is a file."""
 
 
 def _part(key: str) -> str:
@@ -28,7 +30,8 @@ class PollReports:
 
     def due(self, key: str) -> bool:
         """Whether the next report would be made."""
-        return time.monotonic() - self.reported.get(key, -REPORT_SECONDS) >= REPORT_SECONDS
+        every = max(REPORT_SECONDS, len(self.reported) / MOST_REPORTS)
+        return time.monotonic() - self.reported.get(key, -every) >= every
 
     def report(
         self, key: str, at: Position, end: int | None, at_end: bool, stopped: bool, late_share: float = 0.0, force: bool = False
