@@ -63,14 +63,14 @@ class OffsetRange:
 
 
 class Segment(NamedTuple):
-    """A part of a partition's past: its first offset, the event time and the leaps before it, the greatest event time in it, and the event
-    time after its first range."""
+    """A part of a partition's past: its first offset, the event time before it, the greatest event time in it, the event time after its
+    first range, and the leaps before it."""
 
     first: int
     before: int
-    leaps: tuple[int, ...]
     greatest: int
     anchor: int
+    leaps: tuple[int, ...] = ()
 
 
 @dataclass
@@ -95,7 +95,7 @@ class PartitionState:
             last = self.segments[-1]
             self.segments[-1] = last._replace(greatest=max(last.greatest, greatest))
         else:
-            self.segments.append(Segment(first, self.newest, self.leaps, greatest, newest))
+            self.segments.append(Segment(first, self.newest, greatest, newest, self.leaps))
 
     def needed(self, horizon: int) -> tuple[int, int]:
         """(first offset that may hold an event at or after ``horizon``, event time before it); forgets what lies before."""

@@ -8,12 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import apache_beam as beam
 import pyarrow as pa
 import pytest
 
+from pipelines.batch.batch_job import options as beam_options
 from pipelines.project.config import KafkaSettings, StreamSettings
 from pipelines.sources.letters import Letter
 from pipelines.sources.memory import MemoryBroker
+from pipelines.streaming.stages.fold import FoldShard
+from pipelines.streaming.stages.poll import Partitions, Poll
 from pipelines.streaming.state.row_log import read_rows
 from pipelines.streaming.status import Tracker
 from pipelines.streaming.stream_control import resume_stream, stream_status
@@ -21,7 +25,7 @@ from pipelines.streaming.stream_job import run_stream
 from pipelines.streaming.stream_options import StreamOptions
 from pipelines.streaming.supervisor import paused_at
 from tests.integration.kafka_world import drain
-from tests.integration.stages_world import World, payment, payments
+from tests.integration.stages_world import Collect, World, payment, payments
 from tests.integration.stream_world import SECOND, T0, StreamWorld, make_stream_world
 from tests.oracle import rows as oracle_rows
 from tests.oracle.compare import differences
@@ -185,3 +189,50 @@ def test_record_times_that_are_no_times_judge_nobody(tmp_path: Path, factor: int
     assert letter.offset == 40 and "ahead of the clock, 20" in letter.detail and "is no time to judge by; 24 h at most" in letter.detail
     world.sent[0] = good
     world.assert_right()
+
+
+class FileClock:
+    """Now, as a file tells it to every worker."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __call__(self) -> int:
+        return int(self.path.read_text())
+
+
+def test_a_clock_set_an_hour_back_and_on_costs_time_and_no_event(tmp_path: Path) -> None:
+    """FAULTS 2: the stream's own clock. Event times and record times are true; rows come once the clock has come back."""
+    broker = MemoryBroker()
+    broker.create_topic("payments")
+    world = World(tmp_path, broker, payments("payments"), StreamSettings(shards=2, idle_seconds=3600))
+    clock, sent = FileClock(tmp_path / "clock"), list[bytes]()
+
+    def go_on(minutes: range, clock_at: int) -> int:
+        """Records of these minutes, read while the clock says so; the boundary up to which rows are out then."""
+        records = [payment(k, T0 + k * MINUTE) for k in minutes]
+        broker.append("payments", 0, records, timestamps_us=[T0 + k * MINUTE for k in minutes])
+        sent.extend(records)
+        clock.path.write_text(str(clock_at))
+        spec = replace(world.spec(), until=None, one_tick=False)
+        with beam.Pipeline(options=beam_options("direct", [])) as pipeline:
+            _ = (
+                pipeline
+                | beam.Create([b""] * 3)
+                | beam.ParDo(Partitions(spec)).with_output_types(tuple[str, int])
+                | beam.ParDo(Poll(spec, clock)).with_output_types(tuple[int, bytes])
+                | beam.ParDo(FoldShard(spec)).with_output_types(Any)
+                | beam.ParDo(Collect(tmp_path))
+            )
+        assert world.control.failure() is None
+        assert not {k for k in world.report()["counts"] if k == "late" or k.startswith("rejected")}
+        return min(p["output_watermark"]["accounts"] for p in world.control.load_checkpoints().values())
+
+    assert go_on(range(60), T0 + 60 * MINUTE) == T0 + 55 * MINUTE
+    assert go_on(range(60, 90), T0 + 30 * MINUTE) == T0 + 55 * MINUTE, "an hour back: rows wait"
+    assert go_on(range(90, 92), T0 + 61 * MINUTE) == T0 + 60 * MINUTE, "no row ahead of the clock"
+    assert go_on(range(92, 120), T0 + 180 * MINUTE) == T0 + 115 * MINUTE, "an hour on: no event is lost by it"
+    assert go_on(range(120, 180), T0 + 180 * MINUTE) == T0 + 175 * MINUTE
+    rows = oracle_rows([json.loads(r) for r in sent], world.group, -1, T0 + 175 * MINUTE)
+    want = sorted(rows, key=lambda r: (r["account"], r["event_timestamp"]))
+    assert differences(micros(world.rows()), want) == []
