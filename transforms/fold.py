@@ -331,7 +331,9 @@ class Shard:
             done = max(self.done.get((span.source, span.partition), span.start), span.start)
             dropped_late = {n: each[span.partition] for n, each in self.dropped_late.items() if span.partition in each}
             dropped_late = {n: p for n, p in dropped_late.items() if self.groups[n].source.name == span.source}
-            known[span.partition] = PartitionState(span.start, done, span.newest_before, span.leaps_before, dropped_late=dropped_late)
+            known[span.partition] = PartitionState(
+                span.start, done, span.newest_before, span.leaps_before, judged=span.judged, dropped_late=dropped_late
+            )
         return known[span.partition]
 
     def _advance(self, at: PartitionState, span: OffsetRange) -> None:
