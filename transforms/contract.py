@@ -90,7 +90,6 @@ __all__ = [
     "dead_letters",
     "encode_json",
     "field_of",
-    "refuse",
 ]
 DEAD_LETTER_SCHEMA = pa.schema([
     pa.field("source", pa.string(), nullable=False),
@@ -234,15 +233,6 @@ def _check_json_columns(payloads: pa.Array, source: EventSource, now_us: Now, ma
         return Checked(valid, reasons, details, pa.concat_arrays([*times, slow.times]).take(pa.array(by_row)))
     none = pa.nulls(n, pa.string())
     return Checked(found[0], none, none, times[0])
-
-
-def refuse(checked: Checked, rows: Mapping[int, tuple[str, str]]) -> Checked:
-    """The verdicts with the records at these positions refused: position -> (reason, detail)."""
-    keep = pa.array([row not in rows for row in checked.accepted.tolist()], pa.bool_())
-    reasons, details = checked.reasons.to_pylist(), checked.details.to_pylist()
-    for row, (reason, detail) in rows.items():
-        reasons[row], details[row] = reason, detail
-    return Checked(checked.valid.filter(keep), pa.array(reasons, pa.string()), pa.array(details, pa.string()), checked.times)
 
 
 def encode_json(batch: pa.RecordBatch) -> pa.Array:

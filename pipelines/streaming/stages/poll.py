@@ -16,7 +16,7 @@ from pipelines.sources.broker import BrokerAway, FetchResult
 from pipelines.sources.formats.record_format import record_format
 from pipelines.sources.letter_spool import SpooledLetters
 from pipelines.sources.record_times import judged_at, said_of
-from pipelines.sources.skips import nothing, poll_around
+from pipelines.sources.skips import nothing, poll_around, refused
 from pipelines.streaming.stages.coders import Element, decode_state, encode, encode_state, with_offsets
 from pipelines.streaming.stages.idle import Idleness
 from pipelines.streaming.stages.log_ends import LogEnds
@@ -27,14 +27,13 @@ from pipelines.streaming.stages.ticks import now_ms, packed, partitions_in, pass
 from pipelines.streaming.state.job_spec import JobSpec
 from pipelines.streaming.state.job_state import JobState
 from transforms.aggregates import keyed
-from transforms.contract import Checked, refuse
+from transforms.contract import Checked
 from transforms.definitions import EventSource
 from transforms.errors import DataError, StoreError, TandemError
 from transforms.fold import OffsetRange
 from transforms.hashing import shard_of
 from transforms.instants import now_us
 from transforms.lateness import NEVER, split_late
-from transforms.reasons import TOO_LONG
 
 __all__ = ["Partitions", "Poll"]
 
@@ -222,9 +221,7 @@ class Poll(beam.DoFn):
         """Judge the records of a poll and send them on."""
         now, limit = self.clock(), round(self.spec.stream.max_future_hours * 3.6e9)
         checked: Checked = self.decode[source.name](fetched.payloads, judged_at(fetched.timestamps_us, now, limit), limit)
-        if fetched.refused:
-            where = {int(o): n for n, o in enumerate(fetched.offsets)}
-            checked = refuse(checked, {where[o]: (TOO_LONG, line) for o, line in fetched.refused.items() if o in where})
+        checked = refused(checked, fetched)
         taken = split_late(checked, fetched.offsets, source, at.newest, self.spec.start.begin, at.leaps, limit)
         bad = checked.rejected
         key = f"{source.name}/{partition}"
