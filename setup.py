@@ -68,7 +68,7 @@ STORE = [  # Feast with its online stores, which every part reads or writes
     "prometheus-client>=0.20",
     "requests>=2.31",
 ]
-WEB = ["fastapi>=0.110", "uvicorn>=0.30"]
+WEB = ["fastapi>=0.110", "uvicorn>=0.30", "httptools>=0.6.3", "pyjwt[crypto]>=2.10"]
 # The wheel of tensorflow for Linux holds code for GPUs, which a server does not need: tensorflow-cpu is 700 MB smaller. Whoever has both
 # (with [batch]) has the same version of both, and either's library runs.
 PLAIN_LINUX = "(sys_platform == 'linux' and platform_machine == 'x86_64')"
@@ -82,27 +82,23 @@ FOLLOWS = {
     "packaging": ">=24,<25",
     "toolz": ">=0.12,<1",
     "tensorflow-serving-api": ">=2.16.1,<2.17",
-    "proto-plus": "<=1.28.2",
-    "googleapis-common-protos": "<=1.75.0",
-    "google-api-core": "<=2.30.3",
-    "grpcio-status": "<=1.62.3",
-    "grpc-google-iam-v1": "<=0.14.4",
-    "google-cloud-bigquery": "<=3.47.0",
-    "google-cloud-bigquery-storage": "<=2.39.0",
-    "google-cloud-bigtable": "<=2.39.0",
-    "google-cloud-build": "<=3.37.0",
-    "google-cloud-datastore": "<=2.25.0",
-    "google-cloud-dlp": "<=3.38.0",
-    "google-cloud-kms": "<=3.14.0",
-    "google-cloud-language": "<=2.21.0",
-    "google-cloud-monitoring": "<=2.31.0",
-    "google-cloud-pubsub": "<=2.39.0",
-    "google-cloud-recommendations-ai": "<=0.10.18",
-    "google-cloud-resource-manager": "<=1.18.0",
-    "google-cloud-secret-manager": "<=2.29.0",
-    "google-cloud-spanner": "<=3.68.0",
-    "google-cloud-videointelligence": "<=2.20.0",
-    "google-cloud-vision": "<=3.15.0",
+    "proto-plus": "<1.29",
+    "googleapis-common-protos": "<1.75.1",
+    "google-api-core": "<2.31",
+    "google-cloud-bigquery-storage": "<2.40",
+    "google-cloud-bigtable": "<2.40",
+    "google-cloud-build": "<3.38",
+    "google-cloud-datastore": "<2.26",
+    "google-cloud-dlp": "<3.39",
+    "google-cloud-kms": "<3.15",
+    "google-cloud-language": "<2.22",
+    "google-cloud-monitoring": "<2.32",
+    "google-cloud-pubsub": "<2.40",
+    "google-cloud-resource-manager": "<1.19",
+    "google-cloud-secret-manager": "<2.30",
+    "google-cloud-spanner": "<3.69",
+    "google-cloud-videointelligence": "<2.21",
+    "google-cloud-vision": "<3.16",
 }
 BATCH = [
     *STORE,

@@ -15,8 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from serving.app import run
+from serving.server import run
 from serving.settings import ServingSettings
+from transforms.errors import TandemError
 
 
 def last_word(**said: Any) -> None:
@@ -44,6 +45,10 @@ def main() -> None:
     except KeyboardInterrupt:
         last_word(ended="stopped by Ctrl-C")
         raise
+    except TandemError as error:
+        last_word(status="failed", error=str(error))
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
     except BaseException as error:
         last_word(status="failed", error=(str(error).splitlines() or [type(error).__name__])[0])
         raise

@@ -3,44 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
-import re
+import math
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import orjson
 import prometheus_client  # noqa: F401  # before Feast: importing its metrics makes all counters of the process files of theirs
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
-from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 
-from serving.dataplane import Dataplane, Prediction, group_summary
-from serving.docs import BODIES, docs_page
-from serving.errors import MediaTypeError, NotFoundError, OverloadedError, TimedOutError, TooLargeError, status_of
+from serving.access import Access, Guard
+from serving.admission import Admission, Answer
+from serving.answers import as_json, own_version, response, v1_answer, v1_metadata, v2_answer, v2_metadata, version_status
+from serving.context import RequestContext
+from serving.dataplane import Dataplane, Prediction
+from serving.docs import BODIES, describe, docs_page, examples, own_things
+from serving.errors import ClientGoneError, RateLimitedError, UnauthenticatedError, status_of
+from serving.json_body import parse_object
+from serving.limits import PrincipalLimits
 from serving.metrics import Metrics
-from serving.models import LoadedModel
-from serving.protocol import V2_TYPES, RequestField, online_request, parse_object, v1_instances, v2_instances
+from serving.principals import ANYBODY, Principal
+from serving.protocol import RequestField, online_request, v1_instances, v2_instances
 from serving.settings import ServingSettings
 from transforms.errors import TandemError
 
-__all__ = ["create_app", "run"]
+__all__ = ["create_app"]
 
 log = logging.getLogger("tandem.serving")
 
-_TAKEN_AS_JSON = ("application/json", "", "application/x-www-form-urlencoded", "text/json", "text/plain", "application/octet-stream")
-"""TF-Serving heeds no content type, so its users send none, or what ``curl -d`` says. What names another format is refused."""
-_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
-
 Parse = Callable[[dict[str, Any], list[RequestField], int], tuple[dict[str, list[Any]], int]]
-Render = Callable[[Prediction], dict[str, Any]]
+Render = Callable[[Prediction, dict[str, Any]], dict[str, Any]]
+"""The answer to a prediction, and to the body that asked for it."""
 
 
 def create_app(settings: ServingSettings, *, now_us: Callable[[], int] | None = None) -> FastAPI:
@@ -48,15 +45,18 @@ def create_app(settings: ServingSettings, *, now_us: Callable[[], int] | None = 
 
     ``now_us`` is the clock (microseconds since the epoch) that ages and TTLs go by.
     """
+    access = Access(settings)
     plane = Dataplane(settings, now_us=now_us)
-    admission = _AdmissionControl(settings, plane.metrics)
+    admission = Admission(settings, PrincipalLimits(settings.limits, settings.principal_limits))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await asyncio.get_running_loop().run_in_executor(None, access.open)
         await asyncio.get_running_loop().run_in_executor(None, plane.open)
         yield
         admission.close()
         await asyncio.get_running_loop().run_in_executor(None, plane.close)
+        access.close()
 
     app = FastAPI(
         title="Tandem",
@@ -64,205 +64,150 @@ def create_app(settings: ServingSettings, *, now_us: Callable[[], int] | None = 
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        openapi_url=None,
     )
     app.state.dataplane = plane
     _answer_errors(app)
+    app.add_middleware(Guard, access=access, refuse=_refusal)
     app.add_middleware(_Measured, metrics=plane.metrics)
 
     async def predict(request: Request, name: str, version: str | None, parse: Parse, render: Render) -> Response:
-        def work(body: bytes, request_id: str) -> _Answer:
+        _principal(request).need("model", name)
+
+        def work(body: bytes, context: RequestContext) -> Answer:
             model = plane.models.get(name, version)
-            columns, rows = parse(parse_object(body), plane.fields(model), settings.max_instances)
-            prediction = plane.predict(model, columns, rows, request_id, "predict" if parse is v1_instances else "infer")
+            asked = parse_object(body)
+            columns, rows = parse(asked, plane.fields(model), settings.max_instances)
+            context.charge(rows)
+            prediction = plane.predict(model, columns, rows, context, "predict" if parse is v1_instances else "infer")
             plane.metrics.instances.labels(_route(request)).inc(rows)
             shadow = None if version is not None else partial(plane.shadow, prediction)  # who asks for a version means that version
-            return _Answer(_json(render(prediction)), shadow)
+            return Answer(as_json(render(prediction, asked)), shadow)
 
         plane.models.state(name)  # an unknown model is refused before a body is read
         return await admission.answer(request, work)
 
     @app.post("/v1/models/{name}/versions/{version}:predict", tags=["TF-Serving"], openapi_extra=BODIES["predict"])
     async def predict_version(request: Request, name: str, version: str) -> Response:
-        """Predictions of one loaded version, in TF-Serving's row format."""
-        return await predict(request, name, version, v1_instances, _v1_answer)
+        """Predictions of one loaded version, in TF-Serving's row or column format."""
+        return await predict(request, name, version, v1_instances, v1_answer)
 
     @app.post("/v1/models/{name}:predict", tags=["TF-Serving"], openapi_extra=BODIES["predict"])
     async def predict_current(request: Request, name: str) -> Response:
-        """Predictions in TF-Serving's row format, with the model's version, fingerprints, and each row's feature ages."""
-        return await predict(request, name, None, v1_instances, _v1_answer)
+        """Predictions in TF-Serving's row or column format, with the model's version, fingerprints, and each row's feature ages."""
+        return await predict(request, name, None, v1_instances, v1_answer)
 
     @app.get("/v1/models/{name}", tags=["TF-Serving"])
-    async def model_status(name: str) -> Response:
+    async def model_status(request: Request, name: str) -> Response:
         """The state of every version known, newest first."""
-        return _response({"model_version_status": _version_status(plane, name, None)})
+        _principal(request).need("model", name)
+        return response({"model_version_status": version_status(plane, name, None)})
+
+    @app.get("/v1/models/{name}/metadata", tags=["TF-Serving"])
+    async def v1_model_metadata(request: Request, name: str) -> Response:
+        """The signature of the version being served: what an instance holds, and what comes back."""
+        _principal(request).need("model", name)
+        return response(v1_metadata(plane, name, None))
+
+    @app.get("/v1/models/{name}/versions/{version}/metadata", tags=["TF-Serving"])
+    async def v1_version_metadata(request: Request, name: str, version: str) -> Response:
+        """The signature of one loaded version."""
+        _principal(request).need("model", name)
+        return response(v1_metadata(plane, name, version))
 
     @app.get("/v1/models/{name}/versions/{version}", tags=["TF-Serving"])
-    async def version_status(name: str, version: str) -> Response:
+    async def one_version_status(request: Request, name: str, version: str) -> Response:
         """The state of one version."""
-        return _response({"model_version_status": _version_status(plane, name, version)})
+        _principal(request).need("model", name)
+        return response({"model_version_status": version_status(plane, name, version)})
 
     @app.post("/get-online-features", tags=["Feast"], openapi_extra=BODIES["features"])
     async def get_online_features(request: Request) -> Response:
         """Online features with statuses, event timestamps and ages, in the format of Feast's feature server."""
 
-        def work(body: bytes, request_id: str) -> _Answer:
+        def work(body: bytes, context: RequestContext) -> Answer:
             asked = online_request(parse_object(body), settings.max_instances)
-            answer = plane.online_features(asked, request_id)
+            context.charge(asked.rows)
+            answer = plane.online_features(asked, context)
             plane.metrics.instances.labels(_route(request)).inc(asked.rows)
-            return _Answer(_json(answer))
+            return Answer(as_json(answer))
 
         return await admission.answer(request, work)
 
     @app.get("/v2", tags=["Open Inference"])
     async def server_metadata() -> Response:
         """The server's name, version and extensions."""
-        return _response({"name": "tandem", "version": _version(), "extensions": []})
+        return response({"name": "tandem", "version": own_version(), "extensions": []})
 
     @app.get("/v2/health/live", tags=["Open Inference"])
     async def live() -> Response:
         """Whether the process answers."""
-        return _response({"live": True})
+        return response({"live": True})
 
     @app.get("/v2/health/ready", tags=["Open Inference"])
-    async def ready() -> Response:
-        """Whether every model and the feature registry can answer; 503 with the reasons if not. Warnings: a champion that is not taken."""
-        problems, warnings = plane.problems(), plane.warnings()
+    async def ready(request: Request) -> Response:
+        """Whether every model and the feature registry can answer; 503 if not. Who may ask for something is told the reasons, and warnings
+        such as a champion that is not taken."""
+        problems, warnings = plane.problems(), plane.warnings() + access.warnings()
+        if not _principal(request).scopes:
+            return response({"ready": not problems}, 503 if problems else 200)
         details = {**({"reasons": problems} if problems else {}), **({"warnings": warnings} if warnings else {})}
-        return _response({"ready": not problems, **details}, 503 if problems else 200)
+        return response({"ready": not problems, **details}, 503 if problems else 200)
 
     @app.get("/v2/models/{name}", tags=["Open Inference"])
-    async def model_metadata(name: str) -> Response:
+    async def model_metadata(request: Request, name: str) -> Response:
         """What the served version takes and gives."""
-        return _response(_v2_metadata(plane, name, None))
+        _principal(request).need("model", name)
+        return response(v2_metadata(plane, name, None))
 
     @app.get("/v2/models/{name}/versions/{version}", tags=["Open Inference"])
-    async def version_metadata(name: str, version: str) -> Response:
+    async def version_metadata(request: Request, name: str, version: str) -> Response:
         """What one loaded version takes and gives."""
-        return _response(_v2_metadata(plane, name, version))
+        _principal(request).need("model", name)
+        return response(v2_metadata(plane, name, version))
 
     @app.get("/v2/models/{name}/ready", tags=["Open Inference"])
-    async def model_ready(name: str) -> Response:
+    async def model_ready(request: Request, name: str) -> Response:
         """Whether the model has a version that answers."""
+        _principal(request).need("model", name)
         state = plane.models.state(name)
         reason, warning = state.reason, state.warning
         details = {**({"reason": reason} if reason else {}), **({"warning": warning} if warning and not reason else {})}
-        return _response({"name": name, "ready": not reason, **details}, 503 if reason else 200)
+        return response({"name": name, "ready": not reason, **details}, 503 if reason else 200)
 
     @app.get("/v2/models/{name}/versions/{version}/ready", tags=["Open Inference"])
-    async def version_ready(name: str, version: str) -> Response:
+    async def version_ready(request: Request, name: str, version: str) -> Response:
         """Whether one version answers."""
+        _principal(request).need("model", name)
         plane.models.get(name, version)
-        return _response({"name": name, "ready": True})
+        return response({"name": name, "ready": True})
 
     @app.post("/v2/models/{name}/infer", tags=["Open Inference"], openapi_extra=BODIES["infer"])
     async def infer(request: Request, name: str) -> Response:
         """Predictions from named tensors of shape [n]."""
-        return await predict(request, name, None, v2_instances, _v2_answer)
+        return await predict(request, name, None, v2_instances, v2_answer)
 
     @app.post("/v2/models/{name}/versions/{version}/infer", tags=["Open Inference"], openapi_extra=BODIES["infer"])
     async def infer_version(request: Request, name: str, version: str) -> Response:
         """Predictions of one loaded version from named tensors of shape [n]."""
-        return await predict(request, name, version, v2_instances, _v2_answer)
+        return await predict(request, name, version, v2_instances, v2_answer)
 
     @app.get("/metrics", tags=["Operation"])
-    async def metrics() -> Response:
+    async def metrics(request: Request) -> Response:
         """Prometheus metrics."""
+        _principal(request).need("admin")
         return Response(plane.metrics.page(), media_type="text/plain; version=0.0.4")
 
     @app.get("/docs", include_in_schema=False)
-    async def docs() -> Response:
-        return HTMLResponse(docs_page(app.openapi()))
+    async def docs(request: Request) -> Response:
+        asks = _principal(request)
+        return HTMLResponse(docs_page(describe(app.openapi(), examples(plane, asks)), own_things(plane, asks)))
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi(request: Request) -> Response:
+        return response(describe(app.openapi(), examples(plane, _principal(request))))
 
     return app
-
-
-def run(settings: ServingSettings) -> None:
-    """Serve until interrupted; requests under way are finished first."""
-    import uvicorn
-
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        log_level="info",
-        access_log=False,
-        ws="none",
-        timeout_graceful_shutdown=max(1, round(settings.timeout_seconds)),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    content: bytes
-    after: Callable[[], None] | None = None
-    """Called on the event loop once the answer is sent; must not block."""
-
-
-class _AdmissionControl:
-    """Admission control: takes a request's body within limits and has it answered by a thread, within the time limit, or refuses it."""
-
-    def __init__(self, settings: ServingSettings, metrics: Metrics) -> None:
-        self._settings = settings
-        self._metrics = metrics
-        self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="tandem-answer")
-        self._free = settings.threads + settings.max_waiting
-
-    async def answer(self, request: Request, work: Callable[[bytes, str], _Answer]) -> Response:
-        """The answer of ``work(body, request id)``; it carries the id as ``X-Request-Id``."""
-        limit = self._settings.timeout_seconds
-        deadline = time.monotonic() + limit
-        try:
-            body = await asyncio.wait_for(self._body(request), limit)
-        except TimeoutError:
-            raise TimedOutError(f"the body did not arrive within {limit:g} s; send it again") from None
-        if self._free <= 0:
-            raise OverloadedError("the server is busy; try again")
-        self._free -= 1  # only touched on the event loop
-        request_id = _request_id(request)
-        future = asyncio.get_running_loop().run_in_executor(self._pool, work, body, request_id)
-        future.add_done_callback(self._done)
-        try:
-            answer = await asyncio.wait_for(asyncio.shield(future), max(0.001, deadline - time.monotonic()))
-        except TimeoutError:
-            raise TimedOutError(f"no answer within {limit:g} s; try again") from None
-        after = None if answer.after is None else _After(answer.after)
-        return Response(answer.content, media_type="application/json", headers={"X-Request-Id": request_id}, background=after)
-
-    def _done(self, future: asyncio.Future[_Answer]) -> None:
-        self._free += 1
-        if not future.cancelled():
-            future.exception()  # after a time-out nobody else asks for it
-
-    async def _body(self, request: Request) -> bytes:
-        media = request.headers.get("content-type", "").split(";")[0].strip().lower()
-        if media not in _TAKEN_AS_JSON and not media.endswith("+json"):
-            raise MediaTypeError(f"content-type {media[:60]!r} is not JSON; send application/json")
-        if request.headers.get("content-encoding", "identity").lower() != "identity":
-            raise MediaTypeError("compressed bodies are not taken; send the JSON as it is")
-        most = self._settings.max_body_bytes
-        declared = request.headers.get("content-length", "")
-        if declared.isdigit() and len(declared) < 20 and int(declared) > most:
-            raise TooLargeError(f"the body has {declared} bytes, more than {most}; split the request")
-        parts, size = [], 0
-        async for part in request.stream():
-            size += len(part)
-            if size > most:
-                raise TooLargeError(f"the body has more than {most} bytes; split the request")
-            parts.append(part)
-        return b"".join(parts)
-
-    def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-class _After(BackgroundTask):
-    """A step after the answer is sent, on the event loop itself: a thread of its own would cost more than the step."""
-
-    def __init__(self, step: Callable[[], None]) -> None:
-        self._step = step
-
-    async def __call__(self) -> None:
-        self._step()
 
 
 class _Measured:
@@ -288,24 +233,25 @@ class _Measured:
         finally:
             route = getattr(scope.get("route"), "path", "unknown")
             self._metrics.requests.labels(route, str(status[0])).inc()
+            self._metrics.count_principal(scope.get("state", {}).get("principal", ANYBODY).name, str(status[0]))
             self._metrics.seconds.labels(route).observe(time.perf_counter() - begun)
 
 
 def _answer_errors(app: FastAPI) -> None:
     async def known(request: Request, error: Exception) -> Response:
-        status = status_of(error)
-        headers = {"Retry-After": "1"} if status == 503 else None
-        return _response({"error": " ".join(str(error).split())}, status, headers)
+        if isinstance(error, ClientGoneError):
+            log.info("%s %s: %s", request.method, _route(request), error)
+        return _refusal(error)
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         texts = {404: "no such path; see /docs", 405: f"{request.method} is not allowed here; see /docs"}
         text = texts.get(error.status_code, str(error.detail))
-        return _response({"error": text}, error.status_code, dict(error.headers or {}))
+        return response({"error": text}, error.status_code, dict(error.headers or {}))
 
     async def defect(request: Request, error: Exception) -> Response:
         log.error("a defect: %s %s", request.method, _route(request), exc_info=error)
-        return _response({"error": "internal error; the server's log has the details"}, 500)
+        return response({"error": "internal error; the server's log has the details"}, 500)
 
     handlers: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
         TandemError: known,
@@ -316,77 +262,21 @@ def _answer_errors(app: FastAPI) -> None:
         app.add_exception_handler(kind, handler)
 
 
-def _request_id(request: Request) -> str:
-    given = request.headers.get("x-request-id", "")
-    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+def _refusal(error: Exception) -> Response:
+    status, headers = status_of(error), {}
+    if status == 503:
+        headers["Retry-After"] = "1"
+    elif isinstance(error, RateLimitedError):
+        headers["Retry-After"] = str(math.ceil(error.retry_seconds))
+    elif isinstance(error, UnauthenticatedError):
+        headers["WWW-Authenticate"] = 'Basic realm="tandem: any name, a key as password", charset="UTF-8"'
+    return response({"error": " ".join(str(error).split())}, status, headers)
+
+
+def _principal(request: Request) -> Principal:
+    found: Principal = getattr(request.state, "principal", ANYBODY)
+    return found
 
 
 def _route(request: Request) -> str:
     return str(getattr(request.scope.get("route"), "path", "unknown"))
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("tandem-features")
-    except PackageNotFoundError:
-        return "unknown"
-
-
-def _model_summary(model: LoadedModel) -> dict[str, Any]:
-    spec = model.spec
-    return {"name": spec.name, "version": spec.version, "run": spec.run, "fingerprints": spec.fingerprints}
-
-
-def _v1_answer(prediction: Prediction) -> dict[str, Any]:
-    return {"predictions": prediction.values, "model": _model_summary(prediction.model), "features": group_summary(prediction)}
-
-
-def _v2_answer(prediction: Prediction) -> dict[str, Any]:
-    spec = prediction.model.spec
-    return {
-        "model_name": spec.name,
-        "model_version": str(spec.version),
-        "outputs": [{"name": spec.output, "datatype": "FP32", "shape": [len(prediction.values)], "data": prediction.values}],
-        "parameters": {"fingerprints": spec.fingerprints, "features": group_summary(prediction)},
-    }
-
-
-def _v2_metadata(plane: Dataplane, name: str, version: str | None) -> dict[str, Any]:
-    model = plane.models.get(name, version)
-    aliases = plane.models.state(name).aliases
-    named = {} if aliases is None else {"aliases": {"champion": aliases.champion, "challenger": aliases.challenger}}
-    return {
-        "name": name,
-        "platform": "tensorflow_savedmodel",
-        "versions": [str(v) for v in sorted(plane.models.state(name).loaded, reverse=True)],
-        "inputs": [{"name": f.name, "datatype": V2_TYPES[f.dtype], "shape": [-1]} for f in plane.fields(model)],
-        "outputs": [{"name": model.spec.output, "datatype": "FP32", "shape": [-1]}],
-        "parameters": {**_model_summary(model), "feature_service": model.spec.feature_service, **named},
-    }
-
-
-def _version_status(plane: Dataplane, name: str, version: str | None) -> list[dict[str, Any]]:
-    state = plane.models.state(name)
-    rows = {v: {"version": str(v), "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}} for v in state.loaded}
-    for v, why in state.problems.items():
-        rows[v] = {"version": str(v), "state": "END", "status": {"error_code": "FAILED_PRECONDITION", "error_message": why}}
-    out = [rows[v] for v in sorted(rows, reverse=True) if version is None or str(v) == version]
-    if version is not None and not out:
-        raise NotFoundError(f"model {name!r} has no version {version[:20]!r}")
-    return out
-
-
-def _other(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    raise TypeError(type(value).__name__)
-
-
-def _json(value: Any) -> bytes:
-    return orjson.dumps(value, default=_other, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def _response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(_json(value), status, headers, media_type="application/json")

@@ -125,6 +125,11 @@ class Catalog:
                 keys[key] = _KEY_DTYPES.get(kind, "string")
         return [RequestField(name, dtype) for name, dtype in keys.items()]
 
+    def known_keys(self) -> list[RequestField]:
+        """Every key that some view has, under its own name; null is a value of it here."""
+        keys = {key: _KEY_DTYPES.get(kind, "string") for view in self.views.values() for key, kind in view.keys.items()}
+        return [RequestField(name, dtype, nullable=True) for name, dtype in keys.items()]
+
 
 def entity_key(view: View, values: Sequence[Any] | None) -> EntityKey:
     """The stored key of ``values``, one for each of the view's keys; with None of some key of the right types."""
@@ -133,10 +138,11 @@ def entity_key(view: View, values: Sequence[Any] | None) -> EntityKey:
     slots = [_KEY_SLOTS.get(kind, "string_val") for kind in view.keys.values()]
     if values is None:
         values = ["" if slot == "string_val" else 0 for slot in slots]
-    return EntityKey(
-        join_keys=list(view.stored_keys),
-        entity_values=[Value(**{slot: value}) for slot, value in zip(slots, values, strict=True)],
-    )
+    try:
+        stored = [Value(**{slot: value}) for slot, value in zip(slots, values, strict=True)]
+    except ValueError as e:  # an int32 key that is more
+        raise InvalidRequestError(f"entity {' '.join(str(e).split())[:100]}; {view.name!r} has keys of 32 bits") from None
+    return EntityKey(join_keys=list(view.stored_keys), entity_values=stored)
 
 
 def _service(service: Any) -> FeatureSet | str:

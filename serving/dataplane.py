@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from serving.clock import ReplayClock
+from serving.context import NOBODYS, RequestContext
 from serving.errors import InvalidRequestError
 from serving.feast_types import to_json
 from serving.features import PRESENT, STATUSES, OnlineFeatures, ViewRows, checked_entities
@@ -107,8 +108,10 @@ class Dataplane:
         return out if out or states else ["no model has been pushed"]
 
     def warnings(self) -> list[str]:
-        """What is wrong though the server is ready, one line each: aliases that are not followed."""
-        return [f"model {name!r}: {state.warning}" for name, state in self.models.states.items() if state.warning and not state.reason]
+        """What is wrong though the server is ready, one line each: aliases that are not followed, a log that is too small."""
+        logs = [part.warning for part in (self._log, self._shadow_log) if part is not None and part.warning]
+        states = self.models.states.items()
+        return logs + [f"model {name!r}: {state.warning}" for name, state in states if state.warning and not state.reason]
 
     def _challenger(self, model: str) -> LoadedModel | None:
         state = self.models.states.get(model)
@@ -159,14 +162,21 @@ class Dataplane:
         ]
 
     def predict(
-        self, model: LoadedModel, columns: Mapping[str, list[Any]], rows: int, request_id: str = "", endpoint: str = "predict"
+        self,
+        model: LoadedModel,
+        columns: Mapping[str, list[Any]],
+        rows: int,
+        context: RequestContext = NOBODYS,
+        endpoint: str = "predict",
     ) -> Prediction:
-        """Predictions for N = ``rows`` rows of checked request columns. Blocks; raises FingerprintError, StoreError, ModelError.
+        """Predictions for N = ``rows`` rows of checked request columns. Blocks; raises FingerprintError, StoreError, ModelError, and
+        TimedOutError at the request's deadline.
 
         A request with an id is logged.
         """
         spec = model.spec
-        groups = self.features.read(spec.read, columns, rows) if spec.features else {}
+        groups = self.features.read(spec.read, columns, rows, context.check) if spec.features else {}
+        context.check()
         self._count(groups)
         for view, group in groups.items():
             self._check_rows(spec, view, group)
@@ -176,13 +186,13 @@ class Dataplane:
             table.update({f"{view}__{feature}": column for feature, column in group.columns.items()})
         values = model.predict(pa.table(table)).tolist()
         record = None
-        if self._log is not None and request_id:
-            record = self._record(request_id, endpoint, rows, columns, types, groups, spec, values)
+        if self._log is not None and context.request_id:
+            record = self._record(context, endpoint, rows, columns, types, groups, spec, values)
         return Prediction(model, values, groups, record)
 
     def _record(
         self,
-        request_id: str,
+        context: RequestContext,
         endpoint: str,
         rows: int,
         columns: Mapping[str, list[Any]],
@@ -193,7 +203,9 @@ class Dataplane:
     ) -> RequestRecord:
         assert self._log is not None
         record = RequestRecord(
-            request_id=request_id,
+            request_id=context.request_id,
+            principal=context.principal.name or None,
+            client_request=context.client_request,
             at_us=now_us(),
             as_of_us=next((g.as_of_us for g in groups.values()), None) or self.features.now_us(),
             endpoint=endpoint,
@@ -209,33 +221,39 @@ class Dataplane:
         self._log.add(record)
         return record
 
-    def online_features(self, request: OnlineRequest, request_id: str = "") -> dict[str, Any]:
+    def online_features(self, request: OnlineRequest, context: RequestContext = NOBODYS) -> dict[str, Any]:
         """The answer to a request in the format of Feast's feature server, with an ``ages`` list (seconds) per feature."""
         catalog = self.features.catalog
         service = request.feature_service
+        context.principal.need("view", *{reference.partition(":")[0] for reference in request.features})
         features = catalog.service(service) if service is not None else catalog.references(request.features)
+        context.principal.need("view", *{features.projection(name).view for name in features.names})
         names = [f"{v}__{f}" if request.full_feature_names else f for v, f in features.pairs]
         fields = catalog.key_fields(features)
         entities = checked_entities(fields, request.entities)
-        taken = [f.name for f in fields]
+        needed = {f.name for f in fields}
+        # As in Feast's server, a key of some other view is given back; what nobody knows is passed over.
+        known = [f for f in catalog.known_keys() if f.name not in needed and f.name in request.entities]
+        given = {**entities, **checked_entities(known, request.entities)}
+        taken = dict.fromkeys(given)
         for name in names:
             if name in taken:
                 raise InvalidRequestError(f'two columns would be called {name!r}; ask with "full_feature_names": true')
-            taken.append(name)
-        groups = self.features.read(features, entities, request.rows)
+            taken[name] = None
+        groups = self.features.read(features, entities, request.rows, context.check)
         self._count(groups)
         n = request.rows
-        if self._log is not None and request_id:
+        if self._log is not None and context.request_id:
             types = {f.name: ARROW_TYPES[f.dtype] for f in fields}
-            self._record(request_id, "get-online-features", n, entities, types, groups)
+            self._record(context, "get-online-features", n, entities, types, groups)
         results = [
             {
-                "values": request.entities[f.name],
+                "values": values,
                 "statuses": ["PRESENT"] * n,
                 "event_timestamps": [format_timestamp(0)] * n,
                 "ages": [None] * n,
             }
-            for f in fields
+            for values in given.values()
         ]
         stamps = {view: _stamps(group) for view, group in groups.items()}
         for view, feature in features.pairs:
@@ -248,7 +266,7 @@ class Dataplane:
                     "ages": group.ages.tolist(),
                 }
             )
-        return {"metadata": {"feature_names": taken}, "results": results}
+        return {"metadata": {"feature_names": list(taken)}, "results": results}
 
     def _check_rows(self, spec: ModelSpec, view: str, group: ViewRows) -> None:
         expected = spec.fingerprint(view)
@@ -286,6 +304,7 @@ def _limits(settings: ServingSettings) -> LogLimits:
         seconds=settings.request_log_seconds,
         size=settings.request_log_bytes,
         files=settings.request_log_files,
+        young_seconds=3600 * settings.request_log_young_hours,
     )
 
 

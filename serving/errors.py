@@ -7,14 +7,18 @@ from transforms.errors import FingerprintError, StoreError, TandemError
 __all__ = [
     "STATUS",
     "BadRequestError",
+    "ClientGoneError",
+    "ForbiddenError",
     "InvalidRequestError",
     "MediaTypeError",
     "ModelError",
     "ModelInputError",
     "NotFoundError",
     "OverloadedError",
+    "RateLimitedError",
     "TimedOutError",
     "TooLargeError",
+    "UnauthenticatedError",
     "UnavailableError",
     "status_of",
 ]
@@ -34,6 +38,26 @@ class MediaTypeError(TandemError):
 
 class TooLargeError(TandemError):
     """The body, or the number of instances in it, is above the limit."""
+
+
+class UnauthenticatedError(TandemError):
+    """The request bears no credential that the server knows."""
+
+
+class ForbiddenError(TandemError):
+    """Who asks is known, and may not do this."""
+
+
+class RateLimitedError(TandemError):
+    """Who asks has asked for more than its share; ``retry_seconds`` says when there is room again."""
+
+    def __init__(self, message: str, retry_seconds: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_seconds = retry_seconds
+
+
+class ClientGoneError(TandemError):
+    """Who asked has hung up; nobody reads the answer."""
 
 
 class NotFoundError(TandemError):
@@ -62,10 +86,14 @@ class ModelInputError(ModelError):
 
 STATUS: tuple[tuple[type[TandemError], int], ...] = (
     (BadRequestError, 400),
+    (UnauthenticatedError, 401),
+    (ForbiddenError, 403),
     (NotFoundError, 404),
     (TooLargeError, 413),
     (MediaTypeError, 415),
     (InvalidRequestError, 422),
+    (RateLimitedError, 429),
+    (ClientGoneError, 499),
     (FingerprintError, 503),
     (StoreError, 503),
     (UnavailableError, 503),

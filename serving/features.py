@@ -45,6 +45,9 @@ log = logging.getLogger("tandem.serving")
 STATUSES = ("PRESENT", "NULL", "NOT_FOUND", "OUTSIDE_MAX_AGE")
 PRESENT, NULL, NOT_FOUND, OUTSIDE_MAX_AGE = range(4)
 
+_AT_ONCE = 2_000
+"""Entities of one read of the store: the time limit is looked at between reads."""
+
 
 @dataclass(frozen=True)
 class ViewRows:
@@ -159,25 +162,33 @@ class OnlineFeatures:
             log.warning("online store: it can be read again")
             self.store_problem = ""
 
-    def read(self, features: FeatureSet, entities: Mapping[str, list[Any]], rows: int) -> dict[str, ViewRows]:
+    def read(
+        self, features: FeatureSet, entities: Mapping[str, list[Any]], rows: int, check: Callable[[], None] = lambda: None
+    ) -> dict[str, ViewRows]:
         """The features for N = ``rows`` entities, by the names of their views in ``features``. Equal entities are read once.
 
-        ``entities`` holds a list of N values for each column that is a key of the views. Raises StoreError when the store fails.
+        ``entities`` holds a list of N values for each column that is a key of the views. ``check`` is called before each read of the store,
+        of some thousand entities of a view; what it raises ends the work. Raises StoreError when the store fails.
         """
         wanted: dict[str, list[str]] = {}
         for name, feature in features.pairs:
             wanted.setdefault(name, []).append(feature)
         views, now = self.catalog.used(features), self.now_us()
-        read = {name: self._read_view(views[name], some, entities, rows, now) for name, some in wanted.items()}
+        read = {name: self._read_view(views[name], some, entities, rows, now, check) for name, some in wanted.items()}
         return {name: replace(group, projection=features.projections.get(name)) for name, group in read.items()}
 
-    def _read_view(self, view: View, features: list[str], entities: Mapping[str, list[Any]], n: int, now: int) -> ViewRows:
+    def _read_view(
+        self, view: View, features: list[str], entities: Mapping[str, list[Any]], n: int, now: int, check: Callable[[], None]
+    ) -> ViewRows:
         position: dict[Any, int] = {}
         asked = zip(*(entities[k] for k in view.keys), strict=True) if view.keys else [()] * n
         inverse = [position.setdefault(key, len(position)) for key in asked]
         keys = [entity_key(view, key) for key in position]
         extra = [own for own in (FINGERPRINT, REVISION) if own in view.types and own not in features]
-        rows = self._rows(view, keys, [*features, *extra])
+        rows = []
+        for start in range(0, len(keys), _AT_ONCE):
+            check()
+            rows += self._rows(view, keys[start : start + _AT_ONCE], [*features, *extra])
         found = np.array([values is not None for _, values in rows])
         times = np.array([micros_of(t) if t is not None else 0 for t, _ in rows], dtype=np.int64)
         times[~found] = 0
@@ -242,13 +253,16 @@ class OnlineFeatures:
 
 
 def checked_entities(fields: Sequence[RequestField], entities: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-    """The entities of a request, with exactly the join keys and types of ``fields``."""
+    """The entities of a request that ``fields`` need, as values of their types. As in Feast's server, other keys are no mistake, and an
+    integer for a string key is its digits."""
     expected = {f.name for f in fields}
     if missing := expected - entities.keys():
         raise InvalidRequestError(f"entities lack {some_of(missing)}; these features need {some_of(expected)}")
-    if unknown := entities.keys() - expected:
-        raise InvalidRequestError(f"entities have the unknown key {some_of(unknown)}; these features need {some_of(expected)}")
-    return {f.name: checked_column(entities[f.name], f, f"entities.{f.name}[{{i}}]") for f in fields}
+    return {f.name: checked_column(_as_keys(entities[f.name], f), f, f"entities.{f.name}[{{i}}]") for f in fields}
+
+
+def _as_keys(values: list[Any], field: RequestField) -> list[Any]:
+    return [str(v) if type(v) is int else v for v in values] if field.dtype == "string" else values
 
 
 def _column(

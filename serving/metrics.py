@@ -10,12 +10,14 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 _AGES = (1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 3 * 3600.0, 6 * 3600.0, 86400.0, 7 * 86400.0)
 
 
+_MOST_PRINCIPALS = 100
 _REQUEST_LOG = (
     "tandem_request_log_rows_total",
     "tandem_request_log_dropped_rows_total",
     "tandem_request_log_expired_files_total",
     "tandem_request_log_bytes",
     "tandem_request_log_files",
+    "tandem_request_log_young_files_total",
 )
 _SHADOW_LOG = (
     "tandem_shadow_log_rows_total",
@@ -23,29 +25,35 @@ _SHADOW_LOG = (
     "tandem_shadow_log_expired_files_total",
     "tandem_shadow_log_bytes",
     "tandem_shadow_log_files",
+    "tandem_shadow_log_young_files_total",
 )
 
 
 class LogMetrics:
-    """What one log of the server counts, under the five ``names``."""
+    """What one log of the server counts, under the six ``names``."""
 
-    def __init__(self, names: tuple[str, str, str, str, str], what: str, r: CollectorRegistry) -> None:
+    def __init__(self, names: tuple[str, str, str, str, str, str], what: str, r: CollectorRegistry) -> None:
         lost = f"Rows that the {what} lost: its queue was full, they could not be written, or a defect."
         self.log_rows = Counter(names[0], f"Rows written into the {what}.", registry=r)
         self.log_dropped = Counter(names[1], lost, ["reason"], registry=r)
         self.log_expired = Counter(names[2], f"Files of the {what} deleted as the oldest.", registry=r)
         self.log_bytes = Gauge(names[3], f"What the files of the {what} take.", registry=r)
         self.log_files = Gauge(names[4], f"Files of the {what}.", registry=r)
+        self.log_young = Counter(names[5], f"Files of the {what} deleted before they were a day old: it is too small.", registry=r)
 
 
 class Metrics(LogMetrics):
-    """The metrics of one server. Label values come from routes and definitions, never from a request."""
+    """The metrics of one server. Label values come from routes, definitions and principals, never from anything else of a request."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         r = self.registry
         super().__init__(_REQUEST_LOG, "request log", r)
         self.requests = Counter("tandem_requests_total", "Requests answered.", ["route", "status"], registry=r)
+        self.principals = Counter(
+            "tandem_principal_requests_total", "Requests by who asked; the first hundred by name.", ["principal", "status"], registry=r
+        )
+        self._principals: set[str] = set()
         self.seconds = Histogram("tandem_request_seconds", "Time to answer, body included.", ["route"], buckets=_SECONDS, registry=r)
         self.instances = Counter("tandem_instances_total", "Instances and entities answered.", ["route"], registry=r)
         self.features = Counter("tandem_feature_values_total", "Feature values read, by status.", ["view", "status"], registry=r)
@@ -86,6 +94,16 @@ class Metrics(LogMetrics):
             registry=r,
         )
         self.ready = Gauge("tandem_ready", "1 when every model and the registry are ready.", registry=r)
+
+    def count_principal(self, name: str, status: str) -> None:
+        """Count a request of a principal; ``""``: nobody in particular."""
+        if name and name not in self._principals:
+            if len(self._principals) >= _MOST_PRINCIPALS:
+                name = "others"
+            else:
+                self._principals.add(name)
+        if name:
+            self.principals.labels(name, status).inc()
 
     def page(self) -> bytes:
         """All metrics in Prometheus's text format."""

@@ -6,15 +6,18 @@ fix. Values are checked by column, so that a request of 10,000 rows costs a few 
 
 from __future__ import annotations
 
+import heapq
 import math
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import orjson
-
 from serving.errors import BadRequestError, InvalidRequestError, TooLargeError
+from serving.json_body import kind_of, shortened
+from transforms.fields import MAX_TEXT_BYTES
 from transforms.instants import instant, micros_of
 
 __all__ = [
@@ -23,7 +26,6 @@ __all__ = [
     "checked_column",
     "format_timestamp",
     "online_request",
-    "parse_object",
     "rows_to_columns",
     "v1_instances",
     "v2_instances",
@@ -41,25 +43,50 @@ class RequestField:
     nullable: bool = False
 
 
-def parse_object(body: bytes) -> dict[str, Any]:
-    """The JSON object in ``body``. NaN, Infinity, numbers beyond float64, invalid UTF-8 and deep nesting are refused."""
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as e:
-        where = f"line {e.lineno} column {e.colno}"
-        raise BadRequestError(f"the body is not valid JSON: {e.msg} ({where}); send one JSON object in UTF-8") from None
-    if not isinstance(value, dict):
-        raise BadRequestError(f'the body is {_kind(value)}; send a JSON object such as {{"instances": [{{...}}]}}')
-    return value
-
-
 def v1_instances(body: Mapping[str, Any], fields: Sequence[RequestField], limit: int) -> tuple[dict[str, list[Any]], int]:
-    """Columns and number of rows of a TF-Serving predict body in row format, ``{"instances": [{field: value}]}``."""
-    _only_keys(body, ("instances", "signature_name"))
+    """Columns and number of rows of a TF-Serving predict body: in row format, ``{"instances": [{field: value}]}``, or in column format,
+    ``{"inputs": {field: [value]}}`` with lists of shape [n] or [n, 1]."""
+    _only_keys(body, ("instances", "inputs", "signature_name"))
     if body.get("signature_name", "serving_default") != "serving_default":
-        raise InvalidRequestError(f"signature_name {_short(body['signature_name'])}: the model has only 'serving_default'")
+        raise InvalidRequestError(f"signature_name {shortened(body['signature_name'])}: the model has only 'serving_default'")
+    if "inputs" in body:
+        if "instances" in body:
+            raise InvalidRequestError('give either "instances" or "inputs", and not both')
+        return _v1_inputs(body["inputs"], fields, limit)
     instances = _list_of(body, "instances", limit)
     return rows_to_columns(instances, fields), len(instances)
+
+
+def _v1_inputs(inputs: Any, fields: Sequence[RequestField], limit: int) -> tuple[dict[str, list[Any]], int]:
+    known = {f.name: f for f in fields}
+    if not isinstance(inputs, dict) or not inputs:
+        problem = "is empty" if inputs == {} else f"is {kind_of(inputs)}"
+        raise InvalidRequestError(f'"inputs" {problem}; give an object with a list of values for each of {_names(known)}')
+    if unknown := inputs.keys() - known.keys():
+        raise InvalidRequestError(f'"inputs" has the unknown field {_names(unknown)}; the model takes {_names(known)}')
+    data: dict[str, list[Any]] = {}
+    for name, values in inputs.items():
+        if not isinstance(values, list) or not values:
+            raise InvalidRequestError(f"inputs.{name} must be a list of at least one value")
+        if len(values) > limit:
+            raise TooLargeError(f"inputs.{name} has {len(values)} values, more than {limit}; split the request")
+        data[name] = checked_column(_flat(values), known[name], f"inputs.{name}[{{i}}]")
+    return _same_length(data, fields)
+
+
+def _flat(values: list[Any]) -> list[Any]:
+    """The values of a tensor of shape [n] or [n, 1]."""
+    return [v[0] for v in values] if all(isinstance(v, list) and len(v) == 1 for v in values) else values
+
+
+def _same_length(data: Mapping[str, list[Any]], fields: Sequence[RequestField]) -> tuple[dict[str, list[Any]], int]:
+    if missing := {f.name for f in fields if not f.nullable} - data.keys():
+        raise InvalidRequestError(f"inputs lack {_names(missing)}; the model takes {_names(f.name for f in fields)}")
+    sizes = {len(v) for v in data.values()}
+    if len(sizes) != 1:
+        raise InvalidRequestError(f"inputs have different lengths {sorted(sizes)}; give each the same number of values")
+    n = sizes.pop()
+    return {f.name: data.get(f.name, [None] * n) for f in fields}, n
 
 
 def rows_to_columns(instances: Sequence[Any], fields: Sequence[RequestField]) -> dict[str, list[Any]]:
@@ -68,7 +95,7 @@ def rows_to_columns(instances: Sequence[Any], fields: Sequence[RequestField]) ->
     required = {f.name for f in fields if not f.nullable}
     for i, row in enumerate(instances):
         if not isinstance(row, dict):
-            raise InvalidRequestError(f"instances[{i}] is {_kind(row)}; send an object with {_names(expected)}")
+            raise InvalidRequestError(f"instances[{i}] is {kind_of(row)}; send an object with {_names(expected)}")
         keys = row.keys()
         if keys == expected:
             continue
@@ -83,6 +110,8 @@ def rows_to_columns(instances: Sequence[Any], fields: Sequence[RequestField]) ->
 def v2_instances(body: Mapping[str, Any], fields: Sequence[RequestField], limit: int) -> tuple[dict[str, list[Any]], int]:
     """Columns and number of rows of an Open Inference v2 infer body; each input is a tensor of shape [n] or [n, 1]."""
     _only_keys(body, ("id", "parameters", "inputs", "outputs"))
+    if not isinstance(body.get("id", ""), str):
+        raise InvalidRequestError(f"id is {kind_of(body['id'])}; give a string")
     known = {f.name: f for f in fields}
     data: dict[str, list[Any]] = {}
     for i, tensor in enumerate(_list_of(body, "inputs", 10_000)):
@@ -90,30 +119,21 @@ def v2_instances(body: Mapping[str, Any], fields: Sequence[RequestField], limit:
             raise InvalidRequestError(f"inputs[{i}] needs a name, shape, datatype and data")
         name = tensor["name"]
         if name not in known:
-            raise InvalidRequestError(f"inputs[{i}]: unknown input {_short(name)}; the model takes {_names(known)}")
+            raise InvalidRequestError(f"inputs[{i}]: unknown input {shortened(name)}; the model takes {_names(known)}")
         if name in data:
             raise InvalidRequestError(f"inputs[{i}]: input {name!r} is there twice")
         values, datatype = tensor.get("data"), V2_TYPES[known[name].dtype]
         if tensor.get("datatype") != datatype:
-            raise InvalidRequestError(f"input {name!r}: datatype {_short(tensor.get('datatype'))} should be {datatype!r}")
+            raise InvalidRequestError(f"input {name!r}: datatype {shortened(tensor.get('datatype'))} should be {datatype!r}")
         if not isinstance(values, list) or not values:
             raise InvalidRequestError(f"input {name!r}: data must be a list of at least one value")
         n = len(values)
         if n > limit:
             raise TooLargeError(f"input {name!r}: data has {n} values, more than {limit}; split the request")
         if tensor.get("shape") not in ([n], [n, 1]):
-            raise InvalidRequestError(f"input {name!r}: shape {_short(tensor.get('shape'))} should be [{n}] or [{n}, 1]")
-        if all(isinstance(v, list) and len(v) == 1 for v in values):
-            values = [v[0] for v in values]
-        data[name] = checked_column(values, known[name], f"input {name!r}, value {{i}}")
-    missing = {f.name for f in fields if not f.nullable} - data.keys()
-    if missing:
-        raise InvalidRequestError(f"inputs lack {_names(missing)}; the model takes {_names(known)}")
-    sizes = {len(v) for v in data.values()}
-    if len(sizes) != 1:
-        raise InvalidRequestError(f"inputs have different lengths {sorted(sizes)}; give each the same number of values")
-    n = sizes.pop()
-    return {f.name: data.get(f.name, [None] * n) for f in fields}, n
+            raise InvalidRequestError(f"input {name!r}: shape {shortened(tensor.get('shape'))} should be [{n}] or [{n}, 1]")
+        data[name] = checked_column(_flat(values), known[name], f"input {name!r}, value {{i}}")
+    return _same_length(data, fields)
 
 
 V2_TYPES = {"string": "BYTES", "int64": "INT64", "float64": "FP64", "bool": "BOOL", "timestamp": "BYTES"}
@@ -133,16 +153,16 @@ class OnlineRequest:
 
 def online_request(body: Mapping[str, Any], limit: int) -> OnlineRequest:
     """The request in a body of Feast's feature server; entity values are checked later, when their types are known."""
-    _only_keys(body, ("features", "feature_service", "entities", "full_feature_names"))
+    _only_keys(body, ("features", "feature_service", "entities", "full_feature_names", *(k for k in _UNUSED if body.get(k) is None)))
     service, refs = body.get("feature_service"), body.get("features")
     if (service is None) == (refs is None):
         raise InvalidRequestError('give either "feature_service" or "features", and not both')
     if service is not None and not isinstance(service, str):
-        raise InvalidRequestError(f"feature_service is {_kind(service)}; give its name as a string")
+        raise InvalidRequestError(f"feature_service is {kind_of(service)}; give its name as a string")
     if refs is not None and (not isinstance(refs, list) or not refs or not all(isinstance(r, str) and r.count(":") == 1 for r in refs)):
         raise InvalidRequestError('features must be a list of one or more "view:feature" strings')
-    if refs is not None and len(refs) != len(set(refs)):
-        raise InvalidRequestError(f"features: {_names([r for r in set(refs) if refs.count(r) > 1])} is there twice; ask for it once")
+    if refs is not None and (twice := [r for r, times in Counter(refs).items() if times > 1]):
+        raise InvalidRequestError(f"features: {_names(twice)} is there twice; ask for it once")
     entities = body.get("entities")
     if not isinstance(entities, dict) or not entities:
         raise InvalidRequestError('entities must be an object of lists, such as {"origin": ["JFK", "LGA"]}')
@@ -156,15 +176,16 @@ def online_request(body: Mapping[str, Any], limit: int) -> OnlineRequest:
         raise InvalidRequestError(f"entities have lists of different lengths {sorted(sizes)}; give each key the same number of values")
     full = body.get("full_feature_names", False)
     if not isinstance(full, bool):
-        raise InvalidRequestError(f"full_feature_names is {_kind(full)}; give true or false")
+        raise InvalidRequestError(f"full_feature_names is {kind_of(full)}; give true or false")
     return OnlineRequest(service, tuple(refs or ()), entities, sizes.pop(), full)
 
 
 def checked_column(values: list[Any], field: RequestField, where: str) -> list[Any]:
     """``values`` as Python values of the field's dtype; timestamps become int64 microseconds of UTC.
 
-    ``where`` is a format string with ``{i}`` for the row, used in errors. Whole numbers are taken for a float64 field; nothing
-    else is converted.
+    ``where`` is a format string with ``{i}`` for the row, used in errors. Whole numbers are taken for a float64 field; for an int64 field
+    what JavaScript and the JSON of protobuf send: decimal text, and floats without a fraction up to 2^53. Nothing else is converted.
+    Texts obey the contract's limit of 64 KiB.
     """
     kinds = set(map(type, values))
     if type(None) in kinds:
@@ -173,14 +194,21 @@ def checked_column(values: list[Any], field: RequestField, where: str) -> list[A
         kinds.discard(type(None))
     if field.dtype == "timestamp":
         return [None if v is None else _timestamp(v, where, i) for i, v in enumerate(values)]
+    if field.dtype == "int64" and not kinds <= {int}:
+        values = [v if v is None or type(v) is int else _whole(v) for v in values]
+        kinds = set(map(type, values)) - {type(None)}
     allowed = _PYTHON[field.dtype]
     if not kinds <= allowed:
         i, bad = next((i, v) for i, v in enumerate(values) if v is not None and type(v) not in allowed)
-        raise InvalidRequestError(f"{where.format(i=i)} is {_short(bad)} ({_kind(bad)}); give a {field.dtype} value")
+        raise InvalidRequestError(f"{where.format(i=i)} is {shortened(bad)} ({kind_of(bad)}); give a {field.dtype} value")
     if int in kinds and field.dtype == "int64":
         for i, v in enumerate(values):
             if v is not None and not -_INT64 <= v < _INT64:
-                raise InvalidRequestError(f"{where.format(i=i)} is {_short(v)}, beyond 64 bits; give an int64 value")
+                raise InvalidRequestError(f"{where.format(i=i)} is {shortened(v)}, beyond 64 bits; give an int64 value")
+    if field.dtype == "string" and kinds and max(len(v) for v in values if v is not None) * 4 > MAX_TEXT_BYTES:
+        for i, v in enumerate(values):
+            if v is not None and len(v.encode()) > MAX_TEXT_BYTES:
+                raise InvalidRequestError(f"{where.format(i=i)} has more than {MAX_TEXT_BYTES} bytes; give a shorter text")
     if field.dtype == "float64" and kinds:
         if int in kinds:
             values = [None if v is None else float(v) for v in values]
@@ -196,6 +224,18 @@ def format_timestamp(us: int) -> str:
     return text.isoformat(timespec=spec) + "Z"
 
 
+def _whole(value: Any) -> Any:
+    """The integer that a JSON value other than an integer stands for; the value itself if it stands for none."""
+    if type(value) is str and _DECIMAL.fullmatch(value):
+        return int(value)
+    if type(value) is float and value.is_integer() and abs(value) <= 2**53:  # above, the float may be a neighbour of what was meant
+        return int(value)
+    return value
+
+
+_DECIMAL = re.compile(r"-?[0-9]{1,19}")
+_UNUSED = ("query", "query_embedding", "query_string")
+"""What bodies of Feast's clients hold for searches by vector: taken where null."""
 _PYTHON: dict[str, set[type]] = {"string": {str}, "int64": {int}, "float64": {int, float}, "bool": {bool}}
 
 
@@ -207,7 +247,9 @@ def _timestamp(value: Any, where: str, i: int) -> int:
             at = None
         if at is not None and at.tzinfo is not None:
             return micros_of(at)
-    raise InvalidRequestError(f"{where.format(i=i)} is {_short(value)}; give a timestamp with its offset, such as '2013-07-01T12:00:00Z'")
+    raise InvalidRequestError(
+        f"{where.format(i=i)} is {shortened(value)}; give a timestamp with its offset, such as '2013-07-01T12:00:00Z'"
+    )
 
 
 def _only_keys(body: Mapping[str, Any], allowed: Sequence[str]) -> None:
@@ -219,31 +261,18 @@ def _only_keys(body: Mapping[str, Any], allowed: Sequence[str]) -> None:
 def _list_of(body: Mapping[str, Any], key: str, limit: int) -> list[Any]:
     value = body.get(key)
     if not isinstance(value, list) or not value:
-        problem = "is missing" if key not in body else "is empty" if value == [] else f"is {_kind(value)}"
+        problem = "is missing" if key not in body else "is empty" if value == [] else f"is {kind_of(value)}"
         raise InvalidRequestError(f'"{key}" {problem}; give a list of at least one object')
     if len(value) > limit:
         raise TooLargeError(f'"{key}" has {len(value)} entries, more than {limit}; split the request')
     return value
 
 
-def _kind(value: Any) -> str:
-    if value is None:
-        return "null"
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "an integer", float: "a number"}
-    return names[type(value)]
-
-
-def _short(value: Any) -> str:
-    """``value`` on one line of at most 60 characters."""
-    text = repr(value[:61]) if isinstance(value, str) else f"{_kind(value)}" if isinstance(value, (list, dict)) else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
 def _plain(name: str) -> str:
-    return _short(name)[1:-1]
+    return shortened(name)[1:-1]
 
 
 def _names(names: Iterable[str]) -> str:
-    """At most eight names, sorted, quoted, each cut to a length that is read."""
-    ordered = sorted(names)
-    return ", ".join(_short(n) for n in ordered[:8]) + (f" and {len(ordered) - 8} more" if len(ordered) > 8 else "")
+    """At most eight names, the first in order, quoted, each cut to a length that is read."""
+    names = list(names)
+    return ", ".join(shortened(n) for n in heapq.nsmallest(8, names)) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

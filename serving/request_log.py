@@ -7,8 +7,7 @@ whose answer was ready only after the time limit (its caller got a 503) is.
 Columns of every file:
 
 ====================  ==================  =====================================================================================
-tandem_request        string              request id: the header ``X-Request-Id`` of the request if it had a usable one, else made
-                                          by the server; the answer carries it in the same header. Callers may repeat an id.
+tandem_request        string              request id, made by the server; the answer carries it in the header ``X-Request-Id``
 tandem_row            int32               position of the instance in the request, from 0
 tandem_at             timestamp us, UTC   wall time of the answer
 tandem_as_of          timestamp us, UTC   the server's now: what ages and TTLs were judged by (differs from ``tandem_at`` under a replay
@@ -18,6 +17,8 @@ tandem_model          string, null        model; null for ``get-online-features`
 tandem_version        int64, null         its version
 tandem_run            string, null        the training run that made it
 tandem_prediction     double, null        the number in the answer (list<double> for a model with several outputs per row)
+tandem_principal      string, null        who asked (:mod:`serving.access`); null where the server asks nobody who they are
+tandem_client_request string, null        the header ``X-Request-Id`` of the request, if it had a usable one. Callers may repeat it.
 ====================  ==================  =====================================================================================
 
 then one column per entity key and request field, under its own name (string, int64, double, bool or timestamp us UTC), and for
@@ -37,13 +38,14 @@ V__F__status          string              PRESENT, NULL (the row is there, its v
 ====================  ==================  =====================================================================================
 
 So the columns of a predict request are those that the model's inputs are made of: ``serving.models.to_model_inputs`` takes them as they
-are. Files of different models have different columns; ``read_requests``, DuckDB's ``read_parquet('<folder>/*/*.parquet',
+are. Files of different models have different columns (one of
+``get-online-features`` those of all its requests); ``read_requests``, DuckDB's ``read_parquet('<folder>/*/*.parquet',
 union_by_name=true)`` and Polars' ``diagonal`` concatenation fill what a file does not have with nulls. (In such a union a null in
 ``V__tandem_status`` or ``V__F__status`` says: not asked.)
 
 **Shadow predictions** (what the challenger would have answered, see :mod:`serving.shadow`) lie beside it in files of their own,
 ``<folder>/shadow/date=YYYY-MM-DD/*.parquet``, which the readers of the request log do not see; ``read_requests(folder / "shadow")`` reads
-them. One row per instance that the challenger was run on: the nine columns above with the values of the answer that was given
+them. One row per instance that the challenger was run on: the eleven columns above with the values of the answer that was given
 (``tandem_request``, ``tandem_row`` and ``tandem_at`` name the same row of the request log), the entity keys and request fields, and
 
 ========================  ==============  =====================================================================================
@@ -53,8 +55,13 @@ tandem_shadow_prediction  double          its number (list<double> for a model w
 ========================  ==============  =====================================================================================
 
 Guarantees: a file is complete once it is visible (written under a hidden name, synced, then renamed). Logging never fails a request and
-never waits for the disk: rows go through a bounded queue to one thread, and what does not fit, or cannot be written, is dropped
-and counted in ``/metrics``. A server that is asked to stop writes what it has; one that is killed loses at most ``request_log_seconds``.
+never waits for the disk: rows go through a queue, bounded in requests, rows and bytes, to one thread, and what does not fit, or cannot be
+written, is dropped and counted in ``/metrics``. A server that is asked to stop writes what it has; one that is killed loses at most
+``request_log_seconds``, and never a file.
+
+When the log is full its oldest files go; where that takes answers of the last day, the server's own log, ``/metrics`` and the warnings of
+``/v2/health/ready`` say so. Requests with unusually long texts (beyond 4 KiB and 256 bytes per row) share a tenth of the log's
+size per day; past that their answers are logged with long texts cut to their beginning, length and SHA-256.
 """
 
 from __future__ import annotations
@@ -76,7 +83,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from serving.metrics import LogMetrics
-from serving.request_rows import RequestRecord, sampled, to_batches
+from serving.request_rows import RequestRecord, merged, sampled, to_batches
+from serving.text_budget import TextBudget, size_of
 from transforms.errors import DataError
 from transforms.instants import EPOCH, instant
 
@@ -89,19 +97,27 @@ _AT_ONCE = 200
 """Requests that become one batch: a short step, as it holds up the threads that answer."""
 _WAITING_REQUESTS = 2_000
 _WAITING_ROWS = 100_000
+_WAITING_BYTES = 64 << 20
+_KEPT_BYTES = 64 << 20
+"""Of what is not in a file yet: about as many bytes wait, and as many again are kept as columns, at most."""
+_LARGE_BYTES = 1 << 30
 _CLOSE_SECONDS = 10.0
 _OLD_TEMPORARY_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
 class LogLimits:
-    """How much is logged, when a file is closed (``rows``, ``seconds``), and what all files may take (``size`` bytes, ``files``)."""
+    """How much is logged, when a file is closed (``rows``, ``seconds``), and what all files may take (``size`` bytes, ``files``).
+
+    A file that has to go before it is ``young_seconds`` old is told of.
+    """
 
     sample: float = 1.0
     rows: int = 20_000
     seconds: float = 60.0
     size: int = 2**30
     files: int = 20_000
+    young_seconds: float = 86_400.0
 
 
 class RequestLog:
@@ -112,14 +128,19 @@ class RequestLog:
         self._limits = limits
         self._metrics = metrics
         self._lock = threading.Lock()
-        self._waiting: deque[RequestRecord] = deque()
+        self._waiting: deque[tuple[RequestRecord, int]] = deque()
         self._waiting_rows = 0
+        self._waiting_bytes = 0
+        self._budget = TextBudget(limits.size)
         self._kept: list[tuple[int, pa.RecordBatch]] = []
         self._kept_rows = 0
+        self._kept_bytes = 0
         self._kept_since = 0.0
         self._server = secrets.token_hex(4)
         self._number = 0
         self._problem = ""
+        self.warning = ""
+        """That young files had to go at the last look; empty when all is well."""
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tandem-request-log", daemon=True)
 
@@ -138,11 +159,14 @@ class RequestLog:
         """Log a request, if it belongs to the sample and the queue has room. Never blocks, never raises over what it is given."""
         if not sampled(record.request_id, self._limits.sample):
             return
+        size = size_of(record)
         with self._lock:
             room = len(self._waiting) < _WAITING_REQUESTS and self._waiting_rows < _WAITING_ROWS and not self._closing.is_set()
+            room = room and (not self._waiting or self._waiting_bytes + size <= _WAITING_BYTES)
             if room:
-                self._waiting.append(record)
+                self._waiting.append((record, size))
                 self._waiting_rows += record.rows
+                self._waiting_bytes += size
         if not room:
             self._metrics.log_dropped.labels("full").inc(record.rows)
 
@@ -151,24 +175,29 @@ class RequestLog:
             last = self._closing.wait(_DRAIN_SECONDS)
             try:
                 while self._drain():
-                    if self._kept_rows >= self._limits.rows:
+                    if self._kept_rows >= self._limits.rows or self._kept_bytes >= _KEPT_BYTES:
                         self._write()
                 if self._kept and (last or time.monotonic() - self._kept_since >= self._limits.seconds):
                     self._write()
             except Exception as e:
                 self._lost(self._kept_rows, "defect", e)
-                self._kept, self._kept_rows = [], 0
+                self._kept, self._kept_rows, self._kept_bytes = [], 0, 0
             if last:
                 return
 
     def _drain(self) -> int:
         """Take some of what waits, as batches; how many requests."""
+        rows = size = 0
+        some: list[RequestRecord] = []
         with self._lock:
-            some = [self._waiting.popleft() for _ in range(min(_AT_ONCE, len(self._waiting)))]
-            rows = sum(a.rows for a in some)
+            while self._waiting and len(some) < _AT_ONCE and size < _WAITING_BYTES // 8:
+                record, own = self._waiting.popleft()
+                some.append(record)
+                rows, size = rows + record.rows, size + own
             self._waiting_rows -= rows
+            self._waiting_bytes -= size
         try:
-            batches = to_batches(some)
+            batches = to_batches(self._budget.fitted(record) for record in some)
         except Exception as e:  # e.g. two columns of one name: never worth a thread
             self._lost(rows, "defect", e)
             return len(some)
@@ -176,18 +205,17 @@ class RequestLog:
             self._kept_since = time.monotonic()
         self._kept += batches
         self._kept_rows += rows
+        self._kept_bytes += sum(batch.nbytes for _, batch in batches)
         return len(some)
 
     def _write(self) -> None:
-        """Write what is kept, one file per day and set of columns. What cannot be written is dropped: the next rows get their chance."""
-        alike: dict[tuple[int, pa.Schema], list[pa.RecordBatch]] = {}
-        for day, batch in self._kept:
-            alike.setdefault((day, batch.schema), []).append(batch)
-        self._kept, self._kept_rows = [], 0
-        for (day, schema), batches in alike.items():
-            rows = sum(b.num_rows for b in batches)
+        """Write what is kept, few files per day. What cannot be written is dropped: the next rows get their chance."""
+        tables = merged(self._kept)
+        self._kept, self._kept_rows, self._kept_bytes = [], 0, 0
+        for day, table in tables:
+            rows = table.num_rows
             try:
-                self._file(day, pa.Table.from_batches(batches, schema))
+                self._file(day, table)
             except (OSError, pa.ArrowException) as e:
                 self._lost(rows, "write", e)
             else:
@@ -195,11 +223,19 @@ class RequestLog:
                 if self._problem:
                     log.warning("request log: %s is written again", self._folder)
                     self._problem = ""
-        size, files, dropped = prune(self._folder, self._limits.size, self._limits.files)
+        size, files, dropped, young = prune(self._folder, self._limits.size, self._limits.files, young_seconds=self._limits.young_seconds)
         self._metrics.log_bytes.set(size)
         self._metrics.log_files.set(files)
-        if dropped:
-            self._metrics.log_expired.inc(dropped)
+        self._metrics.log_expired.inc(dropped)
+        self._metrics.log_young.inc(young)
+        if young and not self.warning:
+            self.warning = (
+                f"the request log is full: answers of the last {self._limits.young_seconds / 3600:g} h are deleted for newer ones;"
+                " raise serve.request_log_bytes or lower serve.request_log_sample"
+            )
+            log.error("request log: %s", self.warning)
+        elif not young and dropped:
+            self.warning = ""
 
     def _file(self, day: int, table: pa.Table) -> None:
         folder = self._folder / f"date={EPOCH + timedelta(days=day):%Y-%m-%d}"
@@ -231,28 +267,32 @@ def files_of(folder: Path) -> list[Path]:
     return sorted(folder.glob("date=*/*.parquet"), key=lambda p: (p.parent.name, p.name))
 
 
-def prune(folder: Path, most_bytes: int, most_files: int, now: Callable[[], float] = time.time) -> tuple[int, int, int]:
-    """Delete the oldest files above the limits, and what killed servers left half written; (bytes left, files left, files deleted)."""
+def prune(
+    folder: Path, most_bytes: int, most_files: int, now: Callable[[], float] = time.time, young_seconds: float = 0.0
+) -> tuple[int, int, int, int]:
+    """Delete the oldest files above the limits, and what killed servers left half written: (bytes left, files left, files deleted, how many
+    of these were written less than ``young_seconds`` ago)."""
     with contextlib.suppress(OSError):
         for path in folder.glob("date=*/.*.tmp"):
             with contextlib.suppress(OSError):
                 if now() - path.stat().st_mtime > _OLD_TEMPORARY_SECONDS:
                     path.unlink()
-    sizes: list[tuple[Path, int]] = []
+    sizes: list[tuple[Path, os.stat_result]] = []
     for path in files_of(folder):
         with contextlib.suppress(OSError):  # another server on the same folder was faster
-            sizes.append((path, path.stat().st_size))
-    total, left, deleted = sum(size for _, size in sizes), len(sizes), 0
-    for path, size in sizes:
+            sizes.append((path, path.stat()))
+    total, left, deleted, young = sum(stat.st_size for _, stat in sizes), len(sizes), 0, 0
+    for path, stat in sizes:
         if total <= most_bytes and left <= most_files:
             break
         with contextlib.suppress(OSError):
             path.unlink()
             deleted += 1
+            young += now() - stat.st_mtime < young_seconds
         with contextlib.suppress(OSError):
             path.parent.rmdir()  # only if it is empty
-        total, left = total - size, left - 1
-    return total, left, deleted
+        total, left = total - stat.st_size, left - 1
+    return total, left, deleted, young
 
 
 COMMON = pa.schema(
@@ -266,6 +306,8 @@ COMMON = pa.schema(
         ("tandem_version", pa.int64()),
         ("tandem_run", pa.string()),
         ("tandem_prediction", pa.float64()),
+        ("tandem_principal", pa.string()),
+        ("tandem_client_request", pa.string()),
     ]
 )
 """The columns that every row has, whatever was asked."""
@@ -276,7 +318,7 @@ def read_requests(folder: Path, since_us: int | None = None) -> pa.Table:
     has none); those with ``tandem_at >= since_us`` if given. No files: no rows, and the columns of every file.
 
     A column whose type changed between files is read as double if all its types are numbers; otherwise raises DataError, as
-    for a file that cannot be read.
+    for a file that cannot be read. A text column of more than a GiB is a ``large_string``.
     """
     tables = []
     day = None if since_us is None else f"date={instant(since_us):%Y-%m-%d}"
@@ -295,6 +337,9 @@ def read_requests(folder: Path, since_us: int | None = None) -> pa.Table:
             kinds[field.name] = _common(field.name, kinds.get(field.name, field.type), field.type)
     schema = pa.schema(list(kinds.items()))
     whole = pa.concat_tables([_as(t, schema) for t in tables] or [schema.empty_table()])
+    for i, field in enumerate(whole.schema):  # what sorts or joins them makes one array of a column, and a string's ends are 32 bits
+        if pa.types.is_string(field.type) and whole.column(i).nbytes > _LARGE_BYTES:
+            whole = whole.set_column(i, field.name, whole.column(i).cast(pa.large_string()))
     if since_us is not None:
         whole = whole.filter(pc.greater_equal(whole.column("tandem_at").cast(pa.int64()), since_us))
     return whole.sort_by([("tandem_at", "ascending"), ("tandem_request", "ascending"), ("tandem_row", "ascending")])

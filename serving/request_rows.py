@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from serving.features import NOT_FOUND, STATUSES, ViewRows
 from serving.projections import Projection
 from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION, TIMESTAMP
 
-__all__ = ["PROJECTION", "RequestRecord", "projection_in", "sampled", "to_batches", "view_answers"]
+__all__ = ["PROJECTION", "RequestRecord", "merged", "projection_in", "sampled", "to_batches", "view_answers"]
 
 PROJECTION = "tandem_projection"
 """``<view>__`` and this: a column that says what the view is, where it is a use of another one (``serving.projections``)."""
@@ -44,6 +45,10 @@ class RequestRecord:
     version: int | None = None
     run: str | None = None
     predictions: Sequence[Any] | None = None
+    principal: str | None = None
+    """Who asked; None: the server asks nobody."""
+    client_request: str | None = None
+    """The id that the caller gave the request."""
     shadow_version: int | None = None
     """The challenger that was run on the same rows; None: none was, and its columns are left out."""
     shadow_run: str | None = None
@@ -66,8 +71,41 @@ def to_batches(records: Iterable[RequestRecord]) -> list[tuple[int, pa.RecordBat
     alike: dict[Any, list[RequestRecord]] = {}
     for a in records:
         views = tuple((name, *group.columns, *(c.type for c in group.columns.values())) for name, group in a.groups.items())
-        alike.setdefault((a.at_us // _DAY_US, tuple(a.types.items()), views, _type(a.predictions), _shadow_type(a)), []).append(a)
+        kind = (a.at_us // _DAY_US, a.model is None, tuple(a.types.items()), views, _type(a.predictions), _shadow_type(a))
+        alike.setdefault(kind, []).append(a)
     return [(day, _batch(some)) for (day, *_), some in alike.items()]
+
+
+def merged(batches: Iterable[tuple[int, pa.RecordBatch]]) -> list[tuple[int, pa.Table]]:
+    """Batches of :func:`to_batches` as few tables: of predictions one per day and set of columns, of requests for features alone one per
+    day, with nulls where a request asked for less. So nobody can make a file per request by asking for ever other sets of features.
+
+    A column whose type changed begins another table.
+    """
+    alike: dict[Any, list[tuple[dict[str, pa.DataType], list[pa.RecordBatch]]]] = {}
+    for day, batch in batches:
+        features_alone = batch.column(batch.schema.get_field_index("tandem_model"))[0].as_py() is None
+        tables = alike.setdefault((day, None if features_alone else batch.schema), [])
+        kinds = {field.name: field.type for field in batch.schema}
+        for known, some in tables:
+            if all(known.get(name, kind) == kind for name, kind in kinds.items()):
+                known.update(kinds)
+                some.append(batch)
+                break
+        else:
+            tables.append((kinds, [batch]))
+    out = []
+    for (day, _), tables in alike.items():
+        for kinds, some in tables:
+            schema = pa.schema(list(kinds.items()))
+            out.append((day, pa.concat_tables([_widened(batch, schema) for batch in some])))
+    return out
+
+
+def _widened(batch: pa.RecordBatch, schema: pa.Schema) -> pa.Table:
+    have = {name: i for i, name in enumerate(batch.schema.names)}
+    columns = [batch.column(have[f.name]) if f.name in have else pa.nulls(batch.num_rows, f.type) for f in schema]
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def _type(predictions: Sequence[Any] | None) -> pa.DataType:
@@ -98,6 +136,8 @@ def _batch(some: list[RequestRecord]) -> pa.RecordBatch:
         ("tandem_version", each([a.version for a in some], pa.int64())),
         ("tandem_run", each([a.run for a in some], pa.string())),
         ("tandem_prediction", numbers((a.predictions for a in some), _type(first.predictions))),
+        ("tandem_principal", each([a.principal for a in some], pa.string())),
+        ("tandem_client_request", each([a.client_request for a in some], pa.string())),
     ]
     if (kind := _shadow_type(first)) is not None:
         columns += [
@@ -111,7 +151,7 @@ def _batch(some: list[RequestRecord]) -> pa.RecordBatch:
         columns += _view(view, [a.groups[view] for a in some])
     names = [name for name, _ in columns]
     if len(set(names)) < len(names):
-        raise ValueError(f"two columns are called {next(n for n in names if names.count(n) > 1)!r}")
+        raise ValueError(f"two columns are called {Counter(names).most_common(1)[0][0]!r}")
     return pa.RecordBatch.from_arrays([column for _, column in columns], names)
 
 

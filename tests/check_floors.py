@@ -39,18 +39,9 @@ ARROW = ("numpy", "pyarrow", "pyarrow_hotfix")
 STORES = (*ARROW, "redis", "feast", "google.protobuf", "mmh3", "pydantic")
 TENSORFLOW = ("tensorflow", "tensorflow_transform", "tensorflow_metadata", "tfx_bsl", "tf_keras", "google.protobuf")
 WEB = (
-    "cryptography",
-    "fastapi",
-    "uvicorn",
-    "starlette",
-    "orjson",
-    "prometheus_client",
-    "pydantic",
-    "pydantic_settings",
-    "yaml",
-    "pandas",
-    "jinja2",
-)
+    "fastapi", "uvicorn", "starlette", "orjson", "prometheus_client", "pydantic", "pydantic_settings", "yaml", "pandas", "jinja2",
+    "jwt", "cryptography", "requests", "httptools",
+)  # fmt: skip
 
 # The rooms of pipelines, from the ground up: each may import those before it, so there are no circles.
 PIPELINES = (

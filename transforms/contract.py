@@ -59,6 +59,7 @@ from transforms.columns import (
     typed_fields,
 )
 from transforms.definitions import TIMESTAMP, EventSource, Field, micros
+from transforms.fields import MAX_TEXT_BYTES
 from transforms.instants import micros_of
 from transforms.json_columns import read_columns
 from transforms.reasons import (
@@ -80,17 +81,7 @@ from transforms.reasons import (
     WRONG_UNIT_TIMESTAMP,
 )
 
-__all__ = [
-    "DEAD_LETTER_SCHEMA",
-    "Checked",
-    "Now",
-    "check",
-    "check_json",
-    "check_records",
-    "dead_letters",
-    "encode_json",
-    "field_of",
-]
+__all__ = ["DEAD_LETTER_SCHEMA", "Checked", "Now", "check", "check_json", "check_records", "dead_letters", "encode_json", "field_of"]
 DEAD_LETTER_SCHEMA = pa.schema([
     pa.field("source", pa.string(), nullable=False),
     pa.field("file", pa.string()),
@@ -107,7 +98,6 @@ DEAD_LETTER_SCHEMA = pa.schema([
 
 _COLUMNAR_FROM = 64
 """Payloads from which on it pays to read them by columns."""
-_MAX_TEXT_BYTES = 64 << 10
 # Seconds taken for microseconds lie within the first hours of 1970, milliseconds within its first 60 days until the year 2111.
 _WRONG_UNIT_US = micros(timedelta(days=60))
 _MIN_US = micros_of(datetime.min.replace(tzinfo=UTC))
@@ -355,7 +345,7 @@ def _apply_rules(f: Field, array: pa.Array, codes: Codes) -> Codes:
         low, high = _whole_bounds(f)
         mark(codes, present & ((whole < low) | (whole > high)) if low <= high else present, OUT_OF_RANGE)
     elif f.dtype == "string":
-        mark(codes, pc.fill_null(pc.binary_length(array), 0).to_numpy(zero_copy_only=False) > _MAX_TEXT_BYTES, TOO_LONG)
+        mark(codes, pc.fill_null(pc.binary_length(array), 0).to_numpy(zero_copy_only=False) > MAX_TEXT_BYTES, TOO_LONG)
     if f.domain is not None:
         known = pc.is_in(array, value_set=pa.array(list(f.domain), type=array.type))
         mark(codes, present & ~known.to_numpy(zero_copy_only=False), NOT_IN_DOMAIN)
@@ -379,11 +369,11 @@ def _detail(source: EventSource, name: str, reason: str, value: Any, max_future_
         shown = repr(value[:80] if isinstance(value, (str, bytes)) else value)
         shown = f"{name}={shown if len(shown) <= 100 else shown[:97] + '...'}"
     if reason == FUTURE_TIMESTAMP:
-        return f"{shown} lies more than {timedelta(microseconds=max_future_us)} ahead of the instant that it is judged at"
+        return f"{shown} lies more than {timedelta(microseconds=max_future_us)} ahead of now"
     if reason == WRONG_UNIT_TIMESTAMP:
         return f"{shown} lies in early 1970: it looks like seconds or milliseconds; send microseconds"
     if reason == TOO_LONG:
-        return f"{shown} is longer than {_MAX_TEXT_BYTES} bytes"
+        return f"{shown} is longer than {MAX_TEXT_BYTES} bytes"
     if reason in (WRONG_TYPE_TIMESTAMP, NONPOSITIVE_TIMESTAMP):
         return f"{shown} {f'is no timestamp; {_TIMES}' if reason == WRONG_TYPE_TIMESTAMP else 'is not after 1970'}"
     f = source.field(name)

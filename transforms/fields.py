@@ -26,6 +26,7 @@ __all__ = [
     "EventSource",
     "FINGERPRINT",
     "Field",
+    "MAX_TEXT_BYTES",
     "Predicate",
     "RESERVED",
     "REVISION",
@@ -55,6 +56,8 @@ REVISION = "tandem_revision"
 FINGERPRINT = "tandem_fingerprint"
 EVENT_TIMESTAMP = "event_timestamp"
 CREATED = "created_timestamp"
+MAX_TEXT_BYTES = 64 << 10
+"""The longest text that a value may be, in UTF-8: of an event, and of a request."""
 RESERVED = {REVISION, FINGERPRINT, EVENT_TIMESTAMP, CREATED, "tile_start", "events"}
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")

@@ -14,7 +14,7 @@ _BATCH = (*_STORE, "duckdb", "apache_beam", "tensorflow", "tensorflow_transform"
 _TRAIN = (*_BATCH, "tfx", "ml_metadata", "tensorflow_model_analysis")
 
 EXTRAS: dict[str, tuple[str, ...]] = {
-    "serve": (*_STORE, "tensorflow", "fastapi", "uvicorn"),
+    "serve": (*_STORE, "tensorflow", "fastapi", "uvicorn", "httptools", "jwt"),
     "batch": _BATCH,
     "stream": (*_BATCH, "kafka", "crc32c", "fastavro"),
     "train": _TRAIN,
@@ -30,6 +30,7 @@ NEEDED = {
     "serve": "serve",
     "demo": "all",
     "up": "stream",
+    "keys": "serve",
     "models": "serve",
     "evaluate": "train",
     "promote": "serve",

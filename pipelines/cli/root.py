@@ -29,6 +29,7 @@ COMMANDS = {
     "apply": "pipelines.cli.batch:apply",
     "materialize": "pipelines.cli.batch:materialize",
     "serve": "pipelines.cli.serve:serve",
+    "keys": "pipelines.cli.keys:app",
     "demo": "pipelines.demo.demo_commands:demo",
     "up": "pipelines.cli.services:up",
     "down": "pipelines.cli.services:down",

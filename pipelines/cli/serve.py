@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,8 @@ import typer
 from pipelines.cli.console import DEFAULT_REPO, DataOption, RepoOption, moment, quiet
 from pipelines.lake import layout
 from transforms.errors import ConfigError
+
+_FILES = ("keys", "tls_cert", "tls_key", "tls_client_ca")
 
 
 def serve(
@@ -21,8 +24,17 @@ def serve(
     clock: Annotated[
         Path | None, typer.Option(help="Take the time from this file of tandem replay (DATA/replay/clock.json), while it is there.")
     ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate (PEM) to serve HTTPS with; read again when it changes.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key (PEM).")] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(help="Authorities (PEM) of client certificates; a certificate's subject is who asks.")
+    ] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Listen beyond this machine without asking anybody who they are.")] = False,
 ) -> None:
-    """Serve predictions and online features over HTTP."""
+    """Serve predictions and online features over HTTP.
+
+    Beyond this machine (--host) only with keys (tandem keys add), tokens (serve.oidc) or client certificates, unless --insecure.
+    """
     quiet()
     from pydantic import ValidationError
 
@@ -31,22 +43,43 @@ def serve(
 
     repo = repo.resolve()
     settings = load_settings(repo, data=data.resolve() if data else None)
-    given = {"host": host, "port": port, "as_of": moment("--as-of", as_of) if as_of else None, "clock": clock and clock.resolve()}
+    given = {
+        "host": host,
+        "port": port,
+        "as_of": moment("--as-of", as_of) if as_of else None,
+        "clock": clock and clock.resolve(),
+        "insecure": insecure or None,
+    }
+    # Paths of tandem.yaml are relative to it, those of flags to where we are.
+    files = {name: repo / settings.serve[name] for name in _FILES if settings.serve.get(name)}
+    files |= {n: p.resolve() for n, p in (("tls_cert", tls_cert), ("tls_key", tls_key), ("tls_client_ca", tls_client_ca)) if p is not None}
     try:
         chosen = ServingSettings(
             feature_repo=repo,
             models=layout.models(settings.data),
             graphs=layout.graphs(settings.data),
-            **{**settings.serve, "request_log": settings.request_log(repo), **{k: v for k, v in given.items() if v is not None}},
+            **{
+                "keys": layout.api_keys(settings.data),
+                **settings.serve,
+                **files,
+                "request_log": settings.request_log(repo),
+                **{k: v for k, v in given.items() if v is not None},
+            },
         )
     except (ValidationError, TypeError) as error:
         first = (
             error.errors()[0] if isinstance(error, ValidationError) else {"loc": ("settings",), "msg": str(error), "input": settings.serve}
         )
         raise ConfigError(f"serve.{'.'.join(map(str, first['loc']))}: {first['msg']} (got {first['input']!r}); correct it") from None
+    chosen.exposure()
     from pipelines.lake.processes import become, module_command
     from pipelines.project.recording import ProjectRef, hand_over
 
-    hand_over(ProjectRef(repo, settings, settings.data), "serve", serving=chosen.model_dump(mode="json"))
+    try:
+        hand_over(ProjectRef(repo, settings, settings.data), "serve", serving=chosen.model_dump(mode="json"))
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        typer.echo(f"{error.filename or settings.data} cannot be written: 'tandem runs' will not show this server", err=True)
     # The server is a process of its own that never loads Beam or the pipelines; it takes this one's place.
     become(module_command("serving", chosen.model_dump_json()))

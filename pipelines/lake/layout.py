@@ -147,6 +147,11 @@ def verify(data: Path) -> Path:
     return data / "verify"
 
 
+def api_keys(data: Path) -> Path:
+    """The hashes of the server's API keys."""
+    return data / "access" / "api_keys.json"
+
+
 def tracking(data: Path) -> Path:
     """What trackers are yet to be told, and what they said."""
     return data / "tracking"

@@ -6,6 +6,7 @@ longer there is said (``notes``), never guessed.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -79,8 +80,9 @@ def _answer(folder: Path, request_id: str, row: int) -> tuple[dict[str, Any], in
     rows: set[int] = set()
     for file in files_of(folder) if folder.is_dir() else []:
         names = pq.ParquetFile(file)
-        ids = names.read(columns=["tandem_request", "tandem_row"])
-        mask = pc.equal(ids.column(0), request_id)
+        known = [c for c in ("tandem_request", "tandem_client_request") if c in names.schema_arrow.names]
+        ids = names.read(columns=known)
+        mask = functools.reduce(pc.or_, (pc.fill_null(pc.equal(ids.column(c), request_id), False) for c in known))
         if pc.any(mask).as_py():
             some = names.read().filter(mask).to_pylist()
             rows |= {int(r["tandem_row"]) for r in some}
@@ -89,8 +91,8 @@ def _answer(folder: Path, request_id: str, row: int) -> tuple[dict[str, Any], in
         if rows:
             raise DataError(f"request {request_id!r} has no row {row}; it has {', '.join(map(str, sorted(rows)))}")
         raise DataError(
-            f"the request log {folder} has no answer to request {request_id!r}; the id is the answer's X-Request-Id, and the log is sampled"
-            " and written in batches (serve.request_log_seconds)"
+            f"the request log {folder} has no answer to request {request_id!r}; the id is the X-Request-Id of answer or request,"
+            " and the log is sampled and written in batches (serve.request_log_seconds)"
         )
     return max(found, key=lambda r: r["tandem_at"]), len(found)
 

@@ -98,7 +98,7 @@ def run(quick: bool = False) -> list[Part]:
 
 
 if __name__ == "__main__":
-    from serving.app import run as serve
+    from serving.server import run as serve
     from tests.integration.serving_world import settings
 
     serve(settings(Path(sys.argv[1]), port=int(sys.argv[2])))

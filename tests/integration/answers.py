@@ -61,22 +61,21 @@ def answer(
     edges = np.flatnonzero(np.concatenate([[True], asked[1:] != asked[:-1], [True]]))
     for number, (lo, hi) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)):
         part = slice(lo, hi)
-        log._waiting.append(  # its bounded queue is for a server under load; here nothing may be dropped
-            RequestRecord(
-                request_id=f"{start:%m%d}-{number:06d}",
-                at_us=at_us,
-                as_of_us=int(asked[lo]),
-                endpoint="predict",
-                rows=hi - lo,
-                columns={n: values[part] for n, values in columns.items()},
-                types=types,
-                groups={n: _part(g, lo, hi, int(asked[lo])) for n, g in views.items()},
-                model=spec.name,
-                version=spec.version,
-                run=spec.run,
-                predictions=predictions[part],
-            )
+        record = RequestRecord(
+            request_id=f"{start:%m%d}-{number:06d}",
+            at_us=at_us,
+            as_of_us=int(asked[lo]),
+            endpoint="predict",
+            rows=hi - lo,
+            columns={n: values[part] for n, values in columns.items()},
+            types=types,
+            groups={n: _part(g, lo, hi, int(asked[lo])) for n, g in views.items()},
+            model=spec.name,
+            version=spec.version,
+            run=spec.run,
+            predictions=predictions[part],
         )
+        log._waiting.append((record, 0))  # its bounded queue is for a server under load; here nothing may be dropped
     log.close()
     return len(asked)
 

@@ -80,7 +80,7 @@ def make_repo(root: Path, store: str = ORDERED, offline: str = "dask", redis: st
     return feast
 
 
-def write_rows(feast: Any, view: str, rows: list[dict[str, Any]], fingerprint: str | None = None) -> None:
+def write_rows(feast: Any, view: str, rows: list[dict[str, Any]], fingerprint: str | None = None, own: bool = True) -> None:
     """Write rows into the online store through its own class, ours or stock Feast's."""
     from feast.protos.feast.types.EntityKey_pb2 import EntityKey
     from feast.protos.feast.types.Value_pb2 import DoubleList, Value
@@ -95,8 +95,8 @@ def write_rows(feast: Any, view: str, rows: list[dict[str, Any]], fingerprint: s
 
     data = []
     for row in rows:
-        own = {"tandem_revision": 1, "tandem_fingerprint": fingerprint or PRINT[view]}
-        values = {k: value(v) for k, v in {**row, **own}.items() if k not in (*keys, "event_timestamp")}
+        columns = {"tandem_revision": 1, "tandem_fingerprint": fingerprint or PRINT[view]} if own else {}
+        values = {k: value(v) for k, v in {**row, **columns}.items() if k not in (*keys, "event_timestamp")}
         data.append((EntityKey(join_keys=keys, entity_values=[value(row[k]) for k in keys]), values, row["event_timestamp"], None))
     feast._get_provider().online_store.online_write_batch(feast.config, table, data, None)
 

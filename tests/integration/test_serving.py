@@ -101,6 +101,70 @@ def test_what_the_server_says_is_what_feast_says(tmp_path: Path) -> None:
     assert values == theirs.to_dict()
 
 
+def test_tf_servings_column_form_and_metadata(client: TestClient) -> None:
+    """FAULTS 14: ``inputs`` gives ``outputs``, in lists of shape [n] or [n, 1], and the metadata names every field of a row."""
+    rows = [{**GOOD, "carrier": "B6"}, {**GOOD, "origin": "LGA", "carrier": None}]
+    columns: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in rows[0]}
+    expected = predict(client, *rows)
+    nested = {**columns, "origin": [["JFK"], ["LGA"]]}
+    for given in (columns, nested):
+        body = client.post("/v1/models/delay:predict", json={"inputs": given, "signature_name": "serving_default"}).json()
+        assert (body["outputs"], body["features"]) == (expected["predictions"], expected["features"])
+        assert "predictions" not in body
+    for version, path in ((2, "/v1/models/delay/metadata"), (1, "/v1/models/delay/versions/1/metadata")):
+        body = client.get(path).json()
+        assert body["model_spec"] == {"name": "delay", "signature_name": "", "version": str(version)}
+        signature = body["metadata"]["signature_def"]["signature_def"]["serving_default"]
+        assert {n: t["dtype"] for n, t in signature["inputs"].items()} == {
+            "origin": "DT_STRING", "tailnum": "DT_STRING", "distance": "DT_DOUBLE", "carrier": "DT_STRING",
+        }  # fmt: skip
+        assert signature["outputs"]["probability"]["tensor_shape"] == {"dim": [{"size": "-1", "name": ""}], "unknown_rank": False}
+        assert signature["method_name"] == "tensorflow/serving/predict"
+    assert client.get("/v1/models/none/metadata").status_code == 404
+    assert client.get("/v1/models/delay/versions/9/metadata").status_code == 404
+
+
+def test_feasts_server_and_ours_take_the_same_keys(tmp_path: Path) -> None:
+    """FAULTS 14: an int64 key as text or as a float without a fraction, an integer for a string key, and keys that are not needed."""
+    from feast.feature_server import get_app
+
+    feast = make_repo(tmp_path, store="sqlite")
+    write_shops(feast)
+    given: list[list[Any]] = [[1, 2, 9], ["1", "2", "9"], [1.0, 2.0, 9.0], ["1", 2, 9.0]]
+    bodies: list[dict[str, Any]] = [{"features": ["shops:orders"], "entities": {"shop": keys}} for keys in given]
+    bodies.append({**bodies[0], "entities": {"shop": [1, 2, 9], "origin": ["JFK", None, "LGA"], "nobody": ["x", "y", "z"]}})
+    bodies.append({**bodies[0], "full_feature_names": True, "feature_service": None})
+    bodies.append({"features": ["aircraft:last_delay"], "entities": {"tailnum": [7, "N1"]}})
+    with TestClient(get_app(feast)) as theirs, TestClient(create_app(settings(tmp_path))) as ours:
+        for body in bodies:
+            told, answer = theirs.post("/get-online-features", json=body), ours.post("/get-online-features", json=body)
+            assert (told.status_code, answer.status_code) == (200, 200), (told.text, answer.text)
+            assert said(answer.json()) == said(told.json()), body
+        for bad in ("1.5", 1.5, "one", "1_0", 2.0**60, "9223372036854775808", True, "", " 1"):
+            refused = ours.post("/get-online-features", json={"features": ["shops:orders"], "entities": {"shop": [bad]}})
+            assert (refused.status_code, "entities.shop[0]" in refused.json()["error"]) == (422, True), bad
+
+
+def said(body: dict[str, Any]) -> dict[str, Any]:
+    names = body["metadata"]["feature_names"]
+    return {n: (r["values"], r["statuses"]) for n, r in zip(names, body["results"], strict=True)}
+
+
+def write_shops(feast: Any) -> None:
+    from feast import Entity, FeatureView, Field
+    from feast.types import Int64
+    from feast.value_type import ValueType
+
+    shop = Entity(name="shop", join_keys=["shop"], value_type=ValueType.INT64)
+    shops = FeatureView(
+        name="shops", entities=[shop], ttl=timedelta(0), source=feast.get_feature_view("aircraft").batch_source,
+        schema=[Field(name="shop", dtype=Int64), Field(name="orders", dtype=Int64)],
+    )  # fmt: skip
+    feast.apply([shop, shops])
+    rows: list[dict[str, Any]] = [{"shop": 1, "orders": 7, "event_timestamp": NOW}, {"shop": 2, "orders": 0, "event_timestamp": NOW}]
+    write_rows(feast, "shops", rows, own=False)
+
+
 def test_open_inference(client: TestClient) -> None:
     assert client.get("/v2").json()["name"] == "tandem"
     assert client.get("/v2/health/live").json() == {"live": True}
@@ -119,7 +183,8 @@ def test_open_inference(client: TestClient) -> None:
         {"name": "tailnum", "datatype": "BYTES", "shape": [2, 1], "data": [["N1"], ["N2"]]},
         {"name": "distance", "datatype": "FP64", "shape": [2], "data": [100, 100.0]},
     ]
-    answer = client.post("/v2/models/delay/infer", json={"inputs": inputs}).json()
+    answer = client.post("/v2/models/delay/infer", json={"id": "mine", "inputs": inputs}).json()
+    assert answer["id"] == "mine"
     rows = [GOOD, {**GOOD, "origin": "LGA", "tailnum": "N2"}]
     assert answer["outputs"][0]["data"] == predict(client, *rows)["predictions"]
 
@@ -265,7 +330,8 @@ def test_what_was_answered_stands_in_the_request_log(world: Path, tmp_path: Path
     with TestClient(create_app(settings(world, request_log=tmp_path))) as client:
         rows = [GOOD, {**GOOD, "origin": "EWR", "tailnum": "unknown", "carrier": "B6"}]
         answer = client.post("/v1/models/delay:predict", json={"instances": rows}, headers={"X-Request-Id": "mine-1"})
-        assert answer.headers["x-request-id"] == "mine-1"
+        own = answer.headers["x-request-id"]
+        assert answer.headers["x-client-request-id"] == "mine-1"
         inputs = [
             {"name": n, "datatype": t, "shape": [1], "data": [GOOD[n]]}
             for n, t in (("origin", "BYTES"), ("tailnum", "BYTES"), ("distance", "FP64"))
@@ -276,11 +342,13 @@ def test_what_was_answered_stands_in_the_request_log(world: Path, tmp_path: Path
         assert client.post("/v1/models/delay:predict", json={"instances": []}).status_code == 422
     table = read_requests(tmp_path)
     made = infer.headers["x-request-id"]
-    assert len(made) == 32 and made != features.headers["x-request-id"]
+    assert len({own, made, features.headers["x-request-id"]}) == 3 and {len(own), len(made)} == {32}
+    assert [r["tandem_client_request"] for r in table.to_pylist()] == ["mine-1"] * 2 + [None] * 3  # SECURITY M10: theirs beside ours
+    assert "x-client-request-id" not in infer.headers
     log = table.to_pylist()
     assert [(r["tandem_request"], r["tandem_row"], r["tandem_endpoint"]) for r in log] == [
-        ("mine-1", 0, "predict"),
-        ("mine-1", 1, "predict"),
+        (own, 0, "predict"),
+        (own, 1, "predict"),
         (made, 0, "infer"),
         (features.headers["x-request-id"], 0, "get-online-features"),
         (features.headers["x-request-id"], 1, "get-online-features"),

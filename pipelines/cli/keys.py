@@ -1,0 +1,87 @@
+"""``tandem keys``: the API keys of the server."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.cli.console import DEFAULT_REPO, DataOption, RepoOption
+from pipelines.lake import layout
+from pipelines.project.config import load_settings, parse_duration
+from pipelines.reports.terminal import screen
+from transforms.errors import ConfigError
+
+app = typer.Typer(no_args_is_help=True, help="Make, list and remove the API keys of tandem serve.")
+
+_Json = Annotated[bool, typer.Option("--json", help="For machines.")]
+
+
+def _file(repo: Path, data: Path | None) -> Path:
+    settings = load_settings(repo.resolve(), data=data.resolve() if data else None)
+    return repo.resolve() / settings.serve["keys"] if settings.serve.get("keys") else layout.api_keys(settings.data)
+
+
+@app.command()
+def add(
+    name: Annotated[str, typer.Argument(help="Whose key it is; so the request log and the metrics will call it.")],
+    scope: Annotated[
+        list[str] | None, typer.Option(help="What it may do: model:NAME, view:NAME (* for all), admin. By default all models and views.")
+    ] = None,
+    expires: Annotated[str | None, typer.Option(help="How long it is valid, as 30d or 12h. By default for ever.")] = None,
+    as_json: _Json = False,
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+) -> None:
+    """Make a key and print it, this once: only its hash is kept."""
+    from serving.api_keys import add_key
+
+    now = datetime.now(UTC)
+    try:
+        until = now + parse_duration(expires) if expires else None
+    except ValueError as error:
+        raise ConfigError(f"--expires: {error}") from None
+    file = _file(repo, data)
+    first = not file.exists()
+    key = add_key(file, name, scope or ["model:*", "view:*"], now, until)
+    if as_json:
+        typer.echo(json.dumps({"name": name, "key": key, "file": str(file)}))
+        return
+    typer.echo(key)
+    typer.echo(f"Send it as 'Authorization: Bearer ...'. It is not kept: {file} holds its hash.", err=True)
+    if first:
+        typer.echo("This is the first key: servers ask for one from their next start on.", err=True)
+
+
+@app.command("list")
+def list_keys(as_json: _Json = False, repo: RepoOption = DEFAULT_REPO, data: DataOption = None) -> None:
+    """The keys, without what proves them."""
+    from serving.api_keys import read_keys
+
+    now = datetime.now(UTC)
+    keys = read_keys(_file(repo, data))
+    if as_json:
+        shown = [{"id": k.id, "name": k.name, "scopes": k.scopes, "created": k.created, "expires": k.expires or None} for k in keys]
+        typer.echo(json.dumps(shown))
+        return
+    for key in keys:
+        end = f"expired {key.expires}" if key.expired(now) else f"until {key.expires}" if key.expires else "for ever"
+        screen.print(f"{key.id}  {key.name}  {' '.join(key.scopes)}  made {key.created}, valid {end}", markup=False, soft_wrap=True)
+    if not keys:
+        typer.echo("no keys; 'tandem keys add NAME' makes one")
+
+
+@app.command()
+def remove(
+    which: Annotated[str, typer.Argument(help="The id of a key, or a name: then all keys of that name.")],
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+) -> None:
+    """Take a key out of use; servers refuse it within a second."""
+    from serving.api_keys import remove_keys
+
+    for key in remove_keys(_file(repo, data), which):
+        typer.echo(f"removed {key.id} of {key.name}")

@@ -1,0 +1,226 @@
+"""Admission control: who is let in, how much of a body is held, which request is next, and when work stops."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+from fastapi import Request, Response
+from starlette.background import BackgroundTask
+from starlette.requests import ClientDisconnect
+
+from serving.context import RequestContext, usable_id
+from serving.errors import ClientGoneError, MediaTypeError, OverloadedError, TimedOutError, TooLargeError
+from serving.fair_queue import FairQueue, Waiting
+from serving.limits import PrincipalLimits
+from serving.principals import ANYBODY, Principal
+from serving.settings import ServingSettings
+
+__all__ = ["Admission", "Answer", "Work"]
+
+T = TypeVar("T")
+
+_TAKEN_AS_JSON = ("application/json", "", "application/x-www-form-urlencoded", "text/json", "text/plain", "application/octet-stream")
+"""TF-Serving heeds no content type, so its users send none, or what ``curl -d`` says. What names another format is refused."""
+_HEAVY_BYTES = 64 << 10
+"""A body from which on a request is a large one: some thousand rows."""
+_FIXED_COST = 2_000
+"""What a request costs beside the bytes of its body, in bytes."""
+_BODIES_PER_PLACE = 4
+"""Bodies that may be on their way for each request that may be worked on or wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The JSON of an answer."""
+
+    content: bytes
+    after: Callable[[], None] | None = None
+    """Called on the event loop once the answer is sent; must not block."""
+
+
+Work = Callable[[bytes, RequestContext], Answer]
+
+
+@dataclass(eq=False, slots=True)
+class _Job:
+    work: Work
+    body: bytes
+    context: RequestContext
+    future: asyncio.Future[Answer]
+    gone: Callable[[], bool]
+
+    def run(self) -> Answer:
+        self.context.check()
+        return self.work(self.body, self.context)
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+            self.future.exception()  # perhaps nobody waits for it any more
+
+
+class Admission:
+    """Takes a request's body within limits and has it answered by a thread, within the time limit, or refuses it.
+
+    A body first gets a place, then bytes of one budget; of either a single client has half at most. Read requests wait in a
+    :class:`FairQueue`; large ones never have more than a quarter of the threads.
+    """
+
+    def __init__(self, settings: ServingSettings, limits: PrincipalLimits) -> None:
+        self._settings = settings
+        self._limits = limits
+        self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="tandem-answer")
+        self._queue: FairQueue[_Job] = FairQueue()
+        self._running = self._heavy = 0
+        self._most_heavy = max(1, settings.threads // 4)
+        self._bodies = _Shares(max(2, _BODIES_PER_PLACE * (settings.threads + settings.max_waiting)))
+        self._bytes = _Shares(max(settings.max_waiting_bytes, 2 * settings.max_body_bytes))
+
+    async def answer(self, request: Request, work: Work) -> Response:
+        """The answer of ``work(body, context)``; it carries the request's id as ``X-Request-Id``, the caller's own beside it.
+
+        Raises what ``work`` raises; RateLimitedError, OverloadedError, TimedOutError, ClientGoneError, MediaTypeError, TooLargeError.
+        """
+        limit = self._settings.timeout_seconds
+        principal: Principal = getattr(request.state, "principal", ANYBODY)
+        client = f"principal {principal.name}" if principal.name else f"address {request.client.host if request.client else ''}"
+        self._limits.admit(client, principal.name)
+        given = request.headers.get("x-request-id", "")
+        context = RequestContext(
+            request_id=uuid.uuid4().hex,
+            client_request=given if usable_id(given) else None,
+            principal=principal,
+            deadline=time.monotonic() + limit,
+            charge=lambda rows: self._limits.charge(client, principal.name, rows),
+        )
+        answer = await self._answered(request, work, context, client)
+        headers = {"X-Request-Id": context.request_id}
+        if context.client_request is not None:
+            headers["X-Client-Request-Id"] = context.client_request
+        after = None if answer.after is None else _After(answer.after)
+        return Response(answer.content, media_type="application/json", headers=headers, background=after)
+
+    async def _answered(self, request: Request, work: Work, context: RequestContext, client: str) -> Answer:
+        self._check_head(request)
+        with self._bodies.held(client) as place, self._bytes.held(client) as memory:
+            place(1)
+            body = await self._within(context, self._body(request, memory), "the body did not arrive within {:g} s; send it again")
+            place(-1)
+            future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+            job = _Job(work, body, context, future, request.scope.get("tandem.gone", lambda: False))
+            waiting = Waiting(job, client, float(_FIXED_COST + len(body)), len(body) >= _HEAVY_BYTES)
+            most = self._settings.max_waiting + self._settings.threads - self._running
+            if (refused := self._queue.push(waiting, most)) is not None:
+                refused.fail(OverloadedError("the server is busy; try again"))
+            self._dispatch()
+            try:
+                return await self._within(context, asyncio.shield(future), "no answer within {:g} s; try again")
+            finally:
+                self._queue.remove(waiting)  # still there if the time has passed
+
+    async def _within(self, context: RequestContext, step: Awaitable[T], late: str) -> T:
+        try:
+            return await asyncio.wait_for(step, max(0.001, context.deadline - time.monotonic()))
+        except TimeoutError:
+            raise TimedOutError(late.format(self._settings.timeout_seconds)) from None
+
+    def _dispatch(self) -> None:
+        """Give free threads what is next. On the event loop, as all but ``_Job.run``."""
+        while self._running < self._settings.threads and (waiting := self._queue.pop(self._heavy < self._most_heavy)) is not None:
+            job = waiting.item
+            if job.gone():
+                job.fail(ClientGoneError("the client hung up before its turn"))
+                continue
+            self._running += 1
+            self._heavy += waiting.heavy
+            done = asyncio.get_running_loop().run_in_executor(self._pool, job.run)
+            done.add_done_callback(lambda done, waiting=waiting: self._done(waiting, done))  # type: ignore[misc]
+
+    def _done(self, waiting: Waiting[_Job], done: asyncio.Future[Answer]) -> None:
+        self._running -= 1
+        self._heavy -= waiting.heavy
+        future = waiting.item.future
+        if done.cancelled():
+            waiting.item.fail(OverloadedError("the server is stopping"))
+        elif (error := done.exception()) is not None:
+            waiting.item.fail(error if isinstance(error, Exception) else RuntimeError(str(error)))
+        elif not future.done():
+            future.set_result(done.result())
+        self._dispatch()
+
+    def _check_head(self, request: Request) -> None:
+        media = request.headers.get("content-type", "").split(";")[0].strip().lower()
+        if media not in _TAKEN_AS_JSON and not media.endswith("+json"):
+            raise MediaTypeError(f"content-type {media[:60]!r} is not JSON; send application/json")
+        if request.headers.get("content-encoding", "identity").lower() != "identity":
+            raise MediaTypeError("compressed bodies are not taken; send the JSON as it is")
+        most = self._settings.max_body_bytes
+        declared = request.headers.get("content-length", "")
+        if declared.isdigit() and len(declared) < 20 and int(declared) > most:
+            raise TooLargeError(f"the body has {declared} bytes, more than {most}; split the request")
+
+    async def _body(self, request: Request, memory: Callable[[int], None]) -> bytes:
+        most = self._settings.max_body_bytes
+        parts, size = [], 0
+        try:
+            async for part in request.stream():
+                size += len(part)
+                if size > most:
+                    raise TooLargeError(f"the body has more than {most} bytes; split the request")
+                memory(len(part))
+                parts.append(part)
+        except ClientDisconnect:
+            raise ClientGoneError("the client hung up before its body was there") from None
+        return b"".join(parts)
+
+    def close(self) -> None:
+        """Take nothing more; what is under way goes on."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Shares:
+    """A number of places (or bytes) of which one client has half at most. For the event loop alone."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._taken = 0
+        self._by: Counter[str] = Counter()
+
+    @contextmanager
+    def held(self, client: str) -> Iterator[Callable[[int], None]]:
+        """``take(n)`` raises OverloadedError where there is no room; what is taken is given back at the end."""
+        own = 0
+
+        def take(n: int) -> None:
+            nonlocal own
+            if n > 0 and (self._taken + n > self._most or self._by[client] + n > self._most // 2):
+                take(-own)  # now, not when whoever reads the body has noticed: else each refuses the next
+                raise OverloadedError("the server holds as many requests as it can; try again")
+            own += n
+            self._taken += n
+            self._by[client] += n
+
+        try:
+            yield take
+        finally:
+            take(-own)
+            if not self._by[client]:
+                del self._by[client]
+
+
+class _After(BackgroundTask):
+    """A step after the answer is sent, on the event loop itself: a thread of its own would cost more than the step."""
+
+    def __init__(self, step: Callable[[], None]) -> None:
+        self._step = step
+
+    async def __call__(self) -> None:
+        self._step()

@@ -1,0 +1,227 @@
+"""Connections within limits: uvicorn's protocol, with what it leaves open to a proxy in front.
+
+* A request's line and headers have a limit in bytes (431), and a deadline (408), as has the whole exchange (the connection is cut).
+* Idle connections are closed after some seconds, and earlier where the greatest number is reached: the one that is idle longest makes room,
+  first one of the address that has most. Without an idle one the new connection gets a 503. So those who only connect never end service.
+* A request that is answered before its body is there (too large, too slow) has some seconds to notice, then its connection ends.
+* A client's certificate, and whether it has hung up, are in the scope of its requests (``tandem.certificate``, ``tandem.gone``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from serving.settings import ServingSettings
+
+__all__ = ["Connections", "connection_class", "most_connections"]
+
+_SPARE_FILES = 256
+"""Files that a process opens beside its connections: models, the store, its logs, libraries."""
+_LINGER_SECONDS = 2.0
+
+
+def most_connections(wanted: int) -> int:
+    """How many connections this process can have: ``wanted``, or fewer where its limit of open files leaves less. Raises that limit as far
+    as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    aim = wanted + _SPARE_FILES
+    if soft != resource.RLIM_INFINITY and soft < aim:
+        soft = aim if hard == resource.RLIM_INFINITY else min(hard, aim)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return wanted if soft == resource.RLIM_INFINITY else min(wanted, max(soft - _SPARE_FILES, soft // 2, 1))
+
+
+@dataclass(eq=False)
+class Connections:
+    """All connections of a server, for its event loop alone."""
+
+    most: int
+    per_client: int
+    header_bytes: int
+    head_seconds: float
+    exchange_seconds: float
+    """From a request's head to the end of its answer."""
+    idle: dict[Any, None] = field(default_factory=dict)
+    """Those without a request, the longest idle first."""
+    clients: Counter[str] = field(default_factory=Counter)
+    opened: int = 0
+    refused: int = 0
+
+    @staticmethod
+    def of(settings: ServingSettings) -> Connections:
+        """The limits of a server."""
+        most = most_connections(settings.max_connections)
+        exchange = 2 * settings.timeout_seconds + _LINGER_SECONDS + 5.0
+        return Connections(most, settings.max_connections_per_client or most, settings.max_header_bytes, settings.head_seconds, exchange)
+
+    def enter(self, connection: Limited, address: str) -> bool:
+        """Whether there is room for one more, perhaps after closing an idle one."""
+        if self.clients[address] >= self.per_client and not self._make_room(address):
+            return False
+        if self.opened >= self.most and not self._make_room(None):
+            return False
+        self.clients[address] += 1
+        self.opened += 1
+        self.idle[connection] = None
+        return True
+
+    def leave(self, connection: Limited, address: str) -> None:
+        """It is gone, or as good as gone."""
+        self.opened -= 1
+        self.clients[address] -= 1
+        if not self.clients[address]:
+            del self.clients[address]
+        self.idle.pop(connection, None)
+
+    def _make_room(self, address: str | None) -> bool:
+        some = [c for c in self.idle if address is None or c.address == address]
+        if not some:
+            return False
+        most = max(self.clients[c.address] for c in some)
+        next(c for c in some if self.clients[c.address] == most).end()
+        return True
+
+
+class Limited(HttpToolsProtocol):
+    """One connection. A subclass of :func:`connection_class` knows the server's limits."""
+
+    limits: Connections
+    address = ""
+    _entered = False
+    _head_bytes = 0
+    _in_head = True
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.address = self.client[0] if self.client else ""
+        if not self.limits.enter(self, self.address):
+            self.limits.refused += 1
+            self._answer(503, "too many connections; try again")
+            return
+        self._entered = True
+        self._set_timer(self.limits.head_seconds, self._late_head)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._leave()
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def end(self) -> None:
+        """Close it at once, to make room."""
+        self._leave()
+        self._stop_timer()
+        self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        if not self._entered:
+            return  # refused
+        if self._in_head:
+            if self._timer is None:
+                self._set_timer(self.limits.head_seconds, self._late_head)
+            self._head_bytes += len(data)
+            if self._head_bytes > self.limits.header_bytes + (256 << 10):  # no read is larger, so the head alone passes the limit
+                self._too_large()
+                return
+        super().data_received(data)
+        if self._entered and self._in_head and self._head_bytes > self.limits.header_bytes:
+            self._too_large()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.limits.idle.pop(self, None)
+        self._in_head = True
+        self._head = 0
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self._count(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        self._count(len(name) + len(value) + 4)
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._head_bytes = 0
+        if not self._entered:
+            return  # its head was too large
+        self._set_timer(self.limits.exchange_seconds, self.transport.abort)
+        super().on_headers_complete()
+        cycle = self.cycle
+        self.scope["tandem.gone"] = lambda: cycle.disconnected  # type: ignore[typeddict-unknown-key]
+        tls = self.transport.get_extra_info("ssl_object")
+        if tls is not None:
+            self.scope["tandem.certificate"] = tls.getpeercert(binary_form=True)  # type: ignore[typeddict-unknown-key]
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._in_head = True  # of the next one
+        if self.cycle is not None and self.cycle.response_complete:
+            self._is_idle()  # the rest of a body that nobody waited for
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            return
+        if self.pipeline:
+            self._set_timer(self.limits.exchange_seconds, self.transport.abort)
+        elif self._in_head:
+            self._is_idle()
+        else:  # answered before its body was there: what still comes is thrown away, for a while
+            self._set_timer(_LINGER_SECONDS, self.transport.close)
+
+    def _is_idle(self) -> None:
+        self._stop_timer()
+        if self._entered:
+            self.limits.idle[self] = None
+
+    def _count(self, n: int) -> None:
+        self._head += n
+        if self._head > self.limits.header_bytes and self._entered:
+            self._too_large()
+
+    def _late_head(self) -> None:
+        if self._in_head and self._entered and (self.cycle is None or self.cycle.response_complete):
+            self._answer(408, "the head of the request did not arrive in time")
+
+    def _too_large(self) -> None:
+        self._answer(431, f"the head of the request has more than {self.limits.header_bytes} bytes; send fewer or shorter headers")
+
+    def _answer(self, status: int, error: str) -> None:
+        """Say why, and close; what still comes is not looked at."""
+        if not self.transport.is_closing():
+            body = f'{{"error":"{error}"}}'.encode()
+            phrase = {408: "Request Timeout", 431: "Request Header Fields Too Large", 503: "Service Unavailable"}[status]
+            kind = f"content-type: application/json\r\ncontent-length: {len(body)}"
+            self.transport.write(f"HTTP/1.1 {status} {phrase}\r\n{kind}\r\nconnection: close\r\n\r\n".encode() + body)
+            self.transport.close()
+        self._leave()
+        self._stop_timer()
+
+    def _leave(self) -> None:
+        if self._entered:
+            self._entered = False
+            self.limits.leave(self, self.address)
+
+    def _set_timer(self, seconds: float, step: Any) -> None:
+        self._stop_timer()
+        self._timer = self.loop.call_later(seconds, step)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    _head = 0
+
+
+def connection_class(limits: Connections) -> type[Limited]:
+    """The protocol class of a server with these limits, for uvicorn's ``http``."""
+    return type("LimitedConnection", (Limited,), {"limits": limits})

@@ -1,0 +1,109 @@
+"""The process that serves: where it listens, by TLS or not, and that it does not listen to strangers by accident."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from serving.app import create_app
+from serving.connections import Connections, connection_class
+from serving.repository import Watcher
+from serving.settings import ServingSettings
+from transforms.errors import ConfigError
+
+__all__ = ["Reload", "run", "uvicorn_config"]
+
+log = logging.getLogger("tandem.serving")
+
+_BACKLOG = 128
+"""Connections that wait to be taken. They are taken all at once, so it is also how far their number may pass its limit for a moment."""
+
+
+def run(settings: ServingSettings) -> None:
+    """Serve until interrupted; requests under way are finished first. Raises ConfigError."""
+    warning = settings.exposure()
+    config = uvicorn_config(settings)
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as e:
+        raise ConfigError(f"tls_cert {settings.tls_cert}: certificate, key or authorities cannot be used ({e}); give PEM files") from None
+    if warning:
+        logging.getLogger("uvicorn.error").warning(warning)
+    watcher = None
+    if config.ssl is not None:
+        watcher = Watcher(Reload(settings, config.ssl).look, settings.poll_seconds)
+        watcher.start()
+    try:
+        server = uvicorn.Server(config)
+        server.run()
+        if not server.started:
+            raise SystemExit(3)
+    finally:
+        if watcher is not None:
+            watcher.close()
+
+
+def uvicorn_config(settings: ServingSettings, app: Any = None) -> uvicorn.Config:
+    """How uvicorn serves the application of these settings."""
+    return uvicorn.Config(
+        app or create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        http=connection_class(Connections.of(settings)),
+        ws="none",
+        backlog=_BACKLOG,
+        log_level="info",
+        access_log=False,
+        server_header=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies) or None,
+        timeout_keep_alive=max(1, round(settings.idle_seconds)),
+        timeout_graceful_shutdown=max(1, round(settings.timeout_seconds)),
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
+        ssl_ca_certs=None if settings.tls_client_ca is None else str(settings.tls_client_ca),
+        # Where keys or tokens are taken too, a client may come without a certificate; then the guard asks it for one of these.
+        ssl_cert_reqs=ssl.CERT_NONE if settings.tls_client_ca is None else ssl.CERT_OPTIONAL,
+    )
+
+
+class Reload:
+    """Takes a new certificate, key and authorities into use when their files change. Connections that are open keep theirs."""
+
+    def __init__(self, settings: ServingSettings, context: ssl.SSLContext) -> None:
+        self._settings = settings
+        self._context = context
+        self._stamp = self._stamps()
+
+    def look(self) -> None:
+        """Look at the files once. Files that cannot be used (a half-written pair, say) change nothing; the next look tries again."""
+        stamp = self._stamps()
+        if stamp == self._stamp or self._settings.tls_cert is None:
+            return
+        try:
+            # First into a context of its own: a certificate that does not fit its key must not get into the one in use.
+            for context in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self._context):
+                context.load_cert_chain(self._settings.tls_cert, self._settings.tls_key)
+                if self._settings.tls_client_ca is not None:
+                    context.load_verify_locations(self._settings.tls_client_ca)
+        except (OSError, ssl.SSLError) as e:
+            log.error("TLS: the changed files cannot be used (%s); those of before go on", e)
+            return
+        self._stamp = stamp
+        log.info("TLS: the certificate is read again")
+
+    def _stamps(self) -> list[tuple[int, int] | None]:
+        files = (self._settings.tls_cert, self._settings.tls_key, self._settings.tls_client_ca)
+        return [_stamp(file) for file in files if file is not None]
+
+
+def _stamp(file: Path) -> tuple[int, int] | None:
+    try:
+        info = file.stat()
+    except OSError:
+        return None
+    return info.st_mtime_ns, info.st_size

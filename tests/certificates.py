@@ -1,0 +1,47 @@
+"""A certificate authority of a test's own."""
+
+from __future__ import annotations
+
+import ipaddress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+
+def _name(common: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
+
+
+class Authority:
+    """Issues certificates; ``pem`` is its own."""
+
+    def __init__(self) -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._cert = self._signed("test authority", self._key.public_key()).add_extension(
+            x509.BasicConstraints(ca=True, path_length=None), critical=True
+        ).sign(self._key, hashes.SHA256())  # fmt: skip
+        self.pem = self._cert.public_bytes(serialization.Encoding.PEM)
+
+    def _signed(self, common: str, public: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+        now = datetime.now(UTC)
+        made = x509.CertificateBuilder().subject_name(_name(common)).issuer_name(_name("test authority")).public_key(public)
+        return (
+            made.serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=1))
+            .not_valid_after(now + timedelta(days=1))
+        )
+
+    def issue(self, cert: Path, key: Path, common: str, server: bool = False) -> None:
+        """A certificate and its key, as PEM files; of a server for this machine's names."""
+        own = ec.generate_private_key(ec.SECP256R1())
+        made = self._signed(common, own.public_key())
+        if server:
+            names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+            made = made.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        cert.write_bytes(made.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+        plain = serialization.NoEncryption()
+        key.write_bytes(own.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))

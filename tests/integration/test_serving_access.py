@@ -1,0 +1,311 @@
+"""Who may do what over HTTP: keys, tokens, certificates, scopes and limits (SECURITY H7), and work that stops in time (M5, M6, M9)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+from pydantic import ValidationError
+
+from serving import access
+from serving.api_keys import add_key
+from serving.app import create_app
+from serving.request_log import read_requests
+from serving.server import Reload
+from serving.settings import OidcSettings
+from serving.tokens import Tokens
+from tests.certificates import Authority
+from tests.integration.http_server import read_all, running
+from tests.integration.serving_world import GOOD, make_repo, push, settings
+from tests.unit.test_tokens import ISSUER, RSA, Provider, published, token
+from transforms.errors import ConfigError
+
+PREDICT = "/v1/models/delay:predict"
+BODY = {"instances": [GOOD]}
+TRAFFIC = {"features": ["origin_traffic:count_1h"], "entities": {"origin": ["JFK"]}}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("access")
+    make_repo(root)
+    push(root, root, 1)
+    return root
+
+
+def key(file: Path, name: str, *scopes: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {add_key(file, name, scopes, datetime.now(UTC))}"}
+
+
+@pytest.fixture(scope="module")
+def keys(world: Path) -> dict[str, dict[str, str]]:
+    file = world / "keys.json"
+    scopes = {
+        "both": ["model:*", "view:*"],
+        "model": ["model:delay"],
+        "view": ["view:aircraft"],
+        "admin": ["admin"],
+        "none": ["model:other"],
+    }
+    return {name: key(file, name, *some) for name, some in scopes.items()}
+
+
+@pytest.fixture(scope="module")
+def client(world: Path, keys: Any) -> Iterator[TestClient]:
+    with TestClient(create_app(settings(world, keys=world / "keys.json", request_log=world / "log"))) as c:
+        yield c
+
+
+def test_without_a_credential_only_health_answers(client: TestClient) -> None:
+    assert client.get("/v2/health/live").json() == {"live": True}
+    assert client.get("/v2/health/ready").json() == {"ready": True}
+    for path in ("/v2", "/v2/models/delay", "/v2/models/delay/ready", "/v1/models/delay", "/metrics", "/docs", "/openapi.json", "/nothing"):
+        answer = client.get(path)
+        assert (answer.status_code, "who asks?" in answer.json()["error"]) == (401, True), path
+        assert answer.headers["www-authenticate"].startswith("Basic")
+    for path in (PREDICT, "/get-online-features", "/v2/models/delay/infer"):
+        assert client.post(path, json={}).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "header", ["Bearer tandem_00000000_" + "A" * 43, "Bearer ", "Basic eDp5", "Basic %%%", "Bearer a.b.c", "Digest x", ""]
+)
+def test_a_wrong_credential_is_refused_without_details(client: TestClient, header: str) -> None:
+    answer = client.post(PREDICT, json=BODY, headers={"Authorization": header})
+    assert answer.status_code == 401 and "predictions" not in answer.text
+
+
+def test_a_key_comes_as_bearer_as_header_or_as_a_browsers_password(client: TestClient, keys: dict[str, dict[str, str]]) -> None:
+    bare = keys["both"]["Authorization"].removeprefix("Bearer ")
+    for given in ({"headers": keys["both"]}, {"headers": {"X-API-Key": bare}}, {"auth": ("anybody", bare)}):
+        assert client.post(PREDICT, json=BODY, **given).status_code == 200
+
+
+def test_scopes_per_model_view_and_administration(client: TestClient, keys: dict[str, dict[str, str]]) -> None:
+    """Each row: a request, and who may make it."""
+    service = {"feature_service": "delay", "entities": {"origin": ["JFK"], "tailnum": ["N1"]}}
+    aircraft = {"features": ["aircraft:last_delay"], "entities": {"tailnum": ["N1"]}}
+    asked: list[tuple[str, str, Any, set[str]]] = [
+        ("POST", PREDICT, BODY, {"both", "model"}),
+        ("POST", "/v1/models/delay/versions/1:predict", BODY, {"both", "model"}),
+        ("GET", "/v1/models/delay", None, {"both", "model"}),
+        ("GET", "/v1/models/delay/metadata", None, {"both", "model"}),
+        ("GET", "/v2/models/delay", None, {"both", "model"}),
+        ("GET", "/v2/models/delay/ready", None, {"both", "model"}),
+        ("POST", "/get-online-features", TRAFFIC, {"both"}),
+        ("POST", "/get-online-features", aircraft, {"both", "view"}),
+        ("POST", "/get-online-features", service, {"both"}),
+        ("GET", "/metrics", None, {"admin"}),
+        ("GET", "/docs", None, set(keys)),
+    ]
+    for method, path, body, allowed in asked:
+        for name, headers in keys.items():
+            status = client.request(method, path, json=body, headers=headers).status_code
+            assert status == (200 if name in allowed else 403), (method, path, name)
+    refused = client.post(PREDICT, json=BODY, headers=keys["view"]).json()["error"]
+    assert refused == "'view' lacks the scope 'model:delay'; ask whoever runs this server for it"
+    # What may not be asked for is refused before anybody is told whether it is there.
+    assert client.get("/v1/models/secret", headers=keys["view"]).status_code == 403
+    assert client.post("/get-online-features", json={**TRAFFIC, "features": ["secret:x"]}, headers=keys["view"]).status_code == 403
+
+
+def test_who_asked_is_in_the_log_and_in_the_metrics(client: TestClient, world: Path, keys: dict[str, dict[str, str]]) -> None:
+    made = client.post(PREDICT, json=BODY, headers={**keys["model"], "X-Request-Id": "theirs"}).headers["x-request-id"]
+    page = client.get("/metrics", headers=keys["admin"]).text
+    assert 'tandem_principal_requests_total{principal="model",status="200"}' in page
+    assert 'tandem_principal_requests_total{principal="view",status="403"}' in page
+    with TestClient(create_app(settings(world, keys=world / "keys.json", request_log=world / "second"))) as other:
+        made = other.post(PREDICT, json=BODY, headers={**keys["model"], "X-Request-Id": "theirs"}).headers["x-request-id"]
+    (row,) = read_requests(world / "second").to_pylist()
+    assert (row["tandem_request"], row["tandem_client_request"], row["tandem_principal"]) == (made, "theirs", "model")
+
+
+def test_tokens_and_grants(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    provider = Provider(published(RSA))
+    monkeypatch.setattr(access, "Tokens", lambda oidc: Tokens(oidc, provider))
+    oidc = OidcSettings(issuer=ISSUER, audience="tandem")
+    with TestClient(create_app(settings(world, oidc=oidc, grants={"token:bob": ("admin", "model:delay")}))) as client:
+
+        def status(path: str, **claims: Any) -> int:
+            return client.get(path, headers={"Authorization": f"Bearer {token(**claims)}"}).status_code
+
+        assert status("/v2/models/delay") == 200
+        assert status("/metrics") == 403
+        assert status("/metrics", sub="bob", scope="") == status("/v2/models/delay", sub="bob", scope="") == 200
+        assert status("/v2/models/delay", aud="other") == status("/v2/models/delay", exp=5) == 401
+        assert client.get("/v2/models/delay").status_code == 401
+
+
+def test_limits_are_per_principal(world: Path, keys: dict[str, dict[str, str]]) -> None:
+    given = settings(
+        world,
+        keys=world / "keys.json",
+        limits={"requests_per_second": 0.01, "burst_seconds": 300},
+        principal_limits={"model": {"rows_per_second": 0.01, "burst_seconds": 300}},
+    )
+    with TestClient(create_app(given)) as client:
+        assert [client.post(PREDICT, json=BODY, headers=keys["both"]).status_code for _ in range(4)] == [200, 200, 200, 429]
+        answer = client.post("/get-online-features", json=TRAFFIC, headers=keys["both"])
+        assert answer.status_code == 429 and 1 <= int(answer.headers["retry-after"]) <= 101
+        assert "more than 0.01 requests per second; try again in" in answer.json()["error"]
+        assert client.post(PREDICT, json={"instances": [GOOD] * 10}, headers=keys["model"]).status_code == 200
+        assert "rows per second" in client.post(PREDICT, json=BODY, headers=keys["model"]).json()["error"]
+        assert client.post("/get-online-features", json={}, headers=keys["view"]).status_code == 422
+
+
+def test_beyond_this_machine_a_server_asks_who_or_was_told_not_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = {"feature_repo": tmp_path, "models": tmp_path, "graphs": tmp_path}
+
+    def said(**changes: Any) -> str:
+        given: str = settings(tmp_path, **{**base, "keys": tmp_path / "keys.json", **changes}).exposure()
+        return given
+
+    for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost"):
+        assert said(host=host) == ""
+    for host in ("0.0.0.0", "::", "10.0.0.5", "example.org", ""):
+        with pytest.raises(ConfigError, match=r"make a key .*--insecure"):
+            said(host=host)
+        assert said(host=host, insecure=True).startswith("insecure: everybody")
+    key(tmp_path / "keys.json", "a", "admin")
+    assert "unencrypted" in said(host="0.0.0.0")
+    assert said(host="0.0.0.0", tls_cert=tmp_path / "c", tls_key=tmp_path / "k") == ""
+    (tmp_path / "keys.json").unlink()
+    assert "unencrypted" in said(host="0.0.0.0", oidc=OidcSettings(issuer=ISSUER, audience="x"))
+    monkeypatch.setenv("TANDEM_API_KEY", "short")
+    with pytest.raises(ConfigError, match="fewer than 20 characters"):
+        create_app(settings(tmp_path, **base))
+    for wrong in ({"tls_cert": "x"}, {"tls_client_ca": "x"}, {"grants": {"a": ["root"]}}):
+        with pytest.raises(ValidationError):
+            settings(tmp_path, **base, **wrong)
+
+
+def test_a_key_of_the_environment_or_a_file_of_it(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("a-long-secret-of-a-container\n")
+    monkeypatch.setenv("TANDEM_API_KEY_FILE", str(secret))
+    with TestClient(create_app(settings(world))) as client:
+        assert client.get("/metrics").status_code == 401
+        assert client.get("/metrics", headers={"Authorization": "Bearer a-long-secret-of-a-container"}).status_code == 200
+    secret.unlink()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        create_app(settings(world))
+
+
+def test_tls_client_certificates_and_a_certificate_that_changes(world: Path, tmp_path: Path) -> None:
+    """mTLS: the subject is the principal; its scopes are granted; a changed certificate is served without a restart."""
+    authority, stranger = Authority(), Authority()
+    cert, secret, ca = tmp_path / "cert.pem", tmp_path / "key.pem", tmp_path / "ca.pem"
+    authority.issue(cert, secret, "localhost", server=True)
+    ca.write_bytes(authority.pem)
+    for name, by in (("pricing", authority), ("nobody", authority), ("stranger", stranger)):
+        by.issue(tmp_path / f"{name}.pem", tmp_path / f"{name}.key", name)
+    given = settings(world, tls_cert=cert, tls_key=secret, tls_client_ca=ca, grants={"CN=pricing": ("model:delay",)})
+    app = create_app(given)
+    with running(given, app) as (server, _, port):
+
+        def get(path: str, name: str | None = None) -> httpx.Response:
+            context = ssl.create_default_context(cafile=str(ca))
+            if name:
+                context.load_cert_chain(tmp_path / f"{name}.pem", tmp_path / f"{name}.key")
+            with httpx.Client(verify=context) as client:
+                return client.get(f"https://localhost:{port}{path}")
+
+        assert get("/v2/health/live").status_code == 200
+        assert get("/v2/models/delay").status_code == 401
+        assert get("/v2/models/delay", "pricing").status_code == 200
+        assert get("/metrics", "pricing").status_code == 403
+        assert get("/v2/models/delay", "nobody").status_code == 403
+        with pytest.raises((httpx.TransportError, ssl.SSLError)):
+            get("/v2/models/delay", "stranger")
+        with socket.create_connection(("127.0.0.1", port), 20) as plain:
+            plain.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert b"live" not in read_all(plain)
+        assert server.config.ssl is not None
+        reload, before = Reload(given, server.config.ssl), ssl.get_server_certificate(("localhost", port))
+        secret.write_text("half")
+        reload.look()
+        assert ssl.get_server_certificate(("localhost", port)) == before
+        authority.issue(cert, secret, "localhost", server=True)
+        reload.look()
+        assert ssl.get_server_certificate(("localhost", port)) != before
+        assert get("/v2/models/delay", "pricing").status_code == 200
+
+
+def test_a_client_that_hangs_up_is_a_499_of_one_line(world: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """SECURITY M9: in the middle of its body."""
+    given = settings(world)
+    app = create_app(given)
+    with caplog.at_level(logging.INFO), running(given, app) as (_, _, port):
+        with socket.create_connection(("127.0.0.1", port)) as s:
+            s.sendall(f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{{".encode())
+            time.sleep(0.3)
+        end = time.monotonic() + 20
+        while 'status="499"' not in (page := httpx.get(f"http://127.0.0.1:{port}/metrics").text):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert 'status="500"' not in page
+    lines = [r for r in caplog.records if "hung up" in r.getMessage()]
+    assert len(lines) == 1 and lines[0].exc_info is None and "Traceback" not in caplog.text
+
+
+def test_work_stops_at_its_deadline_between_reads(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SECURITY M6: no view is read, and no model run, for an answer that nobody waits for."""
+    with TestClient(create_app(settings(world, timeout_seconds=0.3))) as client:
+        plane = client.app.state.dataplane  # type: ignore[attr-defined]
+        real, read = plane.features._rows, []
+
+        def slow(view: Any, keys: Any, features: Any) -> Any:
+            read.append(view.name)
+            time.sleep(0.5)
+            return real(view, keys, features)
+
+        monkeypatch.setattr(plane.features, "_rows", slow)
+        model = plane.models.get("delay")
+        predict, ran = model.predict, []
+
+        def predicted(table: Any) -> Any:
+            ran.append(table)
+            return predict(table)
+
+        monkeypatch.setattr(model, "predict", predicted)
+        assert client.post(PREDICT, json=BODY).status_code == 503
+        time.sleep(1.0)
+        assert read == ["origin_traffic"] and not ran
+
+
+def test_bodies_are_held_within_a_budget(world: Path) -> None:
+    """SECURITY M5: a client with many large bodies on their way is refused before they are in memory; others are answered."""
+    given = settings(world, timeout_seconds=20.0, max_body_bytes=1 << 20, max_waiting_bytes=2 << 20)
+    with running(given, create_app(given)) as (_, _, port):
+        head = f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\ncontent-length: {1 << 20}\r\n\r\n".encode()
+        held = [socket.create_connection(("127.0.0.1", port), 30) for _ in range(6)]
+        for s in held:
+            s.sendall(head + b" " * (600 << 10))
+        time.sleep(1.0)
+        told = []
+        for s in held:
+            s.setblocking(False)
+            try:
+                told.append(s.recv(1000))
+            except BlockingIOError:
+                told.append(b"")
+        assert sum(t.startswith(b"HTTP/1.1 503") for t in told) == 5 and told.count(b"") == 1
+        with socket.socket() as other:
+            other.bind(("127.0.0.2", 0))
+            other.settimeout(30)
+            other.connect(("127.0.0.1", port))
+            body = json.dumps(BODY).encode()
+            other.sendall(f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+            assert other.recv(1000).startswith(b"HTTP/1.1 200")
+        for s in held:
+            s.close()

@@ -1,0 +1,185 @@
+"""Connections within limits (SECURITY H4): an application of three lines under uvicorn with our protocol, and raw sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import resource
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.connections import most_connections
+from serving.settings import ServingSettings
+from tests.integration.http_server import connect, exchange, read_all, running
+
+GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+async def hello(scope: Any, receive: Any, send: Any) -> None:
+    """Says how long the body is; does not read that of a request to /early."""
+    if scope["type"] == "lifespan":
+        while True:
+            kind = (await receive())["type"].removeprefix("lifespan.")
+            await send({"type": f"lifespan.{kind}.complete"})
+            if kind == "shutdown":
+                return
+    size, more = 0, scope["path"] != "/early"
+    while more:
+        message = await receive()
+        size, more = size + len(message.get("body", b"")), message.get("more_body", False)
+    body = str(size).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(len(body)).encode())]})
+    await send({"type": "http.response.body", "body": body})
+
+
+def made(tmp_path: Path, **changes: Any) -> ServingSettings:
+    paths = {"feature_repo": tmp_path, "models": tmp_path, "graphs": tmp_path}
+    return ServingSettings(**{**paths, "head_seconds": 0.4, "idle_seconds": 1.0, "timeout_seconds": 0.2, **changes})
+
+
+@pytest.fixture
+def port(tmp_path: Path) -> Iterator[int]:
+    with running(made(tmp_path, max_connections=40, max_connections_per_client=40), hello) as (_, _, port):
+        yield port
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET / HTTP/1.1\r\nx: " + b"a" * (8 << 20),
+        b"GET / HTTP/1.1\r\n" + b"".join(b"x%d: y\r\n" % i for i in range(20_000)) + b"\r\n",
+        b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n",
+        b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n" + b"".join(b"x%d: y\r\n" % i for i in range(9_000)) + b"\r\n",
+    ],
+    ids=["one line of 8 MB", "20,000 headers", "a long path", "trailers"],
+)
+def test_a_head_has_a_limit(port: int, sent: bytes) -> None:
+    """SECURITY H4: refused as soon as it is too long, however it is made."""
+    begun = time.monotonic()
+    with connect(port) as s:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the server does not wait for the rest
+            s.sendall(sent)
+        answer = read_all(s)
+    assert time.monotonic() - begun < 10
+    assert not answer or answer.startswith((b"HTTP/1.1 431 ", b"HTTP/1.1 200 ")), answer[:200]
+    assert b"connection: close" in answer or not answer
+    assert exchange(port, GET.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")).startswith(b"HTTP/1.1 200")
+
+
+def test_a_head_just_below_the_limit_is_read(port: int) -> None:
+    answer = exchange(port, b"GET / HTTP/1.1\r\nconnection: close\r\nx: " + b"a" * 65_000 + b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+    answer = exchange(port, b"GET / HTTP/1.1\r\nconnection: close\r\nx: " + b"a" * 65_530 + b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 431 ")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"].startswith("the head of the request has more than 65536 bytes")
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nhost", b"\r\n", b"GET"])
+def test_half_sent_and_silent_connections_end(port: int, sent: bytes) -> None:
+    """SECURITY H4: by a deadline, as by one who sends a byte now and then."""
+    begun = time.monotonic()
+    answer = exchange(port, sent)
+    assert time.monotonic() - begun < 10
+    assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_byte_now_and_then_does_not_help(port: int) -> None:
+    for dribble in (b"x", b"\r\n"):
+        with connect(port) as s:
+            begun = time.monotonic()
+            with pytest.raises((BrokenPipeError, ConnectionResetError)):  # noqa: PT012
+                while time.monotonic() - begun < 15:
+                    s.sendall(dribble)
+                    time.sleep(0.05)
+
+
+def test_a_body_that_never_comes_ends_with_the_exchange(port: int) -> None:
+    begun = time.monotonic()
+    answer = exchange(port, b"POST / HTTP/1.1\r\ncontent-length: 10\r\n\r\nabc", seconds=30)
+    assert time.monotonic() - begun < 20 and answer == b""
+
+
+def test_an_answer_before_the_body_ends_the_connection_soon(port: int) -> None:
+    with connect(port) as s:
+        s.sendall(b"POST /early HTTP/1.1\r\ncontent-length: 10000\r\n\r\nabc")
+        begun = time.monotonic()
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):  # noqa: PT012
+            while time.monotonic() - begun < 15:
+                s.sendall(b"a")  # the body, as slowly as one likes
+                time.sleep(0.05)
+    with connect(port) as s:  # who sends it in time may go on
+        s.sendall(b"POST /early HTTP/1.1\r\ncontent-length: 3\r\n\r\nabc")
+        assert s.recv(1000).endswith(b"0")
+        s.sendall(GET)
+        assert s.recv(1000).startswith(b"HTTP/1.1 200")
+
+
+def test_pipelined_requests_are_answered(port: int) -> None:
+    answer = exchange(port, GET * 50 + GET.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n"))
+    assert answer.count(b"HTTP/1.1 200 OK") == 51
+
+
+def test_idle_connections_make_room_and_never_end_service(port: int) -> None:
+    """SECURITY H4: three times as many idle connections as there may be, then a request."""
+    idle = [connect(port) for _ in range(120)]
+    try:
+        for _ in range(3):
+            assert exchange(port, GET.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")).startswith(b"HTTP/1.1 200")
+    finally:
+        for s in idle:
+            s.close()
+
+
+def test_without_an_idle_one_a_connection_is_refused_in_words(tmp_path: Path) -> None:
+    with running(made(tmp_path, max_connections=3, timeout_seconds=20), hello) as (_, _, port):
+        busy = [connect(port) for _ in range(3)]
+        for s in busy:
+            s.sendall(b"POST / HTTP/1.1\r\ncontent-length: 3\r\n\r\n")
+        time.sleep(0.5)
+        answer = exchange(port, b"")
+        assert answer.startswith(b"HTTP/1.1 503 ") and b"too many connections" in answer
+        for s in busy:
+            s.sendall(b"abc")
+            assert s.recv(1000).startswith(b"HTTP/1.1 200")
+            s.close()
+
+
+def test_one_address_cannot_have_all(tmp_path: Path) -> None:
+    with running(made(tmp_path, max_connections=40, max_connections_per_client=3, timeout_seconds=20), hello) as (_, _, port):
+        busy = [connect(port) for _ in range(3)]
+        for s in busy:
+            s.sendall(b"POST / HTTP/1.1\r\ncontent-length: 3\r\n\r\n")
+        time.sleep(0.5)
+        assert exchange(port, b"").startswith(b"HTTP/1.1 503 ")
+        with socket.socket() as other:
+            other.bind(("127.0.0.2", 0))
+            other.settimeout(20)
+            other.connect(("127.0.0.1", port))
+            other.sendall(GET)
+            assert other.recv(1000).startswith(b"HTTP/1.1 200")
+        for s in busy:
+            s.close()
+
+
+def test_the_number_fits_the_files_that_a_process_may_open() -> None:
+    code = (
+        "import resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), int(sys.argv[2])))\n"
+        "from serving.connections import most_connections\n"
+        "print(most_connections(1_000), resource.getrlimit(resource.RLIMIT_NOFILE)[0])\n"
+    )
+
+    def told(soft: int, hard: int) -> str:
+        return subprocess.run([sys.executable, "-c", code, str(soft), str(hard)], capture_output=True, text=True, check=True).stdout.strip()
+
+    assert told(1024, 1024) == "768 1024"
+    assert told(300, 300) == "150 300"
+    assert told(256, 4096) == "1000 1256"
+    assert most_connections(10) == 10 and resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= 266
