@@ -12,7 +12,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 kept=$PWD/.cache/modern
 root=$kept/root
 SUITE=trixie
-PACKAGES=ca-certificates,git,make,procps,python3,python3-venv,redis-server
+PACKAGES=ca-certificates,g++,git,make,procps,python3,python3-dev,python3-venv,redis-server # g++: TFX's pyfarmhash, without the lock
 
 fail() {
     echo "$1" >&2

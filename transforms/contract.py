@@ -81,7 +81,17 @@ from transforms.reasons import (
     WRONG_UNIT_TIMESTAMP,
 )
 
-__all__ = ["DEAD_LETTER_SCHEMA", "Checked", "Now", "check", "check_json", "check_records", "dead_letters", "encode_json", "field_of"]
+__all__ = [
+    "DEAD_LETTER_SCHEMA",
+    "Checked",
+    "Now",
+    "check",
+    "check_json",
+    "check_records",
+    "dead_letters",
+    "encode_json",
+    "field_of",
+]
 DEAD_LETTER_SCHEMA = pa.schema([
     pa.field("source", pa.string(), nullable=False),
     pa.field("file", pa.string()),
@@ -369,7 +379,7 @@ def _detail(source: EventSource, name: str, reason: str, value: Any, max_future_
         shown = repr(value[:80] if isinstance(value, (str, bytes)) else value)
         shown = f"{name}={shown if len(shown) <= 100 else shown[:97] + '...'}"
     if reason == FUTURE_TIMESTAMP:
-        return f"{shown} lies more than {timedelta(microseconds=max_future_us)} ahead of now"
+        return f"{shown} lies more than {timedelta(microseconds=max_future_us)} ahead of the instant that it is judged at"
     if reason == WRONG_UNIT_TIMESTAMP:
         return f"{shown} lies in early 1970: it looks like seconds or milliseconds; send microseconds"
     if reason == TOO_LONG:

@@ -39,8 +39,11 @@ SEGMENTS = 16
 class OffsetRange:
     """The records of a partition with ``first <= offset < next``, none if they are equal.
 
-    ``partitions`` is how many the topic has, ``start`` where the reading began, ``newest_before`` and ``newest`` the greatest event time
+    ``partitions`` is how many the topic has, ``start`` where the reading began, ``newest_before`` and ``newest`` the event time reached
     before ``first`` and before ``next``; ``watermark`` holds after them (microseconds). An ``idle`` partition holds nothing back.
+    ``leaps_before`` and ``leaps``: what event time had not believed then (:mod:`transforms.lateness`); ``greatest``: the greatest
+    time of these records' events, ``newest`` unless it lies further ahead. ``judged``: how many of the last
+    records before ``next`` the shares of rejects and of late events are taken of, and how many of these they were; only carried along.
     """
 
     source: str
@@ -53,16 +56,21 @@ class OffsetRange:
     newest: int
     watermark: int
     idle: bool = False
+    leaps_before: tuple[int, ...] = ()
+    leaps: tuple[int, ...] = ()
+    greatest: int = NEVER
+    judged: tuple[int, int, int] = (0, 0, 0)
 
 
 class Segment(NamedTuple):
-    """A part of a partition's past: its first offset, the newest event time before it, the one after its last record, and the one
-    after its first range."""
+    """A part of a partition's past: its first offset, the event time before it, the greatest event time in it, the event time after its
+    first range, and the leaps before it."""
 
     first: int
     before: int
-    newest: int
+    greatest: int
     anchor: int
+    leaps: tuple[int, ...] = ()
 
 
 @dataclass
@@ -73,24 +81,32 @@ class PartitionState:
     expected: int
     done: int
     newest: int = NEVER
+    leaps: tuple[int, ...] = ()
     watermark: int = NEVER
     idle: bool = False
+    judged: tuple[int, int, int] = (0, 0, 0)
     segments: list[Segment] = field(default_factory=list)
     dropped_late: dict[str, Int] = field(default_factory=dict)
     pending_corrections: dict[str, tuple[U64, int]] = field(default_factory=dict)
 
-    def note(self, first: int, newest: int, granule: int) -> None:
-        """Records from ``first`` on were folded and took the newest event time to ``newest``: remember so, coarsely."""
+    def note(self, first: int, newest: int, greatest: int, granule: int) -> None:
+        """Records from ``first`` on were folded, took event time to ``newest`` and hold events up to ``greatest``: remember, coarsely."""
         if self.segments and newest - self.segments[-1].anchor <= granule:
-            self.segments[-1] = self.segments[-1]._replace(newest=newest)
+            last = self.segments[-1]
+            self.segments[-1] = last._replace(greatest=max(last.greatest, greatest))
         else:
-            self.segments.append(Segment(first, self.newest, newest, newest))
+            self.segments.append(Segment(first, self.newest, greatest, newest, self.leaps))
 
     def needed(self, horizon: int) -> tuple[int, int]:
-        """(first offset that may hold an event at or after ``horizon``, newest event time before it); forgets what lies before."""
-        while self.segments and self.segments[0].newest < horizon:
+        """(first offset that may hold an event at or after ``horizon``, event time before it); forgets what lies before."""
+        while self.segments and self.segments[0].greatest < horizon:
             self.segments.pop(0)
         return (self.segments[0].first, self.segments[0].before) if self.segments else (self.expected, self.newest)
+
+    @property
+    def needed_leaps(self) -> tuple[int, ...]:
+        """The leaps that go with what :meth:`needed` told."""
+        return self.segments[0].leaps if self.segments else self.leaps
 
 
 class Part:
@@ -301,7 +317,7 @@ class Shard:
         return out
 
     def needed(self) -> dict[str, dict[int, tuple[int, int]]]:
-        """source -> partition -> (first offset that rows to come may need, newest event time before it)."""
+        """source -> partition -> (first offset that rows to come may need, event time before it)."""
         out: dict[str, dict[int, tuple[int, int]]] = {}
         for source, known in self.partitions.items():
             horizon = min(self.horizon(g) for g in self.groups.values() if g.source.name == source)
@@ -315,15 +331,18 @@ class Shard:
             done = max(self.done.get((span.source, span.partition), span.start), span.start)
             dropped_late = {n: each[span.partition] for n, each in self.dropped_late.items() if span.partition in each}
             dropped_late = {n: p for n, p in dropped_late.items() if self.groups[n].source.name == span.source}
-            known[span.partition] = PartitionState(span.start, done, span.newest_before, dropped_late=dropped_late)
+            known[span.partition] = PartitionState(
+                span.start, done, span.newest_before, span.leaps_before, judged=span.judged, dropped_late=dropped_late
+            )
         return known[span.partition]
 
     def _advance(self, at: PartitionState, span: OffsetRange) -> None:
         if span.next > at.expected:
             groups = [g for g in self.groups.values() if g.source.name == span.source]
             reach = max(g.longest_us + g.hop_us for g in groups) + micros(groups[0].source.allowed_lateness)
-            at.note(at.expected, max(at.newest, span.newest), reach // SEGMENTS)
-            at.expected = span.next
+            newest = max(at.newest, span.newest)
+            at.note(at.expected, newest, max(newest, span.greatest), reach // SEGMENTS)
+            at.expected, at.leaps, at.judged = span.next, span.leaps, span.judged
         at.newest = max(at.newest, span.newest)
         at.watermark = max(at.watermark, span.watermark)
         at.idle = span.idle

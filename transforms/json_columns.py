@@ -20,6 +20,9 @@ __all__ = ["MAX_PAYLOAD_BYTES", "plain", "read_columns"]
 MAX_PAYLOAD_BYTES = 16 << 20
 """The longest payload that is read at all, so that none costs more than its bytes can."""
 CHUNK_BYTES = 32 << 20
+CHUNK_CELLS = 500_000
+"""Rows times keys that are read at once: each unknown key may be a column, and that column as long as there are rows. So what records with
+different keys cost grows as their number does, and not as its square."""
 SMALLEST = 64
 """Rows in which one that Arrow cannot read is not looked for any more."""
 LEAST_FAILURES, ROWS_PER_FAILURE = 8, 500
@@ -66,7 +69,11 @@ def read_columns(payloads: pa.Array, schema: pa.Schema) -> Iterator[tuple[npt.ND
     rows = np.flatnonzero(plain(payloads))
     if len(rows) < len(payloads):
         payloads = payloads.take(pa.array(rows))
-    yield from _parts(payloads, rows, schema)
+    parts = list(_parts(payloads, rows, schema))
+    if len(parts) > 1:  # one step for all of them costs the caller less than many
+        table = pa.Table.from_batches([batch for _, batch in parts], schema=schema).combine_chunks()
+        parts = [(np.concatenate([at for at, _ in parts]), table.to_batches()[0])] if len(table) else []
+    yield from parts
 
 
 def _parts(payloads: pa.Array, rows: npt.NDArray[np.int64], schema: pa.Schema) -> Iterator[tuple[npt.NDArray[np.int64], pa.RecordBatch]]:
@@ -76,11 +83,17 @@ def _parts(payloads: pa.Array, rows: npt.NDArray[np.int64], schema: pa.Schema) -
     _, ends, data = payloads.buffers()
     offsets = np.frombuffer(ends, dtype=np.int32)[payloads.offset : payloads.offset + n + 1]
     failures = max(LEAST_FAILURES, n // ROWS_PER_FAILURE)
-    todo = [(0, n)]
+    text = np.frombuffer(data, dtype=np.uint8)
+    step = max(1, int((CHUNK_CELLS * n / max(_keys(text[offsets[0] : offsets[-1]]), 1)) ** 0.5))
+    todo = [(first, min(first + step, n)) for first in reversed(range(0, n, step))]
     while todo:
         first, last = todo.pop()
         size = int(offsets[last]) - int(offsets[first])
         stop: int | None = None
+        if last - first > 1 and (last - first) * _keys(text[offsets[first] : offsets[last]]) > 2 * CHUNK_CELLS:
+            middle = (first + last) // 2
+            todo += [(middle, last), (first, middle)]
+            continue
         if first < last and size <= CHUNK_BYTES:
             found = _read(payloads.slice(first, last - first), data.slice(int(offsets[first]), size), schema)
             if isinstance(found, pa.RecordBatch):
@@ -95,6 +108,12 @@ def _parts(payloads: pa.Array, rows: npt.NDArray[np.int64], schema: pa.Schema) -
         elif last - first > SMALLEST:
             middle = (first + last) // 2
             todo += [(middle, last), (first, middle)]
+
+
+def _keys(text: npt.NDArray[np.uint8]) -> int:
+    """At least as many as there are keys in these payloads: quotes before a colon or before white space."""
+    after = text[1:]
+    return int(np.count_nonzero((text[:-1] == ord('"')) & ((after == ord(":")) | (after == ord(" ")))))
 
 
 def _read(payloads: pa.Array, data: pa.Buffer, schema: pa.Schema) -> pa.RecordBatch | int | None:

@@ -172,6 +172,7 @@ def _cell(value: Any) -> str:
 
 def _judge(repo: Path, data: Path | None, source: str, payload: bytes | None, stamp_us: int) -> tuple[str | None, str]:
     """The event time, as far as it can be read, and what the contract says of the record now."""
+    import numpy as np
     import pyarrow as pa
 
     from pipelines.cli.console import load
@@ -182,16 +183,18 @@ def _judge(repo: Path, data: Path | None, source: str, payload: bytes | None, st
         if source not in loaded.sources:
             return None, f"source {source!r} is defined no more"
         from pipelines.sources.formats.record_format import record_format
+        from pipelines.sources.record_times import judged_at, said_of
 
         max_future_us = round(loaded.settings.stream.max_future_hours * 3.6e9)
-        now = min(stamp_us, now_us()) if stamp_us > 0 else now_us()
+        stamps, now = np.array([stamp_us], np.int64), now_us()
         form = record_format(loaded.sources[source], loaded.settings.kafka)
-        checked = form.decode(pa.array([payload], pa.binary()), now, max_future_us)
+        checked = form.decode(pa.array([payload], pa.binary()), judged_at(stamps, now, max_future_us), max_future_us)
     except TandemError as error:
         return None, f"unknown: {error}"
     times = checked.times.cast(pa.int64()).to_pylist()
     reason = checked.reasons.to_pylist()[0]
-    verdict = "valid" if reason is None else f"{reason}: {checked.details.to_pylist()[0] or ''}".rstrip(": ")
+    (detail,) = said_of([reason or ""], checked.details.to_pylist(), times, stamps, now, max_future_us)
+    verdict = "valid" if reason is None else f"{reason}: {detail or ''}".rstrip(": ")
     return None if times[0] is None else _when(times[0]), verdict
 
 
@@ -223,6 +226,8 @@ def replay_(
         return
     if counts["foreign"]:
         say(f"{counts['foreign']} records of the topic are no dead letters; they are left out")
+    if counts["cut"]:
+        say(f"{counts['cut']} letters hold only the beginning of a record that is too large; they are left out")
     done = ", ".join(f"{n:,} to {topic}" for topic, n in sorted(counts["replayed"].items())) or "nothing"
     already = f"; {counts['already']:,} were replayed before" if counts["already"] else ""
     write(f"{'would replay' if dry_run else 'replayed'} {done}{already}")

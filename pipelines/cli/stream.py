@@ -123,6 +123,10 @@ def status(repo: RepoOption = DEFAULT_REPO, data: DataOption = None, name: NameO
         for key, value in found.get("progress", {}).items():
             if any(value.values()) if isinstance(value, dict) else value:
                 out.add_row(key, _cell(key, value))
+        for facts in found.get("skipped", []):
+            out.add_row("left out", "{topic}/{partition}/{offset}: {reason} ({by}, {at})".format(**facts))
+        if found.get("letters_waiting"):
+            out.add_row("letters waiting", f"{found['letters_waiting']:,} dead letters that their topic did not take; in {found['folder']}")
         out.caption, out.caption_justify = "\n".join(found.get("said", [])), "left"
         return out
 
@@ -142,8 +146,26 @@ def _cell(key: str, value: Any) -> str:
 
 @app.command()
 def resume(repo: RepoOption = DEFAULT_REPO, data: DataOption = None, name: NameOption = "main") -> None:
-    """Let partitions that are paused for their rejects go on; the rejects become dead letters."""
+    """Let partitions that are paused go on, now or at the next start; rejects become dead letters, late events go to the late log."""
     from pipelines.streaming.stream_control import resume_stream
 
     parts = resume_stream(_data(repo, data), name)
     write(f"going on: {', '.join(parts)}" if parts else "nothing is paused")
+
+
+@app.command()
+def skip(
+    where: Annotated[str, typer.Argument(help="TOPIC/PARTITION/OFFSET, as the stream names it.", metavar="TOPIC/PARTITION/OFFSET")],
+    reason: Annotated[str, typer.Option("--reason", help="Why; kept with who and when.")],
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    name: NameOption = "main",
+) -> None:
+    """Leave out a record that the stream cannot get past, now or at its next start; of a batch that cannot be read, all of it."""
+    quiet()
+    from pipelines.streaming.stream_control import skip_record
+
+    loaded = load(repo, data)
+    topics = {g.source.topic: g.source.name for g in loaded.groups.values() if g.source.topic}
+    skip_record(loaded.data, name, topics, where, reason)
+    write(f"{where} is left out")

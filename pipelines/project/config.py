@@ -149,8 +149,12 @@ class StreamSettings(_Section):
     """Share of rejects among the last records of a partition above which it is paused."""
     reject_window: int = Field(default=1000, ge=1)
     """Records that the share is taken over."""
-    max_future_hours: float = Field(default=24, ge=0)
-    """How far an event time may lie ahead of its record's timestamp and of the clock."""
+    max_late_share: float = Field(default=0.2, ge=0, le=1)
+    """Share of events too late to count among the last records of a partition above which the stream says so."""
+    pause_when_late: bool = False
+    """Whether such a partition is paused, as for its rejects."""
+    max_future_hours: float = Field(default=0.1, ge=0)
+    """How far an event time may lie ahead of its record's timestamp (else it is a reject), and ahead of its partition and move it alone."""
     checkpoint_seconds: float = Field(default=10, gt=0)
     """How often Flink keeps its state."""
     checkpoints: str = ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ import pyarrow.parquet as pq
 from pipelines.project.config import KafkaSettings
 from pipelines.sources.broker import BrokerAway, PartitionReader
 from pipelines.sources.formats.record_format import Decode, record_format
+from pipelines.sources.record_times import judged_at
+from pipelines.sources.skips import poll_around
 from transforms.definitions import EventSource
 from transforms.errors import DataError
 from transforms.instants import now_us
@@ -45,14 +47,16 @@ def archive(
     folder: Path,
     *,
     start: dict[int, int] | None = None,
-    max_future_us: int = 86_400_000_000,
+    max_future_us: int = 360_000_000,
     clock: Callable[[], int] = now_us,
     say: Callable[[str], None] = lambda line: None,
+    skip: Mapping[int, frozenset[int]] | None = None,
 ) -> Path:
     """Write the accepted events of a topic as event files; returns ``folder / source.files`` (``events/<name>`` where it has none).
 
     Of each partition the records in ``[start, upto)`` are read: from its first record and
-    up to its end now, unless given. ``max_future_us`` must be the stream's. One Parquet file per partition that has events, in
+    up to its end now, unless given. ``max_future_us`` must be the stream's, and so must ``skip``, the offsets of each partition that are
+    left out. One Parquet file per partition that has events, in
     :func:`archive_schema`, rows by offset; what was in the folder before is replaced, once all is written. Memory is bounded by a poll and
     a row group. While the broker or the registry is away it waits, and says so. Raises DataError for a topic that ends before ``upto``,
     OffsetGone, UnknownTopic, ConfigError.
@@ -68,7 +72,9 @@ def archive(
             end = _patiently(lambda p=partition: reader.end(source.topic, p), say) if upto is None else upto.get(partition, 0)
             file = _Part(unfinished / f"part-{partition:04d}.parquet", source, partition)
             try:
-                _copy(reader, source, partition, first, end, decode, file, max_future_us, clock, say)
+                _copy(
+                    reader, source, partition, first, end, decode, file, max_future_us, clock, say, (skip or {}).get(partition, frozenset())
+                )
             finally:
                 file.close()
         if target.exists():
@@ -90,14 +96,14 @@ def _copy(
     max_future_us: int,
     clock: Callable[[], int],
     say: Callable[[str], None],
+    skip: frozenset[int],
 ) -> None:
     while offset < end:
         at = offset
-        fetched = _patiently(lambda at=at: reader.poll(source.topic, partition, at, POLL_RECORDS, POLL_MS), say)
+        fetched = _patiently(lambda at=at: poll_around(reader, source.topic, partition, at, POLL_RECORDS, POLL_MS, skip), say)
         if len(fetched.offsets) and fetched.offsets[-1] >= end:
             fetched = fetched.before(end)
-        now, stamps = clock(), fetched.timestamps_us
-        nows = np.where(stamps > 0, np.minimum(stamps, now), now)  # as the stream: see pipelines.streaming.stages.poll
+        nows = judged_at(fetched.timestamps_us, clock(), max_future_us)  # as the stream does
         checked = _patiently(lambda p=fetched, n=nows: decode(p.payloads, n, max_future_us), say)
         file.add(checked.valid, fetched.offsets[checked.accepted])
         if fetched.next_offset == offset and fetched.at_end and fetched.end_offset < end:

@@ -9,7 +9,7 @@ brings another by an entry point of the group ``tandem.brokers``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Broker",
     "BrokerAway",
+    "DamagedLog",
     "DeadLetterWriter",
     "FetchResult",
+    "LetterRefused",
     "Ints",
     "OffsetGone",
     "Original",
@@ -57,6 +59,10 @@ class TopicReplaced(OffsetGone):
 
 class BrokerAway(StoreError):
     """No broker answered in time; the same call may be made again."""
+
+
+class LetterRefused(StoreError):
+    """The dead-letter topic does not take these letters, however short they are made; it may take others."""
 
 
 class Records(Protocol):
@@ -89,6 +95,9 @@ class FetchResult:
     """Which topic of this name, as of :meth:`PartitionReader.identity`."""
     columns: Records | None = field(default=None, repr=False)
     """Where keys and headers are found; without: there are none."""
+    refused: Mapping[int, str] = field(default_factory=dict, repr=False)
+    """Records that the reader does not hand out, by offset, and why: too large. Their payload is null, and what it kept of them are their
+    :meth:`original`."""
 
     def before(self, offset: int) -> FetchResult:
         """The records before this offset; the rest is left for another poll."""
@@ -105,11 +114,41 @@ class FetchResult:
             columns=None if self.columns is None else self.columns.slice(0, n),
         )
 
+    def without(self, offsets: Collection[int]) -> FetchResult:
+        """All but the records at these offsets."""
+        keep = ~np.isin(self.offsets, np.array(sorted(offsets), np.int64))
+        if keep.all():
+            return self
+        original = _Kept(self.original(np.flatnonzero(keep)))
+        payloads, stamps = self.payloads.filter(pa.array(keep)), self.timestamps_us[keep]
+        return replace(self, payloads=payloads, offsets=self.offsets[keep], timestamps_us=stamps, columns=original)
+
     def original(self, rows: Ints) -> list[Original]:
         """Key, value and headers of these rows, as they were produced: for dead letters."""
         if self.columns is None:
             return [(None, value, []) for value in self.payloads.take(pa.array(rows)).to_pylist()]
         return self.columns.original(rows.tolist())
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Keys and headers of some records."""
+
+    records: Sequence[Original]
+
+    def slice(self, first: int, last: int) -> _Kept:
+        return _Kept(self.records[first:last])
+
+    def original(self, rows: Sequence[int]) -> list[Original]:
+        return [self.records[row] for row in rows]
+
+
+class DamagedLog(DataError):
+    """What lies at these offsets of a partition (``first`` to before ``following``) cannot be read, now or later."""
+
+    def __init__(self, line: str, first: int, following: int) -> None:
+        super().__init__(line)
+        self.first, self.following = first, following
 
 
 class PartitionReader(ABC):
@@ -139,12 +178,16 @@ class PartitionReader(ABC):
     def end(self, topic: str, partition: int) -> int:
         """The offset where committed records end: where an open transaction begins, or the log ends. Raises as :meth:`start`."""
 
+    def ends(self, topic: str, partitions: Collection[int]) -> dict[int, int]:
+        """:meth:`end` of several partitions, in as few requests as can be. Raises as it does."""
+        return {partition: self.end(topic, partition) for partition in partitions}
+
     @abstractmethod
     def poll(self, topic: str, partition: int, offset: int, max_records: int, timeout_ms: int) -> FetchResult:
         """Up to ``max_records`` records from ``offset`` on; waits up to ``timeout_ms`` for the first.
 
         Raises OffsetGone (before the log's start, or beyond its end), TopicReplaced, UnknownTopic, BrokerAway (nobody answered for some
-        seconds, less while that is known; poll again), DataError on damage.
+        seconds, less while that is known; poll again), DamagedLog on damage.
         """
 
     @abstractmethod
@@ -167,8 +210,9 @@ class DeadLetterWriter(Protocol):
     ) -> None:
         """Write these rows of a fetch, and return when they are durable.
 
-        ``rows`` int64 [N], with a reason and a detail each. Raises BrokerAway when nobody answers, StoreError when a letter cannot be
-        written; some may have been written then, so that writing all of them again repeats them.
+        ``rows`` int64 [N], with a reason and a detail each. Raises BrokerAway when nobody answers, LetterRefused when the topic does not
+        take them, StoreError when no letter can be written; some may have been written then, so that writing all of them again
+        repeats them.
         """
 
     def close(self) -> None:

@@ -6,10 +6,11 @@ At least once: after a crash the same record may be written again, so a letter's
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from transforms.errors import DataError
 __all__ = ["Choice", "Letter", "Listing", "find", "ledger_of", "letters_of", "list_letters", "replayed", "scan"]
 
 _DETAIL_CHARS = 1000
+CUT_BYTES = 16 << 10
+"""What is kept of a record whose letter would be too large."""
 _POLL_RECORDS = 5000
 
 
@@ -41,6 +44,8 @@ class Letter:
     headers: list[tuple[str, bytes | None]]
     written_us: int
     """When the letter was written."""
+    whole: bool = True
+    """Whether it holds all of its record; of one that is too large only a beginning. Such a one is not replayed."""
 
     @property
     def where(self) -> str:
@@ -65,9 +70,20 @@ class Letter:
             "offset": str(self.offset),
             "timestamp_ms": str(self.timestamp_us // 1000),
             "null_headers": json.dumps(nulls),
+            **({} if self.whole else {"cut": "true"}),
             "headers": str(len(self.headers)),
         }
         return [(f"tandem.{name}", text.encode()) for name, text in texts.items()]
+
+    def shortened(self) -> Letter:
+        """The letter with no more of its record than :data:`CUT_BYTES` of key and of value; the detail says what was cut."""
+        value = self.value or b""
+        if len(value) + len(self.key or b"") + sum(len(n) + len(v or b"") for n, v in self.headers) <= CUT_BYTES:
+            return self
+        line = f"the record's value of {len(value):,} bytes (SHA-256 {hashlib.sha256(value).hexdigest()}) is cut: the topic takes no more"
+        detail = f"{self.detail[: _DETAIL_CHARS - len(line) - 2]}; {line}" if self.whole else self.detail
+        key = None if self.key is None else self.key[:CUT_BYTES]
+        return replace(self, key=key, value=value[:CUT_BYTES], headers=[], detail=detail, whole=False)
 
     @classmethod
     def read(cls, record: Original, written_us: int) -> Letter:
@@ -90,6 +106,7 @@ class Letter:
                 value=value,
                 headers=[(name, None if i in nulls else text) for i, (name, text) in enumerate(headers[:own])],
                 written_us=written_us,
+                whole="cut" not in texts,
             )
         except (IndexError, KeyError, ValueError, TypeError):
             raise DataError("a record of the dead-letter topic is no dead letter: its headers tandem.* are missing") from None
@@ -101,7 +118,19 @@ def letters_of(
     """The letters about these rows (int64 [N]) of a fetch, with a reason and a detail each."""
     found = zip(fetched.original(rows), fetched.offsets[rows], fetched.timestamps_us[rows], reasons, details, strict=True)
     return [
-        Letter(source_name, reason, detail or "", topic, fetched.identity, partition, int(offset), int(stamp), *original, 0)
+        Letter(
+            source_name,
+            reason,
+            detail or "",
+            topic,
+            fetched.identity,
+            partition,
+            int(offset),
+            int(stamp),
+            *original,
+            0,
+            int(offset) not in fetched.refused,
+        )
         for original, offset, stamp, reason, detail in found
     ]
 

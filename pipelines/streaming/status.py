@@ -47,6 +47,10 @@ class StreamStatus:
     """source -> microseconds, the least over the shards; absent while there is none."""
     output_watermark: dict[str, int] = field(default_factory=dict)
     """group -> boundary in microseconds, the least over the shards."""
+    late_share: dict[tuple[str, int], float] = field(default_factory=dict)
+    """(source, partition) -> share of its last records that came too late to count."""
+    many_late: tuple[str, ...] = ()
+    """Partitions whose share is above ``stream.max_late_share``, and the share."""
     paused: tuple[str, ...] = ()
     away: tuple[str, ...] = ()
     waiting: tuple[str, ...] = ()
@@ -58,7 +62,8 @@ class StreamStatus:
         """JSON-able."""
         out = dict(vars(self))
         out["rejected"] = {f"{source}/{reason}": n for (source, reason), n in self.rejected.items()}
-        out["lag"] = {f"{source}/{partition}": n for (source, partition), n in self.lag.items()}
+        for name in ("lag", "late_share"):
+            out[name] = {f"{source}/{partition}": n for (source, partition), n in out[name].items()}
         return {k: list(v) if isinstance(v, tuple) else round(v, 3) if isinstance(v, float) else v for k, v in out.items()}
 
 
@@ -95,6 +100,8 @@ class Tracker:
         """Read the reports; the state of things now."""
         reports, points = self.job_state.reports(), self.job_state.load_checkpoints()
         lag, paused, away, waiting, newest = {}, [], [], [], 0.0
+        late_share, many_late = {}, []
+        unread: dict[tuple[str, int], int] = {}
         for part, values in reports.items():
             newest = max(newest, float(values.get("at", 0)))
             if part.startswith("poll-"):
@@ -108,8 +115,13 @@ class Tracker:
                     label = f"{kind}/{source}/{reason}" if reason else f"{kind}/{source}"
                     self._add(part, label, n)
                 lag[source, int(values["partition"])] = max(0, int(values["end"]) - int(values["next"]))
+                late_share[source, int(values["partition"])] = share = float(values.get("late_share", 0))
+                if values.get("many_late"):
+                    many_late.append(f"{source}/{values['partition']} ({share:.0%})")
                 if values.get("paused"):
                     paused.append(f"{source}/{values['partition']}")
+            elif part.startswith("partitions-"):
+                unread |= {(str(values["source"]), int(p)): int(n) for p, n in values.get("unread", {}).items()}
             elif part.startswith("sink-"):
                 for group, n in values.get("rows", {}).items():
                     self._add(part, f"rows/{group}", n)
@@ -143,9 +155,11 @@ class Tracker:
             stale=round(sum(self._sum("sink-", "stale").values())),
             refused=round(sum(self._sum("sink-", "refused").values())),
             sink_seconds={n: sum(self._sum("sink-", f"seconds_{n}").values()) for n in ("graph", "store", "log", "waiting")},
-            lag=lag,
+            lag=unread | lag,
             watermark=_least(points, "watermark"),
             output_watermark=_least(points, "output_watermark"),
+            late_share=late_share,
+            many_late=tuple(many_late),
             paused=tuple(paused),
             away=tuple(away),
             waiting=tuple(sorted(set(waiting))),
@@ -185,6 +199,7 @@ def line(p: StreamStatus) -> str:
         parts.append(f"{sum(p.late.values()):,} too late")
     if p.refused:
         parts.append(f"{p.refused:,} rows refused")
+    parts += [f"too late among the last records: {', '.join(p.many_late)}"] if p.many_late else []
     parts += [f"paused: {', '.join(p.paused)}"] if p.paused else []
     parts += [f"away: {', '.join(p.away)}"] if p.away else []
     parts += [f"waiting for {', '.join(p.waiting)}"] if p.waiting else []

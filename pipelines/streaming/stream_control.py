@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipelines.lake import runs
+from pipelines.sources.letter_spool import letters_waiting
 from pipelines.streaming.driver import running, stream_folder
-from pipelines.streaming.state.job_state import JobState
+from pipelines.streaming.state.job_state import RESUME, JobState
 from pipelines.streaming.status import Tracker
 from transforms.errors import ConfigError, DataError, TandemError
 
-__all__ = ["resume_stream", "stop_stream", "stream_status"]
+__all__ = ["resume_stream", "skip_record", "stop_stream", "stream_status"]
 
 
 def stop_stream(
@@ -51,17 +53,43 @@ def stream_status(data: Path, name: str) -> dict[str, Any]:
     now = Tracker(job_state).look()
     out: dict[str, Any] = {"name": name, "running": facts is not None, **(facts or {}), "failure": job_state.failure()}
     out["progress"] = {k: v for k, v in now.to_dict().items() if k not in ("seconds", "events_per_second", "rows_per_second")}
+    out["skipped"] = job_state.skipped()
+    out["folder"] = str(folder)
+    out["letters_waiting"] = letters_waiting(folder / "letters")
     out["said"] = job_state.said()[0][-10:]
     return out
 
 
-def resume_stream(data: Path, name: str) -> list[str]:
-    """Let paused partitions go on, rejects and all; which ones. Raises TandemError if no such stream runs."""
+def skip_record(data: Path, name: str, topics: Mapping[str, str], where: str, reason: str) -> None:
+    """Have a stream leave out the record ``topic/partition/offset``, or all that cannot be read around it; at once if it runs, else from
+    its next start on. ``topics``: topic -> source. Raises ConfigError for what is no such place, DataError for one that was delivered.
+    """
+    found = re.fullmatch(r"(.+)/([0-9]{1,9})/([0-9]{1,18})", where)
+    if found is None or found[1] not in topics:
+        raise ConfigError(f"{where!r} is no record of this stream; write TOPIC/PARTITION/OFFSET, with one of {', '.join(sorted(topics))}")
+    if not reason.strip():
+        raise ConfigError("--reason is empty; say why the record is left out: it is kept beside it")
+    topic, partition, offset = found[1], int(found[2]), int(found[3])
     folder = stream_folder(data, name)
-    if running(folder) is None:
-        raise TandemError(f"no stream called {name!r} runs; start it with 'tandem stream'")
+    if not folder.is_dir():
+        raise ConfigError(f"there is no stream called {name!r}; start it with 'tandem stream'")
+    job_state = JobState(folder)
+    for point in job_state.load_checkpoints().values():
+        at = point["partitions"].get(topics[topic], {}).get(str(partition))
+        if at is not None and at["next"] > offset:
+            raise DataError(f"{where} was delivered (the stream is at {at['next']}): take it out of its topic and start with --anew")
+    job_state.skip(topic, partition, offset, reason)
+    job_state.say(f"{where} is left out: {reason}")
+
+
+def resume_stream(data: Path, name: str) -> list[str]:
+    """Let paused partitions go on, rejects and all, now or when the stream is started again; which ones. Raises TandemError if there is no
+    such stream."""
+    folder = stream_folder(data, name)
+    if not folder.is_dir():
+        raise TandemError(f"there is no stream called {name!r}; start it with 'tandem stream'")
     job_state = JobState(folder)
     paused = [part for part, values in job_state.reports().items() if part.startswith("poll-") and values.get("paused")]
     for part in paused:
-        job_state.request("resume-" + part.removeprefix("poll-"))
+        job_state.request(RESUME + part.removeprefix("poll-"))
     return [part.removeprefix("poll-") for part in paused]

@@ -37,11 +37,13 @@ class StreamMetrics(Collector):
         yield _counter("restarts", "Starts of the engine after a failure.", [], {(): self.restarts()})
         lag = {(source, str(partition)): n for (source, partition), n in p.lag.items()}
         yield _gauge("lag_records", "Records between the position and the end of the partition.", ["source", "partition"], lag)
+        shares = {(source, str(partition)): share for (source, partition), share in p.late_share.items()}
+        yield _gauge("late_share", "Share of a partition's last records that came too late to count.", ["source", "partition"], shares)
         marks = {(s,): us / 1e6 for s, us in p.watermark.items()}
         yield _gauge("watermark_seconds", "Event time up to which a source is complete (Unix time).", ["source"], marks)
         output_watermark = {(g,): us / 1e6 for g, us in p.output_watermark.items()}
         yield _gauge("emitted_seconds", "Boundary up to which a group's rows are out (Unix time).", ["group"], output_watermark)
-        yield _gauge("paused_partitions", "Partitions paused for their share of rejects.", [], {(): len(p.paused)})
+        yield _gauge("paused_partitions", "Partitions paused for their share of rejects or of late events.", [], {(): len(p.paused)})
         yield _gauge("away_partitions", "Partitions whose broker does not answer.", [], {(): len(p.away)})
         yield _gauge("silent_seconds", "Time since any part of the job reported.", [], {(): p.silent_seconds})
 

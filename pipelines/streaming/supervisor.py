@@ -63,6 +63,11 @@ def reached(until: Partitions, reports: Mapping[str, Mapping[str, Any]], checkpo
     return True
 
 
+def paused_at(reports: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, int], str]:
+    """The paused partitions (source, partition), and why each is."""
+    return {(p["source"], p["partition"]): p["paused"] for p in _polls(reports) if p.get("paused")}
+
+
 def position(checkpoints: Mapping[int, Mapping[str, Any]]) -> int:
     """A number that grows when the checkpoint moves."""
     return sum(int(at["next"]) for point in checkpoints.values() for each in point.get("partitions", {}).values() for at in each.values())
@@ -156,8 +161,13 @@ class Supervisor:
                 if code is not None or self.clock() - stopping > self.drain_seconds:
                     what = "the engine ended meanwhile" if code is not None else f"this takes more than {self.drain_seconds:g} s"
                     return Outcome(0, f"stopped; {what}: what was polled and not delivered comes again at the next start", attempt), ""
-            if self.until is not None and reached(self.until, self.job_state.reports(), self.job_state.load_checkpoints(), self.shards):
-                return Outcome(0, "all records up to the end offsets are delivered", attempt), ""
+            if self.until is not None:
+                reports = self.job_state.reports()
+                paused = paused_at(reports)
+                rest = {s: {p: o for p, o in ends.items() if (s, p) not in paused} for s, ends in self.until.items()}
+                if reached(rest, reports, self.job_state.load_checkpoints(), self.shards):
+                    why = next(iter(paused.values()), "all records up to the end offsets are delivered")
+                    return Outcome(int(bool(paused)), why, attempt), ""
             if code is not None:
                 return None, job.error() if code else "it ended by itself"
             self.sleep(self.beat)

@@ -43,6 +43,8 @@ class StreamRecord:
     """Rows that were delivered after the checkpoints that the positions are taken from: left out of ``rows``."""
     saved: Int = field(default_factory=lambda: np.zeros(0, np.int64))
     """Per shard when its checkpoint was saved (microseconds of the wall clock)."""
+    skips: Mapping[tuple[str, int], frozenset[int]] = field(default_factory=dict)
+    """(topic, partition) -> the offsets that a person had left out."""
 
     def readable(self, rows: Mapping[str, pa.Table], groups: Mapping[str, FeatureGroup]) -> dict[str, Int]:
         """For each delivered row (group -> rows) a moment by which the online store had it: FAR if none is known.
@@ -108,7 +110,8 @@ def load_record(folder: Path, name: str, groups: Mapping[str, FeatureGroup]) -> 
             f"there is no stream called {name!r} below {folder.parent}"
             + (f"; there is {', '.join(known)}: name it with --name" if known else "; run 'tandem stream' first")
         )
-    records = JobState(folder).load_checkpoint_records()
+    job_state = JobState(folder)
+    records = job_state.load_checkpoint_records()
     checkpoints = {shard: r["checkpoint"] for shard, r in records.items()}
     rows = {n: read_rows(folder, g) for n, g in groups.items()}
     late = {s: read_late(folder, source) for s, source in {g.source.name: g.source for g in groups.values()}.items()}
@@ -127,7 +130,7 @@ def load_record(folder: Path, name: str, groups: Mapping[str, FeatureGroup]) -> 
     saved = np.array([micros_of(datetime.fromisoformat(records[n]["saved"])) for n in sorted(records)], np.int64)
     vouched = {n: _before(rows[n], g, positions[n], saved) for n, g in groups.items()}
     ahead = sum(rows[n].num_rows - vouched[n].num_rows for n in groups)
-    return StreamRecord(name, positions, vouched, late, begin, None if run is None else Path(run).name, ahead, saved)
+    return StreamRecord(name, positions, vouched, late, begin, None if run is None else Path(run).name, ahead, saved, job_state.skips())
 
 
 def _before(rows: pa.Table, group: FeatureGroup, position: Position, saved: Int) -> pa.Table:

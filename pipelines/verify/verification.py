@@ -143,7 +143,8 @@ def _archived(repo: Repo, record: StreamRecord, folder: Path, say: Say) -> dict[
             limits = upto.get(name, {})
             say(f"reading {source.topic} from Kafka up to offsets {', '.join(f'{p}: {o:,}' for p, o in sorted(limits.items()))}")
             future = round(repo.settings.stream.max_future_hours * 3.6e9)
-            target = archive(reader, source, repo.settings.kafka, limits, folder, max_future_us=future, say=say)
+            skip = {p: offsets for (topic, p), offsets in record.skips.items() if topic == source.topic}
+            target = archive(reader, source, repo.settings.kafka, limits, folder, max_future_us=future, say=say, skip=skip)
             files = sorted(target.glob("*.parquet"))
             tables = [pq.ParquetFile(f).read() for f in files]
             out[name] = pa.concat_tables(tables) if tables else archive_schema(source).empty_table()

@@ -135,8 +135,8 @@ class FeatureRows:
 class OrderedOnlineStoreConfig(FeastConfigBaseModel):
     """What the configuration of every such store has. A store's own adds ``type: Literal["its.module.XOnlineStore"]`` and its settings."""
 
-    max_future_seconds: float = 86_400.0
-    """A row further ahead of now is refused."""
+    max_future_seconds: float = 60.0
+    """A row further ahead of now is refused: so far the clocks of two machines may differ."""
     as_of: datetime | None = None
     """Answer and judge as if it were this instant, over replayed history. By default: now."""
 

@@ -295,6 +295,15 @@ class BrokerContract:
         harness.put(topic, [b"here"], 2)
         assert read_all(reader, topic, 2) == [b"here"]
 
+    def test_the_ends_of_several_partitions(self, harness: BrokerHarness, reader: PartitionReader) -> None:
+        topic = harness.new_topic(5)
+        for partition in (1, 3):
+            harness.put(topic, [b"x"] * partition, partition)
+        assert reader.ends(topic, range(5)) == {0: 0, 1: 1, 2: 0, 3: 3, 4: 0} == {p: reader.end(topic, p) for p in range(5)}
+        assert reader.ends(topic, [3]) == {3: 3} and reader.ends(topic, []) == {}
+        with pytest.raises(UnknownTopic):
+            reader.ends(topic, [3, 5])
+
     # ------------------------------------------------------------------------------------------------------------------- outages
 
     def test_a_broker_that_is_away_says_so_and_comes_back(self, harness: BrokerHarness, reader: PartitionReader) -> None:

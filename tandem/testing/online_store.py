@@ -38,6 +38,7 @@ __all__ = ["DAY", "NOW", "US", "Bench", "OnlineStoreContract", "batch", "key", "
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
+MINUTE = timedelta(minutes=1)
 US = timedelta(microseconds=1)
 _numbers = itertools.count()
 
@@ -301,13 +302,13 @@ class OnlineStoreContract:
     def test_the_far_future_is_refused_and_the_rest_written(self, bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.ERROR):
             result = bench.write(
-                ("EWR", NOW + DAY, 1, 1.0), ("JFK", NOW + DAY + US, 1, 2.0), ("JFK", NOW, 1, 3.0), ("LGA", NOW + 9000 * DAY, 1, 4.0)
+                ("EWR", NOW + MINUTE, 1, 1.0), ("JFK", NOW + MINUTE + US, 1, 2.0), ("JFK", NOW, 1, 3.0), ("LGA", NOW + 9000 * DAY, 1, 4.0)
             )
         assert (result.written, result.stale, result.refused) == (2, 0, 2)
         assert len(caplog.messages) == 1
         assert "refused 2 of 4 rows" in caplog.text
         assert "JFK" in caplog.text
-        assert "2030-01-02T00:00:00.000001" in caplog.text
+        assert "2030-01-01T00:01:00.000001" in caplog.text
         assert (bench.x("EWR"), bench.x("JFK"), bench.x("LGA")) == (1.0, 3.0, None)
 
     def test_ttl_on_read_to_the_microsecond(self, bench: Bench) -> None:

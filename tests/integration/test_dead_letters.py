@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from typing import Any
@@ -13,7 +14,7 @@ from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from pipelines.services.kafka_broker import Broker
-from pipelines.sources.broker import BrokerAway, FetchResult, PartitionReader
+from pipelines.sources.broker import BrokerAway, FetchResult, LetterRefused, PartitionReader
 from pipelines.sources.kafka.dead_letters import KafkaDeadLetters, Value, producer_options
 from pipelines.sources.kafka.record_batches import Columns
 from pipelines.sources.letters import Letter
@@ -178,3 +179,38 @@ def test_the_time_to_deliver_bounds_all_parts(options: dict[str, Any]) -> None:
     found = producer_options(options, 3)
     assert (found["delivery_timeout_ms"], found["max_block_ms"], found["acks"], found["enable_idempotence"]) == (3000, 3000, "all", True)
     assert found["request_timeout_ms"] + found["linger_ms"] <= found["delivery_timeout_ms"]
+
+
+def test_a_record_that_expands_to_forty_megabytes(options: dict[str, Any], reader: PartitionReader) -> None:
+    """SECURITY H1: its dead letter is cut, with length and hash, and what comes after it is read."""
+    topic = new_topic(options)
+    with producer({**options, "max_request_size": 64 << 20}, compression_type="gzip") as p:
+        for value in (b"before", b" " * (40 << 20), b"after"):
+            p.send(topic, value, b"k").get(60)
+    polled = reader.poll(topic, 0, 0, 10_000, 5000)
+    while polled.next_offset < 3 and 1 not in polled.refused:
+        polled = reader.poll(topic, 0, polled.next_offset, 10_000, 5000)
+    assert list(polled.refused) == [1] and polled.offsets[-1] == 2 and polled.payloads[-1].as_py() == b"after"
+    row = int(np.flatnonzero(polled.offsets == 1)[0])
+    writer = KafkaDeadLetters(options, "dlq.large")
+    writer.write(topic, 0, "s", polled, np.array([row]), ["too_long"], [polled.refused[1]])
+    writer.close()
+    (found,) = letters(reader, "dlq.large")
+    assert (found.whole, found.key, found.value) == (False, b"k", b" " * (16 << 10))
+    assert f"41,943,040 bytes, SHA-256 {hashlib.sha256(b' ' * (40 << 20)).hexdigest()}" in found.detail
+
+
+def test_a_letter_is_made_as_short_as_its_topic_wants(options: dict[str, Any], reader: PartitionReader) -> None:
+    """SECURITY H1: a dead-letter topic that was made with the broker's usual limit, or a smaller one."""
+    value = b"x" * 300_000
+    polled = polled_of(options, reader, [(b"key", value, [("trace", b"y" * 30_000)]), (b"small", b"{}", [])])
+    topic = new_topic(options, max_message_bytes="100000")
+    writer = KafkaDeadLetters(options, topic)
+    for _ in range(2):
+        writer.write("t", 0, "s", polled, np.array([0, 1]), ["r", "r"], ["why", "why"])
+    found = letters(reader, topic)[-2:]
+    assert [(a.whole, a.key, len(a.value or b""), len(a.headers)) for a in found] == [(False, b"key", 16 << 10, 0), (True, b"small", 2, 0)]
+    assert found[0].detail.startswith("why; the record's value of 300,000 bytes (SHA-256 ") and found[1].detail == "why"
+    tiny = new_topic(options, max_message_bytes="300")
+    with pytest.raises(LetterRefused, match=r"larger than the topic takes; raise its max\.message\.bytes"):
+        KafkaDeadLetters(options, tiny).write("t", 0, "s", polled, np.array([1]), ["r"], ["why"])

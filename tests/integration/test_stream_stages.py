@@ -156,14 +156,14 @@ def test_an_empty_partition_holds_nobody_back(world: World) -> None:
 def test_an_idle_partition_holds_back_until_it_is_known_to_be_idle(world: World) -> None:
     for partition in (0, 1):
         send(world, [p for n, p in enumerate(GOOD) if n % 2 == partition], partition)
-    first = payment(900, T0 + 20 * MINUTE)
-    send(world, [first], 2)
+    first, second = payment(900, T0 + 20 * MINUTE), payment(901, T0 + 20 * MINUTE)  # one alone begins no time
+    send(world, [first, second], 2)
     world.run()
-    assert plain(world.rows()) == expected(world, [*GOOD, first], T0 + 15 * MINUTE)
+    assert plain(world.rows()) == expected(world, [*GOOD, first, second], T0 + 15 * MINUTE)
     world.stream = StreamSettings(shards=2, clock="replay", idle_seconds=0.001)
     world.run(replace(world.spec(), until=None, one_tick=False), ticks=5)
     assert world.report(2)["idle"]
-    assert plain(world.rows()) == expected(world, [*GOOD, first], (T0 + 238 * MINUTE - MINUTE) // (5 * MINUTE) * (5 * MINUTE))
+    assert plain(world.rows()) == expected(world, [*GOOD, first, second], (T0 + 238 * MINUTE - MINUTE) // (5 * MINUTE) * (5 * MINUTE))
 
 
 def test_the_wall_clock_moves_idle_partitions_but_not_through_years(world: World) -> None:

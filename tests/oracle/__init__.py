@@ -7,6 +7,7 @@ dicts, exact fractions and ``math``.
 * :func:`rows` the feature rows of a group over a range of boundaries;
 * :func:`point_in_time_join` the brute-force join of a spine with feature rows;
 * :func:`newest` what an online store must hold;
+* :mod:`tests.oracle.stream_time` how far event time is in a partition, and what comes too late;
 * :mod:`tests.oracle.compare` bit-for-bit comparison with Arrow batches;
 * :mod:`tests.oracle.strategies` Hypothesis strategies for groups, events and the ways to split them.
 """

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from tests.oracle.compare import differences, to_dicts
 from tests.oracle.strategies import to_batch
+from tests.oracle.stream_time import IN_A_ROW, reached, verdicts
 from transforms.aggregates import merge, tile
 from transforms.contract import Checked
 from transforms.definitions import EventSource, FeatureGroup, micros
@@ -37,6 +38,18 @@ class Partition:
     start: int
     records: list[tuple[int, Event | None]]
     end: int
+    limit: int | None = None
+    """How far an event may lie ahead and move event time alone; None: however far."""
+
+    def times(self, source: EventSource, before: int | None = None) -> list[int]:
+        """The times of the good records, of those before an offset."""
+        return [e[source.event_time] for o, e in self.records if e is not None and (before is None or o < before)]
+
+    def reached(self, source: EventSource, before: int) -> tuple[int, tuple[int, ...]]:
+        """Event time before an offset (NEVER: it has not begun), and the leaps that it does not believe."""
+        slack, late = micros(source.out_of_orderness), micros(source.allowed_lateness)
+        now, row = reached(self.times(source, before), None if self.limit is None else max(self.limit, slack + late))
+        return NEVER if now is None else now, tuple(row)
 
 
 Logs = dict[str, list[Partition]]
@@ -45,20 +58,10 @@ Logs = dict[str, list[Partition]]
 
 def judged(partition: Partition, source: EventSource, begin: int | None = None) -> list[tuple[int, Event, str]]:
     """(offset, event, "in", "late" or "before") of each good record, word by word as specified."""
-    out, greatest = [], None
-    for offset, event in partition.records:
-        if event is None:
-            continue
-        at = event[source.event_time]
-        if begin is not None and at < begin:
-            verdict = "before"
-        elif greatest is not None and at < greatest - micros(source.out_of_orderness) - micros(source.allowed_lateness):
-            verdict = "late"
-        else:
-            verdict = "in"
-        out.append((offset, event, verdict))
-        greatest = at if greatest is None or at > greatest else greatest
-    return out
+    slack, late = micros(source.out_of_orderness), micros(source.allowed_lateness)
+    said = verdicts(partition.times(source), slack, late, partition.limit, begin)
+    good = [(o, e) for o, e in partition.records if e is not None]
+    return [(o, e, verdict) for (o, e), verdict in zip(good, said, strict=True)]
 
 
 def in_time(
@@ -70,8 +73,8 @@ def in_time(
 
 
 def newest_time(partition: Partition, source: EventSource, before: int) -> int:
-    """The greatest event time of the records before an offset; NEVER if there is none."""
-    return max((e[source.event_time] for o, e in partition.records if e is not None and o < before), default=NEVER)
+    """The event time that the records before an offset reach; NEVER if there is none."""
+    return partition.reached(source, before)[0]
 
 
 def boundary(partitions: list[Partition], group: FeatureGroup) -> int | None:
@@ -97,14 +100,17 @@ def disordered(rng: random.Random, log: list[Event], source: EventSource, reach:
     return sorted(log, key=lambda e: e[source.event_time] + rng.choice(shifts))
 
 
-def partitioned(rng: random.Random, log: list[Event], source: EventSource, count: int, closing: int | None) -> list[Partition]:
-    """The log over ``count`` partitions, with bad records and missing offsets; ``closing``: each ends with an event of that time."""
+def partitioned(
+    rng: random.Random, log: list[Event], source: EventSource, count: int, closing: int | None, limit: int | None = None
+) -> list[Partition]:
+    """The log over ``count`` partitions, with bad records and missing offsets; ``closing``: each ends with an event of that time, and with
+    a ``limit`` with so many that it is believed."""
     hands: list[list[Event | None]] = [[] for _ in range(count)]
     for event in log:
         hands[rng.randrange(count)].append(event)
     if closing is not None and log:
         for hand in hands:
-            hand.append({**rng.choice(log), source.event_time: closing})
+            hand += [{**rng.choice(log), source.event_time: closing} for _ in range(1 if limit is None else IN_A_ROW)]
     out = []
     for hand in hands:
         for _ in range(rng.randrange(3)):
@@ -115,7 +121,7 @@ def partitioned(rng: random.Random, log: list[Event], source: EventSource, count
             at += rng.choice([0, 0, 0, 1, 3])
             records.append((at, record))
             at += 1
-        out.append(Partition(start, records, at + rng.choice([0, 0, 1, 2])))
+        out.append(Partition(start, records, at + rng.choice([0, 0, 1, 2]), limit))
     return out
 
 
@@ -140,17 +146,19 @@ class Poller:
     next: int
     newest: int
     begin: int = NEVER
+    leaps: tuple[int, ...] = ()
 
     def poll(self, groups: Mapping[str, FeatureGroup], shards: int, upto: int, idle: bool = False, watermark: int = NEVER) -> list[Element]:
         """An element for each shard with the records before ``upto``."""
         records = [(o, e) for o, e in self.partition.records if self.next <= o < upto]
         verdict, offsets = checked(records, self.source)
-        taken = split_late(verdict, offsets, self.source, self.newest, self.begin)
+        taken = split_late(verdict, offsets, self.source, self.newest, self.begin, self.leaps, self.partition.limit)
         mark = max(watermark, watermark_of(self.source, taken.newest))
         span = OffsetRange(
-            self.source.name, self.number, self.partitions, self.start, self.next, upto, self.newest, taken.newest, mark, idle
-        )
-        self.next, self.newest = upto, taken.newest
+            self.source.name, self.number, self.partitions, self.start, self.next, upto, self.newest, taken.newest, mark, idle,
+            self.leaps, taken.leaps, taken.greatest,
+        )  # fmt: skip
+        self.next, self.newest, self.leaps = upto, taken.newest, taken.leaps
         out = []
         events = pa.RecordBatch.from_arrays([*taken.events.columns, pa.array(taken.offsets)], names=[*taken.events.schema.names, OFFSET])
         for shard in range(shards):
@@ -170,6 +178,7 @@ class Stop:
     output_watermark: dict[str, int | None]
     needed: dict[tuple[str, int], tuple[int, int]]
     done: dict[tuple[str, int], int]
+    leaps: dict[tuple[str, int], tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass
@@ -230,8 +239,9 @@ class Stream:
         for number, partition in enumerate(self.logs[source][:count]):
             if not any(p.number == number and p.source.name == source for p in self.pollers):
                 start, newest = self.stop_before.needed.get((source, number), (partition.start, NEVER))
+                leaps = self.stop_before.leaps.get((source, number), ())
                 at = NEVER if self.begin is None else self.begin
-                self.pollers.append(Poller(self.sources[source], partition, number, count, start, start, newest, at))
+                self.pollers.append(Poller(self.sources[source], partition, number, count, start, start, newest, at, leaps))
 
     def poll(self, poller: Poller, **more: Any) -> None:
         """Read on a random span, perhaps none."""
@@ -246,8 +256,7 @@ class Stream:
         """A restart reads again from anywhere behind, in other pieces."""
         at = self.rng.randint(poller.start, poller.next)
         poller.next = at
-        early = newest_time(poller.partition, poller.source, at)
-        poller.newest = early
+        poller.newest, poller.leaps = poller.partition.reached(poller.source, at)
 
     def deliver(self, element: Element) -> Folded | None:
         """Hand an element to its shard: folded, dropped, or kept under way when a gap lies before it."""
@@ -371,17 +380,19 @@ class Stream:
         before = self.stop_before
         needed: dict[tuple[str, int], tuple[int, int]] = {}
         done: dict[tuple[str, int], int] = {}
+        leaps: dict[tuple[str, int], tuple[int, ...]] = {}
         for source in self.sources:
             points = []
             for shard in self.shards:
                 # What a shard has not heard of yet is as the run before left it.
-                point = {n: (before.needed[s, n], before.done[s, n]) for s, n in before.done if s == source}
-                point |= {n: (at, shard.delivered(source, n)) for n, at in shard.needed()[source].items()}
+                point = {n: (before.needed[s, n], before.done[s, n], before.leaps[s, n]) for s, n in before.done if s == source}
+                known = shard.partitions[source]
+                point |= {n: (at, shard.delivered(source, n), known[n].needed_leaps) for n, at in shard.needed()[source].items()}
                 points.append(point)
             for number in set.intersection(*(set(p) for p in points)):
-                needed[source, number] = min(p[number][0] for p in points)
+                needed[source, number], _, leaps[source, number] = min((p[number] for p in points), key=lambda p: p[0][0])
                 done[source, number] = min(p[number][1] for p in points)
-        return Stop(output_watermark, needed, done)
+        return Stop(output_watermark, needed, done, leaps)
 
 
 def _key(value: Any) -> Any:

@@ -59,7 +59,7 @@ def replay(
             producer = _fencing(options, topic)
         # After the fencing: what another replay committed is in the ledger, and it can commit no more.
         done, seen = replayed(reader, topic), set[str]()
-        counts: dict[str, Any] = {"replayed": Counter(), "already": 0, "repeats": 0, "foreign": 0, "dry_run": dry_run}
+        counts: dict[str, Any] = {"replayed": Counter(), "already": 0, "repeats": 0, "foreign": 0, "cut": 0, "dry_run": dry_run}
         partitions: dict[str, int] = {}
         written: dict[tuple[str, int], int] = {}
         batch: list[Letter] = []
@@ -73,6 +73,9 @@ def replay(
                 counts["repeats"] += 1
                 continue
             seen.add(letter.identity)
+            if not letter.whole:
+                counts["cut"] += 1
+                continue
             if letter.identity in done:
                 counts["already"] += 1
                 continue

@@ -11,9 +11,9 @@ from kafka import KafkaAdminClient, KafkaProducer
 from kafka import errors as kafka_errors
 from kafka.serializer import Serializer
 
-from pipelines.sources.broker import BrokerAway, FetchResult, Ints, UnknownTopic
+from pipelines.sources.broker import BrokerAway, FetchResult, Ints, LetterRefused, UnknownTopic
 from pipelines.sources.kafka.connection import KafkaConnection, refused
-from pipelines.sources.letters import letters_of
+from pipelines.sources.letters import Letter, letters_of
 from transforms.errors import StoreError
 
 __all__ = ["KafkaDeadLetters", "Value", "ensure_topic", "failed", "producer_options", "sendable"]
@@ -21,6 +21,7 @@ __all__ = ["KafkaDeadLetters", "Value", "ensure_topic", "failed", "producer_opti
 DELIVERY_SECONDS = 30.0
 MAX_BYTES = 32 << 20
 """The largest dead letter: well above the largest record that brokers take by default (1 MB), as it carries headers more."""
+_TOO_LARGE = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)
 _TOPIC = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1", "max.message.bytes": str(MAX_BYTES)}
 
 
@@ -50,21 +51,29 @@ class KafkaDeadLetters:
         """Write these rows of a fetch, and return when every replica in sync has them (acks=all).
 
         ``rows`` int64 [N], with a reason and a detail each. Raises BrokerAway when nobody answers, StoreError when a letter cannot
-        be written; some may have been written then, so that writing all of them again repeats them.
+        be written (LetterRefused: the topic takes not even shortened ones); some may have been written then, so that writing all of
+        them again repeats them. What is too large for the topic is written shortened.
         """
         letters = letters_of(topic, partition, source_name, fetched, rows, reasons, details)
         if not letters:
             return
         with self._lock:
             try:
-                producer = self._connected()
-                sent = [producer.send(self.topic, Value(a.value), a.key, sendable(a.headers + a.own_headers())) for a in letters]
-                producer.flush(self._seconds)
-                for future in sent:
-                    future.get(0)
+                try:
+                    self._send(letters)
+                except _TOO_LARGE:  # for the topic as it is
+                    self._drop()
+                    self._send([a.shortened() for a in letters])
             except kafka_errors.KafkaError as error:
                 self._drop()  # its sequence numbers may have a hole now
                 raise failed(error, f"dead letters cannot be written to topic {self.topic!r}", self._options) from None
+
+    def _send(self, letters: list[Letter]) -> None:
+        producer = self._connected()
+        sent = [producer.send(self.topic, Value(a.value), a.key, sendable(a.headers + a.own_headers())) for a in letters]
+        producer.flush(self._seconds)
+        for future in sent:
+            future.get(0)
 
     def close(self) -> None:
         """Disconnect; a later write connects again."""
@@ -149,8 +158,8 @@ def failed(error: Exception, what: str, options: Mapping[str, Any]) -> Exception
     """Our error for kafka-python's."""
     if isinstance(error, kafka_errors.AuthorizationError):
         return refused(f"write: {what}")
-    if isinstance(error, (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)):
-        return StoreError(f"{what}: a record is larger than the topic takes; raise its max.message.bytes")
+    if isinstance(error, _TOO_LARGE):
+        return LetterRefused(f"{what}: a record is larger than the topic takes; raise its max.message.bytes")
     if isinstance(error, kafka_errors.RetriableError):
         return BrokerAway(f"{what}: no answer from Kafka at {','.join(options['bootstrap_servers'])} ({type(error).__name__})")
     return StoreError(f"{what}: {error!r}; see the broker's log")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -18,7 +19,7 @@ from kafka import errors as kafka_errors
 from kafka.future import Future
 from kafka.protocol.consumer import FetchRequest, IsolationLevel, ListOffsetsRequest, OffsetSpec
 
-from pipelines.sources.broker import BrokerAway, FetchResult, OffsetGone, PartitionReader, TopicReplaced, UnknownTopic
+from pipelines.sources.broker import BrokerAway, DamagedLog, FetchResult, OffsetGone, PartitionReader, TopicReplaced, UnknownTopic
 from pipelines.sources.kafka.connection import ANSWER_SECONDS, KafkaConnection, refused
 from pipelines.sources.kafka.record_batches import Columns, decode
 from transforms.errors import StoreError
@@ -83,6 +84,10 @@ class KafkaPartitionReader(PartitionReader):
         """The offset where committed records end: where an open transaction begins, or the log ends. Raises as ``start``."""
         return self._list_offset(topic, partition, OffsetSpec.LATEST)
 
+    def ends(self, topic: str, partitions: Collection[int]) -> dict[int, int]:
+        """:meth:`end` of several partitions by one request to each of their leaders."""
+        return self._list_offsets(topic, partitions, OffsetSpec.LATEST) if partitions else {}
+
     def poll(self, topic: str, partition: int, offset: int, max_records: int, timeout_ms: int) -> FetchResult:
         """Up to ``max_records`` records from ``offset`` on; waits up to ``timeout_ms`` for the first.
 
@@ -117,6 +122,7 @@ class KafkaPartitionReader(PartitionReader):
                 at_end=at_end,
                 identity=str(part.identity or ""),
                 columns=taken,
+                refused={offset: line for offset, (_, line) in taken.cut.items()},
             )
 
     def close(self) -> None:
@@ -144,7 +150,12 @@ class KafkaPartitionReader(PartitionReader):
                 elif problem is kafka_errors.NoError and found is not None:
                     part.end = found.last_stable_offset if found.last_stable_offset >= 0 else found.high_watermark
                     aborted = [(a.producer_id, a.first_offset) for a in found.aborted_transactions or []]
-                    part.held = decode(bytes(found.records or b""), offset, aborted)
+                    try:
+                        part.held = decode(bytes(found.records or b""), offset, aborted)
+                    except DamagedLog as error:
+                        where = f"{topic}/{partition}"
+                        line = f"{where}: {error}; leave it out with: tandem stream skip {where}/{max(error.first, offset)} --reason '...'"
+                        raise DamagedLog(line, max(error.first, offset), error.following) from None
                     if part.held.next_offset > offset or fresh:
                         part.epoch = part.held.epoch if part.held.epoch >= 0 else part.epoch
                         return fresh
@@ -220,23 +231,38 @@ class KafkaPartitionReader(PartitionReader):
         return leader, info.id
 
     def _list_offset(self, topic: str, partition: int, which: OffsetSpec) -> int:
+        return self._list_offsets(topic, [partition], which)[partition]
+
+    def _list_offsets(self, topic: str, partitions: Collection[int], which: OffsetSpec) -> dict[int, int]:
+        """One request for each broker that leads some of the partitions."""
         until = time.monotonic() + self._connection.patience()
-        kind = ListOffsetsRequest.ListOffsetsTopic
+        kind, found, left = ListOffsetsRequest.ListOffsetsTopic, dict[int, int](), sorted(partitions)
         while True:
-            problem = None
+            problem, asked = None, left[0]
             try:
-                leader, _ = self._leader(topic, partition)
-                wanted = kind.ListOffsetsPartition(partition_index=partition, current_leader_epoch=-1, timestamp=which)
-                request = ListOffsetsRequest(
-                    isolation_level=IsolationLevel.READ_COMMITTED, topics=[kind(name=topic, partitions=[wanted])], min_version=2
-                )
-                found = self._connection.wait(self._connection.send(leader, request, until), until).topics[0].partitions[0]
-                problem = kafka_errors.for_code(found.error_code)
-                if problem is kafka_errors.NoError:
-                    return int(found.offset)
+                by_leader: dict[int, list[Any]] = {}
+                for asked in left:
+                    wanted = kind.ListOffsetsPartition(partition_index=asked, current_leader_epoch=-1, timestamp=which)
+                    by_leader.setdefault(self._leader(topic, asked)[0], []).append(wanted)
+                sent = []
+                for leader, each in by_leader.items():
+                    request = ListOffsetsRequest(
+                        isolation_level=IsolationLevel.READ_COMMITTED, topics=[kind(name=topic, partitions=each)], min_version=2
+                    )
+                    sent.append(self._connection.send(leader, request, until))
+                for future in sent:
+                    for answer in self._connection.wait(future, until).topics[0].partitions:
+                        error = kafka_errors.for_code(answer.error_code)
+                        if error is kafka_errors.NoError:
+                            found[int(answer.partition_index)] = int(answer.offset)
+                        else:
+                            problem, asked = error, int(answer.partition_index)
             except kafka_errors.RetriableError:
                 pass
-            self._resolve(topic, partition, which, problem, until)
+            left = [partition for partition in left if partition not in found]
+            if not left:
+                return found
+            self._resolve(topic, asked if asked in left else left[0], which, problem, until)
 
     def _gone(self, topic: str, partition: int, offset: int) -> OffsetGone:
         first, end = self.start(topic, partition), self.end(topic, partition)

@@ -9,17 +9,29 @@ left out, a control batch carries the marker that ends one).
 
 from __future__ import annotations
 
-import gzip
+import hashlib
 import struct
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from crc32c import crc32c
 
-from pipelines.sources.broker import Ints, Original
+from pipelines.sources.broker import DamagedLog, Ints, Original
+from pipelines.sources.kafka.compression import expand
+from pipelines.sources.kafka.large_batches import (
+    HEAD_BYTES,
+    MAX_COUNT,
+    MAX_FETCH_BYTES,
+    MAX_RECORD_BYTES,
+    Cut,
+    bytes_at,
+    read_part,
+    too_large,
+    varint,
+)
 from transforms.errors import DataError
 
 __all__ = ["Columns", "decode"]
@@ -29,8 +41,6 @@ _LENGTH = struct.Struct(">qi")
 _MAGIC_AT = struct.calcsize(">qii")
 _CRC_FROM = struct.calcsize(">qiibI")
 _COMPRESSION, _LOG_APPEND, _TRANSACTIONAL, _CONTROL = 0x07, 0x08, 0x10, 0x20
-_LARGEST = 2**31 - 1
-_XERIAL = b"\x82SNAPPY\x00"
 
 
 @dataclass(frozen=True)
@@ -39,7 +49,8 @@ class Columns:
 
     ``offsets`` and ``timestamps_us`` int64 [N], ``payloads`` binary [N] (null: a tombstone), ``next_offset``: the position after all of
     them, past transaction markers, aborted records and what compaction removed. ``data`` uint8 and ``keys_at`` int64 [N] find keys
-    and headers again. ``epoch``: the leader's when it took the last batch.
+    and headers again. ``epoch``: the leader's when it took the last batch. ``cut``: of records that are too large, by offset, what is
+    kept of them; their payload is null.
     """
 
     offsets: Ints
@@ -49,6 +60,7 @@ class Columns:
     data: npt.NDArray[np.uint8]
     keys_at: Ints
     epoch: int = -1
+    cut: Mapping[int, tuple[Original, str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -58,21 +70,25 @@ class Columns:
         after = int(self.offsets[last]) if last < len(self) else self.next_offset
         payloads = self.payloads.slice(first, last - first)
         keys_at = self.keys_at[first:last]
-        return Columns(self.offsets[first:last], self.timestamps_us[first:last], payloads, after, self.data, keys_at, self.epoch)
+        stamps = self.timestamps_us[first:last]
+        return Columns(self.offsets[first:last], stamps, payloads, after, self.data, keys_at, self.epoch, self.cut)
 
     def original(self, rows: Iterable[int]) -> list[Original]:
         """Key, value and headers of a few rows, for dead letters. Raises DataError when they are damaged."""
         found: list[Original] = []
         data = memoryview(self.data.data)
         for row in rows:
+            if (kept := self.cut.get(int(self.offsets[row]))) is not None:
+                found.append(kept[0])
+                continue
             try:
-                key, at = _bytes(data, int(self.keys_at[row]))
-                value, at = _bytes(data, at)
-                count, at = _varint(data, at)
+                key, at = bytes_at(data, int(self.keys_at[row]))
+                value, at = bytes_at(data, at)
+                count, at = varint(data, at)
                 headers = []
                 for _ in range(count):
-                    name, at = _bytes(data, at)
-                    content, at = _bytes(data, at)
+                    name, at = bytes_at(data, at)
+                    content, at = bytes_at(data, at)
                     headers.append(((name or b"").decode("utf-8", "replace"), content))
             except IndexError:
                 raise DataError(f"record at offset {self.offsets[row]}: its headers are cut off; the topic's data is damaged") from None
@@ -83,8 +99,10 @@ class Columns:
 def decode(records: bytes, offset: int, aborted: Sequence[tuple[int, int]] = ()) -> Columns:
     """The committed records at or after ``offset`` in the record batches of one fetch; an incomplete last batch is left for the next fetch.
 
-    ``aborted``: (producer id, first offset) of the aborted transactions that the broker named. Raises DataError on damage (every
-    batch's CRC is checked), on formats older than Kafka 0.11 and on unknown compression.
+    ``aborted``: (producer id, first offset) of the aborted transactions that the broker named. What expands to more than
+    :data:`~pipelines.sources.kafka.large_batches.MAX_FETCH_BYTES` is left for the next fetch too, within a batch if need be. Raises
+    :class:`DamagedLog` on damage (every batch's CRC is checked), on formats older than Kafka 0.11 and on unknown compression; what
+    comes before such a batch is given out first.
     """
     view = memoryview(records)
     pending = sorted(aborted, key=lambda a: a[1], reverse=True)
@@ -92,49 +110,88 @@ def decode(records: bytes, offset: int, aborted: Sequence[tuple[int, int]] = ())
     pieces: list[memoryview | bytes] = []
     spans: list[tuple[int, int, int]] = []  # of each batch kept: where its records begin and end in the joined pieces, and how many
     bases: list[tuple[int, int, int]] = []  # its first offset, first timestamp, and the timestamp that the broker gave to all (else -1)
-    at, joined, next_offset, epoch = 0, 0, offset, -1
+    at, joined, total, next_offset, epoch = 0, 0, 0, offset, -1
+    cut: Cut = {}
+    lasts: list[int] = []
     while at + _BATCH.size <= len(view):
         first, length = _LENGTH.unpack_from(view, at)
         end = at + _LENGTH.size + length
         if end > len(view):
             break
-        if (magic := view[at + _MAGIC_AT]) != 2:
-            raise DataError(f"record batch at offset {first}: message format {magic} is of before Kafka 0.11; rewrite the topic")
-        _, _, epoch, _, crc, attributes, last_delta, first_ms, last_ms, producer, _, _, count = _BATCH.unpack_from(view, at)
-        if crc32c(view[at + _CRC_FROM : end]) != crc:
-            raise DataError(f"record batch at offset {first}: wrong checksum; the log or the way from it is damaged")
-        body = view[at + _BATCH.size : end]
-        last = first + last_delta
-        at, next_offset = end, max(next_offset, last + 1)
-        if producer >= 0:
-            while pending and pending[-1][1] <= last:
-                aborting.add(pending.pop()[0])
-            if attributes & _CONTROL and _aborts(body):
-                aborting.discard(producer)
-        if attributes & _CONTROL or last < offset or not count or (attributes & _TRANSACTIONAL and producer in aborting):
-            continue
-        piece = decompress(attributes & _COMPRESSION, body)
-        pieces.append(piece)
-        spans.append((joined, joined + len(piece), count))
-        bases.append((first, first_ms, last_ms if attributes & _LOG_APPEND else -1))
-        joined += len(piece)
-        if joined > _LARGEST:
-            raise DataError(f"record batch at offset {first}: {joined:,} bytes uncompressed are too many at once; produce smaller batches")
-    columns = _columns(b"".join(pieces), spans, bases, next_offset, epoch)
+        last = first
+        try:
+            if length < _BATCH.size - _LENGTH.size:
+                raise DataError(f"record batch at offset {first}: a length of {length} bytes; the topic's data is damaged")
+            if (magic := view[at + _MAGIC_AT]) != 2:
+                raise DataError(f"record batch at offset {first}: message format {magic} is of before Kafka 0.11; rewrite the topic")
+            _, _, leader, _, crc, attributes, last_delta, first_ms, last_ms, producer, _, _, count = _BATCH.unpack_from(view, at)
+            if crc32c(view[at + _CRC_FROM : end]) != crc:
+                raise DataError(f"record batch at offset {first}: wrong checksum; the log or the way from it is damaged")
+            body, last = view[at + _BATCH.size : end], first + max(last_delta, 0)
+            if producer >= 0:
+                while pending and pending[-1][1] <= last:
+                    aborting.add(pending.pop()[0])
+                if attributes & _CONTROL and _aborts(body):
+                    aborting.discard(producer)
+            following: int | None = None
+            if not (attributes & _CONTROL or last < offset or not count or (attributes & _TRANSACTIONAL and producer in aborting)):
+                codec, room = attributes & _COMPRESSION, MAX_FETCH_BYTES - joined
+                piece = expand(codec, body, room) if total + count <= MAX_COUNT else None
+                if piece is None:
+                    if pieces:
+                        break  # alone, the next time
+                    part = read_part(codec, body, first, last, count, offset, room)
+                    piece, count, following = b"".join(part.pieces), part.count, part.next_offset
+                    cut.update(part.cut)
+                pieces.append(piece)
+                spans.append((joined, joined + len(piece), count))
+                bases.append((first, first_ms, last_ms if attributes & _LOG_APPEND else -1))
+                joined, total = joined + len(piece), total + count
+        except DataError as error:
+            if pieces:
+                break
+            raise DamagedLog(str(error), first, max(last, offset) + 1) from None
+        lasts += [last] * (len(spans) - len(lasts))
+        epoch, at = leader, end
+        if following is not None:
+            next_offset = following
+            break
+        next_offset = max(next_offset, last + 1)
+    try:
+        columns = _columns(b"".join(pieces), spans, bases, next_offset, epoch, cut)
+    except DataError:
+        columns = _before_damage(pieces, spans, bases, lasts, offset, epoch)
     skip = int(np.searchsorted(columns.offsets, offset))
     return columns.slice(skip, len(columns)) if skip else columns
 
 
-def _columns(joined: bytes, spans: list[tuple[int, int, int]], bases: list[tuple[int, int, int]], next_offset: int, epoch: int) -> Columns:
-    """All records of the joined bodies of batches."""
+def _before_damage(
+    pieces: list[memoryview | bytes], spans: list[tuple[int, int, int]], bases: list[tuple[int, int, int]], lasts: list[int], offset: int,
+    epoch: int,
+) -> Columns:  # fmt: skip
+    """The records of the batches before the one that is damaged. Raises DamagedLog where that is the first."""
+    for n, (piece, (begin, end, count), base) in enumerate(zip(pieces, spans, bases, strict=True)):
+        try:
+            _columns(bytes(piece), [(0, end - begin, count)], [base], lasts[n] + 1, epoch, {})
+        except DataError as error:
+            if n == 0:
+                raise DamagedLog(str(error), base[0], max(lasts[0], offset) + 1) from None
+            return _columns(b"".join(pieces[:n]), spans[:n], bases[:n], base[0], epoch, {})
+    raise AssertionError("every batch can be read alone")
+
+
+def _columns(
+    joined: bytes, spans: list[tuple[int, int, int]], bases: list[tuple[int, int, int]], next_offset: int, epoch: int, cut: Cut
+) -> Columns:
+    """All records of the joined bodies of batches; what is too large is added to ``cut``."""
     data = np.frombuffer(joined, np.uint8)
     try:
         begins, ends = _bounds(joined, spans)
         base = np.repeat(np.array(bases, np.int64).reshape(-1, 3), [count for _, _, count in spans], axis=0)
         delta_ms, at = _varints(data, begins + 1)  # after the attributes, which mean nothing yet
         delta, keys_at = _varints(data, at)
-        key_size, at = _varints(data, keys_at)
-        value_size, values_at = _varints(data, at + np.maximum(key_size, 0))
+        key_size, key_begins = _varints(data, keys_at)
+        value_size, values_at = _varints(data, key_begins + np.maximum(key_size, 0))
         values_end = values_at + np.maximum(value_size, 0)
         headers, after = _varints(data, values_end)
     except IndexError:
@@ -142,8 +199,15 @@ def _columns(joined: bytes, spans: list[tuple[int, int, int]], bases: list[tuple
     if (after > ends).any() or ((headers == 0) & (after != ends)).any() or (headers < 0).any():
         raise DataError(f"records before offset {next_offset}: a record's fields do not fill it; the topic's data is damaged")
     timestamps_ms = np.where(base[:, 2] >= 0, base[:, 2], base[:, 1] + delta_ms)
-    payloads = _binary(joined, values_at, values_end, value_size < 0)
-    return Columns(base[:, 0] + delta, timestamps_ms * 1000, payloads, next_offset, data, keys_at, epoch)
+    offsets = base[:, 0] + delta
+    large = ends - begins > MAX_RECORD_BYTES
+    for row in np.flatnonzero(large).tolist():
+        value = memoryview(joined)[values_at[row] : values_end[row]]
+        line = too_large(int(ends[row] - begins[row]), int(value_size[row]), hashlib.sha256(value).hexdigest(), len(value))
+        key = None if key_size[row] < 0 else joined[key_begins[row] : key_begins[row] + min(int(key_size[row]), HEAD_BYTES)]
+        cut[int(offsets[row])] = ((key, bytes(value[:HEAD_BYTES]), []), line)
+    payloads = _binary(joined, values_at, values_end, (value_size < 0) | large)
+    return Columns(offsets, timestamps_ms * 1000, payloads, next_offset, data, keys_at, epoch, cut)
 
 
 def _bounds(data: bytes, spans: list[tuple[int, int, int]]) -> tuple[Ints, Ints]:
@@ -203,71 +267,8 @@ def _binary(data: bytes, begins: Ints, ends: Ints, null: npt.NDArray[np.bool_]) 
 
 def _aborts(body: memoryview) -> bool:
     """Whether a control batch ends a transaction by abort: its one record's key is (version int16, type int16), type 0 for abort."""
-    _, at = _varint(body, 0)
-    _, at = _varint(body, at + 1)  # after the attributes: the timestamp's delta
-    _, at = _varint(body, at)  # the offset's delta
-    key, _ = _bytes(body, at)
+    _, at = varint(body, 0)
+    _, at = varint(body, at + 1)  # after the attributes: the timestamp's delta
+    _, at = varint(body, at)  # the offset's delta
+    key, _ = bytes_at(body, at)
     return key is not None and len(key) >= 4 and key[2:4] == b"\x00\x00"
-
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte <= 0x7F:
-            return (value >> 1) ^ -(value & 1), at
-        shift += 7
-
-
-def _bytes(data: memoryview, at: int) -> tuple[bytes | None, int]:
-    size, at = _varint(data, at)
-    if size < 0:
-        return None, at
-    if at + size > len(data):
-        raise IndexError
-    return bytes(data[at : at + size]), at + size
-
-
-def decompress(codec: int, body: memoryview) -> memoryview | bytes:
-    """The records of a batch by its compression (0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd). Raises DataError.
-
-    By Arrow's codecs: kafka-python wants a package more for each.
-    """
-    if codec == 0:
-        return body
-    try:
-        if codec == 1:
-            return gzip.decompress(body)
-        if codec == 2:
-            return _snappy(body)
-        if codec in (3, 4):
-            with pa.CompressedInputStream(pa.BufferReader(pa.py_buffer(body)), "lz4" if codec == 3 else "zstd") as stream:
-                return bytes(stream.read())
-    except (OSError, EOFError, pa.ArrowInvalid, IndexError, struct.error) as error:
-        raise DataError(f"a compressed record batch cannot be read: {error}; the topic's data is damaged") from None
-    raise DataError(f"a record batch is compressed by codec {codec}, unknown here; have the producer use gzip, snappy, lz4 or zstd")
-
-
-def _snappy(body: memoryview) -> bytes:
-    """Snappy as Java writes it (a header, then length and block, again and again), or one plain block."""
-    if bytes(body[:8]) != _XERIAL:
-        return _snappy_block(body)
-    blocks, at = [], 16
-    while at < len(body):
-        (size,) = struct.unpack_from(">i", body, at)
-        at += 4 + size
-        blocks.append(_snappy_block(body[at - size : at]))
-    return b"".join(blocks)
-
-
-def _snappy_block(block: memoryview) -> bytes:
-    size = shift = at = 0  # the size when uncompressed comes first, as a plain varint
-    while True:
-        byte = block[at]
-        size |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte <= 0x7F:
-            break
-    return bytes(pa.decompress(pa.py_buffer(block), decompressed_size=size, codec="snappy", asbytes=True))

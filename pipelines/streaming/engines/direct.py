@@ -59,9 +59,6 @@ class _DirectJob(EngineJob):
         """A pass that had to leave something out is a failure: it is made again, or ends the stream where that would not help."""
         if self.thread.is_alive():
             return None
-        for report in self.job_state.reports().values():
-            if report.get("paused"):
-                self.job_state.fail(f"{report['paused']} (this engine cannot wait for it)")
         return 1 if self.failed is not None or self._away() else 0
 
     def _away(self) -> list[str]:

@@ -33,7 +33,7 @@ __all__ = [
 
 PARTITION, GROUP = "_partition", "_group"
 STATE_FORMAT = 3
-"""Of what the steps keep in Beam's state; 1 had no number, 1 and 2 were pickles."""
+"""Of what the steps keep in Beam's state; 1 had no number, 1 and 2 were pickles, without leaps."""
 
 
 @dataclass(frozen=True)

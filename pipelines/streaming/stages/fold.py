@@ -126,20 +126,30 @@ class FoldShard(beam.DoFn):
         """The checkpoint: holds once everything emitted before was delivered."""
         start = self.spec.start
         needed = shard.needed()
-        partitions: dict[str, dict[str, dict[str, int]]] = {}
+        partitions: dict[str, dict[str, dict[str, Any]]] = {}
         for source, known in shard.partitions.items():
             out = partitions.setdefault(source, {})
             for n, (offset, newest) in start.offsets.get(source, {}).items():
                 if n not in known:  # not heard of yet: as the run before left it
+                    leaps, judged = start.past.get(source, {}).get(n, ((), (0, 0, 0)))
                     out[str(n)] = {
                         "next": start.done.get(source, {}).get(n, offset),
                         "needed": offset,
                         "needed_newest": newest,
+                        "needed_leaps": list(leaps),
                         "newest": newest,
+                        "judged": list(judged),
                     }
             for n, p in known.items():
                 offset, newest = needed[source][n]
-                out[str(n)] = {"next": shard.delivered(source, n), "needed": offset, "needed_newest": newest, "newest": p.newest}
+                out[str(n)] = {
+                    "next": shard.delivered(source, n),
+                    "needed": offset,
+                    "needed_newest": newest,
+                    "needed_leaps": list(p.needed_leaps),
+                    "newest": p.newest,
+                    "judged": list(p.judged),
+                }
         never = {n for n, b in shard.output_watermark.items() if b < -(2**61)}
         return {
             "shard": number,

@@ -17,6 +17,8 @@ LEAP_US = 7 * 86_400_000_000
 """How far the wall clock moves an idle partition's watermark at once: years would empty every window of a replayed history."""
 BEAT_SECONDS = 1.0
 """How often the wall clock moves an idle partition's watermark."""
+MOST_BEATS = 20
+"""Such moves in a second over all partitions: each goes to every shard."""
 
 
 class Idleness:
@@ -34,12 +36,17 @@ class Idleness:
     def nothing_came(self, key: str, source: EventSource, at: Position) -> bool:
         """After a poll that found the end: moves event time or marks the partition idle; whether the shards must hear of it."""
         now = time.monotonic()
+        lifted = at.mark(source, at.newest, self.clock())
+        if lifted > at.watermark:  # the clock has reached what was read
+            at.watermark = lifted
+            return True
         if now - self.seen.setdefault(key, now) < self.stream.idle_seconds:
             return False
         if self.stream.clock == "replay":
             news, at.idle = not at.idle, True
             return news
-        if now - self.beaten.get(key, -BEAT_SECONDS) < BEAT_SECONDS:
+        beat = max(BEAT_SECONDS, len(self.seen) / MOST_BEATS)
+        if now - self.beaten.get(key, -beat) < beat:
             return False
         self.beaten[key] = now
         mark = watermark_of(source, self.clock() - round(self.stream.idle_seconds * 1e6))

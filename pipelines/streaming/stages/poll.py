@@ -14,11 +14,16 @@ from apache_beam.transforms.userstate import ReadModifyWriteStateSpec
 
 from pipelines.sources.broker import BrokerAway, FetchResult
 from pipelines.sources.formats.record_format import record_format
+from pipelines.sources.letter_spool import SpooledLetters
+from pipelines.sources.record_times import judged_at, said_of
+from pipelines.sources.skips import nothing, poll_around, refused
 from pipelines.streaming.stages.coders import Element, decode_state, encode, encode_state, with_offsets
 from pipelines.streaming.stages.idle import Idleness
+from pipelines.streaming.stages.log_ends import LogEnds
 from pipelines.streaming.stages.poll_reports import PollReports
 from pipelines.streaming.stages.position import Position
 from pipelines.streaming.stages.reject_limit import RejectLimit
+from pipelines.streaming.stages.ticks import now_ms, packed, partitions_in, passed_over
 from pipelines.streaming.state.job_spec import JobSpec
 from pipelines.streaming.state.job_state import JobState
 from transforms.aggregates import keyed
@@ -38,7 +43,8 @@ DISCOVER_SECONDS = 5.0
 
 
 class Partitions(beam.DoFn):
-    """A tick -> ("source/partition", number of partitions) for every partition of every topic; new ones are found while running."""
+    """A tick -> ("source/partition", number of partitions and when, as of :mod:`~pipelines.streaming.stages.ticks`) for every partition of
+    every topic; new ones are found while running, within :data:`DISCOVER_SECONDS` and a tick."""
 
     def __init__(self, spec: JobSpec) -> None:
         self.spec = spec
@@ -55,16 +61,22 @@ class Partitions(beam.DoFn):
         if time.monotonic() - self.looked >= DISCOVER_SECONDS:
             for name, source in self.spec.sources.items():
                 try:
-                    self.known[name] = self.reader.partitions(source.topic)
+                    self.known[name] = count = self.reader.partitions(source.topic)
+                    ends = self.reader.ends(source.topic, range(count))
+                    done = self.spec.start.done.get(name, {})
+                    unread = {str(p): max(0, end - done.get(p, 0)) for p, end in ends.items()}
+                    # What a partition holds that no poll has reported of yet is lag.
+                    self.job_state.report(f"partitions-{name}", {"source": name, "unread": unread})
                 except BrokerAway:
                     continue
                 except TandemError as error:
                     self.job_state.fail(str(error))
                     raise
             self.looked = time.monotonic()
+        sent = now_ms()
         for name, count in self.known.items():
             for partition in range(count):
-                yield f"{name}/{partition}", count
+                yield f"{name}/{partition}", packed(count, sent)
 
     def teardown(self) -> None:
         """Disconnect."""
@@ -72,7 +84,7 @@ class Partitions(beam.DoFn):
 
 
 class Poll(beam.DoFn):
-    """("source/partition", partitions) -> (shard, :class:`Element` as bytes), one for every shard and poll that brings something.
+    """("source/partition", tick) -> (shard, :class:`Element` as bytes), one for every shard and poll that brings something.
 
     Dead letters are written before anything else of a poll goes on. A broker that is away is waited for; what can never be read
     again, or dead letters that cannot be written, end the job with one line. Nothing is skipped.
@@ -88,12 +100,16 @@ class Poll(beam.DoFn):
         spec = self.spec
         self.job_state = JobState(spec.folder)
         self.reader = spec.broker.open_reader()
-        self.letters = spec.broker.open_dead_letters(spec.kafka.dead_letters, spec.kafka.dead_letter_seconds)
+        patience = spec.kafka.dead_letter_seconds
+        inner = spec.broker.open_dead_letters(spec.kafka.dead_letters, patience)
+        self.letters = SpooledLetters(inner, spec.folder / "letters", patience, self.job_state.say)
         self.decode = {n: record_format(s, spec.kafka).decode for n, s in spec.sources.items()}
         self.idleness = Idleness(spec.stream, self.job_state, self.clock)
         self.limit = RejectLimit(spec.stream, self.job_state)
-        self.reports = PollReports(self.job_state)
+        self.reports = PollReports(self.job_state, spec.stream.max_late_share)
+        self.ends = LogEnds(self.reader, spec.stream.tick_ms / 2000)
         self.same: set[str] = set()
+        self.begun: dict[str, int] = {}
 
     def teardown(self) -> None:
         """Disconnect."""
@@ -102,7 +118,11 @@ class Poll(beam.DoFn):
 
     def process(self, item: tuple[str, int], position: Any = beam.DoFn.StateParam(POSITION)) -> Iterator[tuple[int, bytes]]:
         """One tick: one poll; up to the end where the job has one and the runner gives one tick alone."""
-        key, partitions = item
+        key, tick = item
+        if not self.spec.one_tick and passed_over(tick, self.begun.get(key)):
+            return
+        self.begun[key] = now_ms()
+        partitions = partitions_in(tick)
         name, _, number = key.rpartition("/")
         source, partition = self.spec.sources[name], int(number)
         state = position.read()
@@ -115,14 +135,15 @@ class Poll(beam.DoFn):
                 more = yield from self._poll(source, partition, partitions, at)
                 if not more:
                     break
+            self.letters.flush()
             self.reports.back(key)
         except BrokerAway as error:
             self.reports.away(key, str(error))
         except TandemError as error:
             self.job_state.fail(str(error))
             raise
-        if at is not None:
-            position.write(encode_state(at))
+        if at is not None and (kept := encode_state(at)) != state:
+            position.write(kept)
 
     def _same_topic(self, source: EventSource) -> None:
         """Once per worker: the topic is the one that the job began with. Raises DataError."""
@@ -148,7 +169,9 @@ class Poll(beam.DoFn):
         found = self.spec.start.offsets.get(source.name, {}).get(partition)
         offset, newest = found if found is not None else (self.reader.start(source.topic, partition), NEVER)
         self.job_state.say(f"{source.topic}/{partition}: reading from offset {offset}, {self.spec.start.why}")
-        return Position(offset, offset, newest)
+        done = self.spec.start.done.get(source.name, {}).get(partition, offset)
+        leaps, judged = self.spec.start.past.get(source.name, {}).get(partition, ((), (0, 0, 0)))
+        return Position(offset, offset, newest, leaps, done, NEVER, False, True, *judged)
 
     def _poll(self, source: EventSource, partition: int, partitions: int, at: Position) -> Generator[tuple[int, bytes], None, bool]:
         """Poll once; whether to poll again within this tick."""
@@ -156,17 +179,23 @@ class Poll(beam.DoFn):
         end = self.spec.until.get(source.name, {}).get(partition, 0) if self.spec.until is not None else None
         stop = self.job_state.requested("stop") or (end is not None and at.next >= end)
         if at.paused and not stop and not self.limit.resumed(key, at):
-            self.reports.report(key, at, None, stop)
+            if self.reports.due(key):  # what waits behind it grows
+                self.reports.report(key, at, self.reader.end(source.topic, partition), False, stop, self.limit.late_share(at))
             return False
         if stop:
             if end is not None and at.newest == NEVER and not at.idle:
-                at.idle, at.flushed = True, False  # read to its end, and nothing was there: it holds nobody back
+                at.idle, at.flushed = True, False  # read to its end, and nothing there begins its time: it holds nobody back
             if not at.flushed:
                 at.flushed = True
                 yield from self._send(source, at.here(source, partition, partitions), flush=True)
-            self.reports.report(key, at, None, stop, force=True)
+            self.reports.report(key, at, None, True, stop, self.limit.late_share(at), force=True)
             return False
-        fetched = self.reader.poll(source.topic, partition, at.next, self.spec.stream.poll_records, POLL_MS)
+        skip = self.job_state.skips().get((source.topic, partition), frozenset())
+        log_end = self.ends.end(source.topic, partition, partitions)
+        if at.next == log_end:  # nothing came: no request is made for this
+            fetched = nothing(at.next)
+        else:
+            fetched = poll_around(self.reader, source.topic, partition, at.next, self.spec.stream.poll_records, POLL_MS, skip)
         n = len(fetched.offsets)
         if end is not None and n and fetched.offsets[-1] >= end:
             fetched = fetched.before(end)
@@ -179,27 +208,32 @@ class Poll(beam.DoFn):
             if news and at.idle:
                 self.reports.news(key)
             if news or not at.flushed:
-                # What an idle partition let the others emit belongs into the checkpoint: nothing may follow that would save it.
-                at.flushed = True
-                yield from self._send(source, at.here(source, partition, partitions), flush=True)
-        self.reports.report(key, at, fetched, False)
+                # What an idle partition let the others emit belongs into the checkpoint: nothing may follow that would save it. But where
+                # the clock speaks for it, it will speak again.
+                flush, at.flushed = at.idle or not at.flushed, True
+                yield from self._send(source, at.here(source, partition, partitions), flush=flush)
+        self.reports.report(key, at, fetched.end_offset, fetched.at_end, False, self.limit.late_share(at))
         return self.spec.one_tick and not at.paused
 
     def _take(
         self, source: EventSource, partition: int, partitions: int, at: Position, fetched: FetchResult
     ) -> Iterator[tuple[int, bytes]]:
         """Judge the records of a poll and send them on."""
-        now = self.clock()
-        stamps = fetched.timestamps_us
-        # A record's own time, where it has one, judges alike whenever the log is read again.
-        nows = np.where(stamps > 0, np.minimum(stamps, now), now)
-        checked: Checked = self.decode[source.name](fetched.payloads, nows, round(self.spec.stream.max_future_hours * 3.6e9))
+        now, limit = self.clock(), round(self.spec.stream.max_future_hours * 3.6e9)
+        checked: Checked = self.decode[source.name](fetched.payloads, judged_at(fetched.timestamps_us, now, limit), limit)
+        checked = refused(checked, fetched)
+        taken = split_late(checked, fetched.offsets, source, at.newest, self.spec.start.begin, at.leaps, limit)
         bad = checked.rejected
-        if self.limit.exceeded(f"{source.topic}/{partition}", at, len(fetched.offsets), checked):
+        key = f"{source.name}/{partition}"
+        if self.limit.exceeded(key, f"{source.topic}/{partition}", at, fetched.offsets, checked, taken.late_offsets):
+            self.reports.news(key)
             return
         if len(bad):
             try:
-                reasons, details = checked.reasons.take(pa.array(bad)).to_pylist(), checked.details.take(pa.array(bad)).to_pylist()
+                reasons, details, times = (
+                    a.take(pa.array(bad)).to_pylist() for a in (checked.reasons, checked.details, _us(checked.times))
+                )
+                details = said_of(reasons, details, times, fetched.timestamps_us[bad], now, limit)
                 self.letters.write(source.topic, partition, source.name, fetched, bad, reasons, details)
             except BrokerAway:
                 raise  # waited for, like any other silence: the position has not moved
@@ -207,14 +241,13 @@ class Poll(beam.DoFn):
                 raise DataError(f"dead letters of {source.topic}/{partition} cannot be written, so the job stops here: {error}") from error
             for reason in reasons:
                 at.count(f"rejected/{reason}", 1)
-        taken = split_late(checked, fetched.offsets, source, at.newest, self.spec.start.begin)
         self._check_begin(source, partition, at, checked)
         at.count("events", len(fetched.offsets))
         at.count("late", taken.late.num_rows)
         at.count("before", taken.before)
         at.idle, at.flushed = False, False
-        span = at.upto(source, partition, partitions, fetched.next_offset, taken.newest)
-        at.next, at.newest, at.watermark = span.next, span.newest, span.watermark
+        span = at.upto(source, partition, partitions, fetched.next_offset, taken, now)
+        at.next, at.newest, at.leaps, at.watermark = span.next, span.newest, span.leaps, span.watermark
         late = with_offsets(taken.late, taken.late_offsets) if taken.late.num_rows else None
         yield from self._send(source, span, with_offsets(taken.events, taken.offsets), late)
 
@@ -252,3 +285,7 @@ class Poll(beam.DoFn):
         for number in range(shards):
             writes = late if number == span.partition % shards else None
             yield number, encode(Element(span, mine[number], writes, flush))
+
+
+def _us(times: pa.Array) -> pa.Array:
+    return times.cast(pa.int64())

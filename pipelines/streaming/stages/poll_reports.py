@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 
-from pipelines.sources.broker import FetchResult
 from pipelines.streaming.stages.position import Position
 from pipelines.streaming.state.job_state import JobState
 
 __all__ = ["PollReports"]
 
 REPORT_SECONDS = 0.5
+MOST_REPORTS = 50
+"""In a second over all partitions: each is a file."""
 
 
 def _part(key: str) -> str:
@@ -21,25 +22,36 @@ def _part(key: str) -> str:
 class PollReports:
     """For all partitions of a worker, each called by its ``source/partition``."""
 
-    def __init__(self, job_state: JobState) -> None:
-        self.job_state = job_state
+    def __init__(self, job_state: JobState, max_late_share: float = 1.0) -> None:
+        self.job_state, self.max_late_share = job_state, max_late_share
         self.reported: dict[str, float] = {}
         self.silent: dict[str, float] = {}
+        self.ends: dict[str, int] = {}
 
-    def report(self, key: str, at: Position, fetched: FetchResult | None, stopped: bool, force: bool = False) -> None:
-        """How far the poll is (``fetched``: what it found last); unless that was just reported, or ``force``."""
-        now = time.monotonic()
-        if not force and now - self.reported.get(key, -REPORT_SECONDS) < REPORT_SECONDS:
+    def due(self, key: str) -> bool:
+        """Whether the next report would be made."""
+        every = max(REPORT_SECONDS, len(self.reported) / MOST_REPORTS)
+        return time.monotonic() - self.reported.get(key, -every) >= every
+
+    def report(
+        self, key: str, at: Position, end: int | None, at_end: bool, stopped: bool, late_share: float = 0.0, force: bool = False
+    ) -> None:
+        """How far the poll is, and where the log was found to ``end`` (None: as before); unless that was just reported, or ``force``."""
+        if end is not None:
+            self.ends[key] = end
+        if not force and not self.due(key):
             return
-        self.reported[key] = now
+        self.reported[key] = time.monotonic()
         source, _, partition = key.rpartition("/")
         values = asdict(at) | {
             "source": source,
             "partition": int(partition),
-            "end": fetched.end_offset if fetched is not None else at.next,
-            "at_end": fetched is None or fetched.at_end,
+            "end": max(self.ends.get(key, at.next), at.next),
+            "at_end": at_end,
             "stopped": stopped,
             "paused": "" if at.paused == "resumed" else at.paused,
+            "late_share": round(late_share, 4),
+            "many_late": late_share > self.max_late_share,
             "away": False,
         }
         self.job_state.report(_part(key), values)

@@ -1,10 +1,14 @@
-"""A partition whose records are rejected too often is paused, where it is, until a person says what to do."""
+"""A partition whose records are rejected too often is paused, where it is, until a person says what to do; so may be one whose events
+come too late, and in any case that is said."""
 
 from __future__ import annotations
 
+import numpy as np
+
 from pipelines.project.config import StreamSettings
+from pipelines.sources.broker import Ints
 from pipelines.streaming.stages.position import Position
-from pipelines.streaming.state.job_state import JobState
+from pipelines.streaming.state.job_state import RESUME, JobState
 from transforms.contract import Checked
 
 __all__ = ["RejectLimit"]
@@ -14,37 +18,59 @@ _FEWEST = 100
 
 
 class RejectLimit:
-    """Judges the share of rejects among the last ``stream.reject_window`` records or so; asks ``job_state`` whether to go on."""
+    """Judges the shares of rejects and of late events among the last ``stream.reject_window`` records or so; asks ``job_state`` whether
+    to go on. Records that an earlier run judged are not judged again."""
 
     def __init__(self, stream: StreamSettings, job_state: JobState) -> None:
         self.stream, self.job_state = stream, job_state
+        self.late: set[str] = set()
 
-    def exceeded(self, where: str, at: Position, n: int, checked: Checked) -> bool:
-        """Whether ``n`` more records, judged as ``checked``, take the share above the limit: then the position stays and is paused.
-
-        ``where`` is ``topic/partition``, for people.
-        """
-        stream, bad = self.stream, len(checked.rejected)
+    def exceeded(self, key: str, where: str, at: Position, offsets: Ints, checked: Checked, late: Ints) -> bool:
+        """Whether these records (``offsets`` int64 [N], judged as ``checked``, those at offsets ``late`` too late) take a share above its
+        limit: then the position stays and is paused. ``key`` is ``source/partition``; ``where`` ``topic/partition``, for people."""
+        stream = self.stream
+        n, bad, too_late = (int(np.count_nonzero(o >= at.done)) for o in (offsets, offsets[checked.rejected], late))
+        if not n:
+            return False
         if at.recent + n > 2 * stream.reject_window:
-            at.recent, at.recent_bad = at.recent // 2, at.recent_bad // 2
-        recent, recent_bad = at.recent + n, at.recent_bad + bad
-        if at.paused != "resumed" and recent >= min(stream.reject_window, _FEWEST) and recent_bad > stream.max_reject_share * recent:
+            at.recent, at.recent_bad, at.recent_late = at.recent // 2, at.recent_bad // 2, at.recent_late // 2
+        recent, recent_bad, recent_late = at.recent + n, at.recent_bad + bad, at.recent_late + too_late
+        enough = recent >= min(stream.reject_window, _FEWEST)
+        many_late = enough and recent_late > stream.max_late_share * recent
+        came_late = f"{recent_late} of the last {recent} records came too late to count"
+        if at.paused != "resumed" and enough and recent_bad > stream.max_reject_share * recent:
             most = checked.reasons.drop_null().value_counts().to_pylist()
             why = max(most, key=lambda c: c["counts"])["values"] if most else "none in this poll"
             at.paused = (
                 f"{where} is paused at offset {at.next}: {recent_bad} of the last {recent} records were rejected, most now: {why};"
                 " fix the producer or the contract and restart, or take them as dead letters with 'tandem stream resume'"
             )
+        elif at.paused != "resumed" and many_late and stream.pause_when_late:
+            at.paused = (
+                f"{where} is paused at offset {at.next}: {came_late};"
+                " look for a clock that runs ahead, or let them go to the late log with 'tandem stream resume'"
+            )
+        if at.paused and at.paused != "resumed":
             self.job_state.say(at.paused)
-            return True
+            if not self.resumed(key, at):  # may have been asked for before
+                return True
+        if many_late and where not in self.late:
+            self.job_state.say(
+                f"{where}: {came_late}; look for a clock that runs ahead, or raise allowed_lateness; a batch run counts them"
+            )
+        (self.late.add if many_late else self.late.discard)(where)
         if at.paused == "resumed":
-            at.paused, recent, recent_bad = "", 0, 0
-        at.recent, at.recent_bad = recent, recent_bad
+            at.paused, recent, recent_bad, recent_late = "", 0, 0, 0
+        at.recent, at.recent_bad, at.recent_late = recent, recent_bad, recent_late
         return False
+
+    def late_share(self, at: Position) -> float:
+        """The share of late events among the last records, once there are enough of them to tell."""
+        return at.recent_late / at.recent if at.recent >= min(self.stream.reject_window, _FEWEST) else 0.0
 
     def resumed(self, key: str, at: Position) -> bool:
         """Whether a paused partition (``source/partition``) may go on, rejects and all."""
-        flag = "resume-" + key.replace("/", "-")
+        flag = RESUME + key.replace("/", "-")
         if at.paused != "resumed" and self.job_state.requested(flag):
             self.job_state.clear(flag)
             at.paused = "resumed"

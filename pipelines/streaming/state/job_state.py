@@ -1,8 +1,9 @@
 """What a streaming job's driver, its workers and its users know of each other: files in one folder, ``data/stream/<name>/``.
 
 ``checkpoints/`` the checkpoint of each shard (Tandem's own, not Flink's: how far rows are delivered), ``flags/`` what is asked of the
-job, ``fatal.json`` why it must end, ``events.log`` what it says, ``status/`` numbers for people and metrics. Files are replaced as a
-whole, or grow by whole lines.
+job, ``fatal.json`` why it must end, ``events.log`` what it says, ``skipped.jsonl`` the records that it is to leave out, ``letters/``
+dead letters that their topic did not take, ``status/`` numbers for people and metrics. Files are replaced as a whole, or grow by whole
+lines.
 
 **What holds.** Whoever saves a checkpoint has given to the operating system what it vouches for (rows in the online store, row log, late
 log) before.
@@ -19,6 +20,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pwd
 import re
 import threading
 import time
@@ -30,13 +32,15 @@ from typing import Any
 from pipelines.lake.files import write_text
 from transforms.errors import DataError
 
-__all__ = ["FORMAT", "JobState", "is_stream"]
+__all__ = ["FORMAT", "RESUME", "JobState", "is_stream"]
 
 FORMAT = 2
 """Of the checkpoints on disk; 1 (without a number) was called progress, and is read."""
 _FOLDER_OF_1 = "progress"
 _NAMES_OF_1 = {"emitted": "output_watermark", "mark": "generation"}
 
+RESUME = "resume-"
+"""What the flags begin with that let a paused partition (``source-partition``) go on."""
 _LONGEST_FILE = 256 * 1024
 _PART = re.compile(r"[A-Za-z0-9_.-]+")
 
@@ -79,6 +83,7 @@ class JobState:
         self.folder = Path(folder)
         for name in ("flags", "status"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
+        self._skips: tuple[int, dict[tuple[str, int], frozenset[int]]] = (0, {})
         self._checkpoints = _checkpoints_of(self.folder)
         (self._checkpoints / "durable").mkdir(parents=True, exist_ok=True)
 
@@ -166,6 +171,34 @@ class JobState:
             " and the stream starts from the beginning of its topics (or --from-run), which is harmless"
         )
 
+    # ----------------------------------------------------------------------------------------------------------------- skips
+
+    def skip(self, topic: str, partition: int, offset: int, reason: str) -> None:
+        """Record that a record is left out from now on, and why; it stays so."""
+        facts = {"topic": topic, "partition": partition, "offset": offset, "reason": _line(reason), "at": _now(), "by": _user()}
+        _append(self.folder / "skipped.jsonl", (json.dumps(facts) + "\n").encode())
+
+    def skipped(self) -> list[dict[str, Any]]:
+        """All that is left out: topic, partition, offset, reason, at, by."""
+        try:
+            return [json.loads(line) for line in (self.folder / "skipped.jsonl").read_text("utf-8").splitlines() if line]
+        except FileNotFoundError:
+            return []
+
+    def skips(self) -> dict[tuple[str, int], frozenset[int]]:
+        """(topic, partition) -> the offsets that are left out. Cheap where none are, or none are new."""
+        try:
+            size = (self.folder / "skipped.jsonl").stat().st_size
+        except FileNotFoundError:
+            return {}
+        if self._skips[0] != size:
+            found: dict[tuple[str, int], frozenset[int]] = {}
+            for facts in self.skipped():
+                where = str(facts["topic"]), int(facts["partition"])
+                found[where] = found.get(where, frozenset()) | {int(facts["offset"])}
+            self._skips = size, found
+        return self._skips[1]
+
     # ----------------------------------------------------------------------------------------------------------------- flags
 
     def request(self, what: str) -> None:
@@ -200,11 +233,13 @@ class JobState:
             return None
 
     def begin(self) -> None:
-        """For a driver that starts the job: forget the flags, failure and numbers of the one before; checkpoints and the log stay."""
+        """For a driver that starts the job: forget the flags, failure and numbers of the one before; checkpoints and the log stay, and so
+        does what was resumed while nothing ran."""
         if self._checkpoints.name == _FOLDER_OF_1:
             self._checkpoints = self._checkpoints.rename(self.folder / "checkpoints")
         for path in (*(self.folder / "flags").iterdir(), *(self.folder / "status").iterdir()):
-            path.unlink(missing_ok=True)
+            if not path.name.startswith(RESUME):
+                path.unlink(missing_ok=True)
         (self.folder / "fatal.json").unlink(missing_ok=True)
 
     # ------------------------------------------------------------------------------------------------------- words and numbers
@@ -242,6 +277,13 @@ class JobState:
 
 
 _BOOT = _boot()
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container's number without a name
+        return str(os.getuid())
 
 
 def _now(timespec: str = "milliseconds") -> str:

@@ -20,11 +20,16 @@ from transforms.lateness import NEVER
 __all__ = ["StartPosition", "after_run", "choose_start", "from_checkpoints"]
 
 
+Past = tuple[tuple[int, ...], tuple[int, int, int]]
+
+
 @dataclass(frozen=True)
 class StartPosition:
     """``output_watermark``: group -> boundary up to which rows are out (None: none are). ``offsets``: source -> partition -> (first offset
     to read, newest event time before it). ``done``: source -> partition -> offset before which all was delivered. ``begin``: events
     before it are the batch run's (microseconds). ``run``: the folder of that run, whose tiles fill the windows; ``why`` for people.
+    ``past``: source -> partition -> (the leaps before the first offset, of how many records before ``done`` how many were rejects and
+    how many too late).
 
     A partition that is not there is read from its beginning.
     """
@@ -33,6 +38,7 @@ class StartPosition:
     offsets: Mapping[str, Mapping[int, tuple[int, int]]] = field(default_factory=dict)
     done: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
     topics: Mapping[str, str] = field(default_factory=dict)
+    past: Mapping[str, Mapping[int, Past]] = field(default_factory=dict)
     begin: int = NEVER
     run: str | None = None
     why: str = "the beginning of the topics"
@@ -49,6 +55,7 @@ def from_checkpoints(checkpoints: Iterable[Mapping[str, Any]], shards: int, begi
     output_watermark: dict[str, int | None] = {}
     offsets: dict[str, dict[int, tuple[int, int]]] = {}
     done: dict[str, dict[int, int]] = {}
+    past: dict[str, dict[int, Past]] = {}
     for name in points[0]["output_watermark"]:
         values = [p["output_watermark"][name] for p in points]
         output_watermark[name] = None if None in values else min(values)
@@ -59,8 +66,12 @@ def from_checkpoints(checkpoints: Iterable[Mapping[str, Any]], shards: int, begi
             each = [p["partitions"][source][text] for p in points]
             first = min(each, key=lambda e: e["needed"])
             offsets.setdefault(source, {})[int(text)] = (first["needed"], first["needed_newest"])
-            done.setdefault(source, {})[int(text)] = min(e["next"] for e in each)
-    return StartPosition(output_watermark, offsets, done, dict(points[0].get("topics", {})), begin, run, "the checkpoint of the run before")
+            last = min(each, key=lambda e: e["next"])
+            done.setdefault(source, {})[int(text)] = last["next"]
+            judged = tuple(last.get("judged", (0, 0, 0)))  # checkpoints of before have none
+            past.setdefault(source, {})[int(text)] = (tuple(first.get("needed_leaps", ())), judged)
+    topics = dict(points[0].get("topics", {}))
+    return StartPosition(output_watermark, offsets, done, topics, past, begin, run, "the checkpoint of the run before")
 
 
 def choose_start(repo: Repo, job_state: JobState, shards: int, from_run: str | None = None, anew: bool = False) -> StartPosition:
@@ -140,10 +151,18 @@ def _same_definitions(groups: Mapping[str, FeatureGroup], checkpoints: Mapping[i
 
 def _reshard(job_state: JobState, start: StartPosition, points: list[Mapping[str, Any]], shards: int) -> None:
     """Another number of shards: every new one gets the least of the old ones' checkpoints. Safe to be killed anywhere in between."""
-    partitions: dict[str, dict[str, dict[str, int]]] = {}
+    partitions: dict[str, dict[str, dict[str, Any]]] = {}
     for source, offsets in start.offsets.items():
         for partition, (needed, newest) in offsets.items():
-            at = {"next": start.done[source][partition], "newest": newest, "needed": needed, "needed_newest": newest}
+            leaps, judged = start.past[source][partition]
+            at = {
+                "next": start.done[source][partition],
+                "newest": newest,
+                "needed": needed,
+                "needed_newest": newest,
+                "needed_leaps": list(leaps),
+                "judged": list(judged),
+            }
             partitions.setdefault(source, {})[str(partition)] = at
     for number in reversed(range(max(shards, len(points)))):  # so that the old ones are whole until the new ones are
         changed = {"shard": number, "shards": shards, "output_watermark": dict(start.output_watermark), "partitions": partitions}

@@ -1,0 +1,183 @@
+"""Record batches made to fill every memory: a few kilobytes that expand to gigabytes, by every codec that Kafka has."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import struct
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipelines.sources.broker import DamagedLog
+from pipelines.sources.kafka import large_batches, record_batches
+from pipelines.sources.kafka.compression import Expanded, expand
+from pipelines.sources.kafka.record_batches import Columns, decode
+from tests.unit.test_kafka_records import batch, sealed, xerial
+from transforms.errors import DataError
+
+MIB = 1 << 20
+
+
+def zigzag(value: int) -> bytes:
+    value, out = (value << 1) ^ (value >> 63), b""
+    while value > 0x7F:
+        out += bytes([value & 0x7F | 0x80])
+        value >>= 7
+    return out + bytes([value])
+
+
+def record(delta: int, value: bytes, key: bytes | None = b"k") -> bytes:
+    body = (
+        b"\0" + zigzag(delta) + zigzag(delta) + (zigzag(-1) if key is None else zigzag(len(key)) + key) + zigzag(len(value)) + value + b"\0"
+    )
+    return zigzag(len(body)) + body
+
+
+def framed(codec: int, plain: bytes, count: int, first: int = 7) -> bytes:
+    """A batch of these records' bytes, which a hostile producer may send."""
+    pack: dict[int, Callable[[bytes], bytes]] = {
+        0: bytes,
+        1: lambda b: gzip.compress(b, 1),
+        2: lambda b: pa.compress(b, "snappy", asbytes=True),
+        3: lambda b: pa.compress(b, "lz4", asbytes=True),
+        4: lambda b: pa.compress(b, "zstd", asbytes=True),
+    }
+    raw = bytearray(batch(first, [(first, (1000, None, b"", []))])[:61] + pack[codec](plain))
+    struct.pack_into(">h", raw, 21, codec)
+    struct.pack_into(">i", raw, 23, count - 1)
+    struct.pack_into(">i", raw, 57, count)
+    return sealed(raw)
+
+
+def read_all(raw: bytes, first: int) -> list[Columns]:
+    """As a reader asks for it, fetch by fetch."""
+    found, at = [], first
+    for _ in range(100):
+        columns = decode(raw, at)
+        if columns.next_offset == at:
+            return found
+        found.append(columns)
+        at = columns.next_offset
+    raise AssertionError("it never ends")
+
+
+@pytest.mark.parametrize("codec", [1, 2, 3, 4])
+@pytest.mark.parametrize("size", [20 * MIB, 40 * MIB])
+def test_a_record_that_is_too_large_is_cut(codec: int, size: int) -> None:
+    """SECURITY H1: 40 MiB of blanks in a few kilobytes. The records around it are read."""
+    plain = record(0, b"before") + record(1, b" " * size) + record(2, b"after")
+    raw = framed(codec, plain, 3)
+    assert len(raw) < size / 15
+    parts = read_all(raw, 7)
+    assert [o for c in parts for o in c.offsets.tolist()] == [7, 8, 9]
+    assert [p for c in parts for p in c.payloads.to_pylist()] == [b"before", None, b"after"]
+    ((original, line),) = {o: kept for c in parts for o, kept in c.cut.items()}.values()
+    assert original == (b"k", b" " * large_batches.HEAD_BYTES, [])
+    assert f"its value has {size:,} bytes, SHA-256 {hashlib.sha256(b' ' * size).hexdigest()}; this letter holds the first 16,384" in line
+    assert [k for c in parts for k, _, _ in c.original(range(len(c)))] == [b"k"] * 3
+
+
+@pytest.mark.parametrize("codec", [1, 4])
+def test_what_expands_beyond_all_is_not_expanded(codec: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SECURITY H1: no more is expanded than the limit says, and none of it is kept."""
+    monkeypatch.setattr(large_batches, "MAX_BATCH_BYTES", 48 * MIB)
+    read = 0
+
+    class Counted(Expanded):
+        def read(self, n: int) -> bytes:
+            nonlocal read
+            found = super().read(n)
+            read += len(found)
+            return found
+
+    monkeypatch.setattr(large_batches, "Expanded", Counted)
+    plain = record(0, b"a") + record(1, bytes(120 * MIB)) + record(2, b"b") * 3
+    raw = framed(codec, plain, 5)
+    del plain
+    tracemalloc.start()
+    parts = read_all(raw, 7)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert read <= 4 * 50 * MIB and peak < 3 * large_batches.MAX_FETCH_BYTES
+    assert [o for c in parts for o in c.offsets.tolist()] == [7, 8, 9]
+    lines = {o: line for c in parts for o, (_, line) in c.cut.items()}
+    assert "its value has 125,829,120 bytes, SHA-256 of its first" in lines[8]
+    assert "3 records from here on lie beyond" in lines[9] and parts[-1].next_offset == 12
+
+
+@pytest.mark.parametrize("codec", [0, 1, 2, 3, 4])
+def test_a_batch_that_is_taken_in_parts(codec: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SECURITY H1: bytes per fetch are bounded, and every record is given out once."""
+    for module in (large_batches, record_batches):
+        monkeypatch.setattr(module, "MAX_FETCH_BYTES", 10_000)
+    values = [bytes([n % 256]) * (n % 700) for n in range(300)]
+    raw = framed(codec, b"".join(record(n, v) for n, v in enumerate(values)), 300)
+    raw += batch(400, [(400, (5, None, b"next", []))])
+    parts = read_all(raw, 7)
+    assert len(parts) >= 5 and max(sum(len(p or b"") for p in c.payloads.to_pylist()) for c in parts) <= 10_000
+    assert [p for c in parts for p in c.payloads.to_pylist()] == [*values, b"next"]
+    assert [o for c in parts for o in c.offsets.tolist()] == [*range(7, 307), 400]
+    assert decode(raw, 100).offsets[0] == 100, "from anywhere within"
+
+
+def test_so_many_records_are_taken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (large_batches, record_batches):
+        monkeypatch.setattr(module, "MAX_COUNT", 100)
+    raw = framed(4, b"".join(record(n, b"") for n in range(250)), 250)
+    assert [len(c) for c in read_all(raw, 7)] == [100, 100, 50]
+
+
+@pytest.mark.parametrize("length", [-12, -1, 0, 48])
+def test_a_length_that_cannot_be_ends(length: int) -> None:
+    """SECURITY low: a length of -12 was read for ever."""
+    raw = bytearray(batch(7, [(7, (1, None, b"a", []))]))
+    struct.pack_into(">i", raw, 8, length)
+    with pytest.raises(DamagedLog, match=f"offset 7: a length of {length} bytes") as caught:
+        decode(bytes(raw), 7)
+    assert (caught.value.first, caught.value.following) == (7, 8)
+
+
+DAMAGE: dict[str, Callable[[bytearray, np.random.Generator], Any]] = {
+    "flipped": lambda body, r: body.__setitem__(int(r.integers(len(body))), int(r.integers(256))),
+    "cut": lambda body, r: body.__delitem__(slice(int(r.integers(len(body))), None)),
+    "noise": lambda body, r: body.__setitem__(slice(None), r.bytes(len(body))),
+}
+
+
+@pytest.mark.parametrize("codec", [1, 2, 3, 4])
+@pytest.mark.parametrize("how", DAMAGE)
+def test_damaged_bodies_are_data_errors(codec: int, how: str) -> None:
+    """SECURITY low: damaged gzip raised zlib.error. What can still be read is as long as it was; batches before it are given out."""
+    random = np.random.default_rng(codec)
+    good = batch(3, [(3, (1, None, b"good", []))])
+    for _ in range(60):
+        raw = bytearray(framed(codec, b"".join(record(n, random.bytes(40)) for n in range(20)), 20))
+        body = bytearray(raw[61:])
+        DAMAGE[how](body, random)
+        hostile = sealed(bytearray(raw[:61]) + body)
+        error: DamagedLog | None = None
+        try:
+            found = decode(hostile, 7)
+        except DamagedLog as raised:
+            error = raised
+        if error is None:
+            assert len(found) == 20
+            continue
+        before = decode(good + hostile, 3)
+        assert (error.following, before.payloads.to_pylist()) == (27, [b"good"]) and before.next_offset in (4, 7)
+
+
+def test_sizes_that_are_only_said_are_not_allocated() -> None:
+    """SECURITY H1: a snappy block of ten bytes that says it holds four gigabytes."""
+    for body in (
+        b"\xff\xff\xff\xff\x0f" + b"\0" * 5,
+        xerial(b"x")[:16] + struct.pack(">i", -4) + b"abcd",
+        b"\x82SNAPPY\0" + bytes(8) + b"\x7f\xff\xff\xff",
+    ):
+        with pytest.raises(DataError, match="cannot be read"):
+            expand(2, memoryview(body), 1 << 40)
