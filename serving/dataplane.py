@@ -105,7 +105,7 @@ class Dataplane:
         out = [problem for problem in (self.features.problem, self.features.store_problem) if problem]
         states = self.models.states
         out += [f"model {name!r}: {state.reason}" for name, state in states.items() if state.reason]
-        return out if out or states else ["no model has been pushed"]
+        return out if out or states or not self.settings.needs_model else ["no model has been pushed"]
 
     def warnings(self) -> list[str]:
         """What is wrong though the server is ready, one line each: aliases that are not followed, a log that is too small."""

@@ -81,6 +81,8 @@ class ServingSettings(BaseModel):
     """The folder that holds ``feature_store.yaml``."""
     models: Path
     """The folder of models: ``<models>/<name>/<version>/saved_model.pb`` with ``tandem.json`` beside it."""
+    needs_model: bool = True
+    """Whether the server is not ready before a model has been pushed; False: it may serve features alone."""
     graphs: Path
     """The folder of transform graphs: ``<graphs>/<group>/CURRENT`` holds the fingerprint applied to the online rows."""
     host: str = "127.0.0.1"

@@ -14,6 +14,10 @@ from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOpti
 __all__ = ["labels", "monitor"]
 
 FAILED = 1
+NO_MODEL = (
+    "tandem.yaml names no model, whose answers the monitor would judge; 'tandem verify' compares served features, 'tandem watch' looks"
+    " after jobs"
+)
 
 ModelOption = Annotated[
     str | None, typer.Option("--model", help="Which model (default: all of tandem.yaml's for labels, the first to monitor).")
@@ -52,11 +56,11 @@ def labels(
     from pipelines.training.user_code import model_of
 
     loaded, steps = load(repo, data), Steps()
-    models = (
-        [model_of(loaded, model)]
-        if model is not None or not loaded.settings.models
-        else [loaded.attribute(m) for m in loaded.settings.models]
-    )
+    if model is None and not loaded.settings.models:
+        show({"models": []}, json_)
+        steps.say(NO_MODEL)
+        return
+    models = [model_of(loaded, model)] if model is not None else [loaded.attribute(m) for m in loaded.settings.models]
     reach = None if tolerance is None else timedelta(hours=tolerance)
     known = moment("--as-of", as_of, datetime.now(UTC))
     found = []
@@ -109,6 +113,10 @@ def monitor(
     from pipelines.monitoring.windows import duration
 
     loaded, steps = load(repo, data), Steps()
+    if model is None and not loaded.settings.models:
+        show({"verdict": "ok", "headline": NO_MODEL, "checks": []}, json_)
+        steps.say(NO_MODEL)
+        return
     options = MonitorOptions(
         model=model,
         since=_maybe("--since", since),

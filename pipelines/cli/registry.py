@@ -291,7 +291,11 @@ def _models_table(one: Mapping[str, Any]) -> Table:
 def _history_table(one: Mapping[str, Any]) -> Table:
     table = Table("when", "what", "champion", "challenger", "by", "why", title="history", title_justify="left")
     for e in one["history"]:
-        why = "; ".join(filter(None, [e.get("reason", ""), "forced: " + "; ".join(e.get("missed", [])) if e.get("forced") else ""]))
+        made = f"pushed by {e['run']}" if e.get("action") == "register" and e.get("run") else ""
+        judged = f"thresholds held, {e['evaluation']}" if e.get("evaluation") and not e.get("forced") else ""
+        why = "; ".join(
+            filter(None, [e.get("reason", ""), made, judged, "forced: " + "; ".join(e.get("missed", [])) if e.get("forced") else ""])
+        )
         table.add_row(
             str(e.get("at", ""))[:19], str(e.get("action")), _text(e.get("champion")), _text(e.get("challenger")), e.get("by", ""), why
         )

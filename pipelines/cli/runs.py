@@ -10,7 +10,7 @@ import typer
 from rich.table import Column, Table
 
 from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, load, quiet, results, screen, show, write
-from pipelines.lake.run_records import Code, TrainRecord
+from pipelines.lake.run_records import Code, Engine, TrainRecord
 
 if TYPE_CHECKING:
     from pipelines.lake.runs import Run
@@ -58,10 +58,10 @@ def _list(repo: Path, data: Path | None, kind: str | None, last: int, as_json: b
     folder = _data(repo, data)
     found = [r for r in list_runs(folder) if kind in (None, r.kind)]
     found = found[-last:] if last else found
-    columns = ("status", "kind", "range", "rows", "metric", "parent", Column("run", no_wrap=True, overflow="fold"))
+    columns = ("status", "verdict", "kind", "range", "rows", "metric", "parent", Column("run", no_wrap=True, overflow="fold"))
     table = Table(*columns, box=None)
     for r in found:
-        table.add_row(r.status, r.kind, _range(r), _rows(r), _metric(r), str(r.head.parent or ""), r.id)
+        table.add_row(r.status, r.head.judged or "", r.kind, _range(r), _rows(r), _metric(r), str(r.head.parent or ""), r.id)
     if as_json:
         show({"runs": [r.manifest for r in found]}, True)
     else:
@@ -114,9 +114,9 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     metrics = {n: v for n, v in said.metrics.items() if "=" not in n}
     sliced = len(said.metrics) - len(metrics)
     code = said.code
-    commit = f"{str(code.get('commit', 'no commit'))[:12]}{', with changes not committed' if code.get('dirty') else ''}"
     rows: list[tuple[str, Any]] = [
         ("status", run.status + (f" ({said.stage})" if run.status == "killed" and said.stage != "running" else "")),
+        ("verdict", (run.head.judged or "") + (f": {'; '.join(said.reasons or said.missed)}" if said.reasons or said.missed else "")),
         ("error", said.error),
         ("ended", said.ended),
         ("kind", run.kind),
@@ -134,12 +134,17 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("graphs", _pairs({n: str(f)[:12] for n, f in said.fingerprints.items()})),
         ("outputs", "\n".join(f"{n}: {len(b):,} files, {sum(b):,} bytes" for n, b in kinds.items())),
         ("links", _pairs({n: v for n, v in said.links.items() if not isinstance(v, dict)})),
-        ("code", f"{commit}; sha256 {code.get('sha256', '')[:12]}{_values(code)}" if code else ""),
+        ("code", f"{_commit(code)}; sha256 {code.get('sha256', '')[:12]}{_values(code)}" if code else ""),
+        ("engine", f"{engine.get('version', 'no version')}, {_commit(engine)}" if (engine := code.get("engine")) else ""),
         ("lock", (said.lock or "")[:12]),
         ("versions", _pairs(said.versions)),
         ("folder", str(run.folder)),
     ]
     return [(name, str(value)) for name, value in rows if value]
+
+
+def _commit(code: Code | Engine) -> str:
+    return f"{code.get('commit', 'no commit')[:12]}{', with changes not committed' if code.get('dirty') else ''}"
 
 
 def _values(code: Code) -> str:

@@ -59,6 +59,7 @@ def serve(
             models=layout.models(settings.data),
             graphs=layout.graphs(settings.data),
             **{
+                "needs_model": bool(settings.models),
                 "keys": layout.api_keys(settings.data),
                 **settings.serve,
                 **files,

@@ -99,6 +99,10 @@ def _result(trained: Any, push: bool, machine: dict[str, Any] | None) -> None:
         from pipelines.training.training_report import render as render_report
 
         results().print(render_report(trained.report))
+    if trained.version is not None:
+        screen.print(f"pushed version {trained.version} of {trained.model} ({trained.run})", highlight=False)
+    elif not push:
+        screen.print("not pushed: --no-push; it is neither held against the gate nor served", highlight=False)
     if trained.pushed is None and push:
         screen.print(f"not pushed: {'; '.join(trained.pipeline.reasons)}")
         raise typer.Exit(3)

@@ -20,6 +20,8 @@ __all__ = ["app", "metrics"]
 
 app = typer.Typer(invoke_without_command=True, no_args_is_help=False, rich_markup_mode=None)
 
+JOBS_ALONE = "jobs alone: tandem.yaml names no model to monitor or retrain"
+
 ModelOption = Annotated[str | None, typer.Option("--model", help="Watch this model only (default: all of tandem.yaml).")]
 
 
@@ -33,12 +35,14 @@ def watch(
     once: Annotated[bool, typer.Option("--once", help="Look now, do what follows from it, and end (for cron).")] = False,
     as_of: Annotated[str | None, typer.Option(help="Tell labels and monitor that it is this moment (UTC), over replayed history.")] = None,
     metrics_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port of /metrics (0: a free one).")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what a look now would do, and do nothing.")] = False,
     json_: JsonOption = False,
 ) -> None:
     """Run the monitor on a schedule, alert, and retrain on drift, decay, age or new data, until stopped (Ctrl-C, SIGTERM).
 
-    A retrained model is promoted by the thresholds of tandem promote, never by the trigger alone. With --once the exit code is 1
-    if something could not be done; what the monitor finds is told by alerts and by tandem watch status.
+    A retrained model is pushed as the challenger; with watch.promote in tandem.yaml it is promoted if the thresholds of tandem promote
+    hold. With --once the exit code is 1 if something could not be done; what the monitor finds is told by alerts and by tandem watch
+    status.
     """
     if context.invoked_subcommand is not None:
         return
@@ -48,7 +52,7 @@ def watch(
     from pipelines.project.recording import recorded
     from pipelines.watch.child_commands import Children
     from pipelines.watch.job_metrics import JobMetrics
-    from pipelines.watch.watch_job import Watch, status, utc_now
+    from pipelines.watch.watch_job import Watch, intentions, status, utc_now
     from transforms.errors import ConfigError
 
     if as_of is not None:
@@ -58,6 +62,15 @@ def watch(
     except ValueError as error:
         raise ConfigError(f"--every: {error}") from None
     subject, steps = _subject(repo, data, model), Steps()
+    if dry_run:
+        planned = intentions(subject, utc_now())
+        show(planned, json_)
+        for name, lines in planned.items() if not json_ else ():
+            for line in lines:
+                write(f"{name}: would {line}" if not line.startswith("tandem") else f"{name}: would run {line}")
+        if not planned:
+            steps.say(f"would look after {JOBS_ALONE}")
+        return
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -68,6 +81,8 @@ def watch(
         else:  # a log: whole moments, nothing to parse
             write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}", err=True)
 
+    if once and not subject.models:
+        say(f"watching {JOBS_ALONE}")
     watcher = Watch(subject, Children(subject.path, subject.data, stop), utc_now, say, every=length, as_of=as_of)
     if once:
         watcher.look_now.update(subject.models)
@@ -79,7 +94,7 @@ def watch(
         port = subject.settings.watch.metrics_port if metrics_port is None else metrics_port
         port, end = serve(JobMetrics(subject.data, lambda: watcher.known), port, "watch.metrics_port")
         address = f"http://127.0.0.1:{port}/metrics"
-        say(f"watching {', '.join(subject.models)} every {every or subject.settings.watch.every}; metrics on {address}")
+        say(f"watching {', '.join(subject.models) or JOBS_ALONE} every {every or subject.settings.watch.every}; metrics on {address}")
         try:
             with recorded(subject, "watch", links={"metrics": address}):
                 watcher.run(stop)
@@ -97,10 +112,8 @@ def _subject(repo: Path, data: Path | None, model: str | None) -> Subject:
 
     loaded = load(repo, data)
     names = [str(loaded.attribute(reference).name) for reference in loaded.settings.models]
-    if not names:
-        raise ConfigError("tandem.yaml: models is missing; name one, e.g. models: ['labels:my_model']")
     if model is not None and model not in names:
-        raise ConfigError(f"--model {model}: there is no such model; tandem.yaml has {', '.join(names)}")
+        raise ConfigError(f"--model {model}: there is no such model; tandem.yaml has {', '.join(names) or 'none'}")
     chosen = tuple(names) if model is None else (model,)
     return Subject(loaded.path, loaded.settings, loaded.data, loaded.sources, loaded.groups, chosen)
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.lake.files import json_digest, sha256
-from pipelines.lake.run_records import Code
+from pipelines.lake.run_records import Code, Engine
 from pipelines.lake.value_code import meaning, value_files
 
-__all__ = ["code_version", "engine_root", "facts", "hashed", "library_versions", "lock_hash", "masked"]
+__all__ = ["code_version", "engine_root", "engine_version", "facts", "hashed", "library_versions", "lock_hash", "masked"]
 
 LIBRARIES = ("apache-beam", "tensorflow", "tensorflow-transform", "tfx-bsl", "pyarrow", "numpy", "feast", "duckdb", "tandem-features")
 LOCK = "requirements.lock" if sys.version_info < (3, 12) else "requirements-modern.lock"
@@ -56,7 +56,7 @@ def lock_hash() -> str | None:
 
 
 def code_version(repo: Path, definitions: str = "features") -> Code:
-    """The code that runs: two hashes, each file's own, and the git commit where there is one.
+    """The code that runs: two hashes, each file's own, the git commit of the repository where there is one, and which engine it was.
 
     ``sha256`` is of all Python files of engine and repository, and informs. ``values`` is of what can change a feature value, as far as
     it means something (see ``value_code``): by it a batch run is stale or not; ``value_files`` has it by file. ``definitions`` is the
@@ -72,14 +72,35 @@ def code_version(repo: Path, definitions: str = "features") -> Code:
         each[file.relative_to(engine).as_posix() if inside else f"repo/{file.name}"] = own.hexdigest()[:16]
     meanings = {name: meaning(file)[:16] for name, file in value_files(engine, repo, definitions).items()}
     out: Code = {"sha256": digest.hexdigest(), "values": json_digest(meanings)}
+    if (found := _commit(repo)) is not None:
+        out["commit"], out["dirty"] = found
+    return {**out, "engine": engine_version(), "files": each, "value_files": meanings}
+
+
+@cache
+def engine_version() -> Engine:
+    """The version of the package, and its commit where it runs from a checkout of its own (not where it is installed inside of another)."""
+    out: Engine = {}
+    with suppress(metadata.PackageNotFoundError):
+        out["version"] = metadata.version("tandem-features")
+    engine = engine_root()
+    top = _git(engine, "rev-parse", "--show-toplevel")
+    if top is not None and Path(top).resolve() == engine and (found := _commit(engine)) is not None:
+        out["commit"], out["dirty"] = found
+    return out
+
+
+def _git(folder: Path, *words: str) -> str | None:
     try:
-        git = ["git", "-C", str(engine)]
-        out["commit"] = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
-        out["dirty"] = bool(dirty.strip())
+        return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        pass
-    return {**out, "files": each, "value_files": meanings}
+        return None
+
+
+def _commit(folder: Path) -> tuple[str, bool] | None:
+    """The commit that ``folder`` is of, and whether something below it differs; None where it is in no git repository."""
+    commit, changes = _git(folder, "rev-parse", "HEAD"), _git(folder, "status", "--porcelain", "--", ".")
+    return None if commit is None else (commit, bool(changes))
 
 
 @cache

@@ -38,13 +38,23 @@ class OutputFile(TypedDict):
     sha256: str
 
 
+class Engine(TypedDict, total=False):
+    """Which Tandem it was: the package's version, and the commit of its own checkout, where it ran from one."""
+
+    version: str
+    commit: str
+    dirty: bool
+
+
 class Code(TypedDict, total=False):
-    """The code that a run was made with, see ``provenance.code_version``."""
+    """The code that a run was made with, see ``provenance.code_version``. ``commit`` and ``dirty`` are the user's repository's; runs of
+    before there was ``engine`` have the engine's there."""
 
     sha256: str
     values: str
     commit: str
     dirty: bool
+    engine: Engine
     files: dict[str, str]
     value_files: dict[str, str]
 
@@ -88,6 +98,9 @@ class RunHead:
     """How a promotion, a rollback or a retraining ended."""
     rows_made: int = 0
     """The feature rows, or training rows, that it made."""
+    judged: str | None = None
+    """What came of it, beside how it ended: ``pushed version 2``, ``not pushed``, ``ok``, ``fail``, ``promoted``; None where nothing is
+    judged."""
     score: tuple[str, float] | None = None
     """One of its metrics, by name: the AUC on the test split, if it has that."""
 
@@ -314,7 +327,7 @@ def record_of(manifest: Mapping[str, Any]) -> RunRecord:
     cls = _OF_KIND.get(str(manifest.get("kind", "")), RunRecord)
     names = _NAMES[cls]
     said = {k: v for k, v in manifest.items() if k in names and v is not None}
-    return cls(**said, more={k: v for k, v in manifest.items() if k not in names})
+    return cls(**{**said, "judged": _judged(manifest)}, more={k: v for k, v in manifest.items() if k not in names})
 
 
 def head_fields(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -324,10 +337,22 @@ def head_fields(manifest: Mapping[str, Any]) -> dict[str, Any]:
         made = sum(n for name, n in (manifest.get("counts") or {}).items() if name.startswith("rows/"))
         if rows := made or sum((manifest.get("rows") or (manifest.get("summary") or {}).get("rows_of") or {}).values()):
             out["rows_made"] = rows
+        if judged := _judged(manifest):
+            out["judged"] = judged
         metrics = manifest.get("metrics") or {}
         if name := next((n for n in ("test/auc", *metrics) if isinstance(metrics.get(n), float)), None):
             out["score"] = [name, metrics[name]]
     return out
+
+
+def _judged(manifest: Mapping[str, Any]) -> str | None:
+    version, kind = manifest.get("version"), manifest.get("kind")
+    if kind == "train":
+        if version is not None:
+            return f"pushed version {version}"
+        return "not pushed" if manifest.get("status") == "complete" else None
+    said = manifest.get("outcome") or manifest.get("verdict")
+    return (f"{said} version {version}" if version is not None and manifest.get("outcome") else str(said)) if said else None
 
 
 def head_of(fields: Mapping[str, Any]) -> RunHead:

@@ -234,8 +234,15 @@ def _code(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Difference]:
     if then and now:
         weighs = sorted(f for f in {*then, *now} if then.get(f) != now.get(f))
         yield Difference("code", f"can change feature values: {', '.join(weighs) or 'none of this'}")
-    commits = [f"{c.get('commit', 'unknown')[:12]}{' with changes not committed' if c.get('dirty') else ''}" for c in (a, b)]
-    yield Difference("code", "commit", *commits)
+    for what, (x, y) in {"commit": (a, b), "engine": tuple(c.get("engine") or {} for c in (a, b))}.items():
+        told = [_version(c) for c in (x, y)]
+        if told[0] != told[1]:
+            yield Difference("code", what, *told)
+
+
+def _version(code: Mapping[str, Any]) -> str:
+    words = [code.get("version"), str(code.get("commit", "unknown"))[:12], "with changes not committed" if code.get("dirty") else None]
+    return " ".join(str(w) for w in words if w)
 
 
 def _libraries(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Difference]:

@@ -125,7 +125,7 @@ def _training_run(run: runs.Run | None, run_id: Any) -> dict[str, Any]:
         "seeds": said.seeds,
         "params": said.params,
         "metrics": {n: v for n, v in said.metrics.items() if "=" not in n},
-        "code": {k: said.code.get(k) for k in ("commit", "dirty", "sha256")},
+        "code": {k: said.code.get(k) for k in ("commit", "dirty", "sha256", "engine")},
         "lock": said.lock,
         "links": said.links,
     }

@@ -216,6 +216,8 @@ class WatchSettings(_Section):
     """Trigger: so many whole days of events that the champion's training did not see."""
     train_days: float | None = Field(default=None, ge=1)
     """Train on so many days up to the newest; null: from where the champion's training began."""
+    promote: bool = False
+    """Whether a version that the watch made is promoted, if the thresholds of ``tandem promote`` hold. False: it stays the challenger."""
     cooldown_hours: float = Field(default=24, ge=0)
     """The least time between the starts of two trainings of a model."""
     attempts: int = Field(default=3, ge=1)

@@ -124,6 +124,7 @@ def read_record(folder: Path, manifest: Mapping[str, Any]) -> Record:
         **{f"seed/{k}" if k != "seed" else k: v for k, v in run.seeds.items()},
         **run.params,
     }
+    engine = run.code.get("engine") or {}
     tags = {
         "tandem.run": folder.name,
         "tandem.kind": run.kind,
@@ -132,6 +133,9 @@ def read_record(folder: Path, manifest: Mapping[str, Any]) -> Record:
         "tandem.dirty": run.code.get("dirty"),
         "tandem.lock": run.lock,
         "tandem.error": run.error,
+        "tandem.verdict": run.judged,
+        "tandem.reasons": "; ".join(run.reasons or run.missed),
+        "tandem.engine": " ".join(str(v) for v in (engine.get("version"), str(engine.get("commit", ""))[:12]) if v),
         "tandem.features": ", ".join(run.features) if isinstance(run, TrainRecord) else None,
         "mlflow.source.git.commit": run.code.get("commit"),
         "mlflow.source.name": " ".join(run.command or ["tandem", run.kind]),

@@ -18,6 +18,7 @@ from pipelines.lake.runs import Run
 from pipelines.project.config import WatchSettings
 from pipelines.registry.alias_file import current, model_folder
 from pipelines.watch.decide import Attempt, Champion, Findings, Policy, State
+from pipelines.watch.event_span import event_span
 from transforms.definitions import EventSource
 from transforms.instants import EPOCH
 
@@ -50,16 +51,20 @@ def _days_of(folder: Path) -> list[date]:
 
 
 def event_days(data: Path, sources: Iterable[EventSource], now: datetime) -> tuple[datetime, datetime] | None:
-    """The whole days [first, end) for which every source has events, by their ``date=YYYY-MM-DD`` folders; None if there are none.
+    """The whole days [first, end) for which every source has events; None if there are none. Today is not whole yet.
 
-    Today is not whole yet. Where no source has such folders, the days are those up to today, as nothing says otherwise: then
-    the first is the epoch's.
+    A source's days are those of its ``date=YYYY-MM-DD`` folders; where it has none, those of the events in its files. The calendar makes
+    no data: a history that ended years ago ends there.
     """
     today = _midnight(now.astimezone(UTC).date())
-    spans = [days for s in sources if s.files and (days := _days_of(data / s.files))]
+    spans = []
+    for source in (s for s in sources if s.files):
+        if days := _days_of(data / str(source.files)):
+            spans.append(days)
+        elif (span := event_span(data, source, now)) is not None:
+            spans.append([at.astimezone(UTC).date() for at in span])
     if not spans:
-        some = any((data / s.files).is_dir() and any((data / s.files).iterdir()) for s in sources if s.files)
-        return (datetime(1970, 1, 1, tzinfo=UTC), today) if some else None
+        return None
     first = max(_midnight(days[0]) for days in spans)
     end = min(today, min(_midnight(days[-1]) + _DAY for days in spans))
     return (first, end) if first < end else None

@@ -35,7 +35,8 @@ REFUSED = 3
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a retraining ended: promoted, refused (by a threshold of promotion) or not blessed; its version, where it has one."""
+    """How a retraining ended: promoted, pushed (``watch.promote`` is off: a person promotes), refused (by a threshold of promotion) or
+    not blessed; its version, where it has one."""
 
     run: str
     what: str
@@ -70,7 +71,8 @@ def retrain(
     with recorded(place, KIND, key=dict(key), anew=False, now=clock(), **fields) as run:
         run.save(tries=int(run.as_(RetrainRecord).tries) + 1, begun=clock().isoformat(), asked_to_stop=False)
         try:
-            outcome = _steps(place.data, run, model, span, commands, say)
+            why = "; ".join(f"{t.name}: {t.why}" for t in triggers)
+            outcome = _steps(place.data, run, model, span, commands, say, why if place.settings.watch.promote else None)
         except Stopped:
             run.save(tries=int(run.as_(RetrainRecord).tries) - 1, asked_to_stop=True)
             raise
@@ -78,7 +80,9 @@ def retrain(
         return outcome
 
 
-def _steps(data: Path, run: Run, model: str, span: Range, commands: Commands, say: Callable[[str], None]) -> Outcome:
+def _steps(data: Path, run: Run, model: str, span: Range, commands: Commands, say: Callable[[str], None], promotes: str | None) -> Outcome:
+    """``promotes``: why a version is promoted that holds the thresholds; None: it is left to a person."""
+
     def command(*words: str, fine: tuple[int, ...] = (0,)) -> tuple[int, str]:
         say(f"{run.id}: tandem {' '.join(words)}")
         code, why = commands.run(words)
@@ -101,7 +105,12 @@ def _steps(data: Path, run: Run, model: str, span: Range, commands: Commands, sa
         return Outcome(run.id, "not blessed", None, _reasons(trained))
     if current(model_folder(data, model)).champion == version:  # a first version, or a promotion before a crash
         return Outcome(run.id, "promoted", version)
-    code, why = command("promote", "--model", model, "--version", str(version), fine=(0, REFUSED))
+    if promotes is None:
+        mend = f"'tandem promote --model {model} --version {version}' judges it (watch.promote: true does so by itself)"
+        say(f"{run.id}: version {version} of {model} is pushed and not promoted; {mend}")
+        return Outcome(run.id, "pushed", version, f"the champion stays; {mend}")
+    reason = f"tandem watch, {promotes}"
+    code, why = command("promote", "--model", model, "--version", str(version), "--reason", reason, fine=(0, REFUSED))
     if current(model_folder(data, model)).champion == version:
         say(f"{run.id}: version {version} of {model} is the champion now")
         return Outcome(run.id, "promoted", version)

@@ -27,7 +27,7 @@ from pipelines.watch.retrain import alone, retrain
 from transforms.definitions import EventSource
 from transforms.errors import DataError, TandemError
 
-__all__ = ["Subject", "Watch", "status"]
+__all__ = ["Subject", "Watch", "intentions", "status"]
 
 _BEAT = timedelta(minutes=1)
 """The longest time without a look at the runs, so that a failed job is noticed soon."""
@@ -186,7 +186,7 @@ class Watch:
             except DataError as error:
                 self._wrong(f"{model}: the retraining failed: {error}")
                 return True
-            good = outcome.what == "promoted"
+            good = outcome.what in ("promoted", "pushed")
             text = "\n".join(part for part in (why, outcome.detail, f"run {outcome.run}") if part)
             title = (
                 f"{model}: retrained, version {outcome.version} {outcome.what}"
@@ -271,6 +271,33 @@ def status(subject: Subject, now: datetime) -> dict[str, Any]:
         "retrainings": [_summary(r) for r in runs if r.kind == KIND][-5:],
         "alerts": {"firing": alerts.firing(), "waiting": len(alerts.waiting())},
     }
+
+
+def intentions(subject: Subject, now: datetime) -> dict[str, list[str]]:
+    """What a round would do now, per model, one line each; nothing is done, asked or written for it."""
+    data = subject.data
+    runs = list_runs(data)
+    out: dict[str, list[str]] = {}
+    for model in subject.models:
+        state = gather(data, model, subject.sources.values(), subject.groups, runs, subject.settings.watch, None, now)
+        lines = [f"tandem labels --model {model}", f"tandem monitor --model {model} --no-labels"]
+        decision = decide(replace(state, looked=now), now)
+        days = event_days(data, subject.sources.values(), now)
+        if isinstance(decision.action, Retrain) and days is not None:
+            graphs = applied(data, subject.groups)
+            span = plan(data, model, days, runs, graphs, subject.settings.watch.train_days, subject.settings.demo.warm_up_days)
+            first, last = f"{span.train_start:%Y-%m-%d}", f"{span.end:%Y-%m-%d}"
+            lines.append(f"retrain on {first} to {last}, as {'; '.join(f'{t.name}: {t.why}' for t in decision.triggers)}")
+            then = (
+                "promote it if the thresholds hold" if subject.settings.watch.promote else "push it, not promote it (watch.promote is off)"
+            )
+            lines.append(then)
+        elif decision.triggers:
+            lines.append(f"not retrain, though {', '.join(t.name for t in decision.triggers)} asks for it: {decision.held}")
+        else:
+            lines.append("not retrain, unless the monitor finds a reason")
+        out[model] = lines
+    return out
 
 
 def _running(run: Run) -> dict[str, Any]:

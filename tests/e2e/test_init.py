@@ -234,6 +234,7 @@ def _watched(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     webhook.up()
     monkeypatch.setenv("TANDEM_ALERTS__WEBHOOK", webhook.url)
     monkeypatch.setenv("TANDEM_WATCH__NEW_DAYS", "2")
+    monkeypatch.setenv("TANDEM_WATCH__PROMOTE", "true")
     monkeypatch.setenv("TANDEM_TRACKING__TRACKERS", "[]")
     found: dict[str, Any] = {}
     for _ in range(2):

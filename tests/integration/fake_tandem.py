@@ -77,7 +77,14 @@ def recorded_one(place: ProjectRef, command: str, options: dict[str, str], said:
             if said == "refused":
                 run.save(missed=["auc 0.60 is below 0.65"])
                 return 3
-            change(place.data / "models" / MODEL, "promote", lambda now: (version, None), datetime.now(UTC), version=version)
+            change(
+                place.data / "models" / MODEL,
+                "promote",
+                lambda now: (version, None),
+                datetime.now(UTC),
+                version=version,
+                reason=options.get("--reason"),
+            )
     return 0
 
 

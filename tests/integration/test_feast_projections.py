@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 import warnings
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +21,7 @@ from feast.types import Float64, Int64, String
 from feast.value_type import ValueType
 from starlette.testclient import TestClient
 
+from pipelines.demo.scaffold import scaffold
 from pipelines.training.definition import Model
 from pipelines.training.train_job import model_spec
 from pipelines.training.training_set import SPLITS, build_training_set
@@ -31,6 +34,7 @@ from serving.settings import ServingSettings
 from transforms import definitions
 from transforms.errors import DataError, DefinitionError
 
+ROOT = Path(__file__).parents[2]
 T0 = datetime(2024, 5, 1, tzinfo=UTC)
 NOW = T0 + timedelta(days=3)
 PRINT = "f" * 64
@@ -248,3 +252,30 @@ def test_what_cannot_be_told_apart_or_found_is_one_line(repo: Path, tmp_path: Pa
         build_training_set(model(["city_orders:typo"]), spine(), store, tmp_path, NOW)
     with pytest.raises(DataError, match="feature view 'nothing' is not in the registry; it has city_orders, routes"):
         build_training_set(model(["nothing:typo"]), spine(), store, tmp_path, NOW)
+
+
+@pytest.mark.parametrize(("needs", "status"), [(False, 200), (True, 503)])
+def test_a_project_without_models_is_ready(repo: Path, needs: bool, status: int) -> None:
+    """FAULTS 22: ``models`` may be left out of tandem.yaml; who has some is not ready before one is pushed."""
+    with TestClient(create_app(server_settings(repo, needs_model=needs))) as client:
+        assert client.get("/v2/health/ready").status_code == status
+        assert client.post(
+            "/get-online-features", json={"features": ["routes:trips_1h"], "entities": {"city": ["a"], "shop": [1]}}
+        ).is_success
+
+
+def test_monitor_and_watch_say_what_they_can_do_without_models(tmp_path: Path) -> None:
+    """FAULTS 22: they were refused."""
+    shop = tmp_path / "shop"
+    scaffold(shop)
+    text = (shop / "tandem.yaml").read_text()
+    (shop / "tandem.yaml").write_text("".join(line for line in text.splitlines(True) if not line.startswith("models:")))
+    for words, said in (
+        (["monitor"], "tandem.yaml names no model, whose answers the monitor would judge"),
+        (["watch", "--dry-run"], "would look after jobs alone: tandem.yaml names no model"),
+        (["watch", "--once"], "watching jobs alone: tandem.yaml names no model"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "pipelines.cli", *words, "--repo", str(shop)], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0 and said in done.stderr, done.stderr

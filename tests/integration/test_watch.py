@@ -20,9 +20,10 @@ from pipelines.alerting import Webhook
 from pipelines.lake.process_identity import started
 from pipelines.project.config import AlertSettings
 from pipelines.project.secrets import Secret
+from pipelines.registry.alias_file import current
 from pipelines.watch.job_metrics import JobMetrics, page
 from pipelines.watch.observations import event_days, plan
-from pipelines.watch.watch_job import Watch, status
+from pipelines.watch.watch_job import Watch, intentions, status
 from tests.integration.fake_tandem import MODEL, champion
 from tests.integration.watch_world import BROKEN, CALM, DRIFT, SOURCE, Clock, InProcess, World, utc
 from tests.webhook_server import WebhookServer
@@ -361,11 +362,46 @@ def test_days_of_events(tmp_path: Path) -> None:
     assert event_days(world.data, [SOURCE], now) == (utc("2013-01-01"), utc("2013-01-13"))
 
 
-def test_files_without_days_reach_to_today(tmp_path: Path) -> None:
-    (tmp_path / "events" / "departures").mkdir(parents=True)
-    (tmp_path / "events" / "departures" / "all.jsonl").write_text("{}\n")
-    days = event_days(tmp_path, [SOURCE], utc("2013-01-20T06:00:00"))
-    assert days is not None and days[1] == utc("2013-01-20")
+def test_files_without_days_reach_as_far_as_their_events(tmp_path: Path) -> None:
+    """FAULTS 23: a history that ended years ago has no thousands of days of new data."""
+    folder = tmp_path / "events" / "departures"
+    folder.mkdir(parents=True)
+    (folder / "all.jsonl").write_text("{}\n")
+    now = utc("2013-01-20T06:00:00")
+    assert event_days(tmp_path, [SOURCE], now) is None
+    (folder / "all.jsonl").write_text('{"id": "a", "at": "2002-08-01T10:00:00Z"}\n{"id": "b", "at": "2002-08-03T23:59:59Z"}\n{}\n')
+    assert event_days(tmp_path, [SOURCE], now) == (utc("2002-08-01"), utc("2002-08-04"))
+    (folder / "more.jsonl").write_text('{"id": "c", "at": "2013-01-20T01:00:00Z"}\n')
+    assert event_days(tmp_path, [SOURCE], now) == (utc("2002-08-01"), utc("2013-01-20"))  # today is not whole
+    (folder / "more.jsonl").unlink()
+    assert event_days(tmp_path, [SOURCE], now) == (utc("2002-08-01"), utc("2002-08-04"))
+
+
+def test_promotion_is_asked_for(tmp_path: Path, clock: Clock) -> None:
+    """FAULTS 23: unconfigured, the watch trains and pushes; who is served stays a person's decision, and the run says how."""
+    world = World(tmp_path, promotes=False)
+    world.will_find(DRIFT)
+    watcher, _ = watch(world, clock)
+    watcher.round()
+    assert world.commands() == ["labels", "monitor", "batch", "train"] and champion(world.data) == 1
+    (run,) = world.runs("retrain")
+    assert (run["status"], run["outcome"], run["version"]) == ("complete", "pushed", 2)
+    assert "'tandem promote --model flights --version 2' judges it" in run["detail"]
+    watcher.round()
+    assert world.commands().count("train") == 1
+
+
+def test_the_history_says_why_and_a_dry_run_does_nothing(world: World, clock: Clock) -> None:
+    """FAULTS 23: what the watch would do, in words; a promotion of the watch bears its triggers."""
+    world.will_find(DRIFT)
+    watcher, _ = watch(world, clock)
+    before = sorted(p for p in world.root.rglob("*") if p.is_file())
+    assert intentions(world.subject, clock())[MODEL][-1] == "not retrain, unless the monitor finds a reason"
+    assert sorted(p for p in world.root.rglob("*") if p.is_file()) == before and world.commands() == []
+    watcher.round()
+    assert champion(world.data) == 2
+    entry = current(world.data / "models" / MODEL).history[-1]
+    assert entry["reason"] == "tandem watch, drift: view__temp drifted" and entry["by"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.lake.runs import list_runs
-from pipelines.project.config import Settings, TrackingSettings
+from pipelines.project.config import Settings, TrackingSettings, WatchSettings
 from pipelines.project.recording import ProjectRef, recorded
 from pipelines.watch.watch_job import Subject
 from tests.integration import fake_tandem
@@ -48,6 +48,7 @@ class World:
     root: Path
     days: int = 12
     settings: dict[str, Any] = field(default_factory=dict)
+    promotes: bool = True
 
     def __post_init__(self) -> None:
         self.repo, self.data = self.root / "repo", self.root / "data"
@@ -83,7 +84,8 @@ class World:
 
     @property
     def subject(self) -> Subject:
-        settings = Settings(data=self.data, tracking=TrackingSettings(trackers=[]), **self.settings)
+        watch = WatchSettings(promote=self.promotes)
+        settings = Settings(data=self.data, tracking=TrackingSettings(trackers=[]), **{"watch": watch, **self.settings})
         return Subject(self.repo, settings, self.data, {"departures": SOURCE}, {"view": VIEW}, (MODEL,))
 
     def commands(self) -> list[str]:
