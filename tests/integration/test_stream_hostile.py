@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -46,7 +46,9 @@ class Reader(MemoryPartitionReader):
 
 
 class Broker(MemoryBroker):
-    made: ClassVar[dict[str, Any]] = {}
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: dict[str, Any] = {}
 
     def open_reader(self) -> Reader:
         reader = Reader(self)
@@ -57,7 +59,6 @@ class Broker(MemoryBroker):
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     broker = Broker()
-    broker.made = {}  # type: ignore[misc]
     broker.create_topic("payments")
     stream = StreamSettings(shards=2, max_reject_share=0.2)
     folder = tmp_path / "stream" / "main"
@@ -67,13 +68,18 @@ def world(tmp_path: Path) -> World:
     return made
 
 
+def damage(world: World) -> Broker:
+    assert isinstance(world.broker, Broker)
+    return world.broker
+
+
 def letters(world: World) -> list[Letter]:
     return [Letter.read(record, 0) for record in drain(MemoryBroker.open_reader(world.broker), "payments.dead")]
 
 
 def test_a_record_that_is_too_large_is_one_dead_letter(world: World) -> None:
     """SECURITY H1."""
-    world.broker.made = {"large": (10, 200)}
+    damage(world).made = {"large": (10, 200)}
     world.run()
     found = letters(world)
     assert [(a.offset, a.reason, a.whole) for a in found] == [(10, "too_long", False), (200, "too_long", False)]
@@ -85,7 +91,7 @@ def test_a_batch_that_cannot_be_read_is_left_out_when_told(world: World, tmp_pat
     """SECURITY H1: the stream stops with one line, and goes on after 'tandem stream skip', recorded."""
     topics = {"payments": "payments"}
     world.run(replace(world.spec(), until={"payments": {0: 110}}))
-    world.broker.made = {"damaged": (120, 130)}
+    damage(world).made = {"damaged": (120, 130)}
     world.run(fails=True)
     assert str(world.control.failure()).endswith("tandem stream skip payments/0/120")
     data = tmp_path
@@ -113,7 +119,7 @@ def test_a_batch_that_cannot_be_read_is_left_out_when_told(world: World, tmp_pat
         for r in world.rows()
     ]
     assert got == want
-    assert world.rows() and [letter for letter in world.control.said()[0] if "is left out: poison" in letter]
+    assert world.rows() and any("is left out: poison" in line for line in world.control.said()[0])
 
 
 class Inner:
@@ -189,4 +195,4 @@ def test_the_stream_goes_on_beside_a_topic_that_is_down(world: World, monkeypatc
     world.run()
     assert [a.offset for a in letters(world)] == [240, 240], "what waited, and what reading again brought"
     assert letters_waiting(world.folder / "letters") == 0
-    assert poll.SpooledLetters is SpooledLetters
+    assert vars(poll)["SpooledLetters"] is SpooledLetters

@@ -56,7 +56,8 @@ def framed(codec: int, plain: bytes, count: int, first: int = 7) -> bytes:
 
 def read_all(raw: bytes, first: int) -> list[Columns]:
     """As a reader asks for it, fetch by fetch."""
-    found, at = [], first
+    at = first
+    found: list[Columns] = []
     for _ in range(100):
         columns = decode(raw, at)
         if columns.next_offset == at:

@@ -45,7 +45,8 @@ def test_the_verdict_is_the_logs_however_it_is_cut(case: tuple[Any, Partition], 
     source, partition = case
     want = judged(partition, source, begin)
     got: list[tuple[int, dict[str, Any], str]] = []
-    newest, leaps, before, at, greatest = NEVER, (), 0, 0, NEVER
+    leaps: tuple[int, ...] = ()
+    newest, before, at, greatest = NEVER, 0, 0, NEVER
     for cut in [*sorted(cuts), partition.end]:
         verdict, offsets = checked([(o, e) for o, e in partition.records if at <= o < cut], source)
         taken = split_late(verdict, offsets, source, newest, NEVER if begin is None else begin, leaps, partition.limit)
