@@ -21,6 +21,7 @@ PUBLIC = (
     "transforms.windows",
     "transforms.schemas",
     "transforms.graph",
+    "transforms.preprocessing",
     "serving.online_store.base",
     "serving.online_store.sqlite",
     "serving.online_store.redis",

@@ -75,7 +75,7 @@ def apply(repo: Repo, run_id: str | None, steps: Steps) -> None:
     complete = [r for r in runs.list_runs(repo.data) if r.kind == "batch" and r.status == "complete"]
     if run_id is None and not complete:
         raise ConfigError("there is no complete batch run; run 'tandem batch' first")
-    run = runs.find(repo.data, run_id) if run_id else complete[-1]
+    run = runs.find(repo.data, run_id, "batch") if run_id else complete[-1]
     with recording.recorded(repo, "apply", of_run=run.id, range=run.head.range) as applying, steps.doing("apply"):
         fingerprints = apply_fingerprints(repo, lambda: graphs_of(repo, run), steps.say)
         applying.save(fingerprints=fingerprints)

@@ -32,7 +32,9 @@ FLOOR0 = tuple(
         "columns",
     )
 )
-FLOOR1 = tuple(f"transforms.{m}" for m in ("contract", "aggregates", "lateness", "fold", "tensors", "schemas", "fingerprint", "graph"))
+FLOOR1 = tuple(
+    f"transforms.{m}" for m in ("contract", "aggregates", "lateness", "fold", "tensors", "schemas", "fingerprint", "graph", "preprocessing")
+)
 FLOOR2 = ("serving.online_store", "serving.feast_objects")
 
 ARROW = ("numpy", "pyarrow", "pyarrow_hotfix")
@@ -67,6 +69,7 @@ ROOMS = (
     Room("transforms.fingerprint", FLOOR0, (*ARROW, *TENSORFLOW)),
     Room("transforms.graph", (*FLOOR0, *FLOOR1), (*ARROW, *TENSORFLOW)),
     Room("transforms.tensors", (), (*ARROW, "tensorflow")),
+    Room("transforms.preprocessing", FLOOR0, ("tensorflow",)),
     Room("transforms.schemas", (*FLOOR0, *FLOOR1), (*ARROW, "tensorflow_metadata", "google.protobuf")),
     *(Room(name, (*FLOOR0, *FLOOR1), ARROW) for name in FLOOR1[:4]),
     *(Room(name, (*FLOOR0, *FLOOR1, *FLOOR2, "serving.errors"), STORES) for name in FLOOR2),

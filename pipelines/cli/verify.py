@@ -20,7 +20,9 @@ def verify(
     name: Annotated[str, typer.Option("--name", help="Which stream.")] = "main",
     against: Annotated[
         str | None,
-        typer.Option(help="Compare with this batch run's rows (default: a new batch run over exactly the events that the stream read)."),
+        typer.Option(
+            help="Compare with this batch run's rows, or the 'latest' one's (default: a new run over exactly what the stream read)."
+        ),
     ] = None,
     online: Annotated[bool, typer.Option("--online/--no-online", help="Look at what the online store holds for each key.")] = True,
     served: Annotated[bool, typer.Option("--served/--no-served", help="Look at what the server answered (its request log).")] = True,

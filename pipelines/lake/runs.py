@@ -238,11 +238,17 @@ class RunStore:
         others = (path.parent for path in sorted(self.folder.glob(f"*/{layout.MANIFEST}")) if path.parent.name not in readable)
         return [line for line in map(_manifest, others) if isinstance(line, str)]
 
-    def find(self, run_id: str) -> Run:
-        """The run called ``run_id`` (or that starts so, if only one does; ``latest`` is the newest). Raises DataError."""
+    def find(self, run_id: str, kind: str | None = None) -> Run:
+        """The run called ``run_id``, or that starts so, if only one does. Raises DataError.
+
+        ``latest`` is the newest run; with a ``kind``, as whoever needs a run of that kind asks, the newest complete one of it.
+        """
         runs = self.runs()
-        if run_id == "latest" and runs:
-            return runs[-1]
+        if run_id == "latest":
+            meant = [r for r in runs if kind is None or (r.kind == kind and r.status == "complete")]
+            if not meant:
+                raise DataError(f"there is no {'run' if kind is None else f'complete {kind} run'} in {self.data} yet; make one first")
+            return meant[-1]
         found = [r for r in runs if r.id == run_id] or [r for r in runs if r.id.startswith(run_id)]
         if len(found) != 1:
             folder = self.folder / run_id
@@ -307,9 +313,9 @@ def damaged(data: Path) -> list[str]:
     return RunStore(data).damaged()
 
 
-def find(data: Path, run_id: str) -> Run:
+def find(data: Path, run_id: str, kind: str | None = None) -> Run:
     """See ``RunStore.find``."""
-    return RunStore(data).find(run_id)
+    return RunStore(data).find(run_id, kind)
 
 
 def begin(data: Path, kind: str, key: Mapping[str, Any], now: datetime, *, anew: bool = False) -> Run:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,11 +14,13 @@ from pipelines.project import recording
 from pipelines.project.repository import Repo
 from pipelines.streaming.driver import Driver, stream_folder
 from pipelines.streaming.state.job_state import JobState
+from pipelines.streaming.state.row_log import seal_leftovers
 from pipelines.streaming.status import Screen, Tracker, line
 from pipelines.streaming.stream_metrics import StreamMetrics, serve
 from pipelines.streaming.stream_options import StreamOptions
 from pipelines.streaming.stream_plan import StreamPlan
 from pipelines.streaming.supervisor import Outcome
+from transforms.errors import StoreError
 
 __all__ = ["run_stream"]
 
@@ -50,6 +52,8 @@ def run_stream(repo: Repo, options: StreamOptions, say: Callable[[str], None] | 
                         flink_master=options.flink_master,
                     )
                     outcome = _watched(repo, options, stream, driver, messages, screen)
+                    with suppress(StoreError):  # a full disk: the next start does it
+                        seal_leftovers(folder)  # of workers that were ended before they could
                     summary = tracker.look().to_dict()
                     run.add(
                         status="failed" if outcome.code else "complete",

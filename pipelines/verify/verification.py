@@ -107,7 +107,7 @@ def _when(us: int) -> str:
 def _expected(repo: Repo, options: VerifyOptions, record: StreamRecord, scratch: Path, say: Say) -> tuple[EventLog, runs.Run, Repo]:
     """The events, the batch run to compare with, and the repository whose data folder holds its rows."""
     if options.against is not None:
-        run = runs.find(repo.data, options.against)
+        run = runs.find(repo.data, options.against, "batch")
         check_run(run, repo.groups)
         start, end = (_us_of(t) for t in run.head.range)
         start, end = max(start, record.begin), min(end, record.output_watermark)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +47,21 @@ def test_direct_reads_to_the_end_and_resumes(tmp_path):
     for shards in (5, 1):
         assert run_stream(world.repo(), StreamOptions(runner="direct", until="latest", shards=shards), said.append)["code"] == 0
         world.assert_right()
+
+
+def test_after_an_orderly_end_the_row_log_is_parquet(tmp_path: Path) -> None:
+    """FAULTS 29: the SQL of the documents found nothing after a stop; only .log files lay there."""
+    import duckdb
+
+    world = make_stream_world(tmp_path / "world")
+    world.produce(events(500, 1))
+    assert run_stream(world.repo(), StreamOptions(runner="direct", until="latest"), lambda line: None)["code"] == 0
+    folders = [f for f in (world.data / "stream/main/rows").iterdir() if f.is_dir()]
+    assert folders
+    for folder in folders:
+        assert not list(folder.glob("*.log"))
+        [(count,)] = duckdb.sql(f"SELECT count(*) FROM '{folder}/*.parquet'").fetchall()
+        assert count > 0
 
 
 @pytest.mark.slow

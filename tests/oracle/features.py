@@ -228,7 +228,16 @@ def hash64(value: str | int | float) -> int:
     return h
 
 
+EXACT = 256
+
+
 def count_distinct(values: list[Any], p: int) -> int:
+    """The number of distinct hashes while it is at most EXACT, else HyperLogLog's estimate."""
+    different = len({hash64(value) for value in values})
+    return different if different <= EXACT else hyperloglog(values, p)
+
+
+def hyperloglog(values: list[Any], p: int) -> int:
     """HyperLogLog with 2^p registers and Ertl's improved raw estimator (arXiv:1702.01284, algorithm 6)."""
     if not values:
         return 0

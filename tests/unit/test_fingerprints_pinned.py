@@ -1,6 +1,7 @@
 """Fingerprints of definitions and the names of state columns, as they were written down first: stored rows, tiles and graphs bear them.
 
-A change here orphans everything that anybody stored. A new aggregate adds a line; no line ever changes.
+A change here orphans everything that anybody stored. A new aggregate adds a line; no line ever changes. (Once one did: version 2 of
+CountDistinct counts other values, FAULTS 31.)
 """
 
 from __future__ import annotations
@@ -79,11 +80,11 @@ PINNED: list[tuple[Aggregate, str, list[str]]] = [
     (LastN("x", over=BOTH), "e36c8c5c02beb9f0", ["last|x|3|"]),
     (LastN("s", n=5, over=hours(1)), "b34f8708863a4c2d", ["last|s|5|"]),
     (Age(over=BOTH), "f0cb31cdf9726ede", ["newest||0|"]),
-    (CountDistinct("s", over=BOTH), "80783fa366719a66", ["registers|s|11|"]),
+    (CountDistinct("s", over=BOTH), "417fe84b8eef3c7a", ["distinct|s|11|"]),
     (
         CountDistinct("n", precision=5, over=hours(3)),
-        "a905b4896f166038",
-        ["registers|n|5|"],
+        "0bc56a1552ae5673",
+        ["distinct|n|5|"],
     ),
     (Quantile("x", over=BOTH), "844d4687dc90bc7c", ["histogram|x|0|"]),
     (Quantile("n", q=0.9, over=BOTH), "4f897e7eec59cf03", ["histogram|n|0|"]),
@@ -99,7 +100,9 @@ def test_an_aggregate_keeps_its_fingerprint_and_its_state_columns(aggregate: Agg
 
 
 def test_a_group_keeps_its_fingerprint() -> None:
-    """Of before aggregates were classes of their own: everything but TopK, which came later."""
-    old = [a for a, _, _ in PINNED if not isinstance(a, TopK)]
+    """Of before aggregates were classes of their own: everything but TopK, which came later, and CountDistinct, which is of version 2."""
+    old = [a for a, _, _ in PINNED if not isinstance(a, TopK | CountDistinct)]
     group = FeatureGroup("traffic", SOURCE, Entity("origin"), minutes(5), hours(6), old)
-    assert group.definition_hash() == "f731dca8cf6469b33f09da23a10015a92f43f328ef3873117c47f29a79e950d7"
+    assert group.definition_hash() == "5ddc755ad17333f5579f8aa077d9504c9bc7df81d9dcea240d15047d6e6a1193"
+    group = FeatureGroup("traffic", SOURCE, Entity("origin"), minutes(5), hours(6), [a for a, _, _ in PINNED if not isinstance(a, TopK)])
+    assert group.definition_hash() == "4c16d82b50616fbe76a95d596c0ef99c876a8795b2295d5e43880926355e8bb7"

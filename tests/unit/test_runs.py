@@ -8,6 +8,7 @@ import sys
 import threading
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -397,3 +398,17 @@ def test_a_clock_that_was_set_back_does_not_make_the_newest_run_an_older_one(tmp
         assert runs.list_runs(tmp_path)[-1].id == third.id == runs.find(tmp_path, "latest").id
     later = runs.begin(tmp_path, "batch", {"n": 4}, NOW + timedelta(hours=1))
     assert later.created == (NOW + timedelta(hours=1)).isoformat(), "a clock that goes on is taken as it is"
+
+
+def test_the_latest_run_of_a_kind(tmp_path: Path) -> None:
+    """FAULTS 29: 'verify --against latest' picked the run of verify itself, which had begun just before."""
+    now = datetime(2024, 5, 1, tzinfo=UTC)
+    with pytest.raises(DataError, match="there is no complete batch run"):
+        runs.find(tmp_path, "latest", "batch")
+    first = runs.begin(tmp_path, "batch", {"n": 1}, now)
+    first.save(status="complete")
+    runs.begin(tmp_path, "batch", {"n": 2}, now + timedelta(seconds=1))  # it has not ended
+    own = runs.begin(tmp_path, "verify", {"n": 3}, now + timedelta(seconds=2))
+    assert runs.find(tmp_path, "latest").id == own.id
+    assert runs.find(tmp_path, "latest", "batch").id == first.id
+    assert runs.find(tmp_path, own.id, "batch").id == own.id  # by name whatever it is: who asked for it says what is wrong with it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transforms.functions.base import Aggregate, Events, Output, State, StateSpec
 from transforms.functions.count import Count, Counts
-from transforms.functions.count_distinct import CountDistinct, Registers
+from transforms.functions.count_distinct import CountDistinct, Distinct
 from transforms.functions.extremes import Age, Greatest, Max, Min, Newest, Smallest
 from transforms.functions.moments import Mean, Squares, Std, Sum, Sums, Variance
 from transforms.functions.ordered import Earliest, First, Last, LastN, Latest
@@ -17,6 +17,7 @@ __all__ = [
     "Aggregate",
     "Count",
     "CountDistinct",
+    "Distinct",
     "Counts",
     "Earliest",
     "Events",
@@ -32,7 +33,6 @@ __all__ = [
     "Newest",
     "Output",
     "Quantile",
-    "Registers",
     "Smallest",
     "Squares",
     "State",
