@@ -10,6 +10,7 @@ import typer
 from rich.table import Column, Table
 
 from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, load, quiet, results, screen, show, write
+from pipelines.lake.files import write_text
 from pipelines.lake.run_records import Code, Engine, TrainRecord
 
 if TYPE_CHECKING:
@@ -218,10 +219,11 @@ def reproduce(
 
 
 def lineage(
-    request: Annotated[str, typer.Argument(help="The request's id: the X-Request-Id of the answer.")],
+    request: Annotated[str, typer.Argument(help="The request's id: the X-Request-Id of the answer, or of the request.")],
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
     row: Annotated[int, typer.Option(min=0, help="Which of the request's instances.")] = 0,
+    page: Annotated[Path | None, typer.Option(help="Write it to this file as a page.")] = None,
     json_: JsonOption = False,
 ) -> None:
     """Trace a served prediction back: model version, training run and set, feature rows, graphs, event files."""
@@ -229,6 +231,10 @@ def lineage(
     from pipelines.lineage import trace, tree
 
     found = trace(load(repo, data), request, row)
+    if page is not None:
+        from pipelines.lineage.trace_html import render_page
+
+        write_text(page, render_page(found))
     if json_:
         show(found, True)
     else:

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from pipelines.lineage.trace import lines
+from pipelines.reports.page import render
 from pipelines.reports.templating import macro
 
-__all__ = ["Node", "section", "tree"]
+__all__ = ["Node", "render_page", "section", "tree"]
 
 
 class Node(NamedTuple):
@@ -35,3 +36,9 @@ def tree(found: Mapping[str, Any]) -> list[Node]:
 def section(found: Mapping[str, Any]) -> Markup:
     """``<section class="lineage">`` with the trace as nested lists; to be put into a page."""
     return macro("lineage.html", "section", tree(found))
+
+
+def render_page(found: Mapping[str, Any]) -> str:
+    """The trace as a page of its own."""
+    title = f"Tandem: request {found['request']}, row {found['row']}"
+    return render("trace.html", {"title": title, "request": found["request"], "row": found["row"], "nodes": tree(found), "at": found["at"]})

@@ -109,8 +109,9 @@ def summarize(
 def _headline(values: Mapping[str, Any], unexplained: int) -> str:
     compared, equal = values.get("compared", 0), values.get("equal", 0)
     named = sum(n for cause, n in values.get("different", {}).items() if cause != CAUSES[UNEXPLAINED])
-    if unexplained:
-        return f"{unexplained:,} differences that nothing explains, among {compared:,} values compared"
+    if unexplained:  # values, rows, keys and answers have no common sum; the problems count each by itself
+        alone = values.get("different", {}).get(CAUSES[UNEXPLAINED], 0)
+        return f"nothing explains {alone:,} of {compared:,} values compared" if alone else "every value is explained, but not all else is"
     rest = f"; each of the other {named:,} is proven to come from a known cause" if named else ""
     return f"{equal:,} of {compared:,} values are equal to the bit{rest}"
 

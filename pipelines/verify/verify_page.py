@@ -90,12 +90,14 @@ def _tiles(result: Mapping[str, Any]) -> list[Tile]:
     if result["served"]:
         tiles.append(("answers of the server", sum(s["answers"] for s in result["served"].values())))
     drawn = [Tile(f"{n:,}", text) for text, n in tiles]
-    drawn.insert(3, Tile(f"{unexplained:,}", "unexplained" + _kinds(result), "bad" if unexplained else ""))
+    drawn[3:3] = [Tile(f"{n:,}", f"unexplained {kind}", "bad") for kind, n in _kinds(result)] or [
+        Tile(f"{unexplained:,}", "unexplained: see below", "bad") if unexplained else Tile("0", "unexplained")
+    ]
     return drawn
 
 
-def _kinds(result: Mapping[str, Any]) -> str:
-    """What the unexplained are, as they are of several kinds."""
+def _kinds(result: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """How many are unexplained, of each kind by itself: values, rows, keys and answers have no common sum."""
     rows, values = result["rows"], result["values"]
     found = {
         "values": values.get("different", {}),
@@ -104,8 +106,7 @@ def _kinds(result: Mapping[str, Any]) -> str:
         "keys online": _added([o["causes"] for o in result["online"].values()]),
         "answers": _added([s["causes"] for s in result["served"].values()]),
     }
-    texts = [f"{causes['unexplained']:,} {kind}" for kind, causes in found.items() if causes.get("unexplained")]
-    return f": {', '.join(texts)}" if texts else ""
+    return [(kind, causes["unexplained"]) for kind, causes in found.items() if causes.get("unexplained")]
 
 
 def _over_time(time: Mapping[str, Any]) -> dict[str, Any] | None:

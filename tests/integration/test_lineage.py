@@ -207,6 +207,8 @@ def test_what_is_not_in_the_log(world, changing, request_id, row, line):
 
 def test_the_piece_of_html_is_whole_and_escaped(changing):
     answer(changing)
+    whole = html.render_page(trace(changing.repo(), "r-1"))  # FAULTS 35: a page of its own
+    assert whole.startswith("<!doctype html>") and "<script" not in whole and "Request r-1, row 0" in whole
     page = html.section(trace(changing.repo(), "r-1"))
     assert "<script>" not in page and "&lt;script&gt;" in page
     open_: list[str] = []
