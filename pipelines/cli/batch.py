@@ -60,10 +60,11 @@ def apply(
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
     run: Annotated[str | None, typer.Option(help="The batch run whose graphs to apply (default: the latest complete one).")] = None,
+    reason: Annotated[str, typer.Option("--reason", help="Why; kept in the audit log.")] = "",
 ) -> None:
     """Make a run's graphs the applied ones, and run feast apply."""
     quiet()
-    workflow.apply(load(repo, data), run, Steps())
+    workflow.apply(load(repo, data), run, Steps(), reason)
 
 
 def materialize(repo: RepoOption = DEFAULT_REPO, data: DataOption = None, start: StartOption = None, end: EndOption = None) -> None:

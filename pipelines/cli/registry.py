@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Column, Table
@@ -27,6 +28,10 @@ from pipelines.cli.console import (
     show,
 )
 from transforms.errors import ConfigError, TandemError
+
+if TYPE_CHECKING:
+    from pipelines.project import access
+    from pipelines.project.repository import Repo
 
 __all__ = ["compare", "evaluate", "models", "promote", "rollback"]
 
@@ -137,7 +142,8 @@ def promote(
         show({"model": candidate.model, "version": candidate.version, "outcome": "champion already"}, json_)
         steps.say(f"version {candidate.version} is champion already")
         return
-    with recorded(loaded, "promote", params={"model": chosen.name, "version": candidate.version, "champion": candidate.champion}) as run:
+    about = {"model": chosen.name, "version": candidate.version, "champion": candidate.champion}
+    with _guarded(loaded, "promote", about, reason, force, dry_run) as act, recorded(loaded, "promote", params=about) as run:
         with steps.doing("judging"):
             decision = registry.decide(loaded, chosen, candidate, steps.say)
         told = decision.to_dict()
@@ -147,6 +153,7 @@ def promote(
         if outcome == "promoted":
             done = registry.promote(loaded, decision, datetime.now(UTC), reason=reason or "", forced=force, run=run.id)
             told["challenger"] = done.challenger
+        act.outcome = outcome
         run.save(outcome=outcome, **({"forced": True, "reason": reason} if decision.missed and force else {}))
     result = {"run": run.id, "outcome": outcome, "forced": bool(decision.missed and force), **told}
     if json_:
@@ -189,7 +196,8 @@ def rollback(
     loaded, steps = load(repo, data), Steps()
     chosen = model_of(loaded, model)
     champion, target = registry.rollback_to(loaded, chosen.name, to)
-    with recorded(loaded, "rollback", params={"model": chosen.name, "version": target, "champion": champion}) as run:
+    about = {"model": chosen.name, "version": target, "champion": champion}
+    with _guarded(loaded, "rollback", about, reason, force) as act, recorded(loaded, "rollback", params=about) as run:
         try:
             unfit = registry.misfit(loaded, read_spec(loaded.data, chosen.name, target))
         except TandemError as e:
@@ -198,7 +206,8 @@ def rollback(
         if not refused:
             details: dict[str, Any] = {"reason": reason, **({"forced": True, "missed": [unfit]} if unfit else {}), "run": run.id}
             registry.rollback(loaded, chosen.name, champion, target, datetime.now(UTC), details)
-        run.save(outcome="refused" if refused else "rolled back", reason=reason, missed=[unfit] if unfit else [])
+        act.outcome = "refused" if refused else "rolled back"
+        run.save(outcome=act.outcome, reason=reason, missed=[unfit] if unfit else [])
     result = {"run": run.id, "model": chosen.name, "version": target, "before": champion, "refused": unfit if refused else ""}
     show(result, json_)
     if refused:
@@ -253,6 +262,20 @@ def _pair(text: str | None) -> tuple[int, int] | None:
     if len(parts) != 2 or not all(p.strip().isdecimal() for p in parts):
         raise ConfigError(f"--versions {text!r}: give two version numbers, SERVED,SHADOW, e.g. 7,8")
     return int(parts[0]), int(parts[1])
+
+
+@contextmanager
+def _guarded(
+    repo: Repo, action: str, about: Mapping[str, Any], reason: str | None, force: bool, dry_run: bool = False
+) -> Iterator[access.Act]:
+    """The roles are asked, and the audit log is told; a look without a change is neither."""
+    from pipelines.project import access
+
+    if dry_run:
+        yield access.Act()
+        return
+    with access.guarded(repo, action, about["model"], reason or "", force=force, **about) as act:
+        yield act
 
 
 def _with_reason(force: bool, reason: str | None) -> None:

@@ -39,6 +39,7 @@ COMMANDS = {
     "promote": "pipelines.cli.registry:promote",
     "rollback": "pipelines.cli.registry:rollback",
     "compare": "pipelines.cli.registry:compare",
+    "audit": "pipelines.cli.audit:audit",
     "train": "pipelines.cli.train:train",
     "pipeline": "pipelines.cli.pipeline:pipeline",
     "track": "pipelines.cli.tracking:track",

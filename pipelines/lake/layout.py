@@ -15,7 +15,7 @@ from transforms.errors import DataError
 
 __all__ = [
     "CURRENT", "CURVES", "EPOCHS", "FORMAT", "GRAPH_HEAD", "MANIFEST", "NOT_EVENTS", "REPORT", "REPORT_FORMAT", "REPORT_JSON", "TFMA",
-    "alerts", "check_format", "claim", "demo", "events", "experiments", "graph", "graphs", "labels", "mlmd", "mlmd_logs", "model",
+    "alerts", "audit", "check_format", "claim", "demo", "events", "experiments", "graph", "graphs", "labels", "mlmd", "mlmd_logs", "model",
     "models", "monitor", "offline", "offline_run", "replay_clock", "reproduce", "requests", "run", "runs", "services", "stream",
     "streams", "tfx", "tracking", "training", "training_lock", "training_set", "verify", "watch",
 ]  # fmt: skip
@@ -37,7 +37,7 @@ CURVES = "curves.json"
 
 NOT_EVENTS = (
     "runs", "training", "models", "tfx", "offline", "graphs", "stream", "requests", "labels", "monitor", "verify", "tracking", "alerts",
-    "watch", "services", "replay", "reproduce", "demo",
+    "watch", "services", "replay", "reproduce", "demo", "audit",
 )  # fmt: skip
 """Folders that Tandem writes; a source's events stand in none of them."""
 
@@ -45,6 +45,11 @@ NOT_EVENTS = (
 def events(data: Path) -> Path:
     """Where events stand unless their sources say otherwise."""
     return data / "events"
+
+
+def audit(data: Path) -> Path:
+    """The audit log."""
+    return data / "audit"
 
 
 def graph(data: Path, group: str, fingerprint: str) -> Path:

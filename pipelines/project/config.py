@@ -15,12 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 from pipelines.lake import layout
+from pipelines.project.access_settings import AccessSettings
 from pipelines.project.extensions import ALERT_RECEIVERS, FORMATS, TRACKERS, Extensions
 from pipelines.project.secrets import EnvironmentSource, Secret, SecretSource, bind, masked
 from pipelines.project.settings_errors import mistake
 from transforms.errors import ConfigError
 
 __all__ = [
+    "AccessSettings",
     "AlertSettings",
     "BatchSettings",
     "DemoSettings",
@@ -344,6 +346,7 @@ class Settings(BaseSettings):
     stream: StreamSettings = Field(default_factory=StreamSettings)
     serve: dict[str, Any] = Field(default_factory=dict)
     """Settings of the server, see ``tandem serve --help``."""
+    access: AccessSettings = Field(default_factory=AccessSettings)
     alerts: AlertSettings = Field(default_factory=AlertSettings)
     watch: WatchSettings = Field(default_factory=WatchSettings)
     monitor: MonitorSettings = Field(default_factory=MonitorSettings)

@@ -1,0 +1,47 @@
+"""``tandem audit``: what the audit log says, and whether it is whole."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, show
+from transforms.errors import DataError
+
+__all__ = ["audit"]
+
+
+def audit(
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    last: Annotated[int, typer.Option("--last", min=1, help="Show so many entries.")] = 50,
+    json_: JsonOption = False,
+) -> None:
+    """Check the audit log and show its last entries.
+
+    Exit codes: 0 every entry is as it was written (or there is none); 1 one was changed, removed or put in: the line says which.
+    """
+    from pipelines.lake import layout
+    from pipelines.lake.audit import AuditLog
+    from pipelines.project.config import load_settings
+
+    folder = layout.audit(load_settings(repo.resolve(), data=data.resolve() if data else None).data)
+    found = AuditLog(folder).check()
+    table = Table("n", "when", "who", "what", "outcome", "why", box=None)
+    for e in found.entries[-last:]:
+        what = " ".join(filter(None, [str(e.get("action", "")), str(e.get("subject", "")), "(forced)" if e.get("forced") else ""]))
+        cells = (e["n"], str(e["at"])[:19], f"{e['who']}@{e['host']}", what, e.get("outcome", ""), e.get("why", ""))
+        table.add_row(*(_plain(cell) for cell in cells))
+    whole = "whole" if not found.problem else "not whole"
+    table.caption = f"{len(found.entries)} entries, {whole}" + (f"; {found.torn} cut off by a kill" if found.torn else "")
+    show({"entries": found.entries[-last:], "problem": found.problem, "torn": found.torn}, json_, lambda: table)
+    if found.problem:
+        raise DataError(f"the audit log is not as it was written: {found.problem}")
+
+
+def _plain(value: object) -> str:
+    from rich.markup import escape
+
+    return escape("".join(c if c.isprintable() else "?" for c in str(value)))

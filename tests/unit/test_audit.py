@@ -1,0 +1,135 @@
+"""The audit log: every entry is chained to the one before, kills leave a log that goes on, and tampering is found."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipelines.lake.audit import AuditLog, user
+from transforms.errors import DataError
+
+NOW = datetime(2024, 5, 1, tzinfo=UTC)
+
+
+def filled(folder: Path, n: int = 5) -> AuditLog:
+    log = AuditLog(folder / "audit")
+    for k in range(n):
+        log.append(NOW + timedelta(minutes=k), {"action": "promote", "subject": f"m{k}", "why": "it is better", "outcome": "done"})
+    return log
+
+
+def lines(log: AuditLog) -> list[bytes]:
+    return log.file.read_bytes().splitlines(keepends=True)
+
+
+def test_entries_are_read_back_in_order_and_only_their_owner_may_read_them(tmp_path: Path) -> None:
+    log = filled(tmp_path)
+    found = log.check()
+    assert not found.problem and [e["n"] for e in found.entries] == [1, 2, 3, 4, 5]
+    assert found.entries[0]["who"] == user() == pwd.getpwuid(os.getuid()).pw_name and found.entries[0]["why"] == "it is better"
+    assert log.file.stat().st_mode & 0o777 == 0o600 == log.head.stat().st_mode & 0o777
+    assert AuditLog(tmp_path / "none").check().entries == []
+
+
+def test_who_is_the_processs_user_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("USER", "LOGNAME", "LNAME", "USERNAME"):
+        monkeypatch.setenv(variable, "somebody-else")
+    assert user() == pwd.getpwuid(os.getuid()).pw_name
+
+
+def rewritten(line: bytes, **changes: object) -> bytes:
+    return json.dumps({**json.loads(line), **changes}, sort_keys=True).encode() + b"\n"
+
+
+def write(log: AuditLog, parts: list[bytes]) -> None:
+    log.file.write_bytes(b"".join(parts))
+
+
+TAMPERING: dict[str, Callable[[AuditLog, list[bytes]], object]] = {
+    "a reason": lambda log, all_: write(log, [*all_[:2], rewritten(all_[2], why="no reason"), *all_[3:]]),
+    "a name in the first": lambda log, all_: write(log, [rewritten(all_[0], who="mallory"), *all_[1:]]),
+    "the last entry": lambda log, all_: write(log, [*all_[:4], rewritten(all_[4], outcome="denied")]),
+    "one removed": lambda log, all_: write(log, [*all_[:1], *all_[2:]]),
+    "the first removed": lambda log, all_: write(log, all_[1:]),
+    "two swapped": lambda log, all_: write(log, [all_[0], all_[2], all_[1], *all_[3:]]),
+    "one twice": lambda log, all_: write(log, [*all_[:3], all_[2], *all_[3:]]),
+    "the last removed": lambda log, all_: write(log, all_[:4]) or write(log, all_[:3]),
+    "the end cut off": lambda log, all_: write(log, all_[:2]),
+    "a line of noise": lambda log, all_: write(log, [*all_[:2], b"noise\n", *all_[2:]]),
+    "all gone": lambda log, all_: log.file.unlink(),
+    "emptied": lambda log, all_: write(log, []),
+    "HEAD gone": lambda log, all_: log.head.unlink(),
+}
+
+
+@pytest.mark.parametrize("how", TAMPERING)
+def test_tampering_is_found(tmp_path: Path, how: str) -> None:
+    log = filled(tmp_path)
+    TAMPERING[how](log, lines(log))
+    assert log.check().problem
+
+
+def test_a_chain_computed_anew_is_found_where_there_is_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TANDEM_AUDIT_KEY", "a key that the attacker has not")
+    log = filled(tmp_path, 2)
+    assert not log.check().problem
+    monkeypatch.delenv("TANDEM_AUDIT_KEY")
+    forged = filled(tmp_path / "forged", 2)
+    monkeypatch.setenv("TANDEM_AUDIT_KEY", "a key that the attacker has not")
+    assert "was changed" in forged.check().problem
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(cut=st.integers(1, 400), more=st.integers(0, 2))
+def test_a_tail_torn_by_a_kill_is_no_tampering_and_the_log_goes_on(tmp_path: Path, cut: int, more: int) -> None:
+    """A kill within the write leaves a part of a line, and HEAD at the entry before."""
+    folder = tmp_path / f"{cut}-{more}"
+    log = filled(folder, 3) if not folder.exists() else AuditLog(folder / "audit")
+    head = log.head.read_bytes()
+    log.append(NOW, {"action": "apply", "outcome": "begun"})
+    whole = log.file.read_bytes()
+    size = len(lines(log)[-1])
+    log.file.write_bytes(whole[: len(whole) - min(cut, size)])
+    log.head.write_bytes(head)
+    found = log.check()
+    assert not found.problem, found.problem
+    before = len(found.entries)
+    for k in range(more):
+        log.append(NOW, {"action": "apply", "outcome": "done", "k": k})
+    again = log.check()
+    assert not again.problem, again.problem
+    assert len(again.entries) == before + more
+
+
+def test_a_kill_between_entry_and_head_is_no_tampering(tmp_path: Path) -> None:
+    log = filled(tmp_path, 3)
+    head = log.head.read_bytes()
+    log.append(NOW, {"action": "apply", "outcome": "done"})
+    log.head.write_bytes(head)
+    assert not log.check().problem
+    log.append(NOW, {"action": "apply", "outcome": "done"})
+    assert not log.check().problem and len(log.check().entries) == 5
+
+
+def test_nothing_is_added_to_a_log_whose_end_is_gone(tmp_path: Path) -> None:
+    log = filled(tmp_path)
+    write(log, lines(log)[:2])
+    with pytest.raises(DataError, match="its end was cut off or made anew"):
+        log.append(NOW, {"action": "apply"})
+
+
+def test_many_writers_make_one_chain(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda k: log.append(NOW, {"action": "apply", "k": k}), range(40)))
+    found = log.check()
+    assert not found.problem and sorted(e["k"] for e in found.entries) == list(range(40))
