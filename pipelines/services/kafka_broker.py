@@ -1,4 +1,8 @@
-"""A Kafka broker as a local process: one KRaft node, loopback only, data and logs in one folder."""
+"""A Kafka broker as a local process: one KRaft node, loopback only, data and logs in one folder.
+
+With ``secured`` (as ``tandem up`` has it) both its listeners ask for a password (SASL, PLAIN: it does not leave the machine), generated at
+the first start and kept in the file ``password`` of the folder, which its owner alone may read, as the broker's settings.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import base64
 import json
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -17,15 +22,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipelines.lake.private import without_secrets
+from pipelines.lake.private import without_secrets, write_private
 from pipelines.lake.processes import free_ports, port_taken, reason, rotate, start_child, stop_child
 from pipelines.services import jars
 from pipelines.services import service_state as state
 from transforms.errors import ConfigError, StoreError
 
-__all__ = ["Broker", "answers", "running"]
+__all__ = ["LOCAL_USER", "PASSWORD", "Broker", "answers", "password_of", "running"]
 
 HOST = "127.0.0.1"
+LOCAL_USER, PASSWORD = "tandem", "password"
 SECONDS_TO_START = 90.0
 # Of a small machine's memory and time: the first compiler tier alone, one garbage collecting thread. The log goes to the log file.
 JVM = (
@@ -82,6 +88,29 @@ def running(data: Path) -> str | None:
     return state.address(data, "kafka")
 
 
+def password_of(folder: Path) -> str:
+    """The password of the broker whose everything lies in ``folder``; "" of one that asks for none."""
+    try:
+        return (folder / PASSWORD).read_text("ascii").strip()
+    except FileNotFoundError:
+        return ""
+
+
+def _secured(password: str) -> dict[str, Any]:
+    """Settings with which both listeners ask for the password."""
+    login = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+    jaas = f'{login} username="{LOCAL_USER}" password="{password}" user_{LOCAL_USER}="{password}";'
+    return {
+        "listener.security.protocol.map": "CONTROLLER:SASL_PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT",
+        "inter.broker.listener.name": "SASL_PLAINTEXT",
+        "sasl.enabled.mechanisms": "PLAIN",
+        "sasl.mechanism.inter.broker.protocol": "PLAIN",
+        "sasl.mechanism.controller.protocol": "PLAIN",
+        "listener.name.sasl_plaintext.plain.sasl.jaas.config": jaas,
+        "listener.name.controller.plain.sasl.jaas.config": jaas,
+    }
+
+
 def _receive(connection: socket.socket, size: int) -> bytes:
     parts = b""
     while len(parts) < size:
@@ -92,21 +121,36 @@ def _receive(connection: socket.socket, size: int) -> bytes:
     return parts
 
 
-def answers(port: int, timeout: float = 1.0) -> tuple[str, list[int]] | None:
-    """What a broker on this port says of its cluster: (cluster id, ports of the brokers that are let in); None if none answers.
+def _request(connection: socket.socket, api: int, version: int, body: bytes) -> bytes:
+    """One request by hand; the answer without its length. Raises OSError for somebody who speaks another protocol."""
+    client = b"tandem"
+    head = struct.pack(">hhih", api, version, 1, len(client)) + client
+    connection.sendall(struct.pack(">i", len(head) + len(body)) + head + body)
+    (size,) = struct.unpack(">i", _receive(connection, 4))
+    if not 6 <= size <= 1 << 20:
+        raise OSError("no Kafka")
+    return _receive(connection, size)
+
+
+def _log_in(connection: socket.socket, password: str) -> None:
+    """SaslHandshake (version 1) and SaslAuthenticate (version 0). Raises OSError where the broker refuses."""
+    login = f"\0{LOCAL_USER}\0{password}".encode()
+    for api, version, body in ((17, 1, struct.pack(">h", 5) + b"PLAIN"), (36, 0, struct.pack(">i", len(login)) + login)):
+        if struct.unpack_from(">h", _request(connection, api, version, body), 4) != (0,):
+            raise OSError("refused")
+
+
+def answers(port: int, timeout: float = 1.0, password: str = "") -> tuple[str, list[int]] | None:
+    """What a broker on this port says of its cluster: (cluster id, ports of the brokers that are let in); None if none answers us.
 
     One Metadata request (version 2, no topics) by hand: a client library would retry and log while the broker starts.
     """
-    client = b"tandem"
-    body = struct.pack(">hhih", 3, 2, 1, len(client)) + client + struct.pack(">i", 0)
     try:
         with socket.create_connection((HOST, port), timeout) as connection:
             connection.settimeout(timeout)
-            connection.sendall(struct.pack(">i", len(body)) + body)
-            (size,) = struct.unpack(">i", _receive(connection, 4))
-            if not 8 <= size <= 1 << 20:  # somebody who speaks another protocol
-                return None
-            answer = _receive(connection, size)
+            if password:
+                _log_in(connection, password)
+            answer = _request(connection, 3, 2, struct.pack(">i", 0))
         at = 4
 
         def number(form: str) -> int:
@@ -151,8 +195,11 @@ class Broker:
     are never made by asking for them, and transactions work.
     """
 
-    def __init__(self, folder: Path, *, port: int | None = None, progress: Callable[[str], None] = lambda line: None) -> None:
+    def __init__(
+        self, folder: Path, *, port: int | None = None, secured: bool = False, progress: Callable[[str], None] = lambda line: None
+    ) -> None:
         self.folder = folder.resolve()
+        self.secured = secured
         self.log = self.folder / "broker.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.port = 0
@@ -238,7 +285,7 @@ class Broker:
 
     def ready(self) -> bool:
         """Whether clients can use it: it answers, is this folder's cluster, and its controller has let it in."""
-        found = answers(self.port)
+        found = answers(self.port, password=password_of(self.folder) if self.secured else "")
         return found is not None and found[0] == self.cluster and self.port in found[1]
 
     def _signal(self, number: int) -> None:
@@ -269,17 +316,23 @@ class Broker:
                 raise ConfigError(f"port {ports[0]} of {HOST} is taken; choose another one, or leave the choice to Tandem")
         self.port, self.controller_port = ports
         file.write_text(json.dumps(ports))
+        name, asked = "PLAINTEXT", {}
+        if self.secured:
+            password = password_of(self.folder) or secrets.token_hex(24)
+            write_private(self.folder / PASSWORD, password + "\n")
+            name, asked = "SASL_PLAINTEXT", _secured(password)
         settings: dict[str, Any] = {
             **SETTINGS,
-            "listeners": f"PLAINTEXT://{HOST}:{self.port},CONTROLLER://{HOST}:{self.controller_port}",
-            "advertised.listeners": f"PLAINTEXT://{HOST}:{self.port}",
+            **asked,
+            "listeners": f"{name}://{HOST}:{self.port},CONTROLLER://{HOST}:{self.controller_port}",
+            "advertised.listeners": f"{name}://{HOST}:{self.port}",
             "controller.quorum.voters": f"1@{HOST}:{self.controller_port}",
             "log.dirs": "log",
         }
         self._write_settings("server.properties", settings)
 
     def _write_settings(self, name: str, settings: dict[str, Any]) -> None:
-        (self.folder / name).write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
+        write_private(self.folder / name, "".join(f"{key}={value}\n" for key, value in settings.items()))
         self._settings = settings
 
     def _start(self, java: str, classpath: str, arguments: list[str]) -> subprocess.Popen[bytes]:

@@ -34,8 +34,8 @@ Say = Callable[[str], None]
 def _answers(known: state.State) -> bool:
     port = int(known.address.rpartition(":")[2])
     if known.service == "redis":
-        return redis.answers(port, SECONDS_TO_ANSWER)
-    found = kafka.answers(port, SECONDS_TO_ANSWER)
+        return redis.answers(port, SECONDS_TO_ANSWER, redis.password_of(Path(known.folder)))
+    found = kafka.answers(port, SECONDS_TO_ANSWER, kafka.password_of(Path(known.folder)))
     return found is not None and port in found[1]
 
 
@@ -111,6 +111,10 @@ def _start(data: Path, service: str, port: int, say: Say) -> None:
     if address is None:
         raise StoreError(f"{service} ended right after its start; see {log}")
     say(f"{service} runs{again} on {address} ({time.monotonic() - begun:.1f} s)")
+    if service == "redis":
+        say(
+            f"redis asks for the password in {state.services_folder(data) / 'redis' / redis.PASSWORD}: connection_string: {address},password=..."
+        )
 
 
 def down(data: Path, *, delete: bool = False, say: Say = lambda line: None) -> list[str]:

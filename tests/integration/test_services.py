@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -17,11 +18,14 @@ from kafka.admin import KafkaAdminClient, NewTopic
 
 from pipelines.lake.process_identity import ProcessId, started
 from pipelines.lake.processes import start_child, stop_child
+from pipelines.project.config import KafkaSettings
 from pipelines.services import jars, local
 from pipelines.services import kafka_broker as local_kafka
 from pipelines.services import redis_server as local_redis
 from pipelines.services import service_state as state
+from pipelines.sources.kafka.kafka_client import KafkaBroker, client_options
 from tests.kafka_server import kafka_server
+from tests.listening import beyond_loopback, descendants, listeners
 from transforms.errors import ConfigError, StoreError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,7 +77,9 @@ def nothing_left(folder):
 def data(tmp_path):
     """A data folder whose services are gone afterwards, whatever the test did."""
     folder = tmp_path / "data"
+    LOGIN["of"] = folder
     yield folder
+    del LOGIN["of"]
     for pid, line in processes(folder).items():
         if "pipelines.cli" in line:  # of a test that failed
             os.kill(pid, signal.SIGKILL)
@@ -81,8 +87,18 @@ def data(tmp_path):
     nothing_left(folder)
 
 
+LOGIN: dict[str, Path] = {}
+
+
+def login():
+    """Options of a client: the password of the data folder's broker, if that asks for one."""
+    password = local_kafka.password_of(LOGIN["of"] / "services" / "kafka") if LOGIN else ""
+    plain = {"security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": "PLAIN", "sasl_plain_username": "tandem"}
+    return {**plain, "sasl_plain_password": password} if password else {}
+
+
 def produce(bootstrap, *values, topic="x"):
-    producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all")
+    producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all", **login())
     for value in values:
         producer.send(topic, value, partition=0, timestamp_ms=1_356_998_400_000).get(30)  # of 2013: old enough for any retention
     producer.close()
@@ -95,7 +111,7 @@ def running_state(folder: Path) -> state.State:
 
 
 def records(bootstrap):
-    consumer = KafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest", enable_auto_commit=False)
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest", enable_auto_commit=False, **login())
     consumer.assign([X0])
     end = consumer.end_offsets([X0])[X0]
     found: list[bytes] = []
@@ -107,7 +123,7 @@ def records(bootstrap):
 
 
 def make_topic(bootstrap, name="x"):
-    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap, **login())
     admin.create_topics([NewTopic(name, 1, 1)])
     admin.close()
 
@@ -126,7 +142,25 @@ def test_up_status_down_by_the_command_line(data):
     assert bootstrap in said and bootstrap == local_kafka.running(data) and local_redis.running(data) == facts["redis"]["address"]
     make_topic(bootstrap)
     produce(bootstrap, b"one", b"two")
-    store = redis.Redis.from_url(f"redis://{facts['redis']['address']}")
+    secret, port = local_kafka.password_of(data / "services" / "kafka"), int(bootstrap.rpartition(":")[2])
+    assert local_kafka.answers(port, 5, secret) is not None
+    for wrong in ("", "wrong", secret[:-1]):  # SECURITY H6
+        assert local_kafka.answers(port, 5, wrong) is None
+    assert (data / "services" / "kafka" / "server.properties").stat().st_mode & 0o777 == 0o600
+    options = client_options(KafkaSettings(), data)
+    assert options["sasl_plain_password"] == secret and secret.encode() not in pickle.dumps(
+        KafkaBroker.from_settings(KafkaSettings(), data)
+    )
+    with pytest.raises(redis.exceptions.AuthenticationError):  # SECURITY H6
+        redis.Redis.from_url(f"redis://{facts['redis']['address']}").ping()
+    password = local_redis.password_of(data / "services" / "redis")
+    for name in ("password", "redis.conf"):
+        assert (data / "services" / "redis" / name).stat().st_mode & 0o777 == 0o600
+    ours = descendants(*(facts[name]["pid"] for name in ("kafka", "redis")))
+    assert listeners(ours) and beyond_loopback(ours) == [], "SECURITY C1: of what tandem up starts nothing is reached from outside"
+    assert not any(secret.encode() in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in ours)
+    assert not any(password.encode() in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in ours)
+    store = redis.Redis.from_url(f"redis://:{password}@{facts['redis']['address']}")
     store.set("key", "value")
     store.close()
 
@@ -141,7 +175,7 @@ def test_up_status_down_by_the_command_line(data):
     local.up(data, with_redis=True)
     assert local_kafka.running(data) == bootstrap  # the same address, if it is free
     assert records(bootstrap) == [b"one", b"two"]
-    store = redis.Redis.from_url(f"redis://{local_redis.running(data)}")
+    store = redis.Redis.from_url(f"redis://:{local_redis.password_of(data / 'services' / 'redis')}@{local_redis.running(data)}")
     assert store.get("key") == b"value"
     store.close()
     local.down(data, delete=True)

@@ -218,7 +218,7 @@ class Rig:
         }[self.store, self.stock]
         online: dict[str, Any] = {"type": kind}
         if self.redis is not None:
-            online["connection_string"] = self.redis.address
+            online["connection_string"] = self.redis.connection_string
         else:
             online["path"] = "../data/online.db"
         path = self.repo_path / "feature_store.yaml"

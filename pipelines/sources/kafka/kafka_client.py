@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.lake import layout
 from pipelines.project.secrets import Secret
-from pipelines.services.kafka_broker import running
+from pipelines.services.kafka_broker import LOCAL_USER, PASSWORD, password_of, running
 from pipelines.sources.broker import Broker, DeadLetterWriter, PartitionReader
 from pipelines.sources.kafka.connection import ANSWER_SECONDS
 from pipelines.sources.kafka.dead_letters import KafkaDeadLetters
@@ -36,7 +37,8 @@ class KafkaBroker(Broker):
     def from_settings(cls, kafka: KafkaSettings, data: Path) -> KafkaBroker:
         """The configured brokers, or those of ``tandem up`` in the data folder. Raises ConfigError."""
         options = client_options(kafka, data)
-        return cls(options, kafka.sasl_password if options.pop(_PASSWORD, None) is not None else None)
+        secret = kafka.sasl_password if kafka.bootstrap_servers else Secret.of_file(layout.services(data) / "kafka" / PASSWORD)
+        return cls(options, secret if options.pop(_PASSWORD, None) is not None else None)
 
     def connection(self) -> dict[str, Any]:
         """The options with the password."""
@@ -57,11 +59,12 @@ def client_options(kafka: KafkaSettings, data: Path) -> dict[str, Any]:
     Without configured brokers: those of ``tandem up`` in the data folder. Raises ConfigError.
     """
     servers = [s.strip() for s in kafka.bootstrap_servers.split(",") if s.strip()]
+    own = ""
     if not servers:
         found = running(data)
         if found is None:
             raise ConfigError("kafka.bootstrap_servers is empty and no local broker runs; name the brokers or start one with 'tandem up'")
-        servers = [found]
+        servers, own = [found], password_of(layout.services(data) / "kafka")
     for server in servers:
         if not server.rpartition(":")[2].isdigit():
             raise ConfigError(f"kafka.bootstrap_servers: {server!r} has no port; write host:port")
@@ -74,6 +77,9 @@ def client_options(kafka: KafkaSettings, data: Path) -> dict[str, Any]:
         "reconnect_backoff_max_ms": 1000,
         "bootstrap_timeout_ms": int(ANSWER_SECONDS * 1000),
     }
+    if own:  # of tandem up, whatever tandem.yaml says of others
+        login = {"sasl_mechanism": "PLAIN", "sasl_plain_username": LOCAL_USER, _PASSWORD: own}
+        return {**options, "security_protocol": "SASL_PLAINTEXT", **login}
     if kafka.security_protocol.startswith("SASL"):
         missing = [k for k in ("sasl_mechanism", "sasl_username", "sasl_password") if not getattr(kafka, k)]
         if missing:
