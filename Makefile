@@ -10,7 +10,7 @@ TRIALS ?= 20
 SMOKE := tests/unit tests/contract tests/integration/test_batch.py tests/integration/test_training.py tests/integration/test_flink_engine.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test modern smoke check format docs bench prove lock clean FORCE
+.PHONY: help setup demo test modern smoke check audit format docs bench prove lock clean FORCE
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,11 +31,15 @@ modern: ## `make test ARGS=...` on the modern line, in a Debian 13 root folder b
 smoke: ## the part of it that .ci/run runs
 	docker/modern.sh make test ARGS='$(SMOKE)'
 
-check: $(READY) ## style, types (strict for the packages), import floors
+check: $(READY) ## style, types (strict for the packages), import floors, known vulnerabilities; the SBOM in build/
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python tests/check_floors.py
+	$(BIN)/python tests/check_supply.py build
+
+audit: $(READY) ## ask pip-audit's database about the lock (needs the network; make check knows a list)
+	$(BIN)/pip-audit --requirement $$(sed -n 1p $(LINE)) --disable-pip --no-deps
 
 format: $(READY) ## put the code into the agreed style
 	$(BIN)/ruff check --fix .

@@ -112,9 +112,8 @@ def _start(data: Path, service: str, port: int, say: Say) -> None:
         raise StoreError(f"{service} ended right after its start; see {log}")
     say(f"{service} runs{again} on {address} ({time.monotonic() - begun:.1f} s)")
     if service == "redis":
-        say(
-            f"redis asks for the password in {state.services_folder(data) / 'redis' / redis.PASSWORD}: connection_string: {address},password=..."
-        )
+        file = state.services_folder(data) / "redis" / redis.PASSWORD
+        say(f"its password is in {file}; in feature_store.yaml: connection_string: {address},password=...")
 
 
 def down(data: Path, *, delete: bool = False, say: Say = lambda line: None) -> list[str]:

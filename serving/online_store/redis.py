@@ -69,7 +69,9 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
     @staticmethod
     def _parse_connection_string(connection_string: str) -> tuple[list[Any], dict[str, Any]]:
         nodes, kwargs = RedisOnlineStore._parse_connection_string(connection_string)
-        return nodes, {"socket_connect_timeout": 5.0, "socket_timeout": 30.0, **kwargs}
+        # redis-py before 5 takes a certificate of any host unless it is told otherwise.
+        tls = {"ssl_check_hostname": True} if kwargs.get("ssl") else {}
+        return nodes, {"socket_connect_timeout": 5.0, "socket_timeout": 30.0, **tls, **kwargs}
 
     def key_suffix(self, config: RepoConfig) -> bytes:
         return str(config.project).encode()
