@@ -199,8 +199,9 @@ setup(
     },
     entry_points={"console_scripts": ["tandem = tandem.__main__:main"]},
     package_data={
-        "": ["py.typed", "*.lua", "*.html", "*.css", "*.sha256", "*.jar", "*.java", "templates/*", "templates/**/*"],
+        "": ["py.typed", "*.lua", "*.html", "*.css", "*.sha256", "*.jar", "templates/*", "templates/**/*"],
         "tandem": ["**/*.pyi"],
+        "pipelines.services": ["java/**/*.java"],
     },
     zip_safe=False,
 )

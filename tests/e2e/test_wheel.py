@@ -159,6 +159,10 @@ def test_without_extras_there_are_definitions_and_a_command_that_says_what_to_in
     assert not base.packages() & {"feast", "tensorflow", "tensorflow-cpu", "apache-beam", "pandas"}
     assert tandem.__version__ in run(base.bin / "python", "-c", "import tandem; print(tandem.__version__)", cwd=here).stdout
     run(base.bin / "python", "-P", "-c", "from tandem.transforms.definitions import Count", cwd=here)
+    # A type checker sees the definitions, though an import hook makes their module.
+    (here / "wrong.py").write_text("from tandem.transforms.definitions import Count\n\nCount(over=3)\n")
+    checker = (sys.executable, "-m", "mypy", "--config-file=", "--python-executable", base.bin / "python")
+    assert 'wrong.py:3: error: Argument "over" to "Count"' in run(*checker, "wrong.py", cwd=here, fails=True).stdout
     base.tandem("init", "shop", cwd=here)
     for command, extra in {"batch": "batch", "serve": "serve", "train": "train", "stream": "stream", "demo": "all"}.items():
         said = base.tandem(command, "--repo", "shop", cwd=here, fails=True).stderr
