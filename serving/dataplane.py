@@ -14,8 +14,8 @@ import pyarrow as pa
 from serving.clock import ReplayClock
 from serving.context import NOBODYS, RequestContext
 from serving.errors import InvalidRequestError
-from serving.feast_types import to_json
-from serving.features import PRESENT, STATUSES, OnlineFeatures, ViewRows, checked_entities
+from serving.feast_types import not_finite, to_json
+from serving.features import NOT_FINITE, PRESENT, STATUSES, OnlineFeatures, ViewRows, checked_entities
 from serving.metrics import Metrics
 from serving.models import LoadedModel, ModelSpec
 from serving.protocol import OnlineRequest, RequestField, format_timestamp
@@ -261,7 +261,7 @@ class Dataplane:
             results.append(
                 {
                     "values": to_json(group.columns[feature]),
-                    "statuses": [STATUSES[s] for s in group.statuses[feature].tolist()],
+                    "statuses": _statuses(group, feature),
                     "event_timestamps": stamps[view],
                     "ages": group.ages.tolist(),
                 }
@@ -320,6 +320,14 @@ def group_summary(prediction: Prediction) -> dict[str, Any]:
         }
         for view, group in prediction.groups.items()
     }
+
+
+def _statuses(group: ViewRows, feature: str) -> list[str]:
+    """As an answer says them: of a value that JSON cannot carry, null is not what is stored."""
+    words = [STATUSES[s] for s in group.statuses[feature].tolist()]
+    for row in not_finite(group.columns[feature]):
+        words[row] = NOT_FINITE
+    return words
 
 
 def _stamps(group: ViewRows) -> list[str]:

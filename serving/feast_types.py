@@ -6,9 +6,10 @@ import base64
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from feast.types import Array, Bool, Bytes, Float32, Float64, Int32, Int64, String, UnixTimestamp
 
-__all__ = ["arrow_type", "to_json"]
+__all__ = ["arrow_type", "not_finite", "to_json"]
 
 _ARROW: dict[Any, pa.DataType] = {
     String: pa.string(),
@@ -34,6 +35,18 @@ def to_json(column: pa.Array) -> list[Any]:
     values = column.to_pylist()
     kind = column.type.value_type if pa.types.is_list(column.type) else column.type
     return [_text(v) for v in values] if pa.types.is_binary(kind) else values
+
+
+def not_finite(column: pa.Array) -> list[int]:
+    """The rows of a column whose value, or some value of whose list, is NaN or infinite: JSON has no form for these, and says null."""
+    lists = pa.types.is_list(column.type)
+    values = column.flatten() if lists else column
+    if not pa.types.is_floating(values.type):
+        return []
+    odd = pc.invert(pc.fill_null(pc.is_finite(values), True))
+    rows = pc.list_parent_indices(column).filter(odd).unique() if lists else pc.indices_nonzero(odd)
+    found: list[int] = rows.to_pylist()
+    return found
 
 
 def _text(value: Any) -> Any:

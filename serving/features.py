@@ -44,6 +44,8 @@ log = logging.getLogger("tandem.serving")
 
 STATUSES = ("PRESENT", "NULL", "NOT_FOUND", "OUTSIDE_MAX_AGE")
 PRESENT, NULL, NOT_FOUND, OUTSIDE_MAX_AGE = range(4)
+NOT_FINITE = "NOT_FINITE"
+"""What a JSON answer says of a value that is PRESENT and NaN or infinite: its place holds null."""
 
 _AT_ONCE = 2_000
 """Entities of one read of the store: the time limit is looked at between reads."""

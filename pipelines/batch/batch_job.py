@@ -181,13 +181,7 @@ def _make(
                     group, settings.shards, length, start, end, str(rows_dir), str(run.folder / "tiles")
                 )
                 stats.append(made.stats)
-        _ = (
-            stats
-            | "All stats" >> beam.Flatten()
-            | "Sum stats" >> beam.CombinePerKey(sum)
-            | "Stats in one" >> ToList()
-            | "Write stats" >> beam.Map(_write_stats, str(run.folder / "stats.json"))
-        )
+        _keep_stats(stats, run.folder / "stats.json")
     counts = json.loads((run.folder / "stats.json").read_text())
     rejected = {k.removeprefix("rejected/"): n for k, n in sorted(counts.items()) if k.startswith("rejected/")}
     read_total = sum(n for k, n in counts.items() if k.startswith("read/"))
@@ -214,12 +208,30 @@ def _make(
         fingerprints = analyze_groups(work, layout.graphs(repo.data), beam_options, progress, temp_dir=run.folder)
     progress("transforming rows")
     with beam.Pipeline(options=beam_options) as pipeline:
+        stats = []
         for name in repo.groups:
             graph = layout.graph(repo.data, name, fingerprints[name])
-            _ = pipeline | f"Graph of {name}" >> ApplyTransformGraph(
+            transformed = pipeline | f"Graph of {name}" >> ApplyTransformGraph(
                 name, made_files[name], str(graph), str(rows_dir), str(offline), now_us
             )
-    run.save(status="publishing", fingerprints=fingerprints)
+            stats.append(transformed.stats)
+        _keep_stats(stats, run.folder / "nonfinite.json")
+    odd = json.loads((run.folder / "nonfinite.json").read_text())
+    if odd:
+        named = ", ".join(f"{n:,} of {feature}" for feature, n in odd.items())
+        progress(f"values that are NaN or infinite: {named}; they are stored as they are, and null over HTTP: correct the preprocessing")
+    run.save(status="publishing", fingerprints=fingerprints, nonfinite=odd)
+
+
+def _keep_stats(stats: list[Any], path: Path) -> None:
+    """Sum (name, number) pairs of several collections into a JSON file."""
+    _ = (
+        stats
+        | "All stats" >> beam.Flatten()
+        | "Sum stats" >> beam.CombinePerKey(sum)
+        | "Stats in one" >> ToList()
+        | "Write stats" >> beam.Map(_write_stats, str(path))
+    )
 
 
 def _write_stats(stats: list[tuple[str, int]], path: str) -> None:

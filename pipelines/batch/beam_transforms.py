@@ -99,8 +99,8 @@ class WindowFeatures(beam.PTransform[Any, Any]):
 
 @dataclass
 class ApplyTransformGraph(beam.PTransform[Any, Any]):
-    """Pipeline -> paths of the same ``files`` of rows below ``target``, with the outputs of the graph in the folder ``graph``,
-    its fingerprint, and ``created`` (microseconds)."""
+    """Pipeline -> :class:`FeatureRows` of the same ``files`` of rows below ``target``, with the outputs of the graph in the folder
+    ``graph``, its fingerprint, and ``created`` (microseconds). Counted are values that are NaN or infinite, by ``<name>/<feature>``."""
 
     name: str
     files: Sequence[str]
@@ -111,9 +111,16 @@ class ApplyTransformGraph(beam.PTransform[Any, Any]):
 
     def expand(self, pipeline: Any) -> Any:
         """Spread the files, transform each."""
-        return (
+        made = (
             pipeline
             | f"Rows of {self.name}" >> beam.Create(list(self.files))
             | f"Spread {self.name}" >> beam.Reshuffle()
-            | f"Transform {self.name}" >> beam.ParDo(steps.TransformFile(self.graph, self.source, self.target, self.created))
+            | f"Transform {self.name}"
+            >> beam.ParDo(steps.TransformFile(self.graph, self.source, self.target, self.created)).with_outputs("stats", main="rows")
         )
+        stats = made.stats | f"Name stats of {self.name}" >> beam.Map(_of_group, self.name)
+        return FeatureRows(made.rows, stats)
+
+
+def _of_group(stat: tuple[str, int], group: str) -> tuple[str, int]:
+    return f"{group}/{stat[0]}", stat[1]

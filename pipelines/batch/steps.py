@@ -15,6 +15,7 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.lake.files import replaced
@@ -56,6 +57,18 @@ def write_parquet(table: pa.Table | pa.RecordBatch, path: Path) -> None:
     table = pa.Table.from_batches([table]) if isinstance(table, pa.RecordBatch) else table
     with replaced(path) as out:
         pq.write_table(table, out, compression="zstd", version="2.6", coerce_timestamps="us", row_group_size=65_536)
+
+
+def nonfinite(table: pa.Table) -> dict[str, int]:
+    """Column -> how many of its values, or of those in its lists, are NaN or infinite; columns that have none are left out."""
+    out = {}
+    for name, column in zip(table.schema.names, table.columns, strict=True):
+        values = pc.list_flatten(column) if pa.types.is_list(column.type) else column
+        if pa.types.is_floating(values.type):
+            count = pc.sum(pc.invert(pc.is_finite(values))).as_py() or 0
+            if count:
+                out[name] = int(count)
+    return out
 
 
 def slice_us(group: FeatureGroup, days: int) -> int:
@@ -169,7 +182,10 @@ class WindowRows(beam.DoFn):
 
 
 class TransformFile(beam.DoFn):
-    """Path of a file of feature rows -> the same rows with the graph's outputs, fingerprint and creation time, in ``folder``."""
+    """Path of a file of feature rows -> the same rows with the graph's outputs, fingerprint and creation time, in ``folder``.
+
+    Output ``stats``: ("<feature>", values that are NaN or infinite), of the columns that have some.
+    """
 
     def __init__(self, graph: str, source: str, folder: str, created_us: int) -> None:
         self.graph_path, self.source, self.folder, self.created_us = graph, source, folder, created_us
@@ -179,7 +195,7 @@ class TransformFile(beam.DoFn):
         """Load the graph once per worker."""
         self.graph = TransformGraph.load(self.graph_path)
 
-    def process(self, path: str) -> Iterator[str]:
+    def process(self, path: str) -> Iterator[Any]:
         """Apply the graph by row groups."""
         assert self.graph is not None
         source = pq.ParquetFile(path)
@@ -192,5 +208,8 @@ class TransformFile(beam.DoFn):
                 names = [*rows.schema.names, *made.schema.names, FINGERPRINT, CREATED]
                 out.append(pa.RecordBatch.from_arrays([*rows.columns, *made.columns, *extra], names))
         target = Path(self.folder) / Path(path).relative_to(self.source)
-        write_parquet(pa.Table.from_batches(out), target)
+        table = pa.Table.from_batches(out)
+        write_parquet(table, target)
         yield str(target)
+        for feature, count in nonfinite(table).items():
+            yield beam.pvalue.TaggedOutput("stats", (feature, count))

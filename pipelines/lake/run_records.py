@@ -159,6 +159,8 @@ class BatchRecord(RunRecord):
     """``<source>/<reason>/<field>`` -> events, of the reasons that are about one field."""
     rows: dict[str, int] = field(default_factory=dict)
     """Group -> rows made."""
+    nonfinite: dict[str, int] = field(default_factory=dict)
+    """``<group>/<feature>`` -> values that are NaN or infinite."""
     tiles: dict[str, Any] = field(default_factory=dict)
     """What a stream starts from: ``end_us``, ``shards``, and rows by group."""
     runner: str | None = None
