@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import email.utils
+import ipaddress
+import logging
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from html import escape
@@ -17,6 +19,8 @@ from pipelines.project.http import as_it_is, certificates, reason
 from transforms.errors import ConfigError
 
 __all__ = ["Webhook", "slack"]
+
+log = logging.getLogger("tandem.alerting")
 
 _LONGEST_ASKED = timedelta(hours=6)
 """A Retry-After beyond this is not believed."""
@@ -37,6 +41,9 @@ class Webhook(AlertReceiver):
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError("alerts.webhook is no http:// or https:// address; correct it")
         self.host = parts.hostname
+        if parts.scheme == "http" and not _on_this_machine(self.host):
+            log.warning("alerts.webhook is http:// to %s: alerts%s can be read on the way; use https://",
+                        self.host, " and alerts.secret" if settings.secret else "")  # fmt: skip
 
     def _url(self) -> str:
         return self.settings.webhook.get_secret_value() if self.settings.webhook is not None else ""
@@ -68,6 +75,13 @@ class Webhook(AlertReceiver):
             return Outcome(True)
         after = _after(answer.headers.get("Retry-After"), now)
         return Outcome(False, f"{self.host} answered {answer.status_code}", answer.status_code in _OF_THE_MESSAGE, after)
+
+
+def _on_this_machine(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def _after(value: str | None, now: datetime) -> timedelta | None:

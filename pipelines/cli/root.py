@@ -112,9 +112,20 @@ def fail(error: BaseException) -> int:
     return 1
 
 
+def _own_files_only() -> None:
+    """What we and our children write, others neither read nor write: it is people's data. ``TANDEM_UMASK`` (octal) says otherwise."""
+    mask = os.environ.get("TANDEM_UMASK", "077")
+    try:
+        os.umask(int(mask, 8) & 0o777)
+    except ValueError:
+        os.umask(0o077)
+        print(f"TANDEM_UMASK {mask!r} is no octal number such as 027; taking 077", file=sys.stderr)
+
+
 def main() -> None:
     """Entry point: every error is one line. One that nobody expected names the place in the user's files, and a file with its trace."""
     code: Any = 0
+    _own_files_only()
     try:
         app()
     except SystemExit as stop:

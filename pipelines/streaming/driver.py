@@ -13,13 +13,15 @@ from typing import Any
 from pipelines.lake import layout
 from pipelines.lake.files import write_json
 from pipelines.lake.locks import take
-from transforms.errors import DataError
+from transforms.errors import ConfigError, DataError
 
 __all__ = ["Driver", "running", "stream_folder"]
 
 
 def stream_folder(data: Path, name: str) -> Path:
-    """Where a stream keeps its checkpoints, logs and state."""
+    """Where a stream keeps its checkpoints, logs and state. Raises ConfigError for a name that is none."""
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise ConfigError(f"--name {name!r}: use letters, digits, '-' and '_'")
     return layout.stream(data, name)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from pipelines.lake import runs
 from pipelines.sources.letter_spool import letters_waiting
 from pipelines.streaming.driver import running, stream_folder
-from pipelines.streaming.state.job_state import RESUME, JobState
+from pipelines.streaming.state.job_state import RESUME, JobState, is_stream
 from pipelines.streaming.status import Tracker
 from transforms.errors import ConfigError, DataError, TandemError
 
@@ -47,7 +47,7 @@ def stream_status(data: Path, name: str) -> dict[str, Any]:
     """Whether the stream runs, and how far it is."""
     folder = stream_folder(data, name)
     facts = running(folder)
-    if not folder.is_dir():
+    if not folder.is_dir() or (facts is None and not is_stream(folder)):
         return {"name": name, "running": False}
     job_state = JobState(folder)
     now = Tracker(job_state).look()
