@@ -90,22 +90,25 @@ def apply(repo: Repo, run_id: str | None, steps: Steps, why: str = "") -> None:
 def materialize(repo: Repo, start: datetime, end: datetime, steps: Steps) -> None:
     """Materialize all views."""
     from pipelines.feature_store.applying import finish
-    from pipelines.feature_store.store import materialize as feast_materialize
+    from pipelines.feature_store.materialize import materialize as into_online_store
     from pipelines.project.recording import recorded
 
     finish(repo, steps.say)
-    with recorded(repo, "materialize", range=[start.isoformat(), end.isoformat()]) as run:
-        rows = feast_materialize(repo, start, end)
-        run.add(counts={f"rows/{view}": n for view, n in rows.items()})
-        if not any(rows.values()):
+    with recorded(repo, "materialize", range=[start.isoformat(), end.isoformat()]) as run, steps.doing("materialize"):
+        made = into_online_store(repo, start, end, say=steps.say)
+        run.add(counts={f"rows/{m.view}": m.rows for m in made} | {f"dropped/{m.view}": m.dropped for m in made if m.dropped})
+        if not any(m.rows or m.newer or m.dropped for m in made):
             raise DataError(
                 f"no view has a row from {start:%Y-%m-%dT%H:%M} to {end:%Y-%m-%dT%H:%M}, nothing was loaded; run 'tandem batch' over"
                 " the range, and 'tandem apply' if its graphs are not applied or the folder was moved"
             )
-    told = ", ".join(f"{view} {n:,}" for view, n in rows.items())
-    steps.say(f"materialized {start:%Y-%m-%d} to {end:%Y-%m-%d} into the online store; rows by view: {told}")
-    if empty := [view for view, n in rows.items() if not n]:
-        steps.say(f"no row of {', '.join(empty)} in this range")
+    for m in made:
+        more = [f"{m.dropped:,} keys dropped: the runs have no row of them any more"] if m.dropped else []
+        more += [f"{m.newer:,} keys left as they are: a stream is further"] if m.newer else []
+        more += [f"{m.refused:,} rows refused: they lie ahead of the clock"] if m.refused else []
+        what = f"{m.rows:,} rows" if m.rows or m.newer else "no row in this range"
+        steps.say(f"{m.view}: {'; '.join([what, *more])}")
+    steps.say(f"materialized {start:%Y-%m-%d} to {end:%Y-%m-%d} into the online store")
 
 
 def train(

@@ -29,7 +29,7 @@ from google.protobuf.message import Message
 
 from serving.catalog import Catalog, View, entity_key, some_of
 from serving.errors import InvalidRequestError
-from serving.online_store.base import OrderedOnlineStore, OrderedOnlineStoreConfig
+from serving.online_store.base import OrderedOnlineStore, OrderedOnlineStoreConfig, lasts
 from serving.projections import FeatureSet, Projection
 from serving.protocol import RequestField, checked_column
 from transforms.definitions import FINGERPRINT, REVISION
@@ -194,7 +194,8 @@ class OnlineFeatures:
         found = np.array([values is not None for _, values in rows])
         times = np.array([micros_of(t) if t is not None else 0 for t, _ in rows], dtype=np.int64)
         times[~found] = 0
-        expired = found & (now - times > view.ttl_us) if view.ttl_us else np.zeros(len(rows), dtype=bool)
+        lasting = np.array([values is not None and lasts(values.get(REVISION)) for _, values in rows], dtype=bool)
+        expired = found & ~lasting & (now - times > view.ttl_us) if view.ttl_us else np.zeros(len(rows), dtype=bool)
         row_status = np.where(found, np.where(expired, OUTSIDE_MAX_AGE, PRESENT), NOT_FOUND).astype(np.uint8)
         take = np.array(inverse, dtype=np.int64)
         columns, statuses = {}, {}

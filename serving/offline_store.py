@@ -6,14 +6,11 @@ through pandas, so types stay exact. DuckDB never loads or downloads an extensio
 
 from __future__ import annotations
 
-import logging
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from datetime import datetime, timedelta
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import duckdb
@@ -33,32 +30,13 @@ from feast.repo_config import RepoConfig
 from feast.saved_dataset import SavedDatasetStorage
 from pydantic import StrictStr
 
-from serving.feast_objects import DEFINITION
 from serving.feast_types import arrow_type
+from serving.offline_rows import OfflineRows, one_line, pinned, quoted
 from serving.spines import EXACT_FLOAT, as_table, key_column, plain_text, to_pandas
-from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION
+from transforms.definitions import EVENT_TIMESTAMP, REVISION
 from transforms.errors import DataError, StoreError
-from transforms.instants import micros_of
 
-__all__ = ["AsofJob", "AsofOfflineStore", "AsofOfflineStoreConfig", "pinned"]
-
-log = logging.getLogger("tandem.offline")
-
-_PINS: ContextVar[Mapping[str, Any]] = ContextVar("pins", default=MappingProxyType({}))
-
-
-@contextmanager
-def pinned(pins: Mapping[str, Any]) -> Iterator[None]:
-    """Joins inside read each named view from exactly ``pins[view].files``, and of these the rows of ``pins[view].fingerprint``.
-
-    So a question asked again reads the runs of then, though newer ones were made and other graphs were applied since.
-    """
-    token = _PINS.set(pins)
-    try:
-        yield
-    finally:
-        _PINS.reset(token)
-
+__all__ = ["AsofJob", "AsofOfflineStore", "AsofOfflineStoreConfig", "connection", "latest_rows", "pinned"]
 
 _US = timedelta(microseconds=1)
 
@@ -123,10 +101,7 @@ class AsofJob(RetrievalJob):
 
 
 class AsofOfflineStore(DuckDBOfflineStore):
-    """Point-in-time joins that drop nothing, and the latest rows by (event time, revision, created).
-
-    A source with the tag ``tandem_fingerprint`` is read for the rows of that graph alone: rows of different graphs do not mix.
-    """
+    """Point-in-time joins that drop nothing, and the latest rows; both read the rows that count: :mod:`serving.offline_rows`."""
 
     @staticmethod
     def get_historical_features(
@@ -142,20 +117,20 @@ class AsofOfflineStore(DuckDBOfflineStore):
         """For each spine row and view: the row of its key with the greatest event time <= the spine's, unless older than the view's TTL.
 
         ``entity_df`` is a DataFrame, an Arrow table or a DuckDB query; all its rows come back in their order, with all its
-        columns and one column per feature, of the declared type. Of rows with equal key and event time the newest created counts.
+        columns and one column per feature, of the declared type. A row whose windows are all empty (revision 0) does not expire.
         """
         if filter_by_created_timestamp:  # of Feast 0.67
             raise StoreError("filter_by_created_timestamp is not supported by this store; a row's event_timestamp says when it was known")
         if odfvs := OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry):
             raise StoreError(f"on-demand view {odfvs[0].name!r} is not supported by this store; compute it in a preprocessing_fn")
-        with _connection(config) as db:
+        with connection(config) as db:
             spine, at = _spine(db, entity_df)
         times = spine.column(at)
         bounds = pc.min_max(times).as_py()
 
         def run() -> pa.Table:
             out = spine
-            with _connection(config) as db:
+            with connection(config) as db:
                 for view in feature_views:
                     name = str(view.projection.name_to_use())
                     wanted = [r.split(":", 1)[1] for r in feature_refs if r.split(":", 1)[0] == name]
@@ -188,7 +163,7 @@ class AsofOfflineStore(DuckDBOfflineStore):
         start_date: datetime,
         end_date: datetime,
     ) -> RetrievalJob:
-        """Per key the greatest row by (event time, revision, created) with ``start_date`` <= event time <= ``end_date``."""
+        """Per key the latest of the rows that count (:mod:`serving.offline_rows`) with ``start_date`` <= event time <= ``end_date``."""
         columns = [
             *join_key_columns,
             *feature_name_columns,
@@ -197,29 +172,9 @@ class AsofOfflineStore(DuckDBOfflineStore):
         ]
 
         def run() -> pa.Table:
-            with _connection(config) as db:
-                source = _Source(db, config, data_source)
-                if source.empty:
-                    return pa.table({c: pa.array([], pa.null()) for c in columns})
-                order = [
-                    source.micros(timestamp_field),
-                    f"coalesce({source.column(REVISION)}, 0)" if REVISION in source.types else "0",
-                    f"coalesce({source.micros(created_timestamp_column)}, 0)" if created_timestamp_column in source.types else "0",
-                ]
-                keys = [source.column(k) for k in join_key_columns] or ["1"]
-                # The greatest order per key from narrow columns first; only the rows that have it are then read in full.
-                both = " AND ".join(f"{k} IS NOT DISTINCT FROM b.k{i}" for i, k in enumerate(keys))
-                best = ", ".join(f"{k} AS k{i}" for i, k in enumerate(keys))
-                return _one_chunk(
-                    db.sql(f"""
-                    WITH b AS (
-                        SELECT {best}, max({{'t': {order[0]}, 'r': {order[1]}, 'c': {order[2]}}}) AS o
-                        FROM {source.table} WHERE {source.where(timestamp_field, start_date, end_date)} GROUP BY ALL)
-                    SELECT {", ".join(f"{source.column(c)} AS {_q(c)}" for c in columns)} FROM {source.table} JOIN b ON {both}
-                    WHERE {source.where(timestamp_field, start_date, end_date)}
-                      AND {order[0]} = b.o.t AND {order[1]} = b.o.r AND {order[2]} = b.o.c
-                    QUALIFY row_number() OVER (PARTITION BY {", ".join(keys)}) = 1""").to_arrow_table()
-                )
+            with connection(config) as db:
+                source = OfflineRows(db, config, data_source)
+                return latest_rows(db, source, join_key_columns, columns, timestamp_field, created_timestamp_column, start_date, end_date)
 
         return AsofJob(lambda: _for_materialize(_safely(run), join_key_columns))
 
@@ -236,80 +191,25 @@ class AsofOfflineStore(DuckDBOfflineStore):
     ) -> RetrievalJob:
         """All rows with ``start_date`` <= event time <= ``end_date`` (None: no such bound), in no order.
 
-        With ``created_timestamp_column`` the caller means to tell newer rows from older ones by it (Feast 0.67 materializes that way). It
-        knows no revisions: of the rows that agree in key and event time, only the greatest by (revision, created) is given.
+        Of the rows that agree in key and event time the one that counts is given (:mod:`serving.offline_rows`).
         """
         columns = [*join_key_columns, *feature_name_columns, timestamp_field]
         if created_timestamp_column:
             columns.append(created_timestamp_column)
 
         def run() -> pa.Table:
-            with _connection(config) as db:
-                source = _Source(db, config, data_source)
+            with connection(config) as db:
+                source = OfflineRows(db, config, data_source)
                 if source.empty:
                     return pa.table({c: pa.array([], pa.null()) for c in columns})
-                picked = ", ".join(f"{source.column(c)} AS {_q(c)}" for c in columns)
-                first, last = start_date or datetime.min, end_date or datetime.max
-                query = f"SELECT {picked} FROM {source.table} WHERE {source.where(timestamp_field, first, last)}"
-                if created_timestamp_column:
-                    same = ", ".join([*(source.column(k) for k in join_key_columns), source.micros(timestamp_field)])
-                    query += f" QUALIFY row_number() OVER (PARTITION BY {same}{source.newest_first(created_timestamp_column)}) = 1"
+                picked = [f"{source.column(c)} AS {quoted(c)}" for c in columns]
+                within = source.between(timestamp_field, start_date or datetime.min, end_date or datetime.max)
+                every = not created_timestamp_column
+                query = source.counting(picked, within, join_key_columns, timestamp_field, created_timestamp_column, every)
                 table = _one_chunk(db.sql(query).to_arrow_table())
                 return _for_materialize(table, join_key_columns) if created_timestamp_column else table
 
         return AsofJob(lambda: _safely(run))
-
-
-class _Source:
-    """A Parquet source in SQL: how to name it, its columns (absent ones are null), and the rows that count."""
-
-    def __init__(self, db: Any, config: RepoConfig, source: DataSource | None, pin: Any = None) -> None:
-        if not isinstance(source, FileSource):
-            raise StoreError(f"source {getattr(source, 'name', source)!r} is no FileSource; this store reads Parquet files alone")
-        self.path = FileSource.get_uri_for_file_path(config.repo_path, source.path)
-        if "://" in self.path:
-            raise StoreError(f"source {source.name!r}: {self.path} is not on a mounted file system; mount it and give its path")
-        if Path(self.path).is_dir():
-            self.path = f"{self.path.rstrip('/')}/**/*.parquet"
-        self.empty = not pin.files if pin is not None else db.execute("SELECT count(*) FROM glob(?)", [self.path]).fetchone()[0] == 0
-        if self.empty and pin is None:
-            _say_empty(source, self.path)
-        text = ", ".join(f"'{_escaped(p)}'" for p in ([self.path] if pin is None else pin.files))
-        self.table = f"read_parquet([{text}], union_by_name = true, hive_partitioning = false)"
-        self.types: dict[str, str] = {}
-        if not self.empty:
-            self.types = {r[0]: r[1] for r in db.execute(f"DESCRIBE SELECT * FROM {self.table}").fetchall()}
-        self._physical = {new: old for old, new in (source.field_mapping or {}).items()}
-        self.fingerprint = (source.tags or {}).get(FINGERPRINT) if pin is None else pin.fingerprint
-
-    def column(self, name: str, kind: str = "VARCHAR") -> str:
-        physical = self._physical.get(name, name)
-        return _q(physical) if physical in self.types else f"CAST(NULL AS {kind})"
-
-    def kind(self, name: str) -> str:
-        """DuckDB's type of a column; empty for one that is absent."""
-        return self.types.get(self._physical.get(name, name), "")
-
-    def micros(self, name: str) -> str:
-        """A time as microseconds; times without a zone are UTC."""
-        column = self.column(name)
-        kind = self.types.get(self._physical.get(name, name), "")
-        return f"epoch_us({column})" if kind == "TIMESTAMP WITH TIME ZONE" else f"epoch_us(CAST({column} AS TIMESTAMP))"
-
-    def where(self, timestamp_field: str, start: datetime, end: datetime) -> str:
-        return f"{self.micros(timestamp_field)} BETWEEN {micros_of(start)} AND {micros_of(end)}{self.of_graph()}"
-
-    def newest_first(self, created: str) -> str:
-        """The ORDER BY that puts the greatest (revision, created) first, as far as the source has them."""
-        order = [f"{self.column(REVISION)} DESC NULLS LAST"] if REVISION in self.types else []
-        order += [f"{self.micros(created)} DESC NULLS LAST"] if created in self.types else []
-        return f" ORDER BY {', '.join(order)}" if order else ""
-
-    def of_graph(self) -> str:
-        if not self.fingerprint or FINGERPRINT not in self.types:
-            return ""
-        text = self.fingerprint.replace("'", "''")
-        return f" AND {_q(FINGERPRINT)} = '{text}'"
 
 
 def _join(db: Any, config: RepoConfig, view: FeatureView, wanted: Sequence[str], spine: pa.Table, at: str) -> dict[str, Any]:
@@ -321,7 +221,7 @@ def _join(db: Any, config: RepoConfig, view: FeatureView, wanted: Sequence[str],
         if key not in spine.column_names:
             raise DataError(f"view {view.name!r}: the spine has no column {key!r}; it has {', '.join(spine.column_names)}")
     n = spine.num_rows
-    source = _Source(db, config, view.batch_source, _PINS.get().get(view.name))
+    source = OfflineRows(db, config, view.batch_source, view.name)
     if source.empty or n == 0:
         return {w: _nulls(n, types[w]) for w in wanted}
     batch: Any = view.batch_source
@@ -333,31 +233,28 @@ def _join(db: Any, config: RepoConfig, view: FeatureView, wanted: Sequence[str],
     if bounds["max"] is None:
         return {w: _nulls(n, types[w]) for w in wanted}
     time = source.micros(batch.timestamp_field)
-    created = batch.created_timestamp_column
-    newest = [f"{source.micros(created)} DESC NULLS LAST"] if created and created in source.types else []
-    newest += [f"{source.column(REVISION)} DESC NULLS LAST"] if REVISION in source.types else []
-    parts = ", ".join([*(source.column(k) for k in keys), time])
-    picked = ", ".join(
-        [
-            *(f"{source.column(k)} AS k{i}" for i, k in enumerate(keys)),
-            f"{time} AS us",
-            *(f"{source.column(w)} AS f{i}" for i, w in enumerate(wanted)),
-        ]
-    )
-    lower = f" AND {time} >= {bounds['min'] - ttl}" if ttl is not None else ""
+    lasting = f"coalesce({source.column(REVISION)}, 1) = 0" if REVISION in source.types else "false"
+    picked = [
+        *(f"{source.column(k)} AS k{i}" for i, k in enumerate(keys)),
+        f"{time} AS us",
+        f"{lasting} AS lasts",
+        *(f"{source.column(w)} AS f{i}" for i, w in enumerate(wanted)),
+    ]
+    lower = f" AND ({time} >= {bounds['min'] - ttl} OR {lasting})" if ttl is not None else ""
     some = "".join(f" AND {source.column(k)} IN (SELECT k{i} FROM spine)" for i, k in enumerate(keys))
-    qualify = f"QUALIFY row_number() OVER (PARTITION BY {parts}{' ORDER BY ' + ', '.join(newest) if newest else ''}) = 1"
-    fresh = f"f.us >= s.us - {ttl}" if ttl is not None else "true"
+    rows = source.counting(
+        picked, f"{time} <= {bounds['max']}{lower}{some}", list(keys), batch.timestamp_field, batch.created_timestamp_column
+    )
+    fresh = f"(f.lasts OR f.us >= s.us - {ttl})" if ttl is not None else "true"
     query = f"""
-        WITH f AS (
-            SELECT {picked} FROM {source.table} WHERE {time} <= {bounds["max"]}{lower}{source.of_graph()}{some} {qualify})
+        WITH f AS ({rows})
         SELECT {", ".join([*(f"CASE WHEN {fresh} THEN f{i} END AS f{i}" for i in range(len(wanted))), "s.row"])}
         FROM spine s ASOF LEFT JOIN f ON {" AND ".join([*(f"s.k{i} = f.k{i}" for i in range(len(keys))), "s.us >= f.us"])}
         ORDER BY s.row"""
     try:
         found = db.sql(query).to_arrow_table()
     except duckdb.Error as e:
-        raise StoreError(f"view {view.name!r}: the join failed: {_line(e)}; check the types of the spine's keys") from e
+        raise StoreError(f"view {view.name!r}: the join failed: {one_line(e)}; check the types of the spine's keys") from e
     finally:
         db.unregister("spine")
     if found.num_rows != n:
@@ -365,12 +262,40 @@ def _join(db: Any, config: RepoConfig, view: FeatureView, wanted: Sequence[str],
     return {w: _cast(found.column(i), types[w]) for i, w in enumerate(wanted)}
 
 
+def latest_rows(
+    db: Any,
+    source: OfflineRows,
+    keys: Sequence[str],
+    columns: Sequence[str],
+    timestamp_field: str,
+    created: str | None,
+    start: datetime,
+    end: datetime,
+) -> pa.Table:
+    """Per key the latest of the rows that count with ``start`` <= event time <= ``end``: ``columns``, in no order."""
+    if source.empty:
+        return pa.table({c: pa.array([], pa.null()) for c in columns})
+    names = [source.column(k) for k in keys]
+    within = source.between(timestamp_field, start, end)
+    narrow = [*(f"{k} AS k{i}" for i, k in enumerate(names)), f"{source.micros(timestamp_field)} AS us"]
+    wide = [*narrow, *(f"{source.column(c)} AS {quoted(c)}" for c in columns)]
+    # The latest time per key from narrow columns first; only the rows that have it are then read in full.
+    same = " AND ".join([*(f"c.k{i} IS NOT DISTINCT FROM b.k{i}" for i in range(len(names))), "c.us = b.us"])
+    some = ", ".join([*(f"k{i}" for i in range(len(names))), "max(us) AS us"])
+    return _one_chunk(
+        db.sql(f"""
+        WITH b AS (SELECT {some} FROM ({source.counting(narrow, within, keys, timestamp_field, created)}) GROUP BY ALL)
+        SELECT {", ".join(f"c.{quoted(c)}" for c in columns)}
+        FROM ({source.counting(wide, within, keys, timestamp_field, created)}) c JOIN b ON {same}""").to_arrow_table()
+    )
+
+
 def _spine(db: Any, entity_df: pd.DataFrame | pa.Table | str) -> tuple[pa.Table, str]:
     """The spine as Arrow and its time column, made ``timestamp[us, UTC]`` (rounded down: equal for the join's purpose)."""
     try:
         spine = db.sql(entity_df).to_arrow_table() if isinstance(entity_df, str) else as_table(entity_df)
     except (duckdb.Error, pa.ArrowException, TypeError, ValueError) as e:
-        raise DataError(f"the spine cannot be read: {_line(e)}; give a DataFrame, an Arrow table or a DuckDB query") from e
+        raise DataError(f"the spine cannot be read: {one_line(e)}; give a DataFrame, an Arrow table or a DuckDB query") from e
     stamps = [f.name for f in spine.schema if pa.types.is_timestamp(f.type)]
     if EVENT_TIMESTAMP not in spine.column_names and len(stamps) != 1:
         raise DataError(
@@ -383,7 +308,7 @@ def _spine(db: Any, entity_df: pd.DataFrame | pa.Table | str) -> tuple[pa.Table,
         try:
             times = [pd.to_datetime(text, utc=True) for text in column.to_pylist()]
         except (ValueError, OverflowError) as e:
-            raise DataError(f"the spine's {at!r} holds a text that is no time: {_line(e)}; give timestamps") from None
+            raise DataError(f"the spine's {at!r} holds a text that is no time: {one_line(e)}; give timestamps") from None
         column = pa.chunked_array([pa.Array.from_pandas(pd.Series(times, dtype="datetime64[ns, UTC]"))])
     if not pa.types.is_timestamp(column.type):
         raise DataError(f"the spine's {at!r} is {column.type}; it must be a timestamp, e.g. pd.to_datetime(..., utc=True)")
@@ -394,13 +319,6 @@ def _spine(db: Any, entity_df: pd.DataFrame | pa.Table | str) -> tuple[pa.Table,
     return spine.set_column(spine.column_names.index(at), pa.field(at, column.type), column), at
 
 
-def _say_empty(source: FileSource, path: str) -> None:
-    """A group may have no rows yet; files that a user named must be there. Raises StoreError."""
-    if DEFINITION not in (source.tags or {}):
-        raise StoreError(f"source {source.name!r}: there is no Parquet file at {path}; correct its path, or write it")
-    log.warning("source %r: no row is at %s; 'tandem batch' makes them, 'tandem apply' follows a folder that was moved", source.name, path)
-
-
 def _modulo(values: Any, by: int) -> Any:
     """Non-negative remainders of int64 values."""
     rest = pc.subtract(values, pc.multiply(pc.divide(values, by), by))
@@ -408,7 +326,8 @@ def _modulo(values: Any, by: int) -> Any:
 
 
 @contextmanager
-def _connection(config: RepoConfig) -> Iterator[Any]:
+def connection(config: RepoConfig) -> Iterator[Any]:
+    """A DuckDB of one's own, with the store's settings."""
     own = config.offline_store
     with tempfile.TemporaryDirectory(prefix="tandem-duckdb-") as folder:
         settings: dict[str, Any] = {
@@ -432,7 +351,7 @@ def _safely(run: Callable[[], pa.Table]) -> pa.Table:
     try:
         return run()
     except duckdb.Error as e:
-        raise StoreError(f"the offline rows cannot be read: {_line(e)}") from e
+        raise StoreError(f"the offline rows cannot be read: {one_line(e)}") from e
 
 
 def _for_materialize(table: pa.Table, keys: Sequence[str]) -> pa.Table:
@@ -478,15 +397,3 @@ def _cast(column: Any, kind: pa.DataType | None) -> Any:
             pa.Array.from_buffers(kind, len(part), part.buffers()[:2], part.null_count, part.offset, [part.values.cast(kind.value_type)])
         )
     return pa.chunked_array(chunks, type=kind)
-
-
-def _escaped(path: str) -> str:
-    return path.replace("'", "''")
-
-
-def _q(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

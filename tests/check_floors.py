@@ -19,6 +19,7 @@ FLOOR0 = tuple(
     for m in (
         "errors",
         "instants",
+        "run_cover",
         "data_folder",
         "tensorflow_settings",
         "fields",

@@ -33,6 +33,7 @@ from pipelines.sources.event_files import inventory, passed_over_line, passed_ov
 from transforms.definitions import FeatureGroup, micros
 from transforms.errors import ConfigError, DataError, GraphError, RejectLimitError, TandemError
 from transforms.graph import TransformGraph
+from transforms.run_cover import Cover, write_cover
 
 __all__ = ["BatchResult", "apply_run", "graphs_of", "run_batch"]
 
@@ -240,9 +241,13 @@ def _write_stats(stats: list[tuple[str, int]], path: str) -> None:
 
 def _publish(repo: Repo, run: runs.Run) -> runs.Run:
     """Make the run's rows visible, a whole group at a time; may be repeated after a crash."""
-    for name in repo.groups:
+    record = run.record
+    after, upto = (us(datetime.fromisoformat(t)) for t in record.range)
+    created, prints = us(datetime.fromisoformat(run.created)), dict(record.fingerprints)
+    for name, group in repo.groups.items():
         made, target = run.folder / "offline" / name, layout.offline_run(repo.data, name, run.id)
-        if made.is_dir():
+        if not target.is_dir():  # also without rows: that a run has none is what it says
+            write_cover(made, Cover(run.id, created, after + group.delay_us, upto + group.delay_us, prints[name]))
             target.parent.mkdir(parents=True, exist_ok=True)
             os.rename(made, target)
     shutil.rmtree(run.folder / "offline", ignore_errors=True)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, load, quiet, results, show
+
+if TYPE_CHECKING:
+    from pipelines.project.repository import Repo
 
 __all__ = ["verify"]
 
@@ -26,6 +29,9 @@ def verify(
     ] = None,
     online: Annotated[bool, typer.Option("--online/--no-online", help="Look at what the online store holds for each key.")] = True,
     served: Annotated[bool, typer.Option("--served/--no-served", help="Look at what the server answered (its request log).")] = True,
+    stores: Annotated[
+        bool, typer.Option("--stores", help="Only compare the offline rows with the online store, key by key; this needs no stream.")
+    ] = False,
     output: Annotated[
         Path | None, typer.Option("--output", help="Folder of report.html and report.json (default: data/verify/<name>-<time>).")
     ] = None,
@@ -45,6 +51,9 @@ def verify(
     from pipelines.verify.verify_table import render
 
     loaded, steps = load(repo, data), Steps()
+    if stores:
+        _stores(loaded, json_, steps)
+        return
     folder = output.resolve() if output is not None else None
     options = VerifyOptions(name=name, against=against, online=online, served=served, keep=keep, folder=folder)
     with recorded(loaded, "verify", name=name) as run, steps.doing("verifying"):
@@ -57,4 +66,19 @@ def verify(
     else:
         results().print(render(result))
     if result["unexplained"]:
+        raise typer.Exit(UNEXPLAINED)
+
+
+def _stores(repo: Repo, as_json: bool, steps: Steps) -> None:
+    from pipelines.feature_store.store import open_store
+    from pipelines.verify.offline_online import compare_stores
+    from pipelines.verify.verify_table import stores_line
+
+    found = {name: both.to_dict() for name, both in compare_stores(repo, open_store(repo), steps.say).items()}
+    if as_json:
+        show(found, True)
+    else:
+        lines = [line for both in found.values() for line in (*both["lines"], both["notice"]) if line]
+        results().print(stores_line(found), *lines, sep="\n", markup=False)
+    if any(both["unexplained"] for both in found.values()):
         raise typer.Exit(UNEXPLAINED)

@@ -1,13 +1,11 @@
-"""``tandem apply`` and ``tandem materialize``: Feast's own commands in process, with the applied graphs made known to the online store."""
+"""``tandem apply``: Feast's own command in process, with the applied graphs made known to the online store."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
-from datetime import datetime
+from collections.abc import Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from pipelines.feature_store.inside import inside
@@ -18,7 +16,7 @@ from transforms.errors import ConfigError, StoreError, TandemError
 if TYPE_CHECKING:
     from serving.online_store.base import OrderedOnlineStore
 
-__all__ = ["apply", "materialize", "open_store", "ordered_store", "registry_file"]
+__all__ = ["apply", "open_store", "ordered_store", "registry_file"]
 
 
 def open_store(repo: Repo) -> Any:
@@ -85,38 +83,3 @@ def apply(repo: Repo, fingerprints: Mapping[str, str]) -> None:
     if isinstance(online, OrderedOnlineStore):
         for name, fingerprint in fingerprints.items():
             online.apply_fingerprint(store.config, name, fingerprint)
-
-
-def materialize(repo: Repo, start: datetime, end: datetime, views: list[str] | None = None) -> dict[str, int]:
-    """Load the newest rows with event timestamps in [start, end] into the online store; safe to repeat and to race.
-
-    Returns the rows offered to the store per view: one per key; the store keeps its own where that is newer. Raises StoreError of one line.
-    """
-    store = open_store(repo)
-    chosen = views or [v.name for v in (*store.list_feature_views(), *store.list_stream_feature_views()) if v.online]
-    with redirect_stdout(sys.stderr), _counted(store, dict.fromkeys(chosen, 0)) as rows:  # stdout is for results
-        try:
-            store.materialize(start_date=start, end_date=end, feature_views=views)
-        except TandemError:
-            raise
-        except Exception as error:
-            raise StoreError(f"feast materialize: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
-    return rows
-
-
-@contextmanager
-def _counted(store: Any, rows: dict[str, int]) -> Iterator[dict[str, int]]:
-    """Adds to ``rows`` what is written to the online store of a Feast store inside, whichever store it is."""
-    online, lock = store._get_provider().online_store, Lock()
-    write = online.online_write_batch
-
-    def counted(config: Any, table: Any, data: Any, progress: Any) -> None:
-        write(config, table, data, progress)
-        with lock:
-            rows[table.name] = rows.get(table.name, 0) + len(data)
-
-    online.online_write_batch = counted
-    try:
-        yield rows
-    finally:
-        del online.online_write_batch

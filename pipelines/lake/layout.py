@@ -15,9 +15,9 @@ from transforms.errors import DataError
 
 __all__ = [
     "CURRENT", "CURVES", "EPOCHS", "FORMAT", "GRAPH_HEAD", "MANIFEST", "NOT_EVENTS", "REPORT", "REPORT_FORMAT", "REPORT_JSON", "TFMA",
-    "alerts", "audit", "check_format", "claim", "demo", "events", "experiments", "graph", "graphs", "labels", "mlmd", "mlmd_logs", "model",
-    "models", "monitor", "offline", "offline_run", "replay_clock", "reproduce", "requests", "run", "runs", "services", "stream",
-    "streams", "tfx", "tracking", "training", "training_lock", "training_set", "verify", "watch",
+    "alerts", "audit", "check_format", "claim", "demo", "events", "experiments", "graph", "graphs", "labels", "materialize_lock", "mlmd",
+    "mlmd_logs", "model", "models", "monitor", "offline", "offline_run", "replay_clock", "reproduce", "requests", "run", "runs",
+    "services", "stream", "streams", "tfx", "tracking", "training", "training_lock", "training_set", "verify", "watch",
 ]  # fmt: skip
 
 FORMAT = 1
@@ -115,6 +115,11 @@ def mlmd_logs(data: Path) -> Path:
 def training_lock(data: Path) -> Path:
     """Held by the one training that may push."""
     return tfx(data) / "lock"
+
+
+def materialize_lock(data: Path) -> Path:
+    """Held by the one materialization at work."""
+    return runs(data) / ".materialize.lock"
 
 
 def experiments(data: Path, run_id: str) -> Path:

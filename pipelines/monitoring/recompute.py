@@ -117,8 +117,9 @@ def judge(log: pa.Table, group: FeatureGroup, events: pa.Table, graph: Transform
     status = log.column(f"{name}__tandem_status")
     present = pc.equal(status, "PRESENT").to_numpy()
     found = pc.not_equal(status, "NOT_FOUND").to_numpy()
-    expected = (due >= 0) & (as_of - due <= micros(group.ttl))
     at_due = _place(names, due, truth, keys)
+    ttl = micros(group.ttl)
+    expected = (due >= 0) & ((as_of - due <= ttl) | (_taken(truth, REVISION, at_due) == 0))
     at_own = _place(names, np.where(found, stamp, -1), truth, keys)
     features = _features(log, name, truth)
     wrong_due, wrong_own = (_unlike(log, name, features, place, truth, present) for place in (at_due, at_own))
@@ -129,7 +130,9 @@ def judge(log: pa.Table, group: FeatureGroup, events: pa.Table, graph: Transform
         differs |= wrong
     kind[expected & present & (differs | (stamp != due))] = MISMATCH
     kind[expected & ~present] = MISSING
-    kind[~expected & present] = EXTRA
+    # A row of empty windows does not expire; where it is older than what was computed, nothing was due since.
+    lasting = present & (due < 0) & (revision == 0) & (stamp - group.delay_us <= start)
+    kind[~expected & present & ~lasting] = EXTRA
 
     cause = np.full(log.num_rows, NONE, np.int64)
     odd = kind != EQUAL
@@ -152,7 +155,7 @@ def judge(log: pa.Table, group: FeatureGroup, events: pa.Table, graph: Transform
     cause[odd & found & (stamp > as_of)] = AHEAD
     cause[odd & other] = GRAPH
     # A row that had expired was served: its own stamp says so, whatever else is true.
-    cause[odd & present & (as_of - stamp > micros(group.ttl))] = BUG
+    cause[odd & present & (as_of - stamp > ttl) & (revision != 0)] = BUG
     behind = np.isin(cause, (STALE, UNDELIVERED, EXPIRED))
     return Recomputed(
         name,

@@ -18,6 +18,7 @@ from typing import Any
 
 from pipelines.lake import layout
 from pipelines.lake.files import sha256, sha256_of_start
+from transforms.run_cover import COVER
 
 __all__ = ["Changed", "Pin", "changes", "event_folders", "listing", "names", "past", "pins", "state"]
 
@@ -89,6 +90,8 @@ def pins(store: Any, views: Iterable[str], data: Path) -> tuple[dict[str, Pin], 
         inner = sorted(path.rglob("*.parquet")) if path.is_dir() else sorted(Path(p) for p in glob.glob(where, recursive=True))
         if not inner and DEFINITION not in (source.tags or {}):
             continue  # the join says that the file is not there
+        at = where.find("/run=*/")
+        inner += sorted(Path(where[:at]).glob(f"run=*/{COVER}")) if at >= 0 else []  # which run decides which rows
         found[name] = Pin(tuple(str(p) for p in inner), (source.tags or {}).get("tandem_fingerprint"))
         files[f"offline/{name}"] = [{"file": _named(data, p), "size": p.stat().st_size, "sha256": sha256(p)} for p in inner]
     return found, files

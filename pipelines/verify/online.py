@@ -20,20 +20,20 @@ from pipelines.verify.proof import GroupProof
 from transforms.columns import column_us
 from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION, TIMESTAMP, FeatureGroup
 
-__all__ = ["OnlineProof", "Stored", "check", "latest", "store_reader"]
+__all__ = ["OnlineProof", "Stored", "against", "check", "latest", "store_reader"]
 
 Int = npt.NDArray[np.int64]
 Stored = Callable[[FeatureGroup, pa.Table, pa.Schema], pa.Table]
 """(group, keys, the schema of its delivered rows) -> the stored rows of those keys that are there: keys, event timestamp, features."""
 
-ANOTHER_WRITER = "another writer"
+ANOTHER_WRITER = "materialized"
 KEYS_AT_ONCE = 2_000
 
 
 @dataclass(frozen=True)
 class OnlineProof:
-    """The keys of one group: how many, and by cause (``equal``, those of :data:`CAUSES`, ``another writer``: a newer row that batch has too
-    and the stream did not deliver). ``lines``: a few of what nothing explains."""
+    """The keys of one group: how many, and by cause (``equal``, those of :data:`CAUSES`, ``materialized``: a row that batch has too,
+    or that was materialized, and that the stream did not deliver). ``lines``: a few of what nothing explains."""
 
     group: str
     keys: int
@@ -57,11 +57,19 @@ def latest(rows: pa.Table, keys: tuple[str, ...]) -> pa.Table:
     return table_of(rows.take(pa.array(np.sort(last))))
 
 
-def check(proof: GroupProof, delivered: pa.Table, vouched: pa.Table, position: Position, read: Stored, applied: str | None) -> OnlineProof:
+def check(
+    proof: GroupProof,
+    delivered: pa.Table,
+    vouched: pa.Table,
+    position: Position,
+    read: Stored,
+    applied: str | None,
+    materialized: pa.Table | None = None,
+) -> OnlineProof:
     """Compare what the store holds for each key with the newest delivered row, and then with the newest batch row that was due.
 
     ``delivered``: every row of the row log, in order; ``vouched``: those that the checkpoints vouch for; ``applied``: the
-    fingerprint that the store takes rows of (None: any).
+    fingerprint that the store takes rows of (None: any); ``materialized``: what the store took from the runs, per key.
     """
     group, c = proof.group, proof.comparison
     keys = tuple(group.entity.keys)
@@ -73,28 +81,30 @@ def check(proof: GroupProof, delivered: pa.Table, vouched: pa.Table, position: P
     at = locate(names, stored, keys)
     cause = np.full(names.num_rows, UNEXPLAINED, np.int64)
     why = np.array(["nothing is stored"] * names.num_rows, dtype=object)
-    against = {side: _against(names, stored, rows, keys) for side, rows in (("delivered", ours), ("batch", theirs))}
-    is_delivered, is_batch = against["delivered"] == 0, against["batch"] == 0
+    stand = {side: against(names, stored, rows, keys) for side, rows in (("delivered", ours), ("batch", theirs))}
+    is_delivered, is_batch = stand["delivered"] == 0, stand["batch"] == 0
     # What was delivered is right as far as its row is.
     of_row = _cause_of(names, theirs, proof)
     cause[is_delivered] = np.where(is_batch[is_delivered], EQUAL, of_row[is_delivered])
     ahead = _beyond(names, ours, group, position) | _newer(names, ours, latest(vouched, keys), keys)
     cause[is_delivered & ahead & (cause == UNEXPLAINED)] = IN_FLIGHT
     # Keys that the stream never delivered: as batch has it (somebody materialized), or for the reason that the row is missing.
-    never = against["delivered"] == NOT_THERE
+    never = stand["delivered"] == NOT_THERE
     cause[never] = np.where(is_batch[never], EQUAL, of_row[never])
-    other = against["delivered"] == NEWER
+    other = stand["delivered"] == NEWER
     writer = np.zeros(names.num_rows, np.bool_)
     if other.any():
         writer = other & _in(stored, at, c.batch, keys)
         beyond = _beyond(names, stored, group, position)
         cause[other & beyond & ~writer] = IN_FLIGHT
-    replaced = against["delivered"] == OTHER_VALUES
+    if materialized is not None and materialized.num_rows:  # the runs decide up to where they were materialized
+        writer |= ~is_delivered & _in(stored, at, table_of(materialized), keys)
+    replaced = stand["delivered"] == OTHER_VALUES
     if replaced.any() and applied is not None and FINGERPRINT in stored.schema.names:
         print_ = np.array([stored.column(FINGERPRINT)[int(i)].as_py() if i >= 0 else None for i in at], dtype=object)
         cause[replaced & (print_ == applied) & _in(stored, at, delivered, (*keys, REVISION, FINGERPRINT))] = OTHER_FINGERPRINT
     for state, text in ((OLDER, "an older row is stored"), (OTHER_VALUES, "other values are stored"), (NEWER, "a newer row is stored")):
-        why[against["delivered"] == state] = text
+        why[stand["delivered"] == state] = text
     why[is_delivered] = "what was delivered is not what batch has"
     bad = (cause == UNEXPLAINED) & ~writer
     counts: dict[str, int] = {CAUSES[i]: int(((cause == i) & ~writer).sum()) for i in range(len(CAUSES))}
@@ -105,7 +115,7 @@ def check(proof: GroupProof, delivered: pa.Table, vouched: pa.Table, position: P
 OLDER, SAME, NEWER, OTHER_VALUES, NOT_STORED, NOT_THERE = -1, 0, 1, 2, 3, 4
 
 
-def _against(names: pa.Table, stored: pa.Table, rows: pa.Table, keys: tuple[str, ...]) -> Int:
+def against(names: pa.Table, stored: pa.Table, rows: pa.Table, keys: tuple[str, ...]) -> Int:
     """Per key how the stored row stands to the one in ``rows``; NOT_STORED, NOT_THERE where there is none."""
     here, there = locate(names, stored, keys), locate(names, rows, keys)
     out = np.where(there < 0, NOT_THERE, NOT_STORED).astype(np.int64)

@@ -106,7 +106,7 @@ def check_served(
     cause[behind] = IN_FLIGHT
     cause[found & (stamp > as_of) & (cause == EQUAL)] = AHEAD
     ttl = group.ttl.total_seconds() * 1e6
-    wrong = found & ((as_of - stamp > ttl) != (status == "OUTSIDE_MAX_AGE"))
+    wrong = found & (((as_of - stamp > ttl) & (revision != 0)) != (status == "OUTSIDE_MAX_AGE"))
     cause[wrong] = UNEXPLAINED
     why[wrong] = "its status does not follow from its age"
     counts = np.bincount(cause, minlength=len(SERVED))

@@ -16,6 +16,7 @@ from pipelines.lake.run_records import BatchRecord
 from pipelines.lake.runs import Run
 from pipelines.verify.causes import CAUSES, EQUAL, IN_FLIGHT, UNEXPLAINED
 from pipelines.verify.log import EventLog
+from pipelines.verify.offline_online import StoresProof
 from pipelines.verify.online import OnlineProof
 from pipelines.verify.proof import GroupProof, Proof, SourceProof
 from pipelines.verify.served import ServedProof
@@ -38,6 +39,7 @@ def summarize(
     proof: Proof,
     online: Mapping[str, OnlineProof],
     served: Mapping[str, ServedProof],
+    stores: Mapping[str, StoresProof],
     *,
     started: datetime,
     seconds: float,
@@ -61,7 +63,10 @@ def summarize(
     for name, s in served.items():
         if s.unexplained:
             problems.append(f"{name}: {s.unexplained:,} of {s.answers:,} answers of the server are unexplained: {'; '.join(s.lines)}")
-    unexplained = proof.unexplained + sum(o.unexplained for o in online.values()) + sum(s.unexplained for s in served.values())
+    for name, both in stores.items():
+        if both.unexplained:
+            problems.append(f"{name}: offline and online differ for {both.unexplained:,} keys: {'; '.join(both.lines)}")
+    unexplained = proof.unexplained + sum(p.unexplained for part in (online, served, stores) for p in part.values())
     groups = {name: _group(g, proof) for name, g in proof.groups.items()}
     rows = _added(g["rows"] for g in groups.values())
     values = _added(f for g in groups.values() for f in g["features"].values())
@@ -71,12 +76,13 @@ def summarize(
         "headline": _headline(values, unexplained),
         "unexplained": unexplained,
         "problems": problems,
-        "notices": notices,
+        "notices": [*notices, *(both.notice for both in stores.values() if both.notice)],
         "values": values,
         "rows": rows,
         "groups": groups,
         "sources": {name: _source(s) for name, s in proof.sources.items()},
         "online": {n: {"keys": o.keys, "causes": o.causes, "lines": o.lines} for n, o in online.items()},
+        "stores": {n: both.to_dict() for n, both in stores.items()},
         "served": {n: _served(s) for n, s in served.items()},
         "time": _time(proof),
         "range": [_text(log.start), _text(log.end)],

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.feature_store.store import open_store
 from pipelines.lake import layout, provenance, runs
 from pipelines.project.repository import Repo
 from pipelines.verify.log import (
@@ -27,6 +28,7 @@ from pipelines.verify.log import (
     offline_rows,
     run_over,
 )
+from pipelines.verify.offline_online import compare_stores, materialized_rows
 from pipelines.verify.online import OnlineProof, check, store_reader
 from pipelines.verify.proof import Proof, prove
 from pipelines.verify.served import TIMEOUT_US, ServedProof, check_served
@@ -75,6 +77,7 @@ def run_verify(repo: Repo, options: VerifyOptions, say: Say = lambda line: None)
         prints = dict(run.record.fingerprints)
         proof = prove(record, groups, batch, log.events, prints, lambda n: found_graphs(repo.data, groups[n]), log.start, say)
         online = _online(repo, stream, record, proof, say) if options.online else {}
+        stores = compare_stores(repo, open_store(repo), say) if options.online else {}
         served = _served(repo, stream, record, proof, say) if options.served else {}
     finally:
         if not options.keep:
@@ -85,6 +88,7 @@ def run_verify(repo: Repo, options: VerifyOptions, say: Say = lambda line: None)
         proof,
         online,
         served,
+        stores,
         started=started,
         seconds=(datetime.now(UTC) - started).total_seconds(),
         folder=folder,
@@ -155,17 +159,19 @@ def _archived(repo: Repo, record: StreamRecord, folder: Path, say: Say) -> dict[
 
 def _online(repo: Repo, folder: Path, record: StreamRecord, proof: Proof, say: Say) -> dict[str, OnlineProof]:
     """Each group's view in the online store. A stream that runs may have gone on: what looks odd is looked at once more."""
-    from pipelines.feature_store.store import open_store
     from pipelines.streaming.state.row_log import read_rows
 
-    read, applied = store_reader(open_store(repo))
+    store = open_store(repo)
+    read, applied = store_reader(store)
     out = {}
     for name, group in repo.groups.items():
         say(f"comparing {name} with the online store")
-        found = check(proof.groups[name], read_rows(folder, group), record.rows[name], record.positions[name], read, applied(name))
-        if found.unexplained:
-            found = check(proof.groups[name], read_rows(folder, group), record.rows[name], record.positions[name], read, applied(name))
-        out[name] = found
+        for _ in range(2):
+            taken = materialized_rows(store, store.get_feature_view(name))
+            delivered, vouched, position = read_rows(folder, group), record.rows[name], record.positions[name]
+            out[name] = check(proof.groups[name], delivered, vouched, position, read, applied(name), taken)
+            if not out[name].unexplained:
+                break
     return out
 
 

@@ -21,7 +21,9 @@ CAUSE_TEXTS = {
     "other fingerprint": "The row was made by another transform graph. Proven: that graph over the row computed anew gives the stream's.",
     "late data": "The server answered with a revision that was right then, and was corrected by a late event afterwards.",
     "ahead of the clock": "The row is right, but its event timestamp lies after the instant that the server judged by.",
-    "another writer": "The store holds a newer row that batch has too and the stream did not deliver: somebody else wrote it.",
+    "materialized": "The store holds a row that batch has too and the stream did not deliver: it was materialized.",
+    "a stream is further": "The store holds a row of a stream, made after the end of what was materialized.",
+    "not materialized": "A batch run has a newer row, or one of before, that was not materialized.",
     "unexplained": "Nothing that is on record explains it. This is a defect.",
 }
 
@@ -54,6 +56,7 @@ def view(result: Mapping[str, Any]) -> dict[str, Any]:
         "sources": [_source(name, s) for name, s in result["sources"].items() if s["events"]],
         "revisions": _revisions(result["groups"]),
         "online": _online(result["online"]),
+        "stores": _online(result.get("stores", {})),
         "served": _served(result["served"]),
         "samples": _samples(result["groups"]),
         "causes": _causes(result),
@@ -212,7 +215,7 @@ def _value(value: Any) -> str:
 
 def _causes(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = _added([result["values"].get("different", {}), *(result["rows"].get(k, {}) for k in ("missing", "extra"))])
-    found = _added([found, *(o["causes"] for o in result["online"].values()), *(s["causes"] for s in result["served"].values())])
+    found = _added([found, *(one["causes"] for part in ("online", "stores", "served") for one in result.get(part, {}).values())])
     return [(cause, text) for cause, text in CAUSE_TEXTS.items() if cause in found]
 
 

@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["render"]
+__all__ = ["render", "stores_line"]
 
 
 def render(result: Mapping[str, Any]) -> Group:
@@ -27,6 +27,8 @@ def render(result: Mapping[str, Any]) -> Group:
     if result["online"]:
         keys = sum(o["keys"] for o in result["online"].values())
         parts.append(Text(f"online store: {keys:,} keys: {_named(_added(o['causes'] for o in result['online'].values()))}"))
+    if result.get("stores"):
+        parts.append(stores_line(result["stores"]))
     if result["served"]:
         answers = sum(s["answers"] for s in result["served"].values())
         parts.append(Text(f"server: {answers:,} answers: {_named(_added(s['causes'] for s in result['served'].values()))}"))
@@ -37,6 +39,13 @@ def render(result: Mapping[str, Any]) -> Group:
     if "page" in result:
         parts.append(Text(f"report: {result['page']}", style="dim"))
     return Group(*parts)
+
+
+def stores_line(stores: Mapping[str, Any]) -> Text:
+    """One line on the offline rows against the online store."""
+    keys, extra = (sum(s[k] for s in stores.values()) for k in ("keys", "extra"))
+    more = f", {extra:,} stored that no run has" if extra else ""
+    return Text(f"offline and online: {keys:,} keys: {_named(_added(s['causes'] for s in stores.values()))}{more}")
 
 
 def _causes(group: Mapping[str, Any]) -> str:

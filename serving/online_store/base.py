@@ -1,8 +1,7 @@
-"""What an online store is: :class:`OrderedOnlineStore`, six methods to write and Feast's ``update`` and ``teardown``.
+"""What an online store is: :class:`OrderedOnlineStore`, nine methods to write and Feast's ``update`` and ``teardown``.
 
-A row wins over the stored one of its key iff (event timestamp, revision) is greater, or equal and the stored row stems
-from other definitions while this one stems from the applied ones (:func:`row_wins`). The comparison and the write are one
-atomic step of the store. Whatever order, batches or processes rows come in, each key ends with its greatest row.
+Whether a row replaces the stored one of its key is one rule (:mod:`serving.online_store.order`); the comparison and the write are one
+atomic step of the store. Whatever order, batches or processes rows come in, each key ends with the row that the rule prefers.
 
 A store of another package: a module with ``class XOnlineStore(OrderedOnlineStore)`` and ``class XOnlineStoreConfig(
 OrderedOnlineStoreConfig)``, named in ``feature_store.yaml`` as ``type: that.module.XOnlineStore``; it is held to
@@ -15,7 +14,7 @@ import asyncio
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
@@ -30,8 +29,9 @@ from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 from feast.repo_config import FeastConfigBaseModel
 
 from serving.online_store.encoding import as_array, encode_column, encode_keys
+from serving.online_store.order import Covered, Order, Rows, StoredRow, greatest, refused_fingerprint, row_wins
 from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION
-from transforms.errors import DataError, FingerprintError, StoreError
+from transforms.errors import DataError, StoreError
 from transforms.instants import instant, micros_of, now_us
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "NULL",
     "OUTSIDE_MAX_AGE",
     "PRESENT",
+    "Covered",
     "FeatureRows",
     "Order",
     "OrderedOnlineStore",
@@ -46,6 +47,7 @@ __all__ = [
     "Rows",
     "StoredRow",
     "WriteResult",
+    "lasts",
     "micros_of",
     "refused_fingerprint",
     "row_wins",
@@ -64,55 +66,9 @@ _NAT = -(2**63)
 
 
 @dataclass(frozen=True)
-class Rows:
-    """N rows on their way into a store, as columns.
-
-    ``keys``: the serialized entity keys (binary); ``event_us`` and ``revision``: int64 [N]; ``fingerprint``: strings;
-    ``values``: per feature of the view the serialized ValueProtos (binary); ``created``: None, or one moment or None per row.
-    """
-
-    keys: pa.Array
-    event_us: npt.NDArray[np.int64]
-    revision: npt.NDArray[np.int64]
-    fingerprint: pa.Array
-    values: Sequence[pa.Array]
-    created: Sequence[datetime | None] | None = None
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def take(self, places: npt.NDArray[np.int64]) -> Rows:
-        """The rows at these places, in their order."""
-        at = pa.array(places)
-        created = None if self.created is None else [self.created[i] for i in places]
-        values = [v.take(at) for v in self.values]
-        return Rows(self.keys.take(at), self.event_us[places], self.revision[places], self.fingerprint.take(at), values, created)
-
-    def check_applied(self, view: str, applied: str | None) -> None:
-        """Raises FingerprintError if any of the rows stems from other definitions than the applied ones (None: it takes any)."""
-        if applied is not None:
-            for found in self.fingerprint.unique().to_pylist():
-                if found != applied:
-                    raise refused_fingerprint(view, found, applied)
-
-
-StoredRow = tuple[int, list[bytes | None]]
-"""A row as it is stored: its event time in microseconds, and per feature the serialized ValueProto; None where it holds none."""
-
-Order = tuple[int, int, str]
-"""What decides between rows of one key: event time in microseconds, revision, fingerprint."""
-
-
-def row_wins(row: Order, stored: Order | None, applied: str | None) -> bool:
-    """The rule, for stores that compare in Python (ours say the same in SQL and Lua): whether ``row`` replaces ``stored``."""
-    if stored is None or row[:2] != stored[:2]:
-        return stored is None or row[:2] > stored[:2]
-    return row[2] != stored[2] and row[2] == applied
-
-
-@dataclass(frozen=True)
 class WriteResult:
-    """What became of rows: ``written``; ``stale``, as an equal or greater row was there; ``refused``, as too far in the future."""
+    """What became of rows: ``written``; ``stale``, as an equal or greater row was there or a materialization covers them;
+    ``refused``, as too far in the future."""
 
     written: int
     stale: int
@@ -162,7 +118,8 @@ class OrderedOnlineStore(OnlineStore):
 
     @abstractmethod
     def write_winners(self, config: RepoConfig, table: FeatureView, rows: Rows) -> int:
-        """Write those of the rows (one per key) that win, each in one atomic step with its comparison; the number written.
+        """Write those of the rows (one per key) that win (:func:`row_wins`, with :meth:`covered`), each in one atomic step with its
+        comparison; the number written.
 
         A row is written whole: what was stored of its key and view is gone, also features that it lacks. Raises FingerprintError
         if any row stems from other definitions than the applied ones (:meth:`Rows.check_applied`), and then nothing is written.
@@ -177,11 +134,30 @@ class OrderedOnlineStore(OnlineStore):
 
     @abstractmethod
     def apply_fingerprint(self, config: RepoConfig, view: str, fingerprint: str) -> None:
-        """Make ``fingerprint`` the one whose rows the view takes; from now on writers of any other are refused."""
+        """Make ``fingerprint`` the one whose rows the view takes; from now on writers of any other are refused.
+
+        Where it is another than before, nothing is :meth:`covered` any more.
+        """
 
     @abstractmethod
     def applied_fingerprint(self, config: RepoConfig, view: str) -> str | None:
         """The fingerprint applied to the view; None while it takes rows of any."""
+
+    @abstractmethod
+    def cover(self, config: RepoConfig, view: str, covered: Covered) -> None:
+        """Keep what a materialization that is about to be written covers, in the place of what was covered before."""
+
+    @abstractmethod
+    def covered(self, config: RepoConfig, view: str) -> Covered | None:
+        """What was materialized of a view with its applied graph; None: nothing, or the store forgot."""
+
+    @abstractmethod
+    def drop_superseded(self, config: RepoConfig, table: FeatureView, start_us: int, covered: Covered, count_only: bool = False) -> int:
+        """Drop the rows that a materialization should have replaced and did not, as it has none of their keys; their number.
+
+        Those are the rows with ``start_us`` <= event time <= ``covered.upto_us`` and a stamp below ``covered.stamp``, and all of other
+        fingerprints than the applied one. Each is dropped in one atomic step with that comparison. ``count_only``: nothing is dropped.
+        """
 
     @abstractmethod
     def mark_generation(self, config: RepoConfig, name: str, value: int, at_least: int | None = None) -> bool:
@@ -212,7 +188,11 @@ class OrderedOnlineStore(OnlineStore):
         data: list[tuple[EntityKeyProto, dict[str, ValueProto], datetime, datetime | None]],
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """Feast's entry. Revision and fingerprint are taken from the features of those names (0 and '' without them)."""
+        """Feast's entry. Revision and fingerprint are taken from the features of those names (0 and '' without them).
+
+        A row that says when it was created is taken for one of a materialization as of then. What that covers besides, and which keys have
+        no row any more, Feast does not say: ``tandem materialize`` does.
+        """
         keys, times, revisions, prints, created = [], [], [], [], []
         for key, values, at, made in data:
             revision, print_ = values.get(REVISION), values.get(FINGERPRINT)
@@ -225,20 +205,27 @@ class OrderedOnlineStore(OnlineStore):
             pa.array([_encoded(values[f.name]) if f.name in values else b"" for _, values, _, _ in data], pa.binary())
             for f in table.features
         ]
+        stamps = np.array([0 if c is None else micros_of(c) for c in created], np.int64)
         rows = Rows(
             pa.array(keys, pa.binary()),
             np.array(times, np.int64),
             np.array(revisions, np.int64),
             pa.array(prints, pa.string()),
             columns,
-            created if any(c is not None for c in created) else None,
+            created if stamps.any() else None,
         )
-        self._ordered(config, table, rows)
+        for stamp in np.unique(stamps).tolist():  # Feast's materialize: rows of one batch run each
+            some = rows if (stamps == stamp).all() else rows.take(np.flatnonzero(stamps == stamp))
+            self._ordered(config, table, replace(some, stamp=stamp))
         if progress:
             progress(len(data))
 
-    def write_rows(self, config: RepoConfig, table: FeatureView, rows: pa.RecordBatch | pa.Table) -> WriteResult:
+    def write_rows(
+        self, config: RepoConfig, table: FeatureView, rows: pa.RecordBatch | pa.Table, covered: Covered | None = None
+    ) -> WriteResult:
         """Write feature rows: columns for every join key, ``event_timestamp`` (us, UTC) and the view's features; others are ignored.
+
+        ``covered`` is what the materialization covers that they are part of; None for rows of a stream.
 
         Features that ``rows`` lacks are stored as null. Raises FingerprintError and then writes nothing;
         raises DataError for a missing or null key or timestamp, and StoreError when the store fails.
@@ -253,6 +240,8 @@ class OrderedOnlineStore(OnlineStore):
             if columns[name].null_count:
                 raise DataError(f"view {table.name!r}: column {name!r} has {columns[name].null_count} nulls; keys and times must be there")
         n = rows.num_rows
+        if not n:
+            return WriteResult(0, 0, 0)
         times = as_array(columns[stamp]).cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy(zero_copy_only=False)
         zero, none = np.zeros(n, np.int64), pa.repeat(pa.scalar("", pa.string()), n)
         revisions = as_array(columns[REVISION]).cast(pa.int64()).fill_null(0).to_numpy() if REVISION in columns else zero
@@ -260,7 +249,16 @@ class OrderedOnlineStore(OnlineStore):
         null = pa.repeat(pa.scalar(b"", pa.binary()), n)
         values = [encode_column(columns[f.name]) if f.name in columns else null for f in table.features]
         made = self._keys(config, keys, [as_array(columns[k]) for k in keys])
-        return self._ordered(config, table, Rows(made, times, revisions, prints, values))
+        made_of = Rows(made, times, revisions, prints, values)
+        if covered is not None:
+            made_of = replace(made_of, stamp=covered.stamp, upto_us=covered.upto_us)
+        return self._ordered(config, table, made_of)
+
+    def stored(self, config: RepoConfig, table: FeatureView, rows: pa.Table) -> npt.NDArray[np.bool_]:
+        """Of which of the rows' keys a row is stored, whatever it is. ``rows`` has a column for every join key."""
+        names = [c.name for c in table.entity_columns]
+        made = self._keys(config, names, [as_array(rows.column(n)) for n in names]).to_pylist()
+        return np.array([row is not None for row in self.read_stored(config, table, made, [])], np.bool_)
 
     def _keys(self, config: RepoConfig, names: list[str], columns: list[pa.Array]) -> pa.Array:
         if config.entity_key_serialization_version == 3:
@@ -286,7 +284,7 @@ class OrderedOnlineStore(OnlineStore):
                 _text(int(rows.event_us[first])),
             )
             rows = rows.take(np.flatnonzero(~ahead))
-        best = _greatest(rows)
+        best = greatest(rows)
         if len(best) < len(rows):
             rows = rows.take(best)
         written = self.write_winners(config, table, rows) if len(rows) else 0
@@ -302,18 +300,23 @@ class OrderedOnlineStore(OnlineStore):
         requested_features: Sequence[str] | None = None,
         now: datetime | None = None,
     ) -> FeatureRows:
-        """Values with statuses and ages, as of ``now``. A row is too old once its age is *above* the view's TTL (none or 0: never).
+        """Values with statuses and ages, as of ``now``. A row is too old once its age is *above* the view's TTL (none or 0: never), unless
+        its windows are all empty (revision 0): that stays true until the next event makes a row.
 
         NOT_FOUND: no row, or a row from before the feature existed. NULL: the row is there, its value is null.
         """
         names = list(requested_features) if requested_features is not None else [f.name for f in table.features]
-        found = self.read_stored(config, table, [self.entity_key(config, k) for k in entity_keys], names)
         now_us = micros_of(now) if now is not None else self._now(config)
         ttl = table.ttl // _US if table.ttl else None
+        judged = ttl is not None and any(f.name == REVISION for f in table.features)
+        asked = [*names, REVISION] if judged and REVISION not in names else names
+        found = self.read_stored(config, table, [self.entity_key(config, k) for k in entity_keys], asked)
         values: dict[str, list[ValueProto]] = {n: [] for n in names}
         statuses: dict[str, list[str]] = {n: [] for n in names}
         for row in found:
             expired = row is not None and ttl is not None and now_us - row[0] > ttl
+            if row is not None and expired and judged:
+                expired = not lasts(ValueProto.FromString(row[1][asked.index(REVISION)] or b""))
             for i, name in enumerate(names):
                 data = row[1][i] if row is not None and not expired else None
                 value = ValueProto.FromString(data) if data is not None else NULL_VALUE
@@ -353,11 +356,18 @@ class OrderedOnlineStore(OnlineStore):
         requested_features: list[str] | None = None,
     ) -> list[tuple[datetime | None, dict[str, ValueProto] | None]]:
         """Feast's reader, with the TTL enforced: a row that is too old gives its time and no values (Feast then says NOT_FOUND)."""
+        names = list(requested_features) if requested_features is not None else [f.name for f in table.features]
         ttl, now = table.ttl, self._now(config)
-        rows = self.online_read_stored(config, table, entity_keys, requested_features)
         if not ttl:
-            return rows
-        return [(at, None) if at is not None and now - micros_of(at) > ttl // _US else (at, values) for at, values in rows]
+            return self.online_read_stored(config, table, entity_keys, names)
+        extra = [REVISION] if REVISION not in names and any(f.name == REVISION for f in table.features) else []
+        out: list[tuple[datetime | None, dict[str, ValueProto] | None]] = []
+        for at, values in self.online_read_stored(config, table, entity_keys, [*names, *extra]):
+            expired = at is not None and now - micros_of(at) > ttl // _US
+            if values is not None and expired and not lasts(values.get(REVISION)):
+                values = None
+            out.append((at, values if values is None or not extra else {n: v for n, v in values.items() if n != REVISION}))
+        return out
 
     async def online_read_async(
         self,
@@ -376,29 +386,14 @@ class OrderedOnlineStore(OnlineStore):
         return micros_of(as_of) if as_of is not None else now_us()
 
 
-def refused_fingerprint(view: str, found: str, applied: str) -> FingerprintError:
-    """The error for a writer whose rows stem from other definitions than the applied ones."""
-    return FingerprintError(
-        f"view {view!r}: a row has fingerprint {found[:16]!r}, but {applied[:16]!r} is applied; "
-        "nothing was written: run the writer again with the applied graph"
-    )
+def lasts(revision: ValueProto | None) -> bool:
+    """Whether a row of this revision stays true however old it is: its windows are all empty."""
+    return revision is not None and revision.WhichOneof("val") == "int64_val" and revision.int64_val == 0
 
 
 def unreachable(where: str, error: Exception, fix: str) -> StoreError:
     """One clear line for a store that cannot be used."""
     return StoreError(f"online store {where}: {type(error).__name__}: {' '.join(str(error).split())[:200]}; {fix}")
-
-
-def _greatest(rows: Rows) -> npt.NDArray[np.int64]:
-    """The place of each key's greatest row, of equals the first: sorted."""
-    keys = rows.keys.dictionary_encode()
-    n = len(rows)
-    if len(keys.dictionary) == n:
-        return np.arange(n)
-    code = keys.indices.to_numpy()
-    order = np.lexsort((-np.arange(n), rows.revision, rows.event_us, code))
-    last = np.append(code[order][1:] != code[order][:-1], True)
-    return np.sort(order[last])
 
 
 def _text(us: int) -> str:

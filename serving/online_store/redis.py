@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from importlib.resources import files
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +22,15 @@ from feast.protos.feast.types.Value_pb2 import ValueType
 from google.protobuf.timestamp_pb2 import Timestamp
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from serving.online_store.base import OrderedOnlineStore, OrderedOnlineStoreConfig, Rows, StoredRow, refused_fingerprint, unreachable
+from serving.online_store.base import (
+    Covered,
+    OrderedOnlineStore,
+    OrderedOnlineStoreConfig,
+    Rows,
+    StoredRow,
+    refused_fingerprint,
+    unreachable,
+)
 from serving.online_store.encoding import encode_timestamps, join
 from transforms.errors import StoreError
 
@@ -34,6 +43,12 @@ local found = tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or '-inf')
 if ARGV[3] ~= '' and found < tonumber(ARGV[3]) then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 return 1"""
+_DROP = files("serving.online_store").joinpath("drop_superseded.lua").read_text()
+_APPLY = """
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then
+  redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+  redis.call('HDEL', KEYS[2], ARGV[1])
+end"""
 _STRING = int(ValueType.STRING)
 _ROWS_PER_CALL = 500
 """A script call holds up all other clients: it takes a few milliseconds at this size."""
@@ -60,7 +75,8 @@ class OrderedRedisOnlineStoreConfig(OrderedOnlineStoreConfig, RedisOnlineStoreCo
 
 
 class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
-    """A hash per entity key, as Feast's; of every view also ``_tandem:<view>``: event time (us), revision and fingerprint of its row.
+    """A hash per entity key, as Feast's; of every view also ``_tandem:<view>``: the order of its row (event time in us,
+    revision, fingerprint, stamp).
 
     A Lua script compares and writes a chunk of rows in one step; a batch is one round trip. ``_ts:<view>`` keeps the
     microseconds in its nanos. Only writers of this class may write the views: stock Feast's writer knows nothing of the order.
@@ -95,12 +111,13 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
             rows.check_applied(table.name, self.applied_fingerprint(config, table.name))
         head = [table.name, f"_tandem:{table.name}", f"_ts:{table.name}", config.online_store.key_ttl_seconds or 0]
         names = [len(table.features), *(_mmh3(f"{table.name}:{f.name}") for f in table.features)]
+        upto = "" if rows.upto_us is None else rows.upto_us
         written = 0
         for print_ in prints:
             some = (
                 rows if len(prints) == 1 else rows.take(np.flatnonzero(pc.equal(rows.fingerprint, print_).to_numpy(zero_copy_only=False)))
             )
-            calls = _Calls([_applied_key(config)], [*head, print_, *names], some)
+            calls = _Calls([_applied_key(config), _covered_key(config)], [*head, print_, rows.stamp, upto, *names], some)
             for answer in self._try(config, partial(_run, calls=calls)):
                 if isinstance(answer, list):
                     raise refused_fingerprint(table.name, answer[0].decode(), answer[1].decode())
@@ -126,11 +143,30 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
         return out
 
     def apply_fingerprint(self, config: RepoConfig, view: str, fingerprint: str) -> None:
-        self._try(config, lambda client: client.hset(_applied_key(config), view, fingerprint))
+        self._try(config, lambda client: client.eval(_APPLY, 2, _applied_key(config), _covered_key(config), view, fingerprint))
 
     def applied_fingerprint(self, config: RepoConfig, view: str) -> str | None:
         found = self._try(config, lambda client: client.hget(_applied_key(config), view))
         return None if found is None else found.decode()
+
+    def cover(self, config: RepoConfig, view: str, covered: Covered) -> None:
+        self._try(config, lambda client: client.hset(_covered_key(config), view, f"{covered.stamp} {covered.upto_us}"))
+
+    def covered(self, config: RepoConfig, view: str) -> Covered | None:
+        found = self._try(config, lambda client: client.hget(_covered_key(config), view))
+        return None if found is None else Covered(*map(int, found.split()))
+
+    def drop_superseded(self, config: RepoConfig, table: FeatureView, start_us: int, covered: Covered, count_only: bool = False) -> int:
+        fields = _fields(table)
+        head = [table.name, f"_tandem:{table.name}", start_us, covered.upto_us, covered.stamp, int(count_only), *fields]
+
+        def drop(client: Any) -> int:
+            script, count = client.register_script(_DROP), 0
+            for keys in _in_chunks(_keys_of(client, config, table), _ROWS_PER_CALL):
+                count += script(keys=[_applied_key(config), *keys], args=head)
+            return count
+
+        return int(self._try(config, drop))
 
     def mark_generation(self, config: RepoConfig, name: str, value: int, at_least: int | None = None) -> bool:
         arguments = [f"tandem:marks:{config.project}", name, value, "" if at_least is None else at_least]
@@ -138,19 +174,16 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
 
     def delete_table(self, config: RepoConfig, table: FeatureView) -> None:
         """Feast's ``apply``: a view is gone. (Feast's own looks for keys of serialization version 1 and finds none of version 3.)"""
-        names = sorted(table.join_keys)
-        prefix = struct.pack("<I", len(names)) + b"".join(struct.pack("<II", _STRING, len(n)) + n.encode() for n in names)
-        fields = [f"_ts:{table.name}", f"_tandem:{table.name}", *(_mmh3(f"{table.name}:{f.name}") for f in table.features)]
+        fields = _fields(table)
 
         def delete(client: Any) -> None:
-            pattern = re.sub(rb"([*?\[\]\\])", rb"\\\1", prefix) + b"*"
             pipe = client.pipeline(transaction=False)
-            for key in client.scan_iter(pattern, count=1000):
-                if _project(key, len(prefix), len(names)) == config.project.encode():
+            for keys in _in_chunks(_keys_of(client, config, table), 1000):
+                for key in keys:
                     pipe.hdel(key, *fields)  # the last field of a hash takes the key with it
-                if len(pipe) >= 1000:
-                    pipe.execute()
+                pipe.execute()
             pipe.hdel(_applied_key(config), table.name)
+            pipe.hdel(_covered_key(config), table.name)
             pipe.execute()
 
         self._try(config, delete)
@@ -168,6 +201,26 @@ def limited(connection_string: str, seconds: float) -> str:
     return f"{connection_string},socket_timeout={seconds:g},socket_connect_timeout={seconds:g}"
 
 
+def _keys_of(client: Any, config: RepoConfig, table: FeatureView) -> Iterator[bytes]:
+    """The keys in Redis of all entities that the view's rows may belong to."""
+    names = sorted(table.join_keys)
+    prefix = struct.pack("<I", len(names)) + b"".join(struct.pack("<II", _STRING, len(n)) + n.encode() for n in names)
+    pattern = re.sub(rb"([*?\[\]\\])", rb"\\\1", prefix) + b"*"
+    for key in client.scan_iter(pattern, count=1000):
+        if _project(key, len(prefix), len(names)) == config.project.encode():
+            yield key
+
+
+def _in_chunks(keys: Iterator[bytes], size: int) -> Iterator[list[bytes]]:
+    while some := list(islice(keys, size)):
+        yield some
+
+
+def _fields(table: FeatureView) -> list[Any]:
+    """All that a row of the view has in the hash of its entity."""
+    return [f"_ts:{table.name}", f"_tandem:{table.name}", *(_mmh3(f"{table.name}:{f.name}") for f in table.features)]
+
+
 def _project(key: bytes, at: int, values: int) -> bytes:
     """What follows the entity key in a Redis key: the project. Each value is its type, its length and its bytes."""
     for _ in range(values):
@@ -177,6 +230,10 @@ def _project(key: bytes, at: int, values: int) -> bytes:
 
 def _applied_key(config: RepoConfig) -> str:
     return f"tandem:applied:{config.project}"
+
+
+def _covered_key(config: RepoConfig) -> str:
+    return f"tandem:covered:{config.project}"
 
 
 class _Calls:

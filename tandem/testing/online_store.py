@@ -31,10 +31,11 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Array, Bool, Float32, Float64, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 
-from serving.online_store.base import OrderedOnlineStore, WriteResult
+from serving.online_store.base import Covered, Order, OrderedOnlineStore, WriteResult, row_wins
 from transforms.errors import DataError, FingerprintError, StoreError
+from transforms.instants import micros_of
 
-__all__ = ["DAY", "NOW", "US", "Bench", "OnlineStoreContract", "batch", "key", "view"]
+__all__ = ["DAY", "NOW", "US", "Bench", "OnlineStoreContract", "at_us", "batch", "key", "random_history", "view"]
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -130,6 +131,20 @@ class Bench:
             None,
         )
 
+    def materialize(self, covered: Covered, *rows: tuple[str, datetime, int, float | None], fingerprint: str = "new") -> None:
+        """Rows of (origin, event time, revision, x) as those of a materialization that covers ``covered``."""
+        self.store.cover(self.config, self.table.name, covered)
+        if rows:
+            self.store.write_rows(self.config, self.table, batch(*rows, fingerprint=fingerprint), covered)
+
+    def covered(self) -> Covered | None:
+        """What the store says is materialized."""
+        return self.store.covered(self.config, self.table.name)
+
+    def drop(self, start_us: int, covered: Covered, count_only: bool = False) -> int:
+        """Drop what the materialization left; the number."""
+        return self.store.drop_superseded(self.config, self.table, start_us, covered, count_only)
+
     def x(self, origin: str = "EWR") -> float | None:
         """The value of feature x; None where it is null or there is no row."""
         rows = self.store.read_rows(self.config, self.table, [key(origin=origin)], ["x"], now=NOW)
@@ -216,6 +231,52 @@ def _race(bench: Bench, seed: int, barrier: Any) -> None:
             assert seen >= best, "an older value won"
 
 
+def at_us(at: datetime) -> int:
+    """Microseconds since 1970."""
+    return micros_of(at)
+
+
+def random_history(bench: Bench, rng: random.Random, steps: int = 60) -> None:
+    """Write at random and compare each key with a plain dictionary that follows :func:`row_wins`."""
+    held: dict[str, tuple[Order, float]] = {}
+    applied: str | None = None
+    covered: Covered | None = None
+    keys = [f"K{n}" for n in range(6)]
+    for step in range(steps):
+        what = rng.random()
+        if what < 0.1:
+            fingerprint = rng.choice(["f", "g"])
+            bench.store.apply_fingerprint(bench.config, "traffic", fingerprint)
+            applied, covered = fingerprint, covered if applied == fingerprint else None
+            continue
+        fingerprint = applied or rng.choice(["f", "g"])
+        rows = [(rng.choice(keys), T + rng.randrange(8) * US, rng.randrange(3), float(step)) for _ in range(rng.randint(1, 4))]
+        rows = list({row[0]: row for row in rows}.values())
+        part: Covered | None = None
+        if what < 0.4:
+            part = Covered(step + 1, at_us(T + rng.randrange(8) * US))
+            rows = [row for row in rows if at_us(row[1]) <= part.upto_us]
+            bench.materialize(part, *rows, fingerprint=fingerprint)
+            covered = part
+        else:
+            bench.write(*rows, fingerprint=fingerprint)
+        for name, at, revision, x in rows:
+            order = (at_us(at), revision, fingerprint, part.stamp if part else 0)
+            stored = held.get(name)
+            if row_wins(order, stored[0] if stored else None, applied, covered, part.upto_us if part else None):
+                held[name] = (order, x)
+        if part is not None and rng.random() < 0.5:
+            start = at_us(T + rng.randrange(4) * US)
+            gone = {
+                name
+                for name, (order, _) in held.items()
+                if (start <= order[0] <= part.upto_us and order[3] < part.stamp) or (applied is not None and order[2] != applied)
+            }
+            assert bench.drop(start, part) == len(gone)
+            held = {name: row for name, row in held.items() if name not in gone}
+        assert {k: bench.x(k) for k in keys} == {k: held[k][1] if k in held else None for k in keys}, f"after step {step}"
+
+
 class OnlineStoreContract:
     """What every online store holds. Subclass it as ``class TestX``; override :meth:`store_settings`, the other two if they apply."""
 
@@ -267,6 +328,62 @@ class OnlineStoreContract:
         result = bench.write(("EWR", T, 3, 1.0), ("EWR", T, 4, 7.0))
         assert (result.written, result.stale, result.refused) == (0, 2, 0)
         assert bench.x() == 2.0
+
+    def test_a_materialization_replaces_what_it_covers_and_a_stream_cannot_take_that_back(self, bench: Bench) -> None:
+        bench.write(("EWR", T, 3, 1.0), ("JFK", T + 9 * US, 3, 2.0))
+        assert bench.covered() is None
+        bench.materialize(Covered(10, at_us(T + 5 * US)), ("EWR", T - US, 1, 5.0), ("JFK", T, 1, 6.0), ("LGA", T, 1, 7.0))
+        assert bench.covered() == Covered(10, at_us(T + 5 * US))
+        assert [bench.x(k) for k in ("EWR", "JFK", "LGA")] == [5.0, 2.0, 7.0], "a row beyond what is covered stays"
+        late = bench.write(("EWR", T, 9, 8.0), ("LGA", T + 5 * US, 9, 8.0), ("BOS", T, 9, 8.0))
+        assert (late.written, late.stale) == (0, 3)
+        assert [bench.x(k) for k in ("EWR", "LGA", "BOS")] == [5.0, 7.0, None]
+        assert bench.write(("EWR", T + 6 * US, 1, 9.0)).written == 1
+        bench.materialize(Covered(11, at_us(T + 5 * US)), ("EWR", T - 2 * US, 1, 1.0), ("LGA", T, 1, 3.0))
+        assert [bench.x(k) for k in ("EWR", "LGA")] == [9.0, 3.0], "an equal order with other values is a correction, too"
+
+    def test_what_a_materialization_has_no_row_of_is_dropped(self, bench: Bench) -> None:
+        bench.write(("EWR", T, 3, 1.0), ("JFK", T + 9 * US, 3, 2.0), ("OLD", T - DAY, 3, 3.0))
+        covered = Covered(10, at_us(T + 5 * US))
+        bench.materialize(covered, ("LGA", T, 1, 7.0))
+        start = at_us(T - US)
+        assert bench.drop(start, covered, count_only=True) == 1
+        assert bench.x("EWR") == 1.0
+        assert bench.drop(start, covered) == 1
+        assert bench.drop(start, covered) == 0
+        assert [bench.x(k) for k in ("EWR", "JFK", "OLD", "LGA")] == [None, 2.0, 3.0, 7.0]
+        assert bench.write(("EWR", T + 6 * US, 1, 4.0)).written == 1
+        assert bench.x("EWR") == 4.0
+
+    def test_rows_of_other_graphs_are_dropped_and_nothing_of_another_graph_is_covered(self, bench: Bench) -> None:
+        bench.store.apply_fingerprint(bench.config, "traffic", "old")
+        bench.materialize(Covered(10, at_us(T)), ("EWR", T, 3, 1.0), ("JFK", T + DAY / 48, 3, 1.0), fingerprint="old")
+        bench.store.apply_fingerprint(bench.config, "traffic", "old")
+        assert bench.covered() == Covered(10, at_us(T)), "it was applied already"
+        bench.store.apply_fingerprint(bench.config, "traffic", "new")
+        assert bench.covered() is None
+        assert bench.write(("EWR", T - DAY, 1, 2.0), fingerprint="new").written == 1
+        assert bench.x("EWR") == 2.0
+        assert bench.drop(at_us(T), Covered(11, at_us(T))) == 1
+        assert [bench.x(k) for k in ("EWR", "JFK")] == [2.0, None]
+
+    def test_a_row_whose_windows_are_empty_does_not_expire(self, bench: Bench) -> None:
+        ttl = bench.table.ttl
+        assert ttl is not None
+        bench.write(("EWR", NOW - 9 * ttl, 0, 0.0), ("JFK", NOW - 9 * ttl, 1, 1.0))
+        keys = [key(origin=o) for o in ("EWR", "JFK")]
+        for names in (["x"], ["tandem_revision", "x"]):
+            rows = bench.store.read_rows(bench.config, bench.table, keys, names, now=NOW)
+            assert rows.statuses["x"] == ["PRESENT", "OUTSIDE_MAX_AGE"]
+        assert [values for _, values in bench.store.online_read(bench.config, bench.table, keys, ["x"])] == [
+            {"x": Value(double_val=0.0)},
+            None,
+        ]
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_any_history_of_writes_ends_as_the_rule_says(self, bench: Bench, seed: int) -> None:
+        """Random streams, materializations, drops and applied graphs: after each step every key holds what :func:`row_wins` kept."""
+        random_history(bench, random.Random(seed))
 
     def test_rows_of_the_applied_graph_replace_equal_ones_of_another(self, bench: Bench) -> None:
         bench.write(("EWR", T, 3, 1.0), fingerprint="old")

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from feast.protos.feast.types.Value_pb2 import Value
 
-from serving.online_store.base import row_wins
+from serving.online_store.base import Covered, row_wins
 from serving.online_store.encoding import encode_column
 from tandem.testing.online_store import NOW, Bench, OnlineStoreContract, view
 from tests.redis_server import RedisServer, free_port, redis_server
@@ -58,19 +58,32 @@ class TestRedis(OnlineStoreContract):
 
 
 @pytest.mark.parametrize(
-    ("row", "stored", "applied", "wins"),
+    ("row", "stored", "applied", "covered", "upto", "wins"),
     [
-        ((1, 0, "a"), None, "b", True),
-        ((2, 0, "a"), (1, 9, "b"), "b", True),
-        ((1, 2, "a"), (1, 1, "b"), "b", True),
-        ((1, 1, "a"), (1, 2, "b"), "a", False),
-        ((1, 1, "a"), (1, 1, "b"), "a", True),
-        ((1, 1, "a"), (1, 1, "b"), None, False),
-        ((1, 1, "a"), (1, 1, "a"), "a", False),
+        ((1, 0, "a", 0), None, "b", None, None, True),
+        ((2, 0, "a", 0), (1, 9, "b", 0), "b", None, None, True),
+        ((1, 2, "a", 0), (1, 1, "b", 0), "b", None, None, True),
+        # rows of the applied graph replace rows of any other (FAULTS 1c; it was: only at equality)
+        ((1, 1, "a", 0), (1, 2, "b", 0), "a", None, None, True),
+        ((1, 1, "a", 0), (9, 2, "b", 0), "a", None, None, True),
+        ((1, 1, "a", 0), (1, 1, "b", 0), None, None, None, False),
+        ((1, 1, "a", 0), (1, 1, "a", 0), "a", None, None, False),
+        # what a materialization covers it replaces, whatever revision or time that has, and nothing beyond
+        ((1, 1, "a", 5), (1, 2, "a", 0), "a", None, 3, True),
+        ((1, 1, "a", 5), (3, 2, "a", 4), "a", None, 3, True),
+        ((1, 1, "a", 5), (4, 2, "a", 0), "a", None, 3, False),
+        ((1, 1, "a", 5), (1, 2, "a", 4), "a", None, None, True),
+        ((1, 1, "a", 5), (2, 1, "a", 4), "a", None, None, False),
+        ((1, 1, "a", 5), (1, 2, "a", 5), "a", None, 3, False),
+        # and keeps others from taking it back
+        ((3, 9, "a", 0), (1, 1, "a", 5), "a", Covered(5, 3), None, False),
+        ((3, 9, "a", 0), None, "a", Covered(5, 3), None, False),
+        ((4, 1, "a", 0), (1, 1, "a", 5), "a", Covered(5, 3), None, True),
+        ((3, 9, "a", 5), None, "a", Covered(5, 3), None, True),
     ],
 )
-def test_the_rule_in_python(row: Any, stored: Any, applied: str | None, wins: bool) -> None:
-    assert row_wins(row, stored, applied) is wins
+def test_the_rule_in_python(row: Any, stored: Any, applied: str | None, covered: Covered | None, upto: int | None, wins: bool) -> None:
+    assert row_wins(row, stored, applied, covered, upto) is wins
 
 
 def test_redis_that_is_not_there_or_goes_away_is_one_clear_error() -> None:

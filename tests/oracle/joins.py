@@ -12,7 +12,8 @@ def point_in_time_join(spine: Iterable[Row], rows: Iterable[Row], ttl_us: int | 
     """For every spine row, in order, the newest feature row of its keys that was known by then; None where there is none.
 
     A feature row counts if ``spine time - ttl_us <= event_timestamp <= spine time`` (both ends included, as in Feast; no
-    TTL or a TTL of zero: no lower end). Of several with the same event timestamp the one created last wins.
+    TTL or a TTL of zero: no lower end); one whose windows are all empty (``tandem_revision`` 0) has no lower end either.
+    Of several with the same event timestamp the one created last wins.
     All times (``event_timestamp``, ``created_timestamp``) are microseconds.
     """
     features = list(rows)
@@ -22,10 +23,10 @@ def point_in_time_join(spine: Iterable[Row], rows: Iterable[Row], ttl_us: int | 
         for row in features:
             if any(row[k] != asked[k] for k in keys) or row["event_timestamp"] > asked["event_timestamp"]:
                 continue
-            if ttl_us and row["event_timestamp"] < asked["event_timestamp"] - ttl_us:
-                continue
             if found is None or _age(row) > _age(found):
                 found = row
+        if found is not None and ttl_us and found.get("tandem_revision") != 0:
+            found = found if found["event_timestamp"] >= asked["event_timestamp"] - ttl_us else None
         out.append(found)
     return out
 

@@ -6,15 +6,24 @@ import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal
 
 from feast import Entity, FeatureView, RepoConfig
 
-from tandem.serving.online_store.base import OrderedOnlineStore, OrderedOnlineStoreConfig, Rows, StoredRow, row_wins, unreachable
+from tandem.serving.online_store.base import (
+    Covered,
+    OrderedOnlineStore,
+    OrderedOnlineStoreConfig,
+    Rows,
+    StoredRow,
+    row_wins,
+    unreachable,
+)
 
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS rows (project, view, key, event_us, revision, fingerprint, row, PRIMARY KEY (project, view, key));
+CREATE TABLE IF NOT EXISTS rows (project, view, key, event_us, revision, fingerprint, stamp, row, PRIMARY KEY (project, view, key));
 CREATE TABLE IF NOT EXISTS notes (project, kind, name, value, PRIMARY KEY (project, kind, name));
 """
 
@@ -53,13 +62,14 @@ class OneTableOnlineStore(OrderedOnlineStore):
             applied = self._note(db, config, "applied", table.name)
             rows.check_applied(table.name, applied)
             values = zip(*(v.to_pylist() for v in rows.values)) if rows.values else iter([()] * len(rows))
-            orders = zip(rows.event_us.tolist(), rows.revision.tolist(), rows.fingerprint.to_pylist())
+            orders = zip(rows.event_us.tolist(), rows.revision.tolist(), rows.fingerprint.to_pylist(), repeat(rows.stamp))
+            covered = self._covered(db, config, table.name)
             for key, order, row in zip(rows.keys.to_pylist(), orders, values):
                 place = (config.project, table.name, key)
-                query = "SELECT event_us, revision, fingerprint FROM rows WHERE (project, view, key) = (?, ?, ?)"
-                if row_wins(order, db.execute(query, place).fetchone(), applied):
+                query = "SELECT event_us, revision, fingerprint, stamp FROM rows WHERE (project, view, key) = (?, ?, ?)"
+                if row_wins(order, db.execute(query, place).fetchone(), applied, covered, rows.upto_us):
                     text = json.dumps({n: v.hex() for n, v in zip(names, row)})
-                    db.execute("INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?, ?, ?)", (*place, *order, text))
+                    db.execute("INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*place, *order, text))
                     written += 1
         return written
 
@@ -75,12 +85,36 @@ class OneTableOnlineStore(OrderedOnlineStore):
 
     def apply_fingerprint(self, config: RepoConfig, view: str, fingerprint: str) -> None:
         with self._open(config) as db:
-            self._keep(db, config, "applied", view, fingerprint)
+            if self._note(db, config, "applied", view) != fingerprint:
+                self._keep(db, config, "applied", view, fingerprint)
+                db.execute("DELETE FROM notes WHERE (project, kind, name) = (?, 'covered', ?)", (config.project, view))
 
     def applied_fingerprint(self, config: RepoConfig, view: str) -> str | None:
         with self._open(config) as db:
             found: str | None = self._note(db, config, "applied", view)
             return found
+
+    def cover(self, config: RepoConfig, view: str, covered: Covered) -> None:
+        with self._open(config) as db:
+            self._keep(db, config, "covered", view, json.dumps([covered.stamp, covered.upto_us]))
+
+    def covered(self, config: RepoConfig, view: str) -> Covered | None:
+        with self._open(config) as db:
+            return self._covered(db, config, view)
+
+    def _covered(self, db: sqlite3.Connection, config: RepoConfig, view: str) -> Covered | None:
+        found = self._note(db, config, "covered", view)
+        return Covered(*json.loads(found)) if found else None
+
+    def drop_superseded(self, config: RepoConfig, table: FeatureView, start_us: int, covered: Covered, count_only: bool = False) -> int:
+        with self._open(config) as db:
+            applied = self._note(db, config, "applied", table.name)
+            where = "(project, view) = (?, ?) AND ((event_us BETWEEN ? AND ? AND stamp < ?) OR (? IS NOT NULL AND fingerprint <> ?))"
+            values = (config.project, table.name, start_us, covered.upto_us, covered.stamp, applied, applied)
+            count = db.execute(f"SELECT count(*) FROM rows WHERE {where}", values).fetchone()[0]
+            if not count_only:
+                db.execute(f"DELETE FROM rows WHERE {where}", values)
+        return int(count)
 
     def mark_generation(self, config: RepoConfig, name: str, value: int, at_least: int | None = None) -> bool:
         with self._open(config) as db:

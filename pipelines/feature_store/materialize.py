@@ -1,0 +1,124 @@
+"""``tandem materialize``: what the batch runs have, into the online store, so that both say the same of every key.
+
+Per key the latest row that counts offline (:mod:`serving.offline_rows`) is written as part of one materialization, which the store then
+knows to cover everything up to its end: a row of before that lies there is replaced whatever its revision, one whose key has no row any
+more is dropped, and a stream that runs beside cannot put one back. What a stream made after the end of the runs stays.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from pipelines.feature_store.store import open_store
+from pipelines.lake import layout, locks
+from pipelines.project.repository import Repo
+from transforms.definitions import FINGERPRINT
+from transforms.errors import StoreError, TandemError
+from transforms.instants import instant, micros_of, now_us
+
+if TYPE_CHECKING:
+    from serving.online_store.base import OrderedOnlineStore
+
+__all__ = ["Materialized", "materialize", "materialize_view"]
+
+_EVER = datetime(1, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Materialized:
+    """What became of one view: ``rows`` were written, ``dropped`` are the stored ones whose keys have no row any more, ``newer`` the ones
+    that stayed, as a stream is further; ``refused`` lie ahead of the clock."""
+
+    view: str
+    rows: int
+    dropped: int = 0
+    newer: int = 0
+    refused: int = 0
+
+
+def materialize(
+    repo: Repo, start: datetime, end: datetime, views: Sequence[str] | None = None, say: Callable[[str], None] = lambda line: None
+) -> list[Materialized]:
+    """Load the latest rows with event timestamps in [``start``, ``end``] into the online store, a view after the other.
+
+    Safe to repeat, to kill and to run beside streams; of several at once the second waits for the first. Views and stores of Feast's own
+    are loaded as Feast does it. Raises ConfigError, DataError and StoreError, one line each.
+    """
+    from serving.offline_store import AsofOfflineStore
+    from serving.online_store.base import OrderedOnlineStore
+
+    store = open_store(repo)
+    online, offline = store._get_provider().online_store, store._get_provider().offline_store
+    with locks.lock(layout.materialize_lock(repo.data), lambda: say("another materialize is at work; waiting for it")):
+        known = store.list_feature_views()
+        chosen = [v for v in known if v.online and (views is None or v.name in views)]
+        if missing := sorted(set(views or ()) - {v.name for v in known}):
+            raise StoreError(f"feature view {missing[0]!r} is not in the registry; run 'tandem apply' first")
+        ordered = isinstance(online, OrderedOnlineStore) and isinstance(offline, AsofOfflineStore)
+        ours = [v for v in chosen if ordered and FINGERPRINT in {f.name for f in v.features}]
+        out = [materialize_view(store, online, view, start, end) for view in ours]
+        others = [v.name for v in (*chosen, *store.list_stream_feature_views()) if v.online and v not in ours]
+        return out + (_as_feast_does(store, online, others, start, end) if others else [])
+
+
+def _as_feast_does(store: Any, online: Any, views: list[str], start: datetime, end: datetime) -> list[Materialized]:
+    """Views that know no order, or a store that knows none; the rows that were offered."""
+    rows, lock, write = dict.fromkeys(views, 0), Lock(), online.online_write_batch
+
+    def counted(config: Any, table: Any, data: Any, progress: Any) -> None:
+        write(config, table, data, progress)
+        with lock:
+            rows[table.name] += len(data)
+
+    online.online_write_batch = counted
+    try:
+        with redirect_stdout(sys.stderr):  # stdout is for results
+            store.materialize(start_date=start, end_date=end, feature_views=views)
+    except TandemError:
+        raise
+    except Exception as error:
+        raise StoreError(f"feast materialize: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+    finally:
+        del online.online_write_batch
+    return [Materialized(view, n) for view, n in rows.items()]
+
+
+def materialize_view(store: Any, online: OrderedOnlineStore, view: Any, start: datetime, end: datetime) -> Materialized:
+    """One view of an ordered store; see :func:`materialize`, which holds the lock."""
+    from serving.offline_rows import OfflineRows
+    from serving.offline_store import connection, latest_rows
+    from serving.online_store.base import Covered
+
+    config, batch = store.config, view.batch_source
+    keys = [c.name for c in view.entity_columns]
+    columns = [*keys, batch.timestamp_field, *(f.name for f in view.features)]
+    before, first = online.covered(config, view.name), micros_of(start)
+    with connection(config) as db:
+        source = OfflineRows(db, config, batch)
+
+        def latest(since: datetime, until: datetime) -> pa.Table:
+            return latest_rows(db, source, keys, columns, batch.timestamp_field, batch.created_timestamp_column, since, until)
+
+        # Runs that come later have their own materialization; what lies beyond all runs is a stream's.
+        reach = source.upto_us if source.upto_us is not None else micros_of(end)
+        upto = min(micros_of(end), reach)
+        covered = Covered(max(now_us(), before.stamp + 1 if before is not None else 0), upto)
+        online.cover(config, view.name, Covered(covered.stamp, upto if before is None else max(upto, min(before.upto_us, reach))))
+        result = online.write_rows(config, view, latest(start, min(end, instant(max(upto, 0)))), covered)
+        written, dropped = result.written, 0
+        if online.drop_superseded(config, view, first, covered, count_only=True):
+            # The range has no row of some keys that are stored; what they had before it is the latest then.
+            older = latest(_EVER, min(start, instant(max(upto, 0))))
+            older = older.filter(pa.array(online.stored(config, view, older))) if older.num_rows else older
+            written += online.write_rows(config, view, older, covered).written if older.num_rows else 0
+            dropped = online.drop_superseded(config, view, first, covered)
+    store.registry.apply_materialization(view, config.project, start, end)
+    return Materialized(view.name, written, dropped, result.stale, result.refused)

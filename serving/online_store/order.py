@@ -1,0 +1,117 @@
+"""Which row of a key an online store keeps: the rule, and rows on their way in.
+
+Rows come from two kinds of writers. A **stream** knows what it read (``stamp`` 0). A **materialization** brings what the batch runs have,
+as of its moment (``stamp``, microseconds, rising), for all event timestamps up to ``upto_us``; the store keeps that as the view's
+:class:`Covered`. :func:`row_wins` then says: rows of the applied graph replace rows of any other; up to where a newer materialization
+covers nothing else is taken; a materialization replaces what it covers, whatever revision that has; else the greater (event timestamp,
+revision) wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from transforms.errors import FingerprintError
+
+__all__ = ["Covered", "Order", "Rows", "StoredRow", "greatest", "refused_fingerprint", "row_wins"]
+
+
+@dataclass(frozen=True)
+class Covered:
+    """What was materialized of a view, with the graph that is applied to it: event timestamps up to ``upto_us``, as of ``stamp``."""
+
+    stamp: int
+    upto_us: int
+
+
+@dataclass(frozen=True)
+class Rows:
+    """N rows on their way into a store, as columns.
+
+    ``keys``: the serialized entity keys (binary); ``event_us`` and ``revision``: int64 [N]; ``fingerprint``: strings;
+    ``values``: per feature of the view the serialized ValueProtos (binary); ``created``: None, or one moment or None per row.
+    ``stamp``: 0 from a stream, else of the materialization; ``upto_us``: what that covers (None: each row up to its own time).
+    """
+
+    keys: pa.Array
+    event_us: npt.NDArray[np.int64]
+    revision: npt.NDArray[np.int64]
+    fingerprint: pa.Array
+    values: Sequence[pa.Array]
+    created: Sequence[datetime | None] | None = None
+    stamp: int = 0
+    upto_us: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def take(self, places: npt.NDArray[np.int64]) -> Rows:
+        """The rows at these places, in their order."""
+        at = pa.array(places)
+        return replace(
+            self,
+            keys=self.keys.take(at),
+            event_us=self.event_us[places],
+            revision=self.revision[places],
+            fingerprint=self.fingerprint.take(at),
+            values=[v.take(at) for v in self.values],
+            created=None if self.created is None else [self.created[i] for i in places],
+        )
+
+    def check_applied(self, view: str, applied: str | None) -> None:
+        """Raises FingerprintError if any of the rows stems from other definitions than the applied ones (None: it takes any)."""
+        if applied is not None:
+            for found in self.fingerprint.unique().to_pylist():
+                if found != applied:
+                    raise refused_fingerprint(view, found, applied)
+
+    def uncovered(self, covered: Covered | None) -> Rows:
+        """Those that no newer materialization covers."""
+        if covered is None or self.stamp >= covered.stamp or not (behind := self.event_us <= covered.upto_us).any():
+            return self
+        return self.take(np.flatnonzero(~behind))
+
+
+StoredRow = tuple[int, list[bytes | None]]
+"""A row as it is stored: its event time in microseconds, and per feature the serialized ValueProto; None where it holds none."""
+
+Order = tuple[int, int, str, int]
+"""What decides between rows of one key: event time in microseconds, revision, fingerprint, stamp."""
+
+
+def row_wins(row: Order, stored: Order | None, applied: str | None, covered: Covered | None = None, upto_us: int | None = None) -> bool:
+    """The rule, for stores that compare in Python (ours say the same in SQL and Lua): whether ``row`` replaces ``stored``.
+
+    ``applied`` is the view's fingerprint, ``covered`` what was materialized of it, ``upto_us`` as in :class:`Rows`.
+    """
+    if covered is not None and row[0] <= covered.upto_us and row[3] < covered.stamp:
+        return False
+    if stored is None or row[:2] > stored[:2] or (row[2] != stored[2] and row[2] == applied):
+        return True
+    return row[3] > stored[3] and stored[0] <= (row[0] if upto_us is None else upto_us)
+
+
+def greatest(rows: Rows) -> npt.NDArray[np.int64]:
+    """The place of each key's greatest row by (event timestamp, revision), of equals the first: sorted."""
+    keys = rows.keys.dictionary_encode()
+    n = len(rows)
+    if len(keys.dictionary) == n:
+        return np.arange(n)
+    code = keys.indices.to_numpy()
+    order = np.lexsort((-np.arange(n), rows.revision, rows.event_us, code))
+    last = np.append(code[order][1:] != code[order][:-1], True)
+    return np.sort(order[last])
+
+
+def refused_fingerprint(view: str, found: str, applied: str) -> FingerprintError:
+    """The error for a writer whose rows stem from other definitions than the applied ones."""
+    return FingerprintError(
+        f"view {view!r}: a row has fingerprint {found[:16]!r}, but {applied[:16]!r} is applied; "
+        "nothing was written: run the writer again with the applied graph"
+    )

@@ -1,0 +1,116 @@
+"""FAULTS 1, 12, 20, 25: after ROUND (batch, apply, materialize) what is served is what would be trained on, whatever was there before."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.orders_world import END, START, Orders, order
+
+NAMES = ("count_1h", "count_24h", "amount_mean_1h")
+
+
+def at(clock: str) -> datetime:
+    """A time of the day."""
+    hour, minute = map(int, clock.split(":"))
+    return START.replace(hour=hour, minute=minute)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Orders:
+    """A repository without events, asked at half past ten: its windows of an hour are not empty yet."""
+    return Orders(tmp_path, as_of=at("10:30"))
+
+
+def both(world: Orders, **which: Any) -> tuple[Any, ...]:
+    """What both stores say now, which is the same."""
+    offline = world.offline(*NAMES, at=world.as_of, **which)
+    assert world.online(*NAMES, **which) == offline
+    return offline
+
+
+def test_an_event_that_was_in_the_log_twice_counts_once_when_the_log_is_corrected(world: Orders) -> None:
+    """FAULTS 1a."""
+    world.log([order("o1", "10:02"), order("o1", "10:02")])
+    world.round()
+    assert both(world) == (2, 2, 5.0)
+    world.log([order("o1", "10:02")])
+    world.round()
+    assert both(world) == (1, 1, 5.0)
+    (world.data / "online.db").unlink()
+    world.round()
+    assert both(world) == (1, 1, 5.0)
+
+
+def test_an_event_that_is_taken_out_of_the_log_is_gone(world: Orders) -> None:
+    """FAULTS 1b: also where the newer run has no row, and from keys that have none at all any more."""
+    world.move_to(at("12:30"))
+    world.log([order("o1", "10:02"), order("o2", "12:02", 1_000_000.0), order("o3", "12:02", shop=2), order("o4", "10:10", shop=3)])
+    world.round()
+    assert both(world) == (1, 2, 1_000_000.0)
+    assert both(world, shop=2) == (1, 1, 5.0)
+    world.log([order("o1", "10:02"), order("o4", "10:10", shop=3)])
+    world.round(pinned=True)
+    assert both(world) == (0, 1, None)
+    assert both(world, shop=2) == (None, None, None)
+    assert both(world, shop=3) == (0, 1, None)
+
+
+def test_rows_of_a_new_graph_replace_those_of_the_old_one(world: Orders) -> None:
+    """FAULTS 1c: the old row has more events and a later time, and its graph is not the applied one."""
+    world.log([order("o1", "10:02"), order("o2", "10:03", 1_000_000.0), order("o3", "10:20", 1_000_000.0, shop=2)])
+    world.round()
+    assert both(world) == (2, 2, 500_002.5)
+    world.define(", max=1000")
+    world.round()
+    assert both(world) == (1, 1, 5.0)
+    assert both(world, shop=2) == (None, None, None)
+
+
+def test_a_run_over_a_part_decides_that_part_alone(world: Orders) -> None:
+    world.move_to(at("14:30"))
+    world.log([order("o1", "10:02"), order("o2", "12:02"), order("o3", "14:02")])
+    world.round()
+    world.log([order("o2", "12:02", 7.0), order("o3", "14:02")])
+    world.batch(at("12:00"), at("13:00"), pinned=True)
+    world.materialize()
+    # Before and after it the first run's rows hold: they know o1, and the old amount of o2.
+    assert world.offline(*NAMES, at=at("10:30")) == (1, 1, 5.0)
+    assert world.offline(*NAMES, at=at("12:30")) == (1, 1, 7.0)
+    assert both(world) == (1, 3, 5.0)
+
+
+def test_a_key_whose_last_rows_are_gone_has_the_one_before_the_range(world: Orders) -> None:
+    world.move_to(at("12:30"))
+    world.log([order("o1", "10:02"), order("o2", "12:02", 7.0)])
+    world.round()
+    world.log([order("o1", "10:02")])
+    run = world.batch(at("12:00"), END, pinned=True)
+    world.apply(run)
+    world.materialize(at("12:00"), END)
+    assert both(world) == (0, 1, None)
+
+
+def test_feasts_own_materialize_brings_a_correction_too(world: Orders) -> None:
+    world.log([order("o1", "10:02"), order("o1", "10:02")])
+    world.round()
+    world.log([order("o1", "10:02")])
+    world.apply(world.batch())
+    world.feast().materialize(START, at("10:30"))
+    assert world.online(*NAMES) == (1, 1, 5.0)
+
+
+def test_a_known_zero_does_not_expire(world: Orders) -> None:
+    """FAULTS 25: the row that says that the windows are empty is true until the next event, in training and serving."""
+    world.log([order("o1", "10:02")])
+    world.move_to(at("14:00"))
+    world.round(end=END + timedelta(days=1))
+    # 11:05 says count_24h=1, and no row followed until 10:05 of the next day: that one expires after two hours.
+    assert both(world) == (None, None, None)
+    world.move_to(END + timedelta(days=9))
+    assert world.online(*NAMES) == (None, None, None)
+    world.materialize(end=END + timedelta(days=1))
+    assert both(world) == (0, 0, None)
