@@ -132,7 +132,9 @@ def show_(
 
     settings, broker = _settings(repo, data)
     letter, times, done = find(broker, settings.kafka.dead_letters, record)
-    event_time, verdict = _judge(repo, data, letter.source, letter.value, letter.timestamp_us)
+    event_time, verdict = None, "not judged: the letter holds only the beginning of its record"
+    if letter.whole:
+        event_time, verdict = _judge(repo, data, letter.source, letter.value, letter.timestamp_us)
     value = {
         "record": letter.where,
         "source": letter.source,

@@ -136,7 +136,7 @@ def status(repo: RepoOption = DEFAULT_REPO, data: DataOption = None, name: NameO
 def _cell(key: str, value: Any) -> str:
     """A value of ``progress`` for people: times as times."""
     if not isinstance(value, dict):
-        return str(value)
+        return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     if key in ("watermark", "output_watermark"):
         from transforms.instants import to_minute
 

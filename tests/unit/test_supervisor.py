@@ -258,3 +258,28 @@ with Driver(Path({str(tmp_path)!r})).held():
     finally:
         other.kill()
         other.communicate()
+
+
+def test_an_end_with_a_paused_partition_is_an_error_once_the_others_are_there(world):
+    """FAULTS 9: on every engine; it said that all was delivered, or waited for ever."""
+    control, until = world.control, {"s": {0: 60, 1: 40}}
+    why = "s/1 is paused at offset 7: 9 of the last 10 records were rejected"
+    control.report("poll-s-0", poll(50))
+    control.report("poll-s-1", {**poll(7, partition=1), "paused": why})
+    control.save_checkpoint(0, point(0, 50))
+    world.events = [(5, lambda: control.save_checkpoint(0, point(0, 60)))]
+    outcome = world.supervisor(lambda n: FakeJob(world), until=until).run()
+    assert (outcome.code, outcome.why, outcome.restarts) == (1, why, 0)
+    assert 5 <= world.now < 6 and world.jobs[0].stopped
+
+
+def test_a_paused_partition_that_is_resumed_ends_well(world):
+    control = world.control
+    control.report("poll-s-0", poll(50))
+    control.report("poll-s-1", {**poll(7, partition=1), "paused": "why"})
+    control.save_checkpoint(0, point(0, 50))
+    both = point(0, 60)
+    both["partitions"]["s"]["1"] = {**both["partitions"]["s"]["0"], "next": 40}
+    world.events = [(4, lambda: control.report("poll-s-1", poll(40, partition=1))), (6, lambda: control.save_checkpoint(0, both))]
+    outcome = world.supervisor(lambda n: FakeJob(world), until={"s": {0: 60, 1: 40}}).run()
+    assert (outcome.code, outcome.why) == (0, "all records up to the end offsets are delivered")
