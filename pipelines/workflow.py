@@ -67,14 +67,20 @@ def batch(
 
 def apply(repo: Repo, run_id: str | None, steps: Steps, why: str = "") -> None:
     """Apply the graphs of a run, if the user may."""
-    from pipelines.batch.batch_job import graphs_of
+    from pipelines.batch.batch_job import graphs_of, plain_graphs
     from pipelines.feature_store.applying import apply_fingerprints
     from pipelines.lake import runs
     from pipelines.project import access, recording
 
     complete = [r for r in runs.list_runs(repo.data) if r.kind == "batch" and r.status == "complete"]
     if run_id is None and not complete:
-        raise ConfigError("there is no complete batch run; run 'tandem batch' first")
+        # Nothing is learnt for groups without a preprocessing_fn: their graphs need no run.
+        with access.guarded(repo, "apply", "no run", why) as act, recording.recorded(repo, "apply") as applying, steps.doing("apply"):
+            fingerprints = apply_fingerprints(repo, lambda: plain_graphs(repo), steps.say)
+            applying.save(fingerprints=fingerprints)
+            act.details["fingerprints"] = fingerprints
+        steps.say(f"applied {len(fingerprints)} graphs that no history is needed for: of groups without a preprocessing_fn")
+        return
     run = runs.find(repo.data, run_id, "batch") if run_id else complete[-1]
     with (
         access.guarded(repo, "apply", run.id, why) as act,

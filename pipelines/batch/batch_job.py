@@ -280,6 +280,18 @@ def graphs_of(repo: Repo, run: runs.Run) -> dict[str, str]:
     return {n: fingerprints[n] for n in repo.groups}
 
 
+def plain_graphs(repo: Repo) -> dict[str, str]:
+    """Group -> fingerprint of graphs that nothing is learnt for, saved where they are not there yet. Raises ConfigError for a repository
+    that has a group with a preprocessing_fn."""
+    learnt = [name for name, group in repo.groups.items() if group.preprocessing_fn is not None]
+    if learnt:
+        raise ConfigError(
+            f"there is no complete batch run, and the graph of {', '.join(learnt)} is learnt from one; run 'tandem batch' first"
+            " (groups without a preprocessing_fn need none)"
+        )
+    return analyze_groups({name: (group, None, ()) for name, group in repo.groups.items()}, layout.graphs(repo.data))
+
+
 def apply_run(repo: Repo, run: runs.Run) -> dict[str, str]:
     """Make the graphs of a complete run the applied ones (``CURRENT``), without registry and online store; returns group -> fingerprint.
 

@@ -38,6 +38,7 @@ NEEDED = {
     "compare": "batch",
     "train": "train",
     "pipeline": "train",
+    "topics": "stream",
     "replay": "stream",
     "verify": "stream",
     "labels": "batch",

@@ -43,6 +43,7 @@ COMMANDS = {
     "train": "pipelines.cli.train:train",
     "pipeline": "pipelines.cli.pipeline:pipeline",
     "track": "pipelines.cli.tracking:track",
+    "topics": "pipelines.cli.topics:app",
     "replay": "pipelines.cli.replay:replay",
     "verify": "pipelines.cli.verify:verify",
     "labels": "pipelines.cli.monitor:labels",

@@ -15,9 +15,10 @@ from transforms.errors import DataError
 
 __all__ = [
     "CURRENT", "CURVES", "EPOCHS", "FORMAT", "GRAPH_HEAD", "MANIFEST", "NOT_EVENTS", "REPORT", "REPORT_FORMAT", "REPORT_JSON", "TFMA",
-    "alerts", "audit", "check_format", "claim", "demo", "events", "experiments", "graph", "graphs", "labels", "materialize_lock", "mlmd",
-    "mlmd_logs", "model", "models", "monitor", "offline", "offline_run", "replay_clock", "reproduce", "requests", "run", "runs",
-    "services", "stream", "streams", "tfx", "tracking", "training", "training_lock", "training_set", "verify", "watch",
+    "alerts", "archive", "audit", "check_format", "claim", "demo", "events", "experiments", "graph", "graphs", "labels",
+    "materialize_lock", "mlmd", "mlmd_logs", "model", "models", "monitor", "offline", "offline_run", "replay_clock", "reproduce",
+    "requests", "run", "runs", "services", "stream", "streams", "tfx", "tracking", "training", "training_lock", "training_set",
+    "verify", "watch",
 ]  # fmt: skip
 
 FORMAT = 1
@@ -37,9 +38,14 @@ CURVES = "curves.json"
 
 NOT_EVENTS = (
     "runs", "training", "models", "tfx", "offline", "graphs", "stream", "requests", "labels", "monitor", "verify", "tracking", "alerts",
-    "watch", "services", "replay", "reproduce", "demo", "audit",
+    "watch", "services", "replay", "reproduce", "demo", "audit", "archive",
 )  # fmt: skip
 """Folders that Tandem writes; a source's events stand in none of them."""
+
+
+def archive(data: Path) -> Path:
+    """How far topics are archived into event files."""
+    return data / "archive"
 
 
 def events(data: Path) -> Path:

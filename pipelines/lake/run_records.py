@@ -302,7 +302,7 @@ class ReplayRecord(RunRecord):
     """As of a batch run."""
 
 
-_PLAIN = ("apply", "materialize", "rollback", "dlq-replay", "verify", "monitor", "demo")
+_PLAIN = ("archive", "apply", "materialize", "rollback", "dlq-replay", "verify", "monitor", "demo")
 """Kinds that say what every run may, and no more."""
 _OF_KIND: dict[str, type[RunRecord]] = {**{cls.KIND: cls for cls in RunRecord.__subclasses__()}, **dict.fromkeys(_PLAIN, RunRecord)}
 HEAD = tuple(f.name for f in fields(RunHead))

@@ -54,10 +54,17 @@ def _servers(connection: dict[str, Any]) -> str:
 
 
 def prepare_topics(
-    connection: dict[str, Any], topics: list[str], partitions: int | None, say: Say = lambda line: None, stopped: Stopped = lambda: False
+    connection: dict[str, Any],
+    topics: list[str],
+    partitions: int | None,
+    say: Say = lambda line: None,
+    stopped: Stopped = lambda: False,
+    retention_ms: int = -1,
+    replication: int | None = None,
 ) -> dict[str, int]:
-    """The number of partitions of each topic; missing topics are made with ``partitions`` (default 1) and kept for ever
-    (``retention.ms=-1``: replayed records carry old timestamps, and any limit would delete them within minutes).
+    """The number of partitions of each topic; missing topics are made with ``partitions`` (default 1) and ``replication`` copies
+    (default: the broker's), and kept for ever unless ``retention_ms`` says otherwise: replayed records carry old timestamps, and any limit
+    would delete them within minutes.
 
     Raises ConfigError for an existing topic with another number of partitions than asked for.
     """
@@ -66,7 +73,9 @@ def prepare_topics(
         return dict.fromkeys(topics, partitions or 1)
     try:
         known = _partition_counts(admin, topics)
-        missing = {t: {"num_partitions": partitions or 1, "configs": {"retention.ms": "-1"}} for t in topics if t not in known}
+        wanted: dict[str, Any] = {"num_partitions": partitions or 1, "configs": {"retention.ms": str(retention_ms)}}
+        wanted |= {"replication_factor": replication} if replication is not None else {}
+        missing = {t: wanted for t in topics if t not in known}
         if missing:
             with contextlib.suppress(TopicAlreadyExistsError):
                 admin.create_topics(missing, wait_for_metadata=True)

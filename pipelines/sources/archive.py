@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.project.config import KafkaSettings
-from pipelines.sources.broker import BrokerAway, PartitionReader
+from pipelines.sources.broker import BrokerAway, FetchResult, PartitionReader
 from pipelines.sources.formats.record_format import Decode, record_format
 from pipelines.sources.record_times import judged_at
 from pipelines.sources.skips import poll_around
+from transforms.contract import Checked
 from transforms.definitions import EventSource
 from transforms.errors import DataError
 from transforms.instants import now_us
 
-__all__ = ["archive", "archive_schema"]
+__all__ = ["archive", "archive_schema", "judged", "patiently"]
 
 POLL_RECORDS = 20_000
 POLL_MS = 200
@@ -67,9 +68,9 @@ def archive(
     unfinished.mkdir(parents=True)
     decode = record_format(source, kafka).decode
     try:
-        for partition in range(_patiently(lambda: reader.partitions(source.topic), say)):
-            first = start[partition] if start and partition in start else _patiently(lambda p=partition: reader.start(source.topic, p), say)
-            end = _patiently(lambda p=partition: reader.end(source.topic, p), say) if upto is None else upto.get(partition, 0)
+        for partition in range(patiently(lambda: reader.partitions(source.topic), say)):
+            first = start[partition] if start and partition in start else patiently(lambda p=partition: reader.start(source.topic, p), say)
+            end = patiently(lambda p=partition: reader.end(source.topic, p), say) if upto is None else upto.get(partition, 0)
             file = _Part(unfinished / f"part-{partition:04d}.parquet", source, partition)
             try:
                 _copy(
@@ -98,14 +99,32 @@ def _copy(
     say: Callable[[str], None],
     skip: frozenset[int],
 ) -> None:
+    for fetched, checked in judged(reader, source, partition, offset, end, decode, max_future_us, clock, say, skip):
+        file.add(checked.valid, fetched.offsets[checked.accepted])
+
+
+def judged(
+    reader: PartitionReader,
+    source: EventSource,
+    partition: int,
+    offset: int,
+    end: int,
+    decode: Decode,
+    max_future_us: int,
+    clock: Callable[[], int],
+    say: Callable[[str], None],
+    skip: frozenset[int] = frozenset(),
+) -> Iterator[tuple[FetchResult, Checked]]:
+    """The records of a partition from ``offset`` up to ``end``, and the stream's verdict on them. Raises DataError where the topic ends
+    before, OffsetGone."""
     while offset < end:
         at = offset
-        fetched = _patiently(lambda at=at: poll_around(reader, source.topic, partition, at, POLL_RECORDS, POLL_MS, skip), say)
+        fetched = patiently(lambda at=at: poll_around(reader, source.topic, partition, at, POLL_RECORDS, POLL_MS, skip), say)
         if len(fetched.offsets) and fetched.offsets[-1] >= end:
             fetched = fetched.before(end)
         nows = judged_at(fetched.timestamps_us, clock(), max_future_us)  # as the stream does
-        checked = _patiently(lambda p=fetched, n=nows: decode(p.payloads, n, max_future_us), say)
-        file.add(checked.valid, fetched.offsets[checked.accepted])
+        checked = patiently(lambda p=fetched, n=nows: decode(p.payloads, n, max_future_us), say)
+        yield fetched, checked
         if fetched.next_offset == offset and fetched.at_end and fetched.end_offset < end:
             raise DataError(
                 f"{source.topic}/{partition} ends at offset {fetched.end_offset}, before {end}: it was cut, or the offset is wrong"
@@ -113,7 +132,8 @@ def _copy(
         offset = fetched.next_offset
 
 
-def _patiently(ask: Callable[..., Any], say: Callable[[str], None]) -> Any:
+def patiently(ask: Callable[..., Any], say: Callable[[str], None]) -> Any:
+    """What ``ask`` answers, waiting while the broker or the registry is away."""
     said = False
     while True:
         try:
