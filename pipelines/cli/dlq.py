@@ -1,7 +1,9 @@
-"""``tandem dlq list|show|replay``: the dead letters of the stream."""
+"""``tandem dlq list|show|replay``: the dead letters of the stream and of batch runs."""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,32 +11,43 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Column, Table
 
-from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, moment, quiet, screen, show, write
+from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, moment, quiet, results, screen, show, write
+from transforms.errors import ConfigError, DataError, TandemError
 from transforms.instants import instant, micros_of, now_us
 
 if TYPE_CHECKING:
     from pipelines.lake.runs import Run
     from pipelines.project.config import Settings
     from pipelines.sources.broker import Broker
-    from pipelines.sources.letters import Choice
+    from pipelines.sources.file_letters import FileListing
+    from pipelines.sources.letters import Choice, Listing
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Dead letters: the records that the stream could not use.")
+app = typer.Typer(no_args_is_help=True, help="Dead letters: the records that the stream, or a batch run, could not use.")
 
 SourceOption = Annotated[str | None, typer.Option("--source", help="Only records of this source.")]
 ReasonOption = Annotated[str | None, typer.Option("--reason", help="Only records rejected for this reason.")]
 SinceOption = Annotated[str | None, typer.Option("--since", help="Only letters written since this moment, UTC: 2013-01-31T06:00.")]
 
 
-def _settings(repo: Path, data: Path | None) -> tuple[Settings, Broker]:
-    """The settings, and the broker that they name."""
+def _quiet_settings(repo: Path, data: Path | None) -> Settings:
     quiet()
     from pipelines.project.config import load_settings
+
+    return load_settings(repo.resolve(), data=data.resolve() if data else None)
+
+
+def _broker(settings: Settings) -> Broker:
     from pipelines.sources.broker import open_broker
 
-    settings = load_settings(repo.resolve(), data=data.resolve() if data else None)
-    return settings, open_broker(settings.kafka, settings.data)
+    return open_broker(settings.kafka, settings.data)
+
+
+def _settings(repo: Path, data: Path | None) -> tuple[Settings, Broker]:
+    """The settings, and the broker that they name."""
+    settings = _quiet_settings(repo, data)
+    return settings, _broker(settings)
 
 
 def _run(repo: Path, settings: Settings, dry: bool) -> AbstractContextManager[Run | None]:
@@ -70,6 +83,10 @@ def _line(value: bytes | None) -> str:
     return "null" if shown is None else shown.get("text", f"0x{shown.get('hex')}")
 
 
+RunOption = Annotated[str | None, typer.Option("--run", help="The batch run whose dead letters (default: the newest that ended).")]
+OnlyOption = Annotated[str | None, typer.Option("--only", help="Dead letters of the 'stream' or of 'batch' alone (default: both).")]
+
+
 @app.command("list")
 def list_(
     repo: RepoOption = DEFAULT_REPO,
@@ -77,57 +94,124 @@ def list_(
     source: SourceOption = None,
     reason: ReasonOption = None,
     since: SinceOption = None,
-    latest: Annotated[int, typer.Option("--latest", min=0, help="Show so many of the latest.")] = 20,
+    latest: Annotated[int, typer.Option("--latest", min=0, help="Show so many: the stream's latest, a batch run's first.")] = 20,
+    run: RunOption = None,
+    only: OnlyOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Count dead letters by source and reason, and show the latest."""
+    """Count dead letters by source, reason and field, and show some: of the stream, and of the newest batch run."""
+    from pipelines.sources.file_letters import list_file_letters, run_with_letters
     from pipelines.sources.letters import list_letters
 
-    settings, broker = _settings(repo, data)
-    topic = settings.kafka.dead_letters
-    found = list_letters(broker, topic, _choice(source, reason, since), latest)
+    if only not in (None, "stream", "batch"):
+        raise ConfigError(f"--only {only}: write stream or batch")
+    settings = _quiet_settings(repo, data)
+    topic, choice = settings.kafka.dead_letters, _choice(source, reason, since)
+    made = None if only == "stream" else run_with_letters(settings.data, run)
+    batch = None if made is None else list_file_letters(made, choice, latest)
+    value: dict[str, Any] = {}
+    if only != "batch":
+        try:
+            value = _stream_letters(list_letters(_broker(settings), topic, choice, latest), topic)
+        except TandemError as error:
+            if batch is None:
+                raise
+            value = {"topic": topic, "problem": str(error)}
+    if batch is not None:
+        value["batch"] = _batch_letters(batch)
+    if json_:
+        show(value, True)
+        return
+    if "topic" in value:
+        _show_stream(value)
+    if batch is not None:
+        if "topic" in value:
+            write("")
+        _show_batch(value["batch"])
+
+
+def _stream_letters(found: Listing, topic: str) -> dict[str, Any]:
     counts: list[dict[str, Any]] = [
         {"source": s, "reason": r, "records": n, "replayed": found.replayed[s, r]} for (s, r), n in sorted(found.records.items())
     ]
     rows = [
         {"when": _when(a.written_us), "source": a.source, "record": a.where, "reason": a.reason, "detail": a.detail} for a in found.latest
     ]
-    value = {
+    return {
         "topic": topic,
         "records": sum(found.records.values()),
         "counts": counts,
+        "fields": _fields(found.fields),
         "repeats": found.repeats,
         "foreign": found.foreign,
         "latest": rows,
     }
-    if json_:
-        show(value, True)
+
+
+def _batch_letters(found: FileListing) -> dict[str, Any]:
+    return {
+        "run": found.run,
+        "records": sum(found.records.values()),
+        "counts": [{"source": s, "reason": r, "records": n} for (s, r), n in sorted(found.records.items())],
+        "fields": _fields(found.fields),
+        "first": [{"source": a.source, "record": a.where, "reason": a.reason, "detail": a.detail} for a in found.first],
+    }
+
+
+def _fields(found: Counter[tuple[str, str, str]]) -> dict[str, int]:
+    return {"/".join(key): n for key, n in sorted(found.items())}
+
+
+def _show_stream(value: dict[str, Any]) -> None:
+    if "problem" in value:
+        screen.print(f"the stream's dead letters cannot be read: {value['problem']}", style="yellow")
         return
-    if found.foreign:
-        screen.print(f"{found.foreign} records of topic {topic!r} are no dead letters; they are left out", style="yellow", highlight=False)
-    if not found.records:
-        write(f"no dead letters in topic {topic!r}")
+    if value["foreign"]:
+        screen.print(f"{value['foreign']} records of topic {value['topic']!r} are no dead letters; they are left out", style="yellow")
+    if not value["records"]:
+        write(f"no dead letters in topic {value['topic']!r}")
         return
-    table = Table("source", "reason", Column("records", justify="right"), Column("replayed", justify="right"), box=None)
-    for count in counts:
-        table.add_row(count["source"], count["reason"], f"{count['records']:,}", f"{count['replayed']:,}")
-    show(value, False, lambda: table)
+    _tables(f"topic {value['topic']}", value, value["latest"], replayed=True)
+
+
+def _show_batch(value: dict[str, Any]) -> None:
+    if not value["records"]:
+        write(f"no dead letters in batch run {value['run']}")
+        return
+    _tables(
+        f"batch run {value['run']}; correct the files or the contract and run 'tandem batch' again", value, value["first"], replayed=False
+    )
+
+
+def _tables(title: str, value: dict[str, Any], rows: list[dict[str, Any]], replayed: bool) -> None:
+    from pipelines.lake.run_records import with_fields
+
+    last = [Column("replayed", justify="right")] if replayed else []
+    table = Table("source", "reason", Column("records", justify="right"), *last, box=None, title=title, title_justify="left")
+    for count in value["counts"]:
+        reason = with_fields(f"{count['source']}/{count['reason']}", value["fields"]).removeprefix(f"{count['source']}/")
+        table.add_row(count["source"], reason, f"{count['records']:,}", *([f"{count['replayed']:,}"] if replayed else []))
+    results().print(table)
     if rows:
         write("")
-        latest_table = Table("when", "source", Column("record", overflow="fold"), "reason", Column("detail", overflow="fold"), box=None)
+        shown = Table(*(Column(name, overflow="fold") for name in rows[0]), box=None)
         for row in rows:
-            latest_table.add_row(*row.values())
-        show(value, False, lambda: latest_table)
+            shown.add_row(*row.values())
+        results().print(shown)
 
 
 @app.command("show")
 def show_(
-    record: Annotated[str, typer.Argument(help="TOPIC/PARTITION/OFFSET of the rejected record, as 'tandem dlq list' shows it.")],
+    record: Annotated[str, typer.Argument(help="TOPIC/PARTITION/OFFSET or FILE:ROW of the record, as 'tandem dlq list' shows it.")],
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
+    run: RunOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Show one dead letter: the record as it came, why it was rejected, and whether the contract would take it now."""
+    if not _IN_TOPIC.fullmatch(record):
+        _show_file_letter(record, repo, data, run, json_)
+        return
     from pipelines.sources.letters import find
 
     settings, broker = _settings(repo, data)
@@ -164,6 +248,37 @@ def show_(
 
 
 _BYTES = {"key": "key", "payload": "value"}
+_IN_TOPIC = re.compile(r"[^/]+/[0-9]+/[0-9]+(@.*)?")
+
+
+def _show_file_letter(record: str, repo: Path, data: Path | None, run: str | None, as_json: bool) -> None:
+    from pipelines.sources.file_letters import find_file_letter, run_with_letters
+
+    made = run_with_letters(_quiet_settings(repo, data).data, run)
+    if made is None:
+        raise DataError(f"there is no dead letter about {record}: no batch run has ended yet")
+    letter = find_file_letter(made, record)
+    event_time, verdict = None, "unknown: the file as a whole could not be read"
+    if letter.row is not None:
+        event_time, verdict = _judge(repo, data, letter.source, letter.payload, None)
+    value = {
+        "record": letter.where,
+        "run": letter.run,
+        "source": letter.source,
+        "reason": letter.reason,
+        "detail": letter.detail,
+        "rejected": _when(letter.written_us),
+        "event_time": event_time,
+        "contract_now": verdict,
+        "payload": _text(letter.payload),
+    }
+    if as_json:
+        show(value, True)
+        return
+    table = Table(Column(no_wrap=True), Column(overflow="fold"), box=None, show_header=False)
+    for name, cell in value.items():
+        table.add_row(name.replace("_", " "), _line(letter.payload) if name == "payload" else _cell(cell))
+    results().print(table)
 
 
 def _cell(value: Any) -> str:
@@ -172,13 +287,12 @@ def _cell(value: Any) -> str:
     return ("no", "yes")[value] if isinstance(value, bool) else str(value)
 
 
-def _judge(repo: Path, data: Path | None, source: str, payload: bytes | None, stamp_us: int) -> tuple[str | None, str]:
-    """The event time, as far as it can be read, and what the contract says of the record now."""
+def _judge(repo: Path, data: Path | None, source: str, payload: bytes | None, stamp_us: int | None) -> tuple[str | None, str]:
+    """The event time, as far as it can be read, and what the contract says of the record now; ``stamp_us`` None: JSON of an event file."""
     import numpy as np
     import pyarrow as pa
 
     from pipelines.cli.console import load
-    from transforms.errors import TandemError
 
     try:
         loaded = load(repo, data)
@@ -187,9 +301,10 @@ def _judge(repo: Path, data: Path | None, source: str, payload: bytes | None, st
         from pipelines.sources.formats.record_format import record_format
         from pipelines.sources.record_times import judged_at, said_of
 
-        max_future_us = round(loaded.settings.stream.max_future_hours * 3.6e9)
-        stamps, now = np.array([stamp_us], np.int64), now_us()
-        form = record_format(loaded.sources[source], loaded.settings.kafka)
+        in_file = stamp_us is None
+        max_future_us = round((loaded.settings.batch if in_file else loaded.settings.stream).max_future_hours * 3.6e9)
+        stamps, now = np.array([stamp_us or 0], np.int64), now_us()
+        form = record_format(loaded.sources[source], loaded.settings.kafka, "json" if in_file else None)
         checked = form.decode(pa.array([payload], pa.binary()), judged_at(stamps, now, max_future_us), max_future_us)
     except TandemError as error:
         return None, f"unknown: {error}"

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.sources.broker import Broker, FetchResult, Ints, Original, PartitionReader, UnknownTopic
+from transforms.contract import field_of
 from transforms.errors import DataError
 
 __all__ = ["Choice", "Letter", "Listing", "find", "ledger_of", "letters_of", "list_letters", "replayed", "scan"]
@@ -158,6 +159,8 @@ class Listing:
 
     records: Counter[tuple[str, str]] = field(default_factory=Counter)
     replayed: Counter[tuple[str, str]] = field(default_factory=Counter)
+    fields: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    """Of how many records it is which field, where a reason is about one."""
     repeats: int = 0
     """Letters about a record that has one already."""
     foreign: int = 0
@@ -221,6 +224,9 @@ def list_letters(broker: Broker, topic: str, choice: Choice, latest: int) -> Lis
                 seen.add(letter.identity)
                 found.records[letter.source, letter.reason] += 1
                 found.replayed[letter.source, letter.reason] += letter.identity in done
+                named = field_of(letter.detail)
+                if named is not None:
+                    found.fields[letter.source, letter.reason, named] += 1
                 last.append(letter)
         found.latest = sorted(last, key=lambda a: a.written_us)
         return found
