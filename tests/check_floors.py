@@ -18,6 +18,7 @@ FLOOR0 = tuple(
     f"transforms.{m}"
     for m in (
         "errors",
+        "acceptance",
         "instants",
         "run_cover",
         "data_folder",

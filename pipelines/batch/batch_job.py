@@ -25,7 +25,7 @@ from pipelines.batch.analysis import analyze_groups
 from pipelines.batch.beam_transforms import ApplyTransformGraph, ReadEventLog, WindowFeatures
 from pipelines.lake import layout, provenance, runs
 from pipelines.lake.files import write_json
-from pipelines.lake.graphs import apply_graph, graph_for
+from pipelines.lake.graphs import apply_graph, carried_over, graph_for, remember_definitions, since
 from pipelines.lake.run_records import with_fields
 from pipelines.project import recording
 from pipelines.project.repository import Repo
@@ -90,6 +90,10 @@ def run_batch(
     if not any(files.values()):
         raise ConfigError(f"no event files between {start:%Y-%m-%d} and {end:%Y-%m-%d} below {data}; correct --start and --end or data:")
     graphs = {n: pinned_graph(data, g) for n, g in repo.groups.items()} if pinned else {}
+    remember_definitions(data, repo.groups.values())
+    carried = {n: lines for n, g in repo.groups.items() if n in graphs and (lines := _carried(data, g, graphs[n]))}
+    for name, lines in carried.items():
+        progress(f"{name}: its applied graph is carried over to a contract that accepts more: {'; '.join(lines)}")
     definitions = {n: g.canonical() for n, g in repo.groups.items()}
     inputs = {n: [{"file": f.name, "size": f.size, "sha256": f.sha256} for f in fs] for n, fs in files.items()}
     key = {
@@ -110,7 +114,13 @@ def run_batch(
         if run.status == "complete":  # another process came first
             return BatchResult(run, True)
         made = run.stage == "publishing"  # only some of it is not visible yet
-        fields = {"range": [start.isoformat(), end.isoformat()], "inputs": inputs, "runner": runner, "pinned": pinned}
+        fields = {
+            "range": [start.isoformat(), end.isoformat()],
+            "inputs": inputs,
+            "runner": runner,
+            "pinned": pinned,
+            "carried_over": carried,
+        }
         fields["passed_over"] = passed_over_record(passed)
         with recording.recording(run, repo, **({"status": "publishing"} if made else fields)):
             if not made:
@@ -275,7 +285,7 @@ def graphs_of(repo: Repo, run: runs.Run) -> dict[str, str]:
             raise GraphError(f"run {run.id} made no rows of group {name!r}; run 'tandem batch' with the present definitions")
         graph = TransformGraph.load(layout.graph(repo.data, name, fingerprint), fingerprint)
         made_of = run.record.definitions.get(name)
-        if json.loads(json.dumps(group.canonical())) != made_of:
+        if since(made_of, group) is None:
             raise GraphError(f"group {name!r} was redefined after run {run.id} ({graph.fingerprint[:12]}); run 'tandem batch' again")
     return {n: fingerprints[n] for n in repo.groups}
 
@@ -290,6 +300,11 @@ def plain_graphs(repo: Repo) -> dict[str, str]:
             " (groups without a preprocessing_fn need none)"
         )
     return analyze_groups({name: (group, None, ()) for name, group in repo.groups.items()}, layout.graphs(repo.data))
+
+
+def _carried(data: Path, group: FeatureGroup, fingerprint: str) -> list[str]:
+    made_of = json.loads((layout.graph(data, group.name, fingerprint) / layout.GRAPH_HEAD).read_text())["definition_hash"]
+    return carried_over(data, group, made_of) or []
 
 
 def apply_run(repo: Repo, run: runs.Run) -> dict[str, str]:

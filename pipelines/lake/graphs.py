@@ -6,17 +6,20 @@ How the registry and the online store come along: :mod:`pipelines.feature_store.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from pipelines.lake import layout
 from pipelines.lake.files import fsync_folder, write_json, write_text
+from transforms.acceptance import accepts_more
 from transforms.data_folder import APPLYING, applied_graph, under_way
 from transforms.definitions import FeatureGroup
 from transforms.errors import GraphError
 
 __all__ = [
-    "apply_graph", "applied_graph", "applied_graphs", "applying", "begin_apply", "end_apply", "folder", "graph_for",
+    "apply_graph", "applied_graph", "applied_graphs", "applying", "begin_apply", "carried_over", "end_apply", "folder", "graph_for",
+    "remember_definitions", "since",
 ]  # fmt: skip
 
 
@@ -57,6 +60,7 @@ def apply_graph(data: Path, group: str, fingerprint: str) -> None:
 def graph_for(data: Path, group: FeatureGroup, make: str) -> str:
     """The fingerprint of the graph that is applied to ``group`` as it is defined now; its files are not verified.
 
+    It may have been made of a definition that accepted less (:func:`carried_over`).
     Raises GraphError, which ends with ``make`` (what is to be run), if none is applied, or one of another definition.
     """
     fingerprint = applied_graph(layout.graphs(data), group.name)
@@ -66,6 +70,37 @@ def graph_for(data: Path, group: FeatureGroup, make: str) -> str:
         made_of = json.loads((layout.graph(data, group.name, fingerprint) / layout.GRAPH_HEAD).read_text())["definition_hash"]
     except (OSError, ValueError, KeyError, TypeError):
         raise GraphError(f"the graph {fingerprint[:12]} that is applied to {group.name!r} cannot be read; run {make} first") from None
-    if made_of != group.definition_hash():
+    if carried_over(data, group, made_of) is None:
         raise GraphError(f"feature group {group.name!r} was redefined after its graph {fingerprint[:12]} was applied; run {make} first")
     return fingerprint
+
+
+def remember_definitions(data: Path, groups: Iterable[FeatureGroup]) -> None:
+    """Keep what the groups' hashes stand for, so that later definitions can be compared with it."""
+    for group in groups:
+        path = _definition(data, group.name, group.definition_hash())
+        if not path.exists():
+            write_json(path, group.canonical())
+
+
+def carried_over(data: Path, group: FeatureGroup, made_of: str) -> list[str] | None:
+    """What the present definition accepts more than the one of the hash ``made_of``: what was made of that one holds still.
+
+    None where it was redefined otherwise, or where nothing tells what the hash stands for.
+    """
+    if made_of == group.definition_hash():
+        return []
+    try:
+        before = json.loads(_definition(data, group.name, made_of).read_text())
+    except (OSError, ValueError):
+        return None
+    return since(before, group)
+
+
+def since(before: Mapping[str, Any] | None, group: FeatureGroup) -> list[str] | None:
+    """As :func:`carried_over`, of a definition as a manifest has it (None: it had no such group)."""
+    return None if before is None else accepts_more(before, json.loads(json.dumps(group.canonical())))
+
+
+def _definition(data: Path, group: str, made_of: str) -> Path:
+    return layout.graphs(data) / group / "definitions" / f"{made_of}.json"

@@ -166,6 +166,8 @@ class BatchRecord(RunRecord):
     runner: str | None = None
     pinned: bool = False
     """Whether the graphs that were applied were used as they are."""
+    carried_over: dict[str, list[str]] = field(default_factory=dict)
+    """Group -> what its contract accepts more than the one that its graph was made of."""
     passed_over: dict[str, Any] = field(default_factory=dict)
     """Source -> what lay in its folder and was not read: ``count``, and the first ``files`` with ``why``."""
 

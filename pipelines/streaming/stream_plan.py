@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from pipelines.feature_store.applying import finish
-from pipelines.lake.graphs import graph_for
+from pipelines.lake.graphs import graph_for, remember_definitions
 from pipelines.project.repository import Repo
 from pipelines.sources.broker import PartitionReader, open_broker
 from pipelines.streaming.engines.base import EngineJob
 from pipelines.streaming.state.job_spec import JobSpec
 from pipelines.streaming.state.job_state import JobState
-from pipelines.streaming.state.start_position import choose_start
+from pipelines.streaming.state.start_position import choose_start, run_of
 from pipelines.streaming.stream_options import StreamOptions
 from pipelines.streaming.supervisor import Outcome, Supervisor
 from transforms.errors import ConfigError
@@ -45,6 +45,7 @@ class StreamPlan:
         for group in repo.groups.values():
             if not group.source.topic:
                 raise ConfigError(f"source {group.source.name!r} has no topic, and group {group.name!r} needs it; give it one: topic='...'")
+        remember_definitions(repo.data, repo.groups.values())
         graphs = {name: graph_for(repo.data, group, "'tandem batch' and 'tandem apply'") for name, group in repo.groups.items()}
         reader = self.reader = broker.open_reader()
         sources = {g.source.name: g.source for g in repo.groups.values()}
@@ -52,6 +53,11 @@ class StreamPlan:
         topics = {n: reader.identity(s.topic) for n, s in sources.items()}
         until = {n: {p: reader.end(s.topic, p) for p in range(partitions[n])} for n, s in sources.items()} if options.until else None
         start = choose_start(repo, job_state, stream.shards, options.from_run, options.anew)
+        if start.begins_empty and (run := run_of(repo, graphs)) is not None:
+            self.say(
+                f"windows begin empty: batch run {run.id} has history up to {run.head.range[1][:16]} that they do not hold, unless the"
+                " topics do; rows are short until the longest window has passed. '--anew --from-run latest' goes on from the run"
+            )
         self.spec = JobSpec(
             repo=repo.path,
             data=repo.data,

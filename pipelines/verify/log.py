@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from pipelines.batch.batch_job import run_batch
 from pipelines.batch.steps import write_parquet
 from pipelines.lake import layout
+from pipelines.lake.graphs import carried_over
 from pipelines.lake.run_records import BatchRecord
 from pipelines.lake.runs import Run
 from pipelines.project.repository import Repo
@@ -162,19 +163,20 @@ def found_graphs(data: Path, group: FeatureGroup) -> Callable[[str], tuple[Trans
 
     def find(fingerprint: str) -> tuple[TransformGraph | None, bool]:
         if fingerprint not in known:
-            known[fingerprint] = _load(layout.graph(data, group.name, fingerprint), fingerprint, group) if fingerprint else (None, False)
+            known[fingerprint] = _load(data, fingerprint, group) if fingerprint else (None, False)
         return known[fingerprint]
 
     return find
 
 
-def _load(path: Path, fingerprint: str, group: FeatureGroup) -> tuple[TransformGraph | None, bool]:
+def _load(data: Path, fingerprint: str, group: FeatureGroup) -> tuple[TransformGraph | None, bool]:
+    path = layout.graph(data, group.name, fingerprint)
     try:
         graph = TransformGraph.load(path, fingerprint)
         made_of: Any = json.loads((path / "tandem.json").read_text())["definition_hash"]
     except (GraphError, OSError, ValueError, KeyError):
         return None, False
-    return graph, made_of == group.definition_hash()
+    return graph, carried_over(data, group, made_of) is not None
 
 
 def check_run(run: Run, groups: Mapping[str, FeatureGroup]) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipelines.lake.graphs import carried_over
 from pipelines.verify.causes import Position
 from transforms.definitions import CREATED, FeatureGroup
 from transforms.errors import DataError
@@ -118,7 +119,10 @@ def load_record(folder: Path, name: str, groups: Mapping[str, FeatureGroup]) -> 
     if not checkpoints:
         raise DataError(f"stream {name!r} saved no checkpoints yet; let it run for a moment, then verify again")
     redefined = [
-        n for n, g in groups.items() if any(p["fingerprints"].get(n) not in (None, g.definition_hash()) for p in checkpoints.values())
+        n
+        for n, g in groups.items()
+        for made_of in {p["fingerprints"].get(n) for p in checkpoints.values()} - {None}
+        if carried_over(folder.parents[1], g, made_of) is None
     ]
     if redefined:
         raise DataError(

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from pipelines.feature_store.store import open_store
 from pipelines.lake import layout, provenance, runs
 from pipelines.project.repository import Repo
+from pipelines.streaming.state.start_position import run_of
 from pipelines.verify.log import (
     EventLog,
     batch_rows,
@@ -34,6 +35,8 @@ from pipelines.verify.proof import Proof, prove
 from pipelines.verify.served import TIMEOUT_US, ServedProof, check_served
 from pipelines.verify.stream_record import StreamRecord, load_record
 from pipelines.verify.summary import summarize
+from transforms.columns import column_us
+from transforms.definitions import EVENT_TIMESTAMP
 from transforms.errors import DataError
 from transforms.instants import instant
 from transforms.lateness import NEVER
@@ -96,7 +99,7 @@ def run_verify(repo: Repo, options: VerifyOptions, say: Say = lambda line: None)
         against=run.id if options.against else None,
         batch_run=run,
         stream_run=_stream_run(repo, options.name),
-        notices=_notices(repo, record),
+        notices=_notices(repo, record, proof, log),
         scratch=scratch if options.keep else None,
         command=shlex.join(words),
         code=provenance.code_version(repo.path, repo.settings.definitions),
@@ -196,9 +199,9 @@ def _served(repo: Repo, folder: Path, record: StreamRecord, proof: Proof, say: S
     return out
 
 
-def _notices(repo: Repo, record: StreamRecord) -> list[str]:
+def _notices(repo: Repo, record: StreamRecord, proof: Proof, log: EventLog) -> list[str]:
     """What to know when reading the result."""
-    out = []
+    out = short_windows(repo, record, proof, log)
     if record.run is not None:
         changed = changed_files(repo, runs.find(repo.data, record.run), record.begin)
         if changed:
@@ -206,6 +209,32 @@ def _notices(repo: Repo, record: StreamRecord) -> list[str]:
             out.append(f"history is not what the stream began from: {some} changed since run {record.run}; differences may stem from that")
     if record.ahead:
         out.append(f"{record.ahead:,} rows were delivered after the stream's checkpoints and are left out: it runs, or was killed")
+    return out
+
+
+def short_windows(repo: Repo, record: StreamRecord, proof: Proof, log: EventLog) -> list[str]:
+    """A line per group whose rows reach back before the first event of the topics, where a batch run has that history.
+
+    The stream began with empty windows: its rows are equal to batch's over its own events, and short of batch's over all.
+    """
+    if record.run is not None:
+        return []
+    run = run_of(repo, {n: g.fingerprint for n, g in proof.groups.items()})
+    if run is None:
+        return []
+    out = []
+    for name, found in proof.groups.items():
+        group, events = found.group, log.events[found.group.source.name]
+        first = int(column_us(events, group.source.event_time).min()) if events.num_rows else None
+        if first is None or first <= _us_of(run.head.range[0]):
+            continue  # the topics hold what the run holds
+        boundary = column_us(found.newest.rows, EVENT_TIMESTAMP) - group.delay_us
+        short = int(((boundary - group.longest_us < first) & (boundary > first)).sum())
+        if short:
+            out.append(
+                f"short windows: {short:,} rows of {name} reach back before {instant(first):%Y-%m-%d %H:%M}, where the topics begin; the"
+                f" stream began without run {run.id}, which has that history. Start it with '--anew --from-run latest'"
+            )
     return out
 
 

@@ -38,7 +38,7 @@ orders = EventSource(
         Field("shop", "int64", required=True),
         Field("city", "string", required=True),
         Field("amount", "float64"AMOUNT),
-        Field("channel", "string"),
+        Field("channel", "string"CHANNEL),
         Field("sent", "timestamp"),
     ],
     out_of_orderness=minutes(1),
@@ -122,9 +122,9 @@ class Orders:
         self.as_of = now
         self.configure()
 
-    def define(self, amount: str = "") -> None:
-        """Write the definitions anew, e.g. with ``, max=1000``."""
-        (self.repo_path / "features.py").write_text(FEATURES.replace("AMOUNT", amount))
+    def define(self, amount: str = "", channel: str = "") -> None:
+        """Write the definitions anew, e.g. with ``, max=1000`` behind the type of a field."""
+        (self.repo_path / "features.py").write_text(FEATURES.replace("AMOUNT", amount).replace("CHANNEL", channel))
         sys.modules.pop("features", None)  # each command is a process of its own
 
     def repo(self) -> Repo:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from feast.protos.feast.types.Value_pb2 import Value
 
+from pipelines.verify.offline_online import compare_stores
 from tests.integration.orders_world import END, START, Orders, order
+from transforms.errors import GraphError
 
 NAMES = ("count_1h", "count_24h", "amount_mean_1h")
 
@@ -114,3 +119,47 @@ def test_a_known_zero_does_not_expire(world: Orders) -> None:
     assert world.online(*NAMES) == (None, None, None)
     world.materialize(end=END + timedelta(days=1))
     assert both(world) == (0, 0, None)
+
+
+def test_a_contract_that_accepts_more_keeps_its_graph(world: Orders) -> None:
+    """FAULTS 20: one more word in a domain is no redefinition; one less is."""
+    events = [order("o1", "10:02", channel="web"), order("o2", "10:03", channel="app")]
+    world.define(channel=', domain=("web",)')
+    world.log(events)
+    first = world.repo().data / "runs" / world.round()
+    assert both(world) == (1, 1, 5.0)
+    world.define(channel=', domain=("web", "app")')
+    run = world.round(pinned=True)
+    assert both(world) == (2, 2, 5.0)
+    manifests = [json.loads((folder / "manifest.json").read_text()) for folder in (first, world.data / "runs" / run)]
+    assert manifests[0]["fingerprints"] == manifests[1]["fingerprints"]
+    assert manifests[1]["carried_over"] == {n: ["field 'channel' takes 'app'"] for n in ("shop_orders", "city_orders")}
+    assert any("carried over to a contract that accepts more: field 'channel' takes 'app'" in line for line in world.steps.lines)
+    world.define(channel=', domain=("app",)')
+    with pytest.raises(GraphError, match="was redefined after its graph"):
+        world.batch(pinned=True)
+
+
+def test_the_stores_are_compared_for_every_key(world: Orders) -> None:
+    """FAULTS 1: ``tandem verify --stores`` finds rows that differ, rows too many, and says what was not materialized."""
+    world.log([order("o1", "10:02"), order("o2", "10:03", shop=2)])
+    world.round()
+    found = compare_stores(world.repo(), world.feast())
+    assert {n: (p.keys, p.causes, p.unexplained) for n, p in found.items()} == {
+        "shop_orders": (2, {"equal": 2}, 0),
+        "city_orders": (0, {}, 0),
+    }
+    db = sqlite3.connect(world.data / "online.db")
+    key = db.execute("SELECT entity_key FROM orders_shop_orders_tandem").fetchone()[0]
+    db.execute("UPDATE orders_shop_orders_tandem SET revision = 9 WHERE entity_key = ?", (key,))
+    value = Value(int64_val=9).SerializeToString()
+    db.execute("UPDATE orders_shop_orders SET value = ? WHERE entity_key = ? AND feature_name = 'count_24h'", (value, key))
+    db.commit()
+    bad = compare_stores(world.repo(), world.feast())["shop_orders"]
+    assert bad.causes == {"equal": 1, "unexplained": 1} and bad.lines == ["shop=1: other values are stored"]
+    world.log([order("o1", "10:02")])
+    world.batch(pinned=True)
+    later = compare_stores(world.repo(), world.feast())["shop_orders"]
+    assert later.unexplained == 0 and "run 'tandem materialize'" in later.notice
+    world.materialize()
+    assert compare_stores(world.repo(), world.feast())["shop_orders"].causes == {"equal": 1}

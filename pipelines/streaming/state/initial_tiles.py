@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.lake import layout
+from pipelines.lake.graphs import since
 from pipelines.lake.run_records import BatchRecord, record_of
 from transforms.aggregates import merge, tile_schema
 from transforms.definitions import FeatureGroup
@@ -45,7 +46,7 @@ def load_tiles(run_folder: Path, group: FeatureGroup, shard: int, shards: int) -
     Raises DataError if the run is not complete, kept no tiles, or was made of another definition of the group.
     """
     record = _record(run_folder)
-    if record.definitions.get(group.name) != json.loads(json.dumps(group.canonical())):
+    if since(record.definitions.get(group.name), group) is None:
         raise DataError(
             f"feature group {group.name!r} is not as it was in run {run_folder.name}; run 'tandem batch' with the present definitions"
         )

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipelines.lake import runs
+from pipelines.lake.graphs import carried_over, since
 from pipelines.project.repository import Repo
 from pipelines.streaming.state.initial_tiles import batch_run_end
 from pipelines.streaming.state.job_state import JobState
-from transforms.definitions import FeatureGroup
 from transforms.errors import ConfigError, DataError
 from transforms.instants import to_minute
 from transforms.lateness import NEVER
 
-__all__ = ["StartPosition", "after_run", "choose_start", "from_checkpoints"]
+__all__ = ["StartPosition", "after_run", "choose_start", "from_checkpoints", "run_of"]
 
 
 Past = tuple[tuple[int, ...], tuple[int, int, int]]
@@ -42,6 +41,11 @@ class StartPosition:
     begin: int = NEVER
     run: str | None = None
     why: str = "the beginning of the topics"
+
+    @property
+    def begins_empty(self) -> bool:
+        """Whether nothing is known of what was before the topics."""
+        return self.run is None and not self.offsets
 
 
 def from_checkpoints(checkpoints: Iterable[Mapping[str, Any]], shards: int, begin: int, run: str | None) -> StartPosition | None:
@@ -95,6 +99,14 @@ def choose_start(repo: Repo, job_state: JobState, shards: int, from_run: str | N
     return after_run(repo, wanted or _latest(repo))
 
 
+def run_of(repo: Repo, graphs: Mapping[str, str]) -> runs.Run | None:
+    """The newest complete batch run of exactly these graphs (group -> fingerprint), whose history a stream could go on from."""
+    for run in reversed(runs.list_runs(repo.data)):
+        if run.kind == "batch" and run.status == "complete" and dict(run.record.fingerprints) == dict(graphs):
+            return run
+    return None
+
+
 def _latest(repo: Repo) -> runs.Run:
     complete = [r for r in runs.list_runs(repo.data) if r.kind == "batch" and r.status == "complete"]
     if not complete:
@@ -107,7 +119,7 @@ def after_run(repo: Repo, run: runs.Run) -> StartPosition:
     if run.kind != "batch" or run.status != "complete":
         raise DataError(f"--from-run {run.id}: it is a {run.kind} run and {run.status}; name a complete batch run")
     for name, group in repo.groups.items():
-        if json.loads(json.dumps(group.canonical())) != run.record.definitions.get(name):
+        if since(run.record.definitions.get(name), group) is None:
             raise DataError(f"--from-run {run.id}: group {name!r} was redefined since; run 'tandem batch' again")
     end = batch_run_end(run.folder)
     upto = {n: end - end % g.hop_us for n, g in repo.groups.items()}
@@ -115,7 +127,7 @@ def after_run(repo: Repo, run: runs.Run) -> StartPosition:
 
 
 def _resumed(repo: Repo, job_state: JobState, checkpoints: Mapping[int, Mapping[str, Any]], shards: int) -> StartPosition:
-    _same_definitions(repo.groups, checkpoints)
+    _same_definitions(repo, checkpoints)
     points = list(checkpoints.values())
     run, begin = points[0].get("run"), StartPosition().begin
     if run is not None:
@@ -137,11 +149,11 @@ def _resumed(repo: Repo, job_state: JobState, checkpoints: Mapping[int, Mapping[
     return start
 
 
-def _same_definitions(groups: Mapping[str, FeatureGroup], checkpoints: Mapping[int, Mapping[str, Any]]) -> None:
-    present = {n: g.definition_hash() for n, g in groups.items()}
+def _same_definitions(repo: Repo, checkpoints: Mapping[int, Mapping[str, Any]]) -> None:
+    present = {n: g.definition_hash() for n, g in repo.groups.items()}
     for point in checkpoints.values():
         for name, made_of in {**dict.fromkeys(present), **point["fingerprints"]}.items():
-            if present.get(name) != made_of:
+            if not (name in present and made_of and carried_over(repo.data, repo.groups[name], made_of) is not None):
                 what = "was redefined" if made_of and name in present else "was added" if name in present else "was removed"
                 raise DataError(
                     f"group {name!r} {what} since the stream's checkpoint, which says nothing about the present one; run 'tandem batch'"
