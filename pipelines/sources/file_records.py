@@ -24,6 +24,7 @@ import io
 import json
 import os
 import re
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -162,10 +163,13 @@ class _Parquet:
     """A Parquet file whose row groups are decoded; INT96 timestamps as microseconds."""
 
     def __init__(self, f: BinaryIO) -> None:
-        self.file = pq.ParquetFile(f, coerce_int96_timestamp_unit="us")
-        self.meta = self.file.metadata
-        if any(_pickled(each) for each in self.file.schema_arrow):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pyarrow 14 to 20 warn of such a type instead of loading it
+            self.file = pq.ParquetFile(f, coerce_int96_timestamp_unit="us")
+            pickled = any(_pickled(each) for each in self.file.schema_arrow)
+        if pickled:
             raise ValueError(_RUNS_CODE)
+        self.meta = self.file.metadata
         columns = [self.file.schema.column(i) for i in range(len(self.file.schema))]
         self.int96 = [c.path for c in columns if c.physical_type == "INT96" and c.path == c.name]
         # Of 12 bytes not all fit into an int64 of microseconds; as milliseconds all do, and tell which those are.
