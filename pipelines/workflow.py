@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.project import recording
 from pipelines.project.config import moment
 from pipelines.tracking.run_observer import RunObserver
+from transforms.definitions import duration_name
 from transforms.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -91,6 +92,16 @@ def apply(repo: Repo, run_id: str | None, steps: Steps, why: str = "") -> None:
         applying.save(fingerprints=fingerprints)
         act.details["fingerprints"] = fingerprints
     steps.say(f"applied {len(fingerprints)} graphs of {run.id}")
+    for group in repo.groups.values():
+        if group.ttl_us is not None and group.ttl_us < group.longest_us:
+            steps.say(
+                f"{group.name}: ttl {_span(group.ttl_us)} is shorter than its longest window {_span(group.longest_us)}: values are withheld"
+                " while their events still count; make ttl at least the window, or None for never"
+            )
+
+
+def _span(us: int) -> str:
+    return duration_name(timedelta(microseconds=us))
 
 
 def materialize(repo: Repo, start: datetime, end: datetime, steps: Steps) -> None:

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,7 @@ def feast_objects(groups: Iterable[FeatureGroup], data_dir: str | Path, outputs:
             made(
                 name=group.name,
                 entities=[entities[k] for k in group.entity.keys],
-                ttl=group.ttl,
+                ttl=group.ttl or timedelta(0),  # Feast's way to say never
                 online=True,
                 source=source,
                 tags=tags,

@@ -132,7 +132,8 @@ class _Values(dict[str, str | int]):
 class FeatureGroup:
     """Aggregates of one source per entity, on one hop: it becomes one Feast FeatureView.
 
-    ``hop`` is the step between rows; every window is a whole number of hops. ``preprocessing_fn`` is
+    ``hop`` is the step between rows; every window is a whole number of hops. ``ttl`` is the age above which a row that is not of empty
+    windows is withheld, in training and serving; None: never. ``preprocessing_fn`` is
     ``"module:function"`` in the feature repository: TF-Transform over the aggregates.
 
     Keys are required fields, so that an event without one is a dead letter; or ``null_keys`` says what such an event is to this group:
@@ -144,7 +145,7 @@ class FeatureGroup:
     source: EventSource
     entity: Entity
     hop: timedelta
-    ttl: timedelta
+    ttl: timedelta | None
     aggregates: Sequence[Aggregate]
     preprocessing_fn: str | None = None
     description: str = ""
@@ -156,7 +157,8 @@ class FeatureGroup:
         if not isinstance(self.source, EventSource) or not isinstance(self.entity, Entity):
             raise DefinitionError(f"{what}: needs source=EventSource(...) and entity=Entity(...)")
         check_duration(f"{what}: hop", self.hop)
-        check_duration(f"{what}: ttl", self.ttl)
+        if self.ttl is not None:
+            check_duration(f"{what}: ttl", self.ttl)
         object.__setattr__(self, "aggregates", tuple(self.aggregates))
         if not self.aggregates:
             raise DefinitionError(f"{what}: no aggregates; give at least Count(over=hours(1))")
@@ -221,6 +223,11 @@ class FeatureGroup:
     def hop_us(self) -> int:
         """The hop in microseconds."""
         return micros(self.hop)
+
+    @property
+    def ttl_us(self) -> int | None:
+        """The age in microseconds above which a row expires; None: never."""
+        return None if self.ttl is None else micros(self.ttl)
 
     @property
     def delay_us(self) -> int:

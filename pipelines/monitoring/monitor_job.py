@@ -161,7 +161,7 @@ def _judged(repo: Repo, model: Model, options: MonitorOptions, now: datetime, sa
     for name in spec.read.names:
         group = repo.groups.get(spec.read.projection(name).view)
         if group is not None and f"{name}__tandem_status" in served.schema.names:
-            result["views"].setdefault(name, {}).update(view_facts(served, name, group.ttl.total_seconds()))
+            result["views"].setdefault(name, {}).update(view_facts(served, name, (group.ttl_us or 0) / 1e6))
     checks += _quality(repo, model, base, served, window, options, now, result, say)
     if options.recompute and settings.recompute_answers:
         checks += _recomputed(repo, spec.fingerprints, served, result, say)

@@ -33,7 +33,7 @@ from pipelines.verify.served import due_rows
 from serving.request_rows import view_answers
 from transforms.aggregates import merge, rows_between, tile, with_keys
 from transforms.columns import column_us
-from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION, FeatureGroup, micros
+from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION, FeatureGroup
 from transforms.graph import TransformGraph
 
 __all__ = ["CAUSES", "KINDS", "Recomputed", "judge", "recompute"]
@@ -89,7 +89,7 @@ def recompute(
     if not groups:
         return {}
     as_of = column_us(log, "tandem_as_of")
-    back = max(micros(g.ttl) + g.hop_us + g.delay_us for g in groups.values())
+    back = max((g.ttl_us if g.ttl_us is not None else g.longest_us) + g.hop_us + g.delay_us for g in groups.values())
     start, end = int(as_of.min()) - back, int(as_of.max()) + 1
     events = from_files(repo, start, end).events
     out = {}
@@ -118,7 +118,7 @@ def judge(log: pa.Table, group: FeatureGroup, events: pa.Table, graph: Transform
     present = pc.equal(status, "PRESENT").to_numpy()
     found = pc.not_equal(status, "NOT_FOUND").to_numpy()
     at_due = _place(names, due, truth, keys)
-    ttl = micros(group.ttl)
+    ttl = group.ttl_us if group.ttl_us is not None else 2**62
     expected = (due >= 0) & ((as_of - due <= ttl) | (_taken(truth, REVISION, at_due) == 0))
     at_own = _place(names, np.where(found, stamp, -1), truth, keys)
     features = _features(log, name, truth)
@@ -131,7 +131,7 @@ def judge(log: pa.Table, group: FeatureGroup, events: pa.Table, graph: Transform
     kind[expected & present & (differs | (stamp != due))] = MISMATCH
     kind[expected & ~present] = MISSING
     # A row of empty windows does not expire; where it is older than what was computed, nothing was due since.
-    lasting = present & (due < 0) & (revision == 0) & (stamp - group.delay_us <= start)
+    lasting = present & (due < 0) & ((revision == 0) | (group.ttl_us is None)) & (stamp - group.delay_us <= start)
     kind[~expected & present & ~lasting] = EXTRA
 
     cause = np.full(log.num_rows, NONE, np.int64)

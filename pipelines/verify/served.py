@@ -105,7 +105,7 @@ def check_served(
     cause[~found & ~stale] = EQUAL
     cause[behind] = IN_FLIGHT
     cause[found & (stamp > as_of) & (cause == EQUAL)] = AHEAD
-    ttl = group.ttl.total_seconds() * 1e6
+    ttl = group.ttl_us if group.ttl_us is not None else 2**62
     wrong = found & (((as_of - stamp > ttl) & (revision != 0)) != (status == "OUTSIDE_MAX_AGE"))
     cause[wrong] = UNEXPLAINED
     why[wrong] = "its status does not follow from its age"

@@ -125,7 +125,7 @@ def test_stock_feast_reads_the_newest_rows_online(repo: Repo, manifest: dict[str
         names = [*(f.name for f in group.features), "tandem_revision", "tandem_fingerprint"]
         newest: dict[tuple[Any, ...], dict[str, Any]] = {}
         for row in to_dicts(offline(repo, group, manifest["id"])):
-            if us(END) - micros(group.ttl) <= row["event_timestamp"] < us(END):
+            if us(END) - (group.ttl_us or 0) <= row["event_timestamp"] < us(END):
                 newest[tuple(row[k] for k in group.entity.keys)] = row
         asked = [dict(zip(group.entity.keys, key, strict=True)) for key in list(newest)[:50]]
         assert len(asked) > 10

@@ -22,7 +22,7 @@ from serving.metrics import Metrics
 from serving.models import load_model
 from serving.request_log import LogLimits, RequestLog
 from serving.request_rows import RequestRecord
-from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION, FeatureGroup, micros
+from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION, FeatureGroup
 
 Change = Callable[[str, pa.Table], pa.Table]
 
@@ -101,7 +101,7 @@ def _read(rows: pa.Table, group: FeatureGroup, spine: pa.Table, asked: np.ndarra
     place = np.searchsorted(theirs[order] * room + (stamps[order] - low), mine * room + (asked - low), side="right") - 1
     row = order[np.maximum(place, 0)]
     found = (place >= 0) & (theirs[row] == mine)
-    old = found & (asked - stamps[row] > micros(group.ttl))
+    old = found & (asked - stamps[row] > (group.ttl_us or 0)) & (rows.column("tandem_revision").to_numpy()[row] != 0)
     status = np.where(~found, NOT_FOUND, np.where(old, OUTSIDE_MAX_AGE, PRESENT)).astype(np.uint8)
     take = pa.array(row, mask=status != PRESENT)
     columns = {f: rows.column(f).combine_chunks().take(take) for f in wanted}

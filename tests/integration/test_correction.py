@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -163,3 +164,16 @@ def test_the_stores_are_compared_for_every_key(world: Orders) -> None:
     assert later.unexplained == 0 and "run 'tandem materialize'" in later.notice
     world.materialize()
     assert compare_stores(world.repo(), world.feast())["shop_orders"].causes == {"equal": 1}
+
+
+def test_a_ttl_shorter_than_a_window_is_said_and_never_is_possible(world: Orders) -> None:
+    """FAULTS 25."""
+    world.log([order("o1", "10:02")])
+    world.move_to(at("14:00"))
+    world.round()
+    assert any(line.startswith("shop_orders: ttl 2h is shorter than its longest window 24h") for line in world.steps.lines)
+    features = world.repo_path / "features.py"
+    features.write_text(features.read_text().replace("ttl=hours(2)", "ttl=None"))
+    sys.modules.pop("features")
+    world.apply()
+    assert both(world) == (0, 1, None)
