@@ -26,6 +26,8 @@ NEEDED = {
     "events": "batch",
     "batch": "batch",
     "apply": "batch",
+    "erase": "stream",
+    "vacuum": "batch",
     "materialize": "batch",
     "serve": "serve",
     "demo": "all",

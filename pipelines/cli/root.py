@@ -40,6 +40,8 @@ COMMANDS = {
     "rollback": "pipelines.cli.registry:rollback",
     "compare": "pipelines.cli.registry:compare",
     "audit": "pipelines.cli.audit:audit",
+    "erase": "pipelines.cli.forget:erase",
+    "vacuum": "pipelines.cli.forget:vacuum",
     "train": "pipelines.cli.train:train",
     "pipeline": "pipelines.cli.pipeline:pipeline",
     "track": "pipelines.cli.tracking:track",

@@ -179,6 +179,24 @@ class OrderedOnlineStore(OnlineStore):
         made: bytes = serialize_entity_key(key, entity_key_serialization_version=config.entity_key_serialization_version)
         return made + self.key_suffix(config)
 
+    def erase_keys(self, config: RepoConfig, table: FeatureView, names: list[str], columns: list[pa.Array], dry_run: bool = False) -> int:
+        """Forget the rows of N keys (join keys ``names`` with a column each) of a view; how many there were. What is forgotten is in no
+        file of the store's when this returns, where that is this process' business.
+
+        Raises StoreError; a store that cannot do it says so.
+        """
+        keys = [key.as_py() for key in self._keys(config, names, columns)]
+        stored = [row for row in self.read_stored(config, table, keys, []) if row is not None] if keys else []
+        if stored and not dry_run:
+            self.delete_keys(config, table, keys)
+        return len(stored)
+
+    def delete_keys(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> None:
+        """Delete the rows of these keys (as :meth:`entity_key` gives them) of a view, for good. Raises StoreError."""
+        raise StoreError(
+            f"{type(self).__name__} has no delete_keys; its package must add it, or delete the rows of view {table.name!r} by hand"
+        )
+
     # writing
 
     def online_write_batch(

@@ -172,6 +172,15 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
         arguments = [f"tandem:marks:{config.project}", name, value, "" if at_least is None else at_least]
         return bool(self._try(config, lambda client: client.eval(_MARK, 1, *arguments)))
 
+    def delete_keys(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> None:
+        def delete(client: Any) -> None:
+            pipe = client.pipeline(transaction=False)
+            for key in keys:
+                pipe.hdel(key, *_fields(table))  # the last field of a hash takes the key with it
+            pipe.execute()
+
+        self._try(config, delete)
+
     def delete_table(self, config: RepoConfig, table: FeatureView) -> None:
         """Feast's ``apply``: a view is gone. (Feast's own looks for keys of serialization version 1 and finds none of version 3.)"""
         fields = _fields(table)

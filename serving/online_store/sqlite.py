@@ -214,6 +214,18 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
                 return conn.execute(f'DELETE FROM "{name}_tandem" WHERE {some}', chosen).rowcount
             return int(conn.execute(f'SELECT count(*) FROM "{name}_tandem" WHERE {some}', chosen).fetchone()[0])
 
+    def delete_keys(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> None:
+        name = _table_id(config.project, table)
+        self._get_conn(config).execute("PRAGMA secure_delete=ON")
+        with self._transaction(config) as conn:
+            for place in (name, f"{name}_tandem"):
+                conn.executemany(f'DELETE FROM "{place}" WHERE entity_key = ?', [(key,) for key in keys])
+        try:  # what a deleted row leaves: in pages that were freed before, and in the log beside the file
+            conn.execute("VACUUM")
+            conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as e:
+            raise unreachable(self._get_db_path(config), e, "the rows are deleted; run the same again for what the file still holds") from e
+
     def mark_generation(self, config: RepoConfig, name: str, value: int, at_least: int | None = None) -> bool:
         with self._transaction(config) as conn:
             conn.execute(

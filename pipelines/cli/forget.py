@@ -1,0 +1,99 @@
+"""``tandem erase`` and ``tandem vacuum``: a subject is forgotten, and what nobody needs any more."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, load, quiet, screen, show
+from transforms.errors import ConfigError
+
+__all__ = ["erase", "vacuum"]
+
+STILL_THERE = 3
+KINDS = ("runs", "training", "requests", "verify", "monitor", "models", "stream")
+
+
+def erase(
+    entity: Annotated[list[str], typer.Option("--entity", help="KEY=VALUE of the entity to forget; again for a second key.")],
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    reason: Annotated[str, typer.Option("--reason", help="Why; kept in the audit log, so name nobody.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is there, and change nothing.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Forget an entity: event files, rows, logs, training sets, request log, labels, dead letters, online store.
+
+    Exit codes: 0 nothing of it is left in the data folder (or --dry-run); 3 files that are named still hold it: models, graphs, trackers.
+    """
+    quiet()
+    from pipelines.forgetting.erase import erase as forget
+    from pipelines.forgetting.subject import Subject
+    from pipelines.project import access
+
+    subject, loaded, steps = Subject.parse(entity), load(repo, data), Steps()
+    with steps.doing("erasing"):
+        if dry_run:
+            report = forget(loaded, subject, True, steps.say)
+        else:
+            with access.guarded(loaded, "erase", subject.digest, reason) as act:
+                report = forget(loaded, subject, False, steps.say)
+                act.details["found"] = dict(report.found)
+    table = Table("where", "rows or files", title="what was found", title_justify="left", box=None)
+    for place, count in sorted(report.found.items()):
+        table.add_row(place, f"{count:,}")
+    show(report.to_dict(), json_, lambda: table)
+    tail = "; nothing was changed: a dry run" if dry_run else ""
+    steps.say(f"{len(report.rewritten)} files rewritten, {len(report.deleted)} deleted, {len(report.marked)} manifests marked{tail}")
+    for note in report.notes:
+        steps.say(f"note: {note}")
+    if report.remains:
+        for name in report.remains:
+            screen.print(f"still holds it: {name}", markup=False, highlight=False, soft_wrap=True)
+        screen.print("make these anew without it (tandem batch, apply, train), and delete the old ones")
+        raise typer.Exit(STILL_THERE)
+
+
+def vacuum(
+    older_than: Annotated[str, typer.Option("--older-than", help="Take only what is older: 30d, 12h.")],
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    keep: Annotated[int, typer.Option("--keep", min=0, help="Leave so many of each kind, the newest.")] = 10,
+    kind: Annotated[list[str] | None, typer.Option("--kind", help="Only these, repeatable: " + ", ".join(KINDS) + ".")] = None,
+    reason: Annotated[str, typer.Option("--reason", help="Why; kept in the audit log.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go and how much, and take nothing.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Take runs, training sets, row and request logs, reports and models that are old and that nothing needs any more.
+
+    Never what a model in use, a stream's start, a training set in the registry or an applied graph refers to.
+    """
+    quiet()
+    from datetime import UTC, datetime
+
+    from pipelines.forgetting.vacuum import vacuum as take
+    from pipelines.project import access
+    from pipelines.project.config import parse_duration
+
+    try:
+        age = parse_duration(older_than)
+    except ValueError as error:
+        raise ConfigError(f"--older-than {error}") from None
+    kinds = tuple(kind or ())
+    if unknown := [k for k in kinds if k not in KINDS]:
+        raise ConfigError(f"--kind {unknown[0]!r}: there is {', '.join(KINDS)}")
+    loaded, steps = load(repo, data), Steps()
+    if dry_run:
+        gone = take(loaded, datetime.now(UTC), age, keep, kinds, True)
+    else:
+        with access.guarded(loaded, "vacuum", "", reason, older_than=older_than, keep=keep) as act:
+            gone = take(loaded, datetime.now(UTC), age, keep, kinds)
+            act.details["taken"] = [each["name"] for each in gone]
+    total = sum(each["bytes"] for each in gone)
+    table = Table("kind", "what", "made", "bytes", box=None)
+    for each in gone:
+        table.add_row(each["kind"], each["name"], each["made"][:16], f"{each['bytes']:,}")
+    show({"taken": gone, "bytes": total, "dry_run": dry_run}, json_, lambda: table)
+    steps.say(f"{len(gone)} things, {total:,} bytes{': nothing was taken, a dry run' if dry_run else ' taken'}")

@@ -1,0 +1,230 @@
+"""``tandem erase``: a subject goes from everything in the data folder and the online store, and what depended on it says so.
+
+Rows and lines about the subject are taken out of event files, offline rows, dead letters, tiles, the stream's logs and waiting letters,
+training sets, the request log and its labels; its rows leave the online store; what cannot be taken apart (TFX's copies of examples,
+reports, Flink's checkpoints) is deleted whole where it holds the subject's bytes. Then all is searched again. Models, graphs and trackers'
+stores are not changed: they are named if they hold it still. Manifests of what lost rows, and of what was made from that, are marked
+``erased``, with a hash of the keys and never the keys.
+
+:func:`erase` takes a :class:`Subject` alone, so that a tombstone or a captured delete can become one.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.feature_store.store import open_store, ordered_store
+from pipelines.forgetting.subject import LINES, Subject, holds, without_lines, without_rows
+from pipelines.lake import layout
+from pipelines.lake.files import read_json, replaced, write_json
+from pipelines.project.repository import Repo
+from pipelines.streaming.driver import running
+from pipelines.streaming.state.row_log import seal_leftovers
+from transforms.errors import DataError, StoreError, TandemError
+
+__all__ = ["Report", "erase"]
+
+_LEFT_ALONE = ("services", "audit", "models", "graphs", "mlflow.db", "mlartifacts", "registry.db")
+"""Never rewritten; searched in the end (but for services and audit, which are others' data, and hold no subject)."""
+_WHOLE = ("tfx", "verify", "monitor", "reproduce", "demo", "replay", "alerts", "watch", "tracking")
+"""Reports and copies: a file that holds the subject goes as a whole."""
+_ANSWER = ("tandem_request", "tandem_row", "tandem_at")
+
+
+@dataclass
+class Report:
+    """What was found where: place -> rows, lines or files; ``rewritten`` and ``deleted`` files; ``marked`` manifests; ``remains``: files
+    (relative to the data folder) that hold its bytes still; ``notes``: what is not Tandem's to erase."""
+
+    found: Counter[str] = field(default_factory=Counter)
+    rewritten: list[str] = field(default_factory=list)
+    deleted: list[str] = field(default_factory=list)
+    marked: list[str] = field(default_factory=list)
+    remains: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able form."""
+        return {**vars(self), "found": dict(self.found)}
+
+
+def erase(repo: Repo, subject: Subject, dry_run: bool = False, say: Callable[[str], None] = lambda line: None) -> Report:
+    """Forget the subject; see the module. ``dry_run`` changes nothing. Raises DataError while a stream of the data folder runs."""
+    data, report = repo.data, Report()
+    for folder in sorted(p for p in layout.streams(data).glob("*") if p.is_dir()):
+        if running(folder) is not None:
+            raise DataError(f"stream {folder.name!r} runs and would write the rows again; 'tandem stream stop --name {folder.name}' first")
+        if not dry_run:
+            seal_leftovers(folder)
+            shutil.rmtree(folder / "flink" / "checkpoints", ignore_errors=True)  # tiles; an embedded engine never restores them
+    logs = tuple(data / source.files for source in repo.sources.values() if source.files)
+    answers: list[pa.Table] = []
+    entities: list[pa.Table] = []
+    for path in list(_files_below(data)):
+        _one_file(path, _place(path, data), subject, dry_run, report, answers, entities, data, logs)
+    _labels(data, answers, dry_run, report)
+    say("the online store")
+    _online(repo, subject, entities, dry_run, report)
+    if not dry_run:
+        _mark(data, subject, report)
+        say("searching again")
+        report.remains = [_name(p, data) for p in _all_files(data) if holds(p, subject)]
+    topics = sorted({s.topic for s in repo.sources.values() if s.topic})
+    if topics:
+        report.notes.append(
+            f"topics are not erased ({', '.join(topics)}, dead letters in {repo.settings.kafka.dead_letters}): what they still hold comes"
+            " back with a stream or replay that reads it; delete it there (a tombstone, delete-records), or let retention take it"
+        )
+    report.notes.append("a running server writes answers that it has not written yet; erase again after request_log_seconds, or restart it")
+    return report
+
+
+def _place(path: Path, data: Path) -> str:
+    parts = path.relative_to(data).parts
+    return "/".join(parts[:2]) if parts[0] in ("offline", "events", "training", "stream") and len(parts) > 2 else parts[0]
+
+
+def _name(path: Path, data: Path) -> str:
+    return path.relative_to(data).as_posix()
+
+
+def _files_below(data: Path) -> Iterator[Path]:
+    """Every file that may be rewritten or deleted."""
+    for path in sorted(data.rglob("*")):
+        if path.is_file() and not path.is_symlink() and path.relative_to(data).parts[0] not in _LEFT_ALONE and path.name != layout.MANIFEST:
+            yield path
+
+
+def _all_files(data: Path) -> Iterator[Path]:
+    for path in sorted(data.rglob("*")):
+        if path.is_file() and path.relative_to(data).parts[0] not in ("services", "audit"):
+            yield path
+
+
+def _one_file(
+    path: Path,
+    place: str,
+    subject: Subject,
+    dry_run: bool,
+    report: Report,
+    answers: list[pa.Table],
+    entities: list[pa.Table],
+    data: Path,
+    logs: tuple[Path, ...],
+) -> None:
+    lines = path.name.lower().removesuffix(".gz").removesuffix(".zst")
+    top = place.partition("/")[0]
+    if not subject.within(path.relative_to(data)).keys:  # all that lies in this folder is about it
+        report.found[place] += 1
+        report.deleted.append(_name(path, data))
+        if not dry_run:
+            path.unlink()
+            with suppress(OSError):  # one that is not empty yet
+                path.parent.rmdir()
+        return
+    if path.suffix == ".parquet":
+        try:
+            gone = without_rows(path, subject, dry_run)
+        except (pa.ArrowInvalid, OSError):  # no Parquet: an event file that a run gave a dead letter
+            gone = None
+        if gone is not None:
+            report.found[place] += gone.num_rows
+            report.rewritten.append(_name(path, data))
+            entities.append(gone)
+            if all(name in gone.column_names for name in _ANSWER):
+                answers.append(gone.select(list(_ANSWER)))
+            return
+    elif (top not in layout.NOT_EVENTS or any(path.is_relative_to(log) for log in logs)) and lines.endswith(LINES):
+        if count := without_lines(path, subject, dry_run):
+            report.found[place] += count
+            report.rewritten.append(_name(path, data))
+        return
+    elif (top in _WHOLE or "letters" in path.parts or "flink" in path.parts) and holds(path, subject):
+        report.found[place] += 1
+        report.deleted.append(_name(path, data))
+        if not dry_run:
+            path.unlink()
+
+
+def _labels(data: Path, answers: list[pa.Table], dry_run: bool, report: Report) -> None:
+    """Labels name answers, not entities: those of the answers that went go, too."""
+    gone = {tuple(row.values()) for table in answers for row in table.to_pylist()}
+    for path in sorted(data.glob("labels/*/*.parquet")) if gone else ():
+        table = pq.read_table(path)
+        keep = [tuple(row.values()) not in gone for row in table.select(list(_ANSWER)).to_pylist()]
+        if not all(keep):
+            report.found["labels"] += len(keep) - sum(keep)
+            report.rewritten.append(_name(path, data))
+            if not dry_run:
+                with replaced(path, durable=True) as out:
+                    pq.write_table(table.filter(pa.array(keep)), out)
+
+
+def _online(repo: Repo, subject: Subject, entities: list[pa.Table], dry_run: bool, report: Report) -> None:
+    """Rows of the keys that the subject had, in every view that has these keys."""
+    if not (repo.path / "feature_store.yaml").is_file():
+        return
+    store = open_store(repo)
+    try:
+        online = ordered_store(store)
+    except TandemError as error:
+        report.notes.append(f"the online store is not erased: {error}")
+        return
+    wanted = dict(subject.keys)
+    for view in store.list_feature_views():
+        names = [c.name for c in view.entity_columns]
+        if not set(wanted) <= set(names):
+            continue
+        kinds = {c.name: pa.int64() if "INT" in str(c.dtype).upper() else pa.string() for c in view.entity_columns}
+        keys = {
+            tuple(str(row[n]) for n in names) for t in entities if set(names) <= set(t.column_names) for row in t.select(names).to_pylist()
+        }
+        if set(names) == set(wanted):
+            keys.add(tuple(wanted[n] for n in names))
+        columns = [pa.array([key[i] for key in sorted(keys)], pa.string()).cast(kinds[n]) for i, n in enumerate(names)]
+        try:
+            count = online.erase_keys(store.config, view, names, columns, dry_run)
+        except StoreError as error:
+            raise StoreError(f"the online store was not erased: {error}; files are; run the same command again") from None
+        if count:
+            report.found[f"online/{view.name}"] += count
+
+
+def _mark(data: Path, subject: Subject, report: Report) -> None:
+    """Manifests of runs and training sets that lost rows, and of those that were made from them."""
+    touched = {part for name in [*report.rewritten, *report.deleted] for part in _owners(name)}
+    manifests = [*layout.runs(data).glob(f"*/{layout.MANIFEST}"), *layout.training(data).glob(f"*/{layout.MANIFEST}")]
+    texts = {path: path.read_text(errors="replace") for path in manifests}
+    owners = {p.parent.name for p in manifests if p.parent.name in touched}
+    grew = True
+    while grew:  # a run that names an owner depends on it: training sets on rows, trainings on sets, evaluations on trainings
+        more = {p.parent.name for p, text in texts.items() if p.parent.name not in owners and any(owner in text for owner in owners)}
+        owners, grew = owners | more, bool(more)
+    for path in manifests:
+        manifest = read_json(path)
+        if path.parent.name in owners and manifest is not None:
+            direct = path.parent.name in touched
+            mark = {
+                "at": datetime.now(UTC).isoformat(),
+                "subject": subject.digest,
+                "what": "rows" if direct else "made from what lost rows",
+            }
+            write_json(path, {**manifest, "erased": [*manifest.get("erased", []), mark]}, durable=True)
+            report.marked.append(_name(path, data))
+
+
+def _owners(name: str) -> Iterator[str]:
+    parts = name.split("/")
+    if parts[0] in ("runs", "training"):
+        yield parts[1]
+    yield from (part.removeprefix("run=") for part in parts if part.startswith("run="))

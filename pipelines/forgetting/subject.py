@@ -1,0 +1,185 @@
+"""A subject, and its records in files: Parquet, JSON lines, anything else. Pure functions of a file."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines.lake.files import replaced
+from transforms.errors import ConfigError
+
+__all__ = ["LINES", "Subject", "holds", "without_lines", "without_rows"]
+
+LINES = (".jsonl", ".ndjson", ".json")
+_PACKED = (".gz", ".zst")
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Whom to forget: the value of each entity key, as text. What is about it has all of them."""
+
+    keys: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def parse(cls, given: list[str]) -> Subject:
+        """From ``name=value``, one for each key. Raises ConfigError."""
+        keys = []
+        for text in given:
+            name, separator, value = text.partition("=")
+            if not separator or not name or not value:
+                raise ConfigError(
+                    f"--entity {text!r}: write KEY=VALUE, the entity's key and its value; for several keys give --entity again"
+                )
+            keys.append((name, value))
+        if len({name for name, _ in keys}) < len(keys) or not keys:
+            raise ConfigError("--entity: give each key once")
+        return cls(tuple(keys))
+
+    @property
+    def digest(self) -> str:
+        """What may stand in logs and manifests: names, and a hash of the values."""
+        names = ",".join(name for name, _ in self.keys)
+        return f"{names}#{hashlib.sha256(repr(self.keys).encode()).hexdigest()[:12]}"
+
+    def is_in(self, value: Any) -> bool:
+        """Whether a JSON value is a record of it, or holds one at any depth."""
+        if isinstance(value, dict):
+            if all(name in value and _text(value[name]) == wanted for name, wanted in self.keys):
+                return True
+            return any(self.is_in(each) for each in value.values())
+        return isinstance(value, list) and any(self.is_in(each) for each in value)
+
+    def is_in_text(self, data: bytes) -> bool:
+        """Whether a payload is about it. One that is no JSON: whether it holds the values at all."""
+        if not all(wanted.encode() in data for _, wanted in self.keys):
+            return False
+        try:
+            return self.is_in(json.loads(data))
+        except (ValueError, RecursionError):
+            return True
+
+    def within(self, path: Path) -> Subject:
+        """What is left to be asked of a file's records, where its folders ``key=value`` say some of it."""
+        folders = set(path.parent.parts)
+        return Subject(tuple((name, value) for name, value in self.keys if f"{name}={value}" not in folders))
+
+    def rows(self, table: pa.Table) -> Mask:
+        """Which rows of a table are about it, bool [N]: by its columns. Without these: by payloads, and by cells of text (or lists of it)
+        that are its values, as where a feature of another entity is the last or the most frequent one."""
+        columns = dict(zip(table.column_names, table.columns, strict=True))
+        out = np.ones(table.num_rows, bool)
+        if all(name in columns for name, _ in self.keys):
+            for name, wanted in self.keys:
+                out &= _equal(columns[name], wanted)
+            return out
+        for _, wanted in self.keys:
+            out &= np.logical_or.reduce([np.zeros(table.num_rows, bool), *(_equal(column, wanted) for column in columns.values())])
+        for column in columns.values():
+            if pa.types.is_binary(column.type) or pa.types.is_string(column.type):
+                least = b"" if pa.types.is_binary(column.type) else b"{"
+                values = column.cast(pa.binary()).to_pylist()
+                out |= np.array([value is not None and value.startswith(least) and self.is_in_text(value) for value in values], bool)
+        return out
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None or isinstance(value, bool | dict | list) else str(value)
+
+
+def _equal(column: pa.ChunkedArray, wanted: str) -> Mask:
+    """Which cells are this text, or a list with it."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return _equal(column.cast(kind.value_type), wanted)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return np.array([cell is not None and any(_text(each) == wanted for each in cell) for cell in column.to_pylist()], bool)
+    if not (pa.types.is_binary(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
+        return np.zeros(len(column), bool)
+    if pa.types.is_binary(kind):
+        return np.array([cell == wanted.encode() for cell in column.to_pylist()], bool)
+    found: Mask = pc.fill_null(pc.equal(column.cast(pa.string()), wanted), False).to_numpy()
+    return found
+
+
+def without_rows(path: Path, subject: Subject, dry_run: bool = False) -> pa.Table | None:
+    """Rewrite a Parquet file without the subject's rows, in one step; these rows, None if there are none."""
+    with pq.ParquetFile(path) as file:  # not by pq.read_table: that makes columns of folders key=value
+        table, meta = file.read(), file.metadata
+    found = subject.within(path).rows(table)
+    if not found.any():
+        return None
+    if not dry_run:
+        codec = meta.row_group(0).column(0).compression if meta.num_row_groups and meta.num_columns else "SNAPPY"
+        with replaced(path, durable=True) as out:
+            pq.write_table(table.filter(pa.array(~found)), out, compression="NONE" if codec == "UNCOMPRESSED" else codec)
+    return table.filter(pa.array(found))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    if path.name.lower().endswith(".zst"):
+        with pa.input_stream(str(path), compression="zstd") as stream:
+            yield cast(IO[bytes], stream)
+    elif path.name.lower().endswith(".gz"):
+        with gzip.open(path, "rb") as packed:
+            yield cast(IO[bytes], packed)
+    else:
+        with open(path, "rb") as plain:
+            yield plain
+
+
+def _packed(path: Path, data: bytes) -> bytes:
+    if path.name.lower().endswith(".zst"):
+        return bytes(pa.compress(data, codec="zstd", asbytes=True))
+    return gzip.compress(data, mtime=0) if path.name.lower().endswith(".gz") else data
+
+
+def without_lines(path: Path, subject: Subject, dry_run: bool = False) -> int:
+    """Rewrite a file of JSON lines without the subject's, in one step; how many there were."""
+    with _opened(path) as file:
+        lines = file.read().splitlines(keepends=True)
+    asked = subject.within(path)
+    kept = [line for line in lines if not asked.is_in_text(line)]
+    if len(kept) < len(lines) and not dry_run:
+        with replaced(path, durable=True) as out:
+            out.write(_packed(path, b"".join(kept)))
+    return len(lines) - len(kept)
+
+
+def holds(path: Path, subject: Subject) -> bool:
+    """Whether the bytes of all its values are in a file: unpacked, and decoded where it is Parquet."""
+    wanted = [value.encode() for _, value in subject.keys]
+    if path.suffix == ".parquet":
+        try:
+            with pq.ParquetFile(path) as file:
+                table = file.read()
+        except (pa.ArrowInvalid, OSError):
+            return all(value in path.read_bytes() for value in wanted)
+        return all(any(_column_holds(column, value) for column in table.columns) for value in wanted)
+    try:
+        with _opened(path) as unpacked:
+            data = unpacked.read()
+    except (OSError, EOFError, pa.ArrowInvalid):  # damaged: as it is
+        data = path.read_bytes()
+    return all(value in data for value in wanted)
+
+
+def _column_holds(column: pa.ChunkedArray, value: bytes) -> bool:
+    kind = column.type
+    if pa.types.is_binary(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_large_binary(kind):
+        return bool(pc.any(pc.match_substring(column.cast(pa.binary()), pattern=value)).as_py())
+    if pa.types.is_nested(kind) or pa.types.is_dictionary(kind):
+        return value in repr(column.to_pylist()).encode()
+    return False

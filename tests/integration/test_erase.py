@@ -1,0 +1,185 @@
+"""``tandem erase``: a subject is gone from every file and store, whatever its format; the others are not."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.forgetting.erase import erase
+from pipelines.forgetting.subject import Subject
+from pipelines.lake.audit import AuditLog
+from pipelines.streaming.stream_job import run_stream
+from pipelines.streaming.stream_options import StreamOptions
+from tests.integration.stream_world import ROOT, StreamWorld, environment, events, make_stream_world
+from transforms.errors import ConfigError, DataError
+
+pytestmark = pytest.mark.timeout(400)
+GONE, STAYS = "z3", "z4"
+# Longer than anything that is there by chance: the byte search is for this.
+NAME = {GONE: "zone-to-be-forgotten", STAYS: "zone-that-stays"}
+
+
+def renamed(event: bytes) -> bytes:
+    value = json.loads(event)
+    return json.dumps({**value, "zone": NAME.get(value["zone"], value["zone"])}).encode()
+
+
+def search(folder: Path, text: str) -> list[str]:
+    """Where a text is, by other means than the product's: bytes, unpacked, and every cell of Parquet. The passwords of services are not."""
+    return sorted(
+        {path.relative_to(folder).as_posix().removesuffix("-wal") for path in folder.rglob("*") if path.is_file() and in_file(path, text)}
+    )
+
+
+def in_file(path: Path, text: str) -> bool:
+    data = path.read_bytes()
+    if path.suffix == ".gz":
+        data += gzip.decompress(data)
+    if path.suffix == ".zst":
+        data += pa.CompressedInputStream(pa.BufferReader(data), "zstd").read()
+    return text.encode() in data or (path.suffix == ".parquet" and text in repr(pq.ParquetFile(path).read().to_pylist()))
+
+
+def table(path: Path, **columns: list[Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> StreamWorld:
+    """A stream that ran, and everything else that a data folder has, with the subject in each."""
+    made = make_stream_world(tmp_path / "world")
+    log = [renamed(e) for e in events(400)]
+    made.produce(log)
+    manifest = run_stream(made.repo(), StreamOptions(runner="direct", until="latest"), lambda line: None)
+    assert manifest["code"] == 0
+    data, gone, stays = made.data, NAME[GONE], NAME[STAYS]
+    folder = data / "events" / "trips"
+    folder.mkdir(parents=True)
+    lines = b"".join(e + b"\n" for e in log)
+    (folder / "a.jsonl").write_bytes(lines)
+    (folder / "b.jsonl.gz").write_bytes(gzip.compress(lines))
+    (folder / "broken.jsonl").write_bytes(b'{"zone": "' + gone.encode() + b'", \n' + log[0] + b"\n")
+    with pa.CompressedOutputStream(str(folder / "c.ndjson.zst"), "zstd") as out:
+        out.write(lines)
+    rows = [json.loads(e) for e in log]
+    for place in (
+        folder / "date=2023-11-14" / "d.parquet",
+        data / "offline" / "zones" / "run=batch-1" / "date=2023-11-14" / "p.parquet",
+    ):
+        table(place, zone=[r["zone"] for r in rows], fare=[r["fare"] for r in rows])
+    table(folder / f"zone={gone}" / "e.parquet", fare=[1.0, 2.0])
+    table(data / "offline" / "other" / "run=batch-1" / "p.parquet", trip=["t1", "t2"], last_zone=[gone, stays], some=[[gone], [stays]])
+    letters = data / "runs" / "batch-1" / "dead_letters" / "trips" / "l.parquet"
+    table(letters, source=["trips"] * 3, payload=[b'{"zone": "%s"}' % gone.encode(), b"\xff " + gone.encode(), b'{"zone": "x"}'])
+    table(data / "training" / "set1" / "train" / "part-0.parquet", zone=[gone, stays], label=[0.0, 1.0])
+    table(
+        data / "requests" / "date=2024-01-01" / "r.parquet",
+        tandem_request=["a", "b"],
+        tandem_row=[0, 0],
+        tandem_at=[1, 2],
+        zone=[gone, stays],
+    )
+    table(data / "labels" / "m" / "part-000000.parquet", tandem_request=["a", "b"], tandem_row=[0, 0], tandem_at=[1, 2], label=[1.0, 0.0])
+    (data / "tfx" / "examples").mkdir(parents=True)
+    (data / "tfx" / "examples" / "data.gz").write_bytes(gzip.compress(b"record " + gone.encode()))
+    (data / "tfx" / "examples" / "other.gz").write_bytes(gzip.compress(b"record " + stays.encode()))
+    manifests: list[tuple[str, str, dict[str, Any]]] = [
+        ("runs", "batch-1", {}),
+        ("training", "set1", {"inputs": ["run=batch-1"]}),
+        ("runs", "train-1", {"set": "set1"}),
+        ("runs", "apply-0", {"of": "batch-0"}),
+    ]
+    for kind, name, more in manifests:
+        (data / kind / name).mkdir(parents=True, exist_ok=True)
+        (data / kind / name / "manifest.json").write_text(json.dumps({"id": name, "kind": "batch", "status": "complete", **more}))
+    return made
+
+
+def online(world: StreamWorld, zone: str) -> bool:
+    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+    from feast.protos.feast.types.Value_pb2 import Value
+
+    from pipelines.feature_store.store import open_store, ordered_store
+
+    store = open_store(world.repo())
+    view = next(v for v in store.list_feature_views() if [c.name for c in v.entity_columns] == ["zone"])
+    key = EntityKey(join_keys=["zone"], entity_values=[Value(string_val=zone)])
+    return ordered_store(store).read_stored(store.config, view, [ordered_store(store).entity_key(store.config, key)], [])[0] is not None
+
+
+def test_nothing_of_a_subject_is_left_and_all_of_the_others_is(world: StreamWorld) -> None:
+    """Issue 13, section 3."""
+    data, gone, stays = world.data, NAME[GONE], NAME[STAYS]
+    before, others = search(data, gone), search(data, stays)
+    assert len(before) > 12 and online(world, gone) and online(world, stays)
+    subject = Subject.parse([f"zone={gone}"])
+    dry = erase(world.repo(), subject, dry_run=True)
+    assert search(data, gone) == before and dry.found and not dry.marked, "a dry run changes nothing"
+    events_before = len((data / "events" / "trips" / "a.jsonl").read_bytes().splitlines())
+    report = erase(world.repo(), subject)
+    assert report.remains == [] and report.found == dry.found
+    assert search(data, gone) == [] and not [p for p in data.rglob("*") if gone in p.name]
+    assert not online(world, gone) and online(world, stays)
+    assert search(data, stays) == others, "others are where they were"
+    for place in (
+        "events/trips",
+        "offline/zones",
+        "offline/other",
+        "runs",
+        "training/set1",
+        "requests",
+        "labels",
+        "tfx",
+        "online/zones",
+        "online/pairs",
+    ):
+        assert any(found.startswith(place) for found in report.found), (place, report.found)
+    kept = (data / "events" / "trips" / "a.jsonl").read_bytes().splitlines()
+    assert len(kept) == len(gzip.decompress((data / "events" / "trips" / "b.jsonl.gz").read_bytes()).splitlines())
+    assert 0 < len(kept) < events_before and all(json.loads(line)["zone"] != gone for line in kept)
+    assert pq.read_table(data / "labels" / "m" / "part-000000.parquet")["tandem_request"].to_pylist() == ["b"]
+    marks = {
+        n: json.loads((data / n / "manifest.json").read_text()).get("erased")
+        for n in ("runs/batch-1", "training/set1", "runs/train-1", "runs/apply-0")
+    }
+    assert [marks["runs/batch-1"][0]["what"], marks["runs/train-1"][0]["what"]] == ["rows", "made from what lost rows"]
+    assert marks["training/set1"] and marks["runs/apply-0"] is None
+    again = erase(world.repo(), subject)
+    assert not again.found and not again.rewritten
+
+
+def test_by_the_command_line(world: StreamWorld) -> None:
+    words = world.command("erase", "--entity", f"zone={NAME[GONE]}", "--reason", "asked to", "--json")
+    done = subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["found"]["requests"] == 1 and "topics are not erased (trips" in " ".join(done.stderr.split())
+    assert search(world.data, NAME[GONE]) == []
+    found = AuditLog(world.data / "audit").check()
+    assert not found.problem and [e["outcome"] for e in found.entries if e["action"] == "erase"] == ["begun", "done"]
+    model = world.data / "graphs" / "zones" / "vocabulary"
+    model.write_text(NAME[STAYS])
+    words = world.command("erase", "--entity", f"zone={NAME[STAYS]}")
+    done = subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=200)
+    assert done.returncode == 3 and "still holds it: graphs/zones/vocabulary" in " ".join(done.stderr.split())
+
+
+def test_mistakes_are_one_line() -> None:
+    for given in (["zone"], ["=x"], ["zone="], ["a=1", "a=2"], []):
+        with pytest.raises(ConfigError, match="--entity"):
+            Subject.parse(given)
+
+
+def test_a_running_stream_is_stopped_first(tmp_path: Path) -> None:
+    from pipelines.streaming.driver import Driver
+
+    world = make_stream_world(tmp_path / "world")
+    with Driver(world.stream).held(), pytest.raises(DataError, match="stream 'main' runs and would write the rows again"):
+        erase(world.repo(), Subject.parse(["zone=x"]))
