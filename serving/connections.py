@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import ssl
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,34 +93,70 @@ class Limited(HttpToolsProtocol):
     """One connection. A subclass of :func:`connection_class` knows the server's limits."""
 
     limits: Connections
+    tls: ssl.SSLContext | None = None
     address = ""
+    _early = b""
     _entered = False
     _head_bytes = 0
     _in_head = True
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        peer = transport.get_extra_info("peername")
+        self.address = peer[0] if isinstance(peer, tuple) else ""
+        self._raw = transport
+        self._entered = self.limits.enter(self, self.address)
+        if self.tls is not None:
+            # Not by the listener: it would tell us of connections after their handshake alone, and nobody would count those before.
+            if not self._entered:
+                self.limits.refused += 1
+                transport.abort()
+                return
+            transport.pause_reading()  # what comes belongs to the handshake
+            self._securing = self.loop.create_task(self._secure(transport, self.tls))
+            return
         super().connection_made(transport)
-        self.address = self.client[0] if self.client else ""
-        if not self.limits.enter(self, self.address):
+        self._begin()
+
+    def _begin(self) -> None:
+        if not self._entered:
             self.limits.refused += 1
             self._answer(503, "too many connections; try again")
             return
-        self._entered = True
         self._set_timer(self.limits.head_seconds, self._late_head)
+        if self._early:
+            data, self._early = self._early, b""
+            self.data_received(data)
+
+    async def _secure(self, transport: asyncio.Transport, context: ssl.SSLContext) -> None:
+        try:
+            seconds = self.limits.head_seconds
+            secured = await self.loop.start_tls(transport, self, context, server_side=True, ssl_handshake_timeout=seconds)
+        except (OSError, asyncio.CancelledError):  # ssl.SSLError and time-outs among them
+            secured = None
+        if secured is None or not self._entered:
+            self._leave()
+            transport.abort()
+            return
+        super().connection_made(secured)
+        self._begin()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._leave()
         self._stop_timer()
-        super().connection_lost(exc)
+        if self.transport is not None:
+            super().connection_lost(exc)
 
     def end(self) -> None:
         """Close it at once, to make room."""
         self._leave()
         self._stop_timer()
-        self.transport.abort()
+        (self.transport or self._raw).abort()
 
     def data_received(self, data: bytes) -> None:
+        if self.transport is None:
+            self._early += data  # it came with the end of the handshake
+            return
         if not self._entered:
             return  # refused
         if self._in_head:
@@ -223,5 +260,5 @@ class Limited(HttpToolsProtocol):
 
 
 def connection_class(limits: Connections) -> type[Limited]:
-    """The protocol class of a server with these limits, for uvicorn's ``http``."""
+    """The protocol class of a server with these limits, for uvicorn's ``http``. With a ``tls`` it makes the handshakes itself."""
     return type("LimitedConnection", (Limited,), {"limits": limits})

@@ -26,16 +26,12 @@ _BACKLOG = 128
 def run(settings: ServingSettings) -> None:
     """Serve until interrupted; requests under way are finished first. Raises ConfigError."""
     warning = settings.exposure()
-    config = uvicorn_config(settings)
-    try:
-        config.load()
-    except (OSError, ssl.SSLError) as e:
-        raise ConfigError(f"tls_cert {settings.tls_cert}: certificate, key or authorities cannot be used ({e}); give PEM files") from None
+    config, tls = uvicorn_config(settings)
     if warning:
         logging.getLogger("uvicorn.error").warning(warning)
     watcher = None
-    if config.ssl is not None:
-        watcher = Watcher(Reload(settings, config.ssl).look, settings.poll_seconds)
+    if tls is not None:
+        watcher = Watcher(Reload(settings, tls).look, settings.poll_seconds)
         watcher.start()
     try:
         server = uvicorn.Server(config)
@@ -47,13 +43,15 @@ def run(settings: ServingSettings) -> None:
             watcher.close()
 
 
-def uvicorn_config(settings: ServingSettings, app: Any = None) -> uvicorn.Config:
-    """How uvicorn serves the application of these settings."""
-    return uvicorn.Config(
+def uvicorn_config(settings: ServingSettings, app: Any = None) -> tuple[uvicorn.Config, ssl.SSLContext | None]:
+    """How uvicorn serves the application of these settings, and its TLS, if any. Raises ConfigError."""
+    connection = connection_class(Connections.of(settings))
+    config = uvicorn.Config(
         app or create_app(settings),
         host=settings.host,
         port=settings.port,
-        http=connection_class(Connections.of(settings)),
+        http=connection,
+        loop="auto" if settings.tls_cert is None else "asyncio",  # uvloop's start_tls does not get to the end of a server's handshake
         ws="none",
         backlog=_BACKLOG,
         log_level="info",
@@ -63,12 +61,20 @@ def uvicorn_config(settings: ServingSettings, app: Any = None) -> uvicorn.Config
         forwarded_allow_ips=list(settings.trusted_proxies) or None,
         timeout_keep_alive=max(1, round(settings.idle_seconds)),
         timeout_graceful_shutdown=max(1, round(settings.timeout_seconds)),
+        ssl_ciphers="ECDHE+AESGCM:ECDHE+CHACHA20",  # of TLS 1.2; those of 1.3 are all good
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=settings.tls_key,
         ssl_ca_certs=None if settings.tls_client_ca is None else str(settings.tls_client_ca),
         # Where keys or tokens are taken too, a client may come without a certificate; then the guard asks it for one of these.
         ssl_cert_reqs=ssl.CERT_NONE if settings.tls_client_ca is None else ssl.CERT_OPTIONAL,
     )
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as e:
+        raise ConfigError(f"tls_cert {settings.tls_cert}: certificate, key or authorities cannot be used ({e}); give PEM files") from None
+    tls, config.ssl = config.ssl, None
+    connection.tls = tls
+    return config, tls
 
 
 class Reload:

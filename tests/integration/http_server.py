@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
@@ -17,8 +18,9 @@ from serving.server import uvicorn_config
 @contextmanager
 def running(settings: Any, app: Any = None) -> Iterator[tuple[uvicorn.Server, str, int]]:
     """(server, host, port) of a server that answers."""
-    config = uvicorn_config(settings.model_copy(update={"port": 0}), app)
+    config, _ = uvicorn_config(settings.model_copy(update={"port": 0}), app)
     config.log_config = None
+    asyncio.set_event_loop_policy(None)  # uvicorn leaves that of the server before, for all of the process
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -55,3 +57,16 @@ def read_all(s: socket.socket) -> bytes:
     except ConnectionResetError:
         pass
     return b"".join(parts)
+
+
+def read_answer(s: socket.socket) -> bytes:
+    """One answer with a ``content-length``, however it is cut on its way."""
+    data = b""
+    while True:
+        head, end, body = data.partition(b"\r\n\r\n")
+        if end and len(body) >= int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]):
+            return data
+        part = s.recv(65_536)
+        if not part:
+            return data
+        data += part

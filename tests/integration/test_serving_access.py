@@ -230,8 +230,9 @@ def test_tls_client_certificates_and_a_certificate_that_changes(world: Path, tmp
         with socket.create_connection(("127.0.0.1", port), 20) as plain:
             plain.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n")
             assert b"live" not in read_all(plain)
-        assert server.config.ssl is not None
-        reload, before = Reload(given, server.config.ssl), ssl.get_server_certificate(("localhost", port))
+        tls = getattr(server.config.http_protocol_class, "tls", None)
+        assert tls is not None
+        reload, before = Reload(given, tls), ssl.get_server_certificate(("localhost", port))
         secret.write_text("half")
         reload.look()
         assert ssl.get_server_certificate(("localhost", port)) == before

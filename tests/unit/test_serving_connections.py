@@ -6,6 +6,7 @@ import contextlib
 import json
 import resource
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -17,7 +18,8 @@ import pytest
 
 from serving.connections import most_connections
 from serving.settings import ServingSettings
-from tests.integration.http_server import connect, exchange, read_all, running
+from tests.certificates import Authority
+from tests.integration.http_server import connect, exchange, read_all, read_answer, running
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 
@@ -116,9 +118,9 @@ def test_an_answer_before_the_body_ends_the_connection_soon(port: int) -> None:
                 time.sleep(0.05)
     with connect(port) as s:  # who sends it in time may go on
         s.sendall(b"POST /early HTTP/1.1\r\ncontent-length: 3\r\n\r\nabc")
-        assert s.recv(1000).endswith(b"0")
+        assert read_answer(s).endswith(b"0")
         s.sendall(GET)
-        assert s.recv(1000).startswith(b"HTTP/1.1 200")
+        assert read_answer(s).startswith(b"HTTP/1.1 200")
 
 
 def test_pipelined_requests_are_answered(port: int) -> None:
@@ -147,8 +149,40 @@ def test_without_an_idle_one_a_connection_is_refused_in_words(tmp_path: Path) ->
         assert answer.startswith(b"HTTP/1.1 503 ") and b"too many connections" in answer
         for s in busy:
             s.sendall(b"abc")
-            assert s.recv(1000).startswith(b"HTTP/1.1 200")
+            assert read_answer(s).startswith(b"HTTP/1.1 200")
             s.close()
+
+
+def test_connections_before_their_handshake_count_too(tmp_path: Path) -> None:
+    """SECURITY H4, over TLS: silent connections make room, half a handshake ends by its deadline, what comes right behind one is read."""
+    authority = Authority()
+    authority.issue(tmp_path / "cert.pem", tmp_path / "key.pem", "localhost", server=True)
+    (tmp_path / "ca.pem").write_bytes(authority.pem)
+    given = made(tmp_path, max_connections=20, head_seconds=2.0, tls_cert=tmp_path / "cert.pem", tls_key=tmp_path / "key.pem")
+    context = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+    with running(given, hello) as (_, _, port):
+
+        def ask() -> None:
+            with context.wrap_socket(connect(port), server_hostname="localhost") as s:
+                for _ in range(3):
+                    s.sendall(b"POST / HTTP/1.1\r\ncontent-length: 3\r\n\r\nabc")
+                    assert read_answer(s).startswith(b"HTTP/1.1 200")
+
+        idle = [connect(port) for _ in range(60)]
+        for _ in range(5):
+            ask()
+        for sent in (b"", b"\x16\x03\x01", b"GET / HTTP/1.1\r\n\r\n"):
+            begun = time.monotonic()
+            assert b"200" not in exchange(port, sent)
+            assert time.monotonic() - begun < 15
+        ask()
+        for s in idle:
+            s.close()
+        old = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+        old.maximum_version = ssl.TLSVersion.TLSv1_2
+        old.set_ciphers("AES128-SHA")
+        with pytest.raises(ssl.SSLError):
+            old.wrap_socket(connect(port), server_hostname="localhost")
 
 
 def test_one_address_cannot_have_all(tmp_path: Path) -> None:
@@ -163,7 +197,7 @@ def test_one_address_cannot_have_all(tmp_path: Path) -> None:
             other.settimeout(20)
             other.connect(("127.0.0.1", port))
             other.sendall(GET)
-            assert other.recv(1000).startswith(b"HTTP/1.1 200")
+            assert read_answer(other).startswith(b"HTTP/1.1 200")
         for s in busy:
             s.close()
 
