@@ -23,7 +23,7 @@ from transforms.definitions import RESERVED, FeatureGroup
 from transforms.errors import GraphError
 from transforms.graph import TransformGraph, input_width, save_graph, tensor_values, with_width
 
-__all__ = ["analyze_groups", "check_row_by_row", "graph_inputs", "to_tft_batch", "wrap_preprocessing_fn"]
+__all__ = ["analyze_groups", "check_row_by_row", "graph_inputs", "outputs_of", "to_tft_batch", "wrap_preprocessing_fn"]
 
 PreprocessingFn = Callable[[dict[str, Any]], dict[str, Any]]
 BATCH = 65_536
@@ -147,6 +147,22 @@ def _place(error: BaseException, function: Callable[..., Any]) -> str:
             line = trace.tb_lineno
         trace = trace.tb_next
     return f" ({Path(code.co_filename).name}, line {line})" if code is not None and line else ""
+
+
+def outputs_of(group: FeatureGroup, function: PreprocessingFn) -> dict[str, str]:
+    """The outputs that a group's function gives, with their types (float32, int64, string), by a call on symbolic tensors: no data is
+    needed. Raises GraphError for whatever is wrong with the function."""
+    found: dict[str, str] = {}
+    inputs = graph_inputs(group)
+    wrapped = wrap_preprocessing_fn(function, inputs, f"group {group.name!r}: preprocessing_fn {group.preprocessing_fn!r}")
+
+    def traced(tensors: dict[str, Any]) -> dict[str, Any]:
+        out = wrapped(tensors)
+        found.update({name: value.dtype.name for name, value in out.items()})
+        return out
+
+    _trace(group, inputs, traced)
+    return found
 
 
 def _trace(group: FeatureGroup, inputs: pa.Schema, function: PreprocessingFn) -> None:

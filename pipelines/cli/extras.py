@@ -23,6 +23,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 """The modules by which an extra is known to be there. Java and the jars' fetcher are not among them: a machine may have its own."""
 
 NEEDED = {
+    "check": "batch",
     "events": "batch",
     "batch": "batch",
     "apply": "batch",

@@ -24,6 +24,7 @@ GROUP = "tandem.commands"
 
 COMMANDS = {
     "init": "pipelines.demo.demo_commands:init",
+    "check": "pipelines.cli.check:check",
     "events": "pipelines.cli.batch:events",
     "batch": "pipelines.cli.batch:batch",
     "apply": "pipelines.cli.batch:apply",

@@ -1,0 +1,38 @@
+"""``tandem check``: is the repository right, in seconds."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, load, quiet, screen, show
+
+__all__ = ["check"]
+
+
+def check(
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    rows: Annotated[
+        bool, typer.Option("--rows/--no-rows", help="Run preprocessing functions on a hundred rows, too (some ten seconds).")
+    ] = True,
+    json_: JsonOption = False,
+) -> None:
+    """Check definitions, contracts, preprocessing functions, feature services and models, on a few events and a hundred rows.
+
+    Nothing is written, applied or recorded. Exit codes: 0 nothing is wrong; 1 something is, one line each.
+    """
+    quiet()
+    loaded, steps = load(repo, data), Steps()
+    steps.say(f"definitions: {len(loaded.sources)} sources, {len(loaded.groups)} groups")
+    from pipelines.training.project_check import check_project
+
+    def wrong(line: str) -> None:
+        screen.print(f"error: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
+
+    with steps.doing("checking"):
+        found = check_project(loaded, steps.say, wrong, rows)
+    show({"problems": found}, json_)
+    if found:
+        raise typer.Exit(1)

@@ -1,0 +1,93 @@
+"""``tandem check``: the mistakes that a job would find after minutes, in seconds."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from pipelines.demo.scaffold import scaffold
+from pipelines.project.repository import load_repo
+from pipelines.training.project_check import check_project
+
+EVENT = {"payment_id": "p", "card_id": 1, "country": "DE", "terminal_id": 2, "amount": 5.0, "online": True, "declined": None}
+
+
+def shop(folder: Path) -> Path:
+    """A fresh repository with some days of payments."""
+    scaffold(folder)
+    day = folder / "data" / "events" / "payments" / "date=2024-03-06"
+    day.mkdir(parents=True)
+    lines = []
+    for i in range(300):
+        at = datetime(2024, 3, 6, i % 24, i % 60, tzinfo=UTC)
+        lines.append(json.dumps({**EVENT, "payment_id": f"p{i}", "card_id": 1 + i % 7, "amount": float(i), "paid_at": at.isoformat()}))
+    (day / "part-0.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def change(folder: Path, file: str, old: str, new: str) -> None:
+    text = (folder / file).read_text()
+    assert old in text
+    (folder / file).write_text(text.replace(old, new, 1))
+
+
+def check(folder: Path, rows: bool = False) -> tuple[list[str], list[str]]:
+    for stem in [p.stem for p in folder.glob("*.py")]:
+        sys.modules.pop(stem, None)
+    said: list[str] = []
+    return check_project(load_repo(folder), said.append, rows=rows), said
+
+
+def test_a_fresh_repository_is_right(tmp_path: Path) -> None:
+    """FAULTS 33: nothing was run or applied; a hundred rows go through every graph that has events. Nothing is written."""
+    folder = shop(tmp_path / "shop")
+    before = sorted(p for p in folder.rglob("*") if p.suffix != ".pyc" and p.name != "__pycache__")
+    found, said = check(folder, rows=True)
+    assert found == []
+    assert "source payments: 300 events taken, rejected: none" in said
+    assert said[-1] == "preprocessing of card_activity, terminal_activity runs on 100 rows"
+    assert any(line.startswith("model 'card_fraud': ") for line in said)
+    assert sorted(p for p in folder.rglob("*") if p.suffix != ".pyc" and p.name != "__pycache__") == before
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "line"),
+    [
+        (
+            "preprocessing.py", '_log(inputs["count_1h"])', '_log(inputs["count_7h"])',
+            "preprocessing_fn 'preprocessing:card_activity' failed: KeyError: 'count_7h'",
+        ),
+        (
+            "labels.py", 'features="card_fraud"', 'features=["card_activity:typo"]',
+            "group 'card_activity' has no feature 'typo'; it has age_24h",
+        ),
+        (
+            "labels.py", 'features="card_fraud"', 'features="nobody"',
+            "no file defines the feature service 'nobody'; there is card_fraud",
+        ),
+        (
+            "labels.py", 'features="card_fraud"', 'features=["card_activity:amount_last_3_24h"]',
+            "a model takes text, numbers and truth values",
+        ),
+        (
+            "features.py", "min=0, max=1_000_000", "min=5_000, max=1_000_000",
+            "source 'payments': its contract takes none of the first 300 events (300 out_of_range)",
+        ),
+        (
+            "features.py", "card_fraud = Feature",
+            'odd = FeatureService(name="odd", features=[view_card_activity[["busy_y"]]])\ncard_fraud = Feature',
+            "'odd': 'card_activity' has no feature 'busy_y'; it has",
+        ),
+    ],
+)  # fmt: skip
+def test_each_mistake_is_one_line(tmp_path: Path, file: str, old: str, new: str, line: str) -> None:
+    """FAULTS 33: of preprocessing, model, service, contract."""
+    folder = shop(tmp_path / "shop")
+    change(folder, file, old, new)
+    found, _ = check(folder)
+    assert any(line in one for one in found), found
+    assert all("\n" not in one for one in found)
