@@ -132,3 +132,30 @@ def test_the_fast_encoding_is_that_of_protobuf(kind: pa.DataType, slot: str, val
     whole = pa.array([None, *values], kind).slice(1)
     assert encode_column(whole).to_pylist() == expected
     assert encode_column(pa.chunked_array([whole.slice(0, 2), whole.slice(2)])).to_pylist() == expected
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_deleted_keys_are_gone_and_the_others_are_not(kind: str, redis: RedisServer, tmp_path: Path) -> None:
+    """Issue 13, section 3: erase, by the keys of a view alone; another view of the same entity keeps its rows."""
+    on_redis = {"type": REDIS, "connection_string": redis.connection_string}
+    settings = on_redis if kind == "redis" else {"type": SQLITE, "path": str(tmp_path / "o.db")}
+    bench = Bench.open(settings, view())
+    other = bench.of(view(name="other"))
+    for each in (bench, other):
+        each.store.apply_fingerprint(each.config, each.table.name, "new")
+        each.write(("the-one-to-forget", NOW, 1, 1.0), ("JFK", NOW, 1, 2.0))
+    keys = [pa.array(["the-one-to-forget", "never-there"])]
+    assert bench.store.erase_keys(bench.config, bench.table, ["origin"], keys, dry_run=True) == 1
+    assert bench.store.erase_keys(bench.config, bench.table, ["origin"], keys) == 1
+    assert bench.store.erase_keys(bench.config, bench.table, ["origin"], keys) == 0
+
+    def there(each: Bench, origin: str) -> bool:
+        key = bench.store._keys(each.config, ["origin"], [pa.array([origin])])[0].as_py()
+        return each.store.read_stored(each.config, each.table, [key], ["x"])[0] is not None
+
+    assert not there(bench, "the-one-to-forget") and there(bench, "JFK") and there(other, "the-one-to-forget") and there(other, "JFK")
+    assert other.store.erase_keys(other.config, other.table, ["origin"], keys) == 1
+    if kind == "sqlite":
+        assert b"the-one-to-forget" not in b"".join(p.read_bytes() for p in tmp_path.glob("o.db*")), (
+            "nor in free pages or the log beside it"
+        )

@@ -270,3 +270,17 @@ def test_no_java_at_all_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="no Java 17 or newer"):
         jars.java()
     jars._java.cache_clear()
+
+
+def test_our_own_jar_is_what_its_sources_give(tmp_path):
+    """SECURITY C1: it ships built; with the compiler that built it, it is the same to the byte."""
+    import shutil
+    import subprocess
+
+    from pipelines.services.own_jar import JAR, build
+
+    version = subprocess.run(["javac", "-version"], capture_output=True, text=True) if shutil.which("javac") else None
+    if version is None or not (version.stdout + version.stderr).startswith("javac 17."):
+        pytest.skip("needs javac 17")
+    build(tmp_path / "again.jar")
+    assert (tmp_path / "again.jar").read_bytes() == JAR.read_bytes()

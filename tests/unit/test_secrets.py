@@ -188,3 +188,42 @@ def test_addresses_are_shown_without_their_secrets(text: str, shown: str) -> Non
     """SECURITY M3: unmasked forms."""
     assert masked(text) == shown or "secret: " in text
     assert "pw" not in masked(text)
+
+
+def test_a_secret_comes_from_vault(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SECURITY M3: hvac against a server that answers as Vault's KV store, version 2, does."""
+    import json
+    import threading
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    class Vault(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            right = self.path == "/v1/secret/data/teams/tandem" and self.headers["X-Vault-Token"] == "vault token"
+            body = json.dumps(
+                {"data": {"data": {"kafka.sasl_password": PLANTED}, "metadata": {}}} if right else {"errors": ["no"]}
+            ).encode()
+            self.send_response(200 if right else 403)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Vault)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        monkeypatch.setenv("VAULT_ADDR", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("TANDEM_VAULT_PATH", "secret/teams/tandem")
+        monkeypatch.setenv("VAULT_TOKEN", "wrong token")
+        with pytest.raises(ConfigError, match="gave nothing") as error:
+            load_settings(repo)
+        assert "wrong token" not in str(error.value) and "\n" not in str(error.value)
+        monkeypatch.setenv("VAULT_TOKEN", "vault token")
+        assert password(repo) == PLANTED
+        monkeypatch.setenv("TANDEM_VAULT_PATH", "secret")
+        with pytest.raises(ConfigError, match="write mount/path"):
+            load_settings(repo)
+    finally:
+        server.shutdown()
+        server.server_close()
