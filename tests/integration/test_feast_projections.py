@@ -279,3 +279,23 @@ def test_monitor_and_watch_say_what_they_can_do_without_models(tmp_path: Path) -
             [sys.executable, "-m", "pipelines.cli", *words, "--repo", str(shop)], cwd=ROOT, capture_output=True, text=True
         )
         assert done.returncode == 0 and said in done.stderr, done.stderr
+
+
+def test_on_demand_views_are_refused_in_words(repo: Path, tmp_path: Path) -> None:
+    """FAULTS 30: 404 "unknown feature view" said nothing; neither server nor training runs a view's Python code."""
+    from feast.on_demand_feature_view import on_demand_feature_view
+
+    store = opened(repo, **OURS)
+
+    def doubled(inputs: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame({"twice": inputs["count_24h"] * 2})
+
+    fields = [Field(name="twice", dtype=Int64)]
+    view: Any = on_demand_feature_view(sources=[store.get_feature_view("city_orders")], schema=fields, mode="pandas")(doubled)
+    store.apply([view])
+    with TestClient(create_app(server_settings(repo))) as client:
+        got = client.post("/get-online-features", json={"features": ["doubled:twice"], "entities": {"city": ["a"]}})
+    assert got.status_code == 422
+    assert "feature view 'doubled' is computed on demand" in got.json()["error"] and "preprocessing_fn" in got.json()["error"]
+    with pytest.raises(DataError, match="on-demand view 'doubled': a model is not trained on what is computed on demand"):
+        build_training_set(model(["doubled:twice"]), spine(), store, tmp_path, NOW)
