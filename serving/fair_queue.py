@@ -30,7 +30,7 @@ class _Client(Generic[T]):
 class Waiting(Generic[T]):
     """A request in the queue: whose it is, what it costs, whether it is large."""
 
-    item: T
+    item: T = field(repr=False)
     client: str
     cost: float
     heavy: bool
@@ -42,15 +42,15 @@ class FairQueue(Generic[T]):
     def __init__(self) -> None:
         self._clients: dict[str, _Client[T]] = {}
         self._clock = 0.0
-        self._size = 0
+        self._inside: set[Waiting[T]] = set()
 
     def __len__(self) -> int:
-        return self._size
+        return len(self._inside)
 
     def push(self, waiting: Waiting[T], most: int) -> T | None:
         """Let a request wait; the one that it takes the place of, which may be itself, if ``most`` wait already."""
         out = None
-        if self._size >= most:
+        if len(self._inside) >= most:
             own = len(self._clients[waiting.client]) if waiting.client in self._clients else 0
             greatest = max(self._clients.values(), key=len, default=None)
             if greatest is None or len(greatest) <= own + 1:
@@ -62,7 +62,7 @@ class FairQueue(Generic[T]):
         if client is None:
             client = self._clients[waiting.client] = _Client(self._clock)
         (client.heavy if waiting.heavy else client.light).append(waiting)
-        self._size += 1
+        self._inside.add(waiting)
         return out
 
     def pop(self, heavy: bool) -> Waiting[T] | None:
@@ -80,13 +80,12 @@ class FairQueue(Generic[T]):
 
     def remove(self, waiting: Waiting[T]) -> bool:
         """Take a request out; whether it was still there."""
-        client = self._clients.get(waiting.client)
-        try:
-            (client.heavy if waiting.heavy else client.light).remove(waiting)  # type: ignore[union-attr]
-        except (ValueError, AttributeError):
+        if waiting not in self._inside:
             return False
-        self._size -= 1
-        if client is not None and not client:
+        self._inside.remove(waiting)
+        client = self._clients[waiting.client]
+        (client.heavy if waiting.heavy else client.light).remove(waiting)
+        if not client:
             self._forget()
         return True
 
@@ -94,6 +93,6 @@ class FairQueue(Generic[T]):
         """Clients without requests keep their clocks only while these are ahead: afterwards they would begin at the same one anew."""
         for name in [n for n, c in self._clients.items() if not c and c.clock <= self._clock]:
             del self._clients[name]
-        if len(self._clients) > self._size + 1_000:
+        if len(self._clients) > len(self._inside) + 1_000:
             for name in [n for n, c in self._clients.items() if not c]:
                 del self._clients[name]
