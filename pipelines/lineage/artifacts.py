@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from pipelines.lake import layout
@@ -71,8 +72,10 @@ def files_of(run: RunRecord, data: Path, run_id: str, group: str) -> dict[str, d
 
 def _read(folder: Path) -> pa.Table:
     files = sorted(folder.rglob("*.parquet"))
-    tables = [pq.read_table(f, partitioning=None) for f in files]
-    return pa.concat_tables(tables, promote=True) if tables else pa.table({})
+    if not files:
+        return pa.table({})
+    schema = pa.unify_schemas([pq.read_schema(f) for f in files])  # a column without a value has no type in some files
+    return ds.dataset([str(f) for f in files], schema=schema, format="parquet").to_table()
 
 
 def same_tables(then: Path, now: Path, sort: bool = False) -> str:
