@@ -288,7 +288,8 @@ def _batch(
     made = run_batch(there, start, end, now=datetime.fromisoformat(m.created), pinned=m.pinned, progress=say).run
     out = []
     for name in there.groups:
-        before = files_of(m, repo.data, run.id, name)
+        # Rows alone: the cover beside them names its run, which this one is not.
+        before = {n: f for n, f in files_of(m, repo.data, run.id, name).items() if n.endswith(".parquet")}
         folder = layout.offline_run(data, name, made.id)
         if not before:
             out.append(Artifact(f"rows of {name}", "different", "the run of then made none, or its files are gone"))
