@@ -69,7 +69,8 @@ class Looker(threading.Thread):
         super().__init__(daemon=True)
         import redis as redis_client
 
-        self.client, self.key, self.over = redis_client.Redis(port=redis.port), key, threading.Event()
+        self.client: Any = redis_client.Redis(port=redis.port)  # its types are of another mind in each version
+        self.key, self.over = key, threading.Event()
         self.seen: dict[int, float] = {}
 
     def run(self) -> None:

@@ -175,6 +175,7 @@ def test_names_of_before_work_and_their_registry_is_read_by_the_names_of_now(tmp
     again: Any = store.get_feature_view("route")
     served: Any = store.get_feature_service("everything")
     assert again.batch_source.path == "../data/offline/route/run=*/*/*.parquet"  # FAULTS 12: relative to the repository now
+    assert view.batch_source
     old = view.batch_source.to_proto().file_options.uri
     for source in (again.batch_source, *(p.batch_source for p in served.feature_view_projections if p.batch_source)):
         source.file_options.uri = old
