@@ -6,7 +6,6 @@ so many bits, one round of SHA-256 is as good as a slow hash, and checking a key
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import hmac
 import json
@@ -16,14 +15,14 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from serving.principals import Principal, checked_scopes
 from transforms.errors import ConfigError, DataError
+from transforms.locks import lock
 
 __all__ = ["ApiKey", "ApiKeys", "add_key", "read_keys", "remove_keys"]
 
@@ -72,7 +71,7 @@ def add_key(path: Path, name: str, scopes: Iterable[str], now: datetime, expires
         raise ConfigError(f"name {name[:70]!r}: write at most 64 letters, digits and . _ @ -, beginning with a letter or digit")
     if expires is not None and expires <= now:
         raise ConfigError(f"expires {expires.isoformat()}: lies in the past")
-    with _held(path):
+    with lock(path.with_name(f".{path.name}.lock")):
         keys = read_keys(path)
         taken = {key.id for key in keys}
         number = next(n for _ in range(1_000) if (n := secrets.token_hex(4)) not in taken)
@@ -86,7 +85,7 @@ def add_key(path: Path, name: str, scopes: Iterable[str], now: datetime, expires
 
 def remove_keys(path: Path, which: str) -> list[ApiKey]:
     """Take the key with this id, or all keys of this name, out of the file; a server takes them no more within a second. Returns them."""
-    with _held(path):
+    with lock(path.with_name(f".{path.name}.lock")):
         keys = read_keys(path)
         gone = [key for key in keys if which in (key.id, key.name)]
         if not gone:
@@ -159,12 +158,3 @@ def _write(path: Path, keys: list[ApiKey]) -> None:
         if os.geteuid() == 0:
             os.chown(unfinished, before.st_uid, before.st_gid)
     unfinished.replace(path)
-
-
-@contextmanager
-def _held(path: Path) -> Iterator[None]:
-    """One writer at a time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

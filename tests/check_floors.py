@@ -20,6 +20,7 @@ FLOOR0 = tuple(
         "errors",
         "acceptance",
         "instants",
+        "locks",
         "run_cover",
         "data_folder",
         "tensorflow_settings",

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.lake.locks import lock
 from pipelines.services.jars import cache_folder
+from transforms.locks import lock
 
 PACKAGES = {
     "promtool": "prometheus",

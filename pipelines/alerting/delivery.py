@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from pipelines.alerting.alert_store import AlertStore
 from pipelines.alerting.receiver import AlertReceiver
-from pipelines.lake.locks import try_lock
+from transforms.locks import try_lock
 
 __all__ = ["Delivered", "backoff", "deliver"]
 

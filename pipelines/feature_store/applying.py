@@ -14,8 +14,8 @@ from typing import Any
 from pipelines.feature_store.store import apply as feast_apply
 from pipelines.feature_store.store import registry_file
 from pipelines.lake import graphs
-from pipelines.lake.locks import lock
 from pipelines.project.repository import Repo
+from transforms.locks import lock
 
 __all__ = ["apply_fingerprints", "finish"]
 

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipelines.feature_store.store import open_store
-from pipelines.lake import layout, locks
+from pipelines.lake import layout
 from pipelines.project.repository import Repo
+from transforms import locks
 from transforms.definitions import FINGERPRINT
 from transforms.errors import StoreError, TandemError
 from transforms.instants import instant, micros_of, now_us

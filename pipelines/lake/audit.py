@@ -20,9 +20,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pipelines.lake.locks import lock
 from pipelines.lake.private import write_private
 from transforms.errors import ConfigError, DataError
+from transforms.locks import lock
 
 __all__ = ["AuditLog", "Verdict", "user"]
 

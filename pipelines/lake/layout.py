@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pipelines.lake.files import write_text
-from pipelines.lake.locks import lock
 from transforms.data_folder import CURRENT, GRAPH_HEAD, graphs
 from transforms.errors import DataError
+from transforms.locks import lock
 
 __all__ = [
     "CURRENT", "CURVES", "EPOCHS", "FORMAT", "GRAPH_HEAD", "MANIFEST", "NOT_EVENTS", "REPORT", "REPORT_FORMAT", "REPORT_JSON", "TFMA",

@@ -14,11 +14,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
-from pipelines.lake import layout, locks
+from pipelines.lake import layout
 from pipelines.lake.files import json_digest, write_json
 from pipelines.lake.process_identity import ProcessId
 from pipelines.lake.run_index import heads
 from pipelines.lake.run_records import FORMAT, RunHead, RunRecord, head_fields, head_of, known_fields, record_of
+from transforms import locks
 from transforms.errors import DataError
 
 __all__ = ["LAST_WORD", "UNDER_WAY", "Run", "RunStore", "begin", "damaged", "find", "list_runs"]

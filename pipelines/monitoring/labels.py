@@ -38,7 +38,6 @@ import pyarrow.parquet as pq
 
 from pipelines.lake import layout
 from pipelines.lake.files import replaced
-from pipelines.lake.locks import lock
 from pipelines.lake.row_compare import common_codes, locate, table_of
 from pipelines.project.repository import Repo
 from pipelines.training.definition import Model
@@ -47,6 +46,7 @@ from transforms.columns import column_us
 from transforms.definitions import EVENT_TIMESTAMP, TIMESTAMP, micros
 from transforms.errors import DataError
 from transforms.instants import instant, micros_of
+from transforms.locks import lock
 
 __all__ = ["KEYS", "LABELS", "Labelled", "Matched", "answers_of", "label_requests", "match", "read_labels", "request_log"]
 

@@ -16,10 +16,10 @@ from typing import Any
 
 from pipelines.lake import layout
 from pipelines.lake.files import write_json
-from pipelines.lake.locks import lock
 from serving.aliases import ALIASES_FILE, Aliases, read_aliases
 from serving.errors import ModelError
 from transforms.errors import DataError
+from transforms.locks import lock
 
 __all__ = ["MovedError", "change", "current", "model_folder", "models_of", "versions_on_disk", "who"]
 

@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 
 from pipelines.lake import layout
 from pipelines.lake.files import read_json, write_json
-from pipelines.lake.locks import try_lock
 from pipelines.project.config import KafkaSettings
 from pipelines.sources.archive import archive_schema, judged, patiently
 from pipelines.sources.broker import PartitionReader
@@ -30,6 +29,7 @@ from pipelines.sources.formats.record_format import record_format
 from transforms.definitions import EventSource
 from transforms.errors import ConfigError, DataError
 from transforms.instants import instant, now_us
+from transforms.locks import try_lock
 
 __all__ = ["Archived", "archive_topic"]
 

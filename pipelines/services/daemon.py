@@ -17,10 +17,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipelines.lake.locks import take
 from pipelines.lake.process_identity import ProcessId
 from pipelines.services import service_state as state
 from transforms.errors import StoreError, TandemError
+from transforms.locks import take
 
 __all__ = ["Service", "main", "make"]
 

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipelines.lake.locks import lock
 from pipelines.lake.process_identity import ProcessId
 from pipelines.lake.processes import let_go, module_command, reason, start_detached
 from pipelines.services import jars
@@ -21,6 +20,7 @@ from pipelines.services import kafka_broker as kafka
 from pipelines.services import redis_server as redis
 from pipelines.services import service_state as state
 from transforms.errors import StoreError
+from transforms.locks import lock
 
 __all__ = ["SERVICES", "down", "status", "up"]
 

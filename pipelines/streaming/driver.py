@@ -12,8 +12,8 @@ from typing import Any
 
 from pipelines.lake import layout
 from pipelines.lake.files import write_json
-from pipelines.lake.locks import take
 from transforms.errors import ConfigError, DataError
+from transforms.locks import take
 
 __all__ = ["Driver", "running", "stream_folder"]
 

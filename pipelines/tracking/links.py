@@ -9,7 +9,7 @@ from typing import Any
 
 from pipelines.lake import layout
 from pipelines.lake.files import write_json
-from pipelines.lake.locks import try_lock
+from transforms.locks import try_lock
 
 __all__ = ["link_later", "link_manifest", "link_mlmd", "links_left"]
 

@@ -25,11 +25,11 @@ from typing import Any
 
 from pipelines.lake import layout
 from pipelines.lake.files import write_json
-from pipelines.lake.locks import lock
 from pipelines.lake.runs import Run
 from pipelines.registry.alias_file import current, model_folder, models_of, versions_on_disk
 from serving.aliases import ALIASES
 from serving.errors import ModelError
+from transforms.locks import lock
 
 __all__ = ["VERSION_TAG", "catch_up", "news", "wanted"]
 

@@ -13,13 +13,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pipelines.lake import layout, provenance, runs
-from pipelines.lake.locks import try_lock
 from pipelines.project import recording
 from pipelines.project.config import load_settings
 from pipelines.training import as_of
 from pipelines.training.definition import Model
 from pipelines.training.user_code import ask_spine
 from transforms.errors import ConfigError, DataError, TandemError
+from transforms.locks import try_lock
 from transforms.tensorflow_settings import settle_tensorflow
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.lake import layout
-from pipelines.lake.locks import try_lock
 from pipelines.lake.run_records import RetrainRecord
 from pipelines.lake.runs import Run, list_runs
 from pipelines.project.recording import Stopped, recorded
@@ -24,6 +23,7 @@ from pipelines.watch.child_commands import Commands
 from pipelines.watch.decide import Trigger
 from pipelines.watch.observations import KIND, Range, version_facts
 from transforms.errors import DataError
+from transforms.locks import try_lock
 
 __all__ = ["NOT_BLESSED", "REFUSED", "Outcome", "alone", "retrain"]
 

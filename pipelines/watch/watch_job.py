@@ -15,7 +15,6 @@ from typing import Any
 from pipelines.alerting import Alert, AlertReceiver, AlertStore, deliver, from_report, from_runs, open_receiver
 from pipelines.lake import layout
 from pipelines.lake.files import write_json
-from pipelines.lake.locks import try_lock
 from pipelines.lake.run_records import RetrainRecord
 from pipelines.lake.runs import Run, list_runs
 from pipelines.project.config import Settings
@@ -26,6 +25,7 @@ from pipelines.watch.observations import KIND, applied, event_days, gather, key_
 from pipelines.watch.retrain import alone, retrain
 from transforms.definitions import EventSource
 from transforms.errors import DataError, TandemError
+from transforms.locks import try_lock
 
 __all__ = ["Subject", "Watch", "intentions", "status"]
 

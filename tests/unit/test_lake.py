@@ -16,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.lake import files, graphs, layout, locks
+from pipelines.lake import files, graphs, layout
 from pipelines.project.config import load_settings
+from transforms import locks
 from transforms.columns import column_us
 from transforms.errors import DataError
 from transforms.instants import instant, micros_of, now_us, to_minute
@@ -38,7 +39,7 @@ def test_each_path_is_spelled_once():
     top = "|".join(layout.NOT_EVENTS)
     assert lines_with(rf'\bdata(\.resolve\(\))?\)? / f?"({top})', "pipelines", "serving") == {"pipelines/lake/layout.py"}
     assert lines_with(r'(= |/ )"CURRENT"', "pipelines", "serving", "transforms") == {"transforms/data_folder.py"}
-    assert lines_with(r"\bfcntl\b", "pipelines", "serving", "transforms", "tandem") == {"pipelines/lake/locks.py"}
+    assert lines_with(r"\bfcntl\b", "pipelines", "serving", "transforms", "tandem") == {"transforms/locks.py"}
 
 
 def test_what_tandem_writes_is_no_events():
@@ -163,7 +164,7 @@ def test_hashes(tmp_path):
 HOLDER = """
 import sys
 from pathlib import Path
-from pipelines.lake import locks
+from transforms import locks
 with locks.try_lock(Path(sys.argv[1]), shared=sys.argv[2] == "shared") as mine:
     print(mine, flush=True)
     sys.stdin.read()

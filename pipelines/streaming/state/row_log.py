@@ -28,10 +28,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.lake.files import fsync_folder, replaced
-from pipelines.lake.locks import take
 from transforms.definitions import CREATED, EVENT_TIMESTAMP, FINGERPRINT, REVISION, TIMESTAMP, EventSource, FeatureGroup
 from transforms.errors import DataError, StoreError
 from transforms.hashing import shard_of
+from transforms.locks import take
 
 __all__ = ["RowLog", "logged", "newest", "read_late", "read_rows", "scan_rows", "seal_leftovers"]
 
