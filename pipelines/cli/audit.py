@@ -33,15 +33,9 @@ def audit(
     for e in found.entries[-last:]:
         what = " ".join(filter(None, [str(e.get("action", "")), str(e.get("subject", "")), "(forced)" if e.get("forced") else ""]))
         cells = (e["n"], str(e["at"])[:19], f"{e['who']}@{e['host']}", what, e.get("outcome", ""), e.get("why", ""))
-        table.add_row(*(_plain(cell) for cell in cells))
+        table.add_row(*map(str, cells))
     whole = "whole" if not found.problem else "not whole"
     table.caption = f"{len(found.entries)} entries, {whole}" + (f"; {found.torn} cut off by a kill" if found.torn else "")
     show({"entries": found.entries[-last:], "problem": found.problem, "torn": found.torn}, json_, lambda: table)
     if found.problem:
         raise DataError(f"the audit log is not as it was written: {found.problem}")
-
-
-def _plain(value: object) -> str:
-    from rich.markup import escape
-
-    return escape("".join(c if c.isprintable() else "?" for c in str(value)))

@@ -74,9 +74,12 @@ class World:
         return self.command("batch", "--repo", str(self.repo_path), "--start", f"{START:%Y-%m-%d}", "--end", f"{END:%Y-%m-%d}", "--json")
 
     def visible(self) -> dict[str, list[str]]:
-        """Group -> runs that are visible in its offline rows."""
+        """Group -> runs that have visible rows of it."""
         offline = self.data / "offline"
-        return {p.name: sorted(r.name.removeprefix("run=") for r in p.iterdir()) for p in sorted(offline.glob("*")) if any(p.iterdir())}
+        runs = {
+            p.name: sorted({f.parents[1].name.removeprefix("run=") for f in p.glob("*/*/*.parquet")}) for p in sorted(offline.glob("*"))
+        }
+        return {group: ids for group, ids in runs.items() if ids}
 
 
 def environment() -> dict[str, str]:

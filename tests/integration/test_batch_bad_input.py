@@ -197,7 +197,8 @@ def test_above_the_limit_nothing_becomes_visible(logs, tmp_path):
     world = make_world(tmp_path, logs)
     (day(world) / "bad.jsonl").write_bytes(b"\n".join([BAD_LINES["nan"][0]] * 400))
     with pytest.raises(
-        RejectLimitError, match=r"^400 of \d+ events were rejected \(4\.\d+%, limit 1\.00%\), most of them departures/nan; see "
+        RejectLimitError,
+        match=r"^400 of \d+ events were rejected \(4\.\d+%, limit 1\.00%\), most of them departures/nan \(dep_delay 400\); see ",
     ) as e:
         world.run()
     assert "\n" not in str(e.value) and "batch.max_reject_share" in str(e.value)
