@@ -16,6 +16,19 @@ def _name(common: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
 
 
+_MAY_SIGN = x509.KeyUsage(
+    digital_signature=True,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
+
+
 class Authority:
     """Issues certificates; ``pem`` is its own."""
 
@@ -23,7 +36,7 @@ class Authority:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._cert = self._signed("test authority", self._key.public_key()).add_extension(
             x509.BasicConstraints(ca=True, path_length=None), critical=True
-        ).sign(self._key, hashes.SHA256())  # fmt: skip
+        ).add_extension(_MAY_SIGN, critical=True).sign(self._key, hashes.SHA256())  # fmt: skip
         self.pem = self._cert.public_bytes(serialization.Encoding.PEM)
 
     def _signed(self, common: str, public: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
@@ -33,6 +46,9 @@ class Authority:
             made.serial_number(x509.random_serial_number())
             .not_valid_before(now - timedelta(days=1))
             .not_valid_after(now + timedelta(days=1))
+            # Python 3.13 verifies strictly: every certificate says whose key signed it, and an authority what it may do.
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
 
     def issue(self, cert: Path, key: Path, common: str, server: bool = False) -> None:
