@@ -209,6 +209,7 @@ def test_kafka_for_people_with_odd_folders_and_a_port_of_their_own(tmp_path):
         code, _, said = ran("up", "--kafka-port", str(port), data=folder, env={**os.environ, "LC_ALL": "C", "CLASSPATH": "/tmp/evil.jar"})
         assert code == 0 and f"127.0.0.1:{port}" in said, said
         known = running_state(folder)
+        LOGIN["of"] = folder
         command = Path(f"/proc/{known.process.pid}/cmdline").read_bytes().split(b"\0")
         paths = command[command.index(b"-cp") + 1].split(b":")
         assert len(paths) == 56 and b"CLASSPATH" not in Path(f"/proc/{known.process.pid}/environ").read_bytes()
@@ -216,15 +217,16 @@ def test_kafka_for_people_with_odd_folders_and_a_port_of_their_own(tmp_path):
         assert len(listens) == 2 and {address for address, _ in listens} <= {"0100007F", "0000000000000000FFFF00000100007F"}
         # What Tandem's own jobs rely on: no topic by accident, and transactions.
         with pytest.raises(Exception, match=r"(?i)topic|metadata|timeout"):
-            KafkaProducer(bootstrap_servers=known.address, max_block_ms=1000).send("mistyped", b"x").get(5)
+            KafkaProducer(bootstrap_servers=known.address, max_block_ms=1000, **login()).send("mistyped", b"x").get(5)
         make_topic(known.address)
-        producer = KafkaProducer(bootstrap_servers=known.address, transactional_id="t")
+        producer = KafkaProducer(bootstrap_servers=known.address, transactional_id="t", **login())
         producer.init_transactions()
         producer.begin_transaction()
         producer.send("x", b"one", partition=0)
         producer.commit_transaction()
         producer.close()
     finally:
+        LOGIN.clear()
         local.down(folder)
     assert not processes(folder)
 
