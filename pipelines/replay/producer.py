@@ -99,6 +99,9 @@ def _partition_counts(admin: Any, topics: list[str]) -> dict[str, int]:
 class Outbox:
     """Sends records with ``acks=all`` by an idempotent producer, so a retry neither doubles nor reorders them.
 
+    With one exception: a broker that starts anew forgets producers whose last record is older than ``producer.id.expiration.ms`` (a day)
+    by the record's own time. What it took of old history and could not answer before it died, it takes again.
+
     A context manager: what was sent is on its way until :meth:`finish`. While no broker answers it waits, and says so once.
     """
 
