@@ -36,7 +36,7 @@ from serving.spines import EXACT_FLOAT, as_table, key_column, plain_text, to_pan
 from transforms.definitions import EVENT_TIMESTAMP, REVISION
 from transforms.errors import DataError, StoreError
 
-__all__ = ["AsofJob", "AsofOfflineStore", "AsofOfflineStoreConfig", "connection", "latest_rows", "pinned"]
+__all__ = ["AsofJob", "AsofOfflineStore", "AsofOfflineStoreConfig", "connection", "latest_of_view", "latest_rows", "pinned"]
 
 _US = timedelta(microseconds=1)
 
@@ -288,6 +288,14 @@ def latest_rows(
         SELECT {", ".join(f"c.{quoted(c)}" for c in columns)}
         FROM ({source.counting(wide, within, keys, timestamp_field, created)}) c JOIN b ON {same}""").to_arrow_table()
     )
+
+
+def latest_of_view(db: Any, source: OfflineRows, view: FeatureView, start: datetime, end: datetime) -> pa.Table:
+    """:func:`latest_rows` of a view: its join keys, its time and its features."""
+    batch: Any = view.batch_source
+    keys = [c.name for c in view.entity_columns]
+    columns = [*keys, batch.timestamp_field, *(f.name for f in view.features)]
+    return latest_rows(db, source, keys, columns, batch.timestamp_field, batch.created_timestamp_column, start, end)
 
 
 def _spine(db: Any, entity_df: pd.DataFrame | pa.Table | str) -> tuple[pa.Table, str]:

@@ -95,18 +95,16 @@ def _as_feast_does(store: Any, online: Any, views: list[str], start: datetime, e
 def materialize_view(store: Any, online: OrderedOnlineStore, view: Any, start: datetime, end: datetime) -> Materialized:
     """One view of an ordered store; see :func:`materialize`, which holds the lock."""
     from serving.offline_rows import OfflineRows
-    from serving.offline_store import connection, latest_rows
+    from serving.offline_store import connection, latest_of_view
     from serving.online_store.base import Covered
 
-    config, batch = store.config, view.batch_source
-    keys = [c.name for c in view.entity_columns]
-    columns = [*keys, batch.timestamp_field, *(f.name for f in view.features)]
+    config = store.config
     before, first = online.covered(config, view.name), micros_of(start)
     with connection(config) as db:
-        source = OfflineRows(db, config, batch)
+        source = OfflineRows(db, config, view.batch_source)
 
         def latest(since: datetime, until: datetime) -> pa.Table:
-            return latest_rows(db, source, keys, columns, batch.timestamp_field, batch.created_timestamp_column, since, until)
+            return latest_of_view(db, source, view, since, until)
 
         # Runs that come later have their own materialization; what lies beyond all runs is a stream's.
         reach = source.upto_us if source.upto_us is not None else micros_of(end)

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.feature_store.store import ordered_store
-from pipelines.lake.row_compare import table_of
+from pipelines.lake.row_compare import locate, table_of
 from pipelines.project.repository import Repo
 from pipelines.verify.online import NEWER, NOT_STORED, OLDER, OTHER_VALUES, SAME, Stored, against, store_reader
 from transforms.columns import column_us
@@ -54,17 +54,14 @@ class StoresProof:
 def materialized_rows(store: Any, view: Any) -> pa.Table:
     """Per key the latest offline row that counts, of those that were materialized: what the online store took from the runs."""
     from serving.offline_rows import OfflineRows
-    from serving.offline_store import connection, latest_rows
+    from serving.offline_store import connection, latest_of_view
 
     covered = ordered_store(store).covered(store.config, view.name)
     if covered is None:
         return pa.table({})
-    keys, batch = [c.name for c in view.entity_columns], view.batch_source
-    columns = [*keys, batch.timestamp_field, *(f.name for f in view.features)]
     with connection(store.config) as db:
-        rows = OfflineRows(db, store.config, batch)
-        upto = instant(max(covered.upto_us, 0))
-        return latest_rows(db, rows, keys, columns, batch.timestamp_field, batch.created_timestamp_column, EPOCH, upto)
+        rows = OfflineRows(db, store.config, view.batch_source)
+        return latest_of_view(db, rows, view, EPOCH, instant(max(covered.upto_us, 0)))
 
 
 def compare_stores(repo: Repo, store: Any, say: Callable[[str], None] = lambda line: None) -> dict[str, StoresProof]:
@@ -120,8 +117,6 @@ def _compare(store: Any, group: FeatureGroup, read: Stored) -> StoresProof:
 
 
 def _times(names: pa.Table, stored: pa.Table, keys: tuple[str, ...]) -> Any:
-    from pipelines.lake.row_compare import locate
-
     place = locate(names, stored, keys)
     out = np.full(names.num_rows, -1, np.int64)
     out[place >= 0] = column_us(stored, EVENT_TIMESTAMP)[place[place >= 0]]
