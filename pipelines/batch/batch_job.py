@@ -25,7 +25,7 @@ from pipelines.batch.analysis import analyze_groups
 from pipelines.batch.beam_transforms import ApplyTransformGraph, ReadEventLog, WindowFeatures
 from pipelines.lake import layout, provenance, runs
 from pipelines.lake.files import write_json
-from pipelines.lake.graphs import apply_graph, carried_over, graph_for, remember_definitions, since
+from pipelines.lake.graphs import apply_graph, carried_over, graph_for, hash_of, remember_definitions, since
 from pipelines.lake.run_records import with_fields
 from pipelines.project import recording
 from pipelines.project.repository import Repo
@@ -91,7 +91,7 @@ def run_batch(
         raise ConfigError(f"no event files between {start:%Y-%m-%d} and {end:%Y-%m-%d} below {data}; correct --start and --end or data:")
     graphs = {n: pinned_graph(data, g) for n, g in repo.groups.items()} if pinned else {}
     remember_definitions(data, repo.groups.values())
-    carried = {n: lines for n, g in repo.groups.items() if n in graphs and (lines := _carried(data, g, graphs[n]))}
+    carried = {n: lines for n, g in repo.groups.items() if n in graphs and (lines := carried_over(data, g, hash_of(data, n, graphs[n])))}
     for name, lines in carried.items():
         progress(f"{name}: its applied graph is carried over to a contract that accepts more: {'; '.join(lines)}")
     definitions = {n: g.canonical() for n, g in repo.groups.items()}
@@ -300,11 +300,6 @@ def plain_graphs(repo: Repo) -> dict[str, str]:
             " (groups without a preprocessing_fn need none)"
         )
     return analyze_groups({name: (group, None, ()) for name, group in repo.groups.items()}, layout.graphs(repo.data))
-
-
-def _carried(data: Path, group: FeatureGroup, fingerprint: str) -> list[str]:
-    made_of = json.loads((layout.graph(data, group.name, fingerprint) / layout.GRAPH_HEAD).read_text())["definition_hash"]
-    return carried_over(data, group, made_of) or []
 
 
 def apply_run(repo: Repo, run: runs.Run) -> dict[str, str]:

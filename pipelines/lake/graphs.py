@@ -19,7 +19,7 @@ from transforms.errors import GraphError
 
 __all__ = [
     "apply_graph", "applied_graph", "applied_graphs", "applying", "begin_apply", "carried_over", "end_apply", "folder", "graph_for",
-    "remember_definitions", "since",
+    "hash_of", "remember_definitions", "since",
 ]  # fmt: skip
 
 
@@ -67,12 +67,18 @@ def graph_for(data: Path, group: FeatureGroup, make: str) -> str:
     if fingerprint is None:
         raise GraphError(f"feature group {group.name!r} has no applied graph; run {make} first")
     try:
-        made_of = json.loads((layout.graph(data, group.name, fingerprint) / layout.GRAPH_HEAD).read_text())["definition_hash"]
+        made_of = hash_of(data, group.name, fingerprint)
     except (OSError, ValueError, KeyError, TypeError):
         raise GraphError(f"the graph {fingerprint[:12]} that is applied to {group.name!r} cannot be read; run {make} first") from None
     if carried_over(data, group, made_of) is None:
         raise GraphError(f"feature group {group.name!r} was redefined after its graph {fingerprint[:12]} was applied; run {make} first")
     return fingerprint
+
+
+def hash_of(data: Path, group: str, fingerprint: str) -> str:
+    """The hash of the definition that a graph was made of. Raises OSError, ValueError, KeyError or TypeError where its head is damaged."""
+    made: str = json.loads((layout.graph(data, group, fingerprint) / layout.GRAPH_HEAD).read_text())["definition_hash"]
+    return made
 
 
 def remember_definitions(data: Path, groups: Iterable[FeatureGroup]) -> None:

@@ -7,13 +7,11 @@ Parquet into a scratch data folder, and the real batch job (:func:`pipelines.bat
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +21,7 @@ import pyarrow.parquet as pq
 from pipelines.batch.batch_job import run_batch
 from pipelines.batch.steps import write_parquet
 from pipelines.lake import layout
-from pipelines.lake.graphs import carried_over
+from pipelines.lake.graphs import carried_over, hash_of
 from pipelines.lake.run_records import BatchRecord
 from pipelines.lake.runs import Run
 from pipelines.project.repository import Repo
@@ -173,7 +171,7 @@ def _load(data: Path, fingerprint: str, group: FeatureGroup) -> tuple[TransformG
     path = layout.graph(data, group.name, fingerprint)
     try:
         graph = TransformGraph.load(path, fingerprint)
-        made_of: Any = json.loads((path / "tandem.json").read_text())["definition_hash"]
+        made_of = hash_of(data, group.name, fingerprint)
     except (GraphError, OSError, ValueError, KeyError):
         return None, False
     return graph, carried_over(data, group, made_of) is not None
