@@ -17,7 +17,7 @@ from tests.oracle.compare import bits, differences, to_dicts
 from tests.prove.rig import Rig, Stream
 from transforms.definitions import FeatureGroup
 
-__all__ = ["all_of", "dead_letters", "late_log", "online", "row_log"]
+__all__ = ["all_of", "dead_letters", "found_letters", "late_log", "online", "row_log"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -126,13 +126,22 @@ def late_log(stream: Stream, n: int) -> list[str]:
     return _sets("too-late event", found, due)
 
 
-def dead_letters(rig: Rig, n: int) -> tuple[list[str], int]:
-    """The dead letters, as a set of (source, partition, offset), each with its record's bytes; and how many were written again."""
+def _letters(rig: Rig) -> list[Letter]:
     reader = KafkaPartitionReader(dict(rig.options))
     try:
-        letters = [letter for letter in scan(reader, f"{rig.prefix}dead") if letter is not None]
+        return [letter for letter in scan(reader, f"{rig.prefix}dead") if letter is not None]
     finally:
         reader.close()
+
+
+def found_letters(rig: Rig) -> Counter[tuple[str, int, int]]:
+    """How often each record lies in the dead-letter topic, by (source, partition, offset)."""
+    return Counter(map(_where, _letters(rig)))
+
+
+def dead_letters(rig: Rig, n: int) -> tuple[list[str], int]:
+    """The dead letters, as a set of (source, partition, offset), each with its record's bytes; and how many were written again."""
+    letters = _letters(rig)
     records = {(r.source, r.partition, r.offset): r for r in rig.slice.records[:n] if r.broken}
     known = Counter((a.source, a.partition, a.offset) for a in letters)
     out = _sets("dead letter", set(known), set(records))

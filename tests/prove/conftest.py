@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 
 from pipelines.services.kafka_broker import Broker
 from tests.kafka_server import kafka_server
-from tests.prove.report import Report
+from tests.prove.report import Part
 from tests.prove.reporting import REPORT
 from tests.prove.slice import Slice, make_slice
 from tests.prove.small import Starter
@@ -24,9 +26,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(3 * 3600))
 
 
-@pytest.fixture(scope="session")
-def report() -> Report:
-    return REPORT
+@pytest.fixture
+def report(request: pytest.FixtureRequest) -> Iterator[Part]:
+    """What this test finds is a part of the report."""
+    name = request.node.nodeid.removeprefix("tests/prove/")
+    REPORT.parts.pop(name, None)
+    part = REPORT.part(name)
+    begun = time.monotonic()
+    yield part
+    part.about |= {"seconds": round(time.monotonic() - begun), "load at the end": round(os.getloadavg()[0], 1)}
 
 
 @pytest.fixture

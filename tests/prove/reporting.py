@@ -20,11 +20,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    REPORT.add(getattr(node, "workeroutput", {}).get("prove", Report().plain()))
+    REPORT.add(getattr(node, "workeroutput", {}).get("prove", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if not REPORT.empty():
+    if REPORT.plain():
         path = ROOT / "data" / "prove" / "report.json"
         REPORT.write(path)
         terminalreporter.section(f"proof ({path.relative_to(ROOT)})")

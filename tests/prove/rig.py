@@ -135,6 +135,12 @@ class Stream:
         at = self.at()
         return bool(at) and all(at[s][p] >= end for s, each in self.rig.slice.ends(n).items() for p, end in each.items())
 
+    def delivered_of(self, before: int, n: int) -> int:
+        """How many of the records from the ``before``-th to the n-th all shards delivered."""
+        at, first = self.at(), self.rig.slice.ends(before)
+        ends = self.rig.slice.ends(n)
+        return sum(max(0, min(at.get(s, {}).get(p, 0), end) - first[s][p]) for s, each in ends.items() for p, end in each.items())
+
     def wait(self, n: int) -> None:
         """Until the first n records are delivered."""
         until(lambda: self.delivered(n), f"delivery of {n} records by {self.name}", check=self.running)

@@ -20,10 +20,10 @@ from pathlib import Path
 import pytest
 
 from pipelines.services.kafka_broker import Broker
-from tests.prove import check
-from tests.prove.report import Report
+from tests.prove.report import Part
 from tests.prove.rig import Rig, Stream, until
 from tests.prove.slice import Slice
+from tests.prove.trial import finish, judge
 
 FLOW_SECONDS = 4.0
 """How long the records of one trial take to come; the blow falls somewhere within."""
@@ -165,14 +165,14 @@ def deck(store: str, trials: int, kinds: Iterable[str] = KINDS) -> list[str]:
 
 @pytest.mark.parametrize("store", ["sqlite", "redis"])
 def test_after_every_blow_all_values_are_the_oracles(
-    store: str, trials: int, slice_: Slice, broker: Broker, tmp_path: Path, report: Report
+    store: str, trials: int, slice_: Slice, broker: Broker, tmp_path: Path, report: Part
 ) -> None:
     problems = run_deck(deck(store, trials), store, trials < 20, slice_, broker, tmp_path, report)
     assert not problems, "\n".join(problems[:20])
 
 
 def run_deck(
-    cards: list[str], store: str, brief: bool, slice_: Slice, broker: Broker, folder: Path, report: Report, stock: bool = False
+    cards: list[str], store: str, brief: bool, slice_: Slice, broker: Broker, folder: Path, report: Part, stock: bool = False
 ) -> list[str]:
     """Deal all blows, to as many streams as it takes; what differed."""
     problems: list[str] = []
@@ -185,7 +185,7 @@ def run_deck(
     return problems
 
 
-def _run(rig: Rig, cards: list[str], rng: random.Random, brief: bool, report: Report) -> list[str]:
+def _run(rig: Rig, cards: list[str], rng: random.Random, brief: bool, report: Part) -> list[str]:
     total, stream, out = len(rig.slice.records), rig.stream(), []
     cuts = [int(total * (WARM + (0.95 - WARM) * k / len(cards))) for k in range(len(cards) + 1)]
     stream.start()
@@ -194,30 +194,15 @@ def _run(rig: Rig, cards: list[str], rng: random.Random, brief: bool, report: Re
     with rig.feeding(cuts[0], 0):
         pass
     stream.wait(cuts[0])
-    for kind, cut in zip(cards, cuts[1:], strict=True):
+    for kind, before, cut in zip(cards, cuts, cuts[1:]):
         entry, begun = report.kind(kind, rig.stock), time.monotonic()
         with rig.feeding(cut, FLOW_SECONDS):
             time.sleep(rng.uniform(0, FLOW_SECONDS))
+            blow = time.monotonic()
             hit = KINDS[kind](rig, stream, rng, brief)
-        stream.wait(cut)
-        wrong = check.online(rig, cut)
-        entry.trial(hit, values(rig, cut), wrong, time.monotonic() - begun)
-        out += [f"{rig.store}: after {kind}, {hit}, at {cut}: {line}" for line in wrong]
-    with rig.feeding(total, 0):
-        pass
-    stream.wait(total)
-    code = stream.stop()
-    rest = [f"exit code {code} at the end:\n{stream.tail()}"] if code else []
-    rest += check.row_log(stream, total) + check.late_log(stream, total) + check.dead_letters(rig, total)[0]
-    if not rig.stock:
-        rest += check.online(rig, total)
+        out += [f"{rig.store}: after {kind}, {hit}, at {cut}: {line}" for line in judge(entry, stream, before, cut, hit, begun, blow)]
+    rest = finish(rig, stream)
     if rest:  # one of them did it: each is suspect
         for kind in set(cards):
             report.kind(kind, rig.stock).suspect(rest)
     return out + rest
-
-
-def values(rig: Rig, n: int) -> int:
-    """How many values :func:`check.online` compares."""
-    due = rig.slice.due(n)
-    return sum(len(rows) * (len(rig.repo.groups[name].features) + 1) for name, rows in due.online.items())

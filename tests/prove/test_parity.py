@@ -15,7 +15,7 @@ import pytest
 
 from pipelines.services.kafka_broker import Broker
 from tests.prove import check
-from tests.prove.report import Report
+from tests.prove.report import Part
 from tests.prove.rig import Rig, Stream, until
 from tests.prove.slice import FORTNIGHT, Slice, make_slice, open_slice, tandem
 from tests.prove.test_crash import numbers
@@ -46,7 +46,7 @@ def fortnight(tmp_path_factory: pytest.TempPathFactory) -> Slice:
 
 
 def test_stream_and_batch_give_the_same_numbers(
-    runner: str, store: str, partitions: int, shards: int, fortnight: Slice, broker: Broker, tmp_path: Path, report: Report
+    runner: str, store: str, partitions: int, shards: int, fortnight: Slice, broker: Broker, tmp_path: Path, report: Part
 ) -> None:
     # Three stations report the weather, so that of four partitions one stays empty: it must not hold back the others for ever.
     live = runner == "flink"
@@ -73,7 +73,7 @@ def test_stream_and_batch_give_the_same_numbers(
     finally:
         rig.close()
     setting = {"runner": runner, "store": store, "partitions": partitions, "shards": shards}
-    report.parity.append({**setting, **entry, "seconds": round(time.monotonic() - begun, 1)})
+    report.table("parity").append({**setting, **entry, "seconds": round(time.monotonic() - begun, 1)})
     assert not entry["problems"], entry["problems"]
 
 

@@ -14,12 +14,13 @@ import pytest
 
 from pipelines.services.kafka_broker import Broker
 from tests.prove import check
-from tests.prove.report import Kind, Report
+from tests.prove.report import Kind, Part
 from tests.prove.rig import Rig, Stream
 from tests.prove.slice import Slice
 from tests.prove.small import Small, Starter
-from tests.prove.test_crash import FLOW_SECONDS, SEED, WARM, deck, numbers, run_deck, values
+from tests.prove.test_crash import FLOW_SECONDS, SEED, WARM, deck, numbers, run_deck
 from tests.prove.test_small_engine import run_small
+from tests.prove.trial import judge
 
 PATIENCE_SECONDS = 8.0
 MOST = 7
@@ -29,14 +30,14 @@ KIND = "second writer racing"
 
 @pytest.mark.parametrize("engine", ["small", "flink"])
 def test_a_writer_left_behind_undoes_nothing(
-    engine: str, trials: int, slice_: Slice, broker: Broker, starter: Starter, tmp_path: Path, report: Report
+    engine: str, trials: int, slice_: Slice, broker: Broker, starter: Starter, tmp_path: Path, report: Part
 ) -> None:
     problems = run_races(trials, slice_, broker, starter if engine == "small" else None, tmp_path, report)
     assert not problems, "\n".join(problems[:20])
 
 
 def run_races(
-    trials: int, slice_: Slice, broker: Broker, starter: Starter | None, folder: Path, report: Report, stock: bool = False
+    trials: int, slice_: Slice, broker: Broker, starter: Starter | None, folder: Path, report: Part, stock: bool = False
 ) -> list[str]:
     """All trials, on the small engine if its starter is given, else on Flink; what differed."""
     problems: list[str] = []
@@ -74,6 +75,7 @@ def _run(rig: Rig, count: int, rng: random.Random, entry: Kind) -> list[str]:
         begun = time.monotonic()
         with rig.feeding(cut, FLOW_SECONDS):
             time.sleep(rng.uniform(0, FLOW_SECONDS / 2))
+            blow = time.monotonic()
             os.kill(slow.hand(), signal.SIGSTOP)
         # Not for ever: on SQLite the stopped one may hold the file's lock.
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -84,11 +86,8 @@ def _run(rig: Rig, count: int, rng: random.Random, entry: Kind) -> list[str]:
         time.sleep(rng.uniform(0.05, 2))
         behind = not slow.delivered(cut)
         slow.kill()
-        fast.wait(cut)
-        wrong = check.online(rig, cut)
         hit = "left behind" if behind else "caught up"
-        entry.trial(hit, values(rig, cut), wrong, time.monotonic() - begun)
-        out += [f"{hit} at {cut}: {line}" for line in wrong]
+        out += [f"{hit} at {cut}: {line}" for line in judge(entry, fast, before, cut, hit, begun, blow)]
         slow.start()
     with rig.feeding(total, 0):
         pass
@@ -104,7 +103,7 @@ def _run(rig: Rig, count: int, rng: random.Random, entry: Kind) -> list[str]:
     return out + rest
 
 
-def test_the_negative_control_fails(trials: int, slice_: Slice, broker: Broker, starter: Starter, tmp_path: Path, report: Report) -> None:
+def test_the_negative_control_fails(trials: int, slice_: Slice, broker: Broker, starter: Starter, tmp_path: Path, report: Part) -> None:
     """The same trials with Feast's own writer in place of the ordered write do not converge: the trials can see what they are for."""
     count = max(2, trials // 4)
     problems = run_races(2 * trials, slice_, broker, starter, tmp_path / "race", report, stock=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.round_world import World, history, old_rule
-from tests.prove.report import Report
+from tests.prove.report import Part
 from tests.redis_server import redis_server
 
 HISTORIES = 50
@@ -26,7 +26,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
             yield World(tmp_path, {"type": kind, "connection_string": server.connection_string})
 
 
-def test_round(world: World, trials: int, report: Report) -> None:
+def test_round(world: World, trials: int, report: Part) -> None:
     name = f"histories of corrections, {'redis' if 'connection_string' in world.settings else 'sqlite'}"
     problems = []
     for seed in range(trials * HISTORIES):

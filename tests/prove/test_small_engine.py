@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from pathlib import Path
 
 from pipelines.services.kafka_broker import Broker
-from tests.prove import check
-from tests.prove.report import Kind, Report
+from tests.prove.report import Kind, Part
 from tests.prove.rig import Rig
 from tests.prove.slice import Slice
 from tests.prove.small import Small, Starter
-from tests.prove.test_crash import SEED, WARM, numbers, values
+from tests.prove.test_crash import SEED, WARM, numbers
+from tests.prove.trial import finish, judge
 
 FLOW_SECONDS = 0.5
 TIMES = 2
@@ -21,14 +22,14 @@ MOST = 50
 
 
 def test_after_every_kill_all_values_are_the_oracles(
-    trials: int, slice_: Slice, broker: Broker, starter: Starter, tmp_path: Path, report: Report
+    trials: int, slice_: Slice, broker: Broker, starter: Starter, tmp_path: Path, report: Part
 ) -> None:
     problems = run_small(trials * TIMES, slice_, broker, starter, tmp_path, report)
     assert not problems, "\n".join(problems[:20])
 
 
 def run_small(
-    trials: int, slice_: Slice, broker: Broker, starter: Starter, folder: Path, report: Report, seed: int = SEED, stock: bool = False
+    trials: int, slice_: Slice, broker: Broker, starter: Starter, folder: Path, report: Part, seed: int = SEED, stock: bool = False
 ) -> list[str]:
     """All trials; what differed."""
     problems: list[str] = []
@@ -54,26 +55,18 @@ def _run(rig: Rig, stream: Small, count: int, rng: random.Random, entry: Kind) -
     with rig.feeding(cuts[0], 0):
         pass
     stream.wait(cuts[0])
-    for cut in cuts[1:]:
+    for before, cut in itertools.pairwise(cuts):
         begun = time.monotonic()
         with rig.feeding(cut, FLOW_SECONDS):
             time.sleep(rng.uniform(0, 2 * FLOW_SECONDS))
+            blow = time.monotonic()
             stream.kill()
             how = rng.choice(["state brought back", "state lost", "other shards"])
             if how == "other shards":
                 stream.shards = rng.choice([n for n in (1, 2, 3, 5) if n != stream.shards])
             stream.start(*(["restore"] if how == "state brought back" else []))
-        stream.wait(cut)
-        wrong = check.online(rig, cut)
-        entry.trial(how, values(rig, cut), wrong, time.monotonic() - begun)
-        out += [f"{how} at {cut}: {line}" for line in wrong]
-    with rig.feeding(total, 0):
-        pass
-    stream.wait(total)
-    stream.stop()
-    rest = check.row_log(stream, total) + check.late_log(stream, total) + check.dead_letters(rig, total)[0]
-    if not rig.stock:
-        rest += check.online(rig, total)
+        out += [f"{how} at {cut}: {line}" for line in judge(entry, stream, before, cut, how, begun, blow)]
+    rest = finish(rig, stream)
     if rest:
         entry.suspect(rest)
     return out + rest
