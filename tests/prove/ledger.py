@@ -1,0 +1,143 @@
+"""The fault ledger for people: ``docs/proof.md`` from the reports of ``make prove``.
+
+    python -m tests.prove.ledger [REPORT ...]
+
+Takes in the reports (default: ``data/prove/report.json``) where they are newer than what is kept, part by part, in ``docs/proof.json``,
+and writes both files anew. A part is one test with its parameters; parts may come from several runs, branches and machines.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.prove.report import Kind, Report, bound
+
+ROOT = Path(__file__).resolve().parents[2]
+KEPT, PAGE, NEWEST = (ROOT / path for path in ("docs/proof.json", "docs/proof.md", "data/prove/report.json"))
+ENOUGH = 20
+"""Trials of each kind that ``make prove`` means to make."""
+
+HEAD = """# The fault ledger
+
+What `make prove` found: each kind of fault is a real one, dealt to real processes (`tests/prove`) while records flow, at random moments.
+After each trial everything is compared with what an independent oracle says is due. This page is written by `python -m tests.prove.ledger`
+from the reports of the runs; [verify.md](verify.md) says what else proves the numbers.
+
+* **acknowledged**: records that the broker took during the trials. **applied**: those of them that the stream delivered.
+  **dead letters**: broken ones among them, found in the dead-letter topic.
+* **lost**: acknowledged records that were not delivered in time, and dead letters that are missing. **wrong**: values in the online store
+  that differ from the oracle's, in the last bit too, of so many compared.
+* **recovery**: seconds from the blow until all that was fed is delivered; this includes the fault itself (a broker that is away for
+  seconds, a process that is stopped for twenty) and the records that flow meanwhile.
+* **failed**: trials after which anything differed. **95% bound**: so large may the rate of failures be, by so many trials (Clopper and
+  Pearson, one-sided; of none in n about 3/n).
+* **control**: the same trials with Feast's own online store in place of Tandem's ordered write, or with the rule that was replaced. These
+  have to fail somewhere, else the trials could see nothing.
+"""
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table; all but the first column are numbers."""
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+
+
+def number(value: int) -> str:
+    """With commas; a dash for none."""
+    return f"{value:,}" if value else "0"
+
+
+def _row(name: str, kind: Kind, control: Kind | None) -> list[str]:
+    counted = kind.acknowledged or kind.applied
+    records = [number(n) if counted else "" for n in (kind.acknowledged, kind.applied, kind.dead_letters, kind.lost)]
+    recovery = [f"{np.percentile(kind.recovery, q):.1f}" if kind.recovery else "" for q in (50, 95)]
+    wrong = f"{number(kind.wrong)} of {number(kind.values)}"
+    stock = f"{control.failed} of {control.trials} failed" if control else ""
+    return [name, number(kind.trials), *records, wrong, *recovery, number(kind.failed), f"{bound(kind.failed, kind.trials):.1%}", stock]
+
+
+def _hits(kind: Kind) -> str:
+    counted = [f"{what} {n}" for what, n in sorted(kind.hits.items(), key=lambda hit: -hit[1])]
+    more = [f"{n:,} {what}" for what, n in kind.counts.items()]
+    return ", ".join([*counted[:12], *([f"{len(counted) - 12} others"] if len(counted) > 12 else []), *more])
+
+
+def page(report: Report) -> str:
+    """The whole page."""
+    kinds, controls = report.kinds(), report.kinds(stock=True)
+    heads = ["fault", "trials", "acknowledged", "applied", "dead letters", "lost", "wrong"]
+    heads += ["recovery p50", "p95", "failed", "95% bound", "control"]
+    total = Kind()
+    for kind in kinds.values():
+        total = total.plus(kind)
+    few = [f"{name} ({kind.trials})" for name, kind in kinds.items() if kind.trials < ENOUGH]
+    verdict = f"{total.trials:,} trials of {len(kinds)} kinds, {total.failed} failed; {total.lost:,} records lost, "
+    verdict += f"{total.wrong:,} of {total.values:,} values wrong."
+    out = [HEAD, f"**{verdict}** " + (f"Of fewer than {ENOUGH} trials: {', '.join(few)}." if few else f"Of every kind {ENOUGH} or more.")]
+    out += [table(heads, (_row(name, kind, controls.get(name)) for name, kind in sorted(kinds.items())))]
+    alone = {name: kind for name, kind in sorted(controls.items()) if name not in kinds}
+    if alone:
+        out += ["Negative controls of their own:\n", table(heads[:-1], (_row(name, kind, None)[:-1] for name, kind in alone.items()))]
+    out += ["## What was hit\n", table(["fault", "streams or worlds", "hit how often, and what else was counted"], _hit_rows(kinds))]
+    notes = [f"* {name}: {note.splitlines()[0]}" for name, kind in sorted(kinds.items()) for note in kind.notes[:3]]
+    out += ["## What failed\n", "\n".join(notes) + "\n"] if notes else []
+    for name, rows in sorted(report.tables().items()):
+        columns = list(dict.fromkeys(c for row in rows for c in row))
+        cells = ([_cell(row.get(c, "")) for c in columns] for row in rows)
+        out += [f"## {name.capitalize()}\n", table(columns, cells)]
+    return "\n".join([*out, *_parts(report)])
+
+
+def _hit_rows(kinds: dict[str, Kind]) -> Iterable[list[str]]:
+    return ([name, number(kind.runs), _hits(kind)] for name, kind in sorted(kinds.items()))
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return "none" if not value else "; ".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _parts(report: Report) -> list[str]:
+    heads = ["part", "ended well", "at (UTC)", "commit", "seconds", "load before, after", "machine", "packages"]
+    lines = Counter(_packages(part.about) for part in report.parts.values())
+    names = {text: f"line {n}" for n, text in enumerate(lines, 1)}
+    rows = [
+        [
+            f"`{name}`",
+            "no" if any(k.failed for k in part.kinds.values()) else "yes",
+            part.about["at"].removesuffix("+00:00"),
+            part.about["commit"],
+            number(part.about.get("seconds", 0)),
+            f"{part.about['load']}, {part.about.get('load at the end', '')}",
+            part.about["machine"],
+            names[_packages(part.about)],
+        ]
+        for name, part in sorted(report.parts.items())
+    ]
+    said = [f"* {name}: {text}" for text, name in names.items()]
+    return ["## The runs\n", "A `+` behind a commit: with changes that were not committed.\n", table(heads, rows), "\n".join(said) + "\n"]
+
+
+def _packages(about: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in about["packages"].items() if name != "tandem-features")
+
+
+def main() -> None:
+    """See the module."""
+    report = Report.read([path for path in (KEPT,) if path.exists()])
+    for path in sys.argv[1:] or [str(NEWEST)]:
+        report.add(Report.read([Path(path)]).plain())
+    report.write(KEPT)
+    PAGE.write_text(page(report))
+    print(f"{PAGE.relative_to(ROOT)}: {len(report.parts)} parts, {sum(k.trials for k in report.kinds().values()):,} trials")
+
+
+if __name__ == "__main__":
+    main()

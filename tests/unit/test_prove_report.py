@@ -1,0 +1,56 @@
+"""The report of the trials adds up: over parts, over files, and a part that is run again replaces its own figures alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.prove.ledger import page
+from tests.prove.report import Part, Report, bound
+
+
+def report(at: str, **trials: int) -> Report:
+    """A report of parts with so many trials of one kind, each of ten records and recovered in two seconds."""
+    out = Report()
+    for name, count in trials.items():
+        part = out.part(name)
+        part.about["at"] = at
+        for _ in range(count):
+            part.kind("kill").trial("worker", 100, [], 3.0, acknowledged=10, applied=10, recovery=2.0, counts={"rows": 2})
+        part.kind("kill", stock=True).trial("worker", 100, ["one differs"], 3.0)
+    return out
+
+
+def test_parts_of_several_runs_add_up_and_a_part_run_again_replaces_itself(tmp_path: Path) -> None:
+    path = tmp_path / "data" / "report.json"
+    report("2026-11-28T10:00:00+00:00", a=3).write(path)
+    report("2026-11-28T11:00:00+00:00", b=20).write(path)
+    kind = Report.read([path]).kinds()["kill"]
+    assert (kind.trials, kind.acknowledged, kind.applied, kind.counts, len(kind.recovery)) == (23, 230, 230, {"rows": 46}, 23)
+    report("2026-11-28T12:00:00+00:00", a=5).write(path)
+    assert Report.read([path]).kinds()["kill"].trials == 25
+    other = tmp_path / "other.json"
+    report("2026-11-28T11:30:00+00:00", a=9, c=1).write(other)  # of another branch: its part a is older
+    assert Report.read([path, other]).kinds()["kill"].trials == 26 == Report.read([other, path]).kinds()["kill"].trials
+    assert Report.read([path, other]).kinds(stock=True)["kill"].failed == 3
+
+
+def test_the_bound_is_the_rule_of_three_where_nothing_failed() -> None:
+    assert bound(0, 20) == pytest.approx(0.1391, abs=1e-4)
+    assert bound(0, 1000) == pytest.approx(3 / 1000, rel=0.01)
+    assert bound(1, 20) == pytest.approx(0.2161, abs=1e-4) and bound(2, 2) == 1.0
+
+
+def test_a_lost_record_is_a_failed_trial_and_the_page_says_so() -> None:
+    made = report("2026-11-28T10:00:00+00:00", a=19)
+    made.part("a").kind("kill").trial("engine", 100, [], 3.0, acknowledged=10, applied=9, lost=1, recovery=4.0)
+    text = page(made)
+    assert "| kill | 20 | 200 | 199 | 0 | 1 | 0 of 2,000 | 2.0 | 2.1 | 1 | 21.6% | 1 of 1 failed |" in text
+    assert "20 trials of 1 kinds, 1 failed; 1 records lost" in text and "| `a` | no |" in text
+
+
+def test_tables_of_other_forms_are_kept_beside() -> None:
+    part = Part.of(Part({"at": "2026-11-28T10:00:00+00:00"}).plain())
+    part.table("soak").append({"figure": "memory MB", "early": 10.5, "end": 10.5, "problems": []})
+    assert not part.empty() and part.plain()["tables"]["soak"][0]["early"] == 10.5
