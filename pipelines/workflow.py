@@ -139,9 +139,11 @@ def train(
     push: bool = True,
 ) -> Any:
     """Train one model."""
+    from pipelines.feature_store.applying import finish
     from pipelines.training import train as run_training
     from pipelines.training.user_code import model_of
 
+    finish(repo, steps.say)
     definition = model_of(repo, model)
     given = dict(params or {})
     with steps.doing("training"):
@@ -211,12 +213,14 @@ def evaluate(
 
     Returns what ``Evaluation.to_dict`` tells, and ``run``.
     """
+    from pipelines.feature_store.applying import finish
     from pipelines.project.recording import recorded
     from pipelines.promotion.evaluate import evaluate as score
     from pipelines.promotion.evaluate import write_tfma
     from pipelines.registry.alias_file import current, model_folder
     from pipelines.training.user_code import model_of
 
+    finish(repo, steps.say)
     chosen = model_of(repo, model)
     if not versions:
         now = current(model_folder(repo.data, chosen.name))

@@ -8,12 +8,14 @@ import binascii
 import os
 from collections import OrderedDict
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
 
 from serving.api_keys import ApiKeys
+from serving.certificate import certificate_warning
 from serving.errors import UnauthenticatedError
 from serving.principals import ALL_SCOPES, ANYBODY, Principal
 from serving.repository import Watcher
@@ -47,6 +49,7 @@ class Access:
 
     def __init__(self, settings: ServingSettings) -> None:
         self.asks = settings.asks_who
+        self._certificate = settings.tls_cert
         own = environment_key()
         keys = settings.keys is not None and settings.keys.exists()
         self._keys = ApiKeys(settings.keys if keys else None, own) if keys or own else None
@@ -68,8 +71,9 @@ class Access:
             self._watcher.close()
 
     def warnings(self) -> list[str]:
-        """What is wrong with the provider, if anything."""
-        return [self.tokens.problem] if self.tokens is not None and self.tokens.problem else []
+        """What is wrong with the provider and with the server's own certificate, if anything."""
+        provider = self.tokens.problem if self.tokens is not None else ""
+        return [line for line in (provider, certificate_warning(self._certificate, datetime.now(UTC))) if line]
 
     async def principal(self, request: Request) -> Principal:
         """Who asks. Raises UnauthenticatedError if nobody that this server knows."""

@@ -23,7 +23,7 @@ from serving.repository import ModelRepository, Watcher
 from serving.request_log import LogLimits, RequestLog, RequestRecord
 from serving.settings import ServingSettings
 from serving.shadow import Shadow
-from transforms.data_folder import applied_graph
+from transforms.data_folder import applied_graph, under_way
 from transforms.definitions import ARROW_TYPES
 from transforms.errors import FingerprintError, StoreError, TandemError
 from transforms.instants import micros_of, now_us
@@ -111,6 +111,8 @@ class Dataplane:
         """What is wrong though the server is ready, one line each: aliases that are not followed, a log that is too small."""
         logs = [part.warning for part in (self._log, self._shadow_log) if part is not None and part.warning]
         states = self.models.states.items()
+        if under_way(self.settings.graphs) is not None:
+            logs.append("an apply is under way, or was ended before it was done: registry and online store may differ until 'tandem apply'")
         return logs + [f"model {name!r}: {state.warning}" for name, state in states if state.warning and not state.reason]
 
     def _challenger(self, model: str) -> LoadedModel | None:

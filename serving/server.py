@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import ssl
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 
 from serving.app import create_app
+from serving.certificate import certificate_warning
 from serving.connections import Connections, connection_class
 from serving.repository import Watcher
 from serving.settings import ServingSettings
@@ -31,7 +33,9 @@ def run(settings: ServingSettings) -> None:
         logging.getLogger("uvicorn.error").warning(warning)
     watcher = None
     if tls is not None:
-        watcher = Watcher(Reload(settings, tls).look, settings.poll_seconds)
+        reload = Reload(settings, tls)
+        reload.tell()
+        watcher = Watcher(reload.look, settings.poll_seconds)
         watcher.start()
     try:
         server = uvicorn.Server(config)
@@ -84,9 +88,18 @@ class Reload:
         self._settings = settings
         self._context = context
         self._stamp = self._stamps()
+        self._told = ""
+
+    def tell(self) -> None:
+        """Say once that the certificate has expired, will soon, or is not in force yet."""
+        warning = certificate_warning(self._settings.tls_cert, datetime.now(UTC))
+        if warning and warning != self._told:
+            log.warning(warning)
+        self._told = warning
 
     def look(self) -> None:
         """Look at the files once. Files that cannot be used (a half-written pair, say) change nothing; the next look tries again."""
+        self.tell()
         stamp = self._stamps()
         if stamp == self._stamp or self._settings.tls_cert is None:
             return

@@ -39,22 +39,22 @@ class Authority:
         ).add_extension(_MAY_SIGN, critical=True).sign(self._key, hashes.SHA256())  # fmt: skip
         self.pem = self._cert.public_bytes(serialization.Encoding.PEM)
 
-    def _signed(self, common: str, public: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    def _signed(self, common: str, public: ec.EllipticCurvePublicKey, ends: timedelta = timedelta(days=90)) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
         made = x509.CertificateBuilder().subject_name(_name(common)).issuer_name(_name("test authority")).public_key(public)
         return (
             made.serial_number(x509.random_serial_number())
             .not_valid_before(now - timedelta(days=1))
-            .not_valid_after(now + timedelta(days=1))
+            .not_valid_after(now + ends)
             # Python 3.13 verifies strictly: every certificate says whose key signed it, and an authority what it may do.
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
 
-    def issue(self, cert: Path, key: Path, common: str, server: bool = False) -> None:
-        """A certificate and its key, as PEM files; of a server for this machine's names."""
+    def issue(self, cert: Path, key: Path, common: str, server: bool = False, ends: timedelta = timedelta(days=90)) -> None:
+        """A certificate and its key, as PEM files; of a server for this machine's names. It ends after ``ends``, which may be negative."""
         own = ec.generate_private_key(ec.SECP256R1())
-        made = self._signed(common, own.public_key())
+        made = self._signed(common, own.public_key(), ends)
         if server:
             names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
             made = made.add_extension(x509.SubjectAlternativeName(names), critical=False)

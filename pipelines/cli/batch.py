@@ -16,7 +16,7 @@ def events(
     repo: RepoOption = DEFAULT_REPO, data: DataOption = None, start: StartOption = None, end: EndOption = None, json_: JsonOption = False
 ) -> None:
     """Write the event logs by the repository's own function (demo.events of tandem.yaml)."""
-    loaded, steps = load(repo, data), Steps()
+    loaded, steps = load(repo, data, finish=False), Steps()
     show(workflow.make_events(loaded, start, end, steps), json_, None)
 
 
@@ -33,7 +33,7 @@ def batch(
 ) -> None:
     """Make feature rows of a range of history. What stands after -- goes to Beam's PipelineOptions."""
     quiet()
-    loaded, steps = load(repo, data), Steps()
+    loaded, steps = load(repo, data, finish=False), Steps()
     demo = loaded.settings.demo
     manifest = workflow.batch(
         loaded, moment("--start", start, demo.start), moment("--end", end, demo.end), steps, runner, context.args, pinned, anew
@@ -66,7 +66,7 @@ def apply(
 ) -> None:
     """Make a run's graphs the applied ones, and run feast apply."""
     quiet()
-    workflow.apply(load(repo, data), run, Steps(), reason)
+    workflow.apply(load(repo, data, finish=False), run, Steps(), reason)
 
 
 def materialize(repo: RepoOption = DEFAULT_REPO, data: DataOption = None, start: StartOption = None, end: EndOption = None) -> None:

@@ -24,7 +24,11 @@ def check(
     Nothing is written, applied or recorded. Exit codes: 0 nothing is wrong; 1 something is, one line each.
     """
     quiet()
-    loaded, steps = load(repo, data), Steps()
+    from pipelines.lake.graphs import applying
+
+    loaded, steps = load(repo, data, finish=False), Steps()
+    if applying(loaded.data) is not None:
+        steps.say("an apply was ended before it was done; the next command that works with features completes it, as does 'tandem apply'")
     steps.say(f"definitions: {len(loaded.sources)} sources, {len(loaded.groups)} groups")
     from pipelines.training.project_check import check_project
 

@@ -43,12 +43,23 @@ def quiet() -> None:
     logging.getLogger().setLevel(logging.ERROR)
 
 
-def load(repo: Path, data: Path | None = None) -> Repo:
-    """The repository, or one clear error."""
+def load(repo: Path, data: Path | None = None, *, finish: bool = True) -> Repo:
+    """The repository, or one clear error.
+
+    An apply that was killed is completed first, so that no command reads the registry and the online store as it left them. Commands that
+    read definitions alone say ``finish=False``, and those by which one gets out where it cannot be completed.
+    """
     from pipelines.project.repository import load_repo
 
     if data is not None:  # the repository's own modules and child processes read the settings too
         os.environ["TANDEM_DATA"] = str(data.resolve())
     loaded = load_repo(repo)
     quiet()  # Feast, which the repository imports, turns the warnings of other libraries on again
+    if finish:
+        from pipelines.lake.graphs import applying
+
+        if applying(loaded.data) is not None:
+            from pipelines.feature_store import applying as killed
+
+            killed.finish(loaded, Steps().say)
     return loaded

@@ -295,7 +295,7 @@ def _judge(repo: Path, data: Path | None, source: str, payload: bytes | None, st
     from pipelines.cli.console import load
 
     try:
-        loaded = load(repo, data)
+        loaded = load(repo, data, finish=False)
         if source not in loaded.sources:
             return None, f"source {source!r} is defined no more"
         from pipelines.sources.formats.record_format import record_format

@@ -33,7 +33,7 @@ def erase(
     from pipelines.forgetting.subject import Subject
     from pipelines.project import access
 
-    subject, loaded, steps = Subject.parse(entity), load(repo, data), Steps()
+    subject, loaded, steps = Subject.parse(entity), load(repo, data, finish=not dry_run), Steps()
     with steps.doing("erasing"):
         if dry_run:
             report = forget(loaded, subject, True, steps.say)
@@ -84,7 +84,7 @@ def vacuum(
     kinds = tuple(kind or ())
     if unknown := [k for k in kinds if k not in KINDS]:
         raise ConfigError(f"--kind {unknown[0]!r}: there is {', '.join(KINDS)}")
-    loaded, steps = load(repo, data), Steps()
+    loaded, steps = load(repo, data, finish=False), Steps()
     if dry_run:
         gone = take(loaded, datetime.now(UTC), age, keep, kinds, True)
     else:

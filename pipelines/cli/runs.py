@@ -230,7 +230,7 @@ def lineage(
     quiet()
     from pipelines.lineage import trace, tree
 
-    found = trace(load(repo, data), request, row)
+    found = trace(load(repo, data, finish=False), request, row)
     if page is not None:
         from pipelines.lineage.trace_html import render_page
 

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.console import DEFAULT_REPO, DataOption, RepoOption, moment, quiet
+from pipelines.cli.console import DEFAULT_REPO, DataOption, RepoOption, load, moment, quiet
 from pipelines.lake import layout
-from transforms.errors import ConfigError
+from transforms.errors import ConfigError, TandemError
 
 _FILES = ("keys", "tls_cert", "tls_key", "tls_client_ca")
 
@@ -38,6 +38,7 @@ def serve(
     quiet()
     from pydantic import ValidationError
 
+    from pipelines.lake.graphs import applying
     from pipelines.project.config import load_settings
     from serving.settings import ServingSettings
 
@@ -73,6 +74,8 @@ def serve(
         )
         raise ConfigError(f"serve.{'.'.join(map(str, first['loc']))}: {first['msg']} (got {first['input']!r}); correct it") from None
     chosen.exposure()
+    if applying(settings.data) is not None:
+        _finish(repo, data)
     from pipelines.lake.processes import become, module_command
     from pipelines.project.recording import ProjectRef, hand_over
 
@@ -84,3 +87,12 @@ def serve(
         typer.echo(f"{error.filename or settings.data} cannot be written: 'tandem runs' will not show this server", err=True)
     # The server is a process of its own that never loads Beam or the pipelines; it takes this one's place.
     become(module_command("serving", chosen.model_dump_json()))
+
+
+def _finish(repo: Path, data: Path | None) -> None:
+    """Complete an apply that was killed: the server reads registry and online store. One that cannot be completed now (the store is away,
+    or the folder read-only) is told of, here and by the server's readiness; it is no reason not to serve what is there."""
+    try:
+        load(repo, data)
+    except TandemError as error:
+        typer.echo(f"warning: {error}", err=True)

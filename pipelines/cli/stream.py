@@ -66,7 +66,7 @@ def stream(
         parallelism=parallelism,
         metrics_port=metrics_port,
     )
-    loaded = load(repo, data)
+    loaded = load(repo, data, finish=False)  # run_stream completes it
     quiet()  # Feast switches warnings on again
     manifest = run_stream(loaded, options)
     show(manifest, json_, None)
@@ -165,7 +165,7 @@ def skip(
     quiet()
     from pipelines.streaming.stream_control import skip_record
 
-    loaded = load(repo, data)
+    loaded = load(repo, data, finish=False)
     topics = {g.source.topic: g.source.name for g in loaded.groups.values() if g.source.topic}
     skip_record(loaded.data, name, topics, where, reason)
     write(f"{where} is left out")

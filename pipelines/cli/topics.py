@@ -37,7 +37,7 @@ def create(
     from pipelines.replay.producer import prepare_topics
     from pipelines.sources.kafka.kafka_client import client_options
 
-    loaded, steps = load(repo, data), Steps()
+    loaded, steps = load(repo, data, finish=False), Steps()
     try:
         kept = -1 if retention == "forever" else int(parse_duration(retention).total_seconds() * 1000)
     except ValueError as error:
@@ -74,7 +74,7 @@ def archive(
     from pipelines.replay.topic_archive import archive_topic
     from pipelines.sources.broker import open_broker
 
-    loaded, steps = load(repo, data), Steps()
+    loaded, steps = load(repo, data, finish=False), Steps()
     begin = None if since is None else micros_of(moment("--since", since))
     chosen = _chosen(loaded, source)
     reader = open_broker(loaded.settings.kafka, loaded.data).open_reader()

@@ -3,7 +3,8 @@
 The graphs that are applied stand in three places: ``graphs/<group>/CURRENT``, Feast's registry, and the online store. An apply first
 writes its intent, ``graphs/APPLYING.json``, by one rename; from then on that file is what everybody reads
 (:func:`transforms.data_folder.applied_graph`), for all groups at once, and it goes when the three agree with it. So an apply that is
-killed before the rename did nothing, and one killed after it is done: whatever needs the other two places calls :func:`finish` first.
+killed before the rename did nothing, and one killed after it is done: whatever reads the other two places calls :func:`finish` first,
+which every command does that works with features (``pipelines.cli.console.load``).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pipelines.feature_store.store import apply as feast_apply
 from pipelines.feature_store.store import registry_file
 from pipelines.lake import graphs
 from pipelines.project.repository import Repo
+from transforms.errors import StoreError
 from transforms.locks import lock
 
 __all__ = ["apply_fingerprints", "finish"]
@@ -34,10 +36,11 @@ def apply_fingerprints(
     Raises StoreError, ConfigError for a registry or store that could not be brought to it; then the next apply, or :func:`finish`, does.
     """
     with _locked(repo, say):
-        _complete(repo, say)
+        # Of one that was killed, which need not be completed first: perhaps the files as they are now do not even fit it.
+        _point(repo)
         fingerprints = dict(choose())
         graphs.begin_apply(repo.data, fingerprints)
-        _complete(repo, say)
+        _complete(repo)
     return fingerprints
 
 
@@ -45,18 +48,30 @@ def finish(repo: Repo, say: Callable[[str], None] = lambda line: None) -> None:
     """Complete an apply that was killed; harmless and cheap where there is none. Raises as :func:`apply_fingerprints`."""
     if graphs.applying(repo.data) is None:
         return
-    with _locked(repo, say):
-        if graphs.applying(repo.data) is not None:
-            say("an apply was ended before it was done; completing it")
-            _complete(repo, say)
+    try:
+        with _locked(repo, say):
+            if graphs.applying(repo.data) is not None:
+                say("an apply was ended before it was done; completing it")
+                _complete(repo)
+    except OSError as error:
+        where = error.filename or graphs.folder(repo.data)
+        raise StoreError(
+            f"an apply was ended before it was done, and could not be completed ({where}: {error.strerror}); run 'tandem apply'"
+        ) from None
 
 
-def _complete(repo: Repo, say: Callable[[str], None]) -> None:
+def _point(repo: Repo) -> dict[str, str] | None:
+    """Write each group's pointer as an apply under way has it, if there is one: what it applies."""
     intent = graphs.applying(repo.data)
+    for group, fingerprint in (intent or {}).items():
+        graphs.apply_graph(repo.data, group, fingerprint)
+    return intent
+
+
+def _complete(repo: Repo) -> None:
+    intent = _point(repo)
     if intent is None:
         return
-    for group, fingerprint in intent.items():
-        graphs.apply_graph(repo.data, group, fingerprint)
     _set_aside_a_torn_registry(repo)
     feast_apply(repo, intent)
     graphs.end_apply(repo.data)

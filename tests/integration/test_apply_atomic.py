@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from pipelines.feature_store import applying
+from pipelines.cli.root import app
+from pipelines.feature_store import applying, store
 from pipelines.feature_store.store import open_store, ordered_store, registry_file
-from pipelines.lake import graphs
+from pipelines.lake import graphs, processes
+from serving.dataplane import Dataplane
 from serving.online_store.sqlite import OrderedSqliteOnlineStore
+from serving.settings import ServingSettings
 from tests.integration.stream_world import StreamWorld, make_stream_world
-from transforms.errors import GraphError
+from transforms.errors import GraphError, StoreError
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -68,8 +72,7 @@ def graph_of(world: StreamWorld, tag: str) -> dict[str, str]:
     """Group -> fingerprint of one more graph each, which differs by its number alone."""
     out = {}
     for name in world.repo().groups:
-        current = graphs.applied_graph(graphs.folder(world.data), name)
-        assert current is not None
+        current = next(p for p in (graphs.folder(world.data) / name).iterdir() if (p / "tandem.json").is_file()).name
         fingerprint = tag * 64
         target = graphs.folder(world.data) / name / fingerprint
         if not target.exists():
@@ -141,3 +144,85 @@ def test_a_registry_that_was_cut_off_is_made_anew(tmp_path: Path) -> None:
     applying.finish(world.repo())
     assert {v.name for v in open_store(world.repo()).list_feature_views()} == set(world.repo().groups)
     assert os.path.exists(f"{place}.damaged")
+
+
+@pytest.fixture
+def half(tmp_path: Path) -> StreamWorld:
+    """A world whose apply was killed as soon as its intent was written: registry and store are of the graphs before."""
+    world = make_stream_world(tmp_path / "world")
+    graphs.begin_apply(world.data, graph_of(world, "a"))
+    places = seen(world)
+    assert places["store"] != places["pointer"] == graph_of(world, "a")
+    return world
+
+
+COMPLETE = (
+    ["verify", "--stores"],
+    ["materialize"],
+    ["train"],
+    ["evaluate"],
+    ["promote"],
+    ["rollback"],
+    ["compare"],
+    ["monitor"],
+    ["watch", "--once", "--dry-run"],
+    ["erase", "--entity", "zone=nobody"],
+    ["serve"],
+    ["stream"],
+)
+LOOK = (["check", "--no-rows"], ["runs", "list"], ["dlq", "list", "--only", "batch"], ["erase", "--entity", "zone=nobody", "--dry-run"])
+
+
+@pytest.mark.parametrize("words", COMPLETE, ids=" ".join)
+def test_a_killed_apply_is_completed_by_whatever_reads_features_next(
+    half: StreamWorld, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SECURITY M2: only apply, materialize and stream did; train learned on what was applied before, and verify compared with it. The
+    command itself may fail, as here there is no model and no run."""
+
+    def served(command: Any) -> None:
+        raise SystemExit(0)
+
+    for name in ("TANDEM_RUN_FOLDER", "TANDEM_PARENT_RUN"):  # serve leaves them to the server
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(processes, "become", served)
+    if words == ["stream"]:
+        monkeypatch.setattr("pipelines.streaming.stream_plan.choose_start", lambda *given: (_ for _ in ()).throw(GraphError("far enough")))
+        words = ["stream", "--runner", "direct", "--until", "latest"]
+    result = CliRunner().invoke(app, [*words, "--repo", str(half.path)])
+    assert "No such" not in result.output, result.output
+    assert "completing it" in result.output, (result.output, result.exception)
+    assert graphs.applying(half.data) is None
+    places = seen(half)
+    assert places["pointer"] == places["store"] == graph_of(half, "a")
+
+
+@pytest.mark.parametrize("words", LOOK, ids=" ".join)
+def test_who_only_looks_changes_nothing(half: StreamWorld, words: list[str]) -> None:
+    result = CliRunner().invoke(app, [*words, "--repo", str(half.path)])
+    assert "No such" not in result.output, result.output
+    assert graphs.applying(half.data) == graph_of(half, "a")
+
+
+def test_an_apply_that_cannot_be_completed_gives_way_to_the_next_one(half: StreamWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SECURITY M2: the files do not fit it any more, say. Nothing could be applied then."""
+    wanted, real = graph_of(half, "c"), store.apply
+
+    def fits(repo: Any, fingerprints: dict[str, str]) -> None:
+        if fingerprints != wanted:
+            raise StoreError("the files do not fit")
+        real(repo, fingerprints)
+
+    monkeypatch.setattr(applying, "feast_apply", fits)
+    with pytest.raises(StoreError):
+        applying.finish(half.repo())
+    assert applying.apply_fingerprints(half.repo(), lambda: wanted) == wanted
+    places = seen(half)
+    assert places["pointer"] == places["store"] == wanted and graphs.applying(half.data) is None
+
+
+def test_a_server_says_that_an_apply_is_half_done(half: StreamWorld) -> None:
+    plane = Dataplane(ServingSettings(feature_repo=half.path, models=half.data / "models", graphs=half.data / "graphs"))
+    assert any("apply" in line for line in plane.warnings())
+    applying.finish(half.repo())
+    assert plane.warnings() == []

@@ -8,7 +8,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +240,27 @@ def test_tls_client_certificates_and_a_certificate_that_changes(world: Path, tmp
         reload.look()
         assert ssl.get_server_certificate(("localhost", port)) != before
         assert get("/v2/models/delay", "pricing").status_code == 200
+
+
+def test_an_expired_certificate_is_told_of_and_a_new_one_ends_it(world: Path, tmp_path: Path) -> None:
+    """Clients refuse it; readiness says so (to who does not look at certificates); the new one is taken without a restart."""
+    authority, cert, secret, ca = Authority(), tmp_path / "cert.pem", tmp_path / "key.pem", tmp_path / "ca.pem"
+    authority.issue(cert, secret, "localhost", server=True, ends=timedelta(minutes=-1))
+    ca.write_bytes(authority.pem)
+    given = settings(world, tls_cert=cert, tls_key=secret)
+    with running(given, create_app(given)) as (server, _, port):
+        ready, trusting = f"https://localhost:{port}/v2/health/ready", ssl.create_default_context(cafile=str(ca))
+        with httpx.Client(verify=trusting) as client, pytest.raises(httpx.ConnectError, match="certificate has expired"):
+            client.get(ready)
+        with httpx.Client(verify=False) as careless:  # a look at what it says, as a probe of an orchestrator
+            assert "expired at" in careless.get(ready).json()["warnings"][0]
+        tls = getattr(server.config.http_protocol_class, "tls", None)
+        assert tls is not None
+        reload = Reload(given, tls)
+        authority.issue(cert, secret, "localhost", server=True)
+        reload.look()
+        with httpx.Client(verify=trusting) as client:
+            assert client.get(ready).json() == {"ready": True}
 
 
 def test_a_client_that_hangs_up_is_a_499_of_one_line(world: Path, caplog: pytest.LogCaptureFixture) -> None:

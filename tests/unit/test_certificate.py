@@ -1,0 +1,69 @@
+"""A server's certificate that is out of force, or soon will be: said at its start, by its readiness, and once when that changes."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from serving.certificate import certificate_warning
+from serving.server import Reload
+from serving.settings import ServingSettings
+from tests.certificates import Authority
+
+NOW = datetime.now(UTC)
+
+
+def made(folder: Path, ends: timedelta) -> tuple[Path, Path]:
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    Authority().issue(cert, key, "localhost", server=True, ends=ends)
+    return cert, key
+
+
+@pytest.mark.parametrize(
+    ("ends", "says"),
+    [
+        (timedelta(minutes=-1), "expired at"),
+        (timedelta(minutes=1), "expires at"),
+        (timedelta(days=13), "expires at"),
+        (timedelta(days=15), ""),
+        (timedelta(days=900), ""),
+    ],
+)
+def test_what_is_said_of_a_certificate_by_its_end(tmp_path: Path, ends: timedelta, says: str) -> None:
+    cert, _ = made(tmp_path, ends)
+    told = certificate_warning(cert, NOW)
+    assert (says in told and "without a restart" in told) if says else told == ""
+    assert "in force from" in certificate_warning(cert, NOW - timedelta(days=400))
+
+
+def test_of_a_chain_the_first_end_counts_and_what_cannot_be_read_is_not_judged(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    long, _ = made(tmp_path, timedelta(days=900))
+    short, _ = made(tmp_path / "a", timedelta(hours=-1))
+    long.write_bytes(long.read_bytes() + short.read_bytes())
+    assert "expired at" in certificate_warning(long, NOW)
+    long.write_text("half of it")
+    for file in (long, tmp_path / "none", None):
+        assert certificate_warning(file, NOW) == ""
+
+
+def test_it_is_said_once_and_again_after_a_change(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cert, key = made(tmp_path, timedelta(minutes=-1))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    reload = Reload(ServingSettings(feature_repo=tmp_path, models=tmp_path, graphs=tmp_path, tls_cert=cert, tls_key=key), context)
+    with caplog.at_level(logging.WARNING, "tandem.serving"):
+        for _ in range(3):
+            reload.look()
+        assert len(caplog.records) == 1
+        made(tmp_path, timedelta(days=60))
+        reload.look()
+        reload.look()
+        assert len(caplog.records) == 1
+        made(tmp_path, timedelta(days=2))
+        reload.look()
+        reload.look()
+        assert [r.getMessage().split(" at ")[0][-7:] for r in caplog.records] == ["expired", "expires"]
