@@ -73,7 +73,7 @@ def test_another_project_sees_no_flights(tmp_path: Path) -> None:
 
 
 def test_statuses_that_occur_are_in_the_document(client: TestClient) -> None:
-    """SECURITY, low: 401, 403, 404, 413, 429 and 503 are told too."""
+    """SECURITY low (statuses in OpenAPI): 401, 403, 404, 413, 429 and 503 are told too."""
     told = {(method, path): set(operation["responses"]) for method, path, operation in operations(client)}
     body = {"200", "400", "401", "403", "404", "413", "415", "422", "429", "503"}
     assert told[("POST", "/v1/models/{name}:predict")] == told[("POST", "/v2/models/{name}/infer")] == body

@@ -63,7 +63,7 @@ def test_a_mistake_is_one_line_with_file_key_and_value(repo, text, parts):
 
 @pytest.mark.parametrize("name", ["a[b]", "a*", "a?b", "a\\b"])
 def test_a_data_folder_that_tensorflow_takes_for_a_pattern_is_refused_before_any_work(repo, tmp_path, name):
-    """SECURITY low: it failed in the analysis, after minutes."""
+    """SECURITY low (patterns in paths): it failed in the analysis, after minutes."""
     with pytest.raises(ConfigError, match="which TensorFlow takes for a pattern; choose another folder") as e:
         load_settings(repo, data=tmp_path / name)
     assert "\n" not in str(e.value)

@@ -26,6 +26,7 @@ def test_whatever_has_each_key_once_is_read(value: dict[str, Any], ascii_only: b
 
 @given(st.dictionaries(text, values, min_size=1), st.data())
 def test_a_key_twice_at_any_depth_is_refused(value: dict[str, Any], data: st.DataObject) -> None:
+    """SECURITY low (repeated keys): the last one won."""
     key = data.draw(st.sampled_from(sorted(value)))
     inner = json.dumps(value)[:-1] + f", {json.dumps(key)}: 1}}"
     for body in (inner, f'{{"instances": [1, {{"x": {inner}}}]}}', f'{{"entities": {inner}, "b": [{{}}, "\\\\\\""]}}'):

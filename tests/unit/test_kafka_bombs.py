@@ -135,7 +135,7 @@ def test_so_many_records_are_taken_at_once(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("length", [-12, -1, 0, 48])
 def test_a_length_that_cannot_be_ends(length: int) -> None:
-    """SECURITY low: a length of -12 was read for ever."""
+    """SECURITY low (record batch lengths): a length of -12 was read for ever."""
     raw = bytearray(batch(7, [(7, (1, None, b"a", []))]))
     struct.pack_into(">i", raw, 8, length)
     with pytest.raises(DamagedLog, match=f"offset 7: a length of {length} bytes") as caught:
@@ -153,7 +153,7 @@ DAMAGE: dict[str, Callable[[bytearray, np.random.Generator], Any]] = {
 @pytest.mark.parametrize("codec", [1, 2, 3, 4])
 @pytest.mark.parametrize("how", DAMAGE)
 def test_damaged_bodies_are_data_errors(codec: int, how: str) -> None:
-    """SECURITY low: damaged gzip raised zlib.error. What can still be read is as long as it was; batches before it are given out."""
+    """SECURITY low (damaged gzip): it raised zlib.error. What can still be read is as long as it was; batches before it are given out."""
     random = np.random.default_rng(codec)
     good = batch(3, [(3, (1, None, b"good", []))])
     for _ in range(60):

@@ -105,19 +105,19 @@ def size(value: Any) -> int:
 @pytest.mark.parametrize("levels", [14, 20, 25, 60])
 @pytest.mark.parametrize("leaf", ["null", {"type": "fixed", "name": "Z", "size": 0}])
 def test_a_schema_that_doubles_per_level_is_refused(levels: int, leaf: Any) -> None:
-    """SECURITY, low: 25 levels of records of two nulls cost seconds for five bytes; to refuse them costs a look at each level."""
+    """SECURITY low (doubling schemas): 25 levels of two nulls each cost seconds for 5 bytes; to refuse them costs a look a level."""
     with pytest.raises(UnusableSchema, match="values that take no bytes"):
         decode(doubling(levels, leaf), b"")
 
 
 def test_it_may_double_as_long_as_bytes_pay_for_it() -> None:
-    """SECURITY, low: each leaf is a byte, so the work is that of the bytes; and little of nothing is fine."""
+    """SECURITY low (doubling schemas): each leaf is a byte, so the work is that of the bytes; and little of nothing is fine."""
     assert size(decode(doubling(10, "boolean"), bytes(1024))) == 2047
     assert size(decode(doubling(8, "null"), b"")) == 511
 
 
 def test_an_array_of_records_that_double_is_refused() -> None:
-    """SECURITY, low: one byte an item, and thousands of values each."""
+    """SECURITY low (doubling schemas): one byte an item, and thousands of values each."""
     item = {"type": "record", "name": "I", "fields": [{"name": "x", "type": "boolean"}, {"name": "y", "type": doubling(8, "null")}]}
     for many in ({"type": "array", "items": item}, {"type": "map", "values": item}):
         with pytest.raises(UnusableSchema, match="more than 16 values for each of their bytes"):
@@ -143,7 +143,7 @@ _schemas = st.recursive(
 @settings(max_examples=150, deadline=None)
 @given(_schemas, st.binary(max_size=60))
 def test_the_work_is_bounded_by_the_bytes(inner: Any, data: bytes) -> None:
-    """SECURITY, low: whatever the schema, and whatever the bytes."""
+    """SECURITY low (doubling schemas): whatever the schema, and whatever the bytes."""
     try:
         value = decode({"type": "record", "name": "top", "fields": [{"name": "x", "type": inner}]}, data)
     except (UnusableSchema, ValueError, EOFError, IndexError, KeyError, UnicodeDecodeError, OverflowError):
@@ -177,7 +177,7 @@ NEGATIVE: dict[str, list[bytes]] = {
 
 @pytest.mark.parametrize("kind", CHOICES)
 def test_an_index_from_0_up_chooses_and_no_other_does(kind: str) -> None:
-    """SECURITY, low: -1 was the last symbol of an enum, or the last branch of a union."""
+    """SECURITY low (negative indices): -1 was the last symbol of an enum, or the last branch of a union."""
     schema = {"type": "record", "name": "R", "fields": [{"name": "x", "type": CHOICES[kind]}]}
     for value in VALUES[kind]:
         out = BytesIO()

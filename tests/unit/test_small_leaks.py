@@ -1,4 +1,4 @@
-"""SECURITY, low: small openings, each by its own test."""
+"""Small openings, each by its own test."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.parametrize("name", [".", "..", "a/b", "../x", "", "a b", "/tmp/x"])
 def test_a_streams_name_is_no_path_and_a_look_makes_no_folder(tmp_path: Path, name: str) -> None:
+    """SECURITY low (stream names): ``stream status --name .`` made folders."""
     (tmp_path / "stream").mkdir()
     for ask in (stream_status, stop_stream):
         with pytest.raises(ConfigError, match="use letters, digits"):
@@ -39,6 +40,7 @@ def test_a_look_at_what_is_no_stream_leaves_it_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("mask", "mode"), [(None, 0o600), ("027", 0o640), ("none", 0o600)])
 def test_what_commands_write_is_their_users_alone(tmp_path: Path, mask: str | None, mode: int) -> None:
+    """SECURITY low (file modes): they were 0644."""
     code = (
         "from pipelines.cli import root; from pathlib import Path; import sys\n"
         "root.app = lambda: Path(sys.argv[1]).write_text('x')\n"
@@ -61,6 +63,7 @@ def test_what_commands_write_is_their_users_alone(tmp_path: Path, mask: str | No
     ],
 )
 def test_a_webhook_without_tls_is_warned_of(caplog: pytest.LogCaptureFixture, url: str, warned: bool) -> None:
+    """SECURITY low (webhooks without TLS)."""
     with caplog.at_level(logging.WARNING, "tandem.alerting"):
         Webhook(AlertSettings(webhook=Secret(url), secret=Secret("hidden")))
     assert (len(caplog.records) == 1) is warned
@@ -68,5 +71,6 @@ def test_a_webhook_without_tls_is_warned_of(caplog: pytest.LogCaptureFixture, ur
 
 
 def test_grafana_has_no_password_that_everybody_knows() -> None:
+    """SECURITY low (known passwords): admin, admin."""
     grafana = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())["services"]["grafana"]["environment"]
     assert grafana["GF_SECURITY_ADMIN_PASSWORD"].startswith("${GRAFANA_ADMIN_PASSWORD:?")
