@@ -7,6 +7,7 @@ through pandas, so types stay exact. DuckDB never loads or downloads an extensio
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -304,6 +305,8 @@ def _spine(db: Any, entity_df: pd.DataFrame | pa.Table | str) -> tuple[pa.Table,
         spine = db.sql(entity_df).to_arrow_table() if isinstance(entity_df, str) else as_table(entity_df)
     except (duckdb.Error, pa.ArrowException, TypeError, ValueError) as e:
         raise DataError(f"the spine cannot be read: {one_line(e)}; give a DataFrame, an Arrow table or a DuckDB query") from e
+    if twice := [name for name, times in Counter(spine.column_names).items() if times > 1]:
+        raise DataError(f"the spine has the column {twice[0]!r} more than once; rename one of them")
     stamps = [f.name for f in spine.schema if pa.types.is_timestamp(f.type)]
     if EVENT_TIMESTAMP not in spine.column_names and len(stamps) != 1:
         raise DataError(
@@ -323,7 +326,10 @@ def _spine(db: Any, entity_df: pd.DataFrame | pa.Table | str) -> tuple[pa.Table,
     if column.type.unit == "ns":  # a plain cast rounds towards zero, which before 1970 is the future
         whole = column.cast(pa.int64())
         column = pc.divide(pc.subtract(whole, _modulo(whole, 1000)), 1000).cast(pa.timestamp("us"))
-    column = column.cast(pa.timestamp("us")).cast(pa.int64()).cast(pa.timestamp("us", tz="UTC"))
+    try:
+        column = column.cast(pa.timestamp("us")).cast(pa.int64()).cast(pa.timestamp("us", tz="UTC"))
+    except pa.ArrowException as e:
+        raise DataError(f"the spine's {at!r} holds a time that is none: {one_line(e)}; give years 1 to 9999") from None
     return spine.set_column(spine.column_names.index(at), pa.field(at, column.type), column), at
 
 

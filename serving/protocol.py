@@ -184,7 +184,7 @@ def checked_column(values: list[Any], field: RequestField, where: str) -> list[A
     """``values`` as Python values of the field's dtype; timestamps become int64 microseconds of UTC.
 
     ``where`` is a format string with ``{i}`` for the row, used in errors. Whole numbers are taken for a float64 field; for an int64 field
-    what JavaScript and the JSON of protobuf send: decimal text, and floats without a fraction up to 2^53. Nothing else is converted.
+    what JavaScript and the JSON of protobuf send: decimal text, and floats without a fraction below 2^53. Nothing else is converted.
     Texts obey the contract's limit of 64 KiB.
     """
     kinds = set(map(type, values))
@@ -228,7 +228,7 @@ def _whole(value: Any) -> Any:
     """The integer that a JSON value other than an integer stands for; the value itself if it stands for none."""
     if type(value) is str and _DECIMAL.fullmatch(value):
         return int(value)
-    if type(value) is float and value.is_integer() and abs(value) <= 2**53:  # above, the float may be a neighbour of what was meant
+    if type(value) is float and value.is_integer() and abs(value) < 2**53:  # from there on the float may be a neighbour of what was meant
         return int(value)
     return value
 

@@ -14,7 +14,10 @@ from transforms.errors import DataError
 __all__ = ["EXACT_FLOAT", "as_table", "key_column", "plain_text", "to_pandas"]
 
 EXACT_FLOAT = 2**53
-"""Beyond this a float64 does not hold every whole number."""
+"""From here on a float64 may stand for another whole number: 2^53 itself is also what 2^53 + 1 becomes."""
+_MANTISSA = {"halffloat": 11, "float": 24, "double": 53}
+"""Bits of whole numbers that an Arrow float holds, each below two to the power of it."""
+_REAL = frozenset(("FLOAT", "DOUBLE"))
 _WHOLE = frozenset(("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT"))
 
 
@@ -49,17 +52,34 @@ def key_column(spine: pa.Table, name: str, kind: str, view: str) -> Any:
     have been another one.
     """
     column = plain_text(spine.column(name))
-    if kind not in _WHOLE or not pa.types.is_floating(column.type):
+    if kind in _REAL and pa.types.is_integer(column.type):
+        _whole_in_floats(column, name, "FLOAT" if kind == "FLOAT" else "DOUBLE", view)
+    if kind not in _WHOLE:
         return column
-    values = column.cast(pa.float64()).to_numpy()
+    if pa.types.is_boolean(column.type):
+        raise DataError(f"view {view!r}: the spine's key {name!r} is bool and the view's is a whole number; give it as int64")
+    if not pa.types.is_floating(column.type):
+        return column
+    limit = 2 ** _MANTISSA[str(column.type)]
+    values = np.concatenate([np.zeros(0), *(c.to_numpy(zero_copy_only=False).astype(np.float64) for c in column.chunks)])
     known = np.isfinite(values)
     odd = ~known & ~np.isnan(values)
-    odd[known] = (np.abs(values[known]) > EXACT_FLOAT) | (values[known] != np.floor(values[known]))
+    odd[known] = (np.abs(values[known]) >= limit) | (values[known] != np.floor(values[known]))
     if odd.any():
         first = float(values[odd][0])
-        why = "which a float cannot hold exactly" if np.isfinite(first) and abs(first) > EXACT_FLOAT else "which is no whole number"
+        why = "which a float cannot hold exactly" if np.isfinite(first) and abs(first) >= limit else "which is no whole number"
         raise DataError(f"view {view!r}: the spine's key {name!r} is {column.type} and holds {first!r}, {why}; give it as int64 or Int64")
     return pa.array(np.where(known, values, 0).astype(np.int64), mask=~known)
+
+
+def _whole_in_floats(column: Any, name: str, kind: str, view: str) -> None:
+    """The other way round: whole numbers looked up among keys that are stored as floats. Raises DataError for what these cannot tell apart."""
+    bounds, limit = pc.min_max(column).as_py(), 2**24 if kind == "FLOAT" else EXACT_FLOAT
+    if bounds["max"] is not None and max(bounds["max"], -bounds["min"]) >= limit:
+        raise DataError(
+            f"view {view!r}: its key {name!r} is stored as {kind}, which cannot tell {max(bounds['max'], -bounds['min'])} from its neighbours;"
+            " write the source's key as int64"
+        )
 
 
 def to_pandas(table: pa.Table, given: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -67,13 +87,16 @@ def to_pandas(table: pa.Table, given: pd.DataFrame | None = None) -> pd.DataFram
 
     An int64 column with nulls and a value that float64 cannot hold is Int64; others with nulls are float64, as Feast gives them.
     """
-    made = table.to_pandas()
+    far = any(_beyond_ns(table.column(name)) for name in table.column_names)
+    made = table.to_pandas(timestamp_as_object=far)
     for name in table.column_names:
         column = table.column(name)
         if pa.types.is_int64(column.type) and column.null_count:
             bounds = pc.min_max(column).as_py()
             if bounds["max"] is not None and max(bounds["max"], -bounds["min"]) > EXACT_FLOAT:
                 made[name] = pd.array(column.to_pylist(), dtype="Int64")
+        elif far and pa.types.is_timestamp(column.type) and not _beyond_ns(column):
+            made[name] = table.select([name]).to_pandas()[name]
     if given is None:
         return made
     back = given.reset_index(drop=True)
@@ -81,3 +104,12 @@ def to_pandas(table: pa.Table, given: pd.DataFrame | None = None) -> pd.DataFram
         if not pa.types.is_timestamp(table.schema.field(name).type):
             made[name] = back.iloc[:, i].copy()
     return made
+
+
+def _beyond_ns(column: Any) -> bool:
+    """Whether a time lies outside of the years 1678 to 2261: pandas keeps such a column as Python's datetimes."""
+    if not pa.types.is_timestamp(column.type) or column.type.unit == "ns":
+        return False
+    bounds = pc.min_max(column.cast(pa.int64())).as_py()
+    limit = (2**63 - 1) // {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000}[column.type.unit]
+    return bounds["max"] is not None and (bounds["max"] > limit or bounds["min"] < -limit)

@@ -123,7 +123,7 @@ def _integers(column: pa.Array) -> Column:
     mark(codes, np.isnan(values), NAN)
     mark(codes, np.isinf(values), INFINITE)
     mark(codes, values != np.floor(values), WRONG_TYPE)
-    mark(codes, (values < -(2.0**63)) | (values >= 2.0**63), OVERFLOW)
+    mark(codes, np.abs(values) >= EXACT, OVERFLOW)  # it may stand for a neighbour of the number that was meant
     return pa.array(np.where(codes == OK, values, 0).astype(np.int64), mask=null | (codes != OK)), codes
 
 
@@ -201,6 +201,8 @@ def _value(value: Any, dtype: str) -> Any:
             raise Refused(NAN if math.isnan(value) else INFINITE)
         if not value.is_integer():
             raise Refused(WRONG_TYPE)
+        if abs(value) >= EXACT:  # it may stand for a neighbour of the number that was meant
+            raise Refused(OVERFLOW)
         value, kind = int(value), int
     if dtype == "int64" and kind is int:
         if not -MAX_INT64 - 1 <= value <= MAX_INT64:

@@ -7,7 +7,7 @@ columnar, so batch and stream cannot differ. A reject is data: a reason code, a 
 What is accepted, whatever carries it (the rest of the type rules is "nothing else"):
 
 * string: text that is valid UTF-8, at most 64 KiB of it; in Arrow also large, dictionary and binary columns that hold such text.
-* int64: integers; floats that are integral and in range (``5.0``). Never a bool.
+* int64: integers; floats that are integral (``5.0``) and below 2^53 in magnitude, where they are exact. Never a bool.
 * float64: floats (``-0.0`` becomes ``0.0``); integers up to 2^53 in magnitude, which a float64 holds exactly. Never a bool.
 * bool: true and false.
 * timestamp: in Arrow a timestamp of any unit, without a zone read as UTC, nanoseconds floored to microseconds; an integer

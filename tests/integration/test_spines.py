@@ -73,10 +73,11 @@ def test_columns_that_nobody_asked_about_come_back_as_they_were_given(repo: Repo
 
 def test_a_float_key_is_a_whole_number_or_refused(repo: Repo) -> None:
     """FAULTS 10: …993 as a float is …992: the row of another key would be joined without a word."""
-    fine = asked(repo, frame(origin=["JFK", "LGA", "JFK"], number=[1.0, 2.0**53, np.nan])).to_arrow()
-    assert fine.column("n").to_pylist() == [5, BIG, None]
+    fine = asked(repo, frame(origin=["JFK", "LGA", "JFK"], number=[1.0, 2.0, np.nan])).to_arrow()
+    assert fine.column("n").to_pylist() == [5, None, None]
     assert fine.schema.field("number").type == pa.float64()
     for bad, words in (
+        ([1.0, float(BIG)], "9007199254740992.0, which a float cannot hold exactly"),
         ([1.0, float(BIG + 1)], "which a float cannot hold exactly"),
         ([1.5, 1.0], "1.5, which is no whole number"),
         ([float("inf"), 1.0], "inf, which is no whole number"),
@@ -85,9 +86,42 @@ def test_a_float_key_is_a_whole_number_or_refused(repo: Repo) -> None:
         with pytest.raises(DataError, match=words) as error:
             asked(repo, frame(origin=["JFK"] * 2, number=bad)).to_arrow()
         assert "'number' is double" in str(error.value) and "\n" not in str(error.value)
+    for narrow, limit in ((np.float32, 2**24), (np.float16, 2**11)):
+        fine = asked(repo, pa.Table.from_pandas(frame(origin=["JFK"] * 2, number=np.array([1, limit - 1], narrow)))).to_arrow()
+        assert fine.column("n").to_pylist() == [5, None]
+        with pytest.raises(DataError, match="which a float cannot hold exactly"):
+            asked(repo, pa.Table.from_pandas(frame(origin=["JFK"] * 2, number=np.array([1, limit + 1], narrow)))).to_arrow()
+    with pytest.raises(DataError, match="'number' is bool"):
+        asked(repo, frame(origin=["JFK"], number=[True])).to_arrow()
     for odd in (frame(origin=["JFK"], number=["one"]), frame(origin=[1], number=[1])):
         with pytest.raises(StoreError, match="check the types of the spine's keys"):
             asked(repo, odd).to_arrow()
+
+
+def test_whole_numbers_among_keys_that_are_stored_as_floats(repo: Repo) -> None:
+    """FAULTS 10, the other way round: pandas wrote a source's keys as floats, and the database would compare both as such."""
+    spine = pa.table({"key": pa.array([1, BIG])})
+    assert key_column(spine.slice(0, 1), "key", "DOUBLE", "v").to_pylist() == [1]
+    for kind, value in (("DOUBLE", BIG), ("DOUBLE", -(2**53)), ("FLOAT", 2**24)):
+        with pytest.raises(DataError, match=f"'key' is stored as {kind}, which cannot tell"):
+            key_column(pa.table({"key": pa.array([value])}), "key", kind, "v")
+
+
+def test_times_that_pandas_cannot_hold_are_datetimes(repo: Repo) -> None:
+    """FAULTS 7 and 11: 9999-12-31 as a time of the spine, and years that no timestamp has."""
+    end = datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
+    table = pa.table({"event_timestamp": pa.array([end, T0], pa.timestamp("us", tz="UTC")), "also": pa.array([T0, None], pa.timestamp("us"))})
+    made = to_pandas(table)
+    assert made["event_timestamp"].tolist()[0] == end
+    assert made["also"][0] == pd.Timestamp(T0).tz_localize(None) and pd.isna(made["also"][1])
+    spine = frame(origin=["JFK"], number=[1])
+    for time, words in ((pa.array([10**15], pa.timestamp("s", tz="UTC")), "holds a time that is none"),):
+        arrow = pa.Table.from_pandas(spine, preserve_index=False)
+        with pytest.raises(DataError, match=words):
+            asked(repo, arrow.set_column(0, "event_timestamp", time)).to_arrow()
+    with pytest.raises(DataError, match="the column 'origin' more than once"):
+        arrow = pa.Table.from_pandas(spine, preserve_index=False)
+        asked(repo, arrow.append_column("origin", arrow.column("origin"))).to_arrow()
 
 
 LAYOUTS = {
