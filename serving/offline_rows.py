@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import glob
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 from feast import RepoConfig
 from feast.data_source import DataSource
@@ -65,7 +66,8 @@ class OfflineRows:
         if not isinstance(source, FileSource):
             raise StoreError(f"source {getattr(source, 'name', source)!r} is no FileSource; this store reads Parquet files alone")
         pin = _PINS.get().get(view) if view is not None else None
-        self.path = FileSource.get_uri_for_file_path(config.repo_path, source.path)
+        self.path = FileSource.get_uri_for_file_path(config.repo_path, source.path.removeprefix("file://"))
+        self._name, self._ours = source.name, DEFINITION in (source.tags or {})
         if "://" in self.path:
             raise StoreError(f"source {source.name!r}: {self.path} is not on a mounted file system; mount it and give its path")
         if Path(self.path).is_dir():
@@ -92,7 +94,10 @@ class OfflineRows:
         if not self.empty:
             text = ", ".join(f"'{_escaped(p)}'" for p in dict.fromkeys(name for name, _, _ in self._spans))
             self.table = f"read_parquet([{text}], union_by_name = true, hive_partitioning = false, filename = '{_FILE}')"
-            self.types = {r[0]: r[1] for r in db.execute(f"DESCRIBE SELECT * EXCLUDE {_FILE} FROM {self.table}").fetchall()}
+            try:
+                self.types = {r[0]: r[1] for r in db.execute(f"DESCRIBE SELECT * EXCLUDE {_FILE} FROM {self.table}").fetchall()}
+            except duckdb.Error as e:
+                raise StoreError(f"source {source.name!r}: its rows cannot be read: {one_line(e)}; mend or remove that file") from e
 
     def _found(self) -> tuple[list[str], list[str]]:
         """The Parquet files, and the folders of runs, also of those that made no row: absence counts."""
@@ -114,6 +119,14 @@ class OfflineRows:
         out = [(name, s.after_us, s.upto_us) for s in decided for name in of_run[folders[s.run]]]
         self._unsure = bool(others)
         return out + [(name, lo, hi) for lo, hi in _gaps(decided) for name in others]
+
+    def need(self, names: Iterable[str]) -> None:
+        """Raises StoreError for a column that no file has. A group's own rows may be from before a feature existed; of files that a user
+        named a column that is not there is a mistake, and not null."""
+        absent = [] if self._ours or self.empty else [n for n in names if self._physical.get(n, n) not in self.types]
+        if absent:
+            has = ", ".join(sorted(self.types))
+            raise StoreError(f"source {self._name!r}: no file at {self.path} has a column {absent[0]!r}; it has {has}: correct the view")
 
     def column(self, name: str, kind: str = "VARCHAR") -> str:
         """A column by the name that Feast knows it by."""

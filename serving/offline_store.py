@@ -203,6 +203,7 @@ class AsofOfflineStore(DuckDBOfflineStore):
                 source = OfflineRows(db, config, data_source)
                 if source.empty:
                     return pa.table({c: pa.array([], pa.null()) for c in columns})
+                source.need(columns)
                 picked = [f"{source.column(c)} AS {quoted(c)}" for c in columns]
                 within = source.between(timestamp_field, start_date or datetime.min, end_date or datetime.max)
                 every = not created_timestamp_column
@@ -226,6 +227,7 @@ def _join(db: Any, config: RepoConfig, view: FeatureView, wanted: Sequence[str],
     if source.empty or n == 0:
         return {w: _nulls(n, types[w]) for w in wanted}
     batch: Any = view.batch_source
+    source.need([*keys, batch.timestamp_field, *wanted])
     narrow = {f"k{i}": key_column(spine, column, source.kind(key), view.name) for i, (key, column) in enumerate(keys.items())}
     us = spine.column(at).cast(pa.int64())
     db.register("spine", pa.table({**narrow, "us": us, "row": pa.array(range(n), pa.int64())}))
@@ -276,6 +278,7 @@ def latest_rows(
     """Per key the latest of the rows that count with ``start`` <= event time <= ``end``: ``columns``, in no order."""
     if source.empty:
         return pa.table({c: pa.array([], pa.null()) for c in columns})
+    source.need(columns)
     names = [source.column(k) for k in keys]
     within = source.between(timestamp_field, start, end)
     narrow = [*(f"{k} AS k{i}" for i, k in enumerate(names)), f"{source.micros(timestamp_field)} AS us"]

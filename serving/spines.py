@@ -73,11 +73,12 @@ def key_column(spine: pa.Table, name: str, kind: str, view: str) -> Any:
 
 
 def _whole_in_floats(column: Any, name: str, kind: str, view: str) -> None:
-    """The other way round: whole numbers looked up among keys that are stored as floats. Raises DataError for what these cannot tell apart."""
+    """The other way round: whole numbers looked up among keys that are stored as floats. DataError for what these cannot tell apart."""
     bounds, limit = pc.min_max(column).as_py(), 2**24 if kind == "FLOAT" else EXACT_FLOAT
-    if bounds["max"] is not None and max(bounds["max"], -bounds["min"]) >= limit:
+    largest = 0 if bounds["max"] is None else max(bounds["max"], -bounds["min"])
+    if largest >= limit:
         raise DataError(
-            f"view {view!r}: its key {name!r} is stored as {kind}, which cannot tell {max(bounds['max'], -bounds['min'])} from its neighbours;"
+            f"view {view!r}: its key {name!r} is stored as {kind}, which cannot tell {largest} from its neighbours;"
             " write the source's key as int64"
         )
 

@@ -77,6 +77,7 @@ ROOMS = (
     *(Room(name, (*FLOOR0, *FLOOR1), ARROW) for name in FLOOR1[:4]),
     *(Room(name, (*FLOOR0, *FLOOR1, *FLOOR2, "serving.errors"), STORES) for name in FLOOR2),
     Room("serving.offline_store", ("transforms", "serving"), (*STORES, "duckdb", "pandas")),
+    Room("serving.offline_rows", ("transforms", "serving"), (*STORES, "duckdb")),
     Room("serving", ("transforms", "serving"), (*STORES, *TENSORFLOW, *WEB), never=("apache_beam",)),
     *(
         Room(f"pipelines.{name}", ("transforms", "serving", *(f"pipelines.{lower}" for lower in PIPELINES[:k])), (ANY,), NEVER)

@@ -23,8 +23,8 @@ def accepts_more(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
     out: list[str] = []
     for name, field in fields.items():
         if name not in was:
-            if field[2]:
-                return None
+            if field[2] or any(rule is not None for rule in field[3:]):
+                return None  # until now its value was not looked at: its rules refuse events that were taken
             out.append(f"field {name!r} is new, and optional")
             continue
         lines = _field(was[name], field)

@@ -6,6 +6,7 @@ Users import these from :mod:`transforms.definitions`, which has all that a defi
 from __future__ import annotations
 
 import math
+import operator
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -195,11 +196,21 @@ class Field:
         if self.dtype is not None and self.dtype not in ARROW_TYPES:
             raise DefinitionError(f"field {self.name!r}: dtype {self.dtype!r} is none of {', '.join(ARROW_TYPES)}")
         if self.domain is not None:
-            object.__setattr__(self, "domain", tuple(self.domain))
+            if isinstance(self.domain, str):
+                raise DefinitionError(f"field {self.name!r}: domain {self.domain!r} is a text; write a list of the allowed values")
+            # A set has another order in each process, and the order is part of the definition.
+            ordered = sorted(self.domain, key=repr) if isinstance(self.domain, (set, frozenset)) else self.domain
+            object.__setattr__(self, "domain", tuple(ordered))
             if not self.domain:
                 raise DefinitionError(f"field {self.name!r}: an empty domain allows no value; list the values or drop it")
             if self.dtype not in ("string", "int64"):
                 raise DefinitionError(f"field {self.name!r}: a domain needs dtype 'string' or 'int64', not {self.dtype!r}")
+            for value in self.domain:
+                if (odd := _unlike(self.dtype, value)) is not None:
+                    raise DefinitionError(f"field {self.name!r}: its domain holds {value!r}, {odd}; write values of that type")
+        for what, bound in (("min", self.min), ("max", self.max)):
+            if bound is not None and (isinstance(bound, bool) or not isinstance(bound, (int, float)) or bound != bound):
+                raise DefinitionError(f"field {self.name!r}: {what} {bound!r} is no number; write one, or leave it out")
         if (self.min is not None or self.max is not None) and self.dtype not in ("int64", "float64"):
             raise DefinitionError(f"field {self.name!r}: min and max need dtype 'int64' or 'float64', not {self.dtype!r}")
         if self.min is not None and self.max is not None and self.min > self.max:
@@ -227,6 +238,9 @@ class Field:
 
     def isin(self, values: Iterable[Any]) -> Predicate:
         """Events whose field is one of ``values``."""
+        values = values if isinstance(values, str) else tuple(values)
+        if not values or isinstance(values, str):
+            raise DefinitionError(f"filter {self.name!r}.isin({values!r}): write a list of at least one value, or no event passes")
         return Predicate("isin", (self.name, tuple(values)))
 
     def is_null(self) -> Predicate:
@@ -320,24 +334,17 @@ class Entity:
 
 def check_comparison(what: str, f: Field, op: str, values: tuple[Any, ...]) -> None:
     """Refuse what Arrow would truncate or fail on only when the job runs."""
-    kinds: dict[str, tuple[type, ...]] = {
-        "string": (str,),
-        "int64": (int,),
-        "float64": (int, float),
-        "bool": (bool,),
-        "timestamp": (datetime,),
-    }
     for value in values:
-        fits = isinstance(value, kinds[f.dtype or "string"]) and (f.dtype == "bool" or not isinstance(value, bool))
-        if not fits or (isinstance(value, datetime) and value.tzinfo is None) or value != value:
-            raise DefinitionError(f"{what}: {f.name!r} is {f.dtype} and cannot be compared with {value!r}; write a value of that type")
+        if (odd := _unlike(f.dtype or "string", value)) is not None:
+            raise DefinitionError(
+                f"{what}: {f.name!r} is {f.dtype} and cannot be compared with {value!r}, {odd}; write a value of that type"
+            )
     if f.dtype == "bool" and op in (">", ">=", "<", "<="):
         raise DefinitionError(f"{what}: {f.name!r} is bool and has no order; use .eq(True) or .eq(False)")
     for value in values:
-        if f.domain is not None and op in ("==", "!=", "isin") and value not in f.domain:
-            raise DefinitionError(
-                f"{what}: no accepted event has {f.name}={value!r}; its domain is {', '.join(map(repr, f.domain))}: correct one of both"
-            )
+        if f.domain is not None and (value not in f.domain if op in ("==", "!=", "isin") else not _some(f.domain, op, value)):
+            sign, words = "=" if op in ("==", "!=", "isin") else f" {op} ", ", ".join(map(repr, f.domain))
+            raise DefinitionError(f"{what}: no accepted event has {f.name}{sign}{value!r}; its domain is {words}: correct one of both")
         if not _reachable(f, op, value):
             bounds = " to ".join("any" if bound is None else str(bound) for bound in (f.min, f.max))
             sign = "==" if op == "isin" else op
@@ -350,3 +357,37 @@ def _reachable(f: Field, op: str, value: Any) -> bool:
         return True
     low, high = -math.inf if f.min is None else f.min, math.inf if f.max is None else f.max
     return bool({">": high > value, ">=": high >= value, "<": low < value, "<=": low <= value}.get(op, low <= value <= high))
+
+
+def _some(domain: Sequence[Any], op: str, value: Any) -> bool:
+    """Whether an allowed value passes an ordered comparison."""
+    compare = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}[op]
+    return any(compare(member, value) for member in domain)
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "string": (str,),
+    "int64": (int,),
+    "float64": (int, float),
+    "bool": (bool,),
+    "timestamp": (datetime,),
+}
+
+
+def _unlike(dtype: str, value: Any) -> str | None:
+    """Why a value of a definition is none that a field of this type can have; None where it is one."""
+    if not isinstance(value, _KINDS[dtype]) or (isinstance(value, bool) and dtype != "bool") or value != value:
+        return f"which is no {dtype}"
+    if isinstance(value, datetime) and value.tzinfo is None:
+        return "which has no time zone"
+    if isinstance(value, int) and not isinstance(value, bool):
+        if dtype == "int64" and not -(2**63) <= value < 2**63:
+            return "which is beyond 64 bits"
+        if dtype == "float64" and abs(value) > 2**53:
+            return "which a float64 may not hold exactly"
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return "which is no valid text"
+    return None

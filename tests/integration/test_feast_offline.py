@@ -387,6 +387,45 @@ def test_a_path_of_a_users_own_that_is_not_there_is_an_error(tmp_path: Path) -> 
         repo.store.materialize(T0, T0 + timedelta(days=1))
 
 
+@pytest.mark.parametrize("wrong", ["time", "key", "feature", "no Parquet", "file://"])
+def test_a_column_of_a_users_own_file_that_is_not_there_is_an_error(tmp_path: Path, wrong: str) -> None:
+    """FAULTS 12: a view that names a column which no file has gave nulls, in joins and online; damage was an error of the database's."""
+    from feast import Entity, FeatureStore, FeatureView, Field, FileSource
+    from feast.types import Float64, Int64
+    from feast.value_type import ValueType
+
+    path = tmp_path / "stock.parquet"
+    pq.write_table(pa.table({"shop": pa.array([1, 2]), "at": pa.array([T0] * 2, STAMP), "rate": [1.5, 2.5]}), path)
+    text = f"project: t\nprovider: local\nregistry: {tmp_path}/registry.db\nentity_key_serialization_version: 3\n"
+    text += "offline_store: {type: tandem.serving.offline_store.AsofOfflineStore}\nonline_store: {type: sqlite, path: online.db}\n"
+    (tmp_path / "feature_store.yaml").write_text(text)
+    store = FeatureStore(repo_path=str(tmp_path))
+    key, rate = "shoop" if wrong == "key" else "shop", "ratte" if wrong == "feature" else "rate"
+    entity = Entity(name=key, join_keys=[key], value_type=ValueType.INT64)
+    source = FileSource(
+        name="own", path=f"file://{path}" if wrong == "file://" else str(path), timestamp_field="when" if wrong == "time" else "at"
+    )
+    fields = [Field(name=key, dtype=Int64), Field(name=rate, dtype=Float64)]
+    store.apply([entity, FeatureView(name="rates", entities=[entity], ttl=timedelta(days=1), schema=fields, source=source)])
+    if wrong == "no Parquet":
+        path.write_text("shop,at,rate")
+    spine = pd.DataFrame({key: [1], "event_timestamp": [T0]})
+    if wrong == "file://":
+        assert store.get_historical_features(spine, [f"rates:{rate}"]).to_df()[rate].tolist() == [1.5]
+        return
+    words = {
+        "time": r"source 'own': no file at .* has a column 'when'; it has at, rate, shop: correct the view",
+        "key": "has a column 'shoop'",
+        "feature": "has a column 'ratte'",
+        "no Parquet": "source 'own': its rows cannot be read: .*; mend or remove that file",
+    }[wrong]
+    with pytest.raises(StoreError, match=words) as error:
+        store.get_historical_features(spine, [f"rates:{rate}"]).to_df()
+    assert "\n" not in str(error.value)
+    with pytest.raises(StoreError, match=words):
+        store.materialize(T0 - timedelta(days=1), T0 + timedelta(days=1))
+
+
 def test_stock_views_beside_ours_answer_as_stock_stores_do(tmp_path: Path) -> None:
     """FAULTS 13: a Bytes feature, a view without our columns, one without an entity: offline, online and over HTTP."""
     import base64

@@ -40,6 +40,9 @@ WORD = Field("word", "string", domain=("a", "b"))
         ([AMOUNT, Field("word", "string")], ["field 'word' takes any value"]),
         ([AMOUNT], ["field 'word' is not read any more"]),
         ([AMOUNT, WORD, Field("more", "int64")], ["field 'more' is new, and optional"]),
+        # Its value was not looked at before: a rule of its own refuses events that were taken.
+        ([AMOUNT, WORD, Field("more", "int64", min=0)], None),
+        ([AMOUNT, WORD, Field("more", "string", domain=["a"])], None),
         ([AMOUNT, WORD, Field("more", "int64", required=True)], None),
         ([AMOUNT, Field("word", "string", domain=("a",))], None),
         ([AMOUNT, Field("word", "string", domain=("a", "b"), required=True)], None),

@@ -1,5 +1,8 @@
 """Every mistake in a definition is one DefinitionError on one line that names the definition, the value and the mend."""
 
+import os
+import subprocess
+import sys
 from datetime import timedelta
 from typing import Any
 
@@ -65,6 +68,17 @@ MISTAKES = {
     "field type": (lambda: Field("x", untyped("double")), "field 'x': dtype 'double'", "float64"),
     "empty domain": (lambda: Field("x", "string", domain=[]), "field 'x': an empty domain", "list the values"),
     "domain of floats": (lambda: Field("x", "float64", domain=[1.0]), "field 'x': a domain", "not 'float64'"),
+    # FAULTS 32: what no event can have is said when it is written, not when the job runs (or never).
+    "domain of another type": (lambda: Field("x", "int64", domain=[1, 2.0]), "field 'x': its domain holds 2.0", "values of that type"),
+    "domain of truth values": (lambda: Field("x", "int64", domain=[True]), "its domain holds True, which is no int64", "values of that"),
+    "domain with null": (lambda: Field("x", "string", domain=["a", None]), "its domain holds None, which is no string", "values of"),
+    "domain beyond 64 bits": (lambda: Field("x", "int64", domain=[2**63]), "which is beyond 64 bits", "values of that type"),
+    "domain of no text": (lambda: Field("x", "string", domain=["\ud800"]), "which is no valid text", "values of that type"),
+    "domain that is a text": (lambda: Field("x", "string", domain="web"), "domain 'web' is a text", "write a list"),
+    "bound that is none": (lambda: Field("x", "float64", min=float("nan")), "field 'x': min nan is no number", "leave it out"),
+    "bound of another type": (lambda: Field("x", "int64", max=untyped("9")), "field 'x': max '9' is no number", "write one"),
+    "one of none": (lambda: Field("x").isin([]), "filter 'x'.isin(())", "at least one value"),
+    "one of the letters": (lambda: Field("x").isin("web"), "filter 'x'.isin('web')", "write a list"),
     "bounds of text": (lambda: Field("x", "string", min=0), "field 'x': min and max", "not 'string'"),
     "bounds the wrong way": (lambda: Field("x", "int64", min=3, max=2), "field 'x': min 3 is above max 2", "swap"),
     # filters
@@ -155,6 +169,7 @@ FILTERS = {
     "text for a number": (Field("dep_delay") > "15", "dep_delay"),
     "number for a text": (Field("note").eq(3), "note"),
     "null": (Field("dep_delay").eq(None), "dep_delay"),
+    "beyond a float": (Field("dep_delay") > 2**53 + 1, "dep_delay"),
     "one of other types": (Field("dep_delay").isin([1.0, "x"]), "dep_delay"),
 }
 
@@ -179,6 +194,9 @@ REACHED = [
     (Field("origin").isin(["EWR", "JFK"]), Field("origin").isin(["EWR", "LGA"])),
     (Field("origin").ne("JFK"), Field("origin").ne("jfk")),
     (Field("gate").eq(2), ~Field("gate").eq(3)),
+    (Field("gate") >= 2, Field("gate") > 2),
+    (Field("gate") < 2, Field("gate") < 1),
+    (Field("origin") > "EWR", Field("origin") > "JFK"),
     (Field("legs") > 3, Field("legs") > 4),
     (Field("legs") >= 4, Field("legs") >= 5),
     (Field("legs") < 2, Field("legs") < 1),
@@ -243,3 +261,15 @@ def test_columns_of_a_row():
         "tandem_revision",
     ]
     assert [f.nullable for f in g.row_schema] == [False, False, False, False, False, True, False]
+
+
+def test_a_domain_that_is_a_set_is_the_same_in_every_process() -> None:
+    """FAULTS 20: the order of a set of texts differs from process to process, and would redefine the group."""
+    script = "from transforms.definitions import Field; print(Field('x', 'string', domain={'web', 'app', 'till', 'phone', 'post'}).domain)"
+    made = {
+        subprocess.run(
+            [sys.executable, "-c", script], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(made) == 1
