@@ -20,6 +20,9 @@ if __package__ in (None, ""):
 
 def main() -> None:
     """The command, or the module that ``-m`` names."""
+    from tandem.quick_imports import quicken_imports
+
+    quicken_imports()
     if sys.argv[1:2] == ["-m"] and len(sys.argv) > 2:
         del sys.argv[:2]
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
