@@ -36,7 +36,21 @@ FLOOR0 = tuple(
     )
 )
 FLOOR1 = tuple(
-    f"transforms.{m}" for m in ("contract", "aggregates", "lateness", "fold", "tensors", "schemas", "fingerprint", "graph", "preprocessing")
+    f"transforms.{m}"
+    for m in (
+        "contract",
+        "aggregates",
+        "lateness",
+        "fold",
+        "tensors",
+        "schemas",
+        "fingerprint",
+        "graph",
+        "preprocessing",
+        "graph_columns",
+        "graph_plan",
+        "plan",
+    )
 )
 FLOOR2 = ("serving.online_store", "serving.feast_objects")
 
@@ -71,6 +85,9 @@ ROOMS = (
     *(Room(name, FLOOR0, ARROW) for name in FLOOR0),
     Room("transforms.fingerprint", FLOOR0, (*ARROW, *TENSORFLOW)),
     Room("transforms.graph", (*FLOOR0, *FLOOR1), (*ARROW, *TENSORFLOW)),
+    Room("transforms.graph_columns", ("transforms.errors", "transforms.tensors"), ARROW),
+    Room("transforms.graph_plan", ("transforms.graph_columns", "transforms.plan"), ARROW),
+    Room("transforms.plan", ("transforms.tensors",), (*ARROW, "tensorflow")),
     Room("transforms.tensors", (), (*ARROW, "tensorflow")),
     Room("transforms.preprocessing", FLOOR0, ("tensorflow",)),
     Room("transforms.schemas", (*FLOOR0, *FLOOR1), (*ARROW, "tensorflow_metadata", "google.protobuf")),

@@ -13,52 +13,50 @@ sparse output is null in Arrow; an output of width 1 is a scalar column, a wider
 elements by different code, so the last bit of ``log1p(x)`` could depend on how many rows are in the batch.
 ``apply`` therefore pads every tensor to whole packets with copies of values from the batch, works in chunks of
 bounded size, and cuts the padding off again.
+
+Small batches do not pay TensorFlow's overhead: they go through a plan of numpy calls (:mod:`transforms.plan`), if that gave
+TensorFlow's bits on samples when the graph was loaded.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from transforms.errors import GraphError
 from transforms.fingerprint import model_hashes, sha
+from transforms.graph_columns import LANES, GraphColumn, input_width, tensors_of, to_arrow, with_width
+from transforms.graph_plan import checked_plan
 from transforms.tensorflow_settings import settle_tensorflow
-from transforms.tensors import bytes_tensor, number_tensor
+
+if TYPE_CHECKING:
+    from transforms.plan import Plan
 
 __all__ = ["TransformGraph", "graph_fingerprint", "input_width", "save_graph", "with_width"]
+
+log = logging.getLogger("tandem.graph")
 
 MANIFEST = "tandem.json"
 MODEL = "transform_fn"
 FORMAT = 1
-LANES = 16
-"""Rows and values are padded to a multiple of this: no SIMD packet of float32 is wider on any CPU."""
 CHUNK = 8192
 """The most rows that one call of the TensorFlow function gets."""
+PLANNED = 2048
+"""Batches of up to so many rows go through the plan: TensorFlow has an overhead per call, numpy a lower speed."""
 
-_WIDTH = b"width"
 _SCALARS = {str(t): t for t in (pa.string(), pa.int64(), pa.float64(), pa.float32(), pa.bool_(), pa.timestamp("us", tz="UTC"))}
-
-
-def with_width(field: pa.Field, width: int) -> pa.Field:
-    """The list field, declared to hold at most ``width`` values per row."""
-    return field.with_metadata({_WIDTH: str(width).encode()})
-
-
-def input_width(field: pa.Field) -> int:
-    """The second dimension of the field's sparse tensor: 1 for a scalar, the declared width for a list (0: not declared)."""
-    if not pa.types.is_list(field.type):
-        return 1
-    return int((field.metadata or {}).get(_WIDTH, b"0"))
 
 
 def _type_name(kind: pa.DataType) -> str:
@@ -85,16 +83,6 @@ def _schema_of(rows: Sequence[Sequence[Any]]) -> pa.Schema:
     return pa.schema(out)
 
 
-def tensor_values(values: pa.Array) -> np.ndarray[Any, Any]:
-    """The values of an array without nulls as the graph sees them: float32, int64 or bytes objects, shape [N]."""
-    kind = values.type
-    if pa.types.is_floating(kind):
-        with np.errstate(over="ignore"):
-            return np.asarray(values.to_numpy(zero_copy_only=False)).astype(np.float32)
-    target = pa.binary() if pa.types.is_string(kind) else pa.int64()
-    return np.asarray(values.cast(target).to_numpy(zero_copy_only=False))
-
-
 def graph_fingerprint(model: Path | None, definition_hash: str, inputs: pa.Schema, outputs: pa.Schema) -> str:
     """SHA-256 (hex) over the definition, the columns and what the SavedModel in folder ``model`` computes.
 
@@ -105,100 +93,6 @@ def graph_fingerprint(model: Path | None, definition_hash: str, inputs: pa.Schem
     if model is None:
         return sha(head).hex()
     return sha(head, *model_hashes(model)).hex()
-
-
-# ------------------------------------------------------------------------------------------------------- columns
-
-
-class _Column:
-    """Turns one Arrow column into the flat tensors of one input."""
-
-    def __init__(self, field: pa.Field, spec: Any, tf: Any) -> None:
-        self.field = field
-        self.is_list = pa.types.is_list(field.type)
-        self.sparse = isinstance(spec, tf.SparseTensorSpec)
-        self.rank = 2 if self.sparse else len(spec.shape)
-        self.width = input_width(field)
-        want = {tf.float32: "float32", tf.int64: "int64", tf.string: "string"}.get(spec.dtype)
-        inner = field.type.value_type if self.is_list else field.type
-        have = "float32" if pa.types.is_floating(inner) else "string" if pa.types.is_string(inner) else "int64"
-        if want != have or not (self.sparse or isinstance(spec, tf.TensorSpec)):
-            raise GraphError(f"input {field.name!r} of type {field.type} does not fit the graph's {spec}; build the graph from this schema")
-
-    def tensors(self, column: pa.Array, rows: int, shapes: dict[tuple[int, int], Any]) -> list[Any]:
-        """Flat tensors of the column of N values, padded to ``rows`` rows (a multiple of LANES, N + LANES at least)."""
-        n = len(column)
-        if not self.sparse:
-            if column.null_count:
-                raise GraphError(f"column {self.field.name!r} has nulls but the graph takes none; declare it nullable and build again")
-            return [self._tensor(column, rows - n, (rows, 1) if self.rank == 2 else (rows,))]
-        width = self.width
-        if self.is_list:
-            lengths = np.diff(column.offsets.to_numpy()) if not column.null_count else column.value_lengths().fill_null(0).to_numpy()
-            flat = column.flatten()
-            if flat.null_count:
-                raise GraphError(f"column {self.field.name!r} has nulls inside its lists; leave them out")
-            width = width or int(lengths.max(initial=1))
-            if lengths.max(initial=0) > width:
-                raise GraphError(f"column {self.field.name!r} has lists longer than its width of {width}; declare the greater width")
-            where = np.repeat(np.arange(n), lengths)
-            place = np.arange(len(where)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        else:
-            flat = column.drop_null() if column.null_count else column
-            where = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False)) if column.null_count else np.arange(n)
-            place = np.zeros(len(where), np.int64)
-        pad = -len(flat) % LANES
-        if pad:
-            where = np.concatenate([where, np.arange(n, n + pad)])
-            place = np.concatenate([place, np.zeros(pad, np.int64)])
-        shape = shapes.get((rows, width))
-        if shape is None:
-            shape = shapes[rows, width] = number_tensor(np.array([rows, width], np.int64))
-        return [number_tensor(np.stack([where, place], axis=1)), self._tensor(flat, pad, (len(flat) + pad,)), shape]
-
-    def _tensor(self, values: pa.Array, pad: int, shape: tuple[int, ...]) -> Any:
-        """The values with the last one ``pad`` times more."""
-        if pa.types.is_string(values.type):
-            if pad:
-                values = pa.concat_arrays([values, values.take(pa.array(np.full(pad, len(values) - 1)))])
-            return bytes_tensor(values, shape)
-        numbers = tensor_values(values)
-        return number_tensor(np.concatenate([numbers, np.repeat(numbers[-1:], pad)]).reshape(shape))
-
-
-def _to_arrow(name: str, parts: list[np.ndarray[Any, Any]], n: int, kind: pa.DataType) -> pa.Array:
-    """The first ``n`` rows of an output as an Arrow array of type ``kind``; ``parts`` as from :meth:`TransformGraph.raw`."""
-    wide = pa.types.is_list(kind)
-    if len(parts) == 1:
-        data = parts[0][:n]
-        if not wide:
-            return _typed(name, data.reshape(n), kind)
-        offsets = np.arange(n + 1, dtype=np.int32) * np.int32(data.shape[1])
-        return pa.ListArray.from_arrays(offsets, _typed(name, data.reshape(-1), kind.value_type))
-    rows, places, data = parts[0][:, 0], parts[0][:, 1], parts[1]
-    keep = rows < n
-    if not wide:
-        rows, data = rows[keep], data[keep]
-        if len(rows) == n and (rows[1:] > rows[:-1]).all():
-            return _typed(name, data, kind)
-        full = np.zeros(n, data.dtype)
-        null = np.ones(n, bool)
-        full[rows] = data
-        null[rows] = False
-        return _typed(name, full, kind, null)
-    rows, places, data = rows[keep], places[keep], data[keep]
-    order = np.lexsort((places, rows))
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=n))]).astype(np.int32)
-    return pa.ListArray.from_arrays(offsets, _typed(name, data[order], kind.value_type))
-
-
-def _typed(name: str, data: np.ndarray[Any, Any], kind: pa.DataType, null: np.ndarray[Any, Any] | None = None) -> pa.Array:
-    if not pa.types.is_string(kind):
-        return pa.array(data, kind, mask=null)
-    try:
-        return pa.array(data, pa.binary(), mask=null).cast(pa.string())
-    except pa.ArrowInvalid:
-        raise GraphError(f"output {name!r} holds bytes that are no UTF-8; return text or numbers") from None
 
 
 # --------------------------------------------------------------------------------------------------------- graph
@@ -218,9 +112,11 @@ class TransformGraph:
         self.fingerprint = fingerprint
         self.input_schema = input_schema
         self.output_schema = output_schema
-        self._shapes: dict[tuple[int, int], Any] = {}
-        self._columns: list[_Column] = []
+        self._columns: list[GraphColumn] = []
         self._function: Any = None
+        self._plan: Plan | None = None
+        self.plan_problem = "it has no outputs"
+        """Why small batches go through TensorFlow; empty where they go through a plan of numpy calls."""
         if model is not None:
             self._load(model)
 
@@ -273,7 +169,7 @@ class TransformGraph:
         missing = sorted(set(self._specs) - set(self.input_schema.names))
         if missing:
             raise GraphError(f"the graph reads {', '.join(missing)}, which its input schema lacks; add the columns")
-        self._columns = [_Column(self.input_schema.field(name), self._specs[name], tf) for name in sorted(self._specs)]
+        self._columns = [GraphColumn(self.input_schema.field(name), self._specs[name], tf) for name in sorted(self._specs)]
         width = sum(3 if c.sparse else 1 for c in self._columns)
         arguments = [tf.TensorSpec(t.shape, t.dtype) for t in function.inputs[:width]]
         parts: dict[str, int] = {}
@@ -291,31 +187,40 @@ class TransformGraph:
 
         self._function = tf.function(flat, input_signature=arguments, autograph=False).get_concrete_function()
         self._parts = parts
+        self._plan, self.plan_problem = checked_plan(self._function, self.input_schema, self._arrays, self._called)
+        if self._plan is None:
+            log.info("transform graph %s: small batches go through TensorFlow: %s", self.fingerprint[:12], self.plan_problem)
 
-    def _tensors(self, batch: pa.RecordBatch) -> list[Any]:
-        n = batch.num_rows
-        rows = n + LANES + -n % LANES
-        if len(self._shapes) > 4096:
-            self._shapes = {}
-        flat: list[Any] = []
-        for column in self._columns:
-            index = batch.schema.get_field_index(column.field.name)
-            if index < 0:
-                raise GraphError(f"the batch has no column {column.field.name!r}; it has {', '.join(batch.schema.names)}")
-            values = batch.column(index)
-            if values.type != column.field.type:
-                raise GraphError(f"column {column.field.name!r} is {values.type}, but the graph takes {column.field.type}; cast it")
-            flat += column.tensors(values, rows, self._shapes)
+    def _arrays(self, batch: pa.RecordBatch) -> list[np.ndarray[Any, Any]]:
+        rows = batch.num_rows + LANES + -batch.num_rows % LANES
+        flat: list[np.ndarray[Any, Any]] = []
+        names = batch.schema.names
+        with np.errstate(over="ignore"):  # of float64 beyond float32
+            for column in self._columns:
+                if column.name not in names:
+                    raise GraphError(f"the batch has no column {column.name!r}; it has {', '.join(names)}")
+                values = batch.column(names.index(column.name))
+                if values.type != column.kind:
+                    raise GraphError(f"column {column.name!r} is {values.type}, but the graph takes {column.kind}; cast it")
+                flat += column.arrays(values, rows)
         return flat
+
+    def _called(self, arrays: list[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+        """The flat outputs of the TensorFlow function. Raises what TensorFlow raises."""
+        return [t.numpy() for t in self._function(*tensors_of(arrays))]
 
     def raw(self, batch: pa.RecordBatch) -> dict[str, list[np.ndarray[Any, Any]]]:
         """The arrays of each output for one padded call: [dense], or [indices, values, dense shape] of a sparse one.
 
         The rows past ``batch.num_rows`` are padding. Needs one row at least.
         """
-        tensors = self._tensors(batch)
+        arrays = self._arrays(batch)
+        found: list[np.ndarray[Any, Any]] | None = None
+        if self._plan is not None and batch.num_rows <= PLANNED:
+            with suppress(Exception):  # TensorFlow is asked, and says what is wrong with the batch
+                found = self._plan.run(arrays)
         try:
-            flat = iter([t.numpy() for t in self._function(*tensors)])
+            flat = iter(self._called(arrays) if found is None else found)
         except Exception as error:
             raise GraphError(f"the transform graph failed on a batch of {batch.num_rows} rows: {str(error).splitlines()[0]}") from None
         return {name: [next(flat) for _ in range(count)] for name, count in self._parts.items()}
@@ -336,7 +241,7 @@ class TransformGraph:
         for start in range(0, n, CHUNK):
             part = batch.slice(start, CHUNK)
             out = self.raw(part)
-            parts.append([_to_arrow(f.name, out[f.name], part.num_rows, f.type) for f in schema])
+            parts.append([to_arrow(f.name, out[f.name], part.num_rows, f.type) for f in schema])
         columns = parts[0] if len(parts) == 1 else [pa.concat_arrays(list(c)) for c in zip(*parts, strict=True)]
         return pa.RecordBatch.from_arrays(columns, schema=schema)
 

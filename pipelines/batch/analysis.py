@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 
 from transforms.definitions import RESERVED, FeatureGroup
 from transforms.errors import GraphError
-from transforms.graph import TransformGraph, input_width, save_graph, tensor_values, with_width
+from transforms.graph import TransformGraph, save_graph
+from transforms.graph_columns import input_width, tensor_values, with_width
 
 __all__ = ["analyze_groups", "check_row_by_row", "graph_inputs", "outputs_of", "to_tft_batch", "wrap_preprocessing_fn"]
 

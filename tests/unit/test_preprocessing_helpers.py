@@ -95,6 +95,7 @@ def test_in_a_graph_of_tf_transform(tmp_path: Any) -> None:
     group = graph_build.GROUP
     found = analyze_groups({group.name: (group, function, [str(file)])}, tmp_path / "graphs", options("direct", []), lambda line: None)
     graph = TransformGraph.load(tmp_path / "graphs" / group.name / found[group.name])
+    assert graph.plan_problem == ""
     out = graph.apply(rows)
     fare, count, paid = (rows.column(rows.schema.get_field_index(n)).to_pylist() for n in ("fare_mean_1h", "count_1h", "paid_last_1h"))
     want = {
