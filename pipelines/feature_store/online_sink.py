@@ -40,6 +40,10 @@ class FeastStore:
         """The one ordered write."""
         return self.online.write_rows(self.config, self.views[group], rows)
 
+    def latest_us(self) -> int:
+        """The latest event time (microseconds) of a row that would not be refused now for lying in the future."""
+        return self.online.latest_us(self.config)
+
     def mark_generation(self, name: str, value: int, at_least: int | None = None) -> bool:
         """Keep a rising generation marker; False if the store forgot the one before."""
         return self.online.mark_generation(self.config, name, value, at_least)

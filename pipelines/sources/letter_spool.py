@@ -63,7 +63,7 @@ class SpooledLetters(DeadLetterWriter):
         reasons: Sequence[str],
         details: Sequence[str | None],
     ) -> None:
-        """See :class:`DeadLetterWriter`. Raises BrokerAway within the patience, StoreError."""
+        """See :class:`DeadLetterWriter`. Raises BrokerAway within the patience, and while the folder's disk takes none; StoreError."""
         if not len(rows):
             return
         try:
@@ -117,7 +117,8 @@ class SpooledLetters(DeadLetterWriter):
         try:
             write_text(self.folder / f"{uuid.uuid4().hex}-{len(rows)}.json", json.dumps(kept), durable=True)
         except OSError as failed:
-            raise StoreError(f"{self.folder}: {failed.strerror or failed}; free its disk or correct its permissions") from None
+            why = f"{self.folder}: {failed.strerror or failed}; free its disk or correct its permissions"
+            raise BrokerAway(f"{error}, and the letters cannot be kept in {why}") from None
         where = f"{topic}/{partition}/{offsets[0]}" + (f" and {len(offsets) - 1} more" if len(offsets) > 1 else "")
         self.say(f"{where}: {error}; the letters wait in {self.folder} and the stream goes on")
 

@@ -285,9 +285,13 @@ class OrderedOnlineStore(OnlineStore):
         protos = ([ValueProto(**{slot: v}) for slot, v in zip(slots, row)] for row in zip(*(c.to_pylist() for c in columns)))
         return pa.array([self.entity_key(config, EntityKeyProto(join_keys=names, entity_values=row)) for row in protos], pa.binary())
 
+    def latest_us(self, config: RepoConfig) -> int:
+        """The latest event time (microseconds) that is taken now: rows beyond it lie too far in the future, and are refused."""
+        return int(min(self._now(config) + round(config.online_store.max_future_seconds * 1_000_000), _EXACT_US))
+
     def _ordered(self, config: RepoConfig, table: FeatureView, rows: Rows) -> WriteResult:
         """Refuse what lies too far ahead, keep the greatest row of each key, and let the store decide about those."""
-        latest = min(self._now(config) + round(config.online_store.max_future_seconds * 1_000_000), _EXACT_US)
+        latest = self.latest_us(config)
         ahead, total = rows.event_us > latest, len(rows)
         n_refused = int(ahead.sum())
         if n_refused:

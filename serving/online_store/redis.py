@@ -64,6 +64,15 @@ _MAX_FEATURES = 3000
 Type = Literal["serving.online_store.redis.OrderedRedisOnlineStore", "tandem.serving.online_store.redis.OrderedRedisOnlineStore"]
 
 
+_NOT_THERE = "start Redis there, or fix connection_string in feature_store.yaml"
+_FIXES = {
+    "READONLY": "it is a replica: promote it, or name its primary in connection_string in feature_store.yaml",
+    "OOM command": "it is full: raise its maxmemory, or delete what nobody needs",
+    "MISCONF": "it cannot save what it holds: free its disk",
+}
+"""What helps where Redis answers, and refuses, by a word of its answer."""
+
+
 class OrderedRedisOnlineStoreConfig(OrderedOnlineStoreConfig, RedisOnlineStoreConfig):
     """Configuration; ``connection_string`` as Feast's: ``host:port,db=0,password=...``. A cluster is not supported."""
 
@@ -99,7 +108,7 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
         try:
             return what(self._get_client(config.online_store))
         except (RedisError, OSError) as e:
-            raise unreachable(f"redis {where}", e, "start Redis there, or fix connection_string in feature_store.yaml") from e
+            raise unreachable(f"redis {where}", e, next((fix for word, fix in _FIXES.items() if word in str(e)), _NOT_THERE)) from e
 
     def write_winners(self, config: RepoConfig, table: FeatureView, rows: Rows) -> int:
         if len(table.features) > _MAX_FEATURES:

@@ -95,7 +95,8 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
                 yield conn
                 conn.execute("COMMIT")
             except BaseException:
-                conn.execute("ROLLBACK")
+                if conn.in_transaction:  # of a full disk SQLite has gone back by itself, and the reason is the first error
+                    conn.execute("ROLLBACK")
                 raise
         except sqlite3.Error as e:
             raise unreachable(

@@ -117,6 +117,18 @@ def test_a_path_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> Non
         Bench.open({"type": SQLITE, "path": str(tmp_path / "file" / "online.db")}, view())
 
 
+def test_a_full_disk_is_called_that_and_what_was_written_stays(tmp_path: Path) -> None:
+    """SQLite goes back by itself then: a second ROLLBACK must not hide why."""
+    bench = Bench.open({"type": SQLITE, "path": str(tmp_path / "online.db")}, view())
+    bench.write(("EWR", T, 1, 1.0))
+    store: Any = bench.store
+    store._get_conn(bench.config).execute("PRAGMA max_page_count = 1")  # no more than there are
+    with pytest.raises(StoreError, match="database or disk is full"):
+        bench.write(*((f"A{i}", T, 1, 2.0) for i in range(1100)))
+    store._get_conn(bench.config).execute("PRAGMA max_page_count = 100000")
+    assert bench.write(*((f"A{i}", T, 1, 2.0) for i in range(1100))).written == 1100
+
+
 @pytest.mark.parametrize(
     ("kind", "slot", "values"),
     [

@@ -278,6 +278,37 @@ def test_what_cannot_be_delivered_at_all_is_the_jobs_failure(tmp_path: Path) -> 
     offline.close()
 
 
+def test_what_a_clock_that_was_set_back_made_too_early_comes_when_it_is_due(world: World) -> None:
+    """A worker that starts anew meanwhile knows of it too: by the checkpoint."""
+    right = T0 + (STEPS + 1) * HOP
+    clock = [right]
+
+    def begin() -> StreamSink:
+        made = world.deliver()
+        assert made.store is not None
+        made.store.online.clock = lambda: clock[0]
+        return made
+
+    deliver = begin()
+    for step in range(STEPS // 2):
+        deliver.deliver(output(step))
+    clock[0] = T0
+    for step in range(STEPS // 2, STEPS - 2):
+        deliver.deliver(output(step))
+    assert "was the clock set back? They wait in the row log until it is" in said(world)
+    deliver.close()
+    deliver = begin()
+    deliver.deliver(output(STEPS - 2))
+    with pytest.raises(AssertionError):
+        check(world, STEPS - 1)
+    clock[0] = right
+    deliver.deliver(output(STEPS - 1))
+    assert "shard 0: the clock is there" in said(world)
+    check(world)
+    assert world.control.load_checkpoints()[0]["early"] == 0
+    deliver.close()
+
+
 def test_a_full_disk_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     deliver = world.deliver()
     deliver.deliver(output(0))

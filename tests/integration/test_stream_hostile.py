@@ -178,6 +178,19 @@ def test_letters_that_nobody_takes_wait_in_a_file(tmp_path: Path) -> None:
         write(b"d")
 
 
+def test_letters_that_neither_topic_nor_disk_take_are_waited_with(tmp_path: Path) -> None:
+    """A disk that takes nothing is waited for like a broker: the position has not moved, and nothing is lost."""
+    inner = Inner()
+    inner.error = LetterRefused("too large")
+    (tmp_path / "letters").write_text("a file where the folder would be")
+    spool = SpooledLetters(inner, tmp_path / "letters", 30.0, print)
+    with pytest.raises(BrokerAway, match=r"too large, and the letters cannot be kept in .*/letters: .*; free its disk"):
+        spool.write("t", 3, "s", fetched_of([b"a"]), np.arange(1), ["r"], [None])
+    (tmp_path / "letters").unlink()
+    spool.write("t", 3, "s", fetched_of([b"a"]), np.arange(1), ["r"], [None])
+    assert letters_waiting(tmp_path / "letters") == 1
+
+
 def test_the_stream_goes_on_beside_a_topic_that_is_down(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """SECURITY H1."""
 

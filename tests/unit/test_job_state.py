@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import pickle
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -185,3 +187,29 @@ def test_beam_state_of_another_version_ends_the_job_with_one_line(tmp_path: Path
         with pytest.raises(TandemError, match="another version of Tandem"):
             decode_state(data, state)
     assert "start without --savepoint" in str(state.failure())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_costs_no_word_and_stops_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    control = JobState(tmp_path)
+    control.say("before")
+    log, kept = tmp_path / "events.log", tmp_path / "kept"
+    log.rename(kept)
+    log.symlink_to("/dev/full")
+    control.say("shard 0 waits: no space")
+    control.say("shard 1 waits: no space")
+    log.unlink()
+    kept.rename(log)
+    control.say("shard 0 goes on")
+    said = [line.partition(" ")[2] for line in control.said()[0]]
+    assert said == ["before", "shard 0 waits: no space", "shard 1 waits: no space", "shard 0 goes on"]
+    assert capsys.readouterr().err.count("(not in events.log: No space left on device)") == 2
+    control.report("poll", {"n": 1})
+    for path in (tmp_path / "status" / "poll.json", tmp_path / "fatal.json"):  # the unfinished files that take their places
+        path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}").symlink_to("/dev/full")
+    control.report("poll", {"n": 2})
+    assert control.reports()["poll"]["n"] == 1
+    control.fail("another graph was applied")
+    assert control.failure() is None and "another graph was applied" in capsys.readouterr().err
+    control.fail("another graph was applied")
+    assert control.failure() == "another graph was applied"

@@ -11,11 +11,16 @@ down or slow is waited for.
 **A store that forgot.** Before each checkpoint a rising generation marker is left in the online store. A store that lost the one before
 it, or has an older one (Redis restarted empty or from an old snapshot, a file put back), lost rows too: it is given those of the row log
 again.
+
+**A clock that was set back.** A stream makes no row ahead of the clock, so a row that the store refuses as ahead was made by a clock that
+has been set back since, and is due. It waits in the row log, the checkpoint says up to when, and the store is given the log's rows again
+once the clock is there.
 """
 
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,6 +30,7 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.feature_store.online_sink import FeastStore
 from pipelines.lake import layout
@@ -32,10 +38,10 @@ from pipelines.streaming.stages.coders import FoldOutput
 from pipelines.streaming.state.job_spec import JobSpec
 from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.row_log import RowLog, logged, seal_leftovers
-from transforms.definitions import CREATED, FINGERPRINT, TIMESTAMP, FeatureGroup
+from transforms.definitions import CREATED, EVENT_TIMESTAMP, FINGERPRINT, TIMESTAMP, FeatureGroup
 from transforms.errors import ConfigError, FingerprintError, GraphError, StoreError, TandemError
 from transforms.graph import TransformGraph
-from transforms.instants import now_us
+from transforms.instants import instant, now_us
 
 __all__ = ["SinkRows", "StopRequested", "StreamSink", "stamped"]
 
@@ -112,6 +118,8 @@ class StreamSink:
         self._counts: dict[int, _Counts] = {}
         points = job_state.load_checkpoints()
         # A checkpoint taken over from another shard holds that one's marker.
+        early = max((int(p.get("early", 0)) for p in points.values()), default=0)  # of any: the number of shards may be another one now
+        self._early: dict[int, int] = defaultdict(lambda: early)
         self._generations = {n: int(p["generation"][1]) for n, p in points.items() if p.get("generation", [""])[0] == self._marker(n)}
 
     def _marker(self, shard: int) -> str:
@@ -152,7 +160,10 @@ class StreamSink:
         now = time.monotonic()
         if output.checkpoint:
             self._report(shard)  # who sees the checkpoint sees what it cost
-            checkpoint = output.checkpoint if self.store is None else {**output.checkpoint, "generation": self._generation(counts, output)}
+            checkpoint = output.checkpoint
+            if self.store is not None:
+                self._catch_up(counts, output)
+                checkpoint = {**checkpoint, "generation": self._generation(counts, output), "early": self._early[shard]}
             durable = now - counts.synced >= _SYNC_SECONDS
             if durable:
                 self._persist(counts, shard)
@@ -172,9 +183,11 @@ class StreamSink:
         counts.stale += result.stale
         if result.refused:
             counts.refused += result.refused
+            latest = pc.max(rows.column(rows.schema.get_field_index(EVENT_TIMESTAMP))).cast(pa.int64()).as_py()
+            self._early[shard] = max(self._early[shard], latest)
             self.job_state.say(
-                f"{name}: {result.refused} of {rows.num_rows} rows lie too far in the future and were refused by the online store;"
-                " correct the events' times or raise max_future_seconds"
+                f"{name}: {result.refused} of {rows.num_rows} rows lie too far in the future and were refused by the online store: was the"
+                f" clock set back? They wait in the row log until it is {instant(latest):%Y-%m-%d %H:%M:%S} UTC"
             )
         if took > _SLOW_SECONDS:
             self.job_state.say(f"online store is slow: {took:.1f} s for {rows.num_rows} rows of {name}; the stream waits for it")
@@ -192,14 +205,30 @@ class StreamSink:
             )
             for group, graph in ((self.groups[n], g) for n, g in self.graphs.items()):
                 self._patiently(counts, shard, "online store", partial(store.reapply, group.name, graph.fingerprint))
-                for rows in logged(self.job_state.folder, group, graph.fingerprint, shard, output.checkpoint.get("shards")):
-                    result = self._patiently(counts, shard, "online store", partial(store.write, group.name, rows))
-                    counts.restored += result.written
+                self._again(counts, output, group, graph.fingerprint)
             self.job_state.say(f"shard {shard}: the online store has {counts.restored} rows of the row log again")
             self._patiently(counts, shard, "online store", lambda: store.mark_generation(name, generation))
             self._report(shard)
         self._generations[shard] = generation
         return [name, generation]
+
+    def _catch_up(self, counts: _Counts, output: FoldOutput) -> None:
+        """Once the clock is where it was when rows were refused as ahead of it: write those of the row log again."""
+        store, shard = self.store, output.shard
+        assert store is not None
+        if 0 < self._early[shard] <= store.latest_us():
+            for name, graph in self.graphs.items():
+                self._again(counts, output, self.groups[name], graph.fingerprint)
+            self._early[shard] = 0
+            self.job_state.say(f"shard {shard}: the clock is there: rows that lay ahead of it are in the online store now")
+
+    def _again(self, counts: _Counts, output: FoldOutput, group: FeatureGroup, fingerprint: str) -> None:
+        """Give the store the rows of the row log of a shard again."""
+        store, shard = self.store, output.shard
+        assert store is not None
+        for rows in logged(self.job_state.folder, group, fingerprint, shard, output.checkpoint.get("shards")):
+            result = self._patiently(counts, shard, "online store", partial(store.write, group.name, rows))
+            counts.restored += result.written
 
     def _append(self, counts: _Counts, shard: int, place: str, batch: pa.RecordBatch) -> None:
         start = time.perf_counter()

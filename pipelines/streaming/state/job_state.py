@@ -22,6 +22,7 @@ import json
 import os
 import pwd
 import re
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -42,6 +43,8 @@ _NAMES_OF_1 = {"emitted": "output_watermark", "mark": "generation"}
 RESUME = "resume-"
 """What the flags begin with that let a paused partition (``source-partition``) go on."""
 _LONGEST_FILE = 256 * 1024
+_MOST_UNSAID = 100
+"""Lines that are remembered while the disk takes none."""
 _PART = re.compile(r"[A-Za-z0-9_.-]+")
 
 
@@ -84,6 +87,7 @@ class JobState:
         for name in ("flags", "status"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         self._skips: tuple[int, dict[tuple[str, int], frozenset[int]]] = (0, {})
+        self._unsaid: list[bytes] = []
         self._checkpoints = _checkpoints_of(self.folder)
         (self._checkpoints / "durable").mkdir(parents=True, exist_ok=True)
 
@@ -217,13 +221,18 @@ class JobState:
         return self.folder / "flags" / _checked(what)
 
     def fail(self, line: str) -> None:
-        """Tell the driver to end the job for good, and why; the first reason stays."""
+        """Tell the driver to end the job for good, and why; the first reason stays. What a full disk does not take goes to stderr: the
+        engine then fails of whatever is raised next, and the reason is found again when it is tried again."""
         path = self.folder / "fatal.json"
         unfinished = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-        unfinished.write_text(json.dumps({"at": _now(), "reason": _line(line)}), "utf-8")
-        with suppress(FileExistsError):
-            os.link(unfinished, path)  # unlike a rename, a link never replaces
-        unfinished.unlink()
+        try:
+            unfinished.write_text(json.dumps({"at": _now(), "reason": _line(line)}), "utf-8")
+            with suppress(FileExistsError):
+                os.link(unfinished, path)  # unlike a rename, a link never replaces
+        except OSError as error:
+            print(f"{_line(line)} (not in {path}: {error.strerror})", file=sys.stderr, flush=True)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
     def failure(self) -> str | None:
         """Why the job must end; None while it need not."""
@@ -245,9 +254,17 @@ class JobState:
     # ------------------------------------------------------------------------------------------------------- words and numbers
 
     def say(self, line: str) -> None:
-        """Append a line with the time (UTC) to ``events.log``; lines of several processes never mix."""
-        data = f"{_now()} {_line(line)}\n".encode()
-        _append(self.folder / "events.log", data)
+        """Append a line with the time (UTC) to ``events.log``; lines of several processes never mix.
+
+        Never fails: what a full disk does not take stands in the log before the next line that it takes.
+        """
+        lines, self._unsaid = [*self._unsaid, f"{_now()} {_line(line)}\n".encode()], []
+        try:
+            # Of a write that was cut short a beginning may be there: the newline in front ends it.
+            _append(self.folder / "events.log", b"".join(lines) if len(lines) == 1 else b"\n" + b"".join(lines))
+        except OSError as error:
+            self._unsaid = lines[-_MOST_UNSAID:]
+            print(f"{lines[-1].decode().strip()} (not in events.log: {error.strerror})", file=sys.stderr, flush=True)
 
     def said(self, since: int = 0) -> tuple[list[str], int]:
         """The whole lines after place ``since`` of the log (0: its beginning), and the place to ask from the next time."""
@@ -258,14 +275,15 @@ class JobState:
         except FileNotFoundError:
             return [], 0
         whole = data[: data.rfind(b"\n") + 1]
-        return whole.decode("utf-8", "replace").splitlines(), since + len(whole)
+        return [line for line in whole.decode("utf-8", "replace").splitlines() if line], since + len(whole)
 
     def report(self, part: str, values: dict[str, Any]) -> None:
         """Replace the numbers of a part of the job (``poll-departures-0``, ``shard-0``); ``at`` (seconds since 1970) is added.
 
-        Costs a millisecond: for a few times a second, not for every batch.
+        Costs a millisecond: for a few times a second, not for every batch. Never fails: a full disk keeps the numbers of before.
         """
-        write_text(self.folder / "status" / f"{_checked(part)}.json", json.dumps({"at": time.time(), **values}))
+        with suppress(OSError):
+            write_text(self.folder / "status" / f"{_checked(part)}.json", json.dumps({"at": time.time(), **values}))
 
     def reports(self) -> dict[str, dict[str, Any]]:
         """The numbers of every part."""
