@@ -105,8 +105,8 @@ class Tokens:
                 f"the token is not valid here ({type(e).__name__}); get one of {s.issuer} for {s.audience!r}"
             ) from None
         name = claims.get(s.principal_claim)
-        if not isinstance(name, str) or not name:
-            raise UnauthenticatedError(f"the token names nobody: its claim {s.principal_claim!r} is not there or no text")
+        if not isinstance(name, str) or not name or not name.isprintable():  # it gets into logs: no line ends, no escape sequences
+            raise UnauthenticatedError(f"the token names nobody: its claim {s.principal_claim!r} is not there or no plain text")
         return Principal(f"token:{name[:200]}", _scopes(claims.get(s.scope_claim)))
 
     def _claims(self, token: str, kid: str | None, algorithm: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pipelines.cli.extras import require
 from pipelines.project.extensions import Extensions, owner, reason
 from pipelines.project.mistakes import keep_trace, one_line
 from pipelines.reports.terminal import screen
+from tandem.quick_imports import quicken_imports
 from transforms.errors import TandemError
 
 __all__ = ["COMMANDS", "GROUP", "app", "fail", "main"]
@@ -130,6 +131,7 @@ def main() -> None:
     """Entry point: every error is one line. One that nobody expected names the place in the user's files, and a file with its trace."""
     code: Any = 0
     _own_files_only()
+    quicken_imports()
     try:
         app()
     except SystemExit as stop:

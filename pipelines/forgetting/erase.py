@@ -11,6 +11,8 @@ stores are not changed: they are named if they hold it still. Manifests of what 
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -28,6 +30,7 @@ from pipelines.forgetting.subject import LINES, Subject, holds, without_lines, w
 from pipelines.lake import layout
 from pipelines.lake.files import read_json, replaced, write_json
 from pipelines.project.repository import Repo
+from pipelines.sources.event_files import list_files
 from pipelines.streaming.driver import running
 from pipelines.streaming.state.row_log import seal_leftovers
 from transforms.errors import DataError, StoreError, TandemError
@@ -67,11 +70,15 @@ def erase(repo: Repo, subject: Subject, dry_run: bool = False, say: Callable[[st
         if not dry_run:
             seal_leftovers(folder)
             shutil.rmtree(folder / "flink" / "checkpoints", ignore_errors=True)  # tiles; an embedded engine never restores them
+    _check_keys(repo, subject)
     logs = tuple(data / source.files for source in repo.sources.values() if source.files)
     answers: list[pa.Table] = []
     entities: list[pa.Table] = []
     for path in list(_files_below(data)):
         _one_file(path, _place(path, data), subject, dry_run, report, answers, entities, data, logs)
+    linked = _linked(repo)
+    for path, name in linked:
+        _linked_file(path, name, subject, dry_run, report, entities)
     _labels(data, answers, dry_run, report)
     say("the online store")
     _online(repo, subject, entities, dry_run, report)
@@ -79,6 +86,7 @@ def erase(repo: Repo, subject: Subject, dry_run: bool = False, say: Callable[[st
         _mark(data, subject, report)
         say("searching again")
         report.remains = [_name(p, data) for p in _all_files(data) if holds(p, subject)]
+        report.remains += [name for path, name in linked if path.exists() and holds(path, subject)]
     topics = sorted({s.topic for s in repo.sources.values() if s.topic})
     if topics:
         report.notes.append(
@@ -87,6 +95,43 @@ def erase(repo: Repo, subject: Subject, dry_run: bool = False, say: Callable[[st
         )
     report.notes.append("a running server writes answers that it has not written yet; erase again after request_log_seconds, or restart it")
     return report
+
+
+def _check_keys(repo: Repo, subject: Subject) -> None:
+    """Raises DataError for a value that a key of this name cannot have."""
+    for name, value in subject.keys:
+        kinds = {f.dtype for g in repo.groups.values() for f in g.key_fields if f.name == name}
+        if kinds == {"int64"} and not re.fullmatch(r"-?(0|[1-9][0-9]{0,18})", value):
+            raise DataError(f"--entity {name}={value!r}: {name} is int64, and this is no such number; correct it")
+
+
+def _linked(repo: Repo) -> list[tuple[Path, str]]:
+    """Event files that symbolic links lead to, outside of the data folder: (the file itself, its name below the data folder)."""
+    out = {}
+    for source in repo.sources.values():
+        if source.files and (repo.data / source.files).is_dir():
+            for file in list_files(repo.data, source, None, None, hashes=False):
+                real = Path(file.path).resolve()
+                if real != Path(os.path.abspath(file.path)):
+                    out[real] = file.name
+    return [(path, name) for path, name in out.items() if not path.is_relative_to(repo.data.resolve())]
+
+
+def _linked_file(path: Path, name: str, subject: Subject, dry_run: bool, report: Report, entities: list[pa.Table]) -> None:
+    """As :func:`_one_file`, for an event file outside: it is rewritten where it lies, by what the folders inside say of it."""
+    asked = subject.within(Path(name))
+    if path.name.lower().endswith(".parquet"):
+        try:
+            gone = without_rows(path, asked, dry_run)
+        except (pa.ArrowInvalid, OSError):
+            gone = None
+        count = 0 if gone is None else gone.num_rows
+        entities += [] if gone is None else [gone]
+    else:
+        count = without_lines(path, asked, dry_run)
+    if count:
+        report.found["/".join(name.split("/")[:2])] += count
+        report.rewritten.append(name)
 
 
 def _place(path: Path, data: Path) -> str:
@@ -132,7 +177,7 @@ def _one_file(
             with suppress(OSError):  # one that is not empty yet
                 path.parent.rmdir()
         return
-    if path.suffix == ".parquet":
+    if path.name.lower().endswith(".parquet"):
         try:
             gone = without_rows(path, subject, dry_run)
         except (pa.ArrowInvalid, OSError):  # no Parquet: an event file that a run gave a dead letter

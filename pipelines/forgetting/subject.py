@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
+import html
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -17,12 +20,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.lake.files import replaced
+from pipelines.sources.file_records import partitions_of
 from transforms.errors import ConfigError
 
 __all__ = ["LINES", "Subject", "holds", "without_lines", "without_rows"]
 
 LINES = (".jsonl", ".ndjson", ".json")
 _PACKED = (".gz", ".zst")
+_NUMBER = re.compile(r"-?[0-9]{1,19}")
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
@@ -63,17 +68,19 @@ class Subject:
 
     def is_in_text(self, data: bytes) -> bool:
         """Whether a payload is about it. One that is no JSON: whether it holds the values at all."""
-        if not all(wanted.encode() in data for _, wanted in self.keys):
+        plain = all(any(form in data for form in _forms(wanted)) for _, wanted in self.keys)
+        # Escapes (\\u00fc for any letter) and numbers (1e2 for 100) have other bytes: then only its reader knows.
+        if not plain and b"\\" not in data and not any(_NUMBER.fullmatch(wanted) for _, wanted in self.keys):
             return False
         try:
             return self.is_in(json.loads(data))
         except (ValueError, RecursionError):
-            return True
+            return plain
 
     def within(self, path: Path) -> Subject:
         """What is left to be asked of a file's records, where its folders ``key=value`` say some of it."""
-        folders = set(path.parent.parts)
-        return Subject(tuple((name, value) for name, value in self.keys if f"{name}={value}" not in folders))
+        folders = dict(partitions_of(path.parent.parts))
+        return Subject(tuple((name, value) for name, value in self.keys if not _same(folders.get(name), value)))
 
     def rows(self, table: pa.Table) -> Mask:
         """Which rows of a table are about it, bool [N]: by its columns. Without these: by payloads, and by cells of text (or lists of it)
@@ -95,7 +102,21 @@ class Subject:
 
 
 def _text(value: Any) -> str | None:
-    return None if value is None or isinstance(value, bool | dict | list) else str(value)
+    if value is None or isinstance(value, bool | dict | list):
+        return None
+    # The contract takes 5.0 for a whole number as well.
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _same(folder: str | None, value: str) -> bool:
+    """Whether a folder's name says this value; of a number also ``01``."""
+    whole = folder is not None and _NUMBER.fullmatch(folder) and _NUMBER.fullmatch(value)
+    return int(str(folder)) == int(value) if whole else folder == value
+
+
+def _forms(value: str) -> set[bytes]:
+    """The bytes of a value as files may hold it: plain, in JSON of ASCII alone, in a page, in a folder's name."""
+    return {value.encode(), json.dumps(value)[1:-1].encode(), html.escape(value).encode(), quote(value, safe="").encode()}
 
 
 def _equal(column: pa.ChunkedArray, wanted: str) -> Mask:
@@ -105,9 +126,12 @@ def _equal(column: pa.ChunkedArray, wanted: str) -> Mask:
         return _equal(column.cast(kind.value_type), wanted)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return np.array([cell is not None and any(_text(each) == wanted for each in cell) for cell in column.to_pylist()], bool)
-    if not (pa.types.is_binary(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return np.array([cell is not None and _text(float(cell)) == wanted for cell in column.to_pylist()], bool)
+    texts = (pa.types.is_binary(kind), pa.types.is_large_binary(kind), pa.types.is_string(kind), pa.types.is_large_string(kind))
+    if not (any(texts) or pa.types.is_integer(kind)):
         return np.zeros(len(column), bool)
-    if pa.types.is_binary(kind):
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         return np.array([cell == wanted.encode() for cell in column.to_pylist()], bool)
     found: Mask = pc.fill_null(pc.equal(column.cast(pa.string()), wanted), False).to_numpy()
     return found
@@ -160,20 +184,24 @@ def without_lines(path: Path, subject: Subject, dry_run: bool = False) -> int:
 
 def holds(path: Path, subject: Subject) -> bool:
     """Whether the bytes of all its values are in a file: unpacked, and decoded where it is Parquet."""
-    wanted = [value.encode() for _, value in subject.keys]
-    if path.suffix == ".parquet":
+    wanted = [_forms(value) for _, value in subject.keys]
+    if path.name.lower().endswith(".parquet"):
         try:
             with pq.ParquetFile(path) as file:
                 table = file.read()
         except (pa.ArrowInvalid, OSError):
-            return all(value in path.read_bytes() for value in wanted)
-        return all(any(_column_holds(column, value) for column in table.columns) for value in wanted)
+            return _all_in(path.read_bytes(), wanted)
+        return all(any(_column_holds(column, form) for column in table.columns for form in forms) for forms in wanted)
     try:
         with _opened(path) as unpacked:
             data = unpacked.read()
     except (OSError, EOFError, pa.ArrowInvalid):  # damaged: as it is
         data = path.read_bytes()
-    return all(value in data for value in wanted)
+    return _all_in(data, wanted)
+
+
+def _all_in(data: bytes, wanted: list[set[bytes]]) -> bool:
+    return all(any(form in data for form in forms) for forms in wanted)
 
 
 def _column_holds(column: pa.ChunkedArray, value: bytes) -> bool:

@@ -7,6 +7,7 @@ tracker answers, and in any case after a quarter of an hour.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import time
@@ -176,6 +177,7 @@ def deliver(
 def main() -> None:
     """What a job starts: settings on standard input."""
     signal.alarm(_AT_MOST)
+    os.nice(10)  # the job that started it is at its own start then, and people wait for that one
     asked = json.loads(sys.stdin.read())
 
     def say(line: str) -> None:

@@ -17,6 +17,7 @@ from pipelines.forgetting.subject import Subject
 from pipelines.lake.audit import AuditLog
 from pipelines.streaming.stream_job import run_stream
 from pipelines.streaming.stream_options import StreamOptions
+from tests.integration.orders_world import Orders
 from tests.integration.stream_world import ROOT, StreamWorld, environment, events, make_stream_world
 from transforms.errors import ConfigError, DataError
 
@@ -169,6 +170,37 @@ def test_by_the_command_line(world: StreamWorld) -> None:
     words = world.command("erase", "--entity", f"zone={NAME[STAYS]}")
     done = subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=200)
     assert done.returncode == 3 and "still holds it: graphs/zones/vocabulary" in " ".join(done.stderr.split())
+
+
+def test_every_form_in_which_an_event_is_read_is_erased(tmp_path: Path) -> None:
+    """Issue 13, section 3: what the contract reads as this key is about it: escapes, numbers with an exponent, float columns, folders with
+    percent signs, any case of a suffix, files that links lead to."""
+    made = Orders(tmp_path / "w")
+    folder, outside = made.data / "events/orders", tmp_path / "outside"
+    city, rest = "M\u00fcn/ster", {"amount": 1.0, "at": "2024-05-01T10:00:00Z"}
+    others = json.dumps({"order_id": "o2", "shop": 101, "city": "b", **rest})
+    forms = ["100", "100.0", "1e2", '"100"']
+    events = [f'{{"order_id": "o1", "shop": {form}, "city": "M\\u00fcn\\/ster", "amount": 1.0}}' for form in forms]
+    (folder / "date=2024-05-01").mkdir(parents=True)
+    (outside / "shop=0100").mkdir(parents=True)
+    lines = "\n".join([*events, others, ""])
+    (folder / "date=2024-05-01" / "a.JSONL").write_text(lines)
+    (outside / "b.jsonl").write_text(lines)
+    (folder / "linked.jsonl").symlink_to(outside / "b.jsonl")
+    table(outside / "shop=0100" / "c.parquet", order_id=["o1", "o2"], city=[city, "b"])
+    (folder / "links").symlink_to(outside, target_is_directory=True)
+    table(folder / "D.PARQUET", shop=[100.0, 101.0, None], city=[city, city, city])
+    table(folder / "city=M%C3%BCn%2Fster" / "e.parquet", shop=pa.array([100, 101]))
+    subject = Subject.parse(["shop=100", f"city={city}"])
+    report = erase(made.repo(), subject)
+    assert report.remains == [] and report.found == {"events/orders": 4 + 4 + 1 + 1 + 1}
+    assert (folder / "linked.jsonl").is_symlink()
+    for path in (folder / "date=2024-05-01" / "a.JSONL", outside / "b.jsonl"):
+        assert path.read_text() == others + "\n"
+    assert [pq.ParquetFile(p).metadata.num_rows for p in (outside / "shop=0100/c.parquet", folder / "D.PARQUET")] == [1, 2]
+    assert pq.ParquetFile(folder / "city=M%C3%BCn%2Fster" / "e.parquet").read().column("shop").to_pylist() == [101]
+    with pytest.raises(DataError, match="--entity shop='x': shop is int64, and this is no such number"):
+        erase(made.repo(), Subject.parse(["shop=x"]))
 
 
 def test_mistakes_are_one_line() -> None:

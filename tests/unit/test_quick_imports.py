@@ -1,0 +1,70 @@
+"""What is left out at import: Feast's instrumented sources, notebooks' IPython, the packages' metadata; and nothing else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+FEAST = """
+import sys
+{settle}
+import feast, typeguard
+from importlib import metadata
+print(len([n for n, f in vars(feast.FeatureView).items() if "TypeCheckMemo" in str(getattr(getattr(f, "__code__", f), "co_consts", ""))]))
+@typeguard.typechecked
+def half(n: int) -> float:
+    return n / 2
+for work in (lambda: half("two"), lambda: feast.FeatureService(name=5, features=[]), lambda: feast.Entity(name="a", join_keys="ab")):
+    try:
+        work()
+    except typeguard.TypeCheckError:
+        print("checked")
+print(len(metadata.packages_distributions()) > 10)
+"""
+BEAM = """
+import sys
+{settle}
+import apache_beam.io
+print("IPython" in sys.modules)
+from tqdm.auto import tqdm
+print(sum(tqdm([1], disable=True)))
+"""
+SETTLE = "from tandem.quick_imports import quicken_imports; quicken_imports(); quicken_imports()"
+
+
+def run(folder: Path, code: str) -> list[str]:
+    (file := folder / "probe.py").write_text(code)  # a file: typeguard reads the source of what it checks
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", file],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.split()
+
+
+def test_feast_checks_what_people_write_and_their_own_code_is_checked_as_before(tmp_path: Path) -> None:
+    many, *checks = run(tmp_path, FEAST.format(settle=""))
+    few, *same = run(tmp_path, FEAST.format(settle=SETTLE))
+    assert same == checks == ["checked", "checked", "checked", "True"]
+    assert int(few) <= 1 < int(many)
+
+
+def test_beam_comes_without_notebooks(tmp_path: Path) -> None:
+    assert run(tmp_path, BEAM.format(settle=SETTLE)) == ["False", "1"]
+
+
+def test_every_process_of_ours_begins_with_it(tmp_path: Path) -> None:
+    """The command and the modules that its children run; both through one file."""
+    code = "import typeguard; print(hasattr(typeguard.typechecked, 'quick'))"
+    (tmp_path / "quick_probe.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, "-P", str(ROOT / "tandem" / "__main__.py"), "-m", "quick_probe"],
+        env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["True"]
