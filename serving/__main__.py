@@ -1,5 +1,7 @@
 """``python -m serving '{"feature_repo": ..., "models": ..., "graphs": ...}'``: one server, with its settings as JSON.
 
+A second JSON says that this is one worker of a server (``serving.workers``).
+
 Where the environment names the folder of a run (``TANDEM_RUN_FOLDER``), the server leaves ``ended.json`` there when it ends in order, so
 that one can tell a server that was stopped from one that was killed.
 """
@@ -17,6 +19,7 @@ from typing import Any
 
 from serving.server import run
 from serving.settings import ServingSettings
+from serving.workers import Worker
 from transforms.errors import TandemError
 
 
@@ -41,7 +44,7 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, stopped)
     try:
-        run(ServingSettings.model_validate_json(sys.argv[1]))
+        run(ServingSettings.model_validate_json(sys.argv[1]), Worker.parse(sys.argv[2]) if len(sys.argv) > 2 else None)
     except KeyboardInterrupt:
         last_word(ended="stopped by Ctrl-C")
         raise

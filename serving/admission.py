@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 from serving.context import RequestContext, usable_id
 from serving.errors import ClientGoneError, MediaTypeError, OverloadedError, TimedOutError, TooLargeError
 from serving.fair_queue import FairQueue, Waiting
-from serving.limits import PrincipalLimits
+from serving.limits import Limits
 from serving.principals import ANYBODY, Principal
 from serving.settings import ServingSettings
 
@@ -74,7 +74,7 @@ class Admission:
     :class:`FairQueue`; large ones never have more than a quarter of the threads.
     """
 
-    def __init__(self, settings: ServingSettings, limits: PrincipalLimits) -> None:
+    def __init__(self, settings: ServingSettings, limits: Limits) -> None:
         self._settings = settings
         self._limits = limits
         self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="tandem-answer")

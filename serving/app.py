@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import prometheus_client  # noqa: F401  # before Feast: importing its metrics makes all counters of the process files of theirs
@@ -24,8 +25,9 @@ from serving.dataplane import Dataplane, Prediction
 from serving.docs import BODIES, describe, docs_page, examples, own_things
 from serving.errors import ClientGoneError, RateLimitedError, UnauthenticatedError, status_of
 from serving.json_body import parse_object
-from serving.limits import PrincipalLimits
+from serving.limits import Limits, PrincipalLimits
 from serving.metrics import Metrics
+from serving.metrics_files import MetricsFile
 from serving.principals import ANYBODY, Principal
 from serving.protocol import RequestField, online_request, v1_instances, v2_instances
 from serving.settings import ServingSettings
@@ -40,23 +42,35 @@ Render = Callable[[Prediction, dict[str, Any]], dict[str, Any]]
 """The answer to a prediction, and to the body that asked for it."""
 
 
-def create_app(settings: ServingSettings, *, now_us: Callable[[], int] | None = None) -> FastAPI:
+def create_app(
+    settings: ServingSettings,
+    *,
+    now_us: Callable[[], int] | None = None,
+    limits: Limits | None = None,
+    metrics_folder: tuple[Path, str] | None = None,
+) -> FastAPI:
     """The application. Models, registry and online store are opened when it starts (its lifespan), not by a request.
 
-    ``now_us`` is the clock (microseconds since the epoch) that ages and TTLs go by.
+    ``now_us`` is the clock (microseconds since the epoch) that ages and TTLs go by. ``limits``: what counts callers' requests and rows,
+    where several processes share it; ``metrics_folder``: where they bring their numbers together, and what this one is called there.
     """
     access = Access(settings)
     plane = Dataplane(settings, now_us=now_us)
-    admission = Admission(settings, PrincipalLimits(settings.limits, settings.principal_limits))
+    admission = Admission(settings, limits or PrincipalLimits(settings.limits, settings.principal_limits))
+    numbers = None if metrics_folder is None else MetricsFile(plane.metrics.registry, *metrics_folder)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await asyncio.get_running_loop().run_in_executor(None, access.open)
         await asyncio.get_running_loop().run_in_executor(None, plane.open)
+        if numbers is not None:
+            numbers.start()
         yield
         admission.close()
         await asyncio.get_running_loop().run_in_executor(None, plane.close)
         access.close()
+        if numbers is not None:
+            numbers.close()
 
     app = FastAPI(
         title="Tandem",
@@ -196,7 +210,8 @@ def create_app(settings: ServingSettings, *, now_us: Callable[[], int] | None = 
     async def metrics(request: Request) -> Response:
         """Prometheus metrics."""
         _principal(request).need("admin")
-        return Response(plane.metrics.page(), media_type="text/plain; version=0.0.4")
+        page = plane.metrics.page() if numbers is None else await asyncio.get_running_loop().run_in_executor(None, numbers.page)
+        return Response(page, media_type="text/plain; version=0.0.4")
 
     @app.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> Response:

@@ -10,69 +10,49 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 import yaml
 from feast import FeatureStore, RepoConfig
 from feast.infra.online_stores.helpers import get_online_store_from_config
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
-from feast.type_map import feast_value_type_to_python_type
-from google.protobuf.message import Message
 
 from serving.catalog import Catalog, View, entity_key, some_of
 from serving.errors import InvalidRequestError
-from serving.online_store.base import OrderedOnlineStore, OrderedOnlineStoreConfig, lasts
-from serving.projections import FeatureSet, Projection
+from serving.online_store.base import OrderedOnlineStore, OrderedOnlineStoreConfig
+from serving.projections import FeatureSet
 from serving.protocol import RequestField, checked_column
-from transforms.definitions import FINGERPRINT, REVISION
+from serving.read_plan import NOT_FOUND, NULL, OUTSIDE_MAX_AGE, PRESENT, STATUSES, ReadPlan, ViewRows
 from transforms.errors import ConfigError, StoreError
 from transforms.instants import micros_of
 from transforms.instants import now_us as wall_us
 
-__all__ = ["STATUSES", "Catalog", "OnlineFeatures", "View", "ViewRows", "load_repo_config"]
+__all__ = [
+    "NOT_FINITE",
+    "NOT_FOUND",
+    "NULL",
+    "OUTSIDE_MAX_AGE",
+    "PRESENT",
+    "STATUSES",
+    "Catalog",
+    "OnlineFeatures",
+    "View",
+    "ViewRows",
+    "load_repo_config",
+]
 
 T = TypeVar("T")
 log = logging.getLogger("tandem.serving")
 
-STATUSES = ("PRESENT", "NULL", "NOT_FOUND", "OUTSIDE_MAX_AGE")
-PRESENT, NULL, NOT_FOUND, OUTSIDE_MAX_AGE = range(4)
 NOT_FINITE = "NOT_FINITE"
 """What a JSON answer says of a value that is PRESENT and NaN or infinite: its place holds null."""
 
-_AT_ONCE = 2_000
-"""Entities of one read of the store: the time limit is looked at between reads."""
-
-
-@dataclass(frozen=True)
-class ViewRows:
-    """What one view answered for N entities. Values are null unless their status is PRESENT."""
-
-    view: str
-    columns: dict[str, pa.Array]
-    statuses: dict[str, npt.NDArray[np.uint8]]
-    """Per feature, N codes: indices into STATUSES."""
-    row_status: npt.NDArray[np.uint8]
-    """N codes: PRESENT, NOT_FOUND or OUTSIDE_MAX_AGE."""
-    timestamps_us: npt.NDArray[np.int64]
-    """Event timestamps; 0 where there is no row."""
-    ages: npt.NDArray[np.float64]
-    """Seconds from the event timestamp to now; NaN where there is no row."""
-    fingerprints: list[str | None]
-    """Of the rows that are PRESENT."""
-    revisions: list[int | None]
-    """Of the rows that are there, PRESENT or too old; None where a view keeps none."""
-    as_of_us: int
-    """The instant that ages and TTLs were judged at."""
-    projection: Projection | None = None
-    """What ``view`` stands for; None: the registry's view of that name, with its own keys."""
+_MOST_PLANS = 256
+"""Sets of features whose plans are kept: a request may ask for any."""
 
 
 def load_repo_config(repo: Path, timeout_seconds: float = 5.0) -> RepoConfig:
@@ -124,6 +104,7 @@ class OnlineFeatures:
         self._feast: FeatureStore | None = None
         self._store: OnlineStore | None = None
         self._catalog: Catalog | None = None
+        self._plans: tuple[Catalog | None, dict[Any, ReadPlan]] = (None, {})
         self.problem = "the feature registry is not read yet"
         """Why there is no catalog, or the last refresh failed; empty when all is well."""
         self.store_problem = ""
@@ -170,55 +151,26 @@ class OnlineFeatures:
         """The features for N = ``rows`` entities, by the names of their views in ``features``. Equal entities are read once.
 
         ``entities`` holds a list of N values for each column that is a key of the views. ``check`` is called before each read of the store,
-        of some thousand entities of a view; what it raises ends the work. Raises StoreError when the store fails.
+        of some thousand entities; what it raises ends the work. Raises StoreError when the store fails.
         """
-        wanted: dict[str, list[str]] = {}
-        for name, feature in features.pairs:
-            wanted.setdefault(name, []).append(feature)
-        views, now = self.catalog.used(features), self.now_us()
-        read = {name: self._read_view(views[name], some, entities, rows, now, check) for name, some in wanted.items()}
-        return {name: replace(group, projection=features.projections.get(name)) for name, group in read.items()}
+        return self._plan(features).read(self._asked, entities, rows, self.now_us(), check)
 
-    def _read_view(
-        self, view: View, features: list[str], entities: Mapping[str, list[Any]], n: int, now: int, check: Callable[[], None]
-    ) -> ViewRows:
-        position: dict[Any, int] = {}
-        asked = zip(*(entities[k] for k in view.keys), strict=True) if view.keys else [()] * n
-        inverse = [position.setdefault(key, len(position)) for key in asked]
-        keys = [entity_key(view, key) for key in position]
-        extra = [own for own in (FINGERPRINT, REVISION) if own in view.types and own not in features]
-        rows = []
-        for start in range(0, len(keys), _AT_ONCE):
-            check()
-            rows += self._rows(view, keys[start : start + _AT_ONCE], [*features, *extra])
-        found = np.array([values is not None for _, values in rows])
-        times = np.array([micros_of(t) if t is not None else 0 for t, _ in rows], dtype=np.int64)
-        times[~found] = 0
-        lasting = np.array([values is not None and lasts(values.get(REVISION)) for _, values in rows], dtype=bool)
-        expired = found & ~lasting & (now - times > view.ttl_us) if view.ttl_us else np.zeros(len(rows), dtype=bool)
-        row_status = np.where(found, np.where(expired, OUTSIDE_MAX_AGE, PRESENT), NOT_FOUND).astype(np.uint8)
-        take = np.array(inverse, dtype=np.int64)
-        columns, statuses = {}, {}
-        live = [values if s == PRESENT else None for (_, values), s in zip(rows, row_status, strict=True)]
-        for feature in features:
-            values, status = _column(view, feature, live, row_status)
-            columns[feature], statuses[feature] = (
-                (values, status) if len(rows) == len(take) else (values.take(pa.array(take)), status[take])
-            )
-        prints = [_python(v[FINGERPRINT]) if v is not None and FINGERPRINT in v else None for v in live]
-        revisions = [_python(v[REVISION]) if v is not None and REVISION in v else None for _, v in rows]
-        ages = np.where(found, (now - times) / 1e6, np.nan)
-        return ViewRows(
-            view=view.name,
-            columns=columns,
-            statuses=statuses,
-            row_status=row_status[take],
-            timestamps_us=times[take],
-            ages=ages[take],
-            fingerprints=[prints[i] for i in inverse],
-            revisions=[revisions[i] for i in inverse],
-            as_of_us=now,
-        )
+    def _plan(self, features: FeatureSet) -> ReadPlan:
+        catalog, plans = self.catalog, self._plans
+        if plans[0] is not catalog:
+            plans = self._plans = (catalog, {})
+        used = tuple((name, p.view, *sorted(p.join_keys.items())) for name, p in features.projections.items())
+        known = plans[1].get((features.pairs, used))
+        if known is None:
+            if len(plans[1]) >= _MOST_PLANS:
+                plans[1].clear()
+            known = plans[1][features.pairs, used] = ReadPlan(catalog, features, self.config, self._asked(self._suffix))
+        return known
+
+    def _suffix(self, store: OnlineStore) -> bytes | None:
+        """What the store's keys have behind Feast's own; None where its class makes them in a way of its own."""
+        ours = isinstance(store, OrderedOnlineStore) and type(store).entity_key is OrderedOnlineStore.entity_key
+        return store.key_suffix(self.config) if ours else None  # type: ignore[attr-defined]
 
     def _rows(self, view: View, keys: list[EntityKey], features: list[str]) -> list[tuple[datetime | None, dict[str, Value] | None]]:
         # Our own stores withhold what is older than the TTL from Feast's readers; here the age itself is wanted.
@@ -266,34 +218,3 @@ def checked_entities(fields: Sequence[RequestField], entities: Mapping[str, list
 
 def _as_keys(values: list[Any], field: RequestField) -> list[Any]:
     return [str(v) if type(v) is int else v for v in values] if field.dtype == "string" else values
-
-
-def _column(
-    view: View,
-    feature: str,
-    rows: list[dict[str, Value] | None],
-    row_status: npt.NDArray[np.uint8],
-) -> tuple[pa.Array, npt.NDArray[np.uint8]]:
-    kind = view.types[feature]
-    raw = [_python(row[feature]) if row is not None and feature in row else None for row in rows]
-    if kind is not None and pa.types.is_timestamp(kind):
-        raw = [None if v is None else v * 1_000_000 for v in raw]
-    try:
-        values = pa.array(raw, type=kind)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as e:
-        raise StoreError(f"the online store holds a value of {view.name}:{feature} that is no {kind}; materialize the view again") from e
-    status = row_status.copy()
-    for i, (row, value) in enumerate(zip(rows, raw, strict=True)):
-        if value is None and row is not None:
-            status[i] = NULL if feature in row else NOT_FOUND
-    return values, status
-
-
-def _python(value: Value) -> Any:
-    kind = value.WhichOneof("val")
-    if kind is None or kind == "null_val":
-        return None
-    out = getattr(value, kind)
-    if kind.endswith("_list_val"):
-        return list(out.val)
-    return feast_value_type_to_python_type(value) if isinstance(out, Message) else out

@@ -6,13 +6,24 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from serving.errors import RateLimitedError
 from serving.settings import LimitSettings
 
-__all__ = ["PrincipalLimits"]
+__all__ = ["Limits", "PrincipalLimits"]
 
 _MOST_CALLERS = 10_000
+
+
+class Limits(Protocol):
+    """What counts the requests and rows of callers."""
+
+    def admit(self, caller: str, principal: str) -> None:
+        """One more request; may raise RateLimitedError."""
+
+    def charge(self, caller: str, principal: str, rows: int) -> None:
+        """The rows of an admitted request."""
 
 
 class PrincipalLimits:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import ssl
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,8 @@ from serving.certificate import certificate_warning
 from serving.connections import Connections, connection_class
 from serving.repository import Watcher
 from serving.settings import ServingSettings
+from serving.shared_buckets import SharedLimits
+from serving.workers import Worker, end_with_parent, run_workers, share
 from transforms.errors import ConfigError
 
 __all__ = ["Reload", "run", "uvicorn_config"]
@@ -25,11 +28,17 @@ _BACKLOG = 128
 """Connections that wait to be taken. They are taken all at once, so it is also how far their number may pass its limit for a moment."""
 
 
-def run(settings: ServingSettings) -> None:
-    """Serve until interrupted; requests under way are finished first. Raises ConfigError."""
+def run(settings: ServingSettings, worker: Worker | None = None) -> None:
+    """Serve until interrupted; requests under way are finished first. Raises ConfigError.
+
+    With several workers this process begins them, and answers nothing itself; ``worker`` says that this one is such a one.
+    """
     warning = settings.exposure()
-    config, tls = uvicorn_config(settings)
-    if warning:
+    if worker is None and settings.workers > 1:
+        _run_all(settings, warning)
+        return
+    config, tls = uvicorn_config(settings) if worker is None else _worker_config(settings, worker)
+    if warning and worker is None:
         logging.getLogger("uvicorn.error").warning(warning)
     watcher = None
     if tls is not None:
@@ -39,12 +48,38 @@ def run(settings: ServingSettings) -> None:
         watcher.start()
     try:
         server = uvicorn.Server(config)
-        server.run()
+        server.run(None if worker is None else [socket.socket(fileno=worker.listener)])
         if not server.started:
             raise SystemExit(3)
     finally:
         if watcher is not None:
             watcher.close()
+
+
+def _run_all(settings: ServingSettings, warning: str) -> None:
+    uvicorn_config(settings.model_copy(update={"port": 0}), app=_nothing)  # sets up the log; a bad certificate is told once, and here
+    said = logging.getLogger("uvicorn.error")
+    if warning:
+        said.warning(warning)
+
+    def say(host: str, port: int) -> None:
+        scheme, place = "http" if settings.tls_cert is None else "https", f"[{host}]" if ":" in host else host
+        said.info("Uvicorn running on %s://%s:%d (Press CTRL+C to quit), %d workers", scheme, place, port, settings.workers)
+
+    run_workers(settings, say, _BACKLOG)
+
+
+async def _nothing(scope: Any, receive: Any, send: Any) -> None:
+    """An application that is never asked."""
+
+
+def _worker_config(settings: ServingSettings, worker: Worker) -> tuple[uvicorn.Config, ssl.SSLContext | None]:
+    end_with_parent(worker)
+    own = share(settings)
+    limits = SharedLimits(worker.limits, settings.limits, settings.principal_limits)
+    config, tls = uvicorn_config(own, create_app(own, limits=limits, metrics_folder=(Path(worker.metrics), worker.name)))
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # that each begins and ends is nobody's news
+    return config, tls
 
 
 def uvicorn_config(settings: ServingSettings, app: Any = None) -> tuple[uvicorn.Config, ssl.SSLContext | None]:

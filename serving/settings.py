@@ -88,6 +88,8 @@ class ServingSettings(BaseModel):
     host: str = "127.0.0.1"
     port: int = Field(default=8500, ge=0, le=65535)
     """0 takes a free port."""
+    workers: int = Field(default=1, ge=1, le=64)
+    """Processes that answer at the port: at most as many as there are cores. Each loads the models; limits hold for all together."""
     insecure: bool = False
     """Whether the server may listen beyond loopback though it asks nobody who they are."""
     keys: Path | None = None

@@ -20,6 +20,7 @@ def serve(
     data: DataOption = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on (default 127.0.0.1).")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on (default 8500; 0: a free one).")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that answer at the port (default 1), for as many cores.")] = None,
     as_of: Annotated[str | None, typer.Option(help="Answer as if it were this moment (UTC), over replayed history.")] = None,
     clock: Annotated[
         Path | None, typer.Option(help="Take the time from this file of tandem replay (DATA/replay/clock.json), while it is there.")
@@ -47,6 +48,7 @@ def serve(
     given = {
         "host": host,
         "port": port,
+        "workers": workers,
         "as_of": moment("--as-of", as_of) if as_of else None,
         "clock": clock and clock.resolve(),
         "insecure": insecure or None,

@@ -6,7 +6,7 @@ import hashlib
 import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from importlib.resources import files
 from itertools import islice
 from typing import Any, Literal
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import redis
 from feast import Entity, FeatureView, RepoConfig
 from feast.infra.online_stores.helpers import _mmh3
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig, RedisType
@@ -31,6 +32,8 @@ from serving.online_store.base import (
     refused_fingerprint,
     unreachable,
 )
+from serving.online_store.columns import ColumnRead, StoredColumns
+from serving.online_store.decoding import decode_times
 from serving.online_store.encoding import encode_timestamps, join
 from transforms.errors import StoreError
 
@@ -150,6 +153,30 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
                 at = Timestamp.FromString(stamp)
                 out.append((at.seconds * 1_000_000 + at.nanos // 1000, values))
         return out
+
+    def read_columns(self, config: RepoConfig, reads: Sequence[ColumnRead]) -> list[StoredColumns]:
+        """One round trip; views with the same keys share one command per key."""
+        alike: dict[int, list[ColumnRead]] = {}  # the fields of a command are those of all views that are read by the same list of keys
+        for read in reads:
+            alike.setdefault(id(read.keys), []).append(read)
+        commands: list[bytes] = []
+        for some in alike.values():
+            fields = [_asked_fields(read.table.name, read.names) for read in some]
+            head, tail = b"*%d\r\n$5\r\nHMGET" % (2 + sum(count for count, _ in fields)), b"".join(data for _, data in fields) + b"\r\n"
+            heads = {n: b"%b\r\n$%d\r\n" % (head, n) for n in set(map(len, some[0].keys))}
+            for key in some[0].keys:
+                commands += (heads[len(key)], key, tail)
+        answers = self._try(config, partial(_exchange, data=b"".join(commands), count=sum(len(some[0].keys) for some in alike.values())))
+        made: dict[int, StoredColumns] = {}
+        for some in alike.values():
+            n, at = len(some[0].keys), 0
+            mine, answers = answers[:n], answers[n:]
+            columns = list(zip(*mine)) if n else [()] * sum(len(read.names) + 1 for read in some)
+            for read in some:
+                width = len(read.names)
+                made[id(read)] = StoredColumns(*decode_times(columns[at + width]), columns[at : at + width])
+                at += width + 1
+        return [made[id(read)] for read in reads]
 
     def apply_fingerprint(self, config: RepoConfig, view: str, fingerprint: str) -> None:
         self._try(config, lambda client: client.eval(_APPLY, 2, _applied_key(config), _covered_key(config), view, fingerprint))
@@ -317,6 +344,48 @@ def _headers(column: pa.Array) -> pa.Array:
 def _bytes(array: pa.Array) -> tuple[memoryview, Ends]:
     _, ends, data = array.buffers()
     return memoryview(data), np.frombuffer(ends, np.int32)[array.offset : array.offset + len(array) + 1]
+
+
+@lru_cache(maxsize=1024)
+def _asked_fields(view: str, names: tuple[str, ...]) -> tuple[int, bytes]:
+    """(how many, the arguments in Redis' protocol) of the fields of some features of a row, and of its time."""
+    return len(names) + 1, b"".join(map(_bulk, [*(_mmh3(f"{view}:{name}") for name in names), f"_ts:{view}"]))
+
+
+_POOL_ARGUMENTS = () if int(redis.__version__.split(".")[0]) >= 5 else ("HMGET",)
+
+
+def _exchange(client: Any, data: bytes, count: int) -> list[list[bytes | None]]:
+    """The answers, lists all, to ``count`` commands in one round trip. The pool, its retries and the socket stay redis-py's."""
+    pool = client.connection_pool
+    connection = pool.get_connection(*_POOL_ARGUMENTS)
+    try:
+        answers: list[list[bytes | None]] = connection.retry.call_with_retry(
+            lambda: _answers(connection, data, count), lambda _: connection.disconnect()
+        )
+        return answers
+    except BaseException:
+        connection.disconnect()  # answers that were not read must not be taken for those of the next command
+        raise
+    finally:
+        pool.release(connection)
+
+
+def _answers(connection: Any, data: bytes, count: int) -> list[list[bytes | None]]:
+    connection.send_packed_command([data])
+    # One by one through redis-py costs more than the answers: what its parser has at hand already is taken from it at once.
+    reader = getattr(getattr(connection, "_parser", None), "_reader", None)
+    answers: list[list[bytes | None]] = []
+    while len(answers) < count:
+        answer = connection.read_response()
+        while type(answer) is list:
+            answers.append(answer)
+            if reader is None or len(answers) == count:
+                break
+            answer = reader.gets()
+        if isinstance(answer, Exception):
+            raise answer
+    return answers
 
 
 def _run(client: Any, calls: _Calls) -> list[Any]:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from feast import Entity, FeatureView, RepoConfig
 from feast.infra.online_stores.sqlite import SqliteOnlineStore, SqliteOnlineStoreConfig, _table_id
 
 from serving.online_store.base import Covered, OrderedOnlineStore, OrderedOnlineStoreConfig, Rows, StoredRow, unreachable
+from serving.online_store.columns import ColumnRead, StoredColumns, by_columns
 from transforms.errors import StoreError
 
 __all__ = ["OrderedSqliteOnlineStore", "OrderedSqliteOnlineStoreConfig"]
@@ -28,6 +30,9 @@ _MARKS = "tandem_marks"
 _COVERED = "tandem_covered"
 _EPOCH = datetime(1970, 1, 1)
 _KEYS_PER_QUERY = 500
+_KEYS_PER_READ = 512
+_MOST_COLUMNS = 400
+"""SQLite takes 2,000 columns of a result, and in older versions 999 values; such a view is read the slower way."""
 
 
 Type = Literal["serving.online_store.sqlite.OrderedSqliteOnlineStore", "tandem.serving.online_store.sqlite.OrderedSqliteOnlineStore"]
@@ -166,9 +171,57 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
             raise unreachable(self._get_db_path(config), e, "fix the file") from e
         except sqlite3.Error as e:
             raise unreachable(self._get_db_path(config), e, "fix the file") from e
-        if len(found) < len(unique) and name not in self.__dict__.setdefault("_ordered_views", set()):
-            self._check_order(conn, table.name, name)
+        if len(found) < len(unique):
+            self._look_at_order(config, table.name, name)
         return [found.get(k) for k in keys]
+
+    def read_columns(self, config: RepoConfig, reads: Sequence[ColumnRead]) -> list[StoredColumns]:
+        """One statement per view and 512 keys, on a connection of this thread that only reads."""
+        return [self._columns_of(config, read) for read in reads]
+
+    def _columns_of(self, config: RepoConfig, read: ColumnRead) -> StoredColumns:
+        name, width = _table_id(config.project, read.table), len(read.names)
+        found: dict[bytes, tuple[Any, ...]] = {}
+        unique = list(dict.fromkeys(read.keys))
+        try:
+            if width > _MOST_COLUMNS:
+                raise sqlite3.OperationalError("more columns than a statement may have")
+            conn = self._reader(config)
+            for start in range(0, len(unique), _KEYS_PER_READ):
+                some = unique[start : start + _KEYS_PER_READ]
+                room = 1 << (len(some) - 1).bit_length()  # few different statements, which SQLite keeps compiled
+                some += some[-1:] * (room - len(some))
+                for row in conn.execute(_columns_query(name, width, room), [*read.names, *some]):
+                    found[row[0]] = row
+        except (sqlite3.Error, StoreError):  # nothing is written yet, or all that is the matter with a file: said there
+            return by_columns(self.read_stored(config, read.table, read.keys, read.names), width)
+        if len(found) < len(unique):
+            self._look_at_order(config, read.table.name, name)
+            missing = (None, None, *[None] * width)
+            rows = [found.get(key, missing) for key in read.keys]
+        else:
+            rows = [found[key] for key in read.keys]
+        _, times, *cells = zip(*rows) if rows else ((), (), *[()] * width)
+        there = np.array([at is not None for at in times], np.bool_)
+        return StoredColumns(np.array([at or 0 for at in times], np.int64), there, cells)
+
+    def _reader(self, config: RepoConfig) -> sqlite3.Connection:
+        """This thread's connection for reading. Like :meth:`_get_conn`'s, it is opened anew where the file is another one."""
+        local = self.__dict__.setdefault("_local", threading.local())
+        path = self._get_db_path(config)
+        held = getattr(local, "reader", None)
+        if held is not None and held[:3] == (os.getpid(), path, _identity(path)):
+            return held[3]  # type: ignore[no-any-return]
+        self._get_conn(config)  # makes the file, and switches it to WAL
+        uri = f"{Path(path).absolute().as_uri()}?mode=ro"
+        wait = config.online_store.busy_timeout_seconds
+        conn = sqlite3.connect(uri, uri=True, timeout=wait, isolation_level=None, check_same_thread=False, cached_statements=256)
+        local.reader = (os.getpid(), path, _identity(path), conn)
+        return conn
+
+    def _look_at_order(self, config: RepoConfig, view: str, name: str) -> None:
+        if name not in self.__dict__.setdefault("_ordered_views", set()):
+            self._check_order(self._get_conn(config), view, name)
 
     def _check_order(self, conn: sqlite3.Connection, view: str, name: str) -> None:
         """Rows that another class wrote have no order here, and would be read as none."""
@@ -311,6 +364,14 @@ def _to_wal(conn: sqlite3.Connection, seconds: float) -> None:
             if "locked" not in str(e) or time.monotonic() > until:
                 raise
             time.sleep(0.01)
+
+
+@lru_cache(maxsize=1024)
+def _columns_query(name: str, width: int, keys: int) -> str:
+    """One line per key that has a row: key, event time, and the features by their places."""
+    cells = "".join(f', (SELECT value FROM "{name}" WHERE entity_key = o.entity_key AND feature_name = ?{i + 1})' for i in range(width))
+    places = ",".join(f"?{width + i + 1}" for i in range(keys))
+    return f'SELECT o.entity_key, o.event_us{cells} FROM "{name}_tandem" o WHERE o.entity_key IN ({places})'
 
 
 def _create(conn: sqlite3.Connection, name: str) -> None:

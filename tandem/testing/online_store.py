@@ -31,7 +31,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Array, Bool, Float32, Float64, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 
-from serving.online_store.base import Covered, Order, OrderedOnlineStore, WriteResult, row_wins
+from serving.online_store.base import ColumnRead, Covered, Order, OrderedOnlineStore, WriteResult, row_wins
 from transforms.errors import DataError, FingerprintError, StoreError
 from transforms.instants import micros_of
 
@@ -467,6 +467,39 @@ class OnlineStoreContract:
             else:
                 assert list(getattr(got[0], str(got[0].WhichOneof("val"))).val) == (value if name != "lt" else [1893456000])
         assert [v.int64_val for v in rows.values["tandem_revision"][:2]] == [1, 1]
+
+    def test_columns_of_several_views_are_their_rows(self, bench: Bench) -> None:
+        """What a server reads at once is what :meth:`read_stored` gives: repeated and missing keys, unknown features, no rows."""
+        every, keys = _every(bench)
+        empty = bench.of(view(name="empty"))
+        bench.write(("EWR", T, 3, 1.5), ("JFK", T - DAY, 1, None))
+        store, config = bench.store, bench.config
+        own = [store.entity_key(config, key(origin=o)) for o in ("EWR", "XXX", "JFK", "EWR")]
+        others = [store.entity_key(config, k) for k in keys]
+        reads = [
+            ColumnRead(bench.table, own, ("x", "unheard_of", "tandem_revision")),
+            ColumnRead(every.table, others, tuple(EVERY)),
+            ColumnRead(empty.table, own, ("x",)),
+            ColumnRead(bench.table, own, ()),
+            ColumnRead(every.table, others[:1], ("s",)),
+            ColumnRead(bench.table, [], ("x",)),
+        ]
+        for read, columns in zip(reads, store.read_columns(config, reads), strict=True):
+            rows = store.read_stored(config, read.table, read.keys, read.names)
+            assert columns.found.tolist() == [row is not None for row in rows]
+            assert columns.event_us.tolist() == [0 if row is None else row[0] for row in rows]
+            assert [list(c) for c in columns.cells] == [
+                [None if row is None else row[1][i] for row in rows] for i in range(len(read.names))
+            ]
+        assert store.read_columns(config, []) == []
+
+    def test_columns_of_more_keys_than_a_statement_takes(self, bench: Bench) -> None:
+        n = 1300
+        bench.write(*((f"K{i}", T, 1, float(i)) for i in range(n)))
+        keys = [bench.store.entity_key(bench.config, key(origin=f"K{i}")) for i in range(n + 5)]
+        (columns,) = bench.store.read_columns(bench.config, [ColumnRead(bench.table, keys, ("x",))])
+        values = [None if c is None else Value.FromString(c).double_val for c in columns.cells[0]]
+        assert values == [*map(float, range(n)), *[None] * 5]
 
     def test_stock_feast_reads_every_type(self, bench: Bench) -> None:
         if bench.stock_settings is None:

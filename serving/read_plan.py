@@ -1,0 +1,311 @@
+"""Reading the features of a service: compiled once per set of features, then columns from the store to the answer.
+
+Statuses follow Feast: PRESENT, NULL (the row is there, its value is null), NOT_FOUND (no row, or a row from before the
+feature existed), OUTSIDE_MAX_AGE (the row is older than its view's TTL; its values are withheld).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from feast import RepoConfig
+from feast.infra.online_stores.online_store import OnlineStore
+from feast.value_type import ValueType
+from google.protobuf.message import DecodeError
+
+from serving.catalog import Catalog, View, entity_key
+from serving.online_store.base import ColumnRead, OrderedOnlineStore, StoredColumns
+from serving.online_store.decoding import Cell, decode_column, decode_list
+from serving.projections import FeatureSet, Projection
+from transforms.definitions import FINGERPRINT, REVISION
+from transforms.errors import StoreError
+from transforms.instants import micros_of
+
+__all__ = ["NOT_FOUND", "NULL", "OUTSIDE_MAX_AGE", "PRESENT", "STATUSES", "ReadPlan", "ViewRows"]
+
+STATUSES = ("PRESENT", "NULL", "NOT_FOUND", "OUTSIDE_MAX_AGE")
+PRESENT, NULL, NOT_FOUND, OUTSIDE_MAX_AGE = range(4)
+
+Codes = npt.NDArray[np.uint8]
+Entities = Mapping[str, Sequence[Any]]
+Ask = Callable[[Callable[[OnlineStore], Any]], Any]
+"""Puts a question to the store, and turns whatever its client raises into a StoreError."""
+
+_AT_ONCE = 2_000
+"""Entities of one read of the store: the time limit is looked at between reads."""
+_EMPTY_WINDOWS = b"\x20\x00"
+"""An int64 of 0 as stores hold it: the revision of a row whose windows are all empty, which does not expire."""
+
+
+@dataclass(frozen=True)
+class ViewRows:
+    """What one view answered for N entities. Values are null unless their status is PRESENT."""
+
+    view: str
+    columns: dict[str, pa.Array]
+    statuses: dict[str, Codes]
+    """Per feature, N codes: indices into STATUSES. Not to be written to: features may share them."""
+    row_status: Codes
+    """N codes: PRESENT, NOT_FOUND or OUTSIDE_MAX_AGE."""
+    timestamps_us: npt.NDArray[np.int64]
+    """Event timestamps; 0 where there is no row."""
+    ages: npt.NDArray[np.float64]
+    """Seconds from the event timestamp to now; NaN where there is no row."""
+    fingerprints: list[str | None]
+    """Of the rows that are PRESENT."""
+    revisions: list[int | None]
+    """Of the rows that are there, PRESENT or too old; None where a view keeps none."""
+    as_of_us: int
+    """The instant that ages and TTLs were judged at."""
+    projection: Projection | None = None
+    """What ``view`` stands for; None: the registry's view of that name, with its own keys."""
+
+
+@dataclass(frozen=True)
+class _ViewPlan:
+    view: View
+    features: tuple[str, ...]
+    names: tuple[str, ...]
+    """What is read: the features, then fingerprint and revision where the view has them."""
+    projection: Projection | None
+    keys: Callable[[Sequence[Any]], list[bytes]] | None = field(repr=False)
+    """The store's keys of entities (values, or tuples of them); None: the store or its configuration makes them one by one."""
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """The entities of a request in a view: each once, and which of them each row asks for (None: each row its own)."""
+
+    distinct: list[Any]
+    inverse: npt.NDArray[np.int64] | None
+
+
+_Read = tuple[_ViewPlan, _Keys, list[bytes] | None]
+
+
+class ReadPlan:
+    """How the features of one :class:`FeatureSet` are read from one catalog. Immutable; safe from many threads."""
+
+    def __init__(self, catalog: Catalog, features: FeatureSet, config: RepoConfig, suffix: bytes | None) -> None:
+        """``suffix``: what the store's keys have behind Feast's serialization of an entity key; None: they are asked of the store.
+
+        Raises StoreError for a view that the registry does not have (any more).
+        """
+        wanted: dict[str, list[str]] = {}
+        for name, feature in features.pairs:
+            wanted.setdefault(name, []).append(feature)
+        self._config = config
+        self._views: dict[str, _ViewPlan] = {}
+        for name, view in catalog.used(features).items():
+            own = [n for n in (FINGERPRINT, REVISION) if n in view.types and n not in wanted[name]]
+            pack = None if suffix is None or config.entity_key_serialization_version != 3 else _packer(view, suffix)
+            self._views[name] = _ViewPlan(view, tuple(wanted[name]), (*wanted[name], *own), features.projections.get(name), pack)
+
+    def read(self, ask: Ask, entities: Entities, n: int, now: int, check: Callable[[], None]) -> dict[str, ViewRows]:
+        """The features of N entities as of ``now`` (us), by the names of their views. Equal entities are read once.
+
+        ``check`` is called before each read of the store, of some thousand entities; what it raises ends the work. Raises StoreError.
+        """
+        of_columns: dict[tuple[str, ...], _Keys] = {}
+        packed: dict[Any, list[bytes]] = {}
+        reads: list[_Read] = []
+        for plan in self._views.values():
+            asked = tuple(plan.view.keys)
+            keys = of_columns.get(asked) or of_columns.setdefault(asked, _distinct(asked, entities, n))
+            if plan.keys is None:
+                reads.append((plan, keys, None))
+                continue
+            # Views with equal keys get the same list: a store may then ask for all of them at once.
+            place = (asked, plan.view.stored_keys, tuple(plan.view.keys.values()))
+            made = packed.get(place)
+            if made is None:
+                made = packed[place] = plan.keys(keys.distinct)
+            reads.append((plan, keys, made))
+        out = {}
+        for (plan, keys, _), stored in zip(reads, self._stored(ask, reads, check)):
+            out[plan.view.name] = _rows(plan, stored, keys.inverse, now)
+        return out
+
+    def _stored(self, ask: Ask, reads: list[_Read], check: Callable[[], None]) -> list[StoredColumns]:
+        parts: list[list[StoredColumns]] = [[] for _ in reads]
+        for start in range(0, max((len(keys.distinct) for _, keys, _ in reads), default=0), _AT_ONCE):
+            check()
+            some = [i for i, (_, keys, _) in enumerate(reads) if start < len(keys.distinct)]
+            question = partial(self._asked, reads=[reads[i] for i in some], start=start)
+            for i, columns in zip(some, ask(question)):
+                parts[i].append(columns)
+        return [_together(p) for p in parts]
+
+    def _asked(self, store: OnlineStore, reads: list[_Read], start: int) -> list[StoredColumns]:
+        stop, config = start + _AT_ONCE, self._config
+        cut: dict[int, list[bytes]] = {}
+        if isinstance(store, OrderedOnlineStore):
+            asked = []
+            for plan, keys, made in reads:
+                if made is None:
+                    own = [store.entity_key(config, entity_key(plan.view, _tuple(plan.view, k))) for k in keys.distinct[start:stop]]
+                elif len(made) <= _AT_ONCE:
+                    own = made
+                else:
+                    own = cut.get(id(made)) or cut.setdefault(id(made), made[start:stop])
+                asked.append(ColumnRead(plan.view.feast, own, plan.names))
+            return store.read_columns(config, asked)
+        out = []
+        for plan, keys, _ in reads:  # Feast's own stores, and other people's
+            protos = [entity_key(plan.view, _tuple(plan.view, k)) for k in keys.distinct[start:stop]]
+            rows = store.online_read(config, plan.view.feast, protos, list(plan.names))
+            found = np.array([values is not None for _, values in rows], np.bool_)
+            times = np.array([micros_of(t) if t is not None and ok else 0 for (t, _), ok in zip(rows, found)], np.int64)
+            cells: list[list[Cell]] = [[None if values is None else values.get(name) for _, values in rows] for name in plan.names]
+            out.append(StoredColumns(times, found, cells))
+        return out
+
+
+def _tuple(view: View, key: Any) -> Sequence[Any]:
+    return (key,) if len(view.keys) == 1 else key
+
+
+def _distinct(columns: tuple[str, ...], entities: Entities, n: int) -> _Keys:
+    asked: Sequence[Any] = entities[columns[0]] if len(columns) == 1 else _tuples([entities[c] for c in columns], n)
+    place = {key: i for i, key in enumerate(dict.fromkeys(asked))}
+    if len(place) == len(asked):
+        return _Keys(list(asked), None)
+    return _Keys(list(place), np.fromiter(map(place.__getitem__, asked), np.int64, len(asked)))
+
+
+def _tuples(columns: list[Sequence[Any]], n: int) -> list[tuple[Any, ...]]:
+    return list(zip(*columns, strict=True)) if columns else [()] * n
+
+
+def _packer(view: View, suffix: bytes) -> Callable[[Sequence[Any]], list[bytes]] | None:
+    """Entities to Feast's serialization of their keys (version 3) and ``suffix``; None where that is not all (32 bits have limits)."""
+    if not view.keys or any(kind not in (ValueType.STRING, ValueType.INT64) for kind in view.keys.values()):
+        return None
+    order = sorted(range(len(view.keys)), key=lambda i: view.stored_keys[i])
+    head = struct.pack("<I", len(order))
+    for i in order:
+        name = view.stored_keys[i].encode()
+        head += struct.pack("<II", ValueType.STRING.value, len(name)) + name
+    kinds = list(view.keys.values())
+    if len(order) == 1:
+        if kinds[0] == ValueType.INT64:
+            number = struct.Struct("<q").pack
+            head += struct.pack("<II", ValueType.INT64.value, 8)
+            return lambda values: [head + number(v) + suffix for v in values]
+        head += struct.pack("<I", ValueType.STRING.value)
+        size = struct.Struct("<I").pack
+        return lambda values: [b"%b%b%b%b" % (head, size(len(v)), v, suffix) for v in map(str.encode, values)]
+    parts = [_packed_number if kinds[i] == ValueType.INT64 else _packed_text for i in order]
+    return lambda rows: [b"".join([head, *(part(row[i]) for part, i in zip(parts, order)), suffix]) for row in rows]
+
+
+def _packed_number(value: int) -> bytes:
+    return struct.pack("<IIq", ValueType.INT64.value, 8, value)
+
+
+def _packed_text(value: str) -> bytes:
+    data = value.encode()
+    return struct.pack("<II", ValueType.STRING.value, len(data)) + data
+
+
+def _together(parts: list[StoredColumns]) -> StoredColumns:
+    if len(parts) == 1:
+        return parts[0]
+    return StoredColumns(
+        np.concatenate([p.event_us for p in parts]),
+        np.concatenate([p.found for p in parts]),
+        [[c for cells in column for c in cells] for column in zip(*(p.cells for p in parts))],
+    )
+
+
+# ------------------------------------------------------------------------------------------------------ rows from columns
+
+
+def _rows(plan: _ViewPlan, stored: StoredColumns, inverse: npt.NDArray[np.int64] | None, now: int) -> ViewRows:
+    view, found, times = plan.view, stored.found, stored.event_us
+    cells = dict(zip(plan.names, stored.cells))
+    all_found = bool(found.all())
+    row_status = np.where(found, np.uint8(PRESENT), np.uint8(NOT_FOUND))
+    ages = (now - times) / 1e6
+    if not all_found:
+        ages[~found] = np.nan
+    live: npt.NDArray[np.bool_] | None = None if all_found else found
+    if view.ttl_us and (expired := found & (now - times > view.ttl_us)).any():
+        if REVISION in cells:
+            expired &= ~np.fromiter(map(_lasts, cells[REVISION]), np.bool_, len(found))
+        row_status[expired] = OUTSIDE_MAX_AGE
+        live = found & ~expired
+    columns, statuses = {}, {}
+    take = None if inverse is None else pa.array(inverse)
+    each_row = row_status if inverse is None else row_status[inverse]
+    for feature in plan.features:
+        values, absent = _column(view, feature, cells[feature], live)
+        status = row_status
+        if absent is not None:
+            status = row_status.copy()
+            for code, places in absent:
+                status[places] = code
+        columns[feature] = values if take is None else values.take(take)
+        statuses[feature] = each_row if status is row_status else status if inverse is None else status[inverse]
+    prints = _words(cells.get(FINGERPRINT), live, len(found))
+    revisions = _words(cells.get(REVISION), None, len(found))
+    if inverse is not None:
+        places = inverse.tolist()
+        prints, revisions = [prints[i] for i in places], [revisions[i] for i in places]
+    return ViewRows(
+        view=view.name,
+        columns=columns,
+        statuses=statuses,
+        row_status=each_row,
+        timestamps_us=times if inverse is None else times[inverse],
+        ages=ages if inverse is None else ages[inverse],
+        fingerprints=prints,
+        revisions=revisions,
+        as_of_us=now,
+        projection=plan.projection,
+    )
+
+
+def _lasts(cell: Cell) -> bool:
+    """Whether a row of this revision stays true however old it is: its windows are all empty."""
+    if isinstance(cell, bytes) or cell is None:
+        return cell == _EMPTY_WINDOWS
+    return cell.WhichOneof("val") == "int64_val" and cell.int64_val == 0
+
+
+def _live_cells(cells: Sequence[Cell], live: npt.NDArray[np.bool_] | None) -> Sequence[Cell]:
+    return cells if live is None else [c if ok else None for c, ok in zip(cells, live.tolist())]
+
+
+def _column(
+    view: View, feature: str, cells: Sequence[Cell], live: npt.NDArray[np.bool_] | None
+) -> tuple[pa.Array, list[tuple[int, Any]] | None]:
+    """(the values, null where none is served; the places among the live rows of nulls, and of features that a row does not have)."""
+    kind = view.types[feature]
+    some = _live_cells(cells, live)
+    try:
+        values, nulls = decode_column(some, kind)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as e:
+        raise StoreError(f"the online store holds a value of {view.name}:{feature} that is no {kind}; materialize the view again") from e
+    except DecodeError as e:
+        raise StoreError(f"the online store holds a value of {view.name}:{feature} that cannot be read; materialize the view again") from e
+    absent: list[tuple[int, Any]] = [] if nulls is None else [(NULL, nulls)]
+    if None in some:
+        missing = np.array([c is None for c in some], np.bool_)
+        if live is not None:
+            missing &= live
+        if missing.any():
+            absent.append((NOT_FOUND, missing))
+    return values, absent or None
+
+
+def _words(cells: Sequence[Cell] | None, live: npt.NDArray[np.bool_] | None, n: int) -> list[Any]:
+    """The values of one of our own columns; None where a view has no such column."""
+    return [None] * n if cells is None else decode_list(_live_cells(cells, live))

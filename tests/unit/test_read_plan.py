@@ -1,0 +1,204 @@
+"""What the compiled plan answers is what a reader with a protobuf object per value would: every type, null, missing, TTL, projection."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource
+from feast.protos.feast.types.Value_pb2 import BytesList, DoubleList, Value
+from feast.types import Array, Bool, Bytes, Float32, Float64, Int32, Int64, String, UnixTimestamp
+from feast.value_type import ValueType
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from serving.catalog import View, entity_key
+from serving.features import STATUSES, OnlineFeatures
+from serving.online_store.base import OrderedOnlineStore, lasts
+from serving.online_store.decoding import python_value
+from serving.read_plan import ViewRows
+from tests.redis_server import redis_server
+from transforms.instants import micros_of
+
+NOW = datetime(2024, 5, 1, tzinfo=UTC)
+TYPES: dict[str, tuple[Any, Any]] = {
+    "f64": (Float64, lambda i: Value(double_val=i / 8)),
+    "f32": (Float32, lambda i: Value(float_val=i / 8)),
+    "i64": (Int64, lambda i: Value(int64_val=i * 2**40 - 5)),
+    "i32": (Int32, lambda i: Value(int32_val=-i)),
+    "s": (String, lambda i: Value(string_val=f"naïve {i}")),
+    "raw": (Bytes, lambda i: Value(bytes_val=bytes([i % 256, 255]))),
+    "b": (Bool, lambda i: Value(bool_val=i % 2 == 0)),
+    "ts": (UnixTimestamp, lambda i: Value(unix_timestamp_val=i * 1000)),
+    "lf": (Array(Float64), lambda i: Value(double_list_val=DoubleList(val=[i / 4] * (i % 3)))),
+    "lraw": (Array(Bytes), lambda i: Value(bytes_list_val=BytesList(val=[b"a"]))),
+}
+OWN = [Field(name="tandem_revision", dtype=Int64), Field(name="tandem_fingerprint", dtype=String)]
+N = 60
+"""Entities that have rows; every seventh feature is null, every fifth entity has no row."""
+
+
+def _repo(root: Path, online_store: str) -> FeatureStore:
+    repo = root / "repo"
+    repo.mkdir(parents=True)
+    text = f"project: p\nprovider: local\nregistry: {root}/registry.db\nentity_key_serialization_version: 3\nofflinestore: {{}}\n"
+    (repo / "feature_store.yaml").write_text(text + online_store)
+    store = FeatureStore(repo_path=str(repo))
+    source = FileSource(name="rows", path=str(root / "rows.parquet"), timestamp_field="event_timestamp")
+    city = Entity(name="city", join_keys=["city"], value_type=ValueType.STRING)
+    number = Entity(name="number", join_keys=["number"], value_type=ValueType.INT64)
+    small = Entity(name="small", join_keys=["small"], value_type=ValueType.INT32)
+    every = [Field(name=n, dtype=t) for n, (t, _) in TYPES.items()]
+    pair = [Field(name="city", dtype=String), Field(name="number", dtype=Int64)]
+    views = [
+        FeatureView(name="every", entities=[number, city], ttl=timedelta(hours=6), source=source, schema=[*pair, *every, *OWN]),
+        FeatureView(name="stock", entities=[city], ttl=timedelta(hours=6), source=source, schema=[pair[0], *every]),
+        FeatureView(name="twin", entities=[city], ttl=timedelta(0), source=source, schema=[pair[0], *every, *OWN]),
+        FeatureView(name="small_keys", entities=[small], source=source, schema=[Field(name="small", dtype=Int32), every[0]]),
+        FeatureView(name="everybody", entities=[], source=source, schema=[every[0]]),
+    ]
+    services = [
+        FeatureService(name="all", features=list(views)),
+        FeatureService(
+            name="trip",
+            features=[
+                views[1][["f64", "s"]].with_name("from").with_join_key_map({"city": "origin"}),
+                views[1][["f64"]].with_name("to").with_join_key_map({"city": "destination"}),
+                views[2][["i64"]],
+            ],
+        ),
+    ]
+    store.apply([city, number, small, *views, *services])
+    _write(store, {v.name: v for v in views})
+    return store
+
+
+def _write(store: FeatureStore, views: dict[str, FeatureView]) -> None:
+    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+
+    provider: Any = store._get_provider()
+    online = provider.online_store
+    for table in views.values():
+        data = []
+        for i in range(N):
+            if i % 5 == 3:
+                continue
+            values = {f.name: Value() if (i + k) % 7 == 0 else TYPES[f.name][1](i) for k, f in enumerate(table.features) if f.name in TYPES}
+            if i % 6 == 0:
+                values.pop("f64")
+            if any(f.name == "tandem_revision" for f in table.features):
+                values |= {"tandem_revision": Value(int64_val=i % 4), "tandem_fingerprint": Value(string_val="ab"[i % 2])}
+            keys = {"city": Value(string_val=f"c{i}"), "number": Value(int64_val=-i), "small": Value(int32_val=i)}
+            names = [c.name for c in table.entity_columns]
+            at = NOW - timedelta(minutes=10 * i, microseconds=i)
+            own = EntityKey(join_keys=names, entity_values=[keys.get(n, Value(string_val="")) for n in names])
+            data.append((own, values, at, None))
+        online.online_write_batch(store.config, table, data, None)
+
+
+@pytest.fixture(scope="module", params=["sqlite", "redis", "stock sqlite"])
+def features(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnlineFeatures]:
+    root = tmp_path_factory.mktemp("plan")
+    kind = request.param.split()[-1]
+    with redis_server() as server:
+        where = f"connection_string: '{server.connection_string}'" if kind == "redis" else f"path: {root}/online.db"
+        ours = f"serving.online_store.{kind}.Ordered{kind.title()}OnlineStore"
+        _repo(root, f"online_store: {{type: {request.param.split()[-1] if 'stock' in request.param else ours}, {where}}}\n")
+        made = OnlineFeatures(root / "repo", now_us=lambda: micros_of(NOW))
+        made.refresh()
+        made.connect()
+        yield made
+
+
+def by_protobuf(features: OnlineFeatures, view: View, wanted: list[str], keys: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
+    """What is right, by a protobuf object per value and Python's own comparisons."""
+    now = micros_of(NOW)
+    own = [n for n in ("tandem_revision", "tandem_fingerprint") if n in view.types]
+
+    def asked(store: Any) -> Any:
+        read = store.online_read_stored if isinstance(store, OrderedOnlineStore) else store.online_read
+        return read(features.config, view.feast, [entity_key(view, k) for k in keys], list(dict.fromkeys([*wanted, *own])))
+
+    out = []
+    for at, values in features._asked(asked):
+        us = 0 if at is None or values is None else micros_of(at)
+        old = values is not None and view.ttl_us and now - us > view.ttl_us and not lasts(values.get("tandem_revision"))
+        status = "NOT_FOUND" if values is None else "OUTSIDE_MAX_AGE" if old else "PRESENT"
+        row: dict[str, Any] = {"": (status, us, None if values is None else (now - us) / 1e6)}
+        for name in wanted:
+            value = None if status != "PRESENT" or name not in values else python_value(values[name])
+            word = status if status != "PRESENT" else "NOT_FOUND" if name not in values else "NULL" if value is None else "PRESENT"
+            row[name] = (word, value)
+        row["revision"] = None if values is None or "tandem_revision" not in own else python_value(values["tandem_revision"])
+        row["print"] = None if status != "PRESENT" or "tandem_fingerprint" not in own else python_value(values["tandem_fingerprint"])
+        out.append(row)
+    return out
+
+
+def assert_same(features: OnlineFeatures, service: str, entities: Any, n: int) -> None:
+    wanted = features.catalog.service(service)
+    groups = features.read(wanted, entities, n)
+    used = features.catalog.used(wanted)
+    assert list(groups) == list(used)
+    for name, view in used.items():
+        names = [f for v, f in wanted.pairs if v == name]
+        keys = list(zip(*(entities[k] for k in view.keys))) if view.keys else [()] * n
+        _compare(groups[name], by_protobuf(features, view, names, keys), names, view)
+
+
+def _compare(got: ViewRows, right: list[dict[str, Any]], names: list[str], view: View) -> None:
+    assert [STATUSES[s] for s in got.row_status] == [r[""][0] for r in right]
+    assert got.timestamps_us.tolist() == [r[""][1] for r in right]
+    assert [None if math.isnan(a) else a for a in got.ages.tolist()] == [r[""][2] for r in right]
+    assert got.revisions == [r["revision"] for r in right]
+    assert got.fingerprints == [r["print"] for r in right]
+    for name in names:
+        kind = view.types[name]
+        raw = [r[name][1] for r in right]
+        scaled = [None if v is None else v * 1_000_000 for v in raw] if kind is not None and pa.types.is_timestamp(kind) else raw
+        assert got.columns[name].equals(pa.array(scaled, kind)), name
+        assert got.columns[name].type == kind
+        assert [STATUSES[s] for s in got.statuses[name]] == [r[name][0] for r in right], name
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
+@given(places=st.lists(st.integers(0, N + 3), min_size=1, max_size=70), shift=st.integers(0, 5))
+def test_any_entities_of_all_views(features: OnlineFeatures, places: list[int], shift: int) -> None:
+    """Repeated entities, unknown ones, keys of several columns, 32 bits and none."""
+    others = [(p + shift) % (N + 4) for p in places]
+    entities = {"city": [f"c{i}" for i in places], "number": [-i for i in places], "small": others}
+    assert_same(features, "all", entities, len(places))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15, deadline=None)
+@given(places=st.lists(st.tuples(st.integers(0, N), st.integers(0, N)), min_size=1, max_size=40))
+def test_projections_with_keys_of_their_own(features: OnlineFeatures, places: list[tuple[int, int]]) -> None:
+    entities = {
+        "origin": [f"c{i}" for i, _ in places],
+        "destination": [f"c{k}" for _, k in places],
+        "city": [f"c{i}" for i, _ in places],
+    }
+    assert_same(features, "trip", entities, len(places))
+
+
+def test_more_entities_than_one_read_takes(features: OnlineFeatures) -> None:
+    n = 4_500
+    checks: list[int] = []
+    entities: dict[str, list[Any]] = {
+        "city": [f"c{i}" for i in range(n)],
+        "number": [-i for i in range(n)],
+        "small": [i % N for i in range(n)],
+    }
+    assert_same(features, "all", entities, n)
+    features.read(features.catalog.service("all"), entities, n, lambda: checks.append(1))
+    assert len(checks) == 3
+    assert np.array_equal(
+        features.read(features.catalog.service("all"), entities, n)["twin"].timestamps_us[:N],
+        features.read(features.catalog.service("all"), {k: v[:N] for k, v in entities.items()}, N)["twin"].timestamps_us,
+    )
