@@ -6,7 +6,7 @@ import hashlib
 import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 from importlib.resources import files
 from itertools import islice
 from typing import Any, Literal
@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import redis
 from feast import Entity, FeatureView, RepoConfig
 from feast.infra.online_stores.helpers import _mmh3
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig, RedisType
@@ -33,8 +32,8 @@ from serving.online_store.base import (
     unreachable,
 )
 from serving.online_store.columns import ColumnRead, StoredColumns
-from serving.online_store.decoding import decode_times
 from serving.online_store.encoding import encode_timestamps, join
+from serving.online_store.redis_reading import Commands, bulk
 from transforms.errors import StoreError
 
 __all__ = ["OrderedRedisOnlineStore", "OrderedRedisOnlineStoreConfig", "limited"]
@@ -156,27 +155,8 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
 
     def read_columns(self, config: RepoConfig, reads: Sequence[ColumnRead]) -> list[StoredColumns]:
         """One round trip; views with the same keys share one command per key."""
-        alike: dict[int, list[ColumnRead]] = {}  # the fields of a command are those of all views that are read by the same list of keys
-        for read in reads:
-            alike.setdefault(id(read.keys), []).append(read)
-        commands: list[bytes] = []
-        for some in alike.values():
-            fields = [_asked_fields(read.table.name, read.names) for read in some]
-            head, tail = b"*%d\r\n$5\r\nHMGET" % (2 + sum(count for count, _ in fields)), b"".join(data for _, data in fields) + b"\r\n"
-            heads = {n: b"%b\r\n$%d\r\n" % (head, n) for n in set(map(len, some[0].keys))}
-            for key in some[0].keys:
-                commands += (heads[len(key)], key, tail)
-        answers = self._try(config, partial(_exchange, data=b"".join(commands), count=sum(len(some[0].keys) for some in alike.values())))
-        made: dict[int, StoredColumns] = {}
-        for some in alike.values():
-            n, at = len(some[0].keys), 0
-            mine, answers = answers[:n], answers[n:]
-            columns = list(zip(*mine)) if n else [()] * sum(len(read.names) + 1 for read in some)
-            for read in some:
-                width = len(read.names)
-                made[id(read)] = StoredColumns(*decode_times(columns[at + width]), columns[at : at + width])
-                at += width + 1
-        return [made[id(read)] for read in reads]
+        commands = Commands(reads)
+        return commands.columns(self._try(config, commands.exchange))
 
     def apply_fingerprint(self, config: RepoConfig, view: str, fingerprint: str) -> None:
         self._try(config, lambda client: client.eval(_APPLY, 2, _applied_key(config), _covered_key(config), view, fingerprint))
@@ -285,7 +265,7 @@ class _Calls:
     """The calls of the script that write some rows, in Redis' protocol: column by column, not value by value."""
 
     def __init__(self, keys: list[Any], head: list[Any], rows: Rows) -> None:
-        self.keys, self.head, self.rows = keys, b"".join(map(_bulk, head)), rows
+        self.keys, self.head, self.rows = keys, b"".join(map(bulk, head)), rows
         self.args_per_call, self.args_per_row = len(head), 3 + len(rows.values)
         self._pack_number, self._packed = -1, (memoryview(b""), _NO_ENDS, memoryview(b""), _NO_ENDS)
 
@@ -303,7 +283,7 @@ class _Calls:
         last = min(first + _ROWS_PER_CALL, len(key_ends) - 1)
         n_keys = len(self.keys) + last - first
         total = 3 + n_keys + self.args_per_call + (last - first) * self.args_per_row
-        begin = b"*%d" % total + b"".join(map(_bulk, ["EVALSHA", _SHA, n_keys, *self.keys]))
+        begin = b"*%d" % total + b"".join(map(bulk, ["EVALSHA", _SHA, n_keys, *self.keys]))
         return [begin, keys[key_ends[first] : key_ends[last]], self.head, args[arg_ends[first] : arg_ends[last]], b"\r\n"]
 
     def _pack(self, start: int, count: int) -> tuple[memoryview, Ends, memoryview, Ends]:
@@ -322,12 +302,6 @@ class _Calls:
         return *_bytes(join(_headers(keys), keys)), *_bytes(join(*parts))
 
 
-def _bulk(value: Any) -> bytes:
-    """A value behind the end of the one before, as Redis' protocol has it."""
-    data = value if isinstance(value, bytes) else str(value).encode()
-    return b"\r\n$%d\r\n%b" % (len(data), data)
-
-
 @cache
 def _short_headers() -> pa.Array:
     return pa.array([b"\r\n$%d\r\n" % n for n in range(_SHORT)], pa.binary())
@@ -344,48 +318,6 @@ def _headers(column: pa.Array) -> pa.Array:
 def _bytes(array: pa.Array) -> tuple[memoryview, Ends]:
     _, ends, data = array.buffers()
     return memoryview(data), np.frombuffer(ends, np.int32)[array.offset : array.offset + len(array) + 1]
-
-
-@lru_cache(maxsize=1024)
-def _asked_fields(view: str, names: tuple[str, ...]) -> tuple[int, bytes]:
-    """(how many, the arguments in Redis' protocol) of the fields of some features of a row, and of its time."""
-    return len(names) + 1, b"".join(map(_bulk, [*(_mmh3(f"{view}:{name}") for name in names), f"_ts:{view}"]))
-
-
-_POOL_ARGUMENTS = () if int(redis.__version__.split(".")[0]) >= 5 else ("HMGET",)
-
-
-def _exchange(client: Any, data: bytes, count: int) -> list[list[bytes | None]]:
-    """The answers, lists all, to ``count`` commands in one round trip. The pool, its retries and the socket stay redis-py's."""
-    pool = client.connection_pool
-    connection = pool.get_connection(*_POOL_ARGUMENTS)
-    try:
-        answers: list[list[bytes | None]] = connection.retry.call_with_retry(
-            lambda: _answers(connection, data, count), lambda _: connection.disconnect()
-        )
-        return answers
-    except BaseException:
-        connection.disconnect()  # answers that were not read must not be taken for those of the next command
-        raise
-    finally:
-        pool.release(connection)
-
-
-def _answers(connection: Any, data: bytes, count: int) -> list[list[bytes | None]]:
-    connection.send_packed_command([data])
-    # One by one through redis-py costs more than the answers: what its parser has at hand already is taken from it at once.
-    reader = getattr(getattr(connection, "_parser", None), "_reader", None)
-    answers: list[list[bytes | None]] = []
-    while len(answers) < count:
-        answer = connection.read_response()
-        while type(answer) is list:
-            answers.append(answer)
-            if reader is None or len(answers) == count:
-                break
-            answer = reader.gets()
-        if isinstance(answer, Exception):
-            raise answer
-    return answers
 
 
 def _run(client: Any, calls: _Calls) -> list[Any]:
