@@ -28,6 +28,8 @@ FLOOR0 = tuple(
         "definitions",
         "windows",
         "exact",
+        "exact_lists",
+        "exact_windows",
         "functions",
         "hashing",
         "json_columns",

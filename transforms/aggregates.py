@@ -10,7 +10,7 @@ or sharded cannot change a bit of a row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, reduce
 from typing import Any, TypeVar
 
@@ -23,9 +23,9 @@ from transforms import definitions as d
 from transforms.functions.arrays import order_codes
 from transforms.functions.base import Events, StateSpec, checked_output
 from transforms.functions.count import Counts
-from transforms.windows import rows_of
+from transforms.windows import Rows, rows_of
 
-__all__ = ["keyed", "merge", "rows_between", "tile", "tile_schema", "with_keys"]
+__all__ = ["joined", "keyed", "merge", "rows_between", "tile", "tile_schema", "with_keys"]
 
 Int = npt.NDArray[np.int64]
 Events_ = TypeVar("Events_", pa.RecordBatch, pa.Table)
@@ -161,33 +161,128 @@ def rows_between(tiles: pa.RecordBatch, group: d.FeatureGroup, after: int, upto:
     """The feature rows with ``after < boundary <= upto`` (microseconds of UTC), sorted by (keys, boundary): ``group.row_schema``.
 
     ``tiles`` must be merged (:func:`merge`) and reach back from ``after`` by the longest window and one hop; more does no harm.
-    The rows of adjacent ranges add up to the rows of their union. Raises ValueError where tiles are not merged,
-    DataError where an aggregate gives another column than it says.
+    The rows of adjacent ranges add up to the rows of their union. Beside the rows themselves it needs memory for those of some
+    :data:`PIECE` tiles. Raises ValueError where tiles are not merged, DataError where an aggregate gives another column than it says.
     """
-    schema = group.row_schema
     if not tiles.num_rows:
-        return _empty(schema)
+        return _empty(group.row_schema)
     columns = dict(zip(tiles.schema.names, tiles.columns, strict=True))
     starts, code = _us(columns["tile_start"]), _key_codes([columns[k] for k in group.entity.keys])
     if np.any((code[1:] < code[:-1]) | ((code[1:] == code[:-1]) & (starts[1:] <= starts[:-1]))):
         raise ValueError(f"feature group {group.name!r}: tiles are not merged; call merge() first")
-    overs = sorted({f.over for f in group.features})
-    rows = rows_of(code, starts, group.hop_us, overs, after, upto)
-    if not len(rows.key):
-        return _empty(schema)
-    first = np.searchsorted(code, np.arange(int(code[-1]) + 1))
-    keys = pa.array(first[rows.key])
-    loaded = {key: spec.state.from_arrow(columns[key], spec.param) for key, spec in _specs(group).items()}
-    out = [columns[k].take(keys) for k in group.entity.keys]
-    out.append(pa.array(rows.boundary + group.delay_us).cast(d.TIMESTAMP))
-    windows: dict[tuple[str, int], Any] = {}
-    for feature in group.features:
-        of = [(spec.key, feature.over) for spec in feature.aggregate.states()]
-        for key, over in of:
-            if (key, over) not in windows:
-                windows[key, over] = loaded[key].windows(*rows.spans[over])
-        column = feature.aggregate.extract_output([windows[k] for k in of], rows.boundary)
-        out.append(checked_output(feature.aggregate, feature.output, column, len(rows.key)))
-    events = Counts.from_arrow(columns["events"])
-    out.append(events.merge(*rows.spans[max(overs)], ordered=True).to_arrow())
-    return pa.RecordBatch.from_arrays(out, schema=schema)
+    made = _Made(group)
+    for lo, hi, begin, end in _pieces(code, starts, group, after, upto):
+        rows = rows_of(code[lo:hi] - code[lo], starts[lo:hi], group.hop_us, _overs(group), begin, end)
+        if len(rows.key):
+            made.add(tiles.slice(lo, hi - lo), code[lo:hi] - code[lo], rows)
+    return made.rows()
+
+
+PIECE = 16_384
+"""Rows are made of so many tiles at a time, whole keys together: what one piece needs stays near the processor."""
+
+
+def _overs(group: d.FeatureGroup) -> list[int]:
+    return sorted({f.over for f in group.features})
+
+
+def _pieces(code: Int, starts: Int, group: d.FeatureGroup, after: int, upto: int) -> Iterator[tuple[int, int, int, int]]:
+    """(first tile, one after the last, after, upto) of each piece of the work: some keys, or a part of the time of one with many tiles."""
+    first = np.append(np.flatnonzero(np.append(True, code[1:] != code[:-1])), len(code))
+    key = 0
+    while key < len(first) - 1:
+        lo = int(first[key])
+        until = max(int(np.searchsorted(first, lo + PIECE, side="right")) - 1, key + 1)
+        hi = int(first[until])
+        reach, begin = group.longest_us + group.hop_us, after
+        # A part of the time starts with the tiles of a whole window, so it is no shorter than one.
+        while hi - lo > 2 * PIECE and begin < upto:
+            at = max(lo + PIECE, int(np.searchsorted(starts[lo:hi], starts[lo] + 2 * reach)) + lo)
+            if at >= hi:
+                break
+            end = min(max(int(starts[at]), begin), upto)
+            if end > begin:
+                yield lo, at, begin, end
+            begin, lo = end, lo + int(np.searchsorted(starts[lo:hi], end - reach))
+        yield lo, hi, begin, upto
+        key = until
+
+
+class _Made:
+    """Rows in the making. An aggregate is computed once for each content that a window has; what shows it in each row comes last."""
+
+    def __init__(self, group: d.FeatureGroup) -> None:
+        self.group = group
+        self.heads: list[list[pa.Array]] = []
+        self.values: list[list[pa.Array]] = []
+        self.shown: dict[int, list[Int]] = {over: [] for over in _overs(group)}
+
+    def add(self, tiles: pa.RecordBatch, code: Int, rows: Rows) -> None:
+        """The rows over merged tiles, which follow those that were added before."""
+        group, columns = self.group, dict(zip(tiles.schema.names, tiles.columns, strict=True))
+        keys = pa.array(np.searchsorted(code, rows.key))
+        head = [columns[k].take(keys) for k in group.entity.keys]
+        head.append(pa.array(rows.boundary + group.delay_us).cast(d.TIMESTAMP))
+        lo, hi = rows.spans[max(rows.spans)]
+        self.heads.append([*head, Counts.from_arrow(columns["events"]).merge(lo, hi, ordered=True).to_arrow()])
+        loaded = {key: spec.state.from_arrow(columns[key], spec.param) for key, spec in _specs(group).items()}
+        at = {over: self._contents(over, *span) for over, span in rows.spans.items()}
+        spans = {(over, True): span for over, span in rows.spans.items()}
+        spans |= {(over, False): (lo[at[over]], hi[at[over]]) for over, (lo, hi) in rows.spans.items()}
+        windows: dict[tuple[str, int, bool], Any] = {}
+        values = []
+        for feature in group.features:
+            over, aggregate = feature.over, feature.aggregate
+            each = aggregate.reads_boundary
+            for spec in aggregate.states():
+                if (spec.key, over, each) not in windows:
+                    windows[spec.key, over, each] = loaded[spec.key].windows(*spans[over, each])
+            parts = [windows[spec.key, over, each] for spec in aggregate.states()]
+            column = aggregate.extract_output(parts, rows.boundary if each else rows.boundary[at[over]])
+            values.append(checked_output(aggregate, feature.output, column, len(spans[over, each][0])))
+        self.values.append(values)
+
+    def _contents(self, over: int, lo: Int, hi: Int) -> Int:
+        """The first of the windows in a row that cover the same; which of these each window shows is kept."""
+        moved = np.ones(len(lo), bool)
+        moved[1:] = (lo[1:] != lo[:-1]) | (hi[1:] != hi[:-1])
+        before = int(self.shown[over][-1][-1]) if self.shown[over] else -1
+        self.shown[over].append(np.cumsum(moved) + before)
+        return np.flatnonzero(moved)
+
+    def rows(self) -> pa.RecordBatch:
+        """All rows."""
+        schema = self.group.row_schema
+        if not self.heads:
+            return _empty(schema)
+        *head, revision = (_one(parts) for parts in zip(*self.heads, strict=True))
+        self.heads.clear()
+        shown = {over: np.concatenate(parts) for over, parts in self.shown.items()}
+        columns = []
+        for feature, parts in zip(self.group.features, zip(*self.values, strict=True), strict=True):
+            column = _one(parts)
+            columns.append(column if len(column) == len(revision) else _taken(column, shown[feature.over]))
+        return pa.RecordBatch.from_arrays([*head, *columns, revision], schema=schema)
+
+
+def joined(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatch:
+    """Batches of one schema as one, in their order."""
+    if len(batches) < 2:
+        return batches[0] if batches else _empty(schema)
+    columns = [_one([b.column(n) for b in batches]) for n in range(len(schema))]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _one(parts: Sequence[pa.Array]) -> pa.Array:
+    return parts[0] if len(parts) == 1 else pa.concat_arrays(parts)
+
+
+def _taken(column: pa.Array, at: Int) -> pa.Array:
+    """``column.take``; of numbers in a third of its time."""
+    if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
+        return column.take(pa.array(at))
+    values = (pc.fill_null(column, 0) if column.null_count else column).to_numpy(zero_copy_only=False).take(at)
+    if not column.null_count:
+        return pa.array(values)
+    valid = np.packbits(column.is_valid().to_numpy(zero_copy_only=False).take(at), bitorder="little")
+    return pa.Array.from_buffers(column.type, len(at), [pa.py_buffer(valid), pa.py_buffer(values)])

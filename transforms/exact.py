@@ -8,7 +8,7 @@ matrices digit by digit adds the numbers; that is what makes sums independent of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -132,8 +132,16 @@ def canonical(x: Limbs) -> Limbs:
     return Limbs(magnitude.base, np.where(negative[:, None], -magnitude.digits, magnitude.digits))
 
 
-def to_float(x: Limbs, origin: int = ORIGIN) -> Float:
+class Rounds(Protocol):
+    """Exact numbers that know how to be rounded, as :func:`to_float` says, without being made a matrix."""
+
+    def rounded(self) -> Float: ...
+
+
+def to_float(x: Limbs | Rounds, origin: int = ORIGIN) -> Float:
     """The numbers rounded to the nearest float64, ties to even (as IEEE 754 defines it), subnormals included; +-inf beyond the range."""
+    if not isinstance(x, Limbs):
+        return x.rounded()
     if not len(x.digits):
         return np.zeros(0)
     magnitude, negative = _magnitude(x)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Rows", "ranges", "rows_of"]
+__all__ = ["Rows", "greatest_of_ranges", "ranges", "rows_of"]
 
 Int = npt.NDArray[np.int64]
 
@@ -36,18 +37,23 @@ def rows_of(key: Int, tile_start: Int, hop: int, overs: Sequence[int], after: in
     """
     tile = tile_start // hop
     steps = [1, *(1 + over // hop for over in overs)]
-    candidates = np.concatenate([np.stack([key, tile + step], axis=1) for step in steps]) if len(key) else np.zeros((0, 2), np.int64)
-    candidates = candidates[(candidates[:, 1] > after // hop) & (candidates[:, 1] <= upto // hop)]
-    if not len(candidates):
+    entering = [tile + step for step in steps]
+    inside = [(at > after // hop) & (at <= upto // hop) for at in entering]
+    if not len(key) or not any(mask.any() for mask in inside):
         empty = np.zeros(0, np.int64)
         return Rows(empty, empty, dict.fromkeys(overs, (empty, empty)))
-    # One sortable number for (key, hop index), with room below the first tile for the longest window.
-    low = int(tile.min()) - max(overs) // hop - 1
-    span = int(max(candidates[:, 1].max(), tile.max())) - low + 2
-    row = np.unique(candidates[:, 0] * span + (candidates[:, 1] - low))
-    at = key * span + (tile - low)
-    end = np.searchsorted(at, row)
-    spans = {over: (np.searchsorted(at, row - over // hop), end) for over in overs}
+    # One sortable number for (key, hop index), with room behind the last row for a place that stands for every later one.
+    low = int(tile.min())
+    span = int(max(at[mask].max() for at, mask in zip(entering, inside, strict=True) if mask.any())) - low + 2
+    changes = [key * span + np.minimum(at - low, span - 1) for at in entering]
+    row = np.concatenate([change[mask] for change, mask in zip(changes, inside, strict=True)])
+    row.sort(kind="stable")  # runs that are sorted already
+    new = np.ones(len(row), bool)
+    np.not_equal(row[1:], row[:-1], out=new[1:])
+    row = row[new]
+    # A window begins after as many tiles as have fallen out of it by then, and ends after as many as have come in.
+    passed = [np.cumsum(np.bincount(np.searchsorted(row, change), minlength=len(row))[: len(row)]) for change in changes]
+    spans = {over: (out, passed[0]) for over, out in zip(overs, passed[1:], strict=True)}
     return Rows(row // span, (row % span + low) * hop, spans)
 
 
@@ -58,3 +64,22 @@ def ranges(lo: Int, hi: Int) -> tuple[Int, Int]:
     owner = np.repeat(np.arange(len(lo), dtype=np.int64), length)
     first = np.cumsum(length) - length
     return np.arange(total, dtype=np.int64) - np.repeat(first - lo, length), owner
+
+
+def greatest_of_ranges(values: npt.NDArray[Any], lo: Int, hi: Int, worst: Any, better: Any = np.maximum) -> npt.NDArray[Any]:
+    """The greatest (by ``better``) of the values ``lo[r]`` to ``hi[r]`` (exclusive), ``worst`` over none: shape [R].
+
+    By doubling: one pass for each power of two up to the longest range.
+    """
+    level, length = values, hi - lo
+    power = np.frexp(np.maximum(length, 1).astype(np.float64))[1] - 1
+    out = np.full(len(lo), worst, values.dtype)
+    step = 1
+    for p in range(int(power.max(initial=0)) + 1):
+        rows = np.flatnonzero((power == p) & (length > 0))
+        out[rows] = better(level[lo[rows]], level[hi[rows] - step])
+        if len(level) <= step:
+            break
+        level = better(level[:-step], level[step:])
+        step *= 2
+    return out

@@ -31,6 +31,7 @@ from tests.oracle.strategies import (
     to_batch,
     to_batches,
 )
+from transforms import aggregates
 from transforms.aggregates import merge, rows_between, tile
 from transforms.definitions import (
     Count,
@@ -360,3 +361,15 @@ def test_a_slice_of_a_batch_is_a_batch() -> None:
     batch = to_batch(log, EVERYTHING.source)
     parts = [tile(batch.slice(start, 5), EVERYTHING) for start in (0, 5, 10)]
     assert_same_rows(rows_between(merge(parts, EVERYTHING), EVERYTHING, -1, FOREVER), rows(log, EVERYTHING, -1, FOREVER), EVERYTHING)
+
+
+@given(st.data())
+@settings(max_examples=40)
+def test_rows_made_in_small_pieces_equal_the_oracle(data: st.DataObject) -> None:
+    """Few tiles at a time: some keys each, or a part of the time of a key that has many."""
+    group = data.draw(groups(max_aggregates=3))
+    log = data.draw(event_lists(group))
+    after, upto = data.draw(ranges(log, group, 2)) if data.draw(st.booleans()) else (-1, FOREVER)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(aggregates, "PIECE", data.draw(st.sampled_from([1, 2, 5])))
+        check(log, group, after, upto)

@@ -162,6 +162,9 @@ class Aggregate:
     """The dtypes that the field may have; empty: the aggregate takes no field."""
     keeps_unit: ClassVar[bool] = True
     """Whether its values are in the unit of the field."""
+    reads_boundary: ClassVar[bool] = True
+    """Whether :meth:`extract_output` looks at the rows' boundaries. Where it does not, say False: of rows in which a window holds the
+    same, it is then asked for one, and the value serves all of them."""
 
     def __post_init__(self) -> None:
         what = f"aggregate {type(self).__name__}({self.column or ''})"

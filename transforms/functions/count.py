@@ -52,6 +52,7 @@ class Count(Aggregate):
     """The number of events (int64, never null). ``Count(over=hours(1))``."""
 
     kind: ClassVar[str] = "count"
+    reads_boundary: ClassVar[bool] = False
     takes: ClassVar[tuple[str, ...]] = ()
     keeps_unit: ClassVar[bool] = False
 

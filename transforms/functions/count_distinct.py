@@ -240,6 +240,7 @@ class CountDistinct(Aggregate):
 
     precision: int = 11
     kind: ClassVar[str] = "count_distinct"
+    reads_boundary: ClassVar[bool] = False
     version: ClassVar[int] = 2
     """Before 2 it estimated small numbers as well."""
     takes: ClassVar[tuple[str, ...]] = ("string", "int64", "float64")

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from transforms.functions.arrays import Bool, Int, numbers, offsets_of
 from transforms.functions.base import Aggregate, Events, Output, Param, State, StateSpec
+from transforms.windows import greatest_of_ranges
 
 __all__ = ["Age", "Greatest", "Max", "Min", "Newest", "Smallest"]
 
@@ -47,18 +48,7 @@ class Smallest(State):
             worst: Any = -np.inf if self.greatest else np.inf
         else:
             worst = np.iinfo(np.int64).min if self.greatest else np.iinfo(np.int64).max
-        level = np.where(self.valid, self.values, worst)
-        length = hi - lo
-        power = np.frexp(np.maximum(length, 1).astype(np.float64))[1] - 1
-        out = np.full(len(lo), worst, self.values.dtype)
-        step = 1
-        for p in range(int(power.max(initial=0)) + 1):
-            rows = np.flatnonzero((power == p) & (length > 0))
-            out[rows] = better(level[lo[rows]], level[hi[rows] - step])
-            if len(level) <= step:
-                break
-            level = better(level[:-step], level[step:])
-            step *= 2
+        out = greatest_of_ranges(np.where(self.valid, self.values, worst), lo, hi, worst, better)
         seen = offsets_of(self.valid.astype(np.int64))
         valid = seen[hi] > seen[lo]
         return type(self)(np.where(valid, out, np.zeros(1, self.values.dtype)), valid)
@@ -88,6 +78,7 @@ class Min(Aggregate):
     """The smallest value, of the field's own type (-0.0 counts as 0.0); null over none."""
 
     kind: ClassVar[str] = "min"
+    reads_boundary: ClassVar[bool] = False
 
     def output(self, dtype: str | None) -> Output:
         return Output(str(dtype))
@@ -104,6 +95,7 @@ class Max(Aggregate):
     """The greatest value, of the field's own type (-0.0 counts as 0.0); null over none."""
 
     kind: ClassVar[str] = "max"
+    reads_boundary: ClassVar[bool] = False
 
     def output(self, dtype: str | None) -> Output:
         return Output(str(dtype))

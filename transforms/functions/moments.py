@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -11,10 +12,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from transforms import exact
-from transforms.functions.arrays import Int, list_of, list_parts, numbers, offsets_of
+from transforms.exact_lists import Lists, Values
+from transforms.exact_windows import Prefix, WindowSums, variance
+from transforms.functions.arrays import Int, list_of, list_parts, numbers
 from transforms.functions.base import Aggregate, Events, Param, State, StateSpec
 from transforms.functions.count import Counts
-from transforms.windows import ranges
 
 __all__ = ["Mean", "Squares", "Std", "Sum", "Sums", "Variance"]
 
@@ -23,8 +25,9 @@ __all__ = ["Mean", "Squares", "Std", "Sum", "Sums", "Variance"]
 class Sums(State):
     """Exact sums of values (see :mod:`transforms.exact`)."""
 
-    limbs: exact.Limbs
+    numbers: Lists | Values
     kind: ClassVar[str] = "sum"
+    squares: ClassVar[bool] = False
 
     @classmethod
     def arrow_type(cls, value: pa.DataType, tie: pa.DataType, param: Param) -> pa.DataType:
@@ -34,40 +37,47 @@ class Sums(State):
     @classmethod
     def add_input(cls, events: Events, param: Param) -> Self:
         """Each value; 0 for a null."""
-        return cls(exact.from_values(numbers(events.values)[0]))
+        return cls(Values(numbers(events.values)[0], cls.squares))
 
     @classmethod
     def from_arrow(cls, array: pa.Array, param: Param = 0) -> Self:
         """The inverse of :meth:`to_arrow`; numbers of several batches may start at different limbs."""
         offsets, flat = list_parts(array)
-        flat = flat.to_numpy(zero_copy_only=False).astype(np.int64)
-        if not len(array):
-            return cls(exact.Limbs(0, np.zeros((0, 1), np.int64)))
-        width = np.diff(offsets) - 1
-        first = flat[offsets[:-1]]
-        base = int(first[width > 0].min(initial=first.max()))
-        digits = np.zeros((len(array), max(int((first + width)[width > 0].max(initial=0)) - base, 1)), np.int64)
-        position, owner = ranges(offsets[:-1] + 1, offsets[1:])
-        digits[owner, position - offsets[owner] - 1 + first[owner] - base] = flat[position]
-        return cls(exact.Limbs(base, digits))
+        return cls(Lists(offsets, flat.to_numpy(zero_copy_only=False)))
 
     def merge(self, lo: Int, hi: Int, ordered: bool) -> Self:
         """Add exactly."""
-        return type(self)(self.limbs.fold(lo, hi))
+        return type(self)(self.numbers.fold(lo, hi))
 
     def to_arrow(self) -> pa.Array:
         """list<int64>: the index of the first limb, then the limbs: the one canonical form of each number (see exact.canonical)."""
-        limbs = exact.canonical(self.limbs)
-        used = limbs.digits != 0
-        empty = ~used.any(axis=1)
-        start = np.where(empty, 0, np.argmax(used, axis=1)).astype(np.int64)
-        end = np.where(empty, 0, used.shape[1] - np.argmax(used[:, ::-1], axis=1)).astype(np.int64)
-        offsets = offsets_of(end - start + 1)
-        flat = np.empty(int(offsets[-1]), np.int64)
-        flat[offsets[:-1]] = np.where(empty, 0, limbs.base + start)
-        column, owner = ranges(start, end)
-        flat[offsets[owner] + 1 + column - start[owner]] = limbs.digits[owner, column]
-        return list_of(offsets, pa.array(flat))
+        lists = self._lists
+        return list_of(lists.offsets, pa.array(lists.flat))
+
+    def windows(self, lo: Int, hi: Int) -> SumsOfWindows:
+        """What ``merge(lo, hi, ordered=True)`` holds, without making it."""
+        return SumsOfWindows(WindowSums(self._prefix, lo, hi))
+
+    @property
+    def limbs(self) -> exact.Limbs:
+        """The numbers as a matrix."""
+        return self.numbers.dense(slice(None))
+
+    @property
+    def _lists(self) -> Lists:
+        every = np.arange(len(self.numbers), dtype=np.int64)
+        return self.numbers if isinstance(self.numbers, Lists) else self.numbers.fold(every, every + 1)
+
+    @cached_property
+    def _prefix(self) -> Prefix:
+        return Prefix(self._lists, exact.SQUARE_ORIGIN if self.squares else exact.ORIGIN)
+
+
+@dataclass(frozen=True)
+class SumsOfWindows:
+    """The sums of R windows; ``exact.to_float(limbs)`` rounds them."""
+
+    limbs: WindowSums
 
 
 @dataclass(frozen=True)
@@ -75,11 +85,7 @@ class Squares(Sums):
     """Exact sums of the squares of values."""
 
     kind: ClassVar[str] = "squares"
-
-    @classmethod
-    def add_input(cls, events: Events, param: Param) -> Self:
-        """The square of each value; 0 for a null."""
-        return cls(exact.from_squares(numbers(events.values)[0]))
+    squares: ClassVar[bool] = True
 
 
 def _over(n: Int, values: npt.NDArray[np.float64]) -> pa.Array:
@@ -91,6 +97,7 @@ class Sum(Aggregate):
     """The exact sum, rounded once to float64; null over no values; infinite beyond the range of float64."""
 
     kind: ClassVar[str] = "sum"
+    reads_boundary: ClassVar[bool] = False
 
     def states(self) -> tuple[StateSpec, ...]:
         return self.state(Counts), self.state(Sums)
@@ -105,6 +112,7 @@ class Mean(Aggregate):
     """The exact sum rounded to float64, divided by the number of values; null over none."""
 
     kind: ClassVar[str] = "mean"
+    reads_boundary: ClassVar[bool] = False
 
     def states(self) -> tuple[StateSpec, ...]:
         return self.state(Counts), self.state(Sums)
@@ -119,6 +127,7 @@ class Variance(Aggregate):
     """Population variance: ``(n * sum(x^2) - sum(x)^2)`` exactly, rounded to float64, divided by ``float64(n * n)``."""
 
     kind: ClassVar[str] = "variance"
+    reads_boundary: ClassVar[bool] = False
     keeps_unit: ClassVar[bool] = False
 
     def states(self) -> tuple[StateSpec, ...]:
@@ -133,6 +142,7 @@ class Std(Aggregate):
     """The square root of :class:`Variance`."""
 
     kind: ClassVar[str] = "std"
+    reads_boundary: ClassVar[bool] = False
 
     def states(self) -> tuple[StateSpec, ...]:
         return self.state(Counts), self.state(Sums), self.state(Squares)
@@ -141,8 +151,6 @@ class Std(Aggregate):
         return _over(parts[0].n, np.sqrt(_variance(*parts)))
 
 
-def _variance(count: Counts, total: Sums, squares: Squares) -> npt.NDArray[np.float64]:
+def _variance(count: Counts, total: SumsOfWindows, squares: SumsOfWindows) -> npt.NDArray[np.float64]:
     n = count.n
-    top = exact.to_float(exact.variance_numerator(n, total.limbs, squares.limbs), exact.SQUARE_ORIGIN)
-    out: npt.NDArray[np.float64] = top / np.maximum(n * n, 1).astype(np.float64)
-    return out
+    return variance(n, total.limbs, squares.limbs) / np.maximum(n * n, 1).astype(np.float64)

@@ -99,6 +99,7 @@ class First(Aggregate):
     """The first value that is not null, by (event time, tie-breaker, value)."""
 
     kind: ClassVar[str] = "first"
+    reads_boundary: ClassVar[bool] = False
     takes: ClassVar[tuple[str, ...]] = ("string", "int64", "float64", "bool")
 
     def output(self, dtype: str | None) -> Output:
@@ -116,6 +117,7 @@ class Last(Aggregate):
     """The last value that is not null, by (event time, tie-breaker, value)."""
 
     kind: ClassVar[str] = "last"
+    reads_boundary: ClassVar[bool] = False
     takes: ClassVar[tuple[str, ...]] = ("string", "int64", "float64", "bool")
 
     def output(self, dtype: str | None) -> Output:
@@ -134,6 +136,7 @@ class LastN(Aggregate):
 
     n: int = 3
     kind: ClassVar[str] = "last_n"
+    reads_boundary: ClassVar[bool] = False
     takes: ClassVar[tuple[str, ...]] = ("string", "int64", "float64")
 
     def __post_init__(self) -> None:

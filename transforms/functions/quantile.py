@@ -114,6 +114,7 @@ class Quantile(Aggregate):
 
     q: float = 0.5
     kind: ClassVar[str] = "quantile"
+    reads_boundary: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.q, float) or not 0 < self.q < 1:

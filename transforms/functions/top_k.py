@@ -127,6 +127,7 @@ class TopK(Aggregate):
 
     k: int = 3
     kind: ClassVar[str] = "top_k"
+    reads_boundary: ClassVar[bool] = False
     takes: ClassVar[tuple[str, ...]] = ("string", "int64", "float64")
 
     def __post_init__(self) -> None:

@@ -1,0 +1,244 @@
+"""Exact sums of overlapping windows over a row of numbers, rounded: in floats with a proven bound where that settles the rounding, in
+whole numbers of any length where it does not (Ziv 1991: of two ways to one result, the short one is taken when it cannot be wrong).
+
+A window's sum is the difference of two prefix sums, limb by limb: exact, and flat in the length of the window. The leading limbs make
+two floats whose sum is the window's to within 2^-90 or so of its own size; that decides the nearest float64 but in rare cases, which are
+computed exactly. So the value is that of :func:`transforms.exact.to_float` to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from transforms.exact import SQUARE_ORIGIN, Limbs, normalise, to_float, variance_numerator
+from transforms.exact_lists import CHUNK, Lists, bulk_of
+from transforms.windows import greatest_of_ranges
+
+__all__ = ["Prefix", "WindowSums", "variance"]
+
+Int = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
+Float = npt.NDArray[np.float64]
+
+LEADING = 4
+"""So many limbs are looked at: they hold 97 bits at least of a sum that does not cancel."""
+LONG = 2**20
+"""Sums of so many digits are whole numbers below 2^53, which a float64 holds."""
+_LIMB = 2.0**-32
+
+
+class Prefix:
+    """Prefix sums of N numbers: of the limbs that the bulk of them has, and apart of the few that have others."""
+
+    def __init__(self, numbers: Lists, origin: int) -> None:
+        self.origin, whole = origin, slice(None)
+        off = bulk_of(*numbers.reach(whole))
+        self.far: Limbs | None = None
+        if off is None or not off.any():
+            x = numbers.dense(whole)
+        else:
+            at = np.flatnonzero(off)
+            x = numbers.dense(np.flatnonzero(~off))
+            far = numbers.dense(at)
+            self.far = Limbs(far.base, _prefix(far.digits.T))
+            self.far_before = np.append(0, np.cumsum(off))
+            digits = np.zeros((x.digits.shape[1], len(numbers)), np.int64)
+            digits[:, ~off] = x.digits.T
+            x = Limbs(x.base, digits.T)
+        self.base, width = x.base, x.digits.shape[1]
+        self.sums = _prefix(x.digits.T)
+        """Shape [limbs, N + 1]. Beyond four limbs there are three of zeros below them, so that four can be read from any on."""
+        self.top: npt.NDArray[np.int16] | None = None
+        if width > LEADING:
+            self.base -= LEADING - 1
+            self.sums = np.concatenate([np.zeros((LEADING - 1, len(numbers) + 1), np.int64), self.sums])
+            used = x.digits.T != 0
+            top = np.zeros(len(numbers), np.int16)
+            for k in range(width):
+                top[used[k]] = k
+            self.top = top
+
+    def exactly(self, lo: Int, hi: Int) -> Limbs:
+        """The sums of these windows in whole numbers."""
+        near = normalise(Limbs(self.base, (self.sums[:, hi] - self.sums[:, lo]).T))
+        if self.far is None:
+            return near
+        lo, hi = self.far_before[lo], self.far_before[hi]
+        if not (hi > lo).any():
+            return near
+        digits = (self.far.digits[:, hi] - self.far.digits[:, lo]).T
+        base = min(near.base, self.far.base)
+        width = max(near.base + near.digits.shape[1], self.far.base + digits.shape[1]) - base
+        return normalise(Limbs(base, near.window(base, width) + Limbs(self.far.base, digits).window(base, width)))
+
+
+def _prefix(columns: Int) -> Int:
+    # Sums may wrap around; their differences are right modulo 2^64 all the same.
+    out = np.zeros((columns.shape[0], columns.shape[1] + 1), np.int64)
+    np.cumsum(columns, axis=1, out=out[:, 1:])
+    return out
+
+
+@dataclass(frozen=True)
+class Near:
+    """Numbers ``(high + low) * 2^shift`` to within ``error * 2^shift``; NaN where that is not known."""
+
+    high: Float
+    low: Float
+    error: Float
+    shift: Any
+
+    def rounded(self) -> tuple[Float, Bool]:
+        """(the nearest float64 of each number, where that is certain)."""
+        room = self.error + np.abs(self.low) * 2.0**-50
+        sure = (self.high + (self.low + room) == self.high) & (self.high + (self.low - room) == self.high)
+        value = np.ldexp(self.high, self.shift)
+        return value, sure & ((np.abs(value) >= 2.0**-1021) | (self.high == 0.0))  # subnormals have fewer bits
+
+
+@dataclass(frozen=True)
+class WindowSums:
+    """The exact sums of the numbers ``lo[r] .. hi[r] - 1``, R windows."""
+
+    prefix: Prefix
+    lo: Int
+    hi: Int
+
+    @cached_property
+    def near(self) -> Near:
+        """The sums in two floats each."""
+        p, lo, hi = self.prefix, self.lo, self.hi
+        unit = 32 * p.base + p.origin
+        if p.top is None:
+            lanes = [(s.take(hi) - s.take(lo)).astype(np.float64) for s in p.sums[::-1]]
+            shift: Any = unit + 32 * (len(lanes) - 1)
+        else:
+            top = greatest_of_ranges(p.top, lo, hi, np.int16(0)).astype(np.int64)
+            flat, n = p.sums.reshape(-1), p.sums.shape[1]
+            at = (top + LEADING - 1) * n
+            lanes = []
+            for _ in range(LEADING):
+                lanes.append((flat.take(at + hi) - flat.take(at + lo)).astype(np.float64))
+                at -= n
+            shift = unit + 32 * (top + LEADING - 1)
+        high, low, error = _added(lanes)
+        if p.top is not None:
+            error = error + 2.0 * _LIMB ** (LEADING - 1) * (hi - lo)
+        unknown = hi - lo > LONG
+        if p.far is not None:
+            unknown |= p.far_before.take(hi) > p.far_before.take(lo)
+        if unknown.any():
+            high[unknown] = np.nan
+        return Near(high, low, error, shift)
+
+    def rounded(self) -> Float:
+        """The sums rounded to the nearest float64, as :func:`transforms.exact.to_float` says."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            value, sure = self.near.rounded()
+        _in_parts(np.flatnonzero(~sure), value, lambda r: to_float(self.exactly(r), self.prefix.origin))
+        return value
+
+    def exactly(self, rows: Int) -> Limbs:
+        """The sums of some of the windows in whole numbers."""
+        return self.prefix.exactly(self.lo[rows], self.hi[rows])
+
+
+def variance(n: Int, total: WindowSums, squares: WindowSums) -> Float:
+    """``n * sum(x^2) - sum(x)^2`` of R windows, rounded once to float64, as :func:`transforms.exact.variance_numerator` says."""
+    value, sure = _whole(n, total, squares)
+    left = np.flatnonzero(~sure)
+    if len(left):
+        with np.errstate(invalid="ignore", over="ignore"):
+            some, known = _near_variance(n, total.near, squares.near).rounded()
+        known |= n < 2  # of one value nothing is left
+        value, left = np.where(sure, value, np.where(n < 2, 0.0, some)), np.flatnonzero(~sure & ~known)
+        _in_parts(left, value, lambda r: to_float(variance_numerator(n[r], total.exactly(r), squares.exactly(r)), SQUARE_ORIGIN))
+    return value
+
+
+def _whole(n: Int, total: WindowSums, squares: WindowSums) -> tuple[Float, Bool]:
+    """The variance's numerators where all of it fits into 63 bits: of small whole numbers."""
+    a, b = total.prefix, squares.prefix
+    nothing = np.zeros(len(n)), np.zeros(len(n), bool)
+    if a.far is not None or b.far is not None or len(a.sums) > 1 or len(b.sums) > 2 or 2 * a.base != b.base or not len(n):
+        return nothing
+    s1 = a.sums[0].take(total.hi) - a.sums[0].take(total.lo)
+    s2 = b.sums[0].take(squares.hi) - b.sums[0].take(squares.lo)
+    if len(b.sums) == 2:
+        high = b.sums[1].take(squares.hi) - b.sums[1].take(squares.lo)
+        if int(high.max()) >= 2**29:
+            return nothing
+        s2 += high << 32
+    # By Cauchy and Schwarz sum(x)^2 is no greater than n * sum(x^2).
+    if int(n.max()) * int(s2.max()) >= 2**62 or int(n.max()) > LONG:
+        return nothing
+    return np.ldexp((n * s2 - s1 * s1).astype(np.float64), 32 * b.base + SQUARE_ORIGIN), np.ones(len(n), bool)
+
+
+def _near_variance(n: Int, total: Near, squares: Near) -> Near:
+    """The numerators in two floats each: products and sums keep their rounding errors (Dekker 1971, Knuth)."""
+    count = n.astype(np.float64)
+    p, p_low = _product(squares.high, count)
+    p_low += squares.low * count
+    q, q_low = _product(total.high, total.high)
+    q_low += 2.0 * total.high * total.low + total.low * total.low
+    error = squares.error * count
+    q_error = (2.0 * np.abs(total.high) + total.error) * total.error
+    scale = 2 * total.shift - squares.shift
+    if np.any(scale):
+        q, q_low, q_error = np.ldexp(q, scale), np.ldexp(q_low, scale), np.ldexp(q_error, scale)
+    high, low = _sum(p, -q)
+    low += p_low - q_low
+    high, low = _sum(high, low)
+    # Each of the products' low parts was rounded a few times: a few times 2^-106 of the products.
+    return Near(high, low, error + q_error + (np.abs(p) + np.abs(q)) * 2.0**-99, squares.shift)
+
+
+def _in_parts(rows: Int, value: Float, of: Callable[[Int], Float]) -> None:
+    """Set ``value`` at ``rows`` to what ``of`` gives for them, some at a time."""
+    for start in range(0, len(rows), CHUNK):
+        some = rows[start : start + CHUNK]
+        value[some] = of(some)
+
+
+def _sum(a: Float, b: Float) -> tuple[Float, Float]:
+    """(a + b rounded, what the rounding left out exactly)."""
+    s = a + b
+    t = s - a
+    return s, (a - (s - t)) + (b - t)
+
+
+def _product(a: Float, b: Float) -> tuple[Float, Float]:
+    """(a * b rounded, what the rounding left out exactly)."""
+    p = a * b
+    a_high = a * 134217729.0
+    a_high = a_high - (a_high - a)
+    a_low = a - a_high
+    b_high = b * 134217729.0
+    b_high = b_high - (b_high - b)
+    b_low = b - b_high
+    return p, a_low * b_low - (((p - a_high * b_high) - a_low * b_high) - a_high * b_low)
+
+
+def _added(lanes: list[Float]) -> tuple[Float, Float, Float]:
+    """(high, low, bound of what they miss) of the sum of lanes, each 2^-32 of the one before; in units of the first."""
+    scaled = [lane if k == 0 else lane * _LIMB**k for k, lane in enumerate(lanes)]
+    if len(scaled) == 1:
+        zero = np.zeros(len(scaled[0]))
+        return scaled[0], zero, zero
+    high, low = _sum(scaled[-2], scaled[-1])
+    left, bound = low, None
+    for lane in reversed(scaled[:-2]):
+        high, low = _sum(lane, high)
+        bound = np.abs(left) if bound is None else bound + np.abs(left)
+        left = left + low
+    if bound is None:
+        return high, left, np.zeros(len(high))
+    high, low = _sum(high, left)
+    return high, low, (bound + np.abs(left)) * 2.0**-51
