@@ -6,7 +6,7 @@ What each should hold is said in docs/semantics.md, "Which row counts". This nee
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -90,20 +90,25 @@ def _compare(store: Any, group: FeatureGroup, read: Stored) -> StoresProof:
             "no run of the applied graph has rows; run 'tandem batch'" if offline.empty else "nothing was materialized of the applied graph"
         )
         return StoresProof(group.name, 0, {}, 0, [], f"{group.name}: {what}; run 'tandem materialize'")
-    starts = [micros_of(start.replace(tzinfo=UTC) if start.tzinfo is None else start) for start, _ in view.materialization_intervals]
-    first = min(starts, default=micros_of(datetime.min))
+    spans = [[micros_of(t.replace(tzinfo=UTC) if t.tzinfo is None else t) for t in span] for span in view.materialization_intervals]
+    first = min((start for start, _ in spans), default=micros_of(datetime.min))
+    last = min([covered.upto_us, *(end for _, end in spans[-1:])])
     rows = table_of(materialized_rows(store, view))
     behind = offline.newest_us > covered.stamp
     names = table_of(rows.select(keys))
     stored = table_of(read(group, names, rows.schema))
     state = against(names, stored, rows, keys)
     time = column_us(rows, EVENT_TIMESTAMP)
+    beyond = _times(names, stored, keys)
+    later = (np.maximum(time, beyond) > last) & (beyond <= covered.upto_us)
     cause = np.select(
-        [state == SAME, (state == NEWER) & (_times(names, stored, keys) > covered.upto_us), (state == NOT_STORED) & (time < first)],
-        [EQUAL, FURTHER, NOT_MATERIALIZED],
+        [state == SAME, (state == NEWER) & (beyond > covered.upto_us), (state == NOT_STORED) & (time < first), later],
+        [EQUAL, FURTHER, NOT_MATERIALIZED, NOT_MATERIALIZED],
         NOT_MATERIALIZED if behind else OTHER,
     )
-    extra = online.drop_superseded(config, view, first, covered, count_only=True)
+    extra = online.drop_superseded(config, view, first, replace(covered, upto_us=last), count_only=True)
+    # The newest materialization may have ended earlier than one before it, whose rows behind that are right where the runs say so still.
+    before = online.drop_superseded(config, view, first, covered, count_only=True) - extra - int(((state == SAME) & (time > last)).sum())
     counts = {c: int((cause == c).sum()) for c in (EQUAL, FURTHER, NOT_MATERIALIZED, OTHER) if (cause == c).any()}
     lines = list(_lines(names, np.flatnonzero(cause == OTHER)[:5].tolist(), state, keys))
     if extra and not behind:
@@ -111,6 +116,9 @@ def _compare(store: Any, group: FeatureGroup, read: Stored) -> StoresProof:
     notice = ""
     if behind:
         notice = f"{group.name}: a newer run covers rows that were not materialized since; run 'tandem materialize'"
+    elif before > 0:
+        notice = f"{group.name}: rows after {to_minute(last)} of {before:,} keys are of a materialization before; the runs say otherwise"
+        notice += " now; run 'tandem materialize' up to there"
     elif offline.upto_us is not None and covered.upto_us < offline.upto_us:
         notice = f"{group.name}: materialized up to {to_minute(covered.upto_us)}, the runs have rows up to {to_minute(offline.upto_us)}"
     return StoresProof(group.name, names.num_rows, counts, 0 if behind else extra, lines, notice)

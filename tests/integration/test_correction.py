@@ -166,6 +166,28 @@ def test_the_stores_are_compared_for_every_key(world: Orders) -> None:
     assert compare_stores(world.repo(), world.feast())["shop_orders"].causes == {"equal": 1}
 
 
+def test_a_materialization_that_ends_earlier_than_one_before_it(world: Orders) -> None:
+    """What the one before wrote behind its end is right where the runs say so still, and to be materialized where they do not."""
+
+    def compared() -> tuple[dict[str, int], int, str]:
+        found = compare_stores(world.repo(), world.feast())["shop_orders"]
+        return found.causes, found.extra, found.notice if "up to there" in found.notice else ""
+
+    world.move_to(at("14:30"))
+    world.log([order("o1", "10:02"), order("o2", "12:02", shop=2), order("o3", "12:03", shop=3)])
+    world.round()
+    assert compared() == ({"equal": 3}, 0, "")
+    world.materialize(end=at("11:30"))
+    assert compared() == ({"equal": 3}, 0, "")
+    world.log([order("o1", "10:02"), order("o3", "12:03", shop=3), order("o4", "12:04", shop=3)])
+    world.batch(pinned=True)
+    world.materialize(end=at("11:30"))
+    causes, extra, notice = compared()
+    assert causes == {"equal": 1, "not materialized": 1} and extra == 0 and "run 'tandem materialize' up to there" in notice
+    world.materialize()
+    assert compared() == ({"equal": 2}, 0, "")
+
+
 def test_a_ttl_shorter_than_a_window_is_said_and_never_is_possible(world: Orders) -> None:
     """FAULTS 25."""
     world.log([order("o1", "10:02")])

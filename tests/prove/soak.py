@@ -1,139 +1,311 @@
-"""An hour (or ``--minutes``) at a slow, steady rate: real flights, real broker, real Flink. What each process holds is written down every
-half minute; at the end the stream is stopped and verified. A leak shows as a rise that does not end.
+"""Six weeks of real flights in some 25 minutes (event time runs some thousand times faster): a real broker, real Flink, a server that is
+asked all the time. On the way the stream is restarted, killed and given other numbers of shards, a topic gets partitions, a model is
+promoted, a changed definition is applied. What each process holds is written down every ten seconds; the stream is verified before the
+change and in the end. A leak shows as a rise that does not end.
 
-    python -m tests.prove.soak --minutes 60
+    python -m tests.prove.soak --minutes 24
 
-Writes ``soak.json`` into ``--folder`` and prints a table: of each figure its value after the first fifth of the time, at the end, and the
-rise per hour between (least squares).
+Adds its tables to the report of ``make prove``, from which ``python -m tests.prove.ledger`` makes docs/proof.md, and writes ``soak.json``
+with every sample into ``--folder``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 import time
-from datetime import datetime, timedelta
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import yaml
 
-from pipelines.lake.processes import start_child
+from pipelines.lake.processes import free_ports, start_child
 from tests.integration.flights import ROOT, environment
 from tests.integration.stream_world import parts_of
-from tests.prove.slice import tandem
+from tests.prove.asking import Asking
+from tests.prove.held import Watch, size
+from tests.prove.report import Report
+from tests.prove.reporting import ROOT as HERE
+from tests.prove.slice import command
 
-BEGIN, BOUNDARY = datetime(2013, 1, 1), datetime(2013, 2, 1)
+BEGIN, BOUNDARY = datetime(2013, 1, 1, tzinfo=UTC), datetime(2013, 2, 1, tzinfo=UTC)
 EVENTS_PER_DAY = 1800  # of the three sources together
-EVERY_SECONDS = 30
+ASKED = ("origin_traffic", "carrier_traffic")
+"""The groups that the model reads; another one is changed on the way, so that the server goes on."""
+GROWS = 0.45
+"""The share of the time after which a topic gets partitions."""
+CATCH_UP_SECONDS = 300.0
 
 
-def held(pid: int) -> dict[str, float]:
-    """What a process holds: memory in MB, threads, open files."""
-    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
-    return {
-        "memory MB": int(status["VmRSS"].split()[0]) / 1024,
-        "threads": int(status["Threads"]),
-        "open files": sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir()),
-    }
+def tandem(repo: Path, *words: str) -> str:
+    """A command; its output. Fails with its errors."""
+    return command(["-W", "ignore", "-m", "pipelines.cli", *words, "--repo", str(repo)])
 
 
-def size(folder: Path, pattern: str) -> float:
-    """MB of the files below."""
-    total = 0
-    for path in folder.rglob(pattern):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:  # a checkpoint that was replaced
-            continue
-    return total / 1e6
+class Soak:
+    """The world and its script."""
 
+    def __init__(self, folder: Path, minutes: float, rate: float) -> None:
+        self.folder, self.seconds = folder, minutes * 60
+        self.repo, self.data, self.temporary = folder / "feature_repo", folder / "data", folder / "tmp"
+        self.speed = rate * 86400 / EVENTS_PER_DAY
+        self.middle = BOUNDARY + timedelta(seconds=self.seconds * GROWS * self.speed)
+        self.end = BOUNDARY + timedelta(seconds=self.seconds * self.speed)
+        self.port = free_ports(1)[0]
+        self.children: list[subprocess.Popen[bytes]] = []
+        self.stream: subprocess.Popen[bytes] | None = None
+        self.server: subprocess.Popen[bytes] | None = None
+        self.happened: list[dict[str, Any]] = []
+        self.words: list[str] = []
+        self.begun = 0.0
+        self.temporary.mkdir(parents=True, exist_ok=True)
+        os.environ["TMPDIR"] = str(self.temporary)  # all children's, so that what they leave there is seen
 
-def sample(driver: int, data: Path) -> dict[str, float]:
-    """All processes of the stream, and its checkpoints on disk."""
-    parts = parts_of(driver)
-    found: dict[str, float] = {}
-    for name, pids in (("driver", [driver]), ("worker", parts["worker"]), ("java", parts["java"])):
-        for pid in pids[:1]:
-            try:
-                found |= {f"{name}: {k}": v for k, v in held(pid).items()}
-            except FileNotFoundError:  # it has just ended
-                continue
-    found["processes"] = 1 + sum(map(len, parts.values()))
-    found["checkpoints MB"] = size(data / "stream", "*chk-*/*")
-    return found
+    # ---------------------------------------------------------------------------------------------------------------- the world
 
+    def prepare(self) -> None:
+        """Events, a batch run over January, graphs applied, rows materialized, two versions of a model, the broker."""
+        shutil.copytree(ROOT / "feature_repo", self.repo, ignore=shutil.ignore_patterns("__pycache__"))
+        features = self.repo / "features.py"
+        text = re.sub(r'\s*preprocessing_fn="[^"]*",', "", features.read_text())
+        asked = f"[v for v in views.features() if v.name in {ASKED!r}]"
+        features.write_text(re.sub(r"features=views\.features\([^)]*\)", f"features={asked}", text))
+        settings = yaml.safe_load((self.repo / "tandem.yaml").read_text())
+        settings |= {"stream": {"checkpoint_seconds": 2, "idle_seconds": 2, "clock": "replay"}, "tracking": {"trackers": []}}
+        (self.repo / "tandem.yaml").write_text(yaml.safe_dump(settings))
+        tandem(self.repo, "events", *_span(BEGIN, self.end + timedelta(days=1)))
+        tandem(self.repo, "batch", *_span(BEGIN, BOUNDARY))
+        tandem(self.repo, "apply")
+        tandem(self.repo, "materialize", *_span(BEGIN, BOUNDARY))
+        command(["-m", "tests.prove.soak_models", str(self.repo)])
+        tandem(self.repo, "up")
+        tandem(self.repo, "topics", "create", "--partitions", "2")
 
-def summary(samples: list[dict[str, float]]) -> list[tuple[str, float, float, float]]:
-    """(figure, after a fifth, at the end, rise per hour) without the first fifth, in which everything warms up."""
-    later = samples[len(samples) // 5 :]
-    out = []
-    for name in later[-1]:
-        points = [(s["seconds"], s[name]) for s in later if name in s]
-        if name != "seconds" and len(points) > 2:
-            x, y = np.array(points).T
-            out.append((name, float(y[0]), float(y[-1]), float(np.polyfit(x, y, 1)[0] * 3600)))
-    return out
+    def start(self, name: str, *words: str) -> subprocess.Popen[bytes]:
+        """A command as a child."""
+        line = [sys.executable, "-W", "ignore", "-m", "pipelines.cli", *words, "--repo", str(self.repo)]
+        child = start_child(line, self.folder / f"{name}.log", environment())
+        self.children.append(child)
+        return child
 
+    def start_stream(self, *words: str) -> None:
+        """The stream, as it was started before or by other words."""
+        self.words = list(words) or self.words
+        self.stream = self.start("stream", "stream", *self.words)
 
-def soak(folder: Path, minutes: float, rate: float) -> dict[str, Any]:
-    repo, data = folder / "feature_repo", folder / "data"
-    shutil.copytree(ROOT / "feature_repo", repo, ignore=shutil.ignore_patterns("__pycache__"))
-    speed = rate * 86400 / EVENTS_PER_DAY
-    until = BOUNDARY + timedelta(seconds=minutes * 60 * speed)
-    span = lambda a, b: ("--start", a.isoformat(), "--end", b.isoformat())  # noqa: E731
-    tandem(repo, "events", *span(BEGIN, until + timedelta(days=1)))
-    tandem(repo, "batch", *span(BEGIN, BOUNDARY))
-    tandem(repo, "apply")
-    tandem(repo, "up")
-    samples: list[dict[str, float]] = []
-    base = [sys.executable, "-W", "ignore", "-m", "pipelines.cli"]
-    at = ("--repo", str(repo))
-    replay = start_child([*base, "replay", *at, *span(BOUNDARY, until), "--speed", str(speed)], folder / "replay.log", environment())
-    stream = start_child([*base, "stream", *at, "--from-run", "latest"], folder / "stream.log", environment())
-    try:
+    def stop_stream(self) -> None:
+        """SIGTERM; it must end in order."""
+        assert self.stream is not None
+        self.stream.terminate()
+        code = self.stream.wait(180)
+        if code:
+            raise SystemExit(f"the stream ended with {code} after SIGTERM; see {self.folder / 'stream.log'}")
+
+    def processes(self) -> dict[str, int]:
+        """Name -> pid of everything that runs for us."""
+        out: dict[str, int] = {}
+        if self.stream is not None and self.stream.poll() is None:
+            parts = parts_of(self.stream.pid)
+            out["stream's driver"] = self.stream.pid
+            for name, part in (("stream's worker", "worker"), ("stream's JVM (Flink)", "java")):
+                if parts[part]:
+                    out[name] = parts[part][0]
+        if self.server is not None and self.server.poll() is None:
+            out["server"] = self.server.pid
+        if self.broker:
+            out["broker's JVM (Kafka)"] = self.broker
+        return out
+
+    broker = 0
+
+    # --------------------------------------------------------------------------------------------------------------- the script
+
+    def at(self, share: float, what: str, act: Callable[[], Any]) -> None:
+        """Do it when its time has come, and note it."""
+        while time.monotonic() - self.begun < share * self.seconds:
+            self.look_after()
+            time.sleep(0.5)
         begun = time.monotonic()
-        while replay.poll() is None and stream.poll() is None:
-            samples.append({"seconds": time.monotonic() - begun, **sample(stream.pid, data)})
-            print(json.dumps({k: round(v, 1) for k, v in samples[-1].items()}), file=sys.stderr, flush=True)
-            time.sleep(EVERY_SECONDS)
-        if stream.poll() is not None or replay.returncode:
-            raise SystemExit(f"the stream or the replay ended early; see the logs in {folder}")
-        stream.terminate()
-        code = stream.wait(120)
-        proof = json.loads(tandem(repo, "verify", "--json"))
-    finally:
-        for process in (replay, stream):
-            process.kill()
-        tandem(repo, "down")
-    result = {
-        "minutes": minutes,
-        "rate": rate,
-        "exit_code": code,
-        "unexplained": proof["unexplained"],
-        "figures": summary(samples),
-        "samples": samples,
-    }
-    (folder / "soak.json").write_text(json.dumps(result, indent=1))
-    return result
+        said = act()
+        note = {"minute": round((begun - self.begun) / 60, 1), "what": what, "seconds": round(time.monotonic() - begun, 1)}
+        self.happened.append(note | ({"said": str(said)} if said else {}))
+        print(json.dumps(self.happened[-1]), file=sys.stderr, flush=True)
+
+    def look_after(self) -> None:
+        """Ends where something has ended unasked."""
+        for name, child in (("stream", self.stream), ("server", self.server)):
+            if child is not None and child.poll() is not None:
+                raise SystemExit(f"{name} ended early with {child.returncode}; see {self.folder / name}.log")
+
+    def restart(self) -> None:
+        """In order, once it is at work."""
+        self.caught_up()
+        self.stop_stream()
+        self.start_stream()
+
+    def kill(self) -> None:
+        """kill -9 of the driver."""
+        assert self.stream is not None
+        self.caught_up()
+        self.stream.send_signal(signal.SIGKILL)
+        self.stream.wait()
+        self.start_stream()
+
+    def shards(self, count: int) -> None:
+        """Another number of shards."""
+        self.caught_up()
+        self.stop_stream()
+        self.start_stream(*[w for n, w in enumerate(self.words) if "--shards" not in (w, self.words[n - 1])], "--shards", str(count))
+
+    def grow(self) -> str:
+        """More partitions, for what is sent from now on."""
+        from kafka import KafkaAdminClient
+
+        from pipelines.project.repository import load_repo
+        from pipelines.sources.kafka.kafka_client import client_options
+
+        loaded = load_repo(self.repo)
+        admin = KafkaAdminClient(**client_options(loaded.settings.kafka, loaded.data))
+        try:
+            admin.create_partitions({"departures": 4, "arrivals": 3})
+        finally:
+            admin.close()
+        return "departures 2 to 4, arrivals 2 to 3"
+
+    def change(self) -> str:
+        """Stop, verify, change a definition, batch, apply, materialize, go on by the new graphs."""
+        self.caught_up()
+        self.stop_stream()
+        verdict = self.verify()
+        features = self.repo / "features.py"
+        text = features.read_text()
+        changed = text.replace('Count(over=hours(24), name="legs")', 'Count(over=[hours(12), hours(24)], name="legs")')
+        assert changed != text
+        features.write_text(changed)
+        clock = json.loads((self.data / "replay" / "clock.json").read_text())
+        now = clock["event_us0"] + (time.time() * 1e6 - clock["wall_us0"]) * clock["speed"]
+        upto = datetime.fromtimestamp(now // 3.6e9 * 3.6e3, UTC)
+        for words in (("batch", *_span(BEGIN, upto)), ("apply", "--reason", "the soak"), ("materialize", *_span(BEGIN, upto))):
+            tandem(self.repo, *words)
+        self.start_stream("--anew", "--from-run", "latest", "--shards", "3")
+        self.words = [w for w in self.words if w != "--anew"]
+        return f"before: {verdict}"
+
+    def verify(self) -> str:
+        """``tandem verify`` of all since the stream's start; nothing may be unexplained."""
+        proof = json.loads(tandem(self.repo, "verify", "--json"))
+        if proof["unexplained"]:
+            raise SystemExit(f"{proof['unexplained']} unexplained; see {proof['folder']}")
+        served = proof.get("served") or {}
+        rows, equal = sum(proof["rows"].values()), proof["values"]["equal"]
+        answers = sum(s.get("answers", 0) for s in served.values()) if isinstance(served, dict) else 0
+        return f"0 unexplained; {rows:,} rows, {equal:,} values equal, {answers:,} answers"
+
+    def caught_up(self) -> str:
+        """Wait until the stream is at the end of its topics, or nearly (records go on coming)."""
+        begun = time.monotonic()
+        while True:
+            self.look_after()
+            found = json.loads(tandem(self.repo, "stream", "status", "--json"))["progress"]
+            behind = sum(found["lag"].values())
+            if found["lag"] and behind < 200:
+                return f"{behind} behind"
+            if time.monotonic() - begun > CATCH_UP_SECONDS:
+                raise SystemExit(f"the stream is {behind} records behind after {CATCH_UP_SECONDS:g} s")
+            time.sleep(2)
+
+    def run(self) -> dict[str, Any]:
+        """The whole; the tables."""
+        self.prepare()
+        self.broker = int(json.loads(tandem(self.repo, "status", "--json"))["kafka"]["pid"])
+        at = ("--speed", str(self.speed))
+        replay = self.start("replay", "replay", *_span(BOUNDARY, self.middle), *at)
+        self.begun = time.monotonic()
+        self.start_stream("--from-run", "latest", "--shards", "2")
+        clock = self.data / "replay" / "clock.json"
+        self.server = self.start("server", "serve", "--port", str(self.port), "--clock", str(clock))
+        state = self.data / "stream"
+        logs = ("rows", "late")
+        watch = Watch(
+            self.processes,
+            {
+                "stream's state without its logs": lambda: size(p for p in state.rglob("*") if not {*logs} & {*p.relative_to(state).parts}),
+                "temporary files": lambda: size(self.temporary.rglob("*")),
+            },
+        )
+        asking = Asking(f"http://127.0.0.1:{self.port}/v1/models/late_flights:predict", self.data)
+        try:
+            self.at(0.10, "SIGTERM of the stream, and on", self.restart)
+            self.at(0.17, "SIGKILL of the stream, and on", self.kill)
+            self.at(0.24, "2 to 5 shards", lambda: self.shards(5))
+            self.at(0.32, "promotion of version 2", lambda: _last(tandem(self.repo, "promote", "--version", "2", *_FORCED, "--json")))
+            self.at(0.38, "5 to 3 shards", lambda: self.shards(3))
+            self.at(GROWS, "the first replay ends", lambda: replay.wait(300) or None)
+            self.at(GROWS, "new partitions", self.grow)
+            replay = self.start("replay", "replay", *_span(self.middle, self.end), *at)
+            self.at(0.53, "a changed definition is applied", self.change)
+            self.at(1.0, "the end of the replay", lambda: replay.wait(600) or None)
+            self.at(1.0, "all is delivered", self.caught_up)
+            asking.close()
+            watch.look()
+            watch.close()
+            self.at(1.0, "SIGTERM of the stream", self.stop_stream)
+            self.at(1.0, "verify", self.verify)
+            self.at(1.0, "verify --stores", lambda: tandem(self.repo, "verify", "--stores") and None)
+        finally:
+            for child in self.children:
+                child.kill()
+            tandem(self.repo, "down")
+        summary = {
+            "event time": f"{(self.end - BOUNDARY).total_seconds() / 86400:.1f} days",
+            "minutes": round(self.seconds / 60),
+            "requests": asking.answered,
+            "refused": dict(asking.refused),
+            "versions": dict(asking.versions),
+        }
+        return {"soak": [summary], "soak: what happened": self.happened, "soak: what was held": watch.rows()}
+
+
+_FORCED = ("--force", "--reason", "the soak promotes it whatever it is worth")
+
+
+def _span(start: datetime, end: datetime) -> tuple[str, ...]:
+    return "--start", f"{start:%Y-%m-%dT%H:%M:%S}", "--end", f"{end:%Y-%m-%dT%H:%M:%S}"
+
+
+def _last(text: str) -> str:
+    return str(json.loads(text)["outcome"])
 
 
 def main() -> None:
+    """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=60, help="how long")
-    parser.add_argument("--rate", type=float, default=32, help="events per second, about")
+    parser.add_argument("--minutes", type=float, default=24, help="how long")
+    parser.add_argument("--rate", type=float, default=80, help="events per second, about")
     parser.add_argument("--folder", type=Path, help="where to work (default: a new folder, which is kept)")
     given = parser.parse_args()
     folder = given.folder or Path(tempfile.mkdtemp(prefix="tandem-soak-"))
     folder.mkdir(parents=True, exist_ok=True)
-    result = soak(folder, given.minutes, given.rate)
-    print(f"{'':24}{'early':>12}{'end':>12}{'per hour':>12}")
-    for name, early, end, rise in result["figures"]:
-        print(f"{name:24}{early:12.1f}{end:12.1f}{rise:+12.1f}")
-    print(f"exit code {result['exit_code']}, {result['unexplained']} unexplained; {folder / 'soak.json'}")
+    report = Report()
+    part = report.part("soak.py")
+    begun = time.monotonic()
+    part.tables = Soak(folder.resolve(), given.minutes, given.rate).run()
+    part.about |= {"seconds": round(time.monotonic() - begun), "load at the end": round(os.getloadavg()[0], 1)}
+    (folder / "soak.json").write_text(json.dumps(part.tables, indent=1))
+    report.write(HERE / "data" / "prove" / "report.json")
+    for line in report.lines():
+        print(line)
+    if rising := [row["what"] for row in part.tables["soak: what was held"] if row["verdict"] != "flat"]:
+        raise SystemExit(f"rises: {', '.join(rising)}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,126 @@
+"""What processes and folders hold over time, and whether it is flat: memory, threads, open files, disk."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Life", "Watch", "held", "size"]
+
+WARM_SHARE = 0.4
+"""Of a life, its beginning, which is not looked at: caches fill, heaps reach their size."""
+LEAST_SECONDS = 180.0
+"""Lives that are shorter say nothing about slopes."""
+TOLERANCE = {"memory MB": (0.06, 8.0), "threads": (0.0, 2.0), "open files": (0.0, 4.0), "MB": (0.10, 2.0)}
+"""Figure -> (share of its level, and so much beside it) by which it may rise over what is looked at of a life. The heap of a JVM, which
+grows by steps up to its bound, may rise by a tenth."""
+JVM_SHARE = 0.10
+
+
+def held(pid: int) -> dict[str, float]:
+    """What a process holds: memory in MB, threads, open files. Raises OSError where it has ended."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
+    if "VmRSS" not in status:
+        raise ProcessLookupError(pid)
+    return {
+        "memory MB": int(status["VmRSS"].split()[0]) / 1024,
+        "threads": int(status["Threads"]),
+        "open files": sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir()),
+    }
+
+
+def size(paths: Iterable[Path]) -> float:
+    """MB of files; those that are gone meanwhile count for nothing."""
+    total = 0
+    for path in paths:
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except OSError:
+            continue
+    return total / 1e6
+
+
+@dataclass
+class Life:
+    """One process from its start to its end, or a folder: (seconds, figures)."""
+
+    name: str
+    points: list[tuple[float, dict[str, float]]] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """How long it was looked at."""
+        return self.points[-1][0] - self.points[0][0] if self.points else 0.0
+
+    def slopes(self) -> list[dict[str, Any]]:
+        """Per figure: its level and its rise (least squares) over the later part of the life, and whether that is within tolerance."""
+        begun = self.points[0][0] + WARM_SHARE * self.seconds
+        later = [point for point in self.points if point[0] >= begun]
+        out = []
+        for name in later[-1][1]:
+            x, y = np.array([(at, each[name]) for at, each in later if name in each]).T
+            rise = float(np.polyfit(x - x[0], y, 1)[0] * (x[-1] - x[0]))
+            share, beside = TOLERANCE[name]
+            most = (JVM_SHARE if name == "memory MB" and "JVM" in self.name else share) * float(y.mean()) + beside
+            out.append(
+                {
+                    "what": f"{self.name}: {name}",
+                    "minutes": round((x[-1] - x[0]) / 60, 1),
+                    "level": round(float(y.mean()), 1),
+                    "rise": round(rise, 1),
+                    "may rise": round(most, 1),
+                    "verdict": "flat" if rise <= most else "RISES",
+                }
+            )
+        return out
+
+
+class Watch:
+    """Looks every some seconds at the processes that ``find`` names (name -> pid) and at ``folders`` (name -> MB)."""
+
+    def __init__(self, find: Callable[[], Mapping[str, int]], folders: Mapping[str, Callable[[], float]], every: float = 10.0) -> None:
+        self._find, self._folders, self._every = find, folders, every
+        self.lives: dict[tuple[str, int], Life] = {}
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._ended.wait(self._every):
+            self.look()
+
+    def look(self) -> None:
+        """Once."""
+        now = monotonic()
+        for name, pid in self._find().items():
+            try:
+                figures = held(pid)
+            except OSError:  # it has just ended
+                continue
+            self.lives.setdefault((name, pid), Life(name)).points.append((now, figures))
+        for name, measure in self._folders.items():
+            self.lives.setdefault((name, 0), Life(name)).points.append((now, {"MB": measure()}))
+
+    def close(self) -> None:
+        """Look no more."""
+        self._ended.set()
+        self._thread.join(30)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The slopes of the longest life of each name, and of any other that rises."""
+        by_name: dict[str, list[Life]] = {}
+        for life in self.lives.values():
+            if life.seconds >= LEAST_SECONDS and len(life.points) >= 10:
+                by_name.setdefault(life.name, []).append(life)
+        out = []
+        for lives in by_name.values():
+            longest = max(lives, key=lambda life: life.seconds)
+            for life in lives:
+                out += [row for row in life.slopes() if life is longest or row["verdict"] != "flat"]
+        return out
