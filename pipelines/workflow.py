@@ -68,7 +68,7 @@ def batch(
 
 def apply(repo: Repo, run_id: str | None, steps: Steps, why: str = "") -> None:
     """Apply the graphs of a run, if the user may."""
-    from pipelines.batch.batch_job import graphs_of, plain_graphs
+    from pipelines.batch.batch_job import graphs_of, newest_graphs, plain_graphs
     from pipelines.feature_store.applying import apply_fingerprints
     from pipelines.lake import runs
     from pipelines.project import access, recording
@@ -82,16 +82,26 @@ def apply(repo: Repo, run_id: str | None, steps: Steps, why: str = "") -> None:
             act.details["fingerprints"] = fingerprints
         steps.say(f"applied {len(fingerprints)} graphs that no history is needed for: of groups without a preprocessing_fn")
         return
-    run = runs.find(repo.data, run_id, "batch") if run_id else complete[-1]
+    used = [runs.find(repo.data, run_id, "batch")] if run_id else complete[-1:]
+
+    def choose() -> Mapping[str, str]:
+        nonlocal used
+        if run_id:
+            return graphs_of(repo, used[0])
+        chosen, used = newest_graphs(repo, complete)
+        return chosen
+
     with (
-        access.guarded(repo, "apply", run.id, why) as act,
-        recording.recorded(repo, "apply", of_run=run.id, range=run.head.range) as applying,
+        access.guarded(repo, "apply", used[0].id, why) as act,
+        recording.recorded(repo, "apply", of_run=used[0].id, range=used[0].head.range) as applying,
         steps.doing("apply"),
     ):
-        fingerprints = apply_fingerprints(repo, lambda: graphs_of(repo, run), steps.say)
+        fingerprints = apply_fingerprints(repo, choose, steps.say)
         applying.save(fingerprints=fingerprints)
         act.details["fingerprints"] = fingerprints
-    steps.say(f"applied {len(fingerprints)} graphs of {run.id}")
+    for of in used:
+        which = [n for n in fingerprints if of.record.fingerprints.get(n) == fingerprints[n]]
+        steps.say(f"applied {len(which)} graphs of {of.id}" + (f": {', '.join(which)}" if len(used) > 1 else ""))
     for group in repo.groups.values():
         if group.ttl_us is not None and group.ttl_us < group.longest_us:
             steps.say(

@@ -35,7 +35,7 @@ from transforms.errors import ConfigError, DataError, GraphError, RejectLimitErr
 from transforms.graph import TransformGraph
 from transforms.run_cover import Cover, write_cover
 
-__all__ = ["BatchResult", "apply_run", "graphs_of", "run_batch"]
+__all__ = ["BatchResult", "apply_run", "graphs_of", "newest_graphs", "run_batch"]
 
 _DIRECT = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
 
@@ -288,6 +288,19 @@ def graphs_of(repo: Repo, run: runs.Run) -> dict[str, str]:
         if since(made_of, group) is None:
             raise GraphError(f"group {name!r} was redefined after run {run.id} ({graph.fingerprint[:12]}); run 'tandem batch' again")
     return {n: fingerprints[n] for n in repo.groups}
+
+
+def newest_graphs(repo: Repo, complete: Sequence[runs.Run]) -> tuple[dict[str, str], list[runs.Run]]:
+    """Each group's graph of the newest of ``complete`` (oldest first) that made rows of it, and those runs, newest first.
+
+    Raises GraphError as :func:`graphs_of` does, also for a group that none of them made rows of.
+    """
+    made_by = {n: next((r for r in reversed(complete) if n in r.record.fingerprints), complete[-1]) for n in repo.groups}
+    used = [r for r in reversed(complete) if any(r is run for run in made_by.values())]
+    fingerprints: dict[str, str] = {}
+    for run in used:
+        fingerprints |= graphs_of(repo.only([n for n in repo.groups if made_by[n] is run]), run)
+    return {n: fingerprints[n] for n in repo.groups}, used
 
 
 def plain_graphs(repo: Repo) -> dict[str, str]:

@@ -8,7 +8,20 @@ import typer
 from rich.table import Table
 
 from pipelines import workflow
-from pipelines.cli.console import DEFAULT_REPO, DataOption, EndOption, JsonOption, RepoOption, StartOption, Steps, load, moment, quiet, show
+from pipelines.cli.console import (
+    DEFAULT_REPO,
+    DataOption,
+    EndOption,
+    GroupOption,
+    JsonOption,
+    RepoOption,
+    StartOption,
+    Steps,
+    load,
+    moment,
+    quiet,
+    show,
+)  # fmt: skip
 from pipelines.lake.run_records import with_fields
 
 
@@ -29,6 +42,7 @@ def batch(
     runner: Annotated[str, typer.Option(help="Beam's runner: DirectRunner, FlinkRunner, DataflowRunner...")] = "DirectRunner",
     pinned: Annotated[bool, typer.Option("--pinned", help="Reuse the applied graphs instead of analyzing anew.")] = False,
     anew: Annotated[bool, typer.Option("--anew", help="Run though a run of the same inputs is complete.")] = False,
+    group: GroupOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Make feature rows of a range of history. What stands after -- goes to Beam's PipelineOptions."""
@@ -36,7 +50,14 @@ def batch(
     loaded, steps = load(repo, data, finish=False), Steps()
     demo = loaded.settings.demo
     manifest = workflow.batch(
-        loaded, moment("--start", start, demo.start), moment("--end", end, demo.end), steps, runner, context.args, pinned, anew
+        loaded.only(group or ()),
+        moment("--start", start, demo.start),
+        moment("--end", end, demo.end),
+        steps,
+        runner,
+        context.args,
+        pinned,
+        anew,
     )
     show(manifest, json_, lambda: run_table(manifest))
 
@@ -61,7 +82,9 @@ def run_table(manifest: dict[str, Any]) -> Table:
 def apply(
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
-    run: Annotated[str | None, typer.Option(help="The batch run whose graphs to apply (default: the latest complete one).")] = None,
+    run: Annotated[
+        str | None, typer.Option(help="The batch run whose graphs to apply (default: of each group the newest that has it).")
+    ] = None,
     reason: Annotated[str, typer.Option("--reason", help="Why; kept in the audit log.")] = "",
 ) -> None:
     """Make a run's graphs the applied ones, and run feast apply."""

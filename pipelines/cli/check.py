@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, load, quiet, screen, show
+from pipelines.cli.console import DEFAULT_REPO, DataOption, GroupOption, JsonOption, RepoOption, Steps, load, quiet, screen, show
 
 __all__ = ["check"]
+
+
+class Part(StrEnum):
+    """What can be checked alone; models: and feature services."""
+
+    contracts = "contracts"
+    preprocessing = "preprocessing"
+    models = "models"
 
 
 def check(
@@ -17,6 +26,8 @@ def check(
     rows: Annotated[
         bool, typer.Option("--rows/--no-rows", help="Run preprocessing functions on a hundred rows, too (some ten seconds).")
     ] = True,
+    group: GroupOption = None,
+    only: Annotated[list[Part] | None, typer.Option("--only", help="This part alone, beside the definitions; may be given again.")] = None,
     json_: JsonOption = False,
 ) -> None:
     """Check definitions, contracts, preprocessing functions, feature services and models, on a few events and a hundred rows.
@@ -36,7 +47,7 @@ def check(
         screen.print(f"error: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
 
     with steps.doing("checking"):
-        found = check_project(loaded, steps.say, wrong, rows)
+        found = check_project(loaded.only(group or ()), steps.say, wrong, rows, [str(p) for p in only or Part])
     show({"problems": found}, json_)
     if found:
         raise typer.Exit(1)

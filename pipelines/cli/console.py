@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pipelines.project.repository import Repo
 
 __all__ = [
-    "DEFAULT_REPO", "DataOption", "EndOption", "JsonOption", "RepoOption", "StartOption", "Steps", "load",
+    "DEFAULT_REPO", "DataOption", "EndOption", "GroupOption", "JsonOption", "RepoOption", "StartOption", "Steps", "load",
     "moment", "quiet", "results", "screen", "show", "write",
 ]  # fmt: skip
 
@@ -27,6 +27,7 @@ DataOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
 StartOption = Annotated[str | None, typer.Option("--start", help="First moment, UTC: 2013-01-01 or 2013-01-01T06:00.")]
+GroupOption = Annotated[list[str] | None, typer.Option("--group", help="This feature group alone; may be given again.")]
 EndOption = Annotated[str | None, typer.Option("--end", help="Last moment, UTC.")]
 DEFAULT_REPO = Path("feature_repo")
 

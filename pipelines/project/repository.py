@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from pipelines.project.config import Settings, load_settings
 from pipelines.project.mistakes import LIBRARIES, one_line, place_of
 from transforms.definitions import EventSource, FeatureGroup
-from transforms.errors import DefinitionError
+from transforms.errors import ConfigError, DefinitionError
 from transforms.tensorflow_settings import settle_tensorflow
 
 __all__ = ["Repo", "load_module", "load_repo"]
@@ -40,6 +40,15 @@ class Repo:
         if found is None:
             raise DefinitionError(f"{reference!r}: module {module!r} of {self.path.name} has no {name!r}; correct the name")
         return found
+
+    def only(self, names: Iterable[str]) -> Repo:
+        """The repository with these groups, and the sources that they read, alone; all of it for no names. Raises ConfigError."""
+        wanted = list(names)
+        if unknown := [n for n in wanted if n not in self.groups]:
+            raise ConfigError(f"there is no group {unknown[0]!r} in {self.path.name}; it has {', '.join(self.groups)}")
+        groups = {n: g for n, g in self.groups.items() if n in wanted or not wanted}
+        read = {g.source.name for g in groups.values()}
+        return replace(self, groups=groups, sources={n: s for n, s in self.sources.items() if n in read or not wanted})
 
     def preprocessing_fn(self, group: FeatureGroup) -> Callable[..., Any] | None:
         """The group's function, or None."""

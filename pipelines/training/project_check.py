@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,20 +26,27 @@ from transforms.definitions import RESERVED, EventSource, FeatureGroup
 from transforms.errors import DataError, TandemError
 from transforms.instants import now_us
 
-__all__ = ["check_project"]
+__all__ = ["PARTS", "check_project"]
+
+PARTS = ("contracts", "preprocessing", "models")
+"""What can be checked alone: sources on the first events; functions, traced and run; feature services and models."""
 
 EVENTS = 2_000
 ROWS = 100
 
 
 def check_project(
-    repo: Repo, say: Callable[[str], None] = lambda line: None, wrong: Callable[[str], None] = lambda line: None, rows: bool = True
+    repo: Repo,
+    say: Callable[[str], None] = lambda line: None,
+    wrong: Callable[[str], None] = lambda line: None,
+    rows: bool = True,
+    parts: Collection[str] = PARTS,
 ) -> list[str]:
     """What is wrong with a repository whose definitions could be loaded, one line each; empty where nothing is. ``say`` and ``wrong`` are
     told what is fine and what is not as soon as it is known, what takes long last.
 
     The contract of each source on the first events of its files; each preprocessing_fn, traced and (with ``rows``) analyzed and applied
-    to a hundred rows; feature services; and of each model its functions, features, keys and types.
+    to a hundred rows; feature services; and of each model its functions, features, keys and types. ``parts``: those of :data:`PARTS` alone.
     """
     found: list[str] = []
 
@@ -54,19 +61,23 @@ def check_project(
         wrong(found[-1])
 
     some: dict[str, pa.RecordBatch] = {}
-    for name, source in repo.sources.items():
-        tried(lambda n=name, s=source: _contract(repo, s, some, n))  # type: ignore[misc]
+    analyzed = rows and "preprocessing" in parts
+    if analyzed or "contracts" in parts:
+        for name, source in repo.sources.items():
+            tried(lambda n=name, s=source: _contract(repo, s, some, n))  # type: ignore[misc]
     outputs: dict[str, dict[str, str]] = {}
-    for group in repo.groups.values():
-        if group.preprocessing_fn is not None:
-            tried(lambda g=group: _traced(repo, g, outputs))  # type: ignore[misc]
-    features = {n: {f.name: str(f.arrow_field.type) for f in g.features} | outputs.get(n, {}) for n, g in repo.groups.items()}
-    services: dict[str, Any] = {}
-    if (repo.path / "feature_store.yaml").is_file():
-        tried(lambda: _services(repo, services, features))
-    for reference in repo.settings.models:
-        tried(lambda r=reference: _model(repo, repo.attribute(r), services, features))  # type: ignore[misc]
-    if rows and all(g.preprocessing_fn is None or g.name in outputs for g in repo.groups.values()):
+    if {"preprocessing", "models"} & set(parts):
+        for group in repo.groups.values():
+            if group.preprocessing_fn is not None:
+                tried(lambda g=group: _traced(repo, g, outputs))  # type: ignore[misc]
+    if "models" in parts:
+        features = {n: {f.name: str(f.arrow_field.type) for f in g.features} | outputs.get(n, {}) for n, g in repo.groups.items()}
+        services: dict[str, Any] = {}
+        if (repo.path / "feature_store.yaml").is_file():
+            tried(lambda: _services(repo, services, features))
+        for reference in repo.settings.models:
+            tried(lambda r=reference: _model(repo, repo.attribute(r), services, features))  # type: ignore[misc]
+    if analyzed and all(g.preprocessing_fn is None or g.name in outputs for g in repo.groups.values()):
         tried(lambda: _analyzed(repo, some))
     return found
 

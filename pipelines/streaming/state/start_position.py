@@ -108,10 +108,12 @@ def run_of(repo: Repo, graphs: Mapping[str, str]) -> runs.Run | None:
 
 
 def _latest(repo: Repo) -> runs.Run:
+    """The newest complete batch run; one of some groups alone (``--group``) is passed over where another one made all of them."""
     complete = [r for r in runs.list_runs(repo.data) if r.kind == "batch" and r.status == "complete"]
     if not complete:
         raise ConfigError("--from-run latest: there is no complete batch run; run 'tandem batch' first, or leave it out")
-    return complete[-1]
+    whole = [r for r in complete if repo.groups.keys() <= r.record.fingerprints.keys()]
+    return (whole or complete)[-1]
 
 
 def after_run(repo: Repo, run: runs.Run) -> StartPosition:
@@ -119,6 +121,8 @@ def after_run(repo: Repo, run: runs.Run) -> StartPosition:
     if run.kind != "batch" or run.status != "complete":
         raise DataError(f"--from-run {run.id}: it is a {run.kind} run and {run.status}; name a complete batch run")
     for name, group in repo.groups.items():
+        if name not in run.record.fingerprints:
+            raise DataError(f"--from-run {run.id}: it made no rows of group {name!r}; run 'tandem batch' of all groups")
         if since(run.record.definitions.get(name), group) is None:
             raise DataError(f"--from-run {run.id}: group {name!r} was redefined since; run 'tandem batch' again")
     end = batch_run_end(run.folder)
