@@ -112,7 +112,7 @@ def _latest(repo: Repo) -> runs.Run:
     complete = [r for r in runs.list_runs(repo.data) if r.kind == "batch" and r.status == "complete"]
     if not complete:
         raise ConfigError("--from-run latest: there is no complete batch run; run 'tandem batch' first, or leave it out")
-    whole = [r for r in complete if repo.groups.keys() <= r.record.fingerprints.keys()]
+    whole = [r for r in complete if repo.groups.keys() <= r.record.definitions.keys()]
     return (whole or complete)[-1]
 
 
@@ -121,7 +121,7 @@ def after_run(repo: Repo, run: runs.Run) -> StartPosition:
     if run.kind != "batch" or run.status != "complete":
         raise DataError(f"--from-run {run.id}: it is a {run.kind} run and {run.status}; name a complete batch run")
     for name, group in repo.groups.items():
-        if name not in run.record.fingerprints:
+        if name not in run.record.definitions:
             raise DataError(f"--from-run {run.id}: it made no rows of group {name!r}; run 'tandem batch' of all groups")
         if since(run.record.definitions.get(name), group) is None:
             raise DataError(f"--from-run {run.id}: group {name!r} was redefined since; run 'tandem batch' again")
