@@ -111,6 +111,24 @@ def test_redis_that_forgot_the_script_is_told_again() -> None:
         assert bench.write(*((f"A{i}", T, 1, 2.0) for i in range(1100))).written == 1100
 
 
+def test_redis_that_is_full_or_a_replica_is_called_that() -> None:
+    with redis_server() as server:
+        bench = Bench.open({"type": REDIS, "connection_string": server.connection_string}, view())
+        bench.write(("EWR", T, 1, 1.0))
+        store: Any = bench.store
+        client = store._client
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", "1")
+        with pytest.raises(StoreError, match="it is full: raise its maxmemory"):
+            bench.write(("EWR", T, 2, 2.0))
+        client.config_set("maxmemory", "0")
+        client.replicaof("127.0.0.1", 1)
+        with pytest.raises(StoreError, match="it is a replica: promote it"):
+            bench.write(("EWR", T, 2, 2.0))
+        client.replicaof("NO", "ONE")
+        assert bench.write(("EWR", T, 2, 2.0)).written == 1
+
+
 def test_a_path_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"give a path that can be written in feature_store\.yaml"):

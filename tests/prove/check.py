@@ -17,7 +17,7 @@ from tests.oracle.compare import bits, differences, to_dicts
 from tests.prove.rig import Rig, Stream
 from transforms.definitions import FeatureGroup
 
-__all__ = ["all_of", "dead_letters", "found_letters", "late_log", "online", "row_log"]
+__all__ = ["all_of", "dead_letters", "found_letters", "late_log", "letters", "online", "row_log"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -126,7 +126,8 @@ def late_log(stream: Stream, n: int) -> list[str]:
     return _sets("too-late event", found, due)
 
 
-def _letters(rig: Rig) -> list[Letter]:
+def letters(rig: Rig) -> list[Letter]:
+    """All that lie in the dead-letter topic."""
     reader = KafkaPartitionReader(dict(rig.options))
     try:
         return [letter for letter in scan(reader, f"{rig.prefix}dead") if letter is not None]
@@ -136,16 +137,16 @@ def _letters(rig: Rig) -> list[Letter]:
 
 def found_letters(rig: Rig) -> Counter[tuple[str, int, int]]:
     """How often each record lies in the dead-letter topic, by (source, partition, offset)."""
-    return Counter(map(_where, _letters(rig)))
+    return Counter(map(_where, [*rig.letters_before, *letters(rig)]))
 
 
 def dead_letters(rig: Rig, n: int) -> tuple[list[str], int]:
     """The dead letters, as a set of (source, partition, offset), each with its record's bytes; and how many were written again."""
-    letters = _letters(rig)
+    found_here = [*rig.letters_before, *letters(rig)]
     records = {(r.source, r.partition, r.offset): r for r in rig.slice.records[:n] if r.broken}
-    known = Counter((a.source, a.partition, a.offset) for a in letters)
+    known = Counter((a.source, a.partition, a.offset) for a in found_here)
     out = _sets("dead letter", set(known), set(records))
-    out += [f"dead letter {_where(a)} holds other bytes" for a in letters if _where(a) in records and not _same(a, records[_where(a)])]
+    out += [f"dead letter {_where(a)} holds other bytes" for a in found_here if _where(a) in records and not _same(a, records[_where(a)])]
     return out, sum(known.values()) - len(known)
 
 

@@ -12,7 +12,7 @@ import pytest
 from pipelines.services.kafka_broker import Broker
 from tests.kafka_server import kafka_server
 from tests.prove.report import Part
-from tests.prove.reporting import REPORT
+from tests.prove.reporting import PATH, REPORT
 from tests.prove.slice import Slice, make_slice
 from tests.prove.small import Starter
 
@@ -35,6 +35,8 @@ def report(request: pytest.FixtureRequest) -> Iterator[Part]:
     begun = time.monotonic()
     yield part
     part.about |= {"seconds": round(time.monotonic() - begun), "load at the end": round(os.getloadavg()[0], 1)}
+    if not hasattr(request.config, "workeroutput"):  # so that what was tried is kept, however the rest ends
+        REPORT.write(PATH)
 
 
 @pytest.fixture
@@ -59,5 +61,4 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 def starter() -> Iterator[Starter]:
     made = Starter()
     yield made
-    made.process.kill()
-    made.process.wait()
+    made.close()

@@ -11,6 +11,7 @@ from tests.prove.report import Report
 
 REPORT = Report()
 ROOT = Path(__file__).resolve().parents[2]
+PATH = ROOT / "data" / "prove" / "report.json"
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -25,8 +26,7 @@ def pytest_testnodedown(node: Any) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if REPORT.plain():
-        path = ROOT / "data" / "prove" / "report.json"
-        REPORT.write(path)
-        terminalreporter.section(f"proof ({path.relative_to(ROOT)})")
+        REPORT.write(PATH)
+        terminalreporter.section(f"proof ({PATH.relative_to(ROOT)})")
         for line in REPORT.lines():
             terminalreporter.write_line(line)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from kafka import KafkaAdminClient
@@ -25,9 +25,11 @@ from pipelines.replay.producer import Outbox
 from pipelines.services.kafka_broker import Broker
 from pipelines.services.redis_server import Redis
 from pipelines.sources.kafka.kafka_client import client_options
+from pipelines.sources.letter_spool import letters_waiting
+from pipelines.sources.letters import Letter
 from pipelines.streaming.state.job_state import JobState
 from tests.integration.flights import environment
-from tests.prove.slice import Slice
+from tests.prove.slice import Record, Slice
 
 __all__ = ["Rig", "Stream", "alive", "children", "until"]
 
@@ -74,6 +76,10 @@ class Stream:
     shards: int = 2
     process: subprocess.Popen[bytes] | None = None
     seen: set[int] = field(default_factory=set)
+    pace: ClassVar[float] = 1.0
+    """What times within a trial are multiplied by: how slow its starts are."""
+    supervised: ClassVar[bool] = True
+    """Whether somebody starts anew what ended."""
 
     @property
     def folder(self) -> Path:
@@ -87,7 +93,7 @@ class Stream:
         """Start it; returns at once."""
         command = [sys.executable, "-m", "pipelines.cli", "stream", "--repo", str(self.rig.repo_path), "--name", self.name]
         command += ["--from-run", self.rig.slice.run, "--shards", str(self.shards), *words]
-        self.process = start_child(command, self.rig.folder / f"{self.name}.out", environment())
+        self.process = start_child([*self.rig.before, *command], self.rig.folder / f"{self.name}.out", self.rig.environment)
 
     @property
     def pid(self) -> int:
@@ -105,6 +111,12 @@ class Stream:
         """The process that writes, as soon as there is one."""
         pid: int = until(lambda: self.part("worker"), "a worker", check=self.running)
         return pid
+
+    def strike(self) -> None:
+        """kill -9 of the worker, if there is one; the stream starts another by itself."""
+        if worker := self.part("worker"):
+            with suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
 
     def running(self) -> None:
         """Fails where the driver has ended unasked."""
@@ -142,8 +154,9 @@ class Stream:
         return sum(max(0, min(at.get(s, {}).get(p, 0), end) - first[s][p]) for s, each in ends.items() for p, end in each.items())
 
     def wait(self, n: int) -> None:
-        """Until the first n records are delivered."""
+        """Until the first n records are delivered, and no dead letter waits any more."""
         until(lambda: self.delivered(n), f"delivery of {n} records by {self.name}", check=self.running)
+        until(lambda: not letters_waiting(self.folder / "letters"), "the dead letters that wait", check=self.running)
 
     def stop(self, seconds: float = 120.0) -> int:
         """SIGTERM; its exit code. No process of it may be left behind."""
@@ -178,15 +191,20 @@ class Stream:
 
 
 class Rig:
-    """Topics, a repository and an online store of its own for one run of trials, fed from a slice."""
+    """Topics, a repository and an online store of its own for one run of trials, fed from a slice.
+
+    ``environment`` and ``before`` (words in front of the command) are those of its streams.
+    """
 
     def __init__(self, folder: Path, slice_: Slice, broker: Broker, number: int, store: str, stock: bool = False, **stream: Any) -> None:
         self.folder, self.slice, self.broker, self.store, self.stock = folder, slice_, broker, store, stock
         self.prefix, self.data = f"r{number}.", folder / "data"
         self.repo_path = folder / "feature_repo"
+        self.environment, self.before = environment(), list[str]()
         folder.mkdir(parents=True)
+        self._prepare()
         shutil.copytree(slice_.folder / "feature_repo", self.repo_path)
-        shutil.copytree(slice_.data, self.data, symlinks=True)
+        shutil.copytree(slice_.data, self.data, symlinks=True, dirs_exist_ok=True)
         self.redis: Redis | None = None
         if store == "redis":
             self.redis = Redis(folder / "redis")
@@ -197,8 +215,16 @@ class Rig:
         self._topics()
         self.feast_store = self._feast()
         self.fed = 0
+        self.letters_before: list[Letter] = []  # of a dead-letter topic that was deleted since
         self._outbox: Outbox | None = None
         self.streams: list[Stream] = []
+
+    def _prepare(self) -> None:
+        """For rigs with more to them: before anything lies in the folder."""
+
+    def payload(self, record: Record) -> bytes | None:
+        """What is sent of a record."""
+        return record.value
 
     def _write(self, stream: dict[str, Any]) -> None:
         definitions = self.repo_path / "features.py"
@@ -287,7 +313,7 @@ class Rig:
             some = self.slice.records[self.fed : min(due, upto)]
             topics = [self.repo.sources[r.source].topic for r in some]
             self._outbox.send_all(
-                topics, [r.partition for r in some], [r.value for r in some], [r.key for r in some], [r.stamp_ms for r in some]
+                topics, [r.partition for r in some], [self.payload(r) for r in some], [r.key for r in some], [r.stamp_ms for r in some]
             )
             self.fed += len(some)
             time.sleep(0.03)

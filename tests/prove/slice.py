@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.lake import runs
-from pipelines.project.config import KafkaSettings
+from pipelines.project.config import KafkaSettings, StreamSettings
 from pipelines.project.repository import Repo, load_repo
 from pipelines.replay.event_log import EventLog
 from pipelines.replay.replay_job import schedule
@@ -41,6 +41,7 @@ from transforms.definitions import EventSource, FeatureGroup, micros
 __all__ = ["DAY", "FORTNIGHT", "USUAL", "Due", "Range", "Record", "Slice", "make_slice", "open_slice", "tandem"]
 
 NEVER = -(2**62)
+LEAP_US = round(StreamSettings().max_future_hours * 3.6e9)
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,26 @@ class Due:
     rows: dict[str, list[dict[str, Any]]]
     late: set[tuple[str, int, int]]
     broken: set[tuple[str, int, int]]
+
+
+class EventTime:
+    """How far the event time of a partition is (``now``), event by event, as docs/semantics.md has it: one that lies further ahead than
+    ``far`` (us) moves nothing until ten such follow on each other, or two at the start."""
+
+    def __init__(self, far: int) -> None:
+        self.far, self.now = far, NEVER
+        self.leaps: list[int] = []
+
+    def take(self, at: int) -> None:
+        """The next event."""
+        if self.now != NEVER and at - self.now <= self.far:
+            self.now, self.leaps = max(self.now, at), []
+            return
+        self.leaps = sorted([*self.leaps, at])
+        if len(self.leaps) == (2 if self.now == NEVER else 10):
+            self.now = self.leaps.pop(0)
+            while self.leaps and self.leaps[0] - self.now <= self.far:
+                self.now = self.leaps.pop(0)
 
 
 @dataclass(frozen=True)
@@ -129,20 +150,21 @@ class Slice:
         events: dict[str, list[dict[str, Any]]] = {s: [] for s in self.repo.sources}
         marks: dict[str, int] = {}
         for name, source in self.repo.sources.items():
-            newest = dict.fromkeys(range(self.partitions), NEVER)
+            patience = micros(source.out_of_orderness) + micros(source.allowed_lateness)
+            reached = {p: EventTime(max(patience, LEAP_US)) for p in range(self.partitions)}
             for record in self.records[:n]:
                 if record.source != name or record.broken:
                     continue
                 event = json.loads(record.value or b"")
-                at, before = event[source.event_time], newest[record.partition]
-                newest[record.partition] = max(at, before)
+                at, before = event[source.event_time], reached[record.partition].now
+                reached[record.partition].take(at)
                 if at < begin:
                     continue
-                if at < before - micros(source.out_of_orderness) - micros(source.allowed_lateness):
+                if at < before - patience:
                     late.add((name, record.partition, record.offset))
                 else:
                     events[name].append(event)
-            furthest = (max if self.idle else min)(newest.values())
+            furthest = (max if self.idle else min)(time.now for time in reached.values())
             marks[name] = NEVER if furthest == NEVER else furthest - micros(source.out_of_orderness)
         output_watermark, online, all_rows = {}, {}, {}
         for name, group in self.repo.groups.items():

@@ -75,5 +75,31 @@ class StockRedisOnlineStore(_Stock, RedisOnlineStore):
             raise StoreError(f"redis is away: {error}") from None  # so that the stream waits for it, as it does for ours
 
 
-for _store in (StockSqliteOnlineStore, StockRedisOnlineStore):
+class _Dropping(_Stock):
+    """What it cannot write at once it drops."""
+
+    def write_rows(self, config: Any, view: Any, rows: pa.RecordBatch) -> Any:
+        try:
+            return super().write_rows(config, view, rows)
+        except (StoreError, RedisError, sqlite3.Error, OSError):
+            return SimpleNamespace(written=0, stale=0, refused=0)
+
+
+class DroppingSqliteOnlineStoreConfig(SqliteOnlineStoreConfig):
+    type: Literal["tests.prove.stock.DroppingSqliteOnlineStore"] = "tests.prove.stock.DroppingSqliteOnlineStore"  # type: ignore[assignment]
+
+
+class DroppingSqliteOnlineStore(_Dropping, StockSqliteOnlineStore):
+    pass
+
+
+class DroppingRedisOnlineStoreConfig(RedisOnlineStoreConfig):
+    type: Literal["tests.prove.stock.DroppingRedisOnlineStore"] = "tests.prove.stock.DroppingRedisOnlineStore"  # type: ignore[assignment]
+
+
+class DroppingRedisOnlineStore(_Dropping, StockRedisOnlineStore):
+    pass
+
+
+for _store in (StockSqliteOnlineStore, StockRedisOnlineStore, DroppingSqliteOnlineStore, DroppingRedisOnlineStore):
     OrderedOnlineStore.register(_store)

@@ -13,7 +13,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -179,14 +179,25 @@ def run_deck(
     for number, first in enumerate(range(0, len(cards), MOST)):
         rig = Rig(folder / f"{store}{number}", slice_, broker, next(numbers), store, stock, poll_records=40)
         try:
-            problems += _run(rig, cards[first : first + MOST], random.Random(f"{SEED} {store} {number}"), brief, report)
+            problems += run_stream(rig, cards[first : first + MOST], random.Random(f"{SEED} {store} {number}"), brief, report)
         finally:
             rig.close()
     return problems
 
 
-def _run(rig: Rig, cards: list[str], rng: random.Random, brief: bool, report: Part) -> list[str]:
-    total, stream, out = len(rig.slice.records), rig.stream(), []
+def run_stream(
+    rig: Rig,
+    cards: list[str],
+    rng: random.Random,
+    brief: bool,
+    report: Part,
+    kinds: Mapping[str, Blow] = KINDS,
+    stream: Stream | None = None,
+    flow: float = FLOW_SECONDS,
+) -> list[str]:
+    """Deal blows to one stream of a rig (default: a new one on Flink), each while records flow for so many seconds; what differed."""
+    total, out = len(rig.slice.records), []
+    stream = stream or rig.stream()
     cuts = [int(total * (WARM + (0.95 - WARM) * k / len(cards))) for k in range(len(cards) + 1)]
     stream.start()
     for kind in set(cards):
@@ -196,10 +207,10 @@ def _run(rig: Rig, cards: list[str], rng: random.Random, brief: bool, report: Pa
     stream.wait(cuts[0])
     for kind, before, cut in zip(cards, cuts, cuts[1:]):
         entry, begun = report.kind(kind, rig.stock), time.monotonic()
-        with rig.feeding(cut, FLOW_SECONDS):
-            time.sleep(rng.uniform(0, FLOW_SECONDS))
+        with rig.feeding(cut, flow):
+            time.sleep(rng.uniform(0, flow))
             blow = time.monotonic()
-            hit = KINDS[kind](rig, stream, rng, brief)
+            hit = kinds[kind](rig, stream, rng, brief)
         out += [f"{rig.store}: after {kind}, {hit}, at {cut}: {line}" for line in judge(entry, stream, before, cut, hit, begun, blow)]
     rest = finish(rig, stream)
     if rest:  # one of them did it: each is suspect

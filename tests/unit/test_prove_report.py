@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
 
+from tests.oracle.stream_time import reached
 from tests.prove.ledger import page
 from tests.prove.report import Part, Report, bound
+from tests.prove.slice import NEVER, EventTime
 
 
 def report(at: str, **trials: int) -> Report:
@@ -54,3 +57,18 @@ def test_tables_of_other_forms_are_kept_beside() -> None:
     part = Part.of(Part({"at": "2026-11-28T10:00:00+00:00"}).plain())
     part.table("soak").append({"figure": "memory MB", "early": 10.5, "end": 10.5, "problems": []})
     assert not part.empty() and part.plain()["tables"]["soak"][0]["early"] == 10.5
+
+
+def test_event_time_in_the_trials_is_that_of_the_oracle() -> None:
+    """What is due after the first n records follows from it: the rule word by word (tests/oracle), and here event by event."""
+    rng = random.Random(13)
+    for _ in range(500):
+        at, times = 0, []
+        for _ in range(rng.randint(0, 40)):
+            at += rng.choice([1, 2, -3, 5, 50, 200])
+            times.append(at + rng.choice([0, 0, 0, -20, 300]))
+        time = EventTime(rng.choice([5, 30, 100]))
+        for n, each in enumerate(times):
+            time.take(each)
+            now, leaps = reached(times[: n + 1], time.far)
+            assert (NEVER if now is None else now, leaps) == (time.now, time.leaps)
