@@ -186,7 +186,7 @@ class Dataplane:
         table = {name: pa.array(values, type=types[name]) for name, values in columns.items()}
         for view, group in groups.items():
             table.update({f"{view}__{feature}": column for feature, column in group.columns.items()})
-        values = model.predict(pa.table(table)).tolist()
+        values = model.predict(table).tolist()
         record = None
         if self._log is not None and context.request_id:
             record = self._record(context, endpoint, rows, columns, types, groups, spec, values)

@@ -1,6 +1,6 @@
-"""A served model: its specification, the encoding of its inputs, and the SavedModel called directly.
+"""A served model: its specification, and what runs it.
 
-``to_model_inputs`` is also what training feeds the model with: nulls are encoded in this one place.
+``to_model_inputs`` is also what training feeds the model with: nulls are encoded in one place (:mod:`serving.model_inputs`).
 """
 
 from __future__ import annotations
@@ -9,25 +9,22 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from serving.errors import ModelError, ModelInputError
+from serving.errors import ModelError
 from serving.model_files import check_model_files
+from serving.model_inputs import INPUT_DTYPES, Columns, encoded
 from serving.projections import FeatureSet, Projection
 from serving.protocol import RequestField
-from transforms.tensorflow_settings import settle_tensorflow
-from transforms.tensors import bytes_tensor, number_tensor
 
-__all__ = ["INPUT_DTYPES", "SPEC_FILE", "LoadedModel", "ModelSpec", "load_model", "to_model_inputs"]
+__all__ = ["INPUT_DTYPES", "SPEC_FILE", "LoadedModel", "ModelSpec", "Runner", "load_model", "to_model_inputs"]
 
 SPEC_FILE = "tandem.json"
-INPUT_DTYPES = ("float32", "string", "int64")
 _REF = re.compile(r"([^:]+?)(?::|__)(.+)")
 
 Array = npt.NDArray[Any]
@@ -118,109 +115,75 @@ def _reference(text: Any) -> tuple[str, str]:
     return match[1], match[2]
 
 
-def to_model_inputs(table: pa.Table, spec: ModelSpec | Sequence[tuple[str, str]]) -> dict[str, Array]:
-    """The model's input tensors, each of shape [n, 1], from a table with a column per input (others are ignored).
+def to_model_inputs(table: Columns, spec: ModelSpec | Sequence[tuple[str, str]]) -> dict[str, Array]:
+    """The model's input tensors, each of shape [n, 1], from a table (or arrays) with a column per input; others are ignored.
 
-    ``spec`` is a ModelSpec, or just its inputs: pairs of (column, dtype).
-
-    * ``float32``: from int64, float64, float32 or bool columns; null becomes NaN.
-    * ``string``: UTF-8 bytes (an object array); null becomes b"".
-    * ``int64``: from int64 or timestamp (microseconds) columns; null becomes -1.
-
-    Raises ModelInputError where a column is missing or of another type.
+    ``spec`` is a ModelSpec, or just its inputs: pairs of (column, dtype). See :func:`serving.model_inputs.encoded`.
     """
-    inputs = spec.inputs if isinstance(spec, ModelSpec) else spec
-    return {name: _encode(table, name, dtype) for name, dtype in inputs}
+    return encoded(table, spec.inputs if isinstance(spec, ModelSpec) else spec)
 
 
-def _encode(table: pa.Table, name: str, dtype: str) -> Array:
-    index = table.schema.get_field_index(name)
-    if index < 0:
-        raise ModelInputError(f"model input {name!r}: no such column in the features; give one column of that name")
-    column, kind = table.column(index), table.schema.field(index).type
-    if pa.types.is_dictionary(kind):
-        column, kind = column.cast(kind.value_type), kind.value_type
-    if pa.types.is_null(kind):
-        kind = {"float32": pa.float32(), "string": pa.string(), "int64": pa.int64()}[dtype]
-        column = column.cast(kind)
-    numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-    if dtype == "float32" and numeric:
-        # By way of float64: the rounding to float32 is then one and the same for every source type.
-        if not pa.types.is_floating(kind):
-            column = column.cast(pa.int64()).cast(pa.float64(), safe=False)
-        with np.errstate(over="ignore"):
-            values = column.cast(pa.float64()).to_numpy().astype(np.float32)
-    elif dtype == "string" and (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        values = np.empty(len(column), dtype=object)
-        values[:] = pc.fill_null(column.cast(pa.binary()), b"").to_pylist()
-    elif dtype == "int64" and (pa.types.is_integer(kind) or pa.types.is_timestamp(kind)):
-        if pa.types.is_timestamp(kind):
-            column = column.cast(pa.timestamp("us", tz=kind.tz))
-        values = pc.fill_null(column.cast(pa.int64()), -1).to_numpy()
-    else:
-        raise ModelInputError(f"model input {name!r}: a column of {kind} cannot be fed as {dtype}; change the model's inputs")
-    encoded: Array = values.reshape(-1, 1)
-    return encoded
+class Runner(Protocol):
+    """What computes a model's predictions."""
+
+    lanes: int
+    """Batches are padded to a multiple of so many rows."""
+    most: int
+    """The most rows of one call."""
+    merges: bool
+    """Whether a row's prediction has the same bits in any batch, so that requests may share one."""
+
+    def __call__(self, inputs: dict[str, Array]) -> Array:
+        """The output for N rows, of shape [N] or [N, k]. Safe to call from many threads."""
+        ...
 
 
 class LoadedModel:
-    """A SavedModel in memory: its signature's concrete function, called with constants. Safe to call from many threads."""
+    """A model in memory. Safe to call from many threads."""
 
-    def __init__(self, spec: ModelSpec, path: Path, saved: Any, function: Any, tensors: dict[str, Any]) -> None:
+    def __init__(self, spec: ModelSpec, path: Path, runner: Runner) -> None:
         self.spec = spec
         self.path = path
-        self._saved = saved  # the signature holds only weak references to the model's variables and tables
-        self._function = function
-        self._tensors = tensors
+        self.runner = runner
 
-    def predict(self, table: pa.Table) -> Array:
+    def predict(self, columns: Columns) -> Array:
         """Predictions for N rows: a float array of shape [N], or [N, k] for a model with k outputs per row."""
-        inputs = to_model_inputs(table, self.spec)
-        n = table.num_rows
-        args = {}
-        for name, tensor in self._tensors.items():
-            values = inputs[name]
-            shape = (n,) if tensor.shape.rank == 1 else (n, 1)
-            if values.dtype == object:
-                args[name] = bytes_tensor(pa.array(values[:, 0], pa.binary()), shape)
-            else:
-                args[name] = number_tensor(values.reshape(shape).astype(tensor.dtype.as_numpy_dtype))
-        out: Array = self._function(**args)[self.spec.output].numpy()
-        if out.ndim == 0 or out.shape[0] != n:
-            raise ModelError(f"model {self.spec.name!r} version {self.spec.version}: output has shape {out.shape} for {n} rows")
-        return out[:, 0] if out.ndim == 2 and out.shape[1] == 1 else out
+        n, most = _rows(columns), self.runner.most
+        if n <= most:
+            return self._part(columns, n)
+        parts = [{name: _slice(columns, name, start, most) for name, _ in self.spec.inputs} for start in range(0, n, most)]
+        return np.concatenate([self._part(part, min(most, n - k * most)) for k, part in enumerate(parts)])
+
+    def _part(self, columns: Columns, n: int) -> Array:
+        rows = n + -n % self.runner.lanes
+        out = self.runner(encoded(columns, self.spec.inputs, rows))
+        if out.ndim == 0 or out.shape[0] != rows:
+            raise ModelError(f"model {self.spec.name!r} version {self.spec.version}: output has shape {out.shape} for {rows} rows")
+        return out[:n, 0] if out.ndim == 2 and out.shape[1] == 1 else out[:n]
+
+
+def _rows(columns: Columns) -> int:
+    return columns.num_rows if isinstance(columns, pa.Table) else len(next(iter(columns.values())))
+
+
+def _slice(columns: Columns, name: str, start: int, most: int) -> Any:
+    column = columns.column(columns.schema.get_field_index(name)) if isinstance(columns, pa.Table) else columns[name]
+    return column.slice(start, most)
 
 
 def load_model(path: Path, spec: ModelSpec) -> LoadedModel:
-    """Load and warm up the SavedModel in ``path``; it is called with one and with two rows of nulls before it is returned.
+    """Load and warm up the model in ``path``; it is called with one and with two rows of nulls before it is returned.
 
     Raises ModelError, of one line, whatever is wrong with the files.
     """
-    settle_tensorflow()
-    import tensorflow as tf
-
     what = f"model {spec.name!r} version {spec.version}"
     check_model_files(path, spec.raw, what)
-    try:
-        saved = tf.saved_model.load(str(path))
-        function = saved.signatures["serving_default"]
-        tensors = dict(function.structured_input_signature[1])
-        outputs = set(function.structured_outputs)
-    except Exception as e:  # whatever TensorFlow raises over damaged files
-        raise ModelError(f"{what}: cannot be loaded ({type(e).__name__}); push it again") from e
-    declared = dict(spec.inputs)
-    if set(tensors) != set(declared):
-        odd = ", ".join(sorted(set(tensors) ^ set(declared))[:8])
-        raise ModelError(f"{what}: {SPEC_FILE} and the signature differ in the inputs {odd}; push it again")
-    for name, tensor in tensors.items():
-        if tensor.dtype.name != declared[name]:
-            raise ModelError(f"{what}: input {name!r} is {tensor.dtype.name} in the signature, {declared[name]} in {SPEC_FILE}")
-    if spec.output not in outputs:
-        raise ModelError(f"{what}: the signature has no output {spec.output!r}; it has {', '.join(sorted(outputs))}")
-    model = LoadedModel(spec, path, saved, function, tensors)
+    from serving.tensorflow_model import SavedModel
+
+    model = LoadedModel(spec, path, SavedModel(path, spec.inputs, spec.output, what))
     try:
         for n in (1, 2):
-            model.predict(pa.table({name: pa.nulls(n) for name in declared}))
+            model.predict(pa.table({name: pa.nulls(n) for name, _ in spec.inputs}))
     except ModelError:
         raise
     except Exception as e:

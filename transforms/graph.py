@@ -37,9 +37,10 @@ import pyarrow as pa
 
 from transforms.errors import GraphError
 from transforms.fingerprint import model_hashes, sha
-from transforms.graph_columns import LANES, GraphColumn, input_width, tensors_of, to_arrow, with_width
+from transforms.graph_columns import LANES, GraphColumn, input_width, to_arrow, with_width
 from transforms.graph_plan import checked_plan
 from transforms.tensorflow_settings import settle_tensorflow
+from transforms.tensors import tensors_of
 
 if TYPE_CHECKING:
     from transforms.plan import Plan

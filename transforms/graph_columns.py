@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -11,9 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from transforms.errors import GraphError
-from transforms.tensors import bytes_tensor, number_tensor
 
-__all__ = ["LANES", "GraphColumn", "input_width", "tensor_values", "tensors_of", "to_arrow", "with_width"]
+__all__ = ["LANES", "GraphColumn", "input_width", "tensor_values", "to_arrow", "with_width"]
 
 Array = npt.NDArray[Any]
 LANES = 16
@@ -95,11 +93,6 @@ class GraphColumn:
             where = np.concatenate([where, np.arange(n, n + pad)])
             place = np.concatenate([place, np.zeros(pad, np.int64)])
         return [np.stack([where, place], axis=1), _padded(flat, pad), _shape(rows, width)]
-
-
-def tensors_of(arrays: Sequence[Array]) -> list[Any]:
-    """Flat arrays as tensors."""
-    return [bytes_tensor(pa.array(a.ravel(), pa.binary()), a.shape) if a.dtype == object else number_tensor(a) for a in arrays]
 
 
 def _padded(values: pa.Array, pad: int) -> Array:

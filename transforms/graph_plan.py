@@ -10,15 +10,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from transforms.graph_columns import input_width
-from transforms.plan import REWRITES, Plan, compiled
+from transforms.plan import Plan, checked
 from transforms.plan.samples import SEED, fractions, wholes, words
 
 __all__ = ["checked_plan"]
 
 Array = npt.NDArray[Any]
 _ROWS = 512
-_ONE_BY_ONE = 48
-"""How many sample rows are tried alone where TensorFlow fails on one of them."""
 
 
 def checked_plan(
@@ -31,49 +29,7 @@ def checked_plan(
 
     It gave the bits that ``call`` gave, on some hundred made-up rows of ``inputs``: edge values, nulls, known and unknown words.
     """
-    why = ""
-    for rewrites in REWRITES:
-        try:
-            plan = compiled(function, rewrites)
-        except Exception as error:  # whatever a graph has that plans do not know
-            return None, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        why = _difference(plan, _sample(inputs, plan), arrays_of, call)
-        if not why:
-            return plan, ""
-    return None, why
-
-
-def _difference(
-    plan: Plan, batch: pa.RecordBatch, arrays_of: Callable[[pa.RecordBatch], list[Array]], call: Callable[[list[Array]], list[Array]]
-) -> str:
-    for part in (batch, batch.slice(3, 1)):
-        arrays = arrays_of(part)
-        try:
-            expected = call(arrays)
-        except Exception:
-            return _one_by_one(plan, batch, arrays_of, call)
-        if why := plan.first_difference(arrays, expected):
-            return why
-    return ""
-
-
-def _one_by_one(
-    plan: Plan, batch: pa.RecordBatch, arrays_of: Callable[[pa.RecordBatch], list[Array]], call: Callable[[list[Array]], list[Array]]
-) -> str:
-    """TensorFlow fails on some row: so must the plan, and on no other."""
-    for i in range(_ONE_BY_ONE):
-        arrays = arrays_of(batch.slice(i, 1))
-        try:
-            expected = call(arrays)
-        except Exception:
-            try:
-                plan.run(arrays)
-            except Exception:
-                continue
-            return "TensorFlow fails on a sample and it does not"
-        if why := plan.first_difference(arrays, expected):
-            return why
-    return ""
+    return checked(function, lambda plan: _sample(inputs, plan), lambda batch, start, n: arrays_of(batch.slice(start, n)), call, _ROWS)
 
 
 def _sample(inputs: pa.Schema, plan: Plan) -> pa.RecordBatch:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["SEED", "fractions", "wholes", "words"]
+__all__ = ["SEED", "fractions", "usual", "wholes", "words"]
 
 Array = npt.NDArray[Any]
 SEED = 20130101
@@ -43,16 +43,19 @@ _WORDS = (b"", b" ", b"a", b"A", b"null", b"nan", b"0", b"-1", " Ä ß ".encode(
 
 
 def fractions(count: int, random: np.random.Generator, known: Iterable[float] = ()) -> Array:
-    """``count`` float32: edges, numbers the function ``known``-s and their neighbours, and random ones of many sizes."""
+    """``count`` float32 in any order: edges, numbers that a function ``known``-s, their neighbours, and random ones of many sizes."""
     edges = np.array(_FRACTIONS.split(), np.float64).astype(np.float32)
     mine = np.array(list(known), np.float32)
     mine = np.concatenate([mine, np.nextafter(mine, np.float32(np.inf)), np.nextafter(mine, np.float32(-np.inf))])
-    fixed = np.concatenate([edges, mine[: count // 4]])
-    scale = 10.0 ** random.integers(-3, 5, count)
-    loose = (random.normal(0, 1, count) * scale).astype(np.float32)
+    loose = (random.normal(0, 1, count) * 10.0 ** random.integers(-3, 5, count)).astype(np.float32)
     loose = np.where(random.random(count) < 0.3, np.abs(np.rint(loose)), loose).astype(np.float32)
-    out = np.concatenate([fixed, loose])[: max(count, len(fixed))]
-    return random.permutation(out)[:count] if count >= len(fixed) else out[random.permutation(len(fixed))[:count]]
+    return random.permutation(np.concatenate([edges, mine[: count // 4], loose])[:count])
+
+
+def usual(count: int, random: np.random.Generator) -> Array:
+    """``count`` float32 of one size, none of them odd: what lets the last bits of a network's answer show."""
+    out: Array = np.abs(random.normal(0, 1, count) * 10.0 ** random.integers(-1, 3)).astype(np.float32)
+    return out
 
 
 def wholes(count: int, random: np.random.Generator) -> Array:

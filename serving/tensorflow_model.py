@@ -1,0 +1,124 @@
+"""A SavedModel as what runs a model: a plan of numpy calls and a few kernels for small batches, the signature's function for others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from serving.errors import ModelError
+from serving.model_files import SPEC as SPEC_FILE
+from transforms.plan import Plan, checked
+from transforms.plan.samples import SEED, fractions, usual, wholes, words
+from transforms.tensorflow_settings import settle_tensorflow
+from transforms.tensors import tensors_of
+
+__all__ = ["SavedModel"]
+
+log = logging.getLogger("tandem.serving")
+Array = npt.NDArray[Any]
+_PLANNED = 256
+"""Batches of up to so many rows go through the plan."""
+_SAMPLE_ROWS = 256
+_BLOCK = 16
+
+
+class SavedModel:
+    """The function ``serving_default`` of a SavedModel, called with tensors of whole packets of rows. Safe to call from many threads.
+
+    The sum in a matrix product is added up in another order for one row than for many, and for thousands. So batches are padded to a
+    multiple of ``lanes`` rows and cut at ``most``: in between, a row's prediction does not depend on its batch. That is tried at load
+    (``merges``).
+    """
+
+    lanes = _BLOCK
+    most = 1024
+
+    def __init__(self, path: Path, inputs: Sequence[tuple[str, str]], output: str, what: str) -> None:
+        """Load what is in the folder ``path``. Raises ModelError, of one line that begins with ``what``."""
+        settle_tensorflow()
+        import tensorflow as tf
+
+        try:
+            self._saved = tf.saved_model.load(str(path))  # the signature holds only weak references to the model's variables and tables
+            self._function = self._saved.signatures["serving_default"]
+            tensors = dict(self._function.structured_input_signature[1])
+            outputs = sorted(self._function.structured_outputs)
+        except Exception as e:  # whatever TensorFlow raises over damaged files
+            raise ModelError(f"{what}: cannot be loaded ({type(e).__name__}); push it again") from e
+        declared = dict(inputs)
+        if set(tensors) != set(declared):
+            odd = ", ".join(sorted(set(tensors) ^ set(declared))[:8])
+            raise ModelError(f"{what}: {SPEC_FILE} and the signature differ in the inputs {odd}; push it again")
+        for name, tensor in tensors.items():
+            if tensor.dtype.name != declared[name]:
+                raise ModelError(f"{what}: input {name!r} is {tensor.dtype.name} in the signature, {declared[name]} in {SPEC_FILE}")
+        if output not in outputs:
+            raise ModelError(f"{what}: the signature has no output {output!r}; it has {', '.join(outputs)}")
+        self._ranks = {name: tensor.shape.rank for name, tensor in tensors.items()}
+        self._output = outputs.index(output)
+        placed = [t.name.partition(":")[0] for t in self._function.inputs][: len(tensors)]
+        self._names = placed if set(placed) == set(tensors) else list(tensors)
+        self._plan: Plan | None = None
+        self.plan_problem = "its arguments have other names than its inputs"
+        """Why all goes through TensorFlow; empty where small batches go through a plan."""
+        if self._names == placed:
+            self._plan, self.plan_problem = checked(self._function, self._sample, self._flat, self._called, _SAMPLE_ROWS)
+        self.merges = self._same_in_any_batch()
+        if self._plan is None:
+            log.info("%s: every call goes through TensorFlow: %s", what, self.plan_problem)
+        if not self.merges:
+            log.info("%s: a row's prediction depends on its batch in the last bits; requests are not put together", what)
+
+    def __call__(self, inputs: dict[str, Array]) -> Array:
+        """The output for N rows, a multiple of ``lanes``: an array of shape [N] or [N, k]. Raises what TensorFlow raises."""
+        arrays = [inputs[name].reshape(-1) if self._ranks[name] == 1 else inputs[name] for name in self._names]
+        if self._plan is not None and len(arrays[0]) <= _PLANNED:
+            with suppress(Exception):  # TensorFlow is asked, and says what is wrong
+                return self._plan.run(arrays)[self._output]
+        return self._called(arrays)[self._output]
+
+    def _called(self, arrays: list[Array]) -> list[Array]:
+        found = self._function(**dict(zip(self._names, tensors_of(arrays), strict=True)))
+        return [found[name].numpy() for name in sorted(found)]
+
+    def _sample(self, plan: Plan) -> dict[str, Array]:
+        """Columns of made-up rows: in the first half anything, in the second nothing odd, so that the last bits show."""
+        random, half = np.random.default_rng(SEED), _SAMPLE_ROWS // 2
+        out: dict[str, Array] = {}
+        for name, tensor in self._function.structured_input_signature[1].items():
+            if tensor.dtype.name == "string":
+                out[name] = np.array([*words(half, random, plan.known_words), *(plan.known_words or [b""]) * half][:_SAMPLE_ROWS], object)
+            elif tensor.dtype.name == "int64":
+                out[name] = np.concatenate([wholes(half, random), random.integers(0, 2000, half)])
+            else:
+                out[name] = np.concatenate([fractions(half, random, plan.known_fractions), usual(half, random)])
+        return out
+
+    def _flat(self, columns: dict[str, Array], start: int, rows: int) -> list[Array]:
+        flat = []
+        for name in self._names:
+            part = columns[name][start : start + rows]
+            part = np.concatenate([part, part[-1:].repeat(-rows % self.lanes)])
+            flat.append(part if self._ranks[name] == 1 else part.reshape(-1, 1))
+        return flat
+
+    def _same_in_any_batch(self) -> bool:
+        columns = self._sample(self._plan or Plan((), [], (), ()))
+        some = range(_SAMPLE_ROWS // 2, _SAMPLE_ROWS // 2 + _BLOCK)
+
+        def called(start: int, rows: int) -> bytes:
+            return bytes(self._called(self._flat(columns, start, rows))[self._output][:rows].tobytes())
+
+        try:
+            whole = called(0, _SAMPLE_ROWS)
+            blocks = b"".join(called(i, _BLOCK) for i in range(0, _SAMPLE_ROWS, _BLOCK))
+            among, alone = called(some.start, _BLOCK), b"".join(called(i, 1) for i in some)
+        except Exception:  # the model fails on some made-up row; nothing is known then
+            return False
+        return blocks == whole and alone == among
