@@ -177,16 +177,17 @@ class Dataplane:
         A request with an id is logged.
         """
         spec = model.spec
-        groups = self.features.read(spec.read, columns, rows, context.check) if spec.features else {}
-        context.check()
-        self._count(groups)
-        for view, group in groups.items():
-            self._check_rows(spec, view, group)
-        types = {f.name: ARROW_TYPES[f.dtype] for f in self.fields(model)}
-        table = {name: pa.array(values, type=types[name]) for name, values in columns.items()}
-        for view, group in groups.items():
-            table.update({f"{view}__{feature}": column for feature, column in group.columns.items()})
-        values = model.predict(table).tolist()
+        with model.calls.on_the_way(self.metrics.call_requests.labels(spec.name).observe) as predict:
+            groups = self.features.read(spec.read, columns, rows, context.check) if spec.features else {}
+            context.check()
+            self._count(groups)
+            for view, group in groups.items():
+                self._check_rows(spec, view, group)
+            types = {f.name: ARROW_TYPES[f.dtype] for f in self.fields(model)}
+            table = {name: pa.array(values, type=types[name]) for name, values in columns.items()}
+            for view, group in groups.items():
+                table.update({f"{view}__{feature}": column for feature, column in group.columns.items()})
+            values = predict(table, rows).tolist()
         record = None
         if self._log is not None and context.request_id:
             record = self._record(context, endpoint, rows, columns, types, groups, spec, values)

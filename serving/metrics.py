@@ -68,6 +68,9 @@ class Metrics(LogMetrics):
             "tandem_model_alias_not_followed", "1 while the champion or challenger that is named is not taken.", ["model"], registry=r
         )
         self.info = Gauge("tandem_model_info", "1 for each version that is loaded.", ["model", "version", "run"], registry=r)
+        self.call_requests = Histogram(
+            "tandem_model_call_requests", "Requests that shared one call of a model.", ["model"], buckets=(1, 2, 4, 8, 16, 32), registry=r
+        )
         self.reload_failures = Counter(
             "tandem_model_reload_failures_total", "New versions that were not taken.", ["model", "reason"], registry=r
         )

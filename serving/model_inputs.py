@@ -19,8 +19,9 @@ Columns: TypeAlias = Mapping[str, pa.Array] | pa.Table
 """A table, or arrays of one length by their names."""
 
 
-def encoded(columns: Columns, inputs: Sequence[tuple[str, str]], rows: int | None = None) -> dict[str, Array]:
-    """The tensors of ``inputs``, pairs of (column, dtype), each of shape [n, 1]; with ``rows`` of shape [rows, 1], the last row repeated.
+def encoded(batches: Sequence[Columns], inputs: Sequence[tuple[str, str]], rows: int | None = None) -> dict[str, Array]:
+    """The tensors of ``inputs``, pairs of (column, dtype), for the rows of all ``batches``, one below the other: each of shape [n, 1]; with
+    ``rows`` of shape [rows, 1], the last row repeated.
 
     * ``float32``: from integer, float or bool columns; null becomes NaN.
     * ``string``: UTF-8 bytes (an object array); null becomes b"".
@@ -28,24 +29,27 @@ def encoded(columns: Columns, inputs: Sequence[tuple[str, str]], rows: int | Non
 
     Raises ModelInputError where a column is missing or of another type.
     """
-    arrays = {name: _column(columns, name) for name, _ in inputs}
-    n = len(next(iter(arrays.values()), ()))
+    arrays = {name: [_column(columns, name) for columns in batches] for name, _ in inputs}
+    n = sum(map(len, next(iter(arrays.values()), [])))
     rows = n if rows is None else rows
     floats = [name for name, dtype in inputs if dtype == "float32"]
     wide = np.empty((len(floats), rows))
     for k, name in enumerate(floats):
-        wide[k, :n] = _float64(name, arrays[name])
+        at = 0
+        for column in arrays[name]:
+            wide[k, at : at + len(column)] = _float64(name, column)
+            at += len(column)
+    wide[:, n:] = wide[:, n - 1 : n]
     with np.errstate(over="ignore"):
         # By way of float64: the rounding to float32 is then one and the same for every source type.
         narrow = wide.astype(np.float32)
-    narrow[:, n:] = narrow[:, n - 1 : n]
     out = dict(zip(floats, narrow.reshape(len(floats), rows, 1), strict=True))
     for name, dtype in inputs:
         if dtype != "float32":
-            values = _texts(name, arrays[name]) if dtype == "string" else _whole(name, arrays[name])
+            parts = [_texts(name, c) if dtype == "string" else _whole(name, c) for c in arrays[name]]
             if rows > n:
-                values = np.concatenate([values, values[-1:].repeat(rows - n)])
-            out[name] = values.reshape(rows, 1)
+                parts.append(parts[-1][-1:].repeat(rows - n))
+            out[name] = (parts[0] if len(parts) == 1 else np.concatenate(parts)).reshape(rows, 1)
     return {name: out[name] for name, _ in inputs}
 
 

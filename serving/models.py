@@ -21,6 +21,7 @@ from serving.model_files import check_model_files
 from serving.model_inputs import INPUT_DTYPES, Columns, encoded
 from serving.projections import FeatureSet, Projection
 from serving.protocol import RequestField
+from serving.shared_calls import SharedCalls
 
 __all__ = ["INPUT_DTYPES", "SPEC_FILE", "LoadedModel", "ModelSpec", "Runner", "load_model", "to_model_inputs"]
 
@@ -120,7 +121,7 @@ def to_model_inputs(table: Columns, spec: ModelSpec | Sequence[tuple[str, str]])
 
     ``spec`` is a ModelSpec, or just its inputs: pairs of (column, dtype). See :func:`serving.model_inputs.encoded`.
     """
-    return encoded(table, spec.inputs if isinstance(spec, ModelSpec) else spec)
+    return encoded([table], spec.inputs if isinstance(spec, ModelSpec) else spec)
 
 
 class Runner(Protocol):
@@ -145,18 +146,27 @@ class LoadedModel:
         self.spec = spec
         self.path = path
         self.runner = runner
+        self.calls = SharedCalls(self)
+        """For requests that may share a call."""
+
+    @property
+    def merges(self) -> bool:
+        """Whether a row's prediction has the same bits in any batch."""
+        return self.runner.merges
 
     def predict(self, columns: Columns) -> Array:
         """Predictions for N rows: a float array of shape [N], or [N, k] for a model with k outputs per row."""
         n, most = _rows(columns), self.runner.most
         if n <= most:
-            return self._part(columns, n)
+            return self.predict_together([columns])
         parts = [{name: _slice(columns, name, start, most) for name, _ in self.spec.inputs} for start in range(0, n, most)]
-        return np.concatenate([self._part(part, min(most, n - k * most)) for k, part in enumerate(parts)])
+        return np.concatenate([self.predict_together([part]) for part in parts])
 
-    def _part(self, columns: Columns, n: int) -> Array:
+    def predict_together(self, batches: Sequence[Columns]) -> Array:
+        """Predictions for the rows of all ``batches``, one below the other, in one call: ``runner.most`` rows at most."""
+        n = sum(map(_rows, batches))
         rows = n + -n % self.runner.lanes
-        out = self.runner(encoded(columns, self.spec.inputs, rows))
+        out = self.runner(encoded(batches, self.spec.inputs, rows))
         if out.ndim == 0 or out.shape[0] != rows:
             raise ModelError(f"model {self.spec.name!r} version {self.spec.version}: output has shape {out.shape} for {rows} rows")
         return out[:n, 0] if out.ndim == 2 and out.shape[1] == 1 else out[:n]

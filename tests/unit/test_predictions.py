@@ -144,6 +144,6 @@ def test_an_output_of_another_length_is_refused(folder: Path) -> None:
 @settings(deadline=None)
 @given(st.lists(st.none() | st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=20), st.integers(0, 20))
 def test_numbers_are_encoded_by_way_of_float64(values: list[int | None], more: int) -> None:
-    found = encoded({"x": pa.array(values, pa.int64())}, [("x", "float32")], len(values) + more)["x"][:, 0]
+    found = encoded([{"x": pa.array(values, pa.int64())}], [("x", "float32")], len(values) + more)["x"][:, 0]
     expected = [np.nan if v is None else np.float32(np.float64(v)) for v in values]
     np.testing.assert_array_equal(found, np.array([*expected, *expected[-1:] * more], np.float32))
