@@ -33,9 +33,11 @@ from pydantic import StrictStr
 
 from serving.feast_types import arrow_type
 from serving.offline_rows import OfflineRows, one_line, pinned, quoted
+from serving.online_store.base import OrderedOnlineStoreConfig, configured_now
 from serving.spines import EXACT_FLOAT, as_table, key_column, plain_text, to_pandas
 from transforms.definitions import EVENT_TIMESTAMP, REVISION
 from transforms.errors import DataError, StoreError
+from transforms.instants import instant, micros_of
 
 __all__ = ["AsofJob", "AsofOfflineStore", "AsofOfflineStoreConfig", "connection", "latest_of_view", "latest_rows", "pinned"]
 
@@ -164,7 +166,12 @@ class AsofOfflineStore(DuckDBOfflineStore):
         start_date: datetime,
         end_date: datetime,
     ) -> RetrievalJob:
-        """Per key the latest of the rows that count (:mod:`serving.offline_rows`) with ``start_date`` <= event time <= ``end_date``."""
+        """Per key the latest of the rows that count (:mod:`serving.offline_rows`) with ``start_date`` <= event time <= ``end_date``.
+
+        For an ordered online store not after its now: it refuses what lies ahead, and would be left without the row that is true now.
+        """
+        if isinstance(config.online_store, OrderedOnlineStoreConfig):
+            end_date = min(end_date, instant(configured_now(config)), key=micros_of)
         columns = [
             *join_key_columns,
             *feature_name_columns,

@@ -45,15 +45,19 @@ class RequestField:
 
 def v1_instances(body: Mapping[str, Any], fields: Sequence[RequestField], limit: int) -> tuple[dict[str, list[Any]], int]:
     """Columns and number of rows of a TF-Serving predict body: in row format, ``{"instances": [{field: value}]}``, or in column format,
-    ``{"inputs": {field: [value]}}`` with lists of shape [n] or [n, 1]."""
+    ``{"inputs": {field: [value]}}`` with lists of shape [n] or [n, 1]. A row's value may be a list of one; a model of one field takes the
+    values themselves, ``{"instances": [value]}`` or ``{"inputs": [value]}``."""
     _only_keys(body, ("instances", "inputs", "signature_name"))
     if body.get("signature_name", "serving_default") != "serving_default":
         raise InvalidRequestError(f"signature_name {shortened(body['signature_name'])}: the model has only 'serving_default'")
     if "inputs" in body:
         if "instances" in body:
             raise InvalidRequestError('give either "instances" or "inputs", and not both')
-        return _v1_inputs(body["inputs"], fields, limit)
+        inputs = body["inputs"]
+        return _v1_inputs({fields[0].name: inputs} if len(fields) == 1 and isinstance(inputs, list) else inputs, fields, limit)
     instances = _list_of(body, "instances", limit)
+    if len(fields) == 1 and not any(isinstance(row, dict) for row in instances):
+        instances = [{fields[0].name: value} for value in instances]
     return rows_to_columns(instances, fields), len(instances)
 
 
@@ -104,7 +108,8 @@ def rows_to_columns(instances: Sequence[Any], fields: Sequence[RequestField]) ->
             raise InvalidRequestError(f"instances[{i}] lacks {_names(missing)}; every instance needs {_names(required)}")
         if unknown:
             raise InvalidRequestError(f"instances[{i}] has the unknown field {_names(unknown)}; the model takes {_names(expected)}")
-    return {f.name: checked_column([row.get(f.name) for row in instances], f, f"instances[{{i}}].{f.name}") for f in fields}
+    columns = {f.name: _flat([row.get(f.name) for row in instances]) for f in fields}
+    return {f.name: checked_column(columns[f.name], f, f"instances[{{i}}].{f.name}") for f in fields}
 
 
 def v2_instances(body: Mapping[str, Any], fields: Sequence[RequestField], limit: int) -> tuple[dict[str, list[Any]], int]:
@@ -184,7 +189,8 @@ def checked_column(values: list[Any], field: RequestField, where: str) -> list[A
     """``values`` as Python values of the field's dtype; timestamps become int64 microseconds of UTC.
 
     ``where`` is a format string with ``{i}`` for the row, used in errors. Whole numbers are taken for a float64 field; for an int64 field
-    what JavaScript and the JSON of protobuf send: decimal text, and floats without a fraction below 2^53. Nothing else is converted.
+    what JavaScript and the JSON of protobuf send: decimal text, and floats without a fraction below 2^53; for float64 decimal text, too.
+    Nothing else is converted.
     Texts obey the contract's limit of 64 KiB.
     """
     kinds = set(map(type, values))
@@ -196,6 +202,9 @@ def checked_column(values: list[Any], field: RequestField, where: str) -> list[A
         return [None if v is None else _timestamp(v, where, i) for i, v in enumerate(values)]
     if field.dtype == "int64" and not kinds <= {int}:
         values = [v if v is None or type(v) is int else _whole(v) for v in values]
+        kinds = set(map(type, values)) - {type(None)}
+    if field.dtype == "float64" and str in kinds:
+        values = [float(v) if type(v) is str and _REAL.fullmatch(v) else v for v in values]
         kinds = set(map(type, values)) - {type(None)}
     allowed = _PYTHON[field.dtype]
     if not kinds <= allowed:
@@ -233,6 +242,7 @@ def _whole(value: Any) -> Any:
     return value
 
 
+_REAL = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?")
 _DECIMAL = re.compile(r"-?[0-9]{1,19}")
 _UNUSED = ("query", "query_embedding", "query_string")
 """What bodies of Feast's clients hold for searches by vector: taken where null."""

@@ -28,7 +28,7 @@ def is_loopback(host: str) -> bool:
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class LimitSettings(_Section):
@@ -75,7 +75,7 @@ class OidcSettings(_Section):
 class ServingSettings(BaseModel):
     """Settings of one server; checked at construction, never changed afterwards."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     feature_repo: Path
     """The folder that holds ``feature_store.yaml``."""

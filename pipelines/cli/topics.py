@@ -85,14 +85,28 @@ def archive(
             for one in chosen:
                 with steps.doing(f"archiving {one.topic}"):
                     done = archive_topic(
-                        reader, one, loaded.settings.kafka, loaded.data, begin=begin, anew=anew, max_future_us=future, say=steps.say
-                    )
+                        reader, one, loaded.settings.kafka, loaded.data, begin=begin, anew=anew, max_future_us=future, say=steps.say,
+                        skip=_skipped(loaded.data, str(one.topic)),
+                    )  # fmt: skip
                 found.append(done.to_dict())
                 steps.say(f"{one.topic}: {done.events:,} events of {done.records:,} records into {done.files} files of {one.files}")
             run.add(counts={f"events/{d['source']}": d["events"] for d in found})
     finally:
         reader.close()
     show({"sources": found}, json_, lambda: _archived(found))
+
+
+def _skipped(data: Path, topic: str) -> dict[int, frozenset[int]]:
+    """Partition -> the offsets that some stream was told to leave out: what it could not read, nobody can."""
+    from pipelines.lake import layout
+    from pipelines.streaming.state.job_state import JobState
+
+    out: dict[int, frozenset[int]] = {}
+    for folder in sorted(p for p in layout.streams(data).glob("*") if (p / "skipped.jsonl").is_file()):
+        for (of, partition), offsets in JobState(folder).skips().items():
+            if of == topic:
+                out[partition] = out.get(partition, frozenset()) | offsets
+    return out
 
 
 def _archived(found: list[dict[str, Any]]) -> Table:

@@ -22,8 +22,8 @@ from pipelines.lake import layout
 from pipelines.project.repository import Repo
 from transforms import locks
 from transforms.definitions import FINGERPRINT
-from transforms.errors import StoreError, TandemError
-from transforms.instants import instant, micros_of, now_us
+from transforms.errors import DataError, StoreError, TandemError
+from transforms.instants import instant, micros_of, now_us, to_minute
 
 if TYPE_CHECKING:
     from serving.online_store.base import OrderedOnlineStore
@@ -50,8 +50,9 @@ def materialize(
 ) -> list[Materialized]:
     """Load the latest rows with event timestamps in [``start``, ``end``] into the online store, a view after the other.
 
-    Safe to repeat, to kill and to run beside streams; of several at once the second waits for the first. Views and stores of Feast's own
-    are loaded as Feast does it. Raises ConfigError, DataError and StoreError, one line each.
+    Nothing ahead of the store's now is loaded, however late ``end`` is: the row that is true now is, and those ahead wait for a later call
+    or the stream. Safe to repeat, to kill and to run beside streams; of several at once the second waits for the first. Views and stores of
+    Feast's own are loaded as Feast does it. Raises ConfigError, DataError and StoreError, one line each.
     """
     from serving.offline_store import AsofOfflineStore
     from serving.online_store.base import OrderedOnlineStore
@@ -64,6 +65,10 @@ def materialize(
         if missing := sorted(set(views or ()) - {v.name for v in known}):
             raise StoreError(f"feature view {missing[0]!r} is not in the registry; run 'tandem apply' first")
         ordered = isinstance(online, OrderedOnlineStore) and isinstance(offline, AsofOfflineStore)
+        if ordered and micros_of(end) > (now := online.now(store.config)):
+            if micros_of(start) > now:
+                raise DataError(f"--start {to_minute(micros_of(start))} lies ahead of the clock, {to_minute(now)}; give one before it")
+            say(f"up to {to_minute(now)}, the clock; rows ahead of it wait until then")
         ours = [v for v in chosen if ordered and FINGERPRINT in {f.name for f in v.features}]
         out = [materialize_view(store, online, view, start, end) for view in ours]
         others = [v.name for v in (*chosen, *store.list_stream_feature_views()) if v.online and v not in ours]
@@ -99,6 +104,8 @@ def materialize_view(store: Any, online: OrderedOnlineStore, view: Any, start: d
     from serving.online_store.base import Covered
 
     config = store.config
+    now = online.now(config)
+    end = min(end, instant(now), key=micros_of)
     before, first = online.covered(config, view.name), micros_of(start)
     with connection(config) as db:
         source = OfflineRows(db, config, view.batch_source)
@@ -110,7 +117,7 @@ def materialize_view(store: Any, online: OrderedOnlineStore, view: Any, start: d
         reach = source.upto_us if source.upto_us is not None else micros_of(end)
         upto = min(micros_of(end), reach)
         covered = Covered(max(now_us(), before.stamp + 1 if before is not None else 0), upto)
-        online.cover(config, view.name, Covered(covered.stamp, upto if before is None else max(upto, min(before.upto_us, reach))))
+        online.cover(config, view.name, Covered(covered.stamp, upto if before is None else max(upto, min(before.upto_us, reach, now))))
         result = online.write_rows(config, view, latest(start, min(end, instant(max(upto, 0)))), covered)
         written, dropped = result.written, 0
         if online.drop_superseded(config, view, first, covered, count_only=True):

@@ -13,7 +13,7 @@ ACTIONS = ("apply", "promote", "rollback", "force", "erase", "vacuum")
 class AccessSettings(BaseModel):
     """Who may do what; without roles everybody may do everything. See :mod:`pipelines.project.access`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     roles: dict[str, list[str]] = Field(default_factory=dict)
     """Role -> what it allows: ``promote``, ``promote:<model>`` (with ``*`` for any part), ``*``."""

@@ -69,7 +69,7 @@ def parse_duration(text: str) -> timedelta:
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 _Names = TypeVar("_Names", dict[str, str], list[str])

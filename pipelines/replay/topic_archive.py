@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -67,11 +68,12 @@ def archive_topic(
     max_future_us: int = _DAY_US,
     clock: Callable[[], int] = now_us,
     say: Callable[[str], None] = lambda line: None,
+    skip: Mapping[int, frozenset[int]] = MappingProxyType({}),
 ) -> Archived:
     """Add what the source's topic holds since the last time, up to its end now, to ``data / source.files``.
 
     ``begin`` (microseconds of event time) leaves out the events before it: those that the log has from elsewhere. ``anew`` forgets how far
-    the archive is, and removes what it wrote. Raises ConfigError for a source without topic or files, DataError for a log that holds events
+    the archive is, and removes what it wrote. ``skip``: the offsets of each partition that streams were told to leave out. Raises ConfigError for a source without topic or files, DataError for a log that holds events
     that were not archived (they may be the topic's own, and would count twice) where no ``begin`` is given, for a topic that was made anew,
     and for records that are gone, OffsetGone.
     """
@@ -100,7 +102,8 @@ def archive_topic(
         state = {"topic": source.topic, "identity": identity}
         for partition in range(patiently(lambda: reader.partitions(source.topic), say)):
             first = offsets[partition] if partition in offsets else patiently(lambda p=partition: reader.start(source.topic, p), say)
-            for upto in _copy(reader, source, kafka, partition, first, target, begin, max_future_us, clock, done, say):
+            around = skip.get(partition, frozenset())
+            for upto in _copy(reader, source, kafka, partition, first, target, begin, max_future_us, clock, done, say, around):
                 offsets[partition] = upto
                 place.parent.mkdir(parents=True, exist_ok=True)
                 write_json(place, {**state, "next": {str(p): o for p, o in sorted(offsets.items())}}, durable=True)
@@ -130,13 +133,14 @@ def _copy(
     clock: Callable[[], int],
     done: Archived,
     say: Callable[[str], None],
+    skip: frozenset[int],
 ) -> Any:
     """Writes the events of a partition up to its end now; yields the offset up to which all is written, whenever something is."""
     decode, schema = record_format(source, kafka).decode, archive_schema(source)
     end = patiently(lambda: reader.end(source.topic, partition), say)
     waiting: list[pa.RecordBatch] = []
     first = offset
-    for fetched, checked in judged(reader, source, partition, offset, end, decode, max_future_us, clock, say):
+    for fetched, checked in judged(reader, source, partition, offset, end, decode, max_future_us, clock, say, skip):
         done.records += len(fetched.offsets)
         done.rejected.update(checked.reasons.drop_null().to_pylist())
         valid, offsets = checked.valid, fetched.offsets[checked.accepted]

@@ -20,7 +20,7 @@ from pipelines.project.config import KafkaSettings
 from pipelines.sources.broker import BrokerAway, FetchResult, PartitionReader
 from pipelines.sources.formats.record_format import Decode, record_format
 from pipelines.sources.record_times import judged_at
-from pipelines.sources.skips import poll_around
+from pipelines.sources.skips import poll_around, refused
 from transforms.contract import Checked
 from transforms.definitions import EventSource
 from transforms.errors import DataError
@@ -124,7 +124,7 @@ def judged(
             fetched = fetched.before(end)
         nows = judged_at(fetched.timestamps_us, clock(), max_future_us)  # as the stream does
         checked = patiently(lambda p=fetched, n=nows: decode(p.payloads, n, max_future_us), say)
-        yield fetched, checked
+        yield fetched, refused(checked, fetched)
         if fetched.next_offset == offset and fetched.at_end and fetched.end_offset < end:
             raise DataError(
                 f"{source.topic}/{partition} ends at offset {fetched.end_offset}, before {end}: it was cut, or the offset is wrong"

@@ -298,7 +298,7 @@ class OrderedOnlineStore(OnlineStore):
 
     def latest_us(self, config: RepoConfig) -> int:
         """The latest event time (microseconds) that is taken now: rows beyond it lie too far in the future, and are refused."""
-        return int(min(self._now(config) + round(config.online_store.max_future_seconds * 1_000_000), _EXACT_US))
+        return int(min(self.now(config) + round(config.online_store.max_future_seconds * 1_000_000), _EXACT_US))
 
     def _ordered(self, config: RepoConfig, table: FeatureView, rows: Rows) -> WriteResult:
         """Refuse what lies too far ahead, keep the greatest row of each key, and let the store decide about those."""
@@ -339,7 +339,7 @@ class OrderedOnlineStore(OnlineStore):
         NOT_FOUND: no row, or a row from before the feature existed. NULL: the row is there, its value is null.
         """
         names = list(requested_features) if requested_features is not None else [f.name for f in table.features]
-        now_us = micros_of(now) if now is not None else self._now(config)
+        now_us = micros_of(now) if now is not None else self.now(config)
         ttl = table.ttl // _US if table.ttl else None
         judged = ttl is not None and any(f.name == REVISION for f in table.features)
         asked = [*names, REVISION] if judged and REVISION not in names else names
@@ -390,7 +390,7 @@ class OrderedOnlineStore(OnlineStore):
     ) -> list[tuple[datetime | None, dict[str, ValueProto] | None]]:
         """Feast's reader, with the TTL enforced: a row that is too old gives its time and no values (Feast then says NOT_FOUND)."""
         names = list(requested_features) if requested_features is not None else [f.name for f in table.features]
-        ttl, now = table.ttl, self._now(config)
+        ttl, now = table.ttl, self.now(config)
         if not ttl:
             return self.online_read_stored(config, table, entity_keys, names)
         extra = [REVISION] if REVISION not in names and any(f.name == REVISION for f in table.features) else []
@@ -412,11 +412,15 @@ class OrderedOnlineStore(OnlineStore):
         """As :meth:`online_read`, in a thread."""
         return await asyncio.to_thread(self.online_read, config, table, entity_keys, requested_features)
 
-    def _now(self, config: RepoConfig) -> int:
-        if self.clock is not None:
-            return self.clock()
-        as_of: datetime | None = config.online_store.as_of
-        return micros_of(as_of) if as_of is not None else now_us()
+    def now(self, config: RepoConfig) -> int:
+        """The instant (microseconds) that ages are judged at, and ahead of which no row is materialized."""
+        return self.clock() if self.clock is not None else configured_now(config)
+
+
+def configured_now(config: RepoConfig) -> int:
+    """The instant (microseconds) that the online store's configuration names, else the wall clock."""
+    as_of: datetime | None = getattr(config.online_store, "as_of", None)
+    return micros_of(as_of) if as_of is not None else now_us()
 
 
 def lasts(revision: ValueProto | None) -> bool:

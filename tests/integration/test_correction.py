@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 from feast.protos.feast.types.Value_pb2 import Value
 
+from pipelines import workflow
+from pipelines.feature_store.store import open_store, ordered_store
 from pipelines.verify.offline_online import compare_stores
 from tests.integration.orders_world import END, START, Orders, order
-from transforms.errors import GraphError
+from transforms.errors import DataError, GraphError
+from transforms.instants import micros_of
 
 NAMES = ("count_1h", "count_24h", "amount_mean_1h")
 
@@ -98,6 +101,37 @@ def test_a_key_whose_last_rows_are_gone_has_the_one_before_the_range(world: Orde
     world.apply(run)
     world.materialize(at("12:00"), END)
     assert both(world) == (0, 1, None)
+
+
+@pytest.mark.parametrize("by", ["tandem", "feast"])
+def test_a_range_that_ends_ahead_of_the_clock_brings_what_is_true_now(world: Orders, by: str) -> None:
+    """FAULTS 1 and 2: today's run, up to the end of the day, has rows of windows that will have run empty. Per key the latest one was
+    offered, and refused as ahead of the clock: nothing was loaded, a correction did not come, and what a stream said until then was taken
+    for covered."""
+
+    def load() -> None:
+        if by == "feast":
+            world.feast().materialize(START, END)
+        else:
+            workflow.materialize(world.repo(), START, END, world.steps)
+
+    world.log([order("o1", "10:02"), order("o2", "10:20", shop=2)])
+    world.apply(world.batch())
+    load()
+    assert both(world) == (1, 1, 5.0) and both(world, shop=2) == (1, 1, 5.0)
+    world.log([order("o1", "10:02", 9.0), order("o2", "10:20", shop=2)])
+    world.batch(pinned=True)
+    load()
+    assert both(world) == (1, 1, 9.0)
+    world.move_to(at("11:10"))
+    load()
+    assert both(world) == (0, 1, None)
+    if by == "tandem":
+        store = open_store(world.repo())
+        covered = ordered_store(store).covered(store.config, "shop_orders")
+        assert covered is not None and covered.upto_us == micros_of(at("11:10"))
+        with pytest.raises(DataError, match="--start 2024-05-01 12:00 lies ahead of the clock, 2024-05-01 11:10"):
+            workflow.materialize(world.repo(), at("12:00"), END, world.steps)
 
 
 def test_feasts_own_materialize_brings_a_correction_too(world: Orders) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from pipelines.lake.files import write_json as real_write
 from pipelines.project.config import KafkaSettings
 from pipelines.replay import topic_archive
 from pipelines.replay.topic_archive import Archived, archive_topic
-from pipelines.sources.broker import PartitionReader
+from pipelines.sources.broker import DamagedLog, PartitionReader
 from pipelines.sources.event_files import events, list_files
 from pipelines.sources.memory import MemoryBroker
 from transforms.definitions import EventSource, Field, hours, minutes
@@ -88,6 +89,36 @@ def test_a_topic_becomes_event_files_once(broker: MemoryBroker, reader: Partitio
     assert stored(tmp_path) == [f"o{i}" for i in range(25)]
     assert archived(reader, tmp_path, anew=True).events == 25
     assert stored(tmp_path) == [f"o{i}" for i in range(25)]
+
+
+class _Hurt:
+    """What lies at offset 1 of partition 0 cannot be read, and what is at offset 3 is too large for the reader."""
+
+    def __init__(self, reader: PartitionReader) -> None:
+        self.reader = reader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.reader, name)
+
+    def poll(self, topic: str, partition: int, offset: int, *how: Any) -> Any:
+        if partition == 0 and offset == 1:
+            raise DamagedLog("orders/0 at offset 1: its checksum is wrong", 1, 2)
+        found = self.reader.poll(topic, partition, offset, *how)
+        if partition:
+            return found
+        return replace(found.before(1) if offset < 1 else found, refused={3: "the record is too large"})
+
+
+def test_what_no_stream_can_read_is_left_out_and_what_it_refused_is_no_event(
+    broker: MemoryBroker, reader: PartitionReader, tmp_path: Path
+) -> None:
+    """FAULTS 34, SECURITY H1: a damaged batch that `tandem stream skip` left out ended the archive for good."""
+    send(broker, range(10))
+    with pytest.raises(DamagedLog):
+        archived(_Hurt(reader), tmp_path)  # type: ignore[arg-type]
+    done = archived(_Hurt(reader), tmp_path, skip={0: frozenset({1})})  # type: ignore[arg-type]
+    assert done.rejected == {"too_long": 1}
+    assert stored(tmp_path) == [f"o{i}" for i in range(10) if i not in (2, 6)]
 
 
 @pytest.mark.parametrize("dies", range(6))
