@@ -24,6 +24,8 @@ __version__ = "0.2.0"
 
 _HOME = str(Path(__file__).resolve().parents[1])
 _PARTS = ("transforms", "pipelines", "serving")
+OWN = ("tandem", *_PARTS)
+"""Names that are never somebody else's module, whatever lies on ``sys.path`` before them."""
 
 # Modules that feature repositories name, by where they stood in 0.1 (feature_store.yaml, features.py, labels.py, model.py).
 _MOVED = {
@@ -52,7 +54,7 @@ class _SameModule(Loader):
 
 class _Finder(MetaPathFinder):
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name in _PARTS:
+        if name in OWN:
             return PathFinder.find_spec(name, [_HOME])
         if name == "pyarrow":
             return _then(PathFinder.find_spec(name), _forbid_pickled_types)

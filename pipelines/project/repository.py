@@ -12,6 +12,7 @@ from typing import Any
 
 from pipelines.project.config import Settings, load_settings
 from pipelines.project.mistakes import LIBRARIES, one_line, place_of
+from tandem import OWN
 from transforms.definitions import EventSource, FeatureGroup
 from transforms.errors import ConfigError, DefinitionError
 from transforms.tensorflow_settings import settle_tensorflow
@@ -64,7 +65,7 @@ def load_module(repo: Path, name: str) -> ModuleType:
     if folder in sys.path:
         sys.path.remove(folder)
     sys.path.insert(0, folder)
-    for stem in {p.stem for p in repo.glob("*.py")} | {name}:
+    for stem in ({p.stem for p in repo.glob("*.py")} | {name}) - set(OWN):
         file = getattr(sys.modules.get(stem), "__file__", None)
         # Also one whose repository is gone by now; but never a library of Python's own folders.
         if file and Path(file).resolve().parent != repo and not any(Path(file).is_relative_to(p) for p in LIBRARIES):

@@ -51,6 +51,18 @@ def test_repositories_with_the_same_module_names_do_not_mix(tmp_path):
         assert function and function({}) == word
 
 
+def test_a_module_of_one_of_our_names_is_not_taken_for_ours(tmp_path):
+    """FAULTS 32: also `tandem.py`, from which a repository imports everything; and no package of ours is loaded a second time."""
+    import serving
+    import tandem
+
+    path = make(tmp_path / "a", features=FEATURES.replace("from transforms", "from tandem.transforms"))
+    for name in ("tandem", "serving", "pipelines", "transforms"):
+        (path / f"{name}.py").write_text("raise RuntimeError('shadowed')")
+    assert load_repo(path).groups["load"].description == "one"
+    assert sys.modules["tandem"] is tandem and sys.modules["serving"] is serving
+
+
 @pytest.mark.parametrize("left", ["nothing", "no feature_store.yaml"])
 def test_a_repository_that_is_gone_leaves_no_module_behind(tmp_path, left):
     first = make(tmp_path / "a", "one")
