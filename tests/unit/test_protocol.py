@@ -8,7 +8,7 @@ import pytest
 
 from serving.errors import InvalidRequestError, ModelInputError
 from serving.models import to_model_inputs
-from serving.protocol import RequestField, checked_column, format_timestamp
+from serving.protocol import RequestField, checked_column, format_timestamp, v1_instances
 
 
 def test_numbers_become_float32_with_nan_for_null() -> None:
@@ -47,3 +47,22 @@ def test_timestamps_need_an_offset() -> None:
 def test_timestamps_are_written_as_protobuf_does() -> None:
     expected = ["1970-01-01T00:00:00Z", "1970-01-01T00:00:01.500Z", "1970-01-01T00:00:00.000001Z"]
     assert [format_timestamp(t) for t in (0, 1_500_000, 1)] == expected
+
+
+def test_what_tf_serving_and_protobufs_json_send() -> None:
+    """FAULTS 14: rows whose values are lists of one, values alone for a model of one field, and numbers as text."""
+    city, distance, legs = RequestField("city", "string"), RequestField("distance", "float64", True), RequestField("legs", "int64")
+    rows = [{"city": ["a"], "distance": ["1.5e2"], "legs": ["7"]}, {"city": ["b"], "distance": [2], "legs": [3.0]}]
+    wanted = {"city": ["a", "b"], "distance": [150.0, 2.0], "legs": [7, 3]}
+    assert v1_instances({"instances": rows}, [city, distance, legs], 10) == (wanted, 2)
+    columns = {name: [row[name] for row in rows] for name in wanted}
+    assert v1_instances({"inputs": columns}, [city, distance, legs], 10) == (wanted, 2)
+    for key in ("instances", "inputs"):
+        assert v1_instances({key: ["a", "b"]}, [city], 10) == ({"city": ["a", "b"]}, 2)
+        assert v1_instances({key: [["a"], ["b"]]}, [city], 10) == ({"city": ["a", "b"]}, 2)
+    for text in ("far", "NaN", "1e999", "0x10", " 1", "1.", "1_0", "", "Infinity", "1" * 41):
+        with pytest.raises(InvalidRequestError, match=r"instances\[0\].distance"):
+            v1_instances({"instances": [{"distance": text}]}, [distance], 10)
+    for body in ({"instances": ["a"]}, {"inputs": ["a"]}):
+        with pytest.raises(InvalidRequestError):
+            v1_instances(body, [city, legs], 10)
