@@ -118,11 +118,16 @@ class Catalog:
         return out
 
     def key_fields(self, features: FeatureSet) -> list[RequestField]:
-        """The columns of a request that reading the features takes."""
+        """The columns of a request that reading the features takes. Raises InvalidRequestError where two views take one column as keys of
+        different types (by ``with_join_key_map``)."""
         keys: dict[str, str] = {}
         for view in self.used(features).values():
             for key, kind in view.keys.items():
-                keys[key] = _KEY_DTYPES.get(kind, "string")
+                dtype = _KEY_DTYPES.get(kind, "string")
+                if keys.setdefault(key, dtype) != dtype:
+                    raise InvalidRequestError(
+                        f"these features take {key[:60]!r} as a key of {keys[key]} and of {dtype}; map their keys to columns of their own"
+                    )
         return [RequestField(name, dtype) for name, dtype in keys.items()]
 
     def known_keys(self) -> list[RequestField]:

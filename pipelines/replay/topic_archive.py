@@ -73,9 +73,11 @@ def archive_topic(
     """Add what the source's topic holds since the last time, up to its end now, to ``data / source.files``.
 
     ``begin`` (microseconds of event time) leaves out the events before it: those that the log has from elsewhere. ``anew`` forgets how far
-    the archive is, and removes what it wrote. ``skip``: the offsets of each partition that streams were told to leave out. Raises ConfigError for a source without topic or files, DataError for a log that holds events
-    that were not archived (they may be the topic's own, and would count twice) where no ``begin`` is given, for a topic that was made anew,
-    and for records that are gone, OffsetGone.
+    the archive is, and removes what it wrote. ``skip``: the offsets of each partition that streams were told to leave out.
+
+    Raises ConfigError for a source without topic or files, DataError for a log that holds events that were not archived (they may be the
+    topic's own, and would count twice) where no ``begin`` is given, for a topic that was made anew, and for records that are gone,
+    OffsetGone.
     """
     if not source.topic or not source.files:
         lacks = "files" if source.topic else "topic"

@@ -299,3 +299,20 @@ def test_on_demand_views_are_refused_in_words(repo: Path, tmp_path: Path) -> Non
     assert "feature view 'doubled' is computed on demand" in got.json()["error"] and "preprocessing_fn" in got.json()["error"]
     with pytest.raises(DataError, match="on-demand view 'doubled': a model is not trained on what is computed on demand"):
         build_training_set(model(["doubled:twice"]), spine(), store, tmp_path, NOW)
+
+
+def test_one_column_for_keys_of_two_types_is_one_line() -> None:
+    """FAULTS 4: two views mapped onto a column, one with text and one with numbers as keys: an internal error before."""
+    from feast.value_type import ValueType
+
+    from serving.catalog import Catalog, View
+    from serving.errors import InvalidRequestError
+
+    kinds = {"cities": ("city", ValueType.STRING), "shops": ("shop", ValueType.INT64)}
+    views = {name: View(name, None, {key: kind}, (key,), {"n": None}, 0) for name, (key, kind) in kinds.items()}  # type: ignore[arg-type]
+    catalog = Catalog(views, {})
+    pairs = (("cities", "n"), ("shops", "n"))
+    mapped = FeatureSet(pairs, {"cities": Projection("cities", {"city": "x"}), "shops": Projection("shops", {"shop": "x"})})
+    with pytest.raises(InvalidRequestError, match="take 'x' as a key of string and of int64; map their keys to columns of their own"):
+        catalog.key_fields(mapped)
+    assert [f.name for f in catalog.key_fields(FeatureSet(pairs, {}))] == ["city", "shop"]
