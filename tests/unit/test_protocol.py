@@ -52,7 +52,10 @@ def test_timestamps_are_written_as_protobuf_does() -> None:
 def test_what_tf_serving_and_protobufs_json_send() -> None:
     """FAULTS 14: rows whose values are lists of one, values alone for a model of one field, and numbers as text."""
     city, distance, legs = RequestField("city", "string"), RequestField("distance", "float64", True), RequestField("legs", "int64")
-    rows: list[dict[str, list[object]]] = [{"city": ["a"], "distance": ["1.5e2"], "legs": ["7"]}, {"city": ["b"], "distance": [2], "legs": [3.0]}]
+    rows: list[dict[str, list[object]]] = [
+        {"city": ["a"], "distance": ["1.5e2"], "legs": ["7"]},
+        {"city": ["b"], "distance": [2], "legs": [3.0]},
+    ]
     wanted: dict[str, list[object]] = {"city": ["a", "b"], "distance": [150.0, 2.0], "legs": [7, 3]}
     assert v1_instances({"instances": rows}, [city, distance, legs], 10) == (wanted, 2)
     columns = {name: [row[name] for row in rows] for name in wanted}
