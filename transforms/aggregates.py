@@ -25,7 +25,7 @@ from transforms.functions.base import Events, StateSpec, checked_output
 from transforms.functions.count import Counts
 from transforms.windows import Rows, rows_of
 
-__all__ = ["joined", "keyed", "merge", "rows_between", "tile", "tile_schema", "with_keys"]
+__all__ = ["joined", "keyed", "merge", "rows_at", "rows_between", "tile", "tile_schema", "with_keys"]
 
 Int = npt.NDArray[np.int64]
 Events_ = TypeVar("Events_", pa.RecordBatch, pa.Table)
@@ -206,6 +206,35 @@ def _pieces(code: Int, starts: Int, group: d.FeatureGroup, after: int, upto: int
             begin, lo = end, lo + int(np.searchsorted(starts[lo:hi], end - reach))
         yield lo, hi, begin, upto
         key = until
+
+
+def rows_at(keys: Sequence[pa.Array], windows: Mapping[int, pa.RecordBatch], group: d.FeatureGroup, boundary: int) -> pa.RecordBatch:
+    """One row at ``boundary`` (microseconds) for each key among ``keys`` (the columns of N keys), sorted by them: ``group.row_schema``.
+
+    ``windows`` holds for each window (microseconds) merged tiles that make it up, of any lengths, as long as they follow each other in
+    time; tiles of other keys do no harm.
+    """
+    count = len(group.entity.keys)
+    sets = [keys, *(tiles.columns[:count] for tiles in windows.values())]
+    code = _key_codes([pa.concat_arrays([each[n] for each in sets]) for n in range(count)])
+    of, *codes = np.split(code, np.cumsum([len(each[0]) for each in sets])[:-1])
+    row, first = np.unique(of, return_index=True)
+    take, at = pa.array(first), np.full(len(row), boundary)
+    spans = {over: (np.searchsorted(c, row), np.searchsorted(c, row, side="right")) for over, c in zip(windows, codes, strict=True)}
+    read: dict[tuple[str, int], Any] = {}
+    columns = []
+    for feature in group.features:
+        over, specs = feature.over, feature.aggregate.states()
+        for spec in specs:
+            if (spec.key, over) not in read:
+                column = windows[over].column(windows[over].schema.get_field_index(spec.key))
+                read[spec.key, over] = spec.state.from_arrow(column, spec.param).windows(*spans[over])
+        column = feature.aggregate.extract_output([read[spec.key, over] for spec in specs], at)
+        columns.append(checked_output(feature.aggregate, feature.output, column, len(row)))
+    longest = max(windows)
+    events = Counts.from_arrow(windows[longest].column(count + 1)).merge(*spans[longest], ordered=True)
+    head = [*(column.take(take) for column in keys), pa.array(at + group.delay_us).cast(d.TIMESTAMP)]
+    return pa.RecordBatch.from_arrays([*head, *columns, events.to_arrow()], schema=group.row_schema)
 
 
 class _Made:

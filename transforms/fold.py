@@ -2,7 +2,7 @@
 
 Input are ranges of partitions' records (:class:`OffsetRange`) in any order, repeated and cut anywhere: the shard knows the next offset
 that it expects of each partition, drops what it has, and keeps what lies beyond a gap until the gap is filled. Rows follow from tiles by
-:func:`transforms.aggregates.rows_between`, as in batch. Nothing here knows a clock, a broker or a runner.
+:mod:`transforms.tile_tiers`, to the bit as in batch. Nothing here knows a clock, a broker or a runner.
 """
 
 from __future__ import annotations
@@ -14,13 +14,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from transforms.aggregates import keyed, merge, rows_between, tile, tile_schema
-from transforms.definitions import EVENT_TIMESTAMP, FeatureGroup, micros
-from transforms.hashing import hash64, mix
+from transforms.aggregates import keyed, tile
+from transforms.definitions import FeatureGroup, micros
 from transforms.lateness import NEVER
-from transforms.windows import ranges
+from transforms.tile_tiers import Tiles, column_of, hashes_of
 
 __all__ = ["OFFSET", "Folded", "PartitionState", "Shard", "OffsetRange"]
 
@@ -29,8 +27,6 @@ U64 = npt.NDArray[np.uint64]
 
 OFFSET = "_offset"
 """The column of event rows that numbers their records (int64)."""
-MAX_PARTS = 32
-"""Above so many deltas they are merged: each costs some work of its own whenever rows are made."""
 SEGMENTS = 16
 """How many places a partition's past is remembered at, over the longest reach: a resume reads at most one such part too much."""
 
@@ -107,83 +103,6 @@ class PartitionState:
     def needed_leaps(self) -> tuple[int, ...]:
         """The leaps that go with what :meth:`needed` told."""
         return self.segments[0].leaps if self.segments else self.leaps
-
-
-class Part:
-    """Some tiles, and where those of a key lie: the runs of equal key hashes, sorted by hash."""
-
-    def __init__(self, tiles: pa.RecordBatch, group: FeatureGroup) -> None:
-        self.tiles, self.starts = tiles, _column(tiles, "tile_start")
-        self.hashes = _hashes_of([tiles.column(i) for i in range(len(group.entity.keys))])
-        lo = np.flatnonzero(np.concatenate([np.ones(min(len(self.hashes), 1), bool), self.hashes[1:] != self.hashes[:-1]]))
-        order = np.argsort(self.hashes[lo], kind="stable")
-        self.run, self.lo, self.hi = self.hashes[lo][order], lo[order], np.append(lo[1:], len(self.hashes))[order]
-
-    def of(self, hashes: U64, since: int, upto: int) -> pa.RecordBatch:
-        """The tiles of keys with these hashes (sorted, unique) that start in ``since <= start < upto``, in their order."""
-        runs, _ = ranges(np.searchsorted(self.run, hashes), np.searchsorted(self.run, hashes, side="right"))
-        lo, hi = self.lo[runs], self.hi[runs]
-        order = np.argsort(lo)
-        at, _ = ranges(lo[order], hi[order])
-        at = at[(self.starts[at] >= since) & (self.starts[at] < upto)]
-        return self.tiles.take(pa.array(at))
-
-
-class Tiles:
-    """A group's tiles: a merged base and the deltas since. Folded when the deltas grow long."""
-
-    def __init__(self, group: FeatureGroup) -> None:
-        self.group = group
-        self.parts: list[Part] = []
-
-    def add(self, tiles: pa.RecordBatch) -> None:
-        """Append tiles (of any events not yet in)."""
-        if tiles.num_rows:
-            self.parts.append(Part(tiles, self.group))
-        if len(self.parts) > MAX_PARTS:
-            deltas = [p.tiles for p in self.parts[1:]]
-            self.parts[1:] = [Part(merge(deltas, self.group), self.group)]
-
-    @property
-    def long(self) -> bool:
-        """Whether folding all into one pays."""
-        return sum(len(p.starts) for p in self.parts[1:]) > max(4096, len(self.parts[0].starts) if self.parts else 0)
-
-    def compact(self, horizon: int) -> pa.RecordBatch:
-        """Fold all into one and forget the tiles that start before ``horizon``; the folded tiles."""
-        kept = [p.tiles if (p.starts >= horizon).all() else p.tiles.filter(pa.array(p.starts >= horizon)) for p in self.parts]
-        merged = merge(kept, self.group)
-        self.parts = []
-        self.add(merged)
-        return merged
-
-    def rows(self, after: int, upto: int, late: U64 | None = None, late_from: int = 0) -> pa.RecordBatch:
-        """The rows with ``after < boundary <= upto``, and those of the keys ``late`` (hashes) with ``late_from < boundary <= after``,
-        sorted by (keys, event timestamp)."""
-        reach = [self.group.hop_us + over for over in (0, *sorted({f.over for f in self.group.features}))]
-        wanted: list[U64] = []
-        for part in self.parts if upto > after else ():
-            # NEVER - reach stays far inside int64.
-            touched = np.logical_or.reduce([(part.starts > after - r) & (part.starts <= upto - r) for r in reach])
-            wanted.append(part.hashes[touched])
-        out = []
-        if late is not None and len(late):
-            out.append(self._rows_of(np.unique(late), late_from, after))
-        if wanted:
-            out.append(self._rows_of(np.unique(np.concatenate(wanted)), after, upto))
-        batches = [b for b in out if b.num_rows]
-        if len(batches) < 2:
-            return batches[0] if batches else rows_between(_none(self.group), self.group, after, upto)
-        rows = pa.Table.from_batches(batches, schema=self.group.row_schema).combine_chunks().to_batches()[0]
-        by = [(name, "ascending") for name in (*self.group.entity.keys, EVENT_TIMESTAMP)]
-        return rows.take(pc.sort_indices(rows, sort_keys=by))
-
-    def _rows_of(self, hashes: U64, after: int, upto: int) -> pa.RecordBatch:
-        if not len(hashes) or upto <= after:
-            return rows_between(_none(self.group), self.group, 0, 0)
-        since = after - self.group.longest_us - self.group.hop_us
-        chosen = [p.of(hashes, since, upto) for p in self.parts]
-        return rows_between(merge(chosen, self.group), self.group, after, upto)
 
 
 @dataclass(frozen=True)
@@ -269,17 +188,17 @@ class Shard:
         for name, batch in events.items():
             group = self.groups[name]
             batch = keyed(batch, group)
-            offsets = _column(batch, OFFSET)
+            offsets = column_of(batch, OFFSET)
             if len(offsets) and offsets.min() < at.expected:
                 batch = batch.filter(pa.array(offsets >= at.expected))
                 counts[f"repeated/{name}"] = len(offsets) - batch.num_rows
-                offsets = _column(batch, OFFSET)
+                offsets = column_of(batch, OFFSET)
             if name in at.dropped_late and np.isin(offsets, at.dropped_late[name]).any():
                 keep = ~np.isin(offsets, at.dropped_late[name])
                 batch, offsets = batch.filter(pa.array(keep)), offsets[keep]
             if not batch.num_rows:
                 continue
-            times, fresh = _column(batch, group.source.event_time), offsets >= at.done
+            times, fresh = column_of(batch, group.source.event_time), offsets >= at.done
             final = fresh & (times < self.output_watermark[name] - micros(group.source.allowed_lateness))
             if final.any():
                 late_events[name] = batch.filter(pa.array(final))
@@ -288,7 +207,7 @@ class Shard:
             tiles = tile(batch, group)
             behind = fresh & (times < self.output_watermark[name])
             if behind.any():
-                keys = _hashes_of([batch.column(batch.schema.get_field_index(k)) for k in group.entity.keys])
+                keys = hashes_of([batch.column(batch.schema.get_field_index(k)) for k in group.entity.keys])
                 known, since = at.pending_corrections.get(name, (keys[:0], -NEVER))
                 at.pending_corrections[name] = np.concatenate([known, keys[behind]]), min(since, int(times[behind].min()))
                 counts[f"corrected/{name}"] = int(behind.sum())
@@ -347,20 +266,3 @@ class Shard:
         at.watermark = max(at.watermark, span.watermark)
         at.idle = span.idle
         self.counted[span.source] = max(self.counted.get(span.source, 1), span.partitions)
-
-
-def _none(group: FeatureGroup) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays([pa.array([], f.type) for f in tile_schema(group)], schema=tile_schema(group))
-
-
-def _column(batch: pa.RecordBatch, name: str) -> Int:
-    out: Int = batch.column(batch.schema.get_field_index(name)).cast(pa.int64()).to_numpy(zero_copy_only=False)
-    return out
-
-
-def _hashes_of(keys: Sequence[pa.Array]) -> U64:
-    """A hash per key: equal keys have equal ones. A collision costs time, never a wrong row."""
-    h = np.zeros(len(keys[0]), dtype=np.uint64)
-    for column in keys:
-        h = mix(h ^ hash64(column))
-    return h

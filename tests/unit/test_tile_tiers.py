@@ -1,0 +1,132 @@
+"""Rows from tiers of coarse tiles are those from the tiles themselves, to the bit: whatever comes late, is forgotten or begins anew."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.oracle.strategies import HOUR, event_lists, groups, make_group, make_source, to_batch
+from tests.unit.stream_log import Emitted, Stream
+from tests.unit.test_fold import Case, cases, check
+from transforms import tile_tiers
+from transforms.aggregates import merge, rows_between, tile
+from transforms.definitions import FeatureGroup, Mean, hours
+from transforms.tile_tiers import Tiles, cover, hashes_of
+
+
+@pytest.fixture(autouse=True, scope="module")
+def tiers_everywhere() -> Iterator[None]:
+    """Tiers of two, over windows of two hops and more, and rows of every single step made from them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tile_tiers, "BLOCK", 2)
+        patch.setattr(tile_tiers, "FEW", 1)
+        patch.setattr(Tiles, "count", lambda self, hashes, since, upto: 2**60 if upto - since < 40 * self.group.hop_us else 0)
+        yield
+
+
+@given(st.integers(-100, 100), st.integers(0, 3000), st.integers(0, 6))
+def test_a_cover_is_every_hop_once(lo: int, length: int, tiers: int) -> None:
+    pieces = cover(lo, lo + length, tiers)
+    block = tile_tiers.BLOCK
+    hops = sorted(h for tier, a, b in pieces for h in range(a * block**tier, b * block**tier))
+    assert hops == list(range(lo, lo + length))
+    assert sum(b - a for tier, a, b in pieces if tier < tiers) <= 2 * (block - 1) * tiers
+
+
+def pieces_of(data: st.DataObject, group: FeatureGroup) -> list[list[dict[str, Any]]]:
+    log = data.draw(event_lists(group))
+    time = group.source.event_time
+    return [sorted(log, key=lambda e: e[time])[i : i + 3] for i in range(0, len(log), 3)]
+
+
+@given(st.data())
+@settings(max_examples=50)
+def test_incremental_rows_are_those_made_anew(data: st.DataObject) -> None:
+    """Events in order and late ones, steps of one hop and of many, folding in between, a start in the middle."""
+    group = data.draw(groups(max_aggregates=3))
+    rng = random.Random(data.draw(st.integers(0, 2**32)))
+    tiles, known = Tiles(group), []
+    boundary = None
+    for part in pieces_of(data, group):
+        kept = [e for e in part if rng.random() < 0.8]
+        late = [e for e in part if e not in kept]
+        for events in (kept, late):
+            if not events:
+                continue
+            made = tile(to_batch(events, group.source), group)
+            tiles.add(made)
+            known.append(made)
+            newest = max(e[group.source.event_time] for e in events)
+            upto = (newest // group.hop_us + 1) * group.hop_us
+            if boundary is None:
+                boundary = upto - 2 * group.hop_us
+            if rng.random() < 0.3:  # a restart: everything is made anew from the tiles
+                tiles = Tiles(group)
+                tiles.add(merge(known, group))
+            if rng.random() < 0.3:
+                tiles.compact(-(2**62))
+            upto = max(upto, boundary) + group.hop_us * rng.choice([0, 0, 1, 5, group.longest_us // group.hop_us])
+            touched = merge([made], group)
+            keys = hashes_of([touched.column(i) for i in range(len(group.entity.keys))])
+            since = boundary - group.hop_us * rng.choice([0, 1, 3])
+            got = tiles.rows(boundary, upto, keys, since)
+            whole = merge(known, group)
+            want = rows_between(whole, group, boundary, upto)
+            chosen = np.isin(hashes_of([whole.column(i) for i in range(len(group.entity.keys))]), keys)
+            corrected = rows_between(whole.filter(pa.array(chosen)), group, since, boundary)
+            by = [(name, "ascending") for name in (*group.entity.keys, "event_timestamp")]
+            both = pa.Table.from_batches([want, corrected]).sort_by(by)
+            assert _bits(got) == _bits(both)
+            boundary = upto
+
+
+def _bits(rows: pa.RecordBatch | pa.Table) -> str:
+    return repr(rows.to_pydict())
+
+
+@given(cases(max_size=24))
+@settings(max_examples=25)
+def test_a_stream_from_tiers_equals_the_oracle_over_stops_and_late_events(case: Case) -> None:
+    out, stop = Emitted(), None
+    for _ in range(case.rng.choice([0, 1, 2])):
+        stream = Stream(case.rng, case.groups, case.logs, case.shards, out, stop=stop)
+        stream.steps(case.rng.choice([0, 10, 30]))
+        stop = stream.stop()
+    stream = Stream(case.rng, case.groups, case.logs, case.shards, out, stop=stop)
+    stream.steps(case.rng.choice([0, 20, 60]))
+    stream.finish()
+    check(case, out)
+
+
+def test_tiles_that_are_forgotten_are_in_no_row() -> None:
+    """Over a long time with a horizon that moves along: tiers forget what the tiles do."""
+    group = make_group([Mean("x", over=[hours(1), hours(8), hours(20)])], source=make_source(name="s"))
+    tiles, known, rng = Tiles(group), [], random.Random(3)
+    assert len(tiles.sizes) > 2
+    event = {"origin": "a", "gate": 1, "flight": "f", "serial": 1}
+    start = 500_000
+    for hour in range(90):
+        log = [
+            {
+                **{f.name: None for f in group.source.fields},
+                **event,
+                "x": rng.choice([0.1, 1e300, 5e-324]),
+                "departed_at": (start + hour) * HOUR,
+            }
+        ]
+        if rng.random() < 0.7:
+            made = tile(to_batch(log, group.source), group)
+            tiles.add(made)
+            known.append(made)
+        after, upto = (start + hour) * HOUR, (start + hour + 1) * HOUR
+        assert _bits(tiles.rows(after, upto)) == _bits(rows_between(merge(known, group), group, after, upto))
+        if hour % 7 == 0:
+            tiles.compact(upto - group.longest_us - group.hop_us)
+    assert all(int(p.first) >= (start + 60) * HOUR for tier in tiles.tiers for p in tier.parts[:1])

@@ -1,0 +1,266 @@
+"""The tiles that a shard of the stream holds, and the rows that follow from them: a boundary at a time from few pieces, or many at once.
+
+Over the tiles of a hop lie tiers of coarse ones: eight hops, eight times eight, and so on, at places fixed by the epoch. A window of any
+length is covered by some tens of pieces of several tiers, where it would take thousands of tiles, so a row costs about the same over an
+hour and over ninety days. A coarse tile is the merge of those below it and no more: a cache, which the tiles give anew whenever a shard
+starts, and which a late tile is merged into.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from transforms.aggregates import joined, merge, rows_at, rows_between, tile_schema
+from transforms.definitions import EVENT_TIMESTAMP, TIMESTAMP, FeatureGroup
+from transforms.hashing import hash64, mix
+from transforms.lateness import NEVER
+from transforms.windows import ranges
+
+__all__ = ["Part", "Parts", "Tiles", "cover", "hashes_of"]
+
+Int = npt.NDArray[np.int64]
+U64 = npt.NDArray[np.uint64]
+
+MAX_PARTS = 32
+"""Above so many deltas they are merged: each costs some work of its own whenever rows are made."""
+BLOCK = 8
+"""A tile of one tier is so many of the tier below."""
+FEW = 4 * BLOCK
+"""Windows of so few hops are covered by tiles of one hop as well."""
+
+
+class Part:
+    """Some tiles, sorted by key and start, and where those of a key lie."""
+
+    def __init__(self, tiles: pa.RecordBatch, group: FeatureGroup) -> None:
+        self.tiles, self.starts = tiles, column_of(tiles, "tile_start")
+        self.first, self.last = int(self.starts.min()), int(self.starts.max())
+        hashes = hashes_of([tiles.column(i) for i in range(len(group.entity.keys))])
+        new = np.ones(len(hashes), bool)
+        # Keys of one hash may lie beside each other: each has runs of its own, as within one the starts ascend.
+        new[1:] = (hashes[1:] != hashes[:-1]) | (self.starts[1:] <= self.starts[:-1])
+        number = np.cumsum(new) - 1
+        self.number = number.astype(np.int32)
+        self.hash_of = hashes[new]
+        self.order = np.argsort(self.hash_of, kind="stable")
+        self.sorted = self.hash_of[self.order]
+        self.hop, self.span = group.hop_us, (self.last - self.first) // group.hop_us + 2
+        self.place = number * self.span + (self.starts - self.first) // self.hop
+
+    @cached_property
+    def by_time(self) -> tuple[Int, npt.NDArray[np.int32]]:
+        """(starts in ascending order, where in the tiles they are)."""
+        order = np.argsort(self.starts, kind="stable")
+        return self.starts[order], order.astype(np.int32)
+
+    def touched(self, since: int, upto: int) -> U64:
+        """The hashes of keys with tiles that start in ``since <= start < upto``, some of them more than once."""
+        starts, order = self.by_time
+        out: U64 = self.hash_of[self.number[order[np.searchsorted(starts, since) : np.searchsorted(starts, upto)]]]
+        return out
+
+    def find(self, hashes: U64, since: int, upto: int) -> tuple[Int, Int]:
+        """Where the tiles are of keys with these hashes (sorted, unique) that start in ``since <= start < upto``: ranges, in order."""
+        if self.last < since or self.first >= upto:
+            return self.order[:0], self.order[:0]
+        at, _ = ranges(np.searchsorted(self.sorted, hashes), np.searchsorted(self.sorted, hashes, side="right"))
+        runs = np.sort(self.order[at]) * self.span
+        low, high = (min(max(-((self.first - t) // self.hop), 0), self.span - 1) for t in (since, upto))
+        return np.searchsorted(self.place, runs + low), np.searchsorted(self.place, runs + high)
+
+
+class Parts:
+    """Tiles of one length: a merged base and the deltas since. Folded when the deltas grow long."""
+
+    def __init__(self, group: FeatureGroup) -> None:
+        self.group = group
+        self.parts: list[Part] = []
+
+    def add(self, tiles: pa.RecordBatch) -> None:
+        """Append tiles (of any events not yet in)."""
+        if tiles.num_rows:
+            self.parts.append(Part(tiles, self.group))
+        if len(self.parts) > MAX_PARTS:
+            deltas = [p.tiles for p in self.parts[1:]]
+            self.parts[1:] = [Part(merge(deltas, self.group), self.group)]
+
+    @property
+    def long(self) -> bool:
+        """Whether folding all into one pays."""
+        return sum(len(p.starts) for p in self.parts[1:]) > max(4096, len(self.parts[0].starts) if self.parts else 0)
+
+    def compact(self, horizon: int) -> pa.RecordBatch:
+        """Fold all into one and forget the tiles that start before ``horizon``; the folded tiles."""
+        kept = [p.tiles if p.first >= horizon else p.tiles.filter(pa.array(p.starts >= horizon)) for p in self.parts]
+        merged = merge(kept, self.group)
+        self.parts = [Part(merged, self.group)] if merged.num_rows else []
+        return merged
+
+    def find(self, hashes: U64, intervals: Iterable[tuple[int, int]]) -> Iterator[pa.RecordBatch]:
+        """The tiles of keys with these hashes that start in any of the intervals."""
+        for since, upto in intervals:
+            for part in self.parts:
+                at, _ = ranges(*part.find(hashes, since, upto))
+                if len(at):
+                    yield part.tiles.take(pa.array(at))
+
+    def count(self, hashes: U64, since: int, upto: int) -> int:
+        """How many tiles :meth:`find` gives."""
+        return sum(int((hi - lo).sum()) for lo, hi in (part.find(hashes, since, upto) for part in self.parts))
+
+
+class Tiles(Parts):
+    """A group's tiles of one hop, and tiers of coarse ones over those whose time has passed."""
+
+    def __init__(self, group: FeatureGroup) -> None:
+        super().__init__(group)
+        self.sizes: list[int] = []
+        """The lengths of the tiers' tiles in hops."""
+        while (BLOCK ** (len(self.sizes) + 1)) * 2 <= group.longest_us // group.hop_us and group.longest_us // group.hop_us > FEW:
+            self.sizes.append(BLOCK ** (len(self.sizes) + 1))
+        self.tiers = [Parts(group) for _ in self.sizes]
+        self.sealed = [NEVER for _ in self.sizes]
+        """Up to where each tier is made: tiles that come later are merged into it, those beyond are not in it yet."""
+
+    def add(self, tiles: pa.RecordBatch) -> None:
+        """Append tiles (of any events not yet in)."""
+        super().add(tiles)
+        for size, tier, sealed in zip(self.sizes, self.tiers, self.sealed, strict=True):
+            if sealed != NEVER and tiles.num_rows:
+                behind = column_of(tiles, "tile_start") < sealed
+                if behind.any():
+                    tier.add(self._coarse([tiles.filter(pa.array(behind))], size))
+
+    def compact(self, horizon: int) -> pa.RecordBatch:
+        """Fold all into one and forget the tiles that start before ``horizon``; the folded tiles."""
+        for tier in self.tiers:
+            if tier.parts:
+                tier.compact(horizon)
+        return super().compact(horizon)
+
+    def rows(self, after: int, upto: int, late: U64 | None = None, late_from: int = 0) -> pa.RecordBatch:
+        """The rows with ``after < boundary <= upto``, and those of the keys ``late`` (hashes) with ``late_from < boundary <= after``,
+        sorted by (keys, event timestamp)."""
+        out = []
+        if late is not None and len(late):
+            out.append(self._rows_of(np.unique(late), late_from, after))
+        if upto > after:
+            # NEVER - reach stays far inside int64.
+            wanted = [part.touched(after - r + 1, upto - r + 1) for part in self.parts for r in self._reaches()]
+            if wanted:
+                out.append(self._rows_of(np.unique(np.concatenate(wanted)), after, upto))
+        return self._sorted(out)
+
+    def _reaches(self) -> list[int]:
+        """How long after a tile's start the rows are that it makes."""
+        return [self.group.hop_us + over for over in (0, *sorted({f.over for f in self.group.features}))]
+
+    def _sorted(self, batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+        some = [b for b in batches if b.num_rows]
+        rows = joined(some, self.group.row_schema)
+        if len(some) < 2:
+            return rows
+        by = [(name, "ascending") for name in (*self.group.entity.keys, EVENT_TIMESTAMP)]
+        return rows.take(pc.sort_indices(rows, sort_keys=by))
+
+    def _rows_of(self, hashes: U64, after: int, upto: int) -> pa.RecordBatch:
+        """The rows of keys with these hashes."""
+        hop = self.group.hop_us
+        if not len(hashes) or upto // hop <= after // hop:
+            return _none_of(self.group)
+        since = after - self.group.longest_us - hop
+        steps = upto // hop - after // hop
+        if self.sizes and steps * len(hashes) * self._pieces(upto) < self.count(hashes, since, upto):
+            return self._sorted([self._rows_at(hashes, (upto // hop - n) * hop) for n in range(steps)])
+        return rows_between(merge(list(self.find(hashes, [(since, upto)])), self.group), self.group, after, upto)
+
+    def _pieces(self, boundary: int) -> int:
+        """How many tiles at most the windows of one key at a boundary are made of."""
+        hop = self.group.hop_us
+        return sum(b - a for over in self._overs() for _, a, b in cover((boundary - over) // hop, boundary // hop, len(self.sizes)))
+
+    def _overs(self) -> list[int]:
+        return sorted({f.over for f in self.group.features})
+
+    def _rows_at(self, hashes: U64, boundary: int) -> pa.RecordBatch:
+        """The rows of one boundary, of those of the keys that have one there."""
+        group, hop = self.group, self.group.hop_us
+        touched = list(self.find(hashes, [(boundary - r, boundary - r + hop) for r in self._reaches()]))
+        if not touched:
+            return _none_of(group)
+        self._seal(boundary)
+        keys = joined(touched, tile_schema(group)).columns[: len(group.entity.keys)]
+        here = np.unique(hashes_of(keys))
+        windows = {}
+        for over in self._overs():
+            found: list[pa.RecordBatch] = []
+            for tier, lo, hi in cover((boundary - over) // hop, boundary // hop, len(self.sizes)):
+                length = [1, *self.sizes][tier] * hop
+                found += (self, *self.tiers)[tier].find(here, [(lo * length, hi * length)])
+            windows[over] = merge(found, group)
+        return rows_at(keys, windows, group, boundary)
+
+    def _seal(self, boundary: int) -> None:
+        """Make the tiers up to a boundary: nothing but late tiles comes before it any more."""
+        below: Parts = self
+        for number, (size, tier) in enumerate(zip(self.sizes, self.tiers, strict=True)):
+            length, before = size * self.group.hop_us, self.sealed[number]
+            upto = boundary // length * length
+            if upto > before:
+                fresh = [
+                    p.tiles.filter(pa.array((p.starts >= before) & (p.starts < upto)))
+                    for p in below.parts
+                    if p.last >= before and p.first < upto
+                ]
+                tier.add(self._coarse(fresh, size))
+                if tier.long:
+                    tier.compact(NEVER)
+                self.sealed[number] = upto
+            below = tier
+
+    def _coarse(self, tiles: Sequence[pa.RecordBatch], size: int) -> pa.RecordBatch:
+        """The tiles merged to tiles of ``size`` hops."""
+        length, out = size * self.group.hop_us, []
+        for each in tiles:
+            at = each.schema.get_field_index("tile_start")
+            columns, starts = each.columns, column_of(each, "tile_start")
+            columns[at] = pa.array(starts - starts % length).cast(TIMESTAMP)
+            out.append(pa.RecordBatch.from_arrays(columns, schema=each.schema))
+        return merge(out, self.group)
+
+
+def cover(lo: int, hi: int, tiers: int) -> list[tuple[int, int, int]]:
+    """The fewest pieces of tiers 0 to ``tiers`` that are the hops ``lo .. hi - 1``: (tier, first, one after the last), in units of the
+    tier's own length, :data:`BLOCK` to the power of the tier in hops."""
+    out: list[tuple[int, int, int]] = []
+    for tier in range(tiers + 1):
+        up, down = -(-lo // BLOCK), hi // BLOCK
+        if tier == tiers or up >= down:
+            return [*out, (tier, lo, hi)] if lo < hi else out
+        out += [(tier, a, b) for a, b in ((lo, up * BLOCK), (down * BLOCK, hi)) if a < b]
+        lo, hi = up, down
+    return out
+
+
+def _none_of(group: FeatureGroup) -> pa.RecordBatch:
+    return joined([], group.row_schema)
+
+
+def column_of(batch: pa.RecordBatch, name: str) -> Int:
+    """A column of whole numbers or timestamps, int64."""
+    out: Int = batch.column(batch.schema.get_field_index(name)).cast(pa.int64()).to_numpy(zero_copy_only=False)
+    return out
+
+
+def hashes_of(keys: Sequence[pa.Array]) -> U64:
+    """A hash per key: equal keys have equal ones. A collision costs time, never a wrong row."""
+    h = np.zeros(len(keys[0]), dtype=np.uint64)
+    for column in keys:
+        h = mix(h ^ hash64(column))
+    return h
