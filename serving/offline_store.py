@@ -269,7 +269,17 @@ def _join(db: Any, config: RepoConfig, view: FeatureView, wanted: Sequence[str],
         db.unregister("spine")
     if found.num_rows != n:
         raise StoreError(f"view {view.name!r}: the join gave {found.num_rows} rows for {n}; this is a defect, please report it")
-    return {w: _cast(found.column(i), types[w]) for i, w in enumerate(wanted)}
+    return {w: _declared(found.column(i), types[w], f"{view.name}:{w}") for i, w in enumerate(wanted)}
+
+
+def _declared(column: Any, kind: pa.DataType | None, feature: str) -> Any:
+    """Values of the type that a view declares. Raises StoreError for one that this type does not hold."""
+    try:
+        return _cast(column, kind)
+    except pa.ArrowException as e:
+        raise StoreError(
+            f"feature {feature!r} is declared {kind} and its files hold {column.type}: {one_line(e)}; correct the view"
+        ) from None
 
 
 def latest_rows(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.lake.files import json_digest, sha256
+from pipelines.lake.masking import MASK, without_named_secrets
 from pipelines.lake.run_records import Code, Engine
 from pipelines.lake.value_code import meaning, value_files
 
@@ -24,10 +25,10 @@ __all__ = ["code_version", "engine_root", "engine_version", "facts", "hashed", "
 
 LIBRARIES = ("apache-beam", "tensorflow", "tensorflow-transform", "tfx-bsl", "pyarrow", "numpy", "feast", "duckdb", "tandem-features")
 LOCK = "requirements.lock" if sys.version_info < (3, 12) else "requirements-modern.lock"
-MASK = "***"
-
-_SECRET = re.compile(r"passw(or)?d|passphrase|secret|token|api[_-]?key|private[_-]?key|credential|webhook|authorization", re.IGNORECASE)
-_USERINFO = re.compile(r"(?<=://)([^/@\s:]*):[^/@\s]*@")
+_SECRET = re.compile(
+    r"passw(or)?d|passphrase|^pwd$|secret|token|api[_-]?key|private[_-]?key|credential|webhook|authorization", re.IGNORECASE
+)
+_USERINFO = re.compile(r"(?<=://)([^/@\s:]*):[^/\s\"'<>]*@")  # up to the last @: a password may hold one
 _QUERY = re.compile(r"([?&][^=&\s]*(?:passw|secret|token|key|sig)[^=&\s]*=)[^&\s]+", re.IGNORECASE)
 
 
@@ -123,7 +124,9 @@ def masked(value: Any, name: str = "") -> Any:
         return value
     if name and _SECRET.search(name):
         return MASK
-    return _QUERY.sub(rf"\1{MASK}", _USERINFO.sub(rf"\1:{MASK}@", value)) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return without_named_secrets(_QUERY.sub(rf"\1{MASK}", _USERINFO.sub(rf"\1:{MASK}@", value)))
 
 
 def masked_command(words: Iterable[str]) -> list[str]:

@@ -23,6 +23,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
+from pipelines.lake.masking import without_named_secrets
 from transforms.errors import ConfigError
 
 __all__ = ["EnvironmentSource", "Secret", "SecretSource", "bind", "masked", "secret_fields"]
@@ -196,10 +197,9 @@ def _from_vault(place: str, address: str, token: str) -> dict[str, str]:
     return {str(key): str(value) for key, value in answer["data"]["data"].items()}
 
 
-_IN_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)[^\s/@]*@", re.IGNORECASE)
-_NAMED = re.compile(r"(?P<name>(?:pass(?:word|wd)?|pwd|token|secret|api_?key|access_?key)\s*[=:]\s*)(?P<value>[^\s,;&'\"]+)", re.IGNORECASE)
+_IN_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)[^\s/]*@", re.IGNORECASE)
 
 
 def masked(text: str) -> str:
     """A text without the passwords in its URLs (``scheme://user:password@host``) and connection strings (``password=...``)."""
-    return _NAMED.sub(r"\g<name>***", _IN_URL.sub(r"\g<scheme>***@", text))
+    return without_named_secrets(_IN_URL.sub(r"\g<scheme>***@", text))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.lake import provenance
 from pipelines.lake.private import sounds_secret, without_secrets
 from pipelines.project.config import Settings, load_settings
 from pipelines.project.secrets import Secret, masked, secret_fields
@@ -181,6 +182,11 @@ def test_children_that_need_no_secret_are_given_none() -> None:
         ("https://token@host/a?b=1", "https://***@host/a?b=1"),
         ("redis.internal:6379,password=pw,db=0", "redis.internal:6379,password=***,db=0"),
         ("Server=x;Pwd=pw;Database=y", "Server=x;Pwd=***;Database=y"),
+        ("redis://:p@pw@db:6379", "redis://***@db:6379"),
+        ('PlainLoginModule required username="a" password="pw pw";', 'PlainLoginModule required username="a" password=***;'),
+        ("Authorization: Bearer pwpwpw.pw", "Authorization: Bearer ***"),
+        ("-----BEGIN RSA PRIVATE KEY-----\npw\n", "-----BEGIN RSA PRIVATE KEY-----***"),
+        ("passphrase: pw", "passphrase: ***"),
         ("no secret: a@b.c", "no secret: a@b.c"),
     ],
 )
@@ -188,6 +194,8 @@ def test_addresses_are_shown_without_their_secrets(text: str, shown: str) -> Non
     """SECURITY M3: unmasked forms."""
     assert masked(text) == shown or "secret: " in text
     assert "pw" not in masked(text)
+    assert "pw" not in provenance.masked({"a": [text]})["a"][0], "manifests and errors in them"
+    assert "pw" not in " ".join(provenance.masked_command(["tandem", "x", "--set", text]))
 
 
 def test_a_secret_comes_from_vault(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
