@@ -15,7 +15,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -29,6 +28,7 @@ from serving.metrics_files import retire
 from serving.settings import ServingSettings
 from serving.shared_buckets import shared_table
 from transforms.errors import ConfigError
+from transforms.own_program import module_command
 
 __all__ = ["Worker", "end_with_parent", "run_workers"]
 
@@ -147,7 +147,7 @@ class _Group:
         listener, parent, limits = self._fds
         self._begun += 1
         worker = Worker(f"{place}-{self._begun}", listener, parent, limits, str(self._folder))
-        command = [sys.executable, "-m", "serving", self._settings.model_dump_json(), worker.to_json()]
+        command = module_command("serving", self._settings.model_dump_json(), worker.to_json())
         environment = {k: v for k, v in os.environ.items() if k != "TANDEM_RUN_FOLDER"}  # how the server ends is told once
         # A group of its own: Ctrl-C in a terminal comes to the first process alone, which passes it on.
         process = subprocess.Popen(command, pass_fds=self._fds, env=environment, process_group=0)

@@ -23,6 +23,7 @@ FLOOR0 = tuple(
         "locks",
         "run_cover",
         "data_folder",
+        "own_program",
         "tensorflow_settings",
         "fields",
         "definitions",

@@ -78,8 +78,9 @@ def serve(
     chosen.exposure()
     if applying(settings.data) is not None:
         _finish(repo, data)
-    from pipelines.lake.processes import become, module_command
+    from pipelines.lake.processes import become
     from pipelines.project.recording import ProjectRef, hand_over
+    from transforms.own_program import module_command
 
     try:
         hand_over(ProjectRef(repo, settings, settings.data), "serve", serving=chosen.model_dump(mode="json"))

@@ -147,7 +147,8 @@ class _Child:
     """A command of ours as a child with a log; killed when this process ends, however it ends."""
 
     def __init__(self, repo: Repo, command: str, arguments: tuple[str, ...], environment: Mapping[str, str]) -> None:
-        from pipelines.lake.processes import start_child, tandem_command
+        from pipelines.lake.processes import start_child
+        from transforms.own_program import tandem_command
 
         self.command = command
         self.log = layout.demo(repo.data) / f"{command}.log"

@@ -1,7 +1,6 @@
 """The one place that starts processes: Python of this installation, JVMs, servers; tied to us so that they do not outlive us.
 
-Python children are started by the path of ``tandem/__main__.py`` with ``-P``: it is this installation's code that they run, from a
-checkout or a wheel, whatever lies in the current folder. Light: standard library only.
+Python children are those of :mod:`transforms.own_program`. Light: standard library only.
 """
 
 from __future__ import annotations
@@ -23,22 +22,10 @@ from typing import IO, Any, NoReturn
 from transforms.errors import ConfigError
 
 __all__ = [
-    "become", "free_ports", "let_go", "module_command", "port_taken", "reason", "rotate", "start_child", "start_detached", "stop_child",
-    "tandem_command",
+    "become", "free_ports", "let_go", "port_taken", "reason", "rotate", "start_child", "start_detached", "stop_child",
 ]  # fmt: skip
 
-_PROGRAM = str(Path(__file__).resolve().parents[2] / "tandem" / "__main__.py")
 _DIE_WITH_PARENT = str(Path(__file__).with_name("die_with_parent.py"))
-
-
-def tandem_command(*words: str) -> list[str]:
-    """The command line that runs ``tandem WORDS`` with this installation's code."""
-    return [sys.executable, "-P", _PROGRAM, *words]
-
-
-def module_command(module: str, *arguments: str) -> list[str]:
-    """The command line that runs a module of this installation, as ``python -m MODULE ARGUMENTS`` would."""
-    return tandem_command("-m", module, *arguments)
 
 
 def become(command: Sequence[str]) -> NoReturn:

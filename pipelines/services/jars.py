@@ -23,9 +23,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipelines.lake.files import sha256
-from pipelines.lake.processes import module_command, start_child
+from pipelines.lake.processes import start_child
 from transforms.errors import ConfigError, DataError, StoreError
 from transforms.locks import lock
+from transforms.own_program import module_command
 
 __all__ = ["ADD_OPENS", "ENDPOINTS", "Jar", "cache_folder", "classpath", "fetch_in_background", "java", "listed", "repositories", "verify"]
 

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.lake.process_identity import ProcessId
-from pipelines.lake.processes import let_go, module_command, reason, start_detached
+from pipelines.lake.processes import let_go, reason, start_detached
 from pipelines.services import jars
 from pipelines.services import kafka_broker as kafka
 from pipelines.services import redis_server as redis
 from pipelines.services import service_state as state
 from transforms.errors import StoreError
 from transforms.locks import lock
+from transforms.own_program import module_command
 
 __all__ = ["SERVICES", "down", "status", "up"]
 

@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.lake.processes import let_go, module_command, start_detached
+from pipelines.lake.processes import let_go, start_detached
 from pipelines.tracking.outbox import Outbox
 from pipelines.tracking.tracker import tracker_class
+from transforms.own_program import module_command
 
 if TYPE_CHECKING:
     from pipelines.project.config import Settings

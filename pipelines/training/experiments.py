@@ -20,10 +20,11 @@ from typing import Any
 
 from pipelines.lake.files import replaced
 from pipelines.lake.layout import REPORT
-from pipelines.lake.processes import start_child, stop_child, tandem_command
+from pipelines.lake.processes import start_child, stop_child
 from pipelines.lake.runs import Run, list_runs
 from pipelines.training.definition import Model
 from transforms.errors import ConfigError, TandemError
+from transforms.own_program import tandem_command
 
 __all__ = ["Experiment", "best", "combinations", "direction", "jobs_for", "parse_sets", "plan", "read_grid", "run_experiments", "table_of"]
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Protocol
 
 from pipelines.lake import layout
-from pipelines.lake.processes import reason, rotate, start_child, stop_child, tandem_command
+from pipelines.lake.processes import reason, rotate, start_child, stop_child
 from pipelines.project.recording import Stopped
+from transforms.own_program import tandem_command
 
 __all__ = ["Children", "Commands"]
 

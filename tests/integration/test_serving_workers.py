@@ -19,6 +19,7 @@ import pytest
 
 from serving.request_log import read_requests
 from tests.integration.serving_world import make_repo, settings
+from transforms.own_program import module_command
 
 BODY = {"feature_service": "delay", "entities": {"origin": ["JFK", "LGA"], "tailnum": ["N1", "N1"]}}
 
@@ -28,7 +29,8 @@ def server(root: Path, workers: int = 2, **changes: Any) -> Iterator[tuple[subpr
     """A server process (its models folder is empty: it is ready at once) and its address."""
     chosen = settings(root, port=0, workers=workers, needs_model=False, **changes)
     with open(root / "server.log", "w") as log:
-        process = subprocess.Popen([sys.executable, "-m", "serving", chosen.model_dump_json()], stderr=log, text=True)
+        command = module_command("serving", chosen.model_dump_json())
+        process = subprocess.Popen(command, stderr=log, text=True, cwd=_strange(root / "elsewhere"))
     try:
         address = _until(lambda: re.search(r"http://127\.0\.0\.1:\d+", (root / "server.log").read_text()), process)[0]
         _until(lambda: _answers(address), process)
@@ -36,6 +38,14 @@ def server(root: Path, workers: int = 2, **changes: Any) -> Iterator[tuple[subpr
     finally:
         process.terminate()
         process.wait(60)
+
+
+def _strange(folder: Path) -> Path:
+    """A folder with packages of our names, which are somebody else's."""
+    for name in ("serving", "transforms", "tandem"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / name / "__init__.py").write_text("raise SystemExit('a package of somebody else was taken for ours')")
+    return folder
 
 
 def _answers(address: str) -> bool:

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pytest
 
 from pipelines.batch.steps import ReadEvents
-from pipelines.lake.processes import module_command
 from pipelines.replay.event_log import EventLog
 from pipelines.sources.event_files import events, inventory
 from tests.pickled_parquet import write_pickled
 from transforms.definitions import EventSource, Field
+from transforms.own_program import module_command
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = 1_800_000_000_000_000

@@ -23,7 +23,8 @@ PRELOAD = ("apache_beam.runners.worker.sdk_worker",)
 
 def start_worker(log: Path, preload: Sequence[str] = PRELOAD) -> subprocess.Popen[bytes]:
     """Start a worker that imports ``preload`` and waits for its orders on stdin; its output is appended to ``log``."""
-    from pipelines.lake.processes import module_command, rotate, start_child
+    from pipelines.lake.processes import rotate, start_child
+    from transforms.own_program import module_command
 
     rotate(log)
     # Ctrl-C in a terminal is for the driver alone, which then drains.
