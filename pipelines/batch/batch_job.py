@@ -88,7 +88,10 @@ def run_batch(
     if line := passed_over_line(passed):
         progress(line)
     if not any(files.values()):
-        raise ConfigError(f"no event files between {start:%Y-%m-%d} and {end:%Y-%m-%d} below {data}; correct --start and --end or data:")
+        raise ConfigError(
+            f"no event files between {start:%Y-%m-%d} and {end:%Y-%m-%d} below {data}; correct --start and --end or data: (if there were no"
+            f" events, an empty file below date={start:%Y-%m-%d} says so, and takes back what earlier runs made)"
+        )
     graphs = {n: pinned_graph(data, g) for n, g in repo.groups.items()} if pinned else {}
     remember_definitions(data, repo.groups.values())
     carried = {n: lines for n, g in repo.groups.items() if n in graphs and (lines := carried_over(data, g, hash_of(data, n, graphs[n])))}

@@ -16,7 +16,7 @@ from pipelines import workflow
 from pipelines.feature_store.store import open_store, ordered_store
 from pipelines.verify.offline_online import compare_stores
 from tests.integration.orders_world import END, START, Orders, order
-from transforms.errors import DataError, GraphError
+from transforms.errors import ConfigError, DataError, GraphError
 from transforms.instants import micros_of
 
 NAMES = ("count_1h", "count_24h", "amount_mean_1h")
@@ -66,6 +66,19 @@ def test_an_event_that_is_taken_out_of_the_log_is_gone(world: Orders) -> None:
     assert both(world) == (0, 1, None)
     assert both(world, shop=2) == (None, None, None)
     assert both(world, shop=3) == (0, 1, None)
+
+
+def test_a_day_that_was_deleted_whole_is_taken_back_by_an_empty_file(world: Orders) -> None:
+    """FAULTS 1b: without any file nobody knows whether the range is wrong; the line says how to say that there was nothing."""
+    world.log([order("o1", "10:02")])
+    world.round()
+    file = world.data / "events/orders/date=2024-05-01/all.jsonl"
+    file.unlink()
+    with pytest.raises(ConfigError, match="an empty file below date=2024-05-01 says so"):
+        world.batch()
+    file.touch()
+    world.round()
+    assert both(world) == (None, None, None)
 
 
 def test_rows_of_a_new_graph_replace_those_of_the_old_one(world: Orders) -> None:
