@@ -128,7 +128,8 @@ class Admission:
 
     async def _within(self, context: RequestContext, step: Awaitable[T], late: str) -> T:
         try:
-            return await asyncio.wait_for(step, max(0.001, context.deadline - time.monotonic()))
+            async with asyncio.timeout(max(0.001, context.deadline - time.monotonic())):  # no task of its own, as wait_for makes
+                return await step
         except TimeoutError:
             raise TimedOutError(late.format(self._settings.timeout_seconds)) from None
 

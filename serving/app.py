@@ -144,7 +144,7 @@ def create_app(
             context.charge(asked.rows)
             answer = plane.online_features(asked, context)
             plane.metrics.instances.labels(_route(request)).inc(asked.rows)
-            return Answer(as_json(answer))
+            return Answer(answer)
 
         return await admission.answer(request, work)
 

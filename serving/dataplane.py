@@ -8,16 +8,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from serving.clock import ReplayClock
 from serving.context import NOBODYS, RequestContext
 from serving.errors import InvalidRequestError
-from serving.feast_types import not_finite, to_json
-from serving.features import NOT_FINITE, PRESENT, STATUSES, OnlineFeatures, ViewRows, checked_entities
+from serving.features import STATUSES, OnlineFeatures, ViewRows, checked_entities
 from serving.metrics import Metrics
 from serving.models import LoadedModel, ModelSpec
+from serving.online_answer import online_json
 from serving.protocol import OnlineRequest, RequestField, format_timestamp
 from serving.repository import ModelRepository, Watcher
 from serving.request_log import LogLimits, RequestLog, RequestRecord
@@ -180,7 +179,7 @@ class Dataplane:
         with model.calls.on_the_way(self.metrics.call_requests.labels(spec.name).observe) as predict:
             groups = self.features.read(spec.read, columns, rows, context.check) if spec.features else {}
             context.check()
-            self._count(groups)
+            self.metrics.features.add(groups)
             for view, group in groups.items():
                 self._check_rows(spec, view, group)
             types = {f.name: ARROW_TYPES[f.dtype] for f in self.fields(model)}
@@ -224,8 +223,8 @@ class Dataplane:
         self._log.add(record)
         return record
 
-    def online_features(self, request: OnlineRequest, context: RequestContext = NOBODYS) -> dict[str, Any]:
-        """The answer to a request in the format of Feast's feature server, with an ``ages`` list (seconds) per feature."""
+    def online_features(self, request: OnlineRequest, context: RequestContext = NOBODYS) -> bytes:
+        """The answer to a request in the format of Feast's feature server (JSON), with an ``ages`` list (seconds) per feature."""
         catalog = self.features.catalog
         service = request.feature_service
         context.principal.need("view", *{reference.partition(":")[0] for reference in request.features})
@@ -244,32 +243,12 @@ class Dataplane:
                 raise InvalidRequestError(f'two columns would be called {name!r}; ask with "full_feature_names": true')
             taken[name] = None
         groups = self.features.read(features, entities, request.rows, context.check)
-        self._count(groups)
+        self.metrics.features.add(groups)
         n = request.rows
         if self._log is not None and context.request_id:
             types = {f.name: ARROW_TYPES[f.dtype] for f in fields}
             self._record(context, "get-online-features", n, entities, types, groups)
-        results = [
-            {
-                "values": values,
-                "statuses": ["PRESENT"] * n,
-                "event_timestamps": [format_timestamp(0)] * n,
-                "ages": [None] * n,
-            }
-            for values in given.values()
-        ]
-        stamps = {view: _stamps(group) for view, group in groups.items()}
-        for view, feature in features.pairs:
-            group = groups[view]
-            results.append(
-                {
-                    "values": to_json(group.columns[feature]),
-                    "statuses": _statuses(group, feature),
-                    "event_timestamps": stamps[view],
-                    "ages": group.ages.tolist(),
-                }
-            )
-        return {"metadata": {"feature_names": list(taken)}, "results": results}
+        return online_json(list(taken), given, [(groups[view], feature) for view, feature in features.pairs], n)
 
     def _check_rows(self, spec: ModelSpec, view: str, group: ViewRows) -> None:
         expected = spec.fingerprint(view)
@@ -284,20 +263,6 @@ class Dataplane:
                 f"model {spec.name!r} version {spec.version} was trained on graph {expected[:12]} of {view!r},"
                 f" but its rows are of {min(odd)[:12]}; push a model trained on them"
             )
-
-    def _count(self, groups: Mapping[str, ViewRows]) -> None:
-        for view, group in groups.items():
-            if group.statuses:
-                counts = np.bincount(np.concatenate(list(group.statuses.values())), minlength=len(STATUSES))
-                for status, count in zip(STATUSES, counts.tolist(), strict=True):
-                    if count:
-                        self.metrics.features.labels(view, status).inc(count)
-            ages = group.ages[group.row_status == PRESENT]
-            if len(ages):
-                self.metrics.newest_age.labels(view).set(float(ages.min()))
-                histogram = self.metrics.age.labels(view)
-                for age in ages[:100].tolist():
-                    histogram.observe(age)
 
 
 def _limits(settings: ServingSettings) -> LogLimits:
@@ -323,14 +288,6 @@ def group_summary(prediction: Prediction) -> dict[str, Any]:
         }
         for view, group in prediction.groups.items()
     }
-
-
-def _statuses(group: ViewRows, feature: str) -> list[str]:
-    """As an answer says them: of a value that JSON cannot carry, null is not what is stored."""
-    words = [STATUSES[s] for s in group.statuses[feature].tolist()]
-    for row in not_finite(group.columns[feature]):
-        words[row] = NOT_FINITE
-    return words
 
 
 def _stamps(group: ViewRows) -> list[str]:

@@ -32,7 +32,6 @@ from transforms.instants import micros_of
 from transforms.instants import now_us as wall_us
 
 __all__ = [
-    "NOT_FINITE",
     "NOT_FOUND",
     "NULL",
     "OUTSIDE_MAX_AGE",
@@ -47,9 +46,6 @@ __all__ = [
 
 T = TypeVar("T")
 log = logging.getLogger("tandem.serving")
-
-NOT_FINITE = "NOT_FINITE"
-"""What a JSON answer says of a value that is PRESENT and NaN or infinite: its place holds null."""
 
 _MOST_PLANS = 256
 """Sets of features whose plans are kept: a request may ask for any."""
@@ -164,13 +160,16 @@ class OnlineFeatures:
         if known is None:
             if len(plans[1]) >= _MOST_PLANS:
                 plans[1].clear()
-            known = plans[1][features.pairs, used] = ReadPlan(catalog, features, self.config, self._asked(self._suffix))
+            known = plans[1][features.pairs, used] = ReadPlan(catalog, features, self.config, *self._asked(self._ways))
         return known
 
-    def _suffix(self, store: OnlineStore) -> bytes | None:
-        """What the store's keys have behind Feast's own; None where its class makes them in a way of its own."""
-        ours = isinstance(store, OrderedOnlineStore) and type(store).entity_key is OrderedOnlineStore.entity_key
-        return store.key_suffix(self.config) if ours else None  # type: ignore[attr-defined]
+    def _ways(self, store: OnlineStore) -> tuple[bytes | None, bool]:
+        """(what the store's keys have behind Feast's own, None where its class makes them in a way of its own; whether it reads several
+        views in one round trip)."""
+        if not isinstance(store, OrderedOnlineStore):
+            return None, False
+        plain = type(store).entity_key is OrderedOnlineStore.entity_key
+        return store.key_suffix(self.config) if plain else None, store.reads_views_at_once
 
     def _rows(self, view: View, keys: list[EntityKey], features: list[str]) -> list[tuple[datetime | None, dict[str, Value] | None]]:
         # Our own stores withhold what is older than the TTL from Feast's readers; here the age itself is wanted.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from serving.feature_counts import FeatureCounts
+
 __all__ = ["LogMetrics", "Metrics"]
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-_AGES = (1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 3 * 3600.0, 6 * 3600.0, 86400.0, 7 * 86400.0)
 
 
 _MOST_PRINCIPALS = 100
@@ -56,9 +57,7 @@ class Metrics(LogMetrics):
         self._principals: set[str] = set()
         self.seconds = Histogram("tandem_request_seconds", "Time to answer, body included.", ["route"], buckets=_SECONDS, registry=r)
         self.instances = Counter("tandem_instances_total", "Instances and entities answered.", ["route"], registry=r)
-        self.features = Counter("tandem_feature_values_total", "Feature values read, by status.", ["view", "status"], registry=r)
-        self.age = Histogram("tandem_feature_age_seconds", "Age of the rows read.", ["view"], buckets=_AGES, registry=r)
-        self.newest_age = Gauge("tandem_feature_newest_age_seconds", "Age of the newest row in the latest read.", ["view"], registry=r)
+        self.features = FeatureCounts(r)
         self.mismatches = Counter(
             "tandem_fingerprint_mismatches_total", "Rows or models of another fingerprint.", ["model", "view"], registry=r
         )

@@ -210,7 +210,8 @@ def checked_column(values: list[Any], field: RequestField, where: str) -> list[A
     if not kinds <= allowed:
         i, bad = next((i, v) for i, v in enumerate(values) if v is not None and type(v) not in allowed)
         raise InvalidRequestError(f"{where.format(i=i)} is {shortened(bad)} ({kind_of(bad)}); give a {field.dtype} value")
-    if int in kinds and field.dtype == "int64":
+    whole = int in kinds and field.dtype == "int64"
+    if whole and (None in values or not -_INT64 <= min(values) <= max(values) < _INT64):
         for i, v in enumerate(values):
             if v is not None and not -_INT64 <= v < _INT64:
                 raise InvalidRequestError(f"{where.format(i=i)} is {shortened(v)}, beyond 64 bits; give an int64 value")

@@ -21,8 +21,9 @@ from feast.value_type import ValueType
 from google.protobuf.message import DecodeError
 
 from serving.catalog import Catalog, View, entity_key
+from serving.columns import Columns
 from serving.online_store.base import ColumnRead, OrderedOnlineStore, StoredColumns
-from serving.online_store.decoding import Cell, decode_column, decode_list
+from serving.online_store.decoding import Cell, decode_column, decode_list, decode_values
 from serving.projections import FeatureSet, Projection
 from transforms.definitions import FINGERPRINT, REVISION
 from transforms.errors import StoreError
@@ -49,7 +50,7 @@ class ViewRows:
     """What one view answered for N entities. Values are null unless their status is PRESENT."""
 
     view: str
-    columns: dict[str, pa.Array]
+    columns: Mapping[str, pa.Array]
     statuses: dict[str, Codes]
     """Per feature, N codes: indices into STATUSES. Not to be written to: features may share them."""
     row_status: Codes
@@ -93,8 +94,9 @@ _Read = tuple[_ViewPlan, _Keys, list[bytes] | None]
 class ReadPlan:
     """How the features of one :class:`FeatureSet` are read from one catalog. Immutable; safe from many threads."""
 
-    def __init__(self, catalog: Catalog, features: FeatureSet, config: RepoConfig, suffix: bytes | None) -> None:
+    def __init__(self, catalog: Catalog, features: FeatureSet, config: RepoConfig, suffix: bytes | None, at_once: bool) -> None:
         """``suffix``: what the store's keys have behind Feast's serialization of an entity key; None: they are asked of the store.
+        ``at_once``: whether the store reads several views in one round trip; else each is asked for by itself.
 
         Raises StoreError for a view that the registry does not have (any more).
         """
@@ -102,6 +104,7 @@ class ReadPlan:
         for name, feature in features.pairs:
             wanted.setdefault(name, []).append(feature)
         self._config = config
+        self._at_once = at_once
         self._views: dict[str, _ViewPlan] = {}
         for name, view in catalog.used(features).items():
             own = [n for n in (FINGERPRINT, REVISION) if n in view.types and n not in wanted[name]]
@@ -136,11 +139,12 @@ class ReadPlan:
     def _stored(self, ask: Ask, reads: list[_Read], check: Callable[[], None]) -> list[StoredColumns]:
         parts: list[list[StoredColumns]] = [[] for _ in reads]
         for start in range(0, max((len(keys.distinct) for _, keys, _ in reads), default=0), _AT_ONCE):
-            check()
             some = [i for i, (_, keys, _) in enumerate(reads) if start < len(keys.distinct)]
-            question = partial(self._asked, reads=[reads[i] for i in some], start=start)
-            for i, columns in zip(some, ask(question)):
-                parts[i].append(columns)
+            for together in [some] if self._at_once else [[i] for i in some]:
+                check()
+                question = partial(self._asked, reads=[reads[i] for i in together], start=start)
+                for i, columns in zip(together, ask(question)):
+                    parts[i].append(columns)
         return [_together(p) for p in parts]
 
     def _asked(self, store: OnlineStore, reads: list[_Read], start: int) -> list[StoredColumns]:
@@ -242,22 +246,31 @@ def _rows(plan: _ViewPlan, stored: StoredColumns, inverse: npt.NDArray[np.int64]
             expired &= ~np.fromiter(map(_lasts, cells[REVISION]), np.bool_, len(found))
         row_status[expired] = OUTSIDE_MAX_AGE
         live = found & ~expired
-    columns, statuses = {}, {}
+    columns, statuses = Columns(), {}
     take = None if inverse is None else pa.array(inverse)
+    places: list[int] = [] if inverse is None else inverse.tolist()
     each_row = row_status if inverse is None else row_status[inverse]
     for feature in plan.features:
-        values, absent = _column(view, feature, cells[feature], live)
+        kind, some = view.types[feature], _live_cells(cells[feature], live)
+        nulls = None
+        if (few := decode_values(some, kind)) is not None:
+            columns.set_list(feature, few if inverse is None else [few[i] for i in places], kind)
+            if b"" in some:
+                nulls = np.array([c == b"" for c in some], np.bool_)
+        else:
+            values, nulls = _column(view, feature, some, kind)
+            columns.set_array(feature, values if take is None else values.take(take))
         status = row_status
-        if absent is not None:
+        if nulls is not None or None in some:
             status = row_status.copy()
-            for code, places in absent:
-                status[places] = code
-        columns[feature] = values if take is None else values.take(take)
+            if nulls is not None:
+                status[nulls] = NULL
+            missing = np.array([c is None for c in some], np.bool_)
+            status[missing if live is None else missing & live] = NOT_FOUND
         statuses[feature] = each_row if status is row_status else status if inverse is None else status[inverse]
     prints = _words(cells.get(FINGERPRINT), live, len(found))
     revisions = _words(cells.get(REVISION), None, len(found))
     if inverse is not None:
-        places = inverse.tolist()
         prints, revisions = [prints[i] for i in places], [revisions[i] for i in places]
     return ViewRows(
         view=view.name,
@@ -284,26 +297,13 @@ def _live_cells(cells: Sequence[Cell], live: npt.NDArray[np.bool_] | None) -> Se
     return cells if live is None else [c if ok else None for c, ok in zip(cells, live.tolist())]
 
 
-def _column(
-    view: View, feature: str, cells: Sequence[Cell], live: npt.NDArray[np.bool_] | None
-) -> tuple[pa.Array, list[tuple[int, Any]] | None]:
-    """(the values, null where none is served; the places among the live rows of nulls, and of features that a row does not have)."""
-    kind = view.types[feature]
-    some = _live_cells(cells, live)
+def _column(view: View, feature: str, cells: Sequence[Cell], kind: pa.DataType | None) -> tuple[pa.Array, npt.NDArray[np.bool_] | None]:
     try:
-        values, nulls = decode_column(some, kind)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as e:
+        return decode_column(cells, kind)
+    except (ValueError, TypeError, OverflowError) as e:  # pyarrow's are of these kinds, too
         raise StoreError(f"the online store holds a value of {view.name}:{feature} that is no {kind}; materialize the view again") from e
     except DecodeError as e:
         raise StoreError(f"the online store holds a value of {view.name}:{feature} that cannot be read; materialize the view again") from e
-    absent: list[tuple[int, Any]] = [] if nulls is None else [(NULL, nulls)]
-    if None in some:
-        missing = np.array([c is None for c in some], np.bool_)
-        if live is not None:
-            missing &= live
-        if missing.any():
-            absent.append((NOT_FOUND, missing))
-    return values, absent or None
 
 
 def _words(cells: Sequence[Cell] | None, live: npt.NDArray[np.bool_] | None, n: int) -> list[Any]:

@@ -29,6 +29,7 @@ from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 from feast.repo_config import FeastConfigBaseModel
 
 from serving.online_store.columns import ColumnRead, StoredColumns, by_columns
+from serving.online_store.decoding import Cell
 from serving.online_store.encoding import as_array, encode_column, encode_keys
 from serving.online_store.order import Covered, Order, Rows, StoredRow, greatest, refused_fingerprint, row_wins
 from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION
@@ -116,6 +117,9 @@ class OrderedOnlineStore(OnlineStore):
 
     shared_between_processes: ClassVar[bool] = True
     """Whether several processes, also ones that were forked from one another, may write and read the same rows at once."""
+
+    reads_views_at_once: ClassVar[bool] = False
+    """Whether :meth:`read_columns` takes one round trip for all views; else a server asks for each, and looks at the time in between."""
 
     clock: Callable[[], int] | None = None
 
@@ -373,13 +377,13 @@ class OrderedOnlineStore(OnlineStore):
     ) -> list[tuple[datetime | None, dict[str, ValueProto] | None]]:
         """What is stored, however old: for readers that judge age themselves. Times are aware, UTC, to the microsecond."""
         names = list(requested_features) if requested_features is not None else [f.name for f in table.features]
-        out: list[tuple[datetime | None, dict[str, ValueProto] | None]] = []
-        for row in self.read_stored(config, table, [self.entity_key(config, k) for k in entity_keys], names):
-            if row is None:
-                out.append((None, None))
-            else:
-                out.append((instant(row[0]), {n: ValueProto.FromString(v) for n, v in zip(names, row[1]) if v is not None}))
-        return out
+        read = ColumnRead(table, [self.entity_key(config, k) for k in entity_keys], tuple(names))
+        (columns,) = self.read_columns(config, [read])
+        values = zip(*map(_messages, columns.cells)) if names else [()] * len(entity_keys)
+        return [
+            (instant(at), {n: v for n, v in zip(names, row) if v is not None}) if there else (None, None)
+            for at, there, row in zip(columns.event_us.tolist(), columns.found.tolist(), values)
+        ]
 
     def online_read(
         self,
@@ -431,6 +435,14 @@ def lasts(revision: ValueProto | None) -> bool:
 def unreachable(where: str, error: Exception, fix: str) -> StoreError:
     """One clear line for a store that cannot be used."""
     return StoreError(f"online store {where}: {type(error).__name__}: {' '.join(str(error).split())[:200]}; {fix}")
+
+
+def _messages(cells: Sequence[Cell]) -> list[ValueProto | None]:
+    """The messages in N cells; equal ones are one object, which nobody may change."""
+    if not {bytes, type(None)}.issuperset(map(type, cells)):
+        return [ValueProto.FromString(c) if isinstance(c, bytes) else c for c in cells]
+    known = {cell: None if cell is None else ValueProto.FromString(cell) for cell in set(cells)}
+    return list(map(known.__getitem__, cells))
 
 
 def _text(us: int) -> str:

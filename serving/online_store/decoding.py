@@ -18,17 +18,17 @@ from feast.type_map import feast_value_type_to_python_type
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-__all__ = ["Cell", "decode_column", "decode_list", "decode_times", "python_value"]
+__all__ = ["Cell", "decode_column", "decode_list", "decode_times", "decode_values", "python_value"]
 
 Cell = bytes | ValueProto | None
 """A value as a store gives it: serialized or not; None where it holds none."""
 Ints = npt.NDArray[np.int64]
 _OF_BYTES = {bytes, type(None)}
-_FEW = 24
-"""Up to so many values a loop is faster than numpy's calls."""
+_FEW = 200
+"""Up to so many varints a loop is faster than numpy's calls."""
 _DOUBLE, _FLOAT = struct.Struct("<xd").unpack, struct.Struct("<xf").unpack
 _MOST_SECONDS = 2**63 // 1_000_000
-_TAGS: dict[pa.DataType, tuple[int, int]] = {  # the tag of a type's field, and the length of what is fixed (0: a varint)
+_TAGS: dict[pa.DataType | None, tuple[int, int]] = {  # the tag of a type's field, and the length of what is fixed (0: a varint)
     pa.int32(): (0x18, 0),
     pa.int64(): (0x20, 0),
     pa.float64(): (0x29, 9),
@@ -44,21 +44,95 @@ def decode_column(cells: Sequence[Cell], kind: pa.DataType | None) -> tuple[pa.A
     ``kind`` None: a type that Arrow has no equal of; values as they come. Raises pa.ArrowInvalid or pa.ArrowTypeError for a value
     that is none of the type, and google.protobuf's DecodeError for bytes that are no value.
     """
-    types = set(map(type, cells))
-    if kind is not None and types <= _OF_BYTES:
-        blank = type(None) in types or b"" in cells
-        some = list(filter(None, cells)) if blank else cells
-        dense = _plain(some, kind) if some else pa.array([], kind)  # type: ignore[arg-type]
-        if dense is not None:
-            if not blank:
-                return dense, None
-            there = np.fromiter(map(bool, cells), np.bool_, len(cells))
-            return _spread(dense, there), np.array([c == b"" for c in cells], np.bool_) if b"" in cells else None
+    values = decode_values(cells, kind)
+    if values is not None:
+        return pa.array(values, kind), np.array([c == b"" for c in cells], np.bool_) if b"" in cells else None
+    if kind is not None and pa.types.is_list(kind) and set(map(type, cells)) == {bytes}:
+        column = _lists(cells, kind)  # type: ignore[arg-type]
+        if column is not None:
+            return column, None
     values = [_python(c) for c in cells]
     if kind is not None and pa.types.is_timestamp(kind):
         values = [None if v is None else v * 1_000_000 for v in values]
     nulls = np.fromiter((v is None and c is not None for v, c in zip(values, cells)), np.bool_, len(cells))
     return pa.array(values, type=kind), nulls if nulls.any() else None
+
+
+def decode_values(cells: Sequence[Cell], kind: pa.DataType | None) -> list[Any] | None:
+    """As :func:`decode_column` without Arrow: the N values, of the column's type or None, a timestamp's in microseconds. None if that
+    function should be asked: for lists, and where a value has another shape than the column's own."""
+    if kind is None or not set(map(type, cells)) <= _OF_BYTES:
+        return None
+    if pa.types.is_string(kind) or pa.types.is_binary(kind):
+        return _texts(cells, 0x12 if pa.types.is_string(kind) else 0x0A)
+    known = _TAGS.get(kind)
+    if known is None:
+        return None
+    tag, size = known
+    if size:
+        return _floats(cells, tag, size)
+    some: list[bytes] = list(filter(None, cells))
+    values = _few_varints(some, tag) if len(some) <= _FEW else _many_varints(some, tag)
+    values = None if values is None else _of_type(values, kind)
+    if values is None or len(some) == len(cells):
+        return values
+    each = iter(values)
+    return [next(each) if c else None for c in cells]
+
+
+def _of_type(values: list[int], kind: pa.DataType) -> list[Any] | None:
+    if pa.types.is_boolean(kind):
+        return [v != 0 for v in values]
+    if pa.types.is_timestamp(kind):
+        fit = not values or -_MOST_SECONDS < min(values) <= max(values) < _MOST_SECONDS
+        return [v * 1_000_000 for v in values] if fit else None
+    return [(v + (1 << 31)) % (1 << 32) - (1 << 31) for v in values] if pa.types.is_int32(kind) else values
+
+
+def _floats(cells: Sequence[bytes | None], tag: int, size: int) -> list[float | None] | None:
+    if not set(map(len, filter(None, cells))) <= {size} or any(c and c[0] != tag for c in cells):
+        return None
+    of = _DOUBLE if size == 9 else _FLOAT
+    return [of(c)[0] if c else None for c in cells]
+
+
+def _texts(cells: Sequence[bytes | None], tag: int) -> list[Any] | None:
+    known: dict[bytes | None, Any] = {}
+    for cell in set(cells):
+        known[cell] = made = _text(cell, tag) if cell else None
+        if cell and made is None:
+            return None
+    return list(map(known.__getitem__, cells))
+
+
+def _text(cell: bytes, tag: int) -> Any:
+    """The text or the bytes that a cell holds; None if it has another shape."""
+    size = _varint(cell, 1) if cell[0] == tag else None
+    if size is None or size[0] + size[1] != len(cell):
+        return None
+    try:
+        return cell[size[1] :].decode() if tag == 0x12 else cell[size[1] :]
+    except UnicodeDecodeError:
+        return None  # protobuf's to refuse
+
+
+def _few_varints(cells: Sequence[bytes], tag: int) -> list[int] | None:
+    out = []
+    for cell in cells:
+        found = _varint(cell, 1) if cell[0] == tag else None
+        if found is None or found[1] != len(cell):
+            return None
+        out.append(found[0] - (1 << 64) if found[0] >> 63 else found[0])
+    return out
+
+
+def _many_varints(cells: Sequence[bytes], tag: int) -> list[int] | None:
+    data, ends = _joined(cells)
+    starts = ends - np.fromiter(map(len, cells), np.int64, len(cells))
+    if (data[starts] != tag).any():
+        return None
+    values, at = _varints(data, starts + 1)
+    return values.tolist() if (at == ends).all() else None
 
 
 def decode_list(cells: Sequence[Cell]) -> list[Any]:
@@ -94,63 +168,6 @@ def python_value(value: ValueProto) -> Any:
     return feast_value_type_to_python_type(value) if isinstance(out, Message) else out
 
 
-def _spread(dense: pa.Array, there: npt.NDArray[np.bool_]) -> pa.Array:
-    """The values of ``dense``, in order, where ``there`` is true, and nulls elsewhere."""
-    places = np.cumsum(there) - 1
-    return dense.take(pa.array(places, mask=~there))
-
-
-# ------------------------------------------------------------------------------------------ values of a column's own shape
-
-
-def _plain(cells: Sequence[bytes], kind: pa.DataType) -> pa.Array | None:
-    """The column of N values that all have the shape of their type; None if one has another."""
-    if pa.types.is_string(kind) or pa.types.is_binary(kind):
-        return _texts(cells, kind)
-    if pa.types.is_list(kind):
-        return _lists(cells, kind)
-    known = _TAGS.get(kind)
-    if known is None:
-        return None
-    tag, size = known
-    if size:
-        return _floats(cells, kind, tag, size)
-    values = _small_varints(cells, tag) if len(cells) <= _FEW else _many_varints(cells, tag)
-    if values is None:
-        return None
-    if pa.types.is_timestamp(kind):
-        if len(values) and not -_MOST_SECONDS < values.min() <= values.max() < _MOST_SECONDS:
-            return None
-        return pa.array(values * 1_000_000, pa.int64()).view(kind)
-    if pa.types.is_boolean(kind):
-        return pa.array(values != 0)
-    return pa.array(values.astype(np.int32) if pa.types.is_int32(kind) else values)
-
-
-def _floats(cells: Sequence[bytes], kind: pa.DataType, tag: int, size: int) -> pa.Array | None:
-    if len(cells) <= _FEW:
-        if any(len(c) != size or c[0] != tag for c in cells):
-            return None
-        of = _DOUBLE if size == 9 else _FLOAT
-        return pa.array([of(c)[0] for c in cells], kind)
-    if set(map(len, cells)) != {size}:
-        return None
-    table = np.frombuffer(b"".join(cells), np.uint8).reshape(-1, size)
-    if (table[:, 0] != tag).any():
-        return None
-    return pa.array(np.ascontiguousarray(table[:, 1:]).view("<f8" if size == 9 else "<f4").ravel())
-
-
-def _small_varints(cells: Sequence[bytes], tag: int) -> Ints | None:
-    out = []
-    for cell in cells:
-        value = _varint(cell, 1) if cell[0] == tag else None
-        if value is None or value[1] != len(cell):
-            return None
-        out.append(value[0])
-    return np.array(out, np.uint64).view(np.int64)
-
-
 def _varint(data: bytes, at: int) -> tuple[int, int] | None:
     """(the varint that begins at ``at``, modulo 2^64; where it ends); None if it does not end."""
     value = shift = 0
@@ -160,15 +177,6 @@ def _varint(data: bytes, at: int) -> tuple[int, int] | None:
             return value & 0xFFFFFFFFFFFFFFFF, place + 1
         shift += 7
     return None
-
-
-def _many_varints(cells: Sequence[bytes], tag: int) -> Ints | None:
-    data, ends = _joined(cells)
-    starts = ends - np.fromiter(map(len, cells), np.int64, len(cells))
-    if (data[starts] != tag).any():
-        return None
-    values, at = _varints(data, starts + 1)
-    return values if (at == ends).all() else None
 
 
 def _joined(cells: Iterable[bytes]) -> tuple[npt.NDArray[np.uint8], Ints]:
@@ -191,23 +199,6 @@ def _varints(data: npt.NDArray[np.uint8], at: Ints) -> tuple[Ints, Ints]:
         ends[going[done]] = at[going[done]] + k + 1
         going = going[~done]
     return values.view(np.int64), ends
-
-
-def _texts(cells: Sequence[bytes], kind: pa.DataType) -> pa.Array | None:
-    known: dict[bytes, Any] = {}
-    tag = 0x12 if pa.types.is_string(kind) else 0x0A
-    for cell in set(cells):
-        size = _varint(cell, 1) if cell[0] == tag else None
-        if size is None or size[0] + size[1] != len(cell):
-            return None
-        known[cell] = cell[size[1] :]
-    if tag == 0x12:
-        try:
-            for cell, text in known.items():
-                known[cell] = text.decode()
-        except UnicodeDecodeError:
-            return None  # protobuf's to refuse
-    return pa.array(list(map(known.__getitem__, cells)), kind)
 
 
 _PACKED: dict[pa.DataType, tuple[bytes, str]] = {  # lists of fixed numbers, such as embeddings

@@ -93,6 +93,8 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
     microseconds in its nanos. Only writers of this class may write the views: stock Feast's writer knows nothing of the order.
     """
 
+    reads_views_at_once = True
+
     @staticmethod
     def _parse_connection_string(connection_string: str) -> tuple[list[Any], dict[str, Any]]:
         nodes, kwargs = RedisOnlineStore._parse_connection_string(connection_string)

@@ -1,4 +1,5 @@
-"""Predictions over HTTP from a server in a process of its own, against stock Feast and ``keras.Model.predict`` without any HTTP."""
+"""Predictions over HTTP from a server in a process of its own, against stock Feast and ``keras.Model.predict`` without any HTTP;
+then online features (:mod:`tests.bench.serve_rates`)."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from typing import Any
 import httpx
 import numpy as np
 
+from tests.bench import serve_rates
 from tests.bench.report import Part
 
 
@@ -94,7 +96,7 @@ def run(quick: bool = False) -> list[Part]:
         finally:
             server.terminate()
             server.wait(30)
-    return parts
+    return [*parts, *serve_rates.run(quick)]
 
 
 if __name__ == "__main__":

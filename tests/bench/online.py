@@ -1,4 +1,6 @@
-"""Rows to the online stores: the ordered, columnar write against Feast's own writers, same rows, same server, after reading back."""
+"""Rows to the online stores, and back: the ordered, columnar write against Feast's own writers; reading by a compiled plan against
+packed rows, which is what the store itself allows, and against Feast's SDK over our store classes and over its own. Same rows, same
+server, values compared."""
 
 from __future__ import annotations
 
@@ -10,10 +12,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import redis
 from feast import Field, ValueType, utils
 from feast.types import Float64, Int64, String
 
+from serving.features import OnlineFeatures
 from tandem.testing.online_store import NOW, Bench, key, view
+from tests.bench import shop
 from tests.bench.report import Part, best_of
 from tests.redis_server import redis_server
 
@@ -81,4 +86,51 @@ def run(quick: bool = False) -> list[Part]:
             part.add("tandem, ordered and atomic", took["tandem"], n, "a row wins by (time, revision)")
             part.add("feast's own writer", took["feast"], n, "whatever comes last, or not at all within a second")
             parts.append(part)
+        parts += _reads(Path(temp), server.port, (1, 100) if quick else (1, 10, 100, 1000), 3 if quick else 15)
     return parts
+
+
+def _reads(root: Path, port: int, sizes: tuple[int, ...], rounds: int) -> list[Part]:
+    """Three views of two kinds of entities, 20 features: N entities each, in process."""
+    parts = []
+    for kind in ("redis", "sqlite"):
+        stores = []
+        for name, db in (("ours", 0), ("theirs", 1)):
+            folder = root / "reads" / kind / name
+            where = {"connection_string": f"127.0.0.1:{port},db={db}"} if kind == "redis" else {"path": str(folder / "online.db")}
+            own = f"serving.online_store.{kind}.Ordered{kind.title()}OnlineStore"
+            stores.append(shop.make_repo(folder, {"type": own if name == "ours" else kind, **where}))
+            shop.fill(stores[-1])
+        packed = shop.Packed.make(redis.Redis(port=port, db=2))
+        reader = OnlineFeatures(root / "reads" / kind / "ours" / "repo", now_us=lambda: shop.NOW_US)
+        reader.refresh()
+        stores[0]._get_provider().online_store.clock = lambda: shop.NOW_US
+        for n in sizes:
+            took = best_of(rounds, _read_ways(reader, packed, stores, n))
+            part = Part(f"{n:,} entities from {kind}: 3 views, 20 features, in process", "entities")
+            for name, seconds in took.items():
+                part.add(name, seconds, n)
+            parts.append(part)
+    return parts
+
+
+def _read_ways(reader: OnlineFeatures, packed: shop.Packed, stores: list[Any], n: int) -> dict[str, Callable[[], Any]]:
+    wanted, entities = reader.catalog.service(shop.SERVICE), shop.asked(n)
+    rows = [{key: entities[key][i] for key in entities} for i in range(n)]
+    services = [store.get_feature_service(shop.SERVICE) for store in stores]
+
+    def sdk(place: int) -> Any:
+        return stores[place].get_online_features(services[place], rows, full_feature_names=True)
+
+    ways: dict[str, Callable[[], Any]] = {
+        "tandem, compiled plan": lambda: reader.read(wanted, entities, n),
+        "packed rows in Redis, one MGET": lambda: packed.read(entities),
+        "feast SDK over tandem's store class": lambda: sdk(0),
+        "feast SDK over its own": lambda: sdk(1),
+    }
+    ours, right, theirs = (way() for way in list(ways.values())[:3])
+    for name, group in ours.items():
+        numbers = group.columns["n0"].to_pylist()
+        if numbers != right[name]["n"][:, 0].tolist() or numbers != theirs.to_dict()[f"{name}__n0"]:
+            raise ValueError(f"{name}: the ways do not agree")
+    return ways

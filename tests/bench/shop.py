@@ -3,8 +3,6 @@ the same numbers packed, which is what a store can give at best."""
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +15,7 @@ import pyarrow as pa
 ENTITIES = 2_000
 NOW = datetime(2025, 1, 1, tzinfo=UTC)
 NOW_US = int(NOW.timestamp()) * 1_000_000
+EPOCH = "1970-01-01T00:00:00Z"
 SERVICE = "basket"
 VIEWS = {"sellers": ("seller", 6, 3, 1), "seller_days": ("seller", 4, 2, 0), "buyers": ("buyer", 3, 1, 0)}
 """Per view: its key, and how many float64, int64 and string features it has."""
@@ -105,6 +104,14 @@ def asked(n: int, seed: int = 0) -> dict[str, list[Any]]:
     return {"seller": [f"S{i:06d}" for i in some], "buyer": r.permutation(ENTITIES)[:n].tolist()}
 
 
+def packed_types() -> dict[str, np.dtype[Any]]:
+    """How a row of each view is packed."""
+    return {
+        view: np.dtype([("at", "<i8"), ("null", "<u4"), ("f", "<f8", (floats,)), ("n", "<i8", (ints,)), ("s", "S8", (texts,))])
+        for view, (_, floats, ints, texts) in VIEWS.items()
+    }
+
+
 @dataclass(frozen=True)
 class Packed:
     """The rows as one value per entity and view: time, null bits, numbers of eight bytes each, then the texts of 8 bytes."""
@@ -115,9 +122,9 @@ class Packed:
     @staticmethod
     def make(client: Any) -> Packed:
         """Write them."""
-        types: dict[str, np.dtype[Any]] = {}
+        types = packed_types()
         for view, (key, floats, ints, texts) in VIEWS.items():
-            kind = np.dtype([("at", "<i8"), ("null", "<u4"), ("f", "<f8", (floats,)), ("n", "<i8", (ints,)), ("s", "S8", (texts,))])
+            kind = types[view]
             batch, packed = rows(view), np.zeros(ENTITIES, kind)
             packed["at"] = batch.column("event_timestamp").cast(pa.int64()).to_numpy()
             for i in range(floats):
@@ -130,7 +137,6 @@ class Packed:
                 packed["s"][:, i] = [t.encode() for t in batch.column(f"s{i}").to_pylist()]
             data, size = packed.tobytes(), kind.itemsize
             client.mset({f"packed:{view}:{k}": data[i * size : (i + 1) * size] for i, k in enumerate(batch.column(key).to_pylist())})
-            types[view] = kind
         return Packed(client, types)
 
     def read(self, entities: dict[str, list[Any]]) -> dict[str, npt.NDArray[Any]]:
@@ -140,9 +146,3 @@ class Packed:
         for i, (view, kind) in enumerate(self.types.items()):
             out[view] = np.frombuffer(b"".join(found[i * n : (i + 1) * n]), kind)
         return out
-
-
-def by_struct(view: str) -> Callable[[bytes], tuple[Any, ...]]:
-    """One packed row without numpy."""
-    _, floats, ints, texts = VIEWS[view]
-    return struct.Struct(f"<qI{floats}d{ints}q" + "8s" * texts).unpack

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from serving import access
 from serving.api_keys import add_key
 from serving.app import create_app
+from serving.online_store.sqlite import OrderedSqliteOnlineStore
 from serving.request_log import read_requests
 from serving.server import Reload
 from serving.settings import OidcSettings
@@ -284,14 +285,15 @@ def test_work_stops_at_its_deadline_between_reads(world: Path, monkeypatch: pyte
     """SECURITY M6: no view is read, and no model run, for an answer that nobody waits for."""
     with TestClient(create_app(settings(world, timeout_seconds=0.3))) as client:
         plane = client.app.state.dataplane  # type: ignore[attr-defined]
-        real, read = plane.features._rows, []
+        real = OrderedSqliteOnlineStore.read_columns
+        read: list[str] = []
 
-        def slow(view: Any, keys: Any, features: Any) -> Any:
-            read.append(view.name)
+        def slow(store: Any, config: Any, reads: Any) -> Any:
+            read.extend(r.table.name for r in reads)
             time.sleep(0.5)
-            return real(view, keys, features)
+            return real(store, config, reads)
 
-        monkeypatch.setattr(plane.features, "_rows", slow)
+        monkeypatch.setattr(OrderedSqliteOnlineStore, "read_columns", slow)
         model = plane.models.get("delay")
         predict, ran = model.predict, []
 

@@ -12,9 +12,9 @@ import pytest
 from pipelines.batch.batch_job import run_batch
 from pipelines.batch.steps import nonfinite
 from pipelines.project.repository import load_repo
-from serving.dataplane import _statuses
 from serving.feast_types import not_finite, to_json
 from serving.features import ViewRows
+from serving.online_answer import status_words
 from transforms.instants import instant
 
 INF, NAN = float("inf"), float("nan")
@@ -44,7 +44,7 @@ def test_the_status_of_an_answer_is_true() -> None:
         "v", {"f": COLUMNS[0][0]}, {"f": np.array([0, 1, 0, 0, 0], np.uint8)}, np.zeros(n, np.uint8), np.zeros(n, np.int64), np.zeros(n),
         [None] * n, [None] * n, 0,
     )  # fmt: skip
-    assert _statuses(group, "f") == ["PRESENT", "NULL", "NOT_FINITE", "NOT_FINITE", "PRESENT"]
+    assert status_words(group, "f") == ["PRESENT", "NULL", "NOT_FINITE", "NOT_FINITE", "PRESENT"]
     assert len(to_json(group.columns["f"])) == n
 
 

@@ -7,6 +7,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -309,7 +310,7 @@ def test_what_a_killed_server_left_is_cleared_away(tmp_path: Path) -> None:
 
 def test_timestamps_of_requests_and_features_asked_for_by_our_own_names() -> None:
     own = view([1.0])
-    own.columns["tandem_revision"] = pa.array([7], pa.int64())
+    own = replace(own, columns={**own.columns, "tandem_revision": pa.array([7], pa.int64())})
     own.statuses["tandem_revision"] = np.array([PRESENT], np.uint8)
     types = {"origin": pa.string(), "asked": ARROW_TYPES["timestamp"]}
     ((_, batch),) = to_batches([asked(groups={"origin_traffic": own}, columns={"origin": ["JFK"], "asked": [AT]}, types=types)])
