@@ -82,12 +82,17 @@ def page(report: Report) -> str:
     few = [f"{name} ({kind.trials})" for name, kind in kinds.items() if kind.trials < ENOUGH]
     verdict = f"{total.trials:,} trials of {len(kinds)} kinds, {total.failed} failed; {total.lost:,} records lost, "
     verdict += f"{total.wrong:,} of {total.values:,} values wrong."
-    out = [HEAD, f"**{verdict}** " + (f"Of fewer than {ENOUGH} trials: {', '.join(few)}." if few else f"Of every kind {ENOUGH} or more.")]
+    out = [
+        HEAD,
+        f"**{verdict}** " + (f"Of fewer than {ENOUGH} trials: {', '.join(few)}." if few else f"Of every kind {ENOUGH} or more."),
+        "",
+    ]
     out += [table(heads, (_row(name, kind, controls.get(name)) for name, kind in sorted(kinds.items())))]
     alone = {name: kind for name, kind in sorted(controls.items()) if name not in kinds}
     if alone:
         out += ["Negative controls of their own:\n", table(heads[:-1], (_row(name, kind, None)[:-1] for name, kind in alone.items()))]
-    out += ["## What was hit\n", table(["fault", "streams or worlds", "hit how often, and what else was counted"], _hit_rows(kinds))]
+    told = '"Told of": the stream said meanwhile that it waits, so that the fault did reach it. Clocks and starts make it say nothing.\n'
+    out += ["## What was hit\n", told, table(["fault", "streams or worlds", "hit how often, and what else was counted"], _hit_rows(kinds))]
     notes = [f"* {name}: {note.splitlines()[0]}" for name, kind in sorted(kinds.items()) for note in kind.notes[:3]]
     out += ["## What failed\n", "\n".join(notes) + "\n"] if notes else []
     for name, rows in sorted(report.tables().items()):
