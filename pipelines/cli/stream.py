@@ -163,9 +163,11 @@ def skip(
 ) -> None:
     """Leave out a record that the stream cannot get past, now or at its next start; of a batch that cannot be read, all of it."""
     quiet()
+    from pipelines.project import access
     from pipelines.streaming.stream_control import skip_record
 
     loaded = load(repo, data, finish=False)
     topics = {g.source.topic: g.source.name for g in loaded.groups.values() if g.source.topic}
-    skip_record(loaded.data, name, topics, where, reason)
+    with access.guarded(loaded, "skip", where, reason, stream=name):
+        skip_record(loaded.data, name, topics, where, reason)
     write(f"{where} is left out")

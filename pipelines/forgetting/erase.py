@@ -16,7 +16,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +29,7 @@ from pipelines.feature_store.store import open_store, ordered_store
 from pipelines.forgetting.subject import LINES, Subject, holds, without_lines, without_rows
 from pipelines.lake import layout
 from pipelines.lake.files import read_json, replaced, write_json
+from pipelines.lake.runs import RunStore
 from pipelines.project.repository import Repo
 from pipelines.sources.event_files import list_files
 from pipelines.streaming.driver import running
@@ -62,7 +63,13 @@ class Report:
 
 
 def erase(repo: Repo, subject: Subject, dry_run: bool = False, say: Callable[[str], None] = lambda line: None) -> Report:
-    """Forget the subject; see the module. ``dry_run`` changes nothing. Raises DataError while a stream of the data folder runs."""
+    """Forget the subject; see the module. ``dry_run`` changes nothing. Raises DataError while a stream of the data folder runs, or another
+    job does, which could write what it has read before; none begins meanwhile."""
+    with nullcontext() if dry_run else RunStore(repo.data).alone(("stream", "serve", "watch")):
+        return _erase(repo, subject, dry_run, say)
+
+
+def _erase(repo: Repo, subject: Subject, dry_run: bool, say: Callable[[str], None]) -> Report:
     data, report = repo.data, Report()
     for folder in sorted(p for p in layout.streams(data).glob("*") if p.is_dir()):
         if running(folder) is not None:

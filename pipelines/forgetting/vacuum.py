@@ -3,7 +3,8 @@
 **Never taken**: what is younger than the age, or among the newest of its kind; a model that is champion, was one, or is challenger; the
 training set of a model that stays; a run that a run, a training set or a stream that stays names; a batch run of the applied graphs that
 no newer one covers whole; what runs now. What is needed is found first, to the end of the chain, and only then is anything taken; should a
-file that says what is needed not be readable, nothing is.
+file that says what is needed not be readable, nothing is. While something is taken no run begins, and none is under way but of those
+that last (streams, servers, watches), whose needs are among the above.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,6 +28,8 @@ from transforms.errors import DataError
 __all__ = ["Thing", "candidates", "vacuum"]
 
 _REPORTS = ("verify", "monitor")
+_LASTING = ("stream", "serve", "watch", "replay", "demo")
+"""Kinds of runs that do not hinder: a demo's steps are runs of their own."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,11 @@ def vacuum(
     ``kinds``: only these (``runs``, ``training``, ``requests``, ``verify``, ``monitor``, ``models``, ``stream``). Raises DataError,
     ModelError, and takes nothing then.
     """
+    with nullcontext() if dry_run else runs.RunStore(repo.data).alone(_LASTING):
+        return _vacuum(repo, now, older_than, keep, kinds, dry_run)
+
+
+def _vacuum(repo: Repo, now: datetime, older_than: timedelta, keep: int, kinds: tuple[str, ...], dry_run: bool) -> list[dict[str, Any]]:
     things, needed = candidates(repo)
     by_kind: dict[str, list[Thing]] = defaultdict(list)
     for thing in things:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -268,6 +268,18 @@ class RunStore:
         layout.claim(self.data)
         with locks.lock(self.folder / ".lock"):
             return self._begin(kind, json_digest(key), now, anew)
+
+    @contextmanager
+    def alone(self, besides: Collection[str] = ()) -> Iterator[None]:
+        """For who takes things away: no run begins meanwhile (it waits), and none is under way but of the kinds ``besides``.
+
+        Raises DataError, which names one that is.
+        """
+        with locks.lock(self.folder / ".lock"):
+            for run in self.runs():
+                if run.status in UNDER_WAY and run.kind not in besides:
+                    raise DataError(f"{run.kind} run {run.id} is under way and may need what would go; wait for it, or stop it")
+            yield
 
     def _after_all(self, now: datetime) -> datetime:
         """``now``, or just after the newest run: a clock that was set back must not make the newest run an older one."""

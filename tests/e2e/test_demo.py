@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 
 from serving.models import to_model_inputs
 from serving.request_log import read_requests
+from tests.listening import descendants, listeners
 from transforms.graph import TransformGraph
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,18 +29,37 @@ DAYS = ("--stream-days", "1")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
+def command(folder: Path, *args: str) -> list[str]:
+    return [sys.executable, "-m", "pipelines.cli", *args, "--repo", str(folder / "feature_repo")]
+
+
 def tandem(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipelines.cli", *args, "--repo", str(folder / "feature_repo")]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=800)
+    return subprocess.run(command(folder, *args), cwd=ROOT, capture_output=True, text=True, timeout=800)
+
+
+HEARD: set[tuple[str, int]] = set()
+"""(address, port) on which the demo, or anything that it started, ever listened."""
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("demo")
     shutil.copytree(ROOT / "feature_repo", folder / "feature_repo", ignore=shutil.ignore_patterns("__pycache__"))
-    done = tandem(folder, "demo", *RANGE, *DAYS, "--json")
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder, json.loads(done.stdout)
+    with open(folder / "out", "w") as out, open(folder / "err", "w") as err:
+        demo = subprocess.Popen(command(folder, "demo", *RANGE, *DAYS, "--json"), cwd=ROOT, stdout=out, stderr=err)
+        deadline = time.monotonic() + 800
+        while demo.poll() is None and time.monotonic() < deadline:
+            HEARD.update((address, port) for _, address, port in listeners(descendants(demo.pid)))
+            time.sleep(0.5)
+        demo.kill()
+    assert demo.wait() == 0, (folder / "err").read_text()[-3000:]
+    return folder, json.loads((folder / "out").read_text())
+
+
+def test_nothing_of_it_is_reached_from_another_machine(demo: tuple[Path, dict[str, Any]]) -> None:
+    """SECURITY C1: from its start to its end, with broker, stream, engine and server."""
+    assert len(HEARD) >= 2, "a broker and a server at least"
+    assert [each for each in sorted(HEARD) if not ipaddress.ip_address(each[0]).is_loopback] == []
 
 
 def test_it_goes_from_events_to_an_answer(demo: tuple[Path, dict[str, Any]]) -> None:

@@ -25,6 +25,7 @@ import pytest
 from serving.request_log import files_of, read_requests
 from tests.integration.http_server import connect
 from tests.integration.serving_world import GOOD, make_repo, push, settings
+from tests.listening import descendants, listeners
 
 PREDICT = "/v1/models/delay:predict"
 
@@ -65,6 +66,14 @@ def served(given: Any, *before: str, **popen: Any) -> Iterator[tuple[subprocess.
         finally:
             process.kill()
             process.wait(30)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_server_is_reached_from_this_machine_alone_unless_told(world: Path, workers: int) -> None:
+    """SECURITY C1: as ``ss -ltnp`` shows it."""
+    with served(settings(world, workers=workers)) as (process, port):
+        ours = descendants(process.pid)
+        assert {(address, at) for _, address, at in listeners(ours)} == {("127.0.0.1", port)}
 
 
 def test_1100_idle_connections_do_not_end_service_with_1024_files(world: Path, tmp_path: Path) -> None:

@@ -205,10 +205,8 @@ class Soak:
         proof = json.loads(tandem(self.repo, "verify", "--json"))
         if proof["unexplained"]:
             raise SystemExit(f"{proof['unexplained']} unexplained; see {proof['folder']}")
-        served = proof.get("served") or {}
-        rows, equal = sum(proof["rows"].values()), proof["values"]["equal"]
-        answers = sum(s.get("answers", 0) for s in served.values()) if isinstance(served, dict) else 0
-        return f"0 unexplained; {rows:,} rows, {equal:,} values equal, {answers:,} answers"
+        answers = max([0, *(view["answers"] for view in (proof.get("served") or {}).values())])
+        return f"0 unexplained; {proof['rows']['equal']:,} rows with {proof['values']['equal']:,} values equal, {answers:,} answers"
 
     def caught_up(self) -> str:
         """Wait until the stream is at the end of its topics, or nearly (records go on coming)."""

@@ -7,6 +7,7 @@ and of every answer that came a good while before the kill it has all rows.
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import signal
 import ssl
@@ -22,11 +23,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from serving.request_log import read_requests
-from serving.settings import ServingSettings
 from tests.certificates import Authority
 from tests.integration.serving_world import GOOD, make_repo, push, settings
 from tests.integration.test_serving_process import PREDICT, served
 from tests.prove.report import Part
+from tests.prove.rig import children, until
 
 SEED = 20130701
 LOG_SECONDS = 0.5
@@ -34,9 +35,6 @@ LOG_SECONDS = 0.5
 WRITING_SECONDS = 2.0
 """What a file may take to be written and renamed on a busy machine."""
 CLIENTS = 4
-KILLS = 4
-"""Kills of one world."""
-WORKERS = [1, *([2] if "workers" in ServingSettings.model_fields else [])]
 
 
 @pytest.fixture(scope="module")
@@ -64,21 +62,26 @@ class Clients:
         self.answers: dict[str, tuple[float, int]] = {}
         self.wrong: list[str] = []
         self._numbers = iter(range(10**9))
+        self._ended = threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(port,)) for _ in range(CLIENTS)]
         for thread in self._threads:
             thread.start()
 
     def _run(self, port: int) -> None:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client, contextlib.suppress(httpx.TransportError):
-            while True:
+            while not self._ended.is_set():
                 i = next(self._numbers)
                 answer = client.post(PREDICT, json={"instances": asked(i)})
                 if answer.status_code != 200 or answer.json()["predictions"] != right(i):
                     self.wrong.append(f"{answer.status_code}: {answer.text[:200]}")
                 self.answers[answer.headers["x-request-id"]] = (time.monotonic(), i)
 
+    def end(self) -> None:
+        """Ask no more."""
+        self._ended.set()
+
     def join(self) -> None:
-        """After the kill."""
+        """Until all have ended: by themselves after a kill."""
         for thread in self._threads:
             thread.join(60)
 
@@ -104,7 +107,7 @@ def logged(folder: Path, clients: Clients, killed: float) -> list[str]:
     return out
 
 
-@pytest.mark.parametrize("workers", WORKERS)
+@pytest.mark.parametrize("workers", [1, 2])
 def test_killed_under_load(world: Path, tmp_path: Path, trials: int, report: Part, workers: int) -> None:
     rng, problems = random.Random(f"{SEED} {workers}"), []
     entry = report.kind(f"kill -9 server under load, {workers} process{'es' if workers > 1 else ''}")
@@ -116,18 +119,32 @@ def test_killed_under_load(world: Path, tmp_path: Path, trials: int, report: Par
         for _ in range(trials):
             begun, clients = time.monotonic(), Clients(port)
             time.sleep(rng.uniform(1.0, 6.0))
-            process.send_signal(signal.SIGKILL)
+            mine = sorted(children(process.pid)) if workers > 1 and rng.random() < 0.5 else []
+            os.kill(rng.choice(mine) if mine else process.pid, signal.SIGKILL)
             killed = time.monotonic()
-            process.wait(30)
+            if mine:  # the others go on, and another one takes its place
+                until(lambda: len(set(children(process.pid)) - set(mine)) > 0, "another worker", 60)  # noqa: B023
+                time.sleep(1)
+                clients.end()
+            else:
+                process.wait(30)
             clients.join()
-            process, port = stack.enter_context(served(given))
-            recovery = time.monotonic() - killed
+            if not mine:
+                process, port = stack.enter_context(served(given))
             answer = httpx.post(f"http://127.0.0.1:{port}{PREDICT}", json={"instances": asked(7)}, timeout=30)
+            recovery = time.monotonic() - killed
             wrong = clients.wrong + logged(tmp_path / "log", clients, killed)
             if answer.status_code != 200 or answer.json()["predictions"] != right(7):
                 wrong.append(f"after the restart: {answer.text[:200]}")
             counts = {"answers": len(clients.answers)}
-            entry.trial("server", 2 * len(clients.answers), wrong, time.monotonic() - begun, recovery=recovery, counts=counts)
+            entry.trial(
+                "one worker" if mine else "server",
+                2 * len(clients.answers),
+                wrong,
+                time.monotonic() - begun,
+                recovery=recovery,
+                counts=counts,
+            )
             problems += wrong
     assert not problems, "\n".join(problems[:20])
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipelines.lake import layout
 from pipelines.lake.audit import AuditLog, user
 from transforms.errors import DataError
 
@@ -133,3 +134,26 @@ def test_many_writers_make_one_chain(tmp_path: Path) -> None:
         list(pool.map(lambda k: log.append(NOW, {"action": "apply", "k": k}), range(40)))
     found = log.check()
     assert not found.problem and sorted(e["k"] for e in found.entries) == list(range(40))
+
+
+def test_a_record_that_is_left_out_is_in_the_log(tmp_path: Path) -> None:
+    """``tandem stream skip`` takes data away: roles are asked, and who, when and why is in the chain."""
+    from typer.testing import CliRunner
+
+    from pipelines.cli.root import app
+    from tests.integration.stream_world import make_stream_world
+
+    world = make_stream_world(tmp_path / "world")
+    world.stream.mkdir(parents=True)
+    words = ["stream", "skip", "trips/0/7", "--reason", "ticket 4711", "--repo", str(world.path)]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    entries = AuditLog(layout.audit(world.data)).check().entries
+    told = [(e["action"], e["subject"], e["why"], e["stream"], e["outcome"]) for e in entries]
+    assert told == [("skip", "trips/0/7", "ticket 4711", "main", outcome) for outcome in ("begun", "done")]
+    settings = world.path / "tandem.yaml"
+    settings.write_text(
+        json.dumps({**json.loads(settings.read_text()), "access": {"roles": {"ops": ["apply"]}, "members": {"*": ["ops"]}}})
+    )
+    assert CliRunner().invoke(app, [*words[:2], "trips/0/8", *words[3:]]).exit_code != 0
+    assert AuditLog(layout.audit(world.data)).check().entries[-1]["outcome"] == "denied"
+    assert [e["offset"] for e in world.control.skipped()] == [7]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.forgetting import vacuum as vacuum_module
 from pipelines.forgetting.vacuum import vacuum
 from pipelines.lake import layout, runs
 from pipelines.lake.graphs import apply_graph
@@ -141,3 +142,36 @@ def test_nothing_goes_where_it_cannot_be_told_what_is_needed(repo: Any, what: st
     with pytest.raises(TandemError):
         vacuum(repo, NOW, DAY, 0)
     assert layout.run(data, name).is_dir() and (data / "models" / "m" / "1").is_dir()
+
+
+def test_nothing_is_taken_while_a_job_is_at_work_and_none_begins_meanwhile(repo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that finds its rows there already, or a training that reads them, must not lose them on the way; streams and servers last."""
+    import threading
+
+    data, begun = repo.data, threading.Event()
+    gone = batch(data, 1, (0, 1), {"g": "0" * 64})
+    lasting = [runs.begin(data, kind, {"n": kind}, NOW) for kind in ("stream", "serve", "watch", "replay", "demo")]
+    at_work = runs.begin(data, "train", {"n": 2}, NOW)
+    with pytest.raises(TandemError, match=f"train run {at_work.id} is under way"):
+        vacuum(repo, NOW, 30 * DAY, keep=0)
+    assert names(vacuum(repo, NOW, 30 * DAY, keep=0, dry_run=True)) == {gone}
+    at_work.save(status="complete")
+    found: list[str] = []
+
+    def begin() -> None:
+        found.append(runs.begin(data, "batch", {"n": 1, "kind": "batch"}, NOW).id)
+        begun.set()
+
+    real = vacuum_module.candidates
+
+    def slowly(repo: Any) -> Any:
+        thread.start()
+        assert not begun.wait(0.3), "a run began while things were taken"
+        return real(repo)
+
+    thread = threading.Thread(target=begin)
+    monkeypatch.setattr(vacuum_module, "candidates", slowly)
+    assert names(vacuum(repo, NOW, 30 * DAY, keep=0)) == {gone}
+    thread.join(30)
+    assert begun.is_set() and found != [gone], "it makes its rows again"
+    assert all(each.folder.exists() for each in lasting)
