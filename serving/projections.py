@@ -76,7 +76,8 @@ class FeatureSet:
 
     @staticmethod
     def of_service(service: Any) -> FeatureSet:
-        """That of a ``feast.FeatureService``. Raises DefinitionError where two of its views have one name: Feast cannot tell them apart."""
+        """That of a ``feast.FeatureService``. Raises DefinitionError where two of its views have one name: Feast cannot tell them apart;
+        and where two keys of a view are mapped to one column."""
         pairs: list[tuple[str, str]] = []
         projections: dict[str, Projection] = {}
         for p in service.feature_view_projections:
@@ -85,6 +86,10 @@ class FeatureSet:
                 raise DefinitionError(
                     f"feature service {service.name!r}: two of its views are called {name!r}; give each a name of its own,"
                     f" e.g. view.with_name('from_{name}').with_join_key_map({{...}})"
+                )
+            if len(set(use.join_keys.values())) < len(use.join_keys):
+                raise DefinitionError(
+                    f"feature service {service.name!r}: two keys of {p.name!r} are mapped to one column; give each a column of its own"
                 )
             if use != Projection(name):
                 projections[name] = use

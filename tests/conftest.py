@@ -4,6 +4,7 @@ import os
 import warnings
 from pathlib import Path
 
+import hypothesis
 import prometheus_client  # noqa: F401  # before a test imports Feast, as serving.app has it: else two servers of one process count together
 import pytest
 
@@ -15,6 +16,9 @@ pytest_plugins = ["tests.prove.reporting"]
 
 # Before any test module imports TensorFlow (its C++ side reads these once), and inherited by child processes.
 settle_tensorflow()
+# A property holds however slow the machine is that looks for a counterexample.
+hypothesis.settings.register_profile("tandem", deadline=None)
+hypothesis.settings.load_profile("tandem")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("GLOG_minloglevel", "2")
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

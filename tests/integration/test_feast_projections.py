@@ -246,6 +246,9 @@ def test_what_cannot_be_told_apart_or_found_is_one_line(repo: Path, tmp_path: Pa
     twice = FeatureService(name="twice", features=[city[["mean_1h"]], city[["count_24h"]].with_join_key_map({"city": "to_city"})])
     with pytest.raises(DefinitionError, match="two of its views are called 'city_orders'"):
         FeatureSet.of_service(twice)
+    both = store.get_feature_view("routes").with_join_key_map({"city": "place", "shop": "place"})
+    with pytest.raises(DefinitionError, match="'one': two keys of 'routes' are mapped to one column"):
+        FeatureSet.of_service(FeatureService(name="one", features=[both]))
     with pytest.raises(DataError, match="'origin' are found by 'from_city', which is none of its entity_keys"):
         build_training_set(model("both_ends", entity_keys=["city"]), spine(), store, tmp_path, NOW)
     with pytest.raises(DataError, match="has no feature 'typo'; it has count_24h, mean_1h"):
