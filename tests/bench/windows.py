@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
+from datetime import timedelta
 from functools import lru_cache, partial
 from typing import Any
 
@@ -47,8 +49,8 @@ OVERS = {"1h": hours(1), "3h": hours(3), "24h": hours(24)}
 MOMENTS = ["count", "dep_delay_mean", "dep_delay_std", "dep_delay_min", "dep_delay_max"]
 
 
-def feature_group(key: str, hop: int, sketches: bool = False) -> FeatureGroup:
-    over = list(OVERS.values())
+def feature_group(key: str, hop: int, sketches: bool = False, overs: Mapping[str, timedelta] = OVERS) -> FeatureGroup:
+    over = list(overs.values())
     kinds: Any = (
         [CountDistinct("dest", over=over), Quantile("dep_delay", q=0.9, over=over), LastN("dest", n=3, over=over)]
         if sketches
@@ -72,7 +74,7 @@ def tandem(events: pa.RecordBatch, group: FeatureGroup) -> pa.RecordBatch:
     return rows_between(merge(tiles, group), group, -(2**60), 2**60)
 
 
-def polars(events: pl.DataFrame, key: str, hop: str) -> pl.DataFrame:
+def polars(events: pl.DataFrame, key: str, hop: str, overs: Mapping[str, timedelta] = OVERS) -> pl.DataFrame:
     """The same rows in Polars: tiles by group_by, boundaries by concat, windows by rolling kernels per key."""
     value = pl.col("dep_delay")
     tiles = events.group_by(key, (pl.col("departed_at").dt.truncate(hop).dt.offset_by(hop)).alias("at")).agg(
@@ -83,10 +85,10 @@ def polars(events: pl.DataFrame, key: str, hop: str) -> pl.DataFrame:
         value.min().alias("min"),
         value.max().alias("max"),
     )
-    when = pl.concat([tiles.select(key, "at"), *(tiles.select(key, pl.col("at").dt.offset_by(over)) for over in OVERS)])
+    when = pl.concat([tiles.select(key, "at"), *(tiles.select(key, pl.col("at").dt.offset_by(over)) for over in overs)])
     rows = when.unique().join(tiles, on=[key, "at"], how="left").sort(key, "at")
     folded = []
-    for over in OVERS:
+    for over in overs:
         folded += [
             *(pl.col(c).rolling_sum_by("at", over).over(key).alias(f"{c}_{over}") for c in ("events", "n", "sum", "squares")),
             pl.col("min").rolling_min_by("at", over).over(key).alias(f"dep_delay_min_{over}"),
@@ -94,7 +96,7 @@ def polars(events: pl.DataFrame, key: str, hop: str) -> pl.DataFrame:
         ]
     rows = rows.select(key, "at", *folded)
     out = []
-    for over in OVERS:
+    for over in overs:
         n, total, squares = (pl.col(f"{c}_{over}").fill_null(0) for c in ("n", "sum", "squares"))
         some = n > 0
         mean, spread = total / n, (n * squares - total * total) / (n * n)
@@ -108,7 +110,7 @@ def polars(events: pl.DataFrame, key: str, hop: str) -> pl.DataFrame:
     return rows.select(key, "at", *out)
 
 
-def agree(ours: pa.RecordBatch, theirs: pl.DataFrame, key: str) -> None:
+def agree(ours: pa.RecordBatch, theirs: pl.DataFrame, key: str, overs: Mapping[str, timedelta] = OVERS) -> None:
     """Raise ValueError unless both hold the same rows and values."""
     mine = pl.from_arrow(pa.Table.from_batches([ours]))
     assert isinstance(mine, pl.DataFrame)
@@ -116,7 +118,7 @@ def agree(ours: pa.RecordBatch, theirs: pl.DataFrame, key: str) -> None:
         raise ValueError(f"Tandem has {mine.height} rows, Polars {theirs.height}")
     if not (mine[key].equals(theirs[key]) and mine["event_timestamp"].to_physical().equals(theirs["at"].to_physical())):
         raise ValueError("the rows are not at the same keys and times")
-    for name in (f"{m}_{over}" for m in MOMENTS for over in OVERS):
+    for name in (f"{m}_{over}" for m in MOMENTS for over in overs):
         a, b = mine[name], theirs[name]
         if a.null_count() != b.null_count() or not a.is_null().equals(b.is_null()):
             raise ValueError(f"{name}: nulls differ")
