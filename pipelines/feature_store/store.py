@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
@@ -10,19 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.feature_store.inside import inside
 from pipelines.feature_store.services import check_fields, check_services
+from pipelines.lake.files import replaced
 from pipelines.project.repository import Repo, load_module
 from transforms.errors import ConfigError, StoreError, TandemError
 
 if TYPE_CHECKING:
     from serving.online_store.base import OrderedOnlineStore
 
-__all__ = ["apply", "open_store", "ordered_store", "registry_file"]
+__all__ = ["apply", "open_store", "ordered_store", "registry_file", "whole_registry_files"]
 
 
 def open_store(repo: Repo) -> Any:
     """The repository's ``feast.FeatureStore``. Raises ConfigError, one line."""
     from feast import FeatureStore
 
+    whole_registry_files()
     if not (repo.path / "feature_store.yaml").is_file():
         raise ConfigError(f"{repo.path} has no feature_store.yaml; 'tandem init' shows one")
     try:
@@ -44,6 +47,25 @@ def ordered_store(store: Any) -> OrderedOnlineStore:
     return online
 
 
+def whole_registry_files() -> None:
+    """From now on Feast's registry file is replaced as a whole in this process. Feast empties it and then writes it: a server that looked
+    in between, every two seconds, knew no view, and a kill left it so."""
+    from feast.infra.registry.file import FileRegistryStore
+
+    real = FileRegistryStore._write_registry
+    if getattr(real, "whole", False):
+        return
+
+    def write(self: Any, registry_proto: Any) -> None:
+        with replaced(self._filepath, durable=True) as out:
+            beside = copy.copy(self)
+            beside._filepath = Path(out.name)
+            real(beside, registry_proto)
+
+    write.whole = True  # type: ignore[attr-defined]
+    FileRegistryStore._write_registry = write  # type: ignore[method-assign]
+
+
 def registry_file(repo: Path) -> Path | None:
     """The file of Feast's registry, where it is one on this machine."""
     from feast.repo_config import load_repo_config
@@ -62,6 +84,7 @@ def apply(repo: Repo, fingerprints: Mapping[str, str]) -> None:
 
     from serving.online_store.base import OrderedOnlineStore
 
+    whole_registry_files()
     # Feast imports the definitions under their bare names; they must see the graphs that were just applied.
     for stem in (p.stem for p in repo.path.glob("*.py")):
         sys.modules.pop(stem, None)

@@ -226,3 +226,34 @@ def test_a_server_says_that_an_apply_is_half_done(half: StreamWorld) -> None:
     assert any("apply" in line for line in plane.warnings())
     applying.finish(half.repo())
     assert plane.warnings() == []
+
+
+def test_the_registrys_file_is_never_empty(tmp_path: Path) -> None:
+    """SECURITY M2: Feast empties it before it has the new content: killed there, or read by a server just then, it knew no view."""
+    from feast.infra.registry.file import FileRegistryStore
+    from feast.repo_config import RegistryConfig
+
+    world = make_stream_world(tmp_path / "world")
+    place = registry_file(world.path)
+    assert place is not None
+    before = place.read_bytes()
+    files = FileRegistryStore(RegistryConfig(path=str(place.resolve())), world.path)
+    proto = files.get_registry_proto()
+
+    class Killed(BaseException):
+        pass
+
+    class Halfway:
+        last_updated = proto.last_updated
+        version_id = ""
+
+        def SerializeToString(self) -> bytes:
+            assert place is not None and place.read_bytes() == before
+            raise Killed
+
+    with pytest.raises(Killed):
+        files.update_registry_proto(Halfway())  # type: ignore[arg-type]
+    assert place.read_bytes() == before
+    files.update_registry_proto(proto)
+    assert {v.name for v in open_store(world.repo()).list_feature_views()} == set(world.repo().groups)
+    assert [p.name for p in place.parent.glob(f".{place.name}*")] == []

@@ -213,9 +213,12 @@ class Soak:
         begun = time.monotonic()
         while True:
             self.look_after()
-            found = json.loads(tandem(self.repo, "stream", "status", "--json"))["progress"]
+            told = json.loads(tandem(self.repo, "stream", "status", "--json"))
+            # What a stream before this one reported may stand there still while this one is starting.
+            ours = self.stream is not None and told.get("pid") == self.stream.pid
+            found = told.get("progress", {"lag": {}})
             behind = sum(found["lag"].values())
-            if found["lag"] and behind < 200:
+            if ours and found["lag"] and behind < 200 and found["events"] > 0:
                 return f"{behind} behind"
             if time.monotonic() - begun > CATCH_UP_SECONDS:
                 raise SystemExit(f"the stream is {behind} records behind after {CATCH_UP_SECONDS:g} s")
@@ -260,6 +263,7 @@ class Soak:
             self.at(1.0, "verify", self.verify)
             self.at(1.0, "verify --stores", lambda: tandem(self.repo, "verify", "--stores") and None)
         finally:
+            (self.folder / "held.json").write_text(json.dumps(watch.rows(), indent=1))
             for child in self.children:
                 child.kill()
             tandem(self.repo, "down")
