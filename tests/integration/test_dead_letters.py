@@ -214,3 +214,7 @@ def test_a_letter_is_made_as_short_as_its_topic_wants(options: dict[str, Any], r
     tiny = new_topic(options, max_message_bytes="300")
     with pytest.raises(LetterRefused, match=r"larger than the topic takes; raise its max\.message\.bytes"):
         KafkaDeadLetters(options, tiny).write("t", 0, "s", polled, np.array([1]), ["r"], ["why"])
+    # Several at once: the client sends their batch again in halves, which is no answer yet.
+    many = polled_of(options, reader, [(b"small", b"{}", [])] * 7)
+    with pytest.raises(LetterRefused, match=r"larger than the topic takes; raise its max\.message\.bytes"):
+        KafkaDeadLetters(options, tiny).write("t", 0, "s", many, np.arange(7), ["r"] * 7, ["why"] * 7)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -71,9 +72,9 @@ class KafkaDeadLetters:
     def _send(self, letters: list[Letter]) -> None:
         producer = self._connected()
         sent = [producer.send(self.topic, Value(a.value), a.key, sendable(a.headers + a.own_headers())) for a in letters]
-        producer.flush(self._seconds)
-        for future in sent:
-            future.get(0)
+        deadline = time.monotonic() + self._seconds
+        for future in sent:  # not `flush`: it fails of a batch that is sent again in halves, as it was too large for the topic
+            future.get(max(0.0, deadline - time.monotonic()))
 
     def close(self) -> None:
         """Disconnect; a later write connects again."""
