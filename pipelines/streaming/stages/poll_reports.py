@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import asdict
 
@@ -13,6 +14,8 @@ __all__ = ["PollReports"]
 REPORT_SECONDS = 0.5
 MOST_REPORTS = 50
 """In a second over all partitions: each is a file."""
+MOST_REASONS = 5
+"""Said of one silence of a broker."""
 
 
 def _part(key: str) -> str:
@@ -26,6 +29,7 @@ class PollReports:
         self.job_state, self.max_late_share = job_state, max_late_share
         self.reported: dict[str, float] = {}
         self.silent: dict[str, float] = {}
+        self.reasons: dict[str, set[str]] = {}
         self.ends: dict[str, int] = {}
 
     def due(self, key: str) -> bool:
@@ -61,13 +65,18 @@ class PollReports:
         self.reported.pop(key, None)
 
     def away(self, key: str, line: str) -> None:
-        """The broker does not answer, and why."""
+        """The broker does not answer, and why. Another reason than before is said, too: a broker that was restarted with an expired
+        certificate first refuses connections."""
         if key not in self.silent:
             self.silent[key] = time.monotonic()
-            self.job_state.say(f"{key}: {line}; waiting")
             self.job_state.report(_part(key), {"away": True})
+        said, shape = self.reasons.setdefault(key, set()), re.sub(r"\d+", "#", line)
+        if shape not in said and len(said) < MOST_REASONS:
+            said.add(shape)
+            self.job_state.say(f"{key}: {line}; waiting")
 
     def back(self, key: str) -> None:
         """It answered."""
+        self.reasons.pop(key, None)
         if key in self.silent:
             self.job_state.say(f"{key}: the broker answers again after {time.monotonic() - self.silent.pop(key):.0f} s")
