@@ -74,6 +74,7 @@ WEB = ["fastapi>=0.110", "uvicorn>=0.30", "httptools>=0.6.3", "pyjwt[crypto]>=2.
 PLAIN_LINUX = "(sys_platform == 'linux' and platform_machine == 'x86_64')"
 NOT_PLAIN_LINUX = "(sys_platform != 'linux' or platform_machine != 'x86_64')"
 SERVE = [*STORE, *WEB, *both("tensorflow-cpu", PLAIN_LINUX), *both("tensorflow", NOT_PLAIN_LINUX)]
+ONNX = ["onnxruntime>=1.20,<2"]
 # What follows from the ranges above on the older line (protobuf 4, mostly), without end in new versions: pip finds it by trying one
 # after the other, dask's forty among them, and gives up after a quarter of an hour.
 FOLLOWS = {
@@ -142,6 +143,8 @@ DEV = [
     *ALL,
     *DEMO,
     *VAULT,
+    *ONNX,
+    "onnx>=1.18,<1.19",
     "click>=8.1",
     "httpx>=0.27",
     "cyclonedx-bom>=5",
@@ -188,6 +191,7 @@ setup(
     install_requires=BASE,
     extras_require={
         "serve": SERVE,
+        "onnx": [*STORE, *WEB, *ONNX],  # a server of ONNX models, without TensorFlow
         "batch": BATCH,
         "stream": STREAM,
         "train": TRAIN,

@@ -60,7 +60,7 @@ def v2_metadata(plane: Dataplane, name: str, version: str | None) -> dict[str, A
     named = {} if aliases is None else {"aliases": {"champion": aliases.champion, "challenger": aliases.challenger}}
     return {
         "name": name,
-        "platform": "tensorflow_savedmodel",
+        "platform": model.runner.platform,
         "versions": [str(v) for v in sorted(plane.models.state(name).loaded, reverse=True)],
         "inputs": [{"name": f.name, "datatype": V2_TYPES[f.dtype], "shape": [-1]} for f in plane.fields(model)],
         "outputs": [{"name": model.spec.output, "datatype": "FP32", "shape": [-1]}],

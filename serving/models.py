@@ -23,9 +23,11 @@ from serving.projections import FeatureSet, Projection
 from serving.protocol import RequestField
 from serving.shared_calls import SharedCalls
 
-__all__ = ["INPUT_DTYPES", "SPEC_FILE", "LoadedModel", "ModelSpec", "Runner", "load_model", "to_model_inputs"]
+__all__ = ["INPUT_DTYPES", "MODEL_FILES", "SPEC_FILE", "LoadedModel", "ModelSpec", "Runner", "load_model", "to_model_inputs"]
 
 SPEC_FILE = "tandem.json"
+MODEL_FILES = ("saved_model.pb", "model.onnx")
+"""By which a version's kind is known: a SavedModel of TensorFlow, or an ONNX model."""
 _REF = re.compile(r"([^:]+?)(?::|__)(.+)")
 
 Array = npt.NDArray[Any]
@@ -129,6 +131,8 @@ class Runner(Protocol):
 
     lanes: int
     """Batches are padded to a multiple of so many rows."""
+    platform: str
+    """What Open Inference calls its kind."""
     most: int
     """The most rows of one call."""
     merges: bool
@@ -172,6 +176,21 @@ class LoadedModel:
         return out[:n, 0] if out.ndim == 2 and out.shape[1] == 1 else out[:n]
 
 
+def _runner(path: Path, spec: ModelSpec, what: str) -> Runner:
+    onnx = (path / "model.onnx").is_file()
+    try:
+        if onnx:
+            from serving.onnx_model import OnnxModel
+
+            return OnnxModel(path, spec.inputs, spec.output, what)
+        from serving.tensorflow_model import SavedModel
+
+        return SavedModel(path, spec.inputs, spec.output, what)
+    except ModuleNotFoundError as error:
+        extra = "onnx" if onnx else "serve"
+        raise ModelError(f"{what}: needs the package {error.name}; pip install 'tandem-features[{extra}]'") from None
+
+
 def _rows(columns: Columns) -> int:
     return columns.num_rows if isinstance(columns, pa.Table) else len(next(iter(columns.values())))
 
@@ -188,9 +207,7 @@ def load_model(path: Path, spec: ModelSpec) -> LoadedModel:
     """
     what = f"model {spec.name!r} version {spec.version}"
     check_model_files(path, spec.raw, what)
-    from serving.tensorflow_model import SavedModel
-
-    model = LoadedModel(spec, path, SavedModel(path, spec.inputs, spec.output, what))
+    model = LoadedModel(spec, path, _runner(path, spec, what))
     try:
         for n in (1, 2):
             model.predict(pa.table({name: pa.nulls(n) for name, _ in spec.inputs}))

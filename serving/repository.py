@@ -3,7 +3,7 @@
 Which one answers: the champion of ``ALIASES.json`` (:mod:`serving.aliases`) where a model has that file, else its newest version. A
 champion that cannot be loaded or may not be served is refused: what runs goes on, and :attr:`ModelState.warning` says so.
 
-A version is a folder ``<models>/<name>/<number>`` with ``saved_model.pb`` and ``tandem.json``; a pusher writes it under
+A version is a folder ``<models>/<name>/<number>`` with ``saved_model.pb`` or ``model.onnx``, and ``tandem.json``; a pusher writes it under
 another name (or ``tandem.json`` last) and renames it, so that what is complete is final. Other names are not looked at.
 """
 
@@ -20,7 +20,7 @@ from types import MappingProxyType
 from serving.aliases import Aliases, read_aliases
 from serving.errors import ModelError, NotFoundError, UnavailableError
 from serving.metrics import Metrics
-from serving.models import SPEC_FILE, LoadedModel, ModelSpec, load_model
+from serving.models import MODEL_FILES, SPEC_FILE, LoadedModel, ModelSpec, load_model
 from transforms.errors import FingerprintError, TandemError
 
 __all__ = ["ModelRepository", "ModelState", "Watcher"]
@@ -223,8 +223,9 @@ class ModelRepository:
         if path in self._bad and self._bad[path][0] == stamp:
             raise ModelError(self._bad[path][1])
         files = {Path(s[0]).name for s in stamp}
-        if SPEC_FILE not in files or "saved_model.pb" not in files:
-            raise ModelError(f"{what}: incomplete, there is no {SPEC_FILE if SPEC_FILE not in files else 'saved_model.pb'}; push it again")
+        if SPEC_FILE not in files or not files & set(MODEL_FILES):
+            lacks = SPEC_FILE if SPEC_FILE not in files else " or ".join(MODEL_FILES)
+            raise ModelError(f"{what}: incomplete, there is no {lacks}; push it again")
         try:
             try:
                 spec = ModelSpec.parse((path / SPEC_FILE).read_bytes(), f"{what}: {SPEC_FILE}")

@@ -80,7 +80,7 @@ class ServingSettings(BaseModel):
     feature_repo: Path
     """The folder that holds ``feature_store.yaml``."""
     models: Path
-    """The folder of models: ``<models>/<name>/<version>/saved_model.pb`` with ``tandem.json`` beside it."""
+    """The folder of models: ``<models>/<name>/<version>/saved_model.pb`` (or ``model.onnx``) with ``tandem.json`` beside it."""
     needs_model: bool = True
     """Whether the server is not ready before a model has been pushed; False: it may serve features alone."""
     graphs: Path

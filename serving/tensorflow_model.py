@@ -8,13 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from serving.errors import ModelError
 from serving.model_files import SPEC as SPEC_FILE
+from serving.model_samples import SAMPLE_ROWS, made_up, padded, same_in_any_batch
 from transforms.plan import Plan, checked
-from transforms.plan.samples import SEED, fractions, usual, wholes, words
 from transforms.tensorflow_settings import settle_tensorflow
 from transforms.tensors import tensors_of
 
@@ -24,8 +23,6 @@ log = logging.getLogger("tandem.serving")
 Array = npt.NDArray[Any]
 _PLANNED = 256
 """Batches of up to so many rows go through the plan."""
-_SAMPLE_ROWS = 256
-_BLOCK = 16
 
 
 class SavedModel:
@@ -36,8 +33,9 @@ class SavedModel:
     (``merges``).
     """
 
-    lanes = _BLOCK
+    lanes = 16
     most = 1024
+    platform = "tensorflow_savedmodel"
 
     def __init__(self, path: Path, inputs: Sequence[tuple[str, str]], output: str, what: str) -> None:
         """Load what is in the folder ``path``. Raises ModelError, of one line that begins with ``what``."""
@@ -68,8 +66,8 @@ class SavedModel:
         self.plan_problem = "its arguments have other names than its inputs"
         """Why all goes through TensorFlow; empty where small batches go through a plan."""
         if self._names == placed:
-            self._plan, self.plan_problem = checked(self._function, self._sample, self._flat, self._called, _SAMPLE_ROWS)
-        self.merges = self._same_in_any_batch()
+            self._plan, self.plan_problem = checked(self._function, self._sample, self._flat, self._called, SAMPLE_ROWS)
+        self.merges = same_in_any_batch(self, self._sample(self._plan))
         if self._plan is None:
             log.info("%s: every call goes through TensorFlow: %s", what, self.plan_problem)
         if not self.merges:
@@ -87,38 +85,10 @@ class SavedModel:
         found = self._function(**dict(zip(self._names, tensors_of(arrays), strict=True)))
         return [found[name].numpy() for name in sorted(found)]
 
-    def _sample(self, plan: Plan) -> dict[str, Array]:
-        """Columns of made-up rows: in the first half anything, in the second nothing odd, so that the last bits show."""
-        random, half = np.random.default_rng(SEED), _SAMPLE_ROWS // 2
-        out: dict[str, Array] = {}
-        for name, tensor in self._function.structured_input_signature[1].items():
-            if tensor.dtype.name == "string":
-                out[name] = np.array([*words(half, random, plan.known_words), *(plan.known_words or [b""]) * half][:_SAMPLE_ROWS], object)
-            elif tensor.dtype.name == "int64":
-                out[name] = np.concatenate([wholes(half, random), random.integers(0, 2000, half)])
-            else:
-                out[name] = np.concatenate([fractions(half, random, plan.known_fractions), usual(half, random)])
-        return out
+    def _sample(self, plan: Plan | None) -> dict[str, Array]:
+        kinds = {name: tensor.dtype.name for name, tensor in self._function.structured_input_signature[1].items()}
+        return made_up(kinds, plan.known_words if plan else [], plan.known_fractions if plan else [])
 
     def _flat(self, columns: dict[str, Array], start: int, rows: int) -> list[Array]:
-        flat = []
-        for name in self._names:
-            part = columns[name][start : start + rows]
-            part = np.concatenate([part, part[-1:].repeat(-rows % self.lanes)])
-            flat.append(part if self._ranks[name] == 1 else part.reshape(-1, 1))
-        return flat
-
-    def _same_in_any_batch(self) -> bool:
-        columns = self._sample(self._plan or Plan((), [], (), ()))
-        some = range(_SAMPLE_ROWS // 2, _SAMPLE_ROWS // 2 + _BLOCK)
-
-        def called(start: int, rows: int) -> bytes:
-            return bytes(self._called(self._flat(columns, start, rows))[self._output][:rows].tobytes())
-
-        try:
-            whole = called(0, _SAMPLE_ROWS)
-            blocks = b"".join(called(i, _BLOCK) for i in range(0, _SAMPLE_ROWS, _BLOCK))
-            among, alone = called(some.start, _BLOCK), b"".join(called(i, 1) for i in some)
-        except Exception:  # the model fails on some made-up row; nothing is known then
-            return False
-        return blocks == whole and alone == among
+        flat = padded(columns, start, rows, self.lanes)
+        return [flat[name].reshape(-1) if self._ranks[name] == 1 else flat[name] for name in self._names]

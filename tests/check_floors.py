@@ -63,7 +63,7 @@ STORES = (*ARROW, "redis", "feast", "google.protobuf", "mmh3", "pydantic")
 TENSORFLOW = ("tensorflow", "tensorflow_transform", "tensorflow_metadata", "tfx_bsl", "tf_keras", "google.protobuf")
 WEB = (
     "fastapi", "uvicorn", "starlette", "orjson", "prometheus_client", "pydantic", "pydantic_settings", "yaml", "pandas", "jinja2",
-    "jwt", "cryptography", "requests", "httptools",
+    "jwt", "cryptography", "requests", "httptools", "onnxruntime",
 )  # fmt: skip
 
 # The rooms of pipelines, from the ground up: each may import those before it, so there are no circles.

@@ -10,11 +10,13 @@ from transforms.errors import ConfigError
 __all__ = ["EXTRAS", "NEEDED", "missing", "require"]
 
 _STORE = ("feast", "redis", "orjson", "prometheus_client")
+_WEB = ("fastapi", "uvicorn", "httptools", "jwt")
 _BATCH = (*_STORE, "duckdb", "apache_beam", "tensorflow", "tensorflow_transform", "tfx_bsl")
 _TRAIN = (*_BATCH, "tfx", "ml_metadata", "tensorflow_model_analysis")
 
 EXTRAS: dict[str, tuple[str, ...]] = {
-    "serve": (*_STORE, "tensorflow", "fastapi", "uvicorn", "httptools", "jwt"),
+    "serve": (*_STORE, "tensorflow", *_WEB),
+    "onnx": (*_STORE, "onnxruntime", *_WEB),
     "batch": _BATCH,
     "stream": (*_BATCH, "kafka", "crc32c", "fastavro"),
     "train": _TRAIN,
@@ -59,7 +61,7 @@ NEEDED = {
 def require(command: str) -> None:
     """Raises ConfigError, one line with the command to install it, where the extra that ``command`` needs is not installed."""
     extra = NEEDED.get(command)
-    if extra is not None and not all(_is_there(module) for module in EXTRAS[extra]):
+    if extra is not None and not _installed(extra) and not (extra == "serve" and _installed("onnx")):
         raise missing(command, extra)
 
 
@@ -68,6 +70,10 @@ def missing(command: str, extra: str) -> ConfigError:
     # TFX 1.16 says that Python 3.11 is too new for it, and runs; pip refuses such a package, uv takes no notice of upper ends.
     pip = "uv pip" if extra in ("train", "all") and sys.version_info < (3, 12) and sys.platform == "linux" else "pip"
     return ConfigError(f"tandem {command} needs the extra {extra!r}: {pip} install 'tandem-features[{extra}]'")
+
+
+def _installed(extra: str) -> bool:
+    return all(_is_there(module) for module in EXTRAS[extra])
 
 
 def _is_there(module: str) -> bool:

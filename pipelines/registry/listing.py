@@ -71,7 +71,7 @@ def _state(folder: Path, spec: dict[str, Any], applied: dict[str, str]) -> str:
     """``fits``, ``other graph of ...``, ``damaged`` or ``withdrawn`` (its folder is gone)."""
     if not folder.is_dir():
         return "withdrawn"
-    if not spec or not (folder / "saved_model.pb").is_file():
+    if not spec or not any((folder / name).is_file() for name in ("saved_model.pb", "model.onnx")):
         return "damaged"
     odd = [view for view, p in spec.get("fingerprints", {}).items() if applied.get(view, p) != p]
     return f"other graph of {', '.join(odd)}" if odd else "fits"

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.batch.analysis import analyze_groups
-from tests.bench.report import Part
+from tests.bench.report import Part, cpu_of
 from tests.bench.windows import departures, feature_group, tandem
 from transforms.graph import TransformGraph
 
@@ -60,6 +60,20 @@ def _each(calls: int, ways: dict[str, Callable[[], Any]]) -> dict[str, float]:
             way()
             took[name].append(time.perf_counter() - start)
     return {name: median(t) for name, t in took.items()}
+
+
+def _planned(graph: TransformGraph, batch: pa.RecordBatch) -> pa.RecordBatch:
+    if graph._plan is None:
+        raise ValueError(f"the graph has no plan: {graph.plan_problem}")
+    return graph.apply(batch)
+
+
+def _called(graph: TransformGraph, batch: pa.RecordBatch) -> pa.RecordBatch:
+    plan, graph._plan = graph._plan, None
+    try:
+        return graph.apply(batch)
+    finally:
+        graph._plan = plan
 
 
 def run(quick: bool = False) -> list[Part]:
@@ -112,6 +126,18 @@ def run(quick: bool = False) -> list[Part]:
             mine = ours.column(name).drop_null().to_numpy(zero_copy_only=False)
             if not np.allclose(mine, theirs[name].ravel(), rtol=1e-4, atol=1e-4):
                 raise ValueError(f"{name}: the graphs differ by up to {np.abs(mine - theirs[name].ravel()).max()}")
+        for n in (1, 64, 4096):
+            batch = rows.slice(1_000, n)
+            took = cpu_of(
+                100 if n < 4096 else 20,
+                {"numpy plan (tandem)": partial(_planned, graph, batch), "TensorFlow": partial(_called, graph, batch)},
+            )
+            if not _planned(graph, batch).equals(_called(graph, batch)):
+                raise ValueError(f"plan and TensorFlow differ on {n} rows")
+            part = Part(f"a graph applied to {n:,} row{'s' if n > 1 else ''}, CPU: Arrow in, Arrow out, equal bits", "calls")
+            for name, seconds in took.items():
+                part.add(name, seconds, 1, "least of 5 rounds, all threads")
+            parts.append(part)
         for n in (1, 100):
             batch = rows.slice(1_000, n)
             took = _each(200, {"TransformGraph.apply": partial(graph.apply, batch), "tft layer, called eagerly": partial(by_layer, batch)})

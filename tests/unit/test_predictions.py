@@ -132,7 +132,7 @@ def test_a_plan_with_other_bits_is_not_used(folder: Path, monkeypatch: pytest.Mo
 
 def test_an_output_of_another_length_is_refused(folder: Path) -> None:
     class Odd:
-        lanes, most, merges = 1, 10, True
+        lanes, most, merges, platform = 1, 10, True, "test"
 
         def __call__(self, inputs: dict[str, Any]) -> Any:
             return np.zeros(2)

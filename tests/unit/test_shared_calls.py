@@ -22,7 +22,7 @@ INPUTS = (("x", "float32"),)
 class Doubles:
     """Doubles its input; refuses a batch with a negative number in it. Counts its calls, and holds them up on demand."""
 
-    lanes, most = 16, 1024
+    lanes, most, platform = 16, 1024, "test"
 
     def __init__(self, merges: bool = True) -> None:
         self.merges = merges
