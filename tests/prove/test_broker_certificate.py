@@ -92,7 +92,7 @@ def test_the_brokers_certificate_expires(world: StreamWorld, broker: Secure, cer
     rng, problems = random.Random(SEED), []
     entry = report.kind("broker's certificate expires")
     entry.runs += 1
-    world.produce(events(RECORDS, 0))
+    world.produce(events(RECORDS, 0, seconds=3600))
     stream = world.start()
     try:
         wait_for(lambda: world.delivered() == world.total(), 240, stream)
