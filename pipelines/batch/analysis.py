@@ -242,12 +242,14 @@ def analyze_groups(
     import apache_beam as typed_beam
     import tensorflow_transform.beam as typed_tft_beam
 
+    from pipelines.batch.beam_options import options
+
     beam: Any = typed_beam
     tft_beam: Any = typed_tft_beam
 
     with tempfile.TemporaryDirectory(prefix="analyze-", dir=temp_dir) as temp:
         say(f"analyzing {len(work)} group{'s' if len(work) > 1 else ''}: {', '.join(work)}")
-        with beam.Pipeline(options=pipeline_options) as pipeline:
+        with beam.Pipeline(options=options() if pipeline_options is None else pipeline_options) as pipeline:
             for name, (_, inputs, wrapped, files, _) in work.items():
                 rows = (
                     pipeline

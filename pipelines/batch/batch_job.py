@@ -22,6 +22,7 @@ from apache_beam.transforms.combiners import ToList
 
 from pipelines.batch import steps
 from pipelines.batch.analysis import analyze_groups
+from pipelines.batch.beam_options import options
 from pipelines.batch.beam_transforms import ApplyTransformGraph, ReadEventLog, WindowFeatures
 from pipelines.lake import layout, provenance, runs
 from pipelines.lake.files import write_json
@@ -37,8 +38,6 @@ from transforms.run_cover import Cover, write_cover
 
 __all__ = ["BatchResult", "apply_run", "graphs_of", "newest_graphs", "run_batch"]
 
-_DIRECT = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
-
 
 @dataclass(frozen=True)
 class BatchResult:
@@ -46,12 +45,6 @@ class BatchResult:
 
     run: runs.Run
     reused: bool
-
-
-def options(runner: str, extra: Sequence[str]) -> PipelineOptions:
-    """Beam's options; DirectRunner is the in-process runner (newer SDKs would choose another engine under that name)."""
-    name = _DIRECT if runner.lower() in ("direct", "directrunner") else runner
-    return PipelineOptions([f"--runner={name}", *extra], save_main_session=False)
 
 
 def us(moment: datetime) -> int:

@@ -104,6 +104,8 @@ def write_tfma(evaluation: Evaluation, model: Model, folder: Path) -> dict[int, 
     import tensorflow_model_analysis as tfma
     from tensorflow_model_analysis.proto import config_pb2
 
+    from pipelines.batch.beam_options import direct_by_default
+
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
     table = evaluation.holdout.table
     out = {}
@@ -122,5 +124,6 @@ def write_tfma(evaluation: Evaluation, model: Model, folder: Path) -> dict[int, 
     for version, predicted in evaluation.predictions.items():
         frame = pd.DataFrame({model.label: label_of(table, model), "prediction": predicted, **columns_of(table, model.slices)})
         out[version] = folder / f"v{version}"
-        tfma.analyze_raw_data(frame, config, output_path=str(out[version]))
+        with direct_by_default():
+            tfma.analyze_raw_data(frame, config, output_path=str(out[version]))
     return out

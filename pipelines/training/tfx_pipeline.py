@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from pipelines.batch.beam_options import DIRECT
 from pipelines.lake import layout
 from pipelines.training.definition import Column, Model
 from pipelines.training.training_set import TrainingSet
@@ -188,7 +189,7 @@ def _build(
         metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(str(metadata)),
         # TFX would build a package of itself for the workers, for each component; ours run in this process, in no container.
         beam_pipeline_args=[
-            "--runner=DirectRunner",
+            f"--runner={DIRECT}",
             "--direct_num_workers=1",
             "--direct_running_mode=in_memory",
             "--sdk_container_image=none",

@@ -13,7 +13,7 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 
-from pipelines.batch.batch_job import options as beam_options
+from pipelines.batch.beam_options import options as beam_options
 from pipelines.project.config import KafkaSettings, StreamSettings
 from pipelines.sources.memory import MemoryBroker
 from pipelines.streaming.stages.coders import FoldOutput

@@ -12,7 +12,7 @@ import apache_beam as beam
 import pyarrow as pa
 import pytest
 
-from pipelines.batch.batch_job import options as beam_options
+from pipelines.batch.beam_options import options as beam_options
 from pipelines.project.config import KafkaSettings, StreamSettings
 from pipelines.sources.letters import Letter
 from pipelines.sources.memory import MemoryBroker

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from pipelines.batch.analysis import analyze_groups
-from pipelines.batch.batch_job import options
+from pipelines.batch.beam_options import options
 from tests.unit import graph_build
 from transforms.errors import DefinitionError
 from transforms.graph import TransformGraph

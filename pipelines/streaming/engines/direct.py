@@ -43,7 +43,7 @@ class _DirectJob(EngineJob):
         try:
             import apache_beam as beam
 
-            from pipelines.batch.batch_job import options
+            from pipelines.batch.beam_options import options
             from pipelines.streaming.stages.stream_graph import build
 
             with beam.Pipeline(options=options("direct", list(self.beam_args))) as pipeline:

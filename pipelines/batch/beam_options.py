@@ -1,0 +1,31 @@
+"""Beam's options, and the runner that we mean by "direct"."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+
+__all__ = ["DIRECT", "direct_by_default", "options"]
+
+DIRECT = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
+"""The in-process runner by its class. Newer SDKs try another engine first under the name DirectRunner (Prism, a program that they load from
+the network), open a port on all addresses for it, and fall back to this one where it does not start."""
+
+
+def options(runner: str = "direct", extra: Sequence[str] = ()) -> PipelineOptions:
+    """Options of a job: ``runner`` is Beam's name of one, or ``direct``; ``extra`` are flags as on a command line."""
+    name = DIRECT if runner.lower() in ("direct", "directrunner") else runner
+    return PipelineOptions([f"--runner={name}", *extra], save_main_session=False)
+
+
+@contextmanager
+def direct_by_default() -> Iterator[None]:
+    """Within it, a library's own pipelines that name no runner take ours."""
+    before = StandardOptions.DEFAULT_RUNNER
+    StandardOptions.DEFAULT_RUNNER = DIRECT
+    try:
+        yield
+    finally:
+        StandardOptions.DEFAULT_RUNNER = before
