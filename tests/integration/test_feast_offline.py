@@ -417,7 +417,7 @@ def test_a_column_of_a_users_own_file_that_is_not_there_is_an_error(tmp_path: Pa
         "time": r"source 'own': no file at .* has a column 'when'; it has at, rate, shop: correct the view",
         "key": "has a column 'shoop'",
         "feature": "has a column 'ratte'",
-        "type": "feature 'rates:rate' is declared int64, its files hold double: .* truncated .*; correct the view",  # FAULTS 11
+        "type": "feature 'rates:rate' is declared int64 and its files hold double: .*truncated.*; correct the view",  # FAULTS 11
         "no Parquet": "source 'own': its rows cannot be read: .*; mend or remove that file",
     }[wrong]
     with pytest.raises(StoreError, match=words) as error:
