@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import mmap
 import os
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 
 from serving.errors import RateLimitedError
 from serving.settings import LimitSettings
+from transforms.locks import between_processes
 
 __all__ = ["SharedLimits", "shared_table"]
 
@@ -77,12 +77,8 @@ class SharedLimits:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        with self._lock:  # between threads; a file's lock is one of the process
-            fcntl.lockf(self._fd, fcntl.LOCK_EX)
-            try:
-                yield
-            finally:
-                fcntl.lockf(self._fd, fcntl.LOCK_UN)
+        with self._lock, between_processes(self._fd):  # the first one between threads: a file's lock is one of the process
+            yield
 
     def _found(self, caller: str, limits: LimitSettings) -> tuple[int, float, float]:
         """(the caller's place, what is left of its requests, and of its rows, as of now)."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-__all__ = ["lock", "take", "try_lock"]
+__all__ = ["between_processes", "lock", "take", "try_lock"]
 
 
 def take(file: IO[str] | int, *, shared: bool = False, wait: bool = False) -> bool:
@@ -44,3 +44,13 @@ def try_lock(path: Path, *, shared: bool = False) -> Iterator[bool]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as held:
         yield take(held, shared=shared)
+
+
+@contextmanager
+def between_processes(fd: int) -> Iterator[None]:
+    """Hold an open file for the body, alone among processes, those too that inherited it: not among the threads of one."""
+    fcntl.lockf(fd, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.lockf(fd, fcntl.LOCK_UN)

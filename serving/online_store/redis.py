@@ -68,8 +68,8 @@ Type = Literal["serving.online_store.redis.OrderedRedisOnlineStore", "tandem.ser
 
 _NOT_THERE = "start Redis there, or fix connection_string in feature_store.yaml"
 _FIXES = {
-    "READONLY": "it is a replica: promote it, or name its primary in connection_string in feature_store.yaml",
-    "OOM command": "it is full: raise its maxmemory, or delete what nobody needs",
+    "ead only replica": "it is a replica: promote it, or name its primary in connection_string in feature_store.yaml",
+    "used memory > 'maxmemory'": "it is full: raise its maxmemory, or delete what nobody needs",
     "MISCONF": "it cannot save what it holds: free its disk",
 }
 """What helps where Redis answers, and refuses, by a word of its answer."""

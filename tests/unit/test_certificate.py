@@ -14,8 +14,6 @@ from serving.server import Reload
 from serving.settings import ServingSettings
 from tests.certificates import Authority
 
-NOW = datetime.now(UTC)
-
 
 def made(folder: Path, ends: timedelta) -> tuple[Path, Path]:
     cert, key = folder / "cert.pem", folder / "key.pem"
@@ -35,9 +33,10 @@ def made(folder: Path, ends: timedelta) -> tuple[Path, Path]:
 )
 def test_what_is_said_of_a_certificate_by_its_end(tmp_path: Path, ends: timedelta, says: str) -> None:
     cert, _ = made(tmp_path, ends)
-    told = certificate_warning(cert, NOW)
+    now = datetime.now(UTC)
+    told = certificate_warning(cert, now)
     assert (says in told and "without a restart" in told) if says else told == ""
-    assert "in force from" in certificate_warning(cert, NOW - timedelta(days=400))
+    assert "in force from" in certificate_warning(cert, now - timedelta(days=400))
 
 
 def test_of_a_chain_the_first_end_counts_and_what_cannot_be_read_is_not_judged(tmp_path: Path) -> None:
@@ -45,10 +44,11 @@ def test_of_a_chain_the_first_end_counts_and_what_cannot_be_read_is_not_judged(t
     long, _ = made(tmp_path, timedelta(days=900))
     short, _ = made(tmp_path / "a", timedelta(hours=-1))
     long.write_bytes(long.read_bytes() + short.read_bytes())
-    assert "expired at" in certificate_warning(long, NOW)
+    now = datetime.now(UTC)
+    assert "expired at" in certificate_warning(long, now)
     long.write_text("half of it")
     for file in (long, tmp_path / "none", None):
-        assert certificate_warning(file, NOW) == ""
+        assert certificate_warning(file, now) == ""
 
 
 def test_it_is_said_once_and_again_after_a_change(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

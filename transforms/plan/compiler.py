@@ -68,7 +68,8 @@ class Plan:
             same = mine == theirs if mine.dtype == object else _bits(mine) == _bits(theirs)
             if not np.all(same):
                 at = int(np.flatnonzero(~np.ravel(same))[0])
-                return f"output {i} is {mine.ravel()[at]!r}, not {theirs.ravel()[at]!r}, in one of {np.size(same)} samples"
+                a, b = (x.ravel()[at : at + 1].tolist()[0] for x in (mine, theirs))
+                return f"output {i} is {a!r}, not {b!r}, in one of {np.size(same)} samples"
         return ""
 
 
