@@ -21,7 +21,7 @@ from pipelines.cli.console import (
     moment,
     quiet,
     show,
-)  # fmt: skip
+)
 from pipelines.lake.run_records import with_fields
 
 
@@ -47,17 +47,10 @@ def batch(
 ) -> None:
     """Make feature rows of a range of history. What stands after -- goes to Beam's PipelineOptions."""
     quiet()
-    loaded, steps = load(repo, data, finish=False), Steps()
+    loaded, steps = load(repo, data, finish=False).only(group or ()), Steps()
     demo = loaded.settings.demo
     manifest = workflow.batch(
-        loaded.only(group or ()),
-        moment("--start", start, demo.start),
-        moment("--end", end, demo.end),
-        steps,
-        runner,
-        context.args,
-        pinned,
-        anew,
+        loaded, moment("--start", start, demo.start), moment("--end", end, demo.end), steps, runner, context.args, pinned, anew
     )
     show(manifest, json_, lambda: run_table(manifest))
 

@@ -88,7 +88,7 @@ for _name, _function in _UFUNCS.items():
 
 
 def _numbers(names: tuple[str, ...], *kinds: type[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """As :func:`_plain`, for these data types (attribute T) alone."""
+    """As :func:`plain`, for these data types (attribute T) alone."""
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         def build(node: Node, constants: Constants) -> Callable[..., Any]:
