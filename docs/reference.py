@@ -44,6 +44,7 @@ PUBLIC = (
     "pipelines.workflow",
     "tandem.testing.aggregates",
     "tandem.testing.online_store",
+    "tandem.testing.store_bench",
     "tandem.testing.formats",
     "tandem.testing.broker",
     "tandem.testing.engine",
