@@ -59,9 +59,10 @@ from transforms.columns import (
     typed_fields,
 )
 from transforms.definitions import TIMESTAMP, EventSource, Field, micros
-from transforms.fields import MAX_TEXT_BYTES
+from transforms.fields import LIST_TYPES, MAX_TEXT_BYTES
 from transforms.instants import micros_of
 from transforms.json_columns import read_columns
+from transforms.origin import Origin
 from transforms.reasons import (
     FUTURE_TIMESTAMP,
     INFINITE,
@@ -85,6 +86,7 @@ __all__ = [
     "DEAD_LETTER_SCHEMA",
     "Checked",
     "Now",
+    "Origin",
     "check",
     "check_json",
     "check_records",
@@ -131,11 +133,17 @@ class Checked:
     reasons: pa.Array
     details: pa.Array
     times: pa.Array
+    records: npt.NDArray[np.int64] | None = None
+    """The record of each row of ``valid``, where a record may be several events or, though it is no reject, none."""
+    passed_over: int = 0
+    """The events that the source's ``where`` does not take."""
+    empty: int = 0
+    """The records without an event: the list that the source explodes is empty, null or missing."""
 
     @property
     def accepted(self) -> npt.NDArray[np.int64]:
-        """The positions of the accepted records, ascending: row i of ``valid`` is record ``accepted[i]``."""
-        return np.flatnonzero(~is_valid(self.reasons))
+        """The record of each row of ``valid``, ascending: row i of ``valid`` is of record ``accepted[i]``."""
+        return np.flatnonzero(~is_valid(self.reasons)) if self.records is None else self.records
 
     @property
     def rejected(self) -> npt.NDArray[np.int64]:
@@ -143,11 +151,13 @@ class Checked:
         return np.flatnonzero(is_valid(self.reasons))
 
 
-def check(batch: pa.RecordBatch, source: EventSource, now_us: Now, max_future_us: int) -> Checked:
+def check(batch: pa.RecordBatch, source: EventSource, now_us: Now, max_future_us: int, origin: Origin | None = None) -> Checked:
     """Judge N Arrow rows of any schema at the instant ``now_us`` (UTC microseconds; an int64 array [N] gives each row its own).
 
-    An event time later than ``now_us + max_future_us`` is refused. Never raises for what the rows hold.
+    An event time later than ``now_us + max_future_us`` is refused. ``origin`` is what the N records carry beside their values. Never
+    raises for what the rows hold.
     """
+    _not_yet(source)
     n = batch.num_rows
     names = batch.schema.names
     columns: dict[str, Column] = {}
@@ -163,8 +173,11 @@ def check(batch: pa.RecordBatch, source: EventSource, now_us: Now, max_future_us
     return _judge(source, columns, start, notes, lambda name, row: raw_value(raw[name], row), now_us, max_future_us)
 
 
-def check_json(payloads: pa.Array | Sequence[bytes | None], source: EventSource, now_us: Now, max_future_us: int) -> Checked:
+def check_json(
+    payloads: pa.Array | Sequence[bytes | None], source: EventSource, now_us: Now, max_future_us: int, origin: Origin | None = None
+) -> Checked:
     """Judge N payloads (a binary or string array, or a sequence of bytes or None), each one JSON object; as :func:`check`."""
+    _not_yet(source)
     if isinstance(payloads, pa.Array) and pa.types.is_binary(payloads.type) and len(payloads) >= _COLUMNAR_FROM:
         return _check_json_columns(payloads, source, now_us, max_future_us)
     if isinstance(payloads, (pa.Array, pa.ChunkedArray)):
@@ -181,13 +194,16 @@ def check_json(payloads: pa.Array | Sequence[bytes | None], source: EventSource,
 
 
 def check_records(
-    records: Sequence[Mapping[str, Any]], refused: Mapping[int, tuple[str, str]], source: EventSource, now_us: Now, max_future_us: int
-) -> Checked:
+    records: Sequence[Mapping[str, Any]], refused: Mapping[int, tuple[str, str]], source: EventSource, now_us: Now, max_future_us: int,
+    origin: Origin | None = None,
+) -> Checked:  # fmt: skip
     """Judge N decoded records, whatever carried them; as :func:`check`.
 
-    Values are None, bool, int, float, str, bytes (text, for a string field), or anything else, which is of no field's type.
-    ``refused`` maps the positions of records that could not be decoded to (reason, detail); what stands there is not looked at.
+    Values are None, bool, int, float, str, bytes (text, for a string field), or anything else, which is of no field's type; dicts and
+    lists are stepped through by paths. ``refused`` maps the positions of records that could not be decoded to (reason, detail); what
+    stands there is not looked at.
     """
+    _not_yet(source)
     start = all_ok(len(records))
     for row, (reason, _) in refused.items():
         start[row] = CODE[reason]
@@ -233,6 +249,11 @@ def _check_json_columns(payloads: pa.Array, source: EventSource, now_us: Now, ma
         return Checked(valid, reasons, details, pa.concat_arrays([*times, slow.times]).take(pa.array(by_row)))
     none = pa.nulls(n, pa.string())
     return Checked(found[0], none, none, times[0])
+
+
+def _not_yet(source: EventSource) -> None:
+    if source.mapped or any(f.dtype in LIST_TYPES for f in source.fields):
+        raise NotImplementedError(f"source {source.name!r}: paths, parse, value, where, explode and lists are declared, but not read yet")
 
 
 def encode_json(batch: pa.RecordBatch) -> pa.Array:

@@ -19,7 +19,9 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from transforms.durations import check_duration, days, duration_name, hours, micros, minutes, seconds
 from transforms.errors import DefinitionError
+from transforms.event_source import Entity, EventSource
 from transforms.fields import (
     ARROW_TYPES,
     CREATED,
@@ -29,19 +31,10 @@ from transforms.fields import (
     REVISION,
     TIMESTAMP,
     DType,
-    Entity,
-    EventSource,
     Field,
     Predicate,
     check_comparison,
-    check_duration,
     check_name,
-    days,
-    duration_name,
-    hours,
-    micros,
-    minutes,
-    seconds,
 )
 from transforms.functions import (
     AGGREGATES,
@@ -63,37 +56,52 @@ from transforms.functions import (
     Variance,
 )
 from transforms.functions.base import check_aggregate
+from transforms.parsing import Base64, BigEndian, Date, Decimal, Enum, Epoch, Hex, Number, TimeFormat
+from transforms.places import ElementIndex, Header, RecordKey, RecordTimestamp
 
 __all__ = [
     "AGGREGATES",
     "ARROW_TYPES",
     "Age",
     "Aggregate",
+    "Base64",
+    "BigEndian",
     "CREATED",
     "Count",
     "CountDistinct",
     "DType",
+    "Date",
+    "Decimal",
     "EVENT_TIMESTAMP",
+    "ElementIndex",
     "Entity",
+    "Enum",
+    "Epoch",
     "EventSource",
     "FINGERPRINT",
     "Feature",
     "FeatureGroup",
     "Field",
     "First",
+    "Header",
+    "Hex",
     "Last",
     "LastN",
     "Max",
     "Mean",
     "Min",
+    "Number",
     "Output",
     "Predicate",
     "Quantile",
     "RESERVED",
     "REVISION",
+    "RecordKey",
+    "RecordTimestamp",
     "Std",
     "Sum",
     "TIMESTAMP",
+    "TimeFormat",
     "TopK",
     "Variance",
     "days",
@@ -265,15 +273,8 @@ class FeatureGroup:
 
     def canonical(self) -> dict[str, Any]:
         """A JSON-able form of everything that can change a value of a row; where data lies, TTLs and prose are left out."""
-        s = self.source
         return {
-            "source": {
-                "name": s.name,
-                "event_time": s.event_time,
-                "tie_breaker": s.tie_breaker,
-                "delay": micros(s.out_of_orderness),
-                "fields": [[f.name, f.dtype, f.required, f.min, f.max, list(f.domain) if f.domain else None] for f in s.fields],
-            },
+            "source": self.source.canonical(),
             "name": self.name,
             "entity": list(self.entity.keys),
             "hop": self.hop_us,

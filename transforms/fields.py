@@ -1,4 +1,4 @@
-"""What events are: fields with their contract, filters over them, sources, entities; and names and durations that all definitions share.
+"""Fields with their contract, filters over them, and the names that all definitions share.
 
 Users import these from :mod:`transforms.definitions`, which has all that a definition is written with.
 """
@@ -10,40 +10,41 @@ import operator
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from datetime import UTC, datetime
+from typing import Any, Literal, Protocol, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from transforms.durations import micros
 from transforms.errors import DefinitionError
+from transforms.parsing import Parse
+from transforms.places import ElementIndex, Header, Place, RecordKey, RecordTimestamp, Step, canonical_place, path_of
 
 __all__ = [
     "ARROW_TYPES",
     "CREATED",
     "DType",
+    "EVENT_MARK",
     "EVENT_TIMESTAMP",
-    "Entity",
-    "EventSource",
+    "Expression",
+    "FIELD_TYPES",
     "FINGERPRINT",
     "Field",
+    "LIST_TYPES",
     "MAX_TEXT_BYTES",
     "Predicate",
     "RESERVED",
     "REVISION",
     "TIMESTAMP",
     "check_comparison",
-    "check_duration",
     "check_name",
-    "days",
-    "duration_name",
-    "hours",
-    "micros",
-    "minutes",
-    "seconds",
 ]
 
-DType = Literal["string", "int64", "float64", "bool", "timestamp"]
+DType = Literal[
+    "string", "int64", "float64", "bool", "timestamp", "list<string>", "list<int64>", "list<float64>", "list<bool>", "list<float>"
+]  # fmt: skip
+"""What a field may be; ``list<float>`` is another name of ``list<float64>``."""
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 ARROW_TYPES: dict[str, pa.DataType] = {
@@ -53,51 +54,20 @@ ARROW_TYPES: dict[str, pa.DataType] = {
     "bool": pa.bool_(),
     "timestamp": TIMESTAMP,
 }
+LIST_TYPES: dict[str, pa.DataType] = {f"list<{name}>": pa.list_(ARROW_TYPES[name]) for name in ("string", "int64", "float64", "bool")}
+FIELD_TYPES = {**ARROW_TYPES, **LIST_TYPES}
+"""The Arrow types of a field's dtypes; features of one value have those of ARROW_TYPES."""
 REVISION = "tandem_revision"
 FINGERPRINT = "tandem_fingerprint"
 EVENT_TIMESTAMP = "event_timestamp"
 CREATED = "created_timestamp"
 MAX_TEXT_BYTES = 64 << 10
 """The longest text that a value may be, in UTF-8: of an event, and of a request."""
-RESERVED = {REVISION, FINGERPRINT, EVENT_TIMESTAMP, CREATED, "tile_start", "events"}
+EVENT_MARK = "tandem_event"
+"""The member by which a JSON payload, and the metadata by which Arrow rows, say that they hold an event of a source as it was read."""
+RESERVED = {REVISION, FINGERPRINT, EVENT_TIMESTAMP, CREATED, EVENT_MARK, "tile_start", "events"}
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
-
-
-def seconds(n: float) -> timedelta:
-    """A duration of ``n`` seconds."""
-    return timedelta(seconds=n)
-
-
-def minutes(n: float) -> timedelta:
-    """A duration of ``n`` minutes."""
-    return timedelta(minutes=n)
-
-
-def hours(n: float) -> timedelta:
-    """A duration of ``n`` hours."""
-    return timedelta(hours=n)
-
-
-def days(n: float) -> timedelta:
-    """A duration of ``n`` days of 24 hours."""
-    return timedelta(days=n)
-
-
-def micros(duration: timedelta) -> int:
-    """The duration in whole microseconds, exactly."""
-    return (duration.days * 86_400 + duration.seconds) * 1_000_000 + duration.microseconds
-
-
-def duration_name(duration: timedelta) -> str:
-    """The shortest whole-unit name of a duration: ``24h``, ``90m``, ``7d`` (from two days up), ``1500us``."""
-    us = micros(duration)
-    if us % 86_400_000_000 == 0 and us >= 2 * 86_400_000_000:
-        return f"{us // 86_400_000_000}d"
-    for unit, size in (("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000)):
-        if us % size == 0:
-            return f"{us // size}{unit}"
-    return f"{us}us"
 
 
 def check_name(what: str, name: str) -> None:
@@ -105,13 +75,6 @@ def check_name(what: str, name: str) -> None:
         raise DefinitionError(f"{what} {name!r}: a name is lower-case words joined by single underscores, e.g. 'dep_delay'")
     if name in RESERVED:
         raise DefinitionError(f"{what} {name!r}: the name is taken by Tandem itself; choose another")
-
-
-def check_duration(what: str, value: Any, *, zero: bool = False) -> None:
-    if not isinstance(value, timedelta):
-        raise DefinitionError(f"{what} {value!r} is no duration; write minutes(5), hours(1) or days(7)")
-    if micros(value) < 0 or (micros(value) == 0 and not zero):
-        raise DefinitionError(f"{what} {value} must be {'zero or ' if zero else ''}longer than zero")
 
 
 class Predicate:
@@ -173,6 +136,23 @@ class Predicate:
         return pc.fill_null(compare[self.op](column, pa.scalar(self.args[1], type=column.type)), False)
 
 
+class Expression(Protocol):
+    """What computes a column from others."""
+
+    @property
+    def fields(self) -> Iterable[str]:
+        """The names that it reads."""
+
+    def dtype(self, schema: pa.Schema) -> pa.DataType:
+        """The type of its column over rows of ``schema``. Raises DefinitionError where it cannot be computed of them."""
+
+    def apply(self, batch: pa.RecordBatch) -> pa.Array:
+        """Its column over N rows."""
+
+    def canonical(self) -> Any:
+        """A JSON-able form that is equal exactly for equal expressions."""
+
+
 @dataclass(frozen=True)
 class Field:
     """One field of an event.
@@ -180,6 +160,11 @@ class Field:
     ``required`` fields must be present and not null; others may be missing. ``min``/``max`` (inclusive) and
     ``domain`` (the allowed values) are part of the contract: an event outside is a dead letter, not a value.
     Without a ``dtype`` a field is only a reference, for filters: ``Field("dep_delay") > 15``.
+
+    ``path`` says where in the record it stands, if not as a member of its own name: a path through the payload (``"user.id"``,
+    ``"items[0].sku"``, ``["a name with.dots"]``), or RecordKey(), Header("x-tenant"), RecordTimestamp(), ElementIndex(). ``parse`` says how
+    it is read where the value alone does not: Epoch("ms"), TimeFormat(...), Decimal(scale=2) and their like. ``value`` computes it from
+    other fields of the event instead.
     """
 
     name: str
@@ -190,11 +175,17 @@ class Field:
     max: float | None = None
     domain: Sequence[Any] | None = None
     description: str = ""
+    path: str | Sequence[Step] | Place | None = None
+    parse: Parse | None = None
+    value: Expression | None = None
 
     def __post_init__(self) -> None:
         check_name("field", self.name)
-        if self.dtype is not None and self.dtype not in ARROW_TYPES:
-            raise DefinitionError(f"field {self.name!r}: dtype {self.dtype!r} is none of {', '.join(ARROW_TYPES)}")
+        if self.dtype == "list<float>":
+            object.__setattr__(self, "dtype", "list<float64>")
+        if self.dtype is not None and self.dtype not in FIELD_TYPES:
+            raise DefinitionError(f"field {self.name!r}: dtype {self.dtype!r} is none of {', '.join(FIELD_TYPES)}")
+        self._check_origin()
         if self.domain is not None:
             if isinstance(self.domain, str):
                 raise DefinitionError(f"field {self.name!r}: domain {self.domain!r} is a text; write a list of the allowed values")
@@ -215,6 +206,51 @@ class Field:
             raise DefinitionError(f"field {self.name!r}: min and max need dtype 'int64' or 'float64', not {self.dtype!r}")
         if self.min is not None and self.max is not None and self.min > self.max:
             raise DefinitionError(f"field {self.name!r}: min {self.min} is above max {self.max}; swap them")
+
+    def _check_origin(self) -> None:
+        what = f"field {self.name!r}"
+        if self.path is not None and not isinstance(self.path, (RecordKey, Header, RecordTimestamp, ElementIndex)):
+            steps = path_of(what, self.path)
+            object.__setattr__(self, "path", None if steps == (self.name,) else steps)
+        if self.path is None and self.parse is None and self.value is None:
+            return
+        if self.dtype is None:
+            raise DefinitionError(f"{what}: path, parse and value are for a field with a dtype; give it one, or drop them in a filter")
+        for place, dtype in ((RecordTimestamp, "timestamp"), (ElementIndex, "int64")):
+            if isinstance(self.path, place) and (self.dtype != dtype or self.parse is not None):
+                raise DefinitionError(
+                    f"{what}: {place.__name__}() gives {dtype} and needs no parse, but the field is {self.dtype}; write it so"
+                )
+        if isinstance(self.path, (RecordKey, Header)) and self.dtype in LIST_TYPES and getattr(self.path, "member", None) is None:
+            raise DefinitionError(f"{what}: {type(self.path).__name__} gives one value, but the field is {self.dtype}")
+        if self.parse is not None:
+            if not isinstance(self.parse, Parse):
+                raise DefinitionError(
+                    f"{what}: parse={self.parse!r} is no way to read a value; write Epoch('ms'), TimeFormat(...) or their like"
+                )
+            self.parse.check(what, self.dtype)
+        if self.value is not None:
+            if self.path is not None or self.parse is not None:
+                raise DefinitionError(f"{what}: value= computes it, so it stands nowhere; drop path= and parse=, or value=")
+            if not all(hasattr(self.value, name) for name in ("fields", "dtype", "apply", "canonical")):
+                raise DefinitionError(f"{what}: value={self.value!r} is no expression; write one such as col('amount') / 100")
+
+    @property
+    def place(self) -> Place:
+        """Where in the record the field stands."""
+        return (self.name,) if self.path is None else cast(Place, self.path)
+
+    def canonical(self) -> list[Any]:
+        """A JSON-able form of everything that can change a value: what stands elsewhere than under its name is told behind the rest."""
+        own: dict[str, Any] = {}
+        if self.path is not None:
+            own["path"] = canonical_place(self.place)
+        if self.parse is not None:
+            own["parse"] = self.parse.canonical()
+        if self.value is not None:
+            own["value"] = self.value.canonical()
+        plain = [self.name, self.dtype, self.required, self.min, self.max, list(self.domain) if self.domain else None]
+        return [*plain, own] if own else plain
 
     def __gt__(self, value: Any) -> Predicate:
         return Predicate(">", (self.name, value))
@@ -255,81 +291,8 @@ class Field:
     def arrow_type(self) -> pa.DataType:
         """The Arrow type of the field's column."""
         if self.dtype is None:
-            raise DefinitionError(f"field {self.name!r} has no dtype; give it one of {', '.join(ARROW_TYPES)}")
-        return ARROW_TYPES[self.dtype]
-
-
-@dataclass(frozen=True)
-class EventSource:
-    """An append-only log of events: its contract, its clock and where it lies.
-
-    ``event_time`` names the timestamp column (UTC, microseconds; required, not listed among the fields).
-    ``tie_breaker`` names a field that orders events of the same microsecond. ``out_of_orderness`` is how late an
-    event may come and still be counted in its row's first revision; ``allowed_lateness`` how late it may come and still correct it.
-    ``files`` is a folder of Parquet or JSON-lines files, relative to the data folder; ``topic`` a Kafka topic.
-    """
-
-    name: str
-    fields: Sequence[Field]
-    event_time: str
-    tie_breaker: str
-    out_of_orderness: timedelta = timedelta(0)
-    allowed_lateness: timedelta = timedelta(0)
-    files: str = ""
-    topic: str = ""
-    description: str = ""
-
-    def __post_init__(self) -> None:
-        check_name("source", self.name)
-        object.__setattr__(self, "fields", tuple(self.fields))
-        seen: set[str] = set()
-        for f in self.fields:
-            if not isinstance(f, Field) or f.dtype is None:
-                raise DefinitionError(f"source {self.name!r}: {f!r} is no typed field; write Field('name', 'float64')")
-            if f.name in seen:
-                raise DefinitionError(f"source {self.name!r}: field {f.name!r} is there twice; drop one")
-            seen.add(f.name)
-        check_name("event time", self.event_time)
-        if self.event_time in seen:
-            raise DefinitionError(f"source {self.name!r}: the event time {self.event_time!r} is implied; drop it from the fields")
-        if self.tie_breaker not in seen:
-            raise DefinitionError(f"source {self.name!r}: tie_breaker {self.tie_breaker!r} is no field; it has {', '.join(sorted(seen))}")
-        breaker = self.field(self.tie_breaker)
-        if breaker.dtype not in ("string", "int64") or not breaker.required:
-            raise DefinitionError(f"source {self.name!r}: tie_breaker {self.tie_breaker!r} must be a required string or int64 field")
-        check_duration(f"source {self.name!r}: out_of_orderness", self.out_of_orderness, zero=True)
-        check_duration(f"source {self.name!r}: allowed_lateness", self.allowed_lateness, zero=True)
-
-    def field(self, name: str) -> Field:
-        """The field called ``name``; raises DefinitionError if there is none."""
-        for f in self.fields:
-            if f.name == name:
-                return f
-        raise DefinitionError(f"source {self.name!r} has no field {name!r}; it has {', '.join(f.name for f in self.fields)}")
-
-    @property
-    def arrow_schema(self) -> pa.Schema:
-        """The schema of a valid batch: the event time first, then the fields in their order."""
-        return pa.schema(
-            [pa.field(self.event_time, TIMESTAMP, nullable=False)]
-            + [pa.field(f.name, f.arrow_type, nullable=not f.required) for f in self.fields]
-        )
-
-
-@dataclass(frozen=True, init=False)
-class Entity:
-    """What features describe: one or more key fields. ``Entity("origin")``, ``Entity("origin", "dest")``."""
-
-    keys: tuple[str, ...]
-
-    def __init__(self, *keys: str) -> None:
-        if not keys:
-            raise DefinitionError("an entity needs at least one key field: Entity('origin')")
-        for key in keys:
-            check_name("entity key", key)
-        if len(set(keys)) != len(keys):
-            raise DefinitionError(f"entity {keys}: a key is there twice; drop one")
-        object.__setattr__(self, "keys", tuple(keys))
+            raise DefinitionError(f"field {self.name!r} has no dtype; give it one of {', '.join(FIELD_TYPES)}")
+        return FIELD_TYPES[self.dtype]
 
 
 def check_comparison(what: str, f: Field, op: str, values: tuple[Any, ...]) -> None:

@@ -27,8 +27,9 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import pyarrow as pa
 
+from transforms.durations import check_duration, micros
 from transforms.errors import DataError, DefinitionError
-from transforms.fields import ARROW_TYPES, Predicate, check_duration, check_name, micros
+from transforms.fields import ARROW_TYPES, Predicate, check_name
 from transforms.functions.arrays import Int
 
 __all__ = ["Aggregate", "Events", "Output", "Param", "State", "StateSpec", "check_aggregate", "checked_output"]

@@ -1,0 +1,223 @@
+"""How a value is read: what a field's ``parse`` may be. The declarations; the reading itself is :mod:`transforms.conversions`' business.
+
+Each is a plain value, checked where it is written, and part of the fingerprint of the definitions that use it.
+"""
+
+from __future__ import annotations
+
+import functools
+import zoneinfo
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any, ClassVar, Literal
+
+from transforms.errors import DefinitionError
+
+__all__ = ["Base64", "BigEndian", "Date", "Decimal", "Enum", "Epoch", "Hex", "Number", "Parse", "TimeFormat"]
+
+Unit = Literal["s", "ms", "us", "ns"]
+Choice = Literal["earlier", "later", "reject"]
+
+MAX_SCALE = 15
+"""So many digits behind the point: 10**15 and every number of as many digits are exact in a float64."""
+
+
+@dataclass(frozen=True)
+class Parse:
+    """Base of all ways to read a value."""
+
+    dtypes: ClassVar[tuple[str, ...]] = ()
+    """The dtypes that a field read in this way may have."""
+
+    def check(self, what: str, dtype: str | None) -> None:
+        """Raises DefinitionError where a field of ``dtype`` cannot be read in this way."""
+        if dtype not in self.dtypes:
+            raise DefinitionError(
+                f"{what}: {type(self).__name__} gives {' or '.join(self.dtypes)}, but the field is {dtype}; change one of both"
+            )
+
+    def canonical(self) -> dict[str, Any]:
+        """A JSON-able form of everything that can change a value."""
+        return {"parse": type(self).__name__, **{f.name: getattr(self, f.name) for f in fields(self)}}
+
+    def _refuse(self, text: str) -> DefinitionError:
+        return DefinitionError(f"{type(self).__name__}: {text}")
+
+
+@dataclass(frozen=True)
+class Epoch(Parse):
+    """A number of units since 1970 in UTC: ``"s"``, ``"ms"``, ``"us"`` or ``"ns"``.
+
+    Whole numbers are exact, nanoseconds floored to microseconds. A float is the nearest microsecond to it, ties to the even one.
+    ``text``: also a text that holds such a number, floored. In columns of files a timestamp with a unit of its own is what it is.
+    """
+
+    unit: Unit
+    text: bool = False
+    dtypes: ClassVar[tuple[str, ...]] = ("timestamp",)
+
+    def __post_init__(self) -> None:
+        if self.unit not in ("s", "ms", "us", "ns"):
+            raise self._refuse(f"unit {self.unit!r} is none of s, ms, us, ns; write Epoch('ms')")
+        if not isinstance(self.text, bool):
+            raise self._refuse(f"text={self.text!r} is neither True nor False")
+
+
+@dataclass(frozen=True)
+class TimeFormat(Parse):
+    """A text in a format of Python's ``datetime.strptime``, in local time of an IANA ``zone`` unless the format reads one (``%z``).
+
+    Where clocks are put back, a local time is there twice: ``ambiguous`` takes the ``"earlier"`` or the ``"later"`` of both moments, or
+    rejects the record. Where they are put forward, some local times are ``missing``: ``"later"`` reads 02:30 as the old offset has it
+    (half an hour after the change), ``"earlier"`` as the new one has it (half an hour before), ``"reject"`` rejects it.
+    """
+
+    format: str
+    zone: str | None = None
+    ambiguous: Choice = "reject"
+    missing: Choice = "reject"
+    dtypes: ClassVar[tuple[str, ...]] = ("timestamp",)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.format, str) or "%" not in self.format:
+            raise self._refuse(
+                f"format {self.format!r} is none of datetime.strptime; write TimeFormat('%d/%m/%Y %H:%M', zone='Europe/Paris')"
+            )
+        try:
+            example = datetime(2024, 5, 17, 13, 14, 15)
+            datetime.strptime(example.astimezone(zoneinfo.ZoneInfo("UTC")).strftime(self.format), self.format)
+        except ValueError as error:
+            raise self._refuse(f"format {self.format!r}: {error}; see datetime.strptime") from None
+        if not any(d in self.format for d in ("%Y", "%y", "%c", "%x", "%G")):
+            raise self._refuse(f"format {self.format!r} has no year (%Y); a moment needs one")
+        zoned = "%z" in self.format
+        if zoned == (self.zone is not None):
+            said = (
+                "reads a zone (%z) and another is given; drop zone="
+                if zoned
+                else "reads no zone; give one, e.g. zone='Europe/Paris' or 'UTC'"
+            )
+            raise self._refuse(f"format {self.format!r} {said}")
+        if self.zone is not None:
+            try:
+                zoneinfo.ZoneInfo(self.zone)
+            except (ValueError, OSError, KeyError, TypeError):
+                raise self._refuse(f"zone {self.zone!r} is no time zone of the IANA; write one such as 'Europe/Paris' or 'UTC'") from None
+        for name in ("ambiguous", "missing"):
+            if getattr(self, name) not in ("earlier", "later", "reject"):
+                raise self._refuse(f"{name}={getattr(self, name)!r} is none of 'earlier', 'later', 'reject'")
+
+
+@dataclass(frozen=True)
+class Date(Parse):
+    """A day, as the moment at which it begins in UTC: text ``YYYY-MM-DD``, whole days since 1970, or a date of Arrow, Avro or Protobuf."""
+
+    dtypes: ClassVar[tuple[str, ...]] = ("timestamp",)
+
+
+@dataclass(frozen=True)
+class Decimal(Parse):
+    """A decimal number of at most ``scale`` digits behind the point: a number, a text (``"12.30"``) or a decimal of Arrow or Avro.
+
+    As float64 it is the nearest one to the decimal. As int64 it is a whole number of the smallest unit (cents, for ``scale=2``), of which
+    all sums are exact. What has more digits does not fit and is an ``overflow``.
+    """
+
+    scale: int
+    dtypes: ClassVar[tuple[str, ...]] = ("float64", "int64")
+
+    def __post_init__(self) -> None:
+        if isinstance(self.scale, bool) or not isinstance(self.scale, int) or not 0 <= self.scale <= MAX_SCALE:
+            raise self._refuse(
+                f"scale {self.scale!r} is no number of digits behind the point from 0 to {MAX_SCALE}; write Decimal(scale=2)"
+            )
+
+
+@dataclass(frozen=True)
+class Number(Parse):
+    """A number of the field's dtype, as such or as a text that holds one: ``"42"``, ``"-1.5e3"``. White space around it is not taken."""
+
+    dtypes: ClassVar[tuple[str, ...]] = ("int64", "float64")
+
+
+@dataclass(frozen=True)
+class BigEndian(Parse):
+    """Four or eight bytes, big-endian, signed: what Kafka's Integer and Long serializers write; float64: what its Float and Double do."""
+
+    dtypes: ClassVar[tuple[str, ...]] = ("int64", "float64")
+
+
+@dataclass(frozen=True)
+class Enum(Parse):
+    """One of the values that ``mapping`` names, as what it says: ``Enum({0: "unknown", 1: "paid", "PAID": "paid"})``.
+
+    Keys are texts, whole numbers or booleans, as they stand in the data. Any other value is ``not_in_domain``.
+    """
+
+    mapping: Mapping[Any, Any]
+    dtypes: ClassVar[tuple[str, ...]] = ("string", "int64", "float64", "bool")
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.mapping, (Mapping, tuple)) or not self.mapping:
+            raise self._refuse(f"mapping {self.mapping!r} is no mapping; write Enum({{0: 'unknown', 1: 'paid'}})")
+        pairs = tuple(self.mapping.items()) if isinstance(self.mapping, Mapping) else self.mapping
+        for key, _ in pairs:
+            if type(key) not in (str, int, bool) or (type(key) is int and not -(2**63) <= key < 2**63):
+                raise self._refuse(f"key {key!r} is no text, whole number of 64 bits, or boolean, as which a value may stand in the data")
+        object.__setattr__(self, "mapping", tuple(sorted(pairs, key=lambda pair: (type(pair[0]).__name__, pair[0]))))
+
+    def check(self, what: str, dtype: str | None) -> None:
+        """As the base; and each of its values must be of ``dtype``."""
+        super().check(what, dtype)
+        kinds: dict[str | None, tuple[type, ...]] = {"string": (str,), "int64": (int,), "float64": (int, float), "bool": (bool,)}
+        for key, value in self.mapping:
+            wrong = type(value) not in kinds[dtype] or (dtype == "int64" and not -(2**63) <= value < 2**63) or value != value
+            if wrong or (dtype == "float64" and abs(value) > 2**53):
+                raise DefinitionError(f"{what}: Enum maps {key!r} to {value!r}, which is no {dtype}; write values of the field's type")
+
+    def canonical(self) -> dict[str, Any]:
+        """The pairs in order, with the types of their keys."""
+        return {"parse": "Enum", "mapping": [[type(k).__name__, k, v] for k, v in self.mapping]}
+
+
+@dataclass(frozen=True)
+class _Bytes(Parse):
+    text: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, bool):
+            raise self._refuse(f"text={self.text!r} is neither True nor False")
+
+
+@dataclass(frozen=True)
+class Hex(_Bytes):
+    """Bytes, written in hexadecimal (with or without ``0x``, in either case) or as bytes of Arrow, Avro or Protobuf.
+
+    A string field holds them in lower-case hexadecimal, without ``0x``; with ``text`` the UTF-8 text that they are. An int64 field is the
+    unsigned number that they are, big-endian.
+    """
+
+    dtypes: ClassVar[tuple[str, ...]] = ("string", "int64")
+
+    def check(self, what: str, dtype: str | None) -> None:
+        """As the base; a text is no number."""
+        super().check(what, dtype)
+        if self.text and dtype != "string":
+            raise DefinitionError(f"{what}: Hex(text=True) gives string, but the field is {dtype}; change one of both")
+
+
+@dataclass(frozen=True)
+class Base64(_Bytes):
+    """Bytes, written in base64 (RFC 4648; the alphabet for URLs too; with or without padding) or as bytes of Arrow, Avro or Protobuf.
+
+    The field holds them in base64 of the usual alphabet with padding; with ``text`` the UTF-8 text that they are.
+    """
+
+    dtypes: ClassVar[tuple[str, ...]] = ("string",)
+
+
+@functools.cache
+def zone_of(name: str) -> zoneinfo.ZoneInfo:
+    """A time zone by its name."""
+    return zoneinfo.ZoneInfo(name)

@@ -1,0 +1,127 @@
+"""Where in a record a field stands: a path through its payload, or its key, a header or its timestamp.
+
+A path is written as text, ``"user.id"`` or ``"items[0].sku"``, or as a list of its steps, ``["user.id"]``, for names that hold dots or
+brackets themselves.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transforms.errors import DefinitionError
+
+__all__ = [
+    "EACH",
+    "ElementIndex",
+    "Header",
+    "Path",
+    "Place",
+    "RecordKey",
+    "RecordTimestamp",
+    "Step",
+    "canonical_place",
+    "path_of",
+    "path_text",
+]
+
+EACH = "[]"
+"""The step from the list that a source explodes to the element that an event is made of."""
+
+Step = str | int
+Path = tuple[Step, ...]
+"""Names of members, indexes of elements (from 0; -1 is the last), and :data:`EACH`."""
+
+_STEP = re.compile(r"\[(-?[0-9]{1,6})?\]|([^.\[\]]+)")
+
+
+@dataclass(frozen=True)
+class RecordKey:
+    """The record's key: UTF-8 text for a string field, the text of a number, a boolean or a time for others (``42``); or what a
+    ``parse`` makes of its bytes, such as :class:`~transforms.parsing.BigEndian`. ``member``: the key is a JSON object, and this is
+    the path of a member of it."""
+
+    member: str | Sequence[Step] | None = None
+
+    def __post_init__(self) -> None:
+        if self.member is not None:
+            object.__setattr__(self, "member", path_of("RecordKey", self.member, each=False))
+
+
+@dataclass(frozen=True)
+class Header:
+    """A header of the record by its ``name``; of several the last. Its bytes are read as those of :class:`RecordKey`."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise DefinitionError(f"Header({self.name!r}): write the header's name, e.g. Header('x-tenant')")
+
+
+@dataclass(frozen=True)
+class RecordTimestamp:
+    """The record's own timestamp, as its producer or broker set it: a ``timestamp`` field."""
+
+
+@dataclass(frozen=True)
+class ElementIndex:
+    """The position, from 0, of an event's element in the list that its source explodes: an ``int64`` field."""
+
+
+Place = Path | RecordKey | Header | RecordTimestamp | ElementIndex
+"""Where a field stands."""
+
+
+def path_of(what: str, path: Any, *, each: bool = True) -> Path:
+    """The steps of a path in either way of writing it. Raises DefinitionError, where ``what`` names the definition.
+
+    ``each``: the step ``[]`` may be in it, once and not first.
+    """
+    advice = "write 'user.id', 'items[0].sku', or a list of the steps for names that hold dots: ['user.id']"
+    if isinstance(path, str):
+        steps: list[Step] = []
+        at, dot = 0, True
+        while at < len(path):
+            found = _STEP.match(path, at)
+            if not found or (found[2] is None and dot and at) or (found[2] is not None and not dot):
+                raise DefinitionError(f"{what}: path {path!r} cannot be read at character {at}; {advice}")
+            steps.append(found[2] if found[2] is not None else EACH if found[1] is None else int(found[1]))
+            at, dot = found.end(), False
+            if at < len(path) and path[at] == ".":
+                at, dot = at + 1, True
+        if dot:
+            raise DefinitionError(f"{what}: path {path!r} {'ends in a dot' if path else 'is empty'}; {advice}")
+    elif isinstance(path, (list, tuple)) and path and all(isinstance(s, (str, int)) and not isinstance(s, bool) for s in path):
+        steps = list(path)
+        if "" in steps:
+            raise DefinitionError(f"{what}: path {path!r} has an empty step; {advice}")
+    else:
+        raise DefinitionError(f"{what}: path {path!r} is no path; {advice}")
+    if not isinstance(steps[0], str) or steps[0] == EACH:
+        raise DefinitionError(f"{what}: path {path!r} begins with an index, but a record is an object; {advice}")
+    if steps.count(EACH) > (1 if each else 0):
+        raise DefinitionError(
+            f"{what}: path {path!r} has {steps.count(EACH)} steps []; only the list that a source explodes is stepped into"
+        )
+    return tuple(steps)
+
+
+def path_text(path: Path) -> str:
+    """A path as people write it, for messages."""
+    return "".join(
+        f"[{s}]" if isinstance(s, int) else s if s == EACH else f"{'.' if n else ''}{s}" for n, s in enumerate(path)
+    )  # fmt: skip
+
+
+def canonical_place(place: Place) -> Any:
+    """A JSON-able form that is equal exactly for equal places."""
+    if isinstance(place, tuple):
+        return list(place)
+    if isinstance(place, Header):
+        return {"header": place.name}
+    if isinstance(place, RecordKey):
+        return {"key": list(place.member or ())}
+    return {"timestamp": True} if isinstance(place, RecordTimestamp) else {"element": True}
