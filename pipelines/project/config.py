@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 from pipelines.lake import layout
@@ -120,14 +120,25 @@ class KafkaSettings(_Section):
     schema_registry_password: Secret | None = Field(default=None, repr=False)
     """The same."""
     formats: dict[str, str] = Field(default_factory=dict)
-    """How a source's records are encoded, by its name: ``json`` (unless said), ``avro``, or a format that another package brings."""
+    """How a source's records are encoded, by its name: ``json`` (unless said), ``avro``, ``protobuf``, or a format that another
+    package brings."""
     format_options: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Settings of a source's format, by the source's name, where its format has some."""
+    """Settings of a source's format, by the source's name, where its format has some. Paths in them are relative to the repository."""
+    _repository: Path = PrivateAttr(default=Path())
 
     @field_validator("formats")
     @classmethod
     def _known(cls, value: dict[str, str]) -> dict[str, str]:
         return _all_found(FORMATS, value)
+
+    @property
+    def repository(self) -> Path:
+        """The feature repository that these are the settings of, absolute; the working folder for settings made by hand."""
+        return self._repository
+
+    def within(self, repository: Path) -> None:
+        """Take paths of formats as relative to this folder."""
+        self._repository = repository.resolve()
 
     def format_of(self, source: str) -> str:
         """The name of a source's format."""
@@ -391,6 +402,7 @@ def read_settings(repo: Path, **flags: Any) -> Settings:
     except Exception as error:
         raise ConfigError(f"{path.name} cannot be read: {masked(str(error).splitlines()[0])}; it must be a YAML mapping") from None
     bind(settings, repo, read_settings)
+    settings.kafka.within(repo)
     return settings
 
 

@@ -73,7 +73,11 @@ ENGINES = Extensions(
 FORMATS = Extensions(
     "record format",
     "tandem.formats",
-    {"json": "pipelines.sources.formats.json_format:JsonFormat", "avro": "pipelines.sources.formats.avro_format:AvroFormat"},
+    {
+        "json": "pipelines.sources.formats.json_format:JsonFormat",
+        "avro": "pipelines.sources.formats.avro_format:AvroFormat",
+        "protobuf": "pipelines.sources.formats.protobuf_format:ProtobufFormat",
+    },
 )
 """Classes below :class:`pipelines.sources.formats.record_format.RecordFormat`."""
 TRACKERS = Extensions(

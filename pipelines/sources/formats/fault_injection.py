@@ -14,7 +14,7 @@ import numpy as np
 
 from transforms.definitions import EventSource, Field
 
-__all__ = ["AVRO_KINDS", "JSON_KINDS", "UNKNOWN_ID", "break_avro", "break_json"]
+__all__ = ["AVRO_KINDS", "JSON_KINDS", "PROTOBUF_KINDS", "UNKNOWN_ID", "break_avro", "break_json", "break_protobuf"]
 
 UNKNOWN_ID = 2**31 - 7
 """A schema id that no registry gives out."""
@@ -101,3 +101,35 @@ def break_avro(kind: str, payload: bytes, key: bytes, dice: int) -> bytes | None
         "trailing": payload + b"\x00",
     }
     return made[kind] if len(payload) > 5 else _noise(dice)
+
+
+PROTOBUF_KINDS = (
+    "empty",
+    "tombstone",
+    "cut_length",
+    "invalid_utf8",
+    "random_bytes",
+    "unknown_schema",
+    "json",
+    "no_body",
+    "deep",
+    "wrong_wire",
+)
+"""The ways to break a Protobuf record in Confluent's framing."""
+
+
+def break_protobuf(kind: str, payload: bytes, key: bytes, dice: int) -> bytes | None:
+    """A broken copy of a framed Protobuf record whose tie-breaker's text is ``key``, as :func:`break_json`."""
+    made: dict[str, bytes | None] = {
+        "empty": b"",
+        "tombstone": None,
+        "cut_length": payload + b"\xfa\x01\xff\xff\xff\x7f" + b"x" * (dice % 100),  # a field that says to be longer than the record
+        "invalid_utf8": payload.replace(key, b"\xff" * len(key), 1) if key and key in payload[6:] else _noise(dice),
+        "random_bytes": b"\xff" + _noise(dice),
+        "unknown_schema": payload[:1] + struct.pack(">I", UNKNOWN_ID) + payload[5:],
+        "json": b'{"not":"protobuf"}',
+        "no_body": payload[:5],
+        "deep": payload + b"\x83\x7d" * 500,  # groups in groups
+        "wrong_wire": payload + b"\x0f",  # a wire type that there is not
+    }
+    return made[kind] if len(payload) > 6 else _noise(dice)

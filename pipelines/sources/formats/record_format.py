@@ -56,13 +56,17 @@ class RecordFormat(ABC):
             known = f"; known keys: {', '.join(self.Options.model_fields) or 'none'}" if first["type"] == "extra_forbidden" else ""
             raise ConfigError(f"{key}: {first['msg']}; correct it or drop the key{known}") from None  # its value may be a secret
         if self.needs_schema_registry:
-            if not kafka.schema_registry:
-                raise ConfigError(
-                    f"kafka.schema_registry is missing; the records of source {source.name!r} need it: name its address,"
-                    " e.g. http://127.0.0.1:8081"
-                )
-            user, password = kafka.schema_registry_username, kafka.schema_registry_password
-            self.registry = Registry(kafka.schema_registry, user, password.get_secret_value() if password else None, kafka.ssl_cafile)
+            self.open_registry(kafka)
+
+    def open_registry(self, kafka: KafkaSettings) -> None:
+        """Have :attr:`registry`; for formats that need it by their settings. Raises ConfigError where there is none."""
+        if not kafka.schema_registry:
+            raise ConfigError(
+                f"kafka.schema_registry is missing; the records of source {self.source.name!r} need it: name its address,"
+                " e.g. http://127.0.0.1:8081"
+            )
+        user, password = kafka.schema_registry_username, kafka.schema_registry_password
+        self.registry = Registry(kafka.schema_registry, user, password.get_secret_value() if password else None, kafka.ssl_cafile)
 
     @abstractmethod
     def decode(self, payloads: pa.Array, now_us: Now, max_future_us: int) -> Checked:

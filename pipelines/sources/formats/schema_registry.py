@@ -1,4 +1,4 @@
-"""A client of Confluent-compatible schema registries: the few calls that reading and writing Avro need.
+"""A client of Confluent-compatible schema registries: the few calls that reading and writing records need.
 
 API: https://docs.confluent.io/platform/current/schema-registry/develop/api.html
 """
@@ -81,34 +81,37 @@ class Registry:
         self._session.verify = str(cafile) if cafile else certificates()
         self._auth = HTTPBasicAuth(username.encode(), (password or "").encode()) if username else None
         self._lock = threading.Lock()
-        self._known: dict[int, RegisteredSchema] = {}
+        self._known: dict[tuple[int, bool], RegisteredSchema] = {}
         self._unknown: dict[int, float] = {}
 
-    def schema(self, number: int) -> RegisteredSchema | None:
-        """The schema of an id, None if the registry knows none."""
-        if number in self._known:
-            return self._known[number]
+    def schema(self, number: int, serialized: bool = False) -> RegisteredSchema | None:
+        """The schema of an id, None if the registry knows none. ``serialized`` asks for that form of a Protobuf schema: base64 of its
+        FileDescriptorProto instead of its text."""
+        if (number, serialized) in self._known:
+            return self._known[number, serialized]
         if number > _MOST_ID or self._unknown.get(number, -UNKNOWN_FOR_SECONDS) > self._clock() - UNKNOWN_FOR_SECONDS:
             return None
-        found = self._ask("GET", f"/schemas/ids/{number}", unknown=(_UNKNOWN_SCHEMA,))
+        found = self._ask("GET", f"/schemas/ids/{number}{_form(serialized)}", unknown=(_UNKNOWN_SCHEMA,))
         if found is None:
             if len(self._unknown) >= _MOST_UNKNOWN:
                 self._unknown.clear()
             self._unknown[number] = self._clock()
             return None
-        self._known[number] = self._schema(found)
-        return self._known[number]
+        made = self._known[number, serialized] = self._schema(found)
+        return made
 
-    def version(self, subject: str, version: int | str = "latest") -> RegisteredSchema | None:
-        """A version of a subject, None if there is none."""
-        path = f"/subjects/{quote(subject, safe='')}/versions/{version}"
+    def version(self, subject: str, version: int | str = "latest", serialized: bool = False) -> RegisteredSchema | None:
+        """A version of a subject, None if there is none; ``serialized`` as for :meth:`schema`."""
+        path = f"/subjects/{quote(subject, safe='')}/versions/{version}{_form(serialized)}"
         found = self._ask("GET", path, unknown=(_UNKNOWN_SUBJECT, _UNKNOWN_VERSION))
         return None if found is None else self._schema(found)
 
-    def register(self, subject: str, schema: Any) -> int:
-        """Make sure that a subject has this Avro schema; its id. Raises ConfigError when the registry takes it for incompatible."""
+    def register(self, subject: str, schema: Any, kind: str = "AVRO") -> int:
+        """Make sure that a subject has this schema (JSON, or the text of another kind); its id. Raises ConfigError when the registry takes
+        it for incompatible."""
         path = f"/subjects/{quote(subject, safe='')}/versions"
-        found = self._ask("POST", path, {"schema": json.dumps(schema, separators=(",", ":"))})
+        text = schema if isinstance(schema, str) else json.dumps(schema, separators=(",", ":"))
+        found = self._ask("POST", path, {"schema": text, **({} if kind == "AVRO" else {"schemaType": kind})})
         if not isinstance(found, dict) or type(found.get("id")) is not int:
             raise self._strange(f"POST {path}")
         return int(found["id"])
@@ -163,3 +166,7 @@ class Registry:
             if why := untrusted(error):
                 raise ConfigError(f"the certificate of {self.url} is not trusted: {why}; set kafka.ssl_cafile") from None
             raise RegistryAway(f"the schema registry at {self.url} does not answer: {reason(error)}") from None
+
+
+def _form(serialized: bool) -> str:
+    return "?format=serialized" if serialized else ""
