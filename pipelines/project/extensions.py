@@ -75,6 +75,7 @@ FORMATS = Extensions(
     "tandem.formats",
     {
         "json": "pipelines.sources.formats.json_format:JsonFormat",
+        "json_schema": "pipelines.sources.formats.json_schema_format:JsonSchemaFormat",
         "avro": "pipelines.sources.formats.avro_format:AvroFormat",
         "protobuf": "pipelines.sources.formats.protobuf_format:ProtobufFormat",
     },

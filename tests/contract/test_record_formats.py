@@ -31,6 +31,17 @@ class TestAvro(RecordFormatContract):
             yield KafkaSettings(schema_registry=running.url)
 
 
+class TestJsonSchema(RecordFormatContract):
+    @pytest.fixture
+    def format_name(self) -> str:
+        return "json_schema"
+
+    @pytest.fixture
+    def kafka_settings(self) -> Iterator[KafkaSettings]:
+        with schema_registry() as running:
+            yield KafkaSettings(schema_registry=running.url)
+
+
 class TestProtobuf(RecordFormatContract):
     @pytest.fixture
     def format_name(self) -> str:
@@ -57,4 +68,4 @@ def test_options_that_a_format_does_not_take_are_one_line() -> None:
 
 
 def test_every_format_of_ours_is_there() -> None:
-    assert [FORMATS.load(name).__name__ for name in FORMATS.own] == ["JsonFormat", "AvroFormat", "ProtobufFormat"]
+    assert [FORMATS.load(name).__name__ for name in FORMATS.own] == ["JsonFormat", "JsonSchemaFormat", "AvroFormat", "ProtobufFormat"]

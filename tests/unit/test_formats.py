@@ -9,6 +9,7 @@ import struct
 import threading
 from collections.abc import Iterator
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.project.config import KafkaSettings
+from pipelines.sources.formats.avro_resolution import filler, resolved
 from pipelines.sources.formats.fault_injection import AVRO_KINDS, UNKNOWN_ID, break_avro
 from pipelines.sources.formats.record_format import Decode, record_format
 from pipelines.sources.formats.schema_registry import Registry, RegistryAway
@@ -492,3 +494,80 @@ def test_wrong_addresses(url: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says) as error:
         record_format(SOURCE, KafkaSettings(schema_registry=url, formats={"departures": "avro"}))
     assert "pw" not in str(error.value)
+
+
+def test_the_readers_schema_brings_aliases_and_defaults(registry: SchemaRegistry, tmp_path: Path) -> None:
+    """Of the newest version of the subject, or of a file; what neither knows stays, and nothing is rounded on the way."""
+    old = {
+        "type": "record", "name": "Old",
+        "fields": [
+            {"name": "number", "type": "string"}, {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+            {"name": "delay", "type": "long"}, {"name": "origin", "type": "string"},
+        ],
+    }  # fmt: skip
+    reader = {
+        "type": "record", "name": "New",
+        "fields": [
+            {"name": "flight", "type": "string", "aliases": ["nummer", "number"]},
+            {"name": "at", "type": {"type": "long", "logicalType": "timestamp-micros"}},
+            {"name": "delay", "type": "double"}, {"name": "legs", "type": ["long", "null"], "default": 7},
+            {"name": "landed_at", "type": {"type": "long", "logicalType": "timestamp-millis"}, "default": T // 1000},
+            {"name": "diverted", "type": ["null", "boolean"], "default": None},
+        ],
+    }  # fmt: skip
+    number = registry.register("departures-value", old)
+    registry.register("departures-value", reader)
+    (tmp_path / "new.avsc").write_text(json.dumps(reader))
+    sent = [
+        message(number, old, {"number": "F1", "at": T // 1000, "delay": 3, "origin": "EWR"}),
+        message(number, old, {"number": "F2", "at": T // 1000, "delay": 2**53 + 1, "origin": "EWR"}),
+    ]
+    for place in ("latest", "new.avsc"):
+        kafka = settings_of(registry, format_options={"departures": {"reader": place}})
+        kafka.within(tmp_path)
+        checked = record_format(SOURCE, kafka).decode(pa.array(sent, pa.binary()), NOW, AHEAD)
+        assert checked.reasons.to_pylist() == [None, "overflow"]
+        (event,) = checked.valid.to_pylist()
+        assert (event["flight"], event["delay"], event["origin"], event["legs"], event["diverted"]) == ("F1", 3.0, "EWR", 7, None)
+        assert checked.valid.column("landed_at").cast(pa.int64()).to_pylist() == [T // 1000 * 1000]
+    plain = record_format(SOURCE, settings_of(registry)).decode(pa.array(sent[:1], pa.binary()), NOW, AHEAD)
+    assert plain.reasons.to_pylist() == ["missing_field"]
+    for place, words in (("none.avsc", "cannot be read: No such file"), ("latest", "the registry has no subject departures-value")):
+        kafka = settings_of(registry, format_options={"departures": {"reader": place}})
+        registry.subjects.clear()
+        with pytest.raises(ConfigError, match=words):
+            record_format(SOURCE, kafka).decode(pa.array(sent, pa.binary()), NOW, AHEAD)
+
+
+def test_defaults_and_aliases_of_records_within_records() -> None:
+    item = {"type": "record", "name": "I", "fields": [{"name": "n", "type": "int"}]}
+    writer = {
+        "type": "record", "name": "W",
+        "fields": [
+            {"name": "who", "type": ["null", {"type": "record", "name": "U", "fields": [{"name": "uid", "type": "string"}]}]},
+            {"name": "items", "type": {"type": "array", "items": item}},
+            {"name": "tags", "type": {"type": "map", "values": "U"}},
+        ],
+    }  # fmt: skip
+    user = {"type": "record", "name": "User", "fields": [
+        {"name": "id", "type": "string", "aliases": ["uid"]}, {"name": "land", "type": "string", "default": "NO"},
+        {"name": "raw", "type": "bytes", "default": "\u00ff"}, {"name": "path", "type": {"type": "array", "items": "int"}, "default": []},
+    ]}  # fmt: skip
+    reader = {
+        "type": "record", "name": "R",
+        "fields": [
+            {"name": "user", "aliases": ["who"], "type": ["null", user]},
+            {"name": "items", "type": {"type": "array", "items": {"type": "record", "name": "J", "fields": [
+                {"name": "n", "type": "long"}, {"name": "by", "type": ["null", "User"], "default": None}]}}},
+        ],
+    }  # fmt: skip
+    fill = filler(resolved(writer, reader, {}))
+    assert fill is not None
+    record: dict[str, Any] = {"user": {"id": "a"}, "items": [{"n": 1}, {"n": 2}], "tags": {}}
+    fill(record)
+    assert record["user"] == {"id": "a", "land": "NO", "raw": b"\xff", "path": []}
+    assert record["items"] == [{"n": 1, "by": None}, {"n": 2, "by": None}]
+    none: dict[str, Any] = {"user": None, "items": [], "tags": {}}
+    fill(none)
+    assert none == {"user": None, "items": [], "tags": {}}
+    assert [f["name"] for f in writer["fields"]] == ["user", "items", "tags"]  # type: ignore[index]

@@ -4,6 +4,7 @@ A record is decoded by the schema it was written with; what its values mean is t
 format. So a writer's schema may leave out optional fields, add others, reorder and widen types: a field that is missing, of another
 type, or a number that does not fit exactly is a reject of that record with the contract's own reason. (Avro's resolution against a
 reader's schema would call all of these by one error, round a long into a double, and refuse a record that only has another name.)
+Aliases and defaults of a reader's schema count where one is given (:mod:`pipelines.sources.formats.avro_resolution`).
 Timestamps of any of Avro's units become microseconds.
 
 The verdict on a record depends on the record and its schema alone. A registry that is away is waited for (RegistryAway): a verdict
@@ -17,17 +18,20 @@ import re
 import struct
 from collections.abc import Callable
 from io import BytesIO
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
 from pipelines.project.config import KafkaSettings
+from pipelines.sources.formats.avro_resolution import Fill, filler, resolved
 from pipelines.sources.formats.fault_injection import AVRO_KINDS, break_avro
-from pipelines.sources.formats.record_format import RecordFormat
+from pipelines.sources.formats.record_format import FormatOptions, RecordFormat
 from pipelines.sources.formats.schema_registry import RegisteredSchema, Registry
 from transforms.contract import Checked, Now, check_records
 from transforms.definitions import EventSource
+from transforms.errors import ConfigError
 from transforms.reasons import INVALID_UTF8, MALFORMED, UNKNOWN_SCHEMA
 
 __all__ = ["AvroFormat", "Decoder", "UnusableSchema", "decoder"]
@@ -55,15 +59,41 @@ class UnusableSchema(Exception):
     """No record of this schema can be an event; says why."""
 
 
+class AvroOptions(FormatOptions):
+    """``reader``: the reader's schema, whose aliases and defaults count: a file of Avro's JSON, relative to the repository, or
+    ``latest``, the newest version of the subject ``<topic>-value``."""
+
+    reader: str | None = None
+
+
 class AvroFormat(RecordFormat):
     """Confluent's framing, and schemas of a registry. Writing, the source's own schema is registered as ``<topic>-value``."""
 
     needs_schema_registry = True
+    Options = AvroOptions
+    options: AvroOptions
 
     def __init__(self, source: EventSource, kafka: KafkaSettings) -> None:
         super().__init__(source, kafka)
         self.decoders: dict[int, Decoder | str] = {}
         self._written: tuple[bytes, Any] | None = None
+        self._reader: tuple[Any, dict[str, Any]] | None = None
+        if self.options.reader not in (None, "latest"):
+            self._reader = _schema_file(kafka.repository / str(self.options.reader), f"kafka.format_options.{source.name}.reader"), {}
+
+    def _readers_schema(self) -> tuple[Any, dict[str, Any]] | None:
+        """The reader's schema, and the named types that it refers to. Raises RegistryAway, ConfigError."""
+        if self._reader is None and self.options.reader is not None:
+            subject = f"{self.source.topic}-value"
+            found = self.registry.version(subject)
+            if found is None:
+                raise ConfigError(f"kafka.format_options.{self.source.name}.reader: the registry has no subject {subject}; name a file")
+            named: dict[str, Any] = {}
+            try:
+                self._reader = _load(found, self.registry, named, []), named
+            except UnusableSchema as error:
+                raise ConfigError(f"kafka.format_options.{self.source.name}.reader: the newest {subject} is of no use: {error}") from None
+        return self._reader
 
     def decode(self, payloads: pa.Array, now_us: Now, max_future_us: int) -> Checked:
         """Each record by the schema it was written with; one that is not known yet is asked for."""
@@ -100,7 +130,7 @@ class AvroFormat(RecordFormat):
         if found is None:
             return f"schema {number} is not known to the registry"
         try:
-            self.decoders[number] = decoder(found, self.registry, self.source)
+            self.decoders[number] = decoder(found, self.registry, self.source, self._readers_schema())
         except UnusableSchema as error:
             self.decoders[number] = f"schema {number}: {error}"
         return self.decoders[number]
@@ -138,14 +168,26 @@ def _short(error: Exception) -> str:
     return f"{type(error).__name__}{': ' if text else ''}{text[:120]}"
 
 
-def decoder(registered: RegisteredSchema, registry: Registry, source: EventSource) -> Decoder:
-    """What decodes the records of a schema for a source. Raises UnusableSchema; RegistryAway and ConfigError as the registry."""
+def _schema_file(path: Path, key: str) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not JSON"
+        raise ConfigError(f"{key}: {path} cannot be read: {why}; name a file of an Avro schema, or write latest") from None
+
+
+def decoder(
+    registered: RegisteredSchema, registry: Registry, source: EventSource, reader: tuple[Any, dict[str, Any]] | None = None
+) -> Decoder:
+    """What decodes the records of a schema for a source, with the aliases and defaults of the reader's schema. Raises
+    UnusableSchema; RegistryAway and ConfigError as the registry."""
     named: dict[str, Any] = {}
     schema = _load(registered, registry, named, [])
     if not isinstance(schema, dict) or schema.get("type") not in ("record", "error"):
         raise UnusableSchema("it is not the schema of a record")
     if not isinstance(schema.get("fields"), list):
         raise UnusableSchema("it is no Avro schema: a record without fields")
+    fill = filler(resolved(schema, *reader) if reader is not None else Fill())
     scales = _plain(schema, source)
     try:
         parsed: Any = parse_schema(schema, named)
@@ -165,6 +207,8 @@ def decoder(registered: RegisteredSchema, registry: Registry, source: EventSourc
         for name, (times, by) in scales:
             if type(value := record[name]) is int:
                 record[name] = value * times // by
+        if fill is not None:
+            fill(record)
         return record
 
     return decode
