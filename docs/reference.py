@@ -37,6 +37,7 @@ PUBLIC = (
     "pipelines.training.training_job",
     "pipelines.sources.broker",
     "pipelines.sources.formats.record_format",
+    "pipelines.sources.file_formats.file_format",
     "pipelines.streaming.engines.base",
     "pipelines.tracking.tracker",
     "pipelines.tracking.tracked_run",

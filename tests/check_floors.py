@@ -31,6 +31,7 @@ FLOOR0 = tuple(
         "parsing",
         "fields",
         "event_source",
+        "file_formats",
         "definitions",
         "windows",
         "exact",

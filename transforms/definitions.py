@@ -36,6 +36,7 @@ from transforms.fields import (
     check_comparison,
     check_name,
 )
+from transforms.file_formats import Csv
 from transforms.functions import (
     AGGREGATES,
     Age,
@@ -69,6 +70,7 @@ __all__ = [
     "CREATED",
     "Count",
     "CountDistinct",
+    "Csv",
     "DType",
     "Date",
     "Decimal",

@@ -16,6 +16,7 @@ import pyarrow as pa
 from transforms.durations import check_duration, micros
 from transforms.errors import DefinitionError
 from transforms.fields import EVENT_MARK, TIMESTAMP, Expression, Field, check_name
+from transforms.file_formats import Csv
 from transforms.places import EACH, ElementIndex, Header, Path, RecordKey, RecordTimestamp, Step, path_of, path_text
 
 __all__ = ["Entity", "EventSource"]
@@ -29,7 +30,8 @@ class EventSource:
     ``Field(name, "timestamp", path=..., parse=...)`` it also says where that stands and how it is read, and is its name from then on.
     ``tie_breaker`` names a field that orders events of the same microsecond. ``out_of_orderness`` is how late an
     event may come and still be counted in its row's first revision; ``allowed_lateness`` how late it may come and still correct it.
-    ``files`` is a folder of Parquet or JSON-lines files, relative to the data folder; ``topic`` a Kafka topic.
+    ``files`` is a folder of event files, relative to the data folder; ``topic`` a Kafka topic. ``file_format`` says how those files are
+    written that do not say it of themselves: ``Csv(delimiter=";")``; the others need none.
 
     ``explode`` is the path of a list: a record is as many events as it has elements, and fields of an element have a path through
     it (``"items[].sku"``). ``where`` says which events are of this source: others are passed over and counted, whatever else they hold.
@@ -46,6 +48,7 @@ class EventSource:
     description: str = ""
     explode: str | Sequence[Step] | None = None
     where: Expression | None = None
+    file_format: Csv | None = None
     event_time_field: Field | None = None
     """What ``event_time`` was given as, where that was a Field; not to be given itself."""
 
@@ -55,11 +58,15 @@ class EventSource:
             self, name: str, fields: Sequence[Field], event_time: str | Field, tie_breaker: str,
             out_of_orderness: timedelta = ..., allowed_lateness: timedelta = ..., files: str = ..., topic: str = ...,
             description: str = ..., explode: str | Sequence[Step] | None = ..., where: Expression | None = ...,
-            event_time_field: Field | None = ...,
+            file_format: Csv | None = ..., event_time_field: Field | None = ...,
         ) -> None: ...  # fmt: skip
 
     def __post_init__(self) -> None:
         check_name("source", self.name)
+        if not isinstance(self.file_format, (Csv, type(None))):
+            raise DefinitionError(
+                f"source {self.name!r}: file_format {self.file_format!r} is no dialect of files; write Csv(delimiter=';')"
+            )
         object.__setattr__(self, "fields", tuple(self.fields))
         given: Any = self.event_time
         if isinstance(given, Field):

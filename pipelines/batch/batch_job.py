@@ -102,6 +102,8 @@ def run_batch(
         "code": provenance.code_version(repo.path, repo.settings.definitions)["values"],
         "versions": provenance.library_versions(),
     }
+    if dialects := {n: repr(s.file_format) for n, s in sources.items() if s.file_format is not None}:
+        key["file_formats"] = dialects  # the same bytes are other events in another one
     run = runs.begin(data, "batch", key, now, anew=anew)
     if run.status == "complete":
         progress(f"run {run.id} already holds these rows; nothing to do (--anew makes them again)")

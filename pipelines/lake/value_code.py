@@ -13,7 +13,13 @@ from pathlib import Path
 
 __all__ = ["ENGINE_PARTS", "meaning", "repo_files", "value_files"]
 
-ENGINE_PARTS = ("transforms", "pipelines/batch", "pipelines/sources/event_files.py", "pipelines/sources/file_records.py")
+ENGINE_PARTS = (
+    "transforms",
+    "pipelines/batch",
+    "pipelines/sources/event_files.py",
+    "pipelines/sources/file_records.py",
+    "pipelines/sources/file_formats",
+)
 """Of the engine: what a feature is, the steps of the batch graph, and how events are read from files."""
 _REFERENCE = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*")
 """``"module:name"``, as definitions name preprocessing functions."""

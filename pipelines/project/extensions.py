@@ -1,5 +1,5 @@
-"""What other packages may bring under a name: commands, brokers, record formats, engines of the stream, trackers, alert receivers.
-Each is an entry point of its group.
+"""What other packages may bring under a name: commands, brokers, formats of records and of files, engines of the stream, trackers,
+alert receivers. Each is an entry point of its group.
 
 Light: names of our own are known without looking at what is installed, and nothing is imported before it is used.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 from transforms.errors import ConfigError
 
-__all__ = ["ALERT_RECEIVERS", "BROKERS", "ENGINES", "FORMATS", "TRACKERS", "Extensions", "owner", "reason"]
+__all__ = ["ALERT_RECEIVERS", "BROKERS", "ENGINES", "FILE_FORMATS", "FORMATS", "TRACKERS", "Extensions", "owner", "reason"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,25 @@ FORMATS = Extensions(
     },
 )
 """Classes below :class:`pipelines.sources.formats.record_format.RecordFormat`."""
+FILE_FORMATS = Extensions(
+    "file format",
+    "tandem.file_formats",
+    {
+        "parquet": "pipelines.sources.file_formats.parquet_file:ParquetFile",
+        "jsonl": "pipelines.sources.file_formats.json_lines_file:JsonLinesFile",
+        "ndjson": "pipelines.sources.file_formats.json_lines_file:JsonLinesFile",
+        "json": "pipelines.sources.file_formats.json_lines_file:JsonLinesFile",
+        "avro": "pipelines.sources.file_formats.avro_file:AvroFile",
+        "arrow": "pipelines.sources.file_formats.arrow_file:ArrowFile",
+        "arrows": "pipelines.sources.file_formats.arrow_file:ArrowFile",
+        "feather": "pipelines.sources.file_formats.arrow_file:ArrowFile",
+        "ipc": "pipelines.sources.file_formats.arrow_file:ArrowFile",
+        "csv": "pipelines.sources.file_formats.csv_file:CsvFile",
+        "tsv": "pipelines.sources.file_formats.csv_file:CsvFile",
+        "txt": "pipelines.sources.file_formats.csv_file:CsvFile",
+    },
+)
+"""Classes below :class:`pipelines.sources.file_formats.file_format.FileFormat`, by the suffix of a file's name."""
 TRACKERS = Extensions(
     "tracker",
     "tandem.trackers",

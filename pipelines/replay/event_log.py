@@ -20,8 +20,9 @@ import pyarrow.compute as pc
 
 from pipelines.replay.schedule import identities
 from pipelines.sources.event_files import EventFile, PassedOver, UnreadableFileError, inventory, read
+from pipelines.sources.file_records import judged, sent
 from pipelines.sources.formats.record_format import RecordFormat
-from transforms.contract import Checked, check, check_json, encode_json
+from transforms.contract import Checked
 from transforms.definitions import EventSource
 from transforms.reasons import REASONS
 
@@ -135,10 +136,8 @@ class EventLog:
 
     def _records(self, file: EventFile, source: EventSource, default_us: int) -> Iterator[pa.Table]:
         for raw in read(file.path, source, partitions=file.partitions):
-            if raw.rows is not None:
-                checked, payloads = check(raw.rows, source, self.now_us, self.max_future_us), encode_json(raw.rows)
-            else:
-                checked, payloads = check_json(raw.payloads, source, self.now_us, self.max_future_us), raw.payloads
+            checked = judged(raw, source, self.now_us, self.max_future_us)
+            payloads = sent(raw)
             if source.name in self.formats:
                 payloads = self.formats[source.name].from_log(checked, payloads)
             unknown = pc.is_in(checked.reasons, value_set=_UNTRUSTED).to_numpy(zero_copy_only=False)

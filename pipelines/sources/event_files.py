@@ -1,7 +1,7 @@
 """Event logs on disk: which files a run reads, which it passes over, and their rows as valid events and dead letters.
 
-Parquet (``*.parquet``) and JSON lines (``*.jsonl``, ``*.ndjson``, ``*.json``: one object per line; also with ``.gz`` or ``.zst`` behind),
-in folders of any depth and by symbolic links, on a local or mounted file system. What a file holds is
+Files of every format of :mod:`pipelines.sources.file_formats` (Parquet, JSON lines, Avro, Arrow IPC; text with delimiters where the source
+declares its dialect), in folders of any depth and by symbolic links, on a local or mounted file system. What a file holds is
 :mod:`pipelines.sources.file_records`' business. What lies there and is not read is named, by :func:`inventory`.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -18,17 +18,16 @@ import pyarrow as pa
 
 from pipelines.lake.files import sha256
 from pipelines.sources.file_records import (
-    COMPRESSED,
-    LINES,
-    MAX_LINE_BYTES,
-    PARQUET,
     Partitions,
     RawBatch,
     UnreadableFileError,
+    judged,
     partitions_of,
+    payloads_of,
     read,
+    unread,
 )
-from transforms.contract import DEAD_LETTER_SCHEMA, Checked, check, check_json, dead_letters, encode_json
+from transforms.contract import DEAD_LETTER_SCHEMA, dead_letters
 from transforms.definitions import EventSource, micros
 from transforms.errors import DataError
 from transforms.instants import micros_of
@@ -37,7 +36,6 @@ from transforms.reasons import UNREADABLE_FILE
 __all__ = ["DEAD_LETTER_SCHEMA", "EventFile", "Inventory", "PassedOver", "RawBatch", "UnreadableFileError", "events", "inventory"]
 __all__ += ["list_files", "passed_over_line", "passed_over_record", "read"]
 
-SUFFIXES = (PARQUET, *LINES, *(line + packed for line in LINES for packed in COMPRESSED))
 MOST_NAMED = 100
 """So many of the files that were passed over are named in a manifest; all are counted."""
 
@@ -113,7 +111,7 @@ def inventory(
                     passed.append(PassedOver(f"{_name(path, root)}/", "its name starts with . or _"))
                 elif _overlaps(_day_of(entry.name), start_us, end_us):
                     walk(path, (*within, real))
-            elif why := _no_event_file(entry, hidden):
+            elif why := _no_event_file(entry, hidden, source):
                 passed.append(PassedOver(_name(path, root), why))
             elif not hidden:
                 found.append(path)
@@ -132,15 +130,13 @@ def _name(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
-def _no_event_file(entry: os.DirEntry[str], hidden: bool) -> str:
+def _no_event_file(entry: os.DirEntry[str], hidden: bool, source: EventSource) -> str:
     """Why an entry that is no folder is none ("": it is one, or a hidden file of another kind)."""
-    name = entry.name.lower()
+    why = unread(entry.name, source)
     if hidden:
-        return "its name starts with . or _" if name.endswith(SUFFIXES) else ""
-    if not name.endswith(SUFFIXES):
-        if name.endswith(tuple(PARQUET + packed for packed in COMPRESSED)):
-            return "Parquet in another compression; Parquet compresses itself"
-        return f"none of {', '.join((PARQUET, *LINES))}, the last three also with {' or '.join(COMPRESSED)}"
+        return "" if why else "its name starts with . or _"
+    if why:
+        return why
     return "" if stat.S_ISREG(entry.stat().st_mode) else "no regular file"
 
 
@@ -193,13 +189,8 @@ def events(
     file = name or str(path)
     try:
         for raw in read(path, source, batch_rows, partitions):
-            if raw.rows is not None:
-                checked = check(raw.rows, source, now_us, max_future_us)
-                payloads = encode_json(raw.rows.take(pa.array(checked.rejected))) if len(checked.rejected) else pa.array([], pa.binary())
-            else:
-                assert raw.payloads is not None
-                checked = _check_lines(raw, source, now_us, max_future_us)
-                payloads = raw.payloads.take(pa.array(checked.rejected))
+            checked = judged(raw, source, now_us, max_future_us)
+            payloads = payloads_of(raw, pa.array(checked.rejected))
             yield checked.valid, dead_letters(source, checked, payloads, file=file, rows=raw.numbers)
     except UnreadableFileError as e:
         one = {"source": source.name, "file": file, "reason": UNREADABLE_FILE, "detail": str(e)}
@@ -221,17 +212,3 @@ def _overlaps(day: date | None, start_us: int | None, end_us: int | None) -> boo
         return True
     first = micros_of(datetime(day.year, day.month, day.day, tzinfo=UTC))
     return (end_us is None or first < end_us) and (start_us is None or first + micros(timedelta(days=1)) > start_us)
-
-
-def _check_lines(raw: RawBatch, source: EventSource, now_us: int, max_future_us: int) -> Checked:
-    assert raw.payloads is not None
-    if not raw.too_long:
-        return check_json(raw.payloads, source, now_us, max_future_us)
-    lines: list[bytes | None] = raw.payloads.to_pylist()
-    for at in raw.too_long:
-        lines[at] = None  # its beginning might be an object by itself; it is a reject whatever it holds
-    checked = check_json(lines, source, now_us, max_future_us)
-    details = checked.details.to_pylist()
-    for at, length in raw.too_long.items():
-        details[at] = f"the line is {length} bytes long, above the limit of {MAX_LINE_BYTES}; the payload is its beginning"
-    return replace(checked, details=pa.array(details, pa.string()))

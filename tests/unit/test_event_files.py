@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.sources import file_records
 from pipelines.sources.event_files import DEAD_LETTER_SCHEMA, UnreadableFileError, events, list_files, read
+from pipelines.sources.file_formats import file_format, json_lines_file
 from transforms.contract import check_json
 from transforms.definitions import EventSource, Field
 from transforms.errors import DataError
@@ -161,13 +161,13 @@ def test_lines(tmp_path: Path) -> None:
 
 
 def test_a_line_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_records, "MAX_LINE_BYTES", 200)
-    monkeypatch.setattr(file_records, "KEPT_OF_LONG_LINE", 150)
+    monkeypatch.setattr(json_lines_file, "MAX_LINE_BYTES", 200)
+    monkeypatch.setattr(json_lines_file, "KEPT_OF_LONG_LINE", 150)
     text = json.dumps(good(1)).encode()
     long = text + b" " * 300  # its beginning alone would be a good event
     path = tmp_path / "a.jsonl"
     for chunk in (1, 7, 64):
-        monkeypatch.setattr(file_records, "CHUNK_BYTES", chunk)
+        monkeypatch.setattr(json_lines_file, "CHUNK_BYTES", chunk)
         for end in (b"", b"\n", b"\n" + text + b"\n"):
             path.write_bytes(text + b"\n" + long + end)
             valid, letters = harvest(path)
@@ -194,7 +194,7 @@ def damaged(content: bytes, page: int = 0) -> dict[str, bytes]:
 @pytest.mark.parametrize("kind", damaged(b""))
 @pytest.mark.parametrize("small", [True, False])
 def test_a_damaged_parquet_file_is_one_dead_letter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, small: bool) -> None:
-    monkeypatch.setattr(file_records, "SMALL_BYTES", 1 << 30 if small else 0)
+    monkeypatch.setattr(file_format, "SMALL_BYTES", 1 << 30 if small else 0)
     whole = tmp_path / "whole.parquet"
     pq.write_table(table([good(i) for i in range(20_000)]), whole, row_group_size=5_000, compression="zstd")
     assert harvest(whole)[0].num_rows == 20_000

@@ -1,0 +1,129 @@
+"""Avro object container files, of any codec: the records by the schema that stands in the file, as Arrow columns.
+
+A file is used whole or not at all. Of timestamps the integers are read, not what fits into a calendar of 9,999 years.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from pipelines.sources.file_formats.file_format import FileFormat, Opened, RawBatch, whole
+
+__all__ = ["AvroFile"]
+
+ROWS = 4_096
+"""So many records are values of Python at a time."""
+_PLAIN = {
+    "null": pa.null(), "boolean": pa.bool_(), "int": pa.int32(), "long": pa.int64(), "float": pa.float32(), "double": pa.float64(),
+    "bytes": pa.binary(), "string": pa.string(), "enum": pa.string(), "fixed": pa.binary(),
+}  # fmt: skip
+_UNITS = {"millis": "ms", "micros": "us", "nanos": "ns"}
+_OTHER: dict[str, pa.DataType] = {"date": pa.date32(), "time-millis": pa.time32("ms"), "time-micros": pa.time64("us"), "uuid": pa.string()}
+
+
+class AvroFile(FileFormat):
+    """Memory is bounded by a block of the file, which its writer chooses, and some thousand records."""
+
+    def read(self, opened: Opened, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
+        """See the base class."""
+        return whole(lambda: _decode(opened, min(ROWS, batch_rows)), False, (Exception,))  # damaged bytes raise anything
+
+
+class _Chained:
+    """Some bytes, and then those of a file."""
+
+    def __init__(self, first: bytes, rest: BinaryIO) -> None:
+        self.first, self.rest = io.BytesIO(first), rest
+
+    def read(self, n: int = -1) -> bytes:
+        """The next ``n`` bytes."""
+        found = self.first.read(n)
+        return found if n >= 0 and len(found) == n else found + self.rest.read(n - len(found) if n >= 0 else -1)
+
+
+def _decode(opened: Opened, rows: int) -> Iterator[pa.RecordBatch]:
+    import fastavro
+    from fastavro._read_common import HEADER_SCHEMA
+
+    with opened() as f:
+        start = f.read(4)
+        if start != b"Obj\x01":
+            raise ValueError(f"it begins with {start!r}, not as an Avro container file does" if start else "the file is empty (0 bytes)")
+        header: Any = fastavro.schemaless_reader(_Chained(start, f), HEADER_SCHEMA, None)  # type: ignore[arg-type]
+        schema = json.loads(header["meta"]["avro.schema"])
+        if not (isinstance(schema, dict) and schema.get("type") == "record"):
+            raise ValueError("its schema is no record")
+        types = {field["name"]: _type_of(field["type"], {}) for field in schema["fields"]}
+        header["meta"]["avro.schema"] = json.dumps(_untimed(schema)).encode()
+        made = io.BytesIO()
+        fastavro.schemaless_writer(made, HEADER_SCHEMA, header)
+        reader = fastavro.reader(_Chained(made.getvalue(), f))  # type: ignore[arg-type]
+        while records := list(islice(reader, rows)):
+            columns = [_column([r[name] for r in records], kind) for name, kind in types.items()]  # type: ignore[index]
+            yield pa.RecordBatch.from_arrays(columns, list(types))
+
+
+def _untimed(schema: Any) -> Any:
+    """A schema whose timestamps are the integers that they are written as."""
+    if isinstance(schema, list):
+        return [_untimed(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    timed = str(schema.get("logicalType", "")).removeprefix("local-").startswith("timestamp-")
+    return {key: _untimed(value) for key, value in schema.items() if not (timed and key == "logicalType")}
+
+
+def _type_of(schema: Any, named: dict[str, pa.DataType | None]) -> pa.DataType | None:
+    """The Arrow type of a schema; None: only its values tell, as those of a union of several types."""
+    if isinstance(schema, list):
+        kinds = [_type_of(each, named) for each in schema if each != "null"]
+        return kinds[0] if len(kinds) == 1 else pa.null() if not kinds else None
+    if isinstance(schema, str):
+        return _PLAIN.get(schema, named.get(schema))
+    kind, logical = schema["type"], str(schema.get("logicalType", ""))
+    found: pa.DataType | None
+    if isinstance(kind, (dict, list)):
+        return _type_of(kind, named)
+    unit = _UNITS.get(logical.rpartition("-")[2]) if "timestamp-" in logical else None
+    if unit and kind == "long":
+        return pa.timestamp(unit, tz=None if logical.startswith("local-") else "UTC")
+    if logical == "decimal" and kind in ("bytes", "fixed") and 0 < schema["precision"] <= 76:
+        return (pa.decimal128 if schema["precision"] <= 38 else pa.decimal256)(schema["precision"], schema.get("scale", 0))
+    if (kind, logical) in (("int", "date"), ("int", "time-millis"), ("long", "time-micros"), ("string", "uuid")):
+        return _OTHER[logical]
+    if kind == "array":
+        inner = _type_of(schema["items"], named)
+        return None if inner is None else pa.list_(inner)
+    if kind == "map":
+        inner = _type_of(schema["values"], named)
+        return None if inner is None else pa.map_(pa.string(), inner)
+    if kind in ("record", "error"):
+        inner_types = [(field["name"], _type_of(field["type"], named)) for field in schema["fields"]]
+        found = None if any(t is None for _, t in inner_types) else pa.struct(inner_types)
+    else:
+        found = _PLAIN.get(kind, named.get(kind))
+    if "name" in schema:
+        named[schema["name"]] = found
+    return found
+
+
+def _column(values: list[Any], kind: pa.DataType | None) -> pa.Array:
+    if kind is not None:
+        if pa.types.is_map(kind):
+            values = [None if v is None else list(v.items()) for v in values]
+        if pa.types.is_string(kind):
+            values = [v if v is None or isinstance(v, str) else str(v) for v in values]
+        try:
+            return pa.array(values, kind)
+        except (pa.ArrowException, TypeError, ValueError):
+            pass
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, TypeError, ValueError):
+        return pa.array([None if v is None else json.dumps(v, default=str) for v in values], pa.string())

@@ -1,0 +1,98 @@
+"""The records of a text file: which lines belong together, as a quoted value may hold line breaks; and a record's values."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from transforms.file_formats import Csv
+
+__all__ = ["MAX_RECORD_BYTES", "Record", "Splitter"]
+
+MAX_RECORD_BYTES = 1 << 20
+"""A record of several lines is no longer; what would be has a quote that is never closed."""
+
+Record = tuple[int, bytes, str]
+"""The number of its first line, its bytes without the last line break, and what is wrong with it ("": nothing seen yet)."""
+
+
+class Splitter:
+    """Lines to records, by a dialect. The bytes are UTF-8, or another encoding in which ASCII stands for itself."""
+
+    def __init__(self, dialect: Csv) -> None:
+        self.dialect = dialect
+        self.comment = dialect.comment.encode() if dialect.comment else None
+        self.quote = dialect.quote.encode() if dialect.quote else None
+        self.escape = dialect.escape.encode() if dialect.escape else None
+        self.delimiter = dialect.delimiter.encode()
+        d, q = (re.escape(b) if b else b"" for b in (self.delimiter, self.quote))
+        e = re.escape(self.escape) if self.escape else None
+        inner = rb"[^%s]" % q if e is None else rb"%s.|[^%s%s]" % (e, q, e)
+        self.rest = re.compile(rb"(?:%s|%s%s)*%s(?!%s)" % (inner, q, q, q, q), re.DOTALL) if q else None  # of a quoted value, to its end
+        plain = rb"(?:[^%s%s][^%s]*)?" % (d, q, d)
+        self.simple = re.compile(rb"(?:(?:%s(?:%s|%s%s)*%s|%s)%s)*(?:%s(?:%s|%s%s)*%s|%s)" % (
+            q, inner, q, q, q, plain, d, q, inner, q, q, q, plain), re.DOTALL) if q and e is None else None  # fmt: skip
+
+    def records(self, f: BinaryIO, first: int, limit: int) -> Iterator[Record]:
+        """The records of an open file from line ``first`` on, blank lines and comments left out. Lines above ``limit`` bytes are cut."""
+        number, again = first - 1, list[bytes]()
+        while line := again.pop() if again else f.readline(limit + 1):
+            number += 1
+            if len(line) > limit and not line.endswith(b"\n"):
+                length = len(line)
+                while (rest := f.readline(limit)) and not rest.endswith(b"\n"):
+                    length += len(rest)
+                yield number, line[: 64 << 10], f"the line is {length + len(rest.rstrip()):,} bytes long, above the limit of {limit:,}"
+                continue
+            text = _chomped(line)
+            if not text.strip() or (self.comment and text.startswith(self.comment)):
+                continue
+            if self.quote is None or self.quote not in text or not self._open(text, False):
+                yield number, text, ""
+                continue
+            held, size, inside = [line], len(line), True
+            while inside and size <= MAX_RECORD_BYTES and (line := again.pop() if again else f.readline(limit + 1)):
+                held.append(line)
+                size += len(line)
+                inside = self._open(_chomped(line), True)
+            if inside:
+                yield number, text, "a quoted value begins in it that is never closed"
+                again += held[:0:-1]
+            else:
+                yield number, _chomped(b"".join(held)), ""
+                number += len(held) - 1
+
+    def _open(self, line: bytes, inside: bool) -> bool:
+        """Whether a quoted value goes on behind a line; ``inside``: one does before it."""
+        if not inside and self.simple is not None and self.simple.fullmatch(line):
+            return False
+        assert self.rest is not None and self.quote is not None
+        at = 0
+        while True:
+            if inside or line.startswith(self.quote, at):
+                end = self.rest.match(line, at if inside else at + 1)
+                if end is None:
+                    return True
+                at, inside = end.end(), False
+            if (at := line.find(self.delimiter, at) + 1) == 0:
+                return False
+
+    def values(self, record: bytes) -> list[str]:
+        """The values of one record. Raises ValueError, one line, for what is none."""
+        d = self.dialect
+        try:
+            found = list(csv.reader(
+                [record.decode("utf-8", "surrogateescape")], delimiter=d.delimiter, quotechar=d.quote, escapechar=d.escape,
+                quoting=csv.QUOTE_MINIMAL if d.quote else csv.QUOTE_NONE, strict=True,
+            ))  # fmt: skip
+        except csv.Error as error:
+            raise ValueError(str(error)) from None
+        if len(found) != 1:
+            raise ValueError("a line break stands in a value that is not quoted")
+        return found[0]
+
+
+def _chomped(line: bytes) -> bytes:
+    return line.removesuffix(b"\n").removesuffix(b"\r")

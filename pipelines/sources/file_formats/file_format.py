@@ -1,0 +1,150 @@
+"""What a file format is: how the bytes of an event file become records, unjudged.
+
+A format of another package is a class below :class:`FileFormat`, named as an entry point of the group ``tandem.file_formats`` by the suffix
+of its files, without the dot (``xml = "my_package.xml_file:XmlFile"``).
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, BinaryIO, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.project.extensions import FILE_FORMATS
+from transforms.definitions import EventSource
+from transforms.errors import DataError
+from transforms.parsing import Epoch
+
+__all__ = [
+    "COMPRESSED",
+    "SMALL_BYTES",
+    "FileFormat",
+    "Opened",
+    "RawBatch",
+    "UnreadableFileError",
+    "check_not_empty",
+    "format_of",
+    "one_line",
+    "whole",
+]
+
+COMPRESSED = (".gz", ".zst", ".bz2")
+"""What may stand behind the suffix of a format whose files are read from their beginning to their end."""
+SMALL_BYTES = 64 << 20
+"""A file with no more bytes, decompressed, is decoded once, into memory."""
+
+Opened = Callable[[], AbstractContextManager[BinaryIO]]
+"""Opens a file anew at its beginning, decompressed."""
+
+
+class UnreadableFileError(DataError):
+    """A file is damaged, not of its format, not of the dialect that is declared for it, or would run code."""
+
+
+@dataclass(frozen=True)
+class RawBatch:
+    """N records as they lie in a file, in one of three forms: Arrow ``rows``; ``payloads`` (binary) of JSON; or ``values``, a mapping
+    per record.
+
+    ``numbers`` (int64, length N) are their 0-based row or line numbers in the file. ``too_long`` maps positions in the batch
+    to the full length of lines of which ``payloads`` holds only the beginning. Beside ``rows`` or ``values``, ``payloads`` are the lines
+    that they were read from. ``refused`` maps positions in ``values`` to (reason, detail) of records that could not be read.
+    """
+
+    numbers: pa.Array
+    rows: pa.RecordBatch | None = None
+    payloads: pa.Array | None = None
+    too_long: dict[int, int] | None = None
+    values: list[dict[str, Any]] | None = None
+    refused: Mapping[int, tuple[str, str]] | None = None
+
+
+class FileFormat(ABC):
+    """How the files of one suffix are read, for one source."""
+
+    title: ClassVar[str] = ""
+    """What it is called in messages."""
+    packed: ClassVar[bool] = True
+    """Whether its files may be compressed as a whole; false where they compress themselves, or are not read in order."""
+    declared: ClassVar[type | None] = None
+    """The class of :mod:`transforms.file_formats` that a source must declare, as ``file_format=``, for such files to be read: no file
+    says of itself which delimiter it has."""
+
+    def __init__(self, source: EventSource) -> None:
+        self.source = source
+
+    @abstractmethod
+    def read(self, opened: Opened, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
+        """The records of a file, in order, in batches of at most ``batch_rows``, in bounded memory.
+
+        ``given`` are values by field from the folders that the file lies in; they are put into ``rows`` and ``values`` for it, and a format
+        whose records are JSON puts them into these. Raises UnreadableFileError for a file that is used as a whole or not at all,
+        before the first batch; OSError with an ``errno`` for what is not the file's fault.
+        """
+
+
+def columns_of(source: EventSource) -> dict[str, str]:
+    """The columns (members of the record) that a source's fields are read from, with the dtype that a text of each stands for; ``"string"``
+    where a text is what the field reads."""
+    out: dict[str, str] = {}
+    for f in source.all_fields:
+        if f.value is not None:
+            continue
+        steps = f.path if isinstance(f.path, tuple) else (f.name,)
+        dtype = str(f.dtype) if f.parse is None else "timestamp" if isinstance(f.parse, Epoch) else "string"
+        name = str(steps[0])
+        out[name] = dtype if len(steps) == 1 and out.get(name, dtype) == dtype else "string"
+    return out
+
+
+def format_of(suffix: str) -> type[FileFormat] | None:
+    """The format of files of this suffix (with its dot); None: there is none. Raises ConfigError for one that cannot be loaded."""
+    name = suffix.removeprefix(".")
+    if name not in FILE_FORMATS.own and name not in {p.name for p in FILE_FORMATS.installed()}:
+        return None
+    found: type[FileFormat] = FILE_FORMATS.load(name)
+    return found
+
+
+def whole(decode: Callable[[], Iterator[pa.RecordBatch]], small: bool, faults: tuple[type[Exception], ...]) -> Iterator[RawBatch]:
+    """All rows of a file that is used whole or not at all: decoded to its end before the first row is handed out. Small files once,
+    into memory; others a second time, which keeps memory bounded and costs that reading. ``faults`` is what damage raises."""
+    kept: list[pa.RecordBatch] = []
+    at = 0
+    try:
+        for batch in decode():
+            at += batch.num_rows
+            if small:
+                kept.append(batch)
+    except OSError as e:
+        if e.errno is not None:  # the disk's error; those of the format carry no number
+            raise
+        raise UnreadableFileError(_damaged(e, at)) from e
+    except faults as e:
+        raise UnreadableFileError(_damaged(e, at)) from e
+    at = 0
+    for batch in kept if small else decode():
+        numbers = pa.array(np.arange(at, at + batch.num_rows, dtype=np.int64))
+        at += batch.num_rows
+        yield RawBatch(numbers, rows=batch)
+
+
+def _damaged(error: BaseException, at: int) -> str:
+    return one_line(error) + (f" (behind row {at - 1:,})" if at else "")
+
+
+def check_not_empty(f: BinaryIO) -> None:
+    """Raises UnreadableFileError for a file of 0 bytes."""
+    if os.fstat(f.fileno()).st_size == 0:
+        raise UnreadableFileError("the file is empty (0 bytes)")
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line of at most 300 characters."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:300]

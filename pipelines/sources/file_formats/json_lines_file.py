@@ -1,0 +1,71 @@
+"""JSON lines: one object per line. A file is judged line by line, so one that was cut off ends with one malformed line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.sources.file_formats.file_format import FileFormat, Opened, RawBatch
+
+__all__ = ["CHUNK_BYTES", "KEPT_OF_LONG_LINE", "MAX_LINE_BYTES", "JsonLinesFile"]
+
+MAX_LINE_BYTES = 16 << 20
+KEPT_OF_LONG_LINE = 64 << 10
+CHUNK_BYTES = 32 << 20
+"""A batch of lines ends at this size, whatever ``batch_rows`` says."""
+
+
+class JsonLinesFile(FileFormat):
+    """Blank lines are skipped but counted in row numbers. A line above 16 MiB is one reject, whose dead letter keeps the first 64 KiB."""
+
+    def read(self, opened: Opened, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
+        """See the base class."""
+        lines: list[bytes] = []
+        numbers: list[int] = []
+        too_long: dict[int, int] = {}
+        number, held = -1, 0
+        with opened() as f:
+            while line := f.readline(MAX_LINE_BYTES + 1):
+                number += 1
+                length = len(line)
+                if length > MAX_LINE_BYTES and not line.endswith(b"\n"):
+                    while (rest := f.readline(CHUNK_BYTES)) and not rest.endswith(b"\n"):
+                        length += len(rest)
+                    too_long[len(lines)] = length + len(rest.rstrip(b"\n"))
+                    line = line[:KEPT_OF_LONG_LINE]
+                else:
+                    line = line.removesuffix(b"\n").removesuffix(b"\r")
+                    if not line.strip():
+                        continue
+                    if given:
+                        line = _with(line, given)
+                lines.append(line)
+                numbers.append(number)
+                held += len(line)
+                if len(lines) >= batch_rows or held >= CHUNK_BYTES:
+                    yield RawBatch(pa.array(numbers, pa.int64()), payloads=pa.array(lines, pa.binary()), too_long=too_long)
+                    lines, numbers, too_long, held = [], [], {}, 0
+        if lines:
+            yield RawBatch(pa.array(numbers, pa.int64()), payloads=pa.array(lines, pa.binary()), too_long=too_long)
+
+
+def _with(line: bytes, given: Mapping[str, Any]) -> bytes:
+    """A JSON object with what its folders say, where it has no such key; anything else as it is."""
+    text = line.lstrip()
+    if not text.startswith(b"{"):
+        return line
+    missing = {name: value for name, value in given.items() if b"\\" in text or f'"{name}"'.encode() in text}
+    if missing:  # it may have the key: only its reader knows
+        try:
+            there = json.loads(text)
+        except (ValueError, RecursionError):
+            return line
+        given = {name: value for name, value in given.items() if name not in there}
+    if not given:
+        return line
+    rest = text[1:]
+    added = json.dumps(dict(given), ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogateescape")
+    return added[:-1] + (b"" if rest.lstrip().startswith(b"}") else b",") + rest

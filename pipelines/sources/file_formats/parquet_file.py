@@ -1,0 +1,91 @@
+"""Parquet, in every physical shape that its writers choose.
+
+A file is used whole or not at all: Parquet has no checksum of the whole, and damage may lie behind rows that read well. Damage that still
+decodes cannot be noticed here; the run's manifest holds each file's hash. A file of 0 bytes is damaged; a proper file of 0 rows is fine.
+A column of a pickled Python type makes a file unreadable: to read it would be to run it (CVE-2023-47248). INT96 timestamps are
+read as microseconds; one that does not fit is the last int64 can hold.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.sources.file_formats import file_format
+from pipelines.sources.file_formats.file_format import FileFormat, Opened, RawBatch, UnreadableFileError, check_not_empty, one_line, whole
+from pipelines.sources.file_formats.physical import PICKLED, RUNS_CODE, pickled, plain_columns
+
+__all__ = ["ParquetFile"]
+
+_FAULTS = (pa.ArrowException, ValueError, MemoryError, RuntimeError)
+
+
+class ParquetFile(FileFormat):
+    """Memory is bounded by a row group."""
+
+    title: ClassVar[str] = "Parquet"
+    packed: ClassVar[bool] = False
+
+    def read(self, opened: Opened, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
+        """See the base class."""
+        with opened() as f:
+            try:
+                check_not_empty(f)
+                parquet = _Parquet(f)
+                meta = parquet.meta
+                small = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups)) <= file_format.SMALL_BYTES
+            except OSError as e:
+                if e.errno is not None:  # the disk's error; those of the format carry no number
+                    raise
+                raise UnreadableFileError(one_line(e)) from e
+            except _FAULTS as e:
+                if PICKLED.decode() in str(e):  # as pyarrow_hotfix says it, with a listing of the code
+                    e = ValueError(RUNS_CODE)
+                raise UnreadableFileError(one_line(e)) from None
+            yield from whole(lambda: parquet.decode(batch_rows), small, _FAULTS)
+
+
+class _Parquet:
+    """A Parquet file whose row groups are decoded; INT96 timestamps as microseconds."""
+
+    def __init__(self, f: BinaryIO) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pyarrow 14 to 20 warn of such a type instead of loading it
+            self.file = pq.ParquetFile(f, coerce_int96_timestamp_unit="us")
+            unsafe = any(pickled(each) for each in self.file.schema_arrow)
+        if unsafe:
+            raise ValueError(RUNS_CODE)
+        self.meta = self.file.metadata
+        columns = [self.file.schema.column(i) for i in range(len(self.file.schema))]
+        self.int96 = [c.path for c in columns if c.physical_type == "INT96" and c.path == c.name]
+        # Of 12 bytes not all fit into an int64 of microseconds; as milliseconds all do, and tell which those are.
+        self.coarse = pq.ParquetFile(f, coerce_int96_timestamp_unit="ms") if self.int96 else None
+
+    def decode(self, batch_rows: int) -> Iterator[pa.RecordBatch]:
+        """All rows, in order."""
+        # Not iter_batches: in pyarrow 10 that crashes on damaged columns of unequal length, where this raises.
+        for group in range(self.file.num_row_groups):
+            table = self.file.read_row_group(group)
+            if self.coarse is not None:
+                coarse = self.coarse.read_row_group(group, columns=self.int96)
+                for name in self.int96:
+                    at = table.schema.get_field_index(name)
+                    table = table.set_column(at, table.schema.field(at), _fitting(table.column(at), coarse.column(name)))
+            yield from plain_columns(table).to_batches(batch_rows)
+
+
+def _fitting(fine: pa.ChunkedArray, coarse: pa.ChunkedArray) -> pa.Array:
+    """Microseconds, of which those that overflowed (other than the milliseconds say) are the ends of int64."""
+    one, other = fine.combine_chunks(), coarse.combine_chunks()
+    one, other = (pa.concat_arrays(a.chunks) if isinstance(a, pa.ChunkedArray) else a for a in (one, other))
+    us, ms = (a.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False) for a in (one, other))
+    ends = np.where(ms < 0, -(2**63) + 1, 2**63 - 1)
+    wrong = us // 1000 != ms
+    if not wrong.any():
+        return one
+    return pa.array(np.where(wrong, ends, us), mask=~one.is_valid().to_numpy(zero_copy_only=False)).cast(one.type)

@@ -1,0 +1,1 @@
+from pipelines.sources.file_formats.file_format import *

@@ -1,0 +1,221 @@
+"""Text files with delimiters: every dialect that is declared, judged record by record; nothing is guessed."""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import csv
+import gzip
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.replay.event_log import EventLog
+from pipelines.sources.event_files import events, inventory
+from pipelines.sources.file_formats.cells import cell, typed_column
+from pipelines.sources.file_formats.csv_lines import Splitter
+from transforms.definitions import Csv, EventSource, Field
+from transforms.errors import DefinitionError
+
+DAY = 86_400_000_000
+NOW = 20_000 * DAY
+AT = NOW - DAY
+FIELDS = [
+    Field("order_id", "string", required=True), Field("n", "int64"), Field("price", "float64"), Field("paid", "bool"),
+    Field("sent", "timestamp"), Field("note", "string"),
+]  # fmt: skip
+
+
+def source(dialect: Csv | None = None) -> EventSource:
+    return EventSource(
+        name="orders", fields=FIELDS, event_time="at", tie_breaker="order_id", files="events/orders", file_format=dialect or Csv()
+    )
+
+
+def harvest(root: Path, data: bytes | str, dialect: Csv | None = None, name: str = "a.csv", **more: Any) -> tuple[list[Any], list[Any]]:
+    """The events of one file, and (row, reason, detail, payload) of its dead letters."""
+    path = root / "events" / "orders" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+    src = source(dialect)
+    found = inventory(root, src, None, None)
+    pairs = [pair for f in found.files for pair in events(f.path, src, NOW, 0, name=f.name, partitions=f.partitions, **more)]
+    letters = [d for _, b in pairs for d in b.to_pylist()]
+    return [e for v, _ in pairs for e in v.to_pylist()], [(d["row"], d["reason"], d["detail"], d["payload"]) for d in letters]
+
+
+def test_a_plain_file(tmp_path: Path) -> None:
+    text = f"order_id,at,n,price,paid,sent,more\na,{AT},7,1.50,true,2024-05-01T10:00:00Z,x\nb,{AT},,,FALSE,,\nc,{AT},5.0, 2e3 ,,{AT},y\n"
+    got, letters = harvest(tmp_path, text)
+    assert letters == []
+    got.sort(key=lambda e: e["order_id"])
+    assert [(e["order_id"], e["n"], e["price"], e["paid"], e["sent"] is None, e["note"]) for e in got] == [
+        ("a", 7, 1.5, True, False, None), ("b", None, None, False, True, None), ("c", 5, 2000.0, None, False, None),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [1, 2, 100])
+def test_bad_records_are_dead_letters_of_their_own(tmp_path: Path, size: int) -> None:
+    rows = [
+        f"a,{AT},1,2,true", f"b,{AT},one,2,true", f"c,{AT},1,2", f"d,{AT},1,2,true,9", f'e,{AT},1,2,"tr"ue',
+        f"f,{AT},1,1e999,true", f"g,{AT},9223372036854775808,2,true", f"h,{AT},1,2,maybe", f",{AT},1,2,true", f"i,{AT},1,2,true",
+        f"j,{AT},1.5,2,true", "", f"k,{AT},1,9007199254740993,true", f"l,{AT},1,nan,true",
+    ]  # fmt: skip
+    got, letters = harvest(tmp_path, "order_id,at,n,price,paid\r\n" + "\r\n".join(rows) + "\r\n", batch_rows=size)
+    assert sorted(e["order_id"] for e in got) == ["a", "i"]
+    assert sorted((row, reason) for row, reason, *_ in letters) == [
+        (2, "wrong_type"), (3, "malformed"), (4, "malformed"), (5, "malformed"), (6, "infinite"), (7, "overflow"), (8, "wrong_type"),
+        (9, "missing_field"), (11, "wrong_type"), (13, "overflow"), (14, "nan"),
+    ]  # fmt: skip
+    assert {row: payload for row, *_, payload in letters}[2] == rows[1].encode()
+    details = {row: detail for row, _, detail, _ in letters}
+    assert details[3] == "it has 4 values, where there are 5 columns"
+    assert details[2] == "n='one' is no int64"
+    assert details[5] == "',' expected after '\"'"
+
+
+def test_quotes_line_breaks_and_what_is_never_closed(tmp_path: Path) -> None:
+    text = f'order_id,at,note\na,{AT},"two\nlines, and ""more"""\nb,{AT},5" pipe\nc,{AT},""\nd,{AT},"never closed\ne,{AT},plain\n'
+    got, letters = harvest(tmp_path, text)
+    assert [(e["order_id"], e["note"]) for e in got] == [("a", 'two\nlines, and "more"'), ("b", '5" pipe'), ("c", None), ("e", "plain")]
+    assert [(row, reason) for row, reason, *_ in letters] == [(5, "malformed")]
+    assert "never closed" in letters[0][2]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "text"),
+    [
+        (Csv(delimiter=";", decimal=",", thousands="."), "order_id;at;n;price\na;{at};1.234;1.234,5\n"),
+        (Csv(delimiter="\t", nulls=["\\N"]), "order_id\tat\tn\tprice\tnote\na\t{at}\t1234\t1234.5\t\\N\n"),
+        (Csv(delimiter="|", quote="'"), "order_id|at|n|price|note\n'a'|{at}|1234|'1234.5'|'|'\n"),
+        (Csv(escape="\\", quote=None, delimiter=","), "order_id,at,n,price,note\na,{at},1234,1234.5,x\\,y\n"),
+        (Csv(escape="\\"), 'order_id,at,n,price,note\na,{at},1234,1234.5,"x\\",\\"y\n"\n'),
+        (Csv(header=False, columns=["order_id", "x", "at", "n", "price"]), "a,?,{at},1234,1234.5\n"),
+        (Csv(skip=2, comment="#"), "made by\nsomebody\n# a line\norder_id,at,n,price\n# more\na,{at},1234,1234.5\n"),
+        (Csv(true=["J"], false=["N"]), "order_id,at,n,price,paid\na,{at},1234,1234.5,j\n"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_dialects(tmp_path: Path, dialect: Csv, text: str, end: str) -> None:
+    got, letters = harvest(tmp_path, text.format(at=AT).replace("\n", end), dialect)
+    assert letters == []
+    assert [(e["order_id"], e["n"], e["price"]) for e in got] == [("a", 1234, 1234.5)]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "data"),
+    [
+        ("utf-8", lambda t: codecs.BOM_UTF8 + t.encode()), ("utf-16", lambda t: t.encode("utf-16")),
+        ("latin-1", lambda t: t.encode("latin-1")),
+        ("utf-16-le", lambda t: t.encode("utf-16-le")), ("cp1252", lambda t: t.encode("cp1252")), ("utf-32", lambda t: t.encode("utf-32")),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("pack", [None, gzip.compress, bz2.compress])
+def test_encodings(tmp_path: Path, encoding: str, data: Callable[[str], bytes], pack: Any) -> None:
+    text = data(f"order_id,at,note\nü,{AT},é\n" + "".join(f"{i},{AT},ß\n" for i in range(20_000)))
+    name = {None: "a.csv", gzip.compress: "a.csv.gz", bz2.compress: "a.csv.bz2"}[pack]
+    got, letters = harvest(tmp_path, pack(text) if pack else text, Csv(encoding=encoding), name)
+    assert letters == []
+    assert (len(got), got[0]["order_id"], got[0]["note"]) == (20_001, "ü", "é")
+
+
+def test_bytes_that_are_no_utf8_are_one_record(tmp_path: Path) -> None:
+    data = f"order_id,at,note\na,{AT},x\nb,{AT},".encode() + b"\xff\n" + f'c,{AT},"'.encode() + b'\xfe"\n'
+    got, letters = harvest(tmp_path, data)
+    assert [e["order_id"] for e in got] == ["a"]
+    assert [(row, reason) for row, reason, *_ in letters] == [(2, "invalid_utf8"), (3, "invalid_utf8")]
+
+
+@pytest.mark.parametrize(
+    ("data", "dialect", "detail"),
+    [
+        (b"order_id;at;n\na;1;2\n", Csv(), "with delimiter ',' its header has 'order_id;at;n'; declare Csv(delimiter=';')"),
+        (b"orderId,time\na,1\n", Csv(), "its header has 'orderId', 'time'; correct Csv(delimiter=, header=, columns=) or the names"),
+        ("order_id,at\n".encode("utf-16"), Csv(), "byte order mark of UTF-16, and utf-8 is declared; declare Csv(encoding='utf-16')"),
+        (b"order_id,at\n\x81,1\n", Csv(encoding="cp1252"), "it is not cp1252, as is declared"),
+        (b"order_id,at,at\na,1,2\n", Csv(), "the column 'at' more than once"),
+        (b'"order_id,at\n', Csv(), "its header"),
+    ],
+)  # fmt: skip
+def test_what_is_not_of_the_dialect_says_what_was_seen(tmp_path: Path, data: bytes, dialect: Csv, detail: str) -> None:
+    got, letters = harvest(tmp_path, data, dialect)
+    assert (got, [(row, reason, payload) for row, reason, _, payload in letters]) == ([], [(None, "unreadable_file", None)])
+    assert detail in letters[0][2]
+    assert "\n" not in letters[0][2]
+
+
+def test_other_files_go_on_and_folders_are_columns(tmp_path: Path) -> None:
+    harvest(tmp_path, b"nothing;here\n", name="bad.csv")
+    got, letters = harvest(tmp_path, f"order_id,at\na,{AT}\nb,x\n", name="note=hi/n=7/a.tsv")
+    assert [(e["order_id"], e["note"], e["n"]) for e in got] == [("a", "hi", 7)]
+    assert [reason for _, reason, *_ in letters] == ["unreadable_file", "wrong_type_timestamp"]
+
+
+def test_empty_files_and_a_header_alone(tmp_path: Path) -> None:
+    for data in (b"", b"\n\n", b"order_id,at\n"):
+        assert harvest(tmp_path, data) == ([], [])
+
+
+def test_a_replay_sends_json(tmp_path: Path) -> None:
+    harvest(tmp_path, f"order_id,at,n\na,{AT},7\nbad,{AT},x\n")
+    log = EventLog(tmp_path, [source()], None, None, now_us=NOW, max_future_us=0)
+    sent = [p.as_py() for part in log.slices() for t in part.events.values() for p in t.column("payload")]
+    assert sent == [b'{"order_id":"a","at":%d,"n":7}' % AT, b'{"order_id":"bad","at":%d,"n":"x"}' % AT]
+
+
+CELLS = st.one_of(
+    st.text(alphabet="0123456789+-.eE ,n", max_size=9), st.integers(-(2**65), 2**65).map(str), st.floats().map(str),
+    st.decimals(allow_nan=False, allow_infinity=False).map(str),
+    st.sampled_from(["true", "False", "NaN", "inf", "ü", "5.", ".5", "+1", "1.0"]),
+)  # fmt: skip
+
+
+@given(st.lists(st.none() | CELLS, max_size=20), st.sampled_from(["int64", "float64", "bool", "timestamp"]), st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_a_column_reads_as_each_of_its_cells(texts: list[str | None], dtype: str, comma: bool) -> None:
+    dialect = Csv(delimiter=";", decimal=",", thousands=".") if comma else Csv(delimiter=";")
+    column, good = typed_column(pa.array([None if t is None else t.encode() for t in texts], pa.binary()), dtype, dialect)
+    got = column.to_pylist()
+    for row, text in enumerate(texts):
+        alone = cell(text, dtype, dialect)
+        if good[row] and not isinstance(got[row], bytes):
+            assert repr(got[row]) == repr(float(alone) if dtype == "float64" and alone is not None else alone)
+        elif good[row]:
+            assert isinstance(alone, str)
+
+
+@given(st.lists(st.lists(st.text(alphabet='ab",\n\r ;', max_size=5), min_size=2, max_size=4), min_size=1, max_size=8), st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_what_pythons_writer_writes_is_read(rows: list[list[str]], every: bool) -> None:
+    rows = [["x", *row] for row in rows]
+    out = io.StringIO()
+    csv.writer(out, quoting=csv.QUOTE_ALL if every else csv.QUOTE_MINIMAL).writerows(rows)
+    splitter = Splitter(Csv())
+    found = list(splitter.records(io.BytesIO(out.getvalue().encode()), 0, 1 << 20))
+    assert [wrong for *_, wrong in found] == [""] * len(rows)
+    assert [splitter.values(text) for _, text, _ in found] == rows
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"delimiter": ";;"}, "delimiter ';;' is no single ASCII character"), ({"quote": ","}, "is the quote or the escape, too"),
+        ({"decimal": ",", "thousands": ",", "delimiter": ";"}, "decimal and thousands are both"), ({"header": False}, "say one of both"),
+        ({"columns": ["a"]}, "say one of both"), ({"header": False, "columns": ["a", "a"]}, "is there twice"),
+        ({"encoding": "utf-7000"}, "there is no encoding 'utf-7000'"), ({"nulls": "NA"}, "no list of texts"),
+        ({"skip": -1}, "no number of lines"),
+        ({"suffixes": ["csv"]}, "each is a dot and the end of a name"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_a_dialect_are_one_line(more: dict[str, Any], message: str) -> None:
+    with pytest.raises(DefinitionError, match=message) as caught:
+        Csv(**more)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DefinitionError, match="no dialect of files"):
+        EventSource(name="s", fields=[Field("a", "string", required=True)], event_time="at", tie_breaker="a", file_format="csv")  # type: ignore[arg-type]
