@@ -27,6 +27,7 @@ from serving.online_store.base import OrderedOnlineStore, OrderedOnlineStoreConf
 from serving.projections import FeatureSet
 from serving.protocol import RequestField, checked_column
 from serving.read_plan import NOT_FOUND, NULL, OUTSIDE_MAX_AGE, PRESENT, STATUSES, ReadPlan, ViewRows
+from serving.yaml_text import RepeatedKey, yaml_value
 from transforms.errors import ConfigError, StoreError
 from transforms.instants import micros_of
 from transforms.instants import now_us as wall_us
@@ -59,9 +60,11 @@ def load_repo_config(repo: Path, timeout_seconds: float = 5.0) -> RepoConfig:
     """
     path = repo / "feature_store.yaml"
     try:
-        raw = yaml.safe_load(os.path.expandvars(path.read_text()))
+        raw = yaml_value(os.path.expandvars(path.read_text()))
     except FileNotFoundError:
         raise ConfigError(f"feature_repo {str(repo)!r}: has no feature_store.yaml; give the folder of a Feast repository") from None
+    except RepeatedKey as e:
+        raise ConfigError(f"{path}: {e}") from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as e:
         raise ConfigError(f"{path}: cannot be read as YAML ({type(e).__name__}); fix the file") from None
     if not isinstance(raw, dict):

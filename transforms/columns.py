@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,8 @@ OK = np.uint8(255)
 _MAX_DEPTH = 64
 MAX_INT64, EXACT = 2**63 - 1, 2**53
 """The greatest int64; the greatest integer up to which a float64 holds every one."""
+_EXACT_OF = {"halffloat": 2**11, "float": 2**24, "double": EXACT}
+"""The same of each Arrow float: from there on a value may stand for a neighbour of the integer that was meant."""
 
 # The Python types of JSON values that Arrow converts as the contract wants it.
 _CLEAN: dict[str, set[type]] = {"string": {str}, "int64": {int}, "float64": {float, int}, "bool": {bool}, "timestamp": {int}}
@@ -83,9 +86,9 @@ def convert(column: pa.Array, dtype: str) -> Column:
         return _strings(column)
     if dtype == "bool" and pa.types.is_boolean(t):
         return column, all_ok(n)
-    if dtype == "int64" and (pa.types.is_integer(t) or pa.types.is_float32(t) or pa.types.is_float64(t)):
+    if dtype == "int64" and (pa.types.is_integer(t) or pa.types.is_floating(t)):
         return _integers(column)
-    if dtype == "float64" and (pa.types.is_integer(t) or pa.types.is_float32(t) or pa.types.is_float64(t)):
+    if dtype == "float64" and (pa.types.is_integer(t) or pa.types.is_floating(t)):
         return _floats(column)
     if dtype == "timestamp" and (pa.types.is_timestamp(t) or pa.types.is_integer(t)):
         return _timestamps(column), all_ok(n)
@@ -119,11 +122,11 @@ def _integers(column: pa.Array) -> Column:
         return pa.array(np.where(codes == OK, big, 0).astype(np.int64), mask=null | (codes != OK)), codes
     if pa.types.is_integer(column.type):
         return column.cast(pa.int64()), codes
-    values = float64_values(column.cast(pa.float64()))
+    values = float64_values(_doubles(column))
     mark(codes, np.isnan(values), NAN)
     mark(codes, np.isinf(values), INFINITE)
     mark(codes, values != np.floor(values), WRONG_TYPE)
-    mark(codes, np.abs(values) >= EXACT, OVERFLOW)  # it may stand for a neighbour of the number that was meant
+    mark(codes, np.abs(values) >= _EXACT_OF[str(column.type)], OVERFLOW)  # it may stand for a neighbour of the number that was meant
     return pa.array(np.where(codes == OK, values, 0).astype(np.int64), mask=null | (codes != OK)), codes
 
 
@@ -133,8 +136,16 @@ def _floats(column: pa.Array) -> Column:
         values = int64_values(whole)
         mark(codes, (values > EXACT) | (values < -EXACT), OVERFLOW)
         return pa.array(values.astype(np.float64), mask=~is_valid(whole) | (codes != OK)), codes
-    real = float64_values(column.cast(pa.float64()))
+    real = float64_values(_doubles(column))
     return pa.array(real + 0.0, mask=~is_valid(column)), all_ok(len(column))
+
+
+def _doubles(column: pa.Array) -> pa.Array:
+    """Floats of any width as float64."""
+    if not pa.types.is_float16(column.type):
+        return column.cast(pa.float64())
+    values = column.to_numpy(zero_copy_only=False).astype(np.float64)  # older Arrow has no cast of these; null is NaN here
+    return pa.array(values, mask=~is_valid(column))
 
 
 def _timestamps(column: pa.Array) -> pa.Array:
@@ -280,10 +291,23 @@ def parse_json(payload: bytes | None) -> dict[str, Any]:
     return record
 
 
-def json_values(column: pa.Array) -> list[Any]:
-    """A column as values for JSON; text that is not UTF-8 with surrogate escapes."""
+def json_values(column: pa.Array, dtype: str | None = None) -> list[Any]:
+    """A column as values for JSON; text that is not UTF-8 with surrogate escapes.
+
+    With the type of its field, none is accepted from JSON where the column's own value is not: a whole number that a narrow float may have
+    taken from a neighbour, or a date for a text, is an object by its type's name.
+    """
+    if dtype is not None:
+        values = json_values(column)
+        for row in np.flatnonzero(convert(column, dtype)[1] != OK).tolist():
+            with suppress(Refused):
+                _value(values[row] if isinstance(values[row], str | int | float | list | dict) else str(values[row]), dtype)
+                values[row] = {str(column.type): values[row]}
+        return values
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
+    if pa.types.is_float16(column.type):
+        column = _doubles(column)
     t = column.type
     if _is_text(t):
         return [None if b is None else b.decode("utf-8", "surrogateescape") for b in as_bytes(column)]

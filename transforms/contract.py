@@ -7,7 +7,7 @@ columnar, so batch and stream cannot differ. A reject is data: a reason code, a 
 What is accepted, whatever carries it (the rest of the type rules is "nothing else"):
 
 * string: text that is valid UTF-8, at most 64 KiB of it; in Arrow also large, dictionary and binary columns that hold such text.
-* int64: integers; floats that are integral (``5.0``) and below 2^53 in magnitude, where they are exact. Never a bool.
+* int64: integers; floats that are integral (``5.0``) and exact: below 2^53 in magnitude, float32 2^24, float16 2^11. Never a bool.
 * float64: floats (``-0.0`` becomes ``0.0``); integers up to 2^53 in magnitude, which a float64 holds exactly. Never a bool.
 * bool: true and false.
 * timestamp: in Arrow a timestamp of any unit, without a zone read as UTC, nanoseconds floored to microseconds; an integer
@@ -256,18 +256,20 @@ def _not_yet(source: EventSource) -> None:
         raise NotImplementedError(f"source {source.name!r}: paths, parse, value, where, explode and lists are declared, but not read yet")
 
 
-def encode_json(batch: pa.RecordBatch) -> pa.Array:
+def encode_json(batch: pa.RecordBatch, source: EventSource | None = None) -> pa.Array:
     """The canonical payload of each row: a binary array of length N, one compact JSON object per row, keys in column order.
 
     Timestamps are integer microseconds, nulls are ``null``, floats the shortest text that reads back the same. A valid
     batch comes back from :func:`check_json` exactly. Any other batch can be encoded too, so that a reject keeps what it
     held: bytes that are not UTF-8 stand in the payload as they were (so it is not valid UTF-8 either), NaN and infinity
-    as the tokens that :func:`check_json` reads; values that JSON has no form for (dates, decimals) as text.
+    as the tokens that :func:`check_json` reads; values that JSON has no form for (dates, decimals) as text. With its ``source`` a
+    record that :func:`check` refuses is refused by :func:`check_json` too: what would be another value there stands as an object.
     """
     # An encoder per call: surrogate escapes from json_values pass through it and become the original bytes again.
     encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
     names = batch.schema.names
-    lists = [json_values(column) for column in batch.columns]
+    dtypes = {} if source is None else dict(typed_fields(source))
+    lists = [json_values(column, dtypes.get(name)) for name, column in zip(names, batch.columns, strict=True)]
     rows = zip(*lists, strict=True) if lists else [()] * batch.num_rows
     texts = [encode(dict(zip(names, row, strict=True))).encode("utf-8", "surrogateescape") for row in rows]
     return pa.array(texts, type=pa.binary())

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from pipelines.lake import layout
 from pipelines.project.access_settings import AccessSettings
 from pipelines.project.extensions import ALERT_RECEIVERS, FORMATS, TRACKERS, Extensions
 from pipelines.project.secrets import EnvironmentSource, Secret, SecretSource, bind, masked
 from pipelines.project.settings_errors import mistake
+from pipelines.project.settings_file import SettingsFile
 from transforms.errors import ConfigError
 
 __all__ = [
@@ -383,7 +384,7 @@ class Settings(BaseSettings):
             init_settings,
             EnvironmentSource(settings_cls, env_settings),
             SecretSource(settings_cls),
-            YamlConfigSettingsSource(settings_cls, cls.model_config.get("yaml_file")),
+            SettingsFile(settings_cls, cls.model_config.get("yaml_file")),
         )
 
 

@@ -137,7 +137,7 @@ class EventLog:
     def _records(self, file: EventFile, source: EventSource, default_us: int) -> Iterator[pa.Table]:
         for raw in read(file.path, source, partitions=file.partitions):
             checked = judged(raw, source, self.now_us, self.max_future_us)
-            payloads = sent(raw)
+            payloads = sent(raw, source)
             if source.name in self.formats:
                 payloads = self.formats[source.name].from_log(checked, payloads)
             unknown = pc.is_in(checked.reasons, value_set=_UNTRUSTED).to_numpy(zero_copy_only=False)

@@ -190,7 +190,7 @@ def events(
     try:
         for raw in read(path, source, batch_rows, partitions):
             checked = judged(raw, source, now_us, max_future_us)
-            payloads = payloads_of(raw, pa.array(checked.rejected))
+            payloads = payloads_of(raw, pa.array(checked.rejected), source)
             yield checked.valid, dead_letters(source, checked, payloads, file=file, rows=raw.numbers)
     except UnreadableFileError as e:
         one = {"source": source.name, "file": file, "reason": UNREADABLE_FILE, "detail": str(e)}

@@ -125,18 +125,18 @@ def judged(raw: RawBatch, source: EventSource, now_us: Now, max_future_us: int) 
     return replace(checked, details=pa.array(details, pa.string()))
 
 
-def payloads_of(raw: RawBatch, rows: pa.Array) -> pa.Array:
+def payloads_of(raw: RawBatch, rows: pa.Array, source: EventSource) -> pa.Array:
     """What some records (positions, int64) were, for dead letters: the line itself, or the JSON of all columns."""
     if raw.payloads is not None:
         return raw.payloads.take(rows)
     assert raw.rows is not None
-    return encode_json(raw.rows.take(rows)) if len(rows) else pa.array([], pa.binary())
+    return encode_json(raw.rows.take(rows), source) if len(rows) else pa.array([], pa.binary())
 
 
-def sent(raw: RawBatch) -> pa.Array:
+def sent(raw: RawBatch, source: EventSource) -> pa.Array:
     """The payload of each of N records as JSON (binary [N]), for a topic; one that could not be read keeps what it was."""
     if raw.rows is not None:
-        return encode_json(raw.rows)
+        return encode_json(raw.rows, source)
     assert raw.payloads is not None
     if raw.values is None:
         return raw.payloads

@@ -66,10 +66,14 @@ def read_grid(path: Path) -> list[dict[str, Any]]:
     """
     import yaml
 
+    from serving.yaml_text import RepeatedKey, yaml_value
+
     try:
-        found = yaml.safe_load(path.read_text("utf-8"))
+        found = yaml_value(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"--grid {path}: {error.strerror or error}") from None
+    except RepeatedKey as error:
+        raise ConfigError(f"--grid {path}: {error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"--grid {path} is no YAML: {' '.join(str(error).split())[:200]}") from None
     if isinstance(found, list) and found and all(isinstance(one, dict) for one in found):

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -17,6 +19,7 @@ from pipelines.lake.private import UNIX_SOCKETS, socket_folder
 from pipelines.streaming.engines.base import cause
 from pipelines.streaming.engines.flink_job import FlinkJob, FlinkOptions
 from pipelines.streaming.engines.flink_rest import Cluster
+from pipelines.streaming.engines.worker import start_worker
 from pipelines.streaming.engines.worker_pool import TOKEN, WorkerPool, proof_of, shared_token
 from tests.integration.ticking import KEYS, alive, counts, graph, wait_for
 from tests.listening import beyond_loopback, descendants, listeners
@@ -176,6 +179,55 @@ def test_a_worker_pool_starts_workers_for_those_alone_who_know_its_token(tmp_pat
         assert start_worker_at(pool, proof_of("right")) == "" and pool.started == 1
     finally:
         pool.close()
+
+
+def test_nobody_ends_a_worker_by_its_number(tmp_path):
+    """SECURITY H6: StopWorker carries no token, and workers are numbered."""
+    pool = WorkerPool(tmp_path / "worker.log", "right", preload=("time",))
+    try:
+        assert start_worker_at(pool, proof_of("right")) == ""
+        (mine,) = pool.pids()
+        with grpc.insecure_channel(pool.address) as channel:
+            stub = beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolStub(channel)
+            for name in ("w", "1-1", ""):
+                stub.StopWorker(beam_fn_api_pb2.StopWorkerRequest(worker_id=name), timeout=20)
+        assert pool.pids() == [mine]
+    finally:
+        pool.close()
+    assert pool.pids() == []
+
+
+def test_a_worker_ends_when_its_runner_hangs_up_whatever_it_is_at(tmp_path):
+    """It is not waited for: what it is at belongs to nobody any more."""
+    hung_up = threading.Event()
+
+    class Runner(beam_fn_api_pb2_grpc.BeamFnControlServicer):
+        def Control(self, request_iterator, context):
+            bundle = beam_fn_api_pb2.ProcessBundleRequest(process_bundle_descriptor_id="sleeps")
+            yield beam_fn_api_pb2.InstructionRequest(instruction_id="1", process_bundle=bundle)
+            hung_up.wait(60)
+
+        def GetProcessBundleDescriptor(self, request, context):
+            hung_up.set()  # the runner is gone while its worker waits for this answer
+            threading.Event().wait(120)
+
+    server = grpc.server(ThreadPoolExecutor(4))
+    beam_fn_api_pb2_grpc.add_BeamFnControlServicer_to_server(Runner(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    worker = start_worker(tmp_path / "worker.log", ())
+    assert worker.stdin is not None
+    try:
+        orders = {"control": f"127.0.0.1:{port}", "id": "w", "cache_bytes": 0, "path": []}
+        worker.stdin.write(json.dumps(orders).encode() + b"\n")
+        worker.stdin.flush()
+        assert hung_up.wait(120), "it began with the bundle"
+        assert worker.wait(60) == 0
+    finally:
+        worker.kill()
+        worker.wait()
+        worker.stdin.close()
+        server.stop(0)
 
 
 def test_a_clusters_worker_pool_does_not_start_without_a_token(tmp_path, monkeypatch):

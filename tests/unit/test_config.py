@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from pipelines.project.config import load_settings, parse_time
+from pipelines.training.experiments import read_grid
+from serving.features import load_repo_config
 from transforms.errors import ConfigError
 
 
@@ -51,6 +53,9 @@ def test_file_environment_flags(repo, tmp_path, monkeypatch):
         ("- a\n- b\n", ["tandem.yaml", "mapping"]),
         ("data: [\n", ["tandem.yaml cannot be read", "YAML mapping"]),
         ("a: b: c\n", ["tandem.yaml cannot be read", "YAML mapping"]),
+        ("data: a\nmodels: []\ndata: b\n", ["tandem.yaml: the key 'data' stands in line 1 and in line 3; keep one of them"]),
+        ("batch:\n  shards: 2\n  'shards': 3\n", ["tandem.yaml: the key 'shards' stands in line 2 and in line 3"]),
+        ('{"batch": {"shards": 2, "shards": 3}}', ["tandem.yaml: the key 'shards' stands twice in line 1"]),
     ],
 )
 def test_a_mistake_is_one_line_with_file_key_and_value(repo, text, parts):
@@ -59,6 +64,21 @@ def test_a_mistake_is_one_line_with_file_key_and_value(repo, text, parts):
         load_settings(repo)
     message = str(e.value)
     assert "\n" not in message and all(part in message for part in parts), message
+
+
+def test_what_a_merge_repeats_is_no_mistake(repo):
+    write(repo, "batch: &all {shards: 2, slice_days: 5}\nserve:\n  <<: *all\n  shards: 3\n  inner: {shards: 4}\n")
+    assert load_settings(repo).serve == {"shards": 3, "slice_days": 5, "inner": {"shards": 4}}
+
+
+@pytest.mark.parametrize("text", ["units: [1]\nrate: [2]\nunits: [3]\n", '[{"units": 1, "units": 2}]'])
+def test_a_key_that_is_there_twice_is_told_in_every_yaml_file(repo, text):
+    """Also in a grid of experiments and in feature_store.yaml: the last one would win in silence."""
+    for name, read in (("grid.yaml", lambda: read_grid(repo / "grid.yaml")), ("feature_store.yaml", lambda: load_repo_config(repo))):
+        (repo / name).write_text(text)
+        with pytest.raises(ConfigError, match=f"{name}: the key 'units' stands ") as e:
+            read()
+        assert "\n" not in str(e.value)
 
 
 @pytest.mark.parametrize("name", ["a[b]", "a*", "a?b", "a\\b"])

@@ -18,7 +18,7 @@ import pytest
 
 from pipelines.replay.event_log import EventLog
 from pipelines.sources.event_files import Inventory, PassedOver, events, inventory, passed_over_line, passed_over_record
-from pipelines.sources.file_formats import file_format, json_lines_file
+from pipelines.sources.file_formats import file_format, json_lines_file, sizes
 from transforms.definitions import EventSource, Field
 from transforms.instants import micros_of
 
@@ -119,6 +119,33 @@ def test_a_bomb_costs_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     got, letters, _ = harvest(tmp_path)
     assert [e["order_id"] for e in got] == ["a", "b"]
     assert [(d["reason"], len(d["payload"]), "30000000 bytes" in d["detail"]) for d in letters] == [("malformed", 65_536, True)] * 2
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"city": pa.array(["x" * 50_000]).take(pa.array([0] * 300))},  # a text of a dictionary, meant 300 times
+        {"tags": pa.array([["x" * 50_000] * 3] * 100)},
+        {"shop": pa.array(np.zeros(2_000_000, np.int64))},  # one run length
+        {"none": pa.nulls(4_000_000, pa.int32())},
+    ],
+    ids=lambda columns: next(iter(columns)),
+)
+def test_a_parquet_bomb_is_one_dead_letter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: dict[str, pa.Array]) -> None:
+    """SECURITY H1: a file of some kilobytes whose row group takes gigabytes is not decoded; one beside it, as large, is read."""
+    monkeypatch.setattr(sizes, "MOST_BYTES", 10_000_000)
+    n = len(next(iter(columns.values())))
+    one = {"order_id": pa.array(["a"]).take(pa.array([0] * n)), "at": pa.array(np.full(n, NOW - DAY)), **columns}
+    put(tmp_path, "b.parquet", b"")
+    pq.write_table(pa.table(one), tmp_path / "events/orders/b.parquet", compression="zstd", row_group_size=n)
+    assert (tmp_path / "events/orders/b.parquet").stat().st_size < 20_000
+    before = pa.total_allocated_bytes()
+    got, letters, _ = harvest(tmp_path)
+    assert got == [] and [d["reason"] for d in letters] == ["unreadable_file"] and pa.total_allocated_bytes() - before < 5_000_000
+    assert "when decoded, above the limit of 0.0 GB; write smaller row groups" in letters[0]["detail"]
+    few = {name: column.slice(0, 50) for name, column in one.items()}
+    pq.write_table(pa.table(few), tmp_path / "events/orders/b.parquet", compression="zstd")
+    assert len(harvest(tmp_path)[0]) == 50
 
 
 def test_links_are_followed_and_no_file_counts_twice(tmp_path: Path) -> None:

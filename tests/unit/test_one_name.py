@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from transforms.own_program import module_command, tandem_command
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -48,3 +50,13 @@ def test_an_unknown_module_is_an_import_error(tmp_path):
         "ModuleNotFoundError: No module named 'tandem.transforms.nothing'" in done.stderr
         or "No module named 'transforms.nothing'" in done.stderr
     )
+
+
+@pytest.mark.parametrize("theirs", ["tandem.py", "tandem/__init__.py"])
+def test_a_folder_with_a_tandem_of_its_own(tmp_path, theirs):
+    """FAULTS 32: ``python -m tandem`` there is theirs, by Python's own rule; the command, ``python -P -m tandem`` and our children, ours."""
+    (tmp_path / theirs).parent.mkdir(exist_ok=True)
+    (tmp_path / theirs).write_text("raise SystemExit('theirs')")
+    for words in ([sys.executable, "-P", "-m", "tandem"], tandem_command(), module_command("pipelines.cli")):
+        done = subprocess.run([*words, "--help"], cwd=tmp_path, capture_output=True, text=True)
+        assert "Features computed once" in done.stdout, done.stderr

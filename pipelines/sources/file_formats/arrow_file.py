@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from pipelines.sources.file_formats import file_format
 from pipelines.sources.file_formats.file_format import FileFormat, Opened, RawBatch, UnreadableFileError, check_not_empty, whole
 from pipelines.sources.file_formats.physical import RUNS_CODE, pickled, plain_columns
 
@@ -30,9 +28,8 @@ class ArrowFile(FileFormat):
             start = f.read(8)
             if start.startswith(b"FEA1"):
                 raise UnreadableFileError("it is Feather of version 1, which was replaced in 2020; write it again with version=2")
-            small = os.fstat(f.fileno()).st_size <= file_format.SMALL_BYTES
             as_file = start.startswith(b"ARROW1")
-        yield from whole(lambda: _decode(opened, as_file, batch_rows), small, _FAULTS)
+        yield from whole(lambda: _decode(opened, as_file, batch_rows), _FAULTS)
 
 
 def _decode(opened: Opened, as_file: bool, batch_rows: int) -> Iterator[pa.RecordBatch]:

@@ -32,7 +32,7 @@ class AvroFile(FileFormat):
 
     def read(self, opened: Opened, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
         """See the base class."""
-        return whole(lambda: _decode(opened, min(ROWS, batch_rows)), False, (Exception,))  # damaged bytes raise anything
+        return whole(lambda: _decode(opened, min(ROWS, batch_rows)), (Exception,))  # damaged bytes raise anything
 
 
 class _Chained:

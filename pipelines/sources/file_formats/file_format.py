@@ -112,16 +112,19 @@ def format_of(suffix: str) -> type[FileFormat] | None:
     return found
 
 
-def whole(decode: Callable[[], Iterator[pa.RecordBatch]], small: bool, faults: tuple[type[Exception], ...]) -> Iterator[RawBatch]:
-    """All rows of a file that is used whole or not at all: decoded to its end before the first row is handed out. Small files once,
-    into memory; others a second time, which keeps memory bounded and costs that reading. ``faults`` is what damage raises."""
+def whole(decode: Callable[[], Iterator[pa.RecordBatch]], faults: tuple[type[Exception], ...]) -> Iterator[RawBatch]:
+    """All rows of a file that is used whole or not at all: decoded to its end before the first row is handed out. What is small when
+    decoded once, into memory; the rest a second time, which keeps memory bounded and costs that reading. ``faults``: what damage raises."""
     kept: list[pa.RecordBatch] = []
-    at = 0
+    at = held = 0
     try:
         for batch in decode():
             at += batch.num_rows
-            if small:
+            held += batch.nbytes
+            if held <= SMALL_BYTES:
                 kept.append(batch)
+            else:
+                kept.clear()
     except OSError as e:
         if e.errno is not None:  # the disk's error; those of the format carry no number
             raise
@@ -129,7 +132,7 @@ def whole(decode: Callable[[], Iterator[pa.RecordBatch]], small: bool, faults: t
     except faults as e:
         raise UnreadableFileError(_damaged(e, at)) from e
     at = 0
-    for batch in kept if small else decode():
+    for batch in kept if held <= SMALL_BYTES else decode():
         numbers = pa.array(np.arange(at, at + batch.num_rows, dtype=np.int64))
         at += batch.num_rows
         yield RawBatch(numbers, rows=batch)

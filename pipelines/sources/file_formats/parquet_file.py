@@ -3,7 +3,8 @@
 A file is used whole or not at all: Parquet has no checksum of the whole, and damage may lie behind rows that read well. Damage that still
 decodes cannot be noticed here; the run's manifest holds each file's hash. A file of 0 bytes is damaged; a proper file of 0 rows is fine.
 A column of a pickled Python type makes a file unreadable: to read it would be to run it (CVE-2023-47248). INT96 timestamps are
-read as microseconds; one that does not fit is the last int64 can hold.
+read as microseconds; one that does not fit is the last int64 can hold. A row group that takes more than 2 GiB when decoded makes a file
+unreadable, too: a few kilobytes may say a text or a number a billion times.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.sources.file_formats import file_format
 from pipelines.sources.file_formats.file_format import FileFormat, Opened, RawBatch, UnreadableFileError, check_not_empty, one_line, whole
 from pipelines.sources.file_formats.physical import PICKLED, RUNS_CODE, pickled, plain_columns
+from pipelines.sources.file_formats.sizes import check_sizes
 
 __all__ = ["ParquetFile"]
 
@@ -37,8 +38,6 @@ class ParquetFile(FileFormat):
             try:
                 check_not_empty(f)
                 parquet = _Parquet(f)
-                meta = parquet.meta
-                small = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups)) <= file_format.SMALL_BYTES
             except OSError as e:
                 if e.errno is not None:  # the disk's error; those of the format carry no number
                     raise
@@ -47,7 +46,7 @@ class ParquetFile(FileFormat):
                 if PICKLED.decode() in str(e):  # as pyarrow_hotfix says it, with a listing of the code
                     e = ValueError(RUNS_CODE)
                 raise UnreadableFileError(one_line(e)) from None
-            yield from whole(lambda: parquet.decode(batch_rows), small, _FAULTS)
+            yield from whole(lambda: parquet.decode(batch_rows), _FAULTS)
 
 
 class _Parquet:
@@ -60,7 +59,7 @@ class _Parquet:
             unsafe = any(pickled(each) for each in self.file.schema_arrow)
         if unsafe:
             raise ValueError(RUNS_CODE)
-        self.meta = self.file.metadata
+        check_sizes(self.file, f)
         columns = [self.file.schema.column(i) for i in range(len(self.file.schema))]
         self.int96 = [c.path for c in columns if c.physical_type == "INT96" and c.path == c.name]
         # Of 12 bytes not all fit into an int64 of microseconds; as milliseconds all do, and tell which those are.

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipelines.sources.file_formats.sizes import check_meant
+
 __all__ = ["pickled", "plain_columns"]
 
 PICKLED = b"arrow.py_extension_type"
@@ -27,10 +29,14 @@ def pickled(field: pa.Field) -> bool:
 
 
 def plain_columns(table: pa.Table) -> pa.Table:
-    """A table whose views, run-end encoded, dictionary, half-float and extension columns are plain ones."""
+    """A table whose views, run-end encoded, dictionary and extension columns are plain ones. Raises ValueError where they would be too large.
+
+    Half-floats stay: they hold other whole numbers than floats do. Within lists they are floats.
+    """
+    check_meant(table)
     for i, field in enumerate(table.schema):
         target = plain_type(field.type)
-        if target != field.type:
+        if target != field.type and not pa.types.is_float16(field.type):
             chunks = [_plain(chunk, target) for chunk in table.column(i).chunks]
             table = table.set_column(i, pa.field(field.name, target), pa.chunked_array(chunks, target))
     return table

@@ -17,6 +17,9 @@ from pathlib import Path
 
 __all__ = ["PRELOAD", "start_worker"]
 
+_LEFT_SECONDS = 2.0
+"""For what a worker is still at when its runner has hung up: nobody takes it any more, and the next worker is on its way."""
+
 PRELOAD = ("apache_beam.runners.worker.sdk_worker",)
 """Modules that every worker imports while it waits for its orders."""
 
@@ -44,6 +47,20 @@ def main() -> None:
         importlib.import_module(name)
     from apache_beam.runners.worker.sdk_worker import SdkHarness
 
+    class Harness(SdkHarness):
+        """Beam's, which waits without end for work in progress when its runner has hung up; ours ends."""
+
+        @property
+        def _alive(self) -> bool:
+            return False
+
+        @_alive.setter
+        def _alive(self, alive: bool) -> None:
+            if not alive:
+                end = threading.Timer(_LEFT_SECONDS, os._exit, (0,))
+                end.daemon = True
+                end.start()
+
     line = sys.stdin.buffer.readline()
     if not line:
         return
@@ -52,7 +69,7 @@ def main() -> None:
     threading.Thread(target=_end_with_parent, name="end with parent", daemon=True).start()
     code = 0
     try:
-        SdkHarness(orders["control"], worker_id=orders["id"], state_cache_size=orders["cache_bytes"], data_buffer_time_limit_ms=0).run()
+        Harness(orders["control"], worker_id=orders["id"], state_cache_size=orders["cache_bytes"], data_buffer_time_limit_ms=0).run()
     except BaseException:
         logging.getLogger("tandem.worker").exception("the worker failed")
         code = 1

@@ -66,7 +66,8 @@ def _proof(token: str, nonce: str) -> str:
 
 
 class WorkerPool:
-    """Serves StartWorker and StopWorker on ``host:port`` (0: a free port) to those who prove ``token``; a runner is told ``address``.
+    """Serves StartWorker on ``host:port`` (0: a free port) to those who prove ``token``; a runner is told ``address``. A worker ends when
+    its runner hangs up, so nobody but that and the pool itself can end one.
 
     ``spare`` is a worker that was started before (see ``start_worker``), so that its imports overlap with the start of the runner.
     ``say`` hears of workers that ended unasked. Output of the workers is appended to ``log``.
@@ -129,11 +130,8 @@ class WorkerPool:
             )
 
     def StopWorker(self, request: Any, context: Any) -> Any:
-        """A runner is done with a worker (the name is Beam's): who knows its id, which the runner chose. Others end nothing."""
-        with self._lock:
-            worker = self._workers.pop(request.worker_id, None)
-        if worker is not None:
-            stop_child(worker, 5)
+        """A runner is done with a worker (the name is Beam's). There is nothing to do: a worker ends when its runner hangs up, which
+        only the runner can do; this call has no room for a proof of the token, and workers are numbered, so anybody could make it."""
         return beam_fn_api_pb2.StopWorkerResponse()
 
     def _watch(self, worker_id: str, worker: subprocess.Popen[bytes]) -> None:
