@@ -17,7 +17,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,7 @@ def _erase(repo: Repo, subject: Subject, dry_run: bool, say: Callable[[str], Non
             seal_leftovers(folder)
             shutil.rmtree(folder / "flink" / "checkpoints", ignore_errors=True)  # tiles; an embedded engine never restores them
     _check_keys(repo, subject)
+    subject = replace(subject, others=_no_values(repo, {name for name, _ in subject.keys}))
     logs = tuple(data / source.files for source in repo.sources.values() if source.files)
     answers: list[pa.Table] = []
     entities: list[pa.Table] = []
@@ -110,6 +111,18 @@ def _check_keys(repo: Repo, subject: Subject) -> None:
         kinds = {f.dtype for g in repo.groups.values() for f in g.key_fields if f.name == name}
         if kinds == {"int64"} and not re.fullmatch(r"-?(0|[1-9][0-9]{0,18})", value):
             raise DataError(f"--entity {name}={value!r}: {name} is int64, and this is no such number; correct it")
+
+
+def _no_values(repo: Repo, keys: set[str]) -> frozenset[str]:
+    """The features that hold no value of these keys' fields: counts, sums, and whatever is of another field."""
+    return frozenset(
+        f.name
+        for group in repo.groups.values()
+        for f in group.features
+        if f.aggregate.column not in keys
+        or not f.aggregate.keeps_unit
+        or f.output.dtype != group.source.field(str(f.aggregate.column)).dtype
+    )
 
 
 def _linked(repo: Repo) -> list[tuple[Path, str]]:

@@ -1,15 +1,21 @@
-"""A subject, and its records in files: Parquet, JSON lines, anything else. Pure functions of a file."""
+"""A subject, and its records in files: Parquet, JSON lines, anything else. Pure functions of a file.
+
+Records are told by their key, whatever its length. In what is no record (a page, a log, a payload that is no JSON) there are bytes alone.
+A value of few bytes (``7``, ``NY``) stands in nearly every file by chance, so there it counts where the key's name stands before it; a
+number where no digit stands beside it; any other value wherever its bytes are.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import gzip
 import hashlib
 import html
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, cast
 from urllib.parse import quote
@@ -28,14 +34,18 @@ __all__ = ["LINES", "Subject", "holds", "without_lines", "without_rows"]
 LINES = (".jsonl", ".ndjson", ".json")
 _PACKED = (".gz", ".zst")
 _NUMBER = re.compile(r"-?[0-9]{1,19}")
+LEAST_BYTES = 4
+"""A value of fewer bytes says nothing by itself."""
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 @dataclass(frozen=True)
 class Subject:
-    """Whom to forget: the value of each entity key, as text. What is about it has all of them."""
+    """Whom to forget: the value of each entity key, as text. What is about it has all of them. ``others`` are columns that hold no value of
+    a key: what another entity's rows count or add up is none, whatever number it is."""
 
     keys: tuple[tuple[str, str], ...]
+    others: frozenset[str] = frozenset()
 
     @classmethod
     def parse(cls, given: list[str]) -> Subject:
@@ -73,32 +83,77 @@ class Subject:
         if not plain and b"\\" not in data and not any(_NUMBER.fullmatch(wanted) for _, wanted in self.keys):
             return False
         try:
-            return self.is_in(json.loads(data))
+            return self.is_in(json.loads(data, object_pairs_hook=_readings))
         except (ValueError, RecursionError):
-            return plain
+            return self.stands_in(data)
+
+    def stands_in(self, data: bytes) -> bool:
+        """Whether bytes that are no record hold all its values; see the module."""
+        return all(pattern.search(data) for pattern in _patterns(self.keys))
 
     def within(self, path: Path) -> Subject:
         """What is left to be asked of a file's records, where its folders ``key=value`` say some of it."""
         folders = dict(partitions_of(path.parent.parts))
-        return Subject(tuple((name, value) for name, value in self.keys if not _same(folders.get(name), value)))
+        return replace(self, keys=tuple((name, value) for name, value in self.keys if not _same(folders.get(name), value)))
 
     def rows(self, table: pa.Table) -> Mask:
-        """Which rows of a table are about it, bool [N]: by its columns. Without these: by payloads, and by cells of text (or lists of it)
-        that are its values, as where a feature of another entity is the last or the most frequent one."""
+        """Which rows of a table are about it, bool [N]: by its columns. Without these: by payloads, and by cells (or lists) that are its
+        values, as where a feature of another entity is the last or the most frequent one; numbers only in columns called like the key."""
         columns = dict(zip(table.column_names, table.columns, strict=True))
         out = np.ones(table.num_rows, bool)
         if all(name in columns for name, _ in self.keys):
             for name, wanted in self.keys:
                 out &= _equal(columns[name], wanted)
             return out
-        for _, wanted in self.keys:
-            out &= np.logical_or.reduce([np.zeros(table.num_rows, bool), *(_equal(column, wanted) for column in columns.values())])
+        for name, wanted in self.keys:
+            may = [column for each, column in columns.items() if self._may_hold(each, column.type, name)]
+            out &= np.logical_or.reduce([np.zeros(table.num_rows, bool), *(_equal(column, wanted) for column in may)])
         for column in columns.values():
             if pa.types.is_binary(column.type) or pa.types.is_string(column.type):
                 least = b"" if pa.types.is_binary(column.type) else b"{"
                 values = column.cast(pa.binary()).to_pylist()
                 out |= np.array([value is not None and value.startswith(least) and self.is_in_text(value) for value in values], bool)
         return out
+
+    def _may_hold(self, column: str, kind: pa.DataType, key: str) -> bool:
+        """Whether a column of a table without the key's own may hold the key's values."""
+        inner = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_dictionary(kind) else kind
+        number = pa.types.is_integer(inner) or pa.types.is_floating(inner) or pa.types.is_decimal(inner)
+        return column not in self.others and (not number or key in column)
+
+
+def _readings(pairs: list[tuple[str, Any]]) -> Any:
+    """An object; of one that has keys twice, every one that it may be read as."""
+    values: dict[str, list[Any]] = {}
+    for name, value in pairs:
+        values.setdefault(name, []).append(value)
+    most = max(map(len, values.values()), default=1)
+    return dict(pairs) if most == 1 else [{name: each[min(i, len(each) - 1)] for name, each in values.items()} for i in range(most)]
+
+
+@functools.lru_cache(maxsize=16)
+def _patterns(keys: tuple[tuple[str, str], ...]) -> list[re.Pattern[bytes]]:
+    out = []
+    for name, value in keys:
+        any_form = b"|".join(re.escape(form) for form in sorted(_forms(value)))
+        if _NUMBER.fullmatch(value):
+            any_form = rb"(?<![0-9.])(?:" + any_form + rb")(?![0-9])"
+        if len(value.encode()) < LEAST_BYTES:
+            any_form = re.escape(name.encode()) + rb"[^A-Za-z0-9]{1,12}(?:" + any_form + rb")(?![A-Za-z0-9_])"
+        if _NUMBER.fullmatch(value):  # a tf.Example: {1: name, 2: {3: {1: [varint]}}}
+            packed = _varint(int(value))
+            example = name.encode() + b"\x12%c\x1a%c\x0a%c" % (len(packed) + 4, len(packed) + 2, len(packed)) + packed
+            any_form = rb"(?:" + any_form + rb")|" + re.escape(example)
+        out.append(re.compile(any_form, re.DOTALL))
+    return out
+
+
+def _varint(value: int) -> bytes:
+    rest, out = value % 2**64, bytearray()
+    while rest > 127:
+        out.append(rest & 127 | 128)
+        rest >>= 7
+    return bytes([*out, rest])
 
 
 def _text(value: Any) -> str | None:
@@ -184,30 +239,29 @@ def without_lines(path: Path, subject: Subject, dry_run: bool = False) -> int:
 
 def holds(path: Path, subject: Subject) -> bool:
     """Whether the bytes of all its values are in a file: unpacked, and decoded where it is Parquet."""
-    wanted = [_forms(value) for _, value in subject.keys]
     if path.name.lower().endswith(".parquet"):
         try:
             with pq.ParquetFile(path) as file:
                 table = file.read()
         except (pa.ArrowInvalid, OSError):
-            return _all_in(path.read_bytes(), wanted)
-        return all(any(_column_holds(column, form) for column in table.columns for form in forms) for forms in wanted)
+            return subject.stands_in(path.read_bytes())
+        return all(any(_column_holds(column, name, value) for column in table.columns) for name, value in subject.keys)
     try:
         with _opened(path) as unpacked:
             data = unpacked.read()
     except (OSError, EOFError, pa.ArrowInvalid):  # damaged: as it is
         data = path.read_bytes()
-    return _all_in(data, wanted)
+    return subject.stands_in(data)
 
 
-def _all_in(data: bytes, wanted: list[set[bytes]]) -> bool:
-    return all(any(form in data for form in forms) for forms in wanted)
-
-
-def _column_holds(column: pa.ChunkedArray, value: bytes) -> bool:
+def _column_holds(column: pa.ChunkedArray, name: str, value: str) -> bool:
     kind = column.type
-    if pa.types.is_binary(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_large_binary(kind):
-        return bool(pc.any(pc.match_substring(column.cast(pa.binary()), pattern=value)).as_py())
-    if pa.types.is_nested(kind) or pa.types.is_dictionary(kind):
-        return value in repr(column.to_pylist()).encode()
-    return False
+    if pa.types.is_dictionary(kind):
+        return _column_holds(column.cast(kind.value_type), name, value)
+    if pa.types.is_nested(kind):
+        return _patterns(((name, value),))[0].search(repr(column.to_pylist()).encode()) is not None
+    if not (pa.types.is_binary(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_large_binary(kind)):
+        return False
+    binary = column.cast(pa.large_binary() if kind in (pa.large_string(), pa.large_binary()) else pa.binary())
+    some = pc.or_kleene(*[pc.match_substring(binary, pattern=form) for form in (value.encode(), json.dumps(value)[1:-1].encode())])
+    return any(_patterns(((name, value),))[0].search(cell) for cell in binary.filter(some).to_pylist() if cell is not None)

@@ -8,9 +8,17 @@ __all__ = ["MASK", "without_named_secrets"]
 
 MASK = "***"
 
-_NAMES = r"pass(?:word|wd|phrase)?|pwd|token|secret|api[_-]?key|access[_-]?key|private[_-]?key|credentials?|sasl\.jaas\.config"
-_NAMED = re.compile(rf"((?:{_NAMES})[\"']?\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^\s,;&'\"]+)", re.IGNORECASE)
-_BEARER = re.compile(r"(\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE)
+_NAMES = (
+    r"pass(?:word|wd|phrase)?|pwd|token|secret(?:[_-]?key)?|credentials?|sasl\.jaas\.config"
+    r"|(?:api|access|account|private|signing|encryption|master)[_-]?key"
+)
+_VALUE = (
+    r"[bru]{0,2}\"(?:\\.|[^\"\\])*\"|[bru]{0,2}'(?:\\.|[^'\\])*'"  # quoted, as Python prints it, too
+    r"|\\+\"(?:(?!\\+\").)*\\+\"|\\+'(?:(?!\\+').)*\\+'"  # quoted within what is quoted
+    r"|[^\s,;&'\"\\]+(?:[ \\][^\s,;&'\"=]+(?=;))*"  # blanks only where a connection string goes on
+)
+_NAMED = re.compile(rf"((?:{_NAMES})(?:\\*[\"'])?\s*(?:=>|[=:])\s*)({_VALUE})", re.IGNORECASE)
+_BEARER = re.compile(r"(\b(?:bearer|basic|authorization:\s*token)\s+)[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE)
 _PEM = re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*", re.DOTALL)
 
 

@@ -28,7 +28,8 @@ LOCK = "requirements.lock" if sys.version_info < (3, 12) else "requirements-mode
 _SECRET = re.compile(
     r"passw(or)?d|passphrase|^pwd$|secret|token|api[_-]?key|private[_-]?key|credential|webhook|authorization", re.IGNORECASE
 )
-_USERINFO = re.compile(r"(?<=://)([^/@\s:]*):[^/\s\"'<>]*@")  # up to the last @: a password may hold one
+_USERINFO = re.compile(r"(?<=://)([^/@\s:]*):(?!\d+/)[^\s\"'<>]*@")  # up to the last @: a password may hold one, and a slash
+_TOKEN = re.compile(r"(?<=://)[^/@\s:]{20,}@")  # a user alone has a shorter name
 _QUERY = re.compile(r"([?&][^=&\s]*(?:passw|secret|token|key|sig)[^=&\s]*=)[^&\s]+", re.IGNORECASE)
 
 
@@ -126,7 +127,7 @@ def masked(value: Any, name: str = "") -> Any:
         return MASK
     if not isinstance(value, str):
         return value
-    return without_named_secrets(_QUERY.sub(rf"\1{MASK}", _USERINFO.sub(rf"\1:{MASK}@", value)))
+    return without_named_secrets(_QUERY.sub(rf"\1{MASK}", _TOKEN.sub(f"{MASK}@", _USERINFO.sub(rf"\1:{MASK}@", value))))
 
 
 def masked_command(words: Iterable[str]) -> list[str]:

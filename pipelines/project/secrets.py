@@ -197,7 +197,8 @@ def _from_vault(place: str, address: str, token: str) -> dict[str, str]:
     return {str(key): str(value) for key, value in answer["data"]["data"].items()}
 
 
-_IN_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)[^\s/]*@", re.IGNORECASE)
+# A password may hold a slash or an @, though it should not; a port and a path are none.
+_IN_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)(?:[^\s/@:]*:(?!\d+/)[^\s\"'<>]*@|[^\s/]*@)", re.IGNORECASE)
 
 
 def masked(text: str) -> str:

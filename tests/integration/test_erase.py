@@ -203,6 +203,51 @@ def test_every_form_in_which_an_event_is_read_is_erased(tmp_path: Path) -> None:
         erase(made.repo(), Subject.parse(["shop=x"]))
 
 
+def test_a_value_of_few_bytes_takes_nothing_of_others(tmp_path: Path) -> None:
+    """Issue 13, section 3: ``shop=1`` is told by its key wherever there are records; the byte is in every file, and says nothing there."""
+    made = Orders(tmp_path / "w")
+    data, ours, theirs = made.data, {"order_id": "o1", "shop": 1, "city": "b"}, {"order_id": "1", "shop": 10, "city": "1"}
+    (data / "events/orders").mkdir(parents=True)
+    twice = '{"order_id": "o3", "shop": 2, "shop": 1}'
+    cut = ['{"order_id": "1", "shop": 10, ', '{"order_id": "o2", "shop": 1, ']
+    (data / "events/orders/a.jsonl").write_text("\n".join([json.dumps(ours), json.dumps(theirs), twice, *cut, ""]))
+    # Another entity's rows: they count 1 and have seen shop 1 last, or not.
+    table(
+        data / "offline/city_orders/run=r/p.parquet",
+        city=["a", "1", "c"],
+        count_24h=[1, 1, 1],
+        tandem_revision=[1, 1, 1],
+        last_shop=[7, 1, 3],
+    )
+    for name, text in {
+        "verify/v/report.html": "<p>1 of 1 rows</p>",
+        "verify/v/cells.json": '{"shop": 10, "rows": 1}',
+        "verify/v/ours.json": '{"shop": 1, "rows": 12}',
+        "verify/v/page.html": "<td>shop=1</td>",
+        "tfx/theirs.gz": gzip.compress(b"\x0a\x0e\x0a\x0c\x0a\x04shop\x12\x04\x1a\x02\x0a\x00"),
+        "tfx/ours.gz": gzip.compress(b"\x0a\x0f\x0a\x0d\x0a\x04shop\x12\x05\x1a\x03\x0a\x01\x01"),
+    }.items():
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / name).write_bytes(text.encode() if isinstance(text, str) else text)
+    report = erase(made.repo(), Subject.parse(["shop=1"]))
+    assert (data / "events/orders/a.jsonl").read_text().splitlines() == [json.dumps(theirs), cut[0]]
+    assert pq.ParquetFile(data / "offline/city_orders/run=r/p.parquet").read().column("city").to_pylist() == ["a", "c"]
+    assert sorted(report.deleted) == ["tfx/ours.gz", "verify/v/ours.json", "verify/v/page.html"]
+    assert report.remains == [] and not erase(made.repo(), Subject.parse(["shop=1"])).found
+
+
+def test_a_text_of_few_bytes(tmp_path: Path) -> None:
+    """As a number: ``city=b`` does not take what has a b in it, nor a feature of another field that is ``b``."""
+    made = Orders(tmp_path / "w")
+    table(made.data / "offline/shop_orders/run=r/p.parquet", shop=[1, 2], last_city=["b", "c"])
+    (made.data / "verify").mkdir()
+    (made.data / "verify/a.html").write_text("<b>bits and bytes</b>")
+    (made.data / "verify/b.html").write_text('city: "b"')
+    report = erase(made.repo(), Subject.parse(["city=b"]))
+    assert report.deleted == ["verify/b.html"] and report.remains == []
+    assert pq.ParquetFile(made.data / "offline/shop_orders/run=r/p.parquet").read().column("shop").to_pylist() == [2]
+
+
 def test_mistakes_are_one_line() -> None:
     for given in (["zone"], ["=x"], ["zone="], ["a=1", "a=2"], []):
         with pytest.raises(ConfigError, match="--entity"):

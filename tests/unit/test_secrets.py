@@ -188,6 +188,16 @@ def test_children_that_need_no_secret_are_given_none() -> None:
         ("-----BEGIN RSA PRIVATE KEY-----\npw\n", "-----BEGIN RSA PRIVATE KEY-----***"),
         ("passphrase: pw", "passphrase: ***"),
         ("no secret: a@b.c", "no secret: a@b.c"),
+        ("{'password': b'pw', 'x': 1}", "{'password': ***, 'x': 1}"),
+        (r'{\"token\": \"pw\", \"x\": 1}', r'{\"token\": ***, \"x\": 1}'),
+        (r'password="p\"pw"; x', "password=***; x"),
+        ("secret_key=pw secretKey: pw", "secret_key=*** secretKey: ***"),
+        ("AccountKey=pw==;EndpointSuffix=x", "AccountKey=***;EndpointSuffix=x"),
+        ("Server=x;Password=pw pw;Database=y", "Server=x;Password=***;Database=y"),
+        ("token => pw", "token => ***"),
+        ("redis://:p/pw@db:6379/0", "redis://***@db:6379/0"),
+        ("Authorization: Token pwpwpwpw", "Authorization: Token ***"),
+        ("http://db:8080/a?b=c and d@e.f", "http://db:8080/a?b=c and d@e.f"),
     ],
 )
 def test_addresses_are_shown_without_their_secrets(text: str, shown: str) -> None:
