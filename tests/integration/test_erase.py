@@ -219,14 +219,15 @@ def test_a_value_of_few_bytes_takes_nothing_of_others(tmp_path: Path) -> None:
         tandem_revision=[1, 1, 1],
         last_shop=[7, 1, 3],
     )
-    for name, text in {
+    texts: dict[str, str | bytes] = {
         "verify/v/report.html": "<p>1 of 1 rows</p>",
         "verify/v/cells.json": '{"shop": 10, "rows": 1}',
         "verify/v/ours.json": '{"shop": 1, "rows": 12}',
         "verify/v/page.html": "<td>shop=1</td>",
         "tfx/theirs.gz": gzip.compress(b"\x0a\x0e\x0a\x0c\x0a\x04shop\x12\x04\x1a\x02\x0a\x00"),
         "tfx/ours.gz": gzip.compress(b"\x0a\x0f\x0a\x0d\x0a\x04shop\x12\x05\x1a\x03\x0a\x01\x01"),
-    }.items():
+    }
+    for name, text in texts.items():
         (data / name).parent.mkdir(parents=True, exist_ok=True)
         (data / name).write_bytes(text.encode() if isinstance(text, str) else text)
     report = erase(made.repo(), Subject.parse(["shop=1"]))

@@ -17,22 +17,40 @@ WARM_SHARE = 0.4
 """Of a life, its beginning, which is not looked at: caches fill, heaps reach their size."""
 LEAST_SECONDS = 180.0
 """Lives that are shorter say nothing about slopes."""
-TOLERANCE = {"memory MB": (0.06, 8.0), "threads": (0.0, 2.0), "open files": (0.0, 4.0), "MB": (0.10, 2.0)}
+TOLERANCE = {
+    "memory MB": (0.06, 8.0),
+    "threads": (0.0, 2.0),
+    "open files": (0.0, 4.0),
+    "sockets": (0.0, 4.0),
+    "MB": (0.10, 2.0),
+}
 """Figure -> (share of its level, and so much beside it) by which it may rise over what is looked at of a life. The heap of a JVM, which
 grows by steps up to its bound, may rise by a tenth."""
 JVM_SHARE = 0.10
+_EVENTS = "/services/kafka/log/"
+"""Where the broker keeps the events themselves: as many files as there are weeks of them, open in the broker; no leak."""
 
 
 def held(pid: int) -> dict[str, float]:
-    """What a process holds: memory in MB, threads, open files. Raises OSError where it has ended."""
+    """What a process holds: memory in MB, threads, open files (but for a broker's topics), sockets. Raises OSError where it has ended."""
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
     if "VmRSS" not in status:
         raise ProcessLookupError(pid)
+    opened = [_target(each) for each in Path(f"/proc/{pid}/fd").iterdir()]
+    sockets = sum(each.startswith("socket:") for each in opened)
     return {
         "memory MB": int(status["VmRSS"].split()[0]) / 1024,
         "threads": int(status["Threads"]),
-        "open files": sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir()),
+        "open files": sum(_EVENTS not in each for each in opened) - sockets,
+        "sockets": sockets,
     }
+
+
+def _target(handle: Path) -> str:
+    try:
+        return str(handle.readlink())
+    except OSError:  # closed meanwhile
+        return ""
 
 
 def size(paths: Iterable[Path]) -> float:
@@ -87,6 +105,7 @@ class Watch:
     def __init__(self, find: Callable[[], Mapping[str, int]], folders: Mapping[str, Callable[[], float]], every: float = 10.0) -> None:
         self._find, self._folders, self._every = find, folders, every
         self.lives: dict[tuple[str, int], Life] = {}
+        self._age = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -105,7 +124,15 @@ class Watch:
                 continue
             self.lives.setdefault((name, pid), Life(name)).points.append((now, figures))
         for name, measure in self._folders.items():
-            self.lives.setdefault((name, 0), Life(name)).points.append((now, {"MB": measure()}))
+            self.lives.setdefault((name, -self._age), Life(name)).points.append((now, {"MB": measure()}))
+
+    def anew(self) -> None:
+        """From now on folders hold something else: other definitions, or more partitions."""
+        self._age += 1
+
+    def samples(self) -> list[dict[str, Any]]:
+        """All that was seen: per life its name and points."""
+        return [{"name": life.name, "points": life.points} for life in self.lives.values()]
 
     def close(self) -> None:
         """Look no more."""

@@ -6,7 +6,7 @@ change and in the end. A leak shows as a rise that does not end.
     python -m tests.prove.soak --minutes 24
 
 Adds its tables to the report of ``make prove``, from which ``python -m tests.prove.ledger`` makes docs/proof.md, and writes ``soak.json``
-with every sample into ``--folder``.
+with the tables and ``held.json`` with every sample into ``--folder``.
 """
 
 from __future__ import annotations
@@ -252,8 +252,10 @@ class Soak:
             self.at(0.38, "5 to 3 shards", lambda: self.shards(3))
             self.at(GROWS, "the first replay ends", lambda: replay.wait(300) or None)
             self.at(GROWS, "new partitions", self.grow)
+            watch.anew()
             replay = self.start("replay", "replay", *_span(self.middle, self.end), *at)
             self.at(0.53, "a changed definition is applied", self.change)
+            watch.anew()
             self.at(1.0, "the end of the replay", lambda: replay.wait(600) or None)
             self.at(1.0, "all is delivered", self.caught_up)
             asking.close()
@@ -263,7 +265,7 @@ class Soak:
             self.at(1.0, "verify", self.verify)
             self.at(1.0, "verify --stores", lambda: tandem(self.repo, "verify", "--stores") and None)
         finally:
-            (self.folder / "held.json").write_text(json.dumps(watch.rows(), indent=1))
+            (self.folder / "held.json").write_text(json.dumps(watch.samples()))
             for child in self.children:
                 child.kill()
             tandem(self.repo, "down")

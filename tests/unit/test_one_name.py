@@ -54,7 +54,7 @@ def test_an_unknown_module_is_an_import_error(tmp_path):
 
 @pytest.mark.parametrize("theirs", ["tandem.py", "tandem/__init__.py"])
 def test_a_folder_with_a_tandem_of_its_own(tmp_path, theirs):
-    """FAULTS 32: ``python -m tandem`` is theirs, by Python's own rule; the command, ``python -P -m tandem`` and our children ours."""
+    """FAULTS 32: ``python -m tandem`` there is theirs, by Python's own rule; the command, our children, ``-P -m`` are ours."""
     (tmp_path / theirs).parent.mkdir(exist_ok=True)
     (tmp_path / theirs).write_text("raise SystemExit('theirs')")
     for words in ([sys.executable, "-P", "-m", "tandem"], tandem_command(), module_command("pipelines.cli")):

@@ -189,7 +189,7 @@ def test_children_that_need_no_secret_are_given_none() -> None:
         ("passphrase: pw", "passphrase: ***"),
         ("no secret: a@b.c", "no secret: a@b.c"),
         ("{'password': b'pw', 'x': 1}", "{'password': ***, 'x': 1}"),
-        (r'{\"token\": \"pw\", \"x\": 1}', r'{\"token\": ***, \"x\": 1}'),
+        (r"{\"token\": \"pw\", \"x\": 1}", r"{\"token\": ***, \"x\": 1}"),
         (r'password="p\"pw"; x', "password=***; x"),
         ("secret_key=pw secretKey: pw", "secret_key=*** secretKey: ***"),
         ("AccountKey=pw==;EndpointSuffix=x", "AccountKey=***;EndpointSuffix=x"),

@@ -29,7 +29,7 @@ def pickled(field: pa.Field) -> bool:
 
 
 def plain_columns(table: pa.Table) -> pa.Table:
-    """A table whose views, run-end encoded, dictionary and extension columns are plain ones. Raises ValueError where they would be too large.
+    """A table whose views, run-end encoded, dictionary and extension columns are plain ones. Raises ValueError where these are too large.
 
     Half-floats stay: they hold other whole numbers than floats do. Within lists they are floats.
     """
