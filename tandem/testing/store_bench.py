@@ -76,6 +76,7 @@ def view(
 
 
 def configuration(project: str, settings: Mapping[str, Any]) -> RepoConfig:
+    """Feast's configuration of a repository of this name over a store with these settings."""
     return RepoConfig(
         project=project,
         registry="registry.db",
