@@ -29,6 +29,7 @@ FLOOR0 = tuple(
         "places",
         "origin",
         "parsing",
+        "expressions",
         "fields",
         "event_source",
         "file_formats",

@@ -40,8 +40,8 @@ def _deciding(definition: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _field(was: list[Any], now: list[Any]) -> list[str] | None:
-    name, dtype, required, low, high, domain = was
-    if now[1] != dtype or (now[2] and not required):
+    name, dtype, required, low, high, domain, *read = was
+    if now[1] != dtype or now[6:] != read or (now[2] and not required):
         return None
     out = [f"field {name!r} may be missing"] if required and not now[2] else []
     for old, new, sign, what in ((low, now[3], 1, "min"), (high, now[4], -1, "max")):

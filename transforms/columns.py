@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from transforms.definitions import ARROW_TYPES, EventSource
 from transforms.instants import micros_of_text
 from transforms.json_columns import MAX_PAYLOAD_BYTES
-from transforms.reasons import INFINITE, INVALID_UTF8, MALFORMED, NAN, OVERFLOW, REASONS, WRONG_TYPE
+from transforms.reasons import CODE, INFINITE, INVALID_UTF8, MALFORMED, NAN, OK, OVERFLOW, WRONG_TYPE
 
 __all__ = [
     "CODE",
@@ -46,8 +46,6 @@ __all__ = [
     "typed_fields",
 ]
 
-CODE = {reason: np.uint8(i) for i, reason in enumerate(REASONS)}
-OK = np.uint8(255)
 _MAX_DEPTH = 64
 MAX_INT64, EXACT = 2**63 - 1, 2**53
 """The greatest int64; the greatest integer up to which a float64 holds every one."""

@@ -22,6 +22,19 @@ import pyarrow as pa
 from transforms.durations import check_duration, days, duration_name, hours, micros, minutes, seconds
 from transforms.errors import DefinitionError
 from transforms.event_source import Entity, EventSource
+from transforms.expressions import (
+    Expression,
+    Predicate,
+    case,
+    coalesce,
+    col,
+    concat,
+    lit,
+    max_of,
+    min_of,
+    seconds_between,
+    when,
+)
 from transforms.fields import (
     ARROW_TYPES,
     CREATED,
@@ -32,9 +45,9 @@ from transforms.fields import (
     TIMESTAMP,
     DType,
     Field,
-    Predicate,
     check_comparison,
     check_name,
+    check_reach,
 )
 from transforms.file_formats import Csv
 from transforms.functions import (
@@ -80,6 +93,7 @@ __all__ = [
     "Enum",
     "Epoch",
     "EventSource",
+    "Expression",
     "FINGERPRINT",
     "Feature",
     "FeatureGroup",
@@ -106,12 +120,21 @@ __all__ = [
     "TimeFormat",
     "TopK",
     "Variance",
+    "case",
+    "coalesce",
+    "col",
+    "concat",
     "days",
     "duration_name",
     "hours",
+    "lit",
     "micros",
+    "max_of",
+    "min_of",
     "minutes",
     "seconds",
+    "seconds_between",
+    "when",
 ]
 
 
@@ -199,8 +222,7 @@ class FeatureGroup:
             for key, made in ((f"aggregates of kind {a.kind!r}", type(a)), *((f"states {s.key!r}", s.state) for s in a.states())):
                 if kinds.setdefault(key, made) is not made:
                     raise DefinitionError(f"{what}: two {key} are of different classes; give one class another kind")
-            for name, op, values in a.where.comparisons() if a.where is not None else ():
-                check_comparison(f"{what}: filter of {a.name!r}", self.source.field(name), op, values)
+            self._check_filter(a, f"{what}: filter of {a.name!r}")
             for window in a.windows:
                 if micros(window) % micros(self.hop):
                     raise DefinitionError(
@@ -212,6 +234,16 @@ class FeatureGroup:
                 names.add(name)
         if self.preprocessing_fn is not None and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", self.preprocessing_fn):
             raise DefinitionError(f"{what}: preprocessing_fn {self.preprocessing_fn!r} is not of the form 'module:function'")
+
+    def _check_filter(self, a: Aggregate, what: str) -> None:
+        if isinstance(a.filter, Predicate):
+            for name, op, values in a.filter.comparisons():
+                check_comparison(what, self.source.field(name), op, values)
+        elif a.filter is not None:
+            self.source.check_expression(what, a.filter, "bool")
+            for name, op, values in a.filter.comparisons():
+                if name != self.source.event_time:
+                    check_reach(what, self.source.field(name), op, values)
 
     def _check_null_keys(self, what: str) -> None:
         given = self.null_keys

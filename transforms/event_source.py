@@ -5,7 +5,7 @@ Users import these from :mod:`transforms.definitions`, which has all that a defi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from transforms.durations import check_duration, micros
 from transforms.errors import DefinitionError
-from transforms.fields import EVENT_MARK, TIMESTAMP, Expression, Field, check_name
+from transforms.expressions import Expression, Formula, Predicate, formula_of
+from transforms.fields import EVENT_MARK, TIMESTAMP, Field, check_name
 from transforms.file_formats import Csv
 from transforms.places import EACH, ElementIndex, Header, Path, RecordKey, RecordTimestamp, Step, path_of, path_text
 
@@ -47,7 +48,7 @@ class EventSource:
     topic: str = ""
     description: str = ""
     explode: str | Sequence[Step] | None = None
-    where: Expression | None = None
+    where: Expression | Formula | Predicate | None = None
     file_format: Csv | None = None
     event_time_field: Field | None = None
     """What ``event_time`` was given as, where that was a Field; not to be given itself."""
@@ -57,7 +58,7 @@ class EventSource:
         def __init__(
             self, name: str, fields: Sequence[Field], event_time: str | Field, tie_breaker: str,
             out_of_orderness: timedelta = ..., allowed_lateness: timedelta = ..., files: str = ..., topic: str = ...,
-            description: str = ..., explode: str | Sequence[Step] | None = ..., where: Expression | None = ...,
+            description: str = ..., explode: str | Sequence[Step] | None = ..., where: Expression | Formula | Predicate | None = ...,
             file_format: Csv | None = ..., event_time_field: Field | None = ...,
         ) -> None: ...  # fmt: skip
 
@@ -92,6 +93,7 @@ class EventSource:
         check_duration(f"source {self.name!r}: out_of_orderness", self.out_of_orderness, zero=True)
         check_duration(f"source {self.name!r}: allowed_lateness", self.allowed_lateness, zero=True)
         self._check_explode()
+        self._check_expressions()
 
     def _check_time(self, given: Field) -> None:
         what = f"source {self.name!r}: event_time {given.name!r}"
@@ -113,8 +115,37 @@ class EventSource:
             if whole != self.explode:
                 into = "no list" if self.explode is None else f"the list {path_text(self.explode_path)!r}"
                 raise DefinitionError(f"{what} names {into}, but field {f.name!r} is {path_text(f.path)!r}; make both the same list")
-        if self.where is not None and not all(hasattr(self.where, name) for name in ("fields", "dtype", "apply", "canonical")):
-            raise DefinitionError(f"source {self.name!r}: where={self.where!r} is no expression; write one such as col('type') == 'order'")
+
+    def _check_expressions(self) -> None:
+        known = {f.name: str(f.dtype) for f in self.all_fields if f.value is None}
+        for f in self.all_fields:
+            if f.value is not None:
+                what = f"source {self.name!r}: field {f.name!r}"
+                _check_type(what, f.formula, known, str(f.dtype))
+                known[f.name] = str(f.dtype)
+        if self.where is not None:
+            if not isinstance(self.where, Expression | Formula | Predicate):
+                raise DefinitionError(
+                    f"source {self.name!r}: where={self.where!r} is no expression; write one such as col('type') == 'order'"
+                )
+            kept = formula_of(self.where)
+            object.__setattr__(self, "where", kept)
+            _check_type(f"source {self.name!r}: where", kept, known, "bool")
+
+    def check_expression(self, what: str, formula: Formula, dtype: str) -> None:
+        """Raises DefinitionError, which begins with ``what``, where an expression over the source's fields is none of ``dtype``."""
+        _check_type(what, formula, dict(self.types), dtype)
+
+    @property
+    def types(self) -> tuple[tuple[str, str], ...]:
+        """(name, dtype) of the event time and of each field: what expressions are typed over."""
+        return tuple((f.name, str(f.dtype)) for f in self.all_fields)
+
+    @property
+    def filter(self) -> Formula | None:
+        """``where``, as it is kept."""
+        assert self.where is None or isinstance(self.where, Formula)
+        return self.where
 
     def field(self, name: str) -> Field:
         """The field called ``name``; raises DefinitionError if there is none."""
@@ -170,8 +201,8 @@ class EventSource:
             own["event_time_from"] = self.event_time_field.canonical()[-1]
         if self.explode is not None:
             own["explode"] = list(self.explode_path)
-        if self.where is not None:
-            own["where"] = self.where.canonical()
+        if self.filter is not None:
+            own["where"] = self.filter.canonical()
         return {
             "name": self.name,
             "event_time": self.event_time,
@@ -180,6 +211,16 @@ class EventSource:
             "fields": [f.canonical() for f in self.fields],
             **own,
         }
+
+
+def _check_type(what: str, formula: Formula, known: Mapping[str, str], dtype: str) -> None:
+    try:
+        found = formula.dtype(tuple(known.items()))
+    except DefinitionError as e:
+        raise DefinitionError(f"{what}: {e}") from None
+    if found not in (dtype, "null") and (found, dtype) != ("int64", "float64"):
+        fix = "compare it with a value" if dtype == "bool" else f'write .cast("{dtype}"), or correct one of both'
+        raise DefinitionError(f"{what}: {formula} is {found}, but {dtype} is wanted; {fix}")
 
 
 @dataclass(frozen=True, init=False)

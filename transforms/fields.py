@@ -10,14 +10,13 @@ import operator
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, Literal, Protocol, cast
+from datetime import datetime
+from typing import Any, Literal, cast
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from transforms.durations import micros
 from transforms.errors import DefinitionError
+from transforms.expressions import Expression, Formula, Predicate, col, formula_of
 from transforms.parsing import Parse
 from transforms.places import ElementIndex, Header, Place, RecordKey, RecordTimestamp, Step, canonical_place, path_of
 
@@ -27,7 +26,6 @@ __all__ = [
     "DType",
     "EVENT_MARK",
     "EVENT_TIMESTAMP",
-    "Expression",
     "FIELD_TYPES",
     "FINGERPRINT",
     "Field",
@@ -39,6 +37,7 @@ __all__ = [
     "TIMESTAMP",
     "check_comparison",
     "check_name",
+    "check_reach",
 ]
 
 DType = Literal[
@@ -77,82 +76,6 @@ def check_name(what: str, name: str) -> None:
         raise DefinitionError(f"{what} {name!r}: the name is taken by Tandem itself; choose another")
 
 
-class Predicate:
-    """A filter over events; built from fields by ``>``, ``>=``, ``<``, ``<=``, ``.eq``, ``.ne``, ``.isin``,
-    ``.is_null``, ``.not_null`` and joined by ``&``, ``|`` and ``~``. A comparison with null is false."""
-
-    def __init__(self, op: str, args: tuple[Any, ...]) -> None:
-        self.op = op
-        self.args = args
-
-    def __and__(self, other: Predicate) -> Predicate:
-        return Predicate("and", (self, other))
-
-    def __or__(self, other: Predicate) -> Predicate:
-        return Predicate("or", (self, other))
-
-    def __invert__(self) -> Predicate:
-        return Predicate("not", (self,))
-
-    def __bool__(self) -> bool:
-        raise DefinitionError("a filter has no truth value of its own; join filters with & and | instead of 'and' and 'or'")
-
-    def canonical(self) -> list[Any]:
-        """A JSON-able form that is equal exactly for equal filters; moments are microseconds of UTC."""
-
-        def plain(value: Any) -> Any:
-            if isinstance(value, Predicate):
-                return value.canonical()
-            if isinstance(value, datetime):
-                return micros(value - datetime(1970, 1, 1, tzinfo=UTC))
-            return [plain(v) for v in value] if isinstance(value, tuple) else value
-
-        return [self.op, *(plain(a) for a in self.args)]
-
-    def comparisons(self) -> list[tuple[str, str, tuple[Any, ...]]]:
-        """Every comparison in the filter: (field, operator, the values that it is compared with)."""
-        if self.op in ("and", "or", "not"):
-            return [c for a in self.args for c in a.comparisons()]
-        values = self.args[1:] if self.op != "isin" else self.args[1]
-        return [(self.args[0], self.op, tuple(values))]
-
-    def mask(self, batch: pa.RecordBatch) -> pa.BooleanArray:
-        """The filter over a batch of N events: a boolean array of length N without nulls."""
-        if self.op == "and":
-            return pc.and_(self.args[0].mask(batch), self.args[1].mask(batch))
-        if self.op == "or":
-            return pc.or_(self.args[0].mask(batch), self.args[1].mask(batch))
-        if self.op == "not":
-            return pc.invert(self.args[0].mask(batch))
-        column = batch.column(batch.schema.get_field_index(self.args[0]))
-        if self.op == "is_null":
-            return column.is_null()
-        if self.op == "isin":
-            values = pa.array(list(self.args[1]), type=column.type)
-            if pa.types.is_floating(column.type):  # is_in tells -0.0 from 0.0
-                column, values = pc.add(column, 0.0), pc.add(values, 0.0)
-            return pc.and_(pc.is_in(column, value_set=values), column.is_valid())
-        compare = {">": pc.greater, ">=": pc.greater_equal, "<": pc.less, "<=": pc.less_equal, "==": pc.equal, "!=": pc.not_equal}
-        return pc.fill_null(compare[self.op](column, pa.scalar(self.args[1], type=column.type)), False)
-
-
-class Expression(Protocol):
-    """What computes a column from others."""
-
-    @property
-    def fields(self) -> Iterable[str]:
-        """The names that it reads."""
-
-    def dtype(self, schema: pa.Schema) -> pa.DataType:
-        """The type of its column over rows of ``schema``. Raises DefinitionError where it cannot be computed of them."""
-
-    def apply(self, batch: pa.RecordBatch) -> pa.Array:
-        """Its column over N rows."""
-
-    def canonical(self) -> Any:
-        """A JSON-able form that is equal exactly for equal expressions."""
-
-
 @dataclass(frozen=True)
 class Field:
     """One field of an event.
@@ -164,7 +87,7 @@ class Field:
     ``path`` says where in the record it stands, if not as a member of its own name: a path through the payload (``"user.id"``,
     ``"items[0].sku"``, ``["a name with.dots"]``), or RecordKey(), Header("x-tenant"), RecordTimestamp(), ElementIndex(). ``parse`` says how
     it is read where the value alone does not: Epoch("ms"), TimeFormat(...), Decimal(scale=2) and their like. ``value`` computes it from
-    other fields of the event instead.
+    other fields of the event instead: an expression (:mod:`transforms.expressions.language`), of which the field keeps the formula.
     """
 
     name: str
@@ -177,7 +100,7 @@ class Field:
     description: str = ""
     path: str | Sequence[Step] | Place | None = None
     parse: Parse | None = None
-    value: Expression | None = None
+    value: Expression | Formula | Predicate | None = None
 
     def __post_init__(self) -> None:
         check_name("field", self.name)
@@ -232,13 +155,20 @@ class Field:
         if self.value is not None:
             if self.path is not None or self.parse is not None:
                 raise DefinitionError(f"{what}: value= computes it, so it stands nowhere; drop path= and parse=, or value=")
-            if not all(hasattr(self.value, name) for name in ("fields", "dtype", "apply", "canonical")):
+            if not isinstance(self.value, Expression | Formula | Predicate):
                 raise DefinitionError(f"{what}: value={self.value!r} is no expression; write one such as col('amount') / 100")
+            object.__setattr__(self, "value", formula_of(self.value))
 
     @property
     def place(self) -> Place:
         """Where in the record the field stands."""
         return (self.name,) if self.path is None else cast(Place, self.path)
+
+    @property
+    def formula(self) -> Formula:
+        """The expression that computes it, as it is kept."""
+        assert isinstance(self.value, Formula)
+        return self.value
 
     def canonical(self) -> list[Any]:
         """A JSON-able form of everything that can change a value: what stands elsewhere than under its name is told behind the rest."""
@@ -248,29 +178,37 @@ class Field:
         if self.parse is not None:
             own["parse"] = self.parse.canonical()
         if self.value is not None:
-            own["value"] = self.value.canonical()
+            own["value"] = self.formula.canonical()
         plain = [self.name, self.dtype, self.required, self.min, self.max, list(self.domain) if self.domain else None]
         return [*plain, own] if own else plain
 
-    def __gt__(self, value: Any) -> Predicate:
-        return Predicate(">", (self.name, value))
+    def __gt__(self, value: Any) -> Any:
+        return self._compared(">", value)
 
-    def __ge__(self, value: Any) -> Predicate:
-        return Predicate(">=", (self.name, value))
+    def __ge__(self, value: Any) -> Any:
+        return self._compared(">=", value)
 
-    def __lt__(self, value: Any) -> Predicate:
-        return Predicate("<", (self.name, value))
+    def __lt__(self, value: Any) -> Any:
+        return self._compared("<", value)
 
-    def __le__(self, value: Any) -> Predicate:
-        return Predicate("<=", (self.name, value))
+    def __le__(self, value: Any) -> Any:
+        return self._compared("<=", value)
 
-    def eq(self, value: Any) -> Predicate:
+    def eq(self, value: Any) -> Any:
         """Events whose field equals ``value``."""
-        return Predicate("==", (self.name, value))
+        return self._compared("==", value)
 
-    def ne(self, value: Any) -> Predicate:
+    def ne(self, value: Any) -> Any:
         """Events whose field is not null and differs from ``value``."""
-        return Predicate("!=", (self.name, value))
+        return self._compared("!=", value)
+
+    def _compared(self, op: str, value: Any) -> Any:
+        """A filter; beside another field, or an expression, an expression."""
+        if isinstance(value, Field):
+            value = col(value.name)
+        if isinstance(value, Expression):
+            return Expression(Formula(op, (formula_of(col(self.name)), value.formula)))
+        return Predicate(op, (self.name, value))
 
     def isin(self, values: Iterable[Any]) -> Predicate:
         """Events whose field is one of ``values``."""
@@ -304,6 +242,11 @@ def check_comparison(what: str, f: Field, op: str, values: tuple[Any, ...]) -> N
             )
     if f.dtype == "bool" and op in (">", ">=", "<", "<="):
         raise DefinitionError(f"{what}: {f.name!r} is bool and has no order; use .eq(True) or .eq(False)")
+    check_reach(what, f, op, values)
+
+
+def check_reach(what: str, f: Field, op: str, values: tuple[Any, ...]) -> None:
+    """Refuse a comparison that no event passes which the contract accepts."""
     for value in values:
         if f.domain is not None and (value not in f.domain if op in ("==", "!=", "isin") else not _some(f.domain, op, value)):
             sign, words = "=" if op in ("==", "!=", "isin") else f" {op} ", ", ".join(map(repr, f.domain))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 __all__ = [
+    "CODE",
     "FUTURE_TIMESTAMP",
     "INFINITE",
     "INVALID_UTF8",
@@ -12,6 +15,7 @@ __all__ = [
     "NAN",
     "NONPOSITIVE_TIMESTAMP",
     "NOT_IN_DOMAIN",
+    "OK",
     "OUT_OF_RANGE",
     "OVERFLOW",
     "REASONS",
@@ -64,3 +68,8 @@ REASONS = (
     WRONG_UNIT_TIMESTAMP, FUTURE_TIMESTAMP, MISSING_FIELD, WRONG_TYPE, OVERFLOW, TOO_LONG, NAN, INFINITE, OUT_OF_RANGE, NOT_IN_DOMAIN,
 )  # fmt: skip
 """All reason codes, in order: the first that holds for any field is the record's reason; among fields, the first in schema order."""
+
+CODE = {reason: np.uint8(i) for i, reason in enumerate(REASONS)}
+"""What columns hold of a reason, a byte a row."""
+OK = np.uint8(255)
+"""What columns hold of a row that has no reason."""

@@ -419,7 +419,7 @@ class AggregateContract:
         (aggregate,) = group.aggregates
         assert rows.schema.equals(group.row_schema)
         rows.validate(full=True)
-        where = aggregate.where
+        where = aggregate.filter
         passed = [True] * len(log) if where is None else where.mask(_batch(log)).to_pylist()
         want = []
         overs = [f.over for f in group.features]

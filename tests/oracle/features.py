@@ -10,7 +10,9 @@ from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from typing import Any
 
+from tests.oracle.expressions import true
 from transforms.definitions import Aggregate, FeatureGroup, Predicate
+from transforms.expressions import Formula
 
 Event = dict[str, Any]
 """Field name -> value; the event time (and any timestamp field) is an int of microseconds; null is None or absent."""
@@ -84,16 +86,18 @@ def order(value: Any) -> Any:
 # ------------------------------------------------------------------------------------------------------------- filters
 
 
-def passes(event: Event, where: Predicate | None) -> bool:
-    """Whether an event passes a filter. A comparison with null is false."""
+def passes(event: Event, where: Predicate | Formula | None, types: dict[str, str]) -> bool:
+    """Whether an event passes a filter. A comparison with null is false; in an expression it is null, which is not true."""
     if where is None:
         return True
+    if isinstance(where, Formula):
+        return true(where, event, types)
     if where.op == "and":
-        return passes(event, where.args[0]) and passes(event, where.args[1])
+        return passes(event, where.args[0], types) and passes(event, where.args[1], types)
     if where.op == "or":
-        return passes(event, where.args[0]) or passes(event, where.args[1])
+        return passes(event, where.args[0], types) or passes(event, where.args[1], types)
     if where.op == "not":
-        return not passes(event, where.args[0])
+        return not passes(event, where.args[0], types)
     value = event[where.args[0]]
     if where.op == "is_null":
         return value is None
@@ -123,7 +127,8 @@ def passes(event: Event, where: Predicate | None) -> bool:
 def aggregate(what: Aggregate, window: list[Event], group: FeatureGroup, boundary: int) -> Any:
     """One aggregate over the events of one window."""
     kind = what.kind
-    events = [e for e in window if passes(e, what.where)]
+    types = {f.name: str(f.dtype) for f in group.source.all_fields}
+    events = [e for e in window if passes(e, what.filter, types)]
     if kind == "count":
         return len(events)
     if kind == "age":

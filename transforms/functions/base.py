@@ -29,7 +29,8 @@ import pyarrow as pa
 
 from transforms.durations import check_duration, micros
 from transforms.errors import DataError, DefinitionError
-from transforms.fields import ARROW_TYPES, Predicate, check_name
+from transforms.expressions import Expression, Formula, Predicate
+from transforms.fields import ARROW_TYPES, check_name
 from transforms.functions.arrays import Int
 
 __all__ = ["Aggregate", "Events", "Output", "Param", "State", "StateSpec", "check_aggregate", "checked_output"]
@@ -129,7 +130,7 @@ class StateSpec:
 
     state: type[State]
     column: str | None = None
-    where: Predicate | None = None
+    where: Predicate | Formula | None = None
     param: Param = 0
 
     @property
@@ -152,7 +153,7 @@ class Aggregate:
 
     column: str | None = None
     over: timedelta | Sequence[timedelta] = ()
-    where: Predicate | None = None
+    where: Predicate | Expression | Formula | None = None
     name: str = ""
 
     kind: ClassVar[str] = ""
@@ -184,7 +185,9 @@ class Aggregate:
             raise DefinitionError(f"{what}: needs a field name, e.g. {type(self).__name__}('dep_delay', over=hours(1))")
         if not self.takes and self.column is not None:
             raise DefinitionError(f"{what}: takes no field; filter with where=Field({self.column!r}).not_null()")
-        if self.where is not None and not isinstance(self.where, Predicate):
+        if isinstance(self.where, Expression):
+            object.__setattr__(self, "where", self.where.formula)
+        if self.where is not None and not isinstance(self.where, Predicate | Formula):
             raise DefinitionError(f"{what}: where={self.where!r} is no filter; write where=Field('dep_delay') > 15")
         if not self.name:
             object.__setattr__(self, "name", "_".join(p for p in (self.column, self.default_suffix()) if p))
@@ -223,7 +226,13 @@ class Aggregate:
 
     def state(self, state: type[State], param: Param = 0) -> StateSpec:
         """A state of this aggregate's field and filter."""
-        return StateSpec(state, self.column, self.where, param)
+        return StateSpec(state, self.column, self.filter, param)
+
+    @property
+    def filter(self) -> Predicate | Formula | None:
+        """Which events count, as it is kept: null, and what has no value, does not pass."""
+        assert not isinstance(self.where, Expression)
+        return self.where
 
     def canonical(self) -> dict[str, Any]:
         """A JSON-able form of everything that can change a value."""
@@ -233,7 +242,7 @@ class Aggregate:
             **({"version": self.version} if self.version != 1 else {}),
             **own,
             "over": [micros(w) for w in self.windows],
-            "where": self.where.canonical() if self.where is not None else None,
+            "where": self.filter.canonical() if self.filter is not None else None,
         }
 
     def __reduce__(self) -> tuple[Any, ...]:
