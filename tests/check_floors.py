@@ -43,6 +43,14 @@ FLOOR0 = tuple(
         "json_columns",
         "reasons",
         "columns",
+        "zones",
+        "quick_conversions",
+        "conversions",
+        "nested",
+        "mapping",
+        "computed",
+        "rules",
+        "event_verdicts",
     )
 )
 FLOOR1 = tuple(

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms.definitions import ARROW_TYPES, EventSource
+from transforms.fields import FIELD_TYPES
 from transforms.instants import micros_of_text
 from transforms.json_columns import MAX_PAYLOAD_BYTES
 from transforms.reasons import CODE, INFINITE, INVALID_UTF8, MALFORMED, NAN, OK, OVERFLOW, WRONG_TYPE
@@ -37,13 +38,16 @@ __all__ = [
     "float64_values",
     "from_values",
     "int64_values",
+    "is_text",
     "is_valid",
     "json_values",
     "mark",
     "parse_json",
     "raw_value",
     "target_type",
+    "texts_of",
     "typed_fields",
+    "value_as",
 ]
 
 _MAX_DEPTH = 64
@@ -77,7 +81,7 @@ def convert(column: pa.Array, dtype: str) -> Column:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     t, n = column.type, len(column)
-    texts = _is_text(t)
+    texts = is_text(t)
     if pa.types.is_null(t):
         return pa.nulls(n, target_type(dtype)), all_ok(n)
     if dtype == "string" and texts:
@@ -91,7 +95,7 @@ def convert(column: pa.Array, dtype: str) -> Column:
     if dtype == "timestamp" and (pa.types.is_timestamp(t) or pa.types.is_integer(t)):
         return _timestamps(column), all_ok(n)
     if dtype == "timestamp" and texts:
-        return _one_by_one(_texts(column), dtype)
+        return _one_by_one(texts_of(column), dtype)
     codes = all_ok(n)
     codes[is_valid(column)] = CODE[WRONG_TYPE]
     return pa.nulls(n, target_type(dtype)), codes
@@ -176,14 +180,14 @@ def _one_by_one(values: list[Any], dtype: str) -> Column:
     converted, codes = [], all_ok(len(values))
     for row, value in enumerate(values):
         try:
-            converted.append(None if value is None else _value(value, dtype))
+            converted.append(None if value is None else value_as(value, dtype))
         except Refused as e:
             converted.append(None)
             codes[row] = CODE[e.reason]
     return pa.array(converted, target_type(dtype)), codes
 
 
-def _value(value: Any, dtype: str) -> Any:
+def value_as(value: Any, dtype: str) -> Any:
     """One value as ``dtype``; raises Refused with the reason. NaN and infinity pass for float64: its rules see them."""
     kind = type(value)
     if dtype == "string" and kind is str:
@@ -299,7 +303,7 @@ def json_values(column: pa.Array, dtype: str | None = None) -> list[Any]:
         values = json_values(column)
         for row in np.flatnonzero(convert(column, dtype)[1] != OK).tolist():
             with suppress(Refused):
-                _value(values[row] if isinstance(values[row], str | int | float | list | dict) else str(values[row]), dtype)
+                value_as(values[row] if isinstance(values[row], str | int | float | list | dict) else str(values[row]), dtype)
                 values[row] = {str(column.type): values[row]}
         return values
     if pa.types.is_dictionary(column.type):
@@ -307,7 +311,7 @@ def json_values(column: pa.Array, dtype: str | None = None) -> list[Any]:
     if pa.types.is_float16(column.type):
         column = _doubles(column)
     t = column.type
-    if _is_text(t):
+    if is_text(t):
         return [None if b is None else b.decode("utf-8", "surrogateescape") for b in as_bytes(column)]
     if pa.types.is_timestamp(t):
         values = column.cast(pa.int64()).to_pylist()
@@ -350,14 +354,14 @@ def float64_values(array: pa.Array) -> npt.NDArray[np.float64]:
 
 
 def target_type(dtype: str) -> pa.DataType:
-    return pa.int64() if dtype == "timestamp" else ARROW_TYPES[dtype]
+    return pa.int64() if dtype == "timestamp" else FIELD_TYPES[dtype]
 
 
 def _is_large(t: pa.DataType) -> bool:
     return bool(pa.types.is_large_string(t) or pa.types.is_large_binary(t))
 
 
-def _is_text(t: pa.DataType) -> bool:
+def is_text(t: pa.DataType) -> bool:
     return bool(pa.types.is_string(t) or pa.types.is_binary(t)) or _is_large(t)
 
 
@@ -374,7 +378,7 @@ def _relabel(binary: pa.Array) -> pa.Array:
     return pa.Array.from_buffers(t, len(binary), binary.buffers(), offset=binary.offset)
 
 
-def _texts(column: pa.Array) -> list[str | None]:
+def texts_of(column: pa.Array) -> list[str | None]:
     return [None if b is None else b.decode("utf-8", "surrogateescape") for b in as_bytes(column)]
 
 
@@ -383,7 +387,7 @@ def raw_value(column: pa.Array, row: int) -> Any:
     if pa.types.is_dictionary(column.type):
         column = column[row : row + 1].dictionary_decode() if len(column) else column
         row = 0
-    if _is_text(column.type) or pa.types.is_timestamp(column.type):
+    if is_text(column.type) or pa.types.is_timestamp(column.type):
         return json_values(column[row : row + 1])[0]
     try:
         return column[row].as_py()

@@ -24,63 +24,44 @@ can say which value was meant), and so do more than 64 levels of nesting and mor
 from __future__ import annotations
 
 import json
-import math
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from transforms.columns import (
     CODE,
     EXACT,
-    MAX_INT64,
     OK,
     Codes,
     Column,
     Refused,
     all_ok,
     as_bytes,
-    convert,
     float64_values,
-    from_values,
-    int64_values,
-    is_valid,
     json_values,
-    mark,
     parse_json,
     raw_value,
     target_type,
     typed_fields,
 )
-from transforms.definitions import TIMESTAMP, EventSource, Field, micros
-from transforms.fields import LIST_TYPES, MAX_TEXT_BYTES
-from transforms.instants import micros_of
+from transforms.definitions import TIMESTAMP, EventSource
+from transforms.event_verdicts import judge_events
+from transforms.fields import EVENT_MARK
+from transforms.instants import instant
 from transforms.json_columns import read_columns
+from transforms.mapping import read_records, read_rows
+from transforms.nested import convert_any, from_values_any
 from transforms.origin import Origin
 from transforms.reasons import (
-    FUTURE_TIMESTAMP,
-    INFINITE,
-    INVALID_UTF8,
     MALFORMED,
-    MISSING_FIELD,
-    MISSING_TIMESTAMP,
-    NAN,
-    NONPOSITIVE_TIMESTAMP,
-    NOT_IN_DOMAIN,
-    OUT_OF_RANGE,
     OVERFLOW,
     REASONS,
-    TOO_LONG,
-    WRONG_TYPE,
-    WRONG_TYPE_TIMESTAMP,
-    WRONG_UNIT_TIMESTAMP,
 )
+from transforms.rules import MAX_US, MIN_US, Checked, Now, apply_rules, detail_of, field_of
 
 __all__ = [
     "DEAD_LETTER_SCHEMA",
@@ -110,45 +91,6 @@ DEAD_LETTER_SCHEMA = pa.schema([
 
 _COLUMNAR_FROM = 64
 """Payloads from which on it pays to read them by columns."""
-# Seconds taken for microseconds lie within the first hours of 1970, milliseconds within its first 60 days until the year 2111.
-_WRONG_UNIT_US = micros(timedelta(days=60))
-_MIN_US = micros_of(datetime.min.replace(tzinfo=UTC))
-_MAX_US = micros_of(datetime.max.replace(tzinfo=UTC))
-
-_TIMES = "send whole microseconds since 1970, or text with a zone such as 2024-05-01T10:00:00.123456Z or ...+02:00"
-
-Now = int | npt.NDArray[np.int64]
-"""The instant at which records are judged: one for all, or one for each."""
-
-
-@dataclass(frozen=True)
-class Checked:
-    """The verdict on N records, in their order.
-
-    ``valid`` holds the accepted records, exactly in ``source.arrow_schema``; ``reasons`` and ``details`` (strings of
-    length N) are null for these; ``times`` (timestamps of length N) is every record's event time as far as it can be read.
-    """
-
-    valid: pa.RecordBatch
-    reasons: pa.Array
-    details: pa.Array
-    times: pa.Array
-    records: npt.NDArray[np.int64] | None = None
-    """The record of each row of ``valid``, where a record may be several events or, though it is no reject, none."""
-    passed_over: int = 0
-    """The events that the source's ``where`` does not take."""
-    empty: int = 0
-    """The records without an event: the list that the source explodes is empty, null or missing."""
-
-    @property
-    def accepted(self) -> npt.NDArray[np.int64]:
-        """The record of each row of ``valid``, ascending: row i of ``valid`` is of record ``accepted[i]``."""
-        return np.flatnonzero(~is_valid(self.reasons)) if self.records is None else self.records
-
-    @property
-    def rejected(self) -> npt.NDArray[np.int64]:
-        """The positions of the rejected records, ascending."""
-        return np.flatnonzero(is_valid(self.reasons))
 
 
 def check(batch: pa.RecordBatch, source: EventSource, now_us: Now, max_future_us: int, origin: Origin | None = None) -> Checked:
@@ -157,7 +99,10 @@ def check(batch: pa.RecordBatch, source: EventSource, now_us: Now, max_future_us
     An event time later than ``now_us + max_future_us`` is refused. ``origin`` is what the N records carry beside their values. Never
     raises for what the rows hold.
     """
-    _not_yet(source)
+    if source.mapped:
+        if _marked(batch):
+            return _as_read(check(batch, source.plain, now_us, max_future_us), source)
+        return judge_events(source, read_rows(batch, source, origin), now_us, max_future_us)
     n = batch.num_rows
     names = batch.schema.names
     columns: dict[str, Column] = {}
@@ -166,7 +111,7 @@ def check(batch: pa.RecordBatch, source: EventSource, now_us: Now, max_future_us
     for name, dtype in typed_fields(source):
         places = [i for i, other in enumerate(names) if other == name]
         raw[name] = batch.column(places[0]) if places else pa.nulls(n)
-        columns[name] = convert(raw[name], dtype)
+        columns[name] = convert_any(raw[name], dtype)
         if len(places) > 1:
             start[:] = CODE[MALFORMED]
             notes = dict.fromkeys(range(n), f"the column {name!r} is there {len(places)} times")
@@ -177,8 +122,7 @@ def check_json(
     payloads: pa.Array | Sequence[bytes | None], source: EventSource, now_us: Now, max_future_us: int, origin: Origin | None = None
 ) -> Checked:
     """Judge N payloads (a binary or string array, or a sequence of bytes or None), each one JSON object; as :func:`check`."""
-    _not_yet(source)
-    if isinstance(payloads, pa.Array) and pa.types.is_binary(payloads.type) and len(payloads) >= _COLUMNAR_FROM:
+    if isinstance(payloads, pa.Array) and pa.types.is_binary(payloads.type) and len(payloads) >= _COLUMNAR_FROM and not source.mapped:
         return _check_json_columns(payloads, source, now_us, max_future_us)
     if isinstance(payloads, (pa.Array, pa.ChunkedArray)):
         payloads = as_bytes(payloads)
@@ -190,7 +134,7 @@ def check_json(
         except Refused as e:
             records.append({})
             refused[row] = e.reason, e.detail
-    return check_records(records, refused, source, now_us, max_future_us)
+    return check_records(records, refused, source, now_us, max_future_us, origin)
 
 
 def check_records(
@@ -203,12 +147,22 @@ def check_records(
     lists are stepped through by paths. ``refused`` maps the positions of records that could not be decoded to (reason, detail); what
     stands there is not looked at.
     """
-    _not_yet(source)
+    if source.mapped:
+        marked = np.array([r.get(EVENT_MARK) is not None for r in records], bool)
+        if not marked.any():
+            return judge_events(source, read_records(records, refused, source, origin), now_us, max_future_us)
+        parts = []
+        for rows, of in ((np.flatnonzero(marked), source.plain), (np.flatnonzero(~marked), source)):
+            some = {at: refused[row] for at, row in enumerate(rows.tolist()) if row in refused}
+            nows, beside = now_us if isinstance(now_us, int) else now_us[rows], None if origin is None else origin.take(rows)
+            if len(rows):
+                parts.append((rows, check_records([records[row] for row in rows], some, of, nows, max_future_us, beside)))
+        return _joined(parts, source)
     start = all_ok(len(records))
     for row, (reason, _) in refused.items():
         start[row] = CODE[reason]
     notes = {row: detail for row, (_, detail) in refused.items()}
-    columns = {name: from_values([r.get(name) for r in records], dtype) for name, dtype in typed_fields(source)}
+    columns = {name: from_values_any([r.get(name) for r in records], dtype) for name, dtype in typed_fields(source)}
     return _judge(source, columns, start, notes, lambda name, row: records[row].get(name), now_us, max_future_us)
 
 
@@ -219,12 +173,12 @@ def _check_json_columns(payloads: pa.Array, source: EventSource, now_us: Now, ma
     schema = pa.schema([(name, target_type(dtype)) for name, dtype in typed_fields(source)])
     found, places, times = [], [], []
     for rows, batch in read_columns(payloads, schema):
-        columns = {name: convert(batch.column(i), dtype) for i, (name, dtype) in enumerate(typed_fields(source))}
+        columns = {name: convert_any(batch.column(i), dtype) for i, (name, dtype) in enumerate(typed_fields(source))}
         for f in source.fields:
             if f.dtype == "float64":  # of an integer this large a float64 is not known to be exact
                 array, codes = columns[f.name]
                 codes[np.abs(float64_values(array)) >= EXACT] = CODE[OVERFLOW]
-        arrays, by_column, when = _apply(source, columns, now_us if isinstance(now_us, int) else now_us[rows], max_future_us)
+        arrays, by_column, when = apply_rules(source, columns, now_us if isinstance(now_us, int) else now_us[rows], max_future_us)
         good = np.logical_and.reduce([codes == OK for codes in by_column.values()])
         keep = pa.array(good)
         found.append(pa.RecordBatch.from_arrays(arrays, schema=source.arrow_schema).filter(keep))
@@ -251,11 +205,6 @@ def _check_json_columns(payloads: pa.Array, source: EventSource, now_us: Now, ma
     return Checked(found[0], none, none, times[0])
 
 
-def _not_yet(source: EventSource) -> None:
-    if source.mapped or any(f.dtype in LIST_TYPES for f in source.fields):
-        raise NotImplementedError(f"source {source.name!r}: paths, parse, value, where, explode and lists are declared, but not read yet")
-
-
 def encode_json(batch: pa.RecordBatch, source: EventSource | None = None) -> pa.Array:
     """The canonical payload of each row: a binary array of length N, one compact JSON object per row, keys in column order.
 
@@ -263,16 +212,28 @@ def encode_json(batch: pa.RecordBatch, source: EventSource | None = None) -> pa.
     batch comes back from :func:`check_json` exactly. Any other batch can be encoded too, so that a reject keeps what it
     held: bytes that are not UTF-8 stand in the payload as they were (so it is not valid UTF-8 either), NaN and infinity
     as the tokens that :func:`check_json` reads; values that JSON has no form for (dates, decimals) as text. With its ``source`` a
-    record that :func:`check` refuses is refused by :func:`check_json` too: what would be another value there stands as an object.
+    record that :func:`check` refuses is refused by :func:`check_json` too: what would be another value there stands as an object. A valid
+    batch of a source that maps what it reads says so in a member more, ``tandem_event``, so that it is not mapped once more.
     """
     # An encoder per call: surrogate escapes from json_values pass through it and become the original bytes again.
     encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
     names = batch.schema.names
-    dtypes = {} if source is None else dict(typed_fields(source))
+    marked = (batch.schema.metadata or {}).get(EVENT_MARK.encode())
+    mapped = source is not None and source.mapped and marked is None
+    dtypes = {} if source is None else {f.name: f.dtype for f in source.all_fields if not mapped or (f.path is None and f.parse is None)}
     lists = [json_values(column, dtypes.get(name)) for name, column in zip(names, batch.columns, strict=True)]
+    if mapped:  # a number would be read in the unit of its field, and not as the moment that it is
+        lists = [_moments(v) if pa.types.is_timestamp(c.type) else v for c, v in zip(batch.columns, lists, strict=True)]
+    if marked is not None and EVENT_MARK not in names:
+        names, lists = [EVENT_MARK, *names], [[marked.decode(errors="replace")] * batch.num_rows, *lists]
     rows = zip(*lists, strict=True) if lists else [()] * batch.num_rows
     texts = [encode(dict(zip(names, row, strict=True))).encode("utf-8", "surrogateescape") for row in rows]
     return pa.array(texts, type=pa.binary())
+
+
+def _moments(values: list[Any]) -> list[Any]:
+    """Microseconds as text that says its zone, where that can be."""
+    return [f"{instant(v):%Y-%m-%dT%H:%M:%S.%f}Z".rjust(27, "0") if v is not None and MIN_US <= v <= MAX_US else v for v in values]
 
 
 def dead_letters(
@@ -297,15 +258,6 @@ def dead_letters(
     return pa.RecordBatch.from_arrays(columns, schema=DEAD_LETTER_SCHEMA)
 
 
-_NAMED = re.compile(r"([a-z][a-z0-9_]*)(?: is missing or null\Z|=| \((?:an object|a list)\) )")
-
-
-def field_of(detail: str | None) -> str | None:
-    """The field that a reject's detail is about; None where it is about the record as a whole."""
-    found = _NAMED.match(detail or "")
-    return found[1] if found else None
-
-
 # ---- the verdict -------------------------------------------------------------------------------------------------------
 
 
@@ -314,7 +266,7 @@ def _judge(
     now_us: Now, max_future_us: int,
 ) -> Checked:  # fmt: skip
     """The verdicts on converted columns. ``start`` and ``notes`` are verdicts that hold for whole records already."""
-    arrays, codes, times = _apply(source, columns, now_us, max_future_us)
+    arrays, codes, times = apply_rules(source, columns, now_us, max_future_us)
     verdict = start.copy()
     for column_codes in codes.values():
         np.minimum(verdict, column_codes, out=verdict)
@@ -330,92 +282,35 @@ def _judge(
             details[row] = notes[row]
         else:
             name = next(name for name, c in codes.items() if c[row] == verdict[row])
-            details[row] = _detail(source, name, REASONS[verdict[row]], raw(name, row), max_future_us)
+            details[row] = detail_of(source, name, REASONS[verdict[row]], raw(name, row), max_future_us)
     reasons = pa.array(REASONS).take(pa.array(np.where(good, 0, verdict).astype(np.int64), mask=good))
     return Checked(valid.filter(pa.array(good)), reasons, pa.array(details, pa.string()), times)
 
 
-def _apply(
-    source: EventSource, columns: dict[str, Column], now_us: Now, max_future_us: int
-) -> tuple[list[pa.Array], dict[str, Codes], pa.Array]:
-    """The rules on N converted rows: the columns in ``source.arrow_schema``, a code per column and row, and the event times."""
-    us, time_codes = columns[source.event_time]
-    micros_of, absent = int64_values(us), ~is_valid(us)
-    codes = {source.event_time: time_codes}
-    time_codes[time_codes != OK] = CODE[WRONG_TYPE_TIMESTAMP]
-    mark(time_codes, absent, MISSING_TIMESTAMP)
-    mark(time_codes, micros_of <= 0, NONPOSITIVE_TIMESTAMP)
-    mark(time_codes, micros_of < _WRONG_UNIT_US, WRONG_UNIT_TIMESTAMP)
-    now_us = max(_MIN_US, min(_MAX_US, now_us)) if isinstance(now_us, int) else np.clip(now_us, _MIN_US, _MAX_US)
-    horizon = now_us + min(max_future_us, _MAX_US - _MIN_US)
-    mark(time_codes, micros_of > np.minimum(horizon, _MAX_US), FUTURE_TIMESTAMP)
-    times = pa.array(micros_of, mask=absent | (micros_of < _MIN_US) | (micros_of > _MAX_US)).cast(TIMESTAMP)
-    arrays = [times]
-    for f in source.fields:
-        array, field_codes = columns[f.name]
-        codes[f.name] = _apply_rules(f, array, field_codes)
-        arrays.append(array.cast(TIMESTAMP) if f.dtype == "timestamp" else array)
-    return arrays, codes, times
+def _marked(batch: pa.RecordBatch) -> bool:
+    """Whether rows hold events as they were read, by the schema of their file or by a column that says so of each."""
+    if EVENT_MARK.encode() in (batch.schema.metadata or {}):
+        return True
+    return EVENT_MARK in batch.schema.names and batch.num_rows > 0 and not batch.column(batch.schema.get_field_index(EVENT_MARK)).null_count
 
 
-def _apply_rules(f: Field, array: pa.Array, codes: Codes) -> Codes:
-    present = is_valid(array)
-    if f.required:
-        mark(codes, ~present, MISSING_FIELD)
-    if f.dtype == "timestamp":
-        us = int64_values(array)
-        mark(codes, (us < _MIN_US) | (us > _MAX_US), OUT_OF_RANGE)
-    elif f.dtype == "float64":
-        values = float64_values(array)
-        mark(codes, np.isnan(values), NAN)
-        mark(codes, np.isinf(values), INFINITE)
-        if f.min is not None:
-            mark(codes, present & (values < f.min), OUT_OF_RANGE)
-        if f.max is not None:
-            mark(codes, present & (values > f.max), OUT_OF_RANGE)
-    elif f.dtype == "int64" and (f.min is not None or f.max is not None):
-        whole = int64_values(array)
-        low, high = _whole_bounds(f)
-        mark(codes, present & ((whole < low) | (whole > high)) if low <= high else present, OUT_OF_RANGE)
-    elif f.dtype == "string":
-        mark(codes, pc.fill_null(pc.binary_length(array), 0).to_numpy(zero_copy_only=False) > MAX_TEXT_BYTES, TOO_LONG)
-    if f.domain is not None:
-        known = pc.is_in(array, value_set=pa.array(list(f.domain), type=array.type))
-        mark(codes, present & ~known.to_numpy(zero_copy_only=False), NOT_IN_DOMAIN)
-    return codes
+def _as_read(checked: Checked, source: EventSource) -> Checked:
+    return replace(checked, valid=pa.RecordBatch.from_arrays(checked.valid.columns, schema=source.arrow_schema))
 
 
-def _whole_bounds(f: Field) -> tuple[int, int]:
-    """The inclusive int64 bounds that are the same as the field's bounds for integers; low > high allows none."""
-    low = -MAX_INT64 - 1 if f.min is None or f.min < -MAX_INT64 - 1 else MAX_INT64 + 1 if f.min > MAX_INT64 else math.ceil(f.min)
-    high = MAX_INT64 if f.max is None or f.max > MAX_INT64 else -MAX_INT64 - 2 if f.max < -MAX_INT64 - 1 else math.floor(f.max)
-    return (low, high) if low <= MAX_INT64 and high >= -MAX_INT64 - 1 else (1, 0)
-
-
-def _detail(source: EventSource, name: str, reason: str, value: Any, max_future_us: int) -> str:
-    """One line that names the field, the value and the rule."""
-    if reason in (MISSING_TIMESTAMP, MISSING_FIELD):
-        return f"{name} is missing or null"
-    if isinstance(value, (dict, list, set, tuple)):
-        shown = f"{name} ({'an object' if isinstance(value, dict) else 'a list'})"
-    else:
-        shown = repr(value[:80] if isinstance(value, (str, bytes)) else value)
-        shown = f"{name}={shown if len(shown) <= 100 else shown[:97] + '...'}"
-    if reason == FUTURE_TIMESTAMP:
-        return f"{shown} lies more than {timedelta(microseconds=max_future_us)} ahead of the instant that it is judged at"
-    if reason == WRONG_UNIT_TIMESTAMP:
-        return f"{shown} lies in early 1970: it looks like seconds or milliseconds; send microseconds"
-    if reason == TOO_LONG:
-        return f"{shown} is longer than {MAX_TEXT_BYTES} bytes"
-    if reason in (WRONG_TYPE_TIMESTAMP, NONPOSITIVE_TIMESTAMP):
-        return f"{shown} {f'is no timestamp; {_TIMES}' if reason == WRONG_TYPE_TIMESTAMP else 'is not after 1970'}"
-    f = source.field(name)
-    if reason == OUT_OF_RANGE:
-        low, high = (1, 9999) if f.dtype == "timestamp" else (f.min, f.max)
-        return f"{shown} is outside of {'the years ' if f.dtype == 'timestamp' else ''}{low} to {high}".replace("None", "any")
-    if reason == NOT_IN_DOMAIN:
-        allowed = list(f.domain or ())
-        return f"{shown} is none of {', '.join(map(repr, allowed)) if len(allowed) <= 8 else f'the {len(allowed)} allowed values'}"
-    taken = f"; {_TIMES}" if f.dtype == "timestamp" else ""
-    ends = {WRONG_TYPE: f"is no {f.dtype}{taken}", OVERFLOW: f"does not fit {f.dtype} exactly", INVALID_UTF8: "is not valid UTF-8"}
-    return f"{shown} {ends.get(reason, 'is not a finite number')}"
+def _joined(parts: Sequence[tuple[npt.NDArray[np.int64], Checked]], source: EventSource) -> Checked:
+    """The verdicts on records that were judged in parts, each with the positions of its records, in the order of these."""
+    schema = source.arrow_schema
+    rows = np.concatenate([at for at, _ in parts])
+    by_row = pa.array(np.argsort(rows, kind="stable"))
+    records = np.concatenate([at[checked.accepted] for at, checked in parts])
+    order = np.argsort(records, kind="stable")
+    columns = [pa.concat_arrays([c.valid.column(i) for _, c in parts]).take(pa.array(order)) for i in range(len(schema))]
+    reasons, details, times = (
+        pa.concat_arrays(column).take(by_row) for column in zip(*((c.reasons, c.details, c.times) for _, c in parts), strict=True)
+    )
+    several = source.explode is not None or source.where is not None
+    return Checked(
+        pa.RecordBatch.from_arrays(columns, schema=schema), reasons, details, times, records[order] if several else None,
+        sum(c.passed_over for _, c in parts), sum(c.empty for _, c in parts),
+    )  # fmt: skip

@@ -75,6 +75,8 @@ class EventSource:
             object.__setattr__(self, "event_time", given.name)
             plain = given.path is None and given.parse is None and given.value is None
             object.__setattr__(self, "event_time_field", None if plain else given)
+        elif self.event_time_field is not None and self.event_time_field.name != given:  # a copy with another event time
+            object.__setattr__(self, "event_time_field", None)
         seen: set[str] = set()
         for f in self.fields:
             if not isinstance(f, Field) or f.dtype is None:

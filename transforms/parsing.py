@@ -1,5 +1,6 @@
 """How a value is read: what a field's ``parse`` may be. The declarations; the reading itself is :mod:`transforms.conversions`' business.
 
+A text that says its zone itself (RFC 3339, ``2024-05-01T10:00:00.5+02:00``) is the moment that it says to all that read times.
 Each is a plain value, checked where it is written, and part of the fingerprint of the definitions that use it.
 """
 

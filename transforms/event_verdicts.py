@@ -1,0 +1,71 @@
+"""The verdicts on records of a source that maps what it reads: N records, judged as the events that were made of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from transforms.columns import OK, all_ok, int64_values, is_valid
+from transforms.computed import chosen, compute
+from transforms.event_source import EventSource
+from transforms.fields import TIMESTAMP
+from transforms.mapping import Read
+from transforms.places import EACH, canonical_place, path_text
+from transforms.reasons import REASONS
+from transforms.rules import MAX_US, MIN_US, Checked, Now, apply_rules, detail_of
+
+__all__ = ["judge_events"]
+
+
+def judge_events(source: EventSource, read: Read, now_us: Now, max_future_us: int) -> Checked:
+    """The verdicts on N records as the M events that were made of them: one event that is wrong makes its record a reject, and none of
+    the record's events counts, so that a record that is produced again, repaired, counts once."""
+    columns, records, start, notes = read.columns, read.records, read.start, read.notes
+    compute(source, columns, len(records))
+    us, _ = columns[source.event_time]
+    at = np.arange(len(records))
+    earliest = _earliest(us, records, len(start))
+    passed = 0
+    if source.where is not None:
+        take = chosen(source, columns, len(records))
+        passed = int((~take & (start[records] == OK)).sum())
+        at, records = at[take], records[take]
+        keep = pa.array(take)
+        columns = {name: (array.filter(keep), codes[take]) for name, (array, codes) in columns.items()}
+    arrays, by_column, _ = apply_rules(source, columns, now_us if isinstance(now_us, int) else now_us[records], max_future_us)
+    of_event = np.minimum.reduce(list(by_column.values())) if len(records) else all_ok(0)
+    verdict = start.copy()
+    np.minimum.at(verdict, records, of_event)
+    good = verdict == OK
+    valid = pa.RecordBatch.from_arrays(arrays, schema=source.arrow_schema).filter(pa.array(good[records]))
+    details: list[str | None] = [None] * len(good)
+    of_elements = {f.name for f in source.all_fields if f.value is not None or EACH in canonical_place(f.place)}
+    first: dict[int, int] = {}
+    for event in np.flatnonzero((of_event == verdict[records]) & ~good[records]).tolist():
+        first.setdefault(int(records[event]), event)
+    for row in np.flatnonzero(~good).tolist():
+        if row in notes and start[row] == verdict[row]:
+            details[row] = notes[row]
+        else:
+            event = first[row]
+            name = next(name for name, c in by_column.items() if c[event] == verdict[row])
+            value, why = read.raw[name](int(at[event])) if name in read.raw else (columns[name][0][event].as_py(), "")
+            inside = ""
+            if read.elements is not None and name in of_elements:
+                inside = f" (element {read.elements[at[event]]} of {path_text(source.explode_path)})"
+            details[row] = detail_of(source, name, REASONS[verdict[row]], value, max_future_us, why) + inside
+    reasons = pa.array(REASONS).take(pa.array(np.where(good, 0, verdict).astype(np.int64), mask=good))
+    several = source.explode is not None or source.where is not None
+    return Checked(
+        valid, reasons, pa.array(details, pa.string()), earliest, records[good[records]] if several else None, passed, read.empty
+    )  # fmt: skip
+
+
+def _earliest(us: pa.Array, records: npt.NDArray[np.int64], n: int) -> pa.Array:
+    """The event time of each of N records, as far as it can be read: that of its earliest event."""
+    values = int64_values(us)
+    there = is_valid(us) & (values >= MIN_US) & (values <= MAX_US)
+    times = np.full(n, MAX_US + 1, np.int64)
+    np.minimum.at(times, records[there], values[there])
+    return pa.array(times, mask=times > MAX_US).cast(TIMESTAMP)

@@ -1,0 +1,170 @@
+"""Steps into structs, lists and maps of Arrow, and lists as the fields of an event: columns, with what has another form named."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from transforms.columns import CODE, OK, Column, Refused, all_ok, convert, float64_values, from_values, is_valid, target_type, value_as
+from transforms.fields import LIST_TYPES, MAX_TEXT_BYTES
+from transforms.places import Path, Step, path_text
+from transforms.reasons import INFINITE, NAN, TOO_LONG, WRONG_TYPE
+
+__all__ = ["MAX_ELEMENTS", "Misplaced", "convert_any", "find", "from_values_any", "list_value", "spans", "step_into", "step_refused"]
+
+Int = npt.NDArray[np.int64]
+
+MAX_ELEMENTS = 8192
+"""The longest list that a field may be; of texts also no more bytes than one text may have."""
+
+
+def spans(column: pa.Array) -> tuple[Int, Int, pa.Array] | None:
+    """Of N lists the first element and the number of elements in their values; None for a column of no lists."""
+    t, n = column.type, len(column)
+    if pa.types.is_list(t) or pa.types.is_large_list(t):
+        ends = column.offsets.to_numpy(zero_copy_only=False).astype(np.int64) if n else np.zeros(1, np.int64)
+        first, size, values = ends[:-1], np.diff(ends), column.values
+    elif pa.types.is_fixed_size_list(t):
+        first = (column.offset + np.arange(n, dtype=np.int64)) * t.list_size
+        size, values = np.full(n, t.list_size, np.int64), column.values
+    else:
+        return None
+    return first, np.where(is_valid(column), size, 0), values
+
+
+def step_into(column: pa.Array, step: Step) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
+    """The members or elements at ``step`` of N values, null where there are none; and which values are of another form, bool [N]."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    n, t = len(column), column.type
+    fine = np.zeros(n, bool)
+    if pa.types.is_null(t):
+        return pa.nulls(n), fine
+    if isinstance(step, int) and (found := spans(column)) is not None:
+        first, size, values = found
+        at = step if step >= 0 else size + step
+        there = (at >= 0) & (at < size)
+        return values.take(pa.array(np.where(there, first + at, 0), mask=~there)), fine
+    if isinstance(step, str) and pa.types.is_struct(t):
+        index = next((i for i in range(t.num_fields) if t[i].name == step), None)
+        return (pa.nulls(n) if index is None else column.flatten()[index]), fine
+    if isinstance(step, str) and pa.types.is_map(t) and (pa.types.is_string(t.key_type) or pa.types.is_large_string(t.key_type)):
+        ends = column.offsets.to_numpy(zero_copy_only=False).astype(np.int64) if n else np.zeros(1, np.int64)
+        names, items = column.keys.slice(ends[0], ends[-1] - ends[0]), column.items
+        hit = ends[0] + np.flatnonzero(pc.equal(names, pa.scalar(step, t.key_type)).to_numpy(zero_copy_only=False))
+        where = np.full(n, -1, np.int64)
+        where[np.searchsorted(ends, hit, "right") - 1] = hit
+        where[~is_valid(column)] = -1
+        return items.take(pa.array(where, mask=where < 0)), fine
+    return pa.nulls(n), is_valid(column)
+
+
+def find(value: Any, path: Path, done: int = 0) -> Any:
+    """What stands at a path of a value as Python has it, None for nothing; ``done`` of its steps led to the value. Raises Misplaced."""
+    for number, step in enumerate(path[done:], done):
+        if value is None:
+            return None
+        if isinstance(step, str) and isinstance(value, dict):
+            value = value.get(step)
+        elif isinstance(step, int) and isinstance(value, (list, tuple)):
+            value = value[step] if -len(value) <= step < len(value) else None
+        else:
+            raise Misplaced(value, step_refused(path, number))
+    return value
+
+
+def step_refused(path: Path, number: int) -> str:
+    """The end of a detail: what stands before a step of a path is of another form."""
+    form = "an object" if isinstance(path[number], str) else "a list"
+    return f"at {path_text(path[:number])} is not {form}, as the path {path_text(path)} needs"
+
+
+class Misplaced(Refused):
+    """What stands on the way is of another form."""
+
+    def __init__(self, value: Any, detail: str) -> None:
+        super().__init__(WRONG_TYPE, detail)
+        self.value = value
+
+
+# ---- lists as fields -----------------------------------------------------------------------------------------------------
+
+
+def convert_any(column: pa.Array, dtype: str) -> Column:
+    """As :func:`transforms.columns.convert`, of dtypes of lists too."""
+    if dtype not in LIST_TYPES:
+        return convert(column, dtype)
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    n, valid = len(column), is_valid(column)
+    codes = all_ok(n)
+    if pa.types.is_null(column.type):
+        return pa.nulls(n, target_type(dtype)), codes
+    found = spans(column)
+    if found is None:
+        codes[valid] = CODE[WRONG_TYPE]
+        return pa.nulls(n, target_type(dtype)), codes
+    first, size, values = found
+    codes[size > MAX_ELEMENTS] = CODE[TOO_LONG]
+    size = np.where(codes == OK, size, 0)
+    ends = np.concatenate([[0], np.cumsum(size)])
+    at = np.repeat(first - ends[:-1], size) + np.arange(ends[-1])
+    elements, own = convert(values.take(pa.array(at)), dtype[5:-1])
+    own[~is_valid(elements) & (own == OK)] = CODE[WRONG_TYPE]
+    if dtype == "list<float64>":
+        reals = float64_values(elements)
+        own[np.isnan(reals) & (own == OK)] = CODE[NAN]
+        own[np.isinf(reals) & (own == OK)] = CODE[INFINITE]
+    bad = np.flatnonzero(own != OK)
+    rows = np.searchsorted(ends, bad, "right") - 1
+    # The first element that is wrong gives the reason.
+    firsts, index = np.unique(rows, return_index=True)
+    codes[firsts] = own[bad[index]]
+    if dtype == "list<string>":
+        lengths = np.concatenate([[0], np.cumsum(pc.fill_null(pc.binary_length(elements), 0).to_numpy(zero_copy_only=False))])
+        codes[(lengths[ends[1:]] - lengths[ends[:-1]] > MAX_TEXT_BYTES) & (codes == OK)] = CODE[TOO_LONG]
+    out = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), elements)
+    if (~valid | (codes != OK)).any():
+        out = pc.if_else(pa.array(valid & (codes == OK)), out, pa.nulls(n, out.type))
+    return out.cast(target_type(dtype)), codes
+
+
+def from_values_any(values: list[Any], dtype: str) -> Column:
+    """As :func:`transforms.columns.from_values`, of dtypes of lists too."""
+    if dtype not in LIST_TYPES:
+        return from_values(values, dtype)
+    out, codes = [], all_ok(len(values))
+    for row, value in enumerate(values):
+        try:
+            out.append(None if value is None else list_value(value, dtype))
+        except Refused as refused:
+            out.append(None)
+            codes[row] = CODE[refused.reason]
+    return pa.array(out, target_type(dtype)), codes
+
+
+def list_value(value: Any, dtype: str) -> list[Any]:
+    """A list that is not null as a list of ``dtype``. Raises Refused; its detail names the first element that is wrong."""
+    if not isinstance(value, (list, tuple)):
+        raise Refused(WRONG_TYPE, f"is no {dtype}")
+    if len(value) > MAX_ELEMENTS:
+        raise Refused(TOO_LONG, f"has {len(value)} elements, above the limit of {MAX_ELEMENTS}")
+    out = []
+    for number, element in enumerate(value):
+        try:
+            if element is None:
+                raise Refused(WRONG_TYPE)
+            one = value_as(element, dtype[5:-1])
+        except Refused as refused:
+            raise Refused(refused.reason, f"is no {dtype}: element {number} is {str(element)[:40]!r}") from None
+        if isinstance(one, float) and not math.isfinite(one):
+            raise Refused(NAN if math.isnan(one) else INFINITE, f"is not a list of finite numbers: element {number} is {one}")
+        out.append(one)
+    if dtype == "list<string>" and sum(len(one.encode()) for one in out) > MAX_TEXT_BYTES:
+        raise Refused(TOO_LONG, f"is longer than {MAX_TEXT_BYTES} bytes in all")
+    return out

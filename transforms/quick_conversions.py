@@ -1,0 +1,219 @@
+"""The readings of :mod:`transforms.conversions` by columns, for the values whose reading is plain; what is not is left to it."""
+
+from __future__ import annotations
+
+import functools
+import re
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from transforms.columns import EXACT, MAX_INT64, as_bytes, convert, float64_values, int64_values, is_text
+from transforms.parsing import Date, Decimal, Epoch, Number, Parse, TimeFormat
+from transforms.zones import utc_of
+
+__all__ = ["Quick", "quick"]
+
+Quick = tuple[npt.NDArray[np.int64] | npt.NDArray[np.float64], npt.NDArray[np.bool_]]
+"""Values [N], and which of them are right, bool [N]; nothing is said of the others."""
+
+_FACTORS = {"s": 1_000_000, "ms": 1000, "us": 1}
+_DAY_US = 86_400_000_000
+_WIDTHS = {"Y": 4, "m": 2, "d": 2, "H": 2, "M": 2, "S": 2}
+_NO_INT = np.zeros(0, np.int64)
+
+
+def quick(column: pa.Array, parse: Parse, dtype: str) -> Quick | None:
+    """The values of N that are read plainly; None where there is no way by columns for this type. What stands at nulls is not meant."""
+    t = column.type
+    whole, real = pa.types.is_integer(t), pa.types.is_float32(t) or pa.types.is_float64(t)
+    if isinstance(parse, Epoch):
+        if whole:
+            return _epoch_whole(column, parse)
+        if real and parse.unit != "ns":
+            return _epoch_real(float64_values(column.cast(pa.float64())), _FACTORS[parse.unit])
+        if parse.text and is_text(t):
+            texts, sure = _matching(column, r"^-?[0-9]{1,18}$")
+            return (_epoch_whole(texts.cast(pa.int64()), parse)[0], sure) if sure.any() else None
+    if isinstance(parse, Date):
+        if pa.types.is_date32(t):
+            return _scaled(int64_values(column.cast(pa.int32()).cast(pa.int64())), _DAY_US)
+        if pa.types.is_date64(t):
+            return _scaled(int64_values(column.cast(pa.int64())), 1000)
+        if whole:
+            return _scaled(int64_values(convert(column, "timestamp")[0]), _DAY_US)
+        if is_text(t):
+            return _texts(column, "%Y-%m-%d")
+    if isinstance(parse, TimeFormat) and is_text(t) and parse.zone is not None:
+        found = _texts(column, parse.format)
+        if found is not None:
+            local, sure = found
+            us, there = utc_of(np.where(sure, local, 0).astype(np.int64), parse.zone, parse.ambiguous, parse.missing)
+            return us, sure & there
+    if isinstance(parse, Decimal):
+        if whole:
+            return _decimal_units(*_clipped(column), parse.scale, dtype, given=0)
+        if real:
+            return _decimal_real(float64_values(column.cast(pa.float64())), parse.scale, dtype)
+        if pa.types.is_decimal128(t):
+            return _decimal_128(column, parse.scale, dtype)
+        if is_text(t):
+            behind = rf"(\.[0-9]{{1,{parse.scale}}})?" if parse.scale else ""
+            texts, sure = _matching(column, rf"^-?[0-9]{{1,{max(1, 15 - parse.scale)}}}{behind}$")
+            values, exact = _decimal_real(float64_values(texts.cast(pa.float64())), parse.scale, dtype)
+            return values, sure & exact
+    if isinstance(parse, Number) and is_text(t):
+        if dtype == "int64":
+            texts, sure = _matching(column, r"^-?[0-9]{1,18}$")
+            return int64_values(texts.cast(pa.int64())).copy(), sure
+        texts, sure = _matching(column, r"^-?[0-9]{1,15}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,2})?$")
+        return float64_values(texts.cast(pa.float64())) + 0.0, sure
+    return None
+
+
+def _matching(column: pa.Array, pattern: str) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
+    """The texts, where they are of the pattern and "0" elsewhere; and where they are."""
+    try:
+        texts = column.cast(pa.large_binary() if pa.types.is_large_binary(column.type) else column.type).cast(pa.string())
+    except pa.ArrowException:  # not UTF-8, somewhere
+        return pa.array(["0"] * len(column)), np.zeros(len(column), bool)
+    sure = pc.fill_null(pc.match_substring_regex(texts, pattern), False)
+    return pc.if_else(sure, texts, "0"), sure.to_numpy(zero_copy_only=False).copy()
+
+
+def _scaled(values: npt.NDArray[np.int64], factor: int) -> Quick:
+    """Times a factor, clipped to int64 as timestamps are."""
+    most = MAX_INT64 // factor
+    clipped = np.clip(values, -most, most) * factor
+    return np.where(values > most, MAX_INT64, np.where(values < -most, -MAX_INT64, clipped)), np.ones(len(values), bool)
+
+
+def _epoch_whole(column: pa.Array, parse: Epoch) -> Quick:
+    if pa.types.is_uint64(column.type) and parse.unit == "ns":
+        big = column.fill_null(0).to_numpy(zero_copy_only=False) // np.uint64(1000)
+        return big.astype(np.int64), np.ones(len(big), bool)
+    values = int64_values(convert(column, "timestamp")[0])
+    if parse.unit == "ns":
+        return np.floor_divide(values, 1000), np.ones(len(values), bool)
+    return _scaled(values, _FACTORS[parse.unit])
+
+
+def _epoch_real(values: npt.NDArray[np.float64], factor: int) -> Quick:
+    with np.errstate(invalid="ignore", over="ignore"):
+        # From 2**19 up a fraction has so few digits that the product with a million is exact.
+        sure = (values >= 2.0**19) & (values < 2.0**62 / factor)
+        at = np.where(sure, values, 0.0)
+    whole = np.floor(at)
+    fraction = (at - whole) * factor
+    # The whole part may be odd, and half to even is a matter of the sum; times an even factor it is even.
+    us = whole.astype(np.int64) * factor + np.rint(fraction).astype(np.int64)
+    if factor == 1:
+        half = fraction == 0.5
+        us = np.where(half, whole.astype(np.int64) + (whole.astype(np.int64) & 1), us)
+    return us, sure
+
+
+def _clipped(column: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Whole numbers as int64, and which of them fit."""
+    if pa.types.is_uint64(column.type):
+        big = column.fill_null(0).to_numpy(zero_copy_only=False)
+        return np.minimum(big, np.uint64(MAX_INT64)).astype(np.int64), big <= np.uint64(MAX_INT64)
+    return int64_values(column.cast(pa.int64())), np.ones(len(column), bool)
+
+
+def _decimal_units(values: npt.NDArray[np.int64], fits: npt.NDArray[np.bool_], scale: int, dtype: str, given: int) -> Quick:
+    """Whole numbers of 10**-given, as the field has them."""
+    power = 10 ** (scale - given)
+    most = (MAX_INT64 if dtype == "int64" else EXACT) // power
+    sure = fits & (values <= most) & (values >= -most)
+    units = np.where(sure, values, 0) * power
+    return (units, sure) if dtype == "int64" else (units / float(10**scale) + 0.0, sure)
+
+
+def _decimal_real(values: npt.NDArray[np.float64], scale: int, dtype: str) -> Quick:
+    with np.errstate(invalid="ignore", over="ignore"):
+        units = np.rint(values * float(10**scale))
+        sure = (np.abs(units) <= 1e15) & (units / float(10**scale) == values)
+    if dtype == "float64":
+        return values + 0.0, sure
+    return np.where(sure, units, 0).astype(np.int64), sure
+
+
+def _decimal_128(column: pa.Array, scale: int, dtype: str) -> Quick | None:
+    given = column.type.scale
+    if not 0 <= given <= scale or not len(column):
+        return None
+    words = np.frombuffer(column.buffers()[1], np.int64).reshape(-1, 2)[column.offset : column.offset + len(column)]
+    return _decimal_units(words[:, 0], (words[:, 0] >> 63) == words[:, 1], scale, dtype, given)
+
+
+# ---- texts of a fixed form -------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=100)
+def _form(pattern: str) -> tuple[tuple[tuple[str, int, int], ...], tuple[tuple[int, int], ...], tuple[int, ...]] | None:
+    """Of a format of numbers of fixed width: (directive, first, last) of each, the bytes between as (place, byte), and the lengths that
+    a text may have: more than one where it ends in a fraction. None for other formats."""
+    parts: list[tuple[str, int, int]] = []
+    between: list[tuple[int, int]] = []
+    at = 0
+    tokens = re.findall(r"%.|.", pattern, re.DOTALL)
+    for number, token in enumerate(tokens):
+        if token[0] == "%" and token[1:] in _WIDTHS and not any(p[0] == token[1:] for p in parts):
+            parts.append((token[1:], at, at + _WIDTHS[token[1:]]))
+            at += _WIDTHS[token[1:]]
+        elif token == "%f" and number == len(tokens) - 1:
+            return (*parts, ("f", at, at + 6)), tuple(between), tuple(range(at + 1, at + 7))
+        elif token[0] != "%" and token.isascii():
+            between.append((at, ord(token)))
+            at += 1
+        else:
+            return None
+    if not any(p[0] == "Y" for p in parts):
+        return None
+    return tuple(parts), tuple(between), (at,)
+
+
+def _texts(column: pa.Array, pattern: str) -> Quick | None:
+    """Texts in a format of numbers of fixed width as microseconds since a naive 1970."""
+    form = _form(pattern)
+    if form is None or not len(column):
+        return None
+    parts, between, lengths = form
+    if pa.types.is_large_string(column.type) or pa.types.is_large_binary(column.type):
+        column = pa.array(as_bytes(column), pa.binary())
+    _, ends, data = column.buffers()
+    n = len(column)
+    if data is None:
+        return np.zeros(n, np.int64), np.zeros(n, bool)
+    offsets = np.frombuffer(ends, np.int32)[column.offset : column.offset + n + 1].astype(np.int64)
+    text = np.frombuffer(data, np.uint8)
+    size = np.diff(offsets)
+    sure = (size >= lengths[0]) & (size <= lengths[-1])
+    rows = np.flatnonzero(sure)
+    last = lengths[-1]
+    where = offsets[rows][:, None] + np.arange(last)
+    grid = text[np.minimum(where, len(text) - 1)]
+    grid[np.arange(last) >= size[rows][:, None]] = ord("0")  # a shorter fraction
+    good = np.ones(len(rows), bool)
+    for place, byte in between:
+        good &= grid[:, place] == byte
+    numbers = {"m": 1, "d": 1, "H": 0, "M": 0, "S": 0, "f": 0}
+    found: dict[str, npt.NDArray[np.int64]] = {k: np.full(len(rows), v, np.int64) for k, v in numbers.items()}
+    for name, first, end in parts:
+        digits = grid[:, first:end].astype(np.int64) - ord("0")
+        good &= ((digits >= 0) & (digits <= 9)).all(axis=1)
+        found[name] = digits @ (10 ** np.arange(end - first - 1, -1, -1, dtype=np.int64))
+    good &= (found["Y"] >= 1) & (found["m"] >= 1) & (found["m"] <= 12) & (found["d"] >= 1)
+    good &= (found["H"] <= 23) & (found["M"] <= 59) & (found["S"] <= 59)
+    month = np.where(good, (found["Y"] - 1970) * 12 + found["m"] - 1, 0)
+    begin = month.astype("datetime64[M]").astype("datetime64[D]").astype(np.int64)
+    following = (month + 1).astype("datetime64[M]").astype("datetime64[D]").astype(np.int64)
+    good &= found["d"] <= following - begin
+    seconds = ((begin + found["d"] - 1) * 24 + found["H"]) * 3600 + found["M"] * 60 + found["S"]
+    out = np.zeros(n, np.int64)
+    out[rows] = np.where(good, seconds * 1_000_000 + found["f"], 0)
+    sure[rows] = good
+    return out, sure
