@@ -173,7 +173,7 @@ orders = st.fixed_dictionaries(
 
 
 @given(st.lists(orders, min_size=1, max_size=5))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 def test_batch_and_stream_say_the_same_of_any_record(records: list[dict[str, Any]]) -> None:
     together = judged([*records, ORDER], ORDERS)
     rows = arrow_rows([*records, ORDER])
@@ -188,7 +188,7 @@ def test_batch_and_stream_say_the_same_of_any_record(records: list[dict[str, Any
 
 
 @given(st.lists(orders, min_size=1, max_size=5))
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 def test_events_that_were_read_come_back_as_they_are(records: list[dict[str, Any]]) -> None:
     """A valid batch, as rows of a file of its own schema or as payloads, is read as what it is and not mapped once more."""
     valid = judged([ORDER, *records], ORDERS).valid
