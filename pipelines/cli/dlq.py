@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pipelines.project.config import Settings
     from pipelines.sources.broker import Broker
     from pipelines.sources.file_letters import FileListing
-    from pipelines.sources.letters import Choice, Listing
+    from pipelines.sources.letters import Choice, Letter, Listing
 
 __all__ = ["app"]
 
@@ -218,7 +218,7 @@ def show_(
     letter, times, done = find(broker, settings.kafka.dead_letters, record)
     event_time, verdict = None, "not judged: the letter holds only the beginning of its record"
     if letter.whole:
-        event_time, verdict = _judge(repo, data, letter.source, letter.value, letter.timestamp_us)
+        event_time, verdict = _judge(repo, data, letter.source, letter.value, letter.timestamp_us, letter)
     value = {
         "record": letter.where,
         "source": letter.source,
@@ -287,8 +287,11 @@ def _cell(value: Any) -> str:
     return ("no", "yes")[value] if isinstance(value, bool) else str(value)
 
 
-def _judge(repo: Path, data: Path | None, source: str, payload: bytes | None, stamp_us: int | None) -> tuple[str | None, str]:
-    """The event time, as far as it can be read, and what the contract says of the record now; ``stamp_us`` None: JSON of an event file."""
+def _judge(
+    repo: Path, data: Path | None, source: str, payload: bytes | None, stamp_us: int | None, letter: Letter | None = None
+) -> tuple[str | None, str]:
+    """The event time, as far as it can be read, and what the contract says of the record now; ``stamp_us`` None: JSON of an event file.
+    ``letter``: what has its key and headers."""
     import numpy as np
     import pyarrow as pa
 
@@ -300,12 +303,14 @@ def _judge(repo: Path, data: Path | None, source: str, payload: bytes | None, st
             return None, f"source {source!r} is defined no more"
         from pipelines.sources.formats.record_format import record_format
         from pipelines.sources.record_times import judged_at, said_of
+        from transforms.origin import Origin
 
         in_file = stamp_us is None
         max_future_us = round((loaded.settings.batch if in_file else loaded.settings.stream).max_future_hours * 3.6e9)
         stamps, now = np.array([stamp_us or 0], np.int64), now_us()
         form = record_format(loaded.sources[source], loaded.settings.kafka, "json" if in_file else None)
-        checked = form.decode(pa.array([payload], pa.binary()), judged_at(stamps, now, max_future_us), max_future_us)
+        beside = Origin.of([letter.key], [letter.headers], stamps) if letter is not None and form.source.needs_origin else None
+        checked = form.judge(pa.array([payload], pa.binary()), judged_at(stamps, now, max_future_us), max_future_us, beside)
     except TandemError as error:
         return None, f"unknown: {error}"
     times = checked.times.cast(pa.int64()).to_pylist()

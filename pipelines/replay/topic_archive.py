@@ -138,7 +138,7 @@ def _copy(
     skip: frozenset[int],
 ) -> Any:
     """Writes the events of a partition up to its end now; yields the offset up to which all is written, whenever something is."""
-    decode, schema = record_format(source, kafka).decode, archive_schema(source)
+    decode, schema = record_format(source, kafka).judge, archive_schema(source)
     end = patiently(lambda: reader.end(source.topic, partition), say)
     waiting: list[pa.RecordBatch] = []
     first = offset

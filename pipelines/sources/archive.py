@@ -66,7 +66,7 @@ def archive(
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    decode = record_format(source, kafka).decode
+    decode = record_format(source, kafka).judge
     try:
         for partition in range(patiently(lambda: reader.partitions(source.topic), say)):
             first = start[partition] if start and partition in start else patiently(lambda p=partition: reader.start(source.topic, p), say)
@@ -123,7 +123,7 @@ def judged(
         if len(fetched.offsets) and fetched.offsets[-1] >= end:
             fetched = fetched.before(end)
         nows = judged_at(fetched.timestamps_us, clock(), max_future_us)  # as the stream does
-        checked = patiently(lambda p=fetched, n=nows: decode(p.payloads, n, max_future_us), say)
+        checked = patiently(lambda p=fetched, n=nows: decode(p.payloads, n, max_future_us, p.origin(source)), say)
         yield fetched, refused(checked, fetched)
         if fetched.next_offset == offset and fetched.at_end and fetched.end_offset < end:
             raise DataError(

@@ -19,7 +19,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.project.extensions import BROKERS
+from transforms.definitions import EventSource
 from transforms.errors import ConfigError, DataError, StoreError
+from transforms.origin import HEADERS, Origin
+from transforms.places import Header, RecordKey, RecordTimestamp
 
 if TYPE_CHECKING:
     from pipelines.project.config import KafkaSettings
@@ -32,6 +35,7 @@ __all__ = [
     "FetchResult",
     "LetterRefused",
     "Ints",
+    "KeptRecords",
     "OffsetGone",
     "Original",
     "PartitionReader",
@@ -73,6 +77,12 @@ class Records(Protocol):
 
     def original(self, rows: Sequence[int]) -> list[Original]:
         """Key, value and headers of these rows."""
+
+    def keys(self) -> pa.Array:
+        """The keys of all rows: binary [N], null where there is none."""
+
+    def headers(self) -> pa.Array:
+        """The headers of all rows: :data:`transforms.origin.HEADERS` [N]."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +129,7 @@ class FetchResult:
         keep = ~np.isin(self.offsets, np.array(sorted(offsets), np.int64))
         if keep.all():
             return self
-        original = _Kept(self.original(np.flatnonzero(keep)))
+        original = KeptRecords(self.original(np.flatnonzero(keep)))
         payloads, stamps = self.payloads.filter(pa.array(keep)), self.timestamps_us[keep]
         return replace(self, payloads=payloads, offsets=self.offsets[keep], timestamps_us=stamps, columns=original)
 
@@ -129,18 +139,40 @@ class FetchResult:
             return [(None, value, []) for value in self.payloads.take(pa.array(rows)).to_pylist()]
         return self.columns.original(rows.tolist())
 
+    def origin(self, source: EventSource) -> Origin | None:
+        """What fields of the source read beside the payload, of all rows, and no more than that; None where none does."""
+        if not source.needs_origin:
+            return None
+        kinds = {type(f.path) for f in source.all_fields}
+        found: Records = KeptRecords([(None, None, [])] * len(self.offsets)) if self.columns is None else self.columns
+        return Origin(
+            found.keys() if RecordKey in kinds else None,
+            found.headers() if Header in kinds else None,
+            pa.array(self.timestamps_us) if RecordTimestamp in kinds else None,
+        )
+
 
 @dataclass(frozen=True)
-class _Kept:
-    """Keys and headers of some records."""
+class KeptRecords:
+    """Keys, values and headers of some records, one by one: what :class:`Records` is where there are no columns."""
 
     records: Sequence[Original]
 
-    def slice(self, first: int, last: int) -> _Kept:
-        return _Kept(self.records[first:last])
+    def slice(self, first: int, last: int) -> KeptRecords:
+        """Rows ``first`` to ``last`` (exclusive)."""
+        return KeptRecords(self.records[first:last])
 
     def original(self, rows: Sequence[int]) -> list[Original]:
-        return [self.records[row] for row in rows]
+        """Key, value and headers of these rows."""
+        return [(key, value, list(headers)) for key, value, headers in (self.records[row] for row in rows)]
+
+    def keys(self) -> pa.Array:
+        """The keys of all rows."""
+        return pa.array([key for key, _, _ in self.records], pa.binary())
+
+    def headers(self) -> pa.Array:
+        """The headers of all rows."""
+        return pa.array([headers for _, _, headers in self.records], HEADERS)
 
 
 class DamagedLog(DataError):

@@ -7,14 +7,13 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from pipelines.lake.files import write_text
-from pipelines.sources.broker import BrokerAway, DeadLetterWriter, FetchResult, Ints, LetterRefused, Original
+from pipelines.sources.broker import BrokerAway, DeadLetterWriter, FetchResult, Ints, KeptRecords, LetterRefused
 from transforms.errors import StoreError
 
 __all__ = ["SpooledLetters", "letters_waiting"]
@@ -26,17 +25,6 @@ AGAIN_SECONDS = 30.0
 def letters_waiting(folder: Path) -> int:
     """How many letters wait in a folder of kept ones."""
     return sum(int(path.stem.rpartition("-")[2]) for path in folder.glob("[!.]*-*.json"))
-
-
-@dataclass(frozen=True)
-class _Rows:
-    records: Sequence[Original]
-
-    def slice(self, first: int, last: int) -> _Rows:
-        return _Rows(self.records[first:last])
-
-    def original(self, rows: Sequence[int]) -> list[Original]:
-        return [self.records[row] for row in rows]
 
 
 class SpooledLetters(DeadLetterWriter):
@@ -93,7 +81,7 @@ class SpooledLetters(DeadLetterWriter):
                 n, cut = len(records), {int(o): str(line) for o, line in kept["refused"].items()}
                 fetched = FetchResult(
                     pa.nulls(n, pa.binary()), np.array(kept["offsets"], np.int64), np.array(kept["stamps_us"], np.int64), 0, 0, False,
-                    kept["identity"], _Rows(records), cut,
+                    kept["identity"], KeptRecords(records), cut,
                 )  # fmt: skip
                 self.inner.write(kept["topic"], kept["partition"], kept["source"], fetched, np.arange(n), kept["reasons"], kept["details"])
             except (StoreError, FileNotFoundError):

@@ -33,6 +33,7 @@ from pipelines.sources.broker import (
     DeadLetterWriter,
     FetchResult,
     Ints,
+    KeptRecords,
     OffsetGone,
     Original,
     PartitionReader,
@@ -67,19 +68,6 @@ class _Log:
 class _Topic:
     partitions: list[_Log]
     identity: str = field(default_factory=lambda: str(uuid.uuid4()))
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Keys and headers of a fetch."""
-
-    records: Sequence[Original]
-
-    def slice(self, first: int, last: int) -> _Rows:
-        return _Rows(self.records[first:last])
-
-    def original(self, rows: Sequence[int]) -> list[Original]:
-        return [(key, value, list(headers)) for key, value, headers in (self.records[row] for row in rows)]
 
 
 class MemoryBroker(Broker):
@@ -290,7 +278,7 @@ class MemoryPartitionReader(PartitionReader):
                 end_offset=log.next,
                 at_end=after == log.next,
                 identity=self._identities[topic],
-                columns=_Rows(records),
+                columns=KeptRecords(records),
             )
 
     def close(self) -> None:

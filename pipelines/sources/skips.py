@@ -44,4 +44,5 @@ def refused(checked: Checked, fetched: FetchResult) -> Checked:
     verdicts = zip(checked.reasons.to_pylist(), checked.details.to_pylist(), lines, strict=True)
     told = [(reason, detail) if line is None else (TOO_LONG, line) for reason, detail, line in verdicts]
     reasons, details = (pa.array(column, pa.string()) for column in zip(*told, strict=True))
-    return Checked(checked.valid.filter(keep), reasons, details, checked.times)
+    records = None if checked.records is None else checked.records[keep.to_numpy(zero_copy_only=False)]
+    return replace(checked, valid=checked.valid.filter(keep), reasons=reasons, details=details, records=records)

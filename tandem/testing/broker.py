@@ -34,11 +34,25 @@ from pipelines.sources.broker import (
 )
 from pipelines.sources.letters import Choice, Letter, find, list_letters, scan
 from pipelines.sources.memory import MemoryBroker
+from transforms.definitions import EventSource, Field, Header, RecordKey, RecordTimestamp
 from transforms.errors import StoreError
 
 __all__ = ["BrokerContract", "BrokerHarness", "MemoryHarness", "read_all"]
 
 _names = itertools.count()
+
+
+_BESIDE = EventSource(
+    name="beside",
+    fields=[
+        Field("id", "string", required=True, path=RecordKey()),
+        Field("tenant", "string", path=Header("tenant")),
+        Field("written", "timestamp", path=RecordTimestamp()),
+    ],
+    event_time="at",
+    tie_breaker="id",
+)
+"""A source whose fields stand beside the payload."""
 
 
 class BrokerHarness(ABC):
@@ -177,8 +191,15 @@ class BrokerContract:
             times += fetched.timestamps_us.tolist()
             assert fetched.payloads.to_pylist() == [value for _, value, _ in records[at : at + len(fetched.offsets)]]
             assert fetched.offsets.tolist() == list(range(at, at + len(fetched.offsets)))
+            beside = fetched.origin(_BESIDE)
+            assert beside is not None and beside.keys is not None and beside.headers is not None and beside.timestamps_us is not None
+            some = slice(at, at + len(fetched.offsets))
+            assert beside.keys.to_pylist() == [key for key, _, _ in records[some]]
+            assert beside.headers.to_pylist() == [headers for _, _, headers in records[some]]
+            assert beside.timestamps_us.to_pylist() == stamps[some]
             at = fetched.next_offset
         assert (found, times) == (records, stamps)
+        assert fetched.origin(_BESIDE.plain) is None, "what no field reads is not made"
         assert (fetched.next_offset, fetched.end_offset, fetched.identity) == (4, 4, reader.identity(topic))
 
     def test_a_fetch_takes_no_more_than_asked_and_goes_on_there(self, harness: BrokerHarness, reader: PartitionReader) -> None:

@@ -20,6 +20,7 @@ from kafka.structs import TopicPartition
 
 from pipelines.sources.kafka.record_batches import Columns, decode
 from transforms.errors import DataError
+from transforms.origin import HEADERS
 
 Aborted = FetchResponse.FetchableTopicResponse.PartitionData.AbortedTransaction
 
@@ -64,6 +65,9 @@ def sealed(raw: bytearray) -> bytes:
 def rows_of(columns: Columns) -> list[tuple[Any, ...]]:
     """(offset, us, payload, key, value, headers) per record."""
     found = columns.original(range(len(columns)))
+    assert columns.keys().to_pylist() == [key for key, _, _ in found]
+    made = columns.headers()
+    assert made.type == HEADERS and made.to_pylist() == [[tuple(header) for header in heads] for _, _, heads in found]
     return list(zip(columns.offsets.tolist(), columns.timestamps_us.tolist(), columns.payloads.to_pylist(), *zip(*found))) if found else []
 
 

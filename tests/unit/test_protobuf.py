@@ -14,13 +14,13 @@ import pytest
 
 from pipelines.project.config import KafkaSettings
 from pipelines.sources.formats import protobuf_schemas
-from pipelines.sources.formats.protobuf_columns import Want, columns_of
+from pipelines.sources.formats.protobuf_columns import Want, columns_of, wanted
 from pipelines.sources.formats.record_format import RecordFormat, record_format
 from pipelines.sources.formats.schema_registry import RegistryAway
 from tests.protobuf_types import File, classes, descriptor_set, file_of
 from tests.schema_registry import SchemaRegistry, schema_registry
 from transforms.contract import Checked
-from transforms.definitions import EventSource, Field
+from transforms.definitions import EventSource, Field, RecordKey
 from transforms.errors import ConfigError
 
 NOW = 1_700_000_000_000_000
@@ -326,3 +326,28 @@ def _varint(value: int) -> bytes:
         out.append(value & 0x7F | 0x80)
         value >>= 7
     return bytes([*out, value])
+
+
+def test_what_fields_ask_for_by_their_paths() -> None:
+    """No more of a message is read than paths lead to, however deep they go; what stands beside the payload is no part of it."""
+    source = EventSource(
+        name="orders",
+        fields=[
+            Field("id", "string", required=True, path="order.id"),
+            Field("city", "string", path="order.user.home.city"),
+            Field("sku", "string", path="order.items[].sku"),
+            Field("first", "string", path="tags[0]"),
+            Field("tags", "list<string>"),
+            Field("key", "string", path=RecordKey()),
+        ],
+        event_time=Field("at", "timestamp", path="meta.at"),
+        tie_breaker="id",
+        explode="order.items",
+    )
+    home = Want(parts={"city": Want("string")})
+    order = {"id": Want("string"), "user": Want(parts={"home": home}), "items": Want(items=Want(parts={"sku": Want("string")}))}
+    assert wanted(source) == {
+        "meta": Want(parts={"at": Want("timestamp")}),
+        "order": Want(parts=order),
+        "tags": Want("list<string>", items=Want("string")),
+    }

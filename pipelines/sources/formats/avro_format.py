@@ -32,6 +32,7 @@ from pipelines.sources.formats.schema_registry import RegisteredSchema, Registry
 from transforms.contract import Checked, Now, check_records
 from transforms.definitions import EventSource
 from transforms.errors import ConfigError
+from transforms.origin import Origin
 from transforms.reasons import INVALID_UTF8, MALFORMED, UNKNOWN_SCHEMA
 
 __all__ = ["AvroFormat", "Decoder", "UnusableSchema", "decoder"]
@@ -95,7 +96,7 @@ class AvroFormat(RecordFormat):
                 raise ConfigError(f"kafka.format_options.{self.source.name}.reader: the newest {subject} is of no use: {error}") from None
         return self._reader
 
-    def decode(self, payloads: pa.Array, now_us: Now, max_future_us: int) -> Checked:
+    def decode(self, payloads: pa.Array, now_us: Now, max_future_us: int, origin: Origin | None = None) -> Checked:
         """Each record by the schema it was written with; one that is not known yet is asked for."""
         records: list[dict[str, Any]] = []
         refused: dict[int, tuple[str, str]] = {}
@@ -122,7 +123,7 @@ class AvroFormat(RecordFormat):
                     except Exception as error:  # whatever random bytes do to the decoder, it is the record that is bad
                         refused[row] = MALFORMED, f"not a record of Avro schema {number}: {_short(error)}"
             records.append(record)
-        return check_records(records, refused, self.source, now_us, max_future_us)
+        return check_records(records, refused, self.source, now_us, max_future_us, origin)
 
     def _find(self, number: int) -> Decoder | str:
         """The decoder for a schema's id, or why there is none. An unknown id is asked for again later: it may be on its way."""

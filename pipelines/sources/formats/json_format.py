@@ -7,6 +7,7 @@ import pyarrow as pa
 from pipelines.sources.formats.fault_injection import JSON_KINDS, break_json
 from pipelines.sources.formats.record_format import RecordFormat
 from transforms.contract import Checked, Now, check_json, encode_json
+from transforms.origin import Origin
 
 __all__ = ["JsonFormat"]
 
@@ -14,9 +15,9 @@ __all__ = ["JsonFormat"]
 class JsonFormat(RecordFormat):
     """One JSON object per record; timestamps are integers of microseconds or text of ISO 8601."""
 
-    def decode(self, payloads: pa.Array, now_us: Now, max_future_us: int) -> Checked:
+    def decode(self, payloads: pa.Array, now_us: Now, max_future_us: int, origin: Origin | None = None) -> Checked:
         """See :func:`transforms.contract.check_json`."""
-        return check_json(payloads, self.source, now_us, max_future_us)
+        return check_json(payloads, self.source, now_us, max_future_us, origin)
 
     def encode(self, events: pa.RecordBatch) -> pa.Array:
         """Compact objects, keys in the order of columns."""

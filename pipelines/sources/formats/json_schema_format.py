@@ -19,6 +19,7 @@ from pipelines.sources.formats.record_format import RecordFormat
 from pipelines.sources.formats.verdicts import merged, now_of, refusals
 from transforms.contract import Checked, Now, check_json, encode_json
 from transforms.definitions import EventSource
+from transforms.origin import Origin
 from transforms.reasons import MALFORMED, UNKNOWN_SCHEMA
 
 __all__ = ["JsonSchemaFormat"]
@@ -36,7 +37,7 @@ class JsonSchemaFormat(RecordFormat):
         self._known: set[int] = set()
         self._header: bytes | None = None
 
-    def decode(self, payloads: pa.Array, now_us: Now, max_future_us: int) -> Checked:
+    def decode(self, payloads: pa.Array, now_us: Now, max_future_us: int, origin: Origin | None = None) -> Checked:
         """As :func:`transforms.contract.check_json`, once what stands before the JSON is taken off."""
         found = frames(payloads)
         refused = dict.fromkeys(np.flatnonzero(found.cut).tolist(), (MALFORMED, "a zero byte at its beginning and no schema id behind it"))
@@ -44,9 +45,15 @@ class JsonSchemaFormat(RecordFormat):
             if why := self._why_not(number):
                 refused |= dict.fromkeys(np.flatnonzero(found.ids == number).tolist(), (UNKNOWN_SCHEMA, why))
         if not refused:
-            return check_json(found.bodies, self.source, now_us, max_future_us)
+            return check_json(found.bodies, self.source, now_us, max_future_us, origin)
         rest = np.setdiff1d(np.arange(len(payloads)), np.array(list(refused), np.int64))
-        judged = check_json(found.bodies.take(pa.array(rest)), self.source, now_of(now_us, rest), max_future_us)
+        judged = check_json(
+            found.bodies.take(pa.array(rest)),
+            self.source,
+            now_of(now_us, rest),
+            max_future_us,
+            None if origin is None else origin.take(rest),
+        )
         return merged([(rest, judged), refusals(refused, self.source, now_us, max_future_us)], self.source)
 
     def _why_not(self, number: int) -> str:

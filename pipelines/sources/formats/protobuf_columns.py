@@ -7,7 +7,8 @@ What a value becomes:
 * A field that its message does not have is null where Protobuf can tell (``optional``, messages, ``oneof``, proto2 without a default),
   else the type's zero, as for every reader of proto3.
 * ``google.protobuf``: Timestamp is a timestamp (nanoseconds floored to microseconds), Duration whole microseconds (seconds for a float64),
-  wrappers are what they hold, or null. Any other message is a struct, such as ``google.type.Decimal`` with its text in ``value``.
+  wrappers are what they hold, or null; ``google.type.Date`` is a date. Any other message is a struct, such as ``google.type.Decimal`` with
+  its text in ``value``.
 * ``repeated`` is a list, a map a struct of those of its keys that are asked for.
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from operator import attrgetter
 from typing import Any
 
@@ -22,6 +24,7 @@ import pyarrow as pa
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from transforms.definitions import EventSource
+from transforms.places import EACH, Path
 
 __all__ = ["Column", "Want", "columns_of", "wanted"]
 
@@ -65,10 +68,26 @@ class Column:
 
 def wanted(source: EventSource) -> dict[str, Want]:
     """What a source asks of its messages, by the names of their fields."""
-    asked = {source.event_time: Want("timestamp")}
-    for f in source.fields:
-        asked[f.name] = Want(f.dtype)
-    return asked
+    root = Want()
+    for f in source.all_fields:
+        if f.value is None and (f.path is None or isinstance(f.path, tuple)):
+            leaf = _step(root, f.path or (f.name,))
+            leaf.dtype = f.dtype
+            if f.dtype is not None and f.dtype.startswith("list<"):
+                leaf.items = Want(f.dtype[5:-1])
+    if source.explode is not None:
+        _step(root, (*source.explode_path, EACH))
+    return root.parts
+
+
+def _step(want: Want, path: Path) -> Want:
+    """What is asked of the value at a path below another."""
+    for step in path:
+        if isinstance(step, int) or step == EACH:
+            want.items = want = want.items or Want()
+        else:
+            want = want.parts.setdefault(step, Want())
+    return want
 
 
 def columns_of(message: Descriptor, asked: Mapping[str, Want]) -> list[Column]:
@@ -127,6 +146,8 @@ def _message(of: Descriptor, want: Want) -> tuple[pa.DataType, Get]:
         if want.dtype == "float64":
             return pa.float64(), lambda message: message.seconds + message.nanos / 1e9
         return pa.int64(), lambda message: _fits(message.seconds * 1_000_000 + message.nanos // 1000)
+    if of.full_name == "google.type.Date" and not want.parts:
+        return pa.date32(), _date
     columns = columns_of(of, want.parts)
     if not columns:
         return _OPAQUE, lambda message: {}
@@ -171,6 +192,14 @@ def _key(of: FieldDescriptor, text: str) -> Any:
         FieldDescriptor.CPPTYPE_UINT64: (0, 2**64 - 1),
     }.get(of.cpp_type, (-_INT64 - 1, _INT64))
     return number if low <= number <= high else None
+
+
+def _date(message: Any) -> date | None:
+    """A whole date; null where its year, month or day is left out."""
+    try:
+        return date(message.year, message.month, message.day)
+    except ValueError:
+        return None
 
 
 def _fits(us: int) -> int:

@@ -28,6 +28,7 @@ from pipelines.sources.formats.verdicts import merged, now_of, refusals
 from transforms.contract import Checked, Now, check
 from transforms.definitions import EventSource
 from transforms.errors import ConfigError
+from transforms.origin import Origin
 from transforms.reasons import INVALID_UTF8, MALFORMED, UNKNOWN_SCHEMA
 
 __all__ = ["ProtobufFormat", "ProtobufOptions"]
@@ -101,7 +102,7 @@ class ProtobufFormat(RecordFormat):
         columns = columns_of(message, self._wanted) or [Column("", pa.null(), lambda message: None)]  # rows without fields are rows too
         return _Reader(message.full_name, message_class(message), columns)
 
-    def decode(self, payloads: pa.Array, now_us: Now, max_future_us: int) -> Checked:
+    def decode(self, payloads: pa.Array, now_us: Now, max_future_us: int, origin: Origin | None = None) -> Checked:
         """Records of one schema together, by columns."""
         refused: dict[int, tuple[str, str]] = {}
         groups: dict[int, tuple[_Reader, list[int], list[bytes]]] = {}
@@ -134,7 +135,8 @@ class ProtobufFormat(RecordFormat):
         parts = []
         for reader, rows, bodies in groups.values():
             good, batch = _read(reader, rows, bodies, refused)
-            parts.append((good, check(batch, self.source, now_of(now_us, good), max_future_us)))
+            beside = None if origin is None else origin.take(good)
+            parts.append((good, check(batch, self.source, now_of(now_us, good), max_future_us, beside)))
         parts.append(refusals(refused, self.source, now_us, max_future_us))
         return merged(parts, self.source)
 

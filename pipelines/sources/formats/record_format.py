@@ -7,9 +7,9 @@ chosen in ``tandem.yaml`` by that name (``kafka: {formats: {departures: csv}}``)
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -20,11 +20,16 @@ from pipelines.sources.formats.schema_registry import Registry
 from transforms.contract import Checked, Now
 from transforms.definitions import EventSource
 from transforms.errors import ConfigError
+from transforms.origin import Origin
 
 __all__ = ["Decode", "FormatOptions", "RecordFormat", "record_format"]
 
-Decode = Callable[[pa.Array, Now, int], Checked]
-"""(payloads: binary [N], null for a tombstone; now_us: one or int64 [N]; max_future_us) -> the verdicts."""
+
+class Decode(Protocol):
+    """What judges records: :meth:`RecordFormat.judge`."""
+
+    def __call__(self, payloads: pa.Array, now_us: Now, max_future_us: int, origin: Origin | None = None, /) -> Checked:
+        """The verdicts on N payloads (binary, null for a tombstone), at one instant or one each (int64 [N])."""
 
 
 class FormatOptions(BaseModel):
@@ -68,13 +73,19 @@ class RecordFormat(ABC):
         user, password = kafka.schema_registry_username, kafka.schema_registry_password
         self.registry = Registry(kafka.schema_registry, user, password.get_secret_value() if password else None, kafka.ssl_cafile)
 
+    def judge(self, payloads: pa.Array, now_us: Now, max_future_us: int, origin: Origin | None = None) -> Checked:
+        """:meth:`decode`, with what fields read beside the payloads where some do."""
+        return self.decode(payloads, now_us, max_future_us) if origin is None else self.decode(payloads, now_us, max_future_us, origin)
+
     @abstractmethod
-    def decode(self, payloads: pa.Array, now_us: Now, max_future_us: int) -> Checked:
+    def decode(self, payloads: pa.Array, now_us: Now, max_future_us: int, origin: Origin | None = None) -> Checked:
         """The verdict on N payloads: binary [N], null for a tombstone. Records arrive as they come: never raises for what they hold.
 
         Whatever is no event is a reject with a reason of :mod:`transforms.reasons` and a detail that says the same every time.
         The verdict on a record depends on itself (and its schema) alone, never on those beside it. What its values mean is the
-        contract's business: hand them to :func:`transforms.contract.check_records` or :func:`transforms.contract.check`.
+        contract's business: hand them to :func:`transforms.contract.check_records` or :func:`transforms.contract.check`, and ``origin``
+        with them: what the N records carry beside, for sources whose fields stand there. A format without that parameter has no such
+        sources.
 
         May raise RegistryAway (the same call is made again) and ConfigError: a failure of ours is no verdict on a record.
         """
@@ -117,4 +128,9 @@ def record_format(source: EventSource, kafka: KafkaSettings, name: str | None = 
     made = FORMATS.load(name)
     if not (isinstance(made, type) and issubclass(made, RecordFormat)):
         raise ConfigError(f"record format {name!r}: {made!r} is no class below RecordFormat; repair the package that brings it")
+    if source.needs_origin and "origin" not in inspect.signature(made.decode).parameters:
+        raise ConfigError(
+            f"record format {name!r} knows payloads alone, but fields of source {source.name!r} stand in keys, headers or times of records;"
+            " its decode must take origin and hand it to the contract"
+        )
     return made(source, kafka)

@@ -73,6 +73,19 @@ class Columns:
         stamps = self.timestamps_us[first:last]
         return Columns(self.offsets[first:last], stamps, payloads, after, self.data, keys_at, self.epoch, self.cut)
 
+    def keys(self) -> pa.Array:
+        """The keys of all rows: binary [N], null where there is none."""
+        sizes, begins = _varints(self.data, self.keys_at)
+        return _binary(self.data, begins, begins + np.maximum(sizes, 0), sizes < 0)
+
+    def headers(self) -> pa.Array:
+        """The headers of all rows: :data:`transforms.origin.HEADERS` [N]; a name that is not UTF-8 has replacement characters. Raises
+        DataError when they are damaged."""
+        try:
+            return _headers(self.data, self.keys_at)
+        except IndexError:
+            raise DataError(f"records before offset {self.next_offset}: headers are cut off; the topic's data is damaged") from None
+
     def original(self, rows: Iterable[int]) -> list[Original]:
         """Key, value and headers of a few rows, for dead letters. Raises DataError when they are damaged."""
         found: list[Original] = []
@@ -255,14 +268,43 @@ def _varints(data: npt.NDArray[np.uint8], at: Ints) -> tuple[Ints, Ints]:
     return signed, at
 
 
-def _binary(data: bytes, begins: Ints, ends: Ints, null: npt.NDArray[np.bool_]) -> pa.Array:
+def _headers(data: npt.NDArray[np.uint8], keys_at: Ints) -> pa.Array:
+    """The headers of records, from where their keys' sizes stand; one step for the first header of all, one for the second. Raises
+    IndexError."""
+    for _ in range(2):  # past key and value
+        sizes, begins = _varints(data, keys_at)
+        keys_at = begins + np.maximum(sizes, 0)
+    counts, at = _varints(data, keys_at)
+    rows, steps = np.arange(len(counts)), list[tuple[Ints, ...]]()
+    while (left := counts[rows] > len(steps)).any():
+        rows, at = rows[left], at[left]
+        name_size, name_at = _varints(data, at)
+        size, begin = _varints(data, name_at + np.maximum(name_size, 0))
+        at = begin + np.maximum(size, 0)
+        if (at > len(data)).any():
+            raise IndexError
+        steps.append((rows, name_at, name_at + np.maximum(name_size, 0), begin, at, size))
+    ends = np.concatenate([[0], np.cumsum(np.maximum(counts, 0))]).astype(np.int32)
+    if not steps:
+        return pa.MapArray.from_arrays(pa.array(ends), pa.array([], pa.string()), pa.array([], pa.binary()))
+    row, name_at, name_end, begin, end, size = (np.concatenate(each) for each in zip(*steps, strict=True))
+    order = np.argsort(row, kind="stable")
+    names, values = _binary(data, name_at[order], name_end[order], None), _binary(data, begin[order], end[order], size[order] < 0)
+    try:
+        texts = names.cast(pa.string())
+    except pa.ArrowInvalid:
+        texts = pa.array([name.decode("utf-8", "replace") for name in names.to_pylist()], pa.string())
+    return pa.MapArray.from_arrays(pa.array(ends), texts, values)
+
+
+def _binary(data: bytes | npt.NDArray[np.uint8], begins: Ints, ends: Ints, null: npt.NDArray[np.bool_] | None) -> pa.Array:
     """The slices of ``data`` as a binary array: values and the gaps between them are an array over it; every second one is taken."""
     if not len(begins):
         return pa.array([], pa.binary())
     edges = np.empty(2 * len(begins), np.int32)
     edges[0::2], edges[1::2] = begins, ends
     both = pa.Array.from_buffers(pa.binary(), len(edges) - 1, [None, pa.py_buffer(edges), pa.py_buffer(data)])
-    return both.take(pa.array(np.arange(0, len(edges), 2, dtype=np.int32), mask=null if null.any() else None))
+    return both.take(pa.array(np.arange(0, len(edges), 2, dtype=np.int32), mask=null if null is not None and null.any() else None))
 
 
 def _aborts(body: memoryview) -> bool:

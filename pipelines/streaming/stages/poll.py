@@ -103,7 +103,7 @@ class Poll(beam.DoFn):
         patience = spec.kafka.dead_letter_seconds
         inner = spec.broker.open_dead_letters(spec.kafka.dead_letters, patience)
         self.letters = SpooledLetters(inner, spec.folder / "letters", patience, self.job_state.say)
-        self.decode = {n: record_format(s, spec.kafka).decode for n, s in spec.sources.items()}
+        self.judge = {n: record_format(s, spec.kafka).judge for n, s in spec.sources.items()}
         self.idleness = Idleness(spec.stream, self.job_state, self.clock)
         self.limit = RejectLimit(spec.stream, self.job_state)
         self.reports = PollReports(self.job_state, spec.stream.max_late_share)
@@ -220,7 +220,8 @@ class Poll(beam.DoFn):
     ) -> Iterator[tuple[int, bytes]]:
         """Judge the records of a poll and send them on."""
         now, limit = self.clock(), round(self.spec.stream.max_future_hours * 3.6e9)
-        checked: Checked = self.decode[source.name](fetched.payloads, judged_at(fetched.timestamps_us, now, limit), limit)
+        stamps = judged_at(fetched.timestamps_us, now, limit)
+        checked: Checked = self.judge[source.name](fetched.payloads, stamps, limit, fetched.origin(source))
         checked = refused(checked, fetched)
         taken = split_late(checked, fetched.offsets, source, at.newest, self.spec.start.begin, at.leaps, limit)
         bad = checked.rejected
