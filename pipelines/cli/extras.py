@@ -44,6 +44,7 @@ NEEDED = {
     "train": "train",
     "pipeline": "train",
     "topics": "stream",
+    "archive": "stream",
     "replay": "stream",
     "verify": "stream",
     "labels": "batch",

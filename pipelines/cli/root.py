@@ -48,6 +48,7 @@ COMMANDS = {
     "pipeline": "pipelines.cli.pipeline:pipeline",
     "track": "pipelines.cli.tracking:track",
     "topics": "pipelines.cli.topics:app",
+    "archive": "pipelines.cli.topics:archive",
     "replay": "pipelines.cli.replay:replay",
     "verify": "pipelines.cli.verify:verify",
     "labels": "pipelines.cli.monitor:labels",

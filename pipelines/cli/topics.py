@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +15,7 @@ from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOpti
 from transforms.errors import ConfigError
 from transforms.instants import micros_of
 
-__all__ = ["app"]
+__all__ = ["app", "archive"]
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -63,38 +66,83 @@ def archive(
     source: SourceOption = None,
     since: Annotated[str | None, typer.Option("--since", help="Leave out events before this moment of event time, UTC.")] = None,
     anew: Annotated[bool, typer.Option("--anew", help="Begin again, and remove what was archived before.")] = False,
+    until: Annotated[str, typer.Option(help="latest: what is there now; stopped: go on until Ctrl-C or SIGTERM.")] = "latest",
+    every: Annotated[str, typer.Option(help="With --until stopped: how long to wait between two looks (30s, 5m).")] = "1m",
+    accept_missing: Annotated[bool, typer.Option("--accept-missing", help="Go on behind records that retention took.")] = False,
     json_: JsonOption = False,
 ) -> None:
     """Add what the topics hold since the last time to the event files, for batch runs and training.
 
-    Only what the contract takes is written; the rest is counted by reason (the stream keeps it as dead letters). Safe to repeat, to kill
-    and to schedule: nothing is written twice.
+    Each event once, whatever is killed and however often this runs: files are named by the offsets that they are of, and small ones are
+    merged. What the contract takes is written; the rest is counted by reason (the stream keeps it as dead letters).
     """
     quiet()
+    from pipelines.project.config import parse_duration
     from pipelines.project.recording import recorded
-    from pipelines.replay.topic_archive import archive_topic
     from pipelines.sources.broker import open_broker
 
-    loaded, steps = load(repo, data, finish=False), Steps()
+    if until not in ("latest", "stopped"):
+        raise ConfigError(f"--until {until!r}: write latest or stopped")
+    try:
+        pause = parse_duration(every).total_seconds()
+    except ValueError as error:
+        raise ConfigError(f"--every: {error}") from None
+    loaded, steps, stop = load(repo, data, finish=False), Steps(), threading.Event()
     begin = None if since is None else micros_of(moment("--since", since))
     chosen = _chosen(loaded, source)
+    if until == "stopped":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
     reader = open_broker(loaded.settings.kafka, loaded.data).open_reader()
-    future = round(loaded.settings.stream.max_future_hours * 3.6e9)
-    found = []
+    totals: dict[str, dict[str, Any]] = {}
     try:
         with recorded(loaded, "archive", params={"since": since, "anew": anew}) as run:
-            for one in chosen:
-                with steps.doing(f"archiving {one.topic}"):
-                    done = archive_topic(
-                        reader, one, loaded.settings.kafka, loaded.data, begin=begin, anew=anew, max_future_us=future, say=steps.say,
-                        skip=_skipped(loaded.data, str(one.topic)),
-                    )  # fmt: skip
-                found.append(done.to_dict())
-                steps.say(f"{one.topic}: {done.events:,} events of {done.records:,} records into {done.files} files of {one.files}")
-            run.add(counts={f"events/{d['source']}": d["events"] for d in found})
+            while True:
+                for one in chosen:
+                    done = _pass(reader, one, loaded, steps, begin, anew, accept_missing, one.name in totals)
+                    totals[one.name] = _sum(totals.get(one.name), done)
+                anew = False
+                if until == "latest" or stop.wait(pause):
+                    break
+            run.add(counts={f"events/{name}": d["events"] for name, d in totals.items()})
     finally:
         reader.close()
+    found = list(totals.values())
     show({"sources": found}, json_, lambda: _archived(found))
+
+
+def _pass(
+    reader: Any, source: Any, loaded: Any, steps: Steps, begin: int | None, anew: bool, accept_missing: bool, again: bool
+) -> dict[str, Any]:
+    """Archive what there is of one topic now; ``again``: say nothing where nothing came."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from pipelines.replay.topic_archive import archive_topic
+
+    columns = (TextColumn("archiving {task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("offsets"), TimeRemainingColumn())
+    with Progress(*columns, console=steps.screen, transient=True, disable=not steps.screen.is_terminal) as bar:
+        task = bar.add_task(str(source.topic), total=None)
+        done = archive_topic(
+            reader, source, loaded.settings.kafka, loaded.data, begin=begin, anew=anew, accept_missing=accept_missing, say=steps.say,
+            max_future_us=round(loaded.settings.stream.max_future_hours * 3.6e9), skip=_skipped(loaded.data, str(source.topic)),
+            progress=lambda so_far, total: bar.update(task, completed=so_far, total=total),
+        )  # fmt: skip
+    if done.records or not again:
+        merged = f", {done.merged} files merged" if done.merged else ""
+        steps.say(
+            f"{source.topic}: {done.events:,} events of {done.records:,} records into {done.files} files of {source.files}{merged};"
+            f" lag {done.lag:,} records"
+        )
+    return done.to_dict()
+
+
+def _sum(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
+    """What several passes did; the lag is the last one's."""
+    if before is None:
+        return now
+    rejected = Counter(before["rejected"]) + Counter(now["rejected"])
+    added = {key: before[key] + now[key] for key in ("records", "events", "left_out", "passed_over", "files", "merged", "missing")}
+    return {**now, **added, "rejected": dict(sorted(rejected.items()))}
 
 
 def _skipped(data: Path, topic: str) -> dict[int, frozenset[int]]:
@@ -111,10 +159,10 @@ def _skipped(data: Path, topic: str) -> dict[int, frozenset[int]]:
 
 
 def _archived(found: list[dict[str, Any]]) -> Table:
-    table = Table("source", "records", "events", "before --since", "rejected", box=None)
+    table = Table("source", "records", "events", "before --since", "rejected", "lag", box=None)
     for d in found:
         rejected = ", ".join(f"{n:,} {reason}" for reason, n in d["rejected"].items()) or "none"
-        table.add_row(d["source"], f"{d['records']:,}", f"{d['events']:,}", f"{d['left_out']:,}", rejected)
+        table.add_row(d["source"], f"{d['records']:,}", f"{d['events']:,}", f"{d['left_out']:,}", rejected, f"{d['lag']:,}")
     return table
 
 

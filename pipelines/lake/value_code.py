@@ -16,6 +16,7 @@ __all__ = ["ENGINE_PARTS", "meaning", "repo_files", "value_files"]
 ENGINE_PARTS = (
     "transforms",
     "pipelines/batch",
+    "pipelines/sources/archived_files.py",
     "pipelines/sources/event_files.py",
     "pipelines/sources/file_records.py",
     "pipelines/sources/file_formats",

@@ -1,15 +1,15 @@
 """Topics into event files, for training: what was sent since the last time is added to each source's log, once.
 
-Records are judged by the contract, as the stream judges them; what it takes lies in ``date=YYYY-MM-DD`` folders by the event's own day.
-How far the archive is stands in ``data/archive/<source>.json``, written after the files it tells of: a process that is killed in between
-leaves files beyond it, which the next one removes and makes again.
+Records are judged by the contract, as the stream judges them; what it takes lies in ``date=YYYY-MM-DD`` folders by the event's own day, and
+each file's name says which offsets it is of (:mod:`pipelines.sources.archived_files`). How far the archive is stands in
+``data/archive/<source>.json``, written after the files it tells of: a process that is killed in between leaves files beyond it, which the
+next one removes and makes again. Small files are merged, at no moment of which an event is there twice or missing.
 """
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipelines.lake import layout
 from pipelines.lake.files import read_json, write_json
 from pipelines.project.config import KafkaSettings
+from pipelines.replay.archive_merge import merge_files, remove_covered, write_file
 from pipelines.sources.archive import archive_schema, judged, patiently
+from pipelines.sources.archived_files import PREFIX, ArchivedFile
 from pipelines.sources.broker import PartitionReader
 from pipelines.sources.event_files import list_files
 from pipelines.sources.formats.record_format import record_format
@@ -37,12 +38,13 @@ __all__ = ["Archived", "archive_topic"]
 ROWS = 500_000
 """So many events of a partition are held before they are written."""
 _DAY_US = 86_400_000_000
-_PREFIX = "topic-"
 
 
 @dataclass
 class Archived:
-    """What one call added: records read, events written, what the contract refused by reason, events left out as before ``begin``."""
+    """What one call added: records read, events written, what the contract refused by reason, events left out as before ``begin``, those
+    that the source's ``where`` does not take; ``lag``: the records that came meanwhile; ``missing``: what was gone before it was
+    archived, as (partition, first offset, offset behind)."""
 
     source: str
     topic: str
@@ -50,7 +52,11 @@ class Archived:
     events: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     left_out: int = 0
+    passed_over: int = 0
     files: int = 0
+    merged: int = 0
+    lag: int = 0
+    missing: list[tuple[int, int, int]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able form."""
@@ -69,15 +75,19 @@ def archive_topic(
     clock: Callable[[], int] = now_us,
     say: Callable[[str], None] = lambda line: None,
     skip: Mapping[int, frozenset[int]] = MappingProxyType({}),
+    accept_missing: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Archived:
     """Add what the source's topic holds since the last time, up to its end now, to ``data / source.files``.
 
     ``begin`` (microseconds of event time) leaves out the events before it: those that the log has from elsewhere. ``anew`` forgets how far
     the archive is, and removes what it wrote. ``skip``: the offsets of each partition that streams were told to leave out.
+    ``accept_missing`` goes on behind records that retention took before they were archived; they are kept in the archive's state.
+    ``progress`` hears how many of how many offsets are done.
 
     Raises ConfigError for a source without topic or files, DataError for a log that holds events that were not archived (they may be the
-    topic's own, and would count twice) where no ``begin`` is given, for a topic that was made anew, and for records that are gone,
-    OffsetGone.
+    topic's own, and would count twice) where no ``begin`` is given, for a topic that was made anew (before or meanwhile), and for records
+    that are gone.
     """
     if not source.topic or not source.files:
         lacks = "files" if source.topic else "topic"
@@ -92,24 +102,56 @@ def archive_topic(
             raise DataError(
                 f"topic {source.topic!r} is not the one that was archived before; --anew begins again, and removes what it wrote"
             )
-        own = set(target.rglob(f"{_PREFIX}*.parquet")) if target.is_dir() else set()
+        own = set(target.rglob(f"{PREFIX}*.parquet")) if target.is_dir() else set()
         if not known and begin is None:
             _check_foreign(data, source, own)
         offsets = {int(p): int(o) for p, o in dict(known.get("next", {})).items()}
         for path in own:
-            partition, first = (int(word) for word in path.stem.removeprefix(_PREFIX).split("-")[:2])
-            if first >= offsets.get(partition, 0):
+            if (file := ArchivedFile.of(path.name)) is not None and file.first >= offsets.get(file.partition, 0):
                 path.unlink()  # of a process that was killed, or of an archive that is begun anew
         done = Archived(source.name, source.topic)
-        state = {"topic": source.topic, "identity": identity}
-        for partition in range(patiently(lambda: reader.partitions(source.topic), say)):
-            first = offsets[partition] if partition in offsets else patiently(lambda p=partition: reader.start(source.topic, p), say)
+        state = {"topic": source.topic, "identity": identity, "missing": list(known.get("missing", []))}
+
+        def keep() -> None:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_json(place, {**state, "next": {str(p): o for p, o in sorted(offsets.items())}}, durable=True)
+
+        partitions = range(patiently(lambda: reader.partitions(source.topic), say))
+        starts = {p: patiently(lambda p=p: reader.start(source.topic, p), say) for p in partitions}
+        ends = patiently(lambda: reader.ends(source.topic, partitions), say)
+        for partition in partitions:
+            expected, first = offsets.get(partition), starts[partition]
+            if expected is not None and first > expected:
+                done.missing.append((partition, expected, first))
+        if done.missing:
+            line = _missing(source, done.missing)
+            if not accept_missing:
+                raise DataError(f"{line}; --accept-missing goes on behind them, and keeps a note")
+            say(line)
+            offsets |= {partition: behind for partition, _, behind in done.missing}
+            state["missing"] = [*state["missing"], *map(list, done.missing)]
+            keep()
+        begun = {p: offsets.get(p, starts[p]) for p in partitions}
+        total = sum(max(0, ends[p] - begun[p]) for p in partitions)
+        for partition in partitions:
             around = skip.get(partition, frozenset())
-            for upto in _copy(reader, source, kafka, partition, first, target, begin, max_future_us, clock, done, say, around):
+            for upto in _copy(
+                reader, source, kafka, partition, begun[partition], ends[partition], target, begin, max_future_us, clock, done, say, around
+            ):
                 offsets[partition] = upto
-                place.parent.mkdir(parents=True, exist_ok=True)
-                write_json(place, {**state, "next": {str(p): o for p, o in sorted(offsets.items())}}, durable=True)
+                keep()
+                progress(sum(offsets.get(p, begun[p]) - begun[p] for p in partitions), total)
+        for folder in sorted(target.glob("date=*")):
+            done.merged += merge_files(folder)
+            remove_covered(folder)
+        done.lag = sum(max(0, end - offsets[p]) for p, end in patiently(lambda: reader.ends(source.topic, partitions), say).items())
         return done
+
+
+def _missing(source: EventSource, gaps: list[tuple[int, int, int]]) -> str:
+    parts = ", ".join(f"{source.topic}/{p} from offset {first:,} to before {behind:,}" for p, first, behind in gaps)
+    total = sum(behind - first for _, first, behind in gaps)
+    return f"{total:,} records were gone by retention before they were archived: {parts}; archive more often or keep the topic longer"
 
 
 def _check_foreign(data: Path, source: EventSource, own: set[Path]) -> None:
@@ -129,6 +171,7 @@ def _copy(
     kafka: KafkaSettings,
     partition: int,
     offset: int,
+    end: int,
     target: Path,
     begin: int | None,
     max_future_us: int,
@@ -136,15 +179,15 @@ def _copy(
     done: Archived,
     say: Callable[[str], None],
     skip: frozenset[int],
-) -> Any:
-    """Writes the events of a partition up to its end now; yields the offset up to which all is written, whenever something is."""
-    decode, schema = record_format(source, kafka).judge, archive_schema(source)
-    end = patiently(lambda: reader.end(source.topic, partition), say)
+) -> Iterator[int]:
+    """Writes the events of a partition up to ``end``; yields the offset up to which all is written, whenever something is."""
+    judge, schema = record_format(source, kafka).judge, archive_schema(source)
     waiting: list[pa.RecordBatch] = []
     first = offset
-    for fetched, checked in judged(reader, source, partition, offset, end, decode, max_future_us, clock, say, skip):
+    for fetched, checked in judged(reader, source, partition, offset, end, judge, max_future_us, clock, say, skip):
         done.records += len(fetched.offsets)
         done.rejected.update(checked.reasons.drop_null().to_pylist())
+        done.passed_over += checked.passed_over
         valid, offsets = checked.valid, fetched.offsets[checked.accepted]
         times = valid.column(valid.schema.get_field_index(source.event_time)).cast(pa.int64()).to_numpy(zero_copy_only=False)
         keep = np.ones(len(times), bool) if begin is None else times >= begin
@@ -153,25 +196,19 @@ def _copy(
         waiting.append(pa.RecordBatch.from_arrays([*valid.columns, *where], schema=schema).filter(pa.array(keep)))
         offset = fetched.next_offset
         if sum(b.num_rows for b in waiting) >= ROWS:
-            done.files += _write(pa.Table.from_batches(waiting, schema), source, target, partition, first, offset)
+            done.files += _write(pa.Table.from_batches(waiting, schema), source, target, ArchivedFile(partition, first, offset))
             done.events += sum(b.num_rows for b in waiting)
             waiting, first = [], offset
             yield offset
-    done.files += _write(pa.Table.from_batches(waiting, schema), source, target, partition, first, offset)
+    done.files += _write(pa.Table.from_batches(waiting, schema), source, target, ArchivedFile(partition, first, offset))
     done.events += sum(b.num_rows for b in waiting)
     yield offset
 
 
-def _write(table: pa.Table, source: EventSource, target: Path, partition: int, first: int, upto: int) -> int:
+def _write(table: pa.Table, source: EventSource, target: Path, file: ArchivedFile) -> int:
     """One file per day of the events; each appears whole. The number of files."""
     days = pc.cast(table.column(source.event_time), pa.int64()).to_numpy() // _DAY_US
     for day in np.unique(days).tolist():
         folder = target / f"date={instant(int(day) * _DAY_US):%Y-%m-%d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        name = f"{_PREFIX}{partition:05d}-{first:020d}-{upto:020d}.parquet"
-        with open(folder / f".{name}.tmp", "wb") as sink:
-            pq.write_table(table.filter(pa.array(days == day)), sink, compression="zstd", coerce_timestamps="us")
-            sink.flush()
-            os.fsync(sink.fileno())
-        os.rename(folder / f".{name}.tmp", folder / name)
+        write_file(folder, file.name, [table.filter(pa.array(days == day)).combine_chunks()], table.schema)
     return len(np.unique(days))

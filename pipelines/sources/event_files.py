@@ -17,6 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipelines.lake.files import sha256
+from pipelines.sources.archived_files import covered
 from pipelines.sources.file_records import (
     Partitions,
     RawBatch,
@@ -104,13 +105,17 @@ def inventory(
         if real in within:
             passed.append(PassedOver(_name(folder, root), "a link to a folder that it lies in"))
             return
-        for entry in sorted(os.scandir(folder), key=lambda e: e.name):
+        entries = sorted(os.scandir(folder), key=lambda e: e.name)
+        merged = covered(entry.name for entry in entries)
+        for entry in entries:
             path, hidden = Path(entry.path), entry.name.startswith((".", "_"))
             if entry.is_dir():
                 if hidden:
                     passed.append(PassedOver(f"{_name(path, root)}/", "its name starts with . or _"))
                 elif _overlaps(_day_of(entry.name), start_us, end_us):
                     walk(path, (*within, real))
+            elif entry.name in merged:
+                passed.append(PassedOver(_name(path, root), f"merged into {merged[entry.name]}"))
             elif why := _no_event_file(entry, hidden, source):
                 passed.append(PassedOver(_name(path, root), why))
             elif not hidden:

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipelines.lake.files import write_json as real_write
 from pipelines.project.config import KafkaSettings
-from pipelines.replay import topic_archive
+from pipelines.replay import archive_merge, topic_archive
 from pipelines.replay.topic_archive import Archived, archive_topic
-from pipelines.sources.broker import DamagedLog, PartitionReader
+from pipelines.sources.archived_files import ArchivedFile, covered
+from pipelines.sources.broker import DamagedLog, PartitionReader, TopicReplaced
 from pipelines.sources.event_files import events, list_files
 from pipelines.sources.memory import MemoryBroker
 from transforms.definitions import EventSource, Field, hours, minutes
@@ -181,3 +188,126 @@ def test_types_survive(broker: MemoryBroker, reader: PartitionReader, tmp_path: 
     (file, *_) = list_files(tmp_path, ORDERS, None, None, hashes=False)
     ((valid, _),) = events(file.path, ORDERS, NOW, 0)
     assert valid.schema == ORDERS.arrow_schema and pa.types.is_timestamp(valid.schema.field("at").type)
+
+
+# ---- files that are merged, gaps, and kills at every step -------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """What a kill is within one process: nothing catches it."""
+
+
+def test_small_files_are_merged_and_counted_once_at_every_moment(
+    broker: MemoryBroker, reader: PartitionReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(20):
+        send(broker, range(2 * n, 2 * n + 2))
+        done = archived(reader, tmp_path)
+        assert stored(tmp_path) == [f"o{i}" for i in range(2 * n + 2)]
+    folder = tmp_path / "events" / "orders"
+    live = list_files(tmp_path, ORDERS, None, None, hashes=False)
+    assert len(live) < 2 * 2 * archive_merge.MERGE_FROM, "of two days and two partitions"
+    assert done.lag == 0
+    monkeypatch.setattr(archive_merge, "KEEP_SECONDS", 0.0)
+    for day in folder.glob("date=*"):
+        archive_merge.remove_covered(day, 0.0)
+    assert sorted(str(p) for p in folder.rglob("*.parquet")) == sorted(
+        f.path for f in list_files(tmp_path, ORDERS, None, None, hashes=False)
+    )
+    assert stored(tmp_path) == [f"o{i}" for i in range(40)]
+    offsets = sorted(
+        (p, o) for f in folder.rglob("*.parquet") for p, o in zip(*pq.read_table(f).select(["_partition", "_offset"]).to_pydict().values())
+    )
+    assert offsets == [(p, o) for p in (0, 1) for o in range(20)]
+
+
+@pytest.mark.parametrize("step", ["rename", "replace", "unlink", "fsync"])
+def test_killed_at_each_step_each_event_is_there_once(
+    broker: MemoryBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Every rename, deletion and write to disk, before it and after it: readers see nothing twice, and in the end everything."""
+    monkeypatch.setattr(topic_archive, "ROWS", 4)
+    monkeypatch.setattr(archive_merge, "MERGE_FROM", 3)
+    monkeypatch.setattr(archive_merge, "remove_covered", partial(archive_merge.remove_covered, keep_seconds=0.0))
+    monkeypatch.setattr(topic_archive, "remove_covered", archive_merge.remove_covered)
+    real, calls, at, kills = getattr(os, step), 0, 0, 0
+
+    def dying(*args: Any, **more: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == at and at % 2:
+            raise Killed
+        made = real(*args, **more)
+        if calls == at:
+            raise Killed
+        return made
+
+    monkeypatch.setattr(os, step, dying)
+    sent = 0
+    for at in range(1, 24):
+        send(broker, range(sent, sent + 4))
+        sent, calls = sent + 4, 0
+        fresh = broker.open_reader()
+        try:
+            archived(fresh, tmp_path)
+        except Killed:
+            kills += 1
+        finally:
+            fresh.close()
+        found = stored(tmp_path)
+        assert len(found) == len(set(found)), f"{step} {at}: {Counter(found).most_common(3)}"
+    at = 0
+    fresh = broker.open_reader()
+    archived(fresh, tmp_path)
+    fresh.close()
+    assert stored(tmp_path) == [f"o{i}" for i in range(sent)]
+    assert kills or step == "unlink"
+
+
+def test_what_retention_took_is_named(broker: MemoryBroker, reader: PartitionReader, tmp_path: Path) -> None:
+    """Loudly, and nothing is archived behind a gap before somebody says so; what was said stays in the archive's state."""
+    send(broker, range(20))
+    archived(reader, tmp_path)
+    send(broker, range(20, 60))
+    broker.truncate("orders", 0, 25)
+    line = r"15 records were gone by retention before they were archived: orders/0 from offset 10 to before 25; .*--accept-missing"
+    for _ in range(2):
+        with pytest.raises(DataError, match=line):
+            archived(reader, tmp_path)
+    said: list[str] = []
+    done = archived(reader, tmp_path, accept_missing=True, say=said.append)
+    assert done.missing == [(0, 10, 25)] and "15 records were gone" in said[0] and done.events == 25
+    state = json.loads((tmp_path / "archive" / "orders.json").read_text())
+    assert state["missing"] == [[0, 10, 25]] and state["next"] == {"0": 30, "1": 30}
+    assert archived(reader, tmp_path).missing == []
+    assert stored(tmp_path) == [f"o{i}" for i in range(60) if i % 2 or i < 20 or i >= 50]
+
+
+def test_a_topic_made_anew_while_it_is_archived_ends_it(
+    broker: MemoryBroker, reader: PartitionReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(topic_archive, "ROWS", 2)
+    send(broker, range(20))
+
+    def meanwhile(done: int, total: int) -> None:
+        broker.delete_topic("orders")
+        broker.create_topic("orders", partitions=2)
+        send(broker, range(100, 120))
+
+    with pytest.raises(TopicReplaced):
+        archived(reader, tmp_path, progress=meanwhile)
+    assert all(int(o[1:]) < 20 for o in stored(tmp_path))
+    fresh = broker.open_reader()
+    with pytest.raises(DataError, match="is not the one that was archived before"):
+        archived(fresh, tmp_path)
+    assert archived(fresh, tmp_path, anew=True).events == 20
+    fresh.close()
+    assert stored(tmp_path) == [f"o{i}" for i in range(100, 120)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 30), st.integers(1, 9)), max_size=20))
+def test_what_is_covered_lies_within_another(spans: list[tuple[int, int, int]]) -> None:
+    files = {ArchivedFile(p, first, first + n) for p, first, n in spans}
+    gone = covered([f.name for f in files] + ["a.parquet", "topic-x.parquet"])
+    for file in files:
+        assert (file.name in gone) == any(other.covers(file) for other in files)
