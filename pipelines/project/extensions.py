@@ -77,6 +77,7 @@ FORMATS = Extensions(
         "json": "pipelines.sources.formats.json_format:JsonFormat",
         "json_schema": "pipelines.sources.formats.json_schema_format:JsonSchemaFormat",
         "avro": "pipelines.sources.formats.avro_format:AvroFormat",
+        "csv": "pipelines.sources.formats.csv_format:CsvFormat",
         "protobuf": "pipelines.sources.formats.protobuf_format:ProtobufFormat",
     },
 )

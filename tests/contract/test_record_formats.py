@@ -42,6 +42,16 @@ class TestJsonSchema(RecordFormatContract):
             yield KafkaSettings(schema_registry=running.url)
 
 
+class TestCsv(RecordFormatContract):
+    @pytest.fixture
+    def format_name(self) -> str:
+        return "csv"
+
+    @pytest.fixture
+    def kafka_settings(self) -> KafkaSettings:
+        return KafkaSettings(format_options={s.name: {"nulls": ["\\N"]} for s in SOURCES.values()})  # "" is a text here
+
+
 class TestProtobuf(RecordFormatContract):
     @pytest.fixture
     def format_name(self) -> str:
@@ -68,4 +78,5 @@ def test_options_that_a_format_does_not_take_are_one_line() -> None:
 
 
 def test_every_format_of_ours_is_there() -> None:
-    assert [FORMATS.load(name).__name__ for name in FORMATS.own] == ["JsonFormat", "JsonSchemaFormat", "AvroFormat", "ProtobufFormat"]
+    names = ["JsonFormat", "JsonSchemaFormat", "AvroFormat", "CsvFormat", "ProtobufFormat"]
+    assert [FORMATS.load(name).__name__ for name in FORMATS.own] == names

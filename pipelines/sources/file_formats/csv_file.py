@@ -89,17 +89,17 @@ class CsvFile(FileFormat):
             if first is None:
                 return  # nothing was logged, not even a header
             names = self._header(first[1], first[2])
-        wanted = self._wanted(names, given)
+        wanted = self.wanted(names, given)
         held = 0
         waiting: list[tuple[int, bytes, str]] = []
         for record in records:
             waiting.append(record)
             held += len(record[1])
             if len(waiting) >= batch_rows or held >= CHUNK_BYTES:
-                yield from self._typed(waiting, names, wanted)
+                yield from self.typed(waiting, names, wanted)
                 waiting, held = [], 0
         if waiting:
-            yield from self._typed(waiting, names, wanted)
+            yield from self.typed(waiting, names, wanted)
 
     def _header(self, line: bytes, wrong: str) -> list[str]:
         try:
@@ -109,7 +109,7 @@ class CsvFile(FileFormat):
         except ValueError as error:
             raise UnreadableFileError(f"its header {_shown(line)} cannot be read: {error}; correct the file or Csv(quote=...)") from None
 
-    def _wanted(self, names: Sequence[str], given: Mapping[str, Any]) -> list[tuple[int, str, str]]:
+    def wanted(self, names: Sequence[str], given: Mapping[str, Any]) -> list[tuple[int, str, str]]:
         """(position, column, type) of the columns to read. Raises UnreadableFileError where the file is not of the declared dialect."""
         columns = columns_of(self.source)
         found = [(at, name, columns[name]) for at, name in enumerate(names) if name in columns]
@@ -129,7 +129,8 @@ class CsvFile(FileFormat):
             raise UnreadableFileError(f"its header has the column {twice!r} more than once; give each a name of its own")
         return found
 
-    def _typed(self, records: list[tuple[int, bytes, str]], names: Sequence[str], wanted: list[tuple[int, str, str]]) -> Iterator[RawBatch]:
+    def typed(self, records: list[tuple[int, bytes, str]], names: Sequence[str], wanted: list[tuple[int, str, str]]) -> Iterator[RawBatch]:
+        """The records as Arrow rows, and as values those that need a look at each; ``wanted`` of :meth:`wanted`."""
         n, width = len(records), len(names)
         delimiter, quote, escape = self.splitter.delimiter, self.splitter.quote, self.splitter.escape
         refused: dict[int, tuple[str, str]] = {}

@@ -1,0 +1,61 @@
+"""Lines of delimited values in a topic."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from pipelines.project.config import KafkaSettings
+from pipelines.sources.formats.record_format import record_format
+from transforms.definitions import EventSource, Field
+from transforms.errors import ConfigError
+
+NOW = 1_700_000_000_000_000
+AT = NOW - 1_000_000
+SALES = EventSource(
+    name="sales",
+    fields=[Field("id", "string", required=True), Field("amount", "float64", max=2000), Field("paid", "bool"), Field("note", "string")],
+    event_time="at",
+    tie_breaker="id",
+    topic="sales",
+)
+DIALECT = {
+    "delimiter": ";", "columns": ["id", "unknown", "amount", "at", "paid", "note"], "decimal": ",", "thousands": ".", "true": ["ja"],
+    "false": ["nein"],
+}  # fmt: skip
+
+
+def test_a_declared_dialect() -> None:
+    form = record_format(SALES, KafkaSettings(format_options={"sales": DIALECT}), "csv")
+    lines = [
+        f"a;x;1.234,50;{AT};ja;plain".encode(),
+        f'b;"x;y";0,5;{AT};nein;"quoted; and ""so"" \nof two lines"\r\n'.encode(),
+        f"\ufeffc;;;{AT};;".encode(),
+        f"d;;9.999,0;{AT};;".encode(),
+        f"e;;1;{AT};vielleicht;".encode(),
+        b"f;1;2",
+        f'g;"open;1;{AT};;'.encode(),
+        None,
+        b"",
+        f"h;;1,5;{AT};;caf\xe9".encode("latin-1"),
+    ]
+    checked = form.decode(pa.array(lines, pa.binary()), NOW, 0)
+    assert checked.reasons.to_pylist() == [
+        None, None, None, "out_of_range", "wrong_type", "malformed", "malformed", "malformed", "malformed", "invalid_utf8",
+    ]  # fmt: skip
+    rows = [tuple(row[name] for name in ("id", "amount", "paid", "note")) for row in checked.valid.to_pylist()]
+    assert rows == [("a", 1234.5, True, "plain"), ("b", 0.5, False, 'quoted; and "so" \nof two lines'), ("c", None, None, None)]
+    for line, reason in zip(lines, checked.reasons.to_pylist(), strict=True):
+        assert form.decode(pa.array([line], pa.binary()), NOW, 0).reasons.to_pylist() == [reason], "each by itself"
+    again = form.decode(form.encode(checked.valid), NOW, 0)
+    assert again.valid.equals(checked.valid)
+
+
+def test_dialects_that_are_none() -> None:
+    for options, words in (
+        ({"delimiter": ";;"}, r"kafka\.format_options\.sales: Csv: delimiter ';;' is no single ASCII character"),
+        ({"columns": ["x", "y"]}, r"kafka\.format_options\.sales: none of the columns of source 'sales'"),
+        ({"delimeter": ";"}, r"kafka\.format_options\.sales\.delimeter: .*known keys: delimiter, columns"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            record_format(SALES, KafkaSettings(format_options={"sales": options}), "csv")
