@@ -35,9 +35,10 @@ AWAY_SECONDS = 0.5
 
 
 def archive_schema(source: EventSource) -> pa.Schema:
-    """The columns of an archive: those of the source's valid events, then where each stood in the topic."""
+    """The columns of an archive: those of the source's valid events, then where each stood in the topic. Its metadata says that these are
+    events as they were read, where the source maps what it reads."""
     where = [pa.field("_partition", pa.int32(), nullable=False), pa.field("_offset", pa.int64(), nullable=False)]
-    return pa.schema([*source.arrow_schema, *where])
+    return pa.schema([*source.arrow_schema, *where], metadata=source.arrow_schema.metadata)
 
 
 def archive(

@@ -114,7 +114,7 @@ def run_over(repo: Repo, log: EventLog, folder: Path, progress: Callable[[str], 
     folder.mkdir(parents=True, exist_ok=True)
     scratch = _scratch(repo, folder)
     for name, source in {g.source.name: g.source for g in scratch.groups.values()}.items():
-        table = log.events[name].select(source.arrow_schema.names)
+        table = log.events[name].select(source.arrow_schema.names).replace_schema_metadata(source.arrow_schema.metadata)
         day = table.column(source.event_time).cast(pa.int64()).to_numpy() // DAY_US
         (folder / source.files).mkdir(parents=True, exist_ok=True)
         for number in np.unique(day):

@@ -7,8 +7,8 @@ A format of another package is tested by a class of four lines::
         def format_name(self):
             return "my-format"  # as its entry point is called
 
-Where the format needs settings, ``kafka_settings`` is overridden too. A format sees payloads alone: a record's key and headers
-are none of its business, and go to dead letters as they came.
+Where the format needs settings, ``kafka_settings`` is overridden too. A record's key and headers go to dead letters as they came; where a
+field stands there they come to ``decode`` as ``origin``, which it hands to the contract.
 """
 
 from __future__ import annotations
