@@ -1,0 +1,211 @@
+"""Topics as people have them, from records to proven rows: archived, in batch, in the stream, compared by ``tandem verify``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from pipelines import workflow
+from pipelines.cli.root import app
+from pipelines.project.repository import Repo, load_repo
+from pipelines.reports.terminal import Steps
+from pipelines.sources.memory import MemoryBroker
+from pipelines.streaming.stream_job import run_stream
+from pipelines.streaming.stream_options import StreamOptions
+from tests.protobuf_types import classes, descriptor_set, file_of
+from transforms.instants import micros_of
+
+T0 = datetime(2024, 5, 1, 20, tzinfo=UTC)
+SECOND = 1_000_000
+Record = tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]], int]
+"""Key, value, headers, the record's time."""
+
+HEAD = """
+from tandem.pipelines.feature_store.views import feast_views
+from tandem.transforms.definitions import (
+    Count, CountDistinct, Entity, EventSource, FeatureGroup, Field, Header, Last, Mean, RecordKey, RecordTimestamp, TopK, days,
+    hours, minutes,
+)
+"""
+CLICKS = """
+clicks = EventSource(
+    name="clicks", topic="shop.clicks", files="events/clicks",
+    fields=[
+        Field("click_id", "string", required=True, path="clickId"),
+        Field("user", "string", required=True, path="user.userId"),
+        Field("country", "string", path="user.country"),
+        Field("dwell_ms", "int64", path="dwellMs", min=0),
+        Field("kind", "string", domain=["VIEW", "BUY"]),
+        Field("campaign", "string", path="labels.utmCampaign"),
+        Field("tenant", "string", path=Header("x-tenant")),
+        Field("device", "int64", path=RecordKey()),
+        Field("sent_at", "timestamp", path=RecordTimestamp()),
+    ],
+    event_time=Field("at", "timestamp", path="occurredAt"), tie_breaker="click_id",
+    out_of_orderness=minutes(1), allowed_lateness=hours(1),
+)
+users = FeatureGroup(
+    name="users", source=clicks, entity=Entity("user"), hop=minutes(5), ttl=days(36500),
+    aggregates=[
+        Count(over=hours(1)), Mean("dwell_ms", over=[hours(1), hours(2)]), Last("country", over=hours(2)), TopK("kind", k=2, over=hours(1)),
+        CountDistinct("campaign", over=hours(2)), Count(where=Field("tenant").eq("acme"), over=hours(1), name="acme"),
+    ],
+)
+devices = FeatureGroup(
+    name="devices", source=clicks, entity=Entity("device"), hop=minutes(10), ttl=days(36500), null_keys="drop",
+    aggregates=[Count(over=hours(1)), Last("user", over=hours(1))],
+)
+feast_views(__name__)
+"""
+READINGS = """
+readings = EventSource(
+    name="readings", topic="iot.readings", files="events/readings",
+    fields=[
+        Field("seq", "int64", required=True, path="seqNo"), Field("sensor", "string", required=True, path=RecordKey()),
+        Field("value", "float64", path="payload.value"),
+    ],
+    event_time="at", tie_breaker="seq", out_of_orderness=minutes(1), allowed_lateness=hours(1),
+)
+sensors = FeatureGroup(
+    name="sensors", source=readings, entity=Entity("sensor"), hop=minutes(5), ttl=days(36500),
+    aggregates=[Count(over=hours(1)), Mean("value", over=hours(2))],
+)
+feast_views(__name__)
+"""
+
+
+@dataclass
+class World:
+    """A repository beside a broker in memory."""
+
+    folder: Path
+    broker: MemoryBroker
+    topic: str
+
+    @property
+    def path(self) -> Path:
+        return self.folder / "repo"
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    def repo(self) -> Repo:
+        return load_repo(self.path)
+
+    def send(self, records: Sequence[Record]) -> None:
+        """Each to the partition of its place."""
+        for n, (key, value, headers, stamp) in enumerate(records):
+            self.broker.append(self.topic, n % 2, [value], [key], [headers], [stamp])
+
+    def tandem(self, *words: str) -> Any:
+        """A command with --json, in this process, where the broker is."""
+        done = CliRunner().invoke(app, [*words, "--json", "--repo", str(self.path)])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+
+def make_world(folder: Path, topic: str, features: str, **kafka: Any) -> World:
+    broker = MemoryBroker()
+    world = World(folder, broker, topic)
+    broker.create_topic(topic, 2)
+    world.path.mkdir(parents=True)
+    (world.path / "features.py").write_text(HEAD + features)
+    (world.path / "feature_store.yaml").write_text(
+        "project: shapes\nregistry: ../data/registry.db\nprovider: local\nentity_key_serialization_version: 3\n"
+        "offline_store: {type: serving.offline_store.AsofOfflineStore}\n"
+        "online_store: {type: serving.online_store.sqlite.OrderedSqliteOnlineStore, path: ../data/online.db}\n"
+    )
+    settings = {
+        "data": "../data", "definitions": "features", "stream": {"clock": "replay", "idle_seconds": 3600, "max_reject_share": 1.0},
+        "kafka": {"bootstrap_servers": broker.address, "dead_letters": "dead", **kafka},
+    }  # fmt: skip
+    (world.path / "tandem.yaml").write_text(json.dumps(settings))
+    return world
+
+
+def goes_all_ways(world: World, records: Sequence[Record], source: str, bad: dict[str, int]) -> None:
+    """Stream and verify; archive, batch over the archive, and the same rows once more."""
+    world.send(records)
+    workflow.apply(world.repo(), None, Steps())
+    assert run_stream(world.repo(), StreamOptions(runner="direct", until="latest"), lambda line: None)["code"] == 0
+    good = len(records) - sum(bad.values())
+    first = world.tandem("verify")
+    assert first["verdict"] == "proven" and first["problems"] == [] and set(first["values"]["different"]) <= {"too late"}
+    assert first["values"]["equal"] > 500 and first["sources"][source]["events"] == good
+    (done,) = world.tandem("archive")["sources"]
+    assert (done["records"], done["events"], done["lag"]) == (len(records), good, 0) and done["rejected"] == bad
+    begin = (T0 - timedelta(days=1)).replace(hour=0)
+    workflow.batch(world.repo(), begin, begin + timedelta(days=4), Steps(), pinned=True)
+    against = world.tandem("verify", "--against", "latest")
+    assert against["verdict"] == "proven" and against["problems"] == [] and set(against["values"]["different"]) <= {"too late"}
+    assert against["values"]["equal"] > 500
+
+
+def _times(n: int, seed: int) -> list[int]:
+    """Event times in order of arrival over six hours, over midnight; some come late."""
+    r = np.random.default_rng(seed)
+    arrival = np.sort(r.integers(0, 6 * 3600, n))
+    behind = np.where(r.random(n) < 0.1, r.integers(0, 1800, n), 0)
+    return [int(t) for t in micros_of(T0) + np.maximum(arrival - behind, 0) * SECOND + r.integers(0, SECOND, n)]
+
+
+@pytest.mark.slow
+def test_camel_case_clicks_in_protobuf(tmp_path: Path) -> None:
+    """Nested messages, an enum, a map, a header, the key and the record's time; two versions of the schema are in the topic."""
+    fields = {
+        "clickId": "string", "user": ".shop.Click.User", "occurredAt": ".google.protobuf.Timestamp", "dwellMs": "optional int64",
+        "kind": "enum .shop.Kind", "labels": "map string string",
+    }  # fmt: skip
+    user = {"userId": "string", "country": "optional string"}
+    enums, imports = {"Kind": ["UNKNOWN", "VIEW", "BUY"]}, ("google/protobuf/timestamp.proto",)
+    old = file_of("click.proto", {"Click": fields, "Click.User": user}, enums=enums, imports=imports)
+    new = file_of("click.proto", {"Click": {**fields, "sessionId": "string"}, "Click.User": user}, enums=enums, imports=imports)
+    world = make_world(
+        tmp_path / "world", "shop.clicks", CLICKS, formats={"clicks": "protobuf"}, format_options={"clicks": {"descriptor": "click.desc"}}
+    )
+    (world.path / "click.desc").write_bytes(descriptor_set(old))
+    r = np.random.default_rng(1)
+    made: list[Callable[..., Any]] = [classes(f)["shop.Click"] for f in (old, new)]
+    records: list[Record] = []
+    for n, time in enumerate(_times(600, 1)):
+        click = made[n % 2](clickId=f"c{n}", kind=int(r.integers(1, 3)))
+        click.user.userId = f"u{r.integers(0, 9)}"
+        click.occurredAt.FromMicroseconds(time)
+        if n % 3:
+            click.dwellMs = int(r.integers(0, 60_000))
+        if n % 4:
+            click.user.country = ["NO", "SE"][n % 2]
+            click.labels["utmCampaign"] = f"spring{n % 5}"
+        key = None if n % 7 == 0 else b"%d" % (9_007_199_254_740_993 + n % 6)
+        headers: list[tuple[str, bytes | None]] = [("x-tenant", b"none"), ("x-tenant", b"acme")] if n % 2 else [("trace", None)]
+        records.append((key, click.SerializeToString(), headers, time + 5 * SECOND))
+    records.insert(100, (b"1", b"\x0a\xff\xff\xff\xff\x07", [], records[99][3]))
+    bare = made[0](clickId="unknown kind")
+    bare.occurredAt.FromMicroseconds(records[200][3])
+    bare.user.userId = "u1"
+    records.insert(200, (b"1", bare.SerializeToString(), [], records[200][3]))
+    goes_all_ways(world, records, "clicks", {"malformed": 1, "not_in_domain": 1})
+
+
+@pytest.mark.slow
+def test_a_key_that_stands_only_in_the_records_key(tmp_path: Path) -> None:
+    """Null keys are events without a sensor, and a tombstone is none: dead letters both, with what they carried."""
+    world = make_world(tmp_path / "world", "iot.readings", READINGS)
+    records: list[Record] = []
+    for n, time in enumerate(_times(500, 2)):
+        value = {"seqNo": n, "at": time, "payload": {"value": None if n % 9 == 0 else n / 7, "unit": "C"}}
+        key = None if n % 50 == 0 else f"s{n % 11}".encode()
+        records.append((key, json.dumps(value).encode(), [], time))
+    records.insert(50, (b"s1", None, [], records[50][3]))
+    goes_all_ways(world, records, "readings", {"malformed": 1, "missing_field": 10})
+    listed = world.tandem("dlq", "list")
+    assert "missing_field" in json.dumps(listed)
