@@ -95,6 +95,17 @@ def ages_json(group: ViewRows) -> orjson.Fragment:
 
 def _values(group: ViewRows, feature: str) -> tuple[Any, list[int]]:
     """(what JSON is written from; the rows whose value JSON has no form for)."""
+    numbers = group.columns.numbers_of(feature) if isinstance(group.columns, Columns) else None
+    if numbers is not None and not pa.types.is_timestamp(numbers[2]):
+        array, nulls, kind = numbers
+        if pa.types.is_floating(kind):  # NaN where it is null, which is written as null
+            finite = np.isfinite(array)
+            whole = bool(finite.all() if nulls is None else (finite | nulls).all())
+            odd = [] if whole else np.flatnonzero(~finite if nulls is None else ~(finite | nulls)).tolist()
+            return array.astype(np.float64, copy=False), odd
+        if nulls is None:
+            return array, []
+        return [None if null else v for v, null in zip(array.tolist(), nulls.tolist())], []
     came = group.columns.list_of(feature) if isinstance(group.columns, Columns) else None
     if came is not None and not pa.types.is_timestamp(came[1]):
         values, kind = came

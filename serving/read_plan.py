@@ -8,76 +8,34 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 from feast import RepoConfig
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.value_type import ValueType
-from google.protobuf.message import DecodeError
 
 from serving.catalog import Catalog, View, entity_key
-from serving.columns import Columns
 from serving.online_store.base import ColumnRead, OrderedOnlineStore, StoredColumns
-from serving.online_store.decoding import Cell, decode_column, decode_list, decode_values
-from serving.projections import FeatureSet, Projection
+from serving.online_store.columns import PackedColumns
+from serving.online_store.decoding import Cell
+from serving.online_store.packed import PackedRows, layout_of
+from serving.projections import FeatureSet
+from serving.view_rows import NOT_FOUND, NULL, OUTSIDE_MAX_AGE, PRESENT, STATUSES, ViewPlan, ViewRows, rows_of
 from transforms.definitions import FINGERPRINT, REVISION
-from transforms.errors import StoreError
 from transforms.instants import micros_of
 
 __all__ = ["NOT_FOUND", "NULL", "OUTSIDE_MAX_AGE", "PRESENT", "STATUSES", "ReadPlan", "ViewRows"]
 
-STATUSES = ("PRESENT", "NULL", "NOT_FOUND", "OUTSIDE_MAX_AGE")
-PRESENT, NULL, NOT_FOUND, OUTSIDE_MAX_AGE = range(4)
-
-Codes = npt.NDArray[np.uint8]
 Entities = Mapping[str, Sequence[Any]]
 Ask = Callable[[Callable[[OnlineStore], Any]], Any]
 """Puts a question to the store, and turns whatever its client raises into a StoreError."""
 
 _AT_ONCE = 2_000
 """Entities of one read of the store: the time limit is looked at between reads."""
-_EMPTY_WINDOWS = b"\x20\x00"
-"""An int64 of 0 as stores hold it: the revision of a row whose windows are all empty, which does not expire."""
-
-
-@dataclass(frozen=True)
-class ViewRows:
-    """What one view answered for N entities. Values are null unless their status is PRESENT."""
-
-    view: str
-    columns: Mapping[str, pa.Array]
-    statuses: dict[str, Codes]
-    """Per feature, N codes: indices into STATUSES. Not to be written to: features may share them."""
-    row_status: Codes
-    """N codes: PRESENT, NOT_FOUND or OUTSIDE_MAX_AGE."""
-    timestamps_us: npt.NDArray[np.int64]
-    """Event timestamps; 0 where there is no row."""
-    ages: npt.NDArray[np.float64]
-    """Seconds from the event timestamp to now; NaN where there is no row."""
-    fingerprints: list[str | None]
-    """Of the rows that are PRESENT."""
-    revisions: list[int | None]
-    """Of the rows that are there, PRESENT or too old; None where a view keeps none."""
-    as_of_us: int
-    """The instant that ages and TTLs were judged at."""
-    projection: Projection | None = None
-    """What ``view`` stands for; None: the registry's view of that name, with its own keys."""
-
-
-@dataclass(frozen=True)
-class _ViewPlan:
-    view: View
-    features: tuple[str, ...]
-    names: tuple[str, ...]
-    """What is read: the features, then fingerprint and revision where the view has them."""
-    projection: Projection | None
-    keys: Callable[[Sequence[Any]], list[bytes]] | None = field(repr=False)
-    """The store's keys of entities (values, or tuples of them); None: the store or its configuration makes them one by one."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +46,7 @@ class _Keys:
     inverse: npt.NDArray[np.int64] | None
 
 
-_Read = tuple[_ViewPlan, _Keys, list[bytes] | None]
+_Read = tuple[ViewPlan, _Keys, list[bytes] | None]
 
 
 class ReadPlan:
@@ -105,11 +63,15 @@ class ReadPlan:
             wanted.setdefault(name, []).append(feature)
         self._config = config
         self._at_once = at_once
-        self._views: dict[str, _ViewPlan] = {}
+        self._places: list[tuple[ViewPlan, tuple[str, ...], Any]] = []
+        """Per view its plan, the request's columns that are its keys, and what views have in common whose stored keys are equal."""
         for name, view in catalog.used(features).items():
             own = [n for n in (FINGERPRINT, REVISION) if n in view.types and n not in wanted[name]]
             pack = None if suffix is None or config.entity_key_serialization_version != 3 else _packer(view, suffix)
-            self._views[name] = _ViewPlan(view, tuple(wanted[name]), (*wanted[name], *own), features.projections.get(name), pack)
+            names, layout = (*wanted[name], *own), layout_of(view.feast)
+            plan = ViewPlan(view, tuple(wanted[name]), names, features.projections.get(name), pack, layout)
+            asked = tuple(view.keys)
+            self._places.append((plan, asked, (asked, view.stored_keys, tuple(view.keys.values()))))
 
     def read(self, ask: Ask, entities: Entities, n: int, now: int, check: Callable[[], None]) -> dict[str, ViewRows]:
         """The features of N entities as of ``now`` (us), by the names of their views. Equal entities are read once.
@@ -119,21 +81,19 @@ class ReadPlan:
         of_columns: dict[tuple[str, ...], _Keys] = {}
         packed: dict[Any, list[bytes]] = {}
         reads: list[_Read] = []
-        for plan in self._views.values():
-            asked = tuple(plan.view.keys)
+        for plan, asked, place in self._places:
             keys = of_columns.get(asked) or of_columns.setdefault(asked, _distinct(asked, entities, n))
             if plan.keys is None:
                 reads.append((plan, keys, None))
                 continue
             # Views with equal keys get the same list: a store may then ask for all of them at once.
-            place = (asked, plan.view.stored_keys, tuple(plan.view.keys.values()))
             made = packed.get(place)
             if made is None:
                 made = packed[place] = plan.keys(keys.distinct)
             reads.append((plan, keys, made))
         out = {}
         for (plan, keys, _), stored in zip(reads, self._stored(ask, reads, check)):
-            out[plan.view.name] = _rows(plan, stored, keys.inverse, now)
+            out[plan.view.name] = rows_of(plan, stored, keys.inverse, now)
         return out
 
     def _stored(self, ask: Ask, reads: list[_Read], check: Callable[[], None]) -> list[StoredColumns]:
@@ -159,7 +119,7 @@ class ReadPlan:
                     own = made
                 else:
                     own = cut.get(id(made)) or cut.setdefault(id(made), made[start:stop])
-                asked.append(ColumnRead(plan.view.feast, own, plan.names))
+                asked.append(ColumnRead(plan.view.feast, own, plan.names, plan.layout))
             return store.read_columns(config, asked)
         out = []
         for plan, keys, _ in reads:  # Feast's own stores, and other people's
@@ -222,90 +182,11 @@ def _packed_text(value: str) -> bytes:
 def _together(parts: list[StoredColumns]) -> StoredColumns:
     if len(parts) == 1:
         return parts[0]
+    packed = [p for p in parts if isinstance(p, PackedColumns)]
+    if len(packed) == len(parts):
+        return PackedColumns(PackedRows.together([p.rows for p in packed]), packed[0].names)
     return StoredColumns(
         np.concatenate([p.event_us for p in parts]),
         np.concatenate([p.found for p in parts]),
         [[c for cells in column for c in cells] for column in zip(*(p.cells for p in parts))],
     )
-
-
-# ------------------------------------------------------------------------------------------------------ rows from columns
-
-
-def _rows(plan: _ViewPlan, stored: StoredColumns, inverse: npt.NDArray[np.int64] | None, now: int) -> ViewRows:
-    view, found, times = plan.view, stored.found, stored.event_us
-    cells = dict(zip(plan.names, stored.cells))
-    all_found = bool(found.all())
-    row_status = np.where(found, np.uint8(PRESENT), np.uint8(NOT_FOUND))
-    ages = (now - times) / 1e6
-    if not all_found:
-        ages[~found] = np.nan
-    live: npt.NDArray[np.bool_] | None = None if all_found else found
-    if view.ttl_us and (expired := found & (now - times > view.ttl_us)).any():
-        if REVISION in cells:
-            expired &= ~np.fromiter(map(_lasts, cells[REVISION]), np.bool_, len(found))
-        row_status[expired] = OUTSIDE_MAX_AGE
-        live = found & ~expired
-    columns, statuses = Columns(), {}
-    take = None if inverse is None else pa.array(inverse)
-    places: list[int] = [] if inverse is None else inverse.tolist()
-    each_row = row_status if inverse is None else row_status[inverse]
-    for feature in plan.features:
-        kind, some = view.types[feature], _live_cells(cells[feature], live)
-        nulls = None
-        if (few := decode_values(some, kind)) is not None:
-            columns.set_list(feature, few if inverse is None else [few[i] for i in places], kind)
-            if b"" in some:
-                nulls = np.array([c == b"" for c in some], np.bool_)
-        else:
-            values, nulls = _column(view, feature, some, kind)
-            columns.set_array(feature, values if take is None else values.take(take))
-        status = row_status
-        if nulls is not None or None in some:
-            status = row_status.copy()
-            if nulls is not None:
-                status[nulls] = NULL
-            missing = np.array([c is None for c in some], np.bool_)
-            status[missing if live is None else missing & live] = NOT_FOUND
-        statuses[feature] = each_row if status is row_status else status if inverse is None else status[inverse]
-    prints = _words(cells.get(FINGERPRINT), live, len(found))
-    revisions = _words(cells.get(REVISION), None, len(found))
-    if inverse is not None:
-        prints, revisions = [prints[i] for i in places], [revisions[i] for i in places]
-    return ViewRows(
-        view=view.name,
-        columns=columns,
-        statuses=statuses,
-        row_status=each_row,
-        timestamps_us=times if inverse is None else times[inverse],
-        ages=ages if inverse is None else ages[inverse],
-        fingerprints=prints,
-        revisions=revisions,
-        as_of_us=now,
-        projection=plan.projection,
-    )
-
-
-def _lasts(cell: Cell) -> bool:
-    """Whether a row of this revision stays true however old it is: its windows are all empty."""
-    if isinstance(cell, bytes) or cell is None:
-        return cell == _EMPTY_WINDOWS
-    return cell.WhichOneof("val") == "int64_val" and cell.int64_val == 0
-
-
-def _live_cells(cells: Sequence[Cell], live: npt.NDArray[np.bool_] | None) -> Sequence[Cell]:
-    return cells if live is None else [c if ok else None for c, ok in zip(cells, live.tolist())]
-
-
-def _column(view: View, feature: str, cells: Sequence[Cell], kind: pa.DataType | None) -> tuple[pa.Array, npt.NDArray[np.bool_] | None]:
-    try:
-        return decode_column(cells, kind)
-    except (ValueError, TypeError, OverflowError) as e:  # pyarrow's are of these kinds, too
-        raise StoreError(f"the online store holds a value of {view.name}:{feature} that is no {kind}; materialize the view again") from e
-    except DecodeError as e:
-        raise StoreError(f"the online store holds a value of {view.name}:{feature} that cannot be read; materialize the view again") from e
-
-
-def _words(cells: Sequence[Cell] | None, live: npt.NDArray[np.bool_] | None, n: int) -> list[Any]:
-    """The values of one of our own columns; None where a view has no such column."""
-    return [None] * n if cells is None else decode_list(_live_cells(cells, live))

@@ -71,7 +71,7 @@ FLOOR1 = tuple(
         "plan",
     )
 )
-FLOOR2 = ("serving.online_store", "serving.feast_objects")
+FLOOR2 = ("serving.online_store", "serving.feast_objects", "serving.feast_types")
 
 ARROW = ("numpy", "pyarrow", "pyarrow_hotfix")
 STORES = (*ARROW, "redis", "feast", "google.protobuf", "mmh3", "pydantic")

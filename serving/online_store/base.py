@@ -32,6 +32,7 @@ from serving.online_store.columns import ColumnRead, StoredColumns, by_columns
 from serving.online_store.decoding import Cell
 from serving.online_store.encoding import as_array, encode_column, encode_keys
 from serving.online_store.order import Covered, Order, Rows, StoredRow, greatest, refused_fingerprint, row_wins
+from serving.online_store.packed import pack_columns, pack_values
 from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION
 from transforms.errors import DataError, StoreError
 from transforms.instants import instant, micros_of, now_us
@@ -100,6 +101,9 @@ class OrderedOnlineStoreConfig(FeastConfigBaseModel):
     as_of: datetime | None = None
     """Answer and judge as if it were this instant, over replayed history. By default: now."""
 
+    packed: bool = True
+    """Whether a store that can keeps a copy of each row as one value, which is what a server reads; without it, it reads Feast's fields."""
+
     def limit_waits(self, seconds: float) -> None:
         """Where the user set no limit, let nothing wait for the store longer than ``seconds``: a request cannot. By default: nothing."""
 
@@ -120,6 +124,9 @@ class OrderedOnlineStore(OnlineStore):
 
     reads_views_at_once: ClassVar[bool] = False
     """Whether :meth:`read_columns` takes one round trip for all views; else a server asks for each, and looks at the time in between."""
+
+    keeps_packed: ClassVar[bool] = False
+    """Whether :meth:`write_winners` stores ``rows.packed`` in the same step as the row, where no later write of the row can leave it."""
 
     clock: Callable[[], int] | None = None
 
@@ -239,13 +246,15 @@ class OrderedOnlineStore(OnlineStore):
             for f in table.features
         ]
         stamps = np.array([0 if c is None else micros_of(c) for c in created], np.int64)
+        at_us = np.array(times, np.int64)
         rows = Rows(
             pa.array(keys, pa.binary()),
-            np.array(times, np.int64),
+            at_us,
             np.array(revisions, np.int64),
             pa.array(prints, pa.string()),
             columns,
             created if stamps.any() else None,
+            packed=pack_values(table, at_us, columns) if self._packs(config) else None,
         )
         for stamp in np.unique(stamps).tolist():  # Feast's materialize: rows of one batch run each
             some = rows if (stamps == stamp).all() else rows.take(np.flatnonzero(stamps == stamp))
@@ -282,10 +291,14 @@ class OrderedOnlineStore(OnlineStore):
         null = pa.repeat(pa.scalar(b"", pa.binary()), n)
         values = [encode_column(columns[f.name]) if f.name in columns else null for f in table.features]
         made = self._keys(config, keys, [as_array(columns[k]) for k in keys])
-        made_of = Rows(made, times, revisions, prints, values)
+        packed = pack_columns(table, times, columns, values) if self._packs(config) else None
+        made_of = Rows(made, times, revisions, prints, values, packed=packed)
         if covered is not None:
             made_of = replace(made_of, stamp=covered.stamp, upto_us=covered.upto_us)
         return self._ordered(config, table, made_of)
+
+    def _packs(self, config: RepoConfig) -> bool:
+        return self.keeps_packed and config.online_store.packed
 
     def stored(self, config: RepoConfig, table: FeatureView, rows: pa.Table) -> npt.NDArray[np.bool_]:
         """Of which of the rows' keys a row is stored, whatever it is. ``rows`` has a column for every join key."""

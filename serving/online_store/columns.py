@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from feast import FeatureView
+from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 
 from serving.online_store.decoding import Cell
+from serving.online_store.encoding import encode_column
 from serving.online_store.order import StoredRow
+from serving.online_store.packed import Layout, PackedRows, layout_of
 
-__all__ = ["ColumnRead", "StoredColumns", "by_columns"]
+__all__ = ["ColumnRead", "PackedColumns", "StoredColumns", "by_columns"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,12 @@ class ColumnRead:
     table: FeatureView = field(repr=False)
     keys: Sequence[bytes]
     names: tuple[str, ...]
+    known_layout: Layout | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def layout(self) -> Layout:
+        """Of the view's packed rows."""
+        return self.known_layout or layout_of(self.table)
 
 
 @dataclass(frozen=True)
@@ -32,6 +43,36 @@ class StoredColumns:
     event_us: npt.NDArray[np.int64]
     found: npt.NDArray[np.bool_]
     cells: Sequence[Sequence[Cell]]
+
+
+class PackedColumns(StoredColumns):
+    """The same of rows that were read from their packed copies (``rows``)."""
+
+    def __init__(self, rows: PackedRows, names: Sequence[str]) -> None:
+        for name, value in (("rows", rows), ("names", tuple(names)), ("event_us", rows.event_us), ("found", rows.found)):
+            object.__setattr__(self, name, value)
+
+    rows: PackedRows
+    names: tuple[str, ...]
+
+    @cached_property
+    def cells(self) -> Sequence[Sequence[Cell]]:
+        """As Feast's fields hold them, made from what was read."""
+        return [self._cells(name) for name in self.names]
+
+    def _cells(self, name: str) -> list[Cell]:
+        slot = self.rows.layout.slots[name]
+        values, nulls, kind = self.rows.values(slot), self.rows.nulls(slot), slot.kind
+        made: Sequence[Cell]
+        if not slot.plain:
+            made = values
+        elif kind == pa.binary():
+            made = [ValueProto(bytes_val=v).SerializeToString() for v in values]
+        else:
+            made = encode_column(pa.array(values, kind)).to_pylist()
+        if nulls is None:
+            return list(made)
+        return [(b"" if there else None) if null else cell for cell, null, there in zip(made, nulls.tolist(), self.found.tolist())]
 
 
 def by_columns(rows: Sequence[StoredRow | None], width: int) -> StoredColumns:

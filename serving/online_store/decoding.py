@@ -261,5 +261,6 @@ def decode_times(cells: Sequence[bytes | None]) -> tuple[Ints, npt.NDArray[np.bo
 
 
 def _time(cell: bytes) -> int:
+    """Of a Timestamp in bytes. One that holds a packed row (:mod:`serving.online_store.packed`) is one, too."""
     at = Timestamp.FromString(cell)
     return int(at.seconds) * 1_000_000 + int(at.nanos) // 1000

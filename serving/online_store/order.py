@@ -37,6 +37,7 @@ class Rows:
     ``keys``: the serialized entity keys (binary); ``event_us`` and ``revision``: int64 [N]; ``fingerprint``: strings;
     ``values``: per feature of the view the serialized ValueProtos (binary); ``created``: None, or one moment or None per row.
     ``stamp``: 0 from a stream, else of the materialization; ``upto_us``: what that covers (None: each row up to its own time).
+    ``packed``: each row's packed copy (:mod:`serving.online_store.packed`, binary), for a store that keeps it; None: there is none.
     """
 
     keys: pa.Array
@@ -47,6 +48,7 @@ class Rows:
     created: Sequence[datetime | None] | None = None
     stamp: int = 0
     upto_us: int | None = None
+    packed: pa.Array | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -62,6 +64,7 @@ class Rows:
             fingerprint=self.fingerprint.take(at),
             values=[v.take(at) for v in self.values],
             created=None if self.created is None else [self.created[i] for i in places],
+            packed=None if self.packed is None else self.packed.take(at),
         )
 
     def check_applied(self, view: str, applied: str | None) -> None:

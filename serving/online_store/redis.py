@@ -6,6 +6,7 @@ import hashlib
 import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from importlib.resources import files
 from itertools import islice
@@ -31,7 +32,7 @@ from serving.online_store.base import (
     refused_fingerprint,
     unreachable,
 )
-from serving.online_store.columns import ColumnRead, StoredColumns
+from serving.online_store.columns import ColumnRead, PackedColumns, StoredColumns
 from serving.online_store.encoding import encode_timestamps, join
 from serving.online_store.redis_reading import Commands, bulk
 from transforms.errors import StoreError
@@ -90,10 +91,12 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
     revision, fingerprint, stamp).
 
     A Lua script compares and writes a chunk of rows in one step; a batch is one round trip. ``_ts:<view>`` keeps the
-    microseconds in its nanos. Only writers of this class may write the views: stock Feast's writer knows nothing of the order.
+    microseconds in its nanos, and before them the packed row, which goes when another writer writes the row. Only writers of this class
+    may write the views: stock Feast's writer knows nothing of the order.
     """
 
     reads_views_at_once = True
+    keeps_packed = True
 
     @staticmethod
     def _parse_connection_string(connection_string: str) -> tuple[list[Any], dict[str, Any]]:
@@ -156,9 +159,20 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
         return out
 
     def read_columns(self, config: RepoConfig, reads: Sequence[ColumnRead]) -> list[StoredColumns]:
-        """One round trip; views with the same keys share one command per key."""
-        commands = Commands(reads)
-        return commands.columns(self._try(config, commands.exchange))
+        """One round trip; views with the same keys share one command per key. A second one for views of which some row was written by
+        another writer than this class as it is now: those are read from Feast's fields."""
+        made: list[StoredColumns | None] = [None] * len(reads)
+        if config.online_store.packed:
+            commands = Commands([replace(read, names=()) for read in reads])
+            for i, (read, cells) in enumerate(zip(reads, commands.stamps(self._try(config, commands.exchange)))):
+                rows = read.layout.read(cells, read.names)
+                made[i] = None if rows is None else PackedColumns(rows, read.names)
+        rest = [i for i, columns in enumerate(made) if columns is None]
+        if rest:
+            commands = Commands([reads[i] for i in rest])
+            for i, columns in zip(rest, commands.columns(self._try(config, commands.exchange))):
+                made[i] = columns
+        return [columns for columns in made if columns is not None]
 
     def apply_fingerprint(self, config: RepoConfig, view: str, fingerprint: str) -> None:
         self._try(config, lambda client: client.eval(_APPLY, 2, _applied_key(config), _covered_key(config), view, fingerprint))
@@ -291,10 +305,11 @@ class _Calls:
     def _pack(self, start: int, count: int) -> tuple[memoryview, Ends, memoryview, Ends]:
         """Bytes and ends of rows' keys, and of their arguments."""
         r, at = self.rows, slice(start, start + count)
+        stamps = encode_timestamps(r.event_us[at])
         columns = [
             pc.cast(pa.array(r.event_us[at]), pa.string()).cast(pa.binary()),
             pc.cast(pa.array(r.revision[at]), pa.string()).cast(pa.binary()),
-            encode_timestamps(r.event_us[at]),
+            stamps if r.packed is None else join(r.packed.slice(start, count), stamps),
             *(v.slice(start, count) for v in r.values),
         ]
         parts: list[Any] = []

@@ -37,6 +37,16 @@ class Commands:
         """The answer to each. Raises what redis-py raises."""
         return _exchange(client, self._data, self._count)
 
+    def stamps(self, answers: list[list[bytes | None]]) -> list[list[bytes | None]]:
+        """Per read the stored times of its keys: what is read of reads without names."""
+        made: dict[int, list[bytes | None]] = {}
+        for some in self._alike.values():
+            n = len(some[0].keys)
+            mine, answers = answers[:n], answers[n:]
+            for at, read in enumerate(some):
+                made[id(read)] = [answer[at] for answer in mine]
+        return [made[id(read)] for read in self._reads]
+
     def columns(self, answers: list[list[bytes | None]]) -> list[StoredColumns]:
         """What was asked for, from the answers."""
         made: dict[int, StoredColumns] = {}

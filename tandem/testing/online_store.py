@@ -28,6 +28,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Float64
 
 from serving.online_store.base import ColumnRead, Covered
+from tandem.testing.packed_rows import PackedRowsContract
 from tandem.testing.store_bench import (
     DAY,
     EVERY,
@@ -54,7 +55,7 @@ from transforms.errors import DataError, FingerprintError, StoreError
 __all__ = ["DAY", "NOW", "US", "Bench", "OnlineStoreContract", "at_us", "batch", "key", "random_history", "view"]
 
 
-class OnlineStoreContract:
+class OnlineStoreContract(PackedRowsContract):
     """What every online store holds. Subclass it as ``class TestX``; override :meth:`store_settings`, the other two if they apply."""
 
     @pytest.fixture
