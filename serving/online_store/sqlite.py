@@ -7,9 +7,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
 from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +18,9 @@ from feast import Entity, FeatureView, RepoConfig
 from feast.infra.online_stores.sqlite import SqliteOnlineStore, SqliteOnlineStoreConfig, _table_id
 
 from serving.online_store.base import Covered, OrderedOnlineStore, OrderedOnlineStoreConfig, Rows, StoredRow, unreachable
-from serving.online_store.columns import ColumnRead, StoredColumns, by_columns
+from serving.online_store.columns import ColumnRead, PackedColumns, StoredColumns, by_columns
+from serving.online_store.packed import PackedRows
+from serving.online_store.sqlite_tables import WRITING, columns_query, create, lines, packed_query
 from transforms.errors import StoreError
 
 __all__ = ["OrderedSqliteOnlineStore", "OrderedSqliteOnlineStoreConfig"]
@@ -28,7 +28,6 @@ __all__ = ["OrderedSqliteOnlineStore", "OrderedSqliteOnlineStoreConfig"]
 _APPLIED = "tandem_applied"
 _MARKS = "tandem_marks"
 _COVERED = "tandem_covered"
-_EPOCH = datetime(1970, 1, 1)
 _KEYS_PER_QUERY = 500
 _KEYS_PER_READ = 512
 _MOST_COLUMNS = 400
@@ -52,11 +51,14 @@ class OrderedSqliteOnlineStoreConfig(OrderedOnlineStoreConfig, SqliteOnlineStore
 
 
 class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
-    """Feast's tables (one line per key and feature), and per view a table ``<its table>_tandem`` with the order of each key's row.
+    """Feast's tables (one line per key and feature, one more for the packed row), and per view a table ``<its table>_tandem`` with the
+    order of each key's row.
 
     A write is one transaction: an upsert into the order table decides per key, and the features of the winners follow.
     WAL lets readers read while one writer writes; a read sees whole rows.
     """
+
+    keeps_packed = True
 
     def _get_conn(self, config: RepoConfig) -> sqlite3.Connection:
         """A connection of this thread in this process: SQLite's must not cross a fork, and transactions must not mix.
@@ -111,7 +113,7 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
     def write_winners(self, config: RepoConfig, table: FeatureView, rows: Rows) -> int:
         name = _table_id(config.project, table)
         with self._transaction(config) as conn:
-            _create(conn, name)
+            create(conn, name)
             applied = self._applied(conn, config, table.name)
             rows.check_applied(table.name, applied)
             rows = rows.uncovered(self._covered(conn, config, table.name))
@@ -136,13 +138,17 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
             )
             wins = np.array([i for i, row in enumerate(ordered) if conn.execute(upsert, row).rowcount == 1], np.int64)
             if len(wins):
+                if rows.packed is not None:
+                    conn.execute(f"INSERT INTO {WRITING} VALUES (1)")
                 conn.executemany(
                     f"""
                     INSERT INTO "{name}" (entity_key, feature_name, value, event_ts, created_ts) VALUES (?, ?, ?, ?, ?)
                     ON CONFLICT (entity_key, feature_name) DO UPDATE
                     SET value = excluded.value, vector_value = NULL, event_ts = excluded.event_ts, created_ts = excluded.created_ts""",
-                    _lines(table, rows.take(wins)),
+                    lines(table, rows.take(wins)),
                 )
+                if rows.packed is not None:
+                    conn.execute(f"DELETE FROM {WRITING}")
         return len(wins)
 
     def read_stored(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes], names: Sequence[str]) -> list[StoredRow | None]:
@@ -165,7 +171,7 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
             if "no such table" in str(e):
                 with contextlib.suppress(sqlite3.Error):
                     if conn.execute(f'SELECT EXISTS (SELECT 1 FROM "{name}")').fetchone()[0]:
-                        _create(conn, name)
+                        create(conn, name)
                         self._check_order(conn, table.name, name)
                 return [None] * len(keys)  # nothing has been written yet
             raise unreachable(self._get_db_path(config), e, "fix the file") from e
@@ -181,17 +187,16 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
 
     def _columns_of(self, config: RepoConfig, read: ColumnRead) -> StoredColumns:
         name, width = _table_id(config.project, read.table), len(read.names)
+        if config.online_store.packed and (packed := self._packed_of(config, read, name)) is not None:
+            return PackedColumns(packed, read.names)
         found: dict[bytes, tuple[Any, ...]] = {}
         unique = list(dict.fromkeys(read.keys))
         try:
             if width > _MOST_COLUMNS:
                 raise sqlite3.OperationalError("more columns than a statement may have")
             conn = self._reader(config)
-            for start in range(0, len(unique), _KEYS_PER_READ):
-                some = unique[start : start + _KEYS_PER_READ]
-                room = 1 << (len(some) - 1).bit_length()  # few different statements, which SQLite keeps compiled
-                some += some[-1:] * (room - len(some))
-                for row in conn.execute(_columns_query(name, width, room), [*read.names, *some]):
+            for some in _in_rooms(unique):
+                for row in conn.execute(columns_query(name, width, len(some)), [*read.names, *some]):
                     found[row[0]] = row
         except (sqlite3.Error, StoreError):  # nothing is written yet, or all that is the matter with a file: said there
             return by_columns(self.read_stored(config, read.table, read.keys, read.names), width)
@@ -204,6 +209,24 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
         _, times, *cells = zip(*rows) if rows else ((), (), *[()] * width)
         there = np.array([at is not None for at in times], np.bool_)
         return StoredColumns(np.array([at or 0 for at in times], np.int64), there, cells)
+
+    def _packed_of(self, config: RepoConfig, read: ColumnRead, name: str) -> PackedRows | None:
+        """The packed rows of all keys that have a row; None where one has none."""
+        found: dict[bytes, bytes] = {}
+        unique = list(dict.fromkeys(read.keys))
+        try:
+            conn = self._reader(config)
+            for some in _in_rooms(unique):
+                found.update(conn.execute(packed_query(name, len(some)), some).fetchall())
+            if len(found) < len(unique):
+                for some in _in_rooms([key for key in unique if key not in found]):
+                    places = ",".join("?" * len(some))
+                    if conn.execute(f'SELECT EXISTS (SELECT 1 FROM "{name}_tandem" WHERE entity_key IN ({places}))', some).fetchone()[0]:
+                        return None
+                self._look_at_order(config, read.table.name, name)
+        except sqlite3.Error:  # nothing is written yet, or all that is the matter with a file: said by who reads the features
+            return None
+        return read.layout.read([found.get(key) for key in read.keys], read.names)
 
     def _reader(self, config: RepoConfig) -> sqlite3.Connection:
         """This thread's connection for reading. Like :meth:`_get_conn`'s, it is opened anew where the file is another one."""
@@ -258,7 +281,7 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
     def drop_superseded(self, config: RepoConfig, table: FeatureView, start_us: int, covered: Covered, count_only: bool = False) -> int:
         name = _table_id(config.project, table)
         with self._transaction(config) as conn:
-            _create(conn, name)
+            create(conn, name)
             applied = self._applied(conn, config, table.name)
             some = "(event_us BETWEEN ? AND ? AND stamp < ?) OR (? IS NOT NULL AND fingerprint <> ?)"
             chosen = (start_us, covered.upto_us, covered.stamp, applied, applied)
@@ -324,7 +347,7 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
         """Feast's ``apply``: tables for the views that are there, none for those that are gone."""
         with self._transaction(config) as conn:
             for table in tables_to_keep:
-                _create(conn, _table_id(config.project, table))
+                create(conn, _table_id(config.project, table))
             for table in tables_to_delete:
                 name = _table_id(config.project, table)
                 conn.execute(f'DROP TABLE IF EXISTS "{name}"')
@@ -343,6 +366,13 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._get_db_path(config) + end)
         self.__dict__.pop("_local", None)
+
+
+def _in_rooms(keys: list[bytes]) -> Iterator[list[bytes]]:
+    """Some keys at a time, the last once more until there are a power of two: few different statements, which SQLite keeps compiled."""
+    for start in range(0, len(keys), _KEYS_PER_READ):
+        some = keys[start : start + _KEYS_PER_READ]
+        yield some + some[-1:] * ((1 << (len(some) - 1).bit_length()) - len(some))
 
 
 def _identity(path: str) -> tuple[int, int] | None:
@@ -364,46 +394,3 @@ def _to_wal(conn: sqlite3.Connection, seconds: float) -> None:
             if "locked" not in str(e) or time.monotonic() > until:
                 raise
             time.sleep(0.01)
-
-
-@lru_cache(maxsize=1024)
-def _columns_query(name: str, width: int, keys: int) -> str:
-    """One line per key that has a row: key, event time, and the features by their places."""
-    cells = "".join(f', (SELECT value FROM "{name}" WHERE entity_key = o.entity_key AND feature_name = ?{i + 1})' for i in range(width))
-    places = ",".join(f"?{width + i + 1}" for i in range(keys))
-    return f'SELECT o.entity_key, o.event_us{cells} FROM "{name}_tandem" o WHERE o.entity_key IN ({places})'
-
-
-def _create(conn: sqlite3.Connection, name: str) -> None:
-    conn.execute(
-        f'CREATE TABLE IF NOT EXISTS "{name}" (entity_key BLOB, feature_name TEXT, value BLOB, vector_value BLOB, event_ts timestamp,'
-        " created_ts timestamp, PRIMARY KEY (entity_key, feature_name))"
-    )
-    conn.execute(
-        f'CREATE TABLE IF NOT EXISTS "{name}_tandem"'
-        " (entity_key BLOB PRIMARY KEY, event_us INTEGER NOT NULL, revision INTEGER NOT NULL, fingerprint TEXT NOT NULL,"
-        " stamp INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID"
-    )
-    if not any(column[1] == "stamp" for column in conn.execute(f'PRAGMA table_info("{name}_tandem")')):  # a file of before
-        conn.execute(f'ALTER TABLE "{name}_tandem" ADD COLUMN stamp INTEGER NOT NULL DEFAULT 0')
-
-
-def _lines(table: FeatureView, rows: Rows) -> Iterator[tuple[Any, ...]]:
-    """Feast's lines: one per row and feature."""
-    by_name = sorted(zip((f.name for f in table.features), rows.values), key=lambda pair: pair[0])
-    names = [name for name, _ in by_name]
-    stamps = {us: _adapted(_EPOCH + timedelta(microseconds=us)) for us in np.unique(rows.event_us).tolist()}
-    created: Iterable[Any] = repeat(None) if rows.created is None else map(_adapted, map(_naive, rows.created))
-    for key, us, made, *values in zip(rows.keys.to_pylist(), rows.event_us.tolist(), created, *(v.to_pylist() for _, v in by_name)):
-        at = stamps[us]
-        for name, value in zip(names, values):
-            yield key, name, value, at, made
-
-
-def _adapted(at: datetime | None) -> Any:
-    """The value that Feast's registered adapter makes of a time: once per row rather than once per feature."""
-    return None if at is None else sqlite3.adapt(at, sqlite3.PrepareProtocol)
-
-
-def _naive(at: datetime | None) -> datetime | None:
-    return at if at is None or at.tzinfo is None else at.astimezone(UTC).replace(tzinfo=None)

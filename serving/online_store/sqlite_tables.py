@@ -1,0 +1,83 @@
+"""The tables of the SQLite online store, and the statements that fill and read them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+from feast import FeatureView
+
+from serving.online_store.order import Rows
+
+__all__ = ["PACKED", "WRITING", "columns_query", "create", "lines", "packed_query"]
+
+PACKED = "_tandem_packed"
+"""The name of the line that holds the packed row of a key among its features' lines."""
+WRITING = "tandem_writing"
+"""A table that has a row only inside a transaction that writes packed rows with their features."""
+_EPOCH = datetime(1970, 1, 1)
+
+
+@lru_cache(maxsize=1024)
+def columns_query(name: str, width: int, keys: int) -> str:
+    """One line per key that has a row: key, event time, and the ``width`` features by their places."""
+    cells = "".join(f', (SELECT value FROM "{name}" WHERE entity_key = o.entity_key AND feature_name = ?{i + 1})' for i in range(width))
+    places = ",".join(f"?{width + i + 1}" for i in range(keys))
+    return f'SELECT o.entity_key, o.event_us{cells} FROM "{name}_tandem" o WHERE o.entity_key IN ({places})'
+
+
+@lru_cache(maxsize=1024)
+def packed_query(name: str, keys: int) -> str:
+    """One line per key that has a packed row: key, row."""
+    return f"SELECT entity_key, value FROM \"{name}\" WHERE feature_name = '{PACKED}' AND entity_key IN ({','.join('?' * keys)})"
+
+
+def create(conn: sqlite3.Connection, name: str) -> None:
+    """The tables of a view, where they are not there. Whoever writes a feature without saying so in :data:`WRITING` (stock Feast, an older
+    Tandem) takes the key's packed row away."""
+    conn.execute(
+        f'CREATE TABLE IF NOT EXISTS "{name}" (entity_key BLOB, feature_name TEXT, value BLOB, vector_value BLOB, event_ts timestamp,'
+        " created_ts timestamp, PRIMARY KEY (entity_key, feature_name))"
+    )
+    conn.execute(
+        f'CREATE TABLE IF NOT EXISTS "{name}_tandem"'
+        " (entity_key BLOB PRIMARY KEY, event_us INTEGER NOT NULL, revision INTEGER NOT NULL, fingerprint TEXT NOT NULL,"
+        " stamp INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID"
+    )
+    if not any(column[1] == "stamp" for column in conn.execute(f'PRAGMA table_info("{name}_tandem")')):  # a file of before
+        conn.execute(f'ALTER TABLE "{name}_tandem" ADD COLUMN stamp INTEGER NOT NULL DEFAULT 0')
+    conn.execute(f"CREATE TABLE IF NOT EXISTS {WRITING} (yes INTEGER NOT NULL)")
+    for event in ("INSERT", "UPDATE"):
+        conn.execute(
+            f'CREATE TRIGGER IF NOT EXISTS "{name}_{event.lower()}_elsewhere" AFTER {event} ON "{name}"'
+            f" WHEN NOT EXISTS (SELECT 1 FROM {WRITING})"
+            f" BEGIN DELETE FROM \"{name}\" WHERE entity_key = NEW.entity_key AND feature_name = '{PACKED}'; END"
+        )
+
+
+def lines(table: FeatureView, rows: Rows) -> Iterator[tuple[Any, ...]]:
+    """Feast's lines: one per row and feature, and one of the packed row where there is one."""
+    by_name = sorted(zip((f.name for f in table.features), rows.values), key=lambda pair: pair[0])
+    if rows.packed is not None:
+        by_name.insert(0, (PACKED, rows.packed))
+    names = [name for name, _ in by_name]
+    stamps = {us: _adapted(_EPOCH + timedelta(microseconds=us)) for us in np.unique(rows.event_us).tolist()}
+    created: Iterable[Any] = repeat(None) if rows.created is None else map(_adapted, map(_naive, rows.created))
+    for key, us, made, *values in zip(rows.keys.to_pylist(), rows.event_us.tolist(), created, *(v.to_pylist() for _, v in by_name)):
+        at = stamps[us]
+        for name, value in zip(names, values):
+            yield key, name, value, at, made
+
+
+def _adapted(at: datetime | None) -> Any:
+    """The value that Feast's registered adapter makes of a time: once per row rather than once per feature."""
+    return None if at is None else sqlite3.adapt(at, sqlite3.PrepareProtocol)
+
+
+def _naive(at: datetime | None) -> datetime | None:
+    return at if at is None or at.tzinfo is None else at.astimezone(UTC).replace(tzinfo=None)
