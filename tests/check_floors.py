@@ -49,6 +49,7 @@ FLOOR0 = tuple(
         "nested",
         "mapping",
         "computed",
+        "json_schemas",
         "rules",
         "event_verdicts",
     )

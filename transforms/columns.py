@@ -28,6 +28,7 @@ __all__ = [
     "Codes",
     "Column",
     "EXACT",
+    "MAX_DEPTH",
     "MAX_INT64",
     "OK",
     "Refused",
@@ -50,7 +51,7 @@ __all__ = [
     "value_as",
 ]
 
-_MAX_DEPTH = 64
+MAX_DEPTH = 64
 MAX_INT64, EXACT = 2**63 - 1, 2**53
 """The greatest int64; the greatest integer up to which a float64 holds every one."""
 _EXACT_OF = {"halffloat": 2**11, "float": 2**24, "double": EXACT}
@@ -257,13 +258,13 @@ _NESTING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[\[{]|[\]}]', re.DOT
 
 
 def _too_deep(payload: bytes) -> bool:
-    if payload.count(b"[") + payload.count(b"{") <= _MAX_DEPTH:
+    if payload.count(b"[") + payload.count(b"{") <= MAX_DEPTH:
         return False
     depth = 0
     for token in _NESTING.finditer(payload):
         first = token[0][:1]
         depth += 1 if first in b"[{" else -1 if first in b"]}" else 0
-        if depth > _MAX_DEPTH:
+        if depth > MAX_DEPTH:
             return True
     return False
 
@@ -278,7 +279,7 @@ def parse_json(payload: bytes | None) -> dict[str, Any]:
     except UnicodeDecodeError as e:
         raise Refused(INVALID_UTF8, f"byte {e.start} of the payload is 0x{payload[e.start]:02x}, not valid UTF-8") from None
     if _too_deep(payload):  # a fixed limit: the interpreter's own depends on who calls
-        raise Refused(MALFORMED, f"nested deeper than {_MAX_DEPTH} levels")
+        raise Refused(MALFORMED, f"nested deeper than {MAX_DEPTH} levels")
     try:
         try:
             record = _decode(text)

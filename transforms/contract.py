@@ -35,6 +35,7 @@ import pyarrow as pa
 from transforms.columns import (
     CODE,
     EXACT,
+    MAX_DEPTH,
     OK,
     Codes,
     Column,
@@ -42,6 +43,7 @@ from transforms.columns import (
     all_ok,
     as_bytes,
     float64_values,
+    is_valid,
     json_values,
     parse_json,
     raw_value,
@@ -53,6 +55,7 @@ from transforms.event_verdicts import judge_events
 from transforms.fields import EVENT_MARK
 from transforms.instants import instant
 from transforms.json_columns import read_columns
+from transforms.json_schemas import columns_of
 from transforms.mapping import read_records, read_rows
 from transforms.nested import convert_any, from_values_any
 from transforms.origin import Origin
@@ -74,6 +77,7 @@ __all__ = [
     "dead_letters",
     "encode_json",
     "field_of",
+    "joined",
 ]
 DEAD_LETTER_SCHEMA = pa.schema([
     pa.field("source", pa.string(), nullable=False),
@@ -122,7 +126,9 @@ def check_json(
     payloads: pa.Array | Sequence[bytes | None], source: EventSource, now_us: Now, max_future_us: int, origin: Origin | None = None
 ) -> Checked:
     """Judge N payloads (a binary or string array, or a sequence of bytes or None), each one JSON object; as :func:`check`."""
-    if isinstance(payloads, pa.Array) and pa.types.is_binary(payloads.type) and len(payloads) >= _COLUMNAR_FROM and not source.mapped:
+    if isinstance(payloads, pa.Array) and pa.types.is_binary(payloads.type) and len(payloads) >= _COLUMNAR_FROM:
+        if source.mapped:
+            return _check_json_mapped(payloads, source, now_us, max_future_us, origin)
         return _check_json_columns(payloads, source, now_us, max_future_us)
     if isinstance(payloads, (pa.Array, pa.ChunkedArray)):
         payloads = as_bytes(payloads)
@@ -157,7 +163,7 @@ def check_records(
             nows, beside = now_us if isinstance(now_us, int) else now_us[rows], None if origin is None else origin.take(rows)
             if len(rows):
                 parts.append((rows, check_records([records[row] for row in rows], some, of, nows, max_future_us, beside)))
-        return _joined(parts, source)
+        return joined(parts, source)
     start = all_ok(len(records))
     for row, (reason, _) in refused.items():
         start[row] = CODE[reason]
@@ -203,6 +209,29 @@ def _check_json_columns(payloads: pa.Array, source: EventSource, now_us: Now, ma
         return Checked(valid, reasons, details, pa.concat_arrays([*times, slow.times]).take(pa.array(by_row)))
     none = pa.nulls(n, pa.string())
     return Checked(found[0], none, none, times[0])
+
+
+def _check_json_mapped(payloads: pa.Array, source: EventSource, now_us: Now, max_future_us: int, origin: Origin | None) -> Checked:
+    """As :func:`_check_json_columns`, of a source that maps what it reads."""
+    schema = columns_of(payloads, source, origin is not None)
+    parts = []
+    done = np.zeros(len(payloads), bool)
+    for rows, batch in read_columns(payloads, schema, MAX_DEPTH) if schema is not None else ():
+        own = batch.column(batch.schema.get_field_index(EVENT_MARK)).is_null()
+        rows, batch = rows[own.to_numpy(zero_copy_only=False)], batch.filter(own)
+        nows, beside = now_us if isinstance(now_us, int) else now_us[rows], None if origin is None else origin.take(rows)
+        judged = judge_events(source, read_rows(batch, source, beside), nows, max_future_us)
+        good = ~is_valid(judged.reasons)
+        done[rows[good]] = True
+        keep, place = pa.array(good), np.cumsum(good) - 1
+        none = pa.nulls(int(good.sum()), pa.string())
+        records = None if judged.records is None else place[judged.records]
+        parts.append((rows[good], replace(judged, reasons=none, details=none, times=judged.times.filter(keep), records=records)))
+    rest = np.flatnonzero(~done)
+    if len(rest) or not parts:
+        nows, beside = now_us if isinstance(now_us, int) else now_us[rest], None if origin is None else origin.take(rest)
+        parts.append((rest, check_json(as_bytes(payloads.take(pa.array(rest))), source, nows, max_future_us, beside)))
+    return joined(parts, source) if len(parts) > 1 else parts[0][1]
 
 
 def encode_json(batch: pa.RecordBatch, source: EventSource | None = None) -> pa.Array:
@@ -298,7 +327,7 @@ def _as_read(checked: Checked, source: EventSource) -> Checked:
     return replace(checked, valid=pa.RecordBatch.from_arrays(checked.valid.columns, schema=source.arrow_schema))
 
 
-def _joined(parts: Sequence[tuple[npt.NDArray[np.int64], Checked]], source: EventSource) -> Checked:
+def joined(parts: Sequence[tuple[npt.NDArray[np.int64], Checked]], source: EventSource) -> Checked:
     """The verdicts on records that were judged in parts, each with the positions of its records, in the order of these."""
     schema = source.arrow_schema
     rows = np.concatenate([at for at, _ in parts])

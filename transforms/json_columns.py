@@ -1,12 +1,13 @@
 """JSON payloads as columns, where that is safe: the way round a Python object per record.
 
 Arrow's JSON reader is many times faster than Python's and much more lenient, so only payloads that cannot tell both apart are given to
-it: one flat object, no escapes, no control characters (:func:`plain`). What it then reads is still no verdict. It is up to the
+it: one object, no escapes, no control characters (:func:`plain`, :func:`whole`). What it then reads is still no verdict. It is up to the
 caller to accept a row, and to ask Python about every row that it would not accept.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.json
 
-__all__ = ["MAX_PAYLOAD_BYTES", "plain", "read_columns"]
+__all__ = ["MAX_PAYLOAD_BYTES", "plain", "read_columns", "whole"]
 
 MAX_PAYLOAD_BYTES = 16 << 20
 """The longest payload that is read at all, so that none costs more than its bytes can."""
@@ -59,24 +60,87 @@ def plain(payloads: pa.Array) -> npt.NDArray[np.bool_]:
     return found
 
 
-def read_columns(payloads: pa.Array, schema: pa.Schema) -> Iterator[tuple[npt.NDArray[np.int64], pa.RecordBatch]]:
-    """The :func:`plain` ones of N payloads that Arrow can read with these columns, as pairs of their positions (int64 [M], ascending)
-    and M rows in ``schema`` (fields that are missing are null), pair after pair in order. Nothing is said of payloads in no pair.
+_QUOTE, _OPEN, _CLOSE, _NEVER = 1, 2, 3, 4
+_KINDS = np.zeros(256, dtype=np.uint8)
+_KINDS[:0x20] = _NEVER
+_KINDS[ord("\\")] = _NEVER
+_KINDS[ord('"')] = _QUOTE
+_KINDS[list(b"[{")] = _OPEN
+_KINDS[list(b"]}")] = _CLOSE
+_STEPS = np.array([0, 0, 1, -1, 0], dtype=np.int32)
+
+
+def whole(payloads: pa.Array, depth: int) -> npt.NDArray[np.bool_]:
+    """Which of N payloads (binary, nulls allowed) begin with ``{``, end with the bracket that closes it and no earlier, nest no deeper
+    than ``depth``, close every text, and hold no ``\\`` or control character. Such a payload is one object or no JSON at all, whatever
+    follows it.
+    """
+    n = len(payloads)
+    _, ends, data = payloads.buffers()
+    if n == 0 or data is None:
+        return np.zeros(n, dtype=bool)
+    offsets = np.frombuffer(ends, dtype=np.int32)[payloads.offset : payloads.offset + n + 1].astype(np.int64)
+    text = np.frombuffer(data, dtype=np.uint8)[offsets[0] : offsets[-1]]
+    start, length = offsets[:-1] - offsets[0], np.diff(offsets)
+    kinds = _KINDS[text]
+    at = np.flatnonzero(kinds)
+    kinds = kinds[at]
+    first = np.searchsorted(at, start)  # of each payload's marks
+    following = np.append(first[1:], len(at))
+    found = (length >= 2) & (length <= MAX_PAYLOAD_BYTES)
+    found[found] = (text[start[found]] == ord("{")) & (text[start[found] + length[found] - 1] == ord("}"))
+
+    def of(marks: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+        """The payloads of some marks."""
+        return np.searchsorted(following, np.flatnonzero(marks), "right")
+
+    if (never := kinds == _NEVER).any():
+        found[of(never)] = False
+    quotes = np.concatenate([[0], np.cumsum(kinds == _QUOTE, dtype=np.int32)])
+    uneven = ((quotes[following] - quotes[first]) & 1).astype(bool)
+    found &= ~uneven
+    within = quotes[1:] if not uneven.any() else quotes[1:] - np.repeat(quotes[first], following - first)
+    levels = np.concatenate([[0], np.cumsum(_STEPS[kinds] * (1 - (within & 1)), dtype=np.int32)])
+    open_, closed = levels[first], levels[following]
+    found &= open_ == closed
+    level = levels[1:] if not open_.any() else levels[1:] - np.repeat(open_, following - first)
+    # Back at the outermost level once, at the end: otherwise a payload is more than one value, or less.
+    found &= np.bincount(of(level <= 0), minlength=n)[:n] == 1
+    if len(level) and level.max() > depth:
+        found[of(level > depth)] = False
+    if payloads.null_count:
+        found &= payloads.is_valid().to_numpy(zero_copy_only=False)
+    return found
+
+
+def read_columns(payloads: pa.Array, schema: pa.Schema, depth: int | None = None) -> Iterator[tuple[npt.NDArray[np.int64], pa.RecordBatch]]:
+    """The :func:`plain` ones of N payloads (the :func:`whole` ones of this ``depth``, if one is given) that Arrow can read with these
+    columns, as pairs of their positions (int64 [M], ascending) and M rows in ``schema`` (fields that are missing are null), pair after pair
+    in order. Nothing is said of payloads in no pair.
 
     Text is valid UTF-8, in the whole payload; no key is there twice; other fields may be there. A float64 beyond 2^53 may have been an
-    integer that it does not hold exactly. Columns of strings, int64, float64 and bool only.
+    integer that it does not hold exactly. Columns of strings, int64, float64 and bool only; with a ``depth`` of structs and lists of them
+    too, whose members may then be more and in which an int64 may have become a float64, but no float64 lies beyond 2^53.
     """
-    rows = np.flatnonzero(plain(payloads))
+    some = plain(payloads)  # the cheaper look is enough for most
+    if depth is not None and not some.all():
+        some = whole(payloads, depth)
+    rows = np.flatnonzero(some)
     if len(rows) < len(payloads):
         payloads = payloads.take(pa.array(rows))
-    parts = list(_parts(payloads, rows, schema))
-    if len(parts) > 1:  # one step for all of them costs the caller less than many
-        table = pa.Table.from_batches([batch for _, batch in parts], schema=schema).combine_chunks()
-        parts = [(np.concatenate([at for at, _ in parts]), table.to_batches()[0])] if len(table) else []
-    yield from parts
+    parts = list(_parts(payloads, rows, schema, depth is not None))
+    # One step for all of them costs the caller less than many. Of nested columns those with the same members are put together.
+    for _, same in itertools.groupby(parts, key=lambda part: part[1].schema):
+        each = list(same)
+        if len(each) > 1:
+            table = pa.Table.from_batches([batch for _, batch in each]).combine_chunks()
+            each = [(np.concatenate([at for at, _ in each]), table.to_batches()[0])] if len(table) else []
+        yield from each
 
 
-def _parts(payloads: pa.Array, rows: npt.NDArray[np.int64], schema: pa.Schema) -> Iterator[tuple[npt.NDArray[np.int64], pa.RecordBatch]]:
+def _parts(
+    payloads: pa.Array, rows: npt.NDArray[np.int64], schema: pa.Schema, nested: bool
+) -> Iterator[tuple[npt.NDArray[np.int64], pa.RecordBatch]]:
     n = len(rows)
     if n == 0:
         return
@@ -95,7 +159,7 @@ def _parts(payloads: pa.Array, rows: npt.NDArray[np.int64], schema: pa.Schema) -
             todo += [(middle, last), (first, middle)]
             continue
         if first < last and size <= CHUNK_BYTES:
-            found = _read(payloads.slice(first, last - first), data.slice(int(offsets[first]), size), schema)
+            found = _read(payloads.slice(first, last - first), data.slice(int(offsets[first]), size), schema, nested)
             if isinstance(found, pa.RecordBatch):
                 yield rows[first:last], found
                 continue
@@ -116,7 +180,7 @@ def _keys(text: npt.NDArray[np.uint8]) -> int:
     return int(np.count_nonzero((text[:-1] == ord('"')) & ((after == ord(":")) | (after == ord(" ")))))
 
 
-def _read(payloads: pa.Array, data: pa.Buffer, schema: pa.Schema) -> pa.RecordBatch | int | None:
+def _read(payloads: pa.Array, data: pa.Buffer, schema: pa.Schema, nested: bool) -> pa.RecordBatch | int | None:
     """All of the payloads; or the first that cannot be read; or None where Arrow does not tell. ``data`` are their bytes in a row."""
     try:
         payloads.cast(pa.string())  # looks at every byte, which the reader does not
@@ -130,6 +194,10 @@ def _read(payloads: pa.Array, data: pa.Buffer, schema: pa.Schema) -> pa.RecordBa
         return int(told[1]) if told else None
     if table.num_rows != len(payloads):
         return None
+    if nested:
+        chosen = table.select(schema.names).combine_chunks()
+        exact = all(_exact(chunk) for column in table.columns for chunk in column.chunks)
+        return chosen.to_batches()[0] if exact else None
     for column, field in zip(table.columns, table.schema, strict=True):
         # The reader takes Inf and other spellings for numbers, which only Python's NaN and Infinity are.
         if pa.types.is_floating(field.type) and schema.get_field_index(field.name) < 0 and not _finite(column):
@@ -142,3 +210,15 @@ def _read(payloads: pa.Array, data: pa.Buffer, schema: pa.Schema) -> pa.RecordBa
 
 def _finite(column: pa.ChunkedArray) -> bool:
     return all(bool(np.isfinite(chunk.fill_null(0.0).to_numpy(zero_copy_only=False)).all()) for chunk in column.chunks)
+
+
+def _exact(array: pa.Array) -> bool:
+    """Whether all floats, at any depth, are finite and so small that each stands for itself."""
+    t = array.type
+    if pa.types.is_struct(t):
+        return all(_exact(inner) for inner in array.flatten())
+    if pa.types.is_list(t):
+        return _exact(array.flatten())
+    if not pa.types.is_floating(t):
+        return True
+    return bool((np.abs(array.fill_null(0.0).to_numpy(zero_copy_only=False)) < 2.0**53).all())

@@ -152,12 +152,12 @@ class EventLog:
 
 
 def _keys(source: EventSource, checked: Checked) -> pa.Array:
-    """The tie-breaker of valid events; empty for the others, of which it may be anything."""
+    """The tie-breaker of each record's (first) event; empty for those without a valid one, of which it may be anything."""
     mine = bytes_of(checked.valid.column(checked.valid.schema.get_field_index(source.tie_breaker)))
-    if len(mine) == len(checked.reasons):
+    if len(mine) == len(checked.reasons) and checked.records is None:
         return mine
     place = np.full(len(checked.reasons), len(mine))
-    place[checked.accepted] = np.arange(len(mine))
+    place[checked.accepted[::-1]] = np.arange(len(mine))[::-1]  # of several events of a record its first one's
     return pa.concat_arrays([mine, pa.array([b""], pa.large_binary())]).take(pa.array(place))
 
 

@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from transforms import contract
 from transforms.contract import Checked, Origin, check, check_json, check_records, encode_json, field_of
 from transforms.definitions import (
     BigEndian,
@@ -29,6 +31,7 @@ from transforms.definitions import (
     RecordTimestamp,
     TimeFormat,
 )
+from transforms.json_columns import whole
 
 NOW = 1_800_000_000_000_000
 T = 1_714_557_660_123
@@ -281,3 +284,36 @@ def test_rows_of_files_are_the_same_events_as_payloads() -> None:
         )
         by_row = check(rows, source, NOW, 0)
         assert by_row.valid.num_rows == 1 and check_json(encode_json(rows, source), source, NOW, 0).valid.equals(by_row.valid)
+
+
+json_texts = st.one_of(
+    orders.map(lambda order: json.dumps(order, ensure_ascii=False)),
+    st.text('{}[]":,a1 \\', max_size=12),
+    st.sampled_from(
+        ['{"a":1}{"b":2}', '{"a":"}"}', '{"a":"{"}', '{"a":[}', '{"a":1]', '{"a":{"a":1,"a":2}}', "{}", '{"a":"\\""}', '{"a":"', '"}']
+    ),
+)
+
+
+@given(st.lists(json_texts, max_size=8), st.integers(1, 5))
+@settings(deadline=None, max_examples=100)
+def test_which_payloads_are_one_object_whatever_stands_beside_them(texts: list[str], depth: int) -> None:
+    payloads = pa.array([None, *(t.encode() for t in texts)], pa.binary())
+    got = whole(payloads, depth).tolist()
+    assert got == [False, *(bool(whole(pa.array([t.encode()], pa.binary()), depth)[0]) for t in texts)]
+    assert whole(payloads.slice(1), depth).tolist() == got[1:]
+    for text, one in zip(texts, got[1:], strict=True):
+        levels, level, inside = [], 0, False
+        for c in text:
+            inside ^= c == '"'
+            level += 0 if inside else (c in "[{") - (c in "]}")
+            levels.append(level)
+        want = text[:1] == "{" and text[-1] == "}" and not inside and level == 0 and min(levels[:-1]) > 0 and max(levels) <= depth
+        assert one == (len(text) >= 2 and want and not any(c == "\\" or c < " " for c in text))
+
+
+def test_nested_payloads_are_read_by_columns() -> None:
+    """The common case does not fall onto the way record by record: every payload is read at once."""
+    payloads = pa.array([json.dumps({**ORDER, "ts": T + n}, ensure_ascii=False).encode() for n in range(200)], pa.binary())
+    with mock.patch.object(contract, "parse_json", side_effect=AssertionError):
+        assert check_json(payloads, ORDERS, NOW, 0).valid.num_rows == 400

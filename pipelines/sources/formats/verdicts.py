@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
-from transforms.contract import Checked, Now, check_records
+from transforms.contract import Checked, Now, check_records, joined
 from transforms.definitions import EventSource
 
 __all__ = ["Refusals", "merged", "now_of", "refusals"]
@@ -37,23 +36,4 @@ def merged(parts: Sequence[tuple[Rows, Checked]], source: EventSource) -> Checke
         return parts[0][1]
     if not parts:
         return check_records([], {}, source, 0, 0)
-    by_row = pa.array(np.argsort(np.concatenate([rows for rows, _ in parts]), kind="stable"))
-    records = np.concatenate([rows[checked.accepted] for rows, checked in parts])
-    order = np.argsort(records, kind="stable")
-    valid = (
-        pa.Table.from_batches([checked.valid for _, checked in parts], source.arrow_schema)
-        .combine_chunks()
-        .take(pa.array(order))
-        .combine_chunks()
-    )
-    reasons, details, times = (
-        pa.concat_arrays([getattr(checked, name) for _, checked in parts]).take(by_row) for name in ("reasons", "details", "times")
-    )
-    batches = valid.to_batches()
-    return Checked(
-        batches[0] if batches else pa.RecordBatch.from_arrays([pa.array([], f.type) for f in valid.schema], schema=valid.schema),
-        reasons, details, times,
-        records=records[order] if any(checked.records is not None for _, checked in parts) else None,
-        passed_over=sum(checked.passed_over for _, checked in parts),
-        empty=sum(checked.empty for _, checked in parts),
-    )  # fmt: skip
+    return joined(parts, source)
