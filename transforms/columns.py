@@ -10,6 +10,7 @@ import json
 import math
 import re
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import pyarrow.compute as pc
 
 from transforms.definitions import ARROW_TYPES, EventSource
 from transforms.fields import FIELD_TYPES
-from transforms.instants import micros_of_text
+from transforms.instants import micros_of, micros_of_text
 from transforms.json_columns import MAX_PAYLOAD_BYTES
 from transforms.reasons import CODE, INFINITE, INVALID_UTF8, MALFORMED, NAN, OK, OVERFLOW, WRONG_TYPE
 
@@ -224,6 +225,8 @@ def value_as(value: Any, dtype: str) -> Any:
         return value
     if dtype == "timestamp" and kind is int:
         return max(-MAX_INT64, min(MAX_INT64, value))
+    if dtype == "timestamp" and kind is datetime:
+        return micros_of(value if value.tzinfo is not None else value.replace(tzinfo=UTC))
     if dtype == "timestamp" and kind is str and (us := micros_of_text(value)) is not None:
         return us
     raise Refused(WRONG_TYPE)

@@ -51,6 +51,17 @@ def test_a_declared_dialect() -> None:
     assert again.valid.equals(checked.valid)
 
 
+def test_a_zero_byte_among_many_lines() -> None:
+    """Arrow's parser, given many lines, takes it for a quote, and its line for one of fewer values."""
+    lines = [f"i{n},1.5,true,n,{AT}" for n in range(6000)]
+    lines[5000] = f"i\x00,1.5,true,\x00n,{AT}"
+    columns = {"columns": ["id", "amount", "paid", "note", "at"]}
+    form = record_format(SALES, KafkaSettings(format_options={"sales": columns}), "csv")
+    checked = form.decode(pa.array([line.encode() for line in lines], pa.binary()), NOW, 0)
+    assert checked.valid.num_rows == 6000
+    assert checked.valid.column("id").to_pylist()[4999:5002] == ["i4999", "i\x00", "i5001"]
+
+
 def test_dialects_that_are_none() -> None:
     for options, words in (
         ({"delimiter": ";;"}, r"kafka\.format_options\.sales: Csv: delimiter ';;' is no single ASCII character"),

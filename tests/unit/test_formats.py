@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import decimal
 import json
 import math
 import socket
 import struct
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -26,8 +28,9 @@ from pipelines.sources.formats.record_format import Decode, record_format
 from pipelines.sources.formats.schema_registry import Registry, RegistryAway
 from tests.schema_registry import SchemaRegistry, schema_registry
 from transforms.contract import Checked, check_json, encode_json
-from transforms.definitions import EventSource, Field
+from transforms.definitions import Date, Decimal, EventSource, Field
 from transforms.errors import ConfigError
+from transforms.instants import micros_of
 from transforms.schemas import avro_schema
 
 NOW = 1_700_000_000_000_000
@@ -571,3 +574,48 @@ def test_defaults_and_aliases_of_records_within_records() -> None:
     fill(none)
     assert none == {"user": None, "items": [], "tags": {}}
     assert [f["name"] for f in writer["fields"]] == ["user", "items", "tags"]  # type: ignore[index]
+
+
+def test_logical_types_where_paths_lead(registry: SchemaRegistry) -> None:
+    """Timestamps and UUIDs within records, decimals, dates and unions of records: by what the fields declare."""
+    moment = {"type": "long", "logicalType": "timestamp-millis"}
+    local = {"type": "long", "logicalType": "local-timestamp-micros"}
+    schema = {
+        "type": "record", "name": "Order",
+        "fields": [
+            {"name": "orderId", "type": "string"},
+            {"name": "meta", "type": {"type": "record", "name": "Meta", "fields": [
+                {"name": "at", "type": moment}, {"name": "local", "type": ["null", local]},
+                {"name": "id", "type": {"type": "string", "logicalType": "uuid"}}]}},
+            {"name": "price", "type": {"type": "bytes", "logicalType": "decimal", "precision": 10, "scale": 2}},
+            {"name": "day", "type": {"type": "int", "logicalType": "date"}},
+            {"name": "who", "type": ["null", {"type": "record", "name": "A", "fields": [{"name": "x", "type": "int"}]},
+                                     {"type": "record", "name": "B", "fields": [{"name": "y", "type": "string"}]}]},
+        ],
+    }  # fmt: skip
+    source = EventSource(
+        name="departures", topic="departures", tie_breaker="id", event_time=Field("at", "timestamp", path="meta.at"),
+        fields=[
+            Field("id", "string", required=True, path="orderId"), Field("local", "timestamp", path="meta.local"),
+            Field("uid", "string", path="meta.id"), Field("cents", "int64", path="price", parse=Decimal(scale=2)),
+            Field("day", "timestamp", parse=Date()), Field("x", "int64", path="who.x"), Field("y", "string", path="who.y"),
+        ],
+    )  # fmt: skip
+    uid = "00000000-0000-0000-0000-000000000005"
+    at = datetime.fromtimestamp(T / 1e6, UTC).replace(microsecond=123_000)
+    number = registry.register("departures-value", schema)
+    meta = {"at": at, "local": at.replace(tzinfo=None), "id": uid}
+    sent = [
+        {"orderId": f"o{n}", "meta": meta, "price": decimal.Decimal("12.34"), "day": at.date(), "who": who}
+        for n, who in enumerate([None, {"x": 7}, {"y": "z"}])
+    ]
+    payloads = pa.array([message(number, schema, record) for record in sent], pa.binary())
+    checked = record_format(source, settings_of(registry)).decode(payloads, NOW, AHEAD)
+    assert checked.details.to_pylist() == [None] * 3
+    us = micros_of(at)
+    assert checked.times.cast(pa.int64()).to_pylist() == [us] * 3 == checked.valid.column("local").cast(pa.int64()).to_pylist()
+    rows = [{k: row[k] for k in ("id", "uid", "cents", "x", "y")} for row in checked.valid.to_pylist()]
+    assert rows == [
+        {"id": f"o{n}", "uid": uid, "cents": 1234, "x": x, "y": y} for n, (x, y) in enumerate([(None, None), (7, None), (None, "z")])
+    ]
+    assert checked.valid.column("day").cast(pa.int64()).to_pylist() == [us // 86_400_000_000 * 86_400_000_000] * 3

@@ -141,7 +141,9 @@ class CsvFile(FileFormat):
             if wrong:
                 refused[i] = MALFORMED, wrong
             elif (
-                (quote is None or quote not in text) and (escape is None or escape not in text) and b"\r" not in text and b"\n" not in text
+                (quote is None or quote not in text)
+                and (escape is None or escape not in text)
+                and not any(byte in text for byte in (b"\r", b"\n", b"\0"))  # Arrow's parser takes a zero byte for a quote that is none
             ):
                 if (count := text.count(delimiter) + 1) == width:
                     simple.append(i)

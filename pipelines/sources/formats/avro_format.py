@@ -188,8 +188,11 @@ def decoder(
         raise UnusableSchema("it is not the schema of a record")
     if not isinstance(schema.get("fields"), list):
         raise UnusableSchema("it is no Avro schema: a record without fields")
-    fill = filler(resolved(schema, *reader) if reader is not None else Fill())
-    scales = _plain(schema, source)
+    try:
+        fill = filler(resolved(schema, *reader) if reader is not None else Fill())
+        scales = _plain(schema, source)
+    except RecursionError:
+        raise UnusableSchema("it is no Avro schema: nested too deep") from None
     try:
         parsed: Any = parse_schema(schema, named)
     except Exception as error:  # of any kind: the text is somebody else's
@@ -241,11 +244,13 @@ def _load(registered: RegisteredSchema, registry: Registry, named: dict[str, Any
 
 
 def _plain(schema: dict[str, Any], source: EventSource) -> list[tuple[str, tuple[int, int]]]:
-    """Have timestamps and UUIDs of the source's fields decoded as the numbers and texts that they are; what to scale, by field.
+    """Have timestamps of the source's fields decoded as the numbers that they are, whatever they hold; what to scale, by field. UUIDs are
+    their texts everywhere.
 
-    Other logical types stay: a date or a decimal is none of the contract's types, and is refused as such.
+    Other logical types stay: dates, decimals, and timestamps within records are for the contract, and for what a field's ``parse`` says.
     """
-    dtypes = {source.event_time: "timestamp", **{f.name: f.dtype for f in source.fields}}
+    _texts_of_uuids(schema)
+    dtypes = {f.name: f.dtype for f in source.all_fields if f.path is None and f.parse is None}
     scales = []
     for field in schema["fields"]:
         if not isinstance(field, dict):
@@ -260,9 +265,19 @@ def _plain(schema: dict[str, Any], source: EventSource) -> list[tuple[str, tuple
                 del kind["logicalType"]
                 if logical in _SCALED:
                     scales.append((str(field["name"]), _SCALED[logical]))
-            elif dtype == "string" and logical == "uuid":
-                del kind["logicalType"]
     return scales
+
+
+def _texts_of_uuids(schema: Any) -> None:
+    if isinstance(schema, list):
+        for branch in schema:
+            _texts_of_uuids(branch)
+    elif isinstance(schema, dict):
+        if schema.get("logicalType") == "uuid":
+            del schema["logicalType"]
+        for inner in schema.values():
+            if isinstance(inner, (dict, list)):
+                _texts_of_uuids(inner)
 
 
 class _Weight(NamedTuple):
