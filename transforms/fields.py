@@ -30,6 +30,7 @@ __all__ = [
     "FINGERPRINT",
     "Field",
     "LIST_TYPES",
+    "MAX_ELEMENTS",
     "MAX_TEXT_BYTES",
     "Predicate",
     "RESERVED",
@@ -64,6 +65,8 @@ MAX_TEXT_BYTES = 64 << 10
 """The longest text that a value may be, in UTF-8: of an event, and of a request."""
 EVENT_MARK = "tandem_event"
 """The member by which a JSON payload, and the metadata by which Arrow rows, say that they hold an event of a source as it was read."""
+MAX_ELEMENTS = 8192
+"""The longest list that a field may be; of texts also no more bytes than one text may have."""
 RESERVED = {REVISION, FINGERPRINT, EVENT_TIMESTAMP, CREATED, EVENT_MARK, "tile_start", "events"}
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
@@ -235,6 +238,8 @@ class Field:
 
 def check_comparison(what: str, f: Field, op: str, values: tuple[Any, ...]) -> None:
     """Refuse what Arrow would truncate or fail on only when the job runs."""
+    if values and f.dtype in LIST_TYPES:
+        raise DefinitionError(f"{what}: {f.name!r} is {f.dtype} and is compared with no value; use .is_null() or .not_null()")
     for value in values:
         if (odd := _unlike(f.dtype or "string", value)) is not None:
             raise DefinitionError(

@@ -11,16 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms.columns import CODE, OK, Column, Refused, all_ok, convert, float64_values, from_values, is_valid, target_type, value_as
-from transforms.fields import LIST_TYPES, MAX_TEXT_BYTES
+from transforms.fields import LIST_TYPES, MAX_ELEMENTS, MAX_TEXT_BYTES
 from transforms.places import Path, Step, path_text
 from transforms.reasons import INFINITE, NAN, TOO_LONG, WRONG_TYPE
 
-__all__ = ["MAX_ELEMENTS", "Misplaced", "convert_any", "find", "from_values_any", "list_value", "spans", "step_into", "step_refused"]
+__all__ = ["Misplaced", "convert_any", "find", "from_values_any", "list_value", "spans", "step_into", "step_refused"]
 
 Int = npt.NDArray[np.int64]
-
-MAX_ELEMENTS = 8192
-"""The longest list that a field may be; of texts also no more bytes than one text may have."""
 
 
 def spans(column: pa.Array) -> tuple[Int, Int, pa.Array] | None:

@@ -48,12 +48,16 @@ def present(array: pa.Array) -> tuple[pa.Array, Bool]:
 
 
 def order_codes(array: pa.Array) -> npt.NDArray[Any]:
-    """Numbers that sort as the values do (strings by their UTF-8 bytes); shape [N]; nulls are not allowed."""
+    """Numbers that sort as the values do (strings by their UTF-8 bytes, lists by their elements); shape [N]; nulls are not allowed."""
     if pa.types.is_string(array.type):
         encoded = array.dictionary_encode()
         rank = np.empty(len(encoded.dictionary), np.int64)
         rank[pc.sort_indices(encoded.dictionary).to_numpy()] = np.arange(len(rank))
         out: npt.NDArray[Any] = rank[encoded.indices.to_numpy(zero_copy_only=False)]
         return out
+    if pa.types.is_list(array.type):
+        lists = [tuple(v) for v in array.to_pylist()]
+        ranks = {v: n for n, v in enumerate(sorted(set(lists)))}
+        return np.array([ranks[v] for v in lists], np.int64)
     values: npt.NDArray[Any] = array.to_numpy(zero_copy_only=False)
     return values.astype(np.int8) if values.dtype == bool else values

@@ -30,7 +30,7 @@ import pyarrow as pa
 from transforms.durations import check_duration, micros
 from transforms.errors import DataError, DefinitionError
 from transforms.expressions import Expression, Formula, Predicate
-from transforms.fields import ARROW_TYPES, check_name
+from transforms.fields import ARROW_TYPES, FIELD_TYPES, check_name
 from transforms.functions.arrays import Int
 
 __all__ = ["Aggregate", "Events", "Output", "Param", "State", "StateSpec", "check_aggregate", "checked_output"]
@@ -334,8 +334,8 @@ def _check_class(cls: type[Aggregate], what: str) -> None:
     for name in ("states", "extract_output"):
         if getattr(cls, name) is getattr(Aggregate, name):
             raise DefinitionError(f"{what}: class {cls.__name__} has no {name}(); see Aggregate.{name}")
-    if not isinstance(cls.takes, tuple) or not all(t in ARROW_TYPES for t in cls.takes):
-        raise DefinitionError(f"{what}: takes={cls.takes!r} must be a tuple of {', '.join(ARROW_TYPES)}; empty: it takes no field")
+    if not isinstance(cls.takes, tuple) or not all(t in FIELD_TYPES for t in cls.takes):
+        raise DefinitionError(f"{what}: takes={cls.takes!r} must be a tuple of {', '.join(FIELD_TYPES)}; empty: it takes no field")
     if isinstance(cls.version, bool) or not isinstance(cls.version, int):
         raise DefinitionError(f"{what}: version={cls.version!r} must be a whole number")
     own = {n for n, t in inspect.get_annotations(cls).items() if "ClassVar" not in str(t)}
@@ -344,6 +344,7 @@ def _check_class(cls: type[Aggregate], what: str) -> None:
 
 
 _SAMPLES: dict[str, Any] = {"string": "a", "int64": 1, "float64": 1.0, "bool": True, "timestamp": 1}
+_SAMPLES |= {f"list<{name}>": [_SAMPLES[name]] for name in LISTS}
 
 
 def check_aggregate(a: Aggregate, dtype: str | None, tie: str, what: str) -> None:
@@ -370,7 +371,7 @@ def check_aggregate(a: Aggregate, dtype: str | None, tie: str, what: str) -> Non
 
 
 def _trial(a: Aggregate, specs: Sequence[StateSpec], output: Output, dtype: str | None, tie: str) -> None:
-    sample, value = _SAMPLES[dtype or "int64"], ARROW_TYPES[dtype or "int64"]
+    sample, value = _SAMPLES[dtype or "int64"], FIELD_TYPES[dtype or "int64"]
     events = Events(pa.array([sample, None, sample], value), np.array([1, 2, 3]), pa.array([_SAMPLES[tie]] * 3, ARROW_TYPES[tie]))
     parts = []
     for spec in specs:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from transforms.errors import DefinitionError
+from transforms.fields import LIST_TYPES, MAX_ELEMENTS
 from transforms.functions.arrays import Int, list_of, list_parts, offsets_of, order_codes, present
 from transforms.functions.base import Aggregate, Events, Output, State, StateSpec
 from transforms.windows import ranges
@@ -74,10 +75,11 @@ class Earliest(State):
         return list_of(self.offsets, flat)
 
     def single(self) -> pa.Array:
-        """The one value of each element (n = 1), null over none."""
+        """The one value of each element (n = 1), null over none; an empty list where values are lists."""
         has = np.diff(self.offsets) > 0
         at = pa.array(np.where(has, self.offsets[:-1], 0), mask=~has)
-        return self.values.take(at)
+        found = self.values.take(at)
+        return pa.ListArray.from_arrays(found.offsets, found.values) if pa.types.is_list(found.type) and not has.all() else found
 
     def newest_first(self) -> pa.Array:
         """list<value>, newest first."""
@@ -94,16 +96,21 @@ class Latest(Earliest):
     last: ClassVar[bool] = True
 
 
+def _one(dtype: str | None) -> Output:
+    """The column of one value of a field; that of a list is a list."""
+    return Output(str(dtype)[5:-1], width=MAX_ELEMENTS) if dtype in LIST_TYPES else Output(str(dtype))
+
+
 @dataclass(frozen=True)
 class First(Aggregate):
-    """The first value that is not null, by (event time, tie-breaker, value)."""
+    """The first value that is not null, by (event time, tie-breaker, value); of lists an empty one over none."""
 
     kind: ClassVar[str] = "first"
     reads_boundary: ClassVar[bool] = False
-    takes: ClassVar[tuple[str, ...]] = ("string", "int64", "float64", "bool")
+    takes: ClassVar[tuple[str, ...]] = ("string", "int64", "float64", "bool", *LIST_TYPES)
 
     def output(self, dtype: str | None) -> Output:
-        return Output(str(dtype))
+        return _one(dtype)
 
     def states(self) -> tuple[StateSpec, ...]:
         return (self.state(Earliest, 1),)
@@ -114,14 +121,14 @@ class First(Aggregate):
 
 @dataclass(frozen=True)
 class Last(Aggregate):
-    """The last value that is not null, by (event time, tie-breaker, value)."""
+    """The last value that is not null, by (event time, tie-breaker, value); of lists an empty one over none."""
 
     kind: ClassVar[str] = "last"
     reads_boundary: ClassVar[bool] = False
-    takes: ClassVar[tuple[str, ...]] = ("string", "int64", "float64", "bool")
+    takes: ClassVar[tuple[str, ...]] = ("string", "int64", "float64", "bool", *LIST_TYPES)
 
     def output(self, dtype: str | None) -> Output:
-        return Output(str(dtype))
+        return _one(dtype)
 
     def states(self) -> tuple[StateSpec, ...]:
         return (self.state(Latest, 1),)
