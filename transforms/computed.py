@@ -4,45 +4,36 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from transforms.columns import OK, Column
+from transforms.columns import OK, Codes, Column, all_ok
 from transforms.event_source import EventSource
-from transforms.fields import TIMESTAMP
-from transforms.nested import convert_any
+from transforms.expressions import Formula
+from transforms.expressions.values import Column as ReadColumn
 
 __all__ = ["chosen", "compute"]
 
 
-def _batch(columns: dict[str, Column], n: int) -> pa.RecordBatch:
-    """The columns as expressions see them: null where a value cannot be read."""
-    arrays, names = [], list(columns)
-    for array, _ in columns.values():
-        arrays.append(array)
-    return pa.RecordBatch.from_arrays(arrays, names) if names else pa.RecordBatch.from_pylist([{}] * n)
+def _evaluated(source: EventSource, f: Formula, columns: dict[str, Column], n: int) -> Column:
+    read: dict[str, ReadColumn] = {name: columns[name] for name in f.fields}
+    array, codes = f.evaluate(read, tuple(t for t in source.types if t[0] in read), n)
+    return array, all_ok(n) if codes is None else codes
 
 
 def compute(source: EventSource, columns: dict[str, Column], n: int) -> None:
-    """Add the computed columns of N events, in the order of the fields: each may read those before it."""
-    computed = [f for f in source.all_fields if f.value is not None]
-    for f in computed:
-        assert f.value is not None
-        columns[f.name] = convert_any(f.value.apply(_typed(source, columns, n)), f.dtype or "")
+    """Add the computed columns of N events, in the order of the fields: each may read those before it.
+
+    One that has no value in an event, or that reads a field which cannot be read, has the code of that reason.
+    """
+    for f in source.all_fields:
+        if f.value is not None:
+            # An expression that counts in int64 is widened; of a float64 the cast is nothing.
+            formula = Formula("cast", (f.formula, "float64")) if f.dtype == "float64" else f.formula
+            columns[f.name] = _evaluated(source, formula, columns, n)
 
 
-def chosen(source: EventSource, columns: dict[str, Column], n: int) -> npt.NDArray[np.bool_]:
-    """Which of N events are of the source, bool [N]. One of which the filter cannot read a field is, so that it is a reject and not
-    passed over."""
-    assert source.where is not None
-    taken: npt.NDArray[np.bool_] = pc.fill_null(source.where.apply(_typed(source, columns, n)), False).to_numpy(zero_copy_only=False).copy()
-    for name in source.where.fields:
-        taken |= columns[name][1] != OK
-    return taken
-
-
-def _typed(source: EventSource, columns: dict[str, Column], n: int) -> pa.RecordBatch:
-    batch = _batch(columns, n)
-    times = {f.name for f in source.all_fields if f.dtype == "timestamp"}
-    arrays = [c.cast(TIMESTAMP) if name in times else c for name, c in zip(batch.schema.names, batch.columns, strict=True)]
-    return pa.RecordBatch.from_arrays(arrays, batch.schema.names)
+def chosen(source: EventSource, columns: dict[str, Column], n: int) -> tuple[npt.NDArray[np.bool_], Codes]:
+    """Which of N events are of the source, bool [N], and why it cannot be told of one, codes [N]: that is of the source, as a reject."""
+    assert source.filter is not None
+    truth, codes = _evaluated(source, source.filter, columns, n)
+    taken: npt.NDArray[np.bool_] = truth.fill_null(False).to_numpy(zero_copy_only=False)
+    return taken | (codes != OK), codes

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from transforms.columns import OK, all_ok, int64_values, is_valid
+from transforms.columns import OK, Column, all_ok, int64_values, is_valid
 from transforms.computed import chosen, compute
 from transforms.event_source import EventSource
 from transforms.fields import TIMESTAMP
@@ -17,6 +17,8 @@ from transforms.rules import MAX_US, MIN_US, Checked, Now, apply_rules, detail_o
 
 __all__ = ["judge_events"]
 
+_WHERE = "where "  # stands for the source's filter among names of fields, of which none has a blank
+
 
 def judge_events(source: EventSource, read: Read, now_us: Now, max_future_us: int) -> Checked:
     """The verdicts on N records as the M events that were made of them: one event that is wrong makes its record a reject, and none of
@@ -26,14 +28,15 @@ def judge_events(source: EventSource, read: Read, now_us: Now, max_future_us: in
     us, _ = columns[source.event_time]
     at = np.arange(len(records))
     earliest = _earliest(us, records, len(start))
-    left_out = np.zeros(0, np.int64)
+    left_out, unsure = np.zeros(0, np.int64), all_ok(len(records))
     if source.where is not None:
-        take = chosen(source, columns, len(records))
+        take, unsure = chosen(source, columns, len(records))
         left_out = records[~take]
-        at, records = at[take], records[take]
+        at, records, unsure = at[take], records[take], unsure[take]
         keep = pa.array(take)
         columns = {name: (array.filter(keep), codes[take]) for name, (array, codes) in columns.items()}
     arrays, by_column, _ = apply_rules(source, columns, now_us if isinstance(now_us, int) else now_us[records], max_future_us)
+    by_column[_WHERE] = unsure
     of_event = np.minimum.reduce(list(by_column.values())) if len(records) else all_ok(0)
     verdict = start.copy()
     if source.explode is None:
@@ -53,7 +56,10 @@ def judge_events(source: EventSource, read: Read, now_us: Now, max_future_us: in
         else:
             event = first[row]
             name = next(name for name, c in by_column.items() if c[event] == verdict[row])
-            value, why = read.raw[name](int(at[event])) if name in read.raw else (columns[name][0][event].as_py(), "")
+            if name == _WHERE:
+                details[row] = f"where: {source.filter} has no value that can be held"
+                continue
+            value, why = read.raw[name](int(at[event])) if name in read.raw else _computed(source, name, columns, event)
             inside = ""
             if read.elements is not None and name in of_elements:
                 inside = f" (element {read.elements[at[event]]} of {path_text(source.explode_path)})"
@@ -64,6 +70,14 @@ def judge_events(source: EventSource, read: Read, now_us: Now, max_future_us: in
     return Checked(
         valid, reasons, pa.array(details, pa.string()), earliest, records[good[records]] if several else None, passed, read.empty
     )  # fmt: skip
+
+
+def _computed(source: EventSource, name: str, columns: dict[str, Column], event: int) -> tuple[object, str]:
+    """The value of a computed field, and why it has none, where that is so."""
+    array, codes = columns[name]
+    value = array[event].as_py()
+    made = next(f.value for f in source.all_fields if f.name == name)
+    return value, f"is {made}, which has no value that can be held" if value is None and codes[event] != OK else ""
 
 
 def _earliest(us: pa.Array, records: npt.NDArray[np.int64], n: int) -> pa.Array:

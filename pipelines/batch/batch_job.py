@@ -196,6 +196,7 @@ def _make(
     read_total = sum(n for k, n in counts.items() if k.startswith("read/"))
     run.save(
         events={k.removeprefix("read/"): n for k, n in sorted(counts.items()) if k.startswith("read/")},
+        filtered={k.removeprefix("filtered/"): n for k, n in sorted(counts.items()) if k.startswith("filtered/")},
         rejected=rejected,
         rejected_fields={k.removeprefix("rejected_fields/"): n for k, n in sorted(counts.items()) if k.startswith("rejected_fields/")},
         rows={k.removeprefix("rows/"): n for k, n in sorted(counts.items()) if k.startswith("rows/")},
@@ -261,7 +262,7 @@ def _publish(repo: Repo, run: runs.Run) -> runs.Run:
     shutil.rmtree(run.folder / "offline", ignore_errors=True)
     shutil.rmtree(run.folder / "rows", ignore_errors=True)
     kept = {f"offline/{n}": layout.offline_run(repo.data, n, run.id) for n in repo.groups} | {"tiles": run.folder / "tiles"}
-    counts = {f"{what}/{n}": v for what in ("events", "rejected", "rows") for n, v in run.manifest.get(what, {}).items()}
+    counts = {f"{what}/{n}": v for what in ("events", "filtered", "rejected", "rows") for n, v in run.manifest.get(what, {}).items()}
     run.save(outputs=provenance.hashed(repo.data, kept), counts=counts)
     run.save(status="complete")
     return run

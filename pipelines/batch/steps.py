@@ -85,7 +85,7 @@ class ReadEvents(beam.DoFn):
     """EventFile -> valid batches of ``source`` with event times in [start, end).
 
     Main output: RecordBatch. Output ``invalid``: (file name, table of its rejects). Output ``stats``: (name, number): events read,
-    rejected by reason, and by reason and field.
+    filtered by the source's ``where`` (not among those read), rejected by reason, and by reason and field.
     """
 
     def __init__(self, source: EventSource, start: int, end: int, now_us: int, max_future_us: int) -> None:
@@ -93,8 +93,11 @@ class ReadEvents(beam.DoFn):
 
     def process(self, file: EventFile) -> Iterator[Any]:
         """Read one file, a batch at a time."""
-        name, letters, total = self.source.name, [], 0
-        for valid, rejected in events(file.path, self.source, self.now_us, self.max_future_us, name=file.name, partitions=file.partitions):
+        name, letters, total, filtered = self.source.name, [], 0, [0]
+        for valid, rejected in events(
+            file.path, self.source, self.now_us, self.max_future_us,
+            name=file.name, partitions=file.partitions, filtered=filtered.append,
+        ):  # fmt: skip
             total += valid.num_rows + rejected.num_rows
             if rejected.num_rows:
                 letters.append(rejected)
@@ -103,6 +106,8 @@ class ReadEvents(beam.DoFn):
             if inside.any():
                 yield valid if inside.all() else valid.filter(pa.array(inside))
         yield beam.pvalue.TaggedOutput("stats", (f"read/{name}", total))
+        if sum(filtered):
+            yield beam.pvalue.TaggedOutput("stats", (f"filtered/{name}", sum(filtered)))
         if letters:
             table = pa.Table.from_batches(letters)
             yield beam.pvalue.TaggedOutput("invalid", (file.name, table))

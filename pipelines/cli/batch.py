@@ -67,6 +67,8 @@ def run_table(manifest: dict[str, Any]) -> Table:
     reasons = ", ".join(f"{n:,} {with_fields(reason, fields)}" for reason, n in rejected.items()) or "none"
     passed = ", ".join(f"{p['count']:,} of {source}" for source, p in manifest.get("passed_over", {}).items())
     table.caption = f"{read:,} events read; rejected: {reasons}" + (f"; files passed over: {passed}" if passed else "")
+    if filtered := ", ".join(f"{n:,} of {source}" for source, n in manifest.get("filtered", {}).items()):
+        table.caption += f"; filtered by where: {filtered}"
     if odd := ", ".join(f"{n:,} of {feature}" for feature, n in manifest.get("nonfinite", {}).items()):
         table.caption += f"; NaN or infinite: {odd}"
     return table

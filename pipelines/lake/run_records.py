@@ -153,6 +153,8 @@ class BatchRecord(RunRecord):
 
     events: dict[str, int] = field(default_factory=dict)
     """Source -> events read."""
+    filtered: dict[str, int] = field(default_factory=dict)
+    """Source -> events that its ``where`` passes over; they are not among those read."""
     rejected: dict[str, int] = field(default_factory=dict)
     """``<source>/<reason>`` -> events."""
     rejected_fields: dict[str, int] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -182,19 +182,23 @@ def events(
     name: str = "",
     batch_rows: int = 65_536,
     partitions: Partitions = (),
+    filtered: Callable[[int], None] = lambda count: None,
 ) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
     """The events of one file: pairs of a valid batch (``source.arrow_schema``) and the dead letters beside it
     (``DEAD_LETTER_SCHEMA``), either of which may have no rows.
 
     ``name`` is what the dead letters call the file (default: ``path``); ``now_us`` and ``max_future_us`` as in
     :func:`transforms.contract.check`, ``partitions`` as in :func:`read`. An unreadable file is one pair: no events, and one dead
-    letter without row and payload. A reject's payload is the line itself (with what its folders say), or
+    letter without row and payload. ``filtered`` is called with numbers of events that the source's ``where`` passes over.
+    A reject's payload is the line itself (with what its folders say), or
     :func:`transforms.contract.encode_json` of all columns of the Parquet row; its row numbers are those of :class:`RawBatch`.
     """
     file = name or str(path)
     try:
         for raw in read(path, source, batch_rows, partitions):
             checked = judged(raw, source, now_us, max_future_us)
+            if checked.passed_over:
+                filtered(checked.passed_over)
             payloads = payloads_of(raw, pa.array(checked.rejected), source)
             yield checked.valid, dead_letters(source, checked, payloads, file=file, rows=raw.numbers)
     except UnreadableFileError as e:

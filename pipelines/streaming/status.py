@@ -34,6 +34,8 @@ class StreamStatus:
     read: dict[str, int] = field(default_factory=dict)
     """source -> records."""
     late: dict[str, int] = field(default_factory=dict)
+    filtered: dict[str, int] = field(default_factory=dict)
+    """source -> events that its ``where`` passes over."""
     rows_of: dict[str, int] = field(default_factory=dict)
     """group -> rows."""
     written: int = 0
@@ -150,6 +152,7 @@ class Tracker:
             rejected=rejected,
             read=read,
             late=self._by_name("poll-", "late/"),
+            filtered=self._by_name("poll-", "filtered/"),
             rows_of=rows_of,
             written=round(sum(self._sum("sink-", "written").values())),
             stale=round(sum(self._sum("sink-", "stale").values())),
@@ -195,6 +198,8 @@ def line(p: StreamStatus) -> str:
         parts.append(f"rows up to {to_minute(min(p.output_watermark.values()))}")
     if p.rejected:
         parts.append(f"{sum(p.rejected.values()):,} rejected")
+    if any(p.filtered.values()):
+        parts.append(f"{sum(p.filtered.values()):,} filtered")
     if any(p.late.values()):
         parts.append(f"{sum(p.late.values()):,} too late")
     if p.refused:

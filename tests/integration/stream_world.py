@@ -189,7 +189,9 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-def make_stream_world(folder: Path, bootstrap: str | None = None, partitions: int = 2, topic: str = "trips", **stream: Any) -> StreamWorld:
+def make_stream_world(
+    folder: Path, bootstrap: str | None = None, partitions: int = 2, topic: str = "trips", features: str = FEATURES, **stream: Any
+) -> StreamWorld:
     """A repository whose graphs are applied (they compute nothing), its topic, and settings of the stream section.
 
     Without ``bootstrap`` the broker is one in memory: for streams that run in this process (``direct``).
@@ -205,7 +207,7 @@ def make_stream_world(folder: Path, bootstrap: str | None = None, partitions: in
             MemoryBroker.named(bootstrap.removeprefix("memory://")).create_topic(name, count)
         else:
             new_topic(options_of(bootstrap), count, name)
-    (world.path / "features.py").write_text(FEATURES.replace("{topic}", topic))
+    (world.path / "features.py").write_text(features.replace("{topic}", topic))
     (world.path / "feature_store.yaml").write_text(
         "project: trips\nregistry: ../data/registry.db\nprovider: local\nentity_key_serialization_version: 3\n"
         "offline_store: {type: serving.offline_store.AsofOfflineStore}\n"

@@ -18,6 +18,7 @@ from pipelines.sources.memory import MemoryBroker
 from tests.integration.kafka_world import drain
 from tests.integration.stages_world import HOUR, T0, World, payment, payments
 from tests.oracle import rows as oracle_rows
+from transforms.definitions import col
 from transforms.reasons import REASONS
 
 MINUTE = HOUR // 60
@@ -236,3 +237,15 @@ def test_dead_letters_that_cannot_be_written_stop_the_job(world: World) -> None:
     line = str(world.control.failure())
     assert "dead letters" in line and "cannot be written" in line
     assert not world.control.load_checkpoints()
+
+
+@pytest.mark.parametrize("world", [2], indirect=True)
+def test_a_partition_of_which_nothing_is_taken_is_idle_however_much_comes(world: World) -> None:
+    world.group = replace(world.group, source=replace(world.group.source, where=col("amount") >= 0))
+    world.stream = StreamSettings(shards=2, clock="replay", idle_seconds=0.001)
+    send(world, GOOD)
+    for tick in range(6):  # something comes at each poll
+        send(world, [payment(2000 + tick, T0 + 10_000 * MINUTE, amount=-1.0), b'{"amount": -2.0, "paid_at": "soon"}'], 1)
+        world.run(replace(world.spec(), until=None, one_tick=False), ticks=2)
+    assert world.report(1)["idle"] and world.report(1)["next"] == 12 and world.report(1)["counts"]["filtered"] == 2  # of the last run
+    assert plain(world.rows()) == expected(world, GOOD, (T0 + 238 * MINUTE - MINUTE) // (5 * MINUTE) * (5 * MINUTE))

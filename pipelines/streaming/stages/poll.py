@@ -200,14 +200,17 @@ class Poll(beam.DoFn):
         if end is not None and n and fetched.offsets[-1] >= end:
             fetched = fetched.before(end)
             n = len(fetched.offsets)
+        came, filtered = False, False
         if fetched.next_offset > at.next:
+            came = yield from self._take(source, partition, partitions, at, fetched)
+            filtered = not came
+        if came:
             self.idleness.records_came(key)
-            yield from self._take(source, partition, partitions, at, fetched)
         elif fetched.at_end:
             news = self.idleness.nothing_came(key, source, at)
             if news and at.idle:
                 self.reports.news(key)
-            if news or not at.flushed:
+            if news or not (at.flushed or filtered):
                 # What an idle partition let the others emit belongs into the checkpoint: nothing may follow that would save it. But where
                 # the clock speaks for it, it will speak again.
                 flush, at.flushed = at.idle or not at.flushed, True
@@ -217,8 +220,11 @@ class Poll(beam.DoFn):
 
     def _take(
         self, source: EventSource, partition: int, partitions: int, at: Position, fetched: FetchResult
-    ) -> Iterator[tuple[int, bytes]]:
-        """Judge the records of a poll and send them on."""
+    ) -> Generator[tuple[int, bytes], None, bool]:
+        """Judge the records of a poll and send them on; whether there was one of the source.
+
+        Records that are all passed over by its ``where`` move the offset, and nothing else: to event time and idleness they are not there.
+        """
         now, limit = self.clock(), round(self.spec.stream.max_future_hours * 3.6e9)
         stamps = judged_at(fetched.timestamps_us, now, limit)
         checked: Checked = self.judge[source.name](fetched.payloads, stamps, limit, fetched.origin(source))
@@ -228,7 +234,7 @@ class Poll(beam.DoFn):
         key = f"{source.name}/{partition}"
         if self.limit.exceeded(key, f"{source.topic}/{partition}", at, fetched.offsets, checked, taken.late_offsets):
             self.reports.news(key)
-            return
+            return True
         if len(bad):
             try:
                 reasons, details, times = (
@@ -246,11 +252,14 @@ class Poll(beam.DoFn):
         at.count("events", len(fetched.offsets))
         at.count("late", taken.late.num_rows)
         at.count("before", taken.before)
-        at.idle, at.flushed = False, False
+        at.count("filtered", checked.passed_over)
+        alone = checked.passed_over > 0 and not len(bad) and not checked.valid.num_rows
+        at.idle, at.flushed = at.idle and alone, False
         span = at.upto(source, partition, partitions, fetched.next_offset, taken, now)
         at.next, at.newest, at.leaps, at.watermark = span.next, span.newest, span.leaps, span.watermark
         late = with_offsets(taken.late, taken.late_offsets) if taken.late.num_rows else None
         yield from self._send(source, span, with_offsets(taken.events, taken.offsets), late)
+        return not alone
 
     def _check_begin(self, source: EventSource, partition: int, at: Position, checked: Checked) -> None:
         """A topic that lost records after the batch run's end would leave a hole between the two."""
