@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -47,4 +48,8 @@ def test_windows_that_begin_empty_are_told_by_stream_and_verify(tmp_path: Path, 
         assert told == short == [] and world.online("count_24h")[0] > 40
     else:
         assert run in told[0] and "--anew --from-run latest" in told[0]
+        said.clear()
+        assert run_stream(world.repo(), replace(how, from_run="latest"), said.append)["code"] == 0
+        (line,) = [line for line in said if "goes before --from-run latest" in line]
+        assert "began with empty windows" in line and run in line and "--anew --from-run latest" in line
         assert len(short) == 2 and all(run in line and "--anew --from-run latest" in line for line in short)
