@@ -129,6 +129,8 @@ def _analyzed(repo: Repo, some: Mapping[str, pa.RecordBatch]) -> str:
             path = Path(folder) / f"{name}.parquet"
             pq.write_table(pa.Table.from_batches([made.slice(0, ROWS)]), path)
             work[name] = (group, repo.preprocessing_fn(group), [str(path)])
+        if not any(group.preprocessing_fn for group in repo.groups.values()):
+            return "no preprocessing functions"
         if not work:
             return "no event files to make rows of: preprocessing functions are traced, not run"
         analyze_groups(work, Path(folder) / "graphs")
