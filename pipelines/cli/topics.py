@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -120,12 +121,18 @@ def _pass(
     from pipelines.replay.topic_archive import archive_topic
 
     columns = (TextColumn("archiving {task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("offsets"), TimeRemainingColumn())
-    with Progress(*columns, console=steps.screen, transient=True, disable=not steps.screen.is_terminal) as bar:
-        task = bar.add_task(str(source.topic), total=None)
+    bar = Progress(*columns, console=steps.screen, transient=True) if steps.screen.is_terminal else None
+    task = bar.add_task(str(source.topic), total=None) if bar is not None else None
+
+    def progress(so_far: int, total: int) -> None:
+        if bar is not None and task is not None:
+            bar.update(task, completed=so_far, total=total)
+
+    with bar or nullcontext():
         done = archive_topic(
             reader, source, loaded.settings.kafka, loaded.data, begin=begin, anew=anew, accept_missing=accept_missing, say=steps.say,
             max_future_us=round(loaded.settings.stream.max_future_hours * 3.6e9), skip=_skipped(loaded.data, str(source.topic)),
-            progress=lambda so_far, total: bar.update(task, completed=so_far, total=total),
+            progress=progress,
         )  # fmt: skip
     if done.records or not again:
         merged = f", {done.merged} files merged" if done.merged else ""

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -176,10 +180,10 @@ def test_camel_case_clicks_in_protobuf(tmp_path: Path) -> None:
     r = np.random.default_rng(1)
     made: list[Callable[..., Any]] = [classes(f)["shop.Click"] for f in (old, new)]
     records: list[Record] = []
-    for n, time in enumerate(_times(600, 1)):
+    for n, at in enumerate(_times(600, 1)):
         click = made[n % 2](clickId=f"c{n}", kind=int(r.integers(1, 3)))
         click.user.userId = f"u{r.integers(0, 9)}"
-        click.occurredAt.FromMicroseconds(time)
+        click.occurredAt.FromMicroseconds(at)
         if n % 3:
             click.dwellMs = int(r.integers(0, 60_000))
         if n % 4:
@@ -187,7 +191,7 @@ def test_camel_case_clicks_in_protobuf(tmp_path: Path) -> None:
             click.labels["utmCampaign"] = f"spring{n % 5}"
         key = None if n % 7 == 0 else b"%d" % (9_007_199_254_740_993 + n % 6)
         headers: list[tuple[str, bytes | None]] = [("x-tenant", b"none"), ("x-tenant", b"acme")] if n % 2 else [("trace", None)]
-        records.append((key, click.SerializeToString(), headers, time + 5 * SECOND))
+        records.append((key, click.SerializeToString(), headers, at + 5 * SECOND))
     records.insert(100, (b"1", b"\x0a\xff\xff\xff\xff\x07", [], records[99][3]))
     bare = made[0](clickId="unknown kind")
     bare.occurredAt.FromMicroseconds(records[200][3])
@@ -201,11 +205,38 @@ def test_a_key_that_stands_only_in_the_records_key(tmp_path: Path) -> None:
     """Null keys are events without a sensor, and a tombstone is none: dead letters both, with what they carried."""
     world = make_world(tmp_path / "world", "iot.readings", READINGS)
     records: list[Record] = []
-    for n, time in enumerate(_times(500, 2)):
-        value = {"seqNo": n, "at": time, "payload": {"value": None if n % 9 == 0 else n / 7, "unit": "C"}}
+    for n, at in enumerate(_times(500, 2)):
+        value = {"seqNo": n, "at": at, "payload": {"value": None if n % 9 == 0 else n / 7, "unit": "C"}}
         key = None if n % 50 == 0 else f"s{n % 11}".encode()
-        records.append((key, json.dumps(value).encode(), [], time))
+        records.append((key, json.dumps(value).encode(), [], at))
     records.insert(50, (b"s1", None, [], records[50][3]))
     goes_all_ways(world, records, "readings", {"malformed": 1, "missing_field": 10})
     listed = world.tandem("dlq", "list")
     assert "missing_field" in json.dumps(listed)
+
+
+@pytest.mark.slow
+def test_an_archive_without_end_goes_on_until_it_is_stopped(tmp_path: Path) -> None:
+    world = make_world(tmp_path / "world", "iot.readings", READINGS)
+    value = [(b"s", json.dumps({"seqNo": n, "at": t, "payload": {}}).encode(), [], t) for n, t in enumerate(_times(100, 3))]
+    world.send(value[:60])
+    state, before = world.data / "archive" / "readings.json", {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+
+    def meanwhile() -> None:
+        for wanted in (60, 100):  # its handlers are there before its first file is
+            until = time.monotonic() + 120
+            while time.monotonic() < until and (not state.is_file() or sum(json.loads(state.read_text())["next"].values()) < wanted):
+                time.sleep(0.02)
+            if wanted == 60:
+                world.send(value[60:])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    other = threading.Thread(target=meanwhile)
+    try:
+        other.start()
+        (done,) = world.tandem("archive", "--until", "stopped", "--every", "1s")["sources"]
+    finally:
+        other.join()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert (done["records"], done["events"], done["lag"], done["missing"]) == (100, 100, 0, [])
