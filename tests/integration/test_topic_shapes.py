@@ -218,7 +218,7 @@ def test_a_key_that_stands_only_in_the_records_key(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_an_archive_without_end_goes_on_until_it_is_stopped(tmp_path: Path) -> None:
     world = make_world(tmp_path / "world", "iot.readings", READINGS)
-    value = [(b"s", json.dumps({"seqNo": n, "at": t, "payload": {}}).encode(), [], t) for n, t in enumerate(_times(100, 3))]
+    value: list[Record] = [(b"s", json.dumps({"seqNo": n, "at": t, "payload": {}}).encode(), [], t) for n, t in enumerate(_times(100, 3))]
     world.send(value[:60])
     state, before = world.data / "archive" / "readings.json", {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
 
