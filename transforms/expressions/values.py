@@ -68,8 +68,7 @@ def read(column: Column, dtype: str) -> Values:
     data = array.to_numpy(zero_copy_only=False)
     if dtype != "float64":
         return Values(data, null, bad)
-    if data.dtype != np.float64:
-        data = data.astype(np.float64)
+    data = data + 0.0  # -0.0 is 0.0
     finite = np.isfinite(data)
     if finite.all():
         return Values(data, null, bad)
