@@ -59,6 +59,42 @@ def test_beam_comes_without_notebooks(tmp_path: Path) -> None:
     assert run(tmp_path, BEAM.format(settle=SETTLE)) == ["False", "1"]
 
 
+COLLECTOR = """
+import gc, sys
+sys.path.insert(0, {folder!r})
+{settle}
+before = gc.isenabled()
+import pandas
+print(pandas.during, pandas.__file__.endswith("__init__.py"), before, gc.isenabled())
+gc.disable()
+try:
+    import feast
+except ValueError:
+    print(gc.isenabled())
+gc.enable()
+try:
+    import tensorflow
+except ValueError:
+    print(gc.isenabled())
+import wide
+print(wide.during)
+"""
+
+
+def test_no_collection_while_a_large_package_is_imported_and_as_before_afterwards(tmp_path: Path) -> None:
+    for name, text in {
+        "pandas": "import gc, pandas.core\nduring = (gc.isenabled(), pandas.core.during)",
+        "feast": "raise ValueError",
+        "tensorflow": "raise ValueError",
+        "wide": "import gc\nduring = gc.isenabled()",
+    }.items():
+        (tmp_path / "found" / name).mkdir(parents=True)
+        (tmp_path / "found" / name / "__init__.py").write_text(text)
+    (tmp_path / "found" / "pandas" / "core.py").write_text("import gc\nduring = gc.isenabled()")
+    found = run(tmp_path, COLLECTOR.format(folder=str(tmp_path / "found"), settle=SETTLE))
+    assert found == ["(False,", "False)", "True", "True", "True", "False", "True", "True"]
+
+
 def test_every_process_of_ours_begins_with_it(tmp_path: Path) -> None:
     """The command and the modules that its children run; both through one file."""
     code = "import typeguard; print(hasattr(typeguard.typechecked, 'quick'))"
