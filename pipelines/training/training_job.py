@@ -147,9 +147,8 @@ class TrainingJob:
         """Write the SavedModel: raw inputs [n, 1] in, ``probability`` [n, 1] out, the request-field graph inside.
 
         ``model`` holds the variables (a tf_keras model); ``predict`` maps prepared inputs to probabilities of shape [n, 1].
+        Its Keras layers are no part of the SavedModel, unless one of them holds more than variables (a lookup table).
         """
-        module = tf.Module()
-        module.model, module.request_graph = model, self._layer
         signature = [tf.TensorSpec([None, 1], tf.as_dtype(c.dtype), name=c.name) for c in self.columns]
         names = [c.name for c in self.columns]
 
@@ -157,5 +156,15 @@ class TrainingJob:
         def serve(*values: Any) -> dict[str, Any]:
             return {"probability": predict(self.prepare(dict(zip(names, values, strict=True))))}
 
+        # Where a Keras layer is tracked, each of its functions is traced, saved, and built again by every load: two thirds of both, for
+        # nothing, as the signature is all that is called. The variables and the graph's own objects are what the signature needs.
+        variables, graph = getattr(model, "variables", None), getattr(self._layer, "_saved_model_loader_tracked_dict", None)
+        module = tf.Module()
+        module.model, module.request_graph = model if variables is None else list(variables), self._layer if graph is None else graph
         module.serve = serve
-        tf.saved_model.save(module, self._export_dir, signatures={"serving_default": serve})
+        try:
+            tf.saved_model.save(module, self._export_dir, signatures={"serving_default": serve})
+        except AssertionError:  # "an 'untracked' resource": the function refers to what is neither
+            module = tf.Module()
+            module.model, module.request_graph, module.serve = model, self._layer, serve
+            tf.saved_model.save(module, self._export_dir, signatures={"serving_default": serve})
