@@ -7,11 +7,15 @@ from contextlib import contextmanager
 
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
+from pipelines.batch.beam_speed import describe_quickly
+
 __all__ = ["DIRECT", "direct_by_default", "options"]
 
 DIRECT = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
 """The in-process runner by its class. Newer SDKs try another engine first under the name DirectRunner (Prism, a program that they load from
 the network), open a port on all addresses for it, and fall back to this one where it does not start."""
+
+describe_quickly()  # whoever builds a pipeline of ours comes by here
 
 
 def options(runner: str = "direct", extra: Sequence[str] = ()) -> PipelineOptions:
