@@ -78,7 +78,9 @@ def _erase(repo: Repo, subject: Subject, dry_run: bool, say: Callable[[str], Non
             seal_leftovers(folder)
             shutil.rmtree(folder / "flink" / "checkpoints", ignore_errors=True)  # tiles; an embedded engine never restores them
     _check_keys(repo, subject)
-    subject = replace(subject, others=_no_values(repo, {name for name, _ in subject.keys}))
+    names = {name for name, _ in subject.keys}
+    mapped = tuple(s for s in repo.sources.values() if s.mapped and names <= {f.name for f in s.fields if f.value is None})
+    subject = replace(subject, others=_no_values(repo, names), sources=mapped)
     logs = tuple(data / source.files for source in repo.sources.values() if source.files)
     answers: list[pa.Table] = []
     entities: list[pa.Table] = []

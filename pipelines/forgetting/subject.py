@@ -28,6 +28,9 @@ import pyarrow.parquet as pq
 from pipelines.lake.files import replaced
 from pipelines.sources.file_records import partitions_of
 from transforms.errors import ConfigError
+from transforms.event_source import EventSource
+from transforms.fields import EVENT_MARK
+from transforms.mapping import Read, read_records, read_rows
 
 __all__ = ["LINES", "Subject", "holds", "without_lines", "without_rows"]
 
@@ -42,10 +45,12 @@ Mask = np.ndarray[Any, np.dtype[np.bool_]]
 @dataclass(frozen=True)
 class Subject:
     """Whom to forget: the value of each entity key, as text. What is about it has all of them. ``others`` are columns that hold no value of
-    a key: what another entity's rows count or add up is none, whatever number it is."""
+    a key: what another entity's rows count or add up is none, whatever number it is. ``sources`` are those that map what they read, and in
+    whose records the keys stand elsewhere than under their names."""
 
     keys: tuple[tuple[str, str], ...]
     others: frozenset[str] = frozenset()
+    sources: tuple[EventSource, ...] = ()
 
     @classmethod
     def parse(cls, given: list[str]) -> Subject:
@@ -80,10 +85,13 @@ class Subject:
         """Whether a payload is about it. One that is no JSON: whether it holds the values at all."""
         plain = all(any(form in data for form in _forms(wanted)) for _, wanted in self.keys)
         # Escapes (\\u00fc for any letter) and numbers (1e2 for 100) have other bytes: then only its reader knows.
-        if not plain and b"\\" not in data and not any(_NUMBER.fullmatch(wanted) for _, wanted in self.keys):
+        if not self.sources and not plain and b"\\" not in data and not any(_NUMBER.fullmatch(wanted) for _, wanted in self.keys):
             return False
         try:
-            return self.is_in(json.loads(data, object_pairs_hook=_readings))
+            if self.is_in(json.loads(data, object_pairs_hook=_readings)):
+                return True
+            record = json.loads(data)
+            return isinstance(record, dict) and any(self._events(read_records([record], {}, s, None), 1).any() for s in self.sources)
         except (ValueError, RecursionError):
             return self.stands_in(data)
 
@@ -100,8 +108,25 @@ class Subject:
         """Which rows of a table are about it, bool [N]: by its columns. Without these: by payloads, and by cells (or lists) that are its
         values, as where a feature of another entity is the last or the most frequent one; numbers only in columns called like the key."""
         columns = dict(zip(table.column_names, table.columns, strict=True))
+        mapped = np.zeros(table.num_rows, bool)
+        for source in self.sources if EVENT_MARK.encode() not in (table.schema.metadata or {}) else ():
+            at = 0
+            for batch in table.to_batches():
+                mapped[at : at + batch.num_rows] |= self._events(read_rows(batch, source, None), batch.num_rows)
+                at += batch.num_rows
+        return mapped | self._rows(table, columns)
+
+    def _events(self, read: Read, n: int) -> Mask:
+        """Which of N records have an event that is about it, as their source reads them."""
+        mine, out = np.ones(len(read.records), bool), np.zeros(n, bool)
+        for name, wanted in self.keys:
+            mine &= np.array([_text(value) == wanted for value in read.columns[name][0].to_pylist()], bool)
+        out[read.records[mine]] = True
+        return out
+
+    def _rows(self, table: pa.Table, columns: dict[str, pa.ChunkedArray]) -> Mask:
         out = np.ones(table.num_rows, bool)
-        if all(name in columns for name, _ in self.keys):
+        if all(name in columns and not pa.types.is_nested(columns[name].type) for name, _ in self.keys):
             for name, wanted in self.keys:
                 out &= _equal(columns[name], wanted)
             return out
