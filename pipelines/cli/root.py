@@ -25,6 +25,7 @@ GROUP = "tandem.commands"
 
 COMMANDS = {
     "init": "pipelines.demo.demo_commands:init",
+    "infer": "pipelines.cli.infer:infer",
     "check": "pipelines.cli.check:check",
     "events": "pipelines.cli.batch:events",
     "batch": "pipelines.cli.batch:batch",

@@ -207,11 +207,8 @@ def local_times(folder: Path, rows: int) -> None:
         seconds = np.sort(rng.integers(-43_200, 43_200, rows // 2))
         for s in seconds:
             at = (change + timedelta(seconds=int(s))).astimezone(zone)
-            out.append(
-                f"{at:%d.%m.%Y %H:%M:%S};Z-{int(rng.integers(0, 20)):02d};{rng.normal(1_500, 300):.2f};{'an' if i else 'aus'}".replace(
-                    ".", ",", 0
-                )
-            )
+            value = f"{rng.normal(1_500, 300):.2f}".replace(".", ",")
+            out.append(f"{at:%d.%m.%Y %H:%M:%S};Z-{int(rng.integers(0, 20)):02d};{value};{'gültig' if i else 'geschätzt'}")
     body = "\r\n".join(out) + "\r\n"
     (folder / "zaehler.csv").write_bytes(body.encode("latin-1"))
 

@@ -1,0 +1,85 @@
+"""``tandem infer``: a source's definition, written from its data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.cli.console import DEFAULT_REPO, DataOption, RepoOption, Steps, write
+from transforms.errors import DataError, TandemError
+
+__all__ = ["infer"]
+
+
+def infer(
+    what: Annotated[str, typer.Argument(help="A file, a folder of files, or a topic.", metavar="FILE|FOLDER|TOPIC")],
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    name: Annotated[str | None, typer.Option("--name", help="The source's name (default: the file's, folder's or topic's).")] = None,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Look at so many records.")] = 20_000,
+    event_time: Annotated[str | None, typer.Option("--event-time", help="Column of the event time (default: the likeliest).")] = None,
+    explode: Annotated[str | None, typer.Option("--explode", help="A list of objects (its path): each element becomes an event.")] = None,
+    zone: Annotated[str | None, typer.Option("--zone", help="Zone of times without one, e.g. Europe/Paris (default: UTC).")] = None,
+    encoding: Annotated[str | None, typer.Option("--encoding", help="The encoding of a text file (default: UTF-8, if it is that).")] = None,
+    group: Annotated[bool, typer.Option("--group", help="Write a first feature group, too.")] = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file, which must not be there yet.")] = None,
+) -> None:
+    """Write a source's definition from data: names, types, units, zones, ranges, nulls, the event time and how late events come.
+
+    It prints Python that runs as it is; what it is not sure of is a QUESTION in a comment. Nothing else is written.
+    """
+    from pipelines.inference.infer_source import infer_files, infer_topic
+
+    steps, path = Steps(), Path(what)
+    if zone is not None:
+        _check_zone(zone)
+    folder = data or _data_of(repo)
+    if path.exists() or "/" in what:
+        found = infer_files(
+            path, name=name, rows=rows, explode=explode, event_time=event_time, zone=zone, encoding=encoding, group=group, data=folder,
+            say=steps.say,
+        )  # fmt: skip
+    else:
+        from pipelines.project.config import load_settings
+        from pipelines.sources.broker import open_broker
+
+        try:
+            settings = load_settings(repo)
+        except TandemError as error:
+            raise DataError(f"{what} is no file or folder, and of topics {repo} would tell the broker: {error}") from None
+        reader = open_broker(settings.kafka, folder or settings.data).open_reader()
+        try:
+            found = infer_topic(reader, what, name=name, rows=rows, explode=explode, event_time=event_time, zone=zone, group=group)
+        finally:
+            reader.close()
+    questions = found.text.count("QUESTION")
+    steps.say(f"{found.name}: {len(found.proposal.columns)} fields, event time {found.proposal.event_time.name}, {questions} questions")
+    if path.exists() and (folder is None or not path.resolve().is_relative_to((folder / found.files).resolve())):
+        steps.say(f"it expects its files in {found.files} of the data folder: put them there, or a link to them")
+    if output is None:
+        write(found.text)
+        return
+    if output.exists():
+        raise DataError(f"{output} is there already; name another file, or print to the screen and choose")
+    output.write_text(found.text, "utf-8")
+    steps.say(f"written to {output}")
+
+
+def _data_of(repo: Path) -> Path | None:
+    from pipelines.project.config import load_settings
+
+    try:
+        return load_settings(repo).data
+    except TandemError:
+        return None
+
+
+def _check_zone(zone: str) -> None:
+    import zoneinfo
+
+    try:
+        zoneinfo.ZoneInfo(zone)
+    except (ValueError, OSError, KeyError):
+        raise DataError(f"--zone {zone} is no time zone of the IANA; write one such as Europe/Paris") from None

@@ -1,0 +1,1 @@
+"""``tandem infer``: a source's definition, written from its data."""

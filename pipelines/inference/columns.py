@@ -1,0 +1,331 @@
+"""What the values of one column say of themselves: type, unit, form, range, domain, nulls. Pure; by Arrow's kernels."""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import itertools
+import re
+from dataclasses import dataclass, field
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.inference.names import words
+from transforms.instants import micros_of, micros_of_text
+
+__all__ = ["NONE", "Column", "describe", "time_like"]
+
+NONE = np.iinfo(np.int64).min
+"""In place of a moment: there is none."""
+MOST_WORDS = 12
+_UNITS = (("s", 1_000_000), ("ms", 1_000), ("us", 1))
+_FIRST, _LAST = 631_152_000, 4_102_444_800  # 1990 and 2100, in seconds
+_TIME = {
+    "time",
+    "timestamp",
+    "ts",
+    "at",
+    "date",
+    "datetime",
+    "when",
+    "epoch",
+    "created",
+    "occurred",
+    "day",
+    "dt",
+    "stamp",
+    "zeit",
+    "moment",
+}
+_FORMATS = (
+    (r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d$", "%Y-%m-%d %H:%M:%S"), (r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d$", "%Y-%m-%dT%H:%M:%S"),
+    (r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{1,6}$", "%Y-%m-%d %H:%M:%S.%f"),
+    (r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{1,6}$", "%Y-%m-%dT%H:%M:%S.%f"),
+    (r"^\d{4}-\d\d-\d\d \d\d:\d\d$", "%Y-%m-%d %H:%M"), (r"^\d{4}-\d\d-\d\dT\d\d:\d\d$", "%Y-%m-%dT%H:%M"),
+    (r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ?[+-]\d\d:?\d\d$", "%Y-%m-%d %H:%M:%S%z"),
+    (r"^\d\d\.\d\d\.\d{4} \d\d:\d\d:\d\d$", "%d.%m.%Y %H:%M:%S"), (r"^\d\d\.\d\d\.\d{4} \d\d:\d\d$", "%d.%m.%Y %H:%M"),
+    (r"^\d\d/\d\d/\d{4} \d\d:\d\d:\d\d$", "%d/%m/%Y %H:%M:%S"), (r"^\d\d/\d\d/\d{4} \d\d:\d\d$", "%d/%m/%Y %H:%M"),
+    (r"^\d\d/\d\d/\d{4} \d\d:\d\d:\d\d$", "%m/%d/%Y %H:%M:%S"), (r"^\d\d/\d\d/\d{4} \d\d:\d\d$", "%m/%d/%Y %H:%M"),
+    (r"^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d$", "%Y/%m/%d %H:%M:%S"), (r"^\d\d\.\d\d\.\d{4}$", "%d.%m.%Y"), (r"^\d\d/\d\d/\d{4}$", "%d/%m/%Y"),
+)  # fmt: skip
+
+
+@dataclass
+class Column:
+    """A column of N values as a field could declare it. ``moments`` (int64 [N] of microseconds, :data:`NONE` where there is none)
+    are there for times; ``left_out`` says why it is no field."""
+
+    steps: tuple[Any, ...]
+    rows: int
+    nulls: int = 0
+    dtype: str = ""
+    parse: str = ""
+    distinct: int = 0
+    low: Any = None
+    high: Any = None
+    domain: list[Any] | None = None
+    notes: list[str] = field(default_factory=list)
+    moments: npt.NDArray[np.int64] | None = None
+    naive: bool = False
+    left_out: str = ""
+    name: str = ""
+
+    @property
+    def required(self) -> bool:
+        """Whether every record has it."""
+        return self.nulls == 0
+
+    @property
+    def unique(self) -> bool:
+        """Whether no two records have the same."""
+        return self.nulls == 0 and self.distinct == self.rows
+
+
+def time_like(name: str) -> bool:
+    """Whether a name is one that times have."""
+    found = words(name)
+    return bool(set(found) & _TIME) or any(w.endswith(("time", "zeit", "date", "datum", "stamp")) for w in found)
+
+
+def describe(
+    steps: tuple[Any, ...], values: list[Any], kind: pa.DataType | None, text: bool, decimal_mark: str, zone: str | None
+) -> Column:
+    """What N values are. ``text``: their format has nothing else; ``kind``: their type in the file, where it has one."""
+    rows = len(values)
+    column = Column(steps, rows, sum(v is None for v in values))
+    if column.nulls == rows:
+        column.left_out = "null in all records that were looked at"
+        return column
+    if kind is not None and pa.types.is_decimal(kind):
+        column.dtype, column.parse = "float64", f"Decimal(scale={max(kind.scale, 0)})"
+        _numbers(column, [None if v is None else float(v) for v in values])
+        column.left_out = "a decimal of more than 15 digits behind the point" if kind.scale > 15 else ""
+        return column
+    types = set(map(type, values)) - {type(None)}
+    if types <= {str}:
+        _texts(column, values, text, decimal_mark, zone)
+    elif types == {bool}:
+        column.dtype, column.distinct = "bool", len({v for v in values if v is not None})
+    elif types == {int} or types == {int, float} or types == {float}:
+        _plain_numbers(column, values, types)
+    elif all(issubclass(t, dt.datetime) for t in types):
+        _times(column, values, zone)
+    elif types == {dt.date}:
+        column.dtype, column.parse = "timestamp", "Date()"
+        _moments(column, [None if v is None else micros_of(dt.datetime(v.year, v.month, v.day, tzinfo=dt.UTC)) for v in values])
+    elif types == {bytes}:
+        _bytes(column, values)
+    elif types == {list}:
+        _lists(column, values)
+    elif types <= {decimal.Decimal}:
+        scale = max(-int(v.as_tuple().exponent) for v in values if v is not None)
+        column.dtype, column.parse = "float64", f"Decimal(scale={max(scale, 0)})"
+        _numbers(column, [None if v is None else float(v) for v in values])
+    else:
+        column.left_out = (
+            f"values of several types ({', '.join(sorted(t.__name__ for t in types))})" if len(types) > 1 else _kind_name(types)
+        )
+    return column
+
+
+def _kind_name(types: set[type]) -> str:
+    return f"values of type {next(iter(types)).__name__}, which no field has"
+
+
+def _numbers(column: Column, values: list[Any]) -> None:
+    array = pa.array(values)
+    ends = pc.min_max(array).as_py()
+    column.low, column.high = ends["min"], ends["max"]
+    column.distinct = int(pc.count_distinct(array).as_py())
+
+
+def _plain_numbers(column: Column, values: list[Any], types: set[type]) -> None:
+    known = [v for v in values if v is not None]
+    if any(isinstance(v, int) and not -(2**63) <= v < 2**63 for v in known):
+        column.left_out = "integers beyond 64 bits"
+        return
+    if float in types:
+        finite = [v for v in known if v == v and abs(v) != float("inf")]
+        if len(finite) < len(known):
+            column.notes.append(f"{len(known) - len(finite):,} values are NaN or infinite, which are rejects; where= may pass them over")
+        whole = all(float(v).is_integer() and abs(v) < 2**53 for v in finite)
+        ids = {"id", "code", "nr", "number"} & set(words(str(column.steps[-1])))
+        column.dtype = "int64" if whole and finite and ids and len(finite) == len(known) else "float64"
+        values = [None if v is None else float(v) for v in values]
+        if column.dtype == "int64":
+            column.notes.append("written as floats")
+    else:
+        column.dtype = "int64"
+    _numbers(column, values)
+    _epoch(column, values)
+
+
+def _epoch(column: Column, values: list[Any]) -> None:
+    """Integers of a time, by their size and name."""
+    name = str(column.steps[-1])
+    if not isinstance(column.low, (int, float)) or not (time_like(name) or (name.startswith("column_") and _rising(values))):
+        return
+    for unit, scale in (*_UNITS, ("ns", 0)):
+        factor = 1_000_000 // scale if scale else 1_000_000_000
+        if _FIRST * factor <= column.low and column.high <= _LAST * factor:
+            column.dtype, column.domain = "timestamp", None
+            column.parse = f'Epoch("{unit}")'
+            _moments(column, [None if v is None else int(v * scale) if scale else int(v) // 1_000 for v in values])
+            return
+
+
+def _rising(values: list[Any]) -> bool:
+    """Whether values are those of a clock that goes on: a column without a name is a time then."""
+    known = [v for v in values if v is not None]
+    return len(known) == len(values) > 50 and sum(b >= a for a, b in itertools.pairwise(known)) > 0.9 * len(known) and known[0] < known[-1]
+
+
+def _moments(column: Column, us: list[int | None]) -> None:
+    column.moments = np.array([NONE if v is None else v for v in us], dtype=np.int64)
+    known = column.moments[column.moments != NONE]
+    column.low, column.high = (_shown(int(known.min())), _shown(int(known.max()))) if len(known) else (None, None)
+    column.distinct = len(np.unique(known))
+
+
+def _shown(us: int) -> str:
+    return (dt.datetime(1970, 1, 1) + dt.timedelta(microseconds=us)).isoformat(sep=" ", timespec="seconds")
+
+
+def _times(column: Column, values: list[Any], zone: str | None) -> None:
+    column.dtype = "timestamp"
+    column.naive = any(v is not None and v.tzinfo is None for v in values)
+    utc = [None if v is None else v if v.tzinfo else v.replace(tzinfo=dt.UTC) for v in values]
+    _moments(column, [None if v is None else (v - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1) for v in utc])
+    if column.naive:
+        column.notes.append("QUESTION: these times have no zone, and are read as UTC; are they?")
+
+
+def _texts(column: Column, values: list[Any], text: bool, decimal_mark: str, zone: str | None) -> None:
+    array = pa.array(values, pa.string())
+    column.distinct = int(pc.count_distinct(array).as_py())
+    name = str(column.steps[-1])
+
+    def all_match(pattern: str) -> bool:
+        return bool(pc.all(pc.match_substring_regex(array, pattern)).as_py())
+
+    column.dtype = "string"
+    if all_match(r"^\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:?\d\d)$"):
+        us = [None if v is None else micros_of_text(v) for v in values]
+        if all(u is not None or v is None for u, v in zip(us, values, strict=True)):
+            column.dtype = "timestamp"
+            _moments(column, us)
+            return
+    if all_match(r"^\d{4}-\d\d-\d\d$"):
+        column.dtype, column.parse = "timestamp", "Date()"
+        _moments(column, [None if v is None else micros_of(dt.datetime.fromisoformat(v).replace(tzinfo=dt.UTC)) for v in values])
+        return
+    for pattern, form in _FORMATS:
+        if all_match(pattern) and _formatted(column, values, form, zone):
+            return
+    mark = re.escape(decimal_mark)
+    if text and pc.all(pc.is_in(pc.utf8_lower(array), value_set=pa.array(["true", "false", None], pa.string()))).as_py():
+        column.dtype = "bool"
+    elif all_match(r"^[+-]?(0|[1-9]\d{0,17})$"):
+        whole = [None if v is None else int(v) for v in values]
+        if text:
+            _plain_numbers(column, whole, {int})
+        elif not {"id", "code", "key", "zip", "phone", "number"} & set(words(name)):
+            column.dtype, column.parse = "int64", "Number()"
+            _numbers(column, whole)
+    elif all_match(rf"^[+-]?(\d{{1,15}}({mark}\d*)?|{mark}\d+)([eE][+-]?\d{{1,2}})?$") and not all_match(r"^[+-]?0\d"):
+        _real_texts(column, values, text, decimal_mark)
+    elif all_match(r"^\d+$") and text:
+        column.notes.append("digits with leading zeros: text, so that these stay")
+    if column.dtype == "string":
+        longest = pc.max(pc.binary_length(array)).as_py()
+        if longest > 64 << 10:
+            column.left_out = "texts above 64 KiB"
+    if (
+        column.dtype == "string"
+        and column.distinct <= MOST_WORDS
+        and column.rows - column.nulls >= 15 * column.distinct
+        and column.rows >= 200
+    ):
+        counts = pc.value_counts(array.drop_null() if hasattr(array, "drop_null") else array.filter(array.is_valid()))
+        if min(each["counts"] for each in counts.to_pylist()) >= 5:
+            column.domain = sorted(each["values"] for each in counts.to_pylist())
+
+
+def _real_texts(column: Column, values: list[Any], text: bool, decimal_mark: str) -> None:
+    plain = [None if v is None else v.replace(decimal_mark, ".") for v in values]
+    exponents = any(v is not None and "e" in v.lower() for v in plain)
+    scale = max(len(v.partition(".")[2]) for v in plain if v is not None)
+    real = [None if v is None else float(v) for v in plain]
+    column.dtype = "float64"
+    if text and all(v is None or v.is_integer() for v in real):
+        column.notes.append("written as floats")
+        column.dtype = "int64" if {"id", "code", "nr", "number"} & set(words(str(column.steps[-1]))) else "float64"
+    if not text:
+        column.parse = "Number()" if exponents or scale > 15 else f"Decimal(scale={scale})"
+    _numbers(column, real)
+    if text:
+        _epoch(column, real)
+
+
+def _formatted(column: Column, values: list[Any], form: str, zone: str | None) -> bool:
+    zoned = "%z" in form
+    place = dt.UTC if zoned or zone is None else ZoneInfo(zone)
+    us: list[int | None] = []
+    twice = gone = False
+    try:
+        for v in values:
+            if v is None:
+                us.append(None)
+                continue
+            at = dt.datetime.strptime(v, form)
+            if at.tzinfo is None:
+                at = at.replace(tzinfo=place)
+                back = at.astimezone(dt.UTC).astimezone(place)
+                gone |= back.replace(tzinfo=None) != at.replace(tzinfo=None)
+                twice |= at.utcoffset() != at.replace(fold=1).utcoffset()
+            us.append((at - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1))
+    except ValueError:
+        return False
+    column.dtype = "timestamp"
+    more = ""
+    if not zoned:
+        column.naive = zone is None
+        more = f', zone="{zone or "UTC"}"'
+        if twice or gone:
+            more += ', ambiguous="earlier", missing="later"'
+            column.notes.append("some of these stand in an hour that is there twice, or not at all, as clocks change")
+        if zone is None:
+            column.notes.append("QUESTION: local time of which zone? UTC is assumed; infer --zone Europe/Paris says another")
+    column.parse = f'TimeFormat("{form}"{more})'
+    if form.startswith(("%d/%m", "%m/%d")):
+        column.notes.append("QUESTION: day/month or month/day?")
+    _moments(column, us)
+    return True
+
+
+def _bytes(column: Column, values: list[Any]) -> None:
+    column.dtype = "string"
+    try:
+        column.distinct = len({v.decode() for v in values if v is not None})
+    except UnicodeDecodeError:
+        column.parse = "Hex()"
+        column.distinct = len({v for v in values if v is not None})
+
+
+def _lists(column: Column, values: list[Any]) -> None:
+    inner = {type(e) for v in values if v is not None for e in v}
+    kinds: dict[frozenset[type], str] = {
+        frozenset({str}): "list<string>", frozenset({int}): "list<int64>", frozenset({float}): "list<float>",
+        frozenset({int, float}): "list<float>", frozenset({bool}): "list<bool>",
+    }  # fmt: skip
+    found = kinds.get(frozenset(inner))
+    if found is None:
+        column.left_out = "empty lists" if not inner else f"lists of {', '.join(sorted(t.__name__ for t in inner))}"
+    else:
+        column.dtype = found
+        column.notes.append(f"up to {max(len(v) for v in values if v is not None)} elements")

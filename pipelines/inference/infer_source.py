@@ -1,0 +1,77 @@
+"""From a file, a folder or a topic to the text of a definition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.inference.names import identifier
+from pipelines.inference.proposal import Proposal, propose
+from pipelines.inference.sampling import Sample, sample_files, sample_payloads
+from pipelines.inference.writing import definition
+from pipelines.sources.broker import PartitionReader
+from transforms.errors import DataError
+
+__all__ = ["Inferred", "infer_files", "infer_topic"]
+
+POLL_MS = 2_000
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """The definition's ``text``, what it says, and what it is called."""
+
+    name: str
+    text: str
+    proposal: Proposal
+    files: str
+    """The folder that it expects the files in, relative to the data folder."""
+
+
+def infer_files(
+    path: Path, *, name: str | None = None, rows: int = 20_000, explode: str | None = None, event_time: str | None = None,
+    zone: str | None = None, encoding: str | None = None, group: bool = False, data: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Inferred:  # fmt: skip
+    """A definition for a file or a folder of event files, from its first ``rows`` records. ``data`` is the data folder that
+    the definition's ``files`` are relative to. Raises DataError, one line."""
+    sample = sample_files(path, rows, explode, encoding, say)
+    stem = path.name.partition(".")[0] if path.is_file() else path.resolve().name
+    name = name or identifier(stem)
+    where = path if path.is_dir() else path.resolve().parent
+    inside = data is not None and where.resolve().is_relative_to(data.resolve()) and where.resolve() != data.resolve()
+    files = where.resolve().relative_to(data.resolve()).as_posix() if inside and data is not None else f"events/{name}"
+    return _made(sample, name, files, "", explode, event_time, zone, group, f"{path.name}, {sample.rows:,} records")
+
+
+def infer_topic(
+    reader: PartitionReader, topic: str, *, name: str | None = None, rows: int = 20_000, explode: str | None = None,
+    event_time: str | None = None, zone: str | None = None, group: bool = False,
+) -> Inferred:  # fmt: skip
+    """A definition for a topic of JSON records, from the first ``rows`` of all its partitions. Raises DataError, UnknownTopic,
+    BrokerAway."""
+    count = reader.partitions(topic)
+    payloads: list[bytes | None] = []
+    for partition in range(count):
+        offset, end, kept = reader.start(topic, partition), reader.end(topic, partition), 0
+        while offset < end and kept < -(-rows // count):
+            fetched = reader.poll(topic, partition, offset, -(-rows // count) - kept, POLL_MS)
+            payloads += fetched.payloads.to_pylist()
+            kept += len(fetched.offsets)
+            if fetched.next_offset == offset:
+                break
+            offset = fetched.next_offset
+    if not payloads:
+        raise DataError(f"topic {topic!r} holds no records; nothing can be said of it")
+    sample = sample_payloads(payloads, explode)
+    name = name or identifier(topic.rpartition(".")[2] or topic)
+    return _made(sample, name, f"events/{name}", topic, explode, event_time, zone, group, f"topic {topic}, {sample.rows:,} records")
+
+
+def _made(
+    sample: Sample, name: str, files: str, topic: str, explode: str | None, event_time: str | None, zone: str | None, group: bool, told: str
+) -> Inferred:
+    proposal = propose(sample, zone=zone, explode=explode, event_time=event_time)
+    told = f"inferred from {told}; read what it says, and correct it"
+    return Inferred(name, definition(proposal, name, files, topic, group, told), proposal, files)

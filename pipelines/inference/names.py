@@ -1,0 +1,59 @@
+"""Names of fields for names as data has them."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+from transforms.definitions import RESERVED
+
+__all__ = ["identifier", "taken_from", "words"]
+
+_SPECIAL = str.maketrans(
+    {
+        "ä": "ae",
+        "ö": "oe",
+        "ü": "ue",
+        "Ä": "Ae",
+        "Ö": "Oe",
+        "Ü": "Ue",
+        "ß": "ss",
+        "æ": "ae",
+        "ø": "oe",
+        "å": "aa",
+        "€": "eur",
+        "%": "percent",
+    }
+)
+_BORDERS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[^A-Za-z0-9]+")
+
+
+def words(name: str) -> list[str]:
+    """The words of a name in any style, in lower case: ``PULocationID`` is pu, location, id."""
+    plain = unicodedata.normalize("NFKD", name.translate(_SPECIAL)).encode("ascii", "ignore").decode()
+    return [w.lower() for w in _BORDERS.split(plain) if w]
+
+
+def identifier(name: str) -> str:
+    """The name of a field for a name of data: ``VendorID`` is ``vendor_id``; one that has no letters is ``field``."""
+    found = words(name)
+    if not found:
+        return "field"
+    if not found[0][0].isalpha():
+        found.insert(0, "field")
+    made = "_".join(found)
+    return f"{made}_value" if made in RESERVED else made
+
+
+def taken_from(steps: Sequence[str], taken: set[str]) -> str:
+    """A name for what stands at ``steps`` that is not taken yet: of its last part, with those before it where need be."""
+    inner = [s for s in steps if s != "[]"]
+    own = identifier(inner[-1])
+    tries = [own] if len(inner) == 1 or "[]" in steps else []
+    tries += [identifier("_".join(inner[-k:])) for k in range(2, len(inner) + 1)] or [own]
+    for made in [*tries, *(f"{tries[-1]}_{n}" for n in range(2, 10_000))]:
+        if made not in taken:
+            taken.add(made)
+            return made
+    raise AssertionError("more than ten thousand columns of one name")

@@ -1,0 +1,183 @@
+"""What a source's definition could be, from what its columns are: names, the event time and its disorder, a tie breaker, keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pipelines.inference.columns import NONE, Column, describe, time_like
+from pipelines.inference.names import taken_from, words
+from pipelines.inference.sampling import Sample
+from transforms.errors import DataError
+
+__all__ = ["Disorder", "Proposal", "propose"]
+
+_BEGINS = {"event", "created", "occurred", "pickup", "start", "started", "ordered", "order", "begin", "sent"}
+_LATER = {
+    "end", "ended", "updated", "modified", "expires", "expiry", "dropoff", "due", "birth", "received", "ingested", "processed", "deleted",
+    "delivered", "delivery", "finish", "finished", "loaded",
+}  # fmt: skip
+_KEYS = (
+    "user",
+    "uid",
+    "customer",
+    "device",
+    "account",
+    "card",
+    "card1",
+    "merchant",
+    "location",
+    "vendor",
+    "sku",
+    "product",
+    "session",
+    "zaehler",
+)
+_NICE = (0, 1, 5, 10, 30, 60, 300, 600, 1_800, 3_600, 7_200, 21_600, 43_200, 86_400)
+"""Seconds that people would write."""
+MOST_DISORDER = 86_400
+
+
+@dataclass(frozen=True)
+class Disorder:
+    """How far behind the newest event before it an event came, in seconds: of most (99 of 100), of nearly all, of the last one."""
+
+    p99: float = 0.0
+    p999: float = 0.0
+    most: float = 0.0
+
+    @property
+    def measured(self) -> bool:
+        """Whether the data is in order enough to tell."""
+        return self.p99 <= MOST_DISORDER / 4
+
+    @property
+    def out_of_orderness(self) -> int:
+        """Seconds to wait for events, so that 99 of 100 are in the first row that they belong to."""
+        return _nice(self.p99) if self.measured else 60
+
+    @property
+    def allowed_lateness(self) -> int:
+        """Seconds by which an event may come later than that."""
+        return max(_nice(self.most), self.out_of_orderness) if self.measured else 3_600
+
+
+@dataclass
+class Proposal:
+    """A definition: ``columns`` become fields, ``event_time`` is one of them or None, where the time is ``offset`` seconds from a day."""
+
+    sample: Sample
+    columns: list[Column]
+    event_time: Column
+    tie_breaker: Column
+    disorder: Disorder
+    left_out: list[Column]
+    notes: list[str] = field(default_factory=list)
+    explode: str | None = None
+    offset: bool = False
+
+    @property
+    def keys(self) -> list[Column]:
+        """Columns that could be an entity's key, the most likely first."""
+        found = [c for c in self.columns if c.dtype in ("string", "int64") and not c.parse and c.required and 1 < c.distinct <= c.rows / 4]
+        return sorted(found, key=lambda c: (_key_rank(c), self.columns.index(c)))
+
+    @property
+    def measures(self) -> list[Column]:
+        """Columns of numbers to make means of."""
+        skip = {"id", "code", "type", "flag", "label", "key", "number", "lat", "lon", "seq", *_KEYS}
+        found = [c for c in self.columns if c.dtype in ("float64", "int64") and c.distinct > 5 and not skip & set(words(c.name))]
+        hint = {"amount", "amt", "fare", "price", "total", "value", "wert", "temp", "duration", "distance"}
+        return sorted(found, key=lambda c: (c.dtype != "float64", not hint & set(words(c.name)), self.columns.index(c)))
+
+
+def propose(sample: Sample, *, zone: str | None = None, explode: str | None = None, event_time: str | None = None) -> Proposal:
+    """A definition for a sample. ``zone`` is that of times without one; ``event_time`` names a column or path. Raises DataError."""
+    mark = sample.dialect.decimal if sample.dialect else "."
+    described = [describe(s, v, sample.kinds.get(s), sample.text, mark, zone) for s, v in sample.columns.items()]
+    columns = [c for c in described if not c.left_out]
+    taken = {"event_at"}
+    for column in columns:
+        column.name = taken_from(column.steps, taken)
+    when, offset = _event_time(columns, event_time)
+    fields = [c for c in columns if offset or c is not when]
+    tie = _tie_breaker(fields)
+    disorder = _disorder(when, sample.parts)
+    return Proposal(sample, fields, when, tie, disorder, [c for c in described if c.left_out], explode=explode, offset=offset)
+
+
+def _named(column: Column, asked: str) -> bool:
+    return asked in (column.name, ".".join(str(s) for s in column.steps), str(column.steps[-1]))
+
+
+def _event_time(columns: list[Column], asked: str | None) -> tuple[Column, bool]:
+    if asked is not None:
+        found = [c for c in columns if _named(c, asked)]
+        if not found:
+            raise DataError(f"--event-time {asked}: there is no such column; there are {', '.join(c.name for c in columns[:20])}")
+        if found[0].nulls:
+            raise DataError(f"--event-time {asked}: {found[0].nulls:,} of {found[0].rows:,} records have none; an event needs one")
+        if found[0].dtype == "timestamp":
+            return found[0], False
+        if found[0].dtype != "int64":
+            raise DataError(f"--event-time {asked} is {found[0].dtype}, no time that could be read; name another")
+        return found[0], True
+    times = [c for c in columns if c.dtype == "timestamp" and c.required and c.moments is not None]
+    if times:
+        return min(times, key=lambda c: (_time_rank(c), columns.index(c))), False
+    seconds = [
+        c for c in columns
+        if c.dtype == "int64" and c.required and time_like(str(c.steps[-1])) and isinstance(c.low, int) and c.low >= 0 and c.high < 2**31
+    ]  # fmt: skip
+    if seconds:
+        return seconds[0], True
+    raise DataError(
+        "no column is a time that every record has; name one with --event-time (an integer counts as seconds), or add one to the data"
+    )
+
+
+def _time_rank(column: Column) -> tuple[int, int]:
+    found = set(words(column.name))
+    return (2 if found & _LATER else 0 if found & _BEGINS else 1, len(column.steps))
+
+
+def _tie_breaker(columns: list[Column]) -> Column:
+    fit = [c for c in columns if c.dtype in ("string", "int64") and c.required]
+    if not fit:
+        raise DataError("no column of text or whole numbers is there in every record; a tie breaker is needed: add an id to the data")
+    unique = [c for c in fit if c.unique]
+    if unique:
+        return min(unique, key=lambda c: ("id" not in words(c.name), columns.index(c)))
+    return max(fit, key=lambda c: (c.distinct, -columns.index(c)))
+
+
+def _key_rank(column: Column) -> tuple[int, int]:
+    found = words(column.name)
+    for rank, word in enumerate(_KEYS):
+        if word in found:
+            return rank, 0
+    return len(_KEYS) + (0 if "id" in found else 1), -column.distinct
+
+
+def _disorder(column: Column, parts: list[int]) -> Disorder:
+    """Within each file, by the order of its records."""
+    if column.moments is None:
+        return Disorder()
+    behind = []
+    start = 0
+    for count in parts:
+        part = column.moments[start : start + count]
+        part = part[part != NONE]
+        start += count
+        if len(part):
+            behind.append(np.maximum.accumulate(part) - part)
+    if not behind:
+        return Disorder()
+    seconds = np.concatenate(behind) / 1e6
+    p99, p999 = (float(np.quantile(seconds, q, method="higher")) for q in (0.99, 0.999))
+    return Disorder(p99, p999, float(seconds.max()))
+
+
+def _nice(seconds: float) -> int:
+    return next((n for n in _NICE if n >= seconds), int(-(-seconds // 86_400) * 86_400))

@@ -1,0 +1,288 @@
+"""A bounded sample of data whose shape nobody has declared: columns by path, as they lie there.
+
+Here alone a dialect is guessed, as what it is goes into the definition that is written, for its reader to correct.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.sources.file_formats.compressed_file import opened
+from pipelines.sources.file_formats.file_format import COMPRESSED, UnreadableFileError, format_of
+from pipelines.sources.file_records import partitions_of
+from transforms.definitions import Csv, EventSource, Field
+from transforms.errors import DataError
+
+__all__ = ["Sample", "Steps", "flattened", "sample_files", "sample_payloads"]
+
+MOST_FILES = 20
+"""Of a folder so many files are looked at, evenly spread over their names."""
+LINES = (".jsonl", ".ndjson", ".json")
+TEXTS = (".csv", ".tsv", ".txt")
+_NAME = EventSource(name="sampled", fields=[Field("key", "string", required=True)], event_time="at", tie_breaker="key")
+
+Steps = tuple[Any, ...]
+"""Where a value stands: names of members; ``"[]"`` for each element of the list that is taken apart."""
+
+
+@dataclass
+class Sample:
+    """N records of some data: ``columns`` maps where a value stands to the values (length N, None where it is missing).
+
+    ``parts`` are how many of them came from each file, in order; ``text``: values are text because the format has nothing else.
+    ``lists`` are the lists of objects that were seen, by path.
+    """
+
+    columns: dict[Steps, list[Any]]
+    rows: int
+    parts: list[int]
+    kind: str
+    text: bool = False
+    dialect: Csv | None = None
+    suffix: str = ""
+    lists: dict[Steps, int] = field(default_factory=dict)
+    kinds: dict[Steps, pa.DataType] = field(default_factory=dict)
+    folders: tuple[str, ...] = ()
+
+
+def sample_files(
+    path: Path, rows: int, explode: str | None = None, encoding: str | None = None, say: Callable[[str], None] = lambda line: None
+) -> Sample:
+    """The first ``rows`` records of a file, or as many in all from the files of a folder. Raises DataError, one line."""
+    files = _files(path)
+    each = max(1, rows // len(files))
+    records: list[Mapping[str, Any]] = []
+    parts: list[int] = []
+    types: dict[Steps, pa.DataType] = {}
+    dialect: Csv | None = None
+    suffix = _suffix(files[0])
+    columns: dict[str, None] = {}
+    for file in files:
+        say(f"looking at {file.name}")
+        if _suffix(file) in TEXTS and dialect is None:
+            dialect = _dialect(file, encoding)
+        try:
+            found = list(itertools.islice(_records(file, dialect, types), each))
+        except UnreadableFileError as error:
+            raise DataError(f"{file}: {error}") from None
+        given = partitions_of(file.parent.relative_to(path).parts) if path.is_dir() else ()
+        columns |= dict.fromkeys(name for name, _ in given)
+        records += [{**dict(given), **r} for r in found] if given else found
+        parts.append(len(found))
+    if not records:
+        raise DataError(f"{path} holds no records; nothing can be said of it")
+    made = flattened(records, explode)
+    return Sample(
+        made.columns, made.rows, parts if made.rows == len(records) else [made.rows], "file", dialect is not None, dialect, suffix,
+        made.lists, types, tuple(columns),
+    )  # fmt: skip
+
+
+def sample_payloads(payloads: Sequence[bytes | None], explode: str | None = None) -> Sample:
+    """A sample of the JSON payloads of a topic's records; those that are none are left out. Raises DataError where all are."""
+    records = [r for p in payloads if p and (r := _object(p)) is not None]
+    if not records:
+        raise DataError(
+            f"none of the {len(payloads):,} records is a JSON object; infer reads JSON from topics: sample a file of events instead"
+        )
+    made = flattened(records, explode)
+    made.kind, made.suffix = "topic", ".json"
+    return made
+
+
+def flattened(records: Sequence[Mapping[str, Any]], explode: str | None = None) -> Sample:
+    """Records as columns by path. ``explode`` names a list of objects of which each element becomes a row. Raises DataError."""
+    columns: dict[Steps, list[Any]] = {}
+    lists: dict[Steps, int] = {}
+    wanted = tuple(explode.split(".")) if explode else None
+    row = 0
+    for record in records:
+        elements: Sequence[Any] = [None]
+        if wanted is not None:
+            inner: Any = record
+            for name in wanted:
+                inner = inner.get(name) if isinstance(inner, Mapping) else None
+            elements = inner if isinstance(inner, list) else []
+        for element in elements:
+            for steps, value in _leaves(record, (), wanted, element, lists):
+                column = columns.get(steps)
+                if column is None:
+                    column = columns[steps] = [None] * row
+                column.extend([None] * (row - len(column)))
+                column.append(value)
+            row += 1
+    for column in columns.values():
+        column.extend([None] * (row - len(column)))
+    if wanted is not None and not row:
+        raise DataError(
+            f"--explode {explode}: no record has a list there; lists of objects: {', '.join('.'.join(s) for s in lists) or 'none'}"
+        )
+    return Sample(columns, row, [row], "records", lists=lists)
+
+
+def _leaves(
+    value: Mapping[Any, Any], at: Steps, wanted: Steps | None, element: Any, lists: dict[Steps, int]
+) -> Iterator[tuple[Steps, Any]]:
+    for name, inner in value.items():
+        steps = (*at, str(name))
+        if steps == wanted:
+            if isinstance(element, Mapping):
+                yield from _leaves(element, (*steps[:-1], f"{steps[-1]}", "[]"), None, None, {})
+            else:
+                yield (*steps, "[]"), element
+        elif isinstance(inner, Mapping):
+            yield from _leaves(inner, steps, wanted, element, lists)
+        elif isinstance(inner, list) and any(isinstance(e, (Mapping, list)) for e in inner):
+            lists[steps] = lists.get(steps, 0) + 1
+        else:
+            yield steps, inner
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.exists():
+        raise DataError(f"there is no file or folder {path}; correct the path")
+    if path.is_file():
+        if _suffix(path) not in TEXTS and format_of(_suffix(path)) is None:
+            raise DataError(
+                f"{path.name}: files of this suffix are not read; known are .parquet, .jsonl, .csv, .tsv, .avro, .arrow and .feather"
+            )
+        return [path]
+    every = [p for p in sorted(path.rglob("*")) if p.is_file() and not any(x.startswith((".", "_")) for x in p.relative_to(path).parts)]
+    known = [p for p in every if _suffix(p) in TEXTS or format_of(_suffix(p)) is not None]
+    if not known:
+        raise DataError(f"{path} holds no event files; known are .parquet, .jsonl, .csv, .tsv, .avro, .arrow and .feather")
+    suffixes = {_suffix(p) for p in known}
+    if len(suffixes & set(TEXTS)) and suffixes - set(TEXTS):
+        raise DataError(f"{path} holds files of several kinds ({', '.join(sorted(suffixes))}); name one file or folder of one kind")
+    if len(known) <= MOST_FILES:
+        return known
+    return [known[i * (len(known) - 1) // (MOST_FILES - 1)] for i in range(MOST_FILES)]
+
+
+def _suffix(path: Path) -> str:
+    name = path.name.lower()
+    for packed in COMPRESSED:
+        name = name.removesuffix(packed)
+    return Path(name).suffix
+
+
+def _records(file: Path, dialect: Csv | None, types: dict[Steps, pa.DataType]) -> Iterator[Mapping[str, Any]]:
+    suffix = _suffix(file)
+    if suffix in TEXTS and dialect is not None:
+        yield from _text_records(file, dialect)
+    elif suffix in LINES:
+        with opened(file) as f:
+            for line in f:
+                if (record := _object(line)) is not None:
+                    yield record
+    else:
+        found = format_of(suffix)
+        if found is None:
+            return
+        for raw in found(_NAME).read(lambda: opened(file), 4_096, {}):
+            assert raw.rows is not None
+            for name, kind in zip(raw.rows.schema.names, raw.rows.schema.types, strict=True):
+                _types_of(kind, (name,), types)
+            yield from raw.rows.to_pylist()
+
+
+def _types_of(kind: pa.DataType, at: Steps, types: dict[Steps, pa.DataType]) -> None:
+    if pa.types.is_struct(kind):
+        for i in range(kind.num_fields):
+            _types_of(kind[i].type, (*at, kind[i].name), types)
+    else:
+        types.setdefault(at, kind)
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _text_records(file: Path, dialect: Csv) -> Iterator[Mapping[str, Any]]:
+    with opened(file) as f, io.TextIOWrapper(f, dialect.encoding, errors="replace", newline="") as text:
+        reader = csv.reader(
+            text,
+            delimiter=dialect.delimiter,
+            quotechar=dialect.quote or '"',
+            quoting=csv.QUOTE_MINIMAL if dialect.quote else csv.QUOTE_NONE,
+        )
+        names: Sequence[str] = dialect.columns or [n.strip().lstrip("\ufeff") for n in next(reader, [])]
+        nulls = set(dialect.nulls)
+        for row in reader:
+            if len(row) == len(names):
+                yield {name: None if value in nulls else value for name, value in zip(names, row, strict=True)}
+
+
+def _dialect(file: Path, encoding: str | None) -> Csv:
+    """The dialect that fits the beginning of a file: of the usual delimiters the one that cuts all lines alike, into most values."""
+    with opened(file) as f:
+        start = f.read(1 << 18)
+    if encoding is None:
+        encoding = _encoding(start)
+    lines = start.decode(encoding, "replace").lstrip("\ufeff").splitlines()
+    lines = [line for line in (lines[:-1] if len(start) == 1 << 18 else lines) if line.strip()][:200]
+    if not lines:
+        raise DataError(f"{file} is empty; nothing can be said of it")
+    best: tuple[float, int, str] | None = None
+    for delimiter in (",", ";", "\t", "|"):
+        rows = list(csv.reader(lines, delimiter=delimiter))
+        widths = [len(row) for row in rows]
+        common = max(set(widths), key=widths.count)
+        score = (widths.count(common) / len(widths) if common > 1 else 0.0, common, delimiter)
+        if best is None or score[:2] > best[:2]:
+            best = score
+    assert best is not None
+    delimiter = best[2]
+    rows = [row for row in csv.reader(lines, delimiter=delimiter) if len(row) == best[1]]
+    header = _has_header(rows)
+    values = {value for row in rows[1 if header else 0 :] for value in row}
+    nulls = ["", *(n for n in ("\\N", "NULL", "null", "NA", "N/A", "NaN", "nan", "None") if n in values)]
+    more: dict[str, Any] = {}
+    if delimiter != "," and _comma_decimals(values):
+        more["decimal"] = ","
+    if not header:
+        more |= {"header": False, "columns": _columns(best[1])}
+    if '"' not in start.decode(encoding, "replace") and delimiter == "\t":
+        more["quote"] = None
+    return Csv(delimiter=delimiter, nulls=nulls, encoding=encoding, **more)
+
+
+def _columns(count: int) -> list[str]:
+    return [f"column_{i + 1}" for i in range(count)]
+
+
+def _encoding(start: bytes) -> str:
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    try:
+        start[: len(start) - 4 if len(start) > 1_000 else len(start)].decode("utf-8")
+        return "utf-8"
+    except UnicodeDecodeError:
+        return "cp1252" if any(0x80 <= b <= 0x9F for b in start) else "latin-1"
+
+
+def _has_header(rows: list[list[str]]) -> bool:
+    """Whether the first row is of names: no value of it is a number or empty, and none is there twice."""
+    first = rows[0]
+    return len(set(first)) == len(first) and not any(v == "" or v.strip().lstrip("-").replace(".", "", 1).isdigit() for v in first)
+
+
+def _comma_decimals(values: set[str]) -> bool:
+    def number(text: str) -> bool:
+        whole, comma, part = text.lstrip("+-").partition(",")
+        return bool(comma) and whole.isdigit() and part.isdigit()
+
+    return any(map(number, values))

@@ -1,0 +1,246 @@
+"""A proposal as Python that runs as it is: a source's definition, and with ``group`` a first feature group."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+from typing import Any
+
+from pipelines.inference.columns import Column
+from pipelines.inference.names import identifier
+from pipelines.inference.proposal import Proposal
+from transforms.definitions import Csv
+
+__all__ = ["definition"]
+
+_UNITS = ((86_400, "days"), (3_600, "hours"), (60, "minutes"), (1, "seconds"))
+_ORIGIN = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
+MOST_LEFT_OUT = 12
+
+
+def definition(made: Proposal, name: str, files: str, topic: str, group: bool, told: str) -> str:
+    """The module's text. ``told`` says what it was inferred from."""
+    fields, used = _fields(made), set[str]()
+    lines = [f"{name} = EventSource(", f"    name={_text(name)},"]
+    if files:
+        lines.append(f"    files={_text(files)},")
+    if topic:
+        lines.append(f"    topic={_text(topic)},")
+    if (dialect := made.sample.dialect) is not None:
+        lines.append(f"    file_format={_csv(dialect)},")
+        used.add("Csv")
+    if made.explode:
+        lines.append(f"    explode={_text(made.explode)},")
+    lines += _time_lines(made)
+    tie = made.tie_breaker
+    known = "no two records have the same" if tie.unique else f"{tie.distinct:,} different in {tie.rows:,} records: not unique"
+    lines.append(f"    tie_breaker={_text(tie.name)},  # {known}")
+    lines += _disorder_lines(made, used)
+    lines += ["    fields=[", *(f"        {line}" for line in fields), "    ],", ")"]
+    lines += [f"# {line}" for line in _left_out(made)]
+    body = "\n".join(lines)
+    for function in ("Date", "Decimal", "Epoch", "Hex", "Number", "TimeFormat"):
+        if re.search(rf"\b{function}\(", body):
+            used.add(function)
+    if group:
+        body += "\n\n" + _group(made, name, used)
+    if made.offset:
+        used.add("col")
+    names = ", ".join(sorted({"EventSource", "Field", *used}, key=lambda n: (n[0].islower(), n)))
+    head = [f'"""Events of {name}: {told}."""', ""]
+    imports = [_wrapped(f"from tandem.transforms.definitions import {names}")]
+    if group:
+        imports.insert(0, "from tandem.pipelines.feature_store.views import feast_views")
+    views = ["", "views = feast_views(__name__)  # for Feast: an entity per key, a view per group"] if group else []
+    return "\n".join([*head, *imports, "", body, *views, ""])
+
+
+def _wrapped(line: str) -> str:
+    if len(line) <= 140:
+        return line
+    start, _, names = line.partition(" import ")
+    return f"{start} import (\n" + "".join(f"    {n},\n" for n in names.split(", ")) + ")"
+
+
+def _text(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _csv(dialect: Csv) -> str:
+    plain = Csv()
+    parts = []
+    for key in ("delimiter", "header", "columns", "quote", "nulls", "decimal", "encoding"):
+        value = getattr(dialect, key)
+        if value != getattr(plain, key):
+            parts.append(f"{key}={_value(value)}")
+    return f"Csv({', '.join(parts)})"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, (tuple, list)):
+        numbered = [f"column_{i + 1}" for i in range(len(value))]
+        if list(value) == numbered and len(value) > 4:
+            return f'[f"column_{{i}}" for i in range(1, {len(value) + 1})]'
+        return f"[{', '.join(_value(v) for v in value)}]"
+    return repr(value)
+
+
+def _path(column: Column, name: str) -> str:
+    steps = column.steps
+    if steps == (name,):
+        return ""
+    plain = all(re.fullmatch(r"[^.\[\]]+", str(s)) or s == "[]" for s in steps)
+    if plain:
+        text = ""
+        for s in steps:
+            text += s if s == "[]" else f".{s}" if text else s
+        return f", path={_text(text)}"
+    return f", path=[{', '.join(_text(str(s)) for s in steps)}]"
+
+
+def _field(column: Column) -> tuple[str, str]:
+    """A field as Python, and what there is to say of it."""
+    parts = f'Field({_text(column.name)}, "{column.dtype}"'
+    if column.required:
+        parts += ", required=True"
+    parts += _path(column, column.name)
+    if column.parse:
+        parts += f", parse={column.parse}"
+    if column.domain is not None:
+        parts += f", domain=[{', '.join(_value(v) for v in column.domain)}]"
+    elif column.dtype in ("int64", "float64") and isinstance(column.low, (int, float)) and column.low >= 0:
+        parts += ", min=0"
+    return parts + "),", "; ".join(_said(column))
+
+
+def _said(column: Column) -> list[str]:
+    notes = list(column.notes)
+    if column.nulls:
+        notes.insert(0, f"{column.nulls / column.rows:.0%} null" if column.nulls / column.rows >= 0.01 else "seldom null")
+    if column.low is not None and column.low != column.high:
+        notes.insert(0, f"{_short(column.low)} to {_short(column.high)}")
+    elif column.distinct == 1 and column.dtype != "bool":
+        notes.insert(0, "always the same")
+    if column.unique and column.dtype in ("string", "int64"):
+        notes.append("unique")
+    elif column.dtype == "string" and column.domain is None and column.distinct > 1:
+        notes.append(f"{column.distinct:,} different")
+    return notes
+
+
+def _short(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _fields(made: Proposal) -> list[str]:
+    """One line per field; a run of numbered columns that are declared alike is one line for all."""
+    lines, at, columns = [], 0, made.columns
+    while at < len(columns):
+        run = _run(columns, at)
+        if run >= 4:
+            stem, first = _numbered(columns[at])
+            name_stem = identifier(stem + "0")[:-1]
+            one, _ = _field(columns[at])
+            own = columns[at].steps[-1]
+            text = one[:-1].replace(_text(columns[at].name), f'f"{name_stem}{{i}}"', 1).replace(_text(str(own)), f'f"{stem}{{i}}"', 1)
+            share = [c.nulls / c.rows for c in columns[at : at + run]]
+            nulls = f"  # {min(share):.0%} to {max(share):.0%} null" if max(share) else ""
+            lines.append(f"*({text} for i in range({first}, {first + run})),{nulls}")
+            at += run
+            continue
+        text, said = _field(columns[at])
+        lines += _with_comment(text, said)
+        at += 1
+    return lines
+
+
+def _with_comment(text: str, said: str) -> list[str]:
+    if not said:
+        return [text]
+    return [f"{text}  # {said}"] if len(text) + len(said) < 116 else [f"# {said}", text]
+
+
+def _numbered(column: Column) -> tuple[str, int]:
+    found = re.fullmatch(r"(.*?[^0-9])([1-9][0-9]*|0)", str(column.steps[-1])) if len(column.steps) == 1 else None
+    return (found[1], int(found[2])) if found else ("", -1)
+
+
+def _run(columns: list[Column], at: int) -> int:
+    stem, first = _numbered(columns[at])
+    if first < 0:
+        return 1
+    form = _form(columns[at])
+    n = 1
+    while at + n < len(columns) and _numbered(columns[at + n]) == (stem, first + n) and _form(columns[at + n]) == form:
+        n += 1
+    stemmed = identifier(stem + "0")[:-1]
+    return n if all(c.name == f"{stemmed}{first + k}" for k, c in enumerate(columns[at : at + n])) else 1
+
+
+def _form(column: Column) -> tuple[Any, ...]:
+    notes = [n for n in column.notes if n.startswith("QUESTION")]
+    low = isinstance(column.low, (int, float)) and column.low >= 0
+    return column.dtype, column.required, column.parse, tuple(column.domain or ()), tuple(notes), low
+
+
+def _time_lines(made: Proposal) -> list[str]:
+    when = made.event_time
+    if made.offset:
+        seconds = int(_ORIGIN.timestamp())
+        return [
+            f"    # QUESTION: {when.steps[-1]} is seconds since a day that the data does not tell; 2020-01-01 is assumed ({seconds}).",
+            f'    event_time=Field("event_at", "timestamp", value=((col("{when.name}") + {seconds}) * 1_000_000).cast("timestamp")),',
+        ]
+    said = "; ".join(n for n in [f"{when.low} to {when.high} UTC", *when.notes] if n)
+    path = _path(when, when.name)
+    if not path and not when.parse:
+        return [f"    event_time={_text(when.name)},  # {said}"]
+    line = f'    event_time=Field({_text(when.name)}, "timestamp"{path}{f", parse={when.parse}" if when.parse else ""}),'
+    return [f"    # {said}", line]
+
+
+def _disorder_lines(made: Proposal, used: set[str]) -> list[str]:
+    d = made.disorder
+    if d.measured:
+        said = f"of 1,000 events 990 come at most {d.p99:.3g} s behind one before them, 999 at most {d.p999:.3g} s, all {d.most:.3g} s"
+    else:
+        said = "QUESTION: the records are not in order of time, so how late events come cannot be measured; these are usual"
+    lines = [f"    # {said}"]
+    for key, seconds in (("out_of_orderness", d.out_of_orderness), ("allowed_lateness", d.allowed_lateness)):
+        if seconds:
+            unit, function = next((u, f) for u, f in _UNITS if seconds % u == 0)
+            used.add(function)
+            lines.append(f"    {key}={function}({seconds // unit}),")
+    return lines
+
+
+def _left_out(made: Proposal) -> list[str]:
+    lists = [".".join(str(s) for s in steps) for steps in made.sample.lists if ".".join(map(str, steps)) != made.explode]
+    lines = [f"{one}: a list of objects; infer --explode {one} makes each element an event" for one in lists]
+    reasons: dict[str, list[str]] = {}
+    for column in made.left_out:
+        reasons.setdefault(column.left_out, []).append(".".join(str(s) for s in column.steps))
+    for why, names in reasons.items():
+        more = f" and {len(names) - MOST_LEFT_OUT} more" if len(names) > MOST_LEFT_OUT else ""
+        lines.append(f"left out, {why}: {', '.join(names[:MOST_LEFT_OUT])}{more}")
+    return lines
+
+
+def _group(made: Proposal, name: str, used: set[str]) -> str:
+    keys = made.keys
+    key = keys[0] if keys else made.tie_breaker
+    measure = next((c for c in made.measures if c is not key and c is not made.tie_breaker), None)
+    used |= {"Count", "Entity", "FeatureGroup", "hours", "minutes"}
+    others = ", ".join(c.name for c in keys[1:6])
+    lines = [
+        f"{key.name}_activity = FeatureGroup(", f'    name="{key.name}_activity",', f"    source={name},",
+        f'    entity=Entity("{key.name}"),' + (f"  # other candidates: {others}" if others else ""),
+        "    hop=minutes(15),", "    ttl=hours(48),", "    aggregates=[", "        Count(over=[hours(1), hours(24)]),",
+    ]  # fmt: skip
+    if measure is not None:
+        used |= {"Mean", "Max"}
+        lines += [f'        Mean("{measure.name}", over=[hours(1), hours(24)]),', f'        Max("{measure.name}", over=hours(24)),']
+    return "\n".join([*lines, "    ],", ")"])

@@ -1,0 +1,184 @@
+"""``tandem infer``: of each public shape of data, a definition that says what the data is and runs as it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.inference.infer_source import infer_files
+from pipelines.inference.names import identifier, taken_from
+from pipelines.inference.sampling import sample_payloads
+from tests.shapes.makers import SHAPES
+from transforms.definitions import EventSource, FeatureGroup
+from transforms.errors import DataError
+from transforms.fields import check_name
+
+ASKED: dict[str, dict[str, Any]] = {"local_times": {"zone": "Europe/Paris"}, "order_items": {"explode": "items"}}
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = tmp_path_factory.mktemp("data")
+    for name, shape in SHAPES.items():
+        shape.write(data / "events" / name, 1_000)
+    (data / "events" / "order_items").symlink_to(data / "events" / "orders")
+    return data
+
+
+def inferred(data: Path, name: str, **more: Any) -> tuple[str, dict[str, Any]]:
+    """The text, and what it defines."""
+    found = infer_files(data / "events" / name, name=name, data=data, **{**ASKED.get(name, {}), **more})
+    values: dict[str, Any] = {}
+    text = "\n".join(line for line in found.text.splitlines() if "feast_views" not in line)  # which asks for a module of a repository
+    exec(compile(text, f"{name}.py", "exec"), values)
+    return found.text, values
+
+
+EXPECTED: dict[str, tuple[str, ...]] = {
+    "nyc_taxi": (
+        'event_time="tpep_pickup_datetime"', 'Field("vendor_id", "int64", required=True, path="VendorID", min=0)',
+        "QUESTION: these times have no zone",
+        'Field("store_and_fwd_flag", "string"', 'Field("pu_location_id", "int64", required=True, path="PULocationID", min=0)',
+    ),
+    "ieee_cis": (
+        "QUESTION: TransactionDT is seconds since a day", 'Field(f"v{i}", "float64", path=f"V{i}", min=0) for i in range(1, 340)',
+        'tie_breaker="transaction_id"',
+    ),
+    "criteo": ('quote=None', 'header=False, columns=[f"column_{i}" for i in range(1, 43)]',
+        'event_time=Field("column_1", "timestamp", parse=Epoch("s"))',
+    ),
+    "iot": ('event_time=Field("ts", "timestamp", parse=Epoch("ms"))',
+            'Field("device_id", "int64", required=True, path="deviceId"', 'tie_breaker="seq"'),
+    "clicks": (
+        'event_time=Field("event_time", "timestamp", path="eventTime")', 'domain=["addToCart", "pageView"]', 'path="user.isMember"',
+        'Field("tags", "list<string>"',
+    ),
+    "orders": ("parse=Decimal(scale=2)", 'path="customer.id"', "items: a list of objects; infer --explode items"),
+    "order_items": ('explode="items"', 'Field("sku", "string", required=True, path="items[].sku")',
+                    'path="items[].unitPrice", parse=Decimal(scale=2)'),
+    "local_times": (
+        'TimeFormat("%d.%m.%Y %H:%M:%S", zone="Europe/Paris", ambiguous="earlier", missing="later")', 'decimal=","', 'encoding="iso8859-1"',
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_what_is_said_of_each_shape(shapes: Path, name: str) -> None:
+    text, values = inferred(shapes, name, group=True) if name != "ieee_cis" else (_text(shapes, name), {})
+    for part in EXPECTED[name]:
+        assert part in text
+    assert max(map(len, text.splitlines())) <= 180
+    if values:
+        assert sum(isinstance(v, EventSource) for v in values.values()) == sum(isinstance(v, FeatureGroup) for v in values.values()) == 1
+    assert text == (_text(shapes, name) if name == "ieee_cis" else inferred(shapes, name, group=True)[0])  # the same every time
+
+
+def _text(data: Path, name: str) -> str:
+    return infer_files(data / "events" / name, name=name, data=data).text
+
+
+def lines(path: Path, records: Sequence[Mapping[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(r) + "\n" for r in records), "utf-8")
+    return path
+
+
+def test_nulls_types_and_ranges(tmp_path: Path) -> None:
+    records: list[dict[str, Any]] = [
+        {
+            "id": i, "at": f"2024-05-01T10:{i // 60:02d}:{i % 60:02d}Z", "big": 2**63 + i, "mixed": [1, "x"][i % 2], "empty": None,
+            "code": f"0{i}",
+            "textual": str(i), "note": "n" if i else None, "when_ms": 1_714_557_660_000 + i, "flag": i % 2 == 0, "a.b": 1, "vec": [0.5, 1],
+        }
+        for i in range(300)
+    ]  # fmt: skip
+    text = infer_files(lines(tmp_path / "Order Log.jsonl", records)).text
+    for part in (
+        'order_log = EventSource(', 'files="events/order_log"', 'event_time="at"',
+        'Field("textual", "int64", required=True, parse=Number(), min=0)',
+        'Field("note", "string", domain=["n"]),  # always the same; seldom null', 'Field("code", "string", required=True),  # unique',
+        'Field("when_ms", "timestamp", required=True, parse=Epoch("ms"))', 'Field("a_b", "int64", required=True, path=["a.b"], min=0)',
+        'Field("vec", "list<float>", required=True)', "# left out, integers beyond 64 bits: big",
+        "# left out, values of several types (int, str): mixed",
+        "# left out, null in all records that were looked at: empty",
+    ):  # fmt: skip
+        assert part in text
+
+
+def test_disorder_is_measured_within_each_file(tmp_path: Path) -> None:
+    folder = tmp_path / "log"
+    folder.mkdir()
+    base = 1_714_557_600_000_000
+    for n in (1, 0):  # a later file that holds earlier events is no disorder
+        times = [base + n * 86_400_000_000 + i * 1_000_000 for i in range(500)]
+        times[250] -= 7_000_000
+        table = pa.table({"id": list(range(500)), "at": pa.array(times, pa.timestamp("us", "UTC"))})
+        pq.write_table(table, folder / f"{2 - n}.parquet")
+    text = infer_files(folder).text
+    assert "of 1,000 events 990 come at most 0 s behind one before them, 999 at most 6 s, all 6 s" in text
+    assert "allowed_lateness=seconds(10)," in text
+    shuffled = tmp_path / "shuffled.parquet"
+    pq.write_table(
+        pa.table(
+            {
+                "id": list(range(400)),
+                "at": pa.array([base + (i * 7_919 % 400) * 3_600_000_000 for i in range(400)], pa.timestamp("us", "UTC")),
+            }
+        ),
+        shuffled,
+    )
+    assert "QUESTION: the records are not in order of time" in infer_files(shuffled).text
+
+
+@pytest.mark.parametrize(
+    ("files", "more", "message"),
+    [
+        ({}, {}, "holds no event files"), ({"a.xml": "<a/>"}, {}, "holds no event files"),
+        ({"a.jsonl": '{"x": 1}\n'}, {}, "no column is a time that every record has; name one with --event-time"),
+        ({"a.jsonl": '{"at": "2024-05-01T00:00:00Z"}\n'}, {}, "a tie breaker is needed"),
+        ({"a.jsonl": "nonsense\n"}, {}, "holds no records"),
+        ({"a.jsonl": '{"x": 1}\n'}, {"event_time": "y"}, "--event-time y: there is no such column"),
+        ({"a.jsonl": '{"x": 1}\n'}, {"explode": "items"}, "--explode items: no record has a list there"),
+        ({"a.csv": "x,y\n1,2\n", "b.parquet": ""}, {}, "files of several kinds"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_said_is_one_line(tmp_path: Path, files: dict[str, str], more: dict[str, Any], message: str) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=message) as caught:
+        infer_files(tmp_path, **more)
+    assert "\n" not in str(caught.value)
+
+
+def test_topics_of_other_than_json() -> None:
+    assert sample_payloads([b'{"a": {"b": 1}}', b"\x00\x01", None]).columns == {("a", "b"): [1]}
+    with pytest.raises(DataError, match="none of the 2 records is a JSON object"):
+        sample_payloads([b"\x00", b"[1]"])
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("VendorID", "vendor_id"), ("PULocationID", "pu_location_id"), ("orderId", "order_id"), ("C1", "c1"), ("Größe (€)", "groesse_eur"),
+        ("2nd", "field_2nd"), ("__x", "x"), ("日本", "field"), ("event_timestamp", "event_timestamp_value"), ("HTTPStatus", "http_status"),
+    ],
+)  # fmt: skip
+def test_names(name: str, wanted: str) -> None:
+    assert identifier(name) == wanted
+
+
+@given(st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=10))
+@settings(deadline=None)
+def test_any_names_become_different_ones_that_fields_may_have(names: list[str]) -> None:
+    taken: set[str] = set()
+    made = [taken_from((name,), taken) for name in names]
+    assert len(set(made)) == len(names)
+    for one in made:
+        check_name("field", one)
