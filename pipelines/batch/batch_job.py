@@ -31,6 +31,7 @@ from pipelines.lake.run_records import with_fields
 from pipelines.project import recording
 from pipelines.project.repository import Repo
 from pipelines.sources.event_files import inventory, passed_over_line, passed_over_record
+from pipelines.sources.tables.snapshots import take_snapshot
 from transforms.definitions import FeatureGroup, micros
 from transforms.errors import ConfigError, DataError, GraphError, RejectLimitError, TandemError
 from transforms.graph import TransformGraph
@@ -75,6 +76,7 @@ def run_batch(
         raise ConfigError(f"range {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}: the end must be after the start")
     sources = {g.source.name: g.source for g in repo.groups.values()}
     begin_us = {n: min(_first_event(g, us(start), us(end)) for g in repo.groups.values() if g.source.name == n) for n in sources}
+    tables = {n: take_snapshot(data, s, progress) for n, s in sources.items() if s.table is not None}
     progress("listing and hashing input files")
     found = {n: inventory(data, s, begin_us[n], us(end)) for n, s in sources.items()}
     files, passed = {n: f.files for n, f in found.items()}, {n: f.passed_over for n, f in found.items()}
@@ -119,6 +121,8 @@ def run_batch(
             "pinned": pinned,
             "carried_over": carried,
         }
+        if tables:
+            fields["tables"] = tables
         fields["passed_over"] = passed_over_record(passed)
         with recording.recording(run, repo, **({"status": "publishing"} if made else fields)):
             if not made:

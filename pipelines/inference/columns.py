@@ -252,8 +252,9 @@ def _texts(column: Column, values: list[Any], text: bool, decimal_mark: str, zon
         and column.rows >= 200
     ):
         counts = pc.value_counts(array.drop_null() if hasattr(array, "drop_null") else array.filter(array.is_valid()))
-        if min(each["counts"] for each in counts.to_pylist()) >= 5:
-            column.domain = sorted(each["values"] for each in counts.to_pylist())
+        known = sorted(each["values"] for each in counts.to_pylist())
+        if min(each["counts"] for each in counts.to_pylist()) >= 5 and sum(map(len, known)) <= 72:  # longer ones are no names of kinds
+            column.domain = known
 
 
 def _real_texts(column: Column, values: list[Any], text: bool, decimal_mark: str) -> None:

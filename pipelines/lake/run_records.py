@@ -172,6 +172,8 @@ class BatchRecord(RunRecord):
     """Group -> what its contract accepts more than the one that its graph was made of."""
     passed_over: dict[str, Any] = field(default_factory=dict)
     """Source -> what lay in its folder and was not read: ``count``, and the first ``files`` with ``why``."""
+    tables: dict[str, Any] = field(default_factory=dict)
+    """Source -> the snapshot of its table that was read: ``kind``, ``rows``, ``sha256``, and its version where the table has one."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from transforms.errors import ConfigError
 
-__all__ = ["ALERT_RECEIVERS", "BROKERS", "ENGINES", "FILE_FORMATS", "FORMATS", "TRACKERS", "Extensions", "owner", "reason"]
+__all__ = ["ALERT_RECEIVERS", "BROKERS", "ENGINES", "FILE_FORMATS", "FORMATS", "TABLES", "TRACKERS", "Extensions", "owner", "reason"]
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,16 @@ FILE_FORMATS = Extensions(
     },
 )
 """Classes below :class:`pipelines.sources.file_formats.file_format.FileFormat`, by the suffix of a file's name."""
+TABLES = Extensions(
+    "table",
+    "tandem.tables",
+    {
+        "delta": "pipelines.sources.tables.delta_table:DeltaReader",
+        "iceberg": "pipelines.sources.tables.iceberg_table:IcebergReader",
+        "query": "pipelines.sources.tables.query_table:QueryTable",
+    },
+)
+"""Classes below :class:`pipelines.sources.tables.table_reader.TableReader`, by the ``kind`` of a declared table."""
 TRACKERS = Extensions(
     "tracker",
     "tandem.trackers",

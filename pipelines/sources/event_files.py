@@ -96,6 +96,8 @@ def inventory(
     root = Path(data_dir)
     top = root / source.files
     if not top.is_dir():
+        if source.table is not None:
+            raise DataError(f"source {source.name!r} is a table of which there is no snapshot yet; 'tandem batch' takes one")
         raise DataError(f"source {source.name!r}: there is no folder {top}; put its events there, or correct files= or data:")
     found: list[Path] = []
     passed: list[PassedOver] = []

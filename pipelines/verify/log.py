@@ -132,6 +132,7 @@ def run_over(repo: Repo, log: EventLog, folder: Path, progress: Callable[[str], 
 def _scratch(repo: Repo, folder: Path) -> Repo:
     """The repository with its data in ``folder``; sources without files get a place."""
     sources = {n: s if s.files else dataclasses.replace(s, files=f"events/{n}") for n, s in repo.sources.items()}
+    sources = {n: dataclasses.replace(s, table=None) if s.table is not None else s for n, s in sources.items()}
     groups = {n: dataclasses.replace(g, source=sources[g.source.name]) for n, g in repo.groups.items()}
     told_nobody = repo.settings.tracking.model_copy(update={"trackers": []})  # the folder is gone before a tracker would read it
     settings = repo.settings.model_copy(update={"data": folder.resolve(), "tracking": told_nobody})

@@ -1,0 +1,1 @@
+"""Tables as event files: one module per kind, and the snapshot that a run reads."""

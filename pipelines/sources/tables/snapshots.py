@@ -1,0 +1,119 @@
+"""The snapshot of a table that runs read: its rows as event files below ``data/tables/<source>``, known by what they are.
+
+A run of ``tandem batch`` takes one before it lists its inputs. So a table's events are files as all others are, with hashes in the
+manifest: the same rows are found again, other rows are another run, and what a run read lies still while it reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.lake.files import read_json, sha256, write_json
+from pipelines.project.extensions import TABLES
+from pipelines.sources.tables.table_reader import TableReader
+from transforms.definitions import EventSource
+from transforms.errors import ConfigError, DataError
+
+__all__ = ["folder_of", "take_snapshot"]
+
+GROUP_ROWS = 65_536
+FILE_ROWS = 16 * GROUP_ROWS
+_NOTE = ".snapshot"
+
+
+def folder_of(name: str) -> str:
+    """Where the snapshot of a source lies, relative to the data folder."""
+    return f"tables/{name}"
+
+
+def take_snapshot(data: Path, source: EventSource, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+    """Have the present rows of a source's table below the data folder; what they are known by.
+
+    A table that knows its version is read only when that is another one. Rows are streamed to files; the folder changes by one rename, and
+    an earlier snapshot is removed after it. Raises ConfigError and DataError, with nothing changed.
+    """
+    assert source.table is not None
+    found: Any = TABLES.load(source.table.kind)
+    if not (isinstance(found, type) and issubclass(found, TableReader)):
+        raise ConfigError(f"table {source.table.kind!r}: {found!r} is no class below TableReader; repair the package that brings it")
+    reader = found(source.name, source.table)
+    top = data / folder_of(source.name)
+    held = _held(top)
+    identity = dict(reader.identity())
+    if identity and held is not None and {k: held.get(k) for k in identity} == identity:
+        return held
+    say(f"{source.name}: taking a snapshot of its table")
+    unfinished = data / "tables" / f".{source.name}.unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        with reader.open() as rows:
+            count, digest = _write(rows.batches, unfinished)
+            taken: dict[str, Any] = {**rows.identity, "rows": count, "sha256": digest}
+        taken.setdefault("kind", source.table.kind)
+        if held is not None and held.get("sha256") == digest and held.get("rows") == count and not rows.identity:
+            say(f"{source.name}: {count:,} rows, the same as before")
+            return held
+        write_json(unfinished / _NOTE, taken)
+        old = data / "tables" / f".{source.name}.old"
+        shutil.rmtree(old, ignore_errors=True)
+        if top.exists():
+            top.rename(old)
+        unfinished.rename(top)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    say(f"{source.name}: {count:,} rows")
+    return taken
+
+
+def _held(top: Path) -> dict[str, Any] | None:
+    with suppress(OSError, ValueError, DataError):
+        found = read_json(top / _NOTE)
+        return found if isinstance(found, dict) else None
+    return None
+
+
+def _write(batches: Iterable[pa.RecordBatch], folder: Path) -> tuple[int, str]:
+    """Write rows into Parquet files; how many, and a hash of all files: row groups are of one size, however the rows came."""
+    count = 0
+    writer: pq.ParquetWriter | None = None
+    files: list[Path] = []
+    try:
+        for group in _groups(batches):
+            if writer is None or count % FILE_ROWS == 0:
+                if writer is not None:
+                    writer.close()
+                files.append(folder / f"part-{len(files):05d}.parquet")
+                writer = pq.ParquetWriter(files[-1], group.schema, compression="zstd", version="2.6")
+            writer.write_table(group)
+            count += group.num_rows
+    finally:
+        if writer is not None:
+            writer.close()
+    return count, hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
+
+
+def _groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """The rows in tables of :data:`GROUP_ROWS`, but for the last one."""
+    waiting: list[pa.RecordBatch] = []
+    held = 0
+    for batch in batches:
+        while batch.num_rows:
+            part = batch.slice(0, GROUP_ROWS - held)
+            batch = batch.slice(part.num_rows)
+            waiting.append(part)
+            held += part.num_rows
+            if held == GROUP_ROWS:
+                yield pa.Table.from_batches(waiting).combine_chunks()
+                waiting, held = [], 0
+    if waiting:
+        yield pa.Table.from_batches(waiting).combine_chunks()

@@ -1,0 +1,75 @@
+"""What reads a kind of table: its rows as Arrow batches, and by what these rows are known.
+
+A kind of another package is a class below :class:`TableReader`, named as an entry point of the group ``tandem.tables`` by the ``kind`` of
+its declaration, a class below :class:`transforms.tables.Table`.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from transforms.errors import ConfigError
+from transforms.tables import Table
+
+__all__ = ["Rows", "TableReader", "masked_values", "needs", "secret"]
+
+
+@dataclass
+class Rows:
+    """``batches`` of a table as it is at one moment, and what names that moment: ``identity``, JSON-able, {} where nothing but the rows
+    themselves tells. Nothing secret is in it."""
+
+    batches: Iterator[pa.RecordBatch]
+    identity: Mapping[str, Any] = field(default_factory=dict)
+
+
+class TableReader(ABC):
+    """One table of one source."""
+
+    def __init__(self, name: str, table: Table) -> None:
+        self.name, self.table = name, table
+
+    def identity(self) -> Mapping[str, Any]:
+        """What names the rows that :meth:`open` would give now, known without reading them; {} where they must be read to know."""
+        return {}
+
+    @abstractmethod
+    def open(self) -> AbstractContextManager[Rows]:
+        """The rows, streamed: memory is bounded by some batches. Raises ConfigError and DataError, one line without secrets."""
+
+
+def secret(name: str, variable: str) -> str:
+    """The value of an environment variable, or of the file that ``<variable>_FILE`` names. Raises ConfigError."""
+    if value := os.environ.get(variable):
+        return value
+    if file := os.environ.get(f"{variable}_FILE"):
+        try:
+            with open(file, encoding="utf-8") as f:
+                return f.read().rstrip("\r\n")
+        except (OSError, UnicodeDecodeError):
+            raise ConfigError(f"{variable}_FILE: {file} cannot be read; correct the path or its permissions") from None
+    raise ConfigError(f"source {name!r} needs {variable}: set it in the environment, or {variable}_FILE to a file that holds it")
+
+
+def needs(package: str, error: ImportError) -> ConfigError:
+    """What to say where a package is missing."""
+    return ConfigError(
+        f"this source is a table that {package} reads, which is not installed ({error}); pip install 'tandem-features[tables]'"
+    )
+
+
+def masked_values(text: str, values: Iterable[str]) -> str:
+    """A text on one line without some values, or parts of them after ``=`` or ``:``, which may be passwords."""
+    out = " ".join(text.split())
+    for value in values:
+        for part in {value, *value.replace(";", " ").split(), *(p.rpartition("=")[2] for p in value.split())}:
+            if len(part) >= 4:
+                out = out.replace(part, "***")
+    return out[:300]
