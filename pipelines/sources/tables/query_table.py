@@ -40,7 +40,9 @@ class QueryTable(TableReader):
                 typed = f" (TYPE {kind}, READ_ONLY)" if colon and kind in ("postgres", "mysql", "sqlite") else " (READ_ONLY)"
                 where = rest if typed.startswith(" (TYPE") else place
                 connection.execute(f"ATTACH '{where.replace(chr(39), chr(39) * 2)}' AS {name}{typed}")
-            yield Rows(self._told(connection.execute(self.table.sql).fetch_record_batch(ROWS), given.values()))
+            found: Any = connection.execute(self.table.sql)
+            streamed = getattr(found, "to_arrow_reader", None) or found.fetch_record_batch  # its name before DuckDB 1.4
+            yield Rows(self._told(streamed(ROWS), given.values()))
         except duckdb.Error as error:
             raise self._failed(error, given.values()) from None
         finally:
