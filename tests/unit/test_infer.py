@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from hypothesis import strategies as st
 from pipelines.inference.infer_source import infer_files
 from pipelines.inference.names import identifier, taken_from
 from pipelines.inference.sampling import sample_payloads
+from pipelines.sources.event_files import events, list_files
 from tests.shapes.makers import SHAPES
 from transforms.definitions import EventSource, FeatureGroup
 from transforms.errors import DataError
 from transforms.fields import check_name
+from transforms.instants import micros_of
 
 ASKED: dict[str, dict[str, Any]] = {"local_times": {"zone": "Europe/Paris"}, "order_items": {"explode": "items"}}
 
@@ -83,6 +86,15 @@ def test_what_is_said_of_each_shape(shapes: Path, name: str) -> None:
 
 def _text(data: Path, name: str) -> str:
     return infer_files(data / "events" / name, name=name, data=data).text
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_each_definition_takes_all_that_it_was_inferred_from(shapes: Path, name: str) -> None:
+    source = inferred(shapes, name)[1][name]
+    now = micros_of(datetime(2026, 1, 1, tzinfo=UTC))
+    found = [pair for f in list_files(shapes, source, None, None) for pair in events(f.path, source, now, 0, partitions=f.partitions)]
+    assert [letter for _, letters in found for letter in letters.to_pylist()] == []
+    assert sum(valid.num_rows for valid, _ in found) >= 1_000
 
 
 def lines(path: Path, records: Sequence[Mapping[str, Any]]) -> Path:

@@ -41,7 +41,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A database of DuckDB with orders, whose place is a secret."""
     path = tmp_path / "a shop's.duckdb"
     with duckdb.connect(str(path)) as db:
-        db.execute("CREATE TABLE orders (order_id BIGINT, amount DOUBLE, shop VARCHAR, \"at\" TIMESTAMP)")
+        db.execute('CREATE TABLE orders (order_id BIGINT, amount DOUBLE, shop VARCHAR, "at" TIMESTAMP)')
         db.executemany("INSERT INTO orders VALUES (?, ?, ?, ?)", [(i, a, s, t.replace(tzinfo=None)) for i, a, s, t in WANTED])
     monkeypatch.setenv("SHOP_DB", str(path))
     return path
