@@ -20,7 +20,7 @@ from pipelines.replay.event_log import EventLog
 from pipelines.sources.event_files import events, inventory
 from pipelines.sources.file_formats.cells import cell, typed_column
 from pipelines.sources.file_formats.csv_lines import Splitter
-from transforms.definitions import Csv, EventSource, Field
+from transforms.definitions import Csv, Decimal, EventSource, Field
 from transforms.errors import DefinitionError
 
 DAY = 86_400_000_000
@@ -160,6 +160,19 @@ def test_other_files_go_on_and_folders_are_columns(tmp_path: Path) -> None:
 def test_empty_files_and_a_header_alone(tmp_path: Path) -> None:
     for data in (b"", b"\n\n", b"order_id,at\n"):
         assert harvest(tmp_path, data) == ([], [])
+
+
+def test_numbers_that_a_field_reads_itself_are_of_the_dialect_too(tmp_path: Path) -> None:
+    money = Field("cents", "int64", path="Betrag", parse=Decimal(scale=2))
+    src = EventSource(
+        name="orders", fields=[FIELDS[0], money], event_time="at", tie_breaker="order_id", files="events/orders",
+        file_format=Csv(delimiter=";", decimal=",", thousands="."),
+    )  # fmt: skip
+    harvest(tmp_path, f'order_id;at;Betrag\na;{AT};1.234,56\nb;{AT};1,234\n"c";{AT};0,1\n')
+    (file,) = inventory(tmp_path, src, None, None).files
+    pairs = list(events(file.path, src, NOW, 0))
+    assert sorted((e["order_id"], e["cents"]) for v, _ in pairs for e in v.to_pylist()) == [("a", 123_456), ("c", 10)]
+    assert [d["reason"] for _, b in pairs for d in b.to_pylist()] == ["overflow"]
 
 
 def test_a_replay_sends_json(tmp_path: Path) -> None:

@@ -39,6 +39,8 @@ def typed_text(text: str, dtype: str) -> Any:
 
 def cell(text: str | None, dtype: str, dialect: Csv) -> Any:
     """The value of one cell (None: null) as its field wants it; what cannot be one stays text."""
+    if text is not None and dtype == "number":
+        return _number(text, dialect)
     if text is None or dtype not in ("int64", "float64", "bool", "timestamp"):
         return text
     bare = text.strip(" \t")
@@ -59,6 +61,8 @@ def typed_column(column: pa.Array, dtype: str, dialect: Csv) -> tuple[pa.Array, 
     """A column of text (binary, length N) as its field wants it, and which rows it holds so (bool [N]): the others are for :func:`cell`."""
     n = len(column)
     every = np.ones(n, dtype=bool)
+    if dtype == "number" and (dialect.thousands or dialect.decimal != "."):
+        return _plain_numbers(_relabel(column), dialect), every
     if dtype not in ("int64", "float64", "bool", "timestamp"):
         return column, every
     null = ~column.is_valid().to_numpy(zero_copy_only=False)
@@ -70,10 +74,7 @@ def typed_column(column: pa.Array, dtype: str, dialect: Csv) -> tuple[pa.Array, 
         yes, no = (_mask(pc.is_in(low, value_set=pa.array(sorted(_lower(s))))) for s in (dialect.true, dialect.false))
         return pa.array(yes, mask=null), yes | no | null
     if dtype in ("int64", "float64"):
-        if dialect.thousands:
-            text = pc.replace_substring(text, dialect.thousands, "")
-        if dialect.decimal != ".":
-            text = pc.replace_substring(pc.replace_substring(text, ".", "x"), dialect.decimal, ".")
+        text = _plain_numbers(text, dialect)
     clean = _mask(pc.match_substring_regex(text, {"int64": _CLEAN_INT, "float64": _CLEAN_REAL}.get(dtype, _CLEAN_MICROS)))
     if dtype == "timestamp" and not clean.any():
         return column, every
@@ -83,6 +84,15 @@ def typed_column(column: pa.Array, dtype: str, dialect: Csv) -> tuple[pa.Array, 
     if dtype == "float64":
         return pc.cast(pc.replace_substring_regex(kept, r"^\+", ""), pa.float64()), clean | null
     return pc.cast(pc.replace_substring_regex(kept, r"^\+", ""), pa.int64()), clean | null
+
+
+def _plain_numbers(text: pa.Array, dialect: Csv) -> pa.Array:
+    """As :func:`_number`, of a column."""
+    if dialect.thousands:
+        text = pc.replace_substring(text, dialect.thousands, "")
+    if dialect.decimal != ".":
+        text = pc.replace_substring(pc.replace_substring(text, ".", "x"), dialect.decimal, ".")
+    return text
 
 
 def _number(text: str, dialect: Csv) -> str:

@@ -19,7 +19,7 @@ import pyarrow as pa
 from pipelines.project.extensions import FILE_FORMATS
 from transforms.definitions import EventSource
 from transforms.errors import DataError
-from transforms.parsing import Epoch
+from transforms.parsing import Decimal, Epoch, Number
 
 __all__ = [
     "COMPRESSED",
@@ -91,13 +91,14 @@ class FileFormat(ABC):
 
 def columns_of(source: EventSource) -> dict[str, str]:
     """The columns (members of the record) that a source's fields are read from, with the dtype that a text of each stands for; ``"string"``
-    where a text is what the field reads."""
+    where a text is what the field reads, ``"number"`` where it is the text of a number."""
     out: dict[str, str] = {}
     for f in source.all_fields:
         if f.value is not None:
             continue
         steps = f.path if isinstance(f.path, tuple) else (f.name,)
-        dtype = str(f.dtype) if f.parse is None else "timestamp" if isinstance(f.parse, Epoch) else "string"
+        read = {Epoch: "timestamp", Decimal: "number", Number: "number"}
+        dtype = str(f.dtype) if f.parse is None else read.get(type(f.parse), "string")
         name = str(steps[0])
         out[name] = dtype if len(steps) == 1 and out.get(name, dtype) == dtype else "string"
     return out
