@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from transforms.errors import DefinitionError
@@ -106,7 +107,8 @@ class Formula:
         """Where it is true, of N valid events: booleans without nulls. Null, and what has no value, is not true."""
         columns, types = self._read(batch)
         held = _bound(self, types)[1](columns, batch.num_rows)
-        return pa.array(held.data if held.null is None else held.data & ~held.null)
+        passes = held.data if held.null is None else held.data & ~held.null
+        return pa.Array.from_buffers(pa.bool_(), len(passes), [None, pa.py_buffer(np.packbits(passes, bitorder="little"))])
 
     def apply(self, batch: pa.RecordBatch) -> pa.Array:
         """Its value in each of N valid events, timestamps as int64 microseconds; null where there is none."""

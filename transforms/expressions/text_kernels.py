@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.expressions.values import Values, marked, strict, texts_of
+from transforms.expressions.values import Values, bits, marked, strict, texts_of
 from transforms.instants import micros_of_text
 from transforms.reasons import CODE, INFINITE, NAN, OK, OUT_OF_RANGE, OVERFLOW, TOO_LONG, WRONG_TYPE
 
@@ -40,8 +40,8 @@ _CASED: dict[str, tuple[Callable[[Any], Any], Callable[[str], str]]] = {
 }
 
 
-def _true(array: Any) -> Any:
-    return pc.fill_null(array, False).to_numpy(zero_copy_only=False)
+def _true(array: pa.Array) -> Any:
+    return bits(array, 1) & bits(array, 0) if array.null_count else bits(array, 1)
 
 
 def cased(how: str, a: Values, rows: int) -> Values:

@@ -11,7 +11,20 @@ import pyarrow.compute as pc
 
 from transforms.reasons import CODE, INFINITE, NAN, OK
 
-__all__ = ["Bools", "Codes", "Column", "Values", "arrow_of", "literal_values", "marked", "null_values", "read", "strict", "texts_of"]
+__all__ = [
+    "Bools",
+    "Codes",
+    "Column",
+    "Values",
+    "arrow_of",
+    "bits",
+    "literal_values",
+    "marked",
+    "null_values",
+    "read",
+    "strict",
+    "texts_of",
+]
 
 Bools = npt.NDArray[np.bool_]
 Codes = npt.NDArray[np.uint8]
@@ -25,6 +38,14 @@ class Values(NamedTuple):
     data: Any
     null: Bools | None = None
     bad: Codes | None = None
+
+
+def bits(array: pa.Array, of: int) -> Bools:
+    """The bits of an array's validity (``of`` 0), or of the values of an array of booleans (1), as numpy has them: shape [N]."""
+    buffer, begin, n = array.buffers()[of], array.offset, len(array)
+    if buffer is None or not n:
+        return np.ones(n, bool)
+    return np.unpackbits(np.frombuffer(buffer, np.uint8), count=begin + n, bitorder="little")[begin:].view(np.bool_)
 
 
 def strict(*args: Values) -> tuple[Bools | None, Codes | None]:
@@ -54,7 +75,7 @@ def read(column: Column, dtype: str) -> Values:
     bad = None if codes is None or not (codes != OK).any() else codes
     null: Bools | None = None
     if array.null_count:
-        null = array.is_null().to_numpy(zero_copy_only=False)
+        null = np.ones(len(array), bool) if pa.types.is_null(array.type) else ~bits(array, 0)
     if bad is not None:
         null = (bad != OK) if null is None else null | (bad != OK)
     if dtype == "null":
