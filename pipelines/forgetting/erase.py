@@ -189,7 +189,7 @@ def _one_file(
     data: Path,
     logs: tuple[Path, ...],
 ) -> None:
-    lines = path.name.lower().removesuffix(".gz").removesuffix(".zst")
+    lines = path.name.lower().removesuffix(".gz").removesuffix(".zst").removesuffix(".bz2")
     top = place.partition("/")[0]
     if not subject.within(path.relative_to(data)).keys:  # all that lies in this folder is about it
         report.found[place] += 1

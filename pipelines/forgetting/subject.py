@@ -7,6 +7,7 @@ number where no digit stands beside it; any other value wherever its bytes are.
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import functools
 import gzip
@@ -239,6 +240,9 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
     elif path.name.lower().endswith(".gz"):
         with gzip.open(path, "rb") as packed:
             yield cast(IO[bytes], packed)
+    elif path.name.lower().endswith(".bz2"):
+        with bz2.open(path, "rb") as smaller:
+            yield cast(IO[bytes], smaller)
     else:
         with open(path, "rb") as plain:
             yield plain
@@ -247,6 +251,8 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
 def _packed(path: Path, data: bytes) -> bytes:
     if path.name.lower().endswith(".zst"):
         return bytes(pa.compress(data, codec="zstd", asbytes=True))
+    if path.name.lower().endswith(".bz2"):
+        return bz2.compress(data)
     return gzip.compress(data, mtime=0) if path.name.lower().endswith(".gz") else data
 
 

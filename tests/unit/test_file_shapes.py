@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import datetime as dt
 import gzip
 import io
@@ -17,6 +18,7 @@ import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.forgetting.subject import Subject, holds, without_lines
 from pipelines.sources.event_files import events, inventory
 from pipelines.sources.file_formats import file_format
 from transforms.definitions import EventSource, Field
@@ -243,3 +245,14 @@ def test_damage_is_one_dead_letter_and_others_go_on(
 def test_feather_of_version_1_says_so(tmp_path: Path) -> None:
     feather.write_feather(PLAIN.select(["k"]), str(put(tmp_path, "a.feather")), version=1)
     assert "version 1" in harvest(tmp_path)[1][0]["detail"]
+
+
+def test_lines_in_bzip2_are_forgotten_too(tmp_path: Path) -> None:
+    """What is read as events can be erased."""
+    path = tmp_path / "a.jsonl.bz2"
+    path.write_bytes(bz2.compress(b'{"k":"a"}\n{"k":"b"}\n'))
+    subject = Subject.parse(["k=a"])
+    assert holds(path, subject)
+    assert without_lines(path, subject) == 1
+    assert bz2.decompress(path.read_bytes()) == b'{"k":"b"}\n'
+    assert not holds(path, subject)
