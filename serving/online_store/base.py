@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
@@ -28,7 +28,7 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey as EntityKeyProto
 from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 from feast.repo_config import FeastConfigBaseModel
 
-from serving.online_store.columns import ColumnRead, StoredColumns, by_columns
+from serving.online_store.columns import ColumnRead, PackedColumns, StoredColumns, by_columns
 from serving.online_store.decoding import Cell
 from serving.online_store.encoding import as_array, encode_column, encode_keys
 from serving.online_store.order import Covered, Order, Rows, StoredRow, greatest, refused_fingerprint, row_wins
@@ -392,7 +392,8 @@ class OrderedOnlineStore(OnlineStore):
         names = list(requested_features) if requested_features is not None else [f.name for f in table.features]
         read = ColumnRead(table, [self.entity_key(config, k) for k in entity_keys], tuple(names))
         (columns,) = self.read_columns(config, [read])
-        values = zip(*map(_messages, columns.cells)) if names else [()] * len(entity_keys)
+        made = [columns.messages(n) for n in names] if isinstance(columns, PackedColumns) else list(map(_messages, columns.cells))
+        values: Iterable[Sequence[ValueProto | None]] = zip(*made) if names else [()] * len(entity_keys)
         return [
             (instant(at), {n: v for n, v in zip(names, row) if v is not None}) if there else (None, None)
             for at, there, row in zip(columns.event_us.tolist(), columns.found.tolist(), values)

@@ -20,6 +20,9 @@ from serving.online_store.packed import Layout, PackedRows, layout_of
 __all__ = ["ColumnRead", "PackedColumns", "StoredColumns", "by_columns"]
 
 
+_NULL = ValueProto()
+
+
 @dataclass(frozen=True)
 class ColumnRead:
     """The features ``names`` of a view, for N keys as :meth:`~serving.online_store.base.OrderedOnlineStore.entity_key` gives them."""
@@ -59,6 +62,25 @@ class PackedColumns(StoredColumns):
     def cells(self) -> Sequence[Sequence[Cell]]:
         """As Feast's fields hold them, made from what was read."""
         return [self._cells(name) for name in self.names]
+
+    def messages(self, name: str) -> list[ValueProto | None]:
+        """A feature's N values as Feast's SDK has them, None where there is no row. Equal ones may be one object: not to be changed."""
+        slot = self.rows.layout.slots[name]
+        values, nulls = self.rows.values(slot), self.rows.nulls(slot)
+        values = values.tolist() if isinstance(values, np.ndarray) else values
+        made: list[ValueProto | None]
+        if not slot.plain:
+            made = list(map(ValueProto.FromString, values))
+        elif slot.fixed:
+            if slot.message == "unix_timestamp_val":
+                values = [v // 1_000_000 for v in values]
+            made = [ValueProto(**{slot.message: v}) for v in values]
+        else:
+            known = {v: ValueProto(**{slot.message: v}) for v in set(values)}
+            made = list(map(known.__getitem__, values))
+        if nulls is None:
+            return made
+        return [(_NULL if there else None) if null else v for v, null, there in zip(made, nulls.tolist(), self.found.tolist())]
 
     def _cells(self, name: str) -> list[Cell]:
         slot = self.rows.layout.slots[name]

@@ -43,13 +43,13 @@ Codes = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
-_FIXED: dict[pa.DataType | None, tuple[str, str]] = {  # by type: for numpy, for struct
-    pa.float64(): ("<f8", "d"),
-    pa.int64(): ("<i8", "q"),
-    pa.timestamp("us", tz="UTC"): ("<i8", "q"),
-    pa.float32(): ("<f4", "f"),
-    pa.int32(): ("<i4", "i"),
-    pa.bool_(): ("?", "?"),
+_FIXED: dict[pa.DataType | None, tuple[str, str, str]] = {  # by type: for numpy, for struct, the field of a ValueProto
+    pa.float64(): ("<f8", "d", "double_val"),
+    pa.int64(): ("<i8", "q", "int64_val"),
+    pa.timestamp("us", tz="UTC"): ("<i8", "q", "unix_timestamp_val"),
+    pa.float32(): ("<f4", "f", "float_val"),
+    pa.int32(): ("<i4", "i", "int32_val"),
+    pa.bool_(): ("?", "?", "bool_val"),
 }
 
 
@@ -70,6 +70,8 @@ class Slot:
     text: bool
     plain: bool
     """Whether the values stand there as they are; else as Feast's fields hold them."""
+    message: str
+    """The field of a ValueProto that holds a plain one."""
 
 
 class Layout:
@@ -92,13 +94,13 @@ class Layout:
                 ("size", "u1", (3,)),
                 ("schema", "V8"),
                 ("at", "<i8"),
-                *((f"f{i}", code) for i, (code, _) in enumerate(codes)),
+                *((f"f{i}", code[0]) for i, code in enumerate(codes)),
                 *((f"e{i}", "<u4") for i in range(len(self.others))),
                 ("nulls", "u1", (self.null_bytes,)),
             ]
         )
         self.size = self.type.itemsize
-        self.struct = struct.Struct(f"<5x8sq{''.join(code for _, code in codes)}{len(self.others)}I{self.null_bytes}s")
+        self.struct = struct.Struct(f"<5x8sq{''.join(code[1] for code in codes)}{len(self.others)}I{self.null_bytes}s")
         made = np.zeros(1, self.type)
         made["schema"], made["nulls"] = np.void(self.schema), 255
         self.nothing = made.tobytes()
@@ -107,7 +109,9 @@ class Layout:
     def _slot(self, name: str, kind: pa.DataType | None) -> Slot:
         fixed = kind in _FIXED
         number = (self.fixed if fixed else self.others).index(name)
-        return Slot(kind, fixed, number, *divmod(self.place[name], 8), _is_text(kind), fixed or _is_text(kind) or kind == pa.binary())
+        text, raw = _is_text(kind), kind == pa.binary()
+        message = _FIXED[kind][2] if fixed else "string_val" if text else "bytes_val"
+        return Slot(kind, fixed, number, *divmod(self.place[name], 8), text, fixed or text or raw, message)
 
     def pack(self, event_us: Ints, columns: Sequence[tuple[str, Any]]) -> pa.Array | None:
         """N packed rows, as a binary array; None where a feature's column is of another type than the feature, or a row is too large.

@@ -102,11 +102,13 @@ def _reads(root: Path, port: int, sizes: tuple[int, ...], rounds: int) -> list[P
             stores.append(shop.make_repo(folder, {"type": own if name == "ours" else kind, **where}))
             shop.fill(stores[-1])
         packed = shop.Packed.make(redis.Redis(port=port, db=2))
-        reader = OnlineFeatures(root / "reads" / kind / "ours" / "repo", now_us=lambda: shop.NOW_US)
-        reader.refresh()
+        reader, fields = (OnlineFeatures(root / "reads" / kind / "ours" / "repo", now_us=lambda: shop.NOW_US) for _ in range(2))
+        fields.config.online_store.packed = False
+        for each in (reader, fields):
+            each.refresh()
         stores[0]._get_provider().online_store.clock = lambda: shop.NOW_US
         for n in sizes:
-            took = best_of(rounds, _read_ways(reader, packed, stores, n))
+            took = best_of(rounds, _read_ways(reader, fields, packed, stores, n))
             part = Part(f"{n:,} entities from {kind}: 3 views, 20 features, in process", "entities")
             for name, seconds in took.items():
                 part.add(name, seconds, n)
@@ -114,7 +116,9 @@ def _reads(root: Path, port: int, sizes: tuple[int, ...], rounds: int) -> list[P
     return parts
 
 
-def _read_ways(reader: OnlineFeatures, packed: shop.Packed, stores: list[Any], n: int) -> dict[str, Callable[[], Any]]:
+def _read_ways(
+    reader: OnlineFeatures, fields: OnlineFeatures, packed: shop.Packed, stores: list[Any], n: int
+) -> dict[str, Callable[[], Any]]:
     wanted, entities = reader.catalog.service(shop.SERVICE), shop.asked(n)
     rows = [{key: entities[key][i] for key in entities} for i in range(n)]
     services = [store.get_feature_service(shop.SERVICE) for store in stores]
@@ -124,13 +128,18 @@ def _read_ways(reader: OnlineFeatures, packed: shop.Packed, stores: list[Any], n
 
     ways: dict[str, Callable[[], Any]] = {
         "tandem, compiled plan": lambda: reader.read(wanted, entities, n),
+        "tandem, from Feast's fields": lambda: fields.read(wanted, entities, n),
         "packed rows in Redis, one MGET": lambda: packed.read(entities),
         "feast SDK over tandem's store class": lambda: sdk(0),
         "feast SDK over its own": lambda: sdk(1),
     }
-    ours, right, theirs = (way() for way in list(ways.values())[:3])
+    ours, from_fields, right, theirs = (way() for way in list(ways.values())[:4])
     for name, group in ours.items():
         numbers = group.columns["n0"].to_pylist()
-        if numbers != right[name]["n"][:, 0].tolist() or numbers != theirs.to_dict()[f"{name}__n0"]:
+        if (
+            numbers != from_fields[name].columns["n0"].to_pylist()
+            or numbers != right[name]["n"][:, 0].tolist()
+            or numbers != theirs.to_dict()[f"{name}__n0"]
+        ):
             raise ValueError(f"{name}: the ways do not agree")
     return ways

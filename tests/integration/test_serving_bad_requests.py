@@ -184,3 +184,12 @@ def test_no_body_makes_a_500(client: TestClient, path: str, body: Any) -> None:
     answer = client.post(path, content=content, headers={"content-type": "application/json"})
     assert answer.status_code < 500, answer.text
     assert "error" not in answer.json() or "\n" not in answer.json()["error"]
+
+
+def test_a_request_by_another_method_is_counted_under_its_route(client: TestClient) -> None:
+    """POST routes stand twice, once for the schema: what counts requests names their pattern either way."""
+    assert client.get("/get-online-features").status_code == 405
+    assert client.post("/get-online-features", content=b"{}").status_code == 422
+    page = client.get("/metrics").text
+    for status in (405, 422):
+        assert f'tandem_requests_total{{route="/get-online-features",status="{status}"}}' in page
