@@ -109,12 +109,13 @@ class PartitionState:
 class Folded:
     """What a range of records brought about. ``rows``: group -> rows in ``row_schema``; ``late``: group -> events that came after the rows
     that they belong to were final (only behind an idle partition), with their offsets; ``tiles``: group -> tiles that were added;
-    ``counts``: what happened how often."""
+    ``counts``: what happened how often; ``late_of``: the late events again, by range and group."""
 
     rows: dict[str, pa.RecordBatch]
     late: dict[str, pa.RecordBatch]
     tiles: dict[str, pa.RecordBatch]
     counts: dict[str, int]
+    late_of: Sequence[tuple[OffsetRange, str, pa.RecordBatch]] = ()
 
 
 class Shard:
@@ -179,44 +180,71 @@ class Shard:
         return True
 
     def fold(self, span: OffsetRange, events: Mapping[str, pa.RecordBatch]) -> Folded:
-        """Fold the records of a range that :meth:`accepts`. ``events``: group -> this shard's events with their :data:`OFFSET`.
+        """:meth:`fold_all` of one range."""
+        return self.fold_all([(span, events)])
 
-        Records before the expected offset are left out, so a range may overlap what came before.
+    def fold_all(self, taken: Sequence[tuple[OffsetRange, Mapping[str, pa.RecordBatch]]]) -> Folded:
+        """Fold the records of ranges that :meth:`accepts`, and then say which rows follow. ``events`` of each: group -> this shard's events
+        with their :data:`OFFSET`. Of ranges of one partition each goes on where the one before ends.
+
+        Records before the expected offset are left out, so a range may overlap what came before. What is folded at once costs a little
+        more than one range does, and what follows is the same in whatever portions it comes.
         """
-        at = self._partition(span)
-        added, late_events, counts = {}, {}, {}
-        for name, batch in events.items():
-            group = self.groups[name]
-            batch = keyed(batch, group)
-            offsets = column_of(batch, OFFSET)
-            if len(offsets) and offsets.min() < at.expected:
-                batch = batch.filter(pa.array(offsets >= at.expected))
-                counts[f"repeated/{name}"] = len(offsets) - batch.num_rows
-                offsets = column_of(batch, OFFSET)
-            if name in at.dropped_late and np.isin(offsets, at.dropped_late[name]).any():
-                keep = ~np.isin(offsets, at.dropped_late[name])
-                batch, offsets = batch.filter(pa.array(keep)), offsets[keep]
-            if not batch.num_rows:
-                continue
-            times, fresh = column_of(batch, group.source.event_time), offsets >= at.done
-            final = fresh & (times < self.output_watermark[name] - micros(group.source.allowed_lateness))
-            if final.any():
-                late_events[name] = batch.filter(pa.array(final))
-                batch, times, fresh = batch.filter(pa.array(~final)), times[~final], fresh[~final]
-                counts[f"late/{name}"] = int(final.sum())
-            tiles = tile(batch, group)
-            behind = fresh & (times < self.output_watermark[name])
-            if behind.any():
-                keys = hashes_of([batch.column(batch.schema.get_field_index(k)) for k in group.entity.keys])
-                known, since = at.pending_corrections.get(name, (keys[:0], -NEVER))
-                at.pending_corrections[name] = np.concatenate([known, keys[behind]]), min(since, int(times[behind].min()))
-                counts[f"corrected/{name}"] = int(behind.sum())
-            counts[f"folded/{name}"] = batch.num_rows
+        fresh, late, counts = self._cut(taken)
+        added = {}
+        for name, batches in fresh.items():
+            added[name] = tiles = tile(_together(batches), self.groups[name])
             self.tiles[name].add(tiles)
-            added[name] = tiles
-        self._advance(at, span)
-        rows = {} if self.catching_up(span.source) else self._emit(span.source)
-        return Folded(rows, late_events, added, counts)
+        for span, _ in taken:
+            self._advance(self.partitions[span.source][span.partition], span)
+        rows: dict[str, pa.RecordBatch] = {}
+        for source in dict.fromkeys(span.source for span, _ in taken):
+            if not self.catching_up(source):
+                rows |= self._emit(source)
+        by_group = {n: _together([b for _, name, b in late if name == n]) for n in dict.fromkeys(name for _, name, _ in late)}
+        return Folded(rows, by_group, added, counts, late)
+
+    def _cut(
+        self, taken: Sequence[tuple[OffsetRange, Mapping[str, pa.RecordBatch]]]
+    ) -> tuple[dict[str, list[pa.RecordBatch]], list[tuple[OffsetRange, str, pa.RecordBatch]], dict[str, int]]:
+        """(group -> the events to fold, those whose rows are final, what happened how often)."""
+        out: dict[str, list[pa.RecordBatch]] = {}
+        late: list[tuple[OffsetRange, str, pa.RecordBatch]] = []
+        counts: dict[str, int] = {}
+
+        def count(what: str, n: int) -> None:
+            counts[what] = counts.get(what, 0) + n
+
+        for span, events in taken:
+            at = self._partition(span)
+            for name, batch in events.items():
+                group = self.groups[name]
+                batch = keyed(batch, group)
+                offsets = column_of(batch, OFFSET)
+                if len(offsets) and offsets.min() < at.expected:
+                    batch = batch.filter(pa.array(offsets >= at.expected))
+                    count(f"repeated/{name}", len(offsets) - batch.num_rows)
+                    offsets = column_of(batch, OFFSET)
+                if name in at.dropped_late and np.isin(offsets, at.dropped_late[name]).any():
+                    keep = ~np.isin(offsets, at.dropped_late[name])
+                    batch, offsets = batch.filter(pa.array(keep)), offsets[keep]
+                if not batch.num_rows:
+                    continue
+                times, fresh = column_of(batch, group.source.event_time), offsets >= at.done
+                final = fresh & (times < self.output_watermark[name] - micros(group.source.allowed_lateness))
+                if final.any():
+                    late.append((span, name, batch.filter(pa.array(final))))
+                    batch, times, fresh = batch.filter(pa.array(~final)), times[~final], fresh[~final]
+                    count(f"late/{name}", int(final.sum()))
+                behind = fresh & (times < self.output_watermark[name])
+                if behind.any():
+                    keys = hashes_of([batch.column(batch.schema.get_field_index(k)) for k in group.entity.keys])
+                    known, since = at.pending_corrections.get(name, (keys[:0], -NEVER))
+                    at.pending_corrections[name] = np.concatenate([known, keys[behind]]), min(since, int(times[behind].min()))
+                    count(f"corrected/{name}", int(behind.sum()))
+                count(f"folded/{name}", batch.num_rows)
+                out.setdefault(name, []).append(batch)
+        return out, late, counts
 
     def _emit(self, source: str) -> dict[str, pa.RecordBatch]:
         """The rows that the watermark has passed, and the corrected ones."""
@@ -266,3 +294,8 @@ class Shard:
         at.watermark = max(at.watermark, span.watermark)
         at.idle = span.idle
         self.counted[span.source] = max(self.counted.get(span.source, 1), span.partitions)
+
+
+def _together(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    """Batches of one schema as one."""
+    return batches[0] if len(batches) == 1 else pa.Table.from_batches(batches).combine_chunks().to_batches()[0]

@@ -151,7 +151,7 @@ class StreamSettings(_Section):
 
     shards: int = Field(default=2, ge=1, le=4096)
     """Parts that the entities are spread over; each is folded by itself."""
-    tick_ms: int = Field(default=100, ge=10)
+    tick_ms: int = Field(default=25, ge=10)
     """How often each partition is polled."""
     poll_records: int = Field(default=20_000, ge=1)
     """Records taken from a partition per tick at most."""

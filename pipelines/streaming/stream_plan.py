@@ -42,7 +42,8 @@ class StreamPlan:
             )
         self.engine.prepare()
         finish(repo, self.say)
-        stream = settings.stream.model_copy(update={"shards": options.shards} if options.shards else {})
+        parts = self.engine.parts(options.shards or settings.stream.shards)
+        stream = settings.stream.model_copy(update={"shards": parts})
         for group in repo.groups.values():
             if not group.source.topic:
                 raise ConfigError(f"source {group.source.name!r} has no topic, and group {group.name!r} needs it; give it one: topic='...'")

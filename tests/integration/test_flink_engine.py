@@ -16,7 +16,10 @@ import pytest
 from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
 
 from pipelines.lake.private import UNIX_SOCKETS, socket_folder
-from pipelines.streaming.engines.base import cause
+from pipelines.streaming.engines.base import EngineOptions, cause
+from pipelines.streaming.engines.cluster import FlinkClusterEngine
+from pipelines.streaming.engines.direct import DirectEngine
+from pipelines.streaming.engines.flink import FlinkEngine
 from pipelines.streaming.engines.flink_job import FlinkJob, FlinkOptions
 from pipelines.streaming.engines.flink_rest import Cluster
 from pipelines.streaming.engines.worker import start_worker
@@ -139,6 +142,14 @@ def test_mistakes_are_one_line(tmp_path, given, line):
 def test_a_cluster_that_is_not_there_is_one_line():
     with pytest.raises(ConfigError, match=r"--flink-master 127\.0\.0\.1:1: no Flink cluster answers there"):
         Cluster("127.0.0.1:1").jobs("x")
+
+
+def test_a_job_has_no_more_parts_than_tasks(tmp_path):
+    """FAULTS 3, issue 10.6: eight shards in one task would be the same work eight times."""
+    for tasks, asked, parts in ((1, 8, 1), (2, 8, 2), (4, 2, 2)):
+        assert FlinkEngine(EngineOptions("x", tmp_path, parallelism=tasks)).parts(asked) == parts
+    cluster = FlinkClusterEngine(EngineOptions("x", tmp_path, flink_master="h:1", worker_pool="h:2"))
+    assert (cluster.parts(8), DirectEngine(EngineOptions("x", tmp_path)).parts(8)) == (1, 8)
 
 
 def test_options_name_what_matters(tmp_path):

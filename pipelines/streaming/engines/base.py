@@ -93,6 +93,10 @@ class Engine(ABC):
     def prepare(self) -> None:  # noqa: B027
         """Begin, in the background, what takes long and needs no job: called before the job is planned."""
 
+    def parts(self, shards: int) -> int:
+        """Into how many parts a job spreads its entities where the user asked for ``shards``: by default as many."""
+        return shards
+
     @abstractmethod
     def new_job(self, spec: JobSpec, first: bool) -> EngineJob:
         """The job of the next attempt; ``options.savepoint`` counts for the first alone. Raises ConfigError, TandemError."""

@@ -28,6 +28,10 @@ class FlinkClusterEngine(Engine):
             raise ConfigError(f"--runner {cls.name} needs --flink-master host:port, the cluster's REST interface, and --worker-pool")
         check_flags(options.flink_master, options.worker_pool, options.savepoint)
 
+    def parts(self, shards: int) -> int:
+        """As of the embedded Flink."""
+        return min(shards, self.options.parallelism)
+
     def new_job(self, spec: JobSpec, first: bool) -> EngineJob:
         """One job of the cluster, submitted by a JVM of ours."""
         options = self.options

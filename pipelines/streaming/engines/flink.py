@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["FlinkEngine", "flink_job"]
 
+SHUFFLED_TICK_MS = 100
+"""How often a job of several parts ticks at most: each tick is a bundle for every partition, and one for every shard."""
+
 
 class FlinkEngine(Engine):
     """See the module. State is kept by Flink's checkpoints only while the engine lives; then the stream's own counts."""
@@ -31,6 +34,10 @@ class FlinkEngine(Engine):
         """Flags of a cluster are refused."""
         check_flags(None, options.worker_pool, options.savepoint)
         super().check(options)
+
+    def parts(self, shards: int) -> int:
+        """No more than there are tasks: each costs the same work anew with every tick."""
+        return min(shards, self.options.parallelism)
 
     def prepare(self) -> None:
         """Start a worker: its imports take as long as all that is done until the job is submitted."""
@@ -50,6 +57,7 @@ class FlinkEngine(Engine):
 def flink_job(options: EngineOptions, spec: JobSpec, say: Callable[[str], None], **more: Any) -> EngineJob:
     """The stream's graph as a job of Flink; ``more`` goes to :class:`FlinkJob` (``spare``) and :class:`FlinkOptions`."""
     from pipelines.streaming.engines.flink_job import FlinkJob, FlinkOptions
+    from pipelines.streaming.stages.one_step import PULSE_MS
     from pipelines.streaming.stages.stream_graph import build
 
     spare = more.pop("spare", None)
@@ -59,9 +67,11 @@ def flink_job(options: EngineOptions, spec: JobSpec, say: Callable[[str], None],
         parallelism=options.parallelism,
         checkpoint_seconds=spec.stream.checkpoint_seconds,
         extra=options.beam_args,
+        bundle_elements=1 if spec.stream.shards == 1 else 1000,
         **more,
     )
-    ticks = _ticks(spec.stream.tick_ms, options.parallelism)
+    tick_ms = max(spec.stream.tick_ms, PULSE_MS if spec.stream.shards == 1 else SHUFFLED_TICK_MS)
+    ticks = _ticks(tick_ms, options.parallelism)
     return FlinkJob(how, lambda pipeline: build(pipeline, spec, ticks), say, (*PRELOAD, *options.preload), spare)
 
 

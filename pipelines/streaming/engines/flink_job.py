@@ -53,6 +53,8 @@ class FlinkOptions:
     savepoint: str | None = None
     checkpoints: str = ""
     """URL of the cluster's checkpoints, which all its machines reach; empty: a folder below ``folder``."""
+    bundle_elements: int = 1000
+    """Flink closes a bundle after so many elements, too: 1 where an element is a tick's whole work, so that it waits for nothing."""
     extra: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -69,6 +71,7 @@ class FlinkOptions:
             "parallelism": self.parallelism,
             "max_parallelism": 128,
             "max_bundle_time_mills": BUNDLE_MS,
+            "max_bundle_size": self.bundle_elements,
             "checkpointing_interval": max(10, round(self.checkpoint_seconds * 1000)),
             "state_backend": "filesystem",
             "state_backend_storage_path": self.checkpoints or (self.folder / "checkpoints").as_uri(),

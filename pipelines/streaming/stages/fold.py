@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from apache_beam.coders import BytesCoder
 from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec
 
-from pipelines.streaming.stages.coders import GROUP, PARTITION, Element, FoldOutput, as_late, decode, decode_state, encode_state
+from pipelines.streaming.stages.coders import GROUP, PARTITION, Element, FoldOutput, as_late, decode, decode_state, encode, encode_state
 from pipelines.streaming.stages.plain_bytes import dumps, loads
 from pipelines.streaming.state.initial_tiles import load_tiles
 from pipelines.streaming.state.job_spec import JobSpec
@@ -31,6 +31,8 @@ from transforms.fold import OFFSET, Folded, Shard
 __all__ = ["FoldShard"]
 
 CHECKPOINT_SECONDS = 1.0
+TILES_PER_CELL = 100_000
+"""In one value of Beam's state: one of gigabytes would be more than its messages take."""
 
 
 @dataclass
@@ -68,58 +70,76 @@ class FoldShard(beam.DoFn):
     ) -> Iterator[FoldOutput]:
         """Fold an element, and the pending ones that follow on it."""
         number, data = item
+        yield from self.take(number, [decode(data)], head, tiles, pending)
+
+    def take(self, number: int, elements: Sequence[Element], head: Any, tiles: Any, pending: Any) -> list[FoldOutput]:
+        """Fold elements, and the pending ones that follow on them: those of several partitions at once."""
         kept = self._load(number, head, tiles, pending)
-        shard, queue, outputs = kept.shard, [data], []
-        was_pending = bool(kept.pending)
+        shard, queue, outputs = kept.shard, list(elements), []
+        before, folded_some = len(kept.pending), False
         while queue:
-            taken = queue.pop()
-            element = decode(taken)
-            accepted = shard.accepts(element.span)
-            if accepted is None:
-                kept.pending.append(taken)
-                pending.add(taken)
-            elif accepted:
-                outputs.append(self._fold(number, shard, element, tiles))
+            ready: list[Element] = []
+            upto: dict[tuple[str, int], int] = {}
+            rest: list[Element] = []
+            for element in queue:
+                span, where = element.span, (element.span.source, element.span.partition)
+                accepted = span.first == upto[where] if where in upto else shard.accepts(span)
+                if accepted:
+                    ready.append(element)
+                    upto[where] = span.next
+                elif where in upto:
+                    rest.append(element)
+                elif accepted is None:
+                    kept.pending.append(encode(element))
+                else:
+                    self._count(number, {f"repeated/{element.span.source}": 1})
+            queue = rest
+            if ready:
+                folded_some = True
+                outputs.append(self._fold(number, shard, ready, tiles))
                 # Every one pending is looked at again; those that still wait go back.
-                queue += kept.pending
+                queue += [decode(waiting) for waiting in kept.pending]
                 kept.pending = []
-            else:
-                self._count(number, {f"repeated/{element.span.source}": 1})
-        if was_pending:
+        if before and folded_some:
             pending.clear()
-            for waiting in kept.pending:
-                pending.add(waiting)
+        for waiting in kept.pending if folded_some else kept.pending[before:]:
+            pending.add(waiting)
         if any(t.long for t in shard.tiles.values()):
             folded = {n: t.compact(shard.horizon(shard.groups[n])) for n, t in shard.tiles.items()}
             tiles.clear()
-            tiles.add(dumps(folded))
+            for name, batch in folded.items():
+                for first in range(0, batch.num_rows, TILES_PER_CELL):
+                    tiles.add(dumps({name: batch.slice(first, TILES_PER_CELL)}))
         kept.token = os.urandom(8)
         cells = (kept.token, shard.output_watermark, shard.partitions, shard.counted, shard.done, self._hash())
         head.write(encode_state(cells))
         self.kept[number] = kept
-        yield from outputs
+        return outputs
 
-    def _fold(self, number: int, shard: Shard, element: Element, tiles: Any) -> FoldOutput:
-        span = element.span
-        at = shard.partitions[span.source][span.partition]
-        expected, done = at.expected, at.done
-        folded: Folded = shard.fold(span, element.events)
+    def _fold(self, number: int, shard: Shard, elements: Sequence[Element], tiles: Any) -> FoldOutput:
+        before = {(s, n): (at.expected, at.done) for s, each in shard.partitions.items() for n, at in each.items()}
+        folded: Folded = shard.fold_all([(e.span, e.events) for e in elements])
         if folded.tiles:
             tiles.add(dumps(folded.tiles))
-        source = self.spec.sources[span.source]
-        late = [as_late(source, events, span.partition, group) for group, events in folded.late.items()]
-        if element.late is not None:
-            offsets = element.late.column(element.late.num_columns - 1).to_numpy()
-            fresh = (offsets >= expected) & (offsets >= done)
-            if fresh.any():
-                late.append(as_late(source, element.late.filter(pa.array(fresh)), span.partition, None))
+        late: dict[str, list[pa.RecordBatch]] = {}
+        for span, group, events in folded.late_of:
+            late.setdefault(span.source, []).append(as_late(self.spec.sources[span.source], events, span.partition, group))
+        for element in elements:
+            if element.late is not None:
+                span, (expected, done) = element.span, before[element.span.source, element.span.partition]
+                offsets = element.late.column(element.late.num_columns - 1).to_numpy()
+                fresh = (offsets >= expected) & (offsets >= done)
+                if fresh.any():
+                    some = element.late.filter(pa.array(fresh))
+                    late.setdefault(span.source, []).append(as_late(self.spec.sources[span.source], some, span.partition, None))
         self._count(number, folded.counts)
-        due = element.flush or time.monotonic() - self.saved.get(number, -CHECKPOINT_SECONDS) >= CHECKPOINT_SECONDS
+        flush = any(element.flush for element in elements)
+        due = flush or time.monotonic() - self.saved.get(number, -CHECKPOINT_SECONDS) >= CHECKPOINT_SECONDS
         checkpoint: dict[str, Any] = {}
         if due:
             self.saved[number] = time.monotonic()
             checkpoint = self._checkpoint(number, shard)
-        joined = {span.source: _joined(late)} if late else {}
+        joined = {source: _joined(batches) for source, batches in late.items()}
         return FoldOutput(number, folded.rows, joined, checkpoint, dict(self.counts.get(number, {})) if due else {})
 
     def _checkpoint(self, number: int, shard: Shard) -> dict[str, Any]:
@@ -188,8 +208,9 @@ class FoldShard(beam.DoFn):
                 initial_tiles[name] = load_tiles(Path(start.run), group, number, self.spec.stream.shards)
         done = {(s, n): offset for s, each in start.done.items() for n, offset in each.items()}
         shard = Shard(self.spec.groups, start.output_watermark, done, initial_tiles, self._dropped_late())
-        if initial_tiles:
-            tiles.add(dumps(initial_tiles))
+        for name, batch in initial_tiles.items():
+            for first in range(0, batch.num_rows, TILES_PER_CELL):
+                tiles.add(dumps({name: batch.slice(first, TILES_PER_CELL)}))
         return Kept(b"", shard, [])
 
     def _dropped_late(self) -> dict[str, dict[int, list[int]]]:

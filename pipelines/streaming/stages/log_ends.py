@@ -22,6 +22,10 @@ class LogEnds:
         self._looked: dict[str, float] = {}
         self._away: tuple[float, BrokerAway] | None = None
 
+    def renew(self) -> None:
+        """Ask anew at the next question, however old the answers are."""
+        self._looked = dict.fromkeys(self._looked, float("-inf"))
+
     def end(self, topic: str, partition: int, partitions: int) -> int:
         """As :meth:`PartitionReader.end`, of a topic of so many ``partitions``. Raises as it does."""
         ends, now = self._ends.setdefault(topic, {}), self.clock()

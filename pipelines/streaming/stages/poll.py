@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -58,25 +58,30 @@ class Partitions(beam.DoFn):
 
     def process(self, tick: Any) -> Iterator[tuple[str, int]]:
         """Look for partitions now and then; while nobody answers, the known ones go on."""
-        if time.monotonic() - self.looked >= DISCOVER_SECONDS:
-            for name, source in self.spec.sources.items():
-                try:
-                    self.known[name] = count = self.reader.partitions(source.topic)
-                    ends = self.reader.ends(source.topic, range(count))
-                    done = self.spec.start.done.get(name, {})
-                    unread = {str(p): max(0, end - done.get(p, 0)) for p, end in ends.items()}
-                    # What a partition holds that no poll has reported of yet is lag.
-                    self.job_state.report(f"partitions-{name}", {"source": name, "unread": unread})
-                except BrokerAway:
-                    continue
-                except TandemError as error:
-                    self.job_state.fail(str(error))
-                    raise
-            self.looked = time.monotonic()
+        self.look()
         sent = now_ms()
         for name, count in self.known.items():
             for partition in range(count):
                 yield f"{name}/{partition}", packed(count, sent)
+
+    def look(self) -> None:
+        """Ask how many partitions there are, unless that was asked just now."""
+        if time.monotonic() - self.looked < DISCOVER_SECONDS:
+            return
+        for name, source in self.spec.sources.items():
+            try:
+                self.known[name] = count = self.reader.partitions(source.topic)
+                ends = self.reader.ends(source.topic, range(count))
+                done = self.spec.start.done.get(name, {})
+                unread = {str(p): max(0, end - done.get(p, 0)) for p, end in ends.items()}
+                # What a partition holds that no poll has reported of yet is lag.
+                self.job_state.report(f"partitions-{name}", {"source": name, "unread": unread})
+            except BrokerAway:
+                continue
+            except TandemError as error:
+                self.job_state.fail(str(error))
+                raise
+        self.looked = time.monotonic()
 
     def teardown(self) -> None:
         """Disconnect."""
@@ -122,19 +127,27 @@ class Poll(beam.DoFn):
         if not self.spec.one_tick and passed_over(tick, self.begun.get(key)):
             return
         self.begun[key] = now_ms()
-        partitions = partitions_in(tick)
-        name, _, number = key.rpartition("/")
-        source, partition = self.spec.sources[name], int(number)
         state = position.read()
         at: Position | None = decode_state(state, self.job_state) if state else None
+        again = True
+        while again:
+            at, elements, again = self.once(key, partitions_in(tick), at)
+            yield from ((number, encode(element)) for number, element in elements)
+        if at is not None and (kept := encode_state(at)) != state:
+            position.write(kept)
+
+    def once(self, key: str, partitions: int, at: Position | None) -> tuple[Position | None, list[tuple[int, Element]], bool]:
+        """One poll of ``source/partition``, which stands ``at`` (None: nowhere yet): where it stands then, what goes to which shard, and
+        whether the tick is to poll again. ``at`` is not to be used afterwards. A broker that does not answer is reported and no error."""
+        name, _, number = key.rpartition("/")
+        source, partition = self.spec.sources[name], int(number)
+        elements: list[tuple[int, Element]] = []
+        again = False
         try:
             self._same_topic(source)
             if at is None:
                 at = self._begin(source, partition)
-            while True:
-                more = yield from self._poll(source, partition, partitions, at)
-                if not more:
-                    break
+            again = self._poll(source, partition, partitions, at, elements)
             self.letters.flush()
             self.reports.back(key)
         except BrokerAway as error:
@@ -142,8 +155,7 @@ class Poll(beam.DoFn):
         except TandemError as error:
             self.job_state.fail(str(error))
             raise
-        if at is not None and (kept := encode_state(at)) != state:
-            position.write(kept)
+        return at, elements, again
 
     def _same_topic(self, source: EventSource) -> None:
         """Once per worker: the topic is the one that the job began with. Raises DataError."""
@@ -173,8 +185,8 @@ class Poll(beam.DoFn):
         leaps, judged = self.spec.start.past.get(source.name, {}).get(partition, ((), (0, 0, 0)))
         return Position(offset, offset, newest, leaps, done, NEVER, False, True, *judged)
 
-    def _poll(self, source: EventSource, partition: int, partitions: int, at: Position) -> Generator[tuple[int, bytes], None, bool]:
-        """Poll once; whether to poll again within this tick."""
+    def _poll(self, source: EventSource, partition: int, partitions: int, at: Position, out: list[tuple[int, Element]]) -> bool:
+        """Poll once, into ``out``; whether to poll again within this tick."""
         key = f"{source.name}/{partition}"
         end = self.spec.until.get(source.name, {}).get(partition, 0) if self.spec.until is not None else None
         stop = self.job_state.requested("stop") or (end is not None and at.next >= end)
@@ -187,7 +199,7 @@ class Poll(beam.DoFn):
                 at.idle, at.flushed = True, False  # read to its end, and nothing there begins its time: it holds nobody back
             if not at.flushed:
                 at.flushed = True
-                yield from self._send(source, at.here(source, partition, partitions), flush=True)
+                out += self._send(source, at.here(source, partition, partitions), flush=True)
             self.reports.report(key, at, None, True, stop, self.limit.late_share(at), force=True)
             return False
         skip = self.job_state.skips().get((source.topic, partition), frozenset())
@@ -202,7 +214,7 @@ class Poll(beam.DoFn):
             n = len(fetched.offsets)
         came, filtered = False, False
         if fetched.next_offset > at.next:
-            came = yield from self._take(source, partition, partitions, at, fetched)
+            came = self._take(source, partition, partitions, at, fetched, out)
             filtered = not came
         if came:
             self.idleness.records_came(key)
@@ -214,14 +226,14 @@ class Poll(beam.DoFn):
                 # What an idle partition let the others emit belongs into the checkpoint: nothing may follow that would save it. But where
                 # the clock speaks for it, it will speak again.
                 flush, at.flushed = at.idle or not at.flushed, True
-                yield from self._send(source, at.here(source, partition, partitions), flush=flush)
+                out += self._send(source, at.here(source, partition, partitions), flush=flush)
         self.reports.report(key, at, fetched.end_offset, fetched.at_end, False, self.limit.late_share(at))
         return self.spec.one_tick and not at.paused
 
     def _take(
-        self, source: EventSource, partition: int, partitions: int, at: Position, fetched: FetchResult
-    ) -> Generator[tuple[int, bytes], None, bool]:
-        """Judge the records of a poll and send them on; whether there was one of the source.
+        self, source: EventSource, partition: int, partitions: int, at: Position, fetched: FetchResult, out: list[tuple[int, Element]]
+    ) -> bool:
+        """Judge the records of a poll and send them on, into ``out``; whether there was one of the source.
 
         Records that are all passed over by its ``where`` move the offset, and nothing else: to event time and idleness they are not there.
         """
@@ -258,7 +270,7 @@ class Poll(beam.DoFn):
         span = at.upto(source, partition, partitions, fetched.next_offset, taken, now)
         at.next, at.newest, at.leaps, at.watermark = span.next, span.newest, span.leaps, span.watermark
         late = with_offsets(taken.late, taken.late_offsets) if taken.late.num_rows else None
-        yield from self._send(source, span, with_offsets(taken.events, taken.offsets), late)
+        out += self._send(source, span, with_offsets(taken.events, taken.offsets), late)
         return not alone
 
     def _check_begin(self, source: EventSource, partition: int, at: Position, checked: Checked) -> None:
@@ -279,7 +291,7 @@ class Poll(beam.DoFn):
         events: pa.RecordBatch | None = None,
         late: pa.RecordBatch | None = None,
         flush: bool = False,
-    ) -> Iterator[tuple[int, bytes]]:
+    ) -> list[tuple[int, Element]]:
         """One element for every shard."""
         shards = self.spec.stream.shards
         mine: list[dict[str, pa.RecordBatch]] = [{} for _ in range(shards)]
@@ -288,13 +300,15 @@ class Poll(beam.DoFn):
                 if group.source.name != source.name:
                     continue
                 own = keyed(events, group)
+                if shards == 1:
+                    mine[0][name] = own
+                    continue
                 shard = shard_of([own.column(own.schema.get_field_index(k)) for k in group.entity.keys], shards)
                 for number in np.unique(shard).tolist():
                     here = shard == number
                     mine[number][name] = own if here.all() else own.filter(pa.array(here))
-        for number in range(shards):
-            writes = late if number == span.partition % shards else None
-            yield number, encode(Element(span, mine[number], writes, flush))
+        writer = span.partition % shards
+        return [(n, Element(span, mine[n], late if n == writer else None, flush)) for n in range(shards)]
 
 
 def _us(times: pa.Array) -> pa.Array:

@@ -8,6 +8,7 @@ import apache_beam as beam
 
 from pipelines.streaming.stages.coders import FoldOutput
 from pipelines.streaming.stages.fold import FoldShard
+from pipelines.streaming.stages.one_step import Gate, OneStep
 from pipelines.streaming.stages.poll import Partitions, Poll
 from pipelines.streaming.stages.sink import SinkRows
 from pipelines.streaming.state.job_spec import JobSpec
@@ -16,7 +17,14 @@ __all__ = ["build"]
 
 
 def build(pipeline: beam.Pipeline, spec: JobSpec, ticks: Any) -> None:
-    """Wire the job. ``ticks`` is a PTransform whose elements drive the polls: endless ones, or a single one (``one_tick``)."""
+    """Wire the job. ``ticks`` is a PTransform whose elements drive the polls: endless ones, or a single one (``one_tick``).
+
+    A job of one shard is one step; of several, polls send each shard its share.
+    """
+    if spec.stream.shards == 1:
+        gate = beam.ParDo(Gate(spec)).with_output_types(tuple[int, int])
+        _ = pipeline | "Ticks" >> ticks | "Gate" >> gate | "Poll, fold, sink" >> beam.ParDo(OneStep(spec))
+        return
     _ = (
         pipeline
         | "Ticks" >> ticks

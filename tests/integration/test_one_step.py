@@ -1,0 +1,151 @@
+"""A job of one part is one step: it gives the rows that polls, a shuffle and folds of several parts give, in fewer and larger portions."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.project.config import StreamSettings
+from pipelines.sources.memory import MemoryBroker, MemoryPartitionReader
+from pipelines.streaming.stages import one_step
+from pipelines.streaming.stages.coders import FoldOutput
+from pipelines.streaming.stages.one_step import OneStep
+from pipelines.streaming.stages.ticks import STALE_MS, TickGate, now_ms
+from pipelines.streaming.state.job_spec import JobSpec
+from tests.integration.stages_world import HOUR, T0, Collect, World, payment, payments
+from tests.prove.small_engine import Bag, Cell
+
+PARTITIONS = 5
+
+
+def world_of(folder: Path, **stream: Any) -> World:
+    broker = MemoryBroker()
+    broker.create_topic("payments", PARTITIONS)
+    broker.create_topic("tandem.dead_letters")
+    return World(folder, broker, payments("payments"), StreamSettings(clock="replay", **{"shards": 1, **stream}))
+
+
+def some(n: int, seed: int, start: int = T0, first: int = 0) -> list[tuple[int, bytes]]:
+    """(partition, record) of payments over two hours, out of order within a minute, a few too late."""
+    r = random.Random(seed)
+    out = []
+    for i in range(n):
+        at = start + i * 2 * HOUR // n + r.randint(-50_000_000, 0) - (3 * HOUR if r.random() < 0.02 else 0)
+        out.append((r.randrange(PARTITIONS), payment(first + i, at, f"a{r.randrange(7)}")))
+    return out
+
+
+def one_step_run(world: World, spec: JobSpec | None = None) -> list[FoldOutput]:
+    """One life of the step over all there is; its outputs. State is left behind, as by an engine that lost it."""
+    world.control.begin()
+    before = len(world.outputs()) if (world.folder / "outputs").exists() else 0
+    step = OneStep(spec or world.spec(), Collect(world.folder))
+    step.setup()
+    step.process((0, now_ms()), Cell(), Cell(), Bag(), Bag())
+    step.teardown()
+    assert world.control.failure() is None
+    return world.outputs()[before:]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_one_step_gives_the_rows_of_several_parts(tmp_path: Path, seed: int) -> None:
+    whole, parts = world_of(tmp_path / "whole", poll_records=50), world_of(tmp_path / "parts", shards=3, poll_records=50)
+    for n, start in enumerate((T0, T0 + 2 * HOUR)):  # the second time from the checkpoint
+        for partition, record in some(400, seed + n, start, 400 * n):
+            whole.send([record], partition)
+            parts.send([record], partition)
+        one_step_run(whole)
+        parts.run()
+    assert whole.rows() == parts.rows()
+    late = {w.folder.name: sum(b.num_rows for o in w.outputs() for b in o.late.values()) for w in (whole, parts)}
+    assert late["whole"] == late["parts"] > 0
+
+
+def test_what_a_stream_is_behind_is_folded_in_large_portions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = world_of(tmp_path, poll_records=20)
+    monkeypatch.setattr(one_step, "MOST_RECORDS", 300)
+    for partition, record in some(1000, 3):
+        world.send([record], partition)
+    outputs = one_step_run(world)
+    assert len(outputs) <= 6, "1,000 records of five partitions: 50 polls"
+    assert sum(o.counts.get("folded/accounts", 0) for o in outputs[-1:]) > 950
+
+
+def test_a_step_that_is_repeated_folds_nothing_twice(tmp_path: Path) -> None:
+    world, again = world_of(tmp_path / "one"), world_of(tmp_path / "two")
+    for partition, record in some(300, 4):
+        world.send([record], partition)
+        again.send([record], partition)
+    one_step_run(world)
+    cells: dict[str, Any] = defaultdict(Cell, tiles=Bag(), pending=Bag())
+    again.control.begin()
+    step = OneStep(again.spec(), Collect(again.folder))
+    step.setup()
+    names = ("positions", "head", "tiles", "pending")
+    step.process((0, now_ms()), *(cells[n] for n in names))
+    cells["positions"] = Cell()  # the engine brings the shard's state back and not the polls'
+    step.process((0, now_ms()), *(cells[n] for n in names))
+    step.teardown()
+    assert world.rows() == again.rows()
+    assert again.outputs()[-1].counts["folded/accounts"] == world.outputs()[-1].counts["folded/accounts"]
+
+
+def test_one_step_is_for_one_shard(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not 2"):
+        OneStep(world_of(tmp_path, shards=2).spec())
+
+
+def test_at_most_one_tick_waits() -> None:
+    gate = TickGate()
+    assert gate.sent(1000) and gate.begins(1000, 1001)
+    assert gate.sent(1020), "one may wait while the step works"
+    assert not gate.sent(1040) and not gate.sent(1900)
+    assert gate.begins(1020, 1950), "the step took so long"
+    assert gate.sent(1960) and gate.begins(1960, 1961)
+
+
+def test_a_tick_that_was_lost_holds_nothing_up() -> None:
+    gate = TickGate()
+    assert gate.sent(1000)
+    assert not gate.sent(1000 + STALE_MS - 1)
+    assert gate.sent(1000 + STALE_MS)
+
+
+def test_ticks_that_an_engine_kept_are_passed_over() -> None:
+    gate = TickGate()
+    assert gate.begins(5000, 6000)
+    assert not gate.begins(5500, 6001), "the step has begun since"
+    assert gate.begins(6100, 6101)
+
+
+def test_a_hundred_partitions_are_asked_for_once_a_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FAULTS 3: whatever the rounds take, each asks for all ends at once, and fetches from those partitions alone that have news."""
+    world = world_of(tmp_path)
+    world.broker.add_partitions("payments", 100)
+    asked: dict[str, int] = defaultdict(int)
+
+    def counted(name: str) -> Any:
+        real = getattr(MemoryPartitionReader, name)
+
+        def call(*args: Any) -> Any:
+            asked[name] += 1
+            return real(*args)
+
+        return call
+
+    for name in ("ends", "poll"):
+        monkeypatch.setattr(MemoryPartitionReader, name, counted(name))
+    step = OneStep(replace(world.spec(), until=None, one_tick=False), Collect(world.folder))
+    step.setup()
+    at: dict[str, Any] = {}
+    cells = Cell(), Bag(), Bag()
+    for n in range(5):
+        world.send([payment(n, T0)], 70)
+        assert step._round(at, *cells)
+    step.teardown()
+    assert (asked["ends"], asked["poll"]) == (1 + 5, 5), "the first is for finding partitions"
