@@ -89,7 +89,7 @@ def test_tandem_yaml_may_name_what_it_brings(tmp_path: Path, monkeypatch: pytest
     assert form.decode(form.encode(sent), NOW, 0).valid.equals(sent)
     with pytest.raises(ConfigError, match=r"format_options\.few\.limit.*known keys: delimiter"):
         record_format(few, KafkaSettings(formats={"few": "outside_csv"}, format_options={"few": {"limit": 3}}))
-    with pytest.raises(ConfigError, match="known: avro, json, outside_csv"):
+    with pytest.raises(ConfigError, match="known: avro, csv, json, json_schema, outside_csv, protobuf"):
         FORMATS.find("xml")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from tandem.pipelines.sources.formats.record_format import FormatOptions, RecordFormat
-from tandem.transforms.contract import Checked, Now, check_records
+from tandem.transforms.contract import Checked, Now, Origin, check_records
 from tandem.transforms.reasons import INVALID_UTF8, MALFORMED
 
 NULL = "\\N"
@@ -30,7 +30,7 @@ class CsvLine(RecordFormat):
     Options = CsvOptions
     options: CsvOptions
 
-    def decode(self, payloads: pa.Array, now_us: Now, max_future_us: int) -> Checked:
+    def decode(self, payloads: pa.Array, now_us: Now, max_future_us: int, origin: Origin | None = None) -> Checked:
         records: list[dict[str, Any]] = []
         refused: dict[int, tuple[str, str]] = {}
         dtypes = {self.source.event_time: "timestamp", **{f.name: f.dtype for f in self.source.fields}}
@@ -50,7 +50,7 @@ class CsvLine(RecordFormat):
                 refused[row] = MALFORMED, f"{counted} where one line of {len(names)} values should be"
                 continue
             records[row] = {n: _value(text, str(dtypes[n])) for n, text in zip(names, lines[0])}
-        return check_records(records, refused, self.source, now_us, max_future_us)
+        return check_records(records, refused, self.source, now_us, max_future_us, origin)
 
     def encode(self, events: pa.RecordBatch) -> pa.Array:
         columns = [c.cast(pa.int64()) if pa.types.is_timestamp(c.type) else c for c in events.columns]
