@@ -108,7 +108,8 @@ def test_every_shape(tmp_path: Path, shape: str, how: str) -> None:
             table = table.set_column(table.schema.get_field_index("x"), "x", PLAIN["x"])
         pq.write_table(table, put(tmp_path, "a.parquet"), version="2.6", row_group_size=2)
     elif how == "feather":
-        feather.write_feather(table, str(put(tmp_path, "a.feather")), compression="zstd")
+        packing = "uncompressed" if shape == "string view" else "zstd"  # pyarrow 18 dies of views that it is to compress
+        feather.write_feather(table, str(put(tmp_path, "a.feather")), compression=packing)
     else:
         made = pa.ipc.new_file if how == "arrow file" else pa.ipc.new_stream
         with pa.OSFile(str(put(tmp_path, "a.arrow")), "wb") as sink, made(sink, table.schema) as writer:
