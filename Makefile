@@ -22,8 +22,9 @@ demo: $(READY) ## a history of real flights to a served model
 	$(BIN)/tandem demo
 
 # Most tests wait for servers and engines to start: two at a time keep two cores busy.
+# A crash of the interpreter ends the run: with a new worker in the place of the dead one, pytest-xdist waits forever for files that nobody has.
 test: $(READY) ## all tests but the slow proofs (make prove), or those of ARGS=
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not prove' $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m 'not prove' $(ARGS)
 
 modern: ## `make test ARGS=...` on the modern line, in a Debian 13 root folder below .cache/modern (as root)
 	docker/modern.sh make test ARGS='$(ARGS)'
