@@ -85,13 +85,13 @@ class TimeFormat(Parse):
             raise self._refuse(
                 f"format {self.format!r} is none of datetime.strptime; write TimeFormat('%d/%m/%Y %H:%M', zone='Europe/Paris')"
             )
+        if not any(d in self.format for d in ("%Y", "%y", "%c", "%x", "%G")):
+            raise self._refuse(f"format {self.format!r} has no year (%Y); a moment needs one")
         try:
             example = datetime(2024, 5, 17, 13, 14, 15)
             datetime.strptime(example.astimezone(zoneinfo.ZoneInfo("UTC")).strftime(self.format), self.format)
         except ValueError as error:
             raise self._refuse(f"format {self.format!r}: {error}; see datetime.strptime") from None
-        if not any(d in self.format for d in ("%Y", "%y", "%c", "%x", "%G")):
-            raise self._refuse(f"format {self.format!r} has no year (%Y); a moment needs one")
         zoned = "%z" in self.format
         if zoned == (self.zone is not None):
             said = (

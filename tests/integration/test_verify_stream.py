@@ -59,25 +59,23 @@ def broken_constant(monkeypatch):
     monkeypatch.setattr(exact, "to_float", lambda limbs, *origin: exactly(limbs, *origin) * (1 + 2**-52))
 
 
-def at_call(number, change):
-    """A Shard.fold whose n-th call with events gets others."""
-    original, count = fold.Shard.fold, itertools.count()
+def at_range(number, change):
+    """A Shard.fold_all to which the n-th range of records with events brings others."""
+    original, count = fold.Shard.fold_all, itertools.count()
 
-    def folded(self, stretch, batches):
-        if batches and next(count) == number:
-            batches = change(batches)
-        return original(self, stretch, batches)
+    def folded(self, taken):
+        return original(self, [(span, change(events) if events and next(count) == number else events) for span, events in taken])
 
     return folded
 
 
 def broken_drop(monkeypatch):
-    monkeypatch.setattr(fold.Shard, "fold", at_call(7, lambda batches: {}))
+    monkeypatch.setattr(fold.Shard, "fold_all", at_range(1, lambda batches: {}))
 
 
 def broken_double(monkeypatch):
     twice = lambda b: pa.Table.from_batches([b, b]).combine_chunks().to_batches()[0]  # noqa: E731
-    monkeypatch.setattr(fold.Shard, "fold", at_call(7, lambda batches: {n: twice(b) for n, b in batches.items()}))
+    monkeypatch.setattr(fold.Shard, "fold_all", at_range(1, lambda batches: {n: twice(b) for n, b in batches.items()}))
 
 
 def broken_border(monkeypatch):
