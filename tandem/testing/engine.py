@@ -187,9 +187,10 @@ class StreamBench:
 
     def delivered(self) -> dict[int, int]:
         """partition -> offset up to which every shard has delivered."""
-        points = self.control.load_checkpoints()
-        each = [{int(p): at["next"] for p, at in point["partitions"].get("trips", {}).items()} for point in points.values()]
-        return {p: min(one.get(p, 0) for one in each) for p in (0, 1)} if len(points) == 2 else {0: 0, 1: 0}
+        points = list(self.control.load_checkpoints().values())
+        each = [{int(p): at["next"] for p, at in point["partitions"].get("trips", {}).items()} for point in points]
+        whole = bool(points) and all(point["shards"] == len(points) for point in points)  # an engine may make fewer than are asked for
+        return {p: min(one.get(p, 0) for one in each) for p in (0, 1)} if whole else {0: 0, 1: 0}
 
     def assert_rows(self) -> None:
         """The newest revision of each row is the one that a batch over all events gives, and none is missing up to the watermark."""
