@@ -21,7 +21,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import ModuleType
 from typing import Any
 
@@ -74,15 +74,16 @@ def _named_for(found: Callable[[], Mapping[str, list[str]]]) -> Any:
 
 
 class _LargePackages:
-    """Finds :data:`LARGE` where Python finds them, and has them executed without the collector; all else is left to the other finders."""
+    """Finds :data:`LARGE` where the other finders do, and has them executed without the collector; all else is left to those."""
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
         """As ``importlib`` asks for it: the module's spec, None where another finder is to say."""
         if name not in LARGE:
             return None
-        spec = PathFinder.find_spec(name, path, target)
+        finders = [each for each in sys.meta_path if each is not self and hasattr(each, "find_spec")]
+        spec = next((found for each in finders if (found := each.find_spec(name, path, target)) is not None), None)
         if spec is None or type(spec.loader) is not SourceFileLoader:
-            return None
+            return spec
         spec.loader = _Uncollected(spec.loader.name, spec.loader.path)
         return spec
 

@@ -20,6 +20,7 @@ ENGINE_PARTS = (
     "pipelines/sources/event_files.py",
     "pipelines/sources/file_records.py",
     "pipelines/sources/file_formats",
+    "pipelines/sources/tables",
 )
 """Of the engine: what a feature is, the steps of the batch graph, and how events are read from files."""
 _REFERENCE = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*")

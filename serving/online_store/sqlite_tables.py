@@ -41,16 +41,16 @@ def create(conn: sqlite3.Connection, name: str) -> None:
     """The tables of a view, where they are not there. Whoever writes a feature without saying so in :data:`WRITING` (stock Feast, an older
     Tandem) takes the key's packed row away."""
     conn.execute(
-        f'CREATE TABLE IF NOT EXISTS "{name}" (entity_key BLOB, feature_name TEXT, value BLOB, vector_value BLOB, event_ts timestamp,'
-        " created_ts timestamp, PRIMARY KEY (entity_key, feature_name))"
+        f'CREATE TABLE IF NOT EXISTS "{name}" (entity_key BLOB, feature_name TEXT, value BLOB, value_text TEXT, vector_value BLOB,'
+        " event_ts timestamp, created_ts timestamp, PRIMARY KEY (entity_key, feature_name))"
     )
+    _add_column(conn, name, "value_text", "TEXT")  # newer versions of Feast's own writer fill it
     conn.execute(
         f'CREATE TABLE IF NOT EXISTS "{name}_tandem"'
         " (entity_key BLOB PRIMARY KEY, event_us INTEGER NOT NULL, revision INTEGER NOT NULL, fingerprint TEXT NOT NULL,"
         " stamp INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID"
     )
-    if not any(column[1] == "stamp" for column in conn.execute(f'PRAGMA table_info("{name}_tandem")')):  # a file of before
-        conn.execute(f'ALTER TABLE "{name}_tandem" ADD COLUMN stamp INTEGER NOT NULL DEFAULT 0')
+    _add_column(conn, f"{name}_tandem", "stamp", "INTEGER NOT NULL DEFAULT 0")
     conn.execute(f"CREATE TABLE IF NOT EXISTS {WRITING} (yes INTEGER NOT NULL)")
     for event in ("INSERT", "UPDATE"):
         conn.execute(
@@ -58,6 +58,12 @@ def create(conn: sqlite3.Connection, name: str) -> None:
             f" WHEN NOT EXISTS (SELECT 1 FROM {WRITING})"
             f" BEGIN DELETE FROM \"{name}\" WHERE entity_key = NEW.entity_key AND feature_name = '{PACKED}'; END"
         )
+
+
+def _add_column(conn: sqlite3.Connection, table: str, column: str, kind: str) -> None:
+    """A column that a file of before lacks."""
+    if not any(found[1] == column for found in conn.execute(f'PRAGMA table_info("{table}")')):
+        conn.execute(f'ALTER TABLE "{table}" ADD COLUMN {column} {kind}')
 
 
 def lines(table: FeatureView, rows: Rows) -> Iterator[tuple[Any, ...]]:
