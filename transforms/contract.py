@@ -64,7 +64,7 @@ from transforms.reasons import (
     OVERFLOW,
     REASONS,
 )
-from transforms.rules import MAX_US, MIN_US, Checked, Now, apply_rules, detail_of, field_of
+from transforms.rules import MAX_US, MIN_US, Checked, Now, apply_rules, detail_of, field_of, now_of
 
 __all__ = [
     "DEAD_LETTER_SCHEMA",
@@ -160,7 +160,7 @@ def check_records(
         parts = []
         for rows, of in ((np.flatnonzero(marked), source.plain), (np.flatnonzero(~marked), source)):
             some = {at: refused[row] for at, row in enumerate(rows.tolist()) if row in refused}
-            nows, beside = now_us if isinstance(now_us, int) else now_us[rows], None if origin is None else origin.take(rows)
+            nows, beside = now_of(now_us, rows), None if origin is None else origin.take(rows)
             if len(rows):
                 parts.append((rows, check_records([records[row] for row in rows], some, of, nows, max_future_us, beside)))
         return joined(parts, source)
@@ -175,40 +175,25 @@ def check_records(
 def _check_json_columns(payloads: pa.Array, source: EventSource, now_us: Now, max_future_us: int) -> Checked:
     """As :func:`check_json`, by columns where that is safe. What is not accepted this way is judged record by record, so that every
     reject has its own reason and detail, whatever its neighbours are."""
-    n = len(payloads)
     schema = pa.schema([(name, target_type(dtype)) for name, dtype in typed_fields(source)])
-    found, places, times = [], [], []
+    parts = []
+    done = np.zeros(len(payloads), bool)
     for rows, batch in read_columns(payloads, schema):
         columns = {name: convert_any(batch.column(i), dtype) for i, (name, dtype) in enumerate(typed_fields(source))}
         for f in source.fields:
             if f.dtype == "float64":  # of an integer this large a float64 is not known to be exact
                 array, codes = columns[f.name]
                 codes[np.abs(float64_values(array)) >= EXACT] = CODE[OVERFLOW]
-        arrays, by_column, when = apply_rules(source, columns, now_us if isinstance(now_us, int) else now_us[rows], max_future_us)
+        arrays, by_column, when = apply_rules(source, columns, now_of(now_us, rows), max_future_us)
         good = np.logical_and.reduce([codes == OK for codes in by_column.values()])
-        keep = pa.array(good)
-        found.append(pa.RecordBatch.from_arrays(arrays, schema=source.arrow_schema).filter(keep))
-        places.append(rows[good])
-        times.append(when.filter(keep))
-    done = np.zeros(n, dtype=bool)
-    for rows in places:
-        done[rows] = True
+        done[rows[good]] = True
+        keep, none = pa.array(good), pa.nulls(int(good.sum()), pa.string())
+        valid = pa.RecordBatch.from_arrays(arrays, schema=source.arrow_schema).filter(keep)
+        parts.append((rows[good], Checked(valid, none, none, when.filter(keep))))
     rest = np.flatnonzero(~done)
-    if len(rest) or len(found) != 1:
-        slow = check_json(
-            as_bytes(payloads.take(pa.array(rest))), source, now_us if isinstance(now_us, int) else now_us[rest], max_future_us
-        )
-        order = np.argsort(np.concatenate([*places, rest[slow.accepted]]), kind="stable")
-        by_row = np.argsort(np.concatenate([*places, rest]), kind="stable")
-        batches = [*found, slow.valid]
-        valid = pa.RecordBatch.from_arrays(
-            [pa.concat_arrays([b.column(i) for b in batches]).take(pa.array(order)) for i in range(len(schema))], schema=source.arrow_schema
-        )
-        none = pa.nulls(n - len(rest), pa.string())
-        reasons, details = (pa.concat_arrays([none, each]).take(pa.array(by_row)) for each in (slow.reasons, slow.details))
-        return Checked(valid, reasons, details, pa.concat_arrays([*times, slow.times]).take(pa.array(by_row)))
-    none = pa.nulls(n, pa.string())
-    return Checked(found[0], none, none, times[0])
+    if len(rest) or not parts:
+        parts.append((rest, check_json(as_bytes(payloads.take(pa.array(rest))), source, now_of(now_us, rest), max_future_us)))
+    return joined(parts, source) if len(parts) > 1 else parts[0][1]
 
 
 def _check_json_mapped(payloads: pa.Array, source: EventSource, now_us: Now, max_future_us: int, origin: Origin | None) -> Checked:
@@ -219,7 +204,7 @@ def _check_json_mapped(payloads: pa.Array, source: EventSource, now_us: Now, max
     for rows, batch in read_columns(payloads, schema, MAX_DEPTH) if schema is not None else ():
         own = batch.column(batch.schema.get_field_index(EVENT_MARK)).is_null()
         rows, batch = rows[own.to_numpy(zero_copy_only=False)], batch.filter(own)
-        nows, beside = now_us if isinstance(now_us, int) else now_us[rows], None if origin is None else origin.take(rows)
+        nows, beside = now_of(now_us, rows), None if origin is None else origin.take(rows)
         judged = judge_events(source, read_rows(batch, source, beside), nows, max_future_us)
         good = ~is_valid(judged.reasons)
         done[rows[good]] = True
@@ -229,7 +214,7 @@ def _check_json_mapped(payloads: pa.Array, source: EventSource, now_us: Now, max
         parts.append((rows[good], replace(judged, reasons=none, details=none, times=judged.times.filter(keep), records=records)))
     rest = np.flatnonzero(~done)
     if len(rest) or not parts:
-        nows, beside = now_us if isinstance(now_us, int) else now_us[rest], None if origin is None else origin.take(rest)
+        nows, beside = now_of(now_us, rest), None if origin is None else origin.take(rest)
         parts.append((rest, check_json(as_bytes(payloads.take(pa.array(rest))), source, nows, max_future_us, beside)))
     return joined(parts, source) if len(parts) > 1 else parts[0][1]
 

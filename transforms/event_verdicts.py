@@ -13,7 +13,7 @@ from transforms.fields import TIMESTAMP
 from transforms.mapping import Read
 from transforms.places import EACH, canonical_place, path_text
 from transforms.reasons import REASONS
-from transforms.rules import MAX_US, MIN_US, Checked, Now, apply_rules, detail_of
+from transforms.rules import MAX_US, MIN_US, Checked, Now, apply_rules, detail_of, now_of
 
 __all__ = ["judge_events"]
 
@@ -35,7 +35,7 @@ def judge_events(source: EventSource, read: Read, now_us: Now, max_future_us: in
         at, records, unsure = at[take], records[take], unsure[take]
         keep = pa.array(take)
         columns = {name: (array.filter(keep), codes[take]) for name, (array, codes) in columns.items()}
-    arrays, by_column, _ = apply_rules(source, columns, now_us if isinstance(now_us, int) else now_us[records], max_future_us)
+    arrays, by_column, _ = apply_rules(source, columns, now_of(now_us, records), max_future_us)
     by_column[_WHERE] = unsure
     of_event = np.minimum.reduce(list(by_column.values())) if len(records) else all_ok(0)
     verdict = start.copy()

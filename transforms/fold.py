@@ -20,7 +20,7 @@ from transforms.definitions import FeatureGroup, micros
 from transforms.lateness import NEVER
 from transforms.tile_tiers import Tiles, column_of, hashes_of
 
-__all__ = ["OFFSET", "Folded", "PartitionState", "Shard", "OffsetRange"]
+__all__ = ["OFFSET", "Folded", "OffsetRange", "PartitionState", "Shard", "together"]
 
 Int = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
@@ -193,7 +193,7 @@ class Shard:
         fresh, late, counts = self._cut(taken)
         added = {}
         for name, batches in fresh.items():
-            added[name] = tiles = tile(_together(batches), self.groups[name])
+            added[name] = tiles = tile(together(batches), self.groups[name])
             self.tiles[name].add(tiles)
         for span, _ in taken:
             self._advance(self.partitions[span.source][span.partition], span)
@@ -201,7 +201,7 @@ class Shard:
         for source in dict.fromkeys(span.source for span, _ in taken):
             if not self.catching_up(source):
                 rows |= self._emit(source)
-        by_group = {n: _together([b for _, name, b in late if name == n]) for n in dict.fromkeys(name for _, name, _ in late)}
+        by_group = {n: together([b for _, name, b in late if name == n]) for n in dict.fromkeys(name for _, name, _ in late)}
         return Folded(rows, by_group, added, counts, late)
 
     def _cut(
@@ -296,6 +296,6 @@ class Shard:
         self.counted[span.source] = max(self.counted.get(span.source, 1), span.partitions)
 
 
-def _together(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+def together(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
     """Batches of one schema as one."""
     return batches[0] if len(batches) == 1 else pa.Table.from_batches(batches).combine_chunks().to_batches()[0]

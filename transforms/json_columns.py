@@ -36,23 +36,29 @@ _SPECIAL[:0x20] = True
 _SPECIAL[list(b"\\[]{}")] = True
 
 
+def _braced(payloads: pa.Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """The bytes of N payloads in a row, the N + 1 places in them where these begin and end, and which begin with ``{``, end with ``}`` and
+    are no longer than payloads may be."""
+    _, ends, data = payloads.buffers()
+    offsets = np.frombuffer(ends, dtype=np.int32)[payloads.offset : payloads.offset + len(payloads) + 1].astype(np.int64)
+    text, places = np.frombuffer(data, dtype=np.uint8)[offsets[0] : offsets[-1]], offsets - offsets[0]
+    start, length = places[:-1], np.diff(places)
+    found = (length >= 2) & (length <= MAX_PAYLOAD_BYTES)
+    found[found] = (text[start[found]] == ord("{")) & (text[start[found] + length[found] - 1] == ord("}"))
+    return text, places, found
+
+
 def plain(payloads: pa.Array) -> npt.NDArray[np.bool_]:
     """Which of N payloads (binary, nulls allowed) hold exactly one ``{``, first, one ``}``, last, and no ``[``, ``]``, ``\\`` or control
     character. Such a payload is one flat object or no JSON at all, and any number of them in a row are as many objects or an error.
     """
     n = len(payloads)
-    _, ends, data = payloads.buffers()
-    if n == 0 or data is None:
+    if n == 0 or payloads.buffers()[2] is None:
         return np.zeros(n, dtype=bool)
-    offsets = np.frombuffer(ends, dtype=np.int32)[payloads.offset : payloads.offset + n + 1].astype(np.int64)
-    text = np.frombuffer(data, dtype=np.uint8)[offsets[0] : offsets[-1]]
-    start, length = offsets[:-1] - offsets[0], np.diff(offsets)
+    text, places, found = _braced(payloads)
     special = np.flatnonzero(_SPECIAL[text])
-    long_enough = (length >= 2) & (length <= MAX_PAYLOAD_BYTES)
-    found = np.zeros(n, dtype=bool)
-    found[long_enough] = (text[start[long_enough]] == ord("{")) & (text[start[long_enough] + length[long_enough] - 1] == ord("}"))
     if len(special) != 2 * n:
-        found &= np.bincount(np.searchsorted(offsets[1:] - offsets[0], special, "right"), minlength=n)[:n] == 2
+        found &= np.bincount(np.searchsorted(places[1:], special, "right"), minlength=n)[:n] == 2
     elif not found.all():
         found[:] = False  # rare: the caller's slower way is as good
     if payloads.null_count:
@@ -76,19 +82,14 @@ def whole(payloads: pa.Array, depth: int) -> npt.NDArray[np.bool_]:
     follows it.
     """
     n = len(payloads)
-    _, ends, data = payloads.buffers()
-    if n == 0 or data is None:
+    if n == 0 or payloads.buffers()[2] is None:
         return np.zeros(n, dtype=bool)
-    offsets = np.frombuffer(ends, dtype=np.int32)[payloads.offset : payloads.offset + n + 1].astype(np.int64)
-    text = np.frombuffer(data, dtype=np.uint8)[offsets[0] : offsets[-1]]
-    start, length = offsets[:-1] - offsets[0], np.diff(offsets)
+    text, places, found = _braced(payloads)
     kinds = _KINDS[text]
     at = np.flatnonzero(kinds)
     kinds = kinds[at]
-    first = np.searchsorted(at, start)  # of each payload's marks
+    first = np.searchsorted(at, places[:-1])  # of each payload's marks
     following = np.append(first[1:], len(at))
-    found = (length >= 2) & (length <= MAX_PAYLOAD_BYTES)
-    found[found] = (text[start[found]] == ord("{")) & (text[start[found] + length[found] - 1] == ord("}"))
 
     def of(marks: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
         """The payloads of some marks."""

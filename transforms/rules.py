@@ -35,7 +35,7 @@ from transforms.reasons import (
     WRONG_UNIT_TIMESTAMP,
 )
 
-__all__ = ["MAX_US", "MIN_US", "Checked", "Now", "apply_rules", "detail_of", "field_of"]
+__all__ = ["MAX_US", "MIN_US", "Checked", "Now", "apply_rules", "detail_of", "field_of", "now_of"]
 
 # Seconds taken for microseconds lie within the first hours of 1970, milliseconds within its first 60 days until the year 2111.
 _WRONG_UNIT_US = micros(timedelta(days=60))
@@ -85,6 +85,11 @@ def field_of(detail: str | None) -> str | None:
     """The field that a reject's detail is about; None where it is about the record as a whole."""
     found = _NAMED.match(detail or "")
     return found[1] if found else None
+
+
+def now_of(now_us: Now, rows: npt.NDArray[np.int64]) -> Now:
+    """The instants at which the records at these positions are judged."""
+    return now_us if isinstance(now_us, int) else now_us[rows]
 
 
 def apply_rules(

@@ -15,12 +15,13 @@ from pipelines.project.config import KafkaSettings
 from pipelines.sources.file_formats.csv_file import CsvFile
 from pipelines.sources.file_formats.file_format import UnreadableFileError
 from pipelines.sources.formats.record_format import FormatOptions, RecordFormat
-from pipelines.sources.formats.verdicts import merged, now_of
+from pipelines.sources.formats.verdicts import merged
 from transforms.contract import Checked, Now, check, check_records
 from transforms.definitions import EventSource
 from transforms.errors import ConfigError, DefinitionError
 from transforms.file_formats import Csv
 from transforms.origin import Origin
+from transforms.rules import now_of
 
 __all__ = ["CsvFormat", "CsvOptions"]
 

@@ -16,11 +16,12 @@ from pipelines.project.config import KafkaSettings
 from pipelines.sources.formats.fault_injection import JSON_KINDS, UNKNOWN_ID, break_json
 from pipelines.sources.formats.framing import HEADER, frames
 from pipelines.sources.formats.record_format import RecordFormat
-from pipelines.sources.formats.verdicts import merged, now_of, refusals
+from pipelines.sources.formats.verdicts import merged, refusals
 from transforms.contract import Checked, Now, check_json, encode_json
 from transforms.definitions import EventSource
 from transforms.origin import Origin
 from transforms.reasons import MALFORMED, UNKNOWN_SCHEMA
+from transforms.rules import now_of
 
 __all__ = ["JsonSchemaFormat"]
 

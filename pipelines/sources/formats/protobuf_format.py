@@ -24,12 +24,13 @@ from pipelines.sources.formats.fault_injection import PROTOBUF_KINDS, break_prot
 from pipelines.sources.formats.protobuf_columns import Column, columns_of, wanted
 from pipelines.sources.formats.protobuf_schemas import MessageTypes, UnusableSchema, from_file, from_registry, message_class
 from pipelines.sources.formats.record_format import FormatOptions, RecordFormat
-from pipelines.sources.formats.verdicts import merged, now_of, refusals
+from pipelines.sources.formats.verdicts import merged, refusals
 from transforms.contract import Checked, Now, check
 from transforms.definitions import EventSource
 from transforms.errors import ConfigError
 from transforms.origin import Origin
 from transforms.reasons import INVALID_UTF8, MALFORMED, UNKNOWN_SCHEMA
+from transforms.rules import now_of
 
 __all__ = ["ProtobufFormat", "ProtobufOptions"]
 

@@ -9,17 +9,13 @@ import numpy.typing as npt
 
 from transforms.contract import Checked, Now, check_records, joined
 from transforms.definitions import EventSource
+from transforms.rules import now_of
 
-__all__ = ["Refusals", "merged", "now_of", "refusals"]
+__all__ = ["Refusals", "merged", "refusals"]
 
 Refusals = Mapping[int, tuple[str, str]]
 """Position of a record -> (reason, detail)."""
 Rows = npt.NDArray[np.int64]
-
-
-def now_of(now_us: Now, rows: Rows) -> Now:
-    """The instants at which these rows are judged."""
-    return now_us if isinstance(now_us, int) else now_us[rows]
 
 
 def refusals(refused: Refusals, source: EventSource, now_us: Now, max_future_us: int) -> tuple[Rows, Checked]:

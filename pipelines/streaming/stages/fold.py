@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from pipelines.streaming.state.job_spec import JobSpec
 from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.row_log import read_late
 from transforms.errors import TandemError
-from transforms.fold import OFFSET, Folded, Shard
+from transforms.fold import OFFSET, Folded, Shard, together
 
 __all__ = ["FoldShard"]
 
@@ -107,9 +107,7 @@ class FoldShard(beam.DoFn):
         if any(t.long for t in shard.tiles.values()):
             folded = {n: t.compact(shard.horizon(shard.groups[n])) for n, t in shard.tiles.items()}
             tiles.clear()
-            for name, batch in folded.items():
-                for first in range(0, batch.num_rows, TILES_PER_CELL):
-                    tiles.add(dumps({name: batch.slice(first, TILES_PER_CELL)}))
+            _add(tiles, folded)
         kept.token = os.urandom(8)
         cells = (kept.token, shard.output_watermark, shard.partitions, shard.counted, shard.done, self._hash())
         head.write(encode_state(cells))
@@ -139,7 +137,7 @@ class FoldShard(beam.DoFn):
         if due:
             self.saved[number] = time.monotonic()
             checkpoint = self._checkpoint(number, shard)
-        joined = {source: _joined(batches) for source, batches in late.items()}
+        joined = {source: together(batches) for source, batches in late.items()}
         return FoldOutput(number, folded.rows, joined, checkpoint, dict(self.counts.get(number, {})) if due else {})
 
     def _checkpoint(self, number: int, shard: Shard) -> dict[str, Any]:
@@ -208,9 +206,7 @@ class FoldShard(beam.DoFn):
                 initial_tiles[name] = load_tiles(Path(start.run), group, number, self.spec.stream.shards)
         done = {(s, n): offset for s, each in start.done.items() for n, offset in each.items()}
         shard = Shard(self.spec.groups, start.output_watermark, done, initial_tiles, self._dropped_late())
-        for name, batch in initial_tiles.items():
-            for first in range(0, batch.num_rows, TILES_PER_CELL):
-                tiles.add(dumps({name: batch.slice(first, TILES_PER_CELL)}))
+        _add(tiles, initial_tiles)
         return Kept(b"", shard, [])
 
     def _dropped_late(self) -> dict[str, dict[int, list[int]]]:
@@ -233,5 +229,8 @@ class FoldShard(beam.DoFn):
             counts[name] = counts.get(name, 0) + n
 
 
-def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
-    return pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
+def _add(cells: Any, tiles: Mapping[str, pa.RecordBatch]) -> None:
+    """Put the tiles of groups into Beam's state, in pieces."""
+    for name, batch in tiles.items():
+        for first in range(0, batch.num_rows, TILES_PER_CELL):
+            cells.add(dumps({name: batch.slice(first, TILES_PER_CELL)}))
