@@ -50,21 +50,23 @@ from transforms.columns import (
     target_type,
     typed_fields,
 )
+from transforms.conversions import column_of, is_local
 from transforms.definitions import TIMESTAMP, EventSource
 from transforms.event_verdicts import judge_events
 from transforms.fields import EVENT_MARK
-from transforms.instants import instant
+from transforms.instants import MAX_US, MIN_US, instant
 from transforms.json_columns import read_columns
 from transforms.json_schemas import columns_of
 from transforms.mapping import read_records, read_rows
 from transforms.nested import convert_any, from_values_any
 from transforms.origin import Origin
+from transforms.parsing import Parse, TimeFormat
 from transforms.reasons import (
     MALFORMED,
     OVERFLOW,
     REASONS,
 )
-from transforms.rules import MAX_US, MIN_US, Checked, Now, apply_rules, detail_of, field_of, now_of
+from transforms.rules import Checked, Now, apply_rules, detail_of, field_of, now_of
 
 __all__ = [
     "DEAD_LETTER_SCHEMA",
@@ -236,8 +238,10 @@ def encode_json(batch: pa.RecordBatch, source: EventSource | None = None) -> pa.
     mapped = source is not None and source.mapped and marked is None
     dtypes = {} if source is None else {f.name: f.dtype for f in source.all_fields if not mapped or (f.path is None and f.parse is None)}
     lists = [json_values(column, dtypes.get(name)) for name, column in zip(names, batch.columns, strict=True)]
-    if mapped:  # a number would be read in the unit of its field, and not as the moment that it is
-        lists = [_moments(v) if pa.types.is_timestamp(c.type) else v for c, v in zip(batch.columns, lists, strict=True)]
+    if mapped and source is not None:  # a number would be read in the unit of its field, and not as the moment that it is
+        zones = {f.place[0]: f.parse for f in source.all_fields if isinstance(f.place, tuple) and len(f.place) == 1 and f.parse}
+        each = zip(names, batch.columns, lists, strict=True)
+        lists = [_moments(c, v, zones.get(name)) if pa.types.is_timestamp(c.type) else v for name, c, v in each]
     if marked is not None and EVENT_MARK not in names:
         names, lists = [EVENT_MARK, *names], [[marked.decode(errors="replace")] * batch.num_rows, *lists]
     rows = zip(*lists, strict=True) if lists else [()] * batch.num_rows
@@ -245,8 +249,13 @@ def encode_json(batch: pa.RecordBatch, source: EventSource | None = None) -> pa.
     return pa.array(texts, type=pa.binary())
 
 
-def _moments(values: list[Any]) -> list[Any]:
-    """Microseconds as text that says its zone, where that can be."""
+def _moments(column: pa.Array, values: list[Any], parse: Parse | None) -> list[Any]:
+    """Microseconds as text that says its zone, where that can be; local times of which it is not known which moments they are, as such."""
+    if is_local(column.type, parse):
+        assert isinstance(parse, TimeFormat)
+        known = column_of(column, parse, "timestamp")[0].to_pylist()
+        local = [v if v is None or not MIN_US <= v <= MAX_US else f"{instant(v):{parse.format}}" for v in values]
+        return [own if us is None else _moments(column, [us], None)[0] for us, own in zip(known, local, strict=True)]
     return [f"{instant(v):%Y-%m-%dT%H:%M:%S.%f}Z".rjust(27, "0") if v is not None and MIN_US <= v <= MAX_US else v for v in values]
 
 

@@ -26,6 +26,7 @@ from transforms.columns import (
     Refused,
     all_ok,
     convert,
+    int64_values,
     is_text,
     is_valid,
     raw_value,
@@ -33,13 +34,13 @@ from transforms.columns import (
     texts_of,
     value_as,
 )
-from transforms.instants import micros_of, micros_of_text
+from transforms.instants import MAX_US, MIN_US, micros_of, micros_of_text
 from transforms.parsing import Base64, BigEndian, Date, Decimal, Enum, Epoch, Hex, Number, Parse, TimeFormat
 from transforms.quick_conversions import quick
 from transforms.reasons import INFINITE, INVALID_UTF8, NAN, NOT_IN_DOMAIN, OVERFLOW, WRONG_TYPE
-from transforms.zones import utc_of_one
+from transforms.zones import utc_of, utc_of_one
 
-__all__ = ["column_of", "value_of", "values_of"]
+__all__ = ["column_of", "is_local", "value_of", "values_of"]
 
 _PER_UNIT = {"s": Fraction(1_000_000), "ms": Fraction(1000), "us": Fraction(1), "ns": Fraction(1, 1000)}
 _NUMBER = re.compile(r"[+-]?[0-9]{1,400}(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
@@ -90,7 +91,7 @@ def column_of(column: pa.Array, parse: Parse, dtype: str) -> Column:
     if pa.types.is_null(column.type):
         return pa.nulls(n, target_type(dtype)), all_ok(n)
     if isinstance(parse, (Epoch, TimeFormat, Date)) and pa.types.is_timestamp(column.type):
-        return convert(column, dtype)
+        return _local(column, parse) if isinstance(parse, TimeFormat) and is_local(column.type, parse) else convert(column, dtype)
     if isinstance(parse, Number) and not is_text(column.type):
         return convert(column, dtype)
     if isinstance(parse, Enum) and n > 1 and not pa.types.is_nested(column.type) and not pa.types.is_decimal(column.type):
@@ -115,6 +116,20 @@ def column_of(column: pa.Array, parse: Parse, dtype: str) -> Column:
         codes[rest] = odd_codes
         values[rest] = odd.fill_null(0).to_numpy(zero_copy_only=False)
     return pa.array(values, target_type(dtype), mask=~valid | (codes != all_ok(1)[0])), codes
+
+
+def is_local(kind: pa.DataType, parse: Parse | None) -> bool:
+    """Whether a column holds moments without a zone, and is read in one that says which local times these are."""
+    return isinstance(parse, TimeFormat) and parse.zone is not None and pa.types.is_timestamp(kind) and kind.tz is None
+
+
+def _local(column: pa.Array, parse: TimeFormat) -> Column:
+    us, codes = convert(column, "timestamp")
+    local, valid = int64_values(us), is_valid(us)
+    shown = valid & (local >= MIN_US) & (local <= MAX_US)  # beyond these the contract refuses it as it is
+    moments, found = utc_of(np.where(shown, local, 0).astype(np.int64), str(parse.zone), parse.ambiguous, parse.missing)
+    codes[shown & ~found] = CODE[WRONG_TYPE]
+    return pa.array(np.where(shown, moments, local), mask=~valid | (codes != all_ok(1)[0])), codes
 
 
 _KINDS: dict[frozenset[type], pa.DataType] = {
@@ -176,6 +191,8 @@ def _text(value: Any) -> str | None:
 
 def _moment(value: Any, parse: Epoch | TimeFormat | Date) -> int:
     if isinstance(value, datetime):
+        if value.tzinfo is None and isinstance(parse, TimeFormat) and parse.zone is not None:
+            return _of_zone(value, parse)
         return micros_of(value)
     text = _text(value)
     if isinstance(parse, TimeFormat):
@@ -213,8 +230,11 @@ def _formatted(text: str, parse: TimeFormat) -> int:
         if (us := micros_of_text(text)) is not None:
             return us  # it says its zone itself
         raise Refused(WRONG_TYPE, f"is not in the format {parse.format!r}") from None
-    if parse.zone is None:
-        return micros_of(read if read.tzinfo is not None else read.replace(tzinfo=UTC))
+    return _of_zone(read, parse) if parse.zone is not None else micros_of(read if read.tzinfo is not None else read.replace(tzinfo=UTC))
+
+
+def _of_zone(read: datetime, parse: TimeFormat) -> int:
+    assert parse.zone is not None
     try:
         found = utc_of_one(read, parse.zone, parse.ambiguous, parse.missing)
     except OverflowError:

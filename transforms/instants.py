@@ -6,7 +6,7 @@ import re
 import time
 from datetime import UTC, datetime, timedelta
 
-__all__ = ["EPOCH", "TIME_TEXT", "instant", "micros_of", "micros_of_text", "now_us", "to_minute"]
+__all__ = ["EPOCH", "MAX_US", "MIN_US", "TIME_TEXT", "instant", "micros_of", "micros_of_text", "now_us", "to_minute"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -14,6 +14,8 @@ _MICROSECOND = timedelta(microseconds=1)
 TIME_TEXT = r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt]([01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-]([01][0-9]|2[0-3]):?[0-5][0-9])"
 """A moment as text: RFC 3339 with any number of digits of a second, and its offset also without the colon (ISO 8601's basic form)."""
 _TIME_TEXT = re.compile(TIME_TEXT)
+MIN_US, MAX_US = ((at.replace(tzinfo=UTC) - EPOCH) // _MICROSECOND for at in (datetime.min, datetime.max))
+"""The first and the last microsecond of the years 1 to 9999."""
 
 
 def micros_of(at: datetime) -> int:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from transforms.columns import CODE, OK, Codes, Column, Refused, all_ok, convert, is_valid, parse_json, raw_value, value_as
-from transforms.conversions import column_of, value_of, values_of
+from transforms.conversions import column_of, is_local, value_of, values_of
 from transforms.event_source import EventSource
 from transforms.fields import LIST_TYPES, Field
 from transforms.nested import Misplaced, convert_any, find, from_values_any, list_value, spans, step_into, step_refused
@@ -175,6 +175,9 @@ def _raw_of_column(column: pa.Array, misplaced: list[tuple[Any, pa.Array, str]],
             if wrong[row]:
                 return raw_value(before, row), detail
         value = raw_value(column, row)
+        if is_local(column.type, f.parse):
+            local = _exact(column.slice(row, 1), value)
+            return (value, "") if local is None else (str(local), _why(local, f))
         if f.dtype in LIST_TYPES or (f.parse is not None and not pa.types.is_timestamp(column.type)):
             one = column.slice(row, 1)
             exact = value if pa.types.is_dictionary(one.type) else _exact(one, value)

@@ -72,6 +72,9 @@ class TimeFormat(Parse):
     Where clocks are put back, a local time is there twice: ``ambiguous`` takes the ``"earlier"`` or the ``"later"`` of both moments, or
     rejects the record. Where they are put forward, some local times are ``missing``: ``"later"`` reads 02:30 as the old offset has it
     (half an hour after the change), ``"earlier"`` as the new one has it (half an hour before), ``"reject"`` rejects it.
+
+    A column of timestamps without a zone (Parquet, Avro's local timestamps, tables) holds local times of ``zone``, too; one with a zone
+    holds the moments that it says.
     """
 
     format: str

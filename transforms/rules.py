@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from transforms.columns import CODE, MAX_INT64, OK, Codes, Column, float64_value
 from transforms.durations import micros
 from transforms.event_source import EventSource
 from transforms.fields import MAX_TEXT_BYTES, TIMESTAMP, Field
-from transforms.instants import micros_of
+from transforms.instants import MAX_US, MIN_US
 from transforms.reasons import (
     FUTURE_TIMESTAMP,
     INFINITE,
@@ -35,12 +35,10 @@ from transforms.reasons import (
     WRONG_UNIT_TIMESTAMP,
 )
 
-__all__ = ["MAX_US", "MIN_US", "Checked", "Now", "apply_rules", "detail_of", "field_of", "now_of"]
+__all__ = ["Checked", "Now", "apply_rules", "detail_of", "field_of", "now_of"]
 
 # Seconds taken for microseconds lie within the first hours of 1970, milliseconds within its first 60 days until the year 2111.
 _WRONG_UNIT_US = micros(timedelta(days=60))
-MIN_US = micros_of(datetime.min.replace(tzinfo=UTC))
-MAX_US = micros_of(datetime.max.replace(tzinfo=UTC))
 
 _TIMES = "send whole microseconds since 1970, or text with a zone such as 2024-05-01T10:00:00.123456Z or ...+02:00"
 

@@ -198,11 +198,13 @@ def _shown(us: int) -> str:
 
 def _times(column: Column, values: list[Any], zone: str | None) -> None:
     column.dtype = "timestamp"
-    column.naive = any(v is not None and v.tzinfo is None for v in values)
-    utc = [None if v is None else v if v.tzinfo else v.replace(tzinfo=dt.UTC) for v in values]
-    _moments(column, [None if v is None else (v - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1) for v in utc])
-    if column.naive:
-        column.notes.append("QUESTION: these times have no zone, and are read as UTC; are they?")
+    if any(v is not None and v.tzinfo is None for v in values):
+        if zone is not None:
+            _local(column, [None if v is None else v.replace(tzinfo=None) for v in values], "%Y-%m-%d %H:%M:%S", zone)
+            return
+        column.naive = True
+        column.notes.append("QUESTION: these times have no zone, and are read as UTC; infer --zone says another")
+    _moments(column, [None if v is None else micros_of(v) for v in values])
 
 
 def _texts(column: Column, values: list[Any], text: bool, decimal_mark: str, zone: str | None) -> None:
@@ -210,8 +212,10 @@ def _texts(column: Column, values: list[Any], text: bool, decimal_mark: str, zon
     column.distinct = int(pc.count_distinct(array).as_py())
     name = str(column.steps[-1])
 
+    first = next(v for v in values if v is not None)
+
     def all_match(pattern: str) -> bool:
-        return bool(pc.all(pc.match_substring_regex(array, pattern)).as_py())
+        return bool(re.search(pattern, first)) and bool(pc.all(pc.match_substring_regex(array, pattern)).as_py())
 
     column.dtype = "string"
     if all_match(r"^\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:?\d\d)$"):
@@ -274,39 +278,43 @@ def _real_texts(column: Column, values: list[Any], text: bool, decimal_mark: str
 
 
 def _formatted(column: Column, values: list[Any], form: str, zone: str | None) -> bool:
-    zoned = "%z" in form
-    place = dt.UTC if zoned or zone is None else ZoneInfo(zone)
-    us: list[int | None] = []
-    twice = gone = False
     try:
-        for v in values:
-            if v is None:
-                us.append(None)
-                continue
-            at = dt.datetime.strptime(v, form)
-            if at.tzinfo is None:
-                at = at.replace(tzinfo=place)
-                back = at.astimezone(dt.UTC).astimezone(place)
-                gone |= back.replace(tzinfo=None) != at.replace(tzinfo=None)
-                twice |= at.utcoffset() != at.replace(fold=1).utcoffset()
-            us.append((at - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1))
+        read = [None if v is None else dt.datetime.strptime(v, form) for v in values]
     except ValueError:
         return False
     column.dtype = "timestamp"
-    more = ""
-    if not zoned:
+    if "%z" in form:
+        column.parse = f'TimeFormat("{form}")'
+        _moments(column, [None if at is None else micros_of(at) for at in read])
+    else:
         column.naive = zone is None
-        more = f', zone="{zone or "UTC"}"'
-        if twice or gone:
-            more += ', ambiguous="earlier", missing="later"'
-            column.notes.append("some of these stand in an hour that is there twice, or not at all, as clocks change")
         if zone is None:
             column.notes.append("QUESTION: local time of which zone? UTC is assumed; infer --zone Europe/Paris says another")
-    column.parse = f'TimeFormat("{form}"{more})'
+        _local(column, read, form, zone or "UTC")
     if form.startswith(("%d/%m", "%m/%d")):
         column.notes.append("QUESTION: day/month or month/day?")
-    _moments(column, us)
     return True
+
+
+def _local(column: Column, values: list[Any], form: str, zone: str) -> None:
+    """Naive times, as those of a zone."""
+    place = ZoneInfo(zone)
+    us: list[int | None] = []
+    twice = gone = False
+    for v in values:
+        if v is None:
+            us.append(None)
+            continue
+        at = v.replace(tzinfo=place)
+        gone |= at.astimezone(dt.UTC).astimezone(place).replace(tzinfo=None) != v
+        twice |= at.utcoffset() != at.replace(fold=1).utcoffset()
+        us.append(micros_of(at))
+    more = ""
+    if twice or gone:
+        more = ', ambiguous="earlier", missing="later"'
+        column.notes.insert(0, "some of these stand in an hour that is there twice, or not at all, as clocks change")
+    column.parse = f'TimeFormat("{form}", zone="{zone}"{more})'
+    _moments(column, us)
 
 
 def _bytes(column: Column, values: list[Any]) -> None:

@@ -10,6 +10,7 @@ from pipelines.feature_store.applying import finish
 from pipelines.lake.graphs import graph_for, remember_definitions
 from pipelines.project.repository import Repo
 from pipelines.sources.broker import PartitionReader, open_broker
+from pipelines.sources.formats.record_format import record_format
 from pipelines.streaming.engines.base import EngineJob
 from pipelines.streaming.state.job_spec import JobSpec
 from pipelines.streaming.state.job_state import JobState
@@ -51,6 +52,8 @@ class StreamPlan:
         graphs = {name: graph_for(repo.data, group, "'tandem batch' and 'tandem apply'") for name, group in repo.groups.items()}
         reader = self.reader = broker.open_reader()
         sources = {g.source.name: g.source for g in repo.groups.values()}
+        for source in sources.values():
+            record_format(source, settings.kafka)  # settings that do not fit are told once, here, and not by each attempt of the engine
         partitions = {n: reader.partitions(s.topic) for n, s in sources.items()}
         topics = {n: reader.identity(s.topic) for n, s in sources.items()}
         until = {n: {p: reader.end(s.topic, p) for p in range(partitions[n])} for n, s in sources.items()} if options.until else None

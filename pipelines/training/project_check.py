@@ -83,6 +83,10 @@ def check_project(
 
 
 def _contract(repo: Repo, source: EventSource, some: dict[str, pa.RecordBatch], name: str) -> str:
+    if source.topic and repo.settings.kafka.format_of(name) != "json":
+        from pipelines.sources.formats.record_format import record_format  # not what a repository of JSON waits for
+
+        record_format(source, repo.settings.kafka)
     if not source.files or not (repo.data / source.files).is_dir():
         return f"source {name}: no event files yet"
     reasons: Counter[str] = Counter()

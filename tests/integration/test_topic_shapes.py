@@ -112,9 +112,13 @@ class World:
 
     def tandem(self, *words: str) -> Any:
         """A command with --json, in this process, where the broker is."""
-        done = CliRunner().invoke(app, [*words, "--json", "--repo", str(self.path)])
+        return json.loads(self.tandem_text(*words, "--json"))
+
+    def tandem_text(self, *words: str) -> str:
+        """A command in this process, and what it prints."""
+        done = CliRunner().invoke(app, [*words, "--repo", str(self.path)])
         assert done.exit_code == 0, done.output
-        return json.loads(done.stdout)
+        return done.stdout
 
 
 def make_world(folder: Path, topic: str, features: str, **kafka: Any) -> World:

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-__all__ = ["SHAPES", "Shape"]
+__all__ = ["SHAPES", "Shape", "payloads"]
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
 
@@ -134,9 +134,6 @@ def criteo(folder: Path, rows: int) -> None:
             out.write("\t".join([str(seconds[i]), str(int(rng.integers(0, 200))), str(int(rng.random() < 0.1)), *ints, *cats]) + "\n")
 
 
-CRITEO_COLUMNS = ["timestamp", "uid", "label", *(f"I{i}" for i in range(1, 14)), *(f"C{i}" for i in range(1, 27))]
-
-
 def iot(folder: Path, rows: int) -> None:
     """Sensors: epoch milliseconds, an int64 device, readings that may be missing, an upper-case state."""
     rng = _rng("iot")
@@ -225,3 +222,23 @@ SHAPES: dict[str, Shape] = {
         Shape("local_times", local_times, ".csv", "naive local times over both changes of daylight saving"),
     )
 }
+
+
+def payloads(folder: Path) -> tuple[list[str], list[bytes]]:
+    """The records of a shape's files as a topic would hold them: lines as they are, rows of Parquet as JSON with times as text. And the
+    names of a line's values, for lines that have some."""
+    names: list[str] = []
+    out: list[bytes] = []
+    for file in sorted(folder.iterdir()):
+        if file.suffix == ".parquet":
+            for row in pq.read_table(file).to_pylist():
+                out.append(json.dumps({k: f"{v:%Y-%m-%d %H:%M:%S}" if isinstance(v, datetime) else v for k, v in row.items()}).encode())
+            continue
+        lines = (gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()).splitlines()
+        if file.suffix == ".csv":
+            header = lines.pop(0).decode()
+            names = header.split(";" if ";" in header else ",")
+        elif ".tsv" in file.name:
+            names = [f"column_{i + 1}" for i in range(lines[0].count(b"\t") + 1)]
+        out += lines
+    return names, out

@@ -137,6 +137,10 @@ def test_local_times_over_both_changes_of_the_clocks(zone: str, choice: Any) -> 
         exact = sorted((m - EPOCH) // US for m in moments)
         want = exact[0] if len(exact) == 1 else "wrong_type" if choice == "reject" else exact[0] if choice == "earlier" else exact[1]
         assert us == want, at
+    assert same(locals_, parse, "timestamp", pa.timestamp("us")) == got  # a column of times without a zone holds local ones, too
+    whole = [at.replace(microsecond=0) for at in locals_]
+    for unit in ("s", "ms"):
+        assert said(column_of(pa.array(whole, pa.timestamp(unit)), parse, "timestamp")) == same(whole, parse, "timestamp")
 
 
 def test_what_earlier_and_later_say_of_two_known_nights() -> None:

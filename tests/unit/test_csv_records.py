@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 import pytest
 
 from pipelines.project.config import KafkaSettings
 from pipelines.sources.formats.record_format import record_format
-from transforms.definitions import EventSource, Field
+from transforms.contract import Checked
+from transforms.definitions import Csv, EventSource, Field, RecordKey, TimeFormat
 from transforms.errors import ConfigError
 
 NOW = 1_700_000_000_000_000
@@ -70,3 +73,24 @@ def test_dialects_that_are_none() -> None:
     ):
         with pytest.raises(ConfigError, match=words):
             record_format(SALES, KafkaSettings(format_options={"sales": options}), "csv")
+
+
+def test_what_is_not_said_of_the_topic_is_as_in_files() -> None:
+    """The dialect is written once; the names of a line are those of its paths, and the encoding holds for lines, too."""
+    fields = [
+        Field("id", "string", required=True, path="Zähler"), Field("amount", "float64", path="Wert"),
+        Field("key", "string", path=RecordKey()),
+    ]  # fmt: skip
+    time = Field("at", "timestamp", path="Zeit", parse=TimeFormat("%d.%m.%Y %H:%M", zone="Europe/Paris"))
+    files = Csv(delimiter=";", decimal=",", encoding="latin-1", nulls=["-"])
+    source = EventSource(name="meters", fields=fields, event_time=time, tie_breaker="id", topic="meters", file_format=files)
+
+    def read(lines: list[bytes], **options: Any) -> Checked:
+        form = record_format(source, KafkaSettings(format_options={"meters": options}), "csv")
+        return form.decode(pa.array(lines, pa.binary()), NOW, 0)
+
+    checked = read(["13.11.2023 10:00;zähler-1;1,5".encode("latin-1"), "13.11.2023 10:00;b;-".encode("latin-1")])
+    assert [(r["id"], r["amount"]) for r in checked.valid.to_pylist()] == [("zähler-1", 1.5), ("b", None)]
+    checked = read(["2.5,ü,13.11.2023 10:00".encode()], delimiter=",", columns=["Wert", "Zähler", "Zeit"], decimal=".", encoding="utf-8")
+    assert [(r["id"], r["amount"]) for r in checked.valid.to_pylist()] == [("ü", 2.5)]
+    assert str(read([b"abc"], encoding="utf-16").details[0]).startswith("it is not utf-16, as is declared")
