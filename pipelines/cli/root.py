@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 import pipelines.workflow  # noqa: F401  # so that runs of every command are tracked
 from pipelines.cli.extras import require
 from pipelines.project.extensions import Extensions, owner, reason
-from pipelines.project.mistakes import keep_trace, one_line
+from pipelines.project.mistakes import keep_trace, one_line, told
 from pipelines.reports.terminal import screen
 from tandem.quick_imports import quicken_imports
 from transforms.errors import TandemError
@@ -143,7 +143,7 @@ def main() -> None:
     except KeyboardInterrupt:
         code = fail(RuntimeError("interrupted; run the same command again to complete it"))
     except Exception as error:  # the user's code, or a library that nothing translated
-        code = fail(RuntimeError(f"{one_line(error)} (the whole trace: {keep_trace(error)})"))
+        code = fail(told(error) or RuntimeError(f"{one_line(error)} (the whole trace: {keep_trace(error)})"))
     if "tensorflow" in sys.modules:
         # TensorFlow's functions print errors when they are collected while the interpreter goes down; leave before that.
         sys.stdout.flush()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.feature_store.inside import inside
 from pipelines.feature_store.services import check_fields, check_services
 from pipelines.lake.files import replaced
+from pipelines.project.mistakes import told
 from pipelines.project.repository import Repo, load_module
 from transforms.errors import ConfigError, StoreError, TandemError
 
@@ -31,7 +32,7 @@ def open_store(repo: Repo) -> Any:
     try:
         return FeatureStore(repo_path=str(repo.path))
     except Exception as error:
-        raise ConfigError(f"feature_store.yaml: {str(error).splitlines()[0]}; correct it") from None
+        raise told(error) or ConfigError(f"feature_store.yaml: {str(error).splitlines()[0]}; correct it") from None
 
 
 def ordered_store(store: Any) -> OrderedOnlineStore:
@@ -42,7 +43,8 @@ def ordered_store(store: Any) -> OrderedOnlineStore:
     if not isinstance(online, OrderedOnlineStore):
         raise ConfigError(
             f"feature_store.yaml: online_store {type(online).__name__} has no ordered write;"
-            " use tandem.serving.online_store.sqlite.OrderedSqliteOnlineStore or tandem.serving.online_store.redis.OrderedRedisOnlineStore"
+            " use one of tandem.serving.online_store: sqlite.OrderedSqliteOnlineStore, redis.OrderedRedisOnlineStore,"
+            " postgres.OrderedPostgresOnlineStore"
         )
     return online
 

@@ -8,8 +8,9 @@ import traceback
 from pathlib import Path
 
 from pipelines.lake.provenance import engine_root, masked
+from transforms.errors import TandemError
 
-__all__ = ["LIBRARIES", "keep_trace", "one_line", "place_of"]
+__all__ = ["LIBRARIES", "keep_trace", "one_line", "place_of", "told"]
 
 LIBRARIES = frozenset(sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
 """Where Python's own modules and installed packages lie."""
@@ -39,6 +40,14 @@ def one_line(error: BaseException, folder: Path | None = None) -> str:
     what = error.msg if isinstance(error, SyntaxError) else (str(error).splitlines() or [""])[0]
     place = place_of(error, folder)
     return f"{place}: {type(error).__name__}: {what}" if place else f"{type(error).__name__}: {what}"
+
+
+def told(error: BaseException) -> TandemError | None:
+    """The error of ours that a library made one of its own of, as Feast does where it imports a store; None if there is none."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, TandemError):
+        cause = cause.__cause__
+    return cause
 
 
 def keep_trace(error: BaseException) -> Path:

@@ -1,0 +1,329 @@
+"""The PostgreSQL online store: Feast's layout, with the order of each row in a table beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from itertools import chain
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow.compute as pc
+from feast import Entity, FeatureView, RepoConfig
+
+from serving.online_store.base import Covered, OrderedOnlineStore, OrderedOnlineStoreConfig, Rows, StoredRow, unreachable
+from serving.online_store.columns import ColumnRead, PackedColumns, StoredColumns, by_columns
+from serving.online_store.packed import PackedRows
+from serving.online_store.sqlite_tables import PACKED
+from transforms.errors import ConfigError, StoreError
+from transforms.instants import instant
+
+try:
+    import psycopg
+    from feast.infra.online_stores.postgres_online_store.postgres import PostgreSQLOnlineStore, PostgreSQLOnlineStoreConfig, _table_id
+    from psycopg.conninfo import make_conninfo
+
+    from serving.online_store import postgres_tables as tables
+except ImportError as missing:
+    raise ConfigError(
+        f"the PostgreSQL online store needs the extra 'postgres' ({missing}): pip install 'tandem-features[postgres]'"
+    ) from None
+
+__all__ = ["OrderedPostgresOnlineStore", "OrderedPostgresOnlineStoreConfig"]
+
+Type = Literal[
+    "serving.online_store.postgres.OrderedPostgresOnlineStore", "tandem.serving.online_store.postgres.OrderedPostgresOnlineStore"
+]
+_ROWS_PER_STATEMENT = 5000
+_FIX = "start PostgreSQL there, or fix host, port, database, user or password in feature_store.yaml"
+
+
+class OrderedPostgresOnlineStoreConfig(OrderedOnlineStoreConfig, PostgreSQLOnlineStoreConfig):
+    """Configuration, as Feast's: host, port, database, db_schema, user, password, sslmode and the paths of certificates.
+
+    ``conn_type`` and the sizes of a pool are not used: each thread has a connection of its own.
+    """
+
+    type: Type = "tandem.serving.online_store.postgres.OrderedPostgresOnlineStore"  # type: ignore[assignment]
+    connect_timeout_seconds: float = 5.0
+    statement_timeout_seconds: float = 30.0
+    """How long a statement may take, waiting for other writers included."""
+
+    def limit_waits(self, seconds: float) -> None:
+        """The two limits, where the file sets none."""
+        for name in ("connect_timeout_seconds", "statement_timeout_seconds"):
+            if name not in self.model_fields_set:
+                setattr(self, name, seconds)
+
+
+class OrderedPostgresOnlineStore(OrderedOnlineStore, PostgreSQLOnlineStore):
+    """Feast's tables (one line per key and feature, one more for the packed row), and per view a table ``<its table>_tandem`` with the
+    order of each key's row.
+
+    A write is one transaction: one statement decides per key, by an upsert, and writes the features of the winners.
+    Writers of a view share a lock that what applies a graph or keeps what is covered takes alone: so both are what the whole batch saw.
+    """
+
+    keeps_packed = True
+
+    @contextlib.contextmanager
+    def _transaction(self, config: RepoConfig, view: str = "", alone: bool = False) -> Iterator[psycopg.Cursor[Any]]:
+        """A transaction of this thread's connection; with a ``view``, as one of its writers, or ``alone`` among them."""
+        with self._connected(config) as conn, conn.pipeline(), conn.transaction(), conn.cursor(binary=True) as cursor:
+            if view:
+                which = int.from_bytes(hashlib.blake2b(f"{config.project}\0{view}".encode(), digest_size=8).digest(), "big", signed=True)
+                cursor.execute(f"SELECT pg_advisory_xact_lock{'' if alone else '_shared'}(%s)", (which,))
+            yield cursor
+
+    @contextlib.contextmanager
+    def _connected(self, config: RepoConfig) -> Iterator[psycopg.Connection[Any]]:
+        """This thread's connection in this process: it must not cross a fork. What fails is a StoreError; a broken one is opened anew by
+        who comes next."""
+        where = f"postgres {config.online_store.host}:{config.online_store.port}/{config.online_store.database}"
+        local = self.__dict__.setdefault("_local", threading.local())
+        try:
+            held = getattr(local, "held", None)
+            if held is None or held[0] != os.getpid() or held[1].closed:
+                local.held = held = (os.getpid(), _connect(config))
+            yield held[1]
+        except psycopg.Error as e:
+            held = getattr(local, "held", None)
+            if held is not None and isinstance(e, (psycopg.OperationalError, psycopg.InterfaceError)):
+                with contextlib.suppress(psycopg.Error):
+                    held[1].close()
+            raise unreachable(where, e, _fix_of(e)) from e
+
+    def write_winners(self, config: RepoConfig, table: FeatureView, rows: Rows) -> int:
+        name, view = _table_id(config.project, table), table.name
+        names = [*([] if rows.packed is None else [PACKED]), *(f.name for f in table.features)]
+        written = 0
+        with self._transaction(config, view) as cursor:
+            writing = "" if rows.packed is None else "yes"
+            cursor.execute(tables.state(name), (config.project, view, writing, config.project, view))
+            applied, stamp, upto, ready, _ = cursor.fetchall()[0]
+            rows.check_applied(view, applied)
+            rows = rows.uncovered(None if stamp is None else Covered(stamp, upto))
+            if not ready:
+                self._make(cursor, name)
+            rows = rows.take(pc.sort_indices(rows.keys).to_numpy())  # all writers lock keys in one order
+            for start in range(0, len(rows), _ROWS_PER_STATEMENT):
+                some = rows.take(np.arange(start, min(start + _ROWS_PER_STATEMENT, len(rows))))
+                given = {"stamp": rows.stamp, "applied": applied, "upto": rows.upto_us, "names": names, "width": len(names)}
+                written += _first(cursor.execute(tables.write(name), {**given, **_columns(some)}))
+        return written
+
+    @staticmethod
+    def _make(cursor: psycopg.Cursor[Any], name: str) -> None:
+        """The tables of a view: by one transaction at a time, as CREATE ... IF NOT EXISTS fails where two do it at once."""
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_SETTING_UP,))
+        for statement in tables.create(name):
+            cursor.execute(statement)
+
+    def read_stored(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes], names: Sequence[str]) -> list[StoredRow | None]:
+        position = {n: i for i, n in enumerate(names)}
+        found: dict[bytes, StoredRow] = {}
+        with self._looking(config) as cursor:
+            cursor.execute(tables.fields_query(_table_id(config.project, table)), [list(names), list(dict.fromkeys(keys))])
+            for key, at, features, values in cursor:
+                row = found[key] = (at, [None] * len(names))
+                for feature, value in zip(features or (), values or ()):
+                    row[1][position[feature]] = value
+        return [found.get(k) for k in keys]
+
+    def read_columns(self, config: RepoConfig, reads: Sequence[ColumnRead]) -> list[StoredColumns]:
+        """One statement per view."""
+        return [self._columns_of(config, read) for read in reads]
+
+    def _columns_of(self, config: RepoConfig, read: ColumnRead) -> StoredColumns:
+        if config.online_store.packed and (packed := self._packed_of(config, read)) is not None:
+            return PackedColumns(packed, read.names)
+        return by_columns(self.read_stored(config, read.table, read.keys, read.names), len(read.names))
+
+    def _packed_of(self, config: RepoConfig, read: ColumnRead) -> PackedRows | None:
+        """The packed rows of all keys that have a row; None where one has none."""
+        found: dict[bytes, bytes | None] = {}
+        with self._looking(config) as cursor:
+            cursor.execute(tables.packed_query(_table_id(config.project, read.table)), [list(dict.fromkeys(read.keys))])
+            found = dict(cursor.fetchall())
+        if None in found.values():
+            return None
+        return read.layout.read([found.get(key) for key in read.keys], read.names)
+
+    @contextlib.contextmanager
+    def _looking(self, config: RepoConfig) -> Iterator[psycopg.Cursor[Any]]:
+        """A cursor for one statement that reads. Of a view that was never written or applied there is nothing."""
+        with self._connected(config) as conn, conn.cursor(binary=True) as cursor, contextlib.suppress(psycopg.errors.UndefinedTable):
+            yield cursor
+
+    def apply_fingerprint(self, config: RepoConfig, view: str, fingerprint: str) -> None:
+        with self._transaction(config, view, alone=True) as cursor:
+            if self._applied(cursor, config, view) != fingerprint:
+                cursor.execute(
+                    "INSERT INTO tandem_applied VALUES (%s, %s, %s)"
+                    " ON CONFLICT (project, view) DO UPDATE SET fingerprint = excluded.fingerprint",
+                    (config.project, view, fingerprint),
+                )
+                cursor.execute("DELETE FROM tandem_covered WHERE project = %s AND view = %s", (config.project, view))
+
+    def applied_fingerprint(self, config: RepoConfig, view: str) -> str | None:
+        with self._transaction(config) as cursor:
+            return self._applied(cursor, config, view)
+
+    def cover(self, config: RepoConfig, view: str, covered: Covered) -> None:
+        with self._transaction(config, view, alone=True) as cursor:
+            cursor.execute(
+                "INSERT INTO tandem_covered VALUES (%s, %s, %s, %s)"
+                " ON CONFLICT (project, view) DO UPDATE SET stamp = excluded.stamp, upto_us = excluded.upto_us",
+                (config.project, view, covered.stamp, covered.upto_us),
+            )
+
+    def covered(self, config: RepoConfig, view: str) -> Covered | None:
+        with self._transaction(config) as cursor:
+            return self._covered(cursor, config, view)
+
+    def drop_superseded(self, config: RepoConfig, table: FeatureView, start_us: int, covered: Covered, count_only: bool = False) -> int:
+        with self._transaction(config, table.name, alone=True) as cursor:
+            applied = self._applied(cursor, config, table.name)
+            given = {"start": start_us, "upto": covered.upto_us, "stamp": covered.stamp, "applied": applied}
+            return _first(cursor.execute(tables.superseded(_table_id(config.project, table), count_only), given))
+
+    def delete_keys(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> None:
+        """Delete them, and let the server write its tables anew without them. Its write-ahead log and backups are its own business."""
+        name = _table_id(config.project, table)
+        with self._transaction(config, table.name) as cursor:
+            for statement in tables.delete(name):
+                cursor.execute(statement, [list(keys)])
+        with self._connected(config) as conn:
+            for found in (name, tables.order_table(name)):
+                conn.execute(psycopg.sql.SQL("VACUUM FULL {}").format(psycopg.sql.Identifier(found)))
+
+    def mark_generation(self, config: RepoConfig, name: str, value: int, at_least: int | None = None) -> bool:
+        with self._transaction(config, f"mark {name}", alone=True) as cursor:
+            cursor.execute("SELECT value FROM tandem_marks WHERE project = %s AND name = %s", (config.project, name))
+            found = cursor.fetchone()
+            if at_least is not None and (found is None or found[0] < at_least):
+                return False
+            cursor.execute(
+                "INSERT INTO tandem_marks VALUES (%s, %s, %s) ON CONFLICT (project, name) DO UPDATE SET value = excluded.value",
+                (config.project, name, value),
+            )
+        return True
+
+    @staticmethod
+    def _applied(cursor: psycopg.Cursor[Any], config: RepoConfig, view: str) -> str | None:
+        cursor.execute("SELECT fingerprint FROM tandem_applied WHERE project = %s AND view = %s", (config.project, view))
+        found = cursor.fetchone()
+        return found[0] if found else None
+
+    @staticmethod
+    def _covered(cursor: psycopg.Cursor[Any], config: RepoConfig, view: str) -> Covered | None:
+        cursor.execute("SELECT stamp, upto_us FROM tandem_covered WHERE project = %s AND view = %s", (config.project, view))
+        found = cursor.fetchone()
+        return Covered(*found) if found else None
+
+    def update(
+        self,
+        config: RepoConfig,
+        tables_to_delete: Sequence[FeatureView],
+        tables_to_keep: Sequence[FeatureView],
+        entities_to_delete: Sequence[Entity],
+        entities_to_keep: Sequence[Entity],
+        partial: bool,
+    ) -> None:
+        """Feast's ``apply``: tables for the views that are there, none for those that are gone."""
+        with self._transaction(config, "apply of a project", alone=True) as cursor:
+            for table in tables_to_keep:
+                self._make(cursor, _table_id(config.project, table))
+            for table in tables_to_delete:
+                for statement in tables.drop(_table_id(config.project, table)):
+                    cursor.execute(statement)
+                for kept in ("tandem_applied", "tandem_covered"):
+                    cursor.execute(f"DELETE FROM {kept} WHERE project = %s AND view = %s", (config.project, table.name))
+
+    def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
+        """Take the tables of these views away."""
+        self.update(config, tables, [], entities, [], False)
+
+
+def _connect(config: RepoConfig) -> psycopg.Connection[Any]:
+    """A connection to the configured schema, with what all views share in it, whose statements are each their own transaction."""
+    store = config.online_store
+    schema = psycopg.sql.Identifier(store.db_schema or store.user)
+    conn = psycopg.connect(
+        make_conninfo(
+            host=store.host,
+            port=store.port,
+            dbname=store.database,
+            user=store.user,
+            password=store.password,
+            sslmode=store.sslmode,
+            sslkey=store.sslkey_path,
+            sslcert=store.sslcert_path,
+            sslrootcert=store.sslrootcert_path,
+            keepalives_idle=store.keepalives_idle,
+            connect_timeout=max(1, round(store.connect_timeout_seconds)),
+            application_name="tandem",
+        ),
+        autocommit=True,
+    )
+    with conn.transaction():
+        conn.execute("SELECT set_config('statement_timeout', %s, false)", (f"{round(store.statement_timeout_seconds * 1000)}ms",))
+        conn.execute("SET client_min_messages = warning")
+        conn.execute(psycopg.sql.SQL("SET search_path = {}").format(schema))
+    found = conn.execute("SELECT to_regclass('tandem_marks')").fetchone()
+    if found is None or found[0] is None:
+        with contextlib.suppress(psycopg.errors.InsufficientPrivilege), conn.transaction():  # who only reads needs none of it
+            conn.execute("SELECT pg_advisory_xact_lock(%s)", (_SETTING_UP,))  # CREATE ... IF NOT EXISTS fails where two do it at once
+            conn.execute(psycopg.sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(schema))
+            conn.execute(tables.COMMON)
+    return conn
+
+
+_SETTING_UP = 7_382_511_064_118_903_021
+
+
+def _fix_of(error: psycopg.Error) -> str:
+    if isinstance(error, psycopg.errors.QueryCanceled):
+        return "it took longer than statement_timeout_seconds: look for who holds its locks, or raise it"
+    if isinstance(error, (psycopg.errors.DiskFull, psycopg.errors.OutOfMemory)):
+        return "free its disk or memory"
+    if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+        return "it is a replica or read-only: name its primary in feature_store.yaml"
+    if isinstance(error, psycopg.errors.UndefinedTable):
+        return "run 'tandem apply', which makes the tables of a view"
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        return "grant its user that: CREATE in its schema for 'tandem apply', reading and writing for all else"
+    if isinstance(error, psycopg.OperationalError):
+        return _FIX
+    return "see what its log says"
+
+
+def _first(cursor: psycopg.Cursor[Any]) -> int:
+    row = cursor.fetchone()
+    if row is None:
+        raise StoreError("online store postgres: a statement that counts gave nothing; this is a fault of Tandem's, please report it")
+    return int(row[0])
+
+
+def _columns(rows: Rows) -> dict[str, list[Any]]:
+    """The rows as the statement's arrays."""
+    at = {us: instant(us) for us in np.unique(rows.event_us).tolist()}
+    times = rows.event_us.tolist()
+    cells = [c.to_pylist() for c in ([] if rows.packed is None else [rows.packed]) + list(rows.values)]
+    return {
+        "keys": rows.keys.to_pylist(),
+        "us": times,
+        "revisions": rows.revision.tolist(),
+        "prints": rows.fingerprint.to_pylist(),
+        "times": [at[us] for us in times],
+        "created": [None] * len(rows) if rows.created is None else [_aware(at) for at in rows.created],
+        "vals": list(chain.from_iterable(zip(*cells))),
+    }
+
+
+def _aware(at: datetime | None) -> datetime | None:
+    return at if at is None or at.tzinfo is not None else at.replace(tzinfo=UTC)

@@ -1,0 +1,169 @@
+"""The tables of the PostgreSQL online store, and the statements that fill and read them.
+
+Names are quoted here and nowhere else; values are always parameters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+
+from psycopg import sql
+
+from serving.online_store.sqlite_tables import PACKED
+from transforms.errors import StoreError
+
+__all__ = [
+    "COMMON", "create", "delete", "drop", "fields_query", "order_table", "packed_query", "state", "superseded", "write",
+]  # fmt: skip
+
+_MOST_BYTES, _END = 63, "_tandem"
+COMMON = f"""
+CREATE TABLE IF NOT EXISTS tandem_applied (project text, view text, fingerprint text NOT NULL, PRIMARY KEY (project, view));
+CREATE TABLE IF NOT EXISTS tandem_covered
+    (project text, view text, stamp bigint NOT NULL, upto_us bigint NOT NULL, PRIMARY KEY (project, view));
+CREATE TABLE IF NOT EXISTS tandem_marks (project text, name text, value bigint NOT NULL, PRIMARY KEY (project, name));
+CREATE OR REPLACE FUNCTION tandem_written_elsewhere() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    EXECUTE format('DELETE FROM %I.%I WHERE entity_key = $1 AND feature_name = ''{PACKED}''', TG_TABLE_SCHEMA, TG_TABLE_NAME)
+        USING NEW.entity_key;
+    RETURN NULL;
+END $$;
+"""
+"""What all views of a schema share."""
+
+
+def order_table(name: str) -> str:
+    """The table with the order of the rows of a view, whose table of Feast's is ``name``. Raises StoreError for a name that PostgreSQL
+    would cut off, and so take for that of another view."""
+    size = len(name.encode())
+    if size > _MOST_BYTES:
+        raise StoreError(
+            f"table {name!r} has a name of {size} bytes, PostgreSQL takes {_MOST_BYTES} bytes; shorten the view's or the project's"
+        )
+    if size + len(_END) <= _MOST_BYTES:
+        return name + _END
+    short = f"_{hashlib.blake2b(name.encode(), digest_size=6).hexdigest()}{_END}"
+    return name.encode()[: _MOST_BYTES - len(short)].decode(errors="ignore") + short
+
+
+def _pair(name: str) -> dict[str, sql.Composable]:
+    return {"rows": sql.Identifier(order_table(name)), "fields": sql.Identifier(name)}
+
+
+@lru_cache(maxsize=256)
+def create(name: str) -> tuple[sql.Composed, ...]:
+    """The tables of a view, where they are not there. Whoever writes a feature without saying so (stock Feast) takes the key's packed row
+    away."""
+    return _each(
+        """
+        CREATE TABLE IF NOT EXISTS {fields} (entity_key bytea, feature_name text, value bytea, vector_value bytea NULL,
+            event_ts timestamptz, created_ts timestamptz, PRIMARY KEY (entity_key, feature_name));
+        ALTER TABLE {fields} ADD COLUMN IF NOT EXISTS value_text text NULL;
+        CREATE TABLE IF NOT EXISTS {rows} (entity_key bytea PRIMARY KEY, event_us bigint NOT NULL, revision bigint NOT NULL,
+            fingerprint text NOT NULL, stamp bigint NOT NULL);
+        CREATE OR REPLACE TRIGGER tandem_elsewhere AFTER INSERT OR UPDATE ON {fields}
+            FOR EACH ROW WHEN (coalesce(current_setting('tandem.writing', true), '') <> 'yes') EXECUTE FUNCTION tandem_written_elsewhere()
+        """,
+        name,
+    )
+
+
+@lru_cache(maxsize=256)
+def state(name: str) -> sql.Composed:
+    """One line: the applied fingerprint, stamp and upto_us of what is covered (null each where there is none), whether the tables are
+    there and guarded; and says that who goes on writes packed rows, or not: (project, view, project, view, 'yes' or '')."""
+    return sql.SQL("""
+        SELECT (SELECT fingerprint FROM tandem_applied WHERE project = %s AND view = %s), c.stamp, c.upto_us,
+            to_regclass({rows}) IS NOT NULL
+                AND EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass({fields}) AND tgname = 'tandem_elsewhere'),
+            set_config('tandem.writing', %s, true)
+        FROM (SELECT) one LEFT JOIN tandem_covered c ON c.project = %s AND c.view = %s
+        """).format(fields=_quoted(name), rows=_quoted(order_table(name)))
+
+
+def _quoted(name: str) -> sql.Literal:
+    return sql.Literal('"' + name.replace('"', '""') + '"')
+
+
+@lru_cache(maxsize=256)
+def drop(name: str) -> tuple[sql.Composed, ...]:
+    """Take both tables away."""
+    return _each("DROP TABLE IF EXISTS {fields}; DROP TABLE IF EXISTS {rows}", name)
+
+
+@lru_cache(maxsize=256)
+def write(name: str) -> sql.Composed:
+    """Write those of some rows that win, whole, and give their number: columns of the rows, and ``vals``, the values of their features row
+    by row.
+
+    Keys are locked in one order by all writers, so that none waits for another in a circle.
+    """
+    return sql.SQL("""
+        WITH given AS MATERIALIZED (
+            SELECT * FROM unnest(%(keys)s::bytea[], %(us)s::bigint[], %(revisions)s::bigint[], %(prints)s::text[],
+                %(times)s::timestamptz[], %(created)s::timestamptz[]) WITH ORDINALITY
+                AS r (entity_key, event_us, revision, fingerprint, event_ts, created_ts, number)
+        ), winners AS (
+            INSERT INTO {rows} AS o (entity_key, event_us, revision, fingerprint, stamp)
+            SELECT entity_key, event_us, revision, fingerprint, %(stamp)s FROM given ORDER BY entity_key
+            ON CONFLICT (entity_key) DO UPDATE SET event_us = excluded.event_us, revision = excluded.revision,
+                fingerprint = excluded.fingerprint, stamp = excluded.stamp
+            WHERE (excluded.event_us, excluded.revision) > (o.event_us, o.revision)
+               OR (excluded.fingerprint <> o.fingerprint AND excluded.fingerprint = %(applied)s)
+               OR (excluded.stamp > o.stamp AND o.event_us <= coalesce(%(upto)s, excluded.event_us))
+            RETURNING entity_key
+        ), fields AS (
+            INSERT INTO {fields} AS f (entity_key, feature_name, value, event_ts, created_ts)
+            SELECT r.entity_key, n.name, v.value, r.event_ts, r.created_ts
+            FROM unnest(%(vals)s::bytea[]) WITH ORDINALITY AS v (value, number)
+            JOIN unnest(%(names)s::text[]) WITH ORDINALITY AS n (name, number) ON n.number = (v.number - 1) %% %(width)s + 1
+            JOIN given r ON r.number = (v.number - 1) / %(width)s + 1
+            JOIN winners USING (entity_key)
+            ON CONFLICT (entity_key, feature_name) DO UPDATE SET value = excluded.value, value_text = NULL, vector_value = NULL,
+                event_ts = excluded.event_ts, created_ts = excluded.created_ts
+        )
+        SELECT count(*) FROM winners
+        """).format(**_pair(name))
+
+
+@lru_cache(maxsize=256)
+def fields_query(name: str) -> sql.Composed:
+    """A line per key that has a row: key, event time, the names of its features and their values: (names, keys)."""
+    return sql.SQL("""
+        SELECT o.entity_key, o.event_us, f.names, f.vals FROM {rows} o LEFT JOIN LATERAL (
+            SELECT array_agg(feature_name) AS names, array_agg(value) AS vals FROM {fields}
+            WHERE entity_key = o.entity_key AND feature_name = ANY (%s::text[])
+        ) f ON true WHERE o.entity_key = ANY (%s::bytea[])
+        """).format(**_pair(name))
+
+
+@lru_cache(maxsize=256)
+def packed_query(name: str) -> sql.Composed:
+    """A line per key that has a row: key, packed row or null: (keys)."""
+    return sql.SQL("""
+        SELECT o.entity_key, f.value FROM {rows} o LEFT JOIN {fields} f ON f.entity_key = o.entity_key AND f.feature_name = {packed}
+        WHERE o.entity_key = ANY (%s::bytea[])
+        """).format(**_pair(name), packed=sql.Literal(PACKED))
+
+
+@lru_cache(maxsize=256)
+def superseded(name: str, count_only: bool) -> sql.Composed:
+    """The number of rows that a materialization superseded, which are dropped unless they are only counted."""
+    some = "(event_us BETWEEN %(start)s AND %(upto)s AND stamp < %(stamp)s) OR fingerprint <> %(applied)s"
+    if count_only:
+        return sql.SQL(f"SELECT count(*) FROM {{rows}} WHERE {some}").format(**_pair(name))
+    return sql.SQL(f"""
+        WITH gone AS (DELETE FROM {{rows}} WHERE {some} RETURNING entity_key),
+             fields AS (DELETE FROM {{fields}} WHERE entity_key IN (SELECT entity_key FROM gone))
+        SELECT count(*) FROM gone
+        """).format(**_pair(name))
+
+
+@lru_cache(maxsize=256)
+def delete(name: str) -> tuple[sql.Composed, ...]:
+    """Delete the rows of some keys from both tables: (keys), each."""
+    return _each("DELETE FROM {rows} WHERE entity_key = ANY (%s::bytea[]); DELETE FROM {fields} WHERE entity_key = ANY (%s::bytea[])", name)
+
+
+def _each(statements: str, name: str) -> tuple[sql.Composed, ...]:
+    return tuple(sql.SQL(one).format(**_pair(name)) for one in statements.split(";"))

@@ -1,0 +1,124 @@
+"""The PostgreSQL online store is held to the contract that ships; and what is its alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from serving.online_store.base import ColumnRead
+from serving.online_store.columns import PackedColumns
+from tandem.testing.online_store import NOW, Bench, OnlineStoreContract, key, view
+from tests.postgres_server import PASSWORD, PostgresServer, postgres_server
+from tests.redis_server import free_port
+from transforms.errors import StoreError
+
+POSTGRES = "serving.online_store.postgres.OrderedPostgresOnlineStore"
+T = NOW - timedelta(hours=1)
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[PostgresServer]:
+    with postgres_server() as server:
+        yield server
+
+
+class TestPostgres(OnlineStoreContract):
+    @pytest.fixture
+    def store_settings(self, postgres: PostgresServer) -> Mapping[str, Any]:
+        return {"type": POSTGRES, **postgres.settings}
+
+    @pytest.fixture
+    def stock_settings(self, postgres: PostgresServer) -> Mapping[str, Any]:
+        return {"type": "postgres", **postgres.settings}
+
+    @pytest.fixture
+    def unusable_settings(self, postgres: PostgresServer) -> Mapping[str, Any]:
+        return {"type": POSTGRES, **postgres.settings, "port": free_port()}
+
+
+def test_one_that_is_not_there_or_goes_away_is_one_clear_error_and_is_found_again(postgres: PostgresServer) -> None:
+    with postgres_server() as own:
+        bench = Bench.open({"type": POSTGRES, **own.settings}, view())
+        bench.write(("EWR", T, 1, 1.0))
+        own.kill()
+        for what in (lambda: bench.write(("EWR", T, 2, 1.0)), bench.x):
+            with pytest.raises(StoreError, match=r"postgres 127\.0\.0\.1:\d+/postgres: .*start PostgreSQL there") as e:
+                what()
+            assert PASSWORD not in str(e.value) and "\n" not in str(e.value)
+        own.start()
+        assert bench.x() == 1.0, "what was written outlives a kill"
+        assert bench.write(("EWR", T, 2, 2.0)).written == 1
+    wrong = {"type": POSTGRES, **postgres.settings, "password": "another-secret"}
+    with pytest.raises(StoreError, match="password authentication failed") as e:
+        Bench.open(wrong, view())
+    assert "another-secret" not in str(e.value)
+
+
+def test_a_user_who_may_not_write_and_a_lock_that_nobody_gives_back_are_called_that(postgres: PostgresServer) -> None:
+    bench = Bench.open({"type": POSTGRES, **postgres.settings, "statement_timeout_seconds": 0.2}, view())
+    bench.write(("EWR", T, 1, 1.0))
+    with postgres.connect() as other:
+        other.execute("CREATE ROLE reader LOGIN PASSWORD 'reader'")
+        for statement in ("USAGE ON SCHEMA public", "SELECT ON ALL TABLES IN SCHEMA public"):
+            other.execute(f"GRANT {statement} TO reader")
+        with other.transaction():
+            other.execute(f'LOCK TABLE "{bench.config.project}_traffic_tandem"')
+            with pytest.raises(StoreError, match="statement_timeout_seconds: look for who holds its locks"):
+                bench.write(("EWR", T, 2, 1.0))
+    reading = Bench(type(bench.store)(), bench.config.model_copy(deep=True), bench.table)
+    reading.store.clock = bench.store.clock
+    reading.config.online_store.user = reading.config.online_store.password = "reader"
+    assert reading.x() == 1.0, "whoever only reads needs no right to make tables"
+    with pytest.raises(StoreError, match="grant its user that"):
+        reading.write(("EWR", T, 2, 1.0))
+
+
+def test_names_are_quoted_and_may_be_long(postgres: PostgresServer) -> None:
+    name = 'o"dd; DROP TABLE x --' + "y" * 35
+    bench = Bench.open({"type": POSTGRES, **postgres.settings}, view(name=name))
+    bench.write(("EWR", T, 1, 1.0))
+    assert bench.x() == 1.0
+    with pytest.raises(StoreError, match="63 bytes"):
+        bench.of(view(name=name + "z" * 8))
+
+
+def test_two_writers_of_the_same_keys_in_other_orders_do_not_wait_in_a_circle(postgres: PostgresServer) -> None:
+    bench = Bench.open({"type": POSTGRES, **postgres.settings}, view())
+    keys = [f"K{i}" for i in range(200)]
+    failed: list[BaseException] = []
+
+    def write(way: int, step: int) -> None:
+        try:
+            for n in range(5):
+                bench.write(*((k, T + timedelta(seconds=n), step, float(n)) for k in keys[::way]))
+        except BaseException as error:
+            failed.append(error)
+
+    writers = [threading.Thread(target=write, args=(way, step)) for step, way in enumerate((1, -1, 1, -1))]
+    for t in writers:
+        t.start()
+    for t in writers:
+        t.join()
+    assert failed == []
+    read = ColumnRead(bench.table, [bench.store.entity_key(bench.config, key(origin=k)) for k in keys], ("x",))
+    (columns,) = bench.store.read_columns(bench.config, [read])
+    assert isinstance(columns, PackedColumns) and columns.rows.values(columns.rows.layout.slots["x"]).tolist() == [4.0] * 200
+
+
+def test_a_graph_is_applied_before_or_after_a_batch_never_in_it(postgres: PostgresServer) -> None:
+    """Whoever applies waits for the batch under way, and the next one is refused."""
+    bench = Bench.open({"type": POSTGRES, **postgres.settings}, view())
+    store: Any = bench.store
+    applying = threading.Thread(target=store.apply_fingerprint, args=(bench.config, "traffic", "other"))
+    with store._transaction(bench.config, "traffic") as cursor:
+        applying.start()
+        applying.join(0.3)
+        assert applying.is_alive()
+        cursor.execute("SELECT 1")
+    applying.join()
+    with pytest.raises(Exception, match="is applied"):
+        bench.write(("EWR", T, 1, 1.0))
