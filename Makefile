@@ -10,7 +10,7 @@ TRIALS ?= 20
 SMOKE := tests/unit tests/contract tests/integration/test_batch.py tests/integration/test_training.py tests/integration/test_flink_engine.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test modern smoke check audit format docs bench prove lock clean FORCE
+.PHONY: help setup demo test modern smoke check audit format docs bench prove scale lock clean FORCE
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,8 +23,8 @@ demo: $(READY) ## a history of real flights to a served model
 
 # Most tests wait for servers and engines to start: two at a time keep two cores busy.
 # A crash of the interpreter ends the run: with a new worker in the place of the dead one, pytest-xdist waits forever for files that nobody has.
-test: $(READY) ## all tests but the slow proofs (make prove), or those of ARGS=
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m 'not prove' $(ARGS)
+test: $(READY) ## all tests but the slow proofs (make prove, make scale), or those of ARGS=
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m 'not prove and not scale' $(ARGS)
 
 modern: ## `make test ARGS=...` on the modern line, in a Debian 13 root folder below .cache/modern (as root)
 	docker/modern.sh make test ARGS='$(ARGS)'
@@ -55,12 +55,17 @@ bench: $(READY) ## speeds side by side (never a test)
 prove: $(READY) ## parity over two weeks, crash trials (TRIALS=20 of each kind), negative control; data/prove/report.json
 	$(BIN)/pytest tests/prove --trials $(TRIALS)
 
+scale: $(READY) ## images, chart and workflows by their real tools (as root; Debian: apt-get install podman buildah runc catatonit), or ARGS=
+	$(BIN)/pytest -m scale tests/scale $(ARGS)
+
 COMPILE = $(UV) pip compile --quiet --no-config --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links --extra dev
 
 lock: $(UV) ## resolve both locks anew (keeps the versions that still fit)
 	$(COMPILE) --python-version 3.11 --python-platform x86_64-manylinux_2_28 setup.py requirements.in -o requirements.lock
 	$(COMPILE) --python-version 3.12 --universal --override requirements-modern.overrides \
 	  setup.py requirements-modern.in -o requirements-modern.lock
+	sed -n 's/^tensorflow==\([0-9.]*\).*/tensorflow-cpu==\1/p' requirements-modern.lock | $(UV) pip compile --quiet --no-config --generate-hashes \
+	  --no-annotate --no-header --no-emit-index-url --no-emit-find-links --no-deps - -o docker/tensorflow-cpu.lock
 
 clean: ## everything that was made, data included
 	rm -rf .venv .cache data build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

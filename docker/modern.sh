@@ -3,7 +3,7 @@
 #
 #   docker/modern.sh make test ARGS=tests/unit
 #
-# The root folder is made by debootstrap on first use and kept in .cache/modern, with a .venv and a .cache of its own; this checkout is
+# The root folder is made on first use (docker/debian.sh) and kept in .cache/modern, with a .venv and a .cache of its own; this checkout is
 # /checkout in there, so both lines live side by side in one checkout. The network is the machine's, and so are the settings of its package
 # clients and the jars of ~/.cache/tandem. All mounts are made in a mount namespace of our own, all processes run in a PID namespace of our
 # own: whatever way this ends, the kernel takes both back, and nothing stays mounted or running.
@@ -11,7 +11,6 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 kept=$PWD/.cache/modern
 root=$kept/root
-SUITE=trixie
 PACKAGES=ca-certificates,g++,git,make,procps,python3,python3-dev,python3-venv,redis-server # g++: TFX's pyfarmhash, without the lock
 
 fail() {
@@ -24,11 +23,6 @@ fail() {
 [ $# -gt 0 ] || fail "docker/modern.sh runs a command in the root folder; name one, e.g. docker/modern.sh make test ARGS=tests/unit"
 
 if [ "${IN_NAMESPACE:-}" != yes ]; then
-    if ! command -v debootstrap >/dev/null; then
-        command -v apt-get >/dev/null || fail "debootstrap was not found; install it with this system's package manager"
-        { apt-get update -qq && apt-get install -qq -y debootstrap debian-archive-keyring; } </dev/null >/dev/null 2>&1 ||
-            fail "debootstrap was not found and apt-get install debootstrap failed; run that by hand to see why"
-    fi
     exec env IN_NAMESPACE=yes unshare --mount --propagation private --pid --fork --kill-child "${BASH_SOURCE[0]}" "$@"
 fi
 
@@ -36,36 +30,9 @@ mkdir -p "$kept"
 exec 9>"$kept/lock"
 flock --nonblock 9 || fail "another docker/modern.sh works in $kept; wait until it ends"
 
-# The machine's own mirror where it is a Debian, else debootstrap's default, which is Debian's.
-mirror() {
-    local ID='' VERSION_CODENAME=''
-    . /etc/os-release
-    [ "$ID" = debian ] || return 0
-    # shellcheck disable=SC2016 # these are apt's words
-    apt-get indextargets --format '$(RELEASE) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
-        awk -v release="$VERSION_CODENAME" '$1 == release && $2 == "main" { print $3; exit }'
-}
-
-made="$SUITE $PACKAGES"
-if [ "$(cat "$root/etc/tandem-root" 2>/dev/null)" != "$made" ]; then
-    echo "making a Debian root folder ($SUITE) in $root"
-    rm -rf --one-file-system "$root" "$kept/part" "$kept/venv" "$kept/cache"
-    # Nobody reads manuals in there, and a root folder that is half made is thrown away: no need to sync each file.
-    mkdir -p "$kept/part/etc/dpkg/dpkg.cfg.d"
-    printf '%s\n' force-unsafe-io 'path-exclude=/usr/share/doc/*' 'path-exclude=/usr/share/man/*' 'path-exclude=/usr/share/locale/*' \
-        >"$kept/part/etc/dpkg/dpkg.cfg.d/tandem"
-    if command -v apt-config >/dev/null && [ -z "${http_proxy:-}" ]; then
-        eval "$(apt-config shell http_proxy Acquire::http::Proxy https_proxy Acquire::https::Proxy)"
-        [ -z "${http_proxy:-}" ] || export http_proxy
-        [ -z "${https_proxy:-}" ] || export https_proxy
-    fi
-    # shellcheck disable=SC2046 # no mirror is no argument
-    debootstrap --variant=minbase --include="$PACKAGES" "$SUITE" "$kept/part" $(mirror) >"$kept/debootstrap.log" 2>&1 ||
-        fail "debootstrap failed: $(tail -n 1 "$kept/debootstrap.log"); see $kept/debootstrap.log, and run this again"
-    rm -f "$kept"/part/var/cache/apt/archives/*.deb
-    echo "$made" >"$kept/part/etc/tandem-root"
-    mv "$kept/part" "$root"
-fi
+found=$(cat "$root/etc/tandem-root" 2>/dev/null || true)
+docker/debian.sh "$root" "$PACKAGES"
+[ "$found" = "$(cat "$root/etc/tandem-root")" ] || rm -rf --one-file-system "$kept/venv" "$kept/cache" # of another root folder, or of none
 
 share() { # PATH [INSIDE]: the same file or folder inside, if there is one
     local to=$root${2:-$1}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pipelines.reports.terminal import Steps
 
 __all__ = [
-    "SEED", "apply", "batch", "evaluate", "experiments", "make_events", "materialize", "pipeline", "train",
+    "SEED", "apply", "batch", "evaluate", "experiments", "make_events", "materialize", "pipeline", "train", "trained_once",
 ]  # fmt: skip
 
 SEED = 20130101
@@ -147,8 +147,9 @@ def train(
     seed: int = SEED,
     params: Mapping[str, Any] | None = None,
     push: bool = True,
+    once: str | None = None,
 ) -> Any:
-    """Train one model."""
+    """Train one model; ``once`` is kept with the run, for :func:`trained_once`."""
     from pipelines.feature_store.applying import finish
     from pipelines.training import train as run_training
     from pipelines.training.user_code import model_of
@@ -168,7 +169,19 @@ def train(
             params=given,
             push=push,
             say=steps.say,
+            once=once,
         )
+
+
+def trained_once(repo: Repo, model: str | None, once: str) -> Run | None:
+    """The complete training of a model that was made for this text, if there is one."""
+    from pipelines.lake.run_records import TrainRecord
+    from pipelines.lake.runs import list_runs
+    from pipelines.training.user_code import model_of
+
+    name = model_of(repo, model).name
+    of_model = (r for r in list_runs(repo.data) if r.kind == "train" and r.status == "complete" and r.head.model == name)
+    return next((r for r in of_model if r.as_(TrainRecord).once == once), None)
 
 
 def experiments(

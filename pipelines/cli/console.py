@@ -20,7 +20,7 @@ __all__ = [
     "moment", "quiet", "results", "screen", "show", "write",
 ]  # fmt: skip
 
-RepoOption = Annotated[Path, typer.Option("--repo", help="The feature repository.")]
+RepoOption = Annotated[Path, typer.Option("--repo", envvar="TANDEM_REPO", help="The feature repository.")]
 DataOption = Annotated[
     Path | None,
     typer.Option("--data", help="The data folder (default: data: of tandem.yaml); Feast's own paths stay as in feature_store.yaml."),

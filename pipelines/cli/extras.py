@@ -42,6 +42,7 @@ NEEDED = {
     "rollback": "serve",
     "compare": "batch",
     "train": "train",
+    "export": "batch",
     "pipeline": "train",
     "topics": "stream",
     "archive": "stream",

@@ -48,6 +48,7 @@ COMMANDS = {
     "train": "pipelines.cli.train:train",
     "pipeline": "pipelines.cli.pipeline:pipeline",
     "track": "pipelines.cli.tracking:track",
+    "export": "pipelines.cli.export:app",
     "topics": "pipelines.cli.topics:app",
     "archive": "pipelines.cli.topics:archive",
     "replay": "pipelines.cli.replay:replay",

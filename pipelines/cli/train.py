@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -25,7 +25,11 @@ from pipelines.cli.console import (
     screen,
     show,
 )
+from pipelines.lake.run_records import TrainRecord
 from transforms.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipelines.lake.runs import Run
 
 __all__ = ["train"]
 
@@ -56,6 +60,10 @@ def train(
     push_best: Annotated[
         bool, typer.Option("--push-best", help="Train the best experiment again, through the gate, and push it if it is blessed.")
     ] = False,
+    once: Annotated[
+        str | None,
+        typer.Option(help="Any text: a complete training of the model for it is told again, none is made; for retries."),
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Training set, TFX pipeline, evaluation; pushes the model if it is blessed. With several values: experiments, compared."""
@@ -83,8 +91,21 @@ def train(
         return
     if push_best:
         raise ConfigError("--push-best goes with several experiments; one training is pushed if it is blessed")
-    trained = workflow.train(loaded, first, last, steps, model, seed, chosen[0], push)
+    if once is not None and (earlier := workflow.trained_once(loaded, model, once)) is not None:
+        _again(earlier, json_)
+        return
+    trained = workflow.train(loaded, first, last, steps, model, seed, chosen[0], push, once)
     _result(trained, push, _told(trained) if json_ else None)
+
+
+def _again(run: Run, json_: bool) -> None:
+    """Tell of an earlier training as of one made now; the same exit code."""
+    record = run.as_(TrainRecord)
+    show({"run": run.id, "version": record.version, "metrics": record.metrics}, json_)
+    became = f"version {record.version}" if record.version is not None else f"not pushed: {'; '.join(record.reasons)}"
+    screen.print(f"trained before, for the same --once: {run.id}, {became}", highlight=False)
+    if record.version is None:
+        raise typer.Exit(3)
 
 
 def _told(trained: Any) -> dict[str, Any]:

@@ -92,8 +92,9 @@ def watch(
         from pipelines.streaming.stream_metrics import serve
 
         port = subject.settings.watch.metrics_port if metrics_port is None else metrics_port
-        port, end = serve(JobMetrics(subject.data, lambda: watcher.known), port, "watch.metrics_port")
-        address = f"http://127.0.0.1:{port}/metrics"
+        host = subject.settings.watch.metrics_host
+        port, end = serve(JobMetrics(subject.data, lambda: watcher.known), port, "watch.metrics_port", host)
+        address = f"http://{host}:{port}/metrics"
         say(f"watching {', '.join(subject.models) or JOBS_ALONE} every {every or subject.settings.watch.every}; metrics on {address}")
         try:
             with recorded(subject, "watch", links={"metrics": address}):

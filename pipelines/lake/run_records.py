@@ -191,6 +191,8 @@ class TrainRecord(RunRecord):
 
     KIND = "train"
 
+    once: str | None = None
+    """The text that this is the only training for (``tandem train --once``)."""
     training_set: str | None = None
     features: list[str] = field(default_factory=list)
     """What the model reads from the store, ``view:feature``."""

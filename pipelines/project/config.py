@@ -175,6 +175,8 @@ class StreamSettings(_Section):
     """Where a Flink cluster keeps them: a URL that all its machines reach; empty: the data folder."""
     metrics_port: int = Field(default=0, ge=0, le=65535)
     """Port of ``/metrics``; 0 takes a free one (``tandem stream status`` tells it)."""
+    metrics_host: str = "127.0.0.1"
+    """Address of ``/metrics``, which asks nobody who they are; in a container ``0.0.0.0``."""
 
 
 class AlertSettings(_Section):
@@ -240,6 +242,8 @@ class WatchSettings(_Section):
     """The wait after a failed attempt; twice as long after each further one."""
     metrics_port: int = Field(default=0, ge=0, le=65535)
     """Port of ``/metrics``; 0 takes a free one (``tandem watch status`` tells it)."""
+    metrics_host: str = "127.0.0.1"
+    """The same as ``stream.metrics_host``."""
 
     @field_validator("every")
     @classmethod

@@ -110,8 +110,9 @@ def _record(run: runs.Run, stream: StreamPlan) -> None:
 @contextmanager
 def _metrics(repo: Repo, options: StreamOptions, tracker: Tracker, stream: StreamPlan, driver: Driver) -> Iterator[None]:
     wanted = options.metrics_port if options.metrics_port is not None else repo.settings.stream.metrics_port
-    port, end = serve(StreamMetrics(lambda: tracker.now, lambda: stream.attempts), wanted)
-    driver.publish(metrics=f"http://127.0.0.1:{port}/metrics")
+    host = repo.settings.stream.metrics_host
+    port, end = serve(StreamMetrics(lambda: tracker.now, lambda: stream.attempts), wanted, host=host)
+    driver.publish(metrics=f"http://{host}:{port}/metrics")
     try:
         yield
     finally:

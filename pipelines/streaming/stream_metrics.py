@@ -63,14 +63,14 @@ def _gauge(name: str, text: str, labels: list[str], values: Any) -> GaugeMetricF
     return family
 
 
-def serve(metrics: Collector, port: int, setting: str = "stream.metrics_port") -> tuple[int, Callable[[], None]]:
-    """Serve ``/metrics`` on 127.0.0.1 (port 0: a free one); the port, and a function that ends it. Raises ConfigError, with ``setting``."""
+def serve(metrics: Collector, port: int, setting: str = "stream.metrics_port", host: str = "127.0.0.1") -> tuple[int, Callable[[], None]]:
+    """Serve ``/metrics`` (port 0: a free one); the port, and a function that ends it. Raises ConfigError, with ``setting``."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(metrics)
     try:
-        server, thread = start_http_server(port, "127.0.0.1", registry)
+        server, thread = start_http_server(port, host, registry)
     except OSError as error:
-        raise ConfigError(f"{setting} {port}: {error.strerror}; choose another, or 0 for a free one") from None
+        raise ConfigError(f"{setting} {port} on {host}: {error.strerror}; choose another, or 0 for a free one") from None
 
     def end() -> None:
         server.shutdown()

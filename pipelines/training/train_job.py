@@ -115,6 +115,7 @@ def train(
     parent: str | None = None,
     push: bool = True,
     say: Callable[[str], None] = lambda line: None,
+    once: str | None = None,
 ) -> Trained:
     """Train ``model`` on the requests asked in [start, end) and push it to ``data/models/<name>/<version>`` if it is blessed.
 
@@ -122,6 +123,7 @@ def train(
     starts, ``progress(step, seconds)`` when it has ended, ``say(line)`` with what is worth a line. ``params`` reach the repository's
     ``run_fn``, over those that the model declares. Without ``push`` it is an experiment: trained and scored in
     ``data/tfx/experiments/<run>`` beside any others at the same time, and neither held against the gate nor pushed.
+    ``once`` is kept in the run, for whoever looks whether it was trained already.
     It is a run of kind ``train``, whose manifest holds all that it takes to make set and model again. Raises a TandemError of one line.
     """
     repo, data = Path(repo).resolve(), Path(data).resolve()
@@ -134,6 +136,7 @@ def train(
         "range": [t.astimezone(UTC).isoformat() for t in (start, end)],
         "seeds": {"seed": seed},
         "params": (chosen := model.with_params(params)),
+        **({"once": once} if once is not None else {}),
     }
     with _only_one(data) if push else nullcontext(), recording.recorded(home, "train", now=now(), parent=parent, **asked) as run:
         trained = _train(model, home, run, start, end, progress, now, seed, chosen, push, say)

@@ -94,7 +94,7 @@ def test_alertmanager_takes_the_configuration_and_routes_by_severity() -> None:
     names = {r["alert"] for r in RULES}
     for matcher in re.findall(r'alertname=~?"([^"]+)"', text):
         assert any(re.fullmatch(matcher, name) for name in names), matcher  # a rule that was renamed inhibits nothing
-    compose = yaml.safe_load((PROMETHEUS.parent / "compose.yaml").read_text())["services"]["alertmanager"]["command"]
+    compose = yaml.safe_load((PROMETHEUS.parent / "monitoring.yaml").read_text())["services"]["alertmanager"]["command"]
     targets = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"]
     assert f"--web.listen-address={targets[0]}" in compose
 

@@ -66,6 +66,18 @@ def test_the_line():
     assert line(StreamStatus()) == "0 events, 0/s; 0 behind; 0 rows, 0/s"
 
 
+def test_metrics_listen_where_they_are_told_to():
+    port, end = serve(StreamMetrics(StreamStatus), 0, host="127.0.0.2")
+    try:
+        assert b"tandem_stream_" in urllib.request.urlopen(f"http://127.0.0.2:{port}/metrics", timeout=10).read()
+        with pytest.raises(OSError, match="refused"):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10)
+    finally:
+        end()
+    with pytest.raises(ConfigError, match=r"stream.metrics_port 0 on 192.0.2.1: "):
+        serve(StreamMetrics(StreamStatus), 0, host="192.0.2.1")
+
+
 def test_metrics_can_be_scraped(control):
     now = StreamStatus(
         read={"d": 9}, rejected={("d", "bad"): 2}, late={"d": 1}, rows_of={"g": 4}, written=3, stale=1, lag={("d", 0): 7},

@@ -1,0 +1,100 @@
+{{- define "tandem.name" -}}
+{{- if contains .Chart.Name .Release.Name }}{{ .Release.Name | trunc 50 | trimSuffix "-" }}{{ else }}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 50 | trimSuffix "-" }}{{ end }}
+{{- end }}
+
+{{- define "tandem.selector" -}}
+app.kubernetes.io/name: {{ .root.Chart.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .part }}
+{{- end }}
+
+{{- define "tandem.labels" -}}
+{{ include "tandem.selector" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
+{{- end }}
+
+{{- define "tandem.image" -}}
+{{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag }}{{ end }}
+{{- end }}
+
+{{- define "tandem.account" -}}
+{{- if .Values.serviceAccount.create }}{{ default (include "tandem.name" .) .Values.serviceAccount.name }}{{ else }}{{ default "default" .Values.serviceAccount.name }}{{ end }}
+{{- end }}
+
+{{- define "tandem.claim" -}}
+{{ default (printf "%s-data" (include "tandem.name" .)) .Values.data.existingClaim }}
+{{- end }}
+
+{{- /* What every pod has: no token, no root, and the volumes. */ -}}
+{{- define "tandem.pod" -}}
+serviceAccountName: {{ include "tandem.account" . }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets: {{ toYaml . | nindent 2 }}
+{{- end }}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 10001
+  runAsGroup: 10001
+  fsGroup: 10001
+  fsGroupChangePolicy: OnRootMismatch
+  seccompProfile: {type: RuntimeDefault}
+volumes:
+  - name: data
+    persistentVolumeClaim: {claimName: {{ include "tandem.claim" . }}}
+  - name: tmp
+    emptyDir: {}
+  {{- with .Values.repo.existingClaim }}
+  - name: repo
+    persistentVolumeClaim: {claimName: {{ . }}, readOnly: true}
+  {{- end }}
+  {{- with .Values.secrets.settings }}
+  - name: settings
+    secret: {secretName: {{ . }}, defaultMode: 0440}
+  {{- end }}
+{{- end }}
+
+{{- define "tandem.container" -}}
+imagePullPolicy: {{ .Values.imagePullPolicy }}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities: {drop: [ALL]}
+{{- end }}
+
+{{- define "tandem.mounts" -}}
+{{- if .Values.repo.existingClaim }}
+- {name: repo, mountPath: /repo, readOnly: true}
+{{- end }}
+- {name: data, mountPath: /repo/data}
+- {name: tmp, mountPath: /tmp}
+{{- if .Values.secrets.settings }}
+- {name: settings, mountPath: /run/secrets/tandem, readOnly: true}
+{{- end }}
+{{- end }}
+
+{{- define "tandem.env" -}}
+- {name: TANDEM_DATA, value: /repo/data}
+{{- if .Values.secrets.settings }}
+- {name: TANDEM_SECRETS_DIR, value: /run/secrets/tandem}
+{{- end }}
+{{- range $name, $value := .Values.env }}
+- name: {{ $name }}
+  value: {{ $value | quote }}
+{{- end }}
+{{- end }}
+
+{{- define "tandem.placement" -}}
+{{- with .nodeSelector }}
+nodeSelector: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}

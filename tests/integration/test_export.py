@@ -1,0 +1,113 @@
+"""``tandem export``: what it writes of a repository of ``tandem init``. ``tests/scale`` runs it by the real engines."""
+
+from __future__ import annotations
+
+import ast
+import sys
+import types
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from pipelines.cli.root import app
+from pipelines.demo.scaffold import scaffold
+
+# Stands in for the context that Airflow gives a task, and for nothing else: the tasks' own code runs.
+STUB = "dag = task = lambda *a, **k: (lambda f: f)\nget_current_context = lambda: context\ncontext = {}\n"
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export") / "a shop"
+    scaffold(folder)
+    return folder
+
+
+def export(*words: str, fails: str = "") -> str:
+    done = CliRunner().invoke(app, ["export", *words])
+    if fails:
+        assert done.exit_code != 0 and fails in (str(done.exception) + done.output), done.output
+        return ""
+    assert done.exit_code == 0, (done.output, done.exception)
+    return done.stdout
+
+
+def functions(text: str) -> dict[str, ast.FunctionDef]:
+    return {node.name: node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)}
+
+
+def test_a_dag_has_a_task_for_each_step_and_the_repository_s_models(shop: Path, dag: str) -> None:
+    text = dag
+    assert set(functions(text)) == {"tandem", "interval", "pipeline", "batch", "apply", "materialize", "train", "evaluate", "promote"}
+    assert "MODELS = ['card_fraud']" in text and "dag_id='tandem-a-shop'" in text and "schedule='@daily'" in text
+    assert f"os.environ.get('TANDEM_REPO', {str(shop)!r})".replace("'TANDEM_REPO'", '"TANDEM_REPO"') in text
+    assert "timedelta(days=14)" in text and '"retries": 2' in text
+    assert "events" in functions(export("airflow", "--repo", str(shop), "--events"))
+
+
+def test_a_pipeline_has_a_step_for_each_step(shop: Path, tmp_path: Path) -> None:
+    said = export("kubeflow", "--repo", str(shop), "--image", "registry.example.org/shop@sha256:0", "--output", str(tmp_path / "p.py"))
+    text = (tmp_path / "p.py").read_text()
+    assert said == "" and {"batch", "apply", "materialize", "train", "evaluate", "promote"} <= set(functions(text))
+    assert "kubernetes" not in text and "2024-03-04" in text
+    claimed = export("kubeflow", "--repo", str(shop), "--image", "shop", "--claim", "data", "--events")
+    assert "mount_pvc" in claimed and "events" in functions(claimed)
+
+
+def test_what_would_not_work_is_refused_in_a_line(shop: Path) -> None:
+    export("airflow", "--repo", str(shop), "--days", "2", fails="leave nothing to train on")
+    export("airflow", "--repo", str(shop), "--name", '"; import os', fails="write letters")
+    export("kubeflow", "--repo", str(shop), "--image", 'x"""\nimport os', fails="is no name of an image")
+
+
+@pytest.fixture(scope="module")
+def dag(shop: Path) -> str:
+    return export("airflow", "--repo", str(shop))
+
+
+@pytest.fixture
+def module(dag: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The DAG's own functions, without Airflow."""
+    for name, text in {
+        "airflow": "",
+        "airflow.exceptions": "class AirflowException(Exception): pass\nclass AirflowSkipException(AirflowException): pass\n",
+        "airflow.sdk": STUB,
+    }.items():
+        made = types.ModuleType(name)
+        exec(text, made.__dict__)
+        monkeypatch.setitem(sys.modules, name, made)
+    found = types.ModuleType("exported")
+    exec(compile(dag.replace("\npipeline()\n", "\n"), "exported", "exec"), found.__dict__)
+    return found
+
+
+@pytest.mark.parametrize("moment", ["2024-03-18T00:00:00+00:00", "2024-03-18T23:59:59+00:00", "2024-03-19T00:30:00+01:00"])
+def test_a_run_is_about_whole_days_before_the_end_of_its_interval(module: Any, moment: str) -> None:
+    at = datetime.fromisoformat(moment)
+    sdk: Any = sys.modules["airflow.sdk"]
+    for context in ({"data_interval_end": at}, {"data_interval_end": None, "logical_date": at}):
+        sdk.context.clear()
+        sdk.context.update(context)
+        assert module.interval() == ["--start", "2024-03-04", "--end", "2024-03-18"]
+        assert module.interval(module.WARM_UP) == ["--start", "2024-03-06", "--end", "2024-03-18"]
+    assert at.astimezone(UTC).day == 18
+
+
+def test_a_command_s_outcome_is_the_task_s(module: Any, shop: Path) -> None:
+    errors: Any = sys.modules["airflow.exceptions"]
+
+    def command(script: str) -> None:
+        module.COMMAND = ["sh", "-c", script, "tandem"]
+
+    command('echo "{\\"id\\": \\"$*\\"}"')
+    assert module.tandem("batch", "--json") == {"id": f"batch --repo {shop} --json"}
+    command("echo first >&2; echo 'error: no rows' >&2; exit 1")
+    with pytest.raises(errors.AirflowException, match="tandem batch: error: no rows") as failed:
+        module.tandem("batch")
+    assert not isinstance(failed.value, errors.AirflowSkipException)
+    command("echo 'not pushed: worse than version 1' >&2; exit 3")
+    with pytest.raises(errors.AirflowSkipException, match="tandem train: not pushed: worse than version 1"):
+        module.tandem("train", "--json")

@@ -1,0 +1,1 @@
+"""Where one machine ends: images, charts, workflows, tried with the real tools that run without a cluster (``make scale``)."""

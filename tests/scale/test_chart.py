@@ -1,0 +1,150 @@
+"""The Helm chart: linted and rendered by helm for several values, held against the API's schemas, and its server's pod run by podman."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import tandem
+from tests.scale.containers import ROOT
+from tests.scale.tools import LINTERS, go_tool, python_tools
+
+CHART = ROOT / "docker" / "helm" / "tandem"
+DIGEST = "sha256:" + "0" * 64
+VALUES: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "with secrets, TLS, a digest and rules": {
+        "images": {"serve": {"repository": "registry.example.org/shop", "digest": DIGEST}},
+        "imagePullSecrets": [{"name": "registry"}],
+        "repo": {"existingClaim": "shop-repo"},
+        "env": {"TANDEM_KAFKA__BOOTSTRAP_SERVERS": "kafka:9092", "TANDEM_STREAM__TICK_MS": 50},
+        "secrets": {"settings": "shop-settings", "apiKey": {"secret": "shop-key"}, "tls": "shop-tls"},
+        "serve": {"args": ["--workers=2"], "nodeSelector": {"disk": "ssd"}, "tolerations": [{"key": "ml", "operator": "Exists"}]},
+        "networkPolicy": {
+            "clients": [{"namespaceSelector": {"matchLabels": {"team": "pricing"}}}],
+            "egress": [{"to": [{"namespaceSelector": {}}], "ports": [{"protocol": "TCP", "port": 9092}]}],
+        },
+    },
+    "the server alone": {
+        "stream": {"enabled": False},
+        "jobs": {"batch": {"enabled": False}, "materialize": {"enabled": False}, "watch": {"enabled": False}},
+        "serve": {"replicas": 1, "autoscaling": {"enabled": False}, "disruption": {"enabled": False}},
+        "data": {"existingClaim": "shop-data"},
+        "serviceAccount": {"create": False, "name": "shop"},
+        "networkPolicy": {"enabled": False},
+    },
+    "no server": {"serve": {"enabled": False}},
+}
+
+
+def helm(*words: str | Path, fails: bool = False) -> str:
+    words = (*words, "--kube-version", "1.33")  # a helm built from its module believes in 1.20
+    done = subprocess.run([go_tool("helm"), *map(str, words)], capture_output=True, text=True)
+    assert (done.returncode != 0) == fails, done.stdout + done.stderr
+    return done.stdout + done.stderr if fails else done.stdout
+
+
+def rendered(values: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+    (folder / "values.yaml").write_text(yaml.safe_dump(values))
+    text = helm("template", "shop", CHART, "--values", folder / "values.yaml", "--namespace", "shop")
+    (folder / "rendered.yaml").write_text(text)
+    return [part for part in yaml.safe_load_all(text) if part]
+
+
+def validated(file: Path, version: str) -> str:
+    """What the API of a version of Kubernetes would not take of a file, by its schemas; strict: no field that it does not know."""
+    words = [python_tools("tools", LINTERS) / "kubernetes-validate", "--strict", "--no-warn", "-k", version, file]
+    done = subprocess.run(words, capture_output=True, text=True)
+    said = [line for line in (done.stdout + done.stderr).splitlines() if " passed for resource " not in line]
+    assert bool(said) == (done.returncode != 0), said
+    return "\n".join(said)
+
+
+def pods(parts: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The pod of each Deployment and CronJob, by its container's name."""
+    specs = [p["spec"]["template"]["spec"] for p in parts if p["kind"] == "Deployment"]
+    specs += [p["spec"]["jobTemplate"]["spec"]["template"]["spec"] for p in parts if p["kind"] == "CronJob"]
+    return {spec["containers"][0]["name"]: spec for spec in specs}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_it_is_linted_and_every_part_is_what_the_api_takes(name: str, tmp_path: Path) -> None:
+    parts = rendered(VALUES[name], tmp_path)
+    assert "0 chart(s) failed" in helm("lint", "--strict", CHART, "--values", tmp_path / "values.yaml")
+    for version in ("1.25", "1.37"):
+        assert validated(tmp_path / "rendered.yaml", version) == "", version
+    kinds = [p["kind"] for p in parts]
+    assert len({(p["kind"], p["metadata"]["name"]) for p in parts}) == len(parts)
+    assert ("HorizontalPodAutoscaler" in kinds) == (name not in ("the server alone", "no server"))
+    for pod in pods(parts).values():
+        (container,) = pod["containers"]
+        assert pod["securityContext"]["runAsNonRoot"] and not pod["automountServiceAccountToken"]
+        strict = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+        assert container["securityContext"] == strict and pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        mounted = {m["name"] for m in container["volumeMounts"]}
+        assert mounted == {v["name"] for v in pod["volumes"]} and {"data", "tmp"} <= mounted
+
+
+def test_a_field_that_the_api_does_not_know_would_be_found(tmp_path: Path) -> None:
+    rendered({}, tmp_path)
+    text = (tmp_path / "rendered.yaml").read_text()
+    (tmp_path / "wrong.yaml").write_text(text.replace("replicas: 1", "replicaz: 1", 1))
+    assert "'replicaz' was unexpected" in validated(tmp_path / "wrong.yaml", "1.37")
+
+
+def test_what_is_selected_is_there(tmp_path: Path) -> None:
+    parts = rendered(VALUES["with secrets, TLS, a digest and rules"], tmp_path)
+    deployments = {p["metadata"]["name"]: p["spec"]["template"]["metadata"]["labels"] for p in parts if p["kind"] == "Deployment"}
+    for part in parts:
+        wanted = part.get("spec", {}).get("selector") or part.get("spec", {}).get("podSelector")
+        if wanted is not None:
+            labels = wanted.get("matchLabels", wanted)
+            assert any(labels.items() <= found.items() for found in deployments.values()), part["metadata"]["name"]
+    (scaler,) = [p for p in parts if p["kind"] == "HorizontalPodAutoscaler"]
+    assert scaler["spec"]["scaleTargetRef"]["name"] in deployments
+    found = pods(parts)
+    assert set(found) == {"serve", "stream", "batch", "materialize", "watch"}
+    assert found["serve"]["containers"][0]["image"] == f"registry.example.org/shop@{DIGEST}"
+    assert found["serve"]["containers"][0]["readinessProbe"]["httpGet"]["scheme"] == "HTTPS"
+
+
+def test_secrets_are_named_and_never_written(tmp_path: Path) -> None:
+    parts = rendered(VALUES["with secrets, TLS, a digest and rules"], tmp_path)
+    assert "Secret" not in {p["kind"] for p in parts}
+    environment = {e["name"]: e for e in pods(parts)["serve"]["containers"][0]["env"]}
+    assert environment["TANDEM_API_KEY"]["valueFrom"] == {"secretKeyRef": {"name": "shop-key", "key": "api-key"}}
+    (tmp_path / "wrong.yaml").write_text(json.dumps({"env": {"TANDEM_KAFKA__SASL_PASSWORD": "hunter2"}}))
+    assert "SASL_PASSWORD" in helm("template", "shop", CHART, "--values", tmp_path / "wrong.yaml", fails=True)
+
+
+@pytest.mark.parametrize("wrong", ["serve.replicas=0", "serve.autoscaling.cpu=101", "stream.shards=x", "serv.replicas=2", "data.size=big"])
+def test_a_value_that_does_not_exist_or_fit_is_refused(wrong: str) -> None:
+    assert "schema" in helm("template", "shop", CHART, "--set", wrong, fails=True)
+
+
+def test_every_value_is_in_the_schema_and_the_version_is_the_package_s() -> None:
+    def keys(value: Any, schema: dict[str, Any], path: str) -> None:
+        if isinstance(value, dict) and schema.get("properties"):
+            assert set(value) <= set(schema["properties"]), path
+            for name, one in value.items():
+                keys(one, schema["properties"][name], f"{path}.{name}")
+
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    keys(yaml.safe_load((CHART / "values.yaml").read_text()), schema, "")
+    assert yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"] == tandem.__version__
+
+
+def test_the_jobs_range_is_the_last_whole_days(tmp_path: Path) -> None:
+    container = pods(rendered({"jobs": {"batch": {"days": 3}}}, tmp_path))["batch"]["containers"][0]
+    shell, options, script, name = container["command"]
+    words = [shell, options, script.replace("exec tandem", "echo tandem"), name, *container["args"]]
+    said = subprocess.run(words, capture_output=True, text=True)
+    asked = said.stdout.split()
+    assert asked[:2] == ["tandem", "batch"] and asked[2::2] == ["--start", "--end", "--pinned"]
+    days = [subprocess.run(["date", "-u", "-d", f"-{n} days", "+%F"], capture_output=True, text=True).stdout.strip() for n in (3, 0)]
+    assert asked[3:6:2] == days

