@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 import pipelines.workflow  # noqa: F401  # so that runs of every command are tracked
 from pipelines.cli.extras import require
+from pipelines.cli.params import take_params
 from pipelines.project.extensions import Extensions, owner, reason
 from pipelines.project.mistakes import keep_trace, one_line, told
 from pipelines.reports.terminal import screen
@@ -70,6 +71,11 @@ _EXTRA_ARGUMENTS = {"batch"}  # what stands after -- goes to Beam
 
 class _Commands(TyperGroup):
     """The group of all commands: one whose packages are missing says so before it begins; its help is there all the same."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        for command in self.commands.values():
+            take_params(command)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         found = super().resolve_command(ctx, args)

@@ -71,12 +71,12 @@ def _base(name: str) -> str:
 
 
 def build(target: str) -> str:
-    """The image of a target of docker/Dockerfile, built from this checkout; steps that did not change are not run again."""
+    """The image of a target of docker/Dockerfile, built from this checkout; anew each time: keeping every step costs more than it saves."""
     _needed()
     image = f"localhost/tandem-{target}:test"
     bases = [word for name in BASES for word in ("--build-arg", f"{name}={_base(name)}")]
     shared = [word for path in SHARED if Path(path).exists() for word in ("--volume", f"{path}:{path}:ro")]
-    options = ["--format", "docker", "--layers", "--network", "host", "--quiet", "--target", target, "--tag", image]
+    options = ["--format", "docker", "--network", "host", "--quiet", "--target", target, "--tag", image]
     _run("nice", "buildah", "bud", *options, *bases, *shared, "--file", "docker/Dockerfile", ".")
     return image
 

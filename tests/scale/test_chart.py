@@ -58,7 +58,8 @@ def rendered(values: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
 
 def validated(file: Path, version: str) -> str:
     """What the API of a version of Kubernetes would not take of a file, by its schemas; strict: no field that it does not know."""
-    words = [python_tools("tools", LINTERS) / "kubernetes-validate", "--strict", "--no-warn", "-k", version, file]
+    validate = python_tools("tools", LINTERS) / "kubernetes-validate"
+    words = [str(validate), "--strict", "--no-warn", "-k", version, str(file)]
     done = subprocess.run(words, capture_output=True, text=True)
     said = [line for line in (done.stdout + done.stderr).splitlines() if " passed for resource " not in line]
     assert bool(said) == (done.returncode != 0), said

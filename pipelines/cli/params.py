@@ -1,0 +1,99 @@
+"""``--params FILE`` of every command: its options from a YAML or JSON file. Light: YAML is loaded where a file is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from transforms.errors import ConfigError
+
+__all__ = ["take_params"]
+
+NAME = "--params"
+
+
+def take_params(command: Any, option: Any = None) -> None:
+    """Give a command, and those below it, the option. What stands on the command line goes over the file, the file over the defaults."""
+    option = option or _option()
+    for below in getattr(command, "commands", {}).values():
+        take_params(below, option)
+    if command.params and not any(NAME in p.opts for p in command.params):  # not a group that only holds commands
+        command.params.append(option)
+
+
+def _option() -> Any:
+    """The option as Typer makes it, out of a command of its own."""
+    app = typer.Typer(add_completion=False)
+
+    @app.command()
+    def command(
+        params: Annotated[
+            str | None,
+            typer.Option(
+                NAME,
+                metavar="FILE",
+                help="Options from a YAML or JSON file, by name (start: 2024-03-04); flags go over it.",
+                is_eager=True,
+                expose_value=False,
+                callback=_read,
+            ),
+        ] = None,
+    ) -> None:
+        pass  # fmt: skip
+
+    return next(p for p in typer.main.get_command(app).params if NAME in p.opts)
+
+
+def _read(context: typer.Context, file: str | None) -> None:
+    if file is not None:
+        context.default_map = {**(context.default_map or {}), **_values(context.command, Path(file))}
+
+
+def _values(command: Any, file: Path) -> dict[str, Any]:
+    """The file's values by the names of the command's parameters. Raises ConfigError, one line."""
+    from serving.yaml_text import RepeatedKey, yaml_value
+
+    try:
+        given = yaml_value(file.read_bytes()) or {}  # JSON is YAML
+    except OSError as error:
+        raise ConfigError(f"{NAME} {file} cannot be read ({error.strerror}); correct the path") from None
+    except RepeatedKey as error:
+        raise ConfigError(f"{NAME} {file}: {error}") from None
+    except Exception as error:
+        raise ConfigError(f"{NAME} {file} is neither YAML nor JSON: {str(error).splitlines()[0]}") from None
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{NAME} {file}: write options by name, such as start: 2024-03-04")
+    known = {opt.lstrip("-"): p for p in command.params for opt in p.opts if opt.startswith("--") and opt not in (NAME, "--help")}
+    out: dict[str, Any] = {}
+    for key, value in given.items():
+        parameter = known.get(str(key).replace("_", "-"))
+        if parameter is None:
+            raise ConfigError(f"{NAME} {file}: {key!r} is no option of this command; it takes {', '.join(sorted(known))}")
+        if value is not None:
+            out[parameter.name] = _as_given(value, parameter, f"{NAME} {file}: {key}")
+    return out
+
+
+def _as_given(value: Any, parameter: Any, where: str) -> Any:
+    """A value as the command line would have given it: texts, several where several may be given, NAME=VALUE of a mapping."""
+    if isinstance(value, Mapping):
+        value = [f"{name}={_text(one)}" for name, one in value.items()]
+    if parameter.multiple:
+        return [_text(one) for one in (value if isinstance(value, list) else [value])]
+    if isinstance(value, list):
+        raise ConfigError(f"{where} takes one value, not {len(value)}")
+    if getattr(parameter, "is_flag", False):
+        if not isinstance(value, bool):
+            raise ConfigError(f"{where} is {value!r}; write true or false")
+        return value
+    return _text(value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return value.isoformat() if isinstance(value, date | datetime) else str(value)
