@@ -61,7 +61,8 @@ def value_of(value: Any, parse: Parse, dtype: str) -> Any:
     if isinstance(parse, Enum):
         return _member(value, parse)
     if isinstance(parse, Decimal):
-        return _decimal(value, parse.scale, dtype)
+        units = parse.unscaled and isinstance(value, (str, bytes))
+        return _unscaled(value, parse.scale, dtype) if units else _decimal(value, parse.scale, dtype)
     if isinstance(parse, Number):
         return _number(value, dtype)
     if isinstance(parse, BigEndian):
@@ -164,7 +165,8 @@ def _one_by_one(values: list[Any], parse: Parse, dtype: str) -> Column:
 
 def _python(column: pa.Array, parse: Parse) -> list[Any]:
     """The values as Python has them: text as text, bytes as bytes where those are meant."""
-    if is_text(column.type) and not (isinstance(parse, (Hex, Base64, BigEndian)) and _is_binary(column.type)):
+    as_bytes = isinstance(parse, (Hex, Base64, BigEndian)) or (isinstance(parse, Decimal) and parse.unscaled)
+    if is_text(column.type) and not (as_bytes and _is_binary(column.type)):
         return texts_of(column)
     try:
         values: list[Any] = column.to_pylist()
@@ -286,13 +288,25 @@ def _decimal(value: Any, scale: int, dtype: str) -> Any:
     units_exact = exact * power
     if units_exact.denominator != 1:
         raise Refused(OVERFLOW, f"has more than {scale} digits behind the point")
-    units = units_exact.numerator
+    return _of_units(units_exact.numerator, scale, dtype)
+
+
+def _unscaled(value: Any, scale: int, dtype: str) -> Any:
+    data = _bytes(value, Base64(), dtype)
+    if not data:
+        raise Refused(WRONG_TYPE, "holds no number")
+    if len(data) > 400:
+        raise Refused(OVERFLOW, f"does not fit {dtype} exactly")
+    return _of_units(int.from_bytes(data, "big", signed=True), scale, dtype)
+
+
+def _of_units(units: int, scale: int, dtype: str) -> Any:
     if dtype == "int64":
         if not -MAX_INT64 - 1 <= units <= MAX_INT64:
             raise Refused(OVERFLOW, "does not fit int64 exactly")
         return units
     try:
-        return units / power
+        return units / 10**scale
     except OverflowError:
         raise Refused(OVERFLOW, "does not fit float64") from None
 

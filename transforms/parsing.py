@@ -126,9 +126,13 @@ class Decimal(Parse):
 
     As float64 it is the nearest one to the decimal. As int64 it is a whole number of the smallest unit (cents, for ``scale=2``), of which
     all sums are exact. What has more digits does not fit and is an ``overflow``.
+
+    ``unscaled``: bytes, or a text of them in base64, are the whole number of its smallest units, big-endian and signed, as Kafka Connect
+    and Debezium write decimals: ``"MDk="`` is 123.45 for ``scale=2``.
     """
 
     scale: int
+    unscaled: bool = False
     dtypes: ClassVar[tuple[str, ...]] = ("float64", "int64")
 
     def __post_init__(self) -> None:
@@ -136,6 +140,12 @@ class Decimal(Parse):
             raise self._refuse(
                 f"scale {self.scale!r} is no number of digits behind the point from 0 to {MAX_SCALE}; write Decimal(scale=2)"
             )
+        if not isinstance(self.unscaled, bool):
+            raise self._refuse(f"unscaled={self.unscaled!r} is neither True nor False")
+
+    def canonical(self) -> dict[str, Any]:
+        """What was there before ``unscaled`` was has the form that it had."""
+        return {"parse": "Decimal", "scale": self.scale, **({"unscaled": True} if self.unscaled else {})}
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def quick(column: pa.Array, parse: Parse, dtype: str) -> Quick | None:
             return _decimal_real(float64_values(column.cast(pa.float64())), parse.scale, dtype)
         if pa.types.is_decimal128(t):
             return _decimal_128(column, parse.scale, dtype)
-        if is_text(t):
+        if is_text(t) and not parse.unscaled:
             behind = rf"(\.[0-9]{{1,{parse.scale}}})?" if parse.scale else ""
             texts, sure = _matching(column, rf"^-?[0-9]{{1,{max(1, 15 - parse.scale)}}}{behind}$")
             values, exact = _decimal_real(float64_values(texts.cast(pa.float64())), parse.scale, dtype)

@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -26,15 +26,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.feature_store.store import open_store, ordered_store
+from pipelines.forgetting.other_formats import is_other, other_holds, without_records
 from pipelines.forgetting.subject import LINES, Subject, holds, without_lines, without_rows
 from pipelines.lake import layout
 from pipelines.lake.files import read_json, replaced, write_json
 from pipelines.lake.runs import RunStore
 from pipelines.project.repository import Repo
 from pipelines.sources.event_files import list_files
+from pipelines.sources.file_formats.file_format import UnreadableFileError
 from pipelines.streaming.driver import running
 from pipelines.streaming.state.row_log import seal_leftovers
 from transforms.errors import DataError, StoreError, TandemError
+from transforms.event_source import EventSource
 
 __all__ = ["Report", "erase"]
 
@@ -81,22 +84,22 @@ def _erase(repo: Repo, subject: Subject, dry_run: bool, say: Callable[[str], Non
     names = {name for name, _ in subject.keys}
     mapped = tuple(s for s in repo.sources.values() if s.mapped and names <= {f.name for f in s.fields if f.value is None})
     subject = replace(subject, others=_no_values(repo, names), sources=mapped)
-    logs = tuple(data / source.files for source in repo.sources.values() if source.files)
+    logs = {data / source.files: source for source in repo.sources.values() if source.files}
     answers: list[pa.Table] = []
     entities: list[pa.Table] = []
     for path in list(_files_below(data)):
         _one_file(path, _place(path, data), subject, dry_run, report, answers, entities, data, logs)
     linked = _linked(repo)
-    for path, name in linked:
-        _linked_file(path, name, subject, dry_run, report, entities)
+    for path, (name, source) in linked.items():
+        _linked_file(path, name, source, subject, dry_run, report, entities)
     _labels(data, answers, dry_run, report)
     say("the online store")
     _online(repo, subject, entities, dry_run, report)
     if not dry_run:
         _mark(data, subject, report)
         say("searching again")
-        report.remains = [_name(p, data) for p in _all_files(data) if holds(p, subject)]
-        report.remains += [name for path, name in linked if path.exists() and holds(path, subject)]
+        report.remains = [_name(p, data) for p in _all_files(data) if _holds(p, subject, _source_of(p, logs))]
+        report.remains += [name for path, (name, source) in linked.items() if path.exists() and _holds(path, subject, source)]
     topics = sorted({s.topic for s in repo.sources.values() if s.topic})
     if topics:
         report.notes.append(
@@ -127,19 +130,38 @@ def _no_values(repo: Repo, keys: set[str]) -> frozenset[str]:
     )
 
 
-def _linked(repo: Repo) -> list[tuple[Path, str]]:
-    """Event files that symbolic links lead to, outside of the data folder: (the file itself, its name below the data folder)."""
+def _linked(repo: Repo) -> dict[Path, tuple[str, EventSource]]:
+    """Event files that symbolic links lead to, outside of the data folder: the file itself -> its name below it, and its source."""
     out = {}
     for source in repo.sources.values():
         if source.files and (repo.data / source.files).is_dir():
             for file in list_files(repo.data, source, None, None, hashes=False):
                 real = Path(file.path).resolve()
                 if real != Path(os.path.abspath(file.path)):
-                    out[real] = file.name
-    return [(path, name) for path, name in out.items() if not path.is_relative_to(repo.data.resolve())]
+                    out[real] = file.name, source
+    return {path: found for path, found in out.items() if not path.is_relative_to(repo.data.resolve())}
 
 
-def _linked_file(path: Path, name: str, subject: Subject, dry_run: bool, report: Report, entities: list[pa.Table]) -> None:
+def _source_of(path: Path, logs: Mapping[Path, EventSource]) -> EventSource | None:
+    """The source of whose files one is."""
+    return next((source for folder, source in logs.items() if path.is_relative_to(folder)), None)
+
+
+def _holds(path: Path, subject: Subject, source: EventSource | None) -> bool:
+    found = other_holds(path, subject, source)
+    return holds(path, subject) if found is None else found
+
+
+def _other_records(path: Path, subject: Subject, source: EventSource, dry_run: bool) -> int:
+    try:
+        return without_records(path, subject, source, dry_run)
+    except UnreadableFileError:
+        return 0  # its bytes are searched in the end
+
+
+def _linked_file(
+    path: Path, name: str, source: EventSource, subject: Subject, dry_run: bool, report: Report, entities: list[pa.Table]
+) -> None:  # fmt: skip
     """As :func:`_one_file`, for an event file outside: it is rewritten where it lies, by what the folders inside say of it."""
     asked = subject.within(Path(name))
     if path.name.lower().endswith(".parquet"):
@@ -150,9 +172,13 @@ def _linked_file(path: Path, name: str, subject: Subject, dry_run: bool, report:
         count = 0 if gone is None else gone.num_rows
         entities += [] if gone is None else [gone]
     else:
-        count = without_lines(path, asked, dry_run)
+        count = _other_records(path, asked, source, dry_run) if is_other(path, source) else without_lines(path, asked, dry_run)
+    _rewritten(count, "/".join(name.split("/")[:2]), name, report)
+
+
+def _rewritten(count: int, place: str, name: str, report: Report) -> None:
     if count:
-        report.found["/".join(name.split("/")[:2])] += count
+        report.found[place] += count
         report.rewritten.append(name)
 
 
@@ -187,8 +213,9 @@ def _one_file(
     answers: list[pa.Table],
     entities: list[pa.Table],
     data: Path,
-    logs: tuple[Path, ...],
+    logs: Mapping[Path, EventSource],
 ) -> None:
+    source = _source_of(path, logs)
     lines = path.name.lower().removesuffix(".gz").removesuffix(".zst").removesuffix(".bz2")
     top = place.partition("/")[0]
     if not subject.within(path.relative_to(data)).keys:  # all that lies in this folder is about it
@@ -211,10 +238,11 @@ def _one_file(
             if all(name in gone.column_names for name in _ANSWER):
                 answers.append(gone.select(list(_ANSWER)))
             return
-    elif (top not in layout.NOT_EVENTS or any(path.is_relative_to(log) for log in logs)) and lines.endswith(LINES):
-        if count := without_lines(path, subject, dry_run):
-            report.found[place] += count
-            report.rewritten.append(_name(path, data))
+    elif source is not None and is_other(path, source):
+        _rewritten(_other_records(path, subject, source, dry_run), place, _name(path, data), report)
+        return
+    elif (top not in layout.NOT_EVENTS or source is not None) and lines.endswith(LINES):
+        _rewritten(without_lines(path, subject, dry_run), place, _name(path, data), report)
         return
     elif (top in _WHOLE or "letters" in path.parts or "flink" in path.parts) and holds(path, subject):
         report.found[place] += 1

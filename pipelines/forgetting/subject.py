@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, BinaryIO, cast
 from urllib.parse import quote
 
 import numpy as np
@@ -33,7 +33,7 @@ from transforms.event_source import EventSource
 from transforms.fields import EVENT_MARK
 from transforms.mapping import Read, read_records, read_rows
 
-__all__ = ["LINES", "Subject", "holds", "without_lines", "without_rows"]
+__all__ = ["LINES", "Subject", "column_holds", "holds", "opened", "packed", "without_lines", "without_rows"]
 
 LINES = (".jsonl", ".ndjson", ".json")
 _PACKED = (".gz", ".zst")
@@ -92,7 +92,7 @@ class Subject:
             if self.is_in(json.loads(data, object_pairs_hook=_readings)):
                 return True
             record = json.loads(data)
-            return isinstance(record, dict) and any(self._events(read_records([record], {}, s, None), 1).any() for s in self.sources)
+            return isinstance(record, dict) and any(self.events(read_records([record], {}, s, None), 1).any() for s in self.sources)
         except (ValueError, RecursionError):
             return self.stands_in(data)
 
@@ -113,11 +113,11 @@ class Subject:
         for source in self.sources if EVENT_MARK.encode() not in (table.schema.metadata or {}) else ():
             at = 0
             for batch in table.to_batches():
-                mapped[at : at + batch.num_rows] |= self._events(read_rows(batch, source, None), batch.num_rows)
+                mapped[at : at + batch.num_rows] |= self.events(read_rows(batch, source, None), batch.num_rows)
                 at += batch.num_rows
         return mapped | self._rows(table, columns)
 
-    def _events(self, read: Read, n: int) -> Mask:
+    def events(self, read: Read, n: int) -> Mask:
         """Which of N records have an event that is about it, as their source reads them."""
         mine, out = np.ones(len(read.records), bool), np.zeros(n, bool)
         for name, wanted in self.keys:
@@ -233,22 +233,24 @@ def without_rows(path: Path, subject: Subject, dry_run: bool = False) -> pa.Tabl
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """The bytes of a file, decompressed by the suffix of its name."""
     if path.name.lower().endswith(".zst"):
         with pa.input_stream(str(path), compression="zstd") as stream:
-            yield cast(IO[bytes], stream)
+            yield cast(BinaryIO, stream)
     elif path.name.lower().endswith(".gz"):
         with gzip.open(path, "rb") as packed:
-            yield cast(IO[bytes], packed)
+            yield cast(BinaryIO, packed)
     elif path.name.lower().endswith(".bz2"):
         with bz2.open(path, "rb") as smaller:
-            yield cast(IO[bytes], smaller)
+            yield cast(BinaryIO, smaller)
     else:
         with open(path, "rb") as plain:
             yield plain
 
 
-def _packed(path: Path, data: bytes) -> bytes:
+def packed(path: Path, data: bytes) -> bytes:
+    """Compressed as the suffix of a file's name says."""
     if path.name.lower().endswith(".zst"):
         return bytes(pa.compress(data, codec="zstd", asbytes=True))
     if path.name.lower().endswith(".bz2"):
@@ -258,13 +260,13 @@ def _packed(path: Path, data: bytes) -> bytes:
 
 def without_lines(path: Path, subject: Subject, dry_run: bool = False) -> int:
     """Rewrite a file of JSON lines without the subject's, in one step; how many there were."""
-    with _opened(path) as file:
+    with opened(path) as file:
         lines = file.read().splitlines(keepends=True)
     asked = subject.within(path)
     kept = [line for line in lines if not asked.is_in_text(line)]
     if len(kept) < len(lines) and not dry_run:
         with replaced(path, durable=True) as out:
-            out.write(_packed(path, b"".join(kept)))
+            out.write(packed(path, b"".join(kept)))
     return len(lines) - len(kept)
 
 
@@ -276,19 +278,20 @@ def holds(path: Path, subject: Subject) -> bool:
                 table = file.read()
         except (pa.ArrowInvalid, OSError):
             return subject.stands_in(path.read_bytes())
-        return all(any(_column_holds(column, name, value) for column in table.columns) for name, value in subject.keys)
+        return all(any(column_holds(column, name, value) for column in table.columns) for name, value in subject.keys)
     try:
-        with _opened(path) as unpacked:
+        with opened(path) as unpacked:
             data = unpacked.read()
     except (OSError, EOFError, pa.ArrowInvalid):  # damaged: as it is
         data = path.read_bytes()
     return subject.stands_in(data)
 
 
-def _column_holds(column: pa.ChunkedArray, name: str, value: str) -> bool:
+def column_holds(column: pa.ChunkedArray, name: str, value: str) -> bool:
+    """Whether the bytes of a key's value are in some cell of a column."""
     kind = column.type
     if pa.types.is_dictionary(kind):
-        return _column_holds(column.cast(kind.value_type), name, value)
+        return column_holds(column.cast(kind.value_type), name, value)
     if pa.types.is_nested(kind):
         return _patterns(((name, value),))[0].search(repr(column.to_pylist()).encode()) is not None
     if not (pa.types.is_binary(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_large_binary(kind)):

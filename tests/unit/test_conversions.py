@@ -289,3 +289,20 @@ def test_what_is_no_hex_or_base64() -> None:
     assert same(["0x1f3", "ff", "", "0x7fffffffffffffff", "0x8000000000000000"], Hex(), "int64", pa.string()) == [
         0x1F3, 255, "wrong_type", 2**63 - 1, "overflow",
     ]  # fmt: skip
+
+
+@given(st.lists(st.one_of(ints, st.integers(-(10**40), 10**40)), min_size=1, max_size=20), st.integers(0, 15))
+@settings(deadline=None)
+def test_decimals_as_kafka_connect_writes_them(units: list[int], scale: int) -> None:
+    """Bytes of the unscaled number, or base64 of these; what is a number or a decimal already is that."""
+    raw = [u.to_bytes(u.bit_length() // 8 + 1, "big", signed=True) for u in units]
+    texts = [base64.b64encode(b).decode() for b in raw]
+    for dtype in ("int64", "float64"):
+        parse = Decimal(scale, unscaled=True)
+        want = [u if dtype == "float64" or -(2**63) <= u < 2**63 else "overflow" for u in units]
+        want = [w if isinstance(w, str) or dtype == "int64" else w / 10**scale for w in want]
+        assert same(list(texts), parse, dtype, pa.string()) == want
+        assert same(list(raw), parse, dtype, pa.binary()) == want
+        shown = [decimal.Decimal(u).scaleb(-scale, decimal.Context(prec=60)) for u in units]
+        assert same(list(shown), parse, dtype) == want
+    assert same(["", "?"], Decimal(2, unscaled=True), "int64", pa.string()) == ["wrong_type", "wrong_type"]

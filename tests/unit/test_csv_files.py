@@ -7,6 +7,7 @@ import codecs
 import csv
 import gzip
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from pipelines.replay.event_log import EventLog
 from pipelines.sources.event_files import events, inventory
 from pipelines.sources.file_formats.cells import cell, typed_column
 from pipelines.sources.file_formats.csv_lines import Splitter
-from transforms.definitions import Csv, Decimal, EventSource, Field
+from transforms.contract import check_json
+from transforms.definitions import Base64, Csv, Date, Decimal, Enum, EventSource, Field, Hex
 from transforms.errors import DefinitionError
 
 DAY = 86_400_000_000
@@ -173,6 +175,33 @@ def test_numbers_that_a_field_reads_itself_are_of_the_dialect_too(tmp_path: Path
     pairs = list(events(file.path, src, NOW, 0))
     assert sorted((e["order_id"], e["cents"]) for v, _ in pairs for e in v.to_pylist()) == [("a", 123_456), ("c", 10)]
     assert [d["reason"] for _, b in pairs for d in b.to_pylist()] == ["overflow"]
+
+
+@pytest.mark.parametrize("quoted", [False, True])
+def test_texts_that_a_field_reads_itself_are_texts_and_no_bytes(tmp_path: Path, quoted: bool) -> None:
+    """As the same texts in JSON; an Enum of numbers has the numbers that texts are."""
+    fields = [
+        Field("id", "string", required=True), Field("h", "string", parse=Hex()), Field("n", "int64", path="h", parse=Hex()),
+        Field("b", "string", parse=Base64()), Field("t", "string", path="b", parse=Base64(text=True)),
+        Field("d", "timestamp", parse=Date()), Field("e", "string", parse=Enum({1: "one", -2: "two"})),
+    ]  # fmt: skip
+    orders = EventSource("orders", fields, event_time="at", tie_breaker="id", file_format=Csv(), files="events/orders")
+    texts = [
+        ("DEADBEEF", "aGVsbG8", "2024-02-29", "1"),
+        ("0xff", "w7w=", "2023-01-01", "-2"),
+        ("xy", "?", "2023-02-30", "3"),
+        ("", "", "", ""),
+    ]
+    path, mark = tmp_path / "a.csv", '"' if quoted else ""
+    path.write_text("id,at,h,b,d,e\n" + "".join(f"{n},{AT},{','.join(mark + v + mark for v in row)}\n" for n, row in enumerate(texts)))
+    lines = [{"id": str(n), "at": AT, **{k: v or None for k, v in zip("hbde", row, strict=True)}} for n, row in enumerate(texts)]
+    lines = [line | {"e": line["e"] and int(line["e"])} for line in lines]
+    want = check_json([json.dumps(line).encode() for line in lines], orders, NOW, 0)
+    pairs = list(events(path, orders, NOW, 0))
+    assert (
+        sorted((e for v, _ in pairs for e in v.to_pylist()), key=lambda e: e["id"]) == want.valid.to_pylist() and want.valid.num_rows == 3
+    )
+    assert [d["reason"] for _, b in pairs for d in b.to_pylist()] == want.reasons.drop_null().to_pylist()
 
 
 def test_a_replay_sends_json(tmp_path: Path) -> None:

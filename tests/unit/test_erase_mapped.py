@@ -8,8 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.forgetting.subject import Subject, without_lines, without_rows
-from transforms.definitions import Enum, EventSource, Field
+from pipelines.forgetting.subject import Subject, holds, without_lines, without_rows
+from pipelines.sources.archive import archive_schema
+from transforms.definitions import Enum, EventSource, Field, RecordKey
 
 SOURCE = EventSource(
     "orders",
@@ -30,3 +31,15 @@ def test_lines_and_rows_of_a_mapped_source(tmp_path: Path) -> None:
         assert without_lines(lines, subject) == want == (0 if gone is None else gone.num_rows)
         left = [json.loads(line) for line in lines.read_text().splitlines()]
         assert left == pq.read_table(rows).to_pylist() and len(left) == 12 - want
+
+
+def test_a_key_that_stood_only_in_the_records_keys(tmp_path: Path) -> None:
+    """In archived files it is a column of its own, and they say that they are not to be mapped once more."""
+    source = EventSource("s", [Field("device", "string", path=RecordKey()), Field("n", "int64", required=True)], "at", "n")
+    path = tmp_path / "topic-00000-00000000000000000000-00000000000000000006.parquet"
+    rows = [{"at": 10**15 + n, "device": ["device-one", "device-two"][n % 2], "n": n} for n in range(6)]
+    pq.write_table(pa.Table.from_pylist(rows, schema=archive_schema(source)), path)
+    subject = Subject(Subject.parse(["device=device-one"]).keys, sources=(source,))
+    gone = without_rows(path, subject)
+    assert gone is not None and gone.num_rows == 3 and not holds(path, subject)
+    assert pq.read_table(path)["device"].to_pylist() == ["device-two"] * 3

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from pipelines.sources.file_formats.file_format import FileFormat, Opened, RawBatch, whole
 
-__all__ = ["AvroFile"]
+__all__ = ["AvroFile", "container"]
 
 ROWS = 4_096
 """So many records are values of Python at a time."""
@@ -47,25 +47,32 @@ class _Chained:
         return found if n >= 0 and len(found) == n else found + self.rest.read(n - len(found) if n >= 0 else -1)
 
 
-def _decode(opened: Opened, rows: int) -> Iterator[pa.RecordBatch]:
+def container(f: BinaryIO, **more: Any) -> tuple[dict[str, Any], dict[str, bytes], Any]:
+    """The schema of an open file, its metadata, and a reader of its records (``more``: fastavro's options). Of timestamps the integers are
+    read. Raises ValueError where it is no Avro container of records; damaged bytes raise anything."""
     import fastavro
     from fastavro._read_common import HEADER_SCHEMA
 
+    start = f.read(4)
+    if start != b"Obj\x01":
+        raise ValueError(f"it begins with {start!r}, not as an Avro container file does" if start else "the file is empty (0 bytes)")
+    header: Any = fastavro.schemaless_reader(_Chained(start, f), HEADER_SCHEMA, None)  # type: ignore[arg-type]
+    meta = dict(header["meta"])
+    schema = json.loads(meta["avro.schema"])
+    if not (isinstance(schema, dict) and schema.get("type") == "record"):
+        raise ValueError("its schema is no record")
+    header["meta"]["avro.schema"] = json.dumps(_untimed(schema)).encode()
+    made = io.BytesIO()
+    fastavro.schemaless_writer(made, HEADER_SCHEMA, header)
+    return schema, meta, fastavro.reader(_Chained(made.getvalue(), f), **more)  # type: ignore[arg-type]
+
+
+def _decode(opened: Opened, rows: int) -> Iterator[pa.RecordBatch]:
     with opened() as f:
-        start = f.read(4)
-        if start != b"Obj\x01":
-            raise ValueError(f"it begins with {start!r}, not as an Avro container file does" if start else "the file is empty (0 bytes)")
-        header: Any = fastavro.schemaless_reader(_Chained(start, f), HEADER_SCHEMA, None)  # type: ignore[arg-type]
-        schema = json.loads(header["meta"]["avro.schema"])
-        if not (isinstance(schema, dict) and schema.get("type") == "record"):
-            raise ValueError("its schema is no record")
+        schema, _, reader = container(f)
         types = {field["name"]: _type_of(field["type"], {}) for field in schema["fields"]}
-        header["meta"]["avro.schema"] = json.dumps(_untimed(schema)).encode()
-        made = io.BytesIO()
-        fastavro.schemaless_writer(made, HEADER_SCHEMA, header)
-        reader = fastavro.reader(_Chained(made.getvalue(), f))  # type: ignore[arg-type]
         while records := list(islice(reader, rows)):
-            columns = [_column([r[name] for r in records], kind) for name, kind in types.items()]  # type: ignore[index]
+            columns = [_column([r[name] for r in records], kind) for name, kind in types.items()]
             yield pa.RecordBatch.from_arrays(columns, list(types))
 
 

@@ -64,7 +64,7 @@ def typed_column(column: pa.Array, dtype: str, dialect: Csv) -> tuple[pa.Array, 
     if dtype == "number" and (dialect.thousands or dialect.decimal != "."):
         return _plain_numbers(_relabel(column), dialect), every
     if dtype not in ("int64", "float64", "bool", "timestamp"):
-        return column, every
+        return _texts(column)
     null = ~column.is_valid().to_numpy(zero_copy_only=False)
     ascii_only = pc.fill_null(pc.string_is_ascii(_relabel(column)), True)
     text = pc.if_else(ascii_only, _relabel(column), pa.scalar("x")) if not pc.all(ascii_only).as_py() else _relabel(column)
@@ -84,6 +84,24 @@ def typed_column(column: pa.Array, dtype: str, dialect: Csv) -> tuple[pa.Array, 
     if dtype == "float64":
         return pc.cast(pc.replace_substring_regex(kept, r"^\+", ""), pa.float64()), clean | null
     return pc.cast(pc.replace_substring_regex(kept, r"^\+", ""), pa.int64()), clean | null
+
+
+def _texts(column: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
+    """Text as text, so that nothing takes it for bytes; what is not UTF-8 is for :func:`cell`."""
+    try:
+        return column.cast(pa.string()), np.ones(len(column), dtype=bool)
+    except pa.ArrowInvalid:
+        values: list[bytes | None] = column.to_pylist()
+        good = np.array([value is None or _is_utf8(value) for value in values], bool)
+        return pa.array([value if fine else None for value, fine in zip(values, good, strict=True)], pa.binary()).cast(pa.string()), good
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _plain_numbers(text: pa.Array, dialect: Csv) -> pa.Array:

@@ -19,7 +19,7 @@ import pyarrow as pa
 from pipelines.project.extensions import FILE_FORMATS
 from transforms.definitions import EventSource
 from transforms.errors import DataError
-from transforms.parsing import Decimal, Epoch, Number
+from transforms.parsing import Decimal, Enum, Epoch, Number
 
 __all__ = [
     "COMPRESSED",
@@ -98,10 +98,21 @@ def columns_of(source: EventSource) -> dict[str, str]:
             continue
         steps = f.path if isinstance(f.path, tuple) else (f.name,)
         read = {Epoch: "timestamp", Decimal: "number", Number: "number"}
-        dtype = str(f.dtype) if f.parse is None else read.get(type(f.parse), "string")
+        if f.parse is None:
+            dtype = str(f.dtype)
+        elif isinstance(f.parse, Enum):
+            dtype = _of_enum(f.parse)
+        else:
+            dtype = "string" if getattr(f.parse, "unscaled", False) else read.get(type(f.parse), "string")
         name = str(steps[0])
         out[name] = dtype if len(steps) == 1 and out.get(name, dtype) == dtype else "string"
     return out
+
+
+def _of_enum(parse: Enum) -> str:
+    """What a text stands for that is one of the keys of an Enum."""
+    kinds = {type(key) for key, _ in parse.mapping}
+    return {int: "int64", bool: "bool"}[kinds.pop()] if kinds in ({int}, {bool}) else "string"
 
 
 def format_of(suffix: str) -> type[FileFormat] | None:

@@ -1,0 +1,148 @@
+"""A subject's records in event files of text with delimiters, Avro and Arrow: found as their source reads them, and taken out.
+
+What stays is as it was: lines byte for byte, records of Avro with their schema, metadata and codec; batches of Arrow with their schema
+and metadata, uncompressed.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.forgetting.subject import Subject, column_holds, opened, packed
+from pipelines.lake.files import replaced
+from pipelines.sources.file_formats.avro_file import container
+from pipelines.sources.file_formats.file_format import COMPRESSED, RawBatch, UnreadableFileError, format_of
+from pipelines.sources.file_records import read, unread
+from transforms.definitions import Csv, EventSource, Field
+from transforms.mapping import read_records
+
+__all__ = ["is_other", "other_holds", "without_records"]
+
+ARROW = (".arrow", ".arrows", ".ipc", ".feather")
+_ANY = EventSource(name="searched", fields=[Field("key", "string", required=True)], event_time="at", tie_breaker="key")
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+def _plain(path: Path) -> str:
+    name = path.name.lower()
+    for ending in COMPRESSED:
+        name = name.removesuffix(ending)
+    return Path(name).suffix
+
+
+def _lines(path: Path, source: EventSource | None) -> Csv | None:
+    """The dialect of a file of lines; None: it is none."""
+    dialect = None if source is None else source.file_format
+    return dialect if dialect is not None and _plain(path) in dialect.suffixes else None
+
+
+def is_other(path: Path, source: EventSource) -> bool:
+    """Whether a file is one of the source's events in a format of this module."""
+    return not unread(path.name, source) and (_lines(path, source) is not None or _plain(path) in (".avro", *ARROW))
+
+
+def without_records(path: Path, subject: Subject, source: EventSource, dry_run: bool = False) -> int:
+    """Rewrite an event file without the subject's records, in one step; how many there were. Raises UnreadableFileError for a file that
+    cannot be read, or not be written as it is."""
+    asked = subject.within(path)
+    gone = {number: lines for raw in read(path, source) for number, lines in _found(raw, asked, source)}
+    if gone and not dry_run:
+        rewrite = _without_lines if _lines(path, source) else _without_avro if _plain(path) == ".avro" else _without_batches
+        try:
+            data = rewrite(path, source, gone)
+        except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+            raise UnreadableFileError(f"its other records cannot be written again: {' '.join(str(error).split())[:200]}") from error
+        with replaced(path, durable=True) as out:
+            out.write(packed(path, data))
+    return len(gone)
+
+
+def _found(raw: RawBatch, subject: Subject, source: EventSource) -> Iterator[tuple[int, int]]:
+    """Of each record that is about the subject its number, and how many lines it has."""
+    refused = raw.refused or {}
+    if raw.rows is not None:
+        mine = subject.rows(pa.Table.from_batches([raw.rows]))
+    else:
+        mine = np.array([i not in refused and _is_about(v, subject) for i, v in enumerate(raw.values or [])], bool)
+    # Of a line that cannot be read, or whose columns are not all fields, there are bytes alone.
+    unknown = not {name for name, _ in subject.keys} <= {f.name for f in source.all_fields}
+    lines: list[bytes | None] = raw.payloads.to_pylist() if raw.payloads is not None else [None] * len(mine)
+    for i, (number, line) in enumerate(zip(raw.numbers.to_pylist(), lines, strict=True)):
+        if mine[i] or (line is not None and (unknown or i in refused) and subject.stands_in(line)):
+            yield number, 1 + (line or b"").count(b"\n")
+
+
+def _is_about(values: dict[str, Any], subject: Subject) -> bool:
+    return subject.is_in(values) or any(subject.events(read_records([values], {}, s, None), 1).any() for s in subject.sources)
+
+
+def _without_lines(path: Path, source: EventSource, gone: Mapping[int, int]) -> bytes:
+    dialect = _lines(path, source)
+    assert dialect is not None
+    with opened(path) as f:
+        data = f.read()
+    plain = dialect.encoding in ("utf-8", "ascii")
+    lines: list[Any] = io.BytesIO(data).readlines() if plain else data.decode(dialect.encoding).split("\n")
+    dropped = {at for first, count in gone.items() for at in range(first, first + count)}
+    kept = [line for at, line in enumerate(lines) if at not in dropped]
+    return b"".join(kept) if plain else "\n".join(kept).encode(dialect.encoding)
+
+
+def _without_avro(path: Path, source: EventSource, gone: Mapping[int, int]) -> bytes:
+    import fastavro
+
+    def records(f: BinaryIO) -> Any:
+        return container(f, return_record_name=True)
+
+    with opened(path) as f:
+        schema, meta, reader = records(f)
+        kept = [record for at, record in enumerate(reader) if at not in gone]
+    codec = meta.get("avro.codec", b"null").decode()
+    own = {key: value.decode() for key, value in meta.items() if not key.startswith("avro.")}
+    out = io.BytesIO()
+    fastavro.writer(out, schema, kept, codec=codec, metadata=own)  # of timestamps the integers were read, and are written as they are
+    if list(records(io.BytesIO(out.getvalue()))[2]) != kept:
+        raise ValueError("a union of several types would be read as another one")
+    return out.getvalue()
+
+
+def _without_batches(path: Path, source: EventSource, gone: Mapping[int, int]) -> bytes:
+    sink, at = pa.BufferOutputStream(), 0
+    with opened(path) as f:
+        data = f.read()
+    as_file = data.startswith(b"ARROW1")
+    reader = pa.ipc.open_file(data) if as_file else pa.ipc.open_stream(data)
+    made = pa.ipc.new_file if as_file else pa.ipc.new_stream
+    with made(sink, reader.schema, options=pa.ipc.IpcWriteOptions(unify_dictionaries=as_file)) as writer:
+        for batch in (reader.get_batch(i) for i in range(reader.num_record_batches)) if as_file else reader:
+            stays = np.array([at + i not in gone for i in range(batch.num_rows)], bool)
+            at += batch.num_rows
+            for part in pa.Table.from_batches([batch]).filter(pa.array(stays)).to_batches():
+                writer.write_batch(part)
+    return bytes(sink.getvalue())
+
+
+def other_holds(path: Path, subject: Subject, source: EventSource | None) -> bool | None:
+    """Whether the subject's values stand in a file of these formats, decoded; None for another file, or one that cannot be read."""
+    dialect = _lines(path, source)
+    if dialect is not None and dialect.encoding not in ("utf-8", "ascii"):
+        with opened(path) as f:
+            return subject.stands_in(f.read().decode(dialect.encoding, "replace").encode())
+    found = format_of(_plain(path)) if _plain(path) in (".avro", *ARROW) else None
+    if found is None:
+        return None
+    try:
+        left = dict(subject.keys)
+        for raw in found(_ANY).read(lambda: opened(path), 4_096, {}):
+            assert raw.rows is not None
+            table = pa.Table.from_batches([raw.rows])
+            left = {n: v for n, v in left.items() if not any(column_holds(column, n, v) for column in table.columns)}
+        return not left
+    except UnreadableFileError:
+        return None
