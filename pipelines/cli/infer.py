@@ -23,6 +23,9 @@ def infer(
     explode: Annotated[str | None, typer.Option("--explode", help="A list of objects (its path): each element becomes an event.")] = None,
     zone: Annotated[str | None, typer.Option("--zone", help="Zone of times without one, e.g. Europe/Paris (default: UTC).")] = None,
     encoding: Annotated[str | None, typer.Option("--encoding", help="The encoding of a text file (default: UTF-8, if it is that).")] = None,
+    form: Annotated[
+        str | None, typer.Option("--format", help="A topic's format: json, avro, protobuf, csv (default: kafka.formats, or as it looks).")
+    ] = None,
     group: Annotated[bool, typer.Option("--group", help="Write a first feature group, too.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file, which must not be there yet.")] = None,
 ) -> None:
@@ -51,7 +54,10 @@ def infer(
             raise DataError(f"{what} is no file or folder, and of topics {repo} would tell the broker: {error}") from None
         reader = open_broker(settings.kafka, folder or settings.data).open_reader()
         try:
-            found = infer_topic(reader, what, name=name, rows=rows, explode=explode, event_time=event_time, zone=zone, group=group)
+            found = infer_topic(
+                reader, what, name=name, rows=rows, explode=explode, event_time=event_time, zone=zone, group=group, kafka=settings.kafka,
+                form=form,
+            )  # fmt: skip
         finally:
             reader.close()
     questions = found.text.count("QUESTION")

@@ -74,6 +74,8 @@ class Column:
     naive: bool = False
     left_out: str = ""
     name: str = ""
+    is_index: bool = False
+    """Whether it is the position of an event's element in the list that is exploded, which stands nowhere."""
 
     @property
     def required(self) -> bool:

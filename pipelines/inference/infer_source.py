@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipelines.inference.names import identifier
 from pipelines.inference.proposal import Proposal, propose
-from pipelines.inference.sampling import Sample, sample_files, sample_payloads
+from pipelines.inference.sampling import Sample, sample_files
+from pipelines.inference.topic_records import sample_payloads
 from pipelines.inference.writing import definition
+from pipelines.project.config import KafkaSettings
 from pipelines.sources.broker import PartitionReader
 from transforms.errors import DataError
 
@@ -47,10 +49,12 @@ def infer_files(
 
 def infer_topic(
     reader: PartitionReader, topic: str, *, name: str | None = None, rows: int = 20_000, explode: str | None = None,
-    event_time: str | None = None, zone: str | None = None, group: bool = False,
+    event_time: str | None = None, zone: str | None = None, group: bool = False, kafka: KafkaSettings | None = None,
+    form: str | None = None,
 ) -> Inferred:  # fmt: skip
-    """A definition for a topic of JSON records, from the first ``rows`` of all its partitions. Raises DataError, UnknownTopic,
-    BrokerAway."""
+    """A definition for a topic, from the first ``rows`` of all its partitions: of records in JSON, in Avro and Protobuf by what ``kafka``
+    says of registries and descriptors, or of lines. ``form`` is their format, where it is not ``kafka``'s and not to be told from their
+    bytes. Raises DataError, UnknownTopic, BrokerAway, ConfigError."""
     count = reader.partitions(topic)
     payloads: list[bytes | None] = []
     for partition in range(count):
@@ -64,9 +68,15 @@ def infer_topic(
             offset = fetched.next_offset
     if not payloads:
         raise DataError(f"topic {topic!r} holds no records; nothing can be said of it")
-    sample = sample_payloads(payloads, explode)
     name = name or identifier(topic.rpartition(".")[2] or topic)
-    return _made(sample, name, f"events/{name}", topic, explode, event_time, zone, group, f"topic {topic}, {sample.rows:,} records")
+    sample, form = sample_payloads(payloads, explode, kafka=kafka, name=name, topic=topic, form=form)
+    told = f"topic {topic}, {sample.rows:,} records in {form}"
+    made = _made(sample, name, f"events/{name}", topic, explode, event_time, zone, group, told)
+    if form == "json" or (kafka is not None and kafka.formats.get(name) == form):
+        return made
+    return replace(
+        made, text=f"{made.text}# tandem.yaml must say how the topic's records are encoded: kafka: {{formats: {{{name}: {form}}}}}\n"
+    )
 
 
 def _made(

@@ -102,7 +102,13 @@ def propose(sample: Sample, *, zone: str | None = None, explode: str | None = No
         column.name = taken_from(column.steps, taken)
     when, offset = _event_time(columns, event_time)
     fields = [c for c in columns if offset or c is not when]
-    tie = _tie_breaker(fields)
+    if explode is not None and not any(c.unique and c.dtype in ("string", "int64") for c in fields):
+        # Elements of one record share its time: their position tells them apart.
+        name = taken_from((*explode.split("."), "index"), taken)
+        tie = Column((name,), sample.rows, dtype="int64", name=name, is_index=True)
+        fields.append(tie)
+    else:
+        tie = _tie_breaker(fields)
     disorder = _disorder(when, sample.parts)
     return Proposal(sample, fields, when, tie, disorder, [c for c in described if c.left_out], explode=explode, offset=offset)
 

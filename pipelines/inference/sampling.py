@@ -9,7 +9,7 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from pipelines.sources.file_records import partitions_of
 from transforms.definitions import Csv, EventSource, Field
 from transforms.errors import DataError
 
-__all__ = ["Sample", "Steps", "flattened", "sample_files", "sample_payloads"]
+__all__ = ["Sample", "Steps", "dialect_of", "flattened", "json_object", "sample_files", "sample_records", "text_records", "types_of"]
 
 MOST_FILES = 20
 """Of a folder so many files are looked at, evenly spread over their names."""
@@ -87,15 +87,12 @@ def sample_files(
     )  # fmt: skip
 
 
-def sample_payloads(payloads: Sequence[bytes | None], explode: str | None = None) -> Sample:
-    """A sample of the JSON payloads of a topic's records; those that are none are left out. Raises DataError where all are."""
-    records = [r for p in payloads if p and (r := _object(p)) is not None]
-    if not records:
-        raise DataError(
-            f"none of the {len(payloads):,} records is a JSON object; infer reads JSON from topics: sample a file of events instead"
-        )
+def sample_records(
+    records: Sequence[Mapping[str, Any]], explode: str | None, dialect: Csv | None = None, types: dict[Steps, pa.DataType] | None = None
+) -> Sample:
+    """A sample of the decoded records of a topic. ``dialect`` is that of lines; ``types`` are those of columns, where they are known."""
     made = flattened(records, explode)
-    made.kind, made.suffix = "topic", ".json"
+    made.kind, made.text, made.dialect, made.kinds = "topic", dialect is not None, dialect, types or {}
     return made
 
 
@@ -182,7 +179,7 @@ def _records(file: Path, dialect: Csv | None, types: dict[Steps, pa.DataType]) -
     elif suffix in LINES:
         with opened(file) as f:
             for line in f:
-                if (record := _object(line)) is not None:
+                if (record := json_object(line)) is not None:
                     yield record
     else:
         found = format_of(suffix)
@@ -191,19 +188,21 @@ def _records(file: Path, dialect: Csv | None, types: dict[Steps, pa.DataType]) -
         for raw in found(_NAME).read(lambda: opened(file), 4_096, {}):
             assert raw.rows is not None
             for name, kind in zip(raw.rows.schema.names, raw.rows.schema.types, strict=True):
-                _types_of(kind, (name,), types)
+                types_of(kind, (name,), types)
             yield from raw.rows.to_pylist()
 
 
-def _types_of(kind: pa.DataType, at: Steps, types: dict[Steps, pa.DataType]) -> None:
+def types_of(kind: pa.DataType, at: Steps, types: dict[Steps, pa.DataType]) -> None:
+    """Note the type of a column, or of each member of one of structs."""
     if pa.types.is_struct(kind):
         for i in range(kind.num_fields):
-            _types_of(kind[i].type, (*at, kind[i].name), types)
+            types_of(kind[i].type, (*at, kind[i].name), types)
     else:
         types.setdefault(at, kind)
 
 
-def _object(line: bytes) -> dict[str, Any] | None:
+def json_object(line: bytes) -> dict[str, Any] | None:
+    """A JSON object; None for what is none."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
@@ -213,29 +212,38 @@ def _object(line: bytes) -> dict[str, Any] | None:
 
 def _text_records(file: Path, dialect: Csv) -> Iterator[Mapping[str, Any]]:
     with opened(file) as f, io.TextIOWrapper(f, dialect.encoding, errors="replace", newline="") as text:
-        reader = csv.reader(
-            text,
-            delimiter=dialect.delimiter,
-            quotechar=dialect.quote or '"',
-            quoting=csv.QUOTE_MINIMAL if dialect.quote else csv.QUOTE_NONE,
-        )
-        names: Sequence[str] = dialect.columns or [n.strip().lstrip("\ufeff") for n in next(reader, [])]
-        nulls = set(dialect.nulls)
-        for row in reader:
-            if len(row) == len(names):
-                yield {name: None if value in nulls else value for name, value in zip(names, row, strict=True)}
+        yield from text_records(text, dialect)
+
+
+def text_records(lines: Iterable[str], dialect: Csv) -> Iterator[Mapping[str, Any]]:
+    """The records of lines in a dialect; those of another number of values are left out."""
+    reader = csv.reader(
+        lines,
+        delimiter=dialect.delimiter,
+        quotechar=dialect.quote or '"',
+        quoting=csv.QUOTE_MINIMAL if dialect.quote else csv.QUOTE_NONE,
+    )
+    names: Sequence[str] = dialect.columns or [n.strip().lstrip("\ufeff") for n in next(reader, [])]
+    nulls = set(dialect.nulls)
+    for row in reader:
+        if len(row) == len(names):
+            yield {name: None if value in nulls else value for name, value in zip(names, row, strict=True)}
 
 
 def _dialect(file: Path, encoding: str | None) -> Csv:
-    """The dialect that fits the beginning of a file: of the usual delimiters the one that cuts all lines alike, into most values."""
     with opened(file) as f:
-        start = f.read(1 << 18)
+        return dialect_of(f.read(1 << 18), encoding, str(file))
+
+
+def dialect_of(start: bytes, encoding: str | None, what: str, header: bool | None = None) -> Csv:
+    """The dialect that fits the beginning of some lines: of the usual delimiters the one that cuts all alike, into most values.
+    ``header``: whether the first one is of names; None: as it looks. Raises DataError for nothing, which ``what`` names."""
     if encoding is None:
         encoding = _encoding(start)
     lines = start.decode(encoding, "replace").lstrip("\ufeff").splitlines()
     lines = [line for line in (lines[:-1] if len(start) == 1 << 18 else lines) if line.strip()][:200]
     if not lines:
-        raise DataError(f"{file} is empty; nothing can be said of it")
+        raise DataError(f"{what} is empty; nothing can be said of it")
     best: tuple[float, int, str] | None = None
     for delimiter in (",", ";", "\t", "|"):
         rows = list(csv.reader(lines, delimiter=delimiter))
@@ -247,7 +255,7 @@ def _dialect(file: Path, encoding: str | None) -> Csv:
     assert best is not None
     delimiter = best[2]
     rows = [row for row in csv.reader(lines, delimiter=delimiter) if len(row) == best[1]]
-    header = _has_header(rows)
+    header = _has_header(rows) if header is None else header
     values = {value for row in rows[1 if header else 0 :] for value in row}
     nulls = ["", *(n for n in ("\\N", "NULL", "null", "NA", "N/A", "NaN", "nan", "None") if n in values)]
     more: dict[str, Any] = {}

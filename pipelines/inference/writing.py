@@ -34,13 +34,15 @@ def definition(made: Proposal, name: str, files: str, topic: str, group: bool, t
         lines.append(f"    explode={_text(made.explode)},")
     lines += _time_lines(made)
     tie = made.tie_breaker
-    known = "no two records have the same" if tie.unique else f"{tie.distinct:,} different in {tie.rows:,} records: not unique"
+    known = f"{tie.distinct:,} different in {tie.rows:,} records: not unique"
+    if tie.unique or tie.is_index:
+        known = "no two records have the same" if tie.unique else "the position in the list"
     lines.append(f"    tie_breaker={_text(tie.name)},  # {known}")
     lines += _disorder_lines(made, used)
     lines += ["    fields=[", *(f"        {line}" for line in fields), "    ],", ")"]
     lines += [f"# {line}" for line in _left_out(made)]
     body = "\n".join(lines)
-    for function in ("Date", "Decimal", "Epoch", "Hex", "Number", "TimeFormat"):
+    for function in ("Date", "Decimal", "ElementIndex", "Epoch", "Hex", "Number", "TimeFormat"):
         if re.search(rf"\b{function}\(", body):
             used.add(function)
     if group:
@@ -90,6 +92,8 @@ def _value(value: Any) -> str:
 
 def _path(column: Column, name: str) -> str:
     steps = column.steps
+    if column.is_index:
+        return ", path=ElementIndex()"
     if steps == (name,):
         return ""
     plain = all(re.fullmatch(r"[^.\[\]]+", str(s)) or s == "[]" for s in steps)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pipelines.inference.infer_source import infer_files
 from pipelines.inference.names import identifier, taken_from
-from pipelines.inference.sampling import sample_payloads
+from pipelines.inference.topic_records import sample_payloads
 from pipelines.sources.event_files import events, list_files
 from tests.shapes.makers import SHAPES
 from transforms.definitions import EventSource, FeatureGroup
@@ -66,7 +66,7 @@ EXPECTED: dict[str, tuple[str, ...]] = {
     ),
     "orders": ("parse=Decimal(scale=2)", 'path="customer.id"', "items: a list of objects; infer --explode items"),
     "order_items": ('explode="items"', 'Field("sku", "string", required=True, path="items[].sku")',
-                    'path="items[].unitPrice", parse=Decimal(scale=2)'),
+                    'path="items[].unitPrice", parse=Decimal(scale=2)', 'tie_breaker="items_index"', 'path=ElementIndex()'),
     "local_times": (
         'TimeFormat("%d.%m.%Y %H:%M:%S", zone="Europe/Paris", ambiguous="earlier", missing="later")', 'decimal=","', 'encoding="iso8859-1"',
     ),
@@ -170,7 +170,7 @@ def test_what_cannot_be_said_is_one_line(tmp_path: Path, files: dict[str, str], 
 
 
 def test_topics_of_other_than_json() -> None:
-    assert sample_payloads([b'{"a": {"b": 1}}', b"\x00\x01", None]).columns == {("a", "b"): [1]}
+    assert sample_payloads([b'{"a": {"b": 1}}', b"\x00\x01", None])[0].columns == {("a", "b"): [1]}
     with pytest.raises(DataError, match="none of the 2 records is a JSON object"):
         sample_payloads([b"\x00", b"[1]"])
 

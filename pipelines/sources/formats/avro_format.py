@@ -35,7 +35,7 @@ from transforms.errors import ConfigError
 from transforms.origin import Origin
 from transforms.reasons import INVALID_UTF8, MALFORMED, UNKNOWN_SCHEMA
 
-__all__ = ["AvroFormat", "Decoder", "UnusableSchema", "decoder"]
+__all__ = ["AvroFormat", "Decoder", "UnusableSchema", "decoder", "written_by"]
 
 _HEADER = struct.Struct(">bI")
 MOST_REFERENCES = 100
@@ -241,6 +241,19 @@ def _load(registered: RegisteredSchema, registry: Registry, named: dict[str, Any
         return json.loads(registered.text)
     except (ValueError, RecursionError):
         raise UnusableSchema("its text is not JSON") from None
+
+
+def written_by(number: int, registry: Registry) -> Any:
+    """The schema of an id, as fastavro takes it; None where the registry knows none. Raises UnusableSchema, RegistryAway, ConfigError."""
+    found, named = registry.schema(number), dict[str, Any]()
+    if found is None:
+        return None
+    try:
+        return parse_schema(_load(found, registry, named, []), named)
+    except UnusableSchema:
+        raise
+    except Exception as error:  # of any kind: the text is somebody else's
+        raise UnusableSchema(f"it is no Avro schema: {' '.join(str(error).split())[:200]}") from None
 
 
 def _plain(schema: dict[str, Any], source: EventSource) -> list[tuple[str, tuple[int, int]]]:

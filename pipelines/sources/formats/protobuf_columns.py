@@ -26,7 +26,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from transforms.definitions import EventSource
 from transforms.places import EACH, Path
 
-__all__ = ["Column", "Want", "columns_of", "wanted"]
+__all__ = ["Column", "Want", "columns_of", "everything", "wanted"]
 
 Get = Callable[[Any], Any]
 """A message -> the value of one of its fields, None where it is null. A text of proto2 may be no UTF-8: bytes, or UnicodeDecodeError."""
@@ -44,6 +44,7 @@ _KINDS = {
 _WRAPPERS = {
     f"google.protobuf.{kind}Value" for kind in ("Double", "Float", "Int64", "UInt64", "Int32", "UInt32", "Bool", "String", "Bytes")
 }
+_SINGLE = ("google.protobuf.Timestamp", "google.protobuf.Duration", "google.type.Date")
 _OPAQUE = pa.struct([pa.field("fields", pa.null())])
 """A message that is asked for as a whole, which no field of the contract can be."""
 
@@ -95,6 +96,19 @@ def columns_of(message: Descriptor, asked: Mapping[str, Want]) -> list[Column]:
     return [Column(name, *_field(found, want)) for name, want in asked.items() if (found := message.fields_by_name.get(name)) is not None]
 
 
+def everything(message: Descriptor, depth: int = 4) -> dict[str, Want]:
+    """All fields of a message and of those within, ``depth`` deep; of maps none, as nobody knows their keys."""
+    out = {}
+    for of in message.fields:
+        inner = of.message_type
+        if inner is not None and (inner.GetOptions().map_entry or depth < 2):
+            continue
+        known = inner is None or inner.full_name in _WRAPPERS or inner.full_name in _SINGLE
+        want = Want() if known else Want(parts=everything(inner, depth - 1))
+        out[of.name] = Want(items=want) if _repeated(of) else want
+    return out
+
+
 def _field(of: FieldDescriptor, want: Want) -> tuple[pa.DataType, Get]:
     read, name = attrgetter(of.name), of.name
     if of.message_type is not None and of.message_type.GetOptions().map_entry:
@@ -141,7 +155,7 @@ def _message(of: Descriptor, want: Want) -> tuple[pa.DataType, Get]:
         kind, convert = _value(of.fields_by_name["value"], want)
         return kind, (lambda message: message.value) if convert is None else (lambda message: convert(message.value))
     if of.full_name == "google.protobuf.Timestamp" and not want.parts:
-        return pa.timestamp("us"), lambda message: _fits(message.seconds * 1_000_000 + message.nanos // 1000)
+        return pa.timestamp("us", "UTC"), lambda message: _fits(message.seconds * 1_000_000 + message.nanos // 1000)
     if of.full_name == "google.protobuf.Duration" and not want.parts:
         if want.dtype == "float64":
             return pa.float64(), lambda message: message.seconds + message.nanos / 1e9

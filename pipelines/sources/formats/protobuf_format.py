@@ -141,6 +141,18 @@ class ProtobufFormat(RecordFormat):
         parts.append(refusals(refused, self.source, now_us, max_future_us))
         return merged(parts, self.source)
 
+    def message(self, payload: bytes) -> Any:
+        """One record as the message that it is, by the schema that it was written with; None where it is none of a known schema. Raises
+        RegistryAway and ConfigError."""
+        end = 0 if not payload or payload[0] else 6 if payload[5:6] == b"\x00" else _header_end(payload)
+        found: _Reader | str | None = self._find(payload[:end]) if end else self._plain if payload and payload[0] else None
+        if not isinstance(found, _Reader):
+            return None
+        try:
+            return found.made.FromString(payload[end:])
+        except DecodeError:
+            return None
+
     def _find(self, head: bytes) -> _Reader | str:
         """What reads the records with this header, or why nothing does. An unknown id is asked for again later: it may be on its way."""
         if self._file is not None:

@@ -1,0 +1,121 @@
+"""The payloads of a topic as records, by the format that they are in: what ``kafka.formats`` says, or what their bytes look like."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.inference.sampling import Sample, Steps, dialect_of, json_object, sample_records, text_records, types_of
+from pipelines.project.config import KafkaSettings
+from pipelines.sources.formats.framing import HEADER
+from transforms.definitions import EventSource, Field
+from transforms.errors import ConfigError, DataError
+
+__all__ = ["sample_payloads"]
+
+_FRAMED = {"AVRO": "avro", "PROTOBUF": "protobuf", "JSON": "json_schema"}
+
+
+def sample_payloads(
+    payloads: Sequence[bytes | None], explode: str | None = None, *, kafka: KafkaSettings | None = None, name: str = "sampled",
+    topic: str = "", form: str | None = None,
+) -> tuple[Sample, str]:  # fmt: skip
+    """A sample of the records of a topic, and their format; records that are none of it are left out. ``name`` is the source's, whose
+    settings of ``kafka`` count. Raises DataError where no record can be read; ConfigError and RegistryAway."""
+    kafka = kafka or KafkaSettings()
+    source = EventSource(name=name, fields=[Field("key", "string", required=True)], event_time="at", tie_breaker="key", topic=topic)
+    known = [p for p in payloads if p]
+    form = form or kafka.formats.get(name) or _looks_like(known, source, kafka)
+    types: dict[Steps, pa.DataType] = {}
+    dialect = None
+    if form in ("json", "json_schema"):
+        records = [r for p in known if (r := json_object(p[HEADER.size :] if p[0] == 0 else p)) is not None]
+    elif form == "csv":
+        lines = b"\n".join(p.rstrip(b"\r\n") for p in known)
+        dialect = dialect_of(lines[: 1 << 18], None, f"topic {topic}", header=False)
+        records = list(text_records(io.StringIO(lines.decode(dialect.encoding, "replace"), newline=""), dialect))  # type: ignore[arg-type]
+    elif form == "avro":
+        records = _avro(known, source, kafka)
+    elif form == "protobuf":
+        records = _protobuf(known, source, kafka, types)
+    else:
+        raise DataError(f"records in the format {form!r} are known to its package alone; sample a file of events instead")
+    if not records:
+        raise DataError(f"none of the {len(payloads):,} records can be read as {form}; say --format, or sample a file of events instead")
+    return sample_records(records, explode, dialect, types), form
+
+
+def _looks_like(payloads: Sequence[bytes], source: EventSource, kafka: KafkaSettings) -> str:
+    """JSON where some record is an object, else by the registry's word, else lines where they are text."""
+    if any(json_object(p) is not None for p in payloads):
+        return "json"
+    framed = next((p for p in payloads if p[0] == 0 and len(p) > HEADER.size), None)
+    if framed is not None:
+        if not kafka.schema_registry:
+            raise ConfigError(
+                "its records begin as those of a schema registry do, with a zero byte and a schema's id: set kafka.schema_registry"
+            )
+        from pipelines.sources.formats.avro_format import AvroFormat
+
+        found = AvroFormat(source, kafka).registry.schema(HEADER.unpack_from(framed)[1])
+        if found is not None:
+            return _FRAMED.get(found.kind, found.kind.lower())
+    if kafka.format_options.get(source.name, {}).get("descriptor"):
+        return "protobuf"
+    try:
+        text = b"".join(payloads[:100]).decode()
+    except UnicodeDecodeError:
+        text = "\0"
+    if (payloads and text.isprintable()) or "\t" in text:
+        return "csv"
+    raise DataError(
+        f"none of the {len(payloads):,} records is a JSON object or a line of text; say --format avro or protobuf, with"
+        " kafka.schema_registry or a descriptor in kafka.format_options"
+    )
+
+
+def _avro(payloads: Sequence[bytes], source: EventSource, kafka: KafkaSettings) -> list[dict[str, Any]]:
+    import fastavro
+
+    from pipelines.sources.formats.avro_format import AvroFormat, UnusableSchema, written_by
+
+    registry, schemas, out = AvroFormat(source, kafka).registry, dict[int, Any](), list[dict[str, Any]]()
+    for payload in payloads:
+        if payload[0] or len(payload) <= HEADER.size:
+            continue
+        number = HEADER.unpack_from(payload)[1]
+        if number not in schemas:
+            try:
+                schemas[number] = written_by(number, registry)
+            except UnusableSchema as error:
+                raise DataError(f"schema {number}: {error}") from None
+        try:
+            record = schemas[number] and fastavro.schemaless_reader(io.BytesIO(payload[HEADER.size :]), schemas[number], None)
+        except Exception:  # whatever odd bytes do to the decoder, it is the record that is none
+            continue
+        if isinstance(record, dict):
+            out.append(record)
+    return out
+
+
+def _protobuf(
+    payloads: Sequence[bytes], source: EventSource, kafka: KafkaSettings, types: dict[Steps, pa.DataType]
+) -> list[dict[str, Any]]:
+    from pipelines.sources.formats.protobuf_columns import columns_of, everything
+    from pipelines.sources.formats.protobuf_format import ProtobufFormat
+
+    form, columns, out = ProtobufFormat(source, kafka), dict[str, Any](), list[dict[str, Any]]()
+    for payload in payloads:
+        message = form.message(payload)
+        if message is None:
+            continue
+        own = columns.get(message.DESCRIPTOR.full_name)
+        if own is None:
+            own = columns[message.DESCRIPTOR.full_name] = columns_of(message.DESCRIPTOR, everything(message.DESCRIPTOR))
+            for column in own:
+                types_of(column.type, (column.name,), types)
+        out.append({column.name: pa.array([column.get(message)], column.type)[0].as_py() for column in own})
+    return out

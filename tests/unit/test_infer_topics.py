@@ -1,0 +1,140 @@
+"""``tandem infer TOPIC`` in each record format: the definition that it writes takes every record that it was written from."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import struct
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipelines.inference.infer_source import infer_topic
+from pipelines.project.config import KafkaSettings
+from pipelines.sources.formats.record_format import record_format
+from pipelines.sources.memory import MemoryBroker
+from tests.protobuf_types import classes, descriptor_set, file_of
+from tests.schema_registry import SchemaRegistry, schema_registry
+from transforms.definitions import EventSource
+from transforms.errors import ConfigError, DataError
+from transforms.instants import micros_of
+
+T0 = datetime(2024, 5, 1, tzinfo=UTC)
+NOW = micros_of(T0) + 86_400_000_000
+N = 400
+AVRO = {
+    "type": "record", "name": "Order", "fields": [
+        {"name": "orderId", "type": "string"}, {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+        {"name": "sent", "type": ["null", {"type": "long", "logicalType": "local-timestamp-micros"}]},
+        {"name": "total", "type": {"type": "bytes", "logicalType": "decimal", "precision": 10, "scale": 2}},
+        {"name": "state", "type": {"type": "enum", "name": "State", "symbols": ["NEW", "PAID"]}},
+        {"name": "user", "type": {"type": "record", "name": "User", "fields": [
+            {"name": "id", "type": "long"}, {"name": "since", "type": {"type": "int", "logicalType": "date"}},
+            {"name": "seen", "type": {"type": "long", "logicalType": "timestamp-millis"}}]}},
+        {"name": "tags", "type": {"type": "array", "items": "string"}},
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def registry() -> Iterator[SchemaRegistry]:
+    with schema_registry() as running:
+        yield running
+
+
+def times() -> list[datetime]:
+    return [T0 + timedelta(seconds=int(s)) for s in np.random.default_rng(1).integers(0, 50_000, N)]
+
+
+def inferred(payloads: list[bytes], kafka: KafkaSettings, **more: Any) -> tuple[str, EventSource]:
+    broker = MemoryBroker()
+    broker.create_topic("shop.orders", 2)
+    for partition in (0, 1):
+        part = payloads[partition::2]
+        broker.append("shop.orders", partition, part, [None] * len(part), [[]] * len(part), [0] * len(part))
+    text = infer_topic(broker.open_reader(), "shop.orders", kafka=kafka, **more).text
+    values: dict[str, Any] = {}
+    exec(compile(text, "orders.py", "exec"), values)
+    return text, values["orders"]
+
+
+def takes_all(source: EventSource, kafka: KafkaSettings, payloads: list[bytes]) -> list[dict[str, Any]]:
+    checked = record_format(source, kafka).decode(pa.array(payloads, pa.binary()), NOW, 0)
+    assert checked.details.drop_null().to_pylist() == []
+    return checked.valid.to_pylist()
+
+
+def test_avro_by_a_registry(registry: SchemaRegistry) -> None:
+    number = registry.register("shop.orders-value", json.dumps(AVRO), "AVRO")
+    schema, payloads = fastavro.parse_schema(AVRO), []
+    for n, at in enumerate(times()):
+        user = {"id": n % 9, "since": at.date(), "seen": at}
+        order = {"orderId": f"o{n}", "at": at, "sent": at.replace(tzinfo=None) if n % 3 else None, "total": Decimal(n).scaleb(-2),
+                 "state": ["NEW", "PAID"][n % 2], "user": user, "tags": ["a"] * (n % 3)}  # fmt: skip
+        out = io.BytesIO()
+        fastavro.schemaless_writer(out, schema, order)
+        payloads.append(struct.pack(">bI", 0, number) + out.getvalue())
+    kafka = KafkaSettings(schema_registry=registry.url)
+    text, source = inferred(payloads, kafka)
+    assert "kafka: {formats: {orders: avro}}" in text and 'domain=["NEW", "PAID"]' in text and 'path="user.since", parse=Date()' in text
+    events = takes_all(source, KafkaSettings(schema_registry=registry.url, formats={"orders": "avro"}), payloads)
+    assert [e["at"] for e in events] == times() and [e["total"] for e in events] == [n / 100 for n in range(N)]
+    with pytest.raises(ConfigError, match=r"set kafka\.schema_registry"):
+        inferred(payloads, KafkaSettings())
+
+
+@pytest.mark.parametrize("framed", [False, True])
+def test_protobuf_by_a_descriptor_or_a_registry(registry: SchemaRegistry, tmp_path: Path, framed: bool) -> None:
+    fields = {
+        "orderId": "string", "at": ".google.protobuf.Timestamp", "user": ".shop.Order.User", "cents": "int64", "kind": "enum .shop.Kind",
+        "note": ".google.protobuf.StringValue", "tags": "repeated string", "labels": "map string string",
+        "items": "repeated .shop.Order.Item",
+    }  # fmt: skip
+    imports = ("google/protobuf/timestamp.proto", "google/protobuf/wrappers.proto")
+    nested = {"Order.User": {"userId": "string", "country": "optional string"}, "Order.Item": {"sku": "string"}}
+    file = file_of("order.proto", {"Order": fields, **nested}, enums={"Kind": ["UNKNOWN", "VIEW", "BUY"]}, imports=imports)
+    payloads = []
+    for n, at in enumerate(times()):
+        order = classes(file)["shop.Order"](orderId=f"o{n}", cents=n, kind=n % 2 + 1, tags=["a"] * (n % 3), items=[{"sku": "s"}])
+        order.at.FromDatetime(at.replace(tzinfo=None))
+        order.user.userId = f"u{n % 7}"
+        if n % 2:
+            order.user.country, order.note.value = "NO", "n"
+        payloads.append(order.SerializeToString())
+    kafka = KafkaSettings(format_options={"orders": {"descriptor": str(tmp_path / "o.desc"), "message": "shop.Order"}})
+    (tmp_path / "o.desc").write_bytes(descriptor_set(file))
+    if framed:
+        number = registry.register("shop.orders-value", base64.b64encode(file.SerializeToString()).decode(), "PROTOBUF")
+        payloads, kafka = [struct.pack(">bI", 0, number) + b"\0" + p for p in payloads], KafkaSettings(schema_registry=registry.url)
+    text, source = inferred(payloads, kafka)
+    assert 'domain=["BUY", "VIEW"]' in text and 'path="user.country"' in text and "items: a list of objects" in text
+    events = takes_all(source, kafka.model_copy(update={"formats": {"orders": "protobuf"}}), payloads)
+    assert [e["at"] for e in events] == times() and events[1]["user_user_id"] == "u1"
+
+
+def test_lines_and_json_behind_a_schema(registry: SchemaRegistry) -> None:
+    lines = [f"o{n};{at:%d.%m.%Y %H:%M:%S};{n},5;u{n % 7}".encode() for n, at in enumerate(times())]
+    text, source = inferred(lines, KafkaSettings(), zone="Europe/Paris")
+    assert 'TimeFormat("%d.%m.%Y %H:%M:%S", zone="Europe/Paris")' in text and "kafka: {formats: {orders: csv}}" in text
+    events = takes_all(source, KafkaSettings(formats={"orders": "csv"}), lines)
+    assert [e["column_3"] for e in events] == [n + 0.5 for n in range(N)]
+    number = registry.register("shop.orders-value", json.dumps({"type": "object"}), "JSON")
+    kafka = KafkaSettings(schema_registry=registry.url)
+    framed = [struct.pack(">bI", 0, number) + json.dumps({"id": n, "at": micros_of(at)}).encode() for n, at in enumerate(times())]
+    text, source = inferred(framed, kafka)
+    assert len(takes_all(source, kafka.model_copy(update={"formats": {"orders": "json_schema"}}), framed)) == N
+
+
+def test_what_cannot_be_told_is_one_line() -> None:
+    with pytest.raises(DataError, match="none of the 2 records is a JSON object or a line of text; say --format"):
+        inferred([b"\xff\xfe\x01", b"\x08\x96"], KafkaSettings())
+    with pytest.raises(DataError, match="known to its package alone"):
+        inferred([b"x"], KafkaSettings(), form="xml")
