@@ -15,6 +15,7 @@ from pipelines.project.config import moment
 from pipelines.tracking.run_observer import RunObserver
 from transforms.definitions import duration_name
 from transforms.errors import ConfigError, DataError
+from transforms.plain_paths import plain_path
 
 if TYPE_CHECKING:
     from pipelines.lake.runs import Run
@@ -120,6 +121,8 @@ def materialize(repo: Repo, start: datetime, end: datetime, steps: Steps) -> Non
     from pipelines.feature_store.materialize import materialize as into_online_store
     from pipelines.project.recording import recorded
 
+    if start > end:
+        raise ConfigError(f"range {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}: the end is before the start")
     finish(repo, steps.say)
     with recorded(repo, "materialize", range=[start.isoformat(), end.isoformat()]) as run, steps.doing("materialize"):
         made = into_online_store(repo, start, end, say=steps.say)
@@ -258,7 +261,7 @@ def evaluate(
             if tfma and found.predictions:
                 folders = write_tfma(found, chosen, run.folder / "tfma")
                 run.save(tfma={str(v): str(f.relative_to(repo.data)) for v, f in folders.items()})
-                steps.say(f"TFMA: tfma.load_eval_result('{next(iter(folders.values()))}')")
+                steps.say(f"TFMA: tfma.load_eval_result('{plain_path(next(iter(folders.values())))}')")
         return {"run": run.id, **found.to_dict()}
 
 

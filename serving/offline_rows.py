@@ -27,6 +27,7 @@ from serving.feast_objects import DEFINITION
 from transforms.definitions import FINGERPRINT, REVISION
 from transforms.errors import StoreError
 from transforms.instants import micros_of
+from transforms.plain_paths import matching
 from transforms.run_cover import COVER, Segment, read_cover, segments
 
 __all__ = ["NOTHING", "OfflineRows", "one_line", "pinned", "quoted"]
@@ -92,7 +93,8 @@ class OfflineRows:
         self._physical = {new: old for old, new in (source.field_mapping or {}).items()}
         self._db = db
         if not self.empty:
-            text = ", ".join(f"'{_escaped(p)}'" for p in dict.fromkeys(name for name, _, _ in self._spans))
+            # DuckDB takes signs of a pattern in a name for such: of data[1] it reads data1.
+            text = ", ".join(f"'{_escaped(glob.escape(p))}'" for p in dict.fromkeys(name for name, _, _ in self._spans))
             self.table = f"read_parquet([{text}], union_by_name = true, hive_partitioning = false, filename = '{_FILE}')"
             try:
                 self.types = {r[0]: r[1] for r in db.execute(f"DESCRIBE SELECT * EXCLUDE {_FILE} FROM {self.table}").fetchall()}
@@ -103,10 +105,8 @@ class OfflineRows:
         """The Parquet files, and the folders of runs, also of those that made no row: absence counts."""
         at = self.path.find("/run=*/")
         if at < 0:
-            return sorted(glob.glob(self.path, recursive=True)), []
-        group = Path(self.path[:at])  # taken as it stands: a data folder may be called data[1]
-        runs = sorted(str(p) for p in group.glob("run=*"))
-        return sorted(str(p) for p in group.glob(self.path[at + 1 :])), runs
+            return [str(p) for p in matching(self.path)], []
+        return [str(p) for p in matching(self.path)], sorted(str(p) for p in Path(self.path[:at]).glob("run=*"))
 
     def _spans_of(self, files: Sequence[str]) -> list[tuple[str, int, int]]:
         """(file, after, upto): which event timestamps of which file count. Files of no known run count where no run decides."""

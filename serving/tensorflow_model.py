@@ -13,6 +13,7 @@ import numpy.typing as npt
 from serving.errors import ModelError
 from serving.model_files import SPEC as SPEC_FILE
 from serving.model_samples import SAMPLE_ROWS, made_up, padded, same_in_any_batch
+from transforms.plain_paths import plain_path
 from transforms.plan import Plan, checked
 from transforms.tensorflow_settings import settle_tensorflow
 from transforms.tensors import tensors_of
@@ -43,7 +44,8 @@ class SavedModel:
         import tensorflow as tf
 
         try:
-            self._saved = tf.saved_model.load(str(path))  # the signature holds only weak references to the model's variables and tables
+            # Kept, as the signature holds only weak references to the model's variables and tables.
+            self._saved = tf.saved_model.load(str(plain_path(path)))
             self._function = self._saved.signatures["serving_default"]
             tensors = dict(self._function.structured_input_signature[1])
             outputs = sorted(self._function.structured_outputs)

@@ -24,6 +24,7 @@ FLOOR0 = tuple(
         "run_cover",
         "data_folder",
         "own_program",
+        "plain_paths",
         "tensorflow_settings",
         "durations",
         "places",

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from transforms.errors import GraphError
+from transforms.plain_paths import plain_path
 
 __all__ = ["model_hashes", "read_proto", "sha"]
 
@@ -152,7 +153,7 @@ def _variables(model: Path) -> bytes:
         return b""
     import tensorflow as tf
 
-    reader = tf.train.load_checkpoint(str(prefix))
+    reader = tf.train.load_checkpoint(str(plain_path(prefix)))
     parts = []
     for key in sorted(reader.get_variable_to_shape_map()):
         if key not in ("_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter/.ATTRIBUTES/VARIABLE_VALUE"):

@@ -39,6 +39,7 @@ from transforms.errors import GraphError
 from transforms.fingerprint import model_hashes, sha
 from transforms.graph_columns import LANES, GraphColumn, input_width, to_arrow, with_width
 from transforms.graph_plan import checked_plan
+from transforms.plain_paths import plain_path
 from transforms.tensorflow_settings import settle_tensorflow
 from transforms.tensors import tensors_of
 
@@ -161,7 +162,7 @@ class TransformGraph:
         import tensorflow as tf
 
         try:
-            self._model = tf.saved_model.load(str(model))
+            self._model = tf.saved_model.load(str(plain_path(model)))
             function = self._model.transform_fn
         except Exception as error:
             raise GraphError(f"transform graph {model} does not load: {str(error).splitlines()[0]}; build it again") from None

@@ -2,12 +2,13 @@
 
 A column that may be null is a ``SparseTensor`` in which a null is absent, and TensorFlow subtracts or divides two of these only where both
 have values in the same rows. :func:`difference` and :func:`ratio` take any columns of one value per row, in any mixture: sparse or dense,
-int64 or float32, or a plain number.
+int64 or float32, or a number: a plain one, or one that an analyzer finds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral, Real
 from typing import Any
 
 import tensorflow as tf
@@ -47,11 +48,15 @@ def _made(what: str, a: Any, b: Any, of: Callable[[Any, Any], Any], whole: bool)
 
 def _column(what: str, x: Any) -> tuple[Any, Any]:
     """The values of a column, [rows] or scalar, whatever stands where none is, and which are there."""
-    if isinstance(x, int | float):
-        values = tf.constant(x, tf.int64 if isinstance(x, int) else tf.float32)
+    if isinstance(x, Real):  # NumPy's too
+        values = tf.constant(x, tf.int64 if isinstance(x, Integral) else tf.float32)
         return values, tf.constant(True)
+    if not isinstance(x, tf.Tensor | tf.SparseTensor):
+        raise DefinitionError(f"{what}: {type(x).__name__} is no column of one value per row, and no number")
     if x.dtype == tf.string:
         raise DefinitionError(f"{what}: a column of texts is no number; take one of int64 or float64 fields")
+    if x.shape.rank == 0:  # a number that the analysis finds: tft.mean and the like
+        return x, tf.constant(True)
     width = x.shape[1] if x.shape.rank == 2 else 1
     if width not in (None, 1):
         raise DefinitionError(f"{what}: a column of lists of up to {width} values has not one value per row; take an aggregate that has")

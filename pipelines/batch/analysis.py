@@ -23,6 +23,7 @@ from transforms.definitions import RESERVED, FeatureGroup
 from transforms.errors import GraphError
 from transforms.graph import TransformGraph, save_graph
 from transforms.graph_columns import input_width, tensor_values, with_width
+from transforms.plain_paths import plain_path
 
 __all__ = ["analyze_groups", "check_row_by_row", "graph_inputs", "outputs_of", "to_tft_batch", "wrap_preprocessing_fn"]
 
@@ -247,7 +248,7 @@ def analyze_groups(
     beam: Any = typed_beam
     tft_beam: Any = typed_tft_beam
 
-    with tempfile.TemporaryDirectory(prefix="analyze-", dir=temp_dir) as temp:
+    with tempfile.TemporaryDirectory(prefix="analyze-", dir=plain_path(temp_dir or tempfile.gettempdir())) as temp:
         say(f"analyzing {len(work)} group{'s' if len(work) > 1 else ''}: {', '.join(work)}")
         with beam.Pipeline(options=options() if pipeline_options is None else pipeline_options) as pipeline:
             for name, (_, inputs, wrapped, files, _) in work.items():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -106,7 +106,7 @@ def run_batch(
     }
     if dialects := {n: repr(s.file_format) for n, s in sources.items() if s.file_format is not None}:
         key["file_formats"] = dialects  # the same bytes are other events in another one
-    run = runs.begin(data, "batch", key, now, anew=anew)
+    run = runs.begin(data, "batch", key, now, anew=anew, replaced=lambda earlier: _replaced(data, earlier, repo.groups, start, end))
     if run.status == "complete":
         progress(f"run {run.id} already holds these rows; nothing to do (--anew makes them again)")
         return BatchResult(run, True)
@@ -154,6 +154,18 @@ def _make_anew(
         raise
 
 
+def _replaced(data: Path, earlier: runs.Run, groups: Collection[str], start: datetime, end: datetime) -> bool:
+    """Whether a newer run has said something about some of the rows that ``earlier`` made, or would make: of what both cover the newer one
+    decides. So a log that is as it was before a correction, or a definition that came back, is a run of its own."""
+    mine = (earlier.created, earlier.id)
+    newer = (r for r in runs.list_runs(data) if r.kind == "batch" and r.status == "complete" and (r.created, r.id) > mine)
+    for run in newer:
+        after, upto = (datetime.fromisoformat(str(t)) for t in run.head.range or (end, end))
+        if after < end and start < upto and not set(groups).isdisjoint(run.record.fingerprints):
+            return True
+    return False
+
+
 def _first_event(group: FeatureGroup, start: int, end: int) -> int:
     """The earliest event time that rows after ``start``, or a stream that goes on at ``end``, can need."""
     return min(start - group.longest_us - group.hop_us, steps.seed_start(group, end))
@@ -198,9 +210,17 @@ def _make(
     counts = json.loads((run.folder / "stats.json").read_text())
     rejected = {k.removeprefix("rejected/"): n for k, n in sorted(counts.items()) if k.startswith("rejected/")}
     read_total = sum(n for k, n in counts.items() if k.startswith("read/"))
+    misplaced = {k.removeprefix("misplaced/"): n for k, n in sorted(counts.items()) if k.startswith("misplaced/")}
+    if misplaced:
+        named = ", ".join(f"{n:,} of {source}" for source, n in misplaced.items())
+        progress(
+            f"events in a date= folder of another day (UTC): {named}; a run that does not read that day does not see them:"
+            " put each below its own day, or give folders by other days another name"
+        )
     run.save(
         events={k.removeprefix("read/"): n for k, n in sorted(counts.items()) if k.startswith("read/")},
         filtered={k.removeprefix("filtered/"): n for k, n in sorted(counts.items()) if k.startswith("filtered/")},
+        misplaced=misplaced,
         rejected=rejected,
         rejected_fields={k.removeprefix("rejected_fields/"): n for k, n in sorted(counts.items()) if k.startswith("rejected_fields/")},
         rows={k.removeprefix("rows/"): n for k, n in sorted(counts.items()) if k.startswith("rows/")},

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from transforms.contract import field_of
 from transforms.definitions import CREATED, FINGERPRINT, TIMESTAMP, EventSource, FeatureGroup, micros
 from transforms.graph import TransformGraph
 from transforms.hashing import shard_of
-from transforms.instants import instant
+from transforms.instants import instant, micros_of
 
 __all__ = [
     "ReadEvents", "Tile", "TransformFile", "WindowRows", "WriteDeadLetters", "from_ipc", "seed_start", "slice_us", "to_ipc",
@@ -85,7 +86,8 @@ class ReadEvents(beam.DoFn):
     """EventFile -> valid batches of ``source`` with event times in [start, end).
 
     Main output: RecordBatch. Output ``invalid``: (file name, table of its rejects). Output ``stats``: (name, number): events read,
-    filtered by the source's ``where`` (not among those read), rejected by reason, and by reason and field.
+    filtered by the source's ``where`` (not among those read), misplaced (in a ``date=`` folder of another day, which other runs may not
+    look into), rejected by reason, and by reason and field.
     """
 
     def __init__(self, source: EventSource, start: int, end: int, now_us: int, max_future_us: int) -> None:
@@ -93,7 +95,8 @@ class ReadEvents(beam.DoFn):
 
     def process(self, file: EventFile) -> Iterator[Any]:
         """Read one file, a batch at a time."""
-        name, letters, total, filtered = self.source.name, [], 0, [0]
+        name, letters, total, filtered, misplaced = self.source.name, [], 0, [0], 0
+        day = None if file.date is None else micros_of(datetime(file.date.year, file.date.month, file.date.day, tzinfo=UTC))
         for valid, rejected in events(
             file.path, self.source, self.now_us, self.max_future_us,
             name=file.name, partitions=file.partitions, filtered=filtered.append,
@@ -103,11 +106,15 @@ class ReadEvents(beam.DoFn):
                 letters.append(rejected)
             times = valid.column(0).cast(pa.int64()).to_numpy(zero_copy_only=False)
             inside = (times >= self.start) & (times < self.end)
+            if day is not None:
+                misplaced += int(((times < day) | (times >= day + DAY_US)).sum())
             if inside.any():
                 yield valid if inside.all() else valid.filter(pa.array(inside))
         yield beam.pvalue.TaggedOutput("stats", (f"read/{name}", total))
         if sum(filtered):
             yield beam.pvalue.TaggedOutput("stats", (f"filtered/{name}", sum(filtered)))
+        if misplaced:
+            yield beam.pvalue.TaggedOutput("stats", (f"misplaced/{name}", misplaced))
         if letters:
             table = pa.Table.from_batches(letters)
             yield beam.pvalue.TaggedOutput("invalid", (file.name, table))

@@ -69,6 +69,8 @@ def run_table(manifest: dict[str, Any]) -> Table:
     table.caption = f"{read:,} events read; rejected: {reasons}" + (f"; files passed over: {passed}" if passed else "")
     if filtered := ", ".join(f"{n:,} of {source}" for source, n in manifest.get("filtered", {}).items()):
         table.caption += f"; filtered by where: {filtered}"
+    if misplaced := ", ".join(f"{n:,} of {source}" for source, n in manifest.get("misplaced", {}).items()):
+        table.caption += f"; in a folder of another day: {misplaced}"
     if odd := ", ".join(f"{n:,} of {feature}" for feature, n in manifest.get("nonfinite", {}).items()):
         table.caption += f"; NaN or infinite: {odd}"
     return table

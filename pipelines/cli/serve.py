@@ -41,6 +41,7 @@ def serve(
 
     from pipelines.lake.graphs import applying
     from pipelines.project.config import load_settings
+    from pipelines.project.settings_errors import mistake
     from serving.settings import ServingSettings
 
     repo = repo.resolve()
@@ -70,11 +71,10 @@ def serve(
                 **{k: v for k, v in given.items() if v is not None},
             },
         )
-    except (ValidationError, TypeError) as error:
-        first = (
-            error.errors()[0] if isinstance(error, ValidationError) else {"loc": ("settings",), "msg": str(error), "input": settings.serve}
-        )
-        raise ConfigError(f"serve.{'.'.join(map(str, first['loc']))}: {first['msg']} (got {first['input']!r}); correct it") from None
+    except ValidationError as error:
+        raise ConfigError(f"serve.{mistake(ServingSettings, error)}") from None
+    except TypeError as error:  # a key that is not the repository's to set
+        raise ConfigError(f"serve: {error}; drop the key") from None
     chosen.exposure()
     if applying(settings.data) is not None:
         _finish(repo, data)

@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.feature_store.inside import inside
+from pipelines.lake import runs
+from pipelines.lake.graphs import graph_for
+from pipelines.lake.value_code import meaning, value_files
+from pipelines.project.repository import load_repo
 from serving.projections import FeatureSet
 from transforms.definitions import RESERVED
-from transforms.errors import DefinitionError
+from transforms.errors import DefinitionError, GraphError
 
-__all__ = ["check_fields", "check_services", "defined_services", "unlike_the_registry"]
+__all__ = ["check_fields", "check_services", "defined_services", "edited_since", "unlike_the_registry"]
 
 
 def defined_services(repo: Path) -> dict[str, Any]:
@@ -73,6 +77,32 @@ def unlike_the_registry(service: Any, applied: FeatureSet) -> str:
     mend = "tandem batch, then tandem apply" if pending else "tandem apply"
     what = f"feature service {service.name!r} in the files differs from the applied one, which is used"
     return f"{what} ({'; '.join(parts)}); to train on that of the files, run {mend} first"
+
+
+def edited_since(repo: Path, data: Path, views: Iterable[str]) -> list[str]:
+    """A line for each of the views whose group the repository's files define otherwise than it is applied, and one that names the files
+    whose code (a preprocessing_fn) was edited since the applied graphs were made. Raises what the files raise."""
+    loaded, out = load_repo(repo), []
+    code = {name: meaning(path)[:16] for name, path in value_files(repo, repo, loaded.settings.definitions).items() if name[:5] == "repo/"}
+    own = f"repo/{loaded.settings.definitions}.py"  # what it says of groups is compared as such
+    complete = [r for r in runs.list_runs(data) if r.kind == "batch" and r.status == "complete"]
+    edited: dict[str, None] = {}
+    for group in (loaded.groups[view] for view in views if view in loaded.groups):
+        try:
+            fingerprint = graph_for(data, group, "tandem batch, then tandem apply")
+        except GraphError as error:
+            out.append(f"{error}; until then the applied one is used")
+            continue
+        made_by = (r for r in reversed(complete) if r.record.fingerprints.get(group.name) == fingerprint and not r.manifest.get("pinned"))
+        if group.preprocessing_fn is None or (run := next(made_by, None)) is None:
+            continue
+        then = run.record.code.get("value_files", {})
+        edited |= {name: None for name in {*then, *code} if name[:5] == "repo/" and name != own and then.get(name) != code.get(name)}
+    if edited:
+        names = ", ".join(sorted(name.removeprefix("repo/") for name in edited))
+        mend = "to train on what they say now, run tandem batch, then tandem apply first"
+        out.append(f"code was edited since the applied graphs were made, which are used ({names}); {mend}")
+    return out
 
 
 def _some(names: list[str]) -> str:

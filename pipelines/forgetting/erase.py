@@ -93,6 +93,8 @@ def _erase(repo: Repo, subject: Subject, dry_run: bool, say: Callable[[str], Non
     for path, (name, source) in linked.items():
         _linked_file(path, name, source, subject, dry_run, report, entities)
     _labels(data, answers, dry_run, report)
+    if not report.found:
+        _check_names(repo, subject)
     say("the online store")
     _online(repo, subject, entities, dry_run, report)
     if not dry_run:
@@ -116,6 +118,13 @@ def _check_keys(repo: Repo, subject: Subject) -> None:
         kinds = {f.dtype for g in repo.groups.values() for f in g.key_fields if f.name == name}
         if kinds == {"int64"} and not re.fullmatch(r"-?(0|[1-9][0-9]{0,18})", value):
             raise DataError(f"--entity {name}={value!r}: {name} is int64, and this is no such number; correct it")
+
+
+def _check_names(repo: Repo, subject: Subject) -> None:
+    """For a subject of which nothing was found. Raises DataError for a name that no source has: a slip would pass for forgotten."""
+    known = {f.name for s in repo.sources.values() for f in s.fields}
+    if unknown := [name for name, _ in subject.keys if name not in known]:
+        raise DataError(f"--entity {unknown[0]}=...: nothing has such a key; the sources have {', '.join(sorted(known))}")
 
 
 def _no_values(repo: Repo, keys: set[str]) -> frozenset[str]:

@@ -155,6 +155,8 @@ class BatchRecord(RunRecord):
     """Source -> events read."""
     filtered: dict[str, int] = field(default_factory=dict)
     """Source -> events that its ``where`` passes over; they are not among those read."""
+    misplaced: dict[str, int] = field(default_factory=dict)
+    """Source -> events read in a ``date=`` folder of another day (UTC) than theirs."""
     rejected: dict[str, int] = field(default_factory=dict)
     """``<source>/<reason>`` -> events."""
     rejected_fields: dict[str, int] = field(default_factory=dict)

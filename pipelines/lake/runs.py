@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -259,15 +259,18 @@ class RunStore:
             raise DataError(f"{'no run is' if not found else 'several runs are'} called {run_id!r}; the latest are {known}")
         return found[0]
 
-    def begin(self, kind: str, key: Mapping[str, Any], now: datetime, *, anew: bool = False) -> Run:
+    def begin(
+        self, kind: str, key: Mapping[str, Any], now: datetime, *, anew: bool = False, replaced: Callable[[Run], bool] = lambda run: False
+    ) -> Run:
         """The run that ``key`` (a JSON-able value) asks for: an earlier one of the same key if there is one, else a new one.
 
-        An unfinished earlier run is to be completed under its id; a complete one is returned as it is, unless ``anew``.
+        An unfinished earlier run is to be completed under its id; a complete one is returned as it is, unless ``anew``. Neither is one
+        that is ``replaced``: what it made, or would make under its id, does not count any more.
         A new run's manifest is there when this returns, so that of several processes at once one makes it and the others find it.
         """
         layout.claim(self.data)
         with locks.lock(self.folder / ".lock"):
-            return self._begin(kind, json_digest(key), now, anew)
+            return self._begin(kind, json_digest(key), now, anew, replaced)
 
     @contextmanager
     def alone(self, besides: Collection[str] = ()) -> Iterator[None]:
@@ -286,11 +289,11 @@ class RunStore:
         created = [moment for head in self._heads().values() if (moment := _moment(head.get("created"))) is not None]
         return max([now, *(moment + timedelta(microseconds=1) for moment in created)])
 
-    def _begin(self, kind: str, digest: str, now: datetime, anew: bool) -> Run:
+    def _begin(self, kind: str, digest: str, now: datetime, anew: bool, replaced: Callable[[Run], bool]) -> Run:
         # Only folders of the kind and the key: a long history need not be read to begin one more run.
         folders = sorted(p.parent for p in self.folder.glob(f"{kind}-*-{digest[:8]}*/{layout.MANIFEST}"))
         runs = [Run(f, m).look() for f in folders if isinstance(m := _manifest(f), dict)]
-        same = [r for r in sorted(runs, key=lambda r: (r.created, r.id)) if r.head.key == digest]
+        same = [r for r in sorted(runs, key=lambda r: (r.created, r.id)) if r.head.key == digest and not replaced(r)]
         unfinished = [r for r in same if r.kind == kind and r.status != "complete"]
         if unfinished:
             return unfinished[-1]
@@ -331,6 +334,8 @@ def find(data: Path, run_id: str, kind: str | None = None) -> Run:
     return RunStore(data).find(run_id, kind)
 
 
-def begin(data: Path, kind: str, key: Mapping[str, Any], now: datetime, *, anew: bool = False) -> Run:
+def begin(
+    data: Path, kind: str, key: Mapping[str, Any], now: datetime, *, anew: bool = False, replaced: Callable[[Run], bool] = lambda run: False
+) -> Run:
     """See ``RunStore.begin``."""
-    return RunStore(data).begin(kind, key, now, anew=anew)
+    return RunStore(data).begin(kind, key, now, anew=anew, replaced=replaced)

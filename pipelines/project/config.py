@@ -418,8 +418,6 @@ def load_settings(repo: Path, **flags: Any) -> Settings:
     """
     settings = read_settings(repo, **flags)
     data = settings.data if settings.data.is_absolute() else (repo / settings.data)
-    if odd := next((c for c in "*?[]\\" if c in str(data.resolve())), ""):
-        raise ConfigError(f"data: {data.resolve()} has a {odd} in it, which TensorFlow takes for a pattern; choose another folder")
     settings = settings.model_copy(update={"data": data.resolve()})
     layout.check_format(settings.data)
     return settings

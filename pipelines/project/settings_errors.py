@@ -13,35 +13,53 @@ from pipelines.project.secrets import Secret, masked, secret_fields
 __all__ = ["mistake"]
 
 
+_FOR_SEVERAL = ("dict_type", "list_type", "set_type", "tuple_type")
+"""Errors about one value where several should be."""
+
+
 def mistake(settings: type[BaseModel], error: ValidationError) -> str:
     """The first mistake."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
-    known = f"; known keys: {', '.join(_keys(settings, first['loc'][:-1]))}" if first["type"] == "extra_forbidden" else ""
+    keys = _keys(settings, first["loc"][:-1]) if first["type"] == "extra_forbidden" else []
+    known = f"; known keys: {', '.join(keys)}" if keys else ""
     return f"{key}: {first['msg']}{_shown(settings, first['loc'], first)}; correct it or drop the key{known}"
 
 
 def _keys(settings: type[BaseModel], section: Sequence[int | str]) -> list[str]:
-    model: Any = settings
+    """The keys of a section; none where it lies in a list or a mapping."""
+    model: type[BaseModel] | None = settings
     for part in section:
-        model = model.model_fields[part].annotation
-    return list(model.model_fields)
+        field = model.model_fields.get(str(part)) if model is not None else None
+        model = _section(field.annotation) if field is not None else None
+    return list(model.model_fields) if model is not None else []
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """The section that a key holds, or may hold."""
+    return next((t for t in (annotation, *get_args(annotation)) if isinstance(t, type) and issubclass(t, BaseModel)), None)
 
 
 def _shown(settings: type[BaseModel], path: Sequence[int | str], error: Any) -> str:
-    """What was given, as far as it may be shown: no secret, nothing that may hold one, and no value of an unknown key beside secrets or
-    called like one (a secret's name, mistyped, has a secret's value)."""
-    model: Any = settings
+    """What was given, as far as it may be shown: no secret, and no list or mapping, which may hold one. Under an unknown key, and where a
+    section should be, a number alone, where no secret may stand: a secret's name, mistyped or in another section, has a secret's text."""
+    given, number = error["input"], isinstance(error["input"], int | float | bool)
+    if not number and (not isinstance(given, str | None) or error["type"] in _FOR_SEVERAL):
+        return ""
+    model = settings
     for part in path:
         field = model.model_fields.get(str(part))
-        if field is None and (secret_fields(model, nested=False) or sounds_secret(str(part))):
-            return ""
-        if field is not None and (not field.repr or Secret in (field.annotation, *get_args(field.annotation))):
-            return ""
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+        if field is None:
+            if not number or secret_fields(model, nested=False) or sounds_secret(str(part)):
+                return ""
             break
-        model = field.annotation
-    else:
-        if secret_fields(model):
+        if not field.repr or Secret in (field.annotation, *get_args(field.annotation)):
             return ""
-    return f" (got {masked(repr(error['input']))})"
+        inner = _section(field.annotation)
+        if inner is None:
+            break
+        model = inner
+    else:
+        if not number or secret_fields(model):
+            return ""
+    return f" (got {masked(repr(given))})"

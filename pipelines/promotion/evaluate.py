@@ -19,6 +19,7 @@ from pipelines.training.definition import Model
 from pipelines.training.training_report import Score, score_all
 from serving.models import SPEC_FILE, ModelSpec
 from transforms.errors import DataError
+from transforms.plain_paths import plain_path
 
 __all__ = ["Evaluation", "evaluate", "read_spec", "write_tfma"]
 
@@ -125,5 +126,5 @@ def write_tfma(evaluation: Evaluation, model: Model, folder: Path) -> dict[int, 
         frame = pd.DataFrame({model.label: label_of(table, model), "prediction": predicted, **columns_of(table, model.slices)})
         out[version] = folder / f"v{version}"
         with direct_by_default():
-            tfma.analyze_raw_data(frame, config, output_path=str(out[version]))
+            tfma.analyze_raw_data(frame, config, output_path=str(plain_path(out[version])))
     return out

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from transforms.plain_paths import plain_path
+
 if TYPE_CHECKING:
     from pipelines.project.config import Settings
 
@@ -16,7 +18,7 @@ __all__ = ["artifact_root", "shown", "trackers", "tracking_uri"]
 
 def tracking_uri(settings: Settings, data: Path) -> str:
     """The URI of the MLflow store: the setting, else ``MLFLOW_TRACKING_URI`` (as MLflow itself), else SQLite in the data folder."""
-    return settings.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{data.resolve() / 'mlflow.db'}"
+    return settings.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{plain_path(data.resolve()) / 'mlflow.db'}"
 
 
 def shown(uri: str) -> str:

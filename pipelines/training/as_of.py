@@ -8,7 +8,6 @@ make it, with hashes; :func:`past` shows a spine function a data folder that hol
 
 from __future__ import annotations
 
-import glob
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 
 from pipelines.lake import layout
 from pipelines.lake.files import sha256, sha256_of_start
+from transforms.plain_paths import matching
 from transforms.run_cover import COVER
 
 __all__ = ["Changed", "Pin", "changes", "event_folders", "listing", "names", "past", "pins", "state"]
@@ -87,7 +87,7 @@ def pins(store: Any, views: Iterable[str], data: Path) -> tuple[dict[str, Pin], 
         if "://" in where:
             continue
         path = Path(where := os.path.realpath(where))
-        inner = sorted(path.rglob("*.parquet")) if path.is_dir() else sorted(Path(p) for p in glob.glob(where, recursive=True))
+        inner = sorted(path.rglob("*.parquet")) if path.is_dir() else matching(where)
         if not inner and DEFINITION not in (source.tags or {}):
             continue  # the join says that the file is not there
         at = where.find("/run=*/")

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from pipelines.lake.files import write_json
 from pipelines.lake.layout import CURVES, EPOCHS, REPORT, TFMA
+from transforms.plain_paths import plain_path
 
 __all__ = ["curves", "epochs", "tfma_metrics", "write_evidence"]
 
@@ -72,7 +73,7 @@ def tfma_metrics(evaluation: Path) -> dict[str, dict[str, float]]:
 
     load: Any = tfma.load_eval_result  # with one model alone TFMA forgets its name
     specs = json.loads((evaluation / "eval_config.json").read_text())["evalConfig"]["modelSpecs"]
-    result = load(str(evaluation), model_name="candidate" if len(specs) > 1 else None)
+    result = load(str(plain_path(evaluation)), model_name="candidate" if len(specs) > 1 else None)
     out: dict[str, dict[str, float]] = {}
     for key, metrics in result.slicing_metrics:
         name = ",".join(f"{column}={value}" for column, value in key)

@@ -20,6 +20,7 @@ from pipelines.lake import layout
 from pipelines.training.definition import Column, Model
 from pipelines.training.training_set import TrainingSet
 from transforms.errors import TandemError
+from transforms.plain_paths import plain_path
 from transforms.tensorflow_settings import settle_tensorflow
 
 __all__ = ["PipelineRun", "Progress", "TrainingError", "run_pipeline"]
@@ -110,7 +111,7 @@ def _build(
     inputs = hashlib.sha256(json.dumps([columns, training_set.fingerprints, model.label], sort_keys=True).encode()).hexdigest()[:8]
     name = f"{model.name}-{inputs}"
 
-    examples = FeatureServiceExampleGen(str(training_set.path), columns, model.label, model.weight)
+    examples = FeatureServiceExampleGen(str(plain_path(training_set.path)), columns, model.label, model.weight)
     statistics = tfx.components.StatisticsGen(examples=examples.outputs["examples"])
     schema = tfx.components.SchemaGen(statistics=statistics.outputs["statistics"], infer_feature_shape=True)
     validator = tfx.components.ExampleValidator(statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"])
@@ -299,7 +300,7 @@ def run_pipeline(
     steps = _Steps(progress)
     with _quiet(log), _no_arguments():
         with steps.step("libraries"):
-            pipeline = _build(model, training_set, repo.resolve(), data.resolve(), spec, seed, params, push)
+            pipeline = _build(model, training_set, repo.resolve(), plain_path(data.resolve()), spec, seed, params, push)
             runner = _runner(steps, run_id)
         try:
             runner.run(pipeline)
@@ -332,16 +333,20 @@ def _collect(pipeline: Any, data: Path, seconds: dict[str, float], log: Path, pu
     from ml_metadata import MetadataStore  # type: ignore[attr-defined, unused-ignore]
     from tfx import v1 as tfx
 
-    store = MetadataStore(tfx.orchestration.metadata.sqlite_metadata_connection_config(str(layout.mlmd(data.resolve()))))
-    root = str(layout.tfx(data.resolve()) / pipeline.pipeline_info.pipeline_name)
+    named = plain_path(data.resolve())
+    store = MetadataStore(tfx.orchestration.metadata.sqlite_metadata_connection_config(str(layout.mlmd(named))))
+    root = str(layout.tfx(named) / pipeline.pipeline_info.pipeline_name)
+
+    def own(uri: str) -> Path:
+        return data.resolve() / Path(uri).relative_to(named)
 
     def latest(component: str, key: str) -> Any:
         found = [a for a in store.get_artifacts() if a.uri.startswith(f"{root}/{component}/{key}/")]
         return max(found, key=lambda a: a.id)
 
     models = [latest(node, "model") for node in ("Trainer", "Trainer.plain")]
-    full, plain = (Path(m.uri) / "Format-Serving" for m in models)
-    mlmd = {"model": models[0].id, "plain": models[1].id, "pipeline_root": root}
+    full, plain = (own(m.uri) / "Format-Serving" for m in models)
+    mlmd = {"model": models[0].id, "plain": models[1].id, "pipeline_root": str(own(root))}
     if not push:
         return PipelineRun(full, plain, False, False, (), None, 0, seconds, log, mlmd)
     reasons = []
@@ -367,7 +372,7 @@ def _collect(pipeline: Any, data: Path, seconds: dict[str, float], log: Path, pu
         had_baseline="baseline_model_id" in verdict.custom_properties,
         baseline=verdict.custom_properties["baseline_model"].string_value,
         reasons=tuple(reasons),
-        pushed=Path(pushed.custom_properties["pushed_destination"].string_value) if was_pushed else None,
+        pushed=own(pushed.custom_properties["pushed_destination"].string_value) if was_pushed else None,
         anomalies=anomalies,
         seconds=seconds,
         log=log,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from pipelines.training.definition import Model
 from pipelines.training.user_code import ask_spine
 from transforms.errors import ConfigError, DataError, TandemError
 from transforms.locks import try_lock
+from transforms.plain_paths import plain_path
 from transforms.tensorflow_settings import settle_tensorflow
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def predict(saved_model: Path, table: Any, inputs: list[tuple[str, str]], output
 
     from serving.models import to_model_inputs
 
-    loaded = tf.saved_model.load(str(saved_model))
+    loaded = tf.saved_model.load(str(plain_path(saved_model)))
     function = loaded.signatures["serving_default"]
     parts = []
     for start in range(0, table.num_rows, batch):
@@ -171,7 +172,7 @@ def _train(
 
     with step("spine"):
         spine, events = _spine(model, repo, data, start, end)
-    features = _features(model, repo, say)
+    features = _features(model, repo, data, say)
     with step("point-in-time features"):
         training_set, query = make_set(model, spine, repo, data, now(), events, features=features)
     query = {"start": start.astimezone(UTC).isoformat(), "end": end.astimezone(UTC).isoformat(), **query}
@@ -237,15 +238,16 @@ def _spine(model: Model, repo: Path, data: Path, start: datetime, end: datetime)
     raise DataError(f"event files below {data} change while they are read; let what writes them end, then train again")
 
 
-def _features(model: Model, repo: Path, say: Callable[[str], None]) -> FeatureSet:
-    """The model's features, by what is applied; said, and where the repository's files mean another thing by the service that too."""
+def _features(model: Model, repo: Path, data: Path, say: Callable[[str], None]) -> FeatureSet:
+    """The model's features, by what is applied; said, and where the repository's files mean another thing by the service, by a view or by
+    what computes it that too."""
     import warnings
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from feast import FeatureStore
 
-        from pipelines.feature_store.services import defined_services, unlike_the_registry
+        from pipelines.feature_store.services import defined_services, edited_since, unlike_the_registry
         from pipelines.training.training_set import feature_references
 
         found = feature_references(FeatureStore(repo_path=str(repo)), model.features)
@@ -260,6 +262,9 @@ def _features(model: Model, repo: Path, say: Callable[[str], None]) -> FeatureSe
                     say(f"feature service {model.features!r} is in none of the files any more; the applied one is used")
                 elif told := unlike_the_registry(defined, found):
                     say(told)
+        with suppress(Exception):  # of files that cannot be read something is said above, or by what reads them next
+            for line in edited_since(repo, data, dict.fromkeys(found.projection(name).view for name in found.names)):
+                say(line)
     of = f" of feature service {model.features!r}" if isinstance(model.features, str) else ""
     say(f"{len(found.pairs)} features{of}: {', '.join(f'{v}:{n}' for v, n in found.pairs)}")
     return found

@@ -81,6 +81,18 @@ def test_a_day_that_was_deleted_whole_is_taken_back_by_an_empty_file(world: Orde
     assert both(world) == (None, None, None)
 
 
+def test_events_below_the_folder_of_another_day_are_told(world: Orders) -> None:
+    """FAULTS 5: folders by local days: a run up to midnight does not look into the next day's, where its last hours lie."""
+    world.log([order("o1", "10:02"), order("o0", "2024-04-30T23:30:00Z"), order("o2", "2024-05-02T00:00:00Z")])
+    run = json.loads((world.data / "runs" / world.batch() / "manifest.json").read_text())
+    assert run["misplaced"] == {"orders": 2}
+    assert any("events in a date= folder of another day (UTC): 2 of orders" in line for line in world.steps.lines)
+    world.steps.lines.clear()
+    world.log([order("o1", "10:02")])
+    world.batch()
+    assert not any("another day" in line for line in world.steps.lines)
+
+
 def test_rows_of_a_new_graph_replace_those_of_the_old_one(world: Orders) -> None:
     """FAULTS 1c: the old row has more events and a later time, and its graph is not the applied one."""
     world.log([order("o1", "10:02"), order("o2", "10:03", 1_000_000.0), order("o3", "10:20", 1_000_000.0, shop=2)])
@@ -90,6 +102,33 @@ def test_rows_of_a_new_graph_replace_those_of_the_old_one(world: Orders) -> None
     world.round()
     assert both(world) == (1, 1, 5.0)
     assert both(world, shop=2) == (None, None, None)
+
+
+def test_a_correction_that_is_taken_back_is_taken_back(world: Orders) -> None:
+    """FAULTS 1: the log is as it was; its run of then was found again, and the correction's run went on deciding."""
+    first = [order("o1", "10:02")]
+    corrected = [order("o1", "10:02", 9.0), order("o2", "10:03", shop=2)]
+    for log, one, two in ((first, 5.0, None), (corrected, 9.0, 5.0), (first, 5.0, None), (corrected, 9.0, 5.0)):
+        world.log(log)
+        run = world.round()
+        assert both(world)[2] == one and both(world, shop=2)[2] == two
+        assert world.batch() == run  # nothing new was said meanwhile
+    world.log([*first, order("o2", "10:25", shop=2)])
+    world.batch(at("10:20"), at("11:00"))  # of another part of the day: the newest of both rules there
+    world.log(corrected)
+    world.round()
+    assert both(world, shop=2) == (1, 1, 5.0)
+
+
+def test_a_definition_that_comes_back_is_applied_again(world: Orders) -> None:
+    """FAULTS 1 and 20: batch found the run of then and had nothing to do, and apply wanted a new one: there was no way out."""
+    world.log([order("o1", "10:02"), order("o2", "10:03", 1_000_000.0)])
+    for amount, found in (("", (2, 2, 500_002.5)), (", max=1000", (1, 1, 5.0)), ("", (2, 2, 500_002.5)), (", max=1000", (1, 1, 5.0))):
+        world.define(amount)
+        world.batch()
+        world.apply()  # of the newest run
+        world.materialize()
+        assert both(world) == found
 
 
 def test_a_run_over_a_part_decides_that_part_alone(world: Orders) -> None:

@@ -201,6 +201,9 @@ def test_every_form_in_which_an_event_is_read_is_erased(tmp_path: Path) -> None:
     assert pq.ParquetFile(folder / "city=M%C3%BCn%2Fster" / "e.parquet").read().column("shop").to_pylist() == [101]
     with pytest.raises(DataError, match="--entity shop='x': shop is int64, and this is no such number"):
         erase(made.repo(), Subject.parse(["shop=x"]))
+    for dry_run in (True, False):  # a slip passed for forgotten
+        with pytest.raises(DataError, match=r"--entity shp=\.\.\.: nothing has such a key; the sources have amount, channel, city"):
+            erase(made.repo(), Subject.parse(["shp=100"]), dry_run)
 
 
 def test_a_value_of_few_bytes_takes_nothing_of_others(tmp_path: Path) -> None:

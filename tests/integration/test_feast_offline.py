@@ -387,6 +387,20 @@ def test_a_path_of_a_users_own_that_is_not_there_is_an_error(tmp_path: Path) -> 
         repo.store.materialize(T0, T0 + timedelta(days=1))
 
 
+@pytest.mark.parametrize(("odd", "beside"), [("data[1]", "data1"), ("data*", "data5"), ("d?ta", "dxta")])
+def test_a_folder_whose_name_is_a_pattern_is_read_as_it_stands(tmp_path: Path, odd: str, beside: str) -> None:
+    """SECURITY low (patterns in paths): DuckDB read the files of data1 for those of data[1]."""
+    for name, value in ((beside, 1), (odd, 2)):
+        (tmp_path / name).mkdir()
+        Repo(tmp_path / name, ttl=timedelta(0)).write([row("JFK", 1, T0, value)], files=1)
+    for name, value in ((odd, 2), (beside, 1)):
+        repo = Repo(tmp_path / name, ttl=timedelta(0))
+        assert repo.join(spine_of(("JFK", 1, T0)), ["legs:n"]).column("n").to_pylist() == [value]
+        repo.store.materialize(T0 - timedelta(days=1), T0 + timedelta(days=1))
+        online = repo.store.get_online_features(["legs:s"], [{"origin": "JFK", "number": 1}]).to_dict()
+        assert online["s"] == [f"s{value}"]
+
+
 @pytest.mark.parametrize("wrong", ["time", "key", "feature", "type", "no Parquet", "file://"])
 def test_a_column_of_a_users_own_file_that_is_not_there_is_an_error(tmp_path: Path, wrong: str) -> None:
     """FAULTS 12: a view that names a column which no file has gave nulls, in joins and online; damage was an error of the database's."""

@@ -43,7 +43,7 @@ def test_file_environment_flags(repo, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("dta: x\n", ["tandem.yaml", "dta", "'x'", "known keys: data, definitions"]),
+        ("dta: x\n", ["tandem.yaml", "dta", "known keys: data, definitions"]),
         ("batch: {shard: 2}\n", ["tandem.yaml", "batch.shard", "got 2", "shards"]),
         ("batch: {shards: 0}\n", ["tandem.yaml", "batch.shards", "greater than or equal to 1", "got 0"]),
         ("batch: {shards: many}\n", ["tandem.yaml", "batch.shards", "integer", "'many'"]),
@@ -82,11 +82,9 @@ def test_a_key_that_is_there_twice_is_told_in_every_yaml_file(repo, text):
 
 
 @pytest.mark.parametrize("name", ["a[b]", "a*", "a?b", "a\\b"])
-def test_a_data_folder_that_tensorflow_takes_for_a_pattern_is_refused_before_any_work(repo, tmp_path, name):
-    """SECURITY low (patterns in paths): it failed in the analysis, after minutes."""
-    with pytest.raises(ConfigError, match="which TensorFlow takes for a pattern; choose another folder") as e:
-        load_settings(repo, data=tmp_path / name)
-    assert "\n" not in str(e.value)
+def test_a_data_folder_may_have_any_name(repo, tmp_path, name):
+    """SECURITY low (patterns in paths): it failed in the analysis, after minutes; TensorFlow gets another name of it (plain_paths)."""
+    assert load_settings(repo, data=tmp_path / name).data == tmp_path / name
 
 
 def test_no_such_folder(tmp_path):

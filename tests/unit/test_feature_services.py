@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,10 @@ import pytest
 from feast import FeatureService
 
 from pipelines.demo.scaffold import scaffold
-from pipelines.feature_store.services import check_fields, check_services, defined_services, unlike_the_registry
+from pipelines.feature_store.services import check_fields, check_services, defined_services, edited_since, unlike_the_registry
+from pipelines.lake import layout, runs
+from pipelines.lake.graphs import apply_graph
+from pipelines.lake.value_code import meaning, value_files
 from pipelines.project.repository import load_repo
 from serving.feast_objects import feast_objects
 from serving.projections import FeatureSet
@@ -100,6 +106,40 @@ def test_a_service_that_differs_from_the_applied_one_is_told() -> None:
     assert "not applied yet: to:count_24h; taken out: city_orders:count_24h" in told(made[["busy_z"]], made[["count_24h"]].with_name("to"))
     applied = FeatureSet.of_service(FeatureService(name="s", features=[made[["count_24h", "busy_z"]]]))
     assert told(made) == ""  # Tandem's own columns are no features of a model
+
+
+def test_what_was_edited_and_not_applied_is_told(tmp_path: Path) -> None:
+    """FAULTS 18: also a group that the files define otherwise, and a function that was edited, under the same names: training used the
+    applied ones without a word."""
+    folder = tmp_path / "shop"
+    scaffold(folder)
+    repo = load_repo(folder)
+    files = {name: meaning(path)[:16] for name, path in value_files(folder, folder).items() if name.startswith("repo/")}
+    made = runs.begin(repo.data, "batch", {}, datetime(2024, 5, 1, tzinfo=UTC))
+    made.save(status="complete", fingerprints=dict.fromkeys(repo.groups, "f" * 64), code={"value_files": files})
+    for name, of in repo.groups.items():
+        head = layout.graph(repo.data, name, "f" * 64) / layout.GRAPH_HEAD
+        head.parent.mkdir(parents=True)
+        head.write_text(json.dumps({"definition_hash": of.definition_hash()}))
+        apply_graph(repo.data, name, "f" * 64)
+    features, function = folder / "features.py", folder / "preprocessing.py"
+    features.write_text(features.read_text() + "# a remark\nother = 1\n")
+    function.write_text(function.read_text().replace('"""', '"""Well: ', 1))
+    assert edited_since(folder, repo.data, repo.groups) == []
+    function.write_text(function.read_text().replace('bucketize(inputs["amount_sum_24h"], 8)', 'bucketize(inputs["amount_sum_24h"], 9)'))
+    assert edited_since(folder, repo.data, ["card_reports", "own"]) == []  # has no function
+    assert edited_since(folder, repo.data, repo.groups) == [
+        "code was edited since the applied graphs were made, which are used (preprocessing.py); to train on what they say now, run tandem"
+        " batch, then tandem apply first"
+    ]
+    features.write_text(
+        features.read_text().replace("Count(over=days(3)), Age(over=days(3))", 'Count(over=days(2), name="count"), Age(over=days(3))')
+    )
+    sys.modules.pop("features", None)  # each command is a process of its own
+    assert edited_since(folder, repo.data, ["card_reports"]) == [
+        "feature group 'card_reports' was redefined after its graph ffffffffffff was applied; run tandem batch, then tandem apply first;"
+        " until then the applied one is used"
+    ]
 
 
 def counts(name: str, *features: str, entity: str = "city") -> Any:

@@ -24,7 +24,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def in_process(folder: Path, seed: int, *names: str) -> dict[str, str]:
-    env = os.environ | {"PYTHONHASHSEED": str(seed), "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    own = {"PYTHONHASHSEED": str(seed), "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", "XDG_CACHE_HOME": str(folder.parent)}
+    env = os.environ | own
     command = [sys.executable, "-m", "tests.unit.graph_build", str(folder), *names]
     ran = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr[-3000:]
@@ -33,7 +34,8 @@ def in_process(folder: Path, seed: int, *names: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def builds(tmp_path_factory):
-    first, second = tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second")
+    first, second = tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second") / "my [1]*?"  # no pattern: a folder's name
+    second.mkdir()
     with ThreadPoolExecutor(2) as pool:
         a = pool.submit(in_process, first, 1, *graph_build.VARIANTS)
         b = pool.submit(in_process, second, 2, "base")

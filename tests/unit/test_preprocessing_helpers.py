@@ -61,6 +61,17 @@ def test_dense_columns_and_numbers() -> None:
     assert listed(difference(big, sparse([2**53], tf.int64))) == [1]
 
 
+def test_numbers_that_an_analyzer_finds_and_numbers_of_numpy() -> None:
+    """FAULTS 26: ``difference(tft.mean(x), x)`` had the one row of the mean."""
+    mean = tf.constant(2.0)
+    assert listed(difference(mean, sparse([1.0, None, 3.0]))) == [1.0, None, -1.0]
+    assert listed(difference(sparse([1.0, None, 3.0]), mean)) == [-1.0, None, 1.0]
+    assert listed(ratio(mean, tf.constant([[4], [0], [1]], tf.int64))) == [0.5, None, 2.0]
+    assert listed(ratio(np.float64(1), tf.constant([2, 4], tf.int64))) == [0.5, 0.25]
+    assert difference(np.int64(7), tf.constant([2], tf.int64)).dtype == tf.int64
+    assert listed(ratio(mean, sparse([]))) == []
+
+
 def test_what_is_not_finite_is_null() -> None:
     """FAULTS 26."""
     huge = tf.constant([3e38, -3e38, float("inf"), float("nan")])
@@ -77,6 +88,10 @@ def test_what_has_no_number_per_row_is_a_mistake(of: Any) -> None:
         of(tf.SparseTensor([[0, 2]], [1.0], [1, 3]), 1)
     with pytest.raises(DefinitionError, match=r"one of both must be a column"):
         of(1, 2)
+    with pytest.raises(DefinitionError, match=r"one of both must be a column"):
+        of(tf.constant(1.0), 2)
+    with pytest.raises(DefinitionError, match=r"list is no column of one value per row, and no number"):
+        of([1.0], tf.constant([1.0]))
 
 
 def test_in_a_graph_of_tf_transform(tmp_path: Any) -> None:

@@ -9,13 +9,17 @@ import sys
 import zlib
 from base64 import b64decode
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from pipelines.lake import provenance
 from pipelines.lake.private import sounds_secret, without_secrets
 from pipelines.project.config import Settings, load_settings
 from pipelines.project.secrets import Secret, masked, secret_fields
+from pipelines.project.settings_errors import mistake
+from serving.settings import ServingSettings
 from transforms.errors import ConfigError
 
 PLANTED = "pl4nted-Secret-Of-The-Test"
@@ -82,6 +86,10 @@ def test_a_secret_file_that_is_not_there_is_one_line(repo: Path, tmp_path: Path,
         f"tracking: {{retry_seconds: 'http://u:{PLANTED}@h'}}\n",
         f"batch: {{shards: 'password={PLANTED}'}}\n",
         f"kafka: {{sasl_password: {PLANTED}\n",
+        f"kafka: {{bootstrap_servers: ['user:{PLANTED}@h']}}\n",
+        *(f"{s}: {{slac_tokn: {PLANTED}}}\n" for s in ("batch", "stream", "tracking", "access", "watch", "monitor", "demo")),
+        *(f"{s}: {PLANTED}\n" for s in ("batch", "stream", "access", "watch", "monitor", "demo", "serve")),
+        *(f"{s}: [{PLANTED}]\n" for s in ("batch", "stream", "access", "watch", "monitor", "demo", "serve")),
     ],
 )
 def test_no_error_shows_a_secret(repo: Path, text: str) -> None:
@@ -90,6 +98,26 @@ def test_no_error_shows_a_secret(repo: Path, text: str) -> None:
     with pytest.raises(ConfigError) as error:
         load_settings(repo)
     assert PLANTED not in str(error.value) and "\n" not in str(error.value) and "tandem.yaml" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"slac_tokn": PLANTED},
+        {"oidc": {"issuer": "https://i", "audience": "a", "client_secret": PLANTED}},
+        {"oidc": PLANTED},
+        {"tls_key": [PLANTED]},
+        {"limits": {"tokn": PLANTED}},
+        {"principal_limits": {"bob": {"tokn": PLANTED}}},
+        {"grants": PLANTED},
+        {"grants": {"bob": PLANTED}},
+    ],
+)
+def test_no_error_of_a_servers_settings_shows_one(given: dict[str, Any]) -> None:
+    """SECURITY M3: ``serve:`` printed whatever stood under a key that it does not know."""
+    with pytest.raises(ValidationError) as error:
+        ServingSettings(feature_repo=Path("r"), models=Path("m"), graphs=Path("g"), **given)
+    assert PLANTED not in mistake(ServingSettings, error.value)
 
 
 def test_settings_are_printed_and_dumped_without_secrets(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
