@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections import Counter
 from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +24,6 @@ from tests.integration.flights import (
     all_feature_rows,
     feature_rows,
     log_events,
-    make_logs,
     make_world,
     of_keys,
     offline_rows,
@@ -39,13 +37,6 @@ from transforms.errors import ConfigError, GraphError
 GROUPS = ["origin_traffic", "carrier_traffic", "route_arrivals", "aircraft", "origin_weather"]
 SAMPLE = {"origin_traffic": 1, "carrier_traffic": 3, "route_arrivals": 12, "aircraft": 40, "origin_weather": 3}
 """Entities per group that the oracle computes: the busiest, the rarest and some between."""
-
-
-@pytest.fixture(scope="module")
-def logs(tmp_path_factory) -> Path:
-    data = tmp_path_factory.mktemp("logs")
-    make_logs(data)
-    return data
 
 
 @pytest.fixture(scope="module")

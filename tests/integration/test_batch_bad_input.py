@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.integration.flights import END, START, World, all_feature_rows, feature_rows, log_events, make_logs, make_world, of_keys, us
+from tests.integration.flights import END, START, World, all_feature_rows, feature_rows, log_events, make_world, of_keys, us
 from tests.oracle import rows as oracle_rows
 from tests.oracle.compare import differences
 from transforms.errors import RejectLimitError
@@ -95,13 +95,6 @@ def write(path: Path, events: list[dict], types: dict | None = None) -> None:
 
 def day(world: World, source: str = "departures") -> Path:
     return world.data / "events" / source / "date=2013-01-06"
-
-
-@pytest.fixture(scope="module")
-def logs(tmp_path_factory) -> Path:
-    data = tmp_path_factory.mktemp("logs")
-    make_logs(data)
-    return data
 
 
 @pytest.fixture(scope="module")

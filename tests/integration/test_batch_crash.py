@@ -15,7 +15,7 @@ import pytest
 
 from pipelines.batch import batch_job as batch_module
 from pipelines.lake import runs
-from tests.integration.flights import World, all_feature_rows, environment, feature_rows, make_logs, make_world
+from tests.integration.flights import World, all_feature_rows, environment, feature_rows, make_world
 from transforms.errors import DataError
 
 PATIENCE = 120
@@ -24,13 +24,6 @@ PATIENCE = 120
 
 class Power(BaseException):
     """The process ends here."""
-
-
-@pytest.fixture(scope="module")
-def logs(tmp_path_factory) -> Path:
-    data = tmp_path_factory.mktemp("logs")
-    make_logs(data)
-    return data
 
 
 @pytest.fixture(scope="module")

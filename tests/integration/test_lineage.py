@@ -8,7 +8,6 @@ import shutil
 import subprocess
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -24,17 +23,10 @@ from pipelines.lineage import trace_html as html
 from pipelines.lineage.diff import render as render_diff
 from pipelines.lineage.reproduce import render, reproduce
 from pipelines.project import recording
-from tests.integration.flights import NOW, World, environment, make_logs, make_world, offline_rows
+from tests.integration.flights import NOW, World, environment, make_world, offline_rows
 from transforms.errors import DataError
 
 VIEW = "origin_traffic"
-
-
-@pytest.fixture(scope="module")
-def logs(tmp_path_factory) -> Path:
-    data = tmp_path_factory.mktemp("logs")
-    make_logs(data)
-    return data
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from pipelines.training.user_code import ask_spine, load_function
 from serving.projections import FeatureSet
 from serving.spines import as_table, key_column, to_pandas
 from tests.integration import training_repo
-from tests.integration.test_feast_offline import Repo, row
+from tests.integration.offline_world import Repo, row
 from transforms.errors import DataError, StoreError
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,188 @@
+"""What the online store holds and what a server answered, against the rows that batch makes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from pipelines.streaming.state.row_log import read_rows
+from pipelines.verify.online import check, latest
+from pipelines.verify.served import check_served
+from pipelines.verify.stream_record import load_record
+
+
+class Memory:
+    """An online store in memory, in order or not."""
+
+    def __init__(self, ordered: bool) -> None:
+        self.ordered = ordered
+        self.rows: dict[str, dict[tuple[Any, ...], tuple[Any, pa.Table]]] = {}
+
+    def write(self, group, rows):
+        for n, row in enumerate(rows.select([*group.entity.keys, "event_timestamp", "tandem_revision"]).to_pylist()):
+            key, order = tuple(row[k] for k in group.entity.keys), (row["event_timestamp"], row["tandem_revision"])
+            held = self.rows.setdefault(group.name, {}).get(key)
+            if not self.ordered or held is None or order > held[0]:
+                self.rows[group.name][key] = order, rows.slice(n, 1)
+
+    def read(self, group, keys, schema):
+        wanted = [tuple(k.values()) for k in keys.to_pylist()]
+        found = [self.rows[group.name][k][1] for k in wanted if k in self.rows.get(group.name, {})]
+        return pa.concat_tables(found).combine_chunks() if found else schema.empty_table()
+
+
+def kept_online(plain, expected, folder, store):
+    """The causes of all keys once a store took the honest stream's rows, ten at a time, each time the newest first."""
+    proof, record = plain.prove(folder, expected), load_record(folder, "main", plain.world.repo().groups)
+    causes: Counter[str] = Counter()
+    lines: list[str] = []
+    for name, group in proof.groups.items():
+        delivered = read_rows(folder, name)
+        for start in range(0, delivered.num_rows, 10):
+            some = delivered.slice(start, 10)
+            store.write(group.group, some.take(pa.array(np.arange(some.num_rows)[::-1])))
+        found = check(group, delivered, record.rows[name], record.positions[name], store.read, None)
+        lines += found.lines
+        causes.update(found.causes)
+    return causes, lines
+
+
+def test_an_ordered_store_holds_what_batch_has_or_why_not(plain, honest, expected):
+    causes, lines = kept_online(plain, expected, honest, Memory(ordered=True))
+    assert set(causes) == {"equal", "too late"} and not lines
+    assert causes["equal"] > 500
+
+
+def test_an_unordered_writer_is_found(plain, honest, expected):
+    causes, lines = kept_online(plain, expected, honest, Memory(ordered=False))
+    assert causes["unexplained"] > 20
+    assert any("an older row is stored" in line for line in lines)
+
+
+@pytest.mark.parametrize("break_", ["forgotten", "altered"])
+def test_a_store_that_lost_or_altered_a_row_is_found(plain, honest, expected, break_):
+    store: Any = Memory(ordered=True)
+    read = store.read
+
+    def other(group, keys, schema):
+        rows = read(group, keys, schema)
+        if group.name != "origin_traffic":
+            return rows
+        if break_ == "forgotten":
+            return rows.slice(1)
+        at = rows.schema.get_field_index("dep_delay_mean_1h")
+        return rows.set_column(at, rows.schema.field(at), pa.array([7.25] * rows.num_rows))
+
+    store.read = other
+    causes, lines = kept_online(plain, expected, honest, store)
+    assert causes["unexplained"] == (1 if break_ == "forgotten" else 3)
+    assert any(("nothing is stored" if break_ == "forgotten" else "other values are stored") in line for line in lines)
+
+
+@pytest.fixture(scope="module")
+def answers(plain, honest, expected):
+    """The proof, what was delivered for origin_traffic, and answers as a good server would have logged them."""
+    groups = plain.world.repo().groups
+    delivered = {n: read_rows(honest, n) for n in groups}
+    readable = load_record(honest, "main", groups).readable(delivered, groups)
+    name = "origin_traffic"
+    created = delivered[name].column("created_timestamp").cast(pa.int64()).to_numpy()
+    assert ((readable[name] > created) & (readable[name] < created + 60_000_000)).all()
+    return plain.prove(honest, expected).groups[name], delivered[name], readable[name]
+
+
+def logged(rows: pa.Table, *, after_s: float = 60, age_s: float = 30, **changes: Any) -> pa.Table:
+    """Answers made of ``rows``, given ``after_s`` after they were made, judged by an instant ``age_s`` after their event timestamp."""
+    n, view = rows.num_rows, "origin_traffic"
+    stamps = rows.column("event_timestamp").cast(pa.int64()).to_numpy()
+    created = rows.column("created_timestamp").cast(pa.int64()).to_numpy()
+    moment = pa.timestamp("us", tz="UTC")
+    columns: dict[str, Any] = {
+        "tandem_request": pa.array([f"r{i}" for i in range(n)]),
+        "tandem_at": pa.array(created + round(after_s * 1e6)).cast(moment),
+        "tandem_as_of": pa.array(stamps + round(age_s * 1e6)).cast(moment),
+        "origin": rows.column("origin"),
+        f"{view}__tandem_status": pa.array(["PRESENT"] * n),
+        f"{view}__event_timestamp": rows.column("event_timestamp"),
+        f"{view}__tandem_revision": rows.column("tandem_revision"),
+        f"{view}__tandem_fingerprint": rows.column("tandem_fingerprint"),
+    }
+    for feature in ("count_1h", "dep_delay_mean_3h"):
+        columns[f"{view}__{feature}"] = rows.column(feature)
+        columns[f"{view}__{feature}__status"] = pa.array(["PRESENT"] * n)
+    return pa.table({**columns, **changes})
+
+
+def judged(answers, log):
+    proof, delivered, readable = answers
+    return check_served(log, proof, delivered, readable, None)
+
+
+def newest_at_the_end(delivered: pa.Table) -> pa.Table:
+    return latest(delivered, ("origin",))
+
+
+def test_a_good_answer_is_right(answers):
+    rows = newest_at_the_end(answers[1])
+    found = judged(answers, logged(rows))
+    assert found.answers == 3 and found.values == 6
+    assert set(found.causes) <= {"equal", "too late"} and found.unexplained == 0
+
+
+def test_an_older_row_than_was_delivered_is_found_and_one_in_flight_is_not(answers):
+    delivered = answers[1]
+    old = delivered.slice(0, 3)
+    assert judged(answers, logged(old, after_s=3600)).unexplained == 3
+    # Asked right after it was made, by an instant at which batch has newer ones: nothing newer was there to be served.
+    found = judged(answers, logged(old, after_s=0.001, age_s=7200))
+    assert found.causes.get("in flight", 0) == 3 and (found.behind_s > 0).all()
+
+
+def test_an_altered_value_is_found(answers):
+    rows = newest_at_the_end(answers[1])
+    wrong = pa.array(np.nextafter(rows.column("dep_delay_mean_3h").to_numpy(), 1e9))
+    found = judged(answers, logged(rows, origin_traffic__dep_delay_mean_3h=wrong))
+    assert found.unexplained == 3 and "never delivered" in found.lines[0]
+
+
+def test_a_revision_that_was_corrected_later_is_late_data(answers):
+    delivered = answers[1]
+    names = ["origin", "event_timestamp"]
+    table = delivered.append_column("n", pa.array(np.arange(delivered.num_rows)))
+    most = table.group_by(names).aggregate([("tandem_revision", "max"), ("n", "min")])
+    first = delivered.take(most.column("n_min"))
+    corrected = first.filter(pc.less(first.column("tandem_revision"), most.column("tandem_revision_max")))
+    assert corrected.num_rows > 5
+    found = judged(answers, logged(corrected, after_s=0.001))
+    assert found.causes["late data"] > 2 and found.unexplained == 0
+
+
+def test_statuses_must_follow_from_ages(answers):
+    rows, n = newest_at_the_end(answers[1]), 3
+    old = {"origin_traffic__tandem_status": pa.array(["OUTSIDE_MAX_AGE"] * n)}
+    none = {f"origin_traffic__{f}": pa.nulls(n, rows.schema.field(f).type) for f in ("count_1h", "dep_delay_mean_3h")}
+    assert judged(answers, logged(rows, **old, **none)).unexplained == n
+    found = judged(answers, logged(rows, age_s=6 * 3600 + 1, **old, **none))
+    assert found.unexplained == 0 and found.statuses == {"OUTSIDE_MAX_AGE": n}
+    assert judged(answers, logged(rows, age_s=6 * 3600 + 1)).unexplained == n
+
+
+def test_not_found_must_be_so(answers):
+    rows, n = newest_at_the_end(answers[1]), 3
+    gone = {
+        "origin_traffic__tandem_status": pa.array(["NOT_FOUND"] * n),
+        "origin_traffic__event_timestamp": pa.nulls(n, rows.schema.field("event_timestamp").type),
+        "origin_traffic__tandem_revision": pa.nulls(n, pa.int64()),
+    }
+    assert judged(answers, logged(rows, **gone)).unexplained == n
+    assert judged(answers, logged(rows, origin=pa.array(["XXX"] * n), **gone)).causes == {"equal": n}
+
+
+def test_an_answer_ahead_of_its_clock_is_called_so(answers):
+    found = judged(answers, logged(newest_at_the_end(answers[1]), age_s=-10))
+    assert set(found.causes) <= {"ahead of the clock", "too late"} and found.unexplained == 0
