@@ -6,6 +6,7 @@ UV     := .cache/boot/bin/uv
 READY  := .venv/.ready
 LINE   := .cache/line
 TRIALS ?= 20
+WORKERS ?= 3
 # What .ci/run proves of the modern line on a machine whose own line is the older one; `make modern` alone runs everything.
 SMOKE := tests/unit tests/contract tests/integration/test_batch.py tests/integration/test_training.py tests/integration/test_flink_engine.py
 
@@ -21,10 +22,12 @@ setup: $(READY) ## .venv with the locked versions of the line that fits this mac
 demo: $(READY) ## a history of real flights to a served model
 	$(BIN)/tandem demo
 
-# Most tests wait for servers and engines to start: two at a time keep two cores busy.
+# Many tests wait for servers and engines to start: three at a time keep two cores busy (WORKERS=2 takes less memory).
 # A crash of the interpreter ends the run: with a new worker in the place of the dead one, pytest-xdist waits forever for files that nobody has.
+# Where PYTHONDONTWRITEBYTECODE is set, each of the hundreds of commands that tests start would compile our own modules anew.
 test: $(READY) ## all tests but the slow proofs (make prove, make scale), or those of ARGS=
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m 'not prove and not scale' $(ARGS)
+	@$(BIN)/python -m compileall -q tandem transforms pipelines serving
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m 'not prove and not scale' $(ARGS)
 
 modern: ## `make test ARGS=...` on the modern line, in a Debian 13 root folder below .cache/modern (as root)
 	docker/modern.sh make test ARGS='$(ARGS)'

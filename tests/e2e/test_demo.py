@@ -18,6 +18,7 @@ import pytest
 
 from serving.models import to_model_inputs
 from serving.request_log import read_requests
+from tests.commands_here import tandem_here
 from tests.listening import descendants, listeners
 from transforms.graph import TransformGraph
 
@@ -33,8 +34,8 @@ def command(folder: Path, *args: str) -> list[str]:
     return [sys.executable, "-m", "pipelines.cli", *args, "--repo", str(folder / "feature_repo")]
 
 
-def tandem(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(folder, *args), cwd=ROOT, capture_output=True, text=True, timeout=800)
+def told(folder: Path, *args: str) -> Any:
+    return json.loads(tandem_here(folder / "feature_repo", *args, "--json"))
 
 
 HEARD: set[tuple[str, int]] = set()
@@ -89,8 +90,8 @@ def test_stream_and_batch_agree_and_the_page_is_there(demo: tuple[Path, dict[str
 
 
 def test_nothing_runs_on(demo: tuple[Path, dict[str, Any]]) -> None:
-    assert json.loads(tandem(demo[0], "status", "--json").stdout)["kafka"]["state"] == "stopped"
-    assert not json.loads(tandem(demo[0], "stream", "status", "--name", "demo", "--json").stdout)["running"]
+    assert told(demo[0], "status")["kafka"]["state"] == "stopped"
+    assert not told(demo[0], "stream", "status", "--name", "demo")["running"]
 
 
 def test_the_stream_features_help(demo: tuple[Path, dict[str, Any]]) -> None:
@@ -139,7 +140,5 @@ def test_the_model_is_fed_the_stored_bits(demo: tuple[Path, dict[str, Any]]) -> 
 
 def test_a_second_batch_of_the_same_inputs_makes_nothing_new(demo: tuple[Path, dict[str, Any]]) -> None:
     folder, summary = demo
-    again = tandem(folder, "batch", *RANGE, "--json")
-    assert again.returncode == 0, again.stderr[-3000:]
-    assert json.loads(again.stdout)["id"] == summary["run"]
+    assert told(folder, "batch", *RANGE)["id"] == summary["run"]
     assert len(list((folder / "data/offline/aircraft").iterdir())) == 1

@@ -1,4 +1,7 @@
-"""``tandem init``: the repository that it makes works as it stands, with other names and types than the flights'."""
+"""``tandem init``: the repository that it makes works as it stands, with other names and types than the flights'.
+
+That what it says next trains and serves is the business of ``test_wheel.py``.
+"""
 
 from __future__ import annotations
 
@@ -19,21 +22,20 @@ import pytest
 
 from pipelines.demo.scaffold import scaffold
 from pipelines.project.repository import Repo, load_module, load_repo
+from tests.commands_here import forgotten, tandem_here
 from tests.oracle.compare import assert_same_rows, bits, differences, to_dicts
 from tests.oracle.features import rows as oracle_rows
-from tests.webhook_server import WebhookServer
 from transforms.definitions import FeatureGroup, micros
 from transforms.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
-STEPS = ("batch", "train", "promote", "monitor")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 START, END = datetime(2024, 3, 6, tzinfo=UTC), datetime(2024, 3, 7, 12, tzinfo=UTC)
 RANGE = ["--start", "2024-03-06", "--end", "2024-03-07T12:00"]
 
 
 def tandem(*arguments: str, fails: bool = False) -> subprocess.CompletedProcess[str]:
-    """The command, as a person runs it from another folder."""
+    """The command as a process, as a person runs it from another folder."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
     done = subprocess.run([sys.executable, "-m", "pipelines.cli", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert (done.returncode != 0) == fails, f"tandem {' '.join(arguments)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
@@ -55,21 +57,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def manifest(folder: Path) -> dict[str, Any]:
     """A day and a half of it, from events to the online store; the batch run's manifest."""
-    tandem("events", "--repo", str(folder), *RANGE)
-    made: dict[str, Any] = json.loads(tandem("batch", "--repo", str(folder), *RANGE, "--json").stdout)
-    tandem("apply", "--repo", str(folder))
-    tandem("materialize", "--repo", str(folder), *RANGE)
+    tandem_here(folder, "events", *RANGE)
+    made: dict[str, Any] = json.loads(tandem_here(folder, "batch", *RANGE, "--json"))
+    tandem_here(folder, "apply")
+    tandem_here(folder, "materialize", *RANGE)
     return made
 
 
 @pytest.fixture
 def repo(folder: Path) -> Iterator[Repo]:
     """The repository, loaded in this process; its modules are forgotten afterwards."""
-    paths = list(sys.path)
-    yield load_repo(folder)
-    sys.path[:] = paths
-    for stem in (p.stem for p in folder.glob("*.py")):
-        sys.modules.pop(stem, None)
+    with forgotten(folder):
+        yield load_repo(folder)
 
 
 def us(moment: datetime) -> int:
@@ -138,10 +137,9 @@ def test_stock_feast_reads_the_newest_rows_online(repo: Repo, manifest: dict[str
 
 def test_the_same_range_again_is_the_same_run(folder: Path, manifest: dict[str, Any]) -> None:
     before = {p: p.read_bytes() for p in sorted((folder / "data" / "events").rglob("*.jsonl"))}
-    tandem("events", "--repo", str(folder), *RANGE)
+    tandem_here(folder, "events", *RANGE)
     assert {p: p.read_bytes() for p in before} == before
-    again = tandem("batch", "--repo", str(folder), *RANGE, "--json")
-    assert json.loads(again.stdout)["id"] == manifest["id"]
+    assert json.loads(tandem_here(folder, "batch", *RANGE, "--json"))["id"] == manifest["id"]
 
 
 def test_labels_are_what_was_reported_within_a_day(repo: Repo, manifest: dict[str, Any]) -> None:
@@ -209,52 +207,6 @@ def test_two_repositories_in_one_process_have_modules_of_their_own(tmp_path: Pat
         assert Path(second.attribute("labels:asked").__code__.co_filename) == other / "labels.py"
     third = load_repo(folder)
     assert set(third.groups) == set(repo.groups) and third.groups["terminal_activity"].hop == timedelta(minutes=15)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_what_init_says_next_trains_a_blessed_model_and_serves_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = tandem("init", str(tmp_path / "my shop")).stdout
-    printed = next(line for line in said.splitlines() if "tandem demo" in line).partition("tandem ")[2]
-    made = json.loads(tandem(*shlex.split(printed), "--json").stdout)
-    assert made["version"] == 1 and made["rejected"] == {}
-    scores = {s["predictor"]: s for s in made["scores"]["scores"] if not s["slice"]}
-    assert scores["all features"]["auc"] > scores["request fields"]["auc"] + 0.1
-    assert scores["all features"]["log_loss"] < scores["base rate"]["log_loss"]
-    live = made["live"]
-    assert set(live["question"]) == {"card_id", "country", "terminal_id", "amount", "online"}
-    predictions = [answer["prediction"] for answer in live["answers"]]
-    assert predictions and all(0 < (p["probability"] if isinstance(p, dict) else p) < 1 for p in predictions)
-    assert live["parity"]["unexplained"] == 0 and live["parity"]["values"]["compared"] > 1000
-    _watched(tmp_path / "my shop", monkeypatch)
-
-
-def _watched(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The days that were streamed are new to the model: the watch monitors, trains on them, and lets the thresholds decide; once."""
-    webhook = WebhookServer()
-    webhook.up()
-    monkeypatch.setenv("TANDEM_ALERTS__WEBHOOK", webhook.url)
-    monkeypatch.setenv("TANDEM_WATCH__NEW_DAYS", "2")
-    monkeypatch.setenv("TANDEM_WATCH__PROMOTE", "true")
-    monkeypatch.setenv("TANDEM_TRACKING__TRACKERS", "[]")
-    found: dict[str, Any] = {}
-    for _ in range(2):
-        found = json.loads(tandem("watch", "--once", "--repo", str(repo), "--json").stdout)
-        assert found["failed"] == []
-    (retraining,) = found["retrainings"]
-    assert retraining["status"] == "complete" and "new_data" in retraining["triggers"]
-    champion = {"promoted": 2, "refused": 1, "not blessed": 1}[retraining["outcome"]]
-    assert found["models"]["card_fraud"]["champion"] == champion and found["models"]["card_fraud"]["report"]
-    kinds = [m["kind"] for f in (repo / "data" / "runs").glob("*/manifest.json") if (m := json.loads(f.read_text()))["kind"] in STEPS]
-    assert {k: kinds.count(k) for k in STEPS} == {
-        "batch": 2,
-        "train": 2,
-        "promote": int(retraining["outcome"] != "not blessed"),
-        "monitor": 2,
-    }
-    assert f"retrain/{retraining['run']}" in {b["key"] for b in webhook.taken}
-    assert f'tandem_alias_version{{alias="champion",model="card_fraud"}} {champion}.0' in tandem("metrics", "--repo", str(repo)).stdout
-    webhook.down()
 
 
 def test_differences_are_seen(repo: Repo, manifest: dict[str, Any]) -> None:

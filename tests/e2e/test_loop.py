@@ -25,6 +25,7 @@ from pipelines.lake.processes import free_ports
 from pipelines.project.config import parse_time
 from pipelines.project.repository import load_repo
 from serving.request_log import read_requests
+from tests.commands_here import tandem_here
 
 ROOT = Path(__file__).resolve().parents[2]
 START, END = "2013-01-01", "2013-02-01"
@@ -49,8 +50,13 @@ def as_json(folder: Path, *words: str, code: int = 0) -> Any:
     return json.loads(tandem(folder, *words, "--json", code=code))
 
 
+def told(folder: Path, *words: str) -> Any:
+    """What a command tells that only reads."""
+    return json.loads(tandem_here(folder / "feature_repo", *words, "--json"))
+
+
 def runs(folder: Path, kind: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = as_json(folder, "runs", "--kind", kind)["runs"]
+    found: list[dict[str, Any]] = told(folder, "runs", "--kind", kind)["runs"]
     return found
 
 
@@ -125,7 +131,7 @@ def test_one_changed_definition_is_named(world: Path) -> None:
         changed = as_json(world, "batch", "--start", "2013-01-25", "--end", "2013-02-04")
     finally:
         features.write_text(text)
-    found = as_json(world, "runs", "diff", batch["id"], changed["id"])
+    found = told(world, "runs", "diff", batch["id"], changed["id"])
     first = found["causes"][0]
     assert first["section"] == "definitions" and "origin_traffic" in first["line"] and "late_departures" in first["line"]
     assert "20" in first["line"]
@@ -211,7 +217,7 @@ def test_experiments_then_a_better_model_goes_live_and_comes_back_out_while_clie
         until(lambda: clients.latest == 1 and clients.versions[1] > seen + 20, 60)
     assert not clients.failures, clients.failures[:3]
     assert aliases(world)["champion"] == 1
-    history = as_json(world, "models", "--history")
+    history = told(world, "models", "--history")
     assert "the test wants to see it served" in json.dumps(history)
 
 
@@ -222,7 +228,7 @@ def aliases(world: Path) -> dict[str, int]:
 
 def test_a_served_prediction_is_traced_to_its_event_files(world: Path) -> None:
     log = read_requests(world / "data/requests")
-    found = as_json(world, "lineage", log.column("tandem_request")[0].as_py())
+    found = told(world, "lineage", log.column("tandem_request")[0].as_py())
     text = json.dumps(found)
     for what in (runs(world, "train")[1]["id"], "events/departures/date=2013-01-31", "origin_traffic"):
         assert what in text

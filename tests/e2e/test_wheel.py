@@ -1,6 +1,7 @@
 """The package as strangers get it: built, opened, installed without the lock into empty environments, and run in a folder of their own.
 
 That folder holds a ``serving/``, a ``pipelines.py`` and a ``transforms.py`` that are not ours: whoever imports one of them leaves a mark.
+What ``tandem init`` says next is done there, from the wheel, and the watch goes on from it; where no wheel can be made, from this checkout.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -27,17 +29,16 @@ import pytest
 
 import tandem
 from tests.unit.test_extras import pip
+from tests.webhook_server import WebhookServer
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("tandem", "transforms", "pipelines", "serving")
 UV = ROOT / ".cache" / "boot" / "bin" / "uv"
 ELSEWHERE = "from pathlib import Path\nPath({mark!r}).touch()\nraise SystemExit('this is not Tandem')\n"
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(1800),
-    pytest.mark.skipif(not (ROOT / ".git").exists() or not shutil.which("git"), reason="what is to be in the package is what git tracks"),
-]
+STEPS = ("batch", "train", "promote", "monitor")
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def environment() -> dict[str, str]:
@@ -59,6 +60,8 @@ def tracked() -> set[str]:
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The source distribution, built from what git tracks and nothing else."""
+    if not (ROOT / ".git").exists() or not shutil.which("git"):
+        pytest.skip("what is to be in the package is what git tracks")
     source, made = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("sdist")
     for name in tracked():
         if (ROOT / name).is_file():  # not one that is deleted and not committed yet
@@ -110,6 +113,13 @@ class Installed:
         return sum(p.lstat().st_size for p in self.site.rglob("*")) >> 20
 
 
+class Checkout:
+    """This checkout, run as a file: nothing is installed."""
+
+    def tandem(self, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+        return run(sys.executable, "-P", ROOT / "tandem" / "__main__.py", *words, cwd=cwd)
+
+
 @pytest.fixture(scope="module")
 def everything(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
     if sys.version_info >= (3, 12) and not shutil.which("c++"):
@@ -118,11 +128,22 @@ def everything(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Install
 
 
 @pytest.fixture(scope="module")
-def shop(everything: Installed, folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The repository of ``tandem init shop``, and what ``tandem demo --repo shop`` told, all of it run from the wheel."""
-    everything.tandem("init", "shop", cwd=folder)
-    told: dict[str, Any] = json.loads(everything.tandem("demo", "--repo", "shop", "--json", cwd=folder).stdout)
-    return folder / "shop", told
+def ours(request: pytest.FixtureRequest) -> Installed | Checkout:
+    """Tandem with everything: the wheel, or this checkout where there can be none."""
+    try:
+        found: Installed = request.getfixturevalue("everything")
+        return found
+    except pytest.skip.Exception:
+        return Checkout()
+
+
+@pytest.fixture(scope="module")
+def shop(ours: Installed | Checkout, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The repository of ``tandem init``, and what the command told that it says next."""
+    said = ours.tandem("init", "my shop", cwd=folder).stdout
+    printed = next(line for line in said.splitlines() if "tandem demo" in line).partition("tandem ")[2]
+    told: dict[str, Any] = json.loads(ours.tandem(*shlex.split(printed), "--json", cwd=folder).stdout)
+    return folder / "my shop", told
 
 
 def test_the_distributions_hold_what_git_tracks_and_no_tests(sdist: Path, wheel: Path) -> None:
@@ -170,11 +191,51 @@ def test_without_extras_there_are_definitions_and_a_command_that_says_what_to_in
     print(f"the base is {base.megabytes()} MB")
 
 
-def test_the_demo_runs_from_the_wheel_in_a_folder_with_modules_of_our_names(shop: tuple[Path, dict[str, Any]], folder: Path) -> None:
-    told = shop[1]
-    assert told["version"] == 1 and told["rejected"] == {}
-    assert told["live"]["answers"] and told["live"]["parity"]["unexplained"] == 0
+def test_what_init_says_next_trains_a_blessed_model_and_serves_it(shop: tuple[Path, dict[str, Any]], folder: Path) -> None:
+    made = shop[1]
+    assert made["version"] == 1 and made["rejected"] == {}
+    scores = {s["predictor"]: s for s in made["scores"]["scores"] if not s["slice"]}
+    assert scores["all features"]["auc"] > scores["request fields"]["auc"] + 0.1
+    assert scores["all features"]["log_loss"] < scores["base rate"]["log_loss"]
+    live = made["live"]
+    assert set(live["question"]) == {"card_id", "country", "terminal_id", "amount", "online"}
+    predictions = [answer["prediction"] for answer in live["answers"]]
+    assert predictions and all(0 < (p["probability"] if isinstance(p, dict) else p) < 1 for p in predictions)
+    assert live["parity"]["unexplained"] == 0 and live["parity"]["values"]["compared"] > 1000
     assert not (folder / "imported").exists(), "a child imported the folder's modules for ours"
+
+
+def test_the_watch_goes_on_from_there(
+    ours: Installed | Checkout, shop: tuple[Path, dict[str, Any]], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The days that were streamed are new to the model: the watch monitors, trains on them, and lets the thresholds decide; once."""
+    repo = shop[0]
+    webhook = WebhookServer()
+    webhook.up()
+    monkeypatch.setenv("TANDEM_ALERTS__WEBHOOK", webhook.url)
+    monkeypatch.setenv("TANDEM_WATCH__NEW_DAYS", "2")
+    monkeypatch.setenv("TANDEM_WATCH__PROMOTE", "true")
+    monkeypatch.setenv("TANDEM_TRACKING__TRACKERS", "[]")
+    found: dict[str, Any] = {}
+    for _ in range(2):
+        found = json.loads(ours.tandem("watch", "--once", "--repo", str(repo), "--json", cwd=folder).stdout)
+        assert found["failed"] == []
+    (retraining,) = found["retrainings"]
+    assert retraining["status"] == "complete" and "new_data" in retraining["triggers"]
+    champion = {"promoted": 2, "refused": 1, "not blessed": 1}[retraining["outcome"]]
+    assert found["models"]["card_fraud"]["champion"] == champion and found["models"]["card_fraud"]["report"]
+    kinds = [m["kind"] for f in (repo / "data" / "runs").glob("*/manifest.json") if (m := json.loads(f.read_text()))["kind"] in STEPS]
+    assert {k: kinds.count(k) for k in STEPS} == {
+        "batch": 2,
+        "train": 2,
+        "promote": int(retraining["outcome"] != "not blessed"),
+        "monitor": 2,
+    }
+    assert f"retrain/{retraining['run']}" in {b["key"] for b in webhook.taken}
+    metrics = ours.tandem("metrics", "--repo", str(repo), cwd=folder).stdout
+    assert f'tandem_alias_version{{alias="champion",model="card_fraud"}} {champion}.0' in metrics
+    assert not (folder / "imported").exists(), "a child imported the folder's modules for ours"
+    webhook.down()
 
 
 @contextmanager
@@ -218,12 +279,12 @@ def test_serve_alone_answers_as_everything_does(
     sizes = {name: one.megabytes() for name, one in (("[serve]", server), ("[all]", everything))}
     print(f"megabytes: {sizes}")
     assert sizes["[serve]"] < sizes["[all]"] * 0.6
-    said = server.tandem("train", "--repo", "shop", cwd=folder, fails=True).stderr
+    said = server.tandem("train", "--repo", "my shop", cwd=folder, fails=True).stderr
     assert said == f"error: tandem train needs the extra 'train': {pip('train')} install 'tandem-features[train]'\n"
     answers = []
     for name, one in (("serve", server), ("everything", everything)):
         with served(one, repo, repo.parent / f"{name}.log", folder) as url:
             answers.append(asked(f"{url}/v1/models/card_fraud:predict", {"instances": [told["live"]["question"]]}))
     assert 0 < answers[0]["predictions"][0] < 1 and answers[0]["predictions"] == answers[1]["predictions"]
-    assert "card_fraud" in server.tandem("models", "--repo", "shop", cwd=folder).stdout
+    assert "card_fraud" in server.tandem("models", "--repo", "my shop", cwd=folder).stdout
     assert not (folder / "imported").exists(), "the server imported the folder's modules for ours"
