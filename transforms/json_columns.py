@@ -66,14 +66,14 @@ def plain(payloads: pa.Array) -> npt.NDArray[np.bool_]:
     return found
 
 
-_QUOTE, _OPEN, _CLOSE, _NEVER = 1, 2, 3, 4
+_QUOTE, _NEVER, _OPEN, _CLOSE = 1, 2, 3, 4
 _KINDS = np.zeros(256, dtype=np.uint8)
 _KINDS[:0x20] = _NEVER
 _KINDS[ord("\\")] = _NEVER
 _KINDS[ord('"')] = _QUOTE
 _KINDS[list(b"[{")] = _OPEN
 _KINDS[list(b"]}")] = _CLOSE
-_STEPS = np.array([0, 0, 1, -1, 0], dtype=np.int32)
+_STEPS = np.array([0, 0, 0, 1, -1], dtype=np.int32)
 
 
 def whole(payloads: pa.Array, depth: int) -> npt.NDArray[np.bool_]:
@@ -91,20 +91,24 @@ def whole(payloads: pa.Array, depth: int) -> npt.NDArray[np.bool_]:
     first = np.searchsorted(at, places[:-1])  # of each payload's marks
     following = np.append(first[1:], len(at))
 
-    def of(marks: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-        """The payloads of some marks."""
-        return np.searchsorted(following, np.flatnonzero(marks), "right")
-
-    if (never := kinds == _NEVER).any():
-        found[of(never)] = False
     quotes = np.concatenate([[0], np.cumsum(kinds == _QUOTE, dtype=np.int32)])
     uneven = ((quotes[following] - quotes[first]) & 1).astype(bool)
     found &= ~uneven
-    within = quotes[1:] if not uneven.any() else quotes[1:] - np.repeat(quotes[first], following - first)
-    levels = np.concatenate([[0], np.cumsum(_STEPS[kinds] * (1 - (within & 1)), dtype=np.int32)])
+    if (never := np.flatnonzero(kinds == _NEVER)).size:
+        found[np.searchsorted(following, never, "right")] = False
+    # What is not within a text, by the brackets alone.
+    at = np.flatnonzero(kinds >= _OPEN)
+    within = quotes[at] if not uneven.any() else quotes[at] - quotes[first][np.searchsorted(following, at, "right")]
+    levels = np.concatenate([[0], np.cumsum(_STEPS[kinds[at]] * (1 - (within & 1)), dtype=np.int32)])
+    first, following = np.searchsorted(at, first), np.searchsorted(at, following)
     open_, closed = levels[first], levels[following]
     found &= open_ == closed
     level = levels[1:] if not open_.any() else levels[1:] - np.repeat(open_, following - first)
+
+    def of(brackets: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+        """The payloads of some brackets."""
+        return np.searchsorted(following, np.flatnonzero(brackets), "right")
+
     # Back at the outermost level once, at the end: otherwise a payload is more than one value, or less.
     found &= np.bincount(of(level <= 0), minlength=n)[:n] == 1
     if len(level) and level.max() > depth:
@@ -123,7 +127,8 @@ def read_columns(payloads: pa.Array, schema: pa.Schema, depth: int | None = None
     integer that it does not hold exactly. Columns of strings, int64, float64 and bool only; with a ``depth`` of structs and lists of them
     too, whose members may then be more and in which an int64 may have become a float64, but no float64 lies beyond 2^53.
     """
-    some = plain(payloads)  # the cheaper look is enough for most
+    cheap = depth is None or bool(plain(payloads.slice(0, 1)).all())  # where the first one is flat, all may be
+    some = plain(payloads) if cheap else np.zeros(len(payloads), bool)
     if depth is not None and not some.all():
         some = whole(payloads, depth)
     rows = np.flatnonzero(some)
@@ -149,13 +154,14 @@ def _parts(
     offsets = np.frombuffer(ends, dtype=np.int32)[payloads.offset : payloads.offset + n + 1]
     failures = max(LEAST_FAILURES, n // ROWS_PER_FAILURE)
     text = np.frombuffer(data, dtype=np.uint8)
-    step = max(1, int((CHUNK_CELLS * n / max(_keys(text[offsets[0] : offsets[-1]]), 1)) ** 0.5))
+    keys = np.concatenate([[0], _keys(text, offsets)])  # of all payloads before one
+    step = max(1, int((CHUNK_CELLS * n / max(int(keys[-1]), 1)) ** 0.5))
     todo = [(first, min(first + step, n)) for first in reversed(range(0, n, step))]
     while todo:
         first, last = todo.pop()
         size = int(offsets[last]) - int(offsets[first])
         stop: int | None = None
-        if last - first > 1 and (last - first) * _keys(text[offsets[first] : offsets[last]]) > 2 * CHUNK_CELLS:
+        if last - first > 1 and (last - first) * int(keys[last] - keys[first]) > 2 * CHUNK_CELLS:
             middle = (first + last) // 2
             todo += [(middle, last), (first, middle)]
             continue
@@ -175,10 +181,13 @@ def _parts(
             todo += [(middle, last), (first, middle)]
 
 
-def _keys(text: npt.NDArray[np.uint8]) -> int:
-    """At least as many as there are keys in these payloads: quotes before a colon or before white space."""
-    after = text[1:]
-    return int(np.count_nonzero((text[:-1] == ord('"')) & ((after == ord(":")) | (after == ord(" ")))))
+def _keys(text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    """At least as many as there are keys up to the end of each payload: quotes before a colon or before white space."""
+    begin, end = int(offsets[0]), int(offsets[-1])
+    quotes = np.flatnonzero(text[begin : end - 1] == ord('"'))  # a payload ends in a bracket
+    after = text[begin + 1 : end][quotes]
+    marks = quotes[(after == ord(":")) | (after == ord(" "))]
+    return np.searchsorted(marks, offsets[1:].astype(np.int64) - begin)
 
 
 def _read(payloads: pa.Array, data: pa.Buffer, schema: pa.Schema, nested: bool) -> pa.RecordBatch | int | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import decimal
 import math
 import re
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from transforms.durations import micros
 from transforms.event_source import EventSource
 from transforms.fields import MAX_TEXT_BYTES, TIMESTAMP, Field
 from transforms.instants import MAX_US, MIN_US
+from transforms.parsing import MAX_SCALE
 from transforms.reasons import (
     FUTURE_TIMESTAMP,
     INFINITE,
@@ -164,8 +166,10 @@ def detail_of(source: EventSource, name: str, reason: str, value: Any, max_futur
         return f"{shown} lies in early 1970: it looks like seconds or milliseconds; send microseconds"
     if reason == TOO_LONG:
         return f"{shown} is longer than {MAX_TEXT_BYTES} bytes"
-    if reason in (WRONG_TYPE_TIMESTAMP, NONPOSITIVE_TIMESTAMP):
-        return f"{shown} {f'is no timestamp; {_TIMES}' if reason == WRONG_TYPE_TIMESTAMP else 'is not after 1970'}"
+    if reason == NONPOSITIVE_TIMESTAMP:
+        return f"{shown} is not after 1970"
+    if reason == WRONG_TYPE_TIMESTAMP:
+        return f"{shown} is no timestamp; {_read_by(value, 'timestamp') or _TIMES}"
     f = source.field(name)
     if reason == OUT_OF_RANGE:
         low, high = (1, 9999) if f.dtype == "timestamp" else (f.min, f.max)
@@ -173,6 +177,16 @@ def detail_of(source: EventSource, name: str, reason: str, value: Any, max_futur
     if reason == NOT_IN_DOMAIN:
         allowed = list(f.domain or ())
         return f"{shown} is none of {', '.join(map(repr, allowed)) if len(allowed) <= 8 else f'the {len(allowed)} allowed values'}"
-    taken = f"; {_TIMES}" if f.dtype == "timestamp" else ""
+    fix = _read_by(value, f.dtype) or (_TIMES if f.dtype == "timestamp" else "")
+    taken = f"; {fix}" if fix else ""
     ends = {WRONG_TYPE: f"is no {f.dtype}{taken}", OVERFLOW: f"does not fit {f.dtype} exactly", INVALID_UTF8: "is not valid UTF-8"}
     return f"{shown} {ends.get(reason, 'is not a finite number')}"
+
+
+def _read_by(value: Any, dtype: str | None) -> str:
+    """What reads a value that has a type of its own; "": nothing that a field could say."""
+    if isinstance(value, decimal.Decimal) and dtype in ("float64", "int64") and value.is_finite():
+        return f"the field's parse=Decimal(scale={min(MAX_SCALE, max(0, -int(value.as_tuple().exponent)))}) reads it"
+    if isinstance(value, date) and not isinstance(value, datetime) and dtype == "timestamp":
+        return "the field's parse=Date() reads it"
+    return ""

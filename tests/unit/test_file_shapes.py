@@ -257,3 +257,34 @@ def test_lines_in_bzip2_are_forgotten_too(tmp_path: Path) -> None:
     assert without_lines(path, subject) == 1
     assert bz2.decompress(path.read_bytes()) == b'{"k":"b"}\n'
     assert not holds(path, subject)
+
+
+def test_of_a_union_each_value_is_what_it_is_alone(tmp_path: Path) -> None:
+    """Beside values of another of its types, too: a text is not the JSON of one, a number no text."""
+    union = [{"name": name, "type": ["null", "string", "long", "double"]} for name in ("note", "n")]
+    fields = [{"name": "at", "type": "long"}, {"name": "k", "type": "string"}, *union]
+    source = EventSource(
+        "s", [Field("k", "string", required=True), Field("note", "string"), Field("n", "int64")], event_time="at", tie_breaker="k"
+    )
+    values: list[Any] = ["x", None, 5, 5.0, 2**60, "7", None, 0.5]
+    rows = [{"at": AT, "k": f"k{i}", "note": v if isinstance(v, str) else None, "n": v} for i, v in enumerate(values)]
+    rows += [{"at": AT, "k": "odd", "note": 3, "n": None}]
+
+    def read(some: list[dict[str, Any]]) -> tuple[list[Any], list[Any]]:
+        path = tmp_path / "a.avro"
+        with path.open("wb") as f:
+            fastavro.writer(f, {"type": "record", "name": "T", "fields": fields}, some)
+        pairs = list(events(path, source, NOW, 0))
+        return [e for v, _ in pairs for e in v.to_pylist()], [d for _, b in pairs for d in b.column("detail").to_pylist()]
+
+    together, alone = read(rows), [read([row]) for row in rows]
+    assert together == ([e for good, _ in alone for e in good], [d for _, bad in alone for d in bad])
+    assert [e["n"] for e in together[0]] == [None, 5, 5, 2**60, None]
+    assert together[1] == ["n='x' is no int64", "n='7' is no int64", "n=0.5 is no int64", "note=3 is no string"]
+
+
+def test_a_byte_order_mark_before_json_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + b'{"k": "a", "at": %d}\r\n{"k": "b", "at": %d}\r\n' % (AT, AT))
+    ((valid, letters),) = events(path, SOURCE, NOW, 0)
+    assert valid.column("k").to_pylist() == ["a", "b"] and not letters.num_rows

@@ -71,9 +71,35 @@ def _decode(opened: Opened, rows: int) -> Iterator[pa.RecordBatch]:
     with opened() as f:
         schema, _, reader = container(f)
         types = {field["name"]: _type_of(field["type"], {}) for field in schema["fields"]}
+        several = [name for name, kind in types.items() if kind is None]
         while records := list(islice(reader, rows)):
-            columns = [_column([r[name] for r in records], kind) for name, kind in types.items()]
-            yield pa.RecordBatch.from_arrays(columns, list(types))
+            # Values of a union stand in one column with those of their own types alone, so that none depends on its neighbours.
+            for each in _alike(records, several):
+                columns = [_column([r[name] for r in each], kind) for name, kind in types.items()]
+                yield pa.RecordBatch.from_arrays(columns, list(types))
+
+
+def _alike(records: list[Any], several: list[str]) -> Iterator[list[Any]]:
+    """Records one after the other of which some fields have values of the same types, or none."""
+    if not several:
+        yield records
+        return
+    first, shapes = 0, dict[str, Any]()
+    for at, record in enumerate(records):
+        own = {name: _shape(record[name]) for name in several if record[name] is not None}
+        if any(shapes.get(name, shape) != shape for name, shape in own.items()):
+            yield records[first:at]
+            first, shapes = at, own
+        else:
+            shapes |= own
+    yield records[first:]
+
+
+def _shape(value: Any) -> Any:
+    """The types that a value is made of."""
+    if isinstance(value, dict):
+        return {name: _shape(inner) for name, inner in value.items()}
+    return {repr(_shape(each)) for each in value} if isinstance(value, list) else type(value)
 
 
 def _untimed(schema: Any) -> Any:

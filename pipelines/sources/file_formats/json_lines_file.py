@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,7 +20,8 @@ CHUNK_BYTES = 32 << 20
 
 
 class JsonLinesFile(FileFormat):
-    """Blank lines are skipped but counted in row numbers. A line above 16 MiB is one reject, whose dead letter keeps the first 64 KiB."""
+    """A byte order mark before the first line is taken off. Blank lines are skipped but counted in row numbers. A line above 16 MiB is one
+    reject, whose dead letter keeps the first 64 KiB."""
 
     def read(self, opened: Opened, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
         """See the base class."""
@@ -30,6 +32,8 @@ class JsonLinesFile(FileFormat):
         with opened() as f:
             while line := f.readline(MAX_LINE_BYTES + 1):
                 number += 1
+                if not number:
+                    line = line.removeprefix(codecs.BOM_UTF8)
                 length = len(line)
                 if length > MAX_LINE_BYTES and not line.endswith(b"\n"):
                     while (rest := f.readline(CHUNK_BYTES)) and not rest.endswith(b"\n"):
