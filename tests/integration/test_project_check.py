@@ -58,6 +58,11 @@ def test_a_fresh_repository_is_right(tmp_path: Path) -> None:
     ("file", "old", "new", "line"),
     [
         (
+            "tandem.yaml", "definitions: features",
+            'definitions: features\nkafka: {formats: {payments: csv}, format_options: {payments: {delimeter: ";"}}}',
+            "kafka.format_options.payments.delimeter: Extra inputs are not permitted",
+        ),
+        (
             "preprocessing.py", '_log(inputs["count_1h"])', '_log(inputs["count_7h"])',
             "preprocessing_fn 'preprocessing:card_activity' failed: KeyError: 'count_7h'",
         ),
