@@ -35,6 +35,29 @@ ENDPOINTS = {
     "kafka": "org.apache.kafka:kafka_2.13:3.9.2+org.slf4j:slf4j-simple:1.7.36",
     "flink": "org.apache.beam:beam-runners-flink-1.19:2.62.0+org.slf4j:slf4j-simple:1.7.36",
 }
+RAISED = {
+    "kafka": {
+        **{
+            f"io.netty:netty-{part}": f"io.netty:netty-{part}:4.1.130.Final"
+            for part in ("buffer", "codec", "common", "handler", "resolver", "transport")
+        },
+        **{
+            f"io.netty:netty-transport-{part}": f"io.netty:netty-transport-{part}:4.1.130.Final"
+            for part in ("classes-epoll", "native-epoll", "native-unix-common")
+        },
+        "commons-io:commons-io": "commons-io:commons-io:2.22.0",
+        "org.xerial.snappy:snappy-java": "org.xerial.snappy:snappy-java:1.1.10.8",
+    },
+    "flink": {
+        "com.google.protobuf:protobuf-java": "com.google.protobuf:protobuf-java:3.25.8",
+        "com.google.protobuf:protobuf-java-util": "com.google.protobuf:protobuf-java-util:3.25.8",
+        "commons-io:commons-io": "commons-io:commons-io:2.22.0",
+        "org.apache.commons:commons-lang3": "org.apache.commons:commons-lang3:3.20.0",
+        "org.lz4:lz4-java": "at.yawk.lz4:lz4-java:1.10.1",  # who keeps it now
+        "org.xerial.snappy:snappy-java": "org.xerial.snappy:snappy-java:1.1.10.8",
+    },
+}
+"""What stands in a lock instead of what its endpoint pins: a newer version, compatible, without a known vulnerability."""
 ADD_OPENS = (
     "--add-exports=java.base/sun.net.util=ALL-UNNAMED",
     *(
@@ -282,10 +305,17 @@ def java() -> str:
 def _write_lock(name: str) -> None:
     """Resolve an endpoint with jgo and write its lock."""
     import jgo
+    from jgo.maven import MavenContext
 
     known: dict[str, Any] = {"repositories": repositories()}
+    raised = RAISED.get(name, {})
+    context = MavenContext(remote_repos=known["repositories"])
     lines = []
     for artifact in jgo.resolve(ENDPOINTS[name], **known):
+        newer = raised.get(f"{artifact.component.groupId}:{artifact.component.artifactId}")
+        if newer is not None:
+            group, own, version = newer.split(":")
+            artifact = context.project(group, own).at_version(version).artifact()
         path = (artifact.component.path_prefix / artifact.filename).as_posix()
         lines.append(f"{sha256(artifact.resolve())}  {path}\n")
     _lock_file(name).write_text("".join(lines))
