@@ -6,6 +6,8 @@ import importlib
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import cache
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -85,10 +87,26 @@ def load_module(repo: Path, name: str) -> ModuleType:
         raise DefinitionError(f"{repo.name}/{told}") from None
 
 
+@cache
+def _tell_hidden(repo: Path) -> None:
+    """Say on stderr which files of the repository have the name of a module of Python, or of a package, that they may stand before: a
+    library that imports it gets the repository's."""
+    elsewhere = [p for p in sys.path if Path(p or ".").resolve() != repo]
+    for file in sorted(repo.glob("*.py")):
+        found = None if file.stem in OWN else PathFinder.find_spec(file.stem, elsewhere)
+        if found is not None and found.origin is not None and any(Path(found.origin).is_relative_to(p) for p in LIBRARIES):
+            print(
+                f"tandem: {repo.name}/{file.name} has the name of a module that is installed ({found.origin}); a library that"
+                " imports that one may get yours: rename it",
+                file=sys.stderr,
+            )
+
+
 def load_repo(path: Path, **flags: Any) -> Repo:
     """Load settings and definitions of the repository at ``path``. Raises ConfigError or DefinitionError."""
     path = path.resolve()
     settings = load_settings(path, **flags)
+    _tell_hidden(path)
     module = load_module(path, settings.definitions)
     sources: dict[str, EventSource] = {}
     groups: dict[str, FeatureGroup] = {}

@@ -63,6 +63,21 @@ def test_a_module_of_one_of_our_names_is_not_taken_for_ours(tmp_path):
     assert sys.modules["tandem"] is tandem and sys.modules["serving"] is serving
 
 
+def test_a_module_that_stands_before_one_of_pythons_is_told(tmp_path, capsys):
+    """FAULTS 32: a `profile.py` of the user's was what the profiler imported, deep in a library, in the middle of a batch run."""
+    path = make(tmp_path / "a")
+    for name in ("profile", "calendar", "pandas", "holidays_of_ours", "serving", "tandem"):
+        (path / f"{name}.py").write_text("")
+    for _ in range(2):
+        load_repo(path)
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split(" has the name of a module that is installed (")[0] for line in told] == [
+        "tandem: a/calendar.py", "tandem: a/pandas.py", "tandem: a/profile.py",
+    ]  # fmt: skip
+    load_repo(make(tmp_path / "b"))
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("left", ["nothing", "no feature_store.yaml"])
 def test_a_repository_that_is_gone_leaves_no_module_behind(tmp_path, left):
     first = make(tmp_path / "a", "one")
