@@ -10,11 +10,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
 
 from fastapi import Request, Response
 from starlette.background import BackgroundTask
-from starlette.requests import ClientDisconnect
 
 from serving.context import RequestContext, usable_id
 from serving.errors import ClientGoneError, MediaTypeError, OverloadedError, TimedOutError, TooLargeError
@@ -23,9 +21,7 @@ from serving.limits import Limits
 from serving.principals import ANYBODY, Principal
 from serving.settings import ServingSettings
 
-__all__ = ["Admission", "Answer", "Work"]
-
-T = TypeVar("T")
+__all__ = ["Admission", "Answer", "Quick", "Work"]
 
 _TAKEN_AS_JSON = ("application/json", "", "application/x-www-form-urlencoded", "text/json", "text/plain", "application/octet-stream")
 """TF-Serving heeds no content type, so its users send none, or what ``curl -d`` says. What names another format is refused."""
@@ -47,6 +43,8 @@ class Answer:
 
 
 Work = Callable[[bytes, RequestContext], Answer]
+Quick = Callable[[bytes, RequestContext], Awaitable[Answer | None] | None]
+"""The same work on the event loop, for requests that need no thread; None, or a result that is None: this one needs one."""
 
 
 @dataclass(eq=False, slots=True)
@@ -56,6 +54,7 @@ class _Job:
     context: RequestContext
     future: asyncio.Future[Answer]
     gone: Callable[[], bool]
+    quick: Quick | None
 
     def run(self) -> Answer:
         self.context.check()
@@ -84,8 +83,9 @@ class Admission:
         self._bodies = _Shares(max(2, _BODIES_PER_PLACE * (settings.threads + settings.max_waiting)))
         self._bytes = _Shares(max(settings.max_waiting_bytes, 2 * settings.max_body_bytes))
 
-    async def answer(self, request: Request, work: Work) -> Response:
-        """The answer of ``work(body, context)``; it carries the request's id as ``X-Request-Id``, the caller's own beside it.
+    async def answer(self, request: Request, work: Work, quick: Quick | None = None) -> Response:
+        """The answer of ``work(body, context)``, or of ``quick`` where a request is not large; it carries the request's id as
+        ``X-Request-Id``, the caller's own beside it.
 
         Raises what ``work`` raises; RateLimitedError, OverloadedError, TimedOutError, ClientGoneError, MediaTypeError, TooLargeError.
         """
@@ -99,39 +99,63 @@ class Admission:
             client_request=given if usable_id(given) else None,
             principal=principal,
             deadline=time.monotonic() + limit,
-            charge=lambda rows: self._limits.charge(client, principal.name, rows),
+            charge=_Charge(self._limits, client, principal.name),
         )
-        answer = await self._answered(request, work, context, client)
+        answer = await self._answered(request, work, quick, context, client)
         headers = {"X-Request-Id": context.request_id}
         if context.client_request is not None:
             headers["X-Client-Request-Id"] = context.client_request
         after = None if answer.after is None else _After(answer.after)
         return Response(answer.content, media_type="application/json", headers=headers, background=after)
 
-    async def _answered(self, request: Request, work: Work, context: RequestContext, client: str) -> Answer:
+    async def _answered(self, request: Request, work: Work, quick: Quick | None, context: RequestContext, client: str) -> Answer:
         self._check_head(request)
+        late, waiting = "the body did not arrive within {:g} s; send it again", None
         with self._bodies.held(client) as place, self._bytes.held(client) as memory:
-            place(1)
-            body = await self._within(context, self._body(request, memory), "the body did not arrive within {:g} s; send it again")
-            place(-1)
-            future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-            job = _Job(work, body, context, future, request.scope.get("tandem.gone", lambda: False))
-            waiting = Waiting(job, client, float(_FIXED_COST + len(body)), len(body) >= _HEAVY_BYTES)
-            most = self._settings.max_waiting + self._settings.threads - self._running
-            if (refused := self._queue.push(waiting, most)) is not None:
-                refused.fail(OverloadedError("the server is busy; try again"))
-            self._dispatch()
             try:
-                return await self._within(context, asyncio.shield(future), "no answer within {:g} s; try again")
+                async with asyncio.timeout(max(0.001, context.deadline - time.monotonic())):  # no task of its own, as wait_for makes
+                    place(1)
+                    body = await self._body(request, memory)
+                    place(-1)
+                    late = "no answer within {:g} s; try again"
+                    heavy = len(body) >= _HEAVY_BYTES
+                    if heavy:
+                        quick = None
+                    if quick is not None and not self._queue and self._running < self._settings.threads:
+                        quickly = await self._quickly(quick, body, context)
+                        if quickly is not None:
+                            return quickly
+                        quick = None
+                    future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+                    job = _Job(work, body, context, future, request.scope.get("tandem.gone", lambda: False), quick)
+                    waiting = Waiting(job, client, float(_FIXED_COST + len(body)), heavy)
+                    most = self._settings.max_waiting + self._settings.threads - self._running
+                    if (refused := self._queue.push(waiting, most)) is not None:
+                        refused.fail(OverloadedError("the server is busy; try again"))
+                    self._dispatch()
+                    return await asyncio.shield(future)
+            except TimeoutError:
+                raise TimedOutError(late.format(self._settings.timeout_seconds)) from None
             finally:
-                self._queue.remove(waiting)  # still there if the time has passed
+                if waiting is not None:
+                    self._queue.remove(waiting)  # still there if the time has passed
 
-    async def _within(self, context: RequestContext, step: Awaitable[T], late: str) -> T:
+    async def _quickly(self, quick: Quick, body: bytes, context: RequestContext) -> Answer | None:
+        """What ``quick`` gives; it has a place among the threads meanwhile, so that no more is under way than else."""
+        self._running += 1
         try:
-            async with asyncio.timeout(max(0.001, context.deadline - time.monotonic())):  # no task of its own, as wait_for makes
-                return await step
-        except TimeoutError:
-            raise TimedOutError(late.format(self._settings.timeout_seconds)) from None
+            step = quick(body, context)
+            return None if step is None else await step
+        finally:
+            self._running -= 1
+            self._dispatch()
+
+    async def _quick_job(self, job: _Job) -> Answer:
+        job.context.check()
+        assert job.quick is not None
+        step = job.quick(job.body, job.context)
+        answer = None if step is None else await step
+        return answer if answer is not None else await asyncio.get_running_loop().run_in_executor(self._pool, job.run)
 
     def _dispatch(self) -> None:
         """Give free threads what is next. On the event loop, as all but ``_Job.run``."""
@@ -142,7 +166,8 @@ class Admission:
                 continue
             self._running += 1
             self._heavy += waiting.heavy
-            done = asyncio.get_running_loop().run_in_executor(self._pool, job.run)
+            loop = asyncio.get_running_loop()
+            done = loop.run_in_executor(self._pool, job.run) if job.quick is None else loop.create_task(self._quick_job(job))
             done.add_done_callback(lambda done, waiting=waiting: self._done(waiting, done))  # type: ignore[misc]
 
     def _done(self, waiting: Waiting[_Job], done: asyncio.Future[Answer]) -> None:
@@ -170,21 +195,34 @@ class Admission:
 
     async def _body(self, request: Request, memory: Callable[[int], None]) -> bytes:
         most = self._settings.max_body_bytes
-        parts, size = [], 0
-        try:
-            async for part in request.stream():
-                size += len(part)
-                if size > most:
-                    raise TooLargeError(f"the body has more than {most} bytes; split the request")
-                memory(len(part))
-                parts.append(part)
-        except ClientDisconnect:
-            raise ClientGoneError("the client hung up before its body was there") from None
-        return b"".join(parts)
+        parts, size, more = [], 0, True
+        while more:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGoneError("the client hung up before its body was there")
+            part, more = message.get("body", b""), message.get("more_body", False)
+            size += len(part)
+            if size > most:
+                raise TooLargeError(f"the body has more than {most} bytes; split the request")
+            memory(len(part))
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def close(self) -> None:
         """Take nothing more; what is under way goes on."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Charge:
+    """Tells the limits how many rows a request asks for, once: what began on the event loop may be done by a thread after all."""
+
+    def __init__(self, limits: Limits, client: str, principal: str) -> None:
+        self._to: tuple[Limits, str, str] | None = (limits, client, principal)
+
+    def __call__(self, rows: int) -> None:
+        to, self._to = self._to, None
+        if to is not None:
+            to[0].charge(to[1], to[2], rows)
 
 
 class _Shares:

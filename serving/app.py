@@ -15,16 +15,14 @@ from typing import Any
 import prometheus_client  # noqa: F401  # before Feast: importing its metrics makes all counters of the process files of theirs
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.routing import Match, Route
-from starlette.types import Scope
 
 from serving.access import Access, Guard
 from serving.admission import Admission, Answer
 from serving.answers import as_json, own_version, response, v1_answer, v1_metadata, v2_answer, v2_metadata, version_status
 from serving.context import RequestContext
 from serving.dataplane import Dataplane, Prediction
+from serving.direct import Direct, count_request
 from serving.docs import BODIES, describe, docs_page, examples, own_things
 from serving.errors import ClientGoneError, RateLimitedError, UnauthenticatedError, status_of
 from serving.json_body import parse_object
@@ -40,6 +38,8 @@ __all__ = ["create_app"]
 
 log = logging.getLogger("tandem.serving")
 
+_QUICK_VALUES = 25_000
+"""Values that one answer may have and be made on the event loop: other requests wait some milliseconds meanwhile."""
 Parse = Callable[[dict[str, Any], list[RequestField], int], tuple[dict[str, list[Any]], int]]
 Render = Callable[[Prediction, dict[str, Any]], dict[str, Any]]
 """The answer to a prediction, and to the body that asked for it."""
@@ -66,16 +66,18 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await asyncio.get_running_loop().run_in_executor(None, access.open)
         await asyncio.get_running_loop().run_in_executor(None, plane.open)
+        plane.features.attend()
         if numbers is not None:
             numbers.start()
         yield
         admission.close()
+        plane.features.unattend()
         await asyncio.get_running_loop().run_in_executor(None, plane.close)
         access.close()
         if numbers is not None:
             numbers.close()
 
-    app = FastAPI(
+    app = _Application(
         title="Tandem",
         summary="Features and predictions, from the numbers that training saw.",
         lifespan=lifespan,
@@ -146,10 +148,26 @@ def create_app(
             asked = online_request(parse_object(body), settings.max_instances)
             context.charge(asked.rows)
             answer = plane.online_features(asked, context)
-            plane.metrics.instances.labels(_route(request)).inc(asked.rows)
+            entities.inc(asked.rows)
             return Answer(answer)
 
-        return await admission.answer(request, work)
+        def quick(body: bytes, context: RequestContext) -> Awaitable[Answer | None] | None:
+            request = online_request(parse_object(body), settings.max_instances)
+            context.charge(request.rows)
+            asked = plane.asked(request, context.principal)
+            reading = None if asked.values > _QUICK_VALUES else plane.online_features_soon(asked, context)
+            return None if reading is None else quick_answer(reading, asked.rows)
+
+        return await admission.answer(request, work, quick)
+
+    entities = plane.metrics.instances.labels("/get-online-features")
+
+    async def quick_answer(reading: Awaitable[bytes | None], rows: int) -> Answer | None:
+        answer = await reading
+        if answer is None:
+            return None
+        entities.inc(rows)
+        return Answer(answer)
 
     @app.get("/v2", tags=["Open Inference"])
     async def server_metadata() -> Response:
@@ -216,8 +234,6 @@ def create_app(
         page = plane.metrics.page() if numbers is None else await asyncio.get_running_loop().run_in_executor(None, numbers.page)
         return Response(page, media_type="text/plain; version=0.0.4")
 
-    _answer_plainly(app)
-
     @app.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> Response:
         asks = _principal(request)
@@ -227,29 +243,18 @@ def create_app(
     async def openapi(request: Request) -> Response:
         return response(describe(app.openapi(), examples(plane, _principal(request))))
 
+    app.direct = Direct(app.router.routes, access, plane.metrics, _refused)
     return app
 
 
-def _answer_plainly(app: FastAPI) -> None:
-    """Put a route of Starlette's before each POST route of FastAPI's, whose part is the schema alone: they check bodies themselves, and
-    what FastAPI does for each request besides costs as much as reading one entity."""
-    posts = [route for route in app.router.routes if isinstance(route, APIRoute) and route.methods == {"POST"}]
-    app.router.routes[:0] = map(_PlainRoute, posts)
+class _Application(FastAPI):
+    """FastAPI, and before all of it what answers most requests."""
 
+    direct: Direct | None = None
 
-class _PlainRoute(Route):
-    def __init__(self, route: APIRoute) -> None:
-        async def plain(request: Request) -> Response:
-            return await route.endpoint(request, **request.path_params)  # type: ignore[no-any-return]
-
-        super().__init__(route.path, plain, methods=["POST"], include_in_schema=False)
-        self._route = route
-
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        match, child = super().matches(scope)
-        if match is not Match.NONE:
-            child["route"] = self._route  # what is counted under
-        return match, child
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if self.direct is None or not await self.direct.answer(scope, receive, send):
+            await super().__call__(scope, receive, send)
 
 
 class _Measured:
@@ -273,32 +278,29 @@ class _Measured:
         try:
             await self._app(scope, receive, sent)
         finally:
-            route = getattr(scope.get("route"), "path", "unknown")
-            self._metrics.requests.labels(route, str(status[0])).inc()
-            self._metrics.count_principal(scope.get("state", {}).get("principal", ANYBODY).name, str(status[0]))
-            self._metrics.seconds.labels(route).observe(time.perf_counter() - begun)
+            count_request(self._metrics, scope, status[0], time.perf_counter() - begun)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    if not isinstance(error, TandemError):
+        log.error("a defect: %s %s", request.method, _route(request), exc_info=error)
+        return response({"error": "internal error; the server's log has the details"}, 500)
+    if isinstance(error, ClientGoneError):
+        log.info("%s %s: %s", request.method, _route(request), error)
+    return _refusal(error)
 
 
 def _answer_errors(app: FastAPI) -> None:
-    async def known(request: Request, error: Exception) -> Response:
-        if isinstance(error, ClientGoneError):
-            log.info("%s %s: %s", request.method, _route(request), error)
-        return _refusal(error)
-
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         texts = {404: "no such path; see /docs", 405: f"{request.method} is not allowed here; see /docs"}
         text = texts.get(error.status_code, str(error.detail))
         return response({"error": text}, error.status_code, dict(error.headers or {}))
 
-    async def defect(request: Request, error: Exception) -> Response:
-        log.error("a defect: %s %s", request.method, _route(request), exc_info=error)
-        return response({"error": "internal error; the server's log has the details"}, 500)
-
     handlers: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
-        TandemError: known,
+        TandemError: _refused,
         HTTPException: http,
-        Exception: defect,
+        Exception: _refused,
     }
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,11 +12,12 @@ import pyarrow as pa
 
 from serving.clock import ReplayClock
 from serving.context import NOBODYS, RequestContext
-from serving.errors import InvalidRequestError
-from serving.features import STATUSES, OnlineFeatures, ViewRows, checked_entities
+from serving.features import STATUSES, OnlineFeatures, ViewRows
 from serving.metrics import Metrics
 from serving.models import LoadedModel, ModelSpec
 from serving.online_answer import online_json
+from serving.online_request import Forms, OnlineAsked
+from serving.principals import Principal
 from serving.protocol import OnlineRequest, RequestField, format_timestamp
 from serving.repository import ModelRepository, Watcher
 from serving.request_log import LogLimits, RequestLog, RequestRecord
@@ -58,6 +59,7 @@ class Dataplane:
         shadowed = settings.shadow and settings.request_log is not None and settings.shadow_sample > 0
         self.models = ModelRepository(settings.models, self.metrics, check=self.check, keep=settings.keep_versions, challengers=shadowed)
         self._watcher = Watcher(self.poll, settings.poll_seconds)
+        self._forms: Forms | None = None
         self._log = None if settings.request_log is None else RequestLog(settings.request_log, _limits(settings), self.metrics)
         self._shadow_log: RequestLog | None = None
         self._shadow: Shadow | None = None
@@ -225,30 +227,33 @@ class Dataplane:
 
     def online_features(self, request: OnlineRequest, context: RequestContext = NOBODYS) -> bytes:
         """The answer to a request in the format of Feast's feature server (JSON), with an ``ages`` list (seconds) per feature."""
-        catalog = self.features.catalog
-        service = request.feature_service
-        context.principal.need("view", *{reference.partition(":")[0] for reference in request.features})
-        features = catalog.service(service) if service is not None else catalog.references(request.features)
-        context.principal.need("view", *{features.projection(name).view for name in features.names})
-        names = [f"{v}__{f}" if request.full_feature_names else f for v, f in features.pairs]
-        fields = catalog.key_fields(features)
-        entities = checked_entities(fields, request.entities)
-        needed = {f.name for f in fields}
-        # As in Feast's server, a key of some other view is given back; what nobody knows is passed over.
-        known = [f for f in catalog.known_keys() if f.name not in needed and f.name in request.entities]
-        given = {**entities, **checked_entities(known, request.entities)}
-        taken = dict.fromkeys(given)
-        for name in names:
-            if name in taken:
-                raise InvalidRequestError(f'two columns would be called {name!r}; ask with "full_feature_names": true')
-            taken[name] = None
-        groups = self.features.read(features, entities, request.rows, context.check)
+        asked = self.asked(request, context.principal)
+        return self._online_answer(asked, self.features.read(asked.form.features, asked.entities, asked.rows, context.check), context)
+
+    def online_features_soon(self, asked: OnlineAsked, context: RequestContext) -> Awaitable[bytes | None] | None:
+        """As :meth:`online_features`, on the event loop; None, or a result that is None: it has to be that, on a thread."""
+        groups = self.features.read_soon(asked.form.features, asked.entities, asked.rows)
+        return None if groups is None else self._online_soon(asked, groups, context)
+
+    async def _online_soon(
+        self, asked: OnlineAsked, reading: Awaitable[dict[str, ViewRows] | None], context: RequestContext
+    ) -> bytes | None:
+        groups = await reading
+        return None if groups is None else self._online_answer(asked, groups, context)
+
+    def asked(self, request: OnlineRequest, principal: Principal) -> OnlineAsked:
+        """What a request of Feast's format asks for, checked. Raises ForbiddenError, NotFoundError, InvalidRequestError."""
+        catalog, forms = self.features.catalog, self._forms
+        if forms is None or forms.catalog is not catalog:
+            forms = self._forms = Forms(catalog)
+        return forms.asked(request, principal)
+
+    def _online_answer(self, asked: OnlineAsked, groups: dict[str, ViewRows], context: RequestContext) -> bytes:
         self.metrics.features.add(groups)
-        n = request.rows
+        form, n = asked.form, asked.rows
         if self._log is not None and context.request_id:
-            types = {f.name: ARROW_TYPES[f.dtype] for f in fields}
-            self._record(context, "get-online-features", n, entities, types, groups)
-        return online_json(list(taken), given, [(groups[view], feature) for view, feature in features.pairs], n)
+            self._record(context, "get-online-features", n, asked.entities, form.types, groups)
+        return online_json(form.names, asked.given, [(groups[view], feature) for view, feature in form.features.pairs], n)
 
     def _check_rows(self, spec: ModelSpec, view: str, group: ViewRows) -> None:
         expected = spec.fingerprint(view)

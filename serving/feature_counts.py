@@ -10,7 +10,8 @@ import numpy.typing as npt
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from serving.read_plan import PRESENT, STATUSES, ViewRows
+from serving.packed_view_rows import joined
+from serving.view_rows import PRESENT, STATUSES, ViewRows
 
 __all__ = ["FeatureCounts"]
 
@@ -39,7 +40,7 @@ class FeatureCounts:
 
     def add(self, groups: Mapping[str, ViewRows]) -> None:
         """What one request read."""
-        rows = max((len(g.row_status) for g in groups.values()), default=0)
+        rows = max((len(g) for g in groups.values()), default=0)
         with self._lock:
             self._noted.append(groups)
             self._rows += rows
@@ -72,12 +73,12 @@ class FeatureCounts:
                 by_view.setdefault(name, []).append(group)
         for name, some in by_view.items():
             view = self._views.setdefault(name, _View())
-            codes = [status for group in some for status in group.statuses.values()]
-            if codes:
-                view.statuses += np.bincount(np.concatenate(codes), minlength=len(STATUSES))
-            for group in some:
-                ages = group.ages[group.row_status == PRESENT]
-                if len(ages):
+            for group in reversed(some):
+                if len(ages := group.ages[group.row_status == PRESENT]):
                     view.newest = float(ages.min())
+                    break
+            for group in joined(some):
+                view.statuses += group.status_counts
+                if len(ages := group.ages[group.row_status == PRESENT]):
                     view.sum += float(ages.sum())
                     view.ages += np.bincount(np.searchsorted(_AGES, ages), minlength=len(_AGES) + 1)

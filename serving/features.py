@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 from feast import FeatureStore, RepoConfig
@@ -26,7 +27,7 @@ from serving.errors import InvalidRequestError
 from serving.online_store.base import OrderedOnlineStore, OrderedOnlineStoreConfig
 from serving.projections import FeatureSet
 from serving.protocol import RequestField, checked_column
-from serving.read_plan import NOT_FOUND, NULL, OUTSIDE_MAX_AGE, PRESENT, STATUSES, ReadPlan, ViewRows
+from serving.read_plan import NOT_FOUND, NULL, OUTSIDE_MAX_AGE, PRESENT, STATUSES, Begun, ReadPlan, ViewRows
 from serving.yaml_text import RepeatedKey, yaml_value
 from transforms.errors import ConfigError, StoreError
 from transforms.instants import micros_of
@@ -44,6 +45,9 @@ __all__ = [
     "ViewRows",
     "load_repo_config",
 ]
+
+if TYPE_CHECKING:
+    from serving.online_store.redis_loop import RedisLoop
 
 T = TypeVar("T")
 log = logging.getLogger("tandem.serving")
@@ -100,6 +104,8 @@ class OnlineFeatures:
         default = wall_us if as_of is None else (lambda: micros_of(as_of))
         self.now_us = now_us or default
         self._lock = threading.Lock()
+        self._timeout_seconds = timeout_seconds
+        self._loop: RedisLoop | None = None
         self._feast: FeatureStore | None = None
         self._store: OnlineStore | None = None
         self._catalog: Catalog | None = None
@@ -126,6 +132,8 @@ class OnlineFeatures:
                 self._feast = FeatureStore(repo_path=str(self._repo), config=self.config)
             self._feast.refresh_registry()
             found = Catalog.of(self._feast)
+            if found == self._catalog:
+                found = self._catalog  # so that plans made of it stay
         except Exception as e:
             if not self.problem:
                 log.warning("feature registry: cannot be read", exc_info=e)
@@ -153,6 +161,34 @@ class OnlineFeatures:
         of some thousand entities; what it raises ends the work. Raises StoreError when the store fails.
         """
         return self._plan(features).read(self._asked, entities, rows, self.now_us(), check)
+
+    def attend(self) -> None:
+        """Read small requests on the running event loop from now on, where the online store can be read so: :meth:`read_soon`."""
+        from serving.online_store.redis_loop import RedisLoop
+
+        def opened() -> socket.socket | None:
+            return self._asked(lambda store: store.open_socket(self.config) if isinstance(store, OrderedOnlineStore) else None)
+
+        self._loop = RedisLoop(opened, self._timeout_seconds)
+        self._loop.connect()
+
+    def unattend(self) -> None:
+        """The end of :meth:`attend`."""
+        if self._loop is not None:
+            self._loop.close()
+            self._loop = None
+
+    def read_soon(self, features: FeatureSet, entities: Mapping[str, list[Any]], rows: int) -> Awaitable[dict[str, ViewRows] | None] | None:
+        """As :meth:`read`, on the event loop of :meth:`attend`; None, or a result that is None: it has to be :meth:`read`, on a thread."""
+        store = self._store
+        if self._loop is None or store is None:
+            return None
+        begun = self._plan(features).begin(store, entities, rows)
+        if begun is None:
+            return None
+        now = self.now_us()
+        answers = self._loop.ask(begun.question.data, begun.question.count)
+        return None if answers is None else _rows_of(begun, answers, now)
 
     def _plan(self, features: FeatureSet) -> ReadPlan:
         catalog, plans = self.catalog, self._plans
@@ -207,6 +243,13 @@ class OnlineFeatures:
             log.warning("online store: a read failed", exc_info=e) if problem != self.store_problem else log.debug("%s", problem)
             self.store_problem = problem
             raise StoreError(f"{problem}; try again") from e
+
+
+async def _rows_of(begun: Begun, answers: Awaitable[list[list[bytes | None]]], now: int) -> dict[str, ViewRows] | None:
+    try:
+        return begun.rows(await answers, now)
+    except OSError:  # the connection broke; the store's own client tries again
+        return None
 
 
 def checked_entities(fields: Sequence[RequestField], entities: Mapping[str, list[Any]]) -> dict[str, list[Any]]:

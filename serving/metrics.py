@@ -55,6 +55,7 @@ class Metrics(LogMetrics):
             "tandem_principal_requests_total", "Requests by who asked; the first hundred by name.", ["principal", "status"], registry=r
         )
         self._principals: set[str] = set()
+        self._routes: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         self.seconds = Histogram("tandem_request_seconds", "Time to answer, body included.", ["route"], buckets=_SECONDS, registry=r)
         self.instances = Counter("tandem_instances_total", "Instances and entities answered.", ["route"], registry=r)
         self.features = FeatureCounts(r)
@@ -96,6 +97,16 @@ class Metrics(LogMetrics):
             registry=r,
         )
         self.ready = Gauge("tandem_ready", "1 when every model and the registry are ready.", registry=r)
+
+    def count_request(self, route: str, status: int, principal: str, seconds: float) -> None:
+        """Count a request that was answered; ``route`` is its route's pattern, ``principal`` may be ``""``: nobody in particular."""
+        children = self._routes.get((route, status))
+        if children is None:  # a child is looked up by its labels once: that costs more than counting
+            children = self._routes[route, status] = (self.requests.labels(route, str(status)), self.seconds.labels(route))
+        children[0].inc()
+        children[1].observe(seconds)
+        if principal:
+            self.count_principal(principal, str(status))
 
     def count_principal(self, name: str, status: str) -> None:
         """Count a request of a principal; ``""``: nobody in particular."""

@@ -15,8 +15,9 @@ import pyarrow as pa
 
 from serving.columns import Columns
 from serving.feast_types import not_finite, to_json
+from serving.packed_view_rows import PackedViewRows
 from serving.protocol import format_timestamp
-from serving.read_plan import PRESENT, STATUSES, ViewRows
+from serving.view_rows import PRESENT, STATUSES, ViewRows
 
 __all__ = ["NOT_FINITE", "ages_json", "online_json", "stamps_json", "status_words", "statuses_json"]
 
@@ -27,6 +28,7 @@ _FEW = 24
 _FIRST, _LAST = -62_135_596_800_000_000, 253_402_300_799_999_999
 """Microseconds of the years 1 and 9999."""
 _WORDS = [f'"{word}"' for word in STATUSES]
+_PARTS = [f"{word},".encode() for word in _WORDS]
 
 
 def online_json(names: list[str], given: Mapping[str, list[Any]], pairs: list[tuple[ViewRows, str]], n: int) -> bytes:
@@ -34,22 +36,77 @@ def online_json(names: list[str], given: Mapping[str, list[Any]], pairs: list[tu
     names of all."""
     present, epoch, nothing = _repeated('"PRESENT"', n), _repeated(f'"{format_timestamp(0)}"', n), _repeated("null", n)
     results: list[Any] = [{"values": values, "statuses": present, "event_timestamps": epoch, "ages": nothing} for values in given.values()]
-    shared: dict[int, tuple[orjson.Fragment, orjson.Fragment]] = {}
+    shared: dict[int, tuple[orjson.Fragment, orjson.Fragment, dict[str, tuple[Any, Any]]]] = {}
     words: dict[int, orjson.Fragment] = {}
     for group, feature in pairs:
-        if id(group) not in shared:
-            shared[id(group)] = (stamps_json(group.timestamps_us), ages_json(group))
-        values, odd = _values(group, feature)
-        codes = group.statuses[feature]
-        if odd:
-            said = orjson.Fragment(orjson.dumps(_with_odd(codes, odd)))
-        elif id(codes) in words:
-            said = words[id(codes)]
+        known = shared.get(id(group))
+        if known is None:
+            known = shared[id(group)] = (*_times(group), _few(group))
+        stamps, ages, few = known
+        if feature in few:
+            values, said = few[feature]
         else:
-            said = words[id(codes)] = statuses_json(codes)
-        stamps, ages = shared[id(group)]
+            values, odd = _values(group, feature)
+            codes = group.statuses[feature]
+            if odd:
+                said = orjson.Fragment(orjson.dumps(_with_odd(codes, odd)))
+            elif id(codes) in words:
+                said = words[id(codes)]
+            else:
+                said = words[id(codes)] = statuses_json(codes)
         results.append({"values": values, "statuses": said, "event_timestamps": stamps, "ages": ages})
     return orjson.dumps({"metadata": {"feature_names": names}, "results": results}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _times(group: ViewRows) -> tuple[orjson.Fragment, orjson.Fragment]:
+    """(time stamps, ages)."""
+    if isinstance(group, PackedViewRows) and group.plainly:  # without numpy, whose calls would cost more than few numbers
+        times, now = group.rows.times, group.as_of_us
+        stamps = orjson.Fragment(orjson.dumps(list(map(format_timestamp, times))))
+        return stamps, orjson.Fragment(orjson.dumps([(now - at) / 1e6 for at in times]))
+    return stamps_json(group.timestamps_us), ages_json(group)
+
+
+def _few(group: ViewRows) -> dict[str, tuple[Any, Any]]:
+    """(values, statuses) of the features of few packed rows that are all there, without a step between them and what is written; nothing of
+    others, nor of types that are left to Arrow."""
+    if not isinstance(group, PackedViewRows) or not group.plainly:
+        return {}
+    rows, made = group.rows, {}
+    present = _repeated(_WORDS[PRESENT], len(rows))
+    for feature, slot in group.plan.slots:
+        sort = _SORTS.get(slot.message) if slot.plain else None
+        if sort is None:
+            continue
+        values, nulls, said = rows.values(slot), rows.null_list(slot), present
+        if sort == "bytes":
+            values = [base64.b64encode(v).decode() for v in values]
+        if nulls is not None:
+            values = [None if null else v for v, null in zip(values, nulls)]
+            said = _said(tuple(nulls))
+        if sort == "float":
+            odd = [i for i, v in enumerate(values) if v is not None and not math.isfinite(v)]
+            if odd:
+                said = orjson.Fragment(orjson.dumps(_with_odd(np.array(nulls or [PRESENT] * len(values), np.uint8), odd)))
+        made[feature] = values, said
+    return made
+
+
+@lru_cache(maxsize=1024)
+def _said(codes: tuple[int, ...]) -> orjson.Fragment:
+    return statuses_json(np.array(codes, np.uint8))
+
+
+_SORTS = {
+    "double_val": "float",
+    "float_val": "float",
+    "int64_val": "plain",
+    "int32_val": "plain",
+    "bool_val": "plain",
+    "string_val": "plain",
+    "bytes_val": "bytes",
+}
+"""How the values of a packed feature are written, by the field of a ValueProto; one of times is left to Arrow."""
 
 
 @lru_cache(maxsize=64)
@@ -61,7 +118,10 @@ def statuses_json(codes: npt.NDArray[np.uint8]) -> orjson.Fragment:
     """The words of N status codes."""
     if not codes.any():
         return _repeated(_WORDS[PRESENT], len(codes))
-    return orjson.Fragment(f"[{','.join(map(_WORDS.__getitem__, codes.tolist()))}]".encode())
+    text = codes.tobytes()
+    for code in set(text):  # the codes are no characters of the words
+        text = text.replace(bytes([code]), _PARTS[code])
+    return orjson.Fragment(b"[%b]" % text[:-1])
 
 
 def status_words(group: ViewRows, feature: str) -> list[str]:

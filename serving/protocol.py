@@ -12,13 +12,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from serving.errors import BadRequestError, InvalidRequestError, TooLargeError
 from serving.json_body import kind_of, shortened
 from transforms.fields import MAX_TEXT_BYTES
-from transforms.instants import instant, micros_of
+from transforms.instants import micros_of
 
 __all__ = [
     "OnlineRequest",
@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 _INT64 = 2**63
+_EPOCH = datetime(1970, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -229,9 +230,8 @@ def checked_column(values: list[Any], field: RequestField, where: str) -> list[A
 
 def format_timestamp(us: int) -> str:
     """RFC 3339 of microseconds since the epoch, in UTC, with as many fractional digits (0, 3 or 6) as protobuf's JSON uses."""
-    text = instant(us).replace(tzinfo=None)
     spec = "seconds" if us % 1_000_000 == 0 else "milliseconds" if us % 1000 == 0 else "microseconds"
-    return text.isoformat(timespec=spec) + "Z"
+    return (_EPOCH + timedelta(microseconds=us)).isoformat(timespec=spec) + "Z"
 
 
 def _whole(value: Any) -> Any:

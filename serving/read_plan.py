@@ -6,7 +6,6 @@ feature existed), OUTSIDE_MAX_AGE (the row is older than its view's TTL; its val
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,13 +15,15 @@ import numpy as np
 import numpy.typing as npt
 from feast import RepoConfig
 from feast.infra.online_stores.online_store import OnlineStore
-from feast.value_type import ValueType
 
 from serving.catalog import Catalog, View, entity_key
 from serving.online_store.base import ColumnRead, OrderedOnlineStore, StoredColumns
-from serving.online_store.columns import PackedColumns
+from serving.online_store.columns import PackedColumns, Question
 from serving.online_store.decoding import Cell
-from serving.online_store.packed import PackedRows, layout_of
+from serving.online_store.keys import key_packer
+from serving.online_store.packed import layout_of
+from serving.online_store.packed_rows import PackedRows
+from serving.packed_view_rows import PackedViewRows
 from serving.projections import FeatureSet
 from serving.view_rows import NOT_FOUND, NULL, OUTSIDE_MAX_AGE, PRESENT, STATUSES, ViewPlan, ViewRows, rows_of
 from transforms.definitions import FINGERPRINT, REVISION
@@ -42,11 +43,28 @@ _AT_ONCE = 2_000
 class _Keys:
     """The entities of a request in a view: each once, and which of them each row asks for (None: each row its own)."""
 
-    distinct: list[Any]
+    distinct: Sequence[Any]
     inverse: npt.NDArray[np.int64] | None
 
 
-_Read = tuple[ViewPlan, _Keys, list[bytes] | None]
+_Read = tuple[ViewPlan, _Keys, Sequence[bytes] | None]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A read of packed rows that waits for its answers."""
+
+    reads: list[_Read]
+    question: Question
+
+    def rows(self, answers: Sequence[list[bytes | None]], now: int) -> dict[str, ViewRows] | None:
+        """As :meth:`ReadPlan.read`; None where some row has no packed copy."""
+        out: dict[str, ViewRows] = {}
+        for (plan, keys, _), rows in zip(self.reads, self.question.rows(answers)):
+            if rows is None:
+                return None
+            out[plan.view.name] = PackedViewRows(plan, rows, keys.inverse, now)
+        return out
 
 
 class ReadPlan:
@@ -67,7 +85,11 @@ class ReadPlan:
         """Per view its plan, the request's columns that are its keys, and what views have in common whose stored keys are equal."""
         for name, view in catalog.used(features).items():
             own = [n for n in (FINGERPRINT, REVISION) if n in view.types and n not in wanted[name]]
-            pack = None if suffix is None or config.entity_key_serialization_version != 3 else _packer(view, suffix)
+            pack = (
+                None
+                if suffix is None or config.entity_key_serialization_version != 3
+                else key_packer(view.stored_keys, list(view.keys.values()), suffix)
+            )
             names, layout = (*wanted[name], *own), layout_of(view.feast)
             plan = ViewPlan(view, tuple(wanted[name]), names, features.projections.get(name), pack, layout)
             asked = tuple(view.keys)
@@ -78,23 +100,38 @@ class ReadPlan:
 
         ``check`` is called before each read of the store, of some thousand entities; what it raises ends the work. Raises StoreError.
         """
+        reads = self._reads(entities, n)
+        return {
+            plan.view.name: _answered(plan, stored, keys.inverse, now)
+            for (plan, keys, _), stored in zip(reads, self._stored(ask, reads, check))
+        }
+
+    def begin(self, store: OnlineStore, entities: Entities, n: int) -> Begun | None:
+        """As :meth:`read`, by whoever puts one question to the store himself, on an event loop, and hands on the answers; None where that
+        is not all."""
+        if not self._at_once or n > _AT_ONCE or not isinstance(store, OrderedOnlineStore):
+            return None
+        reads = self._reads(entities, n)
+        asked = [ColumnRead(plan.view.feast, made, plan.names, plan.layout) for plan, _, made in reads if made is not None]
+        question = store.question(self._config, asked) if len(asked) == len(reads) else None
+        return None if question is None else Begun(reads, question)
+
+    def _reads(self, entities: Entities, n: int) -> list[_Read]:
         of_columns: dict[tuple[str, ...], _Keys] = {}
-        packed: dict[Any, list[bytes]] = {}
+        packed: dict[Any, Sequence[bytes]] = {}
         reads: list[_Read] = []
         for plan, asked, place in self._places:
-            keys = of_columns.get(asked) or of_columns.setdefault(asked, _distinct(asked, entities, n))
-            if plan.keys is None:
-                reads.append((plan, keys, None))
-                continue
-            # Views with equal keys get the same list: a store may then ask for all of them at once.
-            made = packed.get(place)
-            if made is None:
-                made = packed[place] = plan.keys(keys.distinct)
+            keys = of_columns.get(asked)
+            if keys is None:
+                keys = of_columns[asked] = _distinct(asked, entities, n)
+            made = None
+            if plan.keys is not None:
+                # Views with equal keys get the same list: a store may then ask for all of them at once.
+                made = packed.get(place)
+                if made is None:
+                    made = packed[place] = plan.keys(keys.distinct)
             reads.append((plan, keys, made))
-        out = {}
-        for (plan, keys, _), stored in zip(reads, self._stored(ask, reads, check)):
-            out[plan.view.name] = rows_of(plan, stored, keys.inverse, now)
-        return out
+        return reads
 
     def _stored(self, ask: Ask, reads: list[_Read], check: Callable[[], None]) -> list[StoredColumns]:
         parts: list[list[StoredColumns]] = [[] for _ in reads]
@@ -109,12 +146,13 @@ class ReadPlan:
 
     def _asked(self, store: OnlineStore, reads: list[_Read], start: int) -> list[StoredColumns]:
         stop, config = start + _AT_ONCE, self._config
-        cut: dict[int, list[bytes]] = {}
+        cut: dict[int, Sequence[bytes]] = {}
         if isinstance(store, OrderedOnlineStore):
             asked = []
             for plan, keys, made in reads:
                 if made is None:
-                    own = [store.entity_key(config, entity_key(plan.view, _tuple(plan.view, k))) for k in keys.distinct[start:stop]]
+                    keys_of = (entity_key(plan.view, _tuple(plan.view, k)) for k in keys.distinct[start:stop])
+                    own: Sequence[bytes] = [store.entity_key(config, key) for key in keys_of]
                 elif len(made) <= _AT_ONCE:
                     own = made
                 else:
@@ -132,51 +170,26 @@ class ReadPlan:
         return out
 
 
+def _answered(plan: ViewPlan, stored: StoredColumns, inverse: npt.NDArray[np.int64] | None, now: int) -> ViewRows:
+    if isinstance(stored, PackedColumns):
+        return PackedViewRows(plan, stored.rows, inverse, now)
+    return rows_of(plan, stored, inverse, now)
+
+
 def _tuple(view: View, key: Any) -> Sequence[Any]:
     return (key,) if len(view.keys) == 1 else key
 
 
 def _distinct(columns: tuple[str, ...], entities: Entities, n: int) -> _Keys:
     asked: Sequence[Any] = entities[columns[0]] if len(columns) == 1 else _tuples([entities[c] for c in columns], n)
+    if len(asked) == 1 or len(set(asked)) == len(asked):
+        return _Keys(asked, None)
     place = {key: i for i, key in enumerate(dict.fromkeys(asked))}
-    if len(place) == len(asked):
-        return _Keys(list(asked), None)
     return _Keys(list(place), np.fromiter(map(place.__getitem__, asked), np.int64, len(asked)))
 
 
 def _tuples(columns: list[Sequence[Any]], n: int) -> list[tuple[Any, ...]]:
     return list(zip(*columns, strict=True)) if columns else [()] * n
-
-
-def _packer(view: View, suffix: bytes) -> Callable[[Sequence[Any]], list[bytes]] | None:
-    """Entities to Feast's serialization of their keys (version 3) and ``suffix``; None where that is not all (32 bits have limits)."""
-    if not view.keys or any(kind not in (ValueType.STRING, ValueType.INT64) for kind in view.keys.values()):
-        return None
-    order = sorted(range(len(view.keys)), key=lambda i: view.stored_keys[i])
-    head = struct.pack("<I", len(order))
-    for i in order:
-        name = view.stored_keys[i].encode()
-        head += struct.pack("<II", ValueType.STRING.value, len(name)) + name
-    kinds = list(view.keys.values())
-    if len(order) == 1:
-        if kinds[0] == ValueType.INT64:
-            number = struct.Struct("<q").pack
-            head += struct.pack("<II", ValueType.INT64.value, 8)
-            return lambda values: [head + number(v) + suffix for v in values]
-        head += struct.pack("<I", ValueType.STRING.value)
-        size = struct.Struct("<I").pack
-        return lambda values: [b"%b%b%b%b" % (head, size(len(v)), v, suffix) for v in map(str.encode, values)]
-    parts = [_packed_number if kinds[i] == ValueType.INT64 else _packed_text for i in order]
-    return lambda rows: [b"".join([head, *(part(row[i]) for part, i in zip(parts, order)), suffix]) for row in rows]
-
-
-def _packed_number(value: int) -> bytes:
-    return struct.pack("<IIq", ValueType.INT64.value, 8, value)
-
-
-def _packed_text(value: str) -> bytes:
-    data = value.encode()
-    return struct.pack("<II", ValueType.STRING.value, len(data)) + data
 
 
 def _together(parts: list[StoredColumns]) -> StoredColumns:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from serving.features import NOT_FOUND, STATUSES, ViewRows
+from serving.packed_view_rows import PackedViewRows
 from serving.projections import Projection
 from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION, TIMESTAMP
 
@@ -70,10 +71,17 @@ def to_batches(records: Iterable[RequestRecord]) -> list[tuple[int, pa.RecordBat
     """
     alike: dict[Any, list[RequestRecord]] = {}
     for a in records:
-        views = tuple((name, *group.columns, *(c.type for c in group.columns.values())) for name, group in a.groups.items())
+        views = tuple((name, *_kind(group)) for name, group in a.groups.items())
         kind = (a.at_us // _DAY_US, a.model is None, tuple(a.types.items()), views, _type(a.predictions), _shadow_type(a))
         alike.setdefault(kind, []).append(a)
     return [(day, _batch(some)) for (day, *_), some in alike.items()]
+
+
+def _kind(group: ViewRows) -> tuple[Any, ...]:
+    """What answers have in common whose columns are of one kind. Packed rows need no look at their values for that."""
+    if isinstance(group, PackedViewRows):
+        return ("packed", group.alike)
+    return (*group.columns, *(c.type for c in group.columns.values()))
 
 
 def merged(batches: Iterable[tuple[int, pa.RecordBatch]]) -> list[tuple[int, pa.Table]]:
@@ -156,6 +164,8 @@ def _batch(some: list[RequestRecord]) -> pa.RecordBatch:
 
 
 def _view(view: str, groups: list[ViewRows]) -> list[tuple[str, pa.Array]]:
+    if len(packed := [group for group in groups if isinstance(group, PackedViewRows)]) == len(groups):
+        groups = [PackedViewRows.together(packed)]
     words = pa.array(STATUSES)
     row_status = np.concatenate([g.row_status for g in groups])
     absent = row_status == NOT_FOUND

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import socket
 import ssl
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,10 @@ _BACKLOG = 128
 """Connections that wait to be taken. They are taken all at once, so it is also how far their number may pass its limit for a moment."""
 
 
+_TURN_SECONDS = 0.001
+"""How long a thread (of the request log, say) may keep the interpreter while the event loop waits for it; Python's own: 0.005."""
+
+
 def run(settings: ServingSettings, worker: Worker | None = None) -> None:
     """Serve until interrupted; requests under way are finished first. Raises ConfigError.
 
@@ -47,13 +53,25 @@ def run(settings: ServingSettings, worker: Worker | None = None) -> None:
         watcher = Watcher(reload.look, settings.poll_seconds)
         watcher.start()
     try:
-        server = uvicorn.Server(config)
+        server = _Server(config)
         server.run(None if worker is None else [socket.socket(fileno=worker.listener)])
         if not server.started:
             raise SystemExit(3)
     finally:
         if watcher is not None:
             watcher.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, in a process that is a server's own."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to answer, and keep what would hold up answers from doing so."""
+        await super().startup(sockets)
+        # What is loaded by now stays: a look through all of it for garbage takes a tenth of a second, during which nobody is answered.
+        gc.collect()
+        gc.freeze()
+        sys.setswitchinterval(_TURN_SECONDS)
 
 
 def _run_all(settings: ServingSettings, warning: str) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from serving.columns import size_in_bytes
 from serving.request_rows import RequestRecord
 
 __all__ = ["TextBudget", "size_of"]
@@ -52,7 +51,7 @@ class TextBudget:
 def size_of(record: RequestRecord) -> int:
     """About how many bytes a request takes until it is written: texts and features as they are, 16 per other value."""
     texts = sum(sum(map(sys.getsizeof, values)) for values in _texts(record.columns).values())
-    features: int = sum(size_in_bytes(group.columns) for group in record.groups.values())
+    features: int = sum(group.size for group in record.groups.values())
     return 1024 + texts + features + 16 * record.rows * (len(record.columns) + 8 * len(record.groups))
 
 

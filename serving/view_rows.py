@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,16 +13,29 @@ import pyarrow as pa
 from google.protobuf.message import DecodeError
 
 from serving.catalog import View
-from serving.columns import Columns
+from serving.columns import Columns, size_in_bytes
 from serving.online_store.base import StoredColumns
-from serving.online_store.columns import PackedColumns
 from serving.online_store.decoding import Cell, decode_column, decode_list, decode_values
-from serving.online_store.packed import Layout, PackedRows
+from serving.online_store.packed import Layout, Slot
 from serving.projections import Projection
 from transforms.definitions import FINGERPRINT, REVISION
 from transforms.errors import StoreError
 
-__all__ = ["NOT_FOUND", "NULL", "OUTSIDE_MAX_AGE", "PRESENT", "STATUSES", "ViewPlan", "ViewRows", "rows_of"]
+__all__ = [
+    "NOT_FOUND",
+    "NULL",
+    "OUTSIDE_MAX_AGE",
+    "PRESENT",
+    "STATUSES",
+    "Bools",
+    "Codes",
+    "Places",
+    "ViewPlan",
+    "ViewRows",
+    "column",
+    "judged",
+    "rows_of",
+]
 
 STATUSES = ("PRESENT", "NULL", "NOT_FOUND", "OUTSIDE_MAX_AGE")
 PRESENT, NULL, NOT_FOUND, OUTSIDE_MAX_AGE = range(4)
@@ -58,6 +71,20 @@ class ViewRows:
     projection: Projection | None = None
     """What ``view`` stands for; None: the registry's view of that name, with its own keys."""
 
+    def __len__(self) -> int:
+        return len(self.row_status)
+
+    @property
+    def size(self) -> int:
+        """About how many bytes the values take."""
+        return size_in_bytes(self.columns)
+
+    @property
+    def status_counts(self) -> npt.NDArray[np.int64]:
+        """int64 [4]: how many values of all features have each status."""
+        codes = list(self.statuses.values())
+        return np.bincount(np.concatenate(codes), minlength=len(STATUSES)) if codes else np.zeros(len(STATUSES), np.int64)
+
 
 @dataclass(frozen=True)
 class ViewPlan:
@@ -68,10 +95,15 @@ class ViewPlan:
     names: tuple[str, ...]
     """What is read: the features, then fingerprint and revision where the view has them."""
     projection: Projection | None
-    keys: Callable[[Sequence[Any]], list[bytes]] | None = field(repr=False)
+    keys: Callable[[Sequence[Any]], Sequence[bytes]] | None = field(repr=False)
     """The store's keys of entities (values, or tuples of them); None: the store or its configuration makes them one by one."""
     layout: Layout = field(repr=False)
     """Of the view's packed rows."""
+
+    @cached_property
+    def slots(self) -> list[tuple[str, Slot]]:
+        """The features with their places in packed rows."""
+        return [(feature, self.layout.slots[feature]) for feature in self.features]
 
 
 def rows_of(plan: ViewPlan, stored: StoredColumns, inverse: Places | None, now: int) -> ViewRows:
@@ -79,17 +111,11 @@ def rows_of(plan: ViewPlan, stored: StoredColumns, inverse: Places | None, now: 
     own. Raises StoreError for a value that is none of its feature's type."""
     view, times = plan.view, stored.event_us
     ages = (now - times) / 1e6
-    if isinstance(stored, PackedColumns):
-        rows = stored.rows
-        if rows.all_found and (not view.ttl_us or now - rows.oldest_us <= view.ttl_us):
-            live, row_status = None, _all_present(len(times))
-        else:
-            live, row_status = _judged(plan, stored, now, ages, lambda: _all_empty(rows))
-        columns, statuses, each_row, prints, revisions = _of_packed(plan, rows, live, row_status, inverse)
-    else:
-        cells = dict(zip(plan.names, stored.cells))
-        live, row_status = _judged(plan, stored, now, ages, lambda: np.fromiter(map(_lasts, cells[REVISION]), np.bool_, len(times)))
-        columns, statuses, each_row, prints, revisions = _of_cells(plan, cells, live, row_status, inverse)
+    cells = dict(zip(plan.names, stored.cells))
+    live, row_status = judged(plan, stored.found, times, now, lambda: np.fromiter(map(_lasts, cells[REVISION]), np.bool_, len(times)))
+    if not stored.found.all():
+        ages[~stored.found] = np.nan
+    columns, statuses, each_row, prints, revisions = _of_cells(plan, cells, live, row_status, inverse)
     return ViewRows(
         view=view.name,
         columns=columns,
@@ -104,24 +130,12 @@ def rows_of(plan: ViewPlan, stored: StoredColumns, inverse: Places | None, now: 
     )
 
 
-@lru_cache(maxsize=64)
-def _all_present(n: int) -> Codes:
-    made = np.full(n, PRESENT, np.uint8)
-    made.flags.writeable = False
-    return made
-
-
-def _judged(
-    plan: ViewPlan, stored: StoredColumns, now: int, ages: npt.NDArray[np.float64], lasting: Callable[[], Bools]
+def judged(
+    plan: ViewPlan, found: Bools, times: npt.NDArray[np.int64], now: int | npt.NDArray[np.int64], lasting: Callable[[], Bools]
 ) -> tuple[Bools | None, Codes]:
-    """(which rows are there and young enough, None: all; the rows' status). ``lasting``: which rows never grow too old. An age of no row
-    becomes NaN."""
-    found, times = stored.found, stored.event_us
+    """(which rows are there and young enough, None: all; the rows' status). ``lasting``: which rows never grow too old."""
     row_status = np.where(found, np.uint8(PRESENT), np.uint8(NOT_FOUND))
-    live: Bools | None = None
-    if not found.all():
-        ages[~found] = np.nan
-        live = found
+    live: Bools | None = None if found.all() else found
     if plan.view.ttl_us and (expired := found & (now - times > plan.view.ttl_us)).any():
         if REVISION in plan.names:
             expired &= ~lasting()
@@ -155,7 +169,7 @@ def _of_cells(
             if b"" in some:
                 nulls = np.array([c == b"" for c in some], np.bool_)
         else:
-            values, nulls = _column(view, feature, some, kind)
+            values, nulls = column(view, feature, some, kind)
             columns.set_array(feature, values if take is None else values.take(take))
         status = row_status
         if nulls is not None or None in some:
@@ -172,63 +186,6 @@ def _of_cells(
     return columns, statuses, each_row, prints, revisions
 
 
-def _of_packed(plan: ViewPlan, rows: PackedRows, live: Bools | None, row_status: Codes, inverse: Places | None) -> _Decoded:
-    """As :func:`_of_cells`, of packed rows."""
-    columns, statuses = Columns(), {}
-    places: list[int] = [] if inverse is None else inverse.tolist()
-    each_row = row_status if inverse is None else row_status[inverse]
-    dead = None if live is None else ~live
-    slots = rows.layout.slots
-    for feature in plan.features:
-        slot = slots[feature]
-        values, nulls = rows.values(slot), rows.nulls(slot)
-        hidden = dead if nulls is None else nulls if dead is None else nulls | dead
-        if isinstance(values, np.ndarray):
-            if hidden is not None and values.dtype.kind == "f":
-                values[hidden] = np.nan
-            if inverse is not None:
-                values, hidden = values[inverse], None if hidden is None else hidden[inverse]
-            columns.set_numbers(feature, values, hidden, slot.kind)
-        else:
-            if hidden is not None:
-                values = [None if h else v for v, h in zip(values, hidden.tolist())]
-            if slot.plain:
-                columns.set_list(feature, values if inverse is None else [values[i] for i in places], slot.kind)
-            else:
-                array, more = _column(plan.view, feature, values, slot.kind)
-                columns.set_array(feature, array if inverse is None else array.take(pa.array(inverse)))
-                nulls = more if nulls is None else nulls if more is None else nulls | more
-        if nulls is None:
-            statuses[feature] = each_row
-        else:
-            status = row_status.copy()
-            status[nulls if live is None else nulls & live] = NULL
-            statuses[feature] = status if inverse is None else status[inverse]
-    prints, revisions = _own(rows, FINGERPRINT, live), _own(rows, REVISION, None)
-    if inverse is not None:
-        prints, revisions = [prints[i] for i in places], [revisions[i] for i in places]
-    return columns, statuses, each_row, prints, revisions
-
-
-def _own(rows: PackedRows, name: str, live: Bools | None) -> list[Any]:
-    """The values of one of our own columns; None where a view has no such column."""
-    slot = rows.layout.slots.get(name)
-    if slot is None or not slot.plain:
-        return [None] * len(rows.found)
-    values, nulls = rows.values(slot), rows.nulls(slot)
-    values = values.tolist() if isinstance(values, np.ndarray) else values
-    hidden = nulls if live is None else ~live if nulls is None else nulls | ~live
-    return values if hidden is None else [None if h else v for v, h in zip(values, hidden.tolist())]
-
-
-def _all_empty(rows: PackedRows) -> Bools:
-    """Whether a row stays true however old it is: its windows are all empty."""
-    slot = rows.layout.slots[REVISION]
-    nulls, values = rows.nulls(slot), np.asarray(rows.values(slot))
-    empty: Bools = values == 0
-    return empty if nulls is None else empty & ~nulls
-
-
 def _lasts(cell: Cell) -> bool:
     """Whether a row of this revision stays true however old it is: its windows are all empty."""
     if isinstance(cell, bytes) or cell is None:
@@ -240,7 +197,7 @@ def _live_cells(cells: Sequence[Cell], live: Bools | None) -> Sequence[Cell]:
     return cells if live is None else [c if ok else None for c, ok in zip(cells, live.tolist())]
 
 
-def _column(view: View, feature: str, cells: Sequence[Cell], kind: pa.DataType | None) -> tuple[pa.Array, Bools | None]:
+def column(view: View, feature: str, cells: Sequence[Cell], kind: pa.DataType | None) -> tuple[pa.Array, Bools | None]:
     try:
         return decode_column(cells, kind)
     except (ValueError, TypeError, OverflowError) as e:  # pyarrow's are of these kinds, too

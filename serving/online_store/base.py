@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,7 +29,7 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey as EntityKeyProto
 from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 from feast.repo_config import FeastConfigBaseModel
 
-from serving.online_store.columns import ColumnRead, PackedColumns, StoredColumns, by_columns
+from serving.online_store.columns import ColumnRead, PackedColumns, Question, StoredColumns, by_columns
 from serving.online_store.decoding import Cell
 from serving.online_store.encoding import as_array, encode_column, encode_keys
 from serving.online_store.order import Covered, Order, Rows, StoredRow, greatest, refused_fingerprint, row_wins
@@ -188,6 +189,14 @@ class OrderedOnlineStore(OnlineStore):
         atomically, too. By default: one :meth:`read_stored` per view.
         """
         return [by_columns(self.read_stored(config, read.table, read.keys, read.names), len(read.names)) for read in reads]
+
+    def question(self, config: RepoConfig, reads: Sequence[ColumnRead]) -> Question | None:
+        """What an event loop asks, over :meth:`open_socket`, instead of calling :meth:`read_columns` on a thread. By default: nothing."""
+        return None
+
+    def open_socket(self, config: RepoConfig) -> socket.socket | None:
+        """A connection that is let in, for :meth:`question`; whoever gets it closes it. Blocks. By default: none. Raises StoreError."""
+        return None
 
     def sync(self, config: RepoConfig) -> None:
         """Force to disk what was written, where that is this process' business (a server keeps its own data). Raises StoreError."""

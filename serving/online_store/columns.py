@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +16,10 @@ from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 from serving.online_store.decoding import Cell
 from serving.online_store.encoding import encode_column
 from serving.online_store.order import StoredRow
-from serving.online_store.packed import Layout, PackedRows, layout_of
+from serving.online_store.packed import Layout, layout_of
+from serving.online_store.packed_rows import PackedRows
 
-__all__ = ["ColumnRead", "PackedColumns", "StoredColumns", "by_columns"]
+__all__ = ["ColumnRead", "PackedColumns", "Question", "StoredColumns", "by_columns"]
 
 
 _NULL = ValueProto()
@@ -52,11 +54,18 @@ class PackedColumns(StoredColumns):
     """The same of rows that were read from their packed copies (``rows``)."""
 
     def __init__(self, rows: PackedRows, names: Sequence[str]) -> None:
-        for name, value in (("rows", rows), ("names", tuple(names)), ("event_us", rows.event_us), ("found", rows.found)):
-            object.__setattr__(self, name, value)
+        self.__dict__.update(rows=rows, names=tuple(names))
 
     rows: PackedRows
     names: tuple[str, ...]
+
+    @property
+    def event_us(self) -> npt.NDArray[np.int64]:
+        return self.rows.event_us
+
+    @property
+    def found(self) -> npt.NDArray[np.bool_]:
+        return self.rows.found
 
     @cached_property
     def cells(self) -> Sequence[Sequence[Cell]]:
@@ -95,6 +104,18 @@ class PackedColumns(StoredColumns):
         if nulls is None:
             return list(made)
         return [(b"" if there else None) if null else cell for cell, null, there in zip(made, nulls.tolist(), self.found.tolist())]
+
+
+class Question(Protocol):
+    """What reads the packed rows of some views in one exchange of bytes, so that an event loop can."""
+
+    data: bytes
+    """What is sent."""
+    count: int
+    """How many answers come back, in Redis' protocol; each is a list."""
+
+    def rows(self, answers: Sequence[list[bytes | None]]) -> list[PackedRows | None]:
+        """Per read what the answers hold; None where any row has no packed copy of the view as it is now."""
 
 
 def by_columns(rows: Sequence[StoredRow | None], width: int) -> StoredColumns:

@@ -29,16 +29,15 @@ from serving.feast_types import arrow_type
 from serving.online_store.decoding import decode_values
 from serving.online_store.encoding import as_array, binary, join
 
-__all__ = ["TAG", "Layout", "PackedRows", "Slot", "all_of", "layout_of", "pack_columns", "pack_values", "packed_time"]
+__all__ = ["HEAD", "TAG", "Layout", "Slot", "layout_of", "pack_columns", "pack_values", "packed_time"]
 
 TAG = b"\xe2\x5d"
 """Field 1500 of a message, as bytes: none that Feast's messages have."""
-_HEAD = 13
+HEAD = 13
 _TIME = struct.Struct("<q").unpack_from
 _MOST_BYTES = 1 << 21
 _SECOND = 1_000_000
-_FEW = 24
-"""Up to so many rows Python's struct is faster than numpy's calls."""
+_MOST_KEPT = 64
 Codes = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -55,18 +54,18 @@ _FIXED: dict[pa.DataType | None, tuple[str, str, str]] = {  # by type: for numpy
 
 def packed_time(cell: bytes) -> int:
     """The event time (us) of a packed row."""
-    return int(_TIME(cell, _HEAD)[0])
+    return int(_TIME(cell, HEAD)[0])
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Where a feature stands: among the fixed-width ones or the others, and its bit among those that are null."""
+    """Where a feature stands: among the fixed-width ones or the others."""
 
     kind: pa.DataType | None
     fixed: bool
     number: int
-    byte: int
-    bit: int
+    place: int
+    """Its bit among those that are null."""
     text: bool
     plain: bool
     """Whether the values stand there as they are; else as Feast's fields hold them."""
@@ -100,6 +99,8 @@ class Layout:
             ]
         )
         self.size = self.type.itemsize
+        self._types: dict[int, np.dtype[Any]] = {}
+        self._covered: set[tuple[str, ...]] = set()
         self.struct = struct.Struct(f"<5x8sq{''.join(code[1] for code in codes)}{len(self.others)}I{self.null_bytes}s")
         made = np.zeros(1, self.type)
         made["schema"], made["nulls"] = np.void(self.schema), 255
@@ -111,7 +112,7 @@ class Layout:
         number = (self.fixed if fixed else self.others).index(name)
         text, raw = _is_text(kind), kind == pa.binary()
         message = _FIXED[kind][2] if fixed else "string_val" if text else "bytes_val"
-        return Slot(kind, fixed, number, *divmod(self.place[name], 8), text, fixed or text or raw, message)
+        return Slot(kind, fixed, number, self.place[name], text, fixed or text or raw, message)
 
     def pack(self, event_us: Ints, columns: Sequence[tuple[str, Any]]) -> pa.Array | None:
         """N packed rows, as a binary array; None where a feature's column is of another type than the feature, or a row is too large.
@@ -157,111 +158,27 @@ class Layout:
         fixed = binary(made.view(np.uint8), np.full(n, self.size))
         return join(fixed, *parts) if parts else fixed
 
-    def read(self, cells: Sequence[bytes | None], names: Sequence[str]) -> PackedRows | None:
-        """The rows in N values that hold them, None for one that is not there; None if any holds no row of this layout, or ``names``
-        has a feature that is none."""
-        if not self.place.keys() >= set(names):
-            return None
-        size, n, found = self.size, len(cells), None
-        if None in cells:
-            found = np.array([cell is not None for cell in cells], np.bool_)
-        whole: list[bytes] = [self.nothing if cell is None else cell for cell in cells]
-        data = b"".join([cell[:size] for cell in whole])
-        if len(data) != n * size:
-            return None
-        if n <= _FEW:
-            columns = list(zip(*self.struct.iter_unpack(data)))
-            if n and columns[0].count(self.schema) != n:
-                return None
-            return PackedRows(self, whole, found, columns=columns)
-        array = np.frombuffer(data, self.type)
-        if (array["schema"] != np.void(self.schema)).any():
-            return None
-        return PackedRows(self, whole, found, array=array)
+    def covers(self, names: tuple[str, ...]) -> bool:
+        """Whether all names are features of it."""
+        if names in self._covered:
+            return True
+        if not all(name in self.place for name in names):
+            return False
+        if len(self._covered) < _MOST_KEPT:
+            self._covered.add(names)
+        return True
 
-
-class PackedRows:
-    """N rows that were read: each feature as a column when it is asked for."""
-
-    def __init__(
-        self,
-        layout: Layout,
-        cells: Sequence[bytes],
-        found: Bools | None,
-        columns: list[tuple[Any, ...]] | None = None,
-        array: npt.NDArray[Any] | None = None,
-    ) -> None:
-        self.layout, self._cells, self._columns, self._array = layout, cells, columns, array
-        n = len(cells)
-        self.all_found = found is None
-        self.found: Bools = all_of(n) if found is None else found
-        if array is not None:
-            self.event_us: Ints = np.ascontiguousarray(array["at"])
-            self._any: bytes = np.bitwise_or.reduce(array["nulls"], axis=0).tobytes()
-            self.oldest_us = int(self.event_us.min())
-        elif columns:
-            self.event_us, self.oldest_us = np.array(columns[1], np.int64), min(columns[1])
-            every = 0
-            for bits in set(columns[-1]):
-                every |= int.from_bytes(bits, "little")
-            self._any = every.to_bytes(layout.null_bytes, "little")
-        else:
-            self.event_us, self._any, self.oldest_us = np.zeros(0, np.int64), bytes(layout.null_bytes), 0
-
-    @staticmethod
-    def together(parts: Sequence[PackedRows]) -> PackedRows:
-        """The rows of several reads with one layout, one behind the other."""
-        layout = parts[0].layout
-        made = layout.read([cell for part in parts for cell in part._cells], ())
-        assert made is not None
-        made.found = np.concatenate([part.found for part in parts])
-        made.all_found = all(part.all_found for part in parts)
+    def padded(self, length: int) -> np.dtype[Any]:
+        """The type of rows that are ``length`` bytes long with what stands behind the fixed places."""
+        if (known := self._types.get(length)) is not None:
+            return known
+        fields: Mapping[str, Any] = self.type.fields or {}
+        places = {"offsets": [f[1] for f in fields.values()], "formats": [f[0] for f in fields.values()]}
+        made: np.dtype[Any] = np.dtype({"names": list(fields), **places, "itemsize": length})  # type: ignore[call-overload]
+        if len(self._types) >= _MOST_KEPT:
+            self._types.clear()
+        self._types[length] = made
         return made
-
-    def nulls(self, slot: Slot) -> Bools | None:
-        """Which of a feature's N values are null; None: not one."""
-        if not self._any[slot.byte] >> slot.bit & 1:
-            return None
-        if self._array is not None:
-            return (self._array["nulls"][:, slot.byte] >> np.uint8(slot.bit) & np.uint8(1)).astype(np.bool_)
-        assert self._columns is not None
-        return np.array([bits[slot.byte] >> slot.bit & 1 for bits in self._columns[-1]], np.bool_)
-
-    def values(self, slot: Slot) -> Any:
-        """A feature's N values, whatever stands where they are null: a numpy array that may be changed, or of few rows a list; of texts and
-        bytes a list of them, of types that are neither the values as they are stored. A timestamp's are microseconds."""
-        if slot.fixed:
-            if self._array is not None:
-                return np.ascontiguousarray(self._array[f"f{slot.number}"])
-            return list(self._columns[2 + slot.number]) if self._columns else []
-        parts = self._parts(slot.number)
-        if not slot.text:
-            return parts
-        if len(parts) == 1:
-            return [parts[0].decode()]
-        known = {part: part.decode() for part in set(parts)}
-        return list(map(known.__getitem__, parts))
-
-    def _parts(self, number: int) -> list[bytes]:
-        size = self.layout.size
-        ends = self._ends(number)
-        if not number:
-            return [cell[size:end] for cell, end in zip(self._cells, ends)]
-        return [cell[start:end] for cell, start, end in zip(self._cells, self._ends(number - 1), ends)]
-
-    def _ends(self, number: int) -> list[int]:
-        size = self.layout.size
-        if self._array is not None:
-            return (self._array[f"e{number}"].astype(np.int64) + size).tolist()  # type: ignore[no-any-return]
-        return [end + size for end in self._columns[2 + len(self.layout.fixed) + number]] if self._columns else []
-
-
-@lru_cache(maxsize=64)
-def all_of(n: int) -> Bools:
-    """N times true; not to be written to."""
-    made = np.ones(n, np.bool_)
-    made.flags.writeable = False
-    return made
 
 
 def layout_of(table: FeatureView) -> Layout:

@@ -17,7 +17,7 @@ from feast import Entity, FeatureView, RepoConfig
 
 from serving.online_store.base import Covered, OrderedOnlineStore, OrderedOnlineStoreConfig, Rows, StoredRow, unreachable
 from serving.online_store.columns import ColumnRead, PackedColumns, StoredColumns, by_columns
-from serving.online_store.packed import PackedRows
+from serving.online_store.packed_rows import PackedRows
 from serving.online_store.sqlite_tables import PACKED
 from transforms.errors import ConfigError, StoreError
 from transforms.instants import instant
@@ -151,7 +151,7 @@ class OrderedPostgresOnlineStore(OrderedOnlineStore, PostgreSQLOnlineStore):
             found = dict(cursor.fetchall())
         if None in found.values():
             return None
-        return read.layout.read([found.get(key) for key in read.keys], read.names)
+        return PackedRows.read(read.layout, [found.get(key) for key in read.keys], read.names)
 
     @contextlib.contextmanager
     def _looking(self, config: RepoConfig) -> Iterator[psycopg.Cursor[Any]]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+import socket
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import cache, partial
 from importlib.resources import files
 from itertools import islice
@@ -34,7 +34,8 @@ from serving.online_store.base import (
 )
 from serving.online_store.columns import ColumnRead, PackedColumns, StoredColumns
 from serving.online_store.encoding import encode_timestamps, join
-from serving.online_store.redis_reading import Commands, bulk
+from serving.online_store.packed_rows import PackedRows
+from serving.online_store.redis_reading import Commands, PackedCommands, bulk, exchange
 from transforms.errors import StoreError
 
 __all__ = ["OrderedRedisOnlineStore", "OrderedRedisOnlineStoreConfig", "limited"]
@@ -60,6 +61,8 @@ _NO_ENDS: Ends = np.zeros(1, np.int32)
 _CALLS_PER_PACK = 8
 """Calls that are packed at once, while Redis works on those before."""
 _SHORT = 1024
+_READ_BYTES = 16_384
+"""Of one look at the socket. hiredis moves all that it still has each time it has read a kilobyte of it: more would make it slower."""
 _MAX_FEATURES = 3000
 """Lua unpacks fewer than 8,000 values on its stack."""
 
@@ -104,6 +107,11 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
         # redis-py before 5 takes a certificate of any host unless it is told otherwise.
         tls = {"ssl_check_hostname": True} if kwargs.get("ssl") else {}
         return nodes, {"socket_connect_timeout": 5.0, "socket_timeout": 30.0, **tls, **kwargs}
+
+    def _get_client(self, online_store_config: Any) -> Any:
+        client = super()._get_client(online_store_config)
+        client.connection_pool.connection_kwargs.setdefault("socket_read_size", _READ_BYTES)
+        return client
 
     def key_suffix(self, config: RepoConfig) -> bytes:
         return str(config.project).encode()
@@ -161,18 +169,36 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
     def read_columns(self, config: RepoConfig, reads: Sequence[ColumnRead]) -> list[StoredColumns]:
         """One round trip; views with the same keys share one command per key. A second one for views of which some row was written by
         another writer than this class as it is now: those are read from Feast's fields."""
-        made: list[StoredColumns | None] = [None] * len(reads)
-        if config.online_store.packed:
-            commands = Commands([replace(read, names=()) for read in reads])
-            for i, (read, cells) in enumerate(zip(reads, commands.stamps(self._try(config, commands.exchange)))):
-                rows = read.layout.read(cells, read.names)
-                made[i] = None if rows is None else PackedColumns(rows, read.names)
-        rest = [i for i, columns in enumerate(made) if columns is None]
+        question = self.question(config, reads)
+        rows: Sequence[PackedRows | None] = [None] * len(reads)
+        if question is not None:
+            rows = question.rows(self._try(config, lambda client: exchange(client, question.data, question.count)))
+        rest = [read for read, packed in zip(reads, rows) if packed is None]
+        fields: Iterator[StoredColumns] = iter(())
         if rest:
-            commands = Commands([reads[i] for i in rest])
-            for i, columns in zip(rest, commands.columns(self._try(config, commands.exchange))):
-                made[i] = columns
-        return [columns for columns in made if columns is not None]
+            commands = Commands(rest)
+            fields = iter(commands.columns(self._try(config, lambda client: exchange(client, commands.data, commands.count))))
+        return [next(fields) if packed is None else PackedColumns(packed, read.names) for read, packed in zip(reads, rows)]
+
+    def question(self, config: RepoConfig, reads: Sequence[ColumnRead]) -> PackedCommands | None:
+        """What :meth:`read_columns` asks first; None where packed rows are not to be read."""
+        return PackedCommands(reads) if config.online_store.packed else None
+
+    def open_socket(self, config: RepoConfig) -> socket.socket | None:
+        """A connection that is let in, for :class:`~serving.online_store.redis_loop.RedisLoop`; None where sockets are not plain ones (TLS)
+        or packed rows are not read. Blocks; raises StoreError."""
+
+        def opened(client: Any) -> socket.socket | None:
+            pool = client.connection_pool
+            connection = pool.connection_class(**pool.connection_kwargs)
+            connection.connect()
+            made, connection._sock = connection._sock, None  # it closes what it has when it is forgotten
+            if type(made) is socket.socket:
+                return made
+            made.close()
+            return None
+
+        return self._try(config, opened) if config.online_store.packed else None
 
     def apply_fingerprint(self, config: RepoConfig, view: str, fingerprint: str) -> None:
         self._try(config, lambda client: client.eval(_APPLY, 2, _applied_key(config), _covered_key(config), view, fingerprint))

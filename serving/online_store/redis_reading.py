@@ -11,46 +11,49 @@ from feast.infra.online_stores.helpers import _mmh3
 
 from serving.online_store.columns import ColumnRead, StoredColumns
 from serving.online_store.decoding import decode_times
+from serving.online_store.keys import KeyMatrix
+from serving.online_store.packed_rows import PackedRows
 
-__all__ = ["Commands", "bulk"]
+__all__ = ["Commands", "PackedCommands", "bulk", "exchange"]
 
 
-class Commands:
-    """The commands that read some views, in Redis' protocol: of views with the same list of keys one per key."""
+class PackedCommands:
+    """The commands that read the packed rows of some views, in Redis' protocol: of views with the same list of keys one per key."""
 
     def __init__(self, reads: Sequence[ColumnRead]) -> None:
         self._reads = reads
-        self._alike: dict[int, list[ColumnRead]] = {}
-        for read in reads:
-            self._alike.setdefault(id(read.keys), []).append(read)
-        parts: list[bytes] = []
-        for some in self._alike.values():
-            fields = [_asked_fields(read.table.name, read.names) for read in some]
-            head, tail = b"*%d\r\n$5\r\nHMGET" % (2 + sum(count for count, _ in fields)), b"".join(data for _, data in fields) + b"\r\n"
-            heads = {n: b"%b\r\n$%d\r\n" % (head, n) for n in set(map(len, some[0].keys))}
-            for key in some[0].keys:
-                parts += (heads[len(key)], key, tail)
-        self._data = b"".join(parts)
-        self._count = sum(len(some[0].keys) for some in self._alike.values())
+        self._alike = _alike(reads)
+        asked = [(some[0].keys, _asked_fields(tuple((read.table.name, ()) for read in some))) for some in self._alike]
+        self.data = b"".join([_commands(*each) for each in asked])
+        self.count = sum(len(keys) for keys, _ in asked)
 
-    def exchange(self, client: Any) -> list[list[bytes | None]]:
-        """The answer to each. Raises what redis-py raises."""
-        return _exchange(client, self._data, self._count)
-
-    def stamps(self, answers: list[list[bytes | None]]) -> list[list[bytes | None]]:
-        """Per read the stored times of its keys: what is read of reads without names."""
-        made: dict[int, list[bytes | None]] = {}
-        for some in self._alike.values():
-            n = len(some[0].keys)
-            mine, answers = answers[:n], answers[n:]
-            for at, read in enumerate(some):
-                made[id(read)] = [answer[at] for answer in mine]
+    def rows(self, answers: Sequence[list[bytes | None]]) -> list[PackedRows | None]:
+        """Per read what the answers hold; None where any row has no packed copy of the view as it is now."""
+        made: dict[int, PackedRows | None] = {}
+        start = 0
+        for some in self._alike:
+            mine = answers[start : start + len(some[0].keys)]
+            start += len(mine)
+            cells = [(cell,) for cell in mine[0]] if len(mine) == 1 else list(zip(*mine)) or [()] * len(some)
+            for read, own in zip(some, cells):
+                made[id(read)] = PackedRows.read(read.layout, own, read.names)
         return [made[id(read)] for read in self._reads]
+
+
+class Commands:
+    """The commands that read some views from Feast's fields, in Redis' protocol: of views with the same list of keys one per key."""
+
+    def __init__(self, reads: Sequence[ColumnRead]) -> None:
+        self._reads = reads
+        self._alike = _alike(reads)
+        asked = [(some[0].keys, _asked_fields(tuple((read.table.name, read.names) for read in some))) for some in self._alike]
+        self.data = b"".join([_commands(*each) for each in asked])
+        self.count = sum(len(keys) for keys, _ in asked)
 
     def columns(self, answers: list[list[bytes | None]]) -> list[StoredColumns]:
         """What was asked for, from the answers."""
         made: dict[int, StoredColumns] = {}
-        for some in self._alike.values():
+        for some in self._alike:
             n, at = len(some[0].keys), 0
             mine, answers = answers[:n], answers[n:]
             columns = list(zip(*mine)) if n else [()] * sum(len(read.names) + 1 for read in some)
@@ -61,6 +64,25 @@ class Commands:
         return [made[id(read)] for read in self._reads]
 
 
+def _alike(reads: Sequence[ColumnRead]) -> list[list[ColumnRead]]:
+    """Those with one list of keys together."""
+    alike: dict[int, list[ColumnRead]] = {}
+    for read in reads:
+        alike.setdefault(id(read.keys), []).append(read)
+    return list(alike.values())
+
+
+def _commands(keys: Sequence[bytes], fields: tuple[bytes, bytes]) -> bytes:
+    """A command per key."""
+    head, tail = fields
+    if isinstance(keys, KeyMatrix):
+        return keys.between(b"%b\r\n$%d\r\n" % (head, keys.width), tail)
+    if len(keys) == 1:
+        return b"%b\r\n$%d\r\n%b%b" % (head, len(keys[0]), keys[0], tail)
+    heads = {n: b"%b\r\n$%d\r\n" % (head, n) for n in set(map(len, keys))}
+    return b"".join([part for key in keys for part in (heads[len(key)], key, tail)])
+
+
 def bulk(value: Any) -> bytes:
     """A value behind the end of the one before, as Redis' protocol has it."""
     data = value if isinstance(value, bytes) else str(value).encode()
@@ -68,15 +90,16 @@ def bulk(value: Any) -> bytes:
 
 
 @lru_cache(maxsize=1024)
-def _asked_fields(view: str, names: tuple[str, ...]) -> tuple[int, bytes]:
-    """(how many, the arguments in Redis' protocol) of the fields of some features of a row, and of its time."""
-    return len(names) + 1, b"".join(map(bulk, [*(_mmh3(f"{view}:{name}") for name in names), f"_ts:{view}"]))
+def _asked_fields(views: tuple[tuple[str, tuple[str, ...]], ...]) -> tuple[bytes, bytes]:
+    """(what stands before the key of a command, what behind it) that asks for some features of rows, and for their times."""
+    fields = [bulk(field) for view, names in views for field in (*(_mmh3(f"{view}:{name}") for name in names), f"_ts:{view}")]
+    return b"*%d\r\n$5\r\nHMGET" % (2 + len(fields)), b"".join(fields) + b"\r\n"
 
 
 _POOL_ARGUMENTS = () if int(redis.__version__.split(".")[0]) >= 5 else ("HMGET",)
 
 
-def _exchange(client: Any, data: bytes, count: int) -> list[list[bytes | None]]:
+def exchange(client: Any, data: bytes, count: int) -> list[list[bytes | None]]:
     """The answers, lists all, to ``count`` commands in one round trip. The pool, its retries and the socket stay redis-py's."""
     pool = client.connection_pool
     connection = pool.get_connection(*_POOL_ARGUMENTS)

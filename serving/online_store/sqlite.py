@@ -19,7 +19,7 @@ from feast.infra.online_stores.sqlite import SqliteOnlineStore, SqliteOnlineStor
 
 from serving.online_store.base import Covered, OrderedOnlineStore, OrderedOnlineStoreConfig, Rows, StoredRow, unreachable
 from serving.online_store.columns import ColumnRead, PackedColumns, StoredColumns, by_columns
-from serving.online_store.packed import PackedRows
+from serving.online_store.packed_rows import PackedRows
 from serving.online_store.sqlite_tables import WRITING, columns_query, create, lines, packed_query
 from transforms.errors import StoreError
 
@@ -226,7 +226,7 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
                 self._look_at_order(config, read.table.name, name)
         except sqlite3.Error:  # nothing is written yet, or all that is the matter with a file: said by who reads the features
             return None
-        return read.layout.read([found.get(key) for key in read.keys], read.names)
+        return PackedRows.read(read.layout, [found.get(key) for key in read.keys], read.names)
 
     def _reader(self, config: RepoConfig) -> sqlite3.Connection:
         """This thread's connection for reading. Like :meth:`_get_conn`'s, it is opened anew where the file is another one."""

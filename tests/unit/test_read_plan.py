@@ -23,6 +23,7 @@ from serving.features import STATUSES, OnlineFeatures
 from serving.online_answer import online_json
 from serving.online_store.base import OrderedOnlineStore, lasts
 from serving.online_store.decoding import python_value
+from serving.packed_view_rows import joined
 from serving.read_plan import ViewRows
 from tests.redis_server import redis_server
 from tests.unit.test_online_answer import one_by_one
@@ -207,3 +208,33 @@ def test_more_entities_than_one_read_takes(features: OnlineFeatures) -> None:
         features.read(features.catalog.service("all"), entities, n)["twin"].timestamps_us[:N],
         features.read(features.catalog.service("all"), {k: v[:N] for k, v in entities.items()}, N)["twin"].timestamps_us,
     )
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15, deadline=None)
+@given(parts=st.lists(st.tuples(st.lists(st.integers(0, N + 3), min_size=1, max_size=30), st.integers(0, 10)), min_size=1, max_size=4))
+def test_answers_that_are_joined_say_what_each_did(features: OnlineFeatures, parts: list[tuple[list[int], int]]) -> None:
+    """As the request log and the metrics see them: of several requests, each as of an instant of its own."""
+    wanted, groups, before = features.catalog.service("all"), [], features.now_us
+    try:
+        for places, hours in parts:
+            features.now_us = lambda hours=hours: micros_of(NOW) + hours * 3_600_000_000  # type: ignore[misc]
+            entities: dict[str, list[Any]] = {"city": [f"c{i}" for i in places], "number": [-i for i in places], "small": places}
+            groups.append(features.read(wanted, entities, len(places)))
+    finally:
+        features.now_us = before
+    for name in groups[0]:
+        each = [g[name] for g in groups]
+        some = joined(each)
+        order = each if len(some) > 1 else some  # those of fields stay as they are
+        if len(some) == 1:
+            assert len(some[0]) == sum(map(len, each))
+        for value in ("row_status", "timestamps_us", "ages"):
+            right = np.concatenate([getattr(e, value) for e in each])
+            assert np.array_equal(np.concatenate([getattr(s, value) for s in order]), right, equal_nan=True)
+        for own in ("fingerprints", "revisions"):
+            assert [v for s in order for v in getattr(s, own)] == [v for e in each for v in getattr(e, own)]
+        for feature in each[0].columns:
+            assert pa.concat_arrays([s.columns[feature] for s in order]).equals(pa.concat_arrays([e.columns[feature] for e in each]))
+            assert np.array_equal(np.concatenate([s.statuses[feature] for s in order]), np.concatenate([e.statuses[feature] for e in each]))
+        codes = [e.statuses[f] for e in each for f in e.columns]
+        assert np.array_equal(sum(s.status_counts for s in some), np.bincount(np.concatenate(codes), minlength=4))

@@ -1,0 +1,108 @@
+"""Entities to Feast's serialization of their keys (version 3): many of one shape at once, others one by one."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+from feast.value_type import ValueType
+
+__all__ = ["KeyMatrix", "key_packer"]
+
+_FEW = 24
+"""Up to so many keys are made one by one faster than by numpy's calls."""
+
+
+class KeyMatrix(Sequence[bytes]):
+    """N keys of one length. Immutable."""
+
+    def __init__(self, matrix: npt.NDArray[np.uint8]) -> None:
+        """``matrix``: uint8 [N, length of a key]."""
+        self._matrix = matrix
+        self.width = matrix.shape[1]
+
+    def __len__(self) -> int:
+        return len(self._matrix)
+
+    @overload
+    def __getitem__(self, place: int) -> bytes: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> KeyMatrix: ...
+
+    def __getitem__(self, place: int | slice) -> bytes | KeyMatrix:
+        return KeyMatrix(self._matrix[place]) if isinstance(place, slice) else self._matrix[place].tobytes()
+
+    def __iter__(self) -> Iterator[bytes]:
+        data, width = self._matrix.tobytes(), self.width
+        return (data[at : at + width] for at in range(0, len(data), width))
+
+    def between(self, head: bytes, tail: bytes) -> bytes:
+        """All of them, each with ``head`` before it and ``tail`` behind it."""
+        return _joined(len(self), head, self._matrix, tail).tobytes()
+
+
+def _joined(n: int, *parts: bytes | npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """uint8 [n, ...]: in each row all parts, bytes the same in every one."""
+    sizes = [len(p) if isinstance(p, bytes) else p.shape[1] for p in parts]
+    made, at = np.empty((n, sum(sizes)), np.uint8), 0
+    for part, size in zip(parts, sizes):
+        made[:, at : at + size] = np.frombuffer(part, np.uint8) if isinstance(part, bytes) else part
+        at += size
+    return made
+
+
+def key_packer(names: Sequence[str], kinds: Sequence[ValueType], suffix: bytes) -> Callable[[Sequence[Any]], Sequence[bytes]] | None:
+    """Entities (values, or tuples of them) with the join keys ``names`` to Feast's serialization of their keys and ``suffix``; None where
+    that is not all (keys of 32 bits have limits)."""
+    if not kinds or any(kind not in (ValueType.STRING, ValueType.INT64) for kind in kinds):
+        return None
+    order = sorted(range(len(kinds)), key=lambda i: names[i])
+    head = struct.pack("<I", len(order))
+    for i in order:
+        name = names[i].encode()
+        head += struct.pack("<II", ValueType.STRING.value, len(name)) + name
+    if len(order) > 1:
+        parts = [_packed_number if kinds[i] == ValueType.INT64 else _packed_text for i in order]
+        return lambda rows: [b"".join([head, *(part(row[i]) for part, i in zip(parts, order)), suffix]) for row in rows]
+    if kinds[0] == ValueType.INT64:
+        return _numbers(head + struct.pack("<II", ValueType.INT64.value, 8), suffix)
+    return _texts(head + struct.pack("<I", ValueType.STRING.value), suffix)
+
+
+def _numbers(head: bytes, suffix: bytes) -> Callable[[Sequence[Any]], Sequence[bytes]]:
+    number = struct.Struct("<q").pack
+
+    def pack(values: Sequence[Any]) -> Sequence[bytes]:
+        n = len(values)
+        if n <= _FEW:
+            return [head + number(v) + suffix for v in values]
+        return KeyMatrix(_joined(n, head, np.array(values, "<i8").view(np.uint8).reshape(n, 8), suffix))
+
+    return pack
+
+
+def _texts(head: bytes, suffix: bytes) -> Callable[[Sequence[Any]], Sequence[bytes]]:
+    size = struct.Struct("<I").pack
+
+    def pack(values: Sequence[Any]) -> Sequence[bytes]:
+        n = len(values)
+        if n > _FEW and len(lengths := set(map(len, values))) == 1:
+            width, data = lengths.pop(), "".join(values).encode()
+            if width and len(data) == n * width:  # a byte for each character
+                return KeyMatrix(_joined(n, head + size(width), np.frombuffer(data, np.uint8).reshape(n, width), suffix))
+        return [b"%b%b%b%b" % (head, size(len(v)), v, suffix) for v in map(str.encode, values)]
+
+    return pack
+
+
+def _packed_number(value: int) -> bytes:
+    return struct.pack("<IIq", ValueType.INT64.value, 8, value)
+
+
+def _packed_text(value: str) -> bytes:
+    data = value.encode()
+    return struct.pack("<II", ValueType.STRING.value, len(data)) + data

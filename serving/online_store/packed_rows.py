@@ -1,0 +1,171 @@
+"""Packed rows that were read: columns of their features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from serving.online_store.packed import HEAD, Layout, Slot
+
+__all__ = ["PackedRows", "all_of"]
+
+_FEW = 24
+"""Up to so many rows Python's struct is faster than numpy's calls."""
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+
+
+class PackedRows:
+    """N rows that were read: each feature as a column when it is asked for."""
+
+    def __init__(self, layout: Layout, cells: Sequence[bytes], found: list[bool] | None, array: npt.NDArray[Any] | None = None) -> None:
+        """``found``: which are rows at all, None: all. ``array``: what stands at fixed places, for more than a few rows."""
+        self.layout, self.all_found = layout, found is None
+        self._cells, self._found, self._array = cells, found, array
+
+    @staticmethod
+    def read(layout: Layout, cells: Sequence[bytes | None], names: tuple[str, ...] = ()) -> PackedRows | None:
+        """The rows in N values that hold them, None for one that is not there; None if any holds no row of this layout, or ``names``
+        has a feature that is none."""
+        if names and not layout.covers(names):
+            return None
+        size, schema, found = layout.size, layout.schema, None
+        whole: Sequence[bytes] = cells  # type: ignore[assignment]
+        if None in cells:
+            found = [cell is not None for cell in cells]
+            whole = [layout.nothing if cell is None else cell for cell in cells]
+        if len(whole) <= _FEW:
+            for cell in whole:
+                if cell[5:HEAD] != schema or len(cell) < size:
+                    return None
+            return PackedRows(layout, whole, found)
+        lengths = set(map(len, whole))
+        if min(lengths) < size:
+            return None
+        if len(lengths) > 1:
+            array = np.frombuffer(b"".join([cell[:size] for cell in whole]), layout.type)
+        else:  # nothing has to be cut off
+            array = np.frombuffer(b"".join(whole), layout.padded(lengths.pop()))
+        if (array["schema"] != np.void(schema)).any():
+            return None
+        return PackedRows(layout, whole, found, array)
+
+    def __len__(self) -> int:
+        return len(self._cells)
+
+    @property
+    def few(self) -> bool:
+        """Whether these are so few that values come as Python's."""
+        return self._array is None
+
+    @property
+    def size(self) -> int:
+        """About how many bytes they take."""
+        return sum(map(len, self._cells))
+
+    @cached_property
+    def found(self) -> Bools:
+        """Which are rows at all."""
+        return all_of(len(self._cells)) if self._found is None else np.array(self._found, np.bool_)
+
+    @cached_property
+    def _columns(self) -> list[tuple[Any, ...]]:
+        """Of few rows: schemas, times, fixed-width features, ends, bits of nulls."""
+        return list(zip(*map(self.layout.struct.unpack_from, self._cells)))
+
+    @cached_property
+    def event_us(self) -> Ints:
+        """Event times (us); 0 where there is no row."""
+        if self._array is not None:
+            return np.ascontiguousarray(self._array["at"])
+        return np.array(self._columns[1] if self._cells else (), np.int64)
+
+    @property
+    def times(self) -> Sequence[int]:
+        """The same of few rows, as Python's numbers."""
+        return self._columns[1] if self._cells else ()
+
+    @property
+    def oldest_us(self) -> int:
+        """The least event time (us)."""
+        if self._array is not None:
+            return int(self.event_us.min())
+        return min(self._columns[1]) if self._cells else 0
+
+    @cached_property
+    def _bits(self) -> list[int]:
+        """Of few rows: by row the bits of the features that are null."""
+        return [int.from_bytes(bits, "little") for bits in self._columns[-1]] if self._cells else []
+
+    @cached_property
+    def _any(self) -> int:
+        """The bits of the features that are null in any row."""
+        if self._array is not None:
+            return int.from_bytes(np.bitwise_or.reduce(self._array["nulls"], axis=0).tobytes(), "little")
+        every = 0
+        for bits in self._bits:
+            every |= bits
+        return every
+
+    @staticmethod
+    def together(parts: Sequence[PackedRows]) -> PackedRows:
+        """The rows of several reads with one layout, one behind the other."""
+        layout = parts[0].layout
+        made = PackedRows.read(layout, [cell for part in parts for cell in part._cells])
+        assert made is not None
+        if not all(part.all_found for part in parts):
+            made.all_found, made._found = False, [there for part in parts for there in part.found.tolist()]
+        return made
+
+    def nulls(self, slot: Slot) -> Bools | None:
+        """Which of a feature's N values are null; None: not one."""
+        if not self._any >> slot.place & 1:
+            return None
+        if self._array is not None:
+            return (self._array["nulls"][:, slot.place >> 3] >> np.uint8(slot.place & 7) & np.uint8(1)).astype(np.bool_)
+        return np.array(self.null_list(slot), np.bool_)
+
+    def null_list(self, slot: Slot) -> list[int] | None:
+        """The same of few rows, as numbers."""
+        place = slot.place
+        return [bits >> place & 1 for bits in self._bits] if self._any >> place & 1 else None
+
+    def values(self, slot: Slot) -> Any:
+        """A feature's N values, whatever stands where they are null: a numpy array that may be changed, or of few rows a list; of texts and
+        bytes a list of them, of types that are neither the values as they are stored. A timestamp's are microseconds."""
+        if slot.fixed:
+            if self._array is not None:
+                return np.array(self._array[f"f{slot.number}"])
+            return list(self._columns[2 + slot.number]) if self._cells else []
+        parts = self._parts(slot.number)
+        if not slot.text:
+            return parts
+        if len(parts) == 1:
+            return [parts[0].decode()]
+        known = {part: part.decode() for part in set(parts)}
+        return list(map(known.__getitem__, parts))
+
+    def _parts(self, number: int) -> list[bytes]:
+        size = self.layout.size
+        ends = self._ends(number)
+        if not number:
+            return [cell[size:end] for cell, end in zip(self._cells, ends)]
+        return [cell[start:end] for cell, start, end in zip(self._cells, self._ends(number - 1), ends)]
+
+    def _ends(self, number: int) -> list[int]:
+        size = self.layout.size
+        if self._array is not None:
+            return (self._array[f"e{number}"].astype(np.int64) + size).tolist()  # type: ignore[no-any-return]
+        return [end + size for end in self._columns[2 + len(self.layout.fixed) + number]] if self._cells else []
+
+
+@lru_cache(maxsize=64)
+def all_of(n: int) -> Bools:
+    """N times true; not to be written to."""
+    made = np.ones(n, np.bool_)
+    made.flags.writeable = False
+    return made
