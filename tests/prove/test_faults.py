@@ -20,6 +20,7 @@ from tests.prove.report import Part
 from tests.prove.slice import Slice
 from tests.prove.small import Small, Starter
 from tests.prove.test_crash import FLOW_SECONDS, MOST, SEED, numbers, run_stream
+from tests.prove.trial import TOLD_APART
 
 FLOW = {"small": 1.0, "flink": FLOW_SECONDS}
 SHARE = {"small": 1, "flink": 5}
@@ -40,6 +41,7 @@ def test_after_every_fault_all_values_are_the_oracles(
         pytest.skip("needs root, iproute2 and /dev/net/tun, for clocks a C compiler")
     problems = run_faults(name, engine, max(1, trials // SHARE[engine]), slice_, broker, tmp_path, report)
     assert not problems, "\n".join(problems[:20])
+    assert report.kind(f"{name}, {engine}").counts[TOLD_APART], "the check that all trials pass cannot fail"
 
 
 @pytest.mark.parametrize("name", [n for n, fault in FAULTS.items() if fault.control])

@@ -8,7 +8,10 @@ from tests.prove import check
 from tests.prove.report import Kind
 from tests.prove.rig import Rig, Stream
 
-__all__ = ["finish", "judge", "values"]
+__all__ = ["TOLD_APART", "finish", "judge", "values"]
+
+TOLD_APART = "told apart from what was there before"
+"""A control in each trial: held against what was due before its records, the same comparison must find differences."""
 
 
 def values(rig: Rig, n: int) -> int:
@@ -30,6 +33,7 @@ def judge(entry: Kind, stream: Stream, before: int, n: int, hit: str, begun: flo
         problem = error
     recovery, wrong = time.monotonic() - blow, check.online(rig, n)
     letters = check.dead_letters(rig, n)[0]
+    control = n > before and bool(check.online(rig, before))
     broken = {(r.source, r.partition, r.offset) for r in rig.slice.records[before:n] if r.broken}
     missing = broken - check.found_letters(rig).keys()
     applied = stream.delivered_of(before, n)
@@ -43,6 +47,7 @@ def judge(entry: Kind, stream: Stream, before: int, n: int, hit: str, begun: flo
         dead_letters=len(broken) - len(missing),
         lost=n - before - applied + len(missing),
         recovery=None if problem else recovery,
+        counts={TOLD_APART: int(control)},
     )
     if problem:
         entry.notes.append(f"{hit} at {n}: {problem}")
