@@ -119,6 +119,7 @@ def materialize(repo: Repo, start: datetime, end: datetime, steps: Steps) -> Non
     """Materialize all views."""
     from pipelines.feature_store.applying import finish
     from pipelines.feature_store.materialize import materialize as into_online_store
+    from pipelines.lake.graphs import applied_graphs
     from pipelines.project.recording import recorded
 
     if start > end:
@@ -126,6 +127,7 @@ def materialize(repo: Repo, start: datetime, end: datetime, steps: Steps) -> Non
     finish(repo, steps.say)
     with recorded(repo, "materialize", range=[start.isoformat(), end.isoformat()]) as run, steps.doing("materialize"):
         made = into_online_store(repo, start, end, say=steps.say)
+        run.save(fingerprints=applied_graphs(repo.data))
         run.add(counts={f"rows/{m.view}": m.rows for m in made} | {f"dropped/{m.view}": m.dropped for m in made if m.dropped})
         if not any(m.rows or m.newer or m.dropped for m in made):
             raise DataError(

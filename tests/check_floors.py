@@ -87,7 +87,8 @@ WEB = (
 # The rooms of pipelines, from the ground up: each may import those before it, so there are no circles.
 PIPELINES = (
     "lake", "services", "reports", "project", "sources", "inference", "feature_store", "batch", "streaming", "replay", "registry",
-    "training", "promotion", "tracking", "verify", "lineage", "monitoring", "alerting", "watch", "forgetting", "workflow", "cli", "demo",
+    "training", "promotion", "tracking", "verify", "lineage", "planning", "monitoring", "alerting", "watch", "forgetting", "workflow",
+    "cli", "demo",
 )  # fmt: skip
 NEVER = ("serving.app", "feature_repo", "tests")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["accepts_more"]
+__all__ = ["accepts_more", "field_accepts_more"]
 
 
 def accepts_more(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str] | None:
@@ -27,7 +27,7 @@ def accepts_more(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
                 return None  # until now its value was not looked at: its rules refuse events that were taken
             out.append(f"field {name!r} is new, and optional")
             continue
-        lines = _field(was[name], field)
+        lines = field_accepts_more(was[name], field)
         if lines is None:
             return None
         out += lines
@@ -39,7 +39,8 @@ def _deciding(definition: Mapping[str, Any]) -> dict[str, Any]:
     return {**definition, "source": source}
 
 
-def _field(was: list[Any], now: list[Any]) -> list[str] | None:
+def field_accepts_more(was: list[Any], now: list[Any]) -> list[str] | None:
+    """As :func:`accepts_more`, of one field in its canonical form."""
     name, dtype, required, low, high, domain, *read = was
     if now[1] != dtype or now[6:] != read or (now[2] and not required):
         return None

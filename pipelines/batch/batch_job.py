@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from pipelines.batch import steps
 from pipelines.batch.analysis import analyze_groups
 from pipelines.batch.beam_options import options
 from pipelines.batch.beam_transforms import ApplyTransformGraph, ReadEventLog, WindowFeatures
+from pipelines.batch.run_key import begin_of, declared, run_key, sources_of, superseded
 from pipelines.lake import layout, provenance, runs
 from pipelines.lake.files import write_json
 from pipelines.lake.graphs import apply_graph, carried_over, graph_for, hash_of, remember_definitions, since
@@ -71,11 +72,11 @@ def run_batch(
     (as far as it can change a value) that is complete is returned as it is unless ``anew``; one that was killed is completed under its id.
     Raises RejectLimitError before anything is visible when too many events were rejected.
     """
-    data, settings = repo.data, repo.settings.batch
+    data = repo.data
     if start >= end:
         raise ConfigError(f"range {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}: the end must be after the start")
-    sources = {g.source.name: g.source for g in repo.groups.values()}
-    begin_us = {n: min(_first_event(g, us(start), us(end)) for g in repo.groups.values() if g.source.name == n) for n in sources}
+    sources = sources_of(repo.groups.values())
+    begin_us = begin_of(repo.groups.values(), us(start), us(end))
     tables = {n: take_snapshot(data, s, progress) for n, s in sources.items() if s.table is not None}
     progress("listing and hashing input files")
     found = {n: inventory(data, s, begin_us[n], us(end)) for n, s in sources.items()}
@@ -92,21 +93,12 @@ def run_batch(
     carried = {n: lines for n, g in repo.groups.items() if n in graphs and (lines := carried_over(data, g, hash_of(data, n, graphs[n])))}
     for name, lines in carried.items():
         progress(f"{name}: its applied graph is carried over to a contract that accepts more: {'; '.join(lines)}")
-    definitions = {n: g.canonical() for n, g in repo.groups.items()}
     inputs = {n: [{"file": f.name, "size": f.size, "sha256": f.sha256} for f in fs] for n, fs in files.items()}
-    key = {
-        "start": start,
-        "end": end,
-        "inputs": inputs,
-        "definitions": definitions,
-        "graphs": graphs,
-        "batch": settings.model_dump(),
-        "code": provenance.code_version(repo.path, repo.settings.definitions)["values"],
-        "versions": provenance.library_versions(),
-    }
-    if dialects := {n: repr(s.file_format) for n, s in sources.items() if s.file_format is not None}:
-        key["file_formats"] = dialects  # the same bytes are other events in another one
-    run = runs.begin(data, "batch", key, now, anew=anew, replaced=lambda earlier: _replaced(data, earlier, repo.groups, start, end))
+    groups = list(repo.groups)
+    made = runs.RunStore(data).as_written("batch", "complete")
+    run = runs.begin(
+        data, "batch", run_key(repo, start, end, inputs, graphs), now, anew=anew, replaced=lambda r: superseded(r, made, groups, start, end)
+    )
     if run.status == "complete":
         progress(f"run {run.id} already holds these rows; nothing to do (--anew makes them again)")
         return BatchResult(run, True)
@@ -120,6 +112,7 @@ def run_batch(
             "runner": runner,
             "pinned": pinned,
             "carried_over": carried,
+            "declared": {n: declared(g) for n, g in repo.groups.items()},
         }
         if tables:
             fields["tables"] = tables
@@ -152,23 +145,6 @@ def _make_anew(
             line = (str(error).splitlines() or [type(error).__name__])[0]
             raise DataError(f"the batch job failed: {line}; fix the cause and run the same command again") from error
         raise
-
-
-def _replaced(data: Path, earlier: runs.Run, groups: Collection[str], start: datetime, end: datetime) -> bool:
-    """Whether a newer run has said something about some of the rows that ``earlier`` made, or would make: of what both cover the newer one
-    decides. So a log that is as it was before a correction, or a definition that came back, is a run of its own."""
-    mine = (earlier.created, earlier.id)
-    newer = (r for r in runs.list_runs(data) if r.kind == "batch" and r.status == "complete" and (r.created, r.id) > mine)
-    for run in newer:
-        after, upto = (datetime.fromisoformat(str(t)) for t in run.head.range or (end, end))
-        if after < end and start < upto and not set(groups).isdisjoint(run.record.fingerprints):
-            return True
-    return False
-
-
-def _first_event(group: FeatureGroup, start: int, end: int) -> int:
-    """The earliest event time that rows after ``start``, or a stream that goes on at ``end``, can need."""
-    return min(start - group.longest_us - group.hop_us, steps.seed_start(group, end))
 
 
 def _make(

@@ -19,17 +19,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.batch.run_key import seed_start
 from pipelines.lake.files import replaced
 from pipelines.sources.event_files import EventFile, events
 from transforms.aggregates import merge, rows_between, tile
 from transforms.contract import field_of
-from transforms.definitions import CREATED, FINGERPRINT, TIMESTAMP, EventSource, FeatureGroup, micros
+from transforms.definitions import CREATED, FINGERPRINT, TIMESTAMP, EventSource, FeatureGroup
 from transforms.graph import TransformGraph
 from transforms.hashing import shard_of
 from transforms.instants import instant, micros_of
 
 __all__ = [
-    "ReadEvents", "Tile", "TransformFile", "WindowRows", "WriteDeadLetters", "from_ipc", "seed_start", "slice_us", "to_ipc",
+    "ReadEvents", "Tile", "TransformFile", "WindowRows", "WriteDeadLetters", "from_ipc", "slice_us", "to_ipc",
     "write_parquet",
 ]  # fmt: skip
 
@@ -75,11 +76,6 @@ def nonfinite(table: pa.Table) -> dict[str, int]:
 def slice_us(group: FeatureGroup, days: int) -> int:
     """The length of a slice of rows in microseconds: ``days``, or the longest window in whole days if that is more."""
     return max(days * DAY_US, -(-group.longest_us // DAY_US) * DAY_US)
-
-
-def seed_start(group: FeatureGroup, end: int) -> int:
-    """The first tile that rows after ``end``, or late corrections of rows before it, can still need (microseconds)."""
-    return (end - group.longest_us - group.hop_us - micros(group.source.allowed_lateness)) // group.hop_us * group.hop_us
 
 
 class ReadEvents(beam.DoFn):

@@ -26,6 +26,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 
 NEEDED = {
     "check": "batch",
+    "plan": "batch",
     "events": "batch",
     "batch": "batch",
     "apply": "batch",

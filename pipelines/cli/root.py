@@ -28,6 +28,7 @@ COMMANDS = {
     "init": "pipelines.demo.demo_commands:init",
     "infer": "pipelines.cli.infer:infer",
     "check": "pipelines.cli.check:check",
+    "plan": "pipelines.cli.plan:plan",
     "events": "pipelines.cli.batch:events",
     "batch": "pipelines.cli.batch:batch",
     "apply": "pipelines.cli.batch:apply",

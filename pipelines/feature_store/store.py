@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import os
 import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from pipelines.feature_store.inside import inside
 from pipelines.feature_store.services import check_fields, check_services
@@ -69,14 +72,15 @@ def whole_registry_files() -> None:
 
 
 def registry_file(repo: Path) -> Path | None:
-    """The file of Feast's registry, where it is one on this machine."""
-    from feast.repo_config import load_repo_config
+    """The file of Feast's registry, where it is one on this machine. Raises OSError and yaml.YAMLError for settings that cannot be read.
 
-    with inside(repo):
-        config = load_repo_config(repo, repo / "feature_store.yaml").registry
-    place = str(config if isinstance(config, str) else config.path)
-    kind = "file" if isinstance(config, str) else config.registry_type
-    return repo / place if kind == "file" and "://" not in place else None
+    Reads the settings as Feast does, but does not have it load what else they name: the stores are a second of imports.
+    """
+    settings = yaml.safe_load(os.path.expandvars((repo / "feature_store.yaml").read_text("utf-8")))
+    config = settings.get("registry") if isinstance(settings, dict) else None
+    given = config if isinstance(config, dict) else {"path": config}
+    place, kind = given.get("path"), given.get("registry_type", "file")
+    return repo / place if isinstance(place, str) and place and kind == "file" and "://" not in place else None
 
 
 def apply(repo: Repo, fingerprints: Mapping[str, str]) -> None:

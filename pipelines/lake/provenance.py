@@ -19,7 +19,7 @@ from typing import Any
 from pipelines.lake.files import json_digest, sha256
 from pipelines.lake.masking import MASK, without_named_secrets
 from pipelines.lake.run_records import Code, Engine
-from pipelines.lake.value_code import meaning, value_files
+from pipelines.lake.value_code import meanings, modules_of, value_files
 
 __all__ = ["code_version", "engine_root", "engine_version", "facts", "hashed", "library_versions", "lock_hash", "masked"]
 
@@ -57,12 +57,12 @@ def lock_hash() -> str | None:
         return None
 
 
-def code_version(repo: Path, definitions: str = "features") -> Code:
+def code_version(repo: Path, definitions: str = "features", modules: Iterable[str] = ()) -> Code:
     """The code that runs: two hashes, each file's own, the git commit of the repository where there is one, and which engine it was.
 
     ``sha256`` is of all Python files of engine and repository, and informs. ``values`` is of what can change a feature value, as far as
-    it means something (see ``value_code``): by it a batch run is stale or not; ``value_files`` has it by file. ``definitions`` is the
-    repository's module of that.
+    it means something (see ``value_code``); ``value_files`` has it by file, and by those of its groups a batch run is stale or not.
+    ``definitions`` is the repository's module of that, ``modules`` what its groups are made of beside (``value_code.modules_of``).
     """
     engine = engine_root()
     files = sorted(p for folder in ("transforms", "pipelines") for p in (engine / folder).rglob("*.py")) + sorted(repo.glob("*.py"))
@@ -72,11 +72,11 @@ def code_version(repo: Path, definitions: str = "features") -> Code:
         digest.update(file.name.encode() + b"\0" + own.digest())
         inside = file.is_relative_to(engine) and file.relative_to(engine).parts[0] in ("transforms", "pipelines")
         each[file.relative_to(engine).as_posix() if inside else f"repo/{file.name}"] = own.hexdigest()[:16]
-    meanings = {name: meaning(file)[:16] for name, file in value_files(engine, repo, definitions).items()}
-    out: Code = {"sha256": digest.hexdigest(), "values": json_digest(meanings)}
+    each_meaning = meanings(value_files(engine, repo, definitions, modules))
+    out: Code = {"sha256": digest.hexdigest(), "values": json_digest(each_meaning)}
     if (found := _commit(repo)) is not None:
         out["commit"], out["dirty"] = found
-    return {**out, "engine": engine_version(), "files": each, "value_files": meanings}
+    return {**out, "engine": engine_version(), "files": each, "value_files": each_meaning}
 
 
 @cache
@@ -166,8 +166,9 @@ def facts(place: Any) -> dict[str, Any]:
     """Code, lock, versions, settings and definitions of a repository (``path``, ``settings``, perhaps ``groups``)."""
     groups = getattr(place, "groups", None) or {}
     definitions = {n: json.loads(json.dumps(g.canonical())) for n, g in groups.items()}
+    modules = {m for g in groups.values() for m in modules_of(g)}
     return {
-        "code": code_version(place.path, getattr(place.settings, "definitions", "features")),
+        "code": code_version(place.path, getattr(place.settings, "definitions", "features"), modules),
         "lock": lock_hash(),
         "versions": library_versions(),
         "machine": machine(),

@@ -26,10 +26,10 @@ _WORTH = 32
 """Entries that are missing or too many, from which it is worth to write the index anew."""
 
 
-def heads(folder: Path, manifest_name: str, read: Callable[[Path], dict[str, Any] | None]) -> dict[str, dict[str, Any]]:
+def heads(folder: Path, manifest_name: str, read: Callable[[Path], dict[str, Any] | None], keep: bool = True) -> dict[str, dict[str, Any]]:
     """Run id -> head of its manifest, for all runs below ``folder`` that have one that can be read.
 
-    ``read`` gives the head of a run's folder by its manifest; None if that cannot be read.
+    ``read`` gives the head of a run's folder by its manifest; None if that cannot be read. ``keep``: the index may be written.
     """
     kept = _kept(folder)
     found: dict[str, dict[str, Any]] = {}
@@ -61,7 +61,7 @@ def heads(folder: Path, manifest_name: str, read: Callable[[Path], dict[str, Any
             fresh += 1
         found[name] = head
         entries[name] = [*mark, head]
-    if fresh + len(kept.keys() - entries.keys()) >= _WORTH:
+    if keep and fresh + len(kept.keys() - entries.keys()) >= _WORTH:
         with suppress(OSError):  # a folder that is not ours to write to is read as well, if more slowly
             write_json(folder / NAME, {"fields": HEAD, "runs": entries}, indent=None)
     return found

@@ -172,6 +172,8 @@ class BatchRecord(RunRecord):
     """Whether the graphs that were applied were used as they are."""
     carried_over: dict[str, list[str]] = field(default_factory=dict)
     """Group -> what its contract accepts more than the one that its graph was made of."""
+    declared: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Group -> what its definition says beside its canonical form that decides the run: function, file format, lateness."""
     passed_over: dict[str, Any] = field(default_factory=dict)
     """Source -> what lay in its folder and was not read: ``count``, and the first ``files`` with ``why``."""
     tables: dict[str, Any] = field(default_factory=dict)

@@ -226,12 +226,19 @@ class RunStore:
         runs = [Run(f"{self.folder}/{name}", head=found[name]) for _, name in order]
         return [run.look() if run.status in UNDER_WAY else run for run in runs]
 
-    def _heads(self) -> dict[str, dict[str, Any]]:
+    def as_written(self, kind: str, *statuses: str) -> list[Run]:
+        """The runs of a kind whose manifests say one of these statuses, oldest first. Writes nothing, neither an index nor what became of
+        a run."""
+        found = {n: h for n, h in self._heads(keep=False).items() if h.get("kind") == kind and h.get("status") in statuses}
+        order = sorted((str(head.get("created", "")), name) for name, head in found.items())
+        return [Run(f"{self.folder}/{name}", head=found[name]) for _, name in order]
+
+    def _heads(self, keep: bool = True) -> dict[str, dict[str, Any]]:
         def read(folder: Path) -> dict[str, Any] | None:
             manifest = _manifest(folder)
             return head_fields(manifest) if isinstance(manifest, dict) else None
 
-        return heads(self.folder, layout.MANIFEST, read)
+        return heads(self.folder, layout.MANIFEST, read, keep)
 
     def damaged(self) -> list[str]:
         """One line for each run whose manifest cannot be read."""

@@ -1,6 +1,6 @@
 """Which code can change a feature value, and a hash of what it means: comments, docstrings and layout change none. Standard library only.
 
-A batch run is stale when this hash is another one. All other code (reports, charts, the command line, ...) is recorded and informs.
+A batch run is stale when that of its groups is another one. All other code (reports, charts, the command line, ..) is recorded and informs.
 """
 
 from __future__ import annotations
@@ -8,10 +8,13 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
+import sys
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-__all__ = ["ENGINE_PARTS", "meaning", "repo_files", "value_files"]
+__all__ = ["ENGINE_PARTS", "engine_files", "meaning", "meanings", "modules_of", "repo_files", "repo_files_of", "value_files"]
 
 ENGINE_PARTS = (
     "transforms",
@@ -28,13 +31,48 @@ _REFERENCE = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*")
 _DYNAMIC = {"importlib", "__import__", "exec", "eval", "runpy"}
 
 
-def value_files(engine: Path, repo: Path, definitions: str = "features") -> dict[str, Path]:
-    """The files whose code can change a value, by the name that provenance gives them: ``transforms/windows.py``, ``repo/features.py``."""
+def value_files(engine: Path, repo: Path, definitions: str = "features", modules: Iterable[str] = ()) -> dict[str, Path]:
+    """The files whose code can change a value, by the name that provenance gives them: ``transforms/windows.py``, ``repo/features.py``.
+
+    ``modules``: those of :func:`modules_of`, which a definition may name in ways that its text does not show.
+    """
+    ours = {*repo_files(repo, definitions), *repo_files_of(repo, definitions, modules)}
+    return engine_files(engine) | {f"repo/{f.relative_to(repo).as_posix()}": f for f in sorted(ours)}
+
+
+def engine_files(engine: Path) -> dict[str, Path]:
+    """Those of the engine, by their names."""
     out = {}
     for part in ENGINE_PARTS:
         for file in [engine / part] if part.endswith(".py") else sorted((engine / part).rglob("*.py")):
             out[file.relative_to(engine).as_posix()] = file
-    return out | {f"repo/{f.relative_to(repo).as_posix()}": f for f in repo_files(repo, definitions)}
+    return out
+
+
+def meanings(files: Mapping[str, Path]) -> dict[str, str]:
+    """Name -> :func:`meaning` of each file, cut to 16 digits as manifests have it."""
+    return {name: meaning(file)[:16] for name, file in files.items()}
+
+
+def modules_of(group: Any) -> set[str]:
+    """The modules whose code makes the values of a feature group, beside what its definition says: its preprocessing function's, and
+    those of its aggregates' and their states' classes."""
+    out = {group.preprocessing_fn.partition(":")[0]} if group.preprocessing_fn else set()
+    for aggregate in group.aggregates:
+        for cls in (type(aggregate), *(spec.state for spec in aggregate.states())):
+            out |= {base.__module__ for base in cls.__mro__}
+    return {name for name in out if name.partition(".")[0] not in {"transforms", "tandem", *sys.stdlib_module_names}}
+
+
+def repo_files_of(repo: Path, definitions: str, modules: Iterable[str]) -> list[Path]:
+    """The repository's files that these modules are, and that they import or name.
+
+    Those of :func:`repo_files` where a module is none of the repository's: nobody sees its package change, so the definitions stand for it.
+    """
+    roots = {name: _files_of(repo, name) for name in modules}
+    if not all(roots.values()):
+        return repo_files(repo, definitions)
+    return _reached(repo, [file for files in roots.values() for file in files])
 
 
 def repo_files(repo: Path, definitions: str) -> list[Path]:
@@ -42,8 +80,17 @@ def repo_files(repo: Path, definitions: str) -> list[Path]:
 
     All of its files where that cannot be told: there is no such module, or one of them imports by computed names.
     """
-    waiting, found = _files_of(repo, definitions), dict[Path, None]()
-    whole = not waiting
+    waiting = _files_of(repo, definitions)
+    return _reached(repo, waiting) if waiting else _all_files(repo)
+
+
+def _all_files(repo: Path) -> list[Path]:
+    return sorted(p for p in repo.rglob("*.py") if not _hidden(p, repo))
+
+
+def _reached(repo: Path, waiting: list[Path]) -> list[Path]:
+    found = dict[Path, None]()
+    whole = False
     while waiting and not whole:
         file = waiting.pop()
         if file in found:
@@ -56,7 +103,7 @@ def repo_files(repo: Path, definitions: str) -> list[Path]:
         names, dynamic = _named(tree, file, repo)
         whole = dynamic
         waiting += [inner for name in names for inner in _files_of(repo, name)]
-    return sorted(p for p in repo.rglob("*.py") if not _hidden(p, repo)) if whole else sorted(found)
+    return _all_files(repo) if whole else sorted(found)
 
 
 def _hidden(path: Path, repo: Path) -> bool:

@@ -12,7 +12,7 @@ from pipelines.registry.scores import evaluations_of
 from serving.aliases import ALIASES, Aliases
 from serving.errors import ModelError
 
-__all__ = ["list_models"]
+__all__ = ["list_models", "spec_of", "state_of"]
 
 
 def list_models(data: Path, only: str | None = None) -> list[dict[str, Any]]:
@@ -31,13 +31,13 @@ def _model(data: Path, name: str) -> dict[str, Any]:
     known = versions_on_disk(folder)
     gone = [v for e in aliases.history for v in [e.get("version") or e.get("champion")] if v is not None and v not in known]
     for version in sorted({*known, *gone}, reverse=True):
-        spec = _spec(folder / str(version))
+        spec = spec_of(folder / str(version))
         prints = spec.get("fingerprints", {})
         versions.append(
             {
                 "version": version,
                 "aliases": [a for a in ALIASES if getattr(aliases, a) == version],
-                "state": _state(folder / str(version), spec, applied),
+                "state": state_of(folder / str(version), spec, applied),
                 "fingerprints": prints,
                 "scores": scores.of(version, str(spec.get("run", ""))),
                 "run": str(spec.get("run", "")),
@@ -59,7 +59,8 @@ def _model(data: Path, name: str) -> dict[str, Any]:
     }
 
 
-def _spec(folder: Path) -> dict[str, Any]:
+def spec_of(folder: Path) -> dict[str, Any]:
+    """What a version's ``tandem.json`` says; nothing where it cannot be read."""
     try:
         found = json.loads((folder / "tandem.json").read_text("utf-8"))
     except (OSError, ValueError):
@@ -67,7 +68,7 @@ def _spec(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _state(folder: Path, spec: dict[str, Any], applied: dict[str, str]) -> str:
+def state_of(folder: Path, spec: dict[str, Any], applied: dict[str, str]) -> str:
     """``fits``, ``other graph of ...``, ``damaged`` or ``withdrawn`` (its folder is gone)."""
     if not folder.is_dir():
         return "withdrawn"

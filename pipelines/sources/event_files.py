@@ -34,8 +34,8 @@ from transforms.errors import DataError
 from transforms.instants import micros_of
 from transforms.reasons import UNREADABLE_FILE
 
-__all__ = ["DEAD_LETTER_SCHEMA", "EventFile", "Inventory", "PassedOver", "RawBatch", "UnreadableFileError", "events", "inventory"]
-__all__ += ["list_files", "passed_over_line", "passed_over_record", "read"]
+__all__ = ["DEAD_LETTER_SCHEMA", "EventFile", "Inventory", "PassedOver", "RawBatch", "UnreadableFileError", "events", "in_range"]
+__all__ += ["inventory", "list_files", "passed_over_line", "passed_over_record", "read"]
 
 MOST_NAMED = 100
 """So many of the files that were passed over are named in a manifest; all are counted."""
@@ -131,6 +131,11 @@ def inventory(
             passed.append(PassedOver(_name(path, root), f"a link to the same file as {_name(first, root)}"))
     listed = [_event_file(path, root, top, hashes) for path in files.values()]
     return Inventory(sorted(listed, key=lambda f: f.name), sorted(passed, key=lambda p: p.name))
+
+
+def in_range(name: str, start_us: int | None, end_us: int | None) -> bool:
+    """Whether :func:`inventory` would come upon a file of this name, relative to the data folder: by its ``date=`` folders."""
+    return all(_overlaps(_day_of(part), start_us, end_us) for part in Path(name).parts[:-1])
 
 
 def _name(path: Path, root: Path) -> str:

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.batch.steps import Tile, WindowRows, seed_start, slice_us
+from pipelines.batch.run_key import seed_start
+from pipelines.batch.steps import Tile, WindowRows, slice_us
 from pipelines.streaming.state.initial_tiles import batch_run_end, load_tiles
 from tests.oracle import strategies as make
 from transforms.aggregates import merge, rows_between, tile

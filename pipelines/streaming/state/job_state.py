@@ -33,7 +33,7 @@ from typing import Any
 from pipelines.lake.files import write_text
 from transforms.errors import DataError
 
-__all__ = ["FORMAT", "RESUME", "JobState", "is_stream"]
+__all__ = ["FORMAT", "RESUME", "JobState", "checkpoint_records", "is_stream"]
 
 FORMAT = 2
 """Of the checkpoints on disk; 1 (without a number) was called progress, and is read."""
@@ -79,6 +79,50 @@ def is_stream(folder: Path) -> bool:
     return _checkpoints_of(folder).is_dir()
 
 
+def checkpoint_records(folder: Path) -> dict[int, dict[str, Any]]:
+    """:meth:`JobState.load_checkpoint_records` of the stream in ``folder``, which need not be there; writes nothing."""
+    return _records(_checkpoints_of(folder))
+
+
+def _records(checkpoints: Path) -> dict[int, dict[str, Any]]:
+    out = {}
+    for path in sorted(checkpoints.glob("shard-*.jsonl")):
+        durable = path.parent / "durable" / path.name
+        try:
+            record = _record(path)
+        except DataError:
+            if not durable.is_file():
+                raise
+            record = {"boot": None}
+        if not _BOOT or record["boot"] != _BOOT:
+            if not durable.is_file():
+                continue
+            record = _record(durable)
+        out[int(path.stem.removeprefix("shard-"))] = record
+    return out
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """The last whole line that holds a record, in the present format. Raises DataError."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); correct its permissions") from None
+    for line in reversed(lines):
+        with suppress(ValueError, KeyError, TypeError, AttributeError):
+            record = json.loads(line)
+            if record.get("format", 1) > FORMAT:
+                raise DataError(f"{path} is of a newer Tandem (format {record['format']}, this one knows {FORMAT}); use that one")
+            if "format" not in record:
+                record["checkpoint"] = {_NAMES_OF_1.get(k, k): v for k, v in record["progress"].items()}
+            if isinstance(record["checkpoint"], dict) and isinstance(record["boot"], str):
+                return dict(record)
+    raise DataError(
+        f"{path} is damaged (no record in its {len(lines)} lines); restore it, or delete the folder {path.parent}"
+        " and the stream starts from the beginning of its topics (or --from-run), which is harmless"
+    )
+
+
 class JobState:
     """The folder of one streaming job; made if it is not there. Safe from many threads and processes; can be pickled (it is a path)."""
 
@@ -121,21 +165,7 @@ class JobState:
 
     def load_checkpoint_records(self) -> dict[int, dict[str, Any]]:
         """As :meth:`load_checkpoints`, each ``checkpoint`` beside the moment at which it was ``saved`` (UTC, ISO 8601)."""
-        out = {}
-        for path in sorted(self._checkpoints.glob("shard-*.jsonl")):
-            durable = path.parent / "durable" / path.name
-            try:
-                record = self._record(path)
-            except DataError:
-                if not durable.is_file():
-                    raise
-                record = {"boot": None}
-            if not _BOOT or record["boot"] != _BOOT:
-                if not durable.is_file():
-                    continue
-                record = self._record(durable)
-            out[int(path.stem.removeprefix("shard-"))] = record
-        return out
+        return _records(self._checkpoints)
 
     def clear_checkpoints(self) -> None:
         """Forget every checkpoint: the job starts anew. What it logged until now moves to ``before/<time>/``: a new beginning judges
@@ -153,27 +183,6 @@ class JobState:
         for path in self._checkpoints.rglob("shard-*.jsonl"):
             if int(path.stem.removeprefix("shard-")) >= first:
                 path.unlink(missing_ok=True)
-
-    @staticmethod
-    def _record(path: Path) -> dict[str, Any]:
-        """The last whole line that holds a record, in the present format. Raises DataError."""
-        try:
-            lines = path.read_bytes().splitlines()
-        except OSError as error:
-            raise DataError(f"{path} cannot be read ({error.strerror}); correct its permissions") from None
-        for line in reversed(lines):
-            with suppress(ValueError, KeyError, TypeError, AttributeError):
-                record = json.loads(line)
-                if record.get("format", 1) > FORMAT:
-                    raise DataError(f"{path} is of a newer Tandem (format {record['format']}, this one knows {FORMAT}); use that one")
-                if "format" not in record:
-                    record["checkpoint"] = {_NAMES_OF_1.get(k, k): v for k, v in record["progress"].items()}
-                if isinstance(record["checkpoint"], dict) and isinstance(record["boot"], str):
-                    return dict(record)
-        raise DataError(
-            f"{path} is damaged (no record in its {len(lines)} lines); restore it, or delete the folder {path.parent}"
-            " and the stream starts from the beginning of its topics (or --from-run), which is harmless"
-        )
 
     # ----------------------------------------------------------------------------------------------------------------- skips
 

@@ -16,7 +16,7 @@ from transforms.errors import ConfigError, DataError
 from transforms.instants import to_minute
 from transforms.lateness import NEVER
 
-__all__ = ["StartPosition", "after_run", "choose_start", "from_checkpoints", "run_of"]
+__all__ = ["StartPosition", "after_run", "check_same_definitions", "choose_start", "from_checkpoints", "run_of"]
 
 
 Past = tuple[tuple[int, ...], tuple[int, int, int]]
@@ -131,7 +131,7 @@ def after_run(repo: Repo, run: runs.Run) -> StartPosition:
 
 
 def _resumed(repo: Repo, job_state: JobState, checkpoints: Mapping[int, Mapping[str, Any]], shards: int) -> StartPosition:
-    _same_definitions(repo, checkpoints)
+    check_same_definitions(repo, checkpoints)
     points = list(checkpoints.values())
     run, begin = points[0].get("run"), StartPosition().begin
     if run is not None:
@@ -153,7 +153,8 @@ def _resumed(repo: Repo, job_state: JobState, checkpoints: Mapping[int, Mapping[
     return start
 
 
-def _same_definitions(repo: Repo, checkpoints: Mapping[int, Mapping[str, Any]]) -> None:
+def check_same_definitions(repo: Repo, checkpoints: Mapping[int, Mapping[str, Any]]) -> None:
+    """Raises DataError, one line, where the groups are not those of the checkpoints, or redefined since otherwise than to accept more."""
     present = {n: g.definition_hash() for n, g in repo.groups.items()}
     for point in checkpoints.values():
         for name, made_of in {**dict.fromkeys(present), **point["fingerprints"]}.items():

@@ -1,0 +1,150 @@
+"""What ``tandem apply`` would change in Feast's registry, of what Tandem makes of the definitions: entities, views, feature services.
+
+A registry that is a file is read as it lies there, for Feast writes into one that it opens. Of another kind nothing is known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.feature_store.store import registry_file
+from pipelines.project.config import data_for_feast
+from pipelines.project.repository import Repo, load_module
+from serving.feast_objects import DEFINITION, feast_objects, load_outputs
+from transforms.definitions import FINGERPRINT, duration_name
+from transforms.errors import TandemError
+
+__all__ = ["FeastChange", "Registry", "feast_changes", "registry_of"]
+
+
+@dataclass(frozen=True)
+class FeastChange:
+    """``sign`` is +, ~ or -; ``kind`` entity, view or feature service; ``words``: how it differs."""
+
+    sign: str
+    kind: str
+    name: str
+    words: str = ""
+
+
+@dataclass(frozen=True)
+class Registry:
+    """What is registered, each as a few comparable facts by name."""
+
+    entities: Mapping[str, Mapping[str, Any]]
+    views: Mapping[str, Mapping[str, Any]]
+    services: Mapping[str, Mapping[str, Any]]
+
+
+def registry_of(repo: Repo) -> Registry | None:
+    """What Feast's registry holds; None where it is no file of this machine, or cannot be read. One that is not there holds nothing."""
+    try:
+        path = registry_file(repo.path)
+    except Exception:  # no feature_store.yaml, or one that Feast refuses: its commands say why
+        return None
+    if path is None:
+        return None
+    if not path.is_file():
+        return Registry({}, {}, {})
+    from feast import Entity, FeatureService, FeatureView
+    from feast.protos.feast.core.Registry_pb2 import Registry as Proto
+
+    try:
+        found = Proto.FromString(path.read_bytes())
+        return Registry(
+            {e.name: _entity(e) for e in map(Entity.from_proto, found.entities)},
+            {v.name: _view(v) for v in map(FeatureView.from_proto, found.feature_views)},
+            {s.name: _service(s) for s in map(FeatureService.from_proto, found.feature_services)},
+        )
+    except Exception:  # torn or of another Feast: apply makes it anew
+        return None
+
+
+def defined(repo: Repo) -> Registry:
+    """What the definitions make of it, with the graphs that are applied now."""
+    from feast import FeatureService
+
+    try:
+        outputs = load_outputs(repo.data, repo.groups.values())
+    except TandemError:  # a graph's head is damaged
+        outputs = {}
+    made = feast_objects(repo.groups.values(), data_for_feast(repo.path), outputs)
+    module = vars(load_module(repo.path, repo.settings.definitions)).values()
+    services = {s.name: _service(s) for s in module if isinstance(s, FeatureService)}
+    return Registry({e.name: _entity(e) for e in made.entities}, {v.name: _view(v) for v in made.views}, services)
+
+
+def _entity(e: Any) -> dict[str, Any]:
+    return {"value type": str(getattr(e.value_type, "name", e.value_type)), "description": e.description}
+
+
+def _view(v: Any) -> dict[str, Any]:
+    keys = {c.name for c in v.entity_columns}
+    return {
+        "ttl": duration_name(v.ttl) if v.ttl else "never",
+        "description": v.description,
+        "keys": ", ".join(sorted(v.entities)),
+        "features": {f.name: str(f.dtype) for f in v.features if f.name not in keys},
+        "definition": (v.tags or {}).get(DEFINITION),
+        "graph": (v.tags or {}).get(FINGERPRINT),
+    }
+
+
+def _service(s: Any) -> dict[str, Any]:
+    asked = {}
+    for p in s.feature_view_projections:
+        names = [*(f.name for f in p.features), *getattr(p, "desired_features", ())]
+        asked[p.name_to_use()] = list(dict.fromkeys(names))
+    return {"features": asked}
+
+
+def feast_changes(now: Registry, then: Registry, regraphed: Mapping[str, str]) -> list[FeastChange]:
+    """``regraphed``: the groups that will have another graph -> which (``a new one``): their views change with it. Views of somebody else's
+    are left alone."""
+    ours = {n: v for n, v in then.views.items() if v["definition"] is not None or n in now.views}
+    kept = {k for n, v in then.views.items() if n not in ours or n in now.views for k in v["keys"].split(", ")}
+    keys = {k for v in ours.values() for k in v["keys"].split(", ")} - (kept - now.entities.keys())
+    out = [*_of("entity", now.entities, {n: e for n, e in then.entities.items() if n in keys or n in now.entities}, {})]
+    out += _of("view", now.views, ours, regraphed)
+    return out + [c for c in _of("feature service", now.services, then.services, {}) if c.sign != "-"]
+
+
+def _of(
+    kind: str, now: Mapping[str, Mapping[str, Any]], then: Mapping[str, Mapping[str, Any]], regraphed: Mapping[str, str]
+) -> Iterable[FeastChange]:
+    for name in dict.fromkeys([*now, *then]):
+        if name not in then:
+            yield FeastChange("+", kind, name)
+        elif name not in now:
+            yield FeastChange("-", kind, name, "with its rows in the online store" if kind == "view" else "")
+        else:
+            words = list(_words(then[name], now[name]))
+            if name in regraphed:
+                words = [w for w in words if not w.startswith(("graph", "definition"))] + [f"its graph: {regraphed[name]}"]
+            if words:
+                yield FeastChange("~", kind, name, "; ".join(words))
+
+
+def _words(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterable[str]:
+    for fact, value in now.items():
+        if value == then[fact]:
+            continue
+        if fact == "features":
+            yield from _features(then[fact], value)
+        elif fact in ("definition", "graph", "description"):
+            yield f"{fact} changed"
+        else:
+            yield f"{fact} {then[fact]} -> {value}"
+
+
+def _features(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterable[str]:
+    for what, names in (
+        ("new", [n for n in now if n not in then]),
+        ("gone", [n for n in then if n not in now]),
+        ("changed", [n for n in now if n in then and now[n] != then[n]]),
+    ):
+        if names:
+            some = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            yield f"{what}: {some}"

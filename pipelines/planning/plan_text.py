@@ -1,0 +1,228 @@
+"""A plan as people read it, and as machines do. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pipelines.planning.group_plan import Judged
+from pipelines.planning.project_plan import SAME, BatchPlan, Expected, GroupPlan, ModelPlan, Plan
+
+__all__ = ["FORMAT", "lines", "summary", "to_dict"]
+
+FORMAT = 1
+"""The format of :func:`to_dict`; rises when a field changes its meaning."""
+
+
+def lines(plan: Plan) -> Iterator[str]:
+    """Line by line, the summary last."""
+    for g in plan.groups:
+        yield from _group(g)
+    for b in plan.batches:
+        yield from _batch(b)
+    yield from _block("Online store", (f"{g.name}: {_keys(g)}" for g in plan.groups if g.keys is not None or g.sign == "-"))
+    yield from _block("Streams", (f"{'~' if words else '='} {s.name}{_now(s.running)}: {words or 'goes on'}" for s, words in plan.streams))
+    yield from _block("Models", map(_model, plan.models))
+    if plan.training_sets:
+        some = ", ".join(s.id for s in plan.training_sets[:3]) + (", .." if len(plan.training_sets) > 3 else "")
+        yield from _block("Training sets", [f"{len(plan.training_sets)} of graphs that go: {some}"])
+    if plan.feast is None:
+        yield from _block(
+            "Feast", ["its registry is no file that can be read here; 'feast plan' in the repository says what apply changes"]
+        )
+    else:
+        yield from _block("Feast, on apply", (f"{c.sign} {c.kind} {c.name}{f': {c.words}' if c.words else ''}" for c in plan.feast))
+    yield from _block("To run, in this order", plan.commands)
+    yield summary(plan)
+
+
+def summary(plan: Plan) -> str:
+    """The one line at the end."""
+    if not plan.changes:
+        return "No changes: rows, graphs and the registry are as they are defined."
+    counts = f"Plan: {plan.count('+')} to add, {plan.count('~')} to change, {plan.count('-')} to remove"
+    made = [g.name for g in plan.groups if g.recomputed]
+    out = f"{counts}; {len(made)} group{'s' * (len(made) > 1)} recomputed" if made else f"{counts}; nothing is recomputed"
+    for sure, verb in ((True, "no longer fit"), (False, "perhaps no longer fit")):
+        n = len({(m.version.model, m.version.version) for m in plan.models if m.in_use and m.sure is sure})
+        if n:
+            out += f"; {n} model{'s' * (n > 1)} in use {verb if n > 1 else verb.replace('fit', 'fits')}"
+    return out + "."
+
+
+def _block(title: str, found: Any) -> Iterator[str]:
+    body = list(found)
+    if body:
+        yield f"{title}:"
+        yield from (f"    {line}" for line in body)
+        yield ""
+
+
+def _group(g: GroupPlan) -> Iterator[str]:
+    yield f"{g.sign} {g.name}: {_verdict(g)}"
+    j = g.judged
+    if j is None:
+        yield ""
+        return
+    for change in (*j.learn, *j.rows, *j.free):
+        yield f"    {change}"
+    for what, n in g.refused.items():
+        reason, _, name = what.partition("/")
+        yield f"    {n:,} events of {j.run.id if j.run else ''} were rejected ({reason} {name}); 'tandem batch --pinned' takes them in"
+    if g.recomputed:
+        yield f"    will be {_expected(g.rows, 'rows')}{_size(g.bytes)}; its graph: {g.graph}"
+    elif j.pending and j.run is not None:
+        yield f"    its rows and graph {g.fingerprint[:12] if g.fingerprint else ''} are there, of {j.run.id}; not applied yet"
+    yield ""
+
+
+def _verdict(g: GroupPlan) -> str:
+    j = g.judged
+    if g.sign == "-" or j is None:
+        return "not defined any more; its view is dropped, its rows and graphs stay in the data folder until 'tandem vacuum'"
+    if j.pending:
+        return "new, to be applied" if j.new else "to be applied"
+    if j.new:
+        return "new" if g.recomputed or j.run is not None else "new, applied without a run"
+    if j.learn:
+        return "its graph is learnt and its rows are made anew"
+    if j.rows:
+        return "its rows are made anew" if g.recomputed else "its rows are there"
+    if g.recomputed:
+        return "unchanged, and made anew with the others: a stream goes on from one run of all groups"
+    if j.free:
+        return "its graph holds, nothing is recomputed"
+    if g.keys is not None:
+        return "its newest rows are not in the online store yet"
+    return "nothing but what Feast's registry says of it" if g.sign == "~" else "unchanged"
+
+
+def _expected(e: Expected | None, what: str, of: bool = True) -> str:
+    if e is None or e.number is None:
+        return f"{what}, how many cannot be told ({e.of if e is not None and e.of else 'there is no run to judge by'})"
+    return f"{'' if e.exact else 'about '}{e.number:,} {what}" + (f" (from {e.of})" if of and e.of and not e.exact else "")
+
+
+def _size(e: Expected | None) -> str:
+    return f", {_expected(e, 'bytes', of=False)}" if e is not None and e.number is not None else ""
+
+
+def _batch(b: BatchPlan) -> Iterator[str]:
+    which = "all groups" if b.all_groups else ", ".join(b.groups)
+    how = "with the applied graphs (--pinned)" if b.pinned else "learning graphs"
+    if b.range is None:
+        yield from _block(f"Batch run of {which}, {how}", ["there are no event files yet"])
+        return
+    days = (b.range[1] - b.range[0]).total_seconds() / 86_400
+    span = f"{b.range[0]:%Y-%m-%d %H:%M} to {b.range[1]:%Y-%m-%d %H:%M} ({days:,.4g} day{'s' * (days != 1)})"
+    if b.found is not None:
+        yield from _block(f"Batch run of {which}, {span}", [f"nothing to compute: {b.found} holds these rows"])
+        return
+    body = []
+    for name, files in b.reads.items():
+        what = f"{len(files.files):,} event file{'s' * (len(files.files) != 1)}, {files.bytes:,} bytes"
+        body.append(f"reads {name}: {files.missing}" if files.missing else f"reads {name}: {what}, {_expected(b.events[name], 'events')}")
+    yield from _block(f"Batch run of {which}, {how}: {span}", body)
+
+
+def _keys(g: GroupPlan) -> str:
+    if g.sign == "-":
+        return "its rows go with the view, on apply"
+    n = g.keys.number if g.keys is not None else None
+    return f"materialize replaces the rows of about {n:,} keys" if n is not None else "materialize writes the row of every key"
+
+
+def _now(running: bool) -> str:
+    return ", which runs now" if running else ""
+
+
+def _model(m: ModelPlan) -> str:
+    v = m.version
+    stage = f", {' and '.join(v.aliases)}: in use!" if m.in_use else ""
+    named = ", ".join(m.groups)
+    if m.dropped:
+        why = f"it reads {named}, whose view is dropped"
+    elif m.sure:
+        why = f"it was trained on another graph of {named}; the server refuses it once that is applied"
+    else:
+        why = f"unless the graph of {named} comes out the same"
+    return f"! {v.model} version {v.version}{stage} {'no longer fits' if m.sure else 'perhaps no longer fits'}: {why}"
+
+
+# ------------------------------------------------------------------------------------------------------------------------ machines
+
+
+def to_dict(plan: Plan) -> dict[str, Any]:
+    """JSON-able, see :data:`FORMAT`."""
+    return {
+        "format": FORMAT,
+        "repo": str(plan.repo.path),
+        "data": str(plan.repo.data),
+        "changes": plan.changes,
+        "summary": {
+            "line": summary(plan),
+            "add": plan.count("+"),
+            "change": plan.count("~"),
+            "remove": plan.count("-"),
+            "recomputed": [g.name for g in plan.groups if g.recomputed],
+            "models_in_use": sum(m.in_use for m in plan.models),
+        },
+        "groups": [_group_dict(g) for g in plan.groups],
+        "batch": [
+            {
+                "groups": list(b.groups),
+                "range": None if b.range is None else [t.isoformat() for t in b.range],
+                "pinned": b.pinned,
+                "found": b.found,
+                "reads": {
+                    n: {"files": len(r.files), "bytes": r.bytes, "events": _expected_dict(b.events[n]), "missing": r.missing or None}
+                    for n, r in b.reads.items()
+                },
+            }
+            for b in plan.batches
+        ],
+        "streams": [
+            {"name": s.name, "running": s.running, "checkpoint_fits": not s.misfit, "why": s.misfit or None, "what": words or None}
+            for s, words in plan.streams
+        ],
+        "models": [
+            {
+                "model": m.version.model,
+                "version": m.version.version,
+                "aliases": list(m.version.aliases),
+                "in_use": m.in_use,
+                "certain": m.sure,
+                "groups": list(m.groups),
+                "view_dropped": m.dropped,
+            }
+            for m in plan.models
+        ],
+        "training_sets": [s.id for s in plan.training_sets],
+        "feast": None if plan.feast is None else [vars(c) for c in plan.feast],
+        "commands": list(plan.commands),
+    }
+
+
+def _group_dict(g: GroupPlan) -> dict[str, Any]:
+    j: Judged | None = g.judged
+    return {
+        "group": g.name,
+        "action": {"+": "add", "~": "change", "-": "remove", "=": "none"}[g.sign],
+        "recomputed": g.recomputed,
+        "graph": {SAME: "same"}.get(g.graph, "new" if "perhaps" not in g.graph else "perhaps"),
+        "fingerprint": g.fingerprint,
+        "run": j.run.id if j is not None and j.run is not None else None,
+        "changes": [] if j is None else [
+            {"what": c.what, "effect": c.effect, "costs": kind}
+            for kind, some in (("graph", j.learn), ("rows", j.rows), ("nothing", j.free))
+            for c in some
+        ],
+        "rows": _expected_dict(g.rows),
+        "bytes": _expected_dict(g.bytes),
+        "keys": _expected_dict(g.keys),
+        "rejected_before": g.refused,
+    }  # fmt: skip
+
+
+def _expected_dict(e: Expected | None) -> dict[str, Any] | None:
+    return None if e is None else {"number": e.number, "exact": e.exact, "from": e.of or None}

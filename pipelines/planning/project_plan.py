@@ -1,0 +1,422 @@
+"""A whole plan: what is to be recomputed, what no longer fits, and the commands, in order. Nothing is written.
+
+Batch runs are looked for by the key that ``tandem batch`` begins them with (:mod:`pipelines.batch.run_key`): what is said to run runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pipelines.batch.run_key import begin_of, run_key, sources_of
+from pipelines.lake.files import json_digest
+from pipelines.planning.definition_changes import Change, all_columns, same_rows
+from pipelines.planning.event_inputs import EventInputs, as_inputs, event_inputs, recorded
+from pipelines.planning.feast_changes import FeastChange, defined, feast_changes, registry_of
+from pipelines.planning.group_plan import Judged, judge
+from pipelines.planning.present_state import Present, Stream, TrainingSet, Version, bytes_of, hull
+from pipelines.project.repository import Repo
+from transforms.instants import micros_of
+
+__all__ = ["BatchPlan", "Expected", "GroupPlan", "ModelPlan", "Plan", "make_plan"]
+
+SAME, NEW, PERHAPS = "the same", "a new one", "perhaps a new one"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """How many of something: exactly, or about; ``of`` says from what. None: that cannot be told."""
+
+    number: int | None
+    exact: bool = False
+    of: str = ""
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """A group: ``sign`` is +, ~, - or =; what a batch run makes of it (``rows``, ``bytes``; None: none does), and which graph it will have.
+    ``fingerprint``: that graph's, where it is known. ``keys``: the keys whose online rows ``materialize`` replaces."""
+
+    name: str
+    sign: str
+    judged: Judged | None = None
+    recomputed: bool = False
+    graph: str = SAME
+    fingerprint: str | None = None
+    rows: Expected | None = None
+    bytes: Expected | None = None
+    keys: Expected | None = None
+    refused: dict[str, int] = field(default_factory=dict)
+    """Rejects of the last run (``reason/field`` -> events) that the wider contract may take."""
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """A batch run: its groups and range, what it reads of which source; ``found``: the run that holds its rows already, ``anew``: there is
+    one which cannot be applied, so another is made."""
+
+    groups: tuple[str, ...]
+    all_groups: bool
+    range: tuple[datetime, datetime] | None
+    pinned: bool
+    reads: dict[str, EventInputs]
+    events: dict[str, Expected]
+    found: str | None = None
+    anew: bool = False
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """A version that fits now and no longer will (``sure``: for certain), and the groups for which."""
+
+    version: Version
+    sure: bool
+    groups: tuple[str, ...]
+    dropped: bool = False
+
+    @property
+    def in_use(self) -> bool:
+        """Whether it is served: as the champion, or as the challenger beside it."""
+        return bool(self.version.aliases)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All of it; ``changes``: whether there is anything to do."""
+
+    repo: Repo
+    groups: tuple[GroupPlan, ...]
+    batches: tuple[BatchPlan, ...]
+    apply_run: str | None
+    feast: tuple[FeastChange, ...] | None
+    models: tuple[ModelPlan, ...]
+    training_sets: tuple[TrainingSet, ...]
+    streams: tuple[tuple[Stream, str], ...]
+    commands: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def changes(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self.commands)
+
+    def count(self, sign: str) -> int:
+        """The groups of a sign."""
+        return sum(g.sign == sign for g in self.groups)
+
+
+def make_plan(repo: Repo, groups: Collection[str] = (), asked: tuple[datetime, datetime] | None = None) -> Plan:
+    """The plan for ``groups`` (none: all), over the range ``asked`` (None: that which there are rows of). Raises ConfigError for a group
+    that is none, DataError and StoreError for a data folder that cannot be read."""
+    chosen, present = repo.only(groups), Present(repo)
+    registry = registry_of(repo)
+    judged = {n: judge(present, g, asked) for n, g in chosen.groups.items()}
+    batches = _batches(present, chosen, judged, asked)
+    run = _apply_run(present, judged, batches)
+    older = [n for n, j in judged.items() if j.run is not None and not j.newest and not j.stale]
+    if older and run is None and (batches or any(j.pending for j in judged.values())):
+        judged |= {n: replace(judged[n], rows=(_OLDER,), pending=False) for n in older}
+        batches = _batches(present, chosen, judged, asked)
+    recomputed = {n: b for b in batches for n in b.groups if b.found is None}
+    planned = [_group(present, j, recomputed.get(n), batches) for n, j in judged.items()]
+    regraphed = {g.name: g.graph for g in planned if g.graph != SAME}
+    feast = None if registry is None else feast_changes(defined(chosen), _only(registry, repo, groups), regraphed)
+    gone = _removed(present, repo, registry) if not groups else []
+    if feast is not None:
+        touched = {c.name for c in feast if c.kind == "view"}
+        planned = [replace(g, sign="~") if g.sign == "=" and g.name in touched else g for g in planned]
+    planned += [GroupPlan(name, "-") for name in gone]
+    applies = bool(gone) or bool(feast) or bool(regraphed) or any(j.new or j.pending for j in judged.values())
+    streams = tuple((s, _stream_words(s, judged, planned)) for s in present.streams)
+    models = _models(present, planned)
+    sets = tuple(s for s in present.training_sets if _leaves(s.fingerprints, planned, present))
+    commands = _commands(present, planned, batches, applies, run, streams, models)
+    return Plan(repo, tuple(planned), tuple(batches), run, None if feast is None else tuple(feast), models, sets, streams, commands)
+
+
+def _only(registry: Any, repo: Repo, groups: Collection[str]) -> Any:
+    """Of the registry what concerns ``groups``; all of it for none."""
+    if not groups:
+        return registry
+    keys = {k for n in groups for k in repo.groups[n].entity.keys}
+    some = {n: v for n, v in registry.views.items() if n in groups}
+    return replace(registry, views=some, entities={n: e for n, e in registry.entities.items() if n in keys})
+
+
+def _removed(present: Present, repo: Repo, registry: Any) -> list[str]:
+    """The groups that are applied and not defined any more: by the registry, else by the last apply."""
+    if registry is not None:
+        return sorted(n for n, v in registry.views.items() if v["definition"] is not None and n not in repo.groups)
+    last = present.latest("apply")
+    return sorted(set(last.fingerprints if last else ()) - set(repo.groups))
+
+
+# --------------------------------------------------------------------------------------------------------------------------- batch
+
+
+def _batches(present: Present, repo: Repo, judged: dict[str, Judged], asked: tuple[datetime, datetime] | None) -> list[BatchPlan]:
+    stale = [n for n, j in judged.items() if j.stale]
+    if not stale or _needs_no_run(present, repo, judged):
+        return []
+    pinned = [n for n in stale if _holds(present, judged[n])]
+    learnt = [n for n in stale if n not in pinned]
+    if present.streams and len(repo.groups) == len(present.repo.groups):  # a stream goes on from one run of all groups
+        everyone = list(repo.groups)
+        pinned, learnt = ([], everyone) if learnt else (everyone, [])
+    return [_batch(present, repo, judged, names, how, asked) for names, how in ((learnt, False), (pinned, True)) if names]
+
+
+def _holds(present: Present, j: Judged) -> bool:
+    """Whether the applied graph is what the group is defined to have, so that a run may go on with it."""
+    right = j.run is not None and j.run.fingerprints[j.group.name] == present.applied.get(j.group.name)
+    return right and j.fits and not j.learn
+
+
+def _needs_no_run(present: Present, repo: Repo, judged: dict[str, Judged]) -> bool:
+    """Whether all is streamed: no run was ever made, nothing is to be learnt, and there is no event file. ``apply`` makes such graphs."""
+    if present.batch_runs or any(g.preprocessing_fn for g in repo.groups.values()):
+        return False
+    return not any(event_inputs(present.data, s, None, None).files for s in sources_of(repo.groups.values()).values())
+
+
+def _batch(
+    present: Present, repo: Repo, judged: dict[str, Judged], names: list[str], pinned: bool, asked: tuple[datetime, datetime] | None
+) -> BatchPlan:
+    some = repo.only(names)
+    groups, sources = list(some.groups.values()), sources_of(some.groups.values())
+    span = asked or _range(present, some, judged)
+    if span is None:
+        return BatchPlan(tuple(names), len(names) == len(present.repo.groups), None, pinned, {}, {})
+    end = micros_of(span[1])
+    begin = begin_of(groups, micros_of(span[0]), end)
+    reads = {n: event_inputs(present.data, s, begin[n], end) for n, s in sources.items()}
+    events = {n: _events(present, n, judged, reads[n]) for n in sources}
+    found, whole = (
+        _existing(present, some, span, reads, {n: present.applied[n] for n in names} if pinned else {}),
+        len(names) == len(present.repo.groups),
+    )
+    if found is not None and not (whole and len(names) == len(judged)):
+        return BatchPlan(tuple(names), whole, span, pinned, reads, events, anew=True)  # 'tandem apply' would take a newer one
+    return BatchPlan(tuple(names), whole, span, pinned, reads, events, found)
+
+
+def _range(present: Present, repo: Repo, judged: dict[str, Judged]) -> tuple[datetime, datetime] | None:
+    """What there are rows of; else what other runs cover, what tandem.yaml names, what the folders of the event files do."""
+    known = [judged[n].range for n in repo.groups]
+    ranges = [[t.isoformat() for t in r] for r in known if r is not None] or [r.range for _, r in present.batch_runs[:1]]
+    if (found := hull(ranges)) is not None:
+        return found
+    demo = repo.settings.demo
+    if demo.start is not None and demo.end is not None:
+        return demo.start, demo.end
+    days = [d for s in sources_of(repo.groups.values()).values() if (d := event_inputs(present.data, s, None, None).days())]
+    if not days:
+        return None
+    first, last = min(d[0] for d in days), max(d[1] for d in days) + timedelta(days=1)
+    return datetime(first.year, first.month, first.day, tzinfo=UTC), datetime(last.year, last.month, last.day, tzinfo=UTC)
+
+
+def _events(present: Present, source: str, judged: dict[str, Judged], reads: EventInputs) -> Expected:
+    """How many events these files hold: as a run counted that read them, or scaled from one by bytes."""
+    now = {f.name: f.size for f in reads.files}
+    groups = [j for j in judged.values() if j.group.source.name == source]
+    for _, run in present.batch_runs:
+        then = {f["file"]: f["size"] for f in run.inputs.get(source, ())}
+        if not then or source not in run.events:
+            continue
+        made_of = next((run.definitions[j.group.name]["source"] for j in groups if j.group.name in run.definitions), None)
+        same = made_of == json.loads(json.dumps(groups[0].group.source.canonical()))
+        if then == now:
+            return Expected(run.events[source], same, run.id)
+        if size := sum(then.values()):
+            return Expected(round(run.events[source] * reads.bytes / size), False, f"{run.id}, by bytes")
+    s = groups[0].group.source
+    number = reads.events() if s.explode is None and s.where is None else None
+    return Expected(number, number is not None, "the files' footers" if number is not None else "")
+
+
+def _existing(
+    present: Present, repo: Repo, span: tuple[datetime, datetime], reads: dict[str, EventInputs], graphs: dict[str, str]
+) -> str | None:
+    """The complete run of the key that ``tandem batch`` would begin with, if there is one."""
+    alike = [r for r in (run.record for run, _ in present.batch_runs) if hull([r.range]) == span]
+    if not alike:
+        return None
+    records = [record for _, record in present.batch_runs]
+    known = {n: recorded(records, n) for n in reads}
+    # A file that no run of that range has by name and size is in no such run: nothing need be hashed for it.
+    for n, files in reads.items():
+        if not any({(f["file"], f["size"]) for f in r.inputs.get(n, ())} == {(f.name, f.size) for f in files.files} for r in alike):
+            return None
+    inputs = {n: as_inputs(files.files, known[n]) for n, files in reads.items()}
+    key = json_digest(run_key(repo, *span, inputs, graphs, present.engine))
+    return next((r.id for r in alike if r.key == key), None)
+
+
+# -------------------------------------------------------------------------------------------------------------------------- groups
+
+
+def _group(present: Present, j: Judged, batch: BatchPlan | None, batches: list[BatchPlan]) -> GroupPlan:
+    name = j.group.name
+    found = next((b.found for b in batches if name in b.groups and b.found), None)
+    graph, fingerprint = _graph(present, j, batch, found)
+    unloaded = not j.stale and not j.pending and present.unloaded(name)
+    sign = "+" if j.new else "~" if j.stale or j.pending or unloaded else "="
+    rows = size = None
+    if batch is not None:
+        rows, size = _rows(present, j, batch)
+    made = present.latest("materialize")
+    keys = None
+    if batch is not None or j.pending or found or unloaded:
+        n = made.counts.get(f"rows/{name}") if made is not None else None
+        keys = Expected(n, False, "as the last materialize wrote" if n is not None else "")
+    return GroupPlan(name, sign, j, batch is not None, graph, fingerprint, rows, size, keys, _refused(j))
+
+
+def _graph(present: Present, j: Judged, batch: BatchPlan | None, found: str | None) -> tuple[str, str | None]:
+    """Which graph the group will have, and its fingerprint where it is known."""
+    name = j.group.name
+    applied = present.applied.get(name)
+    known = j.run.fingerprints[name] if j.pending and j.run is not None else None
+    if found is not None:
+        known = next(record.fingerprints[name] for _, record in present.batch_runs if record.id == found)
+    if batch is not None and not batch.pinned:
+        known = None
+        if applied is None or j.new or j.redefined or j.free:
+            return NEW, None  # the definition is part of the fingerprint
+        learns = j.group.preprocessing_fn is not None and (j.learn or not j.same_inputs or any("rows of" in c.what for c in j.rows))
+        return (PERHAPS, None) if learns or j.learn else (SAME, applied)
+    if known is not None and known != applied:
+        return NEW, known
+    return SAME, applied
+
+
+def _rows(present: Present, j: Judged, batch: BatchPlan) -> tuple[Expected, Expected]:
+    """What a run will make of a group, from what its newest run made."""
+    name = j.group.name
+    if j.run is None or name not in j.run.rows or batch.range is None:
+        return Expected(None), Expected(None)
+    now, before = json.loads(json.dumps(j.group.canonical())), j.run.definitions[name]
+    if now["entity"] != before["entity"] or now["source"]["name"] != before["source"]["name"]:
+        return Expected(None, False, "other keys"), Expected(None)
+    then = hull([j.run.range])
+    assert then is not None
+    days = (batch.range[1] - batch.range[0]) / (then[1] - then[0])
+    windows = [len({us for a in d["aggregates"] for us in a["over"]}) for d in (before, now)]
+    number = j.run.rows[name] * days * (1 + windows[1]) / (1 + windows[0])
+    exact = same_rows(before, now) and not j.rows and days == 1
+    why = j.run.id
+    if windows[0] != windows[1]:
+        why += f", {windows[1]} windows instead of {windows[0]}"
+    columns = [len(all_columns(d)) + len(d["entity"]) + 5 for d in (before, now)]
+    size = bytes_of(j.run, name) * number / max(j.run.rows[name], 1) * columns[1] / columns[0]
+    return Expected(round(number), exact, why), Expected(round(size), False, j.run.id)
+
+
+def _refused(j: Judged) -> dict[str, int]:
+    """The rejects of the group's newest run that may be events now that the contract accepts more."""
+    if j.run is None or not j.free or j.stale:
+        return {}
+    source = f"{j.group.source.name}/"
+    found = {k.removeprefix(source): n for k, n in j.run.rejected_fields.items() if k.startswith(source)}
+    named = {c.what.split("'")[1] for c in j.free if "'" in c.what}
+    wider = ("not_in_domain", "out_of_range", "missing_field")
+    return {k: n for k, n in found.items() if k.partition("/")[0] in wider and k.partition("/")[2] in named}
+
+
+# ------------------------------------------------------------------------------------------------------------------- consequences
+
+
+def _leaves(fingerprints: Any, groups: Iterable[GroupPlan], present: Present) -> list[GroupPlan]:
+    """The groups whose graph now is the one that something was made of, and will not be."""
+    return [
+        g
+        for g in groups
+        if g.name in fingerprints
+        and (g.sign == "-" or (g.graph != SAME and present.applied.get(g.name) == fingerprints[g.name] != g.fingerprint))
+    ]
+
+
+def _models(present: Present, groups: list[GroupPlan]) -> tuple[ModelPlan, ...]:
+    out = []
+    for version in present.versions:
+        left = _leaves(version.fingerprints, groups, present) if version.fits else []
+        if left:
+            sure = any(g.sign == "-" or g.graph == NEW for g in left)
+            out.append(ModelPlan(version, sure, tuple(g.name for g in left), all(g.sign == "-" for g in left)))
+    return tuple(out)
+
+
+def _stream_words(stream: Stream, judged: dict[str, Judged], groups: list[GroupPlan]) -> str:
+    """What becomes of a stream; empty: nothing."""
+    other = [g.name for g in groups if g.sign == "-" or g.graph != SAME]
+    if stream.misfit:
+        return "its checkpoint does not fit: it starts anew"
+    if other:
+        return f"must be started again, for the graphs of {', '.join(other)}; it goes on at its checkpoint"
+    if any(j.free for j in judged.values()):
+        return "takes the wider contract when it is started again; it goes on at its checkpoint"
+    return ""
+
+
+_OLDER = Change("its newest run is of another definition", "'tandem apply' takes the newest run of each group")
+
+
+def _apply_run(present: Present, judged: dict[str, Judged], batches: list[BatchPlan]) -> str | None:
+    """The one run that ``apply`` must be told, where the newest of each group are not the right ones; None: there is no need, or none."""
+    if batches:
+        return batches[0].found if len(batches) == 1 and batches[0].all_groups else None
+    wanted = {n: j.run.fingerprints[n] for n, j in judged.items() if j.run is not None}
+    if all(j.newest for j in judged.values()) or len(wanted) < len(judged):
+        return None
+    return next((r.id for _, r in present.batch_runs if {n: r.fingerprints.get(n) for n in wanted} == wanted), None)
+
+
+def _commands(
+    present: Present,
+    groups: list[GroupPlan],
+    batches: list[BatchPlan],
+    applies: bool,
+    run: str | None,
+    streams: tuple[tuple[Stream, str], ...],
+    models: tuple[ModelPlan, ...],
+) -> tuple[str, ...]:
+    out = []
+    for b in batches:
+        if b.found is not None:
+            continue
+        over = "--start START --end END" if b.range is None else _from_to(b.range)
+        only = "" if b.all_groups else "".join(f" --group {n}" for n in b.groups)
+        out.append(f"tandem batch {over}{only}{' --pinned' if b.pinned else ''}{' --anew' if b.anew else ''}")
+    if applies:
+        out.append("tandem apply" + (f" --run {run}" if run else ""))
+    loads = [g for g in groups if g.keys is not None]
+    spans = [b.range for b in batches if b.range] + [g.judged.range for g in loads if g.judged is not None and g.judged.range]
+    if loads and (span := hull([[t.isoformat() for t in s] for s in spans])):
+        delay = max(g.judged.group.source.out_of_orderness for g in loads if g.judged is not None)  # the last row is served so much later
+        out.append(f"tandem materialize {_from_to((span[0], span[1] + delay))}")
+    for stream, words in streams:
+        if applies and (words or stream.misfit):
+            name = "" if stream.name == "main" else f" --name {stream.name}"
+            if stream.running:
+                out.append(f"tandem stream stop{name}")
+            out.append(f"tandem stream{name}{' --anew --from-run latest' if stream.misfit else ''}")
+    for model in dict.fromkeys(m.version.model for m in models if m.in_use):
+        trained = present.trained_over(model)
+        out.append(f"tandem train --model {model}" + (f" {_from_to(trained)}" if trained else ""))
+        out.append(f"tandem promote --model {model}")
+    return tuple(out)
+
+
+def _from_to(span: tuple[datetime, datetime]) -> str:
+    return f"--start {_moment(span[0])} --end {_moment(span[1])}"
+
+
+def _moment(t: datetime) -> str:
+    t = t.astimezone(UTC)
+    if t == t.replace(hour=0, minute=0, second=0, microsecond=0):
+        return f"{t:%Y-%m-%d}"
+    return t.replace(tzinfo=None).isoformat(timespec="auto" if t.second or t.microsecond else "minutes")

@@ -1,0 +1,514 @@
+"""``tandem plan``: what it says is recomputed is what ``tandem batch`` would make anew, by the keys of runs; and it writes nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from pipelines.batch.run_key import begin_of, declared, run_key, sources_of
+from pipelines.lake import provenance, runs
+from pipelines.lake.graphs import apply_graph, remember_definitions, since
+from pipelines.lake.value_code import meanings, modules_of, value_files
+from pipelines.planning.plan_text import lines, summary, to_dict
+from pipelines.planning.project_plan import Plan, make_plan
+from pipelines.project.repository import Repo, load_repo
+from pipelines.sources.event_files import inventory
+from transforms.errors import ConfigError
+from transforms.instants import micros_of
+
+ROOT = Path(__file__).resolve().parents[2]
+START, END = datetime(2024, 5, 1, tzinfo=UTC), datetime(2024, 5, 3, tzinfo=UTC)
+
+FEATURES = """
+from tandem.transforms.definitions import (
+    Count, Csv, Entity, Epoch, EventSource, FeatureGroup, Field, Max, Mean, Sum, col, days, hours, minutes,
+)
+
+orders = EventSource(
+    name="orders", event_time="at", tie_breaker="id", out_of_orderness=minutes(1), allowed_lateness=hours(1), files="events/orders",
+    fields=[
+        Field("id", "string", required=True),
+        Field("shop", "string", required=True),
+        Field("amount", "float64", max=100),
+        Field("channel", "string", domain=["app", "web"]),
+    ],
+)
+visits = EventSource(
+    name="visits", event_time="seen", tie_breaker="id", files="events/visits",
+    fields=[Field("id", "string", required=True), Field("page", "string", required=True), Field("seconds", "float64")],
+)
+shop_orders = FeatureGroup(
+    name="shop_orders", source=orders, entity=Entity("shop"), hop=minutes(5), ttl=hours(48),
+    aggregates=[Count(over=[hours(1), hours(24)]), Mean("amount", over=hours(1))], preprocessing_fn="scaling:shops",
+)
+channel_orders = FeatureGroup(
+    name="channel_orders", source=orders, entity=Entity("shop", "id"), hop=hours(1), ttl=None, aggregates=[Sum("amount", over=hours(24))],
+)
+page_visits = FeatureGroup(
+    name="page_visits", source=visits, entity=Entity("page"), hop=minutes(5), ttl=hours(48),
+    aggregates=[Count(over=hours(1)), Max("seconds", over=hours(1))], preprocessing_fn="reading:pages",
+)
+"""
+FILES = {
+    "tandem.yaml": "data: ../data\ndefinitions: features\n",
+    "features.py": FEATURES,
+    "scaling.py": "from helpers import half\n\n\ndef shops(x):\n    return {'n': x['count_1h']}\n",
+    "reading.py": "def pages(x):\n    return {'n': x['count_1h']}\n",
+    "helpers.py": "half = 0.5\n",
+    "model.py": "units = 32\n",
+}
+
+
+@dataclass
+class Shop:
+    """A repository below ``path`` beside its data folder, with event files of two days."""
+
+    path: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.path / "repo"
+
+    @property
+    def data(self) -> Path:
+        return self.path / "data"
+
+    def write(self, files: Mapping[str, str]) -> None:
+        for name, text in files.items():
+            (self.folder / name).write_text(text)
+        for name in ("features", "scaling", "reading", "helpers", "model"):
+            sys.modules.pop(name, None)
+
+    def replace(self, name: str, old: str, new: str) -> None:
+        text = (self.folder / name).read_text()
+        assert old in text, old
+        self.write({name: text.replace(old, new, 1)})
+
+    def repo(self) -> Repo:
+        return load_repo(self.folder)
+
+    def plan(self, *groups: str, asked: Any = None) -> Plan:
+        return make_plan(self.repo(), groups, asked)
+
+    def batch(
+        self, *groups: str, pinned: bool = False, start: datetime = START, end: datetime = END, anew: bool = False
+    ) -> tuple[str, bool]:
+        """A run of these groups as ``tandem batch`` begins it, without Beam; its id, and whether it was made now."""
+        repo = self.repo().only(groups)
+        begin, sources = begin_of(repo.groups.values(), micros_of(start), micros_of(end)), sources_of(repo.groups.values())
+        found = {n: inventory(self.data, s, begin[n], micros_of(end)).files for n, s in sources.items()}
+        inputs = {n: [{"file": f.name, "size": f.size, "sha256": f.sha256} for f in files] for n, files in found.items()}
+        graphs = {n: self.applied(n) for n in repo.groups} if pinned else {}
+        run = runs.begin(self.data, "batch", run_key(repo, start, end, inputs, graphs), datetime.now(UTC), anew=anew)
+        if run.status == "complete":
+            return run.id, False
+        remember_definitions(self.data, repo.groups.values())
+        outputs = []
+        for n, g in repo.groups.items():
+            learnt = [g.definition_hash(), (self.folder / "scaling.py").read_text(), (self.folder / "helpers.py").read_text()]
+            learnt[1:] = learnt[1:] if n == "shop_orders" else []
+            graphs.setdefault(n, hashlib.sha256(json.dumps(learnt).encode()).hexdigest())
+            place = self.data / "graphs" / n / graphs[n]
+            place.mkdir(parents=True, exist_ok=True)
+            if not (place / "tandem.json").exists():
+                (place / "tandem.json").write_text(json.dumps({"definition_hash": g.definition_hash(), "outputs": []}))
+            outputs.append({"name": f"offline/{n}/x.parquet", "path": "x", "bytes": 10_000, "sha256": ""})
+        code = value_files(provenance.engine_root(), repo.path, "features", {m for g in repo.groups.values() for m in modules_of(g)})
+        run.save(
+            definitions={n: json.loads(json.dumps(g.canonical())) for n, g in repo.groups.items()}, code={"value_files": meanings(code)},
+            versions=provenance.library_versions(), settings=repo.settings.model_dump(mode="json"), fingerprints=graphs, pinned=pinned,
+            declared={n: declared(g) for n, g in repo.groups.items()}, rows=dict.fromkeys(repo.groups, 100), outputs=outputs,
+            range=[start.isoformat(), end.isoformat()], inputs=inputs, events={n: 50 * len(files) for n, files in inputs.items()},
+            rejected_fields={"orders/not_in_domain/channel": 7}, status="complete",
+        )  # fmt: skip
+        return run.id, True
+
+    def applied(self, group: str) -> str:
+        return (self.data / "graphs" / group / "CURRENT").read_text().strip()
+
+    def apply(self, run: str | None = None) -> None:
+        """The graphs of the newest run of each group, or of ``run``, if they are of the definitions: as ``tandem apply`` does."""
+        groups = self.repo().groups
+        chosen: dict[str, Any] = {}
+        for record in (r.record for r in runs.list_runs(self.data) if r.kind == "batch" and run in (None, r.id)):
+            chosen |= {n: record for n in record.fingerprints if n in groups}
+        assert chosen.keys() == groups.keys()
+        for name, record in chosen.items():
+            assert since(record.definitions[name], groups[name]) is not None, f"{name} was redefined after {record.id}"
+            apply_graph(self.data, name, record.fingerprints[name])
+
+    def load(self) -> None:
+        """The record of a materialization."""
+        repo = self.repo()
+        done = runs.begin(self.data, "materialize", {"at": os.urandom(8).hex()}, datetime.now(UTC))
+        done.save(status="complete", counts={f"rows/{n}": 12 for n in repo.groups}, fingerprints={n: self.applied(n) for n in repo.groups})
+
+    def follow(self, plan: Plan) -> set[str]:
+        """Run the commands of a plan; the groups that were made anew by it."""
+        made: set[str] = set()
+        for line in plan.commands:
+            words = line.split()
+            if words[1] == "batch":
+                groups = [w for before, w in pairwise(words) if before == "--group"]
+                assert (words[3], words[5]) == (f"{START:%Y-%m-%d}", f"{END:%Y-%m-%d}")
+                _, anew = self.batch(*groups, pinned="--pinned" in words, anew="--anew" in words)
+                made |= set(groups or self.repo().groups) if anew else set()
+            elif words[1] == "apply":
+                self.apply(words[3] if len(words) > 3 else None)
+            elif words[1] == "materialize":
+                self.load()
+        return made
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    """One that has no run yet."""
+    return make_shop(tmp_path)
+
+
+def make_shop(path: Path) -> Shop:
+    made = Shop(path)
+    made.folder.mkdir(parents=True)
+    made.write(FILES)
+    for source in ("orders", "visits"):
+        for day in (1, 2):
+            folder = made.data / f"events/{source}/date=2024-05-0{day}"
+            folder.mkdir(parents=True)
+            (folder / "all.jsonl").write_text(f'{{"source": "{source}", "day": {day}}}\n')
+            long_ago = datetime(2024, 5, 4, tzinfo=UTC).timestamp()
+            os.utime(folder / "all.jsonl", (long_ago, long_ago))
+    return made
+
+
+@pytest.fixture
+def made(shop: Shop) -> Shop:
+    """One whose newest run of all groups is applied and loaded."""
+    shop.batch()
+    shop.apply()
+    shop.load()
+    return shop
+
+
+def recomputed(plan: Plan) -> set[str]:
+    return {g.name for g in plan.groups if g.recomputed}
+
+
+def signs(plan: Plan) -> dict[str, str]:
+    return {g.name: g.sign for g in plan.groups}
+
+
+def test_a_repository_without_any_run_is_all_new(shop: Shop) -> None:
+    plan = shop.plan()
+    assert set(signs(plan).values()) == {"+"} and recomputed(plan) == set(shop.repo().groups)
+    assert plan.commands == (
+        "tandem batch --start 2024-05-01 --end 2024-05-03",
+        "tandem apply",
+        "tandem materialize --start 2024-05-01 --end 2024-05-03T00:01",
+    )
+    (batch,) = plan.batches
+    assert {n: len(r.files) for n, r in batch.reads.items()} == {"orders": 2, "visits": 2}
+    assert summary(plan) == "Plan: 3 to add, 0 to change, 0 to remove; 3 groups recomputed."
+
+
+def test_what_was_run_and_applied_is_no_change(made: Shop) -> None:
+    plan = made.plan()
+    assert set(signs(plan).values()) == {"="} and not plan.changes and plan.commands == () and plan.batches == ()
+    assert list(lines(plan))[-1] == "No changes: rows, graphs and the registry are as they are defined."
+    assert made.batch()[1] is False
+
+
+EDITS: dict[str, tuple[str, str, str, set[str], set[str]]] = {
+    # name: (file, old, new, the groups recomputed, those for which only something that is free differs)
+    "nothing": ("features.py", "orders", "orders", set(), set()),
+    "a comment": ("scaling.py", "def shops", "# scaled\ndef shops", set(), set()),
+    "a comment in the definitions": ("features.py", "shop_orders = ", "# of shops\nshop_orders = ", set(), set()),
+    "a label of a unit": ("features.py", '"float64", max=100', '"float64", unit="eur", max=100', set(), set()),
+    "a description": ("features.py", 'name="page_visits"', 'name="page_visits", description="pages"', set(), set()),
+    "a topic": ("features.py", 'files="events/orders"', 'files="events/orders", topic="orders"', set(), set()),
+    "a ttl": ("features.py", "ttl=None", "ttl=hours(72)", set(), set()),
+    "a wider domain": ("features.py", '["app", "web"]', '["app", "web", "tv"]', set(), {"shop_orders", "channel_orders"}),
+    "a wider bound": ("features.py", "max=100", "max=200", set(), {"shop_orders", "channel_orders"}),
+    "a longer lateness": (
+        "features.py", "allowed_lateness=hours(1)", "allowed_lateness=hours(2)", set(), {"shop_orders", "channel_orders"},
+    ),
+    "a narrower domain": ("features.py", '["app", "web"]', '["web"]', {"shop_orders", "channel_orders"}, set()),
+    "a unit of time": (
+        "features.py", 'event_time="seen"', 'event_time=Field("seen", "timestamp", parse=Epoch("ms"))', {"page_visits"}, set(),
+    ),
+    "a path": ("features.py", 'Field("seconds", "float64")', 'Field("seconds", "float64", path="t.s")', {"page_visits"}, set()),
+    "a window": ("features.py", "Count(over=[hours(1), hours(24)])", "Count(over=[hours(1), days(7)])", {"shop_orders"}, set()),
+    "a removed feature": ("features.py", ', Max("seconds", over=hours(1))', "", {"page_visits"}, set()),
+    "a filter": ("features.py", 'Sum("amount", over', 'Sum("amount", where=col("amount") > 5, over', {"channel_orders"}, set()),
+    "a filter of the source": (
+        "features.py", 'tie_breaker="id", files', 'tie_breaker="id", where=col("seconds") > 0, files', {"page_visits"}, set(),
+    ),
+    "a function's code": ("scaling.py", "x['count_1h']", "x['count_24h']", {"shop_orders"}, set()),
+    "what a function imports": ("helpers.py", "0.5", "0.6", {"shop_orders"}, set()),
+    "another function": ("features.py", "scaling:shops", "reading:pages", {"shop_orders"}, set()),
+    "no function": ("features.py", ', preprocessing_fn="reading:pages"', "", {"page_visits"}, set()),
+    "a dialect": ("features.py", 'files="events/visits"', 'files="events/visits", file_format=Csv(delimiter=";")', {"page_visits"}, set()),
+    "a model": ("model.py", "32", "64", set(), set()),
+    "a setting": ("tandem.yaml", "definitions: features\n", "definitions: features\nbatch: {shards: 3}\n", {"all"}, set()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_what_is_said_of_an_edit_is_what_the_keys_of_runs_say(made: Shop, edit: str) -> None:
+    """The commands of the plan make anew exactly the groups that it names, and then nothing is left to do; of the others a run of each
+    group is found again, but where what is free differs (a wider contract: other events are taken, though none need be)."""
+    names = set(made.repo().groups)
+    for name in names:  # a run of each group alone, too
+        made.batch(name)
+    made.apply()
+    made.load()
+    assert not made.plan().changes
+    file, old, new, wanted, free = EDITS[edit]
+    wanted = names if wanted == {"all"} else wanted
+    made.replace(file, old, new)
+    plan = made.plan()
+    assert recomputed(plan) == wanted
+    assert {g.name for g in plan.groups if g.judged is not None and g.judged.free and not g.recomputed} == free
+    assert {n for n in names if made.batch(n)[1]} == wanted | free
+    assert bool(wanted) == any(c.startswith("tandem batch") for c in plan.commands)
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_nothing_is_left_to_do_when_the_commands_were_run(made: Shop, edit: str) -> None:
+    file, old, new, _, _ = EDITS[edit]
+    made.replace(file, old, new)
+    plan = made.plan()
+    assert made.follow(plan) == recomputed(plan)
+    after = made.plan()
+    assert not after.changes and not recomputed(after), after.commands
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow], phases=[Phase.explicit, Phase.generate])
+@given(st.lists(st.sets(st.sampled_from(sorted(EDITS)), max_size=4), min_size=1, max_size=3), st.booleans(), st.booleans())
+def test_random_edits(tmp_path_factory: pytest.TempPathFactory, versions: list[set[str]], follow: bool, alone: bool) -> None:
+    """Whatever was defined, run and taken back before (the last of ``versions`` is what is planned): the plan's groups are those that its
+    commands make anew, and then it is empty. Those before were followed, or run pinned or of one group without being applied."""
+    made = make_shop(tmp_path_factory.mktemp("shop"))
+    made.batch()
+    made.apply()
+    made.load()
+    for edits in versions:
+        files = dict(FILES)
+        for name in sorted(edits):
+            file, old, new, _, _ = EDITS[name]
+            files[file] = files[file].replace(old, new, 1)
+        made.write(files)
+        if edits is versions[-1]:
+            break
+        if follow:
+            made.follow(made.plan())
+        else:
+            made.batch(*(["page_visits"] if alone else []))
+    plan = made.plan()
+    assert made.follow(plan) == recomputed(plan), plan.commands
+    after = made.plan()
+    assert not after.changes and not recomputed(after), (plan.commands, after.commands)
+    shutil.rmtree(made.path)
+
+
+def test_a_definition_that_is_taken_back_needs_no_run(made: Shop) -> None:
+    """The run of before holds its rows; ``apply`` must be told, for it takes the newest."""
+    (first,) = [r.id for r in runs.list_runs(made.data) if r.kind == "batch"]
+    made.replace("features.py", "hours(24)])", "days(7)])")
+    made.follow(made.plan())
+    assert not made.plan().changes
+    made.replace("features.py", "days(7)])", "hours(24)])")
+    plan = made.plan()
+    assert recomputed(plan) == set() and f"tandem apply --run {first}" in plan.commands
+    (shop_orders,) = [g for g in plan.groups if g.name == "shop_orders"]
+    assert shop_orders.fingerprint is not None and shop_orders.judged is not None and shop_orders.judged.pending
+    made.follow(plan)
+    assert made.applied("shop_orders") == shop_orders.fingerprint
+
+
+def test_a_pinned_run_does_not_hide_that_the_function_changed(made: Shop) -> None:
+    """It records the code as it is by then, and goes on with the graph that was learnt before."""
+    made.replace("scaling.py", "count_1h", "count_24h")
+    made.batch(pinned=True)
+    assert recomputed(made.plan()) == {"shop_orders"}
+
+
+def test_reasons_are_told_in_words(made: Shop) -> None:
+    made.replace("scaling.py", "count_1h", "count_24h")
+    made.replace("features.py", '["app", "web"]', '["app", "web", "tv"]')
+    text = "\n".join(lines(made.plan()))
+    assert "scaling.py changed: preprocessing_fn scaling:shops may compute something else" in text
+    assert "field 'channel' takes 'tv': nothing is recomputed" in text
+    assert "7 events of batch-" in text and "not_in_domain channel" in text
+    made.replace("features.py", "scaling:shops", "reading:pages")
+    assert "preprocessing_fn: scaling:shops -> reading:pages: its outputs are learnt anew" in "\n".join(lines(made.plan()))
+
+
+def test_rows_are_exact_where_no_row_comes_or_goes_and_about_where_some_may(made: Shop) -> None:
+    def rows(old: str, new: str) -> tuple[int | None, bool]:
+        before = (made.folder / "features.py").read_text()
+        made.replace("features.py", old, new)
+        (found,) = [g.rows for g in made.plan().groups if g.recomputed]
+        made.write({"features.py": before})
+        assert found is not None
+        return found.number, found.exact
+
+    assert rows('Max("seconds", over=hours(1))', 'Mean("seconds", over=hours(1))') == (100, True)
+    assert rows('Max("seconds", over=hours(1))', 'Max("seconds", over=[hours(1), hours(3)])') == (150, False)
+    assert rows('Field("seconds", "float64")', 'Field("seconds", "float64", path="s")') == (100, False)
+    assert rows('page_visits", source=visits, entity=Entity("page")', 'page_visits", source=visits, entity=Entity("id")') == (None, False)
+
+
+def test_event_files_that_differ_ask_for_rows_and_no_graph_of_their_own(made: Shop) -> None:
+    """A new file, one of another size, one that was only touched, one of the same size with other bytes, and one that is gone."""
+    day = made.data / "events/orders/date=2024-05-02"
+    os.utime(day / "all.jsonl")
+    assert not made.plan().changes  # touched, and the same
+    (day / "more.jsonl").write_text("{}\n")
+    plan = made.plan()
+    assert recomputed(plan) == {"shop_orders", "channel_orders"} and all(b.pinned for b in plan.batches)
+    assert plan.commands[0].endswith("--group shop_orders --group channel_orders --pinned")
+    assert "event files of orders: 1 new (events/orders/date=2024-05-02/more.jsonl)" in "\n".join(lines(plan))
+    assert plan.batches[0].events["orders"].exact is False and plan.batches[0].reads["orders"].bytes > 0
+    assert made.follow(plan) == recomputed(plan) and not made.plan().changes
+    text = (day / "all.jsonl").read_text()
+    (day / "all.jsonl").write_text(text.replace("orders", "ordres"))
+    assert "1 altered" in "\n".join(lines(made.plan()))
+    (day / "all.jsonl").unlink()
+    assert "1 gone" in "\n".join(lines(made.plan()))
+
+
+def test_a_range_that_has_no_rows_yet_is_asked_for(made: Shop) -> None:
+    wider = (START, END + timedelta(days=1))
+    plan = made.plan(asked=wider)
+    assert recomputed(plan) == set(made.repo().groups) and plan.batches[0].range == wider
+    assert "rows of 2024-05-01 to 2024-05-04: there are those of 2024-05-01 to 2024-05-03" in "\n".join(lines(plan))
+    assert not made.plan(asked=(START, END)).changes
+
+
+def test_groups_that_were_added_and_removed(made: Shop) -> None:
+    text = FILES["features.py"]
+    a, b = text.index("page_visits = "), len(text)
+    new = text[text.index("channel_orders = ") : a].replace("channel_orders", "new_orders")
+    applied = runs.begin(made.data, "apply", {}, datetime.now(UTC))
+    applied.save(status="complete", fingerprints={n: made.applied(n) for n in made.repo().groups})
+    made.write({"features.py": text[:a] + new + text[b:]})
+    plan = made.plan()
+    assert signs(plan) == {"shop_orders": "=", "channel_orders": "=", "new_orders": "+", "page_visits": "-"}
+    assert recomputed(plan) == {"new_orders"} and plan.commands[0].endswith("--group new_orders")
+    assert summary(plan).startswith("Plan: 1 to add, 0 to change, 1 to remove; 1 group recomputed")
+    assert "page_visits: not defined any more; its view is dropped" in "\n".join(lines(plan))
+    assert signs(made.plan("shop_orders")) == {"shop_orders": "="}
+    with pytest.raises(ConfigError, match="there is no group 'pages'"):
+        made.plan("pages")
+
+
+def push(made: Shop, version: int, fingerprints: Mapping[str, str], model: str = "late") -> None:
+    folder = made.data / "models" / model / str(version)
+    folder.mkdir(parents=True)
+    (folder / "saved_model.pb").write_text("")
+    (folder / "tandem.json").write_text(json.dumps({"fingerprints": dict(fingerprints)}))
+
+
+def test_models_and_training_sets_of_graphs_that_go(made: Shop) -> None:
+    now = {n: made.applied(n) for n in made.repo().groups}
+    push(made, 1, now)
+    push(made, 2, {"page_visits": now["page_visits"]})
+    push(made, 3, {"page_visits": "0" * 64})  # it does not fit already
+    history = [{"n": 1, "action": "register", "champion": 1, "version": 1}]
+    (made.data / "models/late/ALIASES.json").write_text(json.dumps({"champion": 1, "challenger": 2, "history": history}))
+    for name, prints in (("one", now), ("two", {"page_visits": now["page_visits"]}), ("old", {"shop_orders": "1" * 64})):
+        (made.data / "training" / name).mkdir(parents=True)
+        (made.data / "training" / name / "manifest.json").write_text(json.dumps({"fingerprints": prints}))
+    made.replace("scaling.py", "count_1h", "count_24h")
+    plan = made.plan()
+    assert [(m.version.version, m.sure, m.in_use) for m in plan.models] == [(1, False, True)]
+    assert summary(plan).endswith("1 model in use perhaps no longer fits.")
+    made.replace("features.py", "hours(24)])", "days(7)])")
+    plan = made.plan()
+    assert [(m.version.version, m.sure, m.in_use) for m in plan.models] == [(1, True, True)]
+    assert [s.id for s in plan.training_sets] == ["one"]
+    assert plan.commands[-2:] == ("tandem train --model late", "tandem promote --model late")
+    text = "\n".join(lines(plan))
+    assert "! late version 1, champion: in use! no longer fits: it was trained on another graph of shop_orders" in text
+    made.replace("features.py", ', Max("seconds", over=hours(1))', "")
+    assert {m.version.version for m in made.plan().models} == {1, 2}
+
+
+def test_a_stream_goes_on_from_one_run_of_all_groups(made: Shop) -> None:
+    repo = made.repo()
+    checkpoints = made.data / "stream/main/checkpoints"
+    checkpoints.mkdir(parents=True)
+    hashes = {n: g.definition_hash() for n, g in repo.groups.items()}
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    point = {"fingerprints": hashes, "partitions": {}, "output_watermark": {}, "shards": 1}
+    (checkpoints / "shard-0000.jsonl").write_text(json.dumps({"format": 2, "boot": boot, "saved": "", "checkpoint": point}) + "\n")
+    assert not made.plan().changes
+    made.replace("features.py", '["app", "web"]', '["app", "web", "tv"]')
+    assert "takes the wider contract when it is started again" in "\n".join(lines(made.plan()))
+    made.replace("scaling.py", "count_1h", "count_24h")
+    plan = made.plan()
+    assert recomputed(plan) == set(repo.groups) and "--group" not in plan.commands[0]
+    assert plan.commands[-1:] == ("tandem stream",) and "it goes on at its checkpoint" in "\n".join(lines(plan))
+    made.replace("features.py", "hours(24)])", "days(7)])")
+    plan = made.plan()
+    assert plan.commands[-1] == "tandem stream --anew --from-run latest"
+    assert to_dict(plan)["streams"][0]["checkpoint_fits"] is False and "was redefined since" in to_dict(plan)["streams"][0]["why"]
+
+
+def everything(folder: Path) -> dict[str, tuple[int, str]]:
+    """Every file and folder, with its time of change and content."""
+    return {
+        p.relative_to(folder).as_posix(): (p.stat().st_mtime_ns, hashlib.sha256(p.read_bytes()).hexdigest() if p.is_file() else "")
+        for p in sorted(folder.rglob("*"))
+    }
+
+
+def tandem(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-W", "ignore", "-m", "pipelines.cli", *words], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_command_writes_nothing_and_says_by_its_exit_code_whether_there_are_changes(made: Shop) -> None:
+    shutil.rmtree(made.folder / "__pycache__", ignore_errors=True)
+    before = everything(made.path)
+    words = ("plan", "--repo", str(made.folder))
+    done = tandem(*words, "--detailed-exitcode")
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.endswith("as they are defined.\n")
+    made.replace("features.py", "hours(24)])", "days(7)])")
+    before = {**before, "repo/features.py": everything(made.path)["repo/features.py"]}
+    done = tandem(*words, "--detailed-exitcode", "--json")
+    assert done.returncode == 2 and everything(made.path) == {**before, "repo": everything(made.path)["repo"]}
+    found = json.loads(done.stdout)
+    assert found["format"] == 1 and found["summary"]["recomputed"] == ["shop_orders"] and found["summary"]["change"] == 1
+    assert found["groups"][0]["changes"][0]["what"] == "aggregate count: window 7d added"
+
+
+def test_what_cannot_be_planned_is_one_line(shop: Shop) -> None:
+    shutil.rmtree(shop.data)
+    plan = shop.plan()
+    assert set(signs(plan).values()) == {"+"} and not shop.data.exists()
+    assert plan.commands[0] == "tandem batch --start START --end END"
+    shop.write({"features.py": FEATURES + "\nbroken = FeatureGroup(\n"})
+    done = tandem("plan", "--repo", str(shop.folder), "--detailed-exitcode")
+    assert done.returncode == 1 and done.stdout == "" and re.fullmatch(r"error: repo/features.py.*SyntaxError.*\n", done.stderr)
+
+
+def test_what_it_imports_is_light() -> None:
+    """Neither Beam nor TensorFlow nor Kafka: it is asked before each change."""
+    code = "import json, sys, pipelines.planning.plan_text; print(json.dumps(sorted(sys.modules)))"
+    loaded = json.loads(subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    assert not {"apache_beam", "tensorflow", "tensorflow_transform", "kafka", "duckdb", "tfx"} & set(loaded)
