@@ -11,7 +11,7 @@ from transforms.acceptance import accepts_more, field_accepts_more
 
 __all__ = ["Change", "all_columns", "definition_changes", "same_rows"]
 
-NOTHING = "nothing is recomputed"
+NOTHING, BY_ITSELF = "nothing is recomputed", "nothing by itself"
 _RULES = ("required", "min", "max", "domain")
 
 
@@ -84,11 +84,11 @@ def _field(a: list[Any] | None, b: list[Any] | None, name: str, definition: Mapp
     if a is None or b is None:
         rules = b is not None and (b[2] or any(r is not None for r in b[3:6]))
         what = f"field {name!r} is {'new' if a is None else 'gone'}"
-        yield Change(what, "its rules refuse events that were taken", False) if rules else Change(what, "no value by itself", free=True)
+        yield Change(what, "its rules refuse events that were taken", False) if rules else Change(what, BY_ITSELF, free=True)
         return
     wider = field_accepts_more(a, b)
     if wider is not None:
-        yield from (Change(line, NOTHING, free=True) for line in wider)
+        yield from (Change(line, BY_ITSELF, free=True) for line in wider)
         return
     if a[1] != b[1]:
         yield Change(f"field {name!r}: type {a[1]} -> {b[1]}", _reads(name, definition))
@@ -96,7 +96,7 @@ def _field(a: list[Any] | None, b: list[Any] | None, name: str, definition: Mapp
         if a[i] != b[i]:
             free = field_accepts_more(a, [*a[:i], b[i], *a[i + 1 :]]) is not None
             yield Change(
-                f"field {name!r}: {rule} {value(a[i])} -> {value(b[i])}", NOTHING if free else "events are refused that were taken", free
+                f"field {name!r}: {rule} {value(a[i])} -> {value(b[i])}", BY_ITSELF if free else "events are refused that were taken", free
             )
     for what in _reading((a[6:] or [{}])[0], (b[6:] or [{}])[0], name):
         yield Change(f"field {name!r}: {what}", _reads(name, definition))

@@ -72,7 +72,7 @@ READS = "every value that reads it: amount_mean_1h, amount_sum_1h"
         ),
         (
             group([Field("amount", "float64", min=-5, max=50), CHANNEL]),
-            ["field 'amount': min 0 -> -5: nothing is recomputed", "field 'amount': max 100 -> 50: events are refused that were taken"],
+            ["field 'amount': min 0 -> -5: nothing by itself", "field 'amount': max 100 -> 50: events are refused that were taken"],
         ),
         (
             group([AMOUNT, Field("channel", "string", domain=["app", "tv"])]),
