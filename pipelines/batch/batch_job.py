@@ -95,10 +95,9 @@ def run_batch(
         progress(f"{name}: its applied graph is carried over to a contract that accepts more: {'; '.join(lines)}")
     inputs = {n: [{"file": f.name, "size": f.size, "sha256": f.sha256} for f in fs] for n, fs in files.items()}
     groups = list(repo.groups)
-    made = runs.RunStore(data).as_written("batch", "complete")
-    run = runs.begin(
-        data, "batch", run_key(repo, start, end, inputs, graphs), now, anew=anew, replaced=lambda r: superseded(r, made, groups, start, end)
-    )
+    complete = runs.RunStore(data).as_written("batch", "complete")
+    key = run_key(repo, start, end, inputs, graphs)
+    run = runs.begin(data, "batch", key, now, anew=anew, replaced=lambda r: superseded(r, complete, groups, start, end))
     if run.status == "complete":
         progress(f"run {run.id} already holds these rows; nothing to do (--anew makes them again)")
         return BatchResult(run, True)

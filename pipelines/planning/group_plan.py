@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -44,9 +44,8 @@ class Judged:
     new: bool = False
     fits: bool = False
     pending: bool = False
-    newest: bool = True
-    """Whether ``run`` is the newest run of the group: the one that ``tandem apply`` takes by itself."""
-    same_inputs: bool = field(default=True)
+    same_rows: bool = True
+    """Whether a run would learn from the rows that ``run`` learnt from."""
 
     @property
     def stale(self) -> bool:
@@ -65,15 +64,15 @@ def judge(present: Present, group: FeatureGroup, asked: tuple[datetime, datetime
     found: Judged | None = None
     for n, run in enumerate(runs[:_LOOKED_AT]):
         one = _against(present, group, run, runs, asked, fits, newest=n == 0)
-        if not one.learn and not one.rows:
-            found = one
-            break
         if found is None or (found.learn and not one.learn):
             found = one
+        if not one.learn:
+            break
     assert found is not None
     return found
 
 
+_OLDER = Change("its newest run is of another definition", "rows and graph of the newest run count")
 _LOST = Change("no batch run has its rows any more", "every row")
 
 
@@ -102,6 +101,8 @@ def _against(
     rows += [] if redefined else _inputs(present, group, alike)
     if asked is not None and covered is not None and (asked[0] < covered[0] or asked[1] > covered[1]):
         rows.append(Change(f"rows of {_days(asked)}", f"there are those of {_days(covered)}"))
+    if not newest and not learn:
+        rows.insert(0, _OLDER)
     fingerprint = run.fingerprints[name]
     return Judged(
         group,
@@ -114,8 +115,7 @@ def _against(
         new=name not in present.applied,
         fits=fits,
         pending=not learn and not rows and present.applied.get(name) != fingerprint,
-        newest=newest,
-        same_inputs=not any(c.what.startswith("event files") for c in rows),
+        same_rows=not rows or rows == [_OLDER],
     )
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from pipelines.batch.run_key import begin_of, run_key, sources_of
+from pipelines.batch.run_key import begin_of, run_key, sources_of, superseded
 from pipelines.lake.files import json_digest
-from pipelines.planning.definition_changes import Change, all_columns, same_rows
+from pipelines.planning.definition_changes import all_columns, same_rows
 from pipelines.planning.event_inputs import EventInputs, as_inputs, event_inputs, recorded
 from pipelines.planning.feast_changes import FeastChange, defined, feast_changes, registry_of
 from pipelines.planning.group_plan import Judged, judge
@@ -55,8 +55,7 @@ class GroupPlan:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """A batch run: its groups and range, what it reads of which source; ``found``: the run that holds its rows already, ``anew``: there is
-    one which cannot be applied, so another is made."""
+    """A batch run: its groups and range, what it reads of which source; ``found``: the run that holds its rows already."""
 
     groups: tuple[str, ...]
     all_groups: bool
@@ -65,7 +64,6 @@ class BatchPlan:
     reads: dict[str, EventInputs]
     events: dict[str, Expected]
     found: str | None = None
-    anew: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,6 @@ class Plan:
     repo: Repo
     groups: tuple[GroupPlan, ...]
     batches: tuple[BatchPlan, ...]
-    apply_run: str | None
     feast: tuple[FeastChange, ...] | None
     models: tuple[ModelPlan, ...]
     training_sets: tuple[TrainingSet, ...]
@@ -115,11 +112,6 @@ def make_plan(repo: Repo, groups: Collection[str] = (), asked: tuple[datetime, d
     registry = registry_of(repo)
     judged = {n: judge(present, g, asked) for n, g in chosen.groups.items()}
     batches = _batches(present, chosen, judged, asked)
-    run = _apply_run(present, judged, batches)
-    older = [n for n, j in judged.items() if j.run is not None and not j.newest and not j.stale]
-    if older and run is None and (batches or any(j.pending for j in judged.values())):
-        judged |= {n: replace(judged[n], rows=(_OLDER,), pending=False) for n in older}
-        batches = _batches(present, chosen, judged, asked)
     recomputed = {n: b for b in batches for n in b.groups if b.found is None}
     planned = [_group(present, j, recomputed.get(n), batches) for n, j in judged.items()]
     regraphed = {g.name: g.graph for g in planned if g.graph != SAME}
@@ -133,8 +125,8 @@ def make_plan(repo: Repo, groups: Collection[str] = (), asked: tuple[datetime, d
     streams = tuple((s, _stream_words(s, judged, planned)) for s in present.streams)
     models = _models(present, planned)
     sets = tuple(s for s in present.training_sets if _leaves(s.fingerprints, planned, present))
-    commands = _commands(present, planned, batches, applies, run, streams, models)
-    return Plan(repo, tuple(planned), tuple(batches), run, None if feast is None else tuple(feast), models, sets, streams, commands)
+    commands = _commands(present, planned, batches, applies, streams, models)
+    return Plan(repo, tuple(planned), tuple(batches), None if feast is None else tuple(feast), models, sets, streams, commands)
 
 
 def _only(registry: Any, repo: Repo, groups: Collection[str]) -> Any:
@@ -194,13 +186,8 @@ def _batch(
     begin = begin_of(groups, micros_of(span[0]), end)
     reads = {n: event_inputs(present.data, s, begin[n], end) for n, s in sources.items()}
     events = {n: _events(present, n, judged, reads[n]) for n in sources}
-    found, whole = (
-        _existing(present, some, span, reads, {n: present.applied[n] for n in names} if pinned else {}),
-        len(names) == len(present.repo.groups),
-    )
-    if found is not None and not (whole and len(names) == len(judged)):
-        return BatchPlan(tuple(names), whole, span, pinned, reads, events, anew=True)  # 'tandem apply' would take a newer one
-    return BatchPlan(tuple(names), whole, span, pinned, reads, events, found)
+    found = _existing(present, some, span, reads, {n: present.applied[n] for n in names} if pinned else {})
+    return BatchPlan(tuple(names), len(names) == len(present.repo.groups), span, pinned, reads, events, found)
 
 
 def _range(present: Present, repo: Repo, judged: dict[str, Judged]) -> tuple[datetime, datetime] | None:
@@ -253,7 +240,9 @@ def _existing(
             return None
     inputs = {n: as_inputs(files.files, known[n]) for n, files in reads.items()}
     key = json_digest(run_key(repo, *span, inputs, graphs, present.engine))
-    return next((r.id for r in alike if r.key == key), None)
+    made = [run for run, record in present.batch_runs if record.key == key]
+    complete = [run for run, _ in present.batch_runs]
+    return next((run.id for run in made if not superseded(run, complete, list(repo.groups), *span)), None)
 
 
 # -------------------------------------------------------------------------------------------------------------------------- groups
@@ -287,8 +276,9 @@ def _graph(present: Present, j: Judged, batch: BatchPlan | None, found: str | No
         known = None
         if applied is None or j.new or j.redefined or j.free:
             return NEW, None  # the definition is part of the fingerprint
-        learns = j.group.preprocessing_fn is not None and (j.learn or not j.same_inputs or any("rows of" in c.what for c in j.rows))
-        return (PERHAPS, None) if learns or j.learn else (SAME, applied)
+        if j.learn or (j.group.preprocessing_fn is not None and not j.same_rows):
+            return PERHAPS, None
+        known = j.run.fingerprints[name] if j.run is not None else None  # the same rows give the same graph
     if known is not None and known != applied:
         return NEW, known
     return SAME, applied
@@ -362,25 +352,11 @@ def _stream_words(stream: Stream, judged: dict[str, Judged], groups: list[GroupP
     return ""
 
 
-_OLDER = Change("its newest run is of another definition", "'tandem apply' takes the newest run of each group")
-
-
-def _apply_run(present: Present, judged: dict[str, Judged], batches: list[BatchPlan]) -> str | None:
-    """The one run that ``apply`` must be told, where the newest of each group are not the right ones; None: there is no need, or none."""
-    if batches:
-        return batches[0].found if len(batches) == 1 and batches[0].all_groups else None
-    wanted = {n: j.run.fingerprints[n] for n, j in judged.items() if j.run is not None}
-    if all(j.newest for j in judged.values()) or len(wanted) < len(judged):
-        return None
-    return next((r.id for _, r in present.batch_runs if {n: r.fingerprints.get(n) for n in wanted} == wanted), None)
-
-
 def _commands(
     present: Present,
     groups: list[GroupPlan],
     batches: list[BatchPlan],
     applies: bool,
-    run: str | None,
     streams: tuple[tuple[Stream, str], ...],
     models: tuple[ModelPlan, ...],
 ) -> tuple[str, ...]:
@@ -390,9 +366,9 @@ def _commands(
             continue
         over = "--start START --end END" if b.range is None else _from_to(b.range)
         only = "" if b.all_groups else "".join(f" --group {n}" for n in b.groups)
-        out.append(f"tandem batch {over}{only}{' --pinned' if b.pinned else ''}{' --anew' if b.anew else ''}")
+        out.append(f"tandem batch {over}{only}{' --pinned' if b.pinned else ''}")
     if applies:
-        out.append("tandem apply" + (f" --run {run}" if run else ""))
+        out.append("tandem apply")
     loads = [g for g in groups if g.keys is not None]
     spans = [b.range for b in batches if b.range] + [g.judged.range for g in loads if g.judged is not None and g.judged.range]
     if loads and (span := hull([[t.isoformat() for t in s] for s in spans])):
