@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 from typer.testing import CliRunner
 
@@ -27,8 +30,10 @@ def forgotten(repo: Path) -> Iterator[None]:
 
 
 def tandem_here(repo: Path, *words: str) -> str:
-    """What a command on a repository writes to standard output. Fails unless it ends with 0."""
-    with forgotten(repo):
+    """What a command on a repository writes to standard output. Fails unless it ends with 0; leaves this process as it was."""
+    level = logging.getLogger().level
+    with forgotten(repo), mock.patch.dict(os.environ):
         done = CliRunner().invoke(app, [*words, "--repo", str(repo)])
+    logging.getLogger().setLevel(level)
     assert done.exit_code == 0, (words, done.exit_code, done.output, done.exception)
     return done.stdout
