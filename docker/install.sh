@@ -17,7 +17,8 @@ trim() {
     uv pip uninstall --quiet --python $into mypy libclang
     site=$(echo /opt/tandem/lib/python3.*/site-packages)
     rm -rf "$site"/tensorflow/include "$site"/pyarrow/include "$site"/numpy/_core/include "$site"/feast/ui/build/static "$site"/pyarrow/*flight*
-    find "$site" -name '*.a' -delete
+    rm -rf "$site"/requirements # Feast's own, of its development
+    find "$site" -type f \( -name '*.a' -o -name '*.h' -o -name '*.hpp' -o -name '*.pxd' -o -name '*.pyx' \) -delete
     find "$site" -depth -type d -name tests ! -path '*/tensorflow/*' -exec rm -rf {} +
     find "$site" -type f -name '*.so*' ! -path '*.libs/*' -size +100k \
         -exec env LD_LIBRARY_PATH="/tools/lib/$(uname -m)-linux-gnu" /tools/bin/strip --strip-unneeded {} + || true # what is no program stays

@@ -74,6 +74,8 @@ def build(target: str) -> str:
     """The image of a target of docker/Dockerfile, built from this checkout; anew each time: keeping every step costs more than it saves."""
     _needed()
     image = f"localhost/tandem-{target}:test"
+    if os.environ.get("TANDEM_SCALE_KEEP") and not subprocess.run(["podman", "image", "exists", image]).returncode:
+        return image  # for who works on the tests and not on the image
     bases = [word for name in BASES for word in ("--build-arg", f"{name}={_base(name)}")]
     shared = [word for path in SHARED if Path(path).exists() for word in ("--volume", f"{path}:{path}:ro")]
     options = ["--format", "docker", "--network", "host", "--quiet", "--target", target, "--tag", image]

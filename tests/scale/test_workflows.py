@@ -52,11 +52,11 @@ def test_airflow_runs_the_dag_and_a_second_run_makes_nothing_anew(shop: Path, tm
         assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
         return done.stdout + done.stderr
 
-    tandem("export", "airflow", "--repo", shop, "--events", "--days", "10", "--output", tmp_path / "dags" / "shop.py")
+    tandem("export", "airflow", "--repo", shop, "--events", "--output", tmp_path / "dags" / "shop.py")
     airflow("db", "migrate")
     assert "No data found" in airflow("dags", "list-import-errors")
     for _ in range(2):
-        told = airflow("dags", "test", "tandem-shop", "2024-03-14")
+        told = airflow("dags", "test", "tandem-shop", "2024-03-18")
         assert "state=success" in told or "success" in told.splitlines()[-1], told[-3000:]
         assert [len(runs(shop, kind)) for kind in ("batch", "train")] == [1, 1]
     (trained,) = runs(shop, "train")
