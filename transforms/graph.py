@@ -26,7 +26,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -270,9 +270,9 @@ def _versions() -> dict[str, str]:
     return out
 
 
-def _output_schema(model: Path, inputs: pa.Schema) -> pa.Schema:
+def _output_schema(graph: TransformGraph) -> pa.Schema:
     """Find the output columns of a SavedModel by one call on made-up rows: the tensors' second dimension says scalar or list."""
-    graph = TransformGraph(None, "", inputs, pa.schema([]), model)
+    inputs = graph.input_schema
     sample = []
     for f in inputs:
         inner = f.type.value_type if pa.types.is_list(f.type) else f.type
@@ -292,16 +292,23 @@ def _output_schema(model: Path, inputs: pa.Schema) -> pa.Schema:
 
 
 def save_graph(
-    transform_fn: str | os.PathLike[str] | None, path: str | os.PathLike[str], definition_hash: str, input_schema: pa.Schema
+    transform_fn: str | os.PathLike[str] | None,
+    path: str | os.PathLike[str],
+    definition_hash: str,
+    input_schema: pa.Schema,
+    check: Callable[[TransformGraph], None] = lambda graph: None,
 ) -> Path:
     """Save a TF-Transform SavedModel folder (None: an empty graph) as the folder ``path``, in one atomic step.
 
-    ``{fingerprint}`` in ``path`` is replaced. If the folder is there already with the same fingerprint, it is kept.
+    ``{fingerprint}`` in ``path`` is replaced. If the folder is there already with the same fingerprint, it is kept. ``check`` is called
+    with the graph before anything is saved; what it raises leaves nothing.
     Returns the path. Raises GraphError if the model is no transform graph or does not fit ``input_schema``.
     """
     model = Path(transform_fn) if transform_fn is not None else None
-    outputs = _output_schema(model, input_schema) if model is not None else pa.schema([])
-    fingerprint = graph_fingerprint(model, definition_hash, input_schema, outputs)
+    graph = TransformGraph(None, "", input_schema, pa.schema([]), model)
+    outputs = graph.output_schema = _output_schema(graph) if model is not None else pa.schema([])
+    fingerprint = graph.fingerprint = graph_fingerprint(model, definition_hash, input_schema, outputs)
+    check(graph)
     target = Path(str(path).replace("{fingerprint}", fingerprint))
     if (target / MANIFEST).is_file():
         TransformGraph.load(target, fingerprint)

@@ -1,17 +1,20 @@
 """Analysis: a user's ``preprocessing_fn`` over the feature rows of history becomes a frozen transform graph.
 
-All groups go through one Beam pipeline, for TF-Transform's fixed cost is far greater than that of a group. The same
-rows give the same graph: each group is read in the order of its file names as one sequence of batches, because
-TF-Transform's sums and quantile sketches depend on the order in which they see values.
+It happens in this process (:mod:`pipelines.batch.in_process`); on another runner, or for an analyzer that only Beam knows, in one Beam
+pipeline for all such groups, for its fixed cost is far greater than that of a group. The same rows give the same graph: each group is read
+in the order of its file names as one sequence of batches, because TF-Transform's sums and quantile sketches depend on the order in which
+they see values.
 """
 
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.batch.in_process import Analysis, Unknown
 from transforms.definitions import RESERVED, FeatureGroup
 from transforms.errors import GraphError
 from transforms.graph import TransformGraph, save_graph
@@ -183,7 +187,11 @@ def _trace(group: FeatureGroup, inputs: pa.Schema, function: PreprocessingFn) ->
     except GraphError:
         raise
     except Exception as error:
-        raise GraphError(f"group {group.name!r}: preprocessing_fn cannot be traced: {_first_line(error)}; fix the function") from error
+        raise _untraceable(group, error) from error
+
+
+def _untraceable(group: FeatureGroup, error: Exception) -> GraphError:
+    return GraphError(f"group {group.name!r}: preprocessing_fn cannot be traced: {_first_line(error)}; fix the function")
 
 
 def read_batches(files: Sequence[str], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -214,7 +222,7 @@ def analyze_groups(
     progress: Callable[[str], None] | None = None,
     temp_dir: str | os.PathLike[str] | None = None,
 ) -> dict[str, str]:
-    """Build the graph of every group in one Beam pipeline; save each as ``graphs_dir/<group>/<fingerprint>``.
+    """Build the graph of every group; save each as ``graphs_dir/<group>/<fingerprint>``.
 
     ``groups`` maps a name to (group, its function or None, Parquet files of feature rows). Returns name -> fingerprint.
     ``temp_dir`` is where the job keeps its files while it runs (workers elsewhere must see it; default: the system's).
@@ -224,7 +232,7 @@ def analyze_groups(
     say = progress or (lambda line: None)
     root = Path(graphs_dir)
     done: dict[str, str] = {}
-    work: dict[str, tuple[FeatureGroup, pa.Schema, PreprocessingFn, list[str], str]] = {}
+    work: dict[str, _Work] = {}
     for name, (group, function, given) in groups.items():
         inputs, files = graph_inputs(group), sorted(str(f) for f in given)
         if function is None:
@@ -234,12 +242,58 @@ def analyze_groups(
         what = f"group {name!r}: preprocessing_fn {group.preprocessing_fn or getattr(function, '__name__', 'function')!r}"
         if not any(pq.ParquetFile(f).metadata.num_rows for f in files):
             raise GraphError(f"{what} has no feature rows to learn from; run over a range that has events of {group.source.name!r}")
-        wrapped = wrap_preprocessing_fn(function, inputs, what)
-        _trace(group, inputs, wrapped)
-        work[name] = (group, inputs, wrapped, files, what)
+        work[name] = _Work(group, inputs, wrap_preprocessing_fn(function, inputs, what), files, what)
     if not work:
         return {name: done[name] for name in groups}
 
+    from pipelines.batch.beam_options import in_this_process
+
+    with tempfile.TemporaryDirectory(prefix="analyze-", dir=plain_path(temp_dir or tempfile.gettempdir())) as temp:
+        say(f"analyzing {len(work)} group{'s' if len(work) > 1 else ''}: {', '.join(work)}")
+        here = {n: a for n, w in work.items() if (a := w.analysis(Path(temp) / n)) is not None} if in_this_process(pipeline_options) else {}
+        _analyze_by_beam({n: w for n, w in work.items() if n not in here}, temp, pipeline_options)
+        for name, w in work.items():
+            model = here[name].save() if name in here else Path(temp) / name / "transform_fn"
+            path = save_graph(model, root / name / "{fingerprint}", w.group.definition_hash(), w.inputs, w.check)
+            done[name] = path.name
+            outputs = json.loads((path / "tandem.json").read_text("utf-8"))["outputs"]
+            say(f"graph of {name}: {path.name[:12]}, {len(outputs)} outputs")
+    return {name: done[name] for name in groups}
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A group whose function is to be analyzed over the rows in ``files``; ``what`` names both in errors."""
+
+    group: FeatureGroup
+    inputs: pa.Schema
+    function: PreprocessingFn
+    files: list[str]
+    what: str
+
+    def check(self, graph: TransformGraph) -> None:
+        """Raises GraphError where a row's outputs depend on the other rows of its batch."""
+        check_row_by_row(graph, next(read_batches(self.files, self.inputs.names)).slice(0, SAMPLE), self.what)
+
+    def analysis(self, folder: Path) -> Analysis | None:
+        """The function, traced, if it can be analyzed in this process; None if Beam is needed. Raises GraphError."""
+        rows = _ReadGroup(self.inputs)
+        try:
+            return Analysis(self.function, _adapter_config(self.inputs), lambda: rows(self.files), folder)
+        except Unknown:
+            return None
+        except GraphError:
+            raise
+        except Exception as error:
+            raise _untraceable(self.group, error) from error
+
+
+def _analyze_by_beam(work: Mapping[str, _Work], temp: str, pipeline_options: Any) -> None:
+    """Write ``temp/<name>/transform_fn`` for each group, all in one pipeline."""
+    for w in work.values():
+        _trace(w.group, w.inputs, w.function)
+    if not work:
+        return
     import apache_beam as typed_beam
     import tensorflow_transform.beam as typed_tft_beam
 
@@ -248,27 +302,17 @@ def analyze_groups(
     beam: Any = typed_beam
     tft_beam: Any = typed_tft_beam
 
-    with tempfile.TemporaryDirectory(prefix="analyze-", dir=plain_path(temp_dir or tempfile.gettempdir())) as temp:
-        say(f"analyzing {len(work)} group{'s' if len(work) > 1 else ''}: {', '.join(work)}")
-        with beam.Pipeline(options=options() if pipeline_options is None else pipeline_options) as pipeline:
-            for name, (_, inputs, wrapped, files, _) in work.items():
-                rows = (
-                    pipeline
-                    | f"Files of {name}" >> beam.Create([files], reshuffle=False)
-                    | f"Rows of {name}" >> beam.FlatMap(_ReadGroup(inputs))
-                )
-                # A folder each: TF-Transform names a vocabulary's file by its feature alone, and two groups may have one of a name.
-                with tft_beam.Context(temp_dir=f"{temp}/tmp/{name}", force_tf_compat_v1=False):
-                    fn = (rows, _adapter_config(inputs)) | f"Analyze {name}" >> tft_beam.AnalyzeDataset(wrapped)
-                    _ = fn | f"Write {name}" >> tft_beam.WriteTransformFn(f"{temp}/{name}")
-        for name, (group, inputs, _, files, what) in work.items():
-            model, definition = f"{temp}/{name}/transform_fn", group.definition_hash()
-            graph = TransformGraph.load(save_graph(model, f"{temp}/{name}/checked", definition, inputs))
-            check_row_by_row(graph, next(read_batches(files, inputs.names)).slice(0, SAMPLE), what)
-            save_graph(model, root / name / "{fingerprint}", definition, inputs)
-            say(f"graph of {name}: {graph.fingerprint[:12]}, {len(graph.output_schema)} outputs")
-            done[name] = graph.fingerprint
-    return {name: done[name] for name in groups}
+    with beam.Pipeline(options=options() if pipeline_options is None else pipeline_options) as pipeline:
+        for name, w in work.items():
+            rows = (
+                pipeline
+                | f"Files of {name}" >> beam.Create([w.files], reshuffle=False)
+                | f"Rows of {name}" >> beam.FlatMap(_ReadGroup(w.inputs))
+            )
+            # A folder each: TF-Transform names a vocabulary's file by its feature alone, and two groups may have one of a name.
+            with tft_beam.Context(temp_dir=f"{temp}/tmp/{name}", force_tf_compat_v1=False):
+                fn = (rows, _adapter_config(w.inputs)) | f"Analyze {name}" >> tft_beam.AnalyzeDataset(w.function)
+                _ = fn | f"Write {name}" >> tft_beam.WriteTransformFn(f"{temp}/{name}")
 
 
 def check_row_by_row(graph: TransformGraph, batch: pa.RecordBatch, what: str) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 
 from pipelines.batch.beam_speed import describe_quickly
 
-__all__ = ["DIRECT", "direct_by_default", "options"]
+__all__ = ["DIRECT", "direct_by_default", "in_this_process", "options"]
 
 DIRECT = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
 """The in-process runner by its class. Newer SDKs try another engine first under the name DirectRunner (Prism, a program that they load from
@@ -22,6 +22,13 @@ def options(runner: str = "direct", extra: Sequence[str] = ()) -> PipelineOption
     """Options of a job: ``runner`` is Beam's name of one, or ``direct``; ``extra`` are flags as on a command line."""
     name = DIRECT if runner.lower() in ("direct", "directrunner") else runner
     return PipelineOptions([f"--runner={name}", *extra], save_main_session=False)
+
+
+def in_this_process(asked: PipelineOptions | None) -> bool:
+    """Whether a pipeline with these options (None: :func:`options`) would run in this process, on one worker."""
+    if asked is None:
+        return True
+    return bool(asked.view_as(StandardOptions).runner == DIRECT and asked.view_as(DirectOptions).direct_num_workers == 1)
 
 
 @contextmanager

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipelines.project.config import data_for_feast, load_settings
-from serving.feast_objects import FeastObjects, feast_objects, load_outputs
 from transforms.definitions import FeatureGroup
 from transforms.errors import DefinitionError
+
+if TYPE_CHECKING:
+    from serving.feast_objects import FeastObjects
 
 __all__ = ["feast_views"]
 
@@ -29,6 +32,8 @@ def feast_views(module: str) -> FeastObjects:
     groups = {value.name: value for value in vars(here).values() if isinstance(value, FeatureGroup)}
     if not groups:
         raise DefinitionError(f"feast_views({module!r}): there is no FeatureGroup above this line; call it after the groups")
+    from serving.feast_objects import feast_objects, load_outputs  # Feast: after the definitions, whose mistakes need not wait for it
+
     data = load_settings(repo).data
     made = feast_objects(groups.values(), data_for_feast(repo), load_outputs(data, groups.values()))
     for name, value in made.by_name().items():

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from pipelines.project.config import Settings, load_settings
+from pipelines.project.late_feast import feast_when_used
 from pipelines.project.mistakes import LIBRARIES, one_line, place_of
 from tandem import OWN
 from transforms.definitions import EventSource, FeatureGroup
@@ -107,7 +108,8 @@ def load_repo(path: Path, **flags: Any) -> Repo:
     path = path.resolve()
     settings = load_settings(path, **flags)
     _tell_hidden(path)
-    module = load_module(path, settings.definitions)
+    with feast_when_used(path):
+        module = load_module(path, settings.definitions)
     sources: dict[str, EventSource] = {}
     groups: dict[str, FeatureGroup] = {}
     for value in vars(module).values():

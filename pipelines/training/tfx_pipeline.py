@@ -104,6 +104,7 @@ def _build(
     from pipelines.training.eval_baseline import ChampionStrategy, champion_folder
     from pipelines.training.example_gen import FeatureServiceExampleGen
     from pipelines.training.gate import AtomicPush, Comparison, Gate
+    from pipelines.training.tfx_transform import InProcess
 
     columns = [[c.name, c.dtype, c.view, c.feature] for c in training_set.columns]
     request = [c for c in training_set.columns if c.is_request]
@@ -125,6 +126,7 @@ def _build(
         splits_config=tfx.proto.SplitsConfig(analyze=["train"], transform=["train"]),
         custom_config={"repo": str(repo), "preprocessing_fn": model.preprocessing_fn, "request": [c.name for c in request]},
     )
+    transform.executor_spec = executor_spec.BeamExecutorSpec(InProcess)
 
     def trainer(node: str, chosen: Sequence[Column]) -> Any:
         return tfx.components.Trainer(

@@ -337,6 +337,8 @@ def _captured(outer: Any) -> Any:
         (tf.string, tf.float32),
     ):
         try:
+            # Asked for one word, a table of other types says so; asked to export, it ends the process.
+            tf.raw_ops.LookupTableFindV2(table_handle=outer, keys=tf.zeros([1], keys), default_value=tf.zeros([], values))
             if int(tf.raw_ops.LookupTableSizeV2(table_handle=outer)) > MOST_WORDS:
                 raise UnsupportedError("a table of too many words")
             found = tf.raw_ops.LookupTableExportV2(table_handle=outer, Tkeys=keys, Tvalues=values)
