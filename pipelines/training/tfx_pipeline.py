@@ -104,7 +104,7 @@ def _build(
     from pipelines.training.eval_baseline import ChampionStrategy, champion_folder
     from pipelines.training.example_gen import FeatureServiceExampleGen
     from pipelines.training.gate import AtomicPush, Comparison, Gate
-    from pipelines.training.tfx_transform import InProcess
+    from pipelines.training.tfx_executors import LearnHere, StatisticsHere
 
     columns = [[c.name, c.dtype, c.view, c.feature] for c in training_set.columns]
     request = [c for c in training_set.columns if c.is_request]
@@ -114,6 +114,7 @@ def _build(
 
     examples = FeatureServiceExampleGen(str(plain_path(training_set.path)), columns, model.label, model.weight)
     statistics = tfx.components.StatisticsGen(examples=examples.outputs["examples"])
+    statistics.executor_spec = executor_spec.BeamExecutorSpec(StatisticsHere)
     schema = tfx.components.SchemaGen(statistics=statistics.outputs["statistics"], infer_feature_shape=True)
     validator = tfx.components.ExampleValidator(statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"])
     transform = tfx.components.Transform(
@@ -126,7 +127,7 @@ def _build(
         splits_config=tfx.proto.SplitsConfig(analyze=["train"], transform=["train"]),
         custom_config={"repo": str(repo), "preprocessing_fn": model.preprocessing_fn, "request": [c.name for c in request]},
     )
-    transform.executor_spec = executor_spec.BeamExecutorSpec(InProcess)
+    transform.executor_spec = executor_spec.BeamExecutorSpec(LearnHere)
 
     def trainer(node: str, chosen: Sequence[Column]) -> Any:
         return tfx.components.Trainer(
