@@ -28,7 +28,7 @@ from typing import Any
 
 __all__ = ["quicken_imports"]
 
-LARGE = frozenset({"apache_beam", "feast", "mlflow", "pandas", "tensorflow", "tensorflow_transform", "tf_keras", "tfx.v1"})
+LARGE = frozenset({"apache_beam", "feast", "mlflow", "pandas", "tensorflow", "tensorflow_transform", "tf_keras", "tfx.components"})
 """Packages whose import makes so many objects that the collector is better off meanwhile."""
 
 

@@ -24,7 +24,7 @@ def check(
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
     rows: Annotated[
-        bool, typer.Option("--rows/--no-rows", help="Run preprocessing functions on a hundred rows, too (some ten seconds).")
+        bool, typer.Option("--rows/--no-rows", help="Run preprocessing functions on a hundred rows, too (some seconds).")
     ] = True,
     group: GroupOption = None,
     only: Annotated[list[Part] | None, typer.Option("--only", help="This part alone, beside the definitions; may be given again.")] = None,

@@ -98,14 +98,21 @@ def _eval_config(model: Model, against: str) -> Any:
 def _build(
     model: Model, training_set: TrainingSet, repo: Path, data: Path, spec: dict[str, Any], seed: int, params: Mapping[str, Any], push: bool
 ) -> Any:
-    from tfx import v1 as tfx
+    # Not tfx.v1, which imports all of Google's client for Vertex AI as well.
+    from tfx import components
     from tfx.dsl.components.base import executor_spec
+    from tfx.dsl.components.common.resolver import Resolver
+    from tfx.orchestration.metadata import sqlite_metadata_connection_config
+    from tfx.orchestration.pipeline import Pipeline
+    from tfx.proto import pusher_pb2, trainer_pb2, transform_pb2
+    from tfx.types import Channel, standard_artifacts
 
     from pipelines.training.eval_baseline import ChampionStrategy, champion_folder
     from pipelines.training.example_gen import FeatureServiceExampleGen
     from pipelines.training.gate import AtomicPush, Comparison, Gate
     from pipelines.training.tfx_executors import LearnHere, StatisticsHere
 
+    to_push: Any = pusher_pb2.PushDestination  # type: ignore[attr-defined]
     columns = [[c.name, c.dtype, c.view, c.feature] for c in training_set.columns]
     request = [c for c in training_set.columns if c.is_request]
     # A blessed model is a fair baseline only where it reads the very same inputs: same columns, same graphs.
@@ -113,30 +120,30 @@ def _build(
     name = f"{model.name}-{inputs}"
 
     examples = FeatureServiceExampleGen(str(plain_path(training_set.path)), columns, model.label, model.weight)
-    statistics = tfx.components.StatisticsGen(examples=examples.outputs["examples"])
+    statistics = components.StatisticsGen(examples=examples.outputs["examples"])
     statistics.executor_spec = executor_spec.BeamExecutorSpec(StatisticsHere)
-    schema = tfx.components.SchemaGen(statistics=statistics.outputs["statistics"], infer_feature_shape=True)
-    validator = tfx.components.ExampleValidator(statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"])
-    transform = tfx.components.Transform(
+    schema = components.SchemaGen(statistics=statistics.outputs["statistics"], infer_feature_shape=True)
+    validator = components.ExampleValidator(statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"])
+    transform = components.Transform(
         examples=examples.outputs["examples"],
         schema=schema.outputs["schema"],
         materialize=False,
         disable_statistics=True,
         disable_analyzer_cache=True,
         preprocessing_fn="pipelines.training.user_code.preprocessing_fn",
-        splits_config=tfx.proto.SplitsConfig(analyze=["train"], transform=["train"]),
+        splits_config=transform_pb2.SplitsConfig(analyze=["train"], transform=["train"]),  # type: ignore[attr-defined]
         custom_config={"repo": str(repo), "preprocessing_fn": model.preprocessing_fn, "request": [c.name for c in request]},
     )
     transform.executor_spec = executor_spec.BeamExecutorSpec(LearnHere)
 
     def trainer(node: str, chosen: Sequence[Column]) -> Any:
-        return tfx.components.Trainer(
+        return components.Trainer(
             run_fn="pipelines.training.user_code.run_fn",
             examples=examples.outputs["examples"],
             schema=schema.outputs["schema"],
             transform_graph=transform.outputs["transform_graph"],
-            train_args=tfx.proto.TrainArgs(splits=["train"]),
-            eval_args=tfx.proto.EvalArgs(splits=["eval"]),
+            train_args=trainer_pb2.TrainArgs(splits=["train"]),  # type: ignore[attr-defined]
+            eval_args=trainer_pb2.EvalArgs(splits=["eval"]),  # type: ignore[attr-defined]
             custom_config={
                 "repo": str(repo),
                 "run_fn": model.run_fn,
@@ -151,11 +158,11 @@ def _build(
     plain = trainer("Trainer.plain", request)
     full = trainer("Trainer", training_set.columns)
     # After a rollback the latest blessed model is not the one that serves, and to be no worse than that is what counts.
-    blessed = tfx.dsl.Resolver(
+    blessed = Resolver(
         strategy_class=ChampionStrategy,
         config={"champion": champion_folder(layout.model(data, model.name))},
-        model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.Model),
-        model_blessing=tfx.dsl.Channel(type=tfx.types.standard_artifacts.ModelBlessing),
+        model=Channel(type=standard_artifacts.Model),
+        model_blessing=Channel(type=standard_artifacts.ModelBlessing),
     ).with_id("LatestBlessedModel")
     verdicts = {
         against: Comparison(
@@ -174,15 +181,15 @@ def _build(
         against_plain=verdicts["plain"].outputs["blessing"],
     )
     base = layout.model(data, model.name)
-    pusher = tfx.components.Pusher(
+    pusher = components.Pusher(
         model=full.outputs["model"],
         model_blessing=gate.outputs["blessing"],
         custom_config={"base": str(base), "spec": json.dumps(spec)},
         custom_executor_spec=executor_spec.ExecutorClassSpec(AtomicPush),
-        push_destination=tfx.proto.PushDestination(filesystem=tfx.proto.PushDestination.Filesystem(base_directory=str(base))),
+        push_destination=to_push(filesystem=to_push.Filesystem(base_directory=str(base))),
     )
     metadata = layout.mlmd(data)
-    return tfx.dsl.Pipeline(
+    return Pipeline(
         pipeline_name=name,
         pipeline_root=str(layout.tfx(data) / name),
         enable_cache=False,
@@ -190,7 +197,7 @@ def _build(
             *(examples, statistics, schema, validator, transform, plain, full),
             *((blessed, *verdicts.values(), gate, pusher) if push else ()),
         ],
-        metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(str(metadata)),
+        metadata_connection_config=sqlite_metadata_connection_config(str(metadata)),
         # TFX would build a package of itself for the workers, for each component; ours run in this process, in no container.
         beam_pipeline_args=[
             f"--runner={DIRECT}",
@@ -334,10 +341,10 @@ def _collect(pipeline: Any, data: Path, seconds: dict[str, float], log: Path, pu
     """Reads this run's artifacts from the metadata store."""
     import tensorflow_model_analysis as tfma
     from ml_metadata import MetadataStore  # type: ignore[attr-defined, unused-ignore]
-    from tfx import v1 as tfx
+    from tfx.orchestration.metadata import sqlite_metadata_connection_config
 
     named = plain_path(data.resolve())
-    store = MetadataStore(tfx.orchestration.metadata.sqlite_metadata_connection_config(str(layout.mlmd(named))))
+    store = MetadataStore(sqlite_metadata_connection_config(str(layout.mlmd(named))))
     root = str(layout.tfx(named) / pipeline.pipeline_info.pipeline_name)
 
     def own(uri: str) -> Path:
