@@ -60,6 +60,7 @@ FLOOR1 = tuple(
     f"transforms.{m}"
     for m in (
         "contract",
+        "made_rows",
         "aggregates",
         "lateness",
         "tile_tiers",
@@ -114,7 +115,7 @@ ROOMS = (
     Room("transforms.tensors", (), (*ARROW, "tensorflow")),
     Room("transforms.preprocessing", FLOOR0, ("tensorflow",)),
     Room("transforms.schemas", (*FLOOR0, *FLOOR1), (*ARROW, "tensorflow_metadata", "google.protobuf")),
-    *(Room(name, (*FLOOR0, *FLOOR1), ARROW) for name in FLOOR1[:5]),
+    *(Room(name, (*FLOOR0, *FLOOR1), ARROW) for name in FLOOR1[:6]),
     *(Room(name, (*FLOOR0, *FLOOR1, *FLOOR2, "serving.errors"), STORES) for name in FLOOR2),
     Room("serving.offline_store", ("transforms", "serving"), (*STORES, "duckdb", "pandas")),
     Room("serving.offline_rows", ("transforms", "serving"), (*STORES, "duckdb")),

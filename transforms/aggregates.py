@@ -11,7 +11,7 @@ or sharded cannot change a bit of a row.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache, reduce
+from functools import reduce
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,21 +20,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms import definitions as d
-from transforms.functions.arrays import order_codes
-from transforms.functions.base import Events, StateSpec, checked_output
+from transforms.functions.arrays import offsets_of, order_codes
+from transforms.functions.base import Events, State, StateSpec, checked_output
 from transforms.functions.count import Counts
-from transforms.windows import Rows, rows_of
+from transforms.made_rows import MadeRows, empty, overs, specs
+from transforms.windows import ranges, rows_of
 
-__all__ = ["joined", "keyed", "merge", "rows_at", "rows_between", "tile", "tile_schema", "with_keys"]
+__all__ = ["keyed", "merge", "rows_at", "rows_between", "tile", "tile_schema", "tiles_of", "with_keys"]
 
 Int = npt.NDArray[np.int64]
 Events_ = TypeVar("Events_", pa.RecordBatch, pa.Table)
-
-
-@lru_cache(maxsize=256)
-def _specs(group: d.FeatureGroup) -> dict[str, StateSpec]:
-    """The state columns of a group by their key, each once, in the order of the definition."""
-    return {s.key: s for a in group.aggregates for s in a.states()}
 
 
 def _state_type(spec: StateSpec, group: d.FeatureGroup) -> pa.DataType:
@@ -48,7 +43,7 @@ def tile_schema(group: d.FeatureGroup) -> pa.Schema:
     return pa.schema(
         [pa.field(f.name, f.arrow_type, nullable=False) for f in group.key_fields]
         + [pa.field("tile_start", d.TIMESTAMP, nullable=False), pa.field("events", pa.int64(), nullable=False)]
-        + [pa.field(key, _state_type(s, group)) for key, s in _specs(group).items()]
+        + [pa.field(key, _state_type(s, group)) for key, s in specs(group).items()]
     )
 
 
@@ -109,32 +104,64 @@ def keyed(events: Events_, group: d.FeatureGroup) -> Events_:
 
 def tile(batch: pa.RecordBatch, group: d.FeatureGroup) -> pa.RecordBatch:
     """Pre-aggregate N valid events (``group.source.arrow_schema``) to tiles, sorted by (keys, tile), each once."""
-    source, schema = group.source, tile_schema(group)
-    batch = keyed(batch, group)
-    if not batch.num_rows:
-        return _empty(schema)
-    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
-    times = _us(columns[source.event_time])
-    starts = times - times % group.hop_us
-    order, lo, hi = _segments(_key_codes([columns[k] for k in group.entity.keys]), starts)
-    take = pa.array(order)
-    ties, times = columns[source.tie_breaker].take(take), times[order]
-    masks: dict[int, pa.Array] = {}
-    first = pa.array(order[lo])
-    out = [columns[k].take(first) for k in group.entity.keys]
-    out += [pa.array(starts[order[lo]]).cast(d.TIMESTAMP), pa.array(hi - lo)]
-    for spec in _specs(group).values():
-        values = columns[spec.column] if spec.column else columns[source.event_time].cast(pa.int64())
+    return tiles_of(batch, [group])[0]
+
+
+def tiles_of(batch: pa.RecordBatch, groups: Sequence[d.FeatureGroup]) -> list[pa.RecordBatch]:
+    """:func:`tile` for each of some groups of one source. Groups that agree in keys and hop share the order of the events, and each
+    state that several of them keep."""
+    known: dict[Any, _Ordered] = {}
+    out = []
+    for group in groups:
+        alike = group.entity.keys, group.hop_us, repr(group.null_keys)
+        if alike not in known:
+            known[alike] = _Ordered(batch, group)
+        out.append(known[alike].tiles(group))
+    return out
+
+
+class _Ordered:
+    """Events in the order of their keys and tiles, and the columns of tiles that were made of them."""
+
+    def __init__(self, batch: pa.RecordBatch, group: d.FeatureGroup) -> None:
+        source = group.source
+        self.batch = batch = keyed(batch, group)
+        self.columns = columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+        self.made: dict[tuple[type[State], str], pa.Array] = {}
+        self.masks: dict[str, pa.Array] = {}
+        if not batch.num_rows:
+            return
+        times = _us(columns[source.event_time])
+        starts = times - times % group.hop_us
+        order, self.lo, self.hi = _segments(_key_codes([columns[k] for k in group.entity.keys]), starts)
+        self.take = pa.array(order)
+        self.ties, self.times = columns[source.tie_breaker].take(self.take), times[order]
+        first = pa.array(order[self.lo])
+        self.head = [columns[k].take(first) for k in group.entity.keys]
+        self.head += [pa.array(starts[order[self.lo]]).cast(d.TIMESTAMP), pa.array(self.hi - self.lo)]
+
+    def tiles(self, group: d.FeatureGroup) -> pa.RecordBatch:
+        """The tiles of a group with these keys and this hop."""
+        schema = tile_schema(group)
+        if not self.batch.num_rows:
+            return empty(schema)
+        out = list(self.head)
+        for spec in specs(group).values():
+            known = spec.state, spec.key
+            if known not in self.made:
+                self.made[known] = self._state(spec, group.source)
+            out.append(self.made[known])
+        return pa.RecordBatch.from_arrays(out, schema=schema)
+
+    def _state(self, spec: StateSpec, source: d.EventSource) -> pa.Array:
+        values = self.columns[spec.column] if spec.column else self.columns[source.event_time].cast(pa.int64())
         if spec.where is not None:
-            mask = masks.setdefault(id(spec.where), spec.where.mask(batch))
-            values = pc.if_else(mask, values, pa.scalar(None, values.type))
-        each = spec.state.add_input(Events(values.take(take), times, ties), spec.param)
-        out.append(each.merge(lo, hi, ordered=False).to_arrow())
-    return pa.RecordBatch.from_arrays(out, schema=schema)
-
-
-def _empty(schema: pa.Schema) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays([pa.array([], f.type) for f in schema], schema=schema)
+            where = repr(spec.where.canonical())
+            if where not in self.masks:
+                self.masks[where] = spec.where.mask(self.batch)
+            values = pc.if_else(self.masks[where], values, pa.scalar(None, values.type))
+        each = spec.state.add_input(Events(values.take(self.take), self.times, self.ties), spec.param)
+        return each.merge(self.lo, self.hi, ordered=False).to_arrow()
 
 
 def merge(tiles: Sequence[pa.RecordBatch], group: d.FeatureGroup) -> pa.RecordBatch:
@@ -142,18 +169,26 @@ def merge(tiles: Sequence[pa.RecordBatch], group: d.FeatureGroup) -> pa.RecordBa
     schema = tile_schema(group)
     table = pa.Table.from_batches([t for t in tiles if t.num_rows], schema=schema).combine_chunks()
     if not table.num_rows:
-        return _empty(schema)
+        return empty(schema)
     columns = {n: table.column(n).chunk(0) for n in schema.names}
     starts = _us(columns["tile_start"])
     order, lo, hi = _segments(_key_codes([columns[k] for k in group.entity.keys]), starts)
-    take, first = pa.array(order), pa.array(order[lo])
+    first = pa.array(order[lo])
     if len(lo) == len(order):
-        return pa.RecordBatch.from_arrays([columns[n].take(take) for n in schema.names], schema=schema)
+        return pa.RecordBatch.from_arrays([columns[n].take(first) for n in schema.names], schema=schema)
     out = [columns[k].take(first) for k in (*group.entity.keys, "tile_start")]
-    out.append(Counts.from_arrow(columns["events"].take(take)).merge(lo, hi, ordered=False).to_arrow())
-    for key, spec in _specs(group).items():
-        each = spec.state.from_arrow(columns[key].take(take), spec.param)
-        out.append(each.merge(lo, hi, ordered=False).to_arrow())
+    # A tile that no other one meets stays as it is: its form is the one of what it holds. Where each of the merged ones comes from: itself,
+    # or behind all tiles what several of them make.
+    several = np.flatnonzero(hi - lo > 1)
+    at, _ = ranges(lo[several], hi[several])
+    some, bounds = pa.array(order[at]), offsets_of((hi - lo)[several])
+    source = order[lo]
+    source[several] = len(order) + np.arange(len(several))
+    place = pa.array(source)
+    states: list[tuple[str, type[State], Any]] = [("events", Counts, 0), *((key, s.state, s.param) for key, s in specs(group).items())]
+    for name, state, param in states:
+        merged = state.from_arrow(columns[name].take(some), param).merge(bounds[:-1], bounds[1:], ordered=False)
+        out.append(pa.concat_arrays([columns[name], merged.to_arrow()]).take(place))
     return pa.RecordBatch.from_arrays(out, schema=schema)
 
 
@@ -165,14 +200,14 @@ def rows_between(tiles: pa.RecordBatch, group: d.FeatureGroup, after: int, upto:
     :data:`PIECE` tiles. Raises ValueError where tiles are not merged, DataError where an aggregate gives another column than it says.
     """
     if not tiles.num_rows:
-        return _empty(group.row_schema)
+        return empty(group.row_schema)
     columns = dict(zip(tiles.schema.names, tiles.columns, strict=True))
     starts, code = _us(columns["tile_start"]), _key_codes([columns[k] for k in group.entity.keys])
     if np.any((code[1:] < code[:-1]) | ((code[1:] == code[:-1]) & (starts[1:] <= starts[:-1]))):
         raise ValueError(f"feature group {group.name!r}: tiles are not merged; call merge() first")
-    made = _Made(group)
+    made = MadeRows(group)
     for lo, hi, begin, end in _pieces(code, starts, group, after, upto):
-        rows = rows_of(code[lo:hi] - code[lo], starts[lo:hi], group.hop_us, _overs(group), begin, end)
+        rows = rows_of(code[lo:hi] - code[lo], starts[lo:hi], group.hop_us, overs(group), begin, end)
         if len(rows.key):
             made.add(tiles.slice(lo, hi - lo), code[lo:hi] - code[lo], rows)
     return made.rows()
@@ -180,10 +215,6 @@ def rows_between(tiles: pa.RecordBatch, group: d.FeatureGroup, after: int, upto:
 
 PIECE = 16_384
 """Rows are made of so many tiles at a time, whole keys together: what one piece needs stays near the processor."""
-
-
-def _overs(group: d.FeatureGroup) -> list[int]:
-    return sorted({f.over for f in group.features})
 
 
 def _pieces(code: Int, starts: Int, group: d.FeatureGroup, after: int, upto: int) -> Iterator[tuple[int, int, int, int]]:
@@ -235,83 +266,3 @@ def rows_at(keys: Sequence[pa.Array], windows: Mapping[int, pa.RecordBatch], gro
     events = Counts.from_arrow(windows[longest].column(count + 1)).merge(*spans[longest], ordered=True)
     head = [*(column.take(take) for column in keys), pa.array(at + group.delay_us).cast(d.TIMESTAMP)]
     return pa.RecordBatch.from_arrays([*head, *columns, events.to_arrow()], schema=group.row_schema)
-
-
-class _Made:
-    """Rows in the making. An aggregate is computed once for each content that a window has; what shows it in each row comes last."""
-
-    def __init__(self, group: d.FeatureGroup) -> None:
-        self.group = group
-        self.heads: list[list[pa.Array]] = []
-        self.values: list[list[pa.Array]] = []
-        self.shown: dict[int, list[Int]] = {over: [] for over in _overs(group)}
-
-    def add(self, tiles: pa.RecordBatch, code: Int, rows: Rows) -> None:
-        """The rows over merged tiles, which follow those that were added before."""
-        group, columns = self.group, dict(zip(tiles.schema.names, tiles.columns, strict=True))
-        keys = pa.array(np.searchsorted(code, rows.key))
-        head = [columns[k].take(keys) for k in group.entity.keys]
-        head.append(pa.array(rows.boundary + group.delay_us).cast(d.TIMESTAMP))
-        lo, hi = rows.spans[max(rows.spans)]
-        self.heads.append([*head, Counts.from_arrow(columns["events"]).merge(lo, hi, ordered=True).to_arrow()])
-        loaded = {key: spec.state.from_arrow(columns[key], spec.param) for key, spec in _specs(group).items()}
-        at = {over: self._contents(over, *span) for over, span in rows.spans.items()}
-        spans = {(over, True): span for over, span in rows.spans.items()}
-        spans |= {(over, False): (lo[at[over]], hi[at[over]]) for over, (lo, hi) in rows.spans.items()}
-        windows: dict[tuple[str, int, bool], Any] = {}
-        values = []
-        for feature in group.features:
-            over, aggregate = feature.over, feature.aggregate
-            each = aggregate.reads_boundary
-            for spec in aggregate.states():
-                if (spec.key, over, each) not in windows:
-                    windows[spec.key, over, each] = loaded[spec.key].windows(*spans[over, each])
-            parts = [windows[spec.key, over, each] for spec in aggregate.states()]
-            column = aggregate.extract_output(parts, rows.boundary if each else rows.boundary[at[over]])
-            values.append(checked_output(aggregate, feature.output, column, len(spans[over, each][0])))
-        self.values.append(values)
-
-    def _contents(self, over: int, lo: Int, hi: Int) -> Int:
-        """The first of the windows in a row that cover the same; which of these each window shows is kept."""
-        moved = np.ones(len(lo), bool)
-        moved[1:] = (lo[1:] != lo[:-1]) | (hi[1:] != hi[:-1])
-        before = int(self.shown[over][-1][-1]) if self.shown[over] else -1
-        self.shown[over].append(np.cumsum(moved) + before)
-        return np.flatnonzero(moved)
-
-    def rows(self) -> pa.RecordBatch:
-        """All rows."""
-        schema = self.group.row_schema
-        if not self.heads:
-            return _empty(schema)
-        *head, revision = (_one(parts) for parts in zip(*self.heads, strict=True))
-        self.heads.clear()
-        shown = {over: np.concatenate(parts) for over, parts in self.shown.items()}
-        columns = []
-        for feature, parts in zip(self.group.features, zip(*self.values, strict=True), strict=True):
-            column = _one(parts)
-            columns.append(column if len(column) == len(revision) else _taken(column, shown[feature.over]))
-        return pa.RecordBatch.from_arrays([*head, *columns, revision], schema=schema)
-
-
-def joined(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatch:
-    """Batches of one schema as one, in their order."""
-    if len(batches) < 2:
-        return batches[0] if batches else _empty(schema)
-    columns = [_one([b.column(n) for b in batches]) for n in range(len(schema))]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
-
-
-def _one(parts: Sequence[pa.Array]) -> pa.Array:
-    return parts[0] if len(parts) == 1 else pa.concat_arrays(parts)
-
-
-def _taken(column: pa.Array, at: Int) -> pa.Array:
-    """``column.take``; of numbers in a third of its time."""
-    if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
-        return column.take(pa.array(at))
-    values = (pc.fill_null(column, 0) if column.null_count else column).to_numpy(zero_copy_only=False).take(at)
-    if not column.null_count:
-        return pa.array(values)
-    valid = np.packbits(column.is_valid().to_numpy(zero_copy_only=False).take(at), bitorder="little")
-    return pa.Array.from_buffers(column.type, len(at), [pa.py_buffer(valid), pa.py_buffer(values)])

@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -285,7 +286,7 @@ class FeatureGroup:
         """The longest window in microseconds."""
         return max(micros(w) for a in self.aggregates for w in a.windows)
 
-    @property
+    @cached_property
     def features(self) -> tuple[Feature, ...]:
         """Every (aggregate, window) as a column, in the order of the definition."""
         out: list[Feature] = []

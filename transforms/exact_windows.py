@@ -1,9 +1,10 @@
 """Exact sums of overlapping windows over a row of numbers, rounded: in floats with a proven bound where that settles the rounding, in
 whole numbers of any length where it does not (Ziv 1991: of two ways to one result, the short one is taken when it cannot be wrong).
 
-A window's sum is the difference of two prefix sums, limb by limb: exact, and flat in the length of the window. The leading limbs make
-two floats whose sum is the window's to within 2^-90 or so of its own size; that decides the nearest float64 but in rare cases, which are
-computed exactly. So the value is that of :func:`transforms.exact.to_float` to the bit.
+A window's sum is the difference of two prefix sums, limb by limb: exact, and flat in the length of the window. Each prefix sum as two
+floats is a prefix sum to within 2^-104 or so of the greatest; the difference of two decides the nearest float64 of most windows. Where a
+window is small beside what came before it, its own leading limbs make two floats whose sum is the window's to within 2^-90 or so of its own
+size; the rare cases that are left are computed exactly. So the value is that of :func:`transforms.exact.to_float` to the bit.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy.typing as npt
 
 from transforms.exact import SQUARE_ORIGIN, Limbs, normalise, to_float, variance_numerator
 from transforms.exact_lists import CHUNK, Lists, bulk_of
-from transforms.windows import greatest_of_ranges
+from transforms.windows import Extremes
 
 __all__ = ["Prefix", "WindowSums", "variance"]
 
@@ -28,8 +29,12 @@ Float = npt.NDArray[np.float64]
 
 LEADING = 4
 """So many limbs are looked at: they hold 97 bits at least of a sum that does not cancel."""
+WIDE = 6
+"""Prefix sums of more limbs are not made floats: windows differ in size by far more than floats tell apart."""
 LONG = 2**20
 """Sums of so many digits are whole numbers below 2^53, which a float64 holds."""
+MANY = 2**26
+"""Of so many values the products in floats are not exact."""
 _LIMB = 2.0**-32
 
 
@@ -64,6 +69,22 @@ class Prefix:
                 top[used[k]] = k
             self.top = top
 
+    @cached_property
+    def extremes(self) -> Extremes:
+        """The topmost limb of any range."""
+        assert self.top is not None
+        return Extremes(self.top, np.int16(0))
+
+    @cached_property
+    def near(self) -> tuple[Float, Float, float] | None:
+        """(high, low, bound of what they miss) of every prefix sum, in units of the topmost limb; None where that would say little."""
+        lanes = self.sums[LEADING - 1 :] if self.top is not None else self.sums
+        if len(lanes) > WIDE or lanes.shape[1] > LONG:
+            return None
+        high, low, error = _added([lane.astype(np.float64) for lane in lanes[::-1]])
+        # A difference of two: each misses so much, and that of the low parts is rounded.
+        return high, low, 2.0 * float(error.max(initial=0.0)) + float(np.abs(low).max(initial=0.0)) * 2.0**-50
+
     def exactly(self, lo: Int, hi: Int) -> Limbs:
         """The sums of these windows in whole numbers."""
         near = normalise(Limbs(self.base, (self.sums[:, hi] - self.sums[:, lo]).T))
@@ -87,19 +108,25 @@ def _prefix(columns: Int) -> Int:
 
 @dataclass(frozen=True)
 class Near:
-    """Numbers ``(high + low) * 2^shift`` to within ``error * 2^shift``; NaN where that is not known."""
+    """Numbers ``(high + low) * 2^shift`` to within ``error * 2^shift``; NaN where that is not known. ``high`` is the float nearest to
+    ``high + low``, so numbers without an error are as certain as can be."""
 
     high: Float
     low: Float
-    error: Float
+    error: Float | float
     shift: Any
 
     def rounded(self) -> tuple[Float, Bool]:
         """(the nearest float64 of each number, where that is certain)."""
-        room = self.error + np.abs(self.low) * 2.0**-50
-        sure = (self.high + (self.low + room) == self.high) & (self.high + (self.low - room) == self.high)
-        value = np.ldexp(self.high, self.shift)
-        return value, sure & ((np.abs(value) >= 2.0**-1021) | (self.high == 0.0))  # subnormals have fewer bits
+        room = np.abs(self.low)
+        room *= 2.0**-50
+        room += self.error
+        room[np.equal(self.error, 0.0)] = 0.0
+        sure = (self.high + (self.low + room)) == self.high
+        sure &= (self.high + (self.low - room)) == self.high
+        value = _scaled(self.high, self.shift)
+        sure &= (np.abs(value) >= 2.0**-1021) | (self.high == 0.0)  # subnormals have fewer bits
+        return value, sure
 
 
 @dataclass(frozen=True)
@@ -112,14 +139,28 @@ class WindowSums:
 
     @cached_property
     def near(self) -> Near:
-        """The sums in two floats each."""
+        """The sums in two floats each: as differences of prefix sums that are two floats, where that says enough."""
+        p = self.prefix
+        if p.near is None:
+            return self.nearer
+        before_high, before_low, error = p.near
+        high, low = _sum(before_high.take(self.hi), -before_high.take(self.lo))
+        low += before_low.take(self.hi) - before_low.take(self.lo)
+        high, low = _sum(high, low)
+        if p.far is not None:
+            high[p.far_before.take(self.hi) > p.far_before.take(self.lo)] = np.nan
+        return Near(high, low, error, 32 * (p.base + len(p.sums) - 1) + p.origin)
+
+    @cached_property
+    def nearer(self) -> Near:
+        """The sums in two floats each, of the window's own leading limbs."""
         p, lo, hi = self.prefix, self.lo, self.hi
         unit = 32 * p.base + p.origin
         if p.top is None:
             lanes = [(s.take(hi) - s.take(lo)).astype(np.float64) for s in p.sums[::-1]]
             shift: Any = unit + 32 * (len(lanes) - 1)
         else:
-            top = greatest_of_ranges(p.top, lo, hi, np.int16(0)).astype(np.int64)
+            top = p.extremes.of(lo, hi).astype(np.int64)
             flat, n = p.sums.reshape(-1), p.sums.shape[1]
             at = (top + LEADING - 1) * n
             lanes = []
@@ -129,7 +170,7 @@ class WindowSums:
             shift = unit + 32 * (top + LEADING - 1)
         high, low, error = _added(lanes)
         if p.top is not None:
-            error = error + 2.0 * _LIMB ** (LEADING - 1) * (hi - lo)
+            error = error + np.where(top >= LEADING, 2.0 * _LIMB ** (LEADING - 1), 0.0) * (hi - lo)
         unknown = hi - lo > LONG
         if p.far is not None:
             unknown |= p.far_before.take(hi) > p.far_before.take(lo)
@@ -137,11 +178,24 @@ class WindowSums:
             high[unknown] = np.nan
         return Near(high, low, error, shift)
 
+    def some(self, rows: Int) -> WindowSums:
+        """Some of the windows."""
+        return WindowSums(self.prefix, self.lo[rows], self.hi[rows])
+
     def rounded(self) -> Float:
         """The sums rounded to the nearest float64, as :func:`transforms.exact.to_float` says."""
+        p = self.prefix
+        unit = 32 * p.base + p.origin
+        if len(p.sums) == 1 and p.far is None and p.sums.shape[1] <= LONG and -1022 <= unit <= 900:
+            whole: Float = (p.sums[0].take(self.hi) - p.sums[0].take(self.lo)) * 2.0**unit  # whole numbers below 2^53
+            return whole
         with np.errstate(invalid="ignore", over="ignore"):
             value, sure = self.near.rounded()
-        _in_parts(np.flatnonzero(~sure), value, lambda r: to_float(self.exactly(r), self.prefix.origin))
+            left = np.flatnonzero(~sure)
+            if len(left) and p.near is not None:
+                value[left], known = self.some(left).nearer.rounded()
+                left = left[~known]
+        _in_parts(left, value, lambda r: to_float(self.exactly(r), p.origin))
         return value
 
     def exactly(self, rows: Int) -> Limbs:
@@ -151,48 +205,52 @@ class WindowSums:
 
 def variance(n: Int, total: WindowSums, squares: WindowSums) -> Float:
     """``n * sum(x^2) - sum(x)^2`` of R windows, rounded once to float64, as :func:`transforms.exact.variance_numerator` says."""
-    value, sure = _whole(n, total, squares)
-    left = np.flatnonzero(~sure)
-    if len(left):
-        with np.errstate(invalid="ignore", over="ignore"):
-            some, known = _near_variance(n, total.near, squares.near).rounded()
-        known |= n < 2  # of one value nothing is left
-        value, left = np.where(sure, value, np.where(n < 2, 0.0, some)), np.flatnonzero(~sure & ~known)
-        _in_parts(left, value, lambda r: to_float(variance_numerator(n[r], total.exactly(r), squares.exactly(r)), SQUARE_ORIGIN))
+    whole = _whole(n, total, squares)
+    if whole is not None:
+        return whole
+    with np.errstate(invalid="ignore", over="ignore"):
+        value, sure = _near_variance(n, total.near, squares.near).rounded()
+        one = n < 2  # of one value nothing is left
+        value[one] = 0.0
+        left = np.flatnonzero(~(sure | one))
+        if len(left) and (total.prefix.near is not None or squares.prefix.near is not None):
+            value[left], known = _near_variance(n[left], total.some(left).nearer, squares.some(left).nearer).rounded()
+            left = left[~known]
+    _in_parts(left, value, lambda r: to_float(variance_numerator(n[r], total.exactly(r), squares.exactly(r)), SQUARE_ORIGIN))
     return value
 
 
-def _whole(n: Int, total: WindowSums, squares: WindowSums) -> tuple[Float, Bool]:
-    """The variance's numerators where all of it fits into 63 bits: of small whole numbers."""
+def _whole(n: Int, total: WindowSums, squares: WindowSums) -> Float | None:
+    """The variance's numerators where all of it fits into 63 bits: of small whole numbers; else None."""
     a, b = total.prefix, squares.prefix
-    nothing = np.zeros(len(n)), np.zeros(len(n), bool)
     if a.far is not None or b.far is not None or len(a.sums) > 1 or len(b.sums) > 2 or 2 * a.base != b.base or not len(n):
-        return nothing
+        return None
     s1 = a.sums[0].take(total.hi) - a.sums[0].take(total.lo)
     s2 = b.sums[0].take(squares.hi) - b.sums[0].take(squares.lo)
     if len(b.sums) == 2:
         high = b.sums[1].take(squares.hi) - b.sums[1].take(squares.lo)
         if int(high.max()) >= 2**29:
-            return nothing
+            return None
         s2 += high << 32
     # By Cauchy and Schwarz sum(x)^2 is no greater than n * sum(x^2).
     if int(n.max()) * int(s2.max()) >= 2**62 or int(n.max()) > LONG:
-        return nothing
-    return np.ldexp((n * s2 - s1 * s1).astype(np.float64), 32 * b.base + SQUARE_ORIGIN), np.ones(len(n), bool)
+        return None
+    out: Float = _scaled((n * s2 - s1 * s1).astype(np.float64), 32 * b.base + SQUARE_ORIGIN)
+    return out
 
 
 def _near_variance(n: Int, total: Near, squares: Near) -> Near:
     """The numerators in two floats each: products and sums keep their rounding errors (Dekker 1971, Knuth)."""
-    count = n.astype(np.float64)
-    p, p_low = _product(squares.high, count)
+    count = np.where(n < MANY, n, np.nan)
+    p, p_low = _times(squares.high, count)
     p_low += squares.low * count
-    q, q_low = _product(total.high, total.high)
-    q_low += 2.0 * total.high * total.low + total.low * total.low
+    q, q_low = _square(total.high)
+    q_low += (2.0 * total.high + total.low) * total.low
     error = squares.error * count
     q_error = (2.0 * np.abs(total.high) + total.error) * total.error
     scale = 2 * total.shift - squares.shift
     if np.any(scale):
-        q, q_low, q_error = np.ldexp(q, scale), np.ldexp(q_low, scale), np.ldexp(q_error, scale)
+        q, q_low, q_error = _scaled(q, scale), _scaled(q_low, scale), _scaled(q_error, scale)
     high, low = _sum(p, -q)
     low += p_low - q_low
     high, low = _sum(high, low)
@@ -214,31 +272,43 @@ def _sum(a: Float, b: Float) -> tuple[Float, Float]:
     return s, (a - (s - t)) + (b - t)
 
 
-def _product(a: Float, b: Float) -> tuple[Float, Float]:
-    """(a * b rounded, what the rounding left out exactly)."""
+def _times(a: Float, b: Float) -> tuple[Float, Float]:
+    """(a * b rounded, what the rounding left out exactly) for whole numbers ``b`` below :data:`MANY`."""
     p = a * b
-    a_high = a * 134217729.0
-    a_high = a_high - (a_high - a)
-    a_low = a - a_high
-    b_high = b * 134217729.0
-    b_high = b_high - (b_high - b)
-    b_low = b - b_high
-    return p, a_low * b_low - (((p - a_high * b_high) - a_low * b_high) - a_high * b_low)
+    high, low = _split(a)
+    return p, (high * b - p) + low * b
+
+
+def _square(a: Float) -> tuple[Float, Float]:
+    """(a * a rounded, what the rounding left out exactly)."""
+    p = a * a
+    high, low = _split(a)
+    return p, low * low - ((p - high * high) - 2.0 * high * low)
+
+
+def _split(a: Float) -> tuple[Float, Float]:
+    """Two floats of half the bits each that add up to ``a``."""
+    high = a * 134217729.0
+    high = high - (high - a)
+    return high, a - high
+
+
+def _scaled(a: Any, power: Any) -> Any:
+    """``a * 2^power``, as :func:`numpy.ldexp`."""
+    return a * 2.0**power if isinstance(power, int) and -1022 <= power <= 1023 else np.ldexp(a, power)
 
 
 def _added(lanes: list[Float]) -> tuple[Float, Float, Float]:
     """(high, low, bound of what they miss) of the sum of lanes, each 2^-32 of the one before; in units of the first."""
     scaled = [lane if k == 0 else lane * _LIMB**k for k, lane in enumerate(lanes)]
+    zero = np.zeros(len(scaled[0]))
     if len(scaled) == 1:
-        zero = np.zeros(len(scaled[0]))
         return scaled[0], zero, zero
-    high, low = _sum(scaled[-2], scaled[-1])
-    left, bound = low, None
+    high, left = _sum(scaled[-2], scaled[-1])
+    missed = zero
     for lane in reversed(scaled[:-2]):
         high, low = _sum(lane, high)
-        bound = np.abs(left) if bound is None else bound + np.abs(left)
-        left = left + low
-    if bound is None:
-        return high, left, np.zeros(len(high))
+        left, missing = _sum(left, low)
+        missed = missed + np.abs(missing)
     high, low = _sum(high, left)
-    return high, low, (bound + np.abs(left)) * 2.0**-51
+    return high, low, missed * 2.0

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from transforms.aggregates import keyed, tile
+from transforms.aggregates import keyed, tiles_of
 from transforms.definitions import FeatureGroup, micros
 from transforms.lateness import NEVER
 from transforms.tile_tiers import Tiles, column_of, hashes_of
@@ -192,9 +192,13 @@ class Shard:
         """
         fresh, late, counts = self._cut(taken)
         added = {}
+        alike: dict[tuple[int, ...], list[str]] = {}
         for name, batches in fresh.items():
-            added[name] = tiles = tile(together(batches), self.groups[name])
-            self.tiles[name].add(tiles)
+            alike.setdefault(tuple(map(id, batches)), []).append(name)  # of the same events: those of one source, most of the time
+        for names in alike.values():
+            for name, tiles in zip(names, tiles_of(together(fresh[names[0]]), [self.groups[n] for n in names]), strict=True):
+                added[name] = tiles
+                self.tiles[name].add(tiles)
         for span, _ in taken:
             self._advance(self.partitions[span.source][span.partition], span)
         rows: dict[str, pa.RecordBatch] = {}

@@ -26,6 +26,8 @@ CONFIRMED_BY = 10
 """So many events in a row that leap make one believed: a wrong clock among right ones does not bring them."""
 STARTED_BY = 2
 """So many events begin a partition's event time: at the lesser of them, as one alone may be the wrong one."""
+STRETCH, STEPS = 16_384, 64
+"""So many events are looked at together, and so many one by one where they were not alike."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,19 @@ def split_late(
 
 def _believed(times: Int, newest: int, leaps: tuple[int, ...], leap: int) -> tuple[Int, tuple[int, ...]]:
     """Event time before the first and after each of the ``times`` (int64 [N + 1]), and the leaps that are left."""
-    out, row = [newest], sorted(leaps)
-    for time in times.tolist():
+    out, row, listed = [np.array([newest], np.int64)], sorted(leaps), times.tolist()
+    at = stepwise = 0
+    while at < len(times):
+        if newest != NEVER and not row and at >= stepwise:
+            # All at once up to the next leap; where leaps are many, some one by one, which then costs less.
+            running = np.maximum.accumulate(np.append(newest, times[at : at + STRETCH]))
+            leaping = np.flatnonzero(running[1:] > running[:-1] + leap)
+            n = int(leaping[0]) if len(leaping) else len(running) - 1
+            out.append(running[1 : n + 1])
+            newest, at = int(running[n]), at + n
+            stepwise = at + STEPS
+            continue
+        time = listed[at]
         if newest != NEVER and time <= newest + leap:
             newest = max(newest, time)
             row.clear()
@@ -112,5 +125,6 @@ def _believed(times: Int, newest: int, leaps: tuple[int, ...], leap: int) -> tup
                 newest = row.pop(0)
                 while row and row[0] <= newest + leap:
                     newest = row.pop(0)
-        out.append(newest)
-    return np.array(out, np.int64), tuple(sorted(row))
+        out.append(np.array([newest], np.int64))
+        at += 1
+    return np.concatenate(out), tuple(sorted(row))

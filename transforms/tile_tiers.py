@@ -16,10 +16,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.aggregates import joined, merge, rows_at, rows_between, tile_schema
+from transforms.aggregates import merge, rows_at, rows_between, tile_schema
 from transforms.definitions import EVENT_TIMESTAMP, TIMESTAMP, FeatureGroup
 from transforms.hashing import hash64, mix
 from transforms.lateness import NEVER
+from transforms.made_rows import joined
 from transforms.windows import ranges
 
 __all__ = ["Part", "Parts", "Tiles", "cover", "hashes_of"]

@@ -30,9 +30,14 @@ EXTREMES = [1.7e308, -1.7e308, 5e-324, 1e100, -1e-200]
 
 @pytest.mark.parametrize("extreme", [False, True], ids=["alike", "with extremes"])
 @pytest.mark.parametrize("kind", KINDS)
-@given(seed=st.integers(0, 2**32), chunk=st.sampled_from([5, 50, 16_384]), narrow=st.sampled_from([2, 8]))
+@given(
+    seed=st.integers(0, 2**32),
+    chunk=st.sampled_from([5, 50, 16_384]),
+    narrow=st.sampled_from([2, 8]),
+    wide=st.sampled_from([0, exact_windows.WIDE, 200]),
+)
 @settings(max_examples=6)
-def test_folds_and_windows_are_those_of_the_matrices(kind: str, extreme: bool, seed: int, chunk: int, narrow: int) -> None:
+def test_folds_and_windows_are_those_of_the_matrices(kind: str, extreme: bool, seed: int, chunk: int, narrow: int, wide: int) -> None:
     r = np.random.default_rng(seed)
     n = int(r.integers(1, 300))
     values: Any = KINDS[kind](r, n)
@@ -42,6 +47,7 @@ def test_folds_and_windows_are_those_of_the_matrices(kind: str, extreme: bool, s
         patch.setattr(exact_lists, "CHUNK", chunk)
         patch.setattr(exact_windows, "CHUNK", chunk)
         patch.setattr(exact_lists, "NARROW", narrow)
+        patch.setattr(exact_windows, "WIDE", wide)
         lo = np.unique(np.append(0, r.integers(0, n, r.integers(0, n))))
         hi = np.append(lo[1:], n)
         sums, squares = Values(values).fold(lo, hi), Values(values, squares=True).fold(lo, hi)

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.oracle.compare import differences, to_dicts
 from tests.oracle.strategies import HOUR, make_source, to_batch
 from tests.unit.stream_log import Partition, checked, judged
+from transforms import lateness
 from transforms.lateness import NEVER, split_late, watermark_of
 
 MINUTE = 60_000_000
@@ -38,10 +39,15 @@ def cases(draw: st.DrawFn) -> tuple[Any, Partition]:
     return source, Partition(start, records, offset, limit)
 
 
+@pytest.mark.parametrize("pace", [(16_384, 64), (5, 2), (2, 1)])
 @given(cases(), st.lists(st.integers(0, 60), max_size=6), st.sampled_from([None, 9 * HOUR, 10 * HOUR, 10 * HOUR + 1, 99 * HOUR]))
-@settings(max_examples=200)
-def test_the_verdict_is_the_logs_however_it_is_cut(case: tuple[Any, Partition], cuts: list[int], begin: int | None) -> None:
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_verdict_is_the_logs_however_it_is_cut(
+    monkeypatch: pytest.MonkeyPatch, pace: tuple[int, int], case: tuple[Any, Partition], cuts: list[int], begin: int | None
+) -> None:
     """FAULTS 2: which event is too late, and how far event time is, follows from the log alone, leaps and all."""
+    monkeypatch.setattr(lateness, "STRETCH", pace[0])
+    monkeypatch.setattr(lateness, "STEPS", pace[1])
     source, partition = case
     want = judged(partition, source, begin)
     got: list[tuple[int, dict[str, Any], str]] = []

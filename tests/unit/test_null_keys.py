@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -12,9 +13,9 @@ from hypothesis import strategies as st
 
 from tests.oracle import rows as oracle_rows
 from tests.oracle.compare import differences, to_dicts
-from transforms.aggregates import keyed, merge, rows_between, tile, with_keys
+from transforms.aggregates import keyed, merge, rows_between, tile, tiles_of, with_keys
 from transforms.contract import check
-from transforms.definitions import Count, Entity, EventSource, FeatureGroup, Field, Sum, hours, minutes
+from transforms.definitions import Count, Entity, EventSource, FeatureGroup, Field, Mean, Sum, hours, minutes
 from transforms.errors import DefinitionError
 from transforms.fold import OFFSET, OffsetRange, Shard
 
@@ -63,6 +64,23 @@ EVENTS = st.lists(
 def batch_of(events: list[dict[str, Any]]) -> pa.RecordBatch:
     schema = SOURCE.arrow_schema
     return pa.RecordBatch.from_arrays([pa.array([e.get(f.name) for e in events], f.type) for f in schema], schema=schema)
+
+
+TOGETHER = [
+    *POLICIES,
+    replace(POLICIES[0], aggregates=[Sum("amount", where=Field("amount") > 1, over=hours(1)), Mean("amount", over=hours(2))]),
+    replace(POLICIES[0], aggregates=[Sum("amount", over=hours(2)), Count(where=Field("amount") > 1, over=hours(1))]),
+    replace(POLICIES[0], hop=minutes(60)),
+]
+
+
+@settings(max_examples=30)
+@given(events=EVENTS)
+def test_tiles_of_groups_made_together_are_those_made_one_by_one(events: list[dict[str, Any]]) -> None:
+    """Issue 10: groups of one topic share what they can, and nothing else."""
+    batch = batch_of(events)
+    for of, made in zip(TOGETHER, tiles_of(batch, TOGETHER), strict=True):
+        assert made.equals(tile(batch, of))
 
 
 @pytest.mark.parametrize("number", range(len(POLICIES)))

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.oracle import strategies as _profile  # noqa: F401  (the Hypothesis profile)
-from transforms.windows import ranges, rows_of
+from transforms import windows
+from transforms.windows import Extremes, ranges, rows_of
 
 
 @st.composite
@@ -31,6 +32,41 @@ def test_rows_exist_where_a_window_changes_and_cover_it(case):
         for i, (k, boundary) in enumerate(want):
             covered = [have[j] for j in range(lo[i], hi[i])]
             assert covered == [(a, s) for a, s in have if a == k and boundary - over <= s < boundary]
+
+
+@given(tiles())
+def test_where_a_window_has_not_moved_it_covers_the_same(case):
+    hop, overs, have, after, upto = case
+    key, start = (np.array([h[i] for h in have], np.int64) for i in (0, 1))
+    got = rows_of(key, start, hop, overs, after, upto)
+    for over, (lo, hi) in got.spans.items():
+        moved = got.moved[over]
+        assert moved[:1].all()
+        stays = np.flatnonzero(~moved)
+        assert (lo[stays] == lo[stays - 1]).all() and (hi[stays] == hi[stays - 1]).all()
+        assert (got.key[stays] == got.key[stays - 1]).all()
+
+
+@given(
+    st.lists(st.integers(-9, 9), min_size=1, max_size=70),
+    st.lists(st.tuples(st.integers(0, 70), st.integers(0, 70)), max_size=20),
+    st.sampled_from([0, 100, 2**22]),
+    st.sampled_from([np.maximum, np.minimum]),
+)
+def test_extremes_are_those_of_each_range(values, spans, kept, better):
+    worst = -99 if better is np.maximum else 99
+    spans = [tuple(sorted(min(x, len(values)) for x in span)) for span in spans]
+    lo, hi = (np.array([s[i] for s in spans], np.int64) for i in (0, 1))
+    pick = max if better is np.maximum else min
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(windows, "KEPT", kept)
+        of = Extremes(np.array(values), worst, better)
+        for _ in range(2):
+            assert of.of(lo, hi).tolist() == [pick(values[a:b], default=worst) for a, b in spans]
+        lo = np.unique(lo)
+        hi = np.append(lo[1:], len(values))[: len(lo)]
+        patch.setattr(windows, "SHORT", 3)
+        assert of.apart(lo, hi).tolist() == [pick(values[a:b], default=worst) for a, b in zip(lo, hi, strict=True)]
 
 
 def test_no_tiles_no_rows():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -39,8 +40,11 @@ class Counts(State):
 
     def merge(self, lo: Int, hi: Int, ordered: bool) -> Self:
         """Add."""
-        total = offsets_of(self.n)
-        return type(self)(total[hi] - total[lo])
+        return type(self)(self._before.take(hi) - self._before.take(lo))
+
+    @cached_property
+    def _before(self) -> Int:
+        return offsets_of(self.n)
 
     def to_arrow(self) -> pa.Array:
         """int64."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -12,7 +13,7 @@ import pyarrow as pa
 
 from transforms.functions.arrays import Bool, Int, numbers, offsets_of
 from transforms.functions.base import Aggregate, Events, Output, Param, State, StateSpec
-from transforms.windows import greatest_of_ranges
+from transforms.windows import Extremes
 
 __all__ = ["Age", "Greatest", "Max", "Min", "Newest", "Smallest"]
 
@@ -42,16 +43,24 @@ class Smallest(State):
         return cls(*numbers(array))
 
     def merge(self, lo: Int, hi: Int, ordered: bool) -> Self:
-        """The extreme of each range, by doubling: one pass per power of two up to the longest range."""
+        """The extreme of each range; windows of a state share what they look at."""
+        extremes, seen = self._looks
+        valid = seen.take(hi) > seen.take(lo)
+        out = extremes.of(lo, hi) if ordered else extremes.apart(lo, hi)
+        if not valid.all():
+            out[~valid] = 0
+        return type(self)(out, valid)
+
+    @cached_property
+    def _looks(self) -> tuple[Extremes, Int]:
+        """(the extremes of any range, how many values there are before each)."""
         better = np.maximum if self.greatest else np.minimum
         if self.values.dtype == np.float64:
             worst: Any = -np.inf if self.greatest else np.inf
         else:
             worst = np.iinfo(np.int64).min if self.greatest else np.iinfo(np.int64).max
-        out = greatest_of_ranges(np.where(self.valid, self.values, worst), lo, hi, worst, better)
-        seen = offsets_of(self.valid.astype(np.int64))
-        valid = seen[hi] > seen[lo]
-        return type(self)(np.where(valid, out, np.zeros(1, self.values.dtype)), valid)
+        values = self.values if self.valid.all() else np.where(self.valid, self.values, worst)
+        return Extremes(values, worst, better), offsets_of(self.valid.astype(np.int64))
 
     def to_arrow(self) -> pa.Array:
         """The values, null where there is none."""

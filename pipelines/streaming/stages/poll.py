@@ -28,7 +28,7 @@ from pipelines.streaming.state.job_spec import JobSpec
 from pipelines.streaming.state.job_state import JobState
 from transforms.aggregates import keyed
 from transforms.contract import Checked
-from transforms.definitions import EventSource
+from transforms.definitions import EventSource, FeatureGroup
 from transforms.errors import DataError, StoreError, TandemError
 from transforms.fold import OffsetRange
 from transforms.hashing import shard_of
@@ -296,19 +296,28 @@ class Poll(beam.DoFn):
         shards = self.spec.stream.shards
         mine: list[dict[str, pa.RecordBatch]] = [{} for _ in range(shards)]
         if events is not None and events.num_rows:
+            parts: dict[Any, dict[int, pa.RecordBatch]] = {}  # groups that agree in keys get the same batches
             for name, group in self.spec.groups.items():
                 if group.source.name != source.name:
                     continue
-                own = keyed(events, group)
-                if shards == 1:
-                    mine[0][name] = own
-                    continue
-                shard = shard_of([own.column(own.schema.get_field_index(k)) for k in group.entity.keys], shards)
-                for number in np.unique(shard).tolist():
-                    here = shard == number
-                    mine[number][name] = own if here.all() else own.filter(pa.array(here))
+                alike = group.entity.keys, repr(group.null_keys)
+                if alike not in parts:
+                    parts[alike] = _by_shard(keyed(events, group), group, shards)
+                for number, own in parts[alike].items():
+                    mine[number][name] = own
         writer = span.partition % shards
         return [(n, Element(span, mine[n], late if n == writer else None, flush)) for n in range(shards)]
+
+
+def _by_shard(events: pa.RecordBatch, group: FeatureGroup, shards: int) -> dict[int, pa.RecordBatch]:
+    """The events of each shard that has some."""
+    if shards == 1:
+        return {0: events}
+    shard = shard_of([events.column(events.schema.get_field_index(k)) for k in group.entity.keys], shards)
+    numbers = np.unique(shard).tolist()
+    if len(numbers) == 1:
+        return {numbers[0]: events}
+    return {number: events.filter(pa.array(shard == number)) for number in numbers}
 
 
 def _us(times: pa.Array) -> pa.Array:
