@@ -32,7 +32,10 @@ class PostgresServer:
     @property
     def settings(self) -> dict[str, Any]:
         """What stands below ``online_store`` in feature_store.yaml, but the type."""
-        return {"host": "127.0.0.1", "port": self.port, "database": DATABASE, "user": USER, "password": PASSWORD}
+        return {
+            "host": "127.0.0.1", "port": self.port, "database": DATABASE, "user": USER, "password": PASSWORD,
+            "sslmode": "disable",  # newer versions of Feast ask for TLS unless told otherwise
+        }  # fmt: skip
 
     def connect(self) -> psycopg.Connection[Any]:
         """As a client of its own."""

@@ -31,6 +31,8 @@ LEADING = 4
 """So many limbs are looked at: they hold 97 bits at least of a sum that does not cancel."""
 WIDE = 6
 """Prefix sums of more limbs are not made floats: windows differ in size by far more than floats tell apart."""
+LANES = 30
+"""Of more limbs the last are nothing in units of the topmost one: a float64 ends at 2^-1074."""
 LONG = 2**20
 """Sums of so many digits are whole numbers below 2^53, which a float64 holds."""
 MANY = 2**26
@@ -79,7 +81,7 @@ class Prefix:
     def near(self) -> tuple[Float, Float, float] | None:
         """(high, low, bound of what they miss) of every prefix sum, in units of the topmost limb; None where that would say little."""
         lanes = self.sums[LEADING - 1 :] if self.top is not None else self.sums
-        if len(lanes) > WIDE or lanes.shape[1] > LONG:
+        if len(lanes) > min(WIDE, LANES) or lanes.shape[1] > LONG:
             return None
         high, low, error = _added([lane.astype(np.float64) for lane in lanes[::-1]])
         # A difference of two: each misses so much, and that of the low parts is rounded.

@@ -189,19 +189,26 @@ def test_the_dashboard_is_laid_out_without_overlap() -> None:
     assert len({p["id"] for p in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
 
 
-def test_grafana_finds_what_it_is_provisioned_with() -> None:
-    source = yaml.safe_load((GRAFANA / "provisioning" / "datasources" / "tandem.yml").read_text())["datasources"][0]
+@pytest.mark.parametrize(
+    ("compose", "datasource"),
+    [("monitoring.yaml", "grafana/provisioning/datasources/tandem.yml"), ("compose.yaml", "grafana/compose.yml")],
+)
+def test_grafana_finds_what_it_is_provisioned_with(compose: str, datasource: str) -> None:
+    docker = ROOT / "docker"
+    source = yaml.safe_load((docker / datasource).read_text())["datasources"][0]
     used = {p["datasource"]["uid"] for p in PANELS} | {t["datasource"]["uid"] for p in PANELS for t in p["targets"]}
     assert used == {source["uid"]}
     (provider,) = yaml.safe_load((GRAFANA / "provisioning" / "dashboards" / "tandem.yml").read_text())["providers"]
-    services = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())["services"]
+    services = yaml.safe_load((docker / compose).read_text())["services"]
     mounts = dict(m.split(":")[:2] for m in services["grafana"]["volumes"] if m.startswith("./"))
     assert provider["options"]["path"] == mounts["./grafana/dashboards"]
     assert services["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"] == f"{provider['options']['path']}/tandem.json"
+    inside = [there for here, there in mounts.items() if (docker / datasource).is_relative_to(docker / here)]
+    assert any(there.startswith("/etc/grafana/provisioning") for there in inside), "the data source is where Grafana looks for one"
     for service in services.values():
-        for mount in service["volumes"]:
-            if mount.startswith("./"):
-                assert (ROOT / "docker" / mount.split(":")[0]).is_dir()
+        for mount in service.get("volumes", []):
+            if isinstance(mount, str) and mount.startswith("./"):
+                assert (docker / mount.split(":")[0]).exists()
 
 
 @pytest.fixture
