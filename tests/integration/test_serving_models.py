@@ -211,7 +211,9 @@ def test_versions_swap_under_load_without_one_failed_request(world: Path) -> Non
 
         def ask() -> None:
             with httpx.Client(base_url=url, timeout=60) as http:
-                while not done.is_set():
+                last = False
+                while not last:
+                    last = done.is_set()  # the last request begins when the last version has answered somebody else
                     answer = http.post("/v1/models/delay:predict", json={"instances": [GOOD]})
                     answers.append((answer.status_code, answer.json().get("model", {}).get("version", 0)))
 
