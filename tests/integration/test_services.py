@@ -248,8 +248,10 @@ def test_a_crash_of_up_leaves_no_process(data, moment):
 def test_interrupting_up_leaves_no_process(data):
     for _ in range(5):
         up = tandem("up", data=data)
-        until(lambda: any(" kafka.Kafka " in line for line in processes(data).values()), what="the broker's start")
+        broker = until(lambda: [pid for pid, line in processes(data).items() if " kafka.Kafka " in line], what="the broker's start")[0]
+        os.kill(broker, signal.SIGSTOP)  # however busy the machine, it is not ready before the signal
         up.send_signal(signal.SIGINT)
+        os.kill(broker, signal.SIGCONT)
         up.communicate(timeout=30)
         if up.returncode != 0:
             break
