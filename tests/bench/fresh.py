@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -90,8 +89,7 @@ def _stream(repo: Repo, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     try:
         yield process
     finally:
-        process.send_signal(signal.SIGTERM)
-        stop_child(process, 60)
+        stop_child(process, 60)  # a second signal would end it in the middle of its end
 
 
 def run(quick: bool = False) -> list[Part]:
