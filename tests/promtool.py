@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import shutil
 import subprocess
 import tempfile
+import threading
+import time
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,3 +87,18 @@ def _fetch(package: str, folder: Path) -> str:
                 (work / "unpacked").rename(folder)
                 return ""
         return said or "it has no such package"
+
+
+def send_alerts(port: int, alerts: list[dict[str, Any]], process: subprocess.Popen[bytes], log: Path, until: float) -> None:
+    """Give alerts to the Alertmanager at a port of this machine, as soon as it takes them; fails with what it said if it ends, or if
+    :func:`time.monotonic` reaches ``until`` first."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/api/v2/alerts", json.dumps(alerts).encode(), {"Content-Type": "application/json"}
+    )
+    while True:
+        try:
+            urllib.request.urlopen(request, timeout=10).close()
+            return
+        except OSError:
+            assert time.monotonic() < until and process.poll() is None, log.read_text()
+            threading.Event().wait(0.1)

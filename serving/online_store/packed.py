@@ -29,8 +29,10 @@ from serving.feast_types import arrow_type
 from serving.online_store.decoding import decode_values
 from serving.online_store.encoding import as_array, binary, join
 
-__all__ = ["HEAD", "TAG", "Layout", "Slot", "layout_of", "pack_columns", "pack_values", "packed_time"]
+__all__ = ["HEAD", "PACKED", "TAG", "Layout", "Slot", "layout_of", "pack_columns", "pack_values", "packed_time"]
 
+PACKED = "_tandem_packed"
+"""In a store that keeps a line per feature: the name of the line that holds the packed row of a key among them."""
 TAG = b"\xe2\x5d"
 """Field 1500 of a message, as bytes: none that Feast's messages have."""
 HEAD = 13

@@ -17,8 +17,8 @@ from feast import Entity, FeatureView, RepoConfig
 
 from serving.online_store.base import Covered, OrderedOnlineStore, OrderedOnlineStoreConfig, Rows, StoredRow, unreachable
 from serving.online_store.columns import ColumnRead, PackedColumns, StoredColumns, by_columns
+from serving.online_store.packed import PACKED
 from serving.online_store.packed_rows import PackedRows
-from serving.online_store.sqlite_tables import PACKED
 from transforms.errors import ConfigError, StoreError
 from transforms.instants import instant
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from psycopg import sql
 
-from serving.online_store.sqlite_tables import PACKED
+from serving.online_store.packed import PACKED
 from transforms.errors import StoreError
 
 __all__ = [

@@ -13,11 +13,10 @@ import numpy as np
 from feast import FeatureView
 
 from serving.online_store.order import Rows
+from serving.online_store.packed import PACKED
 
-__all__ = ["PACKED", "WRITING", "columns_query", "create", "lines", "packed_query"]
+__all__ = ["WRITING", "columns_query", "create", "lines", "packed_query"]
 
-PACKED = "_tandem_packed"
-"""The name of the line that holds the packed row of a key among its features' lines."""
 WRITING = "tandem_writing"
 """A table that has a row only inside a transaction that writes packed rows with their features."""
 _EPOCH = datetime(1970, 1, 1)

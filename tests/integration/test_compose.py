@@ -12,7 +12,6 @@ import socketserver
 import subprocess
 import threading
 import time
-import urllib.request
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import pytest
 import yaml
 
 from pipelines.lake.processes import free_ports
-from tests.promtool import tool, with_its_files
+from tests.promtool import send_alerts, tool, with_its_files
 from tests.webhook_server import WebhookServer
 
 DOCKER = Path(__file__).resolve().parents[2] / "docker"
@@ -146,16 +145,9 @@ def test_a_page_reaches_slack_pagerduty_and_a_mailbox(tmp_path: Path) -> None:
     with open(tmp_path / "log", "wb") as log:
         process = subprocess.Popen([*words, "--cluster.listen-address="], env=environment, stdout=log, stderr=log)
     try:
-        body = json.dumps([{"labels": {"alertname": "TandemServerDown", "severity": "page"}}]).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{port}/api/v2/alerts", body, {"Content-Type": "application/json"})
         until = time.monotonic() + 60
-        while True:
-            try:
-                urllib.request.urlopen(request, timeout=10).close()
-                break
-            except OSError:
-                assert time.monotonic() < until and process.poll() is None, (tmp_path / "log").read_text()
-                threading.Event().wait(0.1)
+        page = {"labels": {"alertname": "TandemServerDown", "severity": "page"}}
+        send_alerts(port, [page], process, tmp_path / "log", until)
         while not (slack.taken and pagerduty.taken and mails.mails):  # type: ignore[attr-defined]
             assert time.monotonic() < until, (tmp_path / "log").read_text()
             threading.Event().wait(0.1)

@@ -26,7 +26,7 @@ from pipelines.watch.job_metrics import MOST_CHECKS, JobMetrics, page
 from serving.metrics import Metrics
 from tests.integration.fake_tandem import MODEL
 from tests.integration.watch_world import DRIFT, World
-from tests.promtool import tool, with_its_files
+from tests.promtool import send_alerts, tool, with_its_files
 from tests.webhook_server import WebhookServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,16 +114,9 @@ def test_a_real_alertmanager_sends_one_message_for_many_features(tmp_path: Path)
         process = subprocess.Popen([*with_its_files("prometheus-alertmanager"), *words], stdout=log, stderr=log)
     try:
         labels = {"alertname": "TandemDrift", "severity": "ticket", "model": "flights"}
-        body = json.dumps([{"labels": {**labels, "feature": f"f{n}"}} for n in range(20)]).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{port}/api/v2/alerts", body, {"Content-Type": "application/json"})
         until = time.monotonic() + 60
-        while True:
-            try:
-                urllib.request.urlopen(request, timeout=10).close()
-                break
-            except OSError:
-                assert time.monotonic() < until and process.poll() is None, (tmp_path / "log").read_text()
-                threading.Event().wait(0.1)
+        alerts = [{"labels": {**labels, "feature": f"f{n}"}} for n in range(20)]
+        send_alerts(port, alerts, process, tmp_path / "log", until)
         while not server.taken:
             assert time.monotonic() < until
             threading.Event().wait(0.1)

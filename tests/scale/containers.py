@@ -28,7 +28,10 @@ ROOT = Path(__file__).resolve().parents[2]
 SCALE = ROOT / ".cache" / "scale"
 BASES = {"BASE": ("slim", "ca-certificates,python3"), "BUILD_BASE": ("build", "ca-certificates,g++,python3,python3-dev,python3-venv")}
 # How this machine reaches packages: a build sees these files, no image holds them.
-SHARED = ("/etc/pip.conf", "/etc/ssl/certs/ca-certificates.crt", "/etc/uv", "/root/.config/uv", "/root/.config/pip", "/root/.m2")
+SHARED = (
+    *map(Path, ("/etc/pip.conf", "/etc/ssl/certs/ca-certificates.crt", "/etc/uv")),
+    *(Path.home() / name for name in (".config/uv", ".config/pip", ".m2")),
+)
 UNREAD = ("./var/lib/apt/lists/*", "./var/cache/*", "./usr/share/doc/*", "./usr/share/man/*", "./usr/share/locale/*", "./etc/apt/*")
 
 
@@ -77,7 +80,7 @@ def build(target: str) -> str:
     if os.environ.get("TANDEM_SCALE_KEEP") and not subprocess.run(["podman", "image", "exists", image]).returncode:
         return image  # for who works on the tests and not on the image
     bases = [word for name in BASES for word in ("--build-arg", f"{name}={_base(name)}")]
-    shared = [word for path in SHARED if Path(path).exists() for word in ("--volume", f"{path}:{path}:ro")]
+    shared = [word for path in SHARED if path.exists() for word in ("--volume", f"{path}:{path}:ro")]
     options = ["--format", "docker", "--network", "host", "--quiet", "--target", target, "--tag", image]
     _run("nice", "buildah", "bud", *options, *bases, *shared, "--file", "docker/Dockerfile", ".")
     return image
