@@ -26,6 +26,7 @@ FLOOR0 = tuple(
         "own_program",
         "plain_paths",
         "tensorflow_settings",
+        "source_imports",
         "durations",
         "places",
         "origin",

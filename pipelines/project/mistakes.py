@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import sysconfig
 import tempfile
 import traceback
 from pathlib import Path
 
 from pipelines.lake.provenance import engine_root, masked
 from transforms.errors import TandemError
+from transforms.source_imports import LIBRARIES
 
-__all__ = ["LIBRARIES", "keep_trace", "one_line", "place_of", "told"]
+__all__ = ["keep_trace", "one_line", "place_of", "told"]
 
-LIBRARIES = frozenset(sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
-"""Where Python's own modules and installed packages lie."""
 _OURS = tuple(str(engine_root() / name) for name in ("pipelines", "serving", "transforms", "tandem"))
 
 

@@ -14,10 +14,11 @@ from typing import Any
 
 from pipelines.project.config import Settings, load_settings
 from pipelines.project.late_feast import feast_when_used
-from pipelines.project.mistakes import LIBRARIES, one_line, place_of
+from pipelines.project.mistakes import one_line, place_of
 from tandem import OWN
 from transforms.definitions import EventSource, FeatureGroup
 from transforms.errors import ConfigError, DefinitionError
+from transforms.source_imports import LIBRARIES, search_first
 from transforms.tensorflow_settings import settle_tensorflow
 
 __all__ = ["Repo", "load_module", "load_repo"]
@@ -64,10 +65,7 @@ def load_module(repo: Path, name: str) -> ModuleType:
 
     Raises DefinitionError, one line with file and line, when the module is missing or fails.
     """
-    folder = str(repo)
-    if folder in sys.path:
-        sys.path.remove(folder)
-    sys.path.insert(0, folder)
+    search_first(str(repo))
     for stem in ({p.stem for p in repo.glob("*.py")} | {name}) - set(OWN):
         file = getattr(sys.modules.get(stem), "__file__", None)
         # Also one whose repository is gone by now; but never a library of Python's own folders.

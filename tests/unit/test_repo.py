@@ -1,5 +1,6 @@
 """Feature repositories are loaded by path, side by side, and their mistakes are one line with file and line."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -7,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.project.repository import load_repo
+from pipelines.project.repository import load_module, load_repo
 from transforms.errors import ConfigError, DefinitionError
+from transforms.source_imports import _is_code_of
 
 ROOT = Path(__file__).resolve().parents[2]
 FEATURES = """
@@ -76,6 +78,34 @@ def test_a_module_that_stands_before_one_of_pythons_is_told(tmp_path, capsys):
     ]  # fmt: skip
     load_repo(make(tmp_path / "b"))
     assert capsys.readouterr().err == ""
+
+
+def test_what_a_file_says_now_is_run(tmp_path):
+    """An edit of the same length at the same time of change: Python's own bytecode of before would be believed."""
+    repo = tmp_path / "repo"
+    (repo / "shapes").mkdir(parents=True)
+    (repo / "shapes" / "__init__.py").write_text("")
+    files = [repo / "features.py", repo / "shapes" / "sides.py"]
+
+    def write(value: str) -> None:
+        for file in files:
+            file.write_text(f"value = {value}\n")
+            os.utime(file, (1_700_000_000, 1_700_000_000))
+
+    write("1")
+    subprocess.run([sys.executable, "-c", "import features, shapes.sides"], cwd=repo, check=True, env={"PATH": os.environ["PATH"]})
+    assert list(repo.glob("__pycache__/features.*")) and list(repo.glob("shapes/__pycache__/sides.*"))
+    for value in ("2", "3"):
+        write(value)
+        for module in ("features", "shapes", "shapes.sides"):
+            sys.modules.pop(module, None)
+        assert load_module(repo, "features").value == load_module(repo, "shapes.sides").value == int(value)
+
+
+def test_an_environment_within_a_repository_is_none_of_its_code(tmp_path, monkeypatch):
+    monkeypatch.setattr("transforms.source_imports.LIBRARIES", {str(tmp_path / ".venv" / "lib"), "/usr/lib/python3"})
+    assert _is_code_of(tmp_path / "shapes", tmp_path) and _is_code_of(tmp_path, tmp_path)
+    assert not _is_code_of(tmp_path / ".venv" / "lib" / "numpy", tmp_path) and not _is_code_of(tmp_path.parent, tmp_path)
 
 
 @pytest.mark.parametrize("left", ["nothing", "no feature_store.yaml"])

@@ -15,7 +15,6 @@ import inspect
 import json
 import re
 import sys
-import sysconfig
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -32,6 +31,7 @@ from transforms.errors import DataError, DefinitionError
 from transforms.expressions import Expression, Formula, Predicate
 from transforms.fields import ARROW_TYPES, FIELD_TYPES, check_name
 from transforms.functions.arrays import Int
+from transforms.source_imports import LIBRARIES, search_first
 
 __all__ = ["Aggregate", "Events", "Output", "Param", "State", "StateSpec", "check_aggregate", "checked_output"]
 
@@ -262,8 +262,7 @@ def _folder(module: ModuleType | None) -> str | None:
     if module is None or not getattr(module, "__file__", None):
         return None
     file = Path(str(module.__file__)).resolve()
-    paths = [sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
-    installed = [Path(p).resolve() for p in paths] + [Path(__file__).resolve().parents[1]]
+    installed = [Path(p).resolve() for p in LIBRARIES] + [Path(__file__).resolve().parents[1]]
     if any(file.is_relative_to(p) for p in installed):
         return None
     up = module.__name__.count(".") + (file.stem == "__init__")
@@ -274,9 +273,7 @@ def _restore(folder: str | None, module: str, name: str, values: dict[str, Any])
     """An aggregate as it was pickled. Raises DefinitionError where its class cannot be had."""
     loaded = sys.modules.get(module)
     if folder is not None and Path(folder).is_dir() and (loaded is None or _folder(loaded) != folder):
-        if folder in sys.path:
-            sys.path.remove(folder)
-        sys.path.insert(0, folder)
+        search_first(folder)
         if loaded is not None:  # of another repository: it gives way
             top = module.partition(".")[0]
             for other in [m for m in sys.modules if m == top or m.startswith(top + ".")]:

@@ -1,0 +1,55 @@
+"""Modules of a user's repository are what their files say now.
+
+Python keeps the bytecode of a module in ``__pycache__`` and believes it while the file's size and its time of change in whole seconds are
+the same (``py_compile.PycInvalidationMode.TIMESTAMP``). An edit of the same length within that second, or one that an archive or an image
+layer unpacks with a fixed time, would run the old code under the new code's hash.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ExtensionFileLoader, FileFinder, SourceFileLoader
+from pathlib import Path
+from types import CodeType
+
+__all__ = ["LIBRARIES", "search_first"]
+
+LIBRARIES = frozenset(sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
+"""Where Python's own modules and installed packages lie."""
+_folders: set[Path] = set()
+
+
+class _FromSource(SourceFileLoader):
+    """Compiles the file; reads and writes no bytecode."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        code: CodeType = self.source_to_code(self.get_data(path), path)
+        return code
+
+
+def _is_code_of(path: Path, folder: Path) -> bool:
+    """Whether ``path`` is ``folder`` or lies in it; an environment within a repository (``repo/.venv``) is none of its code."""
+    return path.is_relative_to(folder) and not any(path.is_relative_to(p) and Path(p).is_relative_to(folder) for p in LIBRARIES)
+
+
+def _finder(path: str) -> FileFinder:
+    """A path hook of ``importlib``: a finder for a folder of a repository's code, ImportError for all others."""
+    if not os.path.isdir(path) or not any(_is_code_of(Path(path), folder) for folder in _folders):
+        raise ImportError(f"{path} is no folder of a repository")
+    return FileFinder(path, (ExtensionFileLoader, EXTENSION_SUFFIXES), (_FromSource, SOURCE_SUFFIXES))
+
+
+def search_first(folder: str) -> None:
+    """Put ``folder`` first on ``sys.path``; the modules in it and in its packages are compiled from their files at each import."""
+    if folder in sys.path:
+        sys.path.remove(folder)
+    sys.path.insert(0, folder)
+    if Path(folder) not in _folders:
+        _folders.add(Path(folder))
+        for known in [p for p in sys.path_importer_cache if Path(p).is_relative_to(folder)]:
+            del sys.path_importer_cache[known]
+    if _finder not in sys.path_hooks:
+        sys.path_hooks.insert(0, _finder)
