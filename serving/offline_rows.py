@@ -99,7 +99,7 @@ class OfflineRows:
             try:
                 self.types = {r[0]: r[1] for r in db.execute(f"DESCRIBE SELECT * EXCLUDE {_FILE} FROM {self.table}").fetchall()}
             except duckdb.Error as e:
-                raise StoreError(f"source {source.name!r}: its rows cannot be read: {one_line(e)}; mend or remove that file") from e
+                raise StoreError(f"source {source.name!r}: its rows cannot be read: {one_line(e)}; correct or remove that file") from e
 
     def _found(self) -> tuple[list[str], list[str]]:
         """The Parquet files, and the folders of runs, also of those that made no row: absence counts."""

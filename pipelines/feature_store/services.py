@@ -74,9 +74,9 @@ def unlike_the_registry(service: Any, applied: FeatureSet) -> str:
     parts += ["another order"] if not parts and list(mine) != list(theirs) else []
     if not parts:
         return ""
-    mend = "tandem batch, then tandem apply" if pending else "tandem apply"
+    fix = "tandem batch, then tandem apply" if pending else "tandem apply"
     what = f"feature service {service.name!r} in the files differs from the applied one, which is used"
-    return f"{what} ({'; '.join(parts)}); to train on that of the files, run {mend} first"
+    return f"{what} ({'; '.join(parts)}); to train on that of the files, run {fix} first"
 
 
 def edited_since(repo: Path, data: Path, views: Iterable[str]) -> list[str]:
@@ -100,8 +100,8 @@ def edited_since(repo: Path, data: Path, views: Iterable[str]) -> list[str]:
         edited |= {name: None for name in {*then, *code} if name[:5] == "repo/" and name != own and then.get(name) != code.get(name)}
     if edited:
         names = ", ".join(sorted(name.removeprefix("repo/") for name in edited))
-        mend = "to train on what they say now, run tandem batch, then tandem apply first"
-        out.append(f"code was edited since the applied graphs were made, which are used ({names}); {mend}")
+        fix = "to train on what they say now, run tandem batch, then tandem apply first"
+        out.append(f"code was edited since the applied graphs were made, which are used ({names}); {fix}")
     return out
 
 

@@ -108,7 +108,7 @@ def feature_references(store: Any, features: str | Sequence[str]) -> FeatureSet:
     return found.only((view, name) for view, name in found.pairs if name not in RESERVED)
 
 
-def _views(store: Any, features: FeatureSet, mend: str) -> dict[str, Any]:
+def _views(store: Any, features: FeatureSet, fix: str) -> dict[str, Any]:
     """The Feast views behind the names of ``features``, each as a projection with the features asked of it. Raises DataError."""
     from feast.feature_view_projection import FeatureViewProjection
 
@@ -120,15 +120,15 @@ def _views(store: Any, features: FeatureSet, mend: str) -> dict[str, Any]:
         if use.view in on_demand:
             raise DataError(f"on-demand view {use.view!r}: a model is not trained on what is computed on demand; use a preprocessing_fn")
         if use.view not in known:
-            raise DataError(f"feature view {use.view!r} is not in the registry; it has {', '.join(sorted(known)) or 'none'}: {mend}")
+            raise DataError(f"feature view {use.view!r} is not in the registry; it has {', '.join(sorted(known)) or 'none'}: {fix}")
         view = known[use.view]
         fields = {f.name: f for f in view.features}
         wanted = [feature for of, feature in features.pairs if of == name]
         if unknown := [feature for feature in wanted if feature not in fields]:
-            raise DataError(f"feature view {use.view!r} has no feature {unknown[0]!r}; it has {', '.join(sorted(fields))}: {mend}")
+            raise DataError(f"feature view {use.view!r} has no feature {unknown[0]!r}; it has {', '.join(sorted(fields))}: {fix}")
         keys = {c.name for c in view.entity_columns}
         if odd := sorted(set(use.join_keys) - keys):
-            raise DataError(f"feature view {use.view!r} has no join key {odd[0]!r} to map; it has {', '.join(sorted(keys))}: {mend}")
+            raise DataError(f"feature view {use.view!r} has no join key {odd[0]!r} to map; it has {', '.join(sorted(keys))}: {fix}")
         projection = FeatureViewProjection.from_definition(view)
         projection.name_alias, projection.join_key_map = name if name != use.view else None, dict(use.join_keys)
         projection.features = [fields[feature] for feature in dict.fromkeys([*wanted, *({FINGERPRINT} & fields.keys())])]

@@ -106,9 +106,9 @@ def _steps(data: Path, run: Run, model: str, span: Range, commands: Commands, sa
     if current(model_folder(data, model)).champion == version:  # a first version, or a promotion before a crash
         return Outcome(run.id, "promoted", version)
     if promotes is None:
-        mend = f"'tandem promote --model {model} --version {version}' judges it (watch.promote: true does so by itself)"
-        say(f"{run.id}: version {version} of {model} is pushed and not promoted; {mend}")
-        return Outcome(run.id, "pushed", version, f"the champion stays; {mend}")
+        fix = f"'tandem promote --model {model} --version {version}' judges it (watch.promote: true does so by itself)"
+        say(f"{run.id}: version {version} of {model} is pushed and not promoted; {fix}")
+        return Outcome(run.id, "pushed", version, f"the champion stays; {fix}")
     reason = f"tandem watch, {promotes}"
     code, why = command("promote", "--model", model, "--version", str(version), "--reason", reason, fine=(0, REFUSED))
     if current(model_folder(data, model)).champion == version:

@@ -96,7 +96,7 @@ def test_a_column_of_a_users_own_file_that_is_not_there_is_an_error(tmp_path: Pa
         "key": "has a column 'shoop'",
         "feature": "has a column 'ratte'",
         "type": "feature 'rates:rate' is declared int64 and its files hold double: .*truncated.*; correct the view",  # FAULTS 11
-        "no Parquet": "source 'own': its rows cannot be read: .*; mend or remove that file",
+        "no Parquet": "source 'own': its rows cannot be read: .*; correct or remove that file",
     }[wrong]
     with pytest.raises(StoreError, match=words) as error:
         store.get_historical_features(spine, [f"rates:{rate}"]).to_df()

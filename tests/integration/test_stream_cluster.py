@@ -56,7 +56,7 @@ def test_a_cluster_recovers_and_keeps_savepoints(tmp_path, broker, cluster, pool
         world.produce(logs[1])
         cluster.kill_task_manager()
         wait_for(lambda: world.delivered() == world.total(), 240, driver)
-        assert "starting again" not in world.out(), "Flink mends this by itself"
+        assert "starting again" not in world.out(), "Flink repairs this by itself"
         stopped = world.stop(savepoint=True)
         assert stopped.returncode == 0, stopped.stderr
         assert driver.wait(60) == 0

@@ -118,7 +118,7 @@ def test_broken_data_is_not_learnt_from(world: World, clock: Clock) -> None:
     world.will_find(BROKEN)
     watcher.round()
     assert not world.runs("retrain") and any("looks broken (unit departures.dep_delay)" in line for line in said)
-    world.will_find(DRIFT)  # it is mended
+    world.will_find(DRIFT)  # it is fixed
     clock.forward(hours=1)
     watcher.round()
     assert len(world.runs("retrain")) == 1

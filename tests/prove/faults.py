@@ -205,7 +205,7 @@ def noticed(blow: Callable[[Rig, Stream, random.Random, bool], str]) -> Callable
         since = stream.control.said()[1]
         hit = blow(rig, stream, rng, brief)
         lines = stream.control.said(since)[0]
-        return f"{hit}, {'told of' if any('wait' in line for line in lines) else 'not told of'}"
+        return f"{hit}, {'reported' if any('wait' in line for line in lines) else 'not reported'}"
 
     return dealt
 

@@ -91,8 +91,8 @@ def page(report: Report) -> str:
     alone = {name: kind for name, kind in sorted(controls.items()) if name not in kinds}
     if alone:
         out += ["Negative controls of their own:\n", table(heads[:-1], (_row(name, kind, None)[:-1] for name, kind in alone.items()))]
-    told = '"Told of": the stream said meanwhile that it waits, so that the fault did reach it. Clocks and starts make it say nothing.\n'
-    out += ["## What was hit\n", told, table(["fault", "streams or worlds", "hit how often, and what else was counted"], _hit_rows(kinds))]
+    words = '"Reported": the stream said meanwhile that it waits, so that the fault did reach it. Clocks and starts make it say nothing.\n'
+    out += ["## What was hit\n", words, table(["fault", "streams or worlds", "hit how often, and what else was counted"], _hit_rows(kinds))]
     notes = [f"* {name}: {note.splitlines()[0]}" for name, kind in sorted(kinds.items()) for note in kind.notes[:3]]
     out += ["## What failed\n", "\n".join(notes) + "\n"] if notes else []
     for name, rows in sorted(report.tables().items()):

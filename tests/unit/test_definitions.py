@@ -1,4 +1,4 @@
-"""Every mistake in a definition is one DefinitionError on one line that names the definition, the value and the mend."""
+"""Every mistake in a definition is one DefinitionError on one line that names the definition, the value and the fix."""
 
 import os
 import subprocess
@@ -156,12 +156,12 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_clear_line(mistake):
-    make, names, mend = MISTAKES[mistake]
+    make, names, fix = MISTAKES[mistake]
     with pytest.raises(DefinitionError) as e:
         make()
     message = str(e.value)
     assert "\n" not in message
-    assert names in message and mend in message, message
+    assert names in message and fix in message, message
 
 
 # What a filter compares with must be of the field's type; said when the group is made, not when the first event comes.

@@ -132,7 +132,7 @@ def test_a_jar_that_was_changed_on_disk_stops_the_launch(maven):
     Path(first).write_bytes(content[:-1])  # cut short
     with pytest.raises(DataError, match="not the pinned jar"):
         jars.classpath("kafka")
-    Path(first).unlink()  # the mend that the line names
+    Path(first).unlink()  # the fix that the line names
     assert jars.classpath("kafka").split(os.pathsep)[0] == first
 
 

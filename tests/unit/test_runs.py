@@ -193,7 +193,7 @@ def test_a_job_inside_of_a_job_names_it(home):
 @pytest.mark.parametrize(
     ("error", "status", "line"),
     [
-        (DataError("no such thing; mend it\nsecond line"), "failed", "no such thing; mend it"),
+        (DataError("no such thing; fix it\nsecond line"), "failed", "no such thing; fix it"),
         (ValueError(), "failed", "ValueError"),
         (KeyboardInterrupt(), "killed", "interrupted (Ctrl-C)"),
         (SystemExit(3), "failed", "3"),

@@ -117,12 +117,10 @@ class CsvFile(FileFormat):
         if not found:
             shown = "its header has" if self.dialect.header else "declared are"
             other = [text for mark, text in _DELIMITERS.items() if len(names) == 1 and mark != self.dialect.delimiter and mark in names[0]]
-            mend = (
-                f"declare Csv(delimiter={other[0]})" if other else "correct Csv(delimiter=, header=, columns=) or the names of the fields"
-            )
+            fix = f"declare Csv(delimiter={other[0]})" if other else "correct Csv(delimiter=, header=, columns=) or the names of the fields"
             raise UnreadableFileError(
                 f"none of the columns of source {self.source.name!r} ({', '.join(list(columns)[:5])}) is in it: with delimiter"
-                f" {self.dialect.delimiter!r} {shown} {seen}; {mend}"
+                f" {self.dialect.delimiter!r} {shown} {seen}; {fix}"
             )
         if len({name for _, name, _ in found}) < len(found):
             twice = next(name for _, name, _ in found if list(names).count(name) > 1)
