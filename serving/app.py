@@ -32,6 +32,7 @@ from serving.metrics_files import MetricsFile
 from serving.principals import ANYBODY, Principal
 from serving.protocol import RequestField, online_request, v1_instances, v2_instances
 from serving.settings import ServingSettings
+from serving.traced import Traced
 from transforms.errors import TandemError
 
 __all__ = ["create_app"]
@@ -243,6 +244,7 @@ def create_app(
     async def openapi(request: Request) -> Response:
         return response(describe(app.openapi(), examples(plane, _principal(request))))
 
+    app.traced = Traced(app._answer) if Traced.wanted() else None
     app.direct = Direct(app.router.routes, access, plane.metrics, _refused)
     return app
 
@@ -251,8 +253,12 @@ class _Application(FastAPI):
     """FastAPI, and before all of it what answers most requests."""
 
     direct: Direct | None = None
+    traced: Traced | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await (self._answer if self.traced is None else self.traced)(scope, receive, send)
+
+    async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
         if self.direct is None or not await self.direct.answer(scope, receive, send):
             await super().__call__(scope, receive, send)
 

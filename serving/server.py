@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from uvicorn.config import LOGGING_CONFIG
 
+from serving import json_logs
 from serving.app import create_app
 from serving.certificate import certificate_warning
 from serving.connections import Connections, connection_class
@@ -111,6 +113,7 @@ def uvicorn_config(settings: ServingSettings, app: Any = None) -> tuple[uvicorn.
         loop="auto" if settings.tls_cert is None else "asyncio",  # uvloop's start_tls does not get to the end of a server's handshake
         ws="none",
         backlog=_BACKLOG,
+        log_config=None if json_logs.on() else LOGGING_CONFIG,  # None: all goes to the root's handler
         log_level="info",
         access_log=False,
         server_header=False,

@@ -3,6 +3,7 @@
 ``-m MODULE ARGUMENTS`` runs a module of this installation instead: so are our own child processes started, see ``lake.processes``.
 """
 
+import os
 import runpy
 import sys
 from importlib import import_module
@@ -23,6 +24,7 @@ def main() -> None:
     from tandem.quick_imports import quicken_imports
 
     quicken_imports()
+    _set_up_logs()
     if sys.argv[1:2] == ["-m"] and len(sys.argv) > 2:
         del sys.argv[:2]
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
@@ -30,6 +32,20 @@ def main() -> None:
     from pipelines.cli.root import main as command
 
     command()
+
+
+def _set_up_logs() -> None:
+    """As the environment says; a process that has nothing to do with it imports nothing for it."""
+    if not any(name.startswith("OTEL_") or name == "TANDEM_LOG_FORMAT" for name in os.environ):
+        return
+    from serving import json_logs
+    from transforms.errors import TandemError
+
+    words = [word for word in sys.argv[1:] if not word.startswith("-")]
+    try:
+        json_logs.set_up(" ".join(["tandem", *words[:1]]))
+    except TandemError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

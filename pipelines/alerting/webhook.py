@@ -16,6 +16,7 @@ import requests
 from pipelines.alerting.receiver import AlertReceiver, Outcome
 from pipelines.project.config import AlertSettings
 from pipelines.project.http import as_it_is, certificates, reason
+from serving import tracing
 from transforms.errors import ConfigError
 
 __all__ = ["Webhook", "slack"]
@@ -55,6 +56,8 @@ class Webhook(AlertReceiver):
         """See :class:`AlertReceiver`. Redirects are not followed: a POST would become a GET."""
         settings = self.settings
         headers = {"User-Agent": "tandem", "Idempotency-Key": str(message["id"])}
+        if (trace := tracing.traceparent()) is not None:
+            headers["traceparent"] = trace
         if settings.secret:
             headers[settings.header] = settings.secret.get_secret_value()
         try:

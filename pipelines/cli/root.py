@@ -12,10 +12,12 @@ from typer.core import TyperGroup
 
 import pipelines.workflow  # noqa: F401  # so that runs of every command are tracked
 from pipelines.cli.extras import require
+from pipelines.cli.log_format import take_log_format
 from pipelines.cli.params import take_params
 from pipelines.project.extensions import Extensions, owner, reason
 from pipelines.project.mistakes import keep_trace, one_line, told
 from pipelines.reports.terminal import screen
+from serving import tracing
 from tandem.quick_imports import quicken_imports
 from transforms.errors import TandemError
 
@@ -77,6 +79,7 @@ class _Commands(TyperGroup):
         super().__init__(*arguments, **options)
         for command in self.commands.values():
             take_params(command)
+        take_log_format(self)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         found = super().resolve_command(ctx, args)
@@ -154,6 +157,7 @@ def main() -> None:
         code = fail(told(error) or RuntimeError(f"{one_line(error)} (the whole trace: {keep_trace(error)})"))
     if "tensorflow" in sys.modules:
         # TensorFlow's functions print errors when they are collected while the interpreter goes down; leave before that.
+        tracing.finish()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code if isinstance(code, int) else 0 if code is None else 1)

@@ -135,6 +135,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("graphs", _pairs({n: str(f)[:12] for n, f in said.fingerprints.items()})),
         ("outputs", "\n".join(f"{n}: {len(b):,} files, {sum(b):,} bytes" for n, b in kinds.items())),
         ("links", _pairs({n: v for n, v in said.links.items() if not isinstance(v, dict)})),
+        ("trace", said.trace),
         ("code", f"{_commit(code)}; sha256 {code.get('sha256', '')[:12]}{_values(code)}" if code else ""),
         ("engine", f"{engine.get('version', 'no version')}, {_commit(engine)}" if (engine := code.get("engine")) else ""),
         ("lock", (said.lock or "")[:12]),

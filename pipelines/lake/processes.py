@@ -19,6 +19,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+from serving import tracing
 from transforms.errors import ConfigError
 
 __all__ = [
@@ -30,6 +31,7 @@ _DIE_WITH_PARENT = str(Path(__file__).with_name("die_with_parent.py"))
 
 def become(command: Sequence[str]) -> NoReturn:
     """Take up another program in place of this one, in the same process."""
+    tracing.finish()
     os.execv(command[0], list(command))
 
 

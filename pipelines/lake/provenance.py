@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -17,20 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.lake.files import json_digest, sha256
-from pipelines.lake.masking import MASK, without_named_secrets
 from pipelines.lake.run_records import Code, Engine
 from pipelines.lake.value_code import meanings, modules_of, value_files
+from serving.masking import MASK, SECRET_NAME, masked
 
 __all__ = ["code_version", "engine_root", "engine_version", "facts", "hashed", "library_versions", "lock_hash", "masked"]
 
 LIBRARIES = ("apache-beam", "tensorflow", "tensorflow-transform", "tfx-bsl", "pyarrow", "numpy", "feast", "duckdb", "tandem-features")
 LOCK = "requirements.lock" if sys.version_info < (3, 12) else "requirements-modern.lock"
-_SECRET = re.compile(
-    r"passw(or)?d|passphrase|^pwd$|secret|token|api[_-]?key|private[_-]?key|credential|webhook|authorization", re.IGNORECASE
-)
-_USERINFO = re.compile(r"(?<=://)([^/@\s:]*):(?!\d+/)[^\s\"'<>]*@")  # up to the last @: a password may hold one, and a slash
-_TOKEN = re.compile(r"(?<=://)[^/@\s:]{20,}@")  # a user alone has a shorter name
-_QUERY = re.compile(r"([?&][^=&\s]*(?:passw|secret|token|key|sig)[^=&\s]*=)[^&\s]+", re.IGNORECASE)
 
 
 def engine_root() -> Path:
@@ -115,21 +108,6 @@ def machine() -> dict[str, Any]:
     return {"system": f"{platform.system()} {platform.machine()}", "cpu": model or platform.processor(), "cores": os.cpu_count()}
 
 
-def masked(value: Any, name: str = "") -> Any:
-    """``value`` (JSON-able) without secrets: what is called like one, and passwords inside of addresses, become ``***``."""
-    if isinstance(value, Mapping):
-        return {k: masked(v, str(k)) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [masked(v, name) for v in value]
-    if value in (None, "", True, False) or not isinstance(value, (str, int, float)):
-        return value
-    if name and _SECRET.search(name):
-        return MASK
-    if not isinstance(value, str):
-        return value
-    return without_named_secrets(_QUERY.sub(rf"\1{MASK}", _TOKEN.sub(f"{MASK}@", _USERINFO.sub(rf"\1:{MASK}@", value))))
-
-
 def masked_command(words: Iterable[str]) -> list[str]:
     """A command line without secrets: ``--password x``, ``--password=x`` and addresses with a password in them."""
     out: list[str] = []
@@ -140,7 +118,7 @@ def masked_command(words: Iterable[str]) -> list[str]:
             hide = False
             continue
         flag, equals, _ = word.partition("=")
-        if flag.startswith("-") and _SECRET.search(flag):
+        if flag.startswith("-") and SECRET_NAME.search(flag):
             out.append(f"{flag}={MASK}" if equals else flag)
             hide = not equals
         else:

@@ -123,6 +123,8 @@ class RunRecord(RunHead):
     metrics: dict[str, float] = field(default_factory=dict)
     links: dict[str, Any] = field(default_factory=dict)
     """Where else the run is known: MLflow, W&B, ML Metadata."""
+    trace: str | None = None
+    """The id of its trace (W3C, 32 hexadecimal digits), where it had one."""
     code: Code = field(default_factory=lambda: Code())
     lock: str | None = None
     """The SHA-256 of requirements.lock."""

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from pipelines.lake.process_identity import ProcessId
 from pipelines.lake.provenance import facts, masked, masked_command
 from pipelines.lake.runs import UNDER_WAY, Run, begin
+from serving import tracing
 
 __all__ = ["FOLDER", "PARENT", "Observer", "ProjectRef", "Stopped", "hand_over", "observe", "recorded", "recording"]
 
@@ -90,11 +91,16 @@ def recording(run: Run, place: Place, *, parent: str | None = None, **fields: An
     """
     run.forget(*_OF_AN_END)
     begun = time.monotonic()
+    with tracing.span(f"run {run.kind}", run=run.id):
+        yield from _recording(run, place, parent, fields, begun)
+
+
+def _recording(run: Run, place: Place, parent: str | None, fields: Mapping[str, Any], begun: float) -> Iterator[None]:
     _first_words(run, place, parent, fields)
     for observer in _observers:
         observer.started(run, place.settings, place.data)
     try:
-        with _parent_of_all(run.id), _terminated():
+        with _variable(PARENT, run.id), _variable(tracing.VARIABLE, tracing.traceparent()), _terminated():
             yield
     except KeyboardInterrupt as stop:
         _end(run, begun, "killed", "SIGTERM: asked to stop before it was done" if isinstance(stop, Stopped) else "interrupted (Ctrl-C)")
@@ -146,7 +152,12 @@ def _first_words(run: Run, place: Place, parent: str | None, fields: Mapping[str
         "links": {},
     }
     own = parent or os.environ.get(PARENT) or None
-    said = {"status": "running", "command": masked_command(command), "parent": own if own != run.id else None}
+    said = {
+        **({"trace": trace} if (trace := tracing.ids().get("trace_id")) else {}),
+        "status": "running",
+        "command": masked_command(command),
+        "parent": own if own != run.id else None,
+    }
     run.save(**{**empty, **run.manifest, **ProcessId.current().for_manifest(), **said, **facts(place), **fields})
 
 
@@ -163,16 +174,18 @@ def _end(run: Run, begun: float, status: str, error: str | None = None) -> None:
 
 
 @contextmanager
-def _parent_of_all(run_id: str) -> Iterator[None]:
-    before = os.environ.get(PARENT)
-    os.environ[PARENT] = run_id
+def _variable(name: str, value: str | None) -> Iterator[None]:
+    """A variable of the environment, for the jobs that are started meanwhile; None changes nothing."""
+    before = os.environ.get(name)
+    if value is not None:
+        os.environ[name] = value
     try:
         yield
     finally:
-        if before is None:
-            os.environ.pop(PARENT, None)
-        else:
-            os.environ[PARENT] = before
+        if before is not None:
+            os.environ[name] = before
+        elif value is not None:
+            os.environ.pop(name, None)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
-from pipelines.lake.masking import without_named_secrets
+from serving.masking import without_named_secrets
 from transforms.errors import ConfigError
 
 __all__ = ["EnvironmentSource", "Secret", "SecretSource", "bind", "masked", "secret_fields"]

@@ -20,6 +20,8 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from serving import json_logs
+
 __all__ = ["Screen", "Steps", "results", "screen", "show", "visible", "write"]
 
 _WIDE = 100_000
@@ -78,7 +80,11 @@ class Steps:
 
     def say(self, line: str) -> None:
         """One line with the seconds since the start."""
-        self.screen.print(Text.assemble((f"{time.monotonic() - self.begun:7.1f}s", "dim"), "  ", line))
+        seconds = time.monotonic() - self.begun
+        if json_logs.on():
+            json_logs.say(visible(line), seconds=round(seconds, 3))
+            return
+        self.screen.print(Text.assemble((f"{seconds:7.1f}s", "dim"), "  ", line))
 
     @contextmanager
     def doing(self, what: str) -> Iterator[Callable[[str], None]]:

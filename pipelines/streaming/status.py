@@ -13,9 +13,10 @@ from typing import Any
 from rich.text import Text
 
 from pipelines.streaming.state.job_state import JobState
+from serving import json_logs
+from transforms.instants import to_minute
 
 __all__ = ["StreamStatus", "Screen", "Tracker", "line"]
-from transforms.instants import to_minute
 
 _NEVER = -(2**61)
 
@@ -236,6 +237,9 @@ class Screen:
 
     def say(self, text: str) -> None:
         """A line that stays."""
+        if json_logs.on():
+            json_logs.say(text)
+            return
         self.console.print(f"{datetime.now(UTC):%H:%M:%S}  {text}", highlight=False, markup=False)
 
     def watch(self) -> None:

@@ -15,6 +15,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from serving import json_logs
+
 __all__ = ["PRELOAD", "start_worker"]
 
 _LEFT_SECONDS = 2.0
@@ -42,7 +44,8 @@ def _end_with_parent() -> None:
 
 def main() -> None:
     """Wait for orders, serve one runner, end."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if not json_logs.on():
+        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for name in sys.argv[1:]:
         importlib.import_module(name)
     from apache_beam.runners.worker.sdk_worker import SdkHarness
