@@ -16,11 +16,11 @@ NAME = "--log-format"
 
 
 def take_log_format(command: Any, option: Any = None) -> None:
-    """Give a command, and those below it, the option; groups that only hold commands take it, too, before the command's name."""
+    """Give a command, and those below it, the option; groups that only hold commands go without."""
     option = option or _option()
     for below in getattr(command, "commands", {}).values():
         take_log_format(below, option)
-    if not any(NAME in p.opts for p in command.params):
+    if command.params and not any(NAME in p.opts for p in command.params):
         command.params.append(option)
 
 
