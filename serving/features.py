@@ -6,6 +6,7 @@ feature existed), OUTSIDE_MAX_AGE (the row is older than its view's TTL; its val
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
@@ -25,9 +26,11 @@ from feast.protos.feast.types.Value_pb2 import Value
 from serving.catalog import Catalog, View, entity_key, some_of
 from serving.errors import InvalidRequestError
 from serving.online_store.base import OrderedOnlineStore, OrderedOnlineStoreConfig
+from serving.online_store.columns import SplitQuestion
 from serving.projections import FeatureSet
 from serving.protocol import RequestField, checked_column
 from serving.read_plan import NOT_FOUND, NULL, OUTSIDE_MAX_AGE, PRESENT, STATUSES, Begun, ReadPlan, ViewRows
+from serving.registry_place import with_absolute_registry
 from serving.yaml_text import RepeatedKey, yaml_value
 from transforms.errors import ConfigError, StoreError
 from transforms.instants import micros_of
@@ -47,7 +50,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from serving.online_store.redis_loop import RedisLoop
+    from serving.online_store.redis_loop import Answers, RedisLoop
 
 T = TypeVar("T")
 log = logging.getLogger("tandem.serving")
@@ -76,7 +79,7 @@ def load_repo_config(repo: Path, timeout_seconds: float = 5.0) -> RepoConfig:
     raw = {k: v for k, v in raw.items() if k not in ("offline_store", "batch_engine", "feature_server")}
     try:
         # A string, not a mapping: Feast then does not import the class.
-        config = RepoConfig(**raw, offline_store="dask", repo_path=repo)
+        config = with_absolute_registry(RepoConfig(**raw, offline_store="dask", repo_path=repo), repo)
         _limit_waits(config.online_store, timeout_seconds)
     except Exception as e:
         raise ConfigError(f"{path}: {' '.join(str(e).split())[:300]}") from e
@@ -106,6 +109,7 @@ class OnlineFeatures:
         self._lock = threading.Lock()
         self._timeout_seconds = timeout_seconds
         self._loop: RedisLoop | None = None
+        self._loops: dict[str, RedisLoop] = {}
         self._feast: FeatureStore | None = None
         self._store: OnlineStore | None = None
         self._catalog: Catalog | None = None
@@ -132,6 +136,11 @@ class OnlineFeatures:
                 self._feast = FeatureStore(repo_path=str(self._repo), config=self.config)
             self._feast.refresh_registry()
             found = Catalog.of(self._feast)
+            while found != self._catalog and self.config.registry.registry_type != "file":
+                # Feast reads a database table by table: what an apply changed in between is a registry that never was.
+                found, before = Catalog.of(self._feast), found
+                if found == before:
+                    break
             if found == self._catalog:
                 found = self._catalog  # so that plans made of it stay
         except Exception as e:
@@ -164,19 +173,24 @@ class OnlineFeatures:
 
     def attend(self) -> None:
         """Read small requests on the running event loop from now on, where the online store can be read so: :meth:`read_soon`."""
+        self._loop = self._new_loop("")
+        self._loop.connect()
+
+    def _new_loop(self, at: str) -> RedisLoop:
         from serving.online_store.redis_loop import RedisLoop
 
         def opened() -> socket.socket | None:
-            return self._asked(lambda store: store.open_socket(self.config) if isinstance(store, OrderedOnlineStore) else None)
+            # A store of another package need not know of parts.
+            given = (at,) if at else ()
+            return self._asked(lambda store: store.open_socket(self.config, *given) if isinstance(store, OrderedOnlineStore) else None)
 
-        self._loop = RedisLoop(opened, self._timeout_seconds)
-        self._loop.connect()
+        return RedisLoop(opened, self._timeout_seconds)
 
     def unattend(self) -> None:
         """The end of :meth:`attend`."""
-        if self._loop is not None:
-            self._loop.close()
-            self._loop = None
+        for loop in (*self._loops.values(), *([] if self._loop is None else [self._loop])):
+            loop.close()
+        self._loop, self._loops = None, {}
 
     def read_soon(self, features: FeatureSet, entities: Mapping[str, list[Any]], rows: int) -> Awaitable[dict[str, ViewRows] | None] | None:
         """As :meth:`read`, on the event loop of :meth:`attend`; None, or a result that is None: it has to be :meth:`read`, on a thread."""
@@ -187,8 +201,24 @@ class OnlineFeatures:
         if begun is None:
             return None
         now = self.now_us()
-        answers = self._loop.ask(begun.question.data, begun.question.count)
+        question = begun.question
+        answers = self._ask_parts(question) if isinstance(question, SplitQuestion) else self._loop.ask(question.data, question.count)
         return None if answers is None else _rows_of(begun, answers, now)
+
+    def _ask_parts(self, question: SplitQuestion) -> Awaitable[Answers] | None:
+        """Each server over its own connection; None while one of them has none."""
+        loops = []
+        for part in question.parts:
+            if part.at not in self._loops:
+                self._loops[part.at] = self._new_loop(part.at)
+            loops.append(self._loops[part.at])
+        asked = [loop.ask(part.data, len(part.places)) for loop, part in zip(loops, question.parts)]
+        waiting = [answers for answers in asked if answers is not None]
+        if len(waiting) < len(asked):
+            for answers in waiting:
+                answers.cancel()
+            return None
+        return _together(waiting)
 
     def _plan(self, features: FeatureSet) -> ReadPlan:
         catalog, plans = self.catalog, self._plans
@@ -245,7 +275,11 @@ class OnlineFeatures:
             raise StoreError(f"{problem}; try again") from e
 
 
-async def _rows_of(begun: Begun, answers: Awaitable[list[list[bytes | None]]], now: int) -> dict[str, ViewRows] | None:
+async def _together(waiting: Sequence[Awaitable[Answers]]) -> Answers:
+    return [answer for some in await asyncio.gather(*waiting) for answer in some]
+
+
+async def _rows_of(begun: Begun, answers: Awaitable[Answers], now: int) -> dict[str, ViewRows] | None:
     try:
         return begun.rows(await answers, now)
     except OSError:  # the connection broke; the store's own client tries again

@@ -18,7 +18,7 @@ from feast.infra.online_stores.online_store import OnlineStore
 
 from serving.catalog import Catalog, View, entity_key
 from serving.online_store.base import ColumnRead, OrderedOnlineStore, StoredColumns
-from serving.online_store.columns import PackedColumns, Question
+from serving.online_store.columns import PackedColumns, Question, SplitQuestion
 from serving.online_store.decoding import Cell
 from serving.online_store.keys import key_packer
 from serving.online_store.packed import layout_of
@@ -55,7 +55,7 @@ class Begun:
     """A read of packed rows that waits for its answers."""
 
     reads: list[_Read]
-    question: Question
+    question: Question | SplitQuestion
 
     def rows(self, answers: Sequence[list[bytes | None]], now: int) -> dict[str, ViewRows] | None:
         """As :meth:`ReadPlan.read`; None where some row has no packed copy."""

@@ -9,6 +9,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from redis import Redis
 
 from pipelines.lake.processes import free_ports
 from pipelines.services.redis_server import redis_binary
@@ -26,6 +29,11 @@ class RedisServer:
     def connection_string(self) -> str:
         """As in ``feature_store.yaml``."""
         return f"127.0.0.1:{self.port}"
+
+    @property
+    def client(self) -> Any:
+        """As a client of its own."""
+        return Redis(host="127.0.0.1", port=self.port)
 
     def start(self, seconds: float = 20.0) -> None:
         """Start it, or start it again after :meth:`kill`; returns when it answers."""

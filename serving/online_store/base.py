@@ -29,7 +29,7 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey as EntityKeyProto
 from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 from feast.repo_config import FeastConfigBaseModel
 
-from serving.online_store.columns import ColumnRead, PackedColumns, Question, StoredColumns, by_columns
+from serving.online_store.columns import ColumnRead, PackedColumns, Question, SplitQuestion, StoredColumns, by_columns
 from serving.online_store.decoding import Cell
 from serving.online_store.encoding import as_array, encode_column, encode_keys
 from serving.online_store.order import Covered, Order, Rows, StoredRow, greatest, refused_fingerprint, row_wins
@@ -190,12 +190,13 @@ class OrderedOnlineStore(OnlineStore):
         """
         return [by_columns(self.read_stored(config, read.table, read.keys, read.names), len(read.names)) for read in reads]
 
-    def question(self, config: RepoConfig, reads: Sequence[ColumnRead]) -> Question | None:
+    def question(self, config: RepoConfig, reads: Sequence[ColumnRead]) -> Question | SplitQuestion | None:
         """What an event loop asks, over :meth:`open_socket`, instead of calling :meth:`read_columns` on a thread. By default: nothing."""
         return None
 
-    def open_socket(self, config: RepoConfig) -> socket.socket | None:
-        """A connection that is let in, for :meth:`question`; whoever gets it closes it. Blocks. By default: none. Raises StoreError."""
+    def open_socket(self, config: RepoConfig, at: str = "") -> socket.socket | None:
+        """A connection that is let in, for :meth:`question`, or for the part ``at`` of a split one; whoever gets it closes it. Blocks.
+        By default: none. Raises StoreError."""
         return None
 
     def sync(self, config: RepoConfig) -> None:

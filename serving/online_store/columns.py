@@ -19,7 +19,7 @@ from serving.online_store.order import StoredRow
 from serving.online_store.packed import Layout, layout_of
 from serving.online_store.packed_rows import PackedRows
 
-__all__ = ["ColumnRead", "PackedColumns", "Question", "StoredColumns", "by_columns"]
+__all__ = ["ColumnRead", "PackedColumns", "Part", "Question", "SplitQuestion", "StoredColumns", "by_columns"]
 
 
 _NULL = ValueProto()
@@ -109,13 +109,41 @@ class PackedColumns(StoredColumns):
 class Question(Protocol):
     """What reads the packed rows of some views in one exchange of bytes, so that an event loop can."""
 
-    data: bytes
-    """What is sent."""
-    count: int
-    """How many answers come back, in Redis' protocol; each is a list."""
+    @property
+    def data(self) -> bytes:
+        """What is sent."""
+
+    @property
+    def count(self) -> int:
+        """How many answers come back, in Redis' protocol; each is a list."""
 
     def rows(self, answers: Sequence[list[bytes | None]]) -> list[PackedRows | None]:
         """Per read what the answers hold; None where any row has no packed copy of the view as it is now."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one of several servers is asked: ``at``, as the store's ``open_socket`` takes it; ``data``; and the places of its answers among
+    those of the whole question."""
+
+    at: str
+    data: bytes
+    places: Sequence[int]
+
+
+class SplitQuestion:
+    """A question whose answers lie on several servers."""
+
+    def __init__(self, whole: Question, parts: Sequence[Part]) -> None:
+        """``whole``: what makes rows of the answers in the order of its commands."""
+        self.parts, self._whole = parts, whole
+
+    def rows(self, answers: Sequence[list[bytes | None]]) -> list[PackedRows | None]:
+        """As :meth:`Question.rows`, of the answers to all parts, those of one behind those of the other."""
+        ordered: list[list[bytes | None]] = [[]] * len(answers)
+        for place, answer in zip((place for part in self.parts for place in part.places), answers):
+            ordered[place] = answer
+        return self._whole.rows(ordered)
 
 
 def by_columns(rows: Sequence[StoredRow | None], width: int) -> StoredColumns:

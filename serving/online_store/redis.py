@@ -10,18 +10,17 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from importlib.resources import files
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.compute as pc
 from feast import Entity, FeatureView, RepoConfig
 from feast.infra.online_stores.helpers import _mmh3
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig, RedisType
 from feast.protos.feast.types.Value_pb2 import ValueType
 from google.protobuf.timestamp_pb2 import Timestamp
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from pydantic import Field
+from redis.exceptions import RedisError
 
 from serving.online_store.base import (
     Covered,
@@ -32,16 +31,18 @@ from serving.online_store.base import (
     refused_fingerprint,
     unreachable,
 )
-from serving.online_store.columns import ColumnRead, PackedColumns, StoredColumns
-from serving.online_store.encoding import encode_timestamps, join
+from serving.online_store.columns import ColumnRead, PackedColumns, Question, SplitQuestion, StoredColumns
 from serving.online_store.packed_rows import PackedRows
-from serving.online_store.redis_reading import Commands, PackedCommands, bulk, exchange
+from serving.online_store.redis_address import limited, named, of_cluster, parsed, wait_seconds, wrong
+from serving.online_store.redis_calls import ROWS_PER_CALL, WriteCalls, chunks, command
+from serving.online_store.redis_cluster import Cluster
+from serving.online_store.redis_link import Link, OneServer, Replicas
+from serving.online_store.redis_reading import Commands, PackedCommands
 from transforms.errors import StoreError
 
 __all__ = ["OrderedRedisOnlineStore", "OrderedRedisOnlineStoreConfig", "limited"]
 
 _SCRIPT = files("serving.online_store").joinpath("write_rows.lua").read_text()
-_SHA = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
 _MARK = """
 local found = tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or '-inf')
 if ARGV[3] ~= '' and found < tonumber(ARGV[3]) then return 0 end
@@ -54,35 +55,42 @@ if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then
   redis.call('HDEL', KEYS[2], ARGV[1])
 end"""
 _STRING = int(ValueType.STRING)
-_ROWS_PER_CALL = 500
-"""A script call holds up all other clients: it takes a few milliseconds at this size."""
-Ends = npt.NDArray[np.int32]
-_NO_ENDS: Ends = np.zeros(1, np.int32)
-_CALLS_PER_PACK = 8
-"""Calls that are packed at once, while Redis works on those before."""
-_SHORT = 1024
+_KEYS_AT_ONCE = 1000
 _READ_BYTES = 16_384
 """Of one look at the socket. hiredis moves all that it still has each time it has read a kilobyte of it: more would make it slower."""
 _MAX_FEATURES = 3000
 """Lua unpacks fewer than 8,000 values on its stack."""
 
 
+T = TypeVar("T")
 Type = Literal["serving.online_store.redis.OrderedRedisOnlineStore", "tandem.serving.online_store.redis.OrderedRedisOnlineStore"]
 
 
 _NOT_THERE = "start Redis there, or fix connection_string in feature_store.yaml"
+_A_CLUSTER = "it is a cluster: say redis_type: redis_cluster in feature_store.yaml"
 _FIXES = {
     "ead only replica": "it is a replica: promote it, or name its primary in connection_string in feature_store.yaml",
     "used memory > 'maxmemory'": "it is full: raise its maxmemory, or delete what nobody needs",
     "MISCONF": "it cannot save what it holds: free its disk",
+    "cluster support disabled": "it is no cluster: take redis_type: redis in feature_store.yaml",
+    "MOVED": _A_CLUSTER,
+    "MovedError": _A_CLUSTER,
+    "hash to the same slot": _A_CLUSTER,
+    "CLUSTERDOWN": "a server is gone and no replica has taken its place: start it again",
+    "uthentication": "correct its user and password in feature_store.yaml",
+    "WRONGPASS": "correct its user and password in feature_store.yaml",
+    "NOPERM": "let its user run the commands and touch the keys: ~* +@all -@dangerous +info +keys +cluster",
 }
 """What helps where Redis answers, and refuses, by a word of its answer."""
 
 
 class OrderedRedisOnlineStoreConfig(OrderedOnlineStoreConfig, RedisOnlineStoreConfig):
-    """Configuration; ``connection_string`` as Feast's: ``host:port,db=0,password=...``. A cluster is not supported."""
+    """Configuration; ``connection_string`` as Feast's: ``host:port,db=0,password=...``, of a cluster (``redis_type: redis_cluster``) or of
+    Sentinels (``redis_sentinel``, with ``sentinel_master``) ``host:port,host:port,...``."""
 
     type: Type = "tandem.serving.online_store.redis.OrderedRedisOnlineStore"  # type: ignore[assignment]
+    wait_replicas: int = Field(default=0, ge=0)
+    """How many replicas must have what was written before it counts as written; else a StoreError. 0: the server alone."""
 
     def limit_waits(self, seconds: float) -> None:
         """The time limits of the socket, where the connection string sets none."""
@@ -101,12 +109,14 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
     reads_views_at_once = True
     keeps_packed = True
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: Link | None = None
+        self._lives = _Lives()
+
     @staticmethod
     def _parse_connection_string(connection_string: str) -> tuple[list[Any], dict[str, Any]]:
-        nodes, kwargs = RedisOnlineStore._parse_connection_string(connection_string)
-        # redis-py before 5 takes a certificate of any host unless it is told otherwise.
-        tls = {"ssl_check_hostname": True} if kwargs.get("ssl") else {}
-        return nodes, {"socket_connect_timeout": 5.0, "socket_timeout": 30.0, **tls, **kwargs}
+        return parsed(connection_string)
 
     def _get_client(self, online_store_config: Any) -> Any:
         client = super()._get_client(online_store_config)
@@ -116,14 +126,36 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
     def key_suffix(self, config: RepoConfig) -> bytes:
         return str(config.project).encode()
 
-    def _try(self, config: RepoConfig, what: Callable[[Any], Any]) -> Any:
-        if config.online_store.redis_type == RedisType.redis_cluster:
-            raise StoreError("online store: redis_type 'redis_cluster' is not supported; use 'redis' or 'redis_sentinel'")
-        where = ",".join(p for p in config.online_store.connection_string.split(",") if "=" not in p)  # no password
+    def _try(self, config: RepoConfig, what: Callable[[Link], T]) -> T:
+        store = config.online_store
+        name = {RedisType.redis_cluster: "redis cluster", RedisType.redis_sentinel: "redis sentinel"}.get(store.redis_type, "redis")
         try:
-            return what(self._get_client(config.online_store))
+            return what(self._link(config))
         except (RedisError, OSError) as e:
-            raise unreachable(f"redis {where}", e, next((fix for word, fix in _FIXES.items() if word in str(e)), _NOT_THERE)) from e
+            raise unreachable(
+                f"{name} {named(store.connection_string)}", e, next((fix for word, fix in _FIXES.items() if word in str(e)), _NOT_THERE)
+            ) from e
+
+    def _link(self, config: RepoConfig) -> Link:
+        """The servers. Raises ConfigError for a connection string that names none."""
+        made = self._made
+        if made is None:
+            store = config.online_store
+            wait = Replicas(store.wait_replicas, wait_seconds(store.connection_string))
+            if store.redis_type == RedisType.redis_cluster:
+                made = Cluster(*of_cluster(*parsed(store.connection_string)), wait)
+            else:
+                try:
+                    made = OneServer(self._get_client(store), wait)
+                except (TypeError, ValueError, KeyError, IndexError) as e:
+                    raise wrong(e) from None
+            self._made = made
+        return made
+
+    def _state(self, config: RepoConfig, link: Link, place: int) -> list[str]:
+        """The hashes of applied fingerprints and of what is covered, where the rows of a place are."""
+        tag = link.tag(place)
+        return [f"tandem:applied:{config.project}{tag}", f"tandem:covered:{config.project}{tag}"]
 
     def write_winners(self, config: RepoConfig, table: FeatureView, rows: Rows) -> int:
         if len(table.features) > _MAX_FEATURES:
@@ -141,24 +173,30 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
             some = (
                 rows if len(prints) == 1 else rows.take(np.flatnonzero(pc.equal(rows.fingerprint, print_).to_numpy(zero_copy_only=False)))
             )
-            calls = _Calls([_applied_key(config), _covered_key(config)], [*head, print_, rows.stamp, upto, *names], some)
-            for answer in self._try(config, partial(_run, calls=calls)):
+            write = partial(self._write, config, head=[*head, print_, rows.stamp, upto, *names], rows=some)
+            for answer in self._try(config, write):
                 if isinstance(answer, list):
                     raise refused_fingerprint(table.name, answer[0].decode(), answer[1].decode())
                 written += answer
         return written
 
+    def _write(self, config: RepoConfig, link: Link, head: list[Any], rows: Rows) -> list[Any]:
+        places = np.zeros(len(rows), np.int64)
+        if len(link.copies) > 1:
+            places = link.places(rows.keys.to_pylist())
+            order = np.argsort(places, kind="stable")
+            rows, places = rows.take(order), places[order]
+        parts = chunks(places)
+        calls = WriteCalls(_sha(_SCRIPT), partial(self._state, config, link), head, rows, parts)
+        self._lives.begin(link.lives)
+        return link.run(calls, [place for place, _, _ in parts], _SCRIPT, writes=True)
+
     def read_stored(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes], names: Sequence[str]) -> list[StoredRow | None]:
-        fields = [*(_mmh3(f"{table.name}:{n}") for n in names), f"_ts:{table.name}"]
-
-        def read(client: Any) -> list[list[bytes | None]]:
-            pipe = client.pipeline(transaction=False)
-            for key in keys:
-                pipe.hmget(key, fields)
-            return pipe.execute()  # type: ignore[no-any-return]
-
+        if not keys:
+            return []
+        asked = Commands([ColumnRead(table, keys, tuple(names))])
         out: list[StoredRow | None] = []
-        for *values, stamp in self._try(config, read) if keys else []:
+        for *values, stamp in self._try(config, lambda link: link.ask(asked)):
             if stamp is None:
                 out.append(None)
             else:
@@ -169,91 +207,118 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
     def read_columns(self, config: RepoConfig, reads: Sequence[ColumnRead]) -> list[StoredColumns]:
         """One round trip; views with the same keys share one command per key. A second one for views of which some row was written by
         another writer than this class as it is now: those are read from Feast's fields."""
-        question = self.question(config, reads)
+        packed = PackedCommands(reads) if config.online_store.packed else None
         rows: Sequence[PackedRows | None] = [None] * len(reads)
-        if question is not None:
-            rows = question.rows(self._try(config, lambda client: exchange(client, question.data, question.count)))
-        rest = [read for read, packed in zip(reads, rows) if packed is None]
+        if packed is not None:
+            rows = packed.rows(self._try(config, lambda link: link.ask(packed)))
+        rest = [read for read, some in zip(reads, rows) if some is None]
         fields: Iterator[StoredColumns] = iter(())
         if rest:
             commands = Commands(rest)
-            fields = iter(commands.columns(self._try(config, lambda client: exchange(client, commands.data, commands.count))))
-        return [next(fields) if packed is None else PackedColumns(packed, read.names) for read, packed in zip(reads, rows)]
+            fields = iter(commands.columns(self._try(config, lambda link: link.ask(commands))))
+        return [next(fields) if some is None else PackedColumns(some, read.names) for read, some in zip(reads, rows)]
 
-    def question(self, config: RepoConfig, reads: Sequence[ColumnRead]) -> PackedCommands | None:
-        """What :meth:`read_columns` asks first; None where packed rows are not to be read."""
-        return PackedCommands(reads) if config.online_store.packed else None
+    def question(self, config: RepoConfig, reads: Sequence[ColumnRead]) -> Question | SplitQuestion | None:
+        """What :meth:`read_columns` asks first; None where packed rows are not to be read, or no server is known yet."""
+        if not config.online_store.packed:
+            return None
+        asked = PackedCommands(reads)
+        if config.online_store.redis_type != RedisType.redis_cluster:
+            return asked
+        parts = self._made.split(asked) if isinstance(self._made, Cluster) else None
+        return None if parts is None else SplitQuestion(asked, parts)
 
-    def open_socket(self, config: RepoConfig) -> socket.socket | None:
+    def open_socket(self, config: RepoConfig, at: str = "") -> socket.socket | None:
         """A connection that is let in, for :class:`~serving.online_store.redis_loop.RedisLoop`; None where sockets are not plain ones (TLS)
         or packed rows are not read. Blocks; raises StoreError."""
-
-        def opened(client: Any) -> socket.socket | None:
-            pool = client.connection_pool
-            connection = pool.connection_class(**pool.connection_kwargs)
-            connection.connect()
-            made, connection._sock = connection._sock, None  # it closes what it has when it is forgotten
-            if type(made) is socket.socket:
-                return made
-            made.close()
-            return None
-
-        return self._try(config, opened) if config.online_store.packed else None
+        return self._try(config, lambda link: link.open_socket(at)) if config.online_store.packed else None
 
     def apply_fingerprint(self, config: RepoConfig, view: str, fingerprint: str) -> None:
-        self._try(config, lambda client: client.eval(_APPLY, 2, _applied_key(config), _covered_key(config), view, fingerprint))
+        self._change(config, lambda state: ["EVALSHA", _sha(_APPLY), 2, *state, view, fingerprint], _APPLY)
 
     def applied_fingerprint(self, config: RepoConfig, view: str) -> str | None:
-        found = self._try(config, lambda client: client.hget(_applied_key(config), view))
+        found = self._known(config, lambda state: ["HGET", state[0], view])
         return None if found is None else found.decode()
 
     def cover(self, config: RepoConfig, view: str, covered: Covered) -> None:
-        self._try(config, lambda client: client.hset(_covered_key(config), view, f"{covered.stamp} {covered.upto_us}"))
+        self._change(config, lambda state: ["HSET", state[1], view, f"{covered.stamp} {covered.upto_us}"])
 
     def covered(self, config: RepoConfig, view: str) -> Covered | None:
-        found = self._try(config, lambda client: client.hget(_covered_key(config), view))
+        found = self._known(config, lambda state: ["HGET", state[1], view])
         return None if found is None else Covered(*map(int, found.split()))
 
-    def drop_superseded(self, config: RepoConfig, table: FeatureView, start_us: int, covered: Covered, count_only: bool = False) -> int:
-        fields = _fields(table)
-        head = [table.name, f"_tandem:{table.name}", start_us, covered.upto_us, covered.stamp, int(count_only), *fields]
+    def _change(self, config: RepoConfig, of: Callable[[list[str]], list[Any]], script: str = "") -> None:
+        """A command for every copy of the state; for the one that is read first at the end, so that it says what holds for all."""
 
-        def drop(client: Any) -> int:
-            script, count = client.register_script(_DROP), 0
-            for keys in _in_chunks(_keys_of(client, config, table), _ROWS_PER_CALL):
-                count += script(keys=[_applied_key(config), *keys], args=head)
+        def change(link: Link) -> None:
+            first, *others = link.copies
+            for places in (others, [first]):
+                link.run([command(*of(self._state(config, link, place))) for place in places], places, script, writes=True)
+
+        self._try(config, change)
+
+    def _known(self, config: RepoConfig, of: Callable[[list[str]], list[Any]]) -> bytes | None:
+        """What the copies of the state say, of every server one at least; None unless they agree: an apply is under way, or one forgot."""
+
+        def asked(link: Link) -> set[bytes | None]:
+            places = link.witnesses()
+            return set(link.run([command(*of(self._state(config, link, place))) for place in places], places))
+
+        found = self._try(config, asked)
+        return found.pop() if len(found) == 1 else None
+
+    def drop_superseded(self, config: RepoConfig, table: FeatureView, start_us: int, covered: Covered, count_only: bool = False) -> int:
+        head = [table.name, f"_tandem:{table.name}", start_us, covered.upto_us, covered.stamp, int(count_only), *_fields(table)]
+
+        def drop(link: Link) -> int:
+            count = 0
+            for keys in _in_chunks(_keys_of(link, config, table), _KEYS_AT_ONCE):
+                by_place: dict[int, list[bytes]] = {}
+                for key, place in zip(keys, link.places(keys).tolist()):
+                    by_place.setdefault(place, []).append(key)
+                cut = [(p, some[i : i + ROWS_PER_CALL]) for p, some in by_place.items() for i in range(0, len(some), ROWS_PER_CALL)]
+                calls = [command("EVALSHA", _sha(_DROP), 1 + len(some), self._state(config, link, p)[0], *some, *head) for p, some in cut]
+                count += sum(link.run(calls, [p for p, _ in cut], _DROP, writes=not count_only))
             return count
 
-        return int(self._try(config, drop))
+        return self._try(config, drop)
 
     def mark_generation(self, config: RepoConfig, name: str, value: int, at_least: int | None = None) -> bool:
-        arguments = [f"tandem:marks:{config.project}", name, value, "" if at_least is None else at_least]
-        return bool(self._try(config, lambda client: client.eval(_MARK, 1, *arguments)))
+        """Where there are several servers, each keeps one. False also if one was restarted, or another took its place, since the last time
+        that the name was marked by this object: rows that were written in between may be gone though the marker is not."""
+
+        def mark(link: Link) -> bool:
+            places = link.witnesses()
+            keys = [f"tandem:marks:{config.project}{link.tag(place)}" for place in places]
+            kept = True
+            if at_least is not None and len(keys) > 1:  # none is kept unless all will be
+                kept = all(v is not None and int(v) >= at_least for v in link.run([command("HGET", key, name) for key in keys], places))
+            if kept:
+                limit = "" if at_least is None else at_least
+                calls = [command("EVALSHA", _sha(_MARK), 1, key, name, value, limit) for key in keys]
+                kept = all(link.run(calls, places, _MARK, writes=True))
+            # Looked at after it was kept: a server that is lost later takes the marker with the rows.
+            return not (at_least is not None and self._lives.lost(link.lives(), name)) and kept
+
+        return self._try(config, mark)
 
     def delete_keys(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> None:
-        def delete(client: Any) -> None:
-            pipe = client.pipeline(transaction=False)
-            for key in keys:
-                pipe.hdel(key, *_fields(table))  # the last field of a hash takes the key with it
-            pipe.execute()
+        self._try(config, lambda link: self._delete(link, table, keys))
 
-        self._try(config, delete)
+    def _delete(self, link: Link, table: FeatureView, keys: Sequence[bytes]) -> None:
+        fields = _fields(table)  # the last field of a hash takes the key with it
+        link.run([command("HDEL", key, *fields) for key in keys], link.places(keys).tolist(), writes=True)
 
     def delete_table(self, config: RepoConfig, table: FeatureView) -> None:
         """Feast's ``apply``: a view is gone. (Feast's own looks for keys of serialization version 1 and finds none of version 3.)"""
-        fields = _fields(table)
 
-        def delete(client: Any) -> None:
-            pipe = client.pipeline(transaction=False)
-            for keys in _in_chunks(_keys_of(client, config, table), 1000):
-                for key in keys:
-                    pipe.hdel(key, *fields)  # the last field of a hash takes the key with it
-                pipe.execute()
-            pipe.hdel(_applied_key(config), table.name)
-            pipe.hdel(_covered_key(config), table.name)
-            pipe.execute()
+        def delete(link: Link) -> None:
+            for keys in _in_chunks(_keys_of(link, config, table), _KEYS_AT_ONCE):
+                self._delete(link, table, keys)
 
         self._try(config, delete)
+        self._change(config, lambda state: ["HDEL", state[0], table.name])
+        self._change(config, lambda state: ["HDEL", state[1], table.name])
 
     def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
         """Feast's ``teardown``: all rows of the views."""
@@ -261,19 +326,38 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
             self.delete_table(config, table)
 
 
-def limited(connection_string: str, seconds: float) -> str:
-    """A connection string of Feast's with time limits for the socket, unless it has some."""
-    if "socket_timeout" in connection_string:
-        return connection_string
-    return f"{connection_string},socket_timeout={seconds:g},socket_connect_timeout={seconds:g}"
+@cache
+def _sha(script: str) -> str:
+    return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
 
 
-def _keys_of(client: Any, config: RepoConfig, table: FeatureView) -> Iterator[bytes]:
+class _Lives:
+    """Which servers held the data when: whether one was lost."""
+
+    def __init__(self) -> None:
+        self._first: frozenset[str] | None = None
+        self._known: dict[str, tuple[frozenset[str], frozenset[str]]] = {}
+
+    def begin(self, look: Callable[[], frozenset[str]]) -> None:
+        """Before the first write."""
+        if self._first is None:
+            self._first = look()
+
+    def lost(self, now: frozenset[str], name: str) -> bool:
+        """Whether, since this was asked last for the name, one of those that were there went and one came that was never there before:
+        servers that only went or only came were emptied before, or filled after, by a move of slots."""
+        first = now if self._first is None else self._first
+        seen, then = self._known.get(name, (first, first))
+        self._known[name] = (seen | now, now)
+        return bool(now - seen) and bool(then - now)
+
+
+def _keys_of(link: Link, config: RepoConfig, table: FeatureView) -> Iterator[bytes]:
     """The keys in Redis of all entities that the view's rows may belong to."""
     names = sorted(table.join_keys)
     prefix = struct.pack("<I", len(names)) + b"".join(struct.pack("<II", _STRING, len(n)) + n.encode() for n in names)
     pattern = re.sub(rb"([*?\[\]\\])", rb"\\\1", prefix) + b"*"
-    for key in client.scan_iter(pattern, count=1000):
+    for key in link.scan(pattern):
         if _project(key, len(prefix), len(names)) == config.project.encode():
             yield key
 
@@ -293,103 +377,3 @@ def _project(key: bytes, at: int, values: int) -> bytes:
     for _ in range(values):
         at += 8 + int.from_bytes(key[at + 4 : at + 8], "little")
     return key[at:]
-
-
-def _applied_key(config: RepoConfig) -> str:
-    return f"tandem:applied:{config.project}"
-
-
-def _covered_key(config: RepoConfig) -> str:
-    return f"tandem:covered:{config.project}"
-
-
-class _Calls:
-    """The calls of the script that write some rows, in Redis' protocol: column by column, not value by value."""
-
-    def __init__(self, keys: list[Any], head: list[Any], rows: Rows) -> None:
-        self.keys, self.head, self.rows = keys, b"".join(map(bulk, head)), rows
-        self.args_per_call, self.args_per_row = len(head), 3 + len(rows.values)
-        self._pack_number, self._packed = -1, (memoryview(b""), _NO_ENDS, memoryview(b""), _NO_ENDS)
-
-    def __len__(self) -> int:
-        return -(-len(self.rows) // _ROWS_PER_CALL)
-
-    def __getitem__(self, number: int) -> list[Any]:
-        """The bytes of call ``number``, in parts."""
-        pack, place = divmod(number, _CALLS_PER_PACK)
-        if pack != self._pack_number:
-            count = _ROWS_PER_CALL * _CALLS_PER_PACK
-            self._pack_number, self._packed = pack, self._pack(pack * count, count)
-        keys, key_ends, args, arg_ends = self._packed
-        first = place * _ROWS_PER_CALL
-        last = min(first + _ROWS_PER_CALL, len(key_ends) - 1)
-        n_keys = len(self.keys) + last - first
-        total = 3 + n_keys + self.args_per_call + (last - first) * self.args_per_row
-        begin = b"*%d" % total + b"".join(map(bulk, ["EVALSHA", _SHA, n_keys, *self.keys]))
-        return [begin, keys[key_ends[first] : key_ends[last]], self.head, args[arg_ends[first] : arg_ends[last]], b"\r\n"]
-
-    def _pack(self, start: int, count: int) -> tuple[memoryview, Ends, memoryview, Ends]:
-        """Bytes and ends of rows' keys, and of their arguments."""
-        r, at = self.rows, slice(start, start + count)
-        stamps = encode_timestamps(r.event_us[at])
-        columns = [
-            pc.cast(pa.array(r.event_us[at]), pa.string()).cast(pa.binary()),
-            pc.cast(pa.array(r.revision[at]), pa.string()).cast(pa.binary()),
-            stamps if r.packed is None else join(r.packed.slice(start, count), stamps),
-            *(v.slice(start, count) for v in r.values),
-        ]
-        parts: list[Any] = []
-        for column in columns:
-            parts += [_headers(column), column]
-        keys = r.keys.slice(start, count)
-        return *_bytes(join(_headers(keys), keys)), *_bytes(join(*parts))
-
-
-@cache
-def _short_headers() -> pa.Array:
-    return pa.array([b"\r\n$%d\r\n" % n for n in range(_SHORT)], pa.binary())
-
-
-def _headers(column: pa.Array) -> pa.Array:
-    """What stands before each value in Redis' protocol."""
-    lengths = pc.binary_length(column)
-    if len(column) and pc.max(lengths).as_py() < _SHORT:
-        return _short_headers().take(lengths)
-    return pa.array([b"\r\n$%d\r\n" % n for n in lengths.to_pylist()], pa.binary())
-
-
-def _bytes(array: pa.Array) -> tuple[memoryview, Ends]:
-    _, ends, data = array.buffers()
-    return memoryview(data), np.frombuffer(ends, np.int32)[array.offset : array.offset + len(array) + 1]
-
-
-def _run(client: Any, calls: _Calls) -> list[Any]:
-    """All calls in one round trip; after a restart of Redis, those that did not find the script once more.
-
-    Written to the connection as they are packed, so that Redis works while the next ones are; the pool and its retries stay redis-py's.
-    """
-    answers: list[Any] = [None] * len(calls)
-    todo = list(range(len(calls)))
-    for attempt in range(2):
-        # A client of one connection: the pool's own method takes the command's name in one redis-py and nothing in another.
-        with client.client() as single:
-            connection = single.connection
-            try:
-                for i in todo:
-                    connection.send_packed_command(calls[i])
-                for i in todo:
-                    try:
-                        answers[i] = connection.read_response()
-                    except ResponseError as error:
-                        answers[i] = error
-            except BaseException:
-                connection.disconnect()  # answers that were not read must not be taken for those of the next command
-                raise
-        todo = [i for i in todo if isinstance(answers[i], NoScriptError)]
-        if not todo or attempt:
-            break
-        client.script_load(_SCRIPT)
-    for answer in answers:
-        if isinstance(answer, Exception):
-            raise answer
-    return answers

@@ -16,7 +16,7 @@ from typing import Any
 
 import hiredis
 
-__all__ = ["RedisLoop"]
+__all__ = ["Answers", "RedisLoop"]
 
 log = logging.getLogger("tandem.serving")
 

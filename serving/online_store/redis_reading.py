@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import cached_property, lru_cache
 from typing import Any
 
 import redis
@@ -14,18 +14,36 @@ from serving.online_store.decoding import decode_times
 from serving.online_store.keys import KeyMatrix
 from serving.online_store.packed_rows import PackedRows
 
-__all__ = ["Commands", "PackedCommands", "bulk", "exchange"]
+__all__ = ["AskedRows", "Commands", "PackedCommands", "bulk", "exchange"]
 
 
-class PackedCommands:
-    """The commands that read the packed rows of some views, in Redis' protocol: of views with the same list of keys one per key."""
+class AskedRows:
+    """The commands that read some views, in Redis' protocol: of views with the same list of keys one per key."""
 
-    def __init__(self, reads: Sequence[ColumnRead]) -> None:
+    def __init__(self, reads: Sequence[ColumnRead], names: Callable[[ColumnRead], tuple[str, ...]]) -> None:
+        """``names``: the features that are read by their fields."""
         self._reads = reads
         self._alike = _alike(reads)
-        asked = [(some[0].keys, _asked_fields(tuple((read.table.name, ()) for read in some))) for some in self._alike]
-        self.data = b"".join([_commands(*each) for each in asked])
-        self.count = sum(len(keys) for keys, _ in asked)
+        self._asked = [(some[0].keys, _asked_fields(tuple((read.table.name, names(read)) for read in some))) for some in self._alike]
+        self.count = sum(len(keys) for keys, _ in self._asked)
+
+    @cached_property
+    def data(self) -> bytes:
+        """All of them."""
+        return b"".join([_commands(*each) for each in self._asked])
+
+    @cached_property
+    def by_key(self) -> tuple[list[bytes], list[bytes]]:
+        """The key of each, and each by itself."""
+        keys = [key for some, _ in self._asked for key in some]
+        return keys, [b"%b\r\n$%d\r\n%b%b" % (head, len(key), key, tail) for some, (head, tail) in self._asked for key in some]
+
+
+class PackedCommands(AskedRows):
+    """Those that read the packed rows."""
+
+    def __init__(self, reads: Sequence[ColumnRead]) -> None:
+        super().__init__(reads, lambda read: ())
 
     def rows(self, answers: Sequence[list[bytes | None]]) -> list[PackedRows | None]:
         """Per read what the answers hold; None where any row has no packed copy of the view as it is now."""
@@ -40,15 +58,11 @@ class PackedCommands:
         return [made[id(read)] for read in self._reads]
 
 
-class Commands:
-    """The commands that read some views from Feast's fields, in Redis' protocol: of views with the same list of keys one per key."""
+class Commands(AskedRows):
+    """Those that read Feast's fields."""
 
     def __init__(self, reads: Sequence[ColumnRead]) -> None:
-        self._reads = reads
-        self._alike = _alike(reads)
-        asked = [(some[0].keys, _asked_fields(tuple((read.table.name, read.names) for read in some))) for some in self._alike]
-        self.data = b"".join([_commands(*each) for each in asked])
-        self.count = sum(len(keys) for keys, _ in asked)
+        super().__init__(reads, lambda read: read.names)
 
     def columns(self, answers: list[list[bytes | None]]) -> list[StoredColumns]:
         """What was asked for, from the answers."""

@@ -19,6 +19,7 @@ from serving.online_store.redis_loop import RedisLoop
 from serving.request_log import read_requests
 from serving.settings import LimitSettings, ServingSettings
 from tests.bench import shop
+from tests.redis_cluster import redis_cluster
 from tests.redis_server import RedisServer, free_port, redis_server
 
 OURS = "serving.online_store.redis.OrderedRedisOnlineStore"
@@ -99,6 +100,40 @@ def test_answers_are_those_of_threads(root: Path, monkeypatch: pytest.MonkeyPatc
             assert list(pool.map(lambda i: asked(client, cases[i % len(cases)]), range(48))) == [right[i % len(cases)] for i in range(48)]
         n = sum(len(cases[i % len(cases)]["seller"]) for i in (*range(len(cases)), *range(48)))
         assert counted(client) - before == n
+
+
+def test_answers_from_a_cluster_are_those_of_threads_also_after_its_slots_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each server over a connection of its own; what is not where it was is read by a thread, once."""
+    with redis_cluster() as cluster:
+        shop.fill(shop.make_repo(tmp_path, {"type": OURS, "redis_type": "redis_cluster", "connection_string": cluster.connection_string}))
+        cases = [shop.asked(n, n) for n in (1, 2, 25, 100, 700)]
+        cases.append({"seller": ["S000001", "nobody", "S000001", "é"] * 20, "buyer": [5, 5, -1, 2**40] * 20})
+        with TestClient(create_app(settings(tmp_path))) as client:
+            plane = client.app.state.dataplane  # type: ignore[attr-defined]
+            loop, plane.features._loop = plane.features._loop, None
+            right = [asked(client, case) for case in cases]
+            plane.features._loop = loop
+            attended(client)
+            with monkeypatch.context() as patch:
+                asked(client, cases[-2])  # of all servers: their connections are made
+                end = time.monotonic() + 20
+                while len(lines := plane.features._loops) < 3 or any(each._line is None for each in lines.values()):
+                    assert time.monotonic() < end
+                    asked(client, cases[-2])
+                no_threads(patch)
+                assert [asked(client, case) for case in cases] == right
+                with ThreadPoolExecutor(8) as pool:
+                    assert list(pool.map(lambda i: asked(client, cases[i % len(cases)]), range(24))) == [
+                        right[i % len(cases)] for i in range(24)
+                    ]
+            source, target = cluster.nodes[0], cluster.nodes[1]
+            for slot in cluster.slots_of(source)[:3000:10]:
+                cluster.begin_move(slot, source, target)
+                cluster.move_rest(slot, source, target)
+            assert [asked(client, case) for case in cases] == right
+            with monkeypatch.context() as patch:
+                no_threads(patch)
+                assert [asked(client, case) for case in cases] == right
 
 
 def test_large_answers_take_a_thread(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,216 @@
+"""The servers behind a connection string, as the Redis online store talks to them: one (also the one that a Sentinel names), or a cluster
+(:mod:`serving.online_store.redis_cluster`).
+
+What a view's rows are judged by (the applied fingerprint, what is covered) is read by the script that writes them, so it lies where they
+lie: once on one server, once per slot in a cluster. A **place** is a number that keys have in common which one script may touch.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
+
+from serving.online_store.redis_calls import command
+from serving.online_store.redis_reading import AskedRows, exchange
+from transforms.errors import StoreError
+
+__all__ = ["Answers", "Call", "Calls", "Link", "OneServer", "Replicas", "exchanged", "life_of", "opened", "received", "send"]
+
+Call = bytes | Sequence[bytes | memoryview]
+"""A command in Redis' protocol, whole or in parts."""
+Answers = list[Any]
+_AT_ONCE = 65_536
+"""Bytes of small calls that are sent together."""
+_ANSWERS = {int, bytes, list, type(None)}
+
+
+class Calls(Protocol):
+    """Calls by their numbers, which may be made when they are taken, one after the other."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int, /) -> Call: ...
+
+
+class Replicas:
+    """How many replicas must have a write before it counts, and how long they are waited for."""
+
+    def __init__(self, count: int, seconds: float) -> None:
+        self.count = count
+        self.command = command("WAIT", count, max(1, round(seconds * 1000))) if count else b""
+
+    def check(self, answer: Any) -> None:
+        """Raises StoreError if that is not how it was; what was written stays, and may be written again."""
+        if isinstance(answer, Exception):
+            raise answer
+        if answer < self.count:
+            raise StoreError(
+                f"online store redis: {answer} of the {self.count} replicas that wait_replicas asks for had a write in time;"
+                " look at the replicas, or set wait_replicas lower in feature_store.yaml"
+            )
+
+
+class Link(Protocol):
+    """Commands to servers, and what they answer. Safe to use from many threads. Raises what redis-py raises, and StoreError."""
+
+    copies: Sequence[int]
+    """The places that have a copy of a view's state; the first is the one that is written last and read first."""
+
+    def places(self, keys: Sequence[bytes]) -> npt.NDArray[np.int64]:
+        """The place of each key."""
+
+    def tag(self, place: int) -> str:
+        """What the name of a key ends with that shall lie at a place."""
+
+    def run(self, calls: Calls, places: Sequence[int], script: str = "", writes: bool = False) -> Answers:
+        """What each call is answered, an error never. Calls of one place keep their order. ``script`` is the one they name.
+
+        ``writes``: as many replicas as are asked for have what was written when this returns.
+        """
+
+    def ask(self, asked: AskedRows) -> list[list[bytes | None]]:
+        """The lists that commands which read are answered."""
+
+    def witnesses(self) -> Sequence[int]:
+        """Places of which every server has one at least, the first of :attr:`copies` among them."""
+
+    def lives(self) -> frozenset[str]:
+        """The processes that hold the data now, by names that a restarted or newly promoted one does not get again; none where they may
+        not be asked."""
+
+    def scan(self, pattern: bytes) -> Iterator[bytes]:
+        """The keys that match; some perhaps twice."""
+
+    def open_socket(self, at: str) -> socket.socket | None:
+        """A connection to a server that is let in; None where sockets are not plain ones."""
+
+
+class OneServer:
+    """One server: every key lies at place 0."""
+
+    copies: Sequence[int] = (0,)
+
+    def __init__(self, client: Any, replicas: Replicas) -> None:
+        """``client``: redis-py's."""
+        self._client, self._replicas = client, replicas
+
+    def places(self, keys: Sequence[bytes]) -> npt.NDArray[np.int64]:
+        return np.zeros(len(keys), np.int64)
+
+    def tag(self, place: int) -> str:
+        return ""
+
+    def run(self, calls: Calls, places: Sequence[int], script: str = "", writes: bool = False) -> Answers:
+        """All in one round trip; after a restart of Redis, those that did not find the script once more."""
+        answers: Answers = [None] * len(calls)
+        todo = list(range(len(calls)))
+        for attempt in range(2):
+            for i, answer in zip(todo, exchanged(self._client, (calls[i] for i in todo), self._replicas if writes else None)):
+                answers[i] = answer
+            todo = [i for i in todo if isinstance(answers[i], NoScriptError)]
+            if not todo or attempt:
+                break
+            self._client.script_load(script)
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        return answers
+
+    def ask(self, asked: AskedRows) -> list[list[bytes | None]]:
+        return exchange(self._client, asked.data, asked.count)
+
+    def witnesses(self) -> Sequence[int]:
+        return self.copies
+
+    def lives(self) -> frozenset[str]:
+        return frozenset(life_of(self._client))
+
+    def scan(self, pattern: bytes) -> Iterator[bytes]:
+        yield from self._client.scan_iter(pattern, count=1000)
+
+    def open_socket(self, at: str) -> socket.socket | None:
+        return opened(self._client)
+
+
+def life_of(client: Any) -> list[str]:
+    """The name of a server's life as a primary; none where it may not be asked."""
+    try:
+        return [f"{client.info('server').get('run_id')}/{client.info('replication').get('master_replid')}"]
+    except NoPermissionError:
+        return []
+
+
+def opened(client: Any) -> socket.socket | None:
+    """A new connection of a client's, as its socket; None if it is no plain one."""
+    pool = client.connection_pool
+    connection = pool.connection_class(**pool.connection_kwargs)
+    connection.connect()
+    made, connection._sock = connection._sock, None  # it closes what it has when it is forgotten
+    if type(made) is socket.socket:
+        return made
+    made.close()
+    return None
+
+
+def exchanged(client: Any, calls: Any, replicas: Replicas | None = None) -> Answers:
+    """What a server answers to calls in one round trip, errors as they are.
+
+    Written to the connection as they are made, so that Redis works while the next ones are; the pool stays redis-py's.
+    """
+    # A client of one connection: the pool's own method takes the command's name in one redis-py and nothing in another.
+    with client.client() as single:
+        connection = single.connection
+        try:
+            count = send(connection, calls)
+            wait = replicas.command if replicas is not None else b""
+            if wait:
+                connection.send_packed_command([wait])
+            answers = received(connection, count + bool(wait))
+        except BaseException:
+            connection.disconnect()  # answers that were not read must not be taken for those of the next command
+            raise
+    if wait and replicas is not None:
+        replicas.check(answers.pop())
+    return answers
+
+
+def send(connection: Any, calls: Any) -> int:
+    """Send calls, small ones together; how many there were."""
+    waiting: list[bytes | memoryview] = []
+    size = count = 0
+    for call in calls:
+        count += 1
+        parts = [call] if isinstance(call, bytes) else call
+        waiting += parts
+        size += sum(map(len, parts))
+        if size >= _AT_ONCE:
+            connection.send_packed_command(waiting if len(waiting) < 8 else [b"".join(waiting)])
+            waiting, size = [], 0
+    if waiting:
+        connection.send_packed_command([b"".join(waiting)])
+    return count
+
+
+def received(connection: Any, count: int) -> Answers:
+    """So many answers, errors as they are."""
+    # One by one through redis-py costs more than the answers: what its parser has at hand already is taken from it at once.
+    reader = getattr(getattr(connection, "_parser", None), "_reader", None)
+    answers: Answers = []
+    while len(answers) < count:
+        try:
+            answer = connection.read_response()
+        except ResponseError as error:
+            answer = error
+        while True:
+            answers.append(answer)
+            if reader is None or len(answers) == count:
+                break
+            answer = reader.gets()
+            if type(answer) not in _ANSWERS and not isinstance(answer, Exception):  # what says that there is none differs by version
+                break
+    return answers
