@@ -8,6 +8,7 @@ over the whole.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import random
 import re
@@ -15,8 +16,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ from tests.oracle.compare import differences, to_dicts
 from transforms.aggregates import rows_between, tile
 from transforms.definitions import EventSource, FeatureGroup, micros
 
-__all__ = ["DAY", "FORTNIGHT", "USUAL", "Due", "Range", "Record", "Slice", "make_slice", "open_slice", "tandem"]
+__all__ = ["DAY", "FORTNIGHT", "USUAL", "Due", "Range", "Record", "Slice", "as_logged", "make_slice", "open_slice", "tandem"]
 
 NEVER = -(2**62)
 LEAP_US = round(StreamSettings().max_future_hours * 3.6e9)
@@ -253,6 +254,32 @@ def command(words: list[str]) -> str:
 def tandem(repo_path: Path, *words: str) -> str:
     """A command of ``tandem`` over a repository; its output."""
     return command(["-m", "pipelines.cli", words[0], "--repo", str(repo_path), *words[1:]])
+
+
+def as_logged(
+    records: Sequence[Record], fed: int, place: tuple[str, int], values: Sequence[bytes | None], payload: Callable[[Record], bytes | None]
+) -> list[Record]:
+    """The records where the log of ``place`` (source, partition) holds ``values``: those of it among the first ``fed``, in order, some of
+    them again. Each repeat stands behind the record that it follows in the log, and all have the log's offsets."""
+    mine = [n for n, r in enumerate(records) if (r.source, r.partition) == place]
+    sent = [n for n in mine if n < fed]
+    following = dict(itertools.pairwise(sent))
+    out: list[Record] = []
+    offset = 0
+    for number, record in enumerate(records):
+        if (record.source, record.partition) != place:
+            out.append(record)
+            continue
+        out.append(replace(record, offset=offset))
+        offset += 1
+        if number >= fed:
+            continue
+        then = following.get(number)
+        while offset < len(values) and (then is None or values[offset] != payload(records[then])):
+            again = next(records[n] for n in sent if payload(records[n]) == values[offset])
+            out.append(replace(again, offset=offset))
+            offset += 1
+    return out
 
 
 def _records(repo: Repo, range_: Range, how: Alterations, partitions: int) -> list[Record]:

@@ -205,13 +205,14 @@ def run_stream(
     with rig.feeding(cuts[0], 0):
         pass
     stream.wait(cuts[0])
-    for kind, before, cut in zip(cards, cuts, cuts[1:]):
-        entry, begun = report.kind(kind, rig.stock), time.monotonic()
-        with rig.feeding(cut, flow):
+    for kind, cut in zip(cards, cuts[1:]):
+        entry, begun, before = report.kind(kind, rig.stock), time.monotonic(), rig.fed
+        with rig.feeding(cut + rig.doubled, flow):
             time.sleep(rng.uniform(0, flow))
             blow = time.monotonic()
             hit = kinds[kind](rig, stream, rng, brief)
-        out += [f"{rig.store}: after {kind}, {hit}, at {cut}: {line}" for line in judge(entry, stream, before, cut, hit, begun, blow)]
+        problems = judge(entry, stream, before, rig.fed, hit, begun, blow)
+        out += [f"{rig.store}: after {kind}, {hit}, at {rig.fed}: {line}" for line in problems]
     rest = finish(rig, stream)
     if rest:  # one of them did it: each is suspect
         for kind in set(cards):

@@ -57,9 +57,9 @@ def judge(entry: Kind, stream: Stream, before: int, n: int, hit: str, begun: flo
 
 def finish(rig: Rig, stream: Stream) -> list[str]:
     """Send what is left, stop the stream, and compare what it leaves: exit code, row log, late log, dead letters, online values."""
-    total = len(rig.slice.records)
-    with rig.feeding(total, 0):
+    with rig.feeding(len(rig.slice.records), 0):
         pass
+    total = rig.fed
     stream.wait(total)
     code = stream.stop()
     rest = [f"exit code {code} at the end:\n{stream.tail()}"] if code else []
