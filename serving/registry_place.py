@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from feast import FeatureStore
+    from feast import FeatureStore, RepoConfig
 
 __all__ = ["absolute_database", "feast_store", "with_absolute_registry"]
 
@@ -19,7 +19,7 @@ def absolute_database(url: str, repo: Path) -> str:
     return url if found is None else f"{found[1]}{repo.resolve() / found[2]}{found[3]}"
 
 
-def with_absolute_registry(config: Any, repo: Path) -> Any:
+def with_absolute_registry(config: RepoConfig, repo: Path) -> RepoConfig:
     """Feast's configuration, changed so that a registry in a SQLite file is found from everywhere."""
     if config.registry.registry_type == "sql":
         for name in ("path", "read_path"):
