@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from tfx import types
-from tfx.components.evaluator import executor as evaluator_executor
 from tfx.components.pusher import executor as pusher_executor
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact
 from tfx.dsl.component.experimental.decorators import component
@@ -19,6 +18,7 @@ from tfx.types import artifact_utils, standard_artifacts, standard_component_spe
 from tfx.types.component_spec import ChannelParameter
 from tfx.utils import json_utils
 
+from pipelines.training.evaluate_here import EvaluateHere
 from serving.model_files import FILES, hash_files, sign
 
 __all__ = ["AtomicPush", "Comparison", "Gate", "Verdict"]
@@ -40,10 +40,10 @@ class ComparisonSpec(standard_component_specs.EvaluatorSpec):
 
 
 class Comparison(base_beam_component.BaseBeamComponent):
-    """TFX's Evaluator (its executor, TFMA inside) that gives a verdict on ``model`` against ``baseline_model``."""
+    """TFX's Evaluator (TFMA inside) that gives a verdict on ``model`` against ``baseline_model``."""
 
     SPEC_CLASS = ComparisonSpec
-    EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(evaluator_executor.Executor)
+    EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(EvaluateHere)
 
     def __init__(self, examples: Any, model: Any, baseline_model: Any, eval_config: Any, schema: Any, splits: list[str]) -> None:
         super().__init__(

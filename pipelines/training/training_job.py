@@ -16,22 +16,11 @@ import tensorflow_transform as tft
 import tf_keras
 
 from pipelines.training.definition import Column
+from pipelines.training.keras_speed import leave_keras_as_it_is
 
 __all__ = ["Moments", "TrainingJob"]
 
 Tensors = dict[str, Any]
-
-
-def _leave_keras_as_it_is() -> None:
-    """Keep AutoGraph from rewriting the source of tf_keras itself, 20 seconds of every training: TensorFlow 2.16 spares ``keras`` alone,
-    the name that tf_keras had before. Layers of the user are converted as ever, since Keras asks for it by itself."""
-    try:
-        from tensorflow.python.autograph.core import config
-    except ImportError:  # no public interface: elsewhere it may be gone, or done
-        return
-    rules = getattr(config, "CONVERSION_RULES", None)
-    if isinstance(rules, tuple) and not any(rule.matches("tf_keras") for rule in rules):
-        config.CONVERSION_RULES = (*rules, config.DoNotConvert("tf_keras"))
 
 
 @dataclass(frozen=True)
@@ -52,7 +41,7 @@ class TrainingJob:
 
     def __init__(self, fn_args: Any) -> None:
         config = fn_args.custom_config
-        _leave_keras_as_it_is()
+        leave_keras_as_it_is()
         tf_keras.backend.clear_session()  # layers are numbered from one, whatever this process trained before
         tf_keras.utils.set_random_seed(int(config["seed"]))
         tf.config.experimental.enable_op_determinism()  # the same seed on the same machine: the same weights, bit by bit
