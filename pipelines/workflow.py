@@ -38,10 +38,12 @@ def make_events(repo: Repo, start: str | None, end: str | None, steps: Steps) ->
         raise ConfigError("tandem.yaml: demo.events is missing; name a function 'module:function' that writes event logs")
     first, last = moment("--start", start, demo.start).date(), moment("--end", end, demo.end).date()
 
+    from pipelines.lake import shared
     from pipelines.project.recording import recorded
 
     with recorded(repo, "events", range=[f"{first}T00:00:00+00:00", f"{last}T00:00:00+00:00"]) as run, steps.doing("writing event logs"):
         counts: dict[str, int] = repo.attribute(demo.events)(repo.data, first - timedelta(days=2), last + timedelta(days=1), None)
+        shared.send_files(repo.data, ["events", *(s.files for s in repo.sources.values() if s.files and s.table is None)])
         run.add(events=counts, counts={f"events/{n}": v for n, v in counts.items()})
     steps.say(f"event logs of {first} to {last}: " + ", ".join(f"{n:,} {source}" for source, n in counts.items()))
     return counts

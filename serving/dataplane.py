@@ -15,6 +15,7 @@ from serving.context import NOBODYS, RequestContext
 from serving.features import STATUSES, OnlineFeatures, ViewRows
 from serving.metrics import Metrics
 from serving.models import LoadedModel, ModelSpec
+from serving.object_store.following import serve_from
 from serving.online_answer import online_json
 from serving.online_request import Forms, OnlineAsked
 from serving.principals import Principal
@@ -60,6 +61,7 @@ class Dataplane:
         self.models = ModelRepository(settings.models, self.metrics, check=self.check, keep=settings.keep_versions, challengers=shadowed)
         self._watcher = Watcher(self.poll, settings.poll_seconds)
         self._forms: Forms | None = None
+        self._store_away = ""
         self._log = None if settings.request_log is None else RequestLog(settings.request_log, _limits(settings), self.metrics)
         self._shadow_log: RequestLog | None = None
         self._shadow: Shadow | None = None
@@ -97,9 +99,20 @@ class Dataplane:
         self.features.refresh()
         with contextlib.suppress(StoreError):  # it shows in problems()
             self.features.connect()
+        self._from_store()
         self.models.poll()
         self.metrics.store.set(0 if self.features.store_problem else 1)
         self.metrics.ready.set(0 if self.problems() else 1)
+
+    def _from_store(self) -> None:
+        """Where the data folder is a cache of an object store: what is new there. One that is away changes nothing of what is served."""
+        try:
+            serve_from(self.settings.models, self.settings.request_log)
+            self._store_away = ""
+        except (TandemError, OSError) as error:
+            if str(error) != self._store_away:
+                log.warning("%s; what is here goes on being served", error)
+            self._store_away = str(error)
 
     def problems(self) -> list[str]:
         """Why the server is not ready, one line each; empty when it is."""
@@ -112,6 +125,8 @@ class Dataplane:
         """What is wrong though the server is ready, one line each: aliases that are not followed, a log that is too small."""
         logs = [part.warning for part in (self._log, self._shadow_log) if part is not None and part.warning]
         states = self.models.states.items()
+        if self._store_away:
+            logs.append(self._store_away)
         if under_way(self.settings.graphs) is not None:
             logs.append("an apply is under way, or was ended before it was done: registry and online store may differ until 'tandem apply'")
         return logs + [f"model {name!r}: {state.warning}" for name, state in states if state.warning and not state.reason]

@@ -24,6 +24,7 @@ from feast.data_source import DataSource
 from feast.infra.offline_stores.file_source import FileSource
 
 from serving.feast_objects import DEFINITION
+from serving.object_store.following import rows_here
 from transforms.definitions import FINGERPRINT, REVISION
 from transforms.errors import StoreError
 from transforms.instants import micros_of
@@ -106,7 +107,12 @@ class OfflineRows:
         at = self.path.find("/run=*/")
         if at < 0:
             return [str(p) for p in matching(self.path)], []
-        return [str(p) for p in matching(self.path)], sorted(str(p) for p in Path(self.path[:at]).glob("run=*"))
+        published = rows_here(self.path, self.fingerprint)
+        files, runs = [str(p) for p in matching(self.path)], sorted(str(p) for p in Path(self.path[:at]).glob("run=*"))
+        if published is None:
+            return files, runs
+        # A copy of an object store: what is here and not published does not count.
+        return [f for f in files if _run_of(f) in published], [run for run in runs if run in published]
 
     def _spans_of(self, files: Sequence[str]) -> list[tuple[str, int, int]]:
         """(file, after, upto): which event timestamps of which file count. Files of no known run count where no run decides."""

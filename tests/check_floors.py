@@ -118,6 +118,9 @@ ROOMS = (
     Room("transforms.schemas", (*FLOOR0, *FLOOR1), (*ARROW, "tensorflow_metadata", "google.protobuf")),
     *(Room(name, (*FLOOR0, *FLOOR1), ARROW) for name in FLOOR1[:6]),
     *(Room(name, (*FLOOR0, *FLOOR1, *FLOOR2, "serving.errors"), STORES) for name in FLOOR2),
+    Room(
+        "serving.object_store", ("transforms", "serving.aliases", "serving.errors"), ("obstore", "google", "requests", "orjson"), never=()
+    ),
     Room("serving.offline_store", ("transforms", "serving"), (*STORES, "duckdb", "pandas")),
     Room("serving.offline_rows", ("transforms", "serving"), (*STORES, "duckdb")),
     Room("serving", ("transforms", "serving"), (*STORES, *TENSORFLOW, *WEB), never=("apache_beam",)),

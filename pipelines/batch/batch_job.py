@@ -25,14 +25,14 @@ from pipelines.batch.analysis import analyze_groups
 from pipelines.batch.beam_options import options
 from pipelines.batch.beam_transforms import ApplyTransformGraph, ReadEventLog, WindowFeatures
 from pipelines.batch.run_key import begin_of, declared, run_key, sources_of, superseded
-from pipelines.lake import layout, provenance, runs
+from pipelines.lake import layout, provenance, runs, shared
 from pipelines.lake.files import write_json
 from pipelines.lake.graphs import apply_graph, carried_over, graph_for, hash_of, remember_definitions, since
 from pipelines.lake.run_records import with_fields
 from pipelines.project import recording
 from pipelines.project.repository import Repo
-from pipelines.sources.event_files import inventory, passed_over_line, passed_over_record
-from pipelines.sources.tables.snapshots import take_snapshot
+from pipelines.sources.event_files import in_range, inventory, passed_over_line, passed_over_record
+from pipelines.sources.tables.snapshots import folder_of, take_snapshot
 from transforms.definitions import FeatureGroup, micros
 from transforms.errors import ConfigError, DataError, GraphError, RejectLimitError, TandemError
 from transforms.graph import TransformGraph
@@ -78,6 +78,10 @@ def run_batch(
     sources = sources_of(repo.groups.values())
     begin_us = begin_of(repo.groups.values(), us(start), us(end))
     tables = {n: take_snapshot(data, s, progress) for n, s in sources.items() if s.table is not None}
+    shared.send_files(data, [folder_of(n) for n in tables])
+    for name, source in sources.items():
+        if source.table is None and source.files:
+            shared.have_files(data, [source.files], lambda file, name=name: in_range(file, begin_us[name], us(end)))  # type: ignore[misc]
     progress("listing and hashing input files")
     found = {n: inventory(data, s, begin_us[n], us(end)) for n, s in sources.items()}
     files, passed = {n: f.files for n, f in found.items()}, {n: f.passed_over for n, f in found.items()}
@@ -281,6 +285,7 @@ def graphs_of(repo: Repo, run: runs.Run) -> dict[str, str]:
         fingerprint = fingerprints.get(name)
         if fingerprint is None:
             raise GraphError(f"run {run.id} made no rows of group {name!r}; run 'tandem batch' with the present definitions")
+        shared.have(repo.data, layout.graph(repo.data, name, fingerprint))
         graph = TransformGraph.load(layout.graph(repo.data, name, fingerprint), fingerprint)
         made_of = run.record.definitions.get(name)
         if since(made_of, group) is None:

@@ -10,6 +10,7 @@ import typer
 
 from pipelines.project.config import moment
 from pipelines.reports.terminal import Steps, results, screen, show, write
+from serving.object_store.cache import data_path
 from transforms.tensorflow_settings import settle_tensorflow
 
 if TYPE_CHECKING:
@@ -23,7 +24,13 @@ __all__ = [
 RepoOption = Annotated[Path, typer.Option("--repo", envvar="TANDEM_REPO", help="The feature repository.")]
 DataOption = Annotated[
     Path | None,
-    typer.Option("--data", help="The data folder (default: data: of tandem.yaml); Feast's own paths stay as in feature_store.yaml."),
+    typer.Option(
+        "--data",
+        parser=data_path,
+        metavar="PATH|URL",
+        help="The data folder, or s3://bucket/prefix, gs://, az:// (default: data: of tandem.yaml); Feast's own paths stay as in"
+        " feature_store.yaml.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
 StartOption = Annotated[str | None, typer.Option("--start", help="First moment, UTC: 2013-01-01 or 2013-01-01T06:00.")]
@@ -44,11 +51,12 @@ def quiet() -> None:
     logging.getLogger().setLevel(logging.ERROR)
 
 
-def load(repo: Path, data: Path | None = None, *, finish: bool = True) -> Repo:
+def load(repo: Path, data: Path | None = None, *, finish: bool = True, everything: bool = False) -> Repo:
     """The repository, or one clear error.
 
     An apply that was killed is completed first, so that no command reads the registry and the online store as it left them. Commands that
-    read definitions alone say ``finish=False``, and those by which one gets out where it cannot be completed.
+    read definitions alone say ``finish=False``, and those by which one gets out where it cannot be completed. ``everything``: where the
+    data folder is a cache of an object store, all that the store has is fetched, for commands that look back over it.
     """
     from pipelines.project.repository import load_repo
 
@@ -56,10 +64,14 @@ def load(repo: Path, data: Path | None = None, *, finish: bool = True) -> Repo:
         os.environ["TANDEM_DATA"] = str(data.resolve())
     loaded = load_repo(repo)
     quiet()  # Feast, which the repository imports, turns the warnings of other libraries on again
+    from pipelines.lake import shared
+
+    if everything:
+        shared.have_everything(loaded.data)
     if finish:
         from pipelines.lake.graphs import applying
 
-        if applying(loaded.data) is not None:
+        if applying(loaded.data) is not None or shared.is_shared(loaded.data):
             from pipelines.feature_store import applying as killed
 
             killed.finish(loaded, Steps().say)

@@ -298,7 +298,7 @@ def _judge(
     from pipelines.cli.console import load
 
     try:
-        loaded = load(repo, data, finish=False)
+        loaded = load(repo, data, finish=False, everything=True)
         if source not in loaded.sources:
             return None, f"source {source!r} is defined no more"
         from pipelines.sources.formats.record_format import record_format

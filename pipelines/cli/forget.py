@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, load, quiet, screen, show
+from pipelines.lake import shared
 from transforms.errors import ConfigError
 
 __all__ = ["erase", "vacuum"]
@@ -34,6 +35,7 @@ def erase(
     from pipelines.project import access
 
     subject, loaded, steps = Subject.parse(entity), load(repo, data, finish=not dry_run), Steps()
+    shared.refuse(loaded.data, "'tandem erase'")
     with steps.doing("erasing"):
         if dry_run:
             report = forget(loaded, subject, True, steps.say)
@@ -85,6 +87,7 @@ def vacuum(
     if unknown := [k for k in kinds if k not in KINDS]:
         raise ConfigError(f"--kind {unknown[0]!r}: there is {', '.join(KINDS)}")
     loaded, steps = load(repo, data, finish=False), Steps()
+    shared.refuse(loaded.data, "'tandem vacuum'")
     if dry_run:
         gone = take(loaded, datetime.now(UTC), age, keep, kinds, True)
     else:

@@ -55,7 +55,7 @@ def labels(
     from pipelines.monitoring.labels import label_requests
     from pipelines.training.user_code import model_of
 
-    loaded, steps = load(repo, data), Steps()
+    loaded, steps = load(repo, data, everything=True), Steps()
     if model is None and not loaded.settings.models:
         show({"models": []}, json_)
         steps.say(NO_MODEL)
@@ -112,7 +112,7 @@ def monitor(
     from pipelines.monitoring.monitor_job import MonitorOptions, run_monitor
     from pipelines.monitoring.windows import duration
 
-    loaded, steps = load(repo, data), Steps()
+    loaded, steps = load(repo, data, everything=True), Steps()
     if model is None and not loaded.settings.models:
         show({"verdict": "ok", "headline": NO_MODEL, "checks": []}, json_)
         steps.say(NO_MODEL)

@@ -93,7 +93,7 @@ def evaluate(
 ) -> None:
     """Score versions on the same labelled rows: those of a range, or rows held out from all of their trainings."""
     quiet()
-    loaded, steps = load(repo, data), Steps()
+    loaded, steps = load(repo, data, everything=True), Steps()
     if (start is None) != (end is None):
         raise ConfigError("--start and --end go together; give both, or none for the held-out rows")
     span = None if start is None else (moment("--start", start), moment("--end", end))
@@ -132,7 +132,7 @@ def promote(
     from pipelines.registry.register import register_forgotten
     from pipelines.training.user_code import model_of
 
-    loaded, steps = load(repo, data), Steps()
+    loaded, steps = load(repo, data, everything=True), Steps()
     chosen = model_of(loaded, model)
     if version is None:  # a version that is named needs no registering, and fixes a damaged file
         for late in register_forgotten(loaded, chosen.name):
@@ -193,7 +193,7 @@ def rollback(
     from pipelines.promotion.evaluate import read_spec
     from pipelines.training.user_code import model_of
 
-    loaded, steps = load(repo, data), Steps()
+    loaded, steps = load(repo, data, everything=True), Steps()
     chosen = model_of(loaded, model)
     champion, target = registry.rollback_to(loaded, chosen.name, to)
     about = {"model": chosen.name, "version": target, "champion": champion}
@@ -235,7 +235,7 @@ def compare(
     from pipelines.monitoring.shadow_log import CompareOptions, run_compare
     from pipelines.training.user_code import model_of
 
-    loaded, steps = load(repo, data), Steps()
+    loaded, steps = load(repo, data, everything=True), Steps()
     chosen = model_of(loaded, model)
     options = CompareOptions(
         chosen.name,

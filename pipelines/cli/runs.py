@@ -207,7 +207,7 @@ def reproduce(
     from pipelines.lineage.reproduce import render
     from pipelines.lineage.reproduce import reproduce as again
 
-    loaded, steps = load(repo, data), Steps()
+    loaded, steps = load(repo, data, everything=True), Steps()
     with steps.doing("reproducing"):
         result = again(loaded, run, model=model, keep=keep, say=steps.say, timed=steps.timed)
     if json_:
@@ -231,7 +231,7 @@ def lineage(
     quiet()
     from pipelines.lineage import trace, tree
 
-    found = trace(load(repo, data, finish=False), request, row)
+    found = trace(load(repo, data, finish=False, everything=True), request, row)
     if page is not None:
         from pipelines.lineage.trace_html import render_page
 

@@ -39,6 +39,7 @@ def serve(
     quiet()
     from pydantic import ValidationError
 
+    from pipelines.lake import shared
     from pipelines.lake.graphs import applying
     from pipelines.project.config import load_settings
     from pipelines.project.settings_errors import mistake
@@ -76,7 +77,7 @@ def serve(
     except TypeError as error:  # a key that is not the repository's to set
         raise ConfigError(f"serve: {error}; drop the key") from None
     chosen.exposure()
-    if applying(settings.data) is not None:
+    if applying(settings.data) is not None or shared.is_shared(settings.data):
         _finish(repo, data)
     from pipelines.lake.processes import become
     from pipelines.project.recording import ProjectRef, hand_over

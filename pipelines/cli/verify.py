@@ -50,7 +50,7 @@ def verify(
     from pipelines.verify.verify_page import write_report
     from pipelines.verify.verify_table import render
 
-    loaded, steps = load(repo, data), Steps()
+    loaded, steps = load(repo, data, everything=True), Steps()
     if stores:
         _stores(loaded, json_, steps)
         return

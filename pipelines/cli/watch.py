@@ -111,7 +111,7 @@ def _subject(repo: Path, data: Path | None, model: str | None) -> Subject:
     from pipelines.watch.watch_job import Subject
     from transforms.errors import ConfigError
 
-    loaded = load(repo, data)
+    loaded = load(repo, data, everything=True)
     names = [str(loaded.attribute(reference).name) for reference in loaded.settings.models]
     if model is not None and model not in names:
         raise ConfigError(f"--model {model}: there is no such model; tandem.yaml has {', '.join(names) or 'none'}")

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipelines.feature_store.store import apply as feast_apply
 from pipelines.feature_store.store import registry_file
-from pipelines.lake import graphs
+from pipelines.lake import graphs, shared
 from pipelines.project.repository import Repo
 from transforms.errors import StoreError
 from transforms.locks import lock
@@ -25,7 +25,7 @@ LOCK = ".apply.lock"
 
 
 def _locked(repo: Repo, say: Callable[[str], None]) -> Any:
-    return lock(graphs.folder(repo.data) / LOCK, lambda: say("another 'tandem apply' is at work here; waiting for it"))
+    return shared.alone(repo.data, graphs.folder(repo.data) / LOCK, lambda: say("another 'tandem apply' is at work here; waiting for it"))
 
 
 def apply_fingerprints(
@@ -47,6 +47,7 @@ def apply_fingerprints(
 def finish(repo: Repo, say: Callable[[str], None] = lambda line: None) -> None:
     """Complete an apply that was killed; harmless and cheap where there is none. Raises as :func:`apply_fingerprints`."""
     if graphs.applying(repo.data) is None:
+        _bring_along(repo, say)
         return
     try:
         with _locked(repo, say):
@@ -58,6 +59,22 @@ def finish(repo: Repo, say: Callable[[str], None] = lambda line: None) -> None:
         raise StoreError(
             f"an apply was ended before it was done, and could not be completed ({where}: {error.strerror}); run 'tandem apply'"
         ) from None
+
+
+_REGISTRIES = "registries"
+
+
+def _bring_along(repo: Repo, say: Callable[[str], None]) -> None:
+    """Where the data folder is a cache of an object store, another machine may have applied what this one's registry and online store do
+    not know yet."""
+    known = shared.kept(repo.data, _REGISTRIES)
+    applied = graphs.applied_graphs(repo.data)
+    if known is None or not applied or known.get(str(repo.path)) == applied:
+        return
+    with lock(graphs.folder(repo.data) / LOCK):
+        say("graphs were applied on another machine; the registry and online store of this one follow")
+        feast_apply(repo, applied)
+        shared.keep(repo.data, _REGISTRIES, str(repo.path), applied)
 
 
 def _point(repo: Repo) -> dict[str, str] | None:
@@ -75,6 +92,7 @@ def _complete(repo: Repo) -> None:
     _set_aside_a_torn_registry(repo)
     feast_apply(repo, intent)
     graphs.end_apply(repo.data)
+    shared.keep(repo.data, _REGISTRIES, str(repo.path), graphs.applied_graphs(repo.data))
 
 
 def _set_aside_a_torn_registry(repo: Repo) -> None:

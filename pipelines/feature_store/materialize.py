@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipelines.feature_store.store import open_store
-from pipelines.lake import layout
+from pipelines.lake import layout, shared
 from pipelines.project.repository import Repo
-from transforms import locks
 from transforms.definitions import FINGERPRINT
 from transforms.errors import DataError, StoreError, TandemError
 from transforms.instants import instant, micros_of, now_us, to_minute
@@ -59,7 +58,7 @@ def materialize(
 
     store = open_store(repo)
     online, offline = store._get_provider().online_store, store._get_provider().offline_store
-    with locks.lock(layout.materialize_lock(repo.data), lambda: say("another materialize is at work; waiting for it")):
+    with shared.alone(repo.data, layout.materialize_lock(repo.data), lambda: say("another materialize is at work; waiting for it")):
         known = store.list_feature_views()
         chosen = [v for v in known if v.online and (views is None or v.name in views)]
         if missing := sorted(set(views or ()) - {v.name for v in known}):

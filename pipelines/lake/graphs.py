@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.lake import layout
-from pipelines.lake.files import fsync_folder, write_json, write_text
+from pipelines.lake import layout, shared
+from pipelines.lake.files import fsync_folder, write_bytes, write_json
 from transforms.acceptance import accepts_more
 from transforms.data_folder import APPLYING, applied_graph, under_way
 from transforms.definitions import FeatureGroup
@@ -43,18 +43,31 @@ def applying(data: Path) -> dict[str, str] | None:
 
 def begin_apply(data: Path, fingerprints: Mapping[str, str]) -> None:
     """From now on these graphs are the applied ones, all at once."""
-    write_json(folder(data) / APPLYING, dict(fingerprints), durable=True)
+    for group, fingerprint in fingerprints.items():
+        shared.publish(data, layout.graph(data, group, fingerprint))
+    file = folder(data) / APPLYING
+    content = json.dumps(dict(fingerprints), indent=2).encode() + b"\n"
+    shared.move(data, file, lambda new: write_bytes(file, new, durable=True), content)
 
 
 def end_apply(data: Path) -> None:
     """All places know the graphs of :func:`begin_apply`."""
-    (folder(data) / APPLYING).unlink(missing_ok=True)
-    fsync_folder(folder(data))
+    file = folder(data) / APPLYING
+
+    def remove(nothing: bytes) -> None:
+        file.unlink(missing_ok=True)
+        fsync_folder(folder(data))
+
+    shared.move(data, file, remove, b"")
 
 
 def apply_graph(data: Path, group: str, fingerprint: str) -> None:
     """From now on rows of ``group`` are made and read with this graph. Readers see the one before or this one."""
-    write_text(layout.graphs(data) / group / layout.CURRENT, fingerprint + "\n")
+    file = layout.graphs(data) / group / layout.CURRENT
+    content = f"{fingerprint}\n".encode()
+    if not file.exists() or file.read_bytes() != content:
+        shared.publish(data, layout.graph(data, group, fingerprint))
+        shared.move(data, file, lambda new: write_bytes(file, new), content)
 
 
 def graph_for(data: Path, group: FeatureGroup, make: str) -> str:
@@ -87,6 +100,7 @@ def remember_definitions(data: Path, groups: Iterable[FeatureGroup]) -> None:
         path = _definition(data, group.name, group.definition_hash())
         if not path.exists():
             write_json(path, group.canonical())
+            shared.send_file(data, path)
 
 
 def carried_over(data: Path, group: FeatureGroup, made_of: str) -> list[str] | None:
@@ -97,7 +111,9 @@ def carried_over(data: Path, group: FeatureGroup, made_of: str) -> list[str] | N
     if made_of == group.definition_hash():
         return []
     try:
-        before = json.loads(_definition(data, group.name, made_of).read_text())
+        path = _definition(data, group.name, made_of)
+        shared.have_file(data, path)
+        before = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
     return since(before, group)

@@ -19,6 +19,7 @@ from pipelines.lake.files import json_digest, sha256
 from pipelines.lake.run_records import Code, Engine
 from pipelines.lake.value_code import meanings, modules_of, value_files
 from serving.masking import MASK, SECRET_NAME, masked
+from serving.object_store.cache import given_place
 
 __all__ = ["code_version", "engine_root", "engine_version", "facts", "hashed", "library_versions", "lock_hash", "masked"]
 
@@ -140,6 +141,12 @@ def hashed(data: Path, files: Mapping[str, Path]) -> list[dict[str, Any]]:
     return out
 
 
+def _settings(settings: Any) -> dict[str, Any]:
+    """The settings as JSON has them; a data folder on an object store by its URL, not by this machine's copy."""
+    said: dict[str, Any] = settings.model_dump(mode="json")
+    return said | {"data": given_place(Path(said["data"]))} if said.get("data") else said
+
+
 def facts(place: Any) -> dict[str, Any]:
     """Code, lock, versions, settings and definitions of a repository (``path``, ``settings``, perhaps ``groups``)."""
     groups = getattr(place, "groups", None) or {}
@@ -150,6 +157,6 @@ def facts(place: Any) -> dict[str, Any]:
         "lock": lock_hash(),
         "versions": library_versions(),
         "machine": machine(),
-        "settings": masked(place.settings.model_dump(mode="json")),
+        "settings": masked(_settings(place.settings)),
         **({"definitions": definitions} if definitions else {}),
     }

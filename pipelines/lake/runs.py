@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
-from pipelines.lake import layout
+from pipelines.lake import layout, shared
 from pipelines.lake.files import json_digest, write_json
 from pipelines.lake.process_identity import ProcessId
 from pipelines.lake.run_index import heads
@@ -120,7 +120,7 @@ class Run:
         known = known_fields(self.kind)
         if known is not None and (unknown := sorted(changes.keys() - known - self.manifest.keys())):
             raise TypeError(f"a {self.kind} run has no field {unknown[0]!r}; add it to its record in lake/run_records.py")
-        self.manifest = {**self.manifest, **changes}
+        self.manifest = shared.put_manifest(self.data, self.id, {**self.manifest, **changes}, changes)
         write_json(self.folder / layout.MANIFEST, self.manifest)
 
     def add(self, **changes: Any) -> None:
@@ -153,8 +153,10 @@ class Run:
                 if _lives(self._read()) is not False or time.monotonic() > until:
                     raise DataError(f"run {self.id} is being made by another process; wait for it or stop it")
                 time.sleep(0.02)
-            self.manifest = {**self._read(), **ProcessId.current().for_manifest()}
-            yield lock
+            # A server's process is followed by the program itself, which renews no lease.
+            with shared.run_held(self.data, self.id) if self.kind != "serve" else nullcontext():
+                self.manifest = {**self._read(), **ProcessId.current().for_manifest()}
+                yield lock
 
     def _read(self) -> dict[str, Any]:
         manifest = _manifest(self.folder)
@@ -166,8 +168,10 @@ class Run:
         """The same run with its true status: one whose process is gone is ``killed``, or what its last word says; that is saved."""
         if self.status not in UNDER_WAY or (alive := _lives(self._facts)):
             return self
-        if not (self.folder / ".lock").exists() and alive is None:
-            return self  # made by hand, or by an older version: nothing to judge by
+        if alive is None and not (
+            (self.folder / ".lock").exists() if (held := shared.run_is_held(self.data, self.id)) is None else not held
+        ):
+            return self  # made by hand, or by an older version: nothing to judge by; or another machine says that it goes on
         try:
             with open(self.folder / ".lock", "a") as lock:
                 if not locks.take(lock):
@@ -234,6 +238,8 @@ class RunStore:
         return [Run(f"{self.folder}/{name}", head=found[name]) for _, name in order]
 
     def _heads(self, keep: bool = True) -> dict[str, dict[str, Any]]:
+        shared.have_manifests(self.data)
+
         def read(folder: Path) -> dict[str, Any] | None:
             manifest = _manifest(folder)
             return head_fields(manifest) if isinstance(manifest, dict) else None
@@ -276,7 +282,9 @@ class RunStore:
         A new run's manifest is there when this returns, so that of several processes at once one makes it and the others find it.
         """
         layout.claim(self.data)
-        with locks.lock(self.folder / ".lock"):
+        shared.claim(self.data)
+        with shared.alone(self.data, self.folder / ".lock"):
+            shared.have_manifests(self.data, certain=True)
             return self._begin(kind, json_digest(key), now, anew, replaced)
 
     @contextmanager
@@ -314,6 +322,7 @@ class RunStore:
             count += 1
         manifest = {"format": FORMAT, "id": run_id, "kind": kind, "status": "running", "created": stamp.isoformat(), "key": digest}
         run = Run(self.folder / run_id, manifest | ProcessId.current().for_manifest())
+        run.folder.mkdir(parents=True, exist_ok=True)
         run.save()
         return run
 

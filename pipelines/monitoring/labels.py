@@ -36,7 +36,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.lake import layout
+from pipelines.lake import layout, shared
 from pipelines.lake.files import replaced
 from pipelines.lake.row_compare import common_codes, locate, table_of
 from pipelines.project.repository import Repo
@@ -46,7 +46,6 @@ from transforms.columns import column_us
 from transforms.definitions import EVENT_TIMESTAMP, TIMESTAMP, micros
 from transforms.errors import DataError
 from transforms.instants import instant, micros_of
-from transforms.locks import lock
 
 __all__ = ["KEYS", "LABELS", "Labelled", "Matched", "answers_of", "label_requests", "match", "read_labels", "request_log"]
 
@@ -187,8 +186,11 @@ def label_requests(
     label = spine.column("label").take(pa.array(found.place[ready]))
     times = [pa.array(t[ready]).cast(TIMESTAMP) for t in (at, ready_at)]
     fresh = pa.Table.from_arrays([*mine.columns, label, *times], schema=LABELS)
-    with lock(layout.labels(repo.data, model.name) / ".lock"):
-        added, corrected, file = _append(layout.labels(repo.data, model.name), fresh)
+    folder = layout.labels(repo.data, model.name)
+    with shared.alone(repo.data, folder / ".lock"):
+        shared.have_files(repo.data, [folder.relative_to(repo.data).as_posix()])
+        added, corrected, file = _append(folder, fresh)
+        shared.send_files(repo.data, [folder.relative_to(repo.data).as_posix()])
     return Labelled(
         model.name,
         requests.num_rows,

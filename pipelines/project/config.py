@@ -14,12 +14,13 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from pipelines.lake import layout
+from pipelines.lake import layout, shared
 from pipelines.project.access_settings import AccessSettings
 from pipelines.project.extensions import ALERT_RECEIVERS, FORMATS, TRACKERS, Extensions
 from pipelines.project.secrets import EnvironmentSource, Secret, SecretSource, bind, masked
 from pipelines.project.settings_errors import mistake
 from pipelines.project.settings_file import SettingsFile
+from serving.object_store.cache import data_path
 from transforms.errors import ConfigError
 
 __all__ = [
@@ -352,7 +353,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="TANDEM_", env_nested_delimiter="__", extra="forbid", frozen=True)
 
     data: Path = Path("../data")
-    """The data folder, relative to the feature repository."""
+    """The data folder, relative to the feature repository; or ``s3://bucket/prefix``, ``gs://``, ``az://``: then it is this machine's
+    cache folder of that place (docs/object-stores.md)."""
     definitions: str = "features"
     """The module of the repository that defines sources and feature groups."""
     models: list[str] = Field(default_factory=list)
@@ -368,6 +370,14 @@ class Settings(BaseSettings):
     monitor: MonitorSettings = Field(default_factory=MonitorSettings)
     demo: DemoSettings = Field(default_factory=DemoSettings)
     tracking: TrackingSettings = Field(default_factory=TrackingSettings)
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _place(cls, value: Any) -> Any:
+        try:
+            return data_path(value) if isinstance(value, str | Path) else value
+        except ConfigError as error:
+            raise ValueError(str(error)) from None  # pydantic's own way to say what is wrong with a key
 
     def request_log(self, repo: Path) -> Path | None:
         """The folder of the request log of the repository at ``repo``; None where it is turned off (null)."""
@@ -414,12 +424,14 @@ def read_settings(repo: Path, **flags: Any) -> Settings:
 def load_settings(repo: Path, **flags: Any) -> Settings:
     """The settings of a repository, ``data`` made absolute; ``flags`` that are None are left out.
 
-    Raises ConfigError, one line that names key, value (but no secret) and fix; DataError for a data folder of another version's format.
+    Raises ConfigError, one line that names key, value (but no secret) and fix; DataError for a data folder of another version's format,
+    and for an object store that cannot be reached.
     """
     settings = read_settings(repo, **flags)
     data = settings.data if settings.data.is_absolute() else (repo / settings.data)
     settings = settings.model_copy(update={"data": data.resolve()})
     layout.check_format(settings.data)
+    shared.open_data(settings.data)
     return settings
 
 

@@ -6,6 +6,7 @@ The file is the truth about what is served; MLflow's aliases follow it (:mod:`pi
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import socket
 from collections.abc import Callable
@@ -14,12 +15,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipelines.lake import layout
-from pipelines.lake.files import write_json
+from pipelines.lake import layout, shared
+from pipelines.lake.files import write_bytes
 from serving.aliases import ALIASES_FILE, Aliases, read_aliases
 from serving.errors import ModelError
 from transforms.errors import DataError
-from transforms.locks import lock
 
 __all__ = ["MovedError", "change", "current", "model_folder", "models_of", "versions_on_disk", "who"]
 
@@ -38,11 +38,15 @@ def model_folder(data: Path, model: str) -> Path:
 def models_of(data: Path) -> list[str]:
     """The models that have a folder, by name."""
     folder = layout.models(data)
+    for name in shared.have_names(data, "models"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")) if folder.is_dir() else []
 
 
 def versions_on_disk(folder: Path) -> list[int]:
     """The versions in a model's folder, rising."""
+    for name in shared.have_names(folder.parents[1], f"models/{folder.name}"):
+        shared.have(folder.parents[1], folder / name)
     if not folder.is_dir():
         return []
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal() and str(int(p.name)) == p.name and p.is_dir())
@@ -82,7 +86,7 @@ def change(
     ``decide`` runs under the lock and may raise: nothing is changed then. ``details`` go into the entry of the history (what is None or
     empty is left out). A process killed here leaves the old file or the new one. ``repair``: a damaged file is set aside and begun anew.
     """
-    with lock(folder / LOCK):
+    with shared.alone(folder.parents[1], folder / LOCK):
         for left_over in folder.glob(f".{ALIASES_FILE}.*"):
             with suppress(OSError):
                 left_over.unlink()  # of a killed process; we hold the lock
@@ -109,9 +113,13 @@ def change(
             **{k: v for k, v in details.items() if v not in (None, "", [], {}, False)},
         }
         history = (*before.history, entry)
+        for version in sorted({champion, challenger} - {None}):  # type: ignore[type-var]
+            shared.publish(folder.parents[1], folder / str(version), only=True)
         _write(folder, {"champion": champion, "challenger": challenger, "history": list(history)})
         return Aliases(champion, challenger, history)
 
 
 def _write(folder: Path, value: dict[str, Any]) -> None:
-    write_json(folder / ALIASES_FILE, value, indent=1, durable=True)
+    file = folder / ALIASES_FILE
+    content = json.dumps(value, indent=1, default=str).encode() + b"\n"
+    shared.move(folder.parents[1], file, lambda new: write_bytes(file, new, durable=True), content)

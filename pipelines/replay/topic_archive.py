@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.lake import layout
+from pipelines.lake import layout, shared
 from pipelines.lake.files import read_json, write_json
 from pipelines.project.config import KafkaSettings
 from pipelines.replay.archive_merge import merge_files, remove_covered, write_file
@@ -31,7 +31,6 @@ from pipelines.sources.formats.record_format import record_format
 from transforms.definitions import EventSource
 from transforms.errors import ConfigError, DataError
 from transforms.instants import instant, now_us
-from transforms.locks import try_lock
 
 __all__ = ["Archived", "archive_topic"]
 
@@ -93,9 +92,10 @@ def archive_topic(
         lacks = "files" if source.topic else "topic"
         raise ConfigError(f"source {source.name!r} has no {lacks}; give it both: topic='...', files='events/...'")
     target, place = data / source.files, layout.archive(data) / f"{source.name}.json"
-    with try_lock(layout.archive(data) / f".{source.name}.lock") as free:
+    with shared.try_alone(data, layout.archive(data) / f".{source.name}.lock") as free:
         if not free:
             raise DataError(f"source {source.name!r} is being archived by another process; wait for it to end")
+        shared.have_files(data, [source.files, "archive"], strict=False)  # what a killed one left is made anew, and sent
         known = {} if anew else dict(read_json(place) or {})
         identity = patiently(lambda: reader.identity(source.topic), say)
         if known and (known.get("topic"), known.get("identity")) != (source.topic, identity):
@@ -144,6 +144,8 @@ def archive_topic(
         for folder in sorted(target.glob("date=*")):
             done.merged += merge_files(folder)
             remove_covered(folder)
+        shared.send_files(data, [source.files])
+        shared.send_files(data, ["archive"])
         done.lag = sum(max(0, end - offsets[p]) for p, end in patiently(lambda: reader.ends(source.topic, partitions), say).items())
         return done
 

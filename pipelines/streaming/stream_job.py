@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from pipelines.lake import runs
+from pipelines.lake import runs, shared
 from pipelines.project import recording
 from pipelines.project.repository import Repo
 from pipelines.streaming.driver import Driver, stream_folder
@@ -32,7 +32,7 @@ def run_stream(repo: Repo, options: StreamOptions, say: Callable[[str], None] | 
     """
     folder = stream_folder(repo.data, options.name)
     driver = Driver(folder)
-    with driver.held():
+    with driver.held(), shared.only_here(repo.data, f"stream/{options.name}", f"the stream {options.name!r}"):
         job_state = JobState(folder)
         job_state.begin()
         said = job_state.said()[1]

@@ -73,6 +73,7 @@ def pins(store: Any, views: Iterable[str], data: Path) -> tuple[dict[str, Pin], 
     from feast.infra.offline_stores.file_source import FileSource
 
     from serving.feast_objects import DEFINITION
+    from serving.object_store.following import rows_here
 
     found: dict[str, Pin] = {}
     files: Files = {}
@@ -87,11 +88,14 @@ def pins(store: Any, views: Iterable[str], data: Path) -> tuple[dict[str, Pin], 
         if "://" in where:
             continue
         path = Path(where := os.path.realpath(where))
+        published = rows_here(where, (source.tags or {}).get("tandem_fingerprint"))
         inner = sorted(path.rglob("*.parquet")) if path.is_dir() else matching(where)
         if not inner and DEFINITION not in (source.tags or {}):
             continue  # the join says that the file is not there
         at = where.find("/run=*/")
         inner += sorted(Path(where[:at]).glob(f"run=*/{COVER}")) if at >= 0 else []  # which run decides which rows
+        if published is not None:
+            inner = [p for p in inner if any(str(folder) in published for folder in p.parents)]
         found[name] = Pin(tuple(str(p) for p in inner), (source.tags or {}).get("tandem_fingerprint"))
         files[f"offline/{name}"] = [{"file": _named(data, p), "size": p.stat().st_size, "sha256": sha256(p)} for p in inner]
     return found, files

@@ -12,14 +12,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from pipelines.lake import layout, provenance, runs
+from pipelines.lake import layout, provenance, runs, shared
 from pipelines.project import recording
 from pipelines.project.config import load_settings
 from pipelines.training import as_of
 from pipelines.training.definition import Model
 from pipelines.training.user_code import ask_spine
 from transforms.errors import ConfigError, DataError, TandemError
-from transforms.locks import try_lock
 from transforms.plain_paths import plain_path
 from transforms.tensorflow_settings import settle_tensorflow
 
@@ -96,7 +95,7 @@ def predict(saved_model: Path, table: Any, inputs: list[tuple[str, str]], output
 @contextmanager
 def _only_one(data: Path) -> Iterator[None]:
     """Holds the data folder's training lock: MLMD's SQLite and the versions are for one writer."""
-    with try_lock(layout.training_lock(data)) as mine:
+    with shared.try_alone(data, layout.training_lock(data)) as mine:
         if not mine:
             raise TandemError(f"another training holds {layout.training_lock(data)}; wait for it to end")
         yield
@@ -171,6 +170,7 @@ def _train(
         progress(name, time.monotonic() - begun)
 
     with step("spine"):
+        _have_inputs(model, home)
         spine, events = _spine(model, repo, data, start, end)
     features = _features(model, repo, data, say)
     with step("point-in-time features"):
@@ -225,6 +225,16 @@ def scores(report: Report) -> dict[str, float]:
             if value is not None:
                 out[f"test/{kind}{name}{'/' + s.slice if s.slice else ''}"] = value
     return out
+
+
+def _have_inputs(model: Model, home: recording.ProjectRef) -> None:
+    """From an object store: the event logs, which a spine function may read, and the versions so far, which the new one is held against."""
+    from pipelines.registry.alias_file import model_folder, versions_on_disk
+
+    read = [r.manifest.get("inputs", {}) for r in runs.list_runs(home.data) if r.kind == "batch"]
+    tops = {"events"} | {f["file"].split("/")[0] for inputs in read for files in inputs.values() for f in files}
+    shared.have_files(home.data, sorted(tops - set(layout.NOT_EVENTS)))
+    versions_on_disk(model_folder(home.data, model.name))
 
 
 def _spine(model: Model, repo: Path, data: Path, start: datetime, end: datetime) -> tuple[Any, as_of.Files]:

@@ -1,0 +1,81 @@
+"""Files that stand each for itself: event files (the users' own), labels, the request log. The same names in the store and in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from serving.object_store.base import ObjectHead
+from serving.object_store.cache import Cache, safe
+from transforms.errors import DataError
+
+__all__ = ["pull", "push"]
+
+
+def _below(folder: str) -> str:
+    return f"{folder.strip('/')}/"
+
+
+def pull(cache: Cache, folder: str, wanted: Callable[[str], bool] = lambda name: True, *, strict: bool = True) -> None:
+    """Have copies of the files below ``folder`` (relative to the data folder) whose names are ``wanted``, as they are in the store now.
+
+    ``strict``: raises DataError for a file of the cache that is not in the store: what others do not see must not be read here.
+    """
+    prefix = _below(folder)
+    with cache.index("files") as index:
+        heads = {h.key: h for h in cache.store.list(prefix) if wanted(h.key) and not h.key.endswith("/")}
+        safe(cache, prefix, heads)
+        for key in [k for k in index if k.startswith(prefix) and wanted(k) and k not in heads]:
+            (cache.folder / key).unlink(missing_ok=True)
+            del index[key]
+        stale = [h for key, h in heads.items() if index.get(key, [])[:1] != [h.version] or index[key][1:] != _stat(cache.folder / key)]
+        found = cache.all(lambda head: _download(cache, head), stale)
+        for head, version in zip(stale, found, strict=True):
+            if version is not None:
+                index[head.key] = [version, *_stat(cache.folder / head.key)]
+        own = [p for p in _names(cache, prefix) if p not in index and wanted(p)]
+    if own and strict:
+        more = f" and {len(own) - 1:,} more files are" if len(own) > 1 else " is"
+        raise DataError(
+            f"{cache.folder / own[0]}{more} not in {cache.url}; upload what others are to see too, and remove it from the cache"
+        )
+
+
+def push(cache: Cache, folder: str) -> int:
+    """Upload what is new or changed below ``folder``, and remove from the store what was removed here; the number of files uploaded."""
+    prefix = _below(folder)
+    with cache.index("files") as index:
+        here = _names(cache, prefix)
+        changed = [name for name in here if index.get(name, [])[1:] != _stat(cache.folder / name)]
+
+        def upload(name: str) -> list[object]:
+            stat = _stat(cache.folder / name)
+            return [cache.store.upload(name, cache.folder / name), *stat]
+
+        for name, entry in zip(changed, cache.all(upload, changed), strict=True):
+            index[name] = entry
+        for name in [n for n in index if n.startswith(prefix) and n not in here]:
+            cache.store.delete(name)
+            del index[name]
+    return len(changed)
+
+
+def _names(cache: Cache, prefix: str) -> dict[str, None]:
+    top = cache.folder / prefix
+    found = (p for p in sorted(top.rglob("*")) if p.is_file() and not p.name.startswith("."))
+    return {p.relative_to(cache.folder).as_posix(): None for p in found}
+
+
+def _stat(path: Path) -> list[object]:
+    try:
+        stat = path.stat()
+    except OSError:
+        return []
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def _download(cache: Cache, head: ObjectHead) -> str | None:
+    path = cache.folder / head.key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    got = cache.store.download(head.key, path)
+    return None if got is None else got.version

@@ -1,0 +1,151 @@
+"""Folders that never change once they are there: uploaded file by file, then visible by one object that lists the files with hashes.
+
+A file's key holds its hash, so two writers of one folder never overwrite each other's files: the first list that is put counts, whoever
+else was at work. Files that no list names (of a writer that was killed) are never read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypedDict
+
+from serving.object_store.base import Versioned
+from serving.object_store.cache import Cache
+from transforms.errors import DataError
+
+__all__ = ["TreeFile", "fetch", "names", "publish"]
+
+
+class TreeFile(TypedDict):
+    """A file of a tree; ``path`` is relative to the tree's folder."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+def _list_key(tree: str) -> str:
+    return f"trees/{tree}.json"
+
+
+def _file_key(tree: str, file: TreeFile) -> str:
+    folder, _, name = f"{tree}/{file['path']}".rpartition("/")
+    return f"{folder}/{file['sha256'][:16]}-{name}"
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _files(folder: Path, without: frozenset[str]) -> list[TreeFile]:
+    found = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    names = [(p.relative_to(folder).as_posix(), p) for p in found]
+    return [{"path": name, "bytes": p.stat().st_size, "sha256": _sha256(p)} for name, p in names if name not in without]
+
+
+def _encoded(files: Iterable[TreeFile]) -> bytes:
+    return json.dumps({"files": list(files)}, indent=1, sort_keys=True).encode() + b"\n"
+
+
+def publish(cache: Cache, tree: str, *, again: bool = False, only: bool = False, without: frozenset[str] = frozenset()) -> None:
+    """Make the folder ``tree`` (relative to the data folder) visible to others. Hidden files are left out; so are those ``without``.
+
+    One that is there already stays as it is (of the same name it holds the same values), unless ``again``: then its list is replaced.
+    ``only``: raises DataError where there is one of other content. May be repeated after a crash.
+    """
+    known = cache.look("trees").get(tree)
+    if known is not None and not again:
+        return
+    files = _files(cache.folder / tree, without)
+    content = _encoded(files)
+    there = cache.store.read(_list_key(tree))
+    if there is None or (again and there.content != content):
+        have = {head.key: head.size for head in cache.store.list(f"{tree}/")}
+        missing = [f for f in files if have.get(_file_key(tree, f)) != f["bytes"]]
+        cache.all(lambda f: cache.store.upload(_file_key(tree, f), cache.folder / tree / f["path"]), missing)
+        if there is None:
+            made = cache.store.create(_list_key(tree), content)
+        else:
+            made = cache.store.replace(_list_key(tree), content, there.version)
+        there = cache.store.read(_list_key(tree)) if made is None else Versioned(content, made)
+    if only and there is not None and there.content != content:
+        raise DataError(f"{cache.url}: {tree} was published by another machine meanwhile; run the same command again")
+    _note(cache, tree, there)
+
+
+def _note(cache: Cache, tree: str, there: Versioned | None) -> None:
+    with cache.index("trees") as index:
+        index[tree] = there.version if there is not None else ""
+
+
+def names(cache: Cache, below: str = "") -> dict[str, str]:
+    """The trees below a folder, such as ``models/delays`` (all of them without one), relative to the data folder, with their versions."""
+    prefix = f"trees/{below}/" if below else "trees/"
+    return {head.key.removeprefix("trees/").removesuffix(".json"): head.version for head in cache.store.list(prefix)}
+
+
+def fetch(cache: Cache, tree: str, *, again: bool = False) -> bool:
+    """Have a copy of a tree that was published, whole and of the right bytes; False if there is no such tree.
+
+    A folder that is here already is believed once it was compared; ``again``: look whether the tree was published again.
+    Raises DataError for a file that the store gives in other bytes than were published.
+    """
+    folder = cache.folder / tree
+    if not again and cache.look("trees").get(tree) and folder.is_dir():
+        return True
+    there = cache.store.read(_list_key(tree))
+    if there is None:
+        return False
+    try:
+        files: list[TreeFile] = json.loads(there.content)["files"]
+        wanted = [f for f in files if not _is_here(folder / f["path"], f)]
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{cache.url}/{_list_key(tree)} cannot be read; restore it") from None
+    if any(".." in Path(f["path"]).parts or Path(f["path"]).is_absolute() for f in files):
+        raise DataError(f"{cache.url}/{_list_key(tree)} names a file outside of its folder; restore it")
+    if wanted or not folder.is_dir():
+        if folder.is_dir() and not again:  # left by a process that was killed before it published, or damaged: not what counts
+            folder.rename(folder.with_name(f".{folder.name}.set-aside-{os.urandom(4).hex()}"))
+            wanted = files
+        target = folder if folder.is_dir() else folder.with_name(f".{folder.name}.{os.getpid()}-{os.urandom(4).hex()}")
+        target.mkdir(parents=True, exist_ok=True)
+        try:
+            cache.all(lambda f: _download(cache, tree, f, target / f["path"]), wanted)
+            if target is not folder:
+                _place(target, folder)
+        finally:
+            if target is not folder:
+                shutil.rmtree(target, ignore_errors=True)
+    _note(cache, tree, there)
+    return True
+
+
+def _is_here(path: Path, file: TreeFile) -> bool:
+    return path.is_file() and path.stat().st_size == file["bytes"] and _sha256(path) == file["sha256"]
+
+
+def _download(cache: Cache, tree: str, file: TreeFile, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unchecked = path.with_name(f".{path.name}.unchecked-{os.getpid()}-{os.urandom(4).hex()}")
+    try:
+        if cache.store.download(_file_key(tree, file), unchecked) is None:
+            raise DataError(f"{cache.url}/{_file_key(tree, file)} is gone, and {tree} needs it; restore it, or make the run again")
+        if _sha256(unchecked) != file["sha256"]:
+            raise DataError(f"{cache.url}/{_file_key(tree, file)} is damaged: its SHA-256 is not the one in its key; restore it")
+        unchecked.replace(path)
+    finally:
+        unchecked.unlink(missing_ok=True)
+
+
+def _place(made: Path, folder: Path) -> None:
+    try:
+        made.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # else another process was faster
+            raise

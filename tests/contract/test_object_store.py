@@ -1,0 +1,134 @@
+"""Object stores: a local folder, and S3 as SeaweedFS speaks it (a real server). GCS and Azure: tests/scale/test_object_stores.py."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from serving.object_store.base import ObjectStore, StoreAccessError, Unreachable
+from serving.object_store.connecting import connect, normal
+from serving.object_store.local_folder import LocalFolder
+from tandem.testing.object_store import ObjectStoreContract
+from tests.object_stores import Faults, faulty, free_port, seaweed
+from transforms.errors import ConfigError
+
+
+class TestLocalFolder(ObjectStoreContract):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> ObjectStore:
+        return LocalFolder(tmp_path / "store")
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with seaweed(tmp_path_factory.mktemp("seaweed")) as env:
+        yield env
+
+
+@pytest.fixture
+def s3_here(s3: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """The environment of that server; a URL below which there is nothing."""
+    connect.cache_clear()
+    for name, value in s3.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    return f"s3://tandem/{uuid.uuid4().hex}"
+
+
+class TestS3(ObjectStoreContract):
+    @pytest.fixture
+    def store(self, s3_here: str) -> ObjectStore:
+        return connect(s3_here)
+
+    def test_faults_that_pass_are_not_seen(self, s3: dict[str, str], s3_here: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        faults = Faults()
+        with faulty(s3["AWS_ENDPOINT_URL"], faults) as endpoint:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+            store = connect(s3_here)
+            version = store.put("a", b"one")
+            faults.plan = ["503", "500", "slow"]
+            found = store.read("a")
+            assert found is not None and found.content == b"one"
+            faults.plan, faults.only = ["lost"], "PUT"
+            assert (two := store.replace("a", b"two by me", version)) is not None, "done, though the answer was lost"
+            faults.plan = ["lost"]
+            assert store.create("b", b"made by me") is not None
+            faults.plan = ["lost"]
+            assert store.create("b", b"made by another") is None
+            faults.plan = ["503", "lost", "500"]
+            assert store.replace("a", b"three", version) is None, "stale stays stale"
+            found = store.read("a")
+            assert found is not None and (found.content, found.version) == (b"two by me", two)
+
+    def test_a_store_that_fails_on_is_one_line(self, s3: dict[str, str], s3_here: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        faults = Faults()
+        with faulty(s3["AWS_ENDPOINT_URL"], faults) as endpoint:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+            monkeypatch.setattr("serving.object_store.blobs._PAUSES", (0.0,))
+            store = connect(s3_here)
+            faults.always = "503"
+            with pytest.raises(
+                Unreachable,
+                match=r"^s3://tandem/\w+: the store cannot be reached, or fails \(503 Service Unavailable\); gave up after some tries$",
+            ):
+                store.put("a", b"one")
+
+    def test_what_is_wrong_is_one_line_without_secrets(self, s3_here: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(StoreAccessError, match=r"^s3://no-such-bucket/x: there is no such bucket or container"):
+            connect("s3://no-such-bucket/x").read("a")
+        with pytest.raises(StoreAccessError, match=r"^s3://no-such-bucket/x: there is no such bucket"):
+            connect("s3://no-such-bucket/x").put("a", b"1")
+        connect.cache_clear()
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another-secret")
+        with pytest.raises(
+            StoreAccessError, match=r"^s3://tandem/\w+: access is refused \(403 Forbidden: SignatureDoesNotMatch\)"
+        ) as caught:
+            connect(s3_here).put("a", b"1")
+        assert "another-secret" not in str(caught.value)
+        connect.cache_clear()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+        monkeypatch.setattr("serving.object_store.blobs._PAUSES", ())
+        with pytest.raises(Unreachable, match=r"cannot be reached"):
+            connect(s3_here).put("a", b"1")
+
+    def test_credentials_of_a_profile(self, s3: dict[str, str], s3_here: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in s3:
+            monkeypatch.delenv(name)
+        (tmp_path / "config").write_text(f"[profile team]\nregion = us-east-1\nendpoint_url = {s3['AWS_ENDPOINT_URL']}\n")
+        (tmp_path / "credentials").write_text(
+            f"[team]\naws_access_key_id = {s3['AWS_ACCESS_KEY_ID']}\naws_secret_access_key = {s3['AWS_SECRET_ACCESS_KEY']}\n"
+        )
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+        monkeypatch.setenv("AWS_PROFILE", "team")
+        connect(s3_here).put("a", b"1")
+        connect.cache_clear()
+        monkeypatch.setenv("AWS_PROFILE", "nobody")
+        with pytest.raises(ConfigError, match="AWS_PROFILE 'nobody': there is no such profile"):
+            connect(s3_here)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("s3://bucket", "s3://bucket"),
+        ("s3://bucket/", "s3://bucket"),
+        ("s3:/bucket/a", "s3://bucket/a"),  # as a path library makes it
+        ("gs://bucket/a//b/", "gs://bucket/a/b"),
+        ("az://container/date=1/x", "az://container/date=1/x"),
+    ],
+)
+def test_urls(given: str, kept: str) -> None:
+    assert normal(given) == kept
+
+
+@pytest.mark.parametrize(
+    "given", ["ftp://host/x", "s3://", "s3:///x", "s3://key:secret@bucket/x", "az://c/x?sig=secret", "s3://b/a/../c", "https://host/x"]
+)
+def test_what_is_no_place(given: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        normal(given)
+    assert str(caught.value).startswith("data: ") and "secret" not in str(caught.value) and "\n" not in str(caught.value)

@@ -1,0 +1,214 @@
+"""``data: s3://...`` on a real S3 server (SeaweedFS): the same values as in a folder, and machines that see each other's work."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.cli.forget import vacuum
+from pipelines.lake import graphs, layout
+from pipelines.lake.runs import RunStore
+from pipelines.project.config import load_settings
+from serving.object_store import cache as caches
+from serving.object_store.cache import FOLDER, cache_of, data_path
+from serving.object_store.connecting import connect
+from serving.object_store.following import rows_here
+from tests.integration.orders_world import END, START, Orders, order
+from tests.object_stores import Faults, faulty, free_port, seaweed
+from transforms.errors import DataError, TandemError
+
+EVENTS = [order(f"{n}", f"{n % 24:02}:{n * 7 % 60:02}", amount=n / 3, shop=n % 5, city="ab"[n % 2]) for n in range(200)]
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with seaweed(tmp_path_factory.mktemp("seaweed")) as env:
+        yield env
+
+
+class Machine(Orders):
+    """A machine with a checkout of the repository and a cache of its own; ``url`` is the data folder of all."""
+
+    def __init__(self, path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.url, self.patch = url, monkeypatch
+        super().__init__(path)
+        (self.repo_path / "tandem.yaml").write_text(f"data: {url}\ndefinitions: features\nbatch: {{shards: 1, max_reject_share: 0.9}}\n")
+
+    def here(self) -> Machine:
+        """From now on this process is this machine."""
+        self.patch.setenv(FOLDER, str(self.path / "cache"))
+        sys.modules.pop("features", None)
+        return self
+
+    @property
+    def data(self) -> Path:
+        """The cache folder."""
+        return data_path(self.url)
+
+
+@pytest.fixture
+def machine(s3: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Machine]:
+    connect.cache_clear()
+    for name, value in s3.items():
+        monkeypatch.setenv(name, value)
+    url = f"s3://tandem/{uuid.uuid4().hex}/lake"
+
+    def make(name: str) -> Machine:
+        made = Machine(tmp_path / name, url, monkeypatch).here()
+        # A data scientist's machine has no folder for the registry yet: Feast makes none.
+        (tmp_path / name / "data").mkdir(exist_ok=True)
+        return made
+
+    return make
+
+
+def put_events(url: str) -> None:
+    """As a user does, with a tool of the cloud's."""
+    connect(url).put("events/orders/date=2024-05-01/all.jsonl", "".join(json.dumps(e) + "\n" for e in EVENTS).encode())
+
+
+def rows(data: Path, group: str, run: str) -> pa.Table:
+    """The rows of a run, without the moment that they were made at."""
+    files = sorted(layout.offline_run(data, group, run).rglob("*.parquet"))
+    return pa.concat_tables([pq.ParquetFile(f).read() for f in files]).drop(["created_timestamp"])
+
+
+def test_the_same_values_as_in_a_folder_and_another_machine_has_them(machine: Callable[[str], Machine], tmp_path: Path) -> None:
+    plain = Orders(tmp_path / "plain")
+    plain.log(EVENTS)
+    wanted_run = plain.round()
+    asked = ("count_1h", "count_24h", "amount_mean_1h")
+    offline, online = plain.offline(*asked, shop=2), plain.online(*asked, shop=2)
+
+    one = machine("one")
+    put_events(one.url)
+    run = one.round()
+    for group in ("shop_orders", "city_orders"):
+        assert rows(one.data, group, run).equals(rows(plain.data, group, wanted_run))
+    assert one.offline(*asked, shop=2) == offline and one.online(*asked, shop=2) == online
+    applied = graphs.applied_graphs(one.data)
+    assert applied == graphs.applied_graphs(plain.data)
+
+    two = machine("two")
+    assert RunStore(two.data).find("latest", "batch").id == run
+    assert not (two.data / "events").exists() and not (two.data / "offline").exists(), "nothing that nobody asked for"
+    two.materialize()
+    assert graphs.applied_graphs(two.data) == applied
+    assert two.online(*asked, shop=2) == online and two.offline(*asked, shop=2) == offline
+    assert two.batch() == run, "the run is found, not made again"
+    assert rows(two.data, "shop_orders", run).equals(rows(plain.data, "shop_orders", wanted_run))
+    said = RunStore(two.data).find(run).manifest
+    assert said["settings"]["data"] == one.url and "tandem-secret" not in str(said)
+
+
+def test_two_machines_at_once_make_one_run(machine: Callable[[str], Machine]) -> None:
+    one, two = machine("one"), machine("two")
+    put_events(one.url)
+
+    def batch(each: Machine) -> subprocess.CompletedProcess[str]:
+        words = ["batch", "--repo", str(each.repo_path), "--start", f"{START:%Y-%m-%d}", "--end", f"{END:%Y-%m-%d}"]
+        env = {**os.environ, FOLDER: str(each.path / "cache")}
+        return subprocess.run([sys.executable, "-m", "tandem", *words], env=env, capture_output=True, text=True, timeout=300)
+
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(batch, (one, two)))
+    lost = [d for d in done if d.returncode]
+    assert len(lost) <= 1, [d.stderr for d in done]
+    assert all("is being made by another process" in d.stderr for d in lost), [d.stderr for d in lost]
+    (run,) = [r for r in RunStore(one.here().data).runs() if r.kind == "batch"]
+    assert run.status == "complete"
+    assert rows_here(f"{layout.offline(one.data)}/shop_orders/run=*/**/*.parquet") == {
+        str(layout.offline_run(one.data, "shop_orders", run.id))
+    }
+
+
+def test_a_machine_cut_off_while_it_publishes(
+    machine: Callable[[str], Machine], s3: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = Faults()
+    monkeypatch.setattr("serving.object_store.blobs._PAUSES", (0.0,))
+    with faulty(s3["AWS_ENDPOINT_URL"], faults) as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        monkeypatch.setattr("serving.object_store.blobs.RETRIES", {"max_retries": 0})
+        one = machine("one")
+        put_events(one.url)
+        repo = one.repo()
+        # Far enough to begin the run; it dies while its rows are uploaded.
+        faults.stop_after = 12
+        with pytest.raises(TandemError):
+            one.batch()
+        faults.stop_after = None
+        monkeypatch.setenv("AWS_ENDPOINT_URL", s3["AWS_ENDPOINT_URL"])
+        assert repo.data == one.data
+    connect.cache_clear()
+    two = machine("two")
+    pattern = f"{layout.offline(two.data)}/shop_orders/run=*/**/*.parquet"
+    assert rows_here(pattern) == set() and not list((two.data / "offline").rglob("*.parquet"))
+    cache = cache_of(two.data)
+    assert cache is not None
+    for head in list(cache.store.list("leases/")):  # a minute later
+        cache.store.put(head.key, b'{"owner": "gone", "host": "x", "pid": 1, "seconds": -9}')
+    run = two.batch()
+    assert rows_here(pattern) == {str(layout.offline_run(two.data, "shop_orders", run))}
+
+
+def test_a_command_says_in_one_line_what_is_wrong(machine: Callable[[str], Machine], monkeypatch: pytest.MonkeyPatch) -> None:
+    one = machine("one")
+
+    def refused(**flags: str) -> str:
+        connect.cache_clear()
+        caches._cache_of.cache_clear()
+        with pytest.raises(TandemError) as caught:
+            load_settings(one.repo_path, **flags)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert refused(data="s3://nowhere/x") == "s3://nowhere/x: there is no such bucket or container; create it, or correct data:"
+    assert "data: 'ftp://x/y' is no place for data; write a folder, or one of s3://bucket/prefix" in refused(data="ftp://x/y")
+    with pytest.raises(DataError, match="'tandem vacuum' works on a local data folder, and not on s3://"):
+        vacuum(older_than="1d", repo=one.repo_path)
+    monkeypatch.setattr("serving.object_store.blobs._PAUSES", ())
+    with monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+        assert refused().startswith(f"{one.url}: the store cannot be reached, or fails (Connection refused)")
+    words = [sys.executable, "-m", "tandem", "runs", "--repo", str(one.repo_path)]
+    env = {**os.environ, "AWS_SECRET_ACCESS_KEY": "hidden-secret"}
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and "hidden" not in done.stderr
+    assert done.stderr.startswith(f"error: {one.url}: access is refused (403 Forbidden: SignatureDoesNotMatch)")
+
+
+def test_an_apply_of_one_machine_is_seen_by_the_other(machine: Callable[[str], Machine]) -> None:
+    one, two = machine("one"), machine("two")
+    put_events(one.url)
+    run = one.here().round()
+    two.here().materialize()
+    two.define(amount=", max=1000")
+    again = two.batch()
+    assert again != run
+    two.apply(again)
+    one.here().repo()
+    assert graphs.applied_graphs(one.data) == RunStore(one.data).find(again).record.fingerprints
+    with pytest.raises(DataError, match="was moved by another machine"):  # decided by what held before
+        graphs.apply_graph(_stale(one), "shop_orders", "f" * 64)
+
+
+def _stale(machine: Machine) -> Path:
+    """The machine's data folder, as if it had not looked since an earlier apply."""
+    cache = cache_of(machine.data)
+    assert cache is not None
+    with cache.index("pointers") as index:
+        index["graphs/shop_orders/CURRENT"] = '"0123456789abcdef0123456789abcdef"'
+    (layout.graph(machine.data, "shop_orders", "f" * 64)).mkdir()
+    (layout.graph(machine.data, "shop_orders", "f" * 64) / "tandem.json").write_text("{}")
+    return machine.data
