@@ -239,14 +239,14 @@ def move(data: Path, file: Path, write: Callable[[bytes], None], content: bytes)
     pointers.move(cache, file.relative_to(data).as_posix(), content)
 
 
-def send_files(data: Path, folders: Iterable[str]) -> None:
-    """Upload what is new below these folders, relative to the data folder: event files, labels."""
+def send_files(data: Path, folders: Iterable[str], *, removals: bool = False) -> None:
+    """Upload what is new below these folders, relative to the data folder: event files, labels. ``removals``: see ``files.push``."""
     if (cache := caches.cache_of(data)) is not None:
         from serving.object_store import files
 
         for folder in dict.fromkeys(folders):
             if (data / folder).is_dir():
-                files.push(cache, folder)
+                files.push(cache, folder, removals=removals)
 
 
 def send_file(data: Path, file: Path) -> None:

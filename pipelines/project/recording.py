@@ -18,6 +18,7 @@ from pipelines.lake.process_identity import ProcessId
 from pipelines.lake.provenance import facts, masked, masked_command
 from pipelines.lake.runs import UNDER_WAY, Run, begin
 from serving import tracing
+from transforms.errors import TandemError
 
 __all__ = ["FOLDER", "PARENT", "Observer", "ProjectRef", "Stopped", "hand_over", "observe", "recorded", "recording"]
 
@@ -169,7 +170,8 @@ def _end(run: Run, begun: float, status: str, error: str | None = None) -> None:
         changes["status"] = status
     if error is not None:
         changes.setdefault("error", run.head.error or masked(error))
-    with suppress(OSError):  # a full disk must not hide what went wrong first; the run is found killed then
+    # A full disk, or an object store that is away, must not hide what went wrong first; the run is found killed then.
+    with suppress(OSError) if status == "complete" else suppress(OSError, TandemError):
         run.save(**changes)
 
 

@@ -144,7 +144,7 @@ def archive_topic(
         for folder in sorted(target.glob("date=*")):
             done.merged += merge_files(folder)
             remove_covered(folder)
-        shared.send_files(data, [source.files])
+        shared.send_files(data, [source.files], removals=True)
         shared.send_files(data, ["archive"])
         done.lag = sum(max(0, end - offsets[p]) for p, end in patiently(lambda: reader.ends(source.topic, partitions), say).items())
         return done

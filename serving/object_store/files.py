@@ -41,8 +41,11 @@ def pull(cache: Cache, folder: str, wanted: Callable[[str], bool] = lambda name:
         )
 
 
-def push(cache: Cache, folder: str) -> int:
-    """Upload what is new or changed below ``folder``, and remove from the store what was removed here; the number of files uploaded."""
+def push(cache: Cache, folder: str, *, removals: bool = False) -> int:
+    """Upload what is new or changed below ``folder``; the number of files.
+
+    ``removals``: remove from the store what is gone here, for who has looked that all of the store's files are here, and then removed some.
+    """
     prefix = _below(folder)
     with cache.index("files") as index:
         here = _names(cache, prefix)
@@ -54,7 +57,7 @@ def push(cache: Cache, folder: str) -> int:
 
         for name, entry in zip(changed, cache.all(upload, changed), strict=True):
             index[name] = entry
-        for name in [n for n in index if n.startswith(prefix) and n not in here]:
+        for name in [n for n in index if removals and n.startswith(prefix) and n not in here]:
             cache.store.delete(name)
             del index[name]
     return len(changed)

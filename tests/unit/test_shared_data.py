@@ -257,6 +257,10 @@ def test_files_follow_the_store(machine: Callable[[str], Path]) -> None:
     for data in (here, there):
         shared.have_files(data, ["events/orders"])
         assert [p.read_text() for p in sorted((data / "events").rglob("*.jsonl"))] == ["corrected by its owner"]
+    shared.send_files(here, ["events"])
+    (here / "events" / "orders" / "date=2024-05-01" / "a.jsonl").unlink()
+    shared.send_files(here, ["events"])
+    assert network(here).read("events/orders/date=2024-05-01/a.jsonl") is not None, "a copy that somebody removed takes nothing away"
     write(there / "events" / "orders" / "mine.jsonl", "seen by nobody else")
     with pytest.raises(DataError, match=r"events/orders/mine.jsonl is not in s3://bucket/lake; upload"):
         shared.have_files(there, ["events/orders"])
