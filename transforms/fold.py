@@ -8,7 +8,7 @@ that it expects of each partition, drops what it has, and keeps what lies beyond
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from transforms.definitions import FeatureGroup, micros
 from transforms.lateness import NEVER
 from transforms.tile_tiers import Tiles, column_of, hashes_of
 
-__all__ = ["OFFSET", "Folded", "OffsetRange", "PartitionState", "Shard", "together"]
+__all__ = ["OFFSET", "Folded", "Needed", "OffsetRange", "PartitionState", "Shard", "together"]
 
 Int = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
@@ -69,6 +69,14 @@ class Segment(NamedTuple):
     leaps: tuple[int, ...] = ()
 
 
+class Needed(NamedTuple):
+    """The first offset of a partition that may hold an event of an open window, event time before it, and the leaps before it."""
+
+    offset: int
+    newest: int
+    leaps: tuple[int, ...] = ()
+
+
 @dataclass
 class PartitionState:
     """What a shard knows of a partition: the next offset it expects, the offset before which an earlier run delivered everything, the
@@ -84,6 +92,12 @@ class PartitionState:
     segments: list[Segment] = field(default_factory=list)
     dropped_late: dict[str, Int] = field(default_factory=dict)
     pending_corrections: dict[str, tuple[U64, int]] = field(default_factory=dict)
+
+    def onward(self, needed: Needed | None) -> PartitionState:
+        """As it is, or at the first record ``needed`` where that lies further on."""
+        if needed is None or needed.offset <= self.expected:
+            return self
+        return replace(self, expected=needed.offset, newest=max(self.newest, needed.newest), leaps=needed.leaps)
 
     def note(self, first: int, newest: int, greatest: int, granule: int) -> None:
         """Records from ``first`` on were folded, took event time to ``newest`` and hold events up to ``greatest``: remember, coarsely."""
@@ -144,6 +158,38 @@ class Shard:
         self.tiles = {n: Tiles(g) for n, g in groups.items()}
         for name, tiles in (initial_tiles or {}).items():
             self.tiles[name].add(tiles)
+
+    def resume(
+        self,
+        partitions: Mapping[str, Mapping[int, PartitionState]],
+        counted: Mapping[str, int],
+        needed: Mapping[tuple[str, int], Needed],
+    ) -> None:
+        """Go on with the tiles that this shard was given and what a shard that held them knew of its partitions: nothing before
+        ``expected`` is folded again. They may be older than ``done``: what lies between is folded as after any restart, but for what lies
+        before ``needed``, the first record that an open window needs."""
+        self.counted = dict(counted)
+        for source, known in partitions.items():
+            for number, at in known.items():
+                at = at.onward(needed.get((source, number)))
+                dropped = {n: o[o >= at.expected] for n, o in self._dropped_late(source, number).items()}
+                done = max(at.done, self.done.get((source, number), at.done))
+                # Whether a partition brings something is to be seen anew: until then it holds its source back.
+                self.partitions[source][number] = replace(at, done=done, idle=False, dropped_late=dropped)
+
+    def expect(
+        self, source: str, partition: int, offset: int, newest: int, leaps: tuple[int, ...] = (), judged: tuple[int, int, int] = (0, 0, 0)
+    ) -> None:
+        """A partition is read from ``offset`` on, where event time was ``newest`` and ``leaps`` not believed: known before its first range
+        comes, if it is not known already."""
+        if partition not in self.partitions[source]:
+            done = max(self.done.get((source, partition), offset), offset)
+            self.partitions[source][partition] = PartitionState(
+                offset, done, newest, leaps, judged=judged, dropped_late=self._dropped_late(source, partition)
+            )
+
+    def _dropped_late(self, source: str, partition: int) -> dict[str, Int]:
+        return {n: p[partition] for n, p in self.dropped_late.items() if partition in p and self.groups[n].source.name == source}
 
     def horizon(self, group: FeatureGroup) -> int:
         """Tiles that start before it are in no row that can still come (microseconds)."""
@@ -277,15 +323,8 @@ class Shard:
 
     def _partition(self, span: OffsetRange) -> PartitionState:
         """The partition's state; new with the first range that is accepted, which tells the event time before it."""
-        known = self.partitions[span.source]
-        if span.partition not in known:
-            done = max(self.done.get((span.source, span.partition), span.start), span.start)
-            dropped_late = {n: each[span.partition] for n, each in self.dropped_late.items() if span.partition in each}
-            dropped_late = {n: p for n, p in dropped_late.items() if self.groups[n].source.name == span.source}
-            known[span.partition] = PartitionState(
-                span.start, done, span.newest_before, span.leaps_before, judged=span.judged, dropped_late=dropped_late
-            )
-        return known[span.partition]
+        self.expect(span.source, span.partition, span.start, span.newest_before, span.leaps_before, span.judged)
+        return self.partitions[span.source][span.partition]
 
     def _advance(self, at: PartitionState, span: OffsetRange) -> None:
         if span.next > at.expected:

@@ -1,10 +1,10 @@
 """``tandem erase``: a subject goes from everything in the data folder and the online store, and what depended on it says so.
 
-Rows and lines about the subject are taken out of event files, offline rows, dead letters, tiles, the stream's logs and waiting letters,
-training sets, the request log and its labels; its rows leave the online store; what cannot be taken apart (TFX's copies of examples,
-reports, Flink's checkpoints) is deleted whole where it holds the subject's bytes. Then all is searched again. Models, graphs and trackers'
-stores are not changed: they are named if they hold it still. Manifests of what lost rows, and of what was made from that, are marked
-``erased``, with a hash of the keys and never the keys.
+Rows and lines about the subject are taken out of event files, offline rows, dead letters, tiles, a stream's logs, saved tiles and waiting
+letters, training sets, the request log and its labels; its rows leave the online store; what cannot be taken apart (TFX's copies of
+examples, reports, Flink's checkpoints) is deleted whole where it holds the subject's bytes. Then all is searched again. Models, graphs and
+trackers' stores are not changed: they are named if they hold it still. Manifests of what lost rows, and of what was made from that, are
+marked ``erased``, with a hash of the keys and never the keys.
 
 :func:`erase` takes a :class:`Subject` alone, so that a tombstone or a captured delete can become one.
 """
@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 
 from pipelines.feature_store.store import open_store, ordered_store
 from pipelines.forgetting.other_formats import is_other, other_holds, without_records
+from pipelines.forgetting.stream_tiles import tiles_hold, without_tiles
 from pipelines.forgetting.subject import LINES, Subject, holds, without_lines, without_rows
 from pipelines.lake import layout
 from pipelines.lake.files import read_json, replaced, write_json
@@ -87,6 +88,11 @@ def _erase(repo: Repo, subject: Subject, dry_run: bool, say: Callable[[str], Non
     logs = {data / source.files: source for source in repo.sources.values() if source.files}
     answers: list[pa.Table] = []
     entities: list[pa.Table] = []
+    streams = sorted(p for p in layout.streams(data).glob("*") if (p / "tiles").is_dir())
+    for folder in streams:
+        tiles = without_tiles(folder, subject, dry_run)
+        entities += tiles.gone
+        _rewritten(sum(t.num_rows for t in tiles.gone), f"stream/{folder.name}", f"stream/{folder.name}/tiles", report)
     for path in list(_files_below(data)):
         _one_file(path, _place(path, data), subject, dry_run, report, answers, entities, data, logs)
     linked = _linked(repo)
@@ -101,6 +107,7 @@ def _erase(repo: Repo, subject: Subject, dry_run: bool, say: Callable[[str], Non
         _mark(data, subject, report)
         say("searching again")
         report.remains = [_name(p, data) for p in _all_files(data) if _holds(p, subject, _source_of(p, logs))]
+        report.remains += [f"stream/{p.name}/tiles" for p in streams if tiles_hold(p, subject)]
         report.remains += [name for path, (name, source) in linked.items() if path.exists() and _holds(path, subject, source)]
     topics = sorted({s.topic for s in repo.sources.values() if s.topic})
     if topics:

@@ -43,11 +43,16 @@ def _has(checkpoints: Mapping[int, Mapping[str, Any]], shards: int, source: str,
 
 
 def delivered(reports: Mapping[str, Mapping[str, Any]], checkpoints: Mapping[int, Mapping[str, Any]], shards: int) -> bool:
-    """Whether every poll has stopped, and all that it took is delivered by all shards and recorded."""
+    """Whether every poll has stopped, and all that it took is delivered by all shards and recorded, with the tiles that it made."""
+    polls = _polls(reports)
     return all(
-        p["stopped"] and (p["next"] <= p["start"] or _has(checkpoints, shards, p["source"], p["partition"], p["next"]))
-        for p in _polls(reports)
-    )
+        p["stopped"] and (p["next"] <= p["start"] or _has(checkpoints, shards, p["source"], p["partition"], p["next"])) for p in polls
+    ) and (not polls or _settled(checkpoints, shards))
+
+
+def _settled(checkpoints: Mapping[int, Mapping[str, Any]], shards: int) -> bool:
+    """Whether the tiles that each checkpoint names are those of its moment, so that a start need not read anything again."""
+    return all(checkpoints.get(n, {}).get("settled", True) for n in range(shards))
 
 
 def reached(until: Partitions, reports: Mapping[str, Mapping[str, Any]], checkpoints: Mapping[int, Mapping[str, Any]], shards: int) -> bool:
@@ -60,7 +65,7 @@ def reached(until: Partitions, reports: Mapping[str, Mapping[str, Any]], checkpo
                 continue  # nothing was there to read
             if not _has(checkpoints, shards, source, partition, end):
                 return False
-    return True
+    return not begun or _settled(checkpoints, shards)
 
 
 def paused_at(reports: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, int], str]:

@@ -22,7 +22,7 @@ from pipelines.streaming.stages.poll import Partitions, Poll
 from pipelines.streaming.state.job_spec import JobSpec
 from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.row_log import newest
-from pipelines.streaming.state.start_position import StartPosition, from_checkpoints
+from pipelines.streaming.state.start_position import StartPosition, from_checkpoints, with_saved_tiles
 from transforms.definitions import CREATED, TIMESTAMP, Count, Entity, EventSource, FeatureGroup, Field, Last, Sum, hours, minutes
 
 HOUR = 3_600_000_000
@@ -89,6 +89,8 @@ class World:
     stream: StreamSettings = field(default_factory=lambda: StreamSettings(shards=2))
     kafka: KafkaSettings = field(default_factory=KafkaSettings)
     begin: int | None = None
+    saved_tiles: bool = True
+    """Whether a run goes on from the tiles that the one before saved; else it reads its topic again."""
 
     @property
     def control(self) -> JobState:
@@ -107,7 +109,10 @@ class World:
             until = {p: reader.end(source.topic, p) for p in range(count)}
         finally:
             reader.close()
-        start = from_checkpoints(self.control.load_checkpoints().values(), self.stream.shards, -(2**62), None) or StartPosition()
+        points = self.control.load_checkpoints()
+        start = from_checkpoints(points.values(), self.stream.shards, -(2**62), None) or StartPosition()
+        if start.offsets and self.saved_tiles:
+            start = with_saved_tiles(start, {self.group.name: self.group}, self.control, points, self.stream.shards)
         if self.begin is not None and not start.output_watermark:
             start = StartPosition({self.group.name: self.begin}, begin=self.begin, why="a batch run")
         return JobSpec(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from pipelines.forgetting.erase import erase
 from pipelines.forgetting.subject import Subject
 from pipelines.lake.audit import AuditLog
+from pipelines.streaming.state.row_log import read_rows
 from pipelines.streaming.stream_job import run_stream
 from pipelines.streaming.stream_options import StreamOptions
 from tests.integration.orders_world import Orders
@@ -33,10 +35,10 @@ def renamed(event: bytes) -> bytes:
 
 
 def search(folder: Path, text: str) -> list[str]:
-    """Where a text is, by other means than the product's: bytes, unpacked, and every cell of Parquet. The passwords of services are not."""
-    return sorted(
-        {path.relative_to(folder).as_posix().removesuffix("-wal") for path in folder.rglob("*") if path.is_file() and in_file(path, text)}
-    )
+    """Where a text is, by other means than the product's: bytes, unpacked, and every cell of Parquet. The passwords of services are not.
+    Of saved tiles, whose files are never written twice, the folder."""
+    found = [path.parent if path.suffix == ".tiles" else path for path in folder.rglob("*") if path.is_file() and in_file(path, text)]
+    return sorted({path.relative_to(folder).as_posix().removesuffix("-wal") for path in found})
 
 
 def in_file(path: Path, text: str) -> bool:
@@ -45,7 +47,19 @@ def in_file(path: Path, text: str) -> bool:
         data += gzip.decompress(data)
     if path.suffix == ".zst":
         data += pa.CompressedInputStream(pa.BufferReader(data), "zstd").read()
+    if path.suffix == ".tiles":
+        data += repr(tile_tables(data)).encode()
     return text.encode() in data or (path.suffix == ".parquet" and text in repr(pq.ParquetFile(path).read().to_pylist()))
+
+
+def tile_tables(data: bytes) -> list[Any]:
+    """What a file of saved tiles holds: behind the mark of each Arrow stream in it, decompressed."""
+    out = []
+    for piece in data.split(b"TDM1")[1:]:
+        at = piece.find(b"\xff\xff\xff\xff")
+        with suppress(pa.ArrowInvalid, OSError):
+            out.append(pa.ipc.open_stream(piece[at:]).read_next_batch().to_pylist())
+    return [rows for rows in out if rows]
 
 
 def table(path: Path, **columns: list[Any]) -> None:
@@ -155,6 +169,22 @@ def test_nothing_of_a_subject_is_left_and_all_of_the_others_is(world: StreamWorl
     assert marks["training/set1"] and marks["runs/apply-0"] is None
     again = erase(world.repo(), subject)
     assert not again.found and not again.rewritten
+
+
+def test_a_stream_goes_on_from_its_tiles_without_the_subject(world: StreamWorld) -> None:
+    data, gone, stays = world.data, NAME[GONE], NAME[STAYS]
+    saved = list(data.glob("stream/*/tiles/*/*.tiles"))
+    assert saved and all(in_file(path, gone) and in_file(path, stays) for path in saved)
+    report = erase(world.repo(), Subject.parse([f"zone={gone}"]))
+    assert report.found["stream/main"] > 0 and report.remains == []
+    left = list(data.glob("stream/*/tiles/*/*.tiles"))
+    assert len(left) == len(saved) and not search(data, gone)
+    world.produce([renamed(e) for e in events(20, 5_000)])
+    said: list[str] = []
+    assert run_stream(world.repo(), StreamOptions(runner="direct", until="latest"), said.append)["code"] == 0
+    assert any("with its windows" in line for line in said) and not any("damaged" in line for line in said)
+    counts = {row["zone"]: row for row in read_rows(data / "stream" / "main", "zones").to_pylist() if row["zone"] == stays}
+    assert counts, "the others go on"
 
 
 def test_by_the_command_line(world: StreamWorld) -> None:

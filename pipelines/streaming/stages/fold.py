@@ -1,7 +1,8 @@
 """The second keyed stage: a shard's tiles in Beam state, folded by :class:`transforms.fold.Shard`.
 
-Beam state is a cache of the log. Memory is a cache of Beam state: a random token, written with every change, tells whether the shard
-in memory is the one that the state describes, whatever the runner repeated or restored in between.
+Beam state is a cache of the log, and so are the saved tiles that a start goes on from. Memory is a cache of Beam state: a random token,
+written with every change, tells whether the shard in memory is the one that the state describes, whatever the runner repeated or restored
+in between. The instances of a job in one process share it, as an engine gives a key's work to any of them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakValueDictionary, finalize
 
 import apache_beam as beam
 import pyarrow as pa
@@ -21,10 +23,12 @@ from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateS
 
 from pipelines.streaming.stages.coders import GROUP, PARTITION, Element, FoldOutput, as_late, decode, decode_state, encode, encode_state
 from pipelines.streaming.stages.plain_bytes import dumps, loads
+from pipelines.streaming.stages.tile_saver import TileSaver
 from pipelines.streaming.state.initial_tiles import load_tiles
 from pipelines.streaming.state.job_spec import JobSpec
 from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.row_log import read_late
+from pipelines.streaming.state.saved_tiles import load
 from transforms.errors import TandemError
 from transforms.fold import OFFSET, Folded, Shard, together
 
@@ -44,6 +48,25 @@ class Kept:
     pending: list[bytes]
 
 
+class Memory:
+    """What the instances of a job's fold in one process share: each shard is used by one of them at a time."""
+
+    _of: ClassVar[WeakValueDictionary[tuple[Path, int], Memory]] = WeakValueDictionary()
+
+    def __init__(self, spec: JobSpec) -> None:
+        self.kept: dict[int, Kept] = {}
+        self.due: dict[int, float] = {}
+        self.counts: dict[int, dict[str, int]] = {}
+        self.job_state = JobState(spec.folder)
+        self.saver = TileSaver(self.job_state, spec.stream.shards)
+        finalize(self, self.saver.close)
+
+    @classmethod
+    def of(cls, spec: JobSpec) -> Memory:
+        """That of a job, while one of its instances lives."""
+        return cls._of.setdefault((spec.folder, spec.stream.shards), cls(spec))
+
+
 class FoldShard(beam.DoFn):
     """(shard, element) -> :class:`FoldOutput`: folds every record once, keeps what lies beyond a gap, emits rows as event time passes."""
 
@@ -55,11 +78,10 @@ class FoldShard(beam.DoFn):
         self.spec = spec
 
     def setup(self) -> None:
-        """Empty memory."""
-        self.kept: dict[int, Kept] = {}
-        self.saved: dict[int, float] = {}
-        self.counts: dict[int, dict[str, int]] = {}
-        self.job_state = JobState(self.spec.folder)
+        """The memory of this process."""
+        self.memory = Memory.of(self.spec)
+        self.kept, self.counts = self.memory.kept, self.memory.counts
+        self.saver, self.job_state = self.memory.saver, self.memory.job_state
 
     def process(
         self,
@@ -119,6 +141,7 @@ class FoldShard(beam.DoFn):
         folded: Folded = shard.fold_all([(e.span, e.events) for e in elements])
         if folded.tiles:
             tiles.add(dumps(folded.tiles))
+            self.saver.added(number, folded.tiles)
         late: dict[str, list[pa.RecordBatch]] = {}
         for span, group, events in folded.late_of:
             late.setdefault(span.source, []).append(as_late(self.spec.sources[span.source], events, span.partition, group))
@@ -132,11 +155,14 @@ class FoldShard(beam.DoFn):
                     late.setdefault(span.source, []).append(as_late(self.spec.sources[span.source], some, span.partition, None))
         self._count(number, folded.counts)
         flush = any(element.flush for element in elements)
-        due = flush or time.monotonic() - self.saved.get(number, -CHECKPOINT_SECONDS) >= CHECKPOINT_SECONDS
+        due = flush or time.monotonic() - self.memory.due.get(number, -CHECKPOINT_SECONDS) >= CHECKPOINT_SECONDS
         checkpoint: dict[str, Any] = {}
         if due:
-            self.saved[number] = time.monotonic()
+            self.memory.due[number] = time.monotonic()
             checkpoint = self._checkpoint(number, shard)
+            ends = flush and (self.spec.until is not None or self.job_state.requested("stop"))
+            files, settled = self.saver.save(number, shard, now=ends)
+            checkpoint |= {"tiles": [file.to_json() for file in files], "settled": settled}
         joined = {source: together(batches) for source, batches in late.items()}
         return FoldOutput(number, folded.rows, joined, checkpoint, dict(self.counts.get(number, {})) if due else {})
 
@@ -147,17 +173,6 @@ class FoldShard(beam.DoFn):
         partitions: dict[str, dict[str, dict[str, Any]]] = {}
         for source, known in shard.partitions.items():
             out = partitions.setdefault(source, {})
-            for n, (offset, newest) in start.offsets.get(source, {}).items():
-                if n not in known:  # not heard of yet: as the run before left it
-                    leaps, judged = start.past.get(source, {}).get(n, ((), (0, 0, 0)))
-                    out[str(n)] = {
-                        "next": start.done.get(source, {}).get(n, offset),
-                        "needed": offset,
-                        "needed_newest": newest,
-                        "needed_leaps": list(leaps),
-                        "newest": newest,
-                        "judged": list(judged),
-                    }
             for n, p in known.items():
                 offset, newest = needed[source][n]
                 out[str(n)] = {
@@ -198,16 +213,33 @@ class FoldShard(beam.DoFn):
             for data in tiles.read():
                 for name, each in loads(data).items():
                     shard.tiles[name].add(each)
+            self.saver.restored(number)
             return Kept(token, shard, list(pending.read()))
-        start = self.spec.start
-        initial_tiles = {}
-        if start.run is not None:
-            for name, group in self.spec.groups.items():
-                initial_tiles[name] = load_tiles(Path(start.run), group, number, self.spec.stream.shards)
-        done = {(s, n): offset for s, each in start.done.items() for n, offset in each.items()}
-        shard = Shard(self.spec.groups, start.output_watermark, done, initial_tiles, self._dropped_late())
-        _add(tiles, initial_tiles)
+        # Numbers of this process that are not of this shard's life.
+        self.counts.pop(number, None)
+        self.memory.due.pop(number, None)
+        shard = self._started(number)
+        _add(tiles, {n: part.tiles for n, t in shard.tiles.items() for part in t.parts})
         return Kept(b"", shard, [])
+
+    def _started(self, number: int) -> Shard:
+        """The shard where the job starts: from its saved tiles, else from a batch run's, else empty."""
+        start, shards = self.spec.start, self.spec.stream.shards
+        saved = start.saved.get(number)
+        self.saver.begins(number, saved.files if saved is not None else ())
+        if saved is not None:
+            shard = load(self.saver.store, self.spec.groups, number, shards, saved, self._dropped_late())
+        else:
+            initial_tiles = {}
+            if start.run is not None:
+                for name, group in self.spec.groups.items():
+                    initial_tiles[name] = load_tiles(Path(start.run), group, number, shards)
+            done = {(s, n): offset for s, each in start.done.items() for n, offset in each.items()}
+            shard = Shard(self.spec.groups, start.output_watermark, done, initial_tiles, self._dropped_late())
+        for source, each in start.offsets.items():
+            for n, (offset, newest) in each.items():
+                shard.expect(source, n, offset, newest, *start.past.get(source, {}).get(n, ((), (0, 0, 0))))
+        return shard
 
     def _dropped_late(self) -> dict[str, dict[int, list[int]]]:
         """What earlier runs gave out as late for one group alone, by the late log: group -> partition -> offsets."""

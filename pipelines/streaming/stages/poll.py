@@ -115,6 +115,7 @@ class Poll(beam.DoFn):
         self.ends = LogEnds(self.reader, spec.stream.tick_ms / 2000)
         self.same: set[str] = set()
         self.begun: dict[str, int] = {}
+        self.ended: set[str] = set()
 
     def teardown(self) -> None:
         """Disconnect."""
@@ -197,9 +198,10 @@ class Poll(beam.DoFn):
         if stop:
             if end is not None and at.newest == NEVER and not at.idle:
                 at.idle, at.flushed = True, False  # read to its end, and nothing there begins its time: it holds nobody back
-            if not at.flushed:
+            if not at.flushed or key not in self.ended:
                 at.flushed = True
                 out += self._send(source, at.here(source, partition, partitions), flush=True)
+            self.ended.add(key)
             self.reports.report(key, at, None, True, stop, self.limit.late_share(at), force=True)
             return False
         skip = self.job_state.skips().get((source.topic, partition), frozenset())

@@ -1,6 +1,7 @@
 """What a streaming job's driver, its workers and its users know of each other: files in one folder, ``data/stream/<name>/``.
 
-``checkpoints/`` the checkpoint of each shard (Tandem's own, not Flink's: how far rows are delivered), ``flags/`` what is asked of the
+``checkpoints/`` the checkpoint of each shard (Tandem's own, not Flink's: how far rows are delivered), ``tiles/`` what its windows hold
+(:mod:`pipelines.streaming.state.saved_tiles`), ``flags/`` what is asked of the
 job, ``fatal.json`` why it must end, ``events.log`` what it says, ``skipped.jsonl`` the records that it is to leave out, ``letters/``
 dead letters that their topic did not take, ``status/`` numbers for people and metrics. Files are replaced as a whole, or grow by whole
 lines.
@@ -25,12 +26,14 @@ import re
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pipelines.lake.files import write_text
+from pipelines.streaming.state.tile_store import TileFile, TileStore
 from transforms.errors import DataError
 
 __all__ = ["FORMAT", "RESUME", "JobState", "checkpoint_records", "is_stream"]
@@ -167,11 +170,37 @@ class JobState:
         """As :meth:`load_checkpoints`, each ``checkpoint`` beside the moment at which it was ``saved`` (UTC, ISO 8601)."""
         return _records(self._checkpoints)
 
+    def checkpoint_bytes(self, shard: int) -> bytes:
+        """All that the files of a shard's checkpoint hold: whatever name does not stand there is in none of its records."""
+        name, found = f"shard-{shard:04d}.jsonl", b""
+        for path in (self._checkpoints / name, self._checkpoints / "durable" / name):
+            with suppress(FileNotFoundError):
+                found += path.read_bytes()
+        return found
+
+    def named_tiles(self, shard: int) -> list[TileFile]:
+        """The files of tiles that any record of a shard's checkpoint names, that may be believed or not."""
+        out: dict[str, TileFile] = {}
+        for path in (self._checkpoints / "durable" / f"shard-{shard:04d}.jsonl", self._checkpoints / f"shard-{shard:04d}.jsonl"):
+            with suppress(DataError):
+                out |= {file.name: file for file in map(TileFile.from_json, _record(path)["checkpoint"].get("tiles", ()))}
+        return list(out.values())
+
+    def rename_tiles(self, shard: int, made: Mapping[str, TileFile]) -> None:
+        """Let both records of a shard's checkpoint name other files of tiles instead (by name). For one who holds the stream."""
+        for path in (self._checkpoints / "durable" / f"shard-{shard:04d}.jsonl", self._checkpoints / f"shard-{shard:04d}.jsonl"):
+            if path.is_file():
+                record = _record(path)
+                named = [made[n].to_json() if (n := value[0]) in made else value for value in record["checkpoint"].get("tiles", [])]
+                record["checkpoint"]["tiles"] = named
+                write_text(path, json.dumps(record) + "\n", durable=True)
+
     def clear_checkpoints(self) -> None:
         """Forget every checkpoint: the job starts anew. What it logged until now moves to ``before/<time>/``: a new beginning judges
         again what is late, and its rows are its own."""
         for path in self._checkpoints.rglob("shard-*.jsonl"):
             path.unlink(missing_ok=True)
+        TileStore(self.folder).forget()
         for name in ("rows", "late"):
             if (self.folder / name).is_dir():
                 aside = self.folder / "before" / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
@@ -183,6 +212,7 @@ class JobState:
         for path in self._checkpoints.rglob("shard-*.jsonl"):
             if int(path.stem.removeprefix("shard-")) >= first:
                 path.unlink(missing_ok=True)
+        TileStore(self.folder).forget(first)
 
     # ----------------------------------------------------------------------------------------------------------------- skips
 

@@ -1,9 +1,13 @@
-"""Where a stream starts, and why: at its checkpoint, at the end of a batch run, or at the beginning of its topics."""
+"""Where a stream starts, and why: at its checkpoint, at the end of a batch run, or at the beginning of its topics.
+
+At its checkpoint it goes on with the tiles that it saved, and reads from where they end. Without them (none were saved, they are damaged,
+or the number of shards is another one) it reads its topics again from the first record that an open window needs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +16,15 @@ from pipelines.lake.graphs import carried_over, since
 from pipelines.project.repository import Repo
 from pipelines.streaming.state.initial_tiles import batch_run_end
 from pipelines.streaming.state.job_state import JobState
+from pipelines.streaming.state.saved_tiles import ShardStart, files_of, usable
+from pipelines.streaming.state.tile_store import TileStore
+from transforms.definitions import FeatureGroup
 from transforms.errors import ConfigError, DataError
+from transforms.fold import PartitionState
 from transforms.instants import to_minute
 from transforms.lateness import NEVER
 
-__all__ = ["StartPosition", "after_run", "check_same_definitions", "choose_start", "from_checkpoints", "run_of"]
+__all__ = ["StartPosition", "after_run", "check_same_definitions", "choose_start", "from_checkpoints", "run_of", "with_saved_tiles"]
 
 
 Past = tuple[tuple[int, ...], tuple[int, int, int]]
@@ -30,6 +38,8 @@ class StartPosition:
     ``past``: source -> partition -> (the leaps before the first offset, of how many records before ``done`` how many were rejects and
     how many too late).
 
+    ``saved``: shard -> the tiles that it goes on from; all shards or none.
+
     A partition that is not there is read from its beginning.
     """
 
@@ -40,6 +50,7 @@ class StartPosition:
     past: Mapping[str, Mapping[int, Past]] = field(default_factory=dict)
     begin: int = NEVER
     run: str | None = None
+    saved: Mapping[int, ShardStart] = field(default_factory=dict)
     why: str = "the beginning of the topics"
 
     @property
@@ -75,7 +86,7 @@ def from_checkpoints(checkpoints: Iterable[Mapping[str, Any]], shards: int, begi
             judged = tuple(last.get("judged", (0, 0, 0)))  # checkpoints of before have none
             past.setdefault(source, {})[int(text)] = (tuple(first.get("needed_leaps", ())), judged)
     topics = dict(points[0].get("topics", {}))
-    return StartPosition(output_watermark, offsets, done, topics, past, begin, run, "the checkpoint of the run before")
+    return StartPosition(output_watermark, offsets, done, topics, past, begin, run, why="the checkpoint of the run before")
 
 
 def choose_start(repo: Repo, job_state: JobState, shards: int, from_run: str | None = None, anew: bool = False) -> StartPosition:
@@ -150,7 +161,46 @@ def _resumed(repo: Repo, job_state: JobState, checkpoints: Mapping[int, Mapping[
         return StartPosition() if run is None else after_run(repo, runs.find(repo.data, Path(run).name))
     if any(int(p["shards"]) != shards for p in points):
         _reshard(job_state, start, points, shards)
-    return start
+        return start
+    return with_saved_tiles(start, repo.groups, job_state, checkpoints, shards)
+
+
+def with_saved_tiles(
+    start: StartPosition, groups: Mapping[str, FeatureGroup], job_state: JobState, checkpoints: Mapping[int, Mapping[str, Any]], shards: int
+) -> StartPosition:
+    """The start, going on from saved tiles where every shard of the ``checkpoints`` that it follows from has some that are whole. Says what
+    was found damaged."""
+    store = TileStore(job_state.folder)
+    saved: dict[int, ShardStart] = {}
+    known: list[Mapping[str, Mapping[int, PartitionState]]] = []
+    for number in range(shards):
+        checkpoint = checkpoints[number]
+        head: dict[str, Any] = {}
+        try:
+            named = files_of(checkpoint)
+        except DataError as error:
+            named, wrong = [], [str(error)]
+        else:
+            named, head, wrong = usable(store, groups, number, shards, named)
+            wrong = [f"{line}; {'going on from those before' if named else 'reading the topics again'}" for line in wrong]
+        for line in wrong:
+            job_state.say(line)
+        if not named:
+            return start
+        own = saved[number] = ShardStart.of(checkpoint, named)
+        known.append({s: {n: at.onward(own.needed.get((s, n))) for n, at in each.items()} for s, each in head["partitions"].items()})
+    offsets = {s: dict(each) for s, each in start.offsets.items()}
+    past = {s: dict(each) for s, each in start.past.items()}
+    for source in dict.fromkeys(s for each in known for s in each):
+        for n in sorted({n for each in known for n in each.get(source, {})}):
+            if n not in offsets.get(source, {}):  # some shard has never heard of it, and nobody knows where it would begin
+                return start
+            each_at = [p[source].get(n) for p in known]
+            if None not in each_at:
+                first = min((at for at in each_at if at is not None), key=lambda at: at.expected)
+                offsets[source][n] = (first.expected, first.newest)
+                past[source][n] = (first.leaps, past[source][n][1])
+    return replace(start, offsets=offsets, past=past, saved=saved, why=f"{start.why}, with its windows")
 
 
 def check_same_definitions(repo: Repo, checkpoints: Mapping[int, Mapping[str, Any]]) -> None:
@@ -183,6 +233,6 @@ def _reshard(job_state: JobState, start: StartPosition, points: list[Mapping[str
             partitions.setdefault(source, {})[str(partition)] = at
     for number in reversed(range(max(shards, len(points)))):  # so that the old ones are whole until the new ones are
         changed = {"shard": number, "shards": shards, "output_watermark": dict(start.output_watermark), "partitions": partitions}
-        merged = {**points[0], **changed}
+        merged = {**points[0], **changed, "tiles": []}
         job_state.save_checkpoint(number, merged, durable=True)
     job_state.forget_shards(shards)
