@@ -83,6 +83,7 @@ class StreamPlan:
             topics=topics,
             one_tick=not self.engine.endless,
             restored=options.savepoint is not None,
+            shard_keys=self.engine.shard_keys(stream.shards),
         )
         total = sum(partitions.values())
         why = f"savepoint {options.savepoint} (without it: {start.why})" if options.savepoint else start.why

@@ -78,6 +78,19 @@ def position(checkpoints: Mapping[int, Mapping[str, Any]]) -> int:
     return sum(int(at["next"]) for point in checkpoints.values() for each in point.get("partitions", {}).values() for at in each.values())
 
 
+def unheard(reports: Mapping[str, Mapping[str, Any]], shards: int) -> list[str]:
+    """The parts of a job that have not reported: partitions of which it is known that they are there, and shards once records were
+    taken."""
+    polls = _polls(reports)
+    known = {(values["source"], int(p)) for part, values in reports.items() if part.startswith("partitions-") for p in values["unread"]}
+    if not known:
+        return ["the partitions of the topics"]
+    out = [f"partition {source}/{p}" for source, p in sorted(known - {(p["source"], p["partition"]) for p in polls})]
+    if any(p["next"] > p["start"] for p in polls):
+        out += [f"shard {n}" for n in range(shards) if f"sink-{n}" not in reports]
+    return out
+
+
 # ------------------------------------------------------------------------------------------------------------------------------ the watch
 
 
@@ -88,7 +101,8 @@ class Supervisor:
     ``make`` gives a new job for an attempt (0, 1, ...), from the checkpoint of that moment; ``until``: the stream ends by itself
     there; ``watch`` is called every ``beat`` seconds. A worker's fatal line (``JobState.failure``) ends the stream at once. A crash of the
     engine restarts it after a pause that doubles from 1 to ``longest_pause`` seconds; after ``limit`` crashes between which the
-    checkpoint did not move the stream gives up.
+    checkpoint did not move the stream gives up. Parts of a job of which nothing was heard for ``unheard_seconds`` are told with the
+    engine's reason, where it has one; after ``lost_seconds`` that is a crash.
     """
 
     job_state: JobState
@@ -99,6 +113,8 @@ class Supervisor:
     watch: Callable[[], None] = lambda: None
     savepoint: Callable[[], str] | None = None
     limit: int = 5
+    unheard_seconds: float = 60.0
+    lost_seconds: float = 300.0
     drain_seconds: float = 60.0
     longest_pause: float = 30.0
     beat: float = 0.1
@@ -139,7 +155,7 @@ class Supervisor:
     def _follow(self, job: EngineJob, attempt: int) -> tuple[Outcome | None, str]:
         """Until the job is over: how the stream ended, or None and why this job crashed."""
         stopping: float | None = None
-        begun = self.wall()
+        begun, since, told, heard = self.wall(), self.clock(), False, False
         while True:
             self.watch()
             fatal = self.job_state.failure()
@@ -175,6 +191,16 @@ class Supervisor:
                     return Outcome(int(bool(paused)), why, attempt), ""
             if code is not None:
                 return None, job.error() if code else "it ended by itself"
+            if not heard and stopping is None and self.clock() - since > (self.lost_seconds if told else self.unheard_seconds):
+                own = {part: values for part, values in self.job_state.reports().items() if values.get("at", 0) >= begun}
+                missing = unheard(own, self.shards)
+                heard = not missing
+                reason = job.unheard(missing) if missing else None
+                if reason is not None and told:
+                    return None, f"nobody works on {', '.join(missing[:5])}: {reason}"
+                if reason is not None:
+                    self.say(f"nobody works on {', '.join(missing[:5])} after {self.unheard_seconds:.0f} s: {reason}")
+                told, heard = True, heard or reason is None
             self.sleep(self.beat)
 
     def _pause(self, seconds: float) -> bool:

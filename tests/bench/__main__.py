@@ -14,7 +14,22 @@ from rich.table import Table
 from tests.bench.report import Part
 from transforms.tensorflow_settings import settle_tensorflow
 
-PARTS = ("windows", "aggregates", "graph", "join", "runs", "formats", "mapping", "online", "predict", "http", "stream", "worker", "fresh")
+PARTS = (
+    "windows",
+    "aggregates",
+    "graph",
+    "join",
+    "runs",
+    "formats",
+    "mapping",
+    "online",
+    "predict",
+    "http",
+    "stream",
+    "worker",
+    "fresh",
+    "restart",
+)
 WITH_WAYS = ("stream",)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -167,12 +168,12 @@ def test_options_name_what_matters(tmp_path):
     assert pool["url"] == "127.0.0.1:7" and set(pool["params"]) == {"nonce", "proof"}, "SECURITY H6: a proof of the token, not the token"
 
 
-def start_worker_at(pool: WorkerPool, params: dict[str, str]) -> str:
-    """What a pool answers: an empty text where it started a worker."""
-    with grpc.insecure_channel(pool.address) as channel:
+def start_worker_at(pool: WorkerPool, params: dict[str, str], runner: str | None = None) -> str:
+    """What a pool answers: an empty text where it started a worker. ``runner``: where that is to report; None: where somebody listens."""
+    with grpc.insecure_channel(pool.address) as channel, socket.create_server(("127.0.0.1", 0)) as listening:
         stub = beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolStub(channel)
-        request = beam_fn_api_pb2.StartWorkerRequest(worker_id="w", params=params)
-        request.control_endpoint.url = "127.0.0.1:9"
+        request = beam_fn_api_pb2.StartWorkerRequest(worker_id="1-1", params=params)
+        request.control_endpoint.url = runner or f"127.0.0.1:{listening.getsockname()[1]}"
         try:
             return stub.StartWorker(request, timeout=20).error
         except grpc.RpcError as error:
@@ -206,6 +207,30 @@ def test_nobody_ends_a_worker_by_its_number(tmp_path):
     finally:
         pool.close()
     assert pool.pids() == []
+
+
+def test_task_managers_that_number_their_workers_alike_share_a_pool(tmp_path):
+    """Each calls its first worker 1-1: the second one must not take the place of the first."""
+    pool = WorkerPool(tmp_path / "worker.log", "right", preload=("time",))
+    try:
+        assert [start_worker_at(pool, proof_of("right")) for _ in range(2)] == ["", ""]
+        workers = pool.pids()
+        assert len(set(workers)) == 2
+    finally:
+        pool.close()
+    assert pool.pids() == [] and not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+def test_a_pool_that_cannot_reach_a_task_manager_says_so_and_starts_nothing(tmp_path):
+    """A worker would wait for ever for a task manager that listens on another machine's loopback, and its job with it."""
+    said: list[str] = []
+    pool = WorkerPool(tmp_path / "worker.log", "right", preload=(), say=said.append)
+    try:
+        answer = start_worker_at(pool, proof_of("right"), "127.0.0.1:9")
+        assert pool.started == 0 and said == [answer]
+        assert "127.0.0.1:9, where nobody answers here" in answer and "--worker-pool localhost:PORT" in answer
+    finally:
+        pool.close()
 
 
 def test_a_worker_ends_when_its_runner_hangs_up_whatever_it_is_at(tmp_path):

@@ -70,6 +70,9 @@ class FakeJob:
     def error(self):
         return self.why
 
+    def unheard(self, parts):
+        return None
+
     def stop(self):
         self.stopped = True
 
@@ -283,3 +286,33 @@ def test_a_paused_partition_that_is_resumed_ends_well(world):
     world.events = [(4, lambda: control.report("poll-s-1", poll(40, partition=1))), (6, lambda: control.save_checkpoint(0, both))]
     outcome = world.supervisor(lambda n: FakeJob(world), until={"s": {0: 60, 1: 40}}).run()
     assert (outcome.code, outcome.why) == (0, "all records up to the end offsets are delivered")
+
+
+class UnheardJob(FakeJob):
+    """One whose workers may be out of reach."""
+
+    def unheard(self, parts):
+        """As of a cluster."""
+        return f"start a pool for {len(parts)} parts"
+
+
+def test_parts_that_nobody_works_on_are_told_and_in_the_end_a_crash(world):
+    """A worker that is out of reach: its job stays in RUNNING, and nothing comes."""
+    world.control.report("partitions-s", {"source": "s", "unread": {"0": 5, "1": 5}})
+    world.control.report("poll-s-0", poll(3))
+    outcome = world.supervisor(lambda attempt: UnheardJob(world), limit=2).run()
+    assert outcome.code == 1 and "nobody works on partition s/1, shard 0: start a pool for 2 parts" in outcome.why
+    assert world.said[0] == "nobody works on partition s/1, shard 0 after 60 s: start a pool for 2 parts"
+    assert len([line for line in world.said if "after 60 s" in line]) == 2, "once for each job"
+
+
+def test_what_nobody_works_on_is_no_matter_where_all_is_heard_of(world):
+    world.control.report("partitions-s", {"source": "s", "unread": {"0": 0}})
+    world.control.report("poll-s-0", poll(0))
+    job = UnheardJob(world)
+    world.events = [
+        (1000, lambda: world.control.request("stop")),
+        (1001, lambda: world.control.report("poll-s-0", poll(0, stopped=True))),
+    ]
+    assert world.supervisor(lambda attempt: job).run().code == 0
+    assert not [line for line in world.said if "nobody" in line]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -50,6 +50,11 @@ class EngineJob(ABC):
     @abstractmethod
     def error(self) -> str:
         """Why it failed, one line."""
+
+    def unheard(self, parts: Sequence[str]) -> str | None:
+        """Why nobody may be working on parts of the job (their names) of which nothing was heard for long, one line with the fix; None:
+        such an engine has no workers that could be out of reach."""
+        return None
 
     @abstractmethod
     def stop(self) -> None:
@@ -96,6 +101,11 @@ class Engine(ABC):
     def parts(self, shards: int) -> int:
         """Into how many parts a job spreads its entities where the user asked for ``shards``: by default as many."""
         return shards
+
+    def shard_keys(self, shards: int) -> tuple[int, ...]:
+        """A whole number for each shard, all different, by which the engine is to know it; by default the shard's own number. For an engine
+        that spreads keys over its tasks by a hash, and few of them unevenly."""
+        return tuple(range(shards))
 
     @abstractmethod
     def new_job(self, spec: JobSpec, first: bool) -> EngineJob:

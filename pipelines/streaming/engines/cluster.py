@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pipelines.streaming.engines.base import Engine, EngineJob, EngineOptions
 from pipelines.streaming.engines.flink import flink_job
+from pipelines.streaming.engines.flink_keys import even_keys
 from pipelines.streaming.engines.flink_rest import Cluster, check_flags
 from transforms.errors import ConfigError
 
@@ -31,6 +32,10 @@ class FlinkClusterEngine(Engine):
     def parts(self, shards: int) -> int:
         """As of the embedded Flink."""
         return min(shards, self.options.parallelism)
+
+    def shard_keys(self, shards: int) -> tuple[int, ...]:
+        """As of the embedded Flink."""
+        return even_keys(shards, self.options.parallelism)
 
     def new_job(self, spec: JobSpec, first: bool) -> EngineJob:
         """One job of the cluster, submitted by a JVM of ours."""

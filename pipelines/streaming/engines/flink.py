@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.lake.processes import stop_child
 from pipelines.streaming.engines.base import Engine, EngineJob, EngineOptions
+from pipelines.streaming.engines.flink_keys import even_keys
 from pipelines.streaming.engines.flink_rest import check_flags
 from pipelines.streaming.engines.worker import PRELOAD, start_worker
 
@@ -38,6 +39,10 @@ class FlinkEngine(Engine):
     def parts(self, shards: int) -> int:
         """No more than there are tasks: each costs the same work anew with every tick."""
         return min(shards, self.options.parallelism)
+
+    def shard_keys(self, shards: int) -> tuple[int, ...]:
+        """Keys that Flink spreads evenly over its tasks."""
+        return even_keys(shards, self.options.parallelism)
 
     def prepare(self) -> None:
         """Start a worker: its imports take as long as all that is done until the job is submitted."""

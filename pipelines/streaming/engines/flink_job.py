@@ -13,7 +13,7 @@ import secrets
 import shutil
 import subprocess
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from google.protobuf import json_format
 from pipelines.lake.private import UNIX_SOCKETS, socket_folder, without_secrets
 from pipelines.lake.processes import start_child, stop_child
 from pipelines.streaming.engines.base import EngineJob, cause
+from pipelines.streaming.engines.flink_keys import MAX_PARALLELISM
 from pipelines.streaming.engines.flink_rest import Cluster, check_flags
 from pipelines.streaming.engines.worker import PRELOAD, start_worker
 from pipelines.streaming.engines.worker_pool import WorkerPool, proof_of, shared_token
@@ -69,7 +70,7 @@ class FlinkOptions:
             "environment_type": "EXTERNAL",
             "environment_config": json.dumps({"url": pool, "params": proof_of(token)}),
             "parallelism": self.parallelism,
-            "max_parallelism": 128,
+            "max_parallelism": MAX_PARALLELISM,
             "max_bundle_time_mills": BUNDLE_MS,
             "max_bundle_size": self.bundle_elements,
             "checkpointing_interval": max(10, round(self.checkpoint_seconds * 1000)),
@@ -222,6 +223,16 @@ class FlinkJob(EngineJob):
         if code is not None and code < 0:
             return f"the engine was ended by signal {-code}"
         return cause(text) or f"the engine ended with code {code}; see {self.log}"
+
+    def unheard(self, parts: Sequence[str]) -> str | None:
+        """Of a cluster: each task manager asks for its workers at the pool's address, and they reach it on its own machine alone."""
+        if self.cluster is None:
+            return None
+        pool, said = str(self.options.worker_pool), self.cluster.exception(self.options.name)
+        return (
+            f"each task manager asks {pool} for workers, which must run on its own machine: with several machines start a pool"
+            f" on each, and name --worker-pool localhost:{pool.rpartition(':')[2]}{f'; Flink says: {said}' if said else ''}"
+        )
 
     def stop(self) -> None:
         """End the job and all that was started for it. What was delivered is durable; nothing else counts."""

@@ -78,6 +78,16 @@ class Cluster:
                 return job
         return None
 
+    def exception(self, name: str) -> str:
+        """The first line of why the job called ``name`` failed the last time; empty where it has not, or nobody can tell."""
+        try:
+            found = [self.ask("GET", f"jobs/{job['jid']}/exceptions").get("root-exception") or "" for job in self.jobs(name)[:1]]
+        except TandemError:
+            return ""
+        lines = [line for text in found for line in text.splitlines() if line.strip()]
+        causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
+        return (causes or lines or [""])[-1 if causes else 0].strip()[:300]
+
     def cancel_jobs(self, name: str, say: Callable[[str], None] = lambda line: None, seconds: float = 60.0) -> None:
         """Cancel all jobs called ``name`` and wait until they have ended. Raises TandemError when they do not."""
         for job in self.jobs(name):

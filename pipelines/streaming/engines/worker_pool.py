@@ -15,6 +15,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -34,6 +35,8 @@ __all__ = ["CACHE_MB", "TOKEN", "WorkerPool", "proof_of", "shared_token"]
 
 TOKEN = "TANDEM_WORKER_POOL_TOKEN"
 """The environment variable with the token of a cluster's worker pool; ``_FILE`` behind it: a file that holds it."""
+
+_REACH_SECONDS = 5.0
 
 CACHE_MB = 64
 """State that a worker keeps in memory, so that it need not ask the runner for it. The fold stage keeps its tiles itself."""
@@ -70,7 +73,7 @@ class WorkerPool:
     its runner hangs up, so nobody but that and the pool itself can end one.
 
     ``spare`` is a worker that was started before (see ``start_worker``), so that its imports overlap with the start of the runner.
-    ``say`` hears of workers that ended unasked. Output of the workers is appended to ``log``.
+    ``say`` hears of workers that ended unasked, and of those that could not be started. Output of the workers is appended to ``log``.
     """
 
     def __init__(
@@ -84,7 +87,8 @@ class WorkerPool:
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.log, self.preload, self.say, self._token = log, tuple(preload), say, token
-        self._workers: dict[str, subprocess.Popen[bytes]] = {}
+        # Task managers number their workers each for itself: only with whom it serves a worker is one of its own.
+        self._workers: dict[tuple[str, str], subprocess.Popen[bytes]] = {}
         self._lock = threading.Lock()
         self._closed = False
         self.started = 0
@@ -99,6 +103,9 @@ class WorkerPool:
     def StartWorker(self, request: Any, context: Any) -> Any:
         """A runner asks for a worker (the name is Beam's)."""
         self._check(request.params, context)
+        if (line := _out_of_reach(request.control_endpoint.url)) is not None:
+            self.say(line)
+            return beam_fn_api_pb2.StartWorkerResponse(error=line)
         try:
             with self._lock:
                 if self._closed:
@@ -114,9 +121,10 @@ class WorkerPool:
                 }
                 worker.stdin.write(json.dumps(orders).encode() + b"\n")
                 worker.stdin.flush()
-                self._workers[request.worker_id] = worker
+                who = request.control_endpoint.url, request.worker_id
+                self._workers[who] = worker
                 self.started += 1
-            threading.Thread(target=self._watch, args=(request.worker_id, worker), daemon=True).start()
+            threading.Thread(target=self._watch, args=(who, worker), daemon=True).start()
             return beam_fn_api_pb2.StartWorkerResponse()
         except Exception as error:
             return beam_fn_api_pb2.StartWorkerResponse(error=f"{type(error).__name__}: {error}")
@@ -134,10 +142,10 @@ class WorkerPool:
         only the runner can do; this call has no room for a proof of the token, and workers are numbered, so anybody could make it."""
         return beam_fn_api_pb2.StopWorkerResponse()
 
-    def _watch(self, worker_id: str, worker: subprocess.Popen[bytes]) -> None:
+    def _watch(self, who: tuple[str, str], worker: subprocess.Popen[bytes]) -> None:
         code = worker.wait()
         with self._lock:
-            unasked = not self._closed and self._workers.pop(worker_id, None) is worker
+            unasked = not self._closed and self._workers.pop(who, None) is worker
         if unasked and code != 0:  # code 0: the runner hung up
             how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
             self.say(f"an SDK worker ended by {how}; the engine starts another and goes back to its last checkpoint")
@@ -158,6 +166,23 @@ class WorkerPool:
             stop_child(worker, 0)  # nothing is lost: what counts is durable before it is acknowledged
             if worker.stdin is not None:
                 worker.stdin.close()
+
+
+def _out_of_reach(url: str) -> str | None:
+    """Why a worker of this machine could not serve who listens at ``url`` (``host:port``): then it would wait for ever, and so would the
+    job. None: it can."""
+    host, _, port = url.rpartition(":")
+    if not port.isdecimal() or url.startswith("unix"):
+        return None
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _REACH_SECONDS).close()
+    except OSError as error:
+        return (
+            f"a task manager asked this worker pool for a worker that it would serve at {url}, where nobody answers here"
+            f" ({error.strerror or error}): that is its own machine's address; start a pool on every task manager's machine, and name"
+            " --worker-pool localhost:PORT"
+        )
+    return None
 
 
 def main() -> None:

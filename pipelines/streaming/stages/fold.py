@@ -68,7 +68,8 @@ class Memory:
 
 
 class FoldShard(beam.DoFn):
-    """(shard, element) -> :class:`FoldOutput`: folds every record once, keeps what lies beyond a gap, emits rows as event time passes."""
+    """(a shard's key, element) -> :class:`FoldOutput`: folds every record once, keeps what lies beyond a gap, emits rows as event time
+    passes."""
 
     HEAD = ReadModifyWriteStateSpec("head", BytesCoder())
     TILES = BagStateSpec("tiles", BytesCoder())
@@ -91,8 +92,8 @@ class FoldShard(beam.DoFn):
         pending: Any = beam.DoFn.StateParam(PENDING),
     ) -> Iterator[FoldOutput]:
         """Fold an element, and the pending ones that follow on it."""
-        number, data = item
-        yield from self.take(number, [decode(data)], head, tiles, pending)
+        key, data = item
+        yield from self.take(self.spec.shard_of(key), [decode(data)], head, tiles, pending)
 
     def take(self, number: int, elements: Sequence[Element], head: Any, tiles: Any, pending: Any) -> list[FoldOutput]:
         """Fold elements, and the pending ones that follow on them: those of several partitions at once."""

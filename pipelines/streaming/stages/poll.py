@@ -89,7 +89,7 @@ class Partitions(beam.DoFn):
 
 
 class Poll(beam.DoFn):
-    """("source/partition", tick) -> (shard, :class:`Element` as bytes), one for every shard and poll that brings something.
+    """("source/partition", tick) -> (a shard's key, :class:`Element` as bytes), one for every shard and poll that brings something.
 
     Dead letters are written before anything else of a poll goes on. A broker that is away is waited for; what can never be read
     again, or dead letters that cannot be written, end the job with one line. Nothing is skipped.
@@ -133,7 +133,7 @@ class Poll(beam.DoFn):
         again = True
         while again:
             at, elements, again = self.once(key, partitions_in(tick), at)
-            yield from ((number, encode(element)) for number, element in elements)
+            yield from ((self.spec.key_of(number), encode(element)) for number, element in elements)
         if at is not None and (kept := encode_state(at)) != state:
             position.write(kept)
 

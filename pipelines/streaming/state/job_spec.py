@@ -20,7 +20,8 @@ class JobSpec:
 
     ``broker`` has the topics; ``graphs`` maps groups to the fingerprints of their applied graphs; ``until`` maps sources to
     partitions to the offset to stop before (None: run until stopped); ``topics`` maps sources to the identity of their topic;
-    ``one_tick``: the runner ticks once, so a tick reads all; ``restored``: the engine was asked to bring its state along.
+    ``one_tick``: the runner ticks once, so a tick reads all; ``restored``: the engine was asked to bring its state along; ``shard_keys``:
+    the key by which the engine knows each shard (none: its number).
     """
 
     repo: Path
@@ -36,6 +37,15 @@ class JobSpec:
     topics: Mapping[str, str] = field(default_factory=dict)
     one_tick: bool = False
     restored: bool = False
+    shard_keys: tuple[int, ...] = ()
+
+    def key_of(self, shard: int) -> int:
+        """By which key a shard's elements go through the engine."""
+        return self.shard_keys[shard] if self.shard_keys else shard
+
+    def shard_of(self, key: int) -> int:
+        """The inverse of :meth:`key_of`."""
+        return self.shard_keys.index(key) if self.shard_keys else key
 
     @property
     def sources(self) -> dict[str, EventSource]:
