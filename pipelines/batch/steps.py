@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.batch.run_key import seed_start
+from pipelines.lake.arrow_bytes import from_ipc, to_ipc
 from pipelines.lake.files import replaced
 from pipelines.sources.event_files import EventFile, events
 from transforms.aggregates import merge, rows_between, tile
@@ -37,21 +38,6 @@ __all__ = [
 DAY_US = 86_400_000_000
 _SEED = -(2**62)
 """In the place of a slice's start: the tiles that a stream which goes on at the end starts from."""
-
-
-def to_ipc(batch: pa.RecordBatch) -> bytes:
-    """A batch as an Arrow IPC stream (slices are written as what they show, not as what they hold)."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
-
-
-def from_ipc(data: bytes) -> pa.RecordBatch:
-    """The inverse of :func:`to_ipc`."""
-    with pa.ipc.open_stream(data) as reader:
-        return reader.read_next_batch()
 
 
 def write_parquet(table: pa.Table | pa.RecordBatch, path: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from pipelines.batch.steps import from_ipc, to_ipc
+from pipelines.lake.arrow_bytes import from_ipc, to_ipc
 from pipelines.streaming.stages.position import Position
 from transforms.errors import DataError
 from transforms.fold import OffsetRange, PartitionState, Segment
