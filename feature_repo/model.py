@@ -77,7 +77,7 @@ def run_fn(fn_args: Any) -> None:
     keras.utils.set_random_seed(job.seed)
     model = build(job)
     optimizer = keras.optimizers.Adam(job.params.get("learning_rate", 1e-3))
-    model.compile(optimizer, loss="binary_crossentropy", weighted_metrics=[], steps_per_execution=16)
+    model.compile(optimizer, loss="binary_crossentropy", weighted_metrics=[])
     model.fit(
         job.dataset("train", BATCH),
         validation_data=job.dataset("eval", 8192),

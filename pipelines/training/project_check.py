@@ -67,6 +67,9 @@ def check_project(
             tried(lambda n=name, s=source: _contract(repo, s, some, n))  # type: ignore[misc]
     outputs: dict[str, dict[str, str]] = {}
     if {"preprocessing", "models"} & set(parts):
+        functions = [n for n, g in repo.groups.items() if g.preprocessing_fn is not None]
+        if functions:  # their modules load TensorFlow, some seconds in which nothing else is said
+            say(f"tracing preprocessing functions of {len(functions)} group{'s' if len(functions) > 1 else ''}: loading TensorFlow")
         for group in repo.groups.values():
             if group.preprocessing_fn is not None:
                 tried(lambda g=group: _traced(repo, g, outputs))  # type: ignore[misc]
@@ -78,7 +81,7 @@ def check_project(
         for reference in repo.settings.models:
             tried(lambda r=reference: _model(repo, repo.attribute(r), services, features))  # type: ignore[misc]
     if analyzed and all(g.preprocessing_fn is None or g.name in outputs for g in repo.groups.values()):
-        tried(lambda: _analyzed(repo, some))
+        tried(lambda: _analyzed(repo, some, say))
     return found
 
 
@@ -120,7 +123,7 @@ def _traced(repo: Repo, group: FeatureGroup, outputs: dict[str, dict[str, str]])
     return f"group {group.name}: {group.preprocessing_fn} gives {', '.join(f'{n} ({k})' for n, k in outputs[group.name].items())}"
 
 
-def _analyzed(repo: Repo, some: Mapping[str, pa.RecordBatch]) -> str:
+def _analyzed(repo: Repo, some: Mapping[str, pa.RecordBatch], say: Callable[[str], None]) -> str:
     """Analyzers learn from a hundred rows, and the graphs are applied to them one by one."""
     with tempfile.TemporaryDirectory(prefix="tandem-check-") as folder:
         work: dict[str, Any] = {}
@@ -137,7 +140,7 @@ def _analyzed(repo: Repo, some: Mapping[str, pa.RecordBatch]) -> str:
             return "no preprocessing functions"
         if not work:
             return "no event files to make rows of: preprocessing functions are traced, not run"
-        analyze_groups(work, Path(folder) / "graphs")
+        analyze_groups(work, Path(folder) / "graphs", progress=say)
         return f"preprocessing of {', '.join(work)} runs on {ROWS} rows"
 
 

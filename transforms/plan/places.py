@@ -85,7 +85,10 @@ def _bounds(side: Any) -> Builder:
         kind = dtype_of(node, "out_type")
 
         def find(sorted_rows: Array, values: Array) -> Array:
-            rows: Array = np.stack([np.searchsorted(s, v, side) for s, v in zip(sorted_rows, values, strict=True)]).astype(kind)
+            if len(values) == len(sorted_rows) == 1:  # buckets are one row of boundaries; to stack it costs more than to search it
+                rows: Array = np.searchsorted(sorted_rows[0], values[0], side).astype(kind)[None]
+            else:
+                rows = np.stack([np.searchsorted(s, v, side) for s, v in zip(sorted_rows, values, strict=True)]).astype(kind)
             if side == "left":
                 rows[values != values] = 0  # no element is less than NaN; numpy sorts it behind all
             return rows
