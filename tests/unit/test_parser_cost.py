@@ -17,7 +17,8 @@ from fastavro import parse_schema, schemaless_writer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.sources.formats.avro_format import MOST_FREE_VALUES, VALUES_PER_BYTE, UnusableSchema, decoder
+from pipelines.sources.formats.avro_format import decoder
+from pipelines.sources.formats.avro_weight import MOST_FREE_VALUES, VALUES_PER_BYTE, UnusableSchema
 from pipelines.sources.formats.schema_registry import RegisteredSchema
 from transforms import columns
 from transforms.contract import check_json

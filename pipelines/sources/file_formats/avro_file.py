@@ -13,10 +13,14 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
+from pipelines.sources.file_formats.avro_blocks import blocks
 from pipelines.sources.file_formats.file_format import FileFormat, Opened, RawBatch, whole
+from pipelines.sources.formats.avro_weight import UnusableSchema, checked
 
 __all__ = ["AvroFile", "container"]
 
+_MAGIC = b"Obj\x01"
+_MOST_HEADER_BYTES = 16 << 20
 ROWS = 4_096
 """So many records are values of Python at a time."""
 _PLAIN = {
@@ -28,43 +32,64 @@ _OTHER: dict[str, pa.DataType] = {"date": pa.date32(), "time-millis": pa.time32(
 
 
 class AvroFile(FileFormat):
-    """Memory is bounded by a block of the file, which its writer chooses, and some thousand records."""
+    """Memory is bounded by a block of the file, which is of :data:`~pipelines.sources.file_formats.avro_blocks.MOST_BYTES` at most, and by
+    some thousand records."""
 
     def read(self, opened: Opened, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
         """See the base class."""
         return whole(lambda: _decode(opened, min(ROWS, batch_rows)), (Exception,))  # damaged bytes raise anything
 
 
-class _Chained:
-    """Some bytes, and then those of a file."""
+def container(f: BinaryIO, **more: Any) -> tuple[dict[str, Any], dict[str, bytes], Iterator[Any]]:
+    """The schema of an open file, its metadata, and its records (``more``: fastavro's options). Of timestamps the integers are read.
+    Raises ValueError where it is no Avro container of records, and UnusableSchema; damaged bytes raise anything.
 
-    def __init__(self, first: bytes, rest: BinaryIO) -> None:
-        self.first, self.rest = io.BytesIO(first), rest
-
-    def read(self, n: int = -1) -> bytes:
-        """The next ``n`` bytes."""
-        found = self.first.read(n)
-        return found if n >= 0 and len(found) == n else found + self.rest.read(n - len(found) if n >= 0 else -1)
-
-
-def container(f: BinaryIO, **more: Any) -> tuple[dict[str, Any], dict[str, bytes], Any]:
-    """The schema of an open file, its metadata, and a reader of its records (``more``: fastavro's options). Of timestamps the integers are
-    read. Raises ValueError where it is no Avro container of records; damaged bytes raise anything."""
-    import fastavro
+    A file's schema is as much its writer's as its bytes are: it is held to what topics' schemas are.
+    """
+    from fastavro import parse_schema, schemaless_reader
     from fastavro._read_common import HEADER_SCHEMA
 
-    start = f.read(4)
-    if start != b"Obj\x01":
+    start = f.read(len(_MAGIC))
+    if start != _MAGIC:
         raise ValueError(f"it begins with {start!r}, not as an Avro container file does" if start else "the file is empty (0 bytes)")
-    header: Any = fastavro.schemaless_reader(_Chained(start, f), HEADER_SCHEMA, None)  # type: ignore[arg-type]
-    meta = dict(header["meta"])
+    header: Any = schemaless_reader(_Behind(f), HEADER_SCHEMA, None)  # type: ignore[arg-type]
+    meta: dict[str, bytes] = dict(header["meta"])
     schema = json.loads(meta["avro.schema"])
     if not (isinstance(schema, dict) and schema.get("type") == "record"):
         raise ValueError("its schema is no record")
-    header["meta"]["avro.schema"] = json.dumps(_untimed(schema)).encode()
-    made = io.BytesIO()
-    fastavro.schemaless_writer(made, HEADER_SCHEMA, header)
-    return schema, meta, fastavro.reader(_Chained(made.getvalue(), f), **more)  # type: ignore[arg-type]
+    named: dict[str, Any] = {}
+    parsed: Any = parse_schema(_untimed(schema), named)
+    fewest = checked(parsed, named)
+    if not fewest:
+        raise UnusableSchema("its records take no bytes")
+
+    def records() -> Iterator[Any]:
+        for count, plain in blocks(f, meta.get("avro.codec", b"null").decode(), header["sync"]):
+            if count > len(plain) // fewest:
+                raise ValueError(f"a block of {len(plain):,} bytes says that it has {count:,} records, of {fewest} bytes at least")
+            block = io.BytesIO(plain)
+            for _ in range(count):
+                yield schemaless_reader(block, parsed, None, **more)
+            if block.tell() != len(plain):
+                raise ValueError(f"{len(plain) - block.tell():,} bytes of a block are left over")
+
+    return schema, meta, records()
+
+
+class _Behind:
+    """A file behind its magic bytes, for who wants them."""
+
+    def __init__(self, f: BinaryIO) -> None:
+        self.first, self.rest = _MAGIC, f
+
+    def read(self, n: int) -> bytes:
+        """The next ``n`` bytes, which are those of the beginning or of the rest. Raises ValueError for more than a header has."""
+        if self.first:
+            found, self.first = self.first, b""
+            return found
+        if not 0 <= n <= _MOST_HEADER_BYTES:
+            raise ValueError(f"its header says that it has a part of {n} bytes")
+        return self.rest.read(n)
 
 
 def _decode(opened: Opened, rows: int) -> Iterator[pa.RecordBatch]:

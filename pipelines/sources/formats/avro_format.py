@@ -19,13 +19,14 @@ import struct
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
 from pipelines.project.config import KafkaSettings
 from pipelines.sources.formats.avro_resolution import Fill, filler, resolved
+from pipelines.sources.formats.avro_weight import UnusableSchema, checked
 from pipelines.sources.formats.fault_injection import AVRO_KINDS, break_avro
 from pipelines.sources.formats.record_format import FormatOptions, RecordFormat
 from pipelines.sources.formats.schema_registry import RegisteredSchema, Registry
@@ -39,9 +40,6 @@ __all__ = ["AvroFormat", "Decoder", "UnusableSchema", "decoder", "written_by"]
 
 _HEADER = struct.Struct(">bI")
 MOST_REFERENCES = 100
-VALUES_PER_BYTE = 16
-MOST_FREE_VALUES = 10_000
-"""A record is never decoded to more values than so many per byte and so many more."""
 
 Decoder = Callable[[bytes], dict[str, Any]]
 """A framed message -> field values. Raises UnicodeDecodeError, or anything else, for bytes that are no such record."""
@@ -53,11 +51,6 @@ _UNITS = {
     for unit, scale in (("millis", (1000, 1)), ("micros", (1, 1)), ("nanos", (1, 1000)))
 }
 _SCALED = {name: scale for name, scale in _UNITS.items() if scale != (1, 1)}
-_ONE_BYTE_OR_MORE = {"boolean", "int", "long", "float", "double", "bytes", "string", "enum", "array", "map"}
-
-
-class UnusableSchema(Exception):
-    """No record of this schema can be an event; says why."""
 
 
 class AvroOptions(FormatOptions):
@@ -197,10 +190,7 @@ def decoder(
         parsed: Any = parse_schema(schema, named)
     except Exception as error:  # of any kind: the text is somebody else's
         raise UnusableSchema(f"it is no Avro schema: {' '.join(str(error).split())[:200]}") from None
-    _weigh(parsed, named, [], {})
-    seen = set[int]()
-    for each in (parsed, *named.values()):
-        _checked_choices(each, seen)
+    checked(parsed, named)
 
     def decode(message: bytes) -> dict[str, Any]:
         buffer = BytesIO(message)
@@ -249,7 +239,9 @@ def written_by(number: int, registry: Registry) -> Any:
     if found is None:
         return None
     try:
-        return parse_schema(_load(found, registry, named, []), named)
+        parsed = parse_schema(_load(found, registry, named, []), named)
+        checked(parsed, named)
+        return parsed
     except UnusableSchema:
         raise
     except Exception as error:  # of any kind: the text is somebody else's
@@ -291,75 +283,3 @@ def _texts_of_uuids(schema: Any) -> None:
         for inner in schema.values():
             if isinstance(inner, (dict, list)):
                 _texts_of_uuids(inner)
-
-
-class _Weight(NamedTuple):
-    """What a value of a schema costs: the fewest ``bytes`` that it takes, and its ``surplus``: the most values that it can be made of
-    beyond :data:`VALUES_PER_BYTE` for each of its bytes."""
-
-    bytes: int
-    surplus: int
-
-
-def _weigh(schema: Any, named: dict[str, Any], within: list[str], done: dict[str, _Weight]) -> _Weight:
-    """The weight of a parsed schema. Raises UnusableSchema for schemas that a few bytes could keep busy for ever.
-
-    Those are a record within itself, to any depth (the decoder would run out of stack, and take the process with it), an array
-    of values that take no bytes (its length is not bounded by that of the record), and records of records that double at each level.
-    """
-    if isinstance(schema, list):
-        heaviest = max((_weigh(branch, named, within, done).surplus for branch in schema), default=0)
-        return _Weight(1, heaviest - VALUES_PER_BYTE)
-    kind = schema if isinstance(schema, str) else schema["type"]
-    if isinstance(kind, (dict, list)):
-        return _weigh(kind, named, within, done)
-    if isinstance(schema, str) and schema in named:
-        if schema in within:
-            raise UnusableSchema(f"{schema} holds itself, to any depth")
-        return done[schema] if schema in done else _weigh(named[schema], named, within, done)
-    if kind in ("record", "error"):
-        name = schema["name"]
-        parts = [_weigh(f["type"], named, [*within, name], done) for f in schema["fields"]]
-        done[name] = _Weight(sum(p.bytes for p in parts), 1 + sum(p.surplus for p in parts))
-        if done[name].surplus > MOST_FREE_VALUES:
-            raise UnusableSchema(f"{name} is made of more than {MOST_FREE_VALUES} values that take no bytes")
-        return done[name]
-    size = int(schema["size"]) if kind == "fixed" else 1 if kind in _ONE_BYTE_OR_MORE else 0
-    if kind in ("array", "map"):
-        item = _weigh(schema["items" if kind == "array" else "values"], named, within, done)
-        if kind == "array" and not item.bytes:
-            raise UnusableSchema("it has an array of values that take no bytes")
-        if item.surplus - (VALUES_PER_BYTE if kind == "map" else 0) > 0:  # a map's values have keys of a byte or more
-            raise UnusableSchema(f"it has an {kind} of records that are made of more than {VALUES_PER_BYTE} values for each of their bytes")
-    return _Weight(size, 1 - size * VALUES_PER_BYTE)
-
-
-def _checked_choices(schema: Any, seen: set[int]) -> Any:
-    """The parsed schema, in place, with branches of unions and symbols of enums that only an index from 0 up finds.
-
-    The decoder takes them by Python's rules, where -1 is the last one: bytes that are no record would be read as one.
-    """
-    if id(schema) in seen:
-        return schema
-    if isinstance(schema, list):
-        made = _choices([_checked_choices(branch, seen) for branch in schema])
-        seen.add(id(made))
-        return made
-    if isinstance(schema, dict):
-        seen.add(id(schema))
-        for key, inner in schema.items():
-            if key in ("type", "items", "values"):
-                schema[key] = _checked_choices(inner, seen)
-            elif key == "symbols":
-                schema[key] = _choices(inner)
-            elif key == "fields":
-                for field in inner:
-                    _checked_choices(field, seen)
-    return schema
-
-
-def _choices(of: list[Any]) -> list[Any]:
-    # A dict's own lookup costs next to nothing, and knows no negative index. Length 0: nothing is added to one that is negative.
-    inside = {"__getitem__": dict(enumerate(of)).__getitem__, "__len__": lambda self: 0}
-    made: list[Any] = type("Choices", (list,), inside)(of)
-    return made

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from transforms.errors import DataError
 
-__all__ = ["Expanded", "expand"]
+__all__ = ["Expanded", "expand", "snappy_block"]
 
 _XERIAL = b"\x82SNAPPY\x00"
 _PIECE = 1 << 20
@@ -94,7 +94,7 @@ class _Blocks:
 def _snappy(body: memoryview) -> Iterator[bytes]:
     """Snappy as Java writes it (a header, then length and block, again and again), or one plain block."""
     if bytes(body[:8]) != _XERIAL:
-        yield _snappy_block(body)
+        yield snappy_block(body)
         return
     at = 16
     while at < len(body):
@@ -102,10 +102,11 @@ def _snappy(body: memoryview) -> Iterator[bytes]:
         if not 0 < size <= len(body) - at - 4:
             raise EOFError(f"a block of {size} bytes at {at} of {len(body)}")
         at += 4 + size
-        yield _snappy_block(body[at - size : at])
+        yield snappy_block(body[at - size : at])
 
 
-def _snappy_block(block: memoryview) -> bytes:
+def snappy_block(block: memoryview) -> bytes:
+    """A plain block of snappy. Raises ValueError, IndexError and pa.ArrowException for what is none."""
     size = shift = at = 0  # the size when uncompressed comes first, as a plain varint
     while True:
         byte = block[at]

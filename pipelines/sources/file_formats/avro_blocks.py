@@ -1,0 +1,103 @@
+"""The blocks of an Avro container file, decompressed within a bound: a few kilobytes may be written to become any number of gigabytes.
+
+By the standard library's codecs and Arrow's: what fastavro would want a package more for (snappy, zstandard) is read as well.
+"""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from pipelines.sources.kafka.compression import snappy_block
+
+__all__ = ["MOST_BYTES", "blocks"]
+
+MOST_BYTES = 64 << 20
+"""Of one block, decompressed. Writers make blocks of some kilobytes, and of 16 MB at most unless they are told otherwise."""
+_SYNC_BYTES = 16
+_CRC_BYTES = 4
+
+
+def blocks(f: BinaryIO, codec: str, sync: bytes) -> Iterator[tuple[int, bytes]]:
+    """(how many records it says that it holds, their bytes) of each block of a file that stands behind its header. Raises ValueError and
+    EOFError, and what the codec raises, for damage; ValueError for a block beyond the bound, and for a codec that is not known."""
+    expand = _CODECS.get(codec)
+    if expand is None:
+        raise ValueError(f"its blocks are compressed by {codec[:40]!r}, unknown here; write it with {', '.join(_CODECS)}")
+    while (first := f.read(1)) != b"":
+        count = _number(f, first)
+        size = _number(f, f.read(1))
+        if count < 0 or size < 0:
+            raise ValueError(f"a block says that it has {count} records in {size} bytes")
+        if size > MOST_BYTES:
+            raise _too_large(size)
+        data = f.read(size)
+        if len(data) != size or len(end := f.read(_SYNC_BYTES)) != _SYNC_BYTES:
+            raise EOFError(f"the file ends within a block of {count} records")
+        if end != sync:
+            raise ValueError("a block does not end with the file's sync marker")
+        plain = expand(data)
+        if len(plain) > MOST_BYTES:
+            raise _too_large(len(plain))
+        yield count, plain
+
+
+def _too_large(size: int) -> ValueError:
+    return ValueError(f"a block has {size:,} bytes or more when decompressed, above the limit of {MOST_BYTES:,}; write smaller blocks")
+
+
+def _number(f: BinaryIO, first: bytes) -> int:
+    """A zigzag varint of at most ten bytes, of which the first one is read already."""
+    value = shift = 0
+    byte = first
+    while shift < 70:
+        if not byte:
+            raise EOFError("the file ends within the head of a block")
+        value |= (byte[0] & 0x7F) << shift
+        if byte[0] <= 0x7F:
+            return (value >> 1) ^ -(value & 1)
+        shift += 7
+        byte = f.read(1)
+    raise ValueError("the head of a block is no number")
+
+
+def _by(made: Callable[[], Any]) -> Callable[[bytes], bytes]:
+    def expand(data: bytes) -> bytes:
+        machine = made()
+        plain: bytes = machine.decompress(data, MOST_BYTES + 1)
+        if len(plain) <= MOST_BYTES and not machine.eof:
+            raise EOFError("a compressed block is cut off")
+        return plain
+
+    return expand
+
+
+def _zstandard(data: bytes) -> bytes:
+    out = BytesIO()
+    with pa.CompressedInputStream(pa.BufferReader(data), "zstd") as stream:
+        while out.tell() <= MOST_BYTES and (piece := stream.read(1 << 20)):
+            out.write(piece)
+    return out.getvalue()
+
+
+def _snappy(data: bytes) -> bytes:
+    plain = snappy_block(memoryview(data)[:-_CRC_BYTES])
+    if zlib.crc32(plain) != int.from_bytes(data[-_CRC_BYTES:], "big"):
+        raise ValueError("the checksum of a block is another")
+    return plain
+
+
+_CODECS: dict[str, Callable[[bytes], bytes]] = {
+    "null": lambda data: data,
+    "deflate": _by(lambda: zlib.decompressobj(-zlib.MAX_WBITS)),
+    "snappy": _snappy,
+    "zstandard": _zstandard,
+    "bzip2": _by(bz2.BZ2Decompressor),
+    "xz": _by(lambda: lzma.LZMADecompressor(memlimit=MOST_BYTES)),
+}
