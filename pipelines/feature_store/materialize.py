@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["Materialized", "materialize", "materialize_view"]
 
 _EVER = datetime(1, 1, 1, tzinfo=UTC)
+_LAST_US = 2**53 - 1
+"""Behind every event timestamp that a store takes."""
 
 
 @dataclass(frozen=True)
@@ -117,12 +119,20 @@ def materialize_view(store: Any, online: OrderedOnlineStore, view: Any, start: d
         upto = min(micros_of(end), reach)
         covered = Covered(max(now_us(), before.stamp + 1 if before is not None else 0), upto)
         online.cover(config, view.name, Covered(covered.stamp, upto if before is None else max(upto, min(before.upto_us, reach, now))))
-        result = online.write_rows(config, view, latest(start, min(end, instant(max(upto, 0)))), covered)
+        rows = latest(start, min(end, instant(max(upto, 0))))
+        result = online.write_rows(config, view, rows, covered)
         written, dropped = result.written, 0
-        if online.drop_superseded(config, view, first, covered, count_only=True):
+        # Where the clock was set back, materializations before were further than now is. What they wrote ahead of it is not true yet, and
+        # what is true now is less new: it goes first. What streams wrote stays, as they do not write it again.
+        early = Covered(covered.stamp, _LAST_US, since=1)
+        is_early = before is not None and before.upto_us > now and online.drop_superseded(config, view, now + 1, early, count_only=True)
+        if is_early or online.drop_superseded(config, view, first, covered, count_only=True):
             # The range has no row of some keys that are stored; what they had before it is the latest then.
             older = latest(_EVER, min(start, instant(max(upto, 0))))
             older = older.filter(pa.array(online.stored(config, view, older))) if older.num_rows else older
+            if is_early:
+                online.drop_superseded(config, view, now + 1, early)
+                written += online.write_rows(config, view, rows, covered).written
             written += online.write_rows(config, view, older, covered).written if older.num_rows else 0
             dropped = online.drop_superseded(config, view, first, covered)
     store.registry.apply_materialization(view, config.project, start, end)

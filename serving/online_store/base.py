@@ -170,8 +170,9 @@ class OrderedOnlineStore(OnlineStore):
     def drop_superseded(self, config: RepoConfig, table: FeatureView, start_us: int, covered: Covered, count_only: bool = False) -> int:
         """Drop the rows that a materialization should have replaced and did not, as it has none of their keys; their number.
 
-        Those are the rows with ``start_us`` <= event time <= ``covered.upto_us`` and a stamp below ``covered.stamp``, and all of other
-        fingerprints than the applied one. Each is dropped in one atomic step with that comparison. ``count_only``: nothing is dropped.
+        Those are the rows with ``start_us`` <= event time <= ``covered.upto_us`` and ``covered.since`` <= stamp < ``covered.stamp``, and
+        where ``covered.since`` is 0 all of other fingerprints than the applied one. Each is dropped in one atomic step with that
+        comparison. ``count_only``: nothing is dropped.
         """
 
     @abstractmethod

@@ -1,17 +1,17 @@
 -- Drops the rows that a materialization should have replaced, each atomically with the comparison.
 -- KEYS: the hash of applied fingerprints, then one key per row.
--- ARGV: view, order field, first event time (us), last event time (us), stamp, 1 to count only, then the fields of a row.
+-- ARGV: view, order field, first event time (us), last event time (us), stamp, first stamp, 1 to count only, then the fields of a row.
 -- Returns their number.
 local applied = redis.call('HGET', KEYS[1], ARGV[1])
-local first, last, stamp, count = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), 0
+local first, last, stamp, since, count = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), 0
 for i = 2, #KEYS do
   local stored = redis.call('HGET', KEYS[i], ARGV[2])
   if stored then
     local us, _, of, made = string.match(stored, '^(-?%d+) (-?%d+) (%S*) ?(%d*)$')
     us, made = tonumber(us), tonumber(made) or 0
-    if (first <= us and us <= last and made < stamp) or (applied and of ~= applied) then
+    if (first <= us and us <= last and since <= made and made < stamp) or (since == 0 and applied and of ~= applied) then
       count = count + 1
-      if ARGV[6] ~= '1' then redis.call('HDEL', KEYS[i], unpack(ARGV, 7)) end
+      if ARGV[7] ~= '1' then redis.call('HDEL', KEYS[i], unpack(ARGV, 8)) end
     end
   end
 end

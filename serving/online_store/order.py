@@ -24,10 +24,14 @@ __all__ = ["Covered", "Order", "Rows", "StoredRow", "greatest", "refused_fingerp
 
 @dataclass(frozen=True)
 class Covered:
-    """What was materialized of a view, with the graph that is applied to it: event timestamps up to ``upto_us``, as of ``stamp``."""
+    """What was materialized of a view, with the graph that is applied to it: event timestamps up to ``upto_us``, as of ``stamp``.
+
+    ``since``: where rows are dropped, those of lower stamps stay, and those of other graphs, too; 1 stands for streams. Not kept.
+    """
 
     stamp: int
     upto_us: int
+    since: int = 0
 
 
 @dataclass(frozen=True)

@@ -188,7 +188,7 @@ class OrderedPostgresOnlineStore(OrderedOnlineStore, PostgreSQLOnlineStore):
     def drop_superseded(self, config: RepoConfig, table: FeatureView, start_us: int, covered: Covered, count_only: bool = False) -> int:
         with self._transaction(config, table.name, alone=True) as cursor:
             applied = self._applied(cursor, config, table.name)
-            given = {"start": start_us, "upto": covered.upto_us, "stamp": covered.stamp, "applied": applied}
+            given = {"start": start_us, "upto": covered.upto_us, "stamp": covered.stamp, "since": covered.since, "applied": applied}
             return _first(cursor.execute(tables.superseded(_table_id(config.project, table), count_only), given))
 
     def delete_keys(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> None:

@@ -149,7 +149,8 @@ def packed_query(name: str) -> sql.Composed:
 @lru_cache(maxsize=256)
 def superseded(name: str, count_only: bool) -> sql.Composed:
     """The number of rows that a materialization superseded, which are dropped unless they are only counted."""
-    some = "(event_us BETWEEN %(start)s AND %(upto)s AND stamp < %(stamp)s) OR fingerprint <> %(applied)s"
+    some = "(event_us BETWEEN %(start)s AND %(upto)s AND stamp >= %(since)s AND stamp < %(stamp)s)"
+    some += " OR (%(since)s = 0 AND fingerprint <> %(applied)s)"
     if count_only:
         return sql.SQL(f"SELECT count(*) FROM {{rows}} WHERE {some}").format(**_pair(name))
     return sql.SQL(f"""

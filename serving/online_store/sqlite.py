@@ -283,8 +283,8 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
         with self._transaction(config) as conn:
             create(conn, name)
             applied = self._applied(conn, config, table.name)
-            some = "(event_us BETWEEN ? AND ? AND stamp < ?) OR (? IS NOT NULL AND fingerprint <> ?)"
-            chosen = (start_us, covered.upto_us, covered.stamp, applied, applied)
+            some = "(event_us BETWEEN ? AND ? AND stamp >= ? AND stamp < ?) OR (? = 0 AND ? IS NOT NULL AND fingerprint <> ?)"
+            chosen = (start_us, covered.upto_us, covered.since, covered.stamp, covered.since, applied, applied)
             if not count_only:
                 keys = f'SELECT entity_key FROM "{name}_tandem" WHERE {some}'
                 conn.execute(f'DELETE FROM "{name}" WHERE entity_key IN ({keys})', chosen)

@@ -17,6 +17,7 @@ import multiprocessing
 import random
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -132,6 +133,19 @@ class OnlineStoreContract(PackedRowsContract):
         assert [bench.x(k) for k in ("EWR", "JFK", "OLD", "LGA")] == [None, 2.0, 3.0, 7.0]
         assert bench.write(("EWR", T + 6 * US, 1, 4.0)).written == 1
         assert bench.x("EWR") == 4.0
+
+    def test_what_was_materialized_ahead_can_be_dropped_without_what_streams_wrote(self, bench: Bench) -> None:
+        """Where a clock was set back: ``since`` leaves streams' rows, and those of other graphs, as they are."""
+        bench.store.apply_fingerprint(bench.config, "traffic", "old")
+        bench.materialize(Covered(9, at_us(T)), ("OLD", T, 3, 8.0), fingerprint="old")
+        bench.store.apply_fingerprint(bench.config, "traffic", "new")
+        bench.materialize(Covered(10, at_us(T + 5 * US)), ("EWR", T + 2 * US, 3, 1.0), ("JFK", T - US, 3, 2.0))
+        bench.write(("LGA", T + 9 * US, 1, 3.0))
+        early = Covered(11, 2**53 - 1, since=1)
+        assert bench.drop(at_us(T), early, count_only=True) == 1
+        assert bench.drop(at_us(T), early) == 1
+        assert [bench.x(k) for k in ("EWR", "JFK", "LGA", "OLD")] == [None, 2.0, 3.0, 8.0]
+        assert bench.drop(at_us(T), replace(early, stamp=10)) == 0, "stamps of before alone"
 
     def test_rows_of_other_graphs_are_dropped_and_nothing_of_another_graph_is_covered(self, bench: Bench) -> None:
         bench.store.apply_fingerprint(bench.config, "traffic", "old")

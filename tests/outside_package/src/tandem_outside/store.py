@@ -109,8 +109,9 @@ class OneTableOnlineStore(OrderedOnlineStore):
     def drop_superseded(self, config: RepoConfig, table: FeatureView, start_us: int, covered: Covered, count_only: bool = False) -> int:
         with self._open(config) as db:
             applied = self._note(db, config, "applied", table.name)
-            where = "(project, view) = (?, ?) AND ((event_us BETWEEN ? AND ? AND stamp < ?) OR (? IS NOT NULL AND fingerprint <> ?))"
-            values = (config.project, table.name, start_us, covered.upto_us, covered.stamp, applied, applied)
+            where = "(project, view) = (?, ?) AND ((event_us BETWEEN ? AND ? AND stamp >= ? AND stamp < ?)"
+            where += " OR (? = 0 AND ? IS NOT NULL AND fingerprint <> ?))"
+            values = (config.project, table.name, start_us, covered.upto_us, covered.since, covered.stamp, covered.since, applied, applied)
             count = db.execute(f"SELECT count(*) FROM rows WHERE {where}", values).fetchone()[0]
             if not count_only:
                 db.execute(f"DELETE FROM rows WHERE {where}", values)
