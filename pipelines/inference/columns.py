@@ -74,6 +74,8 @@ class Column:
     naive: bool = False
     left_out: str = ""
     name: str = ""
+    unsigned: bool = False
+    """Whether its type in the file holds nothing negative."""
     is_index: bool = False
     """Whether it is the position of an event's element in the list that is exploded, which stands nowhere."""
 
@@ -103,6 +105,7 @@ def describe(
     if column.nulls == rows:
         column.left_out = "null in all records that were looked at"
         return column
+    column.unsigned = kind is not None and pa.types.is_unsigned_integer(kind)
     if kind is not None and pa.types.is_decimal(kind):
         column.dtype, column.parse = "float64", f"Decimal(scale={max(kind.scale, 0)})"
         _numbers(column, [None if v is None else float(v) for v in values])

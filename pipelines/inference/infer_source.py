@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import keyword
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +12,7 @@ from pipelines.inference.names import identifier
 from pipelines.inference.proposal import Proposal, propose
 from pipelines.inference.sampling import Sample, sample_files
 from pipelines.inference.topic_records import sample_payloads
-from pipelines.inference.writing import definition
+from pipelines.inference.writing import USED, definition
 from pipelines.project.config import KafkaSettings
 from pipelines.sources.broker import PartitionReader
 from transforms.errors import DataError
@@ -40,7 +42,7 @@ def infer_files(
     the definition's ``files`` are relative to. Raises DataError, one line."""
     sample = sample_files(path, rows, explode, encoding, say)
     stem = path.name.partition(".")[0] if path.is_file() else path.resolve().name
-    name = name or identifier(stem)
+    name = _named(name, stem)
     where = path if path.is_dir() else path.resolve().parent
     inside = data is not None and where.resolve().is_relative_to(data.resolve()) and where.resolve() != data.resolve()
     files = where.resolve().relative_to(data.resolve()).as_posix() if inside and data is not None else f"events/{name}"
@@ -68,7 +70,7 @@ def infer_topic(
             offset = fetched.next_offset
     if not payloads:
         raise DataError(f"topic {topic!r} holds no records; nothing can be said of it")
-    name = name or identifier(topic.rpartition(".")[2] or topic)
+    name = _named(name, topic.rpartition(".")[2] or topic)
     sample, form = sample_payloads(payloads, explode, kafka=kafka, name=name, topic=topic, form=form)
     told = f"topic {topic}, {sample.rows:,} records in {form}"
     made = _made(sample, name, f"events/{name}", topic, explode, event_time, zone, group, told)
@@ -77,6 +79,18 @@ def infer_topic(
     return replace(
         made, text=f"{made.text}# tandem.yaml must say how the topic's records are encoded: kafka: {{formats: {{{name}: {form}}}}}\n"
     )
+
+
+def _named(given: str | None, of: str) -> str:
+    """The source's name, which is that of a variable of the definition, too, and hides nothing that it uses. Raises DataError."""
+    name = identifier(of) if given is None else given
+    if given is None and name in USED:
+        name = f"{name}_events"
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name) or name in USED:
+        raise DataError(
+            f"--name {name!r} cannot be a variable of the definition; write small letters, digits and _, beginning with a letter"
+        )
+    return name
 
 
 def _made(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -43,7 +44,7 @@ def identifier(name: str) -> str:
     if not found[0][0].isalpha():
         found.insert(0, "field")
     made = "_".join(found)
-    return f"{made}_value" if made in RESERVED else made
+    return f"{made}_value" if made in RESERVED or keyword.iskeyword(made) else made
 
 
 def taken_from(steps: Sequence[str], taken: set[str]) -> str:

@@ -12,12 +12,13 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
 from pipelines.sources.file_formats.compressed_file import opened
 from pipelines.sources.file_formats.file_format import COMPRESSED, UnreadableFileError, format_of
+from pipelines.sources.file_formats.json_lines_file import MAX_LINE_BYTES
 from pipelines.sources.file_records import partitions_of
 from transforms.definitions import Csv, EventSource, Field
 from transforms.errors import DataError
@@ -26,6 +27,14 @@ __all__ = ["Sample", "Steps", "dialect_of", "flattened", "json_object", "sample_
 
 MOST_FILES = 20
 """Of a folder so many files are looked at, evenly spread over their names."""
+MOST_COLUMNS = 2_000
+"""More names than these are data: an object by the ids of things, say."""
+MOST_BYTES = 256 << 20
+"""Of lines of one file, decompressed: of some kilobytes any number can come."""
+MOST_LETTERS = 200
+"""Of a name."""
+MOST_DEPTH = 64
+"""As the contract takes JSON."""
 LINES = (".jsonl", ".ndjson", ".json")
 TEXTS = (".csv", ".tsv", ".txt")
 _NAME = EventSource(name="sampled", fields=[Field("key", "string", required=True)], event_time="at", tie_breaker="key")
@@ -52,6 +61,8 @@ class Sample:
     lists: dict[Steps, int] = field(default_factory=dict)
     kinds: dict[Steps, pa.DataType] = field(default_factory=dict)
     folders: tuple[str, ...] = ()
+    more: int = 0
+    """Values that were passed over, as there were :data:`MOST_COLUMNS` names before theirs."""
 
 
 def sample_files(
@@ -83,7 +94,7 @@ def sample_files(
     made = flattened(records, explode)
     return Sample(
         made.columns, made.rows, parts if made.rows == len(records) else [made.rows], "file", dialect is not None, dialect, suffix,
-        made.lists, types, tuple(columns),
+        made.lists, types, tuple(columns), made.more,
     )  # fmt: skip
 
 
@@ -101,7 +112,7 @@ def flattened(records: Sequence[Mapping[str, Any]], explode: str | None = None) 
     columns: dict[Steps, list[Any]] = {}
     lists: dict[Steps, int] = {}
     wanted = tuple(explode.split(".")) if explode else None
-    row = 0
+    row = more = 0
     for record in records:
         elements: Sequence[Any] = [None]
         if wanted is not None:
@@ -113,6 +124,9 @@ def flattened(records: Sequence[Mapping[str, Any]], explode: str | None = None) 
             for steps, value in _leaves(record, (), wanted, element, lists):
                 column = columns.get(steps)
                 if column is None:
+                    if len(columns) >= MOST_COLUMNS:
+                        more += 1
+                        continue
                     column = columns[steps] = [None] * row
                 column.extend([None] * (row - len(column)))
                 column.append(value)
@@ -123,13 +137,15 @@ def flattened(records: Sequence[Mapping[str, Any]], explode: str | None = None) 
         raise DataError(
             f"--explode {explode}: no record has a list there; lists of objects: {', '.join('.'.join(s) for s in lists) or 'none'}"
         )
-    return Sample(columns, row, [row], "records", lists=lists)
+    return Sample(columns, row, [row], "records", lists=lists, more=more)
 
 
 def _leaves(
     value: Mapping[Any, Any], at: Steps, wanted: Steps | None, element: Any, lists: dict[Steps, int]
 ) -> Iterator[tuple[Steps, Any]]:
     for name, inner in value.items():
+        if not name or name == "[]" or len(name) > MOST_LETTERS:
+            continue  # no field can stand there
         steps = (*at, str(name))
         if steps == wanted:
             if isinstance(element, Mapping):
@@ -137,7 +153,8 @@ def _leaves(
             else:
                 yield (*steps, "[]"), element
         elif isinstance(inner, Mapping):
-            yield from _leaves(inner, steps, wanted, element, lists)
+            if len(steps) < MOST_DEPTH:
+                yield from _leaves(inner, steps, wanted, element, lists)
         elif isinstance(inner, list) and any(isinstance(e, (Mapping, list)) for e in inner):
             lists[steps] = lists.get(steps, 0) + 1
         else:
@@ -178,7 +195,7 @@ def _records(file: Path, dialect: Csv | None, types: dict[Steps, pa.DataType]) -
         yield from _text_records(file, dialect)
     elif suffix in LINES:
         with opened(file) as f:
-            for line in f:
+            for line in _lines(f):
                 if (record := json_object(line)) is not None:
                     yield record
     else:
@@ -205,29 +222,54 @@ def json_object(line: bytes) -> dict[str, Any] | None:
     """A JSON object; None for what is none."""
     try:
         value = json.loads(line)
+        if b"\\u" in line:
+            json.dumps(value, ensure_ascii=False).encode()  # halves of characters are no text
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
 
+def _lines(f: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file, the longest ones in pieces, and no more bytes than :data:`MOST_BYTES`."""
+    left = MOST_BYTES
+    while left > 0 and (line := f.readline(MAX_LINE_BYTES)):
+        left -= len(line)
+        yield line
+
+
 def _text_records(file: Path, dialect: Csv) -> Iterator[Mapping[str, Any]]:
     with opened(file) as f, io.TextIOWrapper(f, dialect.encoding, errors="replace", newline="") as text:
-        yield from text_records(text, dialect)
+        left = MOST_BYTES
+
+        def lines() -> Iterator[str]:
+            nonlocal left
+            while left > 0 and (line := text.readline(MAX_LINE_BYTES)):
+                left -= len(line)
+                yield line
+
+        yield from text_records(lines(), dialect)
 
 
 def text_records(lines: Iterable[str], dialect: Csv) -> Iterator[Mapping[str, Any]]:
     """The records of lines in a dialect; those of another number of values are left out."""
-    reader = csv.reader(
-        lines,
-        delimiter=dialect.delimiter,
-        quotechar=dialect.quote or '"',
-        quoting=csv.QUOTE_MINIMAL if dialect.quote else csv.QUOTE_NONE,
-    )
+    how: Any = {"quotechar": dialect.quote} if dialect.quote else {"quoting": csv.QUOTE_NONE}
+    reader = _rows(csv.reader(lines, delimiter=dialect.delimiter, **how))
     names: Sequence[str] = dialect.columns or [n.strip().lstrip("\ufeff") for n in next(reader, [])]
     nulls = set(dialect.nulls)
     for row in reader:
         if len(row) == len(names):
             yield {name: None if value in nulls else value for name, value in zip(names, row, strict=True)}
+
+
+def _rows(reader: Any) -> Iterator[list[str]]:
+    """Rows, without those that Python's reader refuses: values of more than 128 KiB, zero bytes."""
+    while True:
+        try:
+            yield next(reader)
+        except StopIteration:
+            return
+        except csv.Error:
+            continue
 
 
 def _dialect(file: Path, encoding: str | None) -> Csv:
@@ -246,15 +288,17 @@ def dialect_of(start: bytes, encoding: str | None, what: str, header: bool | Non
         raise DataError(f"{what} is empty; nothing can be said of it")
     best: tuple[float, int, str] | None = None
     for delimiter in (",", ";", "\t", "|"):
-        rows = list(csv.reader(lines, delimiter=delimiter))
+        rows = list(_rows(csv.reader(lines, delimiter=delimiter)))
         widths = [len(row) for row in rows]
-        common = max(set(widths), key=widths.count)
+        common = max(set(widths), key=widths.count, default=0)
         score = (widths.count(common) / len(widths) if common > 1 else 0.0, common, delimiter)
         if best is None or score[:2] > best[:2]:
             best = score
     assert best is not None
+    if not best[1]:
+        raise DataError(f"{what} holds no lines of values; nothing can be said of it")
     delimiter = best[2]
-    rows = [row for row in csv.reader(lines, delimiter=delimiter) if len(row) == best[1]]
+    rows = [row for row in _rows(csv.reader(lines, delimiter=delimiter)) if len(row) == best[1]]
     header = _has_header(rows) if header is None else header
     values = {value for row in rows[1 if header else 0 :] for value in row}
     nulls = ["", *(n for n in ("\\N", "NULL", "null", "NA", "N/A", "NaN", "nan", "None") if n in values)]

@@ -1,4 +1,7 @@
-"""A proposal as Python that runs as it is: a source's definition, and with ``group`` a first feature group."""
+"""A proposal as Python that runs as it is: a source's definition, and with ``group`` a first feature group.
+
+Names and values are somebody else's: whatever they hold, they are written as strings, or as comments of one line, and never as code.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,22 @@ import re
 from typing import Any
 
 from pipelines.inference.columns import Column
-from pipelines.inference.names import identifier
+from pipelines.inference.names import identifier, words
 from pipelines.inference.proposal import Proposal
+from pipelines.inference.sampling import MOST_COLUMNS
 from transforms.definitions import Csv
 
-__all__ = ["definition"]
+__all__ = ["USED", "definition"]
+
+USED = frozenset({"col", "days", "feast_views", "hours", "minutes", "seconds", "views"})
+"""Names of a definition that a source's own would hide."""
 
 _UNITS = ((86_400, "days"), (3_600, "hours"), (60, "minutes"), (1, "seconds"))
 _ORIGIN = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
 MOST_LEFT_OUT = 12
+MOST_LETTERS = 80
+_COUNTED = {"id", "count", "cnt", "quantity", "qty", "age", "size", "length", "seq", "sequence", "offset", "zip", "year"}
+"""Words of names whose numbers are counted, or only tell things apart: none is negative. (Amounts are: of refunds.)"""
 
 
 def definition(made: Proposal, name: str, files: str, topic: str, group: bool, told: str) -> str:
@@ -40,7 +50,7 @@ def definition(made: Proposal, name: str, files: str, topic: str, group: bool, t
     lines.append(f"    tie_breaker={_text(tie.name)},  # {known}")
     lines += _disorder_lines(made, used)
     lines += ["    fields=[", *(f"        {line}" for line in fields), "    ],", ")"]
-    lines += [f"# {line}" for line in _left_out(made)]
+    lines += [f"# {_said_plainly(line)}" for line in _left_out(made)]
     body = "\n".join(lines)
     for function in ("Date", "Decimal", "ElementIndex", "Epoch", "Hex", "Number", "TimeFormat"):
         if re.search(rf"\b{function}\(", body):
@@ -50,6 +60,7 @@ def definition(made: Proposal, name: str, files: str, topic: str, group: bool, t
     if made.offset:
         used.add("col")
     names = ", ".join(sorted({"EventSource", "Field", *used}, key=lambda n: (n[0].islower(), n)))
+    told = _said_plainly(told).replace("\\", "\\\\").replace('"', "'")
     head = [f'"""Events of {name}: {told}."""', ""]
     imports = [_wrapped(f"from tandem.transforms.definitions import {names}")]
     if group:
@@ -66,7 +77,13 @@ def _wrapped(line: str) -> str:
 
 
 def _text(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    """A text as Python has it, in double quotes; what cannot be seen, or turns a line around, is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in json.dumps(value, ensure_ascii=False))
+
+
+def _said_plainly(text: str) -> str:
+    """A comment's text: of one line, and of what can be seen."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _csv(dialect: Csv) -> str:
@@ -115,9 +132,17 @@ def _field(column: Column) -> tuple[str, str]:
         parts += f", parse={column.parse}"
     if column.domain is not None:
         parts += f", domain=[{', '.join(_value(v) for v in column.domain)}]"
-    elif column.dtype in ("int64", "float64") and isinstance(column.low, (int, float)) and column.low >= 0:
+    elif _least(column) == 0:
         parts += ", min=0"
-    return parts + "),", "; ".join(_said(column))
+    return parts + "),", _said_plainly("; ".join(_said(column)))
+
+
+def _least(column: Column) -> int | None:
+    """0 where nothing below it can be meant; 1 where nothing below it was seen, which does not say that it is wrong; else None."""
+    number = column.dtype in ("int64", "float64") and isinstance(column.low, (int, float)) and column.low >= 0
+    if not number or column.domain is not None or column.is_index:
+        return None
+    return 0 if column.unsigned or _COUNTED & set(words(str(column.steps[-1]))) else 1
 
 
 def _said(column: Column) -> list[str]:
@@ -128,6 +153,8 @@ def _said(column: Column) -> list[str]:
         notes.insert(0, f"{_short(column.low)} to {_short(column.high)}")
     elif column.distinct == 1 and column.dtype != "bool":
         notes.insert(0, "always the same")
+    if _least(column) == 1:
+        notes.append("min=0, if it is never negative")
     if column.unique and column.dtype in ("string", "int64"):
         notes.append("unique")
     elif column.dtype == "string" and column.domain is None and column.distinct > 1:
@@ -151,8 +178,10 @@ def _fields(made: Proposal) -> list[str]:
             own = columns[at].steps[-1]
             text = one[:-1].replace(_text(columns[at].name), f'f"{name_stem}{{i}}"', 1).replace(_text(str(own)), f'f"{stem}{{i}}"', 1)
             share = [c.nulls / c.rows for c in columns[at : at + run]]
-            nulls = f"  # {min(share):.0%} to {max(share):.0%} null" if max(share) else ""
-            lines.append(f"*({text} for i in range({first}, {first + run})),{nulls}")
+            notes = [f"{min(share):.0%} to {max(share):.0%} null"] if max(share) else []
+            notes += ["min=0, if they are never negative"] if _least(columns[at]) == 1 else []
+            comment = f"  # {'; '.join(notes)}" if notes else ""
+            lines.append(f"*({text} for i in range({first}, {first + run})),{comment}")
             at += run
             continue
         text, said = _field(columns[at])
@@ -168,7 +197,8 @@ def _with_comment(text: str, said: str) -> list[str]:
 
 
 def _numbered(column: Column) -> tuple[str, int]:
-    found = re.fullmatch(r"(.*?[^0-9])([1-9][0-9]*|0)", str(column.steps[-1])) if len(column.steps) == 1 else None
+    # What stands before the number is written into an f-string: of braces, quotes and the like nothing is folded.
+    found = re.fullmatch(r"([A-Za-z0-9_. -]*[A-Za-z_. -])([1-9][0-9]*|0)", str(column.steps[-1])) if len(column.steps) == 1 else None
     return (found[1], int(found[2])) if found else ("", -1)
 
 
@@ -186,19 +216,18 @@ def _run(columns: list[Column], at: int) -> int:
 
 def _form(column: Column) -> tuple[Any, ...]:
     notes = [n for n in column.notes if n.startswith("QUESTION")]
-    low = isinstance(column.low, (int, float)) and column.low >= 0
-    return column.dtype, column.required, column.parse, tuple(column.domain or ()), tuple(notes), low
+    return column.dtype, column.required, column.parse, tuple(column.domain or ()), tuple(notes), _least(column)
 
 
 def _time_lines(made: Proposal) -> list[str]:
     when = made.event_time
     if made.offset:
-        seconds = int(_ORIGIN.timestamp())
+        seconds, called = int(_ORIGIN.timestamp()), _said_plainly(str(when.steps[-1]))
         return [
-            f"    # QUESTION: {when.steps[-1]} is seconds since a day that the data does not tell; 2020-01-01 is assumed ({seconds}).",
+            f"    # QUESTION: {called} is seconds since a day that the data does not tell; 2020-01-01 is assumed ({seconds}).",
             f'    event_time=Field("event_at", "timestamp", value=((col("{when.name}") + {seconds}) * 1_000_000).cast("timestamp")),',
         ]
-    said = "; ".join(n for n in [f"{when.low} to {when.high} UTC", *when.notes] if n)
+    said = _said_plainly("; ".join(n for n in [f"{when.low} to {when.high} UTC", *when.notes] if n))
     path = _path(when, when.name)
     if not path and not when.parse:
         return [f"    event_time={_text(when.name)},  # {said}"]
@@ -227,9 +256,11 @@ def _left_out(made: Proposal) -> list[str]:
     reasons: dict[str, list[str]] = {}
     for column in made.left_out:
         reasons.setdefault(column.left_out, []).append(".".join(str(s) for s in column.steps))
+    if made.sample.more:
+        lines.append(f"left out: {made.sample.more:,} values of other names than the first {MOST_COLUMNS:,}; are these names data?")
     for why, names in reasons.items():
         more = f" and {len(names) - MOST_LEFT_OUT} more" if len(names) > MOST_LEFT_OUT else ""
-        lines.append(f"left out, {why}: {', '.join(names[:MOST_LEFT_OUT])}{more}")
+        lines.append(f"left out, {why}: {', '.join(n[:MOST_LETTERS] for n in names[:MOST_LEFT_OUT])}{more}")
     return lines
 
 

@@ -52,7 +52,7 @@ EXPECTED: dict[str, tuple[str, ...]] = {
         'Field("store_and_fwd_flag", "string"', 'Field("pu_location_id", "int64", required=True, path="PULocationID", min=0)',
     ),
     "ieee_cis": (
-        "QUESTION: TransactionDT is seconds since a day", 'Field(f"v{i}", "float64", path=f"V{i}", min=0) for i in range(1, 340)',
+        "QUESTION: TransactionDT is seconds since a day", 'Field(f"v{i}", "float64", path=f"V{i}") for i in range(1, 340)',
         'tie_breaker="transaction_id"',
     ),
     "criteo": ('quote=None', 'header=False, columns=[f"column_{i}" for i in range(1, 43)]',
@@ -114,9 +114,10 @@ def test_nulls_types_and_ranges(tmp_path: Path) -> None:
     text = infer_files(lines(tmp_path / "Order Log.jsonl", records)).text
     for part in (
         'order_log = EventSource(', 'files="events/order_log"', 'event_time="at"',
-        'Field("textual", "int64", required=True, parse=Number(), min=0)',
+        'Field("textual", "int64", required=True, parse=Number()),  # 0 to 299; min=0, if it is never negative; unique',
         'Field("note", "string", domain=["n"]),  # always the same; seldom null', 'Field("code", "string", required=True),  # unique',
-        'Field("when_ms", "timestamp", required=True, parse=Epoch("ms"))', 'Field("a_b", "int64", required=True, path=["a.b"], min=0)',
+        'Field("when_ms", "timestamp", required=True, parse=Epoch("ms"))',
+        'Field("a_b", "int64", required=True, path=["a.b"]),  # always the same; min=0, if it is never negative',
         'Field("vec", "list<float>", required=True)', "# left out, integers beyond 64 bits: big",
         "# left out, values of several types (int, str): mixed",
         "# left out, null in all records that were looked at: empty",
