@@ -261,3 +261,48 @@ def test_mistakes_in_a_dialect_are_one_line(more: dict[str, Any], message: str) 
     assert "\n" not in str(caught.value)
     with pytest.raises(DefinitionError, match="no dialect of files"):
         EventSource(name="s", fields=[Field("a", "string", required=True)], event_time="at", tie_breaker="a", file_format="csv")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("line", [b'a"b,"c\n', b'"\n', b',"\n', b'"""\n', b'x,"y\n', b'""","\n', b'a"b,"c' + b"d" * 200 + b"\n"])
+def test_lines_that_open_a_value_cost_one_look_each(line: bytes) -> None:
+    """SECURITY H2's kind: of 56 KB of lines that each open a quoted value all lines behind each were looked at, for half a minute."""
+    looks: list[int] = []
+
+    class Counting(Splitter):
+        def _open(self, line: bytes, inside: bool) -> bool:
+            looks[-1] += 1
+            return super()._open(line, inside)
+
+    for n in (2_000, 4_000):
+        looks.append(0)
+        numbers = [number for number, _, _ in Counting(Csv()).records(io.BytesIO(line * n), 0, 16 << 20)]
+        assert numbers == sorted(set(numbers))
+    assert looks[1] <= 2 * 4_000
+    assert looks[1] <= 2.1 * looks[0] + 4
+
+
+@given(
+    st.lists(
+        st.sampled_from([b'a"b,"c', b'"', b',"', b'"""', b'x,"y', b"plain,1", b'"whole",2', b"", b'a,"b ""c""', b'c" d,"']), max_size=30
+    )
+)
+def test_records_are_those_that_a_look_from_each_line_finds(lines: list[bytes]) -> None:
+    """By a splitter that looks anew from each line."""
+    splitter = Splitter(Csv())
+    at, expected = 0, []
+    while at < len(lines):
+        line = lines[at]
+        if not line.strip():
+            at += 1
+            continue
+        end = at
+        if splitter._open(line, False):
+            end = next((i for i in range(at + 1, len(lines)) if not splitter._open(lines[i], True)), -1)
+        if end < 0:
+            expected.append((at, line, False))
+            at += 1
+        else:
+            expected.append((at, b"\n".join(lines[at : end + 1]), True))
+            at = end + 1
+    found = splitter.records(io.BytesIO(b"".join(line + b"\n" for line in lines)), 0, 16 << 20)
+    assert [(number, text, not wrong) for number, text, wrong in found] == expected

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from pipelines.sources.file_formats.arrow_sizes import check_batches
 from pipelines.sources.file_formats.file_format import FileFormat, Opened, RawBatch, UnreadableFileError, check_not_empty, whole
 from pipelines.sources.file_formats.physical import RUNS_CODE, pickled, plain_columns
 
@@ -16,7 +17,7 @@ _FAULTS = (pa.ArrowException, ValueError, MemoryError, RuntimeError, EOFError)
 
 
 class ArrowFile(FileFormat):
-    """Memory is bounded by a record batch."""
+    """Memory is bounded by a record batch, and that by what it says of itself: see :mod:`pipelines.sources.file_formats.arrow_sizes`."""
 
     title: ClassVar[str] = "Arrow IPC"
     packed: ClassVar[bool] = False
@@ -29,6 +30,10 @@ class ArrowFile(FileFormat):
             if start.startswith(b"FEA1"):
                 raise UnreadableFileError("it is Feather of version 1, which was replaced in 2020; write it again with version=2")
             as_file = start.startswith(b"ARROW1")
+            try:
+                check_batches(f, as_file)
+            except ValueError as error:
+                raise UnreadableFileError(str(error)) from None
         yield from whole(lambda: _decode(opened, as_file, batch_rows), _FAULTS)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import deque
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -37,9 +38,13 @@ class Splitter:
 
     def records(self, f: BinaryIO, first: int, limit: int) -> Iterator[Record]:
         """The records of an open file from line ``first`` on, blank lines and comments left out. Lines above ``limit`` bytes are cut."""
-        number, again = first - 1, list[bytes]()
-        while line := again.pop() if again else f.readline(limit + 1):
+        number = first - 1
+        # Lines that were looked at already: behind each of them a value that is open before it is open still. So whichever line opens one,
+        # they need no second look, and a file costs one look at each of its lines however many open one.
+        ahead, waiting = deque[bytes](), 0
+        while line := ahead.popleft() if ahead else f.readline(limit + 1):
             number += 1
+            waiting = max(0, waiting - len(line))
             if len(line) > limit and not line.endswith(b"\n"):
                 length = len(line)
                 while (rest := f.readline(limit)) and not rest.endswith(b"\n"):
@@ -52,17 +57,18 @@ class Splitter:
             if self.quote is None or self.quote not in text or not self._open(text, False):
                 yield number, text, ""
                 continue
-            held, size, inside = [line], len(line), True
-            while inside and size <= MAX_RECORD_BYTES and (line := again.pop() if again else f.readline(limit + 1)):
-                held.append(line)
-                size += len(line)
-                inside = self._open(_chomped(line), True)
-            if inside:
-                yield number, text, "a quoted value begins in it that is never closed"
-                again += held[:0:-1]
+            last = b""
+            while len(line) + waiting <= MAX_RECORD_BYTES and (last := f.readline(limit + 1)) and self._open(_chomped(last), True):
+                ahead.append(last)
+                waiting += len(last)
+                last = b""
+            if last:
+                yield number, _chomped(b"".join((line, *ahead, last))), ""
+                number += len(ahead) + 1
+                ahead.clear()
+                waiting = 0
             else:
-                yield number, _chomped(b"".join(held)), ""
-                number += len(held) - 1
+                yield number, text, "a quoted value begins in it that is never closed"
 
     def _open(self, line: bytes, inside: bool) -> bool:
         """Whether a quoted value goes on behind a line; ``inside``: one does before it."""
