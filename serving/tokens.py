@@ -24,6 +24,8 @@ log = logging.getLogger("tandem.serving")
 _FETCH_SECONDS = 5.0
 _MOST_BYTES = 1 << 20
 _MOST_KEYS = 50
+_MOST_NAME = 255
+"""What OpenID Connect allows a subject."""
 _AGAIN_SECONDS = 10.0
 """An unknown key makes the provider be asked at most so often: anybody can send tokens with unknown keys."""
 
@@ -105,9 +107,10 @@ class Tokens:
                 f"the token is not valid here ({type(e).__name__}); get one of {s.issuer} for {s.audience!r}"
             ) from None
         name = claims.get(s.principal_claim)
-        if not isinstance(name, str) or not name or not name.isprintable():  # it gets into logs: no line ends, no escape sequences
-            raise UnauthenticatedError(f"the token names nobody: its claim {s.principal_claim!r} is not there or no plain text")
-        return Principal(f"token:{name[:200]}", _scopes(claims.get(s.scope_claim)))
+        # It gets into logs: no line ends, no escape sequences. Of a longer one no part is taken: that could be somebody else's.
+        if not isinstance(name, str) or not 0 < len(name) <= _MOST_NAME or not name.isprintable():
+            raise UnauthenticatedError(f"the token names nobody: its claim {s.principal_claim!r} is not there, too long or no plain text")
+        return Principal(f"token:{name}", _scopes(claims.get(s.scope_claim)))
 
     def _claims(self, token: str, kid: str | None, algorithm: str) -> dict[str, Any]:
         fitting = [key for known, own, key in self._keys if own in (None, algorithm) and (kid is None or known == kid)]

@@ -3,7 +3,8 @@
 ``data/audit/audit.jsonl`` has a JSON object a line. Its ``hash`` is SHA-256 over the entry, which holds ``before``, the hash of the one
 before; ``HEAD`` beside it holds number and hash of the last. So a changed, removed, inserted or reordered entry is found, and a cut end
 too, unless whoever did it computes the chain anew: with a key (``TANDEM_AUDIT_KEY`` or ``TANDEM_AUDIT_KEY_FILE``) the hash is an HMAC,
-and that needs the key. A line that a kill or power loss left in part is kept, and named by the entry after it.
+and that needs the key. ``HEAD`` is sealed by the key, too: else who cuts off the end could write the one that fits. A line that a kill or
+power loss left in part is kept, and named by the entry after it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import os
 import pwd
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -58,8 +59,10 @@ class AuditLog:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with lock(self.folder / ".lock"):
             whole, torn = self._end()
-            number, before = (int(whole["n"]), str(whole["hash"])) if whole is not None else (0, _FIRST)
-            self._check_head(number, before)
+            number, before = (int(whole[-1]["n"]), str(whole[-1]["hash"])) if whole else (0, _FIRST)
+            if not whole and not self.head.exists():
+                self._write_head(0, _FIRST)  # so that there is always one
+            self._check_head(number, before, whole)
             entry: dict[str, Any] = {
                 "n": number + 1,
                 "at": now.isoformat(),
@@ -67,18 +70,23 @@ class AuditLog:
                 "host": socket.gethostname(),
                 **({"sudo": os.environ["SUDO_USER"]} if os.environ.get("SUDO_USER") else {}),
                 **what,
+                **({"sealed": True} if _key() else {}),
                 **({"torn": hashlib.sha256(torn).hexdigest()} if torn else {}),
                 "before": before,
             }
             entry["hash"] = _hash(entry)
             handle = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             try:
-                os.write(handle, (b"\n" if torn else b"") + json.dumps(entry, sort_keys=True).encode() + b"\n")
+                os.write(handle, (b"\n" if torn else b"") + _line(entry) + b"\n")
                 os.fsync(handle)
             finally:
                 os.close(handle)
-            write_private(self.head, json.dumps({"n": entry["n"], "hash": entry["hash"]}) + "\n")
+            self._write_head(entry["n"], entry["hash"])
         return entry
+
+    def _write_head(self, number: int, digest: str) -> None:
+        seal = {"seal": _seal(number, digest)} if _key() else {}
+        write_private(self.head, json.dumps({"n": number, "hash": digest, **seal}) + "\n")
 
     def check(self) -> Verdict:
         """Read and check the whole log."""
@@ -97,7 +105,7 @@ class AuditLog:
                 unread = line
                 continue
             where = f"line {place} (entry {entry.get('n')})"
-            if entry.get("hash") != _hash(entry):
+            if entry.get("hash") != _hash(entry) or _line(entry) != line:  # two values of one key would be two stories
                 return Verdict(entries, f"{where} was changed: its hash is another", torn)
             if entry.get("before") != before or entry.get("n") != len(entries) + 1:
                 return Verdict(entries, f"{where} does not follow on entry {len(entries)}: entries were removed, moved or put in", torn)
@@ -108,15 +116,15 @@ class AuditLog:
             entries.append(entry)
             before = str(entry["hash"])
         try:
-            self._check_head(len(entries), before)
+            self._check_head(len(entries), before, entries[-2:])
         except DataError as error:
             return Verdict(entries, str(error), torn)
         return Verdict(entries, "", torn + bool(unread))
 
-    def _end(self) -> tuple[dict[str, Any] | None, bytes]:
-        """The last whole entry, and the bytes of a line after it that was cut off."""
+    def _end(self) -> tuple[list[dict[str, Any]], bytes]:
+        """The last two whole entries, and the bytes of a line after them that was cut off."""
         if not self.file.exists():
-            return None, b""
+            return [], b""
         data = self.file.read_bytes()
         lines = [line for line in data.split(b"\n") if line]
         torn = b""
@@ -128,21 +136,24 @@ class AuditLog:
         found = _entry(lines[-1]) if lines else None
         if lines and found is None:
             raise DataError(f"{self.file}: its last lines cannot be read; look at 'tandem audit'")
-        return found, torn
+        return [entry for line in lines[-2:] if (entry := _entry(line)) is not None], torn
 
-    def _check_head(self, number: int, last: str) -> None:
-        """HEAD is the last entry, or the one before it (a kill came in between)."""
+    def _check_head(self, number: int, last: str, ends: Sequence[Mapping[str, Any]]) -> None:
+        """HEAD is the last entry, or the one before it (a kill came in between). ``ends`` are these two."""
         try:
             head = json.loads(self.head.read_text("utf-8"))
-            known, digest = int(head["n"]), str(head["hash"])
+            known, digest, seal = int(head["n"]), str(head["hash"]), str(head.get("seal", ""))
         except FileNotFoundError:
-            if number > 1:
+            if number:
                 raise DataError(f"{self.head} is gone; nobody can tell whether entries are missing at the end of {self.file}") from None
             return
         except (OSError, ValueError, KeyError, TypeError):
             raise DataError(f"{self.head} cannot be read; nobody can tell whether entries are missing at the end of {self.file}") from None
         if known not in (number, number - 1) or (known == number and digest != last):
             raise DataError(f"{self.file} ends with entry {number}, and {known} were written: its end was cut off or made anew")
+        named: Mapping[str, Any] = next((e for e in ends if e.get("n") == max(known, 1)), {})
+        if named.get("sealed") and not hmac.compare_digest(seal.encode(), _seal(known, digest).encode()):
+            raise DataError(f"{self.head} is not sealed by the key: the end of {self.file} may have been cut off, and it be made anew")
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:
@@ -153,8 +164,19 @@ def _entry(line: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) and "hash" in value else None
 
 
+def _line(entry: Mapping[str, Any]) -> bytes:
+    return json.dumps(entry, sort_keys=True).encode()
+
+
 def _hash(entry: Mapping[str, Any]) -> str:
-    data = json.dumps({k: v for k, v in entry.items() if k != "hash"}, sort_keys=True).encode()
+    return _digest(_line({k: v for k, v in entry.items() if k != "hash"}))
+
+
+def _seal(number: int, digest: str) -> str:
+    return _digest(f"HEAD {number} {digest}".encode())
+
+
+def _digest(data: bytes) -> str:
     key = _key()
     return hmac.new(key, data, hashlib.sha256).hexdigest() if key else hashlib.sha256(data).hexdigest()
 
@@ -164,7 +186,10 @@ def _key() -> bytes:
         return value.encode()
     if file := os.environ.get("TANDEM_AUDIT_KEY_FILE", ""):
         try:
-            return Path(file).read_bytes().strip()
+            key = Path(file).read_bytes().strip()
         except OSError as error:
             raise ConfigError(f"TANDEM_AUDIT_KEY_FILE: {file} cannot be read ({error.strerror}); correct the path") from None
+        if not key:  # else the log would go on without one
+            raise ConfigError(f"TANDEM_AUDIT_KEY_FILE: {file} is empty; put the key into it")
+        return key
     return b""

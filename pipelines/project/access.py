@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,7 +38,7 @@ g = _, _
 e = some(where (p.eft == allow))
 
 [matchers]
-m = g(r.sub, p.sub) && globMatch(r.act, p.act)
+m = g(r.sub, p.sub) && names(r.act, p.act)
 """
 
 
@@ -80,6 +81,7 @@ def may(access: AccessSettings, subjects: list[str], action: str, subject: str =
     import casbin
 
     enforcer = casbin.Enforcer(casbin.Enforcer.new_model(text=_MODEL))
+    enforcer.add_function("names", fnmatchcase)  # casbin's own globs stop at a slash, which the place of a record has two of
     for role, actions in access.roles.items():
         for pattern in actions:
             for each in (pattern, f"{pattern}:*") if ":" not in pattern else (pattern,):

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 __all__ = ["ACTIONS", "AccessSettings"]
 
-ACTIONS = ("apply", "promote", "rollback", "force", "erase", "vacuum")
+ACTIONS = ("apply", "promote", "rollback", "force", "erase", "vacuum", "skip")
 """What roles allow."""
 
 

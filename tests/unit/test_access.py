@@ -19,8 +19,9 @@ ROLES = {
     "releaser": ["promote", "rollback"],
     "delays": ["promote:delay", "promote:delay-*"],
     "admin": ["*"],
+    "operator": ["skip:orders/*"],
 }
-MEMBERS = {"ann": ["releaser"], "bob": ["delays"], "carol": ["admin"], "group:ops": ["releaser"]}
+MEMBERS = {"erin": ["operator"], "ann": ["releaser"], "bob": ["delays"], "carol": ["admin"], "group:ops": ["releaser"]}
 ACCESS = AccessSettings(roles=ROLES, members=MEMBERS)
 
 
@@ -40,6 +41,16 @@ ACCESS = AccessSettings(roles=ROLES, members=MEMBERS)
         (["carol"], "erase", "origin=JFK", True),
         (["carol"], "force", "delay", True),
         (["carol"], "apply", "batch-1", True),
+        (["carol"], "skip", "orders/0/17", True),  # casbin's globs stop at a slash: nobody could skip a record
+        (["carol"], "promote", "a/b\nc", True),
+        (["ann"], "promote", "eu/delay", True),
+        (["bob"], "promote", "delay-eu/west", True),
+        (["bob"], "promote", "Delay", False),
+        (["bob"], "promote", "delay:x", False),
+        (["bob"], "skip", "orders/0/17", False),
+        (["erin"], "skip", "orders/0/17", True),
+        (["erin"], "skip", "orders.eu/0/17", False),
+        (["erin"], "promote", "delay", False),
         (["dave", "group:ops", "*"], "promote", "delay", True),
         (["dave", "group:other", "*"], "promote", "delay", False),
         (["releaser"], "promote", "delay", False),

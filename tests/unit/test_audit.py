@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pipelines.lake import layout
 from pipelines.lake.audit import AuditLog, user
-from transforms.errors import DataError
+from transforms.errors import ConfigError, DataError
 
 NOW = datetime(2024, 5, 1, tzinfo=UTC)
 
@@ -68,7 +68,10 @@ TAMPERING: dict[str, Callable[[AuditLog, list[bytes]], object]] = {
     "a line of noise": lambda log, all_: write(log, [*all_[:2], b"noise\n", *all_[2:]]),
     "all gone": lambda log, all_: log.file.unlink(),
     "emptied": lambda log, all_: write(log, []),
+    "a reason beside the true one": lambda log, all_: write(log, [*all_[:2], b'{"why": "no reason", ' + all_[2][1:], *all_[3:]]),
+    "the true reason behind another": lambda log, all_: write(log, [all_[0].replace(b'"who"', b'"why": "x", "who"', 1), *all_[1:]]),
     "HEAD gone": lambda log, all_: log.head.unlink(),
+    "HEAD gone, and all but the first": lambda log, all_: (write(log, all_[:1]), log.head.unlink()),
 }
 
 
@@ -87,6 +90,60 @@ def test_a_chain_computed_anew_is_found_where_there_is_a_key(tmp_path: Path, mon
     forged = filled(tmp_path / "forged", 2)
     monkeypatch.setenv("TANDEM_AUDIT_KEY", "a key that the attacker has not")
     assert "was changed" in forged.check().problem
+
+
+CUTS: dict[str, Callable[[AuditLog, list[bytes], list[bytes]], object]] = {
+    "without a seal": lambda log, all_, heads: log.head.write_text(json.dumps({k: json.loads(heads[2])[k] for k in ("n", "hash")})),
+    "with the seal of another": lambda log, all_, heads: log.head.write_text(
+        json.dumps({**json.loads(heads[2]), "seal": json.loads(heads[4])["seal"]})
+    ),
+    "with an entry's hash for a seal": lambda log, all_, heads: log.head.write_text(
+        json.dumps({"n": 3, "hash": json.loads(all_[2])["hash"], "seal": json.loads(all_[2])["hash"]})
+    ),
+    "of no entry, and one left": lambda log, all_, heads: (
+        write(log, all_[:1]),
+        log.head.write_text(json.dumps({"n": 0, "hash": "0" * 64})),
+    ),
+    "and the next one is torn": lambda log, all_, heads: (
+        write(log, [*all_[:3], all_[3][:40]]),
+        log.head.write_text(json.dumps({"n": 3, "hash": json.loads(all_[2])["hash"]})),
+    ),
+}
+
+
+@pytest.mark.parametrize("how", CUTS)
+def test_a_head_made_anew_for_an_end_that_was_cut_off_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """HEAD was not under the key: whoever cut off entries wrote the one of before, and nothing told."""
+    monkeypatch.setenv("TANDEM_AUDIT_KEY", "a key that the attacker has not")
+    log, heads = AuditLog(tmp_path / "audit"), []
+    for k in range(5):
+        log.append(NOW, {"action": "apply", "outcome": "done", "k": k})
+        heads.append(log.head.read_bytes())
+    assert not log.check().problem
+    all_ = lines(log)
+    write(log, all_[:3])
+    CUTS[how](log, all_, heads)
+    assert "sealed" in log.check().problem
+    with pytest.raises(DataError, match="sealed"):
+        log.append(NOW, {"action": "apply"})
+
+
+def test_a_log_of_before_goes_on_under_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither its HEAD nor, after a kill in between, that of the first entry with a seal has one."""
+    log = filled(tmp_path, 2)
+    head = log.head.read_bytes()
+    monkeypatch.setenv("TANDEM_AUDIT_KEY", "a key")
+    log.append(NOW, {"action": "apply", "outcome": "done"})
+    log.head.write_bytes(head)
+    log.append(NOW, {"action": "apply", "outcome": "done"})
+    assert json.loads(log.head.read_text())["seal"]
+
+
+def test_an_empty_key_file_is_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "key").write_text(" \n")
+    monkeypatch.setenv("TANDEM_AUDIT_KEY_FILE", str(tmp_path / "key"))
+    with pytest.raises(ConfigError, match="is empty"):
+        AuditLog(tmp_path / "audit").append(NOW, {"action": "apply"})
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)

@@ -99,6 +99,8 @@ PUBLIC = json.dumps(published(RSA))
         (lambda: jwt.encode({"sub": "alice"}, b"k" * 64, algorithm="HS256", headers={"kid": "one"}), "signed by 'HS256'"),
         (lambda: token()[:-4] + "AAAA", "InvalidSignature"),
         (lambda: token(sub=None), "names nobody"),
+        (lambda: token(sub="a" * 256), "names nobody"),  # its beginning may be somebody's
+        (lambda: token(sub=""), "names nobody"),
         (lambda: token(sub="a\n\x1b[31mroot"), "names nobody"),  # it would get into logs
         (lambda: "a.b.c", "Decode"),
         (lambda: "..", "Decode"),
