@@ -268,7 +268,8 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
         return found.pop() if len(found) == 1 else None
 
     def drop_superseded(self, config: RepoConfig, table: FeatureView, start_us: int, covered: Covered, count_only: bool = False) -> int:
-        head = [table.name, f"_tandem:{table.name}", start_us, covered.upto_us, covered.stamp, covered.since, int(count_only), *_fields(table)]
+        decides = [start_us, covered.upto_us, covered.stamp, covered.since, int(count_only)]
+        head = [table.name, f"_tandem:{table.name}", *decides, *_fields(table)]
 
         def drop(link: Link) -> int:
             count = 0
