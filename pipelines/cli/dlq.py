@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -320,6 +321,19 @@ def _judge(
     return None if times[0] is None else _when(times[0]), verdict
 
 
+def _timed(repo: Path, data: Path | None, say: Callable[[str], None]) -> set[str]:
+    """The sources of which a field is the record's timestamp."""
+    from pipelines.cli.console import load
+    from transforms.definitions import RecordTimestamp
+
+    try:
+        sources = load(repo, data, finish=False).sources
+    except TandemError as error:
+        say(f"the definitions cannot be read, so no record's own time is kept: {error}")
+        return set()
+    return {name for name, s in sources.items() if any(isinstance(f.path, RecordTimestamp) for f in s.all_fields)}
+
+
 @app.command("replay")
 def replay_(
     repo: RepoOption = DEFAULT_REPO,
@@ -340,7 +354,8 @@ def replay_(
     settings, broker = _settings(repo, data)
     steps = Steps()
     with _run(repo, settings, dry_run) as run, steps.doing("replaying dead letters") as say:
-        counts = replay(broker, settings.kafka.dead_letters, _choice(source, reason, since), dry_run=dry_run, say=say)
+        timed = set() if dry_run else _timed(repo, data, say)
+        counts = replay(broker, settings.kafka.dead_letters, _choice(source, reason, since), timed=timed, dry_run=dry_run, say=say)
         if run is not None:
             run.add(counts={"already": counts["already"], **{f"replayed/{t}": n for t, n in counts["replayed"].items()}})
     if json_:

@@ -39,12 +39,15 @@ __all__ = [
     "OffsetGone",
     "Original",
     "PartitionReader",
+    "REPLAYED_TIME",
     "TopicReplaced",
     "UnknownTopic",
     "open_broker",
 ]
 
 Ints = npt.NDArray[np.int64]
+REPLAYED_TIME = "tandem.replayed_timestamp_ms"
+"""The header of a replayed dead letter that holds the timestamp that its record had: a replayed event keeps its event time."""
 Original = tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]]]
 """Key, value and headers of a record, as they were produced."""
 
@@ -144,12 +147,26 @@ class FetchResult:
         if not source.needs_origin:
             return None
         kinds = {type(f.path) for f in source.all_fields}
+        timed = RecordTimestamp in kinds
         found: Records = KeptRecords([(None, None, [])] * len(self.offsets)) if self.columns is None else self.columns
         return Origin(
             found.keys() if RecordKey in kinds else None,
             found.headers() if Header in kinds else None,
-            pa.array(self.timestamps_us) if RecordTimestamp in kinds else None,
+            pa.array(_own_times(self.timestamps_us, found.headers())) if timed else None,
         )
+
+
+def _own_times(timestamps_us: Ints, headers: pa.Array) -> Ints:
+    """The timestamps of records, of replayed dead letters those that they had: earlier ones, as nobody's header makes a record younger."""
+    said = Origin(headers=headers).header(REPLAYED_TIME)
+    if said.null_count == len(said):
+        return timestamps_us
+    out = timestamps_us.copy()
+    for row in np.flatnonzero(said.is_valid().to_numpy(zero_copy_only=False)).tolist():
+        text = said[row].as_py()
+        if text.isdigit() and len(text) <= 15:
+            out[row] = min(int(out[row]), int(text) * 1000)
+    return out
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from pipelines.sources.kafka.dead_letters import KafkaDeadLetters, Value
 from pipelines.sources.kafka.kafka_client import KafkaBroker
 from pipelines.sources.letters import Choice, list_letters, replayed
 from tests.integration.kafka_world import drain, new_topic, produce, producer
+from transforms.definitions import EventSource, Field, RecordTimestamp
 from transforms.errors import StoreError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,6 +110,27 @@ def test_a_replay_brings_the_originals_back_once(options: dict[str, Any], reader
     found = list_letters(KafkaBroker(options), letters, Choice(), 0)
     assert found.replayed == found.records
     assert dlq.replay(KafkaBroker(options), "dlq.never", Choice())["replayed"] == {}
+
+
+def test_a_replayed_event_whose_time_is_its_records_keeps_it(options: dict[str, Any], reader: PartitionReader) -> None:
+    """A replay's records are of now, and so was the event time of a source that reads it from the record. Replayed twice, too."""
+    at = Field("at", "timestamp", path=RecordTimestamp())
+    source = EventSource(name="departures", fields=[Field("k", "string", required=True)], event_time=at, tie_breaker="k", topic="t")
+    topic, letters = reject(options, reader, 3, partitions=1)
+    own = reader.poll(topic, 0, 0, 10, 5000).timestamps_us.tolist()
+    dlq.replay(KafkaBroker(options), letters, Choice(), timed={"departures"})
+    polled = reader.poll(topic, 0, 3, 10, 5000)
+    writer = KafkaDeadLetters(options, letters)
+    writer.write(topic, 0, "departures", polled, np.arange(3), ["still_wrong"] * 3, [None] * 3)
+    writer.close()
+    dlq.replay(KafkaBroker(options), letters, Choice(), timed={"departures"})
+    polled = reader.poll(topic, 0, 3, 20, 5000)
+    while len(polled.offsets) < 6:
+        polled = reader.poll(topic, 0, 3, 20, 5000)
+    origin = polled.origin(source)
+    assert origin is not None and origin.timestamps_us is not None
+    assert origin.timestamps_us.to_pylist() == [t // 1000 * 1000 for t in own * 2]
+    assert polled.timestamps_us.min() > max(own), "the records are of now, for what judges them and for retention"
 
 
 def test_a_replayed_record_that_is_wrong_again_can_be_replayed_again(options: dict[str, Any], reader: PartitionReader) -> None:

@@ -42,6 +42,9 @@ from the reports of the runs; [verify.md](verify.md) says what else proves the n
 * **control**: the same trials with Feast's own online store in place of Tandem's ordered write, or with the rule that was replaced. These
   have to fail somewhere, else the trials could see nothing. For faults of what surrounds the stream it is a writer that drops what it
   cannot write at once; a kill alone mostly converges with Feast's writer too, as records are replayed in order.
+* **told apart from what was there before** (below, under what was hit): a control in each trial. Its values are also held against what was
+  due before its records, where the same comparison has to find differences: in that world, after that fault, it can fail. A kind none of
+  whose trials could tell fails. Trials of before there was this control have no such count.
 """
 
 

@@ -55,6 +55,15 @@ def write(log: AuditLog, parts: list[bytes]) -> None:
     log.file.write_bytes(b"".join(parts))
 
 
+def cut(log: AuditLog, parts: list[bytes], head: dict[str, object] | None) -> None:
+    """What is left of a log, and its HEAD made anew (None: gone)."""
+    write(log, parts)
+    if head is None:
+        log.head.unlink()
+    else:
+        log.head.write_text(json.dumps(head))
+
+
 TAMPERING: dict[str, Callable[[AuditLog, list[bytes]], object]] = {
     "a reason": lambda log, all_: write(log, [*all_[:2], rewritten(all_[2], why="no reason"), *all_[3:]]),
     "a name in the first": lambda log, all_: write(log, [rewritten(all_[0], who="mallory"), *all_[1:]]),
@@ -71,7 +80,7 @@ TAMPERING: dict[str, Callable[[AuditLog, list[bytes]], object]] = {
     "a reason beside the true one": lambda log, all_: write(log, [*all_[:2], b'{"why": "no reason", ' + all_[2][1:], *all_[3:]]),
     "the true reason behind another": lambda log, all_: write(log, [all_[0].replace(b'"who"', b'"why": "x", "who"', 1), *all_[1:]]),
     "HEAD gone": lambda log, all_: log.head.unlink(),
-    "HEAD gone, and all but the first": lambda log, all_: (write(log, all_[:1]), log.head.unlink()),
+    "HEAD gone, and all but the first": lambda log, all_: cut(log, all_[:1], None),
 }
 
 
@@ -100,14 +109,8 @@ CUTS: dict[str, Callable[[AuditLog, list[bytes], list[bytes]], object]] = {
     "with an entry's hash for a seal": lambda log, all_, heads: log.head.write_text(
         json.dumps({"n": 3, "hash": json.loads(all_[2])["hash"], "seal": json.loads(all_[2])["hash"]})
     ),
-    "of no entry, and one left": lambda log, all_, heads: (
-        write(log, all_[:1]),
-        log.head.write_text(json.dumps({"n": 0, "hash": "0" * 64})),
-    ),
-    "and the next one is torn": lambda log, all_, heads: (
-        write(log, [*all_[:3], all_[3][:40]]),
-        log.head.write_text(json.dumps({"n": 3, "hash": json.loads(all_[2])["hash"]})),
-    ),
+    "of no entry, and one left": lambda log, all_, heads: cut(log, all_[:1], {"n": 0, "hash": "0" * 64}),
+    "and the next one is torn": lambda log, all_, heads: cut(log, [*all_[:3], all_[3][:40]], {"n": 3, "hash": json.loads(all_[2])["hash"]}),
 }
 
 

@@ -216,6 +216,35 @@ def test_defaults_and_aliases_of_records_within_records() -> None:
     assert [f["name"] for f in writer["fields"]] == ["user", "items", "tags"]  # type: ignore[index]
 
 
+def test_words_that_the_readers_enum_does_not_know_are_its_default() -> None:
+    """As Avro's resolution says it; alone, within a union, a list, a map and a record, and where the enum is named a second time."""
+    color = {"type": "enum", "name": "Color", "symbols": ["RED", "BLUE", "GREEN"]}
+    fields = [
+        ("one", color), ("maybe", ["null", "Color"]), ("list", {"type": "array", "items": "Color"}),
+        ("map", {"type": "map", "values": "Color"}),
+        ("within", {"type": "record", "name": "In", "fields": [{"name": "c", "type": "Color"}]}), ("text", "string"),
+        ("strict", {"type": "enum", "name": "Strict", "symbols": ["A", "B"]}),
+    ]  # fmt: skip
+    writer = {"type": "record", "name": "W", "fields": [{"name": name, "type": kind} for name, kind in fields]}
+    reader = json.loads(json.dumps(writer))
+    reader["fields"][0]["type"] |= {"symbols": ["RED", "OTHER"], "default": "OTHER"}
+    reader["fields"][6]["type"]["symbols"] = ["A"]
+    fill = filler(resolved(writer, reader, {}))
+    assert fill is not None
+    record: dict[str, Any] = {
+        "one": "GREEN", "maybe": "BLUE", "list": ["RED", "BLUE"], "map": {"a": "GREEN", "b": "RED"}, "within": {"c": "BLUE"},
+        "text": "BLUE", "strict": "B",
+    }  # fmt: skip
+    fill(record)
+    assert record == {
+        "one": "OTHER", "maybe": "OTHER", "list": ["RED", "OTHER"], "map": {"a": "OTHER", "b": "RED"}, "within": {"c": "OTHER"},
+        "text": "BLUE", "strict": "B",
+    }, "what has no default is the contract's business"  # fmt: skip
+    none: dict[str, Any] = {"one": "RED", "maybe": None, "list": [], "map": {}, "within": {"c": "RED"}, "text": "", "strict": "A"}
+    fill(none)
+    assert none["maybe"] is None and none["one"] == "RED"
+
+
 def test_logical_types_where_paths_lead(registry: SchemaRegistry) -> None:
     """Timestamps and UUIDs within records, decimals, dates and unions of records: by what the fields declare."""
     moment = {"type": "long", "logicalType": "timestamp-millis"}

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.sources.broker import REPLAYED_TIME, FetchResult, KeptRecords
 from transforms import contract
 from transforms.contract import Checked, Origin, check, check_json, check_records, encode_json, field_of
 from transforms.definitions import (
@@ -317,3 +318,17 @@ def test_nested_payloads_are_read_by_columns() -> None:
     payloads = pa.array([json.dumps({**ORDER, "ts": T + n}, ensure_ascii=False).encode() for n in range(200)], pa.binary())
     with mock.patch.object(contract, "parse_json", side_effect=AssertionError):
         assert check_json(payloads, ORDERS, NOW, 0).valid.num_rows == 400
+
+
+def test_a_replayed_records_time_is_no_later_than_the_record() -> None:
+    """Nobody's header makes a record younger, and what is no time says nothing."""
+    said = [b"5", b"9999999999999", b"x", b"", b"-5", None, b"\xd9\xa5", b"9" * 40]
+    records = KeptRecords([(None, None, [("h", b"1")] if s is None else [(REPLAYED_TIME, s)]) for s in said])
+    n = len(said)
+    times = np.full(n, 7_000_000)
+    fetched = FetchResult(pa.nulls(n, pa.binary()), np.arange(n), times, n, n, True, columns=records)
+    at = Field("at", "timestamp", path=RecordTimestamp())
+    source = EventSource(name="s", fields=[Field("k", "string", required=True)], event_time=at, tie_breaker="k", topic="t")
+    origin = fetched.origin(source)
+    assert origin is not None and origin.timestamps_us is not None
+    assert origin.timestamps_us.to_pylist() == [5_000, *[7_000_000] * (n - 1)]

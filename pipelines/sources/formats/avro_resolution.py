@@ -1,4 +1,4 @@
-"""A reader's schema of Avro over that of a writer: aliases and defaults.
+"""A reader's schema of Avro over that of a writer: aliases and defaults, those of enums for words that the reader does not know, too.
 
 The record is still decoded by the schema that it was written with: names play no part in its bytes, so the writer's fields are given the
 reader's names beforehand, and what the writer does not have is filled in behind. Types are not converted here: what widens exactly does so
@@ -20,20 +20,24 @@ _MOST_DEPTH = 64
 
 @dataclass
 class Fill:
-    """What a record lacks, by name, and what the records within its fields lack; ``items``: those within a list or a map."""
+    """What a record lacks, by name, and what the records within its fields lack; ``items``: those within a list or a map. Of an enum
+    ``symbols``, the reader's, and ``unknown``, what it has for all others."""
 
     defaults: dict[str, Any] = field(default_factory=dict)
     fields: dict[str, Fill] = field(default_factory=dict)
     items: Fill | None = None
+    symbols: frozenset[str] = frozenset()
+    unknown: str = ""
 
     def __bool__(self) -> bool:
-        return bool(self.defaults or self.fields or self.items)
+        return bool(self.defaults or self.fields or self.items or self.symbols)
 
 
 def resolved(writer: Any, reader: Any, known: Mapping[str, Any]) -> Fill:
     """Rename the fields of a writer's schema (JSON, in place) as the reader has them, and what is then to be filled in. ``known``: named
     types of the reader that stand elsewhere, by name."""
-    return _resolve(writer, reader, {**known, **_named(reader, {})}, 0)
+    enums = {name: each for name, each in _named(writer, {}).items() if each.get("type") == "enum"}
+    return _resolve(writer, reader, {**known, **_named(reader, {})}, enums, 0)
 
 
 def _named(schema: Any, found: dict[str, Any]) -> dict[str, Any]:
@@ -56,19 +60,24 @@ def _fields(schema: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [f for f in fields if isinstance(f, dict)] if isinstance(fields, list) else []
 
 
-def _resolve(writer: Any, reader: Any, known: Mapping[str, Any], depth: int) -> Fill:
+def _resolve(writer: Any, reader: Any, known: Mapping[str, Any], enums: Mapping[str, Any], depth: int) -> Fill:
+    """``enums``: those of the writer, by name, as it says what one is only once."""
     writer, reader = _one(writer), _one(known.get(reader, reader) if isinstance(reader, str) else reader)
     if isinstance(reader, str):
         reader = known.get(reader, reader)
+    if isinstance(writer, str):
+        writer = enums.get(writer, writer)
     fill = Fill()
     if depth > _MOST_DEPTH or not isinstance(writer, dict) or not isinstance(reader, dict):
         return fill
     kind = writer.get("type")
     if kind in ("array", "map"):
         part = "items" if kind == "array" else "values"
-        inner = _resolve(writer.get(part), reader.get(part), known, depth + 1)
+        inner = _resolve(writer.get(part), reader.get(part), known, enums, depth + 1)
         fill.items = inner or None
         return fill
+    if kind == reader.get("type") == "enum" and isinstance(reader.get("default"), str):
+        fill.symbols, fill.unknown = frozenset(map(str, reader.get("symbols") or ())), reader["default"]
     if kind not in ("record", "error"):
         return fill
     mine = {str(f.get("name")): f for f in _fields(writer)}
@@ -77,7 +86,7 @@ def _resolve(writer: Any, reader: Any, known: Mapping[str, Any], depth: int) -> 
         written = next((alias for alias in (name, *map(str, want.get("aliases") or ())) if alias in mine), None)
         if written is not None:
             mine[written]["name"] = name
-            if inner := _resolve(mine[written].get("type"), want.get("type"), known, depth + 1):
+            if inner := _resolve(mine[written].get("type"), want.get("type"), known, enums, depth + 1):
                 fill.fields[name] = inner
         elif "default" in want:
             fill.defaults[name] = _default(want.get("type"), want["default"])
@@ -110,17 +119,20 @@ def filler(fill: Fill) -> Callable[[dict[str, Any]], None] | None:
     if not fill:
         return None
 
-    def put(value: Any, by: Fill) -> None:
+    def put(value: Any, by: Fill) -> Any:
         if isinstance(value, list):
-            for each in value if by.items else ():
-                put(each, by.items)  # type: ignore[arg-type]
-        elif isinstance(value, dict):
+            return [put(each, by.items) for each in value] if by.items else value
+        if isinstance(value, dict):
             if by.items:
-                for each in value.values():
-                    put(each, by.items)
+                value |= {key: put(each, by.items) for key, each in value.items()}
             for name, default in by.defaults.items():
                 value[name] = copy.deepcopy(default) if isinstance(default, (dict, list)) else default
             for name, inner in by.fields.items():
-                put(value.get(name), inner)
+                if name in value:
+                    value[name] = put(value[name], inner)
+        return by.unknown if by.symbols and isinstance(value, str) and value not in by.symbols else value
 
-    return lambda record: put(record, fill)
+    def filled(record: dict[str, Any]) -> None:
+        put(record, fill)
+
+    return filled

@@ -12,7 +12,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 from kafka import KafkaProducer
 from kafka import errors as kafka_errors
 
-from pipelines.sources.broker import Broker, PartitionReader
+from pipelines.sources.broker import REPLAYED_TIME, Broker, PartitionReader
 from pipelines.sources.kafka.dead_letters import Value, ensure_topic, failed, producer_options, sendable
 from pipelines.sources.kafka.kafka_client import KafkaBroker
 from pipelines.sources.letters import Choice, Letter, ledger_of, replayed, scan
@@ -40,9 +40,17 @@ _ABANDONED_MS = 15_000
 
 
 def replay(
-    broker: Broker, topic: str, choice: Choice, *, dry_run: bool = False, say: Callable[[str], None] = lambda line: None
+    broker: Broker,
+    topic: str,
+    choice: Choice,
+    *,
+    timed: Collection[str] = (),
+    dry_run: bool = False,
+    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Produce the records of a choice back to where they came from: same topic, partition, key, value and headers, one header more.
+
+    Records of the sources ``timed``, which read their records' timestamps, have a second one more, with the timestamp that they had.
 
     Returns counts: ``replayed`` by source topic, ``already`` replayed before, ``repeats`` of letters, ``foreign`` records. A record is
     replayed once, however often its letter was written and however often this is called, killed or repeated; committed records are all
@@ -83,10 +91,10 @@ def replay(
                 partitions[letter.topic] = reader.partitions(letter.topic)
             batch.append(letter)
             if len(batch) == BATCH or sum(len(a.value or b"") for a in batch) > BATCH_BYTES:
-                _commit(producer, topic, batch, partitions, counts, options, written)
+                _commit(producer, topic, batch, partitions, counts, options, written, timed)
                 say(f"{sum(counts['replayed'].values()):,} records replayed")
                 batch = []
-        _commit(producer, topic, batch, partitions, counts, options, written)
+        _commit(producer, topic, batch, partitions, counts, options, written, timed)
         _seen(reader, written)
         return counts | {"replayed": dict(counts["replayed"])}
     finally:
@@ -118,6 +126,7 @@ def _commit(
     counts: dict[str, Any],
     options: Mapping[str, Any],
     written: dict[tuple[str, int], int],
+    timed: Collection[str],
 ) -> None:
     """One transaction: the records, and the ledger's entries about them; notes where it wrote. Without a producer nothing is sent."""
     if producer is not None and letters:
@@ -126,7 +135,11 @@ def _commit(
             producer.begin_transaction()
             sent = []
             for letter in letters:
-                headers = sendable([*letter.headers, (REPLAYED_FROM, letter.identity.encode())])
+                more = [(REPLAYED_FROM, letter.identity.encode())]
+                known = any(name == REPLAYED_TIME for name, _ in letter.headers)  # of several replays the first knows
+                if letter.source in timed and not known:
+                    more.append((REPLAYED_TIME, str(letter.timestamp_us // 1000).encode()))
+                headers = sendable([*letter.headers, *more])
                 # Its old partition keeps the order among the records of a key; the timestamp is now, as retention goes by it.
                 partition = letter.partition if letter.partition < partitions[letter.topic] else None
                 sent.append(producer.send(letter.topic, Value(letter.value), letter.key, headers, partition))
