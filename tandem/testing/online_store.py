@@ -137,7 +137,7 @@ class OnlineStoreContract(PackedRowsContract):
     def test_what_was_materialized_ahead_can_be_dropped_without_what_streams_wrote(self, bench: Bench) -> None:
         """Where a clock was set back: ``since`` leaves streams' rows, and those of other graphs, as they are."""
         bench.store.apply_fingerprint(bench.config, "traffic", "old")
-        bench.materialize(Covered(9, at_us(T)), ("OLD", T, 3, 8.0), fingerprint="old")
+        bench.materialize(Covered(9, at_us(T)), ("OLD", T - US, 3, 8.0), fingerprint="old")
         bench.store.apply_fingerprint(bench.config, "traffic", "new")
         bench.materialize(Covered(10, at_us(T + 5 * US)), ("EWR", T + 2 * US, 3, 1.0), ("JFK", T - US, 3, 2.0))
         bench.write(("LGA", T + 9 * US, 1, 3.0))
