@@ -15,6 +15,7 @@ import pytest
 from pipelines.sources.event_files import events, inventory, list_files
 from pipelines.sources.tables import snapshots
 from pipelines.sources.tables.snapshots import take_snapshot
+from pipelines.sources.tables.table_reader import masked_values
 from transforms.definitions import Delta, EventSource, FeatureGroup, Field, Iceberg, Query
 from transforms.errors import ConfigError, DataError, DefinitionError
 
@@ -186,3 +187,25 @@ def test_where_events_lie_is_no_part_of_the_definition() -> None:
     plain = EventSource(name="orders", fields=FIELDS, event_time="at", tie_breaker="order_id", files="events/orders")
     assert group(plain) == group(source(QUERY)) == group(source(Delta("x")))
     assert json.dumps(QUERY.attach)  # plain values: a definition can be pickled and shown
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("postgresql://ann:hunter22@db/shop", "could not connect: postgresql://ann:hunter22@db/shop"),
+        ("postgresql://ann:hunter22@db/shop", "password hunter22 of ann is wrong"),
+        ("postgresql://ann:hun%40ter22@db/shop", "could not translate host name 'hun@ter22'"),
+        ("postgresql://ann:first@hunter22@db/shop", "could not translate host name 'hunter22@db'"),
+        ("postgresql://ann:first/hunter22@db/shop", "invalid port: hunter22"),
+        ("host=db password=hunter22", "FATAL: hunter22"),
+        ("Driver={x};Server=db;Pwd=hunter22;", "login failed: Pwd=hunter22"),
+        ("", "Could not parse SQLAlchemy URL from 'postgresql+psycopg2://ann:hunter22@db:x/y'"),
+        ("", "{'token': 'hunter22', 'uri': 'http://db'} is refused"),
+        ("", "401 for Authorization: Bearer hunter22"),
+    ],
+)
+def test_no_error_holds_a_password(value: str, told: str) -> None:
+    """Of an address too, whole, decoded or cut where a driver took a part of it for something else."""
+    found = masked_values(told, [value] if value else [])
+    assert "hunter22" not in found and "ter22" not in found
+    assert "***" in found

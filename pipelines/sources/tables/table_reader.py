@@ -7,18 +7,24 @@ its declaration, a class below :class:`transforms.tables.Table`.
 from __future__ import annotations
 
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 
+from pipelines.project.secrets import masked
 from transforms.errors import ConfigError
 from transforms.tables import Table
 
 __all__ = ["Rows", "TableReader", "masked_values", "needs", "secret"]
+
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(\S*)@")
 
 
 @dataclass
@@ -66,10 +72,17 @@ def needs(package: str, error: ImportError) -> ConfigError:
 
 
 def masked_values(text: str, values: Iterable[str]) -> str:
-    """A text on one line without some values, or parts of them after ``=`` or ``:``, which may be passwords."""
+    """A text on one line without some values, or parts of them that may be passwords: words, what stands behind ``=``, and what stands
+    before the host of an address, as it is or decoded. Nor with passwords from elsewhere, such as a catalog's own configuration."""
     out = " ".join(text.split())
+    parts: set[str] = set()
     for value in values:
-        for part in {value, *value.replace(";", " ").split(), *(p.rpartition("=")[2] for p in value.split())}:
-            if len(part) >= 4:
-                out = out.replace(part, "***")
-    return out[:300]
+        parts |= {value, *value.replace(";", " ").split(), *(p.rpartition("=")[2] for p in value.split())}
+        for address in _ADDRESS.findall(value):
+            password = address.partition(":")[2]
+            # Where it holds an @ or a slash undecoded, others take its parts for a host.
+            parts |= {address, password, unquote(password), *re.split(r"[@/:]", password)}
+    for part in sorted(parts, key=len, reverse=True):
+        if len(part) >= 4:
+            out = out.replace(part, "***")
+    return masked(out)[:300]
