@@ -14,7 +14,7 @@ import pytest
 
 from pipelines.project.config import KafkaSettings
 from pipelines.sources.formats import protobuf_schemas
-from pipelines.sources.formats.protobuf_columns import Want, columns_of, wanted
+from pipelines.sources.formats.protobuf_columns import Want, columns_of, everything, wanted
 from pipelines.sources.formats.record_format import RecordFormat, record_format
 from pipelines.sources.formats.schema_registry import RegistryAway
 from tests.protobuf_types import File, classes, descriptor_set, file_of
@@ -351,3 +351,15 @@ def test_what_fields_ask_for_by_their_paths() -> None:
         "order": Want(parts=order),
         "tags": Want("list<string>", items=Want("string")),
     }
+
+
+def test_a_message_of_messages_of_its_own_kind_has_a_bounded_number_of_columns() -> None:
+    """What ``infer`` looks at: of three hundred such fields four deep there are eight thousand million."""
+    file = file_of("shop/tree.proto", {"Tree": {f"branch_{i}": ".shop.Tree" for i in range(300)}})
+    (tree,) = (each.DESCRIPTOR for each in classes(file).values())
+
+    def size(wants: dict[str, Want]) -> int:
+        return sum(1 + size(want.parts) for want in wants.values())
+
+    assert 1_000 < size(everything(tree)) <= 2_000
+    columns_of(tree, everything(tree))

@@ -96,15 +96,22 @@ def columns_of(message: Descriptor, asked: Mapping[str, Want]) -> list[Column]:
     return [Column(name, *_field(found, want)) for name, want in asked.items() if (found := message.fields_by_name.get(name)) is not None]
 
 
-def everything(message: Descriptor, depth: int = 4) -> dict[str, Want]:
-    """All fields of a message and of those within, ``depth`` deep; of maps none, as nobody knows their keys."""
+def everything(message: Descriptor, depth: int = 4, most: int = 2_000) -> dict[str, Want]:
+    """All fields of a message and of those within, ``depth`` deep; of maps none, as nobody knows their keys. The first ``most`` of them: a
+    message of a hundred messages of its own kind has a hundred million."""
+    left = [most]
+    return _everything(message, depth, left)
+
+
+def _everything(message: Descriptor, depth: int, left: list[int]) -> dict[str, Want]:
     out = {}
     for of in message.fields:
         inner = of.message_type
-        if inner is not None and (inner.GetOptions().map_entry or depth < 2):
+        if left[0] <= 0 or (inner is not None and (inner.GetOptions().map_entry or depth < 2)):
             continue
+        left[0] -= 1
         known = inner is None or inner.full_name in _WRAPPERS or inner.full_name in _SINGLE
-        want = Want() if known else Want(parts=everything(inner, depth - 1))
+        want = Want() if known else Want(parts=_everything(inner, depth - 1, left))
         out[of.name] = Want(items=want) if _repeated(of) else want
     return out
 
