@@ -23,6 +23,8 @@ ENGINE_PARTS = (
     "pipelines/sources/event_files.py",
     "pipelines/sources/file_records.py",
     "pipelines/sources/file_formats",
+    "pipelines/sources/formats/avro_weight.py",  # which Avro files are read, and
+    "pipelines/sources/kafka/compression.py",  # how their blocks in snappy are
     "pipelines/sources/tables",
 )
 """Of the engine: what a feature is, the steps of the batch graph, and how events are read from files."""
