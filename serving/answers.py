@@ -42,15 +42,19 @@ def v1_answer(prediction: Prediction, body: Mapping[str, Any]) -> dict[str, Any]
 
 
 def v2_answer(prediction: Prediction, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Open Inference's answer, with the request's own ``id`` if it had one."""
+    """Open Inference's answer, with the request's own ``id`` if it had one. Parameters are texts (of JSON): the protocol has no lists."""
     spec = prediction.model.spec
     return {
         **({"id": body["id"]} if "id" in body else {}),
         "model_name": spec.name,
         "model_version": str(spec.version),
         "outputs": [{"name": spec.output, "datatype": "FP32", "shape": [len(prediction.values)], "data": prediction.values}],
-        "parameters": {"fingerprints": spec.fingerprints, "features": group_summary(prediction)},
+        "parameters": {"fingerprints": _text(spec.fingerprints), "features": _text(group_summary(prediction))},
     }
+
+
+def _text(value: Any) -> str:
+    return as_json(value).decode()
 
 
 def v2_metadata(plane: Dataplane, name: str, version: str | None) -> dict[str, Any]:

@@ -24,13 +24,13 @@ from serving.context import RequestContext
 from serving.dataplane import Dataplane, Prediction
 from serving.direct import Direct, count_request
 from serving.docs import BODIES, describe, docs_page, examples, own_things
-from serving.errors import ClientGoneError, RateLimitedError, UnauthenticatedError, status_of
+from serving.errors import ClientGoneError, InvalidRequestError, RateLimitedError, UnauthenticatedError, status_of
 from serving.json_body import parse_object
 from serving.limits import Limits, PrincipalLimits
 from serving.metrics import Metrics
 from serving.metrics_files import MetricsFile
 from serving.principals import ANYBODY, Principal
-from serving.protocol import RequestField, online_request, v1_instances, v2_instances
+from serving.protocol import NO_BINARY, RequestField, online_request, v1_instances, v2_instances, v2_names
 from serving.settings import ServingSettings
 from serving.traced import Traced
 from transforms.errors import TandemError
@@ -96,7 +96,11 @@ def create_app(
 
         def work(body: bytes, context: RequestContext) -> Answer:
             model = plane.models.get(name, version)
+            if "inference-header-content-length" in request.headers:
+                raise InvalidRequestError(NO_BINARY)
             asked = parse_object(body)
+            if parse is v2_instances:
+                v2_names(asked, model.spec.name, model.spec.version, model.spec.output)
             columns, rows = parse(asked, plane.fields(model), settings.max_instances)
             context.charge(rows)
             prediction = plane.predict(model, columns, rows, context, "predict" if parse is v1_instances else "infer")

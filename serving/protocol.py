@@ -29,6 +29,7 @@ __all__ = [
     "rows_to_columns",
     "v1_instances",
     "v2_instances",
+    "v2_names",
 ]
 
 _INT64 = 2**63
@@ -115,7 +116,7 @@ def rows_to_columns(instances: Sequence[Any], fields: Sequence[RequestField]) ->
 
 def v2_instances(body: Mapping[str, Any], fields: Sequence[RequestField], limit: int) -> tuple[dict[str, list[Any]], int]:
     """Columns and number of rows of an Open Inference v2 infer body; each input is a tensor of shape [n] or [n, 1]."""
-    _only_keys(body, ("id", "parameters", "inputs", "outputs"))
+    _only_keys(body, ("id", "parameters", "inputs", "outputs", "model_name", "model_version"))
     if not isinstance(body.get("id", ""), str):
         raise InvalidRequestError(f"id is {kind_of(body['id'])}; give a string")
     known = {f.name: f for f in fields}
@@ -129,6 +130,8 @@ def v2_instances(body: Mapping[str, Any], fields: Sequence[RequestField], limit:
         if name in data:
             raise InvalidRequestError(f"inputs[{i}]: input {name!r} is there twice")
         values, datatype = tensor.get("data"), V2_TYPES[known[name].dtype]
+        if values is None and "binary_data_size" in (tensor.get("parameters") or {}):
+            raise InvalidRequestError(f"input {name!r}: {NO_BINARY}")
         if tensor.get("datatype") != datatype:
             raise InvalidRequestError(f"input {name!r}: datatype {shortened(tensor.get('datatype'))} should be {datatype!r}")
         if not isinstance(values, list) or not values:
@@ -140,6 +143,22 @@ def v2_instances(body: Mapping[str, Any], fields: Sequence[RequestField], limit:
             raise InvalidRequestError(f"input {name!r}: shape {shortened(tensor.get('shape'))} should be [{n}] or [{n}, 1]")
         data[name] = checked_column(_flat(values), known[name], f"input {name!r}, value {{i}}")
     return _same_length(data, fields)
+
+
+NO_BINARY = "binary tensor data is not taken; send data as JSON (tritonclient: set_data_from_numpy(..., binary_data=False))"
+
+
+def v2_names(body: Mapping[str, Any], model: str, version: int, output: str) -> None:
+    """Check what an Open Inference body names beside its inputs: the outputs that it asks for, of which the model has one, and the model
+    itself, which KServe's client says in the body, too. Raises InvalidRequestError."""
+    for key, ours in (("model_name", model), ("model_version", str(version))):
+        if body.get(key) not in (None, "", ours):
+            raise InvalidRequestError(f"{key} {shortened(body[key])} of the body is not the path's, {ours!r}; correct either")
+    asked = body.get("outputs", [])
+    for i, one in enumerate(asked if isinstance(asked, list) else [asked]):
+        name = one.get("name") if isinstance(one, dict) else one
+        if name != output:
+            raise InvalidRequestError(f"outputs[{i}]: unknown output {shortened(name)}; the model has {output!r}")
 
 
 V2_TYPES = {"string": "BYTES", "int64": "INT64", "float64": "FP64", "bool": "BOOL", "timestamp": "BYTES"}

@@ -1,9 +1,13 @@
-"""``tandem export``: the steps of a repository as a workflow of Airflow or Kubeflow, a file that its user owns."""
+"""``tandem export``: the steps of a repository as a workflow of Airflow, Kubeflow or DVC, and its environment for conda: files that their
+user owns."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
-from datetime import UTC, datetime
+import sys
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
@@ -65,6 +69,78 @@ def kubeflow(
     _write("kubeflow_pipeline.py.txt", values, output)
 
 
+@app.command()
+def dvc(
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    output: OutputOption = None,
+    events: EventsOption = False,
+) -> None:
+    """Write dvc.yaml: batch, apply, materialize, and for each model train; their data by version, their dates in params.yaml.
+
+    params.yaml is written beside it where there is none.
+    """
+    from pipelines.lake.provenance import facts
+    from transforms.errors import ConfigError
+
+    values = _values(repo, data, None, events, 0)
+    loaded = values["loaded"]
+    folder = (output or loaded.path / "dvc.yaml").resolve().parent
+    if any(" " in str(Path(os.path.relpath(p, folder))) for p in (loaded.path, loaded.data)):
+        raise ConfigError(f"{loaded.path}: dvc.yaml's commands go through a shell; give the repository and its data a path without blanks")
+
+    def relative(path: Path) -> str:
+        return Path(os.path.relpath(path, folder)).as_posix()
+
+    def of_definitions(code: dict[str, str]) -> list[str]:
+        return [relative(loaded.path / name.removeprefix("repo/")) for name in sorted(code) if name.startswith("repo/")]
+
+    code = facts(loaded)["code"]
+    values |= {
+        "repo": relative(loaded.path),
+        "flags": f" --data {relative(loaded.data)}" if data is not None else "",
+        "settings": relative(loaded.path / "tandem.yaml"),
+        "definitions": of_definitions(code["value_files"]),
+        "code": of_definitions(code["files"]),
+        "events_folders": {name: relative(loaded.data / source.files) for name, source in loaded.sources.items() if source.files},
+    }
+    _write("dvc.yaml.txt", values, output)
+    params = folder / "params.yaml"
+    if output is not None and not params.exists():
+        first, last = (f"{values[key]:%Y-%m-%d}" if values[key] else "2024-01-01" for key in ("demo_start", "demo_end"))
+        begun = values["demo_start"] or datetime(2024, 1, 1, tzinfo=UTC)
+        train = begun + timedelta(days=values["warm_up"])
+        _write("params.yaml.txt", {"first": first, "last": last, "train_start": f"{train:%Y-%m-%d}"}, params)
+
+
+@app.command()
+def conda(
+    output: OutputOption = None,
+    name: Annotated[str, typer.Option(help="The environment's.")] = "tandem",
+    lock: Annotated[Path | None, typer.Option(help="The lock (default: that of this installation's checkout and Python).")] = None,
+    hashes: Annotated[
+        bool, typer.Option("--hashes/--no-hashes", help="Name the lock's file, whose hashes pip checks, or list its versions.")
+    ] = True,
+) -> None:
+    """Write conda.yaml: the versions of the lock, for conda, mamba and MLflow's --env-manager conda."""
+    from pipelines.lake.provenance import LOCK, engine_root
+    from transforms.errors import ConfigError
+
+    found = lock or engine_root() / LOCK
+    try:
+        text = found.read_text("utf-8")
+    except OSError as error:
+        raise ConfigError(f"--lock {found} cannot be read ({error.strerror}); name a requirements.lock of Tandem's checkout") from None
+    pins = re.findall(r"^([A-Za-z0-9._-]+(?:\[[\w,-]+\])?==[^\s;\\]+(?: *;[^\\\n]+)?)", text, re.MULTILINE)
+    if not pins:
+        raise ConfigError(f"--lock {found} pins nothing; name a requirements.lock of Tandem's checkout")
+    python = "3.11" if found.name == "requirements.lock" else f"{sys.version_info[0]}.{max(sys.version_info[1], 12)}"
+    into = (output or Path("conda.yaml")).resolve().parent
+    where = Path(os.path.relpath(found.resolve(), into)).as_posix() if hashes else ""
+    pip = next((pin.partition("==")[2] for pin in pins if pin.startswith("pip==")), "")
+    _write("conda.yaml.txt", {"name": name, "python": python, "pip": pip, "lock": where, "pins": [p.strip() for p in pins]}, output)
+
+
 def _values(repo: Path, data: Path | None, name: str | None, events: bool, retries: int) -> dict[str, Any]:
     """What both templates want to know of the repository. Raises ConfigError."""
     from transforms.errors import ConfigError
@@ -80,7 +156,7 @@ def _values(repo: Path, data: Path | None, name: str | None, events: bool, retri
         raise ConfigError(f"--name {called!r}: write letters, digits, '-', '_' and '.'")
     return {
         "name": called, "models": models, "events": events, "retries": retries, "warm_up": demo.warm_up_days, "repo": str(loaded.path),
-        "demo_start": demo.start, "demo_end": demo.end,
+        "demo_start": demo.start, "demo_end": demo.end, "loaded": loaded,
     }  # fmt: skip
 
 
@@ -89,6 +165,7 @@ def _write(template: str, values: dict[str, Any], output: Path | None) -> None:
 
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)  # Python, no HTML
     environment.filters["literal"] = repr
+    environment.filters["json"] = json.dumps  # which YAML is
     text = environment.from_string((files("pipelines.cli") / "templates" / template).read_text("utf-8")).render(values)
     if output is None:
         write(text.rstrip("\n"))

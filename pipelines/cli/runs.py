@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -103,6 +104,27 @@ def show_(
     for name, value in _facts(found):
         table.add_row(name, value)
     out.print(table)
+
+
+@app.command("version")
+def version_(
+    run: Annotated[str | None, typer.Argument(help="The run's id, or its beginning (default: the newest complete one of --kind).")] = None,
+    repo: RepoOption = DEFAULT_REPO,
+    data: DataOption = None,
+    kind: Annotated[str, typer.Option(help="Of which kind the newest is taken.")] = "batch",
+    output: Annotated[Path | None, typer.Option(help="The file to write (default: print it).")] = None,
+) -> None:
+    """Print the version of a run's data as JSON: hashes of what it read and made, the same for the same bytes."""
+    from pipelines.lake.data_version import data_version, newest
+    from pipelines.lake.runs import find
+
+    folder = _data(repo, data)
+    text = json.dumps(data_version(find(folder, run) if run is not None else newest(folder, kind)), indent=2)
+    if output is None:
+        write(text)
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_text(output, text + "\n")
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:

@@ -15,6 +15,8 @@ _FILES = {
     "tandem.yaml": "tandem.yaml",
     "feature_store.yaml": "feature_store.yaml",
     ".feastignore": "feastignore.txt",
+    ".gitattributes": "gitattributes.txt",
+    ".gitignore": "gitignore.txt",
     "features.py": "features.py.txt",
     "preprocessing.py": "preprocessing.py.txt",
     "labels.py": "labels.py.txt",

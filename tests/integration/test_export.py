@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from pipelines.cli.root import app
@@ -111,3 +112,40 @@ def test_a_command_s_outcome_is_the_task_s(module: Any, shop: Path) -> None:
     command("echo 'not pushed: worse than version 1' >&2; exit 3")
     with pytest.raises(errors.AirflowSkipException, match="tandem train: not pushed: worse than version 1"):
         module.tandem("train", "--json")
+
+
+def test_a_dvc_file_has_a_stage_for_each_step_and_follows_versions(shop: Path, tmp_path: Path) -> None:
+    export("dvc", "--repo", str(shop), "--output", str(tmp_path / "dvc.yaml"), fails="path without blanks")
+    plain = tmp_path / "shop"
+    scaffold(plain)
+    assert export("dvc", "--repo", str(plain), "--events", "--output", str(tmp_path / "dvc.yaml")) == ""
+    stages = yaml.safe_load((tmp_path / "dvc.yaml").read_text())["stages"]
+    assert list(stages) == ["events", "batch", "apply", "materialize", "train_card_fraud"]
+    assert stages["batch"]["deps"] == [
+        "shop/tandem.yaml", "shop/features.py", "shop/preprocessing.py", "shop/data/events/payments", "shop/data/events/fraud_reports",
+    ]  # fmt: skip
+    assert all(out == {"cache": False, "persist": True} for each in stages["events"]["outs"] for out in each.values())
+    assert stages["train_card_fraud"]["cmd"][0].startswith("tandem train --model card_fraud --repo shop --start ${tandem.train_start}")
+    params = yaml.safe_load((tmp_path / "params.yaml").read_text())["tandem"]
+    assert params == {"start": "2024-03-04", "end": "2024-03-18", "train_start": "2024-03-06", "seed": 20130101}
+    (tmp_path / "params.yaml").write_text("tandem: {start: mine}\n")
+    export("dvc", "--repo", str(plain), "--output", str(tmp_path / "dvc.yaml"))
+    assert "mine" in (tmp_path / "params.yaml").read_text(), "what is there is the user's"
+    assert set(yaml.safe_load(export("dvc", "--repo", str(plain)))["stages"]) == set(stages) - {"events"}
+
+
+def test_conda_yaml_names_the_lock_or_its_versions(tmp_path: Path) -> None:
+    lock = tmp_path / "requirements.lock"
+    lock.write_text(
+        "# a lock\npip==26.3 \\\n    --hash=sha256:00\nabsl-py[a,b]==1.4.0 ; python_version < '3.12' \\\n    --hash=sha256:01\n"
+    )
+    export("conda", "--lock", str(lock), "--output", str(tmp_path / "env" / "conda.yaml"))
+    made = yaml.safe_load((tmp_path / "env" / "conda.yaml").read_text())
+    assert made["dependencies"] == ["python=3.11", "pip=26.3", {"pip": ["--require-hashes", "--requirement ../requirements.lock"]}]
+    listed = yaml.safe_load(export("conda", "--lock", str(lock), "--no-hashes", "--name", "shop"))
+    assert listed["name"] == "shop"
+    assert listed["dependencies"][-1] == {"pip": ["pip==26.3", "absl-py[a,b]==1.4.0 ; python_version < '3.12'"]}
+    export("conda", "--lock", str(tmp_path / "none.lock"), fails="cannot be read")
+    export("conda", "--lock", str(tmp_path / "env" / "conda.yaml"), fails="pins nothing")
+    ours = yaml.safe_load(export("conda", "--no-hashes"))["dependencies"][-1]["pip"]
+    assert any(pin.startswith("apache-beam==") for pin in ours) and len(ours) > 300

