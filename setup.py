@@ -142,6 +142,9 @@ CLOUD = ["obstore>=0.12,<0.13", "google-cloud-storage>=2.14"]  # data: s3://, az
 # Delta and Iceberg need a pyarrow that only the modern line has; drivers of ADBC for other databases are packages of their own.
 POSTGRES = ["psycopg[binary]>=3.2,<4", "psycopg-pool>=3.2"]  # the pool is imported by Feast's store, and not used
 TABLES = [f"deltalake>=1.1,<2; {MODERN}", f"pyiceberg>=0.9,<1; {MODERN}", "adbc-driver-sqlite>=1", "adbc-driver-postgresql>=1"]
+# Both resolve with either lock, and stay out of them: their tests make environments of their own.
+EXPECTATIONS = ["great-expectations>=1.3,<2"]
+EVIDENTLY = ["evidently>=0.7.9,<0.8"]
 # With the protobuf of the older line: 1.27, and FastAPI before 0.150, which asks for a newer API. So the older lock is without it.
 OTLP = ["opentelemetry-sdk>=1.27,<2", "opentelemetry-exporter-otlp-proto-http>=1.27,<2"]
 TRACKING = ["mlflow>=3.1,<4", "matplotlib>=3.7"]
@@ -214,6 +217,8 @@ setup(
         "postgres": POSTGRES,
         "otlp": OTLP,
         "cloud": CLOUD,
+        "expectations": EXPECTATIONS,
+        "evidently": EVIDENTLY,
         "all": ALL,
         "demo": DEMO,
         "dev": DEV,

@@ -99,6 +99,9 @@ def monitor(
     output: Annotated[
         Path | None, typer.Option("--output", help="Folder of report.html and report.json (default: data/monitor/<model>-<time>).")
     ] = None,
+    evidently: Annotated[
+        bool, typer.Option("--evidently", help="Write Evidently's report (evidently.html and .json) beside ours.")
+    ] = False,
     json_: JsonOption = False,
 ) -> None:
     """Judge a window of the request log: do data or model drift, and were the served values right?
@@ -125,6 +128,7 @@ def monitor(
         label=label,
         recompute=recompute,
         folder=output.resolve() if output is not None else None,
+        evidently=evidently,
     )
     with steps.doing("monitoring"):
         result = run_monitor(loaded, options, moment("--as-of", as_of, datetime.now(UTC)), steps.say)

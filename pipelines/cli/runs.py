@@ -154,6 +154,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("inputs", "\n".join(f"{n}: {len(f):,} files, {sum(x['size'] for x in f):,} bytes" for n, f in inputs.items())),
         ("counts", _pairs(said.counts)),
         ("metrics", _pairs(metrics) + (f" (and {sliced} of slices)" if sliced else "")),
+        ("expectations", "\n".join(_suite(name, each) for name, each in said.expectations.items())),
         ("graphs", _pairs({n: str(f)[:12] for n, f in said.fingerprints.items()})),
         ("outputs", "\n".join(f"{n}: {len(b):,} files, {sum(b):,} bytes" for n, b in kinds.items())),
         ("links", _pairs({n: v for n, v in said.links.items() if not isinstance(v, dict)})),
@@ -165,6 +166,13 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("folder", str(run.folder)),
     ]
     return [(name, str(value)) for name, value in rows if value]
+
+
+def _suite(name: str, kept: dict[str, Any]) -> str:
+    """What came of a suite of Great Expectations: how many hold, and which do not."""
+    failed = [f"{r['expectation']} {r.get('about', '')}".strip() for r in kept["results"] if not r["holds"]]
+    held = f"{name}: {len(kept['results']) - len(failed)} of {len(kept['results'])} hold over {kept['rows']:,} rows of {kept['over']}"
+    return "; not ".join([held, *failed])
 
 
 def _commit(code: Code | Engine) -> str:

@@ -123,6 +123,8 @@ class RunRecord(RunHead):
     metrics: dict[str, float] = field(default_factory=dict)
     links: dict[str, Any] = field(default_factory=dict)
     """Where else the run is known: MLflow, W&B, ML Metadata."""
+    expectations: dict[str, Any] = field(default_factory=dict)
+    """Suite -> what came of it over the run's rows (or a source's events): ``over``, ``rows``, ``failed``, and ``results``."""
     trace: str | None = None
     """The id of its trace (W3C, 32 hexadecimal digits), where it had one."""
     code: Code = field(default_factory=lambda: Code())
@@ -316,7 +318,7 @@ class ReplayRecord(RunRecord):
     """As of a batch run."""
 
 
-_PLAIN = ("archive", "apply", "materialize", "rollback", "dlq-replay", "verify", "monitor", "demo")
+_PLAIN = ("archive", "apply", "materialize", "rollback", "dlq-replay", "verify", "monitor", "demo", "check")
 """Kinds that say what every run may, and no more."""
 _OF_KIND: dict[str, type[RunRecord]] = {**{cls.KIND: cls for cls in RunRecord.__subclasses__()}, **dict.fromkeys(_PLAIN, RunRecord)}
 HEAD = tuple(f.name for f in fields(RunHead))

@@ -50,6 +50,8 @@ class MonitorOptions:
     label: bool = True
     recompute: bool = True
     folder: Path | None = None
+    evidently: bool = False
+    """Write Evidently's report beside ours."""
 
 
 def run_monitor(repo: Repo, options: MonitorOptions, now: datetime, say: Say = lambda line: None) -> dict[str, Any]:
@@ -58,13 +60,17 @@ def run_monitor(repo: Repo, options: MonitorOptions, now: datetime, say: Say = l
     A request log that cannot be read is a failed check, an empty one a skipped check: both have a report. Raises ConfigError for wrong
     options, and for a repository without models. Recorded as a run of kind ``monitor``.
     """
+    from pipelines.monitoring import evidently_report
     from pipelines.monitoring.monitor_page import write_report
 
+    if options.evidently:
+        evidently_report.library()
     model = model_of(repo, options.model)
     folder = options.folder or layout.monitor(repo.data) / f"{model.name}-{now.astimezone(UTC):%Y%m%dT%H%M%S%f}"
     began = time.monotonic()
     with recording.recorded(repo, "monitor", model=model.name) as run:
-        result = _judged(repo, model, options, now, say)
+        compared: list[tuple[Baseline, pa.Table]] = []
+        result = _judged(repo, model, options, now, say, compared)
         result |= {
             "run": run.id,
             "created": now.astimezone(UTC).isoformat(timespec="seconds"),
@@ -78,6 +84,9 @@ def run_monitor(repo: Repo, options: MonitorOptions, now: datetime, say: Say = l
         counts = {s: sum(c["status"] == s for c in result["checks"]) for s in ("ok", "warn", "fail", "skipped")}
         metrics = {f"{c['name']}/{c['feature']}".rstrip("/"): c["value"] for c in result["checks"] if c["value"] is not None}
         files = [folder / "report.json", folder / "report.html"]
+        for base, served in compared if options.evidently else ():
+            say("Evidently's report")
+            files += evidently_report.write_evidently(base, served, folder)
         outputs = [
             {"name": f.name, "path": _relative(f, repo.data), "bytes": f.stat().st_size, "sha256": sha256(f)} for f in files if f.is_file()
         ]
@@ -97,7 +106,10 @@ def _again(repo: Repo, options: MonitorOptions, result: Mapping[str, Any]) -> st
     return shlex.join(words)
 
 
-def _judged(repo: Repo, model: Model, options: MonitorOptions, now: datetime, say: Say) -> dict[str, Any]:
+def _judged(
+    repo: Repo, model: Model, options: MonitorOptions, now: datetime, say: Say, compared: list[tuple[Baseline, pa.Table]]
+) -> dict[str, Any]:
+    """The result, and into ``compared`` the training set and the answers that were compared, if any were."""
     settings = repo.settings.monitor
     result: dict[str, Any] = {
         "format": layout.REPORT_FORMAT,
@@ -148,6 +160,7 @@ def _judged(repo: Repo, model: Model, options: MonitorOptions, now: datetime, sa
     except TandemError as error:
         checks.append(skipped("skew", str(error)))
     if base is not None:
+        compared.append((base, served))
         if served.num_rows < settings.min_rows:
             checks.append(
                 skipped("skew", f"{served.num_rows:,} answers; distances say nothing below monitor.min_rows = {settings.min_rows}")

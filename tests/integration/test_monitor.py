@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +21,7 @@ from pipelines.monitoring.monitor_job import MonitorOptions, run_monitor
 from pipelines.project.repository import Repo, load_repo
 from tests.integration import answers
 from transforms.definitions import TIMESTAMP
+from transforms.errors import ConfigError
 
 T0 = datetime(2024, 5, 1, tzinfo=UTC)
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
@@ -317,3 +319,18 @@ def test_the_command(repo: Repo) -> None:
     assert bad.exit_code == 1
     done = CliRunner().invoke(app, ["labels", *words])
     assert done.exit_code == 0 and json.loads(done.stdout)["models"][0]["labelled"] == PER_DAY * (LAST - FIRST)
+
+
+def test_evidently_writes_a_second_report_or_says_what_it_needs(repo: Repo, tmp_path: Path) -> None:
+    """Where Evidently is not installed this is about the line that says so; ``tests/scale/test_evidently.py`` runs it where it is."""
+    if importlib.util.find_spec("evidently") is None:
+        with pytest.raises(ConfigError, match=r"pip install 'tandem-features\[evidently\]'"):
+            monitor(repo, QUIET, tmp_path, evidently=True)
+        return
+    result = monitor(repo, POUNDS, tmp_path, folder=repo.data / "monitor" / "second", evidently=True, label=False, recompute=False)
+    folder = Path(result["folder"])
+    assert "<html" in (folder / "evidently.html").read_text()[:2000].lower()
+    told = (folder / "evidently.json").read_text()
+    assert "weight" in told and "depot" in told and json.loads(told)
+    run = find(repo.data, result["run"])
+    assert [Path(o["path"]).name for o in run.manifest["outputs"]] == ["report.json", "report.html", "evidently.html", "evidently.json"]

