@@ -39,7 +39,7 @@ def test_a_bento_answers_what_our_server_does(server: str, tmp_path: Path) -> No
         "BENTOML_DO_NOT_TRACK": "True",
     }  # fmt: skip
     bentoml = python_tools("bentoml", BENTOML) / "bentoml"
-    command = [bentoml, "serve", "service:Scores", "--host", "127.0.0.1", "--port", str(port)]
+    command = [str(bentoml), "serve", "service:Scores", "--host", "127.0.0.1", "--port", str(port)]
     with open(tmp_path / "said", "w") as out:
         process = subprocess.Popen(command, cwd=ROOT / "examples" / "bentoml", env=environment, stdout=out, stderr=out)
     try:
