@@ -21,7 +21,7 @@ from pipelines.lake import layout
 from pipelines.project.mistakes import one_line
 from pipelines.project.repository import Repo, load_module
 from pipelines.sources.event_files import events, list_files
-from transforms.errors import ConfigError, DataError
+from transforms.errors import ConfigError, DataError, TandemError
 from transforms.instants import now_us
 
 __all__ = ["MOST_ROWS", "Expected", "check_suite", "events_of", "load_suite", "rows_of"]
@@ -67,7 +67,8 @@ def load_suite(file: Path) -> Any:
             suite = getattr(load_module(file.resolve().parent, file.stem), "suite", None)
             suite = suite() if callable(suite) else suite
         except Exception as error:
-            raise ConfigError(f"--suite {one_line(error, file.resolve().parent)}") from None
+            why = str(error) if isinstance(error, TandemError) else one_line(error, file.resolve().parent)
+            raise ConfigError(f"--suite {why}") from None
         if not isinstance(suite, gx.ExpectationSuite):
             raise ConfigError(
                 f"--suite {file}: its 'suite' is {type(suite).__name__}; make it an ExpectationSuite, or a function that gives one"
@@ -87,7 +88,7 @@ def load_suite(file: Path) -> Any:
         try:
             suite.add_expectation(gx.ExpectationSuite(name=name, expectations=[one]).expectations[0])
         except Exception as error:  # pydantic's, or none at all: the library leaves what it does not know out
-            why = "Great Expectations does not know it" if isinstance(error, IndexError) else (str(error).splitlines() or [""])[0]
+            why = "Great Expectations does not know it" if isinstance(error, IndexError) else " ".join(str(error).split())
             raise ConfigError(f"--suite {file}: expectation {number} ({one['type']}): {why}") from None
     return suite
 

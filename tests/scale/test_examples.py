@@ -74,6 +74,7 @@ def test_zenml_runs_the_steps(tmp_path: Path) -> None:
         subprocess.run([TANDEM, *words], check=True, capture_output=True, env=quiet)
     environment = {
         **quiet, "TANDEM_COMMAND": str(TANDEM), "ZENML_CONFIG_PATH": str(tmp_path / "zenml"), "ZENML_ANALYTICS_OPT_IN": "false",
+        "ZENML_LOGGING_COLORS_DISABLED": "true",
     }  # fmt: skip
     python = python_tools("zenml", ZENML) / "python"
     command = [python, ROOT / "examples" / "zenml" / "pipeline.py", "--repo", shop, "--start", "2024-03-04", "--end", "2024-03-18"]
