@@ -10,7 +10,6 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +92,8 @@ def load_suite(file: Path) -> Any:
     return suite
 
 
-@cache
 def _library() -> tuple[Any, Any]:
-    """The library, and a context of it that keeps nothing."""
+    """The library, and a new context of it that keeps nothing."""
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")  # it would tell its makers
     try:
         import great_expectations
