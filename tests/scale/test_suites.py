@@ -52,7 +52,7 @@ def test_a_source_s_events(shop: Path, tmp_path: Path) -> None:
     bad = check(shop, "--suite", suite(tmp_path / "payments.json", CARDS, AMOUNTS, MISSING), "--source", "payments")
     errors = [line for line in bad.stderr.splitlines() if line.startswith("error: ")]
     assert bad.returncode == 1 and len(errors) == 2
-    assert errors[0].startswith("error: suite payments: expect_column_values_to_be_between amount (max_value=100, min_value=0): ")
+    assert errors[0].startswith("error: suite payments: expect_column_values_to_be_between amount (max_value=100.0, min_value=0.0): ")
     assert "1 of 3 expectations hold" in bad.stderr and "nothing" in errors[1]
     told = " ".join(show(shop, "latest").split())
     assert "kind check" in told and "verdict fail" in told
