@@ -58,7 +58,7 @@ class GraphColumn:
         self.sparse = isinstance(spec, tf.SparseTensorSpec)
         self.rank = 2 if self.sparse else len(spec.shape)
         self.width = input_width(field)
-        self._nothing = tensor_values(pa.array([], field.type)) if not self.is_list else None
+        self._nothing = tensor_values(pa.array([], field.type.value_type if self.is_list else field.type))
         want = {tf.float32: "float32", tf.int64: "int64", tf.string: "string"}.get(spec.dtype)
         inner = field.type.value_type if self.is_list else field.type
         have = "float32" if pa.types.is_floating(inner) else "string" if pa.types.is_string(inner) else "int64"
