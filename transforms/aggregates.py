@@ -21,12 +21,12 @@ import pyarrow.compute as pc
 
 from transforms import definitions as d
 from transforms.functions.arrays import offsets_of, order_codes
-from transforms.functions.base import Events, State, StateSpec, checked_output
+from transforms.functions.base import Events, State, StateSpec
 from transforms.functions.count import Counts
 from transforms.made_rows import MadeRows, empty, overs, specs
 from transforms.windows import ranges, rows_of
 
-__all__ = ["keyed", "merge", "rows_at", "rows_between", "tile", "tile_schema", "tiles_of", "with_keys"]
+__all__ = ["keyed", "merge", "rows_between", "tile", "tile_schema", "tiles_of", "with_keys"]
 
 Int = npt.NDArray[np.int64]
 Events_ = TypeVar("Events_", pa.RecordBatch, pa.Table)
@@ -61,6 +61,12 @@ def _key_codes(columns: Sequence[pa.Array]) -> Int:
         # Ranks anew after each field keep the product far below 2^63.
         _, code = np.unique(code * (int(rank.max(initial=0)) + 1) + rank, return_inverse=True)
     return code.astype(np.int64)
+
+
+def _differs(column: pa.Array) -> npt.NDArray[np.bool_]:
+    """Where each value but the first is another than the one before it."""
+    out: npt.NDArray[np.bool_] = pc.not_equal(column.slice(1), column.slice(0, len(column) - 1)).to_numpy(zero_copy_only=False)
+    return out
 
 
 def _segments(key: Int, tile_start: Int) -> tuple[Int, Int, Int]:
@@ -202,8 +208,11 @@ def rows_between(tiles: pa.RecordBatch, group: d.FeatureGroup, after: int, upto:
     if not tiles.num_rows:
         return empty(group.row_schema)
     columns = dict(zip(tiles.schema.names, tiles.columns, strict=True))
-    starts, code = _us(columns["tile_start"]), _key_codes([columns[k] for k in group.entity.keys])
-    if np.any((code[1:] < code[:-1]) | ((code[1:] == code[:-1]) & (starts[1:] <= starts[:-1]))):
+    starts, keys = _us(columns["tile_start"]), [columns[k] for k in group.entity.keys]
+    new = np.append(True, reduce(np.logical_or, [_differs(k) for k in keys]))
+    code, first = np.cumsum(new) - 1, pa.array(np.flatnonzero(new))
+    ranks = _key_codes([k.take(first) for k in keys])
+    if np.any(ranks[1:] <= ranks[:-1]) or np.any(~new[1:] & (starts[1:] <= starts[:-1])):
         raise ValueError(f"feature group {group.name!r}: tiles are not merged; call merge() first")
     made = MadeRows(group)
     for lo, hi, begin, end in _pieces(code, starts, group, after, upto):
@@ -237,32 +246,3 @@ def _pieces(code: Int, starts: Int, group: d.FeatureGroup, after: int, upto: int
             begin, lo = end, lo + int(np.searchsorted(starts[lo:hi], end - reach))
         yield lo, hi, begin, upto
         key = until
-
-
-def rows_at(keys: Sequence[pa.Array], windows: Mapping[int, pa.RecordBatch], group: d.FeatureGroup, boundary: int) -> pa.RecordBatch:
-    """One row at ``boundary`` (microseconds) for each key among ``keys`` (the columns of N keys), sorted by them: ``group.row_schema``.
-
-    ``windows`` holds for each window (microseconds) merged tiles that make it up, of any lengths, as long as they follow each other in
-    time; tiles of other keys do no harm.
-    """
-    count = len(group.entity.keys)
-    sets = [keys, *(tiles.columns[:count] for tiles in windows.values())]
-    code = _key_codes([pa.concat_arrays([each[n] for each in sets]) for n in range(count)])
-    of, *codes = np.split(code, np.cumsum([len(each[0]) for each in sets])[:-1])
-    row, first = np.unique(of, return_index=True)
-    take, at = pa.array(first), np.full(len(row), boundary)
-    spans = {over: (np.searchsorted(c, row), np.searchsorted(c, row, side="right")) for over, c in zip(windows, codes, strict=True)}
-    read: dict[tuple[str, int], Any] = {}
-    columns = []
-    for feature in group.features:
-        over, specs = feature.over, feature.aggregate.states()
-        for spec in specs:
-            if (spec.key, over) not in read:
-                column = windows[over].column(windows[over].schema.get_field_index(spec.key))
-                read[spec.key, over] = spec.state.from_arrow(column, spec.param).windows(*spans[over])
-        column = feature.aggregate.extract_output([read[spec.key, over] for spec in specs], at)
-        columns.append(checked_output(feature.aggregate, feature.output, column, len(row)))
-    longest = max(windows)
-    events = Counts.from_arrow(windows[longest].column(count + 1)).merge(*spans[longest], ordered=True)
-    head = [*(column.take(take) for column in keys), pa.array(at + group.delay_us).cast(d.TIMESTAMP)]
-    return pa.RecordBatch.from_arrays([*head, *columns, events.to_arrow()], schema=group.row_schema)

@@ -128,6 +128,9 @@ def _magnitude(x: Limbs) -> tuple[Limbs, npt.NDArray[np.bool_]]:
 
 def canonical(x: Limbs) -> Limbs:
     """The same numbers as sign and magnitude, every digit within +-(2^32 - 1) and of the number's sign: one form per number."""
+    some, less = (x.digits > 0).any(axis=1), (x.digits < 0).any(axis=1)
+    if not (some & less).any() and x.digits.min(initial=0) > -(2**32) and x.digits.max(initial=0) < 2**32:
+        return x
     magnitude, negative = _magnitude(x)
     return Limbs(magnitude.base, np.where(negative[:, None], -magnitude.digits, magnitude.digits))
 

@@ -116,19 +116,14 @@ class Lists:
             start[used[width - 1 - k]] = width - 1 - k
         empty = end == 0
         start[empty] = 0
-        length = end - start
         offsets = np.zeros(n + 1, np.int64)
-        np.cumsum(length + 1, out=offsets[1:])
-        flat = np.empty(offsets[-1], np.int64)
-        flat[offsets[:-1]] = np.where(empty, 0, limbs.base + start)
-        place = offsets[:-1] + 1 - start
+        np.cumsum(end - start + 1, out=offsets[1:])
+        rows, kept = np.empty((n, width + 1), np.int64), np.ones((n, width + 1), bool)
+        rows[:, 0] = np.where(empty, 0, limbs.base + start)
         for k in range(width):
-            here = (start <= k) & (k < end)
-            if here.all():
-                flat[place + k] = columns[k]
-            else:
-                flat[place[here] + k] = columns[k][here]
-        return Lists(offsets, flat)
+            rows[:, k + 1] = columns[k]
+            np.logical_and(start <= k, k < end, out=kept[:, k + 1])
+        return Lists(offsets, rows.reshape(-1) if kept.all() else rows[kept])
 
     @staticmethod
     def joined(parts: list[Lists]) -> Lists:

@@ -79,13 +79,19 @@ class Prefix:
 
     @cached_property
     def near(self) -> tuple[Float, Float, float] | None:
-        """(high, low, bound of what they miss) of every prefix sum, in units of the topmost limb; None where that would say little."""
+        """(high, low, bound of what the difference of two misses) of every prefix sum, in units of the topmost limb; None where that would
+        say little."""
         lanes = self.sums[LEADING - 1 :] if self.top is not None else self.sums
         if len(lanes) > min(WIDE, LANES) or lanes.shape[1] > LONG:
             return None
         high, low, error = _added([lane.astype(np.float64) for lane in lanes[::-1]])
-        # A difference of two: each misses so much, and that of the low parts is rounded.
-        return high, low, 2.0 * float(error.max(initial=0.0)) + float(np.abs(low).max(initial=0.0)) * 2.0**-50
+        missed, greatest = float(error.max(initial=0.0)), float(np.abs(high).max(initial=0.0))
+        bits = int(np.bitwise_or.reduce(lanes[0]))
+        if missed == 0.0 and greatest < 2.0**103 * (bits & -bits) * _LIMB ** (len(lanes) - 1):
+            # All are multiples of the last bit that any has: low parts, of at most 2^50 of these, add up without rounding.
+            return high, low, 0.0
+        # Each misses so much, and the difference of the low parts is rounded.
+        return high, low, 2.0 * missed + float(np.abs(low).max(initial=0.0)) * 2.0**-50
 
     def exactly(self, lo: Int, hi: Int) -> Limbs:
         """The sums of these windows in whole numbers."""
@@ -120,15 +126,22 @@ class Near:
 
     def rounded(self) -> tuple[Float, Bool]:
         """(the nearest float64 of each number, where that is certain)."""
+        value = _scaled(self.high, self.shift)
+        large = (np.abs(value) >= 2.0**-1021) | (self.high == 0.0)  # subnormals have fewer bits
+        if isinstance(self.error, float) and self.error == 0.0:
+            return value, large
         room = np.abs(self.low)
         room *= 2.0**-50
         room += self.error
         room[np.equal(self.error, 0.0)] = 0.0
         sure = (self.high + (self.low + room)) == self.high
         sure &= (self.high + (self.low - room)) == self.high
-        value = _scaled(self.high, self.shift)
-        sure &= (np.abs(value) >= 2.0**-1021) | (self.high == 0.0)  # subnormals have fewer bits
+        sure &= large
         return value, sure
+
+    def some(self, rows: Int) -> Near:
+        """Some of the numbers."""
+        return Near(self.high[rows], self.low[rows], *(x[rows] if np.ndim(x) else x for x in (self.error, self.shift)))
 
 
 @dataclass(frozen=True)
@@ -210,16 +223,19 @@ def variance(n: Int, total: WindowSums, squares: WindowSums) -> Float:
     whole = _whole(n, total, squares)
     if whole is not None:
         return whole
+    out = np.zeros(len(n))
+    several = np.flatnonzero(n > 1)  # of one value nothing is left
+    near = total.near.some(several)
+    n, total, squares = n[several], total.some(several), squares.some(several)
     with np.errstate(invalid="ignore", over="ignore"):
-        value, sure = _near_variance(n, total.near, squares.near).rounded()
-        one = n < 2  # of one value nothing is left
-        value[one] = 0.0
-        left = np.flatnonzero(~(sure | one))
+        value, sure = _near_variance(n, near, squares.near).rounded()
+        left = np.flatnonzero(~sure)
         if len(left) and (total.prefix.near is not None or squares.prefix.near is not None):
             value[left], known = _near_variance(n[left], total.some(left).nearer, squares.some(left).nearer).rounded()
             left = left[~known]
     _in_parts(left, value, lambda r: to_float(variance_numerator(n[r], total.exactly(r), squares.exactly(r)), SQUARE_ORIGIN))
-    return value
+    out[several] = value
+    return out
 
 
 def _whole(n: Int, total: WindowSums, squares: WindowSums) -> Float | None:

@@ -84,8 +84,7 @@ class MadeRows:
         for (feature, parts), numbers in zip(features, plain, strict=True):
             shown = self.shown[feature.over]
             if numbers:
-                # Arrow's memory is used again for the next rows; numpy's comes new, page by page.
-                buffer, end = pa.allocate_buffer(8 * count), 0
+                buffer, end = pa.allocate_buffer(8 * count, memory_pool=_POOL), 0
                 column = np.frombuffer(buffer, np.int64)
                 for part, at in zip(parts, shown, strict=True):
                     begin, end = end, end + len(at)
@@ -102,6 +101,8 @@ class MadeRows:
 
 
 _PLAIN = (pa.int64(), pa.float64())
+_POOL = pa.mimalloc_memory_pool() if "mimalloc" in pa.supported_memory_backends() else pa.default_memory_pool()
+"""Memory of rows: of the pool that uses it again for the next rows. From others large columns come new, page by page."""
 
 
 def _values(part: pa.Array) -> Int:

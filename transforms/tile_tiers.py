@@ -8,19 +8,20 @@ starts, and which a late tile is merged into.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.aggregates import merge, rows_at, rows_between, tile_schema
+from transforms.aggregates import merge, rows_between
 from transforms.definitions import EVENT_TIMESTAMP, TIMESTAMP, FeatureGroup
 from transforms.hashing import hash64, mix
 from transforms.lateness import NEVER
-from transforms.made_rows import joined
+from transforms.made_rows import empty, joined, overs
 from transforms.windows import ranges
 
 __all__ = ["Part", "Parts", "Tiles", "cover", "hashes_of"]
@@ -66,14 +67,21 @@ class Part:
         out: U64 = self.hash_of[self.number[order[np.searchsorted(starts, since) : np.searchsorted(starts, upto)]]]
         return out
 
-    def find(self, hashes: U64, since: int, upto: int) -> tuple[Int, Int]:
-        """Where the tiles are of keys with these hashes (sorted, unique) that start in ``since <= start < upto``: ranges, in order."""
-        if self.last < since or self.first >= upto:
+    def find(self, hashes: U64, intervals: Sequence[tuple[int, int]]) -> tuple[Int, Int]:
+        """Where the tiles are of keys with these hashes (sorted, unique) that start in any interval, ``since <= start < upto``: ranges."""
+        some = [(since, upto) for since, upto in intervals if self.first < upto and since <= self.last]
+        if not some:
             return self.order[:0], self.order[:0]
-        at, _ = ranges(np.searchsorted(self.sorted, hashes), np.searchsorted(self.sorted, hashes, side="right"))
-        runs = np.sort(self.order[at]) * self.span
-        low, high = (min(max(-((self.first - t) // self.hop), 0), self.span - 1) for t in (since, upto))
-        return np.searchsorted(self.place, runs + low), np.searchsorted(self.place, runs + high)
+        if np.array_equal(hashes, self.sorted):
+            if some[0][0] <= self.first and self.last < some[0][1]:
+                return np.zeros(1, np.int64), np.full(1, len(self.starts))
+            runs = np.arange(len(self.order))
+        else:
+            at, _ = ranges(np.searchsorted(self.sorted, hashes), np.searchsorted(self.sorted, hashes, side="right"))
+            runs = np.sort(self.order[at])
+        bounds = np.clip(-((self.first - np.array(some)) // self.hop), 0, self.span - 1)
+        lo, hi = np.searchsorted(self.place, runs * self.span + bounds.T[:, :, None]).reshape(2, -1)
+        return lo, hi
 
 
 class Parts:
@@ -103,17 +111,21 @@ class Parts:
         self.parts = [Part(merged, self.group)] if merged.num_rows else []
         return merged
 
-    def find(self, hashes: U64, intervals: Iterable[tuple[int, int]]) -> Iterator[pa.RecordBatch]:
-        """The tiles of keys with these hashes that start in any of the intervals."""
-        for since, upto in intervals:
-            for part in self.parts:
-                at, _ = ranges(*part.find(hashes, since, upto))
-                if len(at):
-                    yield part.tiles.take(pa.array(at))
+    def find(self, hashes: U64, intervals: Sequence[tuple[int, int]]) -> Iterator[pa.RecordBatch]:
+        """The tiles of keys with these hashes that start in any of the intervals, which do not overlap."""
+        for part in self.parts:
+            at, _ = ranges(*part.find(hashes, intervals))
+            if len(at):
+                yield part.tiles if len(at) == len(part.starts) else part.tiles.take(pa.array(at))
 
-    def count(self, hashes: U64, since: int, upto: int) -> int:
-        """How many tiles :meth:`find` gives."""
-        return sum(int((hi - lo).sum()) for lo, hi in (part.find(hashes, since, upto) for part in self.parts))
+    def has_more(self, hashes: U64, since: int, upto: int, than: int) -> bool:
+        """Whether :meth:`find` gives more than so many tiles."""
+        for part in self.parts:
+            lo, hi = part.find(hashes, [(since, upto)])
+            than -= int((hi - lo).sum())
+            if than < 0:
+                return True
+        return False
 
 
 class Tiles(Parts):
@@ -128,6 +140,8 @@ class Tiles(Parts):
         self.tiers = [Parts(group) for _ in self.sizes]
         self.sealed = [NEVER for _ in self.sizes]
         """Up to where each tier is made: tiles that come later are merged into it, those beyond are not in it yet."""
+        self.middles: dict[int, Middle] = {}
+        """Of each stretch of the newest rows; made anew when the stretch moves by a block, or a late tile comes."""
 
     def add(self, tiles: pa.RecordBatch) -> None:
         """Append tiles (of any events not yet in)."""
@@ -137,6 +151,10 @@ class Tiles(Parts):
                 behind = column_of(tiles, "tile_start") < sealed
                 if behind.any():
                     tier.add(self._coarse([tiles.filter(pa.array(behind))], size))
+
+        if self.middles and tiles.num_rows:
+            blocks = column_of(tiles, "tile_start") // (BLOCK * self.group.hop_us)
+            self.middles = {n: m for n, m in self.middles.items() if not np.any((m.lo <= blocks) & (blocks < m.hi))}
 
     def compact(self, horizon: int) -> pa.RecordBatch:
         """Fold all into one and forget the tiles that start before ``horizon``; the folded tiles."""
@@ -152,15 +170,15 @@ class Tiles(Parts):
         if late is not None and len(late):
             out.append(self._rows_of(np.unique(late), late_from, after))
         if upto > after:
-            # NEVER - reach stays far inside int64.
-            wanted = [part.touched(after - r + 1, upto - r + 1) for part in self.parts for r in self._reaches()]
-            if wanted:
-                out.append(self._rows_of(np.unique(np.concatenate(wanted)), after, upto))
+            out.append(self._rows_of(self._due(after, upto), after, upto))
         return self._sorted(out)
 
-    def _reaches(self) -> list[int]:
-        """How long after a tile's start the rows are that it makes."""
-        return [self.group.hop_us + over for over in (0, *sorted({f.over for f in self.group.features}))]
+    def _due(self, after: int, upto: int) -> U64:
+        """The hashes of keys with rows in ``after < boundary <= upto``, sorted, each once."""
+        # How long after a tile's start the rows are that it makes. NEVER - reach stays far inside int64.
+        reaches = [self.group.hop_us + over for over in (0, *overs(self.group))]
+        found = [part.touched(after - r + 1, upto - r + 1) for part in self.parts for r in reaches]
+        return np.unique(np.concatenate([np.zeros(0, np.uint64), *found]))
 
     def _sorted(self, batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
         some = [b for b in batches if b.num_rows]
@@ -174,38 +192,60 @@ class Tiles(Parts):
         """The rows of keys with these hashes."""
         hop = self.group.hop_us
         if not len(hashes) or upto // hop <= after // hop:
-            return _none_of(self.group)
+            return empty(self.group.row_schema)
         since = after - self.group.longest_us - hop
         steps = upto // hop - after // hop
-        if self.sizes and steps * len(hashes) * self._pieces(upto) < self.count(hashes, since, upto):
-            return self._sorted([self._rows_at(hashes, (upto // hop - n) * hop) for n in range(steps)])
+        pieces = sum(b - a for lo, hi in self._stretches(upto) for _, a, b in cover(lo, hi, len(self.sizes)))
+        if self.sizes and self.has_more(hashes, since, upto, steps * len(hashes) * pieces):
+            return self._sorted([self._rows_at(hashes, (upto // hop - n) * hop) for n in reversed(range(steps))])
         return rows_between(merge(list(self.find(hashes, [(since, upto)])), self.group), self.group, after, upto)
 
-    def _pieces(self, boundary: int) -> int:
-        """How many tiles at most the windows of one key at a boundary are made of."""
-        hop = self.group.hop_us
-        return sum(b - a for over in self._overs() for _, a, b in cover((boundary - over) // hop, boundary // hop, len(self.sizes)))
-
-    def _overs(self) -> list[int]:
-        return sorted({f.over for f in self.group.features})
+    def _stretches(self, boundary: int) -> list[tuple[int, int]]:
+        """The hops that the windows of a row are made of, cut where they begin and end and one hop before each, where tiles are that fall
+        out or come in with this row: to it, pieces that reach across no cut are what tiles are."""
+        now, steps = boundary // self.group.hop_us, {0, 1}
+        for over in overs(self.group):
+            steps |= {over // self.group.hop_us, over // self.group.hop_us + 1}
+        return list(pairwise(sorted(now - step for step in steps)))
 
     def _rows_at(self, hashes: U64, boundary: int) -> pa.RecordBatch:
         """The rows of one boundary, of those of the keys that have one there."""
         group, hop = self.group, self.group.hop_us
-        touched = list(self.find(hashes, [(boundary - r, boundary - r + hop) for r in self._reaches()]))
-        if not touched:
-            return _none_of(group)
+        here = np.intersect1d(hashes, self._due(boundary - hop, boundary), assume_unique=True)
+        if not len(here):
+            return empty(group.row_schema)
         self._seal(boundary)
-        keys = joined(touched, tile_schema(group)).columns[: len(group.entity.keys)]
-        here = np.unique(hashes_of(keys))
-        windows = {}
-        for over in self._overs():
-            found: list[pa.RecordBatch] = []
-            for tier, lo, hi in cover((boundary - over) // hop, boundary // hop, len(self.sizes)):
-                length = [1, *self.sizes][tier] * hop
-                found += (self, *self.tiers)[tier].find(here, [(lo * length, hi * length)])
-            windows[over] = merge(found, group)
-        return rows_at(keys, windows, group, boundary)
+        single, found = [], []
+        for number, (lo, hi) in enumerate(self._stretches(boundary)):
+            up, down = -(-lo // BLOCK), hi // BLOCK
+            if not self.sizes or up >= down:
+                single.append((lo, hi))
+                continue
+            single += [(lo, up * BLOCK), (down * BLOCK, hi)]
+            found += self._middle(number, up, down, here)
+        found += self.find(here, [(lo * hop, hi * hop) for lo, hi in single if lo < hi])
+        return rows_between(merge(found, group), group, boundary - hop, boundary)
+
+    def _middle(self, number: int, lo: int, hi: int, hashes: U64) -> list[pa.RecordBatch]:
+        """Blocks ``lo .. hi - 1`` of keys with these hashes, of the stretch with this number: one tile each, which is kept."""
+        kept = self.middles.get(number)
+        if kept is None or (kept.lo, kept.hi) < (lo, hi):
+            kept = self.middles[number] = Middle(self.group, lo, hi)
+        if (kept.lo, kept.hi) != (lo, hi):  # of a correction, before what is kept
+            return self._blocks(lo, hi, hashes)
+        new = np.setdiff1d(hashes, kept.known, assume_unique=True)
+        if len(new):
+            kept.add(self._moved(self._blocks(lo, hi, new), lambda starts: np.full_like(starts, lo * self.sizes[0] * self.group.hop_us)))
+            kept.known = np.union1d(kept.known, new)
+        return list(kept.find(hashes, [(NEVER, -NEVER)]))
+
+    def _blocks(self, lo: int, hi: int, hashes: U64) -> list[pa.RecordBatch]:
+        """The tiers' tiles that blocks ``lo .. hi - 1`` of keys with these hashes are made of."""
+        intervals: dict[int, list[tuple[int, int]]] = {}
+        for tier, a, b in cover(lo, hi, len(self.sizes) - 1):
+            length = self.sizes[tier] * self.group.hop_us
+            intervals.setdefault(tier, []).append((a * length, b * length))
+        return [each for tier, some in intervals.items() for each in self.tiers[tier].find(hashes, some)]
 
     def _seal(self, boundary: int) -> None:
         """Make the tiers up to a boundary: nothing but late tiles comes before it any more."""
@@ -227,13 +267,26 @@ class Tiles(Parts):
 
     def _coarse(self, tiles: Sequence[pa.RecordBatch], size: int) -> pa.RecordBatch:
         """The tiles merged to tiles of ``size`` hops."""
-        length, out = size * self.group.hop_us, []
+        return self._moved(tiles, lambda starts: starts - starts % (size * self.group.hop_us))
+
+    def _moved(self, tiles: Sequence[pa.RecordBatch], to: Callable[[Int], Int]) -> pa.RecordBatch:
+        """The tiles with other starts, merged."""
+        out = []
         for each in tiles:
-            at = each.schema.get_field_index("tile_start")
-            columns, starts = each.columns, column_of(each, "tile_start")
-            columns[at] = pa.array(starts - starts % length).cast(TIMESTAMP)
+            columns, at = each.columns, each.schema.get_field_index("tile_start")
+            columns[at] = pa.array(to(column_of(each, "tile_start"))).cast(TIMESTAMP)
             out.append(pa.RecordBatch.from_arrays(columns, schema=each.schema))
         return merge(out, self.group)
+
+
+class Middle(Parts):
+    """Blocks ``lo .. hi - 1`` of some keys, one tile each: the part of a window that stays while its ends move within a block."""
+
+    def __init__(self, group: FeatureGroup, lo: int, hi: int) -> None:
+        super().__init__(group)
+        self.lo, self.hi = lo, hi
+        self.known = np.zeros(0, np.uint64)
+        """The hashes of the keys that are in, sorted."""
 
 
 def cover(lo: int, hi: int, tiers: int) -> list[tuple[int, int, int]]:
@@ -247,10 +300,6 @@ def cover(lo: int, hi: int, tiers: int) -> list[tuple[int, int, int]]:
         out += [(tier, a, b) for a, b in ((lo, up * BLOCK), (down * BLOCK, hi)) if a < b]
         lo, hi = up, down
     return out
-
-
-def _none_of(group: FeatureGroup) -> pa.RecordBatch:
-    return joined([], group.row_schema)
 
 
 def column_of(batch: pa.RecordBatch, name: str) -> Int:

@@ -27,7 +27,7 @@ def tiers_everywhere() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tile_tiers, "BLOCK", 2)
         patch.setattr(tile_tiers, "FEW", 1)
-        patch.setattr(Tiles, "count", lambda self, hashes, since, upto: 2**60 if upto - since < 40 * self.group.hop_us else 0)
+        patch.setattr(Tiles, "has_more", lambda self, hashes, since, upto, than: upto - since < 40 * self.group.hop_us)
         yield
 
 
