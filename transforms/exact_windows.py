@@ -141,7 +141,8 @@ class Near:
 
     def some(self, rows: Int) -> Near:
         """Some of the numbers."""
-        return Near(self.high[rows], self.low[rows], *(x[rows] if np.ndim(x) else x for x in (self.error, self.shift)))
+        error, shift = ((x[rows] if isinstance(x, np.ndarray) else x) for x in (self.error, self.shift))
+        return Near(self.high[rows], self.low[rows], error, shift)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ __all__ = ["MAX_PAYLOAD_BYTES", "plain", "read_columns", "whole"]
 MAX_PAYLOAD_BYTES = 16 << 20
 """The longest payload that is read at all, so that none costs more than its bytes can."""
 CHUNK_BYTES = 32 << 20
-CHUNK_CELLS = 500_000
+CHUNK_CELLS = 2_000_000
 """Rows times keys that are read at once: each unknown key may be a column, and that column as long as there are rows. So what records with
 different keys cost grows as their number does, and not as its square."""
 SMALLEST = 64

@@ -178,7 +178,8 @@ class Tiles(Parts):
         # How long after a tile's start the rows are that it makes. NEVER - reach stays far inside int64.
         reaches = [self.group.hop_us + over for over in (0, *overs(self.group))]
         found = [part.touched(after - r + 1, upto - r + 1) for part in self.parts for r in reaches]
-        return np.unique(np.concatenate([np.zeros(0, np.uint64), *found]))
+        out: U64 = np.unique(np.concatenate([np.zeros(0, np.uint64), *found]))
+        return out
 
     def _sorted(self, batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
         some = [b for b in batches if b.num_rows]
