@@ -116,7 +116,8 @@ class Dataplane:
 
     def problems(self) -> list[str]:
         """Why the server is not ready, one line each; empty when it is."""
-        out = [problem for problem in (self.features.problem, self.features.store_problem) if problem]
+        registry = "" if self.features.outlives_registry else self.features.problem
+        out = [problem for problem in (registry, self.features.store_problem) if problem]
         states = self.models.states
         out += [f"model {name!r}: {state.reason}" for name, state in states.items() if state.reason]
         return out if out or states or not self.settings.needs_model else ["no model has been pushed"]
@@ -127,6 +128,8 @@ class Dataplane:
         states = self.models.states.items()
         if self._store_away:
             logs.append(self._store_away)
+        if self.features.problem and self.features.outlives_registry:
+            logs.append(f"{self.features.problem}; what was read of it last is served")
         if under_way(self.settings.graphs) is not None:
             logs.append("an apply is under way, or was ended before it was done: registry and online store may differ until 'tandem apply'")
         return logs + [f"model {name!r}: {state.warning}" for name, state in states if state.warning and not state.reason]

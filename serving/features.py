@@ -25,6 +25,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 
 from serving.catalog import Catalog, View, entity_key, some_of
 from serving.errors import InvalidRequestError
+from serving.feast_mistakes import mistake_in
 from serving.online_store.base import OrderedOnlineStore, OrderedOnlineStoreConfig
 from serving.online_store.columns import SplitQuestion
 from serving.projections import FeatureSet
@@ -82,7 +83,7 @@ def load_repo_config(repo: Path, timeout_seconds: float = 5.0) -> RepoConfig:
         config = with_absolute_registry(RepoConfig(**raw, offline_store="dask", repo_path=repo), repo)
         _limit_waits(config.online_store, timeout_seconds)
     except Exception as e:
-        raise ConfigError(f"{path}: {' '.join(str(e).split())[:300]}") from e
+        raise ConfigError(f"{path}: {mistake_in(e)}; correct it") from e
     return config
 
 
@@ -125,6 +126,11 @@ class OnlineFeatures:
         if self._catalog is None:
             raise StoreError(f"{self.problem}; run 'feast apply' in the feature repository")
         return self._catalog
+
+    @property
+    def outlives_registry(self) -> bool:
+        """Whether a registry that cannot be read is no reason to stop: it is a service of its own, and was read before."""
+        return self._catalog is not None and self.config.registry.registry_type != "file"
 
     def refresh(self) -> None:
         """Look at the registry again. A registry that cannot be read leaves the last catalog in place and sets ``problem``."""

@@ -16,7 +16,7 @@ def absolute_database(url: str, repo: Path) -> str:
     """A database's URL, of a SQLite file with its path from the repository's folder: SQLite opens it anew for each thread, from wherever
     the process works then."""
     found = re.fullmatch(r"(sqlite(?:\+\w+)?:///)(?!/|:memory:|file:)([^?]+)(.*)", url)
-    return url if found is None else f"{found[1]}{repo.resolve() / found[2]}{found[3]}"
+    return url if found is None else f"{found[1]}{(repo / found[2]).resolve()}{found[3]}"
 
 
 def with_absolute_registry(config: RepoConfig, repo: Path) -> RepoConfig:

@@ -6,7 +6,7 @@ import copy
 import os
 import sys
 from collections.abc import Mapping
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,12 @@ import yaml
 
 from pipelines.feature_store.inside import inside
 from pipelines.feature_store.services import check_fields, check_services
+from pipelines.feature_store.sql_registry import database_of, one_transaction, unreachable_registry
 from pipelines.lake.files import replaced
 from pipelines.project.mistakes import told
 from pipelines.project.repository import Repo, load_module
+from serving.feast_mistakes import mistake_in
+from serving.registry_place import feast_store, with_absolute_registry
 from transforms.errors import ConfigError, StoreError, TandemError
 
 if TYPE_CHECKING:
@@ -27,15 +30,15 @@ __all__ = ["apply", "open_store", "ordered_store", "registry_file", "whole_regis
 
 def open_store(repo: Repo) -> Any:
     """The repository's ``feast.FeatureStore``. Raises ConfigError, one line."""
-    from feast import FeatureStore
-
     whole_registry_files()
     if not (repo.path / "feature_store.yaml").is_file():
         raise ConfigError(f"{repo.path} has no feature_store.yaml; 'tandem init' shows one")
     try:
-        return FeatureStore(repo_path=str(repo.path))
+        return feast_store(repo.path)
     except Exception as error:
-        raise told(error) or ConfigError(f"feature_store.yaml: {str(error).splitlines()[0]}; correct it") from None
+        raise (
+            unreachable_registry(repo.path, error) or told(error) or ConfigError(f"feature_store.yaml: {mistake_in(error)}; correct it")
+        ) from None
 
 
 def ordered_store(store: Any) -> OrderedOnlineStore:
@@ -44,8 +47,10 @@ def ordered_store(store: Any) -> OrderedOnlineStore:
 
     online = store._get_provider().online_store
     if not isinstance(online, OrderedOnlineStore):
+        name = type(online).__name__
+        why = " and cannot have one by conditional writes alone (docs/operations.md)" if "Dynamo" in name else ""
         raise ConfigError(
-            f"feature_store.yaml: online_store {type(online).__name__} has no ordered write;"
+            f"feature_store.yaml: online_store {name} has no ordered write{why};"
             " use one of tandem.serving.online_store: sqlite.OrderedSqliteOnlineStore, redis.OrderedRedisOnlineStore,"
             " postgres.OrderedPostgresOnlineStore"
         )
@@ -100,12 +105,16 @@ def apply(repo: Repo, fingerprints: Mapping[str, str]) -> None:
             found = parse_repo(repo.path)
             check_fields([*found.feature_views, *found.stream_feature_views])
             check_services({s.name: s for s in found.feature_services}, {v.name: v for v in found.feature_views})
-            apply_total(load_repo_config(repo.path, repo.path / "feature_store.yaml"), repo.path, skip_source_validation=True)
+            with nullcontext() if database_of(repo.path) is None else one_transaction():
+                config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
+                apply_total(with_absolute_registry(config, repo.path), repo.path, skip_source_validation=True)
         except SystemExit as stop:
             raise StoreError(f"feast apply stopped with {stop.code}; its message stands above") from None
         except TandemError:
             raise
         except Exception as error:
+            if (away := unreachable_registry(repo.path, error)) is not None:
+                raise away from error
             raise StoreError(f"feast apply: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
     store = open_store(repo)
     online = store._get_provider().online_store

@@ -1,6 +1,7 @@
 """What ``tandem apply`` would change in Feast's registry, of what Tandem makes of the definitions: entities, views, feature services.
 
-A registry that is a file is read as it lies there, for Feast writes into one that it opens. Of another kind nothing is known here.
+A registry that is a file or a database is read as it lies there, for Feast writes into one that it opens. Of another kind nothing is known
+here.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.feature_store.sql_registry import database_of, registered
 from pipelines.feature_store.store import registry_file
 from pipelines.project.config import data_for_feast
 from pipelines.project.repository import Repo, load_module
@@ -39,24 +41,36 @@ class Registry:
 
 
 def registry_of(repo: Repo) -> Registry | None:
-    """What Feast's registry holds; None where it is no file of this machine, or cannot be read. One that is not there holds nothing."""
+    """What Feast's registry holds; None where it is neither a file of this machine nor a database, or cannot be read. One that is not there
+    holds nothing."""
     try:
-        path = registry_file(repo.path)
+        database, path = database_of(repo.path), registry_file(repo.path)
     except Exception:  # no feature_store.yaml, or one that Feast refuses: its commands say why
         return None
-    if path is None:
+    if database is None and path is None:
         return None
-    if not path.is_file():
+    if path is not None and not path.is_file():
         return Registry({}, {}, {})
     from feast import Entity, FeatureService, FeatureView
+    from feast.protos.feast.core.Entity_pb2 import Entity as EntityProto
+    from feast.protos.feast.core.FeatureService_pb2 import FeatureService as ServiceProto
+    from feast.protos.feast.core.FeatureView_pb2 import FeatureView as ViewProto
     from feast.protos.feast.core.Registry_pb2 import Registry as Proto
 
     try:
-        found = Proto.FromString(path.read_bytes())
+        if database is not None:
+            if (found := registered(*database)) is None:
+                return None
+            entities: Iterable[Any] = map(EntityProto.FromString, found["entities"])
+            views: Iterable[Any] = map(ViewProto.FromString, found["feature_views"])
+            services: Iterable[Any] = map(ServiceProto.FromString, found["feature_services"])
+        elif path is not None:
+            held = Proto.FromString(path.read_bytes())
+            entities, views, services = held.entities, held.feature_views, held.feature_services
         return Registry(
-            {e.name: _entity(e) for e in map(Entity.from_proto, found.entities)},
-            {v.name: _view(v) for v in map(FeatureView.from_proto, found.feature_views)},
-            {s.name: _service(s) for s in map(FeatureService.from_proto, found.feature_services)},
+            {e.name: _entity(e) for e in map(Entity.from_proto, entities)},
+            {v.name: _view(v) for v in map(FeatureView.from_proto, views)},
+            {s.name: _service(s) for s in map(FeatureService.from_proto, services)},
         )
     except Exception:  # torn or of another Feast: apply makes it anew
         return None

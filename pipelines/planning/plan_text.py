@@ -27,9 +27,7 @@ def lines(plan: Plan) -> Iterator[str]:
         some = ", ".join(s.id for s in plan.training_sets[:3]) + (", .." if len(plan.training_sets) > 3 else "")
         yield from _block("Training sets", [f"{len(plan.training_sets)} of graphs that go: {some}"])
     if plan.feast is None:
-        yield from _block(
-            "Feast", ["its registry is no file that can be read here; 'feast plan' in the repository says what apply changes"]
-        )
+        yield from _block("Feast", ["its registry cannot be read here; 'feast plan' in the repository says what apply changes"])
     else:
         yield from _block("Feast, on apply", (f"{c.sign} {c.kind} {c.name}{f': {c.words}' if c.words else ''}" for c in plan.feast))
     yield from _block("To run, in this order", plan.commands)

@@ -156,9 +156,9 @@ def _joined(repo: Repo, model: Model, spine: pa.Table, features: FeatureSet) -> 
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from feast import FeatureStore
+        from serving.registry_place import feast_store
 
-        return join_features(FeatureStore(repo_path=str(repo.path)), spine, model, features)
+        return join_features(feast_store(repo.path), spine, model, features)
 
 
 def _for(repo: Repo, model: Model, spec: ModelSpec, table: pa.Table, made: _Made) -> pa.Table:

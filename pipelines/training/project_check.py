@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from pipelines.batch.analysis import analyze_groups, outputs_of
 from pipelines.feature_store.services import check_fields, defined_services
+from pipelines.feature_store.store_check import check_stores
 from pipelines.project.mistakes import one_line
 from pipelines.project.repository import Repo
 from pipelines.sources.event_files import events, list_files
@@ -30,6 +31,9 @@ __all__ = ["PARTS", "check_project"]
 
 PARTS = ("contracts", "preprocessing", "models")
 """What can be checked alone: sources on the first events; functions, traced and run; feature services and models."""
+ALONE = "stores"
+"""What is checked where it is asked for by name: whether the online store and the registry answer, which need not be so where a repository
+is checked."""
 
 EVENTS = 2_000
 ROWS = 100
@@ -46,7 +50,8 @@ def check_project(
     told what is fine and what is not as soon as it is known, what takes long last.
 
     The contract of each source on the first events of its files; each preprocessing_fn, traced and (with ``rows``) analyzed and applied
-    to a hundred rows; feature services; and of each model its functions, features, keys and types. ``parts``: those of :data:`PARTS` alone.
+    to a hundred rows; feature services; and of each model its functions, features, keys and types. ``parts``: those of :data:`PARTS` alone,
+    or :data:`ALONE`.
     """
     found: list[str] = []
 
@@ -80,6 +85,8 @@ def check_project(
             tried(lambda: _services(repo, services, features))
         for reference in repo.settings.models:
             tried(lambda r=reference: _model(repo, repo.attribute(r), services, features))  # type: ignore[misc]
+    if ALONE in parts:
+        tried(lambda: check_stores(repo))
     if analyzed and all(g.preprocessing_fn is None or g.name in outputs for g in repo.groups.values()):
         tried(lambda: _analyzed(repo, some, say))
     return found

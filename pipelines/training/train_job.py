@@ -255,12 +255,11 @@ def _features(model: Model, repo: Path, data: Path, say: Callable[[str], None]) 
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from feast import FeatureStore
-
         from pipelines.feature_store.services import defined_services, edited_since, unlike_the_registry
         from pipelines.training.training_set import feature_references
+        from serving.registry_place import feast_store
 
-        found = feature_references(FeatureStore(repo_path=str(repo)), model.features)
+        found = feature_references(feast_store(repo), model.features)
         if isinstance(model.features, str):
             try:
                 defined = defined_services(repo).get(model.features)
@@ -308,11 +307,10 @@ def make_set(
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from feast import FeatureStore
-
         from pipelines.training.training_set import build_training_set, feature_references
+        from serving.registry_place import feast_store
 
-        store = FeatureStore(repo_path=str(repo))
+        store = feast_store(repo)
         features = features if features is not None else feature_references(store, model.features)
         views = dict.fromkeys(features.projection(name).view for name in features.names)
         found, files = (dict(then), {}) if then is not None else as_of.pins(store, views, data)

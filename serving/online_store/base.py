@@ -200,6 +200,9 @@ class OrderedOnlineStore(OnlineStore):
         By default: none. Raises StoreError."""
         return None
 
+    def reach(self, config: RepoConfig) -> None:
+        """See whether the store is there and lets us in; nothing is written. By default: nothing. Raises StoreError, ConfigError."""
+
     def sync(self, config: RepoConfig) -> None:
         """Force to disk what was written, where that is this process' business (a server keeps its own data). Raises StoreError."""
 

@@ -79,11 +79,21 @@ class OrderedPostgresOnlineStore(OrderedOnlineStore, PostgreSQLOnlineStore):
                 cursor.execute(f"SELECT pg_advisory_xact_lock{'' if alone else '_shared'}(%s)", (which,))
             yield cursor
 
+    def reach(self, config: RepoConfig) -> None:
+        try:
+            with _opened(config) as conn:
+                conn.execute("SELECT 1")
+        except psycopg.Error as e:
+            raise unreachable(self._where(config), e, _fix_of(e)) from e
+
+    @staticmethod
+    def _where(config: RepoConfig) -> str:
+        return f"postgres {config.online_store.host}:{config.online_store.port}/{config.online_store.database}"
+
     @contextlib.contextmanager
     def _connected(self, config: RepoConfig) -> Iterator[psycopg.Connection[Any]]:
         """This thread's connection in this process: it must not cross a fork. What fails is a StoreError; a broken one is opened anew by
         who comes next."""
-        where = f"postgres {config.online_store.host}:{config.online_store.port}/{config.online_store.database}"
         local = self.__dict__.setdefault("_local", threading.local())
         try:
             held = getattr(local, "held", None)
@@ -95,7 +105,7 @@ class OrderedPostgresOnlineStore(OrderedOnlineStore, PostgreSQLOnlineStore):
             if held is not None and isinstance(e, (psycopg.OperationalError, psycopg.InterfaceError)):
                 with contextlib.suppress(psycopg.Error):
                     held[1].close()
-            raise unreachable(where, e, _fix_of(e)) from e
+            raise unreachable(self._where(config), e, _fix_of(e)) from e
 
     def write_winners(self, config: RepoConfig, table: FeatureView, rows: Rows) -> int:
         name, view = _table_id(config.project, table), table.name
@@ -249,11 +259,10 @@ class OrderedPostgresOnlineStore(OrderedOnlineStore, PostgreSQLOnlineStore):
         self.update(config, tables, [], entities, [], False)
 
 
-def _connect(config: RepoConfig) -> psycopg.Connection[Any]:
-    """A connection to the configured schema, with what all views share in it, whose statements are each their own transaction."""
+def _opened(config: RepoConfig) -> psycopg.Connection[Any]:
+    """A connection whose statements are each their own transaction."""
     store = config.online_store
-    schema = psycopg.sql.Identifier(store.db_schema or store.user)
-    conn = psycopg.connect(
+    return psycopg.connect(
         make_conninfo(
             host=store.host,
             port=store.port,
@@ -270,6 +279,13 @@ def _connect(config: RepoConfig) -> psycopg.Connection[Any]:
         ),
         autocommit=True,
     )
+
+
+def _connect(config: RepoConfig) -> psycopg.Connection[Any]:
+    """A connection to the configured schema, with what all views share in it."""
+    store = config.online_store
+    schema = psycopg.sql.Identifier(store.db_schema or store.user)
+    conn = _opened(config)
     with conn.transaction():
         conn.execute("SELECT set_config('statement_timeout', %s, false)", (f"{round(store.statement_timeout_seconds * 1000)}ms",))
         conn.execute("SET client_min_messages = warning")

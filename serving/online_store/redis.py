@@ -152,6 +152,11 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
             self._made = made
         return made
 
+    def reach(self, config: RepoConfig) -> None:
+        self._try(
+            config, lambda link: link.run([command("EXISTS", self._state(config, link, p)[0]) for p in link.witnesses()], link.witnesses())
+        )
+
     def _state(self, config: RepoConfig, link: Link, place: int) -> list[str]:
         """The hashes of applied fingerprints and of what is covered, where the rows of a place are."""
         tag = link.tag(place)

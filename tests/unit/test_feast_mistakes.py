@@ -1,0 +1,80 @@
+"""Mistakes in feature_store.yaml and stores that do not answer: one line, what and the fix, and nothing that may be a password."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipelines.feature_store.store import open_store
+from pipelines.feature_store.store_check import check_stores
+from serving.features import load_repo_config
+from transforms.errors import ConfigError, TandemError
+
+STORES = "tandem.serving.online_store"
+REDIS, POSTGRES = f"{STORES}.redis.OrderedRedisOnlineStore", f"{STORES}.postgres.OrderedPostgresOnlineStore"
+STRING = "connection_string: 'h:1,password=hunter2'"
+
+
+def repo_of(folder: Path, online: str, registry: str = "r.db") -> Any:
+    (folder / "feature_store.yaml").write_text(
+        f"project: p\nregistry: {registry}\nprovider: local\nentity_key_serialization_version: 3\nonline_store: {online}\n"
+    )
+    return SimpleNamespace(path=folder)
+
+
+@pytest.mark.parametrize("way", [lambda repo: load_repo_config(repo.path), open_store], ids=["serve", "commands"])
+@pytest.mark.parametrize(
+    ("online", "why"),
+    [
+        (f"{{type: {REDIS}, {STRING}, wait_replica: 1}}", "wait_replica: there is no such setting"),
+        (f"{{type: {REDIS}, con{STRING}}}", "conconnection_string: there is no such setting"),
+        (f"{{type: {REDIS}, {STRING}, redis_type: hunter2}}", "redis_type: Input should be 'redis', 'redis_cluster' or 'redis_sentinel'"),
+        (f"{{type: {REDIS}, {STRING}, wait_replicas: -1}}", "wait_replicas: Input should be greater than or equal to 0"),
+        (
+            f"{{type: {POSTGRES}, host: h, database: d, user: u, pasword: hunter2}}",
+            "password: is missing; pasword: there is no such setting",
+        ),
+        (f"{{type: {POSTGRES}, host: h, database: d, user: u, password: [hunter2]}}", "password: Input should be a valid string"),
+    ],
+)
+def test_a_setting_that_is_wrong_is_named_and_its_value_is_not(tmp_path: Path, way: Callable[[Any], Any], online: str, why: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        way(repo_of(tmp_path, online))
+    told = str(error.value)
+    assert why in told and "hunter2" not in told and "\n" not in told
+
+
+def test_stores_that_do_not_answer_are_told_where_they_are_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        port = nobody.getsockname()[1]
+        redis = f"{{type: {REDIS}, connection_string: '127.0.0.1:{port},password=hunter2'"
+        sqlite = f"{{type: {STORES}.sqlite.OrderedSqliteOnlineStore, path: online.db}}"
+        for online, registry, why in (
+            (redis + "}", "r.db", f"redis 127.0.0.1:{port}: "),
+            (redis + ", redis_type: redis_cluster}", "r.db", f"redis cluster 127.0.0.1:{port}: "),
+            (redis.replace(",password", ",pasword") + "}", "r.db", "option 'pasword', which redis-py does not know"),
+            (
+                f"{{type: {POSTGRES}, host: 127.0.0.1, port: {port}, database: d, user: u, password: hunter2}}",
+                "r.db",
+                f"127.0.0.1:{port}/d: ",
+            ),
+            (
+                sqlite,
+                f"{{registry_type: sql, path: 'postgresql+psycopg://u:hunter2@127.0.0.1:{port}/d'}}",
+                f"127.0.0.1:{port}/d cannot be read",
+            ),
+        ):
+            with pytest.raises(TandemError) as error:
+                check_stores(repo_of(tmp_path, online, registry))
+            told = str(error.value)
+            assert why in told and "hunter2" not in told and "\n" not in told
+    told = check_stores(repo_of(tmp_path, sqlite, "{registry_type: sql, path: 'sqlite:///r.sqlite'}"))
+    assert told == f"online store: OrderedSqliteOnlineStore; registry: sqlite:///{tmp_path}/r.sqlite"
+    assert {p.name for p in tmp_path.iterdir()} == {"data", "feature_store.yaml"}, "nothing is made"
