@@ -51,20 +51,30 @@ def make_events(repo: Repo, start: str | None, end: str | None, steps: Steps) ->
 
 def batch(
     repo: Repo,
-    start: datetime,
+    start: datetime | None,
     end: datetime,
     steps: Steps,
     runner: str = "DirectRunner",
     args: list[str] | None = None,
     pinned: bool = False,
     anew: bool = False,
+    from_run: str | None = None,
 ) -> dict[str, Any]:
-    """Run the batch job; returns its manifest."""
+    """Run the batch job, over a range or from where the run ``from_run`` ended; returns its manifest."""
     from pipelines.batch.batch_job import run_batch
 
     with steps.doing("batch"):
         result = run_batch(
-            repo, start, end, now=datetime.now(UTC), runner=runner, beam_args=args or [], pinned=pinned, anew=anew, progress=steps.say
+            repo,
+            start,
+            end,
+            now=datetime.now(UTC),
+            from_run=from_run,
+            runner=runner,
+            beam_args=args or [],
+            pinned=pinned,
+            anew=anew,
+            progress=steps.say,
         )
     return result.run.manifest
 

@@ -18,22 +18,23 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.transforms.combiners import ToList
 
 from pipelines.batch import steps
 from pipelines.batch.analysis import analyze_groups
 from pipelines.batch.beam_options import options
 from pipelines.batch.beam_transforms import ApplyTransformGraph, ReadEventLog, WindowFeatures
+from pipelines.batch.continued import continued
+from pipelines.batch.job_notes import keep_spans, keep_stats, with_past
+from pipelines.batch.run_files import RunFiles, run_files
 from pipelines.batch.run_key import begin_of, declared, run_key, sources_of, superseded
 from pipelines.lake import layout, provenance, runs, shared
-from pipelines.lake.files import write_json
 from pipelines.lake.graphs import apply_graph, carried_over, graph_for, hash_of, remember_definitions, since
 from pipelines.lake.run_records import with_fields
 from pipelines.project import recording
 from pipelines.project.repository import Repo
-from pipelines.sources.event_files import in_range, inventory, passed_over_line, passed_over_record
+from pipelines.sources.event_files import in_range, passed_over_record
 from pipelines.sources.tables.snapshots import folder_of, take_snapshot
-from transforms.definitions import FeatureGroup, micros
+from transforms.definitions import EventSource, FeatureGroup, micros
 from transforms.errors import ConfigError, DataError, GraphError, RejectLimitError, TandemError
 from transforms.graph import TransformGraph
 from transforms.run_cover import Cover, write_cover
@@ -56,10 +57,11 @@ def us(moment: datetime) -> int:
 
 def run_batch(
     repo: Repo,
-    start: datetime,
+    start: datetime | None,
     end: datetime,
     *,
     now: datetime,
+    from_run: str | None = None,
     runner: str = "DirectRunner",
     beam_args: Sequence[str] = (),
     pinned: bool = False,
@@ -70,9 +72,15 @@ def run_batch(
 
     ``pinned`` reuses each group's applied graph instead of analyzing anew. A run of the same inputs, range, definitions and code
     (as far as it can change a value) that is complete is returned as it is unless ``anew``; one that was killed is completed under its id.
+    ``from_run`` is the id of a run, or ``latest``, whose tiles and graphs are gone on with: rows after its end, read from the files since
+    then (:mod:`pipelines.batch.continued`); ``start`` is None then.
     Raises RejectLimitError before anything is visible when too many events were rejected.
     """
     data = repo.data
+    before = continued(repo, from_run, start, end) if from_run is not None else None
+    start = before.end if before is not None else start
+    if start is None:
+        raise ConfigError("--start is missing; give a date such as --start 2013-01-01, or --from-run latest")
     if start >= end:
         raise ConfigError(f"range {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}: the end must be after the start")
     sources = sources_of(repo.groups.values())
@@ -83,24 +91,24 @@ def run_batch(
         if source.table is None and source.files:
             shared.have_files(data, [source.files], lambda file, name=name: in_range(file, begin_us[name], us(end)))  # type: ignore[misc]
     progress("listing and hashing input files")
-    found = {n: inventory(data, s, begin_us[n], us(end)) for n, s in sources.items()}
-    files, passed = {n: f.files for n, f in found.items()}, {n: f.passed_over for n, f in found.items()}
-    if line := passed_over_line(passed):
-        progress(line)
-    if not any(files.values()):
+    events = run_files(data, sources, begin_us, us(end), before, progress)
+    if not any(events.files.values()) and not any(events.past.values()):
         raise ConfigError(
             f"no event files between {start:%Y-%m-%d} and {end:%Y-%m-%d} below {data}; correct --start and --end or data: (if there were no"
             f" events, an empty file below date={start:%Y-%m-%d} says so, and takes back what earlier runs made)"
         )
     graphs = {n: pinned_graph(data, g) for n, g in repo.groups.items()} if pinned else {}
+    if before is not None and not pinned:
+        graphs = graphs_of(repo, runs.find(data, before.record.id))
     remember_definitions(data, repo.groups.values())
     carried = {n: lines for n, g in repo.groups.items() if n in graphs and (lines := carried_over(data, g, hash_of(data, n, graphs[n])))}
     for name, lines in carried.items():
         progress(f"{name}: its applied graph is carried over to a contract that accepts more: {'; '.join(lines)}")
-    inputs = {n: [{"file": f.name, "size": f.size, "sha256": f.sha256} for f in fs] for n, fs in files.items()}
     groups = list(repo.groups)
     complete = runs.RunStore(data).as_written("batch", "complete")
-    key = run_key(repo, start, end, inputs, graphs)
+    key = run_key(repo, start, end, events.inputs, graphs)
+    if before is not None:
+        key["continues"] = before.named
     run = runs.begin(data, "batch", key, now, anew=anew, replaced=lambda r: superseded(r, complete, groups, start, end))
     if run.status == "complete":
         progress(f"run {run.id} already holds these rows; nothing to do (--anew makes them again)")
@@ -111,26 +119,30 @@ def run_batch(
         made = run.stage == "publishing"  # only some of it is not visible yet
         fields = {
             "range": [start.isoformat(), end.isoformat()],
-            "inputs": inputs,
+            "inputs": events.inputs,
             "runner": runner,
-            "pinned": pinned,
+            "pinned": pinned or before is not None,
             "carried_over": carried,
             "declared": {n: declared(g) for n, g in repo.groups.items()},
         }
         if tables:
             fields["tables"] = tables
-        fields["passed_over"] = passed_over_record(passed)
+        if before is not None:
+            fields |= {"continues": before.named, "past": events.past, "spans": events.spans}
+        fields["passed_over"] = passed_over_record(events.passed)
         with recording.recording(run, repo, **({"status": "publishing"} if made else fields)):
             if not made:
-                _make_anew(repo, run, sources, files, begin_us, us(start), us(end), graphs, options(runner, beam_args), progress)
+                tiles = before.tiles if before is not None else {}
+                _make_anew(repo, run, sources, events, tiles, begin_us, us(start), us(end), graphs, options(runner, beam_args), progress)
             return BatchResult(_publish(repo, run), False)
 
 
 def _make_anew(
     repo: Repo,
     run: runs.Run,
-    sources: Mapping[str, Any],
-    files: Mapping[str, Sequence[Any]],
+    sources: Mapping[str, EventSource],
+    events: RunFiles,
+    tiles: Mapping[str, Sequence[str]],
     begin_us: Mapping[str, int],
     start: int,
     end: int,
@@ -142,7 +154,7 @@ def _make_anew(
         shutil.rmtree(run.folder / leftover, ignore_errors=True)
     created = us(datetime.fromisoformat(run.created))
     try:
-        _make(repo, run, sources, files, begin_us, start, end, created, graphs, beam_options, progress)
+        _make(repo, run, sources, events, tiles, begin_us, start, end, created, graphs, beam_options, progress)
     except Exception as error:
         if "[while running" in str(error) and not isinstance(error, TandemError):  # how Beam wraps what a step raised
             line = (str(error).splitlines() or [type(error).__name__])[0]
@@ -153,8 +165,9 @@ def _make_anew(
 def _make(
     repo: Repo,
     run: runs.Run,
-    sources: Mapping[str, Any],
-    files: Mapping[str, Sequence[Any]],
+    sources: Mapping[str, EventSource],
+    events: RunFiles,
+    tiles: Mapping[str, Sequence[str]],
     begin_us: Mapping[str, int],
     start: int,
     end: int,
@@ -164,28 +177,31 @@ def _make(
     progress: Callable[[str], None],
 ) -> None:
     rows_dir, offline, settings = run.folder / "rows", run.folder / "offline", repo.settings.batch
-    total = sum(len(f) for f in files.values())
-    progress(f"windows: {total} files of {len(files)} sources into {len(repo.groups)} feature groups")
+    total = sum(len(f) for f in events.files.values())
+    progress(f"windows: {total} files of {len(events.files)} sources into {len(repo.groups)} feature groups")
     with beam.Pipeline(options=beam_options) as pipeline:
-        stats = []
+        stats, spans = [], []
         for name, source in sources.items():
             log = pipeline | f"Events of {name}" >> ReadEventLog(
                 source,
-                files[name],
+                events.files[name],
                 begin_us[name],
                 end,
                 now_us,
                 round(settings.max_future_hours * 3.6e9),
                 str(run.folder / "dead_letters"),
+                events.begins[name],
             )
             stats.append(log.stats)
+            spans.append(log.spans)
             for group in (g for g in repo.groups.values() if g.source.name == name):
                 length = steps.slice_us(group, settings.slice_days)
                 made = log.valid | f"Features {group.name}" >> WindowFeatures(
-                    group, settings.shards, length, start, end, str(rows_dir), str(run.folder / "tiles")
+                    group, settings.shards, length, start, end, str(rows_dir), str(run.folder / "tiles"), tiles.get(group.name, ())
                 )
                 stats.append(made.stats)
-        _keep_stats(stats, run.folder / "stats.json")
+        keep_stats(stats, run.folder / "stats.json")
+        keep_spans(spans, run.folder / "spans.json")
     counts = json.loads((run.folder / "stats.json").read_text())
     rejected = {k.removeprefix("rejected/"): n for k, n in sorted(counts.items()) if k.startswith("rejected/")}
     read_total = sum(n for k, n in counts.items() if k.startswith("read/"))
@@ -200,6 +216,7 @@ def _make(
         events={k.removeprefix("read/"): n for k, n in sorted(counts.items()) if k.startswith("read/")},
         filtered={k.removeprefix("filtered/"): n for k, n in sorted(counts.items()) if k.startswith("filtered/")},
         misplaced=misplaced,
+        spans=with_past(json.loads((run.folder / "spans.json").read_text()), events.spans),
         rejected=rejected,
         rejected_fields={k.removeprefix("rejected_fields/"): n for k, n in sorted(counts.items()) if k.startswith("rejected_fields/")},
         rows={k.removeprefix("rows/"): n for k, n in sorted(counts.items()) if k.startswith("rows/")},
@@ -228,27 +245,12 @@ def _make(
                 name, made_files[name], str(graph), str(rows_dir), str(offline), now_us
             )
             stats.append(transformed.stats)
-        _keep_stats(stats, run.folder / "nonfinite.json")
+        keep_stats(stats, run.folder / "nonfinite.json")
     odd = json.loads((run.folder / "nonfinite.json").read_text())
     if odd:
         named = ", ".join(f"{n:,} of {feature}" for feature, n in odd.items())
         progress(f"values that are NaN or infinite: {named}; they are stored as they are, and null over HTTP: correct the preprocessing")
     run.save(status="publishing", fingerprints=fingerprints, nonfinite=odd)
-
-
-def _keep_stats(stats: list[Any], path: Path) -> None:
-    """Sum (name, number) pairs of several collections into a JSON file."""
-    _ = (
-        stats
-        | "All stats" >> beam.Flatten()
-        | "Sum stats" >> beam.CombinePerKey(sum)
-        | "Stats in one" >> ToList()
-        | "Write stats" >> beam.Map(_write_stats, str(path))
-    )
-
-
-def _write_stats(stats: list[tuple[str, int]], path: str) -> None:
-    write_json(Path(path), dict(sorted(stats)))
 
 
 def _publish(repo: Repo, run: runs.Run) -> runs.Run:

@@ -6,8 +6,8 @@ writes replaces its own file by an equal one when a runner repeats it, so the wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -20,11 +20,13 @@ __all__ = ["ApplyTransformGraph", "EventLog", "FeatureRows", "ReadEventLog", "Wi
 
 
 class EventLog(NamedTuple):
-    """What :class:`ReadEventLog` gives: valid batches of the source's schema; (file name, table of rejects); (name, count) pairs."""
+    """What :class:`ReadEventLog` gives: valid batches of the source's schema; (file name, table of rejects); (name, count) pairs;
+    ((source, file name), (first, last event time)) of files whose folder does not tell it."""
 
     valid: Any
     invalid: Any
     stats: Any
+    spans: Any
 
 
 class FeatureRows(NamedTuple):
@@ -39,7 +41,7 @@ class ReadEventLog(beam.PTransform[Any, Any]):
     """Pipeline -> :class:`EventLog` of ``files``: events of ``source`` with event times in [begin, end), microseconds.
 
     Rejects go to ``dead_letters`` (a Parquet file for each event file that has any) and are ``invalid`` besides. An event more than
-    ``max_future`` microseconds ahead of ``now`` is a reject.
+    ``max_future`` microseconds ahead of ``now`` is a reject. ``begins``: file name -> a later begin for this file.
     """
 
     source: EventSource
@@ -49,6 +51,7 @@ class ReadEventLog(beam.PTransform[Any, Any]):
     now: int
     max_future: int
     dead_letters: str
+    begins: Mapping[str, int] = field(default_factory=dict)
 
     def expand(self, pipeline: Any) -> EventLog:
         """Read, judge, write dead letters."""
@@ -58,12 +61,12 @@ class ReadEventLog(beam.PTransform[Any, Any]):
             | f"Files of {name}" >> beam.Create(list(self.files))
             | f"Spread {name}" >> beam.Reshuffle()
             | f"Read {name}"
-            >> beam.ParDo(steps.ReadEvents(self.source, self.begin, self.end, self.now, self.max_future)).with_outputs(
-                "invalid", "stats", main="valid"
+            >> beam.ParDo(steps.ReadEvents(self.source, self.begin, self.end, self.now, self.max_future, self.begins)).with_outputs(
+                "invalid", "stats", "spans", main="valid"
             )
         )
         _ = read.invalid | f"Dead letters of {name}" >> beam.ParDo(steps.WriteDeadLetters(f"{self.dead_letters}/{name}"))
-        return EventLog(read.valid, read.invalid, read.stats)
+        return EventLog(read.valid, read.invalid, read.stats, read.spans)
 
 
 @dataclass
@@ -71,7 +74,7 @@ class WindowFeatures(beam.PTransform[Any, Any]):
     """Valid events -> :class:`FeatureRows` of ``group`` with ``start`` < boundary <= ``end`` (microseconds).
 
     Entities are spread over ``shards``; a shard's rows of ``slice_length`` microseconds are one file below ``rows``. What a stream that
-    goes on at ``end`` starts with is kept below ``tiles``.
+    goes on at ``end`` starts with is kept below ``tiles``. ``before``: files of tiles of events that are not among the events given.
     """
 
     group: FeatureGroup
@@ -81,13 +84,23 @@ class WindowFeatures(beam.PTransform[Any, Any]):
     end: int
     rows: str
     tiles: str
+    before: Sequence[str] = ()
 
     def expand(self, events: Any) -> FeatureRows:
         """Tile, shuffle by (slice, shard), window."""
         name = self.group.name
+        place = self.group, self.shards, self.slice_length, self.start, self.end
+        tiles = events | f"Tile {name}" >> beam.ParDo(steps.Tile(*place))
+        if self.before:
+            earlier = (
+                events.pipeline
+                | f"Tile files of {name}" >> beam.Create(list(self.before))
+                | f"Spread tile files of {name}" >> beam.Reshuffle()
+                | f"Earlier tiles of {name}" >> beam.ParDo(steps.EarlierTiles(*place))
+            )
+            tiles = (tiles, earlier) | f"All tiles of {name}" >> beam.Flatten()
         made = (
-            events
-            | f"Tile {name}" >> beam.ParDo(steps.Tile(self.group, self.shards, self.slice_length, self.start, self.end))
+            tiles
             | f"Shuffle {name}" >> beam.GroupByKey()
             | f"Window {name}"
             >> beam.ParDo(steps.WindowRows(self.group, self.slice_length, self.start, self.end, self.rows, self.tiles)).with_outputs(

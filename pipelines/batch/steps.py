@@ -8,9 +8,10 @@ a repeated bundle replaces its own file by an equal one.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import apache_beam as beam
@@ -23,21 +24,24 @@ from pipelines.batch.run_key import seed_start
 from pipelines.lake.arrow_bytes import from_ipc, to_ipc
 from pipelines.lake.files import replaced
 from pipelines.sources.event_files import EventFile, events
-from transforms.aggregates import merge, rows_between, tile
+from transforms.aggregates import merge, rows_between, tile, tile_schema
 from transforms.contract import field_of
 from transforms.definitions import CREATED, FINGERPRINT, TIMESTAMP, EventSource, FeatureGroup
 from transforms.graph import TransformGraph
 from transforms.hashing import shard_of
 from transforms.instants import instant, micros_of
+from transforms.reasons import FUTURE_TIMESTAMP
 
 __all__ = [
-    "ReadEvents", "Tile", "TransformFile", "WindowRows", "WriteDeadLetters", "from_ipc", "slice_us", "to_ipc",
+    "EarlierTiles", "ReadEvents", "Tile", "TransformFile", "WindowRows", "WriteDeadLetters", "from_ipc", "slice_us", "to_ipc",
     "write_parquet",
 ]  # fmt: skip
 
 DAY_US = 86_400_000_000
 _SEED = -(2**62)
 """In the place of a slice's start: the tiles that a stream which goes on at the end starts from."""
+NOBODY_KNOWS = 2**62
+"""In the place of a file's last event time: it has an event that this run takes for one of the future."""
 
 
 def write_parquet(table: pa.Table | pa.RecordBatch, path: Path) -> None:
@@ -65,19 +69,25 @@ def slice_us(group: FeatureGroup, days: int) -> int:
 
 
 class ReadEvents(beam.DoFn):
-    """EventFile -> valid batches of ``source`` with event times in [start, end).
+    """EventFile -> valid batches of ``source`` with event times in [start, end); of the files named in ``begins``, from there on.
 
     Main output: RecordBatch. Output ``invalid``: (file name, table of its rejects). Output ``stats``: (name, number): events read,
     filtered by the source's ``where`` (not among those read), misplaced (in a ``date=`` folder of another day, which other runs may not
-    look into), rejected by reason, and by reason and field.
+    look into), rejected by reason, and by reason and field. Output ``spans``: ((source, file name), (first, last event time)) of a file
+    that lies in no ``date=`` folder, or that has events of other days; the last is :data:`NOBODY_KNOWS` where an event was rejected that
+    is too far ahead of its time.
     """
 
-    def __init__(self, source: EventSource, start: int, end: int, now_us: int, max_future_us: int) -> None:
+    def __init__(
+        self, source: EventSource, start: int, end: int, now_us: int, max_future_us: int, begins: Mapping[str, int] = MappingProxyType({})
+    ) -> None:
         self.source, self.start, self.end, self.now_us, self.max_future_us = source, start, end, now_us, max_future_us
+        self.begins = dict(begins)
 
     def process(self, file: EventFile) -> Iterator[Any]:
         """Read one file, a batch at a time."""
         name, letters, total, filtered, misplaced = self.source.name, [], 0, [0], 0
+        begin, first, last = self.begins.get(file.name, self.start), NOBODY_KNOWS, -NOBODY_KNOWS
         day = None if file.date is None else micros_of(datetime(file.date.year, file.date.month, file.date.day, tzinfo=UTC))
         for valid, rejected in events(
             file.path, self.source, self.now_us, self.max_future_us,
@@ -86,8 +96,12 @@ class ReadEvents(beam.DoFn):
             total += valid.num_rows + rejected.num_rows
             if rejected.num_rows:
                 letters.append(rejected)
+                if pc.any(pc.equal(rejected.column("reason"), FUTURE_TIMESTAMP)).as_py():
+                    last = NOBODY_KNOWS
             times = valid.column(0).cast(pa.int64()).to_numpy(zero_copy_only=False)
-            inside = (times >= self.start) & (times < self.end)
+            inside = (times >= begin) & (times < self.end)
+            if len(times):
+                first, last = min(first, int(times.min())), max(last, int(times.max()))
             if day is not None:
                 misplaced += int(((times < day) | (times >= day + DAY_US)).sum())
             if inside.any():
@@ -97,6 +111,8 @@ class ReadEvents(beam.DoFn):
             yield beam.pvalue.TaggedOutput("stats", (f"filtered/{name}", sum(filtered)))
         if misplaced:
             yield beam.pvalue.TaggedOutput("stats", (f"misplaced/{name}", misplaced))
+        if last > -NOBODY_KNOWS and (day is None or first < day or last >= day + DAY_US):
+            yield beam.pvalue.TaggedOutput("spans", ((name, file.name), (min(first, last), last)))
         if letters:
             table = pa.Table.from_batches(letters)
             yield beam.pvalue.TaggedOutput("invalid", (file.name, table))
@@ -129,8 +145,11 @@ class Tile(beam.DoFn):
 
     def process(self, batch: pa.RecordBatch) -> Iterator[tuple[tuple[int, int], bytes]]:
         """Pre-aggregate and split."""
+        yield from self.spread(tile(batch, self.group))
+
+    def spread(self, tiles: pa.RecordBatch) -> Iterator[tuple[tuple[int, int], bytes]]:
+        """Tiles to wherever they are needed."""
         group = self.group
-        tiles = tile(batch, group)
         shard = shard_of([tiles.column(i) for i in range(len(group.entity.keys))], self.shards)
         starts = tiles.column(len(group.entity.keys)).cast(pa.int64()).to_numpy(zero_copy_only=False)
         # A tile is in rows with s + hop <= T <= s + longest + hop; slice i makes the rows with i * length < T <= (i + 1) * length.
@@ -147,6 +166,18 @@ class Tile(beam.DoFn):
     def _parts(place: int, tiles: pa.RecordBatch, shard: Any, here: Any) -> Iterator[tuple[tuple[int, int], bytes]]:
         for number in np.unique(shard[here]):
             yield (place, int(number)), to_ipc(tiles.filter(pa.array(here & (shard == number))))
+
+
+class EarlierTiles(Tile):
+    """Path of a file of tiles, as :class:`WindowRows` keeps them -> what :class:`Tile` makes of the events that they are made of."""
+
+    def process(self, path: str) -> Iterator[tuple[tuple[int, int], bytes]]:
+        """Read and split, a batch at a time."""
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(65_536):
+                table = pa.Table.from_batches([batch]).cast(tile_schema(self.group)).combine_chunks()
+                for part in table.to_batches():
+                    yield from self.spread(part)
 
 
 class WindowRows(beam.DoFn):

@@ -39,6 +39,10 @@ def batch(
     data: DataOption = None,
     start: StartOption = None,
     end: EndOption = None,
+    from_run: Annotated[
+        str | None,
+        typer.Option("--from-run", help="Go on where this batch run ended (its id, or latest), with its graphs: reads what came since."),
+    ] = None,
     runner: Annotated[str, typer.Option(help="Beam's runner: DirectRunner, FlinkRunner, DataflowRunner...")] = "DirectRunner",
     pinned: Annotated[bool, typer.Option("--pinned", help="Reuse the applied graphs instead of analyzing anew.")] = False,
     anew: Annotated[bool, typer.Option("--anew", help="Run though a run of the same inputs is complete.")] = False,
@@ -49,9 +53,8 @@ def batch(
     quiet()
     loaded, steps = load(repo, data, finish=False).only(group or ()), Steps()
     demo = loaded.settings.demo
-    manifest = workflow.batch(
-        loaded, moment("--start", start, demo.start), moment("--end", end, demo.end), steps, runner, context.args, pinned, anew
-    )
+    first = None if from_run is not None and start is None else moment("--start", start, demo.start)
+    manifest = workflow.batch(loaded, first, moment("--end", end, demo.end), steps, runner, context.args, pinned, anew, from_run)
     show(manifest, json_, lambda: run_table(manifest))
 
 
@@ -67,6 +70,9 @@ def run_table(manifest: dict[str, Any]) -> Table:
     reasons = ", ".join(f"{n:,} {with_fields(reason, fields)}" for reason, n in rejected.items()) or "none"
     passed = ", ".join(f"{p['count']:,} of {source}" for source, p in manifest.get("passed_over", {}).items())
     table.caption = f"{read:,} events read; rejected: {reasons}" + (f"; files passed over: {passed}" if passed else "")
+    if continues := manifest.get("continues"):
+        held = sum(len(files) for files in manifest.get("past", {}).values())
+        table.caption += f"; went on with {continues['run']}, whose tiles hold {held:,} files more"
     if filtered := ", ".join(f"{n:,} of {source}" for source, n in manifest.get("filtered", {}).items()):
         table.caption += f"; filtered by where: {filtered}"
     if misplaced := ", ".join(f"{n:,} of {source}" for source, n in manifest.get("misplaced", {}).items()):

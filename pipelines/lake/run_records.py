@@ -180,6 +180,12 @@ class BatchRecord(RunRecord):
     """Group -> what its definition says beside its canonical form that decides the run: function, file format, lateness."""
     passed_over: dict[str, Any] = field(default_factory=dict)
     """Source -> what lay in its folder and was not read: ``count``, and the first ``files`` with ``why``."""
+    continues: dict[str, Any] = field(default_factory=dict)
+    """The run whose tiles it went on with: ``run``, ``end`` (which is where this one starts), ``tiles`` (the SHA-256 of their hashes)."""
+    past: dict[str, list[InputFile]] = field(default_factory=dict)
+    """Source -> the files before its start that it did not read: what they hold was in the tiles, and they were found unchanged."""
+    spans: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    """Source -> file -> first and last event time (microseconds), of the files (read or past) whose folder does not tell it."""
     tables: dict[str, Any] = field(default_factory=dict)
     """Source -> the snapshot of its table that was read: ``kind``, ``rows``, ``sha256``, and its version where the table has one."""
 

@@ -25,6 +25,7 @@ ENGINE_PARTS = (
     "pipelines/sources/file_formats",
     "pipelines/sources/formats/avro_weight.py",  # which Avro files are read, and
     "pipelines/sources/kafka/compression.py",  # how their blocks in snappy are
+    "pipelines/sources/recorded_files.py",
     "pipelines/sources/tables",
 )
 """Of the engine: what a feature is, the steps of the batch graph, and how events are read from files."""

@@ -131,7 +131,7 @@ def _cause(d: Difference) -> str:
 
 def _inputs(data: Path, manifest: Mapping[str, Any]) -> tuple[list[as_of.Changed], list[str]]:
     """The inputs that are not as they were, and what is worth knowing of the others."""
-    files = [f for each in (manifest.get("inputs") or {}).values() for f in each]
+    files = [f for what in ("inputs", "past") for each in (manifest.get(what) or {}).values() for f in each]
     found = as_of.changes(data, files)
     harmless = [c for c in found if c.how == "grown"]
     notes = [f"{c}: no harm" for c in harmless[:3]]
@@ -273,7 +273,9 @@ def _batch(
     from pipelines.project.config import BatchSettings
 
     m = run.as_(BatchRecord)
-    data = as_of.past(repo.data, m.inputs, scratch / "data")
+    # A run that went on with another's tiles is made from the events of before as well: the rows are the same.
+    files = {n: [*m.inputs.get(n, ()), *m.past.get(n, ())] for n in {*m.inputs, *m.past}}
+    data = as_of.past(repo.data, files, scratch / "data")
     for name in ("offline", "graphs", "tracking", "mlflow.db", "mlartifacts"):
         if (data / name).is_symlink():
             (data / name).unlink()

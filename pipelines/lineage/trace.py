@@ -18,7 +18,7 @@ from typing import Any
 from pipelines.lake import layout, runs
 from pipelines.lake.files import sha256
 from pipelines.lake.graphs import applied_graph
-from pipelines.lake.run_records import StreamRecord, TrainRecord
+from pipelines.lake.run_records import BatchRecord, StreamRecord, TrainRecord
 from pipelines.project.repository import Repo
 from serving.projections import Projection
 from serving.request_rows import PROJECTION, projection_in
@@ -273,7 +273,8 @@ def _events(
             if seed is not None and end is not None and first < datetime.fromisoformat(end):
                 batch.add(seed.id)  # its tiles fill the part of the window before the stream began
     for run in (known[i] for i in sorted(str(b) for b in batch) if i in known):
-        for f in run.record.inputs.get(group.source.name, ()):
+        past = run.record.past if isinstance(run.record, BatchRecord) else {}
+        for f in (*run.record.inputs.get(group.source.name, ()), *past.get(group.source.name, ())):
             if _within(f["file"], first, boundary) and f["file"] not in {x["file"] for x in out["files"]}:
                 out["files"].append({**f, "now": _state(repo.data, f["file"], f["sha256"]), "run": run.id})
     return out

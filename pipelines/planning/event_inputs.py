@@ -1,36 +1,23 @@
 """The event files that a batch run would read, without reading them: which are as earlier runs had them, and which are not.
 
-A file of the name and size that a run recorded, not touched since that run began, is taken for the same; one that was touched is hashed.
+What was recorded, and when a file is taken for the same: :mod:`pipelines.sources.recorded_files`.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipelines.lake.files import sha256
-from pipelines.lake.run_records import BatchRecord
 from pipelines.sources.event_files import EventFile, inventory
+from pipelines.sources.recorded_files import Recorded, digest_of
 from transforms.definitions import EventSource
 from transforms.errors import DataError
-from transforms.instants import micros_of
 
-__all__ = ["EventInputs", "Recorded", "differences", "event_inputs"]
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """A file as the newest of some runs read it; ``since_us``: when that run began."""
-
-    size: int
-    sha256: str
-    since_us: int
+__all__ = ["EventInputs", "differences", "event_inputs"]
 
 
 @dataclass(frozen=True)
@@ -68,24 +55,6 @@ def event_inputs(data: Path, source: EventSource, begin_us: int | None, end_us: 
         return EventInputs((), " ".join(str(error).split()))
 
 
-def recorded(runs: Sequence[BatchRecord], source: str) -> dict[str, Recorded]:
-    """Name -> file, of all that these runs (newest first) read of a source."""
-    out: dict[str, Recorded] = {}
-    for run in runs:
-        since = micros_of(datetime.fromisoformat(run.created))
-        for f in run.inputs.get(source, ()):
-            out.setdefault(f["file"], Recorded(f["size"], f["sha256"], since))
-    return out
-
-
-def digest_of(file: EventFile, known: Mapping[str, Recorded]) -> str:
-    """The SHA-256 of a file: the recorded one, where nobody touched it since."""
-    then = known.get(file.name)
-    if then is not None and then.size == file.size and os.stat(file.path).st_mtime_ns // 1000 < then.since_us:
-        return then.sha256
-    return sha256(Path(file.path))
-
-
 @dataclass(frozen=True)
 class Differences:
     """How files differ from those recorded, by name."""
@@ -114,8 +83,3 @@ def differences(now: EventInputs, then: Mapping[str, Recorded], within: Callable
         tuple(altered),
         tuple(sorted(n for n in then if n not in names and within(n))),
     )
-
-
-def as_inputs(files: Sequence[EventFile], known: Mapping[str, Recorded]) -> list[dict[str, Any]]:
-    """The files as a manifest names them."""
-    return [{"file": f.name, "size": f.size, "sha256": digest_of(f, known)} for f in files]

@@ -12,9 +12,10 @@ from pipelines.batch.run_key import begin_of, code_of, declared
 from pipelines.lake.run_records import BatchRecord
 from pipelines.planning.definition_changes import Change, definition_changes
 from pipelines.planning.definition_words import span
-from pipelines.planning.event_inputs import differences, event_inputs, recorded
+from pipelines.planning.event_inputs import differences, event_inputs
 from pipelines.planning.present_state import Present, hull
 from pipelines.sources.event_files import in_range
+from pipelines.sources.recorded_files import recorded
 from transforms.definitions import FeatureGroup
 from transforms.instants import micros_of
 

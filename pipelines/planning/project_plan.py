@@ -14,11 +14,12 @@ from typing import Any
 from pipelines.batch.run_key import begin_of, run_key, sources_of, superseded
 from pipelines.lake.files import json_digest
 from pipelines.planning.definition_changes import all_columns, same_rows
-from pipelines.planning.event_inputs import EventInputs, as_inputs, event_inputs, recorded
+from pipelines.planning.event_inputs import EventInputs, event_inputs
 from pipelines.planning.feast_changes import FeastChange, defined, feast_changes, registry_of
 from pipelines.planning.group_plan import Judged, judge
 from pipelines.planning.present_state import Present, Stream, TrainingSet, Version, bytes_of, hull
 from pipelines.project.repository import Repo
+from pipelines.sources.recorded_files import as_inputs, recorded
 from transforms.instants import micros_of
 
 __all__ = ["BatchPlan", "Expected", "GroupPlan", "ModelPlan", "Plan", "make_plan"]

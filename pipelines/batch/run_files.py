@@ -1,0 +1,65 @@
+"""The event files of a batch run: listed, hashed, and what a manifest says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.batch.continued import Continued, Reading, reading
+from pipelines.lake.files import sha256
+from pipelines.sources.event_files import EventFile, PassedOver, inventory, passed_over_line
+from transforms.definitions import EventSource
+
+__all__ = ["RunFiles", "run_files"]
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The event files of a run by source: those that it reads, from where on (by file), and what a manifest says of them and of others."""
+
+    files: dict[str, list[EventFile]]
+    inputs: dict[str, list[dict[str, Any]]]
+    passed: dict[str, list[PassedOver]]
+    begins: dict[str, dict[str, int]]
+    past: dict[str, list[dict[str, Any]]]
+    spans: dict[str, dict[str, list[int]]]
+
+
+def run_files(
+    data: Path,
+    sources: Mapping[str, EventSource],
+    begin: Mapping[str, int],
+    end: int,
+    before: Continued | None,
+    progress: Callable[[str], None],
+) -> RunFiles:
+    """List and hash what is to be read."""
+    parts = dict[str, Reading]()
+    for name, source in sources.items():
+        if before is None:
+            found = inventory(data, source, begin[name], end)
+            parts[name] = Reading(found, found.files, {}, [], [])
+        else:
+            parts[name] = reading(data, source, before, begin[name], end)
+    if line := passed_over_line({n: r.found.passed_over for n, r in parts.items()}):
+        progress(line)
+    if before is not None:
+        held = sum(len(r.past) for r in parts.values())
+        progress(f"going on with run {before.record.id}: its tiles hold the events of {held:,} files before {before.end:%Y-%m-%dT%H:%M}")
+    for name, r in parts.items():
+        if r.late:
+            more = f" and {len(r.late) - 1:,} more" if len(r.late) > 1 else ""
+            progress(
+                f"{name}: {r.late[0]}{more} came after the run that is continued, and is read too; rows before"
+                f" {before.end if before else end:%Y-%m-%dT%H:%M} were made without it: 'tandem batch' over them makes them again"
+            )
+    return RunFiles(
+        {n: r.files for n, r in parts.items()},
+        {n: [{"file": f.name, "size": f.size, "sha256": f.sha256 or sha256(f.path)} for f in r.files] for n, r in parts.items()},
+        {n: r.found.passed_over for n, r in parts.items()},
+        {n: r.begins for n, r in parts.items()},
+        {n: r.past for n, r in parts.items()},
+        {n: r.spans for n, r in parts.items()},
+    )
