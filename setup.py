@@ -223,7 +223,7 @@ setup(
         "demo": DEMO,
         "dev": DEV,
     },
-    entry_points={"console_scripts": ["tandem = tandem.__main__:main"]},
+    entry_points={"console_scripts": ["tandem = tandem.__main__:main", "tandem-worker = pipelines.engines.worker_boot:main"]},
     package_data={
         "": ["py.typed", "*.lua", "*.html", "*.css", "*.sha256", "*.jar", "templates/*", "templates/**/*"],
         "tandem": ["**/*.pyi"],

@@ -18,6 +18,7 @@ from transforms.errors import ConfigError, DataError
 from transforms.plain_paths import plain_path
 
 if TYPE_CHECKING:
+    from pipelines.engines.batch_engines import EngineFlags
     from pipelines.lake.runs import Run
     from pipelines.project.repository import Repo
     from pipelines.reports.terminal import Steps
@@ -59,10 +60,15 @@ def batch(
     pinned: bool = False,
     anew: bool = False,
     from_run: str | None = None,
+    flags: EngineFlags | None = None,
 ) -> dict[str, Any]:
-    """Run the batch job, over a range or from where the run ``from_run`` ended; returns its manifest."""
-    from pipelines.batch.batch_job import run_batch
+    """Run the batch job, over a range or from where the run ``from_run`` ended; returns its manifest.
 
+    ``runner``: an engine of :mod:`pipelines.engines.batch_engines`, with its ``flags``, or Beam's name of one; ``args`` are for Beam."""
+    from pipelines.batch.batch_job import run_batch
+    from pipelines.engines.batch_engines import EngineFlags, engine_of
+
+    engine = engine_of(runner, repo, flags or EngineFlags(), args or [])
     with steps.doing("batch"):
         result = run_batch(
             repo,
@@ -70,8 +76,7 @@ def batch(
             end,
             now=datetime.now(UTC),
             from_run=from_run,
-            runner=runner,
-            beam_args=args or [],
+            engine=engine,
             pinned=pinned,
             anew=anew,
             progress=steps.say,

@@ -88,9 +88,9 @@ WEB = (
 
 # The rooms of pipelines, from the ground up: each may import those before it, so there are no circles.
 PIPELINES = (
-    "lake", "services", "reports", "project", "sources", "inference", "feature_store", "batch", "streaming", "replay", "registry",
-    "training", "promotion", "tracking", "verify", "lineage", "planning", "monitoring", "alerting", "watch", "forgetting", "workflow",
-    "cli", "demo",
+    "lake", "services", "reports", "project", "sources", "inference", "feature_store", "batch", "streaming", "engines", "replay",
+    "registry", "training", "promotion", "tracking", "verify", "lineage", "planning", "monitoring", "alerting", "watch", "forgetting",
+    "workflow", "cli", "demo",
 )  # fmt: skip
 NEVER = ("serving.app", "feature_repo", "tests")
 

@@ -16,12 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
-
 from pipelines.batch import steps
 from pipelines.batch.analysis import analyze_groups
-from pipelines.batch.beam_options import options
+from pipelines.batch.batch_engine import BatchEngine
+from pipelines.batch.beam_options import BeamEngine
 from pipelines.batch.beam_transforms import ApplyTransformGraph, ReadEventLog, WindowFeatures
 from pipelines.batch.continued import continued
 from pipelines.batch.job_notes import keep_spans, keep_stats, with_past
@@ -62,8 +60,7 @@ def run_batch(
     *,
     now: datetime,
     from_run: str | None = None,
-    runner: str = "DirectRunner",
-    beam_args: Sequence[str] = (),
+    engine: BatchEngine | None = None,
     pinned: bool = False,
     anew: bool = False,
     progress: Callable[[str], None] = lambda line: None,
@@ -73,10 +70,10 @@ def run_batch(
     ``pinned`` reuses each group's applied graph instead of analyzing anew. A run of the same inputs, range, definitions and code
     (as far as it can change a value) that is complete is returned as it is unless ``anew``; one that was killed is completed under its id.
     ``from_run`` is the id of a run, or ``latest``, whose tiles and graphs are gone on with: rows after its end, read from the files since
-    then (:mod:`pipelines.batch.continued`); ``start`` is None then.
+    then (:mod:`pipelines.batch.continued`); ``start`` is None then. ``engine`` runs the pipelines; None: Beam, in this process.
     Raises RejectLimitError before anything is visible when too many events were rejected.
     """
-    data = repo.data
+    data, engine = repo.data, engine or BeamEngine()
     before = continued(repo, from_run, start, end) if from_run is not None else None
     start = before.end if before is not None else start
     if start is None:
@@ -120,7 +117,7 @@ def run_batch(
         fields = {
             "range": [start.isoformat(), end.isoformat()],
             "inputs": events.inputs,
-            "runner": runner,
+            "runner": engine.name,
             "pinned": pinned or before is not None,
             "carried_over": carried,
             "declared": {n: declared(g) for n, g in repo.groups.items()},
@@ -133,7 +130,7 @@ def run_batch(
         with recording.recording(run, repo, **({"status": "publishing"} if made else fields)):
             if not made:
                 tiles = before.tiles if before is not None else {}
-                _make_anew(repo, run, sources, events, tiles, begin_us, us(start), us(end), graphs, options(runner, beam_args), progress)
+                _make_anew(repo, run, sources, events, tiles, begin_us, us(start), us(end), graphs, engine, progress)
             return BatchResult(_publish(repo, run), False)
 
 
@@ -147,14 +144,14 @@ def _make_anew(
     start: int,
     end: int,
     graphs: dict[str, str],
-    beam_options: PipelineOptions,
+    engine: BatchEngine,
     progress: Callable[[str], None],
 ) -> None:
-    for leftover in ("rows", "offline", "dead_letters", "tiles"):
+    for leftover in ("rows", "offline", "dead_letters", "tiles", "engine"):
         shutil.rmtree(run.folder / leftover, ignore_errors=True)
     created = us(datetime.fromisoformat(run.created))
     try:
-        _make(repo, run, sources, events, tiles, begin_us, start, end, created, graphs, beam_options, progress)
+        _make(repo, run, sources, events, tiles, begin_us, start, end, created, graphs, engine, progress)
     except Exception as error:
         if "[while running" in str(error) and not isinstance(error, TandemError):  # how Beam wraps what a step raised
             line = (str(error).splitlines() or [type(error).__name__])[0]
@@ -173,13 +170,13 @@ def _make(
     end: int,
     now_us: int,
     graphs: dict[str, str],
-    beam_options: PipelineOptions,
+    engine: BatchEngine,
     progress: Callable[[str], None],
 ) -> None:
     rows_dir, offline, settings = run.folder / "rows", run.folder / "offline", repo.settings.batch
     total = sum(len(f) for f in events.files.values())
     progress(f"windows: {total} files of {len(events.files)} sources into {len(repo.groups)} feature groups")
-    with beam.Pipeline(options=beam_options) as pipeline:
+    with engine.pipeline(run.folder) as pipeline:
         stats, spans = [], []
         for name, source in sources.items():
             log = pipeline | f"Events of {name}" >> ReadEventLog(
@@ -235,9 +232,9 @@ def _make(
     if not fingerprints:
         progress("analyzing: means, quantiles and vocabularies of the preprocessing functions")
         work: dict[str, Any] = {n: (g, repo.preprocessing_fn(g), made_files[n]) for n, g in repo.groups.items()}
-        fingerprints = analyze_groups(work, layout.graphs(repo.data), beam_options, progress, temp_dir=run.folder)
+        fingerprints = analyze_groups(work, layout.graphs(repo.data), progress=progress, temp_dir=run.folder)
     progress("transforming rows")
-    with beam.Pipeline(options=beam_options) as pipeline:
+    with engine.pipeline(run.folder) as pipeline:
         stats = []
         for name in repo.groups:
             graph = layout.graph(repo.data, name, fingerprints[name])

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
+import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 
+from pipelines.batch.batch_engine import BatchEngine
 from pipelines.batch.beam_speed import describe_quickly
 
-__all__ = ["DIRECT", "direct_by_default", "in_this_process", "options"]
+__all__ = ["DIRECT", "BeamEngine", "direct_by_default", "in_this_process", "options"]
 
 DIRECT = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
 """The in-process runner by its class. Newer SDKs try another engine first under the name DirectRunner (Prism, a program that they load from
@@ -22,6 +25,17 @@ def options(runner: str = "direct", extra: Sequence[str] = ()) -> PipelineOption
     """Options of a job: ``runner`` is Beam's name of one, or ``direct``; ``extra`` are flags as on a command line."""
     name = DIRECT if runner.lower() in ("direct", "directrunner") else runner
     return PipelineOptions([f"--runner={name}", *extra], save_main_session=False)
+
+
+class BeamEngine(BatchEngine):
+    """A runner by Beam's name of it, with flags as on a command line."""
+
+    def __init__(self, name: str = "DirectRunner", args: Sequence[str] = ()) -> None:
+        self.name, self.options = name, options(name, args)
+
+    def pipeline(self, folder: Path) -> AbstractContextManager[beam.Pipeline]:
+        """See :class:`BatchEngine`."""
+        return beam.Pipeline(options=self.options)
 
 
 def in_this_process(asked: PipelineOptions | None) -> bool:

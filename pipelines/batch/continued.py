@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.batch.run_key import code_of, declared, engine_code, sources_of
-from pipelines.lake import provenance, runs
+from pipelines.lake import provenance, runs, shared
 from pipelines.lake.files import json_digest, sha256
 from pipelines.lake.run_records import BatchRecord
 from pipelines.project.repository import Repo
@@ -79,6 +79,7 @@ def continued(repo: Repo, asked: str, start: datetime | None, end: datetime) -> 
         raise ConfigError(f"--from-run: source {tables[0]!r} is a table, which is read whole; {_WHOLE}")
     if (why := _other(repo, record, micros_of(ends))) is not None:
         raise DataError(f"run {run.id} cannot be continued: {why}; {_WHOLE}")
+    shared.have_run(repo.data, run.id)
     tiles = {name: _tiles(run, record, name) for name in repo.groups}
     digest = json_digest(sorted([o["name"], o["sha256"]] for o in record.outputs if _group_of(o["name"]) in repo.groups))
     return Continued(record, ends, tiles, digest)

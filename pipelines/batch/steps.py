@@ -40,6 +40,8 @@ __all__ = [
 DAY_US = 86_400_000_000
 _SEED = -(2**62)
 """In the place of a slice's start: the tiles that a stream which goes on at the end starts from."""
+MERGED_BYTES = 64 << 20
+"""So many bytes of tiles wait until they are merged with those before."""
 NOBODY_KNOWS = 2**62
 """In the place of a file's last event time: it has an event that this run takes for one of the future."""
 
@@ -192,7 +194,7 @@ class WindowRows(beam.DoFn):
     def process(self, item: tuple[tuple[int, int], Iterable[bytes]]) -> Iterator[Any]:
         """Merge, window, write."""
         (place, shard), parts = item
-        tiles = merge([from_ipc(part) for part in parts], self.group)
+        tiles = self.merged(parts)
         if place == _SEED:
             write_parquet(tiles, Path(self.seeds) / self.group.name / f"shard-{shard:04d}.parquet")
             yield beam.pvalue.TaggedOutput("stats", (f"tiles/{self.group.name}", tiles.num_rows))
@@ -204,6 +206,18 @@ class WindowRows(beam.DoFn):
             write_parquet(rows, path)
             yield str(path)
         yield beam.pvalue.TaggedOutput("stats", (f"rows/{self.group.name}", rows.num_rows))
+
+    def merged(self, parts: Iterable[bytes]) -> pa.RecordBatch:
+        """The tiles of all parts, merged as they come: held at once are the merged ones and as much again, or :data:`MERGED_BYTES`."""
+        waiting: list[pa.RecordBatch] = []
+        held, most = 0, MERGED_BYTES
+        for part in parts:
+            waiting.append(from_ipc(part))
+            held += len(part)
+            if held > most:
+                waiting = [merge(waiting, self.group)]
+                held, most = 0, max(MERGED_BYTES, waiting[0].nbytes)
+        return merge(waiting, self.group)
 
 
 class TransformFile(beam.DoFn):

@@ -22,6 +22,7 @@ from pipelines.cli.console import (
     quiet,
     show,
 )
+from pipelines.engines.batch_engines import EngineFlags
 from pipelines.lake.run_records import with_fields
 
 
@@ -43,7 +44,12 @@ def batch(
         str | None,
         typer.Option("--from-run", help="Go on where this batch run ended (its id, or latest), with its graphs: reads what came since."),
     ] = None,
-    runner: Annotated[str, typer.Option(help="Beam's runner: DirectRunner, FlinkRunner, DataflowRunner...")] = "DirectRunner",
+    runner: Annotated[str, typer.Option(help="Where it runs: direct (here), flink, spark, or Beam's name of a runner.")] = "direct",
+    master: Annotated[
+        str | None, typer.Option(help="The cluster: Flink's REST interface host:port, Spark's spark://host:port (default: embedded, here).")
+    ] = None,
+    parallelism: Annotated[int | None, typer.Option(min=1, help="Tasks at once (default: cores here, slots of a cluster).")] = None,
+    worker_command: Annotated[str, typer.Option(help="How a machine of the cluster starts a worker.")] = "tandem-worker",
     pinned: Annotated[bool, typer.Option("--pinned", help="Reuse the applied graphs instead of analyzing anew.")] = False,
     anew: Annotated[bool, typer.Option("--anew", help="Run though a run of the same inputs is complete.")] = False,
     group: GroupOption = None,
@@ -54,7 +60,8 @@ def batch(
     loaded, steps = load(repo, data, finish=False).only(group or ()), Steps()
     demo = loaded.settings.demo
     first = None if from_run is not None and start is None else moment("--start", start, demo.start)
-    manifest = workflow.batch(loaded, first, moment("--end", end, demo.end), steps, runner, context.args, pinned, anew, from_run)
+    last, flags = moment("--end", end, demo.end), EngineFlags(master, parallelism, worker_command)
+    manifest = workflow.batch(loaded, first, last, steps, runner, context.args, pinned, anew, from_run, flags)
     show(manifest, json_, lambda: run_table(manifest))
 
 

@@ -34,6 +34,8 @@ __all__ = ["ADD_OPENS", "ENDPOINTS", "Jar", "cache_folder", "classpath", "fetch_
 ENDPOINTS = {
     "kafka": "org.apache.kafka:kafka_2.13:3.9.2+org.slf4j:slf4j-simple:1.7.36",
     "flink": "org.apache.beam:beam-runners-flink-1.19:2.62.0+org.slf4j:slf4j-simple:1.7.36",
+    "spark": "org.apache.beam:beam-runners-spark-3:2.62.0+org.apache.spark:spark-core_2.12:3.5.6"
+    "+org.apache.spark:spark-streaming_2.12:3.5.6+org.slf4j:slf4j-simple:1.7.36",
 }
 RAISED = {
     "kafka": {
@@ -54,6 +56,14 @@ RAISED = {
         "commons-io:commons-io": "commons-io:commons-io:2.22.0",
         "org.apache.commons:commons-lang3": "org.apache.commons:commons-lang3:3.20.0",
         "org.lz4:lz4-java": "at.yawk.lz4:lz4-java:1.10.1",  # who keeps it now
+        "org.xerial.snappy:snappy-java": "org.xerial.snappy:snappy-java:1.1.10.8",
+    },
+    "spark": {
+        "com.google.guava:guava": "com.google.guava:guava:33.1.0-jre",  # Spark's own is of 2013, and Beam calls a newer one
+        "com.google.protobuf:protobuf-java": "com.google.protobuf:protobuf-java:3.25.8",
+        "com.google.protobuf:protobuf-java-util": "com.google.protobuf:protobuf-java-util:3.25.8",
+        "commons-io:commons-io": "commons-io:commons-io:2.22.0",
+        "org.apache.commons:commons-lang3": "org.apache.commons:commons-lang3:3.20.0",
         "org.xerial.snappy:snappy-java": "org.xerial.snappy:snappy-java:1.1.10.8",
     },
 }

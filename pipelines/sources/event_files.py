@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -129,7 +130,8 @@ def inventory(
         first = files.setdefault(os.path.realpath(path), path)
         if first is not path:
             passed.append(PassedOver(_name(path, root), f"a link to the same file as {_name(first, root)}"))
-    listed = [_event_file(path, root, top, hashes) for path in files.values()]
+    with ThreadPoolExecutor(os.cpu_count() if hashes else 1) as pool:  # a hash holds no lock of Python's while it reads
+        listed = list(pool.map(lambda path: _event_file(path, root, top, hashes), files.values()))
     return Inventory(sorted(listed, key=lambda f: f.name), sorted(passed, key=lambda p: p.name))
 
 

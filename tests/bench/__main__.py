@@ -29,6 +29,7 @@ PARTS = (
     "worker",
     "fresh",
     "restart",
+    "daily",
 )
 WITH_WAYS = ("stream",)
 

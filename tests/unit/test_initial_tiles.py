@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.batch.run_key import seed_start
-from pipelines.batch.steps import Tile, WindowRows, slice_us
+from pipelines.batch.steps import Tile, WindowRows, from_ipc, slice_us, to_ipc
 from pipelines.streaming.state.initial_tiles import batch_run_end, load_tiles
 from tests.oracle import strategies as make
 from transforms.aggregates import merge, rows_between, tile
@@ -132,3 +132,16 @@ def test_a_run_that_cannot_be_started_from_is_one_clear_line(tmp_path: Path) -> 
     path.write_text(json.dumps({k: v for k, v in whole.items() if k != "tiles"}))
     with pytest.raises(DataError, match="kept no tiles"):
         batch_run_end(tmp_path)
+
+
+@settings(max_examples=25)
+@given(data=st.data())
+def test_tiles_are_merged_as_they_come(data: Any) -> None:
+    """However few bytes may wait for the others, the tiles are those of one merge, to the byte."""
+    group = data.draw(make.groups())
+    log = data.draw(make.events(group, 20))
+    parts = [to_ipc(tile(part, group)) for part in make.to_batches(log, group.source, [3])]
+    window = WindowRows(group, slice_us(group, 1), 0, 1, "", "")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("pipelines.batch.steps.MERGED_BYTES", data.draw(st.sampled_from([0, 1000, 100_000])))
+        assert to_ipc(window.merged(parts)) == to_ipc(merge([from_ipc(part) for part in parts], group))

@@ -1,0 +1,23 @@
+"""What runs the pipelines of a batch run. Nothing here imports Beam."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+__all__ = ["BatchEngine"]
+
+
+class BatchEngine(ABC):
+    """Where the pipelines of a batch run are run; ``name`` is for manifests."""
+
+    name: str
+
+    @abstractmethod
+    def pipeline(self, folder: Path) -> AbstractContextManager[Any]:
+        """A ``beam.Pipeline``, which is run when the block ends: all of it is done then. ``folder``: where the engine may keep what it
+        needs and says.
+
+        Raises DataError of one line where the engine fails, or whatever else Beam does."""

@@ -1,0 +1,154 @@
+"""One portable pipeline on an engine of Java: a JVM that finds the pipeline on its class path, runs it, and ends with it.
+
+No job server: Beam's ``FlinkPipelineRunner`` and ``SparkPipelineRunner`` are such programs. So there is one JVM per pipeline, its exit
+code is the pipeline's, it is killed when this process ends, and nothing can be left in it. Embedded, the JVM is the whole engine; on a
+cluster it is the client, which waits for the end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import zipfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability.api import beam_runner_api_pb2
+from apache_beam.runners.portability.portable_runner import JobServiceHandle, PortableRunner
+from apache_beam.runners.runner import PipelineResult, PipelineRunner, PipelineState
+from apache_beam.transforms.environments import ExternalEnvironment, ProcessEnvironment, python_sdk_capabilities
+from google.protobuf import json_format
+
+from pipelines.engines.worker_boot import EMBEDDED
+from pipelines.lake.private import UNIX_SOCKETS, socket_folder, without_secrets
+from pipelines.lake.processes import start_child, stop_child
+from pipelines.streaming.engines.base import cause
+from pipelines.streaming.engines.worker_pool import WorkerPool, proof_of
+from transforms.errors import DataError, TandemError
+
+__all__ = ["JvmProgram", "JvmRunner"]
+
+
+@dataclass(frozen=True)
+class JvmProgram:
+    """What runs a pipeline: ``name`` for people, the name of its lock of jars, Java's main class with its arguments.
+
+    ``files`` are written into the folder of configuration, by name. ``embedded``: the engine runs in that JVM, on this machine. ``worker``:
+    the command by which a machine of the engine starts a worker; None: a pool of this process does, by this interpreter. ``java``: more
+    options of the JVM. ``options``: Beam's, of its Java side alone. ``end``: how a job of this name is ended, which a client that was
+    killed has left, or leaves now; None: it ends with the JVM.
+    """
+
+    name: str
+    jars: str
+    main: str
+    arguments: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    embedded: bool = True
+    worker: str | None = None
+    heap_mb: int = 1024
+    java: tuple[str, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
+    end: Callable[[str], None] | None = None
+
+
+class JvmRunner(PipelineRunner):
+    """Runs a pipeline by a :class:`JvmProgram`, in ``folder``, as the job ``name``, with ``code`` (see ``staged_code``) sent to its
+    workers."""
+
+    def __init__(self, program: JvmProgram, folder: Path, name: str, code: bytes) -> None:
+        self.program, self.folder, self.name, self.code = program, folder, name, code
+
+    def run_pipeline(self, pipeline: Any, options: PipelineOptions) -> PipelineResult:
+        """Run to the end. Raises DataError, one line with the cause; the engine's whole output is in ``folder``."""
+        from pipelines.services.jars import ADD_OPENS, classpath, java
+        from pipelines.services.own_jar import JAR
+
+        program, folder = self.program, self.folder
+        if program.end is not None:
+            program.end(self.name)
+        shutil.rmtree(folder, ignore_errors=True)
+        (folder / "tmp").mkdir(parents=True)
+        folder.chmod(0o700)  # the pipeline's description is a pickle: who could change it would have workers run it
+        for name, text in program.files.items():
+            (folder / "conf").mkdir(exist_ok=True)
+            (folder / "conf" / name).write_text(text.replace("{folder}", str(folder)))
+        sockets = socket_folder(folder) if program.embedded and UNIX_SOCKETS else None
+        log, token = folder / "engine.log", secrets.token_hex(32)
+        pool = WorkerPool(folder / "worker.log", token) if program.worker is None else None
+        command = [
+            str(java()),
+            f"-Xmx{program.heap_mb}m",
+            "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=1",
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+            f"-Djava.io.tmpdir={folder / 'tmp'}",
+            f"-Dtandem.sockets={sockets or ''}",
+            *ADD_OPENS,
+            *(j.replace("{folder}", str(folder)) for j in program.java),
+            program.main,
+            *(a.replace("{folder}", str(folder)) for a in program.arguments),
+        ]
+        child = None
+        try:
+            environment: Any = (
+                ProcessEnvironment(program.worker, capabilities=python_sdk_capabilities())
+                if program.worker is not None
+                else ExternalEnvironment(pool.address if pool else "", params=proof_of(token), capabilities=python_sdk_capabilities())
+            )
+            path = [str(self._describe(pipeline, options, environment)), str(JAR), classpath(program.jars)]
+            child = start_child(command, log, {**without_secrets(os.environ), "CLASSPATH": os.pathsep.join(path)}, anew=True)
+            code = child.wait()
+        except BaseException:
+            if program.end is not None:
+                with suppress(TandemError):
+                    program.end(self.name)
+            raise
+        finally:
+            if pool is not None:
+                pool.close()
+            if child is not None:
+                stop_child(child, 5)
+            if sockets is not None:
+                shutil.rmtree(sockets, ignore_errors=True)
+        if code != 0:
+            text = "".join(p.read_text(errors="replace")[-200_000:] for p in (log, folder / "worker.log") if p.exists())
+            why = cause(text) or (f"ended by signal {-code}" if code < 0 else f"ended with code {code}")
+            raise DataError(f"the batch job failed on {program.name}: {why[:300]}; all it said is in {log}")
+        return _Done()
+
+    def _describe(self, pipeline: Any, options: PipelineOptions, environment: Any) -> Path:
+        """Write the pipeline and its options where the JVM looks for them on its class path; returns the jar."""
+        proto = PortableRunner._optimize_pipeline(pipeline.to_runner_api(default_environment=environment), options)
+        for each in proto.components.environments.values():
+            del each.dependencies[:]  # workers of this machine run this installation: nothing is to be sent to them
+            if self.program.worker is not None:
+                payload = beam_runner_api_pb2.EmbeddedFilePayload(data=self.code).SerializeToString()
+                each.dependencies.add(type_urn=EMBEDDED, type_payload=payload)
+        values = options.get_all_options(retain_unknown_options=True, drop_default=True)
+        values.pop("runner", None)  # Beam's Java side would look for a class of that name
+        values |= self.program.options
+        jar = self.folder / "job.jar"
+        with zipfile.ZipFile(jar, "w", zipfile.ZIP_DEFLATED) as out:
+            out.writestr("BEAM-PIPELINE/pipeline-manifest.json", json.dumps({"defaultJobName": "pipeline"}))
+            out.writestr("BEAM-PIPELINE/pipeline/pipeline.json", json_format.MessageToJson(proto))
+            written = json_format.MessageToJson(JobServiceHandle.encode_pipeline_options(values))
+            out.writestr("BEAM-PIPELINE/pipeline/pipeline-options.json", written)
+        return jar
+
+
+class _Done(PipelineResult):
+    """A pipeline that has come to its end."""
+
+    def __init__(self) -> None:
+        super().__init__(PipelineState.DONE)  # type: ignore[no-untyped-call]
+
+    def wait_until_finish(self, duration: int | None = None) -> str:
+        """It has."""
+        return PipelineState.DONE

@@ -1,0 +1,78 @@
+"""The engines of batch runs, without starting one: presets, the code that travels, how a worker is told what it is for."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from apache_beam.portability.api import beam_provision_api_pb2
+
+from pipelines.engines import staged_code
+from pipelines.engines.batch_engines import EngineFlags, engine_of
+from pipelines.engines.staged_code import REPO, unpack
+from pipelines.engines.worker_boot import environment_of
+from transforms.errors import ConfigError
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Any:
+    """A repository with a module, a secret, and its data inside."""
+    place = tmp_path / "shop"
+    (place / "data").mkdir(parents=True)
+    (place / "features.py").write_text("NAME = 'shop'\n")
+    (place / ".env").write_text("TOKEN=1\n")
+    (place / "data/events.jsonl").write_text("{}\n")
+    return SimpleNamespace(path=place, data=place / "data")
+
+
+def test_the_code_that_travels_is_tandem_and_the_repository(repo: Any, tmp_path: Path) -> None:
+    made = staged_code.staged_code(repo.path, repo.data)
+    assert made == staged_code.staged_code(repo.path, repo.data)
+    names = zipfile.ZipFile(io.BytesIO(made)).namelist()
+    assert {f"{REPO}/features.py", "transforms/windows.py"} <= {*names} and [n for n in names if n.endswith(".lua")]
+    assert not [n for n in names if n.startswith(f"{REPO}/data/") or "/." in n]
+    folder = unpack(made, tmp_path)
+    assert folder == unpack(made, tmp_path)
+    told = subprocess.run(  # an interpreter that sees the unpacked code alone, beside the libraries
+        [sys.executable, "-P", "-c", "import features, pipelines.batch.steps as s; print(features.NAME, s.__file__)"],
+        env={"PYTHONPATH": f"{folder}:{folder / REPO}", "PATH": "/usr/bin:/bin"}, cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert told.stdout.split() == ["shop", str(folder / "pipelines/batch/steps.py")], told.stderr
+
+
+def test_a_repository_of_more_than_code_is_refused(repo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staged_code, "MOST_BYTES", 10)
+    (repo.path / "weights.bin").write_bytes(b"0" * 100)
+    with pytest.raises(ConfigError, match=r"the largest file of the repository is weights\.bin"):
+        staged_code.staged_code(repo.path, repo.data)
+
+
+def test_a_worker_is_told_by_its_environment(tmp_path: Path) -> None:
+    info = beam_provision_api_pb2.ProvisionInfo(runner_capabilities=["a", "b"])
+    info.pipeline_options["beam:option:parallelism:v1"] = 2
+    told = environment_of(info, "1-1", "unix:/c", "unix:/l", tmp_path, {"PYTHONPATH": "/before", "HOME": "/h"})
+    assert told["PYTHONPATH"].split(":") == [str(tmp_path), str(tmp_path / REPO), "/before"]
+    assert told["WORKER_ID"] == "1-1" and told["HOME"] == "/h" and told["RUNNER_CAPABILITIES"] == "a b"
+    assert json.loads(told["PIPELINE_OPTIONS"]) == {"beam:option:parallelism:v1": 2.0}
+    assert told["CONTROL_API_SERVICE_DESCRIPTOR"] == 'url: "unix:/c"\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "why"),
+    [
+        ("flink", EngineFlags(master="here"), "--master here: write host:port"),
+        ("spark", EngineFlags(master="here:1"), "write spark://host:port"),
+        ("dataflow", EngineFlags(), "its workers reach no folder of this machine"),
+        ("direct", EngineFlags(parallelism=2), "--runner direct has no --master and no --parallelism"),
+    ],
+)
+def test_what_an_engine_cannot_take_is_one_line(repo: Any, name: str, flags: EngineFlags, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        engine_of(name, repo, flags, [])
