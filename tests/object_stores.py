@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-__all__ = ["AZURITE", "Faults", "azurite", "faulty", "free_port", "gcs", "seaweed"]
+__all__ = ["AZURITE", "Faults", "azurite", "faulty", "free_port", "gcs", "nobody_there", "seaweed"]
 
 AZURITE = ("devstoreaccount1", "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==")
 """Account and key that Azurite has by its own documentation."""
@@ -31,6 +31,14 @@ def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return int(s.getsockname()[1])
+
+
+@contextmanager
+def nobody_there() -> Iterator[str]:
+    """An address at which connections are refused, and which nobody else gets meanwhile."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{s.getsockname()[1]}"
 
 
 @contextmanager

@@ -52,7 +52,7 @@ def check(
         raise typer.BadParameter("--source and --run say what a --suite looks at; give that, too")
     from pipelines.lake.graphs import applying
 
-    loaded, steps = load(repo, data, finish=False), Steps()
+    loaded, steps = load(repo, data, finish=False, everything=True), Steps()
     if applying(loaded.data) is not None:
         steps.say("an apply was ended before it was done; the next command that works with features completes it, as does 'tandem apply'")
     steps.say(f"definitions: {len(loaded.sources)} sources, {len(loaded.groups)} groups")

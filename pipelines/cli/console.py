@@ -67,7 +67,7 @@ def load(repo: Path, data: Path | None = None, *, finish: bool = True, everythin
     from pipelines.lake import shared
 
     if everything:
-        shared.have_everything(loaded.data)
+        shared.have_everything(loaded.data, [s.files for s in loaded.sources.values() if s.files])
     if finish:
         from pipelines.lake.graphs import applying
 

@@ -49,7 +49,7 @@ def plan(
     sys.dont_write_bytecode = True  # nothing at all is written, beside the repository's files neither
     if (start is None) != (end is None):
         raise ConfigError("--start and --end go together; give both, or none for the range that there are rows of")
-    loaded = load(repo, data, finish=False)
+    loaded = load(repo, data, finish=False, everything=True)
     from pipelines.lake.graphs import applying
     from pipelines.planning.plan_text import lines, to_dict
     from pipelines.planning.project_plan import make_plan

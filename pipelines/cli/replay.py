@@ -76,7 +76,7 @@ def replay(
         format=format_,
         how=Alterations(seed, disorder, late, duplicates, corrupt),
     )
-    loaded = load(repo, data, finish=False)
+    loaded = load(repo, data, finish=False, everything=True)
     stop = threading.Event()
     before = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGINT, signal.SIGTERM)}
     try:

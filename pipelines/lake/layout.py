@@ -15,7 +15,7 @@ from transforms.locks import lock
 
 __all__ = [
     "CURRENT", "CURVES", "EPOCHS", "FORMAT", "GRAPH_HEAD", "MANIFEST", "NOT_EVENTS", "REPORT", "REPORT_FORMAT", "REPORT_JSON", "TFMA",
-    "alerts", "archive", "audit", "check_format", "claim", "demo", "events", "experiments", "graph", "graphs", "labels",
+    "alerts", "api_keys", "archive", "audit", "check_format", "claim", "demo", "events", "experiments", "graph", "graphs", "labels",
     "materialize_lock", "mlmd", "mlmd_logs", "model", "models", "monitor", "offline", "offline_run", "replay_clock", "reproduce",
     "requests", "run", "runs", "services", "stream", "streams", "tfx", "tracking", "training", "training_lock", "training_set",
     "verify", "watch",
@@ -38,7 +38,7 @@ CURVES = "curves.json"
 
 NOT_EVENTS = (
     "runs", "training", "models", "tfx", "offline", "graphs", "stream", "requests", "labels", "monitor", "verify", "tracking", "alerts",
-    "watch", "services", "replay", "reproduce", "demo", "audit", "archive",
+    "watch", "services", "replay", "reproduce", "demo", "audit", "archive", "access",
 )  # fmt: skip
 """Folders that Tandem writes; a source's events stand in none of them."""
 

@@ -303,12 +303,13 @@ def have_files(data: Path, folders: Collection[str], wanted: Callable[[str], boo
             files.pull(cache, folder, wanted, strict=strict)
 
 
-def have_everything(data: Path) -> None:
-    """Have all that was published, and all event files, labels and logged requests: for commands that look back over them."""
+def have_everything(data: Path, events: Iterable[str]) -> None:
+    """Have all that was published, the event files (of these folders, relative to the data folder), labels and logged requests.
+
+    For commands that look back over them.
+    """
     if (cache := caches.cache_of(data)) is not None:
         from serving.object_store.following import everything
 
         everything(cache)
-        tops = {head.key.partition("/")[0] for head in cache.store.list() if "/" in head.key}
-        ours = {*layout.NOT_EVENTS, "clock", "leases", "manifests", "pointers", "trees", "tables"}
-        have_files(data, sorted(tops - ours) + [top for top in ("requests", "labels", "tables", "archive") if top in tops])
+        have_files(data, ["events", *events, "requests", "labels", "archive"])

@@ -184,7 +184,7 @@ class Blobs(ObjectStore):
 
     @staticmethod
     def _version(meta: Any) -> str:
-        return str(meta["e_tag"])
+        return f'"{str(meta["e_tag"]).strip(chr(34))}"'  # Azure's lists say it without the quotation marks that conditions want
 
     def _bucket_is_there(self) -> None:
         """A missing bucket looks like a missing object. Raises StoreAccessError."""

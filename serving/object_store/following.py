@@ -13,6 +13,10 @@ from transforms.data_folder import CURRENT, applied_graph, graphs, under_way
 __all__ = ["cache_around", "everything", "follow", "rows_here", "rows_of", "serve_from"]
 
 
+_TREES = ("offline", "graphs", "models", "training", "runs", "verify", "monitor")
+"""Where trees are; no others are fetched, whatever the store lists."""
+
+
 def cache_around(path: Path | str) -> Cache | None:
     """The cache that a file or folder lies in; None for one of a plain folder."""
     return next((found for place in Path(path).parents if (found := cache_of(place)) is not None), None)
@@ -48,7 +52,8 @@ def everything(cache: Cache) -> None:
     known = cache.look("trees")
     for tree, version in trees.names(cache).items():
         run_id = tree.rpartition("run=")[2] if tree.startswith("offline/") else ""
-        if known.get(tree) != version and (not run_id or run_id in complete):
+        ours = tree.partition("/")[0] in _TREES
+        if ours and known.get(tree) != version and (not run_id or run_id in complete):
             trees.fetch(cache, tree, again=tree.startswith("runs/"))
 
 

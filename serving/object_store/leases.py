@@ -159,18 +159,19 @@ def hold(
     seconds: float = SECONDS,
     pause: Callable[[float], None] = time.sleep,
 ) -> Iterator[Lease]:
-    """Have the lease for the body, renewed in the background. Raises Busy after ``wait`` seconds; ``busy`` is called before one waits."""
-    until, told = time.monotonic() + wait, False
+    """Have the lease for the body, renewed in the background. Who must wait for it is told by ``busy`` first; raises Busy after ``wait``
+    seconds of that, at once for none."""
+    until: float | None = None
     while True:
         try:
             lease = take(store, name, seconds)
             break
         except Busy:
-            if time.monotonic() >= until:
-                raise
-            if not told:
+            if until is None and wait > 0:
+                until = time.monotonic() + wait
                 busy()
-                told = True
+            elif until is None or time.monotonic() >= until:
+                raise
             pause(min(1.0, max(0.05, until - time.monotonic())))
     done = threading.Event()
 

@@ -50,6 +50,7 @@ def refresh(cache: Cache, *, certain: bool = True) -> None:
     with cache.index("manifests") as index:
         heads = {h.key.removeprefix("manifests/").removesuffix(".json"): h.version for h in cache.store.list("manifests/")}
         safe(cache, "manifests/", heads)
+        heads = {run_id: version for run_id, version in heads.items() if "/" not in run_id}
         place = cache.folder / "runs"
         changed = [r for r, version in heads.items() if index.get(r, {}).get("version") != version or not (place / r / _MANIFEST).exists()]
         found = cache.all(lambda run_id: cache.store.read(_key(run_id)), changed)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 from serving.object_store.cache import Cache, safe, write_atomically
 from transforms.errors import DataError
 
 __all__ = ["move", "refresh"]
+
+_POINTERS = re.compile(r"graphs/APPLYING\.json|graphs/[^/]+/CURRENT|models/[^/]+/ALIASES\.json")
+"""No other object becomes a file here: who may write to the store still hands out no key to this machine's server."""
 
 
 def refresh(cache: Cache) -> list[str]:
@@ -13,6 +18,8 @@ def refresh(cache: Cache) -> list[str]:
     with cache.index("pointers") as index:
         heads = {h.key.removeprefix("pointers/"): h.version for h in cache.store.list("pointers/")}
         safe(cache, "pointers/", heads)
+        if odd := [path for path in heads if not _POINTERS.fullmatch(path)]:
+            raise DataError(f"{cache.url}/pointers/{odd[0]} is no pointer that this version of Tandem knows; remove it")
         moved = [path for path, version in heads.items() if index.get(path) != version or not _as_known(cache, path, index)]
         found = cache.all(lambda path: cache.store.read(f"pointers/{path}"), moved)
         for path, there in zip(moved, found, strict=True):

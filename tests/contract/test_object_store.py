@@ -12,7 +12,7 @@ from serving.object_store.base import ObjectStore, StoreAccessError, Unreachable
 from serving.object_store.connecting import connect, normal
 from serving.object_store.local_folder import LocalFolder
 from tandem.testing.object_store import ObjectStoreContract
-from tests.object_stores import Faults, faulty, free_port, seaweed
+from tests.object_stores import Faults, faulty, nobody_there, seaweed
 from transforms.errors import ConfigError
 
 
@@ -87,10 +87,11 @@ class TestS3(ObjectStoreContract):
             connect(s3_here).put("a", b"1")
         assert "another-secret" not in str(caught.value)
         connect.cache_clear()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
         monkeypatch.setattr("serving.object_store.blobs._PAUSES", ())
-        with pytest.raises(Unreachable, match=r"cannot be reached"):
-            connect(s3_here).put("a", b"1")
+        with nobody_there() as address:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+            with pytest.raises(Unreachable, match=r"cannot be reached"):
+                connect(s3_here).put("a", b"1")
 
     def test_credentials_of_a_profile(self, s3: dict[str, str], s3_here: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in s3:

@@ -294,6 +294,18 @@ def test_a_list_that_names_files_outside_is_refused(machine: Callable[[str], Pat
         files.pull(found, "events")
 
 
+def test_the_store_hands_out_no_other_files(machine: Callable[[str], Path]) -> None:
+    data = machine("a")
+    for key in ("access/api_keys.json", "trees/access.json", "trees/access/x.json", "audit/audit.jsonl"):
+        network(data).put(key, b'{"files": [{"path": "api_keys.json", "bytes": 2, "sha256": "0"}]}')
+    shared.open_data(data)
+    shared.have_everything(data, ["events/orders"])
+    assert not (data / "access").exists() and not (data / "audit").exists()
+    network(data).put("pointers/access/api_keys.json", b"{}")
+    with pytest.raises(DataError, match=r"pointers/access/api_keys\.json is no pointer that this version of Tandem knows"):
+        shared.open_data(data)
+
+
 def test_a_newer_format_is_refused(machine: Callable[[str], Path]) -> None:
     data = machine("a")
     network(data).put("FORMAT", b"99\n")
