@@ -86,7 +86,8 @@ def run_batch(
     shared.send_files(data, [folder_of(n) for n in tables])
     for name, source in sources.items():
         if source.table is None and source.files:
-            shared.have_files(data, [source.files], lambda file, name=name: in_range(file, begin_us[name], us(end)))  # type: ignore[misc]
+            first = begin_us[name] if before is None else None  # that the files of then are as they were is looked at, too
+            shared.have_files(data, [source.files], lambda file, first=first: in_range(file, first, us(end)))  # type: ignore[misc]
     progress("listing and hashing input files")
     events = run_files(data, sources, begin_us, us(end), before, progress)
     if not any(events.files.values()) and not any(events.past.values()):

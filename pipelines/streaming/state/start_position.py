@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipelines.lake import runs
+from pipelines.lake import runs, shared
 from pipelines.lake.graphs import carried_over, since
 from pipelines.project.repository import Repo
 from pipelines.streaming.state.initial_tiles import batch_run_end
@@ -136,6 +136,7 @@ def after_run(repo: Repo, run: runs.Run) -> StartPosition:
             raise DataError(f"--from-run {run.id}: it made no rows of group {name!r}; run 'tandem batch' of all groups")
         if since(run.record.definitions.get(name), group) is None:
             raise DataError(f"--from-run {run.id}: group {name!r} was redefined since; run 'tandem batch' again")
+    shared.have_run(repo.data, run.id)
     end = batch_run_end(run.folder)
     upto = {n: end - end % g.hop_us for n, g in repo.groups.items()}
     return StartPosition(output_watermark=upto, begin=end, run=str(run.folder), why=f"the end of batch run {run.id}, {to_minute(end)}")
