@@ -72,7 +72,8 @@ def test_an_embedded_engine_makes_the_bytes_of_the_direct_runner(world: Orders, 
 
 
 def test_a_failure_on_an_engine_is_one_line(world: Orders) -> None:
-    broken = OWN + "    def extract_output(self, read, at):\n        raise ValueError('no such tally')\n"
+    fails = "    def extract_output(self, parts, boundary):\n        if len(boundary) > 9:\n            raise ValueError('no such tally')\n"
+    broken = f"{OWN}{fails}        return super().extract_output(parts, boundary)\n"  # the definition's own trial has three rows
     (world.repo_path / "tallies.py").write_text(broken)
     sys.modules.pop("tallies", None)
     with pytest.raises(TandemError) as told:
