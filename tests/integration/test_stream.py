@@ -117,6 +117,32 @@ def test_flink_survives_its_parts_and_its_driver(tmp_path, broker):
 
 
 @pytest.mark.slow
+def test_two_tasks_go_on_from_their_tiles_without_the_topic(tmp_path, broker):
+    """Two shards under keys that Flink spreads evenly; the worker that both share is killed; the next start reads no record again."""
+    world = make_stream_world(tmp_path / "world", broker.bootstrap, topic="two-tasks")
+    world.produce(events(600, 1, seconds=3600))
+    driver = world.start("--parallelism", "2", "--shards", "2")
+    try:
+        wait_for(lambda: world.delivered() == world.total(), process=driver)
+        world.produce(events(600, 2, start=3600, seconds=3600))
+        os.kill(parts_of(driver.pid)["worker"][0], signal.SIGKILL)
+        wait_for(lambda: world.delivered() == world.total(), process=driver)
+        assert world.stop().returncode == 0 and driver.wait(60) == 0
+        before = world.total()
+        world.produce(events(600, 3, start=7200, seconds=3600))
+        driver = world.start("--parallelism", "2", "--shards", "2", "--until", "latest")
+        assert driver.wait(240) == 0
+        assert world.delivered() == world.total() > before
+        polls = [v for part, v in world.control.reports().items() if part.startswith("poll-")]
+        assert sum(p["start"] for p in polls) == before, "reading began where it ended"
+        assert sorted(world.control.load_checkpoints()) == [0, 1]
+        world.assert_right()
+    finally:
+        end(driver)
+        print(world.out())
+
+
+@pytest.mark.slow
 def test_sigterm_delivers_what_was_polled(tmp_path, broker):
     world = make_stream_world(tmp_path / "world", broker.bootstrap, partitions=1, topic="signalled", poll_records=100)
     world.produce(events(3000, 7))
