@@ -140,7 +140,7 @@ class TileSaver:
         snapshot before it is not needed any more."""
         before = files
         if kind == "snapshot":
-            files = [*files, self.store.put(number, "delta", head, _merged(added, groups))]
+            files = [*files, self.store.put(number, "delta", head, _merged(_alive(added, horizon), groups))]
         kept = {name: [part for batch in batches if (part := _from(batch, horizon[name])).num_rows] for name, batches in tiles.items()}
         made = self.store.put(number, kind, head, kept)
         return self._cleaned(number, before, [*files[max(_newest(files), 0) :], made])
@@ -156,7 +156,7 @@ class TileSaver:
         fold: bool,
     ) -> list[TileFile]:
         """What was added in one file; ``fold``: together with the deltas before it."""
-        tiles, kept = {name: list(batches) for name, batches in added.items()}, files
+        tiles, kept = _alive(added, horizon), files
         if fold:
             at = _newest(files) + 1
             for file in files[at:]:
@@ -196,6 +196,11 @@ def _copy(at: Any) -> Any:
     values = dict(vars(at))
     values |= {name: type(value)(value) for name, value in values.items() if isinstance(value, list | dict)}
     return type(at)(**values)
+
+
+def _alive(tiles: Mapping[str, list[pa.RecordBatch]], horizon: Mapping[str, int]) -> dict[str, list[pa.RecordBatch]]:
+    """Without the tiles that no row to come needs: of a stream that catches up, nearly all of a short window's."""
+    return {name: [_from(batch, horizon[name]) for batch in batches] for name, batches in tiles.items()}
 
 
 def _merged(tiles: Mapping[str, list[pa.RecordBatch]], groups: Mapping[str, FeatureGroup]) -> dict[str, list[pa.RecordBatch]]:
