@@ -56,7 +56,8 @@ def _settled(checkpoints: Mapping[int, Mapping[str, Any]], shards: int) -> bool:
 
 
 def reached(until: Partitions, reports: Mapping[str, Mapping[str, Any]], checkpoints: Mapping[int, Mapping[str, Any]], shards: int) -> bool:
-    """Whether all records before the offsets ``until`` (source -> partition -> offset) are delivered and recorded."""
+    """Whether all records before the offsets ``until`` (source -> partition -> offset) are delivered and recorded. Their tiles need not be
+    saved: a stream that goes on saves them with what comes next, or when it ends."""
     begun = {(p["source"], p["partition"]): p for p in _polls(reports)}
     for source, ends in until.items():
         for partition, end in ends.items():
@@ -65,7 +66,7 @@ def reached(until: Partitions, reports: Mapping[str, Mapping[str, Any]], checkpo
                 continue  # nothing was there to read
             if not _has(checkpoints, shards, source, partition, end):
                 return False
-    return not begun or _settled(checkpoints, shards)
+    return True
 
 
 def paused_at(reports: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, int], str]:
@@ -186,7 +187,8 @@ class Supervisor:
                 reports = self.job_state.reports()
                 paused = paused_at(reports)
                 rest = {s: {p: o for p, o in ends.items() if (s, p) not in paused} for s, ends in self.until.items()}
-                if reached(rest, reports, self.job_state.load_checkpoints(), self.shards):
+                checkpoints = self.job_state.load_checkpoints()
+                if reached(rest, reports, checkpoints, self.shards) and (not _polls(reports) or _settled(checkpoints, self.shards)):
                     why = next(iter(paused.values()), "all records up to the end offsets are delivered")
                     return Outcome(int(bool(paused)), why, attempt), ""
             if code is not None:

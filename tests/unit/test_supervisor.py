@@ -217,6 +217,13 @@ def test_what_counts_as_reached():
     assert not reached({"s": {0: 5, 1: 5}}, {}, {0: point(0, 5)}, 1)
 
 
+def test_a_stream_that_goes_on_has_reached_what_it_delivered_and_one_that_ends_has_saved_its_tiles():
+    unsaved = {0: {**point(0, 5), "settled": False}}
+    assert reached({"s": {0: 5}}, {"poll-s-0": poll(5)}, unsaved, 1)
+    assert not delivered({"poll-s-0": poll(5, stopped=True)}, unsaved, 1)
+    assert delivered({"poll-s-0": poll(5, stopped=True)}, {0: {**unsaved[0], "settled": True}}, 1)
+
+
 def test_one_driver_per_name(tmp_path):
     assert running(tmp_path) is None
     with Driver(tmp_path).held():

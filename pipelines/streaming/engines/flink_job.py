@@ -75,7 +75,7 @@ class FlinkOptions:
             "max_bundle_size": self.bundle_elements,
             "checkpointing_interval": max(10, round(self.checkpoint_seconds * 1000)),
             "state_backend": "filesystem",
-            "state_backend_storage_path": self.checkpoints or (self.folder / "checkpoints").as_uri(),
+            "state_backend_storage_path": self.checkpoints or f"file://{self.folder / 'checkpoints'}",  # Flink decodes no %20
             "number_of_execution_retries": self.retries if self.master is None else 1000,  # a cluster repairs itself
             "execution_retry_delay": 1000,
             "object_reuse": "true",
