@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import warnings
 from collections.abc import Generator
 from pathlib import Path
@@ -30,6 +31,11 @@ os.environ.setdefault("NO_GCE_CHECK", "true")
 os.environ.setdefault("TANDEM_TRACKING__TRACKERS", "[]")
 # Google's client libraries announce the end of Python versions as FutureWarning, outside any test.
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"google(\.|$)")
+
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # What a shell starts in the background ignores interrupts, and so would the commands that tests start and interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -155,7 +155,7 @@ def test_a_restart_does_not_judge_again(tmp_path: Path) -> None:
     assert {tuple(p["partitions"]["trips"]["0"]["judged"]) for p in points.values()} == {(640, 25, 0)}
     put(world, [b"{}"] * 20)
     manifest, _ = run(world)
-    assert manifest["code"] == 1 and "paused at offset 0: 45 of the last 660 records were rejected" in manifest["error"]
+    assert manifest["code"] == 1 and "paused at offset 640: 45 of the last 660 records were rejected" in manifest["error"]
 
 
 def test_an_end_that_is_not_reached_is_an_error(tmp_path: Path) -> None:

@@ -161,14 +161,14 @@ def test_an_idle_partition_holds_back_until_it_is_known_to_be_idle(world: World)
     send(world, [first, second], 2)
     world.run()
     assert plain(world.rows()) == expected(world, [*GOOD, first, second], T0 + 15 * MINUTE)
-    world.stream = StreamSettings(shards=2, clock="replay", idle_seconds=0.001)
+    world.stream = StreamSettings(shards=2, clock="replay", idle_seconds=1e-9)
     world.run(replace(world.spec(), until=None, one_tick=False), ticks=5)
     assert world.report(2)["idle"]
     assert plain(world.rows()) == expected(world, [*GOOD, first, second], (T0 + 238 * MINUTE - MINUTE) // (5 * MINUTE) * (5 * MINUTE))
 
 
 def test_the_wall_clock_moves_idle_partitions_but_not_through_years(world: World) -> None:
-    world.stream = StreamSettings(shards=2, idle_seconds=0.001)
+    world.stream = StreamSettings(shards=2, idle_seconds=1e-9)
     send(world, GOOD)
     world.run(replace(world.spec(), until=None, one_tick=False), ticks=5)
     assert plain(world.rows()) == expected(world, GOOD, END)  # of 2023: nothing was emptied
@@ -242,7 +242,7 @@ def test_dead_letters_that_cannot_be_written_stop_the_job(world: World) -> None:
 @pytest.mark.parametrize("world", [2], indirect=True)
 def test_a_partition_of_which_nothing_is_taken_is_idle_however_much_comes(world: World) -> None:
     world.group = replace(world.group, source=replace(world.group.source, where=col("amount") >= 0))
-    world.stream = StreamSettings(shards=2, clock="replay", idle_seconds=0.001)
+    world.stream = StreamSettings(shards=2, clock="replay", idle_seconds=1e-9)
     send(world, GOOD)
     for tick in range(6):  # something comes at each poll
         send(world, [payment(2000 + tick, T0 + 10_000 * MINUTE, amount=-1.0), b'{"amount": -2.0, "paid_at": "soon"}'], 1)
