@@ -48,6 +48,7 @@ __all__ = [
     "raw_value",
     "target_type",
     "texts_of",
+    "too_deep",
     "typed_fields",
     "value_as",
 ]
@@ -260,7 +261,8 @@ _decode_huge = json.JSONDecoder(object_pairs_hook=_object, parse_int=_clipped_in
 _NESTING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
 
 
-def _too_deep(payload: bytes) -> bool:
+def too_deep(payload: bytes) -> bool:
+    """Whether JSON is nested deeper than :data:`MAX_DEPTH` levels."""
     if payload.count(b"[") + payload.count(b"{") <= MAX_DEPTH:
         return False
     depth = 0
@@ -281,7 +283,7 @@ def parse_json(payload: bytes | None) -> dict[str, Any]:
         text = payload.decode()
     except UnicodeDecodeError as e:
         raise Refused(INVALID_UTF8, f"byte {e.start} of the payload is 0x{payload[e.start]:02x}, not valid UTF-8") from None
-    if _too_deep(payload):  # a fixed limit: the interpreter's own depends on who calls
+    if too_deep(payload):  # a fixed limit: the interpreter's own depends on who calls
         raise Refused(MALFORMED, f"nested deeper than {MAX_DEPTH} levels")
     try:
         try:

@@ -20,6 +20,7 @@ from pipelines.sources.file_formats.compressed_file import opened
 from pipelines.sources.file_formats.file_format import COMPRESSED, UnreadableFileError, format_of
 from pipelines.sources.file_formats.json_lines_file import MAX_LINE_BYTES
 from pipelines.sources.file_records import partitions_of
+from transforms.columns import too_deep
 from transforms.definitions import Csv, EventSource, Field
 from transforms.errors import DataError
 
@@ -219,7 +220,9 @@ def types_of(kind: pa.DataType, at: Steps, types: dict[Steps, pa.DataType]) -> N
 
 
 def json_object(line: bytes) -> dict[str, Any] | None:
-    """A JSON object; None for what is none."""
+    """A JSON object; None for what is none, and for one that the contract refuses for its depth."""
+    if too_deep(line):  # before the interpreter's own limit, which depends on its version
+        return None
     try:
         value = json.loads(line)
         if b"\\u" in line:
