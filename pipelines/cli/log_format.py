@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
+from pipelines.cli.common_option import give_option
 from serving import json_logs
 
 __all__ = ["take_log_format"]
@@ -15,35 +16,10 @@ __all__ = ["take_log_format"]
 NAME = "--log-format"
 
 
-def take_log_format(command: Any, option: Any = None) -> None:
-    """Give a command, and those below it, the option; groups that only hold commands go without."""
-    option = option or _option()
-    for below in getattr(command, "commands", {}).values():
-        take_log_format(below, option)
-    if command.params and not any(NAME in p.opts for p in command.params):
-        command.params.append(option)
-
-
-def _option() -> Any:
-    app = typer.Typer(add_completion=False)
-
-    @app.command()
-    def command(
-        log_format: Annotated[
-            str | None,
-            typer.Option(
-                NAME,
-                metavar="FORMAT",
-                help=f"Of what is said on standard error: {' or '.join(json_logs.FORMATS)} (default: {json_logs.VARIABLE}, else text).",
-                is_eager=True,
-                expose_value=False,
-                callback=_take,
-            ),
-        ] = None,
-    ) -> None:
-        pass  # fmt: skip
-
-    return next(p for p in typer.main.get_command(app).params if NAME in p.opts)
+def take_log_format(command: Any) -> None:
+    """Give a command, and those below it, the option."""
+    said = f"Of what is said on standard error: {' or '.join(json_logs.FORMATS)} (default: {json_logs.VARIABLE}, else text)."
+    give_option(command, NAME, "FORMAT", said, _take)
 
 
 def _take(context: typer.Context, value: str | None) -> None:

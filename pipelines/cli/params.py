@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
+from pipelines.cli.common_option import give_option
 from transforms.errors import ConfigError
 
 __all__ = ["take_params"]
@@ -16,36 +17,9 @@ __all__ = ["take_params"]
 NAME = "--params"
 
 
-def take_params(command: Any, option: Any = None) -> None:
+def take_params(command: Any) -> None:
     """Give a command, and those below it, the option. What stands on the command line goes over the file, the file over the defaults."""
-    option = option or _option()
-    for below in getattr(command, "commands", {}).values():
-        take_params(below, option)
-    if command.params and not any(NAME in p.opts for p in command.params):  # not a group that only holds commands
-        command.params.append(option)
-
-
-def _option() -> Any:
-    """The option as Typer makes it, out of a command of its own."""
-    app = typer.Typer(add_completion=False)
-
-    @app.command()
-    def command(
-        params: Annotated[
-            str | None,
-            typer.Option(
-                NAME,
-                metavar="FILE",
-                help="Options from a YAML or JSON file, by name (start: 2024-03-04); flags go over it.",
-                is_eager=True,
-                expose_value=False,
-                callback=_read,
-            ),
-        ] = None,
-    ) -> None:
-        pass  # fmt: skip
-
-    return next(p for p in typer.main.get_command(app).params if NAME in p.opts)
+    give_option(command, NAME, "FILE", "Options from a YAML or JSON file, by name (start: 2024-03-04); flags go over it.", _read)
 
 
 def _read(context: typer.Context, file: str | None) -> None:

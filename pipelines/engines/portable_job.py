@@ -7,11 +7,9 @@ cluster it is the client, which waits for the end.
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
-import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,15 +18,15 @@ from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_runner_api_pb2
-from apache_beam.runners.portability.portable_runner import JobServiceHandle, PortableRunner
+from apache_beam.runners.portability.portable_runner import PortableRunner
 from apache_beam.runners.runner import PipelineResult, PipelineRunner, PipelineState
 from apache_beam.transforms.environments import ExternalEnvironment, ProcessEnvironment, python_sdk_capabilities
-from google.protobuf import json_format
 
 from pipelines.engines.worker_boot import EMBEDDED
 from pipelines.lake.private import UNIX_SOCKETS, socket_folder, without_secrets
 from pipelines.lake.processes import start_child, stop_child
 from pipelines.streaming.engines.base import cause
+from pipelines.streaming.engines.job_jar import write_job_jar
 from pipelines.streaming.engines.worker_pool import WorkerPool, proof_of
 from transforms.errors import DataError, TandemError
 
@@ -131,16 +129,7 @@ class JvmRunner(PipelineRunner):
             if self.program.worker is not None:
                 payload = beam_runner_api_pb2.EmbeddedFilePayload(data=self.code).SerializeToString()
                 each.dependencies.add(type_urn=EMBEDDED, type_payload=payload)
-        values = options.get_all_options(retain_unknown_options=True, drop_default=True)
-        values.pop("runner", None)  # Beam's Java side would look for a class of that name
-        values |= self.program.options
-        jar = self.folder / "job.jar"
-        with zipfile.ZipFile(jar, "w", zipfile.ZIP_DEFLATED) as out:
-            out.writestr("BEAM-PIPELINE/pipeline-manifest.json", json.dumps({"defaultJobName": "pipeline"}))
-            out.writestr("BEAM-PIPELINE/pipeline/pipeline.json", json_format.MessageToJson(proto))
-            written = json_format.MessageToJson(JobServiceHandle.encode_pipeline_options(values))
-            out.writestr("BEAM-PIPELINE/pipeline/pipeline-options.json", written)
-        return jar
+        return write_job_jar(self.folder / "job.jar", proto, options, self.program.options)
 
 
 class _Done(PipelineResult):

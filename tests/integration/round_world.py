@@ -22,6 +22,7 @@ from serving.feast_objects import feast_objects
 from serving.offline_store import connection, latest_rows
 from serving.online_store.base import OrderedOnlineStore
 from tests.oracle.rounds import Rounds, Row
+from tests.redis_server import redis_server
 from transforms.aggregates import rows_between, tile
 from transforms.definitions import CREATED, FINGERPRINT, TIMESTAMP, Count, Entity, EventSource, FeatureGroup, Field, Sum, hours, minutes
 from transforms.instants import EPOCH, instant, micros_of
@@ -235,3 +236,14 @@ def old_rule(world: World) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(here, "materialize_view", as_before)
         yield
+
+
+@contextmanager
+def store_world(kind: str, folder: Path) -> Iterator[World]:
+    """A world on a real ``sqlite`` or ``redis``."""
+    store = "tandem.serving.online_store."
+    if kind == "sqlite":
+        yield World(folder, {"type": f"{store}sqlite.OrderedSqliteOnlineStore", "path": str(folder / "online.db")})
+    else:
+        with redis_server() as server:
+            yield World(folder, {"type": f"{store}redis.OrderedRedisOnlineStore", "connection_string": server.connection_string})

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.round_world import DAY0, HOUR, HOURS, World
-from tests.redis_server import redis_server
+from tests.integration.round_world import DAY0, HOUR, HOURS, World, store_world
 from transforms.instants import micros_of
 
 SEEDS = (0,)
@@ -20,14 +18,8 @@ SHOPS = range(4)
 
 @pytest.fixture(scope="module", params=["sqlite", "redis"])
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    folder: Path = tmp_path_factory.mktemp("clock")
-    if request.param == "sqlite":
-        kind = "tandem.serving.online_store.sqlite.OrderedSqliteOnlineStore"
-        yield World(folder, {"type": kind, "path": str(folder / "online.db")})
-    else:
-        with redis_server() as server:
-            kind = "tandem.serving.online_store.redis.OrderedRedisOnlineStore"
-            yield World(folder, {"type": kind, "connection_string": server.connection_string})
+    with store_world(request.param, tmp_path_factory.mktemp("clock")) as made:
+        yield made
 
 
 def history(world: World, seed: int) -> str | None:

@@ -4,26 +4,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.integration.round_world import World, history, old_rule
-from tests.redis_server import redis_server
+from tests.integration.round_world import World, history, old_rule, store_world
 
 HISTORIES = 30
 
 
 @pytest.fixture(scope="module", params=["sqlite", "redis"])
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    folder: Path = tmp_path_factory.mktemp("rounds")
-    if request.param == "sqlite":
-        kind = "tandem.serving.online_store.sqlite.OrderedSqliteOnlineStore"
-        yield World(folder, {"type": kind, "path": str(folder / "online.db")})
-    else:
-        with redis_server() as server:
-            kind = "tandem.serving.online_store.redis.OrderedRedisOnlineStore"
-            yield World(folder, {"type": kind, "connection_string": server.connection_string})
+    with store_world(request.param, tmp_path_factory.mktemp("rounds")) as made:
+        yield made
 
 
 def test_any_history_ends_with_two_stores_that_agree(world: World) -> None:

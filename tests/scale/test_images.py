@@ -37,10 +37,15 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tandem("init", folder)
     for words in (("events", *RANGE), ("batch", *RANGE), ("apply",), ("materialize", *RANGE)):
         tandem(*words, "--repo", folder)
+    give(folder)
+    return folder
+
+
+def give(folder: Path) -> None:
+    """Have a repository of pytest's folders belong to the images' user."""
     for above in (folder.parent, folder.parent.parent):
         above.chmod(0o755)
     subprocess.run(["chown", "-R", f"{USER}:{USER}", folder], check=True)
-    return folder
 
 
 def mounts(repo: Path, *options: str) -> tuple[str, ...]:

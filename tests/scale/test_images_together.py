@@ -15,7 +15,7 @@ import pytest
 
 from tests.kafka_server import kafka_server
 from tests.scale.containers import build, container, megabytes, podman
-from tests.scale.test_images import KEY, USER, mounts, sbom
+from tests.scale.test_images import KEY, USER, give, mounts, sbom
 from tests.scale.test_workflows import runs, tandem
 from tests.scale.tools import KUBEFLOW, python_tools
 
@@ -35,9 +35,7 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("images") / "shop"
     tandem("init", folder)
     (folder / "data").mkdir()
-    for above in (folder.parent, folder.parent.parent):
-        above.chmod(0o755)
-    subprocess.run(["chown", "-R", f"{USER}:{USER}", folder], check=True)
+    give(folder)
     return folder
 
 

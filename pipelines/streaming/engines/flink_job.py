@@ -12,7 +12,6 @@ import os
 import secrets
 import shutil
 import subprocess
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +19,14 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners.portability.portable_runner import JobServiceHandle, PortableRunner
-from google.protobuf import json_format
+from apache_beam.runners.portability.portable_runner import PortableRunner
 
 from pipelines.lake.private import UNIX_SOCKETS, socket_folder, without_secrets
 from pipelines.lake.processes import start_child, stop_child
 from pipelines.streaming.engines.base import EngineJob, cause
 from pipelines.streaming.engines.flink_keys import MAX_PARALLELISM
 from pipelines.streaming.engines.flink_rest import Cluster, check_flags
+from pipelines.streaming.engines.job_jar import write_job_jar
 from pipelines.streaming.engines.worker import PRELOAD, start_worker
 from pipelines.streaming.engines.worker_pool import WorkerPool, proof_of, shared_token
 
@@ -163,15 +162,8 @@ class FlinkJob(EngineJob):
         proto = PortableRunner.get_proto_pipeline(pipeline, options)
         for environment in proto.components.environments.values():
             del environment.dependencies[:]  # the workers run this installation: nothing is to be sent to them
-        values = options.get_all_options(retain_unknown_options=True, drop_default=True)
-        values.pop("runner", None)  # Beam's Java side would look for a class of that name
-        jar = self.options.folder / "job.jar"  # not a folder: a cluster's client uploads all of its class path
-        with zipfile.ZipFile(jar, "w", zipfile.ZIP_DEFLATED) as out:
-            out.writestr("BEAM-PIPELINE/pipeline-manifest.json", json.dumps({"defaultJobName": "pipeline"}))
-            out.writestr("BEAM-PIPELINE/pipeline/pipeline.json", json_format.MessageToJson(proto))
-            written = json_format.MessageToJson(JobServiceHandle.encode_pipeline_options(values))
-            out.writestr("BEAM-PIPELINE/pipeline/pipeline-options.json", written)
-        return jar
+        # Not a folder: a cluster's client uploads all of its class path.
+        return write_job_jar(self.options.folder / "job.jar", proto, options)
 
     def _configure(self) -> Path:
         """Flink's configuration: loopback and free ports; patient with a machine that sleeps. Returns the folder."""
