@@ -216,14 +216,14 @@ class FeatureGroup:
                 raise DefinitionError(
                     f"{what}: {a!r} is no aggregate; use one of {', '.join(t.__name__ for t in AGGREGATES)} or a subclass of Aggregate"
                 )
-            dtype = None
-            if a.column is not None:
-                dtype = self.source.field(a.column).dtype
+            field = None if a.column is None else self.source.field(a.column)
+            if field is not None:
+                dtype = field.dtype
                 if dtype not in a.takes:
                     raise DefinitionError(
                         f"{what}: {type(a).__name__}({a.column!r}) takes {' or '.join(a.takes)}, but the field is {dtype}"
                     )
-            check_aggregate(a, dtype, tie, what)
+            check_aggregate(a, field, tie, what)
             for key, made in ((f"aggregates of kind {a.kind!r}", type(a)), *((f"states {s.key!r}", s.state) for s in a.states())):
                 if kinds.setdefault(key, made) is not made:
                     raise DefinitionError(f"{what}: two {key} are of different classes; give one class another kind")
@@ -291,7 +291,7 @@ class FeatureGroup:
         """Every (aggregate, window) as a column, in the order of the definition."""
         out: list[Feature] = []
         for a in self.aggregates:
-            output = a.output(self.source.field(a.column).dtype if a.column else None)
+            output = a.output_of(self.source.field(a.column) if a.column else None)
             out.extend(Feature(f"{a.name}_{duration_name(w)}", output, a, micros(w)) for w in a.windows)
         return tuple(out)
 

@@ -91,6 +91,8 @@ class Field:
     ``"items[0].sku"``, ``["a name with.dots"]``), or RecordKey(), Header("x-tenant"), RecordTimestamp(), ElementIndex(). ``parse`` says how
     it is read where the value alone does not: Epoch("ms"), TimeFormat(...), Decimal(scale=2) and their like. ``value`` computes it from
     other fields of the event instead: an expression (:mod:`transforms.expressions.language`), of which the field keeps the formula.
+
+    ``length`` is how many elements every list of a list field has, such as the dimension of an embedding.
     """
 
     name: str
@@ -104,6 +106,7 @@ class Field:
     path: str | Sequence[Step] | Place | None = None
     parse: Parse | None = None
     value: Expression | Formula | Predicate | None = None
+    length: int | None = None
 
     def __post_init__(self) -> None:
         check_name("field", self.name)
@@ -132,6 +135,16 @@ class Field:
             raise DefinitionError(f"field {self.name!r}: min and max need dtype 'int64' or 'float64', not {self.dtype!r}")
         if self.min is not None and self.max is not None and self.min > self.max:
             raise DefinitionError(f"field {self.name!r}: min {self.min} is above max {self.max}; swap them")
+        self._check_length()
+
+    def _check_length(self) -> None:
+        n = self.length
+        if n is None:
+            return
+        if self.dtype not in LIST_TYPES:
+            raise DefinitionError(f"field {self.name!r}: length is for lists, such as 'list<float>', not for {self.dtype!r}; drop it")
+        if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MAX_ELEMENTS:
+            raise DefinitionError(f"field {self.name!r}: length {n!r} is no whole number from 1 to {MAX_ELEMENTS}")
 
     def _check_origin(self) -> None:
         what = f"field {self.name!r}"
@@ -182,6 +195,8 @@ class Field:
             own["parse"] = self.parse.canonical()
         if self.value is not None:
             own["value"] = self.formula.canonical()
+        if self.length is not None:
+            own["length"] = self.length
         plain = [self.name, self.dtype, self.required, self.min, self.max, list(self.domain) if self.domain else None]
         return [*plain, own] if own else plain
 

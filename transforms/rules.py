@@ -136,6 +136,8 @@ def _field_rules(f: Field, array: pa.Array, codes: Codes) -> Codes:
         mark(codes, present & ((whole < low) | (whole > high)) if low <= high else present, OUT_OF_RANGE)
     elif f.dtype == "string":
         mark(codes, pc.fill_null(pc.binary_length(array), 0).to_numpy(zero_copy_only=False) > MAX_TEXT_BYTES, TOO_LONG)
+    elif f.length is not None:
+        mark(codes, present & (pc.list_value_length(array).fill_null(f.length).to_numpy(zero_copy_only=False) != f.length), OUT_OF_RANGE)
     if f.domain is not None:
         known = pc.is_in(array, value_set=pa.array(list(f.domain), type=array.type))
         mark(codes, present & ~known.to_numpy(zero_copy_only=False), NOT_IN_DOMAIN)
@@ -171,6 +173,8 @@ def detail_of(source: EventSource, name: str, reason: str, value: Any, max_futur
     if reason == WRONG_TYPE_TIMESTAMP:
         return f"{shown} is no timestamp; {_read_by(value, 'timestamp') or _TIMES}"
     f = source.field(name)
+    if reason == OUT_OF_RANGE and f.length is not None:
+        return f"{shown} has {len(value)} elements, not {f.length}"
     if reason == OUT_OF_RANGE:
         low, high = (1, 9999) if f.dtype == "timestamp" else (f.min, f.max)
         return f"{shown} is outside of {'the years ' if f.dtype == 'timestamp' else ''}{low} to {high}".replace("None", "any")

@@ -13,6 +13,7 @@ import pyarrow as pa
 from tensorflow_metadata.proto.v0 import schema_pb2
 
 from transforms.definitions import EventSource, FeatureGroup, Field
+from transforms.fields import LIST_TYPES, MAX_ELEMENTS
 from transforms.instants import TIME_TEXT
 
 __all__ = ["avro_schema", "group_schema", "json_schema", "source_schema", "tfmd_schema"]
@@ -44,7 +45,10 @@ def tfmd_schema(schema: pa.Schema, fields: Iterable[Field] = ()) -> schema_pb2.S
         inner = column.type.value_type if is_list else column.type
         feature = out.feature.add(name=column.name, type=_tfmd_type(inner))
         if is_list:
-            feature.value_count.min = 0
+            length = known[column.name].length if column.name in known else None
+            feature.value_count.min = length or 0
+            if length is not None:
+                feature.value_count.max = length
         elif column.nullable:
             feature.value_count.min = feature.value_count.max = 1
             feature.presence.min_count = 0
@@ -112,13 +116,22 @@ def _json_time(least: int | None) -> dict[str, Any]:
     return {"anyOf": [number, {"type": "string", "pattern": f"^{TIME_TEXT}$"}]}
 
 
+def _json_type(f: Field) -> dict[str, Any]:
+    if f.dtype == "timestamp":
+        return _json_time(None)
+    if f.dtype in LIST_TYPES:
+        limits = {"maxItems": MAX_ELEMENTS} if f.length is None else {"minItems": f.length, "maxItems": f.length}
+        return {"type": "array", "items": _JSON[f.dtype[5:-1]], **limits}
+    return dict(_JSON[f.dtype or ""])
+
+
 def json_schema(source: EventSource) -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of one event as a JSON object. Further keys are allowed: the contract ignores them."""
     when = _json_time(1)
     when["description"] = "Event time: microseconds since 1970 in UTC, or ISO 8601 text with a zone."
     properties: dict[str, Any] = {source.event_time: when}
     for f in source.fields:
-        entry = _json_time(None) if f.dtype == "timestamp" else dict(_JSON[f.dtype or ""])
+        entry = _json_type(f)
         if f.min is not None:
             entry["minimum"] = max(f.min, entry.get("minimum", f.min))
         if f.max is not None:
@@ -157,7 +170,8 @@ def avro_schema(source: EventSource) -> dict[str, Any]:
     """The Avro schema (a record) of one event; optional fields are a union with null, null by default."""
     fields: list[dict[str, Any]] = [{"name": source.event_time, "type": _AVRO["timestamp"], "doc": "Event time, UTC."}]
     for f in source.fields:
-        kind = _AVRO[f.dtype or ""]
+        dtype = f.dtype or ""
+        kind = {"type": "array", "items": _AVRO[dtype[5:-1]]} if dtype in LIST_TYPES else _AVRO[dtype]
         entry: dict[str, Any] = {"name": f.name, "type": kind} if f.required else {"name": f.name, "type": ["null", kind], "default": None}
         if text := _describe(f):
             entry["doc"] = text

@@ -342,4 +342,8 @@ def _lists(column: Column, values: list[Any]) -> None:
         column.left_out = "empty lists" if not inner else f"lists of {', '.join(sorted(t.__name__ for t in inner))}"
     else:
         column.dtype = found
-        column.notes.append(f"up to {max(len(v) for v in values if v is not None)} elements")
+        sizes = {len(v) for v in values if v is not None}
+        if found == "list<float>" and len(sizes) == 1 and max(sizes) > 1 and column.rows - column.nulls >= 20:
+            column.notes.append(f"always {max(sizes)} elements: length={max(sizes)}, if that is meant, as of embeddings")
+        else:
+            column.notes.append(f"up to {max(sizes)} elements")

@@ -104,7 +104,7 @@ def _field(a: list[Any] | None, b: list[Any] | None, name: str, definition: Mapp
 
 def _reading(a: Mapping[str, Any], b: Mapping[str, Any], name: str) -> Iterator[str]:
     """How a field is read otherwise than before."""
-    for key, text, default in (("path", place, name), ("parse", parse, "none"), ("value", expression, "none")):
+    for key, text, default in (("path", place, name), ("parse", parse, "none"), ("value", expression, "none"), ("length", str, "any")):
         if a.get(key) != b.get(key):
             then, new = (text(x[key]) if x.get(key) is not None else default for x in (a, b))
             yield f"{key} {then} -> {new}"

@@ -18,7 +18,7 @@ from tests.integration.test_topic_shapes import T0, Record, _times, make_world
 from transforms.instants import micros_of
 
 HEAD = """
-from tandem.transforms.definitions import Decimal, ElementIndex, Epoch, Sum, TimeFormat
+from tandem.transforms.definitions import Decimal, ElementIndex, Epoch, LastN, Sum, TimeFormat
 """
 ORDERS = (
     HEAD
@@ -29,6 +29,7 @@ orders = EventSource(
         Field("order_id", "string", required=True, path="orderId"), Field("user", "string", required=True, path="user.id"),
         Field("sku", "string", required=True, path="items[].sku"), Field("line", "int64", required=True, path=ElementIndex()),
         Field("cents", "int64", path="items[].price", parse=Decimal(scale=2)), Field("tags", "list<string>", path="items[].tags"),
+        Field("shape", "list<float>", path="items[].embedding", length=3),
     ],
     event_time=Field("at", "timestamp", path="ts", parse=Epoch("ms")), tie_breaker="line",
     out_of_orderness=minutes(1), allowed_lateness=hours(1),
@@ -38,7 +39,8 @@ users = FeatureGroup(
     aggregates=[Count(over=hours(1)), Sum("cents", over=[hours(1), hours(2)]), Last("sku", over=hours(2)), Last("tags", over=hours(1))],
 )
 skus = FeatureGroup(
-    name="skus", source=orders, entity=Entity("sku"), hop=minutes(10), ttl=days(36500), aggregates=[Count(over=hours(1))],
+    name="skus", source=orders, entity=Entity("sku"), hop=minutes(10), ttl=days(36500),
+    aggregates=[Count(over=hours(1)), LastN("shape", n=4, over=hours(2)), Last("shape", over=hours(1))],
 )
 feast_views(__name__)
 """
@@ -84,8 +86,9 @@ def test_orders_with_nested_items_and_decimal_money(tmp_path: Path) -> None:
     records: list[Record] = []
     for n, time in enumerate(_times(400, 3)):
         items = [
-            {"sku": f"s{r.integers(0, 9)}", "price": f"{r.integers(0, 9999) / 100:.2f}", "tags": ["a", "b"][: n % 3]} for _ in range(n % 4)
-        ]
+            {"sku": f"s{r.integers(0, 9)}", "price": f"{r.integers(0, 9999) / 100:.2f}", "tags": ["a", "b"][: n % 3],
+             "embedding": [float(v) for v in r.normal(size=3)]} for _ in range(n % 4)
+        ]  # fmt: skip
         order = {"orderId": f"o{n}", "ts": time // 1000, "user": {"id": f"u{n % 7}"}, "items": items}
         records.append((None, json.dumps(order).encode(), [], time))
     broken = {"orderId": "x", "ts": records[9][3] // 1000, "user": {"id": "u1"}, "items": [{"sku": "s1"}, {"price": "1.00"}]}

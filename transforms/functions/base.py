@@ -29,7 +29,7 @@ import pyarrow as pa
 from transforms.durations import check_duration, micros
 from transforms.errors import DataError, DefinitionError
 from transforms.expressions import Expression, Formula, Predicate
-from transforms.fields import ARROW_TYPES, FIELD_TYPES, check_name
+from transforms.fields import ARROW_TYPES, FIELD_TYPES, Field, check_name
 from transforms.functions.arrays import Int
 from transforms.source_imports import LIBRARIES, search_first
 
@@ -212,6 +212,10 @@ class Aggregate:
         """The feature's column for a field of ``dtype`` (None: the aggregate takes no field)."""
         return Output("float64")
 
+    def output_of(self, field: Field | None) -> Output:
+        """As :meth:`output`, for those to whom more than the field's dtype matters: of lists its ``length``."""
+        return self.output(None if field is None else field.dtype)
+
     def states(self) -> tuple[StateSpec, ...]:
         """What is kept of the events, one column of a tile each."""
         raise NotImplementedError
@@ -344,16 +348,17 @@ _SAMPLES: dict[str, Any] = {"string": "a", "int64": 1, "float64": 1.0, "bool": T
 _SAMPLES |= {f"list<{name}>": [_SAMPLES[name]] for name in LISTS}
 
 
-def check_aggregate(a: Aggregate, dtype: str | None, tie: str, what: str) -> None:
-    """Refuse an aggregate that does not hold what it says over a field of ``dtype``: three events go all the way to a column.
+def check_aggregate(a: Aggregate, field: Field | None, tie: str, what: str) -> None:
+    """Refuse an aggregate that does not hold what it says over a ``field``: three events go all the way to a column.
 
     ``tie`` is the dtype of the source's tie-breaker; ``what`` names the group in errors. Raises DefinitionError, one line.
     """
+    dtype = None if field is None else field.dtype
     cls, called = type(a), f"{type(a).__name__}({a.column or ''})"
     if not isinstance(a.over, tuple):
         raise DefinitionError(f"{what}: {called}: the __post_init__ of {cls.__name__} must call super().__post_init__()")
     try:
-        output = a.output(dtype)
+        output = a.output_of(field)
         if not isinstance(output, Output):
             raise DefinitionError(f"output() gave {output!r}; return an Output, e.g. Output('float64')")
         specs = a.states()
@@ -361,14 +366,17 @@ def check_aggregate(a: Aggregate, dtype: str | None, tie: str, what: str) -> Non
             raise DefinitionError("states() must give a tuple of what state() makes, at least one")
         for spec in specs:
             _check_kind(spec.state, State, "state")
-        _trial(a, specs, output, dtype, tie)
+        _trial(a, specs, output, field, tie)
     except Exception as error:
         line = str(error) if isinstance(error, DefinitionError | DataError) else _line(error)
         raise DefinitionError(f"{what}: {called} does not work{f' over a field of {dtype}' if dtype else ''}: {line}") from error
 
 
-def _trial(a: Aggregate, specs: Sequence[StateSpec], output: Output, dtype: str | None, tie: str) -> None:
+def _trial(a: Aggregate, specs: Sequence[StateSpec], output: Output, field: Field | None, tie: str) -> None:
+    dtype = None if field is None else field.dtype
     sample, value = _SAMPLES[dtype or "int64"], FIELD_TYPES[dtype or "int64"]
+    if field is not None and field.length is not None:
+        sample = sample * field.length
     events = Events(pa.array([sample, None, sample], value), np.array([1, 2, 3]), pa.array([_SAMPLES[tie]] * 3, ARROW_TYPES[tie]))
     parts = []
     for spec in specs:

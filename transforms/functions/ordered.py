@@ -10,12 +10,21 @@ import numpy as np
 import pyarrow as pa
 
 from transforms.errors import DefinitionError
-from transforms.fields import LIST_TYPES, MAX_ELEMENTS
+from transforms.fields import LIST_TYPES, MAX_ELEMENTS, Field
 from transforms.functions.arrays import Int, list_of, list_parts, offsets_of, order_codes, present
 from transforms.functions.base import Aggregate, Events, Output, State, StateSpec
 from transforms.windows import ranges
 
 __all__ = ["Earliest", "First", "Last", "LastN", "Latest"]
+
+
+def _any_equal(keys: tuple[Int, ...], order: Int) -> bool:
+    """Whether two neighbours in this order are the same in all keys."""
+    equal = np.ones(max(len(order) - 1, 0), bool)
+    for key in keys:
+        ordered = key[order]
+        equal &= ordered[1:] == ordered[:-1]
+    return bool(equal.any())
 
 
 @dataclass(frozen=True)
@@ -60,8 +69,11 @@ class Earliest(State):
             offsets = offsets_of(end - start)
         else:
             position, owner = ranges(start, end)
-            keys = (order_codes(self.values)[position], order_codes(self.ties)[position], self.times[position], owner)
-            position = position[np.lexsort(keys)]
+            keys = (order_codes(self.ties)[position], self.times[position], owner)
+            order = np.lexsort(keys)
+            if _any_equal(keys, order):  # only then values decide, and lists are dear to order
+                order = np.lexsort((order_codes(self.values)[position], *keys))
+            position = position[order]
             bounds = offsets_of(end - start)
             start, end = self._keep(bounds[:-1], bounds[1:])
             kept, _ = ranges(start, end)
@@ -82,10 +94,14 @@ class Earliest(State):
         return pa.ListArray.from_arrays(found.offsets, found.values) if pa.types.is_list(found.type) and not has.all() else found
 
     def newest_first(self) -> pa.Array:
-        """list<value>, newest first."""
+        """list<value>, newest first; of lists their elements, one list after the other."""
         position, owner = ranges(self.offsets[:-1], self.offsets[1:])
         mirrored = self.offsets[owner] + self.offsets[owner + 1] - 1 - position
-        return list_of(self.offsets, self.values.take(pa.array(mirrored)))
+        found = self.values.take(pa.array(mirrored))
+        if not pa.types.is_list(found.type):
+            return list_of(self.offsets, found)
+        inner, flat = list_parts(found)
+        return list_of(inner[self.offsets], flat)
 
 
 @dataclass(frozen=True)
@@ -96,9 +112,10 @@ class Latest(Earliest):
     last: ClassVar[bool] = True
 
 
-def _one(dtype: str | None) -> Output:
+def _one(field: Field | None) -> Output:
     """The column of one value of a field; that of a list is a list."""
-    return Output(str(dtype)[5:-1], width=MAX_ELEMENTS) if dtype in LIST_TYPES else Output(str(dtype))
+    assert field is not None
+    return Output(str(field.dtype)[5:-1], width=field.length or MAX_ELEMENTS) if field.dtype in LIST_TYPES else Output(str(field.dtype))
 
 
 @dataclass(frozen=True)
@@ -109,8 +126,8 @@ class First(Aggregate):
     reads_boundary: ClassVar[bool] = False
     takes: ClassVar[tuple[str, ...]] = ("string", "int64", "float64", "bool", *LIST_TYPES)
 
-    def output(self, dtype: str | None) -> Output:
-        return _one(dtype)
+    def output_of(self, field: Field | None) -> Output:
+        return _one(field)
 
     def states(self) -> tuple[StateSpec, ...]:
         return (self.state(Earliest, 1),)
@@ -127,8 +144,8 @@ class Last(Aggregate):
     reads_boundary: ClassVar[bool] = False
     takes: ClassVar[tuple[str, ...]] = ("string", "int64", "float64", "bool", *LIST_TYPES)
 
-    def output(self, dtype: str | None) -> Output:
-        return _one(dtype)
+    def output_of(self, field: Field | None) -> Output:
+        return _one(field)
 
     def states(self) -> tuple[StateSpec, ...]:
         return (self.state(Latest, 1),)
@@ -139,12 +156,15 @@ class Last(Aggregate):
 
 @dataclass(frozen=True)
 class LastN(Aggregate):
-    """The last ``n`` values that are not null, newest first, by (event time, tie-breaker, value); an empty list over none."""
+    """The last ``n`` values that are not null, newest first, by (event time, tie-breaker, value); an empty list over none.
+
+    Of lists, which must be of one declared ``length``, the lists one after the other in one flat list of up to ``n * length`` values.
+    """
 
     n: int = 3
     kind: ClassVar[str] = "last_n"
     reads_boundary: ClassVar[bool] = False
-    takes: ClassVar[tuple[str, ...]] = ("string", "int64", "float64")
+    takes: ClassVar[tuple[str, ...]] = ("string", "int64", "float64", *LIST_TYPES)
 
     def __post_init__(self) -> None:
         if not isinstance(self.n, int) or not 1 <= self.n <= 1000:
@@ -154,8 +174,18 @@ class LastN(Aggregate):
     def default_suffix(self) -> str:
         return f"last_{self.n}"
 
-    def output(self, dtype: str | None) -> Output:
-        return Output(str(dtype), width=self.n)
+    def output_of(self, field: Field | None) -> Output:
+        assert field is not None
+        if field.dtype not in LIST_TYPES:
+            return Output(str(field.dtype), width=self.n)
+        if field.length is None:
+            raise DefinitionError(
+                f"lists of any length cannot lie one after the other and be told apart: give field {field.name!r} the length= that each of its"
+                " lists has, as embeddings have; or take Last, or explode the list and take LastN of its elements"
+            )
+        if self.n * field.length > MAX_ELEMENTS:
+            raise DefinitionError(f"{self.n} lists of {field.length} are more than {MAX_ELEMENTS} values; take a smaller n")
+        return Output(str(field.dtype)[5:-1], width=self.n * field.length)
 
     def states(self) -> tuple[StateSpec, ...]:
         return (self.state(Latest, self.n),)
