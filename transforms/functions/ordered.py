@@ -180,8 +180,8 @@ class LastN(Aggregate):
             return Output(str(field.dtype), width=self.n)
         if field.length is None:
             raise DefinitionError(
-                f"lists of any length cannot lie one after the other and be told apart: give field {field.name!r} the length= that each of its"
-                " lists has, as embeddings have; or take Last, or explode the list and take LastN of its elements"
+                f"lists of any length cannot lie one after the other and be told apart: give field {field.name!r} the length= that each"
+                " of its lists has, as embeddings have; or take Last, or explode the list and take LastN of its elements"
             )
         if self.n * field.length > MAX_ELEMENTS:
             raise DefinitionError(f"{self.n} lists of {field.length} are more than {MAX_ELEMENTS} values; take a smaller n")
