@@ -1,8 +1,8 @@
 """Logs as JSON, one object per line on standard error, where ``TANDEM_LOG_FORMAT`` is ``json``; else all stays as people read it.
 
-Whatever reaches standard error becomes such a line: what Python's ``logging`` says, progress and errors for people, and what a library
-prints there. Each has ``timestamp`` (UTC), ``level``, ``event``, the ids of its trace, and no secrets. Results on standard output stay as
-they are.
+Whatever reaches standard error becomes such a line: what Python's ``logging`` says, progress and errors for people, what a library
+prints there, and what native code writes on its descriptor (:mod:`serving.log_relay`). Each has ``timestamp`` (UTC), ``level``, ``event``,
+the ids of its trace, and no secrets. Results on standard output stay as they are.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from serving import tracing
+from serving.log_relay import own_standard_error
 from serving.masking import masked
 from transforms.errors import ConfigError
 
@@ -67,7 +68,7 @@ def set_up(name: str = "tandem") -> None:
         _trace_ids,
     ]
     last: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, _masked, structlog.processors.JSONRenderer(default=str)]
-    _lines = _Lines(sys.stderr)
+    _lines = _Lines(own_standard_error(tracing.ids().get("trace_id", "")), sys.stderr)
     handler = logging.StreamHandler(_lines.out)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=last))
     logging.getLogger().handlers = [handler]
@@ -109,8 +110,9 @@ def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackT
 class _Lines(io.TextIOBase):
     """Standard error to who writes text on it: each whole line leaves as an event. Lines of several threads do not mix."""
 
-    def __init__(self, out: TextIO) -> None:
-        self.out = out
+    def __init__(self, out: TextIO, before: TextIO) -> None:
+        """Events go to ``out``; who wants a descriptor gets that of ``before``."""
+        self.out, self._before = out, before
         self._begun = threading.local()
 
     def write(self, text: str) -> int:
@@ -144,7 +146,7 @@ class _Lines(io.TextIOBase):
         return False
 
     def fileno(self) -> int:
-        return self.out.fileno()
+        return self._before.fileno()
 
     def writable(self) -> bool:
         return True

@@ -29,9 +29,11 @@ def with_absolute_registry(config: RepoConfig, repo: Path) -> RepoConfig:
 
 
 def feast_store(repo: Path) -> FeatureStore:
-    """The repository's ``feast.FeatureStore``. Raises what Feast does."""
+    """The repository's ``feast.FeatureStore``, whose registry could be read. Raises what Feast does."""
     from feast import FeatureStore
     from feast.repo_config import load_repo_config
 
     config = with_absolute_registry(load_repo_config(repo, repo / "feature_store.yaml"), repo)
-    return FeatureStore(repo_path=str(repo), config=config)
+    store = FeatureStore(repo_path=str(repo), config=config)
+    _ = store.registry  # newer Feast opens it at its first use, in the middle of whatever wants it
+    return store

@@ -118,6 +118,29 @@ def test_whatever_reaches_standard_error_is_an_event() -> None:
     assert "ZeroDivisionError" in failed["exception"] and last["level"] == "critical" and "Traceback" in last["exception"]
 
 
+NATIVE = """
+import os, subprocess, sys
+from serving import json_logs
+json_logs.set_up("a test")
+json_logs.say("ours")
+os.write(2, b"WARNING: said before anybody could have it quiet\\nwith password=hunter22, ")
+os.write(2, b"and \\xff\\n")
+if sys.argv[1:] == ["aborts"]:
+    os.write(2, b"a check failed")
+    os.abort()
+subprocess.run([sys.executable, "-c", sys.argv[1], "aborts"], stderr=sys.stderr)
+"""
+
+
+def test_so_does_what_native_code_writes_on_the_descriptor_to_the_last_words_of_a_crash() -> None:
+    command, given = [sys.executable, "-c", NATIVE, NATIVE], environment(TANDEM_LOG_FORMAT="json", TRACEPARENT=GIVEN)
+    done = subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True)
+    lines = said(done.stderr)
+    words = ["WARNING: said before anybody could have it quiet", "with password=***, and \\xff"]
+    assert sorted(line["event"] for line in lines) == sorted(["ours", *words] * 2 + ["a check failed"])
+    assert {line["trace_id"] for line in lines} == {TRACE}
+
+
 STREAM = """
 import sys
 from pathlib import Path

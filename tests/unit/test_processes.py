@@ -25,11 +25,11 @@ def test_one_place_starts_processes():
     files = [p for top in ("pipelines", "serving", "transforms", "tandem") for p in (ROOT / top).rglob("*.py")]
     found = {p.relative_to(ROOT).as_posix() for p in files if STARTS.search(p.read_text()) and p.parent.name != "testing"}
     # The command line has one home, below all; a server begins its own workers, for it never imports pipelines; and what a runner of
-    # another machine started becomes Beam's worker, for it brings its own code.
+    # another machine started becomes Beam's worker, for it brings its own code. The relay of logs outlives who began it.
     assert found == {
         "pipelines/engines/worker_boot.py",
         *("pipelines/lake/processes.py", "pipelines/lake/die_with_parent.py"),
-        *("transforms/own_program.py", "serving/workers.py"),
+        *("transforms/own_program.py", "serving/workers.py", "serving/log_relay.py"),
     }
 
 

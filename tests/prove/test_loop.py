@@ -1,4 +1,7 @@
-"""The loop around the graph, over a month of real flights, by its commands: a user's way from the first run to a rollback under load."""
+"""The loop around the graph, over a month of real flights, by its commands: a user's way from the first run to a rollback under load.
+
+Each of its steps has a test of its own in ``make test``, on less data: here they follow each other.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +33,6 @@ from tests.commands_here import tandem_here
 ROOT = Path(__file__).resolve().parents[2]
 START, END = "2013-01-01", "2013-02-01"
 TRAIN_START = "2013-01-08"
-
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def command(folder: Path, *words: str) -> list[str]:
