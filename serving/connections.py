@@ -3,6 +3,7 @@
 * A request's line and headers have a limit in bytes (431), and a deadline (408), as has the whole exchange (the connection is cut).
 * Idle connections are closed after some seconds, and earlier where the greatest number is reached: the one that is idle longest makes room,
   first one of the address that has most. Without an idle one the new connection gets a 503. So those who only connect never end service.
+* An answer that its client does not read has the exchange's time, too: it is held in memory.
 * A request that is answered before its body is there (too large, too slow) has some seconds to notice, then its connection ends.
 * A client's certificate, and whether it has hung up, are in the scope of its requests (``tandem.certificate``, ``tandem.gone``).
 """
@@ -100,6 +101,7 @@ class Limited(HttpToolsProtocol):
     _head_bytes = 0
     _in_head = True
     _timer: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         peer = transport.get_extra_info("peername")
@@ -144,6 +146,7 @@ class Limited(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._leave()
         self._stop_timer()
+        self._was_read()
         if self.transport is not None:
             super().connection_lost(exc)
 
@@ -189,6 +192,7 @@ class Limited(HttpToolsProtocol):
         self._head_bytes = 0
         if not self._entered:
             return  # its head was too large
+        self._was_read()
         self._set_timer(self.limits.exchange_seconds, self.transport.abort)
         super().on_headers_complete()
         cycle = self.cycle
@@ -218,6 +222,17 @@ class Limited(HttpToolsProtocol):
         self._stop_timer()
         if self._entered:
             self.limits.idle[self] = None
+        if self.transport.get_write_buffer_size():  # by a timer of its own: the next request's head has the other one
+            self._unread = self.loop.call_later(self.limits.exchange_seconds, self._end_unread)
+
+    def _end_unread(self) -> None:
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+
+    def _was_read(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def _count(self, n: int) -> None:
         self._head += n

@@ -1,7 +1,8 @@
 """``tandem erase``: a subject goes from everything in the data folder and the online store, and what depended on it says so.
 
 Rows and lines about the subject are taken out of event files, offline rows, dead letters, tiles, a stream's logs, saved tiles and waiting
-letters, training sets, the request log and its labels; its rows leave the online store; what cannot be taken apart (TFX's copies of
+letters, training sets, the request log and its labels, in the data folder and where links and settings lead out of it; its rows leave the
+online store; what cannot be taken apart (TFX's copies of
 examples, reports, Flink's checkpoints) is deleted whole where it holds the subject's bytes. Then all is searched again. Models, graphs and
 trackers' stores are not changed: they are named if they hold it still. Manifests of what lost rows, and of what was made from that, are
 marked ``erased``, with a hash of the keys and never the keys.
@@ -11,12 +12,11 @@ marked ``erased``, with a hash of the keys and never the keys.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,24 +26,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.feature_store.store import open_store, ordered_store
+from pipelines.forgetting.found_files import Found, found_files
 from pipelines.forgetting.other_formats import is_other, other_holds, without_records
 from pipelines.forgetting.stream_tiles import tiles_hold, without_tiles
-from pipelines.forgetting.subject import LINES, Subject, holds, without_lines, without_rows
+from pipelines.forgetting.subject import LINES, UNREADABLE, Subject, holds, without_lines, without_rows
+from pipelines.forgetting.waiting_letters import letters_hold, without_letters
 from pipelines.lake import layout
 from pipelines.lake.files import read_json, replaced, write_json
 from pipelines.lake.runs import RunStore
 from pipelines.project.repository import Repo
-from pipelines.sources.event_files import list_files
 from pipelines.sources.file_formats.file_format import UnreadableFileError
 from pipelines.streaming.driver import running
 from pipelines.streaming.state.row_log import seal_leftovers
 from transforms.errors import DataError, StoreError, TandemError
-from transforms.event_source import EventSource
 
 __all__ = ["Report", "erase"]
 
-_LEFT_ALONE = ("services", "audit", "models", "graphs", "mlflow.db", "mlartifacts", "registry.db")
-"""Never rewritten; searched in the end (but for services and audit, which are others' data, and hold no subject)."""
+_LEFT_ALONE = ("models", "graphs", "mlflow.db", "mlartifacts", "registry.db")
+"""Never rewritten; searched in the end."""
 _WHOLE = ("tfx", "verify", "monitor", "reproduce", "demo", "replay", "alerts", "watch", "tracking")
 """Reports and copies: a file that holds the subject goes as a whole."""
 _ANSWER = ("tandem_request", "tandem_row", "tandem_at")
@@ -52,13 +52,15 @@ _ANSWER = ("tandem_request", "tandem_row", "tandem_at")
 @dataclass
 class Report:
     """What was found where: place -> rows, lines or files; ``rewritten`` and ``deleted`` files; ``marked`` manifests; ``remains``: files
-    (relative to the data folder) that hold its bytes still; ``notes``: what is not Tandem's to erase."""
+    (relative to the data folder) that hold its bytes still; ``unread``: files that nobody can read, searched as
+    their bytes lie; ``notes``: what is not Tandem's to erase."""
 
     found: Counter[str] = field(default_factory=Counter)
     rewritten: list[str] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
     marked: list[str] = field(default_factory=list)
     remains: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,9 +85,8 @@ def _erase(repo: Repo, subject: Subject, dry_run: bool, say: Callable[[str], Non
             shutil.rmtree(folder / "flink" / "checkpoints", ignore_errors=True)  # tiles; an embedded engine never restores them
     _check_keys(repo, subject)
     names = {name for name, _ in subject.keys}
-    mapped = tuple(s for s in repo.sources.values() if s.mapped and names <= {f.name for f in s.fields if f.value is None})
+    mapped = tuple(s for s in repo.sources.values() if s.mapped and names <= {f.name for f in s.fields})
     subject = replace(subject, others=_no_values(repo, names), sources=mapped)
-    logs = {data / source.files: source for source in repo.sources.values() if source.files}
     answers: list[pa.Table] = []
     entities: list[pa.Table] = []
     streams = sorted(p for p in layout.streams(data).glob("*") if (p / "tiles").is_dir())
@@ -93,11 +94,9 @@ def _erase(repo: Repo, subject: Subject, dry_run: bool, say: Callable[[str], Non
         tiles = without_tiles(folder, subject, dry_run)
         entities += tiles.gone
         _rewritten(sum(t.num_rows for t in tiles.gone), f"stream/{folder.name}", f"stream/{folder.name}/tiles", report)
-    for path in list(_files_below(data)):
-        _one_file(path, _place(path, data), subject, dry_run, report, answers, entities, data, logs)
-    linked = _linked(repo)
-    for path, (name, source) in linked.items():
-        _linked_file(path, name, source, subject, dry_run, report, entities)
+    for file in list(found_files(repo)):
+        if file.top not in _LEFT_ALONE and file.path.name != layout.MANIFEST:
+            _one_file(file, subject, dry_run, report, answers, entities)
     _labels(data, answers, dry_run, report)
     if not report.found:
         _check_names(repo, subject)
@@ -106,9 +105,11 @@ def _erase(repo: Repo, subject: Subject, dry_run: bool, say: Callable[[str], Non
     if not dry_run:
         _mark(data, subject, report)
         say("searching again")
-        report.remains = [_name(p, data) for p in _all_files(data) if _holds(p, subject, _source_of(p, logs))]
+        report.remains = [f.name for f in found_files(repo) if _holds(f, subject)]
         report.remains += [f"stream/{p.name}/tiles" for p in streams if tiles_hold(p, subject)]
-        report.remains += [name for path, (name, source) in linked.items() if path.exists() and _holds(path, subject, source)]
+    if report.unread:
+        more = f" and {len(report.unread) - 10} more" if len(report.unread) > 10 else ""
+        report.notes.append(f"cannot be read, so only the bytes as they lie were searched: {', '.join(report.unread[:10])}{more}")
     topics = sorted({s.topic for s in repo.sources.values() if s.topic})
     if topics:
         report.notes.append(
@@ -146,50 +147,14 @@ def _no_values(repo: Repo, keys: set[str]) -> frozenset[str]:
     )
 
 
-def _linked(repo: Repo) -> dict[Path, tuple[str, EventSource]]:
-    """Event files that symbolic links lead to, outside of the data folder: the file itself -> its name below it, and its source."""
-    out = {}
-    for source in repo.sources.values():
-        if source.files and (repo.data / source.files).is_dir():
-            for file in list_files(repo.data, source, None, None, hashes=False):
-                real = Path(file.path).resolve()
-                if real != Path(os.path.abspath(file.path)):
-                    out[real] = file.name, source
-    return {path: found for path, found in out.items() if not path.is_relative_to(repo.data.resolve())}
+def _holds(file: Found, subject: Subject) -> bool:
+    found = letters_hold(file.path, subject) if _is_letter(file) else other_holds(file.path, subject, file.source)
+    return holds(file.path, subject) if found is None else found
 
 
-def _source_of(path: Path, logs: Mapping[Path, EventSource]) -> EventSource | None:
-    """The source of whose files one is."""
-    return next((source for folder, source in logs.items() if path.is_relative_to(folder)), None)
-
-
-def _holds(path: Path, subject: Subject, source: EventSource | None) -> bool:
-    found = other_holds(path, subject, source)
-    return holds(path, subject) if found is None else found
-
-
-def _other_records(path: Path, subject: Subject, source: EventSource, dry_run: bool) -> int:
-    try:
-        return without_records(path, subject, source, dry_run)
-    except UnreadableFileError:
-        return 0  # its bytes are searched in the end
-
-
-def _linked_file(
-    path: Path, name: str, source: EventSource, subject: Subject, dry_run: bool, report: Report, entities: list[pa.Table]
-) -> None:  # fmt: skip
-    """As :func:`_one_file`, for an event file outside: it is rewritten where it lies, by what the folders inside say of it."""
-    asked = subject.within(Path(name))
-    if path.name.lower().endswith(".parquet"):
-        try:
-            gone = without_rows(path, asked, dry_run)
-        except (pa.ArrowInvalid, OSError):
-            gone = None
-        count = 0 if gone is None else gone.num_rows
-        entities += [] if gone is None else [gone]
-    else:
-        count = _other_records(path, asked, source, dry_run) if is_other(path, source) else without_lines(path, asked, dry_run)
-    _rewritten(count, "/".join(name.split("/")[:2]), name, report)
+def _is_letter(file: Found) -> bool:
+    """Whether it is a file of letters that wait for their topic."""
+    return file.top == "stream" and "letters" in file.name.split("/")[2:-1]
 
 
 def _rewritten(count: int, place: str, name: str, report: Report) -> None:
@@ -198,73 +163,52 @@ def _rewritten(count: int, place: str, name: str, report: Report) -> None:
         report.rewritten.append(name)
 
 
-def _place(path: Path, data: Path) -> str:
-    parts = path.relative_to(data).parts
-    return "/".join(parts[:2]) if parts[0] in ("offline", "events", "training", "stream") and len(parts) > 2 else parts[0]
-
-
-def _name(path: Path, data: Path) -> str:
-    return path.relative_to(data).as_posix()
-
-
-def _files_below(data: Path) -> Iterator[Path]:
-    """Every file that may be rewritten or deleted."""
-    for path in sorted(data.rglob("*")):
-        if path.is_file() and not path.is_symlink() and path.relative_to(data).parts[0] not in _LEFT_ALONE and path.name != layout.MANIFEST:
-            yield path
-
-
-def _all_files(data: Path) -> Iterator[Path]:
-    for path in sorted(data.rglob("*")):
-        if path.is_file() and path.relative_to(data).parts[0] not in ("services", "audit"):
-            yield path
-
-
-def _one_file(
-    path: Path,
-    place: str,
-    subject: Subject,
-    dry_run: bool,
-    report: Report,
-    answers: list[pa.Table],
-    entities: list[pa.Table],
-    data: Path,
-    logs: Mapping[Path, EventSource],
-) -> None:
-    source = _source_of(path, logs)
+def _one_file(file: Found, subject: Subject, dry_run: bool, report: Report, answers: list[pa.Table], entities: list[pa.Table]) -> None:
+    path, place, source = file.path, file.place, file.source
     lines = path.name.lower().removesuffix(".gz").removesuffix(".zst").removesuffix(".bz2")
-    top = place.partition("/")[0]
-    if not subject.within(path.relative_to(data)).keys:  # all that lies in this folder is about it
+    if not subject.within(Path(file.name)).keys:  # all that lies in this folder is about it
         report.found[place] += 1
-        report.deleted.append(_name(path, data))
+        report.deleted.append(file.name)
         if not dry_run:
-            path.unlink()
-            with suppress(OSError):  # one that is not empty yet
-                path.parent.rmdir()
+            file.unlink()
+        return
+    if _is_letter(file):
+        _rewritten(without_letters(path, subject, dry_run), place, file.name, report)
         return
     if path.name.lower().endswith(".parquet"):
         try:
             gone = without_rows(path, subject, dry_run)
-        except (pa.ArrowInvalid, OSError):  # no Parquet: an event file that a run gave a dead letter
+        except UNREADABLE:  # no Parquet: an event file that a run gave a dead letter
+            report.unread.append(file.name)
             gone = None
         if gone is not None:
             report.found[place] += gone.num_rows
-            report.rewritten.append(_name(path, data))
+            report.rewritten.append(file.name)
             entities.append(gone)
             if all(name in gone.column_names for name in _ANSWER):
                 answers.append(gone.select(list(_ANSWER)))
             return
     elif source is not None and is_other(path, source):
-        _rewritten(_other_records(path, subject, source, dry_run), place, _name(path, data), report)
+        try:
+            count = without_records(path, subject, source, dry_run)
+        except UnreadableFileError:
+            report.unread.append(file.name)
+            count = 0
+        _rewritten(count, place, file.name, report)
         return
-    elif (top not in layout.NOT_EVENTS or source is not None) and lines.endswith(LINES):
-        _rewritten(without_lines(path, subject, dry_run), place, _name(path, data), report)
+    elif (file.top not in layout.NOT_EVENTS or source is not None) and lines.endswith(LINES):
+        try:
+            count = without_lines(path, subject, dry_run)
+        except UNREADABLE:
+            report.unread.append(file.name)
+            count = 0
+        _rewritten(count, place, file.name, report)
         return
-    elif (top in _WHOLE or "letters" in path.parts or "flink" in path.parts) and holds(path, subject):
+    elif (file.top in _WHOLE or "flink" in path.parts) and holds(path, subject):
         report.found[place] += 1
-        report.deleted.append(_name(path, data))
+        report.deleted.append(file.name)
         if not dry_run:
-            path.unlink()
+            file.unlink()
 
 
 def _labels(data: Path, answers: list[pa.Table], dry_run: bool, report: Report) -> None:
@@ -275,7 +219,7 @@ def _labels(data: Path, answers: list[pa.Table], dry_run: bool, report: Report) 
         keep = [tuple(row.values()) not in gone for row in table.select(list(_ANSWER)).to_pylist()]
         if not all(keep):
             report.found["labels"] += len(keep) - sum(keep)
-            report.rewritten.append(_name(path, data))
+            report.rewritten.append(path.relative_to(data).as_posix())
             if not dry_run:
                 with replaced(path, durable=True) as out:
                     pq.write_table(table.filter(pa.array(keep)), out)
@@ -331,7 +275,7 @@ def _mark(data: Path, subject: Subject, report: Report) -> None:
                 "what": "rows" if direct else "made from what lost rows",
             }
             write_json(path, {**manifest, "erased": [*manifest.get("erased", []), mark]}, durable=True)
-            report.marked.append(_name(path, data))
+            report.marked.append(path.relative_to(data).as_posix())
 
 
 def _owners(name: str) -> Iterator[str]:

@@ -58,7 +58,7 @@ def without_records(path: Path, subject: Subject, source: EventSource, dry_run: 
             data = rewrite(path, source, gone)
         except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
             raise UnreadableFileError(f"its other records cannot be written again: {' '.join(str(error).split())[:200]}") from error
-        with replaced(path, durable=True) as out:
+        with replaced(path.resolve(), durable=True) as out:
             out.write(packed(path, data))
     return len(gone)
 
@@ -79,7 +79,7 @@ def _found(raw: RawBatch, subject: Subject, source: EventSource) -> Iterator[tup
 
 
 def _is_about(values: dict[str, Any], subject: Subject) -> bool:
-    return subject.is_in(values) or any(subject.events(read_records([values], {}, s, None), 1).any() for s in subject.sources)
+    return subject.is_in(values) or any(subject.events(s, read_records([values], {}, s, None), 1).any() for s in subject.sources)
 
 
 def _without_lines(path: Path, source: EventSource, gone: Mapping[int, int]) -> bytes:

@@ -28,16 +28,19 @@ import pyarrow.parquet as pq
 
 from pipelines.lake.files import replaced
 from pipelines.sources.file_records import partitions_of
+from transforms.computed import compute
 from transforms.errors import ConfigError
 from transforms.event_source import EventSource
 from transforms.fields import EVENT_MARK
 from transforms.mapping import Read, read_records, read_rows
 
-__all__ = ["LINES", "Subject", "column_holds", "holds", "opened", "packed", "without_lines", "without_rows"]
+__all__ = ["LINES", "UNREADABLE", "Subject", "column_holds", "holds", "opened", "packed", "without_lines", "without_rows"]
 
 LINES = (".jsonl", ".ndjson", ".json")
 _PACKED = (".gz", ".zst")
 _NUMBER = re.compile(r"-?[0-9]{1,19}")
+UNREADABLE = (pa.ArrowException, OSError, EOFError, ValueError, RuntimeError, MemoryError)
+"""What a file raises that is damaged, not of the format that its name says, or of which a type would run code (pyarrow-hotfix)."""
 LEAST_BYTES = 4
 """A value of fewer bytes says nothing by itself."""
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -92,7 +95,7 @@ class Subject:
             if self.is_in(json.loads(data, object_pairs_hook=_readings)):
                 return True
             record = json.loads(data)
-            return isinstance(record, dict) and any(self.events(read_records([record], {}, s, None), 1).any() for s in self.sources)
+            return isinstance(record, dict) and any(self.events(s, read_records([record], {}, s, None), 1).any() for s in self.sources)
         except (ValueError, RecursionError):
             return self.stands_in(data)
 
@@ -113,12 +116,14 @@ class Subject:
         for source in self.sources if EVENT_MARK.encode() not in (table.schema.metadata or {}) else ():
             at = 0
             for batch in table.to_batches():
-                mapped[at : at + batch.num_rows] |= self.events(read_rows(batch, source, None), batch.num_rows)
+                mapped[at : at + batch.num_rows] |= self.events(source, read_rows(batch, source, None), batch.num_rows)
                 at += batch.num_rows
         return mapped | self._rows(table, columns)
 
-    def events(self, read: Read, n: int) -> Mask:
-        """Which of N records have an event that is about it, as their source reads them."""
+    def events(self, source: EventSource, read: Read, n: int) -> Mask:
+        """Which of N records have an event that is about it, as their source reads them, and computes of them."""
+        if any(f.value is not None for f in source.all_fields):
+            compute(source, read.columns, len(read.records))
         mine, out = np.ones(len(read.records), bool), np.zeros(n, bool)
         for name, wanted in self.keys:
             mine &= np.array([_text(value) == wanted for value in read.columns[name][0].to_pylist()], bool)
@@ -227,7 +232,7 @@ def without_rows(path: Path, subject: Subject, dry_run: bool = False) -> pa.Tabl
         return None
     if not dry_run:
         codec = meta.row_group(0).column(0).compression if meta.num_row_groups and meta.num_columns else "SNAPPY"
-        with replaced(path, durable=True) as out:
+        with replaced(path.resolve(), durable=True) as out:
             pq.write_table(table.filter(pa.array(~found)), out, compression="NONE" if codec == "UNCOMPRESSED" else codec)
     return table.filter(pa.array(found))
 
@@ -265,7 +270,7 @@ def without_lines(path: Path, subject: Subject, dry_run: bool = False) -> int:
     asked = subject.within(path)
     kept = [line for line in lines if not asked.is_in_text(line)]
     if len(kept) < len(lines) and not dry_run:
-        with replaced(path, durable=True) as out:
+        with replaced(path.resolve(), durable=True) as out:
             out.write(packed(path, b"".join(kept)))
     return len(lines) - len(kept)
 
@@ -276,13 +281,13 @@ def holds(path: Path, subject: Subject) -> bool:
         try:
             with pq.ParquetFile(path) as file:
                 table = file.read()
-        except (pa.ArrowInvalid, OSError):
+        except UNREADABLE:
             return subject.stands_in(path.read_bytes())
         return all(any(column_holds(column, name, value) for column in table.columns) for name, value in subject.keys)
     try:
         with opened(path) as unpacked:
             data = unpacked.read()
-    except (OSError, EOFError, pa.ArrowInvalid):  # damaged: as it is
+    except UNREADABLE:  # damaged: as it is
         data = path.read_bytes()
     return subject.stands_in(data)
 

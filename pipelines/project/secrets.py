@@ -106,7 +106,8 @@ def bind(settings: BaseModel, repo: Path, read: Callable[[Path], Any]) -> None:
 
 
 class EnvironmentSource(PydanticBaseSettingsSource):
-    """The environment without its ``*_FILE`` of secrets, which :class:`SecretSource` reads."""
+    """The environment without its ``*_FILE`` of secrets, which :class:`SecretSource` reads. Raises ConfigError where it gives roles: each
+    user sets their own environment."""
 
     def __init__(self, settings_cls: type[BaseSettings], environment: PydanticBaseSettingsSource) -> None:
         super().__init__(settings_cls)
@@ -119,6 +120,8 @@ class EnvironmentSource(PydanticBaseSettingsSource):
     def __call__(self) -> dict[str, Any]:
         """What the environment says."""
         out = self.environment()
+        if "access" in out:
+            raise ConfigError("TANDEM_ACCESS in the environment: who may do what stands in tandem.yaml alone (access); unset it")
         for *sections, key in secret_fields(self.settings_cls):
             at: Any = out
             for part in sections:

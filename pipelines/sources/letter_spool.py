@@ -8,15 +8,16 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from pipelines.lake.files import write_text
-from pipelines.sources.broker import BrokerAway, DeadLetterWriter, FetchResult, Ints, KeptRecords, LetterRefused
+from pipelines.sources.broker import BrokerAway, DeadLetterWriter, FetchResult, Ints, KeptRecords, LetterRefused, Original
 from transforms.errors import StoreError
 
-__all__ = ["SpooledLetters", "letters_waiting"]
+__all__ = ["SpooledLetters", "keep_waiting", "letters_waiting", "waiting_records"]
 
 AGAIN_SECONDS = 30.0
 """How often letters that wait are tried again."""
@@ -77,7 +78,7 @@ class SpooledLetters(DeadLetterWriter):
         for path in waiting:
             try:
                 kept = json.loads(path.read_text("utf-8"))
-                records = [(_bytes(k), _bytes(v), [(n, _bytes(h)) for n, h in headers]) for k, v, headers in kept["records"]]
+                records = _records(kept)
                 n, cut = len(records), {int(o): str(line) for o, line in kept["refused"].items()}
                 fetched = FetchResult(
                     pa.nulls(n, pa.binary()), np.array(kept["offsets"], np.int64), np.array(kept["stamps_us"], np.int64), 0, 0, False,
@@ -113,6 +114,31 @@ class SpooledLetters(DeadLetterWriter):
     def close(self) -> None:
         """Disconnect."""
         self.inner.close()
+
+
+def waiting_records(path: Path) -> tuple[str, list[Original]]:
+    """The source of a file of letters that wait, by name, and their records: key, payload, headers. Raises OSError, ValueError for a file
+    that is none."""
+    try:
+        kept = json.loads(path.read_text("utf-8"))
+        return str(kept["source"]), _records(kept)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} holds no dead letters") from error
+
+
+def keep_waiting(path: Path, stay: Sequence[bool]) -> None:
+    """Leave only those letters of a file that ``stay``. Killed in between, those are there twice."""
+    kept = json.loads(path.read_text("utf-8"))
+    for name in ("reasons", "details", "offsets", "stamps_us", "records"):
+        kept[name] = [each for each, stays in zip(kept[name], stay, strict=True) if stays]
+    kept["refused"] = {offset: line for offset, line in kept["refused"].items() if int(offset) in kept["offsets"]}
+    if kept["records"]:
+        write_text(path.with_name(f"{uuid.uuid4().hex}-{len(kept['records'])}.json"), json.dumps(kept), durable=True)
+    path.unlink()
+
+
+def _records(kept: dict[str, Any]) -> list[Original]:
+    return [(_bytes(k), _bytes(v), [(n, _bytes(h)) for n, h in headers]) for k, v, headers in kept["records"]]
 
 
 def _text(value: bytes | None) -> str | None:

@@ -21,6 +21,7 @@ from pipelines.streaming.stream_job import run_stream
 from pipelines.streaming.stream_options import StreamOptions
 from tests.integration.orders_world import Orders
 from tests.integration.stream_world import ROOT, StreamWorld, environment, events, make_stream_world
+from tests.pickled_parquet import write_pickled
 from transforms.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.timeout(400)
@@ -234,6 +235,64 @@ def test_every_form_in_which_an_event_is_read_is_erased(tmp_path: Path) -> None:
     for dry_run in (True, False):  # a slip passed for forgotten
         with pytest.raises(DataError, match=r"--entity shp=\.\.\.: nothing has such a key; the sources have amount, channel, city"):
             erase(made.repo(), Subject.parse(["shp=100"]), dry_run)
+
+
+def test_what_stands_elsewhere_is_erased_there(tmp_path: Path) -> None:
+    """Issue 13, section 3: folders of the data folder that are links to another disk, links into a store of contents whose files have no
+    suffix, a log of events and a request log outside; a link that leads back to where it lies ends no search."""
+    made, disk = Orders(tmp_path / "w"), tmp_path / "disk"
+    text = made.repo_path.joinpath("features.py").read_text().replace('files="events/orders"', 'files="../logs/orders"')
+    made.repo_path.joinpath("features.py").write_text(text)
+    with open(made.repo_path / "tandem.yaml", "a") as settings:
+        settings.write(f"serve: {{request_log: {disk / 'asked'}}}\n")
+    key, other = 7_000_001, 7_000_002
+    events, logs, contents = made.data / "events", made.path / "logs" / "orders", disk / "contents"
+    for folder in (made.data, logs, contents, disk / "offline", disk / "tfx"):
+        folder.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps({"order_id": f"o{n}", "shop": n, "city": "b"}) + "\n" for n in (key, other))
+    (logs / "a.jsonl").write_text(lines)
+    (contents / "5f2e").write_text(lines)
+    table(contents / "81ab", shop=[key, other], city=["a", "b"])
+    (logs / "b.jsonl").symlink_to(contents / "5f2e")
+    (logs / "c.parquet").symlink_to(contents / "81ab")
+    (made.data / "offline").symlink_to(disk / "offline", target_is_directory=True)
+    (made.data / "tfx").symlink_to(disk / "tfx", target_is_directory=True)
+    table(disk / "offline/shop_orders/run=r/p.parquet", shop=[key, other], count_1h=[1, 1])
+    (disk / "tfx" / "copy").write_text(f"shop {key}")
+    (disk / "tfx" / "back").symlink_to(made.data, target_is_directory=True)
+    answer: dict[str, list[Any]] = {"tandem_request": ["a", "b"], "tandem_row": [0, 0], "tandem_at": [1, 2]}
+    table(disk / "asked/date=2024-01-01/r.parquet", **answer, shop=[key, other])
+    table(made.data / "labels/m/p.parquet", **answer, label=[1.0, 0.0])
+    (made.data / "runs" / "r").mkdir(parents=True)
+    (made.data / "runs" / "r" / "manifest.json").write_text('{"id": "r", "kind": "batch", "status": "complete"}')
+    assert not events.exists()
+    subject = Subject.parse([f"shop={key}"])
+    found = {"events/orders": 3, "offline/shop_orders": 1, "tfx": 1, "requests": 1, "labels": 1}
+    assert erase(made.repo(), subject, dry_run=True).found == found
+    report = erase(made.repo(), subject)
+    assert report.found == found and report.remains == [] and "tfx/copy" in report.deleted
+    assert (logs / "b.jsonl").is_symlink() and (logs / "b.jsonl").read_text() == (logs / "a.jsonl").read_text() == lines.splitlines(True)[1]
+    for path in (logs / "c.parquet", disk / "offline/shop_orders/run=r/p.parquet", disk / "asked/date=2024-01-01/r.parquet"):
+        assert pq.ParquetFile(path).read().column("shop").to_pylist() == [other]
+    assert (logs / "c.parquet").is_symlink() and json.loads((made.data / "runs/r/manifest.json").read_text())["erased"]
+    assert search(tmp_path, str(key)) == [] and not erase(made.repo(), subject).found
+
+
+@pytest.mark.parametrize("name", ["bad.parquet", "cut.parquet", "bad.arrow", "bad.avro", "bad.jsonl.gz", "bad.jsonl.zst"])
+def test_a_file_that_nobody_can_read_hinders_nothing_and_is_named(tmp_path: Path, name: str) -> None:
+    """Damaged, cut off, of another format than its name says, or with a type that would run code (SECURITY C2): the rest is erased."""
+    made = Orders(tmp_path / "w")
+    folder = made.data / "events/orders"
+    table(folder / "a.parquet", shop=[1, 2], city=["city-to-be-forgotten", "b"])
+    if name == "bad.parquet":
+        write_pickled(pa.table({"shop": [2]}), folder / name, tmp_path / "proof")
+    else:
+        (folder / name).write_bytes(b"ARROW1\0\0" + (folder / "a.parquet").read_bytes()[: 300 if name == "cut.parquet" else 60])
+    report = erase(made.repo(), Subject.parse(["city=city-to-be-forgotten"]))
+    assert report.found == {"events/orders": 1} and report.remains == [] and not (tmp_path / "proof").exists()
+    if name != "bad.parquet" or int(pa.__version__.split(".")[0]) < 14:
+        assert report.unread == [f"events/orders/{name}"]
+        assert f"cannot be read, so only the bytes as they lie were searched: events/orders/{name}" in report.notes
 
 
 def test_a_value_of_few_bytes_takes_nothing_of_others(tmp_path: Path) -> None:

@@ -121,3 +121,20 @@ def test_what_is_done_refused_denied_and_failed_is_written_down(tmp_path: Path) 
     ]  # fmt: skip
     last = AuditLog(layout.audit(tmp_path)).check().entries
     assert last[-1]["error"] == "the disk is full" and last[1]["champion"] == 3 and last[1]["of"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TANDEM_ACCESS", '{"members": {"*": ["admin"]}}'),
+        ("TANDEM_ACCESS__MEMBERS", '{"*": ["admin"]}'),
+        ("tandem_access__members__mallory", '["admin"]'),
+        ("TANDEM_ACCESS__ROLES", "{}"),
+    ],
+)
+def test_nobody_gives_themselves_a_role_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """Issue 13, section 2: roles stand in tandem.yaml; the environment is the caller's own."""
+    (tmp_path / "tandem.yaml").write_text("data: data\naccess: {roles: {admin: ['*']}, members: {carol: [admin]}}\n")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=r"TANDEM_ACCESS in the environment: who may do what stands in tandem.yaml alone"):
+        load_settings(tmp_path)

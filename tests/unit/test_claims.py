@@ -44,3 +44,13 @@ def test_each_finding_has_a_test(kind: str, findings: list[str]) -> None:
 
 def test_no_test_names_a_finding_that_is_none() -> None:
     assert sorted(set(named()) - {*FAULTS, *SECURITY, *LOW}) == []
+
+
+@pytest.mark.parametrize(("page", "numbers"), [("verify.md", FAULTS), ("security.md", [*SECURITY, *LOW])])
+def test_the_docs_list_each_finding_with_tests_that_name_it(page: str, numbers: list[str]) -> None:
+    found = re.findall(r"^\| (\d+|[CHM]\d+|low) \| ([^|]+) \| (`.+`) \|$", (TESTS.parent / "docs" / page).read_text("utf-8"), re.MULTILINE)
+    listed = {what.strip() if number == "low" else number: re.findall(r"`([^`]+)`", files) for number, what, files in found}
+    assert list(listed) == numbers
+    tested = named()
+    wrong = [(n, f) for n, files in listed.items() for f in files if not (TESTS / f).is_file() or Path(f).name not in tested.get(n, [])]
+    assert wrong == [], "correct the page: a test was renamed, or names the finding no more"

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from pipelines.forgetting.subject import Subject, holds, without_lines, without_rows
 from pipelines.sources.archive import archive_schema
-from transforms.definitions import Enum, EventSource, Field, RecordKey
+from transforms.definitions import Enum, EventSource, Field, RecordKey, col
 
 SOURCE = EventSource(
     "orders",
@@ -43,3 +43,17 @@ def test_a_key_that_stood_only_in_the_records_keys(tmp_path: Path) -> None:
     gone = without_rows(path, subject)
     assert gone is not None and gone.num_rows == 3 and not holds(path, subject)
     assert pq.read_table(path)["device"].to_pylist() == ["device-two"] * 3
+
+
+def test_a_key_that_is_computed(tmp_path: Path) -> None:
+    """What the source makes of a record is about the subject, though its bytes are other ones."""
+    zone = Field("zone", "string", required=True, value=col("place").strip().lower())
+    source = EventSource("s", [Field("place", "string", required=True), zone, Field("n", "int64", required=True)], "at", "n")
+    rows = [{"at": 10**15 + n, "place": [" North-Side", "South-Side"][n % 2], "n": n} for n in range(6)]
+    lines, file = tmp_path / "a.jsonl", tmp_path / "a.parquet"
+    lines.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    subject = Subject(Subject.parse(["zone=north-side"]).keys, sources=(source,))
+    gone = without_rows(file, subject)
+    assert gone is not None and gone.num_rows == without_lines(lines, subject) == 3
+    assert pq.read_table(file)["place"].to_pylist() == ["South-Side"] * 3

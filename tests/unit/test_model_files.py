@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -111,6 +112,21 @@ def test_a_signature_is_asked_for_where_a_public_key_is_named(version: Path, tmp
     (version / SIGNATURE).write_text("no base64")
     with pytest.raises(ModelError, match="its signature is not that of the key"):
         check_model_files(version, raw, "model")
+
+
+@pytest.mark.parametrize("files", [None, [], "all"])
+def test_a_signature_over_no_hashes_says_nothing_of_the_files(
+    version: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: Any
+) -> None:
+    """SECURITY M1: one of before there were hashes, signed; and hashes that are none."""
+    private, public = key_pair(tmp_path, "ours")
+    monkeypatch.setenv(SIGNING_KEY, str(private))
+    monkeypatch.setenv(PUBLIC_KEY, str(public))
+    head = HEAD if files is None else {**HEAD, FILES: files}
+    (version / "tandem.json").write_text(json.dumps(head))
+    sign(version)
+    with pytest.raises(ModelError, match=r"its tandem.json names the hashes of no files \(files\)"):
+        check_model_files(version, head, "model")
 
 
 def test_a_key_that_is_none_is_one_line(version: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

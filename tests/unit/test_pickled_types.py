@@ -1,6 +1,7 @@
 """SECURITY C2: no Parquet file runs code (CVE-2023-47248), whatever of ours was imported, in whatever order, and in every child."""
 
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from pipelines.batch.steps import ReadEvents
 from pipelines.replay.event_log import EventLog
 from pipelines.sources.event_files import events, inventory
-from tests.pickled_parquet import write_pickled
+from tests.pickled_parquet import MakesFolder, write_pickled
 from transforms.definitions import EventSource, Field
 from transforms.own_program import module_command
 
@@ -101,4 +102,24 @@ def test_such_a_file_is_passed_over_by_a_replay_and_named(log):
     sent = EventLog(data, [SOURCE], None, None, now_us=NOW, max_future_us=0)
     assert sum(t.num_rows for part in sent.slices() for t in part.events.values()) == 1
     assert [(p.name, "would run code" in p.why) for p in sent.passed_over["orders"]] == [("events/orders/bad.parquet", True)]
+    assert not proof.exists()
+
+
+def ipc_with_pickled_type(path: Path, proof: Path, as_file: bool) -> None:
+    """Arrow IPC whose type, within a list, is a pickle that makes a folder."""
+    kind = {"ARROW:extension:name": "arrow.py_extension_type", "ARROW:extension:metadata": pickle.dumps(MakesFolder(proof), 0)}
+    schema = pa.schema([pa.field("order_id", pa.string()), pa.field("extra", pa.list_(pa.field("item", pa.int64(), metadata=kind)))])
+    table = pa.table([pa.array(["a", "b"]), pa.array([[1], [2]], schema.field("extra").type)], schema=schema)
+    with (pa.ipc.new_file if as_file else pa.ipc.new_stream)(str(path), schema) as out:
+        out.write_table(table)
+
+
+@pytest.mark.parametrize("name", ["a.arrow", "b.arrows", "c.feather"])
+def test_arrow_files_are_as_parquet(tmp_path, name):
+    """SECURITY C2, in another format: one dead letter with a line of its own, and not the text of a pickle."""
+    path, proof = tmp_path / name, tmp_path / "proof"
+    ipc_with_pickled_type(path, proof, name != "b.arrows")
+    letters = pa.Table.from_batches([letter for _, letter in events(path, SOURCE, NOW, 0, name=name)])
+    assert letters["reason"].to_pylist() == ["unreadable_file"]
+    assert "would run code" in letters["detail"][0].as_py() and "PROTO" not in letters["detail"][0].as_py()
     assert not proof.exists()

@@ -25,7 +25,7 @@ GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
 async def hello(scope: Any, receive: Any, send: Any) -> None:
-    """Says how long the body is; does not read that of a request to /early."""
+    """Says how long the body is; does not read that of a request to /early. Of /large it says it with 16 MiB of blanks before."""
     if scope["type"] == "lifespan":
         while True:
             kind = (await receive())["type"].removeprefix("lifespan.")
@@ -36,7 +36,7 @@ async def hello(scope: Any, receive: Any, send: Any) -> None:
     while more:
         message = await receive()
         size, more = size + len(message.get("body", b"")), message.get("more_body", False)
-    body = str(size).encode()
+    body = str(size).encode().rjust(16 << 20 if scope["path"] == "/large" else 1)
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(len(body)).encode())]})
     await send({"type": "http.response.body", "body": body})
 
@@ -106,6 +106,28 @@ def test_a_body_that_never_comes_ends_with_the_exchange(port: int) -> None:
     begun = time.monotonic()
     answer = exchange(port, b"POST / HTTP/1.1\r\ncontent-length: 10\r\n\r\nabc", seconds=30)
     assert time.monotonic() - begun < 20 and answer == b""
+
+
+def test_an_answer_that_nobody_reads_is_not_held_for_ever(tmp_path: Path) -> None:
+    """SECURITY H4: it waits in memory, and closing waits for it. Who reads slowly has the time of an exchange, 7.4 s here."""
+    ask = GET.replace(b"GET / ", b"GET /large ")
+    with running(made(tmp_path), hello) as (server, _, port):
+        silent, slow = connect(port), connect(port)
+        for s in (silent, slow):
+            s.sendall(ask)
+        time.sleep(2)  # beyond idle_seconds
+        assert len(server.server_state.connections) == 2
+        read = 0
+        while read < 16 << 20:
+            part = slow.recv(1 << 20)
+            assert part, "cut off"
+            read += len(part)
+        begun = time.monotonic()
+        while server.server_state.connections:
+            assert time.monotonic() - begun < 20, "still held"
+            time.sleep(0.1)
+        silent.close()
+        slow.close()
 
 
 def test_an_answer_before_the_body_ends_the_connection_soon(port: int) -> None:

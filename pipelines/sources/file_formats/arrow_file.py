@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipelines.sources.file_formats.arrow_sizes import check_batches
 from pipelines.sources.file_formats.file_format import FileFormat, Opened, RawBatch, UnreadableFileError, check_not_empty, whole
-from pipelines.sources.file_formats.physical import RUNS_CODE, pickled, plain_columns
+from pipelines.sources.file_formats.physical import PICKLED, RUNS_CODE, pickled, plain_columns
 
 __all__ = ["ArrowFile"]
 
@@ -39,7 +39,10 @@ class ArrowFile(FileFormat):
 
 def _decode(opened: Opened, as_file: bool, batch_rows: int) -> Iterator[pa.RecordBatch]:
     with opened() as f, pa.PythonFile(f, mode="r") as source:
-        reader = pa.ipc.open_file(source) if as_file else pa.ipc.open_stream(source)
+        try:
+            reader = pa.ipc.open_file(source) if as_file else pa.ipc.open_stream(source)
+        except RuntimeError as error:  # pyarrow-hotfix, whose text shows the pickle
+            raise ValueError(RUNS_CODE if PICKLED.decode() in str(error) else str(error)) from None
         if any(pickled(each) for each in reader.schema):
             raise ValueError(RUNS_CODE)
         for i in range(reader.num_record_batches) if as_file else iter(int, 1):
