@@ -287,7 +287,7 @@ def test_a_file_that_nobody_can_read_hinders_nothing_and_is_named(tmp_path: Path
     if name == "bad.parquet":
         write_pickled(pa.table({"shop": [2]}), folder / name, tmp_path / "proof")
     else:
-        (folder / name).write_bytes(b"ARROW1\0\0" + (folder / "a.parquet").read_bytes()[: 300 if name == "cut.parquet" else 60])
+        (folder / name).write_bytes(b"PAR1 cut off" if name == "cut.parquet" else b"ARROW1\0\0 of something else")
     report = erase(made.repo(), Subject.parse(["city=city-to-be-forgotten"]))
     assert report.found == {"events/orders": 1} and report.remains == [] and not (tmp_path / "proof").exists()
     if name != "bad.parquet" or int(pa.__version__.split(".")[0]) < 14:
