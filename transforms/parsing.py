@@ -6,7 +6,6 @@ Each is a plain value, checked where it is written, and part of the fingerprint 
 
 from __future__ import annotations
 
-import functools
 import zoneinfo
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -229,9 +228,3 @@ class Base64(_Bytes):
     """
 
     dtypes: ClassVar[tuple[str, ...]] = ("string",)
-
-
-@functools.cache
-def zone_of(name: str) -> zoneinfo.ZoneInfo:
-    """A time zone by its name."""
-    return zoneinfo.ZoneInfo(name)

@@ -22,7 +22,6 @@ Quick = tuple[npt.NDArray[np.int64] | npt.NDArray[np.float64], npt.NDArray[np.bo
 _FACTORS = {"s": 1_000_000, "ms": 1000, "us": 1}
 _DAY_US = 86_400_000_000
 _WIDTHS = {"Y": 4, "m": 2, "d": 2, "H": 2, "M": 2, "S": 2}
-_NO_INT = np.zeros(0, np.int64)
 
 
 def quick(column: pa.Array, parse: Parse, dtype: str) -> Quick | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines.lineage.trace import lines, trace, tree
+from pipelines.lineage.trace import trace
+from pipelines.lineage.trace_text import lines, tree
 
 __all__ = ["lines", "trace", "tree"]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from pipelines.lineage.trace import lines
+from pipelines.lineage.trace_text import lines
 from pipelines.reports.page import render
 from pipelines.reports.templating import macro
 

@@ -5,21 +5,21 @@ Light: the command line reads it before anything heavy is imported.
 
 from __future__ import annotations
 
-import re
-import warnings
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from pipelines.lake import layout, shared
 from pipelines.project.access_settings import AccessSettings
-from pipelines.project.extensions import ALERT_RECEIVERS, FORMATS, TRACKERS, Extensions
+from pipelines.project.extensions import FORMATS, TRACKERS
 from pipelines.project.secrets import EnvironmentSource, Secret, SecretSource, bind, masked
+from pipelines.project.section import Section, all_found, parse_duration, parse_time
 from pipelines.project.settings_errors import mistake
 from pipelines.project.settings_file import SettingsFile
+from pipelines.project.watch_settings import AlertSettings, FeatureMonitor, MonitorSettings, WatchSettings
 from serving.object_store.cache import data_path
 from transforms.errors import ConfigError
 
@@ -44,12 +44,6 @@ __all__ = [
 ]
 
 
-def parse_time(text: Any) -> datetime:
-    """A moment of UTC from ``2013-01-31`` or an ISO 8601 date and time (without a zone: UTC). Raises ValueError."""
-    moment = text if isinstance(text, datetime) else datetime.fromisoformat(str(text))
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
 def moment(flag: str, text: str | None, default: datetime | None = None) -> datetime:
     """The moment a flag names, in UTC; raises ConfigError."""
     if text is None:
@@ -62,31 +56,7 @@ def moment(flag: str, text: str | None, default: datetime | None = None) -> date
         raise ConfigError(f"{flag} {text!r} is no moment; write 2013-01-31 or 2013-01-31T06:00") from None
 
 
-def parse_duration(text: str) -> timedelta:
-    """A length of time from ``90s``, ``30m``, ``1h`` or ``1d``. Raises ValueError."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip())
-    if found is None or not float(found[1]):
-        raise ValueError(f"{text!r} is no length of time; write 90s, 30m, 1h or 1d")
-    return timedelta(seconds=float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]])
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-_Names = TypeVar("_Names", dict[str, str], list[str])
-
-
-def _all_found(extensions: Extensions, names: _Names) -> _Names:
-    for name in names.values() if isinstance(names, dict) else names:
-        try:
-            extensions.find(name)
-        except ConfigError as error:
-            raise ValueError(str(error)) from None  # pydantic's own way to say what is wrong with a key
-    return names
-
-
-class BatchSettings(_Section):
+class BatchSettings(Section):
     """How ``tandem batch`` works."""
 
     shards: int = Field(default=2, ge=1, le=4096)
@@ -99,7 +69,7 @@ class BatchSettings(_Section):
     """How far ahead of the clock an event time may lie."""
 
 
-class KafkaSettings(_Section):
+class KafkaSettings(Section):
     """Where the topics are, and how to get in."""
 
     bootstrap_servers: str = ""
@@ -131,7 +101,7 @@ class KafkaSettings(_Section):
     @field_validator("formats")
     @classmethod
     def _known(cls, value: dict[str, str]) -> dict[str, str]:
-        return _all_found(FORMATS, value)
+        return all_found(FORMATS, value)
 
     @property
     def repository(self) -> Path:
@@ -147,7 +117,7 @@ class KafkaSettings(_Section):
         return self.formats.get(source, "json")
 
 
-class StreamSettings(_Section):
+class StreamSettings(Section):
     """How ``tandem stream`` works."""
 
     shards: int = Field(default=2, ge=1, le=4096)
@@ -180,132 +150,7 @@ class StreamSettings(_Section):
     """Address of ``/metrics``, which asks nobody who they are; in a container ``0.0.0.0``."""
 
 
-class AlertSettings(_Section):
-    """Where alerts go: to a webhook. Without a ``webhook`` they are only shown and kept in ``data/alerts``."""
-
-    receiver: str = "webhook"
-    """Or one that another package brings (entry points ``tandem.alert_receivers``)."""
-    options: dict[str, str] = Field(default_factory=dict, repr=False)
-    """What such a receiver wants to know."""
-    webhook: Secret | None = Field(default=None, repr=False)
-    """``https://...``. Whoever knows Slack's address may write to it: a secret, better by the environment: ``TANDEM_ALERTS__WEBHOOK``."""
-    format: Literal["json", "slack"] = "json"
-    """A JSON object with every field, or Slack's ``text`` and ``blocks``."""
-    level: Literal["warn", "fail"] = "fail"
-    """The mildest finding of the monitor that is an alert."""
-    timeout_seconds: float = Field(default=10, gt=0, le=120)
-    """How long the receiver may take to answer."""
-    keep_hours: float = Field(default=72, gt=0)
-    """How long an alert that cannot be delivered is kept and tried again."""
-    header: str = "Authorization"
-    """The header that ``secret`` is sent in."""
-    secret: Secret | None = Field(default=None, repr=False)
-    """Its value, e.g. ``Bearer ...``; better given by the environment: ``TANDEM_ALERTS__SECRET``."""
-
-    @field_validator("receiver")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        return _all_found(ALERT_RECEIVERS, [value])[0]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _old(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "repeat_hours" in values:
-            warnings.warn(
-                "alerts.repeat_hours has no effect any more: repeats are Alertmanager's; drop the key", FutureWarning, stacklevel=2
-            )
-            return {k: v for k, v in values.items() if k != "repeat_hours"}
-        return values
-
-
-class WatchSettings(_Section):
-    """When ``tandem watch`` looks, and what makes it train anew. A trigger that is null is off."""
-
-    every: str = "1h"
-    """How often the monitor runs: ``30m``, ``1h``, ``1d``."""
-    drift: bool = True
-    """Trigger: the monitor's drift or skew of features or predictions failed."""
-    decay: bool = True
-    """Trigger: AUC, log loss or calibration on labelled requests failed."""
-    champion_days: float | None = Field(default=30, gt=0)
-    """Trigger: the champion was made longer ago."""
-    new_days: float | None = Field(default=7, ge=1)
-    """Trigger: so many whole days of events that the champion's training did not see."""
-    train_days: float | None = Field(default=None, ge=1)
-    """Train on so many days up to the newest; null: from where the champion's training began."""
-    promote: bool = False
-    """Whether a version that the watch made is promoted, if the thresholds of ``tandem promote`` hold. False: it stays the challenger."""
-    cooldown_hours: float = Field(default=24, ge=0)
-    """The least time between the starts of two trainings of a model."""
-    attempts: int = Field(default=3, ge=1)
-    """How often a training on the same data may fail before it is left alone."""
-    retry_minutes: float = Field(default=30, gt=0)
-    """The wait after a failed attempt; twice as long after each further one."""
-    metrics_port: int = Field(default=0, ge=0, le=65535)
-    """Port of ``/metrics``; 0 takes a free one (``tandem watch status`` tells it)."""
-    metrics_host: str = "127.0.0.1"
-    """The same as ``stream.metrics_host``."""
-
-    @field_validator("every")
-    @classmethod
-    def _duration(cls, value: str) -> str:
-        parse_duration(value)
-        return value
-
-
-class FeatureMonitor(_Section):
-    """What one feature may do; unset: as in ``monitor``."""
-
-    skew: float | None = Field(default=None, gt=0)
-    drift: float | None = Field(default=None, gt=0)
-    null_rise: float | None = Field(default=None, ge=0)
-    unknown_share: float | None = Field(default=None, ge=0)
-    check: bool = True
-    """False: shown, never judged."""
-
-
-class MonitorSettings(_Section):
-    """What ``tandem monitor`` and ``tandem labels`` hold the answers against."""
-
-    skew: float = Field(default=0.15, gt=0)
-    """Distance of served values from the training set's (L-infinity for text, Jensen-Shannon for numbers) above which a feature fails,
-    if it is also more than chance explains."""
-    drift: float = Field(default=0.15, gt=0)
-    """The same between a window and the one before."""
-    chance: float = Field(default=1.5, ge=1)
-    """How many times the greatest distance between the training set's own windows of that length a distance must be."""
-    min_rows: int = Field(default=100, ge=10)
-    """Fewer answers in a window are not judged."""
-    min_moments: int = Field(default=20, ge=1)
-    """Answers of so few different minutes (weighed by how many fell into each) are no sample of a window: many at once share their rows."""
-    null_rise: float = Field(default=0.1, ge=0, le=1)
-    """How much the share of nulls may rise above training's."""
-    unknown_share: float = Field(default=0.02, ge=0, le=1)
-    """The share of values that training never saw (and more than its own last part had)."""
-    too_old_share: float = Field(default=0.1, ge=0, le=1)
-    """The share of rows past their TTL, or not there, beyond training's."""
-    calibration: float = Field(default=0.1, gt=0, le=1)
-    """How far the mean prediction may be from the rate of positive labels."""
-    auc_drop: float = Field(default=0.05, ge=0, le=1)
-    """How far AUC may be below the training report's."""
-    log_loss_rise: float = Field(default=0.1, ge=0)
-    min_labels: int = Field(default=200, ge=20)
-    """Fewer labels say nothing about AUC, log loss and calibration."""
-    real_bugs: int = Field(default=0, ge=0)
-    """Served values that differ from their recomputation for no reason but a defect."""
-    stale_share: float = Field(default=0.1, ge=0, le=1)
-    """The share of answers that were given from a row that was not the newest one due."""
-    stale_minutes: float = Field(default=60, ge=0)
-    """A row may be behind so long before it counts as stale: a stream knows the time of its sources only by their next event."""
-    recompute_answers: int = Field(default=20_000, ge=0)
-    """So many answers, the latest, are computed anew; 0: none."""
-    label_tolerance_hours: float = Field(default=24, gt=0)
-    """How far the moment of a request may lie from the spine's."""
-    features: dict[str, FeatureMonitor] = Field(default_factory=dict)
-    """By input (``view__feature`` or the request field)."""
-
-
-class DemoSettings(_Section):
+class DemoSettings(Section):
     """What ``tandem demo`` runs over."""
 
     events: str = ""
@@ -323,10 +168,10 @@ class DemoSettings(_Section):
         return value if value is None else parse_time(value)
 
 
-class TrackingSettings(_Section):
+class TrackingSettings(Section):
     """Where runs are shown: MLflow, Weights & Biases, or what another package brings. A tracker that is down never stops a job."""
 
-    trackers: list[str] = ["mlflow"]
+    trackers: list[str] = Field(default_factory=lambda: ["mlflow"])
     """Who gets each run, by name: ``mlflow``, ``wandb``, or a tracker of another package; an empty list: nobody."""
     options: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Settings of trackers of other packages, by the tracker's name."""
@@ -344,7 +189,7 @@ class TrackingSettings(_Section):
     @field_validator("trackers")
     @classmethod
     def _known(cls, value: list[str]) -> list[str]:
-        return _all_found(TRACKERS, value)
+        return all_found(TRACKERS, value)
 
 
 class Settings(BaseSettings):
