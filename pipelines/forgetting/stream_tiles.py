@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 
 from pipelines.forgetting.subject import Subject, column_holds
@@ -42,7 +41,7 @@ def without_tiles(folder: Path, subject: Subject, dry_run: bool) -> TilesFound:
             kept: dict[str, list[pa.RecordBatch]] = {}
             for name, batches in tiles.items():
                 for batch in batches:
-                    mine = _tiles_of(batch, subject)
+                    mine = subject.rows(pa.Table.from_batches([batch]))
                     if mine.any():
                         out.gone.append(pa.Table.from_batches([batch]).filter(pa.array(mine)))
                     kept.setdefault(name, []).append(batch.filter(pa.array(~mine)))
@@ -67,18 +66,6 @@ def _readable(store: TileStore, shard: int, file: TileFile) -> bool:
     except DataError:
         return False
     return True
-
-
-def _tiles_of(batch: pa.RecordBatch, subject: Subject) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Which tiles are about it: its own, and those of others that keep one of its values (the last one, the most frequent ones)."""
-    out = subject.rows(pa.Table.from_batches([batch]))
-    for column in batch.columns:
-        if pa.types.is_nested(column.type):
-            chunked = pa.chunked_array([column])
-            if all(column_holds(chunked, name, value) for name, value in subject.keys):
-                for i in range(len(column)):
-                    out[i] |= all(column_holds(chunked.slice(i, 1), name, value) for name, value in subject.keys)
-    return out
 
 
 def _tables(folder: Path) -> Iterator[pa.Table]:

@@ -118,7 +118,7 @@ class Subject:
             for batch in table.to_batches():
                 mapped[at : at + batch.num_rows] |= self.events(source, read_rows(batch, source, None), batch.num_rows)
                 at += batch.num_rows
-        return mapped | self._rows(table, columns)
+        return mapped | self._rows(table, columns) | self._kept_by_tiles(columns, table.num_rows)
 
     def events(self, source: EventSource, read: Read, n: int) -> Mask:
         """Which of N records have an event that is about it, as their source reads them, and computes of them."""
@@ -145,6 +145,17 @@ class Subject:
                 values = column.cast(pa.binary()).to_pylist()
                 out |= np.array([value is not None and value.startswith(least) and self.is_in_text(value) for value in values], bool)
         return out
+
+    def _kept_by_tiles(self, columns: dict[str, pa.ChunkedArray], n: int) -> Mask:
+        """Which rows of a table of tiles, of whatever entity, keep its values: as the last one, or among the most frequent ones."""
+        out = np.zeros(n, bool)
+        for column in columns.values() if "tile_start" in columns else ():
+            if pa.types.is_nested(column.type) and self._all_in(column):
+                out |= np.array([self._all_in(column.slice(row, 1)) for row in range(n)], bool)
+        return out
+
+    def _all_in(self, column: pa.ChunkedArray) -> bool:
+        return all(column_holds(column, name, value) for name, value in self.keys)
 
     def _may_hold(self, column: str, kind: pa.DataType, key: str) -> bool:
         """Whether a column of a table without the key's own may hold the key's values."""

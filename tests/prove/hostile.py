@@ -24,10 +24,11 @@ from pipelines.services.kafka_broker import Broker
 from tests.prove.cable import SERVERS, Cable, cable, inside
 from tests.prove.rig import Rig
 from tests.prove.slice import Record, Slice
+from tests.prove.small_engine import DROPS_LETTERS
 from tests.schema_registry import SchemaRegistry
 from transforms.schemas import avro_schema
 
-__all__ = ["AvroRig", "ClockRig", "DiskRig", "FaultRig", "NetworkRig", "network"]
+__all__ = ["AvroRig", "ClockRig", "DiskRig", "FaultRig", "LettersRig", "NetworkRig", "network"]
 
 DISK_MB = 48
 
@@ -46,6 +47,14 @@ class FaultRig(Rig):
             settings = yaml.safe_load(path.read_text())
             settings["online_store"]["type"] = f"tests.prove.stock.Dropping{self.store.title()}OnlineStore"
             path.write_text(yaml.safe_dump(settings))
+
+
+class LettersRig(FaultRig):
+    """Its negative control drops the letters that their topic does not take, too."""
+
+    def _prepare(self) -> None:
+        if self.stock:
+            self.environment |= {DROPS_LETTERS: "1"}
 
 
 class DiskRig(FaultRig):

@@ -41,7 +41,12 @@ from the reports of the runs; [verify.md](verify.md) says what else proves the n
   Flink, so that a trial takes seconds. All others are `tandem stream` on the embedded Flink.
 * **control**: the same trials with Feast's own online store in place of Tandem's ordered write, or with the rule that was replaced. These
   have to fail somewhere, else the trials could see nothing. For faults of what surrounds the stream it is a writer that drops what it
-  cannot write at once; a kill alone mostly converges with Feast's writer too, as records are replayed in order.
+  cannot write at once; a kill alone mostly converges with Feast's writer too, as records are replayed in order. Of a dead-letter topic that
+  refuses it is a job that drops such letters as well.
+* Without a control of their own are clocks (the events and the times of their records are years old, so that no rule that judges by the
+  clock decides a value; what is timed by it could fail), the deleted dead-letter topic (whoever writes next makes it anew), the registry
+  (who does not wait for it writes dead letters, and these are counted), starts and kills. That a trial of these can fail is what the next
+  one says.
 * **told apart from what was there before** (below, under what was hit): a control in each trial. Its values are also held against what was
   due before its records, where the same comparison has to find differences: in that world, after that fault, it can fail. A kind none of
   whose trials could tell fails. Trials of before there was this control have no such count.

@@ -22,6 +22,8 @@ from typing import Any
 CHECKPOINT_SECONDS = 0.2
 LETTERS_AGAIN_SECONDS = 2.0
 """How often dead letters that wait are tried again: more often than in earnest, as all here is quicker."""
+DROPS_LETTERS = "PROVE_DROPS_LETTERS"
+"""In the environment: the negative control, a job that drops the letters that their topic does not take, as one does that only logs."""
 
 
 class Cell:
@@ -122,6 +124,20 @@ def run(orders: dict[str, Any]) -> int:
         time.sleep(0.005)
 
 
+def drop_letters() -> None:
+    """The job as it would be without a place where letters wait."""
+    from pipelines.sources.broker import BrokerAway, LetterRefused
+    from pipelines.sources.letter_spool import SpooledLetters
+    from pipelines.streaming.stages import poll
+
+    class Dropping(SpooledLetters):
+        def write(self, *letters: Any) -> None:
+            with suppress(BrokerAway, LetterRefused):
+                self.inner.write(*letters)
+
+    vars(poll)["SpooledLetters"] = Dropping
+
+
 def main() -> None:
     """Load, then fork a job per line."""
     import pyarrow as pa
@@ -134,6 +150,8 @@ def main() -> None:
 
     pa.set_cpu_count(1)
     pipelines.sources.letter_spool.AGAIN_SECONDS = LETTERS_AGAIN_SECONDS
+    if os.environ.get(DROPS_LETTERS):
+        drop_letters()
     lives: set[int] = set()
     print("ready", flush=True)
     for line in sys.stdin:

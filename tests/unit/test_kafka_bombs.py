@@ -83,6 +83,21 @@ def test_a_record_that_is_too_large_is_cut(codec: int, size: int) -> None:
     assert [k for c in parts for k, _, _ in c.original(range(len(c)))] == [b"k"] * 3
 
 
+@pytest.mark.parametrize(
+    ("size", "value", "said"),
+    [(20 * MIB, b"value", "its value has 5 bytes"), (40 * MIB, b"", "its key, value and headers have 41,943,047 bytes")],
+    ids=["read whole", "read piece by piece"],
+)
+@pytest.mark.parametrize("codec", [1, 4])
+def test_a_key_that_is_too_large_is_cut_and_not_told_as_a_value(codec: int, size: int, value: bytes, said: str) -> None:
+    """SECURITY H1: the same by the key, behind which the value lies; the line said that the value had all of these bytes."""
+    plain = record(0, b"before") + record(1, b"value", b" " * size) + record(2, b"after")
+    parts = read_all(framed(codec, plain, 3), 7)
+    assert [p for c in parts for p in c.payloads.to_pylist()] == [b"before", None, b"after"]
+    ((original, line),) = {o: kept for c in parts for o, kept in c.cut.items()}.values()
+    assert original == (b" " * large_batches.HEAD_BYTES, value, []) and f"; {said}, SHA-256 " in line
+
+
 @pytest.mark.parametrize("codec", [1, 4])
 def test_what_expands_beyond_all_is_not_expanded(codec: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """SECURITY H1: no more is expanded than the limit says, and none of it is kept."""

@@ -76,11 +76,11 @@ def bytes_at(data: memoryview | bytes, at: int) -> tuple[bytes | None, int]:
     return bytes(data[at : at + size]), at + size
 
 
-def too_large(size: int, value_size: int, digest: str, hashed: int) -> str:
-    """What is said of a record of ``size`` bytes; ``digest`` is of the first ``hashed`` bytes of its value."""
+def too_large(size: int, value_size: int, digest: str, hashed: int, what: str = "its value has") -> str:
+    """What is said of a record of ``size`` bytes; ``digest`` is of the first ``hashed`` bytes of its value, or of ``what`` was counted."""
     part = "" if hashed == value_size else f" of its first {hashed:,} bytes"
     return (
-        f"a record of {size:,} bytes is larger than the {MAX_RECORD_BYTES:,} that are read; its value has {value_size:,} bytes,"
+        f"a record of {size:,} bytes is larger than the {MAX_RECORD_BYTES:,} that are read; {what} {value_size:,} bytes,"
         f" SHA-256{part} {digest}; this letter holds the first {min(HEAD_BYTES, hashed):,}"
     )
 
@@ -163,7 +163,7 @@ def _cut_record(window: _Window, first: int, size: int) -> tuple[int, tuple[Orig
     if key_size > HEAD_BYTES:  # the value lies somewhere behind it
         window.at = at
         hashed, digest, _ = _hash(window, left)
-        return first + delta, ((key, b"", []), too_large(size, left, digest, hashed))
+        return first + delta, ((key, b"", []), too_large(size, left, digest, hashed, "its key, value and headers have"))
     value_size, at = varint(window.data, at + max(key_size, 0))
     window.at = at
     left = size - (at - begin)
