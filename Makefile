@@ -52,8 +52,8 @@ format: $(READY) ## put the code into the agreed style
 docs: $(READY) ## the API reference, from the docstrings, in build/api
 	$(BIN)/python docs/reference.py build/api
 
-bench: $(READY) ## speeds side by side (never a test)
-	$(BIN)/python -m tests.bench
+bench: $(READY) ## speeds side by side (never a test), or those of ARGS='--only windows,stream:tandem --quick --publish'
+	$(BIN)/python -m tests.bench $(ARGS)
 
 prove: $(READY) ## parity over two weeks, crash trials (TRIALS=20 of each kind), negative control; data/prove/report.json
 	$(BIN)/pytest tests/prove --trials $(TRIALS)

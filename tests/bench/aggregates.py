@@ -17,7 +17,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from tests.bench.report import Part, best_of
+from tests.bench.report import Part, Took, best_of
 from tests.bench.windows import DEPARTURES, OVERS, agree, feature_group, polars, tandem
 from transforms.aggregates import merge, rows_between, tile
 from transforms.definitions import FeatureGroup, days, hours
@@ -26,6 +26,7 @@ from transforms.tile_tiers import Tiles
 EVENTS, KEYS, DAYS = 150_000, 1_000, 15
 START = 1_700_000_100_000_000
 HOP = 5
+WARM = "warm; CPU of all threads, two rounds in turn"
 Float = npt.NDArray[np.float64]
 
 NUMBERS: dict[str, Callable[[np.random.Generator, int], Float]] = {
@@ -52,10 +53,10 @@ def _events(times: npt.NDArray[np.int64], keys: npt.NDArray[np.int64], values: F
     return pa.RecordBatch.from_arrays([columns[f.name] for f in DEPARTURES.arrow_schema], schema=DEPARTURES.arrow_schema)
 
 
-def _log(n: int, numbers: str) -> pa.RecordBatch:
+def _log(n: int, numbers: str, keys: int = KEYS) -> pa.RecordBatch:
     r = np.random.default_rng(1)
     times = np.sort(r.integers(0, DAYS * 86_400_000_000, n)) + START
-    return _events(times, r.integers(0, KEYS, n), NUMBERS[numbers](r, n))
+    return _events(times, r.integers(0, keys, n), NUMBERS[numbers](r, n))
 
 
 def _check_means(events: pa.RecordBatch, rows: pa.RecordBatch, over: str) -> None:
@@ -93,6 +94,7 @@ def _numbers(n: int) -> Part:
         f"CPU of tile + merge + rows by the numbers: count, mean, std, min, max over {', '.join(OVERS)}, {KEYS:,} keys, hop {HOP} min,"
         f" {n:,} events, {rows.num_rows:,} rows",
         "events",
+        WARM,
     )
     for name, seconds in took.items():
         part.add(name, seconds, n)
@@ -118,10 +120,32 @@ def _windows(n: int) -> Part:
         ways[f"tandem, {count}"] = partial(tandem, events, group)
         ways[f"polars, {count}"] = partial(polars, frame, "carrier", f"{HOP}m", overs)
     took = best_of(2, ways, time.process_time)
-    part = Part(f"CPU of tile + merge + rows by the number of windows: five aggregates, {n:,} events", "events")
+    part = Part(f"CPU of tile + merge + rows by the number of windows: five aggregates, {n:,} events", "events", WARM)
     for name, seconds in took.items():
         count = int(name.rpartition(" ")[2])
         part.add(f"{name} window{'s' if count > 1 else ''}", seconds, n, f"{counts[count]:,} rows, {counts[count] * count * 5:,} values")
+    return part
+
+
+def _hops(n: int) -> Part:
+    keys = 20
+    events = _log(n, "integers", keys)
+    frame = pl.from_arrow(pa.Table.from_batches([events]))
+    assert isinstance(frame, pl.DataFrame)
+    ways: dict[str, Callable[[], Any]] = {}
+    counts = {}
+    for hop in (1, 5, 15, 60):
+        group = feature_group("carrier", hop)
+        rows = tandem(events, group)
+        counts[str(hop)] = rows.num_rows
+        agree(rows, polars(frame, "carrier", f"{hop}m"), "carrier")
+        ways[f"tandem, {hop}"] = partial(tandem, events, group)
+        ways[f"polars, {hop}"] = partial(polars, frame, "carrier", f"{hop}m")
+    part = Part(
+        f"CPU of tile + merge + rows by the hop: five aggregates over {', '.join(OVERS)}, {keys} keys, {n:,} events", "events", WARM
+    )
+    for name, seconds in best_of(2, ways, time.process_time).items():
+        part.add(f"{name} min", seconds, n, f"{counts[name.rpartition(' ')[2]]:,} rows")
     return part
 
 
@@ -134,7 +158,11 @@ def _dense(first: int, upto: int, keys: int) -> pa.RecordBatch:
 
 
 def _due(lengths: dict[str, timedelta], keys: int) -> Part:
-    part = Part(f"CPU per row due in the stream: five aggregates over one window, {keys} keys, hop {HOP} min", "rows")
+    part = Part(
+        f"CPU per row due in the stream: five aggregates over one window, {keys} keys, hop {HOP} min",
+        "rows",
+        "warm; CPU, boundaries that follow each other",
+    )
     hop = HOP * 60_000_000
     for name, over in lengths.items():
         group = feature_group("carrier", HOP, overs={name: over})
@@ -157,7 +185,7 @@ def _due(lengths: dict[str, timedelta], keys: int) -> Part:
             raise ValueError(f"rows over {name} are not those made anew")
         fine, coarse = (sum(p.tiles.nbytes for ps in each for p in ps.parts) for each in ([tiles], tiles.tiers))
         extra = f"{(fine + coarse) / keys / held:,.0f} bytes for each key and hop, {coarse / fine:.0%} more for tiers"
-        part.add(f"window {name}", sum(took[8:]) / 8, keys, f"{extra}; median {sorted(took)[8] / keys * 1e6:.0f} us")
+        part.add(f"window {name}", Took([sum(took[8:]) / 8, max(took[8:])]), keys, f"{extra}; median {sorted(took)[8] / keys * 1e6:.0f} us")
         part.add(f"window {name}, folded anew", folded, keys, "the same row from all of its tiles")
     part.notes.append("the mean of eight boundaries, which follow each other, after eight others; rows equal those folded anew to the bit")
     return part
@@ -168,9 +196,9 @@ def _anew(tiles: Tiles, group: FeatureGroup, after: int, upto: int) -> pa.Record
 
 
 def run(quick: bool = False) -> list[Part]:
-    """Three parts."""
-    n = EVENTS // 10 if quick else EVENTS
+    """Four parts."""
+    n = EVENTS // 3 if quick else EVENTS
     lengths = {"1h": hours(1), "24h": hours(24), "7d": days(7), "30d": days(30), "90d": days(90)}
     if quick:
         lengths = {name: lengths[name] for name in ("1h", "24h", "7d")}
-    return [_numbers(n), _windows(n // 3), _due(lengths, 200)]
+    return [_numbers(n), _windows(n // 3), _hops(n // 3), _due(lengths, 200)]

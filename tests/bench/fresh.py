@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kafka import KafkaProducer
+from kafka import KafkaConsumer, KafkaProducer
 
 from pipelines.lake.processes import start_child, stop_child
 from pipelines.project.config import load_settings
@@ -59,6 +59,32 @@ class Producer(threading.Thread):
                         self.closed[boundary] = now / 1e6
                     producer.send(TOPIC, json.dumps(event).encode(), partition=partition)
                 self.sent = due
+
+
+class Plain(threading.Thread):
+    """The least there can be: a consumer that sets a hash of Redis for each event; how long after it was made that was done."""
+
+    def __init__(self, bootstrap: str, redis: RedisServer) -> None:
+        super().__init__(daemon=True)
+        import redis as redis_client
+
+        self.client: Any = redis_client.Redis(port=redis.port, db=1)
+        self.bootstrap, self.over = bootstrap, threading.Event()
+        self.took: list[float] = []
+
+    def run(self) -> None:
+        """Until told to end."""
+        options = options_of(self.bootstrap)
+        with contextlib.closing(KafkaConsumer(TOPIC, auto_offset_reset="latest", enable_auto_commit=False, **options)) as consumer:
+            while not self.over.is_set():
+                records = [r for each in consumer.poll(timeout_ms=20).values() for r in each]
+                pipe = self.client.pipeline(transaction=False)
+                events = [json.loads(r.value) for r in records]
+                for event in events:
+                    pipe.hset(event["seller"], mapping=event)
+                pipe.execute()
+                now = time.time()
+                self.took += [now - event["sold_at"] / 1e6 for event in events]
 
 
 class Looker(threading.Thread):
@@ -121,9 +147,13 @@ def run(quick: bool = False) -> list[Part]:
                 time.sleep(0.1)
             rate = (producer.sent - count) / (time.time() - begun)
             looked = time.time() - 10
-            for thread in (producer, looker):
-                thread.over.set()
-                thread.join()
+            looker.over.set()
+        plain = Plain(broker.bootstrap, redis)  # of the same events, when the stream has ended
+        plain.start()
+        time.sleep(min(seconds, 20))
+        for thread in (producer, looker, plain):
+            thread.over.set()
+            thread.join()
         if process.returncode or len(looker.seen) < WARM_UP:
             raise ValueError(f"the stream ended with {process.returncode}: {(folder / 'stream.out').read_text()[-500:]}")
     # A boundary whose row was gone before anybody looked was readable no later than the next one's.
@@ -139,8 +169,13 @@ def run(quick: bool = False) -> list[Part]:
         f"from produced to readable: {rate:,.0f} events/s, JSON, embedded Flink, Redis, hop 1 s, tick {stream.tick_ms} ms,"
         f" checkpoints every {stream.checkpoint_seconds:g} s",
         "rows",
+        "warm; wall time, boundary by boundary after a warm-up of 15",
     )
     for name, q in (("p50", 50), ("p90", 90), ("p99", 99)):
         part.add(name, float(np.percentile(took, q)), 1, f"of {len(took)} boundaries; load {load:.0f}")
+    settled = plain.took[len(plain.took) // 4 :]
+    for name, q in (("p50", 50), ("p99", 99)):
+        extra = f"of {len(settled):,} events; a plain consumer, no windows, no watermark to wait for"
+        part.add(f"the limit: each event set in Redis, {name}", float(np.percentile(settled, q)), 1, extra)
     part.notes.append("from before the producer is given the event that closes a hop, to a reader that finds that hop's row in Redis")
     return [part]

@@ -17,7 +17,7 @@ import httpx
 import numpy as np
 
 from tests.bench import serve_rates
-from tests.bench.report import Part
+from tests.bench.report import Part, Took
 
 WARM_UP = 10
 
@@ -95,13 +95,14 @@ def run(quick: bool = False) -> list[Part]:
                     def ask(body: dict[str, Any] = body) -> None:
                         client.post("/v1/models/delay:predict", json=body).raise_for_status()
 
-                    part = Part(f"predict of {n} instance{'s' if n > 1 else ''}: features from SQLite, then the model", "requests")
+                    what = f"predict of {n} instance{'s' if n > 1 else ''}: features from SQLite, then the model"
+                    part = Part(what, "requests", f"warm; wall time, median of {calls}, one client; worst: p99")
                     before = _cpu(server.pid)
                     p50, p99 = _times(calls, ask)
                     each = (_cpu(server.pid) - before) / (calls + WARM_UP)
-                    part.add("tandem serve, over HTTP", p50, 1, f"p50; p99 {p99 * 1e3:.1f} ms; server's CPU {each * 1e3:.2f} ms each")
+                    part.add("tandem serve, over HTTP", Took([p50, p99]), 1, f"server's CPU {each * 1e3:.2f} ms each")
                     p50, p99 = _times(max(calls // 3, 20), _naive(stock, instances))
-                    part.add("feast + keras predict, no HTTP", p50, 1, f"p50; p99 {p99 * 1e3:.1f} ms")
+                    part.add("feast + keras predict, no HTTP", Took([p50, p99]), 1)
                     parts.append(part)
         finally:
             server.terminate()

@@ -93,7 +93,11 @@ def run(quick: bool = False) -> list[Part]:
         }
         took = best_of(1 if quick else 2, ways)
         lost = size - len(joined(stock))
-    part = Part(f"point-in-time join: {size:,} spine rows x {rows.num_rows:,} feature rows, {len(WANTED)} features", "spine rows")
+    part = Part(
+        f"point-in-time join: {size:,} spine rows x {rows.num_rows:,} feature rows, {len(WANTED)} features",
+        "spine rows",
+        f"warm; wall time, {'one round' if quick else 'two rounds'}",
+    )
     part.add("tandem, ASOF", took["tandem, ASOF"], size, "every spine row, in order")
     part.add("feast, duckdb", took["feast, duckdb"], size, f"{lost:,} spine rows lost" if lost else "")
     part.add("pandas merge_asof", took["pandas merge_asof"], size, "rows in memory already, no reading")

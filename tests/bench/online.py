@@ -82,7 +82,11 @@ def run(quick: bool = False) -> list[Part]:
                 ours = f"serving.online_store.{kind}.Ordered{kind.title()}OnlineStore"
                 benches.append(Bench.open({"type": ours, **where}, table, {"type": kind, **where}))
             took = best_of(rounds, _ways(benches[0], benches[1], n, batches))
-            part = Part(f"rows to the online store ({kind}): {n:,} keys x {len(NAMES)} features, from Arrow", "rows")
+            part = Part(
+                f"rows to the online store ({kind}): {n:,} keys x {len(NAMES)} features, from Arrow",
+                "rows",
+                f"warm; wall time, {rounds} rounds in turn",
+            )
             part.add("tandem, ordered and atomic", took["tandem"], n, "a row wins by (time, revision)")
             part.add("feast's own writer", took["feast"], n, "whatever comes last, or not at all within a second")
             parts.append(part)
@@ -109,7 +113,9 @@ def _reads(root: Path, port: int, sizes: tuple[int, ...], rounds: int) -> list[P
         stores[0]._get_provider().online_store.clock = lambda: shop.NOW_US
         for n in sizes:
             took = best_of(rounds, _read_ways(reader, fields, packed, stores, n))
-            part = Part(f"{n:,} entities from {kind}: 3 views, 20 features, in process", "entities")
+            part = Part(
+                f"{n:,} entities from {kind}: 3 views, 20 features, in process", "entities", f"warm; wall time, {rounds} rounds in turn"
+            )
             for name, seconds in took.items():
                 part.add(name, seconds, n)
             parts.append(part)

@@ -103,7 +103,11 @@ def run(quick: bool = False) -> list[Part]:
             tensors = dict(zip(runner._names, tensors_of([arrays[name] for name in runner._names]), strict=True))
             if model.predict(rows).tobytes() != runner._function(**tensors)["probability"].numpy()[:n, 0].tobytes():
                 raise ValueError("plan and TensorFlow differ")
-            part = Part(f"predict of {n} row{'s' if n > 1 else ''} in process, 54 inputs, CPU", "calls")
+            part = Part(
+                f"predict of {n} row{'s' if n > 1 else ''} in process, 54 inputs, CPU",
+                "calls",
+                "warm; CPU of all threads, least of 5 rounds in turn",
+            )
             for name, seconds in cpu_of(
                 calls,
                 {
@@ -113,6 +117,6 @@ def run(quick: bool = False) -> list[Part]:
                     "tandem: an ONNX model of 3 inputs": partial(onnx.predict, three),
                 },
             ).items():
-                part.add(name, seconds, 1, "least of 5 rounds, all threads")
+                part.add(name, seconds, 1)
             parts.append(part)
     return parts

@@ -114,7 +114,11 @@ def run(quick: bool = False) -> list[Part]:
     """One table per window."""
     out, events = [], QUICK if quick else EVENTS
     for window in ("1 h", "90 d"):
-        part = Part(f"start of a stream after {events:,} events in {DAYS} days, {KEYS:,} keys, window {window}", "starts")
+        part = Part(
+            f"start of a stream after {events:,} events in {DAYS} days, {KEYS:,} keys, window {window}",
+            "starts",
+            "cold: the stages of a new stream in a warm process; wall time, one round",
+        )
         with tempfile.TemporaryDirectory() as folder:
             broker = MadeBroker(events, events)
             world = World(Path(folder), broker, group_of(window), StreamSettings(shards=1, clock="replay"))
