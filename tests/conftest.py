@@ -28,6 +28,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 os.environ.setdefault("FEAST_USAGE", "False")
 os.environ.setdefault("NO_GCE_CHECK", "true")
 # Tests of tracking ask for it by name: elsewhere a process per run that loads MLflow only costs time.
+os.environ["TANDEM_CHECK_CACHE"] = ""  # what was right for an earlier test or run is asked again
 os.environ.setdefault("TANDEM_TRACKING__TRACKERS", "[]")
 # Google's client libraries announce the end of Python versions as FutureWarning, outside any test.
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"google(\.|$)")

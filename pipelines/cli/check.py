@@ -37,11 +37,16 @@ def check(
         str | None, typer.Option(help="With --suite: over the rows of this batch run (or 'latest'), of --group if it has several.")
     ] = None,
     only: Annotated[list[Part] | None, typer.Option("--only", help="This part alone, beside the definitions; may be given again.")] = None,
+    anew: Annotated[
+        bool, typer.Option("--anew", help="Take no answer of before: trace and run all preprocessing functions again.")
+    ] = False,
     json_: JsonOption = False,
 ) -> None:
     """Check definitions, contracts, preprocessing functions, feature services and models, on a few events and a hundred rows.
 
-    Nothing is written, applied or recorded, but the results of a --suite: in the run whose rows it looked at, or in one of kind check.
+    Nothing is applied or recorded, and nothing written into the repository or its data, but the results of a --suite: in the run whose rows
+    it looked at, or in one of kind check. What was right is kept in ~/.cache/tandem/checks (TANDEM_CHECK_CACHE: elsewhere; empty: not at
+    all) by a hash of all that it follows from (code, columns, rows, packages), and not asked again while that is the same.
     Exit codes: 0 nothing is wrong; 1 something is, one line each.
     """
     quiet()
@@ -56,11 +61,13 @@ def check(
     if applying(loaded.data) is not None:
         steps.say("an apply was ended before it was done; the next command that works with features completes it, as does 'tandem apply'")
     steps.say(f"definitions: {len(loaded.sources)} sources, {len(loaded.groups)} groups")
+    from pipelines.training.kept_checks import KeptChecks, cache_folder
     from pipelines.training.project_check import check_project
 
     with steps.doing("checking"):
+        kept = KeptChecks(loaded.path, loaded.settings.definitions, cache_folder(), anew)
         parts = only or [p for p in Part if p != Part.stores]
-        found = check_project(loaded.only(group or ()), steps.say, _wrong, rows, [str(p) for p in parts])
+        found = check_project(loaded.only(group or ()), steps.say, _wrong, rows, [str(p) for p in parts], kept)
     show({"problems": found}, json_)
     if found:
         raise typer.Exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -13,13 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.batch.analysis import analyze_groups, outputs_of
 from pipelines.feature_store.services import check_fields, defined_services
 from pipelines.feature_store.store_check import check_stores
+from pipelines.lake.value_code import modules_of
 from pipelines.project.mistakes import one_line
 from pipelines.project.repository import Repo
 from pipelines.sources.event_files import events, list_files
 from pipelines.training.definition import Model
+from pipelines.training.kept_checks import KeptChecks
 from pipelines.training.user_code import load_function
 from serving.projections import FeatureSet
 from transforms.aggregates import merge, rows_between, tile
@@ -45,14 +47,17 @@ def check_project(
     wrong: Callable[[str], None] = lambda line: None,
     rows: bool = True,
     parts: Collection[str] = PARTS,
+    kept: KeptChecks | None = None,
 ) -> list[str]:
     """What is wrong with a repository whose definitions could be loaded, one line each; empty where nothing is. ``say`` and ``wrong`` are
     told what is fine and what is not as soon as it is known, what takes long last.
 
     The contract of each source on the first events of its files; each preprocessing_fn, traced and (with ``rows``) analyzed and applied
     to a hundred rows; feature services; and of each model its functions, features, keys and types. ``parts``: those of :data:`PARTS` alone,
-    or :data:`ALONE`.
+    or :data:`ALONE`. ``kept``: what was right before and follows from nothing that is another by now is taken from there, and said to be.
     """
+    kept = KeptChecks(repo.path, repo.settings.definitions, None) if kept is None else kept
+    asked = _Asked(repo, kept)
     found: list[str] = []
 
     def tried(work: Callable[[], str]) -> None:
@@ -72,24 +77,68 @@ def check_project(
             tried(lambda n=name, s=source: _contract(repo, s, some, n))  # type: ignore[misc]
     outputs: dict[str, dict[str, str]] = {}
     if {"preprocessing", "models"} & set(parts):
-        functions = [n for n, g in repo.groups.items() if g.preprocessing_fn is not None]
-        if functions:  # their modules load TensorFlow, some seconds in which nothing else is said
-            say(f"tracing preprocessing functions of {len(functions)} group{'s' if len(functions) > 1 else ''}: loading TensorFlow")
-        for group in repo.groups.values():
-            if group.preprocessing_fn is not None:
-                tried(lambda g=group: _traced(repo, g, outputs))  # type: ignore[misc]
+        functions = [g for g in repo.groups.values() if g.preprocessing_fn is not None]
+        waiting = sum(asked.traced(group) is None for group in functions)
+        if waiting:  # their modules load TensorFlow, some seconds in which nothing else is said
+            say(f"tracing preprocessing functions of {waiting} group{'s' if waiting > 1 else ''}: loading TensorFlow")
+        for group in functions:
+            tried(lambda g=group: _traced(asked, g, outputs))  # type: ignore[misc]
     if "models" in parts:
         features = {n: {f.name: str(f.arrow_field.type) for f in g.features} | outputs.get(n, {}) for n, g in repo.groups.items()}
         services: dict[str, Any] = {}
         if (repo.path / "feature_store.yaml").is_file():
             tried(lambda: _services(repo, services, features))
         for reference in repo.settings.models:
-            tried(lambda r=reference: _model(repo, repo.attribute(r), services, features))  # type: ignore[misc]
+            tried(lambda r=reference: _model(asked, repo.attribute(r), services, features))  # type: ignore[misc]
     if ALONE in parts:
         tried(lambda: check_stores(repo))
     if analyzed and all(g.preprocessing_fn is None or g.name in outputs for g in repo.groups.values()):
-        tried(lambda: _analyzed(repo, some, say))
+        tried(lambda: _analyzed(asked, some, say))
+    for what, why in kept.refused.items():
+        say(f"{what} is asked anew each time: {why}")
+    if kept.used:
+        say(f"{kept.used} answers are those of before, as all that they follow from is what it was; --anew asks again")
     return found
+
+
+class _Asked:
+    """What is asked about a repository, by the keys under which answers are kept."""
+
+    def __init__(self, repo: Repo, kept: KeptChecks) -> None:
+        self.repo, self.kept = repo, kept
+        self._traced: dict[str, tuple[str | None, dict[str, Any] | None]] = {}
+
+    def traced(self, group: FeatureGroup) -> dict[str, Any] | None:
+        """What was said of a group's function; looked for once."""
+        if group.name not in self._traced:
+            key = self.kept.key(f"preprocessing of {group.name}", _modules(group), ["traced", group.definition_hash()])
+            self._traced[group.name] = key, self.kept.find(key)
+        return self._traced[group.name][1]
+
+    def keep_traced(self, group: FeatureGroup, said: str, outputs: dict[str, str]) -> None:
+        """It was traced just now."""
+        self.kept.keep(self._traced[group.name][0], said, outputs=outputs)
+
+    def analyzed(self, group: FeatureGroup, rows: pa.RecordBatch) -> str | None:
+        """The key of a run over these rows."""
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, rows.schema) as writer:
+            writer.write_batch(rows)
+        digest = hashlib.sha256(sink.getvalue()).hexdigest()
+        return self.kept.key(f"preprocessing of {group.name}", _modules(group), ["analyzed", group.definition_hash(), digest])
+
+    def loaded(self, references: tuple[str, ...]) -> None:
+        """Load functions, or know that they load."""
+        modules = {reference.partition(":")[0] for reference in references}
+        key = self.kept.key(f"loading {', '.join(sorted(modules))}", modules, ["loaded", references], importing=True)
+        if self.kept.find(key) is None:
+            for reference in references:
+                load_function(self.repo.path, reference)
+            self.kept.keep(key, "loaded")
+
+
+def _modules(group: FeatureGroup) -> set[str]:
+    return modules_of(group) | {(group.preprocessing_fn or "").partition(":")[0]}
 
 
 def _contract(repo: Repo, source: EventSource, some: dict[str, pa.RecordBatch], name: str) -> str:
@@ -123,32 +172,51 @@ def _first(repo: Repo, source: EventSource) -> Iterator[tuple[pa.RecordBatch, pa
         yield from islice(read, 1)
 
 
-def _traced(repo: Repo, group: FeatureGroup, outputs: dict[str, dict[str, str]]) -> str:
-    function = repo.preprocessing_fn(group)
+def _traced(asked: _Asked, group: FeatureGroup, outputs: dict[str, dict[str, str]]) -> str:
+    if (before := asked.traced(group)) is not None:
+        outputs[group.name] = before["outputs"]
+        return f"{before['said']}, as before"
+    from pipelines.batch.analysis import outputs_of
+
+    function = asked.repo.preprocessing_fn(group)
     assert function is not None
-    outputs[group.name] = outputs_of(group, function)
-    return f"group {group.name}: {group.preprocessing_fn} gives {', '.join(f'{n} ({k})' for n, k in outputs[group.name].items())}"
+    made = outputs[group.name] = outputs_of(group, function)
+    said = f"group {group.name}: {group.preprocessing_fn} gives {', '.join(f'{n} ({k})' for n, k in made.items())}"
+    asked.keep_traced(group, said, made)
+    return said
 
 
-def _analyzed(repo: Repo, some: Mapping[str, pa.RecordBatch], say: Callable[[str], None]) -> str:
+def _analyzed(asked: _Asked, some: Mapping[str, pa.RecordBatch], say: Callable[[str], None]) -> str:
     """Analyzers learn from a hundred rows, and the graphs are applied to them one by one."""
-    with tempfile.TemporaryDirectory(prefix="tandem-check-") as folder:
-        work: dict[str, Any] = {}
-        for name, group in repo.groups.items():
-            batch = some.get(group.source.name)
-            if group.preprocessing_fn is None or batch is None or not batch.num_rows:
-                continue
+    groups = {name: group for name, group in asked.repo.groups.items() if group.preprocessing_fn is not None}
+    if not groups:
+        return "no preprocessing functions"
+    rows: dict[str, pa.RecordBatch] = {}
+    for name, group in groups.items():
+        batch = some.get(group.source.name)
+        if batch is not None and batch.num_rows:
             times = pc.min_max(batch.column(batch.schema.get_field_index(group.source.event_time)).cast(pa.int64())).as_py()
             made = rows_between(merge([tile(batch, group)], group), group, times["min"] - 1, times["max"] + group.longest_us)
-            path = Path(folder) / f"{name}.parquet"
-            pq.write_table(pa.Table.from_batches([made.slice(0, ROWS)]), path)
-            work[name] = (group, repo.preprocessing_fn(group), [str(path)])
-        if not any(group.preprocessing_fn for group in repo.groups.values()):
-            return "no preprocessing functions"
-        if not work:
-            return "no event files to make rows of: preprocessing functions are traced, not run"
-        analyze_groups(work, Path(folder) / "graphs", progress=say)
-        return f"preprocessing of {', '.join(work)} runs on {ROWS} rows"
+            rows[name] = made.slice(0, ROWS)
+    if not rows:
+        return "no event files to make rows of: preprocessing functions are traced, not run"
+    keys = {name: asked.analyzed(groups[name], made) for name, made in rows.items()}
+    waiting = [name for name, key in keys.items() if asked.kept.find(key) is None]
+    if waiting:
+        from pipelines.batch.analysis import analyze_groups
+
+        with tempfile.TemporaryDirectory(prefix="tandem-check-") as folder:
+            work: dict[str, Any] = {}
+            for name in waiting:
+                path = Path(folder) / f"{name}.parquet"
+                pq.write_table(pa.Table.from_batches([rows[name]]), path)
+                work[name] = (groups[name], asked.repo.preprocessing_fn(groups[name]), [str(path)])
+            analyze_groups(work, Path(folder) / "graphs", progress=say)
+        for name in waiting:
+            asked.kept.keep(keys[name], "runs")
+    before = [name for name in rows if name not in waiting]
+    told = f"; {', '.join(before)} as before" if before else ""
+    return f"preprocessing of {', '.join(rows)} runs on {ROWS} rows{told}"
 
 
 def _services(repo: Repo, services: dict[str, Any], features: Mapping[str, Mapping[str, str]]) -> str:
@@ -167,23 +235,22 @@ def _services(repo: Repo, services: dict[str, Any], features: Mapping[str, Mappi
     return f"{len(services)} feature services" + (f": {', '.join(services)}" if services else "")
 
 
-def _model(repo: Repo, model: Model, services: Mapping[str, Any], features: Mapping[str, Mapping[str, str]]) -> str:
+def _model(asked: _Asked, model: Model, services: Mapping[str, Any], features: Mapping[str, Mapping[str, str]]) -> str:
     what = f"model {model.name!r}"
-    for reference in (model.spine, model.preprocessing_fn, model.run_fn):
-        load_function(repo.path, reference)
+    asked.loaded((model.spine, model.preprocessing_fn, model.run_fn))
     if isinstance(model.features, str):
         if model.features not in services:
             raise DataError(f"{what}: no file defines the feature service {model.features!r}; there is {', '.join(services) or 'none'}")
         service = services[model.features]
-        asked = FeatureSet.of_service(service)
+        wanted = FeatureSet.of_service(service)
         pending = [(p.name_to_use(), n) for p in service.feature_view_projections for n in p.desired_features]
-        pairs = [pair for pair in dict.fromkeys([*asked.pairs, *pending]) if pair[1] not in RESERVED]
+        pairs = [pair for pair in dict.fromkeys([*wanted.pairs, *pending]) if pair[1] not in RESERVED]
     else:
-        asked = FeatureSet.of(model.features)
-        pairs = list(asked.pairs)
+        wanted = FeatureSet.of(model.features)
+        pairs = list(wanted.pairs)
     for name, feature in pairs:
-        use = asked.projection(name)
-        group = repo.groups.get(use.view)
+        use = wanted.projection(name)
+        group = asked.repo.groups.get(use.view)
         if group is None:
             continue  # a view of the user's own
         if feature not in features[use.view]:

@@ -6,11 +6,14 @@ import json
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pipelines.batch import analysis
 from pipelines.demo.scaffold import scaffold
 from pipelines.project.repository import load_repo
+from pipelines.training.kept_checks import KeptChecks
 from pipelines.training.project_check import check_project
 
 EVENT = {"payment_id": "p", "card_id": 1, "country": "DE", "terminal_id": 2, "amount": 5.0, "online": True, "declined": None}
@@ -96,3 +99,52 @@ def test_each_mistake_is_one_line(tmp_path: Path, file: str, old: str, new: str,
     found, _ = check(folder)
     assert any(line in one for one in found), found
     assert all("\n" not in one for one in found)
+
+
+def test_what_was_right_is_kept_while_all_that_it_follows_from_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Issue 10.7: a function is traced and run again when its code, its group or its rows are others; a mistake is never kept."""
+    folder, asked = shop(tmp_path / "shop"), list[str]()
+    real_outputs, real_analysis = analysis.outputs_of, analysis.analyze_groups
+
+    def outputs_of(group: Any, function: Any) -> dict[str, str]:
+        asked.append(group.name)
+        return real_outputs(group, function)
+
+    def analyze_groups(work: Any, *args: Any, **named: Any) -> dict[str, str]:
+        asked.extend(f"rows of {name}" for name in work)
+        return real_analysis(work, *args, **named)
+
+    monkeypatch.setattr(analysis, "outputs_of", outputs_of)
+    monkeypatch.setattr(analysis, "analyze_groups", analyze_groups)
+
+    def again(anew: bool = False) -> tuple[list[str], list[str], list[str]]:
+        for stem in [p.stem for p in folder.glob("*.py")]:
+            sys.modules.pop(stem, None)
+        asked.clear()
+        said: list[str] = []
+        kept = KeptChecks(folder, "features", tmp_path / "kept", anew)
+        found = check_project(load_repo(folder), said.append, kept=kept)
+        return found, [*asked], said
+
+    everything = ["card_activity", "terminal_activity", "rows of card_activity", "rows of terminal_activity"]
+    assert again()[:2] == ([], everything)
+    found, traced, said = again()
+    assert (found, traced) == ([], [])
+    assert "preprocessing" not in sys.modules and "model" not in sys.modules  # which import TensorFlow
+    assert sum(line.endswith("as before") for line in said) == 3
+    assert said[-1] == "5 answers are those of before, as all that they follow from is what it was; --anew asks again"
+    assert again(anew=True)[1] == everything
+    change(folder, "features.py", "min=0, max=1_000_000", "min=0, max=999_999")  # of the source that both read
+    assert again()[1] == everything
+    change(folder, "preprocessing.py", '_log(inputs["count_1h"])', '_log(inputs["count_7h"])')
+    for _ in range(2):
+        found, traced, _ = again()
+        assert len(found) == 1 and "KeyError: 'count_7h'" in found[0]
+    assert traced == ["card_activity"]
+    change(folder, "preprocessing.py", '_log(inputs["count_7h"])', '_log(inputs["count_1h"])')
+    assert again()[1] == []
+    change(folder, "preprocessing.py", "import tensorflow as tf", "import os\nimport tensorflow as tf")
+    again()
+    _, traced, said = again()
+    assert traced == everything
+    assert any(line.startswith("preprocessing of card_activity is asked anew each time: preprocessing.py, line ") for line in said)
