@@ -55,7 +55,7 @@ docs: $(READY) ## the API reference, from the docstrings, in build/api
 bench: $(READY) ## speeds side by side (never a test), or those of ARGS='--only windows,stream:tandem --quick --publish'
 	$(BIN)/python -m tests.bench $(ARGS)
 
-prove: $(READY) ## parity over two weeks, crash trials (TRIALS=20 of each kind), negative control; data/prove/report.json
+prove: $(READY) ## parity over two weeks, crash trials (TRIALS=20 of each kind), negative control, the loop over a month; data/prove/report.json
 	$(BIN)/pytest tests/prove --trials $(TRIALS)
 
 scale: $(READY) ## images, chart and workflows by their real tools (as root; Debian: apt-get install podman buildah runc catatonit), or ARGS=

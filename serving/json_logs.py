@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from serving import tracing
-from serving.log_relay import own_standard_error
+from serving.log_relay import is_event, own_standard_error
 from serving.masking import masked
 from transforms.errors import ConfigError
 
@@ -124,14 +124,9 @@ class _Lines(io.TextIOBase):
         return len(text)
 
     def _line(self, line: str) -> None:
-        if line.startswith("{") and line.endswith("}"):  # of a process that we started: it is JSON already
-            try:
-                json.loads(line)["event"]
-            except (ValueError, KeyError):
-                pass
-            else:
-                self.out.write(line + "\n")
-                return
+        if is_event(line):
+            self.out.write(line + "\n")
+            return
         if line.strip():
             before = next((p for p in _LEVELS if line.startswith(p)), "")
             say(line[len(before) :], _LEVELS.get(before, "info"))

@@ -16,7 +16,7 @@ from typing import TextIO
 from serving.masking import masked
 from transforms.own_program import module_command
 
-__all__ = ["main", "own_standard_error"]
+__all__ = ["is_event", "main", "own_standard_error"]
 
 _VARIABLE = "TANDEM_LOG_RELAY"
 """Names the pipe to a relay: a process whose standard error is that pipe needs none of its own."""
@@ -54,15 +54,21 @@ def _name(descriptor: int) -> str:
     return f"{found.st_dev}:{found.st_ino}"
 
 
+def is_event(line: str) -> bool:
+    """Whether a line, of a process that we started, is JSON already."""
+    if not (line.startswith("{") and line.endswith("}")):
+        return False
+    try:
+        json.loads(line)["event"]
+    except (ValueError, KeyError):
+        return False
+    return True
+
+
 def event(line: str, trace: str) -> str:
     """The JSON of a line; one that is an event already stays as it is."""
-    if line.startswith("{") and line.endswith("}"):
-        try:
-            json.loads(line)["event"]
-        except (ValueError, KeyError):
-            pass
-        else:
-            return line
+    if is_event(line):
+        return line
     made = {"event": line, "level": "info", "logger": "stderr", "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z")}
     if trace:
         made["trace_id"] = trace
