@@ -156,6 +156,7 @@ DEV = [
     *VAULT,
     *POSTGRES,
     *CLOUD,
+    *TABLES,
     *ONNX,
     *(f"{package}; {MODERN}" for package in OTLP),
     "onnx>=1.18,<1.19",

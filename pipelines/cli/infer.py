@@ -14,7 +14,10 @@ __all__ = ["infer"]
 
 
 def infer(
-    what: Annotated[str, typer.Argument(help="A file, a folder of files, or a topic.", metavar="FILE|FOLDER|TOPIC")],
+    what: Annotated[
+        str,
+        typer.Argument(help="A file, a folder of files, a topic, or a table as a definition names it.", metavar="FILE|FOLDER|TOPIC|TABLE"),
+    ],
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
     name: Annotated[str | None, typer.Option("--name", help="The source's name (default: the file's, folder's or topic's).")] = None,
@@ -33,13 +36,16 @@ def infer(
 
     It prints Python that runs as it is; what it is not sure of is a QUESTION in a comment. Nothing else is written.
     """
-    from pipelines.inference.infer_source import infer_files, infer_topic
+    from pipelines.inference.infer_source import infer_files, infer_table, infer_topic
+    from pipelines.inference.table_records import table_named
 
     steps, path = Steps(), Path(what)
     if zone is not None:
         _check_zone(zone)
     folder = data or _data_of(repo)
-    if path.exists() or "/" in what:
+    if (table := table_named(what)) is not None:
+        found = infer_table(table, name=name, rows=rows, explode=explode, event_time=event_time, zone=zone, group=group)
+    elif path.exists() or "/" in what:
         found = infer_files(
             path, name=name, rows=rows, explode=explode, event_time=event_time, zone=zone, encoding=encoding, group=group, data=folder,
             say=steps.say,
@@ -62,7 +68,7 @@ def infer(
             reader.close()
     questions = found.text.count("QUESTION")
     steps.say(f"{found.name}: {len(found.proposal.columns)} fields, event time {found.proposal.event_time.name}, {questions} questions")
-    if path.exists() and (folder is None or not path.resolve().is_relative_to((folder / found.files).resolve())):
+    if table is None and path.exists() and (folder is None or not path.resolve().is_relative_to((folder / found.files).resolve())):
         steps.say(f"it expects its files in {found.files} of the data folder: put them there, or a link to them")
     if output is None:
         write(found.text)

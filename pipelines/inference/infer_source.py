@@ -1,4 +1,4 @@
-"""From a file, a folder or a topic to the text of a definition."""
+"""From a file, a folder, a topic or a table to the text of a definition."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from pathlib import Path
 from pipelines.inference.names import identifier
 from pipelines.inference.proposal import Proposal, propose
 from pipelines.inference.sampling import Sample, sample_files
+from pipelines.inference.table_records import sample_table
 from pipelines.inference.topic_records import sample_payloads
 from pipelines.inference.writing import USED, definition
 from pipelines.project.config import KafkaSettings
 from pipelines.sources.broker import PartitionReader
 from transforms.errors import DataError
+from transforms.tables import Query, Table
 
-__all__ = ["Inferred", "infer_files", "infer_topic"]
+__all__ = ["Inferred", "infer_files", "infer_table", "infer_topic"]
 
 POLL_MS = 2_000
 
@@ -30,7 +32,7 @@ class Inferred:
     text: str
     proposal: Proposal
     files: str
-    """The folder that it expects the files in, relative to the data folder."""
+    """The folder that it expects the files in, relative to the data folder; "" where its events lie in a table."""
 
 
 def infer_files(
@@ -79,6 +81,30 @@ def infer_topic(
     return replace(
         made, text=f"{made.text}# tandem.yaml must say how the topic's records are encoded: kafka: {{formats: {{{name}: {form}}}}}\n"
     )
+
+
+def infer_table(
+    table: Table, *, name: str | None = None, rows: int = 20_000, explode: str | None = None, event_time: str | None = None,
+    zone: str | None = None, group: bool = False,
+) -> Inferred:  # fmt: skip
+    """A definition for a table, from its first ``rows`` rows as it is now. Raises DataError and ConfigError, one line without secrets."""
+    name = _named(name, _called(table))
+    sample = sample_table(name, table, rows, explode)
+    kind = type(table).__name__
+    told = f"inferred from {'a' if kind != 'Iceberg' else 'an'} {kind} table, {sample.rows:,} rows; read what it says, and correct it"
+    if isinstance(table, Query):
+        told = told.replace("a Query table", "a query")
+    proposal = propose(sample, zone=zone, explode=explode, event_time=event_time)
+    return Inferred(name, definition(proposal, name, "", "", group, told, table), proposal, "")
+
+
+def _called(table: Table) -> str:
+    """What a table is called where nobody says: the last part of its place, or what a query is from."""
+    if isinstance(table, Query):
+        found = re.search(r"\bfrom\s+[\"`]?([\w.]+)", table.sql, re.IGNORECASE)
+        return found[1].rpartition(".")[2] if found else "rows"
+    place = str(next(iter(vars(table).values()))).rstrip("/")
+    return re.split(r"[/.]", place)[-1] or "rows"
 
 
 def _named(given: str | None, of: str) -> str:

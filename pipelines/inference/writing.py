@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
+from dataclasses import MISSING, fields
 from typing import Any
 
 from pipelines.inference.columns import Column
@@ -15,6 +16,7 @@ from pipelines.inference.names import identifier, words
 from pipelines.inference.proposal import Proposal
 from pipelines.inference.sampling import MOST_COLUMNS
 from transforms.definitions import Csv
+from transforms.tables import Table
 
 __all__ = ["USED", "definition"]
 
@@ -29,12 +31,15 @@ _COUNTED = {"id", "count", "cnt", "quantity", "qty", "age", "size", "length", "s
 """Words of names whose numbers are counted, or only tell things apart: none is negative. (Amounts are: of refunds.)"""
 
 
-def definition(made: Proposal, name: str, files: str, topic: str, group: bool, told: str) -> str:
-    """The module's text. ``told`` says what it was inferred from."""
-    fields, used = _fields(made), set[str]()
+def definition(made: Proposal, name: str, files: str, topic: str, group: bool, told: str, table: Table | None = None) -> str:
+    """The module's text. ``told`` says what it was inferred from; ``table`` is where its events lie, if not in files."""
+    columns, used = _fields(made), set[str]()
     lines = [f"{name} = EventSource(", f"    name={_text(name)},"]
     if files:
         lines.append(f"    files={_text(files)},")
+    if table is not None:
+        lines.append(f"    table={_table(table)},")
+        used.add(type(table).__name__)
     if topic:
         lines.append(f"    topic={_text(topic)},")
     if (dialect := made.sample.dialect) is not None:
@@ -49,7 +54,7 @@ def definition(made: Proposal, name: str, files: str, topic: str, group: bool, t
         known = "no two records have the same" if tie.unique else "the position in the list"
     lines.append(f"    tie_breaker={_text(tie.name)},  # {known}")
     lines += _disorder_lines(made, used)
-    lines += ["    fields=[", *(f"        {line}" for line in fields), "    ],", ")"]
+    lines += ["    fields=[", *(f"        {line}" for line in columns), "    ],", ")"]
     lines += [f"# {_said_plainly(line)}" for line in _left_out(made)]
     body = "\n".join(lines)
     for function in ("Date", "Decimal", "ElementIndex", "Epoch", "Hex", "Number", "TimeFormat"):
@@ -86,6 +91,14 @@ def _said_plainly(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def _table(table: Table) -> str:
+    """As a definition has it: what is not as it is anyway."""
+    values = {f.name: getattr(table, f.name) for f in fields(table)}
+    plain = {f.name: f.default_factory() if f.default_factory is not MISSING else f.default for f in fields(table)}
+    first, *rest = (name for name, value in values.items() if value != plain[name])
+    return f"{type(table).__name__}({', '.join([_value(values[first]), *(f'{name}={_value(values[name])}' for name in rest)])})"
+
+
 def _csv(dialect: Csv) -> str:
     plain = Csv()
     parts = []
@@ -104,6 +117,8 @@ def _value(value: Any) -> str:
         if list(value) == numbered and len(value) > 4:
             return f'[f"column_{{i}}" for i in range(1, {len(value) + 1})]'
         return f"[{', '.join(_value(v) for v in value)}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_value(k)}: {_value(v)}' for k, v in value.items())}}}"
     return repr(value)
 
 

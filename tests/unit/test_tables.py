@@ -12,6 +12,8 @@ import duckdb
 import pyarrow as pa
 import pytest
 
+from pipelines.inference.infer_source import infer_table
+from pipelines.inference.table_records import table_named
 from pipelines.sources.event_files import events, inventory, list_files
 from pipelines.sources.tables import snapshots
 from pipelines.sources.tables.snapshots import take_snapshot
@@ -158,6 +160,45 @@ def test_iceberg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert take_snapshot(data, source(Iceberg("shop.orders", "lake", snapshot=first["snapshot"])))["rows"] == 200
     with pytest.raises(DataError, match="has no snapshot 7"):
         take_snapshot(data, source(Iceberg("shop.orders", "lake", snapshot=7)))
+
+
+def test_infer_of_a_table_takes_its_rows(tmp_path: Path, shop: Path) -> None:
+    """In the words of a definition, which stand in the one that it writes; that takes a snapshot and reads each row."""
+    words = """Query('SELECT order_id, amount, shop, "at" FROM shop.orders ORDER BY order_id', attach={"shop": "SHOP_DB"})"""
+    table = table_named(words)
+    assert isinstance(table, Query)
+    made = infer_table(table, zone="UTC", rows=200)
+    assert "inferred from a query, 200 rows" in made.text and str(shop) not in made.text and "files=" not in made.text
+    found: dict[str, Any] = {}
+    exec(compile(made.text, "orders.py", "exec"), found)
+    src = found["orders"]
+    assert src.table == table and src.event_time == "at"
+    take_snapshot(tmp_path / "data", src)
+    assert rows(tmp_path / "data", src) == WANTED
+
+
+def test_infer_of_a_delta_folder(tmp_path: Path) -> None:
+    """What the table holds, and not the files beside its log, of which some may be of rows that were deleted."""
+    deltalake = pytest.importorskip("deltalake")
+    deltalake.write_deltalake(str(tmp_path / "orders"), table())
+    deltalake.DeltaTable(str(tmp_path / "orders")).delete("order_id >= 200")
+    found = table_named(str(tmp_path / "orders"))
+    assert found == Delta(str(tmp_path / "orders"))
+    text = infer_table(found).text
+    assert f'table=Delta("{tmp_path}/orders")' in text and "200 rows" in text
+
+
+@pytest.mark.parametrize(
+    "words", ["Delta()", "Delta('x', version=f())", "Query('SELECT 1').sql", "Delta('x') or 1", "Query(", "Iceberg('a')"]
+)
+def test_words_that_name_no_table(words: str) -> None:
+    with pytest.raises(DataError) as caught:
+        table_named(words)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_words_name_no_table(tmp_path: Path) -> None:
+    assert [table_named(w) for w in ("orders", "a/Delta(x)", "Delta", str(tmp_path), "Query.csv")] == [None] * 5
 
 
 @pytest.mark.parametrize(

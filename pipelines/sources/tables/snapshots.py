@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from pipelines.lake.files import read_json, sha256, write_json
 from pipelines.project.extensions import TABLES
+from pipelines.sources.file_formats.physical import plain_columns
 from pipelines.sources.tables.table_reader import TableReader
 from transforms.definitions import EventSource
 from transforms.errors import ConfigError, DataError
@@ -56,7 +57,10 @@ def take_snapshot(data: Path, source: EventSource, say: Callable[[str], None] = 
     unfinished.mkdir(parents=True)
     try:
         with reader.open() as rows:
-            count, digest = _write(rows.batches, unfinished)
+            try:
+                count, digest = _write(rows.batches, unfinished)
+            except (ValueError, NotImplementedError) as error:  # Arrow's are ValueErrors
+                raise DataError(f"source {source.name!r}: rows of its table cannot be kept as Parquet: {error}") from None
             taken: dict[str, Any] = {**rows.identity, "rows": count, "sha256": digest}
         taken.setdefault("kind", source.table.kind)
         if held is not None and held.get("sha256") == digest and held.get("rows") == count and not rows.identity:
@@ -88,7 +92,7 @@ def _write(batches: Iterable[pa.RecordBatch], folder: Path) -> tuple[int, str]:
     writer: pq.ParquetWriter | None = None
     files: list[Path] = []
     try:
-        for group in _groups(batches):
+        for group in map(plain_columns, _groups(batches)):  # Parquet takes no views, which newer engines give
             if writer is None or count % FILE_ROWS == 0:
                 if writer is not None:
                     writer.close()
