@@ -16,7 +16,7 @@ __all__ = ["infer"]
 def infer(
     what: Annotated[
         str,
-        typer.Argument(help="A file, a folder of files, a topic, or a table as a definition names it.", metavar="FILE|FOLDER|TOPIC|TABLE"),
+        typer.Argument(help="A file, a folder, a topic, or a table as a definition names it.", metavar="FILE|FOLDER|TOPIC|TABLE"),
     ],
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,

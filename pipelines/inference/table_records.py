@@ -17,7 +17,7 @@ from transforms.tables import Delta, Iceberg, Query, Table
 
 __all__ = ["sample_table", "table_named"]
 
-_KINDS = {"Delta": Delta, "Iceberg": Iceberg, "Query": Query}
+_KINDS: dict[str, type[Any]] = {"Delta": Delta, "Iceberg": Iceberg, "Query": Query}
 _NAMED = re.compile(rf"\s*({'|'.join(_KINDS)})\s*\(", re.ASCII)
 
 
@@ -32,7 +32,8 @@ def table_named(what: str) -> Table | None:
             raise ValueError("it is more than one call")
         values = [ast.literal_eval(a) for a in call.args]
         named = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
-        return _KINDS[call.func.id](*values, **named)
+        found: Table = _KINDS[call.func.id](*values, **named)
+        return found
     except DefinitionError as error:
         raise DataError(str(error)) from None
     except (ValueError, TypeError, SyntaxError, RecursionError) as error:

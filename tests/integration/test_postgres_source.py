@@ -65,6 +65,6 @@ def test_what_fails_is_one_line_without_its_password(server: PostgresServer, tmp
     for value, sql in ((address, "SELECT * FROM nothing"), (address.replace(PASSWORD, "wrong-" + PASSWORD), "SELECT 1")):
         monkeypatch.setenv("SHOP_DB", value)
         src = EventSource("orders", fields, "at", "order_id", table=Query(sql, driver="adbc_driver_postgresql", uri="SHOP_DB"))
-        with pytest.raises(DataError, match="its query failed: .*(nothing|password authentication failed)") as caught:
+        with pytest.raises(DataError, match=r"its query failed: .*(nothing|password authentication failed)") as caught:
             take_snapshot(tmp_path / "data", src)
         assert PASSWORD not in str(caught.value) and "\n" not in str(caught.value)

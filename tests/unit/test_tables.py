@@ -189,7 +189,7 @@ def test_infer_of_a_delta_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", ["Delta()", "Delta('x', version=f())", "Query('SELECT 1').sql", "Delta('x') or 1", "Query(", "Iceberg('a')"]
+    "words", ["Delta()", "Delta('x', version=f())", "Query('SELECT 1').sql", "Delta(1) or 1", "Query(", "Iceberg('a')"]
 )
 def test_words_that_name_no_table(words: str) -> None:
     with pytest.raises(DataError) as caught:
