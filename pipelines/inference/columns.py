@@ -23,6 +23,7 @@ __all__ = ["NONE", "Column", "describe", "time_like"]
 NONE = np.iinfo(np.int64).min
 """In place of a moment: there is none."""
 MOST_WORDS = 12
+_WORD = re.compile(r"[^\W\d_]+([ _-][^\W\d_]+)*")
 _UNITS = (("s", 1_000_000), ("ms", 1_000), ("us", 1))
 _FIRST, _LAST = 631_152_000, 4_102_444_800  # 1990 and 2100, in seconds
 _TIME = {
@@ -246,6 +247,8 @@ def _texts(column: Column, values: list[Any], text: bool, decimal_mark: str, zon
         elif not {"id", "code", "key", "zip", "phone", "number"} & set(words(name)):
             column.dtype, column.parse = "int64", "Number()"
             _numbers(column, whole)
+    elif not text and any(w.endswith("version") for w in words(name)):
+        pass  # 1.0 is followed by 1.0.1
     elif all_match(rf"^[+-]?(\d{{1,15}}({mark}\d*)?|{mark}\d+)([eE][+-]?\d{{1,2}})?$") and not all_match(r"^[+-]?0\d"):
         _real_texts(column, values, text, decimal_mark)
     elif all_match(r"^\d+$") and text:
@@ -262,7 +265,8 @@ def _texts(column: Column, values: list[Any], text: bool, decimal_mark: str, zon
     ):
         counts = pc.value_counts(array.drop_null() if hasattr(array, "drop_null") else array.filter(array.is_valid()))
         known = sorted(each["values"] for each in counts.to_pylist())
-        if min(each["counts"] for each in counts.to_pylist()) >= 5 and sum(map(len, known)) <= 72:  # longer ones are no names of kinds
+        kinds = len(known) > 1 or _WORD.fullmatch(known[0]) is not None  # of one text: a version or an address is another tomorrow
+        if kinds and min(each["counts"] for each in counts.to_pylist()) >= 5 and sum(map(len, known)) <= 72:  # longer ones are no names
             column.domain = known
 
 

@@ -128,6 +128,11 @@ def _event_time(columns: list[Column], asked: str | None) -> tuple[Column, bool]
             return found[0], False
         if found[0].dtype != "int64":
             raise DataError(f"--event-time {asked} is {found[0].dtype}, no time that could be read; name another")
+        if not 0 <= found[0].low <= found[0].high < 2**31:
+            raise DataError(
+                f"--event-time {asked}: {found[0].low} to {found[0].high} are neither seconds nor an epoch; name another, and write the"
+                " event time of this one by hand, as a computed field (value=...)"
+            )
         return found[0], True
     times = [c for c in columns if c.dtype == "timestamp" and c.required and c.moments is not None]
     if times:
