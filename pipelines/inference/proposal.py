@@ -96,6 +96,7 @@ def propose(sample: Sample, *, zone: str | None = None, explode: str | None = No
     """A definition for a sample. ``zone`` is that of times without one; ``event_time`` names a column or path. Raises DataError."""
     mark = sample.dialect.decimal if sample.dialect else "."
     described = [describe(s, v, sample.kinds.get(s), sample.text, mark, zone) for s, v in sample.columns.items()]
+    _leave_out_mixed(described, sample)
     columns = [c for c in described if not c.left_out]
     taken = {"event_at"}
     for column in columns:
@@ -111,6 +112,18 @@ def propose(sample: Sample, *, zone: str | None = None, explode: str | None = No
         tie = _tie_breaker(fields)
     disorder = _disorder(when, sample.parts)
     return Proposal(sample, fields, when, tie, disorder, [c for c in described if c.left_out], explode=explode, offset=offset)
+
+
+def _leave_out_mixed(columns: list[Column], sample: Sample) -> None:
+    """What is an object, or a list of objects, in some records and something else in others is no field, nor is what stands in it: either
+    would refuse the other records. Null is nothing else."""
+    known = {c.steps for c in columns if c.nulls < c.rows}
+    opened = {c.steps[:n] for c in columns for n in range(1, len(c.steps))}
+    mixed = (known | set(sample.lists)) & opened | known & set(sample.lists)
+    for column in columns:
+        found = next((column.steps[:n] for n in range(1, len(column.steps) + 1) if column.steps[:n] in mixed), None)
+        if found is not None and not column.left_out:
+            column.left_out = f"as {'.'.join(map(str, found))} is not of one form in all records"
 
 
 def _named(column: Column, asked: str) -> bool:

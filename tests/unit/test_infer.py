@@ -19,6 +19,7 @@ from pipelines.inference.names import identifier, taken_from
 from pipelines.inference.topic_records import sample_payloads
 from pipelines.sources.event_files import events, list_files
 from tests.shapes.makers import SHAPES
+from transforms.contract import check_json
 from transforms.definitions import EventSource, FeatureGroup
 from transforms.errors import DataError
 from transforms.fields import check_name
@@ -136,6 +137,23 @@ def test_what_is_the_same_today_is_no_rule(tmp_path: Path) -> None:
     for name in ("lib", "specversion", "version", "ip", "schema", "note"):
         assert f'Field("{name}", "string", required=True),  # always the same' in text
     assert 'Field("currency", "string", required=True, domain=["EUR"])' in text
+
+
+def test_what_is_an_object_only_at_times_is_no_field(tmp_path: Path) -> None:
+    """Each definition takes the records that it was inferred from, whatever forms one place has among them."""
+    forms: list[dict[str, Any]] = [
+        {"params": [], "user": "u1", "tags": ["a"], "deep": {"x": {"y": 1}}}, {"params": {"a": 1}, "user": {"id": 7}, "tags": [{"k": 1}]},
+        {"params": None, "user": None, "tags": [], "deep": {"x": 5}}, {"deep": None},
+    ]  # fmt: skip
+    records = [{"id": i, "at": 1_714_557_660_000_000 + i, "fine": {"z": i} if i % 2 else None, **forms[i % 4]} for i in range(80)]
+    made = infer_files(lines(tmp_path / "log.jsonl", records))
+    found: dict[str, Any] = {}
+    exec(compile(made.text, "log.py", "exec"), found)
+    checked = check_json([json.dumps(r).encode() for r in records], found["log"], 2 * 10**15, 0)
+    assert checked.details.drop_null().to_pylist() == []
+    assert {f.name for f in found["log"].fields} == {"id", "fine_z"}
+    for name in ("params", "user", "tags", "deep.x"):
+        assert f"left out, as {name} is not of one form in all records: " in made.text
 
 
 def test_disorder_is_measured_within_each_file(tmp_path: Path) -> None:
