@@ -261,7 +261,7 @@ def _show_file_letter(record: str, repo: Path, data: Path | None, run: str | Non
     letter = find_file_letter(made, record)
     event_time, verdict = None, "unknown: the file as a whole could not be read"
     if letter.row is not None:
-        event_time, verdict = _judge(repo, data, letter.source, letter.payload, None)
+        event_time, verdict = _judge(repo, data, letter.source, letter.payload, None, file=letter.file)
     value = {
         "record": letter.where,
         "run": letter.run,
@@ -289,10 +289,10 @@ def _cell(value: Any) -> str:
 
 
 def _judge(
-    repo: Path, data: Path | None, source: str, payload: bytes | None, stamp_us: int | None, letter: Letter | None = None
+    repo: Path, data: Path | None, source: str, payload: bytes | None, stamp_us: int | None, letter: Letter | None = None, file: str = ""
 ) -> tuple[str | None, str]:
-    """The event time, as far as it can be read, and what the contract says of the record now; ``stamp_us`` None: JSON of an event file.
-    ``letter``: what has its key and headers."""
+    """The event time, as far as it can be read, and what the contract says of the record now; ``stamp_us`` None: of the event file
+    ``file``, a line of its dialect or JSON. ``letter``: what has its key and headers."""
     import numpy as np
     import pyarrow as pa
 
@@ -302,6 +302,7 @@ def _judge(
         loaded = load(repo, data, finish=False, everything=True)
         if source not in loaded.sources:
             return None, f"source {source!r} is defined no more"
+        from pipelines.sources.file_letters import line_columns
         from pipelines.sources.formats.record_format import record_format
         from pipelines.sources.record_times import judged_at, said_of
         from transforms.origin import Origin
@@ -309,7 +310,10 @@ def _judge(
         in_file = stamp_us is None
         max_future_us = round((loaded.settings.batch if in_file else loaded.settings.stream).max_future_hours * 3.6e9)
         stamps, now = np.array([stamp_us or 0], np.int64), now_us()
-        form = record_format(loaded.sources[source], loaded.settings.kafka, "json" if in_file else None)
+        kafka, names = loaded.settings.kafka, line_columns(loaded.data, file, loaded.sources[source]) if in_file else None
+        if names is not None:
+            kafka = kafka.model_copy(update={"format_options": {source: {"columns": names, "encoding": "utf-8"}}})
+        form = record_format(loaded.sources[source], kafka, None if not in_file else "json" if names is None else "csv")
         beside = Origin.of([letter.key], [letter.headers], stamps) if letter is not None and form.source.needs_origin else None
         checked = form.judge(pa.array([payload], pa.binary()), judged_at(stamps, now, max_future_us), max_future_us, beside)
     except TandemError as error:

@@ -16,12 +16,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.lake import runs
+from pipelines.sources.file_formats.compressed_file import opened
+from pipelines.sources.file_formats.csv_file import CsvFile
+from pipelines.sources.file_formats.file_format import COMPRESSED, UnreadableFileError
 from pipelines.sources.letters import Choice
 from transforms.contract import field_of
+from transforms.definitions import Csv, EventSource
 from transforms.errors import DataError
 from transforms.instants import micros_of
 
-__all__ = ["FileLetter", "FileListing", "find_file_letter", "list_file_letters", "run_with_letters"]
+__all__ = ["FileLetter", "FileListing", "find_file_letter", "line_columns", "list_file_letters", "run_with_letters"]
 
 
 @dataclass(frozen=True)
@@ -100,3 +104,18 @@ def find_file_letter(run: runs.Run, where: str) -> FileLetter:
         if letter.where == where:
             return letter
     raise DataError(f"run {run.id} has no dead letter about {where}; 'tandem dlq list' shows what there is, --run names another run")
+
+
+def line_columns(data: Path, file: str, source: EventSource) -> tuple[str, ...] | None:
+    """The names of the values of a line of an event file, by the source's dialect or the file's header; None: its records are JSON.
+
+    Raises DataError where the header would tell, and the file is not there any more, or no longer what it was."""
+    name = file.lower()
+    for packed in COMPRESSED:
+        name = name.removesuffix(packed)
+    if not isinstance(source.file_format, Csv) or not name.endswith(tuple(source.file_format.suffixes)):
+        return None
+    try:
+        return tuple(CsvFile(source).names(lambda: opened(data / file)))
+    except (OSError, UnreadableFileError) as error:
+        raise DataError(f"{file}, whose header names the values of this line, cannot be read: {error}") from None

@@ -108,3 +108,23 @@ def test_letters_of_a_run_that_its_rejects_stopped(repo: Path) -> None:
     with pytest.raises(RejectLimitError, match=r"most of them orders/missing_field \(shop 2\)"):
         make(repo)
     assert json.loads(run(repo, "list", "--json", "--only", "batch"))["batch"]["records"] == 5
+
+
+def test_a_line_of_a_text_file_is_judged_by_its_dialect(repo: Path) -> None:
+    """By the header of its file, in the encoding that the file has; a contract that takes it now says so."""
+    features = repo / "dlq_batch_features.py"
+    dialect = FEATURES.replace('topic="orders",', 'topic="orders", file_format=Csv(delimiter=";", encoding="cp1252"),')
+    features.write_text(dialect)
+    lines = f"at;id;shop;city\n{START + 1};1;1;a\n{START + 2};2;1;Köln\n{START + 3};3\n"
+    (repo.parent / "data/events/orders/c.csv").write_bytes(lines.encode("cp1252"))
+    make(repo)
+    shown = json.loads(run(repo, "show", "events/orders/c.csv:2", "--json"))
+    assert (shown["reason"], shown["contract_now"]) == ("not_in_domain", "not_in_domain: city='Köln' is none of 'a'")
+    assert "malformed: it has 2 values, where there are 4 columns" in run(repo, "show", "events/orders/c.csv:3")
+    (repo / "dlq_batch_wider.py").write_text(dialect.replace('domain=["a"]', 'domain=["a", "Köln"]'))
+    settings = repo / "tandem.yaml"
+    settings.write_text(settings.read_text().replace("dlq_batch_features", "dlq_batch_wider"))
+    shown = json.loads(run(repo, "show", "events/orders/c.csv:2", "--json"))
+    assert (shown["contract_now"], shown["event_time"]) == ("valid", "2024-05-01T00:00:00Z")
+    (repo.parent / "data/events/orders/c.csv").unlink()
+    assert "unknown: events/orders/c.csv, whose header names" in run(repo, "show", "events/orders/c.csv:2")

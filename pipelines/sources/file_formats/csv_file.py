@@ -101,6 +101,16 @@ class CsvFile(FileFormat):
         if waiting:
             yield from self.typed(waiting, names, wanted)
 
+    def names(self, opened: Opened) -> Sequence[str]:
+        """The names of the values of a line: as the dialect has them, or the file's header. Raises UnreadableFileError."""
+        if not self.dialect.header:
+            return self.dialect.columns
+        with self._utf8(opened) as f:
+            for _ in range(self.dialect.skip):
+                f.readline(MAX_LINE_BYTES)
+            first = next(self.splitter.records(f, 0, MAX_LINE_BYTES), None)
+        return () if first is None else self._header(first[1], first[2])
+
     def _header(self, line: bytes, wrong: str) -> list[str]:
         try:
             if wrong:
