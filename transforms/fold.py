@@ -254,6 +254,25 @@ class Shard:
         by_group = {n: together([b for _, name, b in late if name == n]) for n in dict.fromkeys(name for _, name, _ in late)}
         return Folded(rows, by_group, added, counts, late)
 
+    def brings_rows(self, taken: Sequence[tuple[OffsetRange, Mapping[str, pa.RecordBatch]]]) -> bool:
+        """Whether rows or late events may follow from folding these ranges now. If not, they can as well wait and be folded with what
+        comes next: the rows then are the same."""
+        marks = {source: {n: p.watermark for n, p in known.items() if not p.idle} for source, known in self.partitions.items()}
+        for span, events in taken:
+            at = self.partitions[span.source].get(span.partition)
+            if at is None or at.idle or span.idle or self.catching_up(span.source):
+                return True
+            marks[span.source][span.partition] = max(marks[span.source][span.partition], span.watermark)
+            for name, batch in events.items():
+                if batch.num_rows and column_of(batch, self.groups[name].source.event_time).min() < self.output_watermark[name]:
+                    return True
+        touched = {span.source for span, _ in taken}
+        return any(
+            min(marks[g.source.name].values()) >= self.output_watermark[n] + g.hop_us
+            for n, g in self.groups.items()
+            if g.source.name in touched
+        )
+
     def _cut(
         self, taken: Sequence[tuple[OffsetRange, Mapping[str, pa.RecordBatch]]]
     ) -> tuple[dict[str, list[pa.RecordBatch]], list[tuple[OffsetRange, str, pa.RecordBatch]], dict[str, int]]:

@@ -30,7 +30,7 @@ Int = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
 
 MAX_PARTS = 32
-"""Above so many deltas they are merged: each costs some work of its own whenever rows are made."""
+"""Above so many deltas some are merged: each costs some work of its own whenever rows are made."""
 BLOCK = 8
 """A tile of one tier is so many of the tier below."""
 FEW = 4 * BLOCK
@@ -85,30 +85,56 @@ class Part:
 
 
 class Parts:
-    """Tiles of one length: a merged base and the deltas since. Folded when the deltas grow long."""
+    """Tiles of one length: a merged base and the deltas since. Folded when the deltas grow long.
+
+    What is added waits until somebody looks: of a hop that comes in fifty rounds there is one delta then, not fifty. Of the deltas the
+    newest are merged with those that are not far larger, so a tile is merged some few times however many come after it.
+    """
 
     def __init__(self, group: FeatureGroup) -> None:
         self.group = group
-        self.parts: list[Part] = []
+        self._parts: list[Part] = []
+        self._waiting: list[pa.RecordBatch] = []
+
+    @property
+    def parts(self) -> list[Part]:
+        """The base and its deltas, and what waited in them."""
+        self._settle()
+        return self._parts
 
     def add(self, tiles: pa.RecordBatch) -> None:
         """Append tiles (of any events not yet in)."""
         if tiles.num_rows:
-            self.parts.append(Part(tiles, self.group))
-        if len(self.parts) > MAX_PARTS:
-            deltas = [p.tiles for p in self.parts[1:]]
-            self.parts[1:] = [Part(merge(deltas, self.group), self.group)]
+            self._waiting.append(tiles)
+        if len(self._waiting) > MAX_PARTS:
+            self._settle()
+
+    def _settle(self) -> None:
+        if not self._waiting:
+            return
+        tiles = self._waiting[0] if len(self._waiting) == 1 else merge(self._waiting, self.group)
+        self._waiting = []
+        self._parts.append(Part(tiles, self.group))
+        if len(self._parts) > MAX_PARTS:
+            first = len(self._parts) - 2
+            size = sum(len(p.starts) for p in self._parts[first:])
+            while first > 1 and len(self._parts[first - 1].starts) <= 2 * size:
+                first -= 1
+                size += len(self._parts[first].starts)
+            self._parts[first:] = [Part(merge([p.tiles for p in self._parts[first:]], self.group), self.group)]
 
     @property
     def long(self) -> bool:
         """Whether folding all into one pays."""
-        return sum(len(p.starts) for p in self.parts[1:]) > max(4096, len(self.parts[0].starts) if self.parts else 0)
+        deltas: int = sum(len(p.starts) for p in self._parts[1:]) + sum(each.num_rows for each in self._waiting)
+        base: int = len(self._parts[0].starts) if self._parts else 0
+        return deltas > max(4096, base)
 
     def compact(self, horizon: int) -> pa.RecordBatch:
         """Fold all into one and forget the tiles that start before ``horizon``; the folded tiles."""
         kept = [p.tiles if p.first >= horizon else p.tiles.filter(pa.array(p.starts >= horizon)) for p in self.parts]
         merged = merge(kept, self.group)
-        self.parts = [Part(merged, self.group)] if merged.num_rows else []
+        self._parts = [Part(merged, self.group)] if merged.num_rows else []
         return merged
 
     def find(self, hashes: U64, intervals: Sequence[tuple[int, int]]) -> Iterator[pa.RecordBatch]:

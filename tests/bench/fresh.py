@@ -28,17 +28,18 @@ from tests.kafka_server import kafka_server
 from tests.redis_server import RedisServer, redis_server
 
 RATE = 2_000
-SELLERS = 20
 HOP_US = 1_000_000
 SECONDS, WARM_UP = 90, 15
+CASES: tuple[tuple[int, dict[str, Any]], ...] = ((20, {}), (2_000, {"tick_ms": 20}))
+"""Sellers, so rows each second, and settings of the stream."""
 
 
 class Producer(threading.Thread):
     """Sends events of now, 2,000 a second in steps of 5 ms; keeps when each hop boundary was first passed in every partition."""
 
-    def __init__(self, bootstrap: str) -> None:
+    def __init__(self, bootstrap: str, sellers: int) -> None:
         super().__init__(daemon=True)
-        self.bootstrap, self.over = bootstrap, threading.Event()
+        self.bootstrap, self.sellers, self.over = bootstrap, sellers, threading.Event()
         self.closed: dict[int, float] = {}
         self.sent = 0
 
@@ -51,8 +52,8 @@ class Producer(threading.Thread):
                 due = int((time.time() - start) * RATE)
                 for n in range(self.sent, due):
                     now = time.time_ns() // 1000
-                    event = {"sale_id": f"sale-{n:09d}", "seller": f"s{n % SELLERS:04d}", "amount": n % 100 + 0.5, "sold_at": now}
-                    partition = n % SELLERS % PARTITIONS
+                    event = {"sale_id": f"sale-{n:09d}", "seller": f"s{n % self.sellers:04d}", "amount": n % 100 + 0.5, "sold_at": now}
+                    partition = n % self.sellers % PARTITIONS
                     passed[partition] = now - now % HOP_US
                     boundary = min(passed)
                     if boundary and boundary not in self.closed:
@@ -118,8 +119,27 @@ def _stream(repo: Repo, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
         stop_child(process, 60)  # a second signal would end it in the middle of its end
 
 
+def cpu_below(pid: int) -> float:
+    """Seconds of CPU that a process and those that it started and that run now have taken."""
+    found, parents = {}, {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            found[int(stat.parent.name)], parents[int(stat.parent.name)] = (int(fields[11]) + int(fields[12])), int(fields[1])
+
+    def below(one: int) -> int:
+        return found.get(one, 0) + sum(below(child) for child, parent in parents.items() if parent == one)
+
+    return below(pid) / os.sysconf("SC_CLK_TCK")
+
+
 def run(quick: bool = False) -> list[Part]:
-    """p50 and p99 over the hops of 90 seconds, after a warm-up."""
+    """p50 and p99 over the hops of 90 seconds, after a warm-up; each case."""
+    return [measured(sellers, 20 if quick else SECONDS, settings) for sellers, settings in CASES]
+
+
+def measured(sellers: int, seconds: int, settings: dict[str, Any]) -> Part:
+    """One case."""
     from feast.infra.online_stores.helpers import _redis_key
     from feast.protos.feast.types.EntityKey_pb2 import EntityKey
     from feast.protos.feast.types.Value_pb2 import Value
@@ -127,25 +147,25 @@ def run(quick: bool = False) -> list[Part]:
     key = _redis_key(
         "sales", EntityKey(join_keys=["seller"], entity_values=[Value(string_val="s0001")]), entity_key_serialization_version=3
     )
-    seconds = 20 if quick else SECONDS
     with tempfile.TemporaryDirectory(prefix="tandem-bench-") as temp, kafka_server(Path(temp)) as broker, redis_server() as redis:
         folder = Path(temp)
         new_topic(options_of(broker.bootstrap), PARTITIONS, TOPIC)
         new_topic(options_of(broker.bootstrap), 1, "tandem.dead_letters")
         how: dict[str, Any] = {"slack": 0, "hop": "seconds(1)", "overs": ("1m", "5m"), "lateness": "seconds(10)"}
-        repo = make_repo(folder / "fresh", broker.bootstrap, redis.connection_string, None, **how)
+        repo = make_repo(folder / "fresh", broker.bootstrap, redis.connection_string, None, **how, **settings)
         stream = load_settings(repo.path).stream
-        producer, looker = Producer(broker.bootstrap), Looker(redis, key)
+        producer, looker = Producer(broker.bootstrap, sellers), Looker(redis, key)
         with _stream(repo, folder) as process:
             producer.start()
             looker.start()
             until = time.monotonic() + 300
             while len(looker.seen) < WARM_UP and process.poll() is None and time.monotonic() < until:
                 time.sleep(0.1)
-            begun, count, load = time.time(), producer.sent, os.getloadavg()[0]
+            begun, count, load, cpu = time.time(), producer.sent, os.getloadavg()[0], cpu_below(process.pid)
             while time.time() < begun + seconds and process.poll() is None:
                 time.sleep(0.1)
-            rate = (producer.sent - count) / (time.time() - begun)
+            took_s = time.time() - begun
+            rate, cpu = (producer.sent - count) / took_s, (cpu_below(process.pid) - cpu) / took_s
             looked = time.time() - 10
             looker.over.set()
         plain = Plain(broker.bootstrap, redis)  # of the same events, when the stream has ended
@@ -166,7 +186,8 @@ def run(quick: bool = False) -> list[Part]:
                 raise ValueError(f"the row of {boundary} never came")
             took.append(looker.seen[int(later[0])] - at)
     part = Part(
-        f"from produced to readable: {rate:,.0f} events/s, JSON, embedded Flink, Redis, hop 1 s, tick {stream.tick_ms} ms,"
+        f"from produced to readable: {rate:,.0f} events/s of {sellers:,} sellers, JSON, embedded Flink, Redis, hop 1 s,"
+        f" tick {stream.tick_ms} ms,"
         f" checkpoints every {stream.checkpoint_seconds:g} s",
         "rows",
         "warm; wall time, boundary by boundary after a warm-up of 15",
@@ -178,4 +199,5 @@ def run(quick: bool = False) -> list[Part]:
         extra = f"of {len(settled):,} events; a plain consumer, no windows, no watermark to wait for"
         part.add(f"the limit: each event set in Redis, {name}", float(np.percentile(settled, q)), 1, extra)
     part.notes.append("from before the producer is given the event that closes a hop, to a reader that finds that hop's row in Redis")
-    return [part]
+    part.notes.append(f"{cpu:.2f} cores of CPU: the command, its worker and its engine")
+    return part

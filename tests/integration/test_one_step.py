@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,90 @@ def test_a_hundred_partitions_are_asked_for_once_a_round(tmp_path: Path, monkeyp
     cells = Cell(), Bag(), Bag()
     for n in range(5):
         world.send([payment(n, T0)], 70)
-        assert step._round(at, *cells)
+        assert step._round(at, [], *cells)
     step.teardown()
     assert (asked["ends"], asked["poll"]) == (1 + 5, 5), "the first is for finding partitions"
+
+
+class Clock:
+    """Time that stands still but for what is said to take some; in the place of ``time``. Each millisecond brings a payment."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.ms, self.sent = world, BEGUN_MS, 0
+
+    def monotonic(self) -> float:
+        return self.ms / 1000
+
+    def sleep(self, seconds: float) -> None:
+        self.takes(round(seconds * 1000))
+
+    def takes(self, ms: int) -> None:
+        self.ms += ms
+        by_partition: dict[int, list[bytes]] = defaultdict(list)
+        for n in range(self.sent, self.ms):
+            by_partition[n % 2].append(payment(n, T0 + n * 1000, f"a{n % 7}"))
+        for partition, records in by_partition.items():
+            self.world.send(records, partition)
+        self.sent = self.ms
+
+    def charged(self, ms: int, method: Any) -> Any:
+        def call(*args: Any) -> Any:
+            self.takes(ms)
+            return method(*args)
+
+        return call
+
+
+FOLD_MS, POLL_MS = 30, 1
+BEGUN_MS, SECONDS = 37, 3
+
+
+def on_the_clock(folder: Path, monkeypatch: pytest.MonkeyPatch, tick_ms: int) -> tuple[list[int], int]:
+    """Some seconds of 1,000 payments each, where a fold takes longer than a tick: how long after its second was over each second's rows
+    were there, and how many folds it took."""
+    broker = MemoryBroker()
+    broker.create_topic("payments", 2)
+    broker.create_topic("tandem.dead_letters")
+    group = replace(payments("payments", out_of_orderness=timedelta(0)), hop=timedelta(seconds=1))
+    world = World(folder, broker, group, StreamSettings(clock="replay", shards=1, tick_ms=tick_ms, idle_seconds=1e6))
+    clock, outputs = Clock(world), []
+
+    class Sink:
+        def setup(self) -> None: ...
+
+        def process(self, output: FoldOutput) -> None:
+            outputs.append((clock.ms, output))
+
+        teardown = setup
+
+    monkeypatch.setattr(one_step, "time", clock)
+    monkeypatch.setattr(one_step, "now_ms", lambda: clock.ms)
+    step = OneStep(replace(world.spec(), until=None, one_tick=False), Sink())  # type: ignore[arg-type]
+    step.setup()
+    step.gate = TickGate()
+    monkeypatch.setattr(step.fold, "take", clock.charged(FOLD_MS, step.fold.take))
+    monkeypatch.setattr(step.poll, "once", clock.charged(POLL_MS, step.poll.once))
+    cells = Cell(), Cell(), Bag(), Bag()
+    while clock.ms < SECONDS * 1000 + 500:  # an engine ticks, and one tick at most waits
+        sent = clock.ms - (clock.ms - BEGUN_MS) % one_step.PULSE_MS
+        if step.gate.sent(sent):
+            step.process((0, sent), *cells)
+        if clock.ms < sent + one_step.PULSE_MS:
+            clock.takes(sent + one_step.PULSE_MS - clock.ms)
+    step.teardown()
+    delays = []
+    for at, output in outputs:
+        for rows in output.rows.values():
+            over = max(rows.column(rows.schema.get_field_index("event_timestamp")).cast("int64").to_pylist())
+            delays.append(at - (over - T0) // 1000)
+    return delays, len(outputs)
+
+
+def test_a_smaller_tick_makes_rows_sooner_and_queues_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a fold takes longer than a tick: what polls bring without a row waits for the others of its pulse."""
+    (slow, few), (quick, folds) = (on_the_clock(tmp_path / f"{ms}", monkeypatch, ms) for ms in (100, 10))
+    assert len(quick) == len(slow) == SECONDS
+    pulses, polls = SECONDS * 10 + 5, 2 * POLL_MS
+    assert max(few, folds) <= pulses + SECONDS, "one for each pulse and each second that ends, however often is polled"
+    assert max(quick) <= FOLD_MS + 10 + polls + FOLD_MS + polls, "a fold that is at work, a tick, a poll, and its own fold"
+    assert max(quick) < max(slow) <= one_step.PULSE_MS + 2 * FOLD_MS

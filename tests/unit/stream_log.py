@@ -268,7 +268,9 @@ class Stream:
         if verdict is False:
             return None
         before = dict(shard.output_watermark)
+        may = shard.brings_rows([(element.span, element.events)])
         folded = shard.fold(element.span, element.events)
+        assert may or not (folded.rows or folded.late), "it was said that nothing follows"
         self.out.folds += 1
         for name, group in self.groups.items():
             assert shard.output_watermark[name] >= before[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from tests.unit.test_fold import Case, cases, check
 from transforms import tile_tiers
 from transforms.aggregates import merge, rows_between, tile
 from transforms.definitions import FeatureGroup, Mean, hours
-from transforms.tile_tiers import Tiles, cover, hashes_of
+from transforms.tile_tiers import Parts, Tiles, cover, hashes_of
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -130,3 +130,30 @@ def test_tiles_that_are_forgotten_are_in_no_row() -> None:
         if hour % 7 == 0:
             tiles.compact(upto - group.longest_us - group.hop_us)
     assert all(int(p.first) >= (start + 60) * HOUR for tier in tiles.tiers for p in tier.parts[:1])
+
+
+def test_a_tile_is_merged_a_few_times_however_many_come_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In however many portions a hop's tiles come, and however long a window is: what a tile costs does not grow with those before it."""
+    group = make_group([Mean("x", over=hours(20_000))], source=make_source(name="s"))
+    event = {**{f.name: None for f in group.source.fields}, "gate": 1, "flight": "f", "serial": 1, "x": 0.1, "departed_at": 0}
+    made = tile(to_batch([{**event, "origin": key} for key in "abc"], group.source), group)
+    place, merged = made.schema.get_field_index("tile_start"), 0
+
+    def counted(tiles: Sequence[pa.RecordBatch], of: FeatureGroup) -> pa.RecordBatch:
+        nonlocal merged
+        merged += sum(t.num_rows for t in tiles)
+        return merge(tiles, of)
+
+    def of_hop(number: int) -> pa.RecordBatch:
+        columns = made.columns
+        columns[place] = pa.array([number * group.hop_us] * made.num_rows).cast(made.schema.field(place).type)
+        return pa.RecordBatch.from_arrays(columns, schema=made.schema)
+
+    monkeypatch.setattr(tile_tiers, "merge", counted)
+    tiles, hops, portions = Parts(group), 1_500, 3
+    for hop in range(hops):
+        for _ in range(portions):
+            tiles.add(of_hop(hop))
+        assert len(tiles.parts) <= tile_tiers.MAX_PARTS
+    assert merged <= 10 * hops * portions * made.num_rows
+    assert _bits(tiles.compact(-(2**62))) == _bits(merge([of_hop(hop) for hop in range(hops) for _ in range(portions)], group))

@@ -95,6 +95,13 @@ class FoldShard(beam.DoFn):
         key, data = item
         yield from self.take(self.spec.shard_of(key), [decode(data)], head, tiles, pending)
 
+    def can_wait(self, number: int, elements: Sequence[Element]) -> bool:
+        """Whether these elements bring nothing that anybody would miss until the next ones come: no rows, and nothing late."""
+        kept = self.kept.get(number)
+        if kept is None or any(element.flush or element.late is not None for element in elements):
+            return False
+        return not kept.shard.brings_rows([(e.span, e.events) for e in elements])
+
     def take(self, number: int, elements: Sequence[Element], head: Any, tiles: Any, pending: Any) -> list[FoldOutput]:
         """Fold elements, and the pending ones that follow on them: those of several partitions at once."""
         kept = self._load(number, head, tiles, pending)
