@@ -112,7 +112,8 @@ class _Asked:
         """What was said of a group's function; looked for once."""
         if group.name not in self._traced:
             key = self.kept.key(f"preprocessing of {group.name}", _modules(group), ["traced", group.definition_hash()])
-            self._traced[group.name] = key, self.kept.find(key)
+            found = self.kept.find(key)
+            self._traced[group.name] = key, found if found and isinstance(found.get("outputs"), dict) else None
         return self._traced[group.name][1]
 
     def keep_traced(self, group: FeatureGroup, said: str, outputs: dict[str, str]) -> None:
