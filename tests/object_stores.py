@@ -69,8 +69,8 @@ def _asks(url: str, method: str = "GET", headers: dict[str, str] | None = None, 
 
 
 @contextmanager
-def seaweed(folder: Path, bucket: str = "tandem") -> Iterator[dict[str, str]]:
-    """SeaweedFS with a bucket; the environment by which AWS's tools find it."""
+def seaweed(folder: Path, bucket: str = "tandem", host: str = "127.0.0.1") -> Iterator[dict[str, str]]:
+    """SeaweedFS with a bucket, at an address of this machine; the environment by which AWS's tools find it."""
     import obstore
     from obstore.store import S3Store
 
@@ -81,10 +81,10 @@ def seaweed(folder: Path, bucket: str = "tandem") -> Iterator[dict[str, str]]:
     folder.mkdir(parents=True, exist_ok=True)
     env = {"AWS_ACCESS_KEY_ID": "tandem", "AWS_SECRET_ACCESS_KEY": "tandem-secret", "AWS_REGION": "us-east-1"}
     # One for each part, all far below the ports that the kernel gives out by itself; each has a gRPC port 10,000 above.
-    ports = {name: _with_grpc() for name in ("master", "volume", "filer", "s3")}
-    endpoint = f"http://127.0.0.1:{ports['s3']}"
+    ports = {name: _with_grpc(host) for name in ("master", "volume", "filer", "s3")}
+    endpoint = f"http://{host}:{ports['s3']}"
     command = [
-        program, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3", "-s3.iam=false", "-volume.max=20",
+        program, "server", f"-dir={folder}", f"-ip={host}", f"-ip.bind={host}", "-filer", "-s3", "-s3.iam=false", "-volume.max=20",
         "-master.volumeSizeLimitMB=64", f"-master.port={ports['master']}", f"-volume.port={ports['volume']}",
         f"-filer.port={ports['filer']}", f"-s3.port={ports['s3']}", "-volume.preStopSeconds=0",
         "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false",
@@ -104,13 +104,13 @@ def seaweed(folder: Path, bucket: str = "tandem") -> Iterator[dict[str, str]]:
         yield {**env, "AWS_ENDPOINT_URL": endpoint}
 
 
-def _with_grpc() -> int:
+def _with_grpc(host: str) -> int:
     while True:
         port = 10_000 + int.from_bytes(os.urandom(2)) % 12_000
         try:
             for each in (port, port + 10_000):
                 with socket.socket() as s:
-                    s.bind(("127.0.0.1", each))
+                    s.bind((host, each))
             return port
         except OSError:
             continue

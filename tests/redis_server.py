@@ -23,30 +23,44 @@ class RedisServer:
 
     port: int
     folder: Path | None = None
+    host: str = "127.0.0.1"
     process: subprocess.Popen[bytes] = field(init=False)
 
     @property
     def connection_string(self) -> str:
         """As in ``feature_store.yaml``."""
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     @property
     def client(self) -> Any:
         """As a client of its own."""
-        return Redis(host="127.0.0.1", port=self.port)
+        return Redis(host=self.host, port=self.port)
 
     def start(self, seconds: float = 20.0) -> None:
         """Start it, or start it again after :meth:`kill`; returns when it answers."""
         keep = ["--appendonly", "no"] if self.folder is None else ["--appendonly", "yes", "--dir", str(self.folder)]
         self.process = subprocess.Popen(
-            [redis_binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--daemonize", "no", *keep],
+            [
+                redis_binary(),
+                "--port",
+                str(self.port),
+                "--bind",
+                self.host,
+                "--protected-mode",
+                "no",
+                "--save",
+                "",
+                "--daemonize",
+                "no",
+                *keep,
+            ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd="/",
         )
         until = time.monotonic() + seconds
         while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1) as s:
+            with contextlib.suppress(OSError), socket.create_connection((self.host, self.port), timeout=1) as s:
                 s.sendall(b"PING\r\n")
                 if s.recv(16).startswith(b"+PONG"):
                     return
@@ -67,9 +81,9 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def redis_server(seconds: float = 20.0, folder: Path | None = None) -> Iterator[RedisServer]:
+def redis_server(seconds: float = 20.0, folder: Path | None = None, host: str = "127.0.0.1") -> Iterator[RedisServer]:
     """A server that answers."""
-    server = RedisServer(free_port(), folder)
+    server = RedisServer(free_port(), folder, host)
     server.start(seconds)
     try:
         yield server

@@ -14,6 +14,9 @@ class BatchEngine(ABC):
     """Where the pipelines of a batch run are run; ``name`` is for manifests."""
 
     name: str
+    elsewhere: bool = False
+    """Whether its workers are on other machines: they share the data folder where it is a mounted one, and reach an object store by
+    themselves."""
 
     @abstractmethod
     def pipeline(self, folder: Path) -> AbstractContextManager[Any]:

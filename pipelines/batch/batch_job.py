@@ -25,6 +25,7 @@ from pipelines.batch.continued import continued
 from pipelines.batch.job_notes import keep_spans, keep_stats, with_past
 from pipelines.batch.run_files import RunFiles, run_files
 from pipelines.batch.run_key import begin_of, declared, run_key, sources_of, superseded
+from pipelines.batch.work_place import WorkPlace
 from pipelines.lake import layout, provenance, runs, shared
 from pipelines.lake.graphs import apply_graph, carried_over, graph_for, hash_of, remember_definitions, since
 from pipelines.lake.run_records import with_fields
@@ -174,7 +175,8 @@ def _make(
     engine: BatchEngine,
     progress: Callable[[str], None],
 ) -> None:
-    rows_dir, offline, settings = run.folder / "rows", run.folder / "offline", repo.settings.batch
+    place, settings = WorkPlace(repo.data, run, engine.elsewhere), repo.settings.batch
+    place.begin()
     total = sum(len(f) for f in events.files.values())
     progress(f"windows: {total} files of {len(events.files)} sources into {len(repo.groups)} feature groups")
     with engine.pipeline(run.folder) as pipeline:
@@ -182,12 +184,12 @@ def _make(
         for name, source in sources.items():
             log = pipeline | f"Events of {name}" >> ReadEventLog(
                 source,
-                events.files[name],
+                place.events(events.files[name]),
                 begin_us[name],
                 end,
                 now_us,
                 round(settings.max_future_hours * 3.6e9),
-                str(run.folder / "dead_letters"),
+                f"{place.top}/dead_letters",
                 events.begins[name],
             )
             stats.append(log.stats)
@@ -195,11 +197,19 @@ def _make(
             for group in (g for g in repo.groups.values() if g.source.name == name):
                 length = steps.slice_us(group, settings.slice_days)
                 made = log.valid | f"Features {group.name}" >> WindowFeatures(
-                    group, settings.shards, length, start, end, str(rows_dir), str(run.folder / "tiles"), tiles.get(group.name, ())
+                    group,
+                    settings.shards,
+                    length,
+                    start,
+                    end,
+                    f"{place.top}/rows",
+                    f"{place.top}/tiles",
+                    place.files(tiles.get(group.name, ())),
                 )
                 stats.append(made.stats)
-        keep_stats(stats, run.folder / "stats.json")
-        keep_spans(spans, run.folder / "spans.json")
+        keep_stats(stats, f"{place.top}/stats.json")
+        keep_spans(spans, f"{place.top}/spans.json")
+    place.bring(("rows", "tiles", "dead_letters"), ("stats.json", "spans.json"))
     counts = json.loads((run.folder / "stats.json").read_text())
     rejected = {k.removeprefix("rejected/"): n for k, n in sorted(counts.items()) if k.startswith("rejected/")}
     read_total = sum(n for k, n in counts.items() if k.startswith("read/"))
@@ -228,7 +238,7 @@ def _make(
             f" most of them {with_fields(worst, run.manifest['rejected_fields'])};"
             f" see {run.folder / 'dead_letters'}, fix the data or raise batch.max_reject_share"
         )
-    made_files = {n: sorted(str(p) for p in (rows_dir / n).rglob("*.parquet")) for n in repo.groups}
+    made_files = {n: sorted(str(p) for p in (run.folder / "rows" / n).rglob("*.parquet")) for n in repo.groups}
     fingerprints = dict(graphs)
     if not fingerprints:
         progress("analyzing: means, quantiles and vocabularies of the preprocessing functions")
@@ -238,12 +248,14 @@ def _make(
     with engine.pipeline(run.folder) as pipeline:
         stats = []
         for name in repo.groups:
-            graph = layout.graph(repo.data, name, fingerprints[name])
+            graph = place.graph(name, fingerprints[name])
             transformed = pipeline | f"Graph of {name}" >> ApplyTransformGraph(
-                name, made_files[name], str(graph), str(rows_dir), str(offline), now_us
+                name, place.files(made_files[name]), graph, f"{place.top}/rows", f"{place.top}/offline", now_us
             )
             stats.append(transformed.stats)
-        keep_stats(stats, run.folder / "nonfinite.json")
+        keep_stats(stats, f"{place.top}/nonfinite.json")
+    place.bring(("offline",), ("nonfinite.json",))
+    place.end()
     odd = json.loads((run.folder / "nonfinite.json").read_text())
     if odd:
         named = ", ".join(f"{n:,} of {feature}" for feature, n in odd.items())

@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.transforms.combiners import ToList
 
+from pipelines.lake.addresses import writing
 from pipelines.lake.files import write_json
 
 __all__ = ["keep_spans", "keep_stats", "with_past"]
 
 
-def keep_stats(stats: list[Any], path: Path) -> None:
-    """Sum (name, number) pairs of several collections into a JSON file."""
+def keep_stats(stats: list[Any], path: str) -> None:
+    """Sum (name, number) pairs of several collections into a JSON file, at a local path or a URL."""
     _ = (
         stats
         | "All stats" >> beam.Flatten()
         | "Sum stats" >> beam.CombinePerKey(sum)
         | "Stats in one" >> ToList()
-        | "Write stats" >> beam.Map(_write_stats, str(path))
+        | "Write stats" >> beam.Map(_write_stats, path)
     )
 
 
-def keep_spans(spans: list[Any], path: Path) -> None:
+def keep_spans(spans: list[Any], path: str) -> None:
     """Event files with events of other days than their folder's into a JSON file: source -> file -> first, last event time."""
     _ = (
         spans
         | "All spans" >> beam.Flatten()
         | "Span of each file" >> beam.CombinePerKey(_hull)
         | "Spans in one" >> ToList()
-        | "Write spans" >> beam.Map(_write_spans, str(path))
+        | "Write spans" >> beam.Map(_write_spans, path)
     )
 
 
@@ -45,7 +45,8 @@ def _write_spans(spans: list[tuple[tuple[str, str], tuple[int, int]]], path: str
     out: dict[str, dict[str, tuple[int, int]]] = {}
     for (source, file), span in sorted(spans):
         out.setdefault(source, {})[file] = span
-    write_json(Path(path), out)
+    with writing(path) as local:
+        write_json(local, out)
 
 
 def with_past(read: dict[str, dict[str, list[int]]], past: Mapping[str, dict[str, list[int]]]) -> dict[str, dict[str, list[int]]]:
@@ -53,4 +54,5 @@ def with_past(read: dict[str, dict[str, list[int]]], past: Mapping[str, dict[str
 
 
 def _write_stats(stats: list[tuple[str, int]], path: str) -> None:
-    write_json(Path(path), dict(sorted(stats)))
+    with writing(path) as local:
+        write_json(local, dict(sorted(stats)))

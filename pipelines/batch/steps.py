@@ -1,6 +1,7 @@
 """The Beam steps that batch (and stream) wire together. Logic lives in ``transforms``; here it only meets files and shuffles.
 
-What crosses a shuffle is a RecordBatch in Arrow's IPC stream format, as bytes: every runner moves those unchanged. A step that
+What crosses a shuffle is a RecordBatch in Arrow's IPC stream format, as bytes: every runner moves those unchanged. Files are named by
+local paths, or by URLs where workers have no folder of the driver's (:mod:`pipelines.lake.addresses`). A step that
 writes a file writes it under a temporary name and renames it, and the name depends on the content's place alone, so that
 a repeated bundle replaces its own file by an equal one.
 """
@@ -21,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.batch.run_key import seed_start
+from pipelines.lake.addresses import reading, reading_folder, under, writing
 from pipelines.lake.arrow_bytes import from_ipc, to_ipc
 from pipelines.lake.files import replaced
 from pipelines.sources.event_files import EventFile, events
@@ -88,11 +90,16 @@ class ReadEvents(beam.DoFn):
 
     def process(self, file: EventFile) -> Iterator[Any]:
         """Read one file, a batch at a time."""
+        with reading(file.path) as path:
+            yield from self.read(file, path)
+
+    def read(self, file: EventFile, path: Path) -> Iterator[Any]:
+        """Read it from ``path``."""
         name, letters, total, filtered, misplaced = self.source.name, [], 0, [0], 0
         begin, first, last = self.begins.get(file.name, self.start), NOBODY_KNOWS, -NOBODY_KNOWS
         day = None if file.date is None else micros_of(datetime(file.date.year, file.date.month, file.date.day, tzinfo=UTC))
         for valid, rejected in events(
-            file.path, self.source, self.now_us, self.max_future_us,
+            path, self.source, self.now_us, self.max_future_us,
             name=file.name, partitions=file.partitions, filtered=filtered.append,
         ):  # fmt: skip
             total += valid.num_rows + rejected.num_rows
@@ -135,7 +142,8 @@ class WriteDeadLetters(beam.DoFn):
     def process(self, item: tuple[str, pa.Table]) -> None:
         """Write, whole or not at all."""
         name, table = item
-        write_parquet(table, Path(self.folder) / (name.replace("/", "~") + ".parquet"))
+        with writing(f"{self.folder}/{name.replace('/', '~')}.parquet") as path:
+            write_parquet(table, path)
 
 
 class Tile(beam.DoFn):
@@ -175,7 +183,7 @@ class EarlierTiles(Tile):
 
     def process(self, path: str) -> Iterator[tuple[tuple[int, int], bytes]]:
         """Read and split, a batch at a time."""
-        with pq.ParquetFile(path) as file:
+        with reading(path) as local, pq.ParquetFile(local) as file:
             for batch in file.iter_batches(65_536):
                 table = pa.Table.from_batches([batch]).cast(tile_schema(self.group)).combine_chunks()
                 for part in table.to_batches():
@@ -196,15 +204,17 @@ class WindowRows(beam.DoFn):
         (place, shard), parts = item
         tiles = self.merged(parts)
         if place == _SEED:
-            write_parquet(tiles, Path(self.seeds) / self.group.name / f"shard-{shard:04d}.parquet")
+            with writing(f"{self.seeds}/{self.group.name}/shard-{shard:04d}.parquet") as seed:
+                write_parquet(tiles, seed)
             yield beam.pvalue.TaggedOutput("stats", (f"tiles/{self.group.name}", tiles.num_rows))
             return
         rows = rows_between(tiles, self.group, max(place, self.start), min(place + self.length, self.end))
         if rows.num_rows:
             day = instant(place).date()
-            path = Path(self.folder) / self.group.name / f"date={day}" / f"shard-{shard:04d}.parquet"
-            write_parquet(rows, path)
-            yield str(path)
+            path = f"{self.folder}/{self.group.name}/date={day}/shard-{shard:04d}.parquet"
+            with writing(path) as local:
+                write_parquet(rows, local)
+            yield path
         yield beam.pvalue.TaggedOutput("stats", (f"rows/{self.group.name}", rows.num_rows))
 
     def merged(self, parts: Iterable[bytes]) -> pa.RecordBatch:
@@ -232,10 +242,22 @@ class TransformFile(beam.DoFn):
 
     def setup(self) -> None:
         """Load the graph once per worker."""
-        self.graph = TransformGraph.load(self.graph_path)
+        with reading_folder(self.graph_path) as folder:
+            self.graph = TransformGraph.load(folder)
 
     def process(self, path: str) -> Iterator[Any]:
         """Apply the graph by row groups."""
+        with reading(path) as local:
+            table = self.transformed(local)
+        target = f"{self.folder}/{under(path, self.source)}"
+        with writing(target) as made:
+            write_parquet(table, made)
+        yield target
+        for feature, count in nonfinite(table).items():
+            yield beam.pvalue.TaggedOutput("stats", (feature, count))
+
+    def transformed(self, path: Path) -> pa.Table:
+        """The rows of a file with what the graph makes of them."""
         assert self.graph is not None
         source = pq.ParquetFile(path)
         out = []
@@ -246,9 +268,4 @@ class TransformFile(beam.DoFn):
                 extra = [pa.array([self.graph.fingerprint] * n), pa.array(np.full(n, self.created_us)).cast(TIMESTAMP)]
                 names = [*rows.schema.names, *made.schema.names, FINGERPRINT, CREATED]
                 out.append(pa.RecordBatch.from_arrays([*rows.columns, *made.columns, *extra], names))
-        target = Path(self.folder) / Path(path).relative_to(self.source)
-        table = pa.Table.from_batches(out)
-        write_parquet(table, target)
-        yield str(target)
-        for feature, count in nonfinite(table).items():
-            yield beam.pvalue.TaggedOutput("stats", (feature, count))
+        return pa.Table.from_batches(out)

@@ -40,6 +40,13 @@ def stream(
     worker_pool: Annotated[
         str | None, typer.Option(help="host:port of the pool of SDK workers beside the task managers.", metavar="HOST:PORT")
     ] = None,
+    worker_command: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of a pool: the command by which each task manager starts a worker, such as tandem-worker; it is sent the code.",
+            metavar="COMMAND",
+        ),
+    ] = None,
     savepoint: Annotated[str | None, typer.Option(help="Start from this savepoint or checkpoint of the cluster.")] = None,
     shards: Annotated[int | None, typer.Option(min=1, max=4096, help="Parts that entities are spread over.")] = None,
     parallelism: Annotated[int, typer.Option(min=1, max=128, help="Flink's parallelism.")] = 1,
@@ -61,6 +68,7 @@ def stream(
         anew=anew,
         flink_master=flink_master,
         worker_pool=worker_pool,
+        worker=worker_command,
         savepoint=savepoint,
         shards=shards,
         parallelism=parallelism,

@@ -1,4 +1,4 @@
-"""The engines that ``tandem batch --runner`` knows by name: ``flink`` and ``spark``, each with all that Beam must be told.
+"""The engines that ``tandem batch --runner`` knows by name: ``flink``, ``spark`` and ``dataflow``, each with all that Beam must be told.
 
 Any other name is Beam's own: its options stand after ``--``.
 """
@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.batch.batch_engine import BatchEngine
-from pipelines.engines.staged_code import staged_code
-from pipelines.lake import shared
+from pipelines.lake.staged_code import staged_code
 from pipelines.project.repository import Repo
 from transforms.errors import ConfigError
 
@@ -47,8 +46,10 @@ def engine_of(name: str, repo: Repo, flags: EngineFlags, args: Sequence[str]) ->
 class _Jvm(BatchEngine):
     """An engine of Java, by :class:`pipelines.engines.portable_job.JvmRunner`."""
 
-    def __init__(self, name: str, repo: Repo, program: Callable[[], Any], flags: Mapping[str, str], args: Sequence[str]) -> None:
-        self.name, self.repo, self.program = name, repo, program
+    def __init__(
+        self, name: str, repo: Repo, program: Callable[[], Any], flags: Mapping[str, str], args: Sequence[str], elsewhere: bool
+    ) -> None:
+        self.name, self.repo, self.program, self.elsewhere = name, repo, program, elsewhere
         self.args = [*(f"--{key}={value}" for key, value in flags.items()), *args]
         self.count = 0
 
@@ -76,8 +77,6 @@ def _flink(repo: Repo, flags: EngineFlags, args: Sequence[str]) -> BatchEngine:
     """Beam's Flink runner, by our own pinned jars: embedded, or a client of a cluster of Flink 1.19."""
     if flags.master is not None and not re.fullmatch(r"[^\s:/]+:\d+", flags.master):
         raise ConfigError(f"--master {flags.master}: write host:port of Flink's REST interface, such as localhost:8081")
-    if flags.master is not None:
-        shared.refuse(repo.data, "--master (whose workers share this machine's data folder)")
     parallelism = flags.parallelism or (_cores() if flags.master is None else -1)
     conf = {"io.tmp.dirs": "{folder}/tmp", "heartbeat.timeout": 600_000, "akka.ask.timeout": "10 min"}
     if flags.master is None:
@@ -117,15 +116,13 @@ def _flink(repo: Repo, flags: EngineFlags, args: Sequence[str]) -> BatchEngine:
             end=None if flags.master is None else Cluster(flags.master).cancel_jobs,
         )
 
-    return _Jvm("flink", repo, program, said, args)
+    return _Jvm("flink", repo, program, said, args, flags.master is not None)
 
 
 def _spark(repo: Repo, flags: EngineFlags, args: Sequence[str]) -> BatchEngine:
     """Beam's Spark runner, by our own pinned jars (Spark 3.5): embedded, or the driver of a cluster, which reaches back to it."""
     if flags.master is not None and not re.fullmatch(r"spark://[^\s:/]+:\d+", flags.master):
         raise ConfigError(f"--master {flags.master}: write spark://host:port of Spark's master")
-    if flags.master is not None:
-        shared.refuse(repo.data, "--master (whose workers share this machine's data folder)")
     said = {"spark_master": flags.master or f"local[{flags.parallelism or _cores()}]"}
 
     def program() -> Any:
@@ -146,15 +143,16 @@ def _spark(repo: Repo, flags: EngineFlags, args: Sequence[str]) -> BatchEngine:
             java=(*(f"--add-opens={each}=ALL-UNNAMED" for each in opens), *(f"-D{key}={value}" for key, value in settings.items())),
         )
 
-    return _Jvm("spark", repo, program, said, args)
+    return _Jvm("spark", repo, program, said, args, flags.master is not None)
 
 
 def _dataflow(repo: Repo, flags: EngineFlags, args: Sequence[str]) -> BatchEngine:
-    """Not yet: its workers mount nothing."""
-    raise ConfigError(
-        f"--runner dataflow: its workers reach no folder of this machine, and data: is {repo.data}; take flink or spark, on a file"
-        " system that all workers mount"
-    )
+    """Google's Dataflow, on data in Google Cloud Storage."""
+    from pipelines.engines.dataflow import DataflowEngine
+
+    if flags.master is not None:
+        raise ConfigError(f"--master {flags.master}: Dataflow has none; say --project and --region after --")
+    return DataflowEngine(repo, flags.parallelism, args)
 
 
 PRESETS: dict[str, Callable[[Repo, EngineFlags, Sequence[str]], BatchEngine]] = {"flink": _flink, "spark": _spark, "dataflow": _dataflow}

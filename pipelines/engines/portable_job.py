@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,14 @@ from apache_beam.runners.portability.portable_runner import PortableRunner
 from apache_beam.runners.runner import PipelineResult, PipelineRunner, PipelineState
 from apache_beam.transforms.environments import ExternalEnvironment, ProcessEnvironment, python_sdk_capabilities
 
-from pipelines.engines.worker_boot import EMBEDDED
 from pipelines.lake.private import UNIX_SOCKETS, socket_folder, without_secrets
 from pipelines.lake.processes import start_child, stop_child
+from pipelines.lake.staged_code import EMBEDDED
 from pipelines.streaming.engines.base import cause
 from pipelines.streaming.engines.job_jar import write_job_jar
 from pipelines.streaming.engines.worker_pool import WorkerPool, proof_of
 from transforms.errors import DataError, TandemError
+from transforms.functions.base import code_travels
 
 __all__ = ["JvmProgram", "JvmRunner"]
 
@@ -123,7 +124,8 @@ class JvmRunner(PipelineRunner):
 
     def _describe(self, pipeline: Any, options: PipelineOptions, environment: Any) -> Path:
         """Write the pipeline and its options where the JVM looks for them on its class path; returns the jar."""
-        proto = PortableRunner._optimize_pipeline(pipeline.to_runner_api(default_environment=environment), options)
+        with code_travels() if self.program.worker is not None else nullcontext():
+            proto = PortableRunner._optimize_pipeline(pipeline.to_runner_api(default_environment=environment), options)
         for each in proto.components.environments.values():
             del each.dependencies[:]  # workers of this machine run this installation: nothing is to be sent to them
             if self.program.worker is not None:

@@ -1,7 +1,7 @@
 """A runner's SDK worker, started by the runner as a process of its own (Beam's PROCESS environment): ``tandem-worker --id=1-1 ...``.
 
 Each machine of a cluster starts its own: nothing listens, nothing is shared. The worker asks the runner for the code of the job
-(:mod:`pipelines.engines.staged_code`), unpacks it once per machine, and becomes Beam's worker with that code before all other.
+(:mod:`pipelines.lake.staged_code`), unpacks it once per machine, and becomes Beam's worker with that code before all other.
 What it says goes to the runner's log, and before it has one to the file that ``TANDEM_WORKER_LOG`` names.
 """
 
@@ -18,13 +18,11 @@ import grpc
 from apache_beam.portability.api import beam_provision_api_pb2, beam_provision_api_pb2_grpc, beam_runner_api_pb2, endpoints_pb2
 from google.protobuf import json_format, text_format
 
-from pipelines.engines.staged_code import REPO, unpack
 from pipelines.lake.private import socket_folder
+from pipelines.lake.staged_code import EMBEDDED, REPO, STAGED, unpack
 
-__all__ = ["EMBEDDED", "environment_of", "main"]
+__all__ = ["environment_of", "main"]
 
-EMBEDDED = "beam:artifact:type:embedded:v1"
-"""The URN of an artifact whose bytes stand in the job's description."""
 _SECONDS = 60.0
 _MOST = 64 << 20
 
@@ -37,6 +35,7 @@ def environment_of(
     path = os.pathsep.join([*before, *filter(None, [inherited.get("PYTHONPATH", "")])])
     return {
         **inherited,
+        **({STAGED: str(code / REPO)} if code is not None else {}),
         "PYTHONPATH": path,
         "WORKER_ID": worker,
         "PIPELINE_OPTIONS": json_format.MessageToJson(info.pipeline_options),
@@ -69,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     control = given.control_endpoint or info.control_endpoint.url
     logging = given.logging_endpoint or info.logging_endpoint.url
     os.environ.update(environment_of(info, given.id, control, logging, code, os.environ))
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "apache_beam.runners.worker.sdk_worker_main"])
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "pipelines.engines.worker_process"])
 
 
 if __name__ == "__main__":

@@ -12,29 +12,63 @@ import pyarrow as pa
 
 from pipelines.lake import layout
 from pipelines.lake.graphs import applied_graph
+from pipelines.project.repository import Repo
 from transforms.definitions import FeatureGroup
 from transforms.errors import ConfigError
 
 if TYPE_CHECKING:
     from serving.online_store.base import WriteResult
 
-__all__ = ["FeastStore"]
+__all__ = ["FeastStore", "views_of"]
+
+
+def views_of(repo: Repo) -> dict[str, bytes]:
+    """Group -> its view of the repository's registry, for workers on other machines. Raises ConfigError for one that is not applied, and
+    for a store that they would not reach."""
+    from serving.online_store.sqlite import OrderedSqliteOnlineStore
+
+    store = FeastStore(repo.path, repo.data, repo.groups)
+    if isinstance(store.online, OrderedSqliteOnlineStore):
+        raise ConfigError(
+            "feature_store.yaml: the online store is a SQLite file of this machine, and the stream's workers run on others;"
+            " use one of tandem.serving.online_store: redis.OrderedRedisOnlineStore, postgres.OrderedPostgresOnlineStore"
+        )
+    return {name: view.to_proto().SerializeToString() for name, view in store.views.items()}
 
 
 class FeastStore:
-    """Opens the store of an applied repository. Raises ConfigError for one that is not, or whose store has no ordered write."""
+    """Opens the store of an applied repository. Raises ConfigError for one that is not, or whose store has no ordered write.
 
-    def __init__(self, repo_path: Path, data: Path, groups: Mapping[str, FeatureGroup]) -> None:
+    ``views``: the groups' views as :func:`views_of` wrote them down; with them no registry is asked, as another machine may have none.
+    """
+
+    def __init__(self, repo_path: Path, data: Path, groups: Mapping[str, FeatureGroup], views: Mapping[str, bytes] | None = None) -> None:
+        self.data = data
+        if views:
+            self._without_registry(repo_path, views)
+            return
         from pipelines.feature_store.store import open_store, ordered_store
 
         store = open_store(SimpleNamespace(path=repo_path))  # type: ignore[arg-type]
-        self.config, self.data = store.config, data
+        self.config = store.config
         self.online = ordered_store(store)
         known = {v.name: v for v in store.list_feature_views()}
         missing = sorted(set(groups) - set(known))
         if missing:
             raise ConfigError(f"feature view {missing[0]!r} is not in the registry; run 'tandem apply' first")
         self.views = {n: known[n] for n in groups}
+
+    def _without_registry(self, repo_path: Path, views: Mapping[str, bytes]) -> None:
+        from feast import FeatureView
+        from feast.infra.online_stores.helpers import get_online_store_from_config
+        from feast.protos.feast.core.FeatureView_pb2 import FeatureView as Proto
+        from feast.repo_config import load_repo_config
+
+        from pipelines.feature_store.store import checked_online
+
+        self.config = load_repo_config(repo_path, repo_path / "feature_store.yaml")
+        self.online = checked_online(get_online_store_from_config(self.config.online_store))
+        self.views = {n: FeatureView.from_proto(Proto.FromString(data)) for n, data in views.items()}
 
     def write(self, group: str, rows: pa.RecordBatch) -> WriteResult:
         """The one ordered write."""

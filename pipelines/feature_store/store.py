@@ -25,7 +25,7 @@ from transforms.errors import ConfigError, StoreError, TandemError
 if TYPE_CHECKING:
     from serving.online_store.base import OrderedOnlineStore
 
-__all__ = ["apply", "open_store", "ordered_store", "registry_file", "whole_registry_files"]
+__all__ = ["apply", "checked_online", "open_store", "ordered_store", "registry_file", "whole_registry_files"]
 
 
 def open_store(repo: Repo) -> Any:
@@ -43,9 +43,13 @@ def open_store(repo: Repo) -> Any:
 
 def ordered_store(store: Any) -> OrderedOnlineStore:
     """The online store of a ``feast.FeatureStore``. Raises ConfigError for one of Feast's own, which know no order of writes."""
+    return checked_online(store._get_provider().online_store)
+
+
+def checked_online(online: Any) -> OrderedOnlineStore:
+    """The online store, if it is one with an order of writes. Raises ConfigError else."""
     from serving.online_store.base import OrderedOnlineStore
 
-    online = store._get_provider().online_store
     if not isinstance(online, OrderedOnlineStore):
         name = type(online).__name__
         why = " and cannot have one by conditional writes alone (docs/operations.md)" if "Dynamo" in name else ""

@@ -24,6 +24,7 @@ class StreamOptions:
     anew: bool = False
     flink_master: str | None = None
     worker_pool: str | None = None
+    worker: str | None = None
     savepoint: str | None = None
     shards: int | None = None
     parallelism: int = 1
@@ -51,8 +52,18 @@ class StreamOptions:
             raise ConfigError(f"--runner {self.runner}: {error}") from None
         return found
 
-    def engine_options(self, folder: Path, preload: tuple[str, ...] = ()) -> EngineOptions:
+    def engine_options(self, folder: Path, preload: tuple[str, ...] = (), repo: Path = Path(), data: Path = Path()) -> EngineOptions:
         """What the engine is given; ``folder`` is the stream's."""
         return EngineOptions(
-            f"tandem-{self.name}", folder, self.parallelism, self.flink_master, self.worker_pool, self.savepoint, preload, self.beam_args
+            name=f"tandem-{self.name}",
+            folder=folder,
+            parallelism=self.parallelism,
+            flink_master=self.flink_master,
+            worker_pool=self.worker_pool,
+            worker=self.worker,
+            savepoint=self.savepoint,
+            preload=preload,
+            beam_args=self.beam_args,
+            repo=repo,
+            data=data,
         )

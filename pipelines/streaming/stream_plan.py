@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from pipelines.feature_store.applying import finish
+from pipelines.feature_store.online_sink import views_of
 from pipelines.lake.graphs import graph_for, remember_definitions
 from pipelines.project.repository import Repo
 from pipelines.sources.broker import PartitionReader, open_broker
@@ -14,7 +16,9 @@ from pipelines.sources.formats.record_format import record_format
 from pipelines.streaming.engines.base import EngineJob
 from pipelines.streaming.state.job_spec import JobSpec
 from pipelines.streaming.state.job_state import JobState
-from pipelines.streaming.state.start_position import choose_start, run_of
+from pipelines.streaming.state.start_position import StartPosition, choose_start, run_of
+from pipelines.streaming.state.stream_link import here
+from pipelines.streaming.state.workers_elsewhere import WorkersElsewhere
 from pipelines.streaming.stream_options import StreamOptions
 from pipelines.streaming.supervisor import Outcome, Supervisor
 from transforms.errors import ConfigError
@@ -29,9 +33,10 @@ class StreamPlan:
         self.repo, self.options, self.job_state, self.say = repo, options, job_state, say
         self.attempts = 0
         self.reader: PartitionReader | None = None
+        self._elsewhere: WorkersElsewhere | None = None
         tensorflow = ("tensorflow",) if any(g.preprocessing_fn for g in repo.groups.values()) else ()
         preload = ("pipelines.streaming.stages.stream_graph", "feast", *tensorflow)
-        self.engine = options.engine()(options.engine_options(job_state.folder, preload), say)
+        self.engine = options.engine()(options.engine_options(job_state.folder, preload, repo.path, repo.data), say)
 
     def prepare(self) -> None:
         """Check everything once, and decide where to start. Raises ConfigError, DataError, GraphError, StoreError."""
@@ -57,7 +62,8 @@ class StreamPlan:
         partitions = {n: reader.partitions(s.topic) for n, s in sources.items()}
         topics = {n: reader.identity(s.topic) for n, s in sources.items()}
         until = {n: {p: reader.end(s.topic, p) for p in range(partitions[n])} for n, s in sources.items()} if options.until else None
-        start = choose_start(repo, job_state, stream.shards, options.from_run, options.anew)
+        start = self._start(stream.shards, options.anew)
+        link = job_state.link
         if start.begins_empty and (run := run_of(repo, graphs)) is not None:
             self.say(
                 f"windows begin empty: batch run {run.id} has history up to {run.head.range[1][:16]} that they do not hold, unless the"
@@ -84,10 +90,29 @@ class StreamPlan:
             one_tick=not self.engine.endless,
             restored=options.savepoint is not None,
             shard_keys=self.engine.shard_keys(stream.shards),
+            attempt="" if link is None else link.attempt,
+            views=views_of(repo) if link is not None and self.engine.elsewhere else {},
+            url=None if link is None else link.cache.url,
+            home="" if link is None else here(job_state.folder),
         )
+        if link is not None and self.engine.elsewhere:
+            self._elsewhere = WorkersElsewhere(job_state, link)
+            self._elsewhere.start()
         total = sum(partitions.values())
         why = f"savepoint {options.savepoint} (without it: {start.why})" if options.savepoint else start.why
         self.say(f"starting from {why}: {len(repo.groups)} groups, {total} partitions, {stream.shards} shards")
+
+    def _start(self, shards: int, anew: bool = False) -> StartPosition:
+        """Where the next attempt starts. In an object store, what an attempt before still does counts no more from now on."""
+        link = self.job_state.link
+        if link is not None:
+            link.fence(uuid.uuid4().hex)
+            self.job_state.have_checkpoints()
+        start = choose_start(self.repo, self.job_state, shards, self.options.from_run, anew)
+        if link is not None:
+            link.place(shards)
+            link.sweep_tiles()
+        return start
 
     def run(self, watch: Callable[[], None]) -> Outcome:
         """Run jobs until the stream ends."""
@@ -106,12 +131,15 @@ class StreamPlan:
         self.attempts = attempt
         spec = self.spec
         if attempt:
-            spec = replace(spec, start=choose_start(self.repo, self.job_state, spec.stream.shards, self.options.from_run), restored=False)
+            start = self._start(spec.stream.shards)
+            spec = replace(spec, start=start, restored=False, attempt="" if (link := self.job_state.link) is None else link.attempt)
             self.say(f"starting again from {spec.start.why}")
         return self.engine.new_job(spec, attempt == 0)
 
     def close(self) -> None:
         """Close the connection, end what the engine prepared and did not need."""
+        if self._elsewhere is not None:
+            self._elsewhere.close()
         if self.reader is not None:
             self.reader.close()
         self.engine.close()

@@ -101,10 +101,13 @@ def load_record(folder: Path, name: str, groups: Mapping[str, FeatureGroup]) -> 
     A stream that runs, or was killed, has delivered more than its checkpoints vouch for: rows that were made after a shard's
     checkpoint was saved are left out (``ahead``: how many).
     """
-    from pipelines.streaming.state.initial_tiles import batch_run_end
+    from pipelines.streaming.state.initial_tiles import batch_run_end, run_here
     from pipelines.streaming.state.job_state import JobState, is_stream
     from pipelines.streaming.state.row_log import read_late, read_rows
+    from pipelines.streaming.state.stream_link import link_of
 
+    if (link := link_of(folder)) is not None and link.there():
+        JobState(folder).have_checkpoints()
     if not is_stream(folder):
         known = sorted(p.name for p in folder.parent.glob("*") if is_stream(p))
         raise DataError(
@@ -129,7 +132,7 @@ def load_record(folder: Path, name: str, groups: Mapping[str, FeatureGroup]) -> 
             f"group {redefined[0]!r} was redefined since stream {name!r} ran; verify with the definitions it ran with, or start it anew"
         )
     run = next(iter(checkpoints.values())).get("run")
-    begin = NEVER if run is None else batch_run_end(Path(run))
+    begin = NEVER if run is None else batch_run_end(run_here(folder.parents[1], run))
     positions = {n: position_of(checkpoints, g) for n, g in groups.items()}
     saved = np.array([micros_of(datetime.fromisoformat(records[n]["saved"])) for n in sorted(records)], np.int64)
     vouched = {n: _before(rows[n], g, positions[n], saved) for n, g in groups.items()}

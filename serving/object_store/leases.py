@@ -23,7 +23,7 @@ from typing import Any
 from serving.object_store.base import ObjectStore
 from transforms.errors import DataError, TandemError
 
-__all__ = ["SECONDS", "Busy", "Lease", "held_by", "hold", "take"]
+__all__ = ["SECONDS", "Busy", "Lease", "held_by", "hold", "process_numbers", "take"]
 
 SECONDS = 60.0
 """How long a lease is good for unless it is renewed; a holder renews three times as often."""
@@ -75,7 +75,8 @@ class Lease:
 
 def _content(token: str, seconds: float, count: int) -> bytes:
     said: dict[str, Any] = {
-        "owner": token, "host": socket.gethostname(), "pid": os.getpid(), "seconds": seconds, "renewed": count, "numbers": _numbers(),
+        "owner": token, "host": socket.gethostname(), "pid": os.getpid(), "seconds": seconds, "renewed": count,
+        "numbers": process_numbers(),
     }  # fmt: skip
     return json.dumps(said).encode() + b"\n"
 
@@ -101,7 +102,7 @@ def held_by(store: ObjectStore, name: str) -> str | None:
 
 
 @cache
-def _numbers() -> str:
+def process_numbers() -> str:
     """What the numbers of processes here are numbers of: this boot of this machine, and this container of it; empty where nobody tells."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -112,7 +113,7 @@ def _numbers() -> str:
 
 def _dead(said: dict[str, Any]) -> bool:
     """Whether the holder was a process of this machine and is certainly gone."""
-    if not said.get("numbers") or said["numbers"] != _numbers():
+    if not said.get("numbers") or said["numbers"] != process_numbers():
         return False
     try:
         os.kill(max(1, int(said.get("pid") or 1)), 0)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ import numpy as np
 import pyarrow as pa
 from kafka import KafkaProducer
 
+from pipelines.lake import shared
 from pipelines.project.repository import Repo, load_repo
 from pipelines.sources.memory import MemoryBroker
 from pipelines.streaming.driver import running
 from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.row_log import read_rows
+from serving.object_store.cache import data_path, write_atomically
 from tests.integration.kafka_world import new_topic, options_of
 from tests.oracle.compare import differences, to_dicts
 from transforms.aggregates import rows_between, tile
@@ -68,6 +71,8 @@ class StreamWorld:
     partitions: int
     topic: str = "trips"
     sent: dict[int, list[bytes]] = field(default_factory=dict)
+    url: str | None = None
+    """The object store that the data folder is a cache of."""
 
     @property
     def path(self) -> Path:
@@ -75,7 +80,7 @@ class StreamWorld:
 
     @property
     def data(self) -> Path:
-        return self.folder / "data"
+        return self.folder / "data" if self.url is None else data_path(self.url)
 
     @property
     def stream(self) -> Path:
@@ -190,7 +195,14 @@ def environment() -> dict[str, str]:
 
 
 def make_stream_world(
-    folder: Path, bootstrap: str | None = None, partitions: int = 2, topic: str = "trips", features: str = FEATURES, **stream: Any
+    folder: Path,
+    bootstrap: str | None = None,
+    partitions: int = 2,
+    topic: str = "trips",
+    features: str = FEATURES,
+    url: str | None = None,
+    online_store: str = "{type: serving.online_store.sqlite.OrderedSqliteOnlineStore, path: ../data/online.db}",
+    **stream: Any,
 ) -> StreamWorld:
     """A repository whose graphs are applied (they compute nothing), its topic, and settings of the stream section.
 
@@ -200,8 +212,9 @@ def make_stream_world(
     from transforms.graph import save_graph
 
     bootstrap = bootstrap or MemoryBroker().address
-    world = StreamWorld(folder, bootstrap, partitions, topic)
+    world = StreamWorld(folder, bootstrap, partitions, topic, url=url)
     world.path.mkdir(parents=True)
+    (folder / "data").mkdir(exist_ok=True)
     for name, count in ((topic, partitions), (f"{topic}.dead", 1)):
         if bootstrap.startswith("memory://"):
             MemoryBroker.named(bootstrap.removeprefix("memory://")).create_topic(name, count)
@@ -211,14 +224,14 @@ def make_stream_world(
     (world.path / "feature_store.yaml").write_text(
         "project: trips\nregistry: ../data/registry.db\nprovider: local\nentity_key_serialization_version: 3\n"
         "offline_store: {type: serving.offline_store.AsofOfflineStore}\n"
-        "online_store: {type: serving.online_store.sqlite.OrderedSqliteOnlineStore, path: ../data/online.db}\n"
+        f"online_store: {online_store}\n"
     )
     settings = {"clock": "replay", "idle_seconds": 3600, "shards": 2, "checkpoint_seconds": 2, "max_future_hours": 24, **stream}
     kafka = {"bootstrap_servers": bootstrap, "dead_letters": f"{topic}.dead"}
     (world.path / "tandem.yaml").write_text(
         json.dumps(
             {
-                "data": "../data",
+                "data": url or "../data",
                 "definitions": "features",
                 "kafka": kafka,
                 "stream": settings,
@@ -228,7 +241,9 @@ def make_stream_world(
     fingerprints = {}
     for name, group in world.repo().groups.items():
         path = save_graph(None, world.data / "graphs" / name / "{fingerprint}", group.definition_hash(), group.row_schema)
-        (path.parent / "CURRENT").write_text(path.name + "\n")
+        shared.publish(world.data, path)
+        current = path.parent / "CURRENT"
+        shared.move(world.data, current, partial(write_atomically, current), f"{path.name}\n".encode())
         fingerprints[name] = path.name
     apply(world.repo(), fingerprints)
     return world

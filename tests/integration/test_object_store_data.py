@@ -7,14 +7,17 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.batch.batch_job import run_batch
+from pipelines.batch.beam_options import BeamEngine
 from pipelines.cli.forget import vacuum
 from pipelines.lake import graphs, layout
 from pipelines.lake.runs import RunStore
@@ -72,9 +75,9 @@ def machine(s3: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return make
 
 
-def put_events(url: str) -> None:
+def put_events(url: str, events: Sequence[object] = EVENTS, day: str = "2024-05-01") -> None:
     """As a user does, with a tool of the cloud's."""
-    connect(url).put("events/orders/date=2024-05-01/all.jsonl", "".join(json.dumps(e) + "\n" for e in EVENTS).encode())
+    connect(url).put(f"events/orders/date={day}/all.jsonl", "".join(json.dumps(e) + "\n" for e in events).encode())
 
 
 def rows(data: Path, group: str, run: str) -> pa.Table:
@@ -109,6 +112,26 @@ def test_the_same_values_as_in_a_folder_and_another_machine_has_them(machine: Ca
     assert rows(two.data, "shop_orders", run).equals(rows(plain.data, "shop_orders", wanted_run))
     said = RunStore(two.data).find(run).manifest
     assert said["settings"]["data"] == one.url and "tandem-secret" not in str(said)
+
+
+def test_steps_on_machines_without_the_drivers_folder_make_the_same_bytes(machine: Callable[[str], Machine], tmp_path: Path) -> None:
+    plain = Orders(tmp_path / "plain")
+    plain.log([*EVENTS, {"at": "never"}])
+    wanted = run_batch(plain.repo(), START, END, now=END).run
+    one = machine("one")
+    put_events(one.url, [*EVENTS, {"at": "never"}])
+    engine = BeamEngine()
+    engine.elsewhere = True  # a cluster's workers
+    run = run_batch(one.repo(), START, END, now=END, engine=engine).run
+    for group in ("shop_orders", "city_orders"):
+        assert rows(one.data, group, run.id).equals(rows(plain.data, group, wanted.id))
+    for name in ("tiles/shop_orders/shard-0000.parquet", "dead_letters/orders/events~orders~date=2024-05-01~all.jsonl.parquet"):
+        assert (run.folder / name).read_bytes() == (wanted.folder / name).read_bytes()
+    assert run.manifest["rejected"] == wanted.manifest["rejected"] != {}
+    put_events(one.url, [order("late", "2024-05-02T01:00:00Z")], "2024-05-02")
+    later = END + timedelta(days=1)
+    assert run_batch(one.repo(), None, later, now=later, from_run="latest", engine=engine).run.status == "complete"
+    assert not list(connect(one.url).list("work/")), "what the steps handed on is gone when the driver has it"
 
 
 def test_two_machines_at_once_make_one_run(machine: Callable[[str], Machine]) -> None:

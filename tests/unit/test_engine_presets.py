@@ -14,10 +14,13 @@ from typing import Any
 import pytest
 from apache_beam.portability.api import beam_provision_api_pb2
 
-from pipelines.engines import staged_code
 from pipelines.engines.batch_engines import EngineFlags, engine_of
-from pipelines.engines.staged_code import REPO, unpack
+from pipelines.engines.dataflow import DataflowEngine
+from pipelines.engines.job_wheel import write_wheel
 from pipelines.engines.worker_boot import environment_of
+from pipelines.lake import staged_code
+from pipelines.lake.staged_code import REPO, unpack
+from serving.object_store.cache import FOLDER, data_path
 from transforms.errors import ConfigError
 
 
@@ -70,9 +73,46 @@ def test_a_worker_is_told_by_its_environment(tmp_path: Path) -> None:
         ("flink", EngineFlags(master="here"), "--master here: write host:port"),
         ("spark", EngineFlags(master="here:1"), "write spark://host:port"),
         ("dataflow", EngineFlags(), "its workers reach no folder of this machine"),
+        ("dataflow", EngineFlags(master="here:1"), "--master here:1: Dataflow has none"),
         ("direct", EngineFlags(parallelism=2), "--runner direct has no --master and no --parallelism"),
     ],
 )
 def test_what_an_engine_cannot_take_is_one_line(repo: Any, name: str, flags: EngineFlags, why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         engine_of(name, repo, flags, [])
+
+
+def test_dataflow_needs_a_project_and_a_region(repo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FOLDER, str(tmp_path / "cache"))
+    there = SimpleNamespace(path=repo.path, data=data_path("gs://shop/lake"))
+    with pytest.raises(ConfigError, match="needs --project, the id of a Google Cloud project; give it after --"):
+        engine_of("dataflow", there, EngineFlags(), [])  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="needs --region"):
+        engine_of("dataflow", there, EngineFlags(), ["--project=p"])  # type: ignore[arg-type]
+    made = engine_of("dataflow", there, EngineFlags(parallelism=9), ["--project=p", "--region=r", "--temp_location=gs://t"])  # type: ignore[arg-type]
+    assert made.elsewhere and isinstance(made, DataflowEngine)
+    assert made.args[2:] == ["--temp_location=gs://t", "--staging_location=gs://shop/lake/work/dataflow/staging", "--max_num_workers=9"]
+    there = SimpleNamespace(path=repo.path, data=data_path("s3://shop/lake"))
+    with pytest.raises(ConfigError, match="data: is s3://shop/lake; put the data into Google Cloud Storage"):
+        engine_of("dataflow", there, EngineFlags(), ["--project=p", "--region=r"])  # type: ignore[arg-type]
+
+
+def test_the_wheel_of_a_job_installs_in_an_empty_folder(repo: Any, tmp_path: Path) -> None:
+    """Imported by an interpreter that knows the packages that it needs, and nothing of this checkout."""
+    (repo.path / "data.csv").write_text("a,b\n")
+    wheel = write_wheel(tmp_path, repo.path, repo.data)
+    assert write_wheel(tmp_path, repo.path, repo.data) == wheel, "equal code, equal name"
+    clean, packages = tmp_path / "clean", [p for p in sys.path if p.endswith("site-packages")]
+    with zipfile.ZipFile(wheel) as files:
+        files.extractall(clean)
+        metadata = next(files.read(n).decode() for n in files.namelist() if n.endswith("METADATA"))
+    assert all("==" in line for line in metadata.splitlines() if line.startswith("Requires-Dist"))
+    assert any(line.startswith("Requires-Dist: apache-beam") for line in metadata.splitlines())
+    program = (
+        f"import sys, site; sys.path += {packages!r}; sys.path.insert(0, {str(clean)!r}); site.addsitedir({str(clean)!r})\n"
+        "import pipelines.batch.steps, pipelines.lake.addresses, tandem, features\n"
+        "print(pipelines.__file__, tandem.__file__, features.__file__)"
+    )
+    ran = subprocess.run([sys.executable, "-I", "-S", "-c", program], cwd="/", capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count(str(clean)) == 3, ran.stdout

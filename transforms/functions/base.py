@@ -17,6 +17,7 @@ import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from pathlib import Path
@@ -33,7 +34,7 @@ from transforms.fields import ARROW_TYPES, FIELD_TYPES, Field, check_name
 from transforms.functions.arrays import Int
 from transforms.source_imports import LIBRARIES, search_first
 
-__all__ = ["Aggregate", "Events", "Output", "Param", "State", "StateSpec", "check_aggregate", "checked_output"]
+__all__ = ["Aggregate", "Events", "Output", "Param", "State", "StateSpec", "check_aggregate", "checked_output", "code_travels"]
 
 Param = int | float | str
 LISTS = ("string", "int64", "float64", "bool")
@@ -255,10 +256,25 @@ class Aggregate:
         values = {**vars(self), **{f.name: getattr(self, f.name) for f in fields(self)}}
         if cls.__module__ == "__main__" or "<locals>" in cls.__qualname__:  # picklers that can, send the class itself
             return copyreg.__newobj__, (cls,), values  # type: ignore[attr-defined]
-        return _restore, (_folder(sys.modules.get(cls.__module__)), cls.__module__, cls.__qualname__, values)
+        folder = None if _travelling else _folder(sys.modules.get(cls.__module__))
+        return _restore, (folder, cls.__module__, cls.__qualname__, values)
 
 
 # ------------------------------------------------------------------------------------------------- across processes
+
+
+_travelling = False
+
+
+@contextmanager
+def code_travels() -> Iterator[None]:
+    """What is pickled in the body is for workers that are sent the repository's code, and know no folder of this machine."""
+    global _travelling
+    before, _travelling = _travelling, True
+    try:
+        yield
+    finally:
+        _travelling = before
 
 
 def _folder(module: ModuleType | None) -> str | None:

@@ -24,16 +24,20 @@ __all__ = ["Engine", "EngineJob", "EngineOptions", "cause"]
 @dataclass(frozen=True)
 class EngineOptions:
     """What ``tandem stream`` says of how the job runs. ``name`` is the job's at the engine, ``folder`` the stream's: what an engine keeps
-    lies below, in a folder of its own. ``preload``: modules that every worker will need. ``beam_args``: what stood after ``--``."""
+    lies below, in a folder of its own. ``repo``, ``data``: folders of the repository and of its data. ``worker``: the command by which a
+    machine of a cluster starts a worker. ``preload``: modules that every worker will need. ``beam_args``: what stood after ``--``."""
 
     name: str
     folder: Path
     parallelism: int = 1
     flink_master: str | None = None
     worker_pool: str | None = None
+    worker: str | None = None
     savepoint: str | None = None
     preload: tuple[str, ...] = ()
     beam_args: tuple[str, ...] = ()
+    repo: Path = Path()
+    data: Path = Path()
 
 
 class EngineJob(ABC):
@@ -77,6 +81,8 @@ class Engine(ABC):
     """Keeps its state by :meth:`stop_with_savepoint`, and starts from ``options.savepoint``."""
     in_process: ClassVar[bool] = False
     """Its workers are this process: they reach what lives here alone, such as a broker in memory."""
+    elsewhere: ClassVar[bool] = False
+    """Its workers may be on other machines: of a stream whose data folder is a cache of an object store they are heard by that."""
 
     def __init__(self, options: EngineOptions, say: Callable[[str], None] = lambda line: None) -> None:
         """``say`` hears what a person should know. Raises ConfigError, as :meth:`check`."""
@@ -86,7 +92,11 @@ class Engine(ABC):
     @classmethod
     def check(cls, options: EngineOptions) -> None:
         """Whether the options are this engine's; cheap, before anything is loaded. Raises ConfigError, one line with the fix."""
-        for flag, value in (("--flink-master", options.flink_master), ("--worker-pool", options.worker_pool)):
+        for flag, value in (
+            ("--flink-master", options.flink_master),
+            ("--worker-pool", options.worker_pool),
+            ("--worker-command", options.worker),
+        ):
             if value is not None:
                 raise ConfigError(f"{flag} {value} goes with --runner flink-cluster, and the runner is {cls.name}; leave one of them out")
         if options.savepoint is not None and not cls.savepoints:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pipelines.lake.staged_code import staged_code
 from pipelines.streaming.engines.base import Engine, EngineJob, EngineOptions
 from pipelines.streaming.engines.flink import flink_job
 from pipelines.streaming.engines.flink_keys import even_keys
@@ -21,13 +22,14 @@ class FlinkClusterEngine(Engine):
 
     name = "flink-cluster"
     savepoints = True
+    elsewhere = True
 
     @classmethod
     def check(cls, options: EngineOptions) -> None:
         """The cluster's address and a pool of workers beside it are needed."""
         if options.flink_master is None:
             raise ConfigError(f"--runner {cls.name} needs --flink-master host:port, the cluster's REST interface, and --worker-pool")
-        check_flags(options.flink_master, options.worker_pool, options.savepoint)
+        check_flags(options.flink_master, options.worker_pool, options.savepoint, options.worker)
 
     def parts(self, shards: int) -> int:
         """As of the embedded Flink."""
@@ -46,6 +48,9 @@ class FlinkClusterEngine(Engine):
             self.say,
             master=options.flink_master,
             worker_pool=options.worker_pool,
+            worker=options.worker,
+            code=staged_code(options.repo, options.data) if options.worker is not None else b"",
+            stored=spec.url is None,
             savepoint=options.savepoint if first else None,
             checkpoints=spec.stream.checkpoints,
         )

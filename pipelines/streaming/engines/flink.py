@@ -33,7 +33,7 @@ class FlinkEngine(Engine):
     @classmethod
     def check(cls, options: EngineOptions) -> None:
         """Flags of a cluster are refused."""
-        check_flags(None, options.worker_pool, options.savepoint)
+        check_flags(None, options.worker_pool, options.savepoint, options.worker)
         super().check(options)
 
     def parts(self, shards: int) -> int:

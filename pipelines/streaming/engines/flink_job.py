@@ -13,22 +13,26 @@ import secrets
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.runners.portability.portable_runner import PortableRunner
 
 from pipelines.lake.private import UNIX_SOCKETS, socket_folder, without_secrets
 from pipelines.lake.processes import start_child, stop_child
+from pipelines.lake.staged_code import EMBEDDED
 from pipelines.streaming.engines.base import EngineJob, cause
 from pipelines.streaming.engines.flink_keys import MAX_PARALLELISM
 from pipelines.streaming.engines.flink_rest import Cluster, check_flags
 from pipelines.streaming.engines.job_jar import write_job_jar
 from pipelines.streaming.engines.worker import PRELOAD, start_worker
-from pipelines.streaming.engines.worker_pool import WorkerPool, proof_of, shared_token
+from pipelines.streaming.engines.worker_pool import CACHE_MB, WorkerPool, proof_of, shared_token
+from transforms.functions.base import code_travels
 
 __all__ = ["FlinkJob", "FlinkOptions"]
 
@@ -50,6 +54,12 @@ class FlinkOptions:
     heap_mb: int = 1024
     master: str | None = None
     worker_pool: str | None = None
+    worker: str | None = None
+    """The command by which a task manager starts a worker; it is sent ``code`` (see ``staged_code``)."""
+    code: bytes = field(default=b"", repr=False)
+    stored: bool = True
+    """Whether a cluster that was told no place keeps its state below ``folder``, which its machines share. Without: nowhere; after a
+    failure the job ends, and the driver starts it anew from the stream's checkpoint."""
     savepoint: str | None = None
     checkpoints: str = ""
     """URL of the cluster's checkpoints, which all its machines reach; empty: a folder below ``folder``."""
@@ -58,7 +68,7 @@ class FlinkOptions:
     extra: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_flags(self.master, self.worker_pool, self.savepoint)
+        check_flags(self.master, self.worker_pool, self.savepoint, self.worker)
 
     def beam_options(self, pool: str, token: str) -> PipelineOptions:
         """Beam's options of the job; ``pool`` is the address of the SDK workers' pool, which asks for a proof of ``token``."""
@@ -66,8 +76,9 @@ class FlinkOptions:
             "streaming": "",
             "job_name": self.name,
             "flink_master": self.master or "[local]",
-            "environment_type": "EXTERNAL",
-            "environment_config": json.dumps({"url": pool, "params": proof_of(token)}),
+            "environment_type": "EXTERNAL" if self.worker is None else "PROCESS",
+            "environment_config": json.dumps({"url": pool, "params": proof_of(token)} if self.worker is None else {"command": self.worker}),
+            **({} if self.worker is None else {"max_cache_memory_usage_mb": CACHE_MB}),
             "parallelism": self.parallelism,
             "max_parallelism": MAX_PARALLELISM,
             "max_bundle_time_mills": BUNDLE_MS,
@@ -80,7 +91,11 @@ class FlinkOptions:
             "object_reuse": "true",
             "enable_metrics": "false",
         }
-        if self.master is not None:
+        if self.master is not None and not self.stored and not self.checkpoints:
+            for name in ("checkpointing_interval", "state_backend", "state_backend_storage_path"):
+                del flags[name]
+            flags["number_of_execution_retries"] = 0
+        elif self.master is not None:
             flags["externalized_checkpoints_enabled"] = "true"  # kept when the job fails; a cancelled one starts from the stream's
         if self.savepoint:
             flags["savepoint_path"] = self.savepoint
@@ -131,8 +146,7 @@ class FlinkJob(EngineJob):
             self._pool = WorkerPool(log, token, preload=self._preload, spare=spare, say=self.say)
             pool = self._pool.address
         else:
-            assert options.worker_pool is not None
-            pool, token = options.worker_pool, shared_token()
+            pool, token = options.worker_pool or "", shared_token() if options.worker is None else ""
         try:
             path = [str(self._describe(pool, token)), str(JAR), classpath("flink", self.say)]
             command = [
@@ -158,10 +172,14 @@ class FlinkJob(EngineJob):
         """Write the pipeline and its options where the JVM looks for them on its class path; returns the jar."""
         options = self.options.beam_options(pool, token)
         pipeline = beam.Pipeline(options=options)
-        self._build(pipeline)
-        proto = PortableRunner.get_proto_pipeline(pipeline, options)
+        with code_travels() if self.options.worker is not None else nullcontext():
+            self._build(pipeline)
+            proto = PortableRunner.get_proto_pipeline(pipeline, options)
         for environment in proto.components.environments.values():
             del environment.dependencies[:]  # the workers run this installation: nothing is to be sent to them
+            if self.options.worker is not None:
+                payload = beam_runner_api_pb2.EmbeddedFilePayload(data=self.options.code).SerializeToString()
+                environment.dependencies.add(type_urn=EMBEDDED, type_payload=payload)
         # Not a folder: a cluster's client uploads all of its class path.
         return write_job_jar(self.options.folder / "job.jar", proto, options)
 
@@ -220,7 +238,11 @@ class FlinkJob(EngineJob):
         """Of a cluster: each task manager asks for its workers at the pool's address, and they reach it on its own machine alone."""
         if self.cluster is None:
             return None
-        pool, said = str(self.options.worker_pool), self.cluster.exception(self.options.name)
+        said = self.cluster.exception(self.options.name)
+        if self.options.worker is not None:
+            why = f"each task manager starts its workers by {self.options.worker!r}: look into its log, and at its free slots"
+            return f"{why}{f'; Flink says: {said}' if said else ''}"
+        pool = str(self.options.worker_pool)
         return (
             f"each task manager asks {pool} for workers, which must run on its own machine: with several machines start a pool"
             f" on each, and name --worker-pool localhost:{pool.rpartition(':')[2]}{f'; Flink says: {said}' if said else ''}"

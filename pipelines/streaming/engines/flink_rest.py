@@ -17,7 +17,7 @@ __all__ = ["Cluster", "check_flags"]
 _ENDED = {"FINISHED", "CANCELED", "FAILED"}
 
 
-def check_flags(master: str | None, worker_pool: str | None, savepoint: str | None) -> None:
+def check_flags(master: str | None, worker_pool: str | None, savepoint: str | None, worker: str | None = None) -> None:
     """Raise ConfigError for flags that do not go together. ``master`` None stands for the embedded Flink."""
     if savepoint and master is None:
         raise ConfigError(
@@ -26,11 +26,16 @@ def check_flags(master: str | None, worker_pool: str | None, savepoint: str | No
         )
     if master is not None and not re.fullmatch(r"[^\s:/]+:\d+", master):
         raise ConfigError(f"--flink-master {master}: write host:port of the cluster's REST interface, such as localhost:8081")
-    if master is not None and not worker_pool:
+    if master is not None and not worker_pool and not worker:
         raise ConfigError(
             "--flink-master needs --worker-pool host:port, where the task managers reach a pool of SDK workers;"
-            " start one beside them: python -m pipelines.streaming.engines.worker_pool --service-port 50000"
+            " start one beside them: python -m pipelines.streaming.engines.worker_pool --service-port 50000;"
+            " or give --worker-command tandem-worker, which they start themselves"
         )
+    if worker_pool and worker:
+        raise ConfigError(f"--worker-command {worker} and --worker-pool {worker_pool} are two ways to one thing; leave one of them out")
+    if worker and master is None:
+        raise ConfigError(f"--worker-command {worker} goes with --flink-master; the embedded Flink starts its own")
     if worker_pool and master is None:
         raise ConfigError(f"--worker-pool {worker_pool} goes with --flink-master; the embedded Flink has its own")
 

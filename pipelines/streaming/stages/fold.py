@@ -24,9 +24,8 @@ from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateS
 from pipelines.streaming.stages.coders import GROUP, PARTITION, Element, FoldOutput, as_late, decode, decode_state, encode, encode_state
 from pipelines.streaming.stages.plain_bytes import dumps, loads
 from pipelines.streaming.stages.tile_saver import TileSaver
-from pipelines.streaming.state.initial_tiles import load_tiles
+from pipelines.streaming.state.initial_tiles import load_tiles, run_here
 from pipelines.streaming.state.job_spec import JobSpec
-from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.row_log import read_late
 from pipelines.streaming.state.saved_tiles import load
 from transforms.errors import TandemError
@@ -57,7 +56,7 @@ class Memory:
         self.kept: dict[int, Kept] = {}
         self.due: dict[int, float] = {}
         self.counts: dict[int, dict[str, int]] = {}
-        self.job_state = JobState(spec.folder)
+        self.job_state = spec.job_state()
         self.saver = TileSaver(self.job_state, spec.stream.shards)
         finalize(self, self.saver.close)
 
@@ -170,7 +169,7 @@ class FoldShard(beam.DoFn):
             checkpoint = self._checkpoint(number, shard)
             ends = flush and (self.spec.until is not None or self.job_state.requested("stop"))
             files, settled = self.saver.save(number, shard, now=ends)
-            checkpoint |= {"tiles": [file.to_json() for file in files], "settled": settled}
+            checkpoint |= {"tiles": [file.to_json() for file in files], "settled": settled, **({"ends": True} if ends else {})}
         joined = {source: together(batches) for source, batches in late.items()}
         return FoldOutput(number, folded.rows, joined, checkpoint, dict(self.counts.get(number, {})) if due else {})
 
@@ -240,8 +239,9 @@ class FoldShard(beam.DoFn):
         else:
             initial_tiles = {}
             if start.run is not None:
+                run = run_here(self.spec.data, start.run)
                 for name, group in self.spec.groups.items():
-                    initial_tiles[name] = load_tiles(Path(start.run), group, number, shards)
+                    initial_tiles[name] = load_tiles(run, group, number, shards)
             done = {(s, n): offset for s, each in start.done.items() for n, offset in each.items()}
             shard = Shard(self.spec.groups, start.output_watermark, done, initial_tiles, self._dropped_late())
         for source, each in start.offsets.items():

@@ -25,7 +25,6 @@ from pipelines.streaming.stages.position import Position
 from pipelines.streaming.stages.reject_limit import RejectLimit
 from pipelines.streaming.stages.ticks import now_ms, packed, partitions_in, passed_over
 from pipelines.streaming.state.job_spec import JobSpec
-from pipelines.streaming.state.job_state import JobState
 from transforms.aggregates import keyed
 from transforms.contract import Checked
 from transforms.definitions import EventSource, FeatureGroup
@@ -54,7 +53,7 @@ class Partitions(beam.DoFn):
     def setup(self) -> None:
         """Connects at the first question."""
         self.reader = self.spec.broker.open_reader()
-        self.job_state = JobState(self.spec.folder)
+        self.job_state = self.spec.job_state()
 
     def process(self, tick: Any) -> Iterator[tuple[str, int]]:
         """Look for partitions now and then; while nobody answers, the known ones go on."""
@@ -103,7 +102,7 @@ class Poll(beam.DoFn):
     def setup(self) -> None:
         """Prepare what a worker needs once."""
         spec = self.spec
-        self.job_state = JobState(spec.folder)
+        self.job_state = spec.job_state()
         self.reader = spec.broker.open_reader()
         patience = spec.kafka.dead_letter_seconds
         inner = spec.broker.open_dead_letters(spec.kafka.dead_letters, patience)

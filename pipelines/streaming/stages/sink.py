@@ -6,7 +6,9 @@ checkpoint is the one before: the same rows come again, and ordered writes make 
 down or slow is waited for.
 
 **Power loss.** Every few seconds the row log and an embedded online store are forced to disk, and then the checkpoint of that moment
-(:mod:`pipelines.streaming.state.job_state`). How much Redis loses is its own configuration; what it lost is found (below).
+(:mod:`pipelines.streaming.state.job_state`); where the data folder is a cache of an object store, that is when both go there, and a
+worker of another machine than the driver's saves no other checkpoint. How much Redis loses is its own configuration; what it lost is
+found (below).
 
 **A store that forgot.** Before each checkpoint a rising generation marker is left in the online store. A store that lost the one before
 it, or has an older one (Redis restarted empty or from an old snapshot, a file put back), lost rows too: it is given those of the row log
@@ -19,9 +21,10 @@ once the clock is there.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,11 +36,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.feature_store.online_sink import FeastStore
-from pipelines.lake import layout
+from pipelines.lake import layout, shared
 from pipelines.streaming.stages.coders import FoldOutput
 from pipelines.streaming.state.job_spec import JobSpec
 from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.row_log import RowLog, logged, seal_leftovers
+from pipelines.streaming.state.stream_objects import Superseded
 from transforms.definitions import CREATED, EVENT_TIMESTAMP, FINGERPRINT, TIMESTAMP, FeatureGroup
 from transforms.errors import ConfigError, FingerprintError, GraphError, StoreError, TandemError
 from transforms.graph import TransformGraph
@@ -108,14 +112,22 @@ class StreamSink:
         job_state: JobState,
         online: bool = True,
         clock: Callable[[], int] = now_us,
+        views: Mapping[str, bytes] | None = None,
     ) -> None:
         self.groups, self.job_state, self.clock = groups, job_state, clock
+        for name, fingerprint in graphs.items():
+            shared.have(Path(data), layout.graph(Path(data), name, fingerprint))
         self.graphs = {n: TransformGraph.load(layout.graph(Path(data), n, graphs[n]), graphs[n]) for n in groups}
-        self.store = FeastStore(Path(repo_path), Path(data), groups) if online else None
+        self.store = FeastStore(Path(repo_path), Path(data), groups, views) if online else None
         self.log = RowLog(job_state.folder)
         with suppress(StoreError):  # a full disk: they stay as they are, readable
             seal_leftovers(job_state.folder)
         self._counts: dict[int, _Counts] = {}
+        self._waiting: dict[int, FoldOutput] = {}
+        self._lock, self._closed = threading.Lock(), threading.Event()
+        if job_state.link is not None:
+            threading.Thread(target=self._catch_up_with_store, name="checkpoints", daemon=True).start()
+        job_state.have_checkpoints()
         points = job_state.load_checkpoints()
         # A checkpoint taken over from another shard holds that one's marker.
         early = max((int(p.get("early", 0)) for p in points.values()), default=0)  # of any: the number of shards may be another one now
@@ -132,8 +144,9 @@ class StreamSink:
         FingerprintError (another graph was applied), GraphError, DataError.
         """
         try:
-            self._deliver(output)
-        except StopRequested:
+            with self._lock:
+                self._deliver(output)
+        except (StopRequested, Superseded):  # what a worker that was cut off has to say is nothing to the job of now
             raise
         except TandemError as error:
             self.job_state.fail(str(error))
@@ -159,18 +172,44 @@ class StreamSink:
         counts.outputs += 1
         now = time.monotonic()
         if output.checkpoint:
-            self._report(shard)  # who sees the checkpoint sees what it cost
-            checkpoint = output.checkpoint
-            if self.store is not None:
-                self._catch_up(counts, output)
-                checkpoint = {**checkpoint, "generation": self._generation(counts, output), "early": self._early[shard]}
-            durable = now - counts.synced >= _SYNC_SECONDS
-            if durable:
-                self._persist(counts, shard)
-                counts.synced = now
-            self._patiently(counts, shard, "disk", lambda: self._save(shard, checkpoint, durable))
+            link = self.job_state.link
+            durable = now - counts.synced >= _SYNC_SECONDS or (link is not None and bool(output.checkpoint.get("ends")))
+            if link is not None and not durable:
+                self._waiting[shard] = output
+            if durable or link is None or not link.elsewhere:
+                self._vouch(counts, output, durable)
         if now - counts.reported >= _REPORT_SECONDS:
             self._report(shard)
+
+    def _vouch(self, counts: _Counts, output: FoldOutput, durable: bool) -> None:
+        """Save an output's checkpoint; all that came with it is delivered."""
+        shard = output.shard
+        self._report(shard)  # who sees the checkpoint sees what it cost
+        checkpoint = output.checkpoint
+        if self.store is not None:
+            self._catch_up(counts, output)
+            checkpoint = {**checkpoint, "generation": self._generation(counts, output), "early": self._early[shard]}
+        if durable:
+            self._persist(counts, shard)
+            counts.synced = time.monotonic()
+        self._patiently(counts, shard, "disk", lambda: self._save(shard, checkpoint, durable))
+        if durable:
+            self._waiting.pop(shard, None)
+
+    def _catch_up_with_store(self) -> None:
+        """Of an object store: the last checkpoint before a pause, after which nothing comes that would save it durably."""
+        while not self._closed.wait(_REPORT_SECONDS):
+            with self._lock:
+                for shard, output in list(self._waiting.items()):
+                    if time.monotonic() - self._counts[shard].synced < _SYNC_SECONDS:
+                        continue
+                    try:
+                        self._vouch(self._counts[shard], output, True)
+                    except (StopRequested, Superseded):
+                        return
+                    except TandemError as error:
+                        self.job_state.fail(str(error))
+                        return
 
     def _online(self, counts: _Counts, shard: int, name: str, rows: pa.RecordBatch) -> None:
         store = self.store
@@ -264,8 +303,8 @@ class StreamSink:
                 if not since:
                     since = time.monotonic()
                     counts.outages += 1
-                    self.job_state.say(f"shard {shard} waits: {error}")
                     self._report(shard, waiting_for=what)
+                    self.job_state.say(f"shard {shard} waits: {error}")
                 begun = time.monotonic()
                 self._pause(pause, what)
                 counts.seconds_waiting += time.monotonic() - begun
@@ -293,6 +332,7 @@ class StreamSink:
 
     def close(self) -> None:
         """Report, and seal the row log."""
+        self._closed.set()
         for shard in self._counts:
             self._report(shard)
         self.log.close()
@@ -308,9 +348,9 @@ class SinkRows(beam.DoFn):
     def setup(self) -> None:
         """Load graphs, open the store."""
         spec = self.spec
-        job_state = JobState(spec.folder)
+        job_state = spec.job_state()
         try:
-            self.sink = StreamSink(spec.repo, spec.data, dict(spec.groups), dict(spec.graphs), job_state)
+            self.sink = StreamSink(spec.repo, spec.data, dict(spec.groups), dict(spec.graphs), job_state, views=spec.views)
         except (ConfigError, GraphError) as error:  # trying again would not help
             job_state.fail(str(error))
             raise

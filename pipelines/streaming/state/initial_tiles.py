@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.lake import layout
+from pipelines.lake import layout, shared
 from pipelines.lake.graphs import since
 from pipelines.lake.run_records import BatchRecord, record_of
 from transforms.aggregates import merge, tile_schema
@@ -21,7 +21,17 @@ from transforms.definitions import FeatureGroup
 from transforms.errors import DataError
 from transforms.hashing import shard_of
 
-__all__ = ["load_tiles", "batch_run_end"]
+__all__ = ["batch_run_end", "load_tiles", "run_here"]
+
+
+def run_here(data: Path, run: str) -> Path:
+    """The folder of a batch run on this machine, by its folder on the one where a stream began from it: another one, where the data folder
+    is a cache of an object store. Then copies are made of what it left."""
+    if not shared.is_shared(data):
+        return Path(run)
+    shared.have_manifests(data)
+    shared.have_run(data, Path(run).name)
+    return layout.run(data, Path(run).name)
 
 
 def _record(run_folder: Path) -> BatchRecord:

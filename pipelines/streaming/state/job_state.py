@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.lake.files import write_text
+from pipelines.streaming.state.stream_link import link_of
 from pipelines.streaming.state.tile_store import TileFile, TileStore
 from transforms.errors import DataError
 
@@ -133,10 +134,14 @@ class JobState:
         self.folder = Path(folder)
         for name in ("flags", "status"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
+        self.link = link_of(self.folder)
         self._skips: tuple[int, dict[tuple[str, int], frozenset[int]]] = (0, {})
         self._unsaid: list[bytes] = []
         self._checkpoints = _checkpoints_of(self.folder)
         (self._checkpoints / "durable").mkdir(parents=True, exist_ok=True)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return JobState, (self.folder,)
 
     def __repr__(self) -> str:
         return f"JobState({str(self.folder)!r})"
@@ -149,7 +154,10 @@ class JobState:
         Cheap (some 20 us), so that it can follow every batch. ``durable``: all that was also forced to disk, and so is this record
         (some milliseconds): it outlives a power loss.
         """
-        text = json.dumps({"format": FORMAT, "boot": _BOOT, "saved": _now("microseconds"), "checkpoint": checkpoint})
+        record = {"format": FORMAT, "boot": _BOOT, "saved": _now("microseconds"), "checkpoint": checkpoint}
+        if durable and self.link is not None:
+            self.link.put_checkpoint(shard, record, driver=not self.link.elsewhere)
+        text = json.dumps(record)
         name = f"shard-{shard:04d}.jsonl"
         if durable:
             write_text(self._checkpoints / "durable" / name, text + "\n", durable=True)
@@ -158,6 +166,21 @@ class JobState:
         path = self._checkpoints / name
         if _append(path, f"\n{text}\n".encode()) > _LONGEST_FILE:
             write_text(path, text + "\n")
+
+    def take_over(self, shard: int, record: dict[str, Any] | None) -> None:
+        """Have the record of a shard that another machine saved (None: there is none any more) as if it had been saved here."""
+        for folder in (self._checkpoints / "durable", self._checkpoints):
+            path = folder / f"shard-{shard:04d}.jsonl"
+            if record is None:
+                path.unlink(missing_ok=True)
+            else:
+                write_text(path, json.dumps(record) + "\n", durable=True)
+
+    def have_checkpoints(self) -> None:
+        """Of an object store: have what other machines saved since. Raises StoreError."""
+        if self.link is not None:
+            self.link.have_longer(self.folder / "skipped.jsonl")
+            self.link.pull_checkpoints(self.take_over)
 
     def load_checkpoints(self) -> dict[int, dict[str, Any]]:
         """The checkpoint of each shard that may be believed (see the module). Raises DataError for a damaged file.
@@ -198,17 +221,24 @@ class JobState:
     def clear_checkpoints(self) -> None:
         """Forget every checkpoint: the job starts anew. What it logged until now moves to ``before/<time>/``: a new beginning judges
         again what is late, and its rows are its own."""
+        if self.link is not None:
+            self.link.have_whole_log()
+            self.link.drop_checkpoints()
         for path in self._checkpoints.rglob("shard-*.jsonl"):
             path.unlink(missing_ok=True)
         TileStore(self.folder).forget()
+        aside = self.folder / "before" / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
         for name in ("rows", "late"):
             if (self.folder / name).is_dir():
-                aside = self.folder / "before" / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
-                aside.mkdir(parents=True)
+                aside.mkdir(parents=True, exist_ok=True)
                 (self.folder / name).rename(aside / name)
+        if self.link is not None:
+            self.link.move_aside(("rows", "late"), aside)
 
     def forget_shards(self, first: int) -> None:
         """Forget the checkpoints of shard ``first`` and all above it."""
+        if self.link is not None:
+            self.link.drop_checkpoints(first)
         for path in self._checkpoints.rglob("shard-*.jsonl"):
             if int(path.stem.removeprefix("shard-")) >= first:
                 path.unlink(missing_ok=True)
@@ -220,6 +250,8 @@ class JobState:
         """Record that a record is left out from now on, and why; it stays so."""
         facts = {"topic": topic, "partition": partition, "offset": offset, "reason": _line(reason), "at": _now(), "by": _user()}
         _append(self.folder / "skipped.jsonl", (json.dumps(facts) + "\n").encode())
+        if self.link is not None:
+            self.link.send(self.folder / "skipped.jsonl")
 
     def skipped(self) -> list[dict[str, Any]]:
         """All that is left out: topic, partition, offset, reason, at, by."""
@@ -250,10 +282,14 @@ class JobState:
 
     def requested(self, what: str) -> bool:
         """Whether it is asked. Cheap: one look at a file name."""
+        if self.link is not None and self.link.elsewhere:
+            return what in self.link.flags
         return os.path.exists(self._flag(what))
 
     def clear(self, what: str) -> None:
         """Take back what was asked; nothing happens if it was not."""
+        if self.link is not None and self.link.elsewhere:
+            self.link.clear(what)
         self._flag(what).unlink(missing_ok=True)
 
     def _flag(self, what: str) -> Path:
@@ -262,6 +298,8 @@ class JobState:
     def fail(self, line: str) -> None:
         """Tell the driver to end the job for good, and why; the first reason stays. What a full disk does not take goes to stderr: the
         engine then fails of whatever is raised next, and the reason is found again when it is tried again."""
+        if self.link is not None and self.link.elsewhere:
+            self.link.fail(_line(line))
         path = self.folder / "fatal.json"
         unfinished = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
         try:
@@ -297,7 +335,13 @@ class JobState:
 
         Never fails: what a full disk does not take stands in the log before the next line that it takes.
         """
-        lines, self._unsaid = [*self._unsaid, f"{_now()} {_line(line)}\n".encode()], []
+        self.say_again(f"{_now()} {_line(line)}")
+
+    def say_again(self, line: str) -> None:
+        """As :meth:`say`, of a line that has its time."""
+        if self.link is not None and self.link.elsewhere:
+            self.link.say(line)
+        lines, self._unsaid = [*self._unsaid, f"{_line(line)}\n".encode()], []
         try:
             # Of a write that was cut short a beginning may be there: the newline in front ends it.
             _append(self.folder / "events.log", b"".join(lines) if len(lines) == 1 else b"\n" + b"".join(lines))
@@ -321,6 +365,8 @@ class JobState:
 
         Costs a millisecond: for a few times a second, not for every batch. Never fails: a full disk keeps the numbers of before.
         """
+        if self.link is not None and self.link.elsewhere:
+            self.link.report(part, values)
         with suppress(OSError):
             write_text(self.folder / "status" / f"{_checked(part)}.json", json.dumps({"at": time.time(), **values}))
 

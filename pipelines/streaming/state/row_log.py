@@ -5,8 +5,9 @@ with length and checksum) and later sealed (``*.parquet`` of the same stem, whic
 large or old, when its writer closes, or at the next start if the writer was killed.
 
 **What holds.** What :meth:`RowLog.append` returned from survives the crash of any process; what :meth:`RowLog.sync` returned from survives
-a power loss too. A frame that a crash left unfinished is recognised and dropped, all before it is read. A stream that repeats work after
-a crash appends the same rows again: readers get all of them, and :func:`newest` keeps what counts.
+a power loss too, and is in the object store where the data folder is a cache of one. A frame that a crash left unfinished is recognised
+and dropped, all before it is read. A stream that repeats work after a crash appends the same rows again: readers get all of them, and
+:func:`newest` keeps what counts.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.lake.files import fsync_folder, replaced
+from pipelines.streaming.state.stream_link import link_of
+from pipelines.streaming.state.stream_objects import PART, stem_of
 from transforms.definitions import CREATED, EVENT_TIMESTAMP, FINGERPRINT, REVISION, TIMESTAMP, EventSource, FeatureGroup
 from transforms.errors import DataError, StoreError
 from transforms.hashing import shard_of
@@ -47,6 +50,10 @@ class _Segment:
     opened: float
     size: int = 0
     dirty: bool = True
+    head: bytes = b""
+    sent: int = 0
+    """Up to where it is in the object store, in so many ``parts``."""
+    parts: int = 0
 
 
 @dataclass
@@ -66,6 +73,8 @@ class RowLog:
     def __post_init__(self) -> None:
         now = datetime.now(UTC)
         # Names sort by time: readers get the rows of a shard in the order they were appended.
+        self._link = link_of(self.folder)
+        self._sealed: list[Path] = []
         self._incarnation = f"{now:%Y%m%dT%H%M%S%f}-{os.getpid()}-{secrets.token_hex(3)}"
 
     def append(self, place: str, shard: int, batch: pa.RecordBatch) -> None:
@@ -90,8 +99,9 @@ class RowLog:
             path.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
             take(handle)  # held while this process lives: who gets it seals what a dead one left
-            segment = _Segment(path, handle, schema, self.clock())
-            self._write(segment, _frame(schema.serialize()))
+            segment = _Segment(path, handle, schema, self.clock(), head=_frame(schema.serialize()))
+            self._write(segment, segment.head)
+            segment.sent = segment.size
         except (OSError, StoreError) as error:
             if handle >= 0:
                 os.close(handle)
@@ -123,6 +133,23 @@ class RowLog:
                 except OSError as error:
                     raise _failed(segment.path, error) from None
                 segment.dirty = False
+        self._send()
+
+    def _send(self) -> None:
+        """Have in the object store what was appended."""
+        if self._link is None:
+            return
+        for segment in self._open.values():
+            if segment.size > segment.sent:
+                try:
+                    frames = os.pread(segment.handle, segment.size - segment.sent, segment.sent)
+                except OSError as error:
+                    raise _failed(segment.path, error) from None
+                self._link.send_part(segment.path, segment.parts + 1, segment.head + frames)
+                segment.sent, segment.parts = segment.size, segment.parts + 1
+        while self._sealed:
+            self._link.send_sealed(self._sealed[0])
+            del self._sealed[0]
 
     def seal_old(self) -> None:
         """Seal the segments that are large or old enough. Raises StoreError."""
@@ -134,6 +161,7 @@ class RowLog:
     def _seal(self, place: str, shard: int) -> None:
         segment = self._open[place, shard]
         _seal_file(segment.path)
+        self._sealed.append(segment.path.with_suffix(".parquet"))
         del self._open[place, shard]
         os.close(segment.handle)
 
@@ -145,6 +173,8 @@ class RowLog:
                 continue
             os.close(segment.handle)
         self._open.clear()
+        with suppress(StoreError):  # its parts are there; the next start on this machine sends the file
+            self._send()
 
 
 # ------------------------------------------------------------------------------------------------------------- segments
@@ -195,11 +225,13 @@ def _seal_file(path: Path) -> None:
 
 def seal_leftovers(folder: Path) -> int:
     """Seal the segments below a job's folder whose writers are gone; the number of them. Safe while others write or do the same."""
-    count = 0
+    count, link = 0, link_of(folder)
     for path in sorted([*folder.glob("rows/*/*.log"), *folder.glob("late/*/*.log")]):
         with _held(path) as held:
             if held:
                 _seal_file(path)
+                if link is not None:
+                    link.send_sealed(path.with_suffix(".parquet"))
                 count += 1
     for path in (*folder.glob("rows/*/.*.parquet.*"), *folder.glob("late/*/.*.parquet.*")):
         if not _alive(int(path.name.partition(".parquet.")[2].partition(".")[0])):  # .<name>.<process>.<thread>: killed while it sealed
@@ -246,21 +278,28 @@ def read_rows(folder: Path, group: FeatureGroup | str) -> pa.Table:
     """
     name = group if isinstance(group, str) else group.name
     none = pa.schema([]) if isinstance(group, str) else pa.schema([*group.row_schema, (FINGERPRINT, pa.string()), (CREATED, TIMESTAMP)])
-    return _read(folder / "rows" / name, none)
+    return _read(_here(folder, "rows", name), none)
 
 
 def read_late(folder: Path, source: EventSource | str) -> pa.Table:
     """Every event of a source that came too late (:func:`pipelines.streaming.stages.coders.late_schema`). Repeated work appends again."""
     if isinstance(source, str):
-        return _read(folder / "late" / source, pa.schema([]))
+        return _read(_here(folder, "late", source), pa.schema([]))
     from pipelines.streaming.stages.coders import late_schema
 
-    return _read(folder / "late" / source.name, late_schema(source))
+    return _read(_here(folder, "late", source.name), late_schema(source))
 
 
 def scan_rows(folder: Path, group: str) -> Iterator[pa.Table]:
     """The rows of a group a segment at a time, oldest writer first; the last ones of writers at work come last."""
-    return _segments(folder / "rows" / group)
+    return _segments(_here(folder, "rows", group))
+
+
+def _here(folder: Path, kind: str, name: str) -> Path:
+    """The folder of a place of the log, with copies of what other machines appended."""
+    if (link := link_of(folder)) is not None:
+        link.have_log(f"{kind}/{name}")
+    return folder / kind / name
 
 
 def _segments(folder: Path) -> Iterator[pa.Table]:
@@ -268,12 +307,13 @@ def _segments(folder: Path) -> Iterator[pa.Table]:
     while True:
         found = {p.stem: p for p in folder.glob("[!.]*.log")}
         found.update({p.stem: p for p in folder.glob("[!.]*.parquet")})  # sealed, but the open one is not removed yet
+        found.update({p.stem: p for p in folder.glob(f"[!.]*{PART}") if stem_of(p.name) not in found})
         todo = sorted(set(found) - done)
         if not todo:
             return
         for stem in todo:
             try:
-                table = _read_open(found[stem]) if found[stem].suffix == ".log" else pq.ParquetFile(found[stem]).read()
+                table = _read_open(found[stem]) if found[stem].suffix in (".log", PART) else pq.ParquetFile(found[stem]).read()
             except FileNotFoundError:  # sealed meanwhile: the next look finds it
                 continue
             done.add(stem)

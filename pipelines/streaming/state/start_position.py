@@ -14,7 +14,7 @@ from typing import Any
 from pipelines.lake import runs, shared
 from pipelines.lake.graphs import carried_over, since
 from pipelines.project.repository import Repo
-from pipelines.streaming.state.initial_tiles import batch_run_end
+from pipelines.streaming.state.initial_tiles import batch_run_end, run_here
 from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.saved_tiles import ShardStart, files_of, usable
 from pipelines.streaming.state.tile_store import TileStore
@@ -99,9 +99,9 @@ def choose_start(repo: Repo, job_state: JobState, shards: int, from_run: str | N
     if anew:
         job_state.clear_checkpoints()
     checkpoints = job_state.load_checkpoints()
-    before = {point.get("run") for point in checkpoints.values()}
+    before = {None if (run := point.get("run")) is None else Path(run).name for point in checkpoints.values()}
     wanted = None if from_run in (None, "latest") else runs.find(repo.data, str(from_run))
-    if checkpoints and (wanted is None or before == {str(wanted.folder)}):
+    if checkpoints and (wanted is None or before == {wanted.id}):
         return _resumed(repo, job_state, checkpoints, shards)
     if checkpoints:
         job_state.clear_checkpoints()
@@ -148,6 +148,7 @@ def _resumed(repo: Repo, job_state: JobState, checkpoints: Mapping[int, Mapping[
     run, begin = points[0].get("run"), StartPosition().begin
     if run is not None:
         try:
+            run = str(run_here(repo.data, run))
             begin = batch_run_end(Path(run))
         except DataError as error:
             raise DataError(

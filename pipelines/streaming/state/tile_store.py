@@ -24,6 +24,7 @@ import pyarrow as pa
 
 from pipelines.lake.files import replaced
 from pipelines.streaming.stages.plain_bytes import dumps, loads
+from pipelines.streaming.state.stream_link import link_of
 from transforms.errors import DataError, StoreError
 
 __all__ = ["FORMAT", "Kind", "TileFile", "TileStore"]
@@ -69,11 +70,14 @@ class TileFile:
 
 
 class TileStore:
-    """The saved tiles of one stream. Any number of processes may use it at once: each writes files of its own."""
+    """The saved tiles of one stream. Any number of processes may use it at once: each writes files of its own.
+
+    Where the data folder is a cache of an object store, a file that was put is in the store too, and is fetched from it."""
 
     def __init__(self, folder: Path) -> None:
         """``folder``: the stream's."""
         self.folder = Path(folder) / "tiles"
+        self.link = link_of(Path(folder))
         self._own = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._count = 0
 
@@ -95,6 +99,8 @@ class TileStore:
                         size += len(piece)
         except OSError as error:
             raise StoreError(f"saved tiles {path}: {error.strerror or error}; free its disk or correct its permissions") from None
+        if self.link is not None:
+            self.link.send(path)
         return TileFile(name, kind, digest.hexdigest(), size)
 
     def get(self, shard: int, file: TileFile) -> tuple[Any, dict[str, list[pa.RecordBatch]]]:
@@ -124,6 +130,8 @@ class TileStore:
 
     def _read(self, shard: int, file: TileFile) -> Iterator[memoryview]:
         path = self._path(shard, file.name)
+        if self.link is not None:
+            self.link.have(path)
         try:
             data = path.read_bytes()
         except OSError as error:
@@ -148,12 +156,16 @@ class TileStore:
     def delete(self, shard: int, name: str) -> None:
         """Delete a file; nothing happens if it is gone."""
         self._path(shard, name).unlink(missing_ok=True)
+        if self.link is not None:
+            self.link.drop(self._path(shard, name))
 
     def forget(self, first: int = 0) -> None:
         """Delete all of shard ``first`` and those above it."""
         for shard in self.shards():
             if shard >= first:
                 shutil.rmtree(self._path(shard), ignore_errors=True)
+                if self.link is not None:
+                    self.link.drop(self._path(shard))
 
     def clean(self, shard: int, named: bytes, present: Iterable[TileFile]) -> None:
         """Delete the files of a shard that neither stand in ``named`` (the bytes of its checkpoints) nor are ``present``: at once where
@@ -164,6 +176,8 @@ class TileStore:
             with suppress(OSError):
                 if path.name not in keep and path.name.encode() not in named and (own or path.stat().st_mtime < before):
                     path.unlink()
+                    if self.link is not None and path.suffix == ENDING and not path.name.startswith("."):
+                        self.link.drop(path)
 
 
 def _frames(head: Any, tiles: Groups) -> Iterator[bytes]:

@@ -15,11 +15,15 @@ from pathlib import Path
 from pipelines.lake.provenance import engine_root
 from transforms.errors import ConfigError
 
-__all__ = ["PACKAGES", "REPO", "staged_code", "unpack"]
+__all__ = ["EMBEDDED", "PACKAGES", "REPO", "STAGED", "staged_code", "unpack"]
 
 PACKAGES = ("tandem", "transforms", "pipelines", "serving")
 REPO = "repository"
 """The folder of the archive that holds the repository; it and the archive's root go on ``sys.path``."""
+STAGED = "TANDEM_STAGED_REPOSITORY"
+"""The environment variable of a worker that was sent the repository with its job: where that lies."""
+EMBEDDED = "beam:artifact:type:embedded:v1"
+"""Beam's URN of an artifact whose bytes stand in the job's description."""
 MOST_BYTES = 2 << 20
 """The archive is sent to each worker in a message."""
 _LEFT_OUT = ("__pycache__", "node_modules")
