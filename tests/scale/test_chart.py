@@ -39,6 +39,11 @@ VALUES: dict[str, dict[str, Any]] = {
         "networkPolicy": {"enabled": False},
     },
     "no server": {"serve": {"enabled": False}},
+    "on an object store": {
+        "data": {"url": "s3://shop/tandem", "accessModes": ["ReadWriteOnce"]},
+        "env": {"REDIS": "redis:6379,ssl=true"},
+        "secrets": {"env": {"REDIS_PASSWORD": {"secret": "shop-redis", "key": "password"}}},
+    },
 }
 
 
@@ -123,7 +128,29 @@ def test_secrets_are_named_and_never_written(tmp_path: Path) -> None:
     assert "SASL_PASSWORD" in helm("template", "shop", CHART, "--values", tmp_path / "wrong.yaml", fails=True)
 
 
-@pytest.mark.parametrize("wrong", ["serve.replicas=0", "serve.autoscaling.cpu=101", "stream.shards=x", "serv.replicas=2", "data.size=big"])
+def test_with_data_on_an_object_store_only_the_stream_keeps_its_folder(tmp_path: Path) -> None:
+    found = pods(rendered(VALUES["on an object store"], tmp_path))
+    for name, pod in found.items():
+        (data,) = [v for v in pod["volumes"] if v["name"] == "data"]
+        assert ("persistentVolumeClaim" in data) == (name == "stream"), name
+        environment = {e["name"]: e for e in pod["containers"][0]["env"]}
+        assert environment["TANDEM_DATA"]["value"] == "s3://shop/tandem" and environment["TANDEM_CACHE"]["value"] == "/repo/data"
+        assert environment["REDIS_PASSWORD"]["valueFrom"] == {"secretKeyRef": {"name": "shop-redis", "key": "password"}}
+    alone = {**VALUES["on an object store"], "stream": {"enabled": False}}
+    assert "PersistentVolumeClaim" not in {p["kind"] for p in rendered(alone, tmp_path)}
+
+
+WRONG = [
+    "serve.replicas=0",
+    "serve.autoscaling.cpu=101",
+    "stream.shards=x",
+    "serv.replicas=2",
+    "data.size=big",
+    "data.url=s3://user:key@bucket",
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
 def test_a_value_that_does_not_exist_or_fit_is_refused(wrong: str) -> None:
     assert "schema" in helm("template", "shop", CHART, "--set", wrong, fails=True)
 

@@ -1,4 +1,4 @@
-"""Open Inference v2 as its own clients speak it: KServe's and Triton's, each in an environment of its own, against our server."""
+"""Open Inference v2 as its own clients speak it: KServe's, Seldon's and Triton's, each in an environment of its own, against our server."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tests.scale.tools import python_tools
 
 KSERVE = ("kserve==0.21.0",)
 TRITON = ("tritonclient[http]==2.73.0",)
+SELDON = ("mlserver==1.7.1", "httpx>=0.27")
 
 OF_KSERVE = """
 import asyncio, json, sys
@@ -59,6 +60,33 @@ async def main():
     print(json.dumps(said))
 
 asyncio.run(main())
+"""
+
+# Bodies of the server, held against Seldon's own models of the protocol.
+OF_SELDON = """
+import json, sys
+import httpx
+from mlserver.types import (
+    InferenceErrorResponse, InferenceRequest, InferenceResponse, MetadataModelResponse, MetadataServerResponse, RequestInput,
+)
+base = sys.argv[1]
+texts = {name: RequestInput(name=name, shape=[2], datatype="BYTES", data=data) for name, data in
+         (("origin", ["JFK", "LGA"]), ("tailnum", ["N1", "N2"]))}
+numbers = RequestInput(name="distance", shape=[2], datatype="FP64", data=[100.0, 100.0])
+request = InferenceRequest(id="mine", inputs=[*texts.values(), numbers])
+
+def ask(path, body=None):
+    answer = httpx.get(base + path) if body is None else httpx.post(base + path, json=body.model_dump(exclude_none=True))
+    return answer.status_code, answer.content
+
+MetadataServerResponse.model_validate_json(ask("/v2")[1])
+metadata = MetadataModelResponse.model_validate_json(ask("/v2/models/delay")[1])
+answer = InferenceResponse.model_validate_json(ask("/v2/models/delay/infer", request)[1])
+status, refused = ask("/v2/models/delay/infer", InferenceRequest(inputs=[numbers]))
+print(json.dumps({
+    "inputs": [one.name for one in metadata.inputs], "id": answer.id, "data": list(answer.outputs[0].data),
+    "refused": [status, InferenceErrorResponse.model_validate_json(refused).error],
+}))
 """
 
 OF_TRITON = """
@@ -139,3 +167,25 @@ def test_triton_s_client(server: str) -> None:
     assert got["answer"] == ["mine", "float32", pytest.approx(predictions(server))] and got["same"] == got["answer"][2]
     assert "binary_data=False" in got["refused"]["binary"][1] and got["refused"]["no such version"][0] == "404"
     assert "unknown output 'none'" in got["refused"]["no such output"][1]
+
+
+def test_seldon_s_client(server: str, tmp_path: Path) -> None:
+    bin_ = python_tools("seldon", SELDON)
+    got = said(bin_, OF_SELDON, server)
+    assert got["id"] == "mine" and got["data"] == predictions(server) and {"origin", "tailnum", "distance"} <= set(got["inputs"])
+    assert got["refused"][0] == 422 and "origin" in got["refused"][1]
+
+    # MLServer's own client of batches: requests of a file, several to a call, taken apart again.
+    rows = [GOOD, {**GOOD, "origin": "LGA", "tailnum": "N2"}]
+    kinds = {"origin": "BYTES", "tailnum": "BYTES", "distance": "FP64"}
+    lines = [
+        {"id": f"row-{n}", "inputs": [{"name": f, "shape": [1], "datatype": kind, "data": [row[f]]} for f, kind in kinds.items()]}
+        for n, row in enumerate(rows)
+    ]
+    (tmp_path / "in").write_text("\n".join(map(json.dumps, lines)))
+    words = ("infer", "--url", server.removeprefix("http://"), "--model-name", "delay", "--batch-size", "2", "--workers", "1")
+    files = ("--input-data-path", tmp_path / "in", "--output-data-path", tmp_path / "out")
+    done = subprocess.run([str(word) for word in (bin_ / "mlserver", *words, *files)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    answers = {one["id"]: one["outputs"][0]["data"] for one in map(json.loads, (tmp_path / "out").read_text().splitlines())}
+    assert [answers[f"row-{n}"] for n in range(2)] == [[pytest.approx(value)] for value in predictions(server)], answers

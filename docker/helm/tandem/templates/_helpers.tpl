@@ -27,8 +27,10 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{ default (printf "%s-data" (include "tandem.name" .)) .Values.data.existingClaim }}
 {{- end }}
 
-{{- /* What every pod has: no token, no root, and the volumes. */ -}}
+{{- /* What every pod has: no token, no root, and the volumes. With the data on an object store only the stream keeps its folder. */ -}}
 {{- define "tandem.pod" -}}
+{{- $part := .part }}
+{{- with .root }}
 serviceAccountName: {{ include "tandem.account" . }}
 automountServiceAccountToken: false
 enableServiceLinks: false
@@ -44,7 +46,11 @@ securityContext:
   seccompProfile: {type: RuntimeDefault}
 volumes:
   - name: data
+    {{- if and .Values.data.url (ne $part "stream") }}
+    emptyDir: {}
+    {{- else }}
     persistentVolumeClaim: {claimName: {{ include "tandem.claim" . }}}
+    {{- end }}
   - name: tmp
     emptyDir: {}
   {{- with .Values.repo.existingClaim }}
@@ -55,6 +61,7 @@ volumes:
   - name: settings
     secret: {secretName: {{ . }}, defaultMode: 0440}
   {{- end }}
+{{- end }}
 {{- end }}
 
 {{- define "tandem.container" -}}
@@ -77,13 +84,23 @@ securityContext:
 {{- end }}
 
 {{- define "tandem.env" -}}
+{{- if .Values.data.url }}
+- {name: TANDEM_DATA, value: {{ .Values.data.url | quote }}}
+- {name: TANDEM_CACHE, value: /repo/data}
+{{- else }}
 - {name: TANDEM_DATA, value: /repo/data}
+{{- end }}
 {{- if .Values.secrets.settings }}
 - {name: TANDEM_SECRETS_DIR, value: /run/secrets/tandem}
 {{- end }}
 {{- range $name, $value := .Values.env }}
 - name: {{ $name }}
   value: {{ $value | quote }}
+{{- end }}
+{{- range $name, $from := .Values.secrets.env }}
+- name: {{ $name }}
+  valueFrom:
+    secretKeyRef: {name: {{ $from.secret }}, key: {{ $from.key }}}
 {{- end }}
 {{- end }}
 
