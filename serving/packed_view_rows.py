@@ -108,6 +108,40 @@ class PackedViewRows(ViewRows):
     def statuses(self) -> dict[str, Codes]:
         return self._decoded[1]
 
+    @property
+    def features(self) -> Sequence[str]:
+        return self.plan.features
+
+    def column_of(self, feature: str) -> pa.Array:
+        made = self._arrow(feature, self._verdict[0])
+        return self.columns[feature] if made is None else made
+
+    def statuses_of(self, feature: str) -> Codes:
+        slot = self.rows.layout.slots[feature]
+        if not slot.plain:
+            return self.statuses[feature]
+        nulls, live = self.rows.nulls(slot), self._verdict[0]
+        if nulls is None:
+            return self.row_status
+        status = self._verdict[1].copy()
+        status[nulls if live is None else nulls & live] = NULL
+        return status if self.inverse is None else status[self.inverse]
+
+    @property
+    def fingerprint_column(self) -> pa.Array:
+        made = self._arrow(FINGERPRINT, self._verdict[0])
+        return super().fingerprint_column if made is None else made
+
+    @property
+    def revision_column(self) -> pa.Array:
+        made = self._arrow(REVISION, None)
+        return super().revision_column if made is None else made
+
+    def _arrow(self, name: str, live: Bools | None) -> pa.Array | None:
+        slot = self.rows.layout.slots.get(name)
+        made = None if slot is None or not slot.plain else self.rows.arrow(slot, live)
+        return made if made is None or self.inverse is None else made.take(pa.array(self.inverse))
+
     @cached_property
     def row_status(self) -> Codes:
         status = self._verdict[1]
@@ -219,7 +253,7 @@ def _own(rows: PackedRows, name: str, live: Bools | None) -> list[Any]:
     if slot is None or not slot.plain:
         return [None] * len(rows.found)
     values, nulls = rows.values(slot), rows.nulls(slot)
-    values = values.tolist() if isinstance(values, np.ndarray) else values
+    values = values.tolist() if isinstance(values, np.ndarray) else list(values)
     hidden = nulls if live is None else ~live if nulls is None else nulls | ~live
     return values if hidden is None else [None if h else v for v, h in zip(values, hidden.tolist())]
 

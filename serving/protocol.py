@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from serving.errors import BadRequestError, InvalidRequestError, TooLargeError
@@ -249,8 +250,16 @@ def checked_column(values: list[Any], field: RequestField, where: str) -> list[A
 
 def format_timestamp(us: int) -> str:
     """RFC 3339 of microseconds since the epoch, in UTC, with as many fractional digits (0, 3 or 6) as protobuf's JSON uses."""
-    spec = "seconds" if us % 1_000_000 == 0 else "milliseconds" if us % 1000 == 0 else "microseconds"
-    return (_EPOCH + timedelta(microseconds=us)).isoformat(timespec=spec) + "Z"
+    second, rest = divmod(us, 1_000_000)
+    text = _second(second)
+    if not rest:
+        return f"{text}Z"
+    return f"{text}.{rest:06d}Z" if rest % 1000 else f"{text}.{rest // 1000:03d}Z"
+
+
+@lru_cache(maxsize=8192)
+def _second(second: int) -> str:
+    return (_EPOCH + timedelta(seconds=second)).isoformat(timespec="seconds")
 
 
 def _whole(value: Any) -> Any:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from serving.features import NOT_FOUND, STATUSES, ViewRows
 from serving.packed_view_rows import PackedViewRows
 from serving.projections import Projection
+from serving.view_rows import Codes
 from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION, TIMESTAMP
 
 __all__ = ["PROJECTION", "RequestRecord", "merged", "projection_in", "sampled", "to_batches", "view_answers"]
@@ -70,10 +71,19 @@ def to_batches(records: Iterable[RequestRecord]) -> list[tuple[int, pa.RecordBat
     Raises ValueError if two columns of a request would be called the same.
     """
     alike: dict[Any, list[RequestRecord]] = {}
+    found: dict[Any, list[RequestRecord]] = {}
     for a in records:
-        views = tuple((name, *_kind(group)) for name, group in a.groups.items())
-        kind = (a.at_us // _DAY_US, a.model is None, tuple(a.types.items()), views, _type(a.predictions), _shadow_type(a))
-        alike.setdefault(kind, []).append(a)
+        # Most requests have the same plans; those are told by what they share, without a look at what is in it.
+        form = (a.at_us // _DAY_US, id(a.types), *[id(g.plan) if isinstance(g, PackedViewRows) else id(g) for g in a.groups.values()])
+        plain = a.predictions is None and a.shadow_version is None and a.model is None
+        some = found.get(form) if plain else None
+        if some is None:
+            views = tuple((name, *_kind(group)) for name, group in a.groups.items())
+            kind = (a.at_us // _DAY_US, a.model is None, tuple(a.types.items()), views, _type(a.predictions), _shadow_type(a))
+            some = alike.setdefault(kind, [])
+            if plain:
+                found[form] = some
+        some.append(a)
     return [(day, _batch(some)) for (day, *_), some in alike.items()]
 
 
@@ -127,16 +137,19 @@ def _shadow_type(a: RequestRecord) -> pa.DataType | None:
 def _batch(some: list[RequestRecord]) -> pa.RecordBatch:
     first, counts = some[0], np.array([a.rows for a in some])
     which = np.repeat(np.arange(len(some)), counts)
+    at = pa.array(which)
 
     def each(values: list[Any], kind: pa.DataType) -> pa.Array:
-        return pa.array(values, type=kind).take(pa.array(which))
+        return pa.array(values, type=kind).take(at)
 
     def numbers(values: Iterable[Sequence[Any] | None], kind: pa.DataType) -> pa.Array:
-        return pa.array([p for a, given in zip(some, values, strict=True) for p in (given or [None] * a.rows)], type=kind)
+        if not any(given := list(values)):
+            return pa.nulls(len(which), kind)
+        return pa.array([p for a, own in zip(some, given, strict=True) for p in (own or [None] * a.rows)], type=kind)
 
     columns: list[tuple[str, pa.Array]] = [
         ("tandem_request", each([a.request_id for a in some], pa.string())),
-        ("tandem_row", pa.array(np.concatenate([np.arange(n, dtype=np.int32) for n in counts]))),
+        ("tandem_row", pa.array((np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)).astype(np.int32))),
         ("tandem_at", each([a.at_us for a in some], TIMESTAMP)),
         ("tandem_as_of", each([a.as_of_us for a in some], TIMESTAMP)),
         ("tandem_endpoint", each([a.endpoint for a in some], pa.string())),
@@ -166,26 +179,46 @@ def _batch(some: list[RequestRecord]) -> pa.RecordBatch:
 def _view(view: str, groups: list[ViewRows]) -> list[tuple[str, pa.Array]]:
     if len(packed := [group for group in groups if isinstance(group, PackedViewRows)]) == len(groups):
         groups = [PackedViewRows.together(packed)]
-    words = pa.array(STATUSES)
-    row_status = np.concatenate([g.row_status for g in groups])
+    row_status = _joined([g.row_status for g in groups])
     absent = row_status == NOT_FOUND
     own: dict[str, pa.Array] = {
-        "tandem_status": words.take(pa.array(row_status)),
-        EVENT_TIMESTAMP: pa.array(np.concatenate([g.timestamps_us for g in groups]), mask=absent).cast(TIMESTAMP),
-        "tandem_age": pa.array(np.concatenate([g.ages for g in groups]), mask=absent),
-        REVISION: pa.array([r for g in groups for r in g.revisions], type=pa.int64()),
-        FINGERPRINT: pa.array([f for g in groups for f in g.fingerprints], type=pa.string()),
+        "tandem_status": _words(row_status),
+        EVENT_TIMESTAMP: pa.array(_joined([g.timestamps_us for g in groups]), mask=absent).cast(TIMESTAMP),
+        "tandem_age": pa.array(_joined([g.ages for g in groups]), mask=absent),
+        REVISION: _joined_columns([g.revision_column for g in groups]),
+        FINGERPRINT: _joined_columns([g.fingerprint_column for g in groups]),
     }
     out = [(f"{view}__{name}", column) for name, column in own.items()]
     if any(g.projection is not None for g in groups):
         used = [None if g.projection is None else g.projection.text() for g in groups]
         which = np.repeat(np.arange(len(groups)), [len(g.row_status) for g in groups])
         out.append((f"{view}__{PROJECTION}", pa.array(used, type=pa.string()).take(pa.array(which))))
-    for feature in groups[0].columns:
+    said = {id(row_status): own["tandem_status"]}  # of most features the words are those of the rows
+    for feature in groups[0].features:
         if feature not in own:  # asked for by name; it stands above
-            out.append((f"{view}__{feature}", pa.concat_arrays([g.columns[feature] for g in groups])))
-            out.append((f"{view}__{feature}__status", words.take(pa.array(np.concatenate([g.statuses[feature] for g in groups])))))
+            codes = _joined([g.statuses_of(feature) for g in groups])
+            out.append((f"{view}__{feature}", _joined_columns([g.column_of(feature) for g in groups])))
+            out.append((f"{view}__{feature}__status", said[id(codes)] if id(codes) in said else _words(codes)))
     return out
+
+
+def _joined(parts: list[Any]) -> Any:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _joined_columns(parts: list[pa.Array]) -> pa.Array:
+    return parts[0] if len(parts) == 1 else pa.concat_arrays(parts)
+
+
+_WORDS = pa.array(STATUSES)
+_PRESENT = _WORDS.take(pa.array(np.zeros(4_096, np.int8)))
+"""What most columns of statuses are a piece of."""
+
+
+def _words(codes: Codes) -> pa.Array:
+    if len(codes) <= len(_PRESENT) and not codes.any():
+        return _PRESENT.slice(0, len(codes))
+    return _WORDS.take(pa.array(codes))
 
 
 def projection_in(answer: Mapping[str, Any], name: str) -> Projection:

@@ -17,6 +17,7 @@ ORDINARY = 4 << 10
 ORDINARY_PER_ROW = 256
 """Bytes of text that a request may have, and more per row, before it has to draw on the budget."""
 _LONGEST = 200
+_TEXT_HEAD = sys.getsizeof("")
 _DAY_SECONDS = 86_400.0
 
 
@@ -36,7 +37,7 @@ class TextBudget:
     def fitted(self, record: RequestRecord) -> RequestRecord:
         """The record itself, or one whose texts of over 200 characters are their beginning, length and SHA-256."""
         texts = _texts(record.columns)
-        size = sum(len(v) for values in texts.values() for v in values if v is not None)
+        size = sum(len("".join(filter(None, values))) for values in texts.values())
         if size <= ORDINARY + ORDINARY_PER_ROW * record.rows:
             return record
         now = self._clock()
@@ -50,7 +51,7 @@ class TextBudget:
 
 def size_of(record: RequestRecord) -> int:
     """About how many bytes a request takes until it is written: texts and features as they are, 16 per other value."""
-    texts = sum(sum(map(sys.getsizeof, values)) for values in _texts(record.columns).values())
+    texts = sum(sys.getsizeof("".join(filter(None, values))) + _TEXT_HEAD * len(values) for values in _texts(record.columns).values())
     features: int = sum(group.size for group in record.groups.values())
     return 1024 + texts + features + 16 * record.rows * (len(record.columns) + 8 * len(record.groups))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -78,6 +78,29 @@ class ViewRows:
     def size(self) -> int:
         """About how many bytes the values take."""
         return size_in_bytes(self.columns)
+
+    def column_of(self, feature: str) -> pa.Array:
+        """A feature's values, by whoever wants a column and no list."""
+        return self.columns[feature]
+
+    def statuses_of(self, feature: str) -> Codes:
+        """Its statuses."""
+        return self.statuses[feature]
+
+    @property
+    def features(self) -> Iterable[str]:
+        """The names of the columns."""
+        return self.columns
+
+    @property
+    def fingerprint_column(self) -> pa.Array:
+        """``fingerprints`` as Arrow's."""
+        return pa.array(self.fingerprints, pa.string())
+
+    @property
+    def revision_column(self) -> pa.Array:
+        """``revisions`` as Arrow's."""
+        return pa.array(self.revisions, pa.int64())
 
     @property
     def status_counts(self) -> npt.NDArray[np.int64]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from serving.online_store.packed import HEAD, Layout, Slot
 
@@ -15,6 +16,8 @@ __all__ = ["PackedRows", "all_of"]
 
 _FEW = 24
 """Up to so many rows Python's struct is faster than numpy's calls."""
+_MOST_TEXT = 2**31 - 1
+"""Bytes behind an Arrow array of texts."""
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
@@ -22,10 +25,13 @@ Ints = npt.NDArray[np.int64]
 class PackedRows:
     """N rows that were read: each feature as a column when it is asked for."""
 
-    def __init__(self, layout: Layout, cells: Sequence[bytes], found: list[bool] | None, array: npt.NDArray[Any] | None = None) -> None:
-        """``found``: which are rows at all, None: all. ``array``: what stands at fixed places, for more than a few rows."""
+    def __init__(self, layout: Layout, cells: Sequence[bytes], found: list[bool] | None, data: bytes = b"", width: int = 0) -> None:
+        """``found``: which are rows at all, None: all. ``data``: of more than a few rows, ``width`` bytes of each one behind the other: the
+        rows as they are, where all are as long, else what stands at fixed places."""
         self.layout, self.all_found = layout, found is None
-        self._cells, self._found, self._array = cells, found, array
+        self._cells, self._found, self._data = cells, found, data
+        self._array: npt.NDArray[Any] | None = np.frombuffer(data, layout.padded(width)) if width else None
+        self._width = width
 
     @staticmethod
     def read(layout: Layout, cells: Sequence[bytes | None], names: tuple[str, ...] = ()) -> PackedRows | None:
@@ -47,12 +53,11 @@ class PackedRows:
         if min(lengths) < size:
             return None
         if len(lengths) > 1:
-            array = np.frombuffer(b"".join([cell[:size] for cell in whole]), layout.type)
+            made = PackedRows(layout, whole, found, b"".join([cell[:size] for cell in whole]), size)
         else:  # nothing has to be cut off
-            array = np.frombuffer(b"".join(whole), layout.padded(lengths.pop()))
-        if (array["schema"] != np.void(schema)).any():
-            return None
-        return PackedRows(layout, whole, found, array)
+            made = PackedRows(layout, whole, found, b"".join(whole), lengths.pop())
+        assert made._array is not None
+        return None if (made._array["schema"] != np.void(schema)).any() else made
 
     def __len__(self) -> int:
         return len(self._cells)
@@ -65,7 +70,7 @@ class PackedRows:
     @property
     def size(self) -> int:
         """About how many bytes they take."""
-        return sum(map(len, self._cells))
+        return len(self._data) if self._width > self.layout.size else sum(map(len, self._cells))
 
     @cached_property
     def found(self) -> Bools:
@@ -114,11 +119,14 @@ class PackedRows:
     @staticmethod
     def together(parts: Sequence[PackedRows]) -> PackedRows:
         """The rows of several reads with one layout, one behind the other."""
-        layout = parts[0].layout
-        made = PackedRows.read(layout, [cell for part in parts for cell in part._cells])
+        layout, widths = parts[0].layout, {part._width for part in parts}
+        cells = [cell for part in parts for cell in part._cells]
+        found = None if all(part.all_found for part in parts) else [there for part in parts for there in part.found.tolist()]
+        if len(widths) == 1 and (width := widths.pop()):
+            return PackedRows(layout, cells, found, b"".join([part._data for part in parts]), width)
+        made = PackedRows.read(layout, cells)
         assert made is not None
-        if not all(part.all_found for part in parts):
-            made.all_found, made._found = False, [there for part in parts for there in part.found.tolist()]
+        made.all_found, made._found = found is None, found
         return made
 
     def nulls(self, slot: Slot) -> Bools | None:
@@ -135,12 +143,12 @@ class PackedRows:
         return [bits >> place & 1 for bits in self._bits] if self._any >> place & 1 else None
 
     def values(self, slot: Slot) -> Any:
-        """A feature's N values, whatever stands where they are null: a numpy array that may be changed, or of few rows a list; of texts and
+        """A feature's N values, whatever stands where they are null: a numpy array that may be changed, or of few a tuple; of texts and
         bytes a list of them, of types that are neither the values as they are stored. A timestamp's are microseconds."""
         if slot.fixed:
             if self._array is not None:
                 return np.array(self._array[f"f{slot.number}"])
-            return list(self._columns[2 + slot.number]) if self._cells else []
+            return self._columns[2 + slot.number] if self._cells else ()
         parts = self._parts(slot.number)
         if not slot.text:
             return parts
@@ -148,6 +156,36 @@ class PackedRows:
             return [parts[0].decode()]
         known = {part: part.decode() for part in set(parts)}
         return list(map(known.__getitem__, parts))
+
+    def arrow(self, slot: Slot, live: Bools | None) -> pa.Array | None:
+        """A plain feature's N values, null where they are that or ``live`` (None: all) is false, without an object per value; None of few
+        rows, or more bytes than an array of texts can have."""
+        nulls = self.nulls(slot)
+        hidden = nulls if live is None else ~live if nulls is None else nulls | ~live
+        if self._array is None:
+            return None
+        if slot.fixed:
+            return pa.array(np.array(self._array[f"f{slot.number}"]), mask=hidden).cast(slot.kind)
+        n, (data, starts) = len(self._cells), self._whole
+        if len(data) > _MOST_TEXT:
+            return None
+        # The rows are one array of texts already: the feature's, and between any two of them what is not it.
+        edges = np.empty((n, 2), np.int32)
+        edges[:, 0] = starts if not slot.number else starts + self._array[f"e{slot.number - 1}"]
+        edges[:, 1] = starts + self._array[f"e{slot.number}"]
+        both = pa.Array.from_buffers(pa.binary(), 2 * n - 1, [None, pa.py_buffer(edges), pa.py_buffer(data)])
+        return both.take(pa.array(np.arange(0, 2 * n, 2), mask=hidden)).cast(slot.kind)
+
+    @cached_property
+    def _whole(self) -> tuple[bytes, Ints]:
+        """Of more than a few rows: all of them, one behind the other, and where in each the bytes of texts begin."""
+        n, size = len(self._cells), self.layout.size
+        if self._width > size:
+            return self._data, np.arange(size, size + n * self._width, self._width)
+        ends = np.cumsum(np.fromiter(map(len, self._cells), np.int64, n))
+        starts = np.full(n, size, np.int64)
+        starts[1:] += ends[:-1]
+        return b"".join(self._cells), starts
 
     def _parts(self, number: int) -> list[bytes]:
         size = self.layout.size

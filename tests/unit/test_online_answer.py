@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from serving.columns import Columns
-from serving.online_answer import NOT_FINITE, online_json
+from serving.online_answer import NOT_FINITE, online_json, stamps_json
 from serving.protocol import format_timestamp
 from serving.read_plan import STATUSES, ViewRows
 
@@ -85,3 +85,11 @@ def test_bytes_are_those_of_one_object_per_value(n: int, statuses: list[int], as
         given: dict[str, list[Any]] = {"city": [f"c{i}" for i in range(n)], "number": list(range(n)), "known": [None] * n}
         names = [*given, *(feature for _, feature in pairs)]
         assert online_json(names, given, pairs, n) == one_by_one(names, given, pairs, n)
+
+
+@pytest.mark.parametrize("step", [1_000_000, 1_000, 1, 86_399_123_457])
+@pytest.mark.parametrize("n", [24, 25, 399, 400, 1_000])
+def test_many_times_are_written_as_each_alone(n: int, step: int) -> None:
+    for start in (0, -62_135_596_800_000_000, 1_735_689_599_000_000, 1_735_689_598_999_001):
+        times = start + np.arange(n) * step
+        assert stamps_json(times) == orjson.dumps([format_timestamp(at) for at in times.tolist()])

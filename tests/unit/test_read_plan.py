@@ -159,6 +159,7 @@ def assert_same(features: OnlineFeatures, service: str, entities: Any, n: int) -
 
 
 def _compare(got: ViewRows, right: list[dict[str, Any]], names: list[str], view: View) -> None:
+    _compare_columns(got)
     assert [STATUSES[s] for s in got.row_status] == [r[""][0] for r in right]
     assert got.timestamps_us.tolist() == [r[""][1] for r in right]
     assert [None if math.isnan(a) else a for a in got.ages.tolist()] == [r[""][2] for r in right]
@@ -171,6 +172,16 @@ def _compare(got: ViewRows, right: list[dict[str, Any]], names: list[str], view:
         assert got.columns[name].equals(pa.array(scaled, kind)), name
         assert got.columns[name].type == kind
         assert [STATUSES[s] for s in got.statuses[name]] == [r[name][0] for r in right], name
+
+
+def _compare_columns(got: ViewRows) -> None:
+    """What the request log takes is what the answer says, whichever way either was made."""
+    for name, column in got.columns.items():
+        assert got.column_of(name).equals(column)
+        assert got.statuses_of(name).tolist() == got.statuses[name].tolist()
+    assert list(got.features) == list(got.columns)
+    assert got.revision_column.to_pylist() == list(got.revisions)
+    assert got.fingerprint_column.to_pylist() == list(got.fingerprints)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
@@ -225,6 +236,8 @@ def test_answers_that_are_joined_say_what_each_did(features: OnlineFeatures, par
     for name in groups[0]:
         each = [g[name] for g in groups]
         some = joined(each)
+        for one in some:
+            _compare_columns(one)
         order = each if len(some) > 1 else some  # those of fields stay as they are
         if len(some) == 1:
             assert len(some[0]) == sum(map(len, each))
