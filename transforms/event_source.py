@@ -5,6 +5,7 @@ Users import these from :mod:`transforms.definitions`, which has all that a defi
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -52,7 +53,7 @@ class EventSource:
     explode: str | Sequence[Step] | None = None
     where: Expression | Formula | Predicate | None = None
     file_format: Csv | None = None
-    table: Table | None = None
+    table: Table | None = dataclasses.field(default=None, hash=False)  # in words of its kind, which may be mappings
     event_time_field: Field | None = None
     """What ``event_time`` was given as, where that was a Field; not to be given itself."""
 

@@ -14,6 +14,7 @@ field stands there they come to ``decode`` as ``origin``, which it hands to the 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -28,7 +29,7 @@ from transforms.contract import Checked, check_json, encode_json
 from transforms.definitions import EventSource, Field
 from transforms.reasons import REASONS
 
-__all__ = ["NOW", "SOURCES", "RecordFormatContract", "events"]
+__all__ = ["AHEAD", "NOW", "SOURCES", "TEXTS", "RecordFormatContract", "events"]
 
 NOW = 1_700_000_000_000_000
 AHEAD = 3_600_000_000
@@ -72,16 +73,17 @@ SOURCES = {
 }
 """Sources of which every format carries the events."""
 
-_TEXTS = ["", "x", " ", "naïve ✈ 𝄞", 'a"b', "a,b;c\td", "line\nbreak\r\n", "\\", "null", "None", "0", "1e5", "true", "\x00\x01", "x" * 3000]
+TEXTS = ["", "x", " ", "naïve ✈ 𝄞", 'a"b', "a,b;c\td", "line\nbreak\r\n", "\\", "null", "None", "0", "1e5", "true", "\x00\x01", "x" * 3000]
+"""Texts that need care."""
 _FLOATS = [0.0, 0.1, -1.5, 5e-324, 1.7976931348623157e308, 2.0**53, 1e22, 1 / 3, 100.0]
 _INTS = [0, 1, -1, 2**31, 2**53 + 1, 2**63 - 1, -(2**63)]
 _TIMES = [1, 0, -1, NOW, NOW + 999_999, int(datetime(9999, 12, 31).timestamp()) * 1_000_000]
 
 
-def events(source: EventSource, n: int, seed: int = 0) -> pa.RecordBatch:
-    """N valid events of a source, with values at the edges of their types and nulls where they may be."""
+def events(source: EventSource, n: int, seed: int = 0, texts: Sequence[str] = TEXTS) -> pa.RecordBatch:
+    """N valid events of a source, with values at the edges of their types (and these ``texts``), and nulls where they may be."""
     rng = random.Random(seed)
-    wells: dict[str, Any] = {"string": _TEXTS, "float64": _FLOATS, "int64": _INTS, "bool": [True, False], "timestamp": _TIMES}
+    wells: dict[str, Any] = {"string": texts, "float64": _FLOATS, "int64": _INTS, "bool": [True, False], "timestamp": _TIMES}
     dtypes = {f.name: f for f in source.fields}
     columns = []
     for field in source.arrow_schema:

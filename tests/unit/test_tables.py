@@ -162,6 +162,12 @@ def test_iceberg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         take_snapshot(data, source(Iceberg("shop.orders", "lake", snapshot=7)))
 
 
+@pytest.mark.parametrize("table", [Delta("x", options={"key": "KEY"}), QUERY, Iceberg("a.b")])
+def test_a_source_of_a_table_has_a_hash(table: Any) -> None:
+    """As batch runs need it, though options are a mapping; and another table is another source."""
+    assert hash(source(table)) == hash(source(table)) and source(table) == source(table) != source(Delta("y"))
+
+
 def test_infer_of_a_table_takes_its_rows(tmp_path: Path, shop: Path) -> None:
     """In the words of a definition, which stand in the one that it writes; that takes a snapshot and reads each row."""
     words = """Query('SELECT order_id, amount, shop, "at" FROM shop.orders ORDER BY order_id', attach={"shop": "SHOP_DB"})"""

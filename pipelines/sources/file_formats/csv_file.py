@@ -123,7 +123,7 @@ class CsvFile(FileFormat):
         """(position, column, type) of the columns to read. Raises UnreadableFileError where the file is not of the declared dialect."""
         columns = columns_of(self.source)
         found = [(at, name, columns[name]) for at, name in enumerate(names) if name in columns]
-        seen = ", ".join(map(repr, names[:8])) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        seen = ", ".join(repr(name)[:40] for name in names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         if not found:
             shown = "its header has" if self.dialect.header else "declared are"
             other = [text for mark, text in _DELIMITERS.items() if len(names) == 1 and mark != self.dialect.delimiter and mark in names[0]]
@@ -134,7 +134,7 @@ class CsvFile(FileFormat):
             )
         if len({name for _, name, _ in found}) < len(found):
             twice = next(name for _, name, _ in found if list(names).count(name) > 1)
-            raise UnreadableFileError(f"its header has the column {twice!r} more than once; give each a name of its own")
+            raise UnreadableFileError(f"its header has the column {repr(twice)[:40]} more than once; give each a name of its own")
         return found
 
     def typed(self, records: list[tuple[int, bytes, str]], names: Sequence[str], wanted: list[tuple[int, str, str]]) -> Iterator[RawBatch]:

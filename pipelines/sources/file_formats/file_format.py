@@ -81,7 +81,8 @@ class FileFormat(ABC):
 
     @abstractmethod
     def read(self, opened: Opened, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
-        """The records of a file, in order, in batches of at most ``batch_rows``, in bounded memory.
+        """The records of a file, in order, in batches of at most ``batch_rows``, in bounded memory. Of one batch's records those that need a
+        look at each may be a batch of their own behind the others: ``numbers`` say which they are.
 
         ``given`` are values by field from the folders that the file lies in; they are put into ``rows`` and ``values`` for it, and a format
         whose records are JSON puts them into these. Raises UnreadableFileError for a file that is used as a whole or not at all,

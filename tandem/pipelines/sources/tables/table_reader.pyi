@@ -1,0 +1,1 @@
+from pipelines.sources.tables.table_reader import *
