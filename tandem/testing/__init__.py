@@ -5,5 +5,16 @@ Each module has a class to subclass in one's own tests and fixtures to override;
 
 import pytest
 
-_SUITES = ("aggregates", "alert_receiver", "broker", "engine", "file_formats", "formats", "object_store", "online_store", "tables", "tracker")
+_SUITES = (
+    "aggregates",
+    "alert_receiver",
+    "broker",
+    "engine",
+    "file_formats",
+    "formats",
+    "object_store",
+    "online_store",
+    "tables",
+    "tracker",
+)
 pytest.register_assert_rewrite(*(f"tandem.testing.{name}" for name in _SUITES))

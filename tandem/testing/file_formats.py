@@ -66,7 +66,7 @@ class FileFormatContract:
     dialect: ClassVar[Csv | None] = None
     """What its source declares, if it must."""
     whole: ClassVar[bool] = False
-    """A file is used as a whole or not at all, as a cut one is told from a whole one at its end alone; else it is judged record by record."""
+    """A file is used as a whole or not at all, as what is wrong with it may show at its end alone; else it is judged record by record."""
     tells_cut_records: ClassVar[bool] = True
     """The last record of a file that was cut is told from a whole one. CSV cannot: its last value may be any part of what was."""
     first_row: ClassVar[int] = 0
@@ -242,7 +242,7 @@ class FileFormatContract:
             with io.BufferedReader(Failing(path), 512) as f:
                 yield cast(BinaryIO, f)
 
-        with pytest.raises(OSError) as caught:
+        with pytest.raises(OSError, match="a disk error") as caught:
             list(found(source).read(opened, 100, {}))
         assert caught.value.errno == errno.EIO
 

@@ -145,7 +145,9 @@ def test_tandem_batch_reads_its_files_and_its_table(tmp_path: Path, outside_pack
     assert done.returncode == 0, done.stdout + done.stderr
     assert "kept: 201 rows" in done.stdout + done.stderr
     (run,) = (path for path in (data / "runs").iterdir() if path.name.startswith("batch-"))
-    letters = [row for file in sorted((run / "dead_letters").rglob("*.parquet")) for row in pq.read_table(file, partitioning=None).to_pylist()]
+    letters = [
+        row for file in sorted((run / "dead_letters").rglob("*.parquet")) for row in pq.read_table(file, partitioning=None).to_pylist()
+    ]
     told = sorted((d["source"], d["reason"], d["file"], d["row"]) for d in letters)
     assert told[1:] == [
         ("read", "malformed", "events/read/day.fixed.gz", 202),

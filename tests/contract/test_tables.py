@@ -43,7 +43,12 @@ class IcebergCatalog(Place):
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         catalogs = pytest.importorskip("pyiceberg.catalog")
-        properties = {"type": "sql", "uri": f"sqlite:///{folder}/catalog.db", "warehouse": f"file://{folder}/warehouse", "token": "hunter22"}
+        properties = {
+            "type": "sql",
+            "uri": f"sqlite:///{folder}/catalog.db",
+            "warehouse": f"file://{folder}/warehouse",
+            "token": "hunter22",
+        }
         self.catalog = catalogs.load_catalog("lake", **properties)
         monkeypatch.setattr("pyiceberg.catalog.load_catalog", lambda name: self.catalog)
         self.catalog.create_namespace("air")

@@ -7,10 +7,12 @@ of its files, without the dot (``xml = "my_package.xml_file:XmlFile"``).
 from __future__ import annotations
 
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
@@ -81,8 +83,8 @@ class FileFormat(ABC):
 
     @abstractmethod
     def read(self, opened: Opened, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
-        """The records of a file, in order, in batches of at most ``batch_rows``, in bounded memory. Of one batch's records those that need a
-        look at each may be a batch of their own behind the others: ``numbers`` say which they are.
+        """The records of a file, in order, in batches of at most ``batch_rows``, in bounded memory. Of one batch's records those that need
+        a look at each may be a batch of their own behind the others: ``numbers`` say which they are.
 
         ``given`` are values by field from the folders that the file lies in; they are put into ``rows`` and ``values`` for it, and a format
         whose records are JSON puts them into these. Raises UnreadableFileError for a file that is used as a whole or not at all,
@@ -118,7 +120,12 @@ def _of_enum(parse: Enum) -> str:
 
 def format_of(suffix: str) -> type[FileFormat] | None:
     """The format of files of this suffix (with its dot); None: there is none. Raises ConfigError for one that cannot be loaded."""
-    name = suffix.removeprefix(".")
+    return _format_named(suffix.removeprefix("."), tuple(sys.path))
+
+
+@lru_cache(maxsize=256)
+def _format_named(name: str, path: tuple[str, ...]) -> type[FileFormat] | None:
+    """By what is installed on ``path``: to look there takes some 20 ms, and a log has any number of files."""
     if name not in FILE_FORMATS.own and name not in {p.name for p in FILE_FORMATS.installed()}:
         return None
     found: type[FileFormat] = FILE_FORMATS.load(name)

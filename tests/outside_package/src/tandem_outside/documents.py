@@ -49,7 +49,9 @@ class DocumentsReader(TableReader):
         """The documents by name, with what changes when one is replaced."""
         try:
             with os.scandir(self.table.folder) as entries:
-                return sorted((e.name, e.stat().st_ino, e.stat().st_mtime_ns, e.stat().st_size) for e in entries if e.name.endswith(".json"))
+                return sorted(
+                    (e.name, e.stat().st_ino, e.stat().st_mtime_ns, e.stat().st_size) for e in entries if e.name.endswith(".json")
+                )
         except OSError as error:
             raise DataError(f"source {self.name!r}: {self.table.folder}: {error.strerror}; correct the folder") from None
 
