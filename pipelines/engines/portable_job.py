@@ -67,7 +67,7 @@ class JvmRunner(PipelineRunner):
     def run_pipeline(self, pipeline: Any, options: PipelineOptions) -> PipelineResult:
         """Run to the end. Raises DataError, one line with the cause; the engine's whole output is in ``folder``."""
         from pipelines.services.jars import ADD_OPENS, classpath, java
-        from pipelines.services.own_jar import JAR
+        from pipelines.services.own_jar import JAR, MAIN
 
         program, folder = self.program, self.folder
         if program.end is not None:
@@ -91,6 +91,7 @@ class JvmRunner(PipelineRunner):
             f"-Dtandem.sockets={sockets or ''}",
             *ADD_OPENS,
             *(j.replace("{folder}", str(folder)) for j in program.java),
+            MAIN,
             program.main,
             *(a.replace("{folder}", str(folder)) for a in program.arguments),
         ]

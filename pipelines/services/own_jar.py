@@ -1,4 +1,5 @@
-"""The jar of ours on Flink's class path, before all others: where the services that an SDK worker calls listen (``java/``).
+"""The jar of ours on an engine's class path, before all others (``java/``): where the services that an SDK worker calls listen, and a
+main class that ends the JVM where an engine's own fails.
 
 It ships built, so that a JRE is enough; ``python -m pipelines.services.own_jar`` builds it anew, byte for byte, with a JDK 17.
 """
@@ -16,9 +17,11 @@ from pathlib import Path
 from pipelines.services.jars import classpath
 from transforms.errors import ConfigError
 
-__all__ = ["JAR", "build"]
+__all__ = ["JAR", "MAIN", "build"]
 
-JAR = Path(__file__).with_name("local-sockets.jar")
+JAR = Path(__file__).with_name("tandem-jvm.jar")
+MAIN = "tandem.JobMain"
+"""Takes the name of a main class and its arguments. An engine that fails as it starts leaves threads behind, which kept its JVM alive."""
 _SOURCES = Path(__file__).with_name("java")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 

@@ -95,6 +95,27 @@ def test_a_graph_that_fails_ends_the_job_with_the_workers_own_line(tmp_path, out
         job.stop()
 
 
+@pytest.mark.slow
+def test_an_engine_that_cannot_start_ends_its_jvm_and_says_why(tmp_path, out):
+    """Flink's main method throws after it has begun threads, which kept the JVM alive: the stream waited for ever and said nothing."""
+
+    class OnATakenPort(FlinkJob):
+        def _configure(self) -> Path:
+            folder = super()._configure()
+            with (folder / "flink-conf.yaml").open("a") as conf:
+                conf.write(f"rest.bind-port: {taken.getsockname()[1]}\n")
+            return folder
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        job = OnATakenPort(FlinkOptions(tmp_path / "flink", "nowhere", retries=0), graph(out))
+        try:
+            job.start()
+            assert wait_for(lambda: job.poll()) == 1
+            assert str(taken.getsockname()[1]) in job.error()
+        finally:
+            job.stop()
+
+
 DRIVER = """
 import sys, time
 from pathlib import Path

@@ -127,7 +127,7 @@ class FlinkJob(EngineJob):
     def start(self) -> None:
         """Start the workers' pool and the JVM with the job; returns before the job runs. Raises ConfigError and what ``build`` raises."""
         from pipelines.services.jars import ADD_OPENS, classpath, java
-        from pipelines.services.own_jar import JAR
+        from pipelines.services.own_jar import JAR, MAIN
 
         options = self.options
         if self.cluster is not None:
@@ -158,6 +158,7 @@ class FlinkJob(EngineJob):
                 f"-Djava.io.tmpdir={options.folder / 'tmp'}",
                 f"-Dtandem.sockets={self._sockets or ''}",
                 *ADD_OPENS,
+                MAIN,
                 MAIN_CLASS,
                 # Two arguments: its parser takes a path with a space only so.
                 "--flink-conf-dir",
