@@ -170,8 +170,7 @@ class AsofOfflineStore(DuckDBOfflineStore):
 
         For an ordered online store not after its now: it refuses what lies ahead, and would be left without the row that is true now.
         """
-        if isinstance(config.online_store, OrderedOnlineStoreConfig):
-            end_date = min(end_date, instant(configured_now(config)), key=micros_of)
+        end_date = _not_ahead(config, end_date)
         columns = [
             *join_key_columns,
             *feature_name_columns,
@@ -199,11 +198,13 @@ class AsofOfflineStore(DuckDBOfflineStore):
     ) -> RetrievalJob:
         """All rows with ``start_date`` <= event time <= ``end_date`` (None: no such bound), in no order.
 
-        Of the rows that agree in key and event time the one that counts is given (:mod:`serving.offline_rows`).
+        Of the rows that agree in key and event time the one that counts is given (:mod:`serving.offline_rows`). Newer Feast materializes by
+        this: who names the column of creation has rows as :meth:`pull_latest_from_table_or_query` gives them, not after the store's now.
         """
         columns = [*join_key_columns, *feature_name_columns, timestamp_field]
         if created_timestamp_column:
             columns.append(created_timestamp_column)
+            end_date = _not_ahead(config, end_date or datetime.max)
 
         def run() -> pa.Table:
             with connection(config) as db:
@@ -216,9 +217,14 @@ class AsofOfflineStore(DuckDBOfflineStore):
                 every = not created_timestamp_column
                 query = source.counting(picked, within, join_key_columns, timestamp_field, created_timestamp_column, every)
                 table = _one_chunk(db.sql(query).to_arrow_table())
-                return _for_materialize(table, join_key_columns) if created_timestamp_column else table
+                return _for_materialize(table, join_key_columns) if created_timestamp_column else _keyed(table, join_key_columns)
 
         return AsofJob(lambda: _safely(run))
+
+
+def _not_ahead(config: RepoConfig, end: datetime) -> datetime:
+    """``end``, and for an ordered online store not after its now: what it refuses would hide the row that is true now."""
+    return min(end, instant(configured_now(config)), key=micros_of) if isinstance(config.online_store, OrderedOnlineStoreConfig) else end
 
 
 def _join(db: Any, config: RepoConfig, view: FeatureView, wanted: Sequence[str], spine: pa.Table, at: str) -> dict[str, Any]:
@@ -349,17 +355,19 @@ def _safely(run: Callable[[], pa.Table]) -> pa.Table:
 
 
 def _for_materialize(table: pa.Table, keys: Sequence[str]) -> pa.Table:
-    """As Feast takes it to its online store.
-
-    The rows of a view without entities have one key, which it wants as a column. It turns integers with nulls into floats on the way to
-    its protos; above 2^53 those go as text, which it parses exactly.
-    """
+    """As Feast takes it to its online store: it turns integers with nulls into floats on the way to its protos; above 2^53 those go as
+    text, which it parses exactly."""
     for i, f in enumerate(table.schema):
         column = table.column(i)
         if pa.types.is_int64(f.type) and f.name not in keys and column.null_count:
             bounds = pc.min_max(column).as_py()
             if bounds["max"] is not None and max(bounds["max"], -bounds["min"]) > EXACT_FLOAT:
                 table = table.set_column(i, f.name, column.cast(pa.string()))
+    return _keyed(table, keys)
+
+
+def _keyed(table: pa.Table, keys: Sequence[str]) -> pa.Table:
+    """The rows of a view without entities have one key, which Feast wants as a column."""
     return table if keys else table.append_column(DUMMY_ENTITY_ID, pa.array([DUMMY_ENTITY_VAL] * table.num_rows, pa.string()))
 
 

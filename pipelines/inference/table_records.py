@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from pipelines.inference.sampling import Sample, Steps, sample_records, types_of
 from pipelines.project.extensions import TABLES
+from pipelines.sources.file_formats.physical import plain_columns
 from transforms.errors import DataError, DefinitionError
 from transforms.tables import Delta, Iceberg, Query, Table
 
@@ -47,7 +48,7 @@ def sample_table(name: str, table: Table, rows: int, explode: str | None = None)
     records: list[dict[str, Any]] = []
     types: dict[Steps, pa.DataType] = {}
     with reader.open() as found:
-        for batch in found.batches:
+        for batch in (plain_columns(pa.Table.from_batches([each])) for each in found.batches):  # as a snapshot holds them
             for column, kind in zip(batch.schema.names, batch.schema.types, strict=True):
                 types_of(kind, (column,), types)
             records += itertools.islice(batch.to_pylist(), rows - len(records))
