@@ -8,6 +8,8 @@ from typing import Any
 
 from feast.infra.online_stores.redis import RedisOnlineStore
 from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from transforms.errors import ConfigError
 
@@ -35,7 +37,8 @@ def named(connection_string: str) -> str:
 
 def parsed(connection_string: str) -> tuple[list[dict[str, str]], dict[str, Any]]:
     """The servers and redis-py's options, as Feast reads them; but a user or password of digits is that text, a certificate's host is
-    looked at, and nothing is waited for without end."""
+    looked at, and nothing is waited for without end. A server that cannot be reached is told at once: newer redis-py tries it again for
+    up to ten seconds by itself, while whoever asked has a time limit and knows better when to ask again."""
     nodes, options = RedisOnlineStore._parse_connection_string(connection_string)
     for part in connection_string.split(","):
         name, _, value = part.partition("=")
@@ -43,7 +46,7 @@ def parsed(connection_string: str) -> tuple[list[dict[str, str]], dict[str, Any]
             options[name] = value
     # redis-py before 5 takes a certificate of any host unless it is told otherwise.
     tls = {"ssl_check_hostname": True} if options.get("ssl") else {}
-    return nodes, {"socket_connect_timeout": 5.0, "socket_timeout": 30.0, **tls, **options}
+    return nodes, {"socket_connect_timeout": 5.0, "socket_timeout": 30.0, "retry": Retry(NoBackoff(), 0), **tls, **options}
 
 
 def wait_seconds(connection_string: str) -> float:

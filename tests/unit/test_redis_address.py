@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from redis.exceptions import ConnectionError as RedisAway
 
 from serving.online_store.redis_address import limited, named, of_cluster, parsed, wait_seconds
 from transforms.errors import ConfigError
 
 
+def tries(options: dict[str, Any]) -> int:
+    """How often redis-py asks a server that is away; takes that option out."""
+    asked: list[int] = []
+
+    def ask() -> None:
+        asked.append(1)
+        raise RedisAway("away")
+
+    with pytest.raises(RedisAway):
+        options.pop("retry").call_with_retry(ask, lambda _: None)
+    return len(asked)
+
+
 def test_options_are_feasts_but_passwords_are_text_and_waits_have_an_end() -> None:
     nodes, options = parsed("a:1,b:2,db=3,ssl=true,password=007,username=12,socket_timeout=2")
     assert nodes == [{"host": "a", "port": "1"}, {"host": "b", "port": "2"}]
+    assert tries(options) == 1
     assert options == {
         "db": 3, "ssl": True, "ssl_check_hostname": True, "password": "007", "username": "12", "socket_timeout": 2,
         "socket_connect_timeout": 5.0,
@@ -33,4 +50,5 @@ def test_what_is_named_in_an_error_holds_no_secret() -> None:
 def test_options_of_redis_pys_own_clusters_are_no_mistake() -> None:
     seeds, settings = of_cluster(*parsed("a:1,b:2,skip_full_coverage_check=true,ssl=true,password=x,db=0"))
     assert seeds == [("a", 1), ("b", 2)]
+    assert tries(settings) == 1
     assert settings == {"ssl": True, "ssl_check_hostname": True, "password": "x", "socket_timeout": 30.0, "socket_connect_timeout": 5.0}
