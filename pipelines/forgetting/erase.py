@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 
 from pipelines.feature_store.store import open_store, ordered_store
 from pipelines.forgetting.found_files import Found, found_files
+from pipelines.forgetting.online_rows import without_online_rows
 from pipelines.forgetting.other_formats import is_other, other_holds, without_records
 from pipelines.forgetting.stream_tiles import tiles_hold, without_tiles
 from pipelines.forgetting.subject import LINES, UNREADABLE, Subject, holds, without_lines, without_rows
@@ -88,20 +89,18 @@ def _erase(repo: Repo, subject: Subject, dry_run: bool, say: Callable[[str], Non
     mapped = tuple(s for s in repo.sources.values() if s.mapped and names <= {f.name for f in s.fields})
     subject = replace(subject, others=_no_values(repo, names), sources=mapped)
     answers: list[pa.Table] = []
-    entities: list[pa.Table] = []
     streams = sorted(p for p in layout.streams(data).glob("*") if (p / "tiles").is_dir())
     for folder in streams:
         tiles = without_tiles(folder, subject, dry_run)
-        entities += tiles.gone
         _rewritten(sum(t.num_rows for t in tiles.gone), f"stream/{folder.name}", f"stream/{folder.name}/tiles", report)
     for file in list(found_files(repo)):
         if file.top not in _LEFT_ALONE and file.path.name != layout.MANIFEST:
-            _one_file(file, subject, dry_run, report, answers, entities)
+            _one_file(file, subject, dry_run, report, answers)
     _labels(data, answers, dry_run, report)
     if not report.found:
         _check_names(repo, subject)
     say("the online store")
-    _online(repo, subject, entities, dry_run, report)
+    _online(repo, subject, dry_run, report)
     if not dry_run:
         _mark(data, subject, report)
         say("searching again")
@@ -163,7 +162,7 @@ def _rewritten(count: int, place: str, name: str, report: Report) -> None:
         report.rewritten.append(name)
 
 
-def _one_file(file: Found, subject: Subject, dry_run: bool, report: Report, answers: list[pa.Table], entities: list[pa.Table]) -> None:
+def _one_file(file: Found, subject: Subject, dry_run: bool, report: Report, answers: list[pa.Table]) -> None:
     path, place, source = file.path, file.place, file.source
     lines = path.name.lower().removesuffix(".gz").removesuffix(".zst").removesuffix(".bz2")
     if not subject.within(Path(file.name)).keys:  # all that lies in this folder is about it
@@ -184,7 +183,6 @@ def _one_file(file: Found, subject: Subject, dry_run: bool, report: Report, answ
         if gone is not None:
             report.found[place] += gone.num_rows
             report.rewritten.append(file.name)
-            entities.append(gone)
             if all(name in gone.column_names for name in _ANSWER):
                 answers.append(gone.select(list(_ANSWER)))
             return
@@ -225,8 +223,8 @@ def _labels(data: Path, answers: list[pa.Table], dry_run: bool, report: Report) 
                     pq.write_table(table.filter(pa.array(keep)), out)
 
 
-def _online(repo: Repo, subject: Subject, entities: list[pa.Table], dry_run: bool, report: Report) -> None:
-    """Rows of the keys that the subject had, in every view that has these keys."""
+def _online(repo: Repo, subject: Subject, dry_run: bool, report: Report) -> None:
+    """Its rows in every view of the store."""
     if not (repo.path / "feature_store.yaml").is_file():
         return
     store = open_store(repo)
@@ -235,24 +233,16 @@ def _online(repo: Repo, subject: Subject, entities: list[pa.Table], dry_run: boo
     except TandemError as error:
         report.notes.append(f"the online store is not erased: {error}")
         return
-    wanted = dict(subject.keys)
-    for view in store.list_feature_views():
-        names = [c.name for c in view.entity_columns]
-        if not set(wanted) <= set(names):
-            continue
-        kinds = {c.name: pa.int64() if "INT" in str(c.dtype).upper() else pa.string() for c in view.entity_columns}
-        keys = {
-            tuple(str(row[n]) for n in names) for t in entities if set(names) <= set(t.column_names) for row in t.select(names).to_pylist()
-        }
-        if set(names) == set(wanted):
-            keys.add(tuple(wanted[n] for n in names))
-        columns = [pa.array([key[i] for key in sorted(keys)], pa.string()).cast(kinds[n]) for i, n in enumerate(names)]
-        try:
-            count = online.erase_keys(store.config, view, names, columns, dry_run)
-        except StoreError as error:
-            raise StoreError(f"the online store was not erased: {error}; files are; run the same command again") from None
-        if count:
-            report.found[f"online/{view.name}"] += count
+    changed = []
+    try:
+        for view in store.list_feature_views():
+            if count := without_online_rows(online, store.config, view, subject, dry_run):
+                report.found[f"online/{view.name}"] += count
+                changed.append(view)
+        if not dry_run:
+            online.compact(store.config, changed)
+    except StoreError as error:
+        raise StoreError(f"the online store was not erased: {error}; files are; run the same command again") from None
 
 
 def _mark(data: Path, subject: Subject, report: Report) -> None:

@@ -157,6 +157,10 @@ class Subject:
     def _all_in(self, column: pa.ChunkedArray) -> bool:
         return all(column_holds(column, name, value) for name, value in self.keys)
 
+    def may_hold(self, column: str, kind: pa.DataType) -> bool:
+        """Whether a column of a table without the keys' own may hold a value of one."""
+        return any(self._may_hold(column, kind, name) for name, _ in self.keys)
+
     def _may_hold(self, column: str, kind: pa.DataType, key: str) -> bool:
         """Whether a column of a table without the key's own may hold the key's values."""
         inner = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_dictionary(kind) else kind

@@ -1,4 +1,4 @@
-"""What an online store is: :class:`OrderedOnlineStore`, nine methods to write and Feast's ``update`` and ``teardown``.
+"""What an online store is: :class:`OrderedOnlineStore`, eight methods to write and Feast's ``update`` and ``teardown``.
 
 Whether a row replaces the stored one of its key is one rule (:mod:`serving.online_store.order`); the comparison and the write are one
 atomic step of the store. Whatever order, batches or processes rows come in, each key ends with the row that the rule prefers.
@@ -14,7 +14,7 @@ import asyncio
 import logging
 import socket
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
@@ -215,23 +215,26 @@ class OrderedOnlineStore(OnlineStore):
         made: bytes = serialize_entity_key(key, entity_key_serialization_version=config.entity_key_serialization_version)
         return made + self.key_suffix(config)
 
-    def erase_keys(self, config: RepoConfig, table: FeatureView, names: list[str], columns: list[pa.Array], dry_run: bool = False) -> int:
-        """Forget the rows of N keys (join keys ``names`` with a column each) of a view; how many there were. What is forgotten is in no
-        file of the store's when this returns, where that is this process' business.
+    def stored_keys(self, config: RepoConfig, table: FeatureView, holding: bytes = b"") -> Iterator[bytes]:
+        """The keys (as :meth:`entity_key` gives them) of all rows of a view, of those whose bytes have ``holding`` in them: how rows are
+        found of which nobody knows the whole key.
 
-        Raises StoreError; a store that cannot do it says so.
+        In any order, perhaps twice; others that have no row of the view may be among them. Rows that are written or deleted meanwhile
+        may be missing. Raises StoreError; a store that cannot do it says so.
         """
-        keys = [key.as_py() for key in self._keys(config, names, columns)]
-        stored = [row for row in self.read_stored(config, table, keys, []) if row is not None] if keys else []
-        if stored and not dry_run:
-            self.delete_keys(config, table, keys)
-        return len(stored)
+        raise StoreError(
+            f"{type(self).__name__} has no stored_keys; its package must add it, or look for rows of view {table.name!r} by hand"
+        )
 
     def delete_keys(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> None:
-        """Delete the rows of these keys (as :meth:`entity_key` gives them) of a view, for good. Raises StoreError."""
+        """Delete the rows of these keys (as :meth:`entity_key` gives them) of a view, of those that have one. Raises StoreError."""
         raise StoreError(
             f"{type(self).__name__} has no delete_keys; its package must add it, or delete the rows of view {table.name!r} by hand"
         )
+
+    def compact(self, config: RepoConfig, tables: Sequence[FeatureView]) -> None:
+        """Leave nothing in the store's files of what was deleted or overwritten, where that is this process' business: just now in these
+        views, or before by somebody who was killed. May take long, and hold up others. By default: nothing. Raises StoreError."""
 
     # writing
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from feast.protos.feast.types.Value_pb2 import ValueType
 
+from serving.online_store.keys import key_head
 from transforms.errors import DataError
 
 __all__ = ["as_array", "binary", "encode_column", "encode_keys", "encode_timestamps", "join"]
@@ -222,11 +223,7 @@ def encode_timestamps(us: Ints) -> pa.Array:
 def encode_keys(names: Sequence[str], columns: Sequence[Any], suffix: bytes) -> pa.Array:
     """The entity key of each row in Feast's serialization of version 3, then ``suffix``. Keys are strings or integers."""
     order = sorted(range(len(names)), key=lambda i: names[i])
-    head = struct.pack("<I", len(names))
-    for i in order:
-        name = names[i].encode()
-        head += struct.pack("<II", ValueType.STRING, len(name)) + name
-    parts: list[Any] = [pa.scalar(head, pa.binary())]
+    parts: list[Any] = [pa.scalar(key_head(names), pa.binary())]
     for i in order:
         column = as_array(columns[i])
         kind = column.type

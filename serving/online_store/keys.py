@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from feast.value_type import ValueType
 
-__all__ = ["KeyMatrix", "key_packer"]
+__all__ = ["KeyMatrix", "key_head", "key_packer", "key_part", "key_parts", "part_value"]
 
 _FEW = 24
 """Up to so many keys are made one by one faster than by numpy's calls."""
@@ -55,16 +55,44 @@ def _joined(n: int, *parts: bytes | npt.NDArray[np.uint8]) -> npt.NDArray[np.uin
     return made
 
 
+def key_head(names: Sequence[str]) -> bytes:
+    """What a key begins with: the names of its join keys, sorted."""
+    return struct.pack("<I", len(names)) + b"".join(_packed_text(name) for name in sorted(names))
+
+
+def key_part(value: str | int, kind: ValueType) -> bytes:
+    """What a key has of one of its values, a text or a whole number. Raises OverflowError for a number that its type cannot hold."""
+    if isinstance(value, str):
+        return _packed_text(value)
+    width = 4 if kind == ValueType.INT32 else 8
+    return struct.pack("<II", kind.value, width) + value.to_bytes(width, "little", signed=True)
+
+
+def key_parts(key: bytes, names: Sequence[str]) -> tuple[dict[str, bytes], bytes]:
+    """What a key with the join keys ``names`` has of each of them (:func:`key_part`), by name, and what stands behind it. What is no such
+    key gives parts that are none."""
+    at, out = len(key_head(names)), dict[str, bytes]()
+    for name in sorted(names):  # each value is its type, its length and its bytes
+        end = at + 8 + int.from_bytes(key[at + 4 : at + 8], "little")
+        out[name], at = key[at:end], end
+    return out, key[at:]
+
+
+def part_value(part: bytes) -> str | int | bytes:
+    """The value of a :func:`key_part`: a text, a whole number, or the bytes of one of another type."""
+    kind, data = int.from_bytes(part[:4], "little"), part[8:]
+    if kind == ValueType.STRING.value:
+        return data.decode()
+    return int.from_bytes(data, "little", signed=True) if kind in (ValueType.INT32.value, ValueType.INT64.value) else data
+
+
 def key_packer(names: Sequence[str], kinds: Sequence[ValueType], suffix: bytes) -> Callable[[Sequence[Any]], Sequence[bytes]] | None:
     """Entities (values, or tuples of them) with the join keys ``names`` to Feast's serialization of their keys and ``suffix``; None where
     that is not all (keys of 32 bits have limits)."""
     if not kinds or any(kind not in (ValueType.STRING, ValueType.INT64) for kind in kinds):
         return None
     order = sorted(range(len(kinds)), key=lambda i: names[i])
-    head = struct.pack("<I", len(order))
-    for i in order:
-        name = names[i].encode()
-        head += struct.pack("<II", ValueType.STRING.value, len(name)) + name
+    head = key_head(names)
     if len(order) > 1:
         parts = [_packed_number if kinds[i] == ValueType.INT64 else _packed_text for i in order]
         return lambda rows: [b"".join([head, *(part(row[i]) for part, i in zip(parts, order)), suffix]) for row in rows]

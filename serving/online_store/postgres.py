@@ -28,6 +28,7 @@ try:
     from psycopg.conninfo import make_conninfo
 
     from serving.online_store import postgres_tables as tables
+    from serving.online_store.postgres_tables import order_table
 except ImportError as missing:
     raise ConfigError(
         f"the PostgreSQL online store needs the extra 'postgres' ({missing}): pip install 'tandem-features[postgres]'"
@@ -39,6 +40,7 @@ Type = Literal[
     "serving.online_store.postgres.OrderedPostgresOnlineStore", "tandem.serving.online_store.postgres.OrderedPostgresOnlineStore"
 ]
 _ROWS_PER_STATEMENT = 5000
+_KEYS_PER_PAGE = 10_000
 _FIX = "start PostgreSQL there, or fix host, port, database, user or password in feature_store.yaml"
 
 
@@ -201,15 +203,29 @@ class OrderedPostgresOnlineStore(OrderedOnlineStore, PostgreSQLOnlineStore):
             given = {"start": start_us, "upto": covered.upto_us, "stamp": covered.stamp, "since": covered.since, "applied": applied}
             return _first(cursor.execute(tables.superseded(_table_id(config.project, table), count_only), given))
 
+    def stored_keys(self, config: RepoConfig, table: FeatureView, holding: bytes = b"") -> Iterator[bytes]:
+        query, last = tables.keys_query(_table_id(config.project, table)), b""
+        while True:
+            page: list[bytes] = []
+            with self._looking(config) as cursor:
+                page = [key for (key,) in cursor.execute(query, (last, holding, _KEYS_PER_PAGE))]
+            yield from page
+            if len(page) < _KEYS_PER_PAGE:
+                return
+            last = page[-1]
+
     def delete_keys(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> None:
-        """Delete them, and let the server write its tables anew without them. Its write-ahead log and backups are its own business."""
-        name = _table_id(config.project, table)
         with self._transaction(config, table.name) as cursor:
+            self._make(cursor, name := _table_id(config.project, table))
             for statement in tables.delete(name):
                 cursor.execute(statement, [list(keys)])
-        with self._connected(config) as conn:
-            for found in (name, tables.order_table(name)):
-                conn.execute(psycopg.sql.SQL("VACUUM FULL {}").format(psycopg.sql.Identifier(found)))
+
+    def compact(self, config: RepoConfig, tables: Sequence[FeatureView]) -> None:
+        """These tables anew. The server's write-ahead log and backups are its own business."""
+        for name in (_table_id(config.project, table) for table in tables):
+            for found in (name, order_table(name)):
+                with self._looking(config) as cursor:
+                    cursor.execute(psycopg.sql.SQL("VACUUM FULL {}").format(psycopg.sql.Identifier(found)))
 
     def mark_generation(self, config: RepoConfig, name: str, value: int, at_least: int | None = None) -> bool:
         with self._transaction(config, f"mark {name}", alone=True) as cursor:

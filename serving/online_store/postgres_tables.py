@@ -14,7 +14,7 @@ from serving.online_store.packed import PACKED
 from transforms.errors import StoreError
 
 __all__ = [
-    "COMMON", "create", "delete", "drop", "fields_query", "order_table", "packed_query", "state", "superseded", "write",
+    "COMMON", "create", "delete", "drop", "fields_query", "keys_query", "order_table", "packed_query", "state", "superseded", "write",
 ]  # fmt: skip
 
 _MOST_BYTES, _END = 63, "_tandem"
@@ -144,6 +144,14 @@ def packed_query(name: str) -> sql.Composed:
         SELECT o.entity_key, f.value FROM {rows} o LEFT JOIN {fields} f ON f.entity_key = o.entity_key AND f.feature_name = {packed}
         WHERE o.entity_key = ANY (%s::bytea[])
         """).format(**_pair(name), packed=sql.Literal(PACKED))
+
+
+@lru_cache(maxsize=256)
+def keys_query(name: str) -> sql.Composed:
+    """The next keys that have a row, in order: (the last one before, bytes that are in them, how many at most)."""
+    return sql.SQL("""
+        SELECT entity_key FROM {rows} WHERE entity_key > %s AND position(%s::bytea IN entity_key) > 0 ORDER BY entity_key LIMIT %s
+        """).format(**_pair(name))
 
 
 @lru_cache(maxsize=256)

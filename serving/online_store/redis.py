@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 import socket
-import struct
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, partial
 from importlib.resources import files
 from itertools import islice
@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 from feast import Entity, FeatureView, RepoConfig
 from feast.infra.online_stores.helpers import _mmh3
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig, RedisType
-from feast.protos.feast.types.Value_pb2 import ValueType
 from google.protobuf.timestamp_pb2 import Timestamp
 from pydantic import Field
 from redis.exceptions import RedisError
@@ -32,6 +31,7 @@ from serving.online_store.base import (
     unreachable,
 )
 from serving.online_store.columns import ColumnRead, PackedColumns, Question, SplitQuestion, StoredColumns
+from serving.online_store.keys import key_head, key_parts
 from serving.online_store.packed_rows import PackedRows
 from serving.online_store.redis_address import limited, named, of_cluster, parsed, wait_seconds, wrong
 from serving.online_store.redis_calls import ROWS_PER_CALL, WriteCalls, chunks, command
@@ -54,7 +54,6 @@ if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then
   redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
   redis.call('HDEL', KEYS[2], ARGV[1])
 end"""
-_STRING = int(ValueType.STRING)
 _KEYS_AT_ONCE = 1000
 _READ_BYTES = 16_384
 """Of one look at the socket. hiredis moves all that it still has each time it has read a kilobyte of it: more would make it slower."""
@@ -127,10 +126,16 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
         return str(config.project).encode()
 
     def _try(self, config: RepoConfig, what: Callable[[Link], T]) -> T:
+        with self._talking(config) as link:
+            return what(link)
+
+    @contextmanager
+    def _talking(self, config: RepoConfig) -> Iterator[Link]:
+        """The servers; what they fail with is a StoreError."""
         store = config.online_store
         name = {RedisType.redis_cluster: "redis cluster", RedisType.redis_sentinel: "redis sentinel"}.get(store.redis_type, "redis")
         try:
-            return what(self._link(config))
+            yield self._link(config)
         except (RedisError, OSError) as e:
             raise unreachable(
                 f"{name} {named(store.connection_string)}", e, next((fix for word, fix in _FIXES.items() if word in str(e)), _NOT_THERE)
@@ -308,6 +313,11 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
 
         return self._try(config, mark)
 
+    def stored_keys(self, config: RepoConfig, table: FeatureView, holding: bytes = b"") -> Iterator[bytes]:
+        """Those of all entities that have a row of any view with the same join keys."""
+        with self._talking(config) as link:
+            yield from _keys_of(link, config, table, holding)
+
     def delete_keys(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> None:
         self._try(config, lambda link: self._delete(link, table, keys))
 
@@ -358,14 +368,17 @@ class _Lives:
         return bool(now - seen) and bool(then - now)
 
 
-def _keys_of(link: Link, config: RepoConfig, table: FeatureView) -> Iterator[bytes]:
-    """The keys in Redis of all entities that the view's rows may belong to."""
-    names = sorted(table.join_keys)
-    prefix = struct.pack("<I", len(names)) + b"".join(struct.pack("<II", _STRING, len(n)) + n.encode() for n in names)
-    pattern = re.sub(rb"([*?\[\]\\])", rb"\\\1", prefix) + b"*"
+def _keys_of(link: Link, config: RepoConfig, table: FeatureView, holding: bytes = b"") -> Iterator[bytes]:
+    """The keys in Redis of all entities that the view's rows may belong to; of those whose bytes have ``holding`` in them."""
+    pattern = _literal(key_head(table.join_keys)) + b"*" + (_literal(holding) + b"*" if holding else b"")
     for key in link.scan(pattern):
-        if _project(key, len(prefix), len(names)) == config.project.encode():
+        if key_parts(key, table.join_keys)[1] == config.project.encode():
             yield key
+
+
+def _literal(data: bytes) -> bytes:
+    """What matches these bytes in a pattern of Redis'."""
+    return re.sub(rb"([*?\[\]\\])", rb"\\\1", data)
 
 
 def _in_chunks(keys: Iterator[bytes], size: int) -> Iterator[list[bytes]]:
@@ -376,10 +389,3 @@ def _in_chunks(keys: Iterator[bytes], size: int) -> Iterator[list[bytes]]:
 def _fields(table: FeatureView) -> list[Any]:
     """All that a row of the view has in the hash of its entity."""
     return [f"_ts:{table.name}", f"_tandem:{table.name}", *(_mmh3(f"{table.name}:{f.name}") for f in table.features)]
-
-
-def _project(key: bytes, at: int, values: int) -> bytes:
-    """What follows the entity key in a Redis key: the project. Each value is its type, its length and its bytes."""
-    for _ in range(values):
-        at += 8 + int.from_bytes(key[at + 4 : at + 8], "little")
-    return key[at:]

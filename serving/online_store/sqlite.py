@@ -30,6 +30,7 @@ _MARKS = "tandem_marks"
 _COVERED = "tandem_covered"
 _KEYS_PER_QUERY = 500
 _KEYS_PER_READ = 512
+_KEYS_PER_PAGE = 10_000
 _MOST_COLUMNS = 400
 """SQLite takes 2,000 columns of a result, and in older versions 999 values; such a view is read the slower way."""
 
@@ -291,15 +292,37 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
                 return conn.execute(f'DELETE FROM "{name}_tandem" WHERE {some}', chosen).rowcount
             return int(conn.execute(f'SELECT count(*) FROM "{name}_tandem" WHERE {some}', chosen).fetchone()[0])
 
+    def stored_keys(self, config: RepoConfig, table: FeatureView, holding: bytes = b"") -> Iterator[bytes]:
+        query = f"""SELECT entity_key FROM "{_table_id(config.project, table)}_tandem"
+            WHERE entity_key > ? AND instr(entity_key, ?) > 0 ORDER BY entity_key LIMIT {_KEYS_PER_PAGE}"""
+        last = b""
+        while True:  # by pages, so that no statement is open while whoever asks writes
+            try:
+                page = [key for (key,) in self._get_conn(config).execute(query, (last, holding))]
+            except sqlite3.Error as e:
+                if "no such table" in str(e):
+                    return  # nothing has been written yet
+                raise unreachable(self._get_db_path(config), e, "fix the file") from e
+            yield from page
+            if len(page) < _KEYS_PER_PAGE:
+                return
+            last = page[-1]
+
     def delete_keys(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> None:
         name = _table_id(config.project, table)
-        self._get_conn(config).execute("PRAGMA secure_delete=ON")
         with self._transaction(config) as conn:
+            create(conn, name)
             for place in (name, f"{name}_tandem"):
                 conn.executemany(f'DELETE FROM "{place}" WHERE entity_key = ?', [(key,) for key in keys])
-        try:  # what a deleted row leaves: in pages that were freed before, and in the log beside the file
+
+    def compact(self, config: RepoConfig, tables: Sequence[FeatureView]) -> None:
+        """The whole file anew: a deleted row stands in pages that were freed, and in the log beside the file."""
+        try:
+            conn = self._get_conn(config)
             conn.execute("VACUUM")
-            conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            busy = conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            if busy:
+                raise sqlite3.OperationalError("somebody reads from the log beside the file")
         except sqlite3.Error as e:
             raise unreachable(self._get_db_path(config), e, "the rows are deleted; run the same again for what the file still holds") from e
 

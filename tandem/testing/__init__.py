@@ -9,6 +9,7 @@ _SUITES = (
     "aggregates",
     "alert_receiver",
     "broker",
+    "deletion",
     "engine",
     "file_formats",
     "formats",

@@ -29,6 +29,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Float64
 
 from serving.online_store.base import ColumnRead, Covered
+from tandem.testing.deletion import DeletionContract
 from tandem.testing.packed_rows import PackedRowsContract
 from tandem.testing.store_bench import (
     DAY,
@@ -56,7 +57,7 @@ from transforms.errors import DataError, FingerprintError, StoreError
 __all__ = ["DAY", "NOW", "US", "Bench", "OnlineStoreContract", "at_us", "batch", "key", "random_history", "view"]
 
 
-class OnlineStoreContract(PackedRowsContract):
+class OnlineStoreContract(PackedRowsContract, DeletionContract):
     """What every online store holds. Subclass it as ``class TestX``; override :meth:`store_settings`, the other two if they apply."""
 
     @pytest.fixture

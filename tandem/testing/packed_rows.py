@@ -11,8 +11,9 @@ from feast import Field
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Float64, Int64, String
 
-from serving.online_store.base import ColumnRead, Covered, OrderedOnlineStore
+from serving.online_store.base import ColumnRead, Covered
 from serving.online_store.columns import PackedColumns, StoredColumns
+from tandem.testing.deletion import deletes
 from tandem.testing.store_bench import US, Bench, T, at_us, batch, key, view
 
 __all__ = ["PackedRowsContract"]
@@ -75,9 +76,9 @@ class PackedRowsContract:
                 if rng.random() < 0.5:
                     bench.drop(at_us(T), covered)
             elif what < 0.4:
-                forgotten = pa.array(rng.sample(KEYS, 2))
-                if type(bench.store).delete_keys is not OrderedOnlineStore.delete_keys:
-                    bench.store.erase_keys(bench.config, bench.table, ["origin"], [forgotten])
+                forgotten = [bench.store.entity_key(bench.config, key(origin=name)) for name in rng.sample(KEYS, 2)]
+                if deletes(bench):
+                    bench.store.delete_keys(bench.config, bench.table, forgotten)
             elif what < 0.5:
                 bench.store.apply_fingerprint(bench.config, bench.table.name, "new")
             elif rng.random() < 0.5:

@@ -12,7 +12,7 @@ from feast.value_type import ValueType
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.online_store.keys import KeyMatrix, key_packer
+from serving.online_store.keys import KeyMatrix, key_packer, key_part, key_parts, part_value
 
 SUFFIX = b"project"
 NUMBERS = st.integers(-(2**63), 2**63 - 1)
@@ -49,3 +49,19 @@ def test_keys_of_two_columns(rows: list[tuple[int, str]]) -> None:
 @pytest.mark.parametrize("kinds", [[], [ValueType.INT32], [ValueType.INT64, ValueType.BOOL]])
 def test_other_keys_are_left_to_feast(kinds: list[ValueType]) -> None:
     assert key_packer(["a", "b"][: len(kinds)], kinds, SUFFIX) is None
+
+
+@given(NUMBERS, TEXTS)
+def test_the_parts_of_a_key_are_its_values(number: int, text: str) -> None:
+    (key,) = by_feast(["number", "city"], [(number, text)])
+    parts, behind = key_parts(key, ["number", "city"])
+    assert parts == {"city": key_part(text, ValueType.STRING), "number": key_part(number, ValueType.INT64)} and behind == SUFFIX
+    assert {name: part_value(part) for name, part in parts.items()} == {"city": text, "number": number}
+
+
+def test_numbers_of_32_bits_and_what_is_no_key() -> None:
+    small = serialize_entity_key(EntityKey(join_keys=["n"], entity_values=[Value(int32_val=-5)]), entity_key_serialization_version=3)
+    assert key_parts(small, ["n"]) == ({"n": key_part(-5, ValueType.INT32)}, b"") and part_value(key_part(-5, ValueType.INT32)) == -5
+    with pytest.raises(OverflowError):
+        key_part(2**31, ValueType.INT32)
+    assert key_parts(b"", ["n", "m"])[1] == b""

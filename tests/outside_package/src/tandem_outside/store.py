@@ -125,6 +125,22 @@ class OneTableOnlineStore(OrderedOnlineStore):
             self._keep(db, config, "generation", name, value)
         return True
 
+    def stored_keys(self, config: RepoConfig, table: FeatureView, holding: bytes = b"") -> Iterator[bytes]:
+        with self._open(config) as db:
+            keys = db.execute("SELECT key FROM rows WHERE (project, view) = (?, ?)", (config.project, table.name)).fetchall()
+        return (key for (key,) in keys if holding in key)
+
+    def delete_keys(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> None:
+        with self._open(config) as db:
+            places = [(config.project, table.name, key) for key in keys]
+            db.executemany("DELETE FROM rows WHERE (project, view, key) = (?, ?, ?)", places)
+
+    def compact(self, config: RepoConfig, tables: Sequence[FeatureView]) -> None:
+        with self._open(config) as db:
+            db.execute("COMMIT")
+            db.execute("VACUUM")
+            db.execute("BEGIN")
+
     def update(
         self,
         config: RepoConfig,

@@ -1,0 +1,106 @@
+"""``tandem erase`` and the online store: what is about a subject goes from it, whether or not any file still names the row's other keys."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+
+from pipelines.feature_store.store import open_store, ordered_store
+from pipelines.forgetting.erase import erase
+from pipelines.forgetting.subject import Subject
+from pipelines.streaming.stream_job import run_stream
+from pipelines.streaming.stream_options import StreamOptions
+from tests.integration.stream_world import StreamWorld, events, make_stream_world
+from tests.redis_server import RedisServer, redis_server
+from transforms.errors import StoreError
+
+SQLITE = "{type: serving.online_store.sqlite.OrderedSqliteOnlineStore, path: ../data/online.db}"
+RIDER = "rider-to-be-forgotten"
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[RedisServer]:
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def world(request: pytest.FixtureRequest, tmp_path: Path, redis: RedisServer) -> Iterator[StreamWorld]:
+    """A stream that ran and whose files are gone: the online store alone knows which trips there were in which zones."""
+    on_redis = f'{{type: serving.online_store.redis.OrderedRedisOnlineStore, connection_string: "{redis.connection_string}"}}'
+    made = make_stream_world(tmp_path / "world", online_store=SQLITE if request.param == "sqlite" else on_redis)
+    log = [json.loads(event) for event in events(400)]
+    for event in log[::5]:
+        event["trip"] = RIDER
+    made.produce([json.dumps(event).encode() for event in log])
+    assert run_stream(made.repo(), StreamOptions(runner="direct", until="latest"), lambda line: None)["code"] == 0
+    shutil.rmtree(made.data / "stream")
+    yield made
+    if request.param == "redis":
+        redis.client.flushall()
+
+
+def rows(world: StreamWorld, view: str, feature: str) -> dict[tuple[str, ...], Any]:
+    """Of each entity that there may be: the value of a feature, of those that have a row."""
+    store = open_store(world.repo())
+    online, table = ordered_store(store), store.get_feature_view(view)
+    zones, trips = [f"z{n}" for n in range(8)], [RIDER, *(f"t{n}" for n in range(20))]
+    keys = [(zone,) for zone in zones] if view == "zones" else [(trip, zone) for trip in trips for zone in zones]
+    names = ["zone"] if view == "zones" else ["trip", "zone"]
+    protos = [EntityKey(join_keys=names, entity_values=[Value(string_val=part) for part in key]) for key in keys]
+    found = online.read_rows(store.config, table, protos, [feature])
+    return {key: _value(found.values[feature][i]) for i, key in enumerate(keys) if found.event_us[i] is not None}
+
+
+def _value(value: Value) -> Any:
+    slot = value.WhichOneof("val")
+    return None if slot is None else getattr(value, slot)
+
+
+def test_rows_go_whose_other_key_no_file_names(world: StreamWorld) -> None:
+    """By part of a key; and rows of zones of which it was the last trip. The others stay, to the value."""
+    pairs, zones = rows(world, "pairs", "event_count_1h"), rows(world, "zones", "trip_last_1h")
+    mine = [key for key in pairs if key[0] == RIDER]
+    held = [key for key, last in zones.items() if last == RIDER]
+    assert len(mine) > 3 and len(pairs) > len(mine) and held and len(zones) > len(held)
+    subject = Subject.parse([f"trip={RIDER}"])
+    dry = erase(world.repo(), subject, dry_run=True)
+    assert dry.found == {"online/pairs": len(mine), "online/zones": len(held)}
+    assert rows(world, "pairs", "event_count_1h") == pairs, "a dry run changes nothing"
+    report = erase(world.repo(), subject)
+    assert report.found == dry.found and report.remains == []
+    assert rows(world, "pairs", "event_count_1h") == {key: value for key, value in pairs.items() if key[0] != RIDER}
+    assert rows(world, "zones", "trip_last_1h") == {key: value for key, value in zones.items() if value != RIDER}
+    assert not erase(world.repo(), subject).found
+
+
+def test_of_a_subject_with_both_keys_one_row_goes(world: StreamWorld) -> None:
+    pairs = rows(world, "pairs", "event_count_1h")
+    mine = next(key for key in pairs if key[0] == RIDER)
+    found = erase(world.repo(), Subject.parse([f"zone={mine[1]}", f"trip={RIDER}"])).found
+    assert found["online/pairs"] == 1
+    assert rows(world, "pairs", "event_count_1h") == {key: value for key, value in pairs.items() if key != mine}
+
+
+def test_killed_before_the_store_is_cleaned_and_run_again(world: StreamWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files first, then the store: what the first run had no time for the next one finds, though the files say nothing any more."""
+    online = type(ordered_store(open_store(world.repo())))
+
+    def away(*given: Any) -> None:
+        raise StoreError("away")
+
+    subject = Subject.parse([f"trip={RIDER}"])
+    with monkeypatch.context() as patch:
+        patch.setattr(online, "delete_keys", away)
+        with pytest.raises(StoreError, match="run the same command again"):
+            erase(world.repo(), subject)
+    report = erase(world.repo(), subject)
+    assert report.found["online/pairs"] > 3 and report.remains == []
+    assert not [key for key in rows(world, "pairs", "event_count_1h") if key[0] == RIDER]
