@@ -275,7 +275,9 @@ class OrderedOnlineStore(OnlineStore):
         )
         for stamp in np.unique(stamps).tolist():  # Feast's materialize: rows of one batch run each
             some = rows if (stamps == stamp).all() else rows.take(np.flatnonzero(stamps == stamp))
-            self._ordered(config, table, replace(some, stamp=stamp))
+            places, _ = self._chosen(config, table, some)
+            if len(places):
+                self.write_winners(config, table, replace(some.take(places), stamp=stamp))
         if progress:
             progress(len(data))
 
@@ -305,14 +307,21 @@ class OrderedOnlineStore(OnlineStore):
         zero, none = np.zeros(n, np.int64), pa.repeat(pa.scalar("", pa.string()), n)
         revisions = as_array(columns[REVISION]).cast(pa.int64()).fill_null(0).to_numpy() if REVISION in columns else zero
         prints = as_array(columns[FINGERPRINT]).cast(pa.string()).fill_null("") if FINGERPRINT in columns else none
-        null = pa.repeat(pa.scalar(b"", pa.binary()), n)
+        heads = Rows(self._keys(config, keys, [as_array(columns[k]) for k in keys]), times, revisions, prints, [])
+        places, refused = self._chosen(config, table, heads)
+        if not len(places):
+            return WriteResult(0, n - refused, refused)
+        if len(places) < n:  # of many rows of a key one is written: what the others hold is not encoded
+            at, heads = pa.array(places), heads.take(places)
+            columns = {name: as_array(column).take(at) for name, column in columns.items()}
+        null = pa.repeat(pa.scalar(b"", pa.binary()), len(heads))
         values = [encode_column(columns[f.name]) if f.name in columns else null for f in table.features]
-        made = self._keys(config, keys, [as_array(columns[k]) for k in keys])
-        packed = pack_columns(table, times, columns, values) if self._packs(config) else None
-        made_of = Rows(made, times, revisions, prints, values, packed=packed)
+        packed = pack_columns(table, heads.event_us, columns, values) if self._packs(config) else None
+        made = replace(heads, values=values, packed=packed)
         if covered is not None:
-            made_of = replace(made_of, stamp=covered.stamp, upto_us=covered.upto_us)
-        return self._ordered(config, table, made_of)
+            made = replace(made, stamp=covered.stamp, upto_us=covered.upto_us)
+        written = self.write_winners(config, table, made)
+        return WriteResult(written, n - refused - written, refused)
 
     def _packs(self, config: RepoConfig) -> bool:
         return self.keeps_packed and config.online_store.packed
@@ -334,28 +343,26 @@ class OrderedOnlineStore(OnlineStore):
         """The latest event time (microseconds) that is taken now: rows beyond it lie too far in the future, and are refused."""
         return int(min(self.now(config) + round(config.online_store.max_future_seconds * 1_000_000), _EXACT_US))
 
-    def _ordered(self, config: RepoConfig, table: FeatureView, rows: Rows) -> WriteResult:
-        """Refuse what lies too far ahead, keep the greatest row of each key, and let the store decide about those."""
+    def _chosen(self, config: RepoConfig, table: FeatureView, rows: Rows) -> tuple[npt.NDArray[np.int64], int]:
+        """(the places of the rows that the store decides about: of each key the greatest that does not lie too far ahead; how many do).
+        The rows' values are not looked at."""
         latest = self.latest_us(config)
         ahead, total = rows.event_us > latest, len(rows)
         n_refused = int(ahead.sum())
-        if n_refused:
-            first = int(np.argmax(ahead))
-            log.error(
-                "view %s: refused %d of %d rows more than %s s in the future, e.g. key %r at %s; fix them or raise max_future_seconds",
-                table.name,
-                n_refused,
-                total,
-                config.online_store.max_future_seconds,
-                rows.keys[first].as_py(),
-                _text(int(rows.event_us[first])),
-            )
-            rows = rows.take(np.flatnonzero(~ahead))
-        best = greatest(rows)
-        if len(best) < len(rows):
-            rows = rows.take(best)
-        written = self.write_winners(config, table, rows) if len(rows) else 0
-        return WriteResult(written, total - n_refused - written, n_refused)
+        if not n_refused:
+            return greatest(rows), 0
+        first = int(np.argmax(ahead))
+        log.error(
+            "view %s: refused %d of %d rows more than %s s in the future, e.g. key %r at %s; fix them or raise max_future_seconds",
+            table.name,
+            n_refused,
+            total,
+            config.online_store.max_future_seconds,
+            rows.keys[first].as_py(),
+            _text(int(rows.event_us[first])),
+        )
+        near = np.flatnonzero(~ahead)
+        return near[greatest(rows.take(near))], n_refused
 
     # reading
 

@@ -26,7 +26,7 @@ from redis.exceptions import TimeoutError as TooLate
 from serving.online_store.columns import Part
 from serving.online_store.redis_calls import command
 from serving.online_store.redis_link import Answers, Calls, Replicas, life_of, opened, received, send
-from serving.online_store.redis_reading import AskedRows
+from serving.online_store.redis_reading import AskedRows, borrowed
 from transforms.errors import StoreError
 
 __all__ = ["SLOTS", "Cluster", "slot_of", "tag_of"]
@@ -263,7 +263,7 @@ class Cluster:
             try:
                 for at, mine in by_server.items():
                     try:
-                        connection = stack.enter_context(self._client(at).client()).connection
+                        connection = stack.enter_context(borrowed(self._client(at)))
                         opened_now.append((at, mine, connection))
                         send(connection, (part for i in mine for part in ((_ASKING, calls[i]) if i in asking else (calls[i],))))
                         if wait:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from redis.exceptions import NoScriptError, ResponseError
 
 from serving.online_store.redis_calls import command
-from serving.online_store.redis_reading import AskedRows, exchange
+from serving.online_store.redis_reading import AskedRows, borrowed, exchange
 from transforms.errors import StoreError
 
 __all__ = ["Answers", "Call", "Calls", "Link", "OneServer", "Replicas", "exchanged", "life_of", "opened", "received", "send"]
@@ -162,9 +162,7 @@ def exchanged(client: Any, calls: Any, replicas: Replicas | None = None) -> Answ
 
     Written to the connection as they are made, so that Redis works while the next ones are; the pool stays redis-py's.
     """
-    # A client of one connection: the pool's own method takes the command's name in one redis-py and nothing in another.
-    with client.client() as single:
-        connection = single.connection
+    with borrowed(client) as connection:
         try:
             count = send(connection, calls)
             wait = replicas.command if replicas is not None else b""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -14,7 +15,7 @@ from serving.online_store.decoding import decode_times
 from serving.online_store.keys import KeyMatrix
 from serving.online_store.packed_rows import PackedRows
 
-__all__ = ["AskedRows", "Commands", "PackedCommands", "bulk", "exchange"]
+__all__ = ["AskedRows", "Commands", "PackedCommands", "borrowed", "bulk", "exchange"]
 
 
 class AskedRows:
@@ -113,20 +114,28 @@ def _asked_fields(views: tuple[tuple[str, tuple[str, ...]], ...]) -> tuple[bytes
 _POOL_ARGUMENTS = () if int(redis.__version__.split(".")[0]) >= 5 else ("HMGET",)
 
 
-def exchange(client: Any, data: bytes, count: int) -> list[list[bytes | None]]:
-    """The answers, lists all, to ``count`` commands in one round trip. The pool, its retries and the socket stay redis-py's."""
+@contextmanager
+def borrowed(client: Any) -> Iterator[Any]:
+    """A connection of a client's pool. redis-py's own client of one connection makes a table of all its commands' answers each time."""
     pool = client.connection_pool
     connection = pool.get_connection(*_POOL_ARGUMENTS)
     try:
-        answers: list[list[bytes | None]] = connection.retry.call_with_retry(
-            lambda: _answers(connection, data, count), lambda _: connection.disconnect()
-        )
-        return answers
-    except BaseException:
-        connection.disconnect()  # answers that were not read must not be taken for those of the next command
-        raise
+        yield connection
     finally:
         pool.release(connection)
+
+
+def exchange(client: Any, data: bytes, count: int) -> list[list[bytes | None]]:
+    """The answers, lists all, to ``count`` commands in one round trip. The pool, its retries and the socket stay redis-py's."""
+    with borrowed(client) as connection:
+        try:
+            answers: list[list[bytes | None]] = connection.retry.call_with_retry(
+                lambda: _answers(connection, data, count), lambda _: connection.disconnect()
+            )
+            return answers
+        except BaseException:
+            connection.disconnect()  # answers that were not read must not be taken for those of the next command
+            raise
 
 
 def _answers(connection: Any, data: bytes, count: int) -> list[list[bytes | None]]:

@@ -89,7 +89,8 @@ class RowLog:
             segment = None
         if segment is None:
             segment = self._begin(place, shard, batch.schema)
-        self._write(segment, _frame(batch.serialize()))
+        payload = batch.serialize()
+        self._write(segment, _head(payload), payload)
 
     def _begin(self, place: str, shard: int, schema: pa.Schema) -> _Segment:
         self._count += 1
@@ -99,8 +100,9 @@ class RowLog:
             path.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
             take(handle)  # held while this process lives: who gets it seals what a dead one left
-            segment = _Segment(path, handle, schema, self.clock(), head=_frame(schema.serialize()))
-            self._write(segment, segment.head)
+            told = schema.serialize()
+            segment = _Segment(path, handle, schema, self.clock(), head=_head(told) + told.to_pybytes())
+            self._write(segment, _head(told), told)
             segment.sent = segment.size
         except (OSError, StoreError) as error:
             if handle >= 0:
@@ -111,16 +113,17 @@ class RowLog:
         return segment
 
     @staticmethod
-    def _write(segment: _Segment, data: bytes) -> None:
+    def _write(segment: _Segment, head: bytes, payload: pa.Buffer) -> None:
         try:
-            done = os.write(segment.handle, data)
-            while done < len(data):
-                done += os.write(segment.handle, data[done:])
+            for data in (memoryview(head), memoryview(payload)):
+                done = 0
+                while done < len(data):
+                    done += os.write(segment.handle, data[done:])
         except OSError as error:
             with suppress(OSError):
                 os.ftruncate(segment.handle, segment.size)  # the next append must not stand behind half a frame
             raise _failed(segment.path, error) from None
-        segment.size += len(data)
+        segment.size += len(head) + payload.size
         segment.dirty = True
 
     def sync(self) -> None:
@@ -180,9 +183,9 @@ class RowLog:
 # ------------------------------------------------------------------------------------------------------------- segments
 
 
-def _frame(payload: pa.Buffer) -> bytes:
-    data: bytes = payload.to_pybytes()
-    return _HEAD.pack(_MAGIC, len(data), zlib.crc32(data)) + data
+def _head(payload: pa.Buffer) -> bytes:
+    """What stands before a payload; with it, a frame."""
+    return _HEAD.pack(_MAGIC, payload.size, zlib.crc32(payload))
 
 
 def _frames(data: memoryview) -> Iterator[memoryview]:
@@ -215,8 +218,15 @@ def _seal_file(path: Path) -> None:
         table = None if sealed.is_file() else _read_open(path)  # it is there: killed before the segment was removed
         if table is not None and table.num_rows:
             with replaced(sealed, durable=True) as out:
+                told = [f.name for f in table.schema if not pa.types.is_floating(f.type)]  # a dictionary of floats is larger than they are
                 pq.write_table(
-                    table.combine_chunks(), out, compression="zstd", version="2.6", coerce_timestamps="us", row_group_size=65_536
+                    table.combine_chunks(),
+                    out,
+                    compression="zstd",
+                    version="2.6",
+                    coerce_timestamps="us",
+                    row_group_size=65_536,
+                    use_dictionary=told,
                 )
         path.unlink()
     except OSError as error:
