@@ -82,7 +82,7 @@ def test_zenml_runs_the_steps(tmp_path: Path) -> None:
     for _ in range(2):
         done = subprocess.run([str(word) for word in command], cwd=tmp_path / "work", env=environment, capture_output=True, text=True)
         assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-        assert all(f"Step {name} has finished" in done.stdout + done.stderr for name in ("batch", "apply", "materialize"))
+        assert all(f"Step `{name}` has finished" in done.stdout + done.stderr for name in ("batch", "apply", "materialize"))
     listed = subprocess.run([TANDEM, "runs", "--repo", shop, "--json"], check=True, capture_output=True, text=True).stdout
     kinds = [run["kind"] for run in json.loads(listed)["runs"]]
     assert kinds.count("batch") == 1 and kinds.count("materialize") == 2
