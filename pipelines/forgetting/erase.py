@@ -38,7 +38,7 @@ from pipelines.lake.runs import RunStore
 from pipelines.project.repository import Repo
 from pipelines.sources.file_formats.file_format import UnreadableFileError
 from pipelines.streaming.driver import running
-from pipelines.streaming.state.row_log import seal_leftovers
+from pipelines.streaming.state.log_segments import seal_leftovers
 from transforms.errors import DataError, StoreError, TandemError
 
 __all__ = ["Report", "erase"]

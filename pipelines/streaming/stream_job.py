@@ -14,7 +14,7 @@ from pipelines.project import recording
 from pipelines.project.repository import Repo
 from pipelines.streaming.driver import Driver, stream_folder
 from pipelines.streaming.state.job_state import JobState
-from pipelines.streaming.state.row_log import seal_leftovers
+from pipelines.streaming.state.log_segments import seal_leftovers
 from pipelines.streaming.status import Screen, Tracker, line
 from pipelines.streaming.stream_metrics import StreamMetrics, serve
 from pipelines.streaming.stream_options import StreamOptions

@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.lake.files import replaced
-from pipelines.streaming.state.row_log import RowLog, newest, read_late, read_rows, seal_leftovers
+from pipelines.streaming.state.log_segments import seal_leftovers
+from pipelines.streaming.state.row_log import RowLog, newest, read_late, read_rows
 from tests.integration.sink_world import SOURCE, TRIP, ZONE
 from transforms.definitions import TIMESTAMP
 from transforms.errors import DataError, StoreError
@@ -53,7 +54,7 @@ def test_rows_are_read_while_the_writer_writes_and_after_it_closed(tmp_path: Pat
     log.append("rows/g", 7, batch(6))
     assert numbers(tmp_path) == list(range(9))
     assert numbers(tmp_path, "h") == [100, 101, 102]
-    log.sync()
+    log.sync(0)
     log.close()
     assert open_segments(tmp_path) == []
     assert numbers(tmp_path) == list(range(9))
@@ -78,7 +79,7 @@ def test_segments_are_sealed_when_they_are_large_or_old(tmp_path: Path) -> None:
     assert len(open_segments(tmp_path)) == 1
     before = len(sealed_segments(tmp_path))
     now = 61.0
-    log.seal_old()
+    log.seal_old(0)
     assert (len(sealed_segments(tmp_path)), open_segments(tmp_path)) == (before + 1, [])
     log.append("rows/g", 0, batch(60))
     now = 122.0

@@ -10,67 +10,26 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pipelines.lake import graphs, layout, shared
 from pipelines.lake.runs import Run, RunStore
 from pipelines.registry.alias_file import change, current, model_folder, versions_on_disk
-from serving.object_store import cache as caches
 from serving.object_store import files, following, leases, manifests, pointers, trees
 from serving.object_store.base import ObjectHead, Unreachable
-from serving.object_store.cache import Cache, cache_of, data_path
-from serving.object_store.local_folder import LocalFolder
+from serving.object_store.cache import cache_of, data_path
+from tests.network import Network, machines, network
 from transforms.errors import ConfigError, DataError
 
 NOW = datetime(2024, 5, 1, tzinfo=UTC)
-URL = "s3://bucket/lake"
 FINGERPRINT = "f" * 64
-
-
-class Network(LocalFolder):
-    """The store, over a network that can be cut: so many more writes pass, then nothing does."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.url = URL
-        self.passes: int | None = None
-        self.writes = 0
-
-    def _tick(self) -> None:
-        self.writes += 1
-        if self.passes is not None:
-            self.passes -= 1
-            if self.passes < 0:
-                raise Unreachable("the store cannot be reached")
-
-    def _place(self, key: str, fill: Any) -> None:
-        self._tick()
-        super()._place(key, fill)
 
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """``machine("a")``: the data folder as that machine sees it; ``machine.network`` is its way to the store."""
-    ways: dict[Path, Network] = {}
-
-    def way(cache: Cache) -> Network:
-        return ways.setdefault(cache.folder, Network(tmp_path / "stores" / cache.url.rpartition("/")[2]))
-
-    def see(name: str, url: str = URL) -> Path:
-        monkeypatch.setenv(caches.FOLDER, str(tmp_path / name))
-        return data_path(url)
-
-    monkeypatch.setattr(Cache, "store", property(way))
-    monkeypatch.setattr(manifests, "_FRESH_SECONDS", 0.0)
-    return see
-
-
-def network(data: Path) -> Network:
-    found = cache_of(data)
-    assert found is not None and isinstance(found.store, Network)
-    return found.store
+    """See ``machines``."""
+    return machines(tmp_path, monkeypatch)
 
 
 def write(path: Path, text: str) -> None:

@@ -23,13 +23,14 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import apache_beam as beam
 import pyarrow as pa
@@ -40,7 +41,8 @@ from pipelines.lake import layout, shared
 from pipelines.streaming.stages.coders import FoldOutput
 from pipelines.streaming.state.job_spec import JobSpec
 from pipelines.streaming.state.job_state import JobState
-from pipelines.streaming.state.row_log import RowLog, logged, seal_leftovers
+from pipelines.streaming.state.log_segments import seal_leftovers
+from pipelines.streaming.state.row_log import RowLog, logged
 from pipelines.streaming.state.stream_objects import Superseded
 from transforms.definitions import CREATED, EVENT_TIMESTAMP, FINGERPRINT, TIMESTAMP, FeatureGroup
 from transforms.errors import ConfigError, FingerprintError, GraphError, StoreError, TandemError
@@ -96,12 +98,37 @@ class _Counts:
 
 
 class StreamSink:
-    """Built in the worker, used by one thread; serves any number of shards.
+    """Built in the worker; safe for many threads, each shard being used by one at a time. The instances of a job's last stage in one
+    process share one (:meth:`of`), as an engine gives a shard's work to any of them: what a checkpoint vouches for may have come by
+    another one.
 
     ``graphs`` is group -> fingerprint of the graph below ``data/graphs/<group>``. ``online=False`` leaves the online store out.
     ``clock`` gives now in microseconds, for the rows' creation time; what is too far in the future is judged by the store's clock.
     Raises GraphError for a graph that is missing or damaged and ConfigError for a repository that is not applied.
     """
+
+    _of: ClassVar[weakref.WeakValueDictionary[tuple[Any, ...], StreamSink]] = weakref.WeakValueDictionary()
+    _sharing: ClassVar[threading.Lock] = threading.Lock()
+    users = 0
+
+    @classmethod
+    def of(cls, spec: JobSpec, job_state: JobState) -> StreamSink:
+        """That of a job in this process; who got it closes it by :meth:`release`."""
+        key = (spec.folder, spec.attempt, *sorted(spec.graphs.items()))
+        with cls._sharing:
+            out = cls._of.get(key)
+            if out is None or out._closed.is_set():
+                out = cls._of[key] = cls(spec.repo, spec.data, dict(spec.groups), dict(spec.graphs), job_state, views=spec.views)
+            out.users += 1
+            return out
+
+    def release(self) -> None:
+        """One instance has ended; the last one closes."""
+        with self._sharing:
+            self.users -= 1
+            if self.users:
+                return
+        self.close()
 
     def __init__(
         self,
@@ -124,9 +151,10 @@ class StreamSink:
             seal_leftovers(job_state.folder)
         self._counts: dict[int, _Counts] = {}
         self._waiting: dict[int, FoldOutput] = {}
-        self._lock, self._closed = threading.Lock(), threading.Event()
+        self._locks: dict[int, threading.Lock] = {}
+        self._closed = threading.Event()
         if job_state.link is not None:
-            threading.Thread(target=self._catch_up_with_store, name="checkpoints", daemon=True).start()
+            threading.Thread(target=_catch_up_with_store, args=(weakref.ref(self), self._closed), name="checkpoints", daemon=True).start()
         job_state.have_checkpoints()
         points = job_state.load_checkpoints()
         # A checkpoint taken over from another shard holds that one's marker.
@@ -144,13 +172,16 @@ class StreamSink:
         FingerprintError (another graph was applied), GraphError, DataError.
         """
         try:
-            with self._lock:
+            with self._alone(output.shard):
                 self._deliver(output)
         except (StopRequested, Superseded):  # what a worker that was cut off has to say is nothing to the job of now
             raise
         except TandemError as error:
             self.job_state.fail(str(error))
             raise
+
+    def _alone(self, shard: int) -> threading.Lock:
+        return self._locks.setdefault(shard, threading.Lock())
 
     def _deliver(self, output: FoldOutput) -> None:
         shard = output.shard
@@ -196,20 +227,21 @@ class StreamSink:
         if durable:
             self._waiting.pop(shard, None)
 
-    def _catch_up_with_store(self) -> None:
-        """Of an object store: the last checkpoint before a pause, after which nothing comes that would save it durably."""
-        while not self._closed.wait(_REPORT_SECONDS):
-            with self._lock:
-                for shard, output in list(self._waiting.items()):
-                    if time.monotonic() - self._counts[shard].synced < _SYNC_SECONDS:
-                        continue
-                    try:
-                        self._vouch(self._counts[shard], output, True)
-                    except (StopRequested, Superseded):
-                        return
-                    except TandemError as error:
-                        self.job_state.fail(str(error))
-                        return
+    def vouch_for_waiting(self) -> bool:
+        """Save durably the last checkpoints before a pause, which have waited long enough. False: nothing is to be saved any more."""
+        for shard in list(self._waiting):
+            with self._alone(shard):
+                output = self._waiting.get(shard)
+                if output is None or time.monotonic() - self._counts[shard].synced < _SYNC_SECONDS:
+                    continue
+                try:
+                    self._vouch(self._counts[shard], output, True)
+                except (StopRequested, Superseded):
+                    return False
+                except TandemError as error:
+                    self.job_state.fail(str(error))
+                    return False
+        return True
 
     def _online(self, counts: _Counts, shard: int, name: str, rows: pa.RecordBatch) -> None:
         store = self.store
@@ -277,8 +309,8 @@ class StreamSink:
     def _persist(self, counts: _Counts, shard: int) -> None:
         """Force to disk what the next durable checkpoint vouches for."""
         start = time.perf_counter()
-        self._patiently(counts, shard, "row log", self.log.seal_old)
-        self._patiently(counts, shard, "row log", self.log.sync)
+        self._patiently(counts, shard, "row log", lambda: self.log.seal_old(shard))
+        self._patiently(counts, shard, "row log", lambda: self.log.sync(shard))
         counts.seconds_log += time.perf_counter() - start
         if self.store is not None:
             self._patiently(counts, shard, "online store", self.store.sync)
@@ -320,7 +352,7 @@ class StreamSink:
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             time.sleep(min(left, _LOOK_SECONDS))
-            if self.job_state.requested("stop") or self.job_state.failure() is not None:
+            if self._closed.is_set() or self.job_state.requested("stop") or self.job_state.failure() is not None:
                 raise StopRequested(
                     f"stopped while the {what} was away: what it was to take is not counted as done and comes again at the next start"
                 )
@@ -331,11 +363,20 @@ class StreamSink:
         self.job_state.report(f"sink-{shard}", {**counts.values(), "waiting_for": waiting_for})
 
     def close(self) -> None:
-        """Report, and seal the row log."""
+        """Report, and seal the row log. Nothing is delivered any more."""
         self._closed.set()
-        for shard in self._counts:
-            self._report(shard)
+        for shard in list(self._counts):
+            with self._alone(shard):  # a checkpoint that is being saved is left to its end
+                self._report(shard)
         self.log.close()
+
+
+def _catch_up_with_store(sink: weakref.ref[StreamSink], closed: threading.Event) -> None:
+    """Of an object store: the last checkpoint before a pause, after which nothing comes that would save it durably."""
+    while not closed.wait(_REPORT_SECONDS):
+        if (at := sink()) is None or not at.vouch_for_waiting():
+            return
+        del at
 
 
 class SinkRows(beam.DoFn):
@@ -346,11 +387,10 @@ class SinkRows(beam.DoFn):
         self.spec = spec
 
     def setup(self) -> None:
-        """Load graphs, open the store."""
-        spec = self.spec
-        job_state = spec.job_state()
+        """Have the job's sink of this process: graphs, online store, row log."""
+        job_state = self.spec.job_state()
         try:
-            self.sink = StreamSink(spec.repo, spec.data, dict(spec.groups), dict(spec.graphs), job_state, views=spec.views)
+            self.sink = StreamSink.of(self.spec, job_state)
         except (ConfigError, GraphError) as error:  # trying again would not help
             job_state.fail(str(error))
             raise
@@ -360,5 +400,5 @@ class SinkRows(beam.DoFn):
         self.sink.deliver(output)
 
     def teardown(self) -> None:
-        """Seal the log."""
-        self.sink.close()
+        """Let go of it; the last one seals the log."""
+        self.sink.release()

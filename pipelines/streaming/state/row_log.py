@@ -5,22 +5,21 @@ with length and checksum) and later sealed (``*.parquet`` of the same stem, whic
 large or old, when its writer closes, or at the next start if the writer was killed.
 
 **What holds.** What :meth:`RowLog.append` returned from survives the crash of any process; what :meth:`RowLog.sync` returned from survives
-a power loss too, and is in the object store where the data folder is a cache of one. A frame that a crash left unfinished is recognised
-and dropped, all before it is read. A stream that repeats work after a crash appends the same rows again: readers get all of them, and
-:func:`newest` keeps what counts.
+a power loss too, and is in the object store where the data folder is a cache of one, whichever process of this machine appended it. A
+frame that a crash left unfinished is recognised and dropped, all before it is read. A stream that repeats work after a crash appends the
+same rows again: readers get all of them, and :func:`newest` keeps what counts.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-import struct
 import time
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.lake.files import fsync_folder, replaced
+from pipelines.lake.files import fsync_folder
+from pipelines.streaming.state.log_segments import LeftSegments, frame_head, log_failed, read_open, seal_file
 from pipelines.streaming.state.stream_link import link_of
 from pipelines.streaming.state.stream_objects import PART, stem_of
 from transforms.definitions import CREATED, EVENT_TIMESTAMP, FINGERPRINT, REVISION, TIMESTAMP, EventSource, FeatureGroup
@@ -36,10 +36,7 @@ from transforms.errors import DataError, StoreError
 from transforms.hashing import shard_of
 from transforms.locks import take
 
-__all__ = ["RowLog", "logged", "newest", "read_late", "read_rows", "scan_rows", "seal_leftovers"]
-
-_HEAD = struct.Struct("<4sII")
-_MAGIC = b"TRL1"
+__all__ = ["RowLog", "logged", "newest", "read_late", "read_rows", "scan_rows"]
 
 
 @dataclass
@@ -58,7 +55,8 @@ class _Segment:
 
 @dataclass
 class RowLog:
-    """The writer. One thread uses it; any number of them, in any processes, may write the same folder at once.
+    """The writer of a process; any number of them, in any processes, may write the same folder at once. Safe for many threads, as long as
+    each shard is used by one at a time: no two shards share a segment.
 
     ``seal_bytes`` and ``seal_seconds``: the size and age at which a segment is sealed.
     """
@@ -68,14 +66,15 @@ class RowLog:
     seal_seconds: float = 3600.0
     clock: Callable[[], float] = time.monotonic
     _open: dict[tuple[str, int], _Segment] = field(default_factory=dict)
-    _count: int = 0
 
     def __post_init__(self) -> None:
         now = datetime.now(UTC)
         # Names sort by time: readers get the rows of a shard in the order they were appended.
         self._link = link_of(self.folder)
-        self._sealed: list[Path] = []
+        self._count = count(1)
+        self._sealed: dict[int, list[Path]] = {}
         self._incarnation = f"{now:%Y%m%dT%H%M%S%f}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._left = LeftSegments(self.folder, self._incarnation)
 
     def append(self, place: str, shard: int, batch: pa.RecordBatch) -> None:
         """Append a batch to ``place`` (``rows/<group>``, ``late/<source>``). Raises StoreError (a full disk), then nothing is appended."""
@@ -90,25 +89,24 @@ class RowLog:
         if segment is None:
             segment = self._begin(place, shard, batch.schema)
         payload = batch.serialize()
-        self._write(segment, _head(payload), payload)
+        self._write(segment, frame_head(payload), payload)
 
     def _begin(self, place: str, shard: int, schema: pa.Schema) -> _Segment:
-        self._count += 1
-        path = self.folder / place / f"{self._incarnation}-s{shard:04d}-{self._count:06d}.log"
+        path = self.folder / place / f"{self._incarnation}-s{shard:04d}-{next(self._count):06d}.log"
         handle = -1
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
             take(handle)  # held while this process lives: who gets it seals what a dead one left
             told = schema.serialize()
-            segment = _Segment(path, handle, schema, self.clock(), head=_head(told) + told.to_pybytes())
-            self._write(segment, _head(told), told)
+            segment = _Segment(path, handle, schema, self.clock(), head=frame_head(told) + told.to_pybytes())
+            self._write(segment, frame_head(told), told)
             segment.sent = segment.size
         except (OSError, StoreError) as error:
             if handle >= 0:
                 os.close(handle)
                 path.unlink(missing_ok=True)
-            raise error if isinstance(error, StoreError) else _failed(path, error) from None
+            raise error if isinstance(error, StoreError) else log_failed(path, error) from None
         self._open[place, shard] = segment
         return segment
 
@@ -122,159 +120,71 @@ class RowLog:
         except OSError as error:
             with suppress(OSError):
                 os.ftruncate(segment.handle, segment.size)  # the next append must not stand behind half a frame
-            raise _failed(segment.path, error) from None
+            raise log_failed(segment.path, error) from None
         segment.size += len(head) + payload.size
         segment.dirty = True
 
-    def sync(self) -> None:
-        """Force to disk what was appended. Raises StoreError."""
-        for segment in self._open.values():
+    def sync(self, shard: int) -> None:
+        """Force to disk (and have in the object store) all that this machine appended of a shard: this process, and those that were at it
+        before and ended before they could, or have not ended yet. Raises StoreError."""
+        self._left.settle(shard)
+        for segment in self._of(shard).values():
             if segment.dirty:
                 try:
                     os.fsync(segment.handle)
                     fsync_folder(segment.path.parent)
                 except OSError as error:
-                    raise _failed(segment.path, error) from None
+                    raise log_failed(segment.path, error) from None
                 segment.dirty = False
-        self._send()
+        self._send(shard)
 
-    def _send(self) -> None:
-        """Have in the object store what was appended."""
+    def _of(self, shard: int) -> dict[str, _Segment]:
+        """Place -> the open segment of a shard."""
+        return {place: segment for (place, number), segment in list(self._open.items()) if number == shard}
+
+    def _send(self, shard: int) -> None:
+        """Have in the object store what this process appended."""
         if self._link is None:
             return
-        for segment in self._open.values():
+        for segment in self._of(shard).values():
             if segment.size > segment.sent:
                 try:
                     frames = os.pread(segment.handle, segment.size - segment.sent, segment.sent)
                 except OSError as error:
-                    raise _failed(segment.path, error) from None
+                    raise log_failed(segment.path, error) from None
                 self._link.send_part(segment.path, segment.parts + 1, segment.head + frames)
                 segment.sent, segment.parts = segment.size, segment.parts + 1
-        while self._sealed:
-            self._link.send_sealed(self._sealed[0])
-            del self._sealed[0]
+        sealed = self._sealed.get(shard, [])
+        while sealed:
+            self._link.send_sealed(sealed[0])
+            del sealed[0]
 
-    def seal_old(self) -> None:
-        """Seal the segments that are large or old enough. Raises StoreError."""
+    def seal_old(self, shard: int) -> None:
+        """Seal the segments of a shard that are large or old enough. Raises StoreError."""
         now = self.clock()
-        for (place, shard), segment in list(self._open.items()):
+        for place, segment in self._of(shard).items():
             if segment.size >= self.seal_bytes or now - segment.opened >= self.seal_seconds:
                 self._seal(place, shard)
 
     def _seal(self, place: str, shard: int) -> None:
         segment = self._open[place, shard]
-        _seal_file(segment.path)
-        self._sealed.append(segment.path.with_suffix(".parquet"))
+        seal_file(segment.path)
+        self._sealed.setdefault(shard, []).append(segment.path.with_suffix(".parquet"))
         del self._open[place, shard]
         os.close(segment.handle)
 
     def close(self) -> None:
-        """Seal everything. What cannot be sealed now (a full disk) stays as it is, readable, for the next start."""
+        """Seal everything; nobody appends any more. What cannot be sealed now (a full disk) stays as it is, readable, for the next start;
+        what cannot be sent now is sent by whoever next vouches for this shard on this machine."""
         for (place, shard), segment in list(self._open.items()):
             with suppress(StoreError):
                 self._seal(place, shard)
                 continue
             os.close(segment.handle)
         self._open.clear()
-        with suppress(StoreError):  # its parts are there; the next start on this machine sends the file
-            self._send()
-
-
-# ------------------------------------------------------------------------------------------------------------- segments
-
-
-def _head(payload: pa.Buffer) -> bytes:
-    """What stands before a payload; with it, a frame."""
-    return _HEAD.pack(_MAGIC, payload.size, zlib.crc32(payload))
-
-
-def _frames(data: memoryview) -> Iterator[memoryview]:
-    """The payloads of the whole frames, up to the first that is torn."""
-    at = 0
-    while at + _HEAD.size <= len(data):
-        magic, length, crc = _HEAD.unpack_from(data, at)
-        at += _HEAD.size
-        payload = data[at : at + length]
-        if magic != _MAGIC or len(payload) < length or zlib.crc32(payload) != crc:
-            return
-        at += length
-        yield payload
-
-
-def _read_open(path: Path) -> pa.Table | None:
-    """What an open segment holds; None for nothing. Its writer may be at work."""
-    frames = _frames(memoryview(path.read_bytes()))
-    head = next(frames, None)
-    if head is None:
-        return None
-    schema = pa.ipc.read_schema(pa.py_buffer(head))
-    return pa.Table.from_batches([pa.ipc.read_record_batch(pa.py_buffer(frame), schema) for frame in frames], schema=schema)
-
-
-def _seal_file(path: Path) -> None:
-    """Turn an open segment into a Parquet file on disk, then remove it. Raises StoreError; the segment then stays."""
-    sealed = path.with_suffix(".parquet")
-    try:
-        table = None if sealed.is_file() else _read_open(path)  # it is there: killed before the segment was removed
-        if table is not None and table.num_rows:
-            with replaced(sealed, durable=True) as out:
-                told = [f.name for f in table.schema if not pa.types.is_floating(f.type)]  # a dictionary of floats is larger than they are
-                pq.write_table(
-                    table.combine_chunks(),
-                    out,
-                    compression="zstd",
-                    version="2.6",
-                    coerce_timestamps="us",
-                    row_group_size=65_536,
-                    use_dictionary=told,
-                )
-        path.unlink()
-    except OSError as error:
-        raise _failed(path, error) from None
-
-
-def seal_leftovers(folder: Path) -> int:
-    """Seal the segments below a job's folder whose writers are gone; the number of them. Safe while others write or do the same."""
-    count, link = 0, link_of(folder)
-    for path in sorted([*folder.glob("rows/*/*.log"), *folder.glob("late/*/*.log")]):
-        with _held(path) as held:
-            if held:
-                _seal_file(path)
-                if link is not None:
-                    link.send_sealed(path.with_suffix(".parquet"))
-                count += 1
-    for path in (*folder.glob("rows/*/.*.parquet.*"), *folder.glob("late/*/.*.parquet.*")):
-        if not _alive(int(path.name.partition(".parquet.")[2].partition(".")[0])):  # .<name>.<process>.<thread>: killed while it sealed
-            path.unlink(missing_ok=True)
-    return count
-
-
-@contextmanager
-def _held(path: Path) -> Iterator[bool]:
-    """Whether this process is now the only one at a segment: its writer is gone and nobody else seals it."""
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        yield False
-        return
-    try:
-        yield take(handle) and path.exists()
-    finally:
-        os.close(handle)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-def _failed(path: Path, error: OSError) -> StoreError:
-    return StoreError(f"row log {path}: {error.strerror or error}; free its disk or correct its permissions, nothing was lost")
+        for shard in list(self._sealed):
+            with suppress(StoreError):
+                self._send(shard)
 
 
 # -------------------------------------------------------------------------------------------------------------- readers
@@ -323,7 +233,7 @@ def _segments(folder: Path) -> Iterator[pa.Table]:
             return
         for stem in todo:
             try:
-                table = _read_open(found[stem]) if found[stem].suffix in (".log", PART) else pq.ParquetFile(found[stem]).read()
+                table = read_open(found[stem]) if found[stem].suffix in (".log", PART) else pq.ParquetFile(found[stem]).read()
             except FileNotFoundError:  # sealed meanwhile: the next look finds it
                 continue
             done.add(stem)

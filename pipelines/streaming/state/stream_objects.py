@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -211,11 +211,35 @@ class StreamObjects:
         with self._asking():
             if sealed.exists():
                 self.cache.store.upload(self.key(f"{at}.parquet"), sealed)
+                self._note(at.rpartition("/")[0], [sealed.name])
             for name in [h.key for h in self.cache.store.list(self.key(f"{at}.p")) if h.key.endswith(PART)]:
                 self.cache.store.delete(name)
 
+    def unsent(self, place: str, sealed: Collection[str]) -> list[str]:
+        """Which of the sealed segments here of a place of the log (``rows/<group>``) are this machine's alone: the store never had them.
+        What it had once and has no more is not to come back."""
+        with self._asking(), self.cache.index(self._log_index()) as index:
+            known = index.get(place, [])
+            if new := sorted(set(sealed).difference(known)):
+                there = {name.rpartition("/")[2] for name in self._names(f"{place}/")}
+                index[place] = sorted({*known, *there.intersection(new)})
+                new = [name for name in new if name not in there]
+            return new
+
+    def _log_index(self) -> str:
+        return f"log-{self.folder.name}"
+
+    def _note(self, place: str, names: Iterable[str]) -> None:
+        with self.cache.index(self._log_index()) as index:
+            index[place] = sorted({*index.get(place, []), *names})
+
     def have_log(self, place: str) -> None:
-        """Have copies of what the store has of a place of the log (``rows/<group>``), and of no part that it has no more."""
+        """Have copies of what the store has of a place of the log, and of no part that it has no more."""
+        while not self._have_log(place):
+            pass
+
+    def _have_log(self, place: str) -> bool:
+        """False where a part was gone before it was read: the file that took its place is to be had."""
         folder = self.folder / place
         with self._asking(), self._lock:
             there = {name.rpartition("/")[2]: name for name in self._names(f"{place}/")}
@@ -224,10 +248,12 @@ class StreamObjects:
             here = {p.name for p in folder.iterdir() if not p.name.startswith(".")}
             whole = {stem_of(name) for name in here if not name.endswith(PART)}
             wanted = [n for n in there if n not in here and stem_of(n) not in whole and not (n.endswith(PART) and stem_of(n) in sealed)]
-            self.cache.all(lambda name: self.cache.store.download(self.key(there[name]), folder / name), wanted)
+            got = self.cache.all(lambda name: self.cache.store.download(self.key(there[name]), folder / name), wanted)
             for name in here:
                 if name.endswith(PART) and (name not in there or stem_of(name) in sealed):
                     (folder / name).unlink(missing_ok=True)
+            self._note(place, [name for name in wanted if name.endswith(".parquet")])
+        return None not in got
 
     def have_whole_log(self) -> None:
         """Have copies of all that the store has of the log."""
