@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import repeat
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pyarrow.compute as pc
@@ -20,11 +19,13 @@ from feast.infra.online_stores.sqlite import SqliteOnlineStore, SqliteOnlineStor
 from serving.online_store.base import Covered, OrderedOnlineStore, OrderedOnlineStoreConfig, Rows, StoredRow, unreachable
 from serving.online_store.columns import ColumnRead, PackedColumns, StoredColumns, by_columns
 from serving.online_store.packed_rows import PackedRows
+from serving.online_store.sqlite_file import SqliteFile
 from serving.online_store.sqlite_tables import WRITING, columns_query, create, lines, packed_query
 from transforms.errors import StoreError
 
 __all__ = ["OrderedSqliteOnlineStore", "OrderedSqliteOnlineStoreConfig"]
 
+T = TypeVar("T")
 _APPLIED = "tandem_applied"
 _MARKS = "tandem_marks"
 _COVERED = "tandem_covered"
@@ -61,38 +62,14 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
 
     keeps_packed = True
 
-    def _get_conn(self, config: RepoConfig) -> sqlite3.Connection:
-        """A connection of this thread in this process: SQLite's must not cross a fork, and transactions must not mix.
+    def _file(self, config: RepoConfig) -> SqliteFile:
+        at = (self._get_db_path(config), config.online_store.busy_timeout_seconds)
+        files: dict[tuple[str, float], SqliteFile] = self.__dict__.setdefault("_files", {})
+        return files.get(at) or files.setdefault(at, SqliteFile(*at, _make))
 
-        A file that was deleted or replaced is opened anew: SQLite itself would go on with the old one, which nobody else sees.
-        """
-        local = self.__dict__.setdefault("_local", threading.local())
-        path = self._get_db_path(config)
-        held = getattr(local, "held", None)
-        if held is not None and held[:3] == (os.getpid(), path, _identity(path)):
-            return held[3]  # type: ignore[no-any-return]
-        try:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            conn = sqlite3.connect(
-                path,
-                timeout=config.online_store.busy_timeout_seconds,
-                isolation_level=None,
-                check_same_thread=False,
-                detect_types=sqlite3.PARSE_DECLTYPES | sqlite3.PARSE_COLNAMES,
-            )
-            _to_wal(conn, config.online_store.busy_timeout_seconds)
-            conn.execute("PRAGMA synchronous=NORMAL")
-            conn.execute(
-                f"CREATE TABLE IF NOT EXISTS {_APPLIED} (project TEXT, view TEXT, fingerprint TEXT NOT NULL, PRIMARY KEY (project, view))"
-            )
-            conn.execute(
-                f"CREATE TABLE IF NOT EXISTS {_COVERED} (project TEXT, view TEXT, stamp INTEGER NOT NULL, upto_us INTEGER NOT NULL,"
-                " PRIMARY KEY (project, view))"
-            )
-        except (sqlite3.Error, OSError) as e:
-            raise unreachable(path, e, "give a path that can be written in feature_store.yaml") from e
-        local.held = (os.getpid(), path, _identity(path), conn)
-        return conn
+    def _get_conn(self, config: RepoConfig) -> sqlite3.Connection:
+        """A connection that writes, of this thread: as Feast's own methods ask for it."""
+        return self._file(config).writer()
 
     @contextlib.contextmanager
     def _transaction(self, config: RepoConfig) -> Iterator[sqlite3.Connection]:
@@ -153,31 +130,26 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
         return len(wins)
 
     def read_stored(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes], names: Sequence[str]) -> list[StoredRow | None]:
-        conn, name = self._get_conn(config), _table_id(config.project, table)
+        name = _table_id(config.project, table)
         position = {n: i for i, n in enumerate(names)}
-        found: dict[bytes, StoredRow] = {}
         unique = list(dict.fromkeys(keys))
-        try:
+
+        def cells(conn: sqlite3.Connection) -> list[tuple[bytes, int, str | None, bytes | None]]:
+            read = []
             for start in range(0, len(unique), _KEYS_PER_QUERY):
                 some = unique[start : start + _KEYS_PER_QUERY]
                 query = f"""
                     SELECT o.entity_key, o.event_us, f.feature_name, f.value FROM "{name}_tandem" o LEFT JOIN "{name}" f
                     ON f.entity_key = o.entity_key AND f.feature_name IN ({",".join("?" * len(names))})
                     WHERE o.entity_key IN ({",".join("?" * len(some))})"""
-                for key, at, feature, value in conn.execute(query, [*names, *some]):
-                    row = found.setdefault(key, (at, [None] * len(names)))
-                    if feature is not None:
-                        row[1][position[feature]] = value
-        except sqlite3.OperationalError as e:
-            if "no such table" in str(e):
-                with contextlib.suppress(sqlite3.Error):
-                    if conn.execute(f'SELECT EXISTS (SELECT 1 FROM "{name}")').fetchone()[0]:
-                        create(conn, name)
-                        self._check_order(conn, table.name, name)
-                return [None] * len(keys)  # nothing has been written yet
-            raise unreachable(self._get_db_path(config), e, "fix the file") from e
-        except sqlite3.Error as e:
-            raise unreachable(self._get_db_path(config), e, "fix the file") from e
+                read += conn.execute(query, [*names, *some]).fetchall()
+            return read
+
+        found: dict[bytes, StoredRow] = {}
+        for key, at, feature, value in self._read(config, cells) or []:
+            row = found.setdefault(key, (at, [None] * len(names)))
+            if feature is not None:
+                row[1][position[feature]] = value
         if len(found) < len(unique):
             self._look_at_order(config, table.name, name)
         return [found.get(k) for k in keys]
@@ -190,17 +162,18 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
         name, width = _table_id(config.project, read.table), len(read.names)
         if config.online_store.packed and (packed := self._packed_of(config, read, name)) is not None:
             return PackedColumns(packed, read.names)
-        found: dict[bytes, tuple[Any, ...]] = {}
-        unique = list(dict.fromkeys(read.keys))
-        try:
-            if width > _MOST_COLUMNS:
-                raise sqlite3.OperationalError("more columns than a statement may have")
-            conn = self._reader(config)
-            for some in _in_rooms(unique):
-                for row in conn.execute(columns_query(name, width, len(some)), [*read.names, *some]):
-                    found[row[0]] = row
-        except (sqlite3.Error, StoreError):  # nothing is written yet, or all that is the matter with a file: said there
+        if width > _MOST_COLUMNS:
             return by_columns(self.read_stored(config, read.table, read.keys, read.names), width)
+        unique = list(dict.fromkeys(read.keys))
+
+        def lines_of(conn: sqlite3.Connection) -> list[tuple[Any, ...]]:
+            return [
+                row
+                for some in _in_rooms(unique)
+                for row in conn.execute(columns_query(name, width, len(some)), [*read.names, *some]).fetchall()
+            ]
+
+        found = {row[0]: row for row in self._read(config, lines_of) or []}
         if len(found) < len(unique):
             self._look_at_order(config, read.table.name, name)
             missing = (None, None, *[None] * width)
@@ -213,43 +186,40 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
 
     def _packed_of(self, config: RepoConfig, read: ColumnRead, name: str) -> PackedRows | None:
         """The packed rows of all keys that have a row; None where one has none."""
-        found: dict[bytes, bytes] = {}
         unique = list(dict.fromkeys(read.keys))
-        try:
-            conn = self._reader(config)
+
+        def packed(conn: sqlite3.Connection) -> dict[bytes, bytes] | None:
+            found: dict[bytes, bytes] = {}
             for some in _in_rooms(unique):
                 found.update(conn.execute(packed_query(name, len(some)), some).fetchall())
-            if len(found) < len(unique):
-                for some in _in_rooms([key for key in unique if key not in found]):
-                    places = ",".join("?" * len(some))
-                    if conn.execute(f'SELECT EXISTS (SELECT 1 FROM "{name}_tandem" WHERE entity_key IN ({places}))', some).fetchone()[0]:
-                        return None
-                self._look_at_order(config, read.table.name, name)
-        except sqlite3.Error:  # nothing is written yet, or all that is the matter with a file: said by who reads the features
+            for some in _in_rooms([key for key in unique if key not in found]):
+                places = ",".join("?" * len(some))
+                if conn.execute(f'SELECT EXISTS (SELECT 1 FROM "{name}_tandem" WHERE entity_key IN ({places}))', some).fetchone()[0]:
+                    return None
+            return found
+
+        found = self._read(config, packed)
+        if found is None:
             return None
+        if len(found) < len(unique):
+            self._look_at_order(config, read.table.name, name)
         return PackedRows.read(read.layout, [found.get(key) for key in read.keys], read.names)
 
-    def _reader(self, config: RepoConfig) -> sqlite3.Connection:
-        """This thread's connection for reading. Like :meth:`_get_conn`'s, it is opened anew where the file is another one."""
-        local = self.__dict__.setdefault("_local", threading.local())
-        path = self._get_db_path(config)
-        held = getattr(local, "reader", None)
-        if held is not None and held[:3] == (os.getpid(), path, _identity(path)):
-            return held[3]  # type: ignore[no-any-return]
-        self._get_conn(config)  # makes the file, and switches it to WAL
-        uri = f"{Path(path).absolute().as_uri()}?mode=ro"
-        wait = config.online_store.busy_timeout_seconds
-        conn = sqlite3.connect(uri, uri=True, timeout=wait, isolation_level=None, check_same_thread=False, cached_statements=256)
-        local.reader = (os.getpid(), path, _identity(path), conn)
-        return conn
+    def _read(self, config: RepoConfig, do: Callable[[sqlite3.Connection], T]) -> T | None:
+        """What ``do`` reads; None where a table is not there yet. Raises StoreError."""
+        file = self._file(config)
+        try:
+            return file.read(do)
+        except sqlite3.Error as e:
+            if "no such table" in str(e):
+                return None
+            raise unreachable(file.path, e, "fix the file") from e
 
     def _look_at_order(self, config: RepoConfig, view: str, name: str) -> None:
-        if name not in self.__dict__.setdefault("_ordered_views", set()):
-            self._check_order(self._get_conn(config), view, name)
-
-    def _check_order(self, conn: sqlite3.Connection, view: str, name: str) -> None:
         """Rows that another class wrote have no order here, and would be read as none."""
-        rows, orders = (conn.execute(f'SELECT EXISTS (SELECT 1 FROM "{n}")').fetchone()[0] for n in (name, f"{name}_tandem"))
+        if name in self.__dict__.setdefault("_ordered_views", set()):
+            return
+        rows, orders = (self._read(config, partial(_has_rows, table=n)) for n in (name, f"{name}_tandem"))
         if rows and not orders:
             raise StoreError(
                 f"view {view!r}: its rows were written by another online store class, without the order that this one keeps;"
@@ -267,7 +237,7 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
                 conn.execute(f"DELETE FROM {_COVERED} WHERE project = ? AND view = ?", (config.project, view))
 
     def applied_fingerprint(self, config: RepoConfig, view: str) -> str | None:
-        return self._applied(self._get_conn(config), config, view)
+        return self._read(config, lambda conn: self._applied(conn, config, view))
 
     def cover(self, config: RepoConfig, view: str, covered: Covered) -> None:
         with self._transaction(config) as conn:
@@ -277,7 +247,7 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
             )
 
     def covered(self, config: RepoConfig, view: str) -> Covered | None:
-        return self._covered(self._get_conn(config), config, view)
+        return self._read(config, lambda conn: self._covered(conn, config, view))
 
     def drop_superseded(self, config: RepoConfig, table: FeatureView, start_us: int, covered: Covered, count_only: bool = False) -> int:
         name = _table_id(config.project, table)
@@ -388,7 +358,7 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
         for end in ("", "-wal", "-shm"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._get_db_path(config) + end)
-        self.__dict__.pop("_local", None)
+        self.__dict__.pop("_files", None)
 
 
 def _in_rooms(keys: list[bytes]) -> Iterator[list[bytes]]:
@@ -398,22 +368,14 @@ def _in_rooms(keys: list[bytes]) -> Iterator[list[bytes]]:
         yield some + some[-1:] * ((1 << (len(some) - 1).bit_length()) - len(some))
 
 
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        info = os.stat(path)
-    except OSError:
-        return None
-    return info.st_dev, info.st_ino
+def _make(conn: sqlite3.Connection) -> None:
+    """The tables that a file has once, for all views."""
+    conn.execute(f"CREATE TABLE IF NOT EXISTS {_APPLIED} (project TEXT, view TEXT, fingerprint TEXT NOT NULL, PRIMARY KEY (project, view))")
+    conn.execute(
+        f"CREATE TABLE IF NOT EXISTS {_COVERED} (project TEXT, view TEXT, stamp INTEGER NOT NULL, upto_us INTEGER NOT NULL,"
+        " PRIMARY KEY (project, view))"
+    )
 
 
-def _to_wal(conn: sqlite3.Connection, seconds: float) -> None:
-    """Switch to WAL. The switch itself does not heed the busy timeout, so processes that open the file at once try again."""
-    until = time.monotonic() + seconds
-    while True:
-        try:
-            conn.execute("PRAGMA journal_mode=WAL")
-            return
-        except sqlite3.OperationalError as e:
-            if "locked" not in str(e) or time.monotonic() > until:
-                raise
-            time.sleep(0.01)
+def _has_rows(conn: sqlite3.Connection, table: str) -> bool:
+    return bool(conn.execute(f'SELECT EXISTS (SELECT 1 FROM "{table}")').fetchone()[0])

@@ -9,6 +9,7 @@ import resource
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -153,6 +154,9 @@ def test_the_log_is_all_that_a_server_writes(world: Path) -> None:
         shutil.copytree(world, root / "data")
         for path in (root / "data" / "repo" / "feature_store.yaml",):
             path.write_text(path.read_text().replace(str(world), str(root / "data")))
+        with contextlib.closing(sqlite3.connect(root / "data" / "online.db")) as last:  # who closes it takes what lies beside it away
+            last.execute("SELECT 1 FROM sqlite_master")
+        assert {path.name for path in (root / "data").glob("online.db*")} == {"online.db"}
         (root / "log").mkdir()
         for path in [root, *root.rglob("*")]:
             path.chmod(0o555 if path.is_dir() else 0o444)
