@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.streaming.engines.base import EngineJob
@@ -74,6 +74,11 @@ def paused_at(reports: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, int],
     return {(p["source"], p["partition"]): p["paused"] for p in _polls(reports) if p.get("paused")}
 
 
+def late_at(reports: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, int], str]:
+    """The partitions (source, partition) of which too many events came too late to count, and what is to be said of each."""
+    return {(p["source"], p["partition"]): p["came_late"] for p in _polls(reports) if p.get("came_late")}
+
+
 def position(checkpoints: Mapping[int, Mapping[str, Any]]) -> int:
     """A number that grows when the checkpoint moves."""
     return sum(int(at["next"]) for point in checkpoints.values() for each in point.get("partitions", {}).values() for at in each.values())
@@ -122,6 +127,8 @@ class Supervisor:
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     wall: Callable[[], float] = time.time
+    late: dict[tuple[str, int], str] = field(default_factory=dict)
+    """What any worker of this run said of events that came too late, by (source, partition)."""
 
     def run(self) -> Outcome:
         """To the end. Raises what the first start raises; later ones are failures like others."""
@@ -186,11 +193,14 @@ class Supervisor:
             if self.until is not None:
                 reports = self.job_state.reports()
                 paused = paused_at(reports)
+                self.late |= late_at(reports)
                 rest = {s: {p: o for p, o in ends.items() if (s, p) not in paused} for s, ends in self.until.items()}
                 checkpoints = self.job_state.load_checkpoints()
                 if reached(rest, reports, checkpoints, self.shards) and (not _polls(reports) or _settled(checkpoints, self.shards)):
-                    why = next(iter(paused.values()), "all records up to the end offsets are delivered")
-                    return Outcome(int(bool(paused)), why, attempt), ""
+                    # An end that was reached past much of what is there is none: who waits for it must hear of that.
+                    late = [f"all records are delivered, and too many are in no row: {why}" for why in self.late.values()]
+                    why = next(iter([*paused.values(), *late]), "all records up to the end offsets are delivered")
+                    return Outcome(int(bool(paused or late)), why, attempt), ""
             if code is not None:
                 return None, job.error() if code else "it ended by itself"
             if not heard and stopping is None and self.clock() - since > (self.lost_seconds if told else self.unheard_seconds):

@@ -129,6 +129,7 @@ def test_many_late_events_are_said_and_can_pause(tmp_path: Path) -> None:
     times = [T0 + k * MINUTE + (9 * HOUR if k == 10 else 0) for k in range(200)]
     put(world, [trip(k, t) for k, t in enumerate(times)])
     manifest, said = run(world)
+    assert manifest["code"] == 1 and "trips/0: 189 of the last 200 records came too late to count" in manifest["error"]
     assert manifest["summary"]["late"] == {"trips": 189} and manifest["summary"]["late_share"] == {"trips/0": 0.945}
     assert any("189 of the last 200 records came too late to count; look for a clock that runs ahead" in line for line in said)
     assert "too late among the last records: trips/0 (94%)" in said[-1]
@@ -139,6 +140,44 @@ def test_many_late_events_are_said_and_can_pause(tmp_path: Path) -> None:
     assert manifest["code"] == 1 and "paused at offset 0: 189 of the last 200 records came too late to count" in manifest["error"]
     assert resume_stream(again.data, "main") == ["trips-0"]
     assert run(again)[0]["code"] == 0
+
+
+LYING = {
+    "15 of 200": (200, range(20, 35)),
+    "15 of 60, when few records are there yet": (60, range(20, 35)),
+    "30 of 2,000, an hour before time is where it was again": (2000, range(300, 330)),
+    "a device's first hundred": (400, range(100)),
+}
+
+
+@pytest.mark.parametrize("case", LYING.values(), ids=LYING)
+@pytest.mark.parametrize("poll_records", [50, 10_000])
+def test_clocks_and_record_times_that_lie_together_are_a_failed_replay(tmp_path: Path, case: tuple[int, range], poll_records: int) -> None:
+    """FAULTS 2: more than ten in a row are believed, as nothing in the log tells them from a topic in which nothing happened; what that
+    costs is told at the end as a failure. All that was not too late is in its rows; nothing new is no failure."""
+    count, lying = case
+    world = world_of(tmp_path, poll_records=poll_records)
+    times = [T0 + k * MINUTE + (9 * HOUR if k in lying else 0) for k in range(count)]
+    put(world, [trip(k, t) for k, t in enumerate(times)], times)
+    manifest, said = run(world)
+    late = manifest["summary"]["late"]["trips"]
+    assert late >= 10 and manifest["code"] == 1 and manifest["summary"]["lag"] == {"trips/0": 0}
+    assert (
+        manifest["error"].startswith("all records are delivered, and too many are in no row: trips/0: ") and "\n" not in manifest["error"]
+    )
+    assert "records came too late to count; look for a clock that runs ahead" in manifest["error"] and manifest["error"] in said[-1]
+    assert "\n" not in manifest["error"]
+    assert run(world)[0]["code"] == 0
+
+
+def test_a_few_late_events_are_no_failure(tmp_path: Path) -> None:
+    """Ten of a hundred, and nine of twelve, which may be chance."""
+    for n, late in ((100, range(60, 70)), (12, range(3, 12))):
+        world = world_of(tmp_path / str(n))
+        times = [T0 + 5 * HOUR + (k * MINUTE if k not in late else k - 4 * HOUR) for k in range(n)]
+        put(world, [trip(k, t) for k, t in enumerate(times)], times)
+        manifest, _ = run(world)
+        assert manifest["code"] == 0 and manifest["summary"]["late"] == {"trips": len(late)}
 
 
 def test_a_restart_does_not_judge_again(tmp_path: Path) -> None:

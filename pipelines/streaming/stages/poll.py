@@ -192,7 +192,7 @@ class Poll(beam.DoFn):
         stop = self.job_state.requested("stop") or (end is not None and at.next >= end)
         if at.paused and not stop and not self.limit.resumed(key, at):
             if self.reports.due(key):  # what waits behind it grows
-                self.reports.report(key, at, self.reader.end(source.topic, partition), False, stop, self.limit.late_share(at))
+                self._report(key, at, self.reader.end(source.topic, partition), False, stop)
             return False
         if stop:
             if end is not None and at.newest == NEVER and not at.idle:
@@ -201,7 +201,7 @@ class Poll(beam.DoFn):
                 at.flushed = True
                 out += self._send(source, at.here(source, partition, partitions), flush=True)
             self.ended.add(key)
-            self.reports.report(key, at, None, True, stop, self.limit.late_share(at), force=True)
+            self._report(key, at, None, True, stop, force=True)
             return False
         skip = self.job_state.skips().get((source.topic, partition), frozenset())
         log_end = self.ends.end(source.topic, partition, partitions)
@@ -228,8 +228,12 @@ class Poll(beam.DoFn):
                 # the clock speaks for it, it will speak again.
                 flush, at.flushed = at.idle or not at.flushed, True
                 out += self._send(source, at.here(source, partition, partitions), flush=flush)
-        self.reports.report(key, at, fetched.end_offset, fetched.at_end, False, self.limit.late_share(at))
+        self._report(key, at, fetched.end_offset, fetched.at_end, False)
         return self.spec.one_tick and not at.paused
+
+    def _report(self, key: str, at: Position, end: int | None, at_end: bool, stopped: bool, force: bool = False) -> None:
+        late_share, came_late = self.limit.late_share(at), self.limit.came_late.get(key, "")
+        self.reports.report(key, at, end, at_end, stopped, late_share, came_late, force)
 
     def _take(
         self, source: EventSource, partition: int, partitions: int, at: Position, fetched: FetchResult, out: list[tuple[int, Element]]

@@ -38,9 +38,20 @@ class PollReports:
         return time.monotonic() - self.reported.get(key, -every) >= every
 
     def report(
-        self, key: str, at: Position, end: int | None, at_end: bool, stopped: bool, late_share: float = 0.0, force: bool = False
+        self,
+        key: str,
+        at: Position,
+        end: int | None,
+        at_end: bool,
+        stopped: bool,
+        late_share: float = 0.0,
+        came_late: str = "",
+        force: bool = False,
     ) -> None:
-        """How far the poll is, and where the log was found to ``end`` (None: as before); unless that was just reported, or ``force``."""
+        """How far the poll is, and where the log was found to ``end`` (None: as before); unless that was just reported, or ``force``.
+
+        ``late_share``: of its last records; ``came_late``: what is to be said at the end of too many in this run.
+        """
         if end is not None:
             self.ends[key] = end
         if not force and not self.due(key):
@@ -56,6 +67,7 @@ class PollReports:
             "paused": "" if at.paused == "resumed" else at.paused,
             "late_share": round(late_share, 4),
             "many_late": late_share > self.max_late_share,
+            "came_late": came_late,
             "away": False,
         }
         self.job_state.report(_part(key), values)

@@ -15,6 +15,8 @@ __all__ = ["RejectLimit"]
 
 _FEWEST = 100
 """Records (or the whole window, if it is smaller) before which no share is judged."""
+_LATE = 10
+"""Late events from which on their share is judged, of however few records: so many in a row believe one another's clock."""
 
 
 class RejectLimit:
@@ -24,6 +26,8 @@ class RejectLimit:
     def __init__(self, stream: StreamSettings, job_state: JobState) -> None:
         self.stream, self.job_state = stream, job_state
         self.late: set[str] = set()
+        self.came_late: dict[str, str] = {}
+        """``source/partition`` -> what is to be said of it at the end: too many of its events came too late, and nobody let them."""
 
     def exceeded(self, key: str, where: str, at: Position, offsets: Ints, checked: Checked, late: Ints) -> bool:
         """Whether these records (``offsets`` int64 [N], judged as ``checked``, those at offsets ``late`` too late) take a share above its
@@ -36,7 +40,7 @@ class RejectLimit:
             at.recent, at.recent_bad, at.recent_late = at.recent // 2, at.recent_bad // 2, at.recent_late // 2
         recent, recent_bad, recent_late = at.recent + n, at.recent_bad + bad, at.recent_late + too_late
         enough = recent >= min(stream.reject_window, _FEWEST)
-        many_late = enough and recent_late > stream.max_late_share * recent
+        many_late = (enough or recent_late >= _LATE) and recent_late > stream.max_late_share * recent
         came_late = f"{recent_late} of the last {recent} records came too late to count"
         if at.paused != "resumed" and enough and recent_bad > stream.max_reject_share * recent:
             most = checked.reasons.drop_null().value_counts().to_pylist()
@@ -54,10 +58,12 @@ class RejectLimit:
             self.job_state.say(at.paused)
             if not self.resumed(key, at):  # may have been asked for before
                 return True
-        if many_late and where not in self.late:
-            self.job_state.say(
-                f"{where}: {came_late}; look for a clock that runs ahead, or raise allowed_lateness; a batch run counts them"
-            )
+        if many_late:
+            line = f"{where}: {came_late}; look for a clock that runs ahead, or raise allowed_lateness; a batch run counts them"
+            if where not in self.late:
+                self.job_state.say(line)
+            if at.paused != "resumed":
+                self.came_late[key] = line
         (self.late.add if many_late else self.late.discard)(where)
         if at.paused == "resumed":
             at.paused, recent, recent_bad, recent_late = "", 0, 0, 0
@@ -66,7 +72,8 @@ class RejectLimit:
 
     def late_share(self, at: Position) -> float:
         """The share of late events among the last records, once there are enough of them to tell."""
-        return at.recent_late / at.recent if at.recent >= min(self.stream.reject_window, _FEWEST) else 0.0
+        enough = at.recent >= min(self.stream.reject_window, _FEWEST) or at.recent_late >= _LATE
+        return at.recent_late / at.recent if enough else 0.0
 
     def resumed(self, key: str, at: Position) -> bool:
         """Whether a paused partition (``source/partition``) may go on, rejects and all."""
