@@ -32,8 +32,8 @@ __all__ = [
 ]
 
 PARTITION, GROUP = "_partition", "_group"
-STATE_FORMAT = 3
-"""Of what the steps keep in Beam's state; 1 had no number, 1 and 2 were pickles, without leaps."""
+STATE_FORMAT = 4
+"""Of what the steps keep in Beam's state; 1 had no number, 1 and 2 were pickles, without leaps, 3 had no bytes of their own for a shard."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,9 @@
 Beam state is a cache of the log, and so are the saved tiles that a start goes on from. Memory is a cache of Beam state: a random token,
 written with every change, tells whether the shard in memory is the one that the state describes, whatever the runner repeated or restored
 in between. The instances of a job in one process share it, as an engine gives a key's work to any of them.
+
+A fold costs milliseconds whatever it folds. So an element from which nothing follows yet waits in Beam's state for those after it, up to
+:data:`CHECKPOINT_SECONDS`: polls that are short, or shards that are many, make no more folds.
 """
 
 from __future__ import annotations
@@ -29,22 +32,29 @@ from pipelines.streaming.state.job_spec import JobSpec
 from pipelines.streaming.state.row_log import read_late
 from pipelines.streaming.state.saved_tiles import load
 from transforms.errors import TandemError
-from transforms.fold import OFFSET, Folded, Shard, together
+from transforms.fold import OFFSET, Folded, OffsetRange, Shard, together
 
 __all__ = ["FoldShard"]
 
 CHECKPOINT_SECONDS = 1.0
+MOST_WAITING = 50_000
+"""Events of a shard that wait to be folded."""
 TILES_PER_CELL = 100_000
 """In one value of Beam's state: one of gigabytes would be more than its messages take."""
 
 
 @dataclass
 class Kept:
-    """A shard in memory, and the token of the state that it equals."""
+    """A shard in memory, and the token of the state that it equals. ``pending``: elements that are not folded, as bytes and whole;
+    ``waits``: where those end that only wait for what comes (source and partition -> next offset; all of them, or none is known),
+    ``events``: how many events these hold; ``cells``: what is in the state beside the token."""
 
     token: bytes
     shard: Shard
-    pending: list[bytes]
+    pending: list[tuple[bytes, Element]]
+    waits: dict[tuple[str, int], int] | None = None
+    events: int = 0
+    cells: bytes = b""
 
 
 class Memory:
@@ -90,9 +100,32 @@ class FoldShard(beam.DoFn):
         tiles: Any = beam.DoFn.StateParam(TILES),
         pending: Any = beam.DoFn.StateParam(PENDING),
     ) -> Iterator[FoldOutput]:
-        """Fold an element, and the pending ones that follow on it."""
+        """Fold an element, and the pending ones that follow on it; or keep it for later."""
         key, data = item
-        yield from self.take(self.spec.shard_of(key), [decode(data)], head, tiles, pending)
+        number, element = self.spec.shard_of(key), decode(data)
+        kept = self._load(number, head, tiles, pending)
+        if self._waits(number, kept, element):
+            kept.pending.append((data, element))
+            pending.add(data)
+            self._keep(number, kept, head)
+        else:
+            yield from self._take(number, kept, [element], head, tiles, pending)
+
+    def _waits(self, number: int, kept: Kept, element: Element) -> bool:
+        """Whether an element goes on where those end that wait, and can wait with them; then it is counted among them."""
+        span, where, waits = element.span, (element.span.source, element.span.partition), kept.waits
+        at = kept.shard.partitions[span.source].get(span.partition)
+        if waits is None or at is None or span.first != waits.get(where, at.expected) or element.flush or element.late is not None:
+            return False
+        if time.monotonic() - self.memory.due.get(number, -CHECKPOINT_SECONDS) >= CHECKPOINT_SECONDS:
+            return False
+        more = sum(batch.num_rows for batch in element.events.values())
+        before: list[tuple[OffsetRange, dict[str, pa.RecordBatch]]] = [(each.span, {}) for _, each in kept.pending]
+        if kept.events + more > MOST_WAITING or kept.shard.brings_rows([*before, (span, element.events)]):
+            return False
+        waits[where] = span.next
+        kept.events += more
+        return True
 
     def can_wait(self, number: int, elements: Sequence[Element]) -> bool:
         """Whether these elements bring nothing that anybody would miss until the next ones come: no rows, and nothing late."""
@@ -103,9 +136,13 @@ class FoldShard(beam.DoFn):
 
     def take(self, number: int, elements: Sequence[Element], head: Any, tiles: Any, pending: Any) -> list[FoldOutput]:
         """Fold elements, and the pending ones that follow on them: those of several partitions at once."""
-        kept = self._load(number, head, tiles, pending)
-        shard, queue, outputs = kept.shard, list(elements), []
-        before, folded_some = len(kept.pending), False
+        return self._take(number, self._load(number, head, tiles, pending), elements, head, tiles, pending)
+
+    def _take(self, number: int, kept: Kept, elements: Sequence[Element], head: Any, tiles: Any, pending: Any) -> list[FoldOutput]:
+        shard, outputs, known = kept.shard, [], kept.pending
+        as_bytes = {id(element): data for data, element in known}
+        queue = [*(element for _, element in known), *elements]
+        kept.pending = []
         while queue:
             ready: list[Element] = []
             upto: dict[tuple[str, int], int] = {}
@@ -119,29 +156,37 @@ class FoldShard(beam.DoFn):
                 elif where in upto:
                     rest.append(element)
                 elif accepted is None:
-                    kept.pending.append(encode(element))
+                    kept.pending.append((as_bytes.get(id(element)) or encode(element), element))
                 else:
                     self._count(number, {f"repeated/{element.span.source}": 1})
             queue = rest
             if ready:
-                folded_some = True
                 outputs.append(self._fold(number, shard, ready, tiles))
                 # Every one pending is looked at again; those that still wait go back.
-                queue += [decode(waiting) for waiting in kept.pending]
+                as_bytes |= {id(element): data for data, element in kept.pending}
+                queue += [element for _, element in kept.pending]
                 kept.pending = []
-        if before and folded_some:
+        if kept.pending[: len(known)] == known:
+            new = kept.pending[len(known) :]
+        else:
+            new = kept.pending
             pending.clear()
-        for waiting in kept.pending if folded_some else kept.pending[before:]:
-            pending.add(waiting)
+        for data, _ in new:
+            pending.add(data)
+        kept.waits, kept.events = (None if kept.pending else {}), 0
         if any(t.long for t in shard.tiles.values()):
             folded = {n: t.compact(shard.horizon(shard.groups[n])) for n, t in shard.tiles.items()}
             tiles.clear()
             _add(tiles, folded)
-        kept.token = os.urandom(8)
-        cells = (kept.token, shard.output_watermark, shard.partitions, shard.counted, shard.done, self._hash())
-        head.write(encode_state(cells))
-        self.kept[number] = kept
+        kept.cells = dumps((shard.output_watermark, shard.partitions, shard.counted, shard.done, self._hash()))
+        self._keep(number, kept, head)
         return outputs
+
+    def _keep(self, number: int, kept: Kept, head: Any) -> None:
+        """The state is what memory holds now."""
+        kept.token = os.urandom(8)
+        head.write(encode_state((kept.token, kept.cells)))
+        self.kept[number] = kept
 
     def _fold(self, number: int, shard: Shard, elements: Sequence[Element], tiles: Any) -> FoldOutput:
         before = {(s, n): (at.expected, at.done) for s, each in shard.partitions.items() for n, at in each.items()}
@@ -208,9 +253,10 @@ class FoldShard(beam.DoFn):
         # Out of memory while it changes: should that fail half-way, the state counts.
         known = self.kept.pop(number, None)
         if state:
-            token, output_watermark, partitions, counted, done, made_of = decode_state(state, self.job_state)
+            token, cells = decode_state(state, self.job_state)
             if known is not None and known.token == token:
                 return known
+            output_watermark, partitions, counted, done, made_of = loads(cells)
             if made_of != self._hash():
                 line = "the engine restored the state of other definitions; stop, and start without --savepoint"
                 self.job_state.fail(line)
@@ -221,7 +267,7 @@ class FoldShard(beam.DoFn):
                 for name, each in loads(data).items():
                     shard.tiles[name].add(each)
             self.saver.restored(number)
-            return Kept(token, shard, list(pending.read()))
+            return Kept(token, shard, [(data, decode(data)) for data in pending.read()])
         # Numbers of this process that are not of this shard's life.
         self.counts.pop(number, None)
         self.memory.due.pop(number, None)

@@ -1,0 +1,122 @@
+"""What brings no row yet waits in a shard's state: short polls make no more folds, and whatever an engine repeats or restores, the rows are
+those of the oracle."""
+
+from __future__ import annotations
+
+import json
+import random
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.project.config import StreamSettings
+from pipelines.sources.memory import MemoryBroker
+from pipelines.streaming.stages import fold
+from pipelines.streaming.stages.coders import FoldOutput
+from pipelines.streaming.stages.fold import FoldShard
+from pipelines.streaming.stages.poll import Partitions, Poll
+from tests.integration.stages_world import HOUR, T0, Collect, World, payment, payments
+from tests.integration.test_stream_stages import plain
+from tests.oracle import rows as oracle_rows
+from tests.prove.small_engine import Bag, Cell
+
+SHARDS, COUNT = 3, 600
+STEP = HOUR // 200
+"""Between two payments: a boundary passes every seventeenth."""
+GOOD = [payment(n, T0 + n * STEP, f"a{n % 7}") for n in range(COUNT)]
+
+
+def world_of(folder: Path, poll_records: int) -> World:
+    broker = MemoryBroker()
+    broker.create_topic("payments", 2)
+    world = World(folder, broker, payments("payments"), StreamSettings(clock="replay", shards=SHARDS, poll_records=poll_records))
+    for n, record in enumerate(GOOD):
+        world.send([record], n % 2)
+    return world
+
+
+def polled(world: World) -> list[tuple[int, bytes]]:
+    """All that the polls send to the shards, the partitions in turn."""
+    world.control.begin()
+    spec = world.spec()
+    partitions, poll = Partitions(spec), Poll(spec)
+    partitions.setup()
+    poll.setup()
+    by_partition = [list(poll.process(tick, Cell())) for tick in partitions.process(b"")]
+    poll.teardown()
+    partitions.teardown()
+    turns = [[each[i : i + SHARDS] for i in range(0, len(each), SHARDS)] for each in by_partition]
+    return [item for n in range(max(map(len, turns))) for turn in turns for item in (turn[n] if n < len(turn) else [])]
+
+
+class Worker:
+    """A fold, and the state of its shards as an engine keeps it."""
+
+    def __init__(self, world: World) -> None:
+        self.spec, self.cells = world.spec(), dict[int, tuple[Cell, Bag, Bag]]()
+        self.begin()
+
+    def begin(self) -> None:
+        """A new process: no memory of before."""
+        self.fold = FoldShard(self.spec)
+        fold.Memory._of.clear()
+        self.fold.setup()
+
+    def take(self, item: tuple[int, bytes]) -> list[FoldOutput]:
+        cells = self.cells.setdefault(item[0], (Cell(), Bag(), Bag()))
+        return list(self.fold.process(item, *cells))
+
+
+def expected(world: World) -> list[dict[str, Any]]:
+    newest = T0 + (COUNT - 2) * STEP  # of the partition that is behind
+    boundary = (newest - 60_000_000) // (5 * HOUR // 60) * (5 * HOUR // 60)
+    return sorted(oracle_rows([json.loads(p) for p in GOOD], world.group, -1, boundary), key=lambda r: (r["account"], r["event_timestamp"]))
+
+
+def test_short_polls_make_few_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fold, "CHECKPOINT_SECONDS", 1e9)
+    world = world_of(tmp_path, 5)
+    items, worker, collect = polled(world), Worker(world), Collect(tmp_path)
+    assert len(items) >= 2 * COUNT // 2 // 5 * SHARDS
+    outputs = [output for item in items for output in worker.take(item)]
+    for output in outputs:
+        collect.process(output)
+    boundaries = COUNT * STEP // (5 * HOUR // 60)
+    assert len(outputs) <= SHARDS * (boundaries + 6), "a fold for each boundary; one for each partition's first poll, and its last"
+    assert plain(world.rows()) == expected(world)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_waits_survives_whatever_an_engine_does(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fold, "CHECKPOINT_SECONDS", 1e9)
+    r = random.Random(seed)
+    world = world_of(tmp_path, r.choice([3, 7, 20]))
+    items, worker, collect = polled(world), Worker(world), Collect(tmp_path)
+    at, kept = 0, (0, deepcopy(worker.cells))
+    held = 0
+    for _ in range(4000):
+        if at == len(items):
+            break
+        what = r.random()
+        if what < 0.02:  # the state of before, with or without the memory of the process
+            at, worker.cells = kept[0], deepcopy(kept[1])
+            if r.random() < 0.5:
+                worker.begin()
+        elif what < 0.06:
+            kept = at, deepcopy(worker.cells)
+        elif what < 0.12:  # something again, or something that lies beyond a gap
+            collect_all(collect, worker.take(items[r.randrange(len(items))]))
+        else:
+            collect_all(collect, worker.take(items[at]))
+            held += bool(worker.cells[items[at][0]][2].values)
+            at += 1
+    assert at == len(items) and held
+    assert plain(world.rows()) == expected(world)
+    assert not any(pending.values for _, _, pending in worker.cells.values())
+
+
+def collect_all(collect: Collect, outputs: list[FoldOutput]) -> None:
+    for output in outputs:
+        collect.process(output)
