@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 
 from fastapi import Request, Response
 from starlette.background import BackgroundTask
 
-from serving.context import RequestContext, usable_id
+from serving.context import RequestContext, new_request_id, usable_id
 from serving.errors import ClientGoneError, MediaTypeError, OverloadedError, TimedOutError, TooLargeError
 from serving.fair_queue import FairQueue, Waiting
 from serving.limits import Limits
@@ -95,56 +93,59 @@ class Admission:
 
         Raises what ``work`` raises; RateLimitedError, OverloadedError, TimedOutError, ClientGoneError, MediaTypeError, TooLargeError.
         """
-        limit = self._settings.timeout_seconds
-        principal: Principal = getattr(request.state, "principal", ANYBODY)
-        client = f"principal {principal.name}" if principal.name else f"address {request.client.host if request.client else ''}"
+        limit, scope = self._settings.timeout_seconds, request.scope
+        principal: Principal = scope["state"].get("principal", ANYBODY)
+        client = f"principal {principal.name}" if principal.name else f"address {scope['client'][0] if scope.get('client') else ''}"
         self._limits.admit(client, principal.name)
-        given = request.headers.get("x-request-id", "")
+        head = dict(reversed(scope["headers"]))  # of a header that is there twice the first one counts
+        given = head.get(b"x-request-id", b"").decode("latin-1")
         context = RequestContext(
-            request_id=uuid.uuid4().hex,
-            client_request=given if usable_id(given) else None,
+            request_id=new_request_id(),
+            client_request=given if given and usable_id(given) else None,
             principal=principal,
             deadline=time.monotonic() + limit,
             charge=_Charge(self._limits, client, principal.name),
         )
-        answer = await self._answered(request, work, quick, context, client)
-        headers = {"X-Request-Id": context.request_id}
-        if context.client_request is not None:
-            headers["X-Client-Request-Id"] = context.client_request
-        after = None if answer.after is None else _After(answer.after)
-        return Response(answer.content, media_type="application/json", headers=headers, background=after)
+        self._check_head(head)
+        place, memory = _Held(self._bodies, client), _Held(self._bytes, client)
+        try:
+            answer = await self._answered(request, work, quick, context, client, place, memory)
+        finally:
+            place.give_back()
+            memory.give_back()
+        return Answered(answer, context)
 
-    async def _answered(self, request: Request, work: Work, quick: Quick | None, context: RequestContext, client: str) -> Answer:
-        self._check_head(request)
+    async def _answered(
+        self, request: Request, work: Work, quick: Quick | None, context: RequestContext, client: str, place: _Held, memory: _Held
+    ) -> Answer:
         late, waiting = "the body did not arrive within {:g} s; send it again", None
-        with self._bodies.held(client) as place, self._bytes.held(client) as memory:
-            try:
-                async with asyncio.timeout(max(0.001, context.deadline - time.monotonic())):  # no task of its own, as wait_for makes
-                    place(1)
-                    body = await self._body(request, memory)
-                    place(-1)
-                    late = "no answer within {:g} s; try again"
-                    heavy = len(body) >= _HEAVY_BYTES
-                    if heavy:
-                        quick = None
-                    if quick is not None and not self._queue and self._running < self._settings.threads:
-                        quickly = await self._quickly(quick, body, context)
-                        if quickly is not None:
-                            return quickly
-                        quick = None
-                    future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-                    job = _Job(work, body, context, future, request.scope.get("tandem.gone", lambda: False), quick)
-                    waiting = Waiting(job, client, float(_FIXED_COST + len(body)), heavy)
-                    most = self._settings.max_waiting + self._settings.threads - self._running
-                    if (refused := self._queue.push(waiting, most)) is not None:
-                        refused.fail(OverloadedError("the server is busy; try again"))
-                    self._dispatch()
-                    return await asyncio.shield(future)
-            except TimeoutError:
-                raise TimedOutError(late.format(self._settings.timeout_seconds)) from None
-            finally:
-                if waiting is not None:
-                    self._queue.remove(waiting)  # still there if the time has passed
+        try:
+            async with asyncio.timeout(max(0.001, context.deadline - time.monotonic())):  # no task of its own, as wait_for makes
+                place.take(1)
+                body = await self._body(request, memory)
+                place.give_back()
+                late = "no answer within {:g} s; try again"
+                heavy = len(body) >= _HEAVY_BYTES
+                if heavy:
+                    quick = None
+                if quick is not None and not self._queue and self._running < self._settings.threads:
+                    quickly = await self._quickly(quick, body, context)
+                    if quickly is not None:
+                        return quickly
+                    quick = None
+                future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+                job = _Job(work, body, context, future, request.scope.get("tandem.gone", lambda: False), quick)
+                waiting = Waiting(job, client, float(_FIXED_COST + len(body)), heavy)
+                most = self._settings.max_waiting + self._settings.threads - self._running
+                if (refused := self._queue.push(waiting, most)) is not None:
+                    refused.fail(OverloadedError("the server is busy; try again"))
+                self._dispatch()
+                return await asyncio.shield(future)
+        except TimeoutError:
+            raise TimedOutError(late.format(self._settings.timeout_seconds)) from None
+        finally:
+            if waiting is not None:
+                self._queue.remove(waiting)  # still there if the time has passed
 
     async def _quickly(self, quick: Quick, body: bytes, context: RequestContext) -> Answer | None:
         """What ``quick`` gives; it has a place among the threads meanwhile, so that no more is under way than else."""
@@ -188,18 +189,20 @@ class Admission:
             future.set_result(done.result())
         self._dispatch()
 
-    def _check_head(self, request: Request) -> None:
-        media = request.headers.get("content-type", "").split(";")[0].strip().lower()
-        if media not in _TAKEN_AS_JSON and not media.endswith("+json"):
-            raise MediaTypeError(f"content-type {media[:60]!r} is not JSON; send application/json")
-        if request.headers.get("content-encoding", "identity").lower() != "identity":
+    def _check_head(self, head: Mapping[bytes, bytes]) -> None:
+        kind = head.get(b"content-type", b"")
+        if kind != b"application/json":
+            media = kind.decode("latin-1").split(";")[0].strip().lower()
+            if media not in _TAKEN_AS_JSON and not media.endswith("+json"):
+                raise MediaTypeError(f"content-type {media[:60]!r} is not JSON; send application/json")
+        if head.get(b"content-encoding", b"identity").lower() != b"identity":
             raise MediaTypeError("compressed bodies are not taken; send the JSON as it is")
         most = self._settings.max_body_bytes
-        declared = request.headers.get("content-length", "")
+        declared = head.get(b"content-length", b"")
         if declared.isdigit() and len(declared) < 20 and int(declared) > most:
-            raise TooLargeError(f"the body has {declared} bytes, more than {most}; split the request")
+            raise TooLargeError(f"the body has {int(declared)} bytes, more than {most}; split the request")
 
-    async def _body(self, request: Request, memory: Callable[[int], None]) -> bytes:
+    async def _body(self, request: Request, memory: _Held) -> bytes:
         most = self._settings.max_body_bytes
         parts, size, more = [], 0, True
         while more:
@@ -210,7 +213,7 @@ class Admission:
             size += len(part)
             if size > most:
                 raise TooLargeError(f"the body has more than {most} bytes; split the request")
-            memory(len(part))
+            memory.take(len(part))
             parts.append(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -239,26 +242,44 @@ class _Shares:
         self._taken = 0
         self._by: Counter[str] = Counter()
 
-    @contextmanager
-    def held(self, client: str) -> Iterator[Callable[[int], None]]:
-        """``take(n)`` raises OverloadedError where there is no room; what is taken is given back at the end."""
-        own = 0
+    def take(self, client: str, n: int) -> bool:
+        """Whether there was room."""
+        own = self._by[client] + n
+        if self._taken + n > self._most or own > self._most // 2:
+            return False
+        self._taken += n
+        self._by[client] = own
+        return True
 
-        def take(n: int) -> None:
-            nonlocal own
-            if n > 0 and (self._taken + n > self._most or self._by[client] + n > self._most // 2):
-                take(-own)  # now, not when whoever reads the body has noticed: else each refuses the next
+    def give_back(self, client: str, n: int) -> None:
+        """What was taken."""
+        self._taken -= n
+        self._by[client] -= n
+        if not self._by[client]:
+            del self._by[client]
+
+
+class _Held:
+    """What one request holds of some shares."""
+
+    __slots__ = ("_client", "_own", "_shares")
+
+    def __init__(self, shares: _Shares, client: str) -> None:
+        self._shares, self._client, self._own = shares, client, 0
+
+    def take(self, n: int) -> None:
+        """Raises OverloadedError where there is no room; then nothing is held any more: else whoever notices late refuses the next."""
+        if n:
+            if not self._shares.take(self._client, n):
+                self.give_back()
                 raise OverloadedError("the server holds as many requests as it can; try again")
-            own += n
-            self._taken += n
-            self._by[client] += n
+            self._own += n
 
-        try:
-            yield take
-        finally:
-            take(-own)
-            if not self._by[client]:
-                del self._by[client]
+    def give_back(self) -> None:
+        """All that is held."""
+        if self._own:
+            self._shares.give_back(self._client, self._own)
+            self._own = 0
 
 
 class _After(BackgroundTask):
@@ -269,3 +290,15 @@ class _After(BackgroundTask):
 
     async def __call__(self) -> None:
         self._step()
+
+
+class Answered(Response):
+    """An answer of JSON with the ids of its request. What a response of the framework makes of its arguments is known here."""
+
+    def __init__(self, answer: Answer, context: RequestContext) -> None:
+        self.status_code, self.body = 200, answer.content
+        self.background = None if answer.after is None else _After(answer.after)
+        heads = [(b"x-request-id", context.request_id.encode())]
+        if context.client_request is not None:
+            heads.append((b"x-client-request-id", context.client_request.encode()))
+        self.raw_headers = [*heads, (b"content-length", b"%d" % len(answer.content)), (b"content-type", b"application/json")]

@@ -328,7 +328,7 @@ def _refusal(error: Exception) -> Response:
 
 
 def _principal(request: Request) -> Principal:
-    found: Principal = getattr(request.state, "principal", ANYBODY)
+    found: Principal = request.scope["state"].get("principal", ANYBODY)
     return found
 
 

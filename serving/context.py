@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable
@@ -10,14 +11,30 @@ from dataclasses import dataclass, field
 from serving.errors import TimedOutError
 from serving.principals import ANYBODY, Principal
 
-__all__ = ["NOBODYS", "RequestContext", "usable_id"]
+__all__ = ["NOBODYS", "RequestContext", "new_request_id", "usable_id"]
 
+_IDS_AT_ONCE = 128
+_ids: list[str] = []
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 def usable_id(text: str) -> bool:
     """Whether a caller's id of a request is one to keep: at most 128 visible characters of ASCII."""
     return _REQUEST_ID.fullmatch(text) is not None
+
+
+def new_request_id() -> str:
+    """128 random bits as 32 hexadecimal digits. Safe for many threads; the kernel is asked for those of many requests at once, as each
+    question lets other threads have the interpreter."""
+    try:
+        return _ids.pop()
+    except IndexError:
+        text = os.urandom(16 * _IDS_AT_ONCE).hex()
+        _ids.extend(text[at : at + 32] for at in range(32, len(text), 32))
+        return text[:32]
+
+
+os.register_at_fork(after_in_child=_ids.clear)
 
 
 @dataclass(frozen=True)

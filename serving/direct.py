@@ -47,7 +47,8 @@ class Direct:
         request = Request(scope, receive, send)
         try:
             try:
-                request.state.principal = await self._access.principal(request)
+                # What Request.state and all that reads it look at, without the object that the framework puts around it.
+                scope.setdefault("state", {})["principal"] = ANYBODY if not self._access.asks else await self._access.principal(request)
                 response: Response = await route.endpoint(request, **names)
             except TandemError as error:
                 response = await self._refuse(request, error)

@@ -25,7 +25,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
         raise BadRequestError(f"the body is not valid JSON: {e.msg} ({where}); send one JSON object in UTF-8") from None
     if not isinstance(value, dict):
         raise BadRequestError(f'the body is {kind_of(value)}; send a JSON object such as {{"instances": [{{...}}]}}')
-    if _keys_written(body) != _keys_kept(value):
+    if _keys_written(body) != _keys_kept(value, body.count(b"{")):
         raise BadRequestError("the body holds an object with the same key twice; give each key once")
     return value
 
@@ -37,7 +37,11 @@ def _keys_written(body: bytes) -> int:
     return b"".join(body.split(b'"')[::2]).count(b":")
 
 
-def _keys_kept(value: dict[str, Any]) -> int:
+def _keys_kept(value: dict[str, Any], braces: int) -> int:
+    """How many keys the objects in ``value`` have; ``braces``: how many ``{`` its text has, at least one per object."""
+    objects = [value, *(item for item in value.values() if isinstance(item, dict))]
+    if len(objects) == braces:  # so there are no others, and no list has to be looked through
+        return sum(map(len, objects))
     count = 0
     inner: list[Iterable[Any]] = [(value,)]
     while inner:

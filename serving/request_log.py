@@ -92,7 +92,9 @@ __all__ = ["RequestRecord", "COMMON", "LogLimits", "RequestLog", "files_of", "re
 
 log = logging.getLogger("tandem.serving")
 
-_DRAIN_SECONDS = 0.2
+_LOOK_SECONDS = 1.0
+"""How long what is logged waits at most before it becomes columns, unless there is as much as is taken at once."""
+_SHORTEST_LOOK_SECONDS = 0.05
 _AT_ONCE = 200
 """Requests that become one batch: a short step, as it holds up the threads that answer."""
 _ROWS_AT_ONCE = 4_000
@@ -100,6 +102,7 @@ _ROWS_AT_ONCE = 4_000
 _WAITING_REQUESTS = 2_000
 _WAITING_ROWS = 100_000
 _WAITING_BYTES = 64 << 20
+_BYTES_AT_ONCE = _WAITING_BYTES // 8
 _KEPT_BYTES = 64 << 20
 """Of what is not in a file yet: about as many bytes wait, and as many again are kept as columns, at most."""
 _LARGE_BYTES = 1 << 30
@@ -146,6 +149,7 @@ class RequestLog:
         self.warning = ""
         """That young files had to go at the last look; empty when all is well."""
         self._closing = threading.Event()
+        self._look = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tandem-request-log", daemon=True)
 
     def start(self) -> None:
@@ -155,6 +159,7 @@ class RequestLog:
     def close(self) -> None:
         """Write what is left, and end; gives up on a disk that takes longer than ten seconds."""
         self._closing.set()
+        self._look.set()
         self._thread.join(_CLOSE_SECONDS)
         if self._thread.is_alive():
             log.error("request log: %s did not take the last rows within %g s; they are lost", self._folder, _CLOSE_SECONDS)
@@ -171,17 +176,29 @@ class RequestLog:
                 self._waiting.append((record, size))
                 self._waiting_rows += record.rows
                 self._waiting_bytes += size
+            due = self._due()
+        if due and not self._look.is_set():
+            self._look.set()
         if not room:
             self._metrics.log_dropped.labels("full").inc(record.rows)
 
+    def _due(self) -> bool:
+        """Whether as much waits as is taken at once. Holding the lock."""
+        return len(self._waiting) >= _AT_ONCE or self._waiting_rows >= _ROWS_AT_ONCE or self._waiting_bytes >= _BYTES_AT_ONCE
+
     def _run(self) -> None:
+        seconds = max(_SHORTEST_LOOK_SECONDS, min(_LOOK_SECONDS, self._limits.seconds / 10))
         while True:
-            last = self._closing.wait(_DRAIN_SECONDS)
+            self._look.wait(seconds)
+            self._look.clear()
+            last = self._closing.is_set()
             try:
-                while self._drain():
+                more = True
+                while more:
+                    more = self._drain(last)
                     if self._kept_rows >= self._limits.rows or self._kept_bytes >= _KEPT_BYTES:
                         self._write()
-                if self._kept and (last or time.monotonic() - self._kept_since >= self._limits.seconds):
+                if self._kept and (last or time.monotonic() - self._kept_since >= self._limits.seconds - 2 * seconds):
                     self._write()
             except Exception as e:
                 self._lost(self._kept_rows, "defect", e)
@@ -189,28 +206,30 @@ class RequestLog:
             if last:
                 return
 
-    def _drain(self) -> int:
-        """Take some of what waits, as batches; how many requests."""
+    def _drain(self, all_of_it: bool) -> bool:
+        """Take some of what waits, as batches; whether to do so again at once. Less than is taken at once waits for its like until the
+        next look: a batch costs about as much for one request as for fifty, and who answers waits for the interpreter meanwhile."""
         rows = size = 0
         some: list[RequestRecord] = []
         with self._lock:
-            while self._waiting and len(some) < _AT_ONCE and rows < _ROWS_AT_ONCE and size < _WAITING_BYTES // 8:
+            while self._waiting and len(some) < _AT_ONCE and rows < _ROWS_AT_ONCE and size < _BYTES_AT_ONCE:
                 record, own = self._waiting.popleft()
                 some.append(record)
                 rows, size = rows + record.rows, size + own
             self._waiting_rows -= rows
             self._waiting_bytes -= size
+            more = bool(self._waiting) if all_of_it else self._due()
         try:
             batches = to_batches(self._budget.fitted(record) for record in some)
         except Exception as e:  # e.g. two columns of one name: never worth a thread
             self._lost(rows, "defect", e)
-            return len(some)
+            return more
         if batches and not self._kept:
             self._kept_since = time.monotonic()
         self._kept += batches
         self._kept_rows += rows
         self._kept_bytes += sum(batch.nbytes for _, batch in batches)
-        return len(some)
+        return more
 
     def _write(self) -> None:
         """Write what is kept, few files per day. What cannot be written is dropped: the next rows get their chance."""

@@ -78,8 +78,8 @@ class PackedRows:
         return all_of(len(self._cells)) if self._found is None else np.array(self._found, np.bool_)
 
     @cached_property
-    def _columns(self) -> list[tuple[Any, ...]]:
-        """Of few rows: schemas, times, fixed-width features, ends, bits of nulls."""
+    def fields(self) -> list[tuple[Any, ...]]:
+        """Of few rows, and of at least one: schemas, times, fixed-width features, ends, bits of nulls."""
         return list(zip(*map(self.layout.struct.unpack_from, self._cells)))
 
     @cached_property
@@ -87,27 +87,33 @@ class PackedRows:
         """Event times (us); 0 where there is no row."""
         if self._array is not None:
             return np.ascontiguousarray(self._array["at"])
-        return np.array(self._columns[1] if self._cells else (), np.int64)
+        return np.array(self.fields[1] if self._cells else (), np.int64)
 
     @property
     def times(self) -> Sequence[int]:
         """The same of few rows, as Python's numbers."""
-        return self._columns[1] if self._cells else ()
+        return self.fields[1] if self._cells else ()
 
     @property
     def oldest_us(self) -> int:
         """The least event time (us)."""
         if self._array is not None:
             return int(self.event_us.min())
-        return min(self._columns[1]) if self._cells else 0
+        return min(self.fields[1]) if self._cells else 0
 
     @cached_property
     def _bits(self) -> list[int]:
         """Of few rows: by row the bits of the features that are null."""
-        return [int.from_bytes(bits, "little") for bits in self._columns[-1]] if self._cells else []
+        return [int.from_bytes(bits, "little") for bits in self.fields[-1]] if self._cells else []
+
+    @property
+    def array(self) -> npt.NDArray[Any]:
+        """Of more than a few rows: what stands at fixed places, as :attr:`Layout.type` names it."""
+        assert self._array is not None
+        return self._array
 
     @cached_property
-    def _any(self) -> int:
+    def any_null(self) -> int:
         """The bits of the features that are null in any row."""
         if self._array is not None:
             return int.from_bytes(np.bitwise_or.reduce(self._array["nulls"], axis=0).tobytes(), "little")
@@ -131,7 +137,7 @@ class PackedRows:
 
     def nulls(self, slot: Slot) -> Bools | None:
         """Which of a feature's N values are null; None: not one."""
-        if not self._any >> slot.place & 1:
+        if not self.any_null >> slot.place & 1:
             return None
         if self._array is not None:
             return (self._array["nulls"][:, slot.place >> 3] >> np.uint8(slot.place & 7) & np.uint8(1)).astype(np.bool_)
@@ -140,7 +146,7 @@ class PackedRows:
     def null_list(self, slot: Slot) -> list[int] | None:
         """The same of few rows, as numbers."""
         place = slot.place
-        return [bits >> place & 1 for bits in self._bits] if self._any >> place & 1 else None
+        return [bits >> place & 1 for bits in self._bits] if self.any_null >> place & 1 else None
 
     def values(self, slot: Slot) -> Any:
         """A feature's N values, whatever stands where they are null: a numpy array that may be changed, or of few a tuple; of texts and
@@ -148,7 +154,7 @@ class PackedRows:
         if slot.fixed:
             if self._array is not None:
                 return np.array(self._array[f"f{slot.number}"])
-            return self._columns[2 + slot.number] if self._cells else ()
+            return self.fields[2 + slot.number] if self._cells else ()
         parts = self._parts(slot.number)
         if not slot.text:
             return parts
@@ -198,7 +204,7 @@ class PackedRows:
         size = self.layout.size
         if self._array is not None:
             return (self._array[f"e{number}"].astype(np.int64) + size).tolist()  # type: ignore[no-any-return]
-        return [end + size for end in self._columns[2 + len(self.layout.fixed) + number]] if self._cells else []
+        return [end + size for end in self.fields[2 + len(self.layout.fixed) + number]] if self._cells else []
 
 
 @lru_cache(maxsize=64)

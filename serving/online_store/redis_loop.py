@@ -12,6 +12,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import hiredis
@@ -112,15 +113,13 @@ class _Line(asyncio.Protocol):
         while self._waiting:
             count, _, future = self._waiting[0]
             answers = self._answers
-            while len(answers) < count:
-                try:
-                    answer = reader.gets()
-                except hiredis.ProtocolError:
-                    self.close()
-                    return
-                if answer is False:
-                    return
-                answers.append(answer)
+            try:
+                answers += islice(iter(reader.gets, False), count - len(answers))
+            except hiredis.ProtocolError:
+                self.close()
+                return
+            if len(answers) < count:
+                return
             self._waiting.popleft()
             self._answers = []
             if not future.done():  # its request may have gone

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.admission import _Shares
+from serving.admission import _Held, _Shares
 from serving.context import RequestContext
 from serving.errors import OverloadedError, RateLimitedError, TimedOutError
 from serving.fair_queue import FairQueue, Waiting
@@ -98,23 +98,25 @@ def test_every_request_leaves_once(steps: list[Any]) -> None:
 def test_one_client_has_half_of_the_room() -> None:
     """SECURITY M5: of the bytes of bodies as of the places."""
     shares = _Shares(100)
-    with shares.held("a") as a:
-        a(50)
-        with pytest.raises(OverloadedError):
-            a(1)
-        a(50)  # who is refused has given back what it had
-        with shares.held("b") as b:
-            b(40)
-            with shares.held("c") as c:
-                c(10)
-                with pytest.raises(OverloadedError):
-                    c(1)
-            b(10)
-            b(-50)
-        with shares.held("a") as again, pytest.raises(OverloadedError):
-            again(1)
-    with shares.held("a") as a:
-        a(50)
+    a, b, c, again = (_Held(shares, name) for name in ("a", "b", "c", "a"))
+    a.take(50)
+    with pytest.raises(OverloadedError):
+        a.take(1)
+    a.take(50)  # who is refused has given back what it had
+    b.take(40)
+    c.take(10)
+    with pytest.raises(OverloadedError):
+        c.take(1)
+    b.take(10)
+    b.give_back()
+    with pytest.raises(OverloadedError):
+        again.take(1)
+    for held in (a, b, c, again):
+        held.give_back()
+        held.give_back()  # nothing a second time
+    a.take(50)
+    a.give_back()
+    assert not shares._taken and not shares._by
 
 
 def test_rates_and_rows_have_bursts_and_debts() -> None:

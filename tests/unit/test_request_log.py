@@ -118,6 +118,22 @@ def test_what_was_answered_is_read_back_bit_by_bit(tmp_path: Path, started: Any)
     assert [p.parent.name for p in files_of(tmp_path)] == ["date=2024-10-04"]
 
 
+def test_columns_are_made_of_many_requests_at_once_and_of_few_at_a_look(
+    tmp_path: Path, started: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch costs about as much for one request as for fifty."""
+    monkeypatch.setattr(request_log, "_LOOK_SECONDS", 3_600.0)
+    log = started(tmp_path, seconds=1e6)
+    for i in range(request_log._AT_ONCE + 1):
+        log.add(asked(f"r{i}"))
+    eventually(lambda: log._kept_rows > 0)
+    eventually(lambda: len(log._waiting) <= 1)
+    log.add(asked("later"))
+    log.close()
+    found = read_requests(tmp_path).column("tandem_request").to_pylist()
+    assert sorted(found) == sorted([*(f"r{i}" for i in range(request_log._AT_ONCE + 1)), "later"])
+
+
 def test_the_docstring_names_every_column_and_the_columns_are_the_models_inputs(tmp_path: Path, started: Any) -> None:
     log = started(tmp_path)
     log.add(asked())

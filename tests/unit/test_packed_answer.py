@@ -1,0 +1,123 @@
+"""The answer of packed rows has the bytes that one object per value would have: all types, nulls, NaN and infinity, rows that are not there
+or too old, the same entity asked for twice, few rows and many. What is right is taken from the values that were packed."""
+
+from __future__ import annotations
+
+import base64
+import math
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pytest
+from feast import Entity, FeatureView, Field, FileSource
+from feast.types import Array, Bool, Bytes, Float32, Float64, Int32, Int64, String, UnixTimestamp
+from feast.value_type import ValueType
+
+from serving.catalog import View
+from serving.online_answer import online_json
+from serving.online_store.packed import layout_of
+from serving.online_store.packed_rows import PackedRows
+from serving.packed_view_rows import PackedViewRows
+from serving.protocol import format_timestamp
+from serving.view_rows import ViewPlan
+
+NOW = 1_700_000_000_000_000
+HOUR = 3_600_000_000
+KINDS: dict[str, tuple[Any, pa.DataType, list[Any]]] = {
+    "f64": (Float64, pa.float64(), [0.1, -0.0, 1e300, 5e-324, None, 123456789.123, 1e16]),
+    "whole": (Float64, pa.float64(), [1.0, 2.5]),
+    "odd": (Float64, pa.float64(), [math.nan, math.inf, -math.inf, 1.0, None]),
+    "all_odd": (Float32, pa.float32(), [math.nan, math.inf]),
+    "f32": (Float32, pa.float32(), [0.1, 16777216.0, None]),
+    "i64": (Int64, pa.int64(), [2**53 + 1, -(2**63), 2**63 - 1]),
+    "i64_null": (Int64, pa.int64(), [2**53 + 1, None]),
+    "i32": (Int32, pa.int32(), [1, -(2**31), None]),
+    "yes": (Bool, pa.bool_(), [True, False]),
+    "yes_null": (Bool, pa.bool_(), [True, None, False]),
+    "text": (String, pa.string(), ["", 'na"ïve\\ null ],[ ✈ \x00\n', "\U0001f600", None]),
+    "no_null": (String, pa.string(), ["null", "a,b"]),
+    "bytes": (Bytes, pa.binary(), [b"", b"\xff\x00", None]),
+    "time": (UnixTimestamp, pa.timestamp("us", tz="UTC"), [0, 1_700_000_000_000_000, None]),
+    "tandem_revision": (Int64, pa.int64(), [0, 1, 2]),
+}
+VIEW = FeatureView(
+    name="v",
+    entities=[Entity(name="k", join_keys=["k"], value_type=ValueType.STRING)],
+    ttl=timedelta(hours=1),
+    source=FileSource(name="s", path="s.parquet", timestamp_field="event_timestamp"),
+    schema=[Field(name="k", dtype=String), *(Field(name=name, dtype=kind) for name, (kind, *_) in KINDS.items())],
+)
+
+
+def _packed(n: int, ages: list[int], first: int) -> tuple[PackedRows, dict[str, list[Any]], list[int]]:
+    """(rows, the values in them by feature, their times); an age below zero: no row."""
+    layout = layout_of(VIEW)
+    values = {name: [some[(i + first) % len(some)] for i in range(n)] for name, (_, _, some) in KINDS.items()}
+    times = [NOW - ages[i % len(ages)] - i for i in range(n)]
+    cells = layout.pack(np.array(times), [(name, pa.array(values[name], kind)) for name, (_, kind, _) in KINDS.items()])
+    assert cells is not None
+    there = [ages[i % len(ages)] >= 0 for i in range(n)]
+    rows = PackedRows.read(layout, [cell if ok else None for cell, ok in zip(cells.to_pylist(), there)])
+    assert rows is not None
+    return rows, values, [at if ok else 0 for at, ok in zip(times, there)]
+
+
+def _right(values: dict[str, list[Any]], times: list[int], places: list[int]) -> bytes:
+    results = []
+    for name, (_, kind, _) in KINDS.items():
+        said: list[Any] = []
+        words = []
+        for place in places:
+            value, at = values[name][place], times[place]
+            if kind == pa.float32() and value is not None:
+                value = float(np.float32(value))
+            old = bool(at) and NOW - at > HOUR and values["tandem_revision"][place] != 0
+            word = "NOT_FOUND" if not at else "OUTSIDE_MAX_AGE" if old else "NULL" if value is None else "PRESENT"
+            if word == "PRESENT" and isinstance(value, float) and not math.isfinite(value):
+                word, value = "NOT_FINITE", None
+            if word in ("NOT_FOUND", "OUTSIDE_MAX_AGE"):
+                value = None
+            if kind == pa.timestamp("us", tz="UTC") and value is not None:
+                value = datetime.fromtimestamp(value // 1_000_000, UTC)
+            said.append(base64.b64encode(value).decode() if isinstance(value, bytes) else value)
+            words.append(word)
+        stamps = [format_timestamp(times[place]) for place in places]
+        ages = [(NOW - times[place]) / 1e6 if times[place] else None for place in places]
+        results.append({"values": said, "statuses": words, "event_timestamps": stamps, "ages": ages})
+    return orjson.dumps({"metadata": {"feature_names": list(KINDS)}, "results": results})
+
+
+@pytest.mark.parametrize("n", [1, 2, 24, 25, 61, 450])
+@pytest.mark.parametrize("ages", [[1_000], [1_000, -1, 2 * HOUR, 2 * HOUR]], ids=["present", "all"])
+@pytest.mark.parametrize("twice", [False, True], ids=["once", "twice"])
+def test_bytes_are_those_of_one_object_per_value(n: int, ages: list[int], twice: bool) -> None:
+    for first in range(7 if n < 3 else 2):
+        rows, values, times = _packed(n, ages, first)
+        inverse = np.array([i // 2 for i in range(2 * n)]) if twice else None
+        plan = ViewPlan(View.of(VIEW), tuple(KINDS), tuple(KINDS), None, None, layout_of(VIEW))
+        group = PackedViewRows(plan, rows, inverse, NOW)
+        places = list(range(n)) if inverse is None else inverse.tolist()
+        made = online_json(list(KINDS), {}, [(group, name) for name in KINDS], len(places))
+        assert made == _right(values, times, places)
+
+
+def test_lists_are_left_to_arrow() -> None:
+    view = FeatureView(
+        name="lists",
+        entities=[],
+        source=FileSource(name="s", path="s.parquet", timestamp_field="event_timestamp"),
+        schema=[Field(name="list", dtype=Array(Float64)), Field(name="n", dtype=Int64)],
+    )
+    layout = layout_of(view)
+    cells = layout.pack(np.array([NOW]), [("n", pa.array([7]))])
+    assert cells is not None
+    rows = PackedRows.read(layout, cells.to_pylist())
+    assert rows is not None
+    plan = ViewPlan(View.of(view), ("list", "n"), ("list", "n"), None, None, layout)
+    group = PackedViewRows(plan, rows, None, NOW)
+    found = orjson.loads(online_json(["list", "n"], {}, [(group, "list"), (group, "n")], 1))["results"]
+    assert [column["values"] for column in found] == [[None], [7]]
+    assert [column["statuses"] for column in found] == [["NULL"], ["PRESENT"]]
