@@ -223,6 +223,7 @@ def _make(
     run.save(
         events={k.removeprefix("read/"): n for k, n in sorted(counts.items()) if k.startswith("read/")},
         filtered={k.removeprefix("filtered/"): n for k, n in sorted(counts.items()) if k.startswith("filtered/")},
+        empty={k.removeprefix("empty/"): n for k, n in sorted(counts.items()) if k.startswith("empty/")},
         misplaced=misplaced,
         spans=with_past(json.loads((run.folder / "spans.json").read_text()), events.spans),
         rejected=rejected,
@@ -277,7 +278,9 @@ def _publish(repo: Repo, run: runs.Run) -> runs.Run:
     shutil.rmtree(run.folder / "offline", ignore_errors=True)
     shutil.rmtree(run.folder / "rows", ignore_errors=True)
     kept = {f"offline/{n}": layout.offline_run(repo.data, n, run.id) for n in repo.groups} | {"tiles": run.folder / "tiles"}
-    counts = {f"{what}/{n}": v for what in ("events", "filtered", "rejected", "rows") for n, v in run.manifest.get(what, {}).items()}
+    counts = {
+        f"{what}/{n}": v for what in ("events", "filtered", "empty", "rejected", "rows") for n, v in run.manifest.get(what, {}).items()
+    }
     run.save(outputs=provenance.hashed(repo.data, kept), counts=counts)
     run.save(status="complete")
     return run

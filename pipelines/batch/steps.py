@@ -76,7 +76,7 @@ class ReadEvents(beam.DoFn):
     """EventFile -> valid batches of ``source`` with event times in [start, end); of the files named in ``begins``, from there on.
 
     Main output: RecordBatch. Output ``invalid``: (file name, table of its rejects). Output ``stats``: (name, number): events read,
-    filtered by the source's ``where`` (not among those read), misplaced (in a ``date=`` folder of another day, which other runs may not
+    filtered by the source's ``where`` and records without an event, ``empty`` (not among those read), misplaced (in a ``date=`` folder of another day, which other runs may not
     look into), rejected by reason, and by reason and field. Output ``spans``: ((source, file name), (first, last event time)) of a file
     that lies in no ``date=`` folder, or that has events of other days; the last is :data:`NOBODY_KNOWS` where an event was rejected that
     is too far ahead of its time.
@@ -95,12 +95,12 @@ class ReadEvents(beam.DoFn):
 
     def read(self, file: EventFile, path: Path) -> Iterator[Any]:
         """Read it from ``path``."""
-        name, letters, total, filtered, misplaced = self.source.name, [], 0, [0], 0
+        name, letters, total, aside, misplaced = self.source.name, [], 0, Counter[str](), 0
         begin, first, last = self.begins.get(file.name, self.start), NOBODY_KNOWS, -NOBODY_KNOWS
         day = None if file.date is None else micros_of(datetime(file.date.year, file.date.month, file.date.day, tzinfo=UTC))
         for valid, rejected in events(
             path, self.source, self.now_us, self.max_future_us,
-            name=file.name, partitions=file.partitions, filtered=filtered.append,
+            name=file.name, partitions=file.partitions, noted=lambda what, count: aside.update({what: count}),
         ):  # fmt: skip
             total += valid.num_rows + rejected.num_rows
             if rejected.num_rows:
@@ -116,8 +116,8 @@ class ReadEvents(beam.DoFn):
             if inside.any():
                 yield valid if inside.all() else valid.filter(pa.array(inside))
         yield beam.pvalue.TaggedOutput("stats", (f"read/{name}", total))
-        if sum(filtered):
-            yield beam.pvalue.TaggedOutput("stats", (f"filtered/{name}", sum(filtered)))
+        for what, count in aside.items():
+            yield beam.pvalue.TaggedOutput("stats", (f"{what}/{name}", count))
         if misplaced:
             yield beam.pvalue.TaggedOutput("stats", (f"misplaced/{name}", misplaced))
         if last > -NOBODY_KNOWS and (day is None or first < day or last >= day + DAY_US):

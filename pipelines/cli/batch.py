@@ -82,6 +82,8 @@ def run_table(manifest: dict[str, Any]) -> Table:
         table.caption += f"; went on with {continues['run']}, whose tiles hold {held:,} files more"
     if filtered := ", ".join(f"{n:,} of {source}" for source, n in manifest.get("filtered", {}).items()):
         table.caption += f"; filtered by where: {filtered}"
+    if empty := ", ".join(f"{n:,} of {source}" for source, n in manifest.get("empty", {}).items()):
+        table.caption += f"; records with no element to explode: {empty}"
     if misplaced := ", ".join(f"{n:,} of {source}" for source, n in manifest.get("misplaced", {}).items()):
         table.caption += f"; in a folder of another day: {misplaced}"
     if odd := ", ".join(f"{n:,} of {feature}" for feature, n in manifest.get("nonfinite", {}).items()):

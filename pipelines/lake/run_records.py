@@ -159,6 +159,8 @@ class BatchRecord(RunRecord):
     """Source -> events read."""
     filtered: dict[str, int] = field(default_factory=dict)
     """Source -> events that its ``where`` passes over; they are not among those read."""
+    empty: dict[str, int] = field(default_factory=dict)
+    """Source -> records without an event, as the list that it explodes has no element; nor are they."""
     misplaced: dict[str, int] = field(default_factory=dict)
     """Source -> events read in a ``date=`` folder of another day (UTC) than theirs."""
     rejected: dict[str, int] = field(default_factory=dict)

@@ -191,14 +191,15 @@ def events(
     name: str = "",
     batch_rows: int = 65_536,
     partitions: Partitions = (),
-    filtered: Callable[[int], None] = lambda count: None,
+    noted: Callable[[str, int], None] = lambda what, count: None,
 ) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
     """The events of one file: pairs of a valid batch (``source.arrow_schema``) and the dead letters beside it
     (``DEAD_LETTER_SCHEMA``), either of which may have no rows.
 
     ``name`` is what the dead letters call the file (default: ``path``); ``now_us`` and ``max_future_us`` as in
     :func:`transforms.contract.check`, ``partitions`` as in :func:`read`. An unreadable file is one pair: no events, and one dead
-    letter without row and payload. ``filtered`` is called with numbers of events that the source's ``where`` passes over.
+    letter without row and payload. ``noted`` hears of what is in neither: ``filtered`` events, that the source's
+    ``where`` passes over, and records that are ``empty``, as the list that the source explodes has no element.
     A reject's payload is the line itself (with what its folders say), or
     :func:`transforms.contract.encode_json` of all columns of the Parquet row; its row numbers are those of :class:`RawBatch`.
     """
@@ -206,8 +207,9 @@ def events(
     try:
         for raw in read(path, source, batch_rows, partitions):
             checked = judged(raw, source, now_us, max_future_us)
-            if checked.passed_over:
-                filtered(checked.passed_over)
+            for what, count in (("filtered", checked.passed_over), ("empty", checked.empty)):
+                if count:
+                    noted(what, count)
             payloads = payloads_of(raw, pa.array(checked.rejected), source)
             yield checked.valid, dead_letters(source, checked, payloads, file=file, rows=raw.numbers)
     except UnreadableFileError as e:

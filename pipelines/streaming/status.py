@@ -37,6 +37,8 @@ class StreamStatus:
     late: dict[str, int] = field(default_factory=dict)
     filtered: dict[str, int] = field(default_factory=dict)
     """source -> events that its ``where`` passes over."""
+    empty: dict[str, int] = field(default_factory=dict)
+    """source -> records without an event, as the list that it explodes has no element."""
     rows_of: dict[str, int] = field(default_factory=dict)
     """group -> rows."""
     written: int = 0
@@ -154,6 +156,7 @@ class Tracker:
             read=read,
             late=self._by_name("poll-", "late/"),
             filtered=self._by_name("poll-", "filtered/"),
+            empty=self._by_name("poll-", "empty/"),
             rows_of=rows_of,
             written=round(sum(self._sum("sink-", "written").values())),
             stale=round(sum(self._sum("sink-", "stale").values())),
@@ -201,6 +204,8 @@ def line(p: StreamStatus) -> str:
         parts.append(f"{sum(p.rejected.values()):,} rejected")
     if any(p.filtered.values()):
         parts.append(f"{sum(p.filtered.values()):,} filtered")
+    if any(p.empty.values()):
+        parts.append(f"{sum(p.empty.values()):,} records of no event")
     if any(p.late.values()):
         parts.append(f"{sum(p.late.values()):,} too late")
     if p.refused:

@@ -240,7 +240,8 @@ class Poll(beam.DoFn):
     ) -> bool:
         """Judge the records of a poll and send them on, into ``out``; whether there was one of the source.
 
-        Records that are all passed over by its ``where`` move the offset, and nothing else: to event time and idleness they are not there.
+        Records that are all passed over by its ``where``, or have no element to explode, move the offset, and nothing else: to event time
+        and idleness they are not there.
         """
         now, limit = self.clock(), round(self.spec.stream.max_future_hours * 3.6e9)
         stamps = judged_at(fetched.timestamps_us, now, limit)
@@ -270,7 +271,8 @@ class Poll(beam.DoFn):
         at.count("late", taken.late.num_rows)
         at.count("before", taken.before)
         at.count("filtered", checked.passed_over)
-        alone = checked.passed_over > 0 and not len(bad) and not checked.valid.num_rows
+        at.count("empty", checked.empty)
+        alone = checked.passed_over + checked.empty > 0 and not len(bad) and not checked.valid.num_rows
         at.idle, at.flushed = at.idle and alone, False
         span = at.upto(source, partition, partitions, fetched.next_offset, taken, now)
         at.next, at.newest, at.leaps, at.watermark = span.next, span.newest, span.leaps, span.watermark
