@@ -27,7 +27,7 @@ def exploded(topic: str = "payments") -> FeatureGroup:
         Field("account", "string", path="payments[].account", required=True),
     ]
     fields += [Field("amount", "float64", path="payments[].amount", max=1e6)]
-    at = Field("paid_at", "timestamp", path="payments[].paid_at")
+    at: Any = Field("paid_at", "timestamp", path="payments[].paid_at")
     return replace(group, source=replace(group.source, explode="payments", fields=fields, event_time=at, files="events"))
 
 
