@@ -77,9 +77,9 @@ class ReadEvents(beam.DoFn):
 
     Main output: RecordBatch. Output ``invalid``: (file name, table of its rejects). Output ``stats``: (name, number): events read,
     filtered by the source's ``where`` and records without an event, ``empty`` (not among those read), misplaced (in a ``date=`` folder of
-    another day, which other runs may not look into), rejected by reason, and by reason and field. Output ``spans``: ((source, file name), (first, last event time)) of a file
-    that lies in no ``date=`` folder, or that has events of other days; the last is :data:`NOBODY_KNOWS` where an event was rejected that
-    is too far ahead of its time.
+    another day, which other runs may not look into), rejected by reason, and by reason and field. Output ``spans``: ((source, file name),
+    (first, last event time)) of a file that lies in no ``date=`` folder, or that has events of other days; the last is
+    :data:`NOBODY_KNOWS` where an event was rejected that is too far ahead of its time.
     """
 
     def __init__(
