@@ -57,7 +57,7 @@ tandem_shadow_prediction  double          its number (list<double> for a model w
 Guarantees: a file is complete once it is visible (written under a hidden name, synced, then renamed). Logging never fails a request and
 never waits for the disk: rows go through a queue, bounded in requests, rows and bytes, to one thread, and what does not fit, or cannot be
 written, is dropped and counted in ``/metrics``. A server that is asked to stop writes what it has; one that is killed loses at most
-``request_log_seconds``, and never a file.
+what it answered in the last ``request_log_seconds``, the half second before and the time that writing a file takes, and never a file.
 
 When the log is full its oldest files go; where that takes answers of the last day, the server's own log, ``/metrics`` and the warnings of
 ``/v2/health/ready`` say so. Requests with unusually long texts (beyond 4 KiB and 256 bytes per row) share a tenth of the log's
