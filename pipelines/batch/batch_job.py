@@ -7,10 +7,11 @@ per feature group at the end.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -132,30 +133,18 @@ def run_batch(
         with recording.recording(run, repo, **({"status": "publishing"} if made else fields)):
             if not made:
                 tiles = before.tiles if before is not None else {}
-                _make_anew(repo, run, sources, events, tiles, begin_us, us(start), us(end), graphs, engine, progress)
+                with _in_one_line():
+                    _make(repo, run, sources, events, tiles, begin_us, us(start), us(end), graphs, engine, progress)
             return BatchResult(_publish(repo, run), False)
 
 
-def _make_anew(
-    repo: Repo,
-    run: runs.Run,
-    sources: Mapping[str, EventSource],
-    events: RunFiles,
-    tiles: Mapping[str, Sequence[str]],
-    begin_us: Mapping[str, int],
-    start: int,
-    end: int,
-    graphs: dict[str, str],
-    engine: BatchEngine,
-    progress: Callable[[str], None],
-) -> None:
-    for leftover in ("rows", "offline", "dead_letters", "tiles", "engine"):
-        shutil.rmtree(run.folder / leftover, ignore_errors=True)
-    created = us(datetime.fromisoformat(run.created))
+@contextlib.contextmanager
+def _in_one_line() -> Iterator[None]:
+    """What a step raised in an engine, which wraps it, becomes one line."""
     try:
-        _make(repo, run, sources, events, tiles, begin_us, start, end, created, graphs, engine, progress)
+        yield
     except Exception as error:
-        if "[while running" in str(error) and not isinstance(error, TandemError):  # how Beam wraps what a step raised
+        if "[while running" in str(error) and not isinstance(error, TandemError):
             line = (str(error).splitlines() or [type(error).__name__])[0]
             raise DataError(f"the batch job failed: {line}; fix the cause and run the same command again") from error
         raise
@@ -170,13 +159,15 @@ def _make(
     begin_us: Mapping[str, int],
     start: int,
     end: int,
-    now_us: int,
     graphs: dict[str, str],
     engine: BatchEngine,
     progress: Callable[[str], None],
 ) -> None:
+    for leftover in ("rows", "offline", "dead_letters", "tiles", "engine"):
+        shutil.rmtree(run.folder / leftover, ignore_errors=True)
     place, settings = WorkPlace(repo.data, run, engine.elsewhere), repo.settings.batch
     place.begin()
+    created_us = us(datetime.fromisoformat(run.created))
     total = sum(len(f) for f in events.files.values())
     progress(f"windows: {total} files of {len(events.files)} sources into {len(repo.groups)} feature groups")
     with engine.pipeline(run.folder) as pipeline:
@@ -187,7 +178,7 @@ def _make(
                 place.events(events.files[name]),
                 begin_us[name],
                 end,
-                now_us,
+                created_us,
                 round(settings.max_future_hours * 3.6e9),
                 f"{place.top}/dead_letters",
                 events.begins[name],
@@ -251,7 +242,7 @@ def _make(
         for name in repo.groups:
             graph = place.graph(name, fingerprints[name])
             transformed = pipeline | f"Graph of {name}" >> ApplyTransformGraph(
-                name, place.files(made_files[name]), graph, f"{place.top}/rows", f"{place.top}/offline", now_us
+                name, place.files(made_files[name]), graph, f"{place.top}/rows", f"{place.top}/offline", created_us
             )
             stats.append(transformed.stats)
         keep_stats(stats, f"{place.top}/nonfinite.json")

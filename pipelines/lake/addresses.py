@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from serving.object_store.base import ObjectStore
@@ -34,50 +33,42 @@ def under(address: str, top: str) -> str:
     return address.removeprefix(f"{top}/")
 
 
-@contextmanager
-def _scratch() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="tandem-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _nothing(address: str, path: Path) -> None:
+    pass
 
 
 @contextmanager
-def reading(address: str) -> Iterator[Path]:
+def _local(address: str, before: Callable[[str, Path], None] = _nothing, after: Callable[[str, Path], None] = _nothing) -> Iterator[Path]:
+    """The path itself; of a URL a path in a folder of its own, ``before`` and ``after`` the body."""
+    if not is_url(address):
+        yield Path(address)
+        return
+    with tempfile.TemporaryDirectory(prefix="tandem-", ignore_cleanup_errors=True) as folder:
+        path = Path(folder) / address.rpartition("/")[2]  # its ending says what it is
+        before(address, path)
+        yield path
+        after(address, path)
+
+
+def reading(address: str) -> AbstractContextManager[Path]:
     """A local file of what stands there: for the body. Raises DataError where there is no such object."""
-    if not is_url(address):
-        yield Path(address)
-        return
-    store, key = _split(address)
-    with _scratch() as folder:
-        path = folder / key.rpartition("/")[2]  # its ending says what it is
-        if store.download(key, path) is None:
-            raise DataError(f"{address} is gone; put it back, or run the same command again")
-        yield path
+    return _local(address, before=_get_file)
 
 
-@contextmanager
-def reading_folder(address: str) -> Iterator[Path]:
+def reading_folder(address: str) -> AbstractContextManager[Path]:
     """A local folder of all that lies below: for the body."""
-    if not is_url(address):
-        yield Path(address)
-        return
-    with _scratch() as folder:
-        fetch_below(address, folder)
-        yield folder
+    return _local(address, before=fetch_below)
 
 
-@contextmanager
-def writing(address: str) -> Iterator[Path]:
+def writing(address: str) -> AbstractContextManager[Path]:
     """A local path to write to, as a whole, in the body; what was written there is at the address when it ends."""
-    if not is_url(address):
-        yield Path(address)
-        return
-    with _scratch() as folder:
-        path = folder / address.rpartition("/")[2]
-        yield path
-        put_file(address, path)
+    return _local(address, after=put_file)
+
+
+def _get_file(address: str, path: Path) -> None:
+    store, key = _split(address)
+    if store.download(key, path) is None:
+        raise DataError(f"{address} is gone; put it back, or run the same command again")
 
 
 def put_file(address: str, path: Path) -> None:
@@ -89,6 +80,7 @@ def put_file(address: str, path: Path) -> None:
 def fetch_below(address: str, folder: Path) -> None:
     """Copies of all objects below an address, by their names, in a local folder."""
     store, key = _split(address)
+    folder.mkdir(parents=True, exist_ok=True)
     for head in store.list(f"{key}/"):
         name = head.key.removeprefix(f"{key}/")
         if ".." in Path(name).parts or os.path.isabs(name):

@@ -74,9 +74,9 @@ def archive(
             end = patiently(lambda p=partition: reader.end(source.topic, p), say) if upto is None else upto.get(partition, 0)
             file = _Part(unfinished / f"part-{partition:04d}.parquet", source, partition)
             try:
-                _copy(
-                    reader, source, partition, first, end, decode, file, max_future_us, clock, say, (skip or {}).get(partition, frozenset())
-                )
+                left_out = (skip or {}).get(partition, frozenset())
+                for fetched, checked in judged(reader, source, partition, first, end, decode, max_future_us, clock, say, left_out):
+                    file.add(checked.valid, fetched.offsets[checked.accepted])
             finally:
                 file.close()
         if target.exists():
@@ -85,23 +85,6 @@ def archive(
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return target
-
-
-def _copy(
-    reader: PartitionReader,
-    source: EventSource,
-    partition: int,
-    offset: int,
-    end: int,
-    decode: Decode,
-    file: _Part,
-    max_future_us: int,
-    clock: Callable[[], int],
-    say: Callable[[str], None],
-    skip: frozenset[int],
-) -> None:
-    for fetched, checked in judged(reader, source, partition, offset, end, decode, max_future_us, clock, say, skip):
-        file.add(checked.valid, fetched.offsets[checked.accepted])
 
 
 def judged(

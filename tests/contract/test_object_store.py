@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from pipelines.lake import addresses
 from serving.object_store.base import ObjectStore, StoreAccessError, Unreachable
 from serving.object_store.connecting import connect, normal
 from serving.object_store.local_folder import LocalFolder
 from tandem.testing.object_store import ObjectStoreContract
 from tests.object_stores import Faults, faulty, nobody_there, seaweed
-from transforms.errors import ConfigError
+from transforms.errors import ConfigError, DataError
 
 
 class TestLocalFolder(ObjectStoreContract):
@@ -131,3 +133,31 @@ def test_what_is_no_place(given: str) -> None:
     with pytest.raises(ConfigError) as caught:
         normal(given)
     assert str(caught.value).startswith("data: ") and "secret" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("where", ["folder", "s3"])
+def test_single_files_by_an_address_are_the_same_wherever_they_lie(where: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """What steps of a batch job on whatever machine read and write (``pipelines.lake.addresses``)."""
+    top = str(tmp_path / "top") if where == "folder" else request.getfixturevalue("s3_here")
+    if where == "folder":
+        (tmp_path / "top" / "graph" / "sub").mkdir(parents=True)
+    with addresses.writing(f"{top}/graph/one.txt") as path:
+        path.write_text("one")
+    with addresses.writing(f"{top}/graph/sub/two.txt") as path:
+        path.write_text("two")
+    with addresses.reading(f"{top}/graph/one.txt") as path:
+        assert (path.name, path.read_text()) == ("one.txt", "one")
+    with addresses.reading_folder(f"{top}/graph") as folder:
+        assert {str(p.relative_to(folder)): p.read_text() for p in folder.rglob("*.txt")} == {"one.txt": "one", "sub/two.txt": "two"}
+    if where == "folder":
+        return
+    assert not path.exists() and not folder.exists(), "copies are gone after the body"
+    with pytest.raises(DataError, match=r"none\.txt is gone; put it back"), addresses.reading(f"{top}/none.txt"):
+        pass
+    with addresses.reading_folder(f"{top}/nothing") as folder:
+        assert folder.is_dir() and not list(folder.iterdir())
+    with suppress(KeyError), addresses.writing(f"{top}/half.txt") as path:
+        path.write_text("half")
+        raise KeyError
+    with pytest.raises(DataError, match="is gone"), addresses.reading(f"{top}/half.txt"):
+        pass

@@ -66,6 +66,7 @@ class Fleet:
 
 @pytest.fixture
 def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
+    """A stream of two tasks that has delivered its first events."""
     worker = tmp_path / "tandem-worker"  # as an image has it
     log = '"$TANDEM_CACHE/worker.log"'
     worker.write_text(
@@ -98,6 +99,9 @@ def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
         with flink.running(addresses):
             made = Fleet(world, flink, worker, addresses)
             try:
+                made.produce()
+                made.start(2)
+                made.all_is_delivered()
                 yield made
             finally:
                 if made.driver is not None:
@@ -108,9 +112,6 @@ def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
 @pytest.mark.timeout(3 * SECONDS)
 def test_whatever_is_killed_or_cut_off_every_row_is_right(fleet: Fleet) -> None:
     flink, world = fleet.flink, fleet.world
-    fleet.produce()
-    fleet.start(2)
-    fleet.all_is_delivered()
     assert all(flink.workers(name) for name in fleet.addresses), "a worker on each host"
 
     fleet.produce()
@@ -150,9 +151,6 @@ def test_whatever_is_killed_or_cut_off_every_row_is_right(fleet: Fleet) -> None:
 @pytest.mark.timeout(3 * SECONDS)
 def test_more_and_fewer_task_managers_and_new_partitions(fleet: Fleet) -> None:
     flink, world = fleet.flink, fleet.world
-    fleet.produce()
-    fleet.start(2)
-    fleet.all_is_delivered()
     admin = KafkaAdminClient(**options_of(world.bootstrap))
     admin.create_partitions({world.topic: 4})
     admin.close()
