@@ -126,9 +126,11 @@ def test_what_expands_beyond_all_is_not_expanded(codec: int, monkeypatch: pytest
     assert "3 records from here on lie beyond" in lines[9] and parts[-1].next_offset == 12
 
 
+@pytest.mark.parametrize("piece", [1, 64, 1000, 1 << 18])
 @pytest.mark.parametrize("codec", [0, 1, 2, 3, 4])
-def test_a_batch_that_is_taken_in_parts(codec: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SECURITY H1: bytes per fetch are bounded, and every record is given out once."""
+def test_a_batch_that_is_taken_in_parts(codec: int, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SECURITY H1: bytes per fetch are bounded, and every record is given out once, wherever it lies in what is read at a time."""
+    monkeypatch.setattr(large_batches, "_PIECE", piece)
     for module in (large_batches, record_batches):
         monkeypatch.setattr(module, "MAX_FETCH_BYTES", 10_000)
     values = [bytes([n % 256]) * (n % 700) for n in range(300)]
@@ -139,6 +141,20 @@ def test_a_batch_that_is_taken_in_parts(codec: int, monkeypatch: pytest.MonkeyPa
     assert [p for c in parts for p in c.payloads.to_pylist()] == [*values, b"next"]
     assert [o for c in parts for o in c.offsets.tolist()] == [*range(7, 307), 400]
     assert decode(raw, 100).offsets[0] == 100, "from anywhere within"
+
+
+@pytest.mark.parametrize(("count", "size"), [(40_000, 1000), (400, 100_000), (12, 3 * MIB), (6, 7 * MIB)])
+@pytest.mark.parametrize("codec", [1, 2, 3, 4])
+def test_ordinary_records_of_a_batch_that_expands_to_more_than_a_fetch(codec: int, count: int, size: int) -> None:
+    """A topic of texts that are much alike: a megabyte of it holds forty. Each record is read, and none is called damaged."""
+    raw = framed(codec, b"".join(record(n, b"%08d" % n + b" " * size) for n in range(count)), count)
+    at = 7
+    for columns in read_all(raw, at):
+        assert not columns.cut
+        for offset, payload in zip(columns.offsets.tolist(), columns.payloads.to_pylist()):
+            assert offset == at and len(payload) == size + 8 and payload.startswith(b"%08d" % (at - 7))
+            at += 1
+    assert at == 7 + count
 
 
 def test_so_many_records_are_taken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

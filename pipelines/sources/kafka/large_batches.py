@@ -86,15 +86,16 @@ def too_large(size: int, value_size: int, digest: str, hashed: int, what: str = 
 
 
 class _Window:
-    """Some bytes of an expanded batch, from ``at`` on."""
+    """Some bytes of an expanded batch, from ``at`` on. Reading moves them: no position is kept over :meth:`have` or :meth:`take`."""
 
     def __init__(self, source: Expanded) -> None:
         self.source, self.data, self.at = source, b"", 0
 
     def have(self, n: int) -> None:
         """Read until ``n`` bytes lie ahead, or the end."""
-        if len(self.data) - self.at < n:
-            more = self.source.read(max(n, _PIECE))
+        lacking = n - (len(self.data) - self.at)
+        if lacking > 0:
+            more = self.source.read(max(lacking, _PIECE))
             self.data, self.at = self.data[self.at :] + more, 0
 
     def take(self, n: int) -> bytes:
@@ -130,7 +131,9 @@ def read_part(codec: int, body: memoryview, first: int, last: int, count: int, o
                 part.cut[here] = entry
                 record = _without_value(here - first)
             else:
-                window.have(begin - window.at + size)
+                head = begin - window.at
+                window.have(head + size)
+                begin = window.at + head
                 _, at = varint(window.data, begin + 1)
                 delta, _ = varint(window.data, at)
                 end = begin + size
