@@ -14,6 +14,7 @@ import asyncio
 import resource
 import ssl
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,6 +102,8 @@ class Limited(HttpToolsProtocol):
     _head_bytes = 0
     _in_head = True
     _timer: asyncio.TimerHandle | None = None
+    _due = 0.0
+    _step: Callable[[], None] | None = None
     _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -146,6 +149,8 @@ class Limited(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._leave()
         self._stop_timer()
+        if self._timer is not None:
+            self._timer.cancel()
         self._was_read()
         if self.transport is not None:
             super().connection_lost(exc)
@@ -163,7 +168,7 @@ class Limited(HttpToolsProtocol):
         if not self._entered:
             return  # refused
         if self._in_head:
-            if self._timer is None:
+            if self._step is None:
                 self._set_timer(self.limits.head_seconds, self._late_head)
             self._head_bytes += len(data)
             if self._head_bytes > self.limits.header_bytes + (256 << 10):  # no read is larger, so the head alone passes the limit
@@ -196,6 +201,8 @@ class Limited(HttpToolsProtocol):
         self._set_timer(self.limits.exchange_seconds, self.transport.abort)
         super().on_headers_complete()
         cycle = self.cycle
+        whole = _Whole(self.transport, cycle.on_response)
+        cycle.transport, cycle.on_response = whole, whole.complete  # type: ignore[assignment]
         self.scope["tandem.gone"] = lambda: cycle.disconnected  # type: ignore[typeddict-unknown-key]
         tls = self.transport.get_extra_info("ssl_object")
         if tls is not None:
@@ -262,16 +269,69 @@ class Limited(HttpToolsProtocol):
             self._entered = False
             self.limits.leave(self, self.address)
 
-    def _set_timer(self, seconds: float, step: Any) -> None:
-        self._stop_timer()
-        self._timer = self.loop.call_later(seconds, step)
-
-    def _stop_timer(self) -> None:
+    def _set_timer(self, seconds: float, step: Callable[[], None]) -> None:
+        """``step`` after some seconds, instead of what was to come. A timer that fires too early waits for the rest: most are never due, so
+        a request need not make one and take it back."""
+        self._due, self._step = self.loop.time() + seconds, step
+        if self._timer is not None and self._timer.when() <= self._due:
+            return
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
+        self._timer = self.loop.call_at(self._due, self._is_due)
+
+    def _is_due(self) -> None:
+        self._timer, step = None, self._step
+        if step is None:
+            return
+        if self.loop.time() < self._due:
+            self._timer = self.loop.call_at(self._due, self._is_due)
+            return
+        self._step = None
+        step()
+
+    def _stop_timer(self) -> None:
+        self._step = None
 
     _head = 0
+
+
+class _Whole:
+    """A connection's transport for one answer, which goes out in one piece: uvicorn writes its head and its body one after the other, and
+    each is a call of the kernel that wakes the client."""
+
+    __slots__ = ("_head", "_on_response", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, on_response: Callable[[], None]) -> None:
+        self._transport, self._on_response = transport, on_response
+        self._head = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Of an answer's head: keep it for what comes next, which is its body or its end."""
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.writelines([head, data])
+        elif data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 1"):  # a 100 says to go on
+            self._head = data
+        else:
+            self._transport.write(data)
+
+    def complete(self) -> None:
+        """The answer is whole; one to HEAD has no body."""
+        self._flush()
+        self._on_response()
+
+    def close(self) -> None:
+        """As of the transport."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head)
 
 
 def connection_class(limits: Connections) -> type[Limited]:

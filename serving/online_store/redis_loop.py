@@ -25,6 +25,8 @@ Answers = list[list[bytes | None]]
 
 _AT_ONCE = 8_192
 """Bytes that the parser is given: it moves all that it still has each time it has read a kilobyte of it."""
+_LARGE = 2_048
+"""Bytes of a question that is not kept for the others that may come with it."""
 _AGAIN_SECONDS = 1.0
 """Before a connection that could not be made is tried again."""
 
@@ -87,6 +89,7 @@ class _Line(asyncio.Protocol):
         self._reader = hiredis.Reader()
         self._waiting: deque[tuple[int, float, asyncio.Future[Answers]]] = deque()
         self._answers: Answers = []
+        self._unsent: list[bytes] = []
         self._watched = False
         self.broken = False
 
@@ -97,10 +100,20 @@ class _Line(asyncio.Protocol):
     def ask(self, data: bytes, count: int) -> asyncio.Future[Answers]:
         future: asyncio.Future[Answers] = self._loop.create_future()
         self._waiting.append((count, time.monotonic(), future))
-        self._transport.write(data)
+        if not self._unsent:
+            self._loop.call_soon(self._send)
+        self._unsent.append(data)
+        if len(data) > _LARGE:
+            self._send()  # the store is at it while other requests are read
         if not self._watched:
             self._watch()
         return future
+
+    def _send(self) -> None:
+        """The questions of all requests that came at once, by one call of the kernel."""
+        unsent, self._unsent = self._unsent, []
+        if unsent and not self.broken:
+            self._transport.write(unsent[0] if len(unsent) == 1 else b"".join(unsent))
 
     def data_received(self, data: bytes) -> None:
         for start in range(0, len(data), _AT_ONCE):

@@ -36,6 +36,12 @@ async def hello(scope: Any, receive: Any, send: Any) -> None:
     while more:
         message = await receive()
         size, more = size + len(message.get("body", b"")), message.get("more_body", False)
+    if scope["path"] == "/pieces":
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1512")]})
+        for _ in range(100):
+            await send({"type": "http.response.body", "body": b"HTTP/1.1 piece ", "more_body": True})
+        await send({"type": "http.response.body", "body": b"HTTP/1.1 end"})
+        return
     body = str(size).encode().rjust(16 << 20 if scope["path"] == "/large" else 1)
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(len(body)).encode())]})
     await send({"type": "http.response.body", "body": body})
@@ -148,6 +154,31 @@ def test_an_answer_before_the_body_ends_the_connection_soon(port: int) -> None:
 def test_pipelined_requests_are_answered(port: int) -> None:
     answer = exchange(port, GET * 50 + GET.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n"))
     assert answer.count(b"HTTP/1.1 200 OK") == 51
+
+
+def test_answers_come_whole_with_and_without_a_body(port: int) -> None:
+    """Head and body are written as one; a head without a body, one before a body that is waited for, and an answer in pieces that look
+    like heads lose nothing."""
+    with connect(port) as s:
+        s.sendall(GET)
+        assert s.recv(1 << 16).endswith(b"\r\n\r\n0")
+        s.sendall(GET.replace(b"GET", b"HEAD"))
+        head = s.recv(1 << 16)
+        assert head.startswith(b"HTTP/1.1 200 ") and head.endswith(b"\r\n\r\n")
+        s.sendall(GET.replace(b"GET", b"HEAD") + GET)
+        got = b""
+        while not got.endswith(b"\r\n\r\n0"):
+            got += s.recv(1 << 16)
+        assert got.count(b"HTTP/1.1 200 ") == 2
+        s.sendall(b"POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n")
+        assert s.recv(1 << 16) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        s.sendall(b"abc")
+        assert s.recv(1 << 16).endswith(b"\r\n\r\n3")
+        s.sendall(GET.replace(b"GET /", b"GET /pieces"))
+        got = b""
+        while not got.endswith(b"HTTP/1.1 end"):
+            got += s.recv(1 << 16)
+        assert got.partition(b"\r\n\r\n")[2] == b"HTTP/1.1 piece " * 100 + b"HTTP/1.1 end"
 
 
 def test_idle_connections_make_room_and_never_end_service(port: int) -> None:
