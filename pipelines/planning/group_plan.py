@@ -47,6 +47,8 @@ class Judged:
     pending: bool = False
     same_rows: bool = True
     """Whether a run would learn from the rows that ``run`` learnt from."""
+    unseen: str = ""
+    """Why its source's table cannot be looked at; a run takes its rows as they are then."""
 
     @property
     def stale(self) -> bool:
@@ -117,6 +119,7 @@ def _against(
         fits=fits,
         pending=not learn and not rows and present.applied.get(name) != fingerprint,
         same_rows=not rows or rows == [_OLDER],
+        unseen=present.table_news(group.source)[1],
     )
 
 
@@ -179,10 +182,13 @@ def _settings(present: Present, run: BatchRecord) -> list[Change]:
 
 
 def _inputs(present: Present, group: FeatureGroup, alike: list[BatchRecord]) -> list[Change]:
-    """Event files that are not as the runs of the group's graph read them. Tables are looked at by the run itself."""
+    """Event files that are not as the runs of the group's graph read them, the snapshot of a table among them; a table that moved on."""
     covered = hull(r.range for r in alike)
-    if covered is None or group.source.table is not None:
+    if covered is None:
         return []
+    moved, _ = present.table_news(group.source)
+    if moved:
+        return [Change(f"table of {group.source.name}: {moved}", "rows are made of a new snapshot")]
     begin, end = begin_of([group], *map(micros_of, covered))[group.source.name], micros_of(covered[1])
     now = event_inputs(present.data, group.source, begin, end)
     found = differences(now, recorded(alike, group.source.name), lambda name: in_range(name, begin, end))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipelines.planning.group_plan import Judged
+from pipelines.planning.model_changes import ModelChange
 from pipelines.planning.project_plan import SAME, BatchPlan, Expected, GroupPlan, ModelPlan, Plan
 
 __all__ = ["FORMAT", "lines", "summary", "to_dict"]
@@ -22,7 +23,7 @@ def lines(plan: Plan) -> Iterator[str]:
         yield from _batch(b)
     yield from _block("Online store", (f"{g.name}: {_keys(g)}" for g in plan.groups if g.keys is not None or g.sign == "-"))
     yield from _block("Streams", (f"{'~' if words else '='} {s.name}{_now(s.running)}: {words or 'goes on'}" for s, words in plan.streams))
-    yield from _block("Models", map(_model, plan.models))
+    yield from _block("Models", [*map(_model, plan.models), *(line for c in plan.redefined for line in _redefined(c))])
     if plan.training_sets:
         some = ", ".join(s.id for s in plan.training_sets[:3]) + (", .." if len(plan.training_sets) > 3 else "")
         yield from _block("Training sets", [f"{len(plan.training_sets)} of graphs that go: {some}"])
@@ -45,7 +46,8 @@ def summary(plan: Plan) -> str:
         n = len({(m.version.model, m.version.version) for m in plan.models if m.in_use and m.sure is sure})
         if n:
             out += f"; {n} model{'s' * (n > 1)} in use {verb if n > 1 else verb.replace('fit', 'fits')}"
-    return out + "."
+    n = sum(bool(c.changes) for c in plan.redefined)
+    return f"{out}; {n} model{'s' * (n > 1)} redefined." if n else f"{out}."
 
 
 def _block(title: str, found: Any) -> Iterator[str]:
@@ -64,6 +66,8 @@ def _group(g: GroupPlan) -> Iterator[str]:
         return
     for change in (*j.learn, *j.rows, *j.free):
         yield f"    {change}"
+    if j.unseen:
+        yield f"    its table cannot be looked at here, a run takes it as it is then: {j.unseen}"
     for what, n in g.refused.items():
         reason, _, name = what.partition("/")
         yield f"    {n:,} events of {j.run.id if j.run else ''} were rejected ({reason} {name}); 'tandem batch --pinned' takes them in"
@@ -147,6 +151,19 @@ def _model(m: ModelPlan) -> str:
     return f"! {v.model} version {v.version}{stage} {'no longer fits' if m.sure else 'perhaps no longer fits'}: {why}"
 
 
+def _redefined(c: ModelChange) -> Iterator[str]:
+    if c.failed or c.version is None:
+        yield f"! {c.model} cannot be read: {c.failed}"
+        return
+    of = f"{c.model} version {c.version.version}{' (champion)' if 'champion' in c.version.aliases else ''}"
+    if c.changes:
+        then = f"; version {c.trained} is of the present definition" if c.trained is not None else ""
+        yield f"~ {of} was trained by another definition{then}"
+        yield from (f"      {change}" for change in c.changes)
+    if c.code:
+        yield f"{' ' if c.changes else '='} {of if not c.changes else 'its code'}: {', '.join(c.code)} changed since it was trained"
+
+
 # ------------------------------------------------------------------------------------------------------------------------ machines
 
 
@@ -195,6 +212,17 @@ def to_dict(plan: Plan) -> dict[str, Any]:
             }
             for m in plan.models
         ],
+        "models_redefined": [
+            {
+                "model": c.model,
+                "version": None if c.version is None else c.version.version,
+                "changes": list(c.changes),
+                "code": list(c.code),
+                "trained": c.trained,
+                "failed": c.failed or None,
+            }
+            for c in plan.redefined
+        ],
         "training_sets": [s.id for s in plan.training_sets],
         "feast": None if plan.feast is None else [vars(c) for c in plan.feast],
         "commands": list(plan.commands),
@@ -219,6 +247,7 @@ def _group_dict(g: GroupPlan) -> dict[str, Any]:
         "bytes": _expected_dict(g.bytes),
         "keys": _expected_dict(g.keys),
         "rejected_before": g.refused,
+        "table_unseen": (j.unseen if j is not None else "") or None,
     }  # fmt: skip
 
 

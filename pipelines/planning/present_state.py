@@ -18,25 +18,28 @@ from pipelines.lake.runs import UNDER_WAY, Run, RunStore
 from pipelines.project.repository import Repo
 from pipelines.registry.alias_file import current, model_folder, models_of, versions_on_disk
 from pipelines.registry.listing import spec_of, state_of
+from pipelines.sources.tables.snapshots import table_news
 from pipelines.streaming.state.job_state import checkpoint_records, is_stream
 from pipelines.streaming.state.start_position import check_same_definitions
 from serving.aliases import ALIASES, Aliases
 from serving.errors import ModelError
-from transforms.definitions import FeatureGroup
-from transforms.errors import DataError
+from transforms.definitions import EventSource, FeatureGroup
+from transforms.errors import DataError, TandemError
 
 __all__ = ["Present", "Stream", "TrainingSet", "Version", "bytes_of", "hull"]
 
 
 @dataclass(frozen=True)
 class Version:
-    """A model's version: ``aliases`` (``champion``: it is in use), the graphs that it was trained on, whether it fits those applied now."""
+    """A model's version: ``aliases`` (``champion``: it is in use), the graphs that it was trained on, whether it fits those applied now,
+    and the run that trained it (empty: it does not say)."""
 
     model: str
     version: int
     aliases: tuple[str, ...]
     fingerprints: Mapping[str, str]
     fits: bool
+    run: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Present:
         self.repo, self.data = repo, repo.data
         self.applied = applied_graphs(self.data)
         self._latest: dict[str, RunRecord | None] = {}
+        self._tables: dict[str, tuple[str, str]] = {}
 
     @cached_property
     def batch_runs(self) -> list[tuple[Run, BatchRecord]]:
@@ -105,6 +109,17 @@ class Present:
         runs = [r for r in RunStore(self.data).as_written("train", "complete") if r.head.model == model]
         return hull([r.head.range for r in runs[-1:]])
 
+    def table_news(self, source: EventSource) -> tuple[str, str]:
+        """(how a source's table moved on since its snapshot, why it cannot be looked at): both empty where nothing is known to differ."""
+        if source.table is None:
+            return "", ""
+        if source.name not in self._tables:
+            try:
+                self._tables[source.name] = table_news(self.data, source), ""
+            except TandemError as error:
+                self._tables[source.name] = "", str(error)
+        return self._tables[source.name]
+
     def fits(self, group: FeatureGroup) -> bool:
         """Whether the graph that is applied to a group holds for its present definition."""
         fingerprint = self.applied.get(group.name)
@@ -129,7 +144,7 @@ class Present:
                 spec = spec_of(folder / str(number))
                 named = tuple(a for a in ALIASES if getattr(aliases, a) == number)
                 fits = state_of(folder / str(number), spec, self.applied) == "fits"
-                out.append(Version(model, number, named, dict(spec.get("fingerprints") or {}), fits))
+                out.append(Version(model, number, named, dict(spec.get("fingerprints") or {}), fits, str(spec.get("run") or "")))
         return out
 
     @cached_property

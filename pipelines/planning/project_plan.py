@@ -17,6 +17,7 @@ from pipelines.planning.definition_changes import all_columns, same_rows
 from pipelines.planning.event_inputs import EventInputs, event_inputs
 from pipelines.planning.feast_changes import FeastChange, defined, feast_changes, registry_of
 from pipelines.planning.group_plan import Judged, judge
+from pipelines.planning.model_changes import ModelChange, model_changes
 from pipelines.planning.present_state import Present, Stream, TrainingSet, Version, bytes_of, hull
 from pipelines.project.repository import Repo
 from pipelines.sources.recorded_files import as_inputs, recorded
@@ -94,7 +95,7 @@ class Plan:
     training_sets: tuple[TrainingSet, ...]
     streams: tuple[tuple[Stream, str], ...]
     commands: tuple[str, ...]
-    notes: tuple[str, ...] = ()
+    redefined: tuple[ModelChange, ...] = ()
 
     @property
     def changes(self) -> bool:
@@ -126,8 +127,10 @@ def make_plan(repo: Repo, groups: Collection[str] = (), asked: tuple[datetime, d
     streams = tuple((s, _stream_words(s, judged, planned)) for s in present.streams)
     models = _models(present, planned)
     sets = tuple(s for s in present.training_sets if _leaves(s.fingerprints, planned, present))
-    commands = _commands(present, planned, batches, applies, streams, models)
-    return Plan(repo, tuple(planned), tuple(batches), None if feast is None else tuple(feast), models, sets, streams, commands)
+    redefined = tuple(model_changes(repo, present.versions))
+    commands = _commands(present, planned, batches, applies, streams, models, redefined)
+    planned_feast = None if feast is None else tuple(feast)
+    return Plan(repo, tuple(planned), tuple(batches), planned_feast, models, sets, streams, commands, redefined)
 
 
 def _only(registry: Any, repo: Repo, groups: Collection[str]) -> Any:
@@ -230,6 +233,8 @@ def _existing(
     present: Present, repo: Repo, span: tuple[datetime, datetime], reads: dict[str, EventInputs], graphs: dict[str, str]
 ) -> str | None:
     """The complete run of the key that ``tandem batch`` would begin with, if there is one."""
+    if any(present.table_news(s)[0] for s in sources_of(repo.groups.values()).values()):
+        return None  # it takes another snapshot
     alike = [r for r in (run.record for run, _ in present.batch_runs) if hull([r.range]) == span]
     if not alike:
         return None
@@ -360,6 +365,7 @@ def _commands(
     applies: bool,
     streams: tuple[tuple[Stream, str], ...],
     models: tuple[ModelPlan, ...],
+    redefined: tuple[ModelChange, ...],
 ) -> tuple[str, ...]:
     out = []
     for b in batches:
@@ -381,9 +387,12 @@ def _commands(
             if stream.running:
                 out.append(f"tandem stream stop{name}")
             out.append(f"tandem stream{name}{' --anew --from-run latest' if stream.misfit else ''}")
-    for model in dict.fromkeys(m.version.model for m in models if m.in_use):
-        trained = present.trained_over(model)
-        out.append(f"tandem train --model {model}" + (f" {_from_to(trained)}" if trained else ""))
+    unfit = dict.fromkeys(m.version.model for m in models if m.in_use)
+    other = {c.model: c.trained is not None for c in redefined if c.changes}
+    for model in {**unfit, **other}:
+        if model in unfit or not other[model]:  # else a version of the present definition is there
+            trained = present.trained_over(model)
+            out.append(f"tandem train --model {model}" + (f" {_from_to(trained)}" if trained else ""))
         out.append(f"tandem promote --model {model}")
     return tuple(out)
 

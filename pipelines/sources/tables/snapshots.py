@@ -23,7 +23,7 @@ from pipelines.sources.tables.table_reader import TableReader
 from transforms.definitions import EventSource
 from transforms.errors import ConfigError, DataError
 
-__all__ = ["folder_of", "take_snapshot"]
+__all__ = ["folder_of", "table_news", "take_snapshot"]
 
 GROUP_ROWS = 65_536
 FILE_ROWS = 16 * GROUP_ROWS
@@ -42,10 +42,7 @@ def take_snapshot(data: Path, source: EventSource, say: Callable[[str], None] = 
     an earlier snapshot is removed after it. Raises ConfigError and DataError, with nothing changed.
     """
     assert source.table is not None
-    found: Any = TABLES.load(source.table.kind)
-    if not (isinstance(found, type) and issubclass(found, TableReader)):
-        raise ConfigError(f"table {source.table.kind!r}: {found!r} is no class below TableReader; repair the package that brings it")
-    reader = found(source.name, source.table)
+    reader = _reader(source)
     top = data / folder_of(source.name)
     held = _held(top)
     identity = dict(reader.identity())
@@ -77,6 +74,24 @@ def take_snapshot(data: Path, source: EventSource, say: Callable[[str], None] = 
         shutil.rmtree(unfinished, ignore_errors=True)
     say(f"{source.name}: {count:,} rows")
     return taken
+
+
+def table_news(data: Path, source: EventSource) -> str:
+    """How a source's table differs from the snapshot that there is, by what names its rows: ``version 4 -> 6``. Empty where it is as it
+    was, there is no snapshot yet, or only its rows would tell. Reads no rows and writes nothing. Raises ConfigError and DataError."""
+    held = _held(data / folder_of(source.name))
+    if held is None:
+        return ""
+    identity = dict(_reader(source).identity())
+    return ", ".join(f"{name} {held.get(name, 'none')} -> {now}" for name, now in identity.items() if held.get(name) != now)
+
+
+def _reader(source: EventSource) -> TableReader:
+    assert source.table is not None
+    found: Any = TABLES.load(source.table.kind)
+    if not (isinstance(found, type) and issubclass(found, TableReader)):
+        raise ConfigError(f"table {source.table.kind!r}: {found!r} is no class below TableReader; repair the package that brings it")
+    return found(source.name, source.table)
 
 
 def _held(top: Path) -> dict[str, Any] | None:
