@@ -24,6 +24,7 @@ PUBLIC = (
     "transforms.graph",
     "transforms.preprocessing",
     "serving.online_store.base",
+    "serving.online_store.feature_rows",
     "serving.online_store.sqlite",
     "serving.online_store.redis",
     "serving.offline_store",

@@ -10,31 +10,28 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import duckdb
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from feast import FeatureView
 from feast.data_source import DataSource
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig
-from feast.infra.offline_stores.file_source import FileSource
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import RepoConfig
-from feast.saved_dataset import SavedDatasetStorage
 from pydantic import StrictStr
 
 from serving.feast_types import arrow_type
+from serving.offline_job import AsofJob
 from serving.offline_rows import OfflineRows, one_line, pinned, quoted
 from serving.offline_spine import spine_and_time
 from serving.online_store.base import OrderedOnlineStoreConfig, configured_now
-from serving.spines import EXACT_FLOAT, key_column, to_pandas
+from serving.spines import EXACT_FLOAT, key_column
 from transforms.definitions import REVISION
 from transforms.errors import DataError, StoreError
 from transforms.instants import instant, micros_of
@@ -54,53 +51,6 @@ class AsofOfflineStoreConfig(DuckDBOfflineStoreConfig):
     """By default one per core."""
     temp_directory: str | None = None
     """By default a folder of its own under the system's, removed afterwards."""
-
-
-class AsofJob(RetrievalJob):
-    """A retrieval that runs when asked for its result."""
-
-    def __init__(
-        self,
-        run: Callable[[], pa.Table],
-        metadata: RetrievalMetadata | None = None,
-        full_feature_names: bool = False,
-        given: pd.DataFrame | None = None,
-    ) -> None:
-        """``given`` is the spine, where it was a DataFrame: its columns are the first of the table that ``run`` gives, in their order."""
-        self._run, self._metadata, self._full, self._given = run, metadata, full_feature_names, given
-
-    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
-        return self._run()
-
-    def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
-        return to_pandas(self._run(), self._given)
-
-    def to_df(self, validation_reference: Any = None, timeout: int | None = None) -> pd.DataFrame:
-        """Columns of the spine come back as they were given, but for its time; an int64 that floats could not hold is pandas' Int64."""
-        return to_pandas(self.to_arrow(validation_reference=validation_reference, timeout=timeout), self._given)
-
-    @property
-    def full_feature_names(self) -> bool:
-        return self._full
-
-    @property
-    def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
-        return []
-
-    @property
-    def metadata(self) -> RetrievalMetadata | None:
-        return self._metadata
-
-    def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> None:
-        """Write the result as one Parquet file."""
-        source = storage.to_data_source()
-        if not isinstance(source, FileSource):
-            raise StoreError(f"saved dataset: {type(source).__name__} is no FileSource; this store writes Parquet files alone")
-        path = Path(source.path)
-        if path.exists() and not allow_overwrite:
-            raise StoreError(f"saved dataset: {path} is there already; choose another path or allow_overwrite=True")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(self._run(), path)
 
 
 class AsofOfflineStore(DuckDBOfflineStore):

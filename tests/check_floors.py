@@ -122,6 +122,7 @@ ROOMS = (
         "serving.object_store", ("transforms", "serving.aliases", "serving.errors"), ("obstore", "google", "requests", "orjson"), never=()
     ),
     Room("serving.offline_store", ("transforms", "serving"), (*STORES, "duckdb", "pandas")),
+    Room("serving.offline_job", ("transforms", "serving"), (*STORES, "pandas")),
     Room("serving.offline_spine", ("transforms", "serving"), (*STORES, "duckdb", "pandas")),
     Room("serving.offline_rows", ("transforms", "serving"), (*STORES, "duckdb")),
     Room("serving", ("transforms", "serving"), (*STORES, *TENSORFLOW, *WEB), never=("apache_beam",)),

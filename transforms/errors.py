@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "ConfigError", "DataError", "DefinitionError", "FingerprintError", "GraphError", "RejectLimitError", "StoreError", "TandemError",
+    "first_line",
 ]  # fmt: skip
 
 
@@ -37,3 +38,9 @@ class StoreError(TandemError):
 
 class FingerprintError(StoreError):
     """Rows, graph and model do not stem from the same definitions."""
+
+
+def first_line(error: BaseException) -> str:
+    """Of somebody else's error: its kind, and the first line of what it says."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__

@@ -19,7 +19,7 @@ from pipelines.lake.addresses import put_file
 from pipelines.project.repository import Repo
 from serving.object_store.cache import cache_of
 from transforms.errors import ConfigError, DataError, TandemError
-from transforms.functions.base import code_travels
+from transforms.functions.travel import code_travels
 
 __all__ = ["DataflowEngine"]
 

@@ -29,7 +29,7 @@ from pipelines.streaming.engines.base import cause
 from pipelines.streaming.engines.job_jar import write_job_jar
 from pipelines.streaming.engines.worker_pool import WorkerPool, proof_of
 from transforms.errors import DataError, TandemError
-from transforms.functions.base import code_travels
+from transforms.functions.travel import code_travels
 
 __all__ = ["JvmProgram", "JvmRunner"]
 

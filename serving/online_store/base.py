@@ -14,8 +14,8 @@ import asyncio
 import logging
 import socket
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
@@ -30,19 +30,16 @@ from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 from feast.repo_config import FeastConfigBaseModel
 
 from serving.online_store.columns import ColumnRead, PackedColumns, Question, SplitQuestion, StoredColumns, by_columns
-from serving.online_store.decoding import Cell
 from serving.online_store.encoding import as_array, encode_column, encode_keys
+from serving.online_store.feature_rows import FeatureRows, judged_rows, lasts, messages_of
+from serving.online_store.incoming import WriteResult, columns_of, heads_of, rows_of_messages
 from serving.online_store.order import Covered, Order, Rows, StoredRow, greatest, refused_fingerprint, row_wins
-from serving.online_store.packed import pack_columns, pack_values
-from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION
-from transforms.errors import DataError, StoreError
+from serving.online_store.packed import pack_columns
+from transforms.definitions import REVISION
+from transforms.errors import StoreError
 from transforms.instants import instant, micros_of, now_us
 
 __all__ = [
-    "NOT_FOUND",
-    "NULL",
-    "OUTSIDE_MAX_AGE",
-    "PRESENT",
     "ColumnRead",
     "Covered",
     "FeatureRows",
@@ -53,7 +50,6 @@ __all__ = [
     "StoredColumns",
     "StoredRow",
     "WriteResult",
-    "lasts",
     "micros_of",
     "refused_fingerprint",
     "row_wins",
@@ -62,36 +58,9 @@ __all__ = [
 
 log = logging.getLogger("tandem.online_store")
 
-PRESENT, NULL, NOT_FOUND, OUTSIDE_MAX_AGE = "PRESENT", "NULL", "NOT_FOUND", "OUTSIDE_MAX_AGE"
-NULL_VALUE = ValueProto()
 _US = timedelta(microseconds=1)
 _EXACT_US = 2**53 - 1
 """The last microsecond that Redis' Lua numbers hold exactly: in the year 2255."""
-_NAT = -(2**63)
-"""What Feast's materialize makes of a timestamp that is null."""
-
-
-@dataclass(frozen=True)
-class WriteResult:
-    """What became of rows: ``written``; ``stale``, as an equal or greater row was there or a materialization covers them;
-    ``refused``, as too far in the future."""
-
-    written: int
-    stale: int
-    refused: int
-
-
-@dataclass(frozen=True)
-class FeatureRows:
-    """What a view holds for N keys. ``values`` and ``statuses`` have N entries per feature; a value is null unless PRESENT.
-
-    ``event_us`` is None and ``ages`` (seconds, may be negative) None where no row is stored.
-    """
-
-    values: Mapping[str, list[ValueProto]]
-    statuses: Mapping[str, list[str]]
-    event_us: list[int | None]
-    ages: list[float | None] = field(default_factory=list)
 
 
 class OrderedOnlineStoreConfig(FeastConfigBaseModel):
@@ -250,29 +219,7 @@ class OrderedOnlineStore(OnlineStore):
         A row that says when it was created is taken for one of a materialization as of then. What that covers besides, and which keys have
         no row any more, Feast does not say: ``tandem materialize`` does.
         """
-        keys, times, revisions, prints, created = [], [], [], [], []
-        for key, values, at, made in data:
-            revision, print_ = values.get(REVISION), values.get(FINGERPRINT)
-            keys.append(self.entity_key(config, key))
-            times.append(micros_of(at))
-            revisions.append(revision.int64_val if revision is not None else 0)
-            prints.append(print_.string_val if print_ is not None else "")
-            created.append(made)
-        columns = [
-            pa.array([_encoded(values[f.name]) if f.name in values else b"" for _, values, _, _ in data], pa.binary())
-            for f in table.features
-        ]
-        stamps = np.array([0 if c is None else micros_of(c) for c in created], np.int64)
-        at_us = np.array(times, np.int64)
-        rows = Rows(
-            pa.array(keys, pa.binary()),
-            at_us,
-            np.array(revisions, np.int64),
-            pa.array(prints, pa.string()),
-            columns,
-            created if stamps.any() else None,
-            packed=pack_values(table, at_us, columns) if self._packs(config) else None,
-        )
+        rows, stamps = rows_of_messages(table, [self.entity_key(config, key) for key, *_ in data], data, self._packs(config))
         for stamp in np.unique(stamps).tolist():  # Feast's materialize: rows of one batch run each
             some = rows if (stamps == stamp).all() else rows.take(np.flatnonzero(stamps == stamp))
             places, _ = self._chosen(config, table, some)
@@ -291,23 +238,12 @@ class OrderedOnlineStore(OnlineStore):
         Features that ``rows`` lacks are stored as null. Raises FingerprintError and then writes nothing;
         raises DataError for a missing or null key or timestamp, and StoreError when the store fails.
         """
-        names = rows.schema.names
         keys = [c.name for c in table.entity_columns]
-        stamp = table.batch_source.timestamp_field if table.batch_source is not None else EVENT_TIMESTAMP
-        columns = {n: rows.column(names.index(n)) for n in names if n in {*keys, stamp, *(f.name for f in table.features)}}
-        for name in [*keys, stamp]:
-            if name not in columns:
-                raise DataError(f"view {table.name!r}: the rows have no column {name!r}; they have {', '.join(names)}")
-            if columns[name].null_count:
-                raise DataError(f"view {table.name!r}: column {name!r} has {columns[name].null_count} nulls; keys and times must be there")
+        columns = columns_of(table, rows)
         n = rows.num_rows
         if not n:
             return WriteResult(0, 0, 0)
-        times = as_array(columns[stamp]).cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy(zero_copy_only=False)
-        zero, none = np.zeros(n, np.int64), pa.repeat(pa.scalar("", pa.string()), n)
-        revisions = as_array(columns[REVISION]).cast(pa.int64()).fill_null(0).to_numpy() if REVISION in columns else zero
-        prints = as_array(columns[FINGERPRINT]).cast(pa.string()).fill_null("") if FINGERPRINT in columns else none
-        heads = Rows(self._keys(config, keys, [as_array(columns[k]) for k in keys]), times, revisions, prints, [])
+        heads = heads_of(table, self._keys(config, keys, [as_array(columns[k]) for k in keys]), columns)
         places, refused = self._chosen(config, table, heads)
         if not len(places):
             return WriteResult(0, n - refused, refused)
@@ -382,28 +318,10 @@ class OrderedOnlineStore(OnlineStore):
         names = list(requested_features) if requested_features is not None else [f.name for f in table.features]
         now_us = micros_of(now) if now is not None else self.now(config)
         ttl = table.ttl // _US if table.ttl else None
-        judged = ttl is not None and any(f.name == REVISION for f in table.features)
-        asked = [*names, REVISION] if judged and REVISION not in names else names
+        judged = ttl is not None and REVISION not in names and any(f.name == REVISION for f in table.features)
+        asked = [*names, REVISION] if judged else names
         found = self.read_stored(config, table, [self.entity_key(config, k) for k in entity_keys], asked)
-        values: dict[str, list[ValueProto]] = {n: [] for n in names}
-        statuses: dict[str, list[str]] = {n: [] for n in names}
-        for row in found:
-            expired = row is not None and ttl is not None and now_us - row[0] > ttl
-            if row is not None and expired and judged:
-                expired = not lasts(ValueProto.FromString(row[1][asked.index(REVISION)] or b""))
-            for i, name in enumerate(names):
-                data = row[1][i] if row is not None and not expired else None
-                value = ValueProto.FromString(data) if data is not None else NULL_VALUE
-                if row is not None and expired:
-                    status = OUTSIDE_MAX_AGE
-                elif data is None:
-                    status = NOT_FOUND
-                else:
-                    status = NULL if value.WhichOneof("val") in (None, "null_val") else PRESENT
-                values[name].append(value)
-                statuses[name].append(status)
-        times = [row[0] if row is not None else None for row in found]
-        return FeatureRows(values, statuses, times, [None if t is None else (now_us - t) / 1e6 for t in times])
+        return judged_rows(found, names, asked, ttl, now_us)
 
     def online_read_stored(
         self,
@@ -416,7 +334,7 @@ class OrderedOnlineStore(OnlineStore):
         names = list(requested_features) if requested_features is not None else [f.name for f in table.features]
         read = ColumnRead(table, [self.entity_key(config, k) for k in entity_keys], tuple(names))
         (columns,) = self.read_columns(config, [read])
-        made = [columns.messages(n) for n in names] if isinstance(columns, PackedColumns) else list(map(_messages, columns.cells))
+        made = [columns.messages(n) for n in names] if isinstance(columns, PackedColumns) else list(map(messages_of, columns.cells))
         values: Iterable[Sequence[ValueProto | None]] = zip(*made) if names else [()] * len(entity_keys)
         return [
             (instant(at), {n: v for n, v in zip(names, row) if v is not None}) if there else (None, None)
@@ -465,22 +383,9 @@ def configured_now(config: RepoConfig) -> int:
     return micros_of(as_of) if as_of is not None else now_us()
 
 
-def lasts(revision: ValueProto | None) -> bool:
-    """Whether a row of this revision stays true however old it is: its windows are all empty."""
-    return revision is not None and revision.WhichOneof("val") == "int64_val" and revision.int64_val == 0
-
-
 def unreachable(where: str, error: Exception, fix: str) -> StoreError:
     """One clear line for a store that cannot be used."""
     return StoreError(f"online store {where}: {type(error).__name__}: {' '.join(str(error).split())[:200]}; {fix}")
-
-
-def _messages(cells: Sequence[Cell]) -> list[ValueProto | None]:
-    """The messages in N cells; equal ones are one object, which nobody may change."""
-    if not {bytes, type(None)}.issuperset(map(type, cells)):
-        return [ValueProto.FromString(c) if isinstance(c, bytes) else c for c in cells]
-    known = {cell: None if cell is None else ValueProto.FromString(cell) for cell in set(cells)}
-    return list(map(known.__getitem__, cells))
 
 
 def _text(us: int) -> str:
@@ -488,10 +393,3 @@ def _text(us: int) -> str:
         return instant(us).isoformat()
     except OverflowError:
         return f"{us} us"
-
-
-def _encoded(value: ValueProto) -> bytes:
-    if value.WhichOneof("val") == "unix_timestamp_val" and value.unix_timestamp_val == _NAT:
-        value = NULL_VALUE
-    data: bytes = value.SerializeToString()
-    return data

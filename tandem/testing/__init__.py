@@ -13,8 +13,11 @@ _SUITES = (
     "engine",
     "file_formats",
     "formats",
+    "materialization",
     "object_store",
     "online_store",
+    "packed_rows",
+    "store_bench",
     "tables",
     "tracker",
 )

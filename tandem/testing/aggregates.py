@@ -9,7 +9,7 @@ An aggregate of another package is tested by a class of a few lines::
 
         def reference(self, aggregate, events, boundary):
             values = [e.value for e in events]
-            return max(values) - min(values) if values else None
+            return float(max(values)) - float(min(values)) if values else None
 
 Fields are those of :data:`SOURCE`, which has one of each dtype. Needs pytest and hypothesis.
 """
@@ -23,7 +23,6 @@ import json
 import os
 import pickle
 import random
-import struct
 import subprocess
 import sys
 from bisect import bisect_left
@@ -38,37 +37,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tandem.testing.event_logs import FLOATS, FOREVER, HOUR, INTS, SOURCE, TEXTS, Event, batch_of, bits, over_ipc, plain, values
 from transforms.aggregates import merge, rows_between, tile, tile_schema
-from transforms.definitions import Aggregate, Entity, EventSource, FeatureGroup, Field, Predicate, hours
+from transforms.definitions import Aggregate, Entity, FeatureGroup, Field, Predicate, hours
 from transforms.errors import DefinitionError
 from transforms.functions import base
 
 __all__ = ["SOURCE", "AggregateContract", "Input", "fingerprint", "values"]
-
-SOURCE = EventSource(
-    name="contract",
-    fields=[
-        Field("key", "string", required=True),
-        Field("serial", "int64", required=True),
-        Field("x", "float64"),
-        Field("n", "int64"),
-        Field("s", "string"),
-        Field("b", "bool"),
-        Field("at", "timestamp"),
-    ],
-    event_time="time",
-    tie_breaker="serial",
-)
-"""Where the aggregates' fields come from: ``x``, ``n``, ``s``, ``b`` and ``at``, each of which may be null."""
-HOUR = 3_600_000_000
-FOREVER = 8 * 10**15
-"""A boundary behind all events and all that falls out of a window."""
-
-Event = dict[str, Any]
-
-_FLOATS = (0.0, -0.0, 1.0, -1.0, 0.1, 1e308, -1e308, 1.7976931348623157e308, 5e-324, -5e-324, 2.0**-1030, 9007199254740993.0, 2.0**-53)
-_INTS = (0, 1, -1, 7, -(2**63), 2**63 - 1, 2**53 + 1)
-_TEXTS = ("", "a", "b", "a\0", "12345678", "123456789", "ä€𝄞", "\uffff", "\U00010000")
 
 
 class Input(NamedTuple):
@@ -80,52 +55,9 @@ class Input(NamedTuple):
     tie: int
 
 
-def values(dtype: str) -> st.SearchStrategy[Any]:
-    """Values of a dtype, none of them null: some that hurt, some that repeat, and any others. Timestamps are microseconds."""
-    strategies: dict[str, st.SearchStrategy[Any]] = {
-        "float64": st.sampled_from(_FLOATS) | st.integers(-5, 5).map(float) | st.floats(allow_nan=False, allow_infinity=False),
-        "int64": st.sampled_from(_INTS) | st.integers(-5, 5) | st.integers(-(2**63), 2**63 - 1),
-        "string": st.sampled_from(_TEXTS) | st.text(st.characters(codec="utf-8"), max_size=8),
-        "bool": st.booleans(),
-        "timestamp": st.sampled_from((0, 1, HOUR)) | st.integers(0, 4 * 10**15),
-    }
-    return strategies[dtype]
-
-
 def fingerprint(aggregate: Aggregate) -> str:
     """SHA-256 (hex) of what an aggregate adds to the fingerprint of its group."""
     return hashlib.sha256(json.dumps(aggregate.canonical(), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _bits(value: Any) -> Any:
-    """Equal exactly for bitwise equal values of the same type."""
-    if isinstance(value, float):
-        return "float", struct.pack(">d", value), value
-    if isinstance(value, list | tuple):
-        return [_bits(v) for v in value]
-    if isinstance(value, dict):
-        return {k: _bits(v) for k, v in value.items()}
-    return type(value).__name__, value
-
-
-def _batch(log: Sequence[Event]) -> pa.RecordBatch:
-    schema = SOURCE.arrow_schema
-    return pa.RecordBatch.from_arrays([pa.array([e[f.name] for e in log], type=f.type) for f in schema], schema=schema)
-
-
-def _over_ipc(batch: pa.RecordBatch) -> pa.RecordBatch:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    return pa.ipc.open_stream(sink.getvalue()).read_next_batch()
-
-
-def _plain(batch: pa.RecordBatch) -> list[dict[str, Any]]:
-    """Rows with their bits; timestamps are microseconds."""
-    columns = {}
-    for f, column in zip(batch.schema, batch.columns, strict=True):
-        columns[f.name] = (column.cast(pa.int64()) if pa.types.is_timestamp(f.type) else column).to_pylist()
-    return [{n: _bits(v) for n, v in zip(columns, row, strict=True)} for row in zip(*columns.values(), strict=True)]
 
 
 def _zero(value: Any) -> Any:
@@ -175,7 +107,7 @@ class AggregateContract:
 
         def holds(data: st.DataObject) -> None:
             log = data.draw(self._logs(group))
-            self._check(group, log, rows_between(tile(_batch(log), group), group, -1, FOREVER))
+            self._check(group, log, rows_between(tile(batch_of(log), group), group, -1, FOREVER))
 
         self._try(holds)
 
@@ -185,17 +117,17 @@ class AggregateContract:
 
         def holds(data: st.DataObject) -> None:
             log = data.draw(self._logs(group))
-            want = _plain(tile(_batch(log), group))
+            want = plain(tile(batch_of(log), group))
             hands: list[list[Event]] = [[] for _ in range(data.draw(st.integers(1, 4)))]
             for event in data.draw(st.permutations(log)):
                 hands[data.draw(st.integers(0, len(hands) - 1))].append(event)
-            parts = [_over_ipc(tile(_batch(hand), group)) for hand in hands]
+            parts = [over_ipc(tile(batch_of(hand), group)) for hand in hands]
             at_once = merge(parts, group)
             while len(parts) > 1:
                 some = [parts.pop(data.draw(st.integers(0, len(parts) - 1))) for _ in range(data.draw(st.integers(2, len(parts))))]
-                parts.append(_over_ipc(merge(some, group)))
+                parts.append(over_ipc(merge(some, group)))
             for tiles in (at_once, merge(parts, group)):
-                assert _plain(tiles) == want
+                assert plain(tiles) == want
                 self._check(group, log, rows_between(tiles, group, -1, FOREVER))
 
         self._try(holds)
@@ -205,11 +137,11 @@ class AggregateContract:
         group = self._group(aggregate)
 
         def holds(data: st.DataObject) -> None:
-            a, b, c = (tile(_batch(data.draw(self._logs(group, one_tile=True))), group) for _ in range(3))
-            want = _plain(merge([merge([a, b], group), c], group))
-            assert _plain(merge([a, merge([b, c], group)], group)) == want
-            assert _plain(merge([c, merge([b, a], group)], group)) == want
-            assert _plain(merge([c, a, b], group)) == want
+            a, b, c = (tile(batch_of(data.draw(self._logs(group, one_tile=True))), group) for _ in range(3))
+            want = plain(merge([merge([a, b], group), c], group))
+            assert plain(merge([a, merge([b, c], group)], group)) == want
+            assert plain(merge([c, merge([b, a], group)], group)) == want
+            assert plain(merge([c, a, b], group)) == want
 
         self._try(holds)
 
@@ -219,17 +151,17 @@ class AggregateContract:
 
         def holds(data: st.DataObject) -> None:
             log = data.draw(self._logs(group))
-            tiles, other = tile(_batch(log), group), tile(_batch(data.draw(st.permutations(log))), group)
+            tiles, other = tile(batch_of(log), group), tile(batch_of(data.draw(st.permutations(log))), group)
             assert tiles.schema.equals(tile_schema(group))
             tiles.validate(full=True)
-            assert _plain(tiles) == _plain(other)
+            assert plain(tiles) == plain(other)
             start = data.draw(st.integers(0, tiles.num_rows))
             for spec in aggregate.states():
                 column = tiles.column(tiles.schema.get_field_index(spec.key))
                 assert column.null_count == 0 or not pa.types.is_list(column.type)
                 for part in (column, column.slice(start)):
                     again = spec.state.from_arrow(part, spec.param).to_arrow()
-                    assert again.type == column.type and _bits(again.to_pylist()) == _bits(part.to_pylist())
+                    assert again.type == column.type and bits(again.to_pylist()) == bits(part.to_pylist())
 
         self._try(holds)
 
@@ -242,9 +174,9 @@ class AggregateContract:
             steps = sorted(data.draw(st.sampled_from([0, FOREVER, *(e["time"] for e in log)])) for _ in range(3))
             found: list[dict[str, Any]] = []
             for after, upto in zip([-1, *steps], [*steps, FOREVER], strict=True):
-                known = tile(_batch([e for e in log if e["time"] < upto]), group)
-                found += _plain(rows_between(known, group, after, upto))
-            want = _plain(rows_between(tile(_batch(log), group), group, -1, FOREVER))
+                known = tile(batch_of([e for e in log if e["time"] < upto]), group)
+                found += plain(rows_between(known, group, after, upto))
+            want = plain(rows_between(tile(batch_of(log), group), group, -1, FOREVER))
             assert sorted(found, key=repr) == sorted(want, key=repr)
 
         self._try(holds)
@@ -258,11 +190,11 @@ class AggregateContract:
         def holds(data: st.DataObject) -> None:
             log = data.draw(self._logs(group, one_tile=True).filter(bool))
             nulls = [{**e, aggregate.column: None} for e in data.draw(self._logs(group, one_tile=True).filter(bool))]
-            with_nulls, without = tile(_batch(log + nulls), group), tile(_batch(log), group)
+            with_nulls, without = tile(batch_of(log + nulls), group), tile(batch_of(log), group)
             for spec in aggregate.states():
                 at = without.schema.get_field_index(spec.key)
-                assert _bits(with_nulls.column(at).to_pylist()) == _bits(without.column(at).to_pylist())
-            self._check(group, nulls, rows_between(tile(_batch(nulls), group), group, -1, FOREVER))
+                assert bits(with_nulls.column(at).to_pylist()) == bits(without.column(at).to_pylist())
+            self._check(group, nulls, rows_between(tile(batch_of(nulls), group), group, -1, FOREVER))
 
         self._try(holds)
 
@@ -270,7 +202,7 @@ class AggregateContract:
         """Hundreds of events of a few keys with bursts, equal times, duplicates, nulls and gaps, in many batches."""
         group = self._group(aggregate)
         rng = random.Random(7)
-        pools: dict[str, list[Any]] = {"x": [*_FLOATS, 2.5], "n": [*_INTS, 3], "s": list(_TEXTS), "b": [True, False], "at": [0, HOUR]}
+        pools: dict[str, list[Any]] = {"x": [*FLOATS, 2.5], "n": [*INTS, 3], "s": list(TEXTS), "b": [True, False], "at": [0, HOUR]}
         if aggregate.column is not None:
             pool = pools[aggregate.column] = []
 
@@ -285,7 +217,7 @@ class AggregateContract:
             log.append({**event, **{name: rng.choice([None, rng.choice(of), rng.choice(of)]) for name, of in pools.items()}})
         log += [dict(rng.choice(log)) for _ in range(40)]
         rng.shuffle(log)
-        parts = [tile(_batch(log[i : i + 55]), group) for i in range(0, len(log), 55)]
+        parts = [tile(batch_of(log[i : i + 55]), group) for i in range(0, len(log), 55)]
         self._check(group, log, rows_between(merge(parts, group), group, -1, FOREVER))
 
     # -------------------------------------------------------------------------------------------- what is said of it
@@ -296,7 +228,7 @@ class AggregateContract:
         assert [f.name for f in group.features] == [f"{aggregate.name}_{n}" for n in self._windows(aggregate)]
 
         def holds(data: st.DataObject) -> None:
-            rows = rows_between(tile(_batch(data.draw(self._logs(group))), group), group, -1, FOREVER)
+            rows = rows_between(tile(batch_of(data.draw(self._logs(group))), group), group, -1, FOREVER)
             for feature in group.features:
                 column = rows.column(rows.schema.get_field_index(feature.name))
                 assert column.type == feature.output.arrow_type and (feature.output.nullable or not column.null_count)
@@ -420,7 +352,7 @@ class AggregateContract:
         assert rows.schema.equals(group.row_schema)
         rows.validate(full=True)
         where = aggregate.filter
-        passed = [True] * len(log) if where is None else where.mask(_batch(log)).to_pylist()
+        passed = [True] * len(log) if where is None else where.mask(batch_of(log)).to_pylist()
         want = []
         overs = [f.over for f in group.features]
         for key in sorted({e["key"] for e in log}):
@@ -438,8 +370,8 @@ class AggregateContract:
                     ]
                     row[feature.name] = self.reference(replace(aggregate), seen, boundary)
                 row["tandem_revision"] = bisect_left(times, boundary) - bisect_left(times, boundary - group.longest_us)
-                want.append({n: _bits(v) for n, v in row.items()})
-        got = _plain(rows)
+                want.append({n: bits(v) for n, v in row.items()})
+        got = plain(rows)
         assert len(got) == len(want)
         for mine_row, theirs in zip(got, want, strict=True):
             assert mine_row == theirs

@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from serving.catalog import View, entity_key
 from serving.features import STATUSES, OnlineFeatures
 from serving.online_answer import online_json
-from serving.online_store.base import OrderedOnlineStore, lasts
+from serving.online_store.base import OrderedOnlineStore
 from serving.online_store.decoding import python_value
+from serving.online_store.feature_rows import lasts
 from serving.packed_view_rows import joined
 from serving.read_plan import ViewRows
 from tests.redis_server import redis_server

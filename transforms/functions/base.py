@@ -9,32 +9,26 @@ Nothing else in Tandem knows aggregates by name: whoever has the definition has 
 
 from __future__ import annotations
 
-import copyreg
-import importlib
 import inspect
 import json
 import re
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import timedelta
-from pathlib import Path
-from types import ModuleType
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
 
 from transforms.durations import check_duration, micros
-from transforms.errors import DataError, DefinitionError
+from transforms.errors import DataError, DefinitionError, first_line
 from transforms.expressions import Expression, Formula, Predicate
 from transforms.fields import ARROW_TYPES, FIELD_TYPES, Field, check_name
 from transforms.functions.arrays import Int
-from transforms.source_imports import LIBRARIES, search_first
+from transforms.functions.travel import reduced
 
-__all__ = ["Aggregate", "Events", "Output", "Param", "State", "StateSpec", "check_aggregate", "checked_output", "code_travels"]
+__all__ = ["Aggregate", "Events", "Output", "Param", "State", "StateSpec", "check_aggregate", "checked_output"]
 
 Param = int | float | str
 LISTS = ("string", "int64", "float64", "bool")
@@ -197,7 +191,9 @@ class Aggregate:
             json.dumps(self.canonical(), allow_nan=False)
             hash(self)
         except (TypeError, ValueError) as error:
-            raise DefinitionError(f"{what}: {_line(error)}; parameters are numbers, texts, booleans, None and tuples of them") from None
+            raise DefinitionError(
+                f"{what}: {first_line(error)}; parameters are numbers, texts, booleans, None and tuples of them"
+            ) from None
 
     def default_suffix(self) -> str:
         """What the default name ends in."""
@@ -251,75 +247,10 @@ class Aggregate:
         }
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A class of a feature repository crosses to workers that never loaded the repository: its folder goes with it.
-        cls = type(self)
-        values = {**vars(self), **{f.name: getattr(self, f.name) for f in fields(self)}}
-        if cls.__module__ == "__main__" or "<locals>" in cls.__qualname__:  # picklers that can, send the class itself
-            return copyreg.__newobj__, (cls,), values  # type: ignore[attr-defined]
-        folder = None if _travelling else _folder(sys.modules.get(cls.__module__))
-        return _restore, (folder, cls.__module__, cls.__qualname__, values)
-
-
-# ------------------------------------------------------------------------------------------------- across processes
-
-
-_travelling = False
-
-
-@contextmanager
-def code_travels() -> Iterator[None]:
-    """What is pickled in the body is for workers that are sent the repository's code, and know no folder of this machine."""
-    global _travelling
-    before, _travelling = _travelling, True
-    try:
-        yield
-    finally:
-        _travelling = before
-
-
-def _folder(module: ModuleType | None) -> str | None:
-    """The folder of ``sys.path`` that a module was imported from; None for an installed one, which has no such place of its own."""
-    if module is None or not getattr(module, "__file__", None):
-        return None
-    file = Path(str(module.__file__)).resolve()
-    installed = [Path(p).resolve() for p in LIBRARIES] + [Path(__file__).resolve().parents[1]]
-    if any(file.is_relative_to(p) for p in installed):
-        return None
-    up = module.__name__.count(".") + (file.stem == "__init__")
-    return str(file.parents[up])
-
-
-def _restore(folder: str | None, module: str, name: str, values: dict[str, Any]) -> Aggregate:
-    """An aggregate as it was pickled. Raises DefinitionError where its class cannot be had."""
-    loaded = sys.modules.get(module)
-    if folder is not None and Path(folder).is_dir() and (loaded is None or _folder(loaded) != folder):
-        search_first(folder)
-        if loaded is not None:  # of another repository: it gives way
-            top = module.partition(".")[0]
-            for other in [m for m in sys.modules if m == top or m.startswith(top + ".")]:
-                del sys.modules[other]
-        importlib.invalidate_caches()
-    try:
-        found: Any = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except Exception as error:
-        where = f"module {module!r}" + (f" of {folder}" if folder else "")
-        raise DefinitionError(
-            f"aggregate {name} of {where} cannot be loaded here: {_line(error)}; install its package, or make the folder reachable"
-        ) from error
-    made: Aggregate = found.__new__(found)
-    for key, value in values.items():
-        object.__setattr__(made, key, value)
-    return made
+        return reduced(self, {**vars(self), **{f.name: getattr(self, f.name) for f in fields(self)}})
 
 
 # ----------------------------------------------------------------------------------------------------------- checks
-
-
-def _line(error: BaseException) -> str:
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 _KIND = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
@@ -384,7 +315,7 @@ def check_aggregate(a: Aggregate, field: Field | None, tie: str, what: str) -> N
             _check_kind(spec.state, State, "state")
         _trial(a, specs, output, field, tie)
     except Exception as error:
-        line = str(error) if isinstance(error, DefinitionError | DataError) else _line(error)
+        line = str(error) if isinstance(error, DefinitionError | DataError) else first_line(error)
         raise DefinitionError(f"{what}: {called} does not work{f' over a field of {dtype}' if dtype else ''}: {line}") from error
 
 

@@ -32,7 +32,7 @@ from pipelines.streaming.engines.flink_rest import Cluster, check_flags
 from pipelines.streaming.engines.job_jar import write_job_jar
 from pipelines.streaming.engines.worker import PRELOAD, start_worker
 from pipelines.streaming.engines.worker_pool import CACHE_MB, WorkerPool, proof_of, shared_token
-from transforms.functions.base import code_travels
+from transforms.functions.travel import code_travels
 
 __all__ = ["FlinkJob", "FlinkOptions"]
 

@@ -1,0 +1,79 @@
+"""How an aggregate whose class is a repository's crosses from one process to another."""
+
+from __future__ import annotations
+
+import copyreg
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from transforms.errors import DefinitionError, first_line
+from transforms.source_imports import LIBRARIES, search_first
+
+__all__ = ["code_travels", "reduced"]
+
+_travelling = False
+
+
+@contextmanager
+def code_travels() -> Iterator[None]:
+    """What is pickled in the body is for workers that are sent the repository's code, and know no folder of this machine."""
+    global _travelling
+    before, _travelling = _travelling, True
+    try:
+        yield
+    finally:
+        _travelling = before
+
+
+def reduced(made: Any, values: dict[str, Any]) -> tuple[Any, ...]:
+    """How ``__reduce__`` gives an aggregate with these attributes: by the name of its class, with the folder that it is found in.
+
+    A class of a feature repository crosses to workers that never loaded the repository.
+    """
+    cls = type(made)
+    if cls.__module__ == "__main__" or "<locals>" in cls.__qualname__:  # picklers that can, send the class itself
+        return copyreg.__newobj__, (cls,), values  # type: ignore[attr-defined]
+    folder = None if _travelling else _folder(sys.modules.get(cls.__module__))
+    return _restore, (folder, cls.__module__, cls.__qualname__, values)
+
+
+def _folder(module: ModuleType | None) -> str | None:
+    """The folder of ``sys.path`` that a module was imported from; None for an installed one, which has no such place of its own."""
+    if module is None or not getattr(module, "__file__", None):
+        return None
+    file = Path(str(module.__file__)).resolve()
+    installed = [Path(p).resolve() for p in LIBRARIES] + [Path(__file__).resolve().parents[1]]
+    if any(file.is_relative_to(p) for p in installed):
+        return None
+    up = module.__name__.count(".") + (file.stem == "__init__")
+    return str(file.parents[up])
+
+
+def _restore(folder: str | None, module: str, name: str, values: dict[str, Any]) -> Any:
+    """An aggregate as it was pickled. Raises DefinitionError where its class cannot be had."""
+    loaded = sys.modules.get(module)
+    if folder is not None and Path(folder).is_dir() and (loaded is None or _folder(loaded) != folder):
+        search_first(folder)
+        if loaded is not None:  # of another repository: it gives way
+            top = module.partition(".")[0]
+            for other in [m for m in sys.modules if m == top or m.startswith(top + ".")]:
+                del sys.modules[other]
+        importlib.invalidate_caches()
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except Exception as error:
+        where = f"module {module!r}" + (f" of {folder}" if folder else "")
+        raise DefinitionError(
+            f"aggregate {name} of {where} cannot be loaded here: {first_line(error)}; install its package, or make the folder reachable"
+        ) from error
+    made: Any = found.__new__(found)
+    for key, value in values.items():
+        object.__setattr__(made, key, value)
+    return made
