@@ -14,6 +14,7 @@ import typer
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+TOPS = ("transforms", "pipelines", "serving", "tandem", "feature_repo", "tests", "docs", "docker", "examples")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -200,3 +201,12 @@ def test_every_aggregate_and_reason_is_explained() -> None:
 def test_picture_is_well_formed() -> None:
     root = ElementTree.parse(ROOT / "docs" / "data-way.svg").getroot()
     assert root.tag.endswith("svg") and root.get("viewBox")
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda p: p.name)
+def test_files_of_the_tree_that_a_page_names_are_there(page: Path) -> None:
+    """By their path, or the end of it."""
+    there = [p.relative_to(ROOT).as_posix() for top in TOPS for p in (ROOT / top).rglob("*") if p.suffix in (".py", ".lua")]
+    there += [p.name for p in ROOT.glob("*.py")]
+    named = re.findall(r"`([\w./-]+\.(?:py|lua))`", page.read_text("utf-8"))
+    assert [name for name in named if not any(f"/{path}".endswith(f"/{name}") for path in there)] == []

@@ -1,10 +1,11 @@
 """The script that keeps the import floors: our tree is clean, and a planted breach is found."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from tests.check_floors import breaches, circles, main, twice
+from tests.check_floors import FLOOR0, FLOOR1, PIPELINES, breaches, circles, main, twice
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -94,3 +95,13 @@ def test_a_file_name_that_stands_twice_is_found(tmp_path):
     for file in ("pipelines/batch/job.py", "pipelines/streaming/job.py", "pipelines/batch/__init__.py", "pipelines/streaming/__init__.py"):
         plant(tmp_path, file, "")
     assert twice(tmp_path) == ["job.py stands 2 times: pipelines/batch/job.py, pipelines/streaming/job.py; a name stands once"]
+
+
+def test_the_page_says_the_floors_and_rooms_that_are_checked() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    for number, floor in enumerate((FLOOR0, FLOOR1)):
+        (named,) = re.findall(rf"^\| {number} \| ([^|]*) \|", page, re.MULTILINE)
+        assert {f"transforms.{name.removeprefix('transforms.')}" for name in re.findall(r"`([\w.]+)`", named)} == set(floor)
+    table = page[page.index("| room | what is in it |") : page.index("## Folders")]
+    rooms = [name for row in re.findall(r"^\| (`[^|]*) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)(?:/|\.py)`", row)]
+    assert rooms == list(PIPELINES), "from the ground up"
