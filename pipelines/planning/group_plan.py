@@ -47,6 +47,8 @@ class Judged:
     pending: bool = False
     same_rows: bool = True
     """Whether a run would learn from the rows that ``run`` learnt from."""
+    extends: datetime | None = None
+    """Where its rows end, if nothing is asked for but rows of a later time, which follow on them; else None."""
     unseen: str = ""
     """Why its source's table cannot be looked at; a run takes its rows as they are then."""
 
@@ -104,6 +106,9 @@ def _against(
     rows += [] if redefined else _inputs(present, group, alike)
     if asked is not None and covered is not None and (asked[0] < covered[0] or asked[1] > covered[1]):
         rows.append(Change(f"rows of {_days(asked)}", f"there are those of {_days(covered)}"))
+    extends = None
+    if asked is not None and covered is not None and len(rows) == 1 and covered[0] <= asked[0] <= covered[1] < asked[1]:
+        extends = covered[1]
     if not newest and not learn:
         rows.insert(0, _OLDER)
     fingerprint = run.fingerprints[name]
@@ -119,6 +124,7 @@ def _against(
         fits=fits,
         pending=not learn and not rows and present.applied.get(name) != fingerprint,
         same_rows=not rows or rows == [_OLDER],
+        extends=extends,
         unseen=present.table_news(group.source)[1],
     )
 

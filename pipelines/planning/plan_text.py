@@ -124,6 +124,8 @@ def _batch(b: BatchPlan) -> Iterator[str]:
     for name, files in b.reads.items():
         what = f"{len(files.files):,} event file{'s' * (len(files.files) != 1)}, {files.bytes:,} bytes"
         body.append(f"reads {name}: {files.missing}" if files.missing else f"reads {name}: {what}, {_expected(b.events[name], 'events')}")
+    if b.goes_on is not None:
+        body.append(f"goes on with {b.goes_on}, whose tiles stand for the events before")
     yield from _block(f"Batch run of {which}, {how}: {span}", body)
 
 
@@ -189,6 +191,7 @@ def to_dict(plan: Plan) -> dict[str, Any]:
                 "range": None if b.range is None else [t.isoformat() for t in b.range],
                 "pinned": b.pinned,
                 "found": b.found,
+                "from_run": b.goes_on,
                 "reads": {
                     n: {"files": len(r.files), "bytes": r.bytes, "events": _expected_dict(b.events[n]), "missing": r.missing or None}
                     for n, r in b.reads.items()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from pipelines.batch.continued import Continued, continued, reading
 from pipelines.batch.run_key import begin_of, run_key, sources_of, superseded
 from pipelines.lake.files import json_digest
 from pipelines.planning.definition_changes import all_columns, same_rows
@@ -21,6 +22,7 @@ from pipelines.planning.model_changes import ModelChange, model_changes
 from pipelines.planning.present_state import Present, Stream, TrainingSet, Version, bytes_of, hull
 from pipelines.project.repository import Repo
 from pipelines.sources.recorded_files import as_inputs, recorded
+from transforms.errors import DataError, TandemError
 from transforms.instants import micros_of
 
 __all__ = ["BatchPlan", "Expected", "GroupPlan", "ModelPlan", "Plan", "make_plan"]
@@ -57,7 +59,8 @@ class GroupPlan:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """A batch run: its groups and range, what it reads of which source; ``found``: the run that holds its rows already."""
+    """A batch run: its groups and range, what it reads of which source; ``found``: the run that holds its rows already; ``goes_on``: the
+    run that it goes on with (``--from-run``), whose tiles stand for the events before."""
 
     groups: tuple[str, ...]
     all_groups: bool
@@ -66,6 +69,7 @@ class BatchPlan:
     reads: dict[str, EventInputs]
     events: dict[str, Expected]
     found: str | None = None
+    goes_on: str | None = None
 
 
 @dataclass(frozen=True)
@@ -187,11 +191,34 @@ def _batch(
     if span is None:
         return BatchPlan(tuple(names), len(names) == len(present.repo.groups), None, pinned, {}, {})
     end = micros_of(span[1])
+    if pinned and (then := _gone_on_with(some, judged, span[1])) is not None:
+        begin = begin_of(groups, micros_of(then.end), end)
+        try:
+            reads = {n: EventInputs(tuple(reading(present.data, s, then, begin[n], end).files)) for n, s in sources.items()}
+        except DataError:  # an event file was altered, say
+            pass
+        else:
+            events = {n: _events(present, n, judged, reads[n]) for n in sources}
+            whole = len(names) == len(present.repo.groups)
+            return BatchPlan(tuple(names), whole, (then.end, span[1]), pinned, reads, events, goes_on=then.record.id)
     begin = begin_of(groups, micros_of(span[0]), end)
     reads = {n: event_inputs(present.data, s, begin[n], end) for n, s in sources.items()}
     events = {n: _events(present, n, judged, reads[n]) for n in sources}
     found = _existing(present, some, span, reads, {n: present.applied[n] for n in names} if pinned else {})
     return BatchPlan(tuple(names), len(names) == len(present.repo.groups), span, pinned, reads, events, found)
+
+
+def _gone_on_with(repo: Repo, judged: dict[str, Judged], end: datetime) -> Continued | None:
+    """The run whose tiles the rows of a later time can be made from; None where there is none, or where more is to be made."""
+    ends = {judged[n].extends for n in repo.groups}
+    if len(ends) != 1 or None in ends:
+        return None
+    try:
+        then = continued(repo, "latest", None, end)
+    except TandemError:
+        return None
+    alike = all((run := judged[n].run) is not None and run.fingerprints[n] == then.record.fingerprints[n] for n in repo.groups)
+    return then if alike and then.end in ends else None
 
 
 def _range(present: Present, repo: Repo, judged: dict[str, Judged]) -> tuple[datetime, datetime] | None:
@@ -372,6 +399,8 @@ def _commands(
         if b.found is not None:
             continue
         over = "--start START --end END" if b.range is None else _from_to(b.range)
+        if b.goes_on is not None and b.range is not None:
+            over = f"--from-run {b.goes_on} --end {_moment(b.range[1])}"
         only = "" if b.all_groups else "".join(f" --group {n}" for n in b.groups)
         out.append(f"tandem batch {over}{only}{' --pinned' if b.pinned else ''}")
     if applies:

@@ -222,3 +222,41 @@ def test_events_that_a_wider_contract_takes_in(world: World) -> None:
     assert span is not None and micros_of(span[0]) < micros_of(span[1])
     made = workflow.batch(world.repo(), span[0], span[1], world.steps, pinned=True)
     assert made["events"] == {"orders": 240} and made["rejected"] == {} and made["fingerprints"] == before
+
+
+def test_rows_of_a_later_day_go_on_with_the_run_that_there_is(world: World) -> None:
+    """The command reads the new day alone, as the plan says, and gives the rows of a run over both; after it nothing is left to do."""
+    world.write(FEATURES)
+    day = 86_400
+    folder = world.data / "events/orders/date=2024-05-02"
+    folder.mkdir(parents=True)
+    events = [
+        order(f"n{n}", "2024-05-02T08:00:00Z", float(n), shop=n % 4, city="ab"[n % 2], channel="web", sent=AT + day + 60 * n)
+        for n in range(90)
+    ]
+    (folder / "all.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
+    span = datetime.fromisoformat("2024-05-01T00:00:00+00:00"), datetime.fromisoformat("2024-05-03T00:00:00+00:00")
+    last = next(r.id for r in reversed(list_runs(world.data)) if r.kind == "batch")
+    plan = make_plan(world.repo(), (), span)
+    assert plan.commands[0] == f"tandem batch --from-run {last} --end 2024-05-03 --pinned"
+    assert f"    goes on with {last}, whose tiles stand for the events before" in lines(plan)
+    (batch,) = plan.batches
+    assert [f.name for f in batch.reads["orders"].files] == ["events/orders/date=2024-05-02/all.jsonl"]
+    made = workflow.batch(world.repo(), None, span[1], world.steps, pinned=True, from_run=last)
+    assert made["events"] == {"orders": 90} and made["continues"]["run"] == last
+    assert datetime.fromisoformat(made["range"][0]) == batch.range[0] if batch.range else False
+    whole = workflow.batch(world.repo(), span[0], span[1], world.steps, pinned=True, anew=True)
+    assert whole["rows"] == {n: made["rows"][n] + rows for n, rows in first_rows(world, last).items()}
+    after = make_plan(world.repo(), (), span)
+    assert not any(g.recomputed for g in after.groups)
+
+
+def first_rows(world: World, run: str) -> dict[str, int]:
+    """How many rows a run made."""
+    return dict(next(r.manifest["rows"] for r in list_runs(world.data) if r.id == run))
+
+
+def test_rows_that_must_be_made_anew_are_read_whole(world: World) -> None:
+    world.write(FEATURES.replace("Count(over=[hours(1), hours(24)])", "Count(over=[hours(1), hours(6)])"))
+    span = datetime.fromisoformat("2024-05-01T00:00:00+00:00"), datetime.fromisoformat("2024-05-03T00:00:00+00:00")
+    assert all("--from-run" not in line for line in make_plan(world.repo(), ["shop_orders"], span).commands)
