@@ -25,6 +25,9 @@ NONE = np.iinfo(np.int64).min
 MOST_WORDS = 12
 _WORD = re.compile(r"[^\W\d_]+([ _-][^\W\d_]+)*")
 _UNITS = (("s", 1_000_000), ("ms", 1_000), ("us", 1))
+_DAY = 86_400
+_OF_DAY = (1_000_000, 1_000_000_000)
+"""Microseconds and nanoseconds; milliseconds of a day are as large as seconds of a year."""
 _FIRST, _LAST = 631_152_000, 4_102_444_800  # 1990 and 2100, in seconds
 _TIME = {
     "time",
@@ -77,6 +80,8 @@ class Column:
     name: str = ""
     unsigned: bool = False
     """Whether its type in the file holds nothing negative."""
+    of_day: int = 0
+    """Of a time of the day: how many of its units a second has (a thousand million: nanoseconds since midnight); 0: it is none."""
     is_index: bool = False
     """Whether it is the position of an event's element in the list that is exploded, which stands nowhere."""
 
@@ -183,6 +188,11 @@ def _epoch(column: Column, values: list[Any]) -> None:
             column.parse = f'Epoch("{unit}")'
             _moments(column, [None if v is None else int(v * scale) if scale else int(v) // 1_000 for v in values])
             return
+    if column.dtype == "int64" and column.low >= 0 and _rising(values):
+        # Counted from midnight, as exchanges do: in units that are neither coarser (a day has no more of these) nor finer ones.
+        column.of_day = next((n for n in _OF_DAY if _DAY * n // 1_000 <= column.high < _DAY * n), 0)
+        if column.of_day:
+            column.moments = np.array([NONE if v is None else v * 1_000_000 // column.of_day for v in values], np.int64)
 
 
 def _rising(values: list[Any]) -> bool:

@@ -65,7 +65,8 @@ class Disorder:
 
 @dataclass
 class Proposal:
-    """A definition: ``columns`` become fields, ``event_time`` is one of them or None, where the time is ``offset`` seconds from a day."""
+    """A definition: ``columns`` become fields, ``event_time`` is one of them; with ``offset`` it counts from a day that nobody tells:
+    seconds, or a time of the day."""
 
     sample: Sample
     columns: list[Column]
@@ -76,6 +77,8 @@ class Proposal:
     notes: list[str] = field(default_factory=list)
     explode: str | None = None
     offset: bool = False
+    day: Column | None = None
+    """The column with the day of an event time that is one of the day."""
 
     @property
     def keys(self) -> list[Column]:
@@ -102,6 +105,9 @@ def propose(sample: Sample, *, zone: str | None = None, explode: str | None = No
     for column in columns:
         column.name = taken_from(column.steps, taken)
     when, offset = _event_time(columns, event_time)
+    day = next((c for c in columns if c.required and c.parse == "Date()"), None)
+    if day is not None and event_time is None and when is day:  # a time of the day beside it tells more
+        when, offset = next(((c, True) for c in columns if c.required and c.of_day), (when, offset))
     fields = [c for c in columns if offset or c is not when]
     if explode is not None and not any(c.unique and c.dtype in ("string", "int64") for c in fields):
         # Elements of one record share its time: their position tells them apart.
@@ -111,7 +117,17 @@ def propose(sample: Sample, *, zone: str | None = None, explode: str | None = No
     else:
         tie = _tie_breaker(fields)
     disorder = _disorder(when, sample.parts)
-    return Proposal(sample, fields, when, tie, disorder, [c for c in described if c.left_out], explode=explode, offset=offset)
+    return Proposal(
+        sample,
+        fields,
+        when,
+        tie,
+        disorder,
+        [c for c in described if c.left_out],
+        explode=explode,
+        offset=offset,
+        day=day if when.of_day else None,
+    )
 
 
 def _leave_out_mixed(columns: list[Column], sample: Sample) -> None:
@@ -139,6 +155,8 @@ def _event_time(columns: list[Column], asked: str | None) -> tuple[Column, bool]
             raise DataError(f"--event-time {asked}: {found[0].nulls:,} of {found[0].rows:,} records have none; an event needs one")
         if found[0].dtype == "timestamp":
             return found[0], False
+        if found[0].of_day:
+            return found[0], True
         if found[0].dtype != "int64":
             raise DataError(f"--event-time {asked} is {found[0].dtype}, no time that could be read; name another")
         if not 0 <= found[0].low <= found[0].high < 2**31:
@@ -152,7 +170,8 @@ def _event_time(columns: list[Column], asked: str | None) -> tuple[Column, bool]
         return min(times, key=lambda c: (_time_rank(c), columns.index(c))), False
     seconds = [
         c for c in columns
-        if c.dtype == "int64" and c.required and time_like(str(c.steps[-1])) and isinstance(c.low, int) and c.low >= 0 and c.high < 2**31
+        if c.dtype == "int64" and c.required and time_like(str(c.steps[-1])) and isinstance(c.low, int) and c.low >= 0
+        and (c.high < 2**31 or c.of_day)
     ]  # fmt: skip
     if seconds:
         return seconds[0], True

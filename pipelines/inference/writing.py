@@ -238,6 +238,17 @@ def _time_lines(made: Proposal) -> list[str]:
     when = made.event_time
     if made.offset:
         seconds, called = int(_ORIGIN.timestamp()), _said_plainly(str(when.steps[-1]))
+        if when.of_day:
+            unit, divided = ("ns", f'col("{when.name}") // 1_000') if when.of_day > 1_000_000 else ("us", f'col("{when.name}")')
+            if made.day is not None:
+                since = f'(col("{made.day.name}").cast("int64") + {divided}).cast("timestamp")'
+                said = f"    # QUESTION: {called} is {unit} since midnight of {made.day.name}; of which zone? UTC is assumed."
+                return [said, f'    event_time=Field("event_at", "timestamp", value={since}),']
+            return [
+                f"    # QUESTION: {called} is {unit} since a midnight; of which day, in which zone? 2020-01-01 UTC is assumed.",
+                '    # A folder date=YYYY-MM-DD may tell: Field("date", "timestamp", parse=Date()) and col("date").cast("int64").',
+                f'    event_time=Field("event_at", "timestamp", value=({divided} + {seconds * 1_000_000}).cast("timestamp")),',
+            ]
         return [
             f"    # QUESTION: {called} is seconds since a day that the data does not tell; 2020-01-01 is assumed ({seconds}).",
             f'    event_time=Field("event_at", "timestamp", value=((col("{when.name}") + {seconds}) * 1_000_000).cast("timestamp")),',

@@ -227,3 +227,39 @@ def test_any_names_become_different_ones_that_fields_may_have(names: list[str]) 
     assert len(set(made)) == len(names)
     for one in made:
         check_name("field", one)
+
+
+@pytest.mark.parametrize(("unit", "of_second"), [("us", 1_000_000), ("ns", 1_000_000_000)])
+@pytest.mark.parametrize("dated", [False, True])
+def test_times_of_a_day_are_asked_for(tmp_path: Path, unit: str, of_second: int, dated: bool) -> None:
+    """As an exchange's messages have them (ITCH): nanoseconds since midnight."""
+    folder = tmp_path / "events" / "trades"
+    folder.mkdir(parents=True)
+    begin, more = 34_200, {"date": "2024-03-01"} if dated else {}
+    lines = [{"timestamp": begin * of_second + n * of_second // 7, "ref": f"r{n}", "price": n / 4, **more} for n in range(300)]
+    (folder / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text, values = inferred(tmp_path, "trades")
+    of = "midnight of date; of which zone" if dated else "a midnight; of which day"
+    assert f"QUESTION: timestamp is {unit} since {of}" in text
+    source: EventSource = values["trades"]
+    checked = check_json([json.dumps(line).encode() for line in lines], source, micros_of(datetime(2030, 1, 1, tzinfo=UTC)), 0)
+    day = datetime(2024, 3, 1, tzinfo=UTC) if dated else datetime(2020, 1, 1, tzinfo=UTC)
+    at = checked.valid.column(0).cast(pa.int64()).to_pylist()
+    assert at == [micros_of(day) + line["timestamp"] * 1_000_000 // of_second for line in lines]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [n * 40_000_000_000 for n in range(300)],  # beyond a day of nanoseconds
+        [86_400_000_000_000 - n * 10**9 for n in range(300)],  # a clock that goes back
+        [n * 50_000 for n in range(300)],  # seconds of half a year
+    ],
+)
+def test_numbers_that_are_no_times_of_a_day(tmp_path: Path, values: list[int]) -> None:
+    folder = tmp_path / "events" / "things"
+    folder.mkdir(parents=True)
+    lines = [{"at": f"2024-03-01T10:{n // 60:02}:{n % 60:02}Z", "ts": v, "ref": f"r{n}"} for n, v in enumerate(values)]
+    (folder / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text, _ = inferred(tmp_path, "things")
+    assert "midnight" not in text and 'event_time="at"' in text
