@@ -8,7 +8,6 @@ import typer
 from rich.table import Table
 
 from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, load, quiet, screen, show
-from pipelines.lake import shared
 from transforms.errors import ConfigError
 
 __all__ = ["erase", "vacuum"]
@@ -35,7 +34,6 @@ def erase(
     from pipelines.project import access
 
     subject, loaded, steps = Subject.parse(entity), load(repo, data, finish=not dry_run), Steps()
-    shared.refuse(loaded.data, "'tandem erase'")
     with steps.doing("erasing"):
         if dry_run:
             report = forget(loaded, subject, True, steps.say)
@@ -87,7 +85,6 @@ def vacuum(
     if unknown := [k for k in kinds if k not in KINDS]:
         raise ConfigError(f"--kind {unknown[0]!r}: there is {', '.join(KINDS)}")
     loaded, steps = load(repo, data, finish=False), Steps()
-    shared.refuse(loaded.data, "'tandem vacuum'")
     if dry_run:
         gone = take(loaded, datetime.now(UTC), age, keep, kinds, True)
     else:

@@ -29,10 +29,11 @@ from pipelines.feature_store.store import open_store, ordered_store
 from pipelines.forgetting.found_files import Found, found_files
 from pipelines.forgetting.online_rows import without_online_rows
 from pipelines.forgetting.other_formats import is_other, other_holds, without_records
+from pipelines.forgetting.store_copies import StoreCopies, store_copies
 from pipelines.forgetting.stream_tiles import tiles_hold, without_tiles
 from pipelines.forgetting.subject import LINES, UNREADABLE, Subject, holds, without_lines, without_rows
 from pipelines.forgetting.waiting_letters import letters_hold, without_letters
-from pipelines.lake import layout
+from pipelines.lake import layout, shared
 from pipelines.lake.files import read_json, replaced, write_json
 from pipelines.lake.runs import RunStore
 from pipelines.project.repository import Repo
@@ -73,14 +74,22 @@ def erase(repo: Repo, subject: Subject, dry_run: bool = False, say: Callable[[st
     """Forget the subject; see the module. ``dry_run`` changes nothing. Raises DataError while a stream of the data folder runs, or another
     job does, which could write what it has read before; none begins meanwhile."""
     with nullcontext() if dry_run else RunStore(repo.data).alone(("stream", "serve", "watch")):
-        return _erase(repo, subject, dry_run, say)
+        for folder in _streams(repo.data):
+            if running(folder) is not None:
+                raise DataError(
+                    f"stream {folder.name!r} runs and would write the rows again; 'tandem stream stop --name {folder.name}' first"
+                )
+        with store_copies(repo, dry_run) as copies:
+            return _erase(repo, subject, dry_run, say, copies)
 
 
-def _erase(repo: Repo, subject: Subject, dry_run: bool, say: Callable[[str], None]) -> Report:
+def _streams(data: Path) -> list[Path]:
+    return sorted(p for p in layout.streams(data).glob("*") if p.is_dir())
+
+
+def _erase(repo: Repo, subject: Subject, dry_run: bool, say: Callable[[str], None], copies: StoreCopies | None) -> Report:
     data, report = repo.data, Report()
-    for folder in sorted(p for p in layout.streams(data).glob("*") if p.is_dir()):
-        if running(folder) is not None:
-            raise DataError(f"stream {folder.name!r} runs and would write the rows again; 'tandem stream stop --name {folder.name}' first")
+    for folder in _streams(data):
         if not dry_run:
             seal_leftovers(folder)
             shutil.rmtree(folder / "flink" / "checkpoints", ignore_errors=True)  # tiles; an embedded engine never restores them
@@ -89,7 +98,7 @@ def _erase(repo: Repo, subject: Subject, dry_run: bool, say: Callable[[str], Non
     mapped = tuple(s for s in repo.sources.values() if s.mapped and names <= {f.name for f in s.fields})
     subject = replace(subject, others=_no_values(repo, names), sources=mapped)
     answers: list[pa.Table] = []
-    streams = sorted(p for p in layout.streams(data).glob("*") if (p / "tiles").is_dir())
+    streams = [p for p in _streams(data) if (p / "tiles").is_dir()]
     for folder in streams:
         tiles = without_tiles(folder, subject, dry_run)
         _rewritten(sum(t.num_rows for t in tiles.gone), f"stream/{folder.name}", f"stream/{folder.name}/tiles", report)
@@ -99,13 +108,26 @@ def _erase(repo: Repo, subject: Subject, dry_run: bool, say: Callable[[str], Non
     _labels(data, answers, dry_run, report)
     if not report.found:
         _check_names(repo, subject)
+    if not dry_run:
+        _mark(data, subject, report)
+        if copies is not None:
+            say("the object store")
+            copies.send()
     say("the online store")
     _online(repo, subject, dry_run, report)
     if not dry_run:
-        _mark(data, subject, report)
         say("searching again")
         report.remains = [f.name for f in found_files(repo) if _holds(f, subject)]
         report.remains += [f"stream/{p.name}/tiles" for p in streams if tiles_hold(p, subject)]
+    if copies is not None and not dry_run:
+        passing, more_remain = copies.search(subject)
+        report.deleted += passing
+        report.remains += more_remain
+    if copies is not None:
+        report.notes.append(
+            "other machines take their copies away before they use the store again; what is theirs alone (docs/object-stores.md) goes by"
+            " the same command there; where the bucket keeps versions of objects, let a lifecycle rule take those of before"
+        )
     if report.unread:
         more = f" and {len(report.unread) - 10} more" if len(report.unread) > 10 else ""
         report.notes.append(f"cannot be read, so only the bytes as they lie were searched: {', '.join(report.unread[:10])}{more}")
@@ -264,7 +286,10 @@ def _mark(data: Path, subject: Subject, report: Report) -> None:
                 "subject": subject.digest,
                 "what": "rows" if direct else "made from what lost rows",
             }
-            write_json(path, {**manifest, "erased": [*manifest.get("erased", []), mark]}, durable=True)
+            marks = {"erased": [*manifest.get("erased", []), mark]}
+            if path.is_relative_to(layout.runs(data)):
+                manifest = shared.put_manifest(data, path.parent.name, {**manifest, **marks}, marks)
+            write_json(path, {**manifest, **marks}, durable=True)
             report.marked.append(path.relative_to(data).as_posix())
 
 

@@ -14,8 +14,8 @@ from transforms.event_source import EventSource
 
 __all__ = ["Found", "found_files"]
 
-_OF_OTHERS = ("services", "audit")
-"""Folders that hold no subject: others' own data, and who did what."""
+_OF_OTHERS = ("services", "audit", ".objects")
+"""Folders that hold no subject: others' own data, who did what, and what is known of the copies in a cache."""
 _BY_FOLDER = ("offline", "events", "training", "stream")
 """Folders of the data folder of whose folders each is a place of its own."""
 

@@ -293,7 +293,8 @@ class RunStore:
 
         Raises DataError, which names one that is.
         """
-        with locks.lock(self.folder / ".lock"):
+        with shared.alone(self.data, self.folder / ".lock"):
+            shared.have_manifests(self.data, certain=True)
             for run in self.runs():
                 if run.status in UNDER_WAY and run.kind not in besides:
                     raise DataError(f"{run.kind} run {run.id} is under way and may need what would go; wait for it, or stop it")

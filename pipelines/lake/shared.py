@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from serving.object_store.cache import Cache
 
 __all__ = [
-    "alone", "claim", "have", "have_everything", "have_file", "have_files", "have_manifests", "have_names", "have_run",
-    "is_shared", "keep", "kept", "move", "only_here", "open_data", "publish", "publish_run", "put_manifest", "refuse",
+    "alone", "claim", "follow_erasures", "have", "have_everything", "have_file", "have_files", "have_manifests", "have_names", "have_run",
+    "is_shared", "keep", "kept", "move", "only_here", "open_data", "publish", "publish_run", "put_manifest",
     "run_held", "run_is_held", "send_file", "send_files", "try_alone",
 ]  # fmt: skip
 
@@ -33,7 +33,7 @@ def open_data(data: Path) -> None:
     """Have the pointers of a data folder as they are now, and what they point to. Raises one line where the store cannot be read."""
     if (cache := caches.cache_of(data)) is None:
         return
-    from serving.object_store import pointers
+    from serving.object_store import erasures, pointers
 
     said = cache.store.read("FORMAT")
     if said is not None and said.content.strip() != str(layout.FORMAT).encode():
@@ -41,8 +41,17 @@ def open_data(data: Path) -> None:
             f"{cache.url} is of format {said.content[:20].decode(errors='replace').strip()}, and this version of Tandem knows"
             f" {layout.FORMAT}; install the version that it is of, or name another place with --data"
         )
+    erasures.follow(cache)
     pointers.refresh(cache)
     _follow(cache)
+
+
+def follow_erasures(data: Path) -> None:
+    """Take away the copies here of what was erased from the store since."""
+    if (cache := caches.cache_of(data)) is not None:
+        from serving.object_store import erasures
+
+        erasures.follow(cache)
 
 
 def _follow(cache: Cache) -> None:
@@ -58,12 +67,6 @@ def claim(data: Path) -> None:
         cache.store.create("FORMAT", f"{layout.FORMAT}\n".encode())
         with cache.index("claimed") as index:
             index["format"] = layout.FORMAT
-
-
-def refuse(data: Path, what: str) -> None:
-    """Raise DataError for a command that does not work on an object store (yet), before it does anything."""
-    if (cache := caches.cache_of(data)) is not None:
-        raise DataError(f"{what} works on a local data folder, and not on {cache.url} yet; see docs/object-stores.md")
 
 
 def is_shared(data: Path) -> bool:

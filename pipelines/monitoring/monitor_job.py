@@ -28,6 +28,7 @@ from pipelines.project import recording
 from pipelines.project.repository import Repo
 from pipelines.training.definition import Model
 from pipelines.training.user_code import model_of
+from serving.object_store.cache import given_place
 from serving.request_log import read_requests
 from transforms.columns import column_us
 from transforms.errors import DataError, TandemError
@@ -99,7 +100,7 @@ def _relative(path: Path, data: Path) -> str:
 
 
 def _again(repo: Repo, options: MonitorOptions, result: Mapping[str, Any]) -> str:
-    words = ["tandem", "monitor", "--repo", str(repo.path), "--data", str(repo.data)]
+    words = ["tandem", "monitor", "--repo", str(repo.path), "--data", given_place(repo.data)]
     words += ["--model", options.model] if options.model else []
     if result["window"]:
         words += ["--since", result["window"][0][:16], "--until", result["window"][1][:16]]

@@ -107,7 +107,7 @@ def archive_topic(
             _check_foreign(data, source, own)
         offsets = {int(p): int(o) for p, o in dict(known.get("next", {})).items()}
         for path in own:
-            if (file := ArchivedFile.of(path.name)) is not None and file.first >= offsets.get(file.partition, 0):
+            if (file := ArchivedFile.of(path.name)) is not None and file.upto > offsets.get(file.partition, 0):
                 path.unlink()  # of a process that was killed, or of an archive that is begun anew
         done = Archived(source.name, source.topic)
         state = {"topic": source.topic, "identity": identity, "missing": list(known.get("missing", []))}
@@ -141,11 +141,12 @@ def archive_topic(
                 offsets[partition] = upto
                 keep()
                 progress(sum(offsets.get(p, begun[p]) - begun[p] for p in partitions), total)
+        shared.send_files(data, [source.files])
+        shared.send_files(data, ["archive"])  # before files are merged: none ever reaches beyond what is told here
         for folder in sorted(target.glob("date=*")):
             done.merged += merge_files(folder)
             remove_covered(folder)
         shared.send_files(data, [source.files], removals=True)
-        shared.send_files(data, ["archive"])
         done.lag = sum(max(0, end - offsets[p]) for p, end in patiently(lambda: reader.ends(source.topic, partitions), say).items())
         return done
 

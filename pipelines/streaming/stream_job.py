@@ -33,6 +33,7 @@ def run_stream(repo: Repo, options: StreamOptions, say: Callable[[str], None] | 
     folder = stream_folder(repo.data, options.name)
     driver = Driver(folder)
     with driver.held(), shared.only_here(repo.data, f"stream/{options.name}", f"the stream {options.name!r}"):
+        shared.follow_erasures(repo.data)
         job_state = JobState(folder)
         job_state.begin()
         said = job_state.said()[1]

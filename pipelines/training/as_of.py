@@ -143,7 +143,9 @@ def past(data: Path, events: Mapping[str, Sequence[Mapping[str, Any]]], folder: 
     tops = {f["file"].split("/")[0] for files in events.values() for f in files}
     folder.mkdir(parents=True)
     for entry in data.iterdir():
-        if entry.name not in tops and entry.name not in ("runs", "tfx", "models", "training") and not folder.is_relative_to(entry):
+        # What begins with a dot is not data: a copy of an object store's mark would make this folder, too, one that speaks for the store.
+        others = entry.name.startswith(".") or entry.name in (*tops, "runs", "tfx", "models", "training")
+        if not others and not folder.is_relative_to(entry):
             os.symlink(entry, folder / entry.name)
     for top in tops:
         (folder / top).mkdir()

@@ -35,6 +35,7 @@ from pipelines.verify.proof import Proof, prove
 from pipelines.verify.served import TIMEOUT_US, ServedProof, check_served
 from pipelines.verify.stream_record import StreamRecord, load_record
 from pipelines.verify.summary import summarize
+from serving.object_store.cache import given_place
 from transforms.columns import column_us
 from transforms.definitions import EVENT_TIMESTAMP
 from transforms.errors import DataError
@@ -85,7 +86,7 @@ def run_verify(repo: Repo, options: VerifyOptions, say: Say = lambda line: None)
     finally:
         if not options.keep:
             shutil.rmtree(scratch, ignore_errors=True)
-    words = ["tandem", "verify", "--repo", str(repo.path), "--data", str(repo.data), "--name", options.name]
+    words = ["tandem", "verify", "--repo", str(repo.path), "--data", given_place(repo.data), "--name", options.name]
     words += ["--against", options.against] if options.against else []
     return summarize(
         proof,

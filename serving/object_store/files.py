@@ -9,7 +9,7 @@ from serving.object_store.base import ObjectHead
 from serving.object_store.cache import Cache, safe
 from transforms.errors import DataError
 
-__all__ = ["pull", "push"]
+__all__ = ["pull", "push", "remove"]
 
 
 def _below(folder: str) -> str:
@@ -41,15 +41,16 @@ def pull(cache: Cache, folder: str, wanted: Callable[[str], bool] = lambda name:
         )
 
 
-def push(cache: Cache, folder: str, *, removals: bool = False) -> int:
+def push(cache: Cache, folder: str, *, removals: bool = False, new: bool = True) -> int:
     """Upload what is new or changed below ``folder``; the number of files.
 
     ``removals``: remove from the store what is gone here, for who has looked that all of the store's files are here, and then removed some.
+    Without ``new``: what the store never had stays here.
     """
     prefix = _below(folder)
     with cache.index("files") as index:
         here = _names(cache, prefix)
-        changed = [name for name in here if index.get(name, [])[1:] != _stat(cache.folder / name)]
+        changed = [name for name in here if (new or name in index) and index.get(name, [])[1:] != _stat(cache.folder / name)]
 
         def upload(name: str) -> list[object]:
             stat = _stat(cache.folder / name)
@@ -61,6 +62,14 @@ def push(cache: Cache, folder: str, *, removals: bool = False) -> int:
             cache.store.delete(name)
             del index[name]
     return len(changed)
+
+
+def remove(cache: Cache, name: str) -> None:
+    """Delete a file of the store, and its copy."""
+    with cache.index("files") as index:
+        cache.store.delete(name)
+        (cache.folder / name).unlink(missing_ok=True)
+        index.pop(name, None)
 
 
 def _names(cache: Cache, prefix: str) -> dict[str, None]:

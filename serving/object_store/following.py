@@ -6,15 +6,11 @@ from pathlib import Path
 
 from serving.aliases import ALIASES_FILE, read_aliases
 from serving.errors import ModelError
-from serving.object_store import files, manifests, pointers, trees
+from serving.object_store import erasures, files, manifests, pointers, trees
 from serving.object_store.cache import Cache, cache_of
 from transforms.data_folder import CURRENT, applied_graph, graphs, under_way
 
 __all__ = ["cache_around", "everything", "follow", "rows_here", "rows_of", "serve_from"]
-
-
-_TREES = ("offline", "graphs", "models", "training", "runs", "verify", "monitor")
-"""Where trees are; no others are fetched, whatever the store lists."""
 
 
 def cache_around(path: Path | str) -> Cache | None:
@@ -52,7 +48,7 @@ def everything(cache: Cache) -> None:
     known = cache.look("trees")
     for tree, version in trees.names(cache).items():
         run_id = tree.rpartition("run=")[2] if tree.startswith("offline/") else ""
-        ours = tree.partition("/")[0] in _TREES
+        ours = tree.partition("/")[0] in trees.TOPS
         if ours and known.get(tree) != version and (not run_id or run_id in complete):
             trees.fetch(cache, tree, again=tree.startswith("runs/"))
 
@@ -74,6 +70,7 @@ def serve_from(models: Path, log: Path | None) -> None:
     """One look of a server: what is applied and who is champion now, and the request log's finished files sent."""
     if (cache := cache_around(models / "x")) is None:
         return
+    erasures.follow(cache)
     pointers.refresh(cache)
     follow(cache)
     if log is not None and log.is_dir() and log.is_relative_to(cache.folder):

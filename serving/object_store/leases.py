@@ -23,7 +23,7 @@ from typing import Any
 from serving.object_store.base import ObjectStore
 from transforms.errors import DataError, TandemError
 
-__all__ = ["SECONDS", "Busy", "Lease", "held_by", "hold", "process_numbers", "take"]
+__all__ = ["SECONDS", "Busy", "Lease", "forget", "held_by", "hold", "process_numbers", "take"]
 
 SECONDS = 60.0
 """How long a lease is good for unless it is renewed; a holder renews three times as often."""
@@ -131,6 +131,11 @@ def _expired(store: ObjectStore, name: str, said: dict[str, Any]) -> bool:
     if head is None:
         return True
     return store.now() - head.modified > timedelta(seconds=float(said.get("seconds") or SECONDS))
+
+
+def forget(store: ObjectStore, name: str) -> None:
+    """Delete the object of a lease that nobody asks for any more."""
+    store.delete(_key(name))
 
 
 def take(store: ObjectStore, name: str, seconds: float = SECONDS) -> Lease:

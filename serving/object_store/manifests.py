@@ -12,7 +12,7 @@ from serving.object_store.base import Versioned
 from serving.object_store.cache import Cache, safe, write_atomically
 from transforms.errors import DataError
 
-__all__ = ["complete", "put", "refresh"]
+__all__ = ["complete", "put", "refresh", "remove"]
 
 _MANIFEST = "manifest.json"
 _TRIES = 30
@@ -74,6 +74,14 @@ def complete(cache: Cache, group: str, fingerprint: str | None) -> list[str]:
         if entry["kind"] == "batch" and entry["status"] == "complete" and group in entry["groups"]
         and (fingerprint is None or entry["groups"][group] == fingerprint)
     )  # fmt: skip
+
+
+def remove(cache: Cache, run_id: str) -> None:
+    """Delete a run's manifest; nobody finds the run any more. For who holds the runs, and has deleted what it made."""
+    with cache.index("manifests") as index:
+        cache.store.delete(_key(run_id))
+        (cache.folder / "runs" / run_id / _MANIFEST).unlink(missing_ok=True)
+        index.pop(run_id, None)
 
 
 def put(cache: Cache, run_id: str, manifest: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,11 +14,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TypedDict
 
-from serving.object_store.base import Versioned
+from serving.object_store.base import ObjectHead, Versioned
 from serving.object_store.cache import Cache
 from transforms.errors import DataError
 
-__all__ = ["TreeFile", "fetch", "names", "publish"]
+__all__ = ["TOPS", "TreeFile", "fetch", "heads", "keys", "names", "publish", "read_file", "remove", "size", "sweep"]
+
+
+TOPS = ("offline", "graphs", "models", "training", "runs", "verify", "monitor")
+"""Where trees are; no others are fetched, whatever the store lists."""
 
 
 class TreeFile(TypedDict):
@@ -84,10 +88,54 @@ def _note(cache: Cache, tree: str, there: Versioned | None) -> None:
         index[tree] = there.version if there is not None else ""
 
 
-def names(cache: Cache, below: str = "") -> dict[str, str]:
-    """The trees below a folder, such as ``models/delays`` (all of them without one), relative to the data folder, with their versions."""
+def keys(cache: Cache, tree: str) -> set[str]:
+    """The keys of a tree's files, as it is listed now."""
+    there = cache.store.read(_list_key(tree))
+    return set() if there is None else {_file_key(tree, file) for file in _listed(cache, tree, there)}
+
+
+def sweep(cache: Cache, tree: str) -> None:
+    """Delete what lies in a tree's folder and is not listed any more: files of before it was published again. For who holds the runs."""
+    listed = keys(cache, tree)
+    for head in list(cache.store.list(f"{tree}/")):
+        if head.key not in listed:
+            cache.store.delete(head.key)
+
+
+def remove(cache: Cache, tree: str) -> None:
+    """Delete a tree: first its list, so nobody finds it half there; then its files, and the copy here."""
+    cache.store.delete(_list_key(tree))
+    with cache.index("trees") as index:
+        index.pop(tree, None)
+    for head in list(cache.store.list(f"{tree}/")):
+        cache.store.delete(head.key)
+    shutil.rmtree(cache.folder / tree, ignore_errors=True)
+
+
+def heads(cache: Cache, below: str = "") -> dict[str, ObjectHead]:
+    """The trees below a folder, such as ``models/delays`` (all of them without one), relative to the data folder, with what is known of
+    their lists."""
     prefix = f"trees/{below}/" if below else "trees/"
-    return {head.key.removeprefix("trees/").removesuffix(".json"): head.version for head in cache.store.list(prefix)}
+    return {head.key.removeprefix("trees/").removesuffix(".json"): head for head in cache.store.list(prefix)}
+
+
+def names(cache: Cache, below: str = "") -> dict[str, str]:
+    """As :func:`heads`, with the versions of their lists."""
+    return {tree: head.version for tree, head in heads(cache, below).items()}
+
+
+def size(cache: Cache, tree: str) -> int:
+    """The bytes of a tree's files."""
+    there = cache.store.read(_list_key(tree))
+    return 0 if there is None else sum(file["bytes"] for file in _listed(cache, tree, there))
+
+
+def read_file(cache: Cache, tree: str, path: str) -> bytes | None:
+    """One small file of a tree, without the others; None if it has none."""
+    there = cache.store.read(_list_key(tree))
+    found = [] if there is None else [file for file in _listed(cache, tree, there) if file["path"] == path]
+    content = cache.store.read(_file_key(tree, found[0])) if found else None
+    return None if content is None else content.content
 
 
 def fetch(cache: Cache, tree: str, *, again: bool = False) -> bool:
@@ -102,13 +150,8 @@ def fetch(cache: Cache, tree: str, *, again: bool = False) -> bool:
     there = cache.store.read(_list_key(tree))
     if there is None:
         return False
-    try:
-        files: list[TreeFile] = json.loads(there.content)["files"]
-        wanted = [f for f in files if not _is_here(folder / f["path"], f)]
-    except (ValueError, KeyError, TypeError):
-        raise DataError(f"{cache.url}/{_list_key(tree)} cannot be read; restore it") from None
-    if any(".." in Path(f["path"]).parts or Path(f["path"]).is_absolute() for f in files):
-        raise DataError(f"{cache.url}/{_list_key(tree)} names a file outside of its folder; restore it")
+    files = _listed(cache, tree, there)
+    wanted = [f for f in files if not _is_here(folder / f["path"], f)]
     if wanted or not folder.is_dir():
         if folder.is_dir() and not again:  # left by a process that was killed before it published, or damaged: not what counts
             folder.rename(folder.with_name(f".{folder.name}.set-aside-{os.urandom(4).hex()}"))
@@ -124,6 +167,17 @@ def fetch(cache: Cache, tree: str, *, again: bool = False) -> bool:
                 shutil.rmtree(target, ignore_errors=True)
     _note(cache, tree, there)
     return True
+
+
+def _listed(cache: Cache, tree: str, there: Versioned) -> list[TreeFile]:
+    try:
+        files: list[TreeFile] = json.loads(there.content)["files"]
+        odd = any(".." in Path(f["path"]).parts or Path(f["path"]).is_absolute() or f["bytes"] < 0 or not f["sha256"] for f in files)
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{cache.url}/{_list_key(tree)} cannot be read; restore it") from None
+    if odd:
+        raise DataError(f"{cache.url}/{_list_key(tree)} names a file outside of its folder; restore it")
+    return files
 
 
 def _is_here(path: Path, file: TreeFile) -> bool:

@@ -151,9 +151,13 @@ def day_of(day: int) -> datetime:
 
 @pytest.fixture(scope="module")
 def repo(tmp_path_factory: pytest.TempPathFactory) -> Repo:
-    folder = tmp_path_factory.mktemp("monitor")
+    return make_monitored(tmp_path_factory.mktemp("monitor"))
+
+
+def make_monitored(folder: Path) -> Repo:
+    """A repository whose model answered for some days."""
     path, data = folder / "repo", folder / "data"
-    path.mkdir()
+    path.mkdir(parents=True)
     (path / "features.py").write_text(FEATURES)
     (path / "labels.py").write_text(LABELS)
     (path / "tandem.yaml").write_text("data: ../data\ndefinitions: features\nmodels: ['labels:model']\nmonitor:\n  min_rows: 50\n")

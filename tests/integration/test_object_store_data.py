@@ -18,7 +18,6 @@ import pytest
 
 from pipelines.batch.batch_job import run_batch
 from pipelines.batch.beam_options import BeamEngine
-from pipelines.cli.forget import vacuum
 from pipelines.lake import graphs, layout
 from pipelines.lake.runs import RunStore
 from pipelines.project.config import load_settings
@@ -198,8 +197,6 @@ def test_a_command_says_in_one_line_what_is_wrong(machine: Callable[[str], Machi
 
     assert refused(data="s3://nowhere/x") == "s3://nowhere/x: there is no such bucket or container; create it, or correct data:"
     assert "data: 'ftp://x/y' is no place for data; write a folder, or one of s3://bucket/prefix" in refused(data="ftp://x/y")
-    with pytest.raises(DataError, match="'tandem vacuum' works on a local data folder, and not on s3://"):
-        vacuum(older_than="1d", repo=one.repo_path)
     monkeypatch.setattr("serving.object_store.blobs._PAUSES", ())
     with monkeypatch.context() as patch, nobody_there() as address:
         patch.setenv("AWS_ENDPOINT_URL", address)

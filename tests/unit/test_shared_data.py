@@ -270,9 +270,3 @@ def test_a_newer_format_is_refused(machine: Callable[[str], Path]) -> None:
     network(data).put("FORMAT", b"99\n")
     with pytest.raises(DataError, match=r"s3://bucket/lake is of format 99, and this version of Tandem knows 1"):
         shared.open_data(data)
-
-
-def test_what_does_not_work_there_says_so(machine: Callable[[str], Path], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"'tandem erase' works on a local data folder, and not on s3://bucket/lake yet"):
-        shared.refuse(machine("a"), "'tandem erase'")
-    shared.refuse(tmp_path, "'tandem erase'")

@@ -216,6 +216,8 @@ class JobState:
                 record = _record(path)
                 named = [made[n].to_json() if (n := value[0]) in made else value for value in record["checkpoint"].get("tiles", [])]
                 record["checkpoint"]["tiles"] = named
+                if self.link is not None and path.parent.name == "durable":
+                    self.link.put_checkpoint(shard, record, driver=True)
                 write_text(path, json.dumps(record) + "\n", durable=True)
 
     def clear_checkpoints(self) -> None:

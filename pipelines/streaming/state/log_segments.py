@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 
 from pipelines.lake.files import fsync_folder, replaced
 from pipelines.streaming.state.stream_link import StreamLink, link_of
+from pipelines.streaming.state.stream_objects import PART, stem_of
 from transforms.errors import StoreError
 from transforms.locks import take
 
-__all__ = ["LeftSegments", "frame_head", "log_failed", "read_open", "seal_file", "seal_leftovers"]
+__all__ = ["LeftSegments", "frame_head", "log_failed", "read_open", "seal_file", "seal_leftovers", "seal_parts"]
 
 _HEAD = struct.Struct("<4sII")
 _MAGIC = b"TRL1"
@@ -58,20 +59,41 @@ def seal_file(path: Path) -> None:
     try:
         table = None if sealed.is_file() else read_open(path)  # it is there: killed before the segment was removed
         if table is not None and table.num_rows:
-            with replaced(sealed, durable=True) as out:
-                told = [f.name for f in table.schema if not pa.types.is_floating(f.type)]  # a dictionary of floats is larger than they are
-                pq.write_table(
-                    table.combine_chunks(),
-                    out,
-                    compression="zstd",
-                    version="2.6",
-                    coerce_timestamps="us",
-                    row_group_size=65_536,
-                    use_dictionary=told,
-                )
+            _write_sealed(table, sealed)
         path.unlink()
     except OSError as error:
         raise log_failed(path, error) from None
+
+
+def _write_sealed(table: pa.Table, sealed: Path) -> None:
+    with replaced(sealed, durable=True) as out:
+        told = [f.name for f in table.schema if not pa.types.is_floating(f.type)]  # a dictionary of floats is larger than they are
+        pq.write_table(
+            table.combine_chunks(),
+            out,
+            compression="zstd",
+            version="2.6",
+            coerce_timestamps="us",
+            row_group_size=65_536,
+            use_dictionary=told,
+        )
+
+
+def seal_parts(folder: Path) -> None:
+    """Of the log in the object store, whose copies are here: make a sealed segment of the parts that a writer left which is gone, and put
+    it in their place. For one who holds the stream. Raises StoreError."""
+    link = link_of(folder)
+    assert link is not None
+    parts: dict[Path, list[Path]] = {}
+    for path in sorted([*folder.glob(f"rows/*/*{PART}"), *folder.glob(f"late/*/*{PART}")]):
+        parts.setdefault(path.with_name(f"{stem_of(path.name)}.parquet"), []).append(path)
+    for sealed, paths in parts.items():
+        tables = [table for path in paths if (table := read_open(path)) is not None]
+        if tables and not sealed.exists():
+            _write_sealed(pa.concat_tables(tables), sealed)
+        link.send_sealed(sealed)
+        for path in paths:
+            path.unlink()
 
 
 def seal_leftovers(folder: Path) -> int:

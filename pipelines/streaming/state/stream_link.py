@@ -20,6 +20,7 @@ from typing import Any
 
 from pipelines.lake.files import write_text
 from pipelines.streaming.state.stream_objects import StreamObjects
+from serving.object_store import erasures
 from serving.object_store.cache import cache_of
 from serving.object_store.leases import process_numbers
 from transforms.errors import TandemError
@@ -57,9 +58,11 @@ class StreamLink(StreamObjects):
         with self._lock:
             if self.attempt == attempt:
                 return
-            self.attempt, self._versions = attempt, {}
-            self.elsewhere = home != here(self.folder)
-            if not self.elsewhere:
+            if elsewhere := home != here(self.folder):
+                with self._asking():
+                    erasures.follow(self.cache)
+            self.attempt, self._versions, self.elsewhere = attempt, {}, elsewhere
+            if not elsewhere:
                 return
             self.who = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
             self.flags: dict[str, int] = {}

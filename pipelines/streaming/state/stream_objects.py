@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -246,11 +247,13 @@ class StreamObjects:
             sealed = {stem_of(name) for name in there if name.endswith(".parquet")}
             folder.mkdir(parents=True, exist_ok=True)
             here = {p.name for p in folder.iterdir() if not p.name.startswith(".")}
+            known = {*self.cache.look(self._log_index()).get(place, [])}
             whole = {stem_of(name) for name in here if not name.endswith(PART)}
             wanted = [n for n in there if n not in here and stem_of(n) not in whole and not (n.endswith(PART) and stem_of(n) in sealed)]
             got = self.cache.all(lambda name: self.cache.store.download(self.key(there[name]), folder / name), wanted)
             for name in here:
-                if name.endswith(PART) and (name not in there or stem_of(name) in sealed):
+                gone = name not in there and name in known  # the store had it: somebody took it away
+                if gone or (name.endswith(PART) and (name not in there or stem_of(name) in sealed)):
                     (folder / name).unlink(missing_ok=True)
             self._note(place, [name for name in wanted if name.endswith(".parquet")])
         return None not in got
@@ -261,6 +264,22 @@ class StreamObjects:
             places = {name.rpartition("/")[0] for kind in ("rows/", "late/") for name in self._names(kind)}
         for place in sorted(places):
             self.have_log(place)
+
+    def have_anew(self, write: Callable[[int, dict[str, Any] | None], None]) -> None:
+        """Have copies of all that the store has of the stream as it is there now, in the place of those that are here: checkpoints (which
+        ``write`` is given), the log, what was moved aside, and saved tiles. For one who changes them, or looks through them."""
+        for below in ("rows", "late", "before", "tiles"):
+            shutil.rmtree(self.folder / below, ignore_errors=True)
+        with self._asking():
+            with self.cache.index(self._index()) as index:
+                index.clear()
+            self.pull_checkpoints(write)
+            names = [name for below in ("rows/", "late/", "before/", "tiles/") for name in self._names(below)]
+            for name in names:
+                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            self.cache.all(lambda name: self.cache.store.download(self.key(name), self.folder / name), names)
+            for place in {name.rpartition("/")[0] for name in names if name.startswith(("rows/", "late/"))}:
+                self._note(place, [p.name for p in (self.folder / place).glob("*.parquet")])
 
     def move_aside(self, names: Iterable[str], aside: Path) -> None:
         """What lies below these folders now lies below ``aside`` here: so it is in the store, too."""

@@ -1,0 +1,254 @@
+"""Commands as their user runs them where the data lies on an S3 server: archive, labels, monitor, reproduce, erase, vacuum."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import obstore
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from obstore.store import S3Store
+from typer.testing import CliRunner
+
+from pipelines.cli.root import app
+from pipelines.lake import shared
+from serving.object_store.cache import FOLDER, data_path
+from serving.object_store.connecting import connect
+from tests.integration import test_monitor as monitored
+from tests.integration.stream_world import FEATURES, StreamWorld, events, make_stream_world
+from tests.integration.test_forgetting_on_store import as_it_was
+from tests.integration.test_object_store_data import EVENTS, Machine, put_events
+from tests.network import URL, machines, network
+from tests.object_stores import seaweed
+from transforms.errors import TandemError
+
+pytestmark = [pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with seaweed(tmp_path_factory.mktemp("seaweed")) as env:
+        yield env
+
+
+@pytest.fixture
+def url(s3: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    connect.cache_clear()
+    for name, value in s3.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://tandem/{uuid.uuid4().hex}"
+
+
+def objects(s3: dict[str, str], url: str) -> dict[str, bytes]:
+    """All that the server has of the data: key -> bytes, by another client than the product's."""
+    store = S3Store(
+        "tandem", endpoint=s3["AWS_ENDPOINT_URL"], access_key_id=s3["AWS_ACCESS_KEY_ID"], region=s3["AWS_REGION"],
+        secret_access_key=s3["AWS_SECRET_ACCESS_KEY"], client_options={"allow_http": True},
+    )  # fmt: skip
+    keys = [head["path"] for page in obstore.list(store, url.removeprefix("s3://tandem/")) for head in page]
+    return {key: bytes(obstore.get(store, key).bytes()) for key in keys}
+
+
+def text_of(key: str, content: bytes) -> str:
+    cells = repr(pq.read_table(pa.BufferReader(content)).to_pylist()) if key.endswith(".parquet") else ""
+    return key + content.decode("latin-1") + cells
+
+
+def tandem(*words: str, code: int = 0) -> Any:
+    """A command of this machine; what it prints as JSON."""
+    sys.modules.pop("features", None)
+    sys.modules.pop("labels", None)
+    done = CliRunner().invoke(app, [*words, "--json"])
+    assert done.exit_code == code, (done.output, done.exception)
+    return json.loads(done.stdout)
+
+
+# ------------------------------------------------------------------------------------------------------------------------------ archive
+
+ARCHIVED = FEATURES.replace('topic="{topic}",', 'topic="{topic}", files="events/trips",')
+
+
+def archived(data: Path) -> Counter[tuple[int, int]]:
+    """What a reader of event files finds: each event and how often, of the files that count."""
+    shared.have_files(data, ["events"])
+    from pipelines.sources.archived_files import covered
+
+    out: Counter[tuple[int, int]] = Counter()
+    for folder in sorted((data / "events" / "trips").glob("date=*")):
+        gone = covered(p.name for p in folder.iterdir())
+        for path in folder.glob("topic-*.parquet"):
+            if path.name not in gone:
+                table = pq.read_table(path)
+                out.update(zip(table.column("_partition").to_pylist(), table.column("_offset").to_pylist(), strict=True))
+    return out
+
+
+def test_two_machines_archive_a_topic_in_turn(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FOLDER, str(tmp_path / "a"))
+    world = make_stream_world(tmp_path / "world", url=url, features=ARCHIVED)
+    monkeypatch.setattr("pipelines.replay.archive_merge.MERGE_FROM", 2)
+    for n, name in enumerate("abab"):
+        monkeypatch.setenv(FOLDER, str(tmp_path / name))
+        world.produce(events(50, n, start=n * 3600, seconds=3600))
+        (done,) = tandem("archive", "--repo", str(world.path))["sources"]
+        assert (done["records"], done["events"]) == (50, 50)
+    monkeypatch.setenv(FOLDER, str(tmp_path / "c"))
+    found = archived(world.data)
+    assert len(found) == 200 and set(found.values()) == {1}
+
+
+def test_an_archive_killed_at_each_step_has_each_event_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    see = machines(tmp_path, monkeypatch)
+    see("a")
+    monkeypatch.setattr("pipelines.replay.archive_merge.MERGE_FROM", 2)
+    world = make_stream_world(tmp_path / "world", url=URL, features=ARCHIVED)
+    world.produce(events(50))
+    archive(world)
+    world.produce(events(50, 1, start=3600, seconds=3600))
+    for step in range(100):
+        with as_it_was(tmp_path):
+            see("a")
+            store = network(world.data)
+            store.passes = step
+            try:
+                archive(world)
+                cut = False
+            except TandemError:
+                cut = True
+            store.passes = None
+            for key in [h.key for h in store.list("leases/")]:  # a minute later
+                store.put(key, b'{"owner": null}')
+            world.produce(events(20, 2 + step, start=7200, seconds=600))
+            see("a" if step % 2 else "b")
+            archive(world)
+            see("c")
+            found = archived(world.data)
+            assert len(found) == world.total() and set(found.values()) == {1}, step
+        if not cut:
+            break
+    assert not cut and step > 4
+
+
+def archive(world: StreamWorld) -> None:
+    from pipelines.replay.topic_archive import archive_topic
+    from pipelines.sources.broker import open_broker
+
+    sys.modules.pop("features", None)
+    repo = world.repo()
+    reader = open_broker(repo.settings.kafka, repo.data).open_reader()
+    archive_topic(reader, repo.sources["trips"], repo.settings.kafka, repo.data)
+
+
+# ------------------------------------------------------------------------------------------------------------------- labels and monitor
+
+
+def test_labels_and_monitor_say_what_they_say_in_a_folder(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = monitored.make_monitored(tmp_path / "plain")
+    (plain.data / "events" / "asked").mkdir()
+    shutil.move(plain.data / "spine.parquet", plain.data / "events" / "asked" / "spine.parquet")
+    labels = (plain.path / "labels.py").read_text()
+    (plain.path / "labels.py").write_text(labels.replace('data / "spine.parquet"', 'data / "events" / "asked" / "spine.parquet"'))
+    monkeypatch.setenv(FOLDER, str(tmp_path / "a"))
+    there = tmp_path / "there"
+    shutil.copytree(plain.path, there / "repo")
+    (there / "data").mkdir()
+    yaml = (there / "repo" / "tandem.yaml").read_text()
+    (there / "repo" / "tandem.yaml").write_text(yaml.replace("../data", url))
+    put_into_the_store(plain.data, url)
+
+    window = ["--since", "2024-05-17", "--until", "2024-05-18", "--as-of", "2024-06-01"]
+    wanted = tandem("labels", *window, "--repo", str(plain.path))
+    report = tandem("monitor", *window, "--repo", str(plain.path), code=1)
+    for name in ("b", "c"):
+        monkeypatch.setenv(FOLDER, str(tmp_path / name))
+        got = tandem("labels", *window, "--repo", str(there / "repo"))
+        first = name == "b"
+        assert got["models"][0]["added"] == (wanted["models"][0]["added"] if first else 0), "labels of another machine are known"
+        said = tandem("monitor", *window, "--repo", str(there / "repo"), code=1)
+        assert [(c["name"], c["feature"], c["status"], c["value"]) for c in said["checks"]] == [
+            (c["name"], c["feature"], c["status"], c["value"]) for c in report["checks"]
+        ]
+        assert said["verdict"] == "fail" and said["recomputed"].keys() == report["recomputed"].keys()
+    data = data_path(url)
+    assert any(key.startswith("trees/monitor/slow-") for key in (h.key for h in connect(url).list("trees/")))
+    assert url in said["command"] and str(data) not in said["command"]
+
+
+def put_into_the_store(plain: Path, url: str) -> None:
+    """What batch, training and server of other machines put there: of a folder's content."""
+    data = data_path(url)
+    shutil.copytree(plain, data, dirs_exist_ok=True, ignore=shutil.ignore_patterns("runs"))
+    store = connect(url)
+    for run in sorted((plain / "runs").glob("*/manifest.json")):
+        shutil.copytree(run.parent, data / "runs" / run.parent.name)
+        for folder in (*data.glob(f"offline/*/run={run.parent.name}"), data / "runs" / run.parent.name):
+            shared.publish(data, folder)
+        store.put(f"manifests/{run.parent.name}.json", run.read_bytes())
+    for folder in (*data.glob("graphs/*/*/"), *data.glob("training/*/"), *data.glob("models/*/*/")):
+        shared.publish(data, folder)
+    shared.send_files(data, ["events", "requests"])
+
+
+# ---------------------------------------------------------------------------------------------------------------------------- reproduce
+
+
+@pytest.fixture
+def machine(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Machine]:
+    def make(name: str) -> Machine:
+        made = Machine(tmp_path / name, f"{url}/lake", monkeypatch).here()
+        (tmp_path / name / "data").mkdir(exist_ok=True)
+        return made
+
+    return make
+
+
+def test_a_run_of_another_machine_is_made_again_and_nothing_of_the_store_is_touched(
+    machine: Callable[[str], Machine], s3: dict[str, str]
+) -> None:
+    one = machine("one")
+    put_events(one.url)
+    run = one.round()
+    pinned = one.batch(pinned=True, anew=True)
+    before = objects(s3, one.url)
+    two = machine("two")
+    for asked in (run, pinned):
+        done = tandem("reproduce", asked, "--repo", str(two.repo_path))
+        assert done["verdict"] == "identical" and done["causes"] == [], done
+        after = objects(s3, one.url)
+        more = {key.partition("/lake/")[2] for key in after.keys() - before.keys()}
+        assert all("reproduce-" in key for key in more), "nothing but the run that says so"
+        assert {k for k in before if after.get(k) != before[k] and "/leases/" not in k} == set()
+        before = after
+
+
+# ------------------------------------------------------------------------------------------------------------------------------- forget
+
+
+def test_erase_and_vacuum_as_commands(machine: Callable[[str], Machine], s3: dict[str, str]) -> None:
+    one = machine("one")
+    city = "city-to-be-forgotten"
+    put_events(one.url, [{**e, "city": city if e["shop"] == 3 else e["city"]} for e in EVENTS])
+    one.round()
+    assert sum(city in text_of(*each) for each in objects(s3, one.url).items()) >= 2
+    two = machine("two")
+    two.materialize()
+    done = tandem("erase", "--entity", f"city={city}", "--repo", str(two.repo_path), code=0)
+    assert done["remains"] == [] and {"events/orders", "offline/city_orders"} <= set(done["found"])
+    assert [key for key, content in objects(s3, one.url).items() if city in text_of(key, content)] == []
+    one.here()
+    one.repo()
+    cells = [text_of(p.name, p.read_bytes()) for p in one.data.rglob("*") if p.is_file()]
+    assert not any(city in cell for cell in cells)
+    before = objects(s3, one.url)
+    gone = tandem("vacuum", "--older-than", "1s", "--keep", "0", "--repo", str(one.repo_path))
+    kinds = {each["kind"] for each in gone["taken"]}
+    assert "runs/apply" in kinds and "runs/batch" not in kinds, "what is applied stays"
+    assert len(objects(s3, one.url)) < len(before)
