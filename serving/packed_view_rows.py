@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from serving.columns import Columns
+from serving.online_store.lazily import lazily
 from serving.online_store.packed_rows import PackedRows
 from serving.view_rows import NULL, PRESENT, STATUSES, Bools, Codes, Places, ViewPlan, ViewRows, column, judged
 from transforms.definitions import FINGERPRINT, REVISION
@@ -68,7 +69,7 @@ class PackedViewRows(ViewRows):
     def size(self) -> int:
         return self.rows.size if self.inverse is None else self.rows.size + 8 * len(self.inverse)
 
-    @cached_property
+    @lazily
     def plainly(self) -> bool:
         """Whether each row asked for is one of ``rows``, these are few, and all are there and young enough."""
         return self.inverse is None and self.rows.few and self._verdict[0] is None
@@ -88,7 +89,7 @@ class PackedViewRows(ViewRows):
                 made[PRESENT] -= count
         return made
 
-    @cached_property
+    @lazily
     def _verdict(self) -> tuple[Bools | None, Codes]:
         rows, ttl = self.rows, self.plan.view.ttl_us
         latest = self.nows if isinstance(self.nows, int) else int(self.nows.max())
@@ -96,7 +97,7 @@ class PackedViewRows(ViewRows):
             return None, all_of_status(len(rows), PRESENT)
         return judged(self.plan, rows.found, rows.event_us, self.nows, lambda: _all_empty(rows))
 
-    @cached_property
+    @lazily
     def _decoded(self) -> tuple[Columns, dict[str, Codes]]:
         return _of_packed(self.plan, self.rows, *self._verdict, self.inverse)
 
@@ -142,28 +143,28 @@ class PackedViewRows(ViewRows):
         made = None if slot is None or not slot.plain else self.rows.arrow(slot, live)
         return made if made is None or self.inverse is None else made.take(pa.array(self.inverse))
 
-    @cached_property
+    @lazily
     def row_status(self) -> Codes:
         status = self._verdict[1]
         return status if self.inverse is None else status[self.inverse]
 
-    @cached_property
+    @lazily
     def timestamps_us(self) -> npt.NDArray[np.int64]:
         times = self.rows.event_us
         return times if self.inverse is None else times[self.inverse]
 
-    @cached_property
+    @lazily
     def ages(self) -> npt.NDArray[np.float64]:
         ages = (self.nows - self.rows.event_us) / 1e6
         if not self.rows.all_found:
             ages[~self.rows.found] = np.nan
         return ages if self.inverse is None else ages[self.inverse]
 
-    @cached_property
+    @lazily
     def fingerprints(self) -> list[str | None]:
         return self._own(FINGERPRINT, self._verdict[0])
 
-    @cached_property
+    @lazily
     def revisions(self) -> list[int | None]:
         return self._own(REVISION, None)
 

@@ -27,9 +27,10 @@ PROJECTION = "tandem_projection"
 _DAY_US = 86_400_000_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: making one of twenty fields by object.__setattr__ is a fiftieth of a small answer
 class RequestRecord:
-    """One request that was answered: N instances (or entities), the rows read for them, and the N predictions (None: features alone)."""
+    """One request that was answered: N instances (or entities), the rows read for them, and the N predictions (None: features alone). Not
+    to be changed."""
 
     request_id: str
     at_us: int

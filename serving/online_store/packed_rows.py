@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from serving.online_store.lazily import lazily
 from serving.online_store.packed import HEAD, Layout, Slot
 
 __all__ = ["PackedRows", "all_of"]
@@ -72,17 +73,17 @@ class PackedRows:
         """About how many bytes they take."""
         return len(self._data) if self._width > self.layout.size else sum(map(len, self._cells))
 
-    @cached_property
+    @lazily
     def found(self) -> Bools:
         """Which are rows at all."""
         return all_of(len(self._cells)) if self._found is None else np.array(self._found, np.bool_)
 
-    @cached_property
+    @lazily
     def fields(self) -> list[tuple[Any, ...]]:
         """Of few rows, and of at least one: schemas, times, fixed-width features, ends, bits of nulls."""
         return list(zip(*map(self.layout.struct.unpack_from, self._cells)))
 
-    @cached_property
+    @lazily
     def event_us(self) -> Ints:
         """Event times (us); 0 where there is no row."""
         if self._array is not None:
@@ -101,7 +102,7 @@ class PackedRows:
             return int(self.event_us.min())
         return min(self.fields[1]) if self._cells else 0
 
-    @cached_property
+    @lazily
     def _bits(self) -> list[int]:
         """Of few rows: by row the bits of the features that are null."""
         return [int.from_bytes(bits, "little") for bits in self.fields[-1]] if self._cells else []
@@ -112,7 +113,7 @@ class PackedRows:
         assert self._array is not None
         return self._array
 
-    @cached_property
+    @lazily
     def any_null(self) -> int:
         """The bits of the features that are null in any row."""
         if self._array is not None:
@@ -182,7 +183,7 @@ class PackedRows:
         both = pa.Array.from_buffers(pa.binary(), 2 * n - 1, [None, pa.py_buffer(edges), pa.py_buffer(data)])
         return both.take(pa.array(np.arange(0, 2 * n, 2), mask=hidden)).cast(slot.kind)
 
-    @cached_property
+    @lazily
     def _whole(self) -> tuple[bytes, Ints]:
         """Of more than a few rows: all of them, one behind the other, and where in each the bytes of texts begin."""
         n, size = len(self._cells), self.layout.size

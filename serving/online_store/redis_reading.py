@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import redis
@@ -13,6 +13,7 @@ from feast.infra.online_stores.helpers import _mmh3
 from serving.online_store.columns import ColumnRead, StoredColumns
 from serving.online_store.decoding import decode_times
 from serving.online_store.keys import KeyMatrix
+from serving.online_store.lazily import lazily
 from serving.online_store.packed_rows import PackedRows
 
 __all__ = ["AskedRows", "Commands", "PackedCommands", "borrowed", "bulk", "exchange"]
@@ -28,12 +29,12 @@ class AskedRows:
         self._asked = [(some[0].keys, _asked_fields(tuple((read.table.name, names(read)) for read in some))) for some in self._alike]
         self.count = sum(len(keys) for keys, _ in self._asked)
 
-    @cached_property
+    @lazily
     def data(self) -> bytes:
         """All of them."""
         return b"".join([_commands(*each) for each in self._asked])
 
-    @cached_property
+    @lazily
     def by_key(self) -> tuple[list[bytes], list[bytes]]:
         """The key of each, and each by itself."""
         keys = [key for some, _ in self._asked for key in some]
