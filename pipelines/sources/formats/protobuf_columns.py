@@ -8,7 +8,8 @@ What a value becomes:
   else the type's zero, as for every reader of proto3.
 * ``google.protobuf``: Timestamp is a timestamp (nanoseconds floored to microseconds), Duration whole microseconds (seconds for a float64),
   wrappers are what they hold, or null; ``google.type.Date`` is a date. Any other message is a struct, such as ``google.type.Decimal`` with
-  its text in ``value``.
+  its text in ``value``. Struct, Value and ListValue are the JSON that they hold (:mod:`~pipelines.sources.formats.protobuf_values`): a path
+  goes through the keys of a Struct. ``Any`` is not unpacked: it has ``type_url`` and ``value``.
 * ``repeated`` is a list, a map a struct of those of its keys that are asked for.
 """
 
@@ -23,6 +24,7 @@ from typing import Any
 import pyarrow as pa
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
+from pipelines.sources.formats.protobuf_values import OPEN, open_message, plain
 from transforms.definitions import EventSource
 from transforms.places import EACH, Path
 
@@ -54,17 +56,21 @@ class Want:
     """What is asked of a value: its ``dtype`` as a field of the contract, or some of its parts by name; ``items`` of a list's elements."""
 
     dtype: str | None = None
+    parsed: str = ""
+    """How a field reads it: the name of its ``parse``."""
     parts: dict[str, Want] = field(default_factory=dict)
     items: Want | None = None
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column of the rows: how to read it from a message, and its type in Arrow."""
+    """One column of the rows: how to read it from a message, and its type in Arrow. ``get`` of a column with parts of a Struct may raise
+    OtherKind; ``whatever`` gives what is there."""
 
     name: str
     type: pa.DataType
     get: Get
+    whatever: Get | None = None
 
 
 def wanted(source: EventSource) -> dict[str, Want]:
@@ -73,7 +79,7 @@ def wanted(source: EventSource) -> dict[str, Want]:
     for f in source.all_fields:
         if f.value is None and (f.path is None or isinstance(f.path, tuple)):
             leaf = _step(root, f.path or (f.name,))
-            leaf.dtype = f.dtype
+            leaf.dtype, leaf.parsed = f.dtype, "" if f.parse is None else type(f.parse).__name__
             if f.dtype is not None and f.dtype.startswith("list<"):
                 leaf.items = Want(f.dtype[5:-1])
     if source.explode is not None:
@@ -93,12 +99,23 @@ def _step(want: Want, path: Path) -> Want:
 
 def columns_of(message: Descriptor, asked: Mapping[str, Want]) -> list[Column]:
     """The columns for the fields that a message has; names that it does not have are left out."""
-    return [Column(name, *_field(found, want)) for name, want in asked.items() if (found := message.fields_by_name.get(name)) is not None]
+    found = ((of, want) for name, want in asked.items() if (of := message.fields_by_name.get(name)) is not None)
+    return [Column(of.name, *_field(of, want), _whatever(of)) for of, want in found]
+
+
+def _whatever(of: FieldDescriptor) -> Get | None:
+    """Of a field whose message is JSON inside: all that it holds."""
+    if of.message_type is None or of.message_type.full_name not in OPEN:
+        return None
+    read, name = attrgetter(of.name), of.name
+    if _repeated(of):
+        return lambda message: [plain(value) for value in read(message)]
+    return lambda message: plain(read(message)) if message.HasField(name) else None
 
 
 def everything(message: Descriptor, depth: int = 4, most: int = 2_000) -> dict[str, Want]:
-    """All fields of a message and of those within, ``depth`` deep; of maps none, as nobody knows their keys. The first ``most`` of them: a
-    message of a hundred messages of its own kind has a hundred million."""
+    """All fields of a message and of those within, ``depth`` deep; of maps and Structs none, as nobody knows their keys. The first ``most``
+    of them: a message of a hundred messages of its own kind has a hundred million."""
     left = [most]
     return _everything(message, depth, left)
 
@@ -110,6 +127,8 @@ def _everything(message: Descriptor, depth: int, left: list[int]) -> dict[str, W
         if left[0] <= 0 or (inner is not None and (inner.GetOptions().map_entry or depth < 2)):
             continue
         left[0] -= 1
+        if inner is not None and inner.full_name in OPEN:
+            continue
         known = inner is None or inner.full_name in _WRAPPERS or inner.full_name in _SINGLE
         want = Want() if known else Want(parts=_everything(inner, depth - 1, left))
         out[of.name] = Want(items=want) if _repeated(of) else want
@@ -169,6 +188,8 @@ def _message(of: Descriptor, want: Want) -> tuple[pa.DataType, Get]:
         return pa.int64(), lambda message: _fits(message.seconds * 1_000_000 + message.nanos // 1000)
     if of.full_name == "google.type.Date" and not want.parts:
         return pa.date32(), _date
+    if of.full_name in OPEN:
+        return open_message(of.full_name, want) or (_OPAQUE, lambda message: {})
     columns = columns_of(of, want.parts)
     if not columns:
         return _OPAQUE, lambda message: {}

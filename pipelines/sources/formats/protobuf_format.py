@@ -23,9 +23,10 @@ from pipelines.project.config import KafkaSettings
 from pipelines.sources.formats.fault_injection import PROTOBUF_KINDS, break_protobuf
 from pipelines.sources.formats.protobuf_columns import Column, columns_of, wanted
 from pipelines.sources.formats.protobuf_schemas import MessageTypes, UnusableSchema, from_file, from_registry, message_class
+from pipelines.sources.formats.protobuf_values import OtherKind
 from pipelines.sources.formats.record_format import FormatOptions, RecordFormat
 from pipelines.sources.formats.verdicts import merged, refusals
-from transforms.contract import Checked, Now, check
+from transforms.contract import Checked, Now, check, check_records
 from transforms.definitions import EventSource
 from transforms.errors import ConfigError
 from transforms.origin import Origin
@@ -135,7 +136,12 @@ class ProtobufFormat(RecordFormat):
             group[2].append(body)
         parts = []
         for reader, rows, bodies in groups.values():
-            good, batch = _read(reader, rows, bodies, refused)
+            odd: dict[int, dict[str, Any]] = {}
+            good, batch = _read(reader, rows, bodies, refused, odd)
+            if odd:
+                apart = np.array(list(odd), np.int64)
+                beside = None if origin is None else origin.take(apart)
+                parts.append((apart, check_records(list(odd.values()), {}, self.source, now_of(now_us, apart), max_future_us, beside)))
             beside = None if origin is None else origin.take(good)
             parts.append((good, check(batch, self.source, now_of(now_us, good), max_future_us, beside)))
         parts.append(refusals(refused, self.source, now_us, max_future_us))
@@ -221,8 +227,11 @@ class ProtobufFormat(RecordFormat):
         return break_protobuf(PROTOBUF_KINDS[dice % len(PROTOBUF_KINDS)], payload, key, dice // len(PROTOBUF_KINDS))
 
 
-def _read(reader: _Reader, rows: list[int], bodies: list[bytes], refused: dict[int, tuple[str, str]]) -> tuple[Any, pa.RecordBatch]:
-    """The rows whose bodies are messages, and their columns; the others are added to ``refused``."""
+def _read(
+    reader: _Reader, rows: list[int], bodies: list[bytes], refused: dict[int, tuple[str, str]], odd: dict[int, dict[str, Any]]
+) -> tuple[Any, pa.RecordBatch]:
+    """The rows whose bodies are messages, and their columns; the others are added to ``refused``, and those with values that are not of
+    their columns' kinds to ``odd``, as they are."""
     good: list[int] = []
     batches: list[pa.RecordBatch] = []
     parse, at = reader.made.FromString, 0
@@ -238,13 +247,15 @@ def _read(reader: _Reader, rows: list[int], bodies: list[bytes], refused: dict[i
                 refused[row] = MALFORMED, f"not a message of {reader.name}: its bytes are none, or a text in it is not UTF-8"
         try:
             batches.append(_batch(reader, messages))
-        except _NO_TEXT:  # proto2 does not look at its texts when it reads
+        except (*_NO_TEXT, OtherKind):  # proto2 does not look at its texts when it reads
             kept = []
             begin = len(good) - len(messages)
             for row, message in zip(good[begin:], messages, strict=True):
                 try:
                     batches.append(_batch(reader, [message]))
                     kept.append(row)
+                except OtherKind:
+                    odd[row] = _record(reader, message)
                 except _NO_TEXT:
                     refused[row] = INVALID_UTF8, f"a text of the message {reader.name} is not valid UTF-8"
             good[begin:] = kept
@@ -256,6 +267,12 @@ def _read(reader: _Reader, rows: list[int], bodies: list[bytes], refused: dict[i
 def _batch(reader: _Reader, messages: list[Any]) -> pa.RecordBatch:
     arrays = [pa.array(list(map(column.get, messages)), column.type) for column in reader.columns]
     return pa.RecordBatch.from_arrays(arrays, schema=reader.schema)
+
+
+def _record(reader: _Reader, message: Any) -> dict[str, Any]:
+    """A message as a record of its own."""
+    of = reader.columns
+    return {c.name: pa.array([c.get(message)], c.type).to_pylist()[0] if c.whatever is None else c.whatever(message) for c in of}
 
 
 def _header_end(value: bytes) -> int:
