@@ -44,6 +44,7 @@ FLOOR0 = tuple(
         "functions",
         "hashing",
         "json_columns",
+        "json_payload",
         "reasons",
         "columns",
         "zones",

@@ -1,4 +1,4 @@
-"""Columns of any Arrow type, and JSON, as the types of a source's fields: what of the contract needs no rule but a type.
+"""Columns of any Arrow type, and values of JSON, as the types of a source's fields: what of the contract needs no rule but a type.
 
 A value that has no form in its field's type becomes null, with a reason beside it. What each type accepts stands in
 :mod:`transforms.contract`.
@@ -6,9 +6,7 @@ A value that has no form in its field's type becomes null, with a reason beside 
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -21,18 +19,16 @@ import pyarrow.compute as pc
 from transforms.definitions import ARROW_TYPES, EventSource
 from transforms.fields import FIELD_TYPES
 from transforms.instants import micros_of, micros_of_text
-from transforms.json_columns import MAX_PAYLOAD_BYTES
-from transforms.reasons import CODE, INFINITE, INVALID_UTF8, MALFORMED, NAN, OK, OVERFLOW, WRONG_TYPE
+from transforms.json_payload import Refused
+from transforms.reasons import CODE, INFINITE, INVALID_UTF8, NAN, OK, OVERFLOW, WRONG_TYPE
 
 __all__ = [
     "CODE",
     "Codes",
     "Column",
     "EXACT",
-    "MAX_DEPTH",
     "MAX_INT64",
     "OK",
-    "Refused",
     "all_ok",
     "as_bytes",
     "column_us",
@@ -44,16 +40,13 @@ __all__ = [
     "is_valid",
     "json_values",
     "mark",
-    "parse_json",
     "raw_value",
     "target_type",
     "texts_of",
-    "too_deep",
     "typed_fields",
     "value_as",
 ]
 
-MAX_DEPTH = 64
 MAX_INT64, EXACT = 2**63 - 1, 2**53
 """The greatest int64; the greatest integer up to which a float64 holds every one."""
 _EXACT_OF = {"halffloat": 2**11, "float": 2**24, "double": EXACT}
@@ -231,72 +224,6 @@ def value_as(value: Any, dtype: str) -> Any:
     if dtype == "timestamp" and kind is str and (us := micros_of_text(value)) is not None:
         return us
     raise Refused(WRONG_TYPE)
-
-
-# ---- JSON --------------------------------------------------------------------------------------------------------------
-
-
-class Refused(Exception):
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(reason)
-        self.reason, self.detail = reason, detail
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        seen = set[str]()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise Refused(MALFORMED, f"the key {twice[:80]!r} is there more than once")
-    return made
-
-
-def _clipped_int(text: str) -> int:
-    """An integer of any length; beyond 400 digits only its sign and hugeness are kept, as no field can hold it."""
-    return int(text) if len(text) <= 400 else (-1 if text[0] == "-" else 1) * 10**400
-
-
-_decode = json.JSONDecoder(object_pairs_hook=_object).decode
-_decode_huge = json.JSONDecoder(object_pairs_hook=_object, parse_int=_clipped_int).decode
-_NESTING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
-
-
-def too_deep(payload: bytes) -> bool:
-    """Whether JSON is nested deeper than :data:`MAX_DEPTH` levels."""
-    if payload.count(b"[") + payload.count(b"{") <= MAX_DEPTH:
-        return False
-    depth = 0
-    for token in _NESTING.finditer(payload):
-        first = token[0][:1]
-        depth += 1 if first in b"[{" else -1 if first in b"]}" else 0
-        if depth > MAX_DEPTH:
-            return True
-    return False
-
-
-def parse_json(payload: bytes | None) -> dict[str, Any]:
-    if not payload:
-        raise Refused(MALFORMED, "there is no payload" if payload is None else "the payload is empty")
-    if len(payload) > MAX_PAYLOAD_BYTES:
-        raise Refused(MALFORMED, f"the payload is {len(payload)} bytes long, above the limit of {MAX_PAYLOAD_BYTES}")
-    try:
-        text = payload.decode()
-    except UnicodeDecodeError as e:
-        raise Refused(INVALID_UTF8, f"byte {e.start} of the payload is 0x{payload[e.start]:02x}, not valid UTF-8") from None
-    if too_deep(payload):  # a fixed limit: the interpreter's own depends on who calls
-        raise Refused(MALFORMED, f"nested deeper than {MAX_DEPTH} levels")
-    try:
-        try:
-            record = _decode(text)
-        except json.JSONDecodeError:
-            raise
-        except ValueError:  # the interpreter refuses integers of thousands of digits
-            record = _decode_huge(text)
-    except json.JSONDecodeError as e:
-        raise Refused(MALFORMED, f"not JSON: {e.msg} at character {e.pos}") from None
-    if type(record) is not dict:
-        raise Refused(MALFORMED, f"a JSON {type(record).__name__}, not an object")
-    return record
 
 
 def json_values(column: pa.Array, dtype: str | None = None) -> list[Any]:

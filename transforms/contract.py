@@ -35,17 +35,14 @@ import pyarrow as pa
 from transforms.columns import (
     CODE,
     EXACT,
-    MAX_DEPTH,
     OK,
     Codes,
     Column,
-    Refused,
     all_ok,
     as_bytes,
     float64_values,
     is_valid,
     json_values,
-    parse_json,
     raw_value,
     target_type,
     typed_fields,
@@ -56,6 +53,7 @@ from transforms.event_verdicts import judge_events
 from transforms.fields import EVENT_MARK
 from transforms.instants import MAX_US, MIN_US, instant
 from transforms.json_columns import read_columns
+from transforms.json_payload import MAX_DEPTH, Refused, parse_json
 from transforms.json_schemas import columns_of
 from transforms.mapping import read_records, read_rows
 from transforms.nested import convert_any, from_values_any

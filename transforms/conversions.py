@@ -23,7 +23,6 @@ from transforms.columns import (
     EXACT,
     MAX_INT64,
     Column,
-    Refused,
     all_ok,
     convert,
     int64_values,
@@ -35,6 +34,7 @@ from transforms.columns import (
     value_as,
 )
 from transforms.instants import MAX_US, MIN_US, micros_of, micros_of_text
+from transforms.json_payload import Refused
 from transforms.parsing import Base64, BigEndian, Date, Decimal, Enum, Epoch, Hex, Number, Parse, TimeFormat
 from transforms.quick_conversions import quick
 from transforms.reasons import INFINITE, INVALID_UTF8, NAN, NOT_IN_DOMAIN, OVERFLOW, WRONG_TYPE

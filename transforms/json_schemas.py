@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from transforms.columns import Refused, parse_json, target_type
+from transforms.columns import target_type
 from transforms.event_source import EventSource
 from transforms.fields import EVENT_MARK, Field
+from transforms.json_payload import Refused, parse_json
 from transforms.nested import Misplaced, find
 from transforms.parsing import Date, Decimal, Enum, Epoch, Number, Parse
 from transforms.places import EACH, ElementIndex

@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from transforms.columns import CODE, OK, Codes, Column, Refused, all_ok, convert, is_valid, parse_json, raw_value, value_as
+from transforms.columns import CODE, OK, Codes, Column, all_ok, convert, is_valid, raw_value, value_as
 from transforms.conversions import column_of, is_local, value_of, values_of
 from transforms.event_source import EventSource
 from transforms.fields import LIST_TYPES, Field
+from transforms.json_payload import Refused, parse_json
 from transforms.nested import Misplaced, convert_any, find, from_values_any, list_value, spans, step_into, step_refused
 from transforms.origin import Origin
 from transforms.parsing import BigEndian, Number

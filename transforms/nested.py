@@ -10,8 +10,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.columns import CODE, OK, Column, Refused, all_ok, convert, float64_values, from_values, is_valid, target_type, value_as
+from transforms.columns import CODE, OK, Column, all_ok, convert, float64_values, from_values, is_valid, target_type, value_as
 from transforms.fields import LIST_TYPES, MAX_ELEMENTS, MAX_TEXT_BYTES
+from transforms.json_payload import Refused
 from transforms.places import Path, Step, path_text
 from transforms.reasons import INFINITE, NAN, TOO_LONG, WRONG_TYPE
 

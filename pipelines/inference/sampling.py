@@ -20,9 +20,9 @@ from pipelines.sources.file_formats.compressed_file import opened
 from pipelines.sources.file_formats.file_format import COMPRESSED, UnreadableFileError, format_of
 from pipelines.sources.file_formats.json_lines_file import MAX_LINE_BYTES
 from pipelines.sources.file_records import partitions_of
-from transforms.columns import too_deep
 from transforms.definitions import Csv, EventSource, Field
 from transforms.errors import DataError
+from transforms.json_payload import too_deep
 
 __all__ = ["Sample", "Steps", "dialect_of", "flattened", "json_object", "sample_files", "sample_records", "text_records", "types_of"]
 

@@ -17,8 +17,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from transforms.columns import OK, Refused
+from transforms.columns import OK
 from transforms.conversions import column_of, value_of, values_of
+from transforms.json_payload import Refused
 from transforms.parsing import Base64, BigEndian, Date, Decimal, Enum, Epoch, Hex, Number, Parse, TimeFormat
 from transforms.reasons import REASONS
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from pipelines.inference import sampling
 from pipelines.inference.infer_source import infer_files
-from transforms.columns import MAX_DEPTH
 from transforms.definitions import EventSource
 from transforms.errors import DataError
+from transforms.json_payload import MAX_DEPTH
 
 ATTACK = "__import__('os').environ.__setitem__('BROKEN','1')"
 NASTY = (

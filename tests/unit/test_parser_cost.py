@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from pipelines.sources.formats.avro_format import decoder
 from pipelines.sources.formats.avro_weight import MOST_FREE_VALUES, VALUES_PER_BYTE, UnusableSchema
 from pipelines.sources.formats.schema_registry import RegisteredSchema
-from transforms import columns
+from transforms import json_payload
 from transforms.contract import check_json
 from transforms.definitions import EventSource, Field
 from transforms.json_columns import MAX_PAYLOAD_BYTES
@@ -49,8 +49,8 @@ def uses(n: int, twice: int) -> int:
     """Comparisons and hashes for n keys of which number ``twice`` comes again at the end."""
     names = [Counted(f"k{i}") for i in range(n)] + [Counted(f"k{twice}")]
     Counted.uses = 0
-    with pytest.raises(columns.Refused) as refused:
-        columns._object([(name, 1) for name in names])
+    with pytest.raises(json_payload.Refused) as refused:
+        json_payload._object([(name, 1) for name in names])
     assert refused.value.detail == f"the key 'k{twice}' is there more than once"
     return Counted.uses
 
