@@ -19,7 +19,7 @@ from pipelines.project.repository import Repo
 from pipelines.registry.alias_file import current, model_folder, models_of, versions_on_disk
 from pipelines.registry.listing import spec_of, state_of
 from pipelines.sources.tables.snapshots import table_news
-from pipelines.streaming.state.job_state import checkpoint_records, is_stream
+from pipelines.streaming.state.checkpoint_records import checkpoint_records, is_stream
 from pipelines.streaming.state.start_position import check_same_definitions
 from serving.aliases import ALIASES, Aliases
 from serving.errors import ModelError

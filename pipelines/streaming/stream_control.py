@@ -11,7 +11,8 @@ from typing import Any
 from pipelines.lake import runs
 from pipelines.sources.letter_spool import letters_waiting
 from pipelines.streaming.driver import running, stream_folder
-from pipelines.streaming.state.job_state import RESUME, JobState, is_stream
+from pipelines.streaming.state.checkpoint_records import is_stream
+from pipelines.streaming.state.job_state import RESUME, JobState
 from pipelines.streaming.status import Tracker
 from transforms.errors import ConfigError, DataError, TandemError
 

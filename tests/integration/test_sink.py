@@ -23,7 +23,7 @@ from pipelines.batch.steps import TransformFile, write_parquet
 from pipelines.streaming.stages import sink as deliver_module
 from pipelines.streaming.stages.coders import FoldOutput, as_late, with_offsets
 from pipelines.streaming.stages.sink import StopRequested, StreamSink, stamped
-from pipelines.streaming.state import job_state as control_module
+from pipelines.streaming.state import checkpoint_records
 from pipelines.streaming.state.row_log import RowLog, newest, read_late, read_rows
 from tests.integration.sink_world import GROUPS, HOP, SOURCE, T0, ZONE, World, events, make_world, rows
 from tests.redis_server import redis_server
@@ -339,7 +339,7 @@ def test_after_a_power_loss_the_last_durable_checkpoint_counts(tmp_path: Path, m
     monkeypatch.setattr(deliver_module, "_SYNC_SECONDS", 1e9)
     deliver.deliver(output(3))
     assert world.control.load_checkpoints()[0]["step"] == 3
-    monkeypatch.setattr(control_module, "_BOOT", "the next one")
+    monkeypatch.setattr(checkpoint_records, "_BOOT", "the next one")
     assert world.control.load_checkpoints()[0]["step"] == 2
     deliver.close()
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.streaming.stages.coders import decode_state, encode_state
-from pipelines.streaming.state import job_state as module
-from pipelines.streaming.state.job_state import FORMAT, JobState, is_stream
+from pipelines.streaming.state import checkpoint_records
+from pipelines.streaming.state.checkpoint_records import FORMAT, is_stream
+from pipelines.streaming.state.job_state import JobState
 from transforms.errors import DataError, TandemError
 
 
@@ -38,7 +39,7 @@ def test_after_a_power_loss_only_durable_progress_counts(tmp_path: Path, monkeyp
     control.save_checkpoint(1, {"n": 3})
     assert control.load_checkpoints() == {0: {"n": 2}, 1: {"n": 3}}
     for boot in ("another", ""):  # "": a system that does not tell its boots apart
-        monkeypatch.setattr(module, "_BOOT", boot)
+        monkeypatch.setattr(checkpoint_records, "_BOOT", boot)
         assert control.load_checkpoints() == {0: {"n": 1}}
 
 

@@ -33,16 +33,12 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.lake.files import write_text
+from pipelines.streaming.state.checkpoint_records import FOLDER_OF_1, checkpoints_of, new_record, record_of, records_in
 from pipelines.streaming.state.stream_link import link_of
 from pipelines.streaming.state.tile_store import TileFile, TileStore
 from transforms.errors import DataError
 
-__all__ = ["FORMAT", "RESUME", "JobState", "checkpoint_records", "is_stream"]
-
-FORMAT = 2
-"""Of the checkpoints on disk; 1 (without a number) was called progress, and is read."""
-_FOLDER_OF_1 = "progress"
-_NAMES_OF_1 = {"emitted": "output_watermark", "mark": "generation"}
+__all__ = ["RESUME", "JobState"]
 
 RESUME = "resume-"
 """What the flags begin with that let a paused partition (``source-partition``) go on."""
@@ -50,14 +46,6 @@ _LONGEST_FILE = 256 * 1024
 _MOST_UNSAID = 100
 """Lines that are remembered while the disk takes none."""
 _PART = re.compile(r"[A-Za-z0-9_.-]+")
-
-
-def _boot() -> str:
-    """Which boot of which machine this is; empty where the system does not tell: then only durable records are believed."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
 
 
 def _append(path: Path, data: bytes) -> int:
@@ -72,61 +60,6 @@ def _append(path: Path, data: bytes) -> int:
         os.close(handle)
 
 
-def _checkpoints_of(folder: Path) -> Path:
-    """Where a stream's checkpoints lie, or will; one of before has another name for it until it is started again."""
-    before, now = folder / _FOLDER_OF_1, folder / "checkpoints"
-    return before if before.is_dir() and not now.is_dir() else now
-
-
-def is_stream(folder: Path) -> bool:
-    """Whether this is the folder of a stream that was started before."""
-    return _checkpoints_of(folder).is_dir()
-
-
-def checkpoint_records(folder: Path) -> dict[int, dict[str, Any]]:
-    """:meth:`JobState.load_checkpoint_records` of the stream in ``folder``, which need not be there; writes nothing."""
-    return _records(_checkpoints_of(folder))
-
-
-def _records(checkpoints: Path) -> dict[int, dict[str, Any]]:
-    out = {}
-    for path in sorted(checkpoints.glob("shard-*.jsonl")):
-        durable = path.parent / "durable" / path.name
-        try:
-            record = _record(path)
-        except DataError:
-            if not durable.is_file():
-                raise
-            record = {"boot": None}
-        if not _BOOT or record["boot"] != _BOOT:
-            if not durable.is_file():
-                continue
-            record = _record(durable)
-        out[int(path.stem.removeprefix("shard-"))] = record
-    return out
-
-
-def _record(path: Path) -> dict[str, Any]:
-    """The last whole line that holds a record, in the present format. Raises DataError."""
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); correct its permissions") from None
-    for line in reversed(lines):
-        with suppress(ValueError, KeyError, TypeError, AttributeError):
-            record = json.loads(line)
-            if record.get("format", 1) > FORMAT:
-                raise DataError(f"{path} is of a newer Tandem (format {record['format']}, this one knows {FORMAT}); use that one")
-            if "format" not in record:
-                record["checkpoint"] = {_NAMES_OF_1.get(k, k): v for k, v in record["progress"].items()}
-            if isinstance(record["checkpoint"], dict) and isinstance(record["boot"], str):
-                return dict(record)
-    raise DataError(
-        f"{path} is damaged (no record in its {len(lines)} lines); restore it, or delete the folder {path.parent}"
-        " and the stream starts from the beginning of its topics (or --from-run), which is harmless"
-    )
-
-
 class JobState:
     """The folder of one streaming job; made if it is not there. Safe from many threads and processes; can be pickled (it is a path)."""
 
@@ -137,7 +70,7 @@ class JobState:
         self.link = link_of(self.folder)
         self._skips: tuple[int, dict[tuple[str, int], frozenset[int]]] = (0, {})
         self._unsaid: list[bytes] = []
-        self._checkpoints = _checkpoints_of(self.folder)
+        self._checkpoints = checkpoints_of(self.folder)
         (self._checkpoints / "durable").mkdir(parents=True, exist_ok=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -154,7 +87,7 @@ class JobState:
         Cheap (some 20 us), so that it can follow every batch. ``durable``: all that was also forced to disk, and so is this record
         (some milliseconds): it outlives a power loss.
         """
-        record = {"format": FORMAT, "boot": _BOOT, "saved": _now("microseconds"), "checkpoint": checkpoint}
+        record = new_record(checkpoint, _now("microseconds"))
         if durable and self.link is not None:
             self.link.put_checkpoint(shard, record, driver=not self.link.elsewhere)
         text = json.dumps(record)
@@ -191,7 +124,7 @@ class JobState:
 
     def load_checkpoint_records(self) -> dict[int, dict[str, Any]]:
         """As :meth:`load_checkpoints`, each ``checkpoint`` beside the moment at which it was ``saved`` (UTC, ISO 8601)."""
-        return _records(self._checkpoints)
+        return records_in(self._checkpoints)
 
     def checkpoint_bytes(self, shard: int) -> bytes:
         """All that the files of a shard's checkpoint hold: whatever name does not stand there is in none of its records."""
@@ -206,14 +139,14 @@ class JobState:
         out: dict[str, TileFile] = {}
         for path in (self._checkpoints / "durable" / f"shard-{shard:04d}.jsonl", self._checkpoints / f"shard-{shard:04d}.jsonl"):
             with suppress(DataError):
-                out |= {file.name: file for file in map(TileFile.from_json, _record(path)["checkpoint"].get("tiles", ()))}
+                out |= {file.name: file for file in map(TileFile.from_json, record_of(path)["checkpoint"].get("tiles", ()))}
         return list(out.values())
 
     def rename_tiles(self, shard: int, made: Mapping[str, TileFile]) -> None:
         """Let both records of a shard's checkpoint name other files of tiles instead (by name). For one who holds the stream."""
         for path in (self._checkpoints / "durable" / f"shard-{shard:04d}.jsonl", self._checkpoints / f"shard-{shard:04d}.jsonl"):
             if path.is_file():
-                record = _record(path)
+                record = record_of(path)
                 named = [made[n].to_json() if (n := value[0]) in made else value for value in record["checkpoint"].get("tiles", [])]
                 record["checkpoint"]["tiles"] = named
                 if self.link is not None and path.parent.name == "durable":
@@ -323,7 +256,7 @@ class JobState:
     def begin(self) -> None:
         """For a driver that starts the job: forget the flags, failure and numbers of the one before; checkpoints and the log stay, and so
         does what was resumed while nothing ran."""
-        if self._checkpoints.name == _FOLDER_OF_1:
+        if self._checkpoints.name == FOLDER_OF_1:
             self._checkpoints = self._checkpoints.rename(self.folder / "checkpoints")
         for path in (*(self.folder / "flags").iterdir(), *(self.folder / "status").iterdir()):
             if not path.name.startswith(RESUME):
@@ -379,9 +312,6 @@ class JobState:
             with suppress(OSError, ValueError):
                 out[path.stem] = json.loads(path.read_text("utf-8"))
         return out
-
-
-_BOOT = _boot()
 
 
 def _user() -> str:
