@@ -34,6 +34,13 @@ _ROW = re.compile(r" in row ([0-9]{1,9})\Z")
 _SPECIAL = np.zeros(256, dtype=bool)
 _SPECIAL[:0x20] = True
 _SPECIAL[list(b"\\[]{}")] = True
+_SPECIAL_BYTES = _SPECIAL.tobytes()
+
+
+def _places(text: npt.NDArray[np.uint8], which: bytes) -> npt.NDArray[np.int64]:
+    """Where bytes stand for which the table ``which`` (256 truth values) has a one. Python looks bytes up seven times as fast as numpy,
+    which makes 64 bits of each first; and of truth values numpy finds the true ones by words."""
+    return np.flatnonzero(np.frombuffer(text.tobytes().translate(which), bool))
 
 
 def _braced(payloads: pa.Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
@@ -56,7 +63,7 @@ def plain(payloads: pa.Array) -> npt.NDArray[np.bool_]:
     if n == 0 or payloads.buffers()[2] is None:
         return np.zeros(n, dtype=bool)
     text, places, found = _braced(payloads)
-    special = np.flatnonzero(_SPECIAL[text])
+    special = _places(text, _SPECIAL_BYTES)
     if len(special) != 2 * n:
         found &= np.bincount(np.searchsorted(places[1:], special, "right"), minlength=n)[:n] == 2
     elif not found.all():
@@ -73,6 +80,7 @@ _KINDS[ord("\\")] = _NEVER
 _KINDS[ord('"')] = _QUOTE
 _KINDS[list(b"[{")] = _OPEN
 _KINDS[list(b"]}")] = _CLOSE
+_MARK_BYTES = (_KINDS > 0).tobytes()
 _STEPS = np.array([0, 0, 0, 1, -1], dtype=np.int32)
 
 
@@ -85,9 +93,8 @@ def whole(payloads: pa.Array, depth: int) -> npt.NDArray[np.bool_]:
     if n == 0 or payloads.buffers()[2] is None:
         return np.zeros(n, dtype=bool)
     text, places, found = _braced(payloads)
-    kinds = _KINDS[text]
-    at = np.flatnonzero(kinds)
-    kinds = kinds[at]
+    at = _places(text, _MARK_BYTES)
+    kinds = _KINDS[text[at]]
     first = np.searchsorted(at, places[:-1])  # of each payload's marks
     following = np.append(first[1:], len(at))
 
@@ -222,13 +229,21 @@ def _finite(column: pa.ChunkedArray) -> bool:
     return all(bool(np.isfinite(chunk.fill_null(0.0).to_numpy(zero_copy_only=False)).all()) for chunk in column.chunks)
 
 
+def _floats(kind: pa.DataType) -> bool:
+    """Whether there are floats in a type, at any depth."""
+    if pa.types.is_struct(kind):
+        return any(_floats(kind[i].type) for i in range(kind.num_fields))
+    return _floats(kind.value_type) if pa.types.is_list(kind) else bool(pa.types.is_floating(kind))
+
+
 def _exact(array: pa.Array) -> bool:
     """Whether all floats, at any depth, are finite and so small that each stands for itself."""
     t = array.type
+    if not _floats(t):
+        return True
     if pa.types.is_struct(t):
-        return all(_exact(inner) for inner in array.flatten())
+        return all(_exact(array.field(i)) for i in range(t.num_fields) if _floats(t[i].type))
     if pa.types.is_list(t):
         return _exact(array.flatten())
-    if not pa.types.is_floating(t):
-        return True
-    return bool((np.abs(array.fill_null(0.0).to_numpy(zero_copy_only=False)) < 2.0**53).all())
+    numbers = array.fill_null(0.0) if array.null_count else array
+    return bool((np.abs(numbers.to_numpy(zero_copy_only=False)) < 2.0**53).all())
