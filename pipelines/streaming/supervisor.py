@@ -169,6 +169,8 @@ class Supervisor:
             fatal = self.job_state.failure()
             if fatal is not None:
                 return Outcome(1, fatal, attempt), ""
+            if (anew := self.job_state.asked_anew(begun)) is not None:
+                return None, anew
             code = job.poll()
             if self.job_state.requested("savepoint") and self.savepoint is not None and code is None and stopping is None:
                 try:

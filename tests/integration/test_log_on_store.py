@@ -4,24 +4,32 @@ the log, of the disk and of the object store."""
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from pipelines.project.config import KafkaSettings, StreamSettings
 from pipelines.sources.memory import MemoryBroker
-from pipelines.streaming.stages.coders import FoldOutput
+from pipelines.streaming.stages.coders import Element, FoldOutput, with_offsets
+from pipelines.streaming.stages.fold import FoldShard
 from pipelines.streaming.stages.sink import SinkRows, StopRequested, StreamSink
 from pipelines.streaming.state.job_spec import JobSpec
 from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.row_log import RowLog, read_rows
 from pipelines.streaming.state.stream_link import link_of
+from pipelines.streaming.state.workers_elsewhere import WorkersElsewhere
+from serving.object_store.cache import data_path
+from tests.bench.worker import Bag, Cell
 from tests.integration.sink_world import GROUPS, HOP, T0, ZONE, World, events, make_world, rows
-from tests.network import machines, network
-from transforms.errors import StoreError
+from tests.network import URL, machines, network
+from transforms.errors import StoreError, TandemError
+from transforms.fold import OffsetRange
 
 BATCH = events(600)
 MOST_WRITES = 100
@@ -284,3 +292,43 @@ def test_a_full_disk_holds_the_checkpoint_back(tmp_path: Path, world: World, mon
 
 def _full(*args: Any, **options: Any) -> None:
     raise OSError(28, "No space left on device")
+
+
+def test_what_an_engine_restored_counts_no_further_than_the_store_vouches_for(machine: Callable[..., Path], world: World) -> None:
+    """A cluster's own checkpoint may be newer than the stream's, whose worker was lost with its rows: then nobody would make them again."""
+    data = machine("driver")
+    job = spec(world, data)
+    driver = JobState(job.folder)
+    elsewhere = WorkersElsewhere(driver, driver.link)  # type: ignore[arg-type]
+    elsewhere.look()
+    machine("first")
+    there = replace(job, data=data_path(URL), folder=data_path(URL) / "stream" / "main", home="the driver's")
+    cells = Cell(), Bag(), Bag()
+    first = FoldShard(there)
+    first.setup()
+    batch = BATCH.slice(0, 100)
+    groups = {name: with_offsets(batch.slice(0, 0), np.zeros(0, np.int64)) for name in GROUPS}
+    for n, flush in ((0, True), (1, True)):
+        span = OffsetRange("trips", 0, 1, 0, n * 10, n * 10 + 10, T0, T0 + n * HOP, T0 + n * HOP)
+        (made,) = first.take(0, [Element(span, groups, None, flush)], *cells)
+        if n == 0:
+            first.job_state.save_checkpoint(0, made.checkpoint, durable=True)
+            kept = [cells[0].value, list(cells[1].values), list(cells[2].values)]
+
+    def restored(head: Any, tiles: list[bytes], pending: list[bytes]) -> FoldOutput:
+        machine("second")
+        mine = replace(there, data=data_path(URL), folder=data_path(URL) / "stream" / "main")
+        second, into = FoldShard(mine), (Cell(), Bag(), Bag())
+        second.setup()
+        into[0].value, into[1].values, into[2].values = head, tiles, pending
+        at = second._load(0, *into).shard.partitions["trips"][0].expected
+        span = OffsetRange("trips", 0, 1, 0, at, at + 10, T0, T0 + 2 * HOP, T0 + 2 * HOP)
+        return second.take(0, [Element(span, groups, None, True)], *into)[0]
+
+    assert restored(*kept).checkpoint["partitions"]["trips"]["0"]["next"] == 20, "what the checkpoint vouches for is gone on from"
+    with pytest.raises(TandemError, match="the engine restored shard 0 at trips/0 20, beyond the stream's checkpoint"):
+        restored(cells[0].value, cells[1].values, cells[2].values)
+    machine("driver")
+    elsewhere.look()
+    assert "beyond the stream's checkpoint" in str(driver.asked_anew(0.0))
+    assert driver.asked_anew(time.time() + 60) is None

@@ -323,3 +323,12 @@ def test_what_nobody_works_on_is_no_matter_where_all_is_heard_of(world):
     ]
     assert world.supervisor(lambda attempt: job).run().code == 0
     assert not [line for line in world.said if "nobody" in line]
+
+
+def test_a_job_whose_worker_asks_for_it_is_started_anew(world, monkeypatch):
+    asked = ["the engine restored too much"]
+    monkeypatch.setattr(JobState, "asked_anew", lambda self, since: asked.pop() if asked else None)
+    world.events = [(3.0, lambda: world.control.request("stop"))]
+    outcome = world.supervisor(lambda attempt: FakeJob(world)).run()
+    assert outcome.code == 0 and outcome.restarts == 1 and len(world.jobs) == 2 and world.jobs[0].stopped
+    assert world.said[0].startswith("the engine failed: the engine restored too much; starting it again from the checkpoint")

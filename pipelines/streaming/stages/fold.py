@@ -263,6 +263,7 @@ class FoldShard(beam.DoFn):
                 raise TandemError(line)
             shard = Shard(self.spec.groups, output_watermark, done, dropped_late=self._dropped_late())
             shard.partitions, shard.counted = partitions, counted
+            self._check_vouched(number, shard)
             for data in tiles.read():
                 for name, each in loads(data).items():
                     shard.tiles[name].add(each)
@@ -274,6 +275,20 @@ class FoldShard(beam.DoFn):
         shard = self._started(number)
         _add(tiles, {n: part.tiles for n, t in shard.tiles.items() for part in t.parts})
         return Kept(b"", shard, [])
+
+    def _check_vouched(self, number: int, shard: Shard) -> None:
+        """Of a worker that shares no folder with those before it: raises TandemError, and has the job started anew, where the engine
+        restored more than the checkpoint in the object store vouches for. The log may lack those rows, and nobody would make them again."""
+        if (link := self.job_state.link) is None or not link.elsewhere:
+            return
+        partitions = (link.checkpoint(number) or {}).get("partitions", {})
+        for source, each in shard.partitions.items():
+            for n in each:
+                known = partitions.get(source, {}).get(str(n), {}).get("next", self.spec.start.done.get(source, {}).get(n, -1))
+                if (at := shard.delivered(source, n)) > known:
+                    line = f"the engine restored shard {number} at {source}/{n} {at}, beyond the stream's checkpoint"
+                    link.ask_anew(f"shard-{number}", line)
+                    raise TandemError(line)
 
     def _started(self, number: int) -> Shard:
         """The shard where the job starts: from its saved tiles, else from a batch run's, else empty."""

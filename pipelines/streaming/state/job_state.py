@@ -34,7 +34,7 @@ from typing import Any
 
 from pipelines.lake.files import write_text
 from pipelines.streaming.state.checkpoint_records import FOLDER_OF_1, checkpoints_of, new_record, record_of, records_in
-from pipelines.streaming.state.stream_link import link_of
+from pipelines.streaming.state.stream_link import ANEW, link_of
 from pipelines.streaming.state.tile_store import TileFile, TileStore
 from transforms.errors import DataError
 
@@ -304,6 +304,17 @@ class JobState:
             self.link.report(part, values)
         with suppress(OSError):
             write_text(self.folder / "status" / f"{_checked(part)}.json", json.dumps({"at": time.time(), **values}))
+
+    def asked_anew(self, since: float) -> str | None:
+        """Why a worker elsewhere asked, at ``since`` (seconds since 1970) or later, that the job is started anew; None where none did."""
+        if self.link is None:
+            return None
+        for path in (self.folder / "status").glob(f"{ANEW}*.json"):
+            with suppress(OSError, ValueError, KeyError):
+                values = json.loads(path.read_text("utf-8"))
+                if values["at"] >= since:
+                    return str(values["reason"])
+        return None
 
     def reports(self) -> dict[str, dict[str, Any]]:
         """The numbers of every part."""

@@ -25,9 +25,11 @@ from serving.object_store.cache import cache_of
 from serving.object_store.leases import process_numbers
 from transforms.errors import TandemError
 
-__all__ = ["StreamLink", "here", "link_of"]
+__all__ = ["ANEW", "StreamLink", "here", "link_of"]
 
 SECONDS = 1.0
+ANEW = "anew-"
+"""What the names of the parts begin with that ask for the job to be started anew."""
 _MOST_SAID = 200
 _links: dict[str, StreamLink] = {}
 
@@ -134,6 +136,11 @@ class StreamLink(StreamObjects):
         """Why the job must end; said at once, as this process may not live on."""
         with self._lock:
             self._failure, self._dirty = self._failure or reason, True
+        self._exchange()
+
+    def ask_anew(self, part: str, reason: str) -> None:
+        """Have the driver start the job anew, at the stream's checkpoint; said at once, as this process may not live on."""
+        self.report(f"{ANEW}{part}", {"reason": reason})
         self._exchange()
 
     def clear(self, what: str) -> None:

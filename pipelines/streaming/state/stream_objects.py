@@ -125,6 +125,13 @@ class StreamObjects:
             with self.cache.index(self._index()) as index:
                 index[key] = record["saved"]
 
+    def checkpoint(self, shard: int) -> dict[str, Any] | None:
+        """The checkpoint of a shard as the store has it now; None if there is none."""
+        with self._asking():
+            found = self.cache.store.read(self._checkpoint(shard))
+        record = None if found is None else _said(self._checkpoint(shard), found.content).get("record")
+        return None if record is None else dict(record["checkpoint"])
+
     def there(self) -> bool:
         """Whether the store has a stream of this name."""
         with self._asking():
