@@ -62,7 +62,7 @@ def train(
     ] = False,
     once: Annotated[
         str | None,
-        typer.Option(help="Any text: a complete training of the model for it is told again, none is made; for retries."),
+        typer.Option(help="Any text: where the model has a complete training for it, that one is shown and none is made; for retries."),
     ] = None,
     json_: JsonOption = False,
 ) -> None:

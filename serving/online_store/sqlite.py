@@ -267,12 +267,7 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
             WHERE entity_key > ? AND instr(entity_key, ?) > 0 ORDER BY entity_key LIMIT {_KEYS_PER_PAGE}"""
         last = b""
         while True:  # by pages, so that no statement is open while whoever asks writes
-            try:
-                page = [key for (key,) in self._get_conn(config).execute(query, (last, holding))]
-            except sqlite3.Error as e:
-                if "no such table" in str(e):
-                    return  # nothing has been written yet
-                raise unreachable(self._get_db_path(config), e, "fix the file") from e
+            page = [key for (key,) in self._read(config, partial(_lines_of, query=query, values=(last, holding))) or []]
             yield from page
             if len(page) < _KEYS_PER_PAGE:
                 return
@@ -379,3 +374,7 @@ def _make(conn: sqlite3.Connection) -> None:
 
 def _has_rows(conn: sqlite3.Connection, table: str) -> bool:
     return bool(conn.execute(f'SELECT EXISTS (SELECT 1 FROM "{table}")').fetchone()[0])
+
+
+def _lines_of(conn: sqlite3.Connection, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+    return conn.execute(query, values).fetchall()

@@ -41,6 +41,7 @@ def of_store(asked: dict[str, Any], benches: dict[tuple[str, str], Bench], chanc
         said["after"] = time.monotonic_ns()
         said["fingerprint"] = bench.store.applied_fingerprint(bench.config, "traffic")
         said["covered"] = repr(bench.covered())
+        said["keys"] = sum(1 for _ in bench.store.stored_keys(bench.config, bench.table))
         if "write" in asked:
             bench.write(("EWR", NOW, 1, 1.0))
     except StoreError as e:

@@ -100,7 +100,7 @@ def test_one_who_may_only_read_reads_what_the_last_writer_left(reader: Reader, f
     for _ in range(2):
         said = reader.ask(bench, ["EWR", "none", "JFK", "EWR"])
         assert (said.get("error"), said["read"]) == (None, [1.5, None, None, 1.5])
-        assert (said["fingerprint"], said["covered"]) == ("new", "None")
+        assert (said["fingerprint"], said["covered"], said["keys"]) == ("new", "None", 2)
     said = reader.ask(bench, ["EWR"], write=True)
     assert "give a path that can be written" in said["error"]
 
