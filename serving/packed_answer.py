@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
 from serving.answer_parts import (
@@ -145,22 +146,13 @@ def _many(group: PackedViewRows, way: _Way) -> Written:
         i = places.get(slot.place)
         return dead if i is None else nulls[i] if dead is None else nulls[i] | dead
 
-    floats = np.empty((way.floats, len(array)))
-    hides = [hidden(slot) for slot in way.slots]
-    count = 0
-    for k, (slot, hide) in enumerate(zip(way.slots[: way.floats], hides)):
-        floats[k] = array[f"f{slot.number}"]
-        if hide is not None:
-            floats[k][hide] = np.nan
-            count += int(np.count_nonzero(hide))
-    lists = lists_json(floats)
-    odd = {}
-    if b"".join(lists).count(b"null") != count:  # what JSON has no form for
-        for k, hide in enumerate(hides[: way.floats]):
-            if (found := np.flatnonzero(~np.isfinite(floats[k]) if hide is None else ~(np.isfinite(floats[k]) | hide))).size:
-                odd[k] = found.tolist()
+    floats, hide_floats = _floats(array, way, nulls, places, dead)
+    lists, odd = lists_json(floats), {}
+    if b"".join(lists).count(b"null") != np.count_nonzero(hide_floats):  # what JSON has no form for
+        bad = ~np.isfinite(floats) & ~hide_floats
+        odd = {k: np.flatnonzero(bad[k]).tolist() for k in np.flatnonzero(bad.any(axis=1)).tolist()}
     for kind, start, stop in ((np.int64, way.floats, way.floats + way.whole), (np.bool_, way.floats + way.whole, len(way.slots))):
-        lists += _whole(array, way.slots[start:stop], hides[start:stop], kind)
+        lists += _whole(array, way.slots[start:stop], [hidden(slot) for slot in way.slots[start:stop]], kind)
     made: Written = {}
     for k, (name, slot, values) in enumerate(zip(way.names, way.slots, lists)):
         if k in odd:
@@ -179,6 +171,22 @@ def _many(group: PackedViewRows, way: _Way) -> Written:
     return made
 
 
+def _floats(
+    array: np.ndarray[Any, Any], way: _Way, nulls: Bools, places: Mapping[int, int], dead: Bools | None
+) -> tuple[npt.NDArray[np.float64], Bools]:
+    """float64 [K, N], bool [K, N]: the features that are floats, NaN where they are hidden, and where that is."""
+    floats, hide = np.empty((way.floats, len(array))), np.zeros((way.floats, len(array)), np.bool_)
+    for k, slot in enumerate(way.slots[: way.floats]):
+        floats[k] = array[f"f{slot.number}"]
+    own = [(k, places[slot.place]) for k, slot in enumerate(way.slots[: way.floats]) if slot.place in places]
+    if own:
+        hide[[k for k, _ in own]] = nulls[[i for _, i in own]]
+    if dead is not None:
+        hide |= dead
+    np.copyto(floats, np.nan, where=hide)
+    return floats, hide
+
+
 def _nulls(array: np.ndarray[Any, Any], slots: Sequence[Slot]) -> Bools:
     """bool [K, N]: which values of some features are null."""
     if not slots:
@@ -189,6 +197,8 @@ def _nulls(array: np.ndarray[Any, Any], slots: Sequence[Slot]) -> Bools:
 
 def _codes(nulls: Bools, row_status: Codes) -> Codes:
     """uint8 [K, N]: of each value its row's status, or NULL in a row that is PRESENT."""
+    if not row_status.any():
+        return nulls.view(np.uint8) * np.uint8(NULL)
     return np.where(nulls & (row_status == PRESENT), np.uint8(NULL), row_status)
 
 
