@@ -24,6 +24,8 @@ CHUNK_BYTES = 32 << 20
 CHUNK_CELLS = 2_000_000
 """Rows times keys that are read at once: each unknown key may be a column, and that column as long as there are rows. So what records with
 different keys cost grows as their number does, and not as its square."""
+MOST_ALIKE = 128
+"""Keys of a payload, and bytes of one, up to which payloads are looked through for the same keys: those are one column each."""
 SMALLEST = 64
 """Rows in which one that Arrow cannot read is not looked for any more."""
 LEAST_FAILURES, ROWS_PER_FAILURE = 8, 500
@@ -161,14 +163,16 @@ def _parts(
     offsets = np.frombuffer(ends, dtype=np.int32)[payloads.offset : payloads.offset + n + 1]
     failures = max(LEAST_FAILURES, n // ROWS_PER_FAILURE)
     text = np.frombuffer(data, dtype=np.uint8)
-    keys = np.concatenate([[0], _keys(text, offsets)])  # of all payloads before one
-    step = max(1, int((CHUNK_CELLS * n / max(int(keys[-1]), 1)) ** 0.5))
+    alike, others = _keys(text, offsets, not nested)
+    columns, keys = alike + len(schema), np.concatenate([[0], others])  # of all payloads before one
+    more = float(keys[-1]) / n
+    step = max(1, int(2 * CHUNK_CELLS / (columns + (columns**2 + 4 * CHUNK_CELLS * more) ** 0.5)))  # step * (columns + step * more) cells
     todo = [(first, min(first + step, n)) for first in reversed(range(0, n, step))]
     while todo:
         first, last = todo.pop()
         size = int(offsets[last]) - int(offsets[first])
         stop: int | None = None
-        if last - first > 1 and (last - first) * int(keys[last] - keys[first]) > 2 * CHUNK_CELLS:
+        if last - first > 1 and (last - first) * (columns + int(keys[last] - keys[first])) > 2 * CHUNK_CELLS:
             middle = (first + last) // 2
             todo += [(middle, last), (first, middle)]
             continue
@@ -188,13 +192,44 @@ def _parts(
             todo += [(middle, last), (first, middle)]
 
 
-def _keys(text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
-    """At least as many as there are keys up to the end of each payload: quotes before a colon or before white space."""
+def _keys(text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int32], flat: bool) -> tuple[int, npt.NDArray[np.int64]]:
+    """How many keys the payloads have in common that have the first one's, in its order; and up to the end of each payload at least as many
+    as there are keys of those that have others. A key is a text before a colon or before white space.
+
+    Where payloads are not ``flat``, none are alike: the same keys may be columns in other places.
+    """
     begin, end = int(offsets[0]), int(offsets[-1])
-    quotes = np.flatnonzero(text[begin : end - 1] == ord('"'))  # a payload ends in a bracket
-    after = text[begin + 1 : end][quotes]
-    marks = quotes[(after == ord(":")) | (after == ord(" "))]
-    return np.searchsorted(marks, offsets[1:].astype(np.int64) - begin)
+    text = text[begin:end]
+    quotes = np.flatnonzero(text[:-1] == ord('"'))  # a payload ends in a bracket
+    after = text[quotes + 1]
+    closing = np.flatnonzero((after == ord(":")) | (after == ord(" ")))
+    upto = np.searchsorted(quotes[closing], offsets[1:].astype(np.int64) - begin)
+    counts = np.diff(upto, prepend=0)
+    common = int(counts[0]) if flat else 0
+    if not 0 < common <= MOST_ALIKE:
+        return 0, np.cumsum(counts)
+    words: npt.NDArray[np.uint64] = np.ndarray((max(len(text) - 7, 0),), "<u8", text, strides=(1,))  # the eight bytes from each place on
+    alike = np.flatnonzero(counts == common)
+    first = upto[alike] - common
+    for number in range(common):
+        ends = closing[first + number]
+        starts, ends = quotes[ends - 1] + 1, quotes[ends]
+        size = int(ends[0] - starts[0])
+        if not 0 < size <= MOST_ALIKE:
+            return 0, np.cumsum(counts)
+        same = (ends - starts == size) & (starts + size <= len(words))  # what is at the very end is not looked at
+        if not same[0]:
+            return 0, np.cumsum(counts)
+        if not same.all():
+            alike, first, starts = alike[same], first[same], starts[same]
+        for at in range(0, size, 8):
+            found = words[starts + at]
+            if size - at < 8:
+                found &= np.uint64((1 << 8 * (size - at)) - 1)
+            if not (same := found == found[0]).all():
+                alike, first, starts = alike[same], first[same], starts[same]
+    counts[alike] = 0
+    return common, np.cumsum(counts)
 
 
 def _read(payloads: pa.Array, data: pa.Buffer, schema: pa.Schema, nested: bool) -> pa.RecordBatch | int | None:

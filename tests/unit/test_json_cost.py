@@ -56,3 +56,29 @@ def test_records_with_different_unknown_keys_cost_as_their_number(
     once, twice = cells_of(1500, keys, monkeypatch), cells_of(3000, keys, monkeypatch)
     assert twice <= 2.2 * once
     assert once <= 1500 * 1500
+
+
+ALIKE = {
+    "the contract's": ({}, 1),
+    "twenty more": ({f"more_{i}": i for i in range(20)}, 1),
+    "and one in a thousand of another kind": ({"more": 1}, 2),
+}
+
+
+@pytest.mark.parametrize("case", ALIKE.values(), ids=ALIKE)
+def test_records_with_the_same_keys_are_read_at_once(case: tuple[dict[str, int], int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What records with other keys could cost is no reason to read these in pieces: a reader costs as much as hundreds of records."""
+    more, kinds = case
+    calls, read = 0, pyarrow.json.read_json
+
+    def counted(*args: Any, **options: Any) -> pa.Table:
+        nonlocal calls
+        calls += 1
+        return read(*args, **options)
+
+    monkeypatch.setattr(pyarrow.json, "read_json", counted)
+    records = [{"id": f"i{k}", "at": NOW, **more, **({"other": 1} if kinds > 1 and k % 1000 == 7 else {})} for k in range(20_000)]
+    payloads = pa.array([json.dumps(record).encode() for record in records], pa.binary())
+    source = EventSource(name="s", fields=[Field("id", "string", required=True)], event_time="at", tie_breaker="id", files="s")
+    assert check_json(payloads, source, NOW, 0).valid.num_rows == 20_000
+    assert calls == 1
