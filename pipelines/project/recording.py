@@ -52,6 +52,9 @@ class ProjectRef:
 class Observer(Protocol):
     """Is told of each recorded run, in the job's own process: must not raise, and not keep it waiting."""
 
+    def begins(self, run: Run, settings: Any, data: Path) -> None:
+        """The run's first words are about to be written: whoever sees them from now on may kill the process."""
+
     def started(self, run: Run, settings: Any, data: Path) -> None:
         """The run's manifest is there."""
 
@@ -97,6 +100,8 @@ def recording(run: Run, place: Place, *, parent: str | None = None, **fields: An
 
 
 def _recording(run: Run, place: Place, parent: str | None, fields: Mapping[str, Any], begun: float) -> Iterator[None]:
+    for observer in _observers:
+        observer.begins(run, place.settings, place.data)
     _first_words(run, place, parent, fields)
     for observer in _observers:
         observer.started(run, place.settings, place.data)

@@ -70,10 +70,10 @@ class Outbox:
         if current is not None and current.stamp == note.stamp:
             path.unlink(missing_ok=True)
 
-    # Runs sent as running: when their process dies without a word, somebody else sends how they ended.
+    # Runs under way: when their process dies without a word, somebody else sends how they ended.
 
     def open(self, tracker: str, run: str, running: bool) -> None:
-        """Remember (or forget) that ``tracker`` has the run as running."""
+        """Remember (or forget) that ``tracker`` has the run as running, or is about to."""
         path = self.folder / "open" / tracker / run
         if running:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ class Outbox:
             path.unlink(missing_ok=True)
 
     def opened(self) -> list[tuple[str, str]]:
-        """(tracker, run) sent as running."""
+        """(tracker, run) under way."""
         return [(p.parent.name, p.name) for p in (self.folder / "open").glob("*/*")]
 
     # What went wrong, until it is fixed.

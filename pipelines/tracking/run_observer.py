@@ -26,12 +26,20 @@ def _say(line: str) -> None:
 class RunObserver:
     """What :mod:`pipelines.project.recording` says of runs, sent to the configured trackers.
 
-    Neither method ever raises. ``ended`` returns at once, or after ``tracking.wait_seconds``.
+    No method ever raises. ``ended`` returns at once, or after ``tracking.wait_seconds``.
     """
 
     def __init__(self, say: Say = _say) -> None:
         self.say = say
         self._begun: dict[str, tuple[Settings, Path]] = {}
+
+    def begins(self, run: Run, settings: Settings, data: Path) -> None:
+        """Have the trackers told of a run even if it is killed before :meth:`started` could leave its note."""
+        try:
+            for name in trackers(settings):
+                Outbox(data).open(name, run.id, True)
+        except Exception as error:
+            self.say(_untold(error))
 
     def started(self, run: Run, settings: Settings, data: Path) -> None:
         """Tell the trackers that a run has begun."""
@@ -69,4 +77,8 @@ def _tell(run: Run, settings: Settings, data: Path, say: Say, over: bool) -> Non
         if (problem := background.problem(chosen, uri, outbox)) is not None:
             say(problem)
     except Exception as error:  # whatever it is, the job's result matters more
-        say(f"tracking: {' '.join(str(error).split())[:200]}; the job goes on untold")
+        say(_untold(error))
+
+
+def _untold(error: Exception) -> str:
+    return f"tracking: {' '.join(str(error).split())[:200]}; the job goes on untold"

@@ -86,7 +86,7 @@ class _Deliverer:
                 file.unlink(missing_ok=True)
 
     def _killed(self) -> None:
-        """Notes for runs that were sent as running, and whose process is gone."""
+        """Notes for runs that were under way, and whose process is gone."""
         for tracker, run in self.outbox.opened():
             record = self._record(run)
             if record is None:

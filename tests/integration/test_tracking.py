@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -145,6 +146,23 @@ def test_jobs_at_once_have_one_deliverer(tmp_path: Path) -> None:
     wait(Outbox(place.data))
     told = mlflow_runs(tracking_uri(place.settings, place.data))
     assert len(told) == 3 and all(one.status == "FINISHED" for one in told.values())
+
+
+def test_a_run_that_is_killed_before_its_note_is_told_by_the_next_one(tmp_path: Path) -> None:
+    place = home(tmp_path, trackers=["mlflow"])
+    code = (
+        "import os, signal, sys; from pathlib import Path; from tests.tracking_world import *; from pipelines.tracking import run_observer;"
+        "run_observer._tell = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL);"
+        "training(home(Path(sys.argv[1]), trackers=['mlflow']))"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT).returncode == -signal.SIGKILL
+    outbox = Outbox(place.data)
+    assert outbox.notes() == []
+    after, _ = job(place)
+    wait(outbox)
+    told = mlflow_runs(tracking_uri(place.settings, place.data))
+    (killed,) = (one for run, one in told.items() if run.startswith("train-"))
+    assert killed.status == "KILLED" and after in told and outbox.opened() == []
 
 
 def test_a_job_can_wait_and_joins_the_run_of_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

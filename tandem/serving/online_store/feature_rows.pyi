@@ -1,0 +1,1 @@
+from serving.online_store.feature_rows import *
