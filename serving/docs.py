@@ -15,6 +15,7 @@ from serving.dataplane import Dataplane
 from serving.principals import Principal
 from serving.protocol import V2_TYPES, RequestField
 from transforms.errors import TandemError
+from transforms.fields import RESERVED
 
 __all__ = ["BODIES", "describe", "docs_page", "docs_view", "examples", "own_things"]
 
@@ -121,7 +122,7 @@ def examples(plane: Dataplane, principal: Principal) -> dict[str, Any]:
     try:
         catalog = plane.features.catalog
         for name, view in catalog.views.items():
-            asked = [f"{name}:{feature}" for feature in view.types if not feature.startswith("tandem_")][:2]
+            asked = [f"{name}:{feature}" for feature in view.types if feature not in RESERVED][:2]
             if asked and principal.may("view", name):
                 keys = catalog.key_fields(catalog.references(asked))
                 out["features"] = {"features": asked, "entities": {f.name: list(_VALUES[f.dtype]) for f in keys} or {"any": ["a", "b"]}}
@@ -163,7 +164,7 @@ def own_things(plane: Dataplane, principal: Principal) -> dict[str, Any]:
         catalog = plane.features.catalog
         for name, view in catalog.views.items():
             if principal.may("view", name):
-                shown = [f for f in view.types if not f.startswith("tandem_")]
+                shown = [f for f in view.types if f not in RESERVED]
                 views.append({"name": name, "keys": list(view.keys), "features": shown})
         for name, found in catalog.services.items():
             used = [] if isinstance(found, str) else [found.projection(n).view for n in found.names]

@@ -36,13 +36,13 @@ def track(
             for name in chosen:
                 outbox.put(name, run.id)
     waiting = len(outbox.notes())
-    with screen.status("telling the trackers"):
+    with screen.status("sending to the trackers"):
         failed = deliver(folder, settings.tracking, uri, settings.tracking.retry_seconds, lambda line: screen.print(line, highlight=False))
         if failed is None:  # another process does it
             outbox.wait(settings.tracking.retry_seconds + 30)
             failed = outbox.troubles()
     left = len(outbox.notes())
-    show({"told": max(0, waiting - left), "left": left, "store": shown(uri), "trackers": chosen, "failed": failed}, json_)
+    show({"sent": max(0, waiting - left), "left": left, "store": shown(uri), "trackers": chosen, "failed": failed}, json_)
     if left:
         raise TandemError(f"{left} of {waiting} notes wait on: {'; '.join(failed.values())}")
     if not json_:

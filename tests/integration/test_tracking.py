@@ -109,7 +109,7 @@ def test_a_broken_store_is_set_aside_and_told_again(tmp_path: Path, capfd: pytes
     assert "notes wait" in tandem(place, "track", fails=True)
     store.rename(tmp_path / "broken.db")
     told = json.loads(tandem(place, "track", "--all", "--json"))
-    assert told["left"] == 0 and told["told"] == 2
+    assert told["left"] == 0 and told["sent"] == 2
     assert run in mlflow_runs(f"sqlite:///{store}")
     assert background.problem(["mlflow"], f"sqlite:///{store}", outbox) is None
 
