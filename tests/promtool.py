@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -20,10 +21,10 @@ from pipelines.services.jars import cache_folder
 from transforms.locks import lock
 
 PACKAGES = {
-    "promtool": "prometheus",
-    "prometheus": "prometheus",
-    "amtool": "prometheus-alertmanager",
-    "prometheus-alertmanager": "prometheus-alertmanager",
+    "promtool": ("prometheus", "promtool"),  # in Debian 13 a package of its own
+    "prometheus": ("prometheus",),
+    "amtool": ("prometheus-alertmanager",),
+    "prometheus-alertmanager": ("prometheus-alertmanager",),
 }
 
 
@@ -45,7 +46,7 @@ def with_its_files(name: str) -> list[str]:
     overlay = ["unshare", "--mount", "--map-root-user", "sh", "-c"]
     mount = 'mount -t overlay overlay -o lowerdir="$0/usr/share:/usr/share" /usr/share && '
     if subprocess.run([*overlay, mount + "true", str(unpacked)], capture_output=True, timeout=60).returncode:
-        pytest.skip(f"{name} needs its package's files in /usr/share; install it (Debian: apt-get install {PACKAGES[name]})")
+        pytest.skip(f"{name} needs its package's files in /usr/share; install it (Debian: apt-get install {PACKAGES[name][-1]})")
     return [*overlay, mount + 'exec "$@"', str(unpacked), path]
 
 
@@ -53,17 +54,21 @@ def with_its_files(name: str) -> list[str]:
 def _find(name: str) -> tuple[str, str]:
     if on_path := shutil.which(name):
         return on_path, ""
-    package = PACKAGES[name]
-    fix = f"{name} is not on $PATH; install it (Debian: apt-get install {package})"
-    folder = cache_folder().parent / package
+    fix = f"{name} is not on $PATH; install it (Debian: apt-get install {PACKAGES[name][-1]})"
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         return "", fix
-    with lock(folder.parent / ".lock"):
-        if not (folder / "usr" / "bin" / name).exists():
-            why = _fetch(package, folder)
-            if why:
-                return "", f"{fix}; apt-get download: {why}"
-    return str(folder / "usr" / "bin" / name), ""
+    release = platform.freedesktop_os_release()  # two of them may share the cache, as a root folder and its machine do
+    folders = cache_folder().parent / f"{release['ID']}-{release.get('VERSION_ID', 'testing')}"
+    folders.mkdir(parents=True, exist_ok=True)
+    why = "no package has it"
+    with lock(folders / ".lock"):
+        for package in PACKAGES[name]:
+            program = folders / package / "usr" / "bin" / name
+            if not program.parent.exists():
+                why = _fetch(package, folders / package)
+            if program.exists():
+                return str(program), ""
+    return "", f"{fix}; apt-get download: {why}"
 
 
 def _fetch(package: str, folder: Path) -> str:
