@@ -91,12 +91,11 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")
     parser.add_argument("--quick", action="store_true", help="a part of the data, in a quarter of an hour")
     parser.add_argument("--limit", type=float, help="seconds after which a part is ended")
-    parser.add_argument(
-        "--publish", action="store_true", help="write the last of every part into README.md and docs/; without --only nothing is measured"
-    )
+    publishing = "write the last of every part into README.md and docs/; without --only and --quick nothing is measured"
+    parser.add_argument("--publish", action="store_true", help=publishing)
     given = parser.parse_args()
     asked: dict[str, list[str]] = {}
-    for word in given.only.split(",") if given.only else () if given.publish else PARTS:
+    for word in given.only.split(",") if given.only else () if given.publish and not given.quick else PARTS:
         name, _, way = word.strip().partition(":")
         if name not in PARTS or (way and name not in WITH_WAYS):
             parser.error(f"no part {word.strip()!r}; choose from {', '.join(PARTS)}")
