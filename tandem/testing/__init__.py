@@ -14,6 +14,7 @@ _SUITES = (
     "file_formats",
     "formats",
     "materialization",
+    "memory",
     "object_store",
     "online_store",
     "packed_rows",

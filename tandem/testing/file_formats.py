@@ -18,7 +18,6 @@ import gzip
 import io
 import os
 import random
-import tracemalloc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -32,6 +31,7 @@ from pipelines.sources.event_files import events as events_of
 from pipelines.sources.file_formats.file_format import COMPRESSED, FileFormat, format_of
 from pipelines.sources.file_records import judged, read, sent, unread
 from tandem.testing.formats import AHEAD, NOW, TEXTS, events
+from tandem.testing.memory import grown
 from transforms.contract import check_json
 from transforms.definitions import EventSource, Field
 from transforms.file_formats import Csv
@@ -326,11 +326,6 @@ def compress(data: bytes, packed: str) -> bytes:
 @contextmanager
 def little_memory() -> Iterator[None]:
     """Raises AssertionError where what is done takes much memory."""
-    before = pa.total_allocated_bytes()
-    tracemalloc.start()
-    try:
+    with grown() as most:
         yield
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < MOST_BYTES and pa.total_allocated_bytes() - before < MOST_BYTES
+        assert most() < MOST_BYTES

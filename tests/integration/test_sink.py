@@ -142,10 +142,13 @@ def test_redis_killed_and_started_again_in_the_middle_loses_nothing(tmp_path: Pa
     with redis_server(folder=tmp_path / "redis") as server:
         world = make_world(tmp_path / "world", server.connection_string)
         deliver = world.deliver()
+        killed = {10: threading.Event(), 20: threading.Event()}  # what is to be delivered after a kill has not come before it
 
         def everything() -> None:
             for step in range(STEPS):
                 deliver.deliver(output(step))
+                if step in killed:
+                    killed[step].wait(60)
 
         thread, errors = _in_background(everything)
 
@@ -155,9 +158,10 @@ def test_redis_killed_and_started_again_in_the_middle_loses_nothing(tmp_path: Pa
         def waits(times: int) -> bool:
             return said(world).count("waits:") >= times or not thread.is_alive()
 
-        for number in range(1, 3):
-            until(partial(saved, 10 * number))
+        for number, (step, after) in enumerate(killed.items(), 1):
+            until(partial(saved, step))
             server.kill()
+            after.set()
             until(partial(waits, number))
             assert world.control.reports()["sink-0"]["outages"] == number
             server.start()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import struct
-import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ from pipelines.sources.broker import DamagedLog
 from pipelines.sources.kafka import large_batches, record_batches
 from pipelines.sources.kafka.compression import Expanded, expand
 from pipelines.sources.kafka.record_batches import Columns, decode
+from tandem.testing.memory import grown
 from tests.unit.test_kafka_records import batch, sealed, xerial
 from transforms.errors import DataError
 
@@ -115,10 +115,9 @@ def test_what_expands_beyond_all_is_not_expanded(codec: int, monkeypatch: pytest
     plain = record(0, b"a") + record(1, bytes(120 * MIB)) + record(2, b"b") * 3
     raw = framed(codec, plain, 5)
     del plain
-    tracemalloc.start()
-    parts = read_all(raw, 7)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    with grown() as most:
+        parts = read_all(raw, 7)
+        peak = most()
     assert read <= 4 * 50 * MIB and peak < 3 * large_batches.MAX_FETCH_BYTES
     assert [o for c in parts for o in c.offsets.tolist()] == [7, 8, 9]
     lines = {o: line for c in parts for o, (_, line) in c.cut.items()}
