@@ -294,41 +294,72 @@ def _full(*args: Any, **options: Any) -> None:
     raise OSError(28, "No space left on device")
 
 
+class Restored:
+    """A shard whose worker folded, and a worker of another machine that is given a state of it which the engine had kept."""
+
+    def __init__(self, machine: Callable[..., Path], world: World) -> None:
+        self.machine = machine
+        job = spec(world, machine("driver"))
+        self.driver = JobState(job.folder)
+        self.elsewhere = WorkersElsewhere(self.driver, self.driver.link)  # type: ignore[arg-type]
+        self.elsewhere.look()
+        machine("first")
+        self.job = replace(job, home="the driver's")
+        self.cells = Cell(), Bag(), Bag()
+        self.first = self._shard()
+        self.none = {name: with_offsets(BATCH.slice(0, 0), np.zeros(0, np.int64)) for name in GROUPS}
+
+    def _shard(self) -> FoldShard:
+        data = data_path(URL)
+        out = FoldShard(replace(self.job, data=data, folder=data / "stream" / "main"))
+        out.setup()
+        return out
+
+    def fold(self, span: OffsetRange, saved: bool) -> tuple[Any, ...]:
+        """Fold records of no events; ``saved``: the stream's checkpoint knows of it. What the engine keeps, should it do so now."""
+        (made,) = self.first.take(0, [Element(span, self.none, None, True)], *self.cells)
+        if saved:
+            self.first.job_state.save_checkpoint(0, made.checkpoint, durable=True)
+        return self.cells[0].value, list(self.cells[1].values), list(self.cells[2].values)
+
+    def gone_on(self, kept: tuple[Any, ...]) -> dict[str, Any]:
+        """The checkpoint after ten records more, by another machine."""
+        self.machine("second")
+        second, cells = self._shard(), (Cell(), Bag(), Bag())
+        cells[0].value, cells[1].values, cells[2].values = kept
+        at = second._load(0, *cells).shard.partitions["trips"][0].expected
+        span = OffsetRange("trips", 0, 1, 0, at, at + 10, T0, T0 + 3 * HOP, T0 + 3 * HOP)
+        return second.take(0, [Element(span, self.none, None, True)], *cells)[0].checkpoint
+
+    def asked_anew(self, since: float = 0.0) -> str | None:
+        self.machine("driver")
+        self.elsewhere.look()
+        return self.driver.asked_anew(since)
+
+
+def span(n: int, records: int = 10, **more: Any) -> OffsetRange:
+    """Records that take event time to the end of the ``n``-th hop."""
+    return OffsetRange("trips", 0, 1, 0, n * 10, n * 10 + records, T0, T0 + n * HOP, T0 + n * HOP, **more)
+
+
 def test_what_an_engine_restored_counts_no_further_than_the_store_vouches_for(machine: Callable[..., Path], world: World) -> None:
     """A cluster's own checkpoint may be newer than the stream's, whose worker was lost with its rows: then nobody would make them again."""
-    data = machine("driver")
-    job = spec(world, data)
-    driver = JobState(job.folder)
-    elsewhere = WorkersElsewhere(driver, driver.link)  # type: ignore[arg-type]
-    elsewhere.look()
-    machine("first")
-    there = replace(job, data=data_path(URL), folder=data_path(URL) / "stream" / "main", home="the driver's")
-    cells = Cell(), Bag(), Bag()
-    first = FoldShard(there)
-    first.setup()
-    batch = BATCH.slice(0, 100)
-    groups = {name: with_offsets(batch.slice(0, 0), np.zeros(0, np.int64)) for name in GROUPS}
-    for n, flush in ((0, True), (1, True)):
-        span = OffsetRange("trips", 0, 1, 0, n * 10, n * 10 + 10, T0, T0 + n * HOP, T0 + n * HOP)
-        (made,) = first.take(0, [Element(span, groups, None, flush)], *cells)
-        if n == 0:
-            first.job_state.save_checkpoint(0, made.checkpoint, durable=True)
-            kept = [cells[0].value, list(cells[1].values), list(cells[2].values)]
-
-    def restored(head: Any, tiles: list[bytes], pending: list[bytes]) -> FoldOutput:
-        machine("second")
-        mine = replace(there, data=data_path(URL), folder=data_path(URL) / "stream" / "main")
-        second, into = FoldShard(mine), (Cell(), Bag(), Bag())
-        second.setup()
-        into[0].value, into[1].values, into[2].values = head, tiles, pending
-        at = second._load(0, *into).shard.partitions["trips"][0].expected
-        span = OffsetRange("trips", 0, 1, 0, at, at + 10, T0, T0 + 2 * HOP, T0 + 2 * HOP)
-        return second.take(0, [Element(span, groups, None, True)], *into)[0]
-
-    assert restored(*kept).checkpoint["partitions"]["trips"]["0"]["next"] == 20, "what the checkpoint vouches for is gone on from"
+    shard = Restored(machine, world)
+    vouched = shard.fold(span(0), saved=True)
+    beyond = shard.fold(span(1), saved=False)
+    assert shard.gone_on(vouched)["partitions"]["trips"]["0"]["next"] == 20, "what the checkpoint vouches for is gone on from"
     with pytest.raises(TandemError, match="the engine restored shard 0 at trips/0 20, beyond the stream's checkpoint"):
-        restored(cells[0].value, cells[1].values, cells[2].values)
-    machine("driver")
-    elsewhere.look()
-    assert "beyond the stream's checkpoint" in str(driver.asked_anew(0.0))
-    assert driver.asked_anew(time.time() + 60) is None
+        shard.gone_on(beyond)
+    assert "beyond the stream's checkpoint" in str(shard.asked_anew())
+    assert shard.asked_anew(time.time() + 60) is None
+
+
+def test_rows_that_came_without_a_record_are_vouched_for_too(machine: Callable[..., Path], world: World) -> None:
+    """A partition that falls idle lets rows out that no record brought: the same offsets, and more given out."""
+    shard = Restored(machine, world)
+    vouched = shard.fold(span(0), saved=True)
+    beyond = shard.fold(replace(span(1, 0), watermark=T0 + 2 * HOP, idle=True), saved=False)
+    assert shard.gone_on(vouched)["partitions"]["trips"]["0"]["next"] == 20
+    with pytest.raises(TandemError, match=r"the engine restored shard 0 at \w+ [-0-9]+ [:0-9]+ UTC, beyond the stream's checkpoint"):
+        shard.gone_on(beyond)
+    assert "beyond the stream's checkpoint" in str(shard.asked_anew())

@@ -33,6 +33,8 @@ from pipelines.streaming.state.row_log import read_late
 from pipelines.streaming.state.saved_tiles import load
 from transforms.errors import TandemError
 from transforms.fold import OFFSET, Folded, OffsetRange, Shard, together
+from transforms.instants import instant
+from transforms.lateness import NEVER
 
 __all__ = ["FoldShard"]
 
@@ -281,14 +283,25 @@ class FoldShard(beam.DoFn):
         restored more than the checkpoint in the object store vouches for. The log may lack those rows, and nobody would make them again."""
         if (link := self.job_state.link) is None or not link.elsewhere:
             return
-        partitions = (link.checkpoint(number) or {}).get("partitions", {})
+        if (beyond := self._beyond(shard, link.checkpoint(number) or {})) is not None:
+            line = f"the engine restored shard {number} at {beyond}, beyond the stream's checkpoint"
+            link.ask_anew(f"shard-{number}", line)
+            raise TandemError(line)
+
+    def _beyond(self, shard: Shard, checkpoint: Mapping[str, Any]) -> str | None:
+        """Where a shard has folded, or given out, more than a checkpoint (empty: the start of the job) knows; None if nowhere."""
+        start = self.spec.start
         for source, each in shard.partitions.items():
-            for n in each:
-                known = partitions.get(source, {}).get(str(n), {}).get("next", self.spec.start.done.get(source, {}).get(n, -1))
-                if (at := shard.delivered(source, n)) > known:
-                    line = f"the engine restored shard {number} at {source}/{n} {at}, beyond the stream's checkpoint"
-                    link.ask_anew(f"shard-{number}", line)
-                    raise TandemError(line)
+            for n, at in each.items():
+                known = checkpoint.get("partitions", {}).get(source, {}).get(str(n), {}).get("next", start.done.get(source, {}).get(n, -1))
+                if at.expected > known:
+                    return f"{source}/{n} {at.expected}"
+        # Time also passes without records: a partition that falls idle holds rows back no more.
+        marks = checkpoint.get("output_watermark", start.output_watermark)
+        for name, mark in shard.output_watermark.items():
+            if mark > (NEVER if marks.get(name) is None else marks[name]):
+                return f"{name} {instant(mark):%Y-%m-%d %H:%M:%S} UTC"
+        return None
 
     def _started(self, number: int) -> Shard:
         """The shard where the job starts: from its saved tiles, else from a batch run's, else empty."""
