@@ -30,6 +30,7 @@ log = logging.getLogger("tandem.serving")
 
 _KEY = re.compile(r"tandem_([0-9a-f]{8})_([A-Za-z0-9_-]{43})")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _LOOK_SECONDS = 1.0
 
 
@@ -58,9 +59,11 @@ def read_keys(path: Path) -> list[ApiKey]:
         for key in keys:
             checked_scopes(key.scopes, key.name)
             key.expired(datetime.now(UTC))
+            if not _NAME.fullmatch(key.name) or not _DIGEST.fullmatch(key.sha256):
+                raise ValueError("of a key that nobody made")
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, TypeError, KeyError, ConfigError) as e:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, ConfigError) as e:
         raise DataError(f"{path}: is no file of API keys ({type(e).__name__}); restore it, or delete it and make new keys") from None
     return keys
 

@@ -22,7 +22,10 @@ _Json = Annotated[bool, typer.Option("--json", help="For machines.")]
 
 def _file(repo: Path, data: Path | None) -> Path:
     settings = load_settings(repo.resolve(), data=data.resolve() if data else None)
-    return repo.resolve() / settings.serve["keys"] if settings.serve.get("keys") else layout.api_keys(settings.data)
+    named = settings.serve.get("keys") or layout.api_keys(settings.data)
+    if not isinstance(named, str | Path):
+        raise ConfigError(f"serve.keys {named!r}: is no path; correct it or drop the key")
+    return repo.resolve() / named
 
 
 @app.command()

@@ -56,7 +56,8 @@ def serve(
         "insecure": insecure or None,
     }
     # Paths of tandem.yaml are relative to it, those of flags to where we are.
-    files = {name: repo / settings.serve[name] for name in _FILES if settings.serve.get(name)}
+    named = {name: settings.serve[name] for name in _FILES if settings.serve.get(name)}
+    files = {name: repo / place if isinstance(place, str) else place for name, place in named.items()}
     files |= {n: p.resolve() for n, p in (("tls_cert", tls_cert), ("tls_key", tls_key), ("tls_client_ca", tls_client_ca)) if p is not None}
     try:
         chosen = ServingSettings(
@@ -76,6 +77,11 @@ def serve(
         raise ConfigError(f"serve.{mistake(ServingSettings, error)}") from None
     except TypeError as error:  # a key that is not the repository's to set
         raise ConfigError(f"serve: {error}; drop the key") from None
+    if "keys" in named and not chosen.asks_who:  # who names a file means it: one that is not mounted is no open door
+        raise ConfigError(
+            f"serve.keys {str(chosen.keys)!r} is not there, so everybody could ask anything; make it ('tandem keys add NAME'), correct the"
+            " path, or drop the key"
+        )
     chosen.exposure()
     if applying(settings.data) is not None or shared.is_shared(settings.data):
         _finish(repo, data)

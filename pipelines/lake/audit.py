@@ -9,6 +9,7 @@ power loss left in part is kept, and named by the entry after it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import json
@@ -59,10 +60,11 @@ class AuditLog:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with lock(self.folder / ".lock"):
             whole, torn = self._end()
-            number, before = (int(whole[-1]["n"]), str(whole[-1]["hash"])) if whole else (0, _FIRST)
+            number, before = (whole[-1]["n"], whole[-1]["hash"]) if whole else (0, _FIRST)
             if not whole and not self.head.exists():
                 self._write_head(0, _FIRST)  # so that there is always one
-            self._check_head(number, before, whole)
+            if self._check_head(number, before, whole) < number:
+                self._write_head(number, before)  # first of all: no more than one entry may ever be ahead of HEAD
             entry: dict[str, Any] = {
                 "n": number + 1,
                 "at": now.isoformat(),
@@ -77,7 +79,10 @@ class AuditLog:
             entry["hash"] = _hash(entry)
             handle = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             try:
-                os.write(handle, (b"\n" if torn else b"") + _line(entry) + b"\n")
+                line = (b"\n" if torn else b"") + _line(entry) + b"\n"
+                done = os.write(handle, line)
+                if done < len(line):  # a disk that fills up takes a part and says nothing; the next entry vouches for what is there
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.file))
                 os.fsync(handle)
             finally:
                 os.close(handle)
@@ -86,7 +91,7 @@ class AuditLog:
 
     def _write_head(self, number: int, digest: str) -> None:
         seal = {"seal": _seal(number, digest)} if _key() else {}
-        write_private(self.head, json.dumps({"n": number, "hash": digest, **seal}) + "\n")
+        write_private(self.head, json.dumps({"n": number, "hash": digest, **seal}) + "\n", durable=True)
 
     def check(self) -> Verdict:
         """Read and check the whole log."""
@@ -138,30 +143,33 @@ class AuditLog:
             raise DataError(f"{self.file}: its last lines cannot be read; look at 'tandem audit'")
         return [entry for line in lines[-2:] if (entry := _entry(line)) is not None], torn
 
-    def _check_head(self, number: int, last: str, ends: Sequence[Mapping[str, Any]]) -> None:
-        """HEAD is the last entry, or the one before it (a kill came in between). ``ends`` are these two."""
+    def _check_head(self, number: int, last: str, ends: Sequence[Mapping[str, Any]]) -> int:
+        """The number that HEAD names: the last entry, or the one before it (a kill came in between). ``ends`` are these two."""
         try:
             head = json.loads(self.head.read_text("utf-8"))
             known, digest, seal = int(head["n"]), str(head["hash"]), str(head.get("seal", ""))
         except FileNotFoundError:
             if number:
                 raise DataError(f"{self.head} is gone; nobody can tell whether entries are missing at the end of {self.file}") from None
-            return
-        except (OSError, ValueError, KeyError, TypeError):
+            return 0
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             raise DataError(f"{self.head} cannot be read; nobody can tell whether entries are missing at the end of {self.file}") from None
-        if known not in (number, number - 1) or (known == number and digest != last):
+        of_head = last if known == number else next((e["hash"] for e in ends if e["n"] == known), _FIRST)
+        if known not in (number, number - 1) or digest != of_head:
             raise DataError(f"{self.file} ends with entry {number}, and {known} were written: its end was cut off or made anew")
         named: Mapping[str, Any] = next((e for e in ends if e.get("n") == max(known, 1)), {})
         if named.get("sealed") and not hmac.compare_digest(seal.encode(), _seal(known, digest).encode()):
             raise DataError(f"{self.head} is not sealed by the key: the end of {self.file} may have been cut off, and it be made anew")
+        return known
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) and "hash" in value else None
+    right = isinstance(value, dict) and isinstance(value.get("n"), int) and isinstance(value.get("hash"), str)
+    return value if right else None
 
 
 def _line(entry: Mapping[str, Any]) -> bytes:

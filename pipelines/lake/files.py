@@ -58,7 +58,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """The mapping in a JSON file; None if there is none, or it cannot be read."""
     try:
         value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

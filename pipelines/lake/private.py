@@ -39,14 +39,20 @@ def socket_folder(owner: Path) -> Path:
     return path
 
 
-def write_private(path: Path, text: str) -> None:
-    """Write a file that its owner alone may read (0600), from its first moment on; a reader sees the old text or the new."""
+def write_private(path: Path, text: str, *, durable: bool = False) -> None:
+    """Write a file that its owner alone may read (0600), from its first moment on; a reader sees the old text or the new.
+
+    ``durable``: what is there outlives a power loss whole, old or new.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     unfinished.unlink(missing_ok=True)
     handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(handle, "w", encoding="utf-8") as out:
         out.write(text)
+        if durable:
+            out.flush()
+            os.fsync(out.fileno())
     unfinished.replace(path)
 
 

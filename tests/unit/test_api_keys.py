@@ -115,3 +115,44 @@ def test_scopes() -> None:
             checked_scopes([bad], "here")
     with pytest.raises(ConfigError, match="lies in the past"):
         add_key(Path("/nowhere"), "a", ["admin"], NOW, NOW)
+
+
+@pytest.mark.parametrize(
+    "entry", [{"sha256": None}, {"sha256": "\u00e9" * 64}, {"sha256": ""}, {"name": 5}, {"name": "token:admin"}, {"expires": "2024-05-01"}]
+)
+def test_a_file_edited_by_hand_is_refused_as_a_whole(tmp_path: Path, entry: dict[str, object]) -> None:
+    file = tmp_path / "keys.json"
+    key = add_key(file, "a", ["admin"], NOW)
+    whole = json.loads(file.read_text())
+    file.write_text(json.dumps({"keys": [{**whole["keys"][0], **entry}]}))
+    with pytest.raises(DataError, match="is no file of API keys"):
+        read_keys(file)
+    assert ApiKeys(file, now=lambda: NOW).principal(key, EVERYTHING) is None
+
+
+def _serve(folder: Path, serve: str) -> BaseException | None:
+    """How ``tandem serve`` ends before there is a server."""
+    from typer.testing import CliRunner
+
+    from pipelines.cli.root import app
+
+    (folder / "feature_store.yaml").write_text("{project: p, provider: local, registry: data/registry.db}\n")
+    (folder / "tandem.yaml").write_text(f"data: data\nserve: {serve}\n")
+    return CliRunner().invoke(app, ["serve", "--repo", str(folder), "--port", "0"]).exception
+
+
+@pytest.mark.parametrize("insecure", ["", ", insecure: true"])
+def test_a_named_file_of_keys_that_is_not_there_is_no_open_door(tmp_path: Path, insecure: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A secret that was not mounted, behind a proxy on this machine: everybody was let in, without a word."""
+    monkeypatch.delenv("TANDEM_API_KEY", raising=False)
+    (tmp_path / "link.json").symlink_to(tmp_path / "not-mounted.json")
+    for name in ("nowhere.json", "link.json"):
+        refused = _serve(tmp_path, f"{{keys: {name}{insecure}}}")
+        assert isinstance(refused, ConfigError) and name in str(refused) and "is not there" in str(refused)
+
+
+@pytest.mark.parametrize("name", ["keys", "tls_cert", "tls_key", "tls_client_ca"])
+@pytest.mark.parametrize("value", ["5", "[a]", "{a: b}", "true"])
+def test_a_file_that_is_no_path_is_one_line(tmp_path: Path, name: str, value: str) -> None:
+    refused = _serve(tmp_path, f"{{{name}: {value}}}")
+    assert isinstance(refused, ConfigError) and f"serve.{name}" in str(refused)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import resource
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -217,3 +218,53 @@ def test_a_record_that_is_left_out_is_in_the_log(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, [*words[:2], "trips/0/8", *words[3:]]).exit_code != 0
     assert AuditLog(layout.audit(world.data)).check().entries[-1]["outcome"] == "denied"
     assert [e["offset"] for e in world.control.skipped()] == [7]
+
+
+def test_a_disk_that_fills_up_leaves_a_log_that_goes_on(tmp_path: Path) -> None:
+    """The system takes a part of a line and says how much; it was taken for the whole, HEAD named it, and nothing could be done again."""
+    log = filled(tmp_path, 2)
+
+    def full() -> None:
+        size = log.file.stat().st_size + 50
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+        for _ in range(3):
+            try:
+                log.append(NOW, {"action": "apply", "outcome": "begun"})
+            except OSError:
+                continue
+            os._exit(1)
+
+    child = os.fork()
+    if not child:
+        try:
+            full()
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert log.file.read_bytes()[-1:] != b"\n", "the test is empty"
+    log.append(NOW, {"action": "apply", "outcome": "done"})
+    found = log.check()
+    assert not found.problem and found.torn == 1 and [e["n"] for e in found.entries] == [1, 2, 3]
+
+
+def test_no_two_entries_are_ever_ahead_of_head(tmp_path: Path) -> None:
+    """A full disk may take lines and no new HEAD: after the second of them the log was called cut off, for ever."""
+    log = filled(tmp_path, 2)
+    in_the_way = log.head.with_name(f".HEAD.{os.getpid()}")
+    in_the_way.mkdir()
+    for _ in range(4):
+        with pytest.raises(OSError, match="HEAD"):
+            log.append(NOW, {"action": "rollback", "outcome": "begun"})
+    assert not log.check().problem
+    in_the_way.rmdir()
+    log.append(NOW, {"action": "rollback", "outcome": "done"})
+    assert not log.check().problem
+
+
+@pytest.mark.parametrize("line", [b'{"hash": 5}', b'{"hash": "a", "n": "x"}', b"[" * 100_000, b"5"])
+def test_a_line_that_is_no_entry_is_no_crash(tmp_path: Path, line: bytes) -> None:
+    log = filled(tmp_path)
+    write(log, [*lines(log), line + b"\n", line + b"\n"])
+    assert log.check().problem
+    with pytest.raises(DataError, match="cannot be read"):
+        log.append(NOW, {"action": "apply"})
