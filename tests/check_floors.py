@@ -45,6 +45,7 @@ FLOOR0 = tuple(
         "hashing",
         "json_columns",
         "json_payload",
+        "json_shapes",
         "reasons",
         "columns",
         "zones",

@@ -16,10 +16,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.json
 
-__all__ = ["MAX_PAYLOAD_BYTES", "plain", "read_columns", "whole"]
+from transforms.json_shapes import MAX_PAYLOAD_BYTES, braced, places_of, shapes_of
 
-MAX_PAYLOAD_BYTES = 16 << 20
-"""The longest payload that is read at all, so that none costs more than its bytes can."""
+__all__ = ["MAX_PAYLOAD_BYTES", "plain", "read_columns"]
+
 CHUNK_BYTES = 32 << 20
 CHUNK_CELLS = 2_000_000
 """Rows times keys that are read at once: each unknown key may be a column, and that column as long as there are rows. So what records with
@@ -39,24 +39,6 @@ _SPECIAL[list(b"\\[]{}")] = True
 _SPECIAL_BYTES = _SPECIAL.tobytes()
 
 
-def _places(text: npt.NDArray[np.uint8], which: bytes) -> npt.NDArray[np.int64]:
-    """Where bytes stand for which the table ``which`` (256 truth values) has a one. Python looks bytes up seven times as fast as numpy,
-    which makes 64 bits of each first; and of truth values numpy finds the true ones by words."""
-    return np.flatnonzero(np.frombuffer(text.tobytes().translate(which), bool))
-
-
-def _braced(payloads: pa.Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """The bytes of N payloads in a row, the N + 1 places in them where these begin and end, and which begin with ``{``, end with ``}`` and
-    are no longer than payloads may be."""
-    _, ends, data = payloads.buffers()
-    offsets = np.frombuffer(ends, dtype=np.int32)[payloads.offset : payloads.offset + len(payloads) + 1].astype(np.int64)
-    text, places = np.frombuffer(data, dtype=np.uint8)[offsets[0] : offsets[-1]], offsets - offsets[0]
-    start, length = places[:-1], np.diff(places)
-    found = (length >= 2) & (length <= MAX_PAYLOAD_BYTES)
-    found[found] = (text[start[found]] == ord("{")) & (text[start[found] + length[found] - 1] == ord("}"))
-    return text, places, found
-
-
 def plain(payloads: pa.Array) -> npt.NDArray[np.bool_]:
     """Which of N payloads (binary, nulls allowed) hold exactly one ``{``, first, one ``}``, last, and no ``[``, ``]``, ``\\`` or control
     character. Such a payload is one flat object or no JSON at all, and any number of them in a row are as many objects or an error.
@@ -64,66 +46,10 @@ def plain(payloads: pa.Array) -> npt.NDArray[np.bool_]:
     n = len(payloads)
     if n == 0 or payloads.buffers()[2] is None:
         return np.zeros(n, dtype=bool)
-    text, places, found = _braced(payloads)
-    special = _places(text, _SPECIAL_BYTES)
-    if len(special) != 2 * n:
+    joined, places, found = braced(payloads)
+    special = places_of(joined, _SPECIAL_BYTES)
+    if len(special) != 2 * n or not found.all():
         found &= np.bincount(np.searchsorted(places[1:], special, "right"), minlength=n)[:n] == 2
-    elif not found.all():
-        found[:] = False  # rare: the caller's slower way is as good
-    if payloads.null_count:
-        found &= payloads.is_valid().to_numpy(zero_copy_only=False)
-    return found
-
-
-_QUOTE, _NEVER, _OPEN, _CLOSE = 1, 2, 3, 4
-_KINDS = np.zeros(256, dtype=np.uint8)
-_KINDS[:0x20] = _NEVER
-_KINDS[ord("\\")] = _NEVER
-_KINDS[ord('"')] = _QUOTE
-_KINDS[list(b"[{")] = _OPEN
-_KINDS[list(b"]}")] = _CLOSE
-_MARK_BYTES = (_KINDS > 0).tobytes()
-_STEPS = np.array([0, 0, 0, 1, -1], dtype=np.int32)
-
-
-def whole(payloads: pa.Array, depth: int) -> npt.NDArray[np.bool_]:
-    """Which of N payloads (binary, nulls allowed) begin with ``{``, end with the bracket that closes it and no earlier, nest no deeper
-    than ``depth``, close every text, and hold no ``\\`` or control character. Such a payload is one object or no JSON at all, whatever
-    follows it.
-    """
-    n = len(payloads)
-    if n == 0 or payloads.buffers()[2] is None:
-        return np.zeros(n, dtype=bool)
-    text, places, found = _braced(payloads)
-    at = _places(text, _MARK_BYTES)
-    kinds = _KINDS[text[at]]
-    first = np.searchsorted(at, places[:-1])  # of each payload's marks
-    following = np.append(first[1:], len(at))
-
-    quotes = np.concatenate([[0], np.cumsum(kinds == _QUOTE, dtype=np.int32)])
-    uneven = ((quotes[following] - quotes[first]) & 1).astype(bool)
-    found &= ~uneven
-    if (never := np.flatnonzero(kinds == _NEVER)).size:
-        found[np.searchsorted(following, never, "right")] = False
-    # What is not within a text, by the brackets alone.
-    at = np.flatnonzero(kinds >= _OPEN)
-    within = quotes[at] if not uneven.any() else quotes[at] - quotes[first][np.searchsorted(following, at, "right")]
-    levels = np.concatenate([[0], np.cumsum(_STEPS[kinds[at]] * (1 - (within & 1)), dtype=np.int32)])
-    first, following = np.searchsorted(at, first), np.searchsorted(at, following)
-    open_, closed = levels[first], levels[following]
-    found &= open_ == closed
-    level = levels[1:] if not open_.any() else levels[1:] - np.repeat(open_, following - first)
-
-    def of(brackets: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-        """The payloads of some brackets."""
-        return np.searchsorted(following, np.flatnonzero(brackets), "right")
-
-    # Back at the outermost level once, at the end: otherwise a payload is more than one value, or less.
-    found &= np.bincount(of(level <= 0), minlength=n)[:n] == 1
-    if len(level) and level.max() > depth:
-        found[of(level > depth)] = False
-    if payloads.null_count:
-        found &= payloads.is_valid().to_numpy(zero_copy_only=False)
     return found
 
 
@@ -134,16 +60,18 @@ def read_columns(payloads: pa.Array, schema: pa.Schema, depth: int | None = None
 
     Text is valid UTF-8, in the whole payload; no key is there twice; other fields may be there. A float64 beyond 2^53 may have been an
     integer that it does not hold exactly. Columns of strings, int64, float64 and bool only; with a ``depth`` of structs and lists of them
-    too, whose members may then be more and in which an int64 may have become a float64, but no float64 lies beyond 2^53.
+    too, whose members may then be more and in which an int64 may have become a float64, but none of their float64 lies beyond 2^53.
     """
-    cheap = depth is None or bool(plain(payloads.slice(0, 1)).all())  # where the first one is flat, all may be
-    some = plain(payloads) if cheap else np.zeros(len(payloads), bool)
-    if depth is not None and not some.all():
-        some = whole(payloads, depth)
-    rows = np.flatnonzero(some)
-    if len(rows) < len(payloads):
-        payloads = payloads.take(pa.array(rows))
-    parts = list(_parts(payloads, rows, schema, depth is not None))
+    if depth is None:
+        rows = np.flatnonzero(plain(payloads))
+        payloads = payloads if len(rows) == len(payloads) else payloads.take(pa.array(rows))
+        common, others = _keys(payloads) if len(rows) else (0, rows)
+    else:
+        shapes = shapes_of(payloads, depth)
+        rows = np.flatnonzero(shapes.found)
+        payloads = payloads if len(rows) == len(payloads) else payloads.take(pa.array(rows))
+        common, others = shapes.common, np.cumsum(shapes.others[rows])
+    parts = list(_parts(payloads, rows, common + len(schema), others, schema, depth is not None))
     # One step for all of them costs the caller less than many. Of nested columns those with the same members are put together.
     for _, same in itertools.groupby(parts, key=lambda part: part[1].schema):
         each = list(same)
@@ -154,7 +82,7 @@ def read_columns(payloads: pa.Array, schema: pa.Schema, depth: int | None = None
 
 
 def _parts(
-    payloads: pa.Array, rows: npt.NDArray[np.int64], schema: pa.Schema, nested: bool
+    payloads: pa.Array, rows: npt.NDArray[np.int64], columns: int, others: npt.NDArray[np.int64], schema: pa.Schema, nested: bool
 ) -> Iterator[tuple[npt.NDArray[np.int64], pa.RecordBatch]]:
     n = len(rows)
     if n == 0:
@@ -162,9 +90,7 @@ def _parts(
     _, ends, data = payloads.buffers()
     offsets = np.frombuffer(ends, dtype=np.int32)[payloads.offset : payloads.offset + n + 1]
     failures = max(LEAST_FAILURES, n // ROWS_PER_FAILURE)
-    text = np.frombuffer(data, dtype=np.uint8)
-    alike, others = _keys(text, offsets, not nested)
-    columns, keys = alike + len(schema), np.concatenate([[0], others])  # of all payloads before one
+    keys = np.concatenate([[0], others])  # of all payloads before one
     more = float(keys[-1]) / n
     step = max(1, int(2 * CHUNK_CELLS / (columns + (columns**2 + 4 * CHUNK_CELLS * more) ** 0.5)))  # step * (columns + step * more) cells
     todo = [(first, min(first + step, n)) for first in reversed(range(0, n, step))]
@@ -192,20 +118,19 @@ def _parts(
             todo += [(middle, last), (first, middle)]
 
 
-def _keys(text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int32], flat: bool) -> tuple[int, npt.NDArray[np.int64]]:
-    """How many keys the payloads have in common that have the first one's, in its order; and up to the end of each payload at least as many
-    as there are keys of those that have others. A key is a text before a colon or before white space.
-
-    Where payloads are not ``flat``, none are alike: the same keys may be columns in other places.
-    """
+def _keys(payloads: pa.Array) -> tuple[int, npt.NDArray[np.int64]]:
+    """How many keys those of N plain payloads have in common that have the first one's, in its order; and up to the end of each payload at
+    least as many as there are keys of those that have others. A key is a text before a colon or before white space."""
+    _, ends, data = payloads.buffers()
+    offsets = np.frombuffer(ends, dtype=np.int32)[payloads.offset : payloads.offset + len(payloads) + 1]
     begin, end = int(offsets[0]), int(offsets[-1])
-    text = text[begin:end]
+    text = np.frombuffer(data, dtype=np.uint8)[begin:end]
     quotes = np.flatnonzero(text[:-1] == ord('"'))  # a payload ends in a bracket
     after = text[quotes + 1]
     closing = np.flatnonzero((after == ord(":")) | (after == ord(" ")))
     upto = np.searchsorted(quotes[closing], offsets[1:].astype(np.int64) - begin)
     counts = np.diff(upto, prepend=0)
-    common = int(counts[0]) if flat else 0
+    common = int(counts[0])
     if not 0 < common <= MOST_ALIKE:
         return 0, np.cumsum(counts)
     words: npt.NDArray[np.uint64] = np.ndarray((max(len(text) - 7, 0),), "<u8", text, strides=(1,))  # the eight bytes from each place on
@@ -248,8 +173,9 @@ def _read(payloads: pa.Array, data: pa.Buffer, schema: pa.Schema, nested: bool) 
         return None
     if nested:
         chosen = table.select(schema.names).combine_chunks()
-        exact = all(_exact(chunk) for column in table.columns for chunk in column.chunks)
-        return chosen.to_batches()[0] if exact else None
+        asked = [schema.field(name).type if name in schema.names else None for name in table.schema.names]
+        sound = all(_sound(chunk, kind) for column, kind in zip(table.columns, asked, strict=True) for chunk in column.chunks)
+        return chosen.to_batches()[0] if sound else None
     for column, field in zip(table.columns, table.schema, strict=True):
         # The reader takes Inf and other spellings for numbers, which only Python's NaN and Infinity are.
         if pa.types.is_floating(field.type) and schema.get_field_index(field.name) < 0 and not _finite(column):
@@ -271,14 +197,15 @@ def _floats(kind: pa.DataType) -> bool:
     return _floats(kind.value_type) if pa.types.is_list(kind) else bool(pa.types.is_floating(kind))
 
 
-def _exact(array: pa.Array) -> bool:
-    """Whether all floats, at any depth, are finite and so small that each stands for itself."""
+def _sound(array: pa.Array, asked: pa.DataType | None) -> bool:
+    """Whether all floats, at any depth, are finite, and those of the type that was ``asked`` for so small that each stands for itself."""
     t = array.type
     if not _floats(t):
         return True
     if pa.types.is_struct(t):
-        return all(_exact(array.field(i)) for i in range(t.num_fields) if _floats(t[i].type))
+        own = [None if asked is None or (at := asked.get_field_index(f.name)) < 0 else asked[at].type for f in t]
+        return all(_sound(array.field(i), kind) for i, kind in enumerate(own) if _floats(t[i].type))
     if pa.types.is_list(t):
-        return _exact(array.flatten())
+        return _sound(array.flatten(), None if asked is None else asked.value_type)
     numbers = array.fill_null(0.0) if array.null_count else array
-    return bool((np.abs(numbers.to_numpy(zero_copy_only=False)) < 2.0**53).all())
+    return bool((np.abs(numbers.to_numpy(zero_copy_only=False)) < (np.inf if asked is None else 2.0**53)).all())

@@ -32,7 +32,7 @@ from transforms.definitions import (
     RecordTimestamp,
     TimeFormat,
 )
-from transforms.json_columns import whole
+from transforms.json_shapes import whole
 
 NOW = 1_800_000_000_000_000
 T = 1_714_557_660_123
