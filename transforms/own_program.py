@@ -1,17 +1,22 @@
 """How processes of our own are started: by the path of ``tandem/__main__.py`` with ``-P``.
 
 So it is this installation's code that they run, from any folder: a ``serving/`` or ``transforms.py`` that lies there is not ours.
-Standard library only.
+And how they end. Standard library only.
 """
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
+import threading
 from pathlib import Path
+from typing import NoReturn
 
-__all__ = ["module_command", "tandem_command"]
+__all__ = ["leave", "module_command", "tandem_command"]
 
 _PROGRAM = str(Path(__file__).resolve().parents[1] / "tandem" / "__main__.py")
+_EXIT_SECONDS = 5.0
 
 
 def tandem_command(*words: str) -> list[str]:
@@ -22,3 +27,18 @@ def tandem_command(*words: str) -> list[str]:
 def module_command(module: str, *arguments: str) -> list[str]:
     """The command line that runs a module of this installation, as ``python -m MODULE ARGUMENTS`` would."""
     return tandem_command("-m", module, *arguments)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process after its exit functions (libraries remove their temporary files there) and with all that it printed; those that
+    do not end within five seconds are left.
+
+    For those that have TensorFlow or gRPC: while the interpreter goes down, the one prints errors and threads of the other hold it back.
+    """
+    patience = threading.Timer(_EXIT_SECONDS, os._exit, (code,))
+    patience.daemon = True
+    patience.start()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

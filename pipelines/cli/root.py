@@ -20,6 +20,7 @@ from pipelines.reports.terminal import screen
 from serving import tracing
 from tandem.quick_imports import quicken_imports
 from transforms.errors import TandemError
+from transforms.own_program import leave
 
 __all__ = ["COMMANDS", "GROUP", "app", "fail", "main"]
 
@@ -158,9 +159,7 @@ def main() -> None:
     if "tensorflow" in sys.modules:
         # TensorFlow's functions print errors when they are collected while the interpreter goes down; leave before that.
         tracing.finish()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+        leave(code if isinstance(code, int) else 0 if code is None else 1)
     sys.exit(code)
 
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from serving import json_logs
+from transforms.own_program import leave, module_command
 
 __all__ = ["PRELOAD", "start_worker"]
 
@@ -29,7 +30,6 @@ PRELOAD = ("apache_beam.runners.worker.sdk_worker",)
 def start_worker(log: Path, preload: Sequence[str] = PRELOAD) -> subprocess.Popen[bytes]:
     """Start a worker that imports ``preload`` and waits for its orders on stdin; its output is appended to ``log``."""
     from pipelines.lake.processes import rotate, start_child
-    from transforms.own_program import module_command
 
     rotate(log)
     # Ctrl-C in a terminal is for the driver alone, which then drains.
@@ -76,8 +76,7 @@ def main() -> None:
     except BaseException:
         logging.getLogger("tandem.worker").exception("the worker failed")
         code = 1
-    logging.shutdown()
-    os._exit(code)  # threads of gRPC or TensorFlow must not hold it back
+    leave(code)
 
 
 if __name__ == "__main__":
