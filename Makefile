@@ -6,7 +6,7 @@ UV     := .cache/boot/bin/uv
 READY  := .venv/.ready
 LINE   := .cache/line
 TRIALS ?= 20
-WORKERS ?= 3
+WORKERS ?= 4
 # What .ci/run proves of the modern line on a machine whose own line is the older one; `make modern` alone runs everything.
 SMOKE := tests/unit tests/contract tests/integration/test_batch.py tests/integration/test_training.py tests/integration/test_flink_engine.py
 
@@ -22,7 +22,7 @@ setup: $(READY) ## .venv with the locked versions of the line that fits this mac
 demo: $(READY) ## a history of real flights to a served model
 	$(BIN)/tandem demo
 
-# Tests wait a quarter of their time for servers and engines: three at a time keep two cores busy (WORKERS= chooses; each takes some 2 GB).
+# Tests wait a third of their time for servers and engines: four at a time keep two cores busy (WORKERS= chooses; each takes some 2 GB).
 # A crash of the interpreter ends the run: with a new worker in the place of the dead one, pytest-xdist waits forever for files that nobody has.
 # Where PYTHONDONTWRITEBYTECODE is set, each of the hundreds of commands that tests start would compile our own modules anew.
 test: $(READY) ## all tests but the slow proofs (make prove, make scale), or those of ARGS=
