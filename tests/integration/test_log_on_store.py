@@ -21,6 +21,7 @@ from pipelines.streaming.stages.fold import FoldShard
 from pipelines.streaming.stages.sink import SinkRows, StopRequested, StreamSink
 from pipelines.streaming.state.job_spec import JobSpec
 from pipelines.streaming.state.job_state import JobState
+from pipelines.streaming.state.log_segments import LeftSegments
 from pipelines.streaming.state.row_log import RowLog, read_rows
 from pipelines.streaming.state.stream_link import link_of
 from pipelines.streaming.state.workers_elsewhere import WorkersElsewhere
@@ -258,6 +259,38 @@ def test_in_a_plain_folder_all_is_on_disk_before_a_durable_checkpoint(tmp_path: 
     for each in (one, two):
         each.teardown()
     before.close()
+
+
+def test_a_log_at_rest_is_not_listed_again(tmp_path: Path, world: World, forced: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever others append is on disk all the same, from the first row on, and however soon after a look."""
+    folder, now, listed = tmp_path / "stream" / "main", [0.0], list[Path]()
+    real = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: (listed.append(path), real(path))[1])
+
+    def looked(left: LeftSegments) -> int:
+        """How often it listed the folder in three looks, the last two of which are seconds later."""
+        before = len(listed)
+        for later in (0.0, 5.0, 5.0):
+            now[0] += later
+            left.settle(0)
+        return len(listed) - before
+
+    old = RowLog(folder)
+    old.append("rows/zone_fares", 0, made(1))
+    old.close()
+    left = LeftSegments(folder, "own", lambda: now[0])
+    assert looked(left) == 2 and looked(left) == 0
+    for n in (2, 3):
+        other = RowLog(folder)
+        other.append("rows/zone_fares", 0, made(n))
+        left.settle(0)
+        other.append("rows/zone_fares", 0, made(n))
+        left.settle(0)
+        (segment,) = (folder / "rows" / "zone_fares").glob("*.log")
+        assert forced[str(segment)] == segment.stat().st_size
+        assert looked(left) == 3, "a writer is at work"
+        other.close()
+        assert looked(left) == 2 and looked(left) == 0
 
 
 def test_a_part_that_is_sealed_while_it_is_read(machine: Callable[..., Path], world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 from pipelines.project.config import StreamSettings
 from pipelines.sources.memory import MemoryBroker
 from pipelines.streaming.stages import fold
-from pipelines.streaming.stages.coders import FoldOutput
+from pipelines.streaming.stages.coders import Element, FoldOutput, decode
 from pipelines.streaming.stages.fold import FoldShard
 from pipelines.streaming.stages.poll import Partitions, Poll
 from tests.integration.stages_world import HOUR, T0, Collect, World, payment, payments
@@ -86,6 +88,33 @@ def test_short_polls_make_few_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     boundaries = COUNT * STEP // (5 * HOUR // 60)
     assert len(outputs) <= SHARDS * (boundaries + 6), "a fold for each boundary; one for each partition's first poll, and its last"
     assert plain(world.rows()) == expected(world)
+
+
+def test_what_an_engine_brought_back_is_told_to_every_shard_though_nothing_comes(tmp_path: Path) -> None:
+    """A shard looks at its state when an element comes: else one that was restored, and is not vouched for, would rest as it is."""
+    world = world_of(tmp_path, COUNT)
+    world.control.begin()
+    spec = replace(world.spec(), until=None, one_tick=False)
+    partitions, state = Partitions(spec), Cell()
+    partitions.setup()
+
+    def polls() -> Callable[[], list[Element]]:
+        poll = Poll(spec)
+        poll.setup()
+
+        def again() -> list[Element]:
+            (tick, _) = partitions.process(b"")
+            return [decode(data) for _, data in poll.process(tick, state)]
+
+        return again
+
+    first = polls()
+    assert sum(batch.num_rows for element in first() for batch in element.events.values()) == COUNT // 2
+    assert [element.flush for element in first()] == [True] * SHARDS and first() == []
+    second = polls()  # with the state of the first: of another worker, or of the engine's checkpoint
+    told = second()
+    assert [(e.flush, e.span.first, e.span.next, dict(e.events)) for e in told] == [(True, COUNT // 2, COUNT // 2, {})] * SHARDS
+    assert second() == first() == []
 
 
 @pytest.mark.parametrize("seed", range(6))

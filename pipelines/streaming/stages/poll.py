@@ -115,6 +115,7 @@ class Poll(beam.DoFn):
         self.same: set[str] = set()
         self.begun: dict[str, int] = {}
         self.ended: set[str] = set()
+        self.told: set[str] = set()
 
     def teardown(self) -> None:
         """Disconnect."""
@@ -147,6 +148,11 @@ class Poll(beam.DoFn):
             self._same_topic(source)
             if at is None:
                 at = self._begin(source, partition)
+            elif key not in self.told:
+                # The engine may have brought it back. A shard whose state came with it asks for nothing as long as nothing comes: it is to
+                # look at once whether the stream's checkpoint vouches for that, and to save it.
+                elements += self._send(source, at.here(source, partition, partitions), flush=True)
+            self.told.add(key)
             again = self._poll(source, partition, partitions, at, elements)
             self.letters.flush()
             self.reports.back(key)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import struct
 import threading
+import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +24,8 @@ __all__ = ["LeftSegments", "frame_head", "log_failed", "read_open", "seal_file",
 
 _HEAD = struct.Struct("<4sII")
 _MAGIC = b"TRL1"
+_TICK_SECONDS = 2.0
+"""Of the time of a folder's last change, on any file system: what changes later than that has another one."""
 
 
 def frame_head(payload: pa.Buffer) -> bytes:
@@ -115,13 +118,17 @@ def seal_leftovers(folder: Path) -> int:
 class LeftSegments:
     """What other processes of this machine appended to the log of the stream in ``folder``: workers that ended before they could force it
     to disk (and send it to the object store), or have not ended yet. A checkpoint vouches for their rows, too, once their work is gone on
-    from. ``own``: how the names of the files begin that are not asked for. Safe for many threads."""
+    from. ``own``: how the names of the files begin that are not asked for; ``clock`` is monotonic. Safe for many threads."""
 
-    def __init__(self, folder: Path, own: str) -> None:
-        self.folder, self.own, self.link = folder, own, link_of(folder)
+    def __init__(self, folder: Path, own: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self.folder, self.own, self.link, self.clock = folder, own, link_of(folder), clock
         self._there: dict[Path, set[str]] = {}
         """Place -> files that the object store is known to have."""
         self._copied: dict[Path, int] = {}
+        self._changed: dict[Path, tuple[int, float]] = {}
+        """Place -> when it was changed last, by the file system's time, and since when that is known."""
+        self._quiet: dict[Path, int] = {}
+        """Place -> the same, of places where all is settled: a log of years is not listed for each checkpoint."""
         self._lock = threading.Lock()
 
     def settle(self, shard: int) -> None:
@@ -133,6 +140,12 @@ class LeftSegments:
 
     def _settle(self, place: Path, shard: str) -> bool:
         """Whether all was seen; else a file changed its name meanwhile."""
+        changed, now = place.stat().st_mtime_ns, self.clock()
+        if self._quiet.get(place) == changed:
+            return True
+        if self._changed.get(place, (0, 0.0))[0] != changed:
+            self._changed[place] = changed, now
+        at_work = False
         others = sorted(name for name in os.listdir(place) if not name.startswith((".", self.own)))
         for path in [place / name for name in others if name.endswith(".log")]:
             with _held(path) as held:
@@ -141,10 +154,14 @@ class LeftSegments:
                     others.append(path.with_suffix(".parquet").name)
                 elif not path.exists():
                     return False
-                elif shard in path.name:
-                    self._force(path)
+                else:
+                    at_work = True
+                    if shard in path.name:
+                        self._force(path)
         if self.link is not None:
             self._send(self.link, place, [name for name in others if name.endswith(".parquet")])
+        if not at_work and now - self._changed[place][1] >= _TICK_SECONDS:
+            self._quiet[place] = changed
         return True
 
     def _force(self, path: Path) -> None:
