@@ -265,7 +265,12 @@ def test_a_log_at_rest_is_not_listed_again(tmp_path: Path, world: World, forced:
     """Whatever others append is on disk all the same, from the first row on, and however soon after a look."""
     folder, now, listed = tmp_path / "stream" / "main", [0.0], list[Path]()
     real = os.listdir
-    monkeypatch.setattr(os, "listdir", lambda path: (listed.append(path), real(path))[1])
+
+    def listdir(path: Any) -> list[Any]:
+        listed.append(path)
+        return real(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
 
     def looked(left: LeftSegments) -> int:
         """How often it listed the folder in three looks, the last two of which are seconds later."""

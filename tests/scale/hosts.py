@@ -126,6 +126,14 @@ class FlinkOnHosts:
             time.sleep(0.5)
         raise RuntimeError(f"no {n} free slots: " + (self.folder / "job-manager/log").read_text()[-2000:])
 
+    def job(self) -> str:
+        """The number of the newest job."""
+        return str(max(Cluster(self.master).ask("GET", "jobs/overview")["jobs"], key=lambda job: job["start-time"])["jid"])
+
+    def checkpoints(self, what: str) -> int:
+        """How many of its checkpoints the newest job has ``completed``, or ``restored``."""
+        return int(Cluster(self.master).ask("GET", f"jobs/{self.job()}/checkpoints")["counts"][what])
+
     def kill(self, process: str) -> None:
         """kill -9."""
         child = self.processes.pop(process)

@@ -8,8 +8,10 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient
@@ -46,8 +48,12 @@ class Fleet:
         assert stopped.returncode == 0, stopped.stderr
         assert self.driver is not None and self.driver.wait(60) == 0
 
-    def produce(self) -> None:
-        self.world.produce(events(400, self.hours, start=self.hours * HOUR, seconds=HOUR))
+    def produce(self, parts: int = 1, between: Callable[[], None] = lambda: None) -> None:
+        """The events of an hour, in so many parts; ``between`` is called after each."""
+        hour = events(400, self.hours, start=self.hours * HOUR, seconds=HOUR)
+        for n in range(parts):
+            self.world.produce(hour[n * len(hour) // parts : (n + 1) * len(hour) // parts])
+            between()
         self.hours += 1
 
     def all_is_delivered(self) -> None:
@@ -64,9 +70,9 @@ class Fleet:
         assert said.returncode == 0, said.stdout + said.stderr
 
 
-@pytest.fixture
-def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
-    """A stream of two tasks that has delivered its first events."""
+@contextmanager
+def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **stream: Any) -> Iterator[Fleet]:
+    """A stream of two tasks, with these settings, that has delivered its first events."""
     worker = tmp_path / "tandem-worker"  # as an image has it
     log = '"$TANDEM_CACHE/worker.log"'
     worker.write_text(
@@ -89,7 +95,7 @@ def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
             monkeypatch.setenv(name, value)
         online = f"{{type: serving.online_store.redis.OrderedRedisOnlineStore, connection_string: '{redis.connection_string}'}}"
         world = make_stream_world(
-            tmp_path / "driver" / "world", broker.bootstrap, url=f"s3://tandem/{uuid.uuid4().hex}", online_store=online
+            tmp_path / "driver" / "world", broker.bootstrap, url=f"s3://tandem/{uuid.uuid4().hex}", online_store=online, **stream
         )
         flink = FlinkOnHosts(
             tmp_path / "flink",
@@ -107,6 +113,20 @@ def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
                 if made.driver is not None:
                     end(made.driver)
                 print(world.out())
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
+    """Whose Flink keeps no checkpoints."""
+    with started(tmp_path, monkeypatch) as made:
+        yield made
+
+
+@pytest.fixture
+def repairing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
+    """Whose Flink keeps checkpoints where all its machines reach them, and repairs itself from there."""
+    with started(tmp_path, monkeypatch, checkpoints=(tmp_path / "checkpoints").as_uri()) as made:
+        yield made
 
 
 @pytest.mark.timeout(3 * SECONDS)
@@ -173,3 +193,39 @@ def test_more_and_fewer_task_managers_and_new_partitions(fleet: Fleet) -> None:
     fleet.all_is_delivered()
     fleet.stop()
     fleet.verify(all_counted=False)  # until new partitions are found, time goes on without them
+
+
+@pytest.mark.timeout(3 * SECONDS)
+def test_a_flink_that_repairs_itself_from_its_own_checkpoints(repairing: Fleet) -> None:
+    """Task managers are killed while nothing is under way, and while Flink's checkpoint is newer than the stream's."""
+    fleet, flink, world = repairing, repairing.flink, repairing.world
+
+    def failed() -> int:
+        return world.out().count("the engine failed")
+
+    def another_checkpoint() -> None:
+        begun, job = flink.checkpoints("completed"), flink.job()
+        wait_for(lambda: flink.job() != job or flink.checkpoints("completed") > begun, SECONDS, fleet.driver)
+
+    def kill(name: str) -> None:
+        flink.kill(name)
+        flink.start(name, name, fleet.addresses[name])
+
+    before, mended = failed(), flink.checkpoints("restored")
+    another_checkpoint()
+    another_checkpoint()
+    kill("tandem-a")
+    wait_for(lambda: flink.checkpoints("restored") > mended, SECONDS, fleet.driver)
+    fleet.produce()
+    fleet.all_is_delivered()
+    assert failed() == before, "what the stream's checkpoint vouches for is gone on from"
+
+    for name in [*fleet.addresses, *fleet.addresses]:
+        fleet.produce(4, another_checkpoint)
+        kill(name)
+        fleet.all_is_delivered()
+    beyond = world.out().count("beyond the stream's checkpoint; starting it again from the checkpoint")
+    print(f"{beyond} of 4 times Flink's checkpoint was newer than the stream's")
+    assert beyond
+    fleet.stop()
+    fleet.verify(all_counted=True)
