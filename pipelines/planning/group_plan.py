@@ -50,7 +50,7 @@ class Judged:
     extends: datetime | None = None
     """Where its rows end, if nothing is asked for but rows of a later time, which follow on them; else None."""
     unseen: str = ""
-    """Why its source's table cannot be looked at; a run takes its rows as they are then."""
+    """What cannot be told of its source's table without its rows; a run takes them as they are then."""
 
     @property
     def stale(self) -> bool:

@@ -67,7 +67,7 @@ def _group(g: GroupPlan) -> Iterator[str]:
     for change in (*j.learn, *j.rows, *j.free):
         yield f"    {change}"
     if j.unseen:
-        yield f"    its table cannot be looked at here, a run takes it as it is then: {j.unseen}"
+        yield f"    {j.unseen}"
     for what, n in g.refused.items():
         reason, _, name = what.partition("/")
         yield f"    {n:,} events of {j.run.id if j.run else ''} were rejected ({reason} {name}); 'tandem batch --pinned' takes them in"

@@ -110,14 +110,14 @@ class Present:
         return hull([r.head.range for r in runs[-1:]])
 
     def table_news(self, source: EventSource) -> tuple[str, str]:
-        """(how a source's table moved on since its snapshot, why it cannot be looked at): both empty where nothing is known to differ."""
+        """(how a source's table moved on since its snapshot, what a plan cannot tell of it): both empty where it is as it was."""
         if source.table is None:
             return "", ""
         if source.name not in self._tables:
             try:
-                self._tables[source.name] = table_news(self.data, source), ""
+                self._tables[source.name] = table_news(self.data, source)
             except TandemError as error:
-                self._tables[source.name] = "", str(error)
+                self._tables[source.name] = "", f"its table cannot be looked at here, a run takes it as it is then: {error}"
         return self._tables[source.name]
 
     def fits(self, group: FeatureGroup) -> bool:

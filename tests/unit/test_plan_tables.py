@@ -1,4 +1,5 @@
-"""``tandem plan`` looks at a table's version without reading its rows: one that moved on makes rows stale, one that is away is told."""
+"""``tandem plan`` looks at a table's version, or the number of its rows, without reading them: one that moved on makes rows stale, one that
+is away is told."""
 
 from __future__ import annotations
 
@@ -8,14 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pytest
 
 from pipelines.planning.plan_text import lines, to_dict
 from pipelines.sources.tables import snapshots
+from pipelines.sources.tables.query_table import QueryTable
 from pipelines.sources.tables.snapshots import table_news, take_snapshot
 from pipelines.sources.tables.table_reader import Rows, TableReader
 from tests.unit.plan_world import Shop, make_shop, recomputed
+from transforms.definitions import Query
 from transforms.errors import DataError
 
 TABLE = 'table=Query("SELECT 1")'
@@ -63,7 +67,7 @@ def snapshot(shop: Shop) -> None:
 
 
 def test_a_table_as_it_was_is_no_change(shop: Shop) -> None:
-    assert not shop.plan().changes and table_news(shop.data, shop.repo().sources["visits"]) == ""
+    assert not shop.plan().changes and table_news(shop.data, shop.repo().sources["visits"]) == ("", "")
 
 
 def test_a_table_that_moved_on_makes_its_groups_rows_anew(shop: Shop) -> None:
@@ -98,3 +102,54 @@ def test_a_table_that_is_away_is_told_and_fails_nothing(shop: Shop) -> None:
     said = "its table cannot be looked at here, a run takes it as it is then: source 'visits': no table can be read at table.json"
     assert f"    {said}" in lines(plan)
     assert [g["table_unseen"] is None for g in to_dict(plan)["groups"]] == [True, True, False]
+
+
+@pytest.fixture
+def queried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    """One whose visits are a query of a database, with rows of all groups."""
+    database = tmp_path / "visits.duckdb"
+    visits(database, "CREATE TABLE visits AS SELECT 'v' || i AS id, 'p' AS page FROM range(3) t(i)")
+    monkeypatch.setenv("VISITS_DB", str(database))
+    made = make_shop(tmp_path)
+    made.replace("features.py", "Count, Csv", "Count, Query, Csv")
+    made.replace("features.py", 'files="events/visits"', 'table=Query("SELECT * FROM db.visits ORDER BY id; ", attach={"db": "VISITS_DB"})')
+    snapshot(made)
+    made.batch()
+    made.apply()
+    made.load()
+    return made
+
+
+def visits(database: Path, sql: str) -> None:
+    with duckdb.connect(str(database)) as db:
+        db.execute(sql)
+
+
+def test_a_query_with_more_rows_makes_its_groups_rows_anew(queried: Shop, tmp_path: Path) -> None:
+    same = "its table has 3 rows, as many as the last snapshot; whether they hold the same, only a run tells that reads them"
+    assert not queried.plan().changes and f"    {same}" in lines(queried.plan())
+    visits(tmp_path / "visits.duckdb", "INSERT INTO visits VALUES ('v7', 'p'), ('v8', 'p')")
+    plan = queried.plan()
+    assert recomputed(plan) == {"page_visits"}
+    assert "    table of visits: rows 3 -> 5: rows are made of a new snapshot" in lines(plan)
+    snapshot(queried)  # as the run does
+    assert queried.follow(plan) == {"page_visits"} and not queried.plan().changes
+    visits(tmp_path / "visits.duckdb", "DELETE FROM visits WHERE id <> 'v7'")
+    assert "    table of visits: rows 5 -> 1: rows are made of a new snapshot" in lines(queried.plan())
+
+
+@pytest.mark.parametrize(
+    ("sql", "count"),
+    [
+        ("FROM range(7)", 7), ("WITH a AS (SELECT 1) SELECT * FROM a -- one", 1), ("SET threads = 1; SELECT 1", None),
+        ("SELECT 1 WHERE false;", 0), ("DESCRIBE SELECT 1", 1),
+    ],
+)  # fmt: skip
+def test_rows_of_a_query_are_counted_where_it_can_be(sql: str, count: int | None) -> None:
+    assert QueryTable("orders", Query(sql)).count() == count
+
+
+def test_a_query_that_fails_fails_no_plan(queried: Shop, tmp_path: Path) -> None:
+    visits(tmp_path / "visits.duckdb", "DROP TABLE visits")
+    said = [line for line in lines(queried.plan()) if "cannot be looked at" in line]
+    assert len(said) == 1 and "source 'visits': its query failed" in said[0]

@@ -16,6 +16,7 @@ from pipelines.inference.infer_source import infer_table
 from pipelines.inference.table_records import table_named
 from pipelines.sources.event_files import events, inventory, list_files
 from pipelines.sources.tables import snapshots
+from pipelines.sources.tables.query_table import QueryTable
 from pipelines.sources.tables.snapshots import take_snapshot
 from pipelines.sources.tables.table_reader import masked_values
 from transforms.definitions import Delta, EventSource, FeatureGroup, Field, Iceberg, Query
@@ -110,6 +111,7 @@ def test_a_driver_of_adbc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         db.executemany("INSERT INTO orders VALUES (?, ?, ?, ?)", [(i, a, s, int(t.timestamp()) * 1_000_000) for i, a, s, t in WANTED])
     db.close()
     src = source(Query("SELECT * FROM orders ORDER BY order_id", driver="adbc_driver_sqlite", uri="SHOP_URI"))
+    assert src.table is not None and QueryTable("orders", src.table).count() == 300
     assert take_snapshot(tmp_path / "data", src)["rows"] == 300
     assert rows(tmp_path / "data", src) == WANTED
     with pytest.raises(DataError, match="its query failed"):

@@ -19,20 +19,40 @@ ROWS = 65_536
 
 
 class QueryTable(TableReader):
-    """Nothing but its rows names what a query says."""
+    """Nothing but its rows names what a query says; their number is known without them."""
 
     table: Query
 
     @contextmanager
     def open(self) -> Iterator[Rows]:
         """See the base class."""
+        with self._asked(self.table.sql) as (batches, values):
+            yield Rows(self._told(batches, values))
+
+    def count(self) -> int | None:
+        """See the base class; None of what is no query that another can count, such as several statements."""
+        import duckdb
+
+        counted = f"SELECT count(*) FROM ({self.table.sql.strip().rstrip(';')}\n) AS counted"
+        if self.table.driver is None:
+            try:
+                duckdb.extract_statements(counted)
+            except duckdb.ParserException:
+                return None
+        with self._asked(counted) as (batches, values):
+            return int(next(iter(self._told(batches, values))).column(0)[0].as_py())
+
+    @contextmanager
+    def _asked(self, sql: str) -> Iterator[tuple[Any, list[str]]]:
+        """The batches of what is asked, and the values that nothing may show."""
         if self.table.driver is not None:
-            with self._by_adbc(self.table.driver, secret(self.name, str(self.table.uri))) as rows:
-                yield rows
+            with self._by_adbc(self.table.driver, secret(self.name, str(self.table.uri)), sql) as asked:
+                yield asked
             return
         import duckdb
 
         given = {name: secret(self.name, variable) for name, variable in self.table.attach.items()}
+        values = list(given.values())
         connection = duckdb.connect(":memory:")
         try:
             for name, place in given.items():
@@ -40,24 +60,24 @@ class QueryTable(TableReader):
                 typed = f" (TYPE {kind}, READ_ONLY)" if colon and kind in ("postgres", "mysql", "sqlite") else " (READ_ONLY)"
                 where = rest if typed.startswith(" (TYPE") else place
                 connection.execute(f"ATTACH '{where.replace(chr(39), chr(39) * 2)}' AS {name}{typed}")
-            found: Any = connection.execute(self.table.sql)
+            found: Any = connection.execute(sql)
             streamed = getattr(found, "to_arrow_reader", None) or found.fetch_record_batch  # its name before DuckDB 1.4
-            yield Rows(self._told(streamed(ROWS), given.values()))
+            yield streamed(ROWS), values
         except duckdb.Error as error:
-            raise self._failed(error, given.values()) from None
+            raise self._failed(error, values) from None
         finally:
             connection.close()
 
     @contextmanager
-    def _by_adbc(self, driver: str, uri: str) -> Iterator[Rows]:
+    def _by_adbc(self, driver: str, uri: str, sql: str) -> Iterator[tuple[Any, list[str]]]:
         try:
             dbapi: Any = importlib.import_module(f"{driver}.dbapi")
         except ImportError as error:
             raise needs(driver.replace("_", "-"), error) from None
         try:
             with dbapi.connect(uri) as connection, connection.cursor() as cursor:
-                cursor.execute(self.table.sql)
-                yield Rows(self._told(cursor.fetch_record_batch(), [uri]))
+                cursor.execute(sql)
+                yield cursor.fetch_record_batch(), [uri]
         except (dbapi.Error, OSError) as error:
             raise self._failed(error, [uri]) from None
 

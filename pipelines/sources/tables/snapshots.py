@@ -76,14 +76,23 @@ def take_snapshot(data: Path, source: EventSource, say: Callable[[str], None] = 
     return taken
 
 
-def table_news(data: Path, source: EventSource) -> str:
-    """How a source's table differs from the snapshot that there is, by what names its rows: ``version 4 -> 6``. Empty where it is as it
-    was, there is no snapshot yet, or only its rows would tell. Reads no rows and writes nothing. Raises ConfigError and DataError."""
+def table_news(data: Path, source: EventSource) -> tuple[str, str]:
+    """How a source's table differs from the snapshot that there is, by what names its rows or else by their number: ``version 4 -> 6``,
+    ``rows 300 -> 420``; and what cannot be told without reading them. Both empty where it is as it was, or there is no snapshot yet.
+    Reads no rows and writes nothing. Raises ConfigError and DataError."""
     held = _held(data / folder_of(source.name))
     if held is None:
-        return ""
-    identity = dict(_reader(source).identity())
-    return ", ".join(f"{name} {held.get(name, 'none')} -> {now}" for name, now in identity.items() if held.get(name) != now)
+        return "", ""
+    reader = _reader(source)
+    identity = dict(reader.identity())
+    if identity:
+        return ", ".join(f"{name} {held.get(name, 'none')} -> {now}" for name, now in identity.items() if held.get(name) != now), ""
+    then, now = held.get("rows"), reader.count()
+    if now is None:
+        return "", "whether its table has other rows than the last snapshot, only a run tells that reads them"
+    if now == then:
+        return "", f"its table has {now:,} rows, as many as the last snapshot; whether they hold the same, only a run tells that reads them"
+    return f"rows {then:,} -> {now:,}", ""
 
 
 def _reader(source: EventSource) -> TableReader:

@@ -46,6 +46,11 @@ class TableReader(ABC):
         """What names the rows that :meth:`open` would give now, known without reading them; {} where they must be read to know."""
         return {}
 
+    def count(self) -> int | None:
+        """How many rows :meth:`open` would give now, where that can be known without reading them; None where it cannot. Looked at where
+        nothing else names the rows. Raises as :meth:`open`."""
+        return None
+
     @abstractmethod
     def open(self) -> AbstractContextManager[Rows]:
         """The rows, streamed: memory is bounded by some batches. Raises ConfigError and DataError, one line without secrets."""
