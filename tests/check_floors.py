@@ -44,6 +44,7 @@ FLOOR0 = tuple(
         "functions",
         "hashing",
         "json_columns",
+        "json_flat",
         "json_payload",
         "json_shapes",
         "reasons",

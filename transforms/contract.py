@@ -187,9 +187,12 @@ def _check_json_columns(payloads: pa.Array, source: EventSource, now_us: Now, ma
         arrays, by_column, when = apply_rules(source, columns, now_of(now_us, rows), max_future_us)
         good = np.logical_and.reduce([codes == OK for codes in by_column.values()])
         done[rows[good]] = True
-        keep, none = pa.array(good), pa.nulls(int(good.sum()), pa.string())
-        valid = pa.RecordBatch.from_arrays(arrays, schema=source.arrow_schema).filter(keep)
-        parts.append((rows[good], Checked(valid, none, none, when.filter(keep))))
+        valid = pa.RecordBatch.from_arrays(arrays, schema=source.arrow_schema)
+        if not good.all():
+            keep = pa.array(good)
+            rows, valid, when = rows[good], valid.filter(keep), when.filter(keep)
+        none = pa.nulls(len(rows), pa.string())
+        parts.append((rows, Checked(valid, none, none, when)))
     rest = np.flatnonzero(~done)
     if len(rest) or not parts:
         parts.append((rest, check_json(as_bytes(payloads.take(pa.array(rest))), source, now_of(now_us, rest), max_future_us)))

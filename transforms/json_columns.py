@@ -16,41 +16,21 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.json
 
-from transforms.json_shapes import MAX_PAYLOAD_BYTES, braced, places_of, shapes_of
+from transforms.json_flat import keys_in, plain
+from transforms.json_shapes import shapes_of
 
-__all__ = ["MAX_PAYLOAD_BYTES", "plain", "read_columns"]
+__all__ = ["read_columns"]
 
 CHUNK_BYTES = 32 << 20
 CHUNK_CELLS = 2_000_000
 """Rows times keys that are read at once: each unknown key may be a column, and that column as long as there are rows. So what records with
 different keys cost grows as their number does, and not as its square."""
-MOST_ALIKE = 128
-"""Keys of a payload, and bytes of one, up to which payloads are looked through for the same keys: those are one column each."""
 SMALLEST = 64
 """Rows in which one that Arrow cannot read is not looked for any more."""
 LEAST_FAILURES, ROWS_PER_FAILURE = 8, 500
 """How often Arrow may fail before the rest is left to others: each failure costs as much as some twenty rows read one by one."""
 
 _ROW = re.compile(r" in row ([0-9]{1,9})\Z")
-# Bytes that a plain payload holds at its two ends alone, or not at all.
-_SPECIAL = np.zeros(256, dtype=bool)
-_SPECIAL[:0x20] = True
-_SPECIAL[list(b"\\[]{}")] = True
-_SPECIAL_BYTES = _SPECIAL.tobytes()
-
-
-def plain(payloads: pa.Array) -> npt.NDArray[np.bool_]:
-    """Which of N payloads (binary, nulls allowed) hold exactly one ``{``, first, one ``}``, last, and no ``[``, ``]``, ``\\`` or control
-    character. Such a payload is one flat object or no JSON at all, and any number of them in a row are as many objects or an error.
-    """
-    n = len(payloads)
-    if n == 0 or payloads.buffers()[2] is None:
-        return np.zeros(n, dtype=bool)
-    joined, places, found = braced(payloads)
-    special = places_of(joined, _SPECIAL_BYTES)
-    if len(special) != 2 * n or not found.all():
-        found &= np.bincount(np.searchsorted(places[1:], special, "right"), minlength=n)[:n] == 2
-    return found
 
 
 def read_columns(payloads: pa.Array, schema: pa.Schema, depth: int | None = None) -> Iterator[tuple[npt.NDArray[np.int64], pa.RecordBatch]]:
@@ -65,12 +45,12 @@ def read_columns(payloads: pa.Array, schema: pa.Schema, depth: int | None = None
     if depth is None:
         rows = np.flatnonzero(plain(payloads))
         payloads = payloads if len(rows) == len(payloads) else payloads.take(pa.array(rows))
-        common, others = _keys(payloads) if len(rows) else (0, rows)
+        common, others = keys_in(payloads) if len(rows) else (0, rows)
     else:
         shapes = shapes_of(payloads, depth)
         rows = np.flatnonzero(shapes.found)
         payloads = payloads if len(rows) == len(payloads) else payloads.take(pa.array(rows))
-        common, others = shapes.common, np.cumsum(shapes.others[rows])
+        common, others = shapes.common, shapes.others[rows]
     parts = list(_parts(payloads, rows, common + len(schema), others, schema, depth is not None))
     # One step for all of them costs the caller less than many. Of nested columns those with the same members are put together.
     for _, same in itertools.groupby(parts, key=lambda part: part[1].schema):
@@ -90,7 +70,7 @@ def _parts(
     _, ends, data = payloads.buffers()
     offsets = np.frombuffer(ends, dtype=np.int32)[payloads.offset : payloads.offset + n + 1]
     failures = max(LEAST_FAILURES, n // ROWS_PER_FAILURE)
-    keys = np.concatenate([[0], others])  # of all payloads before one
+    keys = np.concatenate([[0], np.cumsum(others)])  # of all payloads before one
     more = float(keys[-1]) / n
     step = max(1, int(2 * CHUNK_CELLS / (columns + (columns**2 + 4 * CHUNK_CELLS * more) ** 0.5)))  # step * (columns + step * more) cells
     todo = [(first, min(first + step, n)) for first in reversed(range(0, n, step))]
@@ -116,45 +96,6 @@ def _parts(
         elif last - first > SMALLEST:
             middle = (first + last) // 2
             todo += [(middle, last), (first, middle)]
-
-
-def _keys(payloads: pa.Array) -> tuple[int, npt.NDArray[np.int64]]:
-    """How many keys those of N plain payloads have in common that have the first one's, in its order; and up to the end of each payload at
-    least as many as there are keys of those that have others. A key is a text before a colon or before white space."""
-    _, ends, data = payloads.buffers()
-    offsets = np.frombuffer(ends, dtype=np.int32)[payloads.offset : payloads.offset + len(payloads) + 1]
-    begin, end = int(offsets[0]), int(offsets[-1])
-    text = np.frombuffer(data, dtype=np.uint8)[begin:end]
-    quotes = np.flatnonzero(text[:-1] == ord('"'))  # a payload ends in a bracket
-    after = text[quotes + 1]
-    closing = np.flatnonzero((after == ord(":")) | (after == ord(" ")))
-    upto = np.searchsorted(quotes[closing], offsets[1:].astype(np.int64) - begin)
-    counts = np.diff(upto, prepend=0)
-    common = int(counts[0])
-    if not 0 < common <= MOST_ALIKE:
-        return 0, np.cumsum(counts)
-    words: npt.NDArray[np.uint64] = np.ndarray((max(len(text) - 7, 0),), "<u8", text, strides=(1,))  # the eight bytes from each place on
-    alike = np.flatnonzero(counts == common)
-    first = upto[alike] - common
-    for number in range(common):
-        ends = closing[first + number]
-        starts, ends = quotes[ends - 1] + 1, quotes[ends]
-        size = int(ends[0] - starts[0])
-        if not 0 < size <= MOST_ALIKE:
-            return 0, np.cumsum(counts)
-        same = (ends - starts == size) & (starts + size <= len(words))  # what is at the very end is not looked at
-        if not same[0]:
-            return 0, np.cumsum(counts)
-        if not same.all():
-            alike, first, starts = alike[same], first[same], starts[same]
-        for at in range(0, size, 8):
-            found = words[starts + at]
-            if size - at < 8:
-                found &= np.uint64((1 << 8 * (size - at)) - 1)
-            if not (same := found == found[0]).all():
-                alike, first, starts = alike[same], first[same], starts[same]
-    counts[alike] = 0
-    return common, np.cumsum(counts)
 
 
 def _read(payloads: pa.Array, data: pa.Buffer, schema: pa.Schema, nested: bool) -> pa.RecordBatch | int | None:

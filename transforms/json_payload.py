@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from transforms.json_columns import MAX_PAYLOAD_BYTES
+from transforms.json_flat import MAX_PAYLOAD_BYTES
 from transforms.reasons import INVALID_UTF8, MALFORMED
 
 __all__ = ["MAX_DEPTH", "Refused", "parse_json", "too_deep"]

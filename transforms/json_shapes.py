@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-__all__ = ["MAX_PAYLOAD_BYTES", "Shapes", "braced", "places_of", "shapes_of", "whole"]
+from transforms.json_flat import braced, keys_of_each
 
-MAX_PAYLOAD_BYTES = 16 << 20
-"""The longest payload that is read at all, so that none costs more than its bytes can."""
+__all__ = ["Shapes", "shapes_of", "whole"]
+
 MOST_MARKS, MOST_BYTES = 512, 128
 """Brackets and quotes of a payload, and bytes of a key, up to which others are compared with it."""
 MOST_SHAPES, LEAST_ALIKE, ONE_IN = 16, 8, 32
@@ -30,24 +30,16 @@ _PAST = b" " * (MOST_BYTES + 8)
 """Stands behind the bytes of all payloads, so that a key can be looked for at each place of them, by eight bytes at once."""
 
 
-def places_of(text: bytes, which: bytes) -> Ints:
+def _places(text: bytes, which: bytes) -> Ints:
     """Where bytes stand for which the table ``which`` (256 truth values) has a one. Python looks bytes up seven times as fast as numpy,
     which makes 64 bits of each first; and of truth values numpy finds the true ones by words."""
     return np.flatnonzero(np.frombuffer(text.translate(which), bool))
 
 
-def braced(payloads: pa.Array) -> tuple[bytes, Ints, Bools]:
-    """The bytes of N payloads in a row, with :data:`_PAST` behind them, the N + 1 places in them where these begin and end, and which begin
-    with ``{``, end with ``}`` and are no longer than payloads may be; none of the nulls."""
-    _, ends, data = payloads.buffers()
-    offsets = np.frombuffer(ends, dtype=np.int32)[payloads.offset : payloads.offset + len(payloads) + 1].astype(np.int64)
-    joined, places = b"".join((memoryview(data)[offsets[0] : offsets[-1]], _PAST)), offsets - offsets[0]
-    text, start, length = np.frombuffer(joined, np.uint8), places[:-1], np.diff(places)
-    found = (length >= 2) & (length <= MAX_PAYLOAD_BYTES)
-    found[found] = (text[start[found]] == ord("{")) & (text[start[found] + length[found] - 1] == ord("}"))
-    if payloads.null_count:
-        found &= payloads.is_valid().to_numpy(zero_copy_only=False)
-    return joined, places, found
+def _joined(payloads: pa.Array) -> tuple[bytes, Ints, Bools]:
+    """As :func:`braced`, with :data:`_PAST` behind the bytes."""
+    text, places, found = braced(payloads)
+    return b"".join((text.data, _PAST)), places, found
 
 
 _QUOTE, _NEVER, _OPEN, _CLOSE = 1, 2, 3, 4
@@ -69,8 +61,8 @@ def whole(payloads: pa.Array, depth: int) -> Bools:
     n = len(payloads)
     if n == 0 or payloads.buffers()[2] is None:
         return np.zeros(n, dtype=bool)
-    joined, places, found = braced(payloads)
-    at = places_of(joined, _MARK_BYTES)
+    joined, places, found = _joined(payloads)
+    at = _places(joined, _MARK_BYTES)
     kinds = _KINDS[np.frombuffer(joined, np.uint8)[at]]
     first = np.searchsorted(at, places[:-1])  # of each payload's marks
     following = np.append(first[1:], len(at))
@@ -117,8 +109,8 @@ def shapes_of(payloads: pa.Array, depth: int) -> Shapes:
     found, common, others = np.zeros(n, bool), 0, np.zeros(n, np.int64)
     if n == 0 or payloads.buffers()[2] is None:
         return Shapes(found, common, others)
-    joined, places, ends_whole = braced(payloads)
-    text, at = np.frombuffer(joined, np.uint8), places_of(joined, _MARK_BYTES)
+    joined, places, ends_whole = _joined(payloads)
+    text, at = np.frombuffer(joined, np.uint8), _places(joined, _MARK_BYTES)
     size, uneven = divmod(len(at), n)
     if size and not uneven and ends_whole.all() and (at[::size] == places[:-1]).all() and (at[size - 1 :: size] == places[1:] - 1).all():
         first, sizes = np.arange(0, len(at), size), np.full(n, size)  # as many marks in each
@@ -143,7 +135,7 @@ def shapes_of(payloads: pa.Array, depth: int) -> Shapes:
         rest = np.flatnonzero(~found)
         odd = payloads.take(pa.array(rest))
         found[rest] = whole(odd, depth)
-        others[rest] = _keys_of(odd)
+        others[rest] = keys_of_each(odd)
     return Shapes(found, common, others)
 
 
@@ -171,13 +163,3 @@ def _alike(text: Bytes, marks: Ints) -> tuple[int, Bools]:
                 found &= np.uint64((1 << 8 * (size - at)) - 1)
             same &= found == found[0]
     return keys, same
-
-
-def _keys_of(payloads: pa.Array) -> Ints:
-    """At least as many as there are keys in each of N payloads: texts before a colon or before white space."""
-    joined, places, _ = braced(payloads)
-    text = np.frombuffer(joined, np.uint8)
-    quotes = np.flatnonzero(text[:-1] == ord('"'))
-    after = text[quotes + 1]
-    closing = quotes[(after == ord(":")) | (after == ord(" "))]
-    return np.diff(np.searchsorted(closing, places))

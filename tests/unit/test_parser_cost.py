@@ -23,7 +23,7 @@ from pipelines.sources.formats.schema_registry import RegisteredSchema
 from transforms import json_payload
 from transforms.contract import check_json
 from transforms.definitions import EventSource, Field
-from transforms.json_columns import MAX_PAYLOAD_BYTES
+from transforms.json_flat import MAX_PAYLOAD_BYTES
 
 NOW = 1_700_000_000_000_000
 SOURCE = EventSource(name="s", fields=[Field("id", "string", required=True)], event_time="at", tie_breaker="id")
