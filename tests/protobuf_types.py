@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, struct_pb2, timestamp_pb2, wrappers_pb2
+from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, message_factory, struct_pb2, timestamp_pb2, wrappers_pb2
 from google.protobuf import duration_pb2 as duration
 
 Field = descriptor_pb2.FieldDescriptorProto
 File: TypeAlias = descriptor_pb2.FileDescriptorProto
-GIVEN = (timestamp_pb2, wrappers_pb2, duration, struct_pb2)
+GIVEN = (any_pb2, timestamp_pb2, wrappers_pb2, duration, struct_pb2)
 
 
 def file_of(

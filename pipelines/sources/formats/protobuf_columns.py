@@ -9,7 +9,8 @@ What a value becomes:
 * ``google.protobuf``: Timestamp is a timestamp (nanoseconds floored to microseconds), Duration whole microseconds (seconds for a float64),
   wrappers are what they hold, or null; ``google.type.Date`` is a date. Any other message is a struct, such as ``google.type.Decimal`` with
   its text in ``value``. Struct, Value and ListValue are the JSON that they hold (:mod:`~pipelines.sources.formats.protobuf_values`): a path
-  goes through the keys of a Struct. ``Any`` is not unpacked: it has ``type_url`` and ``value``.
+  goes through the keys of a Struct. A path goes into the message that an ``Any`` packs, see
+  :mod:`~pipelines.sources.formats.protobuf_any`.
 * ``repeated`` is a list, a map a struct of those of its keys that are asked for.
 """
 
@@ -24,6 +25,7 @@ from typing import Any
 import pyarrow as pa
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
+from pipelines.sources.formats.protobuf_any import Types, any_message
 from pipelines.sources.formats.protobuf_values import OPEN, open_message, plain
 from transforms.definitions import EventSource
 from transforms.places import EACH, Path
@@ -32,6 +34,9 @@ __all__ = ["Column", "Want", "columns_of", "everything", "wanted"]
 
 Get = Callable[[Any], Any]
 """A message -> the value of one of its fields, None where it is null. A text of proto2 may be no UTF-8: bytes, or UnicodeDecodeError."""
+Made = tuple[pa.DataType, Get | None, Get | None]
+"""A type of Arrow, what makes its values (None: they are that already), and of values that may be of another kind what makes them as they
+are (None: none may)."""
 
 _INT64 = 2**63 - 1
 _KINDS = {
@@ -64,13 +69,17 @@ class Want:
 
 @dataclass(frozen=True)
 class Column:
-    """One column of the rows: how to read it from a message, and its type in Arrow. ``get`` of a column with parts of a Struct may raise
-    OtherKind; ``whatever`` gives what is there."""
+    """One column of the rows: how to read it from a message, and its type in Arrow. Where ``whatever`` is given ``get`` may raise
+    OtherKind, and Refused; ``whatever`` gives what is there."""
 
     name: str
     type: pa.DataType
     get: Get
     whatever: Get | None = None
+
+    def loosely(self, message: Any) -> Any:
+        """The value as a record of its own has it, of whatever kind it is."""
+        return pa.array([self.get(message)], self.type).to_pylist()[0] if self.whatever is None else self.whatever(message)
 
 
 def wanted(source: EventSource) -> dict[str, Want]:
@@ -97,20 +106,11 @@ def _step(want: Want, path: Path) -> Want:
     return want
 
 
-def columns_of(message: Descriptor, asked: Mapping[str, Want]) -> list[Column]:
-    """The columns for the fields that a message has; names that it does not have are left out."""
+def columns_of(message: Descriptor, asked: Mapping[str, Want], types: Types | None = None) -> list[Column]:
+    """The columns for the fields that a message has; names that it does not have are left out. ``types``: what may be packed; None: packed
+    messages are not looked into."""
     found = ((of, want) for name, want in asked.items() if (of := message.fields_by_name.get(name)) is not None)
-    return [Column(of.name, *_field(of, want), _whatever(of)) for of, want in found]
-
-
-def _whatever(of: FieldDescriptor) -> Get | None:
-    """Of a field whose message is JSON inside: all that it holds."""
-    if of.message_type is None or of.message_type.full_name not in OPEN:
-        return None
-    read, name = attrgetter(of.name), of.name
-    if _repeated(of):
-        return lambda message: [plain(value) for value in read(message)]
-    return lambda message: plain(read(message)) if message.HasField(name) else None
+    return [Column(of.name, *_field(of, want, types)) for of, want in found]
 
 
 def everything(message: Descriptor, depth: int = 4, most: int = 2_000) -> dict[str, Want]:
@@ -135,88 +135,109 @@ def _everything(message: Descriptor, depth: int, left: list[int]) -> dict[str, W
     return out
 
 
-def _field(of: FieldDescriptor, want: Want) -> tuple[pa.DataType, Get]:
-    read, name = attrgetter(of.name), of.name
+def _field(of: FieldDescriptor, want: Want, types: Types | None) -> tuple[pa.DataType, Get, Get | None]:
     if of.message_type is not None and of.message_type.GetOptions().map_entry:
-        return _map(of, want)
-    kind, convert = _value(of, want.items or Want() if _repeated(of) else want)
+        return _map(of, want, types)
+    kind, convert, whatever = _value(of, want.items or Want() if _repeated(of) else want, types)
+    kind = pa.list_(kind) if _repeated(of) else kind
+    return kind, _reading(of, convert), None if whatever is None else _reading(of, whatever)
+
+
+def _reading(of: FieldDescriptor, convert: Get | None) -> Get:
+    """What reads a field of a message."""
+    read, name = attrgetter(of.name), of.name
     if _repeated(of):
         if convert is None:
-            return pa.list_(kind), lambda message: list(read(message))
+            return lambda message: list(read(message))
         each = convert
-        return pa.list_(kind), lambda message: [each(value) for value in read(message)]
+        return lambda message: [each(value) for value in read(message)]
     if of.has_presence and not (of.message_type is None and of.has_default_value):
         if convert is None:
-            return kind, lambda message: read(message) if message.HasField(name) else None
+            return lambda message: read(message) if message.HasField(name) else None
         made = convert
-        return kind, lambda message: made(read(message)) if message.HasField(name) else None
+        return lambda message: made(read(message)) if message.HasField(name) else None
     if convert is None:
-        return kind, read
-    plain = convert
-    return kind, lambda message: plain(read(message))
+        return read
+    plainly = convert
+    return lambda message: plainly(read(message))
 
 
 def _repeated(of: FieldDescriptor) -> bool:
     return bool(getattr(of, "is_repeated", None) if hasattr(of, "is_repeated") else of.label == FieldDescriptor.LABEL_REPEATED)
 
 
-def _value(of: FieldDescriptor, want: Want) -> tuple[pa.DataType, Get | None]:
-    """The type of a field's one value, and what makes it of what the message holds; None: it is that."""
+def _value(of: FieldDescriptor, want: Want, types: Types | None) -> Made:
+    """What is made of a field's one value."""
     if of.enum_type is not None:
         if want.dtype == "int64":
-            return pa.int64(), None
+            return pa.int64(), None, None
         names = {value.number: value.name for value in of.enum_type.values}
-        return pa.string(), lambda number: names.get(number) or str(number)
+        return pa.string(), lambda number: names.get(number) or str(number), None
     if of.message_type is not None:
-        return _message(of.message_type, want)
+        return _message(of.message_type, want, types)
     if of.type == FieldDescriptor.TYPE_STRING:
-        return pa.string(), None
+        return pa.string(), None, None
     if of.type == FieldDescriptor.TYPE_BYTES:
-        return pa.binary(), None
-    return _KINDS[of.cpp_type], None
+        return pa.binary(), None, None
+    return _KINDS[of.cpp_type], None, None
 
 
-def _message(of: Descriptor, want: Want) -> tuple[pa.DataType, Get]:
+def _message(of: Descriptor, want: Want, types: Types | None) -> Made:
     if of.full_name in _WRAPPERS:
-        kind, convert = _value(of.fields_by_name["value"], want)
-        return kind, (lambda message: message.value) if convert is None else (lambda message: convert(message.value))
+        kind, convert, _ = _value(of.fields_by_name["value"], want, types)
+        return kind, (lambda message: message.value) if convert is None else (lambda message: convert(message.value)), None
     if of.full_name == "google.protobuf.Timestamp" and not want.parts:
-        return pa.timestamp("us", "UTC"), lambda message: _fits(message.seconds * 1_000_000 + message.nanos // 1000)
+        return pa.timestamp("us", "UTC"), lambda message: _fits(message.seconds * 1_000_000 + message.nanos // 1000), None
     if of.full_name == "google.protobuf.Duration" and not want.parts:
         if want.dtype == "float64":
-            return pa.float64(), lambda message: message.seconds + message.nanos / 1e9
-        return pa.int64(), lambda message: _fits(message.seconds * 1_000_000 + message.nanos // 1000)
+            return pa.float64(), lambda message: message.seconds + message.nanos / 1e9, None
+        return pa.int64(), lambda message: _fits(message.seconds * 1_000_000 + message.nanos // 1000), None
     if of.full_name == "google.type.Date" and not want.parts:
-        return pa.date32(), _date
+        return pa.date32(), _date, None
     if of.full_name in OPEN:
-        return open_message(of.full_name, want) or (_OPAQUE, lambda message: {})
-    columns = columns_of(of, want.parts)
+        return *(open_message(of.full_name, want) or (_OPAQUE, lambda message: {})), plain
+    if of.full_name == "google.protobuf.Any" and types is not None and want.parts:
+        own = columns_of(of, want.parts)
+        return any_message(own, want.parts, types, lambda o, w: columns_of(o, w, types), lambda o, w: _message(o, w, types))
+    columns = columns_of(of, want.parts, types)
     if not columns:
-        return _OPAQUE, lambda message: {}
+        return _OPAQUE, lambda message: {}, None
     parts = [(column.name, column.get) for column in columns]
-    return pa.struct([pa.field(c.name, c.type) for c in columns]), lambda message: {name: get(message) for name, get in parts}
+    loose = any(column.whatever is not None for column in columns)
+    return (
+        pa.struct([pa.field(c.name, c.type) for c in columns]),
+        lambda message: {name: get(message) for name, get in parts},
+        (lambda message: {c.name: c.loosely(message) for c in columns}) if loose else None,
+    )
 
 
-def _map(of: FieldDescriptor, want: Want) -> tuple[pa.DataType, Get]:
+def _map(of: FieldDescriptor, want: Want, types: Types | None) -> tuple[pa.DataType, Get, Get | None]:
     """Of a map, the keys that are asked for."""
     read, entry = attrgetter(of.name), of.message_type
     value, keyed = entry.fields_by_name["value"], entry.fields_by_name["key"]
-    found: list[tuple[str, Any, pa.DataType, Get | None]] = []
+    found: list[tuple[str, Any, Made]] = []
     for text, part in want.parts.items():
         key = _key(keyed, text)
         if key is not None:
-            found.append((text, key, *_value(value, part)))
+            found.append((text, key, _value(value, part, types)))
     if not found:
-        return _OPAQUE, lambda message: {}
+        return _OPAQUE, lambda message: {}, None
 
-    def get(message: Any) -> dict[str, Any]:
-        pairs, out = read(message), dict[str, Any]()
-        for text, key, _, convert in found:
-            if key in pairs:  # to ask a map of messages for a key that it lacks would add it
-                out[text] = pairs[key] if convert is None else convert(pairs[key])
-        return out
+    def reading(loosely: bool) -> Get:
+        def get(message: Any) -> dict[str, Any]:
+            pairs, out = read(message), dict[str, Any]()
+            for text, key, (kind, convert, whatever) in found:
+                if key in pairs:  # to ask a map of messages for a key that it lacks would add it
+                    made = pairs[key] if convert is None or (loosely and whatever is not None) else convert(pairs[key])
+                    if loosely:
+                        made = pa.array([made], kind).to_pylist()[0] if whatever is None else whatever(pairs[key])
+                    out[text] = made
+            return out
 
-    return pa.struct([pa.field(text, kind) for text, _, kind, _ in found]), get
+        return get
+
+    loose = any(whatever is not None for _, _, (_, _, whatever) in found)
+    return pa.struct([pa.field(text, kind) for text, _, (kind, _, _) in found]), reading(False), reading(True) if loose else None
 
 
 def _key(of: FieldDescriptor, text: str) -> Any:

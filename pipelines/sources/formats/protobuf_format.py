@@ -29,6 +29,7 @@ from pipelines.sources.formats.verdicts import merged, refusals
 from transforms.contract import Checked, Now, check, check_records
 from transforms.definitions import EventSource
 from transforms.errors import ConfigError
+from transforms.json_payload import Refused
 from transforms.origin import Origin
 from transforms.reasons import INVALID_UTF8, MALFORMED, UNKNOWN_SCHEMA
 from transforms.rules import now_of
@@ -85,7 +86,7 @@ class ProtobufFormat(RecordFormat):
         else:
             key = f"kafka.format_options.{source.name}.descriptor"
             self._file = from_file(kafka.repository / self.options.descriptor, key)
-            self._plain = self._reader(self._of_file(self._file))
+            self._plain = self._reader(self._of_file(self._file), self._file)
 
     def _of_file(self, file: MessageTypes) -> Any:
         """The message of the descriptor file. Raises ConfigError."""
@@ -100,8 +101,10 @@ class ProtobufFormat(RecordFormat):
             raise ConfigError(f"{key}: {name!r} is not in {self.options.descriptor}; it has {', '.join(own[:20]) or 'none'}")
         return found
 
-    def _reader(self, message: Any) -> _Reader:
-        columns = columns_of(message, self._wanted) or [Column("", pa.null(), lambda message: None)]  # rows without fields are rows too
+    def _reader(self, message: Any, types: MessageTypes) -> _Reader:
+        columns = columns_of(message, self._wanted, types) or [
+            Column("", pa.null(), lambda message: None)
+        ]  # rows without fields are rows too
         return _Reader(message.full_name, message_class(message), columns)
 
     def decode(self, payloads: pa.Array, now_us: Now, max_future_us: int, origin: Origin | None = None) -> Checked:
@@ -182,7 +185,7 @@ class ProtobufFormat(RecordFormat):
         else:
             try:
                 message = types.at(_indexes(head))
-                made = self._reader(message)
+                made = self._reader(message, types)
                 if self.options.message not in (None, message.full_name):
                     made = f"schema {number}: a record of {message.full_name}, not of {self.options.message}"
             except UnusableSchema as error:
@@ -247,17 +250,22 @@ def _read(
                 refused[row] = MALFORMED, f"not a message of {reader.name}: its bytes are none, or a text in it is not UTF-8"
         try:
             batches.append(_batch(reader, messages))
-        except (*_NO_TEXT, OtherKind):  # proto2 does not look at its texts when it reads
+        except (*_NO_TEXT, OtherKind, Refused):  # proto2 does not look at its texts when it reads
             kept = []
             begin = len(good) - len(messages)
             for row, message in zip(good[begin:], messages, strict=True):
                 try:
                     batches.append(_batch(reader, [message]))
                     kept.append(row)
-                except OtherKind:
-                    odd[row] = _record(reader, message)
-                except _NO_TEXT:
-                    refused[row] = INVALID_UTF8, f"a text of the message {reader.name} is not valid UTF-8"
+                except (*_NO_TEXT, OtherKind, Refused) as error:
+                    try:
+                        if not isinstance(error, OtherKind):
+                            raise
+                        odd[row] = {c.name: c.loosely(message) for c in reader.columns}
+                    except Refused as why:
+                        refused[row] = why.reason, why.detail
+                    except _NO_TEXT:
+                        refused[row] = INVALID_UTF8, f"a text of the message {reader.name} is not valid UTF-8"
             good[begin:] = kept
     table = pa.Table.from_batches(batches, reader.schema).combine_chunks()
     found = table.to_batches()
@@ -267,12 +275,6 @@ def _read(
 def _batch(reader: _Reader, messages: list[Any]) -> pa.RecordBatch:
     arrays = [pa.array(list(map(column.get, messages)), column.type) for column in reader.columns]
     return pa.RecordBatch.from_arrays(arrays, schema=reader.schema)
-
-
-def _record(reader: _Reader, message: Any) -> dict[str, Any]:
-    """A message as a record of its own."""
-    of = reader.columns
-    return {c.name: pa.array([c.get(message)], c.type).to_pylist()[0] if c.whatever is None else c.whatever(message) for c in of}
 
 
 def _header_end(value: bytes) -> int:

@@ -5,6 +5,8 @@ descriptors, which Protobuf's own library checks and reads by, each schema in a 
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +44,18 @@ class UnusableSchema(Exception):
 
 
 class MessageTypes:
-    """The messages of one file, and of what it imports."""
+    """The messages of one file, of what it imports, and of what else came with it."""
 
-    def __init__(self, pool: descriptor_pool.DescriptorPool, file: FileDescriptor) -> None:
-        self.pool, self.file = pool, file
+    def __init__(self, pool: descriptor_pool.DescriptorPool, file: FileDescriptor, files: list[FileDescriptor]) -> None:
+        self.pool, self.file, self.files = pool, file, files
+
+    def messages(self) -> Iterator[Descriptor]:
+        """All of the files that came, those within others too."""
+        left = [m for file in self.files for m in file.message_types_by_name.values()]
+        while left:
+            found = left.pop(0)
+            left += found.nested_types
+            yield found
 
     def at(self, indexes: tuple[int, ...]) -> Descriptor:
         """The message that a record's header names: the first index is of the file's messages, each next one of those within. Raises
@@ -148,27 +158,33 @@ def _types(top: str, files: dict[str, bytes]) -> MessageTypes:
             parsed[name].name = name  # as others import it
         return parsed[name]
 
-    left = [top]
-    while left:
-        name = left[-1]
-        if done.get(name):
+    def add(top: str) -> None:
+        left = [top]
+        while left:
+            name = left[-1]
+            if done.get(name):
+                left.pop()
+                continue
+            missing = [other for other in load(name).dependency if not done.get(other)]
+            if missing:
+                if any(other in done for other in missing):
+                    raise UnusableSchema("its imports go in a circle")
+                done[name] = False
+                left += missing
+                continue
+            try:
+                pool.AddSerializedFile(parsed[name].SerializeToString())
+                pool.FindFileByName(name)
+            except (TypeError, KeyError) as error:
+                raise UnusableSchema(f"it is no valid Protobuf schema: {_short(error)}") from None
+            done[name] = True
             left.pop()
-            continue
-        missing = [other for other in load(name).dependency if not done.get(other)]
-        if missing:
-            if any(other in done for other in missing):
-                raise UnusableSchema("its imports go in a circle")
-            done[name] = False
-            left += missing
-            continue
-        try:
-            pool.AddSerializedFile(parsed[name].SerializeToString())
-            pool.FindFileByName(name)
-        except (TypeError, KeyError) as error:
-            raise UnusableSchema(f"it is no valid Protobuf schema: {_short(error)}") from None
-        done[name] = True
-        left.pop()
-    return MessageTypes(pool, pool.FindFileByName(top))
+
+    add(top)
+    for other in (*files, *_GIVEN):  # what may be packed into an Any need not be imported
+        with suppress(UnusableSchema):
+            add(other)
+    return MessageTypes(pool, pool.FindFileByName(top), [pool.FindFileByName(name) for name in files if done.get(name)])
 
 
 def _short(error: Exception) -> str:

@@ -1,0 +1,191 @@
+"""``google.protobuf.Any``: fields of what is packed, by the types of the same schema; what is packed of no known type is said."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pipelines.project.config import KafkaSettings
+from pipelines.sources.formats.record_format import RecordFormat, record_format
+from tests.protobuf_types import classes, descriptor_set, file_of
+from tests.schema_registry import schema_registry
+from tests.unit.test_protobuf import NOW, framed
+from transforms.contract import Checked, check_json
+from transforms.definitions import Decimal, EventSource, Field, col
+
+AT = NOW - 1_000_000
+# As in a real set, nothing that is packed is imported by what packs it.
+PACKED = file_of(
+    "shop/packed.proto",
+    {
+        "Order": {
+            "id": "int64",
+            "amount": "string",
+            "buyer": ".shop.Order.Buyer",
+            "sent": ".google.protobuf.Timestamp",
+            "more": ".shop.Order",
+        },
+        "Order.Buyer": {"name": "string"},
+        "Refund": {"id": "string", "amount": "string", "why": "repeated string", "attrs": ".google.protobuf.Struct"},
+        "Ping": {},
+    },
+    imports=("google/protobuf/timestamp.proto", "google/protobuf/struct.proto"),
+)
+OUTER = file_of(
+    "shop/outer.proto",
+    {
+        "Event": {"event_id": "string", "at": "int64", "payload": ".google.protobuf.Any", "extras": "repeated .google.protobuf.Any"},
+    },
+    imports=("google/protobuf/any.proto",),
+)  # fmt: skip
+MADE = classes(PACKED, OUTER)
+FIELDS = [
+    Field("event_id", "string", required=True),
+    Field("type", "string", path=["payload", "@type"]),
+    Field("url", "string", path="payload.type_url"),
+    Field("order", "int64", path=["payload", "shop.Order", "id"]),
+    Field("buyer", "string", path=["payload", "shop.Order", "buyer", "name"]),
+    Field("sent", "timestamp", path=["payload", "shop.Order", "sent"]),
+    Field("refund", "string", path=["payload", "shop.Refund", "id"]),
+    Field("why", "list<string>", path=["payload", "shop.Refund", "why"]),
+    Field("colour", "string", path=["payload", "shop.Refund", "attrs", "colour"]),
+    Field("moment", "timestamp", path=["payload", "google.protobuf.Timestamp"]),
+    Field("first", "int64", path=["extras", 0, "shop.Order", "id"]),
+]
+ANYHOW = [
+    Field("event_id", "string", required=True),
+    Field("cents", "int64", path="payload.amount", parse=Decimal(2)),
+    Field("id", "string", path="payload.id"),
+    Field("inner", "string", path="payload.more.buyer.name"),
+    Field("colour", "string", path="payload.attrs.colour"),
+]
+
+
+def source(fields: list[Field], **more: Any) -> EventSource:
+    return EventSource(name="things", fields=fields, event_time="at", tie_breaker="event_id", topic="things", **more)
+
+
+@pytest.fixture(params=["descriptor", "registry"])
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    """What makes the reader of a source."""
+    if request.param == "descriptor":
+        (tmp_path / "shop.desc").write_bytes(descriptor_set(PACKED, OUTER))
+        settings = KafkaSettings(formats={"things": "protobuf"}, format_options={"things": {"descriptor": "shop.desc"}})
+        settings.within(tmp_path)
+        yield lambda of: record_format(of, settings)
+        return
+    with schema_registry() as running:
+        text = [base64.b64encode(file.SerializeToString()).decode() for file in (PACKED, OUTER)]
+        running.register("packed", text[0], "PROTOBUF")
+        reference = {"name": PACKED.name, "subject": "packed", "version": 1}
+        running.register("things-value", text[1], "PROTOBUF", [reference])
+        yield lambda of: record_format(of, KafkaSettings(schema_registry=running.url, formats={"things": "protobuf"}))
+
+
+def event(n: int, packed: Any = None, url: str = "type.googleapis.com/", **more: Any) -> bytes:
+    made = MADE["shop.Event"](event_id=f"e{n}", at=AT)
+    if packed is not None:
+        made.payload.type_url, made.payload.value = url + packed.DESCRIPTOR.full_name, packed.SerializeToString()
+    for name, value in more.items():
+        setattr(made.payload, name, value)
+    return framed(2, made.SerializeToString())
+
+
+def judged(form: RecordFormat, payloads: list[bytes]) -> Checked:
+    """The verdicts, which are those of each record alone."""
+    found = form.decode(pa.array(payloads, pa.binary()), NOW, 0)
+    alone = [form.decode(pa.array([p], pa.binary()), NOW, 0) for p in payloads]
+    assert found.reasons.to_pylist() == [a.reasons[0].as_py() for a in alone]
+    assert found.details.to_pylist() == [a.details[0].as_py() for a in alone]
+    assert found.valid.to_pylist() == [row for a in alone for row in a.valid.to_pylist()]
+    return found
+
+
+def order(n: int, **more: Any) -> Any:
+    made = MADE["shop.Order"](id=n, amount="12.50", **more)
+    made.buyer.name = f"b{n}"
+    made.sent.seconds = 1_700_000_000
+    return made
+
+
+def refund(n: int, **attrs: Any) -> Any:
+    made = MADE["shop.Refund"](id=f"r{n}", amount="7", why=["late"])
+    made.attrs.update(attrs)
+    return made
+
+
+def test_fields_of_the_type_that_is_named(opened: Any) -> None:
+    moment = MADE["shop.Order"]().sent
+    moment.seconds = 1_600_000_000
+    payloads = [
+        event(0, order(5)),
+        event(1, refund(6, colour="red")),
+        event(2),
+        event(3, MADE["shop.Ping"](), url="x.y/"),
+        event(4, moment),
+    ]
+    found = judged(opened(source(FIELDS)), payloads)
+    assert found.reasons.null_count == 5
+    rows = [{k: v for k, v in row.items() if v is not None and k not in ("event_id", "at", "type")} for row in found.valid.to_pylist()]
+    urls = [row.pop("url", None) for row in rows]
+    at = "type.googleapis.com/"
+    assert urls == [at + "shop.Order", at + "shop.Refund", None, "x.y/shop.Ping", at + "google.protobuf.Timestamp"]
+    assert (rows[0]["order"], rows[0]["buyer"], rows[0]["sent"].timestamp()) == (5, "b5", 1_700_000_000) and "refund" not in rows[0]
+    assert rows[1] == {"refund": "r6", "why": ["late"], "colour": "red"}
+    assert rows[4]["moment"].timestamp() == 1_600_000_000 and not rows[2] and not rows[3]
+    assert found.valid.column("url").to_pylist() == found.valid.column("type").to_pylist()
+
+
+def test_a_type_that_is_not_known_is_not_the_one_that_is_named(opened: Any) -> None:
+    """So events of foreign types may be passed over by ``where``, and are no dead letters."""
+    of = source(FIELDS, where=col("type") == "type.googleapis.com/shop.Order")
+    payloads = [event(0, order(1)), event(1, type_url="type.googleapis.com/other.Thing", value=b"\xff"), event(2, refund(2))]
+    found = judged(opened(of), payloads)
+    assert found.reasons.null_count == 3 and found.valid.column("order").to_pylist() == [1] and found.passed_over == 2
+
+
+def test_fields_of_whatever_is_packed(opened: Any) -> None:
+    outer = order(3)
+    outer.more.buyer.name = "inside"
+    payloads = [event(0, outer), event(1, refund(4, colour="red")), event(2, MADE["shop.Ping"]()), event(3), event(4, refund(5, colour=7))]
+    found = judged(opened(source(ANYHOW)), payloads)
+    assert found.reasons.to_pylist() == ["wrong_type", None, None, None, "wrong_type"]
+    assert found.details.to_pylist()[::4] == ["id=3 is no string", "colour=7 is no string"]
+    rows = [[row[name] for name in ("cents", "id", "inner", "colour")] for row in found.valid.to_pylist()]
+    assert rows == [[700, "r4", None, "red"], [None] * 4, [None] * 4]
+    without = source([f for f in ANYHOW if f.name != "id"])
+    assert judged(opened(without), payloads[:1]).valid.to_pylist()[0]["inner"] == "inside"
+
+
+def test_what_cannot_be_read_is_told(opened: Any) -> None:
+    unknown, broken = event(0, type_url="type.googleapis.com/other.Thing"), event(1, type_url="a/shop.Order", value=b"\xff\xff")
+    found = judged(opened(source(ANYHOW)), [unknown, event(2, refund(1)), broken])
+    assert found.reasons.to_pylist() == ["unknown_schema", None, "malformed"]
+    assert found.details[0].as_py() == "a google.protobuf.Any packs a other.Thing, which none of the schema's files has"
+    assert found.details[2].as_py() == "a google.protobuf.Any packs no shop.Order, as its type_url says: its bytes are none"
+
+
+def test_lists_of_packed_messages(opened: Any) -> None:
+    made = MADE["shop.Event"](event_id="e", at=AT)
+    for packed in (order(1), refund(2), order(3)):
+        made.extras.add(type_url=f"t/{packed.DESCRIPTOR.full_name}", value=packed.SerializeToString())
+    path = ["extras", "[]", "shop.Order", "id"]
+    each = source([Field("event_id", "string", required=True), Field("order", "int64", path=path)], explode="extras")
+    found = judged(opened(each), [framed(2, made.SerializeToString())])
+    assert found.valid.column("order").to_pylist() == [1, None, 3]
+
+
+def test_json_inside_of_nested_messages_is_judged_as_json(opened: Any) -> None:
+    """A value of another kind, however deep its message lies, is judged by itself."""
+    fields = [Field("event_id", "string", required=True), Field("size", "string", path=["payload", "shop.Refund", "attrs", "size"])]
+    found = judged(opened(source(fields)), [event(0, refund(1, size=3)), event(1, refund(1, size="3"))])
+    record = json.dumps({"event_id": "e0", "at": AT, "size": 3}).encode()
+    plain = EventSource("s", [fields[0], Field("size", "string")], event_time="at", tie_breaker="event_id")
+    assert found.details.to_pylist() == [check_json([record], plain, NOW, 0).details[0].as_py(), None]
+    assert found.valid.column("size").to_pylist() == ["3"]
