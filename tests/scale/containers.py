@@ -22,11 +22,12 @@ import pytest
 from pipelines.lake.processes import free_ports
 from transforms.locks import lock
 
-__all__ = ["ROOT", "SCALE", "Container", "build", "container", "megabytes", "podman"]
+__all__ = ["ROOT", "SCALE", "Container", "build", "container", "megabytes", "podman", "service_base"]
 
 ROOT = Path(__file__).resolve().parents[2]
 SCALE = ROOT / ".cache" / "scale"
 BASES = {"BASE": ("slim", "ca-certificates,python3"), "BUILD_BASE": ("build", "ca-certificates,g++,python3,python3-dev,python3-venv")}
+SERVICES = ("services", "ca-certificates,default-jre-headless,prometheus,prometheus-alertmanager,valkey-server,valkey-tools")
 # How this machine reaches packages: a build sees these files, no image holds them.
 SHARED = (
     *map(Path, ("/etc/pip.conf", "/etc/ssl/certs/ca-certificates.crt", "/etc/uv")),
@@ -58,9 +59,8 @@ def podman(*words: str | Path, timeout: float = 600) -> str:
     return _run("podman", *words, timeout=timeout)
 
 
-def _base(name: str) -> str:
-    """The image that stands for BASE or BUILD_BASE, made on first use."""
-    folder, packages = BASES[name]
+def _base(folder: str, packages: str) -> str:
+    """An image of a root folder with these packages, made on first use."""
     root, image = SCALE / folder, f"localhost/tandem-base:{folder}"
     SCALE.mkdir(parents=True, exist_ok=True)
     with lock(SCALE / ".lock"):
@@ -73,13 +73,19 @@ def _base(name: str) -> str:
     return image
 
 
+def service_base() -> str:
+    """The image with the programs of others that docker/compose.yaml starts."""
+    _needed()
+    return _base(*SERVICES)
+
+
 def build(target: str) -> str:
     """The image of a target of docker/Dockerfile, built from this checkout; anew each time: keeping every step costs more than it saves."""
     _needed()
     image = f"localhost/tandem-{target}:test"
     if os.environ.get("TANDEM_SCALE_KEEP") and not subprocess.run(["podman", "image", "exists", image]).returncode:
         return image  # for who works on the tests and not on the image
-    bases = [word for name in BASES for word in ("--build-arg", f"{name}={_base(name)}")]
+    bases = [word for name in BASES for word in ("--build-arg", f"{name}={_base(*BASES[name])}")]
     shared = [word for path in SHARED if path.exists() for word in ("--volume", f"{path}:{path}:ro")]
     options = ["--format", "docker", "--network", "host", "--quiet", "--target", target, "--tag", image]
     _run("nice", "buildah", "bud", *options, *bases, *shared, "--file", "docker/Dockerfile", ".")

@@ -122,8 +122,8 @@ from docker.types import Mount
 from kfp import local
 root, repo, start, end = sys.argv[1:]
 mounts = [Mount("/repo", repo, "bind", read_only=True), Mount("/repo/data", repo + "/data", "bind")]
-# What a component names as its command replaces an image's entry point in Kubernetes, and follows it in Docker.
-runner = local.DockerRunner(entrypoint=[], mounts=mounts, read_only=True, tmpfs={"/tmp": "rw,exec,mode=1777"}, cap_drop=["ALL"])
+# What a component names as its command replaces an image's entry point in Kubernetes, and follows it in Docker: env runs what follows it.
+runner = local.DockerRunner(entrypoint=["env"], mounts=mounts, read_only=True, tmpfs={"/tmp": "rw,exec,mode=1777"}, cap_drop=["ALL"])
 local.init(runner=runner, pipeline_root=root)
 from pipeline import pipeline
 pipeline(start=start, end=end)
