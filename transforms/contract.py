@@ -205,16 +205,20 @@ def _check_json_mapped(payloads: pa.Array, source: EventSource, now_us: Now, max
     parts = []
     done = np.zeros(len(payloads), bool)
     for rows, batch in read_columns(payloads, schema, MAX_DEPTH) if schema is not None else ():
-        own = batch.column(batch.schema.get_field_index(EVENT_MARK)).is_null()
-        rows, batch = rows[own.to_numpy(zero_copy_only=False)], batch.filter(own)
+        marks = batch.column(batch.schema.get_field_index(EVENT_MARK))
+        if marks.null_count < len(marks):
+            own = marks.is_null()
+            rows, batch = rows[own.to_numpy(zero_copy_only=False)], batch.filter(own)
         nows, beside = now_of(now_us, rows), None if origin is None else origin.take(rows)
         judged = judge_events(source, read_rows(batch, source, beside), nows, max_future_us)
         good = ~is_valid(judged.reasons)
         done[rows[good]] = True
-        keep, place = pa.array(good), np.cumsum(good) - 1
+        if not good.all():
+            place = np.cumsum(good) - 1
+            records = None if judged.records is None else place[judged.records]
+            judged = replace(judged, times=judged.times.filter(pa.array(good)), records=records)
         none = pa.nulls(int(good.sum()), pa.string())
-        records = None if judged.records is None else place[judged.records]
-        parts.append((rows[good], replace(judged, reasons=none, details=none, times=judged.times.filter(keep), records=records)))
+        parts.append((rows[good], replace(judged, reasons=none, details=none)))
     rest = np.flatnonzero(~done)
     if len(rest) or not parts:
         nows, beside = now_of(now_us, rest), None if origin is None else origin.take(rest)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from transforms.json_flat import braced, keys_of_each
+from transforms.json_flat import BLOCK, MAX_PAYLOAD_BYTES, braced, keys_of_each
 
 __all__ = ["Shapes", "shapes_of", "whole"]
 
@@ -25,6 +25,7 @@ many marks."""
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
+Words = npt.NDArray[np.uint64]
 
 _PAST = b" " * (MOST_BYTES + 8)
 """Stands behind the bytes of all payloads, so that a key can be looked for at each place of them, by eight bytes at once."""
@@ -109,25 +110,24 @@ def shapes_of(payloads: pa.Array, depth: int) -> Shapes:
     found, common, others = np.zeros(n, bool), 0, np.zeros(n, np.int64)
     if n == 0 or payloads.buffers()[2] is None:
         return Shapes(found, common, others)
+    if (keys := _same_in_all(payloads, depth)) is not None:
+        return Shapes(~found, keys, others)
     joined, places, ends_whole = _joined(payloads)
     text, at = np.frombuffer(joined, np.uint8), _places(joined, _MARK_BYTES)
-    size, uneven = divmod(len(at), n)
-    if size and not uneven and ends_whole.all() and (at[::size] == places[:-1]).all() and (at[size - 1 :: size] == places[1:] - 1).all():
-        first, sizes = np.arange(0, len(at), size), np.full(n, size)  # as many marks in each
-    else:
-        first = np.searchsorted(at, places)
-        first, sizes = first[:-1], np.diff(first)
+    first = np.searchsorted(at, places)
+    first, sizes = first[:-1], np.diff(first)
     left = np.flatnonzero(ends_whole & (sizes <= MOST_MARKS))
     for _ in range(MOST_SHAPES):
         size = int(np.bincount(sizes[left]).argmax()) if len(left) else 0  # the most frequent one
         some = left[sizes[left] == size]
         if len(some) < max(LEAST_ALIKE, n // ONE_IN):
             break
-        keys, alike = _alike(text, at.reshape(n, size) if len(some) == n else at[first[some][:, None] + np.arange(size)])
-        same = some[alike]
+        marks = at[first[some][:, None] + np.arange(size)]
+        shape = _Shape(text, marks[0])
+        same = some[shape.of(text, marks)]
         if len(same) and whole(payloads.slice(int(some[0]), 1), depth)[0]:
             found[same] = True
-            common += keys
+            common += shape.keys
         others[same] = others[some[0]] = -1  # looked at
         left = left[others[left] == 0]
     others[:] = 0
@@ -139,27 +139,65 @@ def shapes_of(payloads: pa.Array, depth: int) -> Shapes:
     return Shapes(found, common, others)
 
 
-def _alike(text: Bytes, marks: Ints) -> tuple[int, Bools]:
-    """Of M payloads with marks at these places (int64 [M, K]), which are of the first one's shape, and how many keys that has.
-    ``text`` ends in :data:`_PAST`."""
-    words: npt.NDArray[np.uint64] = np.ndarray((len(text) - 7,), "<u8", text, strides=(1,))  # the eight bytes from each place on
-    kinds, keys = text[marks], 0
-    all_same = kinds.tobytes() == kinds[0].tobytes() * len(kinds)
-    same: Bools = np.ones(len(kinds), bool) if all_same else (kinds == kinds[0]).all(axis=1)
-    quotes = np.flatnonzero(kinds[0] == ord('"'))
-    for opening, closing in zip(quotes[::2].tolist(), quotes[1::2].tolist(), strict=False):
-        starts, ends = marks[:, opening] + 1, marks[:, closing] + 1
-        size = int(ends[0] - starts[0]) + 1  # with the quote and what follows
-        if text[ends[0]] != ord(":"):
-            follows = text[ends]
-            same &= (follows == ord(",")) | (follows == ord("}")) | (follows == ord("]"))
-            continue
-        keys += 1
-        if size > MOST_BYTES:
-            return 0, np.zeros(len(kinds), bool)
-        for at in range(0, size, 8):
-            found = words[starts + at]
-            if size - at < 8:
-                found &= np.uint64((1 << 8 * (size - at)) - 1)
-            same &= found == found[0]
-    return keys, same
+def _same_in_all(payloads: pa.Array, depth: int) -> int | None:
+    """How many keys a payload has, where all are of the first one's shape, which is :func:`whole`; else None."""
+    _, ends, data = payloads.buffers()
+    offsets = np.frombuffer(ends, np.int32)[payloads.offset : payloads.offset + len(payloads) + 1].astype(np.int64)
+    n, size = len(payloads), int(offsets[-1] - offsets[0])
+    if payloads.null_count or size > n * MAX_PAYLOAD_BYTES or not whole(payloads.slice(0, 1), depth)[0]:
+        return None
+    shape, given = None, memoryview(data)
+    step = max(1, BLOCK * n // size)
+    for begin in range(0, n, step):
+        places = offsets[begin : begin + step + 1] - offsets[begin]
+        joined = b"".join((given[offsets[begin] : offsets[begin] + places[-1]], _PAST))
+        text, at = np.frombuffer(joined, np.uint8), _places(joined, _MARK_BYTES)
+        if shape is None:
+            shape = _Shape(text, at[: np.searchsorted(at, places[1])])
+        rows = len(places) - 1
+        if len(at) != rows * shape.size or not shape.size:
+            return None
+        marks = at.reshape(rows, shape.size)
+        if (marks[:, 0] != places[:-1]).any() or (marks[:, -1] + 1 != places[1:]).any() or not shape.of(text, marks).all():
+            return None
+    return None if shape is None else shape.keys
+
+
+class _Shape:
+    """What the first payload of some is like. ``size``: its marks; ``keys``: how many it has. Texts end in :data:`_PAST`."""
+
+    def __init__(self, text: Bytes, marks: Ints) -> None:
+        self.size, self.kinds = len(marks), text[marks]
+        quotes = np.flatnonzero(self.kinds == ord('"'))
+        pairs = list(zip(quotes[::2].tolist(), quotes[1::2].tolist(), strict=False))
+        named = [(o, c) for o, c in pairs if text[marks[c] + 1] == ord(":")]
+        self.keys = len(named)
+        self.values = np.array([c for _, c in pairs if text[marks[c] + 1] != ord(":")], np.int64)
+        words = [text[marks[o] + 1 : marks[c] + 2].tobytes() for o, c in named]  # with the quote and what follows
+        self.usual = len(marks) <= MOST_MARKS and all(len(w) <= MOST_BYTES for w in words)
+        self.parts: list[tuple[int, Ints, Words, Words]] = []
+        """Eight bytes of keys, from the one given on: the marks before them, what they are, and which of them count."""
+        for at in range(0, max(map(len, words), default=0) if self.usual else 0, 8):
+            some = [(o, w[at : at + 8]) for (o, _), w in zip(named, words, strict=True) if len(w) > at]
+            found, masks = (
+                np.array([int.from_bytes(w, "little") for w in part], np.uint64)
+                for part in ([w for _, w in some], [b"\xff" * len(w) for _, w in some])
+            )
+            self.parts.append((at, np.array([o for o, _ in some]), found, masks))
+
+    def of(self, text: Bytes, marks: Ints) -> Bools:
+        """Which of M payloads with marks at these places (int64 [M, K]) are so."""
+        m = len(marks)
+        if not self.usual:
+            return np.zeros(m, bool)
+        kinds = text[marks]
+        same = np.ones(m, bool) if kinds.tobytes() == self.kinds.tobytes() * m else (kinds == self.kinds).all(axis=1)
+        words: Words = np.ndarray((len(text) - 7,), "<u8", text, strides=(1,))  # the eight bytes from each place on
+        for at, before, expected, masks in self.parts:
+            found = words[marks[:, before] + (1 + at)]
+            found &= masks
+            if not (alike := found == expected).all():
+                same &= alike.all(axis=1)
+        follows = text[marks[:, self.values] + 1]
+        ended = (follows == ord(",")) | (follows == ord("}")) | (follows == ord("]"))
+        return same if ended.all() else same & ended.all(axis=1)
