@@ -81,7 +81,7 @@ def _unlisted(cache: Cache, heads: Mapping[str, ObjectHead]) -> Iterator[Thing]:
     listed = {key for tree in heads for key in trees.keys(cache, tree)}
     for top in (*trees.TOPS, "work"):
         for head in cache.store.list(f"{top}/"):
-            if head.key not in listed:
+            if head.key not in listed and (top == "work" or trees.of_a_tree(head.key)):
                 yield StoreThing(UNLISTED, head.key, head.modified, cache=cache, files=(head,))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,11 +19,12 @@ from serving.object_store.base import ObjectHead, Versioned
 from serving.object_store.cache import Cache
 from transforms.errors import DataError
 
-__all__ = ["TOPS", "TreeFile", "fetch", "heads", "keys", "names", "publish", "read_file", "remove", "size", "sweep"]
+__all__ = ["TOPS", "TreeFile", "fetch", "heads", "keys", "names", "of_a_tree", "publish", "read_file", "remove", "size", "sweep"]
 
 
 TOPS = ("offline", "graphs", "models", "training", "runs", "verify", "monitor")
 """Where trees are; no others are fetched, whatever the store lists."""
+_FILE = re.compile(r"[0-9a-f]{16}-")
 
 
 class TreeFile(TypedDict):
@@ -40,6 +42,11 @@ def _list_key(tree: str) -> str:
 def _file_key(tree: str, file: TreeFile) -> str:
     folder, _, name = f"{tree}/{file['path']}".rpartition("/")
     return f"{folder}/{file['sha256'][:16]}-{name}"
+
+
+def of_a_tree(key: str) -> bool:
+    """Whether a key is one that a tree's files have, listed or not; others in the same folders are objects of their own."""
+    return _FILE.match(key.rpartition("/")[2]) is not None
 
 
 def _sha256(path: Path) -> str:

@@ -241,6 +241,9 @@ def lake(see: See) -> Any:
             shared.publish(data, folder)
         ids.append(run.id)
     apply_graph(data, "g", "2" * 64)
+    put(data / "graphs" / "g" / "definitions" / f"{'d' * 64}.json")
+    shared.send_file(data, data / "graphs" / "g" / "definitions" / f"{'d' * 64}.json")  # what graphs are made of: in no list
+    network(data).put(KILLED, b"of a writer that was killed")
     change(data / "models" / "m", "promote", lambda before: (2, None), NOW)
     for day in ("2024-01-01", "2030-01-01"):
         put(data / "requests" / f"date={day}" / "r.parquet")
@@ -256,6 +259,7 @@ def put(path: Path, text: str = "x") -> None:
     path.write_text(text)
 
 
+KILLED = f"offline/g/run=killed/date=2024-01-01/{'0' * 16}-p.parquet"
 LATER = datetime(2029, 6, 1, tzinfo=UTC)
 TAKEN = {
     "requests/date=2024-01-01",
@@ -263,6 +267,7 @@ TAKEN = {
     "set1",
     "m/1",
     "stream/main/rows/g/a.parquet",
+    KILLED,
 }
 
 
