@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+from contextlib import ExitStack
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -40,30 +41,32 @@ def run_demo(repo: Repo, start: datetime, end: datetime, as_json: bool, days: in
     manifest = workflow.batch(repo, start, end, steps)
     workflow.apply(repo, manifest["id"], steps)
     workflow.materialize(repo, start, end, steps)
-    begin = start + timedelta(days=repo.settings.demo.warm_up_days)
-    trained = workflow.train(repo, begin, end, steps)
-    if trained.pushed is None:
-        steps.say(f"not blessed, so not pushed; the version before stays, if there is one: {'; '.join(trained.pipeline.reasons)}")
-    if not layout.model(repo.data, trained.model).is_dir():
-        raise TandemError(
-            f"model {trained.model!r} has no blessed version to serve; give it more data (--start, --end) or other thresholds"
-        )
-    answer, millis = ask(repo, trained.model, end, steps) if not days else (None, None)
-    summary: dict[str, Any] = {
-        "run": manifest["id"],
-        "events": manifest["events"],
-        "rejected": manifest["rejected"],
-        "rows": manifest["rows"],
-        "training_run": trained.run,
-        "version": trained.version,
-        "scores": trained.report.to_dict(),
-    }
-    if not as_json:
-        _show_batch(manifest, trained)
-    if days:
-        summary["live"] = live.run_live(repo, manifest["id"], trained.model, end, days, steps, as_json)
-    else:
-        summary |= {"answer": answer, "milliseconds": millis}
+    with ExitStack() as started:
+        ahead = started.enter_context(live.Ahead(repo, manifest["id"], steps)) if days else None
+        begin = start + timedelta(days=repo.settings.demo.warm_up_days)
+        trained = workflow.train(repo, begin, end, steps)
+        if trained.pushed is None:
+            steps.say(f"not blessed, so not pushed; the version before stays, if there is one: {'; '.join(trained.pipeline.reasons)}")
+        if not layout.model(repo.data, trained.model).is_dir():
+            raise TandemError(
+                f"model {trained.model!r} has no blessed version to serve; give it more data (--start, --end) or other thresholds"
+            )
+        answer, millis = ask(repo, trained.model, end, steps) if not days else (None, None)
+        summary: dict[str, Any] = {
+            "run": manifest["id"],
+            "events": manifest["events"],
+            "rejected": manifest["rejected"],
+            "rows": manifest["rows"],
+            "training_run": trained.run,
+            "version": trained.version,
+            "scores": trained.report.to_dict(),
+        }
+        if not as_json:
+            _show_batch(manifest, trained)
+        if ahead is not None:
+            summary["live"] = live.run_live(repo, ahead, trained.model, end, days, steps, as_json)
+        else:
+            summary |= {"answer": answer, "milliseconds": millis}
     summary["seconds"] = round(time.monotonic() - steps.begun, 1)
     if as_json:
         typer.echo(json.dumps(summary, indent=2, default=str))

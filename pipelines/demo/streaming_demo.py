@@ -23,7 +23,7 @@ from pipelines.reports.terminal import Steps, results
 from transforms.errors import TandemError
 from transforms.instants import micros_of
 
-__all__ = ["run_live", "server", "start_over", "why_not"]
+__all__ = ["Ahead", "run_live", "server", "start_over", "why_not"]
 
 NAME = "demo"
 SPEED = 7200
@@ -69,31 +69,71 @@ def start_over(repo: Repo, steps: Steps) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def run_live(repo: Repo, run_id: str, model: str, end: datetime, days: int, steps: Steps, as_json: bool) -> dict[str, Any]:
+class Ahead:
+    """Kafka and the stream, started in a thread while the caller trains: neither needs the model, and a training leaves a core to them.
+
+    Entered once the run's graphs are applied and its rows are in the online store. Left, however that comes, the stream has ended, and the
+    broker, too, unless it ran before.
+    """
+
+    def __init__(self, repo: Repo, run_id: str, steps: Steps) -> None:
+        self._repo, self._run_id, self._steps = repo, run_id, steps
+        self._ended = ExitStack()
+        self._stream: _Child | None = None
+        self._error: BaseException | None = None
+        self._left = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="starts the stream", daemon=True)
+
+    def __enter__(self) -> Ahead:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._left.set()
+        self._thread.join()  # a broker that is about to run is ended by what its start left to end
+        self._ended.close()
+
+    def _run(self) -> None:
+        repo = self._repo
+        try:
+            self._ended.enter_context(_broker(repo, self._steps))
+            layout.replay_clock(repo.data).unlink(missing_ok=True)  # of an earlier replay: the server is not to start there
+            _topics(repo)
+            if not self._left.is_set():
+                order = ("--name", NAME, "--from-run", self._run_id, "--anew", "--shards", "1")
+                self._stream = self._ended.enter_context(_child(repo, "stream", *order, environment=PACE))
+        except BaseException as error:
+            self._error = error
+
+    def stream(self) -> _Child:
+        """The stream's process, once it is started; whether it reads yet is for :func:`_wait` to find out. Raises what went wrong."""
+        with self._steps.doing("starting Kafka"):
+            self._thread.join()
+        if self._error is not None:
+            raise self._error
+        assert self._stream is not None
+        return self._stream
+
+
+def run_live(repo: Repo, ahead: Ahead, model: str, end: datetime, days: int, steps: Steps, as_json: bool) -> dict[str, Any]:
     """Stream the ``days`` from ``end`` on, ask ``model`` meanwhile, and prove that stream and batch agree; returns what was seen.
 
-    Everything that it starts ends with it, also after an error or Ctrl-C; a broker that ran before goes on.
+    Everything that it starts ends with it, also after an error or Ctrl-C.
     """
-    until = end + timedelta(days=days)
-    questions = past_requests(repo, model, end, until)
-    with _broker(repo, steps):
-        seen = _streamed(repo, run_id, model, questions, (end, until), steps)
-        return {**seen, "parity": _verified(repo, steps, as_json)}
+    questions = past_requests(repo, model, end, end + timedelta(days=days))
+    seen = _streamed(repo, ahead.stream(), model, questions, (end, end + timedelta(days=days)), steps)
+    return {**seen, "parity": _verified(repo, steps, as_json)}
 
 
 def _streamed(
-    repo: Repo, run_id: str, model: str, questions: list[Question], days: tuple[datetime, datetime], steps: Steps
+    repo: Repo, stream: _Child, model: str, questions: list[Question], days: tuple[datetime, datetime], steps: Steps
 ) -> dict[str, Any]:
-    """The stream from its start to its stop, with the server and the replay beside it."""
+    """The stream until its stop, with the server and the replay beside it."""
     from pipelines.streaming.stream_control import stop_stream
 
     clock = layout.replay_clock(repo.data)
-    clock.unlink(missing_ok=True)  # of an earlier replay: the server is not to start there
-    _topics(repo)
     with ExitStack() as started:
-        order = ("--name", NAME, "--from-run", run_id, "--anew", "--shards", "1")
-        stream = started.enter_context(_child(repo, "stream", *order, environment=PACE))
-        with steps.doing("starting the stream and the server"):
+        with steps.doing("starting the server, and the stream if it is not there yet"):
             address = started.enter_context(server(repo, days[0], "--clock", str(clock)))
             _wait(stream, lambda: _reads(repo), "the stream did not start", 300)
         steps.say(f"the stream goes on from the end of the batch run; the server answers on {address}")
@@ -214,8 +254,7 @@ def _broker(repo: Repo, steps: Steps) -> Iterator[None]:
     from pipelines.services import local
 
     ran = local.status(repo.data)["kafka"]["state"] == "running"
-    with steps.doing("starting Kafka"):
-        local.up(repo.data, say=steps.say)
+    local.up(repo.data, say=steps.say)
     try:
         yield
     finally:
