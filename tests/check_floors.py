@@ -76,6 +76,7 @@ FLOOR1 = tuple(
         "preprocessing",
         "graph_columns",
         "graph_plan",
+        "graph_row",
         "plan",
     )
 )
@@ -115,6 +116,7 @@ ROOMS = (
     Room("transforms.graph", (*FLOOR0, *FLOOR1), (*ARROW, *TENSORFLOW)),
     Room("transforms.graph_columns", ("transforms.errors", "transforms.tensors"), ARROW),
     Room("transforms.graph_plan", ("transforms.graph_columns", "transforms.plan"), ARROW),
+    Room("transforms.graph_row", ("transforms.graph_columns",), ARROW),
     Room("transforms.plan", ("transforms.tensors",), (*ARROW, "tensorflow")),
     Room("transforms.tensors", (), (*ARROW, "tensorflow")),
     Room("transforms.preprocessing", FLOOR0, ("tensorflow",)),

@@ -39,6 +39,7 @@ from transforms.errors import GraphError
 from transforms.fingerprint import model_hashes, sha
 from transforms.graph_columns import LANES, GraphColumn, input_width, to_arrow, with_width
 from transforms.graph_plan import checked_plan
+from transforms.graph_row import RowReader
 from transforms.plain_paths import plain_path
 from transforms.tensorflow_settings import settle_tensorflow
 from transforms.tensors import tensors_of
@@ -117,6 +118,8 @@ class TransformGraph:
         self._columns: list[GraphColumn] = []
         self._function: Any = None
         self._plan: Plan | None = None
+        self._row: RowReader | None = None
+        self._fixed: list[int] = []
         self.plan_problem = "it has no outputs"
         """Why small batches go through TensorFlow; empty where they go through a plan of numpy calls."""
         if model is not None:
@@ -172,6 +175,8 @@ class TransformGraph:
         if missing:
             raise GraphError(f"the graph reads {', '.join(missing)}, which its input schema lacks; add the columns")
         self._columns = [GraphColumn(self.input_schema.field(name), self._specs[name], tf) for name in sorted(self._specs)]
+        self._row = RowReader(self._columns)
+        self._fixed = self._row.fixed
         width = sum(3 if c.sparse else 1 for c in self._columns)
         arguments = [tf.TensorSpec(t.shape, t.dtype) for t in function.inputs[:width]]
         parts: dict[str, int] = {}
@@ -216,11 +221,13 @@ class TransformGraph:
 
         The rows past ``batch.num_rows`` are padding. Needs one row at least.
         """
-        arrays = self._arrays(batch)
+        plan = self._plan if batch.num_rows <= PLANNED else None
+        row = self._row.read(batch) if plan is not None and self._row is not None and batch.num_rows == 1 else None
+        arrays, alike = (self._arrays(batch), None) if row is None else row
         found: list[np.ndarray[Any, Any]] | None = None
-        if self._plan is not None and batch.num_rows <= PLANNED:
+        if plan is not None:
             with suppress(Exception):  # TensorFlow is asked, and says what is wrong with the batch
-                found = self._plan.run(arrays)
+                found = plan.run(arrays, alike, self._fixed)
         try:
             flat = iter(self._called(arrays) if found is None else found)
         except Exception as error:
@@ -241,7 +248,7 @@ class TransformGraph:
             return pa.RecordBatch.from_arrays([pa.array([], f.type) for f in schema], schema=schema)
         parts = []
         for start in range(0, n, CHUNK):
-            part = batch.slice(start, CHUNK)
+            part = batch.slice(start, CHUNK) if n > CHUNK else batch
             out = self.raw(part)
             parts.append([to_arrow(f.name, out[f.name], part.num_rows, f.type) for f in schema])
         columns = parts[0] if len(parts) == 1 else [pa.concat_arrays(list(c)) for c in zip(*parts, strict=True)]

@@ -11,13 +11,17 @@ import pyarrow as pa
 
 from transforms.errors import GraphError
 
-__all__ = ["LANES", "GraphColumn", "input_width", "tensor_values", "to_arrow", "with_width"]
+__all__ = [
+    "LANES", "GraphColumn", "every_row", "input_width", "nothing_of", "shape_of", "tensor_values", "to_arrow", "with_width",
+]  # fmt: skip
 
 Array = npt.NDArray[Any]
 LANES = 16
 """Rows and values are padded to a multiple of this: no SIMD packet of float32 is wider on any CPU."""
 _WIDTH = b"width"
 _NO_PLACES = np.zeros((0, 2), np.int64)
+_PLAIN = {kind.id: np.dtype(kind.to_pandas_dtype()) for kind in (pa.float32(), pa.int64())}
+"""Types whose arrays are Arrow's buffers as they are."""
 _KEPT = 64
 """Batches of up to so many rows use indices that are made once."""
 
@@ -58,7 +62,7 @@ class GraphColumn:
         self.sparse = isinstance(spec, tf.SparseTensorSpec)
         self.rank = 2 if self.sparse else len(spec.shape)
         self.width = input_width(field)
-        self._nothing = tensor_values(pa.array([], field.type.value_type if self.is_list else field.type))
+        self._nothing = nothing_of(field.type.value_type if self.is_list else field.type)
         want = {tf.float32: "float32", tf.int64: "int64", tf.string: "string"}.get(spec.dtype)
         inner = field.type.value_type if self.is_list else field.type
         have = "float32" if pa.types.is_floating(inner) else "string" if pa.types.is_string(inner) else "int64"
@@ -85,9 +89,9 @@ class GraphColumn:
             where = np.repeat(np.arange(n), lengths)
             place = np.arange(len(where)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         elif not column.null_count:
-            return [_every_row(n), _padded(column, -n % LANES), _shape(rows, 1)]
+            return [every_row(n), _padded(column, -n % LANES), shape_of(rows, 1)]
         elif column.null_count == n:  # the one row of a request about an entity without events: no Arrow function is asked
-            return [_NO_PLACES, self._nothing, _shape(rows, 1)]
+            return [_NO_PLACES, self._nothing, shape_of(rows, 1)]
         else:
             flat = column.drop_null()
             where = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
@@ -96,7 +100,12 @@ class GraphColumn:
         if pad:
             where = np.concatenate([where, np.arange(n, n + pad)])
             place = np.concatenate([place, np.zeros(pad, np.int64)])
-        return [np.stack([where, place], axis=1), _padded(flat, pad), _shape(rows, width)]
+        return [np.stack([where, place], axis=1), _padded(flat, pad), shape_of(rows, width)]
+
+
+def nothing_of(kind: pa.DataType) -> Array:
+    """No values of an Arrow type, as a graph sees them."""
+    return tensor_values(pa.array([], kind))
 
 
 def _padded(values: pa.Array, pad: int) -> Array:
@@ -111,11 +120,13 @@ def _padded(values: pa.Array, pad: int) -> Array:
 
 
 @lru_cache(4096)
-def _shape(rows: int, width: int) -> Array:
+def shape_of(rows: int, width: int) -> Array:
+    """A dense shape. Shared: do not write to it."""
     return np.array([rows, width], np.int64)
 
 
-def _every_row(n: int) -> Array:
+def every_row(n: int) -> Array:
+    """The indices of a column of ``n`` rows without nulls, and of its padding. Shared: do not write to them."""
     return _kept_rows(n) if n <= _KEPT else _rows(n)
 
 
@@ -138,7 +149,7 @@ def to_arrow(name: str, parts: list[np.ndarray[Any, Any]], n: int, kind: pa.Data
             return _typed(name, data.reshape(n), kind)
         offsets = np.arange(n + 1, dtype=np.int32) * np.int32(data.shape[1])
         return pa.ListArray.from_arrays(offsets, _typed(name, data.reshape(-1), kind.value_type))
-    if not wide and parts[0] is _every_row(n):
+    if not wide and parts[0] is every_row(n):
         return _typed(name, parts[1][:n], kind)
     rows, places, data = parts[0][:, 0], parts[0][:, 1], parts[1]
     keep = rows < n
@@ -159,6 +170,8 @@ def to_arrow(name: str, parts: list[np.ndarray[Any, Any]], n: int, kind: pa.Data
 
 def _typed(name: str, data: np.ndarray[Any, Any], kind: pa.DataType, null: np.ndarray[Any, Any] | None = None) -> pa.Array:
     if not pa.types.is_string(kind):
+        if null is None and data.dtype == _PLAIN.get(kind.id) and data.flags.c_contiguous:
+            return pa.Array.from_buffers(kind, len(data), [None, pa.py_buffer(data)])
         return pa.array(data, kind, mask=null)
     try:
         return pa.array(data, pa.binary(), mask=null).cast(pa.string())

@@ -146,6 +146,10 @@ def held(kind: str, name: str, x: Any, y: Any) -> None:
         function, plan = made(kind, name, rewrites)
         expected = [out.numpy() for out in function(tf().constant(x), tf().constant(y))]
         why.append(plan.first_difference([x, y], expected))
+        if not why[-1]:  # so do the programs for inputs of this shape, made of other values before, and for this very y
+            very = tuple(y.tolist()) if y.dtype == object else y.tobytes()
+            for alike, fixed in ((len(x), ()), (very, (1,)), (very, (1,))):
+                assert plan.first_difference([x, y], expected, alike, fixed) == ""
     assert "" in why, why
 
 
@@ -224,6 +228,35 @@ def test_a_vocabulary_with_unknown_words() -> None:
         assert plan.first_difference([x], [function(t.constant(x)).numpy()]) == ""
 
     any_values()
+
+
+def test_what_follows_from_shapes_is_computed_once_and_kernels_are_remembered() -> None:
+    t = tf()
+
+    def run(x: Any, y: Any) -> list[Any]:
+        scaled = t.where(t.cast(t.zeros_like(x) + 2.0, t.bool), (x - 3.0) / 2.0, x)
+        return [t.tanh(t.math.log1p(scaled)), t.reshape(scaled, t.shape(y)), t.boolean_mask(x, x > 0), t.zeros_like(y), t.pow(x, y)]
+
+    spec = t.TensorSpec([None], t.float32)
+    function = t.function(run, input_signature=[spec, spec], autograph=False).get_concrete_function()
+    plan = compiled(function)
+    random = np.random.default_rng(4)
+    for _ in range(20):
+        x, y = fractions(16, random), fractions(16, random)
+        expected = [out.numpy() for out in function(t.constant(x), t.constant(y))]
+        for _ in range(2):
+            assert plan.first_difference([x, y], expected, alike=16) == plan.first_difference([x, y], expected) == ""
+    few, many = ([step[0] for step in program.steps] for program in (plan._settled[16], plan._whole))
+    assert len(few) < 0.7 * len(many)
+
+
+def test_a_plan_that_has_seen_many_kinds_of_inputs_keeps_no_more() -> None:
+    t = tf()
+    plan = compiled(t.function(lambda x: x + 1.0, input_signature=[t.TensorSpec([None], t.float32)]).get_concrete_function())
+    for n in range(300):
+        x = np.full(1 + n, n, np.float32)
+        assert plan.first_difference([x], [x + 1], alike=n) == ""
+    assert len(plan._settled) == 256
 
 
 def test_variables_are_read_and_calls_are_looked_into() -> None:

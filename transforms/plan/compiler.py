@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from transforms.plan.flush import Flushed, can_flush
-from transforms.plan.kernels import WORD_KERNELS, kernel, word_kernel
+from transforms.plan.kernels import WORD_KERNELS, as_tensor, kernel, word_kernel
 from transforms.plan.nodes import Node, Ref, UnsupportedError, flattened
 from transforms.plan.places import OPERATIONS
-from transforms.tensors import number_tensor
+from transforms.plan.settled import TO_ARRAY, TO_TENSOR, Step, remembering, settled
 
 __all__ = ["Plan", "compiled"]
 
@@ -23,16 +23,38 @@ MOST_WORDS = 1_000_000
 _PRODUCTS = ("MatMul", "BatchMatMul", "BatchMatMulV2", "Conv1D", "Conv2D")
 _SAMPLE_ROWS = 16
 _KNOWN = 200
+_MOST_SETTLED = 256
+"""Of how many kinds of inputs a plan keeps a program: of rows, which of their values are null."""
+
+
+class _Program:
+    """Steps over slots of their own: ``slots`` as a run begins, which slot takes which input, and which slots hold the outputs."""
+
+    def __init__(self, steps: Sequence[Step], slots: list[Any], inputs: Sequence[tuple[int, int]], outputs: Sequence[int]) -> None:
+        self.steps = tuple((s.function, itemgetter(*s.inputs), len(s.inputs) > 1, s.output) for s in steps)
+        self.slots, self.inputs, self.outputs = slots, tuple(inputs), tuple(outputs)
+
+    def run(self, arrays: Sequence[Array]) -> list[Any]:
+        """The slots after the run."""
+        slots = self.slots.copy()
+        for place, i in self.inputs:
+            slots[place] = arrays[i]
+        with Flushed(), np.errstate(all="ignore"):
+            for function, arguments, several, output in self.steps:
+                given = arguments(slots)
+                slots[output] = function(*given) if several else function(given)
+        return slots
 
 
 class Plan:
-    """A function of arrays that gives what a concrete function gives. Keeps no state: safe to call from many threads."""
+    """A function of arrays that gives what a concrete function gives. What it keeps follows from its inputs' shapes alone: safe to call
+    from many threads."""
 
-    def __init__(self, steps: Sequence[_Step], slots: list[Any], inputs: Sequence[int], outputs: Sequence[int]) -> None:
-        self._steps = tuple((s.function, itemgetter(*s.inputs), len(s.inputs) > 1, s.output) for s in steps)
-        self._slots = slots
-        self._inputs = tuple(inputs)
-        self._outputs = tuple(outputs)
+    def __init__(self, steps: Sequence[Step], slots: list[Any], inputs: Sequence[int], outputs: Sequence[int]) -> None:
+        self._steps = tuple(steps)
+        self._whole = _Program(steps, slots, [(place, i) for i, place in enumerate(inputs)], outputs)
+        self._settled: dict[Hashable, _Program] = {}
+        self._memory: dict[int, Callable[..., Any]] = {}
         self.known_fractions: list[float] = []
         self.known_words: list[bytes] = []
         """Constants and words of the function: samples are taken from them."""
@@ -42,24 +64,44 @@ class Plan:
         """How many calls of numpy or of TensorFlow's kernels one run takes."""
         return len(self._steps)
 
-    def run(self, arrays: Sequence[Array]) -> list[Array]:
+    def run(self, arrays: Sequence[Array], alike: Hashable = None, fixed: Sequence[int] = ()) -> list[Array]:
         """The function's flat outputs for its flat inputs: arrays of the dtypes and shapes that it takes; strings as objects (bytes).
 
+        All runs that are given the same ``alike`` (not None) have inputs of the same shapes, and the same values in the inputs at the
+        positions ``fixed``: what follows from these is computed once, and what kernels gave is remembered. For few rows. Outputs may share
+        memory with inputs and with those of other runs: do not write to them.
         Raises whatever a step raises over arguments that the function itself would fail on; ask TensorFlow then, it says why.
         """
-        slots = self._slots.copy()
-        for place, array in zip(self._inputs, arrays, strict=True):
-            slots[place] = array
-        with Flushed(), np.errstate(all="ignore"):
-            for function, arguments, several, output in self._steps:
-                given = arguments(slots)
-                slots[output] = function(*given) if several else function(given)
-        return [np.asarray(slots[place]) for place in self._outputs]
+        program = self._whole if alike is None else self._settled.get(alike) or self._settle(arrays, alike, fixed)
+        slots = program.run(arrays)
+        return [np.asarray(slots[place]) for place in program.outputs]
 
-    def first_difference(self, arrays: Sequence[Array], expected: Sequence[Array]) -> str:
-        """How what it gives differs from what the function gave for the same arrays, in dtype, shape or a bit; empty where nothing does."""
+    def _settle(self, arrays: Sequence[Array], alike: Hashable, fixed: Sequence[int]) -> _Program:
+        """The program for these shapes; once there are many, the one for all."""
+        whole = self._whole
+        if len(self._settled) >= _MOST_SETTLED:
+            return whole
+        slots = whole.run(arrays)
+        places = [place for place, _ in whole.inputs]
+        steps, same, known = settled(self._steps, whole.slots, slots, [places[i] for i in fixed], places)
+        kept = [value if place in known else None for place, value in enumerate(slots)]
+        steps, too = remembering(steps, kept, known, self._memory)
+        outputs = [same.get(place, place) for place in whole.outputs]
+        outputs = [too.get(place, place) for place in outputs]
+        used = _used(steps, outputs)
+        needed = {place for step in used for place in step.inputs} | set(outputs)
+        kept = [value if place in needed else None for place, value in enumerate(kept)]
+        inputs = [(place, i) for place, i in whole.inputs if place in needed and place not in known]
+        program = self._settled[alike] = _Program(used, kept, inputs, outputs)
+        return program
+
+    def first_difference(
+        self, arrays: Sequence[Array], expected: Sequence[Array], alike: Hashable = None, fixed: Sequence[int] = ()
+    ) -> str:
+        """How what it gives differs from what the function gave for the same arrays, in dtype, shape or a bit; empty where nothing does.
+        ``alike`` and ``fixed`` are those of :meth:`run`."""
         try:
-            found = self.run(arrays)
+            found = self.run(arrays, alike, fixed)
         except Exception as error:
             return f"it fails where TensorFlow does not: {type(error).__name__} {error}"
         for i, (mine, theirs) in enumerate(zip(found, expected, strict=True)):
@@ -78,11 +120,14 @@ def _bits(values: Array) -> Array:
     return values.view(f"u{values.dtype.itemsize}") if values.dtype.kind == "f" else values
 
 
-class _Step:
-    def __init__(self, function: Callable[..., Any], inputs: Sequence[int], output: int) -> None:
-        self.function = function
-        self.inputs = inputs
-        self.output = output
+def _used(steps: Sequence[Step], outputs: Sequence[int]) -> list[Step]:
+    """Those that the slots ``outputs`` need."""
+    used, needed = [], set(outputs)
+    for step in reversed(steps):
+        if step.output in needed:
+            used.append(step)
+            needed.update(step.inputs)
+    return used[::-1]
 
 
 REWRITES: tuple[frozenset[str], ...] = (frozenset({"literals"}), frozenset({"literals", "roots"}), frozenset())
@@ -111,7 +156,7 @@ class _Compiler:
         self.captured = captured
         self.slots: list[Any] = []
         self.constant: list[bool] = []
-        self.steps: list[_Step] = []
+        self.steps: list[Step] = []
         self.arrays: dict[Ref, int] = {}
         self.tensors: dict[Ref, int] = {}
         self.known: dict[Any, Ref] = {}
@@ -134,12 +179,7 @@ class _Compiler:
 
     def _planned(self, inputs: Sequence[int], outputs: Sequence[int]) -> Plan:
         """What the slots ``outputs`` need."""
-        used, needed = [], set(outputs)
-        for step in reversed(self.steps):
-            if step.output in needed:
-                used.append(step)
-                needed.update(step.inputs)
-        plan = Plan(used[::-1], self.slots, inputs, outputs)
+        plan = Plan(_used(self.steps, outputs), self.slots, inputs, outputs)
         for value in self.slots:
             if isinstance(value, dict):
                 plan.known_words += [word for word in list(value)[:_KNOWN] if isinstance(word, bytes)]
@@ -164,7 +204,7 @@ class _Compiler:
         given = [r for r in taken if not self.constant[self._array(r)]]
         samples = self._planned(places, [self._array(r) for r in given]).run([_sample(spec) for spec in specs])
         signature = [tf.TensorSpec([None, *s.shape[1:]] if s.ndim else [], s.dtype) for s in samples]
-        fixed = {r: _as_tensor(self.slots[self._array(r)]) for r in taken if r not in given and self.nodes[r[0]].op != "Const"}
+        fixed = {r: as_tensor(self.slots[self._array(r)]) for r in taken if r not in given and self.nodes[r[0]].op != "Const"}
         kernels = [kernel(node, any_operation=True) for node in nodes]
 
         def run(*tensors: Any) -> list[Any]:
@@ -176,10 +216,10 @@ class _Compiler:
 
         function = tf.function(run, input_signature=signature, autograph=False).get_concrete_function()
         whole = self._slot(None, constant=False)
-        self.steps.append(_Step(_flat_call(function), [self._tensor(r) for r in given], whole))
+        self.steps.append(Step(_flat_call(function), tuple(self._tensor(r) for r in given), whole, "several"))
         for i, ref in enumerate(outputs):
             place = self.tensors[ref] = self._slot(None, constant=False)
-            self.steps.append(_Step(itemgetter(i), [whole], place))
+            self.steps.append(Step(itemgetter(i), (whole,), place, "one of several"))
 
     def _slot(self, value: Any, constant: bool) -> int:
         self.slots.append(value)
@@ -237,7 +277,7 @@ class _Compiler:
         if not inputs:
             raise UnsupportedError(f"{node.op} of nothing")
         place = kind[node.number, 0] = self._slot(None, constant=False)
-        self.steps.append(_Step(function, inputs, place))
+        self.steps.append(Step(function, tuple(inputs), place, node.op))
 
     def _division(self, node: Node) -> bool:
         """Whether the division was rewritten."""
@@ -247,8 +287,8 @@ class _Compiler:
             divisor = self.slots[self._array(below)]
             factor = self._slot(divisor.dtype.type(1) / divisor, constant=True)
         elif "roots" in self.rewrites and under.op == "Sqrt":
-            place = self._converted(self._tensor(under.inputs[0]), kernel(Node(-1, "Rsqrt", "", {}, under.inputs)))
-            factor = self._converted(place, lambda t: t.numpy())
+            place = self._converted(self._tensor(under.inputs[0]), kernel(Node(-1, "Rsqrt", "", {}, under.inputs)), "Rsqrt")
+            factor = self._converted(place, _numpy, TO_ARRAY)
         else:
             return False
         self._add(np.multiply, [self._array(above), factor], self.arrays, node)
@@ -268,7 +308,7 @@ class _Compiler:
         ref = self._first(ref)
         if ref not in self.arrays:
             if ref in self.tensors:
-                self.arrays[ref] = self._converted(self.tensors[ref], lambda t: t.numpy())
+                self.arrays[ref] = self._converted(self.tensors[ref], _numpy, TO_ARRAY)
             else:  # one of several outputs
                 whole = self.arrays[self._first((ref[0], 0))]
                 raise UnsupportedError(f"output {ref[1]} of {self.nodes[ref[0]].op} ({whole})")
@@ -277,15 +317,19 @@ class _Compiler:
     def _tensor(self, ref: Ref) -> int:
         ref = self._first(ref)
         if ref not in self.tensors:
-            self.tensors[ref] = self._converted(self._array(ref), _as_tensor)
+            self.tensors[ref] = self._converted(self._array(ref), as_tensor, TO_TENSOR)
         return self.tensors[ref]
 
-    def _converted(self, place: int, convert: Callable[[Any], Any]) -> int:
+    def _converted(self, place: int, convert: Callable[[Any], Any], op: str) -> int:
         if self.constant[place]:
             return self._slot(convert(self.slots[place]), constant=True)
         new = self._slot(None, constant=False)
-        self.steps.append(_Step(convert, [place], new))
+        self.steps.append(Step(convert, (place,), new, op))
         return new
+
+
+def _numpy(tensor: Any) -> Array:
+    return np.asarray(tensor.numpy())
 
 
 def _flat_call(function: Any) -> Callable[..., Any]:
@@ -301,15 +345,6 @@ def _sample(spec: Any) -> Array:
     """An array of zeros (or empty texts) that a function takes for ``spec``."""
     kind = np.dtype(spec.dtype.as_numpy_dtype)
     return np.full([_SAMPLE_ROWS if n is None else n for n in spec.shape], b"" if kind.kind == "O" else 0, kind)
-
-
-def _as_tensor(values: Any) -> Any:
-    values = np.asarray(values)
-    if (values.dtype.kind == "i" and values.dtype != np.int64) or values.dtype.kind == "b":
-        import tensorflow as tf
-
-        return tf.constant(values)
-    return number_tensor(values)
 
 
 def _array_of(message: Any) -> Array:

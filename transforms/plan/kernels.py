@@ -11,14 +11,16 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from transforms.plan.nodes import Node, UnsupportedError
-from transforms.tensors import bytes_tensor
+from transforms.tensors import bytes_tensor, number_tensor
 
-__all__ = ["WORD_KERNELS", "kernel", "word_kernel"]
+__all__ = ["EACH", "WORD_KERNELS", "as_tensor", "kernel", "word_kernel"]
 
 _OF_EACH = """Acos Acosh Asin Asinh Atan Atan2 Atanh Cos Cosh Digamma Elu Erf Erfc Erfinv Exp Expm1 FloorMod Lgamma LeakyRelu Log Log1p Pow
 Reciprocal Relu Relu6 Rint Round Rsqrt Selu Sigmoid Sign Sin Sinh Softplus Softsign Tan Tanh Xdivy Xlogy ClipByValue"""
 _OF_SEVERAL = "AddN BatchMatMulV2 BiasAdd LogSoftmax MatMul Max Mean Min Prod Softmax Sum"
-KERNELS = frozenset([*_OF_EACH.split(), *_OF_SEVERAL.split()])
+EACH = frozenset(_OF_EACH.split())
+"""Operations on each number alone."""
+KERNELS = EACH | frozenset(_OF_SEVERAL.split())
 """Operations on numbers, without state, with one output."""
 WORD_KERNELS = frozenset(
     ["StringToHashBucketFast", "StringToHashBucketStrong", "StaticRegexReplace", "StringLength", "StringLower", "StringUpper"]
@@ -95,3 +97,13 @@ def _value(attribute: Any) -> Any:
     if kind not in ("b", "i", "f", "s", "type"):
         raise UnsupportedError(f"an attribute of kind {kind}")
     return getattr(attribute, kind)
+
+
+def as_tensor(values: Any) -> Any:
+    """An eager tensor of an array of numbers or truth values."""
+    values = np.asarray(values)
+    if (values.dtype.kind == "i" and values.dtype != np.int64) or values.dtype.kind == "b":
+        import tensorflow as tf
+
+        return tf.constant(values)
+    return number_tensor(values)
