@@ -22,7 +22,7 @@ def spine_and_time(db: Any, entity_df: pd.DataFrame | pa.Table | str) -> tuple[p
     """The spine as Arrow and its time column, made ``timestamp[us, UTC]`` (rounded down: equal for the join's purpose)."""
     try:
         spine = db.sql(entity_df).to_arrow_table() if isinstance(entity_df, str) else as_table(entity_df)
-    except (duckdb.Error, pa.ArrowException, TypeError, ValueError) as e:
+    except (duckdb.Error, pa.ArrowException, TypeError, ValueError, OverflowError) as e:
         raise DataError(f"the spine cannot be read: {one_line(e)}; give a DataFrame, an Arrow table or a DuckDB query") from e
     if twice := [name for name, times in Counter(spine.column_names).items() if times > 1]:
         raise DataError(f"the spine has the column {twice[0]!r} more than once; rename one of them")

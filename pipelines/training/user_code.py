@@ -55,7 +55,7 @@ def ask_spine(repo: Path, reference: str, data: Path, start: datetime, end: date
         raise DataError(f"spine {reference!r}: {one_line(error, repo)}") from error
     try:
         return as_table(answer)
-    except (pa.ArrowException, TypeError, ValueError) as error:
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         why = " ".join(str(error).split())[:200]
         raise DataError(f"spine {reference!r}: its answer cannot be read: {why}; return a pyarrow.Table or a DataFrame") from None
 

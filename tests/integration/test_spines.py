@@ -156,6 +156,7 @@ def test_what_is_no_table_or_no_time_is_one_line(repo: Repo) -> None:
     for spine, words in (
         (frame(origin=["JFK"], number=[1]).assign(event_timestamp=["yesterdayish"]), "holds a text that is no time"),
         (frame(origin=["JFK", "a"], number=[1, 2], odd=[1, "x"]), "the spine cannot be read"),
+        (frame(origin=["JFK"], number=[1], odd=pd.Series([2**70], dtype=object)), "the spine cannot be read"),
         (pd.concat([frame(origin=["JFK"], number=[1]), frame(number=[1])], axis=1), "the spine cannot be read"),
     ):
         with pytest.raises(DataError, match=words) as error:

@@ -338,3 +338,41 @@ def test_int96_that_no_int64_holds_is_a_reject(tmp_path: Path, column: str, juli
     got, letters, _ = harvest(tmp_path)
     assert [e["order_id"] for e in got] == ["a"]
     assert [d["reason"] for d in letters] == [reason]
+
+
+BEYOND: dict[str, tuple[dict[str, Any], Any, Any]] = {
+    "an infinite date": ({"type": "int", "logicalType": "date"}, 2**31 - 1, 19_000),
+    "a date of the year 10000": ({"type": "int", "logicalType": "date"}, 2_932_897, 0),
+    "a date before the year 1": ({"type": "int", "logicalType": "date"}, -719_163, 0),
+    "24:00:00": ({"type": "long", "logicalType": "time-micros"}, 86_400_000_000, 0),
+    "24:00:00 in milliseconds": ({"type": "int", "logicalType": "time-millis"}, 86_400_000, 0),
+    "a time before midnight": ({"type": "int", "logicalType": "time-millis"}, -(2**31), 0),
+    "a text for a UUID": ({"type": "string", "logicalType": "uuid"}, "none", "6BA7B810-9DAD-11D1-80B4-00C04FD430C8"),
+}
+
+
+@pytest.mark.parametrize("nullable", [False, True])
+@pytest.mark.parametrize("what", BEYOND)
+def test_one_value_beyond_the_calendar_is_not_the_end_of_an_avro_file(tmp_path: Path, what: str, nullable: bool) -> None:
+    """FAULTS 7, in another format and type: a date that nobody asked for took all events of its file away, as one dead letter."""
+    import fastavro
+
+    kind, odd, plain = BEYOND[what]
+    schema = {
+        "type": "record",
+        "name": "Order",
+        "fields": [
+            {"name": "order_id", "type": "string"},
+            {"name": "at", "type": "long"},
+            {"name": "country", "type": ["null", kind] if nullable and what == "a text for a UUID" else "string"},
+            {"name": "other", "type": ["null", kind] if nullable else kind},
+            {"name": "inner", "type": {"type": "array", "items": kind}},
+        ],
+    }
+    rows = [order(f"o{n}", country=str(plain), other=value, inner=[value]) for n, value in enumerate((plain, odd))]
+    path = put(tmp_path, "a.avro", b"")
+    with open(path, "wb") as out:
+        fastavro.writer(out, fastavro.parse_schema(schema), rows)
+    found, letters, _ = harvest(tmp_path)
+    assert [e["order_id"] for e in found] == ["o0", "o1"] and not letters
+    assert found[0]["country"] == str(plain)  # as it is written: as in a topic

@@ -1,6 +1,6 @@
 """Avro object container files, of any codec: the records by the schema that stands in the file, as Arrow columns.
 
-A file is used whole or not at all. Of timestamps the integers are read, not what fits into a calendar of 9,999 years.
+A file is used whole or not at all. Of times and dates the integers are read, not what fits into a calendar of 9,999 years or a day.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ _PLAIN = {
     "bytes": pa.binary(), "string": pa.string(), "enum": pa.string(), "fixed": pa.binary(),
 }  # fmt: skip
 _UNITS = {"millis": "ms", "micros": "us", "nanos": "ns"}
+_TIMES = ("time-millis", "time-micros")
 _OTHER: dict[str, pa.DataType] = {"date": pa.date32(), "time-millis": pa.time32("ms"), "time-micros": pa.time64("us"), "uuid": pa.string()}
 
 
@@ -127,14 +128,19 @@ def _shape(value: Any) -> Any:
     return {repr(_shape(each)) for each in value} if isinstance(value, list) else type(value)
 
 
-def _untimed(schema: Any) -> Any:
-    """A schema whose timestamps are the integers that they are written as."""
+def _untimed(schema: Any, alone: bool = True) -> Any:
+    """A schema of which Python's calendar reads nothing: timestamps, dates and times of day are the integers that they are written as, as
+    any of them may lie beyond it (24:00:00, a database's infinite date), and one value would end the file; UUIDs are their texts.
+
+    ``alone``: whether null is all that stands beside it in a union. Where more does, the value itself must tell what it is.
+    """
     if isinstance(schema, list):
-        return [_untimed(each) for each in schema]
+        return [_untimed(each, alone=sum(e != "null" for e in schema) < 2) for each in schema]
     if not isinstance(schema, dict):
         return schema
-    timed = str(schema.get("logicalType", "")).removeprefix("local-").startswith("timestamp-")
-    return {key: _untimed(value) for key, value in schema.items() if not (timed and key == "logicalType")}
+    kind, logical = schema.get("type"), str(schema.get("logicalType", "")).removeprefix("local-")
+    plain = logical.startswith("timestamp-") or (kind, logical) == ("string", "uuid") or (alone and logical in ("date", *_TIMES))
+    return {key: _untimed(value) for key, value in schema.items() if not (plain and key == "logicalType")}
 
 
 def _type_of(schema: Any, named: dict[str, pa.DataType | None]) -> pa.DataType | None:
