@@ -151,13 +151,17 @@ def _digest(key: str) -> str:
 
 def _write(path: Path, keys: list[ApiKey]) -> None:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
-        json.dump({"keys": [asdict(key) for key in keys]}, out, indent=1)
-        out.flush()
-        os.fsync(out.fileno())
-    if path.exists():  # a server of another user keeps its right to read it
-        before = path.stat()
-        os.chmod(unfinished, before.st_mode & 0o777)
-        if os.geteuid() == 0:
-            os.chown(unfinished, before.st_uid, before.st_gid)
-    unfinished.replace(path)
+    try:
+        with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
+            json.dump({"keys": [asdict(key) for key in keys]}, out, indent=1)
+            out.flush()
+            os.fsync(out.fileno())
+        if path.exists():  # a server of another user keeps its right to read it
+            before = path.stat()
+            os.chmod(unfinished, before.st_mode & 0o777)
+            if os.geteuid() == 0:
+                os.chown(unfinished, before.st_uid, before.st_gid)
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise

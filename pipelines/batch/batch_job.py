@@ -24,6 +24,7 @@ from pipelines.batch.beam_options import BeamEngine
 from pipelines.batch.beam_transforms import ApplyTransformGraph, ReadEventLog, WindowFeatures
 from pipelines.batch.continued import continued
 from pipelines.batch.job_notes import keep_spans, keep_stats, with_past
+from pipelines.batch.left_behind import left_behind
 from pipelines.batch.run_files import RunFiles, run_files
 from pipelines.batch.run_key import begin_of, declared, run_key, sources_of, superseded
 from pipelines.batch.work_place import WorkPlace
@@ -135,7 +136,10 @@ def run_batch(
                 tiles = before.tiles if before is not None else {}
                 with _in_one_line():
                     _make(repo, run, sources, events, tiles, begin_us, us(start), us(end), graphs, engine, progress)
-            return BatchResult(_publish(repo, run), False)
+            done = _publish(repo, run)
+            for line in left_behind(done, complete, repo.groups):
+                progress(line)
+            return BatchResult(done, False)
 
 
 @contextlib.contextmanager

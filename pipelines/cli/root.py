@@ -15,7 +15,7 @@ from pipelines.cli.extras import require
 from pipelines.cli.log_format import take_log_format
 from pipelines.cli.params import take_params
 from pipelines.project.extensions import Extensions, owner, reason
-from pipelines.project.mistakes import keep_trace, one_line, told
+from pipelines.project.mistakes import kept_trace, of_system, one_line, told
 from pipelines.reports.terminal import screen
 from serving import tracing
 from tandem.quick_imports import quicken_imports
@@ -150,12 +150,14 @@ def main() -> None:
         app()
     except SystemExit as stop:
         code = stop.code
-    except (TandemError, OSError) as error:
+    except TandemError as error:
         code = fail(error)
+    except OSError as error:
+        code = fail(RuntimeError(of_system(error)))
     except KeyboardInterrupt:
         code = fail(RuntimeError("interrupted; run the same command again to complete it"))
     except Exception as error:  # the user's code, or a library that nothing translated
-        code = fail(told(error) or RuntimeError(f"{one_line(error)} (the whole trace: {keep_trace(error)})"))
+        code = fail(told(error) or RuntimeError(f"{one_line(error)} ({kept_trace(error)})"))
     if "tensorflow" in sys.modules:
         # TensorFlow's functions print errors when they are collected while the interpreter goes down; leave before that.
         tracing.finish()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import tempfile
 import traceback
 from pathlib import Path
@@ -10,7 +12,7 @@ from pipelines.lake.provenance import engine_root, masked
 from transforms.errors import TandemError
 from transforms.source_imports import LIBRARIES
 
-__all__ = ["keep_trace", "one_line", "place_of", "told"]
+__all__ = ["kept_trace", "of_system", "one_line", "place_of", "told"]
 
 _OURS = tuple(str(engine_root() / name) for name in ("pipelines", "serving", "transforms", "tandem"))
 
@@ -48,9 +50,21 @@ def told(error: BaseException) -> TandemError | None:
     return cause
 
 
-def keep_trace(error: BaseException) -> Path:
-    """Write the whole trace, without secrets, into a file of its own that only the user can read."""
+def of_system(error: OSError) -> str:
+    """What the system refused, and of a full disk, whose error names no file where a write fails, what to do."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return str(error)
+    where = f"{error.filename}: " if error.filename else ""
+    places = f"the data folder or {os.environ.get('TMPDIR', '/tmp')}"
+    return f"{where}{error.strerror}: make room on the disk that holds {places}, then run the same command again"
+
+
+def kept_trace(error: BaseException) -> str:
+    """Write the whole trace, without secrets, into a file of its own that only the user can read; says where it is, or why there is none."""
     text = "".join(traceback.format_exception(error))
-    with tempfile.NamedTemporaryFile("w", prefix="tandem-trace-", suffix=".txt", delete=False, encoding="utf-8") as file:
-        file.write("\n".join(str(masked(line)) for line in text.splitlines()) + "\n")
-    return Path(file.name)
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="tandem-trace-", suffix=".txt", delete=False, encoding="utf-8") as file:
+            file.write("\n".join(str(masked(line)) for line in text.splitlines()) + "\n")
+    except OSError as full:  # the error of before is what matters
+        return f"its trace could not be kept: {full.strerror or full}"
+    return f"the whole trace: {file.name}"

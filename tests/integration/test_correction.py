@@ -144,6 +144,26 @@ def test_a_run_over_a_part_decides_that_part_alone(world: Orders) -> None:
     assert both(world) == (1, 3, 5.0)
 
 
+def test_what_a_correction_of_a_part_leaves_behind_is_told(world: Orders) -> None:
+    """FAULTS 1: of windows of 24 hours, those behind the corrected hours reach back into them, and are of the run before."""
+    good, wrong = order("o1", "10:02"), order("o2", "12:02", 1_000_000.0)
+    world.log([good, wrong])
+    world.round()
+    world.log([good])
+    noon = datetime(2024, 5, 1, 13, tzinfo=START.tzinfo)
+    before = len(world.steps.lines)
+    world.batch(START, noon)
+    told = [line for line in world.steps.lines[before:] if "still those of" in line]
+    assert [line.partition(":")[0] for line in told] == ["shop_orders", "city_orders"]
+    assert all("after 2024-05-01 13:00" in line and "all.jsonl" in line and "up to 2024-05-02 00:00" in line for line in told)
+    assert world.offline("count_24h", at=noon + timedelta(minutes=10)) == (2,), "the rows behind are as told"
+    before = len(world.steps.lines)
+    world.round()
+    world.batch(START, noon - timedelta(hours=2))
+    assert not [line for line in world.steps.lines[before:] if "still those of" in line], "nothing is left behind"
+    assert world.offline("count_24h", at=noon + timedelta(minutes=10)) == (None,), "its row of 11:06 has expired, and there is no other"
+
+
 def test_a_key_whose_last_rows_are_gone_has_the_one_before_the_range(world: Orders) -> None:
     world.move_to(at("12:30"))
     world.log([order("o1", "10:02"), order("o2", "12:02", 7.0)])
