@@ -1,8 +1,8 @@
 """Rows of older runs that lie behind a corrected range, and whose windows reach back into it.
 
-A run decides the boundaries that it covers. Those right after its end, up to the longest window on, are decided by whichever older run covers
-them: they count the events as that run read them. Where the files are others now, somebody corrected a part of history and left its
-consequences as they were; nothing else would say so, as each row is right by the run that it is of.
+A run decides the boundaries that it covers. Those right after its end, up to the longest window on, are decided by whichever older run
+covers them: they count the events as that run read them. Where the files are others now, somebody corrected a part of history and left
+its consequences as they were; nothing else would say so, as each row is right by the run that it is of.
 """
 
 from __future__ import annotations

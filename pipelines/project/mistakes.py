@@ -60,7 +60,7 @@ def of_system(error: OSError) -> str:
 
 
 def kept_trace(error: BaseException) -> str:
-    """Write the whole trace, without secrets, into a file of its own that only the user can read; says where it is, or why there is none."""
+    """Write the whole trace, without secrets, into a file that only the user can read; says where it is, or why there is none."""
     text = "".join(traceback.format_exception(error))
     try:
         with tempfile.NamedTemporaryFile("w", prefix="tandem-trace-", suffix=".txt", delete=False, encoding="utf-8") as file:
