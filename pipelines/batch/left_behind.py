@@ -21,16 +21,16 @@ __all__ = ["left_behind"]
 
 def left_behind(made: Run, complete: Sequence[Run], groups: Mapping[str, FeatureGroup]) -> list[str]:
     """A line for each group that ``made``, a complete run, leaves such rows of; ``complete``: the runs before it, oldest first."""
-    mine: BatchRecord = made.record
-    end = _range(mine)[1]
-    lines = []
+    mine = made.as_(BatchRecord)
+    end, lines = _range(mine.range)[1], []
+    further = [r.as_(BatchRecord) for r in reversed(complete) if r.id != made.id and _covers(r.head.range, end)]
     for name, group in groups.items():
-        older = next((r for r in reversed(complete) if r.id != made.id and _decides(r.record, name, group, mine, end)), None)
+        older = next((r for r in further if r.fingerprints.get(name) == mine.fingerprints.get(name)), None)
         if older is None:
             continue
-        files = _unlike(older.record, mine, group.source.name, end - group.longest_us, end)
+        files = _unlike(older, mine, group.source.name, end - group.longest_us, end)
         if files:
-            until = min(end + group.longest_us, _range(older.record)[1])
+            until = min(end + group.longest_us, _range(older.range)[1])
             lines.append(
                 f"{name}: its rows after {_text(end)} are still those of {older.id}, whose windows of up to"
                 f" {duration_name(timedelta(microseconds=group.longest_us))} count what this run corrected as it was before ({files[0]}"
@@ -39,10 +39,10 @@ def left_behind(made: Run, complete: Sequence[Run], groups: Mapping[str, Feature
     return lines
 
 
-def _decides(older: BatchRecord, name: str, group: FeatureGroup, mine: BatchRecord, end: int) -> bool:
-    """Whether a run decides the first boundary after ``end``, with the graph that ``mine`` has."""
-    begun, upto = _range(older)
-    return begun <= end < upto and older.fingerprints.get(name) == mine.fingerprints.get(name)
+def _covers(span: Sequence[str], end: int) -> bool:
+    """Whether a run over this range decides the first boundary after ``end``."""
+    begun, upto = _range(span)
+    return begun <= end < upto
 
 
 def _unlike(older: BatchRecord, mine: BatchRecord, source: str, first: int, end: int) -> list[str]:
@@ -57,8 +57,8 @@ def _files(record: BatchRecord, source: str) -> dict[str, str]:
     return {f["file"]: f["sha256"] for f in read}
 
 
-def _range(record: BatchRecord) -> tuple[int, int]:
-    begun, upto = (micros_of(datetime.fromisoformat(t)) for t in record.range or ("1970-01-01T00:00:00+00:00",) * 2)
+def _range(span: Sequence[str]) -> tuple[int, int]:
+    begun, upto = (micros_of(datetime.fromisoformat(str(t))) for t in span or ("1970-01-01T00:00:00+00:00",) * 2)
     return begun, upto
 
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from pipelines.project.config import load_settings, parse_time
+from pipelines.project.config import load_settings, parse_duration, parse_time
 from pipelines.training.experiments import read_grid
 from serving.features import load_repo_config
 from transforms.errors import ConfigError
@@ -110,3 +110,16 @@ def test_moments_are_of_utc(text, want):
 def test_what_is_no_moment(text):
     with pytest.raises(ValueError, match=r"."):
         parse_time(text)
+
+
+@pytest.mark.parametrize("text", ["99999999999999d", "1000001d", "9" * 400 + "s", "0d", "-5d", "1e400d", ""])
+def test_a_length_of_time_that_is_none_is_one_line(text):
+    with pytest.raises(ValueError, match="no length of time|more than a thousand years"):
+        parse_duration(text)
+
+
+def test_moments_at_the_ends_of_the_calendar():
+    for text in ("0001-01-01T00:00+01:00", "9999-12-31T23:59-01:00"):
+        with pytest.raises(ValueError, match="outside of the years"):
+            parse_time(text)
+    assert parse_time("0001-01-01").year == 1 and parse_duration("365000d").days == 365_000
