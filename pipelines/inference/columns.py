@@ -57,6 +57,8 @@ _FORMATS = (
     (r"^\d\d/\d\d/\d{4} \d\d:\d\d:\d\d$", "%m/%d/%Y %H:%M:%S"), (r"^\d\d/\d\d/\d{4} \d\d:\d\d$", "%m/%d/%Y %H:%M"),
     (r"^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d$", "%Y/%m/%d %H:%M:%S"), (r"^\d\d\.\d\d\.\d{4}$", "%d.%m.%Y"), (r"^\d\d/\d\d/\d{4}$", "%d/%m/%Y"),
 )  # fmt: skip
+_DAYS = r"^(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])$"
+_PACKED = r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)$"
 
 
 @dataclass
@@ -195,6 +197,15 @@ def _epoch(column: Column, values: list[Any]) -> None:
             column.moments = np.array([NONE if v is None else v * 1_000_000 // column.of_day for v in values], np.int64)
 
 
+def _epoch_text(column: Column, values: list[Any]) -> None:
+    """Texts of numbers of a time, in a format that has numbers too."""
+    was = column.parse
+    _epoch(column, values)
+    if column.parse != was:
+        column.parse = column.parse.removesuffix(")") + ", text=True)"
+    column.of_day = 0
+
+
 def _rising(values: list[Any]) -> bool:
     """Whether values are those of a clock that goes on: a column without a name is a time then."""
     known = [v for v in values if v is not None]
@@ -247,22 +258,27 @@ def _texts(column: Column, values: list[Any], text: bool, decimal_mark: str, zon
     for pattern, form in _FORMATS:
         if all_match(pattern) and _formatted(column, values, form, zone):
             return
+    if not text and time_like(name) and all_match(_DAYS) and _formatted(column, values, "%Y%m%d", zone):
+        return
     mark = re.escape(decimal_mark)
     if text and pc.all(pc.is_in(pc.utf8_lower(array), value_set=pa.array(["true", "false", None], pa.string()))).as_py():
         column.dtype = "bool"
-    elif all_match(r"^[+-]?(0|[1-9]\d{0,17})$"):
+    elif all_match(r"^[+-]?(0|[1-9]\d{0,18})$") and all(v is None or abs(int(v)) < 2**63 for v in values):
         whole = [None if v is None else int(v) for v in values]
         if text:
             _plain_numbers(column, whole, {int})
         elif not {"id", "code", "key", "zip", "phone", "number"} & set(words(name)):
             column.dtype, column.parse = "int64", "Number()"
             _numbers(column, whole)
+            _epoch_text(column, whole)
     elif not text and any(w.endswith("version") for w in words(name)):
         pass  # 1.0 is followed by 1.0.1
     elif all_match(rf"^[+-]?(\d{{1,15}}({mark}\d*)?|{mark}\d+)([eE][+-]?\d{{1,2}})?$") and not all_match(r"^[+-]?0\d"):
         _real_texts(column, values, text, decimal_mark)
     elif all_match(r"^\d+$") and text:
         column.notes.append("digits with leading zeros: text, so that these stay")
+    if column.dtype == "string" and column.distinct >= MOST_WORDS and all_match(_PACKED) and pc.any(pc.ends_with(array, "=")).as_py():
+        column.notes.append("QUESTION: bytes in base64? a number of Debezium or Kafka Connect is parse=Decimal(scale=2, unscaled=True)")
     if column.dtype == "string":
         longest = pc.max(pc.binary_length(array)).as_py()
         if longest > 64 << 10:
@@ -294,6 +310,8 @@ def _real_texts(column: Column, values: list[Any], text: bool, decimal_mark: str
     _numbers(column, real)
     if text:
         _epoch(column, real)
+    elif not exponents:
+        _epoch_text(column, real)
 
 
 def _formatted(column: Column, values: list[Any], form: str, zone: str | None) -> bool:

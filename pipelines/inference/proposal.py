@@ -37,6 +37,7 @@ _KEYS = (
 _NICE = (0, 1, 5, 10, 30, 60, 300, 600, 1_800, 3_600, 7_200, 21_600, 43_200, 86_400)
 """Seconds that people would write."""
 MOST_DISORDER = 86_400
+_DAY_US = 86_400_000_000
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ def propose(sample: Sample, *, zone: str | None = None, explode: str | None = No
     taken = {"event_at"}
     for column in columns:
         column.name = taken_from(column.steps, taken)
+    _note_twins(columns)
     when, offset = _event_time(columns, event_time)
     day = next((c for c in columns if c.required and c.parse == "Date()"), None)
     if day is not None and event_time is None and when is day:  # a time of the day beside it tells more
@@ -140,6 +142,17 @@ def _leave_out_mixed(columns: list[Column], sample: Sample) -> None:
         found = next((column.steps[:n] for n in range(1, len(column.steps) + 1) if column.steps[:n] in mixed), None)
         if found is not None and not column.left_out:
             column.left_out = f"as {'.'.join(map(str, found))} is not of one form in all records"
+
+
+def _note_twins(columns: list[Column]) -> None:
+    """Columns whose names differ by case alone, of which no record has two: one field, whose name was changed from one file to another."""
+    first: dict[tuple[str, ...], Column] = {}
+    for column in columns:
+        twin = first.setdefault(tuple(str(step).lower() for step in column.steps), column)
+        if twin is not column and twin.dtype == column.dtype and twin.nulls + column.nulls >= column.rows:
+            column.notes.append(
+                f'QUESTION: {twin.name} under another name? value=coalesce(col("{twin.name}"), col("{column.name}")) is both'
+            )
 
 
 def _named(column: Column, asked: str) -> bool:
@@ -181,8 +194,12 @@ def _event_time(columns: list[Column], asked: str | None) -> tuple[Column, bool]
 
 
 def _time_rank(column: Column) -> tuple[int, int]:
+    """What begins something, what is no more than a time, what tells days alone, what comes after the event."""
     found = set(words(column.name))
-    return (2 if found & _LATER else 0 if found & _BEGINS else 1, len(column.steps))
+    assert column.moments is not None
+    known = column.moments[column.moments != NONE]
+    days = len(known) > 1 and bool((known % _DAY_US == known[0] % _DAY_US).all())
+    return (3 if found & _LATER else 2 if days else 0 if found & _BEGINS else 1, len(column.steps))
 
 
 def _tie_breaker(columns: list[Column]) -> Column:

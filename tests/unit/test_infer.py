@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from pipelines.inference.topic_records import sample_payloads
 from pipelines.sources.event_files import events, list_files
 from tests.shapes.makers import SHAPES
 from transforms.contract import check_json
-from transforms.definitions import EventSource, FeatureGroup
+from transforms.definitions import EventSource, FeatureGroup, Field, coalesce, col
 from transforms.errors import DataError
 from transforms.fields import check_name
 from transforms.instants import micros_of
@@ -263,3 +265,57 @@ def test_numbers_that_are_no_times_of_a_day(tmp_path: Path, values: list[int]) -
     (folder / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     text, _ = inferred(tmp_path, "things")
     assert "midnight" not in text and 'event_time="at"' in text
+
+
+def of_records(tmp_path: Path, records: list[dict[str, Any]], name: str = "things") -> tuple[str, dict[str, Any]]:
+    folder = tmp_path / "events" / name
+    folder.mkdir(parents=True)
+    (folder / "a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    return inferred(tmp_path, name)
+
+
+@pytest.mark.parametrize(
+    ("text", "parse"),
+    [
+        (lambda n: f"{1_714_557_600 + 13 * n}.{n % 1000:03}", 'Epoch("s", text=True)'),
+        (lambda n: str(1_714_557_600 + n), 'Epoch("s", text=True)'),
+        (lambda n: str(1_714_557_600_123 + n), 'Epoch("ms", text=True)'),
+        (lambda n: str(1_714_557_600_123_456_789 + n), 'Epoch("ns", text=True)'),
+    ],
+)  # fmt: skip
+def test_texts_of_epochs_are_times(tmp_path: Path, text: Any, parse: str) -> None:
+    records = [{"id": n, "ts": text(n), "seq": str(n)} for n in range(300)]
+    found, values = of_records(tmp_path, records)
+    assert f'event_time=Field("ts", "timestamp", parse={parse})' in found and 'Field("seq", "int64", required=True, parse=Number()' in found
+    checked = check_json([json.dumps(r).encode() for r in records], values["things"], 2 * 10**15, 0)
+    assert checked.valid.num_rows == 300
+
+
+def test_a_time_that_tells_more_than_the_day_is_the_events(tmp_path: Path) -> None:
+    """GA4's export: a day in digits before the moment."""
+    records = [{"event_date": f"2024050{1 + n // 200}", "event_timestamp": 1_714_557_600_000_000 + 37_000_000 * n} for n in range(400)]
+    text, values = of_records(tmp_path, [{**r, "id": f"a{n}"} for n, r in enumerate(records)])
+    assert values["things"].event_time_field.path == ("event_timestamp",)
+    assert 'parse=TimeFormat("%Y%m%d", zone="UTC")' in text
+    days = [{"event_date": r["event_date"], "event_no": n, "id": f"a{n}"} for n, r in enumerate(records)]
+    assert 'event_time=Field("event_date", "timestamp", parse=TimeFormat("%Y%m%d", zone="UTC"))' in of_records(tmp_path, days, "by_day")[0]
+
+
+def test_bytes_in_texts_are_asked_for(tmp_path: Path) -> None:
+    """Debezium's decimals; words of as many letters are none."""
+    packed = [base64.b64encode((1_000 + 77 * n).to_bytes(3 if n % 2 else 2, "big")).decode() for n in range(60)]
+    records = [{"id": n, "ts": 1_714_557_600 + n, "amount": packed[n], "word": f"w{n:03}"} for n in range(60)]
+    text, _ = of_records(tmp_path, records)
+    assert text.count("base64") == 1 and text.index("base64") < text.index('Field("word"')
+
+
+def test_one_field_whose_name_changed_is_asked_for(tmp_path: Path) -> None:
+    """New York's taxis: airport_fee in one month, Airport_fee in the next."""
+    records = [{"id": n, "ts": 1_714_557_600 + n, **({"fee": 1.5 + n} if n < 40 else {"Fee": 2.5 + n})} for n in range(80)]
+    text, values = of_records(tmp_path, records)
+    assert 'QUESTION: fee under another name? value=coalesce(col("fee"), col("fee_2")) is both' in text
+    both = [*values["things"].fields, Field("either", "float64", value=coalesce(col("fee"), col("fee_2")))]
+    checked = check_json([json.dumps(r).encode() for r in records], replace(values["things"], fields=both), 2 * 10**15, 0)
+    assert checked.valid.column("either").null_count == 0
+    apart, _ = of_records(tmp_path, [{"id": n, "ts": 1_714_557_600 + n, "fee": 1.5, "Fee": 2.5} for n in range(80)], "apart")
+    assert "under another name" not in apart
