@@ -43,12 +43,21 @@ def columns_of(payloads: pa.Array, source: EventSource, beside: bool) -> pa.Sche
                 continue
             path, f = (f.name,), Field(f.name, f.dtype)
         kind = target_type(f.dtype or "") if f.parse is None else _stands_as(f.parse, _values(some, path))
-        if kind is None or not _put(root, path, kind):
+        if kind is None or not all(_put(root, *one) for one in _standing(some, path, kind)):
             return None
     made = _type(root)
     if source.explode is not None and not pa.types.is_list(_at(made, source.explode_path)):
         return None
     return pa.schema(list(made))
+
+
+def _standing(records: list[dict[str, Any]], path: Any, kind: pa.DataType) -> list[tuple[Any, pa.DataType]]:
+    """The paths of what is read for one, and their types: of a map that stands as a list of entries both its keys and its values."""
+    for number, step in enumerate(path[1:], 1):
+        if isinstance(step, str) and step != EACH and any(isinstance(value, list) for value in _values(records, path[:number])):
+            entry = (*path[:number], EACH)
+            return [((*entry, "key"), _TEXT), *_standing(records, (*entry, "value", *path[number + 1 :]), kind)]
+    return [(path, kind)]
 
 
 def _values(records: list[dict[str, Any]], path: Any) -> list[Any]:

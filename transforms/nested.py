@@ -16,7 +16,7 @@ from transforms.json_payload import Refused
 from transforms.places import Path, Step, path_text
 from transforms.reasons import INFINITE, NAN, TOO_LONG, WRONG_TYPE
 
-__all__ = ["Misplaced", "convert_any", "find", "from_values_any", "list_value", "spans", "step_into", "step_refused"]
+__all__ = ["Misplaced", "convert_any", "entries_of", "find", "from_values_any", "list_value", "spans", "step_into", "step_refused"]
 
 Int = npt.NDArray[np.int64]
 
@@ -53,13 +53,51 @@ def step_into(column: pa.Array, step: Step) -> tuple[pa.Array, npt.NDArray[np.bo
         return (pa.nulls(n) if index is None else column.flatten()[index]), fine
     if isinstance(step, str) and pa.types.is_map(t) and (pa.types.is_string(t.key_type) or pa.types.is_large_string(t.key_type)):
         ends = column.offsets.to_numpy(zero_copy_only=False).astype(np.int64) if n else np.zeros(1, np.int64)
-        names, items = column.keys.slice(ends[0], ends[-1] - ends[0]), column.items
-        hit = ends[0] + np.flatnonzero(pc.equal(names, pa.scalar(step, t.key_type)).to_numpy(zero_copy_only=False))
-        where = np.full(n, -1, np.int64)
-        where[np.searchsorted(ends, hit, "right") - 1] = hit
-        where[~is_valid(column)] = -1
-        return items.take(pa.array(where, mask=where < 0)), fine
+        size = np.where(is_valid(column), np.diff(ends), 0)
+        return _entry(ends[:-1], size, column.keys, column.items, step), fine
+    if isinstance(step, str) and (found := spans(column)) is not None and _holds_entries(found[2].type):
+        first, size, entries = found
+        if pa.types.is_null(entries.type):
+            return pa.nulls(n), fine
+        members = dict(zip((f.name for f in entries.type), entries.flatten(), strict=True))
+        if "key" not in members or "value" not in members:
+            return pa.nulls(n), fine
+        return _entry(first, size, members["key"], members["value"], step), fine
     return pa.nulls(n), is_valid(column)
+
+
+def _holds_entries(t: pa.DataType) -> bool:
+    """Whether elements of a type are entries of a map, each with a text as ``key`` and a ``value``, as formats without maps have them."""
+    if pa.types.is_null(t):
+        return True
+    kinds = {f.name: f.type for f in t} if pa.types.is_struct(t) else {"": t}
+    key = kinds.get("key", pa.null())
+    return set(kinds) <= {"key", "value"} and (pa.types.is_string(key) or pa.types.is_large_string(key) or pa.types.is_null(key))
+
+
+def _entry(first: Int, size: Int, keys: pa.Array, values: pa.Array, key: str) -> pa.Array:
+    """Of N runs of entries the value of the last one with a key, null where there is none."""
+    where = np.full(len(first), -1, np.int64)
+    if not pa.types.is_null(keys.type):
+        hit = np.flatnonzero(pc.fill_null(pc.equal(keys, pa.scalar(key, keys.type)), False).to_numpy(zero_copy_only=False))
+        row = np.searchsorted(first, hit, "right") - 1
+        there = row >= 0
+        there[there] = hit[there] < (first + size)[row[there]]
+        where[row[there]] = hit[there]
+    return values.take(pa.array(where, mask=where < 0))
+
+
+def entries_of(values: Any) -> dict[str, Any] | None:
+    """A list of entries as the map that it is; None where it is another list."""
+    out = {}
+    for entry in values:
+        if entry is None:
+            continue
+        if not isinstance(entry, dict) or not entry.keys() <= {"key", "value"} or type(key := entry.get("key")) not in (str, type(None)):
+            return None
+        if key is not None:
+            out[key] = entry.get("value")
+    return out
 
 
 def find(value: Any, path: Path, done: int = 0) -> Any:
@@ -71,6 +109,8 @@ def find(value: Any, path: Path, done: int = 0) -> Any:
             value = value.get(step)
         elif isinstance(step, int) and isinstance(value, (list, tuple)):
             value = value[step] if -len(value) <= step < len(value) else None
+        elif isinstance(step, str) and isinstance(value, (list, tuple)) and (entries := entries_of(value)) is not None:
+            value = entries.get(step)
         else:
             raise Misplaced(value, step_refused(path, number))
     return value

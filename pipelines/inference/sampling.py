@@ -23,6 +23,7 @@ from pipelines.sources.file_records import partitions_of
 from transforms.definitions import Csv, EventSource, Field
 from transforms.errors import DataError
 from transforms.json_payload import too_deep
+from transforms.nested import entries_of
 
 __all__ = ["Sample", "Steps", "dialect_of", "flattened", "json_object", "sample_files", "sample_records", "text_records", "types_of"]
 
@@ -153,9 +154,9 @@ def _leaves(
                 yield from _leaves(element, (*steps[:-1], f"{steps[-1]}", "[]"), None, None, {})
             else:
                 yield (*steps, "[]"), element
-        elif isinstance(inner, Mapping):
+        elif isinstance(inner, Mapping) or (isinstance(inner, list) and inner and entries_of(inner)):
             if len(steps) < MOST_DEPTH:
-                yield from _leaves(inner, steps, wanted, element, lists)
+                yield from _leaves(inner if isinstance(inner, Mapping) else entries_of(inner) or {}, steps, wanted, element, lists)
         elif isinstance(inner, list) and any(isinstance(e, (Mapping, list)) for e in inner):
             lists[steps] = lists.get(steps, 0) + 1
         else:

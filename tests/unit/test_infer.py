@@ -319,3 +319,18 @@ def test_one_field_whose_name_changed_is_asked_for(tmp_path: Path) -> None:
     assert checked.valid.column("either").null_count == 0
     apart, _ = of_records(tmp_path, [{"id": n, "ts": 1_714_557_600 + n, "fee": 1.5, "Fee": 2.5} for n in range(80)], "apart")
     assert "under another name" not in apart
+
+
+def test_maps_that_stand_as_lists_of_entries_are_stepped_into(tmp_path: Path) -> None:
+    """GA4's event_params; lists of other objects are lists."""
+    records = [
+        {
+            "id": n, "ts": 1_714_557_600 + n, "items": [{"sku": "a", "price": 1}],
+            "params": [{"key": "page", "value": {"text": f"p{n}"}}, *([{"key": "a.b", "value": {"number": n}}] if n % 2 else [])],
+        }
+        for n in range(80)
+    ]  # fmt: skip
+    text, values = of_records(tmp_path, records)
+    assert 'path="params.page.text"' in text and 'path=["params", "a.b", "number"]' in text and "items: a list of objects" in text
+    checked = check_json([json.dumps(r).encode() for r in records], values["things"], 2 * 10**15, 0)
+    assert checked.valid.num_rows == 80 and checked.valid.column("page_text").to_pylist()[:2] == ["p0", "p1"]

@@ -270,6 +270,77 @@ def test_arrow_s_structs_lists_and_maps() -> None:
     assert got.details.to_pylist()[1] == "e (a list) is not a list of finite numbers: element 1 is nan"
 
 
+PARAMS = EventSource(
+    "visits",
+    [
+        Field("visit", "string", required=True), Field("page", "string", path="params.page.text"),
+        Field("session", "int64", path="params.session.number"), Field("label", "string", path="labels.team"),
+        Field("first", "string", path="params[0].key"), Field("dotted", "string", path=["labels", "a.b"]),
+    ],
+    event_time=Field("at", "timestamp", parse=Epoch("ms")),
+    tie_breaker="visit",
+)  # fmt: skip
+entry_values = st.one_of(st.none(), st.fixed_dictionaries({}, optional={"text": st.text(max_size=2), "number": st.integers(-3, 3)}))
+entries = st.lists(
+    st.one_of(
+        st.none(), st.fixed_dictionaries({}, optional={"key": st.sampled_from(["page", "session", "other", None]), "value": entry_values})
+    ),
+    max_size=4,
+)
+labels = st.one_of(
+    st.none(),
+    st.lists(st.fixed_dictionaries({"key": st.sampled_from(["team", "a.b", ""]), "value": st.sampled_from(["x", "y", None])}), max_size=3),
+    st.dictionaries(st.sampled_from(["team", "a.b"]), st.text(max_size=2)),
+    st.lists(st.one_of(st.integers(), st.just({"key": 5, "value": "x"}), st.just({"key": "team", "value": "x", "more": 1})), max_size=2),
+)
+visits = st.fixed_dictionaries(
+    {"visit": st.just("v"), "at": st.just(T)}, optional={"params": st.one_of(st.none(), entries), "labels": labels}
+)
+
+
+@given(st.lists(visits, min_size=1, max_size=5))
+@settings(deadline=None, max_examples=80)
+def test_maps_that_stand_as_lists_of_entries(records: list[dict[str, Any]]) -> None:
+    """GA4's event_params: a list of objects with a key and a value is the map that it is, as JSON, as rows and among others."""
+    together = judged(records, PARAMS)
+    for row, record in enumerate(records):
+        of = {e["key"]: e.get("value") or {} for e in record.get("params") or () if e is not None and e.get("key")}
+        if together.reasons[row].as_py() is None:
+            (got,) = together.valid.filter(pa.array(together.accepted == row)).to_pylist()
+            assert (got["page"], got["session"]) == (of.get("page", {}).get("text"), of.get("session", {}).get("number"))
+    rows = arrow_rows(records)
+    if rows is not None:
+        checked, plain = check(rows, PARAMS, NOW, 0), check_records(rows.to_pylist(), {}, PARAMS, NOW, 0)
+        assert checked.reasons.to_pylist() == plain.reasons.to_pylist() and checked.valid.to_pylist() == plain.valid.to_pylist()
+
+
+def test_entries_of_lists_of_every_type_and_slice() -> None:
+    kind = pa.struct([("key", pa.large_string()), ("value", pa.struct([("text", pa.string())]))])
+    given = [
+        [{"key": "page", "value": {"text": "a"}}, {"key": "page", "value": {"text": "b"}}],
+        None,
+        [],
+        [{"key": "x", "value": None}, None],
+    ]
+    source = replace(PARAMS, fields=PARAMS.fields[:2])
+    for made in (pa.list_(kind), pa.large_list(kind)):
+        batch = pa.RecordBatch.from_arrays(
+            [pa.array([T] * 5), pa.array(list("uvwxy")), pa.array([*given, [{"key": "page", "value": {"text": "c"}}]], made)],
+            ["at", "visit", "params"],
+        )
+        for first in range(5):
+            got = check(batch.slice(first), source, NOW, 0)
+            assert got.valid.column("page").to_pylist() == ["b", None, None, None, "c"][first:]
+
+
+def test_entries_are_read_by_columns() -> None:
+    record = {"visit": "v", "at": T, "params": [{"key": "page", "value": {"text": "a"}}, {"key": "session", "value": {"number": 7}}]}
+    payloads = pa.array([json.dumps({**record, "at": T + n}).encode() for n in range(200)], pa.binary())
+    with mock.patch.object(contract, "parse_json", side_effect=AssertionError):
+        found = check_json(payloads, PARAMS, NOW, 0).valid
+    assert found.num_rows == 200 and found.column("page").to_pylist()[0] == "a" and found.column("session").to_pylist()[0] == 7
+
+
 def test_rows_of_files_are_the_same_events_as_payloads() -> None:
     """A row of Arrow and its JSON, as a replay sends it, are one event: a column with a unit of its own is not read in another."""
     source = replace(ORDERS, explode=None, fields=[

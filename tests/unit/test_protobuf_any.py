@@ -189,3 +189,27 @@ def test_json_inside_of_nested_messages_is_judged_as_json(opened: Any) -> None:
     plain = EventSource("s", [fields[0], Field("size", "string")], event_time="at", tie_breaker="event_id")
     assert found.details.to_pylist() == [check_json([record], plain, NOW, 0).details[0].as_py(), None]
     assert found.valid.column("size").to_pylist() == ["3"]
+
+
+def test_a_map_that_is_a_list_of_entries() -> None:
+    """As in JSON: the parts of ``repeated`` messages of a key and a value are those of a map."""
+    file = file_of(
+        "shop/hit.proto",
+        {
+            "Hit": {"event_id": "string", "at": "int64", "params": "repeated .shop.Hit.Param"},
+            "Hit.Param": {"key": "string", "value": ".shop.Hit.Value"},
+            "Hit.Value": {"text": "optional string", "number": "optional int64"},
+        },
+    )
+    made = classes(file)["shop.Hit"](event_id="e", at=AT)
+    made.params.add(key="page").value.text = "a"
+    made.params.add(key="session").value.number = 7
+    fields = [
+        Field("event_id", "string", required=True), Field("page", "string", path="params.page.text"),
+        Field("session", "int64", path="params.session.number"), Field("none", "string", path="params.other.text"),
+    ]  # fmt: skip
+    with schema_registry() as running:
+        running.register("things-value", base64.b64encode(file.SerializeToString()).decode(), "PROTOBUF")
+        form = record_format(source(fields), KafkaSettings(schema_registry=running.url, formats={"things": "protobuf"}))
+        found = judged(form, [framed(1, made.SerializeToString())])
+    assert [found.valid.column(f.name)[0].as_py() for f in fields] == ["e", "a", 7, None]

@@ -16,7 +16,7 @@ What a value becomes:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from operator import attrgetter
@@ -138,9 +138,27 @@ def _everything(message: Descriptor, depth: int, left: list[int]) -> dict[str, W
 def _field(of: FieldDescriptor, want: Want, types: Types | None) -> tuple[pa.DataType, Get, Get | None]:
     if of.message_type is not None and of.message_type.GetOptions().map_entry:
         return _map(of, want, types)
-    kind, convert, whatever = _value(of, want.items or Want() if _repeated(of) else want, types)
+    kind, convert, whatever = _value(of, (want.items or _entry(of, want)) if _repeated(of) else want, types)
     kind = pa.list_(kind) if _repeated(of) else kind
     return kind, _reading(of, convert), None if whatever is None else _reading(of, whatever)
+
+
+def _entry(of: FieldDescriptor, want: Want) -> Want:
+    """What is asked of each element of a list whose parts are asked for by name: it is a map, and its elements are entries."""
+    if not want.parts or of.message_type is None or {f.name for f in of.message_type.fields} != {"key", "value"}:
+        return Want()
+    return Want(parts={"key": Want("string"), "value": _together(want.parts.values())})
+
+
+def _together(wants: Iterable[Want]) -> Want:
+    """All that is asked of a value by some."""
+    out, parts = Want(), dict[str, list[Want]]()
+    for want in wants:
+        out.dtype, out.parsed, out.items = out.dtype or want.dtype, out.parsed or want.parsed, out.items or want.items
+        for name, part in want.parts.items():
+            parts.setdefault(name, []).append(part)
+    out.parts = {name: _together(some) for name, some in parts.items()}
+    return out
 
 
 def _reading(of: FieldDescriptor, convert: Get | None) -> Get:
