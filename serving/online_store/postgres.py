@@ -19,6 +19,7 @@ from serving.online_store.base import Covered, OrderedOnlineStore, OrderedOnline
 from serving.online_store.columns import ColumnRead, PackedColumns, StoredColumns, by_columns
 from serving.online_store.packed import PACKED
 from serving.online_store.packed_rows import PackedRows
+from serving.online_store.table_names import check_tables
 from transforms.errors import ConfigError, StoreError
 from transforms.instants import instant
 
@@ -174,6 +175,7 @@ class OrderedPostgresOnlineStore(OrderedOnlineStore, PostgreSQLOnlineStore):
     def apply_fingerprint(self, config: RepoConfig, view: str, fingerprint: str) -> None:
         with self._transaction(config, view, alone=True) as cursor:
             if self._applied(cursor, config, view) != fingerprint:
+                check_tables(config.project, view, cursor.execute("SELECT project, view FROM tandem_applied").fetchall())
                 cursor.execute(
                     "INSERT INTO tandem_applied VALUES (%s, %s, %s)"
                     " ON CONFLICT (project, view) DO UPDATE SET fingerprint = excluded.fingerprint",

@@ -21,6 +21,7 @@ from serving.online_store.columns import ColumnRead, PackedColumns, StoredColumn
 from serving.online_store.packed_rows import PackedRows
 from serving.online_store.sqlite_file import SqliteFile
 from serving.online_store.sqlite_tables import WRITING, columns_query, create, lines, packed_query
+from serving.online_store.table_names import check_tables
 from transforms.errors import StoreError
 
 __all__ = ["OrderedSqliteOnlineStore", "OrderedSqliteOnlineStoreConfig"]
@@ -231,6 +232,7 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
     def apply_fingerprint(self, config: RepoConfig, view: str, fingerprint: str) -> None:
         with self._transaction(config) as conn:
             if self._applied(conn, config, view) != fingerprint:
+                check_tables(config.project, view, conn.execute(f"SELECT project, view FROM {_APPLIED}").fetchall())
                 conn.execute(
                     f"INSERT OR REPLACE INTO {_APPLIED} (project, view, fingerprint) VALUES (?, ?, ?)", (config.project, view, fingerprint)
                 )

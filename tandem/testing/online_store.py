@@ -17,6 +17,7 @@ import multiprocessing
 import random
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -27,7 +28,7 @@ from feast.infra.online_stores.helpers import get_online_store_from_config
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Float64
 
-from serving.online_store.base import ColumnRead
+from serving.online_store.base import ColumnRead, Covered
 from tandem.testing.deletion import DeletionContract
 from tandem.testing.materialization import MaterializationContract
 from tandem.testing.packed_rows import PackedRowsContract
@@ -362,6 +363,25 @@ class OnlineStoreContract(PackedRowsContract, DeletionContract, MaterializationC
             t.join(120)
         assert wrong == []
         assert {bench.x(f"K{number}") for number in range(ROUNDS)} == {STEPS - 1.0}
+
+    def test_two_views_are_two_whatever_their_names(self, store_settings: Mapping[str, Any]) -> None:
+        """``shop_eu`` has a view ``orders``, ``shop`` one called ``eu_orders``: whoever comes second is refused, or has its own rows."""
+        opened = Bench.open(store_settings, view(name="orders"))
+        one, other = (
+            replace(opened, config=configuration(project, store_settings)).of(view(name=name))
+            for project, name in ((f"{opened.config.project}_eu", "orders"), (opened.config.project, "eu_orders"))
+        )
+        one.store.apply_fingerprint(one.config, "orders", "new")
+        one.write(("EWR", T, 1, 1.0))
+        try:
+            other.store.apply_fingerprint(other.config, "eu_orders", "another")
+        except StoreError as refused:
+            assert "\n" not in str(refused) and "'eu_orders'" in str(refused)
+        else:
+            other.write(("EWR", T, 2, 2.0), fingerprint="another")
+            other.store.drop_superseded(other.config, other.table, 0, Covered(1, 2))
+            assert other.x() == 2.0
+        assert one.x() == 1.0
 
     def test_a_store_that_cannot_be_used_is_one_line(self, unusable_settings: Mapping[str, Any] | None) -> None:
         if unusable_settings is None:
