@@ -19,7 +19,7 @@ from serving.online_store.base import Covered, OrderedOnlineStore, OrderedOnline
 from serving.online_store.columns import ColumnRead, PackedColumns, StoredColumns, by_columns
 from serving.online_store.packed import PACKED
 from serving.online_store.packed_rows import PackedRows
-from serving.online_store.table_names import check_tables
+from serving.online_store.table_names import check_tables, sharing
 from transforms.errors import ConfigError, StoreError
 from transforms.instants import instant
 
@@ -267,8 +267,10 @@ class OrderedPostgresOnlineStore(OrderedOnlineStore, PostgreSQLOnlineStore):
             for table in tables_to_keep:
                 self._make(cursor, _table_id(config.project, table))
             for table in tables_to_delete:
-                for statement in tables.drop(_table_id(config.project, table)):
-                    cursor.execute(statement)
+                others = cursor.execute("SELECT project, view FROM tandem_applied").fetchall()
+                if sharing(config.project, table.name, others) is None:  # another's table is not ours to drop
+                    for statement in tables.drop(_table_id(config.project, table)):
+                        cursor.execute(statement)
                 for kept in ("tandem_applied", "tandem_covered"):
                     cursor.execute(f"DELETE FROM {kept} WHERE project = %s AND view = %s", (config.project, table.name))
 

@@ -21,7 +21,7 @@ from serving.online_store.columns import ColumnRead, PackedColumns, StoredColumn
 from serving.online_store.packed_rows import PackedRows
 from serving.online_store.sqlite_file import SqliteFile
 from serving.online_store.sqlite_tables import WRITING, columns_query, create, lines, packed_query
-from serving.online_store.table_names import check_tables
+from serving.online_store.table_names import check_tables, sharing
 from transforms.errors import StoreError
 
 __all__ = ["OrderedSqliteOnlineStore", "OrderedSqliteOnlineStoreConfig"]
@@ -232,7 +232,7 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
     def apply_fingerprint(self, config: RepoConfig, view: str, fingerprint: str) -> None:
         with self._transaction(config) as conn:
             if self._applied(conn, config, view) != fingerprint:
-                check_tables(config.project, view, conn.execute(f"SELECT project, view FROM {_APPLIED}").fetchall())
+                check_tables(config.project, view, _all_applied(conn))
                 conn.execute(
                     f"INSERT OR REPLACE INTO {_APPLIED} (project, view, fingerprint) VALUES (?, ?, ?)", (config.project, view, fingerprint)
                 )
@@ -340,8 +340,9 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
                 create(conn, _table_id(config.project, table))
             for table in tables_to_delete:
                 name = _table_id(config.project, table)
-                conn.execute(f'DROP TABLE IF EXISTS "{name}"')
-                conn.execute(f'DROP TABLE IF EXISTS "{name}_tandem"')
+                if sharing(config.project, table.name, _all_applied(conn)) is None:  # another's table is not ours to drop
+                    conn.execute(f'DROP TABLE IF EXISTS "{name}"')
+                    conn.execute(f'DROP TABLE IF EXISTS "{name}_tandem"')
                 for kept in (_APPLIED, _COVERED):
                     conn.execute(f"DELETE FROM {kept} WHERE project = ? AND view = ?", (config.project, table.name))
 
@@ -372,6 +373,11 @@ def _make(conn: sqlite3.Connection) -> None:
         f"CREATE TABLE IF NOT EXISTS {_COVERED} (project TEXT, view TEXT, stamp INTEGER NOT NULL, upto_us INTEGER NOT NULL,"
         " PRIMARY KEY (project, view))"
     )
+
+
+def _all_applied(conn: sqlite3.Connection) -> list[tuple[str, str]]:
+    """(project, view) of all that have an applied graph in this file."""
+    return conn.execute(f"SELECT project, view FROM {_APPLIED}").fetchall()
 
 
 def _has_rows(conn: sqlite3.Connection, table: str) -> bool:
