@@ -20,7 +20,7 @@ LANES = 16
 """Rows and values are padded to a multiple of this: no SIMD packet of float32 is wider on any CPU."""
 _WIDTH = b"width"
 _NO_PLACES = np.zeros((0, 2), np.int64)
-_PLAIN = {kind.id: np.dtype(kind.to_pandas_dtype()) for kind in (pa.float32(), pa.int64())}
+_PLAIN = {(pa.float32().id, np.dtype(np.float32)), (pa.int64().id, np.dtype(np.int64))}
 """Types whose arrays are Arrow's buffers as they are."""
 _KEPT = 64
 """Batches of up to so many rows use indices that are made once."""
@@ -170,7 +170,7 @@ def to_arrow(name: str, parts: list[np.ndarray[Any, Any]], n: int, kind: pa.Data
 
 def _typed(name: str, data: np.ndarray[Any, Any], kind: pa.DataType, null: np.ndarray[Any, Any] | None = None) -> pa.Array:
     if not pa.types.is_string(kind):
-        if null is None and data.dtype == _PLAIN.get(kind.id) and data.flags.c_contiguous:
+        if null is None and (kind.id, data.dtype) in _PLAIN and data.flags.c_contiguous:
             return pa.Array.from_buffers(kind, len(data), [None, pa.py_buffer(data)])
         return pa.array(data, kind, mask=null)
     try:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from transforms.graph_columns import GraphColumn, with_width
+from transforms.graph_columns import GraphColumn, to_arrow, with_width
 from transforms.graph_row import ROWS, RowReader
 
 TIME = pa.timestamp("us", tz="UTC")
@@ -92,3 +92,13 @@ def test_a_list_that_the_graph_does_not_take_is_left_to_who_reads_columns() -> N
     assert read([1, None]) is None
     assert read([1, 2])[1] == (0, 2)
     assert read(None)[1] == read([])[1] == (0, 0)
+
+
+@pytest.mark.parametrize("kind", [pa.float32(), pa.float64(), pa.int64(), pa.int32()], ids=str)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+@pytest.mark.parametrize("step", [1, 2])
+def test_numbers_leave_as_their_type_whatever_they_are_kept_in(kind: pa.DataType, dtype: type[Any], step: int) -> None:
+    numbers = np.array([3, 1, 2, 5] * 8, dtype)[::step]
+    found = to_arrow("n", [numbers], 2, kind)
+    found.validate(full=True)
+    assert found.type == kind and found.to_pylist() == numbers[:2].tolist()
