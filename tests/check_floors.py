@@ -50,6 +50,7 @@ FLOOR0 = tuple(
         "reasons",
         "columns",
         "zones",
+        "time_texts",
         "quick_conversions",
         "conversions",
         "nested",

@@ -21,6 +21,7 @@ from transforms.fields import FIELD_TYPES
 from transforms.instants import micros_of, micros_of_text
 from transforms.json_payload import Refused
 from transforms.reasons import CODE, INFINITE, INVALID_UTF8, NAN, OK, OVERFLOW, WRONG_TYPE
+from transforms.time_texts import utc_texts
 
 __all__ = [
     "CODE",
@@ -91,7 +92,7 @@ def convert(column: pa.Array, dtype: str) -> Column:
     if dtype == "timestamp" and (pa.types.is_timestamp(t) or pa.types.is_integer(t)):
         return _timestamps(column), all_ok(n)
     if dtype == "timestamp" and texts:
-        return _one_by_one(texts_of(column), dtype)
+        return _moments(column)
     codes = all_ok(n)
     codes[is_valid(column)] = CODE[WRONG_TYPE]
     return pa.nulls(n, target_type(dtype)), codes
@@ -159,6 +160,16 @@ def _timestamps(column: pa.Array) -> pa.Array:
             most = MAX_INT64 // factor
             us = np.where(us > most, MAX_INT64, np.where(us < -most, -MAX_INT64, np.clip(us, -most, most) * factor))
     return pa.array(us, mask=null)
+
+
+def _moments(column: pa.Array) -> Column:
+    us, sure = utc_texts(column)
+    null, codes = ~is_valid(column), all_ok(len(column))
+    rest = np.flatnonzero(~sure & ~null)
+    if len(rest):
+        odd, codes[rest] = _one_by_one(texts_of(column.take(pa.array(rest))), "timestamp")
+        us[rest], null[rest] = int64_values(odd), ~is_valid(odd)
+    return pa.array(us, mask=null), codes
 
 
 def from_values(values: list[Any], dtype: str) -> Column:

@@ -93,6 +93,7 @@ DEAD_LETTER_SCHEMA = pa.schema([
 ])  # fmt: skip
 """One row per reject. ``row`` is the 0-based row or line of ``file``; ``payload`` the original bytes (null: there were none)."""
 
+_LOOKED_AT = 8
 _COLUMNAR_FROM = 64
 """Payloads from which on it pays to read them by columns."""
 
@@ -175,7 +176,9 @@ def check_records(
 def _check_json_columns(payloads: pa.Array, source: EventSource, now_us: Now, max_future_us: int) -> Checked:
     """As :func:`check_json`, by columns where that is safe. What is not accepted this way is judged record by record, so that every
     reject has its own reason and detail, whatever its neighbours are."""
-    schema = pa.schema([(name, target_type(dtype)) for name, dtype in typed_fields(source)])
+    texts = _times_as_text(payloads, source)
+    types = [(name, pa.string() if name in texts else target_type(dtype)) for name, dtype in typed_fields(source)]
+    schema = pa.schema(types)
     parts = []
     done = np.zeros(len(payloads), bool)
     for rows, batch in read_columns(payloads, schema):
@@ -197,6 +200,21 @@ def _check_json_columns(payloads: pa.Array, source: EventSource, now_us: Now, ma
     if len(rest) or not parts:
         parts.append((rest, check_json(as_bytes(payloads.take(pa.array(rest))), source, now_of(now_us, rest), max_future_us)))
     return joined(parts, source) if len(parts) > 1 else parts[0][1]
+
+
+def _times_as_text(payloads: pa.Array, source: EventSource) -> set[str]:
+    """The times that are texts, by some of the payloads; one that is written otherwise than these is judged alone."""
+    left, found = {name for name, dtype in typed_fields(source) if dtype == "timestamp"}, set[str]()
+    for row in range(0, len(payloads), max(1, len(payloads) // _LOOKED_AT)):
+        if not left:
+            break
+        try:
+            record = parse_json(payloads[row].as_py())
+        except Refused:
+            continue
+        found |= {name for name in left if isinstance(record.get(name), str)}
+        left -= {name for name in left if record.get(name) is not None}
+    return found
 
 
 def _check_json_mapped(payloads: pa.Array, source: EventSource, now_us: Now, max_future_us: int, origin: Origin | None) -> Checked:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import re
-
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.columns import EXACT, MAX_INT64, as_bytes, convert, float64_values, int64_values, is_text
+from transforms.columns import EXACT, MAX_INT64, convert, float64_values, int64_values, is_text
 from transforms.parsing import Date, Decimal, Epoch, Number, Parse, TimeFormat
+from transforms.time_texts import fixed_texts
 from transforms.zones import utc_of
 
 __all__ = ["Quick", "quick"]
@@ -21,7 +19,6 @@ Quick = tuple[npt.NDArray[np.int64] | npt.NDArray[np.float64], npt.NDArray[np.bo
 
 _FACTORS = {"s": 1_000_000, "ms": 1000, "us": 1}
 _DAY_US = 86_400_000_000
-_WIDTHS = {"Y": 4, "m": 2, "d": 2, "H": 2, "M": 2, "S": 2}
 
 
 def quick(column: pa.Array, parse: Parse, dtype: str) -> Quick | None:
@@ -44,9 +41,9 @@ def quick(column: pa.Array, parse: Parse, dtype: str) -> Quick | None:
         if whole:
             return _scaled(int64_values(convert(column, "timestamp")[0]), _DAY_US)
         if is_text(t):
-            return _texts(column, "%Y-%m-%d")
+            return fixed_texts(column, "%Y-%m-%d")
     if isinstance(parse, TimeFormat) and is_text(t) and parse.zone is not None:
-        found = _texts(column, parse.format)
+        found = fixed_texts(column, parse.format)
         if found is not None:
             local, sure = found
             us, there = utc_of(np.where(sure, local, 0).astype(np.int64), parse.zone, parse.ambiguous, parse.missing)
@@ -146,73 +143,3 @@ def _decimal_128(column: pa.Array, scale: int, dtype: str) -> Quick | None:
         return None
     words = np.frombuffer(column.buffers()[1], np.int64).reshape(-1, 2)[column.offset : column.offset + len(column)]
     return _decimal_units(words[:, 0], (words[:, 0] >> 63) == words[:, 1], scale, dtype, given)
-
-
-# ---- texts of a fixed form -------------------------------------------------------------------------------------------------
-
-
-@functools.lru_cache(maxsize=100)
-def _form(pattern: str) -> tuple[tuple[tuple[str, int, int], ...], tuple[tuple[int, int], ...], tuple[int, ...]] | None:
-    """Of a format of numbers of fixed width: (directive, first, last) of each, the bytes between as (place, byte), and the lengths that
-    a text may have: more than one where it ends in a fraction. None for other formats."""
-    parts: list[tuple[str, int, int]] = []
-    between: list[tuple[int, int]] = []
-    at = 0
-    tokens = re.findall(r"%.|.", pattern, re.DOTALL)
-    for number, token in enumerate(tokens):
-        if token[0] == "%" and token[1:] in _WIDTHS and not any(p[0] == token[1:] for p in parts):
-            parts.append((token[1:], at, at + _WIDTHS[token[1:]]))
-            at += _WIDTHS[token[1:]]
-        elif token == "%f" and number == len(tokens) - 1:
-            return (*parts, ("f", at, at + 6)), tuple(between), tuple(range(at + 1, at + 7))
-        elif token[0] != "%" and token.isascii():
-            between.append((at, ord(token)))
-            at += 1
-        else:
-            return None
-    if not any(p[0] == "Y" for p in parts):
-        return None
-    return tuple(parts), tuple(between), (at,)
-
-
-def _texts(column: pa.Array, pattern: str) -> Quick | None:
-    """Texts in a format of numbers of fixed width as microseconds since a naive 1970."""
-    form = _form(pattern)
-    if form is None or not len(column):
-        return None
-    parts, between, lengths = form
-    if pa.types.is_large_string(column.type) or pa.types.is_large_binary(column.type):
-        column = pa.array(as_bytes(column), pa.binary())
-    _, ends, data = column.buffers()
-    n = len(column)
-    if data is None:
-        return np.zeros(n, np.int64), np.zeros(n, bool)
-    offsets = np.frombuffer(ends, np.int32)[column.offset : column.offset + n + 1].astype(np.int64)
-    text = np.frombuffer(data, np.uint8)
-    size = np.diff(offsets)
-    sure = (size >= lengths[0]) & (size <= lengths[-1])
-    rows = np.flatnonzero(sure)
-    last = lengths[-1]
-    where = offsets[rows][:, None] + np.arange(last)
-    grid = text[np.minimum(where, len(text) - 1)]
-    grid[np.arange(last) >= size[rows][:, None]] = ord("0")  # a shorter fraction
-    good = np.ones(len(rows), bool)
-    for place, byte in between:
-        good &= grid[:, place] == byte
-    numbers = {"m": 1, "d": 1, "H": 0, "M": 0, "S": 0, "f": 0}
-    found: dict[str, npt.NDArray[np.int64]] = {k: np.full(len(rows), v, np.int64) for k, v in numbers.items()}
-    for name, first, end in parts:
-        digits = grid[:, first:end].astype(np.int64) - ord("0")
-        good &= ((digits >= 0) & (digits <= 9)).all(axis=1)
-        found[name] = digits @ (10 ** np.arange(end - first - 1, -1, -1, dtype=np.int64))
-    good &= (found["Y"] >= 1) & (found["m"] >= 1) & (found["m"] <= 12) & (found["d"] >= 1)
-    good &= (found["H"] <= 23) & (found["M"] <= 59) & (found["S"] <= 59)
-    month = np.where(good, (found["Y"] - 1970) * 12 + found["m"] - 1, 0)
-    begin = month.astype("datetime64[M]").astype("datetime64[D]").astype(np.int64)
-    following = (month + 1).astype("datetime64[M]").astype("datetime64[D]").astype(np.int64)
-    good &= found["d"] <= following - begin
-    seconds = ((begin + found["d"] - 1) * 24 + found["H"]) * 3600 + found["M"] * 60 + found["S"]
-    out = np.zeros(n, np.int64)
-    out[rows] = np.where(good, seconds * 1_000_000 + found["f"], 0)
-    sure[rows] = good
-    return out, sure
