@@ -49,6 +49,7 @@ _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 _HEX = re.compile(r"(?:0[xX])?([0-9a-fA-F]*)", re.ASCII)
 _BASE64 = re.compile(r"([A-Za-z0-9+/]*)={0,2}", re.ASCII)
 _EPOCH_DAY = date(1970, 1, 1)
+_AN = {"int64": "an int64", "float64": "a float64"}
 _DAY_US = 86_400_000_000
 
 
@@ -313,10 +314,11 @@ def _of_units(units: int, scale: int, dtype: str) -> Any:
 
 def _number(value: Any, dtype: str) -> Any:
     text = _text(value)
-    if text is None:
+    binary = type(value) is bytes and len(value) in (1, 2, 4, 8) and (text is None or not text.isprintable())
+    if text is None and not binary:
         return value_as(value, dtype)
-    if not _NUMBER.fullmatch(text):
-        raise Refused(WRONG_TYPE, f"is no text of a {dtype}")
+    if text is None or not _NUMBER.fullmatch(text):
+        raise Refused(WRONG_TYPE, f"is no text of {_AN[dtype]}{'; parse=BigEndian() reads numbers in binary' if binary else ''}")
     whole = not any(c in text for c in ".eE")
     if dtype == "float64":
         if whole and abs(int(text)) > EXACT:

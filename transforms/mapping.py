@@ -282,11 +282,22 @@ def _texts_column(values: list[bytes | None], f: Field) -> Column:
     return pa.array(out, pa.int64() if f.dtype == "timestamp" else f.arrow_type), codes
 
 
+def _key_object(value: bytes) -> Any:
+    """A key of which a member is asked for. Raises Refused."""
+    if value[:1] == b"\0" and len(value) > 5:
+        raise Refused(
+            WRONG_TYPE,
+            "is framed for a schema registry (Avro, Protobuf), of which no members are read; write path= of where the field stands in the"
+            " payload",
+        )
+    return parse_json(value)
+
+
 def _members(values: list[bytes | None], member: Any, f: Field) -> Column:
     found, lost = [], {}
     for row, value in enumerate(values):
         try:
-            found.append(None if value is None else find(parse_json(value), member))
+            found.append(None if value is None else find(_key_object(value), member))
         except Refused as refused:
             found.append(None)
             lost[row] = refused.reason
@@ -305,7 +316,7 @@ def _raw_of_bytes(values: list[bytes | None], member: Any, f: Field) -> Raw:
             if member is None:
                 _value_of_bytes(value, f)
                 return value, ""
-            inner = find(parse_json(value), member)
+            inner = find(_key_object(value), member)
             return inner, _why(inner, f)
         except Refused as refused:
             return value, refused.detail or ""

@@ -238,6 +238,23 @@ def test_members_of_a_key_that_is_json() -> None:
     assert checked.valid.column(1).to_pylist() == [5] and checked.reasons.to_pylist() == [None] + ["wrong_type"] * 3
 
 
+def test_what_reads_bytes_beside_the_payload_is_told() -> None:
+    """Kafka Connect's Avro keys, and headers that hold numbers in binary."""
+    source = replace(
+        BESIDE, fields=[Field("device", "int64", required=True, path=RecordKey("id")), Field("attempt", "int64", path=Header("attempt"))]
+    )
+    keys = [b"\0\0\0\0\5\x0e", *[b'{"id": 7}'] * 3]
+    headers = [[("attempt", b"3")], [("attempt", b"\0\0\0\3")], [("attempt", b"three")], [("attempt", b"\xff\xff")]]
+    checked = judged([{}] * 4, source, Origin.of(keys, headers, np.full(4, T * 1000)))
+    assert checked.details.to_pylist() == [
+        "device=b'\\x00\\x00\\x00\\x00\\x05\\x0e' is framed for a schema registry (Avro, Protobuf), of which no members are read;"
+        " write path= of where the field stands in the payload",
+        "attempt=b'\\x00\\x00\\x00\\x03' is no text of an int64; parse=BigEndian() reads numbers in binary",
+        "attempt=b'three' is no text of an int64",
+        "attempt=b'\\xff\\xff' is no text of an int64; parse=BigEndian() reads numbers in binary",
+    ]
+
+
 def test_arrow_s_structs_lists_and_maps() -> None:
     source = replace(ORDERS, explode=None, fields=[
         Field("order_id", "string", required=True, path="o.id"), Field("second", "int64", path="n[1]"),
