@@ -11,11 +11,14 @@ import math
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +28,19 @@ from typer.testing import CliRunner
 from pipelines.cli.root import app
 from pipelines.feature_store import applying
 from pipelines.feature_store.store import open_store, ordered_store
-from pipelines.lake import graphs
+from pipelines.lake import graphs, layout
+from pipelines.lake.audit import AuditLog
+from pipelines.lake.runs import list_runs
 from pipelines.verify.offline_online import compare_stores
 from tests.integration.orders_world import END, START, Orders, order
 from tests.prove.report import Part
+from tests.prove.steps import Stepper
 from tests.redis_server import redis_server
 
 SEED = 20240501
 SHOPS = 40
+LIMITS = (1000, 500)
+"""What the field ``amount`` may be at most, by set."""
 FEATURES = ("count_1h", "count_24h", "amount_mean_1h")
 Row = tuple[Any, ...]
 
@@ -47,7 +55,7 @@ class World:
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        for number, most in enumerate((1000, 500)):
+        for number, most in enumerate(LIMITS):
             log = [
                 order(f"{number}-{shop}-{n}", f"23:{10 + n}", 1.5 + 7 * number + shop + n, shop)
                 for shop in range(SHOPS)
@@ -103,6 +111,11 @@ class World:
         """All of both sets' time."""
         return self.tandem("materialize", "--start", f"{START:%Y-%m-%d}", "--end", f"{END:%Y-%m-%d}T00:30")
 
+    def audited(self) -> list[str]:
+        """What is wrong with the audit log."""
+        problem = AuditLog(layout.audit(self.orders.data)).check().problem
+        return [f"audit log: {problem}"] if problem else []
+
     def right(self) -> list[str]:
         """What is wrong after materialize."""
         problem = self.materialize()
@@ -114,6 +127,36 @@ class World:
 
 
 VALUES = SHOPS * len(FEATURES)
+
+
+class Reader:
+    """Reads which graphs are applied, and the registry and rows as a server does, for as long as others work."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.wrong, self.looks, self.over = world, list[str](), 0, threading.Event()
+        self.thread = threading.Thread(target=self.go_on)
+        self.thread.start()
+
+    def go_on(self) -> None:
+        """Until :meth:`close`."""
+        while not self.over.wait(0.2):
+            try:
+                if graphs.applied_graphs(self.world.orders.data) not in self.world.graphs:
+                    self.wrong.append("a reader saw graphs of both sets")
+                self.wrong += [f"a reader: {line}" for line in self.world.mixed(self.world.served())]
+            except Exception as error:  # whatever it is, a server would have had it
+                self.wrong.append(f"a reader: {type(error).__name__}: {error}")
+            self.looks += 1
+
+    def found(self) -> list[str]:
+        """What was wrong since the last time."""
+        wrong, self.wrong = self.wrong, []
+        return wrong
+
+    def close(self) -> None:
+        """Stop."""
+        self.over.set()
+        self.thread.join()
 
 
 @pytest.fixture(params=["sqlite", "redis"])
@@ -234,3 +277,39 @@ def test_materialize_killed(world: World, trials: int, report: Part) -> None:
         entry.trial(hit, 2 * VALUES, wrong, time.monotonic() - begun, recovery=time.monotonic() - after)
         problems += [f"{hit}: {line}" for line in wrong]
     assert not problems, "\n".join(problems[:20])
+
+
+def test_apply_killed_at_each_step(world: World, report: Part, tmp_path: Path) -> None:
+    """Not at random: before each call that changes what others see, and within each write, whoever makes it; while somebody reads."""
+    entry, problems = report.kind("kill -9 apply at each step"), []
+    entry.runs += 1
+    runs = [run.id for run in list_runs(world.orders.data) if run.kind == "batch"]  # run ids begin with their time
+    reader, stepper = Reader(world), Stepper(tmp_path / "steps")
+    apply = ("apply", "--repo", str(world.orders.repo_path), "--reason", "a trial", "--run")
+    with closing(reader), closing(stepper):
+        for half_of in (False, True):
+            for at in count(1):
+                begun, old = time.monotonic(), world.pointer()
+                world.orders.define(f", max={LIMITS[1 - old]}")
+                code, _ = stepper.run(*apply, runs[1 - old], at=at, half=half_of)
+                if code == 0:  # it had no more steps
+                    break
+                now, under_way = world.pointer(), graphs.applying(world.orders.data) is not None
+                wrong = [f"the exit code is {code}"] if code != -signal.SIGKILL else []
+                wrong += ["the pointer is of both"] if now not in (0, 1) else []
+                wrong += world.mixed(world.served()) + world.audited()
+                blow = time.monotonic()
+                if (code := stepper.run(*apply, runs[1 - old])[0]) != 0:
+                    wrong.append(f"the second apply ends with {code}: {stepper.said()}")
+                recovery = time.monotonic() - blow
+                if world.pointer() != 1 - old or graphs.applying(world.orders.data) is not None:
+                    wrong.append("the second apply is half done")
+                wrong += world.places() + world.mixed(world.served()) + world.audited() + reader.found()
+                hit = "half done" if under_way else "done" if now != old else "not begun"
+                hit = f"{'within a write' if half_of else 'before a step'}, {hit}"
+                entry.trial(hit, 2 * VALUES, wrong, time.monotonic() - begun, recovery=recovery)
+                problems += [f"{hit} {at}: {line}" for line in wrong]
+            assert at > (10 if half_of else 40)
+        wrong = world.right() + reader.found()
+    assert reader.looks > 50
+    assert not problems + wrong, "\n".join((problems + wrong)[:20])

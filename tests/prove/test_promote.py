@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from serving.settings import ServingSettings
 from tests.integration import registry_world, training_repo
 from tests.integration.test_serving_process import served
 from tests.prove.report import Part
+from tests.prove.steps import Stepper
 from tests.prove.test_apply import fork, killed
 
 SEED = 20240601
@@ -215,4 +218,48 @@ def test_promotions_at_once(world: World, trials: int, report: Part) -> None:
         hit = "one wins, the other is told" if wins == 1 else "one after the other"
         entry.trial(hit, answers * len(ROWS), wrong + more, time.monotonic() - begun, recovery=recovery, counts={"answers": answers})
         problems += [f"{hit}: {line}" for line in wrong + more]
+    assert not problems, "\n".join(problems[:20])
+
+
+def test_promote_and_rollback_killed_at_each_step(world: World, report: Part, tmp_path: Path) -> None:
+    """Before each call that changes what others see, and within each write; a server serves, clients ask, and the command is run again."""
+    problems, where = [], ["--repo", str(world.repo.path), "--reason", "a trial"]
+    with closing(Stepper(tmp_path / "steps", promotes=True)) as stepper:
+        for name in ("promote", "rollback"):
+            entry = report.kind(f"kill -9 {name} at each step, clients ask")
+            entry.runs += 1
+            for half_of in (False, True):
+                for at in count(1):
+                    before, since, begun = world.champion(), sum(world.answered.values()), time.monotonic()
+                    assert before is not None
+                    if name == "promote":
+                        target = 2 if before != 2 else 1
+                        words = ["promote", "--version", str(target)]
+                    else:
+                        if not any(v != before for v in current(layout.model(world.repo.data, MODEL)).champions):
+                            stepper.run("promote", "--version", str(3 - before), *where)
+                            before = 3 - before
+                        target = registry.rollback_to(world.repo, MODEL, None)[1]
+                        words = ["rollback", "--to", str(target)]
+                    words += where
+                    code, _ = stepper.run(*words, at=at, half=half_of)
+                    if code == 0:  # it had no more steps
+                        break
+                    wrong, now = [f"the exit code is {code}"] if code != -signal.SIGKILL else [], world.champion()
+                    wrong += [] if now in (before, target) else [f"champion is {now}: {before} was, {target} was to be"]
+                    wrong += world.audited()
+                    blow = time.monotonic()
+                    if name == "promote" or now == before:
+                        code, _ = stepper.run(*words)
+                        wrong += [f"the second {name} ends with {code}: {stepper.said()}"] if code else []
+                    if world.champion() != target:
+                        wrong.append(f"after the second {name} champion is {world.champion()}, not {target}")
+                    world.served(target)
+                    recovery = time.monotonic() - blow
+                    more, answers = world.trial(before, since)
+                    hit = f"{'within a write' if half_of else 'before a step'}, {'moved' if now == target else 'not moved'}"
+                    counts = {"answers": answers}
+                    entry.trial(hit, answers * len(ROWS), wrong + more, time.monotonic() - begun, recovery=recovery, counts=counts)
+                    problems += [f"{name} {before} to {target}, {hit} {at}: {line}" for line in wrong + more]
+                assert at > (2 if half_of else 8)
     assert not problems, "\n".join(problems[:20])
