@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -66,6 +67,31 @@ users = FeatureGroup(
 devices = FeatureGroup(
     name="devices", source=clicks, entity=Entity("device"), hop=minutes(10), ttl=days(36500), null_keys="drop",
     aggregates=[Count(over=hours(1)), Last("user", over=hours(1))],
+)
+feast_views(__name__)
+"""
+HITS = """
+from tandem.transforms.definitions import BigEndian, Decimal, Epoch
+
+hits = EventSource(
+    name="hits", topic="web.hits", files="events/hits",
+    fields=[
+        Field("hit", "string", required=True, path="hitId"),
+        Field("user", "string", required=True, path="user_pseudo_id"),
+        Field("page", "string", path="event_params.page_location.string_value"),
+        Field("session", "int64", path="event_params.ga_session_id.int_value"),
+        Field("cents", "int64", path="after.amount", parse=Decimal(scale=2, unscaled=True)),
+        Field("attempt", "int64", path=Header("attempt"), parse=BigEndian()),
+    ],
+    event_time=Field("at", "timestamp", path="ts", parse=Epoch("s", text=True)), tie_breaker="hit",
+    out_of_orderness=minutes(1), allowed_lateness=hours(1),
+)
+visitors = FeatureGroup(
+    name="visitors", source=hits, entity=Entity("user"), hop=minutes(5), ttl=days(36500),
+    aggregates=[
+        Count(over=hours(1)), Mean("cents", over=[hours(1), hours(2)]), Last("page", over=hours(2)),
+        CountDistinct("session", over=hours(2)), Mean("attempt", over=hours(2)),
+    ],
 )
 feast_views(__name__)
 """
@@ -217,6 +243,26 @@ def test_a_key_that_stands_only_in_the_records_key(tmp_path: Path) -> None:
     goes_all_ways(world, records, "readings", {"malformed": 1, "missing_field": 10})
     listed = world.tandem("dlq", "list")
     assert "missing_field" in json.dumps(listed)
+
+
+@pytest.mark.slow
+def test_maps_as_lists_of_entries_and_numbers_as_others_write_them(tmp_path: Path) -> None:
+    """GA4's event_params, Debezium's decimals, seconds as the text of a float, a header that is a number in binary."""
+    world = make_world(tmp_path / "world", "web.hits", HITS)
+    records: list[Record] = []
+    for n, at in enumerate(_times(500, 5)):
+        params: list[Any] = [{"key": "ga_session_id", "value": {"int_value": n // 9}}]
+        if n % 3:
+            params.insert(n % 2, {"key": "page_location", "value": {"string_value": f"/p{n % 7}"}})
+        cents = (n * 37 - 900).to_bytes(4, "big", signed=True)
+        record = {
+            "hitId": f"h{n}", "user_pseudo_id": f"u{n % 13}", "ts": f"{at / 1e6:.6f}", "event_params": params if n % 50 else None,
+            "after": {"amount": base64.b64encode(cents).decode()} if n % 4 else None,
+        }  # fmt: skip
+        records.append((None, json.dumps(record).encode(), [("attempt", (n % 5).to_bytes(4, "big"))] if n % 6 else [], at))
+    odd = {"hitId": "odd", "user_pseudo_id": "u1", "ts": "1714593600.5", "event_params": [{"key": "page_location", "at": 1}]}
+    records.append((None, json.dumps(odd).encode(), [], records[-1][3]))
+    goes_all_ways(world, records, "hits", {"wrong_type": 1})
 
 
 @pytest.mark.slow
