@@ -11,7 +11,7 @@ or sharded cannot change a bit of a row.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import Any, TypeVar
 
 import numpy as np
@@ -38,6 +38,7 @@ def _state_type(spec: StateSpec, group: d.FeatureGroup) -> pa.DataType:
     return spec.state.arrow_type(value, source.field(source.tie_breaker).arrow_type, spec.param)
 
 
+@lru_cache(maxsize=256)
 def tile_schema(group: d.FeatureGroup) -> pa.Schema:
     """Tiles: the keys, ``tile_start`` (timestamp[us, UTC]), ``events`` (int64, at least 1), then a column per state."""
     return pa.schema(

@@ -300,7 +300,7 @@ class FeatureGroup:
         """The fields of the entity's keys."""
         return tuple(self.source.field(k) for k in self.entity.keys)
 
-    @property
+    @cached_property
     def row_schema(self) -> pa.Schema:
         """A feature row before the transform graph: keys, event timestamp, aggregates, revision."""
         return pa.schema(
@@ -323,4 +323,8 @@ class FeatureGroup:
 
     def definition_hash(self) -> str:
         """SHA-256 (hex) of :meth:`canonical`."""
+        return self._definition_hash
+
+    @cached_property
+    def _definition_hash(self) -> str:  # a definition does not change; streams ask with every checkpoint
         return hashlib.sha256(json.dumps(self.canonical(), sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -32,8 +32,8 @@ from feast.repo_config import FeastConfigBaseModel
 from serving.online_store.columns import ColumnRead, PackedColumns, Question, SplitQuestion, StoredColumns, by_columns
 from serving.online_store.encoding import as_array, encode_column, encode_keys
 from serving.online_store.feature_rows import FeatureRows, judged_rows, lasts, messages_of
-from serving.online_store.incoming import WriteResult, columns_of, heads_of, rows_of_messages
-from serving.online_store.order import Covered, Order, Rows, StoredRow, greatest, refused_fingerprint, row_wins
+from serving.online_store.incoming import WriteResult, columns_of, heads_of, rows_of_messages, times_of
+from serving.online_store.order import Covered, Order, Rows, StoredRow, ends_of_runs, greatest, refused_fingerprint, row_wins
 from serving.online_store.packed import pack_columns
 from transforms.definitions import REVISION
 from transforms.errors import StoreError
@@ -222,7 +222,7 @@ class OrderedOnlineStore(OnlineStore):
         rows, stamps = rows_of_messages(table, [self.entity_key(config, key) for key, *_ in data], data, self._packs(config))
         for stamp in np.unique(stamps).tolist():  # Feast's materialize: rows of one batch run each
             some = rows if (stamps == stamp).all() else rows.take(np.flatnonzero(stamps == stamp))
-            places, _ = self._chosen(config, table, some)
+            places, _ = self._chosen(config, table, some, self.latest_us(config))
             if len(places):
                 self.write_winners(config, table, replace(some.take(places), stamp=stamp))
         if progress:
@@ -243,13 +243,15 @@ class OrderedOnlineStore(OnlineStore):
         n = rows.num_rows
         if not n:
             return WriteResult(0, 0, 0)
+        latest, times = self.latest_us(config), times_of(table, columns)
+        if int(times.max()) <= latest:  # of many rows of a key one is written: what the others hold is not encoded, nor is their key
+            columns = _taken(columns, ends_of_runs([as_array(columns[k]) for k in keys], times))
         heads = heads_of(table, self._keys(config, keys, [as_array(columns[k]) for k in keys]), columns)
-        places, refused = self._chosen(config, table, heads)
+        places, refused = self._chosen(config, table, heads, latest)
         if not len(places):
             return WriteResult(0, n - refused, refused)
-        if len(places) < n:  # of many rows of a key one is written: what the others hold is not encoded
-            at, heads = pa.array(places), heads.take(places)
-            columns = {name: as_array(column).take(at) for name, column in columns.items()}
+        if len(places) < len(heads):
+            heads, columns = heads.take(places), _taken(columns, places)
         null = pa.repeat(pa.scalar(b"", pa.binary()), len(heads))
         values = [encode_column(columns[f.name]) if f.name in columns else null for f in table.features]
         packed = pack_columns(table, heads.event_us, columns, values) if self._packs(config) else None
@@ -279,10 +281,9 @@ class OrderedOnlineStore(OnlineStore):
         """The latest event time (microseconds) that is taken now: rows beyond it lie too far in the future, and are refused."""
         return int(min(self.now(config) + round(config.online_store.max_future_seconds * 1_000_000), _EXACT_US))
 
-    def _chosen(self, config: RepoConfig, table: FeatureView, rows: Rows) -> tuple[npt.NDArray[np.int64], int]:
-        """(the places of the rows that the store decides about: of each key the greatest that does not lie too far ahead; how many do).
-        The rows' values are not looked at."""
-        latest = self.latest_us(config)
+    def _chosen(self, config: RepoConfig, table: FeatureView, rows: Rows, latest: int) -> tuple[npt.NDArray[np.int64], int]:
+        """(the places of the rows that the store decides about: of each key the greatest that does not lie ahead of ``latest``; how many
+        do). The rows' values are not looked at."""
         ahead, total = rows.event_us > latest, len(rows)
         n_refused = int(ahead.sum())
         if not n_refused:
@@ -375,6 +376,11 @@ class OrderedOnlineStore(OnlineStore):
     def now(self, config: RepoConfig) -> int:
         """The instant (microseconds) that ages are judged at, and ahead of which no row is materialized."""
         return self.clock() if self.clock is not None else configured_now(config)
+
+
+def _taken(columns: dict[str, Any], places: npt.NDArray[np.int64]) -> dict[str, Any]:
+    at = pa.array(places)
+    return {name: as_array(column).take(at) for name, column in columns.items()}
 
 
 def configured_now(config: RepoConfig) -> int:

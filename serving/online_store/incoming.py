@@ -21,7 +21,7 @@ from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION
 from transforms.errors import DataError
 from transforms.instants import micros_of
 
-__all__ = ["WriteResult", "columns_of", "heads_of", "rows_of_messages"]
+__all__ = ["WriteResult", "columns_of", "heads_of", "rows_of_messages", "times_of"]
 
 _NAT = -(2**63)
 """What Feast's materialize makes of a timestamp that is null."""
@@ -88,14 +88,20 @@ def columns_of(table: FeatureView, rows: pa.RecordBatch | pa.Table) -> dict[str,
     return columns
 
 
+def times_of(table: FeatureView, columns: Mapping[str, Any]) -> npt.NDArray[np.int64]:
+    """The rows' event times: int64 [N] microseconds."""
+    times = as_array(columns[_time_column(table)]).cast(pa.timestamp("us", tz="UTC")).cast(pa.int64())
+    out: npt.NDArray[np.int64] = times.to_numpy(zero_copy_only=False)
+    return out
+
+
 def heads_of(table: FeatureView, keys: pa.Array, columns: Mapping[str, Any]) -> Rows:
     """Keys, times, revisions and fingerprints of rows; their values are not looked at."""
     n = len(keys)
-    times = as_array(columns[_time_column(table)]).cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy(zero_copy_only=False)
     zero, none = np.zeros(n, np.int64), pa.repeat(pa.scalar("", pa.string()), n)
     revisions = as_array(columns[REVISION]).cast(pa.int64()).fill_null(0).to_numpy() if REVISION in columns else zero
     prints = as_array(columns[FINGERPRINT]).cast(pa.string()).fill_null("") if FINGERPRINT in columns else none
-    return Rows(keys, times, revisions, prints, [])
+    return Rows(keys, times_of(table, columns), revisions, prints, [])
 
 
 def _encoded(value: ValueProto) -> bytes:

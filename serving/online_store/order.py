@@ -16,10 +16,11 @@ from datetime import datetime
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from transforms.errors import FingerprintError
 
-__all__ = ["Covered", "Order", "Rows", "StoredRow", "greatest", "refused_fingerprint", "row_wins"]
+__all__ = ["Covered", "Order", "Rows", "StoredRow", "ends_of_runs", "greatest", "refused_fingerprint", "row_wins"]
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,16 @@ def row_wins(row: Order, stored: Order | None, applied: str | None, covered: Cov
     if stored is None or row[:2] > stored[:2] or (row[2] != stored[2] and row[2] == applied):
         return True
     return row[3] > stored[3] and stored[0] <= (row[0] if upto_us is None else upto_us)
+
+
+def ends_of_runs(keys: Sequence[pa.Array], event_us: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The places of the rows that the row behind them does not follow, with the same key and a later time: the greatest of each key are
+    among them. Of rows in the order of keys and times, as streams make them, it is these alone; ``keys`` are columns without nulls."""
+    ends = np.ones(len(event_us), bool)
+    ends[:-1] = event_us[1:] <= event_us[:-1]
+    for key in keys:
+        ends[:-1] |= pc.not_equal(key.slice(1), key.slice(0, max(len(key) - 1, 0))).to_numpy(zero_copy_only=False)
+    return np.flatnonzero(ends)
 
 
 def greatest(rows: Rows) -> npt.NDArray[np.int64]:

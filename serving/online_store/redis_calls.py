@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from serving.online_store.encoding import encode_timestamps, join
+from serving.online_store.encoding import encode_timestamps, join, once_each
 from serving.online_store.order import Rows
 from serving.online_store.redis_reading import bulk
 
@@ -72,8 +72,8 @@ class WriteCalls:
         at = slice(start, start + count)
         stamps = encode_timestamps(r.event_us[at])
         columns = [
-            pc.cast(pa.array(r.event_us[at]), pa.string()).cast(pa.binary()),
-            pc.cast(pa.array(r.revision[at]), pa.string()).cast(pa.binary()),
+            once_each(r.event_us[at], _decimals),
+            _decimals(r.revision[at]),
             stamps if r.packed is None else join(r.packed.slice(start, count), stamps),
             *(v.slice(start, count) for v in r.values),
         ]
@@ -83,6 +83,10 @@ class WriteCalls:
         keys = r.keys.slice(start, count)
         self._packed = (*_bytes(join(_headers(keys), keys)), *_bytes(join(*parts)))
         self._from, self._to = start, start + count
+
+
+def _decimals(numbers: npt.NDArray[np.int64]) -> pa.Array:
+    return pc.cast(pa.array(numbers), pa.string()).cast(pa.binary())
 
 
 @cache

@@ -7,6 +7,7 @@ lie: once on one server, once per slot in a cluster. A **place** is a number tha
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -139,10 +140,17 @@ class OneServer:
 
 def life_of(client: Any) -> list[str]:
     """The name of a server's life as a primary; none where it may not be asked."""
-    try:
-        return [f"{client.info('server').get('run_id')}/{client.info('replication').get('master_replid')}"]
-    except ResponseError:  # the user may not, or some service has no INFO
+    told = exchanged(client, [command("INFO", "server"), command("INFO", "replication")])
+    if any(isinstance(each, Exception) for each in told):  # the user may not, or some service has no INFO
         return []
+    run, replicated = (_told(text, name) for text, name in zip(told, (b"run_id", b"master_replid")))
+    return [f"{run}/{replicated}"]
+
+
+def _told(text: bytes, name: bytes) -> str | None:
+    """What a line of INFO's answer says; None without such a line."""
+    found = re.search(rb"^%s:(.*?)\r?$" % name, text, re.MULTILINE)
+    return None if found is None else found[1].decode()
 
 
 def opened(client: Any) -> socket.socket | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import struct
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ CLASSES: dict[str, type[Any]] = {c.__name__: c for c in (OffsetRange, PartitionS
 _MAGIC = b"TDM1"
 _LENGTH = struct.Struct("<I")
 _ARRAYS = ("i", "u", "f", "b")
+_PLAIN = frozenset({int, str, bool, type(None)})
 
 
 def dumps(value: Any) -> bytes:
@@ -64,7 +66,15 @@ def _blob(parts: list[bytes], data: bytes) -> int:
     return len(parts) - 1
 
 
+@cache
+def _fields_of(name: str) -> tuple[str, ...]:
+    kind: Any = CLASSES[name]
+    return tuple(f.name for f in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else tuple(kind._fields)
+
+
 def _form(value: Any, parts: list[bytes]) -> Any:
+    if type(value) in _PLAIN:  # what most values are, asked first
+        return value
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, int | np.integer):
@@ -75,8 +85,7 @@ def _form(value: Any, parts: list[bytes]) -> Any:
         return {"bytes": _blob(parts, value)}
     name = type(value).__name__
     if CLASSES.get(name) is type(value):
-        names = [f.name for f in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else value._fields
-        return {"class": [name, {key: _form(getattr(value, key), parts) for key in names}]}
+        return {"class": [name, {key: _form(getattr(value, key), parts) for key in _fields_of(name)}]}
     if type(value) is list:
         return [_form(each, parts) for each in value]
     if type(value) is tuple:
