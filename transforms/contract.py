@@ -181,21 +181,27 @@ def _check_json_columns(payloads: pa.Array, source: EventSource, now_us: Now, ma
     schema = pa.schema(types)
     parts = []
     done = np.zeros(len(payloads), bool)
-    for rows, batch in read_columns(payloads, schema):
-        columns = {name: convert_any(batch.column(i), dtype) for i, (name, dtype) in enumerate(typed_fields(source))}
-        for f in source.fields:
-            if f.dtype == "float64":  # of an integer this large a float64 is not known to be exact
-                array, codes = columns[f.name]
-                codes[np.abs(float64_values(array)) >= EXACT] = CODE[OVERFLOW]
-        arrays, by_column, when = apply_rules(source, columns, now_of(now_us, rows), max_future_us)
-        good = np.logical_and.reduce([codes == OK for codes in by_column.values()])
-        done[rows[good]] = True
-        valid = pa.RecordBatch.from_arrays(arrays, schema=source.arrow_schema)
-        if not good.all():
-            keep = pa.array(good)
-            rows, valid, when = rows[good], valid.filter(keep), when.filter(keep)
-        none = pa.nulls(len(rows), pa.string())
-        parts.append((rows, Checked(valid, none, none, when)))
+    for depth in (None, MAX_DEPTH):  # flat ones; then what has objects and lists beside the fields
+        left = np.flatnonzero(~done)
+        if depth is not None and len(left) < len(done) / 8:
+            break
+        some = payloads if len(left) == len(done) else payloads.take(pa.array(left))
+        for of, batch in read_columns(some, schema, depth):
+            rows = left[of]
+            columns = {name: convert_any(batch.column(i), dtype) for i, (name, dtype) in enumerate(typed_fields(source))}
+            for f in source.fields:
+                if f.dtype == "float64":  # of an integer this large a float64 is not known to be exact
+                    array, codes = columns[f.name]
+                    codes[np.abs(float64_values(array)) >= EXACT] = CODE[OVERFLOW]
+            arrays, by_column, when = apply_rules(source, columns, now_of(now_us, rows), max_future_us)
+            good = np.logical_and.reduce([codes == OK for codes in by_column.values()])
+            done[rows[good]] = True
+            valid = pa.RecordBatch.from_arrays(arrays, schema=source.arrow_schema)
+            if not good.all():
+                keep = pa.array(good)
+                rows, valid, when = rows[good], valid.filter(keep), when.filter(keep)
+            none = pa.nulls(len(rows), pa.string())
+            parts.append((rows, Checked(valid, none, none, when)))
     rest = np.flatnonzero(~done)
     if len(rest) or not parts:
         parts.append((rest, check_json(as_bytes(payloads.take(pa.array(rest))), source, now_of(now_us, rest), max_future_us)))

@@ -167,3 +167,14 @@ def test_orders_with_lists_of_any_length_are_read_by_columns() -> None:
     with mock.patch.object(contract, "parse_json", side_effect=AssertionError):
         assert check_json(pa.array(payloads, pa.binary()), ORDERS, NOW, 0).valid.num_rows == sum(n % 40 for n in range(400))
     judged_alike(list(payloads[:45]), ORDERS)
+
+
+def test_a_flat_source_reads_records_with_more_than_its_fields_by_columns() -> None:
+    """Objects and lists that no field asks for, and fields that are lists."""
+    source = EventSource("s", [Field("id", "string", required=True), Field("tags", "list<string>")], event_time="at", tie_breaker="id")
+    record = {"at": NOW - 5, "tags": ["a", "b"], "meta": {"trace": {"id": 1}}}
+    payloads = [json.dumps({"id": f"i{n}", **record}).encode() for n in range(500)]
+    with mock.patch.object(contract, "parse_json", wraps=contract.parse_json) as one_by_one:
+        found = check_json(pa.array(payloads, pa.binary()), source, NOW, 0).valid
+    assert found.num_rows == 500 and found.column("tags")[499].as_py() == ["a", "b"] and one_by_one.call_count < 50
+    judged_alike([*payloads[:9], b'{"id":"x","at":1,"meta":[', b'{"id":"y"}', *payloads[:3]], source)
