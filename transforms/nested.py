@@ -55,35 +55,41 @@ def step_into(column: pa.Array, step: Step) -> tuple[pa.Array, npt.NDArray[np.bo
         ends = column.offsets.to_numpy(zero_copy_only=False).astype(np.int64) if n else np.zeros(1, np.int64)
         size = np.where(is_valid(column), np.diff(ends), 0)
         return _entry(ends[:-1], size, column.keys, column.items, step), fine
-    if isinstance(step, str) and (found := spans(column)) is not None and _holds_entries(found[2].type):
+    if isinstance(step, str) and (found := spans(column)) is not None:
         first, size, entries = found
-        if pa.types.is_null(entries.type):
-            return pa.nulls(n), fine
-        members = dict(zip((f.name for f in entries.type), entries.flatten(), strict=True))
-        if "key" not in members or "value" not in members:
-            return pa.nulls(n), fine
-        return _entry(first, size, members["key"], members["value"], step), fine
+        others = np.concatenate([[0], np.cumsum(_no_entries(entries))])
+        wrong = others[first + size] > others[first]
+        members = dict(zip((f.name for f in entries.type), entries.flatten(), strict=True)) if pa.types.is_struct(entries.type) else {}
+        if "value" not in members or not _is_words(members.get("key", pa.nulls(0)).type):
+            return pa.nulls(n), wrong
+        return _entry(first, np.where(wrong, 0, size), members["key"], members["value"], step), wrong
     return pa.nulls(n), is_valid(column)
 
 
-def _holds_entries(t: pa.DataType) -> bool:
-    """Whether elements of a type are entries of a map, each with a text as ``key`` and a ``value``, as formats without maps have them."""
-    if pa.types.is_null(t):
-        return True
-    kinds = {f.name: f.type for f in t} if pa.types.is_struct(t) else {"": t}
-    key = kinds.get("key", pa.null())
-    return set(kinds) <= {"key", "value"} and (pa.types.is_string(key) or pa.types.is_large_string(key) or pa.types.is_null(key))
+def _is_words(t: pa.DataType) -> bool:
+    return bool(pa.types.is_string(t) or pa.types.is_large_string(t))
+
+
+def _no_entries(elements: pa.Array) -> npt.NDArray[np.bool_]:
+    """Which elements are none of a map, as formats without maps have them: objects of a text as ``key`` and a ``value`` and nothing else.
+    Null is none of another form, nor is an entry without a key."""
+    t = elements.type
+    if not pa.types.is_struct(t) or {f.name for f in t} - {"key", "value"}:
+        return is_valid(elements)
+    index = t.get_field_index("key")
+    if index < 0 or _is_words(t[index].type):
+        return np.zeros(len(elements), bool)
+    return is_valid(elements.flatten()[index])
 
 
 def _entry(first: Int, size: Int, keys: pa.Array, values: pa.Array, key: str) -> pa.Array:
     """Of N runs of entries the value of the last one with a key, null where there is none."""
     where = np.full(len(first), -1, np.int64)
-    if not pa.types.is_null(keys.type):
-        hit = np.flatnonzero(pc.fill_null(pc.equal(keys, pa.scalar(key, keys.type)), False).to_numpy(zero_copy_only=False))
-        row = np.searchsorted(first, hit, "right") - 1
-        there = row >= 0
-        there[there] = hit[there] < (first + size)[row[there]]
-        where[row[there]] = hit[there]
+    hit = np.flatnonzero(pc.fill_null(pc.equal(keys, pa.scalar(key, keys.type)), False).to_numpy(zero_copy_only=False))
+    row = np.searchsorted(first, hit, "right") - 1
+    there = row >= 0
+    there[there] = hit[there] < (first + size)[row[there]]
+    where[row[there]] = hit[there]
     return values.take(pa.array(where, mask=where < 0))
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.unit.test_contract_properties import TOKENS
 from tests.unit.test_mapped_sources import ORDER, ORDERS, T, verdicts
-from transforms import contract, json_columns, json_shapes
+from transforms import contract, json_columns, json_payload, json_shapes
 from transforms.contract import check_json
 from transforms.definitions import Decimal, Epoch, EventSource, Field, Number
 from transforms.json_shapes import shapes_of, whole
@@ -174,7 +174,7 @@ def test_a_flat_source_reads_records_with_more_than_its_fields_by_columns() -> N
     source = EventSource("s", [Field("id", "string", required=True), Field("tags", "list<string>")], event_time="at", tie_breaker="id")
     record = {"at": NOW - 5, "tags": ["a", "b"], "meta": {"trace": {"id": 1}}}
     payloads = [json.dumps({"id": f"i{n}", **record}).encode() for n in range(500)]
-    with mock.patch.object(contract, "parse_json", wraps=contract.parse_json) as one_by_one:
+    with mock.patch.object(contract, "parse_json", wraps=json_payload.parse_json) as one_by_one:
         found = check_json(pa.array(payloads, pa.binary()), source, NOW, 0).valid
     assert found.num_rows == 500 and found.column("tags")[499].as_py() == ["a", "b"] and one_by_one.call_count < 50
     judged_alike([*payloads[:9], b'{"id":"x","at":1,"meta":[', b'{"id":"y"}', *payloads[:3]], source)

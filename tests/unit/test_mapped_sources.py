@@ -12,7 +12,7 @@ from unittest import mock
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipelines.sources.broker import REPLAYED_TIME, FetchResult, KeptRecords
@@ -317,6 +317,10 @@ visits = st.fixed_dictionaries(
 
 @given(st.lists(visits, min_size=1, max_size=5))
 @settings(deadline=None, max_examples=80)
+@example([{"visit": "v", "at": T, "labels": [0]}, {"visit": "v", "at": T, "labels": []}])
+@example(
+    [{"visit": "v", "at": T, "labels": [{"key": 5, "value": "x"}]}, {"visit": "v", "at": T, "labels": [{"key": None, "value": "x"}, None]}]
+)
 def test_maps_that_stand_as_lists_of_entries(records: list[dict[str, Any]]) -> None:
     """GA4's event_params: a list of objects with a key and a value is the map that it is, as JSON, as rows and among others."""
     together = judged(records, PARAMS)
