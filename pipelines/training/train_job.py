@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -275,7 +276,8 @@ def _features(model: Model, repo: Path, data: Path, say: Callable[[str], None]) 
             for line in edited_since(repo, data, dict.fromkeys(found.projection(name).view for name in found.names)):
                 say(line)
     of = f" of feature service {model.features!r}" if isinstance(model.features, str) else ""
-    say(f"{len(found.pairs)} features{of}: {', '.join(f'{v}:{n}' for v, n in found.pairs)}")
+    counts = Counter(view for view, _ in found.pairs)
+    say(f"{len(found.pairs)} features{of}: {', '.join(f'{n} of {view}' for view, n in counts.items())}")
     return found
 
 
