@@ -10,6 +10,7 @@ import atexit
 import os
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -35,10 +36,16 @@ def leave(code: int) -> NoReturn:
 
     For those that have TensorFlow or gRPC: while the interpreter goes down, the one prints errors and threads of the other hold it back.
     """
+    _flush()  # before patience begins: who reads what was printed may take his time
     patience = threading.Timer(_EXIT_SECONDS, os._exit, (code,))
     patience.daemon = True
     patience.start()
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush()
     os._exit(code)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # nobody reads it any more, or it is closed
+            stream.flush()

@@ -90,8 +90,11 @@ class Ahead:
 
     def __exit__(self, *_: object) -> None:
         self._left.set()
-        self._thread.join()  # a broker that is about to run is ended by what its start left to end
-        self._ended.close()
+        try:
+            self._thread.join()  # a broker that is about to run is ended by what its start left to end
+        finally:  # a second Ctrl-C, too, ends what was started
+            self._thread.join()
+            self._ended.close()
 
     def _run(self) -> None:
         repo = self._repo
@@ -104,6 +107,8 @@ class Ahead:
                 self._stream = self._ended.enter_context(_child(repo, "stream", *order, environment=PACE))
         except BaseException as error:
             self._error = error
+            if not self._left.is_set():
+                self._steps.say(f"the stream could not be started, so the demo ends after the training: {' '.join(str(error).split())}")
 
     def stream(self) -> _Child:
         """The stream's process, once it is started; whether it reads yet is for :func:`_wait` to find out. Raises what went wrong."""

@@ -4,7 +4,7 @@
 before; ``HEAD`` beside it holds number and hash of the last. So a changed, removed, inserted or reordered entry is found, and a cut end
 too, unless whoever did it computes the chain anew: with a key (``TANDEM_AUDIT_KEY`` or ``TANDEM_AUDIT_KEY_FILE``) the hash is an HMAC,
 and that needs the key. ``HEAD`` is sealed by the key, too: else who cuts off the end could write the one that fits. A line that a kill or
-power loss left in part is kept, and named by the entry after it.
+power loss left in part is kept, and vouched for by the entry after it; of a disk that is full nothing is left.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +80,9 @@ class AuditLog:
             entry["hash"] = _hash(entry)
             handle = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             try:
-                line = (b"\n" if torn else b"") + _line(entry) + b"\n"
-                done = os.write(handle, line)
-                if done < len(line):  # a disk that fills up takes a part and says nothing; the next entry vouches for what is there
+                line, size = (b"\n" if torn else b"") + _line(entry) + b"\n", os.fstat(handle).st_size
+                if os.write(handle, line) < len(line):  # a disk that fills up takes a part and says nothing
+                    os.ftruncate(handle, size)
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.file))
                 os.fsync(handle)
             finally:
@@ -127,7 +128,7 @@ class AuditLog:
         return Verdict(entries, "", torn + bool(unread))
 
     def _end(self) -> tuple[list[dict[str, Any]], bytes]:
-        """The last two whole entries, and the bytes of a line after them that was cut off."""
+        """The last two whole entries (a line that a kill left may be between them), and the bytes of a line after them that was cut off."""
         if not self.file.exists():
             return [], b""
         data = self.file.read_bytes()
@@ -138,10 +139,10 @@ class AuditLog:
         elif lines and not data.endswith(b"\n"):  # whole, but for its line's end: it counts, and the next one begins a line
             with open(self.file, "ab") as out:
                 out.write(b"\n")
-        found = _entry(lines[-1]) if lines else None
-        if lines and found is None:
+        if lines and _entry(lines[-1]) is None:
             raise DataError(f"{self.file}: its last lines cannot be read; look at 'tandem audit'")
-        return [entry for line in lines[-2:] if (entry := _entry(line)) is not None], torn
+        whole = (entry for line in reversed(lines) if (entry := _entry(line)) is not None)
+        return list(islice(whole, 2))[::-1], torn
 
     def _check_head(self, number: int, last: str, ends: Sequence[Mapping[str, Any]]) -> int:
         """The number that HEAD names: the last entry, or the one before it (a kill came in between). ``ends`` are these two."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -9,7 +10,8 @@ import pytest
 
 
 def ended(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", f"from transforms import own_program\n{code}"], capture_output=True, text=True, timeout=60)
+    words = [sys.executable, "-c", f"from transforms import own_program\n{code}"]
+    return subprocess.run(words, capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONUNBUFFERED": ""})
 
 
 @pytest.mark.parametrize("code", [0, 3])
@@ -24,8 +26,14 @@ def test_one_that_fails_is_no_other_exit_code() -> None:
 
 
 def test_one_that_hangs_does_not_hold_it() -> None:
-    hang = "import atexit, threading\nown_program._EXIT_SECONDS = 0.05\natexit.register(threading.Event().wait)\nown_program.leave(4)"
-    assert ended(hang).returncode == 4
+    hang = "import atexit, threading\nown_program._EXIT_SECONDS = 0.05\natexit.register(threading.Event().wait)\n"
+    done = ended(hang + "print('all')\nown_program.leave(4)")
+    assert (done.stdout, done.returncode) == ("all\n", 4)
+
+
+def test_a_reader_that_went_is_no_error() -> None:
+    done = ended("import os, sys\nos.close(1)\nprint('x')\nown_program.leave(5)")
+    assert (done.stderr, done.returncode) == ("", 5)
 
 
 def test_threads_that_never_end_do_not_hold_it() -> None:
