@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from transforms.definitions import ARROW_TYPES, EventSource
 from transforms.fields import FIELD_TYPES
-from transforms.instants import micros_of, micros_of_text
+from transforms.instants import BeyondCalendar, micros_of, micros_of_text
 from transforms.json_payload import Refused
 from transforms.reasons import CODE, INFINITE, INVALID_UTF8, NAN, OK, OVERFLOW, WRONG_TYPE
 from transforms.time_texts import utc_texts
@@ -232,6 +232,8 @@ def value_as(value: Any, dtype: str) -> Any:
         return max(-MAX_INT64, min(MAX_INT64, value))
     if dtype == "timestamp" and kind is datetime:
         return micros_of(value if value.tzinfo is not None else value.replace(tzinfo=UTC))
+    if dtype == "timestamp" and kind is BeyondCalendar and value.kind in ("moment", "local"):
+        return max(-MAX_INT64, min(MAX_INT64, value.us))
     if dtype == "timestamp" and kind is str and (us := micros_of_text(value)) is not None:
         return us
     raise Refused(WRONG_TYPE)

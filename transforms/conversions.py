@@ -33,7 +33,7 @@ from transforms.columns import (
     texts_of,
     value_as,
 )
-from transforms.instants import MAX_US, MIN_US, micros_of, micros_of_text
+from transforms.instants import MAX_US, MIN_US, BeyondCalendar, micros_of, micros_of_text
 from transforms.json_payload import Refused
 from transforms.parsing import Base64, BigEndian, Date, Decimal, Enum, Epoch, Hex, Number, Parse, TimeFormat
 from transforms.quick_conversions import quick
@@ -197,6 +197,8 @@ def _moment(value: Any, parse: Epoch | TimeFormat | Date) -> int:
         if value.tzinfo is None and isinstance(parse, TimeFormat) and parse.zone is not None:
             return _of_zone(value, parse)
         return micros_of(value)
+    if type(value) is BeyondCalendar and (value.kind in ("moment", "local") or (value.kind == "date" and isinstance(parse, Date))):
+        return value.us
     text = _text(value)
     if isinstance(parse, TimeFormat):
         if text is not None:

@@ -6,7 +6,7 @@ import re
 import time
 from datetime import UTC, datetime, timedelta
 
-__all__ = ["EPOCH", "MAX_US", "MIN_US", "TIME_TEXT", "instant", "micros_of", "micros_of_text", "now_us", "to_minute"]
+__all__ = ["EPOCH", "MAX_US", "MIN_US", "TIME_TEXT", "BeyondCalendar", "instant", "micros_of", "micros_of_text", "now_us", "to_minute"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -16,6 +16,23 @@ TIME_TEXT = r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt]([01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}
 _TIME_TEXT = re.compile(TIME_TEXT)
 MIN_US, MAX_US = ((at.replace(tzinfo=UTC) - EPOCH) // _MICROSECOND for at in (datetime.min, datetime.max))
 """The first and the last microsecond of the years 1 to 9999."""
+
+
+class BeyondCalendar(int):
+    """The number that is written for a date, a moment or a time of day for which Python has none: 24:00:00, a database's infinite date.
+    It is of no number's type to the contract, as a date is not.
+
+    ``kind`` is "date", "moment", "local" (a moment without a zone) or "time"; ``us`` are microseconds since 1970, of a time since midnight.
+    """
+
+    kind: str
+    us: int
+
+    def __new__(cls, number: int, kind: str, us: int) -> BeyondCalendar:
+        """As the class says."""
+        made = super().__new__(cls, number)
+        made.kind, made.us = kind, us
+        return made
 
 
 def micros_of(at: datetime) -> int:

@@ -51,12 +51,14 @@ def step_into(column: pa.Array, step: Step) -> tuple[pa.Array, npt.NDArray[np.bo
     if isinstance(step, str) and pa.types.is_struct(t):
         index = next((i for i in range(t.num_fields) if t[i].name == step), None)
         return (pa.nulls(n) if index is None else column.flatten()[index]), fine
-    if isinstance(step, str) and pa.types.is_map(t) and (pa.types.is_string(t.key_type) or pa.types.is_large_string(t.key_type)):
+    if isinstance(step, str) and pa.types.is_map(t) and _is_words(t.key_type):
         ends = column.offsets.to_numpy(zero_copy_only=False).astype(np.int64) if n else np.zeros(1, np.int64)
         size = np.where(is_valid(column), np.diff(ends), 0)
-        return _entry(ends[:-1], size, column.keys, column.items, step), fine
+        first, keys, values = _own(ends[:-1], size, column.keys, column.items)
+        return _entry(first, size, keys, values, step), fine
     if isinstance(step, str) and (found := spans(column)) is not None:
         first, size, entries = found
+        first, entries = _own(first, size, entries)
         others = np.concatenate([[0], np.cumsum(_no_entries(entries))])
         wrong = others[first + size] > others[first]
         members = dict(zip((f.name for f in entries.type), entries.flatten(), strict=True)) if pa.types.is_struct(entries.type) else {}
@@ -66,7 +68,14 @@ def step_into(column: pa.Array, step: Step) -> tuple[pa.Array, npt.NDArray[np.bo
     return pa.nulls(n), is_valid(column)
 
 
+def _own(first: Int, size: Int, *elements: pa.Array) -> tuple[Any, ...]:
+    """Of N runs of elements the first of each, in what they lie in; and that, of the elements, which are those of other slices too."""
+    low, high = (int(first.min()), int((first + size).max())) if len(first) else (0, 0)
+    return first - low, *(each.slice(low, high - low) for each in elements)
+
+
 def _is_words(t: pa.DataType) -> bool:
+    t = t.value_type if pa.types.is_dictionary(t) else t
     return bool(pa.types.is_string(t) or pa.types.is_large_string(t))
 
 
@@ -84,6 +93,8 @@ def _no_entries(elements: pa.Array) -> npt.NDArray[np.bool_]:
 
 def _entry(first: Int, size: Int, keys: pa.Array, values: pa.Array, key: str) -> pa.Array:
     """Of N runs of entries the value of the last one with a key, null where there is none."""
+    if pa.types.is_dictionary(keys.type):
+        keys = keys.dictionary_decode()
     where = np.full(len(first), -1, np.int64)
     hit = np.flatnonzero(pc.fill_null(pc.equal(keys, pa.scalar(key, keys.type)), False).to_numpy(zero_copy_only=False))
     row = np.searchsorted(first, hit, "right") - 1

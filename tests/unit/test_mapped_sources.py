@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import decimal
 import json
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +12,7 @@ from unittest import mock
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -352,6 +354,39 @@ def test_entries_of_lists_of_every_type_and_slice() -> None:
         for first in range(5):
             got = check(batch.slice(first), source, NOW, 0)
             assert got.valid.column("page").to_pylist() == ["b", None, None, None, "c"][first:]
+
+
+@pytest.mark.parametrize("index", [pa.int8(), pa.int32()])
+def test_keys_of_maps_and_entries_may_be_words_of_a_dictionary(index: pa.DataType) -> None:
+    """As the same rows are as JSON, which a replay sends."""
+    words = pa.DictionaryArray.from_arrays(pa.array([0, 1, None, 0], index), pa.array(["page", "other"]))
+    texts = pa.StructArray.from_arrays([pa.array(["a", "b", "c", "d"])], ["text"])
+    ends, source = pa.array([0, 2, 3, 4], pa.int32()), replace(PARAMS, fields=PARAMS.fields[:2])
+    entries_column = pa.ListArray.from_arrays(ends, pa.StructArray.from_arrays([words, texts], ["key", "value"]))
+    made = [entries_column]
+    with suppress(pa.ArrowException, TypeError):  # a null key, which no map has
+        made.append(pa.MapArray.from_arrays(ends, words.fill_null("other"), texts))
+    for params in made:
+        batch = pa.RecordBatch.from_arrays([pa.array([T] * 3), pa.array(list("uvw")), params], ["at", "visit", "params"])
+        for first in range(3):
+            got = check(batch.slice(first), source, NOW, 0)
+            assert got.reasons.to_pylist() == [None] * (3 - first)
+            assert got.valid.column("page").to_pylist() == ["a", None, "d"][first:]
+
+
+@pytest.mark.parametrize("form", ["list", "map"])
+def test_slices_look_at_their_own_entries_alone(form: str) -> None:
+    """A table that is read in slices costs what it costs in one piece."""
+    n = 64
+    value = pa.struct([("text", pa.string())])
+    kind = pa.map_(pa.string(), value) if form == "map" else pa.list_(pa.struct([("key", pa.string()), ("value", value)]))
+    rows = [[("page", {"text": "a"})] if form == "map" else [{"key": "page", "value": {"text": "a"}}]] * n
+    batch = pa.RecordBatch.from_arrays([pa.array([T] * n), pa.array(["v"] * n), pa.array(rows, kind)], ["at", "visit", "params"])
+    source = replace(PARAMS, fields=PARAMS.fields[:2])
+    with mock.patch.object(pc, "equal", wraps=pc.equal) as equal:
+        for first in range(n):
+            assert check(batch.slice(first, 1), source, NOW, 0).valid.column("page").to_pylist() == ["a"]
+    assert sum(len(call.args[0]) for call in equal.call_args_list) == n
 
 
 def test_entries_are_read_by_columns() -> None:

@@ -18,6 +18,7 @@ from tests.schema_registry import schema_registry
 from tests.unit.test_protobuf import NOW, framed
 from transforms.contract import Checked, check_json
 from transforms.definitions import Decimal, EventSource, Field, col
+from transforms.errors import ConfigError
 
 AT = NOW - 1_000_000
 # As in a real set, nothing that is packed is imported by what packs it.
@@ -213,3 +214,90 @@ def test_a_map_that_is_a_list_of_entries() -> None:
         form = record_format(source(fields), KafkaSettings(schema_registry=running.url, formats={"things": "protobuf"}))
         found = judged(form, [framed(1, made.SerializeToString())])
     assert [found.valid.column(f.name)[0].as_py() for f in fields] == ["e", "a", 7, None]
+
+
+PAIRS = file_of(
+    "shop/pairs.proto",
+    {
+        "Pairs": {
+            "event_id": "string", "at": "int64", "two": "repeated .shop.Pairs.Entry", "ds": "repeated .shop.Pairs.Timed",
+            "real": "map string .google.protobuf.Duration", "es": "repeated .shop.Pairs.Named", "more": "repeated .shop.Pairs.More",
+            "words": "repeated string", "d": ".google.protobuf.Duration",
+        },
+        "Pairs.Entry": {"key": "string", "value": "optional string"},
+        "Pairs.Timed": {"key": "optional string", "value": ".google.protobuf.Duration"},
+        "Pairs.Named": {"key": "string", "value": "enum .shop.State"},
+        "Pairs.More": {"key": "string", "value": "string", "more": "string"},
+    },
+    enums={"State": ["NEW", "PAID"]},
+    imports=("google/protobuf/duration.proto",),
+)  # fmt: skip
+PAIR = classes(PAIRS)["shop.Pairs"]
+
+
+def read_pairs(tmp_path: Path, made: Any, *fields: Field) -> tuple[Any, dict[str, Any]]:
+    """The reason, and the values of the fields."""
+    (tmp_path / "pairs.desc").write_bytes(descriptor_set(PAIRS))
+    options = {"things": {"descriptor": "pairs.desc", "message": "shop.Pairs"}}
+    settings = KafkaSettings(formats={"things": "protobuf"}, format_options=options)
+    settings.within(tmp_path)
+    form = record_format(source([Field("event_id", "string", required=True), *fields]), settings)
+    found = judged(form, [framed(2, made.SerializeToString())])
+    return found.reasons[0].as_py(), {f.name: found.valid.column(f.name).to_pylist() for f in fields}
+
+
+def test_a_list_that_is_asked_by_place_and_by_key(tmp_path: Path) -> None:
+    """Whatever of the list is asked for beside: a key gives what it gives in JSON."""
+    pairs = [{"key": "page", "value": "home"}, {"key": "none"}, {"key": "page", "value": "last"}]
+    made = PAIR(event_id="e", at=AT)
+    for pair in pairs:
+        made.two.add(**pair)
+        made.more.add(**pair, more="x")
+        made.words.append("w")
+    record = {"event_id": "e", "at": AT, "two": pairs, "more": [{**p, "more": "x"} for p in pairs], "words": ["w"] * 3}
+    by_key = [Field("page", "string", path="two.page"), Field("none", "string", path="two.none"), Field("gone", "string", path="two.gone")]
+    by_place = [Field("key", "string", path="two[0].key"), Field("value", "string", path="two[-1].value")]
+    odd = [
+        [Field("key", "string", path="more[0].key"), Field("page", "string", path="more.page")],
+        [Field("key", "string", path="more[0].value"), Field("page", "string", path="more.page")],
+        [Field("word", "string", path="words[0]"), Field("page", "string", path="words.page")],
+        [Field("page", "string", path="words.page")],
+    ]
+    for fields in (by_key, [*by_place, *by_key], [*by_key, *by_place], [by_place[0], by_key[0]], [by_key[0], by_place[1]], *odd):
+        of = source([Field("event_id", "string", required=True), *fields])
+        plain = check_json([json.dumps(record).encode()], of, NOW, 0)
+        want = {f.name: plain.valid.column(f.name).to_pylist() for f in fields}
+        assert read_pairs(tmp_path, made, *fields) == (plain.reasons[0].as_py(), want)
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_the_order_of_fields_changes_no_value(tmp_path: Path, turn: int) -> None:
+    """Each key of a list of entries is made as its own field asks, as of a map."""
+    made = PAIR(event_id="e", at=AT)
+    for key in ("a", "b", "a"):
+        made.ds.add(key=key).value.seconds = 2
+        made.real[key].seconds = 2
+        made.es.add(key=key, value=1)
+    made.ds.add().value.seconds = 9
+    made.ds.add(key="none")
+    for name in ("ds", "real"):
+        fields = [Field("a", "float64", path=f"{name}.a"), Field("b", "int64", path=f"{name}.b"), Field("n", "int64", path=f"{name}.none")]
+        assert read_pairs(tmp_path, made, *fields[::turn]) == (None, {"a": [2.0], "b": [2_000_000], "n": [None]})
+    names = [Field("a", "string", path="es.a"), Field("b", "int64", path="es.b")]
+    assert read_pairs(tmp_path, made, *names[::turn]) == (None, {"a": ["PAID"], "b": [1]})
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Field("x", "float64", path="d"), Field("y", "int64", path="d")),
+        (Field("x", "float64", path="ds[0].value"), Field("y", "int64", path="ds[1].value")),
+        (Field("x", "float64", path="ds[0].value"), Field("y", "int64", path="ds.b")),
+        (Field("x", "string", path="es[0].value"), Field("y", "int64", path="es.b")),
+    ],
+)
+def test_one_value_that_is_asked_as_two_is_said(tmp_path: Path, one: Field, other: Field, turn: int) -> None:
+    """What a value becomes follows from its field's dtype: of one column, only one."""
+    with pytest.raises(ConfigError, match=r"'[xy]' and '[xy]' read one value of Protobuf, .*; give both one dtype"):
+        read_pairs(tmp_path, PAIR(event_id="e", at=AT), *[one, other][::turn])

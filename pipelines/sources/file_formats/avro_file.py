@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from itertools import islice
 from typing import Any, BinaryIO
 
@@ -15,7 +16,9 @@ import pyarrow as pa
 
 from pipelines.sources.file_formats.avro_blocks import blocks
 from pipelines.sources.file_formats.file_format import FileFormat, Opened, RawBatch, whole
+from pipelines.sources.formats.avro_times import has_several, integers, told
 from pipelines.sources.formats.avro_weight import UnusableSchema, checked
+from transforms.instants import EPOCH, BeyondCalendar
 
 __all__ = ["AvroFile", "container"]
 
@@ -28,8 +31,9 @@ _PLAIN = {
     "bytes": pa.binary(), "string": pa.string(), "enum": pa.string(), "fixed": pa.binary(),
 }  # fmt: skip
 _UNITS = {"millis": "ms", "micros": "us", "nanos": "ns"}
-_TIMES = ("time-millis", "time-micros")
 _OTHER: dict[str, pa.DataType] = {"date": pa.date32(), "time-millis": pa.time32("ms"), "time-micros": pa.time64("us"), "uuid": pa.string()}
+_ZEROS = {"date": EPOCH.date(), "moment": EPOCH, "local": EPOCH.replace(tzinfo=None), "time": EPOCH.time()}
+_MOST_US = 2**63 - 1
 
 
 class AvroFile(FileFormat):
@@ -41,9 +45,10 @@ class AvroFile(FileFormat):
         return whole(lambda: _decode(opened, min(ROWS, batch_rows)), (Exception,))  # damaged bytes raise anything
 
 
-def container(f: BinaryIO, **more: Any) -> tuple[dict[str, Any], dict[str, bytes], Iterator[Any]]:
-    """The schema of an open file, its metadata, and its records (``more``: fastavro's options). Of timestamps the integers are read.
-    Raises ValueError where it is no Avro container of records, and UnusableSchema; damaged bytes raise anything.
+def container(f: BinaryIO, reading: Callable[[Any], Any] = integers, **more: Any) -> tuple[dict[str, Any], dict[str, bytes], Iterator[Any]]:
+    """The schema of an open file, its metadata, and its records (``more``: fastavro's options), read by what ``reading`` makes of the
+    schema: as it is, timestamps are the integers that they are written as. Raises ValueError where it is no Avro container of records, and
+    UnusableSchema; damaged bytes raise anything.
 
     A file's schema is as much its writer's as its bytes are: it is held to what topics' schemas are.
     """
@@ -59,7 +64,7 @@ def container(f: BinaryIO, **more: Any) -> tuple[dict[str, Any], dict[str, bytes
     if not (isinstance(schema, dict) and schema.get("type") == "record"):
         raise ValueError("its schema is no record")
     named: dict[str, Any] = {}
-    parsed: Any = parse_schema(_untimed(schema), named)
+    parsed: Any = parse_schema(reading(schema), named)
     fewest = checked(parsed, named)
     if not fewest:
         raise UnusableSchema("its records take no bytes")
@@ -95,7 +100,8 @@ class _Behind:
 
 def _decode(opened: Opened, rows: int) -> Iterator[pa.RecordBatch]:
     with opened() as f:
-        schema, _, reader = container(f)
+        # By integers a column is made at once; but where only its values tell what they are, they must tell it.
+        schema, _, reader = container(f, lambda schema: told(schema) if has_several(schema) else integers(schema))
         types = {field["name"]: _type_of(field["type"], {}) for field in schema["fields"]}
         several = [name for name, kind in types.items() if kind is None]
         while records := list(islice(reader, rows)):
@@ -125,22 +131,30 @@ def _shape(value: Any) -> Any:
     """The types that a value is made of."""
     if isinstance(value, dict):
         return {name: _shape(inner) for name, inner in value.items()}
-    return {repr(_shape(each)) for each in value} if isinstance(value, list) else type(value)
+    if isinstance(value, list):
+        return {repr(_shape(each)) for each in value}
+    value = _within(value)
+    return type(value), isinstance(value, datetime) and value.tzinfo
 
 
-def _untimed(schema: Any, alone: bool = True) -> Any:
-    """A schema of which Python's calendar reads nothing: timestamps, dates and times of day are the integers that they are written as, as
-    any of them may lie beyond it (24:00:00, a database's infinite date), and one value would end the file; UUIDs are their texts.
+def _within(value: Any) -> Any:
+    """Something of the same type of Arrow, within the calendar."""
+    if isinstance(value, dict):
+        return {name: _within(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_within(each) for each in value]
+    return _ZEROS[value.kind] if type(value) is BeyondCalendar else value
 
-    ``alone``: whether null is all that stands beside it in a union. Where more does, the value itself must tell what it is.
-    """
-    if isinstance(schema, list):
-        return [_untimed(each, alone=sum(e != "null" for e in schema) < 2) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    kind, logical = schema.get("type"), str(schema.get("logicalType", "")).removeprefix("local-")
-    plain = logical.startswith("timestamp-") or (kind, logical) == ("string", "uuid") or (alone and logical in ("date", *_TIMES))
-    return {key: _untimed(value) for key, value in schema.items() if not (plain and key == "logicalType")}
+
+def _micros(value: Any) -> Any:
+    """A value whose moments and times beyond the calendar are in microseconds, as Arrow infers those within."""
+    if isinstance(value, dict):
+        return {name: _micros(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_micros(each) for each in value]
+    if type(value) is not BeyondCalendar:
+        return value
+    return int(value) if value.kind == "date" else max(-_MOST_US, min(_MOST_US, value.us))
 
 
 def _type_of(schema: Any, named: dict[str, pa.DataType | None]) -> pa.DataType | None:
@@ -188,6 +202,7 @@ def _column(values: list[Any], kind: pa.DataType | None) -> pa.Array:
         except (pa.ArrowException, TypeError, ValueError):
             pass
     try:
-        return pa.array(values)
+        inferred = pa.array([_within(value) for value in values]).type
+        return pa.array([_micros(value) for value in values], inferred)
     except (pa.ArrowException, TypeError, ValueError):
         return pa.array([None if v is None else json.dumps(v, default=str) for v in values], pa.string())

@@ -26,6 +26,7 @@ from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
 from pipelines.project.config import KafkaSettings
 from pipelines.sources.formats.avro_resolution import Fill, filler, resolved
+from pipelines.sources.formats.avro_times import told
 from pipelines.sources.formats.avro_weight import UnusableSchema, checked
 from pipelines.sources.formats.fault_injection import AVRO_KINDS, break_avro
 from pipelines.sources.formats.record_format import FormatOptions, RecordFormat
@@ -184,6 +185,7 @@ def decoder(
     try:
         fill = filler(resolved(schema, *reader) if reader is not None else Fill())
         scales = _plain(schema, source)
+        schema = told(schema)
     except RecursionError:
         raise UnusableSchema("it is no Avro schema: nested too deep") from None
     try:
@@ -224,7 +226,7 @@ def _load(registered: RegisteredSchema, registry: Registry, named: dict[str, Any
             raise UnusableSchema(f"it refers to version {reference.version} of {reference.subject}, which the registry does not know")
         inner = _load(found, registry, named, seen)
         try:
-            parse_schema(inner, named)
+            parse_schema(told(inner), named)
         except Exception as error:
             raise UnusableSchema(f"{reference.subject}, which it refers to, is no Avro schema: {str(error)[:200]}") from None
     try:
@@ -239,7 +241,7 @@ def written_by(number: int, registry: Registry) -> Any:
     if found is None:
         return None
     try:
-        parsed = parse_schema(_load(found, registry, named, []), named)
+        parsed = parse_schema(told(_load(found, registry, named, [])), named)
         checked(parsed, named)
         return parsed
     except UnusableSchema:
@@ -249,12 +251,11 @@ def written_by(number: int, registry: Registry) -> Any:
 
 
 def _plain(schema: dict[str, Any], source: EventSource) -> list[tuple[str, tuple[int, int]]]:
-    """Have timestamps of the source's fields decoded as the numbers that they are, whatever they hold; what to scale, by field. UUIDs are
-    their texts everywhere.
+    """Have timestamps of the source's fields decoded as the numbers that they are, which is quicker; what to scale, by field.
 
-    Other logical types stay: dates, decimals, and timestamps within records are for the contract, and for what a field's ``parse`` says.
+    Other logical types stay, for :mod:`pipelines.sources.formats.avro_times`, for the contract, and for what a field's ``parse`` says; so
+    do timestamps beside other types than null, of which a number may be the other's.
     """
-    _texts_of_uuids(schema)
     dtypes = {f.name: f.dtype for f in source.all_fields if f.path is None and f.parse is None}
     scales = []
     for field in schema["fields"]:
@@ -262,24 +263,10 @@ def _plain(schema: dict[str, Any], source: EventSource) -> list[tuple[str, tuple
             continue
         dtype = dtypes.get(str(field.get("name")))
         kinds = field.get("type")
-        for kind in kinds if isinstance(kinds, list) else [kinds]:
-            if not isinstance(kind, dict):
-                continue
-            logical = kind.get("logicalType")
-            if dtype == "timestamp" and logical in _UNITS:
-                del kind["logicalType"]
-                if logical in _SCALED:
-                    scales.append((str(field["name"]), _SCALED[logical]))
+        kinds = [kind for kind in kinds if kind != "null"] if isinstance(kinds, list) else [kinds]
+        kind = kinds[0] if len(kinds) == 1 else None
+        if isinstance(kind, dict) and dtype == "timestamp" and (logical := kind.get("logicalType")) in _UNITS:
+            del kind["logicalType"]
+            if logical in _SCALED:
+                scales.append((str(field["name"]), _SCALED[logical]))
     return scales
-
-
-def _texts_of_uuids(schema: Any) -> None:
-    if isinstance(schema, list):
-        for branch in schema:
-            _texts_of_uuids(branch)
-    elif isinstance(schema, dict):
-        if schema.get("logicalType") == "uuid":
-            del schema["logicalType"]
-        for inner in schema.values():
-            if isinstance(inner, (dict, list)):
-                _texts_of_uuids(inner)

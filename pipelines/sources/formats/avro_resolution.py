@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipelines.sources.formats.avro_times import OWN
+
 __all__ = ["Fill", "filler", "resolved"]
 
 _MICROS = {"timestamp-millis": 1000, "local-timestamp-millis": 1000, "timestamp-micros": 1, "local-timestamp-micros": 1}
@@ -108,7 +110,7 @@ def _default(kind: Any, value: Any) -> Any:
     name = kind.get("type") if isinstance(kind, dict) else kind
     if name in ("bytes", "fixed") and isinstance(value, str):
         return value.encode("latin-1", "replace")
-    logical = kind.get("logicalType") if isinstance(kind, dict) else None
+    logical = str(kind.get("logicalType")).removeprefix(OWN) if isinstance(kind, dict) else None
     if logical in _MICROS and type(value) is int:
         return value * _MICROS[logical]
     return value

@@ -11,7 +11,8 @@ What a value becomes:
   its text in ``value``. Struct, Value and ListValue are the JSON that they hold (:mod:`~pipelines.sources.formats.protobuf_values`): a path
   goes through the keys of a Struct. A path goes into the message that an ``Any`` packs, see
   :mod:`~pipelines.sources.formats.protobuf_any`.
-* ``repeated`` is a list, a map a struct of those of its keys that are asked for.
+* ``repeated`` is a list, a map a struct of those of its keys that are asked for. So is a list of entries (messages of a text ``key`` and a
+  ``value``) of which keys alone are asked for; where places of it are asked for too, it is a list.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from pipelines.sources.formats.protobuf_any import Types, any_message
 from pipelines.sources.formats.protobuf_values import OPEN, open_message, plain
 from transforms.definitions import EventSource
+from transforms.errors import ConfigError
 from transforms.places import EACH, Path
 
 __all__ = ["Column", "Want", "columns_of", "everything", "wanted"]
@@ -63,6 +65,8 @@ class Want:
     dtype: str | None = None
     parsed: str = ""
     """How a field reads it: the name of its ``parse``."""
+    asked: dict[str, str] = field(default_factory=dict, compare=False)
+    """By each dtype that a field asks it as, the field's name."""
     parts: dict[str, Want] = field(default_factory=dict)
     items: Want | None = None
 
@@ -88,9 +92,12 @@ def wanted(source: EventSource) -> dict[str, Want]:
     for f in source.all_fields:
         if f.value is None and (f.path is None or isinstance(f.path, tuple)):
             leaf = _step(root, f.path or (f.name,))
-            leaf.dtype, leaf.parsed = f.dtype, "" if f.parse is None else type(f.parse).__name__
             if f.dtype is not None and f.dtype.startswith("list<"):
-                leaf.items = Want(f.dtype[5:-1])
+                leaf.dtype, leaf = f.dtype, _step(leaf, (EACH,))
+            leaf.parsed = "" if f.parse is None else type(f.parse).__name__
+            if f.dtype is not None:
+                leaf.dtype = f.dtype.removeprefix("list<").rstrip(">")
+                leaf.asked.setdefault(leaf.dtype, f.name)
     if source.explode is not None:
         _step(root, (*source.explode_path, EACH))
     return root.parts
@@ -138,27 +145,57 @@ def _everything(message: Descriptor, depth: int, left: list[int]) -> dict[str, W
 def _field(of: FieldDescriptor, want: Want, types: Types | None) -> tuple[pa.DataType, Get, Get | None]:
     if of.message_type is not None and of.message_type.GetOptions().map_entry:
         return _map(of, want, types)
-    kind, convert, whatever = _value(of, (want.items or _entry(of, want)) if _repeated(of) else want, types)
-    kind = pa.list_(kind) if _repeated(of) else kind
+    if not _repeated(of):
+        kind, convert, whatever = _value(of, want, types)
+    elif _are_entries(of) and want.parts and want.items is None:
+        return _map(of, want, types)
+    else:
+        by_key = Want() if not want.parts else _entry(want) if _are_entries(of) else _no_entry(of)
+        kind, convert, whatever = _value(of, by_key if want.items is None else _together([want.items, by_key]), types)
+        kind = pa.list_(kind)
     return kind, _reading(of, convert), None if whatever is None else _reading(of, whatever)
 
 
-def _entry(of: FieldDescriptor, want: Want) -> Want:
-    """What is asked of each element of a list whose parts are asked for by name: it is a map, and its elements are entries."""
-    if not want.parts or of.message_type is None or {f.name for f in of.message_type.fields} != {"key", "value"}:
-        return Want()
+def _entry(want: Want) -> Want:
+    """What is asked of each element of a list of entries, of which parts are asked for by their keys."""
     return Want(parts={"key": Want("string"), "value": _together(want.parts.values())})
+
+
+def _no_entry(of: FieldDescriptor) -> Want:
+    """What shows of an element that it is no entry, which a list that is asked for by keys should hold: it is of another form."""
+    if of.message_type is None:
+        return Want()
+    return Want(parts={next((f.name for f in of.message_type.fields if f.name not in ("key", "value")), "key"): Want()})
+
+
+def _are_entries(of: FieldDescriptor) -> bool:
+    """Whether the elements of a list are entries of a map, each a text as ``key`` and a ``value``."""
+    parts = {} if of.message_type is None else dict(of.message_type.fields_by_name)
+    return parts.keys() == {"key", "value"} and parts["key"].type == FieldDescriptor.TYPE_STRING and not _repeated(parts["key"])
 
 
 def _together(wants: Iterable[Want]) -> Want:
     """All that is asked of a value by some."""
-    out, parts = Want(), dict[str, list[Want]]()
+    out, parts, items = Want(), dict[str, list[Want]](), list[Want]()
     for want in wants:
-        out.dtype, out.parsed, out.items = out.dtype or want.dtype, out.parsed or want.parsed, out.items or want.items
+        out.dtype, out.parsed, out.asked = out.dtype or want.dtype, out.parsed or want.parsed, want.asked | out.asked
+        if want.items is not None:
+            items.append(want.items)
         for name, part in want.parts.items():
             parts.setdefault(name, []).append(part)
     out.parts = {name: _together(some) for name, some in parts.items()}
+    out.items = _together(items) if items else None
     return out
+
+
+def _asks(of: str, want: Want, dtype: str) -> bool:
+    """Whether a value that is made by what it is asked as is asked as ``dtype``. Raises ConfigError where it is asked so and otherwise."""
+    if dtype in want.asked and len(want.asked) > 1:
+        one, other = want.asked[dtype], next(name for kind, name in want.asked.items() if kind != dtype)
+        raise ConfigError(
+            f"the fields {one!r} and {other!r} read one value of Protobuf, {of}, as {' and as '.join(want.asked)}; give both one dtype"
+        )
+    return want.dtype == dtype
 
 
 def _reading(of: FieldDescriptor, convert: Get | None) -> Get:
@@ -187,7 +224,7 @@ def _repeated(of: FieldDescriptor) -> bool:
 def _value(of: FieldDescriptor, want: Want, types: Types | None) -> Made:
     """What is made of a field's one value."""
     if of.enum_type is not None:
-        if want.dtype == "int64":
+        if _asks(of.enum_type.full_name, want, "int64"):
             return pa.int64(), None, None
         names = {value.number: value.name for value in of.enum_type.values}
         return pa.string(), lambda number: names.get(number) or str(number), None
@@ -207,7 +244,7 @@ def _message(of: Descriptor, want: Want, types: Types | None) -> Made:
     if of.full_name == "google.protobuf.Timestamp" and not want.parts:
         return pa.timestamp("us", "UTC"), lambda message: _fits(message.seconds * 1_000_000 + message.nanos // 1000), None
     if of.full_name == "google.protobuf.Duration" and not want.parts:
-        if want.dtype == "float64":
+        if _asks(of.full_name, want, "float64"):
             return pa.float64(), lambda message: message.seconds + message.nanos / 1e9, None
         return pa.int64(), lambda message: _fits(message.seconds * 1_000_000 + message.nanos // 1000), None
     if of.full_name == "google.type.Date" and not want.parts:
@@ -230,14 +267,16 @@ def _message(of: Descriptor, want: Want, types: Types | None) -> Made:
 
 
 def _map(of: FieldDescriptor, want: Want, types: Types | None) -> tuple[pa.DataType, Get, Get | None]:
-    """Of a map, the keys that are asked for."""
-    read, entry = attrgetter(of.name), of.message_type
+    """Of a map, or of a list of entries, the keys that are asked for; each has its own type."""
+    entry = of.message_type
+    real = entry.GetOptions().map_entry
+    read = attrgetter(of.name) if real else _by_key(of)
     value, keyed = entry.fields_by_name["value"], entry.fields_by_name["key"]
     found: list[tuple[str, Any, Made]] = []
     for text, part in want.parts.items():
         key = _key(keyed, text)
         if key is not None:
-            found.append((text, key, _value(value, part, types)))
+            found.append((text, key, _value(value, part, types) if real else _field(value, part, types)))
     if not found:
         return _OPAQUE, lambda message: {}, None
 
@@ -256,6 +295,16 @@ def _map(of: FieldDescriptor, want: Want, types: Types | None) -> tuple[pa.DataT
 
     loose = any(whatever is not None for _, _, (_, _, whatever) in found)
     return pa.struct([pa.field(text, kind) for text, _, (kind, _, _) in found]), reading(False), reading(True) if loose else None
+
+
+def _by_key(of: FieldDescriptor) -> Get:
+    """What reads a list of entries as a mapping: key -> the last entry that has it."""
+    entries, key = attrgetter(of.name), _reading(of.message_type.fields_by_name["key"], None)
+
+    def read(message: Any) -> dict[Any, Any]:
+        return {k.decode() if isinstance(k := key(entry), bytes) else k: entry for entry in entries(message)}
+
+    return read
 
 
 def _key(of: FieldDescriptor, text: str) -> Any:
