@@ -116,7 +116,7 @@ ROOMS = (
     Room("transforms.fingerprint", FLOOR0, (*ARROW, *TENSORFLOW)),
     Room("transforms.graph", (*FLOOR0, *FLOOR1), (*ARROW, *TENSORFLOW)),
     Room("transforms.graph_columns", ("transforms.errors", "transforms.tensors"), ARROW),
-    Room("transforms.graph_plan", ("transforms.graph_columns", "transforms.plan"), ARROW),
+    Room("transforms.graph_plan", ("transforms.graph_columns", "transforms.graph_row", "transforms.plan"), ARROW),
     Room("transforms.graph_row", ("transforms.graph_columns",), ARROW),
     Room("transforms.plan", ("transforms.tensors",), (*ARROW, "tensorflow")),
     Room("transforms.tensors", (), (*ARROW, "tensorflow")),

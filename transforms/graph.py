@@ -194,7 +194,7 @@ class TransformGraph:
 
         self._function = tf.function(flat, input_signature=arguments, autograph=False).get_concrete_function()
         self._parts = parts
-        self._plan, self.plan_problem = checked_plan(self._function, self.input_schema, self._arrays, self._called)
+        self._plan, self.plan_problem = checked_plan(self._function, self.input_schema, self._arrays, self._called, self._row)
         if self._plan is None:
             log.info("transform graph %s: small batches go through TensorFlow: %s", self.fingerprint[:12], self.plan_problem)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,13 +10,16 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from transforms.graph_columns import input_width
-from transforms.plan import Plan, checked
+from transforms.graph_row import RowReader
+from transforms.plan import Plan, SampleRow, checked
 from transforms.plan.samples import SEED, fractions, wholes, words
 
 __all__ = ["checked_plan"]
 
 Array = npt.NDArray[Any]
 _ROWS = 512
+_KINDS_OF_ROWS, _OF_A_KIND = 4, 3
+"""Rows that are read alone: of so many kinds, by what is null and how long lists are, so many with other values each."""
 
 
 def checked_plan(
@@ -24,12 +27,40 @@ def checked_plan(
     inputs: pa.Schema,
     arrays_of: Callable[[pa.RecordBatch], list[Array]],
     call: Callable[[list[Array]], list[Array]],
+    row: RowReader,
 ) -> tuple[Plan | None, str]:
     """(the plan of a graph's concrete function, or None; why there is none).
 
-    It gave the bits that ``call`` gave, on some hundred made-up rows of ``inputs``: edge values, nulls, known and unknown words.
+    It gave the bits that ``call`` gave, on some hundred made-up rows of ``inputs``: edge values, nulls, known and unknown words; and on
+    some that ``row`` read, as a batch of one row is.
     """
-    return checked(function, lambda plan: _sample(inputs, plan), lambda batch, start, n: arrays_of(batch.slice(start, n)), call, _ROWS)
+
+    def alone(plan: Plan) -> Iterator[SampleRow]:
+        batch = _sample_of_kinds(inputs, plan)
+        for one in (batch.slice(i, 1) for i in range(batch.num_rows)):
+            if (found := row.read(one)) is not None:
+                yield SampleRow(arrays_of(one), found[0], found[1], row.fixed)
+
+    return checked(
+        function, lambda plan: _sample(inputs, plan), lambda batch, start, n: arrays_of(batch.slice(start, n)), call, _ROWS, alone
+    )
+
+
+def _sample_of_kinds(inputs: pa.Schema, plan: Plan) -> pa.RecordBatch:
+    """Rows of a few kinds, which alternate: all values there, none there that may be missing, and some. Values differ within a kind."""
+    random = np.random.default_rng(SEED)
+    n = _KINDS_OF_ROWS * _OF_A_KIND
+    columns = []
+    for field in inputs:
+        if not pa.types.is_list(field.type):
+            missing = np.array([False, True, *(random.random(_KINDS_OF_ROWS - 2) < 0.5)])
+            mask = np.tile(missing & field.nullable, _OF_A_KIND)
+            columns.append(_values(field.type, n, random, plan).take(pa.array(np.arange(n), mask=mask)))
+            continue
+        most = input_width(field) or 3
+        lengths = np.tile([most, 0, *random.integers(0, 1 + most, _KINDS_OF_ROWS - 2)], _OF_A_KIND)
+        columns.append(_lists(field.type, lengths, random, plan))
+    return pa.RecordBatch.from_arrays(columns, schema=inputs)
 
 
 def _sample(inputs: pa.Schema, plan: Plan) -> pa.RecordBatch:
@@ -43,9 +74,13 @@ def _sample(inputs: pa.Schema, plan: Plan) -> pa.RecordBatch:
             columns.append(values)
             continue
         lengths = random.integers(0, 1 + (input_width(field) or 3), _ROWS)
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        columns.append(pa.ListArray.from_arrays(offsets, _values(field.type.value_type, int(offsets[-1]), random, plan)))
+        columns.append(_lists(field.type, lengths, random, plan))
     return pa.RecordBatch.from_arrays(columns, schema=inputs)
+
+
+def _lists(kind: pa.DataType, lengths: Array, random: np.random.Generator, plan: Plan) -> pa.Array:
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(offsets, _values(kind.value_type, int(offsets[-1]), random, plan))
 
 
 def _values(kind: pa.DataType, count: int, random: np.random.Generator, plan: Plan) -> pa.Array:

@@ -106,10 +106,29 @@ def _key_ends(text: Bytes) -> Ints:
     """The second quotes of texts before a colon, ascending: all keys' and, within texts, some others."""
     ends = _places(text, _before_colon, 1)
     if (spaced := _places(text, _before_blank, 1)).size:
-        dense = np.append(_places(text, lambda block: block != ord(" ")), len(text) - 1)
-        following = text[dense[np.searchsorted(dense[:-1], spaced, "right")]]
-        ends = np.union1d(ends, spaced[following == ord(":")])
+        ends = np.union1d(ends, spaced[_colon_past_blanks(text, spaced)])
     return ends
+
+
+def _colon_past_blanks(text: Bytes, spaced: Ints) -> Bools:
+    """Which of places (ascending) have a colon as the next byte that is no blank.
+
+    Only blocks that begin at one of them are looked at, and each byte in two of them at most, however far blanks reach: what is left over
+    of a block is one place at its end, whose blanks fill the rest.
+    """
+    found = np.zeros(len(spaced), bool)
+    at, begin = 0, 0
+    while at < len(spaced) and (begin := max(begin, int(spaced[at]) + 1)) < len(text):
+        block = text[begin : begin + BLOCK]
+        dense = np.flatnonzero(block != ord(" "))
+        if not dense.size:
+            begin += BLOCK
+            continue
+        following = int(np.searchsorted(spaced, begin + dense[-1]))
+        near = spaced[at:following] - begin
+        found[at:following] = block[dense[np.searchsorted(dense, near, "right")]] == ord(":")
+        at = following
+    return found
 
 
 class Keys:

@@ -31,10 +31,15 @@ _PAST = b" " * (MOST_BYTES + 8)
 """Stands behind the bytes of all payloads, so that a key can be looked for at each place of them, by eight bytes at once."""
 
 
+def _marked(text: bytes, which: bytes) -> Bools:
+    """For which bytes the table ``which`` (256 truth values) has a one. Python looks bytes up seven times as fast as numpy, which makes 64
+    bits of each first; and of truth values numpy finds the true ones by words."""
+    return np.frombuffer(text.translate(which), bool)
+
+
 def _places(text: bytes, which: bytes) -> Ints:
-    """Where bytes stand for which the table ``which`` (256 truth values) has a one. Python looks bytes up seven times as fast as numpy,
-    which makes 64 bits of each first; and of truth values numpy finds the true ones by words."""
-    return np.flatnonzero(np.frombuffer(text.translate(which), bool))
+    """Where the bytes stand that are :func:`_marked`."""
+    return np.flatnonzero(_marked(text, which))
 
 
 def _joined(payloads: pa.Array) -> tuple[bytes, Ints, Bools]:
@@ -144,9 +149,13 @@ def _same_in_all(payloads: pa.Array, depth: int) -> int | None:
     _, ends, data = payloads.buffers()
     offsets = np.frombuffer(ends, np.int32)[payloads.offset : payloads.offset + len(payloads) + 1].astype(np.int64)
     n, size = len(payloads), int(offsets[-1] - offsets[0])
-    if payloads.null_count or size > n * MAX_PAYLOAD_BYTES or not whole(payloads.slice(0, 1), depth)[0]:
+    if payloads.null_count or size > n * MAX_PAYLOAD_BYTES:
         return None
     shape, given = None, memoryview(data)
+    # Marks are counted before anything is made of them: a payload may hold one in each of its bytes.
+    marks_of_first = np.count_nonzero(_marked(bytes(given[offsets[0] : offsets[1]]), _MARK_BYTES))
+    if marks_of_first > MOST_MARKS or not whole(payloads.slice(0, 1), depth)[0]:
+        return None
     step = max(1, BLOCK * n // size)
     for begin in range(0, n, step):
         places = offsets[begin : begin + step + 1] - offsets[begin]
@@ -164,17 +173,21 @@ def _same_in_all(payloads: pa.Array, depth: int) -> int | None:
 
 
 class _Shape:
-    """What the first payload of some is like. ``size``: its marks; ``keys``: how many it has. Texts end in :data:`_PAST`."""
+    """What the first payload of some is like. ``size``: its marks; ``keys``: how many it has; ``usual``: whether others are compared with
+    it, without which the keys are not counted. Texts end in :data:`_PAST`."""
 
     def __init__(self, text: Bytes, marks: Ints) -> None:
-        self.size, self.kinds = len(marks), text[marks]
+        self.size, self.keys, self.usual = len(marks), 0, len(marks) <= MOST_MARKS
+        if not self.usual:
+            return
+        self.kinds = text[marks]
         quotes = np.flatnonzero(self.kinds == ord('"'))
         pairs = list(zip(quotes[::2].tolist(), quotes[1::2].tolist(), strict=False))
         named = [(o, c) for o, c in pairs if text[marks[c] + 1] == ord(":")]
         self.keys = len(named)
         self.values = np.array([c for _, c in pairs if text[marks[c] + 1] != ord(":")], np.int64)
         words = [text[marks[o] + 1 : marks[c] + 2].tobytes() for o, c in named]  # with the quote and what follows
-        self.usual = len(marks) <= MOST_MARKS and all(len(w) <= MOST_BYTES for w in words)
+        self.usual = all(len(w) <= MOST_BYTES for w in words)
         self.parts: list[tuple[int, Ints, Words, Words]] = []
         """Eight bytes of keys, from the one given on: the marks before them, what they are, and which of them count."""
         for at in range(0, max(map(len, words), default=0) if self.usual else 0, 8):

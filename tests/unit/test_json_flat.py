@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from unittest import mock
@@ -81,6 +82,14 @@ def test_no_range_of_payloads_has_more_keys_than_are_told(
             assert different <= common + others[first:last].sum()
             assert different <= by_place + others_by_place[first:last].sum()
             assert different <= each[first:last].sum()
+
+
+@given(st.lists(st.sampled_from(['"', '"', " ", "   ", ":", "a", "," + " " * 8, '" :']), max_size=60).map("".join), st.integers(1, 9))
+def test_quotes_before_a_colon_wherever_blocks_end(text: str, block: int) -> None:
+    """Blanks between, or none, that reach over blocks, to the end, or to another quote."""
+    given_ = np.frombuffer(text.encode(), np.uint8)
+    with limits(small=False, BLOCK=block):
+        assert json_flat._key_ends(given_).tolist() == [found.start() for found in re.finditer('" *:', text)]
 
 
 def records(n: int, **more: object) -> list[dict[str, object]]:

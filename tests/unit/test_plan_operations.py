@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transforms.plan import REWRITES, UnsupportedError, compiled
+from transforms.plan import REWRITES, UnsupportedError, compiled, settled
 from transforms.plan.flush import Flushed, can_flush
 from transforms.plan.samples import fractions, wholes, words
 
@@ -248,6 +250,30 @@ def test_what_follows_from_shapes_is_computed_once_and_kernels_are_remembered() 
             assert plan.first_difference([x, y], expected, alike=16) == plan.first_difference([x, y], expected) == ""
     few, many = ([step[0] for step in program.steps] for program in (plan._settled[16], plan._whole))
     assert len(few) < 0.7 * len(many)
+
+
+def test_what_is_remembered_is_of_8_megabytes_at_most() -> None:
+    """Of all kernels of a plan, whatever they are asked; few bytes each."""
+    t = tf()
+
+    def run(x: Any) -> list[Any]:
+        return [t.tanh(x), t.math.log1p(x), t.math.expm1(x), t.sin(x), t.pow(t.reshape(x, [-1, 1]), t.reshape(x, [1, -1]))]
+
+    function = t.function(run, input_signature=[t.TensorSpec([None], t.float32)], autograph=False).get_concrete_function()
+    plan = compiled(function)
+    with mock.patch.object(settled, "_REMEMBERED", 100):
+        for n in range(200):
+            plan.run([np.full(32, n, np.float32)], alike=32)
+        assert 0 < len(plan._memory) <= 100
+    pairs = list(plan._memory.items())
+
+    def size(value: Any) -> int:
+        return sys.getsizeof(value) + (sum(map(size, value)) if isinstance(value, tuple) else 0)
+
+    assert all(result.nbytes <= 256 for _, result in pairs)
+    table = sys.getsizeof(dict.fromkeys(range(settled._REMEMBERED)))
+    # A result's bytes are its own, or those of a tensor that it shows: counted in either case, with what that takes.
+    assert table + settled._REMEMBERED * max(size(key) + sys.getsizeof(result) + result.nbytes for key, result in pairs) <= 8 << 20
 
 
 def test_a_plan_that_has_seen_many_kinds_of_inputs_keeps_no_more() -> None:

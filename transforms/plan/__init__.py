@@ -6,8 +6,8 @@ a call of TensorFlow's own kernel. A plan stands for its function only after it 
 :func:`checked`.
 """
 
-from transforms.plan.check import checked
+from transforms.plan.check import SampleRow, checked
 from transforms.plan.compiler import REWRITES, Plan, compiled
 from transforms.plan.nodes import UnsupportedError
 
-__all__ = ["REWRITES", "Plan", "UnsupportedError", "checked", "compiled"]
+__all__ = ["REWRITES", "Plan", "SampleRow", "UnsupportedError", "checked", "compiled"]

@@ -47,14 +47,15 @@ class _Program:
 
 
 class Plan:
-    """A function of arrays that gives what a concrete function gives. What it keeps follows from its inputs' shapes alone: safe to call
-    from many threads."""
+    """A function of arrays that gives what a concrete function gives. Safe to call from many threads: what it keeps are programs, which
+    follow from the shapes and fixed values of inputs that are ``alike``, and results of kernels by the bits of their arguments, so that
+    whoever makes one makes the same. Of both it keeps so many at most."""
 
     def __init__(self, steps: Sequence[Step], slots: list[Any], inputs: Sequence[int], outputs: Sequence[int]) -> None:
         self._steps = tuple(steps)
         self._whole = _Program(steps, slots, [(place, i) for i, place in enumerate(inputs)], outputs)
         self._settled: dict[Hashable, _Program] = {}
-        self._memory: dict[int, Callable[..., Any]] = {}
+        self._memory: dict[Hashable, Any] = {}
         self.known_fractions: list[float] = []
         self.known_words: list[bytes] = []
         """Constants and words of the function: samples are taken from them."""

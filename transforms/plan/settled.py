@@ -3,7 +3,7 @@ computed once, not at each run; and what a kernel gave is remembered."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +14,9 @@ __all__ = ["TO_ARRAY", "TO_TENSOR", "Step", "remembering", "settled"]
 
 TO_TENSOR, TO_ARRAY = "to a tensor", "to an array"
 """In place of an operation's name: a step that only turns an array into a tensor, or back."""
-_REMEMBERED, _REMEMBERED_BYTES = 4096, 256
-"""How many results of a kernel are remembered, of arguments of how many bytes at most: those of a row, padded."""
+_REMEMBERED, _REMEMBERED_BYTES = 8192, 256
+"""How many results of all kernels of a plan are remembered, and of how many bytes both arguments and result are at most: those of a row,
+padded. With what Python spends on each, less than 8 MB."""
 
 
 class Step(NamedTuple):
@@ -91,14 +92,14 @@ def _alike(a: Any, b: Any) -> bool:
 
 
 def remembering(
-    steps: Sequence[Step], slots: list[Any], known: Collection[int], memory: dict[int, Callable[..., Any]]
+    steps: Sequence[Step], slots: list[Any], known: Collection[int], memory: dict[Hashable, Any]
 ) -> tuple[list[Step], dict[int, int]]:
     """(the steps, with kernels that compute each number alone as functions of arrays that remember what they gave; as by :func:`settled`,
     which slots hold the value of another one). ``slots``, whose ``known`` ones are constant, grow by those that the new steps need.
 
     A kernel takes tens of times as long as a look for its result, and values come again: counts, hours, prices. For few rows alone.
-    ``memory`` keeps these functions by their step's slot, for all programs of a plan. A tensor that nobody needs is left for who drops
-    steps that are not used.
+    ``memory`` keeps the results, by their step's slot and the arguments, for all programs of a plan. A tensor that nobody needs is left for
+    who drops steps that are not used.
     """
     arrays: dict[int, int] = {}
     instead: dict[int, int] = {}
@@ -117,7 +118,7 @@ def remembering(
             if place not in arrays:
                 slots.append(np.asarray(slots[place]))
                 arrays[place] = len(slots) - 1
-        function = memory.setdefault(step.output, _remembered(step.function))
+        function = _remembered(step.function, step.output, memory)
         slots.append(None)
         arrays[step.output] = len(slots) - 1
         made.append(Step(function, tuple(arrays[place] for place in given), arrays[step.output], step.op))
@@ -125,20 +126,19 @@ def remembering(
     return made, instead
 
 
-def _remembered(kernel: Callable[..., Any]) -> Callable[..., Any]:
-    known: dict[Any, Any] = {}
-
+def _remembered(kernel: Callable[..., Any], slot: int, memory: dict[Hashable, Any]) -> Callable[..., Any]:
     def call(*arrays: Any) -> Any:
         if sum(a.nbytes for a in arrays) > _REMEMBERED_BYTES:
             return kernel(*(as_tensor(a) for a in arrays)).numpy()
-        key = tuple((a.tobytes(), a.shape) for a in arrays)
-        found = known.get(key)
+        key = (slot, *((a.tobytes(), a.shape) for a in arrays))
+        found = memory.get(key)
         if found is None:
             found = kernel(*(as_tensor(a) for a in arrays)).numpy()
             found.flags.writeable = False
-            if len(known) >= _REMEMBERED:
-                known.clear()
-            known[key] = found
+            if found.nbytes <= _REMEMBERED_BYTES:
+                if len(memory) >= _REMEMBERED:
+                    memory.clear()
+                memory[key] = found
         return found
 
     return call
