@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from transforms.errors import GraphError
+from transforms.tensors import one_nan
 
 __all__ = [
     "LANES", "GraphColumn", "every_row", "input_width", "nothing_of", "shape_of", "tensor_values", "to_arrow", "with_width",
@@ -170,6 +171,7 @@ def to_arrow(name: str, parts: list[np.ndarray[Any, Any]], n: int, kind: pa.Data
 
 def _typed(name: str, data: np.ndarray[Any, Any], kind: pa.DataType, null: np.ndarray[Any, Any] | None = None) -> pa.Array:
     if not pa.types.is_string(kind):
+        data = one_nan(data)
         if null is None and (kind.id, data.dtype) in _PLAIN and data.flags.c_contiguous:
             return pa.Array.from_buffers(kind, len(data), [None, pa.py_buffer(data)])
         return pa.array(data, kind, mask=null)

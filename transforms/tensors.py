@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-__all__ = ["bytes_tensor", "number_tensor", "tensors_of"]
+__all__ = ["bytes_tensor", "number_tensor", "one_nan", "tensors_of"]
 
 _ALIGNMENT = 64
 """Of buffers that TensorFlow makes itself; its kernels rely on it."""
@@ -66,3 +66,14 @@ def _header(size: int) -> int:
     dimension = 1 + varint(size)
     shape = 1 + varint(dimension) + dimension
     return 2 + 1 + varint(shape) + shape + 1 + varint(size)
+
+
+def one_nan(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The values of an array, each that is not a number with the same bits.
+
+    Of two such operands libraries keep the one's or the other's bits, one library also by how many values there are. So what leaves a graph
+    has one form of it, whoever computed it.
+    """
+    if values.dtype.kind != "f" or not (odd := np.isnan(values)).any():
+        return values
+    return np.where(odd, values.dtype.type(np.nan), values)

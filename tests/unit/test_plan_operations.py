@@ -9,10 +9,12 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from transforms.graph_columns import to_arrow
 from transforms.plan import REWRITES, UnsupportedError, compiled, settled
 from transforms.plan.flush import Flushed, can_flush
 from transforms.plan.samples import fractions, wholes, words
@@ -178,6 +180,19 @@ def test_fractions(name: str) -> None:
         held("float32", name, padded(values, np.float32), padded(random.sample(values, len(values)), np.float32))
 
     any_values()
+
+
+@pytest.mark.parametrize("size", [16, 32, 48, 64])
+@pytest.mark.parametrize("name", ["add", "mul"])
+def test_what_is_not_a_number_leaves_a_graph_in_one_form(name: str, size: int) -> None:
+    """Of two of other bits numpy gives the one's or the other's by how many values there are, TensorFlow the first's."""
+    x, y = (np.full(size, bits, np.uint32).view(np.float32) for bits in (0x7FC00001, 0xFFC00002))
+    held("float32", name, x, y)
+    function, plan = made("float32", name, REWRITES[0])
+    theirs = [out.numpy() for out in function(tf().constant(x), tf().constant(y))]
+    for out in (*plan.run([x, y]), *theirs):
+        column = to_arrow("x", [out], size, pa.float32())
+        assert set(column.to_numpy().view(np.uint32).tolist()) == {0x7FC00000}
 
 
 @pytest.mark.parametrize("name", INTEGERS)

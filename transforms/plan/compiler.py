@@ -14,6 +14,7 @@ from transforms.plan.kernels import WORD_KERNELS, as_tensor, kernel, word_kernel
 from transforms.plan.nodes import Node, Ref, UnsupportedError, flattened
 from transforms.plan.places import OPERATIONS
 from transforms.plan.settled import TO_ARRAY, TO_TENSOR, Step, remembering, settled
+from transforms.tensors import one_nan
 
 __all__ = ["Plan", "compiled"]
 
@@ -99,7 +100,8 @@ class Plan:
     def first_difference(
         self, arrays: Sequence[Array], expected: Sequence[Array], alike: Hashable = None, fixed: Sequence[int] = ()
     ) -> str:
-        """How what it gives differs from what the function gave for the same arrays, in dtype, shape or a bit; empty where nothing does.
+        """How what it gives differs from what the function gave for the same arrays, in dtype, shape or a bit (of what is not a number, in
+        that it is none); empty where nothing does.
         ``alike`` and ``fixed`` are those of :meth:`run`."""
         try:
             found = self.run(arrays, alike, fixed)
@@ -117,7 +119,7 @@ class Plan:
 
 
 def _bits(values: Array) -> Array:
-    values = np.ascontiguousarray(values)
+    values = np.ascontiguousarray(one_nan(values))
     return values.view(f"u{values.dtype.itemsize}") if values.dtype.kind == "f" else values
 
 
