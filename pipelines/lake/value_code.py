@@ -23,6 +23,7 @@ ENGINE_PARTS = (
     "pipelines/sources/event_files.py",
     "pipelines/sources/file_records.py",
     "pipelines/sources/file_formats",
+    "pipelines/sources/formats/avro_times.py",  # what their dates and times are,
     "pipelines/sources/formats/avro_weight.py",  # which Avro files are read, and
     "pipelines/sources/kafka/compression.py",  # how their blocks in snappy are
     "pipelines/sources/recorded_files.py",

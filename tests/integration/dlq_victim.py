@@ -27,6 +27,8 @@ def stop_at(point: str, number: int) -> None:
     def begin_transaction(self: KafkaProducer) -> None:
         count["transactions"] += 1
         count["sent"] = 0
+        if point == "never":  # it is killed at any moment, but goes no further than it is let
+            sys.stdin.readline()
         print(f"transaction {count['transactions']}", flush=True)
         begin(self)
 

@@ -166,7 +166,7 @@ def test_a_source_topic_that_is_gone(options: dict[str, Any], reader: PartitionR
 def victim(broker: Broker, letters: str, point: str, number: int) -> subprocess.Popen[str]:
     """A replay in a process of its own."""
     command = [sys.executable, "-m", "tests.integration.dlq_victim", broker.bootstrap, letters, point, str(number)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def wait_for(process: subprocess.Popen[str], line: str) -> None:
@@ -211,9 +211,12 @@ def test_killed_at_random_moments(broker: Broker, options: dict[str, Any], reade
     for _ in range(2):
         topic, letters = reject(options, reader, 200, again=20)
         for _ in range(3):
-            process = victim(broker, letters, "never", 0)
+            process, last = victim(broker, letters, "never", 0), chance.randint(1, 9)
             try:
-                wait_for(process, f"transaction {chance.randint(1, 9)}\n")
+                assert process.stdin is not None
+                process.stdin.write("go on\n" * (last + 1))
+                process.stdin.flush()
+                wait_for(process, f"transaction {last}\n")
                 time.sleep(chance.uniform(0, 0.3))  # anywhere in it, or in the next one: the moment is what is tested
             finally:
                 process.kill()
