@@ -1,4 +1,4 @@
-"""``python -m serving '{"feature_repo": ..., "models": ..., "graphs": ...}'``: one server, with its settings as JSON.
+"""``tandem -m serving '{"feature_repo": ..., "models": ..., "graphs": ...}'``: one server, with its settings as JSON.
 
 A second JSON says that this is one worker of a server (``serving.workers``).
 

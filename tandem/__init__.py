@@ -13,10 +13,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
+from importlib.abc import InspectLoader, Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 
 __all__ = ["__version__"]
 
@@ -51,6 +52,12 @@ class _SameModule(Loader):
     def exec_module(self, module: ModuleType) -> None:
         module.__spec__ = self.spec  # the import system gave it that of the second name
 
+    def get_code(self, name: str) -> CodeType | None:
+        """The code that ``python -m`` with the second name runs."""
+        found = find_spec(self.name)
+        loader = found.loader if found is not None else None
+        return loader.get_code(self.name) if isinstance(loader, InspectLoader) else None
+
 
 class _Finder(MetaPathFinder):
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
@@ -63,7 +70,9 @@ class _Finder(MetaPathFinder):
             return ModuleSpec(name, _SameModule(_MOVED[name]))
         head, _, rest = name.partition(".")
         if head == "tandem" and rest.partition(".")[0] in _PARTS:
-            return ModuleSpec(name, _SameModule(rest), is_package=True)
+            found = find_spec(rest)
+            if found is not None:
+                return ModuleSpec(name, _SameModule(rest), origin=found.origin, is_package=found.submodule_search_locations is not None)
         return None
 
 

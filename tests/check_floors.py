@@ -1,7 +1,8 @@
 """The import floors: which room may import what. ``python tests/check_floors.py [root]`` prints each breach and exits 1.
 
 An allow-list: a module of ours, or a library, that a room is not allowed by name is a breach. Imports inside functions count
-too, so a room cannot reach upstairs by importing late; imports for type checkers alone (``if TYPE_CHECKING:``) count as well.
+too, so a room cannot reach upstairs by importing late; imports for type checkers alone (``if TYPE_CHECKING:``) count as well, and
+so do ``import_module`` and its like. ``tandem.pipelines.x`` is ``pipelines.x``, as the import system has it.
 """
 
 from __future__ import annotations
@@ -11,8 +12,24 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-OURS = ("transforms", "pipelines", "serving", "feature_repo", "tests", "docker")
+OURS = ("tandem", "transforms", "pipelines", "serving", "feature_repo", "tests", "docker")
+SHIPPED = ("transforms", "serving", "pipelines", "tandem")
 ANY = "*"
+IMPORTERS = ("import_module", "__import__", "run_module", "resolve_name", "find_spec")
+"""Calls that import, or run, the module that their first argument names."""
+NAMED_LATER = {
+    "pipelines.cli.extras": "whether an extra's libraries are installed",
+    "pipelines.cli.root": "the commands, by a table of names",
+    "pipelines.project.repository": "the modules of a user's repository",
+    "pipelines.services.redis_server": "whether a wheel with the server is installed",
+    "pipelines.sources.tables.query_table": "the database's driver that the table names",
+    "pipelines.streaming.engines.worker": "what its parent tells it to load before the fork",
+    "pipelines.tracking.stores": "whether the database's driver of a URL is installed",
+    "tandem": "a module of ours under its second name",
+    "tandem.__main__": "the module that ``-m`` names",
+    "transforms.functions.travel": "the user's module that defines a function",
+}
+"""The modules that import what only a running program names, and what that is: nobody can check those."""
 
 FLOOR0 = tuple(
     f"transforms.{m}"
@@ -138,7 +155,13 @@ ROOMS = (
     ),
     Room("pipelines", (), ()),
     Room("transforms", FLOOR0, ()),
+    Room("tandem.quick_imports", (), ("typeguard",)),
+    Room("tandem.testing", ("transforms", "serving", "pipelines"), (ANY,), (*NEVER, "pipelines.cli", "pipelines.demo")),
+    Room("tandem.__main__", ("tandem.quick_imports", "transforms.errors", "serving.json_logs", "pipelines.cli"), ()),
+    Room("tandem", (), ("pyarrow_hotfix",)),
 )
+# What a room may import of ``tandem`` itself, beside its names.
+OF_TANDEM = {"pipelines.cli": ("tandem.quick_imports",)}
 
 
 def covers(name: str, module: str) -> bool:
@@ -152,34 +175,77 @@ def module_name(path: Path, root: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+def one_name(dotted: str) -> str:
+    """The first name of a module that has two: ``tandem.pipelines.x`` is ``pipelines.x``."""
+    head, _, rest = dotted.partition(".")
+    return rest if head == "tandem" and rest.partition(".")[0] in SHIPPED[:3] else dotted
+
+
 def imports(path: Path, root: Path) -> list[tuple[int, str]]:
-    """All (line, dotted name) that a file imports, anywhere in it; ``from a import b`` gives ``a.b`` where that is a module of ours."""
-    found = []
+    """All (line, dotted name) that a file imports, anywhere in it; ``from a import b`` gives ``a.b`` where that is a module of ours.
+
+    A name that is no literal, of a call that imports, is ``?``.
+    """
+    return [(node.lineno, name) for node, name in imported_by(ast.parse(path.read_text(encoding="utf-8"), filename=str(path)), path, root)]
+
+
+def imported_by(tree: ast.AST, path: Path, root: Path) -> list[tuple[ast.stmt | ast.expr, str]]:
+    """All (statement or call, dotted name) that a part of a file imports, as :func:`imports` says."""
+    found: list[tuple[ast.stmt | ast.expr, str]] = []
     package = module_name(path, root).split(".")
     if path.name != "__init__.py":
         package = package[:-1]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), filename=str(path))):
+
+    def absolute(level: int, name: str | None) -> str:
+        base = package[: len(package) - level + 1] if level else []
+        return one_name(".".join([*base, *([name] if name else [])]))
+
+    calls = set(IMPORTERS)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module in ("importlib", "importlib.util", "runpy", "pkgutil", "builtins"):
+            calls |= {alias.asname for alias in node.names if alias.name in IMPORTERS and alias.asname}
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found += [(node.lineno, alias.name) for alias in node.names]
+            found += [(node, one_name(alias.name)) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
-            base = ".".join(p for p in (base, node.module) if p)
+            base = absolute(node.level, node.module)
             for alias in node.names:
-                inner = root.joinpath(*base.split("."), alias.name)
-                is_module = inner.is_dir() or inner.with_suffix(".py").is_file()
+                whole = one_name(f"{base}.{alias.name}")
+                inner = root.joinpath(*whole.split("."))
+                is_module = whole != f"{base}.{alias.name}" or inner.is_dir() or inner.with_suffix(".py").is_file()
                 library = base.split(".")[0] not in OURS
-                found.append((node.lineno, f"{base}.{alias.name}" if is_module or library else base))
+                found.append((node, whole if is_module or library else base))
+        elif isinstance(node, ast.Call) and (node.args or node.keywords) and _called(node.func) in calls:
+            if isinstance(node.func, ast.Attribute) and not _of_import_system(node.func.value):
+                continue  # a finder's own find_spec
+            given = node.args[0] if node.args else node.keywords[0].value
+            name = given.value if isinstance(given, ast.Constant) and isinstance(given.value, str) else "?"
+            name = name.partition(":")[0]
+            level = len(name) - len(name.lstrip("."))
+            found.append((node, absolute(level, name.lstrip(".")) if name != "?" else name))
     return found
+
+
+def _called(function: ast.expr) -> str:
+    if isinstance(function, ast.Attribute):
+        return function.attr
+    return function.id if isinstance(function, ast.Name) else ""
+
+
+def _of_import_system(of: ast.expr) -> bool:
+    return ast.unparse(of) in ("importlib", "importlib.util", "runpy", "pkgutil", "builtins")
 
 
 def allowed(room: Room, imported: str) -> bool:
     """Whether a room may import this dotted name."""
     if any(covers(name, imported) for name in room.never):
         return False
+    if imported == "tandem":
+        return True
     if imported.split(".")[0] in OURS:
         package_itself = imported in ("transforms", "pipelines") and any(name.startswith(imported + ".") for name in room.ours)
-        return package_itself or any(covers(name, imported) for name in (room.name, *room.ours))
-    if imported.split(".")[0] in sys.stdlib_module_names or imported == "tandem":
+        return package_itself or any(covers(name, imported) for name in (room.name, *room.ours, *OF_TANDEM.get(room.name, ())))
+    if imported.split(".")[0] in sys.stdlib_module_names:
         return True
     return ANY in room.libraries or any(covers(name, imported) for name in room.libraries)
 
@@ -187,7 +253,7 @@ def allowed(room: Room, imported: str) -> bool:
 def breaches(root: Path) -> list[str]:
     """One line per import that its floor does not allow, in order of file and line; rooms that no rule covers are breaches too."""
     found = []
-    for top in ("transforms", "serving", "pipelines"):
+    for top in SHIPPED:
         for path in sorted((root / top).rglob("*.py")):
             module = module_name(path, root)
             room = next((r for r in ROOMS if covers(r.name, module)), None)
@@ -195,14 +261,17 @@ def breaches(root: Path) -> list[str]:
                 found.append(f"{path.relative_to(root)}: {module} stands on no floor; add it to ROOMS in tests/check_floors.py")
                 continue
             for line, imported in sorted(set(imports(path, root))):
-                if not allowed(room, imported):
+                if imported == "?":
+                    if module not in NAMED_LATER:
+                        found.append(f"{path.relative_to(root)}:{line}: {module} imports what no literal names; see NAMED_LATER")
+                elif not allowed(room, imported):
                     found.append(f"{path.relative_to(root)}:{line}: {room.name} may not import {imported}")
     return found
 
 
 def circles(root: Path) -> list[str]:
     """One line per group of modules that import each other in a circle, imports inside functions included (Tarjan's components)."""
-    paths = {module_name(p, root): p for top in ("transforms", "serving", "pipelines") for p in sorted((root / top).rglob("*.py"))}
+    paths = {module_name(p, root): p for top in SHIPPED for p in sorted((root / top).rglob("*.py"))}
     graph = {module: {i for _, i in imports(path, root) if i in paths and i != module} for module, path in paths.items()}
     order: dict[str, int] = {}
     low: dict[str, int] = {}

@@ -16,18 +16,23 @@ from typing import NoReturn
 
 __all__ = ["leave", "module_command", "tandem_command"]
 
-_PROGRAM = str(Path(__file__).resolve().parents[1] / "tandem" / "__main__.py")
+_HOME = Path(__file__).resolve().parents[1]
 _EXIT_SECONDS = 5.0
 
 
 def tandem_command(*words: str) -> list[str]:
     """The command line that runs ``tandem WORDS`` with this installation's code."""
-    return [sys.executable, "-P", _PROGRAM, *words]
+    return _program(_HOME, *words)
 
 
-def module_command(module: str, *arguments: str) -> list[str]:
-    """The command line that runs a module of this installation, as ``python -m MODULE ARGUMENTS`` would."""
-    return tandem_command("-m", module, *arguments)
+def module_command(module: str, *arguments: str, home: Path = _HOME) -> list[str]:
+    """The command line that runs a module of ours, as ``python -m MODULE ARGUMENTS`` would: of this installation, or of the Tandem whose
+    packages lie in ``home``."""
+    return _program(home, "-m", module, *arguments)
+
+
+def _program(home: Path, *words: str) -> list[str]:
+    return [sys.executable, "-P", str(home / "tandem" / "__main__.py"), *words]
 
 
 def leave(code: int) -> NoReturn:

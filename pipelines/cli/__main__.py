@@ -1,4 +1,4 @@
-"""``python -m pipelines.cli`` is ``tandem``."""
+"""``tandem -m pipelines.cli`` is ``tandem``."""
 
 from pipelines.cli.root import main
 

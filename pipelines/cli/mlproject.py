@@ -1,4 +1,4 @@
-"""What the entry points of MLproject start: ``python -m pipelines.cli.mlproject train repo=DIR`` is ``tandem train --repo=DIR``.
+"""What the entry points of MLproject start: ``tandem -m pipelines.cli.mlproject train repo=DIR`` is ``tandem train --repo=DIR``.
 
 MLflow gives every parameter that MLproject names, also those that nobody set. Here they become flags, and empty ones none.
 """

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,9 @@ from apache_beam.portability.api import beam_provision_api_pb2, beam_provision_a
 from google.protobuf import json_format, text_format
 
 from pipelines.lake.private import socket_folder
+from pipelines.lake.processes import become
 from pipelines.lake.staged_code import EMBEDDED, REPO, STAGED, unpack
+from transforms.own_program import module_command
 
 __all__ = ["environment_of", "main"]
 
@@ -68,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     control = given.control_endpoint or info.control_endpoint.url
     logging = given.logging_endpoint or info.logging_endpoint.url
     os.environ.update(environment_of(info, given.id, control, logging, code, os.environ))
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "pipelines.engines.worker_process"])
+    worker = "pipelines.engines.worker_process"
+    become(module_command(worker, home=code) if code is not None else module_command(worker))  # the Tandem that came with the job
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The service daemon: keeps one service running after ``tandem up`` has gone. ``python -m pipelines.services.daemon SERVICE DATA PORT``.
+"""The service daemon: keeps one service running after ``tandem up`` has gone. ``tandem -m pipelines.services.daemon SERVICE DATA PORT``.
 
 The service is the daemon's child and dies with it, however it dies. Until whoever started the daemon has taken the answer (a line of
 JSON on standard output) and said "ok" on standard input, the daemon dies with *it*: a closed standard input means that it is gone.

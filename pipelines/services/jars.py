@@ -1,7 +1,7 @@
 """The Java side: pinned jars, checked one by one before each launch, and a Java to run them.
 
 ``jars-kafka.sha256`` and ``jars-flink.sha256`` are locks: every jar of the class path, in its order, as ``sha256  path in a Maven
-repository``. What they were resolved from is ``ENDPOINTS``; ``python -m pipelines.services.jars --lock NAME`` resolves and writes anew.
+repository``. What they were resolved from is ``ENDPOINTS``; ``tandem -m pipelines.services.jars --lock NAME`` resolves and writes anew.
 A jar is taken from the user's own Maven repository if it is there and right, else fetched by jgo from Maven Central, or from where the
 user's ``~/.m2/settings.xml`` (mirrors) and jgo's configuration (repositories) say; it is kept in ``~/.cache/tandem/maven``
 (``XDG_CACHE_HOME``), in a Maven layout. Only listed paths come on a class path, so what else lies there does no harm.

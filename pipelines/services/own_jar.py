@@ -1,7 +1,7 @@
 """The jar of ours on an engine's class path, before all others (``java/``): where the services that an SDK worker calls listen, and a
 main class that ends the JVM where an engine's own fails.
 
-It ships built, so that a JRE is enough; ``python -m pipelines.services.own_jar`` builds it anew, byte for byte, with a JDK 17.
+It ships built, so that a JRE is enough; ``tandem -m pipelines.services.own_jar`` builds it anew, byte for byte, with a JDK 17.
 """
 
 from __future__ import annotations

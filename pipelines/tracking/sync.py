@@ -1,4 +1,4 @@
-"""The deliverer: tells the trackers what the notes in the outbox ask for. ``python -m pipelines.tracking.sync`` is started by jobs.
+"""The deliverer: tells the trackers what the notes in the outbox ask for. ``tandem -m pipelines.tracking.sync`` is started by jobs.
 
 One works at a time per data folder. It ends when nothing is left to tell, or ``tracking.retry_seconds`` after it began and no
 tracker answers, and in any case after a quarter of an hour.

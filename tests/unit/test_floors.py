@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.check_floors import FLOOR0, FLOOR1, PIPELINES, breaches, circles, main, twice
+from tests.check_floors import FLOOR0, FLOOR1, NAMED_LATER, PIPELINES, breaches, circles, imports, main, twice
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,6 +40,22 @@ def test_our_own_tree_keeps_its_floors():
         ("pipelines/lake/runs.py", "def f():\n    from pipelines.cli import root", "pipelines.cli.root"),
         ("pipelines/batch/steps.py", "from pipelines.workflow import batch", "pipelines.workflow"),
         ("pipelines/training/model.py", "from tests.oracle import features", "tests.oracle"),
+        ("pipelines/lake/x.py", "from tandem.pipelines.cli import root", "pipelines.cli.root"),
+        ("pipelines/lake/x.py", "import tandem.pipelines.cli.root as r", "pipelines.cli.root"),
+        ("pipelines/lake/x.py", "from tandem.pipelines.cli.root import main", "pipelines.cli.root"),
+        ("pipelines/lake/x.py", "from tandem.testing import broker", "tandem.testing"),
+        ("pipelines/lake/x.py", "from tandem.quick_imports import quicken_imports", "tandem.quick_imports"),
+        ("pipelines/lake/x.py", "import importlib; importlib.import_module('pipelines.cli.root')", "pipelines.cli.root"),
+        ("pipelines/lake/x.py", "from importlib import import_module as load; load('tandem.pipelines.cli.root')", "pipelines.cli.root"),
+        ("pipelines/lake/x.py", "from importlib import import_module; import_module(name='pipelines.cli.root')", "pipelines.cli.root"),
+        ("pipelines/lake/x.py", "import importlib; importlib.import_module('..cli.root', __package__)", "pipelines.cli.root"),
+        ("pipelines/lake/x.py", "__import__('pipelines.cli.root')", "pipelines.cli.root"),
+        ("pipelines/lake/x.py", "import runpy; runpy.run_module('pipelines.cli.root')", "pipelines.cli.root"),
+        ("pipelines/lake/x.py", "import pkgutil; pkgutil.resolve_name('pipelines.cli.root:main')", "pipelines.cli.root"),
+        ("serving/app.py", "from tandem.pipelines.lake import runs", "pipelines.lake.runs"),
+        ("transforms/windows.py", "from tandem.transforms import graph", "transforms.graph"),
+        ("tandem/__init__.py", "from transforms import errors", "transforms"),
+        ("tandem/testing/broker.py", "from tandem.pipelines.cli import root", "pipelines.cli.root"),
     ],
 )
 def test_a_planted_breach_is_found(tmp_path, file, text, wrong):
@@ -74,6 +90,25 @@ def test_what_a_floor_offers_may_be_used(tmp_path, file, text):
         plant(tmp_path, module, "")
     plant(tmp_path, file, text)
     assert breaches(tmp_path) == []
+
+
+def test_what_no_literal_names_is_imported_in_few_places(tmp_path):
+    plant(tmp_path, "pipelines/lake/x.py", "import importlib\nimportlib.import_module('pipelines.' + 'cli.root')")
+    plant(tmp_path, "pipelines/cli/root.py", "from importlib import import_module\nimport_module(name)")
+    assert breaches(tmp_path) == ["pipelines/lake/x.py:2: pipelines.lake.x imports what no literal names; see NAMED_LATER"]
+    used = {module for module in NAMED_LATER if "?" in {name for _, name in imports(path_of(ROOT, module), ROOT)}}
+    assert used == set(NAMED_LATER), "those that are named need it"
+
+
+def path_of(root: Path, module: str) -> Path:
+    path = root.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def test_a_circle_through_the_second_name_is_found(tmp_path):
+    plant(tmp_path, "tandem/testing/one.py", "from tandem.pipelines.lake import two")
+    plant(tmp_path, "pipelines/lake/two.py", "def f():\n    __import__('tandem.testing.one')")
+    assert circles(tmp_path) == ["circle of imports: pipelines.lake.two, tandem.testing.one"]
 
 
 def test_a_room_without_a_floor_is_a_breach(tmp_path, capsys):

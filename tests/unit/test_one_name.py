@@ -52,6 +52,27 @@ def test_an_unknown_module_is_an_import_error(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        ("tandem.serving", "ServingSettings"),  # it misses what a server needs
+        ("tandem.pipelines.cli", "COMMAND [ARGS]"),
+        ("tandem.pipelines.services.jars", "jars---help.sha256"),
+        ("tandem.pipelines.lake", "No module named tandem.pipelines.lake.__main__"),
+    ],
+)
+def test_python_runs_a_module_by_its_second_name(tmp_path, module, said):
+    done = subprocess.run([sys.executable, "-P", "-m", module, "--help"], cwd=tmp_path, capture_output=True, text=True)
+    assert said in done.stdout + done.stderr
+
+
+def test_a_module_is_no_package_by_its_second_name(tmp_path):
+    done = run(
+        "import tandem.transforms.definitions as d, tandem.transforms as t; print(hasattr(d, '__path__'), len(t.__path__))", tmp_path
+    )
+    assert done.stdout == "False 1\n", done.stderr
+
+
 @pytest.mark.parametrize("theirs", ["tandem.py", "tandem/__init__.py"])
 def test_a_folder_with_a_tandem_of_its_own(tmp_path, theirs):
     """FAULTS 32: ``python -m tandem`` there is theirs, by Python's own rule; the command, our children, ``-P -m`` are ours."""

@@ -18,16 +18,16 @@ from transforms.errors import ConfigError
 from transforms.own_program import module_command, tandem_command
 
 ROOT = Path(__file__).resolve().parents[2]
+UNSAFE = re.compile(r"python3? (?!-P )(-\w+ )*-m (pipelines|serving|transforms)\b")
 STARTS = re.compile(r"\bPopen\(|\bos\.exec|\bos\.spawn|\bos\.fork|\bsys\.executable\b|\bmultiprocessing\b")
 
 
 def test_one_place_starts_processes():
     files = [p for top in ("pipelines", "serving", "transforms", "tandem") for p in (ROOT / top).rglob("*.py")]
     found = {p.relative_to(ROOT).as_posix() for p in files if STARTS.search(p.read_text()) and p.parent.name != "testing"}
-    # The command line has one home, below all; a server begins its own workers, for it never imports pipelines; and what a runner of
-    # another machine started becomes Beam's worker, for it brings its own code. The relay of logs outlives who began it.
+    # The command line has one home, below all; a server begins its own workers, for it never imports pipelines. The relay of logs
+    # outlives who began it.
     assert found == {
-        "pipelines/engines/worker_boot.py",
         *("pipelines/lake/processes.py", "pipelines/lake/die_with_parent.py"),
         *("transforms/own_program.py", "serving/workers.py", "serving/log_relay.py"),
     }
@@ -55,13 +55,25 @@ def test_children_are_ours_in_a_folder_that_has_modules_of_our_names(strangers_f
     assert "COMMAND [ARGS]" in said(module_command("pipelines.cli", "--help"))
 
 
+def test_what_the_docs_have_people_type_runs_ours_there(strangers_folder):
+    """No page and no message has ``python -m pipelines...``, which in a folder with a ``pipelines`` of its own runs that."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    sources = [p for top in ("pipelines", "serving", "transforms", "tandem") for p in (ROOT / top).rglob("*.py")]
+    typed = [
+        f"{p.relative_to(ROOT)}: {line}" for p in (*pages, *sources) for line in p.read_text("utf-8").splitlines() if UNSAFE.search(line)
+    ]
+    assert typed == []
+    words = [Path(sys.executable).with_name("tandem"), "-m", "pipelines.streaming.engines.worker_pool", "--help"]
+    done = subprocess.run(words, cwd=strangers_folder, capture_output=True, text=True)
+    assert "--service-port" in done.stdout, done.stderr
+
+
 def test_children_run_the_code_beside_the_launcher_even_if_it_is_installed_nowhere(strangers_folder):
     copy = strangers_folder / "a copy"
     for name in ("tandem", "serving", "pipelines", "transforms"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     (copy / "pipelines" / "lake" / "where.py").write_text("import sys, serving.errors\nprint(__name__, sys.argv, serving.errors.__file__)")
-    command = [sys.executable, "-P", str(copy / "tandem" / "__main__.py"), "-m", "pipelines.lake.where", "x"]
-    done = subprocess.run(command, cwd=strangers_folder, capture_output=True, text=True)
+    done = subprocess.run(module_command("pipelines.lake.where", "x", home=copy), cwd=strangers_folder, capture_output=True, text=True)
     where = copy / "pipelines" / "lake" / "where.py"
     assert done.stdout == f"__main__ {[str(where), 'x']} {copy / 'serving' / 'errors.py'}\n", done.stderr
 

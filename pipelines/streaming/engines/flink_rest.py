@@ -29,7 +29,7 @@ def check_flags(master: str | None, worker_pool: str | None, savepoint: str | No
     if master is not None and not worker_pool and not worker:
         raise ConfigError(
             "--flink-master needs --worker-pool host:port, where the task managers reach a pool of SDK workers;"
-            " start one beside them: python -m pipelines.streaming.engines.worker_pool --service-port 50000;"
+            " start one beside them: tandem -m pipelines.streaming.engines.worker_pool --service-port 50000;"
             " or give --worker-command tandem-worker, which they start themselves"
         )
     if worker_pool and worker:

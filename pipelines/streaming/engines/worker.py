@@ -1,4 +1,4 @@
-"""One SDK worker of the streaming job, a process of its own: ``python -m pipelines.streaming.engines.worker``, started by the pool.
+"""One SDK worker of the streaming job, a process of its own: ``tandem -m pipelines.streaming.engines.worker``, started by the pool.
 
 It loads what it needs while Flink still starts, and waits for its orders: one line of JSON on stdin.
 """

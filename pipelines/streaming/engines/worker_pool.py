@@ -1,6 +1,6 @@
 """The pool that gives a runner its SDK workers: each a process of its own, killed when the pool ends (Beam's EXTERNAL environment).
 
-``python -m pipelines.streaming.engines.worker_pool --service-port PORT`` serves one on a machine of a Flink cluster.
+``tandem -m pipelines.streaming.engines.worker_pool --service-port PORT`` serves one on a machine of a Flink cluster.
 
 Who may ask a pool for a worker has it run any code: a worker unpickles what its runner sends. So a pool asks for a proof of the token
 that it shares with ``tandem stream``; for the embedded engine that is a random one of this start.
