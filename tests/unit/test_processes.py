@@ -63,7 +63,7 @@ def test_what_the_docs_have_people_type_runs_ours_there(strangers_folder):
         f"{p.relative_to(ROOT)}: {line}" for p in (*pages, *sources) for line in p.read_text("utf-8").splitlines() if UNSAFE.search(line)
     ]
     assert typed == []
-    words = [Path(sys.executable).with_name("tandem"), "-m", "pipelines.streaming.engines.worker_pool", "--help"]
+    words = [str(Path(sys.executable).with_name("tandem")), "-m", "pipelines.streaming.engines.worker_pool", "--help"]
     done = subprocess.run(words, cwd=strangers_folder, capture_output=True, text=True)
     assert "--service-port" in done.stdout, done.stderr
 
