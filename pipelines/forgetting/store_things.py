@@ -20,7 +20,8 @@ from transforms.errors import DataError
 __all__ = ["StoreThing", "store_checkpoints", "store_things"]
 
 _DAY = re.compile(r"requests/((?:shadow/)?date=(\d{4}-\d\d-\d\d))/.*")
-_SEGMENT = re.compile(r"stream/([^/]+)/(?:rows|late)/[^/]+/[^/]+\.parquet")
+_SEGMENT = re.compile(r"(stream/[^/]+/(?:rows|late))/[^/]+/[^/]+\.parquet")
+_BEFORE = re.compile(r"((stream/[^/]+/before)/[^/]+)/.+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,12 @@ class StoreThing(Thing):
     @property
     def size(self) -> int:
         return sum(trees.size(self.cache, tree) for tree in self.trees) + sum(head.size for head in self.files)
+
+    def content(self) -> bytes:
+        (head,) = self.files
+        if (found := self.cache.store.read(head.key)) is None:
+            raise FileNotFoundError(head.key)
+        return found.content
 
     def take(self) -> None:
         for tree in self.trees:
@@ -71,9 +78,18 @@ def store_things(repo: Repo, cache: Cache) -> Iterator[Thing]:
         yield from request_days(repo)
     yield from _days(cache)
     yield from _unlisted(cache, heads)
+    yield from _row_logs(cache)
+
+
+def _row_logs(cache: Cache) -> Iterator[Thing]:
+    aside: dict[tuple[str, str], list[ObjectHead]] = defaultdict(list)
     for head in cache.store.list("stream/"):
         if found := _SEGMENT.fullmatch(head.key):
-            yield StoreThing(f"stream/{found[1]}/rows", head.key, head.modified, cache=cache, files=(head,))
+            yield StoreThing(found[1], head.key, head.modified, cache=cache, files=(head,))
+        elif found := _BEFORE.fullmatch(head.key):
+            aside[found[2], found[1]].append(head)
+    for (kind, name), heads in aside.items():
+        yield StoreThing(kind, name, max(head.modified for head in heads), cache=cache, files=tuple(heads))
 
 
 def _unlisted(cache: Cache, heads: Mapping[str, ObjectHead]) -> Iterator[Thing]:
@@ -105,8 +121,8 @@ def _told(cache: Cache, tree: str, path: str) -> str:
     raise DataError(f"nothing is taken: {cache.url}/{tree}/{path} cannot be read ({why}); repair or delete it first")
 
 
-def store_checkpoints(cache: Cache) -> Iterator[str]:
-    """What the checkpoints of streams say."""
+def store_checkpoints(cache: Cache) -> Iterator[tuple[str, str]]:
+    """What the checkpoints of streams say: the stream and the object's text."""
     for head in cache.store.list("stream/"):
         if "/checkpoints/" in head.key and (found := cache.store.read(head.key)) is not None:
-            yield found.content.decode(errors="replace")
+            yield head.key.split("/")[1], found.content.decode(errors="replace")

@@ -36,6 +36,10 @@ class Thing:
         """Bytes that go with it."""
         raise NotImplementedError
 
+    def content(self) -> bytes:
+        """Of a segment of a stream's log: the file. Raises OSError."""
+        raise NotImplementedError
+
     def take(self) -> None:
         """Delete it; killed anywhere, what is left is found again, and is nothing that anybody reads."""
         raise NotImplementedError
@@ -51,9 +55,13 @@ class FolderThing(Thing):
     def size(self) -> int:
         return sum(f.stat().st_size for p in self.paths for f in (p.rglob("*") if p.is_dir() else [p]) if f.is_file())
 
+    def content(self) -> bytes:
+        (path,) = self.paths
+        return path.read_bytes()
+
     def take(self) -> None:
         for path in self.paths[::-1]:  # rows before the manifest that tells of them
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def folder_things(repo: Repo) -> Iterator[Thing]:
@@ -119,7 +127,8 @@ def _reports(data: Path) -> Iterable[Thing]:
 
 
 def _row_logs(data: Path) -> Iterable[Thing]:
-    """Sealed segments: an open one is being written."""
-    for path in [*layout.streams(data).glob("*/rows/*/*.parquet"), *layout.streams(data).glob("*/late/*/*.parquet")]:
-        kind = f"stream/{path.relative_to(layout.streams(data)).parts[0]}/rows"
+    """Sealed segments, as an open one is being written; and what an earlier beginning logged, which nobody reads."""
+    streams = layout.streams(data)
+    for path in [p for below in ("rows/*/*.parquet", "late/*/*.parquet", "before/*") for p in streams.glob(f"*/{below}")]:
+        kind = "/".join(("stream", *path.relative_to(streams).parts[:2]))
         yield FolderThing(kind, path.relative_to(data).as_posix(), _changed(path), paths=(path,))

@@ -3,13 +3,15 @@
 **Never taken**: what is younger than the age, or among the newest of its kind; a model that is champion, was one, or is challenger; the
 training set of a model that stays; a run that a run, a training set or a stream that stays names; a batch run of the applied graphs that
 no newer one covers whole; what runs now. What is needed is found first, to the end of the chain, and only then is anything taken; should a
-file that says what is needed not be readable, nothing is. While something is taken no run begins, and none is under way but of those
+file that says what is needed not be readable, nothing is. What is needed of a stream's log is found in the log itself, by
+:mod:`pipelines.forgetting.stream_segments`. While something is taken no run begins, and none is under way but of those
 that last (streams, servers, watches), whose needs are among the above. On an object store the same holds of all machines: the runs' lease
 is held meanwhile, and what goes is looked up and deleted there, without having copies of it.
 """
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -18,11 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.forgetting.store_things import store_checkpoints, store_things
+from pipelines.forgetting.stream_segments import segment_of, spared_segments
 from pipelines.forgetting.things import UNLISTED, Thing, folder_things
 from pipelines.lake import layout, runs
 from pipelines.lake.graphs import applied_graphs
 from pipelines.project.repository import Repo
 from pipelines.registry.alias_file import current, models_of
+from pipelines.streaming.state.checkpoint_records import checkpoints_of, record_of
+from pipelines.streaming.state.taken_segments import Taken, note_taken, taken_of
 from serving.object_store.cache import cache_of
 from transforms.errors import DataError
 
@@ -43,14 +48,34 @@ def candidates(repo: Repo) -> tuple[list[Thing], set[str]]:
         needed |= {f"{model}/{version}" for version in (*aliases.champions, aliases.champion, aliases.challenger)}
     needed |= _batches_in_use(data)
     needed |= {run.id for run in runs.list_runs(data) if run.status in runs.UNDER_WAY}
-    for text in _checkpoints(data) if cache is None else store_checkpoints(cache):
+    for _, text in _checkpoints(data) if cache is None else store_checkpoints(cache):
         needed |= {t.name for t in things if t.kind.startswith("runs/") and t.name in text}
     return things, needed
 
 
-def _checkpoints(data: Path) -> Iterator[str]:
-    """What the checkpoints of streams say."""
-    return (path.read_text(errors="replace") for path in layout.streams(data).glob("*/checkpoints/**/*.jsonl"))
+def _checkpoints(data: Path) -> Iterator[tuple[str, str]]:
+    """What the checkpoints of streams say: the stream and the text of a file."""
+    for folder in layout.streams(data).glob("*"):
+        for path in checkpoints_of(folder).rglob("*.jsonl"):
+            yield folder.name, path.read_text(errors="replace")
+
+
+def _spared(repo: Repo, things: list[Thing], going: list[Thing]) -> tuple[set[str], dict[str, Taken]]:
+    """Of the segments of streams among what is going: the names of those that are needed; and stream -> what goes of its log."""
+    named = {t.name for t in going}
+    segments = [s for t in things if t.kind.startswith("stream/") and (s := segment_of(t.name, t.content)) is not None]
+    streams = {s.stream for s in segments if s.name in named}
+    if not streams:
+        return set(), {}
+    data, cache, points = repo.data, cache_of(repo.data), defaultdict[str, list[Any]](list)
+    for name in streams if cache is None else ():
+        for path in checkpoints_of(layout.stream(data, name)).rglob("*.jsonl"):
+            points[name].append(record_of(path)["checkpoint"])
+    for name, text in () if cache is None else store_checkpoints(cache):
+        record = json.loads(text)["record"] if name in streams else None
+        points[name] += [] if record is None else [record["checkpoint"]]
+    mine = [s for s in segments if s.stream in streams]
+    return spared_segments(repo.groups, applied_graphs(data), points, lambda n: taken_of(layout.stream(data, n)), mine, named)
 
 
 def _batches_in_use(data: Path) -> set[str]:
@@ -102,6 +127,10 @@ def _vacuum(repo: Repo, now: datetime, older_than: timedelta, keep: int, kinds: 
         if not spared:
             break
         going = [t for t in going if t.name not in spared]
+    needed_of_streams, taken = _spared(repo, things, going)
+    going = [t for t in going if t.name not in needed_of_streams]
+    for name, what in () if dry_run else taken.items():
+        note_taken(layout.stream(repo.data, name), what)  # before it goes: whoever compares with the log is not to miss it
     out = []
     for thing in sorted(going, key=lambda t: (t.kind, t.made, t.name)):
         out.append({"kind": thing.kind, "name": thing.name, "made": thing.made.isoformat(), "bytes": thing.size})

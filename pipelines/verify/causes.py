@@ -8,6 +8,7 @@
 * **in flight**: the shard had not emitted the boundary, or had not read events that touch the row yet and the row without these is its.
 * **other fingerprint**: the row bears another graph's fingerprint; that graph over the row computed anew gives the stream's row, or
   was made for another definition of the group.
+* **vacuumed**: the row is missing, or an earlier revision of it is there, and ``tandem vacuum`` took rows of its time from the log.
 * **unexplained**: anything else.
 """
 
@@ -24,18 +25,19 @@ import pyarrow as pa
 from pipelines.lake.row_compare import Comparison, codes, common_codes, compare, locate, table_of
 from transforms.aggregates import merge, rows_between, tile, with_keys
 from transforms.columns import column_us
-from transforms.definitions import FINGERPRINT, EventSource, FeatureGroup, micros
+from transforms.definitions import FINGERPRINT, REVISION, EventSource, FeatureGroup, micros
 from transforms.graph import TransformGraph
 from transforms.hashing import shard_of
+from transforms.lateness import NEVER
 
-__all__ = ["CAUSES", "EQUAL", "IDLE", "IN_FLIGHT", "OTHER_FINGERPRINT", "TOO_LATE", "UNEXPLAINED", "Graphs", "Lateness", "Position"]
-__all__ += ["explain", "lateness", "recorded"]
+__all__ = ["CAUSES", "EQUAL", "IDLE", "IN_FLIGHT", "OTHER_FINGERPRINT", "TOO_LATE", "UNEXPLAINED", "VACUUMED", "Graphs"]
+__all__ += ["Lateness", "Position", "explain", "lateness", "recorded"]
 
 Int = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
-CAUSES = ("equal", "too late", "behind an idle partition", "in flight", "other fingerprint", "unexplained")
-EQUAL, TOO_LATE, IDLE, IN_FLIGHT, OTHER_FINGERPRINT, UNEXPLAINED = range(6)
+CAUSES = ("equal", "too late", "behind an idle partition", "in flight", "other fingerprint", "vacuumed", "unexplained")
+EQUAL, TOO_LATE, IDLE, IN_FLIGHT, OTHER_FINGERPRINT, VACUUMED, UNEXPLAINED = range(7)
 
 PARTITION, OFFSET, GROUP = "_partition", "_offset", "_group"
 
@@ -163,12 +165,14 @@ def explain(
     start: int,
     *,
     lateness_known: Lateness | None = None,
+    vacuumed: int = NEVER,
 ) -> npt.NDArray[np.int8]:
     """The cause of each of the R rows of a comparison: int8 [R], indices into :data:`CAUSES`.
 
     ``events``: all that the batch rows were made of (``source.arrow_schema``, with ``_partition`` and ``_offset`` where they are from
     Kafka); ``late``: the late log of the source; ``fingerprint``: the graph of the batch rows; ``start``: rows are those with
-    ``start < boundary`` (microseconds); ``lateness_known``: that of ``events``, where it was computed before.
+    ``start < boundary`` (microseconds); ``lateness_known``: that of ``events``, where it was computed before; ``vacuumed``: the event
+    timestamp up to which rows may be gone from the stream's log.
     """
     cause = np.zeros(len(comparison.batch_at), np.int8)
     odd = comparison.odd
@@ -179,7 +183,9 @@ def explain(
     ahead = boundary > position.output_watermark[position.shard(names, group)]
     cause[odd] = UNEXPLAINED
     cause[odd & ahead] = IN_FLIGHT
-    left = np.flatnonzero(odd & ~ahead)
+    gone = odd & ~ahead & (comparison.event_us <= vacuumed) & _not_its_last(comparison)
+    cause[gone] = VACUUMED
+    left = np.flatnonzero(odd & ~ahead & ~gone)
     if not len(left):
         return cause
     case = _Case(comparison, group, _of_keys(events, names.take(pa.array(left)), group), graphs, start, int(boundary[left].max()), left)
@@ -207,6 +213,17 @@ def explain(
         found = case.proven(left_out, why, fingerprint)
         cause[left] = np.where((cause[left] == UNEXPLAINED) & (found != UNEXPLAINED), found, cause[left])
     return cause
+
+
+def _not_its_last(c: Comparison) -> Bool:
+    """Which of R rows the stream does not have, or has in an earlier revision than batch."""
+    out: Bool = c.missing.copy()
+    both = np.flatnonzero(c.both)
+    stream, batch = (
+        t.column(REVISION).take(pa.array(at[both])).fill_null(-1).to_numpy() for t, at in ((c.stream, c.stream_at), (c.batch, c.batch_at))
+    )
+    out[both] = stream < batch
+    return out
 
 
 def _subset(known: Lateness, events: pa.Table, names: pa.Table, left: Int, group: FeatureGroup) -> Lateness:

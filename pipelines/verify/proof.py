@@ -15,6 +15,7 @@ from pipelines.lake.row_compare import Comparison, Newest, compare, newest, same
 from pipelines.verify.causes import CAUSES, EQUAL, OFFSET, PARTITION, UNEXPLAINED, Graphs, Lateness, explain, lateness, recorded
 from pipelines.verify.stream_record import StreamRecord
 from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, EventSource, FeatureGroup
+from transforms.lateness import NEVER
 
 __all__ = ["GroupProof", "Proof", "SourceProof", "prove"]
 
@@ -154,7 +155,16 @@ def prove(
         comparison = compare(name, group.entity.keys, batch[name], last.rows)
         log = events[source.name]
         cause = explain(
-            comparison, group, log, late, record.positions[name], graphs(name), fingerprints[name], start, lateness_known=known[source.name]
+            comparison,
+            group,
+            log,
+            late,
+            record.positions[name],
+            graphs(name),
+            fingerprints[name],
+            start,
+            lateness_known=known[source.name],
+            vacuumed=record.taken.rows.get(name, NEVER),
         )
         proofs[name] = GroupProof(
             group, comparison, cause, last, fingerprints[name], _strangers(comparison, group, cause, graphs(name), fingerprints[name])
@@ -177,6 +187,9 @@ def _source(
     limit = np.zeros(len(offset), np.int64)
     for number, limits in position.next.items():
         limit[partition == number] = limits[number % position.shards]
+    told = np.ones(len(offset), np.bool_)
+    for number, end in record.taken.late.get(source.name, {}).items():
+        told &= (partition != number) | (offset >= end)
     live = (offset >= 0) & (offset < limit)
     ours = live & (times >= record.begin)
     return SourceProof(
@@ -186,7 +199,7 @@ def _source(
         int((live & (times < record.begin)).sum()),
         int(noted.sum()),
         int((noted & ~(known.too_late & (times >= record.begin))).sum()),
-        int((ours & known.too_late & ~noted).sum()),
+        int((ours & told & known.too_late & ~noted).sum()),
     )
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.lake.graphs import carried_over
+from pipelines.streaming.state.taken_segments import Taken, taken_of
 from pipelines.verify.causes import Position
 from transforms.definitions import CREATED, FeatureGroup
 from transforms.errors import DataError
@@ -46,6 +47,8 @@ class StreamRecord:
     """Per shard when its checkpoint was saved (microseconds of the wall clock)."""
     skips: Mapping[tuple[str, int], frozenset[int]] = field(default_factory=dict)
     """(topic, partition) -> the offsets that a person had left out."""
+    taken: Taken = field(default_factory=Taken)
+    """What was vacuumed of its log."""
 
     def readable(self, rows: Mapping[str, pa.Table], groups: Mapping[str, FeatureGroup]) -> dict[str, Int]:
         """For each delivered row (group -> rows) a moment by which the online store had it: FAR if none is known.
@@ -119,6 +122,7 @@ def load_record(folder: Path, name: str, groups: Mapping[str, FeatureGroup]) -> 
     records = job_state.load_checkpoint_records()
     checkpoints = {shard: r["checkpoint"] for shard, r in records.items()}
     rows = {n: read_rows(folder, g) for n, g in groups.items()}
+    taken = taken_of(folder)  # after the rows: it was written before any went
     late = {s: read_late(folder, source) for s, source in {g.source.name: g.source for g in groups.values()}.items()}
     if not checkpoints:
         raise DataError(f"stream {name!r} saved no checkpoints yet; let it run for a moment, then verify again")
@@ -138,7 +142,9 @@ def load_record(folder: Path, name: str, groups: Mapping[str, FeatureGroup]) -> 
     saved = np.array([micros_of(datetime.fromisoformat(records[n]["saved"])) for n in sorted(records)], np.int64)
     vouched = {n: _before(rows[n], g, positions[n], saved) for n, g in groups.items()}
     ahead = sum(rows[n].num_rows - vouched[n].num_rows for n in groups)
-    return StreamRecord(name, positions, vouched, late, begin, None if run is None else Path(run).name, ahead, saved, job_state.skips())
+    return StreamRecord(
+        name, positions, vouched, late, begin, None if run is None else Path(run).name, ahead, saved, job_state.skips(), taken
+    )
 
 
 def _before(rows: pa.Table, group: FeatureGroup, position: Position, saved: Int) -> pa.Table:

@@ -19,6 +19,7 @@ CAUSE_TEXTS = {
     " above, except that the log cannot tell that the partition was idle.",
     "in flight": "The stream had not come that far when it was looked at: the row was not due, or events were not read yet.",
     "other fingerprint": "The row was made by another transform graph. Proven: that graph over the row computed anew gives the stream's.",
+    "vacuumed": "`tandem vacuum` took rows of this time from the stream's log: what it delivered then cannot be compared any more.",
     "late data": "The server answered with a revision that was right then, and was corrected by a late event afterwards.",
     "ahead of the clock": "The row is right, but its event timestamp lies after the instant that the server judged by.",
     "materialized": "The store holds a row that batch has too and the stream did not deliver: it was materialized.",

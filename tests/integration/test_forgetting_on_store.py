@@ -3,6 +3,7 @@ that is killed at each step."""
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.forgetting.erase import erase
@@ -249,9 +251,18 @@ def lake(see: See) -> Any:
         put(data / "requests" / f"date={day}" / "r.parquet")
     put(data / "requests" / "shadow" / "date=2024-01-01" / "r.parquet")
     shared.send_files(data, ["requests"])
-    network(data).put("stream/main/rows/g/a.parquet", b"rows")
+    network(data).put("stream/main/rows/g/a.parquet", SEGMENT)
     network(data).put("stream/main/checkpoints/shard-0000.json", json.dumps({"attempt": "x", "record": None}).encode())
-    return SimpleNamespace(path=data, data=data, settings=settings, ids=ids)
+    return SimpleNamespace(path=data, data=data, settings=settings, ids=ids, groups={})
+
+
+def segment() -> bytes:
+    out = io.BytesIO()
+    pq.write_table(pa.table({"n": [1]}), out)
+    return out.getvalue()
+
+
+SEGMENT = segment()
 
 
 def put(path: Path, text: str = "x") -> None:
@@ -299,7 +310,7 @@ def test_a_vacuum_killed_at_each_step_is_finished_by_the_next_one(machine: See, 
     for step in range(200):
         with as_it_was(tmp_path):
             data = machine("a")
-            repo = SimpleNamespace(path=data, data=data, settings=SimpleNamespace(request_log=lambda path: None))
+            repo = SimpleNamespace(path=data, data=data, settings=SimpleNamespace(request_log=lambda path: None), groups={})
             store = network(data)
             store.passes = step
             try:

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.forgetting import vacuum as vacuum_module
@@ -25,6 +27,12 @@ F = {"g": "f" * 64}
 def write(path: Path, text: str = "x") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
+    return path
+
+
+def table(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"n": [1]}), path)
     return path
 
 
@@ -50,7 +58,7 @@ def batch(data: Path, n: int, days: tuple[int, int], fingerprints: dict[str, str
 @pytest.fixture
 def repo(tmp_path: Path) -> Any:
     settings = SimpleNamespace(request_log=lambda path: tmp_path / "requests")
-    return SimpleNamespace(path=tmp_path, data=tmp_path, settings=settings)
+    return SimpleNamespace(path=tmp_path, data=tmp_path, settings=settings, groups={})
 
 
 def names(found: list[dict[str, Any]]) -> set[str]:
@@ -114,7 +122,7 @@ def test_age_count_and_kind(repo: Any) -> None:
         old(write(data / "verify" / f"main-{n}" / "report.json").parent)
         write(data / "requests" / f"date=2024-0{n + 1}-01" / "a.parquet")
     write(data / "requests" / "date=2024-05-31" / "young.parquet")
-    old(write(data / "stream" / "main" / "rows" / "g" / "a.parquet"))
+    old(table(data / "stream" / "main" / "rows" / "g" / "a.parquet"))
     write(data / "stream" / "main" / "rows" / "g" / "open.log")
     assert names(vacuum(repo, NOW, timedelta(days=400), 0)) == set()
     assert len(vacuum(repo, NOW, DAY, 10)) == 0, "the newest ten of each kind stay"

@@ -35,6 +35,7 @@ from typing import Any
 from pipelines.lake.files import write_text
 from pipelines.streaming.state.checkpoint_records import FOLDER_OF_1, checkpoints_of, new_record, record_of, records_in
 from pipelines.streaming.state.stream_link import ANEW, link_of
+from pipelines.streaming.state.taken_segments import forget_taken
 from pipelines.streaming.state.tile_store import TileFile, TileStore
 from transforms.errors import DataError
 
@@ -169,6 +170,7 @@ class JobState:
                 (self.folder / name).rename(aside / name)
         if self.link is not None:
             self.link.move_aside(("rows", "late"), aside)
+        forget_taken(self.folder)
 
     def forget_shards(self, first: int) -> None:
         """Forget the checkpoints of shard ``first`` and all above it."""

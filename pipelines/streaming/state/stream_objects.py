@@ -182,6 +182,17 @@ class StreamObjects:
             with self._asking():
                 self.cache.store.download(self.key(path.relative_to(self.folder).as_posix()), path)
 
+    def read(self, path: str) -> bytes | None:
+        """What a small file of the stream says in the store, whatever is here; None where there is none."""
+        with self._asking():
+            found = self.cache.store.read(self.key(path))
+        return None if found is None else found.content
+
+    def write(self, path: str, content: bytes) -> None:
+        """Have the store hold this, in the place of what was there."""
+        with self._asking():
+            self.cache.store.put(self.key(path), content)
+
     def have_longer(self, path: Path) -> None:
         """Have a copy of a file that only ever grows, if the store's is the longer one."""
         key = self.key(path.relative_to(self.folder).as_posix())

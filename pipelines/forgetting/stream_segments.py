@@ -1,0 +1,172 @@
+"""Which segments of streams' logs are still needed, whatever their age.
+
+**Rows**: a segment that holds the newest row of a key of the applied graph, as that restores an online store which lost its memory; or a
+row that is younger, by the stream's own event time, than the longest window and the ttl, as ``tandem verify`` compares it and a late
+event may correct it. **Late events**: a segment that names a record which a start reads again, or an event that a row touches which
+verify still compares. Of a stream without checkpoints nothing starts, and nothing is compared. What goes is told before it goes
+(:mod:`pipelines.streaming.state.taken_segments`), so verify does not call it missing.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines.lake.row_compare import common_codes, locate
+from pipelines.streaming.state.taken_segments import Taken
+from transforms.columns import column_us
+from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, EventSource, FeatureGroup
+from transforms.errors import DataError
+from transforms.fold import OFFSET
+
+__all__ = ["Checkpoints", "Segment", "segment_of", "spared_segments"]
+
+Int = npt.NDArray[np.int64]
+Checkpoints = Mapping[str, Sequence[Mapping[str, Any]]]
+"""Stream -> every checkpoint on record, of all its shards."""
+PARTITION = "_partition"
+_NAME = re.compile(r"stream/([^/]+)/(rows|late)/([^/]+)/[^/]+\.parquet")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A sealed segment: of which stream, ``rows`` or ``late``, of which group or source; ``read`` gives the file's bytes."""
+
+    name: str
+    stream: str
+    kind: str
+    place: str
+    read: Callable[[], bytes]
+
+    def table(self, *columns: str) -> pa.Table | None:
+        """Those of its columns; None where it has not all of them. Raises DataError: it cannot be told what it holds."""
+        try:
+            file = pq.ParquetFile(io.BytesIO(self.read()))
+            return file.read(columns=list(columns)) if {*columns} <= {*file.schema_arrow.names} else None
+        except (OSError, pa.ArrowException) as error:
+            line = str(error).splitlines()[0]
+            raise DataError(f"nothing is taken: {self.name} cannot be read ({line}); repair or delete it first") from None
+
+
+def segment_of(name: str, read: Callable[[], bytes]) -> Segment | None:
+    """The segment of this name, as ``stream/<name>/rows/<group>/<file>.parquet``; None for anything else."""
+    found = _NAME.fullmatch(name)
+    return None if found is None else Segment(name, found[1], found[2], found[3], read)
+
+
+def spared_segments(
+    groups: Mapping[str, FeatureGroup],
+    applied: Mapping[str, str],
+    checkpoints: Checkpoints,
+    before: Callable[[str], Taken],
+    segments: Iterable[Segment],
+    going: Collection[str],
+) -> tuple[set[str], dict[str, Taken]]:
+    """Of the segments whose names are ``going``: those that stay; and stream -> what its log is to say of the others.
+
+    ``applied``: group -> fingerprint; ``before``: stream -> what was taken of it earlier; ``segments``: all that there are.
+    """
+    of_place: dict[tuple[str, str, str], list[Segment]] = defaultdict(list)
+    for segment in segments:
+        of_place[segment.stream, segment.kind, segment.place].append(segment)
+    spared, taken = set[str](), dict[str, Taken]()
+
+    def more(stream: str, what: Taken) -> None:
+        taken[stream] = taken.get(stream, Taken()).with_more(what)
+
+    for (stream, kind, place), each in of_place.items():
+        if kind == "rows" and any(s.name in going for s in each):
+            keeps, upto = _rows(groups.get(place), applied.get(place), checkpoints.get(stream, ()), each, going)
+            spared |= keeps
+            more(stream, Taken() if upto is None else Taken({place: upto}))
+    sources = {g.source.name: g.source for g in groups.values()}
+    for (stream, kind, place), each in of_place.items():
+        if kind == "late":
+            known = before(stream).with_more(taken.get(stream, Taken()))
+            for segment in (s for s in each if s.name in going):
+                offsets = _late(groups, sources.get(place), checkpoints.get(stream, ()), known, segment)
+                if offsets is None:
+                    spared.add(segment.name)
+                else:
+                    more(stream, Taken(late={place: offsets}))
+    return spared, taken
+
+
+def _rows(
+    group: FeatureGroup | None, graph: str | None, points: Sequence[Mapping[str, Any]], segments: Sequence[Segment], going: Collection[str]
+) -> tuple[set[str], int | None]:
+    """The names of those that stay, and up to which event timestamp the others hold rows. A group that is defined no more has none."""
+    if group is None:
+        return set(), None
+    keys, young = list(group.entity.keys), _young(group, points)
+    newest: pa.Table | None = None
+    ours: dict[str, pa.Table] = {}
+    last: dict[str, int] = {}
+    for segment in segments:
+        rows = segment.table(*keys, EVENT_TIMESTAMP, FINGERPRINT)
+        if rows is None or not rows.num_rows:  # of another definition: nobody reads it for this one
+            continue
+        last[segment.name] = int(column_us(rows, EVENT_TIMESTAMP).max())
+        mine = rows if graph is None else rows.filter(pc.equal(rows.column(FINGERPRINT), graph))
+        mine = _latest(mine.select([*keys, EVENT_TIMESTAMP]), keys)
+        newest = mine if newest is None else _latest(pa.concat_tables([newest, mine]), keys)
+        if segment.name in going:
+            ours[segment.name] = mine
+    stays = {name for name, at in last.items() if name in going and young is not None and at > young}
+    for name, mine in ours.items():
+        if mine.num_rows and newest is not None:
+            at = locate(mine, newest, keys)
+            if (column_us(mine, EVENT_TIMESTAMP) >= column_us(newest, EVENT_TIMESTAMP)[at]).any():
+                stays.add(name)
+    return stays, max((at for name, at in last.items() if name in going and name not in stays), default=None)
+
+
+def _latest(rows: pa.Table, keys: Sequence[str]) -> pa.Table:
+    """A row of each key with the greatest event timestamp."""
+    if not rows.num_rows:
+        return rows
+    (code,) = common_codes([rows], keys)
+    order = np.lexsort((column_us(rows, EVENT_TIMESTAMP), code))
+    return rows.take(pa.array(order[np.append(code[order][1:] != code[order][:-1], True)])).combine_chunks()
+
+
+def _young(group: FeatureGroup, points: Sequence[Mapping[str, Any]]) -> int | None:
+    """The event timestamp (microseconds) after which rows are compared and corrected; None where there is no checkpoint to compare by."""
+    marks = [point["output_watermark"].get(group.name) for point in points]
+    if not marks:
+        return None
+    reach = max(group.longest_us, group.ttl_us or 0)
+    return min((-(2**62) if mark is None else int(mark)) for mark in marks) - reach
+
+
+def _late(
+    groups: Mapping[str, FeatureGroup], source: EventSource | None, points: Sequence[Mapping[str, Any]], known: Taken, segment: Segment
+) -> dict[int, int] | None:
+    """None where it stays; else partition -> the offset before which it holds notes."""
+    noted = segment.table(PARTITION, OFFSET, *([source.event_time] if source is not None else []))
+    if noted is None or not noted.num_rows:
+        return {}
+    partition, offset = (noted.column(n).cast(pa.int64()).to_numpy() for n in (PARTITION, OFFSET))
+    ends = {int(p): int(offset[partition == p].max()) + 1 for p in np.unique(partition)}
+    if source is None or not points:
+        return ends
+    for number, end in ends.items():
+        at = [point["partitions"].get(source.name, {}).get(str(number)) for point in points]
+        if any(p is None or end > int(p["needed"]) for p in at):
+            return None
+    touched: Int = column_us(noted, source.event_time)
+    for group in (g for g in groups.values() if g.source.name == source.name):
+        upto = known.rows.get(group.name)
+        if upto is None or int(touched.max()) + group.hop_us + group.longest_us + group.delay_us > upto:
+            return None
+    return ends
