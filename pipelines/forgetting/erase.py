@@ -262,7 +262,7 @@ def _online(repo: Repo, subject: Subject, dry_run: bool, report: Report) -> None
                 report.found[f"online/{view.name}"] += count
                 changed.append(view)
         if not dry_run:
-            online.compact(store.config, changed)
+            report.notes += online.compact(store.config, changed) or ()
     except StoreError as error:
         raise StoreError(f"the online store was not erased: {error}; files are; run the same command again") from None
 

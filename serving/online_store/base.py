@@ -201,9 +201,11 @@ class OrderedOnlineStore(OnlineStore):
             f"{type(self).__name__} has no delete_keys; its package must add it, or delete the rows of view {table.name!r} by hand"
         )
 
-    def compact(self, config: RepoConfig, tables: Sequence[FeatureView]) -> None:
-        """Leave nothing in the store's files of what was deleted or overwritten, where that is this process' business: just now in these
-        views, or before by somebody who was killed. May take long, and hold up others. By default: nothing. Raises StoreError."""
+    def compact(self, config: RepoConfig, tables: Sequence[FeatureView]) -> Sequence[str] | None:
+        """Leave nothing in the store's files of what was deleted or overwritten, where that can be asked of them: just now in these
+        views, or before by somebody who was killed. May take long, and hold up others. Lines on what stays and is somebody else's to do
+        (None: nothing). By default: nothing. Raises StoreError."""
+        return None
 
     # writing
 

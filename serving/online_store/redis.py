@@ -36,6 +36,7 @@ from serving.online_store.packed_rows import PackedRows
 from serving.online_store.redis_address import limited, named, of_cluster, parsed, wait_seconds, wrong
 from serving.online_store.redis_calls import ROWS_PER_CALL, WriteCalls, chunks, command
 from serving.online_store.redis_cluster import Cluster
+from serving.online_store.redis_files import rewrite_files
 from serving.online_store.redis_link import Link, OneServer, Replicas
 from serving.online_store.redis_reading import Commands, PackedCommands
 from transforms.errors import StoreError
@@ -324,6 +325,17 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
     def _delete(self, link: Link, table: FeatureView, keys: Sequence[bytes]) -> None:
         fields = _fields(table)  # the last field of a hash takes the key with it
         link.run([command("HDEL", key, *fields) for key in keys], link.places(keys).tolist(), writes=True)
+
+    def compact(self, config: RepoConfig, tables: Sequence[FeatureView]) -> Sequence[str]:
+        """Every server's append-only file and snapshot anew, whatever the views: a command that was deleted stands in them."""
+        name = str(named(config.online_store.connection_string))
+
+        def anew(link: Link) -> list[str]:
+            servers = list(link.servers())
+            names = [f"redis {name}" + (f" ({i} of {len(servers)})" if len(servers) > 1 else "") for i in range(1, len(servers) + 1)]
+            return [line for at, client in zip(names, servers) for line in rewrite_files(client, at)]
+
+        return self._try(config, anew)
 
     def delete_table(self, config: RepoConfig, table: FeatureView) -> None:
         """Feast's ``apply``: a view is gone. (Feast's own looks for keys of serialization version 1 and finds none of version 3.)"""

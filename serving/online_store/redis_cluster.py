@@ -293,6 +293,9 @@ class Cluster:
                 raise
         return out
 
+    def servers(self) -> Sequence[Any]:
+        return [self._client(at) for at in self._refresh(self._map).masters]
+
     def scan(self, pattern: bytes) -> Iterator[bytes]:
         """While slots move, keys may be met twice; all over again until none has moved since, so that none is missed."""
         for _ in range(_MOST_PASSES):

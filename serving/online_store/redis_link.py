@@ -87,6 +87,9 @@ class Link(Protocol):
     def scan(self, pattern: bytes) -> Iterator[bytes]:
         """The keys that match; some perhaps twice."""
 
+    def servers(self) -> Sequence[Any]:
+        """redis-py's clients of the servers that hold the data."""
+
     def open_socket(self, at: str) -> socket.socket | None:
         """A connection to a server that is let in; None where sockets are not plain ones."""
 
@@ -134,6 +137,9 @@ class OneServer:
     def scan(self, pattern: bytes) -> Iterator[bytes]:
         yield from self._client.scan_iter(pattern, count=1000)
 
+    def servers(self) -> Sequence[Any]:
+        return [self._client]
+
     def open_socket(self, at: str) -> socket.socket | None:
         return opened(self._client)
 
@@ -143,11 +149,11 @@ def life_of(client: Any) -> list[str]:
     told = exchanged(client, [command("INFO", "server"), command("INFO", "replication")])
     if any(isinstance(each, Exception) for each in told):  # the user may not, or some service has no INFO
         return []
-    run, replicated = (_told(text, name) for text, name in zip(told, (b"run_id", b"master_replid")))
+    run, replicated = (info_field(text, name) for text, name in zip(told, (b"run_id", b"master_replid")))
     return [f"{run}/{replicated}"]
 
 
-def _told(text: bytes, name: bytes) -> str | None:
+def info_field(text: bytes, name: bytes) -> str | None:
     """What a line of INFO's answer says; None without such a line."""
     found = re.search(rb"^%s:(.*?)\r?$" % name, text, re.MULTILINE)
     return None if found is None else found[1].decode()

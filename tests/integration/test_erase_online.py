@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from pipelines.forgetting.erase import erase
 from pipelines.forgetting.subject import Subject
 from pipelines.streaming.stream_job import run_stream
 from pipelines.streaming.stream_options import StreamOptions
-from tests.integration.stream_world import StreamWorld, events, make_stream_world
+from tests.integration.stream_world import StreamWorld, events, make_stream_world, wait_for
 from tests.redis_server import RedisServer, redis_server
 from transforms.errors import StoreError
 
@@ -26,8 +27,9 @@ RIDER = "rider-to-be-forgotten"
 
 
 @pytest.fixture(scope="module")
-def redis() -> Iterator[RedisServer]:
-    with redis_server() as server:
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One with an append-only file, as that of ``tandem up --redis``."""
+    with redis_server(folder=tmp_path_factory.mktemp("redis")) as server:
         yield server
 
 
@@ -47,6 +49,16 @@ def world(request: pytest.FixtureRequest, tmp_path: Path, redis: RedisServer) ->
         redis.client.flushall()
 
 
+def written(redis: RedisServer) -> list[str]:
+    """The files of the server that hold the subject."""
+    assert redis.folder is not None
+    found = []
+    for path in redis.folder.rglob("*"):
+        with suppress(OSError):  # a folder, or taken away by Redis just now
+            found += [path.name] if RIDER.encode() in path.read_bytes() else []
+    return found
+
+
 def rows(world: StreamWorld, view: str, feature: str) -> dict[tuple[str, ...], Any]:
     """Of each entity that there may be: the value of a feature, of those that have a row."""
     store = open_store(world.repo())
@@ -64,7 +76,7 @@ def _value(value: Value) -> Any:
     return None if slot is None else getattr(value, slot)
 
 
-def test_rows_go_whose_other_key_no_file_names(world: StreamWorld) -> None:
+def test_rows_go_whose_other_key_no_file_names(world: StreamWorld, redis: RedisServer) -> None:
     """By part of a key; and rows of zones of which it was the last trip. The others stay, to the value."""
     pairs, zones = rows(world, "pairs", "event_count_1h"), rows(world, "zones", "trip_last_1h")
     mine = [key for key in pairs if key[0] == RIDER]
@@ -74,8 +86,13 @@ def test_rows_go_whose_other_key_no_file_names(world: StreamWorld) -> None:
     dry = erase(world.repo(), subject, dry_run=True)
     assert dry.found == {"online/pairs": len(mine), "online/zones": len(held)}
     assert rows(world, "pairs", "event_count_1h") == pairs, "a dry run changes nothing"
+    on_redis = bool(redis.client.dbsize())
+    assert bool(written(redis)) == on_redis
     report = erase(world.repo(), subject)
     assert report.found == dry.found and report.remains == []
+    assert not any("redis" in note for note in report.notes)
+    if on_redis:
+        wait_for(lambda: not written(redis), 30)
     assert rows(world, "pairs", "event_count_1h") == {key: value for key, value in pairs.items() if key[0] != RIDER}
     assert rows(world, "zones", "trip_last_1h") == {key: value for key, value in zones.items() if value != RIDER}
     assert not erase(world.repo(), subject).found

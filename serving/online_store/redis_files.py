@@ -1,0 +1,90 @@
+"""What Redis keeps in files beside what it holds: an append-only file, snapshots. What was deleted stands in them until they are written
+anew."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from serving.online_store.redis_calls import command
+from serving.online_store.redis_link import exchanged, info_field
+from transforms.errors import StoreError
+
+__all__ = ["SECONDS", "rewrite_files"]
+
+SECONDS = 600.0
+"""How long a server may take to write its file anew."""
+_LOOK_SECONDS = 0.02
+
+
+def rewrite_files(
+    client: Any,
+    name: str,
+    seconds: float = SECONDS,
+    clock: Callable[[], float] = time.monotonic,
+    pause: Callable[[float], None] = time.sleep,
+) -> list[str]:
+    """Have the server of a client write anew what files it keeps, of what it holds now, and wait until that is done; lines on what it does
+    not let us, or keeps elsewhere. ``name`` is the server's, for these. Raises StoreError where it fails, and what redis-py raises.
+
+    A server without files does nothing.
+    """
+    try:
+        said = _info(client)
+    except ResponseError as error:
+        return [f"{name} does not say whether it keeps files ({error}): {_BY_HAND}"]
+    out: list[str] = []
+    until = clock() + seconds
+    if said("aof_enabled") == "1":
+        out += _anew(client, name, ["BGREWRITEAOF"], ("aof_rewrite_", "aof_last_bgrewrite_status"), until, clock, pause)
+    (save,) = exchanged(client, [command("CONFIG", "GET", "save")])
+    if isinstance(save, Exception):
+        out.append(f"{name} does not say whether it saves snapshots ({save}): where it does, BGSAVE there takes the place of the last one")
+    elif save and save[1]:
+        out += _anew(client, name, ["BGSAVE", "SCHEDULE"], ("rdb_bgsave_", "rdb_last_bgsave_status"), until, clock, pause)
+    if (replicas := said("connected_slaves")) not in (None, "0"):
+        out.append(f"{name} has {replicas} replicas, whose files are their own: {_BY_HAND}")
+    return out
+
+
+_BY_HAND = "what was deleted stands in an append-only file or a snapshot until BGREWRITEAOF or BGSAVE there"
+
+
+def _info(client: Any) -> Callable[[str], str | None]:
+    answers = exchanged(client, [command("INFO", "persistence"), command("INFO", "replication")])
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+    text: bytes = b"\r\n".join(answers)
+    return lambda name: info_field(text, name.encode())
+
+
+def _anew(
+    client: Any,
+    name: str,
+    words: list[str],
+    fields: tuple[str, str],
+    until: float,
+    clock: Callable[[], float],
+    pause: Callable[[float], None],
+) -> list[str]:
+    """One that began before counts for nothing: it writes what was there then."""
+    begun = False
+    while True:
+        said = _info(client)
+        busy = said(f"{fields[0]}in_progress") == "1" or said(f"{fields[0]}scheduled") == "1"
+        if not busy and begun:
+            if said(fields[1]) != "ok":
+                raise StoreError(f"{name} could not write its file anew ({words[0]}): see its log, and free its disk")
+            return []
+        if not busy:
+            (answer,) = exchanged(client, [command(*words)])
+            begun = not isinstance(answer, Exception)
+            if not begun and "in progress" not in str(answer) and "active" not in str(answer):  # NOPERM, or a service without it
+                return [f"{name} refuses {words[0]} ({answer}): {_BY_HAND}"]
+        if clock() >= until:
+            return [f"{name} still writes its file anew ({words[0]}): what was deleted stands in the old one until it is done"]
+        pause(_LOOK_SECONDS)
