@@ -321,7 +321,7 @@ def pipeline(
             done = {k: v for k, v in done.items() if k == "events"}  # the inputs changed meanwhile: what followed is of others
             _done(run, done, batch=rows_of)
         if "apply" not in done:
-            apply(repo, rows_of, steps)
+            apply(repo, rows_of, steps, f"pipeline run {run.id}")
             _done(run, done, apply="done")
         if "materialize" not in done:
             materialize(repo, start, end, steps)

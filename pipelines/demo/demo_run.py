@@ -39,7 +39,7 @@ def run_demo(repo: Repo, start: datetime, end: datetime, as_json: bool, days: in
     steps.say(f"real events of {start:%Y-%m-%d} to {end:%Y-%m-%d} (UTC); any part of the log works: --start, --end")
     workflow.make_events(repo, f"{start:%Y-%m-%d}", f"{end + timedelta(days=days):%Y-%m-%d}", steps)
     manifest = workflow.batch(repo, start, end, steps)
-    workflow.apply(repo, manifest["id"], steps)
+    workflow.apply(repo, manifest["id"], steps, "tandem demo")
     workflow.materialize(repo, start, end, steps)
     with ExitStack() as started:
         ahead = started.enter_context(live.Ahead(repo, manifest["id"], steps)) if days else None

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from pipelines.lake import layout
 from pipelines.lake.audit import AuditLog, user
 from pipelines.project.access_settings import AccessSettings
-from transforms.errors import TandemError
+from transforms.errors import ConfigError, TandemError
 
 __all__ = ["AccessDenied", "Act", "guarded", "may"]
 
@@ -97,7 +97,7 @@ def may(access: AccessSettings, subjects: list[str], action: str, subject: str =
 def guarded(place: Place, action: str, subject: str = "", why: str = "", *, force: bool = False, **details: Any) -> Iterator[Act]:
     """Do ``action`` in the body, if the user may (with ``force``: may ``force`` too); entries before and after it in the audit log.
 
-    Raises AccessDenied, which is logged as well.
+    Raises AccessDenied, which is logged as well, and ConfigError where there are roles and it is not said ``why``.
     """
     log = AuditLog(layout.audit(place.data))
     about = {"action": action, "subject": subject, "why": why, **({"forced": True} if force else {}), **details}
@@ -109,6 +109,8 @@ def guarded(place: Place, action: str, subject: str = "", why: str = "", *, forc
             raise AccessDenied(
                 f"{subjects[0]} may not {needed}{target}: no role of theirs in tandem.yaml (access) allows it; ask who may, or change it"
             )
+    if place.settings.access.roles and not why.strip():
+        raise ConfigError(f"{action} needs --reason 'why': tandem.yaml has roles (access), and each action says why in the audit log")
     begun = log.append(datetime.now(UTC), {**about, "outcome": "begun"})
     act = Act()
     try:

@@ -107,20 +107,33 @@ def test_what_is_done_refused_denied_and_failed_is_written_down(tmp_path: Path) 
         raise AssertionError("the body of what is denied never runs")
 
     def refuse() -> None:
-        with guarded(mine, "rollback", "delay") as act:
+        with guarded(mine, "rollback", "delay", "slow") as act:
             act.outcome = "refused"
             raise SystemExit(3)
 
     with pytest.raises(SystemExit):
         refuse()
-    with pytest.raises(ValueError, match="disk"), guarded(mine, "rollback", "delay"):
+    with pytest.raises(ValueError, match="disk"), guarded(mine, "rollback", "delay", "slow"):
         raise ValueError("the disk is full")
     assert entries(tmp_path) == [
         ("promote", "begun", "better"), ("promote", "done", "better"), ("apply", "denied", ""), ("promote", "denied", "I want to"),
-        ("rollback", "begun", ""), ("rollback", "refused", ""), ("rollback", "begun", ""), ("rollback", "failed", ""),
+        ("rollback", "begun", "slow"), ("rollback", "refused", "slow"), ("rollback", "begun", "slow"), ("rollback", "failed", "slow"),
     ]  # fmt: skip
     last = AuditLog(layout.audit(tmp_path)).check().entries
     assert last[-1]["error"] == "the disk is full" and last[1]["champion"] == 3 and last[1]["of"] == 1
+
+
+def test_where_there_are_roles_each_action_says_why(tmp_path: Path) -> None:
+    mine = place(tmp_path, **{user(): ["admin"]})
+    for why in ("", "  \n"):
+        with pytest.raises(ConfigError, match="apply needs --reason 'why'"), guarded(mine, "apply", "run-1", why):
+            raise AssertionError("the body never runs")
+    with pytest.raises(AccessDenied), guarded(place(tmp_path), "apply", "run-1"):
+        raise AssertionError("who may not is told that first")
+    anybody = SimpleNamespace(settings=SimpleNamespace(access=AccessSettings()), data=tmp_path / "other")
+    with guarded(anybody, "apply", "run-1"):
+        pass
+    assert entries(tmp_path) == [("apply", "denied", "")]
 
 
 @pytest.mark.parametrize(
