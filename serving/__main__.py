@@ -8,7 +8,6 @@ that one can tell a server that was stopped from one that was killed.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -22,6 +21,7 @@ from serving.server import run
 from serving.settings import ServingSettings
 from serving.workers import Worker
 from transforms.errors import TandemError
+from transforms.files import write_json
 
 
 def last_word(**said: Any) -> None:
@@ -29,10 +29,7 @@ def last_word(**said: Any) -> None:
     folder = os.environ.get("TANDEM_RUN_FOLDER")
     if folder:
         with suppress(OSError):
-            word = {"pid": os.getpid(), "finished": datetime.now(UTC).isoformat(), **said}
-            unfinished = Path(folder) / f".ended.json.{os.getpid()}"
-            unfinished.write_text(json.dumps(word) + "\n")
-            unfinished.replace(Path(folder) / "ended.json")
+            write_json(Path(folder) / "ended.json", {"pid": os.getpid(), "finished": datetime.now(UTC).isoformat(), **said}, indent=None)
 
 
 def main() -> None:

@@ -10,7 +10,6 @@ import hashlib
 import hmac
 import json
 import logging
-import os
 import re
 import secrets
 import threading
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from serving.principals import Principal, checked_scopes
 from transforms.errors import ConfigError, DataError
+from transforms.files import replaced
 from transforms.locks import lock
 
 __all__ = ["ApiKey", "ApiKeys", "add_key", "read_keys", "remove_keys"]
@@ -150,18 +150,5 @@ def _digest(key: str) -> str:
 
 
 def _write(path: Path, keys: list[ApiKey]) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
-            json.dump({"keys": [asdict(key) for key in keys]}, out, indent=1)
-            out.flush()
-            os.fsync(out.fileno())
-        if path.exists():  # a server of another user keeps its right to read it
-            before = path.stat()
-            os.chmod(unfinished, before.st_mode & 0o777)
-            if os.geteuid() == 0:
-                os.chown(unfinished, before.st_uid, before.st_gid)
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    with replaced(path, durable=True, mode=0o600, as_before=True) as out:  # a server of another user keeps its right to read it
+        out.write(json.dumps({"keys": [asdict(key) for key in keys]}, indent=1).encode())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
+
+from transforms.files import write_json
 
 __all__ = ["MetricsFile", "retire", "summed_page"]
 
@@ -55,7 +56,7 @@ class MetricsFile:
     def write(self) -> None:
         """Bring the file up to date; a disk that does not take it leaves it as it is."""
         with self._lock, contextlib.suppress(OSError):
-            _replace(self._path, _families(self._registry))
+            write_json(self._path, _families(self._registry), indent=None)
 
     def page(self) -> bytes:
         """The numbers of all processes of the folder, those of this one as of now, in Prometheus' text format."""
@@ -72,7 +73,7 @@ def retire(folder: Path, name: str) -> None:
     path = folder / f"{name}.json"
     parts = [families for p in (folder / _ENDED, path) if (families := _read(p)) is not None]
     counted = [[f for f in families if f[2] in ("counter", "histogram")] for families in parts]
-    _replace(folder / _ENDED, list(_summed(counted)))
+    write_json(folder / _ENDED, list(_summed(counted)), indent=None)
     path.unlink(missing_ok=True)
 
 
@@ -120,9 +121,3 @@ def _read(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
-
-
-def _replace(path: Path, families: list[Any]) -> None:
-    made = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    made.write_text(json.dumps(families))
-    made.replace(path)

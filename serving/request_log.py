@@ -86,6 +86,7 @@ from serving.metrics import LogMetrics
 from serving.request_rows import RequestRecord, merged, sampled, to_batches
 from serving.text_budget import TextBudget, size_of
 from transforms.errors import DataError
+from transforms.files import is_unfinished, replaced
 from transforms.instants import EPOCH, instant
 
 __all__ = ["RequestRecord", "COMMON", "LogLimits", "RequestLog", "files_of", "read_requests"]
@@ -262,20 +263,10 @@ class RequestLog:
 
     def _file(self, day: int, table: pa.Table) -> None:
         folder = self._folder / f"date={EPOCH + timedelta(days=day):%Y-%m-%d}"
-        folder.mkdir(parents=True, exist_ok=True)  # every time: somebody may have deleted it
         self._number += 1
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{self._server}-{self._number:06d}.parquet"
-        hidden = folder / f".{name}.tmp"
-        try:
-            with open(hidden, "wb") as sink:
-                pq.write_table(table, sink, compression="zstd", coerce_timestamps="us", write_statistics=_BOUNDED)
-                sink.flush()
-                os.fsync(sink.fileno())
-            os.rename(hidden, folder / name)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                hidden.unlink()
-            raise
+        with replaced(folder / name, durable=True) as sink:  # which makes the folder every time: somebody may have deleted it
+            pq.write_table(table, sink, compression="zstd", coerce_timestamps="us", write_statistics=_BOUNDED)
 
     def _lost(self, rows: int, reason: str, error: Exception) -> None:
         self._metrics.log_dropped.labels(reason).inc(rows)
@@ -296,7 +287,7 @@ def prune(
     """Delete the oldest files above the limits, and what killed servers left half written: (bytes left, files left, files deleted, how many
     of these were written less than ``young_seconds`` ago)."""
     with contextlib.suppress(OSError):
-        for path in folder.glob("date=*/.*.tmp"):
+        for path in (p for p in folder.glob("date=*/.*") if is_unfinished(p.name) or p.suffix == ".tmp"):  # the latter of 0.1
             with contextlib.suppress(OSError):
                 if now() - path.stat().st_mtime > _OLD_TEMPORARY_SECONDS:
                     path.unlink()

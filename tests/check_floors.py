@@ -35,6 +35,7 @@ FLOOR0 = tuple(
     f"transforms.{m}"
     for m in (
         "errors",
+        "files",
         "acceptance",
         "instants",
         "locks",

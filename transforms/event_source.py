@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from transforms.data_folder import snapshot_name
 from transforms.durations import check_duration, micros
 from transforms.errors import DefinitionError
 from transforms.expressions import Expression, Formula, Predicate, formula_of
@@ -106,7 +107,7 @@ class EventSource:
     def _check_table(self, table: Any) -> None:
         if not isinstance(table, Table) or not table.kind:
             raise DefinitionError(f"source {self.name!r}: table {table!r} is none; write Delta(...), Iceberg(...) or Query(...)")
-        own = f"tables/{self.name}"
+        own = snapshot_name(self.name)
         if self.files not in ("", own) or self.file_format is not None:
             raise DefinitionError(
                 f"source {self.name!r}: its events are those of a table and of files, too; drop table= or files= and file_format="

@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from transforms import data_folder
 from transforms.errors import DataError
 from transforms.instants import micros_of
 
@@ -71,7 +72,7 @@ def read_cover(folder: Path) -> Cover | None:
 def _of_manifest(folder: Path) -> Cover | None:
     group, run = folder.parent.name, folder.name.removeprefix("run=")
     try:
-        made: Any = json.loads((folder.parents[2] / "runs" / run / "manifest.json").read_text())
+        made: Any = json.loads((data_folder.run(folder.parents[2], run) / data_folder.MANIFEST).read_text())
         if made["status"] != "complete":
             return None
         delay = int(made["definitions"][group]["source"]["delay"])

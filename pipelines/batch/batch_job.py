@@ -34,7 +34,8 @@ from pipelines.lake.run_records import with_fields
 from pipelines.project import recording
 from pipelines.project.repository import Repo
 from pipelines.sources.event_files import in_range, passed_over_record
-from pipelines.sources.tables.snapshots import folder_of, take_snapshot
+from pipelines.sources.tables.snapshots import take_snapshot
+from transforms.data_folder import snapshot_name
 from transforms.definitions import EventSource, FeatureGroup, micros
 from transforms.errors import ConfigError, DataError, GraphError, RejectLimitError, TandemError
 from transforms.graph import TransformGraph
@@ -86,7 +87,7 @@ def run_batch(
     sources = sources_of(repo.groups.values())
     begin_us = begin_of(repo.groups.values(), us(start), us(end))
     tables = {n: take_snapshot(data, s, progress) for n, s in sources.items() if s.table is not None}
-    shared.send_files(data, [folder_of(n) for n in tables])
+    shared.send_files(data, [snapshot_name(n) for n in tables])
     for name, source in sources.items():
         if source.table is None and source.files:
             first = begin_us[name] if before is None else None  # that the files of then are as they were is looked at, too
@@ -265,12 +266,12 @@ def _publish(repo: Repo, run: runs.Run) -> runs.Run:
     after, upto = (us(datetime.fromisoformat(t)) for t in record.range)
     created, prints = us(datetime.fromisoformat(run.created)), dict(record.fingerprints)
     for name, group in repo.groups.items():
-        made, target = run.folder / "offline" / name, layout.offline_run(repo.data, name, run.id)
+        made, target = layout.offline(run.folder) / name, layout.offline_run(repo.data, name, run.id)
         if not target.is_dir():  # also without rows: that a run has none is what it says
             write_cover(made, Cover(run.id, created, after + group.delay_us, upto + group.delay_us, prints[name]))
             target.parent.mkdir(parents=True, exist_ok=True)
             os.rename(made, target)
-    shutil.rmtree(run.folder / "offline", ignore_errors=True)
+    shutil.rmtree(layout.offline(run.folder), ignore_errors=True)
     shutil.rmtree(run.folder / "rows", ignore_errors=True)
     kept = {f"offline/{n}": layout.offline_run(repo.data, n, run.id) for n in repo.groups} | {"tiles": run.folder / "tiles"}
     counts = {

@@ -44,7 +44,7 @@ from transforms.errors import DataError, StoreError, TandemError
 
 __all__ = ["Report", "erase"]
 
-_LEFT_ALONE = ("models", "graphs", "mlflow.db", "mlartifacts", "registry.db")
+_LEFT_ALONE = (*(f(Path()).name for f in (layout.models, layout.graphs, layout.mlflow_store, layout.mlflow_artifacts)), "registry.db")
 """Never rewritten; searched in the end."""
 _WHOLE = ("tfx", "verify", "monitor", "reproduce", "demo", "replay", "alerts", "watch", "tracking")
 """Reports and copies: a file that holds the subject goes as a whole."""

@@ -51,7 +51,7 @@ class StoreThing(Thing):
         if self.run:
             manifests.remove(self.cache, self.run)
             leases.forget(self.cache.store, f"runs/{self.run}")
-            shutil.rmtree(self.cache.folder / "runs" / self.run, ignore_errors=True)
+            shutil.rmtree(layout.run(self.cache.folder, self.run), ignore_errors=True)
 
 
 def store_things(repo: Repo, cache: Cache) -> Iterator[Thing]:

@@ -9,23 +9,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pipelines.lake.files import write_text
-from transforms.data_folder import CURRENT, GRAPH_HEAD, graphs
+from transforms.data_folder import CURRENT, GRAPH_HEAD, MANIFEST, TREES, graphs, models, run, runs, snapshot, stream, streams
 from transforms.errors import DataError
 from transforms.locks import lock
 
 __all__ = [
     "CURRENT", "CURVES", "EPOCHS", "FORMAT", "GRAPH_HEAD", "MANIFEST", "NOT_EVENTS", "REPORT", "REPORT_FORMAT", "REPORT_JSON", "TFMA",
-    "alerts", "api_keys", "archive", "audit", "check_format", "claim", "demo", "events", "experiments", "graph", "graphs", "labels",
-    "materialize_lock", "mlmd", "mlmd_logs", "model", "models", "monitor", "offline", "offline_run", "replay_clock", "reproduce",
-    "requests", "run", "runs", "services", "stream", "streams", "tfx", "tracking", "training", "training_lock", "training_set",
-    "verify", "watch",
+    "TREES", "alerts", "api_keys", "archive", "audit", "check_format", "claim", "demo", "events", "experiments", "graph", "graphs",
+    "labels", "materialize_lock", "mlflow_artifacts", "mlflow_store", "mlmd", "mlmd_logs", "model", "models", "monitor", "offline",
+    "offline_run", "replay_clock", "reproduce", "requests", "run", "runs", "services", "snapshot", "stream", "streams", "tfx",
+    "tracking", "training", "training_lock", "training_set", "verify", "watch",
 ]  # fmt: skip
 
 FORMAT = 1
 """The format of the data folders that this version writes; kept in the file ``FORMAT`` of each. One without the file is of format 1."""
 
-MANIFEST = "manifest.json"
-"""What a run, or a training set, says of itself."""
 REPORT_JSON = "report.json"
 """The report of a monitor run or a proof, for machines; its page lies beside it."""
 REPORT_FORMAT = 1
@@ -73,16 +71,6 @@ def offline_run(data: Path, group: str, run_id: str) -> Path:
     return offline(data) / group / f"run={run_id}"
 
 
-def runs(data: Path) -> Path:
-    """The runs, a folder each."""
-    return data / "runs"
-
-
-def run(data: Path, run_id: str) -> Path:
-    """One run: its manifest, and what only it needs."""
-    return runs(data) / run_id
-
-
 def training(data: Path) -> Path:
     """The training sets, a folder each."""
     return data / "training"
@@ -91,11 +79,6 @@ def training(data: Path) -> Path:
 def training_set(data: Path, identity: str) -> Path:
     """One training set."""
     return training(data) / identity
-
-
-def models(data: Path) -> Path:
-    """The pushed models: ``<name>/<version>/``, and ``<name>/ALIASES.json``."""
-    return data / "models"
 
 
 def model(data: Path, name: str) -> Path:
@@ -118,6 +101,16 @@ def mlmd_logs(data: Path) -> Path:
     return tfx(data) / "logs"
 
 
+def mlflow_store(data: Path) -> Path:
+    """The store of MLflow (SQLite), unless the settings name another."""
+    return data / "mlflow.db"
+
+
+def mlflow_artifacts(data: Path) -> Path:
+    """The artifacts of that store."""
+    return data / "mlartifacts"
+
+
 def training_lock(data: Path) -> Path:
     """Held by the one training that may push."""
     return tfx(data) / "lock"
@@ -131,16 +124,6 @@ def materialize_lock(data: Path) -> Path:
 def experiments(data: Path, run_id: str) -> Path:
     """The data folder of a training that pushes nothing: its artifacts and models."""
     return tfx(data) / "experiments" / run_id
-
-
-def streams(data: Path) -> Path:
-    """The streams, a folder each."""
-    return data / "stream"
-
-
-def stream(data: Path, name: str) -> Path:
-    """One stream: its state, checkpoints, rows and reports."""
-    return streams(data) / name
 
 
 def requests(data: Path) -> Path:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from transforms.errors import ConfigError
+from transforms.files import write_text
 
 __all__ = ["UNIX_SOCKETS", "socket_folder", "sounds_secret", "without_secrets", "write_private"]
 
@@ -44,20 +45,7 @@ def write_private(path: Path, text: str, *, durable: bool = False) -> None:
 
     ``durable``: what is there outlives a power loss whole, old or new.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.unlink(missing_ok=True)
-    handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            out.write(text)
-            if durable:
-                out.flush()
-                os.fsync(out.fileno())
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    write_text(path, text, durable=durable, mode=0o600)
 
 
 def sounds_secret(key: str) -> bool:

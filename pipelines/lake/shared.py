@@ -25,8 +25,6 @@ __all__ = [
 ]  # fmt: skip
 
 _WAIT_SECONDS = 24 * 3600.0
-_DEPTH = {"offline": 3, "graphs": 3, "models": 3, "training": 2, "runs": 2, "verify": 2, "monitor": 2}
-"""How many parts of a path name a folder that is published as a whole."""
 
 
 def open_data(data: Path) -> None:
@@ -220,7 +218,7 @@ def publish_run(data: Path, run_id: str, manifest: Mapping[str, Any]) -> None:
     folders: dict[str, None] = {}
     for output in manifest.get("outputs") or []:
         parts = str(output.get("path", "")).split("/")
-        if len(parts) > (depth := _DEPTH.get(parts[0], len(parts))) and parts[0] != "runs":
+        if len(parts) > (depth := layout.TREES.get(parts[0], len(parts))) and parts[0] != "runs":
             folders["/".join(parts[:depth])] = None
     if manifest.get("kind") in ("batch", "reproduce"):
         folders |= {f"graphs/{group}/{made}": None for group, made in (manifest.get("fingerprints") or {}).items()}

@@ -276,9 +276,9 @@ def _batch(
     # A run that went on with another's tiles is made from the events of before as well: the rows are the same.
     files = {n: [*m.inputs.get(n, ()), *m.past.get(n, ())] for n in {*m.inputs, *m.past}}
     data = as_of.past(repo.data, files, scratch / "data")
-    for name in ("offline", "graphs", "tracking", "mlflow.db", "mlartifacts"):
-        if (data / name).is_symlink():
-            (data / name).unlink()
+    for place in (layout.offline, layout.graphs, layout.tracking, layout.mlflow_store, layout.mlflow_artifacts):
+        if place(data).is_symlink():
+            place(data).unlink()
     for name, fingerprint in m.fingerprints.items() if m.pinned else ():
         (layout.graphs(data) / name).mkdir(parents=True)
         os.symlink(layout.graph(repo.data, name, fingerprint), layout.graph(data, name, fingerprint))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.lake.files import fsync_folder
+from pipelines.lake.files import replaced
 from pipelines.sources.archived_files import PREFIX, ArchivedFile, covered
 
 __all__ = ["MERGE_FROM", "SMALL_BYTES", "merge_files", "remove_covered", "write_file"]
@@ -26,16 +25,10 @@ _ROW_GROUP = 65_536
 
 def write_file(folder: Path, name: str, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
     """A file that appears whole, and outlives a crash from then on."""
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f".{name}.tmp"
-    with open(unfinished, "wb") as sink:
-        with pq.ParquetWriter(sink, schema, compression="zstd", version="2.6", coerce_timestamps="us") as writer:
-            for table in tables:
-                writer.write_table(table, row_group_size=_ROW_GROUP)
-        sink.flush()
-        os.fsync(sink.fileno())
-    os.rename(unfinished, folder / name)
-    fsync_folder(folder)
+    how = {"compression": "zstd", "version": "2.6", "coerce_timestamps": "us"}
+    with replaced(folder / name, durable=True) as sink, pq.ParquetWriter(sink, schema, **how) as writer:
+        for table in tables:
+            writer.write_table(table, row_group_size=_ROW_GROUP)
 
 
 def merge_files(folder: Path) -> int:
@@ -81,7 +74,7 @@ def _groups(readers: Sequence[pq.ParquetFile]) -> Iterator[pa.Table]:
 def remove_covered(folder: Path, keep_seconds: float = KEEP_SECONDS) -> int:
     """Delete the files of a day that were merged into others ``keep_seconds`` ago, and what a killed process left unfinished; how many."""
     removed, now = 0, time.time()
-    for path in folder.glob(f".{PREFIX}*.tmp"):
+    for path in folder.glob(f".{PREFIX}*"):
         path.unlink(missing_ok=True)
         removed += 1
     for name, into in covered(path.name for path in folder.glob("topic-*.parquet")).items():

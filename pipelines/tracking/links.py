@@ -47,7 +47,7 @@ def link_manifest(folder: Path, links: Mapping[str, str]) -> bool:
 
 def link_mlmd(data: Path, known: Mapping[str, Any], links: Mapping[str, str]) -> None:
     """Write ``links`` as custom properties of the training's pipeline run in ML Metadata (SQLite waits while others write)."""
-    name, store = str(known.get("mlmd_run") or ""), data / str(known.get("mlmd_store") or "tfx/metadata.db")
+    name, store = str(known.get("mlmd_run") or ""), data / str(known.get("mlmd_store") or layout.mlmd(data).relative_to(data))
     if not name or not store.is_file():
         return
     from ml_metadata.metadata_store import metadata_store

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from pipelines.lake import layout
 from transforms.plain_paths import plain_path
 
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ __all__ = ["artifact_root", "shown", "trackers", "tracking_uri"]
 
 def tracking_uri(settings: Settings, data: Path) -> str:
     """The URI of the MLflow store: the setting, else ``MLFLOW_TRACKING_URI`` (as MLflow itself), else SQLite in the data folder."""
-    return settings.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{plain_path(data.resolve()) / 'mlflow.db'}"
+    return (
+        settings.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{layout.mlflow_store(plain_path(data.resolve()))}"
+    )
 
 
 def shown(uri: str) -> str:
@@ -31,7 +34,7 @@ def shown(uri: str) -> str:
 
 def artifact_root(uri: str, data: Path) -> str | None:
     """Where a new experiment keeps its artifacts: below the data folder for a local store; a server decides for itself (None)."""
-    return None if "://" in uri and not uri.startswith("sqlite:") else (data.resolve() / "mlartifacts").as_uri()
+    return None if "://" in uri and not uri.startswith("sqlite:") else layout.mlflow_artifacts(data.resolve()).as_uri()
 
 
 def trackers(settings: Settings) -> list[str]:

@@ -159,7 +159,7 @@ def read_record(folder: Path, manifest: Mapping[str, Any]) -> Record:
         },
         series=_series(report / EPOCHS),
         tags={metric_name(name): str(v) for name, v in tags.items() if v not in (None, "")},
-        files={"manifest.json": folder / layout.MANIFEST, **files},
+        files={layout.MANIFEST: folder / layout.MANIFEST, **files},
         bundles=tuple(_bundles(data, run)) if status == "complete" else (),
         links=dict(run.links),
     )
@@ -186,6 +186,6 @@ def _bundles(data: Path, run: RunRecord) -> Iterator[Bundle]:
         yield Bundle(model, "model", pushed, str(version), (f"v{version}",), facts)
     if run.kind in ("batch", "apply"):
         for group, fingerprint in run.fingerprints.items():
-            places = (layout.graph(data, group, fingerprint), layout.run(data, run.id) / "graphs" / group)
+            places = (layout.graph(data, group, fingerprint), layout.graphs(layout.run(data, run.id)) / group)
             if (place := next((p for p in places if p.is_dir()), None)) is not None:
                 yield Bundle(f"{group}-graph", "graph", place, fingerprint, (fingerprint[:12],), {"fingerprint": fingerprint})

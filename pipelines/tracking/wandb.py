@@ -66,7 +66,7 @@ class WandbTracker(Tracker):
             with suppress(OSError):
                 (self.folder / "told").rename(self.folder / "synced")
         synced = self.folder / "synced" / f"{record.id}.json"
-        sizes = {name: f.stat().st_size for name, f in record.files.items() if name != "manifest.json"}  # that one gets our links
+        sizes = {name: f.stat().st_size for name, f in record.files.items() if name != layout.MANIFEST}  # that one gets our links
         said = (record.status, record.ended, record.params, record.metrics, record.series, record.bundles, sizes)
         content = hashlib.sha256(repr(said).encode()).hexdigest()
         before = json.loads(synced.read_text()) if synced.exists() else {}

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipelines.lake.files import json_digest
+from pipelines.lake.files import json_digest, write_json
 from pipelines.lake.provenance import engine_root
 from pipelines.lake.value_code import repo_files_of
 from pipelines.training.self_contained import why_not
@@ -107,10 +107,7 @@ class KeptChecks:
         if key is None or self.folder is None:
             return
         with suppress(OSError):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            new = self.folder / f"{key}.{os.getpid()}"
-            new.write_text(json.dumps({"said": said, "at_us": now_us(), **facts}), "utf-8")
-            new.replace(self.folder / f"{key}.json")
+            write_json(self.folder / f"{key}.json", {"said": said, "at_us": now_us(), **facts}, indent=None)
             kept = sorted(self.folder.glob("*.json"), key=lambda p: p.stat().st_mtime_ns)
             for old in kept[:-MOST]:
                 old.unlink(missing_ok=True)

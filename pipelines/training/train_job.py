@@ -206,7 +206,7 @@ def _train(
         **({"version": trained.version} if trained.version is not None else {}),
         **({"reasons": list(pipeline.reasons)} if pipeline.reasons else {}),
         **({"untold": untold} if untold else {}),
-        links={"mlmd_run": run.id, "mlmd": pipeline.mlmd, "mlmd_store": (below / "tfx" / "metadata.db").relative_to(data).as_posix()},
+        links={"mlmd_run": run.id, "mlmd": pipeline.mlmd, "mlmd_store": layout.mlmd(below).relative_to(data).as_posix()},
         outputs=provenance.hashed(
             data,
             {"model": pipeline.full, "plain": pipeline.plain, **({"version": trained.pushed} if trained.pushed is not None else {})},

@@ -120,8 +120,8 @@ def run_over(repo: Repo, log: EventLog, folder: Path, progress: Callable[[str], 
         for number in np.unique(day):
             path = folder / source.files / f"date={instant(int(number) * DAY_US):%Y-%m-%d}" / "part-0.parquet"
             write_parquet(table.filter(pa.array(day == number)), path)
-    if not (folder / "graphs").exists():
-        os.symlink(layout.graphs(repo.data).resolve(), folder / "graphs")
+    if not layout.graphs(folder).exists():
+        os.symlink(layout.graphs(repo.data).resolve(), layout.graphs(folder))
     result = run_batch(scratch, instant(log.start), instant(log.end), now=datetime.now(UTC), pinned=True, progress=progress)
     rejected = result.run.as_(BatchRecord).rejected
     if rejected:  # they were valid when the stream read them

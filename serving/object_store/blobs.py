@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from serving.object_store.base import ObjectHead, ObjectStore, StoreAccessError, Unreachable, Versioned
+from transforms.files import replaced
 
 __all__ = ["Blobs"]
 
@@ -103,24 +103,18 @@ class Blobs(ObjectStore):
         """See ``ObjectStore``."""
         import obstore
 
-        unfinished = file.with_name(f".{file.name}.{os.getpid()}-{time.monotonic_ns()}")
-
         def get() -> ObjectHead:
             found = obstore.get(self._store, self._prefix + key)
-            with open(unfinished, "wb") as out:
+            with replaced(file) as out:
                 for piece in found.stream(min_chunk_size=_CHUNK):
                     out.write(piece)
             return self._head(found.meta)
 
         try:
-            head = self._do(get)
-            unfinished.replace(file)
-            return head
+            return self._do(get)
         except FileNotFoundError:
             self._bucket_is_there()
             return None
-        finally:
-            unfinished.unlink(missing_ok=True)
 
     # ------------------------------------------------------------------------------------------------------------------------ inside
 

@@ -27,9 +27,10 @@ from typing import Any, TypeVar
 from serving.object_store.base import ObjectStore
 from serving.object_store.connecting import connect, is_url, normal
 from transforms.errors import ConfigError, DataError
+from transforms.files import write_bytes
 from transforms.locks import lock
 
-__all__ = ["FOLDER", "MARKER", "Cache", "cache_folder", "cache_of", "data_path", "given_place", "safe", "write_atomically"]
+__all__ = ["FOLDER", "MARKER", "Cache", "cache_folder", "cache_of", "data_path", "given_place", "safe"]
 
 MARKER = ".object-store.json"
 """The file of a cache folder that names its store."""
@@ -62,7 +63,7 @@ def cache_folder(url: str) -> Path:
     if not marker.exists():
         try:
             out.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_atomically(marker, json.dumps({"url": url}).encode() + b"\n")
+            write_bytes(marker, json.dumps({"url": url}).encode() + b"\n")
             _cache_of.cache_clear()
         except OSError as error:
             raise ConfigError(f"{out} cannot be made ({error.strerror}); name a folder for copies of {url} by {FOLDER}") from None
@@ -99,14 +100,6 @@ def safe(cache: Cache, prefix: str, names: Iterable[str]) -> None:
             raise DataError(f"{cache.url}/{prefix} has a name with .. in it; remove that object")
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Readers see the file before or after."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
-
-
 class Cache:
     """The cache folder ``folder`` of the store at ``url``; safe for any number of processes."""
 
@@ -129,7 +122,7 @@ class Cache:
                 yield entries
             finally:
                 if (now := json.dumps(entries, sort_keys=True)) != before:
-                    write_atomically(place, now.encode())
+                    write_bytes(place, now.encode())
 
     def look(self, kind: str) -> dict[str, Any]:
         """What is known of the copies of one kind, as it was last kept. A damaged index is none: copies are made anew."""

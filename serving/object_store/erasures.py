@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from serving.object_store.cache import Cache
+from transforms import data_folder
 
 __all__ = ["begin", "finish", "follow"]
 
@@ -52,7 +53,7 @@ def follow(cache: Cache) -> None:
     heads = {h.key: h.version for h in cache.store.list("erasures/")}
     if all(cache.look("erasures").get(key) == version for key, version in heads.items()):
         return
-    bare = not cache.look("trees") and not cache.look("files") and not (cache.folder / "stream").exists()
+    bare = not cache.look("trees") and not cache.look("files") and not data_folder.streams(cache.folder).exists()
     with cache.index("erasures") as index:
         for key, version in heads.items():
             if index.get(key) != version and not bare:
@@ -74,7 +75,7 @@ def _take_away(cache: Cache, said: dict[str, Any]) -> None:
             del index[name]
     for name in said.get("streams", ()):
         for below in _OF_STREAM:
-            shutil.rmtree(cache.folder / "stream" / name / below, ignore_errors=True)
+            shutil.rmtree(data_folder.stream(cache.folder, name) / below, ignore_errors=True)
         with cache.index(f"stream-{name}") as index:
             index.clear()
 

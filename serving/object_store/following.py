@@ -8,7 +8,7 @@ from serving.aliases import ALIASES_FILE, read_aliases
 from serving.errors import ModelError
 from serving.object_store import erasures, files, manifests, pointers, trees
 from serving.object_store.cache import Cache, cache_of
-from transforms.data_folder import CURRENT, applied_graph, graphs, under_way
+from transforms.data_folder import CURRENT, applied_graph, graphs, models, under_way
 
 __all__ = ["cache_around", "everything", "follow", "rows_here", "rows_of", "serve_from"]
 
@@ -25,7 +25,7 @@ def follow(cache: Cache) -> None:
     for group in sorted(groups):
         if (fingerprint := applied_graph(place, group)) is not None:
             trees.fetch(cache, f"graphs/{group}/{fingerprint}")
-    for file in sorted((cache.folder / "models").glob(f"*/{ALIASES_FILE}")):
+    for file in sorted(models(cache.folder).glob(f"*/{ALIASES_FILE}")):
         try:
             aliases = read_aliases(file.parent, file.parent.name)
         except ModelError:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC
 from pathlib import Path
 from typing import Any, TypeVar
 
 from serving.object_store.base import ObjectHead, ObjectStore, StoreAccessError, Unreachable, Versioned
+from transforms.files import placed
 
 __all__ = ["GoogleStore"]
 
@@ -108,19 +108,16 @@ class GoogleStore(ObjectStore):
         """See ``ObjectStore``."""
         from google.api_core.exceptions import NotFound
 
-        unfinished = file.with_name(f".{file.name}.{os.getpid()}-{time.monotonic_ns()}")
         blob = self._bucket.blob(self._prefix + key)
         try:
             self._do(lambda: blob.reload(retry=self._retry, timeout=60))
             at = blob.generation
-            self._do(lambda: blob.download_to_filename(str(unfinished), if_generation_match=at, retry=self._retry, timeout=300))
-            unfinished.replace(file)
+            with placed(file) as part:
+                self._do(lambda: blob.download_to_filename(str(part), if_generation_match=at, retry=self._retry, timeout=300))
             return self._head(blob)
         except NotFound:
             self._nothing()
             return None
-        finally:
-            unfinished.unlink(missing_ok=True)
 
     # ------------------------------------------------------------------------------------------------------------------------ inside
 

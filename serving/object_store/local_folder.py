@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from serving.object_store.base import ObjectHead, ObjectStore, Versioned
+from transforms.files import is_unfinished, placed, write_bytes
 from transforms.locks import lock
 
 __all__ = ["LocalFolder"]
@@ -76,40 +75,26 @@ class LocalFolder(ObjectStore):
         """See ``ObjectStore``."""
         top = self.folder / "objects"
         keys = (path.relative_to(top).as_posix() for path in top.rglob("*") if path.is_file())
-        for key in sorted(k for k in keys if k.startswith(prefix) and not k.rpartition("/")[2].startswith(".unfinished-")):
+        for key in sorted(k for k in keys if k.startswith(prefix) and not is_unfinished(k.rpartition("/")[2])):
             if (found := self.head(key)) is not None:
                 yield found
 
     def upload(self, key: str, file: Path) -> str:
         """See ``ObjectStore``."""
-        with lock(self.folder / "lock"):
-            self._place(key, lambda unfinished: shutil.copyfile(file, unfinished))
+        with lock(self.folder / "lock"), placed(self._path(key)) as unfinished:
+            shutil.copyfile(file, unfinished)
         head = self.head(key)
         return head.version if head is not None else ""
 
     def download(self, key: str, file: Path) -> ObjectHead | None:
         """See ``ObjectStore``."""
-        unfinished = file.with_name(f".{file.name}.{os.getpid()}-{time.monotonic_ns()}")
         try:
-            shutil.copyfile(self._path(key), unfinished)
+            with placed(file) as unfinished:
+                shutil.copyfile(self._path(key), unfinished)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
-        unfinished.replace(file)
         return self.head(key)
 
     def _write(self, key: str, content: bytes) -> str:
-        self._place(key, lambda unfinished: unfinished.write_bytes(content))
+        write_bytes(self._path(key), content)
         return hashlib.sha256(content).hexdigest()
-
-    def _place(self, key: str, fill: object) -> None:
-        path = self._path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".unfinished-", dir=path.parent)
-        os.close(handle)
-        unfinished = Path(name)
-        try:
-            fill(unfinished)  # type: ignore[operator]
-            unfinished.replace(path)
-        except BaseException:
-            unfinished.unlink(missing_ok=True)
-            raise

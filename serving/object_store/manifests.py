@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from serving.object_store.base import Versioned
-from serving.object_store.cache import Cache, safe, write_atomically
+from serving.object_store.cache import Cache, safe
+from transforms import data_folder
+from transforms.data_folder import MANIFEST
 from transforms.errors import DataError
+from transforms.files import write_bytes
 
 __all__ = ["complete", "put", "refresh", "remove"]
 
-_MANIFEST = "manifest.json"
 _TRIES = 30
 _seen: dict[Path, float] = {}
 _FRESH_SECONDS = 1.0
@@ -51,15 +53,15 @@ def refresh(cache: Cache, *, certain: bool = True) -> None:
         heads = {h.key.removeprefix("manifests/").removesuffix(".json"): h.version for h in cache.store.list("manifests/")}
         safe(cache, "manifests/", heads)
         heads = {run_id: version for run_id, version in heads.items() if "/" not in run_id}
-        place = cache.folder / "runs"
-        changed = [r for r, version in heads.items() if index.get(r, {}).get("version") != version or not (place / r / _MANIFEST).exists()]
+        place = data_folder.runs(cache.folder)
+        changed = [r for r, version in heads.items() if index.get(r, {}).get("version") != version or not (place / r / MANIFEST).exists()]
         found = cache.all(lambda run_id: cache.store.read(_key(run_id)), changed)
         for run_id, there in zip(changed, found, strict=True):
             if there is not None:
-                write_atomically(place / run_id / _MANIFEST, there.content)
+                write_bytes(place / run_id / MANIFEST, there.content)
                 index[run_id] = _entry(_parsed(there.content), there.version)
         for run_id in index.keys() - heads.keys():
-            (place / run_id / _MANIFEST).unlink(missing_ok=True)
+            (place / run_id / MANIFEST).unlink(missing_ok=True)
             del index[run_id]
     _seen[cache.folder] = time.monotonic()
 
@@ -80,7 +82,7 @@ def remove(cache: Cache, run_id: str) -> None:
     """Delete a run's manifest; nobody finds the run any more. For who holds the runs, and has deleted what it made."""
     with cache.index("manifests") as index:
         cache.store.delete(_key(run_id))
-        (cache.folder / "runs" / run_id / _MANIFEST).unlink(missing_ok=True)
+        (data_folder.run(cache.folder, run_id) / MANIFEST).unlink(missing_ok=True)
         index.pop(run_id, None)
 
 
@@ -96,7 +98,7 @@ def put(cache: Cache, run_id: str, manifest: Mapping[str, Any], changes: Mapping
             content = json.dumps(wanted, indent=2, default=str).encode() + b"\n"
             made = cache.store.create(_key(run_id), content) if version is None else cache.store.replace(_key(run_id), content, version)
             if made is not None:
-                write_atomically(cache.folder / "runs" / run_id / _MANIFEST, content)
+                write_bytes(data_folder.run(cache.folder, run_id) / MANIFEST, content)
                 index[run_id] = _entry(wanted, made)
                 return _parsed(content)
             there = cache.store.read(_key(run_id))

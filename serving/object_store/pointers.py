@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from serving.object_store.cache import Cache, safe, write_atomically
+from serving.object_store.cache import Cache, safe
 from transforms.errors import DataError
+from transforms.files import write_bytes
 
 __all__ = ["move", "refresh"]
 
@@ -38,7 +39,7 @@ def _as_known(cache: Cache, path: str, index: dict[str, object]) -> bool:
 
 def _write(cache: Cache, path: str, content: bytes) -> None:
     if content:
-        write_atomically(cache.folder / path, content)
+        write_bytes(cache.folder / path, content)
     else:
         (cache.folder / path).unlink(missing_ok=True)
 

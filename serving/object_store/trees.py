@@ -6,7 +6,6 @@ else was at work. Files that no list names (of a writer that was killed) are nev
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -17,12 +16,14 @@ from typing import TypedDict
 
 from serving.object_store.base import ObjectHead, Versioned
 from serving.object_store.cache import Cache
+from transforms.data_folder import TREES
 from transforms.errors import DataError
+from transforms.files import placed, sha256
 
 __all__ = ["TOPS", "TreeFile", "fetch", "heads", "keys", "names", "of_a_tree", "publish", "read_file", "remove", "size", "sweep"]
 
 
-TOPS = ("offline", "graphs", "models", "training", "runs", "verify", "monitor")
+TOPS = tuple(TREES)
 """Where trees are; no others are fetched, whatever the store lists."""
 _FILE = re.compile(r"[0-9a-f]{16}-")
 
@@ -49,15 +50,10 @@ def of_a_tree(key: str) -> bool:
     return _FILE.match(key.rpartition("/")[2]) is not None
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _files(folder: Path, without: frozenset[str]) -> list[TreeFile]:
     found = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
     names = [(p.relative_to(folder).as_posix(), p) for p in found]
-    return [{"path": name, "bytes": p.stat().st_size, "sha256": _sha256(p)} for name, p in names if name not in without]
+    return [{"path": name, "bytes": p.stat().st_size, "sha256": sha256(p)} for name, p in names if name not in without]
 
 
 def _encoded(files: Iterable[TreeFile]) -> bytes:
@@ -188,20 +184,15 @@ def _listed(cache: Cache, tree: str, there: Versioned) -> list[TreeFile]:
 
 
 def _is_here(path: Path, file: TreeFile) -> bool:
-    return path.is_file() and path.stat().st_size == file["bytes"] and _sha256(path) == file["sha256"]
+    return path.is_file() and path.stat().st_size == file["bytes"] and sha256(path) == file["sha256"]
 
 
 def _download(cache: Cache, tree: str, file: TreeFile, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unchecked = path.with_name(f".{path.name}.unchecked-{os.getpid()}-{os.urandom(4).hex()}")
-    try:
+    with placed(path) as unchecked:
         if cache.store.download(_file_key(tree, file), unchecked) is None:
             raise DataError(f"{cache.url}/{_file_key(tree, file)} is gone, and {tree} needs it; restore it, or make the run again")
-        if _sha256(unchecked) != file["sha256"]:
+        if sha256(unchecked) != file["sha256"]:
             raise DataError(f"{cache.url}/{_file_key(tree, file)} is damaged: its SHA-256 is not the one in its key; restore it")
-        unchecked.replace(path)
-    finally:
-        unchecked.unlink(missing_ok=True)
 
 
 def _place(made: Path, folder: Path) -> None:

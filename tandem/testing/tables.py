@@ -19,10 +19,11 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pytest
 
+from pipelines.lake import layout
 from pipelines.project.extensions import TABLES
 from pipelines.sources.event_files import events as events_of
 from pipelines.sources.event_files import list_files
-from pipelines.sources.tables.snapshots import folder_of, take_snapshot
+from pipelines.sources.tables.snapshots import take_snapshot
 from pipelines.sources.tables.table_reader import TableReader
 from tandem.testing.formats import AHEAD, NOW, events
 from transforms.definitions import EventSource, Field
@@ -160,7 +161,7 @@ class TableContract:
         data, rows = tmp_path / "data", self.rows(source, 20)
         place.fill(rows)
         taken = take_snapshot(data, source)
-        note = (data / folder_of(source.name) / ".snapshot").read_text("utf-8")
+        note = (layout.snapshot(data, source.name) / ".snapshot").read_text("utf-8")
         place.gone()
         with pytest.raises((ConfigError, DataError)) as caught:
             take_snapshot(data, source)
@@ -169,7 +170,7 @@ class TableContract:
         shown = (told, note, json.dumps(taken), repr(reader_of(source)), repr(source.table))
         assert not [secret for secret in place.secrets for text in shown if secret in text]
         assert harvest(data, source) == wanted(rows, source)
-        assert [p.name for p in (data / "tables").iterdir()] == [source.name]
+        assert [p.name for p in layout.snapshot(data, "").iterdir()] == [source.name]
 
 
 def reader_of(source: EventSource) -> TableReader:

@@ -36,6 +36,9 @@ PACKAGES = ("tandem", "transforms", "pipelines", "serving")
 UV = ROOT / ".cache" / "boot" / "bin" / "uv"
 ELSEWHERE = "from pathlib import Path\nPath({mark!r}).touch()\nraise SystemExit('this is not Tandem')\n"
 
+PIP_SECONDS = 900
+"""So long pip may look for versions that go together; it takes 100 s for [batch] on two busy cores."""
+
 STEPS = ("batch", "train", "promote", "monitor")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -171,6 +174,40 @@ def test_metadata(wheel: Path) -> None:
     assert said["Description-Content-Type"] == "text/markdown" and str(said.get_payload()).startswith("# Tandem")
     assert {"serve", "batch", "stream", "train", "tracking", "all"} <= set(said.get_all("Provides-Extra", []))
     assert ">=3.11" in said["Requires-Python"].split(",")
+
+
+def dry_run(wheel: Path, extra: str, venv: Path) -> subprocess.CompletedProcess[str]:
+    """What pip would install of an extra into an empty environment, by the metadata of all packages alone."""
+    run(sys.executable, "-m", "venv", "--without-pip", venv, cwd=venv.parent)
+    pip = (
+        sys.executable,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "--python",
+        venv / "bin" / "python",
+        "install",
+        "--dry-run",
+        "--quiet",
+    )
+    command = [*map(str, pip), "--report", str(venv / f"{extra}.json"), f"tandem-features[{extra}] @ {wheel.as_uri()}"]
+    return subprocess.run(command, cwd=venv.parent, env=environment(), capture_output=True, text=True, timeout=PIP_SECONDS)
+
+
+@pytest.mark.parametrize(("extra", "brings"), [("serve", "fastapi"), ("batch", "apache-beam")])
+def test_pip_finds_what_an_extra_needs(wheel: Path, tmp_path: Path, extra: str, brings: str) -> None:
+    done = dry_run(wheel, extra, tmp_path / "venv")
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = {one["metadata"]["name"].lower() for one in json.loads((tmp_path / "venv" / f"{extra}.json").read_text())["install"]}
+    assert {"tandem-features", "pyarrow", brings} <= found
+    assert ("apache-beam" in found) == (extra == "batch")
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="the TFX of the modern line says that it is for this Python")
+def test_pip_refuses_the_extras_for_which_the_docs_say_uv(wheel: Path, tmp_path: Path) -> None:
+    done = dry_run(wheel, "train", tmp_path / "venv")
+    assert done.returncode != 0 and "No matching distribution found for tfx" in done.stderr
+    assert pip("train") == "uv pip"
 
 
 def test_without_extras_there_are_definitions_and_a_command_that_says_what_to_install(

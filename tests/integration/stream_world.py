@@ -24,12 +24,13 @@ from pipelines.sources.memory import MemoryBroker
 from pipelines.streaming.driver import running
 from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.row_log import read_rows
-from serving.object_store.cache import data_path, write_atomically
+from serving.object_store.cache import data_path
 from tests.integration.kafka_world import new_topic, options_of
 from tests.oracle.compare import differences, to_dicts
 from transforms.aggregates import rows_between, tile
 from transforms.contract import check_json
 from transforms.definitions import REVISION, FeatureGroup
+from transforms.files import write_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 T0 = 1_700_000_000_000_000 // 3_600_000_000 * 3_600_000_000
@@ -243,7 +244,7 @@ def make_stream_world(
         path = save_graph(None, world.data / "graphs" / name / "{fingerprint}", group.definition_hash(), group.row_schema)
         shared.publish(world.data, path)
         current = path.parent / "CURRENT"
-        shared.move(world.data, current, partial(write_atomically, current), f"{path.name}\n".encode())
+        shared.move(world.data, current, partial(write_bytes, current), f"{path.name}\n".encode())
         fingerprints[name] = path.name
     apply(world.repo(), fingerprints)
     return world

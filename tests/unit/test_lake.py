@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import subprocess
@@ -21,6 +22,7 @@ from pipelines.project.config import load_settings
 from transforms import locks
 from transforms.columns import column_us
 from transforms.errors import DataError
+from transforms.files import is_unfinished, placed, replaced, write_text
 from transforms.instants import instant, micros_of, now_us, to_minute
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,12 +34,80 @@ def lines_with(pattern: str, *tops: str) -> set[str]:
     return {p.relative_to(ROOT).as_posix() for p in sources if any(found.search(line) for line in p.read_text().splitlines())}
 
 
+RENAMES_ELSE = {
+    "pipelines/services/jars.py": "jars, from the folder of the downloads",
+    "transforms/plain_paths.py": "a symbolic link",
+    "pipelines/batch/batch_job.py": "a folder, when it is whole",
+    "pipelines/lake/staged_code.py": "a folder, when it is whole",
+    "pipelines/services/kafka_broker.py": "a folder, when it is whole",
+    "pipelines/sources/archive.py": "a folder, when it is whole",
+    "pipelines/sources/tables/snapshots.py": "a folder, when it is whole",
+    "pipelines/training/gate.py": "a folder, when it is whole",
+    "pipelines/training/tfx_executors.py": "a folder, when it is whole",
+    "pipelines/training/training_set.py": "a folder, when it is whole",
+    "serving/object_store/trees.py": "a folder, when it is whole",
+    "transforms/graph.py": "a folder, when it is whole",
+    "pipelines/lake/processes.py": "a log that grew too long, out of the way",
+    "pipelines/feature_store/applying.py": "what cannot be read, out of the way",
+    "pipelines/registry/alias_file.py": "what cannot be read, out of the way",
+    "pipelines/streaming/state/job_state.py": "a folder of an earlier version, by its new name",
+    "pipelines/tracking/outbox.py": "a folder of an earlier version, by its new name",
+    "pipelines/tracking/wandb.py": "a folder of an earlier version, by its new name",
+}
+"""Who gives something another name, and what, that is no file which takes the place of another."""
+
+
+def renames(source: str) -> bool:
+    calls = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)]
+    of_os = any(ast.unparse(c.func) in ("os.rename", "os.replace", "shutil.move") for c in calls)
+    return of_os or any(c.func.attr in ("rename", "replace") and len(c.args) == 1 and not c.keywords for c in calls)  # type: ignore[attr-defined]
+
+
+def test_one_place_puts_a_file_in_the_place_of_another():
+    sources = [p for top in ("pipelines", "serving", "transforms", "tandem") for p in (ROOT / top).rglob("*.py")]
+    found = {p.relative_to(ROOT).as_posix() for p in sources if p.parent.name != "testing" and renames(p.read_text("utf-8"))}
+    assert found == {"transforms/files.py", *RENAMES_ELSE}
+
+
+def test_a_file_takes_the_place_of_another_whole_and_with_the_rights_that_were_asked_for(tmp_path):
+    file = tmp_path / "below" / "keys"
+    write_text(file, "old", mode=0o600)
+    assert file.read_text() == "old" and file.stat().st_mode & 0o777 == 0o600
+    file.chmod(0o640)
+    with replaced(file, durable=True, mode=0o600, as_before=True) as out:
+        (unfinished,) = [p for p in file.parent.iterdir() if p != file]
+        assert is_unfinished(unfinished.name) and not is_unfinished(file.name)
+        assert unfinished.stat().st_mode & 0o777 == 0o600, "from its first moment on"
+        out.write(b"new")
+        assert file.read_text() == "old"
+    assert file.read_text() == "new" and file.stat().st_mode & 0o777 == 0o640
+    with suppress(ZeroDivisionError), placed(file) as unfinished:
+        unfinished.write_text("half")
+        raise ZeroDivisionError
+    assert file.read_text() == "new" and [*file.parent.iterdir()] == [file]
+    (tmp_path / "elsewhere").write_text("theirs")
+    unfinished.symlink_to(tmp_path / "elsewhere")  # laid by somebody else: what is private is not written through it
+    write_text(file, "mine", mode=0o600)
+    assert (tmp_path / "elsewhere").read_text() == "theirs" and file.read_text() == "mine" and not file.is_symlink()
+
+
 # ------------------------------------------------------------------------------------------------------------------------------- layout
 
 
+IN_OTHER_FOLDERS = {
+    "pipelines/training/project_check.py",  # a temporary folder with the graphs of a check
+    "pipelines/verify/verification.py",  # a proof's scratch folder
+    "transforms/run_cover.py",  # in a docstring
+}
+
+
 def test_each_path_is_spelled_once():
-    top = "|".join(layout.NOT_EVENTS)
-    assert lines_with(rf'\bdata(\.resolve\(\))?\)? / f?"({top})', "pipelines", "serving") == {"pipelines/lake/layout.py"}
+    top = "|".join((*layout.NOT_EVENTS, "events", "tables"))
+    joined = rf'/ f?"({top})["/]|\bdata(\.resolve\(\))?\)? / f?"({top})|f"tables/'
+    joined += r"|[\"'/](mlflow\.db|mlartifacts|metadata\.db|manifest\.json)\b"
+    homes = {"pipelines/lake/layout.py", "transforms/data_folder.py"}
+    found = lines_with(joined, "pipelines", "serving", "transforms")
+    assert found == homes | IN_OTHER_FOLDERS
     assert lines_with(r'(= |/ )"CURRENT"', "pipelines", "serving", "transforms") == {"transforms/data_folder.py"}
     assert lines_with(r"\bfcntl\b", "pipelines", "serving", "transforms", "tandem") == {"transforms/locks.py"}
 
@@ -46,7 +116,7 @@ def test_what_tandem_writes_is_no_events():
     data = Path("/data")
     functions = [f for n, f in vars(layout).items() if inspect.isfunction(f) and n in layout.__all__ and n not in ("check_format", "claim")]
     tops = {f(data, *["x"] * (len(inspect.signature(f).parameters) - 1)).relative_to(data).parts[0] for f in functions}
-    assert tops == {"events", *layout.NOT_EVENTS}
+    assert tops == {"events", "tables", "mlflow.db", "mlartifacts", *layout.NOT_EVENTS}
 
 
 def test_a_folder_without_a_number_is_of_today_and_gets_one_with_the_first_write(tmp_path):

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.lake import layout
 from pipelines.lake.files import read_json, sha256, write_json
 from pipelines.project.extensions import TABLES
 from pipelines.sources.file_formats.physical import plain_columns
@@ -23,16 +24,11 @@ from pipelines.sources.tables.table_reader import TableReader
 from transforms.definitions import EventSource
 from transforms.errors import ConfigError, DataError
 
-__all__ = ["folder_of", "table_news", "take_snapshot"]
+__all__ = ["table_news", "take_snapshot"]
 
 GROUP_ROWS = 65_536
 FILE_ROWS = 16 * GROUP_ROWS
 _NOTE = ".snapshot"
-
-
-def folder_of(name: str) -> str:
-    """Where the snapshot of a source lies, relative to the data folder."""
-    return f"tables/{name}"
 
 
 def take_snapshot(data: Path, source: EventSource, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
@@ -43,13 +39,13 @@ def take_snapshot(data: Path, source: EventSource, say: Callable[[str], None] = 
     """
     assert source.table is not None
     reader = _reader(source)
-    top = data / folder_of(source.name)
+    top = layout.snapshot(data, source.name)
     held = _held(top)
     identity = dict(reader.identity())
     if identity and held is not None and {k: held.get(k) for k in identity} == identity:
         return held
     say(f"{source.name}: taking a snapshot of its table")
-    unfinished = data / "tables" / f".{source.name}.unfinished"
+    unfinished = layout.snapshot(data, f".{source.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     try:
@@ -64,7 +60,7 @@ def take_snapshot(data: Path, source: EventSource, say: Callable[[str], None] = 
             say(f"{source.name}: {count:,} rows, the same as before")
             return held
         write_json(unfinished / _NOTE, taken)
-        old = data / "tables" / f".{source.name}.old"
+        old = layout.snapshot(data, f".{source.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         if top.exists():
             top.rename(old)
@@ -80,7 +76,7 @@ def table_news(data: Path, source: EventSource) -> tuple[str, str]:
     """How a source's table differs from the snapshot that there is, by what names its rows or else by their number: ``version 4 -> 6``,
     ``rows 300 -> 420``; and what cannot be told without reading them. Both empty where it is as it was, or there is no snapshot yet.
     Reads no rows and writes nothing. Raises ConfigError and DataError."""
-    held = _held(data / folder_of(source.name))
+    held = _held(layout.snapshot(data, source.name))
     if held is None:
         return "", ""
     reader = _reader(source)

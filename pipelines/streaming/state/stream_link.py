@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pipelines.lake import layout
 from pipelines.lake.files import write_text
 from pipelines.streaming.state.stream_objects import StreamObjects
 from serving.object_store import erasures
@@ -42,7 +43,7 @@ def here(folder: Path) -> str:
 def link_of(folder: Path) -> StreamLink | None:
     """That of a stream's folder in this process; None where the data folder is a plain one."""
     folder = Path(folder)
-    if folder.parent.name != "stream":
+    if folder.parent != layout.streams(folder.parents[1]):
         return None
     found = _links.get(str(folder))
     if found is None and (cache := cache_of(folder.parents[1])) is not None:
