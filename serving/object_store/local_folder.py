@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from serving.object_store.base import ObjectHead, ObjectStore, Versioned
-from transforms.files import is_unfinished, placed, write_bytes
+from transforms.files import is_unfinished, placed
 from transforms.locks import lock
 
 __all__ = ["LocalFolder"]
@@ -81,8 +81,8 @@ class LocalFolder(ObjectStore):
 
     def upload(self, key: str, file: Path) -> str:
         """See ``ObjectStore``."""
-        with lock(self.folder / "lock"), placed(self._path(key)) as unfinished:
-            shutil.copyfile(file, unfinished)
+        with lock(self.folder / "lock"):
+            self._place(key, lambda unfinished: shutil.copyfile(file, unfinished))
         head = self.head(key)
         return head.version if head is not None else ""
 
@@ -96,5 +96,9 @@ class LocalFolder(ObjectStore):
         return self.head(key)
 
     def _write(self, key: str, content: bytes) -> str:
-        write_bytes(self._path(key), content)
+        self._place(key, lambda unfinished: unfinished.write_bytes(content))
         return hashlib.sha256(content).hexdigest()
+
+    def _place(self, key: str, fill: Callable[[Path], object]) -> None:
+        with placed(self._path(key)) as unfinished:
+            fill(unfinished)
