@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from transforms.columns import CODE, OK, Codes, Column, all_ok, convert, is_valid, raw_value, value_as
 from transforms.conversions import column_of, is_local, value_of, values_of
@@ -20,8 +21,8 @@ from transforms.fields import LIST_TYPES, Field
 from transforms.json_payload import Refused, parse_json
 from transforms.nested import Misplaced, convert_any, find, from_values_any, list_value, spans, step_into, step_refused
 from transforms.origin import Origin
-from transforms.parsing import BigEndian, Number
-from transforms.places import EACH, ElementIndex, Header, RecordKey, RecordTimestamp, path_text
+from transforms.parsing import Base64, BigEndian, Hex, Number
+from transforms.places import EACH, ElementIndex, Header, Path, RecordKey, RecordTimestamp, path_text
 from transforms.reasons import MALFORMED, WRONG_TYPE
 
 __all__ = ["Read", "read_records", "read_rows"]
@@ -244,9 +245,12 @@ def _from_origin(read: Read, f: Field, origin: Origin | None) -> bool:
         return False
     of_records: pa.Array = origin.keys if isinstance(f.path, RecordKey) else origin.header(f.path.name)
     values = of_records.take(pa.array(rows)).to_pylist()
-    member = f.path.member if isinstance(f.path, RecordKey) else None
-    read.columns[f.name] = _texts_column(values, f) if member is None else _members(values, member, f)
-    read.raw[f.name] = _raw_of_bytes(values, member, f)
+    member = tuple(f.path.member) if isinstance(f.path, RecordKey) and f.path.member is not None else None
+    opened = origin.opened if isinstance(f.path, RecordKey) else None
+    if isinstance(f.path, RecordKey) and (member is not None or (any(map(_is_framed, values)) and not isinstance(f.parse, _OF_BYTES))):
+        read.columns[f.name], read.raw[f.name] = _keys(values, member, f, opened), _raw_of_keys(values, member, f, opened)
+    else:
+        read.columns[f.name], read.raw[f.name] = _texts_column(values, f), _raw_of_bytes(values, f)
     return True
 
 
@@ -282,42 +286,74 @@ def _texts_column(values: list[bytes | None], f: Field) -> Column:
     return pa.array(out, pa.int64() if f.dtype == "timestamp" else f.arrow_type), codes
 
 
-def _key_object(value: bytes) -> Any:
-    """A key of which a member is asked for. Raises Refused."""
-    if value[:1] == b"\0" and len(value) > 5:
-        raise Refused(
-            WRONG_TYPE,
-            "is framed for a schema registry (Avro, Protobuf), of which no members are read; write path= of where the field stands in the"
-            " payload",
-        )
-    return parse_json(value)
+Open = Callable[[bytes], Any] | None
+_OF_BYTES = (BigEndian, Hex, Base64)
+"""Ways to read a key as the bytes that it is: a Long begins with a zero byte, too."""
 
 
-def _members(values: list[bytes | None], member: Any, f: Field) -> Column:
-    found, lost = [], {}
+def _is_framed(key: bytes | None) -> bool:
+    """Whether a key is in a schema registry's framing: a zero byte, with which no text begins, and a schema's id."""
+    return key is not None and key[:1] == b"\0" and len(key) > 5
+
+
+def _key_value(key: bytes, member: Path | None, opened: Open) -> Any:
+    """What stands in a key that is JSON, or in a registry's framing. Raises Refused."""
+    if not _is_framed(key):
+        return find(parse_json(key), member or ())
+    if opened is None:
+        raise Refused(WRONG_TYPE, "is in a schema registry's framing; set kafka.schema_registry, which says how it is read")
+    value = opened(key)
+    if member is None and isinstance(value, dict):
+        raise Refused(WRONG_TYPE, f"is an object; write path=RecordKey({next(iter(value), 'id')!r}) of a member of it")
+    return find(value, member or ())
+
+
+def _keys(values: list[bytes | None], member: Path | None, f: Field, opened: Open) -> Column:
+    found: list[Any] = [None] * len(values)
+    lost, texts = dict[int, str](), dict[int, bytes]()
     for row, value in enumerate(values):
-        try:
-            found.append(None if value is None else find(_key_object(value), member))
-        except Refused as refused:
-            found.append(None)
-            lost[row] = refused.reason
+        if value is not None and member is None and not _is_framed(value):
+            texts[row] = value
+        elif value is not None:
+            try:
+                found[row] = _key_value(value, member, opened)
+            except Refused as refused:
+                lost[row] = refused.reason
     array, codes = values_of(found, f.parse, f.dtype or "") if f.parse else from_values_any(found, f.dtype or "")
+    if texts:
+        plain, own = _texts_column([texts.get(row) for row in range(len(values))], f)
+        is_text = np.isin(np.arange(len(values)), list(texts))
+        array, codes = pc.if_else(pa.array(is_text), plain, array), np.where(is_text, own, codes)
     for row, reason in lost.items():
         codes[row] = CODE[WRONG_TYPE if reason == MALFORMED else reason]
     return array, codes
 
 
-def _raw_of_bytes(values: list[bytes | None], member: Any, f: Field) -> Raw:
+def _raw_of_keys(values: list[bytes | None], member: Path | None, f: Field, opened: Open) -> Raw:
     def raw(row: int) -> tuple[Any, str]:
         value = values[row]
         if value is None:
             return None, ""
+        if member is None and not _is_framed(value):
+            return _raw_of_bytes(values, f)(row)
         try:
-            if member is None:
-                _value_of_bytes(value, f)
-                return value, ""
-            inner = find(_key_object(value), member)
+            inner = _key_value(value, member, opened)
             return inner, _why(inner, f)
+        except Misplaced as refused:
+            return refused.value, refused.detail
+        except Refused as refused:
+            return value, refused.detail or ""
+
+    return raw
+
+
+def _raw_of_bytes(values: list[bytes | None], f: Field) -> Raw:
+    def raw(row: int) -> tuple[Any, str]:
+        value = values[row]
+        try:
+            if value is not None:
+                _value_of_bytes(value, f)
+            return value, ""
         except Refused as refused:
             return value, refused.detail or ""
 

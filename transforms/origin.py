@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +21,13 @@ HEADERS = pa.map_(pa.string(), pa.binary())
 class Origin:
     """Of N records: ``keys`` (binary [N], null for none), ``headers`` (:data:`HEADERS` [N]) and ``timestamps_us`` (int64 [N], microseconds
     of UTC). What is None is not known of any of them: fields that stand there are then read from the payload by their own names, as in
-    files of events that were made of records by others."""
+    files of events that were made of records by others. ``opened`` is what reads a key in a schema registry's framing: bytes -> an object,
+    or one value; it raises Refused. None: such keys are not read."""
 
     keys: pa.Array | None = None
     headers: pa.Array | None = None
     timestamps_us: pa.Array | None = None
+    opened: Callable[[bytes], Any] | None = None
 
     @staticmethod
     def of(keys: Iterable[bytes | None], headers: Iterable[Sequence[tuple[str, bytes | None]]], times: npt.NDArray[np.int64]) -> Origin:
@@ -35,7 +38,8 @@ class Origin:
     def take(self, rows: npt.NDArray[np.int64]) -> Origin:
         """That of some of the records."""
         at = pa.array(rows)
-        return Origin(*(None if column is None else column.take(at) for column in (self.keys, self.headers, self.timestamps_us)))
+        keys, headers, times = (None if c is None else c.take(at) for c in (self.keys, self.headers, self.timestamps_us))
+        return replace(self, keys=keys, headers=headers, timestamps_us=times)
 
     def header(self, name: str) -> pa.Array:
         """The last header of this name of each record, or null: binary [N]."""

@@ -249,8 +249,7 @@ def test_what_reads_bytes_beside_the_payload_is_told() -> None:
     headers = [[("attempt", b"3")], [("attempt", b"\0\0\0\3")], [("attempt", b"three")], [("attempt", b"\xff\xff")]]
     checked = judged([{}] * 4, source, Origin.of(keys, headers, np.full(4, T * 1000)))
     assert checked.details.to_pylist() == [
-        "device=b'\\x00\\x00\\x00\\x00\\x05\\x0e' is framed for a schema registry (Avro, Protobuf), of which no members are read;"
-        " write path= of where the field stands in the payload",
+        "device=b'\\x00\\x00\\x00\\x00\\x05\\x0e' is in a schema registry's framing; set kafka.schema_registry, which says how it is read",
         "attempt=b'\\x00\\x00\\x00\\x03' is no text of an int64; parse=BigEndian() reads numbers in binary",
         "attempt=b'three' is no text of an int64",
         "attempt=b'\\xff\\xff' is no text of an int64; parse=BigEndian() reads numbers in binary",

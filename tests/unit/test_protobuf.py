@@ -14,7 +14,8 @@ import pytest
 
 from pipelines.project.config import KafkaSettings
 from pipelines.sources.formats import protobuf_schemas
-from pipelines.sources.formats.protobuf_columns import Want, columns_of, everything, wanted
+from pipelines.sources.formats.protobuf_columns import columns_of, everything
+from pipelines.sources.formats.protobuf_wants import Want, wanted
 from pipelines.sources.formats.record_format import RecordFormat, record_format
 from pipelines.sources.formats.schema_registry import RegistryAway
 from tests.protobuf_types import File, classes, descriptor_set, file_of

@@ -223,6 +223,7 @@ PAIRS = file_of(
             "event_id": "string", "at": "int64", "two": "repeated .shop.Pairs.Entry", "ds": "repeated .shop.Pairs.Timed",
             "real": "map string .google.protobuf.Duration", "es": "repeated .shop.Pairs.Named", "more": "repeated .shop.Pairs.More",
             "words": "repeated string", "d": ".google.protobuf.Duration",
+            "e": "enum .shop.State", "states": "repeated enum .shop.State", "attrs": ".google.protobuf.Struct",
         },
         "Pairs.Entry": {"key": "string", "value": "optional string"},
         "Pairs.Timed": {"key": "optional string", "value": ".google.protobuf.Duration"},
@@ -230,18 +231,18 @@ PAIRS = file_of(
         "Pairs.More": {"key": "string", "value": "string", "more": "string"},
     },
     enums={"State": ["NEW", "PAID"]},
-    imports=("google/protobuf/duration.proto",),
+    imports=("google/protobuf/duration.proto", "google/protobuf/struct.proto"),
 )  # fmt: skip
 PAIR = classes(PAIRS)["shop.Pairs"]
 
 
-def read_pairs(tmp_path: Path, made: Any, *fields: Field) -> tuple[Any, dict[str, Any]]:
+def read_pairs(tmp_path: Path, made: Any, *fields: Field, **more: Any) -> tuple[Any, dict[str, Any]]:
     """The reason, and the values of the fields."""
     (tmp_path / "pairs.desc").write_bytes(descriptor_set(PAIRS))
     options = {"things": {"descriptor": "pairs.desc", "message": "shop.Pairs"}}
     settings = KafkaSettings(formats={"things": "protobuf"}, format_options=options)
     settings.within(tmp_path)
-    form = record_format(source([Field("event_id", "string", required=True), *fields]), settings)
+    form = record_format(source([Field("event_id", "string", required=True), *fields], **more), settings)
     found = judged(form, [framed(2, made.SerializeToString())])
     return found.reasons[0].as_py(), {f.name: found.valid.column(f.name).to_pylist() for f in fields}
 
@@ -287,17 +288,47 @@ def test_the_order_of_fields_changes_no_value(tmp_path: Path, turn: int) -> None
     assert read_pairs(tmp_path, made, *names[::turn]) == (None, {"a": ["PAID"], "b": [1]})
 
 
+SECONDS, MICROS = 2.5, 2_500_000
+TWICE: list[tuple[str, str, str, Any, Any]] = [  # a path and another, the dtype of the second, and what both are
+    ("d", "d", "int64", SECONDS, MICROS),
+    ("ds[0].value", "ds[-1].value", "int64", SECONDS, MICROS),
+    ("ds[0].value", "ds.b", "int64", SECONDS, MICROS),
+    ("real.a", "real.a", "int64", SECONDS, MICROS),
+    ("es[0].value", "es.b", "int64", "PAID", 1),
+    ("es.b", "es.b", "int64", "PAID", 1),
+    ("e", "e", "int64", "PAID", 1),
+    ("states", "states", "list<int64>", ["PAID", "NEW"], [1, 0]),
+    ("states[0]", "states", "list<int64>", "PAID", [1, 0]),
+]
+
+
 @pytest.mark.parametrize("turn", [1, -1])
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        (Field("x", "float64", path="d"), Field("y", "int64", path="d")),
-        (Field("x", "float64", path="ds[0].value"), Field("y", "int64", path="ds[1].value")),
-        (Field("x", "float64", path="ds[0].value"), Field("y", "int64", path="ds.b")),
-        (Field("x", "string", path="es[0].value"), Field("y", "int64", path="es.b")),
-    ],
-)
-def test_one_value_that_is_asked_as_two_is_said(tmp_path: Path, one: Field, other: Field, turn: int) -> None:
-    """What a value becomes follows from its field's dtype: of one column, only one."""
-    with pytest.raises(ConfigError, match=r"'[xy]' and '[xy]' read one value of Protobuf, .*; give both one dtype"):
-        read_pairs(tmp_path, PAIR(event_id="e", at=AT), *[one, other][::turn])
+@pytest.mark.parametrize(("one", "other", "dtype", "first", "second"), TWICE)
+def test_one_value_is_asked_as_two(tmp_path: Path, one: str, other: str, dtype: Any, first: Any, second: Any, turn: int) -> None:
+    """What a Duration or an enum becomes follows from its field's dtype, whatever other fields ask it as."""
+    made = PAIR(event_id="e", at=AT, d={"seconds": 2, "nanos": 500_000_000}, e=1, states=[1, 0])
+    for key in ("a", "b"):
+        made.ds.add(key=key).value.FromMicroseconds(MICROS)
+        made.real[key].FromMicroseconds(MICROS)
+        made.es.add(key=key, value=1)
+    kind: Any = "float64" if first == SECONDS else "list<string>" if isinstance(first, list) else "string"
+    fields = [Field("x", kind, path=one), Field("y", dtype, path=other)][::turn]
+    assert read_pairs(tmp_path, made, *fields) == (None, {f.name: [first if f.name == "x" else second] for f in fields})
+
+
+def test_values_of_json_within_a_message_are_asked_as_two(tmp_path: Path) -> None:
+    """Whatever kind they have: another one is the field's own reject."""
+    fields = [Field("x", "float64", path="attrs.n"), Field("y", "int64", path="attrs.n"), Field("z", "list<float64>", path="attrs.l")]
+    more = [Field("l", "int64", path="attrs.l[0]"), Field("k", "string", path="attrs.l.k")]
+    made = PAIR(event_id="e", at=AT)
+    made.attrs.update({"n": 3, "l": [1]})
+    assert read_pairs(tmp_path, made, *fields, more[0]) == (None, {"x": [3.0], "y": [3], "z": [[1.0]], "l": [1]})
+    assert read_pairs(tmp_path, made, *more)[0] == "wrong_type"
+    made.attrs.update({"n": 2.5, "l": {"k": "v"}})
+    assert read_pairs(tmp_path, made, *fields[:2])[0] == "wrong_type"
+    assert read_pairs(tmp_path, made, more[1]) == (None, {"k": ["v"]})
+
+
+def test_elements_that_are_events_have_one_dtype(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'y' and 'x' read one value of Protobuf, shop.State, as string and as int64; give both one"):
+        read_pairs(tmp_path, PAIR(), Field("x", "string", path="states[]"), Field("y", "int64", path="states[]"), explode="states")

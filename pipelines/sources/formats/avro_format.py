@@ -26,7 +26,7 @@ from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
 from pipelines.project.config import KafkaSettings
 from pipelines.sources.formats.avro_resolution import Fill, filler, resolved
-from pipelines.sources.formats.avro_times import told
+from pipelines.sources.formats.avro_times import MOMENTS, told
 from pipelines.sources.formats.avro_weight import UnusableSchema, checked
 from pipelines.sources.formats.fault_injection import AVRO_KINDS, break_avro
 from pipelines.sources.formats.record_format import FormatOptions, RecordFormat
@@ -45,13 +45,7 @@ MOST_REFERENCES = 100
 Decoder = Callable[[bytes], dict[str, Any]]
 """A framed message -> field values. Raises UnicodeDecodeError, or anything else, for bytes that are no such record."""
 
-# Microseconds per unit of Avro's timestamps, as (times, divided by).
-_UNITS = {
-    f"{local}timestamp-{unit}": scale
-    for local in ("", "local-")
-    for unit, scale in (("millis", (1000, 1)), ("micros", (1, 1)), ("nanos", (1, 1000)))
-}
-_SCALED = {name: scale for name, scale in _UNITS.items() if scale != (1, 1)}
+_SCALED = {name: scale for name, scale in MOMENTS.items() if scale != (1, 1)}
 
 
 class AvroOptions(FormatOptions):
@@ -235,13 +229,17 @@ def _load(registered: RegisteredSchema, registry: Registry, named: dict[str, Any
         raise UnusableSchema("its text is not JSON") from None
 
 
-def written_by(number: int, registry: Registry) -> Any:
-    """The schema of an id, as fastavro takes it; None where the registry knows none. Raises UnusableSchema, RegistryAway, ConfigError."""
+def written_by(number: int, registry: Registry, member: str | None = None) -> Any:
+    """The schema of an id, as fastavro takes it; None where the registry knows none. With a ``member``, that of a record of this one field,
+    whose bytes are the same: keys need be no records. Raises UnusableSchema, RegistryAway, ConfigError."""
     found, named = registry.schema(number), dict[str, Any]()
     if found is None:
         return None
     try:
-        parsed = parse_schema(told(_load(found, registry, named, [])), named)
+        schema = told(_load(found, registry, named, []))
+        if member is not None:
+            schema = {"type": "record", "name": "tandem.One", "fields": [{"name": member, "type": schema}]}
+        parsed = parse_schema(schema, named)
         checked(parsed, named)
         return parsed
     except UnusableSchema:
@@ -265,7 +263,7 @@ def _plain(schema: dict[str, Any], source: EventSource) -> list[tuple[str, tuple
         kinds = field.get("type")
         kinds = [kind for kind in kinds if kind != "null"] if isinstance(kinds, list) else [kinds]
         kind = kinds[0] if len(kinds) == 1 else None
-        if isinstance(kind, dict) and dtype == "timestamp" and (logical := kind.get("logicalType")) in _UNITS:
+        if isinstance(kind, dict) and dtype == "timestamp" and (logical := kind.get("logicalType")) in MOMENTS:
             del kind["logicalType"]
             if logical in _SCALED:
                 scales.append((str(field["name"]), _SCALED[logical]))

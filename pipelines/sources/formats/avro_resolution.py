@@ -12,11 +12,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.sources.formats.avro_times import OWN
+from pipelines.sources.formats.avro_times import MOMENTS, OWN
 
 __all__ = ["Fill", "filler", "resolved"]
 
-_MICROS = {"timestamp-millis": 1000, "local-timestamp-millis": 1000, "timestamp-micros": 1, "local-timestamp-micros": 1}
 _MOST_DEPTH = 64
 
 
@@ -111,8 +110,9 @@ def _default(kind: Any, value: Any) -> Any:
     if name in ("bytes", "fixed") and isinstance(value, str):
         return value.encode("latin-1", "replace")
     logical = str(kind.get("logicalType")).removeprefix(OWN) if isinstance(kind, dict) else None
-    if logical in _MICROS and type(value) is int:
-        return value * _MICROS[logical]
+    if logical in MOMENTS and type(value) is int:
+        times, by = MOMENTS[logical]
+        return value * times // by
     return value
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from transforms.instants import BeyondCalendar
 
-__all__ = ["OWN", "has_several", "integers", "told"]
+__all__ = ["MOMENTS", "OWN", "has_several", "integers", "told"]
 
 OWN = "tandem-"
 """Before the name of a logical type: it is read by this module."""
@@ -21,7 +21,8 @@ _DAY_US = 86_400_000_000
 _EPOCH_DAY = date(1970, 1, 1)
 # How many microseconds a unit has, as (times, divided by).
 _SCALES = {"millis": (1000, 1), "micros": (1, 1), "nanos": (1, 1000)}
-_MOMENTS = tuple(f"{local}timestamp-{unit}" for local in ("", "local-") for unit in _SCALES)
+MOMENTS = {f"{local}timestamp-{unit}": scale for local in ("", "local-") for unit, scale in _SCALES.items()}
+"""How many microseconds a unit of each logical type of moments has, as (times, divided by)."""
 
 Change = Callable[[str, str, bool], str | None]
 """A type, its logical type, and whether null is all that stands beside it in a union -> its logical type from now on, None for none."""
@@ -42,7 +43,7 @@ def integers(schema: Any) -> Any:
     def change(kind: str, logical: str, alone: bool) -> str | None:
         if (kind, logical) not in _READERS:
             return logical
-        return None if alone or logical in _MOMENTS else f"{OWN}{logical}"
+        return None if alone or logical in MOMENTS else f"{OWN}{logical}"
 
     return _changed(schema, change)
 
@@ -122,7 +123,7 @@ _READERS: dict[tuple[str, str], Callable[..., Any]] = {
     ("long", "time-micros"): _time(1),
     **{
         ("long", name): _moment(datetime(1970, 1, 1, tzinfo=None if name.startswith("local-") else UTC), *_SCALES[name.rpartition("-")[2]])
-        for name in _MOMENTS
+        for name in MOMENTS
     },
 }
 

@@ -31,7 +31,7 @@ class JsonSchemaFormat(RecordFormat):
 
     def __init__(self, source: EventSource, kafka: KafkaSettings) -> None:
         super().__init__(source, kafka)
-        self._kafka, self._asks = kafka, bool(kafka.schema_registry)
+        self._asks = bool(kafka.schema_registry)
         if self._asks:
             self.open_registry(kafka)
         self._refused: dict[int, str] = {}

@@ -12,13 +12,13 @@ What a value becomes:
   goes through the keys of a Struct. A path goes into the message that an ``Any`` packs, see
   :mod:`~pipelines.sources.formats.protobuf_any`.
 * ``repeated`` is a list, a map a struct of those of its keys that are asked for. So is a list of entries (messages of a text ``key`` and a
-  ``value``) of which keys alone are asked for; where places of it are asked for too, it is a list.
+  ``value``) of which keys are asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import date
 from operator import attrgetter
 from typing import Any
@@ -27,12 +27,11 @@ import pyarrow as pa
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from pipelines.sources.formats.protobuf_any import Types, any_message
-from pipelines.sources.formats.protobuf_values import OPEN, open_message, plain
-from transforms.definitions import EventSource
+from pipelines.sources.formats.protobuf_values import OPEN, named, open_message, plain
+from pipelines.sources.formats.protobuf_wants import Want
 from transforms.errors import ConfigError
-from transforms.places import EACH, Path
 
-__all__ = ["Column", "Want", "columns_of", "everything", "wanted"]
+__all__ = ["Column", "columns_of", "everything"]
 
 Get = Callable[[Any], Any]
 """A message -> the value of one of its fields, None where it is null. A text of proto2 may be no UTF-8: bytes, or UnicodeDecodeError."""
@@ -58,19 +57,6 @@ _OPAQUE = pa.struct([pa.field("fields", pa.null())])
 """A message that is asked for as a whole, which no field of the contract can be."""
 
 
-@dataclass
-class Want:
-    """What is asked of a value: its ``dtype`` as a field of the contract, or some of its parts by name; ``items`` of a list's elements."""
-
-    dtype: str | None = None
-    parsed: str = ""
-    """How a field reads it: the name of its ``parse``."""
-    asked: dict[str, str] = field(default_factory=dict, compare=False)
-    """By each dtype that a field asks it as, the field's name."""
-    parts: dict[str, Want] = field(default_factory=dict)
-    items: Want | None = None
-
-
 @dataclass(frozen=True)
 class Column:
     """One column of the rows: how to read it from a message, and its type in Arrow. Where ``whatever`` is given ``get`` may raise
@@ -86,38 +72,11 @@ class Column:
         return pa.array([self.get(message)], self.type).to_pylist()[0] if self.whatever is None else self.whatever(message)
 
 
-def wanted(source: EventSource) -> dict[str, Want]:
-    """What a source asks of its messages, by the names of their fields."""
-    root = Want()
-    for f in source.all_fields:
-        if f.value is None and (f.path is None or isinstance(f.path, tuple)):
-            leaf = _step(root, f.path or (f.name,))
-            if f.dtype is not None and f.dtype.startswith("list<"):
-                leaf.dtype, leaf = f.dtype, _step(leaf, (EACH,))
-            leaf.parsed = "" if f.parse is None else type(f.parse).__name__
-            if f.dtype is not None:
-                leaf.dtype = f.dtype.removeprefix("list<").rstrip(">")
-                leaf.asked.setdefault(leaf.dtype, f.name)
-    if source.explode is not None:
-        _step(root, (*source.explode_path, EACH))
-    return root.parts
-
-
-def _step(want: Want, path: Path) -> Want:
-    """What is asked of the value at a path below another."""
-    for step in path:
-        if isinstance(step, int) or step == EACH:
-            want.items = want = want.items or Want()
-        else:
-            want = want.parts.setdefault(step, Want())
-    return want
-
-
 def columns_of(message: Descriptor, asked: Mapping[str, Want], types: Types | None = None) -> list[Column]:
     """The columns for the fields that a message has; names that it does not have are left out. ``types``: what may be packed; None: packed
     messages are not looked into."""
-    found = ((of, want) for name, want in asked.items() if (of := message.fields_by_name.get(name)) is not None)
-    return [Column(of.name, *_field(of, want, types)) for of, want in found]
+    found = ((name, of, want) for name, want in asked.items() if (of := message.fields_by_name.get(want.name or name)) is not None)
+    return [Column(name, *_field(of, want, types)) for name, of, want in found]
 
 
 def everything(message: Descriptor, depth: int = 4, most: int = 2_000) -> dict[str, Want]:
@@ -150,15 +109,10 @@ def _field(of: FieldDescriptor, want: Want, types: Types | None) -> tuple[pa.Dat
     elif _are_entries(of) and want.parts and want.items is None:
         return _map(of, want, types)
     else:
-        by_key = Want() if not want.parts else _entry(want) if _are_entries(of) else _no_entry(of)
-        kind, convert, whatever = _value(of, by_key if want.items is None else _together([want.items, by_key]), types)
+        items = want.items or (_no_entry(of) if want.parts else Want())
+        kind, convert, whatever = _value(of, items, types)
         kind = pa.list_(kind)
     return kind, _reading(of, convert), None if whatever is None else _reading(of, whatever)
-
-
-def _entry(want: Want) -> Want:
-    """What is asked of each element of a list of entries, of which parts are asked for by their keys."""
-    return Want(parts={"key": Want("string"), "value": _together(want.parts.values())})
 
 
 def _no_entry(of: FieldDescriptor) -> Want:
@@ -172,20 +126,6 @@ def _are_entries(of: FieldDescriptor) -> bool:
     """Whether the elements of a list are entries of a map, each a text as ``key`` and a ``value``."""
     parts = {} if of.message_type is None else dict(of.message_type.fields_by_name)
     return parts.keys() == {"key", "value"} and parts["key"].type == FieldDescriptor.TYPE_STRING and not _repeated(parts["key"])
-
-
-def _together(wants: Iterable[Want]) -> Want:
-    """All that is asked of a value by some."""
-    out, parts, items = Want(), dict[str, list[Want]](), list[Want]()
-    for want in wants:
-        out.dtype, out.parsed, out.asked = out.dtype or want.dtype, out.parsed or want.parsed, want.asked | out.asked
-        if want.items is not None:
-            items.append(want.items)
-        for name, part in want.parts.items():
-            parts.setdefault(name, []).append(part)
-    out.parts = {name: _together(some) for name, some in parts.items()}
-    out.items = _together(items) if items else None
-    return out
 
 
 def _asks(of: str, want: Want, dtype: str) -> bool:
@@ -250,7 +190,7 @@ def _message(of: Descriptor, want: Want, types: Types | None) -> Made:
     if of.full_name == "google.type.Date" and not want.parts:
         return pa.date32(), _date, None
     if of.full_name in OPEN:
-        return *(open_message(of.full_name, want) or (_OPAQUE, lambda message: {})), plain
+        return *(open_message(of.full_name, want) or (_OPAQUE, lambda message: {})), lambda message: named(plain(message), want)
     if of.full_name == "google.protobuf.Any" and types is not None and want.parts:
         own = columns_of(of, want.parts)
         return any_message(own, want.parts, types, lambda o, w: columns_of(o, w, types), lambda o, w: _message(o, w, types))
@@ -274,7 +214,7 @@ def _map(of: FieldDescriptor, want: Want, types: Types | None) -> tuple[pa.DataT
     value, keyed = entry.fields_by_name["value"], entry.fields_by_name["key"]
     found: list[tuple[str, Any, Made]] = []
     for text, part in want.parts.items():
-        key = _key(keyed, text)
+        key = _key(keyed, part.name or text)
         if key is not None:
             found.append((text, key, _value(value, part, types) if real else _field(value, part, types)))
     if not found:

@@ -21,9 +21,18 @@ from pydantic import model_validator
 
 from pipelines.project.config import KafkaSettings
 from pipelines.sources.formats.fault_injection import PROTOBUF_KINDS, break_protobuf
-from pipelines.sources.formats.protobuf_columns import Column, columns_of, wanted
-from pipelines.sources.formats.protobuf_schemas import MessageTypes, UnusableSchema, from_file, from_registry, message_class
+from pipelines.sources.formats.protobuf_columns import Column, columns_of
+from pipelines.sources.formats.protobuf_schemas import (
+    MessageTypes,
+    UnusableSchema,
+    from_file,
+    from_registry,
+    header_end,
+    indexes,
+    message_class,
+)
 from pipelines.sources.formats.protobuf_values import OtherKind
+from pipelines.sources.formats.protobuf_wants import asked_apart, wanted
 from pipelines.sources.formats.record_format import FormatOptions, RecordFormat
 from pipelines.sources.formats.verdicts import merged, refusals
 from transforms.contract import Checked, Now, check, check_records
@@ -37,8 +46,6 @@ from transforms.rules import now_of
 __all__ = ["ProtobufFormat", "ProtobufOptions"]
 
 CHUNK_BYTES = 2 << 20
-MOST_INDEXES = 32
-"""How deep a record's header may name a message."""
 _ID = struct.Struct(">I")
 _NO_TEXT = (UnicodeDecodeError, pa.ArrowInvalid)
 _TYPES = {"string": "STRING", "int64": "INT64", "float64": "DOUBLE", "bool": "BOOL", "timestamp": "INT64"}
@@ -75,7 +82,8 @@ class ProtobufFormat(RecordFormat):
 
     def __init__(self, source: EventSource, kafka: KafkaSettings) -> None:
         super().__init__(source, kafka)
-        self._wanted = wanted(source)
+        self._asked = asked_apart(source)
+        self._wanted = wanted(self._asked)
         self._readers: dict[bytes, _Reader | str] = {}
         self._schemas: dict[int, MessageTypes | str] = {}
         self._file: MessageTypes | None = None
@@ -123,7 +131,7 @@ class ProtobufFormat(RecordFormat):
                 found: _Reader | str = self._plain
                 body = value
             else:
-                end = 6 if value[5:6] == b"\x00" else _header_end(value)
+                end = 6 if value[5:6] == b"\x00" else header_end(value)
                 if not end:
                     refused[row] = MALFORMED, f"not a Confluent message: 0x{value[:16].hex()} at its beginning names no schema and message"
                     continue
@@ -144,16 +152,16 @@ class ProtobufFormat(RecordFormat):
             if odd:
                 apart = np.array(list(odd), np.int64)
                 beside = None if origin is None else origin.take(apart)
-                parts.append((apart, check_records(list(odd.values()), {}, self.source, now_of(now_us, apart), max_future_us, beside)))
+                parts.append((apart, check_records(list(odd.values()), {}, self._asked, now_of(now_us, apart), max_future_us, beside)))
             beside = None if origin is None else origin.take(good)
-            parts.append((good, check(batch, self.source, now_of(now_us, good), max_future_us, beside)))
+            parts.append((good, check(batch, self._asked, now_of(now_us, good), max_future_us, beside)))
         parts.append(refusals(refused, self.source, now_us, max_future_us))
         return merged(parts, self.source)
 
     def message(self, payload: bytes) -> Any:
         """One record as the message that it is, by the schema that it was written with; None where it is none of a known schema. Raises
         RegistryAway and ConfigError."""
-        end = 0 if not payload or payload[0] else 6 if payload[5:6] == b"\x00" else _header_end(payload)
+        end = 0 if not payload or payload[0] else 6 if payload[5:6] == b"\x00" else header_end(payload)
         found: _Reader | str | None = self._find(payload[:end]) if end else self._plain if payload and payload[0] else None
         if not isinstance(found, _Reader):
             return None
@@ -184,7 +192,7 @@ class ProtobufFormat(RecordFormat):
             made = types
         else:
             try:
-                message = types.at(_indexes(head))
+                message = types.at(indexes(head))
                 made = self._reader(message, types)
                 if self.options.message not in (None, message.full_name):
                     made = f"schema {number}: a record of {message.full_name}, not of {self.options.message}"
@@ -275,43 +283,6 @@ def _read(
 def _batch(reader: _Reader, messages: list[Any]) -> pa.RecordBatch:
     arrays = [pa.array(list(map(column.get, messages)), column.type) for column in reader.columns]
     return pa.RecordBatch.from_arrays(arrays, schema=reader.schema)
-
-
-def _header_end(value: bytes) -> int:
-    """Where the message begins behind a header; 0: it is none."""
-    try:
-        count, at = _varint(value, 5)
-        if not 0 <= count <= MOST_INDEXES:
-            return 0
-        for _ in range(count):
-            index, at = _varint(value, at)
-            if index < 0:
-                return 0
-        return at
-    except IndexError:
-        return 0
-
-
-def _indexes(head: bytes) -> tuple[int, ...]:
-    count, at = _varint(head, 5)
-    found = []
-    for _ in range(count):
-        index, at = _varint(head, at)
-        found.append(index)
-    return tuple(found) or (0,)  # the first message is written as no index
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """A zigzag varint and the position after it. Raises IndexError."""
-    value = shift = 0
-    while shift < 35:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte <= 0x7F:
-            return (value >> 1) ^ -(value & 1), at
-        shift += 7
-    raise IndexError
 
 
 def _registered(text: str) -> Any:

@@ -28,12 +28,14 @@ from google.protobuf.message import DecodeError
 from pipelines.sources.formats.schema_registry import RegisteredSchema, Registry
 from transforms.errors import ConfigError
 
-__all__ = ["MessageTypes", "UnusableSchema", "from_file", "from_registry", "message_class"]
+__all__ = ["MessageTypes", "UnusableSchema", "from_file", "from_registry", "header_end", "indexes", "message_class"]
 
 MOST_FILES = 100
 """Files that one schema may import, directly or not."""
 MOST_BYTES = 4 << 20
 """Of a schema with all of its imports."""
+MOST_INDEXES = 32
+"""How deep a record's header may name a message."""
 _MODULES = (any_pb2, descriptor_pb2, duration_pb2, empty_pb2, field_mask_pb2, struct_pb2, timestamp_pb2, wrappers_pb2)
 _GIVEN = {module.DESCRIPTOR.name: module.DESCRIPTOR.serialized_pb for module in _MODULES}
 """What every schema may import without bringing it."""
@@ -189,3 +191,41 @@ def _types(top: str, files: dict[str, bytes]) -> MessageTypes:
 
 def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
+
+
+def header_end(value: bytes) -> int:
+    """Where the message begins behind Confluent's header: a zero byte, the schema's id, which of its messages; 0: it is none."""
+    try:
+        count, at = _varint(value, 5)
+        if not 0 <= count <= MOST_INDEXES:
+            return 0
+        for _ in range(count):
+            index, at = _varint(value, at)
+            if index < 0:
+                return 0
+        return at
+    except IndexError:
+        return 0
+
+
+def indexes(head: bytes) -> tuple[int, ...]:
+    """Which message a header names, as :meth:`MessageTypes.at` takes it."""
+    count, at = _varint(head, 5)
+    found = []
+    for _ in range(count):
+        index, at = _varint(head, at)
+        found.append(index)
+    return tuple(found) or (0,)  # the first message is written as no index
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """A zigzag varint and the position after it. Raises IndexError."""
+    value = shift = 0
+    while shift < 35:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte <= 0x7F:
+            return (value >> 1) ^ -(value & 1), at
+        shift += 7
+    raise IndexError

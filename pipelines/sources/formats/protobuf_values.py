@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-__all__ = ["OPEN", "OtherKind", "open_message", "plain"]
+__all__ = ["OPEN", "OtherKind", "named", "open_message", "plain"]
 
 Get = Callable[[Any], Any]
 OPEN = frozenset(f"google.protobuf.{name}" for name in ("Struct", "Value", "ListValue"))
@@ -39,6 +39,19 @@ def plain(message: Any) -> Any:
     return int(value) if kind == _NUMBER and value.is_integer() and abs(value) <= _EXACT else value
 
 
+def named(value: Any, want: Want) -> Any:
+    """A value of :func:`plain` (which is changed) with its parts under the names that ask for them, too."""
+    if isinstance(value, dict):
+        for name, part in want.parts.items():
+            real = part.name or name
+            if real in value:
+                value[name] = named(value[real], part)
+    elif isinstance(value, list) and want.items is not None:
+        for each in value:
+            named(each, want.items)
+    return value
+
+
 class Want(Protocol):
     """What is asked of a value, see :class:`~pipelines.sources.formats.protobuf_columns.Want`."""
 
@@ -50,6 +63,8 @@ class Want(Protocol):
     def parts(self) -> Mapping[str, Any]: ...
     @property
     def items(self) -> Any: ...
+    @property
+    def name(self) -> str: ...
 
 
 def open_message(name: str, want: Want) -> tuple[pa.DataType, Get] | None:
@@ -101,18 +116,18 @@ def _whole(value: float) -> int:
 
 
 def _struct(parts: Mapping[str, Want]) -> tuple[pa.DataType, Get] | None:
-    found = [(name, made) for name, want in parts.items() if (made := _value(want)) is not None]
+    found = [(name, want.name or name, made) for name, want in parts.items() if (made := _value(want)) is not None]
     if not found:
         return None
 
     def get(message: Any) -> dict[str, Any]:
         fields, out = message.fields, dict[str, Any]()
-        for name, (_, make) in found:
-            if name in fields:  # to ask for a key that it lacks would add it
-                out[name] = make(fields[name])
+        for name, key, (_, make) in found:
+            if key in fields:  # to ask for a key that it lacks would add it
+                out[name] = make(fields[key])
         return out
 
-    return pa.struct([pa.field(name, kind) for name, (kind, _) in found]), get
+    return pa.struct([pa.field(name, kind) for name, _, (kind, _) in found]), get
 
 
 def _list(want: Want) -> tuple[pa.DataType, Get] | None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
+from dataclasses import replace
+from functools import cached_property
 from typing import ClassVar, Protocol
 
 import pyarrow as pa
@@ -16,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipelines.project.config import KafkaSettings
 from pipelines.project.extensions import FORMATS
-from pipelines.sources.formats.schema_registry import Registry
+from pipelines.sources.formats.record_keys import RecordKeys
+from pipelines.sources.formats.schema_registry import Registry, registry_of
 from transforms.contract import Checked, Now
 from transforms.definitions import EventSource
 from transforms.errors import ConfigError
@@ -52,7 +55,7 @@ class RecordFormat(ABC):
     registry: Registry
 
     def __init__(self, source: EventSource, kafka: KafkaSettings) -> None:
-        self.source = source
+        self.source, self._kafka = source, kafka
         try:
             self.options = self.Options(**kafka.format_options.get(source.name, {}))
         except ValidationError as error:
@@ -70,12 +73,20 @@ class RecordFormat(ABC):
                 f"kafka.schema_registry is missing; the records of source {self.source.name!r} need it: name its address,"
                 " e.g. http://127.0.0.1:8081"
             )
-        user, password = kafka.schema_registry_username, kafka.schema_registry_password
-        self.registry = Registry(kafka.schema_registry, user, password.get_secret_value() if password else None, kafka.ssl_cafile)
+        self.registry = registry_of(kafka)
 
     def judge(self, payloads: pa.Array, now_us: Now, max_future_us: int, origin: Origin | None = None) -> Checked:
-        """:meth:`decode`, with what fields read beside the payloads where some do."""
-        return self.decode(payloads, now_us, max_future_us) if origin is None else self.decode(payloads, now_us, max_future_us, origin)
+        """:meth:`decode`, with what fields read beside the payloads where some do: keys in a registry's framing by what their schemas say,
+        in every format."""
+        if origin is None:
+            return self.decode(payloads, now_us, max_future_us)
+        if origin.keys is not None:
+            origin = replace(origin, opened=self._keys.opened)
+        return self.decode(payloads, now_us, max_future_us, origin)
+
+    @cached_property
+    def _keys(self) -> RecordKeys:
+        return RecordKeys(self.source, self._kafka)
 
     @abstractmethod
     def decode(self, payloads: pa.Array, now_us: Now, max_future_us: int, origin: Origin | None = None) -> Checked:

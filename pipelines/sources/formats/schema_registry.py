@@ -17,11 +17,12 @@ from urllib.parse import quote, urlsplit
 import requests
 from requests.auth import HTTPBasicAuth
 
+from pipelines.project.config import KafkaSettings
 from pipelines.project.http import certificates, reason, untrusted
 from pipelines.sources.broker import BrokerAway
 from transforms.errors import ConfigError
 
-__all__ = ["Reference", "RegisteredSchema", "Registry", "RegistryAway"]
+__all__ = ["Reference", "RegisteredSchema", "Registry", "RegistryAway", "registry_of"]
 
 ANSWER_SECONDS = 5.0
 UNKNOWN_FOR_SECONDS = 30.0
@@ -166,6 +167,12 @@ class Registry:
             if why := untrusted(error):
                 raise ConfigError(f"the certificate of {self.url} is not trusted: {why}; set kafka.ssl_cafile") from None
             raise RegistryAway(f"the schema registry at {self.url} does not answer: {reason(error)}") from None
+
+
+def registry_of(kafka: KafkaSettings) -> Registry:
+    """The one of ``kafka.schema_registry``, which must be set. It is asked nothing yet. Raises ConfigError."""
+    user, password = kafka.schema_registry_username, kafka.schema_registry_password
+    return Registry(str(kafka.schema_registry), user, password.get_secret_value() if password else None, kafka.ssl_cafile)
 
 
 def _form(serialized: bool) -> str:
