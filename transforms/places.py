@@ -1,7 +1,7 @@
 """Where in a record a field stands: a path through its payload, or its key, a header or its timestamp.
 
-A path is written as text, ``"user.id"`` or ``"items[0].sku"``, or as a list of its steps, ``["user.id"]``, for names that hold dots or
-brackets themselves.
+A path is written as text, ``"user.id"`` or ``"items[0].sku"``. A name that holds dots or brackets itself stands in brackets and quotes,
+``'payload["shop.Order"].id'``; or the path is a list of its steps, ``["payload", "shop.Order", "id"]``.
 """
 
 from __future__ import annotations
@@ -34,14 +34,16 @@ Step = str | int
 Path = tuple[Step, ...]
 """Names of members, indexes of elements (from 0; -1 is the last), and :data:`EACH`."""
 
-_STEP = re.compile(r"\[(-?[0-9]{1,6})?\]|([^.\[\]]+)")
+_PLAIN = re.compile(r"[^.\[\]]+")
+_STEP = re.compile(r"""\[(-?[0-9]{1,6})?\]|\[("[^"]+"|'[^']+')\]|([^.\[\]]+)""")
 
 
 @dataclass(frozen=True)
 class RecordKey:
     """The record's key: UTF-8 text for a string field, the text of a number, a boolean or a time for others (``42``); or what a
-    ``parse`` makes of its bytes, such as :class:`~transforms.parsing.BigEndian`. ``member``: the key is a JSON object, and this is
-    the path of a member of it."""
+    ``parse`` makes of its bytes, such as :class:`~transforms.parsing.BigEndian`. ``member``: the key is an object, and this is the path of
+    a member of it. A key in a schema registry's framing (Avro, Protobuf, JSON Schema) is what its schema says, as a whole and by members;
+    any other is an object if it is JSON."""
 
     member: str | Sequence[Step] | None = None
 
@@ -80,15 +82,16 @@ def path_of(what: str, path: Any, *, each: bool = True) -> Path:
 
     ``each``: the step ``[]`` may be in it, once and not first.
     """
-    advice = "write 'user.id', 'items[0].sku', or a list of the steps for names that hold dots: ['user.id']"
+    advice = "write 'user.id', 'items[0].sku', or 'data[\"user.id\"]' for a name that holds dots"
     if isinstance(path, str):
         steps: list[Step] = []
         at, dot = 0, True
         while at < len(path):
             found = _STEP.match(path, at)
-            if not found or (found[2] is None and dot and at) or (found[2] is not None and not dot):
+            if not found or (found[3] is None and dot and at) or (found[3] is not None and not dot):
                 raise DefinitionError(f"{what}: path {path!r} cannot be read at character {at}; {advice}")
-            steps.append(found[2] if found[2] is not None else EACH if found[1] is None else int(found[1]))
+            index, quoted, name = found.groups()
+            steps.append(name if name is not None else quoted[1:-1] if quoted is not None else EACH if index is None else int(index))
             at, dot = found.end(), False
             if at < len(path) and path[at] == ".":
                 at, dot = at + 1, True
@@ -112,8 +115,13 @@ def path_of(what: str, path: Any, *, each: bool = True) -> Path:
 def path_text(path: Path) -> str:
     """A path as people write it, for messages."""
     return "".join(
-        f"[{s}]" if isinstance(s, int) else s if s == EACH else f"{'.' if n else ''}{s}" for n, s in enumerate(path)
+        f"[{s}]" if isinstance(s, int) else s if s == EACH else f"{'.' if n else ''}{s}" if _PLAIN.fullmatch(s) else f"[{_quoted(s)}]"
+        for n, s in enumerate(path)
     )  # fmt: skip
+
+
+def _quoted(name: str) -> str:
+    return f"'{name}'" if '"' in name else f'"{name}"'
 
 
 def canonical_place(place: Place) -> Any:

@@ -80,7 +80,9 @@ def _looks_like(payloads: Sequence[bytes], source: EventSource, kafka: KafkaSett
 def _avro(payloads: Sequence[bytes], source: EventSource, kafka: KafkaSettings) -> list[dict[str, Any]]:
     import fastavro
 
-    from pipelines.sources.formats.avro_format import AvroFormat, UnusableSchema, written_by
+    from pipelines.sources.formats.avro_format import AvroFormat
+    from pipelines.sources.formats.avro_schemas import written_by
+    from pipelines.sources.formats.avro_weight import UnusableSchema
 
     registry, schemas, out = AvroFormat(source, kafka).registry, dict[int, Any](), list[dict[str, Any]]()
     for payload in payloads:

@@ -17,7 +17,8 @@ import pytest
 from pipelines.sources.file_formats import avro_blocks
 from pipelines.sources.file_formats.avro_file import AvroFile
 from pipelines.sources.file_formats.file_format import UnreadableFileError
-from pipelines.sources.formats.avro_format import UnusableSchema, written_by
+from pipelines.sources.formats.avro_schemas import written_by
+from pipelines.sources.formats.avro_weight import UnusableSchema
 from pipelines.sources.formats.schema_registry import RegisteredSchema
 from tandem.testing.memory import grown
 from transforms.definitions import EventSource, Field

@@ -56,6 +56,11 @@ def group(source: EventSource) -> FeatureGroup:
         ("Order Date", ("Order Date",)),
         ("VendorID", ("VendorID",)),
         (["user.id", 3, "a[b"], ("user.id", 3, "a[b")),
+        ('payload["shop.Order"].id', ("payload", "shop.Order", "id")),
+        ('["user.id"]', ("user.id",)),
+        ('a["b[0]"][1]["c]"]', ("a", "b[0]", 1, "c]")),
+        ("""a['x"y.z'].b""", ("a", 'x"y.z', "b")),
+        ("""a["it's.so"]""", ("a", "it's.so")),
     ],
 )
 def test_paths(text: Any, steps: tuple[Any, ...]) -> None:
@@ -66,8 +71,11 @@ def test_paths(text: Any, steps: tuple[Any, ...]) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["", ".a", "a.", "a..b", "[0]", "[].a", "a[x]", "a]", "a[1", "a[0]b", "a.[0]", "a[].b[].c", [], [0], ["a", ""], ["a", 1.5], 7],
-)
+    [
+        "", ".a", "a.", "a..b", "[0]", "[].a", "a[x]", "a]", "a[1", "a[0]b", "a.[0]", "a[].b[].c", 'a[""]', 'a["b"]c', 'a["b',
+        'a.["b"]', """a["b']""", [], [0], ["a", ""], ["a", 1.5], 7,
+    ],
+)  # fmt: skip
 def test_what_is_no_path(path: Any) -> None:
     with pytest.raises(DefinitionError, match=r"field 'x': path .*") as error:
         Field("x", "string", path=path)

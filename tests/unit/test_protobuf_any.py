@@ -332,3 +332,33 @@ def test_values_of_json_within_a_message_are_asked_as_two(tmp_path: Path) -> Non
 def test_elements_that_are_events_have_one_dtype(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'y' and 'x' read one value of Protobuf, shop.State, as string and as int64; give both one"):
         read_pairs(tmp_path, PAIR(), Field("x", "string", path="states[]"), Field("y", "int64", path="states[]"), explode="states")
+
+
+@pytest.mark.parametrize(
+    ("path", "advice"),
+    [
+        ("payload.shop.Order.id", """write path='payload["shop.Order"].id'"""),
+        ("extras[0].shop.Order.buyer.name", """write path='extras[0]["shop.Order"].buyer.name'"""),
+        ("payload.idd", "correct its path"),
+        ('payload["shop.Order"].idd', "correct its path"),
+        ('payload["shop.Order"].buyer.nam', "correct its path"),
+        ("eventId", "write 'event_id'"),
+        ("order.id", "it has event_id, at, payload, extras"),
+    ],
+)
+def test_a_path_that_leads_to_nothing_is_said_at_once(tmp_path: Path, path: str, advice: str) -> None:
+    (tmp_path / "shop.desc").write_bytes(descriptor_set(PACKED, OUTER))
+    settings = KafkaSettings(formats={"things": "protobuf"}, format_options={"things": {"descriptor": "shop.desc"}})
+    settings.within(tmp_path)
+    fields = [Field("event_id", "string", required=True), Field("x", "string", path=path)]
+    with pytest.raises(ConfigError) as error:
+        record_format(source(fields), settings)
+    assert str(error.value).startswith("source 'things': field 'x' stands at ")
+    assert str(error.value).endswith(f", where no shop.Event can have anything; {advice}")
+
+
+def test_paths_that_may_lead_to_something_are_left_alone(tmp_path: Path) -> None:
+    made = PAIR(event_id="e", at=AT)
+    paths = ["ds.whoever", "ds[3].value", "real.whatever", "attrs.a.b[0].c", "two[0].key", "words[1]", "d.seconds", "states[0]"]
+    fields = [Field(f"x_{n}", "string", path=path) for n, path in enumerate(paths)]
+    assert read_pairs(tmp_path, made, *fields, Field("elsewhere", "string"))[0] is None

@@ -26,6 +26,7 @@ from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
 from pipelines.project.config import KafkaSettings
 from pipelines.sources.formats.avro_resolution import Fill, filler, resolved
+from pipelines.sources.formats.avro_schemas import load_schema
 from pipelines.sources.formats.avro_times import MOMENTS, told
 from pipelines.sources.formats.avro_weight import UnusableSchema, checked
 from pipelines.sources.formats.fault_injection import AVRO_KINDS, break_avro
@@ -37,10 +38,9 @@ from transforms.errors import ConfigError
 from transforms.origin import Origin
 from transforms.reasons import INVALID_UTF8, MALFORMED, UNKNOWN_SCHEMA
 
-__all__ = ["AvroFormat", "Decoder", "UnusableSchema", "decoder", "written_by"]
+__all__ = ["AvroFormat", "Decoder", "decoder"]
 
 _HEADER = struct.Struct(">bI")
-MOST_REFERENCES = 100
 
 Decoder = Callable[[bytes], dict[str, Any]]
 """A framed message -> field values. Raises UnicodeDecodeError, or anything else, for bytes that are no such record."""
@@ -79,7 +79,7 @@ class AvroFormat(RecordFormat):
                 raise ConfigError(f"kafka.format_options.{self.source.name}.reader: the registry has no subject {subject}; name a file")
             named: dict[str, Any] = {}
             try:
-                self._reader = _load(found, self.registry, named, []), named
+                self._reader = load_schema(found, self.registry, named, []), named
             except UnusableSchema as error:
                 raise ConfigError(f"kafka.format_options.{self.source.name}.reader: the newest {subject} is of no use: {error}") from None
         return self._reader
@@ -171,7 +171,7 @@ def decoder(
     """What decodes the records of a schema for a source, with the aliases and defaults of the reader's schema. Raises
     UnusableSchema; RegistryAway and ConfigError as the registry."""
     named: dict[str, Any] = {}
-    schema = _load(registered, registry, named, [])
+    schema = load_schema(registered, registry, named, [])
     if not isinstance(schema, dict) or schema.get("type") not in ("record", "error"):
         raise UnusableSchema("it is not the schema of a record")
     if not isinstance(schema.get("fields"), list):
@@ -202,50 +202,6 @@ def decoder(
         return record
 
     return decode
-
-
-def _load(registered: RegisteredSchema, registry: Registry, named: dict[str, Any], seen: list[tuple[str, int]]) -> Any:
-    """A schema as JSON; what it refers to is parsed into ``named`` before."""
-    if registered.kind != "AVRO":
-        raise UnusableSchema(f"it is {registered.kind}, not Avro")
-    for reference in registered.references:
-        place = (reference.subject, reference.version)
-        if place in seen:
-            continue
-        seen.append(place)
-        if len(seen) > MOST_REFERENCES:
-            raise UnusableSchema(f"it refers to more than {MOST_REFERENCES} other schemas")
-        found = registry.version(*place)
-        if found is None:
-            raise UnusableSchema(f"it refers to version {reference.version} of {reference.subject}, which the registry does not know")
-        inner = _load(found, registry, named, seen)
-        try:
-            parse_schema(told(inner), named)
-        except Exception as error:
-            raise UnusableSchema(f"{reference.subject}, which it refers to, is no Avro schema: {str(error)[:200]}") from None
-    try:
-        return json.loads(registered.text)
-    except (ValueError, RecursionError):
-        raise UnusableSchema("its text is not JSON") from None
-
-
-def written_by(number: int, registry: Registry, member: str | None = None) -> Any:
-    """The schema of an id, as fastavro takes it; None where the registry knows none. With a ``member``, that of a record of this one field,
-    whose bytes are the same: keys need be no records. Raises UnusableSchema, RegistryAway, ConfigError."""
-    found, named = registry.schema(number), dict[str, Any]()
-    if found is None:
-        return None
-    try:
-        schema = told(_load(found, registry, named, []))
-        if member is not None:
-            schema = {"type": "record", "name": "tandem.One", "fields": [{"name": member, "type": schema}]}
-        parsed = parse_schema(schema, named)
-        checked(parsed, named)
-        return parsed
-    except UnusableSchema:
-        raise
-    except Exception as error:  # of any kind: the text is somebody else's
-        raise UnusableSchema(f"it is no Avro schema: {' '.join(str(error).split())[:200]}") from None
 
 
 def _plain(schema: dict[str, Any], source: EventSource) -> list[tuple[str, tuple[int, int]]]:

@@ -31,7 +31,7 @@ from pipelines.sources.formats.protobuf_values import OPEN, named, open_message,
 from pipelines.sources.formats.protobuf_wants import Want
 from transforms.errors import ConfigError
 
-__all__ = ["Column", "columns_of", "everything"]
+__all__ = ["Column", "are_entries", "columns_of", "everything", "is_map", "is_repeated"]
 
 Get = Callable[[Any], Any]
 """A message -> the value of one of its fields, None where it is null. A text of proto2 may be no UTF-8: bytes, or UnicodeDecodeError."""
@@ -97,16 +97,16 @@ def _everything(message: Descriptor, depth: int, left: list[int]) -> dict[str, W
             continue
         known = inner is None or inner.full_name in _WRAPPERS or inner.full_name in _SINGLE
         want = Want() if known else Want(parts=_everything(inner, depth - 1, left))
-        out[of.name] = Want(items=want) if _repeated(of) else want
+        out[of.name] = Want(items=want) if is_repeated(of) else want
     return out
 
 
 def _field(of: FieldDescriptor, want: Want, types: Types | None) -> tuple[pa.DataType, Get, Get | None]:
-    if of.message_type is not None and of.message_type.GetOptions().map_entry:
+    if is_map(of):
         return _map(of, want, types)
-    if not _repeated(of):
+    if not is_repeated(of):
         kind, convert, whatever = _value(of, want, types)
-    elif _are_entries(of) and want.parts and want.items is None:
+    elif are_entries(of) and want.parts and want.items is None:
         return _map(of, want, types)
     else:
         items = want.items or (_no_entry(of) if want.parts else Want())
@@ -122,10 +122,15 @@ def _no_entry(of: FieldDescriptor) -> Want:
     return Want(parts={next((f.name for f in of.message_type.fields if f.name not in ("key", "value")), "key"): Want()})
 
 
-def _are_entries(of: FieldDescriptor) -> bool:
+def is_map(of: FieldDescriptor) -> bool:
+    """Whether a field is a map."""
+    return of.message_type is not None and bool(of.message_type.GetOptions().map_entry)
+
+
+def are_entries(of: FieldDescriptor) -> bool:
     """Whether the elements of a list are entries of a map, each a text as ``key`` and a ``value``."""
     parts = {} if of.message_type is None else dict(of.message_type.fields_by_name)
-    return parts.keys() == {"key", "value"} and parts["key"].type == FieldDescriptor.TYPE_STRING and not _repeated(parts["key"])
+    return parts.keys() == {"key", "value"} and parts["key"].type == FieldDescriptor.TYPE_STRING and not is_repeated(parts["key"])
 
 
 def _asks(of: str, want: Want, dtype: str) -> bool:
@@ -141,7 +146,7 @@ def _asks(of: str, want: Want, dtype: str) -> bool:
 def _reading(of: FieldDescriptor, convert: Get | None) -> Get:
     """What reads a field of a message."""
     read, name = attrgetter(of.name), of.name
-    if _repeated(of):
+    if is_repeated(of):
         if convert is None:
             return lambda message: list(read(message))
         each = convert
@@ -157,7 +162,8 @@ def _reading(of: FieldDescriptor, convert: Get | None) -> Get:
     return lambda message: plainly(read(message))
 
 
-def _repeated(of: FieldDescriptor) -> bool:
+def is_repeated(of: FieldDescriptor) -> bool:
+    """Whether a field has any number of values."""
     return bool(getattr(of, "is_repeated", None) if hasattr(of, "is_repeated") else of.label == FieldDescriptor.LABEL_REPEATED)
 
 

@@ -22,6 +22,7 @@ from pydantic import model_validator
 from pipelines.project.config import KafkaSettings
 from pipelines.sources.formats.fault_injection import PROTOBUF_KINDS, break_protobuf
 from pipelines.sources.formats.protobuf_columns import Column, columns_of
+from pipelines.sources.formats.protobuf_paths import check_paths
 from pipelines.sources.formats.protobuf_schemas import (
     MessageTypes,
     UnusableSchema,
@@ -94,7 +95,9 @@ class ProtobufFormat(RecordFormat):
         else:
             key = f"kafka.format_options.{source.name}.descriptor"
             self._file = from_file(kafka.repository / self.options.descriptor, key)
-            self._plain = self._reader(self._of_file(self._file), self._file)
+            message = self._of_file(self._file)
+            check_paths(message, source, self._file)
+            self._plain = self._reader(message, self._file)
 
     def _of_file(self, file: MessageTypes) -> Any:
         """The message of the descriptor file. Raises ConfigError."""

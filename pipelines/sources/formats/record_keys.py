@@ -88,7 +88,8 @@ def _check_text(text: str) -> None:
 def _avro(number: int, registry: Registry) -> Read | str:
     from fastavro import schemaless_reader
 
-    from pipelines.sources.formats.avro_format import UnusableSchema, written_by
+    from pipelines.sources.formats.avro_schemas import written_by
+    from pipelines.sources.formats.avro_weight import UnusableSchema
 
     try:
         schema = written_by(number, registry, member="key")

@@ -1,0 +1,63 @@
+"""Whether anything can ever stand at a path of messages whose types are known: what cannot is a mistake, and would be null in silence."""
+
+from __future__ import annotations
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+from pipelines.sources.formats.protobuf_any import Types
+from pipelines.sources.formats.protobuf_columns import are_entries, is_map, is_repeated
+from pipelines.sources.formats.protobuf_values import OPEN
+from transforms.definitions import EventSource
+from transforms.errors import ConfigError
+from transforms.places import Path, path_text
+
+__all__ = ["check_paths"]
+
+
+def check_paths(message: Descriptor, source: EventSource, types: Types) -> None:
+    """Raises ConfigError for the first field whose path leads to nothing that a message has, or may pack. Steps into values of another
+    form are not looked at: each record of them says so. Nor are fields under their own names, which may come from elsewhere."""
+    for f in source.all_fields:
+        if isinstance(f.path, tuple) and not _leads(message, f.path, types):
+            raise ConfigError(
+                f"source {source.name!r}: field {f.name!r} stands at {path_text(f.path)}, where no {message.full_name} can have anything;"
+                f" {_advice(message, f.path, types)}"
+            )
+
+
+def _leads(of: Descriptor, path: Path, types: Types) -> bool:
+    """Whether something may stand at a path of a message."""
+    if not path or of.full_name in OPEN or not isinstance(path[0], str):
+        return True
+    if (field := of.fields_by_name.get(path[0])) is not None:
+        return _value_leads(field, path[1:], types)
+    if of.full_name != "google.protobuf.Any":
+        return False
+    if (packed := types.named(path[0])) is not None:
+        return _leads(packed, path[1:], types)
+    return path == ("@type",) or any(path[0] in each.fields_by_name and _leads(each, path, types) for each in types.messages())
+
+
+def _value_leads(of: FieldDescriptor, path: Path, types: Types) -> bool:
+    if path and (is_map(of) or (is_repeated(of) and are_entries(of) and isinstance(path[0], str))):
+        return _value_leads(of.message_type.fields_by_name["value"], path[1:], types)
+    if is_repeated(of):
+        if path and isinstance(path[0], str) and path[0] != "[]":
+            return True  # into a list that is no map
+        path = path[1:]
+    return of.message_type is None or _leads(of.message_type, path, types)
+
+
+def _advice(message: Descriptor, path: Path, types: Types) -> str:
+    """What may be meant: names that hold dots, names in another spelling, or the names that there are."""
+    for begin in range(len(path)):
+        for end in range(begin + 2, len(path) + 1):
+            names = [step for step in path[begin:end] if isinstance(step, str)]
+            joined = (*path[:begin], ".".join(names), *path[end:])
+            if len(names) == end - begin and _leads(message, joined, types):
+                return f"write path={path_text(joined)!r}"
+    known = [field.name for field in message.fields]
+    if path[0] in known:
+        return "correct its path"
+    same = [name for name in known if name.replace("_", "").lower() == str(path[0]).replace("_", "").lower()]
+    return f"write {same[0]!r}" if same else f"it has {', '.join(known[:20])}"
