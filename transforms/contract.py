@@ -58,7 +58,7 @@ from transforms.json_schemas import columns_of
 from transforms.mapping import read_records, read_rows
 from transforms.nested import convert_any, from_values_any
 from transforms.origin import Origin
-from transforms.parsing import Parse, TimeFormat
+from transforms.parsing import Local, Parse
 from transforms.reasons import (
     MALFORMED,
     OVERFLOW,
@@ -281,7 +281,7 @@ def encode_json(batch: pa.RecordBatch, source: EventSource | None = None) -> pa.
 def _moments(column: pa.Array, values: list[Any], parse: Parse | None) -> list[Any]:
     """Microseconds as text that says its zone, where that can be; local times of which it is not known which moments they are, as such."""
     if is_local(column.type, parse):
-        assert isinstance(parse, TimeFormat)
+        assert isinstance(parse, Local)
         known = column_of(column, parse, "timestamp")[0].to_pylist()
         local = [v if v is None or not MIN_US <= v <= MAX_US else f"{instant(v):{parse.format}}" for v in values]
         return [own if us is None else _moments(column, [us], None)[0] for us, own in zip(known, local, strict=True)]

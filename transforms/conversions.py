@@ -35,19 +35,24 @@ from transforms.columns import (
 )
 from transforms.instants import MAX_US, MIN_US, BeyondCalendar, micros_of, micros_of_text
 from transforms.json_payload import Refused
-from transforms.parsing import Base64, BigEndian, Date, Decimal, Enum, Epoch, Hex, Number, Parse, TimeFormat
-from transforms.quick_conversions import quick
+from transforms.parsing import Base64, BigEndian, Date, Decimal, Enum, Epoch, Hex, IsoTime, Local, Number, Parse, TimeFormat
+from transforms.quick_conversions import YEAR_ONE_US, quick
 from transforms.reasons import INFINITE, INVALID_UTF8, NAN, NOT_IN_DOMAIN, OVERFLOW, WRONG_TYPE
 from transforms.zones import utc_of, utc_of_one
 
 __all__ = ["column_of", "is_local", "value_of", "values_of"]
 
-_PER_UNIT = {"s": Fraction(1_000_000), "ms": Fraction(1000), "us": Fraction(1), "ns": Fraction(1, 1000)}
+_PER_UNIT = {"s": Fraction(1_000_000), "ms": Fraction(1000), "us": Fraction(1), "ns": Fraction(1, 1000), "ticks": Fraction(1, 10)}
 _NUMBER = re.compile(r"[+-]?[0-9]{1,400}(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
 _PLAIN_NUMBER = re.compile(r"[+-]?[0-9]{1,30}(\.[0-9]{1,30})?", re.ASCII)
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 _HEX = re.compile(r"(?:0[xX])?([0-9a-fA-F]*)", re.ASCII)
 _BASE64 = re.compile(r"([A-Za-z0-9+/]*)={0,2}", re.ASCII)
+_ODATA = re.compile(r"/Date\((-?[0-9]{1,18})([+-][0-9]{4})?\)/", re.ASCII)
+_ISO = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2})(:[0-9]{2})?(?:[.,]([0-9]+))?(?: ?([Zz]|UTC|GMT|[+-][0-9]{2}(?::?[0-9]{2})?))?",
+    re.ASCII,
+)
 _EPOCH_DAY = date(1970, 1, 1)
 _AN = {"int64": "an int64", "float64": "a float64"}
 _DAY_US = 86_400_000_000
@@ -56,7 +61,7 @@ _DAY_US = 86_400_000_000
 def value_of(value: Any, parse: Parse, dtype: str) -> Any:
     """A value that is not null, as ``dtype``; a timestamp as int microseconds, clipped to int64. Raises Refused: the reason, and the end of
     a detail that begins with field and value. NaN and infinity pass for float64: the contract's rules see them."""
-    if isinstance(parse, (Epoch, TimeFormat, Date)):
+    if isinstance(parse, (Epoch, Local, Date)):
         us = _moment(value, parse)
         return max(-MAX_INT64, min(MAX_INT64, us))
     if isinstance(parse, Enum):
@@ -92,8 +97,8 @@ def column_of(column: pa.Array, parse: Parse, dtype: str) -> Column:
     n = len(column)
     if pa.types.is_null(column.type):
         return pa.nulls(n, target_type(dtype)), all_ok(n)
-    if isinstance(parse, (Epoch, TimeFormat, Date)) and pa.types.is_timestamp(column.type):
-        return _local(column, parse) if isinstance(parse, TimeFormat) and is_local(column.type, parse) else convert(column, dtype)
+    if isinstance(parse, (Epoch, Local, Date)) and pa.types.is_timestamp(column.type):
+        return _local(column, parse) if isinstance(parse, Local) and is_local(column.type, parse) else convert(column, dtype)
     if isinstance(parse, Number) and not is_text(column.type):
         return convert(column, dtype)
     if isinstance(parse, Enum) and n > 1 and not pa.types.is_nested(column.type) and not pa.types.is_decimal(column.type):
@@ -122,10 +127,10 @@ def column_of(column: pa.Array, parse: Parse, dtype: str) -> Column:
 
 def is_local(kind: pa.DataType, parse: Parse | None) -> bool:
     """Whether a column holds moments without a zone, and is read in one that says which local times these are."""
-    return isinstance(parse, TimeFormat) and parse.zone is not None and pa.types.is_timestamp(kind) and kind.tz is None
+    return isinstance(parse, Local) and parse.zone is not None and pa.types.is_timestamp(kind) and kind.tz is None
 
 
-def _local(column: pa.Array, parse: TimeFormat) -> Column:
+def _local(column: pa.Array, parse: Local) -> Column:
     us, codes = convert(column, "timestamp")
     local, valid = int64_values(us), is_valid(us)
     shown = valid & (local >= MIN_US) & (local <= MAX_US)  # beyond these the contract refuses it as it is
@@ -192,9 +197,9 @@ def _text(value: Any) -> str | None:
     return value if type(value) is str else None
 
 
-def _moment(value: Any, parse: Epoch | TimeFormat | Date) -> int:
+def _moment(value: Any, parse: Epoch | Local | Date) -> int:
     if isinstance(value, datetime):
-        if value.tzinfo is None and isinstance(parse, TimeFormat) and parse.zone is not None:
+        if value.tzinfo is None and isinstance(parse, Local) and parse.zone is not None:
             return _of_zone(value, parse)
         return micros_of(value)
     if type(value) is BeyondCalendar and (value.kind in ("moment", "local") or (value.kind == "date" and isinstance(parse, Date))):
@@ -206,6 +211,8 @@ def _moment(value: Any, parse: Epoch | TimeFormat | Date) -> int:
         raise Refused(WRONG_TYPE, f"is no text in the format {parse.format!r}")
     if text is not None and (us := micros_of_text(text)) is not None:
         return us  # it says its zone itself
+    if isinstance(parse, IsoTime):
+        return _iso(text, parse)
     if isinstance(parse, Date):
         if isinstance(value, date):
             return (value - _EPOCH_DAY).days * _DAY_US
@@ -217,15 +224,38 @@ def _moment(value: Any, parse: Epoch | TimeFormat | Date) -> int:
             except ValueError:
                 pass
         raise Refused(WRONG_TYPE, "is no date; send YYYY-MM-DD or whole days since 1970")
-    per = _PER_UNIT[parse.unit]
+    assert isinstance(parse, Epoch)
+    per, zero = _PER_UNIT[parse.unit], YEAR_ONE_US if parse.unit == "ticks" else 0
     if type(value) is int:
-        return math.floor(value * per)
+        return math.floor(value * per) + zero
     if type(value) is float and math.isfinite(value):
-        return round(Fraction(value) * per)
-    if parse.text and text is not None and _PLAIN_NUMBER.fullmatch(text):
-        return math.floor(Fraction(text) * per)
+        return round(Fraction(value) * per) + zero
+    if parse.text and text is not None:
+        odata = _ODATA.fullmatch(text) if parse.unit == "ms" else None
+        if odata or _PLAIN_NUMBER.fullmatch(text):
+            return math.floor(Fraction(odata[1] if odata else text) * per) + zero
     taken = "a number" + (" or the text of one" if parse.text else "")
     raise Refused(WRONG_TYPE, f"is no Epoch({parse.unit!r}); send {taken} of {parse.unit} since 1970")
+
+
+def _iso(text: str | None, parse: IsoTime) -> int:
+    found = _ISO.fullmatch(text) if text is not None else None
+    try:
+        if found is None:
+            raise ValueError
+        day, time, seconds, digits, zone = found.groups()
+        read = datetime.fromisoformat(f"{day}T{time}{seconds or ':00'}.{(digits or '')[:6]:0<6}")
+        if zone is None:
+            if parse.zone is None:
+                raise Refused(WRONG_TYPE, "says no zone; say which one is meant: IsoTime(zone='Europe/Paris')")
+            return _of_zone(read, parse)
+        offset = "+0000" if zone.upper() in ("Z", "UTC", "GMT") else zone.replace(":", "").ljust(5, "0")
+        minutes = int(offset[1:3]) * 60 + int(offset[3:])
+        if minutes >= 1440 or int(offset[3:]) > 59:
+            raise ValueError
+        return micros_of(read) - (-1 if offset[0] == "-" else 1) * minutes * 60_000_000
+    except ValueError:
+        raise Refused(WRONG_TYPE, "is no time such as 2024-05-01 10:00:00.123+00, as IsoTime reads them") from None
 
 
 def _formatted(text: str, parse: TimeFormat) -> int:
@@ -238,14 +268,14 @@ def _formatted(text: str, parse: TimeFormat) -> int:
     return _of_zone(read, parse) if parse.zone is not None else micros_of(read if read.tzinfo is not None else read.replace(tzinfo=UTC))
 
 
-def _of_zone(read: datetime, parse: TimeFormat) -> int:
+def _of_zone(read: datetime, parse: Local) -> int:
     assert parse.zone is not None
     try:
         found = utc_of_one(read, parse.zone, parse.ambiguous, parse.missing)
     except OverflowError:
         raise Refused(WRONG_TYPE, "lies outside of the years 1 to 9999") from None
     if isinstance(found, str):
-        raise Refused(WRONG_TYPE, f"{found} in {parse.zone} then; say which moment is meant, in the field's TimeFormat")
+        raise Refused(WRONG_TYPE, f"{found} in {parse.zone} then; say which moment is meant, in the field's {type(parse).__name__}")
     return found
 
 

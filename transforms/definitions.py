@@ -71,7 +71,7 @@ from transforms.functions import (
     Variance,
 )
 from transforms.functions.base import check_aggregate
-from transforms.parsing import Base64, BigEndian, Date, Decimal, Enum, Epoch, Hex, Number, TimeFormat
+from transforms.parsing import Base64, BigEndian, Date, Decimal, Enum, Epoch, Hex, IsoTime, Number, TimeFormat
 from transforms.places import ElementIndex, Header, RecordKey, RecordTimestamp
 from transforms.tables import Delta, Iceberg, Query
 
@@ -106,6 +106,7 @@ __all__ = [
     "First",
     "Header",
     "Hex",
+    "IsoTime",
     "Last",
     "LastN",
     "Max",

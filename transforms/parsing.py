@@ -10,13 +10,13 @@ import zoneinfo
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from transforms.errors import DefinitionError
 
-__all__ = ["Base64", "BigEndian", "Date", "Decimal", "Enum", "Epoch", "Hex", "Number", "Parse", "TimeFormat"]
+__all__ = ["Base64", "BigEndian", "Date", "Decimal", "Enum", "Epoch", "Hex", "IsoTime", "Local", "Number", "Parse", "TimeFormat"]
 
-Unit = Literal["s", "ms", "us", "ns"]
+Unit = Literal["s", "ms", "us", "ns", "ticks"]
 Choice = Literal["earlier", "later", "reject"]
 
 MAX_SCALE = 15
@@ -47,10 +47,11 @@ class Parse:
 
 @dataclass(frozen=True)
 class Epoch(Parse):
-    """A number of units since 1970 in UTC: ``"s"``, ``"ms"``, ``"us"`` or ``"ns"``.
+    """A number of units since 1970 in UTC: ``"s"``, ``"ms"``, ``"us"`` or ``"ns"``; or ``"ticks"``, .NET's 100 ns since the year 1.
 
-    Whole numbers are exact, nanoseconds floored to microseconds. A float is the nearest microsecond to it, ties to the even one.
-    ``text``: also a text that holds such a number, floored. In columns of files a timestamp with a unit of its own is what it is.
+    Whole numbers are exact, nanoseconds and ticks floored to microseconds. A float is the nearest microsecond to it, ties to the even one.
+    ``text``: also a text that holds such a number, floored; in milliseconds also as ``/Date(1714557660123+0200)/`` (OData of SAP and .NET,
+    whose offset moves no moment). In columns of files a timestamp with a unit of its own is what it is.
     """
 
     unit: Unit
@@ -58,14 +59,33 @@ class Epoch(Parse):
     dtypes: ClassVar[tuple[str, ...]] = ("timestamp",)
 
     def __post_init__(self) -> None:
-        if self.unit not in ("s", "ms", "us", "ns"):
-            raise self._refuse(f"unit {self.unit!r} is none of s, ms, us, ns; write Epoch('ms')")
+        if self.unit not in get_args(Unit):
+            raise self._refuse(f"unit {self.unit!r} is none of {', '.join(get_args(Unit))}; write Epoch('ms')")
         if not isinstance(self.text, bool):
             raise self._refuse(f"text={self.text!r} is neither True nor False")
 
 
+class Local(Parse):
+    """What may be in local times of a zone: the base of those that read texts of times. ``format`` is how such a text may be written."""
+
+    format: str
+    zone: str | None
+    ambiguous: Choice
+    missing: Choice
+
+    def _check_zone(self) -> None:
+        if self.zone is not None:
+            try:
+                zoneinfo.ZoneInfo(self.zone)
+            except (ValueError, OSError, KeyError, TypeError):
+                raise self._refuse(f"zone {self.zone!r} is no time zone of the IANA; write one such as 'Europe/Paris' or 'UTC'") from None
+        for name in ("ambiguous", "missing"):
+            if getattr(self, name) not in ("earlier", "later", "reject"):
+                raise self._refuse(f"{name}={getattr(self, name)!r} is none of 'earlier', 'later', 'reject'")
+
+
 @dataclass(frozen=True)
-class TimeFormat(Parse):
+class TimeFormat(Local):
     """A text in a format of Python's ``datetime.strptime``, in local time of an IANA ``zone`` unless the format reads one (``%z``).
 
     Where clocks are put back, a local time is there twice: ``ambiguous`` takes the ``"earlier"`` or the ``"later"`` of both moments, or
@@ -102,14 +122,26 @@ class TimeFormat(Parse):
                 else "reads no zone; give one, e.g. zone='Europe/Paris' or 'UTC'"
             )
             raise self._refuse(f"format {self.format!r} {said}")
-        if self.zone is not None:
-            try:
-                zoneinfo.ZoneInfo(self.zone)
-            except (ValueError, OSError, KeyError, TypeError):
-                raise self._refuse(f"zone {self.zone!r} is no time zone of the IANA; write one such as 'Europe/Paris' or 'UTC'") from None
-        for name in ("ambiguous", "missing"):
-            if getattr(self, name) not in ("earlier", "later", "reject"):
-                raise self._refuse(f"{name}={getattr(self, name)!r} is none of 'earlier', 'later', 'reject'")
+        self._check_zone()
+
+
+@dataclass(frozen=True)
+class IsoTime(Local):
+    """A text as ISO 8601 has it, and databases and programs that print a moment: ``2024-05-01 10:00:00.123+00``, ``2024-05-01T10:00``.
+
+    A ``T`` or a blank behind the day, seconds and any digits of them (floored) or none, and a zone as ``Z``, ``UTC``, ``+hh``, ``+hhmm`` or
+    ``+hh:mm``, with a blank before it or not. A text that says no zone is local time of ``zone``, as of :class:`TimeFormat`, with its
+    ``ambiguous`` and ``missing``; without a ``zone`` it is refused.
+    """
+
+    zone: str | None = None
+    ambiguous: Choice = "reject"
+    missing: Choice = "reject"
+    dtypes: ClassVar[tuple[str, ...]] = ("timestamp",)
+    format: ClassVar[str] = "%Y-%m-%dT%H:%M:%S.%f"  # type: ignore[misc]
+
+    def __post_init__(self) -> None:
+        self._check_zone()
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms.columns import EXACT, MAX_INT64, convert, float64_values, int64_values, is_text
-from transforms.parsing import Date, Decimal, Epoch, Number, Parse, TimeFormat
-from transforms.time_texts import fixed_texts
+from transforms.parsing import Date, Decimal, Epoch, IsoTime, Number, Parse, TimeFormat
+from transforms.time_texts import fixed_texts, utc_texts
 from transforms.zones import utc_of
 
-__all__ = ["Quick", "quick"]
+__all__ = ["YEAR_ONE_US", "Quick", "quick"]
+
+YEAR_ONE_US = -62_135_596_800_000_000
+"""The first moment of the year 1, from which ticks are counted."""
 
 Quick = tuple[npt.NDArray[np.int64] | npt.NDArray[np.float64], npt.NDArray[np.bool_]]
 """Values [N], and which of them are right, bool [N]; nothing is said of the others."""
@@ -28,9 +31,11 @@ def quick(column: pa.Array, parse: Parse, dtype: str) -> Quick | None:
     if isinstance(parse, Epoch):
         if whole:
             return _epoch_whole(column, parse)
-        if real and parse.unit != "ns":
+        if real and parse.unit in _FACTORS:
             return _epoch_real(float64_values(column.cast(pa.float64())), _FACTORS[parse.unit])
         if parse.text and is_text(t):
+            if parse.unit == "ms" and not _is_binary(t):
+                column = pc.replace_substring_regex(column, r"^/Date\((-?[0-9]{1,18})([+-][0-9]{4})?\)/$", r"\1")
             texts, sure = _matching(column, r"^-?[0-9]{1,18}$")
             return (_epoch_whole(texts.cast(pa.int64()), parse)[0], sure) if sure.any() else None
     if isinstance(parse, Date):
@@ -42,6 +47,8 @@ def quick(column: pa.Array, parse: Parse, dtype: str) -> Quick | None:
             return _scaled(int64_values(convert(column, "timestamp")[0]), _DAY_US)
         if is_text(t):
             return fixed_texts(column, "%Y-%m-%d")
+    if isinstance(parse, IsoTime) and is_text(t):
+        return _iso(column, parse)
     if isinstance(parse, TimeFormat) and is_text(t) and parse.zone is not None:
         found = fixed_texts(column, parse.format)
         if found is not None:
@@ -69,6 +76,28 @@ def quick(column: pa.Array, parse: Parse, dtype: str) -> Quick | None:
     return None
 
 
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _iso(column: pa.Array, parse: IsoTime) -> Quick | None:
+    """Texts with seconds in UTC, and those that say no zone; offsets are left."""
+    texts, sure = _matching(column, r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9:.]{8,15} ?(Z|z|UTC|GMT|[+-]00(:?00)?)?$")
+    if not sure.any():
+        return None
+    texts = pc.replace_substring_regex(texts, r"^(.{10})[t ]", r"\1T")
+    texts = pc.replace_substring_regex(texts, r" ?(Z|z|UTC|GMT|[+-]00(:?00)?)$", "Z")
+    us, whole = utc_texts(texts)
+    if parse.zone is None or whole.all():
+        return us, sure & whole
+    local, naive = np.zeros(len(us), np.int64), np.zeros(len(us), bool)
+    for form in (parse.format, parse.format.removesuffix(".%f")):
+        found, own = fixed_texts(texts, form) or (local, naive)
+        local, naive = np.where(own, found, local), naive | own
+    moments, there = utc_of(local.astype(np.int64), parse.zone, parse.ambiguous, parse.missing)
+    return np.where(whole, us, moments), sure & (whole | (naive & there))
+
+
 def _matching(column: pa.Array, pattern: str) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
     """The texts, where they are of the pattern and "0" elsewhere; and where they are."""
     try:
@@ -87,12 +116,14 @@ def _scaled(values: npt.NDArray[np.int64], factor: int) -> Quick:
 
 
 def _epoch_whole(column: pa.Array, parse: Epoch) -> Quick:
-    if pa.types.is_uint64(column.type) and parse.unit == "ns":
-        big = column.fill_null(0).to_numpy(zero_copy_only=False) // np.uint64(1000)
-        return big.astype(np.int64), np.ones(len(big), bool)
+    if pa.types.is_uint64(column.type) and parse.unit in ("ns", "ticks"):
+        big = column.fill_null(0).to_numpy(zero_copy_only=False) // np.uint64(1000 if parse.unit == "ns" else 10)
+        return big.astype(np.int64) + (YEAR_ONE_US if parse.unit == "ticks" else 0), np.ones(len(big), bool)
     values = int64_values(convert(column, "timestamp")[0])
     if parse.unit == "ns":
         return np.floor_divide(values, 1000), np.ones(len(values), bool)
+    if parse.unit == "ticks":
+        return np.floor_divide(values, 10) + YEAR_ONE_US, values >= 0  # what is far below would not fit
     return _scaled(values, _FACTORS[parse.unit])
 
 

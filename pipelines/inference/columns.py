@@ -15,20 +15,27 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.inference.names import words
+from pipelines.inference.names import called, words
+from transforms.conversions import value_of
 from transforms.instants import micros_of, micros_of_text
+from transforms.json_payload import Refused
+from transforms.parsing import Epoch, IsoTime
 
 __all__ = ["NONE", "Column", "describe", "time_like"]
 
 NONE = np.iinfo(np.int64).min
 """In place of a moment: there is none."""
 MOST_WORDS = 12
+_IDS = {"id", "code", "key", "zip", "phone", "number"}
+"""Words of names whose digits are no amounts."""
 _WORD = re.compile(r"[^\W\d_]+([ _-][^\W\d_]+)*")
 _UNITS = (("s", 1_000_000), ("ms", 1_000), ("us", 1))
 _DAY = 86_400
 _OF_DAY = (1_000_000, 1_000_000_000)
 """Microseconds and nanoseconds; milliseconds of a day are as large as seconds of a year."""
 _FIRST, _LAST = 631_152_000, 4_102_444_800  # 1990 and 2100, in seconds
+_TICKS = 628_929_792_000_000_000, 662_380_416_000_000_000
+"""1994 and 2100 in ticks of .NET: as nanoseconds since 1970 these are of December 1989 to 1990, of which few data are."""
 _TIME = {
     "time",
     "timestamp",
@@ -58,6 +65,7 @@ _FORMATS = (
     (r"^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d$", "%Y/%m/%d %H:%M:%S"), (r"^\d\d\.\d\d\.\d{4}$", "%d.%m.%Y"), (r"^\d\d/\d\d/\d{4}$", "%d/%m/%Y"),
 )  # fmt: skip
 _DAYS = r"^(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])$"
+_ISO = r"^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d)?([.,]\d+)?( ?(Z|z|UTC|GMT|[+-]\d\d(:?\d\d)?))?$"
 _PACKED = r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)$"
 
 
@@ -88,6 +96,11 @@ class Column:
     """Whether it is the position of an event's element in the list that is exploded, which stands nowhere."""
 
     @property
+    def called(self) -> str:
+        """The name that it has in the data."""
+        return called(self.steps)[-1]
+
+    @property
     def required(self) -> bool:
         """Whether every record has it."""
         return self.nulls == 0
@@ -105,8 +118,9 @@ def time_like(name: str) -> bool:
 
 
 def describe(
-    steps: tuple[Any, ...], values: list[Any], kind: pa.DataType | None, text: bool, decimal_mark: str, zone: str | None
-) -> Column:
+    steps: tuple[Any, ...], values: list[Any], kind: pa.DataType | None, text: bool, decimal_mark: str, zone: str | None,
+    thousands: str | None = None,
+) -> Column:  # fmt: skip
     """What N values are. ``text``: their format has nothing else; ``kind``: their type in the file, where it has one."""
     rows = len(values)
     column = Column(steps, rows, sum(v is None for v in values))
@@ -121,7 +135,7 @@ def describe(
         return column
     types = set(map(type, values)) - {type(None)}
     if types <= {str}:
-        _texts(column, values, text, decimal_mark, zone)
+        _texts(column, values, text, decimal_mark, zone, thousands)
     elif types == {bool}:
         column.dtype, column.distinct = "bool", len({v for v in values if v is not None})
     elif types == {int} or types == {int, float} or types == {float}:
@@ -167,7 +181,7 @@ def _plain_numbers(column: Column, values: list[Any], types: set[type]) -> None:
         if len(finite) < len(known):
             column.notes.append(f"{len(known) - len(finite):,} values are NaN or infinite, which are rejects; where= may pass them over")
         whole = all(float(v).is_integer() and abs(v) < 2**53 for v in finite)
-        ids = {"id", "code", "nr", "number"} & set(words(str(column.steps[-1])))
+        ids = {"id", "code", "nr", "number"} & set(words(column.called))
         column.dtype = "int64" if whole and finite and ids and len(finite) == len(known) else "float64"
         values = [None if v is None else float(v) for v in values]
         if column.dtype == "int64":
@@ -180,8 +194,20 @@ def _plain_numbers(column: Column, values: list[Any], types: set[type]) -> None:
 
 def _epoch(column: Column, values: list[Any]) -> None:
     """Integers of a time, by their size and name."""
-    name = str(column.steps[-1])
-    if not isinstance(column.low, (int, float)) or not (time_like(name) or (name.startswith("column_") and _rising(values))):
+    name = column.called
+    if not isinstance(column.low, (int, float)) or not (
+        time_like(name) or "$date" in column.steps or (name.startswith("column_") and _rising(values))
+    ):
+        return
+    if {"date", "day", "dt"} & set(words(name)) and column.low * _DAY >= _FIRST and column.high * _DAY <= _LAST and column.dtype == "int64":
+        column.dtype, column.domain, column.parse = "timestamp", None, "Date()"
+        column.notes.append("QUESTION: days since 1970?")
+        _moments(column, [None if v is None else int(v) * _DAY * 1_000_000 for v in values])
+        return
+    if column.dtype == "int64" and _TICKS[0] <= column.low and column.high <= _TICKS[1]:
+        column.dtype, column.domain, column.parse = "timestamp", None, 'Epoch("ticks")'
+        column.notes.append("100 ns since the year 1, as of .NET; as nanoseconds since 1970 they would be of 1990")
+        _moments(column, [None if v is None else value_of(int(v), Epoch("ticks"), "timestamp") for v in values])
         return
     for unit, scale in (*_UNITS, ("ns", 0)):
         factor = 1_000_000 // scale if scale else 1_000_000_000
@@ -234,10 +260,10 @@ def _times(column: Column, values: list[Any], zone: str | None) -> None:
     _moments(column, [None if v is None else micros_of(v) for v in values])
 
 
-def _texts(column: Column, values: list[Any], text: bool, decimal_mark: str, zone: str | None) -> None:
+def _texts(column: Column, values: list[Any], text: bool, decimal_mark: str, zone: str | None, thousands: str | None) -> None:
     array = pa.array(values, pa.string())
     column.distinct = int(pc.count_distinct(array).as_py())
-    name = str(column.steps[-1])
+    name = column.called
 
     first = next(v for v in values if v is not None)
 
@@ -251,28 +277,38 @@ def _texts(column: Column, values: list[Any], text: bool, decimal_mark: str, zon
             column.dtype = "timestamp"
             _moments(column, us)
             return
-    if all_match(r"^\d{4}-\d\d-\d\d$"):
+    version = any(w.endswith("version") for w in words(name))
+    if not version and all_match(r"^\d{4}-\d\d-\d\d$"):
         column.dtype, column.parse = "timestamp", "Date()"
         _moments(column, [None if v is None else micros_of(dt.datetime.fromisoformat(v).replace(tzinfo=dt.UTC)) for v in values])
         return
     for pattern, form in _FORMATS:
         if all_match(pattern) and _formatted(column, values, form, zone):
             return
+    if all_match(_ISO) and _printed(column, values, zone):
+        return
+    if all_match(r"^/Date\(-?\d{1,15}([+-]\d{4})?\)/$"):
+        column.dtype, column.parse = "timestamp", 'Epoch("ms", text=True)'
+        _moments(column, [None if v is None else value_of(v, Epoch("ms", text=True), "timestamp") for v in values])
+        return
     if not text and time_like(name) and all_match(_DAYS) and _formatted(column, values, "%Y%m%d", zone):
         return
     mark = re.escape(decimal_mark)
+    if thousands and all_match(_grouped(thousands, decimal_mark)) and pc.any(pc.match_substring(array, thousands)).as_py():
+        array = pc.replace_substring(array, thousands, "")
+        values, first = array.to_pylist(), first.replace(thousands, "")
     if text and pc.all(pc.is_in(pc.utf8_lower(array), value_set=pa.array(["true", "false", None], pa.string()))).as_py():
         column.dtype = "bool"
     elif all_match(r"^[+-]?(0|[1-9]\d{0,18})$") and all(v is None or abs(int(v)) < 2**63 for v in values):
         whole = [None if v is None else int(v) for v in values]
         if text:
             _plain_numbers(column, whole, {int})
-        elif not {"id", "code", "key", "zip", "phone", "number"} & set(words(name)):
+        elif not _IDS & set(words(name)):
             column.dtype, column.parse = "int64", "Number()"
             _numbers(column, whole)
             _epoch_text(column, whole)
-    elif not text and any(w.endswith("version") for w in words(name)):
-        pass  # 1.0 is followed by 1.0.1
+    elif not text and (version or _IDS & set(words(name))):
+        pass  # 1.0 is followed by 1.0.1; 1234.1714557660 is who it is, as GA4 has it
     elif all_match(rf"^[+-]?(\d{{1,15}}({mark}\d*)?|{mark}\d+)([eE][+-]?\d{{1,2}})?$") and not all_match(r"^[+-]?0\d"):
         _real_texts(column, values, text, decimal_mark)
     elif all_match(r"^\d+$") and text:
@@ -296,6 +332,12 @@ def _texts(column: Column, values: list[Any], text: bool, decimal_mark: str, zon
             column.domain = known
 
 
+def _grouped(thousands: str, decimal_mark: str) -> str:
+    """What numbers look like in groups of three digits, and those that are too small for it."""
+    group, mark = re.escape(thousands), re.escape(decimal_mark)
+    return rf"^[+-]?\d{{1,3}}({group}\d{{3}})*({mark}\d*)?$"
+
+
 def _real_texts(column: Column, values: list[Any], text: bool, decimal_mark: str) -> None:
     plain = [None if v is None else v.replace(decimal_mark, ".") for v in values]
     exponents = any(v is not None and "e" in v.lower() for v in plain)
@@ -304,7 +346,7 @@ def _real_texts(column: Column, values: list[Any], text: bool, decimal_mark: str
     column.dtype = "float64"
     if text and all(v is None or v.is_integer() for v in real):
         column.notes.append("written as floats")
-        column.dtype = "int64" if {"id", "code", "nr", "number"} & set(words(str(column.steps[-1]))) else "float64"
+        column.dtype = "int64" if {"id", "code", "nr", "number"} & set(words(column.called)) else "float64"
     if not text:
         column.parse = "Number()" if exponents or scale > 15 else f"Decimal(scale={scale})"
     _numbers(column, real)
@@ -328,8 +370,28 @@ def _formatted(column: Column, values: list[Any], form: str, zone: str | None) -
         if zone is None:
             column.notes.append("QUESTION: local time of which zone? UTC is assumed; infer --zone Europe/Paris says another")
         _local(column, read, form, zone or "UTC")
-    if form.startswith(("%d/%m", "%m/%d")):
+    if form.startswith(("%d/%m", "%m/%d")) and all(at is None or at.day <= 12 for at in read):
         column.notes.append("QUESTION: day/month or month/day?")
+    return True
+
+
+def _printed(column: Column, values: list[Any], zone: str | None) -> bool:
+    """Moments as databases and programs print them; of some the zone, the fraction or the seconds are left out."""
+    how: dict[str, Any] = {}
+    naive = [v is not None and re.search(r"(Z|z|UTC|GMT|[+-]\d\d(:?\d\d)?)$", v[16:]) is None for v in values]
+    if any(naive):
+        how = {"zone": zone or "UTC", "ambiguous": "earlier", "missing": "later"}
+        column.naive = zone is None
+    try:
+        us = [None if v is None else value_of(v, IsoTime(**how), "timestamp") for v in values]
+    except Refused:
+        return False
+    column.dtype, column.parse = "timestamp", "IsoTime()"
+    if how:
+        column.parse = f'IsoTime(zone="{how["zone"]}", ambiguous="earlier", missing="later")'
+        if zone is None:
+            column.notes.append("QUESTION: local time of which zone? UTC is assumed; infer --zone Europe/Paris says another")
+    _moments(column, us)
     return True
 
 

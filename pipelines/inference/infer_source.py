@@ -8,11 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from pipelines.inference.names import identifier
 from pipelines.inference.proposal import Proposal, propose
 from pipelines.inference.sampling import Sample, sample_files
 from pipelines.inference.table_records import sample_table
-from pipelines.inference.topic_records import sample_payloads
+from pipelines.inference.topic_records import key_names, sample_payloads
 from pipelines.inference.writing import USED, definition
 from pipelines.project.config import KafkaSettings
 from pipelines.sources.broker import PartitionReader
@@ -22,6 +24,8 @@ from transforms.tables import Query, Table
 __all__ = ["Inferred", "infer_files", "infer_table", "infer_topic"]
 
 POLL_MS = 2_000
+MOST_KEYS = 100
+"""Keys of records that are looked at."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +65,14 @@ def infer_topic(
     bytes. Raises DataError, UnknownTopic, BrokerAway, ConfigError."""
     count = reader.partitions(topic)
     payloads: list[bytes | None] = []
+    keys: list[bytes | None] = []
     for partition in range(count):
         offset, end, kept = reader.start(topic, partition), reader.end(topic, partition), 0
         while offset < end and kept < -(-rows // count):
             fetched = reader.poll(topic, partition, offset, -(-rows // count) - kept, POLL_MS)
             payloads += fetched.payloads.to_pylist()
+            if len(keys) < MOST_KEYS:
+                keys += [key for key, _, _ in fetched.original(np.arange(min(MOST_KEYS, len(fetched.offsets))))]
             kept += len(fetched.offsets)
             if fetched.next_offset == offset:
                 break
@@ -74,6 +81,7 @@ def infer_topic(
         raise DataError(f"topic {topic!r} holds no records; nothing can be said of it")
     name = _named(name, topic.rpartition(".")[2] or topic)
     sample, form = sample_payloads(payloads, explode, kafka=kafka, name=name, topic=topic, form=form)
+    sample.key_names = key_names(keys, kafka, name)
     told = f"topic {topic}, {sample.rows:,} records in {form}"
     made = _made(sample, name, f"events/{name}", topic, explode, event_time, zone, group, told)
     if form == "json" or (kafka is not None and kafka.formats.get(name) == form):

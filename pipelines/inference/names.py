@@ -6,10 +6,11 @@ import keyword
 import re
 import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
 from transforms.definitions import RESERVED
 
-__all__ = ["identifier", "taken_from", "words"]
+__all__ = ["called", "identifier", "taken_from", "words"]
 
 _SPECIAL = str.maketrans(
     {
@@ -47,9 +48,15 @@ def identifier(name: str) -> str:
     return f"{made}_value" if made in RESERVED or keyword.iskeyword(made) else made
 
 
-def taken_from(steps: Sequence[str], taken: set[str]) -> str:
+def called(steps: Sequence[Any]) -> list[str]:
+    """The names on a way that call something: without places in lists, and without the types that MongoDB writes (``$date``, ``$oid``)."""
+    inner = [str(s) for s in steps if s != "[]"]
+    return [s for s in inner if not s.startswith("$")] or inner
+
+
+def taken_from(steps: Sequence[Any], taken: set[str]) -> str:
     """A name for what stands at ``steps`` that is not taken yet: of its last part, with those before it where need be."""
-    inner = [s for s in steps if s != "[]"]
+    inner = called(steps)
     own = identifier(inner[-1])
     tries = [own] if len(inner) == 1 or "[]" in steps else []
     tries += [identifier("_".join(inner[-k:])) for k in range(2, len(inner) + 1)] or [own]

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipelines.inference.columns import NONE, Column, describe, time_like
-from pipelines.inference.names import taken_from, words
+from pipelines.inference.envelope import Envelope
+from pipelines.inference.names import identifier, taken_from, words
 from pipelines.inference.sampling import Sample
 from transforms.errors import DataError
 
 __all__ = ["Disorder", "Proposal", "propose"]
 
 _BEGINS = {"event", "created", "occurred", "pickup", "start", "started", "ordered", "order", "begin", "sent"}
+_PLAIN = {"timestamp", "event_time", "event_timestamp", "event_ts", "event_at", "occurred_at"}
 _LATER = {
     "end", "ended", "updated", "modified", "expires", "expiry", "dropoff", "due", "birth", "received", "ingested", "processed", "deleted",
     "delivered", "delivery", "finish", "finished", "loaded",
@@ -84,13 +86,19 @@ class Proposal:
     @property
     def keys(self) -> list[Column]:
         """Columns that could be an entity's key, the most likely first."""
-        found = [c for c in self.columns if c.dtype in ("string", "int64") and not c.parse and c.required and 1 < c.distinct <= c.rows / 4]
-        return sorted(found, key=lambda c: (_key_rank(c), self.columns.index(c)))
+        of_row = self.sample.envelope.of_row if self.sample.envelope else lambda steps: steps
+        found = [c for c in self.columns if c.dtype in ("string", "int64") and not c.parse and c.required and of_row(c.steps)]
+        found = [c for c in found if 1 < c.distinct <= (c.rows if self._is_key(c) else c.rows / 4)]
+        return sorted(found, key=lambda c: (not self._is_key(c), _key_rank(c), self.columns.index(c)))
+
+    def _is_key(self, column: Column) -> bool:
+        """Whether it stands in the records' keys, too: what they are about."""
+        return column.called in self.sample.key_names
 
     @property
     def measures(self) -> list[Column]:
         """Columns of numbers to make means of."""
-        skip = {"id", "code", "type", "flag", "label", "key", "number", "lat", "lon", "seq", *_KEYS}
+        skip = {"id", "code", "type", "flag", "label", "key", "number", "lat", "lon", "latitude", "longitude", "seq", "pos", "lsn", *_KEYS}
         found = [c for c in self.columns if c.dtype in ("float64", "int64") and c.distinct > 5 and not skip & set(words(c.name))]
         hint = {"amount", "amt", "fare", "price", "total", "value", "wert", "temp", "duration", "distance"}
         return sorted(found, key=lambda c: (c.dtype != "float64", not hint & set(words(c.name)), self.columns.index(c)))
@@ -99,14 +107,17 @@ class Proposal:
 def propose(sample: Sample, *, zone: str | None = None, explode: str | None = None, event_time: str | None = None) -> Proposal:
     """A definition for a sample. ``zone`` is that of times without one; ``event_time`` names a column or path. Raises DataError."""
     mark = sample.dialect.decimal if sample.dialect else "."
-    described = [describe(s, v, sample.kinds.get(s), sample.text, mark, zone) for s, v in sample.columns.items()]
+    thousands = sample.dialect.thousands if sample.dialect else None
+    described = [describe(s, v, sample.kinds.get(s), sample.text, mark, zone, thousands) for s, v in sample.columns.items()]
+    described = [c for c in described if c.nulls < c.rows or not any(o.steps[: len(c.steps)] == c.steps != o.steps for o in described)]
     _leave_out_mixed(described, sample)
     columns = [c for c in described if not c.left_out]
     taken = {"event_at"}
     for column in columns:
-        column.name = taken_from(column.steps, taken)
+        column.name = _name(column, sample.envelope, taken)
     _note_twins(columns)
-    when, offset = _event_time(columns, event_time)
+    changed = None if sample.envelope is None else _of_change(columns, sample.envelope)
+    when, offset = _event_time(columns, event_time) if changed is None or event_time is not None else (changed, False)
     day = next((c for c in columns if c.required and c.parse == "Date()"), None)
     if day is not None and event_time is None and when is day:  # a time of the day beside it tells more
         when, offset = next(((c, True) for c in columns if c.required and c.of_day), (when, offset))
@@ -117,7 +128,7 @@ def propose(sample: Sample, *, zone: str | None = None, explode: str | None = No
         tie = Column((name,), sample.rows, dtype="int64", name=name, is_index=True)
         fields.append(tie)
     else:
-        tie = _tie_breaker(fields)
+        tie = _tie_breaker([c for c in fields if sample.envelope and sample.envelope.is_place(c.steps)], fields)
     disorder = _disorder(when, sample.parts)
     return Proposal(
         sample,
@@ -130,6 +141,22 @@ def propose(sample: Sample, *, zone: str | None = None, explode: str | None = No
         offset=offset,
         day=day if when.of_day else None,
     )
+
+
+def _of_change(columns: list[Column], envelope: Envelope) -> Column | None:
+    """The moment of a change. What is done to rows is more than what was seen."""
+    for column in columns:
+        if column.steps == (*envelope.at, "op"):
+            column.domain = None
+    return next((c for c in columns if envelope.is_time(c.steps) and c.required and c.dtype == "timestamp"), None)
+
+
+def _name(column: Column, envelope: Envelope | None, taken: set[str]) -> str:
+    if envelope is None:
+        return taken_from(column.steps, taken)
+    if envelope.is_time(column.steps):
+        return taken_from(("changed_at",), taken)
+    return taken_from(envelope.of_row(column.steps) or column.steps[len(envelope.at) :], taken)
 
 
 def _leave_out_mixed(columns: list[Column], sample: Sample) -> None:
@@ -183,7 +210,7 @@ def _event_time(columns: list[Column], asked: str | None) -> tuple[Column, bool]
         return min(times, key=lambda c: (_time_rank(c), columns.index(c))), False
     seconds = [
         c for c in columns
-        if c.dtype == "int64" and c.required and time_like(str(c.steps[-1])) and isinstance(c.low, int) and c.low >= 0
+        if c.dtype == "int64" and c.required and time_like(c.called) and isinstance(c.low, int) and c.low >= 0
         and (c.high < 2**31 or c.of_day)
     ]  # fmt: skip
     if seconds:
@@ -193,17 +220,24 @@ def _event_time(columns: list[Column], asked: str | None) -> tuple[Column, bool]
     )
 
 
-def _time_rank(column: Column) -> tuple[int, int]:
-    """What begins something, what is no more than a time, what tells days alone, what comes after the event."""
+def _time_rank(column: Column) -> tuple[int, bool, int]:
+    """What is called a time and nothing more, what begins something, another time, what tells days alone, what comes after the event; of
+    elements that are events their own before that of all."""
     found = set(words(column.name))
     assert column.moments is not None
     known = column.moments[column.moments != NONE]
     days = len(known) > 1 and bool((known % _DAY_US == known[0] % _DAY_US).all())
-    return (3 if found & _LATER else 2 if days else 0 if found & _BEGINS else 1, len(column.steps))
+    plain = identifier(column.called) in _PLAIN
+    rank = 4 if found & _LATER else 3 if days else 0 if plain else 1 if found & _BEGINS else 2
+    return rank, "[]" not in column.steps, len(column.steps)
 
 
-def _tie_breaker(columns: list[Column]) -> Column:
+def _tie_breaker(first: list[Column], columns: list[Column]) -> Column:
+    """``first``: places in a log, which are in order whether or not they are unique."""
     fit = [c for c in columns if c.dtype in ("string", "int64") and c.required]
+    placed = [c for c in first if c in fit]
+    if placed:
+        return max(placed, key=lambda c: c.distinct)
     if not fit:
         raise DataError("no column of text or whole numbers is there in every record; a tie breaker is needed: add an id to the data")
     unique = [c for c in fit if c.unique]

@@ -9,6 +9,7 @@ import csv
 import io
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
+from pipelines.inference.envelope import Envelope, envelope_of
 from pipelines.sources.file_formats.compressed_file import opened
 from pipelines.sources.file_formats.file_format import COMPRESSED, UnreadableFileError, format_of
 from pipelines.sources.file_formats.json_lines_file import MAX_LINE_BYTES
@@ -63,6 +65,10 @@ class Sample:
     lists: dict[Steps, int] = field(default_factory=dict)
     kinds: dict[Steps, pa.DataType] = field(default_factory=dict)
     folders: tuple[str, ...] = ()
+    envelope: Envelope | None = None
+    """What Debezium puts around each row, where its records are such."""
+    key_names: frozenset[str] = frozenset()
+    """The names of what stands in the records' keys."""
     more: int = 0
     """Values that were passed over, as there were :data:`MOST_COLUMNS` names before theirs."""
 
@@ -96,7 +102,7 @@ def sample_files(
     made = flattened(records, explode)
     return Sample(
         made.columns, made.rows, parts if made.rows == len(records) else [made.rows], "file", dialect is not None, dialect, suffix,
-        made.lists, types, tuple(columns), made.more,
+        made.lists, types, tuple(columns), made.envelope, more=made.more,
     )  # fmt: skip
 
 
@@ -115,7 +121,10 @@ def flattened(records: Sequence[Mapping[str, Any]], explode: str | None = None) 
     lists: dict[Steps, int] = {}
     wanted = tuple(explode.split(".")) if explode else None
     row = more = 0
+    envelope = envelope_of(records)
     for record in records:
+        if envelope is not None and not envelope.has_row(record):
+            continue
         elements: Sequence[Any] = [None]
         if wanted is not None:
             inner: Any = record
@@ -124,6 +133,8 @@ def flattened(records: Sequence[Mapping[str, Any]], explode: str | None = None) 
             elements = inner if isinstance(inner, list) else []
         for element in elements:
             for steps, value in _leaves(record, (), wanted, element, lists):
+                if envelope is not None and not envelope.keeps(steps):
+                    continue
                 column = columns.get(steps)
                 if column is None:
                     if len(columns) >= MOST_COLUMNS:
@@ -139,7 +150,9 @@ def flattened(records: Sequence[Mapping[str, Any]], explode: str | None = None) 
         raise DataError(
             f"--explode {explode}: no record has a list there; lists of objects: {', '.join('.'.join(s) for s in lists) or 'none'}"
         )
-    return Sample(columns, row, [row], "records", lists=lists, more=more)
+    if envelope is not None:
+        lists = {steps: n for steps, n in lists.items() if envelope.keeps(steps)}
+    return Sample(columns, row, [row], "records", lists=lists, envelope=envelope, more=more)
 
 
 def _leaves(
@@ -307,7 +320,11 @@ def dialect_of(start: bytes, encoding: str | None, what: str, header: bool | Non
     values = {value for row in rows[1 if header else 0 :] for value in row}
     nulls = ["", *(n for n in ("\\N", "NULL", "null", "NA", "N/A", "NaN", "nan", "None") if n in values)]
     more: dict[str, Any] = {}
-    if delimiter != "," and _comma_decimals(values):
+    for mark, group in ((",", "."), (".", ","), (",", " "), (",", "\u00a0"), (",", "\u202f"), (".", "'")):
+        if any(re.fullmatch(rf"[+-]?\d{{1,3}}({re.escape(group)}\d{{3}})+{re.escape(mark)}\d+", value) for value in values):
+            more |= {"decimal": mark, "thousands": group}
+            break
+    if not more and delimiter != "," and _comma_decimals(values):
         more["decimal"] = ","
     if not header:
         more |= {"header": False, "columns": _columns(best[1])}

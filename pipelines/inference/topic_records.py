@@ -11,10 +11,12 @@ import pyarrow as pa
 from pipelines.inference.sampling import Sample, Steps, dialect_of, json_object, sample_records, text_records, types_of
 from pipelines.project.config import KafkaSettings
 from pipelines.sources.formats.framing import HEADER
+from pipelines.sources.formats.record_keys import RecordKeys
 from transforms.definitions import EventSource, Field
 from transforms.errors import ConfigError, DataError
+from transforms.json_payload import Refused
 
-__all__ = ["sample_payloads"]
+__all__ = ["key_names", "sample_payloads"]
 
 _FRAMED = {"AVRO": "avro", "PROTOBUF": "protobuf", "JSON": "json_schema"}
 
@@ -46,6 +48,24 @@ def sample_payloads(
     if not records:
         raise DataError(f"none of the {len(payloads):,} records can be read as {form}; say --format, or sample a file of events instead")
     return sample_records(records, explode, dialect, types), form
+
+
+def key_names(keys: Sequence[bytes | None], kafka: KafkaSettings | None, name: str) -> frozenset[str]:
+    """The names of the members of records' keys that are objects: of JSON, with Kafka Connect's schema around it or not, or in a registry's
+    framing. Raises ConfigError and RegistryAway."""
+    source = EventSource(name=name, fields=[Field("key", "string", required=True)], event_time="at", tie_breaker="key")
+    opened, found = RecordKeys(source, kafka or KafkaSettings()).opened, set[str]()
+    for key in keys:
+        if not key:
+            continue
+        try:
+            held: Any = opened(key) if key[0] == 0 and len(key) > HEADER.size else json_object(key)
+        except Refused:
+            continue
+        if isinstance(held, dict):
+            inside = held["payload"] if set(held) == {"schema", "payload"} else held
+            found |= set(inside) if isinstance(inside, dict) else set()
+    return frozenset(found)
 
 
 def _looks_like(payloads: Sequence[bytes], source: EventSource, kafka: KafkaSettings) -> str:

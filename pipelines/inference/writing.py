@@ -47,6 +47,7 @@ def definition(made: Proposal, name: str, files: str, topic: str, group: bool, t
         used.add("Csv")
     if made.explode:
         lines.append(f"    explode={_text(made.explode)},")
+    lines += _envelope_lines(made, used)
     lines += _time_lines(made)
     tie = made.tie_breaker
     known = f"{tie.distinct:,} different in {tie.rows:,} records: not unique"
@@ -57,7 +58,7 @@ def definition(made: Proposal, name: str, files: str, topic: str, group: bool, t
     lines += ["    fields=[", *(f"        {line}" for line in columns), "    ],", ")"]
     lines += [f"# {_said_plainly(line)}" for line in _left_out(made)]
     body = "\n".join(lines)
-    for function in ("Date", "Decimal", "ElementIndex", "Epoch", "Hex", "Number", "TimeFormat"):
+    for function in ("Date", "Decimal", "ElementIndex", "Epoch", "Hex", "IsoTime", "Number", "TimeFormat"):
         if re.search(rf"\b{function}\(", body):
             used.add(function)
     if group:
@@ -102,7 +103,7 @@ def _table(table: Table) -> str:
 def _csv(dialect: Csv) -> str:
     plain = Csv()
     parts = []
-    for key in ("delimiter", "header", "columns", "quote", "nulls", "decimal", "encoding"):
+    for key in ("delimiter", "header", "columns", "quote", "nulls", "decimal", "thousands", "encoding"):
         value = getattr(dialect, key)
         if value != getattr(plain, key):
             parts.append(f"{key}={_value(value)}")
@@ -157,7 +158,7 @@ def _least(column: Column) -> int | None:
     number = column.dtype in ("int64", "float64") and isinstance(column.low, (int, float)) and column.low >= 0
     if not number or column.domain is not None or column.is_index:
         return None
-    return 0 if column.unsigned or _COUNTED & set(words(str(column.steps[-1]))) else 1
+    return 0 if column.unsigned or _COUNTED & set(words(column.called)) else 1
 
 
 def _said(column: Column) -> list[str]:
@@ -232,6 +233,21 @@ def _run(columns: list[Column], at: int) -> int:
 def _form(column: Column) -> tuple[Any, ...]:
     notes = [n for n in column.notes if n.startswith("QUESTION")]
     return column.dtype, column.required, column.parse, tuple(column.domain or ()), tuple(notes), _least(column)
+
+
+def _envelope_lines(made: Proposal, used: set[str]) -> list[str]:
+    envelope = made.sample.envelope
+    if envelope is None:
+        return []
+    used.add("col")
+    op = next(c.name for c in made.columns if c.steps == (*envelope.at, "op"))
+    passed = f" ({envelope.passed / envelope.rows:.0%} of the records)" if envelope.passed else ""
+    before = ".".join((*envelope.at, "before"))
+    return [
+        f"    # Changes of rows, as Debezium writes them: the row after each. A delete has none, and is passed over{passed}.",
+        f"    # What a row was before is at {before}.",
+        f'    where=col("{op}").isin([{", ".join(_text(each) for each in sorted({*envelope.ops, "c", "r", "u"}))}]),',
+    ]
 
 
 def _time_lines(made: Proposal) -> list[str]:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from transforms.columns import OK
 from transforms.conversions import column_of, value_of, values_of
 from transforms.json_payload import Refused
-from transforms.parsing import Base64, BigEndian, Date, Decimal, Enum, Epoch, Hex, Number, Parse, TimeFormat
+from transforms.parsing import Base64, BigEndian, Date, Decimal, Enum, Epoch, Hex, IsoTime, Number, Parse, TimeFormat
 from transforms.reasons import REASONS
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -99,6 +99,68 @@ def test_texts_of_epochs_only_where_declared(values: list[str]) -> None:
         except (decimal.InvalidOperation, ValueError, OverflowError):
             assert us == "wrong_type"
     assert set(same(values, Epoch("ms"), "timestamp", pa.string())) <= {"wrong_type"}
+
+
+@given(st.lists(st.one_of(ints, st.integers(0, 3_155_378_975_999_999_999)), max_size=20))
+@example([0, 638_501_544_601_230_000, 9, 10, 3_155_378_975_999_999_999, -1, 2**63 - 1, -(2**63)])
+def test_ticks_of_dotnet(values: list[int]) -> None:
+    got = same(values, Epoch("ticks"), "timestamp", pa.int64())
+    for value, us in zip(values, got, strict=True):
+        if 0 <= value <= 3_155_378_975_999_999_999:
+            assert EPOCH + us * US == datetime(1, 1, 1, tzinfo=UTC) + timedelta(microseconds=value // 10)
+    same([v for v in values if v >= 0], Epoch("ticks"), "timestamp", pa.uint64())
+    same([float(v) for v in values], Epoch("ticks"), "timestamp", pa.float64())
+    same([str(v) for v in values], Epoch("ticks", text=True), "timestamp", pa.string())
+
+
+@given(st.lists(st.integers(-(10**18) + 1, 10**18 - 1), max_size=20), st.sampled_from(["", "+0120", "-0900"]))
+def test_dates_of_odata(values: list[int], offset: str) -> None:
+    texts = [f"/Date({v}{offset})/" for v in values]
+    got = same([*texts, "/Date(x)/", "/Date(1)", "7"], Epoch("ms", text=True), "timestamp", pa.string(), pa.large_string(), pa.binary())
+    assert got == [max(-HUGE, min(HUGE, v * 1000)) for v in values] + ["wrong_type"] * 2 + [7000]
+    assert set(same(texts, Epoch("s", text=True), "timestamp", pa.string())) <= {"wrong_type"}
+
+
+MOMENTS = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30))
+ISO_ZONES = {
+    "Z": 0, "z": 0, " UTC": 0, "UTC": 0, "+00": 0, "-00:00": 0, " +0000": 0, "GMT": 0, "+05:30": 330, "-0930": -570, " +02": 120,
+    "+23:59": 1439,
+}  # fmt: skip
+
+
+@given(st.lists(st.tuples(MOMENTS, st.sampled_from(["T", " ", "t"]), st.integers(0, 9), st.sampled_from(list(ISO_ZONES))), max_size=12))
+def test_moments_as_databases_write_them(given: list[tuple[datetime, str, int, str]]) -> None:
+    """Against Python's own, of which the digits behind the sixth are none."""
+    texts, want = [], []
+    for at, between, digits, zone in given:
+        fraction = f"{at.microsecond:06}789"[:digits]
+        texts.append(f"{at:%Y-%m-%d}".rjust(10, "0") + f"{between}{at:%H:%M:%S}{'.' if digits else ''}{fraction}{zone}")
+        exact = at.replace(microsecond=int(f"{fraction[:6]:0<6}"), tzinfo=UTC)
+        want.append((exact - EPOCH) // US - ISO_ZONES[zone] * 60_000_000)
+    for parse in (IsoTime(), IsoTime("Europe/Paris")):
+        assert same(texts, parse, "timestamp", pa.string(), pa.large_string(), pa.binary()) == want
+
+
+@given(st.lists(st.tuples(MOMENTS, st.sampled_from(["%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M:%S.%f"])), max_size=12))
+def test_texts_without_a_zone_are_of_the_one_that_is_declared(given: list[tuple[datetime, str]]) -> None:
+    """As Python prints datetimes: with a fraction, and without one where it is zero."""
+    texts = [f"{at:{form}}" for at, form in given if at.year >= 1000]
+    for zone in ("Europe/Paris", "UTC"):
+        how: Any = {"zone": zone, "ambiguous": "earlier", "missing": "later"}
+        want = [
+            same([t], TimeFormat(form, **how), "timestamp")[0]
+            for t, form in zip(texts, [f for a, f in given if a.year >= 1000], strict=True)
+        ]
+        assert same(texts, IsoTime(**how), "timestamp", pa.string()) == want
+    assert set(same(texts, IsoTime(), "timestamp", pa.string())) <= {"wrong_type"}
+
+
+def test_what_is_no_moment_as_databases_write_them() -> None:
+    odd = ["2024-02-30 10:00:00+00", "2024-05-01 24:00:00Z", "2024-05-01 10:00:60Z", "2024-05-01", "2024-05-01 10:00:00 CEST", "now", "",
+           "2024-05-01 10:00:00+24", "2024-05-01 10:00:00+0160", "2024-05-01  10:00:00Z", "2024-05-01 10:00:00.Z", "infinity"]  # fmt: skip
+    assert same(odd, IsoTime("UTC"), "timestamp", pa.string()) == ["wrong_type"] * len(odd)
+    twice = ["2024-10-27 02:30:00", "2024-03-31 02:30", "2024-10-27 02:30:00+02"]
+    assert same(twice, IsoTime("Europe/Paris"), "timestamp", pa.string())[:2] == ["wrong_type"] * 2
 
 
 def test_columns_with_a_unit_of_their_own_are_what_they_are() -> None:
