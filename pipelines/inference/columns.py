@@ -195,9 +195,8 @@ def _plain_numbers(column: Column, values: list[Any], types: set[type]) -> None:
 def _epoch(column: Column, values: list[Any]) -> None:
     """Integers of a time, by their size and name."""
     name = column.called
-    if not isinstance(column.low, (int, float)) or not (
-        time_like(name) or "$date" in column.steps or (name.startswith("column_") and _rising(values))
-    ):
+    timed = time_like(name) or "$date" in column.steps or (name.startswith("column_") and _rising(values))
+    if not timed or not isinstance(column.low, (int, float)):
         return
     if {"date", "day", "dt"} & set(words(name)) and column.low * _DAY >= _FIRST and column.high * _DAY <= _LAST and column.dtype == "int64":
         column.dtype, column.domain, column.parse = "timestamp", None, "Date()"

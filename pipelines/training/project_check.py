@@ -22,6 +22,7 @@ from pipelines.project.repository import Repo
 from pipelines.sources.event_files import events, list_files
 from pipelines.training.definition import Model
 from pipelines.training.kept_checks import KeptChecks
+from pipelines.training.unseen_fields import unseen_fields
 from pipelines.training.user_code import load_function
 from serving.projections import FeatureSet
 from transforms.aggregates import merge, rows_between, tile
@@ -74,7 +75,7 @@ def check_project(
     analyzed = rows and "preprocessing" in parts
     if analyzed or "contracts" in parts:
         for name, source in repo.sources.items():
-            tried(lambda n=name, s=source: _contract(repo, s, some, n))  # type: ignore[misc]
+            tried(lambda n=name, s=source: _contract(repo, s, some, n, say))  # type: ignore[misc]
     outputs: dict[str, dict[str, str]] = {}
     if {"preprocessing", "models"} & set(parts):
         functions = [g for g in repo.groups.values() if g.preprocessing_fn is not None]
@@ -142,7 +143,7 @@ def _modules(group: FeatureGroup) -> set[str]:
     return modules_of(group) | {(group.preprocessing_fn or "").partition(":")[0]}
 
 
-def _contract(repo: Repo, source: EventSource, some: dict[str, pa.RecordBatch], name: str) -> str:
+def _contract(repo: Repo, source: EventSource, some: dict[str, pa.RecordBatch], name: str, say: Callable[[str], None]) -> str:
     if source.topic and repo.settings.kafka.format_of(name) != "json":
         from pipelines.sources.formats.record_format import record_format  # not what a repository of JSON waits for
 
@@ -163,6 +164,8 @@ def _contract(repo: Repo, source: EventSource, some: dict[str, pa.RecordBatch], 
     if not taken.num_rows and reasons:
         refused = f"its contract takes none of the first {sum(reasons.values()):,} events ({told})"
         raise DataError(f"source {name!r}: {refused}; correct one of both")
+    for line in unseen_fields(repo.data, source, taken):
+        say(line)
     return f"source {name}: {taken.num_rows:,} events taken, rejected: {told or 'none'}"
 
 
