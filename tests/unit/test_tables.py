@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,14 @@ def test_a_query_is_a_snapshot(tmp_path: Path, shop: Path, monkeypatch: pytest.M
     assert rows(data, src) == [r for r in WANTED if r[0] != 7]
     assert [f.sha256 for f in list_files(data, src, None, None)] != hashes
     assert sorted(p.name for p in (data / "tables").iterdir()) == ["orders"]
+
+
+def test_the_same_rows_in_another_order_are_the_same_snapshot(tmp_path: Path, shop: Path) -> None:
+    src, data, said = source(replace(QUERY, sql="SELECT * FROM shop.orders ORDER BY amount DESC, order_id")), tmp_path / "data", list[str]()
+    taken = take_snapshot(data, source(QUERY))
+    files = [f.sha256 for f in list_files(data, src, None, None)]
+    assert take_snapshot(data, src, said.append) == taken and said[-1] == "orders: 300 rows, the same as before"
+    assert [f.sha256 for f in list_files(data, src, None, None)] == files
 
 
 def test_secrets_are_named_and_never_shown(tmp_path: Path, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:

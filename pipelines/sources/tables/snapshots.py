@@ -20,6 +20,7 @@ from pipelines.lake import layout
 from pipelines.lake.files import read_json, sha256, write_json
 from pipelines.project.extensions import TABLES
 from pipelines.sources.file_formats.physical import plain_columns
+from pipelines.sources.tables.rows_digest import RowsDigest
 from pipelines.sources.tables.table_reader import TableReader
 from transforms.definitions import EventSource
 from transforms.errors import ConfigError, DataError
@@ -28,6 +29,8 @@ __all__ = ["table_news", "take_snapshot"]
 
 GROUP_ROWS = 65_536
 FILE_ROWS = 16 * GROUP_ROWS
+MOST_DIGESTED = 20_000_000
+"""Rows that are read to tell whether they are the same: of more only a run tells."""
 _NOTE = ".snapshot"
 
 
@@ -51,12 +54,13 @@ def take_snapshot(data: Path, source: EventSource, say: Callable[[str], None] = 
     try:
         with reader.open() as rows:
             try:
-                count, digest = _write(rows.batches, unfinished)
+                known, digest = _write(rows.batches, unfinished)
             except (ValueError, NotImplementedError) as error:  # Arrow's are ValueErrors
                 raise DataError(f"source {source.name!r}: rows of its table cannot be kept as Parquet: {error}") from None
-            taken: dict[str, Any] = {**rows.identity, "rows": count, "sha256": digest}
+            count = known.rows
+            taken: dict[str, Any] = {**rows.identity, "rows": count, "sha256": digest, "digest": known.hexdigest()}
         taken.setdefault("kind", source.table.kind)
-        if held is not None and held.get("sha256") == digest and held.get("rows") == count and not rows.identity:
+        if held is not None and not rows.identity and (held.get("sha256") == digest or held.get("digest") == taken["digest"]):
             say(f"{source.name}: {count:,} rows, the same as before")
             return held
         write_json(unfinished / _NOTE, taken)
@@ -73,9 +77,10 @@ def take_snapshot(data: Path, source: EventSource, say: Callable[[str], None] = 
 
 
 def table_news(data: Path, source: EventSource) -> tuple[str, str]:
-    """How a source's table differs from the snapshot that there is, by what names its rows or else by their number: ``version 4 -> 6``,
-    ``rows 300 -> 420``; and what cannot be told without reading them. Both empty where it is as it was, or there is no snapshot yet.
-    Reads no rows and writes nothing. Raises ConfigError and DataError."""
+    """How a source's table differs from the snapshot that there is, by what names its rows or else by their number and a digest of them:
+    ``version 4 -> 6``, ``rows 300 -> 420``, ``300 rows, not the same ones``; and what cannot be told. Both empty where it is as it was, or
+    there is no snapshot yet. Only rows that nothing names are read, up to :data:`MOST_DIGESTED`, and nothing is written. Raises ConfigError
+    and DataError."""
     held = _held(layout.snapshot(data, source.name))
     if held is None:
         return "", ""
@@ -83,12 +88,19 @@ def table_news(data: Path, source: EventSource) -> tuple[str, str]:
     identity = dict(reader.identity())
     if identity:
         return ", ".join(f"{name} {held.get(name, 'none')} -> {now}" for name, now in identity.items() if held.get(name) != now), ""
-    then, now = held.get("rows"), reader.count()
-    if now is None:
-        return "", "whether its table has other rows than the last snapshot, only a run tells that reads them"
-    if now == then:
-        return "", f"its table has {now:,} rows, as many as the last snapshot; whether they hold the same, only a run tells that reads them"
-    return f"rows {then:,} -> {now:,}", ""
+    then, now = int(held.get("rows") or 0), reader.count()
+    if now is not None and now != then:
+        return f"rows {then:,} -> {now:,}", ""
+    if "digest" not in held or (then if now is None else now) > MOST_DIGESTED:
+        many = f"its table has {then:,} rows, as many as the last snapshot; " if now is not None else ""
+        return "", f"{many}whether its table has other rows than the last snapshot, only a run tells that reads them"
+    found = RowsDigest()
+    with reader.open() as rows:
+        for batch in rows.batches:
+            found.add(plain_columns(pa.Table.from_batches([batch])))
+    if found.rows != then:
+        return f"rows {then:,} -> {found.rows:,}", ""
+    return ("" if found.hexdigest() == held["digest"] else f"{then:,} rows, not the same ones"), ""
 
 
 def _reader(source: EventSource) -> TableReader:
@@ -106,24 +118,24 @@ def _held(top: Path) -> dict[str, Any] | None:
     return None
 
 
-def _write(batches: Iterable[pa.RecordBatch], folder: Path) -> tuple[int, str]:
-    """Write rows into Parquet files; how many, and a hash of all files: row groups are of one size, however the rows came."""
-    count = 0
+def _write(batches: Iterable[pa.RecordBatch], folder: Path) -> tuple[RowsDigest, str]:
+    """Write rows into Parquet files; what they are, and a hash of all files: row groups are of one size, however the rows came."""
+    known = RowsDigest()
     writer: pq.ParquetWriter | None = None
     files: list[Path] = []
     try:
         for group in map(plain_columns, _groups(batches)):  # Parquet takes no views, which newer engines give
-            if writer is None or count % FILE_ROWS == 0:
+            if writer is None or known.rows % FILE_ROWS == 0:
                 if writer is not None:
                     writer.close()
                 files.append(folder / f"part-{len(files):05d}.parquet")
                 writer = pq.ParquetWriter(files[-1], group.schema, compression="zstd", version="2.6")
             writer.write_table(group)
-            count += group.num_rows
+            known.add(group)
     finally:
         if writer is not None:
             writer.close()
-    return count, hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
+    return known, hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
 
 
 def _groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
