@@ -62,8 +62,9 @@ class Query(Table):
     """What a query says when a run begins; end it with ``ORDER BY``, so that equal rows are an equal snapshot.
 
     DuckDB runs it, over what ``attach`` names: ``{"shop": "SHOP_DB"}`` attaches what the environment variable ``SHOP_DB`` (or the file that
-    ``SHOP_DB_FILE`` names) holds, such as ``postgres:dbname=shop host=db`` or ``sqlite:/data/shop.db``. With a ``driver`` of ADBC, such as
-    ``"adbc_driver_postgresql"`` or ``"adbc_driver_snowflake"``, that driver runs it at the address in the variable ``uri``.
+    ``SHOP_DB_FILE`` names) holds, such as ``postgres:dbname=shop host=db`` or ``sqlite:/data/shop.db``. With a ``driver`` of ADBC, that one
+    runs it at the address in the variable ``uri``, or with the options that are there as a JSON object: a package such as
+    ``"adbc_driver_postgresql"`` or ``"adbc_driver_snowflake"``, or what a manifest names, such as ``"mysql"`` after ``dbc install mysql``.
     """
 
     sql: str

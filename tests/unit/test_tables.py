@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
+import types
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -112,7 +114,7 @@ def test_secrets_are_named_and_never_shown(tmp_path: Path, shop: Path, monkeypat
 def test_a_driver_of_adbc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOP_URI", str(tmp_path / "shop.db"))
     missing = source(Query("SELECT 1", driver="adbc_driver_nowhere", uri="SHOP_URI"))
-    with pytest.raises(ConfigError, match=r"adbc-driver-nowhere reads, which is not installed .*; pip install 'tandem-features\[tables\]'"):
+    with pytest.raises(ConfigError, match=r"adbc-driver-nowhere reads, which is not installed .*; pip install adbc-driver-nowhere$"):
         take_snapshot(tmp_path / "data", missing)
     pytest.importorskip("adbc_driver_sqlite")
     with sqlite3.connect(tmp_path / "shop.db") as db:
@@ -125,6 +127,50 @@ def test_a_driver_of_adbc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert rows(tmp_path / "data", src) == WANTED
     with pytest.raises(DataError, match="its query failed"):
         take_snapshot(tmp_path / "data", source(Query("SELECT * FROM nothing", driver="adbc_driver_sqlite", uri="SHOP_URI")))
+
+
+def test_a_driver_that_a_manifest_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ``dbc install`` writes them, for MySQL and the like: SQLite's driver, under a name of ours."""
+    driver = pytest.importorskip("adbc_driver_sqlite")
+    (tmp_path / "manifests").mkdir()
+    (tmp_path / "manifests" / "orders_db.toml").write_text(f'manifest_version = 1\n[Driver]\nshared = "{driver._driver_path()}"\n')
+    monkeypatch.setenv("ADBC_DRIVER_PATH", str(tmp_path / "manifests"))
+    monkeypatch.setenv("SHOP_URI", str(tmp_path / "shop.db"))
+    with sqlite3.connect(tmp_path / "shop.db") as db:
+        db.execute("CREATE TABLE orders (order_id INTEGER, at INTEGER)")
+        db.executemany("INSERT INTO orders VALUES (?, ?)", [(i, int(t.timestamp()) * 1_000_000) for i, _, _, t in WANTED])
+    db.close()
+    query = Query("SELECT * FROM orders ORDER BY order_id", driver="orders_db", uri="SHOP_URI")
+    assert take_snapshot(tmp_path / "data", source(query))["rows"] == 300
+    monkeypatch.setenv("SHOP_URI", json.dumps({"uri": str(tmp_path / "shop.db")}))  # as options
+    assert take_snapshot(tmp_path / "other", source(query))["rows"] == 300
+    with pytest.raises(ConfigError, match=r"ADBC has no driver 'my_db' where this runs; install its manifest \(dbc install my_db\)"):
+        take_snapshot(tmp_path / "data", source(replace(query, driver="my_db")))
+
+
+def test_a_driver_that_takes_options_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As BigQuery's: its package has this signature."""
+    module = types.ModuleType("adbc_driver_options.dbapi")
+    asked = list[Any]()
+
+    def connect(db_kwargs: Any = None, conn_kwargs: Any = None, **kwargs: Any) -> Any:
+        asked.append(db_kwargs)
+        raise OSError(f"project {db_kwargs['project']} is away, as {db_kwargs['key']} says")
+
+    module.connect, module.Error = connect, ValueError  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "adbc_driver_options", types.ModuleType("adbc_driver_options"))
+    monkeypatch.setitem(sys.modules, "adbc_driver_options.dbapi", module)
+    src = source(Query("SELECT 1", driver="adbc_driver_options", uri="SHOP_URI"))
+    for value, said in (
+        ("project-1", "adbc-driver-options takes options and no address; have SHOP_URI hold a JSON object of them"),
+        ('{"project":', "SHOP_URI begins as a JSON object of options and is none"),
+        ('{"project": "p", "key": "hunter22"}', "its query failed: project p is away, as *** says"),
+    ):
+        monkeypatch.setenv("SHOP_URI", value)
+        with pytest.raises((ConfigError, DataError)) as caught:
+            take_snapshot(tmp_path / "data", src)
+        assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert asked == [{"project": "p", "key": "hunter22"}]
 
 
 def table() -> pa.Table:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -70,16 +72,51 @@ class QueryTable(TableReader):
 
     @contextmanager
     def _by_adbc(self, driver: str, uri: str, sql: str) -> Iterator[tuple[Any, list[str]]]:
+        options, values = self._options(uri)
+        package = driver.replace("_", "-")
+        manifest, dbapi = self._driver(driver, package)
+        takes_address = "uri" in inspect.signature(dbapi.connect).parameters
+        if options is None and not takes_address:
+            raise ConfigError(
+                f"source {self.name!r}: {package} takes options and no address; have {self.table.uri} hold a JSON object of them, such as"
+                ' {"adbc.bigquery.sql.project_id": "..."}'
+            )
+        given: dict[str, Any] = {"autocommit": True, **({"uri": uri} if options is None else {"db_kwargs": options})}
         try:
-            dbapi: Any = importlib.import_module(f"{driver}.dbapi")
-        except ImportError as error:
-            raise needs(driver.replace("_", "-"), error) from None
-        try:
-            with dbapi.connect(uri) as connection, connection.cursor() as cursor:
+            with dbapi.connect(*([driver] if manifest else []), **given) as connection, connection.cursor() as cursor:
                 cursor.execute(sql)
-                yield cursor.fetch_record_batch(), [uri]
+                yield cursor.fetch_record_batch(), values
+        except ImportError as error:
+            raise needs(package, error, package) from None
         except (dbapi.Error, OSError) as error:
-            raise self._failed(error, [uri]) from None
+            if manifest and "Could not load" in str(error):
+                raise ConfigError(
+                    f"source {self.name!r}: ADBC has no driver {driver!r} where this runs; install its manifest (dbc install {driver}), or"
+                    " name a package, such as adbc_driver_postgresql"
+                ) from None
+            raise self._failed(error, values) from None
+
+    def _driver(self, driver: str, package: str) -> tuple[bool, Any]:
+        """Whether a driver is found by its manifest, as dbc installs them, since it is no package; and the module that connects."""
+        try:
+            return False, importlib.import_module(f"{driver}.dbapi")
+        except ImportError as error:
+            if driver.startswith("adbc_driver_"):
+                raise needs(package, error, package) from None
+        try:
+            return True, importlib.import_module("adbc_driver_manager.dbapi")
+        except ImportError as error:
+            raise needs("adbc-driver-manager", error) from None
+
+    def _options(self, uri: str) -> tuple[dict[str, str] | None, list[str]]:
+        """The options that an address is, where it is a JSON object of them; and what nothing may show."""
+        if not uri.lstrip().startswith("{"):
+            return None, [uri]
+        try:
+            found = {str(name): str(value) for name, value in json.loads(uri).items()}
+        except (ValueError, RecursionError):
+            raise ConfigError(f"source {self.name!r}: {self.table.uri} begins as a JSON object of options and is none") from None
+        return found, [uri, *found.values()]
 
     def _told(self, batches: Any, values: Any) -> Iterator[pa.RecordBatch]:
         try:

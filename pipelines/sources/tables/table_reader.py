@@ -69,11 +69,13 @@ def secret(name: str, variable: str) -> str:
     raise ConfigError(f"source {name!r} needs {variable}: set it in the environment, or {variable}_FILE to a file that holds it")
 
 
-def needs(package: str, error: ImportError) -> ConfigError:
-    """What to say where a package is missing."""
-    return ConfigError(
-        f"this source is a table that {package} reads, which is not installed ({error}); pip install 'tandem-features[tables]'"
-    )
+_BROUGHT = {"deltalake", "pyiceberg", "adbc-driver-sqlite", "adbc-driver-postgresql", "adbc-driver-manager"}
+
+
+def needs(package: str, error: ImportError, name: str = "") -> ConfigError:
+    """What to say where a package is missing. ``name``: as PyPI has it, where the extra ``tables`` may not bring it."""
+    fix = "'tandem-features[tables]'" if not name or name in _BROUGHT or not name.startswith("adbc-driver-") else name
+    return ConfigError(f"this source is a table that {package} reads, which is not installed ({error}); pip install {fix}")
 
 
 def masked_values(text: str, values: Iterable[str]) -> str:
