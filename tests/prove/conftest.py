@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from pipelines.services.kafka_broker import Broker
 from tests.kafka_server import kafka_server
 from tests.prove.report import Part
-from tests.prove.reporting import PATH, REPORT
+from tests.prove.reporting import PATH, REPORT, keep_outcome
 from tests.prove.slice import Slice, make_slice
 from tests.prove.small import Starter
 
@@ -26,17 +26,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(3 * 3600))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """How each test ended is kept with its part, whether or not it has figures: one that raised has none that say so."""
+    phase = yield
+    if Path(__file__).parent in item.path.parents:
+        keep_outcome(REPORT.part(part_of(item)).about, phase, call.excinfo.value if call.excinfo is not None else None)
+        if phase.when == "teardown" and not hasattr(item.config, "workeroutput") and REPORT.plain():
+            REPORT.write(PATH)  # so that what was tried is kept, however the rest ends
+    return phase
+
+
+def part_of(item: pytest.Item) -> str:
+    """The name of a test's part."""
+    return item.nodeid.removeprefix("tests/prove/")
+
+
 @pytest.fixture
 def report(request: pytest.FixtureRequest) -> Iterator[Part]:
     """What this test finds is a part of the report."""
-    name = request.node.nodeid.removeprefix("tests/prove/")
+    name = part_of(request.node)
     REPORT.parts.pop(name, None)
     part = REPORT.part(name)
     begun = time.monotonic()
     yield part
     part.about |= {"seconds": round(time.monotonic() - begun), "load at the end": round(os.getloadavg()[0], 1)}
-    if not hasattr(request.config, "workeroutput"):  # so that what was tried is kept, however the rest ends
-        REPORT.write(PATH)
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ and writes both files anew. A part is one test with its parameters; parts may co
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,22 @@ ROOT = Path(__file__).resolve().parents[2]
 KEPT, PAGE, NEWEST = (ROOT / path for path in ("docs/proof.json", "docs/proof.md", "data/prove/report.json"))
 ENOUGH = 20
 """Trials of each kind that ``make prove`` means to make."""
+
+STREAM = ("transforms", "pipelines/lake", "pipelines/sources", "pipelines/feature_store", "pipelines/streaming", "serving/online_store")
+PROVES = {
+    "test_apply": ("pipelines/feature_store", "pipelines/batch", "pipelines/lake", "serving/online_store"),
+    "test_promote": ("pipelines/promotion", "pipelines/registry", "serving"),
+    "test_server": ("serving",),
+    "test_loop": ("transforms", "pipelines", "serving"),
+    "test_drift": ("transforms", "pipelines/monitoring", "pipelines/alerting"),
+    "test_experiments": ("transforms", "pipelines/training"),
+    "soak": ("transforms", "pipelines", "serving"),
+}
+"""How the name of a part begins -> what it proves; all else proves the stream."""
+RUNS = """A `+` behind a commit: with changes that were not committed. "Yes, by its figures": of before it was kept how the test ended.
+The figures of a part hold for its commit; how many commits have changed since what it proves says how old they are (unknown: the commit
+is of a branch that was rebased).
+"""
 
 HEAD = """# The fault ledger
 
@@ -79,8 +96,9 @@ def _hits(kind: Kind) -> str:
     return ", ".join([*counted[:12], *([f"{len(counted) - 12} others"] if len(counted) > 12 else []), *more])
 
 
-def page(report: Report) -> str:
-    """The whole page."""
+def page(report: Report, tests: Sequence[str] = (), since: Callable[[str, str], int | None] = lambda part, commit: None) -> str:
+    """The whole page. ``tests``: the parts that there would be if everything had run; ``since``: (part, commit) -> how many commits since
+    then changed what it proves."""
     kinds, controls = ({n: k for n, k in report.kinds(stock).items() if k.trials} for stock in (False, True))
     heads = ["fault", "trials", "acknowledged", "applied", "dead letters", "lost", "wrong"]
     heads += ["recovery p50", "p95", "failed", "95% bound", "control"]
@@ -107,7 +125,7 @@ def page(report: Report) -> str:
         columns = list(dict.fromkeys(c for row in rows for c in row))
         cells = ([_cell(row.get(c, "")) for c in columns] for row in rows)
         out += [f"## {name.capitalize()}\n", table(columns, cells)]
-    return "\n".join([*out, *_parts(report)])
+    return "\n".join([*out, *_parts(report, tests, since)])
 
 
 def _hit_rows(kinds: dict[str, Kind]) -> Iterable[list[str]]:
@@ -120,16 +138,27 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def _parts(report: Report) -> list[str]:
-    heads = ["part", "ended well", "at (UTC)", "commit", "seconds", "load before, after", "machine", "packages"]
+def _parts(report: Report, tests: Sequence[str], since: Callable[[str, str], int | None]) -> list[str]:
+    heads = [
+        "part",
+        "ended well",
+        "at (UTC)",
+        "commit",
+        "commits since that changed what it proves",
+        "seconds",
+        "load before, after",
+        "machine",
+        "packages",
+    ]
     lines = Counter(_packages(part.about) for part in report.parts.values())
     names = {text: f"line {n}" for n, text in enumerate(lines, 1)}
     rows = [
         [
             f"`{name}`",
-            "no" if any(k.failed for k in part.kinds.values()) else "yes",
+            part.ended(),
             part.about["at"].removesuffix("+00:00"),
             part.about["commit"],
+            "unknown" if (n := since(name, part.about["commit"])) is None else number(n),
             number(part.about.get("seconds", 0)),
             f"{part.about['load']}, {part.about.get('load at the end', '')}",
             part.about["machine"],
@@ -138,11 +167,31 @@ def _parts(report: Report) -> list[str]:
         for name, part in sorted(report.parts.items())
     ]
     said = [f"* {name}: {text}" for text, name in names.items()]
-    return ["## The runs\n", "A `+` behind a commit: with changes that were not committed.\n", table(heads, rows), "\n".join(said) + "\n"]
+    never = [f"* `{name}`" for name in tests if name not in report.parts]
+    out = ["## The runs\n", RUNS, table(heads, rows), "\n".join(said) + "\n"]
+    return [*out, "## Never run, or not kept\n", "\n".join(never) + "\n"] if never else out
 
 
 def _packages(about: dict[str, Any]) -> str:
     return ", ".join(f"{name} {version}" for name, version in about["packages"].items() if name != "tandem-features")
+
+
+def collected() -> list[str]:
+    """The names of all parts that ``make prove`` and the soak would make."""
+    words = [sys.executable, "-m", "pytest", "tests/prove", "--collect-only", "-q"]
+    found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    names = [line.removeprefix("tests/prove/") for line in found.stdout.splitlines() if line.startswith("tests/prove/")]
+    if found.returncode or not names:
+        raise SystemExit(f"the tests cannot be collected:\n{found.stdout[-2000:]}")
+    return ["soak.py", *names]
+
+
+def changes_since(part: str, commit: str) -> int | None:
+    """How many commits since ``commit`` changed what a part proves; None where git does not know it (any more)."""
+    paths = next((each for start, each in PROVES.items() if part.startswith(start)), STREAM)
+    words = ["git", "rev-list", "--count", f"{commit.rstrip('+')}..HEAD", "--", *paths]
+    found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    return int(found.stdout) if found.returncode == 0 else None
 
 
 def main() -> None:
@@ -151,7 +200,7 @@ def main() -> None:
     for path in sys.argv[1:] or [str(NEWEST)]:
         report.add(Report.read([Path(path)]).plain())
     report.write(KEPT)
-    PAGE.write_text(page(report))
+    PAGE.write_text(page(report, collected(), changes_since))
     print(f"{PAGE.relative_to(ROOT)}: {len(report.parts)} parts, {sum(k.trials for k in report.kinds().values()):,} trials")
 
 

@@ -129,8 +129,18 @@ class Part:
         return self.tables.setdefault(name, [])
 
     def empty(self) -> bool:
-        """Whether nothing was tried."""
-        return not (self.kinds or self.control or self.tables)
+        """Whether nothing was tried, and nothing else is to be said: it neither passed nor failed."""
+        return not (self.kinds or self.control or self.tables) and self.about.get("outcome", "skipped") == "skipped"
+
+    def ended(self) -> str:
+        """How it ended: ``yes``, or ``no`` and why. Parts of before outcomes were kept are judged by their figures alone."""
+        wrong = [name for name, kind in self.kinds.items() if kind.failed]
+        rising = [str(row["what"]) for row in self.tables.get("soak: what was held", ()) if row["verdict"] != "flat"]
+        said = self.about.get("outcome", "passed")
+        why = [*([said] if said != "passed" else []), *(f"{name} failed" for name in wrong), *(f"{what} rises" for what in rising)]
+        if why:
+            return f"no: {'; '.join(why)}"
+        return "yes" if "outcome" in self.about else "yes, by its figures"
 
     def plain(self) -> dict[str, Any]:
         """Of plain values."""

@@ -14,6 +14,20 @@ ROOT = Path(__file__).resolve().parents[2]
 PATH = ROOT / "data" / "prove" / "report.json"
 
 
+def keep_outcome(about: dict[str, Any], phase: Any, error: BaseException | None) -> None:
+    """``outcome`` of a test after each of its phases (pytest's report of it): what failed stays, whatever the phases after it say."""
+    if phase.when == "setup":
+        about.pop("outcome", None)
+    if phase.failed:
+        line = (str(error).strip().splitlines() or [""])[0][:200]
+        said = f"{'' if phase.when == 'call' else f'{phase.when}, '}{type(error).__name__}: {line}"
+        about["outcome"] = said if about.get("outcome", "passed") == "passed" else about["outcome"]
+    elif phase.skipped:
+        about.setdefault("outcome", "skipped")
+    elif phase.when == "call":
+        about.setdefault("outcome", "passed")
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if hasattr(session.config, "workeroutput"):  # of pytest-xdist: the process that sums up is another one
         session.config.workeroutput["prove"] = REPORT.plain()

@@ -302,7 +302,13 @@ def main() -> None:
     report = Report()
     part = report.part("soak.py")
     begun = time.monotonic()
-    part.tables = Soak(folder.resolve(), given.minutes, given.rate).run()
+    part.about["outcome"] = "passed"
+    try:
+        part.tables = Soak(folder.resolve(), given.minutes, given.rate).run()
+    except BaseException as error:
+        part.about["outcome"] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+        report.write(HERE / "data" / "prove" / "report.json")
+        raise
     part.about |= {"seconds": round(time.monotonic() - begun), "load at the end": round(os.getloadavg()[0], 1)}
     (folder / "soak.json").write_text(json.dumps(part.tables, indent=1))
     report.write(HERE / "data" / "prove" / "report.json")
