@@ -147,8 +147,9 @@ class StreamWorld:
         valid = check_json(pa.array(payloads, pa.binary()), group.source, time.time_ns() // 1000, 10**12).valid
         return to_dicts(rows_between(tile(valid, group), group, 0, upto))
 
-    def assert_right(self, complete: bool = True) -> None:
-        """The newest revision of every row in the log is batch's, none is missing, and none is beyond."""
+    def assert_right(self, complete: bool = True) -> int:
+        """The newest revision of every row in the log is batch's, none is missing, and none is beyond; how many values were compared."""
+        values = 0
         output_watermark = [p["output_watermark"] for p in self.control.load_checkpoints().values()]
         for name, group in self.repo().groups.items():
             boundary = min(e[name] for e in output_watermark)
@@ -164,11 +165,13 @@ class StreamWorld:
             assert want, f"{name}: the test is empty"
             found = differences(got, want)
             assert not found, f"{name}: " + "; ".join(found[:5])
+            values += sum(map(len, want))
             if complete:
-                self.assert_online(group, want)
+                values += self.assert_online(group, want)
+        return values
 
-    def assert_online(self, group: FeatureGroup, rows: list[dict[str, Any]]) -> None:
-        """The online store holds the last row of every key."""
+    def assert_online(self, group: FeatureGroup, rows: list[dict[str, Any]]) -> int:
+        """The online store holds the last row of every key; how many values were asked."""
         from feast import FeatureStore
         from feast.protos.feast.types.EntityKey_pb2 import EntityKey
         from feast.protos.feast.types.Value_pb2 import Value
@@ -182,6 +185,7 @@ class StreamWorld:
         want = [{"event_timestamp": row["event_timestamp"], **{n: row[n] for n in names}} for row in last.values()]
         wrong = differences(got, want)
         assert not wrong, f"{group.name} online: " + "; ".join(wrong[:5])
+        return sum(map(len, want))
 
 
 def _plain(value: Any) -> Any:
