@@ -33,16 +33,20 @@ class Analysis:
     """The analysis of one preprocessing function: traced when it is made, run by :meth:`save`.
 
     ``function`` takes and gives tensors, ``config`` says how ``read()``'s batches become tensors, ``folder`` is for temporary files.
-    Raises :class:`Unknown` for an analyzer that Beam is needed for, and what the function raises.
+    ``metadata``: whether the folder also says what the outputs are, in ``.tft_metadata``, which TFX reads and a transform graph does not:
+    TF-Transform traces the function once more for it. Raises :class:`Unknown` for an analyzer that Beam is needed for, and what the
+    function raises.
     """
 
-    def __init__(self, function: Callable[[dict[str, Any]], dict[str, Any]], config: Any, read: Read, folder: Path) -> None:
+    def __init__(
+        self, function: Callable[[dict[str, Any]], dict[str, Any]], config: Any, read: Read, folder: Path, metadata: bool = False
+    ) -> None:
         import tensorflow as tf
         from tensorflow_transform import annotators, graph_tools, nodes
         from tensorflow_transform.beam import analysis_graph_builder
         from tfx_bsl.tfxio.tensor_adapter import TensorAdapter
 
-        self.function, self.read, self.folder = function, read, folder
+        self.function, self.read, self.folder, self.metadata = function, read, folder, metadata
         self.adapter: Any = TensorAdapter(config)
         self.specs = self.adapter.OriginalTypeSpecs()
         folder.mkdir(parents=True, exist_ok=True)
@@ -95,9 +99,19 @@ class Analysis:
     def written(self, bindings: Sequence[Any]) -> Path:
         """The SavedModel of the whole function."""
         target = self.folder / "transform_fn"
-        _helper().trace_and_write_v2_saved_model(
-            str(target), self.function, self.specs, str(self.folder), self.analyzers, _learnt(bindings), {}, None
-        )
+        if self.metadata:
+            _helper().trace_and_write_v2_saved_model(
+                str(target), self.function, self.specs, str(self.folder), self.analyzers, _learnt(bindings), {}, None
+            )
+            return target
+        import tensorflow as tf
+        from tensorflow_transform import graph_context, tf2_utils
+        from tensorflow_transform.saved import saved_transform_io_v2
+
+        context = graph_context.TFGraphContext(tf.Module(), str(self.folder), _learnt(bindings))
+        function = _helper().get_traced_transform_fn(self.function, self.specs, context, {})
+        graph = saved_transform_io_v2.write_v2_saved_model(context.module_to_export, function, "transform_fn", str(target), None).graph
+        _helper()._validate_analyzers_fingerprint(self.analyzers, graph, tf2_utils.get_structured_inputs_from_func_graph(graph))
         return target
 
 

@@ -93,6 +93,7 @@ class LearnHere(transform_executor.Executor):
                 source.TensorAdapterConfig(),
                 lambda: _batches(source),
                 work,
+                metadata=True,
             )
             model = analysis.save()
         except Unknown:

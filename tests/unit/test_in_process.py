@@ -72,6 +72,18 @@ def test_what_is_learnt_of_what_was_learnt_and_a_vocabulary_without_words(files,
     assert {x for x in out["none"] if x is not None} == {-1}
 
 
+def test_a_function_is_traced_once_for_each_phase_and_never_for_metadata_that_no_graph_reads(files, tmp_path):
+    calls = []
+
+    def counted(inputs):
+        calls.append(1)
+        return graph_build.function()(inputs)
+
+    found = analyze_groups({"fares": (graph_build.GROUP, counted, files)}, tmp_path / "graphs")
+    assert len(calls) == 3  # what its analyzers are; what they learn from; what is saved
+    assert not list((tmp_path / "graphs" / "fares" / found["fares"]).rglob(".tft_metadata"))
+
+
 def test_a_history_that_is_too_long_to_keep_is_read_again_for_each_analyzer(files, tmp_path, monkeypatch):
     work = {"fares": (graph_build.GROUP, graph_build.function(), files)}
     kept = analyze_groups(work, tmp_path / "kept")
