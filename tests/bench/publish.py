@@ -86,7 +86,8 @@ def _table(kept: dict[str, Run]) -> list[str]:
 
 
 def _page(kept: dict[str, Run]) -> str:
-    out = ["# Benchmarks", "", "Written by `python -m tests.bench --publish`.", "", *_told(kept.values())]
+    parts = ", ".join(f"[{name}](#{name})" for name in kept)
+    out = ["# Benchmarks", "", "Written by `python -m tests.bench --publish`.", "", *_told(kept.values()), "", f"Parts: {parts}."]
     for run in kept.values():
         size = "quick sizes" if run.quick else "whole sizes"
         out += [
