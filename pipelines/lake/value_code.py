@@ -10,9 +10,11 @@ import hashlib
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
+
+from pipelines.lake.kept_meanings import KeptMeanings
 
 __all__ = ["ENGINE_PARTS", "engine_files", "meaning", "meanings", "modules_of", "repo_files", "repo_files_of", "value_files"]
 
@@ -55,7 +57,9 @@ def engine_files(engine: Path) -> dict[str, Path]:
 
 def meanings(files: Mapping[str, Path]) -> dict[str, str]:
     """Name -> :func:`meaning` of each file, cut to 16 digits as manifests have it."""
-    return {name: meaning(file)[:16] for name, file in files.items()}
+    found = {name: meaning(file)[:16] for name, file in files.items()}
+    _kept().save()
+    return found
 
 
 def modules_of(group: Any) -> set[str]:
@@ -151,15 +155,25 @@ def meaning(path: Path) -> str:
 @lru_cache(1024)
 def _meaning(path: str, changed_ns: int, size: int) -> str:
     content = Path(path).read_bytes()
+    own = hashlib.sha256(content).hexdigest()
+    if (kept := _kept().find(own)) is not None:
+        return kept
     try:
         tree = ast.parse(content)
     except (SyntaxError, ValueError):
-        return hashlib.sha256(content).hexdigest()
+        return own
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
             node.body = [statement for statement in body if not _stands_alone(statement)]  # type: ignore[attr-defined]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    found = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    _kept().keep(own, found)
+    return found
+
+
+@cache
+def _kept() -> KeptMeanings:
+    return KeptMeanings.of_this_machine(Path(__file__).read_bytes())
 
 
 def _stands_alone(statement: ast.AST) -> bool:

@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pipelines.lake import caches
 from pipelines.lake.files import json_digest, write_json
 from pipelines.lake.provenance import engine_root
 from pipelines.lake.value_code import repo_files_of
@@ -36,11 +37,7 @@ def cache_folder() -> Path | None:
     variable is there and empty, or nobody has a home."""
     if (named := os.environ.get("TANDEM_CHECK_CACHE")) is not None:
         return Path(named).absolute() if named else None
-    configured = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return (Path(configured).absolute() if configured else Path.home() / ".cache") / "tandem" / "checks"
-    except RuntimeError:
-        return None
+    return caches.cache_folder("checks")
 
 
 class KeptChecks:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pipelines.lake import provenance, value_code
+from pipelines.lake import kept_meanings, provenance, value_code
 from pipelines.lineage.diff import diff
 from tests.check_floors import imports, module_name
 
@@ -123,3 +125,59 @@ def test_the_difference_of_two_runs_tells_which_change_weighs(place):
     assert "can change feature values: none of this" in [
         str(d) for d in diff({"code": before}, {"code": provenance.code_version(place / "shop")})
     ]
+
+
+def test_what_a_file_means_is_kept_between_processes_and_is_what_it_would_be(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = tmp_path / "one.py"
+    file.write_text('"""Said."""\nx = 1\n')
+    asked = {"one": file}
+
+    def found() -> tuple[dict[str, str], int]:
+        """As another process finds it, and how many files it had to parse."""
+        value_code._meaning.cache_clear()
+        value_code._kept.cache_clear()
+        parsed: list[ast.AST] = []
+
+        def dump(tree: ast.AST, real: Callable[[ast.AST], str] = ast.dump) -> str:
+            parsed.append(tree)
+            return real(tree)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(ast, "dump", dump)
+            return value_code.meanings(asked), len(parsed)
+
+    first = found()
+    assert first[1] == 1
+    assert found() == (first[0], 0)
+    file.write_text('"""Said otherwise."""\nx = 1  # the same\n')  # other bytes, which are parsed; the same meaning
+    assert found() == first
+    file.write_text("x = 2\n")
+    changed = found()
+    assert changed[0] != first[0]
+    assert changed[1] == 1
+    (kept,) = (tmp_path / "cache" / "tandem" / "code").iterdir()
+    whole = kept.read_bytes()
+    for damaged in (whole[:-9], whole.replace(b"a", b"b"), b"", b"\xff\n\xff"):  # is not used, and written anew
+        kept.write_bytes(damaged)
+        assert found() == changed
+        assert found() == (changed[0], 0)
+    kept.unlink()
+    kept.mkdir()  # a place that takes nothing
+    assert found() == changed
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    assert found() == changed
+
+
+def test_what_is_kept_is_bounded_and_of_one_way_to_find_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(kept_meanings, "MOST", 3)
+    some = kept_meanings.KeptMeanings(b"way", tmp_path)
+    for name in "abc":
+        some.keep(name, name.upper())
+    assert some.find("a") == "A"  # asked for last
+    some.keep("d", "D")
+    some.save()
+    again = kept_meanings.KeptMeanings(b"way", tmp_path)
+    assert [again.find(name) for name in "abcd"] == ["A", None, "C", "D"]
+    assert kept_meanings.KeptMeanings(b"another way", tmp_path).find("a") is None
