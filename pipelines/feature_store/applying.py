@@ -4,7 +4,8 @@ The graphs that are applied stand in three places: ``graphs/<group>/CURRENT``, F
 writes its intent, ``graphs/APPLYING.json``, by one rename; from then on that file is what everybody reads
 (:func:`transforms.data_folder.applied_graph`), for all groups at once, and it goes when the three agree with it. So an apply that is
 killed before the rename did nothing, and one killed after it is done: whatever reads the other two places calls :func:`finish` first,
-which every command does that works with features (``pipelines.cli.console.load``).
+which every command does that works with features (``pipelines.cli.console.load``). One that is refused, by the definitions, the registry
+or the online store, takes its intent back: nothing was applied.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pipelines.feature_store.put_back import HalfApplied
 from pipelines.feature_store.store import apply as feast_apply
 from pipelines.feature_store.store import registry_file
 from pipelines.lake import graphs, shared
@@ -33,14 +35,23 @@ def apply_fingerprints(
 ) -> dict[str, str]:
     """Apply the graphs (group -> fingerprint) that ``choose``, called under the lock, checks and gives; what it raises changes nothing.
 
-    Raises StoreError, ConfigError for a registry or store that could not be brought to it; then the next apply, or :func:`finish`, does.
+    Raises StoreError, ConfigError, DefinitionError for definitions, a registry or a store that refuse them: then all is as it was. Only
+    after a HalfApplied does the next apply, or :func:`finish`, complete this one.
     """
     with _locked(repo, say):
         # Of one that was killed, which need not be completed first: perhaps the files as they are now do not even fit it.
-        _point(repo)
+        before = graphs.applying(repo.data)
+        _point(repo, before)
         fingerprints = dict(choose())
         graphs.begin_apply(repo.data, fingerprints)
-        _complete(repo)
+        try:
+            _bring(repo, fingerprints)
+        except HalfApplied:
+            raise
+        except Exception:
+            graphs.end_apply(repo.data) if before is None else graphs.begin_apply(repo.data, before)
+            raise
+        _end(repo, fingerprints)
     return fingerprints
 
 
@@ -51,9 +62,10 @@ def finish(repo: Repo, say: Callable[[str], None] = lambda line: None) -> None:
         return
     try:
         with _locked(repo, say):
-            if graphs.applying(repo.data) is not None:
+            if (intent := graphs.applying(repo.data)) is not None:
                 say("an apply was ended before it was done; completing it")
-                _complete(repo)
+                _bring(repo, intent)
+                _end(repo, intent)
     except OSError as error:
         where = error.filename or graphs.folder(repo.data)
         raise StoreError(
@@ -77,20 +89,20 @@ def _bring_along(repo: Repo, say: Callable[[str], None]) -> None:
         shared.keep(repo.data, _REGISTRIES, str(repo.path), applied)
 
 
-def _point(repo: Repo) -> dict[str, str] | None:
-    """Write each group's pointer as an apply under way has it, if there is one: what it applies."""
-    intent = graphs.applying(repo.data)
+def _point(repo: Repo, intent: Mapping[str, str] | None) -> None:
+    """Write each group's pointer as an apply has it, if there is one."""
     for group, fingerprint in (intent or {}).items():
         graphs.apply_graph(repo.data, group, fingerprint)
-    return intent
 
 
-def _complete(repo: Repo) -> None:
-    intent = _point(repo)
-    if intent is None:
-        return
+def _bring(repo: Repo, intent: Mapping[str, str]) -> None:
+    """Registry and online store follow the intent, while that is what everybody reads."""
     _set_aside_a_torn_registry(repo)
     feast_apply(repo, intent)
+
+
+def _end(repo: Repo, intent: Mapping[str, str]) -> None:
+    _point(repo, intent)
     graphs.end_apply(repo.data)
     shared.keep(repo.data, _REGISTRIES, str(repo.path), graphs.applied_graphs(repo.data))
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import copy
 import os
 import sys
-from collections.abc import Mapping
-from contextlib import nullcontext, redirect_stdout
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from pipelines.feature_store.inside import inside
+from pipelines.feature_store.put_back import unchanged_on_failure
 from pipelines.feature_store.services import check_fields, check_services
 from pipelines.feature_store.sql_registry import database_of, one_transaction, unreachable_registry
 from pipelines.lake.files import replaced
@@ -93,7 +94,12 @@ def registry_file(repo: Path) -> Path | None:
 
 
 def apply(repo: Repo, fingerprints: Mapping[str, str]) -> None:
-    """``feast apply`` in the repository, then make ``fingerprints`` (group -> graph) the ones that the online store takes rows of."""
+    """``feast apply`` in the repository, and ``fingerprints`` (group -> graph) made the ones that the online store takes rows of.
+
+    Raises what is wrong with the definitions, the registry or the store, in one line; then registry and store are as they were, unless it
+    is a HalfApplied.
+    """
+    from feast.infra.online_stores.helpers import get_online_store_from_config
     from feast.repo_config import load_repo_config
     from feast.repo_operations import apply_total, parse_repo
 
@@ -104,24 +110,34 @@ def apply(repo: Repo, fingerprints: Mapping[str, str]) -> None:
     for stem in (p.stem for p in repo.path.glob("*.py")):
         sys.modules.pop(stem, None)
     load_module(repo.path, repo.settings.definitions)
+    database = database_of(repo.path)
     with inside(repo.path), redirect_stdout(sys.stderr):  # stdout is for results
-        try:
+        with _one_line(repo):
             found = parse_repo(repo.path)
             check_fields([*found.feature_views, *found.stream_feature_views])
             check_services({s.name: s for s in found.feature_services}, {v.name: v for v in found.feature_views})
-            with nullcontext() if database_of(repo.path) is None else one_transaction():
-                config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
-                apply_total(with_absolute_registry(config, repo.path), repo.path, skip_source_validation=True)
-        except SystemExit as stop:
-            raise StoreError(f"feast apply stopped with {stop.code}; its message stands above") from None
-        except TandemError:
-            raise
-        except Exception as error:
-            if (away := unreachable_registry(repo.path, error)) is not None:
-                raise away from error
-            raise StoreError(f"feast apply: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
-    store = open_store(repo)
-    online = store._get_provider().online_store
-    if isinstance(online, OrderedOnlineStore):
-        for name, fingerprint in fingerprints.items():
-            online.apply_fingerprint(store.config, name, fingerprint)
+            config = with_absolute_registry(load_repo_config(repo.path, repo.path / "feature_store.yaml"), repo.path)
+            store = get_online_store_from_config(config.online_store)
+        online = store if isinstance(store, OrderedOnlineStore) else None
+        file = registry_file(repo.path)
+        together = nullcontext() if database is None else one_transaction()
+        with unchanged_on_failure(file, online, config, fingerprints, database is not None), _one_line(repo), together:
+            apply_total(config, repo.path, skip_source_validation=True)
+            if online is not None:
+                for name, fingerprint in fingerprints.items():
+                    online.apply_fingerprint(config, name, fingerprint)
+
+
+@contextmanager
+def _one_line(repo: Repo) -> Iterator[None]:
+    """What Feast raises in the body, as ours."""
+    try:
+        yield
+    except SystemExit as stop:
+        raise StoreError(f"feast apply stopped with {stop.code}; its message stands above") from None
+    except TandemError:
+        raise
+    except Exception as error:
+        if (away := unreachable_registry(repo.path, error)) is not None:
+            raise away from error
+        raise StoreError(f"feast apply: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error

@@ -1,0 +1,63 @@
+"""An apply that is refused changes nothing: what Feast's registry and the online store had before is put back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines.lake.files import write_bytes
+from transforms.errors import StoreError
+
+if TYPE_CHECKING:
+    from feast import RepoConfig
+
+    from serving.online_store.base import OrderedOnlineStore
+
+__all__ = ["HalfApplied", "unchanged_on_failure"]
+
+
+class HalfApplied(StoreError):
+    """An apply failed after it had changed a part, which could not be put back: it stays under way until it is completed."""
+
+
+@contextmanager
+def unchanged_on_failure(
+    registry: Path | None, online: OrderedOnlineStore | None, config: RepoConfig, views: Iterable[str], whole_registry: bool
+) -> Iterator[None]:
+    """What the body raises leaves the registry's file, and what the online store knows of the views, as they were.
+
+    ``registry``: that file, None where the registry is none; ``whole_registry``: another kind takes back by itself what the body did.
+    The store is asked first, so one that cannot be reached refuses before anything is changed. A view that it knew nothing of keeps what
+    the body said of it: nobody has its rows yet. Raises what the body raised; HalfApplied where a part could not be put back.
+    """
+    kept = registry.read_bytes() if registry is not None and registry.is_file() else None
+    known = {} if online is None else {view: (online.applied_fingerprint(config, view), online.covered(config, view)) for view in views}
+    try:
+        yield
+    except Exception as error:
+        try:
+            if registry is not None:
+                _restore(registry, kept)
+            elif not whole_registry:
+                raise StoreError("Feast's registry is neither a file nor a database")
+            if online is not None:
+                for view, (fingerprint, covered) in known.items():
+                    if fingerprint is None or online.applied_fingerprint(config, view) == fingerprint:
+                        continue
+                    online.apply_fingerprint(config, view, fingerprint)
+                    if covered is not None:
+                        online.cover(config, view, covered)
+        except Exception as also:
+            raise HalfApplied(
+                f"{error}; a part was applied and could not be taken back ({also}): mend that, then run 'tandem apply' again"
+            ) from error
+        raise
+
+
+def _restore(file: Path, content: bytes | None) -> None:
+    if content is None:
+        file.unlink(missing_ok=True)
+    elif not file.is_file() or file.read_bytes() != content:
+        write_bytes(file, content, durable=True)
