@@ -129,12 +129,9 @@ def feast_objects(groups: Iterable[FeatureGroup], data_dir: str | Path, outputs:
         )
         row = [f for f in group.row_schema if f.name not in (EVENT_TIMESTAMP, REVISION)]
         names = {f.name for f in row}
-        for f in kept or ():
-            if f.name in names:
-                raise DefinitionError(
-                    f"feature group {group.name!r}: its preprocessing_fn gives {f.name!r}, as an aggregate does; rename the output"
-                )
-        columns = [*row, *(kept or ()), pa.field(REVISION, pa.int64()), pa.field(FINGERPRINT, pa.string())]
+        # An output of the name of an aggregate is of a graph of before: batch refuses to make one, and the next run makes another.
+        made_of_graph = [f for f in kept or () if f.name not in names]
+        columns = [*row, *made_of_graph, pa.field(REVISION, pa.int64()), pa.field(FINGERPRINT, pa.string())]
         made = FeatureView if group.preprocessing_fn is None else GroupView
         views.append(
             made(
@@ -152,8 +149,11 @@ def feast_objects(groups: Iterable[FeatureGroup], data_dir: str | Path, outputs:
     return FeastObjects(list(entities.values()), sources, views)
 
 
-def load_outputs(data_dir: str | Path, groups: Iterable[FeatureGroup]) -> dict[str, pa.Schema]:
-    """The outputs of the applied graph of each group that has one, by ``graphs/<group>/CURRENT``; their metadata holds its fingerprint."""
+def load_outputs(data_dir: str | Path, groups: Iterable[FeatureGroup], damaged: bool = False) -> dict[str, pa.Schema]:
+    """The outputs of the applied graph of each group that has one, by ``graphs/<group>/CURRENT``; their metadata holds its fingerprint.
+
+    Raises GraphError for one that cannot be read; ``damaged``: its group is left out, as if none were applied.
+    """
     out: dict[str, pa.Schema] = {}
     for group in groups:
         folder = graphs(Path(data_dir))
@@ -165,6 +165,8 @@ def load_outputs(data_dir: str | Path, groups: Iterable[FeatureGroup]) -> dict[s
             made = json.loads(path.read_text())
             fields = [pa.field(name, _arrow_type(kind)) for name, kind, *_ in made.get("outputs", [])]
         except (OSError, ValueError, TypeError, AttributeError) as e:
+            if damaged:
+                continue
             raise GraphError(
                 f"graph of {group.name!r}: {path} cannot be read ({' '.join(str(e).split())[:120]}); run the batch job again"
             ) from e

@@ -49,6 +49,7 @@ from transforms.fields import (
     check_comparison,
     check_name,
     check_reach,
+    check_some_pass,
 )
 from transforms.file_formats import Csv
 from transforms.functions import (
@@ -250,6 +251,9 @@ class FeatureGroup:
             for name, op, values in a.filter.comparisons():
                 if name != self.source.event_time:
                     check_reach(what, self.source.field(name), op, values)
+        if a.filter is not None:
+            formula = a.filter.formula if isinstance(a.filter, Predicate) else a.filter
+            check_some_pass(what, formula, {f.name: f for f in self.source.fields})
 
     def _check_null_keys(self, what: str) -> None:
         given = self.null_keys

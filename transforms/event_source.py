@@ -18,7 +18,7 @@ from transforms.data_folder import snapshot_name
 from transforms.durations import check_duration, micros
 from transforms.errors import DefinitionError
 from transforms.expressions import Expression, Formula, Predicate, formula_of
-from transforms.fields import EVENT_MARK, TIMESTAMP, Field, check_name
+from transforms.fields import EVENT_MARK, TIMESTAMP, Field, check_name, check_some_pass
 from transforms.file_formats import Csv
 from transforms.places import EACH, ElementIndex, Header, Path, RecordKey, RecordTimestamp, Step, path_of, path_text
 from transforms.tables import Table
@@ -150,6 +150,7 @@ class EventSource:
             kept = formula_of(self.where)
             object.__setattr__(self, "where", kept)
             _check_type(f"source {self.name!r}: where", kept, known, "bool")
+            check_some_pass(f"source {self.name!r}: where", kept, {f.name: f for f in self.fields})
 
     def check_expression(self, what: str, formula: Formula, dtype: str) -> None:
         """Raises DefinitionError, which begins with ``what``, where an expression over the source's fields is none of ``dtype``."""

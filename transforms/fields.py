@@ -5,15 +5,17 @@ Users import these from :mod:`transforms.definitions`, which has all that a defi
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from transforms.errors import DefinitionError
 from transforms.expressions import Expression, Formula, Predicate, col, formula_of
@@ -39,6 +41,7 @@ __all__ = [
     "check_comparison",
     "check_name",
     "check_reach",
+    "check_some_pass",
 ]
 
 DType = Literal[
@@ -275,6 +278,33 @@ def check_reach(what: str, f: Field, op: str, values: tuple[Any, ...]) -> None:
             bounds = " to ".join("any" if bound is None else str(bound) for bound in (f.min, f.max))
             sign = "==" if op == "isin" else op
             raise DefinitionError(f"{what}: no accepted event has {f.name} {sign} {value!r}; the field is {bounds}: correct one of both")
+
+
+_WANTED = ("==", "isin", "<", "<=", ">", ">=")
+_MOST_TRIED = 4096
+
+
+def check_some_pass(what: str, formula: Formula, fields: Mapping[str, Field]) -> None:
+    """Refuse a filter of which some part (what ``&`` and ``|`` join) no event passes that the contract accepts. Of fields with a domain
+    each value is tried, and null where the field may be; of any other field a plain comparison alone is judged."""
+    if formula.op in ("&", "|"):
+        for part in formula.args:
+            check_some_pass(what, part, fields)
+        return
+    bare = formula.args[0] if formula.op == "is_true" else formula
+    if bare.op in _WANTED and all(a.op in ("column", "literal") for a in bare.args):
+        for name, op, values in bare.comparisons():
+            if name in fields:
+                check_reach(what, fields[name], op, values)
+    read = [fields.get(name) for name in formula.fields]
+    choices = [(*f.domain, *(() if f.required else (None,))) for f in read if f is not None and f.domain is not None]
+    if len(choices) < len(read) or not choices or math.prod(map(len, choices)) > _MOST_TRIED:
+        return
+    tried = zip(*itertools.product(*choices), strict=True)
+    columns = [pa.array(values, f.arrow_type) for values, f in zip(tried, read, strict=True) if f is not None]
+    if not pc.any(formula.mask(pa.RecordBatch.from_arrays(columns, list(formula.fields)))).as_py():
+        words = "; ".join(f"of {f.name!r} {', '.join(map(repr, f.domain or ()))}" for f in read if f is not None)
+        raise DefinitionError(f"{what}: no accepted event passes {formula}; the domain is {words}: correct one of both")
 
 
 def _reachable(f: Field, op: str, value: Any) -> bool:

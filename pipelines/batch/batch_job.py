@@ -26,7 +26,7 @@ from pipelines.batch.continued import continued
 from pipelines.batch.job_notes import keep_spans, keep_stats, with_past
 from pipelines.batch.left_behind import left_behind
 from pipelines.batch.run_files import RunFiles, run_files
-from pipelines.batch.run_key import begin_of, declared, run_key, sources_of, superseded
+from pipelines.batch.run_key import begin_of, declared, lost, run_key, sources_of, superseded
 from pipelines.batch.work_place import WorkPlace
 from pipelines.lake import layout, provenance, runs, shared
 from pipelines.lake.graphs import apply_graph, carried_over, graph_for, hash_of, remember_definitions, since
@@ -111,7 +111,7 @@ def run_batch(
     key = run_key(repo, start, end, events.inputs, graphs)
     if before is not None:
         key["continues"] = before.named
-    run = runs.begin(data, "batch", key, now, anew=anew, replaced=lambda r: superseded(r, complete, groups, start, end))
+    run = runs.begin(data, "batch", key, now, anew=anew, replaced=lambda r: lost(data, r) or superseded(r, complete, groups, start, end))
     if run.status == "complete":
         progress(f"run {run.id} already holds these rows; nothing to do (--anew makes them again)")
         return BatchResult(run, True)

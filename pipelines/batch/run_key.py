@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
-from pipelines.lake import provenance
+from pipelines.lake import layout, provenance, shared
 from pipelines.lake.files import sha256
 from pipelines.lake.run_records import Code
 from pipelines.lake.runs import Run
@@ -19,7 +20,7 @@ from pipelines.lake.value_code import engine_files, meanings, modules_of, repo_f
 from pipelines.project.repository import Repo
 from transforms.definitions import EventSource, FeatureGroup, micros
 
-__all__ = ["begin_of", "code_of", "declared", "engine_code", "run_key", "seed_start", "sources_of", "superseded"]
+__all__ = ["begin_of", "code_of", "declared", "engine_code", "lost", "run_key", "seed_start", "sources_of", "superseded"]
 
 
 def sources_of(groups: Iterable[FeatureGroup]) -> dict[str, EventSource]:
@@ -94,6 +95,16 @@ def superseded(earlier: Run, complete: Iterable[Run], groups: Collection[str], s
             if after < end and start < upto and not set(groups).isdisjoint(run.record.fingerprints):
                 return True
     return False
+
+
+def lost(data: Path, run: Run) -> bool:
+    """Whether rows or a graph that a complete batch run made are not in the data folder any more (a plain one): it is to be made anew."""
+    if run.status != "complete" or shared.is_shared(data):
+        return False
+    made = run.record.fingerprints.items()
+    return not all(
+        (layout.graph(data, n, f) / layout.GRAPH_HEAD).is_file() and layout.offline_run(data, n, run.id).is_dir() for n, f in made
+    )
 
 
 def engine_code(recorded: Code | None = None) -> dict[str, str]:

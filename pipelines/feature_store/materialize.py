@@ -100,7 +100,7 @@ def _as_feast_does(store: Any, online: Any, views: list[str], start: datetime, e
 
 def materialize_view(store: Any, online: OrderedOnlineStore, view: Any, start: datetime, end: datetime) -> Materialized:
     """One view of an ordered store; see :func:`materialize`, which holds the lock."""
-    from serving.offline_rows import OfflineRows
+    from serving.offline_rows import NOTHING, OfflineRows
     from serving.offline_store import connection, latest_of_view
     from serving.online_store.base import Covered
 
@@ -113,6 +113,10 @@ def materialize_view(store: Any, online: OrderedOnlineStore, view: Any, start: d
 
         def latest(since: datetime, until: datetime) -> pa.Table:
             return latest_of_view(db, source, view, since, until)
+
+        if source.upto_us == NOTHING and before is not None:
+            # The runs that were materialized are not found (the folder was moved, say): what they said is not to be taken back for it.
+            return Materialized(view.name, 0)
 
         # Runs that come later have their own materialization; what lies beyond all runs is a stream's.
         reach = source.upto_us if source.upto_us is not None else micros_of(end)

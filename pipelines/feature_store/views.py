@@ -35,7 +35,8 @@ def feast_views(module: str) -> FeastObjects:
     from serving.feast_objects import feast_objects, load_outputs  # Feast: after the definitions, whose mistakes need not wait for it
 
     data = load_settings(repo).data
-    made = feast_objects(groups.values(), data_for_feast(repo), load_outputs(data, groups.values()))
+    # A graph that cannot be read is said by whoever needs it; the batch job, which makes it anew, is loaded by this line, too.
+    made = feast_objects(groups.values(), data_for_feast(repo), load_outputs(data, groups.values(), damaged=True))
     for name, value in made.by_name().items():
         if not isinstance(getattr(here, name, value), type(value)):
             raise DefinitionError(f"feast_views({module!r}): {name!r} is the name of something else in the module; rename that")

@@ -87,8 +87,10 @@ def engine_version() -> Engine:
 
 
 def _git(folder: Path, *words: str) -> str | None:
+    # A hook of git's runs with GIT_DIR and the like: these would make it another repository's answer.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, env=env).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
 

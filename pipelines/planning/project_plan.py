@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pipelines.batch.continued import Continued, continued, reading
-from pipelines.batch.run_key import begin_of, run_key, sources_of, superseded
+from pipelines.batch.run_key import begin_of, lost, run_key, sources_of, superseded
 from pipelines.lake.files import json_digest
 from pipelines.planning.definition_changes import all_columns, same_rows
 from pipelines.planning.event_inputs import EventInputs, event_inputs
@@ -275,7 +275,7 @@ def _existing(
     key = json_digest(run_key(repo, *span, inputs, graphs, present.engine))
     made = [run for run, record in present.batch_runs if record.key == key]
     complete = [run for run, _ in present.batch_runs]
-    return next((run.id for run in made if not superseded(run, complete, list(repo.groups), *span)), None)
+    return next((run.id for run in made if not (lost(repo.data, run) or superseded(run, complete, list(repo.groups), *span))), None)
 
 
 # -------------------------------------------------------------------------------------------------------------------------- groups

@@ -75,7 +75,7 @@ def compare_stores(repo: Repo, store: Any, say: Callable[[str], None] = lambda l
 
 
 def _compare(store: Any, group: FeatureGroup, read: Stored) -> StoresProof:
-    from serving.offline_rows import OfflineRows
+    from serving.offline_rows import NOTHING, OfflineRows
     from serving.offline_store import AsofOfflineStore, connection
 
     if not isinstance(store._get_provider().offline_store, AsofOfflineStore):
@@ -90,6 +90,11 @@ def _compare(store: Any, group: FeatureGroup, read: Stored) -> StoresProof:
             "no run of the applied graph has rows; run 'tandem batch'" if offline.empty else "nothing was materialized of the applied graph"
         )
         return StoresProof(group.name, 0, {}, 0, [], f"{group.name}: {what}; run 'tandem materialize'")
+    if offline.upto_us == NOTHING:
+        stored = sum(1 for _ in online.stored_keys(config, view))
+        lost = f"{stored:,} keys are stored, and no run of the applied graph is at {offline.path}"
+        lines = [f"{lost}; if that folder was moved, run 'tandem apply'"] if stored else []
+        return StoresProof(group.name, 0, {}, stored, lines, f"{group.name}: no run of the applied graph is there any more")
     spans = [[micros_of(t.replace(tzinfo=UTC) if t.tzinfo is None else t) for t in span] for span in view.materialization_intervals]
     first = min((start for start, _ in spans), default=micros_of(datetime.min))
     last = min([covered.upto_us, *(end for _, end in spans[-1:])])

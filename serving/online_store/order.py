@@ -18,9 +18,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.errors import FingerprintError
+from transforms.errors import FingerprintError, StoreError
 
-__all__ = ["Covered", "Order", "Rows", "StoredRow", "ends_of_runs", "greatest", "refused_fingerprint", "row_wins"]
+__all__ = ["Covered", "Order", "Rows", "StoredRow", "ends_of_runs", "greatest", "refused_fingerprint", "row_wins", "without_order"]
 
 
 @dataclass(frozen=True)
@@ -132,4 +132,12 @@ def refused_fingerprint(view: str, found: str, applied: str) -> FingerprintError
     return FingerprintError(
         f"view {view!r}: a row has fingerprint {found[:16]!r}, but {applied[:16]!r} is applied; "
         "nothing was written: run the writer again with the applied graph"
+    )
+
+
+def without_order(view: str) -> StoreError:
+    """A store holds rows of a view and no order of theirs: read as they are, none of them would be there."""
+    return StoreError(
+        f"view {view!r}: its rows were written by another online store class, without the order that this one keeps;"
+        " materialize the view again over their range"
     )

@@ -17,6 +17,7 @@ from feast import Entity, FeatureView, RepoConfig
 
 from serving.online_store.base import Covered, OrderedOnlineStore, OrderedOnlineStoreConfig, Rows, StoredRow, unreachable
 from serving.online_store.columns import ColumnRead, PackedColumns, StoredColumns, by_columns
+from serving.online_store.order import without_order
 from serving.online_store.packed import PACKED
 from serving.online_store.packed_rows import PackedRows
 from serving.online_store.table_names import check_tables, sharing
@@ -145,6 +146,7 @@ class OrderedPostgresOnlineStore(OrderedOnlineStore, PostgreSQLOnlineStore):
                 row = found[key] = (at, [None] * len(names))
                 for feature, value in zip(features or (), values or ()):
                     row[1][position[feature]] = value
+        self._look_at_order(config, table, len(found) < len(set(keys)))
         return [found.get(k) for k in keys]
 
     def read_columns(self, config: RepoConfig, reads: Sequence[ColumnRead]) -> list[StoredColumns]:
@@ -164,7 +166,23 @@ class OrderedPostgresOnlineStore(OrderedOnlineStore, PostgreSQLOnlineStore):
             found = dict(cursor.fetchall())
         if None in found.values():
             return None
+        self._look_at_order(config, read.table, len(found) < len(set(read.keys)))
         return PackedRows.read(read.layout, [found.get(key) for key in read.keys], read.names)
+
+    def _look_at_order(self, config: RepoConfig, table: FeatureView, missing: bool) -> None:
+        """Where keys are missing: rows that another class wrote have no order here, and would be read as none."""
+        name, known = _table_id(config.project, table), self.__dict__.setdefault("_ordered_views", set())
+        if not missing or name in known:
+            return
+        there = []
+        for query in tables.has_rows(name):
+            there.append(False)
+            with self._looking(config) as cursor:
+                there[-1] = bool(_first(cursor.execute(query)))
+        if there == [True, False]:
+            raise without_order(table.name)
+        if there[1]:
+            known.add(name)
 
     @contextlib.contextmanager
     def _looking(self, config: RepoConfig) -> Iterator[psycopg.Cursor[Any]]:

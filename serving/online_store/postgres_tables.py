@@ -14,7 +14,8 @@ from serving.online_store.packed import PACKED
 from transforms.errors import StoreError
 
 __all__ = [
-    "COMMON", "create", "delete", "drop", "fields_query", "keys_query", "order_table", "packed_query", "state", "superseded", "write",
+    "COMMON", "create", "delete", "drop", "fields_query", "has_rows", "keys_query", "order_table", "packed_query", "state", "superseded",
+    "write",
 ]  # fmt: skip
 
 _MOST_BYTES, _END = 63, "_tandem"
@@ -144,6 +145,12 @@ def packed_query(name: str) -> sql.Composed:
         SELECT o.entity_key, f.value FROM {rows} o LEFT JOIN {fields} f ON f.entity_key = o.entity_key AND f.feature_name = {packed}
         WHERE o.entity_key = ANY (%s::bytea[])
         """).format(**_pair(name), packed=sql.Literal(PACKED))
+
+
+@lru_cache(maxsize=256)
+def has_rows(name: str) -> tuple[sql.Composed, ...]:
+    """Whether Feast's table has a row, and whether that of their order has one; each fails where its table is not there."""
+    return _each("SELECT EXISTS (SELECT FROM {fields}); SELECT EXISTS (SELECT FROM {rows})", name)
 
 
 @lru_cache(maxsize=256)

@@ -18,11 +18,11 @@ from feast.infra.online_stores.sqlite import SqliteOnlineStore, SqliteOnlineStor
 
 from serving.online_store.base import Covered, OrderedOnlineStore, OrderedOnlineStoreConfig, Rows, StoredRow, unreachable
 from serving.online_store.columns import ColumnRead, PackedColumns, StoredColumns, by_columns
+from serving.online_store.order import without_order
 from serving.online_store.packed_rows import PackedRows
 from serving.online_store.sqlite_file import SqliteFile
 from serving.online_store.sqlite_tables import WRITING, columns_query, create, lines, packed_query
 from serving.online_store.table_names import check_tables, sharing
-from transforms.errors import StoreError
 
 __all__ = ["OrderedSqliteOnlineStore", "OrderedSqliteOnlineStoreConfig"]
 
@@ -222,10 +222,7 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
             return
         rows, orders = (self._read(config, partial(_has_rows, table=n)) for n in (name, f"{name}_tandem"))
         if rows and not orders:
-            raise StoreError(
-                f"view {view!r}: its rows were written by another online store class, without the order that this one keeps;"
-                " materialize the view again over their range"
-            )
+            raise without_order(view)
         if orders:
             self.__dict__["_ordered_views"].add(name)
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from feast import FeatureStore, RepoConfig
 
 from serving.online_store.base import ColumnRead
 from serving.online_store.columns import PackedColumns
 from tandem.testing.online_store import NOW, Bench, OnlineStoreContract, key, view
+from tests.integration.offline_world import T0, Repo, row
 from tests.postgres_server import PASSWORD, PostgresServer, postgres_server
 from tests.redis_server import free_port
 from transforms.errors import StoreError
@@ -122,3 +125,34 @@ def test_a_graph_is_applied_before_or_after_a_batch_never_in_it(postgres: Postgr
     applying.join()
     with pytest.raises(Exception, match="is applied"):
         bench.write(("EWR", T, 1, 1.0))
+
+
+@pytest.mark.parametrize("applied", [False, True])
+def test_rows_of_feasts_own_class_are_not_none_without_a_word(postgres: PostgresServer, tmp_path: Path, applied: bool) -> None:
+    """FAULTS 30: a table that stock Feast wrote, read by the ordered class: it says what to do, until that is done."""
+    repo = Repo(tmp_path)
+
+    def opened(kind: str) -> Any:
+        given = {"type": kind, **postgres.settings, "db_schema": f"stock_{applied}".lower()}
+        config = RepoConfig(
+            project="t", registry=str(tmp_path / "registry.db"), provider="local", repo_path=tmp_path, entity_key_serialization_version=3,
+            online_store=given, offline_store={"type": "serving.offline_store.AsofOfflineStore"},
+        )  # fmt: skip
+        return FeatureStore(config=config)
+
+    repo.write([row("JFK", 1, T0, 5)])
+    stock = opened("postgres")
+    stock.apply([repo.view])
+    stock.materialize(T0 - timedelta(days=1), T0 + timedelta(days=1))
+    store = opened(POSTGRES)
+    store.config.online_store.as_of = T0
+    if applied:
+        store.apply([repo.view])
+    asked: dict[str, Any] = {"features": ["legs:n"], "entity_rows": [{"origin": "JFK", "number": 1}]}
+    for _ in range(2):
+        with pytest.raises(StoreError, match="view 'legs': its rows were written by another online store class"):
+            store.get_online_features(**asked)
+    store.materialize(T0 - timedelta(days=1), T0 + timedelta(days=1))
+    assert store.get_online_features(**asked).to_dict()["n"] == [5]
+    asked["entity_rows"] = [{"origin": "nowhere", "number": 1}]
+    assert store.get_online_features(**asked).to_dict()["n"] == [None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 import sys
 from datetime import datetime, timedelta
@@ -270,6 +271,38 @@ def test_the_stores_are_compared_for_every_key(world: Orders) -> None:
     assert later.unexplained == 0 and "run 'tandem materialize'" in later.notice
     world.materialize()
     assert compare_stores(world.repo(), world.feast())["shop_orders"].causes == {"equal": 1}
+
+
+def test_runs_that_are_not_found_any_more_are_told_and_change_nothing(world: Orders) -> None:
+    """FAULTS 12: the data folder was moved, and the settings follow: what the registry names is empty. ``verify --stores`` compared no key
+    and was content; materialize forgot what it had covered."""
+    world.log([order("o1", "10:02"), order("o2", "10:03", shop=2)])
+    world.round()
+    online = ordered_store(world.feast())
+    before = {n: online.covered(world.feast().config, n) for n in ("shop_orders", "city_orders")}
+    offline = world.data / "offline"
+    offline.rename(world.data / "elsewhere")
+    with pytest.raises(DataError, match=r"no view has a row .*, nothing was loaded; .*'tandem apply' .* the folder was moved"):
+        world.materialize()
+    assert {n: online.covered(world.feast().config, n) for n in before} == before and before["shop_orders"] is not None
+    lost = compare_stores(world.repo(), world.feast())["shop_orders"]
+    assert lost.unexplained == 2 and "2 keys are stored, and no run of the applied graph is at" in lost.lines[0]
+    assert "; if that folder was moved, run 'tandem apply'" in lost.lines[0]
+    (world.data / "elsewhere").rename(offline)
+    world.materialize()
+    assert compare_stores(world.repo(), world.feast())["shop_orders"].causes == {"equal": 2} and both(world) == (1, 1, 5.0)
+
+
+@pytest.mark.parametrize("what", ["offline", "graphs"])
+def test_what_a_run_made_and_is_gone_is_made_anew(world: Orders, what: str) -> None:
+    """FAULTS 12 and 19: batch had nothing to do, and materialize, or apply, said to run batch: there was no way out."""
+    world.log([order("o1", "10:02")])
+    first = world.round()
+    for path in (world.data / what).glob("shop_orders/*" + ("/tandem.json" if what == "graphs" else "")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    again = world.round()
+    assert first != again and both(world) == (1, 1, 5.0)
+    assert world.batch() == again
 
 
 def test_a_materialization_that_ends_earlier_than_one_before_it(world: Orders) -> None:

@@ -22,11 +22,15 @@ from transforms.definitions import (
     Predicate,
     Quantile,
     Sum,
+    case,
+    coalesce,
+    col,
     days,
     duration_name,
     hours,
     minutes,
     seconds,
+    when,
 )
 from transforms.errors import DefinitionError
 
@@ -214,6 +218,45 @@ def test_a_filter_that_the_contract_lets_nothing_pass_is_a_mistake(possible: Pre
     group(Count(over=hours(1), where=possible), source=bounded)
     with pytest.raises(DefinitionError, match=r"filter of 'count': no accepted event has .*: correct one of both$"):
         group(Count(over=hours(1), where=impossible), source=bounded)
+
+
+@pytest.mark.parametrize(
+    ("possible", "impossible"),
+    [
+        (col("origin").lower() == "jfk", col("origin").lower() == "JFK"),
+        (coalesce(col("gate"), 9) == 9, coalesce(col("gate"), 9) == 8),
+        (col("gate").is_null(), col("origin").is_null()),
+        (Field("origin").not_null(), Field("gate").not_null() & Field("origin").is_null()),
+        (col("gate") + 1 == 3, col("gate") + 1 == 4),
+        (col("origin").starts_with("J") & (col("delay") > 3), (col("delay") > 3) & col("origin").starts_with("j")),
+        ((col("gate") == 1) | (col("delay") > 3), (col("gate").cast("string") == "3") | (col("delay") > 3)),
+        (case(when(col("origin") == "JFK", col("gate")), otherwise=0) == 2, case(when(col("gate") == 1, 5), otherwise=0) == 2),
+    ],
+)
+def test_an_expression_that_no_value_of_a_domain_passes_is_a_mistake(possible: Any, impossible: Any) -> None:
+    """FAULTS 32: as a comparison that no value passes: functions of a field, conditions, and what null is to them."""
+    bounded = source(fields=BOUNDED)
+    group(Count(over=hours(1), where=possible), source=bounded)
+    with pytest.raises(DefinitionError, match=r"filter of 'count': no accepted event passes .*; the domain is of .*: correct one of both$"):
+        group(Count(over=hours(1), where=impossible), source=bounded)
+
+
+@pytest.mark.parametrize(
+    ("possible", "impossible"),
+    [
+        (col("origin") == "JFK", col("origin") == "LGA"),
+        (col("origin") != "LGA", col("origin").isin(["JFK", "LGA"])),
+        (~(col("origin") == "LGA"), (col("origin") == "LGA") & (col("delay") > 3)),
+        (col("legs") >= 4, col("legs") > 4),
+        (col("origin").upper() == "JFK", col("origin").lower() == "JFK"),
+        (col("gate") == 1, (col("gate") == 3) | (col("origin") == "JFK")),
+    ],
+)
+def test_a_source_of_which_no_event_can_be_accepted_is_a_mistake(possible: Any, impossible: Any) -> None:
+    """FAULTS 32: what a source's own ``where`` lets pass, its domains refuse. What it passes over may be outside of them."""
+    source(fields=BOUNDED, where=possible)
+    with pytest.raises(DefinitionError, match=r"source 'departures': where: no accepted event .*: correct one of both$"):
+        source(fields=BOUNDED, where=impossible)
 
 
 @pytest.mark.parametrize(

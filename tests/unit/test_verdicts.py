@@ -64,6 +64,24 @@ def test_provenance_is_of_the_users_repository(tmp_path: Path) -> None:
         assert engine["commit"] == git(engine_root(), "rev-parse", "HEAD")
 
 
+def test_a_hook_of_another_repository_does_not_lend_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FAULTS 24: git hands its hooks GIT_DIR and the like, which win over the folder."""
+    commits = {}
+    for name in ("mine", "other"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "features.py").write_text(f"x = '{name}'\n")
+        git(folder, "init", "-q")
+        git(folder, "add", ".")
+        git(folder, "commit", "-qm", name)
+        commits[name] = git(folder, "rev-parse", "HEAD")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(tmp_path / "other"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "other" / ".git" / "index"))
+    made = code_version(tmp_path / "mine")
+    assert (made["commit"], made["dirty"]) == (commits["mine"], False)
+
+
 def test_a_diff_shows_differences_alone() -> None:
     """FAULTS 24: equal commits are none."""
     code = {"sha256": "a" * 64, "commit": "c" * 40, "dirty": False, "engine": {"version": "0.2.0"}, "files": {"repo/model.py": "1"}}
