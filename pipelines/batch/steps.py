@@ -25,6 +25,7 @@ from pipelines.batch.run_key import seed_start
 from pipelines.lake.addresses import reading, reading_folder, under, writing
 from pipelines.lake.arrow_bytes import from_ipc, to_ipc
 from pipelines.lake.files import replaced
+from pipelines.lake.nonfinite import nonfinite
 from pipelines.sources.event_files import EventFile, events
 from transforms.aggregates import merge, rows_between, tile, tile_schema
 from transforms.contract import field_of
@@ -53,18 +54,6 @@ def write_parquet(table: pa.Table | pa.RecordBatch, path: Path) -> None:
     table = pa.Table.from_batches([table]) if isinstance(table, pa.RecordBatch) else table
     with replaced(path) as out:
         pq.write_table(table, out, compression="zstd", version="2.6", coerce_timestamps="us", row_group_size=65_536)
-
-
-def nonfinite(table: pa.Table) -> dict[str, int]:
-    """Column -> how many of its values, or of those in its lists, are NaN or infinite; columns that have none are left out."""
-    out = {}
-    for name, column in zip(table.schema.names, table.columns, strict=True):
-        values = pc.list_flatten(column) if pa.types.is_list(column.type) else column
-        if pa.types.is_floating(values.type):
-            count = pc.sum(pc.invert(pc.is_finite(values))).as_py() or 0
-            if count:
-                out[name] = int(count)
-    return out
 
 
 def slice_us(group: FeatureGroup, days: int) -> int:

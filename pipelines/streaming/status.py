@@ -41,6 +41,8 @@ class StreamStatus:
     """source -> records without an event, as the list that it explodes has no element."""
     rows_of: dict[str, int] = field(default_factory=dict)
     """group -> rows."""
+    nonfinite: dict[str, int] = field(default_factory=dict)
+    """group/feature -> values that are NaN or infinite."""
     written: int = 0
     stale: int = 0
     refused: int = 0
@@ -130,6 +132,8 @@ class Tracker:
             elif part.startswith("sink-"):
                 for group, n in values.get("rows", {}).items():
                     self._add(part, f"rows/{group}", n)
+                for feature, n in values.get("nonfinite", {}).items():
+                    self._add(part, f"nonfinite/{feature}", n)
                 for name in ("written", "stale", "refused", "seconds_graph", "seconds_store", "seconds_log", "seconds_waiting"):
                     self._add(part, name, float(values.get(name, 0)))
                 if values.get("waiting_for"):
@@ -158,6 +162,7 @@ class Tracker:
             filtered=self._by_name("poll-", "filtered/"),
             empty=self._by_name("poll-", "empty/"),
             rows_of=rows_of,
+            nonfinite=self._by_name("sink-", "nonfinite/"),
             written=round(sum(self._sum("sink-", "written").values())),
             stale=round(sum(self._sum("sink-", "stale").values())),
             refused=round(sum(self._sum("sink-", "refused").values())),
@@ -210,6 +215,8 @@ def line(p: StreamStatus) -> str:
         parts.append(f"{sum(p.late.values()):,} too late")
     if p.refused:
         parts.append(f"{p.refused:,} rows refused")
+    if p.nonfinite:
+        parts.append(f"NaN or infinite: {', '.join(f'{n:,} of {feature}' for feature, n in p.nonfinite.items())}")
     parts += [f"too late among the last records: {', '.join(p.many_late)}"] if p.many_late else []
     parts += [f"paused: {', '.join(p.paused)}"] if p.paused else []
     parts += [f"away: {', '.join(p.away)}"] if p.away else []

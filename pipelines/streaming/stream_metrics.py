@@ -32,6 +32,8 @@ class StreamMetrics(Collector):
         yield _counter("empty", "Records whose list to explode has no element.", ["source"], {(s,): n for s, n in p.empty.items()})
         yield _counter("late", "Events too late to count.", ["source"], {(s,): n for s, n in p.late.items()})
         yield _counter("rows", "Feature rows delivered, revisions included.", ["group"], {(g,): n for g, n in p.rows_of.items()})
+        odd = {tuple(feature.split("/")): n for feature, n in p.nonfinite.items()}
+        yield _counter("nonfinite", "Values of delivered rows that are NaN or infinite.", ["group", "feature"], odd)
         outcomes = {("written",): p.written, ("stale",): p.stale, ("refused",): p.refused}
         yield _counter("online_rows", "Rows given to the online store, by what became of them.", ["outcome"], outcomes)
         spent = {(what,): seconds for what, seconds in p.sink_seconds.items()}

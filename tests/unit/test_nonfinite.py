@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.batch.batch_job import run_batch
-from pipelines.batch.steps import nonfinite
+from pipelines.lake.nonfinite import nonfinite
 from pipelines.project.repository import load_repo
+from pipelines.sources.memory import MemoryBroker
+from pipelines.streaming.state.job_state import JobState
+from pipelines.streaming.status import Tracker, line
+from pipelines.streaming.stream_job import run_stream
+from pipelines.streaming.stream_metrics import StreamMetrics
+from pipelines.streaming.stream_options import StreamOptions
 from serving.feast_types import not_finite, to_json
 from serving.features import ViewRows
 from serving.online_answer import status_words
+from tests.integration.orders_world import END, Orders, order
 from transforms.instants import instant
 
 INF, NAN = float("inf"), float("nan")
@@ -89,3 +98,33 @@ def test_batch_counts_them_and_says_so(tmp_path: Path) -> None:
     assert found.run.manifest["nonfinite"] == odd
     [line] = [line for line in said if "infinite" in line]
     assert "8 of shops/log_count" in line
+
+
+def test_a_stream_counts_them_too(tmp_path: Path) -> None:
+    """FAULTS 15: by feature, in its status, its metrics and once in words."""
+    broker = MemoryBroker()
+    broker.create_topic("orders", 1)
+    broker.create_topic("orders.dead", 1)
+    world = Orders(tmp_path, as_of=END + timedelta(hours=6))
+    features = world.repo_path / "features.py"
+    group = 'entity=Entity("shop"), hop=minutes(5)'
+    features.write_text(features.read_text().replace(group, f'{group}, preprocessing_fn="odd_counts:shops"'))
+    (world.repo_path / "odd_counts.py").write_text(PREPROCESSING)
+    settings = {
+        "data": "../data", "definitions": "features", "batch": {"shards": 1},
+        "kafka": {"bootstrap_servers": broker.address, "dead_letters": "orders.dead"},
+        "stream": {"clock": "replay", "shards": 1, "idle_seconds": 3600},
+    }  # fmt: skip
+    (world.repo_path / "tandem.yaml").write_text(json.dumps(settings))
+    world.log([order("o1", "10:02"), order("o2", "23:02")])
+    world.apply(world.batch())
+    now = [order(f"n{n}", f"2024-05-02T{n // 3:02}:{n % 3 * 20:02}:00Z", shop=min(n, 1) + 1) for n in range(8)]  # of shop 1 the first
+    broker.append("orders", 0, [json.dumps(event).encode() for event in now])
+    said: list[str] = []
+    result = run_stream(world.repo(), StreamOptions(runner="direct", until="latest", from_run="latest"), said.append)
+    assert result["code"] == 0
+    status = Tracker(JobState(world.data / "stream" / "main")).look()
+    assert status.nonfinite == {"shop_orders/log_count": 1} and "NaN or infinite: 1 of shop_orders/log_count" in line(status)
+    assert len([text for text in said if text.startswith("shop_orders/log_count: values that are NaN or infinite")]) == 1
+    odd = next(family for family in StreamMetrics(lambda: status, lambda: 0).collect() if family.name == "tandem_stream_nonfinite")
+    assert [(sample.labels, sample.value) for sample in odd.samples] == [({"group": "shop_orders", "feature": "log_count"}, 1.0)]

@@ -38,6 +38,7 @@ import pyarrow.compute as pc
 
 from pipelines.feature_store.online_sink import FeastStore
 from pipelines.lake import layout, shared
+from pipelines.lake.nonfinite import nonfinite
 from pipelines.streaming.stages.coders import FoldOutput
 from pipelines.streaming.state.job_spec import JobSpec
 from pipelines.streaming.state.job_state import JobState
@@ -83,6 +84,7 @@ class _Counts:
     refused: int = 0
     restored: int = 0
     late: dict[str, int] = field(default_factory=dict)
+    nonfinite: dict[str, int] = field(default_factory=dict)
     seconds_graph: float = 0.0
     seconds_store: float = 0.0
     seconds_log: float = 0.0
@@ -192,6 +194,7 @@ class StreamSink:
                 continue
             start = time.perf_counter()
             full = stamped(rows, self.graphs[name], created)
+            self._count_nonfinite(counts, name, full)
             counts.seconds_graph += time.perf_counter() - start
             if self.store is not None:
                 self._online(counts, shard, name, full)
@@ -211,6 +214,13 @@ class StreamSink:
                 self._vouch(counts, output, durable)
         if now - counts.reported >= _REPORT_SECONDS:
             self._report(shard)
+
+    def _count_nonfinite(self, counts: _Counts, name: str, rows: pa.RecordBatch) -> None:
+        """As batch does; the first ones of a feature are told."""
+        for feature, n in nonfinite(rows).items():
+            if (place := f"{name}/{feature}") not in counts.nonfinite:
+                self.job_state.say(f"{place}: values that are NaN or infinite; they are stored as they are, and null over HTTP")
+            counts.nonfinite[place] = counts.nonfinite.get(place, 0) + n
 
     def _vouch(self, counts: _Counts, output: FoldOutput, durable: bool) -> None:
         """Save an output's checkpoint; all that came with it is delivered."""
