@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from fastapi import Request, Response
 from starlette.background import BackgroundTask
 
+from serving.addresses import network_of
 from serving.context import RequestContext, new_request_id, usable_id
 from serving.errors import ClientGoneError, MediaTypeError, OverloadedError, TimedOutError, TooLargeError
 from serving.fair_queue import FairQueue, Waiting
@@ -95,7 +96,8 @@ class Admission:
         """
         limit, scope = self._settings.timeout_seconds, request.scope
         principal: Principal = scope["state"].get("principal", ANYBODY)
-        client = f"principal {principal.name}" if principal.name else f"address {scope['client'][0] if scope.get('client') else ''}"
+        address = network_of(scope["client"][0]) if scope.get("client") else ""
+        client = f"principal {principal.name}" if principal.name else f"address {address}"
         self._limits.admit(client, principal.name)
         head = dict(reversed(scope["headers"]))  # of a header that is there twice the first one counts
         given = head.get(b"x-request-id", b"").decode("latin-1")

@@ -5,6 +5,9 @@
   first one of the address that has most. Without an idle one the new connection gets a 503. So those who only connect never end service.
 * An answer that its client does not read has the exchange's time, too: it is held in memory.
 * A request that is answered before its body is there (too large, too slow) has some seconds to notice, then its connection ends.
+* Few requests may stand in line behind the one that is answered (pipelining); a connection that brings more is cut: each takes a hundred
+  times the memory that its bytes do.
+* A wish for another protocol (``Upgrade: h2c``) is passed over, and the request answered.
 * A client's certificate, and whether it has hung up, are in the scope of its requests (``tandem.certificate``, ``tandem.gone``).
 """
 
@@ -18,8 +21,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from serving.addresses import network_of
 from serving.settings import ServingSettings
 
 __all__ = ["Connections", "connection_class", "most_connections"]
@@ -27,6 +32,8 @@ __all__ = ["Connections", "connection_class", "most_connections"]
 _SPARE_FILES = 256
 """Files that a process opens beside its connections: models, the store, its logs, libraries."""
 _LINGER_SECONDS = 2.0
+_MOST_IN_LINE = 64
+"""Requests of one connection that wait for the one before them."""
 
 
 def most_connections(wanted: int) -> int:
@@ -108,7 +115,7 @@ class Limited(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         peer = transport.get_extra_info("peername")
-        self.address = peer[0] if isinstance(peer, tuple) else ""
+        self.address = network_of(peer[0]) if isinstance(peer, tuple) else ""
         self._raw = transport
         self._entered = self.limits.enter(self, self.address)
         if self.tls is not None:
@@ -174,9 +181,32 @@ class Limited(HttpToolsProtocol):
             if self._head_bytes > self.limits.header_bytes + (256 << 10):  # no read is larger, so the head alone passes the limit
                 self._too_large()
                 return
-        super().data_received(data)
+        self._feed(data)
         if self._entered and self._in_head and self._head_bytes > self.limits.header_bytes:
             self._too_large()
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self._unset_keepalive_if_required()
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._without_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            said = "Invalid HTTP request received."
+            self.logger.warning(said)
+            self.send_400_response(said)
+
+    def _without_upgrade(self, rest: bytes) -> None:
+        """Read a request again, without its wish for another protocol: the parser took what comes behind its head, a body say, for that
+        protocol's, where some clients add the wish to every request."""
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self.send_400_response("Invalid HTTP request received.")
+            return
+        lines = [b"%s %s HTTP/%s" % (method, self.url, self.parser.get_http_version().encode())]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self._feed(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -193,10 +223,16 @@ class Limited(HttpToolsProtocol):
         self._count(len(name) + len(value) + 4)
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return  # it comes again
         self._in_head = False
         self._head_bytes = 0
         if not self._entered:
             return  # its head was too large
+        if len(self.pipeline) >= _MOST_IN_LINE:
+            self.limits.refused += 1
+            self.end()  # no answer of ours: those before it are not answered yet, and it would be taken for theirs
+            return
         self._was_read()
         self._set_timer(self.limits.exchange_seconds, self.transport.abort)
         super().on_headers_complete()
@@ -209,6 +245,8 @@ class Limited(HttpToolsProtocol):
             self.scope["tandem.certificate"] = tls.getpeercert(binary_form=True)  # type: ignore[typeddict-unknown-key]
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         super().on_message_complete()
         self._in_head = True  # of the next one
         if self.cycle is not None and self.cycle.response_complete:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from serving.addresses import network_of
 from serving.connections import most_connections
 from serving.settings import ServingSettings
 from tests.certificates import Authority
@@ -154,6 +155,71 @@ def test_an_answer_before_the_body_ends_the_connection_soon(port: int) -> None:
 def test_pipelined_requests_are_answered(port: int) -> None:
     answer = exchange(port, GET * 50 + GET.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n"))
     assert answer.count(b"HTTP/1.1 200 OK") == 51
+
+
+def test_a_connection_that_asks_for_ever_more_is_cut(tmp_path: Path) -> None:
+    """SECURITY M5, by pipelining: each request in line is held as objects, a hundred times its bytes; 20 connections that sent four
+    megabytes took 160 MB within three seconds. What was asked before is begun, and others are answered."""
+    begun = 0
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal begun
+        if scope["type"] == "http" and scope["path"] == "/slow":
+            begun += 1
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            return
+        await hello(scope, receive, send)
+
+    with running(made(tmp_path, timeout_seconds=20), slow) as (server, _, port):
+        with connect(port) as s:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                s.sendall(b"GET /slow HTTP/1.1\r\n\r\n" * 100_000)
+            assert read_all(s) == b""
+        assert begun == 1
+        end = time.monotonic() + 20
+        while server.server_state.connections:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        assert exchange(port, GET.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")).startswith(b"HTTP/1.1 200")
+
+
+UPGRADE = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
+
+
+@pytest.mark.parametrize("pause", [False, True])
+@pytest.mark.parametrize("body", [b"content-length: 4\r\n\r\nGET ", b"transfer-encoding: chunked\r\n\r\n4\r\nGET \r\n0\r\n\r\n"])
+def test_a_wish_for_http_2_is_passed_over(port: int, body: bytes, pause: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    """SECURITY M5, M9: the body of such a request (some clients' first one each time) was lost, or read as the next request, and each was
+    two lines in the log about WebSockets."""
+    with connect(port) as s:
+        for _ in range(2):
+            head, end, rest = body.partition(b"\r\n\r\n")
+            s.sendall(b"POST / HTTP/1.1\r\nhost: x\r\n" + UPGRADE + head + end)
+            if pause:
+                time.sleep(0.1)
+            s.sendall(rest)
+            assert read_answer(s).endswith(b"\r\n\r\n4")
+        s.sendall(
+            b"POST / HTTP/1.1\r\nhost: x\r\n" + UPGRADE + b"content-length: 3\r\n\r\nabc" + GET + b"GET / HTTP/1.1\r\n" + UPGRADE + b"\r\n"
+        )
+        got = b""
+        while got.count(b"HTTP/1.1 200 OK") < 3 or not got.endswith(b"\r\n\r\n0"):
+            got += s.recv(65_536)
+        assert got.index(b"\r\n\r\n3") < got.index(b"\r\n\r\n0")
+    assert "upgrade" not in capfd.readouterr().err.lower()
+    refused = exchange(port, b"CONNECT x:1 HTTP/1.1\r\nhost: x\r\n\r\n")
+    assert refused.startswith(b"HTTP/1.1 400 ") and refused.count(b"HTTP/1.1") == 1
+    large = b"GET / HTTP/1.1\r\n" + UPGRADE + b"x: " + b"a" * 70_000 + b"\r\n\r\n"
+    assert exchange(port, large).startswith(b"HTTP/1.1 431 ")
+
+
+def test_an_ipv6_caller_is_its_network() -> None:
+    """SECURITY M6: limits per address, of which whoever has one of IPv6 has 2^64."""
+    same = {network_of(a) for a in ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9", "2001:0DB8:1:2::%eth0")}
+    assert same == {"2001:db8:1:2::/64"} != {network_of("2001:db8:1:3::1")}
+    assert network_of("::ffff:10.0.0.7") == network_of("10.0.0.7") == "10.0.0.7"
+    assert [network_of(a) for a in ("", "testclient", "a:b")] == ["", "testclient", "a:b"]
 
 
 def test_answers_come_whole_with_and_without_a_body(port: int) -> None:
