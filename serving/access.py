@@ -17,7 +17,7 @@ from starlette.requests import Request
 from serving.api_keys import ApiKeys
 from serving.certificate import certificate_warning
 from serving.errors import UnauthenticatedError
-from serving.principals import ALL_SCOPES, ANYBODY, Principal
+from serving.principals import ALL_SCOPES, ANYBODY, Principal, is_name
 from serving.repository import Watcher
 from serving.settings import ENVIRONMENT_KEY, ServingSettings
 from serving.tokens import Tokens
@@ -29,6 +29,8 @@ OPEN = ("/v2/health/live", "/v2/health/ready")
 """Paths that need no credential: who starts and stops servers asks them."""
 _ENVIRONMENT = Principal("environment", ALL_SCOPES)
 _MOST_CREDENTIAL = 16 << 10
+_MOST_SUBJECT = 1_000
+"""Characters of a certificate's subject: several parts, each with a name."""
 
 
 def environment_key() -> str:
@@ -51,7 +53,7 @@ class Access:
         self.asks = settings.asks_who
         self._certificate = settings.tls_cert
         own = environment_key()
-        keys = settings.keys is not None and settings.keys.exists()
+        keys = settings.keys is not None and (settings.keys.exists() or settings.ask_who)  # a file that is away may come back
         self._keys = ApiKeys(settings.keys if keys else None, own) if keys or own else None
         self.tokens = None if settings.oidc is None else Tokens(settings.oidc)
         self._grants = {name: frozenset(scopes) for name, scopes in settings.grants.items()}
@@ -106,7 +108,11 @@ class Access:
         if der not in self._subjects:
             from cryptography import x509
 
-            self._subjects[der] = x509.load_der_x509_certificate(der).subject.rfc4514_string()
+            try:
+                subject = x509.load_der_x509_certificate(der).subject.rfc4514_string()
+            except ValueError:  # TLS took it; a name that cannot be read is nobody's
+                subject = ""
+            self._subjects[der] = subject if is_name(subject, _MOST_SUBJECT) else ""
             if len(self._subjects) > 1_000:
                 self._subjects.popitem(last=False)
         subject = self._subjects[der]

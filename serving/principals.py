@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from serving.errors import ForbiddenError
 from transforms.errors import ConfigError
 
-__all__ = ["ALL_SCOPES", "ANYBODY", "Principal", "checked_scopes"]
+__all__ = ["ALL_SCOPES", "ANYBODY", "Principal", "checked_scopes", "is_name"]
 
 ALL_SCOPES = frozenset({"admin", "model:*", "view:*"})
 _SCOPE = re.compile(r"admin|(?:model|view):(?:\*|[A-Za-z0-9_][A-Za-z0-9_.-]*)")
@@ -37,6 +37,12 @@ class Principal:
 
 
 ANYBODY = Principal("", ALL_SCOPES)
+
+
+def is_name(text: object, most: int = 255) -> bool:
+    """Whether somebody may be called so. A name gets into logs and metrics: no line ends, no escape sequences. A longer one is none, and no
+    part of it is taken: that could be somebody else's."""
+    return isinstance(text, str) and 0 < len(text) <= most and text.isprintable()
 
 
 def checked_scopes(scopes: Iterable[str], where: str) -> frozenset[str]:

@@ -42,6 +42,7 @@ def run(settings: ServingSettings, worker: Worker | None = None) -> None:
     With several workers this process begins them, and answers nothing itself; ``worker`` says that this one is such a one.
     """
     warning = settings.exposure()
+    settings = settings.model_copy(update={"ask_who": settings.asks_who})  # for the workers that begin later, too
     if worker is None and settings.workers > 1:
         _run_all(settings, warning)
         return

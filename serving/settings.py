@@ -94,6 +94,9 @@ class ServingSettings(BaseModel):
     """Whether the server may listen beyond loopback though it asks nobody who they are."""
     keys: Path | None = None
     """The file of API keys that ``tandem keys`` keeps. Where it is there when the server starts, requests need a key."""
+    ask_who: bool = False
+    """Whether requests need a credential even where nothing is there that could give one: then nobody gets in. A server that asked when it
+    was started asks as long as it runs, whatever becomes of its files."""
     oidc: OidcSettings | None = None
     """The identity provider whose tokens are taken."""
     grants: dict[str, tuple[str, ...]] = Field(default_factory=dict)
@@ -187,11 +190,11 @@ class ServingSettings(BaseModel):
 
     @property
     def asks_who(self) -> bool:
-        """Whether requests need a credential: there is a file of keys, a provider of tokens, an authority of clients or a key in the
-        environment. Looks at the disk and the environment."""
+        """Whether requests need a credential: it is said so, or there is a file of keys, a provider of tokens, an authority of clients or
+        a key in the environment. Looks at the disk and the environment."""
         own = any(os.environ.get(name) for name in (ENVIRONMENT_KEY, f"{ENVIRONMENT_KEY}_FILE"))
         keys = self.keys is not None and self.keys.exists()
-        return own or keys or self.oidc is not None or self.tls_client_ca is not None
+        return self.ask_who or own or keys or self.oidc is not None or self.tls_client_ca is not None
 
     def exposure(self) -> str:
         """One line to say about where the server listens, or ""; raises ConfigError if strangers could use it unasked."""

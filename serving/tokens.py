@@ -13,7 +13,7 @@ import orjson
 import requests
 
 from serving.errors import UnauthenticatedError
-from serving.principals import Principal, checked_scopes
+from serving.principals import Principal, checked_scopes, is_name
 from serving.settings import OidcSettings
 from transforms.errors import ConfigError, StoreError
 
@@ -24,8 +24,6 @@ log = logging.getLogger("tandem.serving")
 _FETCH_SECONDS = 5.0
 _MOST_BYTES = 1 << 20
 _MOST_KEYS = 50
-_MOST_NAME = 255
-"""What OpenID Connect allows a subject."""
 _AGAIN_SECONDS = 10.0
 """An unknown key makes the provider be asked at most so often: anybody can send tokens with unknown keys."""
 
@@ -62,7 +60,13 @@ class Tokens:
 
     def refresh(self) -> None:
         """Fetch the keys; what goes wrong stands in ``problem`` and leaves those of before. Blocks for some seconds at most."""
+        self._refresh(0.0)
+
+    def _refresh(self, after: float) -> None:
+        """Fetch the keys, unless another thread has begun to less than ``after`` seconds ago."""
         with self._lock:
+            if self._clock() - self._fetched < after:
+                return
             self._fetched = self._clock()
             try:
                 keys = self._read(self._fetch(self._settings.jwks_url or self._discovered()))
@@ -81,7 +85,7 @@ class Tokens:
         except jwt.PyJWTError:
             return
         if all(known != kid for known, _, _ in self._keys) and self._clock() - self._fetched >= _AGAIN_SECONDS:
-            self.refresh()
+            self._refresh(_AGAIN_SECONDS)  # many such tokens at once are one question
 
     def knows_key_of(self, token: str) -> bool:
         """Whether the key that the token names is there (or the token names none)."""
@@ -107,8 +111,7 @@ class Tokens:
                 f"the token is not valid here ({type(e).__name__}); get one of {s.issuer} for {s.audience!r}"
             ) from None
         name = claims.get(s.principal_claim)
-        # It gets into logs: no line ends, no escape sequences. Of a longer one no part is taken: that could be somebody else's.
-        if not isinstance(name, str) or not 0 < len(name) <= _MOST_NAME or not name.isprintable():
+        if not is_name(name):  # 255 characters are what OpenID Connect allows a subject
             raise UnauthenticatedError(f"the token names nobody: its claim {s.principal_claim!r} is not there, too long or no plain text")
         return Principal(f"token:{name}", _scopes(claims.get(s.scope_claim)))
 

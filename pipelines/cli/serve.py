@@ -83,6 +83,7 @@ def serve(
             " path, or drop the key"
         )
     chosen.exposure()
+    chosen = chosen.model_copy(update={"ask_who": chosen.asks_who})  # decided here, once: the file could go before the server looks
     if applying(settings.data) is not None or shared.is_shared(settings.data):
         _finish(repo, data)
     from pipelines.lake.processes import become

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import socket
@@ -16,14 +17,17 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 from pydantic import ValidationError
+from starlette.requests import Request
 
 from serving import access
+from serving.access import Access
 from serving.api_keys import add_key
 from serving.app import create_app
+from serving.errors import UnauthenticatedError
 from serving.online_store.sqlite import OrderedSqliteOnlineStore
 from serving.request_log import read_requests
 from serving.server import Reload
-from serving.settings import OidcSettings
+from serving.settings import OidcSettings, ServingSettings
 from serving.tokens import Tokens
 from tests.certificates import Authority
 from tests.integration.http_server import read_all, running
@@ -241,6 +245,42 @@ def test_tls_client_certificates_and_a_certificate_that_changes(world: Path, tmp
         reload.look()
         assert ssl.get_server_certificate(("localhost", port)) != before
         assert get("/v2/models/delay", "pricing").status_code == 200
+
+
+@pytest.mark.parametrize("name", ["a\nroot", "\x1b[31mred", "\u202eecila"])
+def test_a_certificate_of_a_name_that_is_no_plain_text_is_nobodys(tmp_path: Path, name: str) -> None:
+    """SECURITY H7: it would get into logs and metrics, as a token's would."""
+    authority, certificate = Authority(), tmp_path / "cert.pem"
+    authority.issue(certificate, tmp_path / "key.pem", name)
+    authority.issue(tmp_path / "good.pem", tmp_path / "key.pem", "pricing")
+    ca = {"tls_cert": certificate, "tls_key": certificate, "tls_client_ca": certificate}
+    asked = Access(settings(tmp_path, models=tmp_path, feature_repo=tmp_path, graphs=tmp_path, **ca))
+
+    def principal(der: bytes) -> Any:
+        return asyncio.run(asked.principal(Request({"type": "http", "headers": [], "tandem.certificate": der})))
+
+    assert principal(ssl.PEM_cert_to_DER_cert((tmp_path / "good.pem").read_text())).name == "CN=pricing"
+    for der in (ssl.PEM_cert_to_DER_cert(certificate.read_text()), b"0\x03abc"):
+        for _ in range(2):
+            with pytest.raises(UnauthenticatedError, match="who asks"):
+                principal(der)
+
+
+def test_a_server_that_asked_goes_on_asking(tmp_path: Path) -> None:
+    """SECURITY H7: a worker that began after the file of keys was gone let everybody in."""
+    file = tmp_path / "keys.json"
+    given = settings(tmp_path, models=tmp_path, feature_repo=tmp_path, graphs=tmp_path, keys=file)
+    assert not Access(given).asks
+    good = key(file, "a", "admin")["Authorization"]
+    told = given.model_copy(update={"ask_who": given.asks_who})
+    text = file.read_text()
+    file.unlink()
+    late = Access(ServingSettings.model_validate_json(told.model_dump_json()))
+    request = Request({"type": "http", "headers": [(b"authorization", good.encode())]})
+    with pytest.raises(UnauthenticatedError):
+        asyncio.run(late.principal(request))
+    file.write_text(text)
+    assert asyncio.run(Access(told).principal(request)).name == "a"
 
 
 def test_an_expired_certificate_is_told_of_and_a_new_one_ends_it(world: Path, tmp_path: Path) -> None:

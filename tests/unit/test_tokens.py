@@ -102,6 +102,12 @@ PUBLIC = json.dumps(published(RSA))
         (lambda: token(sub="a" * 256), "names nobody"),  # its beginning may be somebody's
         (lambda: token(sub=""), "names nobody"),
         (lambda: token(sub="a\n\x1b[31mroot"), "names nobody"),  # it would get into logs
+        (lambda: token(sub="\u202eecila"), "names nobody"),
+        (lambda: f"{base64.urlsafe_b64encode(b'[' * 9_000).decode()}.{PAYLOAD}.AA", "Decode"),
+        (lambda: jwt.encode({"sub": "alice"}, RSA, algorithm="RS256", headers={"kid": "one", "crit": ["x"], "x": 1}), "InvalidToken"),
+        (lambda: f"{b64({'alg': ['RS256'], 'kid': 'one'})}.{PAYLOAD}.AA", "signed by"),
+        (lambda: f"{b64({'alg': 'RS256', 'kid': {'one': 1}})}.{PAYLOAD}.AA", "InvalidToken"),
+        (lambda: token(exp=1e400), "Decode"),
         (lambda: "a.b.c", "Decode"),
         (lambda: "..", "Decode"),
     ],
@@ -135,6 +141,35 @@ def test_a_new_key_is_fetched_when_it_is_met_but_not_for_every_unknown_one() -> 
     assert known.principal(token(OTHER, kid="new")).name == "token:alice"
     with pytest.raises(UnauthenticatedError):
         known.principal(token())  # that key was withdrawn
+
+
+def test_many_tokens_of_unknown_keys_at_once_are_one_question() -> None:
+    """SECURITY H7: each that came while a slow provider was asked would have asked it in turn, and held a thread until then."""
+    now, asking, go_on = [1000.0], threading.Event(), threading.Event()
+    provider = Provider(published(RSA))
+    known = tokens(provider, clock=lambda: now[0], jwks_url=f"{ISSUER}/keys")
+    asked, now[0] = len(provider.asked), 1010.0
+    fetch = provider.__call__
+
+    def slow(url: str) -> Any:
+        asking.set()
+        assert go_on.wait(60)
+        return fetch(url)
+
+    known._fetch = slow
+    held = known._lock
+    with held:  # all of them have looked at the time by when the first one gets it
+        threads = [threading.Thread(target=known.refresh_for, args=(token(kid=f"new{i}"),)) for i in range(20)]
+        for thread in threads:
+            thread.start()
+        end = time.monotonic() + 60
+        while sum(t.is_alive() for t in threads) < 20:
+            assert time.monotonic() < end
+    assert asking.wait(60)
+    go_on.set()
+    for thread in threads:
+        thread.join(60)
+    assert len(provider.asked) == asked + 1
 
 
 def test_a_provider_that_is_away_leaves_the_keys_of_before() -> None:
