@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,13 +26,17 @@ SIGNING_KEY, PUBLIC_KEY = "TANDEM_MODEL_SIGNING_KEY_FILE", "TANDEM_MODEL_PUBLIC_
 
 
 def hash_files(folder: Path) -> dict[str, str]:
-    """Path below ``folder`` -> SHA-256 (hexadecimal) of every file but ``tandem.json`` and its signature."""
+    """Path below ``folder`` -> SHA-256 (hexadecimal) of every file but ``tandem.json`` and its signature. What is neither a file nor a
+    folder of its own (a link to a folder or to nothing, a pipe) has ``""``: what lies behind it may be another thing each time."""
     out = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and name not in (SPEC, SIGNATURE):
-            with open(path, "rb") as file:
-                out[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        if path.is_file():
+            if name not in (SPEC, SIGNATURE):
+                with open(path, "rb") as file:
+                    out[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        elif path.is_symlink() or not path.is_dir():
+            out[name] = ""
     return out
 
 
@@ -40,7 +45,7 @@ def check_model_files(folder: Path, raw: Mapping[str, Any], what: str) -> None:
 
     ``raw`` is ``tandem.json``. A version that was pushed before there were hashes has none: it passes, unless a signature is asked for.
     """
-    _check_signature(folder, what)
+    _check_signature(folder, raw, what)
     listed = raw.get(FILES)
     if listed is None and not os.environ.get(PUBLIC_KEY):
         return
@@ -73,7 +78,7 @@ def sign(folder: Path) -> None:
         (folder / SIGNATURE).write_text(base64.b64encode(signature).decode() + "\n", "ascii")
 
 
-def _check_signature(folder: Path, what: str) -> None:
+def _check_signature(folder: Path, raw: Mapping[str, Any], what: str) -> None:
     place = os.environ.get(PUBLIC_KEY, "")
     if not place:
         return
@@ -84,7 +89,10 @@ def _check_signature(folder: Path, what: str) -> None:
     if not isinstance(key, Ed25519PublicKey):
         raise ConfigError(f"{PUBLIC_KEY}: {place} is no Ed25519 key; make it with 'openssl pkey -pubout' of the signing key")
     try:
-        key.verify(base64.b64decode((folder / SIGNATURE).read_text("ascii").strip(), validate=True), (folder / SPEC).read_bytes())
+        signed = (folder / SPEC).read_bytes()
+        key.verify(base64.b64decode((folder / SIGNATURE).read_text("ascii").strip(), validate=True), signed)
+        if json.loads(signed) != raw:  # what is gone by was read before
+            raise ModelError(f"{what}: its {SPEC} was changed while it was loaded; push it again")
     except FileNotFoundError:
         raise ModelError(f"{what}: it is not signed, and {PUBLIC_KEY} asks for it; push it again with {SIGNING_KEY}") from None
     except (InvalidSignature, ValueError, OSError):

@@ -25,7 +25,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -146,6 +145,10 @@ class TransformGraph:
             file = root / name
             if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != expected:
                 raise GraphError(f"transform graph {root}: {name} is missing or damaged; restore the folder or build it again")
+        for file in sorted((root / MODEL).rglob("*")):  # TensorFlow knows a graph by several names, so one more may be taken for it
+            name = file.relative_to(root).as_posix()
+            if name not in manifest["files"] and (file.is_symlink() or not file.is_dir()):
+                raise GraphError(f"transform graph {root}: {name} does not belong to it; restore the folder or build it again")
         try:
             inputs, outputs = _schema_of(manifest["inputs"]), _schema_of(manifest["outputs"])
             model = root / MODEL if manifest["files"] else None
@@ -321,7 +324,8 @@ def save_graph(
         TransformGraph.load(target, fingerprint)
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".graph-", dir=target.parent))
+    work = target.parent / f".graph-{os.urandom(8).hex()}"
+    work.mkdir()
     try:
         if model is not None:
             shutil.copytree(model, work / MODEL)
@@ -336,7 +340,6 @@ def save_graph(
             "versions": _versions(),
         }
         (work / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
-        work.chmod(0o755)
         try:
             work.rename(target)
         except OSError:  # somebody else saved the same graph meanwhile

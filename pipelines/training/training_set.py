@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -312,7 +311,8 @@ def build_training_set(
 
 def _write(table: pa.Table, masks: dict[str, npt.NDArray[np.bool_]], manifest: dict[str, Any], target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".set-", dir=target.parent))
+    work = target.parent / f".set-{os.urandom(8).hex()}"
+    work.mkdir()
     try:
         for name, mask in masks.items():
             (work / name).mkdir()
@@ -322,7 +322,6 @@ def _write(table: pa.Table, masks: dict[str, npt.NDArray[np.bool_]], manifest: d
                     rows.slice(start, ROWS_PER_FILE), work / name / f"part-{i:05d}.parquet", coerce_timestamps="us", compression="zstd"
                 )
         (work / layout.MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
-        work.chmod(0o755)
         try:
             os.rename(work, target)
         except OSError:

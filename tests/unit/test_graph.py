@@ -166,6 +166,22 @@ def test_damage_is_seen(folder, tmp_path):
                     TransformGraph.load(copy)
 
 
+@pytest.mark.parametrize("name", ["saved_model.cpb", "variables/more", "assets.extra/x"])
+@pytest.mark.parametrize("how", ["file", "link to nothing"])
+def test_one_more_file_is_refused(folder, tmp_path, name, how):
+    """SECURITY M1, of a graph: TensorFlow knows one by several names (``saved_model.cpb``), and may prefer what nobody saved."""
+    copy = tmp_path / "graph"
+    shutil.copytree(folder, copy)
+    file = copy / "transform_fn" / name
+    file.parent.mkdir(exist_ok=True)
+    if how == "file":
+        file.write_bytes(b"x")
+    else:
+        file.symlink_to(tmp_path / "nothing")
+    with pytest.raises(GraphError, match=f"transform_fn/{name} does not belong to it"):
+        TransformGraph.load(copy)
+
+
 def test_a_changed_manifest_is_seen(folder, tmp_path):
     text = (folder / "tandem.json").read_text()
     for old, new in (('"fare_mean_1h"', '"fare_mean_2h"'), ('"float"', '"int64"'), ('"fingerprint": "', '"fingerprint": "0'), ("{", "[")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,21 @@ def swap(folder: Path) -> None:
     b.write_bytes(one)
 
 
+def linked(folder: Path) -> None:
+    (folder / "assets").rename(folder.parent / "elsewhere")
+    (folder / "assets").symlink_to(folder.parent / "elsewhere")
+
+
 CHANGES = {
     "swapped vocabularies": (swap, "assets/airports is not the file that was pushed"),
     "two lines of a vocabulary": (lambda f: (f / "assets" / "carriers").write_text("DL\nAA\nUA\n"), "assets/carriers is not the file"),
     "another graph": (lambda f: (f / "saved_model.pb").write_bytes(b"grapH"), "saved_model.pb is not the file that was pushed"),
     "variables gone": (lambda f: (f / "variables" / "variables.index").unlink(), "variables/variables.index is missing"),
     "one more file": (lambda f: (f / "assets" / "extra").write_text("x"), "assets/extra was not pushed with it"),
+    "a link to a folder": (lambda f: (f / "assets.extra").symlink_to(f / "assets"), "assets.extra was not pushed with it"),
+    "a link to nothing": (lambda f: (f / "saved_model.cpb").symlink_to(f / "later"), "saved_model.cpb was not pushed with it"),
+    "a pipe": (lambda f: os.mkfifo(f / "assets" / "pipe"), "assets/pipe was not pushed with it"),
+    "a folder by a link": (linked, "assets was not pushed with it"),
 }
 
 
@@ -109,6 +119,12 @@ def test_a_signature_is_asked_for_where_a_public_key_is_named(version: Path, tmp
     (version / "tandem.json").write_text(json.dumps({**HEAD, FILES: hash_files(version)}))
     with pytest.raises(ModelError, match="its signature is not that of the key"):
         check_model_files(version, json.loads((version / "tandem.json").read_text()), "model")
+    (version / "tandem.json").write_text(json.dumps(raw))
+    sign(version)
+    swap(version)
+    check_model_files(version, raw, "model")
+    with pytest.raises(ModelError, match="was changed while it was loaded"):  # read before what is signed was put back
+        check_model_files(version, {**raw, "output": "other"}, "model")
     (version / SIGNATURE).write_text("no base64")
     with pytest.raises(ModelError, match="its signature is not that of the key"):
         check_model_files(version, raw, "model")
