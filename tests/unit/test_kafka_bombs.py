@@ -212,3 +212,45 @@ def test_sizes_that_are_only_said_are_not_allocated() -> None:
     ):
         with pytest.raises(DataError, match="cannot be read"):
             expand(2, memoryview(body), 1 << 40)
+
+
+def with_headers(delta: int, headers: bytes, count: int) -> bytes:
+    body = b"\0" + zigzag(delta) + zigzag(delta) + zigzag(-1) + zigzag(1) + b"v" + zigzag(count) + headers
+    return zigzag(len(body)) + body
+
+
+@pytest.mark.parametrize("codec", [0, 4])
+def test_a_record_of_ever_so_many_headers_is_cut(codec: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SECURITY H1: each header is found by the one before it, so half a million of two bytes, a message of 3 KB, took 17 s. Those of the
+    records around it are read."""
+    most, looked = large_batches.MAX_HEADERS, 0
+    read = record_batches._varints
+
+    def counted(data: Any, at: Any) -> Any:
+        nonlocal looked
+        looked += 1
+        return read(data, at)
+
+    monkeypatch.setattr(record_batches, "_varints", counted)
+    one = zigzag(1) + b"h" + zigzag(1) + b"x"
+    for many in (most + 1, 200_000):
+        plain = with_headers(0, one * most, most) + with_headers(1, b"\0\0" * many, many) + with_headers(2, one, 1)
+        (columns,) = read_all(framed(codec, plain, 3), 7)
+        assert columns.payloads.to_pylist() == [b"v", None, b"v"]
+        looked = 0
+        assert [len(each) for each in columns.headers().to_pylist()] == [most, 0, 1]
+        assert looked <= 2 * most + 10
+        ((original, line),) = columns.cut.values()
+        assert original == (None, b"v", []) and columns.original([1]) == [original]
+        assert line.startswith(f"a record of {many:,} headers has more than the {most:,} that are read; its value has 1 bytes, SHA-256")
+
+
+@pytest.mark.parametrize("name", [False, True])
+@pytest.mark.parametrize("size", [2, 1 << 31, (1 << 63) - 1])
+def test_a_headers_size_that_leads_out_of_the_batch_is_damage(size: int, name: bool) -> None:
+    """SECURITY H1: the greatest made a sum negative, which was Arrow's error and the stream's end."""
+    lie = zigzag(size) + b"n" if name else zigzag(1) + b"n" + zigzag(size) + b"v"
+    columns = decode(framed(0, record(0, b"good") + with_headers(1, lie, 1), 2), 7)
+    for look in (columns.headers, lambda: columns.original([1])):
+        with pytest.raises(DataError, match="headers are cut off"):
+            look()

@@ -16,12 +16,14 @@ __all__ = [
     "MAX_BATCH_BYTES",
     "MAX_COUNT",
     "MAX_FETCH_BYTES",
+    "MAX_HEADERS",
     "MAX_RECORD_BYTES",
     "Cut",
     "Part",
     "bytes_at",
     "read_part",
     "too_large",
+    "too_many",
     "varint",
 ]
 
@@ -31,6 +33,8 @@ MAX_COUNT = 1_000_000
 """Records taken from one fetch."""
 MAX_RECORD_BYTES = 8 << 20
 """A larger record becomes a cut dead letter. Brokers take 1 MB by default, though of compressed bytes."""
+MAX_HEADERS = 1_000
+"""A record with more becomes a cut dead letter. Each has to be looked at to find the next, and two bytes are enough for one."""
 MAX_BATCH_BYTES = 256 << 20
 """What lies further in one batch is not read: it could be made to take hours."""
 HEAD_BYTES = 16 << 10
@@ -82,6 +86,14 @@ def too_large(size: int, value_size: int, digest: str, hashed: int, what: str = 
     return (
         f"a record of {size:,} bytes is larger than the {MAX_RECORD_BYTES:,} that are read; {what} {value_size:,} bytes,"
         f" SHA-256{part} {digest}; this letter holds the first {min(HEAD_BYTES, hashed):,}"
+    )
+
+
+def too_many(count: int, value_size: int, digest: str) -> str:
+    """What is said of a record of ``count`` headers; ``digest`` is of its value."""
+    return (
+        f"a record of {count:,} headers has more than the {MAX_HEADERS:,} that are read; its value has {value_size:,} bytes,"
+        f" SHA-256 {digest}; this letter holds the first {min(HEAD_BYTES, value_size):,}, and no headers"
     )
 
 

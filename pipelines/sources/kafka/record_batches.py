@@ -25,11 +25,13 @@ from pipelines.sources.kafka.large_batches import (
     HEAD_BYTES,
     MAX_COUNT,
     MAX_FETCH_BYTES,
+    MAX_HEADERS,
     MAX_RECORD_BYTES,
     Cut,
     bytes_at,
     read_part,
     too_large,
+    too_many,
     varint,
 )
 from transforms.errors import DataError
@@ -79,10 +81,10 @@ class Columns:
         return _binary(self.data, begins, begins + np.maximum(sizes, 0), sizes < 0)
 
     def headers(self) -> pa.Array:
-        """The headers of all rows: :data:`transforms.origin.HEADERS` [N]; a name that is not UTF-8 has replacement characters. Raises
-        DataError when they are damaged."""
+        """The headers of all rows: :data:`transforms.origin.HEADERS` [N]; a name that is not UTF-8 has replacement characters, and what
+        is cut has none. Raises DataError when they are damaged."""
         try:
-            return _headers(self.data, self.keys_at)
+            return _headers(self.data, self.keys_at, np.isin(self.offsets, np.array([*self.cut], np.int64)))
         except IndexError:
             raise DataError(f"records before offset {self.next_offset}: headers are cut off; the topic's data is damaged") from None
 
@@ -213,10 +215,15 @@ def _columns(
         raise DataError(f"records before offset {next_offset}: a record's fields do not fill it; the topic's data is damaged")
     timestamps_ms = np.where(base[:, 2] >= 0, base[:, 2], base[:, 1] + delta_ms)
     offsets = base[:, 0] + delta
-    large = ends - begins > MAX_RECORD_BYTES
+    long = ends - begins > MAX_RECORD_BYTES
+    large = long | (headers > MAX_HEADERS)
     for row in np.flatnonzero(large).tolist():
         value = memoryview(joined)[values_at[row] : values_end[row]]
-        line = too_large(int(ends[row] - begins[row]), int(value_size[row]), hashlib.sha256(value).hexdigest(), len(value))
+        digest = hashlib.sha256(value).hexdigest()
+        if long[row]:
+            line = too_large(int(ends[row] - begins[row]), int(value_size[row]), digest, len(value))
+        else:
+            line = too_many(int(headers[row]), len(value), digest)
         key = None if key_size[row] < 0 else joined[key_begins[row] : key_begins[row] + min(int(key_size[row]), HEAD_BYTES)]
         cut[int(offsets[row])] = ((key, bytes(value[:HEAD_BYTES]), []), line)
     payloads = _binary(joined, values_at, values_end, (value_size < 0) | large)
@@ -268,20 +275,21 @@ def _varints(data: npt.NDArray[np.uint8], at: Ints) -> tuple[Ints, Ints]:
     return signed, at
 
 
-def _headers(data: npt.NDArray[np.uint8], keys_at: Ints) -> pa.Array:
-    """The headers of records, from where their keys' sizes stand; one step for the first header of all, one for the second. Raises
-    IndexError."""
+def _headers(data: npt.NDArray[np.uint8], keys_at: Ints, without: npt.NDArray[np.bool_]) -> pa.Array:
+    """The headers of records, from where their keys' sizes stand; one step for the first header of all, one for the second. Those of the
+    rows ``without`` are left out. Raises IndexError."""
     for _ in range(2):  # past key and value
         sizes, begins = _varints(data, keys_at)
         keys_at = begins + np.maximum(sizes, 0)
     counts, at = _varints(data, keys_at)
+    counts[without] = 0
     rows, steps = np.arange(len(counts)), list[tuple[Ints, ...]]()
     while (left := counts[rows] > len(steps)).any():
         rows, at = rows[left], at[left]
         name_size, name_at = _varints(data, at)
         size, begin = _varints(data, name_at + np.maximum(name_size, 0))
         at = begin + np.maximum(size, 0)
-        if (at > len(data)).any():
+        if (at > len(data)).any() or (size > len(data)).any():  # a size that is large enough makes the sum negative
             raise IndexError
         steps.append((rows, name_at, name_at + np.maximum(name_size, 0), begin, at, size))
     ends = np.concatenate([[0], np.cumsum(np.maximum(counts, 0))]).astype(np.int32)
