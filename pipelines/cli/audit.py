@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, show
+from pipelines.reports.terminal import on_one_line
 from transforms.errors import DataError
 
 __all__ = ["audit"]
@@ -33,7 +34,7 @@ def audit(
     for e in found.entries[-last:]:
         what = " ".join(filter(None, [str(e.get("action", "")), str(e.get("subject", "")), "(forced)" if e.get("forced") else ""]))
         cells = (e["n"], str(e["at"])[:19], f"{e['who']}@{e['host']}", what, e.get("outcome", ""), e.get("why", ""))
-        table.add_row(*map(str, cells))
+        table.add_row(*map(on_one_line, cells))
     whole = "whole" if not found.problem else "not whole"
     table.caption = f"{len(found.entries)} entries, {whole}" + (f"; {found.torn} cut off by a kill" if found.torn else "")
     show({"entries": found.entries[-last:], "problem": found.problem, "torn": found.torn}, json_, lambda: table)

@@ -13,6 +13,7 @@ import typer
 from rich.table import Column, Table
 
 from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, moment, quiet, results, screen, show, write
+from pipelines.reports.terminal import on_one_line
 from transforms.errors import ConfigError, DataError, TandemError
 from transforms.instants import instant, micros_of, now_us
 
@@ -197,7 +198,7 @@ def _tables(title: str, value: dict[str, Any], rows: list[dict[str, Any]], repla
         write("")
         shown = Table(*(Column(name, overflow="fold") for name in rows[0]), box=None)
         for row in rows:
-            shown.add_row(*row.values())
+            shown.add_row(*map(on_one_line, row.values()))
         results().print(shown)
 
 
@@ -242,7 +243,7 @@ def show_(
     for name, cell in value.items():
         if name == "headers":
             for header, content in letter.headers:
-                table.add_row(f"header {header}", _line(content))
+                table.add_row(f"header {on_one_line(header)}", _line(content))
         else:
             table.add_row(name.replace("_", " "), _line(getattr(letter, _BYTES[name])) if name in _BYTES else _cell(cell))
     show(value, False, lambda: table)
@@ -285,7 +286,7 @@ def _show_file_letter(record: str, repo: Path, data: Path | None, run: str | Non
 def _cell(value: Any) -> str:
     if value is None:
         return "unknown"
-    return ("no", "yes")[value] if isinstance(value, bool) else str(value)
+    return ("no", "yes")[value] if isinstance(value, bool) else on_one_line(value)
 
 
 def _judge(

@@ -3,8 +3,9 @@
 ``data/audit/audit.jsonl`` has a JSON object a line. Its ``hash`` is SHA-256 over the entry, which holds ``before``, the hash of the one
 before; ``HEAD`` beside it holds number and hash of the last. So a changed, removed, inserted or reordered entry is found, and a cut end
 too, unless whoever did it computes the chain anew: with a key (``TANDEM_AUDIT_KEY`` or ``TANDEM_AUDIT_KEY_FILE``) the hash is an HMAC,
-and that needs the key. ``HEAD`` is sealed by the key, too: else who cuts off the end could write the one that fits. A line that a kill or
-power loss left in part is kept, and vouched for by the entry after it; of a disk that is full nothing is left.
+and that needs the key. ``HEAD`` is sealed by the key, too: else who cuts off the end could write the one that fits. ``.audit`` beside the
+folder says what ``HEAD`` said before the last entry, so that a folder that is removed, or put back as it once was, is missed. A line that a
+kill or power loss left in part is kept, and vouched for by the entry after it; of a disk that is full nothing is left.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class AuditLog:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.file, self.head = folder, folder / "audit.jsonl", folder / "HEAD"
+        self.witness = folder.with_name(f".{folder.name}")
 
     def append(self, now: datetime, what: Mapping[str, Any]) -> dict[str, Any]:
         """Add an entry, on disk when this returns. Raises DataError where the log's end is not the one that was written last."""
@@ -63,9 +65,12 @@ class AuditLog:
             whole, torn = self._end()
             number, before = (whole[-1]["n"], whole[-1]["hash"]) if whole else (0, _FIRST)
             if not whole and not self.head.exists():
-                self._write_head(0, _FIRST)  # so that there is always one
+                self._ask_witness(0, [])
+                self._write(self.head, 0, _FIRST)  # so that there is always one
             if self._check_head(number, before, whole) < number:
-                self._write_head(number, before)  # first of all: no more than one entry may ever be ahead of HEAD
+                self._write(self.head, number, before)  # first of all: no more than one entry may ever be ahead of HEAD
+            self._ask_witness(number, whole)
+            self._write(self.witness, number, before)
             entry: dict[str, Any] = {
                 "n": number + 1,
                 "at": now.isoformat(),
@@ -87,17 +92,21 @@ class AuditLog:
                 os.fsync(handle)
             finally:
                 os.close(handle)
-            self._write_head(entry["n"], entry["hash"])
+            self._write(self.head, entry["n"], entry["hash"])
         return entry
 
-    def _write_head(self, number: int, digest: str) -> None:
+    def _write(self, file: Path, number: int, digest: str) -> None:
         seal = {"seal": _seal(number, digest)} if _key() else {}
-        write_private(self.head, json.dumps({"n": number, "hash": digest, **seal}) + "\n", durable=True)
+        write_private(file, json.dumps({"n": number, "hash": digest, **seal}) + "\n", durable=True)
 
     def check(self) -> Verdict:
         """Read and check the whole log."""
         if not self.file.exists():
-            return Verdict(problem=f"{self.file} is gone" if self.head.exists() else "")
+            try:
+                self._ask_witness(0, [])
+            except DataError as error:
+                return Verdict(problem=str(error))
+            return Verdict(problem=f"{self.file} is gone" if self.head.exists() or self.witness.exists() else "")
         entries: list[dict[str, Any]] = []
         lines = self.file.read_bytes().split(b"\n")
         before, unread, torn = _FIRST, b"", 0
@@ -123,6 +132,7 @@ class AuditLog:
             before = str(entry["hash"])
         try:
             self._check_head(len(entries), before, entries[-2:])
+            self._ask_witness(len(entries), entries)
         except DataError as error:
             return Verdict(entries, str(error), torn)
         return Verdict(entries, "", torn + bool(unread))
@@ -143,6 +153,24 @@ class AuditLog:
             raise DataError(f"{self.file}: its last lines cannot be read; look at 'tandem audit'")
         whole = (entry for line in reversed(lines) if (entry := _entry(line)) is not None)
         return list(islice(whole, 2))[::-1], torn
+
+    def _ask_witness(self, number: int, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Raises DataError where what was written beside the folder is not in the log; ``entries`` are its last ones. A log of before there
+        was a witness has none."""
+        try:
+            told = json.loads(self.witness.read_text("utf-8"))
+            known, digest = int(told["n"]), str(told["hash"])
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            raise DataError(f"{self.witness} cannot be read; nobody can tell whether {self.folder} is the log that was written") from None
+        if 0 < known < number and not any(e["n"] == known for e in entries):  # longer than it was: of an older version, or another log
+            entries = [e for line in self.file.read_bytes().split(b"\n") if (e := _entry(line)) is not None]
+        if known > number or any(e["n"] == known and e["hash"] != digest for e in entries):
+            raise DataError(
+                f"{self.folder} is not the log that was written: it ends with entry {number}, and {self.witness} names entry {known}, of"
+                f" {digest[:12]}; put the log back, or remove both to begin another one"
+            )
 
     def _check_head(self, number: int, last: str, ends: Sequence[Mapping[str, Any]]) -> int:
         """The number that HEAD names: the last entry, or the one before it (a kill came in between). ``ends`` are these two."""

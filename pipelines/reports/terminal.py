@@ -22,7 +22,7 @@ from rich.text import Text
 
 from serving import json_logs
 
-__all__ = ["Screen", "Steps", "results", "screen", "show", "visible", "write"]
+__all__ = ["Screen", "Steps", "on_one_line", "results", "screen", "show", "visible", "write"]
 
 _WIDE = 100_000
 """Columns where there is no terminal."""
@@ -33,6 +33,11 @@ _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202
 def visible(text: str) -> str:
     """The same text with what cannot be seen as Python writes it: ``\\x1b``."""
     return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def on_one_line(text: object) -> str:
+    """A text without line ends and tabs either, for the cells of a list: whoever wrote it makes no second entry of it."""
+    return visible(str(text)).replace("\n", "\\n").replace("\t", "\\t")
 
 
 class Screen(Console):

@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import resource
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -204,12 +205,72 @@ def test_nothing_is_added_to_a_log_whose_end_is_gone(tmp_path: Path) -> None:
         log.append(NOW, {"action": "apply"})
 
 
+def put(log: AuditLog, other: Path | None) -> None:
+    """Another folder in the place of the log's, or none."""
+    shutil.rmtree(log.folder)
+    if other is not None:
+        shutil.copytree(other, log.folder)
+
+
+def removed_and_more(log: AuditLog, old: Path) -> None:
+    put(log, None)
+    log.witness.write_text("{")
+
+
+OTHERS: dict[str, Callable[[AuditLog, Path], None]] = {
+    "removed": lambda log, old: put(log, None),
+    "put back as it was": put,
+    "begun anew, and longer": lambda log, old: put(log, filled(old.parent / "x", 9).folder),
+    "and the witness damaged": removed_and_more,
+}
+
+
+@pytest.mark.parametrize("how", OTHERS)
+def test_a_log_that_is_removed_as_a_whole_is_missed(tmp_path: Path, how: str) -> None:
+    """Nothing told: the next action began another one, with entry 1."""
+    log = filled(tmp_path / "data", 3)
+    shutil.copytree(log.folder, tmp_path / "old")
+    for k in range(2):
+        log.append(NOW + timedelta(hours=k), {"action": "promote", "subject": "m", "outcome": "done"})
+    OTHERS[how](log, tmp_path / "old")
+    again = AuditLog(log.folder)
+    assert str(log.witness) in again.check().problem
+    with pytest.raises(DataError, match=r"put the log back|cannot be read"):
+        again.append(NOW, {"action": "apply"})
+    assert str(log.witness) in again.check().problem, "nothing that was tried made it good"
+
+
+def test_a_log_of_before_there_was_a_witness_goes_on(tmp_path: Path) -> None:
+    log = filled(tmp_path)
+    log.witness.unlink()
+    assert not log.check().problem
+    log.append(NOW, {"action": "apply"})
+    assert not log.check().problem and json.loads(log.witness.read_text())["n"] == 5
+
+
 def test_many_writers_make_one_chain(tmp_path: Path) -> None:
     log = AuditLog(tmp_path / "audit")
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda k: log.append(NOW, {"action": "apply", "k": k}), range(40)))
     found = log.check()
     assert not found.problem and sorted(e["k"] for e in found.entries) == list(range(40))
+
+
+def test_a_reason_makes_no_entry_of_its_own(tmp_path: Path) -> None:
+    """SECURITY M4: ``--reason`` with line ends looked like more entries of the log."""
+    from typer.testing import CliRunner
+
+    from pipelines.cli.root import app
+
+    (tmp_path / "repo").mkdir()
+    (tmp_path / "repo" / "tandem.yaml").write_text("data: ../data\n")
+    log = AuditLog(layout.audit(tmp_path / "data"))
+    forged = "ok\n  2  2024-05-01T00:00:00  root@host  erase x  done\r\x1b[2J"
+    log.append(NOW, {"action": "promote", "subject": "m", "why": forged, "outcome": "done"})
+    assert len(lines(log)) == 1
+    shown = CliRunner().invoke(app, ["audit", "--repo", str(tmp_path / "repo")])
+    assert shown.exit_code == 0 and len(shown.output.splitlines()) == 3, shown.output
+    assert "ok\\n  2  2024" in shown.output and "\x1b" not in shown.output and "\r" not in shown.output
 
 
 def test_a_record_that_is_left_out_is_in_the_log(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from rich.table import Column, Table
 from rich.text import Text
 from rich.tree import Tree
 
-from pipelines.reports.terminal import Screen, Steps, show, visible, write
+from pipelines.reports.terminal import Screen, Steps, on_one_line, show, visible, write
 
 ROOT = Path(__file__).resolve().parents[2]
 NASTY = [
@@ -78,6 +78,12 @@ def test_whatever_the_text_nothing_is_obeyed(text: str) -> None:
 
 def test_what_is_escaped_is_written_as_python_does() -> None:
     assert visible("a\x1b[2J\x9b\u202e\ud800é\t\n漢") == "a\\x1b[2J\\x9b\\u202e\\ud800é\t\n漢"
+
+
+def test_nobody_makes_a_line_of_his_own_in_a_list() -> None:
+    """SECURITY M4: a reason in the audit log, or a header's name in 'dlq show', with a line end in it looked like one more."""
+    assert on_one_line("ok\n7  root@host\tpromote\r\x1b[2J\u2028x") == "ok\\n7  root@host\\tpromote\\r\\x1b[2J\\u2028x"
+    assert on_one_line(7) == "7"
 
 
 def test_a_table_is_not_cut_where_there_is_no_terminal() -> None:
