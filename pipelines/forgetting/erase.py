@@ -40,6 +40,7 @@ from pipelines.project.repository import Repo
 from pipelines.sources.file_formats.file_format import UnreadableFileError
 from pipelines.streaming.driver import running
 from pipelines.streaming.state.log_segments import seal_leftovers
+from serving.online_store.base import OrderedOnlineStore
 from transforms.errors import DataError, StoreError, TandemError
 
 __all__ = ["Report", "erase"]
@@ -89,6 +90,12 @@ def _streams(data: Path) -> list[Path]:
 
 def _erase(repo: Repo, subject: Subject, dry_run: bool, say: Callable[[str], None], copies: StoreCopies | None) -> Report:
     data, report = repo.data, Report()
+    opened = _opened(repo, report)
+    if opened is not None and not dry_run:
+        try:
+            opened[1].check_room(opened[0].config)
+        except StoreError as error:
+            raise StoreError(f"nothing was erased: {error}") from None
     for folder in _streams(data):
         if not dry_run:
             seal_leftovers(folder)
@@ -114,7 +121,8 @@ def _erase(repo: Repo, subject: Subject, dry_run: bool, say: Callable[[str], Non
             say("the object store")
             copies.send()
     say("the online store")
-    _online(repo, subject, dry_run, report)
+    if opened is not None:
+        _online(*opened, subject, dry_run, report)
     if not dry_run:
         say("searching again")
         report.remains = [f.name for f in found_files(repo) if _holds(f, subject)]
@@ -245,16 +253,20 @@ def _labels(data: Path, answers: list[pa.Table], dry_run: bool, report: Report) 
                     pq.write_table(table.filter(pa.array(keep)), out)
 
 
-def _online(repo: Repo, subject: Subject, dry_run: bool, report: Report) -> None:
-    """Its rows in every view of the store."""
+def _opened(repo: Repo, report: Report) -> tuple[Any, OrderedOnlineStore] | None:
+    """The feature store and its online store; None where there is none, or none that can be erased."""
     if not (repo.path / "feature_store.yaml").is_file():
-        return
+        return None
     store = open_store(repo)
     try:
-        online = ordered_store(store)
+        return store, ordered_store(store)
     except TandemError as error:
         report.notes.append(f"the online store is not erased: {error}")
-        return
+        return None
+
+
+def _online(store: Any, online: OrderedOnlineStore, subject: Subject, dry_run: bool, report: Report) -> None:
+    """Its rows in every view of the store."""
     changed = []
     try:
         for view in store.list_feature_views():

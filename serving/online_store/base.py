@@ -207,6 +207,10 @@ class OrderedOnlineStore(OnlineStore):
         (None: nothing). By default: nothing. Raises StoreError."""
         return None
 
+    def check_room(self, config: RepoConfig) -> None:
+        """Raise StoreError, which says how much is needed and where, if there is no room for :meth:`compact`, as far as this process can
+        tell. By default: nothing."""
+
     # writing
 
     def online_write_batch(

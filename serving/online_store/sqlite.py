@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -30,6 +31,8 @@ T = TypeVar("T")
 _APPLIED = "tandem_applied"
 _MARKS = "tandem_marks"
 _COVERED = "tandem_covered"
+_FRAME_BYTES = 24
+"""What the log beside the file takes for a page, beside the page."""
 _KEYS_PER_QUERY = 500
 _KEYS_PER_READ = 512
 _KEYS_PER_PAGE = 10_000
@@ -290,6 +293,25 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
         except sqlite3.Error as e:
             raise unreachable(self._get_db_path(config), e, "the rows are deleted; run the same again for what the file still holds") from e
 
+    def check_room(self, config: RepoConfig) -> None:
+        """``VACUUM`` writes the file's content twice: into SQLite's folder for temporary files, and into the log beside the file."""
+        file = self._file(config)
+        if not os.path.exists(file.path):
+            return
+        try:
+            pages, unused, size = file.read(_pages)
+        except sqlite3.Error as e:
+            raise unreachable(file.path, e, "fix the file") from e
+        needed = (pages - unused) * (size + _FRAME_BYTES)
+        places = [os.path.dirname(os.path.abspath(file.path)), _temporary_folder()]
+        for folder, device in [(f, os.stat(f).st_dev) for f in dict.fromkeys(places)]:
+            share = needed * sum(os.stat(f).st_dev == device for f in places)
+            if (free := shutil.disk_usage(folder).free) < share:
+                raise StoreError(
+                    f"online store {file.path}: to write it anew takes {share:,} bytes in {' and '.join(dict.fromkeys(places))}, and"
+                    f" {folder} has {free:,}; make room, or name another disk by SQLITE_TMPDIR for the half of it that is temporary"
+                )
+
     def mark_generation(self, config: RepoConfig, name: str, value: int, at_least: int | None = None) -> bool:
         with self._transaction(config) as conn:
             conn.execute(
@@ -383,3 +405,15 @@ def _has_rows(conn: sqlite3.Connection, table: str) -> bool:
 
 def _lines_of(conn: sqlite3.Connection, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
     return conn.execute(query, values).fetchall()
+
+
+def _pages(conn: sqlite3.Connection) -> tuple[int, int, int]:
+    """How many pages the file has, how many of them are not in use, and the bytes of one."""
+    pages, unused, size = (int(conn.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("page_count", "freelist_count", "page_size"))
+    return pages, unused, size
+
+
+def _temporary_folder() -> str:
+    """Where SQLite puts temporary files, by its own rule."""
+    named = [os.environ.get("SQLITE_TMPDIR"), os.environ.get("TMPDIR"), "/var/tmp", "/usr/tmp", "/tmp"]
+    return next((f for f in named if f and os.path.isdir(f) and os.access(f, os.W_OK | os.X_OK)), ".")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -121,3 +123,39 @@ def test_killed_before_the_store_is_cleaned_and_run_again(world: StreamWorld, mo
     report = erase(world.repo(), subject)
     assert report.found["online/pairs"] > 3 and report.remains == []
     assert not [key for key in rows(world, "pairs", "event_count_1h") if key[0] == RIDER]
+
+
+def test_a_disk_without_room_to_write_the_store_anew_is_said_before_anything_is_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files were rewritten and rows deleted before SQLite said that its disk was full, and the file still held them."""
+    world = make_stream_world(tmp_path / "world", online_store=SQLITE)
+    world.produce(events(50))
+    assert run_stream(world.repo(), StreamOptions(runner="direct", until="latest"), lambda line: None)["code"] == 0
+    subject = Subject.parse(["trip=t1"])
+    found = erase(world.repo(), subject, dry_run=True).found
+    file, room = world.data / "online.db", shutil.disk_usage(tmp_path)
+    assert found["online/pairs"]
+    before = {path: path.read_bytes() for path in world.data.rglob("*") if path.is_file() and "runs" not in path.parts}
+    elsewhere = tmp_path / "other disk"
+    elsewhere.mkdir()
+    device, free = tmp_path.stat().st_dev, 0
+
+    def asked(path: Any) -> Any:
+        return room._replace(free=free if os.stat(path).st_dev == device else 1 << 40)
+
+    monkeypatch.setattr(shutil, "disk_usage", asked)
+    monkeypatch.setenv("SQLITE_TMPDIR", str(elsewhere))
+    said = r"^nothing was erased: online store .*/online\.db: to write it anew takes ([0-9,]+) bytes in .+ and .+, and .+ has 0; make room"
+    with pytest.raises(StoreError, match=said) as told:
+        erase(world.repo(), subject)
+    assert str(elsewhere) in str(told.value) and "\n" not in str(told.value)
+    needed = int(re.match(said, str(told.value))[1].replace(",", ""))  # type: ignore[index]
+    assert 2 * file.stat().st_size <= needed < 2 * (file.stat().st_size + (1 << 20))
+    free = needed - 1
+    with pytest.raises(StoreError, match="nothing was erased"):
+        erase(world.repo(), subject)
+    assert {path: path.read_bytes() for path in before} == before
+    assert erase(world.repo(), subject, dry_run=True).found == found
+    monkeypatch.setenv("SQLITE_TMPDIR", "/dev/shm")  # half of it goes elsewhere, and then there is room
+    assert erase(world.repo(), subject).found == found
