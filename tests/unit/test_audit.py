@@ -7,6 +7,7 @@ import os
 import pwd
 import resource
 import shutil
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -326,7 +327,7 @@ def test_a_disk_that_fills_up_leaves_a_log_that_goes_on(tmp_path: Path) -> None:
 def test_no_two_entries_are_ever_ahead_of_head(tmp_path: Path) -> None:
     """A full disk may take lines and no new HEAD: after the second of them the log was called cut off, for ever."""
     log = filled(tmp_path, 2)
-    in_the_way = log.head.with_name(f".HEAD.{os.getpid()}")
+    in_the_way = log.head.with_name(f".HEAD.{os.getpid()}.{threading.get_ident()}")
     in_the_way.mkdir()
     for _ in range(4):
         with pytest.raises(OSError, match="HEAD"):
