@@ -24,6 +24,7 @@ from serving.online_store.packed_rows import PackedRows
 from serving.online_store.sqlite_file import SqliteFile
 from serving.online_store.sqlite_tables import WRITING, columns_query, create, lines, packed_query
 from serving.online_store.table_names import check_tables, sharing
+from transforms.errors import StoreError
 
 __all__ = ["OrderedSqliteOnlineStore", "OrderedSqliteOnlineStoreConfig"]
 
