@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 
 from pipelines.batch import steps
+from pipelines.batch.divide import Divide, LookAt, in_parts, read_of
 from pipelines.sources.event_files import EventFile
 from transforms.definitions import EventSource, FeatureGroup
 
@@ -20,8 +21,8 @@ __all__ = ["ApplyTransformGraph", "EventLog", "FeatureRows", "ReadEventLog", "Wi
 
 
 class EventLog(NamedTuple):
-    """What :class:`ReadEventLog` gives: valid batches of the source's schema; (file name, table of rejects); (name, count) pairs;
-    ((source, file name), (first, last event time)) of files whose folder does not tell it."""
+    """What :class:`ReadEventLog` gives: valid batches of the source's schema; (name of a file or part, table of rejects); (name, count)
+    pairs; ((source, file name, its folder's day), (first, last event time)) of each file or part."""
 
     valid: Any
     invalid: Any
@@ -41,7 +42,8 @@ class ReadEventLog(beam.PTransform[Any, Any]):
     """Pipeline -> :class:`EventLog` of ``files``: events of ``source`` with event times in [begin, end), microseconds.
 
     Rejects go to ``dead_letters`` (a Parquet file for each event file that has any) and are ``invalid`` besides. An event more than
-    ``max_future`` microseconds ahead of ``now`` is a reject. ``begins``: file name -> a later begin for this file.
+    ``max_future`` microseconds ahead of ``now`` is a reject. ``begins``: file name -> a later begin for this file. Files above
+    ``split_bytes`` are read in parts, where they can be (None: none is); a part with rejects has a file of dead letters of its own.
     """
 
     source: EventSource
@@ -52,13 +54,18 @@ class ReadEventLog(beam.PTransform[Any, Any]):
     max_future: int
     dead_letters: str
     begins: Mapping[str, int] = field(default_factory=dict)
+    split_bytes: int | None = None
 
     def expand(self, pipeline: Any) -> EventLog:
-        """Read, judge, write dead letters."""
-        name = self.source.name
+        """Divide, read, judge, write dead letters."""
+        name, most = self.source.name, self.split_bytes
+        large = [] if most is None else [f for f in self.files if in_parts(f, self.source, most)]
+        whole = set(self.files).difference(large)
+        files = pipeline | f"Files of {name}" >> beam.Create([f for f in self.files if f in whole])
+        if most is not None and large:
+            files = (files, *self.parts(pipeline, large, most)) | f"Files and parts of {name}" >> beam.Flatten()
         read = (
-            pipeline
-            | f"Files of {name}" >> beam.Create(list(self.files))
+            files
             | f"Spread {name}" >> beam.Reshuffle()
             | f"Read {name}"
             >> beam.ParDo(steps.ReadEvents(self.source, self.begin, self.end, self.now, self.max_future, self.begins)).with_outputs(
@@ -67,6 +74,24 @@ class ReadEventLog(beam.PTransform[Any, Any]):
         )
         _ = read.invalid | f"Dead letters of {name}" >> beam.ParDo(steps.WriteDeadLetters(f"{self.dead_letters}/{name}"))
         return EventLog(read.valid, read.invalid, read.stats, read.spans)
+
+    def parts(self, pipeline: Any, large: list[EventFile], most: int) -> tuple[Any, Any]:
+        """What is to be read of large files: those that are one part, and the parts of the others, each of which somebody looked at."""
+        name = self.source.name
+        parts = (
+            pipeline
+            | f"Large files of {name}" >> beam.Create(large)
+            | f"Spread large files of {name}" >> beam.Reshuffle()
+            | f"Divide {name}" >> beam.ParDo(Divide(self.source, most)).with_outputs("whole", main="parts")
+        )
+        looked = (
+            parts.parts
+            | f"Spread parts of {name}" >> beam.Reshuffle()
+            | f"Look at {name}" >> beam.ParDo(LookAt(self.source))
+            | f"Looks of each file of {name}" >> beam.GroupByKey()
+            | f"Parts to read of {name}" >> beam.FlatMap(read_of)
+        )
+        return parts.whole, looked
 
 
 @dataclass

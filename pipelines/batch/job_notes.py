@@ -8,6 +8,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.transforms.combiners import ToList
 
+from pipelines.batch.steps import astray
 from pipelines.lake.addresses import writing
 from pipelines.lake.files import write_json
 
@@ -26,11 +27,14 @@ def keep_stats(stats: list[Any], path: str) -> None:
 
 
 def keep_spans(spans: list[Any], path: str) -> None:
-    """Event files with events of other days than their folder's into a JSON file: source -> file -> first, last event time."""
+    """Event files with events of other days than their folder's into a JSON file: source -> file -> first, last event time.
+
+    ``spans`` are of files, or of parts of them."""
     _ = (
         spans
         | "All spans" >> beam.Flatten()
         | "Span of each file" >> beam.CombinePerKey(_hull)
+        | "Spans no folder tells" >> beam.Filter(astray)
         | "Spans in one" >> ToList()
         | "Write spans" >> beam.Map(_write_spans, path)
     )
@@ -41,9 +45,9 @@ def _hull(spans: Iterable[tuple[int, int]]) -> tuple[int, int]:
     return min(low), max(high)
 
 
-def _write_spans(spans: list[tuple[tuple[str, str], tuple[int, int]]], path: str) -> None:
+def _write_spans(spans: list[tuple[tuple[str, str, int | None], tuple[int, int]]], path: str) -> None:
     out: dict[str, dict[str, tuple[int, int]]] = {}
-    for (source, file), span in sorted(spans):
+    for (source, file, _), span in sorted(spans, key=lambda each: each[0][:2]):
         out.setdefault(source, {})[file] = span
     with writing(path) as local:
         write_json(local, out)

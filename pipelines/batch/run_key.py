@@ -79,7 +79,7 @@ def run_key(
         "definitions": {n: g.canonical() for n, g in repo.groups.items()},
         "declared": {n: declared(g) for n, g in repo.groups.items()},
         "graphs": graphs,
-        "batch": repo.settings.batch.model_dump(),
+        "batch": repo.settings.batch.model_dump(exclude={"split_bytes"}),  # how many read a file changes nothing of what they read
         "code": code,
         "versions": provenance.library_versions(),
     }

@@ -9,7 +9,7 @@ a repeated bundle replaces its own file by an equal one.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -21,12 +21,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.batch.divide import FilePart, part_events
 from pipelines.batch.run_key import seed_start
 from pipelines.lake.addresses import reading, reading_folder, under, writing
 from pipelines.lake.arrow_bytes import from_ipc, to_ipc
 from pipelines.lake.files import replaced
 from pipelines.lake.nonfinite import nonfinite
-from pipelines.sources.event_files import EventFile, events
+from pipelines.sources.event_files import EventFile
 from transforms.aggregates import merge, rows_between, tile, tile_schema
 from transforms.contract import field_of
 from transforms.definitions import CREATED, FINGERPRINT, TIMESTAMP, EventSource, FeatureGroup
@@ -62,13 +63,14 @@ def slice_us(group: FeatureGroup, days: int) -> int:
 
 
 class ReadEvents(beam.DoFn):
-    """EventFile -> valid batches of ``source`` with event times in [start, end); of the files named in ``begins``, from there on.
+    """EventFile, or a part of one -> valid batches of ``source`` with event times in [start, end); of the files named in ``begins``, from
+    there on.
 
-    Main output: RecordBatch. Output ``invalid``: (file name, table of its rejects). Output ``stats``: (name, number): events read,
-    filtered by the source's ``where`` and records without an event, ``empty`` (not among those read), misplaced (in a ``date=`` folder of
-    another day, which other runs may not look into), rejected by reason, and by reason and field. Output ``spans``: ((source, file name),
-    (first, last event time)) of a file that lies in no ``date=`` folder, or that has events of other days; the last is
-    :data:`NOBODY_KNOWS` where an event was rejected that is too far ahead of its time.
+    Main output: RecordBatch. Output ``invalid``: (name of the file or part, table of its rejects). Output ``stats``: (name, number):
+    events read, filtered by the source's ``where`` and records without an event, ``empty`` (not among those read), misplaced (in a
+    ``date=`` folder of another day, which other runs may not look into), rejected by reason, and by reason and field. Output ``spans``:
+    ((source, file name, begin of the day of its ``date=`` folder or None), (first, last event time)); the last is :data:`NOBODY_KNOWS`
+    where an event was rejected that is too far ahead of its time.
     """
 
     def __init__(
@@ -77,20 +79,15 @@ class ReadEvents(beam.DoFn):
         self.source, self.start, self.end, self.now_us, self.max_future_us = source, start, end, now_us, max_future_us
         self.begins = dict(begins)
 
-    def process(self, file: EventFile) -> Iterator[Any]:
-        """Read one file, a batch at a time."""
-        with reading(file.path) as path:
-            yield from self.read(file, path)
-
-    def read(self, file: EventFile, path: Path) -> Iterator[Any]:
-        """Read it from ``path``."""
+    def process(self, given: EventFile | FilePart) -> Iterator[Any]:
+        """Read one, a batch at a time."""
+        part = FilePart(given) if isinstance(given, EventFile) else given
+        file = part.file
         name, letters, total, aside, misplaced = self.source.name, [], 0, Counter[str](), 0
         begin, first, last = self.begins.get(file.name, self.start), NOBODY_KNOWS, -NOBODY_KNOWS
         day = None if file.date is None else micros_of(datetime(file.date.year, file.date.month, file.date.day, tzinfo=UTC))
-        for valid, rejected in events(
-            path, self.source, self.now_us, self.max_future_us,
-            name=file.name, partitions=file.partitions, noted=lambda what, count: aside.update({what: count}),
-        ):  # fmt: skip
+        noted: Callable[[str, int], None] = lambda what, count: aside.update({what: count})  # noqa: E731
+        for valid, rejected in part_events(part, self.source, self.now_us, self.max_future_us, noted):
             total += valid.num_rows + rejected.num_rows
             if rejected.num_rows:
                 letters.append(rejected)
@@ -109,11 +106,11 @@ class ReadEvents(beam.DoFn):
             yield beam.pvalue.TaggedOutput("stats", (f"{what}/{name}", count))
         if misplaced:
             yield beam.pvalue.TaggedOutput("stats", (f"misplaced/{name}", misplaced))
-        if last > -NOBODY_KNOWS and (day is None or first < day or last >= day + DAY_US):
-            yield beam.pvalue.TaggedOutput("spans", ((name, file.name), (min(first, last), last)))
+        if last > -NOBODY_KNOWS:
+            yield beam.pvalue.TaggedOutput("spans", ((name, file.name, day), (min(first, last), last)))
         if letters:
             table = pa.Table.from_batches(letters)
-            yield beam.pvalue.TaggedOutput("invalid", (file.name, table))
+            yield beam.pvalue.TaggedOutput("invalid", (part.name, table))
             for row in table.column("reason").value_counts().to_pylist():
                 yield beam.pvalue.TaggedOutput("stats", (f"rejected/{name}/{row['values']}", row["counts"]))
             named = zip(table.column("reason").to_pylist(), map(field_of, table.column("detail").to_pylist()), strict=True)
@@ -122,8 +119,14 @@ class ReadEvents(beam.DoFn):
                     yield beam.pvalue.TaggedOutput("stats", (f"rejected_fields/{name}/{reason}/{field}", count))
 
 
+def astray(span: tuple[tuple[str, str, int | None], tuple[int, int]]) -> bool:
+    """Whether a file has events of other days than its folder's, or lies in none: its name does not tell its span."""
+    (_, _, day), (first, last) = span
+    return day is None or first < day or last >= day + DAY_US
+
+
 class WriteDeadLetters(beam.DoFn):
-    """(event file's name, table of its rejects) -> one Parquet file in ``folder``; emits nothing."""
+    """(name of an event file or of a part of one, table of its rejects) -> one Parquet file in ``folder``; emits nothing."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 from serving.object_store.base import ObjectStore
 from serving.object_store.cache import cache_of
 from serving.object_store.connecting import connect, is_url
 from transforms.errors import DataError
 
-__all__ = ["clear", "fetch_below", "put_file", "reading", "reading_folder", "under", "url_of", "writing"]
+__all__ = ["clear", "fetch_below", "opening", "put_file", "reading", "reading_folder", "under", "url_of", "writing"]
+
+
+_PIECE = 4 << 20
+"""So much of an object is asked for at once, where less is read."""
 
 
 def url_of(data: Path) -> str | None:
@@ -58,6 +64,54 @@ def reading(address: str) -> AbstractContextManager[Path]:
 def reading_folder(address: str) -> AbstractContextManager[Path]:
     """A local folder of all that lies below: for the body."""
     return _local(address, before=fetch_below)
+
+
+@contextmanager
+def opening(address: str, size: int) -> Iterator[BinaryIO]:
+    """A file of ``size`` bytes, open for reading: of a URL only what is read comes here. Raises DataError where there is no such object."""
+    if not is_url(address):
+        with open(address, "rb") as f:
+            yield f
+        return
+    with io.BufferedReader(cast(Any, _Remote(address, size)), _PIECE) as found:
+        yield cast(BinaryIO, found)
+
+
+class _Remote(io.RawIOBase):
+    """An object as a file."""
+
+    def __init__(self, address: str, size: int) -> None:
+        self.address, self.size, self.at = address, size, 0
+        self.store, self.key = _split(address)
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a place."""
+        self.at = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.at, os.SEEK_END: self.size}[whence])
+        return self.at
+
+    def tell(self) -> int:
+        """The place."""
+        return self.at
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer; 0 at the end."""
+        length = min(len(buffer), self.size - self.at)
+        if length <= 0:
+            return 0
+        block = self.store.read_range(self.key, self.at, length)
+        if block is None:
+            raise DataError(f"{self.address} is gone; put it back, or run the same command again")
+        buffer[: len(block)] = block
+        self.at += len(block)
+        return len(block)
 
 
 def writing(address: str) -> AbstractContextManager[Path]:

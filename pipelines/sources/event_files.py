@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -36,7 +36,7 @@ from transforms.instants import micros_of
 from transforms.reasons import UNREADABLE_FILE
 
 __all__ = ["DEAD_LETTER_SCHEMA", "EventFile", "Inventory", "PassedOver", "RawBatch", "UnreadableFileError", "events", "in_range"]
-__all__ += ["inventory", "list_files", "passed_over_line", "passed_over_record", "read"]
+__all__ += ["inventory", "list_files", "passed_over_line", "passed_over_record", "read", "verdicts"]
 
 MOST_NAMED = 100
 """So many of the files that were passed over are named in a manifest; all are counted."""
@@ -203,9 +203,20 @@ def events(
     A reject's payload is the line itself (with what its folders say), or
     :func:`transforms.contract.encode_json` of all columns of the Parquet row; its row numbers are those of :class:`RawBatch`.
     """
-    file = name or str(path)
+    yield from verdicts(read(path, source, batch_rows, partitions), source, now_us, max_future_us, name or str(path), noted)
+
+
+def verdicts(
+    raws: Iterable[RawBatch],
+    source: EventSource,
+    now_us: int,
+    max_future_us: int,
+    file: str,
+    noted: Callable[[str, int], None] = lambda what, count: None,
+) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
+    """As :func:`events`, of the records of a file, or of a part of one, which dead letters call ``file``."""
     try:
-        for raw in read(path, source, batch_rows, partitions):
+        for raw in raws:
             checked = judged(raw, source, now_us, max_future_us)
             for what, count in (("filtered", checked.passed_over), ("empty", checked.empty)):
                 if count:

@@ -24,14 +24,24 @@ import pyarrow as pa
 from pipelines.project.extensions import FILE_FORMATS
 from pipelines.sources.file_formats.cells import typed_text
 from pipelines.sources.file_formats.compressed_file import look_through, opened
-from pipelines.sources.file_formats.file_format import COMPRESSED, FileFormat, RawBatch, UnreadableFileError, columns_of, format_of
+from pipelines.sources.file_formats.file_format import (
+    COMPRESSED,
+    FileFormat,
+    Opened,
+    RawBatch,
+    Stretch,
+    UnreadableFileError,
+    columns_of,
+    format_of,
+)
 from pipelines.sources.file_formats.json_lines_file import MAX_LINE_BYTES
 from transforms.contract import Checked, Now, check, check_json, check_records, encode_json
 from transforms.definitions import EventSource
 from transforms.errors import DataError
 from transforms.file_formats import Csv
 
-__all__ = ["Partitions", "RawBatch", "UnreadableFileError", "judged", "partitions_of", "payloads_of", "read", "sent", "unread"]
+__all__ = ["Partitions", "RawBatch", "UnreadableFileError", "divided", "judged", "partitions_of", "payloads_of", "read", "read_part"]
+__all__ += ["sent", "unread"]
 
 _NULL = "__HIVE_DEFAULT_PARTITION__"
 
@@ -81,8 +91,7 @@ def read(path: str | os.PathLike[str], source: EventSource, batch_rows: int = 65
     Raises UnreadableFileError, before the first batch, for a damaged file; OSError as in the module's text."""
     if batch_rows < 1:
         raise DataError(f"source {source.name!r}: batches of {batch_rows} rows; give at least 1")
-    dtypes = columns_of(source)
-    given = {name: typed_text(value, dtypes[name]) for name, value in partitions if name in dtypes and value is not None}
+    given = _said(source, partitions)
     found, packed = _format(str(path), source)
     if found is None or (packed and not found.packed) or unread(str(path), source):
         raise DataError(f"{path} is no event file: {unread(str(path), source)}")
@@ -90,6 +99,33 @@ def read(path: str | os.PathLike[str], source: EventSource, batch_rows: int = 65
         look_through(path)
     for raw in found(source).read(lambda: opened(path), batch_rows, given):
         yield _given(raw, given)
+
+
+def divided(name: str, source: EventSource) -> FileFormat | None:
+    """The format of a file of this name, if such a file may be read in parts."""
+    found, packed = _format(name, source)
+    return found(source) if found is not None and found.divided and not packed and not unread(name, source) else None
+
+
+def read_part(
+    form: FileFormat,
+    opened: Opened,
+    part: Stretch,
+    first: int,
+    source: EventSource,
+    batch_rows: int = 65_536,
+    partitions: Partitions = (),
+) -> Iterator[RawBatch]:
+    """As :func:`read`, of one part of a file whose format :func:`divided` gave."""
+    given = _said(source, partitions)
+    for raw in form.read_part(opened, part, first, batch_rows, given):
+        yield _given(raw, given)
+
+
+def _said(source: EventSource, partitions: Partitions) -> dict[str, Any]:
+    """Field -> what the folders say of it."""
+    dtypes = columns_of(source)
+    return {name: typed_text(value, dtypes[name]) for name, value in partitions if name in dtypes and value is not None}
 
 
 def _given(raw: RawBatch, given: Mapping[str, Any]) -> RawBatch:

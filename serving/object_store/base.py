@@ -94,6 +94,10 @@ class ObjectStore(ABC):
     def download(self, key: str, file: Path) -> ObjectHead | None:
         """Write an object into a local file (of a folder that is there), which is replaced as a whole; None if there is no object."""
 
+    @abstractmethod
+    def read_range(self, key: str, start: int, length: int) -> bytes | None:
+        """Some bytes of an object of any size, ``length`` of at least 1, which are there; None if there is no object."""
+
     def now(self) -> datetime:
         """The store's clock, by which leases expire: no machine's own clock counts."""
         key = f"clock/{uuid.uuid4().hex}"

@@ -116,6 +116,16 @@ class Blobs(ObjectStore):
             self._bucket_is_there()
             return None
 
+    def read_range(self, key: str, start: int, length: int) -> bytes | None:
+        """See ``ObjectStore``."""
+        import obstore
+
+        try:
+            return self._do(lambda: bytes(obstore.get_range(self._store, self._prefix + key, start=start, length=length)))
+        except FileNotFoundError:
+            self._bucket_is_there()
+            return None
+
     # ------------------------------------------------------------------------------------------------------------------------ inside
 
     def _put(self, key: str, content: bytes | Path, mode: Any) -> str:

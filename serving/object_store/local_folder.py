@@ -95,6 +95,15 @@ class LocalFolder(ObjectStore):
             return None
         return self.head(key)
 
+    def read_range(self, key: str, start: int, length: int) -> bytes | None:
+        """See ``ObjectStore``."""
+        try:
+            with open(self._path(key), "rb") as file:
+                file.seek(start)
+                return file.read(length)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+
     def _write(self, key: str, content: bytes) -> str:
         self._place(key, lambda unfinished: unfinished.write_bytes(content))
         return hashlib.sha256(content).hexdigest()

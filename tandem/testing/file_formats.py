@@ -21,6 +21,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, cast
 
@@ -163,6 +164,45 @@ class FileFormatContract:
             assert got[:sure] == wanted[:sure], at
             if letters and letters[0]["reason"] != UNREADABLE_FILE:
                 assert letters[0]["row"] == self.first_row + len(got), at
+
+    def test_a_file_in_parts_is_the_file(self, source: EventSource, tmp_path: Path) -> None:
+        """Where it is divided, each record is in one part, with its number; and damage has the verdict that it has in the file."""
+        found = format_of(f".{self.suffix}")
+        assert found is not None
+        if not found.divided:
+            pytest.skip("read file by file")
+        path, rng = self.file(tmp_path, plain(source, 300)), random.Random(7)
+        data, form = path.read_bytes(), found(source)
+        for damage in (0, 0, 1, 1, 3, 3):
+            odd = bytearray(data)
+            for _ in range(damage):
+                odd[rng.randrange(len(odd))] ^= 1 << rng.randrange(8)
+            path.write_bytes(odd)
+
+            def opened() -> BinaryIO:
+                return open(path, "rb")
+
+            for most in (1, 999, 1 << 30):
+                parts = form.parts(opened, most)
+                assert damage or (len(parts) == 1 if most > len(data) else len(parts) > 1 or most > 1)
+                assert all(a[1] == b[0] for a, b in pairwise(parts))
+                looks = [form.look(opened, part) for part in parts]
+                whole, letters = harvest(path, source)
+                refused_whole = bool(letters) and letters[0]["reason"] == UNREADABLE_FILE
+                if not parts or any(look.alone for look in looks):
+                    continue
+                assert any(look.fault for look in looks) == refused_whole
+                if refused_whole:
+                    continue
+                at, numbers, valid = 0, [], []
+                for part, look in zip(parts, looks, strict=True):
+                    for raw in form.read_part(opened, part, at, 64, {}):
+                        assert all(at <= n < at + look.numbers for n in raw.numbers.to_pylist())
+                        numbers += raw.numbers.to_pylist()
+                        valid.append(judged(raw, source, NOW, AHEAD).valid)
+                    at += look.numbers
+                assert pa.Table.from_batches(valid, source.arrow_schema).to_pylist() == whole.to_pylist()
+                assert sorted(numbers) == sorted(n for raw in read(path, source) for n in raw.numbers.to_pylist())
 
     def test_damage_within_a_record_is_its_own(self, source: EventSource, tmp_path: Path) -> None:
         if self.whole:

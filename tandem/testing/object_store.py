@@ -109,6 +109,13 @@ class ObjectStoreContract(ABC):
         assert store.download("nothing", tmp_path / "none") is None
         assert sorted(p.name for p in tmp_path.iterdir()) == ["down", "up"], "nothing unfinished is left"
 
+    def test_a_part_of_an_object(self, store: ObjectStore) -> None:
+        content = bytes(range(256)) * 40
+        store.put("part", content)
+        for start, length in ((0, 1), (0, len(content)), (255, 2), (len(content) - 3, 3), (17, 9000)):
+            assert store.read_range("part", start, length) == content[start : start + length]
+        assert store.read_range("nothing", 0, 1) is None
+
     def test_of_writers_that_race_to_create_one_wins(self, store: ObjectStore) -> None:
         for round_ in range(3):
             won = _race(8, lambda n: store.create(f"race/{round_}", f"writer {n}".encode()) is not None)  # noqa: B023

@@ -18,9 +18,10 @@ import pyarrow as pa
 import pyarrow.csv as pc
 
 from pipelines.sources.file_formats.cells import cell, typed_column
-from pipelines.sources.file_formats.csv_lines import Splitter
-from pipelines.sources.file_formats.file_format import FileFormat, Opened, RawBatch, UnreadableFileError, columns_of
+from pipelines.sources.file_formats.csv_lines import Record, Splitter
+from pipelines.sources.file_formats.file_format import FileFormat, Look, Opened, RawBatch, Stretch, UnreadableFileError, columns_of
 from pipelines.sources.file_formats.json_lines_file import CHUNK_BYTES, MAX_LINE_BYTES
+from pipelines.sources.file_formats.line_parts import line_count, line_parts, section
 from transforms.definitions import EventSource
 from transforms.file_formats import Csv
 from transforms.reasons import MALFORMED
@@ -37,9 +38,11 @@ _DELIMITERS = {",": "','", ";": "';'", "\t": r"'\t'", "|": "'|'"}
 
 
 class CsvFile(FileFormat):
-    """Row numbers are those of the lines that records begin in, from 0 up; the header counts."""
+    """Row numbers are those of the lines that records begin in, from 0 up; the header counts. Files in UTF-8 are divided between lines, if
+    no record has more than one: whether a quote opens a value or closes one may depend on all lines before it."""
 
     declared: ClassVar[type | None] = Csv
+    divided: ClassVar[bool] = True
 
     def __init__(self, source: EventSource) -> None:
         super().__init__(source)
@@ -49,13 +52,56 @@ class CsvFile(FileFormat):
 
     def read(self, opened: Opened, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
         """See the base class."""
-        ascii_like = self.dialect.encoding in ("utf-8", "ascii")
-        if not ascii_like:
+        if not self._ascii_like:
             with self._utf8(opened) as f:  # damage shows where it lies, and a file is used whole or not at all
                 while f.read(1 << 20):
                     pass
         with self._utf8(opened) as f:
             yield from self._batches(f, batch_rows, given)
+
+    @property
+    def _ascii_like(self) -> bool:
+        """Whether a line ends where a byte says so, and the bytes before it do not matter."""
+        return self.dialect.encoding in ("utf-8", "ascii")
+
+    def parts(self, opened: Opened, most: int) -> list[Stretch]:
+        """Between lines behind the header."""
+        if not self._ascii_like:
+            return []
+        try:
+            with self._utf8(opened) as f:
+                self.wanted(self._begin(f) or (), {})
+                return line_parts(f, f.tell(), most)
+        except UnreadableFileError:
+            return []
+
+    def look(self, opened: Opened, part: Stretch) -> Look:
+        """How many lines it has, and whether each can be read by itself."""
+        with self._part(opened, part) as lines:
+            if not part[0]:
+                self._skip(lines)
+            numbers = line_count(lines) + (0 if part[0] else self.dialect.skip)
+        if self.splitter.quote is None:
+            return Look(numbers)
+        with self._part(opened, part) as lines:
+            if not part[0]:
+                self._begin(lines)
+            return Look(numbers, alone=not self.splitter.one_line_each(lines, MAX_LINE_BYTES))
+
+    def read_part(self, opened: Opened, part: Stretch, first: int, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
+        """See the base class."""
+        names = self.names(opened)
+        with self._part(opened, part) as lines:
+            if not part[0]:
+                yield from self._batches(lines, batch_rows, given)
+            else:
+                records = self.splitter.records(lines, first, MAX_LINE_BYTES)
+                yield from self._of(records, names, self.wanted(names, given), batch_rows)
+
+    @contextmanager
+    def _part(self, opened: Opened, part: Stretch) -> Iterator[BinaryIO]:
+        with section(opened, part) if part[0] else self._utf8(lambda: section(opened, part)) as lines:
+            yield lines
 
     @contextmanager
     def _utf8(self, opened: Opened) -> Iterator[BinaryIO]:
@@ -77,21 +123,34 @@ class CsvFile(FileFormat):
                 with io.BufferedReader(cast(Any, _Transcoded(f, encoding)), 1 << 20) as buffered:
                     yield cast(BinaryIO, buffered)
 
-    def _batches(self, f: BinaryIO, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
-        line = -1
+    def _skip(self, f: BinaryIO) -> None:
         for _ in range(self.dialect.skip):
             f.readline(MAX_LINE_BYTES)
-            line += 1
-        records = self.splitter.records(f, line + 1, MAX_LINE_BYTES)
+
+    def _begin(self, f: BinaryIO) -> Sequence[str] | None:
+        """Read up to the first record; the names of the values of a line. None: nothing was logged, not even a header."""
+        self._skip(f)
+        if not self.dialect.header:
+            return self.dialect.columns
+        first = next(self.splitter.records(f, 0, MAX_LINE_BYTES), None)
+        return None if first is None else self._header(first[1], first[2])
+
+    def _batches(self, f: BinaryIO, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
+        self._skip(f)
+        records = self.splitter.records(f, self.dialect.skip, MAX_LINE_BYTES)
         names: Sequence[str] = self.dialect.columns
         if self.dialect.header:
             first = next(records, None)
             if first is None:
                 return  # nothing was logged, not even a header
             names = self._header(first[1], first[2])
-        wanted = self.wanted(names, given)
+        yield from self._of(records, names, self.wanted(names, given), batch_rows)
+
+    def _of(
+        self, records: Iterator[Record], names: Sequence[str], wanted: list[tuple[int, str, str]], batch_rows: int
+    ) -> Iterator[RawBatch]:
         held = 0
-        waiting: list[tuple[int, bytes, str]] = []
+        waiting: list[Record] = []
         for record in records:
             waiting.append(record)
             held += len(record[1])
@@ -106,10 +165,7 @@ class CsvFile(FileFormat):
         if not self.dialect.header:
             return self.dialect.columns
         with self._utf8(opened) as f:
-            for _ in range(self.dialect.skip):
-                f.readline(MAX_LINE_BYTES)
-            first = next(self.splitter.records(f, 0, MAX_LINE_BYTES), None)
-        return () if first is None else self._header(first[1], first[2])
+            return self._begin(f) or ()
 
     def _header(self, line: bytes, wrong: str) -> list[str]:
         try:
@@ -137,7 +193,7 @@ class CsvFile(FileFormat):
             raise UnreadableFileError(f"its header has the column {repr(twice)[:40]} more than once; give each a name of its own")
         return found
 
-    def typed(self, records: list[tuple[int, bytes, str]], names: Sequence[str], wanted: list[tuple[int, str, str]]) -> Iterator[RawBatch]:
+    def typed(self, records: list[Record], names: Sequence[str], wanted: list[tuple[int, str, str]]) -> Iterator[RawBatch]:
         """The records as Arrow rows, and as values those that need a look at each; ``wanted`` of :meth:`wanted`."""
         n, width = len(records), len(names)
         delimiter, quote, escape = self.splitter.delimiter, self.splitter.quote, self.splitter.escape

@@ -70,6 +70,20 @@ class Splitter:
             else:
                 yield number, text, "a quoted value begins in it that is never closed"
 
+    def one_line_each(self, f: BinaryIO, limit: int) -> bool:
+        """Whether no value of what follows in an open file goes on in a further line, or seems to: then each line can be read by itself."""
+        while line := f.readline(limit + 1):
+            if len(line) > limit and not line.endswith(b"\n"):
+                while (rest := f.readline(limit)) and not rest.endswith(b"\n"):
+                    pass
+                continue
+            text = _chomped(line)
+            if self.quote is None or self.quote not in text or not text.strip() or (self.comment and text.startswith(self.comment)):
+                continue
+            if self._open(text, False):
+                return False
+        return True
+
     def _open(self, line: bytes, inside: bool) -> bool:
         """Whether a quoted value goes on behind a line; ``inside``: one does before it."""
         if not inside and self.simple is not None and self.simple.fullmatch(line):

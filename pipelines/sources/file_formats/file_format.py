@@ -27,8 +27,10 @@ __all__ = [
     "COMPRESSED",
     "SMALL_BYTES",
     "FileFormat",
+    "Look",
     "Opened",
     "RawBatch",
+    "Stretch",
     "UnreadableFileError",
     "check_not_empty",
     "format_of",
@@ -67,6 +69,20 @@ class RawBatch:
     refused: Mapping[int, tuple[str, str]] | None = None
 
 
+Stretch = tuple[int, int]
+"""A part of a file, from one place to another, in what its format divides files by: bytes of lines, row groups of Parquet."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a first look at a part of a file tells: how many row numbers it takes; ``fault``: what is damaged in it, behind so many rows,
+    and the file with it; ``alone``: the file has something in it that only its reading from the beginning tells the meaning of."""
+
+    numbers: int
+    fault: str = ""
+    alone: bool = False
+
+
 class FileFormat(ABC):
     """How the files of one suffix are read, for one source."""
 
@@ -90,6 +106,25 @@ class FileFormat(ABC):
         whose records are JSON puts them into these. Raises UnreadableFileError for a file that is used as a whole or not at all,
         before the first batch; OSError with an ``errno`` for what is not the file's fault.
         """
+
+    # A large file is read in parts, wherever each is: `parts` says where it may be divided, `look` is at each part before any of it is
+    # used, and `read_part` gives what `read` would of it. A format that has none of the three is read file by file.
+
+    divided: ClassVar[bool] = False
+    """Whether it has parts; files that are compressed as a whole never have."""
+
+    def parts(self, opened: Opened, most: int) -> list[Stretch]:
+        """Where a file may be divided, in order, from its beginning to its end, each part of some ``most`` bytes; []: it is used as one, as
+        is a file that something is wrong with. Reads little."""
+        return []
+
+    def look(self, opened: Opened, part: Stretch) -> Look:
+        """A part, decoded or counted. Memory as for reading."""
+        raise NotImplementedError
+
+    def read_part(self, opened: Opened, part: Stretch, first: int, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
+        """As :meth:`read`, of one part, of a file of which none has a fault; ``first`` is the first of its row numbers."""
+        raise NotImplementedError
 
 
 def columns_of(source: EventSource) -> dict[str, str]:
@@ -148,9 +183,9 @@ def whole(decode: Callable[[], Iterator[pa.RecordBatch]], faults: tuple[type[Exc
     except OSError as e:
         if e.errno is not None:  # the disk's error; those of the format carry no number
             raise
-        raise UnreadableFileError(_damaged(e, at)) from e
+        raise UnreadableFileError(damaged(one_line(e), at)) from e
     except faults as e:
-        raise UnreadableFileError(_damaged(e, at)) from e
+        raise UnreadableFileError(damaged(one_line(e), at)) from e
     at = 0
     for batch in kept if held <= SMALL_BYTES else decode():
         numbers = pa.array(np.arange(at, at + batch.num_rows, dtype=np.int64))
@@ -158,8 +193,24 @@ def whole(decode: Callable[[], Iterator[pa.RecordBatch]], faults: tuple[type[Exc
         yield RawBatch(numbers, rows=batch)
 
 
-def _damaged(error: BaseException, at: int) -> str:
-    return one_line(error) + (f" (behind row {at - 1:,})" if at else "")
+def looked(batches: Iterator[pa.RecordBatch], faults: tuple[type[Exception], ...]) -> Look:
+    """A first look at a part of a file that is used whole or not at all: decoded to its end."""
+    at = 0
+    try:
+        for batch in batches:
+            at += batch.num_rows
+    except OSError as e:
+        if e.errno is not None:
+            raise
+        return Look(at, one_line(e))
+    except faults as e:
+        return Look(at, one_line(e))
+    return Look(at)
+
+
+def damaged(fault: str, at: int) -> str:
+    """The reason why a file is not used, of which ``at`` rows could be decoded."""
+    return fault + (f" (behind row {at - 1:,})" if at else "")
 
 
 def check_not_empty(f: BinaryIO) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import codecs
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, BinaryIO, ClassVar
 
 import pyarrow as pa
 
-from pipelines.sources.file_formats.file_format import FileFormat, Opened, RawBatch
+from pipelines.sources.file_formats.file_format import FileFormat, Look, Opened, RawBatch, Stretch
+from pipelines.sources.file_formats.line_parts import line_count, line_parts, section
 
 __all__ = ["CHUNK_BYTES", "KEPT_OF_LONG_LINE", "MAX_LINE_BYTES", "JsonLinesFile"]
 
@@ -21,39 +22,61 @@ CHUNK_BYTES = 32 << 20
 
 class JsonLinesFile(FileFormat):
     """A byte order mark before the first line is taken off. Blank lines are skipped but counted in row numbers. A line above 16 MiB is one
-    reject, whose dead letter keeps the first 64 KiB."""
+    reject, whose dead letter keeps the first 64 KiB. Files are divided between lines."""
+
+    divided: ClassVar[bool] = True
 
     def read(self, opened: Opened, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
         """See the base class."""
-        lines: list[bytes] = []
-        numbers: list[int] = []
-        too_long: dict[int, int] = {}
-        number, held = -1, 0
         with opened() as f:
-            while line := f.readline(MAX_LINE_BYTES + 1):
-                number += 1
-                if not number:
-                    line = line.removeprefix(codecs.BOM_UTF8)
-                length = len(line)
-                if length > MAX_LINE_BYTES and not line.endswith(b"\n"):
-                    while (rest := f.readline(CHUNK_BYTES)) and not rest.endswith(b"\n"):
-                        length += len(rest)
-                    too_long[len(lines)] = length + len(rest.rstrip(b"\n"))
-                    line = line[:KEPT_OF_LONG_LINE]
-                else:
-                    line = line.removesuffix(b"\n").removesuffix(b"\r")
-                    if not line.strip():
-                        continue
-                    if given:
-                        line = _with(line, given)
-                lines.append(line)
-                numbers.append(number)
-                held += len(line)
-                if len(lines) >= batch_rows or held >= CHUNK_BYTES:
-                    yield RawBatch(pa.array(numbers, pa.int64()), payloads=pa.array(lines, pa.binary()), too_long=too_long)
-                    lines, numbers, too_long, held = [], [], {}, 0
-        if lines:
+            yield from _records(f, 0, batch_rows, given)
+
+    def parts(self, opened: Opened, most: int) -> list[Stretch]:
+        """Between lines."""
+        with opened() as f:
+            return line_parts(f, 0, most)
+
+    def look(self, opened: Opened, part: Stretch) -> Look:
+        """How many lines it has."""
+        with section(opened, part) as lines:
+            return Look(line_count(lines))
+
+    def read_part(self, opened: Opened, part: Stretch, first: int, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
+        """See the base class."""
+        with section(opened, part) as lines:
+            yield from _records(lines, first, batch_rows, given)
+
+
+def _records(f: BinaryIO, first: int, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
+    """The lines of an open file, of which the next has the number ``first``."""
+    lines: list[bytes] = []
+    numbers: list[int] = []
+    too_long: dict[int, int] = {}
+    number, held = first - 1, 0
+    while line := f.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        if not number:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        length = len(line)
+        if length > MAX_LINE_BYTES and not line.endswith(b"\n"):
+            while (rest := f.readline(CHUNK_BYTES)) and not rest.endswith(b"\n"):
+                length += len(rest)
+            too_long[len(lines)] = length + len(rest.rstrip(b"\n"))
+            line = line[:KEPT_OF_LONG_LINE]
+        else:
+            line = line.removesuffix(b"\n").removesuffix(b"\r")
+            if not line.strip():
+                continue
+            if given:
+                line = _with(line, given)
+        lines.append(line)
+        numbers.append(number)
+        held += len(line)
+        if len(lines) >= batch_rows or held >= CHUNK_BYTES:
             yield RawBatch(pa.array(numbers, pa.int64()), payloads=pa.array(lines, pa.binary()), too_long=too_long)
+            lines, numbers, too_long, held = [], [], {}, 0
+    if lines:
+        yield RawBatch(pa.array(numbers, pa.int64()), payloads=pa.array(lines, pa.binary()), too_long=too_long)
 
 
 def _with(line: bytes, given: Mapping[str, Any]) -> bytes:

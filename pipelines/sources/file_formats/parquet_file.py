@@ -17,20 +17,34 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.sources.file_formats.file_format import FileFormat, Opened, RawBatch, UnreadableFileError, check_not_empty, one_line, whole
+from pipelines.sources.file_formats.file_format import (
+    FileFormat,
+    Look,
+    Opened,
+    RawBatch,
+    Stretch,
+    UnreadableFileError,
+    check_not_empty,
+    looked,
+    one_line,
+    whole,
+)
 from pipelines.sources.file_formats.physical import PICKLED, RUNS_CODE, pickled, plain_columns
 from pipelines.sources.file_formats.sizes import check_sizes
 
 __all__ = ["ParquetFile"]
 
+ROWS = 65_536
+"""In batches that are looked at and not used."""
 _FAULTS = (pa.ArrowException, ValueError, MemoryError, RuntimeError)
 
 
 class ParquetFile(FileFormat):
-    """Memory is bounded by a row group."""
+    """Memory is bounded by a row group. Files are divided between row groups."""
 
     title: ClassVar[str] = "Parquet"
     packed: ClassVar[bool] = False
+    divided: ClassVar[bool] = True
 
     def read(self, opened: Opened, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
         """See the base class."""
@@ -48,27 +62,70 @@ class ParquetFile(FileFormat):
                 raise UnreadableFileError(one_line(e)) from None
             yield from whole(lambda: parquet.decode(batch_rows), _FAULTS)
 
+    def parts(self, opened: Opened, most: int) -> list[Stretch]:
+        """Between row groups, by what they take in the file."""
+        try:
+            with opened() as f:
+                metadata = _Parquet(f).file.metadata
+                sizes = [_bytes(metadata.row_group(i)) for i in range(metadata.num_row_groups)]
+        except OSError as e:
+            if e.errno is not None:
+                raise
+            return []
+        except _FAULTS:
+            return []
+        return _packed(sizes, most)
+
+    def look(self, opened: Opened, part: Stretch) -> Look:
+        """Each row group is decoded."""
+        with opened() as f:
+            return looked(_Parquet(f, sizes=False).decode(ROWS, part), _FAULTS)
+
+    def read_part(self, opened: Opened, part: Stretch, first: int, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
+        """See the base class."""
+        with opened() as f:
+            for batch in _Parquet(f, sizes=False).decode(batch_rows, part):
+                yield RawBatch(pa.array(np.arange(first, first + batch.num_rows, dtype=np.int64)), rows=batch)
+                first += batch.num_rows
+
+
+def _bytes(group: Any) -> int:
+    return sum(group.column(i).total_compressed_size for i in range(group.num_columns))
+
+
+def _packed(sizes: list[int], most: int) -> list[Stretch]:
+    """Neighbours together as long as they have no more than ``most``."""
+    out: list[Stretch] = []
+    begin = held = 0
+    for at, size in enumerate(sizes):
+        if at > begin and held + size > most:
+            out.append((begin, at))
+            begin, held = at, 0
+        held += size
+    return [*out, (begin, len(sizes))] if sizes else []
+
 
 class _Parquet:
     """A Parquet file whose row groups are decoded; INT96 timestamps as microseconds."""
 
-    def __init__(self, f: BinaryIO) -> None:
+    def __init__(self, f: BinaryIO, sizes: bool = True) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pyarrow 14 to 20 warn of such a type instead of loading it
             self.file = pq.ParquetFile(f, coerce_int96_timestamp_unit="us")
             unsafe = any(pickled(each) for each in self.file.schema_arrow)
         if unsafe:
             raise ValueError(RUNS_CODE)
-        check_sizes(self.file, f)
+        if sizes:
+            check_sizes(self.file, f)
         columns = [self.file.schema.column(i) for i in range(len(self.file.schema))]
         self.int96 = [c.path for c in columns if c.physical_type == "INT96" and c.path == c.name]
         # Of 12 bytes not all fit into an int64 of microseconds; as milliseconds all do, and tell which those are.
         self.coarse = pq.ParquetFile(f, coerce_int96_timestamp_unit="ms") if self.int96 else None
 
-    def decode(self, batch_rows: int) -> Iterator[pa.RecordBatch]:
-        """All rows, in order."""
+    def decode(self, batch_rows: int, groups: Stretch | None = None) -> Iterator[pa.RecordBatch]:
+        """All rows, in order; of some row groups alone."""
         # Not iter_batches: in pyarrow 10 that crashes on damaged columns of unequal length, where this raises.
-        for group in range(self.file.num_row_groups):
+        for group in range(*(groups or (0, self.file.num_row_groups))):
             table = self.file.read_row_group(group)
             if self.coarse is not None:
                 coarse = self.coarse.read_row_group(group, columns=self.int96)
