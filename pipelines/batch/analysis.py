@@ -1,9 +1,9 @@
 """Analysis: a user's ``preprocessing_fn`` over the feature rows of history becomes a frozen transform graph.
 
-It happens in this process (:mod:`pipelines.batch.in_process`); on another runner, or for an analyzer that only Beam knows, in one Beam
-pipeline for all such groups, for its fixed cost is far greater than that of a group. The same rows give the same graph: each group is read
-in the order of its file names as one sequence of batches, because TF-Transform's sums and quantile sketches depend on the order in which
-they see values.
+What is learnt of a group of few rows is learnt in this process (:mod:`pipelines.batch.in_process`); of more, share by share
+(:mod:`pipelines.batch.learning`), by an engine's workers where there are some. The same rows in the same files give the same graph, whoever
+learns them: each share is read in the order of its file names as one sequence of batches, and shares are put together in their order.
+An analyzer that only Beam knows is run by one pipeline in this process for all such groups, which reads each as one sequence.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.batch.in_process import Analysis, Unknown
+from pipelines.batch.learning import Arrived, Asked, Learners, accumulate, sent, shares_of
 from transforms.definitions import RESERVED, FeatureGroup
 from transforms.errors import GraphError
+from transforms.functions.travel import Travelling
 from transforms.graph import TransformGraph, save_graph
 from transforms.graph_columns import input_width, tensor_values, with_width
 from transforms.plain_paths import plain_path
 
-__all__ = ["analyze_groups", "check_row_by_row", "graph_inputs", "outputs_of", "to_tft_batch", "wrap_preprocessing_fn"]
+__all__ = [
+    "adapter_config",
+    "analyze_groups",
+    "check_row_by_row",
+    "graph_inputs",
+    "outputs_of",
+    "read_batches",
+    "to_tft_batch",
+    "wrap_preprocessing_fn",
+]
 
 PreprocessingFn = Callable[[dict[str, Any]], dict[str, Any]]
 BATCH = 65_536
+SHARE_ROWS = 4_000_000
 SAMPLE = 97
 """How many rows are checked one by one against the batch."""
 
@@ -71,7 +84,7 @@ def to_tft_batch(batch: pa.RecordBatch, inputs: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=pa.schema([_tft_field(f) for f in inputs]))
 
 
-def _adapter_config(inputs: pa.Schema) -> Any:
+def adapter_config(inputs: pa.Schema) -> Any:
     from tensorflow_metadata.proto.v0 import schema_pb2
     from tfx_bsl.tfxio.tensor_adapter import TensorAdapterConfig
 
@@ -221,11 +234,14 @@ def analyze_groups(
     pipeline_options: Any = None,
     progress: Callable[[str], None] | None = None,
     temp_dir: str | os.PathLike[str] | None = None,
+    share_rows: int = SHARE_ROWS,
+    workers: Learners | None = None,
 ) -> dict[str, str]:
     """Build the graph of every group; save each as ``graphs_dir/<group>/<fingerprint>``.
 
     ``groups`` maps a name to (group, its function or None, Parquet files of feature rows). Returns name -> fingerprint.
-    ``temp_dir`` is where the job keeps its files while it runs (workers elsewhere must see it; default: the system's).
+    ``temp_dir`` is where the job keeps its files while it runs (workers elsewhere must see it; default: the system's). Groups of more than
+    ``share_rows`` rows are learnt in shares of no more (or of one file), by ``workers`` (None: here).
     Raises GraphError that names group and function: for a mistake in a function, for a group without any rows, and for
     outputs of a row that depend on the other rows of its batch.
     """
@@ -240,9 +256,10 @@ def analyze_groups(
             done[name] = TransformGraph.load(path).fingerprint
             continue
         what = f"group {name!r}: preprocessing_fn {group.preprocessing_fn or getattr(function, '__name__', 'function')!r}"
-        if not any(pq.ParquetFile(f).metadata.num_rows for f in files):
+        shares = shares_of({f: pq.read_metadata(f).num_rows for f in files}, share_rows)
+        if not shares:
             raise GraphError(f"{what} has no feature rows to learn from; run over a range that has events of {group.source.name!r}")
-        work[name] = _Work(group, inputs, wrap_preprocessing_fn(function, inputs, what), files, what)
+        work[name] = _Work(group, inputs, function, files, shares, what)
     if not work:
         return {name: done[name] for name in groups}
 
@@ -252,8 +269,9 @@ def analyze_groups(
         say(f"analyzing {len(work)} group{'s' if len(work) > 1 else ''}: {', '.join(work)}")
         here = {n: a for n, w in work.items() if (a := w.analysis(Path(temp) / n)) is not None} if in_this_process(pipeline_options) else {}
         _analyze_by_beam({n: w for n, w in work.items() if n not in here}, temp, pipeline_options)
+        _learn(here, work, workers)
         for name, w in work.items():
-            model = here[name].save() if name in here else Path(temp) / name / "transform_fn"
+            model = Path(temp) / name / "transform_fn"
             path = save_graph(model, root / name / "{fingerprint}", w.group.definition_hash(), w.inputs, w.check)
             done[name] = path.name
             outputs = json.loads((path / "tandem.json").read_text("utf-8"))["outputs"]
@@ -263,13 +281,19 @@ def analyze_groups(
 
 @dataclass(frozen=True)
 class _Work:
-    """A group whose function is to be analyzed over the rows in ``files``; ``what`` names both in errors."""
+    """A group whose function is to be analyzed over the rows in ``files``, or in ``shares`` of them; ``what`` names both in errors."""
 
     group: FeatureGroup
     inputs: pa.Schema
-    function: PreprocessingFn
+    given: PreprocessingFn
     files: list[str]
+    shares: list[list[str]]
     what: str
+
+    @property
+    def function(self) -> PreprocessingFn:
+        """The function, checked."""
+        return wrap_preprocessing_fn(self.given, self.inputs, self.what)
 
     def check(self, graph: TransformGraph) -> None:
         """Raises GraphError where a row's outputs depend on the other rows of its batch."""
@@ -279,13 +303,36 @@ class _Work:
         """The function, traced, if it can be analyzed in this process; None if Beam is needed. Raises GraphError."""
         rows = _ReadGroup(self.inputs)
         try:
-            return Analysis(self.function, _adapter_config(self.inputs), lambda: rows(self.files), folder)
+            return Analysis(self.function, adapter_config(self.inputs), lambda: rows(self.files), folder)
         except Unknown:
             return None
         except GraphError:
             raise
         except Exception as error:
             raise _untraceable(self.group, error) from error
+
+
+def _learn(analyses: Mapping[str, Analysis], work: Mapping[str, _Work], workers: Learners | None) -> None:
+    """Write ``transform_fn`` into the folder of each analysis, in rounds: what is wanted of all groups' rows is accumulated at once."""
+    waiting = dict(analyses)
+    while wanted := {n: folds for n, a in waiting.items() if (folds := a.wanted())}:
+        waiting = {n: analyses[n] for n in wanted}
+        remote = {n for n in wanted if workers is not None and len(work[n].shares) > 1}
+        answers: dict[str, Sequence[Any]] = {}
+        if workers is not None and remote:
+            asked = {
+                n: Asked(Travelling(w.given), w.inputs, w.what, [analyses[n].portable(f) for f in wanted[n]])
+                for n in remote
+                if (w := work[n])
+            }
+            answers |= workers.accumulated(asked, {n: work[n].shares for n in remote})
+        for name in wanted.keys() - remote:
+            rows, phases = _ReadGroup(work[name].inputs), analyses[name].phases
+            each = [accumulate(phases, wanted[name], rows(share)) for share in work[name].shares]
+            # Of several, what workers would send: bits must not depend on whether any did.
+            answers[name] = [one if len(one) == 1 else Arrived([partial(sent, x) for x in one]) for one in zip(*each, strict=True)]
+        for name, answer in answers.items():
+            analyses[name].give(answer)
 
 
 def _analyze_by_beam(work: Mapping[str, _Work], temp: str, pipeline_options: Any) -> None:
@@ -311,7 +358,7 @@ def _analyze_by_beam(work: Mapping[str, _Work], temp: str, pipeline_options: Any
             )
             # A folder each: TF-Transform names a vocabulary's file by its feature alone, and two groups may have one of a name.
             with tft_beam.Context(temp_dir=f"{temp}/tmp/{name}", force_tf_compat_v1=False):
-                fn = (rows, _adapter_config(w.inputs)) | f"Analyze {name}" >> tft_beam.AnalyzeDataset(w.function)
+                fn = (rows, adapter_config(w.inputs)) | f"Analyze {name}" >> tft_beam.AnalyzeDataset(w.function)
                 _ = fn | f"Write {name}" >> tft_beam.WriteTransformFn(f"{temp}/{name}")
 
 

@@ -18,6 +18,9 @@ class BatchEngine(ABC):
     """Whether its workers are on other machines: they share the data folder where it is a mounted one, and reach an object store by
     themselves."""
 
+    has_code: bool = False
+    """Whether it has several workers, and these the repository's code: then they learn graphs."""
+
     @abstractmethod
     def pipeline(self, folder: Path) -> AbstractContextManager[Any]:
         """A ``beam.Pipeline``, which is run when the block ends: all of it is done then. ``folder``: where the engine may keep what it

@@ -24,6 +24,7 @@ from pipelines.batch.beam_options import BeamEngine
 from pipelines.batch.beam_transforms import ApplyTransformGraph, ReadEventLog, WindowFeatures
 from pipelines.batch.continued import continued
 from pipelines.batch.job_notes import keep_spans, keep_stats, with_past
+from pipelines.batch.learn_steps import Workers
 from pipelines.batch.left_behind import left_behind
 from pipelines.batch.run_files import RunFiles, run_files
 from pipelines.batch.run_key import begin_of, declared, lost, run_key, sources_of, superseded
@@ -168,7 +169,7 @@ def _make(
     engine: BatchEngine,
     progress: Callable[[str], None],
 ) -> None:
-    for leftover in ("rows", "offline", "dead_letters", "tiles", "engine"):
+    for leftover in ("rows", "offline", "dead_letters", "tiles", "learn", "engine"):
         shutil.rmtree(run.folder / leftover, ignore_errors=True)
     place, settings = WorkPlace(repo.data, run, engine.elsewhere), repo.settings.batch
     place.begin()
@@ -241,7 +242,11 @@ def _make(
     if not fingerprints:
         progress("analyzing: means, quantiles and vocabularies of the preprocessing functions")
         work: dict[str, Any] = {n: (g, repo.preprocessing_fn(g), made_files[n]) for n, g in repo.groups.items()}
-        fingerprints = analyze_groups(work, layout.graphs(repo.data), progress=progress, temp_dir=run.folder)
+        workers = Workers(engine, place) if engine.has_code else None
+        fingerprints = analyze_groups(
+            work, layout.graphs(repo.data), progress=progress, temp_dir=run.folder, share_rows=settings.learn_rows, workers=workers
+        )
+        shutil.rmtree(run.folder / "learn", ignore_errors=True)
     progress("transforming rows")
     with engine.pipeline(run.folder) as pipeline:
         stats = []

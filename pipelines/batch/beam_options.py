@@ -32,6 +32,8 @@ class BeamEngine(BatchEngine):
 
     def __init__(self, name: str = "DirectRunner", args: Sequence[str] = ()) -> None:
         self.name, self.options = name, options(name, args)
+        mine = self.options.view_as(StandardOptions).runner == DIRECT
+        self.has_code = mine and not in_this_process(self.options)  # of other runners nobody knows
 
     def pipeline(self, folder: Path) -> AbstractContextManager[beam.Pipeline]:
         """See :class:`BatchEngine`."""

@@ -1,9 +1,10 @@
-"""TF-Transform's analysis in this process: its own phases, graphs and combiners, without a Beam pipeline around them.
+"""TF-Transform's analysis without a Beam pipeline around it: its own phases, graphs and combiners.
 
 TF-Transform describes an analysis as a graph of operations and gives that to Beam: some two hundred steps per group, each described,
-shipped and run, and a SavedModel written and loaded again for each phase. Here the same operations are called one after the other, on rows
-that are read in their order; a phase is a traced function. The bits are those of Beam with one bundle. Which analyzers there are is
-TF-Transform's to say: one that this module does not know is left to Beam, and so is every job on another runner.
+shipped and run, and a SavedModel written and loaded again for each phase. Here the same operations are called one after the other; a phase
+is a traced function. What is to be accumulated of rows is asked for (:class:`~pipelines.batch.learning.Fold`), a round per phase, and
+done share by share, in this process or by workers. The bits of one share are those of Beam with one bundle. Which analyzers there are is
+TF-Transform's to say: one that this module does not know is left to Beam.
 
 TensorFlow, TF-Transform and Beam are imported inside functions.
 """
@@ -12,17 +13,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from pipelines.batch.learning import Fold, Lines, Phase, Phases, accumulate, finished, learnt_constants
+
 __all__ = ["Analysis", "Unknown"]
 
 Read = Callable[[], Iterator[pa.RecordBatch]]
-KEPT = 4_000_000
-"""So many numbers and words of a phase stay in memory for the next analyzer; of longer histories the rows are read again."""
 
 
 class Unknown(Exception):
@@ -30,7 +33,7 @@ class Unknown(Exception):
 
 
 class Analysis:
-    """The analysis of one preprocessing function: traced when it is made, run by :meth:`save`.
+    """The analysis of one preprocessing function: traced when it is made, run by :meth:`save`, or by who answers :meth:`wanted`.
 
     ``function`` takes and gives tensors, ``config`` says how ``read()``'s batches become tensors, ``folder`` is for temporary files.
     ``metadata``: whether the folder also says what the outputs are, in ``.tft_metadata``, which TFX reads and a transform graph does not:
@@ -44,12 +47,10 @@ class Analysis:
         import tensorflow as tf
         from tensorflow_transform import annotators, graph_tools, nodes
         from tensorflow_transform.beam import analysis_graph_builder
-        from tfx_bsl.tfxio.tensor_adapter import TensorAdapter
 
         self.function, self.read, self.folder, self.metadata = function, read, folder, metadata
-        self.adapter: Any = TensorAdapter(config)
-        self.specs = self.adapter.OriginalTypeSpecs()
-        folder.mkdir(parents=True, exist_ok=True)
+        self.phases = Phases(function, config, folder)
+        self.specs = self.phases.specs
         graph, inputs, outputs = _helper().trace_preprocessing_function(function, self.specs, False, str(folder))
         if graph.get_collection(tf.compat.v1.GraphKeys.TRAINABLE_VARIABLES):
             raise Unknown("a variable")  # an error, which is told there
@@ -59,12 +60,58 @@ class Analysis:
         self._last, _, _ = analysis_graph_builder.build(graph, inputs, outputs, (), None)
         self._nodes: Any = nodes
         self._kinds = _operations()
+        self._done: dict[str, Sequence[Any]] = {}
+        self._answers: dict[str, Iterable[Any]] = {}
+        self._wanted: list[Fold] = []
+        self.vocabularies: dict[str, Path] = {}
+        self.model: Path | None = None
+        """The folder of the SavedModel of the function with what was learnt; None until nothing is wanted any more."""
         self._traverse(lambda operation, values: (None,) * operation.num_outputs)  # what is unknown is known before any work
 
     def save(self) -> Path:
-        """Run all phases, and write the SavedModel of the function with what was learnt; returns its folder."""
-        (folder,) = self._traverse(lambda operation, values: self._kinds[type(operation)](self, operation, values))
-        return folder  # type: ignore[no-any-return]
+        """Run all phases over the rows as one share, and write the SavedModel; returns its folder."""
+        while wanted := self.wanted():
+            self.give([[one] for one in accumulate(self.phases, wanted, self.read())])
+        assert self.model is not None
+        return self.model
+
+    def wanted(self) -> list[Fold]:
+        """What must be accumulated next; none: the SavedModel is written."""
+        self._wanted = []
+        found = self._traverse(self._operated)
+        if found is not _LATER:
+            self.model = found
+        return self._wanted
+
+    def give(self, answers: Sequence[Iterable[Any]]) -> None:
+        """Answer :meth:`wanted`: for each fold the accumulators of the shares, in their order."""
+        for fold, answer in zip(self._wanted, answers, strict=True):
+            self._answers[fold.label] = answer
+
+    def portable(self, fold: Fold) -> Fold:
+        """A fold for another machine."""
+        bindings = []
+        for name, value, kind in fold.phase.bindings:
+            file = self.vocabularies.get(str(value)) if isinstance(value, np.ndarray) and value.dtype.kind == "U" else None
+            bindings.append((name, value if file is None else Lines(file.name, file.read_bytes()), kind))
+        return replace(fold, phase=replace(fold.phase, bindings=bindings))
+
+    def accumulated(self, fold: Fold) -> Any:
+        """The accumulators of a fold; where there are none yet, it is wanted."""
+        if fold.label in self._answers:
+            return self._answers[fold.label]
+        self._wanted.append(fold)
+        return _LATER
+
+    def _operated(self, operation: Any, values: Sequence[Any]) -> Sequence[Any]:
+        if operation.label in self._done:
+            return self._done[operation.label]
+        if any(value is _LATER for value in values):
+            return (_LATER,) * int(operation.num_outputs)
+        found = self._kinds[type(operation)](self, operation, values)
+        if not any(each is _LATER for each in found):
+            self._done[operation.label] = found
+        return found
 
     def _traverse(self, call: Callable[[Any, Sequence[Any]], Sequence[Any]]) -> Any:
         kinds = self._kinds
@@ -81,38 +128,28 @@ class Analysis:
 
         return self._nodes.Traverser(Visitor()).visit_value_node(self._last)
 
-    def traced(self, bindings: Sequence[Any], names: dict[str, str]) -> Callable[[dict[str, Any]], dict[str, Any]]:
-        """The function up to the tensors ``names``, with what ``bindings`` say was learnt before, as one call on a batch's tensors."""
-        import tensorflow as tf
-        from tensorflow_transform import graph_context
-
-        module = tf.Module()
-        context = graph_context.TFGraphContext(module, str(self.folder), _learnt(bindings))
-        called = _helper().get_traced_transform_fn(self.function, self.specs, context, names).get_concrete_function()
-
-        def call(tensors: dict[str, Any]) -> dict[str, Any]:
-            assert module is not None  # owns the tables
-            return called(tensors)  # type: ignore[no-any-return]
-
-        return call
-
     def written(self, bindings: Sequence[Any]) -> Path:
         """The SavedModel of the whole function."""
         target = self.folder / "transform_fn"
+        learnt = learnt_constants(bindings)
         if self.metadata:
             _helper().trace_and_write_v2_saved_model(
-                str(target), self.function, self.specs, str(self.folder), self.analyzers, _learnt(bindings), {}, None
+                str(target), self.function, self.specs, str(self.folder), self.analyzers, learnt, {}, None
             )
             return target
         import tensorflow as tf
         from tensorflow_transform import graph_context, tf2_utils
         from tensorflow_transform.saved import saved_transform_io_v2
 
-        context = graph_context.TFGraphContext(tf.Module(), str(self.folder), _learnt(bindings))
+        context = graph_context.TFGraphContext(tf.Module(), str(self.folder), learnt)
         function = _helper().get_traced_transform_fn(self.function, self.specs, context, {})
         graph = saved_transform_io_v2.write_v2_saved_model(context.module_to_export, function, "transform_fn", str(target), None).graph
         _helper()._validate_analyzers_fingerprint(self.analyzers, graph, tf2_utils.get_structured_inputs_from_func_graph(graph))
         return target
+
+
+_LATER = object()
+"""In the place of what is not learnt yet."""
 
 
 def _helper() -> Any:
@@ -121,29 +158,12 @@ def _helper() -> Any:
     return impl_helper
 
 
+@dataclass(frozen=True)
 class _Rows:
-    """A batch's tensors through a traced function, for each batch; computed again for each analyzer unless they are few."""
+    """A phase's tensors of each batch, or those called ``keys``: described, and computed by whoever accumulates them."""
 
-    def __init__(self, analysis: Analysis, call: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-        self.analysis, self.call = analysis, call
-        self.kept: list[dict[str, Any]] | None = None
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        if self.kept is not None:
-            yield from self.kept
-            return
-        kept: list[dict[str, Any]] | None = []
-        size = 0
-        for batch in self.analysis.read():
-            tensors = self.analysis.adapter.ToBatchTensors(batch, produce_eager_tensors=True)
-            found = {name: _array(value) for name, value in self.call(tensors).items()}
-            size += sum(getattr(value, "size", KEPT) for value in found.values())
-            if kept is not None:
-                kept.append(found)
-            if size > KEPT:
-                kept = None
-            yield found
-        self.kept = kept
+    phase: Phase
+    keys: Any = None
 
 
 class _Each:
@@ -156,17 +176,14 @@ class _Each:
         return map(self.function, self.of)
 
 
-def _array(value: Any) -> Any:
-    import tensorflow as tf
+class _All:
+    """The elements of several collections, one after the other."""
 
-    return np.asarray(value) if isinstance(value, tf.Tensor) else value
+    def __init__(self, of: Sequence[Iterable[Any]]) -> None:
+        self.of = of
 
-
-def _learnt(bindings: Sequence[Any]) -> Any:
-    """Tensors by the name of the one that they replace; None where nothing was learnt yet, as TF-Transform has it."""
-    import tensorflow as tf
-
-    return {name: tf.constant(value, tf.dtypes.as_dtype(kind)) for name, value, kind in bindings} or None
+    def __iter__(self) -> Iterator[Any]:
+        return chain.from_iterable(self.of)
 
 
 # ------------------------------------------------------------------------------------------------- operations of TF-Transform
@@ -194,17 +211,17 @@ def _operations() -> dict[type, _Kind]:
         return {
             beam_nodes.ExtractInputForSavedModel: _Kind(lambda a, op, values: (None,)),
             beam_nodes.CreateSavedModel: _Kind(_graph),
-            beam_nodes.ApplySavedModel: _Kind(lambda a, op, values: (_Rows(a, values[0]),)),
+            beam_nodes.ApplySavedModel: _Kind(lambda a, op, values: (_Rows(values[0]),)),
             beam_nodes.ExtractFromDict: _Kind(_chosen),
-            beam_nodes.Flatten: _Kind(lambda a, op, values: ([x for value in values for x in value],)),
+            beam_nodes.Flatten: _Kind(lambda a, op, values: (_All(values),)),
             beam_nodes.CreateTensorBinding: _Kind(lambda a, op, values: ((op.tensor_name, *values[0], op.dtype_enum),)),
-            analyzers.PackedCombineAccumulate: _Kind(lambda a, op, values: ([_folded(packed(op.combiners, False), values[0])],)),
+            analyzers.PackedCombineAccumulate: _Kind(lambda a, op, values: _accumulated(a, op, values, packed(op.combiners, False))),
             analyzers.PackedCombineMerge: _Kind(lambda a, op, values: ([_folded(packed(op.combiners, True), values[0])],)),
-            analyzers.CacheableCombineAccumulate: _Kind(lambda a, op, values: ([_folded(single(op.combiner, False), values[0])],)),
+            analyzers.CacheableCombineAccumulate: _Kind(lambda a, op, values: _accumulated(a, op, values, single(op.combiner, False))),
             analyzers.CacheableCombineMerge: _Kind(lambda a, op, values: ([_folded(single(op.combiner, True), values[0])],)),
             analyzers.ExtractCombineMergeOutputs: _Kind(_outputs),
             analyzers.ExtractPackedCombineMergeOutputs: _Kind(_outputs),
-            analyzers.AddKey: _Kind(lambda a, op, values: ([(op.key, value) for value in values[0]],)),
+            analyzers.AddKey: _Kind(lambda a, op, values: (_Each(lambda value: (op.key, value), values[0]),)),
             analyzers.VocabularyAccumulate: _Kind(_counted, lambda op: op.vocab_ordering_type == frequency),
             analyzers.VocabularyMerge: _Kind(_counts_first, lambda op: op.vocab_ordering_type == frequency),
             analyzers.VocabularyPrune: _Kind(_pruned, lambda op: op.key_fn is None),
@@ -217,14 +234,21 @@ def _operations() -> dict[type, _Kind]:
 
 def _graph(analysis: Analysis, operation: Any, bindings: Sequence[Any]) -> Sequence[Any]:
     if operation.label == "CreateSavedModel":  # the last one, which nothing is computed with
-        return ([analysis.written(bindings)],)
-    return (analysis.traced(bindings, {key: tensor.name for key, tensor in operation.output_signature.items()}),)
+        return (analysis.written(bindings),)
+    return (Phase(operation.label, {key: tensor.name for key, tensor in operation.output_signature.items()}, bindings),)
 
 
 def _chosen(analysis: Analysis, operation: Any, values: Sequence[Any]) -> Sequence[Any]:
     keys = operation.keys
+    if isinstance(values[0], _Rows):
+        return (replace(values[0], keys=keys),)
     many = isinstance(keys, tuple)
     return (_Each(lambda found: tuple(found[k] for k in keys) if many else found[keys], values[0]),)
+
+
+def _accumulated(analysis: Analysis, operation: Any, values: Sequence[Any], combine: Any) -> Sequence[Any]:
+    (rows,) = values
+    return (analysis.accumulated(Fold(operation.label, rows.phase, rows.keys, combine)),)
 
 
 def _folded(combine: Any, elements: Iterable[Any]) -> Any:
@@ -232,8 +256,7 @@ def _folded(combine: Any, elements: Iterable[Any]) -> Any:
     whole = combine.create_accumulator()
     for element in elements:
         whole = combine.add_input(whole, element)
-    whole = combine.merge_accumulators([combine.create_accumulator(), combine.compact(whole)])  # of a quantile sketch, a step of its own
-    return combine.extract_output(combine.compact(whole))
+    return finished(combine, whole)
 
 
 def _outputs(analysis: Analysis, operation: Any, values: Sequence[Any]) -> Sequence[Any]:
@@ -242,9 +265,12 @@ def _outputs(analysis: Analysis, operation: Any, values: Sequence[Any]) -> Seque
 
 
 def _counted(analysis: Analysis, operation: Any, values: Sequence[Any]) -> Sequence[Any]:
+    (shares,) = _accumulated(analysis, operation, values, None)
+    if shares is _LATER:
+        return (_LATER,)
     counts: Counter[Any] = Counter()
-    for (words,) in values[0]:
-        counts.update(words.tolist())
+    for share in shares:
+        counts.update(share)
     return (list(counts.items()),)
 
 
@@ -270,4 +296,5 @@ def _vocabulary(analysis: Analysis, operation: Any, values: Sequence[Any]) -> Se
     with file.open("wb") as out:
         for count, word in counts:
             out.write((b"%d " % count if operation.store_frequency else b"") + word + b"\n")
+    analysis.vocabularies[str(file)] = file
     return ([np.array(str(file))],)

@@ -46,6 +46,8 @@ def engine_of(name: str, repo: Repo, flags: EngineFlags, args: Sequence[str]) ->
 class _Jvm(BatchEngine):
     """An engine of Java, by :class:`pipelines.engines.portable_job.JvmRunner`."""
 
+    has_code = True
+
     def __init__(
         self, name: str, repo: Repo, program: Callable[[], Any], flags: Mapping[str, str], args: Sequence[str], elsewhere: bool
     ) -> None:

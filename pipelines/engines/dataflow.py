@@ -30,7 +30,7 @@ _MOST = 300
 class DataflowEngine(BatchEngine):
     """See the module. ``args`` are Beam's. Raises ConfigError for data in another place, and for options that are missing."""
 
-    name, elsewhere = "dataflow", True
+    name, elsewhere, has_code = "dataflow", True, True
 
     def __init__(self, repo: Repo, parallelism: int | None, args: Sequence[str]) -> None:
         cache = cache_of(repo.data)

@@ -63,6 +63,8 @@ class BatchSettings(Section):
     """Parts that the entities are spread over; each is windowed by itself."""
     slice_days: int = Field(default=7, ge=1)
     """Days of rows made (and held in memory) at a time per shard; at least the longest window."""
+    learn_rows: int = Field(default=4_000_000, ge=1)
+    """Rows of a group that one worker learns from at a time, in order of their files; what a graph is made of follows from all of them."""
     split_bytes: int = Field(default=64 << 20, ge=1024)
     """A file of events with more bytes is read in parts of that many, each by whichever worker is free, where its format can be divided."""
     max_reject_share: float = Field(default=0.01, ge=0, le=1)

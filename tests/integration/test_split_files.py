@@ -69,6 +69,7 @@ def in_parts(world: Orders, path: Path, most: int) -> Orders:
     return other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", [None, BeamEngine(args=["--direct_num_workers=2", "--direct_running_mode=multi_threading"])])
 def test_the_run_is_the_same(world: Orders, tmp_path: Path, engine: BatchEngine | None) -> None:
     whole = told(world)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import random
 import re
-import shutil
 import stat
 import sys
 from pathlib import Path
@@ -15,7 +13,9 @@ import pytest
 from pipelines.batch.batch_job import run_batch
 from pipelines.engines.batch_engines import EngineFlags, engine_of
 from tests.integration.orders_world import Orders
-from tests.integration.test_continued_batch import NOW, at, copied, day, file_bytes, write
+from tests.integration.prepared_world import prepared
+from tests.integration.prepared_world import twin as prepared_twin
+from tests.integration.test_continued_batch import NOW, day, file_bytes
 from tests.scale.hosts import FlinkOnHosts, hosts
 from transforms.errors import TandemError
 
@@ -32,28 +32,26 @@ class Tally(Count):
 
 @pytest.fixture
 def world(tmp_path: Path) -> Orders:
-    """A repository with an aggregate of its own, and four days of events."""
-    made, chance = Orders(tmp_path / "there"), random.Random(0)
+    """Four days of events, in a repository with an aggregate of its own and a preprocessing function for each group."""
+    made = prepared(tmp_path / "there", learn_rows=200)
     (made.repo_path / "tallies.py").write_text(OWN)
     features = made.repo_path / "features.py"
-    features.write_text("from tallies import Tally\n" + features.read_text().replace("Count(over=hours(24))]", "Tally(over=hours(24))]"))
-    settings = made.repo_path / "tandem.yaml"
-    settings.write_text(settings.read_text().replace("shards: 1", "shards: 3"))
-    for n in range(4):
-        events = [at(day(n - 1) + (day(1) - day(0)) * i / 300, f"{n}-{i}", chance) for i in range(300)]
-        write(made.data, f"date={day(n - 1):%Y-%m-%d}/all.jsonl", events)
+    text = features.read_text().replace("over=hours(1))]", 'over=hours(1)), Tally(over=hours(24), name="tally_24h")]')
+    features.write_text("from tallies import Tally\n" + text)
     return made
 
 
 def made_by(world: Orders, engine: str, flags: EngineFlags | None = None) -> dict[str, bytes]:
-    sys.modules.pop("features", None)
+    for module in ("features", "preparing"):
+        sys.modules.pop(module, None)
     repo = world.repo()
     return file_bytes(world, run_batch(repo, day(0), day(3), now=NOW, engine=engine_of(engine, repo, flags or EngineFlags(), [])).run.id)
 
 
 def twin(world: Orders, path: Path) -> Orders:
-    other = copied(world, path)
-    shutil.copytree(world.repo_path, other.repo_path, dirs_exist_ok=True)
+    """The same elsewhere, where each file is read in parts."""
+    other = prepared_twin(world, path, learn_rows=200, split_bytes=6000)
+    (other.repo_path / "tallies.py").write_text(OWN)
     return other
 
 

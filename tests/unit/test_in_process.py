@@ -4,8 +4,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.batch import beam_options, in_process
-from pipelines.batch.analysis import _adapter_config, analyze_groups, graph_inputs, wrap_preprocessing_fn
+from pipelines.batch import analysis, beam_options
+from pipelines.batch.analysis import adapter_config, analyze_groups, graph_inputs, wrap_preprocessing_fn
 from pipelines.batch.beam_options import in_this_process, options
 from pipelines.batch.in_process import Analysis, Unknown
 from tests.unit import graph_build
@@ -84,11 +84,16 @@ def test_a_function_is_traced_once_for_each_phase_and_never_for_metadata_that_no
     assert not list((tmp_path / "graphs" / "fares" / found["fares"]).rglob(".tft_metadata"))
 
 
-def test_a_history_that_is_too_long_to_keep_is_read_again_for_each_analyzer(files, tmp_path, monkeypatch):
-    work = {"fares": (graph_build.GROUP, graph_build.function(), files)}
-    kept = analyze_groups(work, tmp_path / "kept")
-    monkeypatch.setattr(in_process, "KEPT", 0)
-    assert analyze_groups(work, tmp_path / "read") == kept
+def test_rows_are_read_once_for_each_phase_however_many_analyzers(files, tmp_path, monkeypatch):
+    reads, genuine = [], analysis.read_batches
+
+    def read(given, columns):
+        reads.append(given)
+        return genuine(given, columns)
+
+    monkeypatch.setattr(analysis, "read_batches", read)
+    analyze_groups({"many": (graph_build.GROUP, many, files)}, tmp_path / "read")
+    assert reads == [[str(f) for f in files]] * 2 + [[str(f) for f in files]], "two phases; and the sample that is checked row by row"
 
 
 def test_an_analyzer_that_is_not_known_is_for_beam_before_a_row_is_read(tmp_path):
@@ -98,7 +103,7 @@ def test_an_analyzer_that_is_not_known_is_for_beam_before_a_row_is_read(tmp_path
         raise AssertionError("a row was read")
 
     with pytest.raises(Unknown, match="PerKey"):
-        Analysis(wrap_preprocessing_fn(per_key, inputs, "per key"), _adapter_config(inputs), read, tmp_path / "work")
+        Analysis(wrap_preprocessing_fn(per_key, inputs, "per key"), adapter_config(inputs), read, tmp_path / "work")
 
 
 def test_jobs_on_other_runners_or_several_workers_stay_beams():

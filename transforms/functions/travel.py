@@ -1,11 +1,11 @@
-"""How an aggregate whose class is a repository's crosses from one process to another."""
+"""How an aggregate whose class, and a function that, is a repository's crosses from one process to another."""
 
 from __future__ import annotations
 
 import copyreg
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +14,7 @@ from typing import Any
 from transforms.errors import DefinitionError, first_line
 from transforms.source_imports import LIBRARIES, search_first
 
-__all__ = ["code_travels", "reduced"]
+__all__ = ["Travelling", "code_travels", "reduced"]
 
 _travelling = False
 
@@ -42,6 +42,30 @@ def reduced(made: Any, values: dict[str, Any]) -> tuple[Any, ...]:
     return _restore, (folder, cls.__module__, cls.__qualname__, values)
 
 
+class Travelling:
+    """A function, which may be a feature repository's; it crosses as aggregates do."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = self.__wrapped__ = function
+
+    def __call__(self, *given: Any) -> Any:
+        """Call it."""
+        return self.function(*given)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By its name, with the folder that its module is found in; what has none as it is, for picklers that can."""
+        function: Any = self.function
+        module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "<none>")
+        if module in (None, "__main__") or "<" in name:
+            return Travelling, (function,)
+        return _travelled, (None if _travelling else _folder(sys.modules.get(module)), module, name)
+
+
+def _travelled(folder: str | None, module: str, name: str) -> Travelling:
+    """Raises DefinitionError where the function cannot be had."""
+    return Travelling(_found("function", folder, module, name))
+
+
 def _folder(module: ModuleType | None) -> str | None:
     """The folder of ``sys.path`` that a module was imported from; None for an installed one, which has no such place of its own."""
     if module is None or not getattr(module, "__file__", None):
@@ -56,6 +80,14 @@ def _folder(module: ModuleType | None) -> str | None:
 
 def _restore(folder: str | None, module: str, name: str, values: dict[str, Any]) -> Any:
     """An aggregate as it was pickled. Raises DefinitionError where its class cannot be had."""
+    found = _found("aggregate", folder, module, name)
+    made: Any = found.__new__(found)
+    for key, value in values.items():
+        object.__setattr__(made, key, value)
+    return made
+
+
+def _found(what: str, folder: str | None, module: str, name: str) -> Any:
     loaded = sys.modules.get(module)
     if folder is not None and Path(folder).is_dir() and (loaded is None or _folder(loaded) != folder):
         search_first(folder)
@@ -71,9 +103,6 @@ def _restore(folder: str | None, module: str, name: str, values: dict[str, Any])
     except Exception as error:
         where = f"module {module!r}" + (f" of {folder}" if folder else "")
         raise DefinitionError(
-            f"aggregate {name} of {where} cannot be loaded here: {first_line(error)}; install its package, or make the folder reachable"
+            f"{what} {name} of {where} cannot be loaded here: {first_line(error)}; install its package, or make the folder reachable"
         ) from error
-    made: Any = found.__new__(found)
-    for key, value in values.items():
-        object.__setattr__(made, key, value)
-    return made
+    return found

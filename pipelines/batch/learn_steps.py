@@ -1,0 +1,85 @@
+"""Analysis by workers: each share of a group's rows is accumulated wherever there is one, and the driver has the accumulators alone."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import apache_beam as beam
+import pyarrow as pa
+
+from pipelines.batch.analysis import adapter_config, read_batches, to_tft_batch, wrap_preprocessing_fn
+from pipelines.batch.batch_engine import BatchEngine
+from pipelines.batch.learning import Arrived, Asked, Phases, accumulate, sent
+from pipelines.batch.work_place import WorkPlace
+from pipelines.lake.addresses import reading, writing
+from pipelines.lake.files import replaced
+
+__all__ = ["LearnShare", "Workers"]
+
+
+class LearnShare(beam.DoFn):
+    """(group, number of the share, its files) -> what each fold makes of it, a file each below ``target``; emits nothing."""
+
+    def __init__(self, asked: Mapping[str, Asked], target: str) -> None:
+        self.asked, self.target = dict(asked), target
+        self.phases: dict[str, Phases] = {}
+
+    def setup(self) -> None:
+        """A folder for what functions of TensorFlow need."""
+        self.phases, self.folder = {}, tempfile.TemporaryDirectory(prefix="tandem-", ignore_cleanup_errors=True)
+
+    def teardown(self) -> None:
+        """Without it."""
+        self.phases = {}
+        self.folder.cleanup()
+
+    def process(self, share: tuple[str, int, list[str]]) -> None:
+        """Accumulate one share."""
+        name, number, files = share
+        asked = self.asked[name]
+        if name not in self.phases:
+            function = wrap_preprocessing_fn(asked.function, asked.inputs, asked.what)
+            self.phases[name] = Phases(function, adapter_config(asked.inputs), Path(self.folder.name) / name)
+        for i, found in enumerate(accumulate(self.phases[name], asked.folds, _rows(files, asked.inputs))):
+            with writing(_place(self.target, name, i, number)) as path, replaced(path) as out:
+                out.write(sent(found))
+
+
+def _rows(files: Sequence[str], inputs: pa.Schema) -> Iterator[pa.RecordBatch]:
+    for address in files:
+        with reading(address) as path:
+            for batch in read_batches([str(path)], inputs.names):
+                yield to_tft_batch(batch, inputs)
+
+
+def _place(top: str, group: str, fold: int, share: int) -> str:
+    return f"{top}/{group}/{fold:04d}/share-{share:06d}"
+
+
+class Workers:
+    """The workers of an engine, for the analysis of a run whose files lie at ``place``."""
+
+    def __init__(self, engine: BatchEngine, place: WorkPlace) -> None:
+        self.engine, self.place, self.rounds = engine, place, 0
+
+    def accumulated(self, asked: Mapping[str, Asked], shares: Mapping[str, Sequence[Sequence[str]]]) -> dict[str, list[Arrived]]:
+        """Answers to what is asked of groups whose rows lie in ``shares`` of files: for each fold the shares' accumulators."""
+        self.rounds += 1
+        name = f"learn/{self.rounds}"
+        folder, top = self.place.run.folder, f"{self.place.top}/{name}"
+        all_shares = [(g, n, self.place.files(files)) for g in asked for n, files in enumerate(shares[g])]
+        with self.engine.pipeline(folder) as pipeline:
+            _ = (
+                pipeline
+                | "Shares of rows" >> beam.Create(all_shares)
+                | "Spread shares" >> beam.Reshuffle()
+                | "Learn" >> beam.ParDo(LearnShare(asked, top))
+            )
+        self.place.bring((name,), ())
+
+        def answer(group: str, fold: int) -> Arrived:
+            return Arrived([Path(_place(str(folder / name), group, fold, n)).read_bytes for n in range(len(shares[group]))])
+
+        return {g: [answer(g, i) for i in range(len(one.folds))] for g, one in asked.items()}

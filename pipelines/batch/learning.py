@@ -1,0 +1,221 @@
+"""What analyzers learn from rows, in shares: a group's rows are divided by their files, each share is accumulated by itself, on whichever
+machine, and the shares' accumulators are put together in the order of the shares.
+
+TF-Transform's sums and quantile sketches depend on the order in which they see values. So the shares are decided by the names of the files
+and their rows alone, and within one batch follows batch as the files do: what is learnt does not depend on who learns which share, or when.
+An accumulator has passed through its pickled form wherever there is more than one share, on one machine, too.
+
+TensorFlow, TF-Transform and Beam are imported inside functions.
+"""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+__all__ = [
+    "Arrived",
+    "Asked",
+    "Fold",
+    "Learners",
+    "Lines",
+    "Phase",
+    "Phases",
+    "accumulate",
+    "finished",
+    "learnt_constants",
+    "sent",
+    "shares_of",
+]
+
+_TRACING = threading.Lock()
+"""TF-Transform keeps what is traced in a variable of the process, and workers are threads."""
+
+
+def shares_of(rows: Mapping[str, int], most: int) -> list[list[str]]:
+    """Files, of so many rows each, by name: neighbours together as long as they have no more than ``most`` rows. Files without rows are in
+    none."""
+    out: list[list[str]] = []
+    held = 0
+    for file, n in sorted(rows.items()):
+        if not n:
+            continue
+        if not out or held + n > most:
+            out.append([])
+            held = 0
+        out[-1].append(file)
+        held += n
+    return out
+
+
+@dataclass(frozen=True)
+class Lines:
+    """A vocabulary, in the place of the path of its file where it goes to another machine."""
+
+    name: str
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Phase:
+    """The function up to some tensors, ``names`` by what they are called here; ``bindings``: (tensor, value, type) of what was learnt."""
+
+    label: str
+    names: Mapping[str, str]
+    bindings: Sequence[tuple[str, Any, int]]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """What one operation accumulates of a phase's tensors: of those called ``keys`` (one, or a tuple; None: all, by name) by Beam's
+    ``combine``, or how often there is each word."""
+
+    label: str
+    phase: Phase
+    keys: Any = None
+    combine: Any = None
+
+    def begin(self) -> Any:
+        """Nothing accumulated."""
+        return Counter() if self.combine is None else self.combine.create_accumulator()
+
+    def add(self, whole: Any, tensors: Mapping[str, Any]) -> Any:
+        """With a batch's tensors."""
+        found = self._chosen(tensors)
+        if self.combine is not None:
+            return self.combine.add_input(whole, found)
+        (words,) = found
+        whole.update(words.tolist())
+        return whole
+
+    def end(self, whole: Any) -> Any:
+        """What goes to whom the shares' are put together."""
+        return dict(whole) if self.combine is None else finished(self.combine, whole)
+
+    def _chosen(self, tensors: Mapping[str, Any]) -> Any:
+        if isinstance(self.keys, tuple):
+            return tuple(tensors[key] for key in self.keys)
+        return tensors if self.keys is None else tensors[self.keys]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of the rows of a group: its ``function`` over ``inputs``, called ``what`` in errors, and the folds of a round."""
+
+    function: Callable[[dict[str, Any]], dict[str, Any]]
+    inputs: pa.Schema
+    what: str
+    folds: Sequence[Fold]
+
+
+class Learners(Protocol):
+    """Who accumulates shares elsewhere."""
+
+    def accumulated(self, asked: Mapping[str, Asked], shares: Mapping[str, Sequence[Sequence[str]]]) -> Mapping[str, Sequence[Any]]:
+        """Answers to what is asked of groups whose rows lie in ``shares`` of files: for each fold the shares' accumulators."""
+        ...
+
+
+def finished(combine: Any, whole: Any) -> Any:
+    """What Beam's ``CombineFn`` gives for an accumulator of all that one bundle has."""
+    whole = combine.merge_accumulators([combine.create_accumulator(), combine.compact(whole)])  # of a quantile sketch, a step of its own
+    return combine.extract_output(combine.compact(whole))
+
+
+class Phases:
+    """The traced functions of a preprocessing function's phases; ``config`` says how batches become tensors, ``folder`` is for files."""
+
+    def __init__(self, function: Callable[[dict[str, Any]], dict[str, Any]], config: Any, folder: Path) -> None:
+        from tfx_bsl.tfxio.tensor_adapter import TensorAdapter
+
+        self.function, self.folder = function, folder
+        self.adapter: Any = TensorAdapter(config)
+        self.specs = self.adapter.OriginalTypeSpecs()
+        self._calls: dict[str, Callable[[Any], dict[str, Any]]] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def tensors(self, batch: pa.RecordBatch) -> Any:
+        """A batch as the function's inputs."""
+        return self.adapter.ToBatchTensors(batch, produce_eager_tensors=True)
+
+    def call(self, phase: Phase) -> Callable[[Any], dict[str, Any]]:
+        """A phase as a call on a batch's tensors, traced when it is first asked for; dense tensors are numpy's."""
+        if phase.label not in self._calls:
+            self._calls[phase.label] = self._traced(phase)
+        return self._calls[phase.label]
+
+    def _traced(self, phase: Phase) -> Callable[[Any], dict[str, Any]]:
+        import tensorflow as tf
+        from tensorflow_transform import graph_context
+        from tensorflow_transform import impl_helper as typed_helper
+
+        helper: Any = typed_helper
+        with _TRACING:
+            module = tf.Module()
+            context = graph_context.TFGraphContext(module, str(self.folder), learnt_constants(self._here(phase).bindings))
+            names = dict(phase.names)
+            called = helper.get_traced_transform_fn(self.function, self.specs, context, names).get_concrete_function()
+
+        def call(tensors: Any) -> dict[str, Any]:
+            assert module is not None  # owns the tables
+            return {name: np.asarray(v) if isinstance(v, tf.Tensor) else v for name, v in called(tensors).items()}
+
+        return call
+
+    def _here(self, phase: Phase) -> Phase:
+        """With vocabularies as files of this machine."""
+        bindings = []
+        for name, value, kind in phase.bindings:
+            if isinstance(value, Lines):
+                file = self.folder / value.name
+                file.write_bytes(value.content)
+                value = np.array(str(file))
+            bindings.append((name, value, kind))
+        return replace(phase, bindings=bindings)
+
+
+def learnt_constants(bindings: Sequence[tuple[str, Any, int]]) -> Any:
+    """Tensors by the name of the one that they replace; None where nothing was learnt yet, as TF-Transform has it."""
+    import tensorflow as tf
+
+    return {name: tf.constant(value, tf.dtypes.as_dtype(kind)) for name, value, kind in bindings} or None
+
+
+def accumulate(phases: Phases, folds: Sequence[Fold], batches: Iterable[pa.RecordBatch]) -> list[Any]:
+    """What each fold makes of one share's batches, in their order; memory is bounded by a batch and the accumulators."""
+    at: dict[str, list[int]] = {}
+    for i, fold in enumerate(folds):
+        at.setdefault(fold.phase.label, []).append(i)
+    calls = [(phases.call(folds[mine[0]].phase), mine) for mine in at.values()]
+    whole = [fold.begin() for fold in folds]
+    for batch in batches:
+        tensors = phases.tensors(batch)
+        for call, mine in calls:
+            found = call(tensors)
+            for i in mine:
+                whole[i] = folds[i].add(whole[i], found)
+    return [fold.end(each) for fold, each in zip(folds, whole, strict=True)]
+
+
+def sent(accumulator: Any) -> bytes:
+    """An accumulator on its way: this run's own, from its own workers."""
+    return pickle.dumps(accumulator, protocol=5)
+
+
+class Arrived:
+    """Accumulators of the shares, in their order, each read when it is its turn, for as often as they are asked for."""
+
+    def __init__(self, reads: Sequence[Callable[[], bytes]]) -> None:
+        self.reads = reads
+
+    def __iter__(self) -> Iterator[Any]:
+        for read in self.reads:
+            yield pickle.loads(read())

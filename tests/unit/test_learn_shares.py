@@ -1,0 +1,63 @@
+"""What is learnt in shares: which rows are in which, and that nothing but the rows and their files decides its bits."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.batch import analysis
+from pipelines.batch.analysis import analyze_groups
+from pipelines.batch.learning import Arrived, Phases, accumulate, sent, shares_of
+from tests.unit import graph_build
+from tests.unit.test_in_process import many
+
+NAMES = st.integers(0, 99).map(lambda i: f"date={i:02}/shard-0000.parquet")
+
+
+@given(st.dictionaries(NAMES, st.integers(0, 30), max_size=40), st.integers(1, 100), st.randoms())
+def test_shares_are_neighbours_and_none_has_more_than_it_may_unless_it_is_one_file(rows: dict[str, int], most: int, chance: Any) -> None:
+    shares = shares_of(rows, most)
+    assert [f for share in shares for f in share] == sorted(f for f, n in rows.items() if n)
+    assert all(len(share) == 1 or sum(rows[f] for f in share) <= most for share in shares)
+    assert all(sum(rows[f] for f in [*a, b[0]]) > most for a, b in pairwise(shares)), "as large as they may be"
+    shuffled = list(rows.items())
+    chance.shuffle(shuffled)
+    assert shares_of(dict(shuffled), most) == shares
+
+
+def test_the_order_in_which_shares_are_learnt_changes_no_bit(tmp_path: Path) -> None:
+    files = [tmp_path / f"part-{i:02}.parquet" for i in range(9)]
+    for i, file in enumerate(files):
+        pq.write_table(pa.Table.from_batches([graph_build.rows(40 + 31 * i, seed=i)]), file)
+    work: Any = {"many": (graph_build.GROUP, many, files), "fares": (graph_build.GROUP, graph_build.function(), files)}
+    wanted = analyze_groups(work, tmp_path / "in-order", share_rows=300)
+
+    class AnyOrder:
+        """As workers: a share whenever, from what came through its pickled form."""
+
+        def accumulated(self, asked: Any, shares: Any) -> Any:
+            out: dict[str, Any] = {}
+            for name, one in pickle.loads(pickle.dumps({n: (a.inputs, a.what, a.folds) for n, a in asked.items()})).items():
+                inputs, what, folds = one
+                function = analysis.wrap_preprocessing_fn(asked[name].function, inputs, what)
+                found: dict[int, list[bytes]] = {}
+                for number in random.Random(1).sample(range(len(shares[name])), len(shares[name])):
+                    phases = Phases(function, analysis.adapter_config(inputs), tmp_path / f"worker-{random.random()}")
+                    batches = [analysis.to_tft_batch(b, inputs) for b in analysis.read_batches(shares[name][number], inputs.names)]
+                    found[number] = [sent(x) for x in accumulate(phases, folds, batches)]
+                assert len(found) > 3
+                out[name] = [
+                    Arrived([lambda n=n, i=i, found=found: found[n][i] for n in sorted(found)])  # type: ignore[misc]
+                    for i in range(len(folds))
+                ]
+            return out
+
+    assert analyze_groups(work, tmp_path / "any", share_rows=300, workers=AnyOrder()) == wanted
