@@ -18,7 +18,7 @@ import pytest
 
 from pipelines.batch.batch_job import run_batch
 from pipelines.batch.beam_options import BeamEngine
-from pipelines.lake import graphs, layout
+from pipelines.lake import addresses, graphs, layout
 from pipelines.lake.runs import RunStore
 from pipelines.project.config import load_settings
 from serving.object_store import cache as caches
@@ -131,6 +131,35 @@ def test_steps_on_machines_without_the_drivers_folder_make_the_same_bytes(machin
     later = END + timedelta(days=1)
     assert run_batch(one.repo(), None, later, now=later, from_run="latest", engine=engine).run.status == "complete"
     assert not list(connect(one.url).list("work/")), "what the steps handed on is gone when the driver has it"
+
+
+def test_a_large_object_is_read_in_parts_by_its_ranges(machine: Callable[[str], Machine], tmp_path: Path) -> None:
+    """No worker fetches it whole; rows, rejects and their places are those of the file."""
+    plain = Orders(tmp_path / "plain")
+    plain.log([*EVENTS, {"at": "never"}])
+    wanted = run_batch(plain.repo(), START, END, now=END).run
+    one = machine("one")
+    settings = one.repo_path / "tandem.yaml"
+    settings.write_text(settings.read_text().replace("shards: 1", "shards: 1, split_bytes: 5000"))
+    put_events(one.url, [*EVENTS, {"at": "never"}])
+    fetched: list[str] = []
+    genuine = addresses._get_file
+
+    def get_file(address: str, path: Path) -> None:
+        fetched.append(address)
+        genuine(address, path)
+
+    engine = BeamEngine()
+    engine.elsewhere = True
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(addresses, "_get_file", get_file)
+        run = run_batch(one.repo(), START, END, now=END, engine=engine).run
+    assert not [a for a in fetched if "/events/" in a]
+    for group in ("shop_orders", "city_orders"):
+        assert rows(one.data, group, run.id).equals(rows(plain.data, group, wanted.id))
+    (letters,) = (run.folder / "dead_letters/orders").iterdir()
+    (whole,) = (wanted.folder / "dead_letters/orders").iterdir()
+    assert letters.read_bytes() == whole.read_bytes() and letters.stem == f"{whole.stem}~000003"
 
 
 def test_two_machines_at_once_make_one_run(machine: Callable[[str], Machine]) -> None:
