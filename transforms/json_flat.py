@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-__all__ = ["MAX_PAYLOAD_BYTES", "braced", "keys_in", "keys_of_each", "plain"]
+__all__ = ["MAX_PAYLOAD_BYTES", "braced", "key_ends", "keys_in", "keys_of_each", "plain"]
 
 MAX_PAYLOAD_BYTES = 16 << 20
 """The longest payload that is read at all, so that none costs more than its bytes can."""
@@ -106,6 +106,15 @@ def _key_ends(text: Bytes) -> Ints:
     """The second quotes of texts before a colon, ascending: all keys' and, within texts, some others."""
     ends = _places(text, _before_colon, 1)
     if (spaced := _places(text, _before_blank, 1)).size:
+        ends = np.union1d(ends, spaced[_colon_past_blanks(text, spaced)])
+    return ends
+
+
+def key_ends(text: Bytes, quotes: Ints) -> Ints:
+    """As :func:`_key_ends`, where it is known which bytes are quotes (ascending); something stands behind each."""
+    follows = text[quotes + 1]
+    ends: Ints = quotes[follows == ord(":")]
+    if (spaced := quotes[follows == ord(" ")]).size:
         ends = np.union1d(ends, spaced[_colon_past_blanks(text, spaced)])
     return ends
 

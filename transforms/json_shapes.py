@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from transforms.json_flat import BLOCK, MAX_PAYLOAD_BYTES, braced, keys_of_each
+from transforms.json_flat import BLOCK, MAX_PAYLOAD_BYTES, braced, key_ends, keys_of_each
 
 __all__ = ["Shapes", "shapes_of", "whole"]
 
@@ -69,9 +69,14 @@ def whole(payloads: pa.Array, depth: int) -> Bools:
         return np.zeros(n, dtype=bool)
     joined, places, found = _joined(payloads)
     at = _places(joined, _MARK_BYTES)
-    kinds = _KINDS[np.frombuffer(joined, np.uint8)[at]]
-    first = np.searchsorted(at, places[:-1])  # of each payload's marks
-    following = np.append(first[1:], len(at))
+    return _whole(_KINDS[np.frombuffer(joined, np.uint8)[at]], at, np.searchsorted(at, places), found, depth)
+
+
+def _whole(kinds: Bytes, at: Ints, marks: Ints, found: Bools, depth: int) -> Bools:
+    """As :func:`whole`, of N payloads whose marks (their kinds, and where they stand) begin at ``marks`` (int64 [N + 1]); ``found``, which
+    is changed, are those that :func:`braced` finds."""
+    n = len(found)
+    first, following = marks[:-1], marks[1:]
 
     quotes = np.concatenate([[0], np.cumsum(kinds == _QUOTE, dtype=np.int32)])
     uneven = ((quotes[following] - quotes[first]) & 1).astype(bool)
@@ -119,8 +124,8 @@ def shapes_of(payloads: pa.Array, depth: int) -> Shapes:
         return Shapes(~found, keys, others)
     joined, places, ends_whole = _joined(payloads)
     text, at = np.frombuffer(joined, np.uint8), _places(joined, _MARK_BYTES)
-    first = np.searchsorted(at, places)
-    first, sizes = first[:-1], np.diff(first)
+    ends = np.searchsorted(at, places)
+    first, sizes = ends[:-1], np.diff(ends)
     left = np.flatnonzero(ends_whole & (sizes <= MOST_MARKS))
     for _ in range(MOST_SHAPES):
         size = int(np.bincount(sizes[left]).argmax()) if len(left) else 0  # the most frequent one
@@ -136,8 +141,12 @@ def shapes_of(payloads: pa.Array, depth: int) -> Shapes:
         others[same] = others[some[0]] = -1  # looked at
         left = left[others[left] == 0]
     others[:] = 0
-    if not found.all():
-        rest = np.flatnonzero(~found)
+    rest = np.flatnonzero(~found)
+    if len(rest) > n // 2:  # the marks that are known cost less than those of a copy
+        kinds = _KINDS[text[at]]
+        others[rest] = np.diff(np.searchsorted(key_ends(text, at[kinds == _QUOTE]), places))[rest]
+        found[rest] = _whole(kinds, at, ends, ends_whole, depth)[rest]
+    elif len(rest):
         odd = payloads.take(pa.array(rest))
         found[rest] = whole(odd, depth)
         others[rest] = keys_of_each(odd)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import decimal
 import json
 import struct
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +214,28 @@ def test_defaults_and_aliases_of_records_within_records() -> None:
     fill(none)
     assert none == {"user": None, "items": [], "tags": {}}
     assert [f["name"] for f in writer["fields"]] == ["user", "items", "tags"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("kind", "default", "found"),
+    [
+        ({"type": "long", "logicalType": "timestamp-millis"}, 1_714_557_600_123, datetime(2024, 5, 1, 10, 0, 0, 123_000, UTC)),
+        ({"type": "long", "logicalType": "timestamp-micros"}, 1_714_557_600_000_001, datetime(2024, 5, 1, 10, 0, 0, 1, UTC)),
+        ({"type": "long", "logicalType": "timestamp-nanos"}, 1_714_557_600_000_001_999, datetime(2024, 5, 1, 10, 0, 0, 1, UTC)),
+        ({"type": "long", "logicalType": "local-timestamp-nanos"}, -1, datetime(1969, 12, 31, 23, 59, 59, 999_999)),
+        ({"type": "int", "logicalType": "date"}, 19_844, date(2024, 5, 1)),
+        ([{"type": "int", "logicalType": "time-millis"}, "null"], 1_500, time(0, 0, 1, 500_000)),
+        ("long", 7, 7),
+    ],
+)
+def test_a_default_is_what_a_written_value_of_its_type_is(kind: Any, default: int, found: Any) -> None:
+    """Of every unit: a date that nobody wrote is a date, and no number of microseconds."""
+    reader = {"type": "record", "name": "R", "fields": [{"name": "at", "type": kind, "default": default}]}
+    fill = filler(resolved({"type": "record", "name": "W", "fields": []}, reader, {}))
+    record: dict[str, Any] = {}
+    assert fill is not None
+    fill(record)
+    assert record == {"at": found} and type(record["at"]) is type(found)
 
 
 def test_words_that_the_readers_enum_does_not_know_are_its_default() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.sources.formats.avro_times import MOMENTS, OWN
+from pipelines.sources.formats.avro_times import told_value
 
 __all__ = ["Fill", "filler", "resolved"]
 
@@ -109,10 +109,8 @@ def _default(kind: Any, value: Any) -> Any:
     name = kind.get("type") if isinstance(kind, dict) else kind
     if name in ("bytes", "fixed") and isinstance(value, str):
         return value.encode("latin-1", "replace")
-    logical = str(kind.get("logicalType")).removeprefix(OWN) if isinstance(kind, dict) else None
-    if logical in MOMENTS and type(value) is int:
-        times, by = MOMENTS[logical]
-        return value * times // by
+    if isinstance(kind, dict) and type(value) is int:
+        return told_value(str(name), str(kind.get("logicalType")), value)
     return value
 
 

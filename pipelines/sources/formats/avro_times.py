@@ -13,7 +13,7 @@ from typing import Any
 
 from transforms.instants import BeyondCalendar
 
-__all__ = ["MOMENTS", "OWN", "has_several", "integers", "told"]
+__all__ = ["MOMENTS", "OWN", "has_several", "integers", "told", "told_value"]
 
 OWN = "tandem-"
 """Before the name of a logical type: it is read by this module."""
@@ -126,6 +126,12 @@ _READERS: dict[tuple[str, str], Callable[..., Any]] = {
         for name in MOMENTS
     },
 }
+
+
+def told_value(kind: str, logical: str, number: int) -> Any:
+    """What a number of a type and logical type is, as those of records are; the number where they have no time."""
+    read = _READERS.get((kind, logical.removeprefix(OWN)))
+    return number if read is None else read(number)
 
 
 @cache
