@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.lake.processes import free_ports, start_child
+from pipelines.lake.processes import free_ports, start_child, stop_child
 from pipelines.services.jars import ADD_OPENS, classpath, java
 from pipelines.streaming.engines.flink_rest import Cluster
+from pipelines.streaming.engines.worker_pool import TOKEN
 from transforms.errors import TandemError
 
 JOB_MANAGER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
@@ -100,3 +102,20 @@ def flink_cluster(folder: Path, slots: int = 2, seconds: float = 120.0) -> Itera
         for process in (cluster.task_manager, cluster.job_manager):
             process.kill()
             process.wait()
+
+
+@contextlib.contextmanager
+def worker_pool(folder: Path, environment: Mapping[str, str]) -> Iterator[str]:
+    """A pool of SDK workers on this machine; its address. Streams of this process' environment know its token."""
+    (port,) = free_ports(1)
+    words = [sys.executable, "-W", "ignore", "-m", "pipelines.streaming.engines.worker_pool", "--service-port", str(port)]
+    token = f"of {folder}"
+    process = start_child([*words, "--log", str(folder / "worker.log")], folder / "pool.log", {**environment, TOKEN: token})
+    before, os.environ[TOKEN] = os.environ.get(TOKEN), token
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        stop_child(process)
+        del os.environ[TOKEN]
+        if before is not None:
+            os.environ[TOKEN] = before

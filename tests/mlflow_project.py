@@ -11,7 +11,7 @@ from typing import Any
 
 from pipelines.demo.scaffold import scaffold
 from pipelines.lake.runs import Run, list_runs
-from tests.tracking_world import Told, mlflow_runs
+from tests.tracking_world import TrackedRun, mlflow_runs
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,7 +54,7 @@ class Shop:
     def runs(self, kind: str) -> list[Run]:
         return [r for r in list_runs(self.data) if r.kind == kind]
 
-    def told(self) -> dict[str, Told]:
+    def tracked(self) -> dict[str, TrackedRun]:
         return mlflow_runs(self.store)
 
 

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pipelines.workflow  # noqa: F401  # so that what these tests record is tracked, as by every command
-from tandem.testing.tracker import Told, home, training
+from tandem.testing.tracker import TrackedRun, home, training
 
-__all__ = ["Told", "free_port", "home", "mlflow_runs", "mlflow_server", "training", "wandb_runs"]
+__all__ = ["TrackedRun", "free_port", "home", "mlflow_runs", "mlflow_server", "training", "wandb_runs"]
 
 
-def mlflow_runs(uri: str) -> dict[str, Told]:
+def mlflow_runs(uri: str) -> dict[str, TrackedRun]:
     """MLflow's runs by ours. Those of ``mlflow run`` that never came to a run of ours are left out; where it was begun again, and ours went
     on, the later one is given."""
     from mlflow.tracking import MlflowClient
@@ -37,7 +37,7 @@ def mlflow_runs(uri: str) -> dict[str, Told]:
 
     runs = [r for e in client.search_experiments() for r in client.search_runs([e.experiment_id])]
     ours = {r.info.run_id: r.data.tags.get("tandem.run", "") for r in runs}
-    out: dict[str, Told] = {}
+    out: dict[str, TrackedRun] = {}
     for r in runs:
         number, tags = r.info.run_id, dict(r.data.tags)
         steps = {m: {p.step: p.value for p in client.get_metric_history(number, m)} for m in r.data.metrics if m.startswith("epoch/")}
@@ -49,7 +49,7 @@ def mlflow_runs(uri: str) -> dict[str, Told]:
             assert tags.get("mlflow.project.entryPoint") and out[ours[number]].tags.get("mlflow.project.entryPoint"), "told twice"
             continue  # MLflow gives the latest first
         parent = ours.get(tags.get("mlflow.parentRunId", ""))
-        out[ours[number]] = Told(r.info.status, parent, dict(r.data.params), dict(r.data.metrics), steps, tags, files(number), sets)
+        out[ours[number]] = TrackedRun(r.info.status, parent, dict(r.data.params), dict(r.data.metrics), steps, tags, files(number), sets)
     return out
 
 
@@ -68,14 +68,14 @@ def _log_records(data: bytes, block: int = 32_768, header: int = 7) -> Iterator[
             pieces = b""
 
 
-def wandb_runs(data: Path) -> dict[str, Told]:
+def wandb_runs(data: Path) -> dict[str, TrackedRun]:
     """The offline runs of Weights & Biases in a data folder, from its own log files."""
     from wandb.proto import wandb_internal_pb2
 
     proto: Any = wandb_internal_pb2  # what it has depends on protobuf's version: star imports that no type checker follows
-    out: dict[str, Told] = {}
+    out: dict[str, TrackedRun] = {}
     for file in (data / "tracking" / "wandb").glob("offline-run-*/*.wandb"):
-        told, name = Told("", None, {}, {}, {}, {}), ""
+        told, name = TrackedRun("", None, {}, {}, {}, {}), ""
         for read in _log_records(file.read_bytes()):
             record = proto.Record.FromString(read)
             kind = record.WhichOneof("record_type")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,6 +48,9 @@ def stream(
             metavar="COMMAND",
         ),
     ] = None,
+    engine_option: Annotated[
+        list[str] | None, typer.Option(help="A setting of the engine's own; may be given again.", metavar="NAME=VALUE")
+    ] = None,
     savepoint: Annotated[str | None, typer.Option(help="Start from this savepoint or checkpoint of the cluster.")] = None,
     shards: Annotated[int | None, typer.Option(min=1, max=4096, help="Parts that entities are spread over.")] = None,
     parallelism: Annotated[int, typer.Option(min=1, max=128, help="Flink's parallelism.")] = 1,
@@ -66,9 +70,7 @@ def stream(
         until=until,  # type: ignore[arg-type]
         from_run=from_run,
         anew=anew,
-        flink_master=flink_master,
-        worker_pool=worker_pool,
-        worker=worker_command,
+        given=_given(engine_option or (), flink_master=flink_master, worker_pool=worker_pool, worker_command=worker_command),
         savepoint=savepoint,
         shards=shards,
         parallelism=parallelism,
@@ -82,6 +84,21 @@ def stream(
         from transforms.errors import DataError
 
         raise DataError(f"the stream ended: {manifest['error']}")
+
+
+def _given(options: Iterable[str], **flags: str | None) -> dict[str, str]:
+    """The settings of the engine. Raises ConfigError."""
+    from transforms.errors import ConfigError
+
+    given = {name: value for name, value in flags.items() if value is not None}
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not name or not equals:
+            raise ConfigError(f"--engine-option {name}: write NAME=VALUE")
+        if name in given:
+            raise ConfigError(f"--engine-option {name}: it is given twice; leave one of them out")
+        given[name] = value
+    return given
 
 
 def _data(repo: Path, data: Path | None) -> Path:

@@ -25,12 +25,11 @@ __all__ = ["FeastStore", "views_of"]
 def views_of(repo: Repo) -> dict[str, bytes]:
     """Group -> its view of the repository's registry, for workers on other machines. Raises ConfigError for one that is not applied, and
     for a store that they would not reach."""
-    from serving.online_store.sqlite import OrderedSqliteOnlineStore
-
     store = FeastStore(repo.path, repo.data, repo.groups)
-    if isinstance(store.online, OrderedSqliteOnlineStore):
+    if store.online.on_this_machine:
         raise ConfigError(
-            "feature_store.yaml: the online store is a SQLite file of this machine, and the stream's workers run on others;"
+            f"feature_store.yaml: the online store {type(store.online).__name__} is on this machine alone, and the stream's workers run on"
+            " others;"
             " use one of tandem.serving.online_store: redis.OrderedRedisOnlineStore, postgres.OrderedPostgresOnlineStore"
         )
     return {name: view.to_proto().SerializeToString() for name, view in store.views.items()}

@@ -11,6 +11,7 @@ import pyarrow as pa
 from pipelines.inference.sampling import Sample, Steps, dialect_of, json_object, sample_records, text_records, types_of
 from pipelines.project.config import KafkaSettings
 from pipelines.sources.formats.framing import HEADER
+from pipelines.sources.formats.record_format import record_format
 from pipelines.sources.formats.record_keys import RecordKeys
 from transforms.definitions import EventSource, Field
 from transforms.errors import ConfigError, DataError
@@ -44,7 +45,10 @@ def sample_payloads(
     elif form == "protobuf":
         records = _protobuf(known, source, kafka, types)
     else:
-        raise DataError(f"records in the format {form!r} are known to its package alone; sample a file of events instead")
+        sampled = record_format(source, kafka, form).sample(known)
+        if sampled is None:
+            raise DataError(f"records in the format {form!r} are known to its package alone; sample a file of events instead")
+        records = sampled
     if not records:
         raise DataError(f"none of the {len(payloads):,} records can be read as {form}; say --format, or sample a file of events instead")
     return sample_records(records, explode, dialect, types), form

@@ -50,7 +50,7 @@ def run_stream(repo: Repo, options: StreamOptions, say: Callable[[str], None] | 
                         started=datetime.now(UTC).isoformat(),
                         engine=stream.engine.name,
                         savepoints=stream.engine.savepoints,
-                        flink_master=options.flink_master,
+                        flink_master=options.given.get("flink_master"),
                     )
                     outcome = _watched(repo, options, stream, driver, messages, screen)
                     with suppress(StoreError):  # a full disk: the next start does it

@@ -46,7 +46,7 @@ class StreamMetrics(Collector):
         marks = {(s,): us / 1e6 for s, us in p.watermark.items()}
         yield _gauge("watermark_seconds", "Event time up to which a source is complete (Unix time).", ["source"], marks)
         output_watermark = {(g,): us / 1e6 for g, us in p.output_watermark.items()}
-        yield _gauge("emitted_seconds", "Boundary up to which a group's rows are out (Unix time).", ["group"], output_watermark)
+        yield _gauge("output_watermark_seconds", "Boundary up to which a group's rows are out (Unix time).", ["group"], output_watermark)
         yield _gauge("paused_partitions", "Partitions paused for their share of rejects or of late events.", [], {(): len(p.paused)})
         yield _gauge("away_partitions", "Partitions whose broker does not answer.", [], {(): len(p.away)})
         yield _gauge("silent_seconds", "Time since any part of the job reported.", [], {(): p.silent_seconds})

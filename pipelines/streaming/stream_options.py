@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -22,9 +23,8 @@ class StreamOptions:
     until: Literal["latest"] | None = None
     from_run: str | None = None
     anew: bool = False
-    flink_master: str | None = None
-    worker_pool: str | None = None
-    worker: str | None = None
+    given: Mapping[str, str] = field(default_factory=dict)
+    """The engine's own settings by name."""
     savepoint: str | None = None
     shards: int | None = None
     parallelism: int = 1
@@ -45,7 +45,7 @@ class StreamOptions:
 
     def engine(self) -> type[Engine]:
         """The engine that is asked for; ``flink`` with a cluster's address is the cluster. Raises ConfigError."""
-        name = "flink-cluster" if self.runner == "flink" and self.flink_master is not None else self.runner
+        name = "flink-cluster" if self.runner == "flink" and "flink_master" in self.given else self.runner
         try:
             found: type[Engine] = ENGINES.load(name)
         except ConfigError as error:
@@ -58,9 +58,7 @@ class StreamOptions:
             name=f"tandem-{self.name}",
             folder=folder,
             parallelism=self.parallelism,
-            flink_master=self.flink_master,
-            worker_pool=self.worker_pool,
-            worker=self.worker,
+            given=self.given,
             savepoint=self.savepoint,
             preload=preload,
             beam_args=self.beam_args,

@@ -39,7 +39,7 @@ class RunObserver:
             for name in trackers(settings):
                 Outbox(data).open(name, run.id, True)
         except Exception as error:
-            self.say(_untold(error))
+            self.say(_undelivered(error))
 
     def started(self, run: Run, settings: Settings, data: Path) -> None:
         """Tell the trackers that a run has begun."""
@@ -77,8 +77,8 @@ def _tell(run: Run, settings: Settings, data: Path, say: Say, over: bool) -> Non
         if (problem := background.problem(chosen, uri, outbox)) is not None:
             say(problem)
     except Exception as error:  # whatever it is, the job's result matters more
-        say(_untold(error))
+        say(_undelivered(error))
 
 
-def _untold(error: Exception) -> str:
-    return f"tracking: {' '.join(str(error).split())[:200]}; the job goes on untold"
+def _undelivered(error: Exception) -> str:
+    return f"tracking: {' '.join(str(error).split())[:200]}; the job goes on without"

@@ -148,7 +148,7 @@ def _group(g: GroupProof, proof: Proof) -> dict[str, Any]:
         "features": g.features(),
         "fingerprint": g.fingerprint,
         "fingerprints": g.fingerprints(),
-        "emitted": [None if b == NEVER else _text(int(b)) for b in output_watermark.tolist()],
+        "output_watermark": [None if b == NEVER else _text(int(b)) for b in output_watermark.tolist()],
         "conflicts": int(g.newest.conflicts.sum()),
         "unexplained": g.unexplained,
         "revisions": {str(r): int(n) for r, n in zip(revisions.tolist(), counts.tolist(), strict=True)},

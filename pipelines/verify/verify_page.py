@@ -143,12 +143,12 @@ def _group(name: str, g: Mapping[str, Any]) -> dict[str, Any]:
         "summary": summary,
         "features": table(["feature", "values", "equal", "different, by cause"], lines, (0, 3)),
         "graph": g["fingerprint"][:16],
-        "note": f"delivered up to {_upto(g['emitted'])}{repeats}",
+        "note": f"delivered up to {_upto(g['output_watermark'])}{repeats}",
     }
 
 
-def _upto(emitted: Sequence[str | None]) -> str:
-    known = sorted({e for e in emitted if e})
+def _upto(watermarks: Sequence[str | None]) -> str:
+    known = sorted({w for w in watermarks if w})
     if not known:
         return "nothing"
     texts = [moment(e) for e in (known[0], known[-1])]

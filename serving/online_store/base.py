@@ -92,6 +92,9 @@ class OrderedOnlineStore(OnlineStore):
     shared_between_processes: ClassVar[bool] = True
     """Whether several processes, also ones that were forked from one another, may write and read the same rows at once."""
 
+    on_this_machine: ClassVar[bool] = False
+    """Whether workers on other machines cannot reach it, as a file: a stream that has such workers refuses it."""
+
     reads_views_at_once: ClassVar[bool] = False
     """Whether :meth:`read_columns` takes one round trip for all views; else a server asks for each, and looks at the time in between."""
 

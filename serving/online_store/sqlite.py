@@ -66,6 +66,7 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
     """
 
     keeps_packed = True
+    on_this_machine = True
 
     def _file(self, config: RepoConfig) -> SqliteFile:
         at = (self._get_db_path(config), config.online_store.busy_timeout_seconds)

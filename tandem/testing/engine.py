@@ -16,7 +16,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -116,6 +116,9 @@ class StreamBench:
 
     folder: Path
     harness: BrokerHarness
+    runner: str = "direct"
+    given: Mapping[str, str] = field(default_factory=dict)
+    """Options of the engine ``runner``; any other is run without."""
     topic: str = field(init=False)
     sent: list[bytes] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
@@ -171,7 +174,8 @@ class StreamBench:
 
     def run(self, runner: str, **options: Any) -> dict[str, Any]:
         """Run a stream to its end; its manifest."""
-        return run_stream(self.repo(), StreamOptions(runner=runner, **options), self.said.append)
+        given = self.given if runner == self.runner else {}
+        return run_stream(self.repo(), StreamOptions(runner=runner, given=given, **options), self.said.append)
 
     def begin(self, runner: str, **options: Any) -> Running:
         """Run a stream in a thread."""
@@ -205,7 +209,7 @@ class StreamBench:
 
 
 class EngineContract:
-    """What every engine must hold; set ``runner``, override :meth:`harness`."""
+    """What every engine must hold; set ``runner``, override :meth:`harness`, and :meth:`given` for an engine that needs options."""
 
     runner: ClassVar[str]
 
@@ -215,9 +219,14 @@ class EngineContract:
         raise NotImplementedError("override the fixture 'harness'")
 
     @pytest.fixture
-    def bench(self, tmp_path: Path, harness: BrokerHarness) -> Iterator[StreamBench]:
+    def given(self) -> Mapping[str, str]:
+        """The engine's own options (``--engine-option``), such as the address of a cluster."""
+        return {}
+
+    @pytest.fixture
+    def bench(self, tmp_path: Path, harness: BrokerHarness, given: Mapping[str, str]) -> Iterator[StreamBench]:
         """A repository over a new topic."""
-        found = StreamBench(tmp_path, harness)
+        found = StreamBench(tmp_path, harness, self.runner, given)
         yield found
         print("\n".join(found.said))  # pytest shows it with a failure
 
@@ -232,16 +241,21 @@ class EngineContract:
         with pytest.raises(ConfigError, match=self.runner):
             StreamOptions(runner="no such engine")
 
-    def test_what_it_cannot_do_is_refused_in_one_line(self, tmp_path: Path) -> None:
+    def test_what_it_cannot_do_is_refused_in_one_line(self, tmp_path: Path, given: Mapping[str, str]) -> None:
         if not self.engine.endless:
             with pytest.raises(ConfigError, match="--until latest"):
-                StreamOptions(runner=self.runner)
+                StreamOptions(runner=self.runner, given=given)
         if not self.engine.savepoints:
             with pytest.raises(ConfigError, match="--savepoint"):
-                StreamOptions(runner=self.runner, until="latest", savepoint="/kept")
+                StreamOptions(runner=self.runner, until="latest", savepoint="/kept", given=given)
         if not self.engine.in_process:
             with pytest.raises(ConfigError, match="--runner direct"):
-                StreamBench(tmp_path, MemoryHarness()).run(self.runner, until="latest")
+                StreamBench(tmp_path, MemoryHarness(), self.runner, given).run(self.runner, until="latest")
+
+    def test_an_option_that_it_does_not_know_is_refused_in_one_line(self, given: Mapping[str, str]) -> None:
+        with pytest.raises(ConfigError, match=r"^engine option 'no_such': .*leave it out$") as refused:
+            StreamOptions(runner=self.runner, until="latest", given={**given, "no_such": "a secret"})
+        assert "a secret" not in str(refused.value)
 
     def test_it_goes_on_from_the_checkpoint_of_any_engine_and_gives_batchs_rows(self, bench: StreamBench) -> None:
         bench.send(600)

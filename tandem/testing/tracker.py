@@ -1,4 +1,4 @@
-"""The contract of a tracker (:mod:`pipelines.tracking.tracker`): it ends at what the manifests say, however often it is told.
+"""The contract of a tracker (:mod:`pipelines.tracking.tracker`): it ends at what the manifests say, however often it is delivered.
 
 A tracker of another package is tested by a class of two fixtures::
 
@@ -9,7 +9,7 @@ A tracker of another package is tested by a class of two fixtures::
 
         @pytest.fixture
         def read_back(self):
-            return my_runs  # data folder -> {run id: Told}
+            return my_runs  # data folder -> {run id: TrackedRun}
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pipelines.tracking.sync import deliver
 from pipelines.tracking.tracker import tracker_class
 from pipelines.training.evidence import curves
 
-__all__ = ["ReadBack", "Told", "TrackerContract", "World", "home", "training"]
+__all__ = ["ReadBack", "TrackedRun", "TrackerContract", "World", "home", "training"]
 
 
 def home(folder: Path, **tracking: Any) -> ProjectRef:
@@ -71,7 +71,7 @@ def training(place: ProjectRef, parent: str | None = None, **fields: Any) -> Run
 
 
 @dataclass
-class Told:
+class TrackedRun:
     """A tracker's run: ``status`` is RUNNING, FINISHED, FAILED or KILLED; ``steps`` are values by metric and step, ``bundles`` (kind,
     aliases) by name."""
 
@@ -85,7 +85,7 @@ class Told:
     bundles: dict[str, tuple[str, list[str]]] = field(default_factory=dict)
 
 
-ReadBack = Callable[[Path], Mapping[str, Told]]
+ReadBack = Callable[[Path], Mapping[str, TrackedRun]]
 """What the tracker holds for a data folder, by our run's id; read with its own means."""
 
 
@@ -94,16 +94,16 @@ class World:
 
     def __init__(self, folder: Path, name: str, read: ReadBack) -> None:
         self.name, self.read, self.only_ended = name, read, tracker_class(name).only_ended
-        self.home: ProjectRef = home(folder, trackers=[])  # the jobs tell nobody: the test does
+        self.home: ProjectRef = home(folder, trackers=[])  # the jobs deliver nothing: the test does
 
-    def tell(self, *runs: Run | str) -> dict[str, str] | None:
+    def deliver(self, *runs: Run | str) -> dict[str, str] | None:
         """Deliver notes of these runs, here and now; why it failed."""
         for run in runs:
             Outbox(self.home.data).put(self.name, run if isinstance(run, str) else run.id)
         chosen = self.home.settings.tracking.model_copy(update={"trackers": [self.name]})
         return deliver(self.home.data, chosen, tracking_uri(self.home.settings, self.home.data), 0)
 
-    def told(self) -> Mapping[str, Told]:
+    def tracked(self) -> Mapping[str, TrackedRun]:
         """What the tracker holds."""
         return self.read(self.home.data)
 
@@ -147,12 +147,12 @@ class TrackerContract:
     def test_a_training_is_told_whole(self, world: World) -> None:
         with recorded(world.home, "pipeline", params={"seed": 7}) as parent:
             run = training(world.home)
-        assert world.tell(run) == {}
-        told = world.told()
-        assert set(told) == {run.id, parent.id}, "a parent is told before its child, note or not"
-        one = told[run.id]
-        assert one.status == told[parent.id].status == "FINISHED"
-        assert one.parent == parent.id and told[parent.id].parent is None
+        assert world.deliver(run) == {}
+        found = world.tracked()
+        assert set(found) == {run.id, parent.id}, "a parent comes before its child, note or not"
+        one = found[run.id]
+        assert one.status == found[parent.id].status == "FINISHED"
+        assert one.parent == parent.id and found[parent.id].parent is None
         assert {"units": "32", "rate": "0.001", "seed": "7", "model": "cards"}.items() <= one.params.items()
         expected = {"test/auc": 0.9, "test/auc/country.DE": 0.8, "counts/rows/train": 5.0, "tfma/auc": 0.9, "tfma/auc/country.DE": 0.8}
         assert expected.items() <= one.metrics.items()
@@ -166,9 +166,9 @@ class TrackerContract:
 
     def test_told_again_it_is_the_same_run(self, world: World) -> None:
         run = training(world.home)
-        assert world.tell(run) == {} and world.tell(run) == {} and world.tell(run) == {}
-        assert list(world.told()) == [run.id]
-        assert world.told()[run.id].steps["epoch/train/loss"] == {0: 0.7, 1: 0.5}
+        assert world.deliver(run) == {} and world.deliver(run) == {} and world.deliver(run) == {}
+        assert list(world.tracked()) == [run.id]
+        assert world.tracked()[run.id].steps["epoch/train/loss"] == {0: 0.7, 1: 0.5}
 
     def test_graphs_of_a_batch_run(self, world: World) -> None:
         graph = world.home.data / "graphs" / "cards" / ("a" * 64)
@@ -176,44 +176,44 @@ class TrackerContract:
         (graph / "saved_model.pb").write_text("graph")
         with recorded(world.home, "batch", fingerprints={"cards": "a" * 64}) as run:
             run.add(counts={"rows/cards": 12})
-        assert world.tell(run) == {}
-        told = world.told()[run.id]
-        assert told.metrics["counts/rows/cards"] == 12 and told.tags["tandem.graph.cards"] == "a" * 64
+        assert world.deliver(run) == {}
+        found = world.tracked()[run.id]
+        assert found.metrics["counts/rows/cards"] == 12 and found.tags["tandem.graph.cards"] == "a" * 64
 
     def test_failed_and_killed_runs_are_told_as_such(self, world: World) -> None:
         with pytest.raises(ValueError, match="too hot"), recorded(world.home, "train") as failed:
             raise ValueError("too hot")
         with pytest.raises(KeyboardInterrupt), recorded(world.home, "train") as killed:
             raise KeyboardInterrupt
-        assert world.tell(failed, killed) == {}
-        told = world.told()
-        assert told[failed.id].status == "FAILED" and told[failed.id].tags["tandem.error"] == "too hot"
-        assert told[killed.id].status == self.killed_status
-        assert told[killed.id].tags["tandem.status"] == "killed"
+        assert world.deliver(failed, killed) == {}
+        found = world.tracked()
+        assert found[failed.id].status == "FAILED" and found[failed.id].tags["tandem.error"] == "too hot"
+        assert found[killed.id].status == self.killed_status
+        assert found[killed.id].tags["tandem.status"] == "killed"
 
     def test_a_run_that_was_killed_by_force_is_told_at_the_next_chance(self, world: World) -> None:
-        """While it runs, it is told as running where the tracker takes that; once its process is gone, nobody need leave a note."""
+        """While it runs, it is delivered as running where the tracker takes that; once its process is gone, nobody need leave a note."""
         with recorded(world.home, "train") as run:
-            assert world.tell(run) == {}
+            assert world.deliver(run) == {}
             if world.only_ended:
-                assert run.id not in world.told()
+                assert run.id not in world.tracked()
             else:
-                assert world.told()[run.id].status == "RUNNING"
+                assert world.tracked()[run.id].status == "RUNNING"
         run.save(status="running", pid=2**22 + 1, process_start="never")  # as SIGKILL leaves it
-        assert world.tell() == {}
-        assert world.told()[run.id].tags["tandem.status"] == "killed"
+        assert world.deliver() == {}
+        assert world.tracked()[run.id].tags["tandem.status"] == "killed"
         assert Outbox(world.home.data).opened() == []
 
     def test_a_run_that_was_removed_is_nobodys_business(self, world: World) -> None:
-        assert world.tell("train-of-yesterday") == {}
+        assert world.deliver("train-of-yesterday") == {}
         assert Outbox(world.home.data).notes() == []
 
     def test_odd_names_and_long_values_are_taken(self, world: World) -> None:
         with recorded(world.home, "train", params={"ü/=;": "x" * 9000, "empty": "", "none": None, "list": [1, 2]}) as run:
             run.add(metrics={"test/auc/city=São Paulo": 0.5, "a//b": 1.0, "nan": float("nan"), "inf": float("inf"), "..": 2.0})
             run.add(metrics={"test/auc/city=Saõ Paulo": 0.25})
-        assert world.tell(run) == {}
-        told = world.told()[run.id]
-        assert sorted(v for n, v in told.metrics.items() if n.startswith("test/auc/city.S")) == [0.25, 0.5], "two names stay two"
-        assert 1.0 in told.metrics.values() and not {"nan", "inf"} & set(told.metrics)
-        assert any(len(v) >= 5000 for v in told.params.values()) and told.params["list"] == "[1, 2]"
+        assert world.deliver(run) == {}
+        found = world.tracked()[run.id]
+        assert sorted(v for n, v in found.metrics.items() if n.startswith("test/auc/city.S")) == [0.25, 0.5], "two names stay two"
+        assert 1.0 in found.metrics.values() and not {"nan", "inf"} & set(found.metrics)
+        assert any(len(v) >= 5000 for v in found.params.values()) and found.params["list"] == "[1, 2]"

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint
 
 import pytest
 
 from pipelines.project import extensions
+from pipelines.streaming.engines.base import EngineSettings
 from pipelines.streaming.engines.direct import DirectEngine
 from pipelines.streaming.stream_options import StreamOptions
 from tandem.testing.broker import BrokerHarness, MemoryHarness
 from tandem.testing.engine import EngineContract
 from tests.contract.brokers import KafkaHarness
+from tests.flink_cluster import flink_cluster, worker_pool
+from tests.integration.stream_world import environment
 from transforms.errors import ConfigError
 
 pytestmark = pytest.mark.timeout(600)
@@ -34,10 +38,34 @@ class TestEmbeddedFlink(EngineContract):
         return kafka
 
 
+@pytest.mark.slow
+class TestFlinkCluster(EngineContract):
+    runner = "flink-cluster"
+
+    @pytest.fixture
+    def harness(self, kafka: KafkaHarness) -> BrokerHarness:
+        return kafka
+
+    @pytest.fixture(scope="class")
+    def given(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
+        folder = tmp_path_factory.mktemp("cluster")
+        with flink_cluster(folder / "flink") as cluster, worker_pool(folder, environment()) as pool:
+            yield {"flink_master": cluster.master, "worker_pool": pool}
+
+
+def test_every_engine_of_our_own_is_held_to_the_suite() -> None:
+    assert {suite.runner for suite in EngineContract.__subclasses__()} >= set(extensions.ENGINES.own)
+
+
+class Flush(EngineSettings):
+    every: int
+
+
 class Brought(DirectEngine):
-    """An engine of another package."""
+    """An engine of another package, with a setting of its own."""
 
     name = "brought"
+    Settings = Flush
 
 
 def test_a_package_brings_an_engine_by_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,7 +74,11 @@ def test_a_package_brings_an_engine_by_an_entry_point(monkeypatch: pytest.Monkey
         EntryPoint("broken", "no.such.module:Engine", "tandem.engines"),
     ]
     monkeypatch.setattr(extensions, "entry_points", lambda group: points if group == "tandem.engines" else [])
-    assert StreamOptions(runner="brought", until="latest").engine() is Brought
+    assert StreamOptions(runner="brought", until="latest", given={"every": "3"}).engine() is Brought
+    with pytest.raises(ConfigError, match=r"^engine option 'every': Field required; the options of --runner brought are: every; corr"):
+        StreamOptions(runner="brought", until="latest")
+    with pytest.raises(ConfigError, match=r"^engine option 'every': Input should be a valid integer"):
+        StreamOptions(runner="brought", until="latest", given={"every": "often"})
     with pytest.raises(ConfigError, match=r"--runner broken: engine 'broken' of .* cannot be loaded: No module named 'no'; install"):
         StreamOptions(runner="broken")
     with pytest.raises(ConfigError, match=r"--runner spark: 'spark' is no engine; known: broken, brought, direct, flink, flink-cluster"):

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.inference.topic_records import sample_payloads
 from pipelines.project.config import KafkaSettings, load_settings
 from pipelines.project.extensions import FORMATS
 from pipelines.sources.formats.record_format import record_format
@@ -23,7 +24,7 @@ from tandem.testing.file_formats import FileFormatContract
 from tandem.testing.formats import NOW, SOURCES, RecordFormatContract, events
 from tandem.testing.online_store import OnlineStoreContract
 from tandem.testing.tables import Place, TableContract
-from tandem.testing.tracker import ReadBack, Told, TrackerContract
+from tandem.testing.tracker import ReadBack, TrackedRun, TrackerContract
 from transforms.errors import ConfigError
 from transforms.tables import Table
 
@@ -72,6 +73,13 @@ def write_fixed_width(path: Path, events: pa.RecordBatch) -> None:
 
 def cell(value: Any) -> str:
     return "" if value is None else value if isinstance(value, str) else json.dumps(value)
+
+
+def test_infer_samples_topics_by_it() -> None:
+    payloads = [f"{n},2024-05-01T10:{n:02}:00Z,{n / 2}".encode() for n in range(30)]
+    sample, form = sample_payloads(payloads, name="orders", form="outside_csv")
+    assert (form, sample.rows) == ("outside_csv", 30)
+    assert list(sample.columns) == [("column_1",), ("column_2",), ("column_3",)]
 
 
 class Folder(Place):
@@ -173,9 +181,9 @@ class TestTracker(TrackerContract):
 
         states = {"running": "RUNNING", "complete": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 
-        def read(data: Path) -> dict[str, Told]:
+        def read(data: Path) -> dict[str, TrackedRun]:
             return {
-                name: Told(
+                name: TrackedRun(
                     status=states[line["status"]],
                     parent=line["parent"],
                     params=line["params"],

@@ -39,7 +39,7 @@ class TestWandb(TrackerContract):
         (graph / "saved_model.pb").write_text("graph")
         with recorded(world.home, "batch", fingerprints={"cards": "a" * 64}) as batch:
             pass
-        assert world.tell(run, batch) == {}
-        one, other = (world.told()[r.id] for r in (run, batch))
+        assert world.deliver(run, batch) == {}
+        one, other = (world.tracked()[r.id] for r in (run, batch))
         assert one.bundles["cards-set"] == ("dataset", ["abc", "latest"]) and one.bundles["cards"] == ("model", ["latest", "v3"])
         assert other.bundles["cards-graph"] == ("graph", sorted(["latest", "a" * 12]))

@@ -170,7 +170,7 @@ def test_a_job_has_no_more_parts_than_tasks(tmp_path):
     """FAULTS 3, issue 10.6: eight shards in one task would be the same work eight times."""
     for tasks, asked, parts in ((1, 8, 1), (2, 8, 2), (4, 2, 2)):
         assert FlinkEngine(EngineOptions("x", tmp_path, parallelism=tasks)).parts(asked) == parts
-    cluster = FlinkClusterEngine(EngineOptions("x", tmp_path, flink_master="h:1", worker_pool="h:2"))
+    cluster = FlinkClusterEngine(EngineOptions("x", tmp_path, given={"flink_master": "h:1", "worker_pool": "h:2"}))
     assert (cluster.parts(8), DirectEngine(EngineOptions("x", tmp_path)).parts(8)) == (1, 8)
 
 

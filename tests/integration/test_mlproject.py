@@ -22,7 +22,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 
 def test_main_is_one_run_with_a_run_per_step(shop: Shop) -> None:
     (parent,) = shop.runs("pipeline")
-    told = shop.told()
+    told = shop.tracked()
     assert told[parent.id].status == "FINISHED" and told[parent.id].parent is None
     assert told[parent.id].params["seed"] == "7" and told[parent.id].params["epochs"] == "2", "MLflow's own run became ours"
     steps = {told[i].tags["tandem.kind"] for i in told if told[i].parent == parent.id}
@@ -47,7 +47,7 @@ def test_mlmd_and_mlflow_name_each_other(shop: Shop) -> None:
     config.sqlite.filename_uri = str(shop.data / train.manifest["links"]["mlmd_store"])
     context = metadata_store.MetadataStore(config).get_context_by_type_and_name("pipeline_run", train.id)
     assert context and context.custom_properties["mlflow_run"].string_value == train.manifest["links"]["mlflow_run"]
-    assert shop.told()[train.id].tags["tandem.mlmd_run"] == train.id
+    assert shop.tracked()[train.id].tags["tandem.mlmd_run"] == train.id
 
 
 def test_begun_again_after_a_kill_the_pipeline_goes_on(shop: Shop) -> None:
@@ -109,7 +109,7 @@ def test_experiments_are_compared_and_a_killed_one_is_named(shop: Shop, compared
 
 def test_experiments_are_in_mlflow(shop: Shop, compared: tuple[dict[str, Any], str, int]) -> None:
     (parent,) = shop.runs("experiments")
-    told = shop.told()
+    told = shop.tracked()
     below = {i: one for i, one in told.items() if one.parent == parent.id}
     assert sorted((one.params["units"], one.status) for one in below.values()) == [("16", "KILLED"), ("8", "FINISHED")]
     assert "report/experiments.csv" in told[parent.id].files

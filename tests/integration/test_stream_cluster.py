@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 
 import pytest
 
-from pipelines.lake.processes import free_ports, start_child, stop_child
 from pipelines.streaming.engines.flink_rest import Cluster
-from pipelines.streaming.engines.worker_pool import TOKEN
-from tests.flink_cluster import flink_cluster
+from tests.flink_cluster import flink_cluster, worker_pool
 from tests.integration.stream_world import end, environment, events, make_stream_world, wait_for
 from tests.kafka_server import kafka_server
 
@@ -21,14 +17,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory):
     """Address of a worker pool."""
-    folder = tmp_path_factory.mktemp("pool")
-    (port,) = free_ports(1)
-    words = [sys.executable, "-W", "ignore", "-m", "pipelines.streaming.engines.worker_pool", "--service-port", str(port)]
-    os.environ[TOKEN] = "of this module"  # for the pool and for the streams, which are given our environment
-    process = start_child([*words, "--log", str(folder / "worker.log")], folder / "pool.log", environment())
-    yield f"127.0.0.1:{port}"
-    stop_child(process)
-    del os.environ[TOKEN]
+    with worker_pool(tmp_path_factory.mktemp("pool"), environment()) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

@@ -76,7 +76,7 @@ def test_another_machine_goes_on_with_a_stream(machine: Machine, tmp_path: Path)
     assert sum(record.rows[name].num_rows for name in record.rows) > 0
     assert world.delivered() == world.total() == 1200
     world.assert_right()
-    with pytest.raises(ConfigError, match="the online store is a SQLite file of this machine"):
+    with pytest.raises(ConfigError, match="the online store OrderedSqliteOnlineStore is on this machine alone"):
         views_of(world.repo())
 
 

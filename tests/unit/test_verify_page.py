@@ -29,7 +29,7 @@ RESULT: dict[str, Any] = {
             "features": {"count_1h": FEATURE, "mean_1h": FEATURE},
             "fingerprint": "f" * 64,
             "fingerprints": {"f" * 64: 50},
-            "emitted": ["2013-03-06T00:00:00+00:00", None],
+            "output_watermark": ["2013-03-06T00:00:00+00:00", None],
             "conflicts": 0,
             "unexplained": 0,
             "revisions": {"1": 40, "2": 9, "7": 1},

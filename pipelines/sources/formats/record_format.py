@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -104,6 +105,14 @@ class RecordFormat(ABC):
     @abstractmethod
     def encode(self, events: pa.RecordBatch) -> pa.Array:
         """The payload of each of N valid events (in ``source.arrow_schema``): binary [N]. :meth:`decode` gives exactly these back."""
+
+    def sample(self, payloads: Sequence[bytes]) -> list[dict[str, Any]] | None:
+        """What payloads hold, for ``tandem infer``: a record each of names and plain values (also lists and dicts of them), without those
+        that cannot be read; ``source`` names no fields yet. None, the default: only a definition says what the format's payloads hold.
+
+        Raises as :meth:`decode`.
+        """
+        return None
 
     def prepare_to_encode(self) -> None:  # noqa: B027  # most formats leave it as it is
         """Make known elsewhere what readers need, e.g. register a schema; called before the first :meth:`encode`. By default: nothing.

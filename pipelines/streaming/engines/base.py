@@ -8,36 +8,42 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from transforms.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipelines.streaming.state.job_spec import JobSpec
 
-__all__ = ["Engine", "EngineJob", "EngineOptions", "cause"]
+__all__ = ["Engine", "EngineJob", "EngineOptions", "EngineSettings", "cause"]
 
 
 @dataclass(frozen=True)
 class EngineOptions:
     """What ``tandem stream`` says of how the job runs. ``name`` is the job's at the engine, ``folder`` the stream's: what an engine keeps
-    lies below, in a folder of its own. ``repo``, ``data``: folders of the repository and of its data. ``worker``: the command by which a
-    machine of a cluster starts a worker. ``preload``: modules that every worker will need. ``beam_args``: what stood after ``--``."""
+    lies below, in a folder of its own. ``repo``, ``data``: folders of the repository and of its data. ``given``: the engine's own settings
+    (``--engine-option NAME=VALUE``). ``preload``: modules that every worker will need. ``beam_args``: what stood after ``--``."""
 
     name: str
     folder: Path
     parallelism: int = 1
-    flink_master: str | None = None
-    worker_pool: str | None = None
-    worker: str | None = None
+    given: Mapping[str, str] = field(default_factory=dict)
     savepoint: str | None = None
     preload: tuple[str, ...] = ()
     beam_args: tuple[str, ...] = ()
     repo: Path = Path()
     data: Path = Path()
+
+
+class EngineSettings(BaseModel):
+    """What ``--engine-option`` may say; an engine with settings of its own has a subclass. Unknown names are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class EngineJob(ABC):
@@ -75,6 +81,9 @@ class Engine(ABC):
     """
 
     name: ClassVar[str]
+    Settings: ClassVar[type[EngineSettings]] = EngineSettings
+    """The settings that it takes; they are in ``settings``, which a subclass annotates with this class."""
+    settings: EngineSettings
     endless: ClassVar[bool] = True
     """Runs until it is stopped. Without: it passes once over what the topics hold, so ``--until latest`` is needed."""
     savepoints: ClassVar[bool] = False
@@ -87,23 +96,29 @@ class Engine(ABC):
     def __init__(self, options: EngineOptions, say: Callable[[str], None] = lambda line: None) -> None:
         """``say`` hears what a person should know. Raises ConfigError, as :meth:`check`."""
         self.check(options)
-        self.options, self.say = options, say
+        self.options, self.say, self.settings = options, say, self.settings_of(options)
 
     @classmethod
     def check(cls, options: EngineOptions) -> None:
         """Whether the options are this engine's; cheap, before anything is loaded. Raises ConfigError, one line with the fix."""
-        for flag, value in (
-            ("--flink-master", options.flink_master),
-            ("--worker-pool", options.worker_pool),
-            ("--worker-command", options.worker),
-        ):
-            if value is not None:
-                raise ConfigError(f"{flag} {value} goes with --runner flink-cluster, and the runner is {cls.name}; leave one of them out")
+        cls.settings_of(options)
         if options.savepoint is not None and not cls.savepoints:
             raise ConfigError(
                 f"--savepoint {options.savepoint}: engine {cls.name!r} has no savepoints; leave it out: the stream goes on from its own"
                 " checkpoint"
             )
+
+    @classmethod
+    def settings_of(cls, options: EngineOptions) -> EngineSettings:
+        """The engine's own settings among the options. Raises ConfigError; a value is not in it, as it may be a secret."""
+        try:
+            return cls.Settings(**options.given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key, known = ".".join(map(str, first["loc"])), ", ".join(cls.Settings.model_fields) or "none"
+            raise ConfigError(
+                f"engine option {key!r}: {first['msg']}; the options of --runner {cls.name} are: {known}; correct it or leave it out"
+            ) from None
 
     def prepare(self) -> None:  # noqa: B027
         """Begin, in the background, what takes long and needs no job: called before the job is planned."""

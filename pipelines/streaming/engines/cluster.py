@@ -8,7 +8,7 @@ from pipelines.lake.staged_code import staged_code
 from pipelines.streaming.engines.base import Engine, EngineJob, EngineOptions
 from pipelines.streaming.engines.flink import flink_job
 from pipelines.streaming.engines.flink_keys import even_keys
-from pipelines.streaming.engines.flink_rest import Cluster, check_flags
+from pipelines.streaming.engines.flink_rest import Cluster, FlinkSettings, check_flags
 from transforms.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,15 +21,19 @@ class FlinkClusterEngine(Engine):
     """See the module. The cluster repairs itself from its checkpoints; a savepoint outlives the job."""
 
     name = "flink-cluster"
+    Settings = FlinkSettings
+    settings: FlinkSettings
     savepoints = True
     elsewhere = True
 
     @classmethod
     def check(cls, options: EngineOptions) -> None:
         """The cluster's address and a pool of workers beside it are needed."""
-        if options.flink_master is None:
+        super().check(options)
+        given = FlinkSettings(**options.given)
+        if given.flink_master is None:
             raise ConfigError(f"--runner {cls.name} needs --flink-master host:port, the cluster's REST interface, and --worker-pool")
-        check_flags(options.flink_master, options.worker_pool, options.savepoint, options.worker)
+        check_flags(given.flink_master, given.worker_pool, options.savepoint, given.worker_command)
 
     def parts(self, shards: int) -> int:
         """As of the embedded Flink."""
@@ -41,15 +45,15 @@ class FlinkClusterEngine(Engine):
 
     def new_job(self, spec: JobSpec, first: bool) -> EngineJob:
         """One job of the cluster, submitted by a JVM of ours."""
-        options = self.options
+        options, given = self.options, self.settings
         return flink_job(
             options,
             spec,
             self.say,
-            master=options.flink_master,
-            worker_pool=options.worker_pool,
-            worker=options.worker,
-            code=staged_code(options.repo, options.data) if options.worker is not None else b"",
+            master=given.flink_master,
+            worker_pool=given.worker_pool,
+            worker=given.worker_command,
+            code=staged_code(options.repo, options.data) if given.worker_command is not None else b"",
             stored=spec.url is None,
             savepoint=options.savepoint if first else None,
             checkpoints=spec.stream.checkpoints,
@@ -57,5 +61,5 @@ class FlinkClusterEngine(Engine):
 
     def stop_with_savepoint(self) -> str:
         """The savepoint's path, as the cluster sees it."""
-        assert self.options.flink_master is not None
-        return Cluster(self.options.flink_master).stop_with_savepoint(self.options.name)
+        assert self.settings.flink_master is not None
+        return Cluster(self.settings.flink_master).stop_with_savepoint(self.options.name)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.lake.processes import stop_child
 from pipelines.streaming.engines.base import Engine, EngineJob, EngineOptions
 from pipelines.streaming.engines.flink_keys import even_keys
-from pipelines.streaming.engines.flink_rest import check_flags
+from pipelines.streaming.engines.flink_rest import FlinkSettings, check_flags
 from pipelines.streaming.engines.worker import PRELOAD, start_worker
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ class FlinkEngine(Engine):
     """See the module. State is kept by Flink's checkpoints only while the engine lives; then the stream's own counts."""
 
     name = "flink"
+    Settings = FlinkSettings
 
     def __init__(self, options: EngineOptions, say: Callable[[str], None] = lambda line: None) -> None:
         super().__init__(options, say)
@@ -33,7 +34,9 @@ class FlinkEngine(Engine):
     @classmethod
     def check(cls, options: EngineOptions) -> None:
         """Flags of a cluster are refused."""
-        check_flags(None, options.worker_pool, options.savepoint, options.worker)
+        cls.settings_of(options)
+        given = FlinkSettings(**options.given)
+        check_flags(None, given.worker_pool, options.savepoint, given.worker_command)
         super().check(options)
 
     def parts(self, shards: int) -> int:

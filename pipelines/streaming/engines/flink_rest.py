@@ -10,11 +10,21 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 
+from pipelines.streaming.engines.base import EngineSettings
 from transforms.errors import ConfigError, TandemError
 
-__all__ = ["Cluster", "check_flags"]
+__all__ = ["Cluster", "FlinkSettings", "check_flags"]
 
 _ENDED = {"FINISHED", "CANCELED", "FAILED"}
+
+
+class FlinkSettings(EngineSettings):
+    """The flags of ``tandem stream`` for a cluster: ``host:port`` of its REST interface and of a pool of SDK workers beside the task
+    managers, or the command by which a task manager starts a worker."""
+
+    flink_master: str | None = None
+    worker_pool: str | None = None
+    worker_command: str | None = None
 
 
 def check_flags(master: str | None, worker_pool: str | None, savepoint: str | None, worker: str | None = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -60,6 +60,10 @@ class CsvLine(RecordFormat):
             csv.writer(line, delimiter=self.options.delimiter).writerow([_text(v) for v in row])
             out.append(line.getvalue().removesuffix("\r\n").encode())
         return pa.array(out, pa.binary())
+
+    def sample(self, payloads: Sequence[bytes]) -> list[dict[str, Any]]:
+        lines = (line for payload in payloads for line in self._reader(payload.decode(errors="replace")))
+        return [{f"column_{n}": None if text == NULL else text for n, text in enumerate(line, 1)} for line in lines]
 
     def _reader(self, text: str) -> Any:
         return csv.reader(io.StringIO(text, newline=""), delimiter=self.options.delimiter, strict=True)

@@ -1,0 +1,1 @@
+from pipelines.sources.memory import *

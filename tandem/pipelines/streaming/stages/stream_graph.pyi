@@ -1,0 +1,1 @@
+from pipelines.streaming.stages.stream_graph import *

@@ -1,0 +1,1 @@
+from pipelines.streaming.state.job_spec import *
