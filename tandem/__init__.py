@@ -59,6 +59,14 @@ class _SameModule(Loader):
         return loader.get_code(self.name) if isinstance(loader, InspectLoader) else None
 
 
+class _MovedModule(_SameModule):
+    """One by the name that it had before: says so when it is imported, not when it is looked for."""
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        print(f"tandem: {spec.name} is {self.name} now; change it in your feature repository", file=sys.stderr)
+        return super().create_module(spec)
+
+
 class _Finder(MetaPathFinder):
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name in OWN:
@@ -66,8 +74,7 @@ class _Finder(MetaPathFinder):
         if name == "pyarrow":
             return _then(PathFinder.find_spec(name), _forbid_pickled_types)
         if name in _MOVED:
-            print(f"tandem: {name} is {_MOVED[name]} now; change it in your feature repository", file=sys.stderr)
-            return ModuleSpec(name, _SameModule(_MOVED[name]))
+            return ModuleSpec(name, _MovedModule(_MOVED[name]))
         head, _, rest = name.partition(".")
         if head == "tandem" and rest.partition(".")[0] in _PARTS:
             found = find_spec(rest)

@@ -35,13 +35,22 @@ def test_somebodys_modules_of_our_names_are_not_ours(tmp_path):
     assert done.stdout == "ours\n", done.stderr
 
 
-def test_a_name_of_before_works_and_says_the_one_of_now(tmp_path):
-    done = run(
-        "from pipelines.config import load_settings; import pipelines.project.config as c; print(load_settings is c.load_settings)",
-        tmp_path,
-    )
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ("pipelines.config", "pipelines.project.config"),
+        ("pipelines.event_files", "pipelines.sources.event_files"),
+        ("pipelines.offline_store", "serving.offline_store"),
+        ("pipelines.repo", "pipelines.project.repository"),
+        ("pipelines.training.job", "pipelines.training.training_job"),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "tandem."])
+def test_a_name_of_before_works_and_says_the_one_of_now(tmp_path, before, now, prefix):
+    done = run(f"import {prefix}{before} as before, {now} as now; print(before is now)", tmp_path)
     assert done.stdout == "True\n"
-    assert done.stderr == "tandem: pipelines.config is pipelines.project.config now; change it in your feature repository\n"
+    said = [line for line in done.stderr.splitlines() if line.startswith("tandem: ")]
+    assert said == [f"tandem: {before} is {now} now; change it in your feature repository"]
 
 
 def test_an_unknown_module_is_an_import_error(tmp_path):
