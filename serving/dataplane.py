@@ -14,6 +14,7 @@ from serving.clock import ReplayClock
 from serving.context import NOBODYS, RequestContext
 from serving.features import STATUSES, OnlineFeatures, ViewRows
 from serving.metrics import Metrics
+from serving.model_files import unverified
 from serving.models import LoadedModel, ModelSpec
 from serving.object_store.following import serve_from
 from serving.online_answer import online_json
@@ -132,6 +133,8 @@ class Dataplane:
             logs.append(f"{self.features.problem}; what was read of it last is served")
         if under_way(self.settings.graphs) is not None:
             logs.append("an apply is under way, or was ended before it was done: registry and online store may differ until 'tandem apply'")
+        running = [(name, model) for name, state in states for model in state.loaded.values()]
+        logs += [f"model {name!r} version {m.spec.version}: {trust}" for name, m in running if (trust := unverified(m.spec.raw))]
         return logs + [f"model {name!r}: {state.warning}" for name, state in states if state.warning and not state.reason]
 
     def _challenger(self, model: str) -> LoadedModel | None:

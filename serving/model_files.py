@@ -18,9 +18,11 @@ from typing import Any
 from serving.errors import ModelError
 from transforms.errors import ConfigError
 
-__all__ = ["FILES", "PUBLIC_KEY", "SIGNATURE", "SIGNING_KEY", "check_model_files", "hash_files", "sign"]
+__all__ = ["FILES", "PUBLIC_KEY", "SIGNATURE", "SIGNING_KEY", "check_model_files", "hash_files", "sign", "unverified"]
 
 FILES = "files"
+_SINCE = "2026-11-29"
+"""Every push since this day (of UTC) has written hashes."""
 SPEC, SIGNATURE = "tandem.json", "tandem.json.sig"
 SIGNING_KEY, PUBLIC_KEY = "TANDEM_MODEL_SIGNING_KEY_FILE", "TANDEM_MODEL_PUBLIC_KEY_FILE"
 
@@ -43,11 +45,12 @@ def hash_files(folder: Path) -> dict[str, str]:
 def check_model_files(folder: Path, raw: Mapping[str, Any], what: str) -> None:
     """Raise ModelError, which begins with ``what``, unless the files are those that were pushed, and signed where that is asked for.
 
-    ``raw`` is ``tandem.json``. A version that was pushed before there were hashes has none: it passes, unless a signature is asked for.
+    ``raw`` is ``tandem.json``. A version that was pushed before there were hashes has none (:func:`unverified`): it passes, unless a
+    signature is asked for.
     """
     _check_signature(folder, raw, what)
     listed = raw.get(FILES)
-    if listed is None and not os.environ.get(PUBLIC_KEY):
+    if unverified(raw) and not os.environ.get(PUBLIC_KEY):
         return
     if not isinstance(listed, Mapping):
         raise ModelError(
@@ -63,6 +66,15 @@ def check_model_files(folder: Path, raw: Mapping[str, Any], what: str) -> None:
                 "is missing" if name not in found else "was not pushed with it" if name not in listed else "is not the file that was pushed"
             )
             raise ModelError(f"{what}: {name} {how} (SHA-256, {SPEC}); push it again")
+
+
+def unverified(raw: Mapping[str, Any]) -> str:
+    """What to know of a version whose ``tandem.json`` was written before there were hashes; empty where its files can be, and are, checked.
+
+    One that says of itself that it is younger has lost them: it is not excused."""
+    if raw.get(FILES) is not None or str(raw.get("created", "")) >= _SINCE:
+        return ""
+    return f"its files are not checked, as its {SPEC} has no hashes of them (it was pushed before there were any); push it again"
 
 
 def sign(folder: Path) -> None:

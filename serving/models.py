@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,13 +18,15 @@ import orjson
 import pyarrow as pa
 
 from serving.errors import ModelError
-from serving.model_files import check_model_files
+from serving.model_files import check_model_files, unverified
 from serving.model_inputs import INPUT_DTYPES, Columns, encoded
 from serving.projections import FeatureSet, Projection
 from serving.protocol import RequestField
 from serving.shared_calls import SharedCalls
 
 __all__ = ["INPUT_DTYPES", "MODEL_FILES", "SPEC_FILE", "LoadedModel", "ModelSpec", "Runner", "load_model", "to_model_inputs"]
+
+log = logging.getLogger("tandem.serving")
 
 SPEC_FILE = "tandem.json"
 MODEL_FILES = ("saved_model.pb", "model.onnx")
@@ -207,6 +210,8 @@ def load_model(path: Path, spec: ModelSpec) -> LoadedModel:
     """
     what = f"model {spec.name!r} version {spec.version}"
     check_model_files(path, spec.raw, what)
+    if trust := unverified(spec.raw):
+        log.warning("%s: %s", what, trust)
     model = LoadedModel(spec, path, _runner(path, spec, what))
     try:
         for n in (1, 2):

@@ -13,6 +13,7 @@ from pipelines.project.repository import Repo, load_repo
 from pipelines.training.definition import Threshold
 from pipelines.training.train_job import model_spec
 from pipelines.training.user_code import load_function
+from serving.model_files import FILES, hash_files
 from tests.integration import training_repo
 
 FEATURES = """
@@ -90,6 +91,6 @@ def push(repo: Repo, version: int, quality: str, made: Any, **changes: Any) -> P
     net = Net()
     signature = {n: tf.TensorSpec([None, 1], tf.as_dtype(t), name=n) for n, t in spec["inputs"]}
     tf.saved_model.save(net, str(work), signatures=net.serve.get_concrete_function(**signature))
-    (work / "tandem.json").write_text(json.dumps(spec))
+    (work / "tandem.json").write_text(json.dumps({FILES: hash_files(work), **spec}))
     shutil.rmtree(folder / str(version), ignore_errors=True)
     return work.rename(folder / str(version))

@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from serving.model_files import FILES, hash_files
+
 NOW = datetime(2013, 7, 1, 12, 0, tzinfo=UTC)
 NOW_US = int(NOW.timestamp()) * 1_000_000
 PRINT = {"origin_traffic": "a" * 64, "aircraft": "b" * 64}
@@ -163,7 +165,7 @@ def push(root: Path, tmp: Path, version: int, **changes: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     made = folder / f".{version}.tmp"
     shutil.copytree(saved_model(tmp), made)
-    (made / "tandem.json").write_text(json.dumps(spec(version, **changes)))
+    (made / "tandem.json").write_text(json.dumps({FILES: hash_files(made), **spec(version, **changes)}))
     return made.rename(folder / str(version))
 
 

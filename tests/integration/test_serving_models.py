@@ -68,6 +68,21 @@ def test_removing_the_newest_version_goes_back_to_the_one_before(client: TestCli
     assert served(client) == 1
 
 
+def test_a_version_whose_files_nobody_can_check_is_said_in_readiness(client: TestClient, world: Path) -> None:
+    assert "warnings" not in client.get("/v2/health/ready").json()
+    push(world, world, 2, files=None)
+    plane_of(client).poll()
+    ready = client.get("/v2/health/ready")
+    assert served(client) == 2 and ready.status_code == 200
+    (line,) = ready.json()["warnings"]
+    assert line.startswith("model 'delay' version 2: its files are not checked") and str(world) not in line
+    push(world, world, 3, files=None, created="2027-01-01T00:00:00Z")
+    plane_of(client).poll()
+    assert served(client) == 2
+    status = client.get("/v1/models/delay/versions/3").json()["model_version_status"][0]
+    assert "nothing says whether they were changed" in status["status"]["error_message"]
+
+
 def damage(path: Path, how: str) -> None:
     text = (path / "tandem.json").read_text()
     changes = {
@@ -109,7 +124,7 @@ HOW = [
 
 def test_a_damaged_version_never_disturbs_the_running_one_and_can_be_mended(client: TestClient, world: Path) -> None:
     for how in HOW:
-        path = push(world, world, 2)
+        path = push(world, world, 2, files=None)  # of before there were hashes: what else tells that it is damaged?
         damage(path, how)
         plane_of(client).poll()
         plane_of(client).poll()
@@ -129,7 +144,7 @@ def test_a_damaged_version_never_disturbs_the_running_one_and_can_be_mended(clie
 
 def test_a_server_with_only_a_damaged_model_starts_and_says_why(tmp_path: Path) -> None:
     make_repo(tmp_path)
-    damage(push(tmp_path, tmp_path, 2), "graph cut off")
+    damage(push(tmp_path, tmp_path, 2, files=None), "graph cut off")
     with TestClient(create_app(settings(tmp_path))) as client:
         ready = client.get("/v2/health/ready")
         assert ready.status_code == 503

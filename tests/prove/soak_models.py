@@ -14,6 +14,7 @@ from pipelines.project.repository import Repo, load_repo
 from pipelines.registry.register import register
 from pipelines.training.train_job import model_spec
 from pipelines.training.user_code import load_function
+from serving.model_files import FILES, hash_files
 
 BEGIN = datetime(2013, 1, 8, tzinfo=UTC)
 
@@ -37,7 +38,7 @@ def push(repo: Repo, version: int, made: Any) -> None:
     net = Net()
     signature = {n: tf.TensorSpec([None, 1], tf.as_dtype(t), name=n) for n, t in spec["inputs"]}
     tf.saved_model.save(net, str(work), signatures=net.serve.get_concrete_function(**signature))
-    (work / "tandem.json").write_text(json.dumps(spec))
+    (work / "tandem.json").write_text(json.dumps({FILES: hash_files(work), **spec}))
     shutil.rmtree(folder / str(version), ignore_errors=True)
     register(repo, model.name, work.rename(folder / str(version)))
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from serving.errors import ModelError
-from serving.model_files import FILES, PUBLIC_KEY, SIGNATURE, SIGNING_KEY, check_model_files, hash_files, sign
+from serving.model_files import FILES, PUBLIC_KEY, SIGNATURE, SIGNING_KEY, check_model_files, hash_files, sign, unverified
 from serving.models import ModelSpec, load_model
 from transforms.errors import ConfigError
 
@@ -82,12 +82,30 @@ def test_changed_files_are_refused_before_they_are_loaded(version: Path, how: st
     assert str(version.parent) not in str(error.value), "what a client may read names no place of the server"
 
 
-def test_what_was_pushed_passes_and_what_has_no_hashes_too(version: Path) -> None:
+@pytest.mark.parametrize("created", [None, "2013-07-01T00:00:00Z", "2026-11-28T23:59:59+00:00"])
+def test_what_was_pushed_before_there_were_hashes_passes_and_is_said(version: Path, created: str | None, caplog: Any) -> None:
+    """It passed without a word."""
     with pytest.raises(ModelError, match="cannot be loaded"):  # it went on to TensorFlow
         load(version)
-    (version / "tandem.json").write_text(json.dumps(HEAD))
+    assert caplog.messages == [] and unverified(json.loads((version / "tandem.json").read_text())) == ""
+    head = HEAD if created is None else {**HEAD, "created": created}
+    (version / "tandem.json").write_text(json.dumps(head))
     swap(version)
-    check_model_files(version, HEAD, "model")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load(version)
+    assert len(caplog.messages) == 1 and caplog.messages[0].startswith("model 'delay' version 1: its files are not checked")
+    assert "push it again" in unverified(head) and "\n" not in unverified(head)
+
+
+@pytest.mark.parametrize("created", ["2026-11-29T00:00:00+00:00", "2027-01-01T00:00:00+00:00", "x"])
+@pytest.mark.parametrize("files", [{}, {FILES: None}])
+def test_a_version_that_lost_its_hashes_is_refused(version: Path, created: str, files: dict[str, Any]) -> None:
+    """Every push writes them: without them somebody took them out."""
+    (version / "tandem.json").write_text(json.dumps({**HEAD, "created": created, **files}))
+    with pytest.raises(
+        ModelError, match=r"its tandem.json names the hashes of no files \(files\), so nothing says whether they were changed"
+    ):
+        load(version)
 
 
 def key_pair(folder: Path, name: str) -> tuple[Path, Path]:
