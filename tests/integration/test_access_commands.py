@@ -75,7 +75,11 @@ class World:
 
     def state(self) -> dict[str, str]:
         """Every file of the data folder but the audit log, by its hash; locks are empty files that anybody may make."""
-        found = (p for p in self.data.rglob("*") if p.is_file() and p.stat().st_size and layout.audit(self.data) not in p.parents)
+        found = (
+            p
+            for p in self.data.rglob("*")
+            if p.is_file() and p.stat().st_size and layout.audit(self.data) not in p.parents and p.name != ".audit"
+        )
         return {p.relative_to(self.data).as_posix(): _hash(p) for p in found if not p.name.endswith(("-wal", "-shm"))}
 
     def entries(self) -> list[dict[str, Any]]:
@@ -107,6 +111,7 @@ def models(versions: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     for version in (1, 2, 3):
         change(folder, "register", lambda before: (before.champion or 1, before.challenger), datetime.now(UTC), version=version)
     shutil.rmtree(layout.audit(data), ignore_errors=True)
+    (data / ".audit").unlink(missing_ok=True)  # which would miss it
 
 
 @pytest.fixture
