@@ -25,8 +25,9 @@ __all__ = ["Answers", "Call", "Calls", "Link", "OneServer", "Replicas", "exchang
 Call = bytes | Sequence[bytes | memoryview]
 """A command in Redis' protocol, whole or in parts."""
 Answers = list[Any]
-_AT_ONCE = 65_536
-"""Bytes of small calls that are sent together."""
+_AT_ONCE = 131_072
+"""Bytes of calls that are sent together: one call of the kernel for some calls of a script, and Redis begins with the first ones while the
+next are made."""
 _ANSWERS = {int, bytes, list, type(None)}
 
 
@@ -192,7 +193,7 @@ def exchanged(client: Any, calls: Any, replicas: Replicas | None = None) -> Answ
 
 
 def send(connection: Any, calls: Any) -> int:
-    """Send calls, small ones together; how many there were."""
+    """Send calls, some of them together; how many there were."""
     waiting: list[bytes | memoryview] = []
     size = count = 0
     for call in calls:
@@ -201,7 +202,7 @@ def send(connection: Any, calls: Any) -> int:
         waiting += parts
         size += sum(map(len, parts))
         if size >= _AT_ONCE:
-            connection.send_packed_command(waiting if len(waiting) < 8 else [b"".join(waiting)])
+            connection.send_packed_command([b"".join(waiting)])
             waiting, size = [], 0
     if waiting:
         connection.send_packed_command([b"".join(waiting)])

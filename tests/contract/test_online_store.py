@@ -112,6 +112,21 @@ def test_redis_that_forgot_the_script_is_told_again() -> None:
         assert bench.write(*((f"A{i}", T, 1, 2.0) for i in range(1100))).written == 1100
 
 
+def test_redis_an_order_of_an_older_version_or_without_its_row() -> None:
+    with redis_server() as server:
+        bench = Bench.open({"type": REDIS, "connection_string": server.connection_string}, view())
+        bench.write(("EWR", T, 5, 1.0))
+        client, name = server.client, view().name
+        (key,) = client.scan_iter(b"*EWR*")
+        us, revision, fingerprint, stamp = client.hget(key, f"_tandem:{name}").split(b" ")
+        assert (int(revision), stamp) == (5, b"0")
+        client.hset(key, f"_tandem:{name}", b"%b %b %b" % (us, revision, fingerprint))  # before there were stamps
+        assert [bench.write(("EWR", T, n, 2.0)).written for n in (4, 5, 6)] == [0, 0, 1]
+        client.hdel(key, f"_ts:{name}")  # stock Feast deleted the row, whose fields it knows
+        assert [bench.write(("EWR", T, n, 3.0)).written for n in (1, 1)] == [1, 0]
+        assert bench.x() == 3.0
+
+
 def test_redis_that_is_full_or_a_replica_is_called_that() -> None:
     with redis_server() as server:
         bench = Bench.open({"type": REDIS, "connection_string": server.connection_string}, view())
