@@ -69,9 +69,13 @@ class FeastStore:
         self.online = checked_online(get_online_store_from_config(self.config.online_store))
         self.views = {n: FeatureView.from_proto(Proto.FromString(data)) for n, data in views.items()}
 
-    def write(self, group: str, rows: pa.RecordBatch) -> WriteResult:
+    def write(self, group: str, rows: pa.RecordBatch | pa.Table) -> WriteResult:
         """The one ordered write."""
         return self.online.write_rows(self.config, self.views[group], rows)
+
+    def decisive(self, group: str, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """Those of the rows that the store has to decide about: no row of the same key that replaces them follows."""
+        return self.online.decisive(self.config, self.views[group], rows)
 
     def latest_us(self) -> int:
         """The latest event time (microseconds) of a row that would not be refused now for lying in the future."""

@@ -270,6 +270,16 @@ class OrderedOnlineStore(OnlineStore):
         written = self.write_winners(config, table, made)
         return WriteResult(written, n - refused - written, refused)
 
+    def decisive(self, config: RepoConfig, table: FeatureView, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """Of rows as :meth:`write_rows` takes them those that it would look at: of rows in the order of keys and times the last one of
+        each key. Whoever holds rows back need hold no others. Raises DataError."""
+        columns = columns_of(table, rows)
+        times = times_of(table, columns)
+        if not len(times) or int(times.max()) > self.latest_us(config):  # one that is refused replaces nothing
+            return rows
+        places = ends_of_runs([as_array(columns[c.name]) for c in table.entity_columns], times)
+        return rows if len(places) == len(times) else rows.take(pa.array(places))
+
     def _packs(self, config: RepoConfig) -> bool:
         return self.keeps_packed and config.online_store.packed
 

@@ -85,7 +85,10 @@ class _Count:
     def teardown(self) -> None:
         """Nothing."""
 
-    def process(self, output: Any) -> None:
+    def settle(self) -> None:
+        """Nothing waits."""
+
+    def process(self, output: Any, more: bool) -> None:
         """Count the rows."""
         self.rows += sum(batch.num_rows for batch in output.rows.values())
         if output.checkpoint:
@@ -97,7 +100,7 @@ def life(world: World, broker: MadeBroker) -> tuple[float, int, int, int]:
     world.control.begin()
     begun, read, sink = time.perf_counter(), broker.read, _Count(world)
     spec = world.spec()
-    step = OneStep(spec, sink)  # type: ignore[arg-type]
+    step = OneStep(spec, sink)
     step.setup()
     step.process((0, now_ms()), Cell(), Cell(), Bag(), Bag())
     seconds = time.perf_counter() - begun

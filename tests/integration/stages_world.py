@@ -70,7 +70,10 @@ class Collect(beam.DoFn):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def process(self, output: FoldOutput) -> None:
+    def settle(self) -> None:
+        """Nothing waits."""
+
+    def process(self, output: FoldOutput, more: bool = False) -> None:
         """One output, one file."""
         (self.folder / "outputs").mkdir(exist_ok=True)
         n = len(list((self.folder / "outputs").iterdir()))

@@ -77,6 +77,36 @@ def test_what_a_stream_is_behind_is_folded_in_large_portions(tmp_path: Path, mon
     assert sum(o.counts.get("folded/accounts", 0) for o in outputs[-1:]) > 950
 
 
+def test_rows_wait_while_a_stream_is_behind_and_not_beyond_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said to be followed by more is followed by a settlement before the step keeps how far it is."""
+    world = world_of(tmp_path, poll_records=20)
+    monkeypatch.setattr(one_step, "MOST_RECORDS", 300)
+    for partition, record in some(1000, 5):
+        world.send([record], partition)
+    seen: list[str] = []
+
+    class Sink(Collect):
+        def process(self, output: FoldOutput, more: bool = False) -> None:
+            seen.append("more" if more else "last")
+            super().process(output)
+
+        def settle(self) -> None:
+            seen.append("settled")
+
+    class Positions(Cell):
+        def write(self, value: Any) -> None:
+            seen.append("kept")
+            super().write(value)
+
+    world.control.begin()
+    step = OneStep(world.spec(), Sink(world.folder))
+    step.setup()
+    step.process((0, now_ms()), Positions(), Cell(), Bag(), Bag())
+    step.teardown()
+    assert seen[:3] == ["more"] * 3 and seen[-2:] == ["settled", "kept"], seen
+    assert "settled" in seen[3:], "once it is no longer behind"
+
+
 def test_a_step_that_is_repeated_folds_nothing_twice(tmp_path: Path) -> None:
     world, again = world_of(tmp_path / "one"), world_of(tmp_path / "two")
     for partition, record in some(300, 4):
@@ -147,7 +177,7 @@ def test_a_hundred_partitions_are_asked_for_once_a_round(tmp_path: Path, monkeyp
     cells = Cell(), Bag(), Bag()
     for n in range(5):
         world.send([payment(n, T0)], 70)
-        assert step._round(at, [], *cells)
+        assert step._round(at, [], *cells) == (True, False)
     step.teardown()
     assert (asked["ends"], asked["poll"]) == (1 + 5, 5), "the first is for finding partitions"
 
@@ -198,14 +228,14 @@ def on_the_clock(folder: Path, monkeypatch: pytest.MonkeyPatch, tick_ms: int) ->
     class Sink:
         def setup(self) -> None: ...
 
-        def process(self, output: FoldOutput) -> None:
+        def process(self, output: FoldOutput, more: bool) -> None:
             outputs.append((clock.ms, output))
 
-        teardown = setup
+        teardown = settle = setup
 
     monkeypatch.setattr(one_step, "time", clock)
     monkeypatch.setattr(one_step, "now_ms", lambda: clock.ms)
-    step = OneStep(replace(world.spec(), until=None, one_tick=False), Sink())  # type: ignore[arg-type]
+    step = OneStep(replace(world.spec(), until=None, one_tick=False), Sink())
     step.setup()
     step.gate = TickGate()
     monkeypatch.setattr(step.fold, "take", clock.charged(FOLD_MS, step.fold.take))

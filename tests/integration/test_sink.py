@@ -10,6 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.batch.steps import TransformFile, write_parquet
+from pipelines.streaming.stages import held_rows
 from pipelines.streaming.stages import sink as deliver_module
 from pipelines.streaming.stages.coders import FoldOutput, as_late, with_offsets
 from pipelines.streaming.stages.sink import StopRequested, StreamSink, stamped
 from pipelines.streaming.state import checkpoint_records
+from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.row_log import RowLog, newest, read_late, read_rows
 from tests.integration.sink_world import GROUPS, HOP, SOURCE, T0, ZONE, World, events, make_world, rows
 from tests.redis_server import redis_server
@@ -107,6 +110,72 @@ def test_rows_come_to_the_store_and_the_log_and_then_the_checkpoint(world: World
     assert pc.unique(table.column("created_timestamp").cast(pa.int64())).to_pylist() == [77]
     assert said(world) == ""
     assert world.control.failure() is None
+
+
+def test_rows_that_more_follow_wait_and_the_last_of_each_key_is_written_once(world: World) -> None:
+    deliver = world.deliver()
+    for step in range(STEPS - 1):
+        deliver.deliver(replace(output(step), checkpoint={}), more=True)
+    counts = deliver._counts[0]
+    assert counts.written == 0 and world.control.load_checkpoints() == {}
+    assert all(row["at"] is None or not row["at"] for row in world.online(ZONE, [{"zone": "z0"}]))
+    deliver.deliver(replace(output(STEPS - 1), checkpoint={}), more=True)
+    deliver.settle()
+    check(world)
+    keys = sum(len({tuple(row[k] for k in g.entity.keys) for row in expected()[n].to_pylist()}) for n, g in GROUPS.items())
+    assert counts.written == keys, "each key once"
+    assert counts.written + counts.stale == sum(counts.rows.values())
+    deliver.settle()
+    assert counts.written == keys, "nothing is left"
+    deliver.close()
+
+
+def test_a_checkpoint_vouches_for_no_row_that_waits(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    deliver = world.deliver()
+    for step in range(STEPS - 1):
+        deliver.deliver(replace(output(step), checkpoint={}), more=True)
+    at_the_time: list[bool] = []
+    save = JobState.save_checkpoint
+
+    def saved(self: JobState, *args: Any) -> None:
+        check(world)
+        at_the_time.append(True)
+        save(self, *args)
+
+    monkeypatch.setattr(JobState, "save_checkpoint", saved)
+    deliver.deliver(output(STEPS - 1), more=True)
+    assert at_the_time == [True]
+    deliver.close()
+
+
+def test_rows_that_wait_are_a_bounded_number(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held_rows, "MOST_ROWS", 40)
+    deliver = world.deliver()
+    for step in range(STEPS):
+        deliver.deliver(replace(output(step), checkpoint={}), more=True)
+        assert sum(rows.num_rows for some in deliver._held._held[0].values() for rows in some) < 40  # type: ignore[union-attr]
+    deliver.settle()
+    check(world)
+    deliver.close()
+
+
+def test_rows_ahead_of_a_clock_that_was_set_back_shadow_none_while_they_wait(world: World) -> None:
+    """A row that the store refuses replaces none of its key: the one before it is written."""
+    deliver = world.deliver()
+    assert deliver.store is not None
+    horizon = T0 + STEPS // 2 * HOP + 60_000_000
+    deliver.store.online.clock = lambda: horizon - 60_000_000  # rows up to a minute ahead are taken
+    for step in range(STEPS):
+        deliver.deliver(replace(output(step), checkpoint={}), more=True)
+    deliver.settle()
+    last: dict[str, int] = {}
+    for row in expected()["zone_fares"].to_pylist():
+        at = int(pa.scalar(row["event_timestamp"], pa.timestamp("us", "UTC")).value)
+        if at <= horizon:
+            last[row["zone"]] = at
+    assert [f["at"] for f in world.online(ZONE, [{"zone": z} for z in last])] == list(last.values())
+    assert deliver._counts[0].refused > 0
+    deliver.close()
 
 
 def test_late_events_and_outputs_without_rows_or_checkpoint(world: World) -> None:

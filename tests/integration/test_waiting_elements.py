@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from pipelines.project.config import StreamSettings
+from pipelines.sources.broker import BrokerAway
 from pipelines.sources.memory import MemoryBroker
 from pipelines.streaming.stages import fold
-from pipelines.streaming.stages.coders import Element, FoldOutput, decode
+from pipelines.streaming.stages.coders import Element, FoldOutput, decode, encode
 from pipelines.streaming.stages.fold import FoldShard
 from pipelines.streaming.stages.poll import Partitions, Poll
 from tests.integration.stages_world import HOUR, T0, Collect, World, payment, payments
@@ -53,6 +54,11 @@ def polled(world: World) -> list[tuple[int, bytes]]:
     return [item for n in range(max(map(len, turns))) for turn in turns for item in (turn[n] if n < len(turn) else [])]
 
 
+def unpromised(items: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+    """The same of partitions that are not behind: nobody knows whether more follows."""
+    return [(number, encode(replace(decode(data), more=False))) for number, data in items]
+
+
 class Worker:
     """A fold, and the state of its shards as an engine keeps it."""
 
@@ -80,7 +86,7 @@ def expected(world: World) -> list[dict[str, Any]]:
 def test_short_polls_make_few_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fold, "CHECKPOINT_SECONDS", 1e9)
     world = world_of(tmp_path, 5)
-    items, worker, collect = polled(world), Worker(world), Collect(tmp_path)
+    items, worker, collect = unpromised(polled(world)), Worker(world), Collect(tmp_path)
     assert len(items) >= 2 * COUNT // 2 // 5 * SHARDS
     outputs = [output for item in items for output in worker.take(item)]
     for output in outputs:
@@ -88,6 +94,51 @@ def test_short_polls_make_few_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     boundaries = COUNT * STEP // (5 * HOUR // 60)
     assert len(outputs) <= SHARDS * (boundaries + 6), "a fold for each boundary; one for each partition's first poll, and its last"
     assert plain(world.rows()) == expected(world)
+
+
+@pytest.mark.parametrize("most", [COUNT, COUNT // 10])
+def test_what_is_far_behind_is_folded_when_the_last_of_it_came(tmp_path: Path, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fold, "CHECKPOINT_SECONDS", 1e9)
+    monkeypatch.setattr(fold, "BEHIND_SECONDS", 1e9)
+    monkeypatch.setattr(fold, "MOST_WAITING", most)
+    world = world_of(tmp_path, 5)
+    items, worker, collect = polled(world), Worker(world), Collect(tmp_path)
+    outputs = [output for item in items for output in worker.take(item)]
+    for output in outputs:
+        collect.process(output)
+    ends = 2 * SHARDS
+    assert len(outputs) <= SHARDS * (1 + COUNT // most) + ends, "the first of each shard, what is most, and the end of each partition"
+    assert plain(world.rows()) == expected(world)
+
+
+def test_a_promise_of_more_is_kept_whatever_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for the next element must not wait for a broker that went away, or for a person where the stream paused."""
+    world = world_of(tmp_path, 100)
+    world.control.begin()
+    poll = Poll(replace(world.spec(), until=None, one_tick=False))
+    poll.setup()
+    at, found, _ = poll.once("payments/0", 2, None)
+    assert [(n, e.more, e.span.next) for n, e in found] == [(n, True, 100) for n in range(SHARDS)]
+
+    def away(*args: Any) -> Any:
+        raise BrokerAway("nobody answers")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(poll.reader, "poll", away)
+        at, found, _ = poll.once("payments/0", 2, at)
+        assert [(e.more, e.span.first, e.span.next, dict(e.events)) for _, e in found] == [(False, 100, 100, {})] * SHARDS
+        at, found, _ = poll.once("payments/0", 2, at)
+        assert found == [], "once"
+    at, found, _ = poll.once("payments/0", 2, at)
+    assert at is not None and [e.more for _, e in found] == [True] * SHARDS
+    at.paused = "too many rejects"
+    at, found, _ = poll.once("payments/0", 2, at)
+    assert [(e.more, e.span.first, e.span.next) for _, e in found] == [(False, 200, 200)] * SHARDS
+    assert at is not None
+    at.paused = ""
+    at, found, _ = poll.once("payments/0", 2, at)
+    assert [(e.more, e.span.next) for _, e in found] == [(False, 300)] * SHARDS, "the end of the log"
+    poll.teardown()
 
 
 def test_what_an_engine_brought_back_is_told_to_every_shard_though_nothing_comes(tmp_path: Path) -> None:
@@ -123,6 +174,8 @@ def test_what_waits_survives_whatever_an_engine_does(tmp_path: Path, seed: int, 
     r = random.Random(seed)
     world = world_of(tmp_path, r.choice([3, 7, 20]))
     items, worker, collect = polled(world), Worker(world), Collect(tmp_path)
+    if seed % 2:
+        items = unpromised(items)
     at, kept = 0, (0, deepcopy(worker.cells))
     held = 0
     for _ in range(4000):

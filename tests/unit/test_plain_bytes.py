@@ -52,8 +52,8 @@ def test_the_streams_own_classes_and_columns_come_back() -> None:
     position = Position(1, 2, 3, counts={"a": 1})
     assert loads(dumps((batch, position))) == (batch, position)
     span = OffsetRange("s", 0, 1, 0, 0, 2, -1, 5, 5)
-    element = decode(encode(Element(span, {"g": batch}, None, True)))
-    assert element == Element(span, {"g": batch}, None, True)
+    element = decode(encode(Element(span, {"g": batch}, None, True, True)))
+    assert element == Element(span, {"g": batch}, None, True, True)
     output = FoldOutput(1, {"g": batch}, {}, {"watermark": {"s": None}, "run": "r"}, {"n": 2})
     assert FoldOutputCoder().decode(FoldOutputCoder().encode(output)) == output
 

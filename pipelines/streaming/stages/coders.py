@@ -39,12 +39,14 @@ STATE_FORMAT = 4
 @dataclass(frozen=True)
 class Element:
     """What one poll of a partition means to one shard. ``events``: group -> the shard's events with their offsets; ``late``: the too-late
-    events that this shard writes down; ``flush``: save the checkpoint now."""
+    events that this shard writes down; ``flush``: save the checkpoint now; ``more``: the partition is far behind, and another element of
+    it follows at once, whatever it brings."""
 
     span: OffsetRange
     events: dict[str, pa.RecordBatch]
     late: pa.RecordBatch | None = None
     flush: bool = False
+    more: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class FoldOutput:
 
 def encode(element: Element) -> bytes:
     """For the shuffle; :func:`decode` is the inverse."""
-    return dumps((element.span, element.events, element.late, element.flush))
+    return dumps((element.span, element.events, element.late, element.flush, element.more))
 
 
 def decode(data: bytes) -> Element:

@@ -5,7 +5,8 @@ written with every change, tells whether the shard in memory is the one that the
 in between. The instances of a job in one process share it, as an engine gives a key's work to any of them.
 
 A fold costs milliseconds whatever it folds. So an element from which nothing follows yet waits in Beam's state for those after it, up to
-:data:`CHECKPOINT_SECONDS`: polls that are short, or shards that are many, make no more folds.
+:data:`CHECKPOINT_SECONDS`: polls that are short, or shards that are many, make no more folds. Of a partition that is far behind any element
+waits for the next one, which its poll promises, up to :data:`BEHIND_SECONDS` and :data:`MOST_WAITING`.
 """
 
 from __future__ import annotations
@@ -36,9 +37,12 @@ from transforms.fold import OFFSET, Folded, OffsetRange, Shard, together
 from transforms.instants import instant
 from transforms.lateness import NEVER
 
-__all__ = ["FoldShard"]
+__all__ = ["BEHIND_SECONDS", "FoldShard"]
 
 CHECKPOINT_SECONDS = 1.0
+BEHIND_SECONDS = 2.0
+"""Between checkpoints of a stream that is behind: what one vouches for is to be in the online store, where each key's last row alone is
+written."""
 MOST_WAITING = 50_000
 """Events of a shard that wait to be folded."""
 TILES_PER_CELL = 100_000
@@ -111,23 +115,32 @@ class FoldShard(beam.DoFn):
             pending.add(data)
             self._keep(number, kept, head)
         else:
-            yield from self._take(number, kept, [element], head, tiles, pending)
+            yield from self._take(number, kept, [element], head, tiles, pending, element.more)
 
     def _waits(self, number: int, kept: Kept, element: Element) -> bool:
         """Whether an element goes on where those end that wait, and can wait with them; then it is counted among them."""
         span, where, waits = element.span, (element.span.source, element.span.partition), kept.waits
         at = kept.shard.partitions[span.source].get(span.partition)
-        if waits is None or at is None or span.first != waits.get(where, at.expected) or element.flush or element.late is not None:
+        if waits is None or span.first != waits.get(where, span.start if at is None else at.expected) or element.flush:
             return False
-        if time.monotonic() - self.memory.due.get(number, -CHECKPOINT_SECONDS) >= CHECKPOINT_SECONDS:
+        events = sum(batch.num_rows for batch in element.events.values())
+        promised = {(each.span.source, each.span.partition): each.more for each in (*(e for _, e in kept.pending), element)}
+        more = any(promised.values())  # by the last element of each partition
+        if self._due(number, more) or kept.events + events > MOST_WAITING:
             return False
-        more = sum(batch.num_rows for batch in element.events.values())
-        before: list[tuple[OffsetRange, dict[str, pa.RecordBatch]]] = [(each.span, {}) for _, each in kept.pending]
-        if kept.events + more > MOST_WAITING or kept.shard.brings_rows([*before, (span, element.events)]):
+        if not more and self._brings_something(kept, element):
             return False
         waits[where] = span.next
-        kept.events += more
+        kept.events += events
         return True
+
+    def _brings_something(self, kept: Kept, element: Element) -> bool:
+        """Whether rows or late events may follow from an element and those that wait, which somebody would miss."""
+        waiting = [each for _, each in kept.pending]
+        if element.late is not None or any(each.more for each in waiting):  # nobody looked at what was promised more
+            return True
+        before: list[tuple[OffsetRange, dict[str, pa.RecordBatch]]] = [(each.span, {}) for each in waiting]
+        return kept.shard.brings_rows([*before, (element.span, element.events)])
 
     def can_wait(self, number: int, elements: Sequence[Element]) -> bool:
         """Whether these elements bring nothing that anybody would miss until the next ones come: no rows, and nothing late."""
@@ -136,11 +149,21 @@ class FoldShard(beam.DoFn):
             return False
         return not kept.shard.brings_rows([(e.span, e.events) for e in elements])
 
-    def take(self, number: int, elements: Sequence[Element], head: Any, tiles: Any, pending: Any) -> list[FoldOutput]:
-        """Fold elements, and the pending ones that follow on them: those of several partitions at once."""
-        return self._take(number, self._load(number, head, tiles, pending), elements, head, tiles, pending)
+    def take(self, number: int, elements: Sequence[Element], head: Any, tiles: Any, pending: Any, more: bool = False) -> list[FoldOutput]:
+        """Fold elements, and the pending ones that follow on them: those of several partitions at once. ``more``: others follow at once,
+        so the checkpoint may wait for them, up to :data:`BEHIND_SECONDS`."""
+        return self._take(number, self._load(number, head, tiles, pending), elements, head, tiles, pending, more)
 
-    def _take(self, number: int, kept: Kept, elements: Sequence[Element], head: Any, tiles: Any, pending: Any) -> list[FoldOutput]:
+    def _take(
+        self,
+        number: int,
+        kept: Kept,
+        elements: Sequence[Element],
+        head: Any,
+        tiles: Any,
+        pending: Any,
+        more: bool = False,
+    ) -> list[FoldOutput]:
         shard, outputs, known = kept.shard, [], kept.pending
         as_bytes = {id(element): data for data, element in known}
         queue = [*(element for _, element in known), *elements]
@@ -163,7 +186,7 @@ class FoldShard(beam.DoFn):
                     self._count(number, {f"repeated/{element.span.source}": 1})
             queue = rest
             if ready:
-                outputs.append(self._fold(number, shard, ready, tiles))
+                outputs.append(self._fold(number, shard, ready, tiles, more))
                 # Every one pending is looked at again; those that still wait go back.
                 as_bytes |= {id(element): data for data, element in kept.pending}
                 queue += [element for _, element in kept.pending]
@@ -190,7 +213,7 @@ class FoldShard(beam.DoFn):
         head.write(encode_state((kept.token, kept.cells)))
         self.kept[number] = kept
 
-    def _fold(self, number: int, shard: Shard, elements: Sequence[Element], tiles: Any) -> FoldOutput:
+    def _fold(self, number: int, shard: Shard, elements: Sequence[Element], tiles: Any, more: bool) -> FoldOutput:
         before = {(s, n): (at.expected, at.done) for s, each in shard.partitions.items() for n, at in each.items()}
         folded: Folded = shard.fold_all([(e.span, e.events) for e in elements])
         if folded.tiles:
@@ -209,7 +232,7 @@ class FoldShard(beam.DoFn):
                     late.setdefault(span.source, []).append(as_late(self.spec.sources[span.source], some, span.partition, None))
         self._count(number, folded.counts)
         flush = any(element.flush for element in elements)
-        due = flush or time.monotonic() - self.memory.due.get(number, -CHECKPOINT_SECONDS) >= CHECKPOINT_SECONDS
+        due = flush or self._due(number, more)
         checkpoint: dict[str, Any] = {}
         if due:
             self.memory.due[number] = time.monotonic()
@@ -219,6 +242,13 @@ class FoldShard(beam.DoFn):
             checkpoint |= {"tiles": [file.to_json() for file in files], "settled": settled, **({"ends": True} if ends else {})}
         joined = {source: together(batches) for source, batches in late.items()}
         return FoldOutput(number, folded.rows, joined, checkpoint, dict(self.counts.get(number, {})) if due else {})
+
+    def _due(self, number: int, more: bool = False) -> bool:
+        """Whether a shard's checkpoint is to be saved."""
+        now = time.monotonic()
+        if more:
+            return now - self.memory.due.setdefault(number, now) >= BEHIND_SECONDS
+        return now - self.memory.due.get(number, -CHECKPOINT_SECONDS) >= CHECKPOINT_SECONDS
 
     def _checkpoint(self, number: int, shard: Shard) -> dict[str, Any]:
         """The checkpoint: holds once everything emitted before was delivered."""

@@ -17,7 +17,7 @@ from apache_beam.coders import BytesCoder
 from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec
 
 from pipelines.streaming.stages.coders import Element, decode_state, encode_state
-from pipelines.streaming.stages.fold import FoldShard
+from pipelines.streaming.stages.fold import BEHIND_SECONDS, FoldShard
 from pipelines.streaming.stages.poll import Partitions, Poll
 from pipelines.streaming.stages.position import Position
 from pipelines.streaming.stages.sink import SinkRows
@@ -54,14 +54,14 @@ class Gate(beam.DoFn):
 
 class OneStep(beam.DoFn):
     """(0, when) -> nothing. The steps are those of a job of several parts, and their state is as exact: one commit holds all of it.
-    ``sink`` takes the outputs in the place of :class:`SinkRows`."""
+    ``sink`` takes the outputs in the place of :class:`SinkRows`, with its ``settle``."""
 
     POSITIONS = ReadModifyWriteStateSpec("positions", BytesCoder())
     HEAD = ReadModifyWriteStateSpec("head", BytesCoder())
     TILES = BagStateSpec("tiles", BytesCoder())
     PENDING = BagStateSpec("pending", BytesCoder())
 
-    def __init__(self, spec: JobSpec, sink: beam.DoFn | None = None) -> None:
+    def __init__(self, spec: JobSpec, sink: Any = None) -> None:
         if spec.stream.shards != 1:
             raise ValueError(f"one step is for one shard, not {spec.stream.shards}")
         self.spec = spec
@@ -94,12 +94,14 @@ class OneStep(beam.DoFn):
         state = positions.read()
         at: dict[str, Position | None] = decode_state(state, self.poll.job_state) if state else {}
         every = self.spec.stream.tick_ms
-        until = begun + PULSE_MS - every // 2
         waiting: list[Element] = []
         while True:
             start = time.monotonic()
-            more = self._round(at, waiting, head, tiles, pending)
+            more, behind = self._round(at, waiting, head, tiles, pending)
             took = time.monotonic() - start
+            if not behind:
+                self.sink.settle()
+            until = begun + (1000 * BEHIND_SECONDS if behind else PULSE_MS - every // 2)
             if self.spec.one_tick and not more:
                 break
             rest = 0.0 if self.spec.one_tick else max(every / 1000 - took, 0.0 if more else RESTS * took)
@@ -107,16 +109,17 @@ class OneStep(beam.DoFn):
                 break
             time.sleep(rest)
         self._deliver(waiting, head, tiles, pending)
+        self.sink.settle()
         known = {key: each for key, each in at.items() if each is not None}
         if known and (kept := encode_state(known)) != state:
             positions.write(kept)
 
-    def _round(self, at: dict[str, Position | None], waiting: list[Element], head: Any, tiles: Any, pending: Any) -> bool:
+    def _round(self, at: dict[str, Position | None], waiting: list[Element], head: Any, tiles: Any, pending: Any) -> tuple[bool, bool]:
         """Poll every partition, those that are far behind several times; fold and deliver what came, unless it can wait, then it is left
-        in ``waiting``; whether anything came."""
+        in ``waiting``. (Whether anything came, whether the stream is behind.)"""
         self.partitions.look()
         todo = [(f"{name}/{n}", count) for name, count in self.partitions.known.items() for n in range(count)]
-        records, came = _records(waiting), False
+        records, came, full = _records(waiting), False, False
         while todo:
             self.poll.ends.renew()
             behind = []
@@ -130,18 +133,18 @@ class OneStep(beam.DoFn):
                 if 2 * n > self.spec.stream.poll_records:
                     behind.append((key, count))
                 if records >= MOST_RECORDS:
-                    self._deliver(waiting, head, tiles, pending)
-                    records, behind = 0, []
+                    self._deliver(waiting, head, tiles, pending, True)
+                    records, behind, full = 0, [], True
             todo = behind
         if not self.fold.can_wait(0, waiting):
-            self._deliver(waiting, head, tiles, pending)
-        return came
+            self._deliver(waiting, head, tiles, pending, full)
+        return came, full
 
-    def _deliver(self, elements: list[Element], head: Any, tiles: Any, pending: Any) -> None:
-        """Fold them and deliver what follows; none is left."""
+    def _deliver(self, elements: list[Element], head: Any, tiles: Any, pending: Any, more: bool = False) -> None:
+        """Fold them and deliver what follows; none is left. ``more``: it need not be in the online store before what follows on it is."""
         if elements:
-            for output in self.fold.take(0, elements, head, tiles, pending):
-                self.sink.process(output)
+            for output in self.fold.take(0, elements, head, tiles, pending, more):
+                self.sink.process(output, more)
             elements.clear()
 
 

@@ -116,6 +116,8 @@ class Poll(beam.DoFn):
         self.begun: dict[str, int] = {}
         self.ended: set[str] = set()
         self.told: set[str] = set()
+        self.promised: set[str] = set()
+        """Partitions whose last element said that another one follows at once."""
 
     def teardown(self) -> None:
         """Disconnect."""
@@ -161,6 +163,9 @@ class Poll(beam.DoFn):
         except TandemError as error:
             self.job_state.fail(str(error))
             raise
+        if at is not None and key in self.promised and not elements:  # nothing came: away, or paused
+            self.promised.discard(key)
+            elements += self._send(source, at.here(source, partition, partitions))
         return at, elements, again
 
     def _same_topic(self, source: EventSource) -> None:
@@ -221,7 +226,8 @@ class Poll(beam.DoFn):
             n = len(fetched.offsets)
         came, filtered = False, False
         if fetched.next_offset > at.next:
-            came = self._take(source, partition, partitions, at, fetched, out)
+            behind = 2 * n > self.spec.stream.poll_records and fetched.next_offset < (fetched.end_offset if end is None else end)
+            came = self._take(source, partition, partitions, at, fetched, out, behind and self.spec.stream.shards > 1)
             filtered = not came
         if came:
             self.idleness.records_came(key)
@@ -242,9 +248,16 @@ class Poll(beam.DoFn):
         self.reports.report(key, at, end, at_end, stopped, late_share, came_late, force)
 
     def _take(
-        self, source: EventSource, partition: int, partitions: int, at: Position, fetched: FetchResult, out: list[tuple[int, Element]]
+        self,
+        source: EventSource,
+        partition: int,
+        partitions: int,
+        at: Position,
+        fetched: FetchResult,
+        out: list[tuple[int, Element]],
+        more: bool,
     ) -> bool:
-        """Judge the records of a poll and send them on, into ``out``; whether there was one of the source.
+        """Judge the records of a poll and send them on, into ``out``; whether there was one of the source. ``more``: others follow at once.
 
         Records that are all passed over by its ``where``, or have no element to explode, move the offset, and nothing else: to event time
         and idleness they are not there.
@@ -283,7 +296,9 @@ class Poll(beam.DoFn):
         span = at.upto(source, partition, partitions, fetched.next_offset, taken, now)
         at.next, at.newest, at.leaps, at.watermark = span.next, span.newest, span.leaps, span.watermark
         late = with_offsets(taken.late, taken.late_offsets) if taken.late.num_rows else None
-        out += self._send(source, span, with_offsets(taken.events, taken.offsets), late)
+        out += self._send(source, span, with_offsets(taken.events, taken.offsets), late, more=more)
+        if more:
+            self.promised.add(key)
         return not alone
 
     def _check_begin(self, source: EventSource, partition: int, at: Position, checked: Checked) -> None:
@@ -304,6 +319,7 @@ class Poll(beam.DoFn):
         events: pa.RecordBatch | None = None,
         late: pa.RecordBatch | None = None,
         flush: bool = False,
+        more: bool = False,
     ) -> list[tuple[int, Element]]:
         """One element for every shard."""
         shards = self.spec.stream.shards
@@ -319,7 +335,7 @@ class Poll(beam.DoFn):
                 for number, own in parts[alike].items():
                     mine[number][name] = own
         writer = span.partition % shards
-        return [(n, Element(span, mine[n], late if n == writer else None, flush)) for n in range(shards)]
+        return [(n, Element(span, mine[n], late if n == writer else None, flush, more)) for n in range(shards)]
 
 
 def _by_shard(events: pa.RecordBatch, group: FeatureGroup, shards: int) -> dict[int, pa.RecordBatch]:

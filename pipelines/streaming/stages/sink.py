@@ -5,6 +5,9 @@ rows and late events are in the row log, and only then was its checkpoint saved.
 checkpoint is the one before: the same rows come again, and ordered writes make that harmless. Nothing is dropped: a store that is
 down or slow is waited for.
 
+**Behind.** Where more outputs of a shard follow at once (``more``), rows wait for those of the same keys: they are in the online store
+when a checkpoint vouches for them, at :meth:`StreamSink.settle` at the latest, which ends the bundle.
+
 **Power loss.** Every few seconds the row log and an embedded online store are forced to disk, and then the checkpoint of that moment
 (:mod:`pipelines.streaming.state.job_state`); where the data folder is a cache of an object store, that is when both go there, and a
 worker of another machine than the driver's saves no other checkpoint. How much Redis loses is its own configuration; what it lost is
@@ -25,8 +28,8 @@ import threading
 import time
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -40,6 +43,7 @@ from pipelines.feature_store.online_sink import FeastStore
 from pipelines.lake import layout, shared
 from pipelines.lake.nonfinite import nonfinite
 from pipelines.streaming.stages.coders import FoldOutput
+from pipelines.streaming.stages.held_rows import HeldRows
 from pipelines.streaming.state.job_spec import JobSpec
 from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.log_segments import seal_leftovers
@@ -148,6 +152,7 @@ class StreamSink:
             shared.have(Path(data), layout.graph(Path(data), name, fingerprint))
         self.graphs = {n: TransformGraph.load(layout.graph(Path(data), n, graphs[n]), graphs[n]) for n in groups}
         self.store = FeastStore(Path(repo_path), Path(data), groups, views) if online else None
+        self._held = HeldRows(self.store.decisive) if self.store is not None else None
         self.log = RowLog(job_state.folder)
         with suppress(StoreError):  # a full disk: they stay as they are, readable
             seal_leftovers(job_state.folder)
@@ -167,15 +172,28 @@ class StreamSink:
     def _marker(self, shard: int) -> str:
         return f"{self.job_state.folder.name}/{shard}"
 
-    def deliver(self, output: FoldOutput) -> None:
-        """Deliver all of an output, however long the store takes; see the module for what holds then.
+    def deliver(self, output: FoldOutput, more: bool = False) -> None:
+        """Deliver all of an output, however long the store takes; see the module for what holds then. ``more``: others of the shard follow
+        at once, and then :meth:`settle`.
 
         Raises StopRequested if the job is to stop while a store is away. Any other TandemError is also the job's ``failure``:
         FingerprintError (another graph was applied), GraphError, DataError.
         """
+        with self._failing(), self._alone(output.shard):
+            self._deliver(output, more)
+
+    def settle(self) -> None:
+        """Have all rows in the online store that wait for it. Raises as :meth:`deliver` does."""
+        if self._held is not None:
+            for shard in self._held.shards():
+                with self._failing(), self._alone(shard):
+                    self._settle(self._counts[shard], shard)
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """What goes wrong within is the job's failure."""
         try:
-            with self._alone(output.shard):
-                self._deliver(output)
+            yield
         except (StopRequested, Superseded):  # what a worker that was cut off has to say is nothing to the job of now
             raise
         except TandemError as error:
@@ -185,7 +203,7 @@ class StreamSink:
     def _alone(self, shard: int) -> threading.Lock:
         return self._locks.setdefault(shard, threading.Lock())
 
-    def _deliver(self, output: FoldOutput) -> None:
+    def _deliver(self, output: FoldOutput, more: bool) -> None:
         shard = output.shard
         counts = self._counts.setdefault(shard, _Counts())
         created = self.clock()
@@ -196,10 +214,14 @@ class StreamSink:
             full = stamped(rows, self.graphs[name], created)
             self._count_nonfinite(counts, name, full)
             counts.seconds_graph += time.perf_counter() - start
-            if self.store is not None:
+            if self._held is not None and (more or self._held.of(shard, name)):
+                counts.stale += self._held.add(shard, name, full)
+            elif self.store is not None:
                 self._online(counts, shard, name, full)
             self._append(counts, shard, f"rows/{name}", full)
             counts.rows[name] = counts.rows.get(name, 0) + full.num_rows
+        if self._held is not None and (output.checkpoint or not more or self._held.full(shard)):
+            self._settle(counts, shard)
         for name, events in output.late.items():
             self._append(counts, shard, f"late/{name}", events)
             counts.late[name] = counts.late.get(name, 0) + events.num_rows
@@ -253,7 +275,14 @@ class StreamSink:
                     return False
         return True
 
-    def _online(self, counts: _Counts, shard: int, name: str, rows: pa.RecordBatch) -> None:
+    def _settle(self, counts: _Counts, shard: int) -> None:
+        held = self._held
+        while held is not None and (waiting := held.first(shard)) is not None:
+            name, rows = waiting
+            self._online(counts, shard, name, rows)
+            held.done(shard, name)
+
+    def _online(self, counts: _Counts, shard: int, name: str, rows: pa.RecordBatch | pa.Table) -> None:
         store = self.store
         assert store is not None
         start, waited = time.perf_counter(), counts.seconds_waiting
@@ -405,9 +434,13 @@ class SinkRows(beam.DoFn):
             job_state.fail(str(error))
             raise
 
-    def process(self, output: FoldOutput) -> None:
-        """Deliver one output."""
-        self.sink.deliver(output)
+    def process(self, output: FoldOutput, more: bool = False) -> None:
+        """Deliver one output. ``more``: others follow in this bundle, and then :meth:`settle`."""
+        self.sink.deliver(output, more)
+
+    def settle(self) -> None:
+        """All that was given is delivered."""
+        self.sink.settle()
 
     def teardown(self) -> None:
         """Let go of it; the last one seals the log."""
