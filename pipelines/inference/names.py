@@ -50,7 +50,7 @@ def identifier(name: str) -> str:
 
 def called(steps: Sequence[Any]) -> list[str]:
     """The names on a way that call something: without places in lists, and without the types that MongoDB writes (``$date``, ``$oid``)."""
-    inner = [str(s) for s in steps if s != "[]"]
+    inner = [str(s) for s in steps if s != "[]"] or [str(steps[-1])]
     return [s for s in inner if not s.startswith("$")] or inner
 
 

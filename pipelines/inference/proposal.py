@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipelines.inference.columns import NONE, Column, describe, time_like
+from pipelines.inference.column import NONE, Column
+from pipelines.inference.columns import describe
 from pipelines.inference.envelope import Envelope
 from pipelines.inference.names import identifier, taken_from, words
 from pipelines.inference.sampling import Sample
+from pipelines.inference.times import time_like
 from transforms.errors import DataError
 
 __all__ = ["Disorder", "Proposal", "propose"]

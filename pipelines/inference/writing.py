@@ -11,7 +11,7 @@ import re
 from dataclasses import MISSING, fields
 from typing import Any
 
-from pipelines.inference.columns import Column
+from pipelines.inference.column import Column
 from pipelines.inference.names import identifier, words
 from pipelines.inference.proposal import Proposal
 from pipelines.inference.sampling import MOST_COLUMNS

@@ -1,0 +1,219 @@
+"""Whether the values of a column are times, and how they are written: epochs, ticks, days, texts in a format, moments as printed."""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import re
+from collections.abc import Callable
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+
+from pipelines.inference.column import NONE, Column
+from pipelines.inference.names import words
+from transforms.conversions import value_of
+from transforms.instants import micros_of, micros_of_text
+from transforms.json_payload import Refused
+from transforms.parsing import Epoch, IsoTime
+
+__all__ = ["epoch", "epoch_text", "moments", "text_times", "time_like", "times"]
+
+_UNITS = (("s", 1_000_000), ("ms", 1_000), ("us", 1))
+_DAY = 86_400
+_OF_DAY = (1_000_000, 1_000_000_000)
+"""Microseconds and nanoseconds; milliseconds of a day are as large as seconds of a year."""
+_FIRST, _LAST = 631_152_000, 4_102_444_800  # 1990 and 2100, in seconds
+_TICKS = 628_929_792_000_000_000, 662_380_416_000_000_000
+"""1994 and 2100 in ticks of .NET: as nanoseconds since 1970 these are of December 1989 to 1990, of which few data are."""
+_TIME = {
+    "time",
+    "timestamp",
+    "ts",
+    "at",
+    "date",
+    "datetime",
+    "when",
+    "epoch",
+    "created",
+    "occurred",
+    "day",
+    "dt",
+    "stamp",
+    "zeit",
+    "moment",
+}
+_FORMATS = (
+    (r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d$", "%Y-%m-%d %H:%M:%S"), (r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d$", "%Y-%m-%dT%H:%M:%S"),
+    (r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{1,6}$", "%Y-%m-%d %H:%M:%S.%f"),
+    (r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{1,6}$", "%Y-%m-%dT%H:%M:%S.%f"),
+    (r"^\d{4}-\d\d-\d\d \d\d:\d\d$", "%Y-%m-%d %H:%M"), (r"^\d{4}-\d\d-\d\dT\d\d:\d\d$", "%Y-%m-%dT%H:%M"),
+    (r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ?[+-]\d\d:?\d\d$", "%Y-%m-%d %H:%M:%S%z"),
+    (r"^\d\d\.\d\d\.\d{4} \d\d:\d\d:\d\d$", "%d.%m.%Y %H:%M:%S"), (r"^\d\d\.\d\d\.\d{4} \d\d:\d\d$", "%d.%m.%Y %H:%M"),
+    (r"^\d\d/\d\d/\d{4} \d\d:\d\d:\d\d$", "%d/%m/%Y %H:%M:%S"), (r"^\d\d/\d\d/\d{4} \d\d:\d\d$", "%d/%m/%Y %H:%M"),
+    (r"^\d\d/\d\d/\d{4} \d\d:\d\d:\d\d$", "%m/%d/%Y %H:%M:%S"), (r"^\d\d/\d\d/\d{4} \d\d:\d\d$", "%m/%d/%Y %H:%M"),
+    (r"^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d$", "%Y/%m/%d %H:%M:%S"), (r"^\d\d\.\d\d\.\d{4}$", "%d.%m.%Y"), (r"^\d\d/\d\d/\d{4}$", "%d/%m/%Y"),
+)  # fmt: skip
+_DAYS = r"^(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])$"
+_ISO = r"^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d)?([.,]\d+)?( ?(Z|z|UTC|GMT|[+-]\d\d(:?\d\d)?))?$"
+
+
+def text_times(column: Column, values: list[Any], all_match: Callable[[str], bool], text: bool, zone: str | None) -> bool:
+    """Whether texts are times; then the column is. ``all_match`` says whether all are of a pattern, ``text`` whether their format has
+    nothing but text."""
+    name = column.called
+    if all_match(r"^\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:?\d\d)$"):
+        us = [None if v is None else micros_of_text(v) for v in values]
+        if all(u is not None or v is None for u, v in zip(us, values, strict=True)):
+            column.dtype = "timestamp"
+            moments(column, us)
+            return True
+    version = any(w.endswith("version") for w in words(name))
+    if not version and all_match(r"^\d{4}-\d\d-\d\d$"):
+        column.dtype, column.parse = "timestamp", "Date()"
+        moments(column, [None if v is None else micros_of(dt.datetime.fromisoformat(v).replace(tzinfo=dt.UTC)) for v in values])
+        return True
+    for pattern, form in _FORMATS:
+        if all_match(pattern) and _formatted(column, values, form, zone):
+            return True
+    if all_match(_ISO) and _printed(column, values, zone):
+        return True
+    if all_match(r"^/Date\(-?\d{1,15}([+-]\d{4})?\)/$"):
+        column.dtype, column.parse = "timestamp", 'Epoch("ms", text=True)'
+        moments(column, [None if v is None else value_of(v, Epoch("ms", text=True), "timestamp") for v in values])
+        return True
+    return not text and time_like(name) and all_match(_DAYS) and _formatted(column, values, "%Y%m%d", zone)
+
+
+def time_like(name: str) -> bool:
+    """Whether a name is one that times have."""
+    found = words(name)
+    return bool(set(found) & _TIME) or any(w.endswith(("time", "zeit", "date", "datum", "stamp")) for w in found)
+
+
+def epoch(column: Column, values: list[Any]) -> None:
+    """Integers of a time, by their size and name."""
+    name = column.called
+    timed = time_like(name) or "$date" in column.steps or (name.startswith("column_") and _rising(values))
+    if not timed or not isinstance(column.low, (int, float)):
+        return
+    if {"date", "day", "dt"} & set(words(name)) and column.low * _DAY >= _FIRST and column.high * _DAY <= _LAST and column.dtype == "int64":
+        column.dtype, column.domain, column.parse = "timestamp", None, "Date()"
+        column.notes.append("QUESTION: days since 1970?")
+        moments(column, [None if v is None else int(v) * _DAY * 1_000_000 for v in values])
+        return
+    if column.dtype == "int64" and _TICKS[0] <= column.low and column.high <= _TICKS[1]:
+        column.dtype, column.domain, column.parse = "timestamp", None, 'Epoch("ticks")'
+        column.notes.append("100 ns since the year 1, as of .NET; as nanoseconds since 1970 they would be of 1990")
+        moments(column, [None if v is None else value_of(int(v), Epoch("ticks"), "timestamp") for v in values])
+        return
+    for unit, scale in (*_UNITS, ("ns", 0)):
+        factor = 1_000_000 // scale if scale else 1_000_000_000
+        if _FIRST * factor <= column.low and column.high <= _LAST * factor:
+            column.dtype, column.domain = "timestamp", None
+            column.parse = f'Epoch("{unit}")'
+            moments(column, [None if v is None else int(v * scale) if scale else int(v) // 1_000 for v in values])
+            return
+    if column.dtype == "int64" and column.low >= 0 and _rising(values):
+        # Counted from midnight, as exchanges do: in units that are neither coarser (a day has no more of these) nor finer ones.
+        column.of_day = next((n for n in _OF_DAY if _DAY * n // 1_000 <= column.high < _DAY * n), 0)
+        if column.of_day:
+            column.moments = np.array([NONE if v is None else v * 1_000_000 // column.of_day for v in values], np.int64)
+
+
+def epoch_text(column: Column, values: list[Any]) -> None:
+    """Texts of numbers of a time, in a format that has numbers too."""
+    was = column.parse
+    epoch(column, values)
+    if column.parse != was:
+        column.parse = column.parse.removesuffix(")") + ", text=True)"
+    column.of_day = 0
+
+
+def _rising(values: list[Any]) -> bool:
+    """Whether values are those of a clock that goes on: a column without a name is a time then."""
+    known = [v for v in values if v is not None]
+    return len(known) == len(values) > 50 and sum(b >= a for a, b in itertools.pairwise(known)) > 0.9 * len(known) and known[0] < known[-1]
+
+
+def moments(column: Column, us: list[int | None]) -> None:
+    column.moments = np.array([NONE if v is None else v for v in us], dtype=np.int64)
+    known = column.moments[column.moments != NONE]
+    column.low, column.high = (_shown(int(known.min())), _shown(int(known.max()))) if len(known) else (None, None)
+    column.distinct = len(np.unique(known))
+
+
+def _shown(us: int) -> str:
+    return (dt.datetime(1970, 1, 1) + dt.timedelta(microseconds=us)).isoformat(sep=" ", timespec="seconds")
+
+
+def times(column: Column, values: list[Any], zone: str | None) -> None:
+    column.dtype = "timestamp"
+    if any(v is not None and v.tzinfo is None for v in values):
+        if zone is not None:
+            _local(column, [None if v is None else v.replace(tzinfo=None) for v in values], "%Y-%m-%d %H:%M:%S", zone)
+            return
+        column.naive = True
+        column.notes.append("QUESTION: these times have no zone, and are read as UTC; infer --zone says another")
+    moments(column, [None if v is None else micros_of(v) for v in values])
+
+
+def _formatted(column: Column, values: list[Any], form: str, zone: str | None) -> bool:
+    try:
+        read = [None if v is None else dt.datetime.strptime(v, form) for v in values]
+    except ValueError:
+        return False
+    column.dtype = "timestamp"
+    if "%z" in form:
+        column.parse = f'TimeFormat("{form}")'
+        moments(column, [None if at is None else micros_of(at) for at in read])
+    else:
+        column.naive = zone is None
+        if zone is None:
+            column.notes.append("QUESTION: local time of which zone? UTC is assumed; infer --zone Europe/Paris says another")
+        _local(column, read, form, zone or "UTC")
+    if form.startswith(("%d/%m", "%m/%d")) and all(at is None or at.day <= 12 for at in read):
+        column.notes.append("QUESTION: day/month or month/day?")
+    return True
+
+
+def _printed(column: Column, values: list[Any], zone: str | None) -> bool:
+    """Moments as databases and programs print them; of some the zone, the fraction or the seconds are left out."""
+    how: dict[str, Any] = {}
+    naive = [v is not None and re.search(r"(Z|z|UTC|GMT|[+-]\d\d(:?\d\d)?)$", v[16:]) is None for v in values]
+    if any(naive):
+        how = {"zone": zone or "UTC", "ambiguous": "earlier", "missing": "later"}
+        column.naive = zone is None
+    try:
+        us = [None if v is None else value_of(v, IsoTime(**how), "timestamp") for v in values]
+    except Refused:
+        return False
+    column.dtype, column.parse = "timestamp", "IsoTime()"
+    if how:
+        column.parse = f'IsoTime(zone="{how["zone"]}", ambiguous="earlier", missing="later")'
+        if zone is None:
+            column.notes.append("QUESTION: local time of which zone? UTC is assumed; infer --zone Europe/Paris says another")
+    moments(column, us)
+    return True
+
+
+def _local(column: Column, values: list[Any], form: str, zone: str) -> None:
+    """Naive times, as those of a zone."""
+    place = ZoneInfo(zone)
+    us: list[int | None] = []
+    twice = gone = False
+    for v in values:
+        if v is None:
+            us.append(None)
+            continue
+        at = v.replace(tzinfo=place)
+        gone |= at.astimezone(dt.UTC).astimezone(place).replace(tzinfo=None) != v
+        twice |= at.utcoffset() != at.replace(fold=1).utcoffset()
+        us.append(micros_of(at))
+    more = ""
+    if twice or gone:
+        more = ', ambiguous="earlier", missing="later"'
+        column.notes.insert(0, "some of these stand in an hour that is there twice, or not at all, as clocks change")
+    column.parse = f'TimeFormat("{form}", zone="{zone}"{more})'
+    moments(column, us)
