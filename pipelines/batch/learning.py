@@ -10,6 +10,7 @@ TensorFlow, TF-Transform and Beam are imported inside functions.
 
 from __future__ import annotations
 
+import io
 import pickle
 import threading
 from collections import Counter
@@ -20,6 +21,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+
+from transforms.errors import DataError
 
 __all__ = [
     "Arrived",
@@ -36,6 +39,7 @@ __all__ = [
     "shares_of",
 ]
 
+_OF_NUMPY = (("multiarray", "scalar"), ("multiarray", "_reconstruct"), ("numeric", "_frombuffer"))
 _TRACING = threading.Lock()
 """TF-Transform keeps what is traced in a variable of the process, and workers are threads."""
 
@@ -205,17 +209,45 @@ def accumulate(phases: Phases, folds: Sequence[Fold], batches: Iterable[pa.Recor
     return [fold.end(each) for fold, each in zip(folds, whole, strict=True)]
 
 
+_MADE = {
+    *((f"numpy.{core}.{module}", name) for core in ("core", "_core") for module, name in _OF_NUMPY),
+    ("numpy", "dtype"),
+    ("numpy", "ndarray"),
+    ("tensorflow_transform.analyzers", "_WeightedMeanAndVarAccumulator"),
+    ("tfx_bsl.cc.tfx_bsl_extension.sketches", "QuantilesSketch"),
+}
+"""What accumulators are made of, beside plain values: nothing else is made of their bytes."""
+
+
+class _Plain(pickle.Unpickler):
+    """Of bytes that lay in a bucket, where others may write: they make values, and run nothing."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _MADE:
+            raise DataError(
+                f"what was learnt of a share of the rows is a {module}.{name}, which no analyzer's accumulator is made of: the file was"
+                " altered, or an analyzer of one's own keeps objects; have it keep numbers, texts, arrays, lists and dicts"
+            )
+        return super().find_class(module, name)
+
+
 def sent(accumulator: Any) -> bytes:
-    """An accumulator on its way: this run's own, from its own workers."""
+    """An accumulator on its way: a pickle, as TF-Transform's sketches have no other form; :class:`Arrived` makes values of it."""
     return pickle.dumps(accumulator, protocol=5)
 
 
 class Arrived:
-    """Accumulators of the shares, in their order, each read when it is its turn, for as often as they are asked for."""
+    """Accumulators of the shares, in their order, each read when it is its turn, for as often as they are asked for. Raises DataError for
+    bytes that are none."""
 
     def __init__(self, reads: Sequence[Callable[[], bytes]]) -> None:
         self.reads = reads
 
     def __iter__(self) -> Iterator[Any]:
         for read in self.reads:
-            yield pickle.loads(read())
+            try:
+                yield _Plain(io.BytesIO(read())).load()
+            except DataError:
+                raise
+            except Exception as error:  # bytes of anybody: whatever they make the unpickler raise
+                raise DataError(f"what was learnt of a share of the rows is damaged ({type(error).__name__}); run again") from None

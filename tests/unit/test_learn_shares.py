@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import random
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +22,7 @@ from pipelines.batch.analysis import analyze_groups
 from pipelines.batch.learning import Arrived, Phases, accumulate, sent, shares_of
 from tests.unit import graph_build
 from tests.unit.test_in_process import many
+from transforms.errors import DataError
 
 NAMES = st.integers(0, 99).map(lambda i: f"date={i:02}/shard-0000.parquet")
 
@@ -31,6 +36,34 @@ def test_shares_are_neighbours_and_none_has_more_than_it_may_unless_it_is_one_fi
     shuffled = list(rows.items())
     chance.shuffle(shuffled)
     assert shares_of(dict(shuffled), most) == shares
+
+
+class Runs:
+    """A pickle of it runs a command where it is loaded."""
+
+    def __reduce__(self) -> Any:
+        return os.system, ("echo it ran > /dev/null",)
+
+
+@pytest.mark.parametrize("value", [Runs(), [Runs()], Path("x"), np.array([Runs()], object), print])
+def test_bytes_that_somebody_else_wrote_run_nothing(value: Any) -> None:
+    with pytest.raises(DataError, match="no analyzer's accumulator is made of"):
+        list(Arrived([partial(pickle.dumps, value)]))
+
+
+@given(st.binary(max_size=60), st.integers(0, 300))
+def test_damaged_bytes_are_one_line(tail: bytes, cut: int) -> None:
+    whole = sent((np.arange(9.0), np.float32(1), {"a": [b"x", 2**70]}))
+    with pytest.raises(DataError, match=r"is damaged|is made of"):
+        list(Arrived([lambda: whole[: min(cut, len(whole) - 1)] + b"." * (not tail) + b"\xff" + tail]))
+
+
+@pytest.mark.parametrize(
+    "value", [np.float32(0.1), np.array([[1.5], [np.nan]]), np.array([b"a", 3], object), (b"x", {"k": [None, 2**70]}, 1e-300)]
+)
+def test_accumulators_arrive_as_they_were_sent(value: Any) -> None:
+    (again,) = Arrived([partial(sent, value)])
+    assert type(again) is type(value) and repr(again) == repr(value)
 
 
 def test_the_order_in_which_shares_are_learnt_changes_no_bit(tmp_path: Path) -> None:
