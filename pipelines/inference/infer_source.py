@@ -14,7 +14,7 @@ from pipelines.inference.names import identifier
 from pipelines.inference.proposal import Proposal, propose
 from pipelines.inference.sampling import Sample, sample_files
 from pipelines.inference.table_records import sample_table
-from pipelines.inference.topic_records import key_names, sample_payloads
+from pipelines.inference.topic_records import key_field, key_names, sample_payloads
 from pipelines.inference.writing import USED, definition
 from pipelines.project.config import KafkaSettings
 from pipelines.sources.broker import PartitionReader
@@ -81,9 +81,12 @@ def infer_topic(
         raise DataError(f"topic {topic!r} holds no records; nothing can be said of it")
     name = _named(name, topic.rpartition(".")[2] or topic)
     sample, form = sample_payloads(payloads, explode, kafka=kafka, name=name, topic=topic, form=form)
-    sample.key_names = key_names(keys, kafka, name)
+    names = key_names(keys, kafka, name)
+    sample.key_names = frozenset(names)
     told = f"topic {topic}, {sample.rows:,} records in {form}"
     made = _made(sample, name, f"events/{name}", topic, explode, event_time, zone, group, told)
+    if field := key_field(keys, names, sample):
+        made = replace(made, text=f"{made.text}# The records' keys hold what no field above does: {field}\n")
     if form == "json" or (kafka is not None and kafka.formats.get(name) == form):
         return made
     return replace(

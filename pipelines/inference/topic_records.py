@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
+from pipelines.inference.names import called, identifier
 from pipelines.inference.sampling import Sample, Steps, dialect_of, json_object, sample_records, text_records, types_of
 from pipelines.project.config import KafkaSettings
 from pipelines.sources.formats.framing import HEADER
@@ -17,8 +19,9 @@ from transforms.definitions import EventSource, Field
 from transforms.errors import ConfigError, DataError
 from transforms.json_payload import Refused
 
-__all__ = ["key_names", "sample_payloads"]
+__all__ = ["key_field", "key_names", "sample_payloads"]
 
+_DTYPES: dict[type, str] = {str: "string", int: "int64", float: "float64", bool: "bool"}
 _FRAMED = {"AVRO": "avro", "PROTOBUF": "protobuf", "JSON": "json_schema"}
 
 
@@ -54,11 +57,11 @@ def sample_payloads(
     return sample_records(records, explode, dialect, types), form
 
 
-def key_names(keys: Sequence[bytes | None], kafka: KafkaSettings | None, name: str) -> frozenset[str]:
-    """The names of the members of records' keys that are objects: of JSON, with Kafka Connect's schema around it or not, or in a registry's
-    framing. Raises ConfigError and RegistryAway."""
+def key_names(keys: Sequence[bytes | None], kafka: KafkaSettings | None, name: str) -> dict[str, str]:
+    """The members of records' keys that are objects, with the dtypes that they may have: of JSON, with Kafka Connect's schema around it or
+    not, or in a registry's framing. Raises ConfigError and RegistryAway."""
     source = EventSource(name=name, fields=[Field("key", "string", required=True)], event_time="at", tie_breaker="key")
-    opened, found = RecordKeys(source, kafka or KafkaSettings()).opened, set[str]()
+    opened, found = RecordKeys(source, kafka or KafkaSettings()).opened, dict[str, str]()
     for key in keys:
         if not key:
             continue
@@ -68,8 +71,31 @@ def key_names(keys: Sequence[bytes | None], kafka: KafkaSettings | None, name: s
             continue
         if isinstance(held, dict):
             inside = held["payload"] if set(held) == {"schema", "payload"} else held
-            found |= set(inside) if isinstance(inside, dict) else set()
-    return frozenset(found)
+            for member, value in inside.items() if isinstance(inside, dict) else ():
+                if type(value) in _DTYPES:
+                    found.setdefault(member, _DTYPES[type(value)])
+    return found
+
+
+def key_field(keys: Sequence[bytes | None], names: Mapping[str, str], sample: Sample) -> str:
+    """A field for what stands in records' keys and nowhere in their payloads, as a definition has it; "" where there is no such thing.
+    ``names`` are those of :func:`key_names`."""
+    here = {called(steps)[-1] for steps in sample.columns}
+    for name, dtype in names.items():
+        if name not in here:
+            return f'Field({json.dumps(identifier(name))}, "{dtype}", path=RecordKey({json.dumps(name)}))'
+    known = [key for key in keys if key]
+    if names or not known:
+        return ""
+    try:
+        texts = {key.decode() for key in known}
+    except UnicodeDecodeError:
+        texts = set()
+    if any(not text.isprintable() for text in texts) or not texts:
+        same = {len(key) for key in known}
+        return 'Field("key", "int64", path=RecordKey(), parse=BigEndian())' if len(same) == 1 and same <= {4, 8} else ""
+    held = any(texts <= {str(value) for value in values} for values in sample.columns.values())
+    return "" if held else 'Field("key", "string", path=RecordKey())'
 
 
 def _looks_like(payloads: Sequence[bytes], source: EventSource, kafka: KafkaSettings) -> str:

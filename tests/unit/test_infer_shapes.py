@@ -170,6 +170,28 @@ def test_the_key_of_changes_is_what_they_are_about(nested: bool) -> None:
     assert 'entity=Entity("order_id"),  # other candidates: customer_id' in text
 
 
+@pytest.mark.parametrize(
+    ("key", "field"),
+    [
+        (lambda n: f"sensor-{n % 7}".encode(), 'Field("key", "string", path=RecordKey())'),
+        (lambda n: json.dumps({"deviceId": n % 7, "id": n}).encode(), 'Field("device_id", "int64", path=RecordKey("deviceId"))'),
+        (lambda n: (n % 7).to_bytes(8, "big"), 'Field("key", "int64", path=RecordKey(), parse=BigEndian())'),
+        (lambda n: str(n).encode(), ""),  # the id, which the payload has
+        (lambda n: json.dumps({"id": n}).encode(), ""),
+        (lambda n: None, ""),
+        (lambda n: b"\xff" * (n % 7 + 1), ""),
+    ],
+)
+def test_what_stands_in_keys_alone_is_said(key: Callable[[int], bytes | None], field: str) -> None:
+    broker = MemoryBroker()
+    broker.create_topic("readings", 1)
+    payloads = [json.dumps({"id": n, "at": z(n), "value": n / 4}).encode() for n in range(N)]
+    broker.append("readings", 0, payloads, [key(n) for n in range(N)], [[]] * N, [0] * N)
+    text = infer_topic(broker.open_reader(), "readings").text
+    said = "# The records' keys hold what no field above does: "
+    assert (said + field in text) if field else said not in text
+
+
 def test_records_that_only_look_like_changes(tmp_path: Path) -> None:
     records = [{"id": n, "op": "c", "ts": z(n), "after": {"x": n}, "source": "web"} for n in range(N)]
     text, _ = inferred(tmp_path, records)
