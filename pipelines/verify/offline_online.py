@@ -92,7 +92,7 @@ def _compare(store: Any, group: FeatureGroup, read: Stored) -> StoresProof:
         return StoresProof(group.name, 0, {}, 0, [], f"{group.name}: {what}; run 'tandem materialize'")
     if offline.upto_us == NOTHING:
         stored = sum(1 for _ in online.stored_keys(config, view))
-        lost = f"{stored:,} keys are stored, and no run of the applied graph is at {offline.path}"
+        lost = f"stored keys: {stored:,}, and no run of the applied graph is at {offline.path}"
         lines = [f"{lost}; if that folder was moved, run 'tandem apply'"] if stored else []
         return StoresProof(group.name, 0, {}, stored, lines, f"{group.name}: no run of the applied graph is there any more")
     spans = [[micros_of(t.replace(tzinfo=UTC) if t.tzinfo is None else t) for t in span] for span in view.materialization_intervals]

@@ -18,6 +18,7 @@ from pipelines.feature_store.store import open_store
 from pipelines.lake import layout, provenance, runs
 from pipelines.project.repository import Repo
 from pipelines.streaming.state.start_position import run_of
+from pipelines.verify.contracts_then import taken_then
 from pipelines.verify.log import (
     EventLog,
     batch_rows,
@@ -75,7 +76,7 @@ def run_verify(repo: Repo, options: VerifyOptions, say: Say = lambda line: None)
     if record.output_watermark <= record.begin:
         raise DataError(f"stream {options.name!r} has emitted nothing yet after {_when(record.begin)}; let it run, then verify again")
     try:
-        log, run, source = _expected(repo, options, record, scratch, say)
+        log, run, source, refused = _expected(repo, options, record, scratch, say)
         groups = repo.groups
         batch = batch_rows(source.data, groups, run, log.start, log.end)
         prints = dict(run.record.fingerprints)
@@ -100,7 +101,7 @@ def run_verify(repo: Repo, options: VerifyOptions, say: Say = lambda line: None)
         against=run.id if options.against else None,
         batch_run=run,
         stream_run=_stream_run(repo, options.name),
-        notices=_notices(repo, record, proof, log),
+        notices=[*_notices(repo, record, proof, log), *refused],
         scratch=scratch if options.keep else None,
         command=shlex.join(words),
         code=provenance.code_version(repo.path, repo.settings.definitions),
@@ -112,8 +113,10 @@ def _when(us: int) -> str:
     return "its beginning" if us == NEVER else f"{instant(us):%Y-%m-%d %H:%M}"
 
 
-def _expected(repo: Repo, options: VerifyOptions, record: StreamRecord, scratch: Path, say: Say) -> tuple[EventLog, runs.Run, Repo]:
-    """The events, the batch run to compare with, and the repository whose data folder holds its rows."""
+def _expected(
+    repo: Repo, options: VerifyOptions, record: StreamRecord, scratch: Path, say: Say
+) -> tuple[EventLog, runs.Run, Repo, list[str]]:
+    """The events, the batch run to compare with, the repository whose data folder holds its rows, and what is to be said of the events."""
     if options.against is not None:
         run = runs.find(repo.data, options.against, "batch")
         check_run(run, repo.groups)
@@ -124,11 +127,26 @@ def _expected(repo: Repo, options: VerifyOptions, record: StreamRecord, scratch:
                 f"run {run.id} and stream {options.name!r} have no time in common; name a run that goes on after {_when(start)}"
             )
         say("comparing with the run's own event files: where the topics held other events, rows differ for that reason alone")
-        return from_files(repo, start, end), run, repo
-    kafka = _archived(repo, record, scratch / "archive", say)
+        return from_files(repo, start, end), run, repo, []
+    kafka, refused = _taken(repo, options.name, _archived(repo, record, scratch / "archive", say))
     log = compose(repo, kafka, record.begin, record.output_watermark, say)
     scratched, run = run_over(repo, log, scratch, say)
-    return log, run, scratched
+    return log, run, scratched, refused
+
+
+def _taken(repo: Repo, name: str, kafka: dict[str, pa.Table]) -> tuple[dict[str, pa.Table], list[str]]:
+    """The events without those that the stream refused by a contract of before, and a line for each source that has some."""
+    manifests = [r.manifest for r in runs.list_runs(repo.data) if r.kind == "stream" and r.head.name == name]
+    out, lines = {}, []
+    for source, events in kafka.items():
+        taken = taken_then(manifests, source, events)
+        out[source] = events.filter(pa.array(taken))
+        if missing := events.num_rows - out[source].num_rows:
+            lines.append(
+                f"{missing:,} events of {source} were dead letters by the contract of then, and the one of now takes them: they are in no"
+                " row; 'tandem dlq replay' sends them again"
+            )
+    return out, lines
 
 
 def _us_of(text: str) -> int:

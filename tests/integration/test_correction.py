@@ -286,7 +286,7 @@ def test_runs_that_are_not_found_any_more_are_told_and_change_nothing(world: Ord
         world.materialize()
     assert {n: online.covered(world.feast().config, n) for n in before} == before and before["shop_orders"] is not None
     lost = compare_stores(world.repo(), world.feast())["shop_orders"]
-    assert lost.unexplained == 2 and "2 keys are stored, and no run of the applied graph is at" in lost.lines[0]
+    assert lost.unexplained == 2 and "stored keys: 2, and no run of the applied graph is at" in lost.lines[0]
     assert "; if that folder was moved, run 'tandem apply'" in lost.lines[0]
     (world.data / "elsewhere").rename(offline)
     world.materialize()

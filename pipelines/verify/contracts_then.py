@@ -1,0 +1,62 @@
+"""The events that a stream refused when it read them, and that the contract takes now.
+
+A contract that only accepts more costs no new graph, and the stream goes on with it. What it refused before is in none of its rows, and is
+a dead letter still, so batch is to have the same events. Each run of the stream has its definitions and the offsets where it began on
+record: the contract that judged a record is that of the last run which began at or before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.verify.causes import OFFSET, PARTITION
+
+__all__ = ["taken_then"]
+
+
+def taken_then(manifests: Sequence[Mapping[str, Any]], source: str, events: pa.Table) -> npt.NDArray[np.bool_]:
+    """Which of N valid events (with ``_partition`` and ``_offset``) the stream took, by the manifests of its runs in order.
+
+    Of fields that the definitions do not have any more the rules of then are not known to hold, and are left out.
+    """
+    partitions, offsets = (events.column(name).to_numpy() for name in (PARTITION, OFFSET))
+    judged_by = np.full(events.num_rows, -1)
+    for number, manifest in enumerate(manifests):
+        begun = ((manifest.get("start") or {}).get("offsets") or {}).get(source, {})
+        first = np.zeros(events.num_rows, np.int64)
+        for partition, at in begun.items():
+            first[partitions == int(partition)] = at[0]
+        judged_by[offsets >= first] = number
+    taken = np.ones(events.num_rows, np.bool_)
+    for number in np.unique(judged_by[judged_by >= 0]).tolist():
+        mine = judged_by == number
+        taken[mine] = _accepted(_fields(manifests[number], source), events.filter(pa.array(mine)))
+    return taken
+
+
+def _fields(manifest: Mapping[str, Any], source: str) -> list[list[Any]]:
+    """The source's fields in their canonical form, as the run had them; none where it did not read the source."""
+    found = (definition.get("source", {}) for definition in (manifest.get("definitions") or {}).values())
+    return next((own.get("fields", []) for own in found if own.get("name") == source), [])
+
+
+def _accepted(fields: Sequence[Sequence[Any]], events: pa.Table) -> npt.NDArray[np.bool_]:
+    out = np.ones(events.num_rows, np.bool_)
+    for name, _, required, low, high, domain, *_ in fields:
+        if name not in events.schema.names:
+            continue
+        column = events.column(name)
+        rules = [column.is_valid()] if required else []
+        rules += [pc.greater_equal(column, low)] if low is not None else []
+        rules += [pc.less_equal(column, high)] if high is not None else []
+        if domain is not None:
+            rules.append(pc.or_(column.is_null(), pc.is_in(column, value_set=pa.array(domain, column.type))))
+        for rule in rules:
+            out &= pc.fill_null(rule, True).to_numpy()
+    return out
