@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
+from decimal import Decimal
 from io import BytesIO
 from typing import Any
 
@@ -17,7 +18,9 @@ from fastavro import parse_schema, schemaless_writer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.sources.file_formats.avro_file import container
 from pipelines.sources.formats.avro_format import decoder
+from pipelines.sources.formats.avro_times import MOST_DECIMAL_BYTES, told
 from pipelines.sources.formats.avro_weight import MOST_FREE_VALUES, VALUES_PER_BYTE, UnusableSchema
 from pipelines.sources.formats.schema_registry import RegisteredSchema
 from transforms import json_payload
@@ -187,3 +190,41 @@ def test_an_index_from_0_up_chooses_and_no_other_does(kind: str) -> None:
     for data in NEGATIVE[kind]:
         with pytest.raises((IndexError, KeyError, OverflowError)):
             decode(schema, data)
+
+
+@pytest.mark.parametrize("where", ["a field", "a list", "a union", "a fixed"])
+@pytest.mark.parametrize("carried", ["topic", "file"])
+def test_a_decimal_of_ever_so_many_bytes_is_none(where: str, carried: str) -> None:
+    """SECURITY H2, by a decimal: to make a number of its bytes costs their square, 200,000 took 3.5 s and a megabyte, a message of 1 KB
+    by zstd, a minute and a half. No number is made of them."""
+    from fastavro._read_common import HEADER_SCHEMA
+
+    most = MOST_DECIMAL_BYTES
+    own = {"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": 2}
+
+    def schema(size: int) -> dict[str, Any]:
+        fixed = {"type": "fixed", "name": "F", "size": size, "logicalType": "decimal", "precision": 9, "scale": 2}
+        kind = {"a field": own, "a list": {"type": "array", "items": own}, "a union": ["null", "string", own], "a fixed": fixed}[where]
+        return {"type": "record", "name": "R", "fields": [{"name": "x", "type": kind}]}
+
+    def read(size: int) -> Any:
+        raw = b"\0" * (size - 1) + b"\x7b"
+        plain = json.loads(json.dumps(schema(size)).replace('"logicalType": "decimal", ', ""))
+        value = [raw] if where == "a list" else raw
+        out = BytesIO()
+        schemaless_writer(out, parse_schema(plain), {"x": value})
+        if carried == "topic":
+            return decode(schema(size), out.getvalue())["x"]
+        file = BytesIO()
+        meta = {"avro.schema": json.dumps(schema(size)).encode(), "avro.codec": b"null"}
+        schemaless_writer(file, HEADER_SCHEMA, {"magic": b"Obj\x01", "meta": meta, "sync": b"s" * 16})
+        for number in (1, len(out.getvalue())):
+            schemaless_writer(file, "long", number)
+        file.write(out.getvalue() + b"s" * 16)
+        file.seek(0)
+        return next(container(file, told)[2])["x"]
+
+    right = [Decimal("1.23")] if where == "a list" else Decimal("1.23")
+    assert read(5) == read(most) == right
+    with pytest.raises(ValueError, match=f"a decimal of {most + 1:,} bytes, more than {most:,}"):
+        read(most + 1)

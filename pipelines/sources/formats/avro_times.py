@@ -1,6 +1,7 @@
-"""Avro's dates, times of day, moments and UUIDs beyond what Python's own types hold: 24:00:00, a database's infinite date.
+"""Avro's dates, times of day, moments and UUIDs beyond what Python's own types hold: 24:00:00, a database's infinite date; and decimals
+of more bytes than are taken.
 
-fastavro raises for such a value, and one that nobody asked for would take its record, or its whole file, away. Files and topics read them
+fastavro raises for such a time, and one that nobody asked for would take its record, or its whole file, away. Files and topics read them
 by this module, so the verdict on a record does not depend on what carried it. UUIDs are their texts in both.
 """
 
@@ -24,6 +25,9 @@ _SCALES = {"millis": (1000, 1), "micros": (1, 1), "nanos": (1, 1000)}
 MOMENTS = {f"{local}timestamp-{unit}": scale for local in ("", "local-") for unit, scale in _SCALES.items()}
 """How many microseconds a unit of each logical type of moments has, as (times, divided by)."""
 
+MOST_DECIMAL_BYTES = 1024
+"""A decimal of more bytes (2,466 digits) is none: to make it a number costs their square."""
+
 Change = Callable[[str, str, bool], str | None]
 """A type, its logical type, and whether null is all that stands beside it in a union -> its logical type from now on, None for none."""
 
@@ -43,7 +47,7 @@ def integers(schema: Any) -> Any:
     def change(kind: str, logical: str, alone: bool) -> str | None:
         if (kind, logical) not in _READERS:
             return logical
-        return None if alone or logical in MOMENTS else f"{OWN}{logical}"
+        return None if logical != "decimal" and (alone or logical in MOMENTS) else f"{OWN}{logical}"
 
     return _changed(schema, change)
 
@@ -75,12 +79,23 @@ def _changed(schema: Any, change: Change, alone: bool = True) -> Any:
     if isinstance(schema.get("fields"), list):
         out["fields"] = [_changed(field, change) for field in schema["fields"]]
     if isinstance(kind := schema.get("type"), str) and isinstance(logical := schema.get("logicalType"), str):
-        new = None if logical == "uuid" else change(kind, logical, alone)
+        new = None if logical == "uuid" else logical if logical == "decimal" and not _is_decimal(schema) else change(kind, logical, alone)
         if new is None:
             del out["logicalType"]
         else:
             out["logicalType"] = new
     return out
+
+
+def _is_decimal(schema: dict[str, Any]) -> bool:
+    """Whether a schema is right for a decimal, by fastavro, which looks at it under that name alone."""
+    from fastavro import parse_schema
+
+    try:
+        parse_schema({part: value for part, value in schema.items() if part != "doc"}, {})
+    except Exception:  # of any kind: what it is made of may be anything
+        return False
+    return True
 
 
 # ---- what fastavro calls ---------------------------------------------------------------------------------------------------
@@ -117,7 +132,21 @@ def _time(times: int) -> Callable[..., Any]:
     return read
 
 
+_THEIRS: dict[str, Callable[..., Any]] = {}
+"""What fastavro reads logical types by."""
+
+
+def _decimal(kind: str) -> Callable[..., Any]:
+    def read(data: bytes, writer: Any = None, reader: Any = None) -> Any:
+        if len(data) > MOST_DECIMAL_BYTES:
+            raise ValueError(f"a decimal of {len(data):,} bytes, more than {MOST_DECIMAL_BYTES:,}")
+        return _THEIRS[f"{kind}-decimal"](data, writer, reader)
+
+    return read
+
+
 _READERS: dict[tuple[str, str], Callable[..., Any]] = {
+    **{(kind, "decimal"): _decimal(kind) for kind in ("bytes", "fixed")},
     ("int", "date"): _date,
     ("int", "time-millis"): _time(1000),
     ("long", "time-micros"): _time(1),
@@ -139,4 +168,5 @@ def _registered() -> None:
     """Under names of ours, so that nobody else's schemas are read by them."""
     from fastavro.read import LOGICAL_READERS
 
+    _THEIRS.update(LOGICAL_READERS)
     LOGICAL_READERS.update({f"{kind}-{OWN}{name}": read for (kind, name), read in _READERS.items()})
