@@ -69,8 +69,8 @@ class BatchSettings(Section):
     """A file of events with more bytes is read in parts of that many, each by whichever worker is free, where its format can be divided."""
     max_reject_share: float = Field(default=0.01, ge=0, le=1)
     """Share of rejected events above which a run fails before anything becomes visible."""
-    max_future_hours: float = Field(default=24, ge=0)
-    """How far ahead of the clock an event time may lie."""
+    max_future_hours: float = Field(default=0.1, ge=0)
+    """How far ahead of the clock, as the run begins, an event time may lie; of a stream, how far ahead of its record (``stream``)."""
 
 
 class KafkaSettings(Section):

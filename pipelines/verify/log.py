@@ -129,13 +129,18 @@ def run_over(repo: Repo, log: EventLog, folder: Path, progress: Callable[[str], 
     return scratch, result.run
 
 
+_JUDGED_HOURS = 1e6
+"""The events have their verdict, by their records' own times: this clock has no say."""
+
+
 def _scratch(repo: Repo, folder: Path) -> Repo:
     """The repository with its data in ``folder``; sources without files get a place."""
     sources = {n: s if s.files else dataclasses.replace(s, files=f"events/{n}") for n, s in repo.sources.items()}
     sources = {n: dataclasses.replace(s, table=None) if s.table is not None else s for n, s in sources.items()}
     groups = {n: dataclasses.replace(g, source=sources[g.source.name]) for n, g in repo.groups.items()}
     told_nobody = repo.settings.tracking.model_copy(update={"trackers": []})  # the folder is gone before a tracker would read it
-    settings = repo.settings.model_copy(update={"data": folder.resolve(), "tracking": told_nobody})
+    taken = repo.settings.batch.model_copy(update={"max_future_hours": _JUDGED_HOURS})
+    settings = repo.settings.model_copy(update={"data": folder.resolve(), "tracking": told_nobody, "batch": taken})
     return dataclasses.replace(repo, settings=settings, sources=sources, groups=groups)
 
 
