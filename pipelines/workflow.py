@@ -10,8 +10,12 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from pipelines.lake import runs, shared
+from pipelines.lake.run_records import PipelineRecord, TrainRecord
+from pipelines.lake.runs import find, list_runs
 from pipelines.project import recording
 from pipelines.project.config import moment
+from pipelines.project.recording import recorded
 from pipelines.tracking.run_observer import RunObserver
 from transforms.definitions import duration_name
 from transforms.errors import ConfigError, DataError
@@ -38,9 +42,6 @@ def make_events(repo: Repo, start: str | None, end: str | None, steps: Steps) ->
     if not demo.events:
         raise ConfigError("tandem.yaml: demo.events is missing; name a function 'module:function' that writes event logs")
     first, last = moment("--start", start, demo.start).date(), moment("--end", end, demo.end).date()
-
-    from pipelines.lake import shared
-    from pipelines.project.recording import recorded
 
     with recorded(repo, "events", range=[f"{first}T00:00:00+00:00", f"{last}T00:00:00+00:00"]) as run, steps.doing("writing event logs"):
         counts: dict[str, int] = repo.attribute(demo.events)(repo.data, first - timedelta(days=2), last + timedelta(days=1), None)
@@ -88,7 +89,6 @@ def apply(repo: Repo, run_id: str | None, steps: Steps, why: str = "") -> None:
     """Apply the graphs of a run, if the user may."""
     from pipelines.batch.batch_job import graphs_of, newest_graphs, plain_graphs
     from pipelines.feature_store.applying import apply_fingerprints
-    from pipelines.lake import runs
     from pipelines.project import access, recording
 
     complete = [r for r in runs.list_runs(repo.data) if r.kind == "batch" and r.status == "complete"]
@@ -137,7 +137,6 @@ def materialize(repo: Repo, start: datetime, end: datetime, steps: Steps) -> Non
     from pipelines.feature_store.applying import finish
     from pipelines.feature_store.materialize import materialize as into_online_store
     from pipelines.lake.graphs import applied_graphs
-    from pipelines.project.recording import recorded
 
     if start > end:
         raise ConfigError(f"range {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}: the end is before the start")
@@ -197,8 +196,6 @@ def train(
 
 def trained_once(repo: Repo, model: str | None, once: str) -> Run | None:
     """The complete training of a model that was made for this text, if there is one."""
-    from pipelines.lake.run_records import TrainRecord
-    from pipelines.lake.runs import list_runs
     from pipelines.training.user_code import model_of
 
     name = model_of(repo, model).name
@@ -218,7 +215,6 @@ def experiments(
     jobs: int | None = None,
 ) -> dict[str, Any]:
     """Train all of ``chosen`` in processes of their own, below one run; returns the comparison."""
-    from pipelines.project.recording import recorded
     from pipelines.training.experiments import plan, run_experiments, table_of
     from pipelines.training.user_code import model_of
 
@@ -259,7 +255,6 @@ def evaluate(
     Returns what ``Evaluation.to_dict`` tells, and ``run``.
     """
     from pipelines.feature_store.applying import finish
-    from pipelines.project.recording import recorded
     from pipelines.promotion.evaluate import evaluate as score
     from pipelines.promotion.evaluate import write_tfma
     from pipelines.registry.alias_file import current, model_folder
@@ -296,8 +291,6 @@ def pipeline(
     events: bool = False,
 ) -> dict[str, Any]:
     """Run all steps below one run; an earlier one of the same question that did not end is gone on with: what it finished stays."""
-    from pipelines.lake.run_records import PipelineRecord
-    from pipelines.project.recording import recorded
     from pipelines.training.user_code import model_of
 
     definition = model_of(repo, model)
@@ -349,6 +342,4 @@ def _done(run: Run, done: dict[str, Any], **step: Any) -> None:
 
 
 def _metrics(repo: Repo, train_run: str) -> dict[str, float]:
-    from pipelines.lake.runs import find
-
     return dict(find(repo.data, train_run).record.metrics)

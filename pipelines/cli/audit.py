@@ -8,6 +8,8 @@ import typer
 from rich.table import Table
 
 from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, show
+from pipelines.lake import layout
+from pipelines.project.config import load_settings
 from pipelines.reports.terminal import on_one_line
 from transforms.errors import DataError
 
@@ -24,9 +26,7 @@ def audit(
 
     Exit codes: 0 every entry is as it was written (or there is none); 1 one was changed, removed or put in: the line says which.
     """
-    from pipelines.lake import layout
     from pipelines.lake.audit import AuditLog
-    from pipelines.project.config import load_settings
 
     folder = layout.audit(load_settings(repo.resolve(), data=data.resolve() if data else None).data)
     found = AuditLog(folder).check()

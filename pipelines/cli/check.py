@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from pipelines.cli.console import DEFAULT_REPO, DataOption, GroupOption, JsonOption, RepoOption, Steps, load, quiet, screen, show
+from transforms.errors import ConfigError
 
 __all__ = ["check"]
 
@@ -82,7 +83,6 @@ def _check_suite(repo: Path, data: Path | None, file: Path, source: str | None, 
     from pipelines.lake.runs import find
     from pipelines.monitoring.suites import MOST_ROWS, check_suite, events_of, load_suite, rows_of
     from pipelines.project.recording import recorded
-    from transforms.errors import ConfigError
 
     loaded, steps = load(repo, data, finish=False), Steps()
     suite = load_suite(file)

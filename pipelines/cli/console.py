@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipelines.lake import shared
 from pipelines.project.config import moment
 from pipelines.reports.terminal import Steps, results, screen, show, write
 from serving.object_store.cache import data_path
@@ -41,9 +44,6 @@ DEFAULT_REPO = Path("feature_repo")
 
 def quiet() -> None:
     """Keep TensorFlow's and Google's start-up chatter off the screen."""
-    import logging
-    import warnings
-
     settle_tensorflow()
     os.environ.setdefault("FEAST_USAGE", "False")
     warnings.filterwarnings("ignore")
@@ -64,8 +64,6 @@ def load(repo: Path, data: Path | None = None, *, finish: bool = True, everythin
         os.environ["TANDEM_DATA"] = str(data.resolve())
     loaded = load_repo(repo)
     quiet()  # Feast, which the repository imports, turns the warnings of other libraries on again
-    from pipelines.lake import shared
-
     if everything:
         shared.have_everything(loaded.data, [s.files for s in loaded.sources.values() if s.files])
     if finish:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Column, Table
 
-from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, moment, quiet, results, screen, show, write
+from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, load, moment, quiet, results, screen, show, write
+from pipelines.project.config import load_settings
 from pipelines.reports.terminal import on_one_line
 from transforms.errors import ConfigError, DataError, TandemError
 from transforms.instants import instant, micros_of, now_us
@@ -35,8 +36,6 @@ SinceOption = Annotated[str | None, typer.Option("--since", help="Only letters w
 
 def _quiet_settings(repo: Path, data: Path | None) -> Settings:
     quiet()
-    from pipelines.project.config import load_settings
-
     return load_settings(repo.resolve(), data=data.resolve() if data else None)
 
 
@@ -297,8 +296,6 @@ def _judge(
     import numpy as np
     import pyarrow as pa
 
-    from pipelines.cli.console import load
-
     try:
         loaded = load(repo, data, finish=False, everything=True)
         if source not in loaded.sources:
@@ -328,7 +325,6 @@ def _judge(
 
 def _timed(repo: Path, data: Path | None, say: Callable[[str], None]) -> set[str]:
     """The sources of which a field is the record's timestamp."""
-    from pipelines.cli.console import load
     from transforms.definitions import RecordTimestamp
 
     try:

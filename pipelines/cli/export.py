@@ -15,6 +15,8 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.cli.console import DEFAULT_REPO, DataOption, RepoOption, Steps, load, quiet, write
+from pipelines.lake.files import write_text
+from transforms.errors import ConfigError
 
 __all__ = ["app"]
 
@@ -59,8 +61,6 @@ def kubeflow(
     retries: RetriesOption = 2,
 ) -> None:
     """Write a Kubeflow pipeline: batch, apply, materialize, and for each model train, evaluate, promote."""
-    from transforms.errors import ConfigError
-
     if not re.fullmatch(r"[\w./:@-]+", image):
         raise ConfigError(f"--image {image!r} is no name of an image; write registry/name:tag or registry/name@sha256:...")
     values = _values(repo, data, name, events, retries)
@@ -81,7 +81,6 @@ def dvc(
     params.yaml is written beside it where there is none.
     """
     from pipelines.lake.provenance import facts
-    from transforms.errors import ConfigError
 
     values = _values(repo, data, None, events, 0)
     loaded = values["loaded"]
@@ -124,7 +123,6 @@ def conda(
 ) -> None:
     """Write conda.yaml: the versions of the lock, for conda, mamba and MLflow's --env-manager conda."""
     from pipelines.lake.provenance import LOCK, engine_root
-    from transforms.errors import ConfigError
 
     found = lock or engine_root() / LOCK
     try:
@@ -143,8 +141,6 @@ def conda(
 
 def _values(repo: Path, data: Path | None, name: str | None, events: bool, retries: int) -> dict[str, Any]:
     """What both templates want to know of the repository. Raises ConfigError."""
-    from transforms.errors import ConfigError
-
     quiet()
     loaded = load(repo, data, finish=False)
     demo = loaded.settings.demo
@@ -170,8 +166,6 @@ def _write(template: str, values: dict[str, Any], output: Path | None) -> None:
     if output is None:
         write(text.rstrip("\n"))
         return
-    from pipelines.lake.files import write_text
-
     output.parent.mkdir(parents=True, exist_ok=True)
     write_text(output, text)
     Steps().say(f"wrote {output}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, load, quiet, screen, show
+from pipelines.project.config import parse_duration
 from transforms.errors import ConfigError
 
 __all__ = ["erase", "vacuum"]
@@ -71,11 +73,8 @@ def vacuum(
     Never what a model in use, a stream's start, a training set in the registry or an applied graph refers to.
     """
     quiet()
-    from datetime import UTC, datetime
-
     from pipelines.forgetting.vacuum import vacuum as take
     from pipelines.project import access
-    from pipelines.project.config import parse_duration
 
     try:
         age = parse_duration(older_than)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pipelines.cli.console import DEFAULT_REPO, DataOption, RepoOption, Steps, write
+from pipelines.project.config import load_settings
 from transforms.errors import DataError, TandemError
 
 __all__ = ["infer"]
@@ -51,7 +52,6 @@ def infer(
             say=steps.say,
         )  # fmt: skip
     else:
-        from pipelines.project.config import load_settings
         from pipelines.sources.broker import open_broker
 
         try:
@@ -80,8 +80,6 @@ def infer(
 
 
 def _data_of(repo: Path) -> Path | None:
-    from pipelines.project.config import load_settings
-
     try:
         return load_settings(repo).data
     except TandemError:

@@ -22,6 +22,7 @@ from pipelines.cli.console import (
     screen,
     show,
 )
+from transforms.errors import ConfigError
 
 __all__ = ["pipeline"]
 
@@ -43,7 +44,6 @@ def pipeline(
     """Batch, apply, materialize, train, evaluate: one run with a run per step. Killed and begun again, it goes on where it was."""
     quiet()
     from pipelines.training.experiments import parse_sets
-    from transforms.errors import ConfigError
 
     sets = parse_sets(set_ or [])
     if several := [name for name, values in sets.items() if len(values) > 1]:

@@ -27,6 +27,9 @@ from pipelines.cli.console import (
     screen,
     show,
 )
+from pipelines.project.config import load_settings
+from pipelines.project.recording import recorded
+from pipelines.tracking.stores import tracking_uri
 from transforms.errors import ConfigError, TandemError
 
 if TYPE_CHECKING:
@@ -52,7 +55,6 @@ def models(
 ) -> None:
     """List the versions of each model: aliases, scores, fingerprints, whether they could be served now."""
     quiet()
-    from pipelines.project.config import load_settings
     from pipelines.registry.listing import list_models
 
     settings = load_settings(repo.resolve(), data=data.resolve() if data else None)
@@ -72,7 +74,6 @@ def models(
         screen.print("no model has been pushed; 'tandem train' does")
     elif "mlflow" in settings.tracking.trackers:
         from pipelines.tracking.model_registry import news
-        from pipelines.tracking.stores import tracking_uri
 
         if behind := news(settings.data, tracking_uri(settings, settings.data)):
             screen.print(f"MLflow does not have the latest of {', '.join(behind)}: the next run sends it, or 'tandem models --sync'")
@@ -127,7 +128,6 @@ def promote(
     """
     quiet()
     _with_reason(force, reason)
-    from pipelines.project.recording import recorded
     from pipelines.promotion import promote as registry
     from pipelines.registry.register import register_forgotten
     from pipelines.training.user_code import model_of
@@ -188,7 +188,6 @@ def rollback(
     """
     quiet()
     _with_reason(force, reason)
-    from pipelines.project.recording import recorded
     from pipelines.promotion import promote as registry
     from pipelines.promotion.evaluate import read_spec
     from pipelines.training.user_code import model_of
@@ -285,7 +284,6 @@ def _with_reason(force: bool, reason: str | None) -> None:
 
 def _sync(settings: Any, data: Path) -> None:
     from pipelines.tracking.model_registry import catch_up
-    from pipelines.tracking.stores import tracking_uri
 
     uri = tracking_uri(settings, data)
     try:

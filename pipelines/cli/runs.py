@@ -13,6 +13,7 @@ from rich.table import Column, Table
 from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, load, quiet, results, screen, show, write
 from pipelines.lake.files import write_text
 from pipelines.lake.run_records import Code, Engine, TrainRecord
+from pipelines.project.config import load_settings
 
 if TYPE_CHECKING:
     from pipelines.lake.runs import Run
@@ -23,8 +24,6 @@ app = typer.Typer(invoke_without_command=True, no_args_is_help=False, rich_marku
 
 
 def _data(repo: Path, data: Path | None) -> Path:
-    from pipelines.project.config import load_settings
-
     return load_settings(repo.resolve(), data=data.resolve() if data else None).data
 
 

@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from pipelines.cli.console import DEFAULT_REPO, DataOption, RepoOption, load, moment, quiet
-from pipelines.lake import layout
+from pipelines.lake import layout, shared
+from pipelines.project.config import load_settings
+from pipelines.project.settings_errors import mistake
 from transforms.errors import ConfigError, TandemError
+from transforms.own_program import module_command
 
 _FILES = ("keys", "tls_cert", "tls_key", "tls_client_ca")
 
@@ -37,12 +41,7 @@ def serve(
     Beyond this machine (--host) only with keys (tandem keys add), tokens (serve.oidc) or client certificates, unless --insecure.
     """
     quiet()
-    from pydantic import ValidationError
-
-    from pipelines.lake import shared
     from pipelines.lake.graphs import applying
-    from pipelines.project.config import load_settings
-    from pipelines.project.settings_errors import mistake
     from serving.settings import ServingSettings
 
     repo = repo.resolve()
@@ -88,7 +87,6 @@ def serve(
         _finish(repo, data)
     from pipelines.lake.processes import become
     from pipelines.project.recording import ProjectRef, hand_over
-    from transforms.own_program import module_command
 
     try:
         hand_over(ProjectRef(repo, settings, settings.data), "serve", serving=chosen.model_dump(mode="json"))

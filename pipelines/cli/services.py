@@ -9,6 +9,7 @@ import typer
 from rich.table import Column, Table
 
 from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, show
+from pipelines.project.config import load_settings
 
 __all__ = ["down", "status", "up"]
 
@@ -18,8 +19,6 @@ PortOption = Annotated[
 
 
 def _data(repo: Path, data: Path | None) -> Path:
-    from pipelines.project.config import load_settings
-
     return load_settings(repo.resolve(), data=data.resolve() if data else None).data
 
 

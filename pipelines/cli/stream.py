@@ -10,6 +10,8 @@ import typer
 from rich.table import Table
 
 from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, load, quiet, show, write
+from pipelines.project.config import load_settings
+from transforms.errors import DataError
 
 __all__ = ["app"]
 
@@ -81,8 +83,6 @@ def stream(
     manifest = run_stream(loaded, options)
     show(manifest, json_, None)
     if manifest["code"]:
-        from transforms.errors import DataError
-
         raise DataError(f"the stream ended: {manifest['error']}")
 
 
@@ -102,8 +102,6 @@ def _given(options: Iterable[str], **flags: str | None) -> dict[str, str]:
 
 
 def _data(repo: Path, data: Path | None) -> Path:
-    from pipelines.project.config import load_settings
-
     return load_settings(repo.resolve(), data=data.resolve() if data else None).data
 
 

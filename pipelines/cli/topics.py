@@ -13,6 +13,8 @@ import typer
 from rich.table import Table
 
 from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, load, moment, quiet, show
+from pipelines.lake import layout
+from pipelines.project.config import parse_duration
 from transforms.errors import ConfigError
 from transforms.instants import micros_of
 
@@ -38,7 +40,6 @@ def create(
     By default records are kept for ever: archive them, or replay history whose timestamps are old, without any being deleted.
     """
     quiet()
-    from pipelines.project.config import parse_duration
     from pipelines.replay.producer import prepare_topics
     from pipelines.sources.kafka.kafka_client import client_options
 
@@ -78,7 +79,6 @@ def archive(
     merged. What the contract takes is written; the rest is counted by reason (the stream keeps it as dead letters).
     """
     quiet()
-    from pipelines.project.config import parse_duration
     from pipelines.project.recording import recorded
     from pipelines.sources.broker import open_broker
 
@@ -154,7 +154,6 @@ def _sum(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
 
 def _skipped(data: Path, topic: str) -> dict[int, frozenset[int]]:
     """Partition -> the offsets that some stream was told to leave out: what it could not read, nobody can."""
-    from pipelines.lake import layout
     from pipelines.streaming.state.job_state import JobState
 
     out: dict[int, frozenset[int]] = {}

@@ -8,6 +8,8 @@ import typer
 
 from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, screen, show
 from pipelines.cli.extras import missing
+from pipelines.project.config import load_settings
+from transforms.errors import TandemError
 
 __all__ = ["track"]
 
@@ -20,11 +22,9 @@ def track(
 ) -> None:
     """Tell the trackers (MLflow, Weights & Biases) of the runs that wait in DATA/tracking/outbox, and wait until it is done."""
     from pipelines.lake.runs import list_runs
-    from pipelines.project.config import load_settings
     from pipelines.tracking.outbox import Outbox
     from pipelines.tracking.stores import shown, trackers, tracking_uri
     from pipelines.tracking.sync import deliver
-    from transforms.errors import TandemError
 
     settings = load_settings(repo.resolve(), data=data.resolve() if data else None)
     folder, chosen = settings.data, trackers(settings)

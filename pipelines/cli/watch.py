@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, load, moment, quiet, show, write
+from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, load, moment, quiet, screen, show, write
+from pipelines.lake.files import write_bytes
+from pipelines.project.config import load_settings, parse_duration
+from transforms.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipelines.watch.watch_job import Subject
@@ -47,13 +50,10 @@ def watch(
     if context.invoked_subcommand is not None:
         return
     quiet()
-    from pipelines.cli.console import screen
-    from pipelines.project.config import parse_duration
     from pipelines.project.recording import recorded
     from pipelines.watch.child_commands import Children
     from pipelines.watch.job_metrics import JobMetrics
     from pipelines.watch.watch_job import Watch, intentions, status, utc_now
-    from transforms.errors import ConfigError
 
     if as_of is not None:
         moment("--as-of", as_of)
@@ -109,7 +109,6 @@ def watch(
 
 def _subject(repo: Path, data: Path | None, model: str | None) -> Subject:
     from pipelines.watch.watch_job import Subject
-    from transforms.errors import ConfigError
 
     loaded = load(repo, data, everything=True)
     names = [str(loaded.attribute(reference).name) for reference in loaded.settings.models]
@@ -170,13 +169,10 @@ def metrics(
     ] = None,
 ) -> None:
     """Print what the jobs of a data folder left, as Prometheus metrics; tandem watch serves the same."""
-    from pipelines.project.config import load_settings
     from pipelines.watch.job_metrics import JobMetrics, page
 
     found = JobMetrics(load_settings(repo.resolve(), data=data.resolve() if data else None).data)
     if output is not None:
-        from pipelines.lake.files import write_bytes
-
         write_bytes(output, page(found))
     if port is not None:
         from pipelines.streaming.stream_metrics import serve

@@ -22,6 +22,7 @@ from pipelines.project.repository import Repo
 from pipelines.reports.terminal import Steps, results
 from transforms.errors import TandemError
 from transforms.instants import micros_of
+from transforms.own_program import tandem_command
 
 __all__ = ["Ahead", "run_live", "server", "start_over", "why_not"]
 
@@ -193,7 +194,6 @@ class _Child:
 
     def __init__(self, repo: Repo, command: str, arguments: tuple[str, ...], environment: Mapping[str, str]) -> None:
         from pipelines.lake.processes import start_child
-        from transforms.own_program import tandem_command
 
         self.command = command
         self.log = layout.demo(repo.data) / f"{command}.log"

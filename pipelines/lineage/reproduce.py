@@ -23,9 +23,13 @@ from pipelines.lake.run_records import BatchRecord, TrainRecord
 from pipelines.lineage.artifacts import Artifact, files_of, same_files, same_predictions, same_scores, same_tables, same_weights, worst
 from pipelines.lineage.diff import CAUSES, Difference, diff
 from pipelines.project import recording
+from pipelines.project.config import BatchSettings
 from pipelines.project.repository import Repo
 from pipelines.training import as_of
+from pipelines.training.train_job import make_set, model_spec, predict, score_report, scores
+from pipelines.training.user_code import ask_spine
 from serving.projections import FeatureSet
+from transforms.definitions import Field
 from transforms.errors import DataError, TandemError
 from transforms.tensorflow_settings import settle_tensorflow
 
@@ -157,9 +161,6 @@ def _quiet(repo: Repo, data: Path, **changes: Any) -> Repo:
 def _training(
     repo: Repo, run: runs.Run, scratch: Path, with_model: bool, say: Say, timed: Callable[[str, float | None], None]
 ) -> list[Artifact]:
-    from pipelines.training.train_job import make_set
-    from pipelines.training.user_code import ask_spine
-
     settle_tensorflow()
     m, data = run.as_(TrainRecord), repo.data
     query = m.query
@@ -185,7 +186,6 @@ def _training(
     if not m.metrics:
         return [*out, Artifact("model", "different", "the run ended before it had a model")] if m.status == "complete" else out
     from pipelines.training.tfx_pipeline import run_pipeline
-    from pipelines.training.train_job import model_spec, predict, score_report, scores
 
     seed = int(m.seeds["seed"])
     spec = model_spec(model, made, run.id)
@@ -219,8 +219,6 @@ def _kept(data: Path, files: Mapping[str, Mapping[str, Any]]) -> Path | None:
 
 def _as_it_was(repo: Repo, run: TrainRecord) -> Any:
     """The model with all that decides its training set as recorded; its functions are those of now."""
-    from transforms.definitions import Field
-
     found = _find_model(repo, run.model or "")
     if found is None:
         raise DataError(f"model {run.model!r} of run {run.id} is defined no more; put it back into models: of tandem.yaml")
@@ -270,7 +268,6 @@ def _batch(
     repo: Repo, run: runs.Run, scratch: Path, with_model: bool, say: Say, timed: Callable[[str, float | None], None]
 ) -> list[Artifact]:
     from pipelines.batch.batch_job import run_batch
-    from pipelines.project.config import BatchSettings
 
     m = run.as_(BatchRecord)
     # A run that went on with another's tiles is made from the events of before as well: the rows are the same.

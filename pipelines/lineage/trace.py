@@ -15,6 +15,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from pipelines.lake import layout, runs
 from pipelines.lake.files import sha256
 from pipelines.lake.graphs import applied_graph
@@ -72,7 +75,6 @@ def trace(repo: Repo, request_id: str, row: int = 0) -> dict[str, Any]:
 
 def _answer(folder: Path, request_id: str, row: int) -> tuple[dict[str, Any], int]:
     """The logged row, and how many there are of this id and row."""
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     from serving.request_log import files_of
@@ -209,7 +211,6 @@ def _writers(
 
 
 def _only(files: Sequence[str], key: Mapping[str, Any], stamp: datetime) -> Any:
-    import pyarrow as pa
     import pyarrow.dataset as ds
 
     wanted = ds.field(EVENT_TIMESTAMP) == pa.scalar(stamp, pa.timestamp("us", tz="UTC"))
@@ -219,9 +220,6 @@ def _only(files: Sequence[str], key: Mapping[str, Any], stamp: datetime) -> Any:
 
 
 def _rows(table: Any, key: Mapping[str, Any], stamp: datetime, revision: Any, served: datetime) -> list[dict[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     times = table.column(EVENT_TIMESTAMP)
     mask = pc.equal(times, pa.scalar(stamp, times.type))
     for name, value in key.items():

@@ -19,7 +19,7 @@ from pipelines.lake import layout
 from pipelines.lake.files import write_json
 from pipelines.monitoring.statistics import Ranges, distances, statistics, thinned
 from pipelines.monitoring.windows import Window, blocks
-from serving.models import SPEC_FILE, ModelSpec
+from serving.models import SPEC_FILE, ModelSpec, load_model
 from transforms.definitions import EVENT_TIMESTAMP
 from transforms.errors import DataError
 
@@ -88,8 +88,6 @@ def load_baseline(data: Path, spec: ModelSpec) -> Baseline:
 
 def _predict(path: Path, table: pa.Table, spec: ModelSpec) -> npt.NDArray[np.float64] | None:
     """The version's predictions, or None for a model with several outputs per row. Raises ModelError."""
-    from serving.models import load_model
-
     model = load_model(path, spec)
     parts = [model.predict(table.slice(i, 8192)) for i in range(0, table.num_rows, 8192)]
     whole = np.concatenate(parts) if parts else np.zeros(0)

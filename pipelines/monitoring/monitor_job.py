@@ -21,6 +21,7 @@ from pipelines.monitoring import judge
 from pipelines.monitoring.baseline import PREDICTION, ROWS, Baseline, chance, load_baseline, load_spec
 from pipelines.monitoring.checks import Check, skipped, verdict
 from pipelines.monitoring.labels import KEYS, answers_of, label_requests, read_labels, request_log
+from pipelines.monitoring.recompute import recompute
 from pipelines.monitoring.shapes import days, shape, view_facts
 from pipelines.monitoring.statistics import distances, ranges, statistics, thinned
 from pipelines.monitoring.windows import Window, choose, moments
@@ -241,8 +242,6 @@ def _quality(
 
 
 def _recomputed(repo: Repo, fingerprints: Mapping[str, str], served: pa.Table, result: dict[str, Any], say: Say) -> list[Check]:
-    from pipelines.monitoring.recompute import recompute
-
     settings = repo.settings.monitor
     some = served.slice(max(served.num_rows - settings.recompute_answers, 0))
     if some.num_rows < served.num_rows:

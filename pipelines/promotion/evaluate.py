@@ -17,7 +17,7 @@ from pipelines.promotion.holdout import HoldoutSet, columns_of, holdout_rows, la
 from pipelines.registry.alias_file import model_folder, versions_on_disk
 from pipelines.training.definition import Model
 from pipelines.training.training_report import Score, score_all
-from serving.models import SPEC_FILE, ModelSpec
+from serving.models import SPEC_FILE, ModelSpec, load_model
 from transforms.errors import DataError
 from transforms.plain_paths import plain_path
 
@@ -75,8 +75,6 @@ def read_spec(data: Path, model: str, version: int) -> ModelSpec:
 def evaluate(repo: Repo, model: Model, versions: Sequence[int], start: datetime | None = None, end: datetime | None = None) -> Evaluation:
     """Score versions on rows that none of them was trained on, or on the requests asked in [start, end). A version that cannot be judged on
     them stands in ``unknown``. Raises a TandemError if there are no rows, or a version is damaged."""
-    from serving.models import load_model
-
     specs = {v: read_spec(repo.data, model.name, v) for v in dict.fromkeys(versions)}
     holdout = holdout_rows(repo, model, specs, start, end)
     label = label_of(holdout.table, model)

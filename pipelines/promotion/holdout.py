@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from pipelines.lake import layout
 from pipelines.project.repository import Repo
 from pipelines.training.definition import Model
+from pipelines.training.user_code import ask_spine
 from serving.models import ModelSpec
 from serving.projections import FeatureSet, Projection
 from transforms.definitions import EVENT_TIMESTAMP
@@ -135,7 +136,6 @@ def _test_rows(sets: Mapping[int, _Set]) -> tuple[pa.Table, _Made, str]:
 
 def _range(repo: Repo, model: Model, specs: Mapping[int, ModelSpec], start: datetime, end: datetime) -> tuple[pa.Table, _Made]:
     from pipelines.training.training_set import check_spine
-    from pipelines.training.user_code import ask_spine
 
     spine = check_spine(ask_spine(repo.path, model.spine, repo.data, start, end), model)
     first = next(iter(specs.values()))

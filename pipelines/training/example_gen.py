@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import apache_beam as beam
+import pyarrow.parquet as pq
 from google.protobuf import wrappers_pb2
 from tfx.components.example_gen.base_example_gen_executor import BaseExampleGenExecutor
 from tfx.components.example_gen.component import FileBasedExampleGen
@@ -22,8 +23,6 @@ __all__ = ["FeatureServiceExampleGen"]
 
 def read_examples(path: str, columns: list[list[str]], label: str, weight: str | None) -> list[bytes]:
     """The serialized tf.Examples of a Parquet file, in the file's order."""
-    import pyarrow.parquet as pq
-
     from pipelines.training.encode import to_examples
 
     return to_examples(pq.read_table(path), [Column(*c) for c in columns], label, weight)  # type: ignore[arg-type]

@@ -18,11 +18,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from pipelines.lake.files import replaced
 from pipelines.lake.layout import REPORT
 from pipelines.lake.processes import start_child, stop_child
 from pipelines.lake.runs import Run, list_runs
 from pipelines.training.definition import Model
+from serving.yaml_text import RepeatedKey, yaml_value
 from transforms.errors import ConfigError, TandemError
 from transforms.own_program import tandem_command
 
@@ -64,10 +67,6 @@ def read_grid(path: Path) -> list[dict[str, Any]]:
 
     Raises ConfigError.
     """
-    import yaml
-
-    from serving.yaml_text import RepeatedKey, yaml_value
-
     try:
         found = yaml_value(path.read_text("utf-8"))
     except OSError as error:

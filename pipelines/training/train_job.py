@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -12,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from pipelines.lake import layout, provenance, runs, shared
 from pipelines.project import recording
@@ -79,7 +82,6 @@ def model_spec(model: Model, training_set: TrainingSet, run: str) -> dict[str, A
 
 def predict(saved_model: Path, table: Any, inputs: list[tuple[str, str]], output: str = "probability", batch: int = 8192) -> Any:
     """Probabilities of shape [n] (float32) by the SavedModel's signature, for a table with the raw inputs."""
-    import numpy as np
     import tensorflow as tf
 
     from serving.models import to_model_inputs
@@ -252,8 +254,6 @@ def _spine(model: Model, repo: Path, data: Path, start: datetime, end: datetime)
 def _features(model: Model, repo: Path, data: Path, say: Callable[[str], None]) -> FeatureSet:
     """The model's features, by what is applied; said, and where the repository's files mean another thing by the service, by a view or by
     what computes it that too."""
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from pipelines.feature_store.services import defined_services, edited_since, unlike_the_registry
@@ -305,8 +305,6 @@ def make_set(
 
     ``then``: the offline files of a query that was asked before (as of now otherwise); ``features``: its features.
     """
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from pipelines.training.training_set import build_training_set, feature_references
@@ -330,8 +328,6 @@ def make_set(
 
 def score_report(model: Model, training_set: TrainingSet, pipeline: PipelineRun) -> tuple[Report, Any, dict[str, Any]]:
     """The scores on the test split, with its labels and every predictor's probabilities, each of shape [n] (float64)."""
-    import numpy as np
-
     from pipelines.training.training_report import Report, score_all
 
     splits = training_set.manifest["splits"]

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from pipelines.project.mistakes import one_line
 from pipelines.project.repository import Repo, load_module
 from transforms.errors import ConfigError, DataError, TandemError
@@ -42,8 +44,6 @@ def ask_spine(repo: Path, reference: str, data: Path, start: datetime, end: date
 
     What the function raises becomes a DataError of one line that names its place; so does an answer that is no table.
     """
-    import pyarrow as pa
-
     from serving.spines import as_table
 
     function = load_function(repo, reference)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.lake.graphs import carried_over
+from pipelines.streaming.state.stream_link import link_of
 from pipelines.streaming.state.taken_segments import Taken, taken_of
 from pipelines.verify.causes import Position
 from transforms.definitions import CREATED, FeatureGroup
@@ -108,7 +109,6 @@ def load_record(folder: Path, name: str, groups: Mapping[str, FeatureGroup]) -> 
     from pipelines.streaming.state.initial_tiles import batch_run_end, run_here
     from pipelines.streaming.state.job_state import JobState
     from pipelines.streaming.state.row_log import read_late, read_rows
-    from pipelines.streaming.state.stream_link import link_of
 
     if (link := link_of(folder)) is not None and link.there():
         JobState(folder).have_checkpoints()

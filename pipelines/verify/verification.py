@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.batch.batch_job import us
 from pipelines.feature_store.store import open_store
 from pipelines.lake import layout, provenance, runs
 from pipelines.project.repository import Repo
@@ -150,8 +151,6 @@ def _taken(repo: Repo, name: str, kafka: dict[str, pa.Table]) -> tuple[dict[str,
 
 
 def _us_of(text: str) -> int:
-    from pipelines.batch.batch_job import us
-
     return us(datetime.fromisoformat(text))
 
 

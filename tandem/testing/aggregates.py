@@ -39,7 +39,7 @@ from hypothesis import strategies as st
 
 from tandem.testing.event_logs import FLOATS, FOREVER, HOUR, INTS, SOURCE, TEXTS, Event, batch_of, bits, over_ipc, plain, values
 from transforms.aggregates import merge, rows_between, tile, tile_schema
-from transforms.definitions import Aggregate, Entity, FeatureGroup, Field, Predicate, hours
+from transforms.definitions import Aggregate, Entity, FeatureGroup, Field, Predicate, duration_name, hours
 from transforms.errors import DefinitionError
 from transforms.functions import base
 
@@ -301,8 +301,6 @@ class AggregateContract:
         return FeatureGroup("contract_group", SOURCE, Entity("key"), self.hop, hours(48), [aggregate])
 
     def _windows(self, aggregate: Aggregate) -> list[str]:
-        from transforms.definitions import duration_name
-
         return [duration_name(w) for w in aggregate.windows]
 
     def _settings(self, examples: int) -> settings:

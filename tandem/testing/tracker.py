@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 
 from pipelines.lake.runs import Run, find
@@ -47,8 +48,6 @@ def home(folder: Path, **tracking: Any) -> ProjectRef:
 
 def training(place: ProjectRef, parent: str | None = None, **fields: Any) -> Run:
     """A run that looks like a training: parameters, metrics, curves, a training set and a pushed model."""
-    import numpy as np
-
     with recorded(place, "train", parent=parent, params={"units": 32, "rate": 0.001}, seeds={"seed": 7}, model="cards", **fields) as run:
         data, report = place.data, run.folder / "report"
         for path, text in (

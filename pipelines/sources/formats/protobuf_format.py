@@ -35,6 +35,7 @@ from pipelines.sources.formats.protobuf_schemas import (
 from pipelines.sources.formats.protobuf_values import OtherKind
 from pipelines.sources.formats.protobuf_wants import asked_apart, wanted
 from pipelines.sources.formats.record_format import FormatOptions, RecordFormat
+from pipelines.sources.formats.schema_registry import RegisteredSchema
 from pipelines.sources.formats.verdicts import merged, refusals
 from transforms.contract import Checked, Now, check, check_records
 from transforms.definitions import EventSource
@@ -289,8 +290,6 @@ def _batch(reader: _Reader, messages: list[Any]) -> pa.RecordBatch:
 
 
 def _registered(text: str) -> Any:
-    from pipelines.sources.formats.schema_registry import RegisteredSchema
-
     return RegisteredSchema(text, "PROTOBUF", ())
 
 
