@@ -89,7 +89,7 @@ def apply(repo: Repo, run_id: str | None, steps: Steps, why: str = "") -> None:
     """Apply the graphs of a run, if the user may."""
     from pipelines.batch.batch_job import graphs_of, newest_graphs, plain_graphs
     from pipelines.feature_store.applying import apply_fingerprints
-    from pipelines.project import access, recording
+    from pipelines.project import access
 
     complete = [r for r in runs.list_runs(repo.data) if r.kind == "batch" and r.status == "complete"]
     if run_id is None and not complete:

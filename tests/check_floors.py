@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 OURS = ("tandem", "transforms", "pipelines", "serving", "feature_repo", "tests", "docker")
@@ -31,6 +32,19 @@ NAMED_LATER = {
     "transforms.functions.travel": "the user's module that defines a function",
 }
 """The modules that import what only a running program names, and what that is: nobody can check those."""
+LATE = {
+    "pipelines.cli": "a command loads what it needs, and no other's",
+    "pipelines.demo.demo_commands": "the same",
+    "pipelines.workflow": "the same: commands are made of it",
+    "pipelines.lake.shared": "a plain folder loads nothing for object stores",
+    "pipelines.services.daemon": "one service of two",
+    "pipelines.streaming.engines.worker": "its child, which is this module too, starts no process",
+    "serving.object_store.connecting": "one store of several",
+    "tandem.__main__": "first of all the imports are quickened",
+}
+"""The rooms that import modules of ours in functions though no library comes with them, and why."""
+PUT_OFF = ("feast",)
+"""Libraries that come at their first use, wherever they are imported: see ``pipelines.project.late_feast``."""
 
 FLOOR0 = tuple(
     f"transforms.{m}"
@@ -309,10 +323,66 @@ def twice(root: Path) -> list[str]:
     return [f"{name} stands {len(where)} times: {', '.join(where)}; a name stands once" for name, where in places.items() if len(where) > 1]
 
 
+def late(root: Path) -> list[str]:
+    """One line per import in a function that buys nothing: what the file's own imports have loaded, or a module of ours without a library.
+
+    An import in a function is for a library that only this function needs, so that whoever needs another does not wait for it.
+    """
+    paths = {module_name(p, root): p for top in SHIPPED for p in sorted((root / top).rglob("*.py"))}
+    at_once: dict[str, set[str]] = {}
+    in_functions: dict[str, list[tuple[int, str]]] = {}
+    for module, path in paths.items():
+        heads, inner = _by_place(ast.parse(path.read_text(encoding="utf-8")))
+        at_once[module] = {name for node in heads for _, name in imported_by(node, path, root)}
+        in_functions[module] = [(node.lineno, name) for node in inner for _, name in imported_by(node, path, root)]
+
+    @cache
+    def loaded(module: str) -> frozenset[str]:
+        found, waiting = set(), [module]
+        while waiting:
+            name = waiting.pop()
+            if name not in found:
+                found.add(name)
+                waiting += [*at_once.get(name, ()), *([name.rpartition(".")[0]] if name in paths and "." in name else [])]
+        return frozenset(found)
+
+    @cache
+    def libraries(module: str) -> frozenset[str]:
+        return frozenset(distribution(n) for n in loaded(module) if n.split(".")[0] not in {*OURS, *sys.stdlib_module_names})
+
+    found = []
+    for module, path in paths.items():
+        for line, name in in_functions[module]:
+            place = f"{path.relative_to(root)}:{line}"
+            if name in loaded(module) and distribution(name) not in PUT_OFF:
+                found.append(f"{place}: {name} is loaded with {module}; import it at the head of the file")
+            elif name in paths and libraries(name) <= libraries(module) and not any(covers(room, module) for room in LATE):
+                found.append(f"{place}: {name} brings no library with it; import it at the head of the file, or name the reason in LATE")
+    return found
+
+
+def distribution(name: str) -> str:
+    """What is installed for a module: its first name, of Google's the first two."""
+    return ".".join(name.split(".")[: 2 if name.startswith("google.") else 1])
+
+
+def _by_place(tree: ast.AST, inside: bool = False) -> tuple[list[ast.stmt], list[ast.stmt]]:
+    """The import statements that run when the file is imported, and those in functions; what is tried, or for type checkers, is neither."""
+    heads: list[ast.stmt] = []
+    inner: list[ast.stmt] = []
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            (inner if inside else heads).append(node)
+        elif not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING") and not (inside and isinstance(node, ast.Try)):
+            more = _by_place(node, inside or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+            heads, inner = heads + more[0], inner + more[1]
+    return heads, inner
+
+
 def main(argv: list[str]) -> int:
     """Checks the checkout that holds this script, or the folder given."""
     root = Path(argv[0]) if argv else Path(__file__).resolve().parents[1]
-    found = [*breaches(root), *circles(root), *twice(root)]
+    found = [*breaches(root), *circles(root), *twice(root), *late(root)]
     print("\n".join(found) if found else "import floors: ok")
     return 1 if found else 0
 

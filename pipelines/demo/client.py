@@ -15,6 +15,7 @@ import requests
 
 from pipelines.project.http import reason
 from pipelines.project.repository import Repo
+from serving.clock import Pace
 from transforms.definitions import EVENT_TIMESTAMP, REVISION
 from transforms.errors import TandemError
 from transforms.instants import instant, now_us
@@ -146,8 +147,6 @@ def _shown(repo: Repo, keys: set[str]) -> list[str]:
 
 def _now(clock: Path) -> int | None:
     """The replayed time, microseconds; None before it begins."""
-    from serving.clock import Pace
-
     try:
         return Pace.parse(clock.read_bytes()).at(now_us())
     except (OSError, ValueError):

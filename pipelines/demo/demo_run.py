@@ -18,6 +18,8 @@ from pipelines.demo.client import past_requests, post
 from pipelines.lake import layout
 from pipelines.project.repository import Repo
 from pipelines.reports.terminal import Steps, results
+from pipelines.services.jars import fetch_in_background
+from pipelines.training.training_report import render
 from transforms.errors import TandemError
 
 __all__ = ["run_demo"]
@@ -32,8 +34,6 @@ def run_demo(repo: Repo, start: datetime, end: datetime, as_json: bool, days: in
         steps.say(f"without the streaming half: {problem}")
         days = 0
     if days:
-        from pipelines.services.jars import fetch_in_background
-
         fetch_in_background()
         live.start_over(repo, steps)
     steps.say(f"real events of {start:%Y-%m-%d} to {end:%Y-%m-%d} (UTC); any part of the log works: --start, --end")
@@ -85,8 +85,6 @@ def run_demo(repo: Repo, start: datetime, end: datetime, as_json: bool, days: in
 
 
 def _show_batch(manifest: dict[str, Any], trained: Any) -> None:
-    from pipelines.training.training_report import render
-
     out = results()
     out.print()
     out.print(run_table(manifest))

@@ -17,9 +17,15 @@ from typing import Any
 import requests
 
 from pipelines.demo.client import DemoClient, Question, past_requests
+from pipelines.feature_store.store import open_store
 from pipelines.lake import layout
+from pipelines.lake.processes import start_child, stop_child
 from pipelines.project.repository import Repo
+from pipelines.replay.schedule import Alterations
 from pipelines.reports.terminal import Steps, results
+from pipelines.services import local
+from pipelines.streaming.driver import running
+from pipelines.verify.verify_table import render
 from transforms.errors import TandemError
 from transforms.instants import micros_of
 from transforms.own_program import tandem_command
@@ -56,10 +62,6 @@ def start_over(repo: Repo, steps: Steps) -> None:
     """Delete what a demo before this one streamed: its topics (the whole local broker), online rows, stream, and request log."""
     if not layout.stream(repo.data, NAME).exists():
         return
-    from pipelines.feature_store.store import open_store
-    from pipelines.services import local
-    from pipelines.streaming.driver import running
-
     if running(layout.stream(repo.data, NAME)) is not None:
         raise TandemError(f"the stream of another demo runs on {repo.data}; 'tandem stream stop --name {NAME}' ends it")
     steps.say("deleting what the last demo streamed: its topics, online rows, stream and request log")
@@ -174,7 +176,6 @@ def _verified(repo: Repo, steps: Steps, as_json: bool) -> dict[str, Any]:
 
     from pipelines.verify.verification import VerifyOptions, run_verify
     from pipelines.verify.verify_page import write_report
-    from pipelines.verify.verify_table import render
 
     with steps.doing("proving that stream and batch agree"):
         result = run_verify(repo, VerifyOptions(name=NAME), steps.say)
@@ -193,8 +194,6 @@ class _Child:
     """A command of ours as a child with a log; killed when this process ends, however it ends."""
 
     def __init__(self, repo: Repo, command: str, arguments: tuple[str, ...], environment: Mapping[str, str]) -> None:
-        from pipelines.lake.processes import start_child
-
         self.command = command
         self.log = layout.demo(repo.data) / f"{command}.log"
         words = tandem_command(command, "--repo", str(repo.path), "--data", str(repo.data), *arguments)
@@ -207,8 +206,6 @@ class _Child:
 
 @contextmanager
 def _child(repo: Repo, command: str, *arguments: str, environment: Mapping[str, str] = MappingProxyType({})) -> Iterator[_Child]:
-    from pipelines.lake.processes import stop_child
-
     child = _Child(repo, command, arguments, environment)
     try:
         yield child
@@ -256,8 +253,6 @@ def server(repo: Repo, as_of: datetime, *flags: str) -> Iterator[str]:
 
 @contextmanager
 def _broker(repo: Repo, steps: Steps) -> Iterator[None]:
-    from pipelines.services import local
-
     ran = local.status(repo.data)["kafka"]["state"] == "running"
     local.up(repo.data, say=steps.say)
     try:
@@ -313,7 +308,6 @@ class _Replay:
 
     def _run(self) -> None:
         from pipelines.replay.replay_job import ReplayOptions, run_replay
-        from pipelines.replay.schedule import Alterations
 
         how = Alterations(seed=1, disorder=DISORDER, late=LATE, corrupt=CORRUPT)
         options = ReplayOptions(start_us=self.range[0], end_us=self.range[1], speed=SPEED, partitions=PARTITIONS, how=how)

@@ -16,6 +16,7 @@ from typing import Any
 from pipelines.batch.batch_engine import BatchEngine
 from pipelines.lake.staged_code import staged_code
 from pipelines.project.repository import Repo
+from pipelines.streaming.engines.flink_rest import Cluster
 from transforms.errors import ConfigError
 
 __all__ = ["EngineFlags", "PRESETS", "engine_of"]
@@ -105,7 +106,6 @@ def _flink(repo: Repo, flags: EngineFlags, args: Sequence[str]) -> BatchEngine:
 
     def program() -> Any:
         from pipelines.engines.portable_job import JvmProgram
-        from pipelines.streaming.engines.flink_rest import Cluster
 
         return JvmProgram(
             "Flink",

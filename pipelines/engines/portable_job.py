@@ -25,6 +25,8 @@ from apache_beam.transforms.environments import ExternalEnvironment, ProcessEnvi
 from pipelines.lake.private import UNIX_SOCKETS, socket_folder, without_secrets
 from pipelines.lake.processes import start_child, stop_child
 from pipelines.lake.staged_code import EMBEDDED
+from pipelines.services.jars import ADD_OPENS, classpath, java
+from pipelines.services.own_jar import JAR, MAIN
 from pipelines.streaming.engines.base import cause
 from pipelines.streaming.engines.job_jar import write_job_jar
 from pipelines.streaming.engines.worker_pool import WorkerPool, proof_of
@@ -66,9 +68,6 @@ class JvmRunner(PipelineRunner):
 
     def run_pipeline(self, pipeline: Any, options: PipelineOptions) -> PipelineResult:
         """Run to the end. Raises DataError, one line with the cause; the engine's whole output is in ``folder``."""
-        from pipelines.services.jars import ADD_OPENS, classpath, java
-        from pipelines.services.own_jar import JAR, MAIN
-
         program, folder = self.program, self.folder
         if program.end is not None:
             program.end(self.name)

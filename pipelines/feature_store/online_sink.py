@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from pipelines.feature_store.store import checked_online, open_store, ordered_store
 from pipelines.lake import layout
 from pipelines.lake.graphs import applied_graph
 from pipelines.project.repository import Repo
@@ -46,8 +47,6 @@ class FeastStore:
         if views:
             self._without_registry(repo_path, views)
             return
-        from pipelines.feature_store.store import open_store, ordered_store
-
         store = open_store(SimpleNamespace(path=repo_path))  # type: ignore[arg-type]
         self.config = store.config
         self.online = ordered_store(store)
@@ -62,8 +61,6 @@ class FeastStore:
         from feast.infra.online_stores.helpers import get_online_store_from_config
         from feast.protos.feast.core.FeatureView_pb2 import FeatureView as Proto
         from feast.repo_config import load_repo_config
-
-        from pipelines.feature_store.store import checked_online
 
         self.config = load_repo_config(repo_path, repo_path / "feature_store.yaml")
         self.online = checked_online(get_online_store_from_config(self.config.online_store))

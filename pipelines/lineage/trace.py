@@ -17,6 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from pipelines.lake import layout, runs
 from pipelines.lake.files import sha256
@@ -24,6 +25,7 @@ from pipelines.lake.graphs import applied_graph
 from pipelines.lake.run_records import BatchRecord, StreamRecord, TrainRecord
 from pipelines.lineage.trace_text import key_text
 from pipelines.project.repository import Repo
+from pipelines.streaming.state.row_log import read_rows
 from serving.projections import Projection
 from serving.request_rows import PROJECTION, projection_in
 from transforms.definitions import CREATED, EVENT_TIMESTAMP, FINGERPRINT, REVISION, FeatureGroup
@@ -75,8 +77,6 @@ def trace(repo: Repo, request_id: str, row: int = 0) -> dict[str, Any]:
 
 def _answer(folder: Path, request_id: str, row: int) -> tuple[dict[str, Any], int]:
     """The logged row, and how many there are of this id and row."""
-    import pyarrow.parquet as pq
-
     from serving.request_log import files_of
 
     found: list[dict[str, Any]] = []
@@ -198,8 +198,6 @@ def _writers(
     """Who wrote a row of this key, time and revision before it was served: stream runs by their row logs, batch runs by their files."""
     found = []
     for folder in sorted(p for p in layout.streams(repo.data).glob("*") if (p / "rows" / group.name).is_dir()):
-        from pipelines.streaming.state.row_log import read_rows
-
         for row in _rows(read_rows(folder, group), key, stamp, revision, served):
             run = _stream_run(known, folder.name, row[CREATED])
             found.append({"kind": "stream", "name": folder.name, "run": run.id if run else None, **_said(row)})

@@ -41,6 +41,7 @@ from pipelines.lake.files import replaced
 from pipelines.lake.row_compare import common_codes, locate, table_of
 from pipelines.project.repository import Repo
 from pipelines.training.definition import Model
+from pipelines.training.training_set import check_spine
 from pipelines.training.user_code import ask_spine
 from serving.request_log import read_requests
 from transforms.columns import column_us
@@ -217,8 +218,6 @@ def _within(at: Int, since: datetime | None, until: datetime | None) -> npt.NDAr
 
 def _spine(repo: Repo, model: Model, start: datetime, end: datetime) -> pa.Table:
     """The spine in time's order, with the model's columns, the label called ``label``."""
-    from pipelines.training.training_set import check_spine
-
     spine = ask_spine(repo.path, model.spine, repo.data, start, end)
     if not spine.num_rows:
         fields = [(n, spine.schema.field(n).type) for n in spine.schema.names if n not in (model.label, EVENT_TIMESTAMP)]

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from pipelines.lake import layout, provenance
 from pipelines.lake.files import sha256
 from pipelines.lake.row_compare import locate, table_of
-from pipelines.monitoring import judge
+from pipelines.monitoring import evidently_report, judge
 from pipelines.monitoring.baseline import PREDICTION, ROWS, Baseline, chance, load_baseline, load_spec
 from pipelines.monitoring.checks import Check, skipped, verdict
 from pipelines.monitoring.labels import KEYS, answers_of, label_requests, read_labels, request_log
@@ -62,7 +62,6 @@ def run_monitor(repo: Repo, options: MonitorOptions, now: datetime, say: Say = l
     A request log that cannot be read is a failed check, an empty one a skipped check: both have a report. Raises ConfigError for wrong
     options, and for a repository without models. Recorded as a run of kind ``monitor``.
     """
-    from pipelines.monitoring import evidently_report
     from pipelines.monitoring.monitor_page import write_report
 
     if options.evidently:

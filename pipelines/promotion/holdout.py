@@ -18,9 +18,11 @@ import pyarrow.parquet as pq
 from pipelines.lake import layout
 from pipelines.project.repository import Repo
 from pipelines.training.definition import Model
+from pipelines.training.training_set import check_spine, join_features
 from pipelines.training.user_code import ask_spine
 from serving.models import ModelSpec
 from serving.projections import FeatureSet, Projection
+from serving.registry_place import feast_store
 from transforms.definitions import EVENT_TIMESTAMP
 from transforms.errors import DataError, TandemError
 from transforms.instants import instant
@@ -135,8 +137,6 @@ def _test_rows(sets: Mapping[int, _Set]) -> tuple[pa.Table, _Made, str]:
 
 
 def _range(repo: Repo, model: Model, specs: Mapping[int, ModelSpec], start: datetime, end: datetime) -> tuple[pa.Table, _Made]:
-    from pipelines.training.training_set import check_spine
-
     spine = check_spine(ask_spine(repo.path, model.spine, repo.data, start, end), model)
     first = next(iter(specs.values()))
     same = [s for s in specs.values() if _same_uses(first.projections, s)]  # what others read, they get in their turn
@@ -152,12 +152,8 @@ def _same_uses(projections: Mapping[str, Projection], spec: ModelSpec) -> bool:
 
 def _joined(repo: Repo, model: Model, spine: pa.Table, features: FeatureSet) -> tuple[pa.Table, dict[str, str]]:
     """The rows with features as of each row's time, by the offline store."""
-    from pipelines.training.training_set import join_features
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from serving.registry_place import feast_store
-
         return join_features(feast_store(repo.path), spine, model, features)
 
 

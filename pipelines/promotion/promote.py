@@ -16,6 +16,7 @@ from pipelines.training.definition import Model
 from serving.aliases import Aliases
 from serving.errors import ModelError
 from serving.models import ModelSpec
+from serving.settings import ServingSettings
 from transforms.errors import DataError, TandemError
 
 __all__ = ["Candidate", "Decision", "candidate_for", "decide", "misfit", "promote", "rollback", "rollback_to"]
@@ -57,7 +58,6 @@ class Decision:
 def misfit(repo: Repo, spec: ModelSpec) -> str:
     """Why the server would not serve a model now: its graphs are not those of the online rows, or a feature is gone. Empty: it would."""
     from serving.dataplane import Dataplane
-    from serving.settings import ServingSettings
 
     data = repo.data
     plane = Dataplane(ServingSettings(feature_repo=repo.path, models=layout.models(data), graphs=layout.graphs(data)))

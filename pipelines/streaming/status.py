@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.text import Text
 
+from pipelines.reports.terminal import screen
 from pipelines.streaming.state.job_state import JobState
 from serving import json_logs
 from transforms.instants import to_minute
@@ -230,8 +231,6 @@ class Screen:
     """Shows progress on stderr: a live line where there is a terminal, else a line every ``every`` seconds while something changes."""
 
     def __init__(self, tracker: Tracker, every: float = 5.0) -> None:
-        from pipelines.reports.terminal import screen
-
         self.tracker, self.every, self.console = tracker, every, screen
         self.live = screen.status(Text("starting")) if screen.is_terminal else None
         self._looked = 0.0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipelines.lake.processes import let_go, start_detached
 from pipelines.tracking.outbox import Outbox
+from pipelines.tracking.stores import tracking_uri
 from pipelines.tracking.tracker import tracker_class
 from transforms.own_program import module_command
 
@@ -20,8 +21,6 @@ __all__ = ["problem", "start"]
 
 def start(settings: Settings, data: Path) -> None:
     """Start a deliverer, unless one works already: it looks for new notes before it ends. Its words go to ``data/tracking/deliver.log``."""
-    from pipelines.tracking.stores import tracking_uri
-
     outbox = Outbox(data)
     if outbox.busy():
         return

@@ -27,6 +27,8 @@ from pipelines.lake import layout
 from pipelines.lake.files import write_json
 from pipelines.lake.runs import Run
 from pipelines.registry.alias_file import current, model_folder, models_of, versions_on_disk
+from pipelines.registry.scores import evaluations_of
+from pipelines.tracking.stores import artifact_root
 from serving.aliases import ALIASES
 from serving.errors import ModelError
 from transforms.locks import lock
@@ -41,8 +43,6 @@ _MOST = 5000  # characters of a tag
 
 def wanted(data: Path, model: str) -> dict[str, Any]:
     """What MLflow is to hold of a model: {"aliases": {alias: version}, "tags", "versions": {version: {"run", "tags"}}}. Cheap."""
-    from pipelines.registry.scores import evaluations_of
-
     folder = model_folder(data, model)
     try:
         aliases = current(folder)
@@ -235,8 +235,6 @@ class _Mirror:
         ours = self.client.get_experiment_by_name(self.experiment)
         if ours is not None:
             return None, str(ours.experiment_id)
-        from pipelines.tracking.stores import artifact_root
-
         return None, str(self.client.create_experiment(self.experiment, artifact_location=artifact_root(self.uri, self.data)))
 
     def _aliases(self, asked: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 from pipelines.lake import layout
 from pipelines.lake.runs import Run
 from pipelines.project.config import TrackingSettings
+from pipelines.tracking.links import link_later, link_manifest, link_mlmd, links_left
 from pipelines.tracking.outbox import Note, Outbox
 from pipelines.tracking.tracked_run import Record, read_record
 from pipelines.tracking.tracker import Tracker, make_tracker, tracker_class
@@ -70,16 +71,12 @@ class _Deliverer:
 
     def _link(self, run: str, record: Record, links: Any) -> None:
         """The way from the manifest (and from MLMD) to the tracker; only while nobody else writes the manifest."""
-        from pipelines.tracking.links import link_later, link_manifest, link_mlmd
-
         if not link_manifest(layout.run(self.data, run), links):
             link_later(self.data, run, links)
         link_mlmd(self.data, record.links, {**links, "tandem_run": run})
 
     def _links_left(self) -> None:
         """Links of runs that were still held when they were sent."""
-        from pipelines.tracking.links import link_manifest, links_left
-
         for file in (self.outbox.folder / "links").glob("[!.]*.json"):
             folder = layout.run(self.data, file.stem)
             if not folder.is_dir() or link_manifest(folder, links_left(self.data, file.stem)):

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.batch import analysis
 from pipelines.feature_store.services import check_fields, defined_services
 from pipelines.feature_store.store_check import check_stores
 from pipelines.lake.value_code import modules_of
@@ -180,11 +181,9 @@ def _traced(asked: _Asked, group: FeatureGroup, outputs: dict[str, dict[str, str
     if (before := asked.traced(group)) is not None:
         outputs[group.name] = before["outputs"]
         return f"{before['said']}, as before"
-    from pipelines.batch.analysis import outputs_of
-
     function = asked.repo.preprocessing_fn(group)
     assert function is not None
-    made = outputs[group.name] = outputs_of(group, function)
+    made = outputs[group.name] = analysis.outputs_of(group, function)
     said = f"group {group.name}: {group.preprocessing_fn} gives {', '.join(f'{n} ({k})' for n, k in made.items())}"
     asked.keep_traced(group, said, made)
     return said
@@ -207,15 +206,13 @@ def _analyzed(asked: _Asked, some: Mapping[str, pa.RecordBatch], say: Callable[[
     keys = {name: asked.analyzed(groups[name], made) for name, made in rows.items()}
     waiting = [name for name, key in keys.items() if asked.kept.find(key) is None]
     if waiting:
-        from pipelines.batch.analysis import analyze_groups
-
         with tempfile.TemporaryDirectory(prefix="tandem-check-") as folder:
             work: dict[str, Any] = {}
             for name in waiting:
                 path = Path(folder) / f"{name}.parquet"
                 pq.write_table(pa.Table.from_batches([rows[name]]), path)
                 work[name] = (groups[name], asked.repo.preprocessing_fn(groups[name]), [str(path)])
-            analyze_groups(work, Path(folder) / "graphs", progress=say)
+            analysis.analyze_groups(work, Path(folder) / "graphs", progress=say)
         for name in waiting:
             asked.kept.keep(keys[name], "runs")
     before = [name for name in rows if name not in waiting]

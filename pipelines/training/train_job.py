@@ -16,12 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipelines.feature_store.services import defined_services, edited_since, unlike_the_registry
 from pipelines.lake import layout, provenance, runs, shared
 from pipelines.project import recording
 from pipelines.project.config import load_settings
 from pipelines.training import as_of
 from pipelines.training.definition import Model
+from pipelines.training.evidence import write_evidence
+from pipelines.training.training_report import Report, score_all
+from pipelines.training.training_set import build_training_set, feature_references
 from pipelines.training.user_code import ask_spine
+from serving.registry_place import feast_store
 from transforms.errors import ConfigError, DataError, TandemError
 from transforms.plain_paths import plain_path
 from transforms.tensorflow_settings import settle_tensorflow
@@ -197,8 +202,6 @@ def _train(
     pipeline = run_pipeline(model, training_set, repo, below, spec, run.id, progress, seed, params, push)
     with step("report"):
         report, label, predictions = score_report(model, training_set, pipeline)
-        from pipelines.training.evidence import write_evidence
-
         untold = write_evidence(run.folder, pipeline.full, pipeline.plain, label, predictions)
     trained = Trained(model.name, run.id, training_set, pipeline, report)
     run.add(
@@ -256,10 +259,6 @@ def _features(model: Model, repo: Path, data: Path, say: Callable[[str], None]) 
     what computes it that too."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from pipelines.feature_store.services import defined_services, edited_since, unlike_the_registry
-        from pipelines.training.training_set import feature_references
-        from serving.registry_place import feast_store
-
         found = feature_references(feast_store(repo), model.features)
         if isinstance(model.features, str):
             try:
@@ -307,9 +306,6 @@ def make_set(
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from pipelines.training.training_set import build_training_set, feature_references
-        from serving.registry_place import feast_store
-
         store = feast_store(repo)
         features = features if features is not None else feature_references(store, model.features)
         views = dict.fromkeys(features.projection(name).view for name in features.names)
@@ -328,8 +324,6 @@ def make_set(
 
 def score_report(model: Model, training_set: TrainingSet, pipeline: PipelineRun) -> tuple[Report, Any, dict[str, Any]]:
     """The scores on the test split, with its labels and every predictor's probabilities, each of shape [n] (float64)."""
-    from pipelines.training.training_report import Report, score_all
-
     splits = training_set.manifest["splits"]
     test = training_set.read("test")
     label = test.column(model.label).to_numpy().astype(np.float64)

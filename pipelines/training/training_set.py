@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from pipelines.lake import layout
 from pipelines.training.definition import Column, Model, input_dtype
+from serving.projections import FeatureSet
 from transforms.definitions import ARROW_TYPES, EVENT_TIMESTAMP, FINGERPRINT, RESERVED, TIMESTAMP, micros
 from transforms.errors import DataError, FingerprintError
 from transforms.instants import instant, micros_of
@@ -92,8 +93,6 @@ def feature_references(store: Any, features: str | Sequence[str]) -> FeatureSet:
 
     Raises DataError, one line, for what the registry does not have.
     """
-    from serving.projections import FeatureSet
-
     if isinstance(features, str):
         from feast.errors import FeatureServiceNotFoundException
 

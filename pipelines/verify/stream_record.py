@@ -13,6 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.lake.graphs import carried_over
+from pipelines.streaming.state.checkpoint_records import is_stream
+from pipelines.streaming.state.initial_tiles import batch_run_end, run_here
+from pipelines.streaming.state.row_log import read_late, read_rows
 from pipelines.streaming.state.stream_link import link_of
 from pipelines.streaming.state.taken_segments import Taken, taken_of
 from pipelines.verify.causes import Position
@@ -105,10 +108,7 @@ def load_record(folder: Path, name: str, groups: Mapping[str, FeatureGroup]) -> 
     A stream that runs, or was killed, has delivered more than its checkpoints vouch for: rows that were made after a shard's
     checkpoint was saved are left out (``ahead``: how many).
     """
-    from pipelines.streaming.state.checkpoint_records import is_stream
-    from pipelines.streaming.state.initial_tiles import batch_run_end, run_here
     from pipelines.streaming.state.job_state import JobState
-    from pipelines.streaming.state.row_log import read_late, read_rows
 
     if (link := link_of(folder)) is not None and link.there():
         JobState(folder).have_checkpoints()

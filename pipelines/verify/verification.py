@@ -18,6 +18,9 @@ from pipelines.batch.batch_job import us
 from pipelines.feature_store.store import open_store
 from pipelines.lake import layout, provenance, runs
 from pipelines.project.repository import Repo
+from pipelines.sources.broker import open_broker
+from pipelines.streaming.driver import stream_folder
+from pipelines.streaming.state.row_log import read_rows
 from pipelines.streaming.state.start_position import run_of
 from pipelines.verify.contracts_then import taken_then
 from pipelines.verify.log import (
@@ -67,8 +70,6 @@ def run_verify(repo: Repo, options: VerifyOptions, say: Say = lambda line: None)
 
     Raises ConfigError, DataError and StoreError, one line each, for what cannot be compared at all.
     """
-    from pipelines.streaming.driver import stream_folder
-
     started = datetime.now(UTC)
     folder = options.folder or layout.verify(repo.data) / f"{options.name}-{started:%Y%m%dT%H%M%S}"
     scratch = folder / "scratch"
@@ -159,7 +160,6 @@ def _archived(repo: Repo, record: StreamRecord, folder: Path, say: Say) -> dict[
     with warnings.catch_warnings():  # kafka-python reads its own files in a way that Python will drop
         warnings.simplefilter("ignore", DeprecationWarning)
         from pipelines.sources.archive import archive, archive_schema
-        from pipelines.sources.broker import open_broker
 
         reader = open_broker(repo.settings.kafka, repo.data).open_reader()
     upto, out = record.upto(repo.groups), {}
@@ -180,8 +180,6 @@ def _archived(repo: Repo, record: StreamRecord, folder: Path, say: Say) -> dict[
 
 def _online(repo: Repo, folder: Path, record: StreamRecord, proof: Proof, say: Say) -> dict[str, OnlineProof]:
     """Each group's view in the online store. A stream that runs may have gone on: what looks odd is looked at once more."""
-    from pipelines.streaming.state.row_log import read_rows
-
     store = open_store(repo)
     read, applied = store_reader(store)
     out = {}
@@ -198,7 +196,6 @@ def _online(repo: Repo, folder: Path, record: StreamRecord, proof: Proof, say: S
 
 def _served(repo: Repo, folder: Path, record: StreamRecord, proof: Proof, say: Say) -> dict[str, ServedProof]:
     """What the server answered, as far as its log goes back."""
-    from pipelines.streaming.state.row_log import read_rows
     from serving.request_log import read_requests
 
     where = repo.settings.request_log(repo.path)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.check_floors import FLOOR0, FLOOR1, NAMED_LATER, PIPELINES, breaches, circles, imports, main, twice
+from tests.check_floors import FLOOR0, FLOOR1, NAMED_LATER, PIPELINES, breaches, circles, imports, late, main, twice
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -124,6 +124,29 @@ def test_a_circle_is_found_though_its_imports_stand_inside_functions(tmp_path):
     plant(tmp_path, "pipelines/lake/three.py", "if True:\n    import pipelines.lake.one")
     plant(tmp_path, "pipelines/lake/four.py", "from pipelines.lake import one")
     assert circles(tmp_path) == ["circle of imports: pipelines.lake.one, pipelines.lake.three, pipelines.lake.two"]
+
+
+def test_an_import_in_a_function_that_buys_nothing_is_found(tmp_path):
+    assert late(ROOT) == []
+    plant(tmp_path, "pipelines/lake/head.py", "import numpy\nfrom pipelines.lake import light")
+    plant(tmp_path, "pipelines/lake/light.py", "import json")
+    plant(tmp_path, "pipelines/lake/other.py", "import numpy.linalg")
+    plant(tmp_path, "pipelines/lake/heavy.py", "import pandas")
+    plant(tmp_path, "pipelines/cli/command.py", "def f():\n    from pipelines.lake import light")
+    plant(
+        tmp_path,
+        "pipelines/lake/here.py",
+        "import pipelines.lake.head\nfrom typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import pandas\n"
+        "def f():\n    import numpy\n    import pandas\n    from pipelines.lake import heavy\n"
+        "    from tandem.pipelines.lake import light\n    from pipelines.lake import other\n"
+        "    try:\n        from pipelines.lake import light\n    except ImportError:\n        pass",
+    )
+    assert late(tmp_path) == [
+        "pipelines/lake/here.py:6: numpy is loaded with pipelines.lake.here; import it at the head of the file",
+        "pipelines/lake/here.py:9: pipelines.lake.light is loaded with pipelines.lake.here; import it at the head of the file",
+        "pipelines/lake/here.py:10: pipelines.lake.other brings no library with it; import it at the head of the file,"
+        " or name the reason in LATE",
+    ]
 
 
 def test_a_file_name_that_stands_twice_is_found(tmp_path):

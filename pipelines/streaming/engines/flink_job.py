@@ -26,6 +26,8 @@ from apache_beam.runners.portability.portable_runner import PortableRunner
 from pipelines.lake.private import UNIX_SOCKETS, socket_folder, without_secrets
 from pipelines.lake.processes import start_child, stop_child
 from pipelines.lake.staged_code import EMBEDDED
+from pipelines.services.jars import ADD_OPENS, classpath, java
+from pipelines.services.own_jar import JAR, MAIN
 from pipelines.streaming.engines.base import EngineJob, cause
 from pipelines.streaming.engines.flink_keys import MAX_PARALLELISM
 from pipelines.streaming.engines.flink_rest import Cluster, check_flags
@@ -126,9 +128,6 @@ class FlinkJob(EngineJob):
 
     def start(self) -> None:
         """Start the workers' pool and the JVM with the job; returns before the job runs. Raises ConfigError and what ``build`` raises."""
-        from pipelines.services.jars import ADD_OPENS, classpath, java
-        from pipelines.services.own_jar import JAR, MAIN
-
         options = self.options
         if self.cluster is not None:
             self.cluster.cancel_jobs(options.name, self.say)  # a job that a killed driver left: two would write
