@@ -29,6 +29,7 @@ __all__ = [
     "Column",
     "EXACT",
     "MAX_INT64",
+    "within_int64",
     "OK",
     "all_ok",
     "as_bytes",
@@ -60,6 +61,11 @@ Codes = npt.NDArray[np.uint8]
 Int = npt.NDArray[np.int64]
 Column = tuple[pa.Array, Codes]
 """A column converted to its field's type, and a code per row: ``OK`` or the index of a reason."""
+
+
+def within_int64(us: int) -> int:
+    """Microseconds as an int64 that has a negative; what is beyond is the last of them."""
+    return max(-MAX_INT64, min(MAX_INT64, us))
 
 
 def column_us(table: pa.Table | pa.RecordBatch, name: str) -> Int:
@@ -229,11 +235,11 @@ def value_as(value: Any, dtype: str) -> Any:
             raise Refused(OVERFLOW)
         return value
     if dtype == "timestamp" and kind is int:
-        return max(-MAX_INT64, min(MAX_INT64, value))
+        return within_int64(value)
     if dtype == "timestamp" and kind is datetime:
         return micros_of(value if value.tzinfo is not None else value.replace(tzinfo=UTC))
     if dtype == "timestamp" and kind is BeyondCalendar and value.kind in ("moment", "local"):
-        return max(-MAX_INT64, min(MAX_INT64, value.us))
+        return within_int64(value.us)
     if dtype == "timestamp" and kind is str and (us := micros_of_text(value)) is not None:
         return us
     raise Refused(WRONG_TYPE)

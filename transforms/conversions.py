@@ -32,6 +32,7 @@ from transforms.columns import (
     target_type,
     texts_of,
     value_as,
+    within_int64,
 )
 from transforms.instants import MAX_US, MIN_US, BeyondCalendar, micros_of, micros_of_text
 from transforms.json_payload import Refused
@@ -63,7 +64,7 @@ def value_of(value: Any, parse: Parse, dtype: str) -> Any:
     a detail that begins with field and value. NaN and infinity pass for float64: the contract's rules see them."""
     if isinstance(parse, (Epoch, Local, Date)):
         us = _moment(value, parse)
-        return max(-MAX_INT64, min(MAX_INT64, us))
+        return within_int64(us)
     if isinstance(parse, Enum):
         return _member(value, parse)
     if isinstance(parse, Decimal):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "ConfigError", "DataError", "DefinitionError", "FingerprintError", "GraphError", "RejectLimitError", "StoreError", "TandemError",
-    "first_line",
+    "first_line", "some_of",
 ]  # fmt: skip
 
 
@@ -38,6 +38,11 @@ class StoreError(TandemError):
 
 class FingerprintError(StoreError):
     """Rows, graph and model do not stem from the same definitions."""
+
+
+def some_of(names: list[str]) -> str:
+    """Names for a message: the first six, and how many more there are."""
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 def first_line(error: BaseException) -> str:

@@ -182,14 +182,11 @@ def _same_in_all(payloads: pa.Array, depth: int) -> int | None:
 
 
 class _Shape:
-    """What the first payload of some is like. ``size``: its marks; ``keys``: how many it has; ``usual``: whether others are compared with
-    it, without which the keys are not counted. Texts end in :data:`_PAST`."""
+    """What the first payload of some is like. ``size``: its marks, at most :data:`MOST_MARKS`; ``keys``: how many it has; ``usual``:
+    whether others are compared with it. Texts end in :data:`_PAST`."""
 
     def __init__(self, text: Bytes, marks: Ints) -> None:
-        self.size, self.keys, self.usual = len(marks), 0, len(marks) <= MOST_MARKS
-        if not self.usual:
-            return
-        self.kinds = text[marks]
+        self.size, self.kinds = len(marks), text[marks]
         quotes = np.flatnonzero(self.kinds == ord('"'))
         pairs = list(zip(quotes[::2].tolist(), quotes[1::2].tolist(), strict=False))
         named = [(o, c) for o, c in pairs if text[marks[c] + 1] == ord(":")]

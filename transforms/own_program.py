@@ -1,7 +1,7 @@
 """How processes of our own are started: by the path of ``tandem/__main__.py`` with ``-P``.
 
 So it is this installation's code that they run, from any folder: a ``serving/`` or ``transforms.py`` that lies there is not ours.
-And how they end. Standard library only.
+How they end, and on which boot of which machine they run. Standard library only.
 """
 
 from __future__ import annotations
@@ -11,13 +11,23 @@ import os
 import sys
 import threading
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
-__all__ = ["leave", "module_command", "tandem_command"]
+__all__ = ["boot_id", "leave", "module_command", "tandem_command"]
 
 _HOME = Path(__file__).resolve().parents[1]
 _EXIT_SECONDS = 5.0
+
+
+@cache
+def boot_id() -> str:
+    """Which boot of which machine this is; empty where the system does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def tandem_command(*words: str) -> list[str]:

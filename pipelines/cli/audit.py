@@ -7,9 +7,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, show
+from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, settings_of, show
 from pipelines.lake import layout
-from pipelines.project.config import load_settings
 from pipelines.reports.terminal import on_one_line
 from transforms.errors import DataError
 
@@ -28,7 +27,7 @@ def audit(
     """
     from pipelines.lake.audit import AuditLog
 
-    folder = layout.audit(load_settings(repo.resolve(), data=data.resolve() if data else None).data)
+    folder = layout.audit(settings_of(repo, data).data)
     found = AuditLog(folder).check()
     table = Table("n", "when", "who", "what", "outcome", "why", box=None)
     for e in found.entries[-last:]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.lake import shared
-from pipelines.project.config import moment
+from pipelines.project.config import Settings, load_settings, moment
 from pipelines.reports.terminal import Steps, results, screen, show, write
 from serving.object_store.cache import data_path
 from transforms.tensorflow_settings import settle_tensorflow
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_REPO", "DataOption", "EndOption", "GroupOption", "JsonOption", "RepoOption", "StartOption", "Steps", "load",
-    "moment", "quiet", "results", "screen", "show", "write",
+    "moment", "quiet", "results", "screen", "settings_of", "show", "write",
 ]  # fmt: skip
 
 RepoOption = Annotated[Path, typer.Option("--repo", envvar="TANDEM_REPO", help="The feature repository.")]
@@ -49,6 +49,11 @@ def quiet() -> None:
     warnings.filterwarnings("ignore")
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
     logging.getLogger().setLevel(logging.ERROR)
+
+
+def settings_of(repo: Path, data: Path | None) -> Settings:
+    """The settings of a repository that need not be loaded; ``data``: the data folder that the command was given."""
+    return load_settings(repo.resolve(), data=data.resolve() if data else None)
 
 
 def load(repo: Path, data: Path | None = None, *, finish: bool = True, everything: bool = False) -> Repo:

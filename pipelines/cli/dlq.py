@@ -12,8 +12,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Column, Table
 
-from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, load, moment, quiet, results, screen, show, write
-from pipelines.project.config import load_settings
+from pipelines.cli.console import (
+    DEFAULT_REPO,
+    DataOption,
+    JsonOption,
+    RepoOption,
+    Steps,
+    load,
+    moment,
+    quiet,
+    results,
+    screen,
+    settings_of,
+    show,
+    write,
+)
 from pipelines.reports.terminal import on_one_line
 from transforms.errors import ConfigError, DataError, TandemError
 from transforms.instants import instant, micros_of, now_us
@@ -36,7 +49,7 @@ SinceOption = Annotated[str | None, typer.Option("--since", help="Only letters w
 
 def _quiet_settings(repo: Path, data: Path | None) -> Settings:
     quiet()
-    return load_settings(repo.resolve(), data=data.resolve() if data else None)
+    return settings_of(repo, data)
 
 
 def _broker(settings: Settings) -> Broker:

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.console import DEFAULT_REPO, DataOption, RepoOption
+from pipelines.cli.console import DEFAULT_REPO, DataOption, RepoOption, settings_of
 from pipelines.lake import layout
-from pipelines.project.config import load_settings, parse_duration
+from pipelines.project.config import parse_duration
 from pipelines.reports.terminal import screen
 from transforms.errors import ConfigError
 
@@ -21,7 +21,7 @@ _Json = Annotated[bool, typer.Option("--json", help="For machines.")]
 
 
 def _file(repo: Path, data: Path | None) -> Path:
-    settings = load_settings(repo.resolve(), data=data.resolve() if data else None)
+    settings = settings_of(repo, data)
     named = settings.serve.get("keys") or layout.api_keys(settings.data)
     if not isinstance(named, str | Path):
         raise ConfigError(f"serve.keys {named!r}: is no path; correct it or drop the key")

@@ -25,9 +25,9 @@ from pipelines.cli.console import (
     quiet,
     results,
     screen,
+    settings_of,
     show,
 )
-from pipelines.project.config import load_settings
 from pipelines.project.recording import recorded
 from pipelines.tracking.stores import tracking_uri
 from transforms.errors import ConfigError, TandemError
@@ -57,7 +57,7 @@ def models(
     quiet()
     from pipelines.registry.listing import list_models
 
-    settings = load_settings(repo.resolve(), data=data.resolve() if data else None)
+    settings = settings_of(repo, data)
     if sync:
         _sync(settings, settings.data)
     found = list_models(settings.data, model)

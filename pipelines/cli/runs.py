@@ -10,10 +10,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Column, Table
 
-from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, load, quiet, results, screen, show, write
+from pipelines.cli.console import (
+    DEFAULT_REPO,
+    DataOption,
+    JsonOption,
+    RepoOption,
+    Steps,
+    load,
+    quiet,
+    results,
+    screen,
+    settings_of,
+    show,
+    write,
+)
 from pipelines.lake.files import write_text
 from pipelines.lake.run_records import Code, Engine, TrainRecord
-from pipelines.project.config import load_settings
 
 if TYPE_CHECKING:
     from pipelines.lake.runs import Run
@@ -21,10 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["app", "lineage", "reproduce"]
 
 app = typer.Typer(invoke_without_command=True, no_args_is_help=False, rich_markup_mode=None)
-
-
-def _data(repo: Path, data: Path | None) -> Path:
-    return load_settings(repo.resolve(), data=data.resolve() if data else None).data
 
 
 @app.callback()
@@ -56,7 +64,7 @@ def list_(
 def _list(repo: Path, data: Path | None, kind: str | None, last: int, as_json: bool) -> None:
     from pipelines.lake.runs import damaged, list_runs
 
-    folder = _data(repo, data)
+    folder = settings_of(repo, data).data
     found = [r for r in list_runs(folder) if kind in (None, r.kind)]
     found = found[-last:] if last else found
     columns = ("status", "verdict", "kind", "range", "rows", "metric", "parent", Column("run", no_wrap=True, overflow="fold"))
@@ -94,7 +102,7 @@ def show_(
     """Show one run; --json is its manifest."""
     from pipelines.lake.runs import find
 
-    found = find(_data(repo, data), run)
+    found = find(settings_of(repo, data).data, run)
     if json_:
         show(found.manifest, True)
         return
@@ -117,7 +125,7 @@ def version_(
     from pipelines.lake.data_version import data_version, newest
     from pipelines.lake.runs import find
 
-    folder = _data(repo, data)
+    folder = settings_of(repo, data).data
     text = json.dumps(data_version(find(folder, run) if run is not None else newest(folder, kind)), indent=2)
     if output is None:
         write(text)
@@ -206,7 +214,7 @@ def diff_(
     from pipelines.lake.runs import find
     from pipelines.lineage.diff import render, to_dict
 
-    folder = _data(repo, data)
+    folder = settings_of(repo, data).data
     first, second = (find(folder, x).manifest for x in (a, b))
     if json_:
         show(to_dict(first, second), True)

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Column, Table
 
-from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, show
-from pipelines.project.config import load_settings
+from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, settings_of, show
 
 __all__ = ["down", "status", "up"]
 
 PortOption = Annotated[
     int, typer.Option(min=0, max=65535, help="Its port (default: the one of last time if it is free, else any free one).")
 ]
-
-
-def _data(repo: Path, data: Path | None) -> Path:
-    return load_settings(repo.resolve(), data=data.resolve() if data else None).data
 
 
 def up(
@@ -33,7 +27,7 @@ def up(
     """Start the local services: a Kafka broker, and with --redis a redis-server. Harmless if they run."""
     from pipelines.services import local
 
-    folder, steps = _data(repo, data), Steps()
+    folder, steps = settings_of(repo, data).data, Steps()
     with steps.doing("starting services"):
         local.up(folder, with_redis=redis, kafka_port=kafka_port, redis_port=redis_port, say=steps.say)
     if json_:
@@ -50,7 +44,7 @@ def down(
 
     steps = Steps()
     with steps.doing("stopping services"):
-        if not local.down(_data(repo, data), delete=delete, say=steps.say):
+        if not local.down(settings_of(repo, data).data, delete=delete, say=steps.say):
             steps.say("nothing runs")
 
 
@@ -58,7 +52,7 @@ def status(repo: RepoOption = DEFAULT_REPO, data: DataOption = None, json_: Json
     """Show which local services run, and where."""
     from pipelines.services import local
 
-    found = local.status(_data(repo, data))
+    found = local.status(settings_of(repo, data).data)
     table = Table("service", "state", "address", "pid", Column("since", no_wrap=True), box=None)
     for service, facts in found.items():
         table.add_row(service, *(str(facts.get(key, "")) for key in ("state", "address", "pid", "since")))

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, load, quiet, show, write
-from pipelines.project.config import load_settings
-from transforms.errors import DataError
+from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, load, quiet, settings_of, show, write
+from transforms.errors import ConfigError, DataError
 
 __all__ = ["app"]
 
@@ -88,8 +86,6 @@ def stream(
 
 def _given(options: Iterable[str], **flags: str | None) -> dict[str, str]:
     """The settings of the engine. Raises ConfigError."""
-    from transforms.errors import ConfigError
-
     given = {name: value for name, value in flags.items() if value is not None}
     for option in options:
         name, equals, value = option.partition("=")
@@ -99,10 +95,6 @@ def _given(options: Iterable[str], **flags: str | None) -> dict[str, str]:
             raise ConfigError(f"--engine-option {name}: it is given twice; leave one of them out")
         given[name] = value
     return given
-
-
-def _data(repo: Path, data: Path | None) -> Path:
-    return load_settings(repo.resolve(), data=data.resolve() if data else None).data
 
 
 @app.command()
@@ -117,7 +109,7 @@ def stop(
     """Stop a stream when what it polled is delivered. Harmless if none runs."""
     from pipelines.streaming.stream_control import stop_stream
 
-    manifest = stop_stream(_data(repo, data), name, timeout, savepoint)
+    manifest = stop_stream(settings_of(repo, data).data, name, timeout, savepoint)
     found: dict[str, Any] = manifest if manifest is not None else {"name": name, "running": False}
     if json_:
         show(found, True)
@@ -135,7 +127,7 @@ def status(repo: RepoOption = DEFAULT_REPO, data: DataOption = None, name: NameO
     """Show whether a stream runs and how far it is."""
     from pipelines.streaming.stream_control import stream_status
 
-    found = stream_status(_data(repo, data), name)
+    found = stream_status(settings_of(repo, data).data, name)
 
     def table() -> Table:
         title = f"stream {name}: {'running' if found['running'] else 'not running'}"
@@ -172,7 +164,7 @@ def resume(repo: RepoOption = DEFAULT_REPO, data: DataOption = None, name: NameO
     """Let partitions that are paused go on, now or at the next start; rejects become dead letters, late events go to the late log."""
     from pipelines.streaming.stream_control import resume_stream
 
-    parts = resume_stream(_data(repo, data), name)
+    parts = resume_stream(settings_of(repo, data).data, name)
     write(f"going on: {', '.join(parts)}" if parts else "nothing is paused")
 
 

@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, screen, show
+from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, screen, settings_of, show
 from pipelines.cli.extras import missing
-from pipelines.project.config import load_settings
 from transforms.errors import TandemError
 
 __all__ = ["track"]
@@ -26,7 +25,7 @@ def track(
     from pipelines.tracking.stores import shown, trackers, tracking_uri
     from pipelines.tracking.sync import deliver
 
-    settings = load_settings(repo.resolve(), data=data.resolve() if data else None)
+    settings = settings_of(repo, data)
     folder, chosen = settings.data, trackers(settings)
     if settings.tracking.trackers and not chosen:
         raise missing("track", "tracking")

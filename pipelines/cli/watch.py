@@ -11,9 +11,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, load, moment, quiet, screen, show, write
+from pipelines.cli.console import (
+    DEFAULT_REPO,
+    DataOption,
+    JsonOption,
+    RepoOption,
+    Steps,
+    load,
+    moment,
+    quiet,
+    screen,
+    settings_of,
+    show,
+    write,
+)
 from pipelines.lake.files import write_bytes
-from pipelines.project.config import load_settings, parse_duration
+from pipelines.project.config import parse_duration
 from transforms.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -171,7 +184,7 @@ def metrics(
     """Print what the jobs of a data folder left, as Prometheus metrics; tandem watch serves the same."""
     from pipelines.watch.job_metrics import JobMetrics, page
 
-    found = JobMetrics(load_settings(repo.resolve(), data=data.resolve() if data else None).data)
+    found = JobMetrics(settings_of(repo, data).data)
     if output is not None:
         write_bytes(output, page(found))
     if port is not None:

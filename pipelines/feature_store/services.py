@@ -13,7 +13,7 @@ from pipelines.lake.value_code import meaning, value_files
 from pipelines.project.repository import load_repo
 from serving.projections import FeatureSet
 from transforms.definitions import RESERVED
-from transforms.errors import DefinitionError, GraphError
+from transforms.errors import DefinitionError, GraphError, some_of
 
 __all__ = ["check_fields", "check_services", "defined_services", "edited_since", "unlike_the_registry"]
 
@@ -68,9 +68,9 @@ def unlike_the_registry(service: Any, applied: FeatureSet) -> str:
     theirs = dict.fromkeys(f"{v}:{n}" for v, n in applied.pairs if n not in RESERVED)
     new, gone = [r for r in mine if r not in theirs], [r for r in theirs if r not in mine]
     moved = [name for name in found.names if name in applied.names and found.projection(name) != applied.projection(name)]
-    parts = [f"not applied yet: {_some(new)}"] if new else []
-    parts += [f"taken out: {_some(gone)}"] if gone else []
-    parts += [f"other keys: {_some(moved)}"] if moved else []
+    parts = [f"not applied yet: {some_of(new)}"] if new else []
+    parts += [f"taken out: {some_of(gone)}"] if gone else []
+    parts += [f"other keys: {some_of(moved)}"] if moved else []
     parts += ["another order"] if not parts and list(mine) != list(theirs) else []
     if not parts:
         return ""
@@ -103,7 +103,3 @@ def edited_since(repo: Path, data: Path, views: Iterable[str]) -> list[str]:
         fix = "to train on what they say now, run tandem batch, then tandem apply first"
         out.append(f"code was edited since the applied graphs were made, which are used ({names}); {fix}")
     return out
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

@@ -15,7 +15,6 @@ import hashlib
 import hmac
 import json
 import os
-import pwd
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,20 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.lake.private import write_private
+from pipelines.lake.process_identity import user
 from transforms.errors import ConfigError, DataError
 from transforms.locks import lock
 
 __all__ = ["AuditLog", "Verdict", "user"]
 
 _FIRST = "0" * 64
-
-
-def user() -> str:
-    """Who runs this process, by its user id (the environment may say what it likes)."""
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,10 @@ from typing import Any
 
 from transforms.files import fsync_folder, replaced, sha256, write_bytes, write_json, write_text
 
-__all__ = ["fsync_folder", "json_digest", "read_json", "replaced", "sha256", "sha256_of_start", "write_bytes", "write_json", "write_text"]
+__all__ = [
+    "fsync_folder", "json_digest", "name_below", "read_json", "replaced", "sha256", "sha256_of_start", "write_bytes", "write_json",
+    "write_text",
+]  # fmt: skip
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -30,6 +33,11 @@ def sha256_of_start(path: Path, size: int) -> str:
             digest.update(piece)
             size -= len(piece)
     return digest.hexdigest()
+
+
+def name_below(data: Path, path: Path) -> str:
+    """A path as runs and reports say it: relative to the data folder if it is below that."""
+    return path.relative_to(data).as_posix() if path.is_relative_to(data) else str(path)
 
 
 def json_digest(value: Any) -> str:

@@ -6,6 +6,7 @@ Light: standard library only.
 from __future__ import annotations
 
 import os
+import pwd
 import socket
 import subprocess
 from collections.abc import Mapping
@@ -14,13 +15,23 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ProcessId", "started"]
+from transforms.own_program import boot_id
+
+__all__ = ["ProcessId", "started", "user"]
 
 
 @cache
 def _host() -> str:
     """The name of this machine (or container), whose process numbers are ours to judge."""
     return socket.gethostname()
+
+
+def user() -> str:
+    """Who runs this process, by its user id (the environment may say what it likes); the number of one without a name, in a container."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def started(pid: int) -> str | None:
@@ -31,8 +42,7 @@ def started(pid: int) -> str | None:
     try:
         # "pid (name, which may hold anything) state ppid ... starttime": field 22 counted from 1
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
-        return None if fields[0] in "ZX" else f"{boot}-{fields[19]}"
+        return None if fields[0] in "ZX" else f"{boot_id()[:8]}-{fields[19]}"
     except OSError:
         if Path("/proc/self/stat").exists():
             return None  # it is not there, or went while we read

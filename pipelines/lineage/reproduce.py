@@ -179,8 +179,8 @@ def _training(
     }
     features = FeatureSet.of(query["features"], query.get("projections"))
     say("point-in-time features: joining with the rows of then")
-    made, asked = make_set(model, spine, repo.path, data, datetime.fromisoformat(query["as_of"]), {}, pins, features, scratch)
-    out = [_same_set(data, m, made, asked)]
+    made, _ = make_set(model, spine, repo.path, data, datetime.fromisoformat(query["as_of"]), {}, pins, features, scratch)
+    out = [_same_set(data, m, made)]
     if not with_model:
         return out
     if not m.metrics:
@@ -239,7 +239,7 @@ def _as_it_was(repo: Repo, run: TrainRecord) -> Any:
     )
 
 
-def _same_set(data: Path, then_run: TrainRecord, made: Any, asked: Mapping[str, Any]) -> Artifact:
+def _same_set(data: Path, then_run: TrainRecord, made: Any) -> Artifact:
     then = {o["name"].removeprefix("training_set/"): o for o in then_run.outputs if o["name"].startswith("training_set/")}
     rows = sum(s["rows"] for s in made.manifest["splits"].values())
     files = same_files("training set", {n: o for n, o in then.items() if n.endswith(".parquet")}, made.path)

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.lake import layout, runs
-from pipelines.lake.files import sha256
+from pipelines.lake.files import name_below, sha256
 from pipelines.lake.graphs import applied_graph
 from pipelines.lake.run_records import BatchRecord, StreamRecord, TrainRecord
 from pipelines.lineage.trace_text import key_text
@@ -105,7 +105,7 @@ def _version(repo: Repo, answer: Mapping[str, Any]) -> dict[str, Any] | None:
     if name is None:
         return None
     folder = layout.model(repo.data, str(name)) / str(number)
-    out: dict[str, Any] = {"model": name, "version": number, "path": _relative(repo.data, folder), "there": folder.is_dir()}
+    out: dict[str, Any] = {"model": name, "version": number, "path": name_below(repo.data, folder), "there": folder.is_dir()}
     with suppress(OSError, ValueError):
         spec = json.loads((folder / layout.GRAPH_HEAD).read_text())
         out |= {k: spec.get(k) for k in ("created", "training_set", "run", "fingerprints", "feature_service")}
@@ -139,7 +139,7 @@ def _training_set(data: Path, version: Mapping[str, Any] | None, run: runs.Run |
     if not identity:
         return None
     folder = layout.training_set(data, str(identity))
-    out: dict[str, Any] = {"id": identity, "path": _relative(data, folder), "there": folder.is_dir()}
+    out: dict[str, Any] = {"id": identity, "path": name_below(data, folder), "there": folder.is_dir()}
     with suppress(OSError, ValueError):
         manifest = json.loads((folder / layout.MANIFEST).read_text())
         out |= {"created": manifest.get("created"), "rows": {n: s["rows"] for n, s in manifest.get("splits", {}).items()}}
@@ -204,7 +204,7 @@ def _writers(
     for folder in sorted((layout.offline(repo.data) / group.name).glob("run=*")):
         files = sorted(str(p) for p in folder.rglob("*.parquet"))
         for row in _rows(_only(files, key, stamp), key, stamp, revision, served) if files else []:
-            found.append({"kind": "batch", "run": folder.name[4:], **_said(row), "path": _relative(repo.data, folder)})
+            found.append({"kind": "batch", "run": folder.name[4:], **_said(row), "path": name_below(repo.data, folder)})
     return sorted(found, key=lambda w: str(w["created"]))
 
 
@@ -242,7 +242,7 @@ def _graph(data: Path, known: Mapping[str, runs.Run], view: str, fingerprint: st
         return None
     folder = layout.graph(data, view, fingerprint)
     made = next((r for r in known.values() if r.kind == "batch" and r.record.fingerprints.get(view) == fingerprint), None)
-    out: dict[str, Any] = {"fingerprint": fingerprint, "path": _relative(data, folder), "there": folder.is_dir()}
+    out: dict[str, Any] = {"fingerprint": fingerprint, "path": name_below(data, folder), "there": folder.is_dir()}
     out["made_by"] = made.id if made is not None else None
     if (applied := applied_graph(layout.graphs(data), view)) is not None:
         out["applied_now"] = applied == fingerprint
@@ -290,10 +290,6 @@ def _within(file: str, first: datetime, end: datetime) -> bool:
 def _state(data: Path, file: str, digest: str) -> str:
     path = data / file
     return "gone" if not path.is_file() else "as it was" if sha256(path) == digest else "altered"
-
-
-def _relative(data: Path, path: Path) -> str:
-    return path.relative_to(data).as_posix() if path.is_relative_to(data) else str(path)
 
 
 def _text(value: Any) -> str | None:

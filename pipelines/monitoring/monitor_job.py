@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.lake import layout, provenance
-from pipelines.lake.files import sha256
+from pipelines.lake.files import name_below, sha256
 from pipelines.lake.row_compare import locate, table_of
+from pipelines.lineage import trace
 from pipelines.monitoring import evidently_report, judge
 from pipelines.monitoring.baseline import PREDICTION, ROWS, Baseline, chance, load_baseline, load_spec
 from pipelines.monitoring.checks import Check, skipped, verdict
@@ -89,14 +90,10 @@ def run_monitor(repo: Repo, options: MonitorOptions, now: datetime, say: Say = l
             say("Evidently's report")
             files += evidently_report.write_evidently(base, served, folder)
         outputs = [
-            {"name": f.name, "path": _relative(f, repo.data), "bytes": f.stat().st_size, "sha256": sha256(f)} for f in files if f.is_file()
+            {"name": f.name, "path": name_below(repo.data, f), "bytes": f.stat().st_size, "sha256": sha256(f)} for f in files if f.is_file()
         ]
         run.add(verdict=result["verdict"], counts={"answers": result["rows"], **counts}, metrics=metrics, outputs=outputs)
     return result
-
-
-def _relative(path: Path, data: Path) -> str:
-    return path.relative_to(data).as_posix() if path.is_relative_to(data) else str(path)
 
 
 def _again(repo: Repo, options: MonitorOptions, result: Mapping[str, Any]) -> str:
@@ -179,7 +176,7 @@ def _judged(
     checks += _quality(repo, model, base, served, window, options, now, result, say)
     if options.recompute and settings.recompute_answers:
         checks += _recomputed(repo, spec.fingerprints, served, result, say)
-    result["lineage"] = _lineage(repo, served, result, checks)
+    result["lineage"] = _lineage(repo, served, result)
     return done(checks)
 
 
@@ -253,12 +250,8 @@ def _recomputed(repo: Repo, fingerprints: Mapping[str, str], served: pa.Table, r
     return judge.recomputed(found, settings)
 
 
-def _lineage(repo: Repo, served: pa.Table, result: dict[str, Any], checks: list[Check]) -> dict[str, Any] | None:
+def _lineage(repo: Repo, served: pa.Table, result: dict[str, Any]) -> dict[str, Any] | None:
     """Where one prediction came from: one that a real bug concerns if there is one, else the latest."""
-    try:
-        from pipelines.lineage import trace
-    except ImportError:
-        return None
     wrong = [s for r in result["recomputed"].values() for s in r["samples"] if s["cause"] == "real bug"]
     request, row = (
         served.column("tandem_request")[served.num_rows - 1].as_py(),

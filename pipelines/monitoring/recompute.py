@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 from pipelines.lake.row_compare import locate, same, table_of
 from pipelines.project.repository import Repo
 from pipelines.verify.log import found_graphs, from_files
-from pipelines.verify.served import due_rows
+from pipelines.verify.served import due_rows, taken
 from serving.request_rows import view_answers
 from transforms.aggregates import merge, rows_between, tile, with_keys
 from transforms.columns import column_us
@@ -119,7 +119,7 @@ def judge(log: pa.Table, group: FeatureGroup, events: pa.Table, graph: Transform
     found = pc.not_equal(status, "NOT_FOUND").to_numpy()
     at_due = _place(names, due, truth, keys)
     ttl = group.ttl_us if group.ttl_us is not None else 2**62
-    expected = (due >= 0) & ((as_of - due <= ttl) | (_taken(truth, REVISION, at_due) == 0))
+    expected = (due >= 0) & ((as_of - due <= ttl) | (taken(truth, REVISION, at_due) == 0))
     at_own = _place(names, np.where(found, stamp, -1), truth, keys)
     features = _features(log, name, truth)
     wrong_due, wrong_own = (_unlike(log, name, features, place, truth, present) for place in (at_due, at_own))
@@ -137,7 +137,7 @@ def judge(log: pa.Table, group: FeatureGroup, events: pa.Table, graph: Transform
     cause = np.full(log.num_rows, NONE, np.int64)
     odd = kind != EQUAL
     newest_event = _newest(events, group)
-    known = _taken(truth, REVISION, at_own)
+    known = taken(truth, REVISION, at_own)
     as_made = at_own >= 0
     for wrong in wrong_own.values():
         as_made &= ~wrong
@@ -221,12 +221,6 @@ def _unlike(log: pa.Table, view: str, features: list[str], place: Int, truth: pa
         asked = log.column(f"{view}__{feature}__status").take(mine).is_valid().to_numpy()
         wrong[there] = ~same(served, right) & asked
         out[feature] = wrong
-    return out
-
-
-def _taken(rows: pa.Table, name: str, place: Int) -> Int:
-    out = np.full(len(place), -1, np.int64)
-    out[place >= 0] = rows.column(name).to_numpy()[place[place >= 0]]
     return out
 
 

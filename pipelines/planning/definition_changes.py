@@ -8,6 +8,7 @@ from typing import Any
 
 from pipelines.planning.definition_words import columns, expression, names_in, parse, place, span, spans, value
 from transforms.acceptance import accepts_more, field_accepts_more
+from transforms.errors import some_of
 
 __all__ = ["Change", "all_columns", "definition_changes", "same_rows"]
 
@@ -126,11 +127,9 @@ def _reads(name: str, definition: Mapping[str, Any]) -> str:
         if a.get("column") in affected or names_in(a["where"]) & affected or source["tie_breaker"] in affected
         for column in columns(a)
     ]
-    return f"every value that reads it: {_some(read)}" if read else "no feature reads it, but events of which it cannot be read are refused"
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    return (
+        f"every value that reads it: {some_of(read)}" if read else "no feature reads it, but events of which it cannot be read are refused"
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------------------- group
@@ -174,4 +173,4 @@ def _aggregate(a: dict[str, Any], b: dict[str, Any]) -> Iterator[Change]:
 
 
 def _columns(names: list[str]) -> str:
-    return f"column{'s' * (len(names) > 1)} {_some(names)}"
+    return f"column{'s' * (len(names) > 1)} {some_of(names)}"

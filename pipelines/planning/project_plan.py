@@ -159,7 +159,7 @@ def _removed(present: Present, repo: Repo, registry: Any) -> list[str]:
 
 def _batches(present: Present, repo: Repo, judged: dict[str, Judged], asked: tuple[datetime, datetime] | None) -> list[BatchPlan]:
     stale = [n for n, j in judged.items() if j.stale]
-    if not stale or _needs_no_run(present, repo, judged):
+    if not stale or _needs_no_run(present, repo):
         return []
     pinned = [n for n in stale if _holds(present, judged[n])]
     learnt = [n for n in stale if n not in pinned]
@@ -175,7 +175,7 @@ def _holds(present: Present, j: Judged) -> bool:
     return right and j.fits and not j.learn
 
 
-def _needs_no_run(present: Present, repo: Repo, judged: dict[str, Judged]) -> bool:
+def _needs_no_run(present: Present, repo: Repo) -> bool:
     """Whether all is streamed: no run was ever made, nothing is to be learnt, and there is no event file. ``apply`` makes such graphs."""
     if present.batch_runs or any(g.preprocessing_fn for g in repo.groups.values()):
         return False
@@ -289,7 +289,7 @@ def _group(present: Present, j: Judged, batch: BatchPlan | None, batches: list[B
     sign = "+" if j.new else "~" if j.stale or j.pending or unloaded else "="
     rows = size = None
     if batch is not None:
-        rows, size = _rows(present, j, batch)
+        rows, size = _rows(j, batch)
     made = present.latest("materialize")
     keys = None
     if batch is not None or j.pending or found or unloaded:
@@ -317,7 +317,7 @@ def _graph(present: Present, j: Judged, batch: BatchPlan | None, found: str | No
     return SAME, applied
 
 
-def _rows(present: Present, j: Judged, batch: BatchPlan) -> tuple[Expected, Expected]:
+def _rows(j: Judged, batch: BatchPlan) -> tuple[Expected, Expected]:
     """What a run will make of a group, from what its newest run made."""
     name = j.group.name
     if j.run is None or name not in j.run.rows or batch.range is None:

@@ -24,6 +24,7 @@ from pipelines.sources.file_records import judged, sent
 from pipelines.sources.formats.record_format import RecordFormat
 from transforms.contract import Checked
 from transforms.definitions import EventSource
+from transforms.instants import micros_of
 from transforms.reasons import REASONS
 
 __all__ = ["EventLog", "Slice", "bytes_of"]
@@ -165,7 +166,7 @@ _EMPTY = pa.Table.from_arrays([pa.array([], f.type) for f in SCHEMA], schema=SCH
 
 
 def _midnight(day: date) -> int:
-    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1_000_000
+    return micros_of(datetime(day.year, day.month, day.day, tzinfo=UTC))
 
 
 def _within(times: npt.NDArray[np.int64], start_us: int | None, end_us: int | None) -> npt.NDArray[np.bool_]:

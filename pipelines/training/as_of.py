@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.lake import layout
-from pipelines.lake.files import sha256, sha256_of_start
+from pipelines.lake.files import name_below, sha256, sha256_of_start
 from transforms.plain_paths import matching
 from transforms.run_cover import COVER
 
@@ -97,12 +97,8 @@ def pins(store: Any, views: Iterable[str], data: Path) -> tuple[dict[str, Pin], 
         if published is not None:
             inner = [p for p in inner if any(str(folder) in published for folder in p.parents)]
         found[name] = Pin(tuple(str(p) for p in inner), (source.tags or {}).get("tandem_fingerprint"))
-        files[f"offline/{name}"] = [{"file": _named(data, p), "size": p.stat().st_size, "sha256": sha256(p)} for p in inner]
+        files[f"offline/{name}"] = [{"file": name_below(data, p), "size": p.stat().st_size, "sha256": sha256(p)} for p in inner]
     return found, files
-
-
-def _named(data: Path, path: Path) -> str:
-    return path.relative_to(data).as_posix() if path.is_relative_to(data) else str(path)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ from transforms.hashing import shard_of
 from transforms.lateness import NEVER
 
 __all__ = ["CAUSES", "EQUAL", "IDLE", "IN_FLIGHT", "OTHER_FINGERPRINT", "TOO_LATE", "UNEXPLAINED", "VACUUMED", "Graphs"]
-__all__ += ["Lateness", "Position", "explain", "lateness", "recorded"]
+__all__ += ["Lateness", "Position", "added", "explain", "lateness", "recorded"]
 
 Int = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
@@ -46,6 +46,15 @@ Graphs = Callable[[str], tuple[TransformGraph | None, bool]]
 
 
 # ------------------------------------------------------------------------------------------------------------- lateness
+
+
+def added(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Counts by cause, of several parts together."""
+    out: dict[str, int] = {}
+    for part in parts:
+        for cause, n in part.items():
+            out[cause] = out.get(cause, 0) + n
+    return out
 
 
 @dataclass(frozen=True)

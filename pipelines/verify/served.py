@@ -26,7 +26,7 @@ from serving.request_rows import view_answers
 from transforms.columns import column_us
 from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION, FeatureGroup
 
-__all__ = ["SERVED", "ServedProof", "check_served", "due_rows"]
+__all__ = ["SERVED", "ServedProof", "check_served", "due_rows", "taken"]
 
 Int = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
@@ -85,7 +85,7 @@ def check_served(
     copy[~found] = -1
     delivered_so = ~right & (copy >= 0) & _alike(log, name, features, copy, delivered, status)
     newest = locate(asked, proof.newest.rows, (*keys, EVENT_TIMESTAMP))
-    newest_revision = _taken(proof.newest.rows, REVISION, newest)
+    newest_revision = taken(proof.newest.rows, REVISION, newest)
     corrected = delivered_so & (newest >= 0) & (newest_revision > revision)
     cause[corrected] = LATE_DATA
     rest = delivered_so & ~corrected
@@ -164,7 +164,7 @@ def _alike(log: pa.Table, view: str, features: list[str], place: Int, rows: pa.T
     return out
 
 
-def _taken(rows: pa.Table, name: str, place: Int) -> Int:
+def taken(rows: pa.Table, name: str, place: Int) -> Int:
     """A column of integers at ``place``; -1 where that is -1."""
     out = np.full(len(place), -1, np.int64)
     out[place >= 0] = rows.column(name).to_numpy()[place[place >= 0]]
@@ -173,7 +173,7 @@ def _taken(rows: pa.Table, name: str, place: Int) -> Int:
 
 def _revision(truth: pa.Table, place: Int, revision: Int) -> Bool:
     """Whose revision is that of the batch row, or not on record."""
-    out: Bool = (revision < 0) | (_taken(truth, REVISION, place) == revision)
+    out: Bool = (revision < 0) | (taken(truth, REVISION, place) == revision)
     return out
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.reports.page import Table, Tile, code_text, moment, render, save, table
+from pipelines.verify.causes import added
 
 __all__ = ["render_page", "view", "write_report"]
 
@@ -76,14 +77,6 @@ def _named(causes: Mapping[str, int]) -> str:
     return ", ".join(f"{n:,} {cause}" for cause, n in causes.items() if cause != "equal") or NONE
 
 
-def _added(parts: Sequence[Mapping[str, int]]) -> dict[str, int]:
-    out: dict[str, int] = {}
-    for part in parts:
-        for cause, n in part.items():
-            out[cause] = out.get(cause, 0) + n
-    return out
-
-
 def _tiles(result: Mapping[str, Any]) -> list[Tile]:
     values, unexplained = result["values"], result["unexplained"]
     named = sum(n for c, n in values.get("different", {}).items() if c != "unexplained")
@@ -107,8 +100,8 @@ def _kinds(result: Mapping[str, Any]) -> list[tuple[str, int]]:
         "values": values.get("different", {}),
         "rows missing": rows.get("missing", {}),
         "rows extra": rows.get("extra", {}),
-        "keys online": _added([o["causes"] for o in result["online"].values()]),
-        "answers": _added([s["causes"] for s in result["served"].values()]),
+        "keys online": added([o["causes"] for o in result["online"].values()]),
+        "answers": added([s["causes"] for s in result["served"].values()]),
     }
     return [(kind, causes["unexplained"]) for kind, causes in found.items() if causes.get("unexplained")]
 
@@ -215,8 +208,8 @@ def _value(value: Any) -> str:
 
 
 def _causes(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    found = _added([result["values"].get("different", {}), *(result["rows"].get(k, {}) for k in ("missing", "extra"))])
-    found = _added([found, *(one["causes"] for part in ("online", "stores", "served") for one in result.get(part, {}).values())])
+    found = added([result["values"].get("different", {}), *(result["rows"].get(k, {}) for k in ("missing", "extra"))])
+    found = added([found, *(one["causes"] for part in ("online", "stores", "served") for one in result.get(part, {}).values())])
     return [(cause, text) for cause, text in CAUSE_TEXTS.items() if cause in found]
 
 

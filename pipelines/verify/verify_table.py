@@ -9,6 +9,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.verify.causes import added
+
 __all__ = ["render", "stores_line"]
 
 
@@ -26,12 +28,12 @@ def render(result: Mapping[str, Any]) -> Group:
     parts.append(table)
     if result["online"]:
         keys = sum(o["keys"] for o in result["online"].values())
-        parts.append(Text(f"online store: {keys:,} keys: {_named(_added(o['causes'] for o in result['online'].values()))}"))
+        parts.append(Text(f"online store: {keys:,} keys: {_named(added(o['causes'] for o in result['online'].values()))}"))
     if result.get("stores"):
         parts.append(stores_line(result["stores"]))
     if result["served"]:
         answers = sum(s["answers"] for s in result["served"].values())
-        parts.append(Text(f"server: {answers:,} answers: {_named(_added(s['causes'] for s in result['served'].values()))}"))
+        parts.append(Text(f"server: {answers:,} answers: {_named(added(s['causes'] for s in result['served'].values()))}"))
     for line in result["problems"]:
         parts.append(Text(line, style="red"))
     for line in result["notices"]:
@@ -45,21 +47,13 @@ def stores_line(stores: Mapping[str, Any]) -> Text:
     """One line on the offline rows against the online store."""
     keys, extra = (sum(s[k] for s in stores.values()) for k in ("keys", "extra"))
     more = f", {extra:,} stored that no run has" if extra else ""
-    return Text(f"offline and online: {keys:,} keys: {_named(_added(s['causes'] for s in stores.values()))}{more}")
+    return Text(f"offline and online: {keys:,} keys: {_named(added(s['causes'] for s in stores.values()))}{more}")
 
 
 def _causes(group: Mapping[str, Any]) -> str:
-    values = _named(_added(f["different"] for f in group["features"].values()), none="")
+    values = _named(added(f["different"] for f in group["features"].values()), none="")
     rows = [f"{kind} rows: {_named(group['rows'][kind])}" for kind in ("missing", "extra") if group["rows"][kind]]
     return "; ".join(part for part in (values, *rows) if part) or "-"
-
-
-def _added(parts: Any) -> dict[str, int]:
-    out: dict[str, int] = {}
-    for part in parts:
-        for cause, n in part.items():
-            out[cause] = out.get(cause, 0) + n
-    return out
 
 
 def _named(causes: Mapping[str, int], none: str = "none") -> str:

@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from serving.object_store.base import ObjectStore
 from transforms.errors import DataError, TandemError
+from transforms.own_program import boot_id
 
 __all__ = ["SECONDS", "Busy", "Lease", "forget", "held_by", "hold", "process_numbers", "take"]
 
@@ -105,8 +105,7 @@ def held_by(store: ObjectStore, name: str) -> str | None:
 def process_numbers() -> str:
     """What the numbers of processes here are numbers of: this boot of this machine, and this container of it; empty where nobody tells."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{socket.gethostname()}/{boot}/{os.readlink('/proc/self/ns/pid')}"
+        return f"{socket.gethostname()}/{boot_id()}/{os.readlink('/proc/self/ns/pid')}" if boot_id() else ""
     except OSError:
         return ""
 

@@ -29,14 +29,13 @@ from serving.feast_types import arrow_type
 from serving.online_store.decoding import decode_values
 from serving.online_store.encoding import as_array, binary, join
 
-__all__ = ["HEAD", "PACKED", "TAG", "Layout", "Slot", "layout_of", "pack_columns", "pack_values", "packed_time"]
+__all__ = ["HEAD", "PACKED", "TAG", "Layout", "Slot", "layout_of", "pack_columns", "pack_values"]
 
 PACKED = "_tandem_packed"
 """In a store that keeps a line per feature: the name of the line that holds the packed row of a key among them."""
 TAG = b"\xe2\x5d"
 """Field 1500 of a message, as bytes: none that Feast's messages have."""
 HEAD = 13
-_TIME = struct.Struct("<q").unpack_from
 _MOST_BYTES = 1 << 21
 _SECOND = 1_000_000
 _MOST_KEPT = 64
@@ -52,11 +51,6 @@ _FIXED: dict[pa.DataType | None, tuple[str, str, str]] = {  # by type: for numpy
     pa.int32(): ("<i4", "i", "int32_val"),
     pa.bool_(): ("?", "?", "bool_val"),
 }
-
-
-def packed_time(cell: bytes) -> int:
-    """The event time (us) of a packed row."""
-    return int(_TIME(cell, HEAD)[0])
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,6 @@ from transforms.reasons import INFINITE, NAN, OK, OVERFLOW
 __all__ = ["absolute", "arithmetic", "compared", "extreme", "negative", "rounded", "to_float", "within"]
 
 _MIN, _EXACT = -(2**63), 2**53
-_COMPARE: dict[str, Any] = {
-    "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
-}  # fmt: skip
 
 
 def to_float(a: Values) -> Values:

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from transforms.expressions.values import Values, marked, strict
-from transforms.instants import EPOCH
+from transforms.instants import EPOCH, micros_of
 from transforms.reasons import OUT_OF_RANGE
 
 __all__ = ["PARTS", "UNITS", "part", "seconds_between", "shifted", "truncated"]
@@ -34,7 +34,7 @@ def _ranged(a: Values) -> Values:
 def _offset(second: int, zone: str) -> int:
     """The zone's offset from UTC at a second since 1970, in microseconds."""
     at = (EPOCH + timedelta(seconds=second)).astimezone(ZoneInfo(zone))
-    return (at.replace(tzinfo=UTC) - EPOCH) // timedelta(microseconds=1) - second * 1_000_000
+    return micros_of(at.replace(tzinfo=UTC)) - second * 1_000_000
 
 
 def _local(us: Any, zone: str) -> Any:
@@ -95,7 +95,7 @@ def _midnight(day: int, zone: str) -> int:
     least, most = (_MIN_US + _MARGIN) // _DAY, (_MAX_US - _MARGIN) // _DAY
     inside = min(max(day, least), most)
     at = datetime(1970, 1, 1, tzinfo=ZoneInfo(zone)) + timedelta(days=inside)
-    return (at - EPOCH) // timedelta(microseconds=1) + (day - inside) * _DAY
+    return micros_of(at) + (day - inside) * _DAY
 
 
 def seconds_between(a: Values, b: Values) -> Values:

@@ -12,6 +12,8 @@ import zlib
 from pathlib import Path
 from typing import ClassVar
 
+from transforms.own_program import boot_id
+
 __all__ = ["STALE_MS", "TickGate", "now_ms", "packed", "partitions_in", "passed_over"]
 
 STALE_MS = 1000
@@ -21,10 +23,7 @@ _MOST = (1 << _PARTITIONS_BITS) - 1
 
 def _host() -> int:
     """Some bits of which boot of which machine this is: its monotonic clock means nothing elsewhere."""
-    try:
-        return zlib.crc32(Path("/proc/sys/kernel/random/boot_id").read_bytes()) & ((1 << _HOST_BITS) - 1)
-    except OSError:
-        return 0
+    return zlib.crc32(boot_id().encode()) & ((1 << _HOST_BITS) - 1)  # 0 where the system does not tell
 
 
 _HOST = _host()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from transforms.errors import DataError
+from transforms.own_program import boot_id
 
 __all__ = ["FOLDER_OF_1", "FORMAT", "checkpoint_records", "checkpoints_of", "is_stream", "new_record", "record_of", "records_in"]
 
@@ -18,15 +19,8 @@ FOLDER_OF_1 = "progress"
 _NAMES_OF_1 = {"emitted": "output_watermark", "mark": "generation"}
 
 
-def _boot() -> str:
-    """Which boot of which machine this is; empty where the system does not tell: then only durable records are believed."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
-
-
-_BOOT = _boot()
+_BOOT = boot_id()
+"""Empty where the system does not tell: then only durable records are believed."""
 
 
 def new_record(checkpoint: dict[str, Any], saved: str) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import pwd
 import re
 import sys
 import threading
@@ -33,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.lake.files import write_text
+from pipelines.lake.process_identity import user
 from pipelines.streaming.state.checkpoint_records import FOLDER_OF_1, checkpoints_of, new_record, record_of, records_in
 from pipelines.streaming.state.stream_link import ANEW, link_of
 from pipelines.streaming.state.taken_segments import forget_taken
@@ -185,7 +185,7 @@ class JobState:
 
     def skip(self, topic: str, partition: int, offset: int, reason: str) -> None:
         """Record that a record is left out from now on, and why; it stays so."""
-        facts = {"topic": topic, "partition": partition, "offset": offset, "reason": _line(reason), "at": _now(), "by": _user()}
+        facts = {"topic": topic, "partition": partition, "offset": offset, "reason": _line(reason), "at": _now(), "by": user()}
         _append(self.folder / "skipped.jsonl", (json.dumps(facts) + "\n").encode())
         if self.link is not None:
             self.link.send(self.folder / "skipped.jsonl")
@@ -325,13 +325,6 @@ class JobState:
             with suppress(OSError, ValueError):
                 out[path.stem] = json.loads(path.read_text("utf-8"))
         return out
-
-
-def _user() -> str:
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # a container's number without a name
-        return str(os.getuid())
 
 
 def _now(timespec: str = "milliseconds") -> str:
