@@ -12,6 +12,7 @@ import pyarrow as pa
 from pipelines.inference.names import called, identifier
 from pipelines.inference.sampling import Sample, Steps, dialect_of, json_object, sample_records, text_records, types_of
 from pipelines.project.config import KafkaSettings
+from pipelines.sources.formats.avro_weight import UnusableSchema
 from pipelines.sources.formats.framing import HEADER
 from pipelines.sources.formats.record_format import record_format
 from pipelines.sources.formats.record_keys import RecordKeys
@@ -132,7 +133,6 @@ def _avro(payloads: Sequence[bytes], source: EventSource, kafka: KafkaSettings) 
 
     from pipelines.sources.formats.avro_format import AvroFormat
     from pipelines.sources.formats.avro_schemas import written_by
-    from pipelines.sources.formats.avro_weight import UnusableSchema
 
     registry, schemas, out = AvroFormat(source, kafka).registry, dict[int, Any](), list[dict[str, Any]]()
     for payload in payloads:

@@ -12,7 +12,9 @@ from io import BytesIO
 from typing import Any
 
 from pipelines.project.config import KafkaSettings
+from pipelines.sources.formats.avro_weight import UnusableSchema
 from pipelines.sources.formats.framing import HEADER
+from pipelines.sources.formats.protobuf_wants import wanted_of_keys
 from pipelines.sources.formats.schema_registry import RegisteredSchema, Registry, registry_of
 from transforms.definitions import EventSource
 from transforms.json_payload import Refused, parse_json
@@ -89,7 +91,6 @@ def _avro(number: int, registry: Registry) -> Read | str:
     from fastavro import schemaless_reader
 
     from pipelines.sources.formats.avro_schemas import written_by
-    from pipelines.sources.formats.avro_weight import UnusableSchema
 
     try:
         schema = written_by(number, registry, member="key")
@@ -123,7 +124,6 @@ def _protobuf(number: int, registry: Registry, source: EventSource) -> Read | st
         indexes,
         message_class,
     )
-    from pipelines.sources.formats.protobuf_wants import wanted_of_keys
 
     registered = registry.schema(number, serialized=True)
     if registered is None:
