@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -97,8 +98,6 @@ def _predict(loaded: Any, table: pa.Table) -> npt.NDArray[np.float64]:
 def write_tfma(evaluation: Evaluation, model: Model, folder: Path) -> dict[int, Path]:
     """TFMA's evaluation of the same predictions, one result per version in ``<folder>/v<version>``: AUC, log loss, calibration, precision
     and recall over all rows and per slice, for ``tfma.load_eval_result``. Takes some ten seconds."""
-    import logging
-
     import pandas as pd
     import tensorflow_model_analysis as tfma
     from tensorflow_model_analysis.proto import config_pb2
