@@ -213,6 +213,7 @@ _MADE = {
     *((f"numpy.{core}.{module}", name) for core in ("core", "_core") for module, name in _OF_NUMPY),
     ("numpy", "dtype"),
     ("numpy", "ndarray"),
+    ("tensorflow_transform.analyzers", "_LMomentsAccumulator"),
     ("tensorflow_transform.analyzers", "_WeightedMeanAndVarAccumulator"),
     ("tfx_bsl.cc.tfx_bsl_extension.sketches", "QuantilesSketch"),
 }

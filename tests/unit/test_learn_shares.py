@@ -95,3 +95,28 @@ def test_the_order_in_which_shares_are_learnt_changes_no_bit(tmp_path: Path) -> 
             return out
 
     assert analyze_groups(work, tmp_path / "any", share_rows=300, workers=AnyOrder()) == wanted
+
+
+def of_every_kind(inputs: dict[str, Any]) -> dict[str, Any]:
+    """An analyzer of each kind of accumulator that TF-Transform has."""
+    import tensorflow as tf
+    import tensorflow_transform as tft
+
+    count = tf.cast(inputs["count_1h"], tf.float32)
+    both = tf.concat([count, count * count + 1.0], axis=1)
+    first = tf.matmul(both - tft.mean(both, reduce_instance_dims=False), tft.pca(both, output_dim=1, dtype=tf.float32))
+    return {
+        "first": first,
+        "spread": count * tf.reduce_sum(tft.covariance(both, dtype=tf.float32)),
+        "gaussian": tft.scale_to_gaussian(count),
+        "lowest": count - tf.cast(tft.min(inputs["count_1h"]), tf.float32) + tf.cast(tft.size(count), tf.float32),
+        "bucket": tft.bucketize(count, num_buckets=3),
+    }
+
+
+def test_accumulators_of_every_kind_arrive(tmp_path: Path) -> None:
+    files = [tmp_path / f"part-{i}.parquet" for i in range(3)]
+    for i, file in enumerate(files):
+        pq.write_table(pa.Table.from_batches([graph_build.rows(200, seed=i)]), file)
+    work: Any = {"each": (graph_build.GROUP, of_every_kind, files)}
+    assert analyze_groups(work, tmp_path / "shares", share_rows=200)["each"]
