@@ -7,7 +7,7 @@ from typing import Any
 
 from pipelines.planning.group_plan import Judged
 from pipelines.planning.model_changes import ModelChange
-from pipelines.planning.project_plan import SAME, BatchPlan, Expected, GroupPlan, ModelPlan, Plan
+from pipelines.planning.plan_parts import SAME, BatchPlan, Expected, GroupPlan, ModelPlan, Plan
 
 __all__ = ["FORMAT", "lines", "summary", "to_dict"]
 

@@ -19,8 +19,9 @@ import pytest
 from pipelines import workflow
 from pipelines.lake.graphs import applied_graphs
 from pipelines.lake.runs import list_runs
+from pipelines.planning.plan_parts import NEW, SAME, Plan
 from pipelines.planning.plan_text import lines, summary
-from pipelines.planning.project_plan import NEW, SAME, Plan, make_plan
+from pipelines.planning.project_plan import make_plan
 from pipelines.registry.listing import list_models
 from tests.integration.orders_world import Orders, order
 from transforms.instants import micros_of

@@ -17,7 +17,8 @@ from pipelines.batch.run_key import begin_of, declared, run_key, sources_of, sup
 from pipelines.lake import provenance, runs
 from pipelines.lake.graphs import apply_graph, remember_definitions, since
 from pipelines.lake.value_code import meanings, modules_of, value_files
-from pipelines.planning.project_plan import Plan, make_plan
+from pipelines.planning.plan_parts import Plan
+from pipelines.planning.project_plan import make_plan
 from pipelines.project.repository import Repo, load_repo
 from pipelines.sources.event_files import inventory
 from transforms.instants import micros_of
