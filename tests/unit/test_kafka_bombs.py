@@ -98,7 +98,7 @@ def test_a_key_that_is_too_large_is_cut_and_not_told_as_a_value(codec: int, size
     assert original == (b" " * large_batches.HEAD_BYTES, value, []) and f"; {said}, SHA-256 " in line
 
 
-@pytest.mark.parametrize("codec", [1, 4])
+@pytest.mark.parametrize("codec", [1, 3, 4])
 def test_what_expands_beyond_all_is_not_expanded(codec: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """SECURITY H1: no more is expanded than the limit says, and none of it is kept."""
     monkeypatch.setattr(large_batches, "MAX_BATCH_BYTES", 48 * MIB)
