@@ -115,7 +115,9 @@ class FoldShard(beam.DoFn):
             pending.add(data)
             self._keep(number, kept, head)
         else:
-            yield from self._take(number, kept, [element], head, tiles, pending, element.more)
+            for output in self._take(number, kept, [element], head, tiles, pending, element.more):
+                yield output
+                self.delivered(output)
 
     def _waits(self, number: int, kept: Kept, element: Element) -> bool:
         """Whether an element goes on where those end that wait, and can wait with them; then it is counted among them."""
@@ -242,6 +244,11 @@ class FoldShard(beam.DoFn):
             checkpoint |= {"tiles": [file.to_json() for file in files], "settled": settled, **({"ends": True} if ends else {})}
         joined = {source: together(batches) for source, batches in late.items()}
         return FoldOutput(number, folded.rows, joined, checkpoint, dict(self.counts.get(number, {})) if due else {})
+
+    def delivered(self, output: FoldOutput) -> None:
+        """An output was delivered: the time to the next checkpoint begins after what a slow store took."""
+        if output.checkpoint:
+            self.memory.due[output.shard] = time.monotonic()
 
     def _due(self, number: int, more: bool = False) -> bool:
         """Whether a shard's checkpoint is to be saved."""

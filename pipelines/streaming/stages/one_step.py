@@ -145,6 +145,7 @@ class OneStep(beam.DoFn):
         if elements:
             for output in self.fold.take(0, elements, head, tiles, pending, more):
                 self.sink.process(output, more)
+                self.fold.delivered(output)
             elements.clear()
 
 
