@@ -125,6 +125,29 @@ def test_what_expands_beyond_all_is_not_expanded(codec: int, monkeypatch: pytest
     assert "3 records from here on lie beyond" in lines[9] and parts[-1].next_offset == 12
 
 
+@pytest.mark.parametrize("java", [False, True])
+def test_a_block_of_snappy_that_holds_more_than_is_expanded_is_not(java: bool) -> None:
+    """SECURITY H1: a plain block can only be expanded whole: 120 MiB of blanks in 6 MB. What comes before it in Java's framing, and after
+    the batch, is read."""
+    before, bomb = record(0, b"a" * 5000), record(1, bytes(120 * MIB)) + record(2, b"b")
+    blocks = [pa.compress(b, "snappy", asbytes=True) for b in ([before, bomb] if java else [before + bomb])]
+    raw = bytearray(batch(7, [(7, (1000, None, b"", []))])[:61])
+    raw += xerial(b"x")[:16] + b"".join(struct.pack(">i", len(b)) + b for b in blocks) if java else blocks[0]
+    struct.pack_into(">h", raw, 21, 2)
+    struct.pack_into(">i", raw, 23, 2)
+    struct.pack_into(">i", raw, 57, 3)
+    whole = sealed(raw) + batch(10, [(10, (5, None, b"next", []))])
+    del bomb, raw, blocks
+    with grown() as most:
+        parts = read_all(whole, 7)
+        peak = most()
+    assert peak < 2 * large_batches.MAX_FETCH_BYTES
+    lines = {o: line for c in parts for o, (_, line) in c.cut.items()}
+    first = 8 if java else 7
+    assert list(lines) == [first] and f"{10 - first} records from here on lie where a block of" in lines[first]
+    assert [p for c in parts for p in c.payloads.to_pylist()] == [*([b"a" * 5000] if java else []), None, b"next"]
+
+
 @pytest.mark.parametrize("piece", [1, 64, 1000, 1 << 18])
 @pytest.mark.parametrize("codec", [0, 1, 2, 3, 4])
 def test_a_batch_that_is_taken_in_parts(codec: int, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,24 +16,32 @@ import pyarrow as pa
 
 from transforms.errors import DataError
 
-__all__ = ["Expanded", "expand", "snappy_block"]
+__all__ = ["MOST_OF_SNAPPY", "BlockTooLarge", "Expanded", "expand", "snappy_block"]
 
 _XERIAL = b"\x82SNAPPY\x00"
 _PIECE = 1 << 20
 _SNAPPY_RATIO = 64
 """Its format cannot expand by more: 64 bytes by a copy of three."""
+MOST_OF_SNAPPY = 64 << 20
+"""Bytes that one block may hold: it can only be expanded whole. Java writes blocks of 32 KB, others one block per batch."""
 _DAMAGE = (OSError, EOFError, pa.ArrowException, IndexError, struct.error, zlib.error, ValueError, OverflowError)
+
+
+class BlockTooLarge(ValueError):
+    """A block of snappy says that it holds more than :data:`MOST_OF_SNAPPY`: it is whole, and is not expanded."""
 
 
 class Expanded:
     """The records of a batch as a file that is only read ahead, by its compression (0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd).
 
-    :meth:`read` and the constructor raise DataError for what is damaged, and for other codecs.
+    :meth:`read` and the constructor raise DataError for what is damaged, and for other codecs; :meth:`read` also BlockTooLarge.
     """
 
     def __init__(self, codec: int, body: memoryview) -> None:
         self.at = 0
         """How many bytes were read."""
+        self.beyond: BlockTooLarge | None = None
+        """What comes next, and is not expanded."""
         if not 0 <= codec <= 4:
             raise DataError(f"a record batch is compressed by codec {codec}, unknown here; have the producer use gzip, snappy, lz4 or zstd")
         try:
@@ -50,25 +58,34 @@ class Expanded:
             raise _damaged(error) from None
 
     def read(self, n: int) -> bytes:
-        """The next ``n`` bytes, fewer only at the end."""
-        found: list[bytes] = []
+        """The next ``n`` bytes, fewer only at the end, or before a block that is too large."""
+        if self.beyond is not None:
+            raise self.beyond
+        whole = io.BytesIO()  # which grows in place: joined pieces would be there twice
         try:
             while n > 0 and (piece := self._file.read(min(n, _PIECE))):
-                found.append(piece)
+                whole.write(piece)
                 n -= len(piece)
+        except BlockTooLarge as error:
+            self.beyond = error
         except _DAMAGE as error:
             raise _damaged(error) from None
-        whole = found[0] if len(found) == 1 else b"".join(found)
-        self.at += len(whole)
-        return whole
+        if self.beyond is not None and not whole.tell():
+            raise self.beyond
+        self.at += whole.tell()
+        return whole.getvalue()
 
 
 def expand(codec: int, body: memoryview, limit: int) -> memoryview | bytes | None:
     """All records of a batch, or None where they take more than ``limit`` bytes. Raises DataError."""
     if codec == 0:
         return body if len(body) <= limit else None
-    found = Expanded(codec, body).read(limit + 1)
-    return found if len(found) <= limit else None
+    source = Expanded(codec, body)
+    try:
+        found = source.read(limit + 1)
+    except BlockTooLarge:
+        return None
+    return found if len(found) <= limit and source.beyond is None else None
 
 
 def _damaged(error: Exception) -> DataError:
@@ -106,7 +123,7 @@ def _snappy(body: memoryview) -> Iterator[bytes]:
 
 
 def snappy_block(block: memoryview) -> bytes:
-    """A plain block of snappy. Raises ValueError, IndexError and pa.ArrowException for what is none."""
+    """A plain block of snappy. Raises ValueError, IndexError and pa.ArrowException for what is none, BlockTooLarge."""
     size = shift = at = 0  # the size when uncompressed comes first, as a plain varint
     while True:
         byte = block[at]
@@ -116,4 +133,6 @@ def snappy_block(block: memoryview) -> bytes:
             break
     if size > _SNAPPY_RATIO * len(block):
         raise ValueError(f"a block of {len(block)} bytes says that it holds {size}")
+    if size > MOST_OF_SNAPPY:
+        raise BlockTooLarge(f"a block of {len(block):,} bytes of snappy holds {size:,}, more than the {MOST_OF_SNAPPY:,} that are expanded")
     return bytes(pa.decompress(pa.py_buffer(block), decompressed_size=size, codec="snappy", asbytes=True))

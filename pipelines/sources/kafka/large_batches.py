@@ -8,7 +8,7 @@ import hashlib
 from dataclasses import dataclass, field
 
 from pipelines.sources.broker import Original
-from pipelines.sources.kafka.compression import Expanded
+from pipelines.sources.kafka.compression import BlockTooLarge, Expanded
 from transforms.errors import DataError
 
 __all__ = [
@@ -122,11 +122,11 @@ def read_part(codec: int, body: memoryview, first: int, last: int, count: int, o
     """The records at or after ``offset`` of a batch (offsets ``first`` to ``last``, ``count`` records), up to ``limit`` bytes or so, at
     least one. Raises DataError on damage."""
     source, part, taken = Expanded(codec, body), Part(), 0
-    window, here = _Window(source), first - 1
+    window, here, number = _Window(source), first - 1, 0
     try:
         for number in range(count):
             if source.at - (len(window.data) - window.at) >= MAX_BATCH_BYTES:
-                _give_up(part, first, max(here + 1, offset), count - number)
+                _give_up(part, first, max(here + 1, offset), count - number, f"beyond {MAX_BATCH_BYTES:,} bytes of one batch")
                 return part
             window.have(10)
             size, begin = varint(window.data, window.at)
@@ -161,6 +161,8 @@ def read_part(codec: int, body: memoryview, first: int, last: int, count: int, o
             part.pieces.append(record)
             part.count += 1
             taken += len(record)
+    except BlockTooLarge as error:
+        _give_up(part, first, max(here + 1, offset), count - number, f"where {error}")
     except IndexError:
         raise DataError(f"record batch at offset {first}: a record is longer than its batch; the topic's data is damaged") from None
     return part
@@ -224,9 +226,9 @@ def _zigzag(value: int) -> bytes:
     return bytes(out)
 
 
-def _give_up(part: Part, first: int, at: int, count: int) -> None:
+def _give_up(part: Part, first: int, at: int, count: int, where: str) -> None:
     """The rest of the batch becomes one letter."""
-    line = f"{count:,} records from here on lie beyond {MAX_BATCH_BYTES:,} bytes of one batch and are not read; produce smaller batches"
+    line = f"{count:,} records from here on lie {where} and are not read; produce smaller batches"
     part.cut[at] = ((None, b"", []), line)
     part.pieces.append(_without_value(at - first))
     part.count += 1
