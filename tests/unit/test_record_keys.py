@@ -17,7 +17,9 @@ from fastavro import parse_schema, schemaless_writer
 
 from pipelines.project.config import KafkaSettings
 from pipelines.sources.formats.record_format import record_format
+from pipelines.sources.formats.record_keys import RecordKeys
 from pipelines.sources.formats.schema_registry import RegistryAway
+from tandem.testing.memory import grown
 from tests.protobuf_types import classes, file_of
 from tests.schema_registry import SchemaRegistry, schema_registry
 from transforms.contract import Checked, Origin
@@ -159,3 +161,22 @@ def test_a_registry_that_is_away_is_waited_for(registry: SchemaRegistry) -> None
     registry.broken = 503
     with pytest.raises(RegistryAway):
         judged([key], registry, Field("k", "int64", path=RecordKey("order_id")))
+
+
+@pytest.mark.parametrize("form", ["json", "avro"])
+def test_long_keys_fill_no_memory(registry: SchemaRegistry, form: str) -> None:
+    """Keys that come again are kept, by their number: 300 of a megabyte were 574 MB of a worker, by anybody who writes to the topic."""
+    source = EventSource("orders", [Field("id", "int64", required=True)], event_time="at", tie_breaker="id", topic="orders")
+    keys = RecordKeys(source, KafkaSettings(schema_registry=registry.url if form == "avro" else ""))
+    with grown() as peak:
+        for n in range(300):
+            text = f"{n:0{1 << 20}}"
+            assert keys.opened(avro(registry, "string", text) if form == "avro" else b"\0\0\0\0\1" + json.dumps(text).encode()) == text
+    assert peak() < 100 << 20
+
+
+def test_short_keys_that_come_again_are_read_once(registry: SchemaRegistry) -> None:
+    source = EventSource("orders", [Field("id", "int64", required=True)], event_time="at", tie_breaker="id", topic="orders")
+    keys = RecordKeys(source, KafkaSettings(schema_registry=registry.url))
+    key = avro(registry, DEBEZIUM, KEY)
+    assert keys.opened(key) is keys.opened(bytes(bytearray(key)))

@@ -24,6 +24,8 @@ __all__ = ["RecordKeys"]
 
 MOST_KEPT = 4_096
 """Keys come again: so many are not read anew."""
+LONGEST_KEPT = 256
+"""Bytes of a key that is kept. Whoever writes to the topic chooses them, and what is kept is in memory until others come."""
 
 Read = Callable[[bytes], Any]
 """A key with its framing -> what it holds. Raises Refused."""
@@ -37,8 +39,11 @@ class RecordKeys:
         self._source = source
         self._registry: Registry | None = registry_of(kafka) if kafka.schema_registry else None
         self._known: dict[int, Read | str] = {}
-        self.opened = lru_cache(MOST_KEPT)(self._opened)
+        self._kept = lru_cache(MOST_KEPT)(self._opened)
+
+    def opened(self, key: bytes) -> Any:
         """What a key holds: an object, or one value. Raises Refused; RegistryAway and ConfigError as the registry."""
+        return self._kept(key) if len(key) <= LONGEST_KEPT else self._opened(key)
 
     def _opened(self, key: bytes) -> Any:
         number = HEADER.unpack_from(key)[1]
