@@ -150,7 +150,7 @@ class EventSource:
             kept = formula_of(self.where)
             object.__setattr__(self, "where", kept)
             _check_type(f"source {self.name!r}: where", kept, known, "bool")
-            check_some_pass(f"source {self.name!r}: where", kept, {f.name: f for f in self.fields})
+            check_some_pass(f"source {self.name!r}: where", kept, {f.name: f for f in self.fields}, before_contract=True)
 
     def check_expression(self, what: str, formula: Formula, dtype: str) -> None:
         """Raises DefinitionError, which begins with ``what``, where an expression over the source's fields is none of ``dtype``."""

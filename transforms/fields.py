@@ -269,42 +269,61 @@ def check_comparison(what: str, f: Field, op: str, values: tuple[Any, ...]) -> N
 
 
 def check_reach(what: str, f: Field, op: str, values: tuple[Any, ...]) -> None:
-    """Refuse a comparison that no event passes which the contract accepts."""
+    """Refuse a comparison with a value that no event has which the contract accepts."""
     for value in values:
-        if f.domain is not None and (value not in f.domain if op in ("==", "!=", "isin") else not _some(f.domain, op, value)):
-            sign, words = "=" if op in ("==", "!=", "isin") else f" {op} ", ", ".join(map(repr, f.domain))
-            raise DefinitionError(f"{what}: no accepted event has {f.name}{sign}{value!r}; its domain is {words}: correct one of both")
-        if not _reachable(f, op, value):
-            bounds = " to ".join("any" if bound is None else str(bound) for bound in (f.min, f.max))
-            sign = "==" if op == "isin" else op
-            raise DefinitionError(f"{what}: no accepted event has {f.name} {sign} {value!r}; the field is {bounds}: correct one of both")
+        if why := _unreached(f, op, value):
+            raise DefinitionError(f"{what}: {why}")
+
+
+def _unreached(f: Field, op: str, value: Any) -> str:
+    """Why no accepted event passes a comparison with one value (for ``!=``: could be it); "" where one may."""
+    if f.domain is not None and (value not in f.domain if op in ("==", "!=", "isin") else not _some(f.domain, op, value)):
+        sign, words = "=" if op in ("==", "!=", "isin") else f" {op} ", ", ".join(map(repr, f.domain))
+        return f"no accepted event has {f.name}{sign}{value!r}; its domain is {words}: correct one of both"
+    if not _reachable(f, op, value):
+        bounds = " to ".join("any" if bound is None else str(bound) for bound in (f.min, f.max))
+        sign = "==" if op == "isin" else op
+        return f"no accepted event has {f.name} {sign} {value!r}; the field is {bounds}: correct one of both"
+    return ""
 
 
 _WANTED = ("==", "isin", "<", "<=", ">", ">=")
 _MOST_TRIED = 4096
 
 
-def check_some_pass(what: str, formula: Formula, fields: Mapping[str, Field]) -> None:
-    """Refuse a filter of which some part (what ``&`` and ``|`` join) no event passes that the contract accepts. Of fields with a domain
-    each value is tried, and null where the field may be; of any other field a plain comparison alone is judged."""
+def check_some_pass(what: str, formula: Formula, fields: Mapping[str, Field], *, before_contract: bool = False) -> None:
+    """Refuse a filter that no event passes which the contract accepts. One of several ways to pass it (what ``|`` joins) may be none.
+
+    Of fields with a domain each value is tried, and null where the field may be; of any other field a plain comparison alone is judged.
+    ``before_contract`` is of a filter that is asked before the contract judges: what it lets pass as null is meant to be a dead letter.
+    """
+    if why := _none_passes(formula, fields, before_contract):
+        raise DefinitionError(f"{what}: {why}")
+
+
+def _none_passes(formula: Formula, fields: Mapping[str, Field], nulls: bool) -> str:
+    """Why no accepted event passes; "" where one may. ``nulls``: a required field may be null."""
+    if formula.op == "is_true":
+        return _none_passes(formula.args[0], fields, nulls)
     if formula.op in ("&", "|"):
-        for part in formula.args:
-            check_some_pass(what, part, fields)
-        return
-    bare = formula.args[0] if formula.op == "is_true" else formula
-    if bare.op in _WANTED and all(a.op in ("column", "literal") for a in bare.args):
-        for name, op, values in bare.comparisons():
-            if name in fields:
-                check_reach(what, fields[name], op, values)
+        whys = [_none_passes(part, fields, nulls) for part in formula.args]
+        if all(whys) or (formula.op == "&" and any(whys)):
+            return next(filter(None, whys))
+    if formula.op in _WANTED and all(a.op in ("column", "literal") for a in formula.args):
+        for name, op, values in formula.comparisons():
+            whys = [_unreached(fields[name], op, value) for value in values] if name in fields else []
+            if whys and all(whys):
+                return whys[0]
     read = [fields.get(name) for name in formula.fields]
-    choices = [(*f.domain, *(() if f.required else (None,))) for f in read if f is not None and f.domain is not None]
+    choices = [(*f.domain, *(() if f.required and not nulls else (None,))) for f in read if f is not None and f.domain is not None]
     if len(choices) < len(read) or not choices or math.prod(map(len, choices)) > _MOST_TRIED:
-        return
+        return ""
     tried = zip(*itertools.product(*choices), strict=True)
     columns = [pa.array(values, f.arrow_type) for values, f in zip(tried, read, strict=True) if f is not None]
-    if not pc.any(formula.mask(pa.RecordBatch.from_arrays(columns, list(formula.fields)))).as_py():
-        words = "; ".join(f"of {f.name!r} {', '.join(map(repr, f.domain or ()))}" for f in read if f is not None)
-        raise DefinitionError(f"{what}: no accepted event passes {formula}; the domain is {words}: correct one of both")
+    if pc.any(formula.mask(pa.RecordBatch.from_arrays(columns, list(formula.fields)))).as_py():
+        return ""
+    words = "; ".join(f"of {f.name!r} {', '.join(map(repr, f.domain or ()))}" for f in read if f is not None)
+    return f"no accepted event passes {formula}; the domain is {words}: correct one of both"
 
 
 def _reachable(f: Field, op: str, value: Any) -> bool:

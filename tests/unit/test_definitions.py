@@ -229,7 +229,8 @@ def test_a_filter_that_the_contract_lets_nothing_pass_is_a_mistake(possible: Pre
         (Field("origin").not_null(), Field("gate").not_null() & Field("origin").is_null()),
         (col("gate") + 1 == 3, col("gate") + 1 == 4),
         (col("origin").starts_with("J") & (col("delay") > 3), (col("delay") > 3) & col("origin").starts_with("j")),
-        ((col("gate") == 1) | (col("delay") > 3), (col("gate").cast("string") == "3") | (col("delay") > 3)),
+        ((col("gate").cast("string") == "3") | (col("delay") > 3), (col("gate").cast("string") == "3") & (col("delay") > 3)),
+        ((col("gate") + 1 == 4) | (col("gate") + 1 == 3), (col("gate") + 1 == 4) | (col("gate") + 1 == 5)),
         (case(when(col("origin") == "JFK", col("gate")), otherwise=0) == 2, case(when(col("gate") == 1, 5), otherwise=0) == 2),
     ],
 )
@@ -245,11 +246,16 @@ def test_an_expression_that_no_value_of_a_domain_passes_is_a_mistake(possible: A
     ("possible", "impossible"),
     [
         (col("origin") == "JFK", col("origin") == "LGA"),
-        (col("origin") != "LGA", col("origin").isin(["JFK", "LGA"])),
+        (col("origin") != "LGA", col("origin").isin(["LGA", "SFO"])),
+        (col("origin").isin(["JFK", "LGA"]), (col("origin") == "JFK") & (col("origin") == "EWR")),
         (~(col("origin") == "LGA"), (col("origin") == "LGA") & (col("delay") > 3)),
         (col("legs") >= 4, col("legs") > 4),
         (col("origin").upper() == "JFK", col("origin").lower() == "JFK"),
-        (col("gate") == 1, (col("gate") == 3) | (col("origin") == "JFK")),
+        ((col("gate") == 3) | (col("origin") == "JFK"), (col("gate") == 3) | (col("origin") == "LGA")),
+        ((col("legs") > 20) | (col("gate") == 1), (col("legs") > 20) | (col("gate") == 3)),
+        (col("origin").is_null() | (col("legs") > 3), col("origin").is_null() & (col("legs") > 20)),
+        (col("origin").is_null(), Field("origin").eq("LGA") | Field("legs").eq(0)),
+        (coalesce(col("origin"), "none") == "none", coalesce(col("origin"), "none") == "LGA"),
     ],
 )
 def test_a_source_of_which_no_event_can_be_accepted_is_a_mistake(possible: Any, impossible: Any) -> None:

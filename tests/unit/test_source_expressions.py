@@ -155,3 +155,14 @@ def test_a_filter_that_has_no_value_makes_a_dead_letter() -> None:
     checked = check_json([json.dumps({"id": "a", "n": n, "at": AT}).encode() for n in (1, 2**40, -1, None)], source, NOW, 0)
     assert checked.reasons.to_pylist() == [None, "overflow", None, None] and checked.accepted.tolist() == [0] and checked.passed_over == 2
     assert checked.details[1].as_py() == 'where: (col("n") * 1099511627776) > 0 has no value that can be held'
+
+
+def test_what_a_filter_lets_pass_and_the_contract_refuses_is_a_dead_letter() -> None:
+    """Parts that no accepted event passes have a meaning: the filter is asked first."""
+    kind = Field("kind", "string", required=True, domain=["a", "b"])
+    where = col("kind").is_null() | (col("kind") == "legacy") | (col("n") > 3)
+    source = EventSource("s", [Field("id", "string", required=True), kind, Field("n", "int64", max=9)], "at", "id", where=where)
+    events = [{"kind": None, "n": 1}, {"n": 1}, {"kind": "legacy", "n": 1}, {"kind": "a", "n": 4}, {"kind": "a", "n": 1}]
+    checked = check_json([json.dumps({"id": "x", "at": AT, **event}).encode() for event in events], source, NOW, 0)
+    assert checked.reasons.to_pylist() == ["missing_field", "missing_field", "not_in_domain", None, None]
+    assert checked.accepted.tolist() == [3] and checked.passed_over == 1
