@@ -162,7 +162,13 @@ def test_what_a_filter_lets_pass_and_the_contract_refuses_is_a_dead_letter() -> 
     kind = Field("kind", "string", required=True, domain=["a", "b"])
     where = col("kind").is_null() | (col("kind") == "legacy") | (col("n") > 3)
     source = EventSource("s", [Field("id", "string", required=True), kind, Field("n", "int64", max=9)], "at", "id", where=where)
-    events = [{"kind": None, "n": 1}, {"n": 1}, {"kind": "legacy", "n": 1}, {"kind": "a", "n": 4}, {"kind": "a", "n": 1}]
+    events: list[dict[str, Any]] = [
+        {"kind": None, "n": 1},
+        {"n": 1},
+        {"kind": "legacy", "n": 1},
+        {"kind": "a", "n": 4},
+        {"kind": "a", "n": 1},
+    ]
     checked = check_json([json.dumps({"id": "x", "at": AT, **event}).encode() for event in events], source, NOW, 0)
     assert checked.reasons.to_pylist() == ["missing_field", "missing_field", "not_in_domain", None, None]
     assert checked.accepted.tolist() == [3] and checked.passed_over == 1
