@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-__all__ = ["mistake_in"]
+__all__ = ["NO_ONLINE_STORE", "mistake_in"]
+
+NO_ONLINE_STORE = "feature_store.yaml has no online store (online_store: null); name one there, as the file that 'tandem init' writes does"
+"""For what needs one: Feast has its provider without a store then."""
 
 
 def mistake_in(error: BaseException) -> str:

@@ -25,7 +25,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 
 from serving.catalog import Catalog, View, entity_key, some_of
 from serving.errors import InvalidRequestError
-from serving.feast_mistakes import mistake_in
+from serving.feast_mistakes import NO_ONLINE_STORE, mistake_in
 from serving.online_store.base import OrderedOnlineStore, OrderedOnlineStoreConfig
 from serving.online_store.columns import SplitQuestion
 from serving.projections import FeatureSet
@@ -263,6 +263,8 @@ class OnlineFeatures:
     def _asked(self, question: Callable[[OnlineStore], T]) -> T:
         with self._lock:
             if self._store is None:
+                if self.config.online_store is None:
+                    raise StoreError(NO_ONLINE_STORE)
                 self._store = get_online_store_from_config(self.config.online_store)
                 if isinstance(self._store, OrderedOnlineStore):
                     self._store.clock = lambda: self.now_us()

@@ -20,8 +20,9 @@ import pyarrow as pa
 from pipelines.feature_store.store import open_store
 from pipelines.lake import layout, shared
 from pipelines.project.repository import Repo
+from serving.feast_mistakes import NO_ONLINE_STORE
 from transforms.definitions import FINGERPRINT
-from transforms.errors import DataError, StoreError, TandemError
+from transforms.errors import ConfigError, DataError, StoreError, TandemError
 from transforms.instants import instant, micros_of, now_us, to_minute
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def materialize(
 
     store = open_store(repo)
     online, offline = store._get_provider().online_store, store._get_provider().offline_store
+    if online is None:
+        raise ConfigError(NO_ONLINE_STORE)
     with shared.alone(repo.data, layout.materialize_lock(repo.data), lambda: say("another materialize is at work; waiting for it")):
         known = store.list_feature_views()
         chosen = [v for v in known if v.online and (views is None or v.name in views)]

@@ -63,7 +63,7 @@ class FeastStore:
         from feast.repo_config import load_repo_config
 
         self.config = load_repo_config(repo_path, repo_path / "feature_store.yaml")
-        self.online = checked_online(get_online_store_from_config(self.config.online_store))
+        self.online = checked_online(None if self.config.online_store is None else get_online_store_from_config(self.config.online_store))
         self.views = {n: FeatureView.from_proto(Proto.FromString(data)) for n, data in views.items()}
 
     def write(self, group: str, rows: pa.RecordBatch | pa.Table) -> WriteResult:

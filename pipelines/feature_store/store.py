@@ -19,7 +19,7 @@ from pipelines.feature_store.sql_registry import database_of, one_transaction, u
 from pipelines.lake.files import replaced
 from pipelines.project.mistakes import told
 from pipelines.project.repository import Repo, load_module
-from serving.feast_mistakes import mistake_in
+from serving.feast_mistakes import NO_ONLINE_STORE, mistake_in
 from serving.registry_place import feast_store, with_absolute_registry
 from transforms.errors import ConfigError, StoreError, TandemError
 
@@ -48,9 +48,11 @@ def ordered_store(store: Any) -> OrderedOnlineStore:
 
 
 def checked_online(online: Any) -> OrderedOnlineStore:
-    """The online store, if it is one with an order of writes. Raises ConfigError else."""
+    """The online store, if it is one with an order of writes. Raises ConfigError else, and for None, as Feast says that there is none."""
     from serving.online_store.base import OrderedOnlineStore
 
+    if online is None:
+        raise ConfigError(NO_ONLINE_STORE)
     if not isinstance(online, OrderedOnlineStore):
         name = type(online).__name__
         why = " and cannot have one by conditional writes alone (docs/operations.md)" if "Dynamo" in name else ""
@@ -117,7 +119,7 @@ def apply(repo: Repo, fingerprints: Mapping[str, str]) -> None:
             check_fields([*found.feature_views, *found.stream_feature_views])
             check_services({s.name: s for s in found.feature_services}, {v.name: v for v in found.feature_views})
             config = with_absolute_registry(load_repo_config(repo.path, repo.path / "feature_store.yaml"), repo.path)
-            store = get_online_store_from_config(config.online_store)
+            store = None if config.online_store is None else get_online_store_from_config(config.online_store)
         online = store if isinstance(store, OrderedOnlineStore) else None
         file = registry_file(repo.path)
         together = nullcontext() if database is None else one_transaction()

@@ -19,11 +19,11 @@ def check_stores(repo: Repo) -> str:
     from serving.online_store.base import OrderedOnlineStore
 
     config = load_repo_config(repo.path, _SECONDS)
-    store = get_online_store_from_config(config.online_store)
+    store = None if config.online_store is None else get_online_store_from_config(config.online_store)
     if isinstance(store, OrderedOnlineStore):
         store.reach(config)
     database = database_of(repo.path)
     place = "" if database is None else place_of(database[1])
     if database is not None and registered(*database) is None:
         raise StoreError(f"the registry's database {place} cannot be read; start it there, or correct registry.path in feature_store.yaml")
-    return f"online store: {type(store).__name__}" + (f"; registry: {place}" if place else "")
+    return f"online store: {'none' if store is None else type(store).__name__}" + (f"; registry: {place}" if place else "")
