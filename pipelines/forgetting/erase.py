@@ -40,8 +40,7 @@ from pipelines.project.repository import Repo
 from pipelines.sources.file_formats.file_format import UnreadableFileError
 from pipelines.streaming.driver import running
 from pipelines.streaming.state.log_segments import seal_leftovers
-from serving.online_store.base import OrderedOnlineStore
-from transforms.errors import DataError, StoreError, TandemError
+from transforms.errors import ConfigError, DataError, StoreError, TandemError
 
 __all__ = ["Report", "erase"]
 
@@ -90,12 +89,8 @@ def _streams(data: Path) -> list[Path]:
 
 def _erase(repo: Repo, subject: Subject, dry_run: bool, say: Callable[[str], None], copies: StoreCopies | None) -> Report:
     data, report = repo.data, Report()
-    opened = _opened(repo, report)
-    if opened is not None and not dry_run:
-        try:
-            opened[1].check_room(opened[0].config)
-        except StoreError as error:
-            raise StoreError(f"nothing was erased: {error}") from None
+    if not dry_run:
+        _check_room(repo)
     for folder in _streams(data):
         if not dry_run:
             seal_leftovers(folder)
@@ -121,8 +116,7 @@ def _erase(repo: Repo, subject: Subject, dry_run: bool, say: Callable[[str], Non
             say("the object store")
             copies.send()
     say("the online store")
-    if opened is not None:
-        _online(*opened, subject, dry_run, report)
+    _online(repo, subject, dry_run, report)
     if not dry_run:
         say("searching again")
         report.remains = [f.name for f in found_files(repo) if _holds(f, subject)]
@@ -253,29 +247,41 @@ def _labels(data: Path, answers: list[pa.Table], dry_run: bool, report: Report) 
                     pq.write_table(table.filter(pa.array(keep)), out)
 
 
-def _opened(repo: Repo, report: Report) -> tuple[Any, OrderedOnlineStore] | None:
-    """The feature store and its online store; None where there is none, or none that can be erased."""
-    if not (repo.path / "feature_store.yaml").is_file():
-        return None
-    store = open_store(repo)
+def _check_room(repo: Repo) -> None:
+    """Raises StoreError where the online store has no room to be written anew. One that is away or damaged stops nothing yet: what is in
+    files goes first, and then it is said."""
     try:
-        return store, ordered_store(store)
-    except TandemError as error:
-        report.notes.append(f"the online store is not erased: {error}")
-        return None
+        store = open_store(repo)
+        online = ordered_store(store)
+    except TandemError:
+        return
+    try:
+        online.check_room(store.config)
+    except StoreError as error:
+        raise StoreError(f"nothing was erased: {error}") from None
 
 
-def _online(store: Any, online: OrderedOnlineStore, subject: Subject, dry_run: bool, report: Report) -> None:
-    """Its rows in every view of the store."""
+def _online(repo: Repo, subject: Subject, dry_run: bool, report: Report) -> None:
+    """The subject's rows in every view of the online store."""
+    if not (repo.path / "feature_store.yaml").is_file():
+        return
     changed = []
     try:
+        store = open_store(repo)
+        if store.config.online_store is None:
+            return
+        try:
+            online = ordered_store(store)
+        except ConfigError as error:
+            report.notes.append(f"the online store is not erased: {error}")
+            return
         for view in store.list_feature_views():
             if count := without_online_rows(online, store.config, view, subject, dry_run):
                 report.found[f"online/{view.name}"] += count
                 changed.append(view)
         if not dry_run:
             report.notes += online.compact(store.config, changed) or ()
-    except StoreError as error:
+    except TandemError as error:
         raise StoreError(f"the online store was not erased: {error}; files are; run the same command again") from None
 
 

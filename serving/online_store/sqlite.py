@@ -302,8 +302,8 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
             return
         try:
             pages, unused, size = file.read(_pages)
-        except sqlite3.Error as e:
-            raise unreachable(file.path, e, "fix the file") from e
+        except (sqlite3.Error, StoreError):  # damaged, or held by somebody: whoever works with it next is told
+            return
         needed = (pages - unused) * (size + _FRAME_BYTES)
         places = [os.path.dirname(os.path.abspath(file.path)), _temporary_folder()]
         for folder, device in [(f, os.stat(f).st_dev) for f in dict.fromkeys(places)]:

@@ -18,6 +18,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from pipelines.feature_store.store import open_store, ordered_store
 from pipelines.forgetting.erase import erase
 from pipelines.forgetting.subject import Subject
+from pipelines.streaming.state.row_log import read_rows
 from pipelines.streaming.stream_job import run_stream
 from pipelines.streaming.stream_options import StreamOptions
 from tests.integration.stream_world import StreamWorld, events, make_stream_world, wait_for
@@ -159,3 +160,44 @@ def test_a_disk_without_room_to_write_the_store_anew_is_said_before_anything_is_
     assert erase(world.repo(), subject, dry_run=True).found == found
     monkeypatch.setenv("SQLITE_TMPDIR", "/dev/shm")  # half of it goes elsewhere, and then there is room
     assert erase(world.repo(), subject).found == found
+
+
+def logged(world: StreamWorld) -> set[str]:
+    """The trips of which there are rows in the stream's log."""
+    return set(read_rows(world.stream, "pairs").column("trip").to_pylist())
+
+
+@pytest.mark.parametrize("what", ["the store", "the registry"])
+def test_a_store_that_cannot_be_read_stops_no_file_from_being_erased(tmp_path: Path, what: str) -> None:
+    """As one that is away: what can be erased is, then it is said what was not, and the same command goes on."""
+    world = make_stream_world(tmp_path / "world", online_store=SQLITE)
+    world.produce(events(50))
+    assert run_stream(world.repo(), StreamOptions(runner="direct", until="latest"), lambda line: None)["code"] == 0
+    file = world.data / ("online.db" if what == "the store" else "registry.db")
+    content = file.read_bytes()
+    for beside in world.data.glob(f"{file.name}*"):
+        beside.unlink()
+    file.write_bytes(b"no such file " * 1000)
+    subject = Subject.parse(["trip=t1"])
+    assert "t1" in logged(world)
+    with pytest.raises(StoreError, match=r"^the online store was not erased: .*; files are; run the same command again$"):
+        erase(world.repo(), subject)
+    assert logged(world) and "t1" not in logged(world)
+    file.unlink()
+    if what == "the registry":
+        file.write_bytes(content)
+    report = erase(world.repo(), subject)
+    assert report.remains == [] and bool(report.found["online/pairs"]) == (what == "the registry")
+
+
+def test_a_store_that_is_away_stops_no_file_from_being_erased(tmp_path: Path) -> None:
+    with redis_server() as server:
+        on_redis = f'{{type: serving.online_store.redis.OrderedRedisOnlineStore, connection_string: "{server.connection_string}"}}'
+        world = make_stream_world(tmp_path / "world", online_store=on_redis)
+        world.produce(events(50))
+        assert run_stream(world.repo(), StreamOptions(runner="direct", until="latest"), lambda line: None)["code"] == 0
+    subject = Subject.parse(["trip=t1"])
+    assert "t1" in logged(world)
+    with pytest.raises(StoreError, match=r"^the online store was not erased: .*; files are; run the same command again$"):
+        erase(world.repo(), subject)
+    assert logged(world) and "t1" not in logged(world)
