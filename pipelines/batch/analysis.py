@@ -321,7 +321,9 @@ def _learn(analyses: Mapping[str, Analysis], work: Mapping[str, _Work], workers:
         answers: dict[str, Sequence[Any]] = {}
         if workers is not None and remote:
             asked = {
-                n: Asked(Travelling(w.given), w.inputs, w.what, [analyses[n].portable(f) for f in wanted[n]])
+                n: Asked(
+                    Travelling(w.given, w.group.preprocessing_fn or ""), w.inputs, w.what, [analyses[n].portable(f) for f in wanted[n]]
+                )
                 for n in remote
                 if (w := work[n])
             }

@@ -14,6 +14,8 @@ from tests.integration.test_continued_batch import at, copied, day, write
 __all__ = ["prepared", "twin"]
 
 PREPARING = """
+import functools
+
 import tensorflow as tf
 import tensorflow_transform as tft
 
@@ -29,8 +31,19 @@ def shop(inputs):
     }
 
 
-def city(inputs):
+def squared(function):
+    @functools.wraps(function)
+    def of_squares(inputs):
+        return function({**inputs, "count_24h": inputs["count_24h"] * inputs["count_24h"]})
+
+    return of_squares
+
+
+def bucket(inputs):
     return {"count_bucket": tft.bucketize(inputs["count_24h"], num_buckets=4)}
+
+
+city = squared(bucket)  # which says that its name is bucket
 """
 
 

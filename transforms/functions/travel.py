@@ -36,34 +36,47 @@ def reduced(made: Any, values: dict[str, Any]) -> tuple[Any, ...]:
     A class of a feature repository crosses to workers that never loaded the repository.
     """
     cls = type(made)
-    if cls.__module__ == "__main__" or "<locals>" in cls.__qualname__:  # picklers that can, send the class itself
+    if not _is_named(cls, cls.__module__, cls.__qualname__):  # picklers that can, send the class itself
         return copyreg.__newobj__, (cls,), values  # type: ignore[attr-defined]
     folder = None if _travelling else _folder(sys.modules.get(cls.__module__))
     return _restore, (folder, cls.__module__, cls.__qualname__, values)
 
 
 class Travelling:
-    """A function, which may be a feature repository's; it crosses as aggregates do."""
+    """A function, or whatever else can be called, which may be a feature repository's; it crosses as aggregates do. ``reference`` is how
+    a definition names it ("module:name"; "": none does): what a decorator, ``functools.partial`` or a lambda made has no name of its own.
+    """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = self.__wrapped__ = function
+    def __init__(self, function: Callable[..., Any], reference: str = "") -> None:
+        self.function, self.reference = function, reference
+        self.__wrapped__ = function
 
     def __call__(self, *given: Any) -> Any:
         """Call it."""
         return self.function(*given)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """By its name, with the folder that its module is found in; what has none as it is, for picklers that can."""
-        function: Any = self.function
-        module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "<none>")
-        if module in (None, "__main__") or "<" in name:
-            return Travelling, (function,)
-        return _travelled, (None if _travelling else _folder(sys.modules.get(module)), module, name)
+        """By the first name that it is found by, with the folder of that module; what has none as it is, for picklers that can."""
+        given, _, attribute = self.reference.partition(":")
+        own: tuple[Any, Any] = getattr(self.function, "__module__", None), getattr(self.function, "__qualname__", None)
+        for module, name in ((given, attribute), own):
+            if _is_named(self.function, module, name):
+                return _travelled, (None if _travelling else _folder(sys.modules.get(module)), module, name, self.reference)
+        return Travelling, (self.function, self.reference)
 
 
-def _travelled(folder: str | None, module: str, name: str) -> Travelling:
+def _is_named(value: Any, module: Any, name: Any) -> bool:
+    """Whether this name, in a module that is loaded, is that of this very object. What an object says of its name may be that of another:
+    ``functools.wraps`` copies it, and a method has its function's."""
+    found: Any = sys.modules.get(module) if isinstance(module, str) and module != "__main__" else None
+    for part in name.split(".") if isinstance(name, str) else ():
+        found = getattr(found, part, None)
+    return found is value
+
+
+def _travelled(folder: str | None, module: str, name: str, reference: str) -> Travelling:
     """Raises DefinitionError where the function cannot be had."""
-    return Travelling(_found("function", folder, module, name))
+    return Travelling(_found("function", folder, module, name), reference)
 
 
 def _folder(module: ModuleType | None) -> str | None:
