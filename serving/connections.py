@@ -186,27 +186,37 @@ class Limited(HttpToolsProtocol):
             self._too_large()
 
     def _feed(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        rest = memoryview(data)  # many requests may be in one read, and each may have the wish: no copy of what follows is made
         try:
-            self._unset_keepalive_if_required()
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._without_upgrade(data[upgrade.args[0] :])
+            while (wished := self._until_wish(rest)) is not None and not self.transport.is_closing():
+                rest = rest[wished:]
+                self._again_without_wish()
         except httptools.HttpParserError:
-            said = "Invalid HTTP request received."
-            self.logger.warning(said)
-            self.send_400_response(said)
+            self._invalid()
 
-    def _without_upgrade(self, rest: bytes) -> None:
-        """Read a request again, without its wish for another protocol: the parser took what comes behind its head, a body say, for that
-        protocol's, where some clients add the wish to every request."""
+    def _until_wish(self, data: memoryview) -> int | None:
+        """Where the first head ends that wishes for another protocol; None where all is read, and none does. Raises HttpParserError."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as wish:
+            return int(wish.args[0])
+        return None
+
+    def _again_without_wish(self) -> None:
+        """Read a request's head again, without its wish for another protocol: the parser took what comes behind it, a body say, for that
+        protocol's, where some clients add the wish to every request. Raises HttpParserError."""
         method = self.parser.get_method()
-        if method == b"CONNECT":
-            self.send_400_response("Invalid HTTP request received.")
-            return
         lines = [b"%s %s HTTP/%s" % (method, self.url, self.parser.get_http_version().encode())]
         lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
         self.parser = httptools.HttpRequestParser(self)
-        self._feed(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
+        if method == b"CONNECT" or self._until_wish(memoryview(b"\r\n".join(lines) + b"\r\n\r\n")) is not None:
+            raise httptools.HttpParserError("another protocol")
+
+    def _invalid(self) -> None:
+        said = "Invalid HTTP request received."
+        self.logger.warning(said)
+        self.send_400_response(said)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

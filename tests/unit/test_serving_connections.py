@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httptools
 import pytest
 
 from serving.addresses import network_of
@@ -212,6 +213,32 @@ def test_a_wish_for_http_2_is_passed_over(port: int, body: bytes, pause: bool, c
     assert refused.startswith(b"HTTP/1.1 400 ") and refused.count(b"HTTP/1.1") == 1
     large = b"GET / HTTP/1.1\r\n" + UPGRADE + b"x: " + b"a" * 70_000 + b"\r\n\r\n"
     assert exchange(port, large).startswith(b"HTTP/1.1 431 ")
+
+
+@pytest.mark.parametrize("repeated", [64, 4_000])
+def test_wishes_of_many_requests_in_one_read(
+    tmp_path: Path, repeated: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Each was read again a level of calls deeper, with a copy of all that follows, also where the connection was cut meanwhile: 4,000
+    small ones were a RecursionError, before any key was asked for."""
+    made_again, parser = 0, httptools.HttpRequestParser
+
+    def counted(protocol: Any) -> Any:
+        nonlocal made_again
+        made_again += 1
+        return parser(protocol)
+
+    monkeypatch.setattr(httptools, "HttpRequestParser", counted)
+    with running(made(tmp_path, timeout_seconds=20), hello) as (_, _, port):
+        made_again = 0
+        with connect(port) as s:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                s.sendall(b"GET / HTTP/1.1\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n" * repeated)
+            answers = read_all(s).count(b"HTTP/1.1 200 OK")
+        assert answers == 64 or repeated > 64
+        assert made_again <= 67 + answers, "it goes on behind the end of the connection"
+        assert exchange(port, GET.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")).startswith(b"HTTP/1.1 200")
+    assert "Error" not in capfd.readouterr().err
 
 
 def test_an_ipv6_caller_is_its_network() -> None:
