@@ -18,6 +18,8 @@ __all__ = ["SECONDS", "rewrite_files"]
 SECONDS = 600.0
 """How long a server may take to write its file anew."""
 _LOOK_SECONDS = 0.02
+_AT_WORK = ("rdb_bgsave_in_progress", "aof_rewrite_in_progress", "aof_rewrite_scheduled")
+"""One process at a time writes a file."""
 
 
 def rewrite_files(
@@ -39,12 +41,12 @@ def rewrite_files(
     out: list[str] = []
     until = clock() + seconds
     if said("aof_enabled") == "1":
-        out += _anew(client, name, ["BGREWRITEAOF"], ("aof_rewrite_", "aof_last_bgrewrite_status"), until, clock, pause)
+        out += _anew(client, name, "BGREWRITEAOF", ("aof_rewrite_in_progress", "aof_last_bgrewrite_status"), until, clock, pause)
     (save,) = exchanged(client, [command("CONFIG", "GET", "save")])
     if isinstance(save, Exception):
         out.append(f"{name} does not say whether it saves snapshots ({save}): where it does, BGSAVE there takes the place of the last one")
     elif save and save[1]:
-        out += _anew(client, name, ["BGSAVE", "SCHEDULE"], ("rdb_bgsave_", "rdb_last_bgsave_status"), until, clock, pause)
+        out += _anew(client, name, "BGSAVE", ("rdb_bgsave_in_progress", "rdb_last_bgsave_status"), until, clock, pause)
     if (replicas := said("connected_slaves")) not in (None, "0"):
         out.append(f"{name} has {replicas} replicas, whose files are their own: {_BY_HAND}")
     return out
@@ -65,26 +67,27 @@ def _info(client: Any) -> Callable[[str], str | None]:
 def _anew(
     client: Any,
     name: str,
-    words: list[str],
+    word: str,
     fields: tuple[str, str],
     until: float,
     clock: Callable[[], float],
     pause: Callable[[float], None],
 ) -> list[str]:
-    """One that began before counts for nothing: it writes what was there then."""
+    """One that began before counts for nothing: it writes what was there then. Nor does one that is only put down for later, as INFO
+    does not tell of every such one: the server is asked when it writes neither file, and again until it says that it began."""
     begun = False
     while True:
         said = _info(client)
-        busy = said(f"{fields[0]}in_progress") == "1" or said(f"{fields[0]}scheduled") == "1"
-        if not busy and begun:
+        if begun and said(fields[0]) != "1":
             if said(fields[1]) != "ok":
-                raise StoreError(f"{name} could not write its file anew ({words[0]}): see its log, and free its disk")
+                raise StoreError(f"{name} could not write its file anew ({word}): see its log, and free its disk")
             return []
-        if not busy:
-            (answer,) = exchanged(client, [command(*words)])
-            begun = not isinstance(answer, Exception)
-            if not begun and "in progress" not in str(answer) and "active" not in str(answer):  # NOPERM, or a service without it
-                return [f"{name} refuses {words[0]} ({answer}): {_BY_HAND}"]
+        if not begun and not any(said(at_work) == "1" for at_work in _AT_WORK):
+            (answer,) = exchanged(client, [command(word)])
+            begun = not isinstance(answer, Exception) and "scheduled" not in str(answer)
+            later = begun or "scheduled" in str(answer) or "in progress" in str(answer) or "active" in str(answer)
+            if not later:  # NOPERM, or a service without it
+                return [f"{name} refuses {word} ({answer}): {_BY_HAND}"]
         if clock() >= until:
-            return [f"{name} still writes its file anew ({words[0]}): what was deleted stands in the old one until it is done"]
+            return [f"{name} still writes its file anew ({word}): what was deleted stands in the old one until it is done"]
         pause(_LOOK_SECONDS)

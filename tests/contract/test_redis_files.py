@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from redis import Redis as Client
 
 from pipelines.services.redis_server import Redis
 from serving.online_store.redis_files import rewrite_files
 from tandem.testing.store_bench import Bench, T, key, view
 from tests.redis_cluster import redis_cluster
-from tests.redis_server import redis_server
+from tests.redis_server import RedisServer, redis_server
 
 REDIS = "serving.online_store.redis.OrderedRedisOnlineStore"
 GONE, STAYS = "subject-to-be-forgotten", "somebody-else"
@@ -79,15 +82,51 @@ def test_nothing_is_left_in_the_append_only_file_of_the_redis_that_up_starts(up:
     assert bench.x(STAYS) == 2.0 and bench.x(GONE) is None
 
 
-def test_a_rewrite_that_began_before_does_not_count(up: Redis, tmp_path: Path) -> None:
-    bench = Bench.open(settings(up.connection_string), view())
-    bench.write((GONE, T, 1, 1.0), *((f"{STAYS}-{n}", T, 1, 2.0) for n in range(3000)))
-    client = Client.from_url(f"redis://:{up.connection_string.rpartition('=')[2]}@{up.address}")
-    client.config_set("rdb-key-save-delay", 300)  # microseconds a key: the first rewrite is at work when the second is asked for
-    client.bgrewriteaof()
-    assert client.info("persistence")["aof_rewrite_in_progress"] == 1
-    assert forget(bench) == []
-    assert gone(tmp_path, GONE)
+@pytest.mark.parametrize("at_work", ["BGREWRITEAOF", "BGSAVE"])
+@pytest.mark.parametrize("kept", ["both", "append-only file", "snapshot"])
+def test_what_began_before_does_not_count(tmp_path: Path, at_work: str, kept: str) -> None:
+    """The server writes one of its files, of what was there before the delete, until it was looked at for the fifth time."""
+    with redis_server(folder=tmp_path) as server:
+        bench = Bench.open(settings(server.connection_string), view())
+        bench.write((GONE, T, 1, 1.0), *((f"{STAYS}-{n}", T, 1, 2.0) for n in range(10)))
+        server.client.save()
+        server.client.config_set("appendonly", "no" if kept == "snapshot" else "yes")
+        server.client.config_set("save", "" if kept == "append-only file" else "3600 1")
+        _until(lambda: not server.client.info("persistence")["aof_rewrite_in_progress"])
+        with writing(server, at_work) as go_on:
+            bench.store.delete_keys(bench.config, bench.table, [own(bench, GONE)])
+            looked = 0
+
+            def pause(seconds: float) -> None:
+                nonlocal looked
+                looked += 1
+                go_on() if looked == 5 else None
+                time.sleep(seconds)
+
+            assert rewrite_files(server.client, "redis there", pause=pause) == []
+            assert looked >= 5
+        if kept != "append-only file":
+            found = (tmp_path / "dump.rdb").read_bytes()
+            assert GONE.encode() not in found and STAYS.encode() in found
+        if kept != "snapshot":
+            assert gone(tmp_path / "appendonlydir", GONE)
+
+
+@contextmanager
+def writing(server: RedisServer, what: str) -> Iterator[Callable[[], None]]:
+    """The server writes that file in a process of its own, which is held until it may go on (or the body ends)."""
+    server.client.config_set("rdb-key-save-delay", 200_000)  # microseconds a key: time to hold it
+    server.client.execute_command(what)
+    field = {"BGREWRITEAOF": "aof_rewrite_in_progress", "BGSAVE": "rdb_bgsave_in_progress"}[what]
+    child = int(subprocess.run(["ps", "-o", "pid=", "--ppid", str(server.process.pid)], capture_output=True, text=True, check=True).stdout)
+    os.kill(child, signal.SIGSTOP)
+    server.client.config_set("rdb-key-save-delay", 0)
+    assert server.client.info("persistence")[field] == 1
+    try:
+        yield lambda: os.kill(child, signal.SIGCONT)
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGCONT)
 
 
 def test_a_snapshot_is_taken_anew_where_the_server_saves_some(tmp_path: Path) -> None:
