@@ -4,7 +4,8 @@
 before; ``HEAD`` beside it holds number and hash of the last. So a changed, removed, inserted or reordered entry is found, and a cut end
 too, unless whoever did it computes the chain anew: with a key (``TANDEM_AUDIT_KEY`` or ``TANDEM_AUDIT_KEY_FILE``) the hash is an HMAC,
 and that needs the key. ``HEAD`` is sealed by the key, too: else who cuts off the end could write the one that fits. ``.audit`` beside the
-folder says what ``HEAD`` said before the last entry, so that a folder that is removed, or put back as it once was, is missed. A line that a
+folder says what ``HEAD`` said before the last entry, sealed as it is, so that a folder that is removed, or put back as it once was, is
+missed. A line that a
 kill or power loss left in part is kept, and vouched for by the entry after it; of a disk that is full nothing is left.
 """
 
@@ -151,13 +152,20 @@ class AuditLog:
         was a witness has none."""
         try:
             told = json.loads(self.witness.read_text("utf-8"))
-            known, digest = int(told["n"]), str(told["hash"])
+            known, digest, seal = int(told["n"]), str(told["hash"]), str(told.get("seal", ""))
         except FileNotFoundError:
             return
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise DataError(f"{self.witness} cannot be read; nobody can tell whether {self.folder} is the log that was written") from None
-        if 0 < known < number and not any(e["n"] == known for e in entries):  # longer than it was: of an older version, or another log
+        first = max(known, 1)  # of none yet: the one that follows says whether there was a key
+        if first < number and not any(e["n"] == first for e in entries):  # longer than it was: of an older version, or another log
             entries = [e for line in self.file.read_bytes().split(b"\n") if (e := _entry(line)) is not None]
+        named: Mapping[str, Any] = next((e for e in entries if e["n"] == first), {"sealed": bool(_key())})
+        if named.get("sealed") and not hmac.compare_digest(seal.encode(), _seal(known, digest).encode()):
+            raise DataError(
+                f"{self.witness} is not sealed by the key: {self.folder} may be gone or of before, and it be made anew; put both back,"
+                " or remove both to begin another one"
+            )
         if known > number or any(e["n"] == known and e["hash"] != digest for e in entries):
             raise DataError(
                 f"{self.folder} is not the log that was written: it ends with entry {number}, and {self.witness} names entry {known}, of"

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -142,7 +143,22 @@ def test_a_log_of_before_goes_on_under_a_key(tmp_path: Path, monkeypatch: pytest
     log.append(NOW, {"action": "apply", "outcome": "done"})
     log.head.write_bytes(head)
     log.append(NOW, {"action": "apply", "outcome": "done"})
-    assert json.loads(log.head.read_text())["seal"]
+    assert json.loads(log.head.read_text())["seal"] and json.loads(log.witness.read_text())["seal"]
+
+
+@pytest.mark.parametrize("entries", [1, 2])
+@pytest.mark.parametrize("known", [0, 1])
+def test_a_witness_of_before_goes_on_under_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entries: int, known: int) -> None:
+    """Of a log that an older version went on with, too."""
+    log = filled(tmp_path, 1)
+    told = {0: log.witness.read_text(), 1: json.dumps({"n": 1, "hash": json.loads(lines(log)[0])["hash"]})}[known]
+    for _ in range(entries - 1):
+        log.append(NOW, {"action": "apply"})
+    log.witness.write_text(told)
+    monkeypatch.setenv("TANDEM_AUDIT_KEY", "a key")
+    for _ in range(2):
+        log.append(NOW, {"action": "apply"})
+    assert json.loads(log.witness.read_text())["n"] == entries + 1
 
 
 def test_an_empty_key_file_is_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,6 +255,35 @@ def test_a_log_that_is_removed_as_a_whole_is_missed(tmp_path: Path, how: str) ->
     with pytest.raises(DataError, match=r"put the log back|cannot be read"):
         again.append(NOW, {"action": "apply"})
     assert str(log.witness) in again.check().problem, "nothing that was tried made it good"
+
+
+WITNESSES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "of no entry": lambda told: {"n": 0, "hash": "0" * 64},
+    "of no entry, with the seal of another": lambda told: {"n": 0, "hash": "0" * 64, "seal": told["seal"]},
+    "of an entry before all": lambda told: {"n": -1, "hash": ""},
+    "without a seal": lambda told: {"n": told["n"], "hash": told["hash"]},
+}
+
+
+@pytest.mark.parametrize("left", ["removed", "put back as it was", "as it is"])
+@pytest.mark.parametrize("how", WITNESSES)
+def test_a_witness_made_anew_without_the_key_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, left: str) -> None:
+    """Its seal was written and never looked at: who removed the folder wrote the one of a log without entries, and nothing told."""
+    monkeypatch.setenv("TANDEM_AUDIT_KEY", "a key that the attacker has not")
+    log = filled(tmp_path / "data", 3)
+    shutil.copytree(log.folder, tmp_path / "old")
+    for k in range(2):
+        log.append(NOW + timedelta(hours=k), {"action": "promote", "subject": "m", "outcome": "done"})
+    told = json.loads(log.witness.read_text())
+    assert told["seal"] and not log.check().problem
+    if left != "as it is":
+        put(log, tmp_path / "old" if left == "put back as it was" else None)
+    log.witness.write_text(json.dumps(WITNESSES[how](told)))
+    again = AuditLog(log.folder)
+    assert "not sealed" in again.check().problem
+    with pytest.raises(DataError, match="not sealed"):
+        again.append(NOW, {"action": "apply"})
+    assert "not sealed" in again.check().problem, "nothing that was tried made it good"
 
 
 def test_a_log_of_before_there_was_a_witness_goes_on(tmp_path: Path) -> None:
