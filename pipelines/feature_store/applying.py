@@ -21,12 +21,13 @@ from pipelines.project.repository import Repo
 from transforms.errors import StoreError
 from transforms.locks import lock
 
-__all__ = ["apply_fingerprints", "finish"]
+__all__ = ["apply_fingerprints", "finish", "locked"]
 
 LOCK = ".apply.lock"
 
 
-def _locked(repo: Repo, say: Callable[[str], None]) -> Any:
+def locked(repo: Repo, say: Callable[[str], None] = lambda line: None) -> Any:
+    """For the body: no apply is at work, and whoever writes the registry by this lock does so alone."""
     return shared.alone(repo.data, graphs.folder(repo.data) / LOCK, lambda: say("another 'tandem apply' is at work here; waiting for it"))
 
 
@@ -38,7 +39,7 @@ def apply_fingerprints(
     Raises StoreError, ConfigError, DefinitionError for definitions, a registry or a store that refuse them: then all is as it was. Only
     after a HalfApplied does the next apply, or :func:`finish`, complete this one.
     """
-    with _locked(repo, say):
+    with locked(repo, say):
         # Of one that was killed, which need not be completed first: perhaps the files as they are now do not even fit it.
         before = graphs.applying(repo.data)
         _point(repo, before)
@@ -61,7 +62,7 @@ def finish(repo: Repo, say: Callable[[str], None] = lambda line: None) -> None:
         _bring_along(repo, say)
         return
     try:
-        with _locked(repo, say):
+        with locked(repo, say):
             if (intent := graphs.applying(repo.data)) is not None:
                 say("an apply was ended before it was done; completing it")
                 _bring(repo, intent)

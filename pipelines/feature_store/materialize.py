@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from pipelines.feature_store.applying import locked
 from pipelines.feature_store.store import open_store
 from pipelines.lake import layout, shared
 from pipelines.project.repository import Repo
@@ -28,7 +29,7 @@ from transforms.instants import instant, micros_of, now_us, to_minute
 if TYPE_CHECKING:
     from serving.online_store.base import OrderedOnlineStore
 
-__all__ = ["Materialized", "materialize", "materialize_view"]
+__all__ = ["Materialized", "materialize", "materialize_view", "record_beside_applies"]
 
 _EVER = datetime(1, 1, 1, tzinfo=UTC)
 _LAST_US = 2**53 - 1
@@ -63,6 +64,7 @@ def materialize(
     online, offline = store._get_provider().online_store, store._get_provider().offline_store
     if online is None:
         raise ConfigError(NO_ONLINE_STORE)
+    record_beside_applies(repo, store, say)
     with shared.alone(repo.data, layout.materialize_lock(repo.data), lambda: say("another materialize is at work; waiting for it")):
         known = store.list_feature_views()
         chosen = [v for v in known if v.online and (views is None or v.name in views)]
@@ -77,6 +79,25 @@ def materialize(
         out = [materialize_view(store, online, view, start, end) for view in ours]
         others = [v.name for v in (*chosen, *store.list_stream_feature_views()) if v.online and v not in ours]
         return out + (_as_feast_does(store, online, others, start, end) if others else [])
+
+
+def record_beside_applies(repo: Repo, store: Any, say: Callable[[str], None] = lambda line: None) -> None:
+    """From now on the store of this process records an interval in the registry as it is then, while no apply is at work. Feast writes the
+    registry as it was when the store was opened: an apply meanwhile was lost, and one that is refused puts back what it found."""
+    from feast.errors import FeatureViewNotFoundException
+
+    registry = store.registry
+    real = registry.apply_materialization
+
+    def record(view: Any, project: str, *given: Any, **named: Any) -> None:
+        with locked(repo, say):
+            registry.refresh(project)
+            try:
+                real(view, project, *given, **named)
+            except FeatureViewNotFoundException:
+                raise StoreError(f"feature view {view.name!r} was loaded, but an apply took it out of the registry meanwhile") from None
+
+    registry.apply_materialization = record
 
 
 def _as_feast_does(store: Any, online: Any, views: list[str], start: datetime, end: datetime) -> list[Materialized]:

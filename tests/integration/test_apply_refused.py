@@ -6,7 +6,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from typer.testing import CliRunner
 
 from pipelines.cli.root import app
 from pipelines.feature_store import applying
+from pipelines.feature_store.materialize import record_beside_applies
 from pipelines.feature_store.put_back import HalfApplied
 from pipelines.feature_store.store import open_store, ordered_store, registry_file
 from pipelines.lake import graphs
@@ -100,6 +103,9 @@ v = feast.FeatureView(
 """  # of one hash in Redis
 
 
+ADDED = REFUSED.replace('"f43618_1h"', '"f1_1h"')
+
+
 def test_by_the_definitions(tmp_path: Path) -> None:
     world = make_stream_world(tmp_path / "world")
     back = define(world, REFUSED)
@@ -169,6 +175,51 @@ def test_the_first_one_of_a_repository(tmp_path: Path) -> None:
     assert graphs.applying(world.data) is None and graphs.applied_graphs(world.data) == {} and not place.exists()
     (world.data / "online.db").rmdir()
     accepted(world)
+
+
+def of_one_hour(world: StreamWorld, waits: Callable[[str], None] = lambda line: None) -> Callable[[], None]:
+    """A materialization that has opened its store: what records that it loaded an hour of zones."""
+    store = open_store(world.repo())
+    record_beside_applies(world.repo(), store, waits)
+    begin = datetime(2024, 5, 1, tzinfo=UTC)
+    view = store.get_feature_view("zones")
+    return lambda: store.registry.apply_materialization(view, store.config.project, begin, begin + timedelta(hours=1))
+
+
+def intervals(world: StreamWorld) -> int:
+    return len(open_store(world.repo()).get_feature_view("zones").materialization_intervals)
+
+
+def test_what_a_materialize_records_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for the apply, which puts back what it found."""
+    world = make_stream_world(tmp_path / "world")
+    before, waits = seen(world), Event()
+    thread = Thread(target=of_one_hour(world, lambda line: waits.set()))
+
+    def refuse(*given: Any) -> None:
+        thread.start()
+        while thread.is_alive() and not waits.is_set():
+            waits.wait(0.02)
+        raise StoreError("refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OrderedSqliteOnlineStore, "apply_fingerprint", refuse)
+        with pytest.raises(StoreError, match="refused"):
+            applying.apply_fingerprints(world.repo(), lambda: graph_of(world, "b"))
+    thread.join(60)
+    assert intervals(world) == 1 and seen(world) == before
+    accepted(world)
+    assert intervals(world) == 1
+
+
+def test_a_materialize_that_began_before_does_not_undo_an_apply(tmp_path: Path) -> None:
+    world = make_stream_world(tmp_path / "world")
+    record = of_one_hour(world)
+    define(world, ADDED)
+    accepted(world)
+    record()
+    assert intervals(world) == 1
+    assert {v.name for v in open_store(world.repo()).list_feature_views()} == {"zones", "pairs", "v"}
 
 
 def test_behind_one_that_was_killed(tmp_path: Path) -> None:
