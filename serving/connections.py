@@ -210,6 +210,7 @@ class Limited(HttpToolsProtocol):
         lines = [b"%s %s HTTP/%s" % (method, self.url, self.parser.get_http_version().encode())]
         lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
         self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's: the last request is answered all the same
         if method == b"CONNECT" or self._until_wish(memoryview(b"\r\n".join(lines) + b"\r\n\r\n")) is not None:
             raise httptools.HttpParserError("another protocol")
 

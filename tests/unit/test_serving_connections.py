@@ -215,6 +215,14 @@ def test_a_wish_for_http_2_is_passed_over(port: int, body: bytes, pause: bool, c
     assert exchange(port, large).startswith(b"HTTP/1.1 431 ")
 
 
+def test_what_follows_the_last_request_costs_no_answer_after_a_wish_either(port: int) -> None:
+    """It was a 400 before the answer of a good request."""
+    last = GET.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
+    for before in (GET, b"GET / HTTP/1.1\r\n" + UPGRADE + b"\r\n"):
+        answer = exchange(port, before + last + GET)
+        assert answer.count(b"HTTP/1.1 ") == answer.count(b"HTTP/1.1 200 OK") == 2, answer
+
+
 @pytest.mark.parametrize("repeated", [64, 4_000])
 def test_wishes_of_many_requests_in_one_read(
     tmp_path: Path, repeated: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
