@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -151,9 +152,17 @@ def _in_one_line() -> Iterator[None]:
         yield
     except Exception as error:
         if "[while running" in str(error) and not isinstance(error, TandemError):
-            line = (str(error).splitlines() or [type(error).__name__])[0]
-            raise DataError(f"the batch job failed: {line}; fix the cause and run the same command again") from error
+            raise DataError(f"the batch job failed: {_said(error)}; fix the cause and run the same command again") from error
         raise
+
+
+def _said(error: Exception) -> str:
+    """One line of an engine's error: of one that is a worker's traceback, its last."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    if not lines[0].startswith("Traceback "):
+        return lines[0]
+    last = next(line for line in reversed(lines) if "[while running" in line)
+    return re.sub(r"^[\w.]+: ", "", last)  # the name of its class
 
 
 def _make(

@@ -15,7 +15,7 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 
-from pipelines.lake.addresses import opening, reading
+from pipelines.lake.addresses import opening, reading, unchanged
 from pipelines.sources.event_files import EventFile, verdicts
 from pipelines.sources.file_formats.file_format import FileFormat, Look, Opened, RawBatch, Stretch, UnreadableFileError, damaged
 from pipelines.sources.file_records import divided, read, read_part
@@ -47,17 +47,19 @@ def in_parts(file: EventFile, source: EventSource, most: int) -> bool:
 
 
 def division(file: EventFile, source: EventSource, most: int) -> list[FilePart]:
-    """The parts of a file, in order; itself, where there is nothing to divide."""
+    """The parts of a file, in order; itself, where there is nothing to divide. Raises DataError where it is not as it was listed."""
     form = divided(file.name, source)
-    found = [] if form is None else form.parts(_opened(file), most)
+    with unchanged(file.path, file.version):
+        found = [] if form is None else form.parts(_opened(file), most)
     return [FilePart(file, stretch, i) for i, stretch in enumerate(found)] if len(found) > 1 else [FilePart(file)]
 
 
 def look_at(part: FilePart, source: EventSource) -> Look:
-    """A first look at one of several parts."""
+    """A first look at one of several parts. Raises DataError where the file is not as it was listed."""
     form = divided(part.file.name, source)
     assert form is not None and part.stretch is not None
-    return form.look(_opened(part.file), part.stretch)
+    with unchanged(part.file.path, part.file.version):
+        return form.look(_opened(part.file), part.stretch)
 
 
 def put_together(looks: Iterable[tuple[FilePart, Look]]) -> list[FilePart]:
@@ -78,7 +80,8 @@ def put_together(looks: Iterable[tuple[FilePart, Look]]) -> list[FilePart]:
 def part_events(
     part: FilePart, source: EventSource, now_us: int, max_future_us: int, noted: Any, batch_rows: int = 65_536
 ) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
-    """The events of a part, as :func:`pipelines.sources.event_files.events` gives a file's."""
+    """The events of a part, as :func:`pipelines.sources.event_files.events` gives a file's. Raises DataError, perhaps behind some of them,
+    where the file is not as it was listed: no hash in a manifest would be of what was read."""
     yield from verdicts(_raw(part, source, batch_rows), source, now_us, max_future_us, part.file.name, noted)
 
 
@@ -87,12 +90,13 @@ def _raw(part: FilePart, source: EventSource, batch_rows: int) -> Iterator[RawBa
     if part.fault:
         raise UnreadableFileError(part.fault)
     if part.stretch is None:
-        with reading(file.path) as path:
+        with reading(file.path, file.version) as path:
             yield from read(path, source, batch_rows, file.partitions)
         return
     form: FileFormat | None = divided(file.name, source)
     assert form is not None
-    yield from read_part(form, _opened(file), part.stretch, part.first, source, batch_rows, file.partitions)
+    with unchanged(file.path, file.version):
+        yield from read_part(form, _opened(file), part.stretch, part.first, source, batch_rows, file.partitions)
 
 
 def _opened(file: EventFile) -> Opened:

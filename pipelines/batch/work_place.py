@@ -8,9 +8,11 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pipelines.lake import layout, runs
 from pipelines.lake.addresses import clear, fetch_below, put_file, reading, url_of
+from pipelines.lake.shared import kept
 from pipelines.sources.event_files import EventFile
 
 __all__ = ["WorkPlace"]
@@ -26,8 +28,11 @@ class WorkPlace:
         """The address of what the run's steps make; what lies there has the same names as in the run's folder."""
 
     def events(self, files: Sequence[EventFile]) -> list[EventFile]:
-        """Event files as workers find them."""
-        return list(files) if self.url is None else [replace(file, path=f"{self.url}/{file.name}") for file in files]
+        """Event files as workers find them: objects, of the versions that this machine has copies of."""
+        if self.url is None:
+            return list(files)
+        copies: dict[str, list[Any]] = kept(self.data, "files") or {}
+        return [replace(f, path=f"{self.url}/{f.name}", version=copies.get(f.name, [""])[0]) for f in files]
 
     def files(self, paths: Sequence[str]) -> list[str]:
         """Local files of the data folder as workers find them: those that are not there yet are put there. What lies in the run's folder

@@ -10,12 +10,14 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from pipelines.lake.files import file_version
 from serving.object_store.base import ObjectStore
 from serving.object_store.cache import cache_of
 from serving.object_store.connecting import connect, is_url
 from transforms.errors import DataError
 
-__all__ = ["clear", "fetch_below", "opening", "put_file", "reading", "reading_folder", "under", "url_of", "writing"]
+__all__ = ["clear", "fetch_below", "opening", "put_file", "reading", "reading_folder", "unchanged", "under", "url_of"]
+__all__ += ["writing"]
 
 
 _PIECE = 4 << 20
@@ -56,9 +58,53 @@ def _local(address: str, before: Callable[[str, Path], None] = _nothing, after: 
         after(address, path)
 
 
-def reading(address: str) -> AbstractContextManager[Path]:
-    """A local file of what stands there: for the body. Raises DataError where there is no such object."""
-    return _local(address, before=_get_file)
+@contextmanager
+def unchanged(address: str, version: str) -> Iterator[None]:
+    """The body reads what stands there, of this version ("": nobody noted it, and nothing is compared): of a local file, by
+    :func:`pipelines.lake.files.file_version`; of an object, the store's. Raises DataError where it has another one before the body or after
+    it, whatever the body did or raised."""
+    if not version:
+        yield
+        return
+    _compare(address, version)
+    try:
+        yield
+    except Exception as error:  # perhaps of bytes that belong to two versions
+        _compare(address, version, error)
+        raise
+    _compare(address, version)
+
+
+def _compare(address: str, version: str, error: Exception | None = None) -> None:
+    if is_url(address):
+        store, key = _split(address)
+        now = "" if (head := store.head(key)) is None else head.version
+    else:
+        now = file_version(address)
+    if now != version:
+        raise _changed(address) from error
+
+
+def _changed(address: str) -> DataError:
+    return DataError(
+        f"{address} was changed, replaced or removed while the job read it; run the same command again, when nobody writes to it"
+    )
+
+
+@contextmanager
+def reading(address: str, version: str = "") -> Iterator[Path]:
+    """A local file of what stands there: for the body. Raises DataError where there is no such object, and as :func:`unchanged` does."""
+    if not is_url(address):
+        with unchanged(address, version):
+            yield Path(address)
+        return
+
+    def fetch(address: str, path: Path) -> None:
+        if _get_file(address, path) != version and version:
+            raise _changed(address)
+
+    with _local(address, before=fetch) as path:
+        yield path
 
 
 def reading_folder(address: str) -> AbstractContextManager[Path]:
@@ -109,9 +155,11 @@ class _Remote(io.RawIOBase):
         block = self.store.read_range(self.key, self.at, length)
         if block is None:
             raise DataError(f"{self.address} is gone; put it back, or run the same command again")
-        buffer[: len(block)] = block
-        self.at += len(block)
-        return len(block)
+        if len(block) != length:  # not the end of the file, which is known
+            raise _changed(self.address)
+        buffer[:length] = block
+        self.at += length
+        return length
 
 
 def writing(address: str) -> AbstractContextManager[Path]:
@@ -119,10 +167,12 @@ def writing(address: str) -> AbstractContextManager[Path]:
     return _local(address, after=put_file)
 
 
-def _get_file(address: str, path: Path) -> None:
+def _get_file(address: str, path: Path) -> str:
+    """Its version."""
     store, key = _split(address)
-    if store.download(key, path) is None:
+    if (head := store.download(key, path)) is None:
         raise DataError(f"{address} is gone; put it back, or run the same command again")
+    return head.version
 
 
 def put_file(address: str, path: Path) -> None:

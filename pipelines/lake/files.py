@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from transforms.files import fsync_folder, replaced, sha256, write_bytes, write_json, write_text
 
 __all__ = [
-    "fsync_folder", "json_digest", "name_below", "read_json", "replaced", "sha256", "sha256_of_start", "write_bytes", "write_json",
-    "write_text",
+    "file_version", "fsync_folder", "json_digest", "name_below", "read_json", "replaced", "sha256", "sha256_of_start", "write_bytes",
+    "write_json", "write_text",
 ]  # fmt: skip
 
 
@@ -23,6 +24,16 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def file_version(path: str | os.PathLike[str]) -> str:
+    """What is another one after a file was written to, or replaced; "" where there is none. It is the same on each machine that mounts the
+    file, as its number in the file system need not be."""
+    try:
+        stat = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    return f"{stat.st_size}-{stat.st_mtime_ns}"
 
 
 def sha256_of_start(path: Path, size: int) -> str:

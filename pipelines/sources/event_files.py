@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipelines.lake.files import sha256
+from pipelines.lake.files import file_version, sha256
 from pipelines.sources.archived_files import covered
 from pipelines.sources.file_records import (
     Partitions,
@@ -46,7 +46,8 @@ MOST_NAMED = 100
 class EventFile:
     """One file of an event log: ``path`` to open, ``name`` relative to the data folder, ``size`` in bytes, the hex SHA-256
     of its bytes ("" when not asked for), the day of its ``date=YYYY-MM-DD`` folder, if it lies in one, and what its folders
-    ``key=value`` below the source's say."""
+    ``key=value`` below the source's say; and the ``version`` of what stands at ``path`` when all of this was found
+    (:mod:`pipelines.lake.addresses`; "": nobody noted it)."""
 
     path: str
     name: str
@@ -54,6 +55,7 @@ class EventFile:
     sha256: str
     date: date | None = None
     partitions: tuple[tuple[str, str | None], ...] = ()
+    version: str = ""
 
 
 @dataclass(frozen=True)
@@ -157,9 +159,10 @@ def _no_event_file(entry: os.DirEntry[str], hidden: bool, source: EventSource) -
 def _event_file(path: Path, root: Path, top: Path, hashes: bool) -> EventFile:
     inner = path.parent.relative_to(root)
     day = next((d for part in reversed(inner.parts) if (d := _day_of(part))), None)
+    version = file_version(path)  # before the hash: who changes the file while it is hashed, changes it before it is read
     digest = sha256(path) if hashes else ""
     folders = path.parent.relative_to(top).parts
-    return EventFile(str(path), _name(path, root), path.stat().st_size, digest, day, partitions_of(folders))
+    return EventFile(str(path), _name(path, root), path.stat().st_size, digest, day, partitions_of(folders), version)
 
 
 def passed_over_line(passed: Mapping[str, Sequence[PassedOver]]) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipelines.lake import addresses
+from pipelines.lake.files import file_version
 from serving.object_store.base import ObjectStore, StoreAccessError, Unreachable
 from serving.object_store.connecting import connect, normal
 from serving.object_store.local_folder import LocalFolder
@@ -161,3 +165,46 @@ def test_single_files_by_an_address_are_the_same_wherever_they_lie(where: str, t
         raise KeyError
     with pytest.raises(DataError, match="is gone"), addresses.reading(f"{top}/half.txt"):
         pass
+
+
+@pytest.mark.parametrize("where", ["folder", "s3"])
+def test_a_file_that_changes_while_it_is_read_is_an_error(where: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Between versions, and where it ends before it did: no reader takes bytes of two files for those of one."""
+    top = str(tmp_path) if where == "folder" else request.getfixturevalue("s3_here")
+    address = f"{top}/log.txt"
+
+    def write(content: bytes) -> str:
+        if where == "folder":
+            (tmp_path / "log.txt").write_bytes(content)
+            os.utime(tmp_path / "log.txt", ns=(len(content), content[0]))
+            return file_version(tmp_path / "log.txt")
+        return connect(top).put("log.txt", content)
+
+    first = write(b"a" * 1000)
+    with addresses.unchanged(address, first), addresses.opening(address, 1000) as f:
+        f.seek(990)
+        assert f.read() == b"a" * 10
+    with addresses.reading(address, first) as path:
+        assert path.stat().st_size == 1000
+    changed = rf"^{re.escape(address)} was changed, replaced or removed while the job read it; run the same command again"
+
+    def read_on(version: str, content: bytes, then: Any) -> None:
+        with addresses.unchanged(address, version), addresses.opening(address, 1000) as f:
+            f.seek(10)
+            write(content)
+            then(f)
+
+    with pytest.raises(DataError, match=changed):
+        read_on(first, b"b" * 1000, lambda f: f.read())
+    second = write(b"b" * 1000)
+    for version in (first, "no version"):
+        with pytest.raises(DataError, match=changed), addresses.unchanged(address, version):
+            raise AssertionError("nothing of it is read")
+        with pytest.raises(DataError, match=changed), addresses.reading(address, version):
+            raise AssertionError("nothing of it is read")
+    with pytest.raises(DataError, match=changed):
+        read_on(second, b"c", lambda f: int("what came of it"))
+    if where == "s3":
+        with pytest.raises(DataError, match=changed):
+            read_on("", b"d" * 40, lambda f: f.read())
+    read_on("", b"e" * 1000, lambda f: f.read())

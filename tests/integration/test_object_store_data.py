@@ -162,6 +162,25 @@ def test_a_large_object_is_read_in_parts_by_its_ranges(machine: Callable[[str], 
     assert letters.read_bytes() == whole.read_bytes() and letters.stem == f"{whole.stem}~000003"
 
 
+@pytest.mark.parametrize("most", [5000, 1 << 20])
+def test_an_object_that_is_replaced_while_workers_read_it(machine: Callable[[str], Machine], most: int) -> None:
+    """They read the version that was listed and hashed, in parts or whole, or nothing."""
+    one = machine("one")
+    settings = one.repo_path / "tandem.yaml"
+    settings.write_text(settings.read_text().replace("shards: 1", f"shards: 1, split_bytes: {most}"))
+    put_events(one.url, EVENTS)
+    engine = BeamEngine()
+    engine.elsewhere = True
+
+    def replaced(line: str) -> None:
+        if line.startswith("windows:"):
+            put_events(one.url, EVENTS[::-1])
+
+    with pytest.raises(DataError, match=r"all\.jsonl was changed, replaced or removed while the job read it"):
+        run_batch(one.repo(), START, END, now=END, engine=engine, progress=replaced)
+    assert run_batch(one.repo(), START, END, now=END, engine=engine).run.status == "complete"
+
+
 def test_two_machines_at_once_make_one_run(machine: Callable[[str], Machine]) -> None:
     one, two = machine("one"), machine("two")
     put_events(one.url)

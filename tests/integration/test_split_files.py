@@ -20,7 +20,9 @@ from pipelines.sources.file_letters import list_file_letters
 from pipelines.sources.letters import Choice
 from tests.integration.orders_world import Orders
 from tests.integration.test_continued_batch import NOW, at, copied, day, file_bytes, write
+from transforms.errors import DataError
 
+ENGINE = BeamEngine(args=["--direct_num_workers=2", "--direct_running_mode=multi_threading"])
 TELLING = ("events", "filtered", "empty", "misplaced", "spans", "rejected", "rejected_fields", "rows", "tiles", "inputs", "fingerprints")
 
 
@@ -70,7 +72,7 @@ def in_parts(world: Orders, path: Path, most: int) -> Orders:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", [None, BeamEngine(args=["--direct_num_workers=2", "--direct_running_mode=multi_threading"])])
+@pytest.mark.parametrize("engine", [None, ENGINE])
 def test_the_run_is_the_same(world: Orders, tmp_path: Path, engine: BatchEngine | None) -> None:
     whole = told(world)
     assert len(whole[1]["spans"]["orders"]) == 4, "two astray, one of the future, one in no folder"
@@ -88,3 +90,25 @@ def test_what_reads_a_file_is_no_part_of_a_runs_key(world: Orders, tmp_path: Pat
     settings.write_text(settings.read_text().replace("shards: 1", "shards: 1, split_bytes: 4000"))
     again = run_batch(world.repo(), day(0), day(3), now=NOW)
     assert again.reused and again.run.id == first.run.id
+
+
+@pytest.mark.parametrize("most", [1500, 1 << 20])
+def test_a_file_that_is_replaced_while_a_run_reads_it(world: Orders, tmp_path: Path, most: int) -> None:
+    """In parts or whole, the run ends with one line, and the same command makes the rows of what lies there then."""
+    other = in_parts(world, tmp_path / "other", most)
+    file = other.data / f"events/orders/date={day(2):%Y-%m-%d}/all.jsonl"
+    lines = file.read_text().splitlines()
+    after = "\n".join(reversed(lines))
+
+    def replaced(line: str) -> None:
+        if line.startswith("windows:"):  # listed and hashed, not read yet
+            file.write_text(after)
+
+    with pytest.raises(
+        DataError, match=r"all\.jsonl was changed, replaced or removed while the job read it; run the same command"
+    ) as found:
+        run_batch(other.repo(), day(0), day(3), now=NOW, engine=ENGINE, progress=replaced)
+    assert "\n" not in str(found.value)
+    assert not [r for r in runs.RunStore(other.data).runs() if r.status == "complete"]
+    (world.data / file.relative_to(other.data)).write_text(after)
+    assert told(other, ENGINE)[1] == told(world)[1]
