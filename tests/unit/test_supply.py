@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 
+import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from tests.check_supply import JARS, LOCKS, ROOT, Pinned, affected, breaches, jars, main, python_packages, sbom
+from tests.check_supply import JARS, LOCKS, ROOT, Pinned, affected, asked, breaches, jars, main, python_packages, sbom, unknown
 
 
 def pinned(name: str, version: str, kind: str = "python") -> Pinned:
@@ -16,7 +18,7 @@ def pinned(name: str, version: str, kind: str = "python") -> Pinned:
 
 def test_the_locks_hold_the_list(tmp_path, capsys):
     """SECURITY M11: as make check runs it."""
-    assert main(tmp_path) == 0, capsys.readouterr().out
+    assert main(tmp_path, ask=lambda packages: {}) == 0, capsys.readouterr().out
     for lock in LOCKS:
         name = lock.replace("requirements", "sbom").replace(".lock", ".cdx.json")
         text = (tmp_path / name).read_text()
@@ -51,6 +53,46 @@ def test_a_vulnerability_without_a_reason_and_a_reason_without_one_are_breaches(
     assert breaches([pinned("x", "2.0")], known) == [
         "x: no lock is affected by CVE-1 any more; empty its why in known_vulnerabilities.json"
     ]
+
+
+ANSWER = {
+    "dependencies": [
+        {"name": "absl-py", "version": "1.4.0", "vulns": []},
+        {"name": "pyarrow", "version": "10.0.1", "vulns": [{"id": "PYSEC-1", "aliases": ["CVE-2023-47248"]}, {"id": "GHSA-new"}]},
+        {"name": "other", "skip_reason": "not found"},
+    ]
+}
+
+
+def program(folder, text):
+    """In pip-audit's place: no database is to be reached from where tests run."""
+    (folder / "audit.py").write_text(text)
+    return sys.executable, str(folder / "audit.py")
+
+
+def test_what_pip_audit_knows_beside_the_list_is_named(tmp_path, capsys):
+    found = asked([pinned("pyarrow", "10.0.1")], program(tmp_path, f"print({json.dumps(json.dumps(ANSWER))})"))
+    assert found == {"pyarrow 10.0.1": ["PYSEC-1, CVE-2023-47248", "GHSA-new"]}
+    known = json.loads((ROOT / "tests" / "known_vulnerabilities.json").read_text())
+    (line,) = unknown(found, known)
+    assert line.startswith("pyarrow 10.0.1: GHSA-new, which pip-audit knows")
+    assert main(tmp_path / "build", ask=lambda packages: found) == 0 and main(tmp_path / "build", True, lambda packages: found) == 1
+    assert capsys.readouterr().out.count("GHSA-new") == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "raise SystemExit('no network')",
+        "print('no json')",
+        "print('{}')",
+        'print(\'{"dependencies": [{"name": "pyarrow", "skip_reason": "not found"}]}\')',
+    ],
+)
+def test_without_a_database_the_list_counts(tmp_path, text, capsys):
+    assert asked([pinned("pyarrow", "10.0.1")], program(tmp_path, text)) is None
+    assert main(tmp_path / "build", ask=lambda packages: None) == 0 and "reaches no database" in capsys.readouterr().out
+    assert main(tmp_path / "build", True, lambda packages: None) == 1
 
 
 def test_the_sbom_of_equal_pins_is_equal():
