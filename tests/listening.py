@@ -5,7 +5,9 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _LISTEN = "0A"
@@ -51,6 +53,25 @@ def listeners(pids: Iterable[int]) -> list[tuple[int, str, int]]:
             if inode is not None and inode[1] in sockets:
                 found.add((pid, *sockets[inode[1]]))
     return sorted(found)
+
+
+@contextmanager
+def heard(seconds: float = 0.2) -> Iterator[set[tuple[str, int]]]:
+    """(address, port) on which anything that this process starts listens while the body runs, as far as a look now and then shows it."""
+    found: set[tuple[str, int]] = set()
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(seconds):
+            found.update((address, port) for _, address, port in listeners(descendants(os.getpid()) - {os.getpid()}))
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield found
+    finally:
+        ended.set()
+        thread.join()
 
 
 def beyond_loopback(pids: Iterable[int]) -> list[tuple[int, str, int]]:

@@ -6,6 +6,7 @@ import os
 import re
 import stat
 import sys
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tests.integration.orders_world import Orders
 from tests.integration.prepared_world import prepared
 from tests.integration.prepared_world import twin as prepared_twin
 from tests.integration.test_continued_batch import NOW, day, file_bytes
+from tests.listening import heard
 from tests.scale.hosts import FlinkOnHosts, hosts
 from transforms.errors import TandemError
 
@@ -59,7 +61,9 @@ def twin(world: Orders, path: Path) -> Orders:
 def test_an_embedded_engine_makes_the_bytes_of_the_direct_runner(world: Orders, tmp_path: Path, engine: str) -> None:
     direct = made_by(world, "direct")
     assert len(direct) > 6
-    assert made_by(twin(world, tmp_path / "other"), engine, EngineFlags(parallelism=2)) == direct
+    with heard() as ports:
+        assert made_by(twin(world, tmp_path / "other"), engine, EngineFlags(parallelism=2)) == direct
+    assert ports and all(ip_address(host).is_loopback for host, _ in ports), "SECURITY C1: nothing of it is reached from another machine"
 
 
 def test_a_failure_on_an_engine_is_one_line(world: Orders) -> None:
