@@ -62,6 +62,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=lambda item: next((n for n, folder in enumerate(order) if folder in item.path.parts), len(order)))
 
 
+@pytest.fixture(autouse=True)
+def umask() -> Generator[None, None, None]:
+    """Of the process: a test that leaves another one makes files that others' servers, which run as nobody, cannot read."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    after = os.umask(before)
+    assert after == before, f"the test leaves the umask {after:03o}, it was {before:03o}"
+
+
 @pytest.fixture(scope="session")
 def outside_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``tandem_outside`` can be imported, and its entry points can be found; the folder that it is installed in."""

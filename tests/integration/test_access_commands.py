@@ -59,6 +59,8 @@ class World:
 
     def __post_init__(self) -> None:
         self.settings = yaml.safe_load((self.path / "tandem.yaml").read_text())
+        for of_a_process in ("_own_files_only", "quicken_imports"):  # and this process goes on
+            self.patch.setattr(root, of_a_process, lambda: None)
 
     def roles(self, *actions: str) -> None:
         """Whoever runs this has a role that allows these, and nothing else."""
