@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from pipelines.forgetting.things import REPORTS, UNLISTED, Thing, end_of, request_days, run_made, said
 from pipelines.lake import layout, runs
+from pipelines.lake.addresses import ObjectFile
 from pipelines.project.repository import Repo
 from serving.object_store import files, leases, manifests, trees
 from serving.object_store.base import ObjectHead
@@ -19,6 +22,7 @@ from transforms.errors import DataError
 
 __all__ = ["StoreThing", "store_checkpoints", "store_things"]
 
+_WHOLE_BYTES = 256 << 10
 _DAY = re.compile(r"requests/((?:shadow/)?date=(\d{4}-\d\d-\d\d))/.*")
 _SEGMENT = re.compile(r"(stream/[^/]+/(?:rows|late))/[^/]+/[^/]+\.parquet")
 _BEFORE = re.compile(r"((stream/[^/]+/before)/[^/]+)/.+")
@@ -37,11 +41,14 @@ class StoreThing(Thing):
     def size(self) -> int:
         return sum(trees.size(self.cache, tree) for tree in self.trees) + sum(head.size for head in self.files)
 
-    def content(self) -> bytes:
+    def opened(self) -> BinaryIO:
+        """What is read of it comes here, and no more; a small one at once, as that is one request."""
         (head,) = self.files
+        if head.size > _WHOLE_BYTES:
+            return cast(BinaryIO, ObjectFile(self.cache.store, head.key, head.size, f"{self.cache.url}/{head.key}"))
         if (found := self.cache.store.read(head.key)) is None:
             raise FileNotFoundError(head.key)
-        return found.content
+        return io.BytesIO(found.content)
 
     def take(self) -> None:
         for tree in self.trees:

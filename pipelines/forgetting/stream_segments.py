@@ -9,12 +9,11 @@ verify still compares. Of a stream without checkpoints nothing starts, and nothi
 
 from __future__ import annotations
 
-import io
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.lake.addresses import ObjectGone
 from pipelines.lake.row_compare import common_codes, locate
 from pipelines.streaming.state.taken_segments import Taken
 from transforms.columns import column_us
@@ -35,33 +35,39 @@ Int = npt.NDArray[np.int64]
 Checkpoints = Mapping[str, Sequence[Mapping[str, Any]]]
 """Stream -> every checkpoint on record, of all its shards."""
 PARTITION = "_partition"
+_AT_ONCE = 1 << 17
+"""Rows: fewer are not worth a merge."""
 _NAME = re.compile(r"stream/([^/]+)/(rows|late)/([^/]+)/[^/]+\.parquet")
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A sealed segment: of which stream, ``rows`` or ``late``, of which group or source; ``read`` gives the file's bytes."""
+    """A sealed segment: of which stream, ``rows`` or ``late``, of which group or source; ``opened`` gives the file, open for reading."""
 
     name: str
     stream: str
     kind: str
     place: str
-    read: Callable[[], bytes]
+    opened: Callable[[], BinaryIO]
 
     def table(self, *columns: str) -> pa.Table | None:
-        """Those of its columns; None where it has not all of them. Raises DataError: it cannot be told what it holds."""
+        """Those of its columns, which alone are read; None where it has not all of them, or is gone: then nobody else reads it either.
+        Raises DataError: it cannot be told what it holds."""
         try:
-            file = pq.ParquetFile(io.BytesIO(self.read()))
-            return file.read(columns=list(columns)) if {*columns} <= {*file.schema_arrow.names} else None
+            with self.opened() as content:
+                file = pq.ParquetFile(content, pre_buffer=True)  # columns side by side in one read
+                return file.read(columns=list(columns)) if {*columns} <= {*file.schema_arrow.names} else None
+        except (FileNotFoundError, ObjectGone):
+            return None
         except (OSError, pa.ArrowException) as error:
             line = str(error).splitlines()[0]
             raise DataError(f"nothing is taken: {self.name} cannot be read ({line}); repair or delete it first") from None
 
 
-def segment_of(name: str, read: Callable[[], bytes]) -> Segment | None:
+def segment_of(name: str, opened: Callable[[], BinaryIO]) -> Segment | None:
     """The segment of this name, as ``stream/<name>/rows/<group>/<file>.parquet``; None for anything else."""
     found = _NAME.fullmatch(name)
-    return None if found is None else Segment(name, found[1], found[2], found[3], read)
+    return None if found is None else Segment(name, found[1], found[2], found[3], opened)
 
 
 def spared_segments(
@@ -109,26 +115,57 @@ def _rows(
     if group is None:
         return set(), None
     keys, young = list(group.entity.keys), _young(group, points)
-    newest: pa.Table | None = None
-    ours: dict[str, pa.Table] = {}
-    last: dict[str, int] = {}
-    for segment in segments:
+    newest, ours, last = _Newest(keys), dict[str, pa.Table](), dict[str, int]()
+    for segment in sorted(segments, key=lambda s: s.name not in going):
+        if segment.name not in going and all(young is not None and at > young for at in last.values()):
+            break  # none of those that were to go may: what the others hold is no question
         rows = segment.table(*keys, EVENT_TIMESTAMP, FINGERPRINT)
         if rows is None or not rows.num_rows:  # of another definition: nobody reads it for this one
             continue
-        last[segment.name] = int(column_us(rows, EVENT_TIMESTAMP).max())
         mine = rows if graph is None else rows.filter(pc.equal(rows.column(FINGERPRINT), graph))
         mine = _latest(mine.select([*keys, EVENT_TIMESTAMP]), keys)
-        newest = mine if newest is None else _latest(pa.concat_tables([newest, mine]), keys)
+        newest.add(mine)
         if segment.name in going:
-            ours[segment.name] = mine
-    stays = {name for name, at in last.items() if name in going and young is not None and at > young}
-    for name, mine in ours.items():
-        if mine.num_rows and newest is not None:
-            at = locate(mine, newest, keys)
-            if (column_us(mine, EVENT_TIMESTAMP) >= column_us(newest, EVENT_TIMESTAMP)[at]).any():
-                stays.add(name)
-    return stays, max((at for name, at in last.items() if name in going and name not in stays), default=None)
+            last[segment.name], ours[segment.name] = int(column_us(rows, EVENT_TIMESTAMP).max()), mine
+    stays = {name for name, at in last.items() if young is not None and at > young}
+    stays |= newest.held_by({name: mine for name, mine in ours.items() if name not in stays})
+    return stays, max((at for name, at in last.items() if name not in stays), default=None)
+
+
+class _Newest:
+    """The newest row of each key, of many tables that have few rows each: as much is judged at once as there are keys, so that the work
+    grows with the rows and not with keys times tables."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self.keys, self.rows, self.waiting, self.count = keys, pa.table({}), list[pa.Table](), 0
+
+    def add(self, rows: pa.Table) -> None:
+        self.waiting.append(rows)
+        self.count += rows.num_rows
+        if self.count >= max(_AT_ONCE, self.rows.num_rows):
+            self._merge()
+
+    def _merge(self) -> None:
+        known = [self.rows] if self.rows.num_rows else []
+        if self.waiting:
+            self.rows = _latest(pa.concat_tables([*known, *self.waiting]), self.keys)
+        self.waiting, self.count = [], 0
+
+    def held_by(self, tables: Mapping[str, pa.Table]) -> set[str]:
+        """The names of those of the tables, which were all added, that have the newest row of some key."""
+        self._merge()
+        found, names, count = set[str](), list[str](), 0
+        for number, (name, table) in enumerate(tables.items(), 1):
+            names.append(name)
+            count += table.num_rows
+            if count >= max(_AT_ONCE, self.rows.num_rows) or number == len(tables):
+                some = pa.concat_tables([tables[n] for n in names])
+                at = locate(some, self.rows, self.keys) if count else np.zeros(0, np.int64)
+                is_newest = column_us(some, EVENT_TIMESTAMP) >= column_us(self.rows, EVENT_TIMESTAMP)[at] if count else np.zeros(0, bool)
+                ends = np.cumsum([tables[n].num_rows for n in names])
+                found |= {n for n, part in zip(names, np.split(is_newest, ends[:-1]), strict=True) if part.any()}
+                names, count = [], 0
+        return found
 
 
 def _latest(rows: pa.Table, keys: Sequence[str]) -> pa.Table:

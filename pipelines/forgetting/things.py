@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import BinaryIO
 
 from pipelines.lake import layout, runs
 from pipelines.project.repository import Repo
@@ -36,8 +37,8 @@ class Thing:
         """Bytes that go with it."""
         raise NotImplementedError
 
-    def content(self) -> bytes:
-        """Of a segment of a stream's log: the file. Raises OSError."""
+    def opened(self) -> BinaryIO:
+        """Of a segment of a stream's log: the file, open for reading. Raises OSError; reading raises DataError of an object store."""
         raise NotImplementedError
 
     def take(self) -> None:
@@ -55,9 +56,9 @@ class FolderThing(Thing):
     def size(self) -> int:
         return sum(f.stat().st_size for p in self.paths for f in (p.rglob("*") if p.is_dir() else [p]) if f.is_file())
 
-    def content(self) -> bytes:
+    def opened(self) -> BinaryIO:
         (path,) = self.paths
-        return path.read_bytes()
+        return open(path, "rb")
 
     def take(self) -> None:
         for path in self.paths[::-1]:  # rows before the manifest that tells of them

@@ -6,7 +6,8 @@ no newer one covers whole; what runs now. What is needed is found first, to the 
 file that says what is needed not be readable, nothing is. What is needed of a stream's log is found in the log itself, by
 :mod:`pipelines.forgetting.stream_segments`. While something is taken no run begins, and none is under way but of those
 that last (streams, servers, watches), whose needs are among the above. On an object store the same holds of all machines: the runs' lease
-is held meanwhile, and what goes is looked up and deleted there, without having copies of it.
+is held meanwhile, and what goes is looked up and deleted there, without having copies of it. Of a stream's log the columns that it is
+judged by are read there (keys, event timestamps, fingerprints), in a dry run as well: those of all segments of a group of which one may go.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def _checkpoints(data: Path) -> Iterator[tuple[str, str]]:
 def _spared(repo: Repo, things: list[Thing], going: list[Thing]) -> tuple[set[str], dict[str, Taken]]:
     """Of the segments of streams among what is going: the names of those that are needed; and stream -> what goes of its log."""
     named = {t.name for t in going}
-    segments = [s for t in things if t.kind.startswith("stream/") and (s := segment_of(t.name, t.content)) is not None]
+    segments = [s for t in things if t.kind.startswith("stream/") and (s := segment_of(t.name, t.opened)) is not None]
     streams = {s.stream for s in segments if s.name in named}
     if not streams:
         return set(), {}

@@ -16,8 +16,8 @@ from serving.object_store.cache import cache_of
 from serving.object_store.connecting import connect, is_url
 from transforms.errors import DataError
 
-__all__ = ["clear", "fetch_below", "opening", "put_file", "reading", "reading_folder", "unchanged", "under", "url_of"]
-__all__ += ["writing"]
+__all__ = ["ObjectFile", "ObjectGone", "clear", "fetch_below", "opening", "put_file", "reading", "reading_folder", "unchanged"]
+__all__ += ["under", "url_of", "writing"]
 
 
 _PIECE = 4 << 20
@@ -119,16 +119,20 @@ def opening(address: str, size: int) -> Iterator[BinaryIO]:
         with open(address, "rb") as f:
             yield f
         return
-    with io.BufferedReader(cast(Any, _Remote(address, size)), _PIECE) as found:
+    store, key = _split(address)
+    with io.BufferedReader(cast(Any, ObjectFile(store, key, size, address)), _PIECE) as found:
         yield cast(BinaryIO, found)
 
 
-class _Remote(io.RawIOBase):
-    """An object as a file."""
+class ObjectGone(DataError):
+    """There is no such object any more."""
 
-    def __init__(self, address: str, size: int) -> None:
-        self.address, self.size, self.at = address, size, 0
-        self.store, self.key = _split(address)
+
+class ObjectFile(io.RawIOBase):
+    """An object of ``size`` bytes as a file, unbuffered: each read is a request. Raises :class:`ObjectGone`; ``address``: the object's."""
+
+    def __init__(self, store: ObjectStore, key: str, size: int, address: str) -> None:
+        self.store, self.key, self.size, self.address, self.at = store, key, size, address, 0
 
     def readable(self) -> bool:
         """Always."""
@@ -154,7 +158,7 @@ class _Remote(io.RawIOBase):
             return 0
         block = self.store.read_range(self.key, self.at, length)
         if block is None:
-            raise DataError(f"{self.address} is gone; put it back, or run the same command again")
+            raise ObjectGone(f"{self.address} is gone; put it back, or run the same command again")
         if len(block) != length:  # not the end of the file, which is known
             raise _changed(self.address)
         buffer[:length] = block

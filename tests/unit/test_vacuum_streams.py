@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.forgetting import store_things, stream_segments
 from pipelines.forgetting.vacuum import vacuum
 from pipelines.lake import layout, runs
 from pipelines.lake.graphs import apply_graph
@@ -109,8 +110,11 @@ def us(at: datetime) -> int:
 
 
 @pytest.mark.parametrize("seed", range(16))
-def test_what_a_start_a_restore_or_a_verify_needs_stays(world: Any, seed: int) -> None:
+def test_what_a_start_a_restore_or_a_verify_needs_stays(world: Any, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rand = random.Random(seed)
+    if seed % 2:  # a few rows are many here, and no object is small
+        monkeypatch.setattr(stream_segments, "_AT_ONCE", 1)
+        monkeypatch.setattr(store_things, "_WHOLE_BYTES", 0)
     rows: list[Row] = []
     late: list[Row] = []
     for segment in range(rand.randint(3, 8)):
@@ -228,6 +232,60 @@ def test_a_segment_that_cannot_be_read_is_said_and_nothing_goes(world: Any) -> N
     with pytest.raises(DataError, match=r"nothing is taken: .*1\.parquet cannot be read"):
         vacuum(world.repo, NOW, DAY, 0, ("stream",))
     assert taken_of(world.stream) == Taken()
+
+
+@pytest.mark.parametrize("whole_bytes", [0, 1 << 20])
+def test_a_segment_that_is_gone_meanwhile_is_passed_over(world: Any, whole_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = datetime.fromtimestamp(T0 / 1e6, UTC)
+    row = {"origin": "a", "event_timestamp": at, "tandem_revision": 1, "tandem_fingerprint": GRAPH, "created_timestamp": at}
+    for hour in range(4):
+        world.put(f"rows/{GROUP.name}/{hour}.parquet", rows_table([{**row, "event_timestamp": at + timedelta(hours=hour)}]))
+    monkeypatch.setattr(store_things, "_WHOLE_BYTES", whole_bytes)
+    real = stream_segments.spared_segments
+
+    def meanwhile(*given: Any) -> Any:
+        for hour in (1, 3):
+            name = f"stream/main/rows/{GROUP.name}/{hour}.parquet"
+            network(world.data).delete(name) if world.bucket else (world.data / name).unlink()
+        return real(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.forgetting.vacuum.spared_segments", meanwhile)
+        vacuum(world.repo, NOW, DAY, 0, ("stream",))
+    rows, _ = read(world)
+    assert [r["event_timestamp"] for r in rows] == [at + timedelta(hours=2)], "the newest of those that are there"
+    assert taken_of(world.stream).rows == {GROUP.name: T0}
+
+
+@pytest.mark.parametrize("world", ["bucket"], indirect=True)
+def test_of_a_store_the_columns_that_matter_are_read_and_none_where_all_is_young(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments of 12,000 rows with forty features each; of the log's bytes a small part is asked for."""
+    rng, n, asked = np.random.default_rng(1), 12_000, 0
+    for segment in range(4):
+        stamps = pa.array(T0 + segment * HOUR + np.arange(n) % 60, pa.timestamp("us", "UTC"))
+        columns = {"origin": [f"o{i}" for i in range(n)], "event_timestamp": stamps, "tandem_fingerprint": [GRAPH] * n}
+        columns |= {f"f{i}": rng.random(n) for i in range(40)}
+        world.put(f"rows/{GROUP.name}/{segment}.parquet", pa.table(columns))
+    store = network(world.data)
+    size = sum(head.size for head in store.list("stream/"))
+
+    def counted(real: Callable[..., Any], length: Callable[[Any], int]) -> Callable[..., Any]:
+        def read(key: str, *given: Any) -> Any:
+            nonlocal asked
+            found = real(key, *given)
+            asked += length(found) if key.endswith(".parquet") else 0
+            return found
+
+        return read
+
+    monkeypatch.setattr(store, "read", counted(store.read, lambda found: len(found.content)))
+    monkeypatch.setattr(store, "read_range", counted(store.read_range, len))
+    assert [e["name"][-9:] for e in vacuum(world.repo, NOW, DAY, 0, ("stream",), dry_run=True)] == [f"{i}.parquet" for i in range(3)]
+    assert 0 < asked < size / 8
+    first, asked = asked, 0
+    world.checkpoint(0, point({GROUP.name: T0}, {"0": 0}))  # all of them are compared still: what the others hold is no question
+    assert vacuum(world.repo, NOW, DAY, 3, ("stream",), dry_run=True) == []
+    assert 0 < asked < first / 3
 
 
 def test_a_writer_at_work_beside_loses_nothing_of_what_it_appends(tmp_path: Path) -> None:
