@@ -21,6 +21,11 @@ class BatchEngine(ABC):
     has_code: bool = False
     """Whether it has several workers, and these the repository's code: then they learn graphs."""
 
+    @property
+    def alone(self) -> bool:
+        """Whether one worker in this process does everything: a file is then read whole, as its parts would be read one after the other."""
+        return False
+
     @abstractmethod
     def pipeline(self, folder: Path) -> AbstractContextManager[Any]:
         """A ``beam.Pipeline``, which is run when the block ends: all of it is done then. ``folder``: where the engine may keep what it

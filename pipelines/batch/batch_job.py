@@ -197,7 +197,7 @@ def _make(
                 round(settings.max_future_hours * 3.6e9),
                 f"{place.top}/dead_letters",
                 events.begins[name],
-                settings.split_bytes,
+                None if engine.alone else settings.split_bytes,
             )
             stats.append(log.stats)
             spans.append(log.spans)

@@ -35,6 +35,11 @@ class BeamEngine(BatchEngine):
         mine = self.options.view_as(StandardOptions).runner == DIRECT
         self.has_code = mine and not in_this_process(self.options)  # of other runners nobody knows
 
+    @property
+    def alone(self) -> bool:
+        """See :class:`BatchEngine`."""
+        return in_this_process(self.options) and not self.elsewhere
+
     def pipeline(self, folder: Path) -> AbstractContextManager[beam.Pipeline]:
         """See :class:`BatchEngine`."""
         return beam.Pipeline(options=self.options)

@@ -66,7 +66,8 @@ class BatchSettings(Section):
     learn_rows: int = Field(default=4_000_000, ge=1)
     """Rows of a group that one worker learns from at a time, in order of their files; what a graph is made of follows from all of them."""
     split_bytes: int = Field(default=64 << 20, ge=1024)
-    """A file of events with more bytes is read in parts of that many, each by whichever worker is free, where its format can be divided."""
+    """A file of events with more bytes is read in parts of that many, each by whichever worker is free, where its format can be
+    divided, and there are several workers."""
     max_reject_share: float = Field(default=0.01, ge=0, le=1)
     """Share of rejected events above which a run fails before anything becomes visible."""
     max_future_hours: float = Field(default=0.1, ge=0)

@@ -81,7 +81,8 @@ def test_the_run_is_the_same(world: Orders, tmp_path: Path, engine: BatchEngine 
     again = told(parts, engine)
     assert [name for name, held in whole[0].items() if again[0].get(name) != held] == [] and again == whole
     files = [p.name for p in parts.data.glob("runs/*/dead_letters/orders/*.parquet")]
-    assert sum("~00" in name for name in files) > 8
+    divided = sum("~00" in name for name in files)
+    assert (divided > 8) if engine else (divided == 0), "one worker in this process would read each part twice, and gain nothing"
 
 
 def test_what_reads_a_file_is_no_part_of_a_runs_key(world: Orders, tmp_path: Path) -> None:
