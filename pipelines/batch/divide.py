@@ -49,8 +49,10 @@ def in_parts(file: EventFile, source: EventSource, most: int) -> bool:
 def division(file: EventFile, source: EventSource, most: int) -> list[FilePart]:
     """The parts of a file, in order; itself, where there is nothing to divide. Raises DataError where it is not as it was listed."""
     form = divided(file.name, source)
-    with unchanged(file.path, file.version):
+    with unchanged(file.path, file.version, _start(file, source)):
         found = [] if form is None else form.parts(_opened(file), most)
+    if form is not None and form.grows:
+        found = [(begin, min(end, file.size)) for begin, end in found if begin < file.size]
     return [FilePart(file, stretch, i) for i, stretch in enumerate(found)] if len(found) > 1 else [FilePart(file)]
 
 
@@ -58,7 +60,7 @@ def look_at(part: FilePart, source: EventSource) -> Look:
     """A first look at one of several parts. Raises DataError where the file is not as it was listed."""
     form = divided(part.file.name, source)
     assert form is not None and part.stretch is not None
-    with unchanged(part.file.path, part.file.version):
+    with unchanged(part.file.path, part.file.version, _start(part.file, source)):
         return form.look(_opened(part.file), part.stretch)
 
 
@@ -90,13 +92,20 @@ def _raw(part: FilePart, source: EventSource, batch_rows: int) -> Iterator[RawBa
     if part.fault:
         raise UnreadableFileError(part.fault)
     if part.stretch is None:
-        with reading(file.path, file.version) as path:
-            yield from read(path, source, batch_rows, file.partitions)
+        start = _start(file, source)
+        with reading(file.path, file.version, start) as path:
+            yield from read(path, source, batch_rows, file.partitions, None if start is None else start[0])
         return
     form: FileFormat | None = divided(file.name, source)
     assert form is not None
-    with unchanged(file.path, file.version):
+    with unchanged(file.path, file.version, _start(file, source)):
         yield from read_part(form, _opened(file), part.stretch, part.first, source, batch_rows, file.partitions)
+
+
+def _start(file: EventFile, source: EventSource) -> tuple[int, str] | None:
+    """What of a file is read, where others may append to it meanwhile: its lines of when it was listed."""
+    form = divided(file.name, source)
+    return (file.size, file.sha256) if form is not None and form.grows and file.sha256 else None
 
 
 def _opened(file: EventFile) -> Opened:

@@ -7,10 +7,11 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from pipelines.lake.files import file_version
+from pipelines.lake.files import file_version, sha256_of_start
 from serving.object_store.base import ObjectStore
 from serving.object_store.cache import cache_of
 from serving.object_store.connecting import connect, is_url
@@ -58,31 +59,43 @@ def _local(address: str, before: Callable[[str, Path], None] = _nothing, after: 
         after(address, path)
 
 
+Start = tuple[int, str]
+"""So many bytes at the beginning of a file, and their SHA-256."""
+
+
 @contextmanager
-def unchanged(address: str, version: str) -> Iterator[None]:
+def unchanged(address: str, version: str, start: Start | None = None) -> Iterator[None]:
     """The body reads what stands there, of this version ("": nobody noted it, and nothing is compared): of a local file, by
     :func:`pipelines.lake.files.file_version`; of an object, the store's. Raises DataError where it has another one before the body or after
-    it, whatever the body did or raised."""
+    it, whatever the body did or raised; not of a local file that still begins as ``start`` says, of which the body reads no more."""
     if not version:
         yield
         return
-    _compare(address, version)
+    _compare(address, version, start)
     try:
         yield
     except Exception as error:  # perhaps of bytes that belong to two versions
-        _compare(address, version, error)
+        _compare(address, version, start, error)
         raise
-    _compare(address, version)
+    _compare(address, version, start)
 
 
-def _compare(address: str, version: str, error: Exception | None = None) -> None:
+def _compare(address: str, version: str, start: Start | None, error: Exception | None = None) -> None:
     if is_url(address):
         store, key = _split(address)
         now = "" if (head := store.head(key)) is None else head.version
     else:
-        now = file_version(address)
+        size, now = file_version(address)
+        if now != version and start is not None and size > start[0] and _begins(address, now, start):
+            return
     if now != version:
         raise _changed(address) from error
+
+
+@lru_cache(256)
+def _begins(address: str, version: str, start: Start) -> bool:
+    """Whether a local file of this version begins with the bytes that it had: each part of one that grows asks."""
+    return sha256_of_start(Path(address), start[0]) == start[1]
 
 
 def _changed(address: str) -> DataError:
@@ -92,10 +105,10 @@ def _changed(address: str) -> DataError:
 
 
 @contextmanager
-def reading(address: str, version: str = "") -> Iterator[Path]:
+def reading(address: str, version: str = "", start: Start | None = None) -> Iterator[Path]:
     """A local file of what stands there: for the body. Raises DataError where there is no such object, and as :func:`unchanged` does."""
     if not is_url(address):
-        with unchanged(address, version):
+        with unchanged(address, version, start):
             yield Path(address)
         return
 

@@ -26,14 +26,14 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def file_version(path: str | os.PathLike[str]) -> str:
-    """What is another one after a file was written to, or replaced; "" where there is none. It is the same on each machine that mounts the
-    file, as its number in the file system need not be."""
+def file_version(path: str | os.PathLike[str]) -> tuple[int, str]:
+    """A file's size, and what is another one after it was written to, or replaced; (0, "") where there is none. It is the same on each
+    machine that mounts the file, as its number in the file system need not be."""
     try:
         stat = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
-        return ""
-    return f"{stat.st_size}-{stat.st_mtime_ns}"
+        return 0, ""
+    return stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}"
 
 
 def sha256_of_start(path: Path, size: int) -> str:

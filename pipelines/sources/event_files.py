@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipelines.lake.files import file_version, sha256
+from pipelines.lake.files import file_version, sha256_of_start
 from pipelines.sources.archived_files import covered
 from pipelines.sources.file_records import (
     Partitions,
@@ -159,10 +159,10 @@ def _no_event_file(entry: os.DirEntry[str], hidden: bool, source: EventSource) -
 def _event_file(path: Path, root: Path, top: Path, hashes: bool) -> EventFile:
     inner = path.parent.relative_to(root)
     day = next((d for part in reversed(inner.parts) if (d := _day_of(part))), None)
-    version = file_version(path)  # before the hash: who changes the file while it is hashed, changes it before it is read
-    digest = sha256(path) if hashes else ""
+    size, version = file_version(path)  # before the hash: who changes the file while it is hashed, changes it before it is read
+    digest = sha256_of_start(path, size) if hashes else ""
     folders = path.parent.relative_to(top).parts
-    return EventFile(str(path), _name(path, root), path.stat().st_size, digest, day, partitions_of(folders), version)
+    return EventFile(str(path), _name(path, root), size, digest, day, partitions_of(folders), version)
 
 
 def passed_over_line(passed: Mapping[str, Sequence[PassedOver]]) -> str:

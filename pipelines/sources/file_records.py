@@ -15,6 +15,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -35,6 +36,7 @@ from pipelines.sources.file_formats.file_format import (
     format_of,
 )
 from pipelines.sources.file_formats.json_lines_file import MAX_LINE_BYTES
+from pipelines.sources.file_formats.line_parts import section
 from transforms.contract import Checked, Now, check, check_json, check_records, encode_json
 from transforms.definitions import EventSource
 from transforms.errors import DataError
@@ -84,9 +86,12 @@ def _format(name: str, source: EventSource) -> tuple[type[FileFormat] | None, bo
     return format_of(os.path.splitext(low)[1]), packed
 
 
-def read(path: str | os.PathLike[str], source: EventSource, batch_rows: int = 65_536, partitions: Partitions = ()) -> Iterator[RawBatch]:
+def read(
+    path: str | os.PathLike[str], source: EventSource, batch_rows: int = 65_536, partitions: Partitions = (), most: int | None = None
+) -> Iterator[RawBatch]:
     """The records of one file, unjudged, in order, in batches of at most ``batch_rows``; memory is bounded by a batch of
-    lines or a row group. Fields of ``source`` that a record has not are taken from ``partitions``.
+    lines or a row group. Fields of ``source`` that a record has not are taken from ``partitions``. ``most``: of a file of lines, which
+    others may append to, these many bytes are read.
 
     Raises UnreadableFileError, before the first batch, for a damaged file; OSError as in the module's text."""
     if batch_rows < 1:
@@ -97,7 +102,8 @@ def read(path: str | os.PathLike[str], source: EventSource, batch_rows: int = 65
         raise DataError(f"{path} is no event file: {unread(str(path), source)}")
     if packed:
         look_through(path)
-    for raw in found(source).read(lambda: opened(path), batch_rows, given):
+    whole = partial(opened, path)
+    for raw in found(source).read(whole if most is None else partial(section, whole, (0, most)), batch_rows, given):
         yield _given(raw, given)
 
 

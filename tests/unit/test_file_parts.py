@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from collections.abc import Callable
@@ -284,6 +285,50 @@ def test_a_file_that_changes_while_a_batch_is_used(log: Path, change: Any, parts
     change(log, content)
     with pytest.raises(DataError, match="was changed"):
         list(read)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+@pytest.mark.parametrize("most", [1000, 10**9])
+@pytest.mark.parametrize("at", ["divide", "look", "read", "while a batch is used"])
+def test_a_log_that_is_appended_to_is_read_as_it_was_listed(tmp_path: Path, suffix: str, most: int, at: str) -> None:
+    """Logs grow while a run is on: it reads the bytes that it hashed, a line that came behind them is the next run's."""
+    source, path = source_of(), tmp_path / "events/orders" / f"a.{suffix}"
+    path.parent.mkdir(parents=True)
+    if suffix == "csv":
+        source = source_of(Csv())
+    names = ",".join(json.loads(line(0, "1.5")))
+    rows = [line(i, "1.5") for i in range(200)]
+    if suffix == "csv":
+        rows = [",".join(str(v) for v in json.loads(row).values()).encode() for row in rows]
+    path.write_bytes((names.encode() + b"\n" if suffix == "csv" else b"") + b"\n".join(rows[:100]) + b"\n")
+    file = listed(path, source)
+
+    def grow() -> None:
+        with path.open("ab") as out:
+            out.write(b"\n".join(rows[100:199]) + b"\n" + rows[199][:9])
+
+    if at == "divide":
+        grow()
+    parts = division(file, source, most)
+    assert (len(parts) > 2) is (most == 1000)
+    if at == "look":
+        grow()
+    if len(parts) > 1:
+        parts = put_together([(part, look_at(part, source)) for part in parts])
+    if at == "read":
+        grow()
+    found: list[Any] = []
+    for part in parts:
+        for batch, rejects in part_events(part, source, NOW, 0, lambda *_: None, batch_rows=7):
+            assert not rejects.num_rows
+            found += batch.to_pylist()
+            if at == "while a batch is used" and len(found) < 10:
+                grow()
+    assert len(found) == 100
+
+    path.write_bytes(b"\n".join(rows[::-1]) + b"\n")  # longer, and another one
+    with pytest.raises(DataError, match="was changed"):
+        told(part_events(parts[0], source, NOW, 0, lambda *_: None))
 
 
 @CHANGES

@@ -43,6 +43,7 @@ class CsvFile(FileFormat):
 
     declared: ClassVar[type | None] = Csv
     divided: ClassVar[bool] = True
+    grows: ClassVar[bool] = True
 
     def __init__(self, source: EventSource) -> None:
         super().__init__(source)

@@ -113,6 +113,9 @@ class FileFormat(ABC):
     divided: ClassVar[bool] = False
     """Whether it has parts; files that are compressed as a whole never have."""
 
+    grows: ClassVar[bool] = False
+    """Whether a file that was appended to begins with the records that it had: a run reads those, though others write on meanwhile."""
+
     def parts(self, opened: Opened, most: int) -> list[Stretch]:
         """Where a file may be divided, in order, from its beginning to its end, each part of some ``most`` bytes; []: it is used as one, as
         is a file that something is wrong with. Reads little."""

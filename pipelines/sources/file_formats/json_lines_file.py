@@ -25,6 +25,7 @@ class JsonLinesFile(FileFormat):
     reject, whose dead letter keeps the first 64 KiB. Files are divided between lines."""
 
     divided: ClassVar[bool] = True
+    grows: ClassVar[bool] = True
 
     def read(self, opened: Opened, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
         """See the base class."""
