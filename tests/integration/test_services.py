@@ -294,12 +294,13 @@ def test_a_killed_broker_is_told_and_comes_back_with_its_records(data):
 
 def test_a_stuck_broker_is_told_and_ended(data, monkeypatch):
     local.up(data)
-    monkeypatch.setattr(local, "SECONDS_TO_ANSWER", 0.5)
     known = running_state(data)
-    os.kill(known.process.pid, signal.SIGSTOP)
-    assert local.status(data)["kafka"]["state"] == "silent"
-    with pytest.raises(StoreError, match=r"does not answer.*tandem down"):
-        local.up(data)
+    with monkeypatch.context() as impatient:
+        impatient.setattr(local, "SECONDS_TO_ANSWER", 0.5)
+        os.kill(known.process.pid, signal.SIGSTOP)
+        assert local.status(data)["kafka"]["state"] == "silent"
+        with pytest.raises(StoreError, match=r"does not answer.*tandem down"):
+            local.up(data)
     os.kill(known.process.pid, signal.SIGCONT)
     until(lambda: local.status(data)["kafka"]["state"] == "running")
     os.kill(known.process.pid, signal.SIGSTOP)
