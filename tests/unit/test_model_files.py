@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -83,8 +84,12 @@ def test_changed_files_are_refused_before_they_are_loaded(version: Path, how: st
 
 
 @pytest.mark.parametrize("created", [None, "2013-07-01T00:00:00Z", "2026-11-28T23:59:59+00:00"])
-def test_what_was_pushed_before_there_were_hashes_passes_and_is_said(version: Path, created: str | None, caplog: Any) -> None:
+def test_what_was_pushed_before_there_were_hashes_passes_and_is_said(
+    version: Path, created: str | None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It passed without a word."""
+    monkeypatch.setattr(logging.getLogger("tandem.serving"), "disabled", False)  # as libraries leave it that read a log configuration
+    caplog.set_level(logging.WARNING, "tandem.serving")
     with pytest.raises(ModelError, match="cannot be loaded"):  # it went on to TensorFlow
         load(version)
     assert caplog.messages == [] and unverified(json.loads((version / "tandem.json").read_text())) == ""
