@@ -100,11 +100,14 @@ def asked(packages: list[Pinned], command: tuple[str, ...] = (sys.executable, "-
     found: dict[str, list[str]] = {}
     with tempfile.TemporaryDirectory() as folder:
         lines = Path(folder) / "pinned.txt"
-        for part in (list(wanted.values())[:1], list(wanted.values())):  # one first: without a database each costs a wait
+        for part, seconds in (
+            (list(wanted.values())[:1], 30),
+            (list(wanted.values()), SECONDS),
+        ):  # one first: without a database each waits
             lines.write_text("\n".join(part) + "\n")
             words = [*command, "--requirement", str(lines), "--disable-pip", "--no-deps", "--format", "json", "--progress-spinner", "off"]
             try:
-                done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, check=False)
+                done = subprocess.run(words, capture_output=True, text=True, timeout=seconds, check=False)
                 answers = json.loads(done.stdout)["dependencies"]
             except (OSError, ValueError, KeyError, subprocess.TimeoutExpired):
                 return None
@@ -161,7 +164,9 @@ def main(folder: Path, strict: bool = False, ask: Callable[[list[Pinned]], dict[
     python = {name: python_packages(ROOT / name) for name in LOCKS}
     known = json.loads((ROOT / "tests" / KNOWN).read_text())
     found = breaches([*java, *(p for packages in python.values() for p in packages)], known)
-    answers = [ask(packages) for packages in python.values()]
+    answers: list[dict[str, list[str]] | None] = []
+    for packages in python.values():
+        answers.append(ask(packages) if None not in answers else None)
     if None in answers:
         print("pip-audit reaches no database of vulnerabilities: tests/known_vulnerabilities.json counts, as of its last change")
     beside = sorted({line for answer in answers for line in unknown(answer or {}, known)})
