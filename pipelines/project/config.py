@@ -90,7 +90,7 @@ class KafkaSettings(Section):
     dead_letters: str = "tandem.dead_letters"
     """The topic that takes rejected records."""
     dead_letter_seconds: float = Field(default=30, ge=1)
-    """How long writing dead letters may take before the stream stops."""
+    """How long writing dead letters may take before they are kept in the data folder, and the stream goes on."""
     schema_registry: str = ""
     """Address of a Confluent-compatible schema registry, for formats that need one (Avro)."""
     schema_registry_username: str | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -15,12 +16,13 @@ import pyarrow as pa
 
 from pipelines.lake.files import write_text
 from pipelines.sources.broker import BrokerAway, DeadLetterWriter, FetchResult, Ints, KeptRecords, LetterRefused, Original
-from transforms.errors import StoreError
+from transforms.errors import StoreError, TandemError
 
 __all__ = ["SpooledLetters", "keep_waiting", "letters_waiting", "waiting_records"]
 
 AGAIN_SECONDS = 30.0
-"""How often letters that wait are tried again."""
+"""How long letters that wait are left alone until they are tried again."""
+CLOSE_SECONDS = 5.0
 
 
 def letters_waiting(folder: Path) -> int:
@@ -32,14 +34,27 @@ class SpooledLetters(DeadLetterWriter):
     """Writes by ``inner``; what its broker refuses (LetterRefused) at once, and what nobody has taken for ``patience`` seconds, goes to a
     file of ``folder`` instead, forced to disk, and is written when the topic takes letters again. ``say`` hears of it.
 
-    So a write returns when its letters outlive a crash, here or there. What is wrong for good (no such topic can be, no right to) is
-    still the StoreError that ``inner`` raises. Letters may be written twice: after a crash, or by two processes.
+    From then on letters go to files at once, and a thread of its own looks, by a writer that ``again`` opens, whether the topic is back:
+    nobody waits a second time for one that is away. So a write returns when its letters outlive a crash, here or there. What is wrong for
+    good (no such topic can be, no right to) is still the StoreError that ``inner`` raises. Letters may be written twice: after a crash, or
+    by two processes.
     """
 
-    def __init__(self, inner: DeadLetterWriter, folder: Path, patience: float, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        inner: DeadLetterWriter,
+        folder: Path,
+        patience: float,
+        say: Callable[[str], None],
+        again: Callable[[], DeadLetterWriter] | None = None,
+    ) -> None:
         self.inner, self.folder, self.patience, self.say = inner, folder, patience, say
+        self.again = again or (lambda: inner)
         self.away_since: float | None = None
+        self.given_up: BrokerAway | None = None
+        """Why letters go to files at once: the topic was away for longer than the patience, and nobody has seen it since."""
         self.tried = float("-inf")
+        self.trying: threading.Thread | None = None
         self.clock = time.monotonic
 
     def write(
@@ -55,47 +70,60 @@ class SpooledLetters(DeadLetterWriter):
         """See :class:`DeadLetterWriter`. Raises BrokerAway within the patience, and while the folder's disk takes none; StoreError."""
         if not len(rows):
             return
+        if self.given_up is not None:
+            self._keep(topic, partition, source_name, fetched, rows, reasons, details, self.given_up)  # said already
+            return
+        began = self.clock()
         try:
             self.inner.write(topic, partition, source_name, fetched, rows, reasons, details)
             self.away_since = None
         except LetterRefused as error:
-            self._keep(topic, partition, source_name, fetched, rows, reasons, details, error)
+            self.say(self._keep(topic, partition, source_name, fetched, rows, reasons, details, error))
         except BrokerAway as error:
-            now = self.clock()
-            self.away_since = now if self.away_since is None else self.away_since
-            if now - self.away_since < self.patience:
+            self.away_since = began if self.away_since is None else self.away_since
+            if self.clock() - self.away_since < self.patience:
                 raise
-            self._keep(topic, partition, source_name, fetched, rows, reasons, details, error)
+            line = self._keep(topic, partition, source_name, fetched, rows, reasons, details, error)
+            self.say(f"{line}; so will those that follow")
+            self.given_up, self.tried = error, self.clock()
 
     def flush(self) -> None:
-        """Now and then: try to write what waits."""
+        """Now and then: try to write what waits, beside the stream."""
         now = self.clock()
-        if now - self.tried < AGAIN_SECONDS:
+        if now - self.tried < AGAIN_SECONDS or (self.trying is not None and self.trying.is_alive()):
             return
         self.tried = now
-        waiting = sorted(self.folder.glob("[!.]*-*.json")) if self.folder.is_dir() else []
-        written = 0
-        for path in waiting:
-            try:
-                kept = json.loads(path.read_text("utf-8"))
-                records = _records(kept)
-                n, cut = len(records), {int(o): str(line) for o, line in kept["refused"].items()}
-                fetched = FetchResult(
-                    pa.nulls(n, pa.binary()), np.array(kept["offsets"], np.int64), np.array(kept["stamps_us"], np.int64), 0, 0, False,
-                    kept["identity"], KeptRecords(records), cut,
-                )  # fmt: skip
-                self.inner.write(kept["topic"], kept["partition"], kept["source"], fetched, np.arange(n), kept["reasons"], kept["details"])
-            except (StoreError, FileNotFoundError):
-                break
-            path.unlink(missing_ok=True)
-            written += n
+        if letters_waiting(self.folder):
+            self.trying = threading.Thread(target=self._try_again, name="letters that wait", daemon=True)
+            self.trying.start()
+        else:  # taken elsewhere: by another worker, or by an erase
+            self.given_up = self.away_since = None
+
+    def _try_again(self) -> None:
+        writer, written, away = self.again(), 0, False
+        try:
+            for path in sorted(self.folder.glob("[!.]*-*.json")):
+                try:
+                    written += _written(path, writer)
+                except BrokerAway:
+                    away = True
+                    break
+                except (TandemError, OSError, ValueError, LookupError):  # refused, gone, or damaged: it keeps no other letter waiting
+                    continue
+        finally:
+            if writer is not self.inner:
+                writer.close()
         if written:
             self.say(f"{written} dead letters that waited are in their topic now")
+        self.tried = self.clock()
+        if not away:
+            self.given_up = self.away_since = None
 
     def _keep(
         self, topic: str, partition: int, source: str, fetched: FetchResult, rows: Ints, reasons: Sequence[str],
         details: Sequence[str | None], error: StoreError,
-    ) -> None:  # fmt: skip
+    ) -> str:  # fmt: skip
+        """Keep these letters in a file; the line that says so. Raises BrokerAway when the disk takes none."""
         offsets = fetched.offsets[rows].tolist()
         kept = {
             "topic": topic, "partition": partition, "source": source, "identity": fetched.identity, "reasons": list(reasons),
@@ -109,10 +137,12 @@ class SpooledLetters(DeadLetterWriter):
             why = f"{self.folder}: {failed.strerror or failed}; free its disk or correct its permissions"
             raise BrokerAway(f"{error}, and the letters cannot be kept in {why}") from None
         where = f"{topic}/{partition}/{offsets[0]}" + (f" and {len(offsets) - 1} more" if len(offsets) > 1 else "")
-        self.say(f"{where}: {error}; the letters wait in {self.folder} and the stream goes on")
+        return f"{where}: {error}; the letters wait in {self.folder} and the stream goes on"
 
     def close(self) -> None:
-        """Disconnect."""
+        """Disconnect; what is being written now has a moment for it, and waits for the next start else."""
+        if self.trying is not None:
+            self.trying.join(CLOSE_SECONDS)
         self.inner.close()
 
 
@@ -135,6 +165,20 @@ def keep_waiting(path: Path, stay: Sequence[bool]) -> None:
     if kept["records"]:
         write_text(path.with_name(f"{uuid.uuid4().hex}-{len(kept['records'])}.json"), json.dumps(kept), durable=True)
     path.unlink()
+
+
+def _written(path: Path, writer: DeadLetterWriter) -> int:
+    """Write the letters of a file and delete it; how many. Raises what ``writer`` does, FileNotFoundError where another was faster."""
+    kept = json.loads(path.read_text("utf-8"))
+    records = _records(kept)
+    n, cut = len(records), {int(o): str(line) for o, line in kept["refused"].items()}
+    fetched = FetchResult(
+        pa.nulls(n, pa.binary()), np.array(kept["offsets"], np.int64), np.array(kept["stamps_us"], np.int64), 0, 0, False,
+        kept["identity"], KeptRecords(records), cut,
+    )  # fmt: skip
+    writer.write(kept["topic"], kept["partition"], kept["source"], fetched, np.arange(n), kept["reasons"], kept["details"])
+    path.unlink(missing_ok=True)
+    return n
 
 
 def _records(kept: dict[str, Any]) -> list[Original]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -161,21 +162,76 @@ def test_letters_that_nobody_takes_wait_in_a_file(tmp_path: Path) -> None:
     now[0] = 40.0
     write(b"b", None)
     assert letters_waiting(tmp_path / "letters") == 2
-    assert said == [f"t/3/7 and 1 more: nobody answers; the letters wait in {tmp_path / 'letters'} and the stream goes on"]
+    assert said == [
+        f"t/3/7 and 1 more: nobody answers; the letters wait in {tmp_path / 'letters'} and the stream goes on; so will those that follow"
+    ]
     inner.error = LetterRefused("too large")
     write(b"c" * 100)
     assert letters_waiting(tmp_path / "letters") == 3
     now[0] = 80.0
     spool.flush()
+    spool.close()
     assert letters_waiting(tmp_path / "letters") == 3
     inner.error = None
     again = SpooledLetters(inner, tmp_path / "letters", 30.0, said.append)  # another process
     again.flush()
+    again.close()
     assert letters_waiting(tmp_path / "letters") == 0 and said[-1] == "3 dead letters that waited are in their topic now"
     assert sorted(inner.written, key=str) == sorted([(7, b"a", "r"), (7, b"b", "r"), (8, None, "r"), (7, b"c" * 100, "r")], key=str)
     inner.error = StoreError("no right to")
     with pytest.raises(StoreError, match="no right to"):
         write(b"d")
+
+
+def test_nobody_waits_twice_for_a_topic_that_is_down(tmp_path: Path) -> None:
+    """SECURITY H1: its broker alone is away, and each try takes as long as it may: the stream waits for one, and others look on."""
+    now, said, here, looked = [0.0], list[str](), threading.Event(), threading.Event()
+
+    class Slow(Inner):
+        tries = 0
+
+        def write(self, *letters: Any) -> None:
+            self.tries += 1
+            now[0] += 30.0
+            raise BrokerAway("no answer for 30 s")
+
+    class Beside(Inner):
+        closed = 0
+
+        def write(self, *letters: Any) -> None:
+            looked.set()
+            assert here.wait(60)
+            if letters[3].original(np.arange(1))[0][1] == b"0":
+                raise LetterRefused("too large")
+            super().write(*letters)
+
+        def close(self) -> None:
+            self.closed += 1
+
+    slow, beside = Slow(), Beside()
+    spool = SpooledLetters(slow, tmp_path / "letters", 30.0, said.append, lambda: beside)
+    spool.clock = lambda: now[0]
+
+    def write(value: bytes) -> None:
+        spool.write("t", 3, "s", fetched_of([value]), np.arange(1), ["r"], [None])
+
+    for n in range(100):
+        write(str(n).encode())
+        spool.flush()
+    assert slow.tries == 1 and now[0] == 30.0, "the others were kept at once"
+    assert letters_waiting(tmp_path / "letters") == 100 and len(said) == 1
+    now[0] += 30.0
+    spool.flush()
+    assert looked.wait(60)
+    write(b"100")
+    spool.flush()
+    assert slow.tries == 1, "whoever looks whether it is back holds nobody up"
+    here.set()
+    spool.close()
+    assert letters_waiting(tmp_path / "letters") <= 2, "one that is refused keeps no other waiting; what came meanwhile may wait"
+    assert len(beside.written) >= 99 and beside.closed == 1
+    write(b"101")
+    assert slow.tries == 2, "it is back: letters go to the topic again"
 
 
 def test_letters_that_neither_topic_nor_disk_take_are_waited_with(tmp_path: Path) -> None:

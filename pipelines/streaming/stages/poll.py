@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import apache_beam as beam
@@ -105,8 +106,8 @@ class Poll(beam.DoFn):
         self.job_state = spec.job_state()
         self.reader = spec.broker.open_reader()
         patience = spec.kafka.dead_letter_seconds
-        inner = spec.broker.open_dead_letters(spec.kafka.dead_letters, patience)
-        self.letters = SpooledLetters(inner, spec.folder / "letters", patience, self.job_state.say)
+        open_letters = partial(spec.broker.open_dead_letters, spec.kafka.dead_letters, patience)
+        self.letters = SpooledLetters(open_letters(), spec.folder / "letters", patience, self.job_state.say, again=open_letters)
         self.judge = {n: record_format(s, spec.kafka).judge for n, s in spec.sources.items()}
         self.idleness = Idleness(spec.stream, self.job_state, self.clock)
         self.limit = RejectLimit(spec.stream, self.job_state)
