@@ -4,8 +4,9 @@ Every logged answer of a view names the row that it was made of (event timestamp
 judged. It is right if the row's values are batch's, no newer row had been delivered by then, and its status follows from its age.
 Otherwise one of these must hold, each by comparison with what is on record:
 
-* **in flight**: by event time a newer row was due, but it had not been delivered yet when the answer was given;
-* **late data**: the row is one that was delivered then, and was corrected by a later revision;
+* **in flight**: by event time a newer row was due, or a later revision of the row had been made, but it had not been delivered yet when
+  the answer was given;
+* **late data**: the row was the one due, and right: the revision that corrected it was made after the answer;
 * **too late**, **behind an idle partition**, **other fingerprint**: the row is as delivered, and this is why it is not batch's;
 * **ahead of the clock**: the row is right, but its event timestamp lies after the instant that the server judged by.
 """
@@ -22,9 +23,10 @@ import pyarrow as pa
 from pipelines.lake.row_compare import common_codes, locate, same, table_of
 from pipelines.verify.causes import CAUSES, EQUAL, OTHER_FINGERPRINT, UNEXPLAINED
 from pipelines.verify.proof import GroupProof
+from pipelines.verify.stream_record import FAR
 from serving.request_rows import view_answers
 from transforms.columns import column_us
-from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION, FeatureGroup
+from transforms.definitions import CREATED, EVENT_TIMESTAMP, FINGERPRINT, REVISION, FeatureGroup
 
 __all__ = ["SERVED", "ServedProof", "check_served", "due_rows", "taken"]
 
@@ -87,7 +89,7 @@ def check_served(
     newest = locate(asked, proof.newest.rows, (*keys, EVENT_TIMESTAMP))
     newest_revision = taken(proof.newest.rows, REVISION, newest)
     corrected = delivered_so & (newest >= 0) & (newest_revision > revision)
-    cause[corrected] = LATE_DATA
+    cause[corrected] = np.where(_corrected_at(asked, revision, delivered, keys)[corrected] > at[corrected], LATE_DATA, IN_FLIGHT)
     rest = delivered_so & ~corrected
     cause[rest] = np.where(place[rest] >= 0, row_cause[place[rest]], UNEXPLAINED)
     why[rest] = "its row is as delivered, and not as batch has it"
@@ -101,7 +103,7 @@ def check_served(
     cause[stale] = UNEXPLAINED
     why[stale] = "a newer row had been delivered before"
     due = due_rows(asked, truth, as_of, keys)
-    behind = (due >= 0) & (due > np.where(found, stamp, -1)) & ~stale & ((cause == EQUAL) | ~found)
+    behind = (due >= 0) & (due > np.where(found, stamp, -1)) & ~stale & ((cause == EQUAL) | (cause == LATE_DATA) | ~found)
     cause[~found & ~stale] = EQUAL
     cause[behind] = IN_FLIGHT
     cause[found & (stamp > as_of) & (cause == EQUAL)] = AHEAD
@@ -202,6 +204,28 @@ def _stale(asked: pa.Table, stamp: Int, revision: Int, delivered: pa.Table, read
     known = (place >= 0) & (theirs[order][np.maximum(place, 0)] == mine)
     stale: Bool = known & (best[np.maximum(place, 0)] > mine * ranks + rank[:n])
     return stale
+
+
+def _corrected_at(asked: pa.Table, revision: Int, delivered: pa.Table, keys: tuple[str, ...]) -> Int:
+    """When the first row was made that corrects each answer's: of the same keys and event timestamp and a greater revision; FAR if none
+    was."""
+    none = np.full(asked.num_rows, FAR, np.int64)
+    if not delivered.num_rows or CREATED not in delivered.schema.names:
+        return none
+    delivered = table_of(delivered)
+    mine, theirs = common_codes([asked, delivered], (*keys, EVENT_TIMESTAMP))
+    revisions, rank = np.unique(np.concatenate([revision, column_us(delivered, REVISION)]), return_inverse=True)
+    moments, moment = np.unique(column_us(delivered, CREATED), return_inverse=True)
+    room, times = len(revisions), len(moments)
+    place = theirs * room + rank[len(revision) :]
+    order = np.argsort(place, kind="stable")
+    # The earliest of a code from each revision on; codes descend from the end, so one pass over all of them does.
+    earliest = np.minimum.accumulate((theirs * times + moment)[order][::-1])[::-1]
+    first = np.searchsorted(place[order], mine * room + rank[: len(revision)], side="right")
+    known = first < len(order)
+    known[known] = theirs[order][first[known]] == mine[known]
+    none[known] = moments[earliest[first[known]] - mine[known] * times]
+    return none
 
 
 def due_rows(asked: pa.Table, truth: pa.Table, as_of: Int, keys: tuple[str, ...]) -> Int:

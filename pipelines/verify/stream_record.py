@@ -57,7 +57,8 @@ class StreamRecord:
     def readable(self, rows: Mapping[str, pa.Table], groups: Mapping[str, FeatureGroup]) -> dict[str, Int]:
         """For each delivered row (group -> rows) a moment by which the online store had it: FAR if none is known.
 
-        A shard delivers one emission after the other: what is in the row log was in the store before the next emission was stamped.
+        A shard delivers one emission after the other: what is in the row log was in the store before the next emission was stamped. Of a
+        stream that is behind an emission is all that waited to go online together, which bears one stamp.
         """
         shards = {n: self.positions[n].shard(rows[n], g) for n, g in groups.items()}
         stamps = {n: rows[n].column(CREATED).cast(pa.int64()).to_numpy() for n in groups}

@@ -15,6 +15,7 @@ from pipelines.project.config import StreamSettings
 from pipelines.sources.memory import MemoryBroker, MemoryPartitionReader
 from pipelines.streaming.stages import one_step
 from pipelines.streaming.stages.coders import FoldOutput
+from pipelines.streaming.stages.fold import BEHIND_SECONDS
 from pipelines.streaming.stages.one_step import OneStep
 from pipelines.streaming.stages.ticks import STALE_MS, TickGate, now_ms
 from pipelines.streaming.state.job_spec import JobSpec
@@ -229,6 +230,7 @@ def on_the_clock(folder: Path, monkeypatch: pytest.MonkeyPatch, tick_ms: int) ->
         def setup(self) -> None: ...
 
         def process(self, output: FoldOutput, more: bool) -> None:
+            assert not more, "the stream keeps up: no row waits for another one"
             outputs.append((clock.ms, output))
 
         teardown = settle = setup
@@ -264,3 +266,36 @@ def test_a_smaller_tick_makes_rows_sooner_and_queues_nothing(tmp_path: Path, mon
     assert max(few, folds) <= pulses + SECONDS, "one for each pulse and each second that ends, however often is polled"
     assert max(quick) <= FOLD_MS + 10 + polls + FOLD_MS + polls, "a fold that is at work, a tick, a poll, and its own fold"
     assert max(quick) < max(slow) <= one_step.PULSE_MS + 2 * FOLD_MS
+
+
+def test_rows_wait_two_seconds_at_most_however_long_polls_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a stream that is behind, whose broker then gets slow: no fold follows soon that would save a checkpoint."""
+    world = world_of(tmp_path, poll_records=20)
+    for partition, record in some(1000, 6):
+        world.send([record], partition)
+    clock = Clock(world)
+    clock.takes = lambda ms: setattr(clock, "ms", clock.ms + ms)  # type: ignore[method-assign]
+    since: list[int] = []
+    waited: list[int] = []
+
+    class Sink(Collect):
+        def process(self, output: FoldOutput, more: bool = False) -> None:
+            since.extend([clock.ms] if more else [])
+            super().process(output)
+
+        def settle(self) -> None:
+            waited.extend(clock.ms - at for at in since)
+            since.clear()
+
+    monkeypatch.setattr(one_step, "MOST_RECORDS", 300)
+    monkeypatch.setattr(one_step, "time", clock)
+    monkeypatch.setattr(one_step, "now_ms", lambda: clock.ms)
+    slow_ms = 900
+    world.control.begin()
+    step = OneStep(world.spec(), Sink(world.folder))
+    step.setup()
+    monkeypatch.setattr(step.poll, "once", clock.charged(slow_ms, step.poll.once))
+    step.process((0, clock.ms), Cell(), Cell(), Bag(), Bag())
+    step.teardown()
+    assert not since and len(waited) >= 3, "the stream was behind"
+    assert max(waited) < 1000 * BEHIND_SECONDS + slow_ms, "two seconds, and the poll that was at work"

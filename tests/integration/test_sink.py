@@ -148,6 +148,28 @@ def test_a_checkpoint_vouches_for_no_row_that_waits(world: World, monkeypatch: p
     deliver.close()
 
 
+def test_what_bears_an_earlier_stamp_was_readable_before_the_next_one(world: World) -> None:
+    """By that verify knows what a server could have read; also of rows that waited for others."""
+    seen: dict[int, int] = {}  # stamp -> the event timestamp that the store had then
+
+    def clock() -> int:
+        seen[now := len(seen) + 1] = max((row["at"] or 0 for row in world.online(ZONE, [{"zone": f"z{n}"} for n in range(9)])), default=0)
+        return now
+
+    deliver = world.deliver(clock=clock)
+    for step in range(STEPS):
+        deliver.deliver(replace(output(step), checkpoint={}), more=step % 6 < 4)
+        if step == STEPS // 2:
+            deliver.settle()
+    deliver.settle()
+    deliver.close()
+    table = read_rows(world.control.folder, ZONE)
+    created, at = (table.column(n).cast(pa.int64()).to_pylist() for n in ("created_timestamp", "event_timestamp"))
+    assert 6 < len(set(created)) < STEPS // 2, "some waited together"
+    for stamp, there in seen.items():
+        assert there == max((a for a, c in zip(at, created) if c < stamp), default=0)
+
+
 def test_rows_that_wait_are_a_bounded_number(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(held_rows, "MOST_ROWS", 40)
     deliver = world.deliver()

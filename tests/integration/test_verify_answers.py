@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 
 from pipelines.streaming.state.row_log import read_rows
@@ -150,16 +149,45 @@ def test_an_altered_value_is_found(answers):
     assert found.unexplained == 3 and "never delivered" in found.lines[0]
 
 
-def test_a_revision_that_was_corrected_later_is_late_data(answers):
-    delivered = answers[1]
-    names = ["origin", "event_timestamp"]
-    table = delivered.append_column("n", pa.array(np.arange(delivered.num_rows)))
-    most = table.group_by(names).aggregate([("tandem_revision", "max"), ("n", "min")])
-    first = delivered.take(most.column("n_min"))
-    corrected = first.filter(pc.less(first.column("tandem_revision"), most.column("tandem_revision_max")))
-    assert corrected.num_rows > 5
-    found = judged(answers, logged(corrected, after_s=0.001))
-    assert found.causes["late data"] > 2 and found.unexplained == 0
+@pytest.fixture(scope="module")
+def corrected(answers):
+    """First revisions that were corrected, and when the row was made that corrected each, looked for one by one (microseconds)."""
+    table = answers[1].select(["origin", "event_timestamp", "tandem_revision", "created_timestamp"])
+    rows = [(r["origin"], r["event_timestamp"], r["tandem_revision"], r["created_timestamp"]) for r in table.to_pylist()]
+    places, made = [], []
+    for place, (origin, at, revision, _) in enumerate(rows):
+        others = [r for r in rows if r[:2] == (origin, at)]
+        later = [created for *_, other, created in others if other > revision]
+        if later and revision == min(r[2] for r in others):
+            places.append(place)
+            made.append(round(min(later).timestamp() * 1e6))
+    assert len(places) > 5
+    return answers[1].take(pa.array(places)), np.array(made)
+
+
+def given(moments):
+    return {"tandem_at": pa.array(moments).cast(pa.timestamp("us", tz="UTC"))}
+
+
+def test_a_revision_that_was_corrected_after_the_answer_is_late_data(answers, corrected):
+    rows, made = corrected
+    found = judged(answers, logged(rows, **given(made - 1000)))
+    assert found.causes == {"late data": rows.num_rows} and not len(found.behind_s)
+
+
+def test_a_correction_that_was_made_and_not_readable_yet_is_in_flight(answers, corrected):
+    """The answer was not right any more: nothing that came later is its excuse."""
+    rows, made = corrected
+    found = judged(answers, logged(rows, **given(made + 1000)))
+    assert found.causes == {"in flight": rows.num_rows}
+    assert judged(answers, logged(rows, **given(made + 3_600_000_000))).unexplained == rows.num_rows
+
+
+def test_a_row_that_was_not_the_one_due_is_in_flight_and_not_late_data(answers, corrected):
+    rows, made = corrected
+    found = judged(answers, logged(rows, age_s=7200, **given(made - 1000)))
+    assert found.causes["in flight"] > 2 and found.unexplained == 0
+    assert len(found.behind_s) == found.causes["in flight"] and (found.behind_s > 0).all()
 
 
 def test_statuses_must_follow_from_ages(answers):

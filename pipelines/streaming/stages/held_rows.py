@@ -31,6 +31,10 @@ class HeldRows:
         """Whether rows of a group wait."""
         return bool(self._held.get(shard, {}).get(group))
 
+    def any(self, shard: int) -> bool:
+        """Whether rows of a shard wait."""
+        return bool(self._held.get(shard))
+
     def full(self, shard: int) -> bool:
         """Whether no more should wait."""
         rows: int = sum(batch.num_rows for some in self._held.get(shard, {}).values() for batch in some)

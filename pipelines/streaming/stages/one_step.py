@@ -66,6 +66,7 @@ class OneStep(beam.DoFn):
             raise ValueError(f"one step is for one shard, not {spec.stream.shards}")
         self.spec = spec
         self.partitions, self.poll, self.fold, self.sink = Partitions(spec), Poll(spec), FoldShard(spec), sink or SinkRows(spec)
+        self._waits_since: float | None = None
 
     def setup(self) -> None:
         """Prepare what a worker needs once."""
@@ -100,7 +101,7 @@ class OneStep(beam.DoFn):
             more, behind = self._round(at, waiting, head, tiles, pending)
             took = time.monotonic() - start
             if not behind:
-                self.sink.settle()
+                self._settle()
             until = begun + (1000 * BEHIND_SECONDS if behind else PULSE_MS - every // 2)
             if self.spec.one_tick and not more:
                 break
@@ -109,7 +110,7 @@ class OneStep(beam.DoFn):
                 break
             time.sleep(rest)
         self._deliver(waiting, head, tiles, pending)
-        self.sink.settle()
+        self._settle()
         known = {key: each for key, each in at.items() if each is not None}
         if known and (kept := encode_state(known)) != state:
             positions.write(kept)
@@ -125,6 +126,8 @@ class OneStep(beam.DoFn):
             behind = []
             for key, count in todo:
                 at[key], found, again = self.poll.once(key, count, at.get(key))
+                if self._waits_since is not None and time.monotonic() - self._waits_since >= BEHIND_SECONDS:
+                    self._settle()  # polls may take long, of a broker that is slow or away, and no fold may follow
                 elements = [element for _, element in found]
                 n = _records(elements)
                 waiting += elements
@@ -141,12 +144,19 @@ class OneStep(beam.DoFn):
         return came, full
 
     def _deliver(self, elements: list[Element], head: Any, tiles: Any, pending: Any, more: bool = False) -> None:
-        """Fold them and deliver what follows; none is left. ``more``: it need not be in the online store before what follows on it is."""
+        """Fold them and deliver what follows; none is left. ``more``: it need not be in the online store before what follows on it is,
+        for :data:`BEHIND_SECONDS`."""
         if elements:
+            if more and self._waits_since is None:
+                self._waits_since = time.monotonic()
             for output in self.fold.take(0, elements, head, tiles, pending, more):
                 self.sink.process(output, more)
                 self.fold.delivered(output)
             elements.clear()
+
+    def _settle(self) -> None:
+        self.sink.settle()
+        self._waits_since = None
 
 
 def _records(elements: list[Element]) -> int:

@@ -6,7 +6,8 @@ checkpoint is the one before: the same rows come again, and ordered writes make 
 down or slow is waited for.
 
 **Behind.** Where more outputs of a shard follow at once (``more``), rows wait for those of the same keys: they are in the online store
-when a checkpoint vouches for them, at :meth:`StreamSink.settle` at the latest, which ends the bundle.
+when a checkpoint vouches for them, at :meth:`StreamSink.settle` at the latest, which ends the bundle. They are stamped alike, as one
+output's are.
 
 **Power loss.** Every few seconds the row log and an embedded online store are forced to disk, and then the checkpoint of that moment
 (:mod:`pipelines.streaming.state.job_state`); where the data folder is a cache of an object store, that is when both go there, and a
@@ -158,6 +159,7 @@ class StreamSink:
             seal_leftovers(job_state.folder)
         self._counts: dict[int, _Counts] = {}
         self._waiting: dict[int, FoldOutput] = {}
+        self._created: dict[int, int] = {}
         self._locks: dict[int, threading.Lock] = {}
         self._closed = threading.Event()
         if job_state.link is not None:
@@ -206,7 +208,11 @@ class StreamSink:
     def _deliver(self, output: FoldOutput, more: bool) -> None:
         shard = output.shard
         counts = self._counts.setdefault(shard, _Counts())
-        created = self.clock()
+        if self._held is None or not self._held.any(shard):
+            # Rows that go online together are stamped alike: what bears an earlier stamp than others of its shard was in the store
+            # before these were stamped, and by that 'tandem verify' knows what a server could have read.
+            self._created[shard] = self.clock()
+        created = self._created[shard]
         for name, rows in output.rows.items():
             if not rows.num_rows:
                 continue
