@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from pipelines.alerting.alert_store import AlertStore
-from pipelines.alerting.receiver import AlertReceiver
+from pipelines.alerting.alert_store import AlertStore, Message
+from pipelines.alerting.receiver import LONGEST_ASKED, AlertReceiver
 from transforms.locks import try_lock
 
 __all__ = ["Delivered", "backoff", "deliver"]
@@ -42,8 +42,9 @@ def deliver(
     """Send what is due, oldest first. Of several processes one delivers at a time; the others leave it to that one.
 
     When the receiver itself fails (for a webhook: no answer, 5xx, 429, 401...), the round ends, and the next is due after a growing
-    wait, or after the one that it asked for. A message that it rejects (400, 413, 422) waits alone. What cannot be delivered within
-    ``keep`` is given up, with a line to ``say``.
+    wait, or after the one that it asked for (six hours at most; one that ends further ahead was begun by a clock that was set back
+    since). A message that it rejects (400, 413, 422) waits alone. What cannot be delivered within ``keep`` is given up, with a line to
+    ``say``.
     """
     with try_lock(store.folder / ".deliver.lock") as free:
         if not free:
@@ -55,7 +56,7 @@ def _round(
     store: AlertStore, receiver: AlertReceiver, clock: Callable[[], datetime], keep: timedelta, say: Callable[[str], None]
 ) -> Delivered:
     sent = failed = lost = 0
-    queue = store.waiting()
+    queue = [_believed(m, clock()) for m in store.waiting()]
     held = max((m.due for m in queue if m.held), default=None)  # until then the receiver is left alone
     failing = held is not None
     behind: set[str] = set()  # alerts of which an earlier message waits
@@ -75,14 +76,20 @@ def _round(
             failing = False
         else:
             failed += 1
-            due = now + max(backoff(message.attempts + 1), outcome.after or timedelta(0))
+            due = now + max(backoff(message.attempts + 1), min(outcome.after or timedelta(0), LONGEST_ASKED))
             store.failed(message, outcome.error, due, held=not outcome.rejected)
             behind.add(message.key)
             if not outcome.rejected:
                 held, failing = due, True
             say(f"alert not delivered, {outcome.error}; again in {(due - now).total_seconds():.0f} s: {message.body['title']}")
-    left = store.waiting()
+    left = [_believed(m, clock()) for m in store.waiting()]
     if not left:
         return Delivered(sent, failed, lost)
     first = min(m.due for m in left)
     return Delivered(sent, failed, lost, len(left), max(first, held) if held is not None and held > clock() else first)
+
+
+def _believed(message: Message, now: datetime) -> Message:
+    """It is due now where nobody made it wait, or where it is due further ahead than anything may have made it."""
+    wait = max(_LONGEST_WAIT, LONGEST_ASKED)
+    return message if message.attempts and message.due - now <= wait else replace(message, due=min(message.due, now))

@@ -12,7 +12,10 @@ from pipelines.project.config import AlertSettings
 from pipelines.project.extensions import ALERT_RECEIVERS
 from transforms.errors import ConfigError
 
-__all__ = ["AlertReceiver", "Outcome", "open_receiver"]
+__all__ = ["LONGEST_ASKED", "AlertReceiver", "Outcome", "open_receiver"]
+
+LONGEST_ASKED = timedelta(hours=6)
+"""A longer wait that a receiver asks for (a webhook's Retry-After) is not believed."""
 
 
 @dataclass(frozen=True)

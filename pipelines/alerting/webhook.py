@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from pipelines.alerting.receiver import AlertReceiver, Outcome
+from pipelines.alerting.receiver import LONGEST_ASKED, AlertReceiver, Outcome
 from pipelines.project.config import AlertSettings
 from pipelines.project.http import as_it_is, certificates, reason
 from serving import tracing
@@ -23,8 +23,6 @@ __all__ = ["Webhook", "slack"]
 
 log = logging.getLogger("tandem.alerting")
 
-_LONGEST_ASKED = timedelta(hours=6)
-"""A Retry-After beyond this is not believed."""
 _OF_THE_MESSAGE = frozenset({400, 413, 422})
 """Answers that are about what was sent, not about the webhook: others behind it may go."""
 _SLACK_TEXT = 2900
@@ -100,7 +98,7 @@ def _after(value: str | None, now: datetime) -> timedelta | None:
             return None
     except OverflowError:
         return None
-    bounded: timedelta = min(max(wait, timedelta(0)), _LONGEST_ASKED)
+    bounded: timedelta = min(max(wait, timedelta(0)), LONGEST_ASKED)
     return bounded
 
 

@@ -160,16 +160,22 @@ def triggers(state: State, now: datetime) -> tuple[Trigger, ...]:
     return tuple(out)
 
 
+def _after(since: datetime, wait: timedelta, now: datetime) -> datetime:
+    """When a wait since then is over. One that began further ahead of the clock than it is long was begun by a clock that was set back
+    since (or another machine's that is wrong), and is over."""
+    return since + wait if since - now <= wait else now
+
+
 def decide(state: State, now: datetime) -> Decision:
     """What to do now. A look that is due comes first, since a training is decided on what it finds.
 
     A training is begun only if a trigger holds, nobody trains, the data does not look broken and is other than what has been trained on
     (or tried to its end) already, failures are spaced out and not too many, and the last training that came to its end began a
-    cooldown ago.
+    cooldown ago. No wait lasts more than twice its length, whatever clock it was begun by.
     A promotion is no part of this: the training's own thresholds decide on it.
     """
     policy = state.policy
-    next_look = now if state.looked is None else state.looked + policy.every
+    next_look = now if state.looked is None else _after(state.looked, policy.every, now)
     if next_look <= now:
         return Decision(Look(), now)
     found = triggers(state, now)
@@ -201,10 +207,10 @@ def _held(state: State, now: datetime) -> tuple[str, datetime | None]:
         return f"failed {failures} times on the data up to {state.data_end:%Y-%m-%d}; fix the cause, or wait for more data", None
     if failures and not (failures == 1 and mine[-1].state == "killed"):  # the first time that it was cut off, it simply goes on
         last = max(a.ended or a.begun for a in mine)
-        again = last + policy.retry * (1 << min(failures - 1, 20))
+        again = _after(last, policy.retry * (1 << min(failures - 1, 20)), now)
         if now < again:
             return f"failed {failures} times; trying again at {again:%Y-%m-%d %H:%M} UTC", again
-    done = [a.begun for a in state.attempts if a.state == "done"]
-    if done and now < (warm := max(done) + policy.cooldown):
+    warm = max((_after(a.begun, policy.cooldown, now) for a in state.attempts if a.state == "done"), default=now)
+    if now < warm:
         return f"cooling down until {warm:%Y-%m-%d %H:%M} UTC", warm
     return "", None

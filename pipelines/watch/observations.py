@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ DECAY = frozenset({"auc", "log_loss", "calibration"})
 BROKEN = frozenset({"unit", "recomputed"})
 """Names of the monitor's checks, by what follows from their failure."""
 _DAY = timedelta(days=1)
+_MINUTE_NS = 60_000_000_000
 
 
 def _midnight(day: date) -> datetime:
@@ -111,12 +113,16 @@ def champion_of(data: Path, model: str, runs: Sequence[Run]) -> Champion | None:
 
 
 def latest_report(data: Path, model: str) -> tuple[Path, dict[str, Any]] | None:
-    """The newest report of the monitor about ``model``: its file, and what it says. Torn or foreign files are passed over."""
-    files = []
+    """The newest report of the monitor about ``model``: its file, and what it says. Torn or foreign files are passed over.
+
+    What was written more than a minute ahead of now was written by a clock that was set back since, and is older than all others.
+    """
+    files, latest = [], time.time_ns() + _MINUTE_NS
     for path in layout.monitor(data).glob("*/report.json"):
         with suppress(OSError):
-            files.append((path.stat().st_mtime_ns, path))
-    for _, path in sorted(files, reverse=True):
+            written = path.stat().st_mtime_ns
+            files.append((written <= latest, written, path))
+    for *_, path in sorted(files, reverse=True):
         with suppress(OSError, ValueError):
             report = json.loads(path.read_text())
             if isinstance(report, dict) and report.get("model") in (model, None):

@@ -214,7 +214,7 @@ class Watch:
         """Rounds until ``stop`` is set. ``wait`` waits until a moment, or for the stop, and returns which."""
 
         def sleep(until: datetime) -> bool:
-            return stop.wait(max((until - self.clock()).total_seconds(), 0.05))
+            return stop.wait(min(max((until - self.clock()).total_seconds(), 0.05), _BEAT.total_seconds()))  # a clock may be set back
 
         try:
             while not stop.is_set():

@@ -59,6 +59,24 @@ def test_quiet_days_only_look(world: World, clock: Clock) -> None:
     assert len(said) == 2 and said[0].startswith("monitor of flights: ok")
 
 
+def test_a_clock_that_is_set_back_stops_no_look(world: World, clock: Clock) -> None:
+    """A look of next month, and its report, are no reason not to look for a month, and not to see what is found."""
+    right = clock.now
+    watcher, said = watch(world, clock)
+    clock.forward(days=20)
+    watcher.round()
+    (report,) = (world.data / "monitor").glob("*/report.json")
+    os.utime(report, (clock.now.timestamp(),) * 2)
+    clock.now = right
+    world.will_find(DRIFT)
+    watcher.round()
+    assert world.commands() == ["labels", "monitor", "labels", "monitor", "batch", "train", "promote"] and not watcher.failed
+    assert any("drift" in line for line in said), said
+    clock.forward(minutes=30)
+    watcher.round()
+    assert world.commands().count("monitor") == 2, "and no more of them than the schedule says"
+
+
 def test_drift_becomes_a_new_champion_and_is_told(world: World, clock: Clock, tmp_path: Path) -> None:
     server = WebhookServer()
     server.up()

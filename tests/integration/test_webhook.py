@@ -165,6 +165,20 @@ def test_a_strange_retry_after_is_no_harm(tmp_path: Path, server: WebhookServer,
     assert after is not None and START + timedelta(seconds=5) <= after <= START + timedelta(hours=6)
 
 
+@pytest.mark.parametrize("status", [None, 500, 429])
+def test_a_clock_that_was_ahead_holds_no_alert_up(tmp_path: Path, server: WebhookServer, clock: Clock, status: int | None) -> None:
+    """A clock is set back by a year: what it queued, and the waits that it began, are over."""
+    store, hook = AlertStore(tmp_path), webhook(server)
+    server.up()
+    server.answers = [(status, {})] if status else []
+    clock.forward(days=365)
+    store.sync("m", [DRIFT], clock.now)
+    if status:
+        assert deliver(store, hook, clock).failed == 1
+    clock.forward(days=-365)
+    assert deliver(store, hook, clock).sent == 1 and not store.waiting()
+
+
 def test_a_slow_webhook_is_given_up_in_time_and_tried_again(tmp_path: Path, server: WebhookServer, clock: Clock) -> None:
     server.up()
     server.go_on.clear()

@@ -68,6 +68,10 @@ TABLE: list[tuple[str, State, type | None, str]] = [
     ("failed twice, a while ago", state(findings=DRIFT, attempts=(broken(2, HOUR / 2),)), None, "trying again"),
     ("failed twice, longer ago", state(findings=DRIFT, attempts=(broken(2, HOUR),)), Retrain, ""),
     ("failed too often", state(findings=DRIFT, attempts=(broken(3, 9 * DAY),)), None, "fix the cause"),
+    ("looked in a year", state(looked=NOW + 365 * DAY), Look, ""),
+    ("failed in a year", state(findings=DRIFT, attempts=(broken(1, -365 * DAY),)), Retrain, ""),
+    ("done in a year", state(findings=DRIFT, attempts=(done(ago=-365 * DAY),)), Retrain, ""),
+    ("done on this data in a year", state(findings=DRIFT, attempts=(done("now", -365 * DAY),)), None, "already tried"),
     ("failed too often on older data", state(findings=DRIFT, attempts=(broken(3, HOUR, key="before"),)), Retrain, ""),
 ]  # fmt: skip
 
@@ -79,6 +83,11 @@ def test_table(name: str, given_state: State, action: type | None, held: str) ->
     assert held in decision.held and bool(held) == bool(decision.held)
     if action is None:
         assert NOW < decision.until <= CALM.looked + POLICY.every  # type: ignore[operator]
+
+
+def test_another_machine_s_clock_may_be_ahead_by_seconds() -> None:
+    decision = decide(state(looked=NOW + timedelta(seconds=2)), NOW)
+    assert decision.action is None and decision.until == NOW + timedelta(seconds=2) + POLICY.every
 
 
 def test_a_try_before_this_one_is_gone_on_with() -> None:
@@ -145,7 +154,7 @@ def test_whatever_is_known_a_training_is_begun_for_a_reason_and_alone(found: Sta
         assert decision.until > NOW
         assert bool(decision.held) == bool(decision.triggers)
     if isinstance(decision.action, Look):
-        assert found.looked is None or NOW - found.looked >= found.policy.every
+        assert found.looked is None or NOW - found.looked >= found.policy.every or found.looked - NOW > found.policy.every
     if isinstance(decision.action, Retrain):
         assert decision.triggers and decision.triggers == triggers(found, NOW)
         assert found.champion is not None and found.key == decision.action.key
@@ -153,7 +162,20 @@ def test_whatever_is_known_a_training_is_begun_for_a_reason_and_alone(found: Sta
         assert not (found.findings and found.findings.broken)
         mine = [a for a in found.attempts if a.key == found.key]
         assert all(a.state != "done" and a.failures < found.policy.attempts for a in mine)
-        assert all(NOW - a.begun >= found.policy.cooldown for a in found.attempts if a.state == "done")
+        passed = [NOW - a.begun for a in found.attempts if a.state == "done"]  # before now, or further ahead than it could wait
+        assert all(p >= found.policy.cooldown or -p > found.policy.cooldown for p in passed)
+
+
+@settings(max_examples=200, deadline=None)
+@given(states, st.integers(1, 10_000))
+def test_a_clock_that_was_ahead_silences_nobody(found: State, days: int) -> None:
+    """Whatever the moments are that a clock wrote which ran ahead, and was set back: nothing waits for it to come there again."""
+    ahead = days * DAY
+    looked = None if found.looked is None else found.looked + ahead
+    tries = tuple(replace(a, begun=a.begun + ahead, ended=a.ended and a.ended + ahead) for a in found.attempts)
+    decision = decide(replace(found, looked=looked, attempts=tries), NOW)
+    longest = max(found.policy.every, found.policy.cooldown, found.policy.retry * 32)
+    assert decision.until <= NOW + 2 * longest
 
 
 @settings(max_examples=60, deadline=None)
