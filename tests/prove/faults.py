@@ -18,8 +18,8 @@ from kafka.admin import ConfigResource, ConfigResourceType
 
 from pipelines.sources.letter_spool import letters_waiting
 from tests.prove import check
-from tests.prove.hostile import AvroRig, ClockRig, DiskRig, FaultRig, LettersRig, NetworkRig
-from tests.prove.rig import Rig, Stream
+from tests.prove.hostile import AvroRig, ClockRig, DiskRig, FaultRig, LettersRig, LiveClockRig, NetworkRig
+from tests.prove.rig import Rig, Stream, until
 
 __all__ = ["FAULTS", "Fault", "noticed"]
 
@@ -49,17 +49,23 @@ def disk_full(rig: Rig, stream: Stream, rng: random.Random, brief: bool) -> str:
 # ----------------------------------------------------------------------------------------------------------------------------- clock
 
 
+HELD = "rows waited for the clock"
+
+
 def _clock(to: int) -> Callable[[Rig, Stream, random.Random, bool], str]:
     def blow(rig: Rig, stream: Stream, rng: random.Random, brief: bool) -> str:
-        """Half of the time a worker starts under the wrong clock."""
+        """Half of the time a worker starts under the wrong clock. Also said: whether rows waited for the clock at its end."""
         clocks, kill = cast(ClockRig, rig), rng.random() < 0.5
         clocks.set(to)
         time.sleep(stream.pace * rng.uniform(0.5, 2))
         if kill:
             stream.strike()
         _while(stream, rng, brief)
+        fed = rig.fed
+        until(lambda: stream.delivered(fed), f"delivery of {fed} records under the wrong clock", check=stream.running)
+        held = "" if rig.settled(stream, fed) else f", {HELD}"
         clocks.set(0)
-        return "worker killed meanwhile" if kill else "running"
+        return f"worker killed meanwhile{held}" if kill else f"running{held}"
 
     return blow
 
@@ -224,6 +230,8 @@ FAULTS = {
     "disk full": Fault(disk_full, DiskRig, control=True),
     "clock one hour back": Fault(_clock(-3600), ClockRig),
     "clock one hour on": Fault(_clock(3600), ClockRig),
+    "live, clock one hour back": Fault(_clock(-3600), LiveClockRig),
+    "live, clock one hour on": Fault(_clock(3600), LiveClockRig),
     "redis out of memory": Fault(redis_out_of_memory, stores=("redis",), control=True),
     "redis read-only": Fault(redis_read_only, stores=("redis",), control=True),
     "network cut": Fault(network_cut, NetworkRig, ("redis",), control=True),

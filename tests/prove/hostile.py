@@ -22,13 +22,13 @@ from fastavro import parse_schema, schemaless_writer
 from pipelines.lake import processes
 from pipelines.services.kafka_broker import Broker
 from tests.prove.cable import SERVERS, Cable, cable, inside
-from tests.prove.rig import Rig
+from tests.prove.rig import Rig, Stream
 from tests.prove.slice import Record, Slice
 from tests.prove.small_engine import DROPS_LETTERS
 from tests.schema_registry import SchemaRegistry
 from transforms.schemas import avro_schema
 
-__all__ = ["AvroRig", "ClockRig", "DiskRig", "FaultRig", "LettersRig", "NetworkRig", "network"]
+__all__ = ["AvroRig", "ClockRig", "DiskRig", "FaultRig", "LettersRig", "LiveClockRig", "NetworkRig", "network"]
 
 DISK_MB = 48
 
@@ -111,6 +111,37 @@ class ClockRig(FaultRig):
         """From now on it is so many seconds ahead; 0 for the right time. In place: the processes see it at once."""
         with open(self.clock, "r+b") as file:
             file.write(struct.pack("=q", seconds))
+
+
+class LiveClockRig(ClockRig):
+    """A live stream (``stream.clock: live``): its clock stands where the newest record sent arrived, and runs on from there."""
+
+    def __init__(self, *given: Any, **stream: Any) -> None:
+        super().__init__(*given, **{"clock": "live", "idle_seconds": 10**8, **stream})
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        self.wrong, self.lead = 0, self.slice.range.start.timestamp() - time.time()
+        self.set(0)
+
+    def set(self, seconds: int) -> None:
+        """Ahead of where it should be by so many seconds."""
+        self.wrong = seconds
+        super().set(round(self.lead) + seconds)
+
+    def payload(self, record: Record) -> bytes | None:
+        """Its value; the clock moves on to its arrival."""
+        lead = record.stamp_ms / 1000 + 1 - time.time()
+        if lead > self.lead:
+            self.lead = lead
+            self.set(self.wrong)
+        return super().payload(record)
+
+    def settled(self, stream: Stream, n: int) -> bool:
+        """Whether the rows are out that the clock had held."""
+        out = [point["output_watermark"] for point in stream.control.load_checkpoints().values()]
+        due = self.slice.due(n).output_watermark
+        return bool(out) and all(each[name] >= at for each in out for name, at in due.items())
 
 
 class AvroRig(FaultRig):

@@ -60,10 +60,12 @@ from the reports of the runs; [verify.md](verify.md) says what else proves the n
   have to fail somewhere, else the trials could see nothing. For faults of what surrounds the stream it is a writer that drops what it
   cannot write at once; a kill alone mostly converges with Feast's writer too, as records are replayed in order. Of a dead-letter topic that
   refuses it is a job that drops such letters as well.
-* Without a control of their own are clocks (the events and the times of their records are years old, so that no rule that judges by the
-  clock decides a value; what is timed by it could fail), the deleted dead-letter topic (whoever writes next makes it anew), the registry
-  (who does not wait for it writes dead letters, and these are counted), starts and kills. That a trial of these can fail is what the next
-  one says.
+* **live**: `stream.clock: live`, and the stream's processes have a clock that stands where the newest record arrived: no row may be made
+  ahead of it. Set back by an hour, rows have to wait (counted below, and without such the kind fails); set right, all come.
+* Without a control of their own are the other clocks (events and the times of their records are years old, so that no rule that judges by
+  the clock decides a value; what is timed by it could fail), the deleted dead-letter topic (whoever writes next makes it anew), the
+  registry (who does not wait for it writes dead letters, and these are counted), starts and kills. That a trial of these can fail is what
+  the next one says.
 * **told apart from what was there before** (below, under what was hit): a control in each trial. Its values are also held against what was
   due before its records, where the same comparison has to find differences: in that world, after that fault, it can fail. A kind none of
   whose trials could tell fails. Trials of before there was this control have no such count.
