@@ -87,6 +87,7 @@ FLOOR0 = tuple(
         "quick_conversions",
         "conversions",
         "nested",
+        "origin_fields",
         "mapping",
         "computed",
         "json_schemas",

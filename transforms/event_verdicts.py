@@ -11,7 +11,7 @@ from transforms.computed import chosen, compute
 from transforms.event_source import EventSource
 from transforms.fields import TIMESTAMP
 from transforms.instants import MAX_US, MIN_US
-from transforms.mapping import Read
+from transforms.origin_fields import Read
 from transforms.places import EACH, canonical_place, path_text
 from transforms.reasons import REASONS
 from transforms.rules import Checked, Now, apply_rules, detail_of, now_of

@@ -5,8 +5,8 @@ Records come as Python has them (:func:`read_records`) or as columns (:func:`rea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,37 +14,22 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.columns import CODE, OK, Codes, Column, all_ok, convert, is_valid, raw_value, value_as
-from transforms.conversions import column_of, is_local, value_of, values_of
+from transforms.columns import CODE, OK, all_ok, is_valid, raw_value
+from transforms.conversions import column_of, is_local, values_of
 from transforms.event_source import EventSource
 from transforms.fields import LIST_TYPES, Field
-from transforms.json_payload import Refused, parse_json
-from transforms.nested import Misplaced, convert_any, find, from_values_any, list_value, spans, step_into, step_refused
+from transforms.nested import Misplaced, convert_any, find, from_values_any, spans, step_into, step_refused
 from transforms.origin import Origin
-from transforms.parsing import Base64, BigEndian, Hex, Number
-from transforms.places import EACH, ElementIndex, Header, Path, RecordKey, RecordTimestamp, path_text
-from transforms.reasons import MALFORMED, WRONG_TYPE
+from transforms.origin_fields import Raw, Read, from_origin, why
+from transforms.places import EACH, ElementIndex, Path, path_text
+from transforms.reasons import MALFORMED, TOO_LONG, WRONG_TYPE
 
 __all__ = ["Read", "read_records", "read_rows"]
 
 Int = npt.NDArray[np.int64]
-Raw = Callable[[int], tuple[Any, str]]
-"""Row -> the value that stood there, and the end of a detail that begins with field and value: why it cannot be read ("": it can)."""
-
-
-@dataclass
-class Read:
-    """M events of N records. ``columns`` has one for each field that is not computed, [M]; ``records`` (int64 [M]) is each event's
-    record; ``start`` (codes [N]) and ``notes`` are verdicts that hold for whole records already; ``raw`` says for a field's name what
-    stood in a row; ``elements`` (int64 [M]) are positions in the list that was exploded; ``empty`` counts the records of no event."""
-
-    columns: dict[str, Column]
-    records: Int
-    start: Codes
-    notes: dict[int, str]
-    raw: dict[str, Raw]
-    elements: Int | None = None
-    empty: int = 0
+MAX_REPEATED_BYTES = 8 << 20
+"""What the events of one record may repeat of it: a text beside a list of thousands is there once for each element, so that a record of a
+megabyte could make tens of gigabytes."""
 
 
 def read_records(
@@ -55,32 +40,8 @@ def read_records(
     for row, (reason, _) in refused.items():
         start[row] = CODE[reason]
     whole: Sequence[Any] = [r if isinstance(r, dict) else dict(r) for r in records]
-    rows, elements, parts, empty = np.arange(len(records)), None, list[Any](), 0
-    if source.explode is not None:
-        into, at, lists = source.explode_path, [], list[Any]()
-        for row, record in enumerate(whole):
-            try:
-                found = None if row in refused else find(record, into)
-                if found is not None and not isinstance(found, (list, tuple)):
-                    raise Misplaced(found, f"at {path_text(into)} is no list, of which the source's events are the elements")
-            except Misplaced as error:
-                start[row], notes[row] = CODE[WRONG_TYPE], f"{_shown(error.value)} {error.detail}"
-                continue
-            if not found:
-                empty += row not in refused
-            lists += list(found or ())
-            at += [(row, number) for number in range(len(found or ()))]
-        places = np.array(at, np.int64).reshape(-1, 2)
-        rows, elements, parts = places[:, 0], places[:, 1], lists
-        whole = [whole[row] for row in rows.tolist()]
-    read = Read({}, rows, start, notes, {}, elements, empty)
-    for f in source.all_fields:
-        if f.value is not None or _from_origin(read, f, origin):
-            continue
-        path: Any = f.place
-        if not isinstance(path, tuple):  # an origin that is not known: under its own name
-            path, f = (f.name,), _plain(f)
-        base, done = (parts, path.index(EACH) + 1) if EACH in path else (whole, 0)
+
+    def one(read: Read, f: Field, base: Sequence[Any], path: Any, done: int) -> None:
         values: list[Any] = []
         lost = []
         for row, value in enumerate(base):
@@ -93,7 +54,27 @@ def read_records(
         codes[lost] = CODE[WRONG_TYPE]
         read.columns[f.name] = array, codes
         read.raw[f.name] = _raw_of_records(base, path, done, f)
-    return read
+
+    read = Read({}, np.arange(len(records)), start, notes, {})
+    for f, path in _of_records(read, source, origin):
+        one(read, f, whole, path, 0)
+    if source.explode is None:
+        return read
+    into, lists = source.explode_path, list[Sequence[Any]]()
+    for row, record in enumerate(whole):
+        found: Any = None
+        try:
+            found = None if row in refused else find(record, into)
+            if found is not None and not isinstance(found, (list, tuple)):
+                raise Misplaced(found, f"at {path_text(into)} is no list, of which the source's events are the elements")
+        except Misplaced as error:
+            start[row], notes[row], found = CODE[WRONG_TYPE], f"{_shown(error.value)} {error.detail}", None
+        lists.append(found or ())
+    read = _exploded(read, np.array([len(each) for each in lists], np.int64), source)
+    parts = [element for elements, code in zip(lists, start.tolist(), strict=True) if code == OK for element in elements]
+    for f, path, done in _of_elements(source):
+        one(read, f, parts, path, done)
+    return _in_order(read, source)
 
 
 def _raw_of_records(base: Sequence[Any], path: Any, done: int, f: Field) -> Raw:
@@ -102,7 +83,7 @@ def _raw_of_records(base: Sequence[Any], path: Any, done: int, f: Field) -> Raw:
             value = find(base[row], path, done)
         except Misplaced as error:
             return error.value, error.detail
-        return value, _why(value, f)
+        return value, why(value, f)
 
     return raw
 
@@ -110,8 +91,7 @@ def _raw_of_records(base: Sequence[Any], path: Any, done: int, f: Field) -> Raw:
 def read_rows(batch: pa.RecordBatch, source: EventSource, origin: Origin | None) -> Read:
     """The events of N rows of Arrow."""
     n, names = batch.num_rows, batch.schema.names
-    start, notes = all_ok(n), {}
-    rows, elements, parts, empty = np.arange(n), None, pa.nulls(n), 0
+    start, notes = all_ok(n), dict[int, str]()
 
     def top(name: Any) -> pa.Array:
         places = [i for i, other in enumerate(names) if other == name]
@@ -120,43 +100,7 @@ def read_rows(batch: pa.RecordBatch, source: EventSource, origin: Origin | None)
             notes.update(dict.fromkeys(range(n), f"the column {name!r} is there {len(places)} times"))
         return batch.column(places[0]) if places else pa.nulls(n)
 
-    if source.explode is not None:
-        path = source.explode_path
-        lists, lost = top(path[0]), []
-        for number, step in enumerate(path[1:], 1):
-            following, wrong = step_into(lists, step)
-            if wrong.any():
-                lost.append((wrong, lists, step_refused(path, number)))
-            lists = following
-        if pa.types.is_dictionary(lists.type):
-            lists = lists.dictionary_decode()
-        found = spans(lists)
-        if found is None:
-            if (there := is_valid(lists)).any():
-                lost.append((there, lists, f"at {path_text(path)} is no list, of which the source's events are the elements"))
-            found = np.zeros(n, np.int64), np.zeros(n, np.int64), pa.nulls(0)
-        first, size, values = found
-        ends = np.concatenate([[0], np.cumsum(size)])
-        rows = np.repeat(np.arange(n), size)
-        elements = np.arange(ends[-1]) - ends[rows]
-        parts = values.take(pa.array(first[rows] + elements))
-        for wrong, column, detail in lost:
-            for row in np.flatnonzero(wrong).tolist():
-                start[row], notes[row] = CODE[WRONG_TYPE], f"{_shown(raw_value(column, row))} {detail}"
-        empty = int(((size == 0) & (start == OK)).sum())
-    read = Read({}, rows, start, notes, {}, elements, empty)
-    for f in source.all_fields:
-        if f.value is not None or _from_origin(read, f, origin):
-            continue
-        steps: Any = f.place
-        if not isinstance(steps, tuple):
-            steps, f = (f.name,), _plain(f)
-        if EACH in steps:
-            column, done = parts, steps.index(EACH) + 1
-        else:
-            column, done = top(steps[0]), 1
-            if source.explode is not None:
-                column = column.take(pa.array(rows))
+    def one(read: Read, f: Field, column: pa.Array, steps: Any, done: int) -> None:
         misplaced = []
         for number in range(done, len(steps)):
             following, wrong = step_into(column, steps[number])
@@ -168,7 +112,108 @@ def read_rows(batch: pa.RecordBatch, source: EventSource, origin: Origin | None)
             codes[wrong] = CODE[WRONG_TYPE]
         read.columns[f.name] = array, codes
         read.raw[f.name] = _raw_of_column(column, misplaced, f)
+
+    read = Read({}, np.arange(n), start, notes, {})
+    for f, steps in _of_records(read, source, origin):
+        one(read, f, top(steps[0]), steps, 1)
+    if source.explode is None:
+        return read
+    path = source.explode_path
+    lists, lost = top(path[0]), []
+    for number, step in enumerate(path[1:], 1):
+        following, wrong = step_into(lists, step)
+        if wrong.any():
+            lost.append((wrong, lists, step_refused(path, number)))
+        lists = following
+    if pa.types.is_dictionary(lists.type):
+        lists = lists.dictionary_decode()
+    found = spans(lists)
+    if found is None:
+        if (there := is_valid(lists)).any():
+            lost.append((there, lists, f"at {path_text(path)} is no list, of which the source's events are the elements"))
+        found = np.zeros(n, np.int64), np.zeros(n, np.int64), pa.nulls(0)
+    first, size, values = found
+    for wrong, column, detail in lost:
+        for row in np.flatnonzero(wrong).tolist():
+            start[row], notes[row] = CODE[WRONG_TYPE], f"{_shown(raw_value(column, row))} {detail}"
+    read = _exploded(read, size, source)
+    assert read.elements is not None
+    parts = values.take(pa.array(first[read.records] + read.elements))
+    for f, steps, done in _of_elements(source):
+        one(read, f, parts, steps, done)
+    return _in_order(read, source)
+
+
+# ---- a record as several events ------------------------------------------------------------------------------------------------
+
+
+def _of_records(read: Read, source: EventSource, origin: Origin | None) -> Iterator[tuple[Field, Path]]:
+    """The fields, with their paths, that a record's payload has once, whatever its events. Those that stand beside it are read here."""
+    for f in source.all_fields:
+        if f.value is None and not isinstance(f.path, ElementIndex) and not from_origin(read, f, origin):
+            path = f.place
+            if not isinstance(path, tuple):  # an origin that is not known: under its own name
+                yield _plain(f), (f.name,)
+            elif EACH not in path:
+                yield f, path
+
+
+def _of_elements(source: EventSource) -> Iterator[tuple[Field, Path, int]]:
+    """The fields of the elements of a list, with their paths and how many steps of these lead to an element."""
+    for f in source.all_fields:
+        if f.value is None and isinstance(f.place, tuple) and EACH in f.place:
+            yield f, f.place, f.place.index(EACH) + 1
+
+
+def _exploded(of: Read, size: Int, source: EventSource) -> Read:
+    """What was read of N records, for their ``size`` (int64 [N]) events each: every event has its record's fields. A record whose own
+    fields would come to more than :data:`MAX_REPEATED_BYTES` in its events is refused; of one that was refused there are none."""
+    repeated = size * sum((_sizes(array) for array, _ in of.columns.values()), np.zeros(len(size), np.int64))
+    for row in np.flatnonzero(repeated > MAX_REPEATED_BYTES).tolist():
+        of.start[row] = CODE[TOO_LONG]
+        of.notes[row] = (
+            f"its {size[row]:,} events would repeat {repeated[row] // size[row]:,} bytes of the record each, {repeated[row]:,} together,"
+            f" above the limit of {MAX_REPEATED_BYTES:,}"
+        )
+    size = np.where(of.start == OK, size, 0)
+    rows = np.repeat(np.arange(len(size)), size)
+    elements = np.arange(len(rows)) - (np.cumsum(size) - size)[rows]
+    read = Read({}, rows, of.start, of.notes, {}, elements, int(((size == 0) & (of.start == OK)).sum()))
+    at = pa.array(rows)
+    for name, (array, codes) in of.columns.items():
+        read.columns[name] = array.take(at), codes[rows]
+        read.raw[name] = _raw_of_event(of.raw[name], rows)
+    for f in source.all_fields:
+        if isinstance(f.path, ElementIndex) and f.value is None:
+            read.columns[f.name] = pa.array(elements, pa.int64()), all_ok(len(rows))
+            read.raw[f.name] = lambda row: (int(elements[row]), "")
     return read
+
+
+def _raw_of_event(raw: Raw, rows: Int) -> Raw:
+    return lambda row: raw(int(rows[row]))
+
+
+def _in_order(read: Read, source: EventSource) -> Read:
+    """With its columns in the order of the fields."""
+    return replace(read, columns={f.name: read.columns[f.name] for f in source.all_fields if f.name in read.columns})
+
+
+_TEXTS = (pa.types.is_string, pa.types.is_binary, pa.types.is_large_string, pa.types.is_large_binary)
+
+
+def _sizes(array: pa.Array) -> Int:
+    """The bytes of each of N texts or lists, int64 [N]; 0 for values of a fixed size, which cost as much as the list's own elements."""
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    found = spans(array)
+    if found is not None:
+        first, size, values = found
+        ends = np.concatenate([[0], np.cumsum(_sizes(values))])
+        return np.asarray(ends[first + size] - ends[first] + 8 * size)
+    if any(is_one(array.type) for is_one in _TEXTS):
+        return np.asarray(pc.fill_null(pc.binary_length(array), 0).to_numpy(zero_copy_only=False), np.int64)
+    return np.zeros(len(array), np.int64)
 
 
 def _raw_of_column(column: pa.Array, misplaced: list[tuple[Any, pa.Array, str]], f: Field) -> Raw:
@@ -179,11 +224,11 @@ def _raw_of_column(column: pa.Array, misplaced: list[tuple[Any, pa.Array, str]],
         value = raw_value(column, row)
         if is_local(column.type, f.parse):
             local = _exact(column.slice(row, 1), value)
-            return (value, "") if local is None else (str(local), _why(local, f))
+            return (value, "") if local is None else (str(local), why(local, f))
         if f.dtype in LIST_TYPES or (f.parse is not None and not pa.types.is_timestamp(column.type)):
             one = column.slice(row, 1)
             exact = value if pa.types.is_dictionary(one.type) else _exact(one, value)
-            return value, _why(exact, f)
+            return value, why(exact, f)
         return value, ""
 
     return raw
@@ -197,20 +242,6 @@ def _exact(one: pa.Array, value: Any) -> Any:
         return value
 
 
-def _why(value: Any, f: Field) -> str:
-    """Why a value cannot be read, where that is its field's own to say."""
-    if value is None:
-        return ""
-    try:
-        if f.parse is not None:
-            value_of(value, f.parse, f.dtype or "")
-        elif f.dtype in LIST_TYPES:
-            list_value(value, f.dtype or "")
-    except Refused as refused:
-        return refused.detail
-    return ""
-
-
 def _shown(value: Any) -> str:
     if isinstance(value, (dict, list, tuple)):
         return "an object" if isinstance(value, dict) else "a list"
@@ -218,143 +249,5 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 100 else text[:97] + "..."
 
 
-# ---- keys, headers, timestamps ---------------------------------------------------------------------------------------------
-
-
 def _plain(f: Field) -> Field:
     return Field(f.name, f.dtype)
-
-
-def _from_origin(read: Read, f: Field, origin: Origin | None) -> bool:
-    """Read a field that stands beside the payload; False where it does not, or nobody knows what stood there."""
-    rows = read.records
-    if isinstance(f.path, ElementIndex):
-        assert read.elements is not None
-        found = pa.array(read.elements, pa.int64())
-        read.columns[f.name], read.raw[f.name] = (found, all_ok(len(rows))), lambda row: (found[row].as_py(), "")
-        return True
-    if origin is None or not isinstance(f.path, (RecordKey, Header, RecordTimestamp)):
-        return False
-    if isinstance(f.path, RecordTimestamp):
-        if origin.timestamps_us is None:
-            return False
-        times = origin.timestamps_us.take(pa.array(rows))
-        read.columns[f.name], read.raw[f.name] = convert(times, "timestamp"), lambda row: (times[row].as_py(), "")
-        return True
-    if (origin.keys if isinstance(f.path, RecordKey) else origin.headers) is None:
-        return False
-    of_records: pa.Array = origin.keys if isinstance(f.path, RecordKey) else origin.header(f.path.name)
-    values = of_records.take(pa.array(rows)).to_pylist()
-    member = tuple(f.path.member) if isinstance(f.path, RecordKey) and f.path.member is not None else None
-    opened = origin.opened if isinstance(f.path, RecordKey) else None
-    if isinstance(f.path, RecordKey) and (member is not None or (any(map(_is_framed, values)) and not isinstance(f.parse, _OF_BYTES))):
-        read.columns[f.name], read.raw[f.name] = _keys(values, member, f, opened), _raw_of_keys(values, member, f, opened)
-    else:
-        read.columns[f.name], read.raw[f.name] = _texts_column(values, f), _raw_of_bytes(values, f)
-    return True
-
-
-def _value_of_bytes(value: bytes, f: Field) -> Any:
-    """What bytes that stand alone are: they have no type of their own, so the text of a number is one."""
-    dtype = f.dtype or ""
-    if f.parse is not None:
-        return value_of(value, f.parse, dtype)
-    if dtype in ("int64", "float64"):
-        return value_of(value, Number(), dtype)
-    if dtype == "bool":
-        if value in (b"true", b"false"):
-            return value == b"true"
-        raise Refused(WRONG_TYPE, "is neither true nor false")
-    if dtype == "timestamp":
-        text = value.decode(errors="surrogateescape")
-        return value_as(int(text) if text.isascii() and text.isdigit() and len(text) < 20 else text, dtype)
-    return value_as(value, dtype)
-
-
-def _texts_column(values: list[bytes | None], f: Field) -> Column:
-    if f.dtype == "string" and f.parse is None:
-        return convert(pa.array(values, pa.binary()), "string")
-    if f.dtype in ("int64", "float64") and not isinstance(f.parse, BigEndian):
-        return values_of(values, f.parse or Number(), f.dtype)
-    out, codes = [], all_ok(len(values))
-    for row, value in enumerate(values):
-        try:
-            out.append(None if value is None else _value_of_bytes(value, f))
-        except Refused as refused:
-            out.append(None)
-            codes[row] = CODE[refused.reason]
-    return pa.array(out, pa.int64() if f.dtype == "timestamp" else f.arrow_type), codes
-
-
-Open = Callable[[bytes], Any] | None
-_OF_BYTES = (BigEndian, Hex, Base64)
-"""Ways to read a key as the bytes that it is: a Long begins with a zero byte, too."""
-
-
-def _is_framed(key: bytes | None) -> bool:
-    """Whether a key is in a schema registry's framing: a zero byte, with which no text begins, and a schema's id."""
-    return key is not None and key[:1] == b"\0" and len(key) > 5
-
-
-def _key_value(key: bytes, member: Path | None, opened: Open) -> Any:
-    """What stands in a key that is JSON, or in a registry's framing. Raises Refused."""
-    if not _is_framed(key):
-        return find(parse_json(key), member or ())
-    if opened is None:
-        raise Refused(WRONG_TYPE, "is in a schema registry's framing; set kafka.schema_registry, which says how it is read")
-    value = opened(key)
-    if member is None and isinstance(value, dict):
-        raise Refused(WRONG_TYPE, f"is an object; write path=RecordKey({next(iter(value), 'id')!r}) of a member of it")
-    return find(value, member or ())
-
-
-def _keys(values: list[bytes | None], member: Path | None, f: Field, opened: Open) -> Column:
-    found: list[Any] = [None] * len(values)
-    lost, texts = dict[int, str](), dict[int, bytes]()
-    for row, value in enumerate(values):
-        if value is not None and member is None and not _is_framed(value):
-            texts[row] = value
-        elif value is not None:
-            try:
-                found[row] = _key_value(value, member, opened)
-            except Refused as refused:
-                lost[row] = refused.reason
-    array, codes = values_of(found, f.parse, f.dtype or "") if f.parse else from_values_any(found, f.dtype or "")
-    if texts:
-        plain, own = _texts_column([texts.get(row) for row in range(len(values))], f)
-        is_text = np.isin(np.arange(len(values)), list(texts))
-        array, codes = pc.if_else(pa.array(is_text), plain, array), np.where(is_text, own, codes)
-    for row, reason in lost.items():
-        codes[row] = CODE[WRONG_TYPE if reason == MALFORMED else reason]
-    return array, codes
-
-
-def _raw_of_keys(values: list[bytes | None], member: Path | None, f: Field, opened: Open) -> Raw:
-    def raw(row: int) -> tuple[Any, str]:
-        value = values[row]
-        if value is None:
-            return None, ""
-        if member is None and not _is_framed(value):
-            return _raw_of_bytes(values, f)(row)
-        try:
-            inner = _key_value(value, member, opened)
-            return inner, _why(inner, f)
-        except Misplaced as refused:
-            return refused.value, refused.detail
-        except Refused as refused:
-            return value, refused.detail or ""
-
-    return raw
-
-
-def _raw_of_bytes(values: list[bytes | None], f: Field) -> Raw:
-    def raw(row: int) -> tuple[Any, str]:
-        value = values[row]
-        try:
-            if value is not None:
-                _value_of_bytes(value, f)
-            return value, ""
-        except Refused as refused:
-            return value, refused.detail or ""
-
-    return raw

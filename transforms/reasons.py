@@ -53,7 +53,7 @@ OVERFLOW = "overflow"
 """A number that its field's type cannot hold exactly: beyond int64, or an integer beyond 2^53 for a float64."""
 TOO_LONG = "too_long"
 """A text of more than 64 KiB in UTF-8: nothing that a feature is made of, but enough of them fill every memory on the way. Or a
-whole record that is larger than what is read of a topic."""
+whole record that is larger than what is read of a topic, or whose events would repeat more of it than fits."""
 NAN = "nan"
 """A number is not a number."""
 INFINITE = "infinite"
