@@ -275,3 +275,22 @@ def test_a_clock_set_an_hour_back_and_on_costs_time_and_no_event(tmp_path: Path)
     rows = oracle_rows([json.loads(r) for r in sent], world.group, -1, T0 + 175 * MINUTE)
     want = sorted(rows, key=lambda r: (r["account"], r["event_timestamp"]))
     assert differences(micros(world.rows()), want) == []
+
+
+def test_rows_that_the_clock_let_out_are_in_the_checkpoint_once_it_is_there(tmp_path: Path) -> None:
+    """They were out, and the checkpoint, and the metric made of it, said so with the next record: a restart made them again."""
+    broker = MemoryBroker()
+    broker.create_topic("payments")
+    world = World(tmp_path, broker, payments("payments"), StreamSettings(shards=2, idle_seconds=3600))
+    broker.append("payments", 0, [payment(k, T0 + k * MINUTE) for k in range(10)], timestamps_us=[T0 + k * MINUTE for k in range(10)])
+    now, key = [T0], f"{world.group.source.name}/0"
+    poll = Poll(replace(world.spec(), until=None, one_tick=False), lambda: now[0])
+    poll.setup()
+    at, said = None, []
+    for minute in (0, 0, 0, 2, 4, 30, 30, 30):
+        now[0] = T0 + minute * MINUTE
+        at, elements, _ = poll.once(key, 1, at)
+        said.append([element.flush for _, element in elements])
+    poll.teardown()
+    held, saved = [False, False], [True, True]
+    assert said == [held, saved, [], held, held, held, saved, []], "records; saved; the clock is not there; it goes on thrice; saved"

@@ -15,6 +15,7 @@ from typing import Any, cast
 import redis
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.errors import UnknownTopicOrPartitionError
 
 from pipelines.sources.letter_spool import letters_waiting
 from tests.prove import check
@@ -159,10 +160,13 @@ def letters_topic_deleted(rig: Rig, stream: Stream, rng: random.Random, brief: b
             time.sleep(1)  # what it had sent is there, or not
             rig.letters_before += check.letters(rig)
             admin.delete_topics([f"{rig.prefix}dead"])
+            hit = "deleted"
+        except UnknownTopicOrPartitionError:  # no letter came since it was deleted
+            hit = "deleted before"
         finally:
             if worker:
                 os.kill(worker, signal.SIGCONT)
-    return "deleted"
+    return hit
 
 
 # -------------------------------------------------------------------------------------------------------------------- schema registry

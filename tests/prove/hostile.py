@@ -121,19 +121,19 @@ class LiveClockRig(ClockRig):
 
     def _prepare(self) -> None:
         super()._prepare()
-        self.wrong, self.lead = 0, self.slice.range.start.timestamp() - time.time()
+        self.wrong, self.lead, self.lock = 0, self.slice.range.start.timestamp() - time.time(), threading.RLock()
         self.set(0)
 
     def set(self, seconds: int) -> None:
         """Ahead of where it should be by so many seconds."""
-        self.wrong = seconds
-        super().set(round(self.lead) + seconds)
+        with self.lock:
+            self.wrong = seconds
+            super().set(round(self.lead) + seconds)
 
     def payload(self, record: Record) -> bytes | None:
         """Its value; the clock moves on to its arrival."""
-        lead = record.stamp_ms / 1000 + 1 - time.time()
-        if lead > self.lead:
-            self.lead = lead
+        with self.lock:
+            self.lead = max(self.lead, record.stamp_ms / 1000 + 1 - time.time())
             self.set(self.wrong)
         return super().payload(record)
 

@@ -33,7 +33,7 @@ from transforms.errors import DataError, StoreError, TandemError
 from transforms.fold import OffsetRange
 from transforms.hashing import shard_of
 from transforms.instants import now_us
-from transforms.lateness import NEVER, split_late
+from transforms.lateness import NEVER, split_late, watermark_of
 
 __all__ = ["Partitions", "Poll"]
 
@@ -233,13 +233,16 @@ class Poll(beam.DoFn):
         if came:
             self.idleness.records_came(key)
         elif fetched.at_end:
+            before = at.watermark
             news = self.idleness.nothing_came(key, source, at)
             if news and at.idle:
                 self.reports.news(key)
             if news or not (at.flushed or filtered):
                 # What an idle partition let the others emit belongs into the checkpoint: nothing may follow that would save it. But where
-                # the clock speaks for it, it will speak again.
-                flush, at.flushed = at.idle or not at.flushed, True
+                # the clock speaks for it, it will speak again. Where the clock lets rows out of what was read, it does so until it is
+                # there, poll by poll: that is saved once.
+                reached = before < at.watermark <= watermark_of(source, at.newest)
+                flush, at.flushed = at.idle or not (at.flushed or reached), not reached
                 out += self._send(source, at.here(source, partition, partitions), flush=flush)
         self._report(key, at, fetched.end_offset, fetched.at_end, False)
         return self.spec.one_tick and not at.paused
