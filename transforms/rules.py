@@ -66,6 +66,8 @@ class Checked:
     """The events that the source's ``where`` does not take."""
     empty: int = 0
     """The records without an event: the list that the source explodes is empty, null or missing."""
+    tombstones: int = 0
+    """The records of a topic that have a key and no value: no event, and no fault."""
 
     @property
     def accepted(self) -> npt.NDArray[np.int64]:

@@ -36,6 +36,7 @@ from pipelines.lake.run_records import with_fields
 from pipelines.project import recording
 from pipelines.project.repository import Repo
 from pipelines.sources.event_files import in_range, passed_over_record
+from pipelines.sources.null_fields import LEAST_EVENTS, null_line
 from pipelines.sources.tables.snapshots import take_snapshot
 from transforms.data_folder import snapshot_name
 from transforms.definitions import EventSource, FeatureGroup, micros
@@ -227,11 +228,16 @@ def _make(
             f"events in a date= folder of another day (UTC): {named}; a run that does not read that day does not see them:"
             " put each below its own day, or give folders by other days another name"
         )
+    nulls = _null_fields(counts)
+    for where, total in nulls.items():
+        of, _, field = where.partition("/")
+        progress(null_line(repo.sources[of], field, total))
     run.save(
         events={k.removeprefix("read/"): n for k, n in sorted(counts.items()) if k.startswith("read/")},
         filtered={k.removeprefix("filtered/"): n for k, n in sorted(counts.items()) if k.startswith("filtered/")},
         empty={k.removeprefix("empty/"): n for k, n in sorted(counts.items()) if k.startswith("empty/")},
         misplaced=misplaced,
+        null_fields=nulls,
         spans=with_past(json.loads((run.folder / "spans.json").read_text()), events.spans),
         rejected=rejected,
         rejected_fields={k.removeprefix("rejected_fields/"): n for k, n in sorted(counts.items()) if k.startswith("rejected_fields/")},
@@ -273,6 +279,16 @@ def _make(
         named = ", ".join(f"{n:,} of {feature}" for feature, n in odd.items())
         progress(f"values that are NaN or infinite: {named}; they are stored as they are, and null over HTTP: correct the preprocessing")
     run.save(status="publishing", fingerprints=fingerprints, nonfinite=odd)
+
+
+def _null_fields(counts: Mapping[str, int]) -> dict[str, int]:
+    """``<source>/<field>`` -> the valid events read, of the fields that are null in all of them, where these are enough to tell."""
+    taken = {k.removeprefix("read/"): n for k, n in counts.items() if k.startswith("read/")}
+    for key, n in counts.items():
+        if key.startswith("rejected/"):
+            taken[key.split("/")[1]] -= n
+    found = {k.removeprefix("null/"): n for k, n in sorted(counts.items()) if k.startswith("null/")}
+    return {name: n for name, n in found.items() if n == taken[name.split("/")[0]] and n >= LEAST_EVENTS}
 
 
 def _publish(repo: Repo, run: runs.Run) -> runs.Run:

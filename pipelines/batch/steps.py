@@ -28,6 +28,7 @@ from pipelines.lake.arrow_bytes import from_ipc, to_ipc
 from pipelines.lake.files import replaced
 from pipelines.lake.nonfinite import nonfinite
 from pipelines.sources.event_files import EventFile
+from pipelines.sources.null_fields import NullFields
 from transforms.aggregates import merge, rows_between, tile, tile_schema
 from transforms.contract import field_of
 from transforms.definitions import CREATED, FINGERPRINT, TIMESTAMP, EventSource, FeatureGroup
@@ -68,7 +69,8 @@ class ReadEvents(beam.DoFn):
 
     Main output: RecordBatch. Output ``invalid``: (name of the file or part, table of its rejects). Output ``stats``: (name, number):
     events read, filtered by the source's ``where`` and records without an event, ``empty`` (not among those read), misplaced (in a
-    ``date=`` folder of another day, which other runs may not look into), rejected by reason, and by reason and field. Output ``spans``:
+    ``date=`` folder of another day, which other runs may not look into), rejected by reason, and by reason and field; the valid events
+    of a file or part in all of which a field is null, by field. Output ``spans``:
     ((source, file name, begin of the day of its ``date=`` folder or None), (first, last event time)); the last is :data:`NOBODY_KNOWS`
     where an event was rejected that is too far ahead of its time.
     """
@@ -87,7 +89,9 @@ class ReadEvents(beam.DoFn):
         begin, first, last = self.begins.get(file.name, self.start), NOBODY_KNOWS, -NOBODY_KNOWS
         day = None if file.date is None else micros_of(datetime(file.date.year, file.date.month, file.date.day, tzinfo=UTC))
         noted: Callable[[str, int], None] = lambda what, count: aside.update({what: count})  # noqa: E731
+        nulls = NullFields(self.source)
         for valid, rejected in part_events(part, self.source, self.now_us, self.max_future_us, noted):
+            nulls.see(valid)
             total += valid.num_rows + rejected.num_rows
             if rejected.num_rows:
                 letters.append(rejected)
@@ -102,6 +106,8 @@ class ReadEvents(beam.DoFn):
             if inside.any():
                 yield valid if inside.all() else valid.filter(pa.array(inside))
         yield beam.pvalue.TaggedOutput("stats", (f"read/{name}", total))
+        for absent in nulls.names if nulls.events else ():
+            yield beam.pvalue.TaggedOutput("stats", (f"null/{name}/{absent}", nulls.events))
         for what, count in aside.items():
             yield beam.pvalue.TaggedOutput("stats", (f"{what}/{name}", count))
         if misplaced:

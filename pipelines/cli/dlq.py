@@ -309,6 +309,8 @@ def _judge(
     import numpy as np
     import pyarrow as pa
 
+    if payload is None and letter is not None and letter.key is not None:
+        return None, "a tombstone: no event, and no reject any more"
     try:
         loaded = load(repo, data, finish=False, everything=True)
         if source not in loaded.sources:

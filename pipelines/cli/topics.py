@@ -148,7 +148,8 @@ def _sum(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
     if before is None:
         return now
     rejected = Counter(before["rejected"]) + Counter(now["rejected"])
-    added = {key: before[key] + now[key] for key in ("records", "events", "left_out", "passed_over", "files", "merged", "missing")}
+    names = ("records", "events", "left_out", "passed_over", "tombstones", "files", "merged", "missing")
+    added = {key: before[key] + now[key] for key in names}
     return {**now, **added, "rejected": dict(sorted(rejected.items()))}
 
 
@@ -165,10 +166,11 @@ def _skipped(data: Path, topic: str) -> dict[int, frozenset[int]]:
 
 
 def _archived(found: list[dict[str, Any]]) -> Table:
-    table = Table("source", "records", "events", "before --since", "rejected", "lag", box=None)
+    table = Table("source", "records", "events", "before --since", "filtered", "tombstones", "rejected", "lag", box=None)
     for d in found:
         rejected = ", ".join(f"{n:,} {reason}" for reason, n in d["rejected"].items()) or "none"
-        table.add_row(d["source"], f"{d['records']:,}", f"{d['events']:,}", f"{d['left_out']:,}", rejected, f"{d['lag']:,}")
+        numbers = (f"{d[name]:,}" for name in ("records", "events", "left_out", "passed_over", "tombstones"))
+        table.add_row(d["source"], *numbers, rejected, f"{d['lag']:,}")
     return table
 
 

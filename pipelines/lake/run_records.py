@@ -163,6 +163,8 @@ class BatchRecord(RunRecord):
     """Source -> records without an event, as the list that it explodes has no element; nor are they."""
     misplaced: dict[str, int] = field(default_factory=dict)
     """Source -> events read in a ``date=`` folder of another day (UTC) than theirs."""
+    null_fields: dict[str, int] = field(default_factory=dict)
+    """``<source>/<field>`` -> the events that were read, of the fields that were null in all of them."""
     rejected: dict[str, int] = field(default_factory=dict)
     """``<source>/<reason>`` -> events."""
     rejected_fields: dict[str, int] = field(default_factory=dict)

@@ -42,8 +42,8 @@ _DAY_US = 86_400_000_000
 @dataclass
 class Archived:
     """What one call added: records read, events written, what the contract refused by reason, events left out as before ``begin``, those
-    that the source's ``where`` does not take; ``lag``: the records that came meanwhile; ``missing``: what was gone before it was
-    archived, as (partition, first offset, offset behind)."""
+    that the source's ``where`` does not take, ``tombstones`` (records that have a key and no value); ``lag``: the records that came
+    meanwhile; ``missing``: what was gone before it was archived, as (partition, first offset, offset behind)."""
 
     source: str
     topic: str
@@ -52,6 +52,7 @@ class Archived:
     rejected: Counter[str] = field(default_factory=Counter)
     left_out: int = 0
     passed_over: int = 0
+    tombstones: int = 0
     files: int = 0
     merged: int = 0
     lag: int = 0
@@ -191,6 +192,7 @@ def _copy(
         done.records += len(fetched.offsets)
         done.rejected.update(checked.reasons.drop_null().to_pylist())
         done.passed_over += checked.passed_over
+        done.tombstones += checked.tombstones
         valid, offsets = checked.valid, fetched.offsets[checked.accepted]
         times = valid.column(valid.schema.get_field_index(source.event_time)).cast(pa.int64()).to_numpy(zero_copy_only=False)
         keep = np.ones(len(times), bool) if begin is None else times >= begin

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.project.extensions import BROKERS
 from transforms.definitions import EventSource
@@ -93,7 +94,7 @@ class FetchResult:
     """Some records of one partition, in order."""
 
     payloads: pa.Array
-    """binary [N], null for a tombstone."""
+    """binary [N], null where a record has no value."""
     offsets: Ints
     """int64 [N], rising; gaps are transaction markers, aborted records, and what compaction removed."""
     timestamps_us: Ints
@@ -141,6 +142,17 @@ class FetchResult:
         if self.columns is None:
             return [(None, value, []) for value in self.payloads.take(pa.array(rows)).to_pylist()]
         return self.columns.original(rows.tolist())
+
+    def tombstones(self) -> npt.NDArray[np.bool_] | None:
+        """Which records say that their key is no more: they have a key and no value (bool [N]); None where none does.
+
+        A record with neither says nothing of anything and is none, and neither is one whose value the reader does not hand out.
+        """
+        if self.columns is None or not self.payloads.null_count:
+            return None
+        found = pc.and_(self.payloads.is_null(), self.columns.keys().is_valid()).to_numpy(zero_copy_only=False)
+        found &= ~np.isin(self.offsets, np.array([*self.refused], np.int64))
+        return found if found.any() else None
 
     def origin(self, source: EventSource) -> Origin | None:
         """What fields of the source read beside the payload, of all rows, and no more than that; None where none does."""

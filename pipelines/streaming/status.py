@@ -13,6 +13,7 @@ from typing import Any
 from rich.text import Text
 
 from pipelines.reports.terminal import screen
+from pipelines.sources.null_fields import NullFields
 from pipelines.streaming.state.job_state import JobState
 from serving import json_logs
 from transforms.instants import to_minute
@@ -40,10 +41,14 @@ class StreamStatus:
     """source -> events that its ``where`` passes over."""
     empty: dict[str, int] = field(default_factory=dict)
     """source -> records without an event, as the list that it explodes has no element."""
+    tombstones: dict[str, int] = field(default_factory=dict)
+    """source -> records that have a key and no value."""
     rows_of: dict[str, int] = field(default_factory=dict)
     """group -> rows."""
     nonfinite: dict[str, int] = field(default_factory=dict)
     """group/feature -> values that are NaN or infinite."""
+    null_fields: dict[str, int] = field(default_factory=dict)
+    """source/field -> the events read since the workers began, of the fields that are null in all of them."""
     written: int = 0
     stale: int = 0
     refused: int = 0
@@ -109,6 +114,7 @@ class Tracker:
         reports, points = self.job_state.reports(), self.job_state.load_checkpoints()
         lag, paused, away, waiting, newest = {}, [], [], [], 0.0
         late_share, many_late = {}, []
+        nulls: dict[str, list[tuple[int, list[str]]]] = {}
         unread: dict[tuple[str, int], int] = {}
         for part, values in reports.items():
             newest = max(newest, float(values.get("at", 0)))
@@ -124,6 +130,7 @@ class Tracker:
                     self._add(part, label, n)
                 lag[source, int(values["partition"])] = max(0, int(values["end"]) - int(values["next"]))
                 late_share[source, int(values["partition"])] = share = float(values.get("late_share", 0))
+                nulls.setdefault(source, []).append((int(values.get("valid", 0)), values.get("null_fields", [])))
                 if values.get("many_late"):
                     many_late.append(f"{source}/{values['partition']} ({share:.0%})")
                 if values.get("paused"):
@@ -162,8 +169,10 @@ class Tracker:
             late=self._by_name("poll-", "late/"),
             filtered=self._by_name("poll-", "filtered/"),
             empty=self._by_name("poll-", "empty/"),
+            tombstones=self._by_name("poll-", "tombstones/"),
             rows_of=rows_of,
             nonfinite=self._by_name("sink-", "nonfinite/"),
+            null_fields={f"{s}/{f}": n for s, seen in nulls.items() for n, fields in [NullFields.together(seen)] for f in sorted(fields)},
             written=round(sum(self._sum("sink-", "written").values())),
             stale=round(sum(self._sum("sink-", "stale").values())),
             refused=round(sum(self._sum("sink-", "refused").values())),
@@ -212,6 +221,8 @@ def line(p: StreamStatus) -> str:
         parts.append(f"{sum(p.filtered.values()):,} filtered")
     if any(p.empty.values()):
         parts.append(f"{sum(p.empty.values()):,} records of no event")
+    if any(p.tombstones.values()):
+        parts.append(f"{sum(p.tombstones.values()):,} tombstones")
     if any(p.late.values()):
         parts.append(f"{sum(p.late.values()):,} too late")
     if p.refused:

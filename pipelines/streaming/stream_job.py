@@ -12,6 +12,7 @@ from typing import Any
 from pipelines.lake import runs, shared
 from pipelines.project import recording
 from pipelines.project.repository import Repo
+from pipelines.sources.null_fields import LEAST_EVENTS, null_line
 from pipelines.streaming.driver import Driver, stream_folder
 from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.log_segments import seal_leftovers
@@ -56,6 +57,7 @@ def run_stream(repo: Repo, options: StreamOptions, say: Callable[[str], None] | 
                     with suppress(StoreError):  # a full disk: the next start does it
                         seal_leftovers(folder)  # of workers that were ended before they could
                     summary = tracker.look().to_dict()
+                    messages.nulls(stream, tracker)
                     run.add(
                         status="failed" if outcome.code else "complete",
                         **({"error": outcome.why} if outcome.code else {"ended": outcome.why}),
@@ -75,6 +77,7 @@ def _watched(repo: Repo, options: StreamOptions, stream: StreamPlan, driver: Dri
     def watch() -> None:
         messages.relay()
         screen.watch()
+        messages.nulls(stream, screen.tracker)
 
     with _metrics(repo, options, screen.tracker, stream, driver):
         return stream.run(watch)
@@ -85,6 +88,7 @@ class _Messages:
 
     def __init__(self, job_state: JobState, show: Callable[[str], None], since: int) -> None:
         self.job_state, self.show, self.since = job_state, show, since
+        self.null_fields: set[str] = set()
 
     def say(self, text: str) -> None:
         """A line of the driver."""
@@ -96,6 +100,14 @@ class _Messages:
         lines, self.since = self.job_state.said(self.since)
         for text in lines:
             self.show(text.partition(" ")[2])
+
+    def nulls(self, stream: StreamPlan, tracker: Tracker) -> None:
+        """Say once of each field that no event had it, when there were enough to tell."""
+        for name, events in tracker.now.null_fields.items():
+            if events >= LEAST_EVENTS and name not in self.null_fields:
+                self.null_fields.add(name)
+                source, _, field = name.partition("/")
+                self.say(null_line(stream.spec.sources[source], field, events))
 
 
 def _record(run: runs.Run, stream: StreamPlan) -> None:

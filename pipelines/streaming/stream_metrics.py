@@ -30,6 +30,7 @@ class StreamMetrics(Collector):
         yield _counter("rejected", "Records that became dead letters.", ["source", "reason"], p.rejected)
         yield _counter("filtered", "Events that their source's where passes over.", ["source"], {(s,): n for s, n in p.filtered.items()})
         yield _counter("empty", "Records whose list to explode has no element.", ["source"], {(s,): n for s, n in p.empty.items()})
+        yield _counter("tombstones", "Records that have a key and no value.", ["source"], {(s,): n for s, n in p.tombstones.items()})
         yield _counter("late", "Events too late to count.", ["source"], {(s,): n for s, n in p.late.items()})
         yield _counter("rows", "Feature rows delivered, revisions included.", ["group"], {(g,): n for g, n in p.rows_of.items()})
         odd = {tuple(feature.split("/")): n for feature, n in p.nonfinite.items()}

@@ -179,13 +179,15 @@ class BrokerContract:
             (None, b"", []),
             (b"", None, []),
             (b"\xff", b"x" * 300_000, [("long " * 100, b"y" * 500)]),
+            (None, None, [("h", b"1")]),
         ]
-        stamps = [1_357_000_000_000_000, 1_357_000_000_001_000, 1_356_999_999_999_000, 1_000]
+        stamps = [1_357_000_000_000_000, 1_357_000_000_001_000, 1_356_999_999_999_000, 1_000, 2_000]
         harness.append(topic, 0, records, stamps)
         found: list[Original] = []
         times: list[int] = []
+        tombstones: list[bool] = []
         at = 0
-        while at < 4:
+        while at < 5:
             fetched = reader.poll(topic, 0, at, 100, 1000)
             found += fetched.original(np.arange(len(fetched.offsets)))
             times += fetched.timestamps_us.tolist()
@@ -197,10 +199,13 @@ class BrokerContract:
             assert beside.keys.to_pylist() == [key for key, _, _ in records[some]]
             assert beside.headers.to_pylist() == [headers for _, _, headers in records[some]]
             assert beside.timestamps_us.to_pylist() == stamps[some]
+            gone = fetched.tombstones()
+            tombstones += [False] * len(fetched.offsets) if gone is None else gone.tolist()
             at = fetched.next_offset
         assert (found, times) == (records, stamps)
+        assert tombstones == [False, False, True, False, False], "a key, and no value"
         assert fetched.origin(_BESIDE.plain) is None, "what no field reads is not made"
-        assert (fetched.next_offset, fetched.end_offset, fetched.identity) == (4, 4, reader.identity(topic))
+        assert (fetched.next_offset, fetched.end_offset, fetched.identity) == (5, 5, reader.identity(topic))
 
     def test_a_fetch_takes_no_more_than_asked_and_goes_on_there(self, harness: BrokerHarness, reader: PartitionReader) -> None:
         topic = harness.new_topic()

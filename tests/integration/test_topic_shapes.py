@@ -211,6 +211,7 @@ def goes_all_ways(world: World, records: Sequence[Record], source: str, bad: dic
     assert first["values"]["equal"] > 500 and first["sources"][source]["events"] == good
     (done,) = world.tandem("archive")["sources"]
     assert (done["records"], done["events"], done["lag"]) == (len(records), good, 0) and done["rejected"] == bad
+    assert done["tombstones"] == sum(key is not None and value is None for key, value, _, _ in records)
     begin = (T0 - timedelta(days=1)).replace(hour=0)
     workflow.batch(world.repo(), begin, begin + timedelta(days=4), Steps(), pinned=True)
     against = world.tandem("verify", "--against", "latest")
@@ -266,7 +267,8 @@ def test_camel_case_clicks_in_protobuf(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_key_that_stands_only_in_the_records_key(tmp_path: Path) -> None:
-    """Null keys are events without a sensor, and a tombstone is none: dead letters both, with what they carried."""
+    """Null keys are events without a sensor, and a record of neither key nor value says nothing: dead letters, with what they carried. A
+    tombstone is none."""
     world = make_world(tmp_path / "world", "iot.readings", READINGS)
     records: list[Record] = []
     for n, at in enumerate(_times(500, 2)):
@@ -274,7 +276,8 @@ def test_a_key_that_stands_only_in_the_records_key(tmp_path: Path) -> None:
         key = None if n % 50 == 0 else f"s{n % 11}".encode()
         records.append((key, json.dumps(value).encode(), [], at))
     records.insert(50, (b"s1", None, [], records[50][3]))
-    goes_all_ways(world, records, "readings", {"malformed": 1, "missing_field": 10})
+    records.insert(60, (None, None, [], records[60][3]))
+    goes_all_ways(world, records, "readings", {"malformed": 1, "missing_field": 10}, passed=1)
     listed = world.tandem("dlq", "list")
     assert "missing_field" in json.dumps(listed)
 
@@ -301,7 +304,8 @@ def test_maps_as_lists_of_entries_and_numbers_as_others_write_them(tmp_path: Pat
 
 @pytest.mark.slow
 def test_changes_of_rows_whose_keys_are_avro(tmp_path: Path) -> None:
-    """Debezium's envelopes in JSON beside keys in a registry's framing, of two versions of their schema; deletes are passed over."""
+    """Debezium's envelopes in JSON beside keys in a registry's framing, of two versions of their schema; deletes are passed over, and so is
+    the tombstone behind each."""
     code = {"name": "code", "type": ["null", "string"]}
     keys: list[Any] = [
         {"type": "record", "name": "Key", "fields": [{"name": "order_id", "type": "long"}, *more]}
@@ -323,8 +327,9 @@ def test_changes_of_rows_whose_keys_are_avro(tmp_path: Path) -> None:
             op = "d" if n % 10 == 9 else "u"
             change = {"op": op, "before": row, "after": None if op == "d" else row, "source": {"ts_us": at, "pos": n}}
             records.append((out.getvalue(), json.dumps(change).encode(), [], at))
+            records += [(out.getvalue(), None, [], at)] if op == "d" else []
         records.append((b"\0\0\0\0\x63abc", records[0][1], [], records[-1][3]))
-        goes_all_ways(world, records, "changes", {"unknown_schema": 1}, passed=50)
+        goes_all_ways(world, records, "changes", {"unknown_schema": 1}, passed=100)
 
 
 @pytest.mark.slow

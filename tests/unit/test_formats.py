@@ -38,7 +38,7 @@ def line(**changes: Any) -> bytes:
 
 BAD_JSON = {
     "empty value": b"",
-    "tombstone": None,
+    "no payload": None,
     "truncated": line()[:-9],
     "invalid utf-8": line().replace(b"EWR", b"E\xffR"),
     "random bytes": bytes(range(256)),

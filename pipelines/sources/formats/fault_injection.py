@@ -52,7 +52,7 @@ def _time(source: EventSource, record: Record, change: Callable[[int], int]) -> 
 
 _JSON: dict[str, Callable[[EventSource, Record, bytes, int], bytes | None]] = {
     "empty": lambda source, record, payload, dice: b"",
-    "tombstone": lambda source, record, payload, dice: None,
+    "no_payload": lambda source, record, payload, dice: None,
     "truncated": lambda source, record, payload, dice: payload[: 1 + dice % (len(payload) - 1)],
     "invalid_utf8": lambda source, record, payload, dice: payload[:-1] + b',"note":"caf\xe9"}',
     "random_bytes": lambda source, record, payload, dice: _noise(dice),
@@ -73,7 +73,7 @@ JSON_KINDS = tuple(_JSON)
 
 
 def break_json(kind: str, payload: bytes, source: EventSource, dice: int) -> bytes | None:
-    """A broken copy of the JSON object in ``payload`` (None: a tombstone). ``dice`` are random bits. Anything else becomes noise."""
+    """A broken copy of the JSON object in ``payload`` (None: no payload). ``dice`` are random bits. Anything else becomes noise."""
     try:
         record = json.loads(payload)
     except ValueError:
@@ -83,7 +83,7 @@ def break_json(kind: str, payload: bytes, source: EventSource, dice: int) -> byt
     return _JSON[kind](source, record, payload.strip(), dice)
 
 
-AVRO_KINDS = ("empty", "tombstone", "truncated", "invalid_utf8", "random_bytes", "unknown_schema", "json", "no_body", "trailing")
+AVRO_KINDS = ("empty", "no_payload", "truncated", "invalid_utf8", "random_bytes", "unknown_schema", "json", "no_body", "trailing")
 """The ways to break an Avro record in Confluent's framing."""
 
 
@@ -91,7 +91,7 @@ def break_avro(kind: str, payload: bytes, key: bytes, dice: int) -> bytes | None
     """A broken copy of a framed Avro record whose tie-breaker's text is ``key``, as :func:`break_json`."""
     made: dict[str, bytes | None] = {
         "empty": b"",
-        "tombstone": None,
+        "no_payload": None,
         "truncated": payload[: 5 + dice % max(1, len(payload) - 5)],
         "invalid_utf8": payload.replace(key, b"\xff" * len(key), 1) if key and key in payload[5:] else _noise(dice),
         "random_bytes": _noise(dice),
@@ -105,7 +105,7 @@ def break_avro(kind: str, payload: bytes, key: bytes, dice: int) -> bytes | None
 
 PROTOBUF_KINDS = (
     "empty",
-    "tombstone",
+    "no_payload",
     "cut_length",
     "invalid_utf8",
     "random_bytes",
@@ -122,7 +122,7 @@ def break_protobuf(kind: str, payload: bytes, key: bytes, dice: int) -> bytes | 
     """A broken copy of a framed Protobuf record whose tie-breaker's text is ``key``, as :func:`break_json`."""
     made: dict[str, bytes | None] = {
         "empty": b"",
-        "tombstone": None,
+        "no_payload": None,
         "cut_length": payload + b"\xfa\x01\xff\xff\xff\x7f" + b"x" * (dice % 100),  # a field that says to be longer than the record
         "invalid_utf8": payload.replace(key, b"\xff" * len(key), 1) if key and key in payload[6:] else _noise(dice),
         "random_bytes": b"\xff" + _noise(dice),

@@ -33,7 +33,7 @@ class Decode(Protocol):
     """What judges records: :meth:`RecordFormat.judge`."""
 
     def __call__(self, payloads: pa.Array, now_us: Now, max_future_us: int, origin: Origin | None = None, /) -> Checked:
-        """The verdicts on N payloads (binary, null for a tombstone), at one instant or one each (int64 [N])."""
+        """The verdicts on N payloads (binary, null where there is none), at one instant or one each (int64 [N])."""
 
 
 class FormatOptions(BaseModel):
@@ -91,7 +91,8 @@ class RecordFormat(ABC):
 
     @abstractmethod
     def decode(self, payloads: pa.Array, now_us: Now, max_future_us: int, origin: Origin | None = None) -> Checked:
-        """The verdict on N payloads: binary [N], null for a tombstone. Records arrive as they come: never raises for what they hold.
+        """The verdict on N payloads: binary [N], null where a record has none (of tombstones nobody asks). Records arrive as they come:
+        never raises for what they hold.
 
         Whatever is no event is a reject with a reason of :mod:`transforms.reasons` and a detail that says the same every time.
         The verdict on a record depends on itself (and its schema) alone, never on those beside it. What its values mean is the
@@ -135,7 +136,8 @@ class RecordFormat(ABC):
         return pa.array(values, pa.binary())
 
     def damaged(self, payload: bytes, key: bytes, dice: int) -> bytes | None:
-        """A broken copy of an event's payload (None: a tombstone), for replays that test what happens; :meth:`decode` refuses it.
+        """A broken copy of an event's payload, for replays that test what happens; :meth:`decode` refuses it. None: a record without a
+        payload, which is sent without a key: with one it would be a tombstone.
 
         ``key`` are the bytes of the event's tie-breaker, ``dice`` random bits that alone decide how it is broken.
         """

@@ -16,8 +16,10 @@ from apache_beam.transforms.userstate import ReadModifyWriteStateSpec
 from pipelines.sources.broker import BrokerAway, FetchResult
 from pipelines.sources.formats.record_format import record_format
 from pipelines.sources.letter_spool import SpooledLetters
+from pipelines.sources.null_fields import NullFields
 from pipelines.sources.record_times import judged_at, said_of
-from pipelines.sources.skips import nothing, poll_around, refused
+from pipelines.sources.record_verdicts import judge_records
+from pipelines.sources.skips import nothing, poll_around
 from pipelines.streaming.stages.coders import Element, decode_state, encode, encode_state, with_offsets
 from pipelines.streaming.stages.idle import Idleness
 from pipelines.streaming.stages.log_ends import LogEnds
@@ -111,6 +113,7 @@ class Poll(beam.DoFn):
         self.judge = {n: record_format(s, spec.kafka).judge for n, s in spec.sources.items()}
         self.idleness = Idleness(spec.stream, self.job_state, self.clock)
         self.limit = RejectLimit(spec.stream, self.job_state)
+        self.nulls: dict[str, NullFields] = {}
         self.reports = PollReports(self.job_state, spec.stream.max_late_share)
         self.ends = LogEnds(self.reader, spec.stream.tick_ms / 2000)
         self.same: set[str] = set()
@@ -249,7 +252,7 @@ class Poll(beam.DoFn):
 
     def _report(self, key: str, at: Position, end: int | None, at_end: bool, stopped: bool, force: bool = False) -> None:
         late_share, came_late = self.limit.late_share(at), self.limit.came_late.get(key, "")
-        self.reports.report(key, at, end, at_end, stopped, late_share, came_late, force)
+        self.reports.report(key, at, end, at_end, stopped, late_share, came_late, force, self.nulls.get(key))
 
     def _take(
         self,
@@ -263,13 +266,12 @@ class Poll(beam.DoFn):
     ) -> bool:
         """Judge the records of a poll and send them on, into ``out``; whether there was one of the source. ``more``: others follow at once.
 
-        Records that are all passed over by its ``where``, or have no element to explode, move the offset, and nothing else: to event time
-        and idleness they are not there.
+        Records that are all passed over by its ``where``, have no element to explode or are tombstones move the offset, and nothing else:
+        to event time and idleness they are not there.
         """
         now, limit = self.clock(), round(self.spec.stream.max_future_hours * 3.6e9)
         stamps = judged_at(fetched.timestamps_us, now, limit)
-        checked: Checked = self.judge[source.name](fetched.payloads, stamps, limit, fetched.origin(source))
-        checked = refused(checked, fetched)
+        checked = judge_records(self.judge[source.name], fetched, source, stamps, limit)
         taken = split_late(checked, fetched.offsets, source, at.newest, self.spec.start.begin, at.leaps, limit)
         bad = checked.rejected
         key = f"{source.name}/{partition}"
@@ -290,12 +292,16 @@ class Poll(beam.DoFn):
             for reason in reasons:
                 at.count(f"rejected/{reason}", 1)
         self._check_begin(source, partition, at, checked)
+        if key not in self.nulls:
+            self.nulls[key] = NullFields(source)
+        self.nulls[key].see(checked.valid)
         at.count("events", len(fetched.offsets))
         at.count("late", taken.late.num_rows)
         at.count("before", taken.before)
         at.count("filtered", checked.passed_over)
         at.count("empty", checked.empty)
-        alone = checked.passed_over + checked.empty > 0 and not len(bad) and not checked.valid.num_rows
+        at.count("tombstones", checked.tombstones)
+        alone = checked.passed_over + checked.empty + checked.tombstones > 0 and not len(bad) and not checked.valid.num_rows
         at.idle, at.flushed = at.idle and alone, False
         span = at.upto(source, partition, partitions, fetched.next_offset, taken, now)
         at.next, at.newest, at.leaps, at.watermark = span.next, span.newest, span.leaps, span.watermark

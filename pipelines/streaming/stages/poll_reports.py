@@ -6,6 +6,7 @@ import re
 import time
 from dataclasses import asdict
 
+from pipelines.sources.null_fields import NullFields
 from pipelines.streaming.stages.position import Position
 from pipelines.streaming.state.job_state import JobState
 
@@ -47,10 +48,11 @@ class PollReports:
         late_share: float = 0.0,
         came_late: str = "",
         force: bool = False,
+        nulls: NullFields | None = None,
     ) -> None:
         """How far the poll is, and where the log was found to ``end`` (None: as before); unless that was just reported, or ``force``.
 
-        ``late_share``: of its last records; ``came_late``: what is to be said at the end of too many in this run.
+        ``late_share``: of its last records; ``came_late``: what is to be said at the end of too many in this run; ``nulls``: of its events.
         """
         if end is not None:
             self.ends[key] = end
@@ -69,6 +71,8 @@ class PollReports:
             "many_late": late_share > self.max_late_share,
             "came_late": came_late,
             "away": False,
+            "valid": 0 if nulls is None else nulls.events,
+            "null_fields": [] if nulls is None else nulls.names,
         }
         self.job_state.report(_part(key), values)
 

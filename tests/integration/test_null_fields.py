@@ -1,0 +1,112 @@
+"""A field that no event has is said once, by stream and batch, when there were events enough to tell; one that some event has is not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pipelines.batch.batch_job import run_batch
+from pipelines.sources.memory import MemoryBroker
+from pipelines.sources.null_fields import LEAST_EVENTS, NullFields, null_line
+from pipelines.streaming.stream_control import stream_status
+from pipelines.streaming.stream_job import run_stream
+from pipelines.streaming.stream_options import StreamOptions
+from tests.integration.orders_world import Orders, order
+from tests.integration.stream_world import FEATURES, SECOND, T0, make_stream_world
+from transforms.contract import check_json
+from transforms.definitions import EventSource, Field, Header, RecordKey, col
+
+WRONG = FEATURES.replace(
+    'Field("fare", "float64")', 'Field("fare", "float64", path="payment.fare"), Field("tip", "float64", path="payment.tip")'
+)
+SAID = "source trips: field tip is null in all of "
+N = LEAST_EVENTS
+
+
+def trips(numbers: range, tip: float | None = None) -> list[bytes]:
+    paid = {"fare": 2.5} if tip is None else {"fare": 2.5, "tip": tip}
+    return [json.dumps({"at": T0 + n * SECOND, "trip": f"t{n}", "zone": f"z{n % 3}", "payment": paid}).encode() for n in numbers]
+
+
+def streamed(folder: Path, parts: Sequence[list[bytes]]) -> tuple[list[str], dict[str, Any]]:
+    """What a stream says of null fields, and what its status tells of them."""
+    broker = MemoryBroker()
+    world = make_stream_world(folder, broker.address, partitions=len(parts), features=WRONG)
+    for partition, records in enumerate(parts):
+        if records:
+            broker.append(world.topic, partition, records)
+    lines: list[str] = []
+    assert run_stream(world.repo(), StreamOptions(runner="direct", until="latest"), lines.append)["code"] == 0
+    return [line for line in lines if "is null in all" in line], stream_status(world.repo().data, StreamOptions().name)["progress"][
+        "null_fields"
+    ]
+
+
+def test_a_stream_says_it_once_over_all_partitions(tmp_path: Path) -> None:
+    said, status = streamed(tmp_path, [trips(range(N - 10)), trips(range(N, N + 10)), []])
+    assert len(said) == 1 and said[0].startswith(f"{SAID}{N:,} events: look whether anything stands at 'payment.tip'")
+    assert status == {"trips/tip": N}
+
+
+def test_a_stream_does_not_where_one_partition_has_it_or_events_are_few(tmp_path: Path) -> None:
+    assert streamed(tmp_path / "some", [trips(range(N)), trips(range(N, N + 9)) + trips(range(N + 9, N + 10), tip=1.0)]) == ([], {})
+    assert streamed(tmp_path / "few", [trips(range(N - 1))]) == ([], {"trips/tip": N - 1})
+
+
+@pytest.mark.parametrize(("more", "said"), [([], True), ([{"channel": "web"}], False)], ids=["nowhere", "in one event"])
+def test_a_batch_says_it_over_all_files(tmp_path: Path, more: list[dict[str, Any]], said: bool) -> None:
+    world = Orders(tmp_path)
+    world.define(channel=', path="meta.channel"')
+    start = datetime(2024, 5, 1, tzinfo=UTC)
+    at = [f"{start + timedelta(seconds=40 * n):%Y-%m-%dT%H:%M:%SZ}" for n in range(N + 1)]
+    world.log([order(f"o{n}", at[n]) for n in range(N - 5)], "a")
+    world.log([order(f"o{n}", at[n], sent=at[n]) for n in range(N - 5, N)] + [order("bad", at[0], amount="much")], "b")  # type: ignore[arg-type]
+    if more:
+        world.log([order("last", at[N], meta=more[0])], "c")
+    lines: list[str] = []
+    made = run_batch(world.repo(), start, start + timedelta(days=1), now=start + timedelta(days=9), progress=lines.append).run
+    found = [line for line in lines if "is null in all" in line]
+    manifest = json.loads((made.folder / "manifest.json").read_text())
+    assert manifest["null_fields"] == ({"orders/channel": N} if said else {})
+    assert [line.partition("; 'tandem")[0] for line in found] == [
+        f"source orders: field channel is null in all of {N:,} events: look whether anything stands at 'meta.channel', and correct path= or"
+        " drop the field"
+    ] * said
+
+
+def test_which_fields_are_looked_at_and_where_they_are_looked_for() -> None:
+    fields = [
+        Field("id", "string", required=True), Field("own", "int64"), Field("deep", "string", path="a[0].b"),
+        Field("tenant", "string", path=Header("x-tenant")), Field("key", "string", path=RecordKey()),
+        Field("part", "int64", path=RecordKey("order.id")), Field("twice", "int64", value=col("own") * 2),
+    ]  # fmt: skip
+    source = EventSource("things", fields, "at", "id")
+    nulls = NullFields(source)
+
+    def see(*records: dict[str, Any]) -> list[str]:
+        payloads = pa.array([json.dumps({"id": "x", "at": T0, **r}).encode() for r in records], pa.binary())
+        nulls.see(check_json(payloads, source, 2 * T0, 0).valid)
+        return nulls.names
+
+    assert see() == ["own", "deep", "tenant", "key", "part"], "neither required ones nor computed ones"
+    assert see({}, {"a": []}) == ["own", "deep", "tenant", "key", "part"]
+    assert see({}, {"own": 3}) == ["deep", "tenant", "key", "part"]
+    assert see({"own": None}, {"a": [{"b": "x"}]}) == ["tenant", "key", "part"] and nulls.events == 6
+    ends = [null_line(source, name, 5).partition("look whether anything stands ")[2].partition(", and")[0] for name in nulls.names]
+    assert ends == ["in header 'x-tenant'", "in records' keys", "at 'order.id' in records' keys"]
+    assert null_line(source, "own", 5).startswith(
+        "source things: field own is null in all of 5 events: look whether anything stands at 'own'"
+    )
+
+
+def test_what_several_have_seen() -> None:
+    together = NullFields.together
+    assert together([]) == together([(0, ["a"])]) == (0, set())
+    assert together([(3, ["a", "b"]), (0, []), (4, ["b", "c"])]) == (7, {"b"})
+    assert together([(3, ["a"]), (4, [])]) == (7, set())
