@@ -23,6 +23,7 @@ NAMED_LATER = {
     "pipelines.cli.root": "the commands, by a table of names",
     "pipelines.project.repository": "the modules of a user's repository",
     "pipelines.services.redis_server": "whether a wheel with the server is installed",
+    "pipelines.sources.tables.duckdb_attach": "whether a package with DuckDB's extension is installed",
     "pipelines.sources.tables.query_table": "the database's driver that the table names",
     "pipelines.streaming.engines.worker": "what its parent tells it to load before the fork",
     "pipelines.tracking.stores": "whether the database's driver of a URL is installed",

@@ -51,6 +51,6 @@ def null_line(source: EventSource, name: str, events: int) -> str:
     else:
         where = f"at {path_text(place)!r}" if isinstance(place, tuple) else "there"
     return (
-        f"source {source.name}: field {name} is null in all of {events:,} events: look whether anything stands {where}, and correct path="
-        " or drop the field; 'tandem check' tells what may be meant"
+        f"source {source.name}: field {name} is null in all of {events:,} events read: look whether anything stands {where}, and correct"
+        " path= or drop the field; 'tandem check' tells what may be meant"
     )

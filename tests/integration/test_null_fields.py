@@ -50,12 +50,12 @@ def streamed(folder: Path, parts: Sequence[list[bytes]]) -> tuple[list[str], dic
 
 def test_a_stream_says_it_once_over_all_partitions(tmp_path: Path) -> None:
     said, status = streamed(tmp_path, [trips(range(N - 10)), trips(range(N, N + 10)), []])
-    assert len(said) == 1 and said[0].startswith(f"{SAID}{N:,} events: look whether anything stands at 'payment.tip'")
+    assert len(said) == 1 and said[0].startswith(f"{SAID}{N:,} events read: look whether anything stands at 'payment.tip'")
     assert status == {"trips/tip": N}
 
 
 def test_a_stream_does_not_where_one_partition_has_it_or_events_are_few(tmp_path: Path) -> None:
-    assert streamed(tmp_path / "some", [trips(range(N)), trips(range(N, N + 9)) + trips(range(N + 9, N + 10), tip=1.0)]) == ([], {})
+    assert streamed(tmp_path / "some", [trips(range(N - 1)), trips(range(N, N + 1), tip=1.0) + trips(range(N + 1, N + 9))]) == ([], {})
     assert streamed(tmp_path / "few", [trips(range(N - 1))]) == ([], {"trips/tip": N - 1})
 
 
@@ -75,8 +75,8 @@ def test_a_batch_says_it_over_all_files(tmp_path: Path, more: list[dict[str, Any
     manifest = json.loads((made.folder / "manifest.json").read_text())
     assert manifest["null_fields"] == ({"orders/channel": N} if said else {})
     assert [line.partition("; 'tandem")[0] for line in found] == [
-        f"source orders: field channel is null in all of {N:,} events: look whether anything stands at 'meta.channel', and correct path= or"
-        " drop the field"
+        f"source orders: field channel is null in all of {N:,} events read: look whether anything stands at 'meta.channel', and correct"
+        " path= or drop the field"
     ] * said
 
 
@@ -101,7 +101,7 @@ def test_which_fields_are_looked_at_and_where_they_are_looked_for() -> None:
     ends = [null_line(source, name, 5).partition("look whether anything stands ")[2].partition(", and")[0] for name in nulls.names]
     assert ends == ["in header 'x-tenant'", "in records' keys", "at 'order.id' in records' keys"]
     assert null_line(source, "own", 5).startswith(
-        "source things: field own is null in all of 5 events: look whether anything stands at 'own'"
+        "source things: field own is null in all of 5 events read: look whether anything stands at 'own'"
     )
 
 

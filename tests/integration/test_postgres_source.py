@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from pipelines.inference.infer_source import infer_table
 from pipelines.inference.table_records import table_named
 from pipelines.sources.event_files import events, list_files
+from pipelines.sources.tables.duckdb_attach import extension_package
 from pipelines.sources.tables.snapshots import take_snapshot
 from tests.postgres_server import DATABASE, PASSWORD, USER, PostgresServer, postgres_server
 from transforms.definitions import EventSource, Field, Query
@@ -57,6 +59,29 @@ def test_from_infer_to_events(server: PostgresServer, tmp_path: Path, monkeypatc
     assert [e["local_at"] for e in taken] == [e["created_at"] for e in taken]  # two hours ahead of UTC in May
     assert {e["state"] for e in taken} == {"new", "paid"} and taken[1]["tags"] == ["a", "b"]
     assert [e["extra"] for e in taken[:2]] == ['{"n": 0}', '{"n": 1}'] and len({e["device"] for e in taken}) == ROWS
+
+
+@pytest.mark.skipif(
+    find_spec("duckdb_extension_postgres_scanner") is None, reason=f"DuckDB's extension: pip install {extension_package('postgres')}"
+)
+def test_by_duckdb_the_events_are_the_same(server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = {"SHOP_URI": f"postgresql://{USER}:{PASSWORD}@127.0.0.1:{server.port}/{DATABASE}"}
+    places["SHOP_DB"] = f"postgres:host=127.0.0.1 port={server.port} user={USER} password={PASSWORD} dbname={DATABASE}"
+    for name, place in places.items():
+        monkeypatch.setenv(name, place)
+    columns = "order_id, amount::double precision AS amount, paid, state, created_at, local_at"
+    fields = [Field("order_id", "int64", required=True), Field("amount", "float64"), Field("paid", "bool"), Field("local_at", "timestamp")]
+    tables = [
+        Query(f"SELECT {columns} FROM orders", driver="adbc_driver_postgresql", uri="SHOP_URI"),
+        Query(f"SELECT {columns} FROM shop.orders", attach={"shop": "SHOP_DB"}),
+    ]
+    found = []
+    for n, table in enumerate(tables):
+        src = EventSource("orders", fields, "created_at", "order_id", table=table)
+        assert take_snapshot(tmp_path / str(n), src)["rows"] == ROWS
+        pairs = [pair for f in list_files(tmp_path / str(n), src, None, None) for pair in events(f.path, src, NOW, 0)]
+        found.append(sorted((e for batch, _ in pairs for e in batch.to_pylist()), key=lambda e: e["order_id"]))
+    assert len(found[0]) == ROWS and found[0] == found[1]
 
 
 def test_what_fails_is_one_line_without_its_password(server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.sources.tables.duckdb_attach import attach, check_moments, extension_package, kind_of
 from pipelines.sources.tables.table_reader import Rows, TableReader, masked_values, needs, secret
 from transforms.errors import ConfigError, DataError
 from transforms.tables import Query
@@ -57,14 +58,12 @@ class QueryTable(TableReader):
         values = list(given.values())
         connection = duckdb.connect(":memory:")
         try:
-            for name, place in given.items():
-                kind, colon, rest = place.partition(":")
-                typed = f" (TYPE {kind}, READ_ONLY)" if colon and kind in ("postgres", "mysql", "sqlite") else " (READ_ONLY)"
-                where = rest if typed.startswith(" (TYPE") else place
-                connection.execute(f"ATTACH '{where.replace(chr(39), chr(39) * 2)}' AS {name}{typed}")
+            zones = {name: attach(connection, name, place) for name, place in given.items()}
             found: Any = connection.execute(sql)
             streamed = getattr(found, "to_arrow_reader", None) or found.fetch_record_batch  # its name before DuckDB 1.4
-            yield streamed(ROWS), values
+            batches = streamed(ROWS)
+            check_moments(self.name, zones, batches.schema)
+            yield batches, values
         except duckdb.Error as error:
             raise self._failed(error, values) from None
         finally:
@@ -127,5 +126,7 @@ class QueryTable(TableReader):
     def _failed(self, error: BaseException, values: Any) -> DataError | ConfigError:
         told = masked_values(str(error), values)
         if "extension" in told.lower():
-            return ConfigError(f"source {self.name!r}: {told}; install DuckDB's extension where this runs, or give driver= of ADBC")
+            packages = [extension_package(kind) for name in self.table.attach.values() if (kind := kind_of(secret(self.name, name)))]
+            fix = f" (pip install {' '.join(sorted(set(packages)))})" if packages else ""
+            return ConfigError(f"source {self.name!r}: {told}; install DuckDB's extension where this runs{fix}, or give driver= of ADBC")
         return DataError(f"source {self.name!r}: its query failed: {told}; correct the query or what it is run on")
