@@ -15,12 +15,14 @@ __all__ = ["check"]
 
 
 class Part(StrEnum):
-    """What can be checked alone; models: and feature services; stores: whether they answer, which is checked only where it is named."""
+    """What can be checked alone; models: and feature services. Only where they are named: stores, whether they answer; topics, the newest
+    records."""
 
     contracts = "contracts"
     preprocessing = "preprocessing"
     models = "models"
     stores = "stores"
+    topics = "topics"
 
 
 def check(
@@ -67,7 +69,7 @@ def check(
 
     with steps.doing("checking"):
         kept = KeptChecks(loaded.path, loaded.settings.definitions, cache_folder(), anew)
-        parts = only or [p for p in Part if p != Part.stores]
+        parts = only or [p for p in Part if p not in (Part.stores, Part.topics)]
         found = check_project(loaded.only(group or ()), steps.say, _wrong, rows, [str(p) for p in parts], kept)
     show({"problems": found}, json_)
     if found:

@@ -43,14 +43,15 @@ class NullFields:
 
 def null_line(source: EventSource, name: str, events: int) -> str:
     """One line for people: the field, in how many events it was null, and where it was looked for."""
-    place = source.field(name).place
+    place, more = source.field(name).place, ""
     if isinstance(place, Header):
         where = f"in header {place.name!r}"
     elif isinstance(place, RecordKey):
         where = "in records' keys" if place.member is None else f"at {path_text(tuple(place.member))!r} in records' keys"
     else:
         where = f"at {path_text(place)!r}" if isinstance(place, tuple) else "there"
+        more = "; 'tandem check' (--only topics) tells what may be meant"
     return (
-        f"source {source.name}: field {name} is null in all of {events:,} events read: look whether anything stands {where}, and correct"
-        " path= or drop the field; 'tandem check' tells what may be meant"
+        f"source {source.name}: field {name} is null in all of {events:,} events read: look whether anything stands {where},"
+        f" and correct path= or drop the field{more}"
     )

@@ -35,9 +35,9 @@ __all__ = ["PARTS", "check_project"]
 
 PARTS = ("contracts", "preprocessing", "models")
 """What can be checked alone: sources on the first events; functions, traced and run; feature services and models."""
-ALONE = "stores"
-"""What is checked where it is asked for by name: whether the online store and the registry answer, which need not be so where a repository
-is checked."""
+ALONE = ("stores", "topics")
+"""What is checked where it is asked for by name, as its servers need not be there where a repository is checked: whether the online store
+and the registry answer, and the contract of each source on the newest records of its topic."""
 
 EVENTS = 2_000
 ROWS = 100
@@ -55,8 +55,8 @@ def check_project(
     told what is fine and what is not as soon as it is known, what takes long last.
 
     The contract of each source on the first events of its files; each preprocessing_fn, traced and (with ``rows``) analyzed and applied
-    to a hundred rows; feature services; and of each model its functions, features, keys and types. ``parts``: those of :data:`PARTS` alone,
-    or :data:`ALONE`. ``kept``: what was right before and follows from nothing that is another by now is taken from there, and said to be.
+    to a hundred rows; feature services; and of each model its functions, features, keys and types. ``parts``: those of :data:`PARTS` or
+    :data:`ALONE` alone. ``kept``: what was right before and follows from nothing that is another by now is taken from there, and is said.
     """
     kept = KeptChecks(repo.path, repo.settings.definitions, None) if kept is None else kept
     asked = _Asked(repo, kept)
@@ -92,8 +92,13 @@ def check_project(
             tried(lambda: _services(repo, services, features))
         for reference in repo.settings.models:
             tried(lambda r=reference: _model(asked, repo.attribute(r), services, features))  # type: ignore[misc]
-    if ALONE in parts:
+    if "stores" in parts:
         tried(lambda: check_stores(repo))
+    if "topics" in parts:
+        from pipelines.training.topic_check import check_topic  # formats and clients of brokers are not what a check of files waits for
+
+        for source in (s for s in repo.sources.values() if s.topic):
+            tried(lambda s=source: check_topic(repo, s, say))  # type: ignore[misc]
     if analyzed and all(g.preprocessing_fn is None or g.name in outputs for g in repo.groups.values()):
         tried(lambda: _analyzed(asked, some, say))
     for what, why in kept.refused.items():

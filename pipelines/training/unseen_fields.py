@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipelines.inference.sampling import Steps, sample_files
+from pipelines.inference.sampling import Sample, Steps, sample_files
 from transforms.definitions import EventSource
 from transforms.errors import DataError
 from transforms.places import path_text
 
-__all__ = ["unseen_fields"]
+__all__ = ["LEAST_EVENTS", "RECORDS", "unseen_fields", "unseen_in"]
 
 LEAST_EVENTS, RECORDS = 20, 400
 """Of fewer events nothing is said; so many records are looked into for what may be meant."""
@@ -23,8 +23,7 @@ def unseen_fields(data: Path, source: EventSource, taken: pa.Table) -> list[str]
     field, path, and what may be meant."""
     if taken.num_rows < LEAST_EVENTS:
         return []
-    empty = [f for f in source.fields if f.value is None and isinstance(f.place, tuple) and taken.column(f.name).null_count == len(taken)]
-    empty = [f for f in empty if isinstance(f.place, tuple) and not any(isinstance(step, int) for step in f.place)]
+    empty = [f.name for f in source.fields if f.value is None and taken.column(f.name).null_count == len(taken)]
     if not empty:
         return []
     explode = None if source.explode is None else ".".join(map(str, source.explode_path))
@@ -32,12 +31,18 @@ def unseen_fields(data: Path, source: EventSource, taken: pa.Table) -> list[str]
         sample = sample_files(data / source.files, RECORDS, explode, source.file_format.encoding if source.file_format else None)
     except DataError:
         return []
+    return unseen_in(source, empty, sample)
+
+
+def unseen_in(source: EventSource, names: Iterable[str], sample: Sample) -> list[str]:
+    """One line for each of these fields that stands nowhere in a sample of the source's records: field, path, and what may be meant. Those
+    that stand beside records, or at a place in a list, are not looked for."""
     known = [*sample.columns, *sample.lists]
     whole = {steps[:n] for steps in known for n in range(1, len(steps) + 1)}
     lines = []
-    for f in empty:
-        steps = tuple(f.place) if isinstance(f.place, tuple) else ()
-        if steps not in whole:
+    for f in map(source.field, names):
+        steps = f.place if isinstance(f.place, tuple) else ()
+        if steps and not any(isinstance(step, int) for step in steps) and steps not in whole:
             meant = _meant(steps, known)
             said = f"; write path={path_text(meant)!r}, where something does" if meant else ""
             lines.append(f"source {source.name}: field {f.name} is null in all events: nothing stands at {path_text(steps)!r}{said}")

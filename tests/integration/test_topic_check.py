@@ -1,0 +1,132 @@
+"""``tandem check --only topics``: the contract on the newest records of topics, and the fields that stand nowhere in them."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastavro import parse_schema, schemaless_writer
+
+from pipelines.training import topic_check
+from pipelines.training.project_check import check_project
+from tests.integration.test_topic_shapes import SECOND, T0, Record, World, make_world
+from tests.schema_registry import schema_registry
+from transforms.instants import micros_of
+
+VISITS = """
+visits = EventSource(
+    name="visits", topic="web.visits", files="events/visits", explode="pages",
+    fields=[
+        Field("visit", "string", required=True, path="visitId"), Field("user", "string", required=True, path=RecordKey("user.id")),
+        Field("shop", "string", path=RecordKey("shop.id")), Field("tenant", "string", path=Header("x-tenent")),
+        Field("country", "string", path="user.countrycode"), Field("url", "string", path="pages[].URL"),
+        Field("seconds", "float64", path="pages[].seconds"), Field("first", "string", path="tags[0]"),
+    ],
+    event_time="at", tie_breaker="visit",
+)
+users = FeatureGroup(
+    name="users", source=visits, entity=Entity("user"), hop=minutes(5), ttl=days(365), aggregates=[Count(over=hours(1))],
+)
+feast_views(__name__)
+"""
+CLICKS = """
+clicks = EventSource(
+    name="clicks", topic="web.clicks",
+    fields=[Field("click", "string", required=True, path="clickId"), Field("user", "string", required=True, path="who.id"),
+            Field("country", "string", path="who.country")],
+    event_time="at", tie_breaker="click",
+)
+users = FeatureGroup(
+    name="users", source=clicks, entity=Entity("user"), hop=minutes(5), ttl=days(365), aggregates=[Count(over=hours(1))],
+)
+feast_views(__name__)
+"""
+
+
+def visits(numbers: Sequence[int], **more: Any) -> list[Record]:
+    out: list[Record] = []
+    for n in numbers:
+        at = micros_of(T0) + n * SECOND
+        value = {"visitId": f"v{n}", "at": at, "user": {"country_code": "NO"}, "pages": [{"url": "/a", "seconds": 1.5}], **more}
+        out.append((b'{"user": {"id": "u1"}}', json.dumps(value).encode(), [("x-tenant", b"acme")], at))
+    return out
+
+
+def checked(world: World) -> tuple[list[str], list[str]]:
+    """What is said, and what is wrong."""
+    said: list[str] = []
+    return said, check_project(world.repo(), said.append, parts=["topics"])
+
+
+def test_fields_that_stand_nowhere_and_what_the_contract_says(tmp_path: Path) -> None:
+    world = make_world(tmp_path, "web.visits", VISITS)
+    assert checked(world) == (["topic web.visits: no records yet"], [])
+    at = micros_of(T0)
+    odd: list[Record] = [(b"{}", b"{broken", [], at), (b'{"user": {"id": "u1"}}', None, [], at), *visits([99], pages=[])]
+    world.send([*visits(range(40)), *odd])
+    said, problems = checked(world)
+    assert problems == []
+    assert said == [
+        "source visits: field country is null in all events: nothing stands at 'user.countrycode'; write path='user.country_code', where"
+        " something does",
+        "source visits: field url is null in all events: nothing stands at 'pages[].URL'; write path='pages[].url', where something does",
+        "source visits: field shop is null in all of 40 events read: look whether anything stands at 'shop.id' in records' keys,"
+        " and correct path= or drop the field",
+        "source visits: field tenant is null in all of 40 events read: look whether anything stands in header 'x-tenent', and correct path="
+        " or drop the field",
+        "topic web.visits: of the newest 43 records 40 events taken, rejected: 1 malformed, 1 of no event, 1 tombstones",
+    ]
+
+
+def test_the_newest_records_of_every_partition_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(topic_check, "NEWEST", 50)
+    world = make_world(tmp_path, "web.visits", VISITS)
+    world.send([*visits(range(100), user={"countrycode": "NO"}), *visits(range(100, 160))])
+    said, _ = checked(world)
+    assert said[-1] == "topic web.visits: of the newest 50 records 50 events taken, rejected: none"
+    assert "'user.country_code', where something does" in said[0], "older ones had it"
+
+
+def test_what_is_wrong_is_one_line_and_nothing_is_waited_for(tmp_path: Path) -> None:
+    world = make_world(tmp_path, "web.visits", VISITS)
+    world.send(visits(range(30), visitId=None))
+    _, problems = checked(world)
+    assert problems == ["source 'visits': its contract takes none of the newest 30 records of web.visits (30 missing_field)"]
+    world.broker.pause()
+    _, problems = checked(world)
+    assert len(problems) == 1 and "is paused" in problems[0]
+    world.broker.resume()
+    world.broker.delete_topic("web.visits")
+    _, problems = checked(world)
+    assert len(problems) == 1 and "there is no topic 'web.visits'" in problems[0]
+
+
+def test_records_of_a_schema_registry(tmp_path: Path) -> None:
+    who = {"type": "record", "name": "Who", "fields": [{"name": "id", "type": "string"}, {"name": "Country", "type": "string"}]}
+    schema: dict[str, Any] = {
+        "type": "record", "name": "Click",
+        "fields": [{"name": "clickId", "type": "string"}, {"name": "at", "type": "long"}, {"name": "who", "type": who}],
+    }  # fmt: skip
+    with schema_registry() as registry:
+        world = make_world(tmp_path, "web.clicks", CLICKS, schema_registry=registry.url, formats={"clicks": "avro"})
+        number = registry.register("web.clicks-value", json.dumps(schema))
+        records: list[Record] = []
+        for n in range(30):
+            out = io.BytesIO(struct.pack(">bI", 0, number))
+            out.seek(0, io.SEEK_END)
+            value = {"clickId": f"c{n}", "at": micros_of(T0) + n, "who": {"id": "u", "Country": "NO"}}
+            schemaless_writer(out, parse_schema(schema), value)
+            records.append((None, out.getvalue(), [], micros_of(T0) + n))
+        world.send(records)
+        said, problems = checked(world)
+    assert problems == []
+    assert said == [
+        "source clicks: field country is null in all events: nothing stands at 'who.country'; write path='who.Country', where something"
+        " does",
+        "topic web.clicks: of the newest 30 records 30 events taken, rejected: none",
+    ]
