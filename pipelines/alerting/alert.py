@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Literal, TypeGuard
 
 from pipelines.lake.run_records import RunHead
+from pipelines.monitoring.checks import Check
+from pipelines.monitoring.monitor_report import MonitorReport
 
 __all__ = ["Alert", "from_report", "from_runs"]
 
@@ -42,22 +45,22 @@ class Alert:
         return hashlib.sha256(json.dumps([self.key, self.severity, self.same]).encode()).hexdigest()[:16]
 
 
-def from_report(report: Mapping[str, Any], level: Severity = "fail") -> list[Alert]:
+def from_report(report: MonitorReport, level: Severity = "fail") -> list[Alert]:
     """The alerts of a monitor's report: one for each kind of check that found ``level`` or worse, with its features in it.
 
     One per feature would flood whoever reads them on the day that the data changes. An alert is the same as long as the same
     features are concerned; their values change with each look.
     """
-    model = str(report.get("model", ""))
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    for check in report.get("checks", []):
-        if _RANK.get(str(check.get("status")), 0) >= _RANK[level]:
-            found.setdefault(str(check["name"]), []).append(check)
+    model, version = report.model or "", "" if report.version is None else str(report.version)
+    found: dict[str, list[Check]] = {}
+    for check in report.checks:
+        if _RANK.get(check.status, 0) >= _RANK[level]:
+            found.setdefault(check.name, []).append(check)
     out = []
     for name, checks in sorted(found.items()):
-        worst: Severity = "fail" if any(c["status"] == "fail" for c in checks) else "warn"
-        ordered = sorted(checks, key=lambda c: (-_RANK[str(c["status"])], -_excess(c), str(c.get("feature") or "")))
-        features = [str(c["feature"]) for c in ordered if c.get("feature")]
+        worst: Severity = "fail" if any(c.status == "fail" for c in checks) else "warn"
+        ordered = sorted(checks, key=lambda c: (-_RANK[c.status], -_excess(c), c.feature))
+        features = [c.feature for c in ordered if c.feature]
         what = f" of {features[0]}" if len(features) == 1 else f" of {len(features)} features" if features else ""
         lines = [_line(c) for c in ordered[:_NAMED]] + ([f"and {len(ordered) - _NAMED} more"] if len(ordered) > _NAMED else [])
         out.append(
@@ -66,30 +69,27 @@ def from_report(report: Mapping[str, Any], level: Severity = "fail") -> list[Ale
                 severity=worst,
                 title=f"{model}: {name.replace('_', ' ')}{what} {'failed' if worst == 'fail' else 'gives warning'}",
                 text="\n".join(lines),
-                same=json.dumps(sorted((str(c["status"]), str(c.get("feature") or "")) for c in checks)),
-                labels={"model": model, "version": str(report.get("version", "")), "check": name},
-                values={str(c.get("feature") or name): float(c["value"]) for c in ordered[:50] if _number(c.get("value"))},
+                same=json.dumps(sorted((c.status, c.feature) for c in checks)),
+                labels={"model": model, "version": version, "check": name},
+                values={c.feature or name: float(c.value) for c in ordered[:50] if _number(c.value)},
             )
         )
     return out
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+def _number(value: float | None) -> TypeGuard[float]:
+    return value is not None and not math.isnan(value)
 
 
-def _excess(check: Mapping[str, Any]) -> float:
-    value, threshold = check.get("value"), check.get("threshold")
-    return abs(float(value) - float(threshold)) if _number(value) and _number(threshold) else 0.0  # type: ignore[arg-type]
+def _excess(check: Check) -> float:
+    return abs(check.value - check.threshold) if _number(check.value) and _number(check.threshold) else 0.0
 
 
-def _line(check: Mapping[str, Any]) -> str:
-    head = str(check.get("feature") or str(check["name"]).replace("_", " "))
-    value, threshold = check.get("value"), check.get("threshold")
-    numbers = f" {value:.4g}" if _number(value) else ""
-    numbers += f" (threshold {threshold:.4g})" if _number(threshold) else ""
-    detail = f": {check['detail']}" if check.get("detail") else ""
-    return f"{head}{numbers}{detail}"
+def _line(check: Check) -> str:
+    numbers = f" {check.value:.4g}" if _number(check.value) else ""
+    numbers += f" (threshold {check.threshold:.4g})" if _number(check.threshold) else ""
+    detail = f": {check.detail}" if check.detail else ""
+    return f"{check.feature or check.name.replace('_', ' ')}{numbers}{detail}"
 
 
 def from_runs(runs: Sequence[RunHead], now: datetime) -> list[Alert]:

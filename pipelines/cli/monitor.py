@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, load, moment, quiet, show, write
+
+if TYPE_CHECKING:
+    from pipelines.monitoring.monitor_report import LabelCounts, MonitorReport
 
 __all__ = ["labels", "monitor"]
 
@@ -73,14 +76,14 @@ def labels(
     show({"models": found}, json_, lambda: _label_table(found))
 
 
-def _label_table(found: list[dict[str, Any]]) -> Table:
+def _label_table(found: list[LabelCounts]) -> Table:
     table = Table(title="labels", title_justify="left")
     table.add_column("model")
-    counts = ("answers", "labelled", "added", "corrected", "waiting", "ambiguous", "unmatched")
-    for name in counts:
+    for name in ("answers", "labelled", "added", "corrected", "waiting", "ambiguous", "unmatched"):
         table.add_column(name, justify="right")
-    for one in found:
-        table.add_row(one["model"], *(f"{one[c]:,}" for c in counts))
+    for n in found:
+        counts = (n["answers"], n["labelled"], n["added"], n["corrected"], n["waiting"], n["ambiguous"], n["unmatched"])
+        table.add_row(n["model"], *(f"{count:,}" for count in counts))
     return table
 
 
@@ -131,25 +134,25 @@ def monitor(
         evidently=evidently,
     )
     with steps.doing("monitoring"):
-        result = run_monitor(loaded, options, moment("--as-of", as_of, datetime.now(UTC)), steps.say)
-    show(result, json_, lambda: _check_table(result))
+        report = run_monitor(loaded, options, moment("--as-of", as_of, datetime.now(UTC)), steps.say)
+    show({**report.to_dict(), "page": str(report.page)}, json_, lambda: _check_table(report))
     if not json_:
-        write(f"{result['verdict'].upper()}: {result['headline']}\n{result['page']}")
-    if result["verdict"] == "fail":
+        write(f"{report.verdict.upper()}: {report.headline}\n{report.page}")
+    if report.verdict == "fail":
         raise typer.Exit(FAILED)
 
 
-def _check_table(result: dict[str, Any]) -> Table:
+def _check_table(report: MonitorReport) -> Table:
     """What fails or is to be looked at; the rest as numbers."""
-    checks = result["checks"]
-    window = " to ".join(t[:16].replace("T", " ") for t in result["window"] or ())
-    table = Table(title=f"{result['model']} version {result['version']}: {result['rows']:,} answers, {window}", title_justify="left")
+    checks = report.checks
+    window = " to ".join(t[:16].replace("T", " ") for t in report.window or ())
+    table = Table(title=f"{report.model} version {report.version}: {report.rows:,} answers, {window}", title_justify="left")
     for name, justify in (("", "left"), ("check", "left"), ("of", "left"), ("value", "right"), ("allowed", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    shown = [c for s in ("fail", "warn", "skipped") for c in checks if c["status"] == s]
+    shown = [c for s in ("fail", "warn", "skipped") for c in checks if c.status == s]
     for c in shown[:30]:
-        numbers = ("-" if c[k] is None else f"{c[k]:.4g}" for k in ("value", "threshold"))
-        table.add_row(c["status"], c["name"], c["feature"], *numbers)
-    passed = sum(c["status"] == "ok" for c in checks)
+        numbers = ("-" if n is None else f"{n:.4g}" for n in (c.value, c.threshold))
+        table.add_row(c.status, c.name, c.feature, *numbers)
+    passed = sum(c.status == "ok" for c in checks)
     table.add_row("ok", f"{passed} checks" + (f" ({len(shown) - 30} more above)" if len(shown) > 30 else ""), "", "", "")
     return table

@@ -266,7 +266,8 @@ def lineage(
 ) -> None:
     """Trace a served prediction back: model version, training run and set, feature rows, graphs, event files."""
     quiet()
-    from pipelines.lineage import trace, tree
+    from pipelines.lineage.trace import trace
+    from pipelines.lineage.trace_text import tree
 
     found = trace(load(repo, data, finish=False, everything=True), request, row)
     if page is not None:
@@ -274,6 +275,6 @@ def lineage(
 
         write_text(page, render_page(found))
     if json_:
-        show(found, True)
+        show(found.to_dict(), True)
     else:
         results().print(tree(found))

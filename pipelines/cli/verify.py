@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, load, quiet, results, show
+from pipelines.lake.layout import REPORT_JSON
 
 if TYPE_CHECKING:
     from pipelines.project.repository import Repo
@@ -57,15 +58,15 @@ def verify(
     folder = output.resolve() if output is not None else None
     options = VerifyOptions(name=name, against=against, online=online, served=served, keep=keep, folder=folder)
     with recorded(loaded, "verify", name=name) as run, steps.doing("verifying"):
-        result = run_verify(loaded, options, steps.say)
-        result["page"] = str(write_report(result, Path(result["folder"])))
-        made = hashed(loaded.data, {"report": Path(result["folder"]) / "report.json", "page": Path(result["page"])})
-        run.add(counts={"unexplained": result["unexplained"]}, outputs=made, verdict="fail" if result["unexplained"] else "ok")
+        report = run_verify(loaded, options, steps.say)
+        page = write_report(report)
+        made = hashed(loaded.data, {"report": page.with_name(REPORT_JSON), "page": page})
+        run.add(counts={"unexplained": report.unexplained}, outputs=made, verdict="fail" if report.unexplained else "ok")
     if json_:
-        show(result, True)
+        show({**report.to_dict(), "page": str(page)}, True)
     else:
-        results().print(render(result))
-    if result["unexplained"]:
+        results().print(render(report))
+    if report.unexplained:
         raise typer.Exit(UNEXPLAINED)
 
 

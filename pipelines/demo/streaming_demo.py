@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -178,13 +177,13 @@ def _verified(repo: Repo, steps: Steps, as_json: bool) -> dict[str, Any]:
     from pipelines.verify.verify_page import write_report
 
     with steps.doing("proving that stream and batch agree"):
-        result = run_verify(repo, VerifyOptions(name=NAME), steps.say)
-    result["page"] = str(write_report(result, Path(result["folder"])))
+        report = run_verify(repo, VerifyOptions(name=NAME), steps.say)
+    page = write_report(report)
     if not as_json:
-        results().print(render(result))
-    if result["unexplained"]:
-        raise TandemError(f"{result['unexplained']} differences between stream and batch are not explained; see {result['page']}")
-    return result
+        results().print(render(report))
+    if report.unexplained:
+        raise TandemError(f"{report.unexplained} differences between stream and batch are not explained; see {page}")
+    return {**report.to_dict(), "page": str(page)}
 
 
 # ------------------------------------------------------------------------------------------------------------------------ processes

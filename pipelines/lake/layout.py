@@ -14,7 +14,7 @@ from transforms.errors import DataError
 from transforms.locks import lock
 
 __all__ = [
-    "CURRENT", "CURVES", "EPOCHS", "FORMAT", "GRAPH_HEAD", "MANIFEST", "NOT_EVENTS", "REPORT", "REPORT_FORMAT", "REPORT_JSON", "TFMA",
+    "CURRENT", "CURVES", "EPOCHS", "FORMAT", "GRAPH_HEAD", "MANIFEST", "NOT_EVENTS", "REPORT", "REPORT_JSON", "REPORT_PAGE", "TFMA",
     "TREES", "alerts", "api_keys", "archive", "audit", "check_format", "claim", "demo", "events", "experiments", "graph", "graphs",
     "labels", "materialize_lock", "mlflow_artifacts", "mlflow_store", "mlmd", "mlmd_logs", "model", "models", "monitor", "offline",
     "offline_run", "replay_clock", "reproduce", "requests", "run", "runs", "services", "snapshot", "stream", "streams", "tfx",
@@ -25,9 +25,8 @@ FORMAT = 1
 """The format of the data folders that this version writes; kept in the file ``FORMAT`` of each. One without the file is of format 1."""
 
 REPORT_JSON = "report.json"
-"""The report of a monitor run or a proof, for machines; its page lies beside it."""
-REPORT_FORMAT = 1
-"""The format of ``report.json``; rises when a field changes its meaning."""
+"""The report of a monitor run or a proof, for machines (see ``report_records``); its page lies beside it."""
+REPORT_PAGE = "report.html"
 REPORT = "report"
 """The folder of a training run that holds what people look at; see the names below."""
 EPOCHS = "epochs.json"

@@ -23,6 +23,7 @@ from pipelines.lake import layout, runs
 from pipelines.lake.files import name_below, sha256
 from pipelines.lake.graphs import applied_graph
 from pipelines.lake.run_records import BatchRecord, StreamRecord, TrainRecord
+from pipelines.lineage.trace_record import ServedRow, Trace, TracedEvents, TracedGraph, TracedRun, TracedSet, TracedVersion, Writer
 from pipelines.lineage.trace_text import key_text
 from pipelines.project.repository import Repo
 from pipelines.streaming.state.row_log import read_rows
@@ -36,13 +37,8 @@ __all__ = ["trace"]
 _DAY = timedelta(days=1)
 
 
-def trace(repo: Repo, request_id: str, row: int = 0) -> dict[str, Any]:
-    """Where the answer to instance ``row`` of request ``request_id`` came from; JSON-able. Raises DataError if the log has no such answer.
-
-    Keys: request, row, at, as_of, prediction, model, version, asked (entity keys and request fields), model_version, training_run,
-    training_set, views (one per feature view that was read: key, status, event_timestamp, revision, fingerprint, values, writers, graph,
-    events), notes.
-    """
+def trace(repo: Repo, request_id: str, row: int = 0) -> Trace:
+    """Where the answer to instance ``row`` of request ``request_id`` came from. Raises DataError if the log has no such answer."""
     from serving.request_log import COMMON
 
     log = repo.settings.request_log(repo.path)
@@ -57,22 +53,22 @@ def trace(repo: Repo, request_id: str, row: int = 0) -> dict[str, Any]:
     views = [v for v in views if answer[f"{v}__tandem_status"] is not None]
     version = _version(repo, answer)
     run_id = answer.get("tandem_run")
-    return {
-        "request": request_id,
-        "row": row,
-        "at": _text(answer["tandem_at"]),
-        "as_of": _text(answer["tandem_as_of"]),
-        "endpoint": answer["tandem_endpoint"],
-        "prediction": _plain(answer["tandem_prediction"]),
-        "model": answer["tandem_model"],
-        "version": answer["tandem_version"],
-        "asked": {c: _plain(v) for c, v in answer.items() if "__" not in c and c not in COMMON.names and v is not None},
-        "model_version": version,
-        "training_run": _training_run(known.get(str(run_id)), run_id) if run_id else None,
-        "training_set": _training_set(repo.data, version, known.get(str(run_id))) if run_id else None,
-        "views": [_view(repo, known, answer, v, notes) for v in views],
-        "notes": notes,
-    }
+    return Trace(
+        request=request_id,
+        row=row,
+        at=_text(answer["tandem_at"]),
+        as_of=_text(answer["tandem_as_of"]),
+        endpoint=answer["tandem_endpoint"],
+        prediction=_plain(answer["tandem_prediction"]),
+        model=answer["tandem_model"],
+        version=answer["tandem_version"],
+        asked={c: _plain(v) for c, v in answer.items() if "__" not in c and c not in COMMON.names and v is not None},
+        model_version=version,
+        training_run=_training_run(known.get(str(run_id)), str(run_id)) if run_id else None,
+        training_set=_training_set(repo.data, version, known.get(str(run_id))) if run_id else None,
+        views=[_view(repo, known, answer, v, notes) for v in views],
+        notes=notes,
+    )
 
 
 def _answer(folder: Path, request_id: str, row: int) -> tuple[dict[str, Any], int]:
@@ -100,22 +96,25 @@ def _answer(folder: Path, request_id: str, row: int) -> tuple[dict[str, Any], in
     return max(found, key=lambda r: r["tandem_at"]), len(found)
 
 
-def _version(repo: Repo, answer: Mapping[str, Any]) -> dict[str, Any] | None:
+def _version(repo: Repo, answer: Mapping[str, Any]) -> TracedVersion | None:
     name, number = answer["tandem_model"], answer["tandem_version"]
     if name is None:
         return None
     folder = layout.model(repo.data, str(name)) / str(number)
-    out: dict[str, Any] = {"model": name, "version": number, "path": name_below(repo.data, folder), "there": folder.is_dir()}
+    out: TracedVersion = {"model": name, "version": number, "path": name_below(repo.data, folder), "there": folder.is_dir()}
     with suppress(OSError, ValueError):
         spec = json.loads((folder / layout.GRAPH_HEAD).read_text())
-        out |= {k: spec.get(k) for k in ("created", "training_set", "run", "fingerprints", "feature_service")}
+        out |= {
+            "created": spec.get("created"), "training_set": spec.get("training_set"), "run": spec.get("run"),
+            "fingerprints": spec.get("fingerprints"), "feature_service": spec.get("feature_service"),
+        }  # fmt: skip
     with suppress(OSError, ValueError, AttributeError):
         aliases = json.loads((folder.parent / "ALIASES.json").read_text())
         out["alias_now"] = next((a for a in ("champion", "challenger") if aliases.get(a) == number), None)
     return out
 
 
-def _training_run(run: runs.Run | None, run_id: Any) -> dict[str, Any]:
+def _training_run(run: runs.Run | None, run_id: str) -> TracedRun:
     if run is None:
         return {"id": run_id, "recorded": False}
     said = run.record
@@ -134,12 +133,12 @@ def _training_run(run: runs.Run | None, run_id: Any) -> dict[str, Any]:
     }
 
 
-def _training_set(data: Path, version: Mapping[str, Any] | None, run: runs.Run | None) -> dict[str, Any] | None:
+def _training_set(data: Path, version: TracedVersion | None, run: runs.Run | None) -> TracedSet | None:
     identity = (run.as_(TrainRecord).training_set if run is not None else None) or (version or {}).get("training_set")
     if not identity:
         return None
     folder = layout.training_set(data, str(identity))
-    out: dict[str, Any] = {"id": identity, "path": name_below(data, folder), "there": folder.is_dir()}
+    out: TracedSet = {"id": str(identity), "path": name_below(data, folder), "there": folder.is_dir()}
     with suppress(OSError, ValueError):
         manifest = json.loads((folder / layout.MANIFEST).read_text())
         out |= {"created": manifest.get("created"), "rows": {n: s["rows"] for n, s in manifest.get("splits", {}).items()}}
@@ -154,15 +153,15 @@ def _training_set(data: Path, version: Mapping[str, Any] | None, run: runs.Run |
 # --------------------------------------------------------------------------------------------------------------------------- views
 
 
-def _view(repo: Repo, known: Mapping[str, runs.Run], answer: Mapping[str, Any], view: str, notes: list[str]) -> dict[str, Any]:
+def _view(repo: Repo, known: Mapping[str, runs.Run], answer: Mapping[str, Any], view: str, notes: list[str]) -> ServedRow:
     use = projection_in(answer, view)
     group = repo.groups.get(use.view)
     stamp, revision, fingerprint = (answer.get(f"{view}__{n}") for n in (EVENT_TIMESTAMP, REVISION, FINGERPRINT))
     prefix = f"{view}__"
     skip = {f"{view}__{n}" for n in (EVENT_TIMESTAMP, REVISION, FINGERPRINT, "tandem_status", "tandem_age", PROJECTION)}
-    out: dict[str, Any] = {
+    out: ServedRow = {
         "view": view,
-        **({"of": use.view, "join_keys": dict(use.join_keys)} if use != Projection(view) else {}),
+        **(_behind(use) if use != Projection(view) else {}),
         "key": {k: _plain(answer[c]) for k in (group.entity.keys if group else ()) if (c := use.column(k)) in answer},
         "status": answer[f"{view}__tandem_status"],
         "event_timestamp": _text(stamp),
@@ -192,11 +191,15 @@ def _view(repo: Repo, known: Mapping[str, runs.Run], answer: Mapping[str, Any], 
     return out
 
 
+def _behind(use: Projection) -> ServedRow:
+    return {"of": use.view, "join_keys": dict(use.join_keys)}
+
+
 def _writers(
     repo: Repo, known: Mapping[str, runs.Run], group: FeatureGroup, key: Mapping[str, Any], stamp: datetime, revision: Any, served: datetime
-) -> list[dict[str, Any]]:
+) -> list[Writer]:
     """Who wrote a row of this key, time and revision before it was served: stream runs by their row logs, batch runs by their files."""
-    found = []
+    found: list[Writer] = []
     for folder in sorted(p for p in layout.streams(repo.data).glob("*") if (p / "rows" / group.name).is_dir()):
         for row in _rows(read_rows(folder, group), key, stamp, revision, served):
             run = _stream_run(known, folder.name, row[CREATED])
@@ -226,7 +229,7 @@ def _rows(table: Any, key: Mapping[str, Any], stamp: datetime, revision: Any, se
     return [r for r in rows if revision in (None, r.get(REVISION)) and (r.get(CREATED) is None or r[CREATED] <= served)]
 
 
-def _said(row: Mapping[str, Any]) -> dict[str, Any]:
+def _said(row: Mapping[str, Any]) -> Writer:
     return {"created": _text(row.get(CREATED)), "revision": row.get(REVISION), "fingerprint": row.get(FINGERPRINT)}
 
 
@@ -237,12 +240,12 @@ def _stream_run(known: Mapping[str, runs.Run], name: str, created: datetime | No
     return before[-1] if before else None
 
 
-def _graph(data: Path, known: Mapping[str, runs.Run], view: str, fingerprint: str | None) -> dict[str, Any] | None:
+def _graph(data: Path, known: Mapping[str, runs.Run], view: str, fingerprint: str | None) -> TracedGraph | None:
     if fingerprint is None:
         return None
     folder = layout.graph(data, view, fingerprint)
     made = next((r for r in known.values() if r.kind == "batch" and r.record.fingerprints.get(view) == fingerprint), None)
-    out: dict[str, Any] = {"fingerprint": fingerprint, "path": name_below(data, folder), "there": folder.is_dir()}
+    out: TracedGraph = {"fingerprint": fingerprint, "path": name_below(data, folder), "there": folder.is_dir()}
     out["made_by"] = made.id if made is not None else None
     if (applied := applied_graph(layout.graphs(data), view)) is not None:
         out["applied_now"] = applied == fingerprint
@@ -251,13 +254,11 @@ def _graph(data: Path, known: Mapping[str, runs.Run], view: str, fingerprint: st
     return out
 
 
-def _events(
-    repo: Repo, known: Mapping[str, runs.Run], group: FeatureGroup, stamp: datetime, writers: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
+def _events(repo: Repo, known: Mapping[str, runs.Run], group: FeatureGroup, stamp: datetime, writers: Sequence[Writer]) -> TracedEvents:
     """The events that the row can have been made of: those of its longest window; as files with hashes, as a topic, or both."""
     boundary = stamp - timedelta(microseconds=group.delay_us)
     first = boundary - timedelta(microseconds=group.longest_us)
-    out: dict[str, Any] = {"source": group.source.name, "from": _text(first), "to": _text(boundary), "files": []}
+    out: TracedEvents = {"source": group.source.name, "from": _text(first), "to": _text(boundary), "files": []}
     batch = {w["run"] for w in writers if w["kind"] == "batch"}
     for w in (w for w in writers if w["kind"] == "stream"):
         stream = known.get(str(w["run"]))
@@ -273,7 +274,8 @@ def _events(
         past = run.record.past if isinstance(run.record, BatchRecord) else {}
         for f in (*run.record.inputs.get(group.source.name, ()), *past.get(group.source.name, ())):
             if _within(f["file"], first, boundary) and f["file"] not in {x["file"] for x in out["files"]}:
-                out["files"].append({**f, "now": _state(repo.data, f["file"], f["sha256"]), "run": run.id})
+                now = _state(repo.data, f["file"], f["sha256"])
+                out["files"].append({"file": f["file"], "size": f["size"], "sha256": f["sha256"], "now": now, "run": run.id})
     return out
 
 

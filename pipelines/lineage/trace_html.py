@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from markupsafe import Markup
 
+from pipelines.lineage.trace_record import Trace
 from pipelines.lineage.trace_text import lines
 from pipelines.reports.page import render
 from pipelines.reports.templating import macro
@@ -21,7 +21,7 @@ class Node(NamedTuple):
     under: list[Node]
 
 
-def tree(found: Mapping[str, Any]) -> list[Node]:
+def tree(found: Trace) -> list[Node]:
     """The trace as nodes."""
     roots: list[Node] = []
     path: list[Node] = []  # from a root to the node before
@@ -33,12 +33,12 @@ def tree(found: Mapping[str, Any]) -> list[Node]:
     return roots
 
 
-def section(found: Mapping[str, Any]) -> Markup:
+def section(found: Trace) -> Markup:
     """``<section class="lineage">`` with the trace as nested lists; to be put into a page."""
     return macro("lineage.html", "section", tree(found))
 
 
-def render_page(found: Mapping[str, Any]) -> str:
+def render_page(found: Trace) -> str:
     """The trace as a page of its own."""
-    title = f"Tandem: request {found['request']}, row {found['row']}"
-    return render("trace.html", {"title": title, "request": found["request"], "row": found["row"], "nodes": tree(found), "at": found["at"]})
+    title = f"Tandem: request {found.request}, row {found.row}"
+    return render("trace.html", {"title": title, "request": found.request, "row": found.row, "nodes": tree(found), "at": found.at})

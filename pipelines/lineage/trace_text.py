@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pipelines.lineage.trace_record import ServedRow, Trace, TracedRun
+
 __all__ = ["key_text", "lines", "tree"]
 
 
@@ -13,23 +15,23 @@ def key_text(key: Mapping[str, Any]) -> str:
     return ", ".join(f"{n}={v}" for n, v in key.items())
 
 
-def lines(found: Mapping[str, Any]) -> list[tuple[int, str]]:
+def lines(found: Trace) -> list[tuple[int, str]]:
     """The trace as an indented text: (depth, line)."""
     out: list[tuple[int, str]] = []
-    asked = key_text(found["asked"])
-    prediction = found["prediction"]
+    asked = key_text(found.asked)
+    prediction = found.prediction
     shown = f"{prediction:.6g}" if isinstance(prediction, float) else str(prediction)
-    out.append((0, f"prediction {shown}: request {found['request']}, row {found['row']}, answered {_short(found['at'])}"))
-    out.append((1, f"asked: {asked}, as of {_short(found['as_of'])}"))
-    v = found["model_version"]
+    out.append((0, f"prediction {shown}: request {found.request}, row {found.row}, answered {_short(found.at)}"))
+    out.append((1, f"asked: {asked}, as of {_short(found.as_of)}"))
+    v = found.model_version
     if v is not None:
         alias = f", {v['alias_now']} now" if v.get("alias_now") else ""
         gone = "" if v["there"] else "; its folder is gone"
         out.append((1, f"model {v['model']} version {v['version']}{alias}{gone} ({v['path']})"))
-    t = found["training_run"]
+    t = found.training_run
     if t is not None:
         out.append((2, f"training run {t['id']}" + _of_training(t)))
-    s = found["training_set"]
+    s = found.training_set
     if s is not None:
         rows = ", ".join(f"{n} {k:,}" for n, k in (s.get("rows") or {}).items())
         state = "" if s["there"] else "; it is gone"
@@ -45,7 +47,7 @@ def lines(found: Mapping[str, Any]) -> list[tuple[int, str]]:
             read = sorted({r for ids in (query.get("runs") or {}).values() for r in ids})
             if read:
                 out.append((4, f"offline rows of {', '.join(read)}"))
-    for view in found["views"]:
+    for view in found.views:
         out.append((1, _head(view)))
         for w in view["writers"]:
             by = f"stream {w['name']}{', run ' + w['run'] if w['run'] else ''}" if w["kind"] == "stream" else f"run {w['run']}"
@@ -62,11 +64,11 @@ def lines(found: Mapping[str, Any]) -> list[tuple[int, str]]:
                 since = f", events since {_short(e['topic']['since'])}" if e["topic"].get("since") else ""
                 out.append((3, f"topic {e['topic']['name']}{since}"))
             out += [(3, f"{f['file']}  sha256 {f['sha256'][:12]}  {f['now']}") for f in e["files"]]
-    out += [(1, f"note: {n}") for n in found["notes"]]
+    out += [(1, f"note: {n}") for n in found.notes]
     return out
 
 
-def _of_training(t: Mapping[str, Any]) -> str:
+def _of_training(t: TracedRun) -> str:
     if not t["recorded"]:
         return ": its manifest is not there (trained before runs were recorded, or removed)"
     code = t["code"]
@@ -76,7 +78,7 @@ def _of_training(t: Mapping[str, Any]) -> str:
     return f", {_short(t['created'])}: {scores}; {commit}; {seeds}"
 
 
-def _head(view: Mapping[str, Any]) -> str:
+def _head(view: ServedRow) -> str:
     if view["event_timestamp"] is None:
         return f"{view['view']} of {key_text(view['key'])}: {view['status']}"
     stamp = _short(view["event_timestamp"])
@@ -88,7 +90,7 @@ def _short(text: Any) -> str:
     return "unknown" if not text else str(text)[:19].replace("T", " ")
 
 
-def tree(found: Mapping[str, Any]) -> Any:
+def tree(found: Trace) -> Any:
     """The trace as a ``rich`` tree."""
     from rich.text import Text
     from rich.tree import Tree

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
+
+from transforms.errors import DataError
 
 __all__ = ["Check", "Status", "above", "distance_check", "skipped", "verdict"]
 
 Status = Literal["ok", "warn", "fail", "skipped"]
+_STATUSES: dict[str, Status] = {"ok": "ok", "warn": "warn", "fail": "fail", "skipped": "skipped"}
 
 
 @dataclass(frozen=True)
@@ -22,13 +25,26 @@ class Check:
     status: Status
     detail: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-able form; numbers to six digits."""
-        values = asdict(self)
-        for key in ("value", "threshold"):
-            if values[key] is not None:
-                values[key] = float(f"{values[key]:.6g}")
-        return values
+    def rounded(self) -> Check:
+        """As a report has it: numbers to six digits."""
+        return replace(self, value=_six_digits(self.value), threshold=_six_digits(self.threshold))
+
+    @classmethod
+    def of(cls, said: Any, place: object) -> Check:
+        """The check in a report's JSON. Raises DataError, one line that names ``place``, for what is none."""
+        name, status = (said.get("name"), _STATUSES.get(str(said.get("status")))) if isinstance(said, Mapping) else (None, None)
+        if not isinstance(name, str) or status is None:
+            raise DataError(f"{place}: {said!r:.80} is no check; it is no report of Tandem's")
+        value, threshold = (_number(said.get(k)) for k in ("value", "threshold"))
+        return cls(name, str(said.get("feature") or ""), value, threshold, status, str(said.get("detail") or ""))
+
+
+def _six_digits(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.6g}")
+
+
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def skipped(name: str, detail: str, feature: str = "") -> Check:

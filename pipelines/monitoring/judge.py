@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,7 @@ import pyarrow.compute as pc
 
 from pipelines.monitoring.baseline import PREDICTION, Baseline, Chance
 from pipelines.monitoring.checks import Check, above, distance_check, skipped
+from pipelines.monitoring.monitor_report import ColumnShape, QualityReport, ViewAges
 from pipelines.monitoring.quality import Quality, allowance, quality, reliability
 from pipelines.monitoring.recompute import Recomputed
 from pipelines.monitoring.shapes import null_share
@@ -35,7 +35,7 @@ def _named(name: str) -> str:
 
 def features(
     repo: Repo, model: Model, base: Baseline, served: pa.Table, window: Window, skew: Mapping[str, float],
-    drift: Mapping[str, float] | None, by_chance: Chance, facts: dict[str, Any], settings: MonitorSettings,
+    drift: Mapping[str, float] | None, by_chance: Chance, facts: dict[str, ColumnShape], settings: MonitorSettings,
 ) -> list[Check]:  # fmt: skip
     """Per input (and the prediction): skew, drift, unit, nulls, unknown values. Adds what is found to ``facts``."""
     out: list[Check] = []
@@ -122,7 +122,9 @@ def _units(suspects: Mapping[str, Suspect], fields: Mapping[str, tuple[str, str]
     return out
 
 
-def views(repo: Repo, base: Baseline, served: pa.Table, window: Window, facts: dict[str, Any], settings: MonitorSettings) -> list[Check]:
+def views(
+    repo: Repo, base: Baseline, served: pa.Table, window: Window, facts: dict[str, ViewAges], settings: MonitorSettings
+) -> list[Check]:
     """Per feature view: the share of answers whose row was not there or past its TTL, against training's."""
     out = []
     found = blocks(base.at, window, BLOCKS, 20)
@@ -155,18 +157,17 @@ def performance(
     window: Window,
     label: npt.NDArray[np.float64],
     prediction: npt.NDArray[np.float64],
-    result: dict[str, Any],
     settings: MonitorSettings,
-) -> list[Check]:
-    """Calibration, AUC, log loss of labelled answers against the test split; fills ``quality`` of the result."""
+) -> tuple[QualityReport, list[Check]]:
+    """Calibration, AUC, log loss of labelled answers against the test split."""
     test, unseen = base.of("test"), base.of("eval", "test")
     mine, report = quality(label, prediction), _of(base, test)
     at = unseen.column("event_timestamp").cast(pa.int64()).to_numpy()
     parts = [_of(base, unseen.filter(pa.array(m))) for _, m in blocks(at, window, BLOCKS, max(len(label) // 4, 50))]
     allowed = allowance(mine, report, parts)
-    result["quality"] = {
-        "rows": mine.rows, "mean": mine.mean, "rate": mine.rate, "auc": mine.auc, "log_loss": mine.log_loss,
-        "report": {"rows": report.rows, "mean": report.mean, "rate": report.rate, "auc": report.auc, "log_loss": report.log_loss},
+    found: QualityReport = {
+        **mine.to_dict(),
+        "report": report.to_dict(),
         "reliability": reliability(label, prediction),
         "report_reliability": reliability(_label(base, test), _prediction(test)),
         "chance": {k: round(v, 4) for k, v in allowed.items()},
@@ -180,7 +181,7 @@ def performance(
     what = f"log loss {mine.log_loss:.4f}, in the training report {report.log_loss:.4f}: higher by"
     rise = max(mine.log_loss - report.log_loss, 0.0)
     out.append(distance_check("log_loss", "", rise, settings.log_loss_rise, allowed["log_loss"], settings.chance, what))
-    return out
+    return found, out
 
 
 def _label(base: Baseline, table: pa.Table) -> npt.NDArray[np.float64]:
@@ -228,8 +229,8 @@ _WORDS = {
 }
 
 
-def headline(checks: Sequence[Check], result: Mapping[str, Any]) -> str:
-    """The result in a sentence or two: units first, as they name the cause."""
+def headline(checks: Sequence[Check], answers: int) -> str:
+    """The checks over so many answers in a sentence or two: units first, as they name the cause."""
     bad = [c for c in checks if c.status == "fail"]
     if not bad:
         warned = [c for c in checks if c.status == "warn"]
@@ -237,7 +238,7 @@ def headline(checks: Sequence[Check], result: Mapping[str, Any]) -> str:
             return f"Nothing fails; to look at: {', '.join(_list(warned))}"
         if not any(c.status == "ok" for c in checks):
             return "Nothing could be judged: " + "; ".join(c.detail for c in checks)
-        return f"{sum(c.status == 'ok' for c in checks)} checks over {result['rows']:,} answers, nothing stands out"
+        return f"{sum(c.status == 'ok' for c in checks)} checks over {answers:,} answers, nothing stands out"
     parts = [c.detail if c.name == "request_log" else c.detail.split(":")[0] for c in bad if c.name in ("unit", "request_log")]
     for name, words in _WORDS.items():
         mine = [c for c in bad if c.name == name]

@@ -25,10 +25,9 @@ wins over an earlier one. Nothing new: no file.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +38,7 @@ import pyarrow.parquet as pq
 from pipelines.lake import layout, shared
 from pipelines.lake.files import replaced
 from pipelines.lake.row_compare import common_codes, locate, table_of
+from pipelines.monitoring.monitor_report import LabelCounts
 from pipelines.project.repository import Repo
 from pipelines.training.definition import Model
 from pipelines.training.training_set import check_spine
@@ -83,9 +83,13 @@ class Labelled:
     tolerance_hours: float
     file: str | None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> LabelCounts:
         """A JSON-able form."""
-        return asdict(self)
+        return {
+            "model": self.model, "answers": self.answers, "labelled": self.labelled, "added": self.added, "corrected": self.corrected,
+            "waiting": self.waiting, "ambiguous": self.ambiguous, "unmatched": self.unmatched, "tolerance_hours": self.tolerance_hours,
+            "file": self.file,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from typing import Any
 
 from pipelines.lineage.trace_html import tree
 from pipelines.monitoring.baseline import PREDICTION
+from pipelines.monitoring.checks import Check
+from pipelines.monitoring.monitor_report import ColumnShape, MonitorReport, QualityReport, RecomputedAnswers, ReliabilityBin, ViewAges
 from pipelines.reports.page import Tile, code_text, moment, render, save, table
 
 __all__ = ["render_page", "view", "write_report"]
@@ -51,45 +53,45 @@ CAUSES = {
 }
 
 
-def write_report(result: Mapping[str, Any], folder: Path) -> Path:
-    """Write ``report.json`` and ``report.html`` to ``folder``; the path of the page."""
-    return save(result, render_page(result), folder)
+def write_report(report: MonitorReport) -> Path:
+    """Write ``report.json`` and ``report.html`` to the report's folder; the path of the page."""
+    return save(report, render_page(report), Path(report.folder))
 
 
-def render_page(result: Mapping[str, Any]) -> str:
+def render_page(report: MonitorReport) -> str:
     """The page."""
-    return render("monitor.html", view(result))
+    return render("monitor.html", view(report))
 
 
-def view(result: Mapping[str, Any]) -> dict[str, Any]:
+def view(report: MonitorReport) -> dict[str, Any]:
     """What the page shows, a name for each of its parts; a part that is empty is left out of the page."""
-    checks, quality = result["checks"], result["quality"]
+    checks, quality = report.checks, report.quality
     return {
-        "title": f"Tandem: {result['verdict']}, {result['model']}",
-        "model": result["model"],
-        "version": f" version {result['version']}" if result["version"] is not None else "",
-        "span": _window(result) or "no window",
-        "css": {"ok": "", "warn": "warn", "fail": "bad"}[result["verdict"]],
-        "mark": MARKS[result["verdict"]],
-        "headline": result["headline"],
-        "tiles": _tiles(result),
+        "title": f"Tandem: {report.verdict}, {report.model}",
+        "model": report.model,
+        "version": f" version {report.version}" if report.version is not None else "",
+        "span": _window(report) or "no window",
+        "css": {"ok": "", "warn": "warn", "fail": "bad"}[report.verdict],
+        "mark": MARKS[report.verdict],
+        "headline": report.headline,
+        "tiles": _tiles(report),
         **_outstanding(checks),
-        "notices": result["notices"],
-        "features": _features(result),
-        "days": _days(result),
-        "prediction": _prediction(result["features"].get(PREDICTION)),
+        "notices": report.notices,
+        "features": _features(report),
+        "days": _days(report),
+        "prediction": _prediction(report.features.get(PREDICTION)),
         "quality": _quality(quality) if quality else None,
-        "ages": [_ages(name, v) for name, v in result["views"].items() if "ages" in v],
-        "recomputed": _recomputed(result["recomputed"]) if result["recomputed"] else None,
-        "lineage": tree(result["lineage"]) if result["lineage"] else None,
+        "ages": [_ages(name, v) for name, v in report.views.items() if "ages" in v],
+        "recomputed": _recomputed(report.recomputed) if report.recomputed else None,
+        "lineage": tree(report.lineage) if report.lineage else None,
         "all": _all(checks) if checks else None,
-        "provenance": _provenance(result),
-        "command": result.get("command"),
+        "provenance": _provenance(report),
+        "command": report.command,
     }
 
 
-def _window(result: Mapping[str, Any]) -> str:
-    return " to ".join(moment(t) for t in result["window"]) if result["window"] else ""
+def _window(report: MonitorReport) -> str:
+    return " to ".join(moment(t) for t in report.window) if report.window else ""
 
 
 def _number(value: float | None) -> str:
@@ -100,68 +102,65 @@ def _before(medians: Mapping[str, float | None]) -> str:
     return "" if medians["before"] is None else f", {_number(medians['before'])} in the window before"
 
 
-def _tiles(result: Mapping[str, Any]) -> list[Tile]:
-    counts = {s: sum(c["status"] == s for c in result["checks"]) for s in ORDER}
-    tiles = [Tile(f"{result['rows']:,}", "answers"), Tile(f"{counts['fail']:,}", "checks fail", "bad" if counts["fail"] else "")]
+def _tiles(report: MonitorReport) -> list[Tile]:
+    counts = {s: sum(c.status == s for c in report.checks) for s in ORDER}
+    tiles = [Tile(f"{report.rows:,}", "answers"), Tile(f"{counts['fail']:,}", "checks fail", "bad" if counts["fail"] else "")]
     tiles += [Tile(f"{counts['warn']:,}", "to look at"), Tile(f"{counts['ok']:,}", "checks pass")]
-    if result["labels"]:
-        tiles.append(Tile(f"{result['labels']['labelled']:,}", "answers with labels"))
-    quality = result["quality"]
+    if report.labels:
+        tiles.append(Tile(f"{report.labels['labelled']:,}", "answers with labels"))
+    quality = report.quality
     if quality and quality["auc"] is not None:
         tiles.append(Tile(f"{quality['auc']:.3f}", f"AUC ({quality['report']['auc']:.3f} in the training report)"))
-    if result["recomputed"]:
-        found = result["recomputed"].values()
+    if report.recomputed:
+        found = report.recomputed.values()
         equal, answers = sum(r["kinds"].get("equal", 0) for r in found), sum(r["answers"] for r in found)
         tiles.append(Tile(f"{100 * equal / max(answers, 1):.4g} %", "of rows served are what the event log gives"))
     return tiles
 
 
-def _outstanding(checks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    bad = sorted((c for c in checks if c["status"] in ("fail", "warn")), key=lambda c: (ORDER[c["status"]], -(c["value"] or 0.0)))
-    skipped = [c for c in checks if c["status"] == "skipped"]
+def _outstanding(checks: Sequence[Check]) -> dict[str, Any]:
+    bad = sorted((c for c in checks if c.status in ("fail", "warn")), key=lambda c: (ORDER[c.status], -(c.value or 0.0)))
+    skipped = [c for c in checks if c.status == "skipped"]
     return {
         "bad": [_check(c) for c in bad[:BAD]],
         "more": max(len(bad) - BAD, 0),
-        "skipped": [f"{c['name'].replace('_', ' ')} {c['feature']}".strip() + f": {c['detail']}" for c in skipped],
+        "skipped": [f"{c.name.replace('_', ' ')} {c.feature}".strip() + f": {c.detail}" for c in skipped],
     }
 
 
-def _check(c: Mapping[str, Any]) -> dict[str, str]:
-    allowed = f" of {_number(c['threshold'])} allowed" if c["threshold"] is not None else ""
-    reading = f"{_number(c['value'])}{allowed}" if c["value"] is not None else ""
-    return {"css": c["status"], "name": c["name"].replace("_", " "), "feature": c["feature"], "reading": reading, "detail": c["detail"]}
+def _check(c: Check) -> dict[str, str]:
+    allowed = f" of {_number(c.threshold)} allowed" if c.threshold is not None else ""
+    reading = f"{_number(c.value)}{allowed}" if c.value is not None else ""
+    return {"css": c.status, "name": c.name.replace("_", " "), "feature": c.feature, "reading": reading, "detail": c.detail}
 
 
-def _features(result: Mapping[str, Any]) -> dict[str, Any] | None:
+def _features(report: MonitorReport) -> dict[str, Any] | None:
     """Those that are bad, and the rest, each nearest to its threshold first."""
-    features: Mapping[str, Any] = {n: f for n, f in result["features"].items() if n != PREDICTION}
+    features = {n: f for n, f in report.features.items() if n != PREDICTION}
     if not features:
         return None
 
-    def worst(f: Mapping[str, Any]) -> tuple[int, float]:
+    def worst(f: ColumnShape) -> tuple[int, float]:
         return min((ORDER[f[k]] for k in ("skew_status", "drift_status") if k in f), default=2), -_of_threshold(f)
 
     ordered = sorted(features, key=lambda name: worst(features[name]))
     bad = [name for name in ordered if worst(features[name])[0] < ORDER["ok"]]
     quiet = [name for name in ordered if name not in bad]
     return {
-        "chance": f"By chance: {result['chance']['text']}. " if result["chance"] else "",
+        "chance": f"By chance: {report.chance['text']}. " if report.chance else "",
         "bad": [_feature(name, features[name], i < OPEN) for i, name in enumerate(bad)],
         "quiet": [_feature(name, features[name], False) for name in quiet],
         "others": f"{'the other' if bad else 'all'} {len(quiet)} features are within their thresholds",
     }
 
 
-def _of_threshold(f: Mapping[str, Any]) -> float:
+def _of_threshold(f: ColumnShape) -> float:
     return float(f.get("skew", 0.0) / max(f.get("skew_threshold", 1.0), 1e-9))
 
 
-def _feature(name: str, f: Mapping[str, Any], opened: bool) -> dict[str, Any]:
-    marks = [
-        ({"fail": "bad", "warn": "warn"}.get(f[f"{kind}_status"], ""), f"{kind} {f[kind]:.3f} of {f[f'{kind}_threshold']:.3f}")
-        for kind in ("skew", "drift")
-        if kind in f
-    ]
+def _feature(name: str, f: ColumnShape, opened: bool) -> dict[str, Any]:
+    marks = [_mark("skew", f["skew"], f["skew_threshold"], f["skew_status"])] if "skew" in f else []
+    marks += [_mark("drift", f["drift"], f["drift_threshold"], f["drift_status"])] if "drift" in f else []
     if f.get("suspect"):
         marks.append(("bad", f["suspect"]))
     lines = [f"nulls: {f['nulls']['trained']:.1%} trained, {f['nulls']['served']:.1%} served"]
@@ -177,18 +176,22 @@ def _feature(name: str, f: Mapping[str, Any], opened: bool) -> dict[str, Any]:
     return {"name": name, "open": opened, "marks": marks, "chart": chart, "note": "; ".join(lines)}
 
 
-def _shares(f: Mapping[str, Any]) -> dict[str, Any]:
+def _mark(kind: str, value: float, threshold: float, status: str) -> tuple[str, str]:
+    return {"fail": "bad", "warn": "warn"}.get(status, ""), f"{kind} {value:.3f} of {threshold:.3f}"
+
+
+def _shares(f: ColumnShape) -> dict[str, Any]:
     return {"trained": f["trained"], "served": f["served"]}
 
 
-def _distribution(f: Mapping[str, Any], label: str, tick: str) -> dict[str, Any]:
+def _distribution(f: ColumnShape, label: str, tick: str) -> dict[str, Any]:
     edges = f["edges"]
     labels = [f"{a:{label}} to {b:{label}}" for a, b in pairwise(edges)]
     return {**_shares(f), "labels": labels, "ticks": [f"{edges[i]:{tick}}" for i in (0, len(edges) // 2, -1)]}
 
 
-def _days(result: Mapping[str, Any]) -> dict[str, Any] | None:
-    days, features = result["days"], result["features"]
+def _days(report: MonitorReport) -> dict[str, Any] | None:
+    days, features = report.days, report.features
     if not any(d["skew"] for d in days):
         return None
     names = sorted(features, key=lambda n: -_of_threshold(features[n]))[:HEATED]
@@ -199,7 +202,7 @@ def _days(result: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def _prediction(f: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _prediction(f: ColumnShape | None) -> dict[str, Any] | None:
     if not f or f["kind"] != "number":
         return None
     m = f["median"]
@@ -207,10 +210,14 @@ def _prediction(f: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {"chart": _distribution(f, ".3f", ".2f"), "note": note}
 
 
-def _quality(quality: Mapping[str, Any]) -> dict[str, Any]:
+def _quality(quality: QualityReport) -> dict[str, Any]:
     report, chance = quality["report"], quality["chance"]
-    words = {"auc": "AUC", "log_loss": "log loss", "mean": "mean prediction", "rate": "rate of positives"}
-    lines = [[w, *(NONE if q[k] is None else f"{q[k]:.4f}" for q in (quality, report))] for k, w in words.items()]
+    both = (quality, report)
+    numbers: dict[str, list[float | None]] = {
+        "AUC": [q["auc"] for q in both], "log loss": [q["log_loss"] for q in both],
+        "mean prediction": [q["mean"] for q in both], "rate of positives": [q["rate"] for q in both],
+    }  # fmt: skip
+    lines: list[list[Any]] = [[w, *(NONE if n is None else f"{n:.4f}" for n in pair)] for w, pair in numbers.items()]
     note = f"By chance ({quality['chance_from']}): gap {chance['gap']:.3f}, AUC {chance['auc']:.3f}"
     return {
         "note": f"{note}, log loss {chance['log_loss']:.3f}.",
@@ -222,7 +229,7 @@ def _quality(quality: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _points(bins: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
+def _points(bins: Sequence[ReliabilityBin]) -> list[tuple[float, float]]:
     return [(b["mean"], b["rate"]) for b in bins]
 
 
@@ -233,7 +240,7 @@ def _span(seconds: float) -> str:
     return f"{seconds:.3g} s"
 
 
-def _ages(name: str, v: Mapping[str, Any]) -> dict[str, Any]:
+def _ages(name: str, v: ViewAges) -> dict[str, Any]:
     n, step = len(v["ages"]), v["age_step_s"]
     statuses = ", ".join(f"{c:,} {s}" for s, c in v["statuses"].items())
     ages = f"half under {_span(v['age_s']['p50'])}, 95 % under {_span(v['age_s']['p95'])}; " if v["age_s"] else ""
@@ -246,7 +253,7 @@ def _ages(name: str, v: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _recomputed(found: Mapping[str, Any]) -> dict[str, Any]:
+def _recomputed(found: Mapping[str, RecomputedAnswers]) -> dict[str, Any]:
     lines, samples, seen = [], [], set()
     for name, r in found.items():
         causes = "; ".join(f"{n:,} {kind}: {cause}" for kind, each in r["causes"].items() for cause, n in each.items()) or NONE
@@ -265,10 +272,10 @@ def _recomputed(found: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _all(checks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    order = sorted(checks, key=lambda c: (ORDER[c["status"]], c["name"], c["feature"]))
-    lines = [[c["status"], c["name"], c["feature"] or NONE, _number(c["value"]), _number(c["threshold"]), c["detail"]] for c in order]
-    names = {c["name"].removeprefix("prediction_") for c in checks}
+def _all(checks: Sequence[Check]) -> dict[str, Any]:
+    order = sorted(checks, key=lambda c: (ORDER[c.status], c.name, c.feature))
+    lines = [[c.status, c.name, c.feature or NONE, _number(c.value), _number(c.threshold), c.detail] for c in order]
+    names = {c.name.removeprefix("prediction_") for c in checks}
     head = ["status", "check", "of", "value", "threshold", "detail"]
     return {
         "count": len(lines),
@@ -277,19 +284,19 @@ def _all(checks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _provenance(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    labels = result["labels"]
+def _provenance(report: MonitorReport) -> list[tuple[str, str]]:
+    labels = report.labels
     pairs = [
-        ("model", f"{result['model']} version {result['version']}"),
-        ("training set", result["training_set"] or NONE),
-        ("window", _window(result) or NONE),
-        ("before", f"{result['rows_before']:,} answers"),
+        ("model", f"{report.model} version {report.version}"),
+        ("training set", report.training_set or NONE),
+        ("window", _window(report) or NONE),
+        ("before", f"{report.rows_before:,} answers"),
     ]
     if labels:
         counts = ", ".join(f"{labels[k]:,} {k}" for k in ("labelled", "waiting", "ambiguous", "unmatched"))
         pairs.append(("labels", f"{counts}; at most {labels['tolerance_hours']:g} h from the request"))
-    if "run" in result:
-        libraries = ", ".join(f"{n} {v}" for n, v in result["libraries"].items())
-        pairs += [("run", result["run"]), ("made", moment(result["created"])), ("took", f"{result['seconds']:g} s")]
-        pairs += [("code", code_text(result["code"])), ("versions", libraries)]
+    if report.run is not None:
+        libraries = ", ".join(f"{n} {v}" for n, v in report.libraries.items())
+        pairs += [("run", report.run), ("made", moment(report.created)), ("took", f"{report.seconds:g} s")]
+        pairs += [("code", code_text(report.code)), ("versions", libraries)]
     return pairs

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.monitoring.monitor_report import QualityNumbers, ReliabilityBin
 from pipelines.training.training_report import auc, log_loss
 
 __all__ = ["Quality", "allowance", "quality", "reliability"]
@@ -41,6 +41,10 @@ class Quality:
     def gap(self) -> float:
         """How far the mean prediction is from the rate."""
         return abs(self.mean - self.rate)
+
+    def to_dict(self) -> QualityNumbers:
+        """What a report has of it."""
+        return {"rows": self.rows, "mean": self.mean, "rate": self.rate, "auc": self.auc, "log_loss": self.log_loss}
 
 
 def quality(label: Floats, prediction: Floats) -> Quality:
@@ -85,11 +89,11 @@ def allowance(window: Quality, report: Quality, blocks: Sequence[Quality]) -> di
     }
 
 
-def reliability(label: Floats, prediction: Floats, bins: int = BINS) -> list[dict[str, Any]]:
+def reliability(label: Floats, prediction: Floats, bins: int = BINS) -> list[ReliabilityBin]:
     """Mean prediction and rate of positives per tenth of the answers in order of prediction; equal predictions stay together."""
     edges = np.unique(np.quantile(prediction, np.linspace(0, 1, bins + 1)))
     place = np.clip(np.searchsorted(edges, prediction, side="right") - 1, 0, max(len(edges) - 2, 0))
-    out = []
+    out: list[ReliabilityBin] = []
     for number in np.unique(place):
         here = place == number
         out.append({"rows": int(here.sum()), "mean": float(prediction[here].mean()), "rate": float(label[here].mean())})

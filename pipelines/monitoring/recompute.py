@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.lake.row_compare import locate, same, table_of
+from pipelines.monitoring.monitor_report import RecomputedAnswers, RecomputedSample
 from pipelines.project.repository import Repo
 from pipelines.verify.log import found_graphs, from_files
 from pipelines.verify.served import due_rows, taken
@@ -62,13 +63,13 @@ class Recomputed:
     causes: dict[str, dict[str, int]]
     features: dict[str, int]
     behind_s: npt.NDArray[np.float64]
-    samples: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[RecomputedSample] = field(default_factory=list)
 
     def count(self, *causes: str) -> int:
         """Answers with one of these causes."""
         return sum(n for kind in self.causes.values() for cause, n in kind.items() if cause in causes)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> RecomputedAnswers:
         """A JSON-able form."""
         behind = {f"p{q}": round(float(np.percentile(self.behind_s, q)), 1) for q in (50, 95, 100)} if len(self.behind_s) else {}
         return {
@@ -242,9 +243,9 @@ def _counts(code: Int, names: tuple[str, ...]) -> dict[str, int]:
 
 def _samples(
     log: pa.Table, view: str, keys: tuple[str, ...], kind: Int, cause: Int, wrong: dict[str, Bool], truth: pa.Table, place: Int
-) -> list[dict[str, Any]]:
+) -> list[RecomputedSample]:
     """A few answers of each cause, real bugs first."""
-    out = []
+    out: list[RecomputedSample] = []
     for code in sorted(set(cause.tolist()) - {NONE}, key=lambda c: -c):
         for i in np.flatnonzero(cause == code)[:2].tolist():
             feature = next((f for f, w in wrong.items() if w[i]), None)

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.monitoring.monitor_report import ColumnShape, Day, ViewAges
 from pipelines.monitoring.statistics import EDGES, Ranges, distances, is_text, numbers, statistics, thinned
 from pipelines.monitoring.windows import DAY_US, Window
 
@@ -27,22 +28,25 @@ def null_share(table: pa.Table, name: str) -> float:
     return table.column(name).null_count / table.num_rows if table.num_rows else 0.0
 
 
-def shape(trained: pa.Table, served: pa.Table, before: pa.Table, name: str, held: tuple[float, float] | None) -> dict[str, Any]:
+def shape(trained: pa.Table, served: pa.Table, before: pa.Table, name: str, held: tuple[float, float] | None) -> ColumnShape:
     """Of one column: shares of nulls, medians, and per step (or value) how often it is trained, served now and in the window before."""
-    out: dict[str, Any] = {"nulls": {"trained": round(null_share(trained, name), 4), "served": round(null_share(served, name), 4)}}
+    out: ColumnShape = {"nulls": {"trained": round(null_share(trained, name), 4), "served": round(null_share(served, name), 4)}}
     if held is None or is_text(trained.schema.field(name).type):
         counts = [_counts(t, name) for t in (trained, served, before)]
         most = sorted(set(counts[0]) | set(counts[1]), key=lambda v: -(counts[0].get(v, 0.0) + counts[1].get(v, 0.0)))[:MOST_VALUES]
-        shares = {w: [round(c.get(v, 0.0), 5) for v in most] for w, c in zip(("trained", "served", "before"), counts, strict=True)}
-        return {**out, "kind": "text", "values": [str(v) for v in most], "distinct": len(counts[1]), **shares}
+        shares = [[round(c.get(v, 0.0), 5) for v in most] for c in counts]
+        out |= {"kind": "text", "values": [str(v) for v in most], "distinct": len(counts[1])}
+        return {**out, "trained": shares[0], "served": shares[1], "before": shares[2]}
     low, high = _reach(held, numbers(served, name))
     edges = np.linspace(low, high, STEPS + 1)
     medians: dict[str, float | None] = {}
+    shares = []
     for word, table in (("trained", trained), ("served", served), ("before", before)):
         values = numbers(table, name)
         counted = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
-        out[word] = [round(float(c), 5) for c in counted / max(len(values), 1)]
+        shares.append([round(float(c), 5) for c in counted / max(len(values), 1)])
         medians[word] = float(f"{np.median(values):.6g}") if len(values) else None
+    out |= {"trained": shares[0], "served": shares[1], "before": shares[2]}
     extreme = numbers(served, name)
     reach = [float(f"{extreme.min():.6g}"), float(f"{extreme.max():.6g}")] if len(extreme) else None
     return {**out, "kind": "number", "edges": [float(f"{e:.6g}") for e in edges], "median": medians, "served_range": reach}
@@ -63,7 +67,7 @@ def _counts(table: pa.Table, name: str) -> dict[str, float]:
     return {str(c["values"]): c["counts"].as_py() / len(column) for c in found}
 
 
-def view_facts(served: pa.Table, view: str, ttl_s: float) -> dict[str, Any]:
+def view_facts(served: pa.Table, view: str, ttl_s: float) -> ViewAges:
     """Of a view's rows as they were served: statuses, and a histogram of ages between 0 and the TTL (the last step: older)."""
     status = served.column(f"{view}__tandem_status").combine_chunks()
     ages = numbers(served, f"{view}__tandem_age")
@@ -78,14 +82,14 @@ def view_facts(served: pa.Table, view: str, ttl_s: float) -> dict[str, Any]:
     }
 
 
-def days(log: pa.Table, window: Window, trained: Any, names: Sequence[str], held: Ranges, least: int) -> list[dict[str, Any]]:
+def days(log: pa.Table, window: Window, trained: Any, names: Sequence[str], held: Ranges, least: int) -> list[Day]:
     """The distance from training of each UTC day of the last two weeks up to the window's end that has enough answers."""
     at = log.column("tandem_as_of").cast(pa.int64()).to_numpy()
     day = at // DAY_US
     wanted = day[(at < window.end) & (day > (window.end - 1) // DAY_US - DAYS)]
-    out = []
+    out: list[Day] = []
     for number, n in zip(*np.unique(wanted, return_counts=True), strict=True):
-        one: dict[str, Any] = {"day": f"{datetime.fromtimestamp(int(number) * 86_400, UTC):%Y-%m-%d}", "rows": int(n), "skew": {}}
+        one: Day = {"day": f"{datetime.fromtimestamp(int(number) * 86_400, UTC):%Y-%m-%d}", "rows": int(n), "skew": {}}
         if n >= least:
             table = thinned(log.filter(pc.and_(pa.array(day == number), pa.array(at < window.end))), DAY_ROWS)
             one["skew"] = {k: round(v, 4) for k, v in distances(trained, statistics(table, names, held), names, held).items()}

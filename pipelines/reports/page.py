@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipelines.lake.files import write_json, write_text
-from pipelines.lake.layout import REPORT_JSON
+from pipelines.lake.layout import REPORT_JSON, REPORT_PAGE
+from pipelines.lake.report_records import Report
 from pipelines.reports import charts
 from pipelines.reports.templating import TEMPLATES
 
@@ -45,12 +46,12 @@ def render(template: str, view: Mapping[str, Any]) -> str:
     return TEMPLATES.get_template(template).render(charts=charts, **view)
 
 
-def save(result: Mapping[str, Any], html: str, folder: Path) -> Path:
+def save(report: Report, html: str, folder: Path) -> Path:
     """``report.json`` and ``report.html`` in ``folder``, each whole or not at all; the path of the page."""
     folder.mkdir(parents=True, exist_ok=True)
-    page = folder / "report.html"
+    page = folder / REPORT_PAGE
     write_text(page, html)
-    write_json(folder / REPORT_JSON, result)
+    write_json(folder / REPORT_JSON, report.to_dict())
     return page
 
 

@@ -17,6 +17,7 @@ from pipelines.feature_store.store import ordered_store
 from pipelines.lake.row_compare import locate, table_of
 from pipelines.project.repository import Repo
 from pipelines.verify.online import NEWER, NOT_STORED, OLDER, OTHER_VALUES, SAME, Stored, against, store_reader
+from pipelines.verify.verify_report import CheckedStores
 from transforms.columns import column_us
 from transforms.definitions import EVENT_TIMESTAMP, FeatureGroup
 from transforms.errors import StoreError
@@ -46,9 +47,12 @@ class StoresProof:
         """Keys on which the stores disagree for no known reason."""
         return self.causes.get(OTHER, 0) + self.extra
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> CheckedStores:
         """For JSON."""
-        return {**vars(self), "unexplained": self.unexplained}
+        return {
+            "view": self.view, "keys": self.keys, "causes": self.causes, "extra": self.extra, "lines": self.lines, "notice": self.notice,
+            "unexplained": self.unexplained,
+        }  # fmt: skip
 
 
 def materialized_rows(store: Any, view: Any) -> pa.Table:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +13,7 @@ import pyarrow.compute as pc
 from pipelines.lake.row_compare import Comparison, Newest, compare, newest, same, table_of
 from pipelines.verify.causes import CAUSES, EQUAL, OFFSET, PARTITION, UNEXPLAINED, Graphs, Lateness, explain, lateness, recorded
 from pipelines.verify.stream_record import StreamRecord
+from pipelines.verify.verify_report import Counts
 from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, EventSource, FeatureGroup
 from transforms.lateness import NEVER
 
@@ -43,23 +43,24 @@ class GroupProof:
         """How many of the stream's rows bear which fingerprint."""
         return _fingerprints(self.newest.rows)
 
-    def rows(self) -> dict[str, Any]:
+    def rows(self) -> Counts:
         """Numbers of rows: compared, equal, and by cause those that differ, are missing, are extra."""
         c = self.comparison
         same = c.both & ~c.different
-        out: dict[str, Any] = {
+        return {
             "batch": c.batch.num_rows,
             "stream": c.stream.num_rows,
             "compared": int(c.both.sum()),
             "equal": int(same.sum()),
+            "different": _by_cause(self.cause[c.different]),
+            "missing": _by_cause(self.cause[c.missing]),
+            "extra": _by_cause(self.cause[c.extra]),
         }
-        for kind in ("different", "missing", "extra"):
-            out[kind] = _by_cause(self.cause[getattr(c, kind)])
-        return out
 
-    def features(self) -> dict[str, dict[str, Any]]:
+    def features(self) -> dict[str, Counts]:
         """Per column: values compared, equal, different by cause."""
-        c, out = self.comparison, {}
+        c = self.comparison
+        out: dict[str, Counts] = {}
         compared = int(c.both.sum())
         for name, wrong in c.unequal.items():
             out[name] = {"compared": compared, "equal": compared - int(wrong.sum()), "different": _by_cause(self.cause[wrong])}

@@ -1,25 +1,25 @@
-"""The result of a verification as one JSON-able value: what ``--json`` prints, the page shows and the table shortens."""
+"""What a verification found, as its report: all numbers, names and samples."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.lake import layout
-from pipelines.lake.run_records import BatchRecord
+from pipelines.lake.run_records import BatchRecord, Code
 from pipelines.lake.runs import Run
-from pipelines.verify.causes import CAUSES, EQUAL, IN_FLIGHT, UNEXPLAINED
+from pipelines.verify.causes import CAUSES, EQUAL, IN_FLIGHT, UNEXPLAINED, added
 from pipelines.verify.log import EventLog
 from pipelines.verify.offline_online import StoresProof
 from pipelines.verify.online import OnlineProof
 from pipelines.verify.proof import GroupProof, Proof, SourceProof
 from pipelines.verify.served import ServedProof
+from pipelines.verify.verify_report import ComparedGroup, Counts, RowsOverTime, Sample, ServedAnswers, SourceEvents, VerifyReport
 from transforms.definitions import micros
 from transforms.instants import instant
 from transforms.lateness import NEVER
@@ -47,14 +47,17 @@ def summarize(
     log: EventLog,
     against: str | None,
     batch_run: Run,
-    stream_run: Mapping[str, Any] | None,
+    stream_run: str | None,
     notices: list[str],
     scratch: Path | None,
     command: str,
-    code: Mapping[str, Any],
+    code: Code,
     versions: Mapping[str, str],
-) -> dict[str, Any]:
-    """All numbers, names and samples. ``unexplained`` counts everything that no cause was proven for."""
+) -> VerifyReport:
+    """All numbers, names and samples. ``unexplained`` counts everything that no cause was proven for.
+
+    ``stream_run`` is the id of the stream's latest run.
+    """
     record = proof.record
     problems = proof.problems()
     for name, o in online.items():
@@ -70,49 +73,48 @@ def summarize(
     groups = {name: _group(g, proof) for name, g in proof.groups.items()}
     rows = _added(g["rows"] for g in groups.values())
     values = _added(f for g in groups.values() for f in g["features"].values())
-    return {
-        "format": layout.REPORT_FORMAT,
-        "verdict": "unexplained" if unexplained else "proven",
-        "headline": _headline(values, unexplained),
-        "unexplained": unexplained,
-        "problems": problems,
-        "notices": [*notices, *(both.notice for both in stores.values() if both.notice)],
-        "values": values,
-        "rows": rows,
-        "groups": groups,
-        "sources": {name: _source(s) for name, s in proof.sources.items()},
-        "online": {n: {"keys": o.keys, "causes": o.causes, "lines": o.lines} for n, o in online.items()},
-        "stores": {n: both.to_dict() for n, both in stores.items()},
-        "served": {n: _served(s) for n, s in served.items()},
-        "time": _time(proof),
-        "range": [_text(log.start), _text(log.end)],
-        "stream": {
+    return VerifyReport(
+        verdict="unexplained" if unexplained else "proven",
+        headline=_headline(values, unexplained),
+        unexplained=unexplained,
+        problems=problems,
+        notices=[*notices, *(both.notice for both in stores.values() if both.notice)],
+        values=values,
+        rows=rows,
+        groups=groups,
+        sources={name: _source(s) for name, s in proof.sources.items()},
+        online={n: {"keys": o.keys, "causes": o.causes, "lines": o.lines} for n, o in online.items()},
+        stores={n: both.to_dict() for n, both in stores.items()},
+        served={n: _served(s) for n, s in served.items()},
+        time=_time(proof),
+        range=[_text(log.start), _text(log.end)],
+        stream={
             "name": record.name,
-            "run": (stream_run or {}).get("id"),
+            "run": stream_run,
             "from_run": record.run,
             "begin": None if record.begin == NEVER else _text(record.begin),
             "shards": max((p.shards for p in record.positions.values()), default=0),
             "offsets": _offsets(proof),
             "ahead": record.ahead,
         },
-        "batch": {
+        batch={
             "run": batch_run.id,
             "against": against is not None,
             "range": batch_run.head.range,
             "events": batch_run.as_(BatchRecord).events,
             "fingerprints": batch_run.record.fingerprints,
         },
-        "started": started.isoformat(timespec="seconds"),
-        "seconds": round(seconds, 1),
-        "folder": str(folder),
-        "scratch": None if scratch is None else str(scratch),
-        "command": command,
-        "code": dict(code),
-        "versions": dict(versions),
-    }
+        started=started.isoformat(timespec="seconds"),
+        seconds=round(seconds, 1),
+        folder=str(folder),
+        scratch=None if scratch is None else str(scratch),
+        command=command,
+        code=code,
+        versions=dict(versions),
+    )
 
 
-def _headline(values: Mapping[str, Any], unexplained: int) -> str:
+def _headline(values: Counts, unexplained: int) -> str:
     compared, equal = values.get("compared", 0), values.get("equal", 0)
     named = sum(n for cause, n in values.get("different", {}).items() if cause != CAUSES[UNEXPLAINED])
     if unexplained:  # values, rows, keys and answers have no common sum; the problems count each by itself
@@ -126,20 +128,18 @@ def _text(us: int) -> str:
     return instant(us).isoformat()
 
 
-def _added(parts: Any) -> dict[str, Any]:
+def _added(parts: Iterable[Counts]) -> Counts:
     out: dict[str, Any] = {}
     for part in parts:
         for key, value in part.items():
             if isinstance(value, dict):
-                inner = out.setdefault(key, {})
-                for cause, n in value.items():
-                    inner[cause] = inner.get(cause, 0) + n
+                out[key] = added([out.get(key, {}), value])
             else:
                 out[key] = out.get(key, 0) + value
-    return out
+    return cast(Counts, out)
 
 
-def _group(g: GroupProof, proof: Proof) -> dict[str, Any]:
+def _group(g: GroupProof, proof: Proof) -> ComparedGroup:
     output_watermark = proof.record.positions[g.group.name].output_watermark
     revisions, counts = np.unique(g.newest.revisions, return_counts=True)
     repeats = int(g.newest.deliveries.sum() - g.newest.revisions.sum())
@@ -170,7 +170,7 @@ def _chosen(g: GroupProof) -> list[int]:
     return out
 
 
-def _sample(g: GroupProof, i: int) -> dict[str, Any]:
+def _sample(g: GroupProof, i: int) -> Sample:
     c = g.comparison
     kind = "missing" if c.missing[i] else "extra" if c.extra[i] else "different"
     b, s = int(c.batch_at[i]), int(c.stream_at[i])
@@ -188,7 +188,7 @@ def _sample(g: GroupProof, i: int) -> dict[str, Any]:
     }
 
 
-def _source(s: SourceProof) -> dict[str, Any]:
+def _source(s: SourceProof) -> SourceEvents:
     from_topic = s.lateness.behind >= 0
     behind, late = s.lateness.behind[from_topic], s.lateness.too_late[from_topic]
     corrects = ~late & (behind > micros(s.source.out_of_orderness))
@@ -208,14 +208,14 @@ def _source(s: SourceProof) -> dict[str, Any]:
     }
 
 
-def _served(s: ServedProof) -> dict[str, Any]:
+def _served(s: ServedProof) -> ServedAnswers:
     behind = {}
     if len(s.behind_s):
         behind = {name: round(float(np.quantile(s.behind_s, q)), 3) for name, q in (("p50", 0.5), ("p99", 0.99), ("max", 1.0))}
     return {"answers": s.answers, "values": s.values, "causes": s.causes, "statuses": s.statuses, "behind_s": behind, "lines": s.lines}
 
 
-def _time(proof: Proof) -> dict[str, Any]:
+def _time(proof: Proof) -> RowsOverTime:
     """Rows by the hour (or more) of their event timestamp: equal, explained, unexplained, not due."""
     stamps = [g.comparison.event_us for g in proof.groups.values()]
     causes = [g.cause for g in proof.groups.values()]
@@ -226,17 +226,18 @@ def _time(proof: Proof) -> dict[str, Any]:
     step = HOUR_US * next(h for h in (1, 3, 6, 12, 24, 24 * 7, 24 * 365 * 100) if span / (h * HOUR_US) < MOST_BINS)
     first = int(at.min()) // step
     place = at // step - first
-    kinds = {
-        "equal": cause == EQUAL,
-        "explained": ~np.isin(cause, (EQUAL, UNEXPLAINED, IN_FLIGHT)),
-        "in_flight": cause == IN_FLIGHT,
-        "unexplained": cause == UNEXPLAINED,
-    }
     size = int(place.max()) + 1
+
+    def rows(mask: npt.NDArray[np.bool_]) -> list[int]:
+        return [int(n) for n in np.bincount(place[mask], minlength=size)]
+
     return {
         "step_s": step // 1_000_000,
         "start": _text(first * step),
-        **{k: np.bincount(place[mask], minlength=size).tolist() for k, mask in kinds.items()},
+        "equal": rows(cause == EQUAL),
+        "explained": rows(~np.isin(cause, (EQUAL, UNEXPLAINED, IN_FLIGHT))),
+        "in_flight": rows(cause == IN_FLIGHT),
+        "unexplained": rows(cause == UNEXPLAINED),
     }
 
 

@@ -1,15 +1,14 @@
-"""``tandem verify``: everything that is compared, in order, and the result as one JSON-able value."""
+"""``tandem verify``: everything that is compared, in order, and the report of it."""
 
 from __future__ import annotations
 
 import shlex
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -40,6 +39,7 @@ from pipelines.verify.proof import Proof, prove
 from pipelines.verify.served import TIMEOUT_US, ServedProof, check_served
 from pipelines.verify.stream_record import StreamRecord, load_record
 from pipelines.verify.summary import summarize
+from pipelines.verify.verify_report import VerifyReport
 from serving.object_store.cache import given_place
 from transforms.columns import column_us
 from transforms.definitions import EVENT_TIMESTAMP
@@ -65,8 +65,8 @@ class VerifyOptions:
     folder: Path | None = None
 
 
-def run_verify(repo: Repo, options: VerifyOptions, say: Say = lambda line: None) -> dict[str, Any]:
-    """Compare one stream with batch, the online store and the request log; returns the summary (:mod:`pipelines.verify.summary`).
+def run_verify(repo: Repo, options: VerifyOptions, say: Say = lambda line: None) -> VerifyReport:
+    """Compare one stream with batch, the online store and the request log; nothing is written of it.
 
     Raises ConfigError, DataError and StoreError, one line each, for what cannot be compared at all.
     """
@@ -253,7 +253,7 @@ def short_windows(repo: Repo, record: StreamRecord, proof: Proof, log: EventLog)
     return out
 
 
-def _stream_run(repo: Repo, name: str) -> Mapping[str, Any] | None:
-    """The manifest of the stream's latest run."""
-    found = [r.manifest for r in runs.list_runs(repo.data) if r.kind == "stream" and r.head.name == name]
+def _stream_run(repo: Repo, name: str) -> str | None:
+    """The id of the stream's latest run."""
+    found = [r.id for r in runs.list_runs(repo.data) if r.kind == "stream" and r.head.name == name]
     return found[-1] if found else None

@@ -9,6 +9,15 @@ from typing import Any
 
 from pipelines.reports.page import Table, Tile, code_text, moment, render, save, table
 from pipelines.verify.causes import added
+from pipelines.verify.verify_report import (
+    CheckedKeys,
+    CheckedStores,
+    ComparedGroup,
+    RowsOverTime,
+    ServedAnswers,
+    SourceEvents,
+    VerifyReport,
+)
 
 __all__ = ["render_page", "view", "write_report"]
 
@@ -31,86 +40,85 @@ CAUSE_TEXTS = {
 }
 
 
-def write_report(result: Mapping[str, Any], folder: Path) -> Path:
-    """Write ``report.json`` and ``report.html`` to ``folder``; the path of the page."""
-    return save(result, render_page(result), folder)
+def write_report(report: VerifyReport) -> Path:
+    """Write ``report.json`` and ``report.html`` to the report's folder; the path of the page."""
+    return save(report, render_page(report), Path(report.folder))
 
 
-def render_page(result: Mapping[str, Any]) -> str:
+def render_page(report: VerifyReport) -> str:
     """The page."""
-    return render("verify.html", view(result))
+    return render("verify.html", view(report))
 
 
-def view(result: Mapping[str, Any]) -> dict[str, Any]:
+def view(report: VerifyReport) -> dict[str, Any]:
     """What the page shows, a name for each of its parts; a part that is empty is left out of the page."""
-    good = result["verdict"] == "proven"
     return {
-        "title": f"Tandem: {'proven' if good else 'NOT proven'}, {result['stream']['name']}",
-        "stream": result["stream"]["name"],
-        "started": moment(result["started"]),
-        "good": good,
-        "verdict": _verdict(result),
-        "headline": result["headline"],
-        "tiles": _tiles(result),
-        "problems": result["problems"],
-        "notices": result["notices"],
-        "time": _over_time(result["time"]),
-        "groups": [_group(name, g) for name, g in result["groups"].items()],
-        "sources": [_source(name, s) for name, s in result["sources"].items() if s["events"]],
-        "revisions": _revisions(result["groups"]),
-        "online": _online(result["online"]),
-        "stores": _online(result.get("stores", {})),
-        "served": _served(result["served"]),
-        "samples": _samples(result["groups"]),
-        "causes": _causes(result),
-        "provenance": _provenance(result),
-        "command": result["command"],
+        "title": f"Tandem: {'proven' if report.proven else 'NOT proven'}, {report.stream['name']}",
+        "stream": report.stream["name"],
+        "started": moment(report.started),
+        "good": report.proven,
+        "verdict": _verdict(report),
+        "headline": report.headline,
+        "tiles": _tiles(report),
+        "problems": report.problems,
+        "notices": report.notices,
+        "time": _over_time(report.time),
+        "groups": [_group(name, g) for name, g in report.groups.items()],
+        "sources": [_source(name, s) for name, s in report.sources.items() if s["events"]],
+        "revisions": _revisions(report.groups),
+        "online": _online(report.online),
+        "stores": _online(report.stores),
+        "served": _served(report.served),
+        "samples": _samples(report.groups),
+        "causes": _causes(report),
+        "provenance": _provenance(report),
+        "command": report.command,
     }
 
 
-def _verdict(result: Mapping[str, Any]) -> str:
-    if result["verdict"] != "proven":
+def _verdict(report: VerifyReport) -> str:
+    if not report.proven:
         return "✗ Not proven"
-    return "✓ Proven: every difference has its cause" if result["values"].get("different") else "✓ Proven: equal to the bit"
+    return "✓ Proven: every difference has its cause" if report.values.get("different") else "✓ Proven: equal to the bit"
 
 
 def _named(causes: Mapping[str, int]) -> str:
     return ", ".join(f"{n:,} {cause}" for cause, n in causes.items() if cause != "equal") or NONE
 
 
-def _tiles(result: Mapping[str, Any]) -> list[Tile]:
-    values, unexplained = result["values"], result["unexplained"]
+def _tiles(report: VerifyReport) -> list[Tile]:
+    values, unexplained = report.values, report.unexplained
     named = sum(n for c, n in values.get("different", {}).items() if c != "unexplained")
     tiles = [("values compared", values.get("compared", 0)), ("equal to the bit", values.get("equal", 0))]
-    tiles += [("different, cause proven", named), ("rows compared", result["rows"].get("compared", 0))]
-    if result["online"]:
-        tiles.append(("keys in the online store", sum(o["keys"] for o in result["online"].values())))
-    if result["served"]:
-        tiles.append(("answers of the server", sum(s["answers"] for s in result["served"].values())))
+    tiles += [("different, cause proven", named), ("rows compared", report.rows.get("compared", 0))]
+    if report.online:
+        tiles.append(("keys in the online store", sum(o["keys"] for o in report.online.values())))
+    if report.served:
+        tiles.append(("answers of the server", sum(s["answers"] for s in report.served.values())))
     drawn = [Tile(f"{n:,}", text) for text, n in tiles]
-    drawn[3:3] = [Tile(f"{n:,}", f"unexplained {kind}", "bad") for kind, n in _kinds(result)] or [
+    drawn[3:3] = [Tile(f"{n:,}", f"unexplained {kind}", "bad") for kind, n in _kinds(report)] or [
         Tile(f"{unexplained:,}", "unexplained: see below", "bad") if unexplained else Tile("0", "unexplained")
     ]
     return drawn
 
 
-def _kinds(result: Mapping[str, Any]) -> list[tuple[str, int]]:
+def _kinds(report: VerifyReport) -> list[tuple[str, int]]:
     """How many are unexplained, of each kind by itself: values, rows, keys and answers have no common sum."""
-    rows, values = result["rows"], result["values"]
+    rows, values = report.rows, report.values
     found = {
         "values": values.get("different", {}),
         "rows missing": rows.get("missing", {}),
         "rows extra": rows.get("extra", {}),
-        "keys online": added([o["causes"] for o in result["online"].values()]),
-        "answers": added([s["causes"] for s in result["served"].values()]),
+        "keys online": added([o["causes"] for o in report.online.values()]),
+        "answers": added([s["causes"] for s in report.served.values()]),
     }
     return [(kind, causes["unexplained"]) for kind, causes in found.items() if causes.get("unexplained")]
 
 
-def _over_time(time: Mapping[str, Any]) -> dict[str, Any] | None:
-    if not time["start"]:
+def _over_time(time: RowsOverTime) -> dict[str, Any] | None:
+    if (first := time.get("start")) is None:
         return None
-    start, step = datetime.fromisoformat(time["start"]), timedelta(seconds=time["step_s"])
+    start, step = datetime.fromisoformat(first), timedelta(seconds=time["step_s"])
     n = len(time["equal"])
     days = step * n > timedelta(days=2)
     series = [("equal", "c-equal", time["equal"]), ("explained", "c-explained", time["explained"])]
@@ -124,7 +132,7 @@ def _over_time(time: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def _group(name: str, g: Mapping[str, Any]) -> dict[str, Any]:
+def _group(name: str, g: ComparedGroup) -> dict[str, Any]:
     features, rows = g["features"], g["rows"]
     compared, equal = (sum(f[k] for f in features.values()) for k in ("compared", "equal"))
     lines = [[n, f["compared"], f["equal"], _named(f["different"])] for n, f in features.items()]
@@ -149,7 +157,7 @@ def _upto(watermarks: Sequence[str | None]) -> str:
     return texts[0] if texts[0] == texts[1] else f"{texts[0]} to {texts[1]} (by shard)"
 
 
-def _source(name: str, s: Mapping[str, Any]) -> dict[str, Any]:
+def _source(name: str, s: SourceEvents) -> dict[str, Any]:
     behind = s["behind"]
     edges = behind["edges_s"][1:]
     note = f"{s['events']:,} events from Kafka; rows wait {_seconds(s['out_of_orderness_s'])} for them"
@@ -165,7 +173,7 @@ def _source(name: str, s: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _revisions(groups: Mapping[str, Any]) -> list[int]:
+def _revisions(groups: Mapping[str, ComparedGroup]) -> list[int]:
     out = [0] * 6
     for g in groups.values():
         for number, n in g["revisions"].items():
@@ -180,12 +188,12 @@ def _seconds(value: float) -> str:
     return f"{value:g} s"
 
 
-def _online(online: Mapping[str, Any]) -> Table | None:
+def _online(online: Mapping[str, CheckedKeys] | Mapping[str, CheckedStores]) -> Table | None:
     lines = [[n, o["keys"], o["causes"].get("equal", 0), _named(o["causes"])] for n, o in online.items()]
     return table(["feature group", "keys", "equal", "otherwise"], lines, (0, 3))
 
 
-def _served(served: Mapping[str, Any]) -> Table | None:
+def _served(served: Mapping[str, ServedAnswers]) -> Table | None:
     lines = []
     for name, s in served.items():
         behind = ", ".join(f"{k} {v:g} s" for k, v in s["behind_s"].items()) or NONE
@@ -193,7 +201,7 @@ def _served(served: Mapping[str, Any]) -> Table | None:
     return table(["feature view", "answers", "right", "otherwise", "statuses", "behind, if in flight"], lines, (0, 3, 4, 5))
 
 
-def _samples(groups: Mapping[str, Any]) -> Table | None:
+def _samples(groups: Mapping[str, ComparedGroup]) -> Table | None:
     lines = []
     for name, g in groups.items():
         for s in g["samples"]:
@@ -208,16 +216,17 @@ def _value(value: Any) -> str:
     return "null" if value is None else repr(value) if isinstance(value, float) else str(value)
 
 
-def _causes(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    found = added([result["values"].get("different", {}), *(result["rows"].get(k, {}) for k in ("missing", "extra"))])
-    found = added([found, *(one["causes"] for part in ("online", "stores", "served") for one in result.get(part, {}).values())])
+def _causes(report: VerifyReport) -> list[tuple[str, str]]:
+    found = added([report.values.get("different", {}), report.rows.get("missing", {}), report.rows.get("extra", {})])
+    found = added([found, *(one["causes"] for part in (report.online, report.stores, report.served) for one in part.values())])
     return [(cause, text) for cause, text in CAUSE_TEXTS.items() if cause in found]
 
 
-def _provenance(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    stream, batch = result["stream"], result["batch"]
+def _provenance(report: VerifyReport) -> list[tuple[str, str]]:
+    stream, batch = report.stream, report.batch
+    begin = stream["begin"]
     offsets = "; ".join(f"{s} {', '.join(f'{p}: {o:,}' for p, o in each.items())}" for s, each in stream["offsets"].items())
-    began = f"after batch run {stream['from_run']}, {moment(stream['begin'])}" if stream["from_run"] else "at the beginning of the topics"
+    began = f"after batch run {stream['from_run']}, {moment(begin)}" if stream["from_run"] and begin else "at the beginning of the topics"
     kind = "an existing run" if batch["against"] else "made over exactly the events that the stream read, by the batch job itself"
     return [
         ("stream run", stream["run"] or NONE),
@@ -225,10 +234,10 @@ def _provenance(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("read up to", offsets),
         ("shards", str(stream["shards"])),
         ("batch run", f"{batch['run']} ({kind})"),
-        ("rows between", " and ".join(moment(t) for t in result["range"])),
+        ("rows between", " and ".join(moment(t) for t in report.range)),
         ("events in batch", ", ".join(f"{n:,} {s}" for s, n in batch["events"].items())),
         ("graphs", ", ".join(f"{n} {f[:16]}" for n, f in batch["fingerprints"].items())),
-        ("code", code_text(result["code"])),
-        ("versions", ", ".join(f"{n} {v}" for n, v in result["versions"].items())),
-        ("took", f"{result['seconds']:g} s"),
+        ("code", code_text(report.code)),
+        ("versions", ", ".join(f"{n} {v}" for n, v in report.versions.items())),
+        ("took", f"{report.seconds:g} s"),
     ]

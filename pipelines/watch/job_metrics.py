@@ -6,7 +6,6 @@ definitions and kinds of jobs, never from an id, a time or an entity, so there a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -20,10 +19,12 @@ from prometheus_client.registry import Collector
 from pipelines.alerting.alert import LASTING
 from pipelines.alerting.alert_store import AlertStore
 from pipelines.lake import layout
+from pipelines.lake.report_records import newest_first
 from pipelines.lake.runs import Run, list_runs
 from pipelines.registry.alias_file import current, model_folder, models_of
+from pipelines.verify.verify_report import VerifyReport
 from pipelines.watch.observations import KIND, latest_report, version_facts
-from transforms.errors import TandemError
+from transforms.errors import DataError, TandemError
 
 __all__ = ["JobMetrics", "page"]
 
@@ -131,18 +132,17 @@ class JobMetrics(Collector):
         left: dict[tuple[str, ...], float | None] = {}
         each: tuple[dict[tuple[str, ...], float | None], ...] = ({}, {}, {})
         for model in models_of(self.data):
-            found = latest_report(self.data, model)
+            found = None
+            with suppress(DataError):  # of a newer Tandem; the watch says so
+                found = latest_report(self.data, model)
             if found is None:
                 continue
             path, report = found
-            at[model,], verdicts[model,] = path.stat().st_mtime, STATUS.get(str(report.get("verdict")))
-            checks = [c for c in report.get("checks", []) if isinstance(c, dict)]
-            left[model,] = max(len(checks) - MOST_CHECKS, 0)
-            for check in checks[:MOST_CHECKS]:
-                key = (model, str(check.get("name", "")), str(check.get("feature") or ""))
-                numbers = (_number(check.get("value")), _number(check.get("threshold")), STATUS.get(str(check.get("status"))))
-                for values, number in zip(each, numbers):
-                    values[key] = number
+            at[model,], verdicts[model,] = path.stat().st_mtime, STATUS.get(report.verdict)
+            left[model,] = max(len(report.checks) - MOST_CHECKS, 0)
+            for check in report.checks[:MOST_CHECKS]:
+                for values, number in zip(each, (check.value, check.threshold, STATUS.get(check.status))):
+                    values[model, check.name, check.feature] = number
         labels = ["model", "check", "feature"]
         yield _gauge("monitor_report_timestamp_seconds", "When the monitor's latest report was written.", ["model"], at)
         yield _gauge("monitor_verdict", "Its verdict: 0 ok, 1 warn, 2 fail.", ["model"], verdicts)
@@ -152,23 +152,13 @@ class JobMetrics(Collector):
         yield _gauge("monitor_checks_left_out", f"Checks beyond the first {MOST_CHECKS}, which are not shown here.", ["model"], left)
         unexplained: dict[tuple[str, ...], float | None] = {}
         proven: dict[tuple[str, ...], float | None] = {}
-        for path, proof in self._proofs():
-            stream = str(proof.get("stream") or "")
-            unexplained[stream,], proven[stream,] = _number(proof.get("unexplained")), path.stat().st_mtime
+        with suppress(DataError):  # one of a newer Tandem; those before it count no more
+            for path, proof in newest_first(layout.verify(self.data), VerifyReport):
+                stream = proof.stream.get("name") or ""
+                if (stream,) not in unexplained:
+                    unexplained[stream,], proven[stream,] = float(proof.unexplained), path.stat().st_mtime
         yield _gauge("verify_unexplained", "Values without a proven cause in the latest proof of a stream.", ["stream"], unexplained)
         yield _gauge("verify_report_timestamp_seconds", "When that proof was written.", ["stream"], proven)
-
-    def _proofs(self) -> list[tuple[Path, dict[str, Any]]]:
-        """The reports of ``tandem verify``, oldest first."""
-        out = []
-        for path in layout.verify(self.data).glob("*/report.json"):
-            with suppress(OSError, ValueError):
-                proof = json.loads(path.read_text())
-                if isinstance(proof, dict):
-                    stream = proof.get("stream")
-                    name = stream.get("name") if isinstance(stream, dict) else stream
-                    out.append((path, {"unexplained": proof.get("unexplained"), "stream": name}))
-        return sorted(out, key=lambda found: found[0].stat().st_mtime_ns)
 
     def _watch(self, runs: Sequence[Run]) -> Iterator[Any]:
         known = self.watched()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,8 +13,10 @@ from typing import Any, Literal
 
 from pipelines.lake import layout
 from pipelines.lake.graphs import applied_graphs
+from pipelines.lake.report_records import newest_first
 from pipelines.lake.run_records import RetrainRecord
 from pipelines.lake.runs import Run
+from pipelines.monitoring.monitor_report import MonitorReport
 from pipelines.project.config import WatchSettings
 from pipelines.registry.alias_file import current, model_folder
 from pipelines.watch.decide import Attempt, Champion, Findings, Policy, State
@@ -32,7 +33,6 @@ DECAY = frozenset({"auc", "log_loss", "calibration"})
 BROKEN = frozenset({"unit", "recomputed"})
 """Names of the monitor's checks, by what follows from their failure."""
 _DAY = timedelta(days=1)
-_MINUTE_NS = 60_000_000_000
 
 
 def _midnight(day: date) -> datetime:
@@ -112,34 +112,23 @@ def champion_of(data: Path, model: str, runs: Sequence[Run]) -> Champion | None:
     return Champion(version, made, span[1] if span else None)
 
 
-def latest_report(data: Path, model: str) -> tuple[Path, dict[str, Any]] | None:
-    """The newest report of the monitor about ``model``: its file, and what it says. Torn or foreign files are passed over.
+def latest_report(data: Path, model: str) -> tuple[Path, MonitorReport] | None:
+    """The newest report of the monitor about ``model``, and its file; see :func:`newest_first` for what is passed over.
 
-    What was written more than a minute ahead of now was written by a clock that was set back since, and is older than all others.
+    Raises DataError where it is of a newer Tandem.
     """
-    files, latest = [], time.time_ns() + _MINUTE_NS
-    for path in layout.monitor(data).glob("*/report.json"):
-        with suppress(OSError):
-            written = path.stat().st_mtime_ns
-            files.append((written <= latest, written, path))
-    for *_, path in sorted(files, reverse=True):
-        with suppress(OSError, ValueError):
-            report = json.loads(path.read_text())
-            if isinstance(report, dict) and report.get("model") in (model, None):
-                return path, report
-    return None
+    return next((found for found in newest_first(layout.monitor(data), MonitorReport) if found[1].model in (model, None)), None)
 
 
-def findings(report: Mapping[str, Any]) -> Findings:
+def findings(report: MonitorReport) -> Findings:
     """What of a report retraining is decided on."""
-    failed = [c for c in report.get("checks", []) if isinstance(c, dict) and c.get("status") == "fail"]
+    failed = [c for c in report.checks if c.status == "fail"]
 
     def of(kinds: frozenset[str]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(str(c.get("feature") or c["name"]) for c in failed if c.get("name") in kinds))
+        return tuple(dict.fromkeys(c.feature or c.name for c in failed if c.name in kinds))
 
-    broken = tuple(f"{c['name']} {c.get('feature') or ''}".strip() for c in failed if c.get("name") in BROKEN)
-    version = report.get("version")
-    return Findings(int(version) if version is not None else None, of(DRIFT), of(DECAY), broken)
+    broken = tuple(f"{c.name} {c.feature}".strip() for c in failed if c.name in BROKEN)
+    return Findings(report.version, of(DRIFT), of(DECAY), broken)
 
 
 def key_of(model: str, end: datetime, graphs: Mapping[str, str]) -> dict[str, Any]:

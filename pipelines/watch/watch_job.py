@@ -159,7 +159,7 @@ class Watch:
                 error = f"tandem monitor made no report (exit code {code}): {why}"
                 self._wrong(error)
             elif report is not None:
-                self.say(f"monitor of {model}: {report[1].get('verdict')} ({report[0].parent})")
+                self.say(f"monitor of {model}: {report[1].verdict} ({report[0].parent})")
             write_json(_note_file(data, model), {"looked": now.isoformat(), "error": error})
             self.known[model]["looked"] = now.isoformat()
             self.look_now.discard(model)
@@ -246,8 +246,8 @@ def status(subject: Subject, now: datetime) -> dict[str, Any]:
     for model in subject.models:
         noted = _noted(data, model)
         looked = datetime.fromisoformat(noted["looked"]) if noted.get("looked") else None
-        report = latest_report(data, model)
         try:
+            report = latest_report(data, model)
             state = gather(data, model, subject.sources.values(), subject.groups, runs, subject.settings.watch, looked, now)
         except TandemError as error:
             models[model] = {"error": " ".join(str(error).split())}
@@ -258,7 +258,7 @@ def status(subject: Subject, now: datetime) -> dict[str, Any]:
             "trained_until": state.trained_until,
             "data_until": state.data_end,
             "looked": looked,
-            "verdict": report[1].get("verdict") if report else None,
+            "verdict": report[1].verdict if report else None,
             "report": str(report[0].parent) if report else None,
             "error": noted.get("error") or None,
             "triggers": {t.name: t.why for t in decision.triggers},

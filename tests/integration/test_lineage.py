@@ -18,10 +18,12 @@ from typer.testing import CliRunner, Result
 from pipelines.batch.batch_job import apply_run
 from pipelines.cli.root import app
 from pipelines.lake import runs
-from pipelines.lineage import lines, trace, tree
 from pipelines.lineage import trace_html as html
 from pipelines.lineage.diff import render as render_diff
 from pipelines.lineage.reproduce import render, reproduce
+from pipelines.lineage.trace import trace
+from pipelines.lineage.trace_record import Trace
+from pipelines.lineage.trace_text import lines, tree
 from pipelines.project import recording
 from tests.integration.flights import NOW, World, environment, make_world, offline_rows
 from transforms.errors import DataError
@@ -154,8 +156,9 @@ def test_an_answer_is_traced_to_rows_graph_and_event_files(changing):
     run = batch_run(changing)
     (changing.data / "models" / "late_flights" / "3").mkdir(parents=True)
     (changing.data / "models" / "late_flights" / "3" / "tandem.json").write_text(json.dumps({"training_set": "abc", "run": "train-gone"}))
-    found = trace(changing.repo(), "r-1")
-    assert json.loads(json.dumps(found)) == found
+    traced = trace(changing.repo(), "r-1")
+    found = traced.to_dict()
+    assert Trace.of(json.loads(json.dumps(found))) == traced and found["format"] == 1
     assert (found["prediction"], found["model_version"]["version"], found["model_version"]["there"]) == (0.25, 3, True)
     assert found["training_run"] == {"id": "train-gone", "recorded": False} and found["training_set"]["id"] == "abc"
     (view,) = found["views"]
@@ -167,7 +170,7 @@ def test_an_answer_is_traced_to_rows_graph_and_event_files(changing):
     assert {f["now"] for f in view["events"]["files"]} == {"as it was"} and found["notes"] == []
     os.remove(changing.data / view["events"]["files"][0]["file"])
     again = trace(changing.repo(), "r-1")
-    assert next(f["now"] for f in again["views"][0]["events"]["files"]) == "gone"
+    assert next(f["now"] for f in again.to_dict()["views"][0]["events"]["files"]) == "gone"
     told = "\n".join(line for _, line in lines(again))
     assert f"written by run {run.id}" in told and "gone" in told
     assert tree(again).label
@@ -177,7 +180,7 @@ def test_the_newest_run_that_was_there_then_is_told_and_no_later_one(changing):
     answer(changing)
     sooner = changing.run(now=NOW + timedelta(days=1), anew=True).run
     later = changing.run(now=NOW + timedelta(days=300), anew=True).run  # made after the answer
-    (view,) = trace(changing.repo(), "r-1")["views"]
+    (view,) = trace(changing.repo(), "r-1").views
     assert [w["run"] for w in view["writers"]] == [batch_run(changing).id, sooner.id] and later.status == "complete"
 
 
@@ -185,7 +188,7 @@ def test_a_row_that_is_no_longer_there_is_said(changing):
     changes: dict[str, Any] = {f"{VIEW}__tandem_revision": 10**6}
     answer(changing, **changes)
     found = trace(changing.repo(), "r-1")
-    assert found["views"][0]["writers"] == [] and "no stored row of origin=JFK" in found["notes"][0]
+    assert found.views[0]["writers"] == [] and "no stored row of origin=JFK" in found.notes[0]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import pytest
 from pipelines.batch.batch_job import run_batch
 from pipelines.lake.runs import find
 from pipelines.monitoring.monitor_job import MonitorOptions, run_monitor
+from pipelines.monitoring.monitor_report import MonitorReport
 from pipelines.project.repository import Repo, load_repo
 from tests.integration import answers
 from transforms.definitions import TIMESTAMP
@@ -182,7 +183,9 @@ def make_monitored(folder: Path) -> Repo:
 
 def monitor(repo: Repo, day: int, tmp_path: Path, now: datetime = NOW, **options: Any) -> dict[str, Any]:
     window = {"since": day_of(day), "until": day_of(day + 1)}
-    return run_monitor(repo, MonitorOptions(**{"folder": tmp_path / "report", **window, **options}), now)
+    report = run_monitor(repo, MonitorOptions(**{"folder": tmp_path / "report", **window, **options}), now)
+    assert MonitorReport.of(json.loads(json.dumps(report.to_dict()))) == report
+    return {**report.to_dict(), "page": str(report.page)}  # as --json has it
 
 
 def failed(result: dict[str, Any]) -> set[tuple[str, str]]:

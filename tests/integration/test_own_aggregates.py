@@ -298,7 +298,7 @@ def test_the_stream_gives_batchs_rows_and_verify_proves_it(world: Any) -> None:
     stream(world.repo, kafka, folder, begin=us(begin), run=first.folder, graphs=world.graphs, shards=3)
     run = run_batch(world.repo, begin, END + timedelta(hours=1), now=NOW, pinned=True).run
     result = run_verify(world.repo, VerifyOptions(against=run.id, online=False))
-    assert result["verdict"] == "proven" and result["values"]["equal"] > 500 and not result["values"]["different"]
+    assert result.verdict == "proven" and result.values["equal"] > 500 and not result.values["different"]
 
 
 def test_a_worker_that_loaded_nothing_has_the_definitions(world: Any, outside_package: Path, tmp_path: Path) -> None:

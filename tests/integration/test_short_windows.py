@@ -14,6 +14,7 @@ from pipelines.sources.memory import MemoryBroker
 from pipelines.streaming.stream_job import run_stream
 from pipelines.streaming.stream_options import StreamOptions
 from pipelines.verify.verification import VerifyOptions, run_verify
+from pipelines.verify.verify_report import VerifyReport
 from tests.integration.orders_world import END, Orders, order
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -44,7 +45,7 @@ def test_windows_that_begin_empty_are_told_by_stream_and_verify(tmp_path: Path, 
     assert run_stream(world.repo(), how, said.append)["code"] == 0
     told = [line for line in said if "windows begin empty" in line]
     result = run_verify(world.repo(), VerifyOptions(online=False, served=False))
-    short = [line for line in result["notices"] if line.startswith("short windows")]
+    short = [line for line in result.notices if line.startswith("short windows")]
     if history == "from the run":
         assert told == short == [] and world.online("count_24h")[0] > 40
     else:
@@ -73,7 +74,7 @@ def test_a_contract_that_accepts_more_meanwhile_is_no_defect_of_the_stream(tmp_p
     world.log([order(f"o{n}", f"{n:02}:02", channel="web") for n in range(24)])
     world.apply(world.batch())
 
-    def sent(first: int, last: int) -> dict[str, Any]:
+    def sent(first: int, last: int) -> VerifyReport:
         for n in range(first, last):
             odd: dict[str, Any] = {"channel": "app" if n % 4 == 0 else "web", "amount": 100.0 if n % 7 == 0 else 5.0, "shop": 1 + n % 2}
             broker.append("orders", n % 2, [json.dumps(order(f"n{n}", f"2024-05-02T{n // 20:02}:{n % 20 * 3:02}:00Z", **odd)).encode()])
@@ -82,12 +83,12 @@ def test_a_contract_that_accepts_more_meanwhile_is_no_defect_of_the_stream(tmp_p
         return run_verify(world.repo(), VerifyOptions(served=False))
 
     before = sent(0, 40)
-    assert (before["verdict"], [line for line in before["notices"] if "dead letters" in line]) == ("proven", [])
+    assert (before.verdict, [line for line in before.notices if "dead letters" in line]) == ("proven", [])
     world.define(amount=", max=9", channel=', domain=("web", "app")')
-    assert sent(40, 70)["verdict"] == "proven"
+    assert sent(40, 70).verdict == "proven"
     world.define()
     after = sent(70, 100)
-    assert after["verdict"] == "proven" and after["values"]["equal"] == after["values"]["compared"] > before["values"]["compared"]
+    assert after.verdict == "proven" and after.values["equal"] == after.values["compared"] > before.values["compared"]
     refused = len({n for n in range(40) if n % 4 == 0} | {n for n in range(70) if n % 7 == 0})
-    (line,) = [line for line in after["notices"] if "dead letters" in line]
+    (line,) = [line for line in after.notices if "dead letters" in line]
     assert line.startswith(f"{refused} events of orders were dead letters by the contract of then") and "'tandem dlq replay'" in line

@@ -78,8 +78,8 @@ def test_a_stream_whose_log_was_vacuumed_goes_on_restores_and_is_proven(world: S
     kept = {(r["_partition"], r["_offset"]) for r in notes.to_pylist()}
     assert kept >= {(r["_partition"], r["_offset"]) for r in noted.to_pylist() if r["_offset"] >= needed[str(r["_partition"])]}
     result = run_verify(world.repo(), VerifyOptions())
-    assert result["verdict"] == "proven" and result["problems"] == [], result["problems"]
-    assert result["groups"]["zones"]["rows"]["missing"]["vacuumed"] > 0
+    assert result.verdict == "proven" and result.problems == [], result.problems
+    assert result.groups["zones"]["rows"]["missing"]["vacuumed"] > 0
     # The online store comes back empty: the stream writes the newest row of every key again.
     (world.folder / "data" / "online.db").unlink()
     world.produce(events(40, 9, start=36 * HOUR, seconds=600))

@@ -60,8 +60,8 @@ def test_a_batch_run_over_the_files_can_be_compared_with_instead(plain):
     run = plain.world.run(BEGIN, END + timedelta(hours=3), pinned=True).run
     options = VerifyOptions(against=run.id, online=False)
     result = run_verify(plain.world.repo(), options)
-    assert result["verdict"] == "proven" and result["notices"] == [] and result["batch"]["run"] == run.id
-    assert set(result["values"]["different"]) == {"too late"} and result["values"]["equal"] > 10_000
+    assert result.verdict == "proven" and result.notices == [] and result.batch["run"] == run.id
+    assert set(result.values["different"]) == {"too late"} and result.values["equal"] > 10_000
     path = plain.world.data / "events" / "departures" / "date=2013-01-06" / "part-0.parquet"
     before = path.read_bytes()
     try:
@@ -70,7 +70,7 @@ def test_a_batch_run_over_the_files_can_be_compared_with_instead(plain):
         result = run_verify(plain.world.repo(), options)
     finally:
         path.write_bytes(before)
-    assert "date=2013-01-06/part-0.parquet changed since run" in result["notices"][0]
+    assert "date=2013-01-06/part-0.parquet changed since run" in result.notices[0]
 
 
 @pytest.mark.parametrize("upto", [1.0, 0.6])

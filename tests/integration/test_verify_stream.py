@@ -128,5 +128,5 @@ def test_a_job_broken_underneath_is_found(world, monkeypatch, name):
         breaks(patched)
         assert run_stream(world.repo(), StreamOptions(name=name, runner="direct", until="latest"), lambda line: None)["code"] == 0
     result = run_verify(world.repo(), VerifyOptions(name=name))
-    assert result["verdict"] == "unexplained"
-    assert any(says in line for line in result["problems"]), result["problems"]
+    assert result.verdict == "unexplained"
+    assert any(says in line for line in result.problems), result.problems

@@ -20,9 +20,11 @@ from typing import Any
 import pytest
 
 from pipelines.alerting import Alert, AlertStore, Webhook, deliver, from_report, from_runs
+from pipelines.alerting.alert import Severity
 from pipelines.alerting.delivery import backoff
 from pipelines.alerting.webhook import slack
 from pipelines.lake.run_records import RunHead
+from pipelines.monitoring.monitor_report import MonitorReport
 from pipelines.project.config import AlertSettings
 from pipelines.project.secrets import Secret
 from pipelines.sources.formats.schema_registry import Registry, RegistryAway
@@ -355,20 +357,24 @@ REPORT: dict[str, Any] = {
 }
 
 
+def alerts_of(said: dict[str, Any], level: Severity = "fail") -> list[Alert]:
+    return from_report(MonitorReport.of(said), level)
+
+
 def test_a_report_becomes_an_alert_per_kind_of_check() -> None:
-    drift, auc = from_report(REPORT)[1], from_report(REPORT)[0]
+    drift, auc = alerts_of(REPORT)[1], alerts_of(REPORT)[0]
     assert (auc.key, auc.title, auc.text) == ("monitor/flights/auc", "flights: auc failed", "auc 0.08 (threshold 0.05): AUC 0.65")
     assert (drift.title, drift.text, drift.values) == ("flights: drift of temp failed", "temp 0.4 (threshold 0.1)", {"temp": 0.4})
-    assert len(from_report(REPORT, "warn")) == 2 and "wind 0.12" in from_report(REPORT, "warn")[1].text
+    assert len(alerts_of(REPORT, "warn")) == 2 and "wind 0.12" in alerts_of(REPORT, "warn")[1].text
     moved = {**REPORT, "checks": [{**c, "value": 0.5} if c["feature"] == "temp" else c for c in REPORT["checks"]]}
-    assert [a.fingerprint for a in from_report(moved)] == [a.fingerprint for a in from_report(REPORT)]
+    assert [a.fingerprint for a in alerts_of(moved)] == [a.fingerprint for a in alerts_of(REPORT)]
     worse = {**REPORT, "checks": [{**c, "status": "fail"} for c in REPORT["checks"] if c["feature"]]}
-    assert from_report(worse)[0].fingerprint != drift.fingerprint
+    assert alerts_of(worse)[0].fingerprint != drift.fingerprint
     many = {
         "model": "m",
         "checks": [{"name": "drift", "feature": f"f{n}", "value": n, "threshold": 1, "status": "fail"} for n in range(60)],
     }
-    (one,) = from_report(many)
+    (one,) = alerts_of(many)
     assert one.title == "m: drift of 60 features failed" and one.text.endswith("and 52 more") and one.text.startswith("f59 59")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pipelines.monitoring.monitor_page import render_page, write_report
+from pipelines.monitoring.monitor_report import MonitorReport
 from pipelines.reports import charts
 
 EVIL = "<script>alert(1)</script>&\"'"
@@ -95,7 +96,7 @@ def full() -> dict[str, Any]:
 
 
 def test_a_page_of_everything_is_whole_and_escaped() -> None:
-    html = render_page(full())
+    html = render_page(MonitorReport.of(full()))
     check(html)
     assert "alert(1)" in html and "<script" not in html
     assert html.index("Something drifted or broke") < html.index("What stands out") < html.index("Drift by day") < html.index("All checks")
@@ -103,18 +104,18 @@ def test_a_page_of_everything_is_whole_and_escaped() -> None:
 
 
 def test_a_page_of_nothing_is_whole() -> None:
-    html = render_page(nothing())
+    html = render_page(MonitorReport.of(nothing()))
     check(html)
     assert "Nothing could be judged" in html and "Drift by day" not in html
 
 
 @pytest.mark.parametrize("part", [k for k, v in full().items() if v != nothing()[k] and k not in ("verdict", "headline", "model")])
 def test_every_part_can_be_absent(part: str) -> None:
-    check(render_page(full() | {part: nothing()[part]}))
+    check(render_page(MonitorReport.of(full() | {part: nothing()[part]})))
 
 
 def test_the_report_appears_whole(tmp_path: Path) -> None:
-    page = write_report(full(), tmp_path / "a" / "b")
+    page = write_report(MonitorReport.of(full() | {"folder": str(tmp_path / "a" / "b")}))
     assert page.name == "report.html" and sorted(p.name for p in page.parent.iterdir()) == ["report.html", "report.json"]
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from pipelines.reports import charts
 from pipelines.verify.verify_page import render_page, view, write_report
+from pipelines.verify.verify_report import VerifyReport
 from pipelines.verify.verify_table import render
 
 ROWS = {"batch": 52, "stream": 50, "compared": 50, "equal": 45, "different": {"too late": 5}, "missing": {"in flight": 2}, "extra": {}}
@@ -113,7 +114,7 @@ class Checker(HTMLParser):
 
 
 def checked(result: dict[str, Any]) -> Checker:
-    page, checker = render_page(result), Checker()
+    page, checker = render_page(VerifyReport.of(result)), Checker()
     checker.feed(page)
     assert checker.open == [] and checker.fetched == [] and "script" not in checker.tags
     assert "url(" not in page and "@import" not in page
@@ -150,7 +151,7 @@ def test_a_page_of_a_failure_says_so() -> None:
     result["values"]["different"] = {"too late": 10, "unexplained": 4}
     page = checked(result)
     assert "✗ Not proven" in page.text and "4 different rows that nothing explains" in page.text
-    assert ("4", "unexplained values", "bad") in view(result)["tiles"]
+    assert ("4", "unexplained values", "bad") in view(VerifyReport.of(result))["tiles"]
 
 
 def test_a_page_says_of_what_kinds_the_unexplained_are() -> None:
@@ -159,12 +160,12 @@ def test_a_page_says_of_what_kinds_the_unexplained_are() -> None:
     result["rows"]["missing"] = {"unexplained": 3}
     result["online"]["traffic"]["causes"] = {"unexplained": 2}
     result["served"]["traffic"]["causes"] = {"unexplained": 5}
-    bad = [tuple(tile) for tile in view(result)["tiles"] if tile.css == "bad"]
+    bad = [tuple(tile) for tile in view(VerifyReport.of(result))["tiles"] if tile.css == "bad"]
     assert bad == [("3", "unexplained rows missing", "bad"), ("2", "unexplained keys online", "bad"), ("5", "unexplained answers", "bad")]
     result = copy.deepcopy(RESULT)
-    assert ("0", "unexplained", "") in view(result)["tiles"]
+    assert ("0", "unexplained", "") in view(VerifyReport.of(result))["tiles"]
     result.update(unexplained=1)  # such as an event in the late log that came in time
-    assert ("1", "unexplained: see below", "bad") in view(result)["tiles"]
+    assert ("1", "unexplained: see below", "bad") in view(VerifyReport.of(result))["tiles"]
 
 
 def test_a_page_of_little_holds() -> None:
@@ -176,7 +177,7 @@ def test_a_page_of_little_holds() -> None:
 
 
 def test_a_report_is_written_as_page_and_json(tmp_path) -> None:
-    path = write_report(RESULT, tmp_path / "out")
+    path = write_report(VerifyReport.of(RESULT | {"folder": str(tmp_path / "out")}))
     assert sorted(p.name for p in path.parent.iterdir()) == ["report.html", "report.json"]
     assert path.read_text("utf-8").startswith("<!doctype html>")
 
@@ -184,7 +185,7 @@ def test_a_report_is_written_as_page_and_json(tmp_path) -> None:
 def test_the_table_of_the_terminal_names_the_causes(capsys) -> None:
     from rich.console import Console
 
-    Console(width=160).print(render(RESULT | {"page": "/x/report.html"}))
+    Console(width=160).print(render(VerifyReport.of(RESULT | {"folder": "/x"})))
     shown = capsys.readouterr().out
     assert RESULT["headline"] in shown and "10 too late; missing rows: 2 in flight" in shown and "/x/report.html" in shown
 
