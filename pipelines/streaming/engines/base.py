@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -20,7 +20,7 @@ from transforms.errors import ConfigError
 if TYPE_CHECKING:
     from pipelines.streaming.state.job_spec import JobSpec
 
-__all__ = ["Engine", "EngineJob", "EngineOptions", "EngineSettings", "cause"]
+__all__ = ["Engine", "EngineJob", "EngineOptions", "EngineSettings", "cause", "read_settings"]
 
 
 @dataclass(frozen=True)
@@ -110,15 +110,8 @@ class Engine(ABC):
 
     @classmethod
     def settings_of(cls, options: EngineOptions) -> EngineSettings:
-        """The engine's own settings among the options. Raises ConfigError; a value is not in it, as it may be a secret."""
-        try:
-            return cls.Settings(**options.given)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key, known = ".".join(map(str, first["loc"])), ", ".join(cls.Settings.model_fields) or "none"
-            raise ConfigError(
-                f"engine option {key!r}: {first['msg']}; the options of --runner {cls.name} are: {known}; correct it or leave it out"
-            ) from None
+        """The engine's own settings among the options; see :func:`read_settings`."""
+        return read_settings(cls.Settings, options, cls.name)
 
     def prepare(self) -> None:  # noqa: B027
         """Begin, in the background, what takes long and needs no job: called before the job is planned."""
@@ -142,6 +135,21 @@ class Engine(ABC):
 
     def close(self) -> None:  # noqa: B027
         """Let go of what :meth:`prepare` began and no job took."""
+
+
+Given = TypeVar("Given", bound=EngineSettings)
+
+
+def read_settings(kind: type[Given], options: EngineOptions, runner: str) -> Given:
+    """The settings of an engine among the options, of its own class. Raises ConfigError; a value is not in it, as it may be a secret."""
+    try:
+        return kind(**options.given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key, known = ".".join(map(str, first["loc"])), ", ".join(kind.model_fields) or "none"
+        raise ConfigError(
+            f"engine option {key!r}: {first['msg']}; the options of --runner {runner} are: {known}; correct it or leave it out"
+        ) from None
 
 
 def cause(log: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipelines.lake.staged_code import staged_code
-from pipelines.streaming.engines.base import Engine, EngineJob, EngineOptions
+from pipelines.streaming.engines.base import Engine, EngineJob, EngineOptions, read_settings
 from pipelines.streaming.engines.flink import flink_job
 from pipelines.streaming.engines.flink_keys import even_keys
 from pipelines.streaming.engines.flink_rest import Cluster, FlinkSettings, check_flags
@@ -29,8 +29,7 @@ class FlinkClusterEngine(Engine):
     @classmethod
     def check(cls, options: EngineOptions) -> None:
         """The cluster's address and a pool of workers beside it are needed."""
-        super().check(options)
-        given = FlinkSettings(**options.given)
+        given = read_settings(FlinkSettings, options, cls.name)
         if given.flink_master is None:
             raise ConfigError(f"--runner {cls.name} needs --flink-master host:port, the cluster's REST interface, and --worker-pool")
         check_flags(given.flink_master, given.worker_pool, options.savepoint, given.worker_command)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pipelines.lake.processes import stop_child
-from pipelines.streaming.engines.base import Engine, EngineJob, EngineOptions
+from pipelines.streaming.engines.base import Engine, EngineJob, EngineOptions, read_settings
 from pipelines.streaming.engines.flink_keys import even_keys
 from pipelines.streaming.engines.flink_rest import FlinkSettings, check_flags
 from pipelines.streaming.engines.worker import PRELOAD, start_worker
@@ -33,11 +33,9 @@ class FlinkEngine(Engine):
 
     @classmethod
     def check(cls, options: EngineOptions) -> None:
-        """Flags of a cluster are refused."""
-        cls.settings_of(options)
-        given = FlinkSettings(**options.given)
+        """Flags of a cluster are refused, a savepoint among them."""
+        given = read_settings(FlinkSettings, options, cls.name)
         check_flags(None, given.worker_pool, options.savepoint, given.worker_command)
-        super().check(options)
 
     def parts(self, shards: int) -> int:
         """No more than there are tasks: each costs the same work anew with every tick."""
