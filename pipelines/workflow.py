@@ -62,8 +62,8 @@ def batch(
     anew: bool = False,
     from_run: str | None = None,
     flags: EngineFlags | None = None,
-) -> dict[str, Any]:
-    """Run the batch job, over a range or from where the run ``from_run`` ended; returns its manifest.
+) -> Run:
+    """Run the batch job, over a range or from where the run ``from_run`` ended; returns its run.
 
     ``runner``: an engine of :mod:`pipelines.engines.batch_engines`, with its ``flags``, or Beam's name of one; ``args`` are for Beam."""
     from pipelines.batch.batch_job import run_batch
@@ -82,7 +82,7 @@ def batch(
             anew=anew,
             progress=steps.say,
         )
-    return result.run.manifest
+    return result.run
 
 
 def apply(repo: Repo, run_id: str | None, steps: Steps, why: str = "") -> None:
@@ -309,7 +309,7 @@ def pipeline(
         if events and "events" not in done:
             make_events(repo, f"{start:%Y-%m-%d}", f"{end:%Y-%m-%d}", steps)
             _done(run, done, events="written")
-        rows_of = batch(repo, start, end, steps)["id"]  # complete already, it is found by its inputs
+        rows_of = batch(repo, start, end, steps).id  # complete already, it is found by its inputs
         if done.get("batch") != rows_of:
             done = {k: v for k, v in done.items() if k == "events"}  # the inputs changed meanwhile: what followed is of others
             _done(run, done, batch=rows_of)

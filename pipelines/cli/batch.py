@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -23,7 +24,7 @@ from pipelines.cli.console import (
     show,
 )
 from pipelines.engines.batch_engines import EngineFlags
-from pipelines.lake.run_records import with_fields
+from pipelines.lake.run_records import BatchRecord, with_fields
 
 
 def events(
@@ -61,34 +62,35 @@ def batch(
     demo = loaded.settings.demo
     first = None if from_run is not None and start is None else moment("--start", start, demo.start)
     last, flags = moment("--end", end, demo.end), EngineFlags(master, parallelism, worker_command)
-    manifest = workflow.batch(loaded, first, last, steps, runner, context.args, pinned, anew, from_run, flags)
-    show(manifest, json_, lambda: run_table(manifest))
+    run = workflow.batch(loaded, first, last, steps, runner, context.args, pinned, anew, from_run, flags)
+    show(run.manifest, json_, lambda: run_table(run.as_(BatchRecord)))
 
 
-def run_table(manifest: dict[str, Any]) -> Table:
+def run_table(said: BatchRecord) -> Table:
     """What a batch run made."""
-    table = Table(title=f"run {manifest['id']}: {manifest['status']}", title_justify="left")
+    table = Table(title=f"run {said.id}: {said.status}", title_justify="left")
     for name, justify in (("feature group", "left"), ("rows", "right"), ("graph", "left")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    for name, rows in manifest.get("rows", {}).items():
-        table.add_row(name, f"{rows:,}", manifest.get("fingerprints", {}).get(name, "")[:12])
-    read, rejected = sum(manifest.get("events", {}).values()), manifest.get("rejected", {})
-    fields = manifest.get("rejected_fields", {})
-    reasons = ", ".join(f"{n:,} {with_fields(reason, fields)}" for reason, n in rejected.items()) or "none"
-    passed = ", ".join(f"{p['count']:,} of {source}" for source, p in manifest.get("passed_over", {}).items())
-    table.caption = f"{read:,} events read; rejected: {reasons}" + (f"; files passed over: {passed}" if passed else "")
-    if continues := manifest.get("continues"):
-        held = sum(len(files) for files in manifest.get("past", {}).values())
-        table.caption += f"; went on with {continues['run']}, whose tiles hold {held:,} files more"
-    if filtered := ", ".join(f"{n:,} of {source}" for source, n in manifest.get("filtered", {}).items()):
-        table.caption += f"; filtered by where: {filtered}"
-    if empty := ", ".join(f"{n:,} of {source}" for source, n in manifest.get("empty", {}).items()):
-        table.caption += f"; records with no element to explode: {empty}"
-    if misplaced := ", ".join(f"{n:,} of {source}" for source, n in manifest.get("misplaced", {}).items()):
-        table.caption += f"; in a folder of another day: {misplaced}"
-    if odd := ", ".join(f"{n:,} of {feature}" for feature, n in manifest.get("nonfinite", {}).items()):
-        table.caption += f"; NaN or infinite: {odd}"
+    for name, rows in said.rows.items():
+        table.add_row(name, f"{rows:,}", said.fingerprints.get(name, "")[:12])
+    reasons = ", ".join(f"{n:,} {with_fields(reason, said.rejected_fields)}" for reason, n in said.rejected.items()) or "none"
+    passed = _of_each({source: p["count"] for source, p in said.passed_over.items()})
+    table.caption = f"{sum(said.events.values()):,} events read; rejected: {reasons}" + (f"; files passed over: {passed}" if passed else "")
+    if said.continues:
+        held = sum(len(files) for files in said.past.values())
+        table.caption += f"; went on with {said.continues['run']}, whose tiles hold {held:,} files more"
+    for words, counts in (
+        ("filtered by where", said.filtered),
+        ("records with no element to explode", said.empty),
+        ("in a folder of another day", said.misplaced),
+        ("NaN or infinite", said.nonfinite),
+    ):
+        table.caption += f"; {words}: {_of_each(counts)}" if counts else ""
     return table
+
+
+def _of_each(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{n:,} of {what}" for what, n in counts.items())
 
 
 def apply(

@@ -16,6 +16,7 @@ from pipelines.cli.batch import run_table
 from pipelines.demo import streaming_demo as live
 from pipelines.demo.client import past_requests, post
 from pipelines.lake import layout
+from pipelines.lake.run_records import BatchRecord
 from pipelines.project.repository import Repo
 from pipelines.reports.terminal import Steps, results
 from pipelines.services.jars import fetch_in_background
@@ -38,11 +39,12 @@ def run_demo(repo: Repo, start: datetime, end: datetime, as_json: bool, days: in
         live.start_over(repo, steps)
     steps.say(f"real events of {start:%Y-%m-%d} to {end:%Y-%m-%d} (UTC); any part of the log works: --start, --end")
     workflow.make_events(repo, f"{start:%Y-%m-%d}", f"{end + timedelta(days=days):%Y-%m-%d}", steps)
-    manifest = workflow.batch(repo, start, end, steps)
-    workflow.apply(repo, manifest["id"], steps, "tandem demo")
+    made = workflow.batch(repo, start, end, steps)
+    said = made.as_(BatchRecord)
+    workflow.apply(repo, made.id, steps, "tandem demo")
     workflow.materialize(repo, start, end, steps)
     with ExitStack() as started:
-        ahead = started.enter_context(live.Ahead(repo, manifest["id"], steps)) if days else None
+        ahead = started.enter_context(live.Ahead(repo, made.id, steps)) if days else None
         begin = start + timedelta(days=repo.settings.demo.warm_up_days)
         trained = workflow.train(repo, begin, end, steps)
         if trained.pushed is None:
@@ -53,16 +55,16 @@ def run_demo(repo: Repo, start: datetime, end: datetime, as_json: bool, days: in
             )
         answer, millis = ask(repo, trained.model, end, steps) if not days else (None, None)
         summary: dict[str, Any] = {
-            "run": manifest["id"],
-            "events": manifest["events"],
-            "rejected": manifest["rejected"],
-            "rows": manifest["rows"],
+            "run": made.id,
+            "events": said.events,
+            "rejected": said.rejected,
+            "rows": said.rows,
             "training_run": trained.run,
             "version": trained.version,
             "scores": trained.report.to_dict(),
         }
         if not as_json:
-            _show_batch(manifest, trained)
+            _show_batch(said, trained)
         if ahead is not None:
             summary["live"] = live.run_live(repo, ahead, trained.model, end, days, steps, as_json)
         else:
@@ -84,10 +86,10 @@ def run_demo(repo: Repo, start: datetime, end: datetime, as_json: bool, days: in
     )
 
 
-def _show_batch(manifest: dict[str, Any], trained: Any) -> None:
+def _show_batch(said: BatchRecord, trained: Any) -> None:
     out = results()
     out.print()
-    out.print(run_table(manifest))
+    out.print(run_table(said))
     out.print()
     out.print(render(trained.report))
     out.print()

@@ -20,6 +20,7 @@ from pipelines.alerting.alert import LASTING
 from pipelines.alerting.alert_store import AlertStore
 from pipelines.lake import layout
 from pipelines.lake.report_records import newest_first
+from pipelines.lake.run_records import BatchRecord
 from pipelines.lake.runs import Run, list_runs
 from pipelines.registry.alias_file import current, model_folder, models_of
 from pipelines.verify.verify_report import VerifyReport
@@ -93,11 +94,11 @@ class JobMetrics(Collector):
             if r.status in _RUN_STATUSES:
                 counts[r.kind, r.status] = (counts.get((r.kind, r.status)) or 0) + 1
         yield _gauge("runs", "Runs in the data folder, by kind and status.", ["kind", "status"], counts)
-        batch = complete["batch"].manifest if "batch" in complete else {}
+        batch = complete["batch"].as_(BatchRecord) if "batch" in complete else BatchRecord()
         for name, text, labels, values in (
-            ("batch_rows", "Feature rows of the latest complete batch run.", ["group"], batch.get("rows", {})),
-            ("batch_events", "Events read by the latest complete batch run.", ["source"], batch.get("events", {})),
-            ("batch_rejected_events", "Events rejected by it.", ["source", "reason"], batch.get("rejected", {})),
+            ("batch_rows", "Feature rows of the latest complete batch run.", ["group"], batch.rows),
+            ("batch_events", "Events read by the latest complete batch run.", ["source"], batch.events),
+            ("batch_rejected_events", "Events rejected by it.", ["source", "reason"], batch.rejected),
         ):
             split = {tuple(str(k).split("/", len(labels) - 1)): _number(v) for k, v in values.items()}
             yield _gauge(name, text, labels, {k: v for k, v in split.items() if len(k) == len(labels)})

@@ -139,8 +139,7 @@ class Orders:
 
     def batch(self, start: datetime = START, end: datetime = END, **how: Any) -> str:
         """``tandem batch``; the run's id."""
-        made: str = workflow.batch(self.repo(), start, end, self.steps, **how)["id"]
-        return made
+        return workflow.batch(self.repo(), start, end, self.steps, **how).id
 
     def apply(self, run: str | None = None) -> None:
         """``tandem apply``."""

@@ -82,7 +82,8 @@ class World(Orders):
             over = [datetime.fromisoformat(f"{t}+00:00" if "T" in t else f"{t}T00:00:00+00:00") for t in words if re.match(r"\d{4}-", t)]
             if words[1] == "batch":
                 repo = self.repo().only([w for flag, w in pairwise(words) if flag == "--group"])
-                made.append(workflow.batch(repo, over[0], over[1], self.steps, pinned="--pinned" in words, anew="--anew" in words))
+                run = workflow.batch(repo, over[0], over[1], self.steps, pinned="--pinned" in words, anew="--anew" in words)
+                made.append(run.manifest)
             elif words[1] == "apply":
                 workflow.apply(self.repo(), words[3] if len(words) > 3 else None, self.steps)
             elif words[1] == "materialize":
@@ -221,7 +222,7 @@ def test_events_that_a_wider_contract_takes_in(world: World) -> None:
     before = applied_graphs(world.data)
     span = plan.groups[0].judged.range if plan.groups[0].judged else None
     assert span is not None and micros_of(span[0]) < micros_of(span[1])
-    made = workflow.batch(world.repo(), span[0], span[1], world.steps, pinned=True)
+    made = workflow.batch(world.repo(), span[0], span[1], world.steps, pinned=True).manifest
     assert made["events"] == {"orders": 240} and made["rejected"] == {} and made["fingerprints"] == before
 
 
@@ -243,10 +244,10 @@ def test_rows_of_a_later_day_go_on_with_the_run_that_there_is(world: World) -> N
     assert f"    goes on with {last}, whose tiles stand for the events before" in lines(plan)
     (batch,) = plan.batches
     assert [f.name for f in batch.reads["orders"].files] == ["events/orders/date=2024-05-02/all.jsonl"]
-    made = workflow.batch(world.repo(), None, span[1], world.steps, pinned=True, from_run=last)
+    made = workflow.batch(world.repo(), None, span[1], world.steps, pinned=True, from_run=last).manifest
     assert made["events"] == {"orders": 90} and made["continues"]["run"] == last
     assert datetime.fromisoformat(made["range"][0]) == batch.range[0] if batch.range else False
-    whole = workflow.batch(world.repo(), span[0], span[1], world.steps, pinned=True, anew=True)
+    whole = workflow.batch(world.repo(), span[0], span[1], world.steps, pinned=True, anew=True).manifest
     assert whole["rows"] == {n: made["rows"][n] + rows for n, rows in first_rows(world, last).items()}
     after = make_plan(world.repo(), (), span)
     assert not any(g.recomputed for g in after.groups)

@@ -15,8 +15,7 @@ from transforms.errors import ConfigError, DataError, GraphError
 
 
 def batch_of(world: Orders, *groups: str) -> str:
-    made: str = workflow.batch(world.repo().only(groups), START, END, world.steps)["id"]
-    return made
+    return workflow.batch(world.repo().only(groups), START, END, world.steps).id
 
 
 def test_a_group_is_made_anew_and_the_others_stay(tmp_path: Path) -> None:
