@@ -27,6 +27,7 @@ from pipelines.lineage.trace_record import ServedRow, Trace, TracedEvents, Trace
 from pipelines.lineage.trace_text import key_text
 from pipelines.project.repository import Repo
 from pipelines.streaming.state.row_log import read_rows
+from serving.aliases import ALIASES_FILE
 from serving.projections import Projection
 from serving.request_rows import PROJECTION, projection_in
 from transforms.definitions import CREATED, EVENT_TIMESTAMP, FINGERPRINT, REVISION, FeatureGroup
@@ -109,7 +110,7 @@ def _version(repo: Repo, answer: Mapping[str, Any]) -> TracedVersion | None:
             "fingerprints": spec.get("fingerprints"), "feature_service": spec.get("feature_service"),
         }  # fmt: skip
     with suppress(OSError, ValueError, AttributeError):
-        aliases = json.loads((folder.parent / "ALIASES.json").read_text())
+        aliases = json.loads((folder.parent / ALIASES_FILE).read_text())
         out["alias_now"] = next((a for a in ("champion", "challenger") if aliases.get(a) == number), None)
     return out
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pipelines.lake import layout
 from pipelines.lake.graphs import applied_graphs
 from pipelines.registry.alias_file import current, model_folder, models_of, versions_on_disk
 from pipelines.registry.scores import evaluations_of
@@ -62,7 +63,7 @@ def _model(data: Path, name: str) -> dict[str, Any]:
 def spec_of(folder: Path) -> dict[str, Any]:
     """What a version's ``tandem.json`` says; nothing where it cannot be read."""
     try:
-        found = json.loads((folder / "tandem.json").read_text("utf-8"))
+        found = json.loads((folder / layout.GRAPH_HEAD).read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

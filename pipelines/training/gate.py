@@ -18,6 +18,7 @@ from tfx.types import artifact_utils, standard_artifacts, standard_component_spe
 from tfx.types.component_spec import ChannelParameter
 from tfx.utils import json_utils
 
+from pipelines.lake import layout
 from pipelines.training.evaluate_here import EvaluateHere
 from serving.model_files import FILES, hash_files, sign
 
@@ -100,7 +101,7 @@ class AtomicPush(pusher_executor.Executor):
         while True:
             version = 1 + max((int(p.name) for p in base.iterdir() if p.name.isdecimal()), default=0)
             created = datetime.now(UTC).isoformat(timespec="seconds")
-            (work / "tandem.json").write_text(
+            (work / layout.GRAPH_HEAD).write_text(
                 json.dumps({**spec, "version": version, "created": created, FILES: files}, indent=1) + "\n", "utf-8"
             )
             sign(work)
@@ -112,5 +113,5 @@ class AtomicPush(pusher_executor.Executor):
                 if not target.exists():
                     raise
         Path(pushed.uri).mkdir(parents=True, exist_ok=True)
-        shutil.copy(target / "tandem.json", pushed.uri)
+        shutil.copy(target / layout.GRAPH_HEAD, pushed.uri)
         self._MarkPushed(pushed, pushed_destination=str(target), pushed_version=str(version))
