@@ -80,8 +80,14 @@ def _list(repo: Path, data: Path | None, kind: str | None, last: int, as_json: b
 
 
 def _range(run: Run) -> str:
-    spans = " to ".join(str(t)[:10] for t in run.head.range)
+    spans = " to ".join(_moment(str(t)) for t in run.head.range)
     return spans or (f"{run.kind} {run.head.name}" if run.head.name is not None else "")
+
+
+def _moment(text: str) -> str:
+    """A moment of a range: the day, with the minute where it is not its beginning."""
+    day, minute = text[:10], text[11:16]
+    return day if minute in ("", "00:00") else f"{day}T{minute}"
 
 
 def _rows(run: Run) -> str:
@@ -157,7 +163,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("range", " to ".join(said.range)),
         ("model", " ".join(str(x) for x in (said.model, said.version and f"version {said.version}") if x)),
         ("training set", said.training_set if isinstance(said, TrainRecord) else None),
-        ("parameters", _pairs({**said.seeds, **said.params})),
+        ("parameters", ", ".join(f"{n} {v}" for n, v in {**said.seeds, **said.params}.items())),
         ("inputs", "\n".join(f"{n}: {len(f):,} files, {sum(x['size'] for x in f):,} bytes" for n, f in inputs.items())),
         ("counts", _pairs(said.counts)),
         ("metrics", _pairs(metrics) + (f" (and {sliced} of slices)" if sliced else "")),

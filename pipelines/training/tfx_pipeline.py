@@ -264,10 +264,17 @@ def _no_arguments() -> Iterator[None]:
         sys.argv = before
 
 
+class _LogFile(logging.FileHandler):
+    """Says nothing of lines that its disk does not take: logging would print a traceback for each."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Pass over it."""
+
+
 @contextmanager
 def _quiet(log: Path) -> Iterator[None]:
-    """All logging goes to the file ``log``, none to the terminal; put back afterwards."""
-    to_file = logging.FileHandler(log, encoding="utf-8")
+    """All logging goes to the file ``log``, none to the terminal, whatever its disk takes; put back afterwards."""
+    to_file = _LogFile(log, encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in ("", "absl", "tensorflow", "apache_beam")]
     before = [(x, x.level, x.handlers[:], x.propagate) for x in loggers]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from pipelines.cli.root import app
 from pipelines.lake.provenance import code_version, engine_root, engine_version
 from pipelines.lake.run_records import head_fields, record_of
+from pipelines.lake.runs import RunStore
 from pipelines.lineage.diff import diff
 from pipelines.tracking.tracked_run import read_record
 
@@ -90,3 +94,14 @@ def test_a_diff_shows_differences_alone() -> None:
     told = [str(d) for d in diff({"code": code}, {"code": {**other, "dirty": True, "engine": {"version": "0.3.0"}}})]
     assert any(line.startswith("commit") and "with changes not committed" in line for line in told)
     assert any(line.startswith("engine") and "0.3.0" in line for line in told)
+
+
+def test_parameters_are_shown_as_they_are_given_again(tmp_path: Path) -> None:
+    """To the last digit, without separators: ``tandem train --seed`` and ``--set`` take what ``tandem runs show`` says."""
+    run = RunStore(tmp_path).begin("train", {"a": 1}, datetime(2024, 5, 1, tzinfo=UTC))
+    run.save(seeds={"seed": 20130101}, params={"units": 4096, "learning_rate": 0.00001, "name": "a"}, status="complete")
+    shown = CliRunner().invoke(app, ["runs", "show", run.id, "--data", str(tmp_path)])
+    assert shown.exit_code == 0, shown.output
+    run.save(range=["2024-05-01T00:00:00+00:00", "2024-05-02T12:30:00+00:00"])
+    assert "2024-05-01 to 2024-05-02T12:30" in CliRunner().invoke(app, ["runs", "--data", str(tmp_path)]).stdout
+    assert "seed 20130101, units 4096, learning_rate 1e-05, name a" in " ".join(shown.stdout.split())
