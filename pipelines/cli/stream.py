@@ -53,7 +53,7 @@ def stream(
     ] = None,
     savepoint: Annotated[str | None, typer.Option(help="Start from this savepoint or checkpoint of the cluster.")] = None,
     shards: Annotated[int | None, typer.Option(min=1, max=4096, help="Parts that entities are spread over.")] = None,
-    parallelism: Annotated[int, typer.Option(min=1, max=128, help="Flink's parallelism.")] = 1,
+    parallelism: Annotated[int, typer.Option(min=1, max=128, help="Parallel tasks, of a Flink cluster.")] = 1,
     metrics_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port of /metrics (0: a free one).")] = None,
     json_: JsonOption = False,
 ) -> None:

@@ -17,11 +17,13 @@ import pytest
 from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
 
 from pipelines.lake.private import UNIX_SOCKETS, socket_folder
+from pipelines.streaming.engines import flink
 from pipelines.streaming.engines.base import EngineOptions, cause
 from pipelines.streaming.engines.cluster import FlinkClusterEngine
 from pipelines.streaming.engines.direct import DirectEngine
 from pipelines.streaming.engines.flink import FlinkEngine
 from pipelines.streaming.engines.flink_job import FlinkJob, FlinkOptions
+from pipelines.streaming.engines.flink_keys import subtask_of
 from pipelines.streaming.engines.flink_rest import Cluster
 from pipelines.streaming.engines.worker import start_worker
 from pipelines.streaming.engines.worker_pool import TOKEN, WorkerPool, proof_of, shared_token
@@ -169,9 +171,28 @@ def test_a_cluster_that_is_not_there_is_one_line():
 def test_a_job_has_no_more_parts_than_tasks(tmp_path):
     """FAULTS 3, issue 10.6: eight shards in one task would be the same work eight times."""
     for tasks, asked, parts in ((1, 8, 1), (2, 8, 2), (4, 2, 2)):
-        assert FlinkEngine(EngineOptions("x", tmp_path, parallelism=tasks)).parts(asked) == parts
-    cluster = FlinkClusterEngine(EngineOptions("x", tmp_path, given={"flink_master": "h:1", "worker_pool": "h:2"}))
-    assert (cluster.parts(8), DirectEngine(EngineOptions("x", tmp_path)).parts(8)) == (1, 8)
+        given = {"flink_master": "h:1", "worker_pool": "h:2"}
+        assert FlinkClusterEngine(EngineOptions("x", tmp_path, parallelism=tasks, given=given)).parts(asked) == parts
+    assert DirectEngine(EngineOptions("x", tmp_path)).parts(8) == 8
+
+
+def test_the_embedded_engine_divides_a_job_where_it_is_told_to(tmp_path, monkeypatch):
+    """Issue 10.6: its tasks are threads of one process, so that more of them cost alone."""
+    monkeypatch.setattr(flink, "start_worker", lambda *_: None)
+    for tasks, given, asked, parts in (
+        (1, {}, 8, 1), (8, {}, 8, 1), (1, {"parts": "8"}, 8, 8), (1, {"parts": "4"}, 2, 2), (4, {"parts": "4"}, 2, 2),
+    ):  # fmt: skip
+        said: list[str] = []
+        engine = FlinkEngine(EngineOptions("x", tmp_path, parallelism=tasks, given=given), said.append)
+        engine.prepare()
+        assert engine.parts(asked) == parts
+        assert len(said) == (tasks > int(given.get("parts", 1))), said
+        keys = engine.shard_keys(parts)
+        assert sorted(subtask_of(key, parts) for key in keys) == list(range(parts)), "a task each"
+    with pytest.raises(ConfigError, match=r"^engine option 'parts': Input should be greater than or equal to 1"):
+        FlinkEngine(EngineOptions("x", tmp_path, given={"parts": "0"}))
+    with pytest.raises(ConfigError, match=r"^engine option 'parts': .* the options of --runner flink-cluster are: flink_master"):
+        FlinkClusterEngine(EngineOptions("x", tmp_path, given={"flink_master": "h:1", "worker_pool": "h:2", "parts": "2"}))
 
 
 def test_options_name_what_matters(tmp_path):

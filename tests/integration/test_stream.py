@@ -116,12 +116,33 @@ def test_flink_survives_its_parts_and_its_driver(tmp_path, broker):
     assert world.stop().returncode == 0, "nothing to stop is no error"
 
 
+def in_parts(n: int) -> tuple[str, ...]:
+    """Words that divide a job of the embedded engine, which it does where it is told to."""
+    return "--shards", str(n), "--engine-option", f"parts={n}"
+
+
+@pytest.mark.slow
+def test_a_job_goes_on_in_another_number_of_parts(tmp_path, broker):
+    world = make_stream_world(tmp_path / "world", broker.bootstrap, topic="re-parted")
+    for n, parts in enumerate((1, 3, 2, 1)):
+        world.produce(events(300, n, start=1800 * n, seconds=1800))
+        driver = world.start(*in_parts(parts), "--until", "latest")
+        try:
+            assert driver.wait(240) == 0
+        finally:
+            end(driver)
+            print(world.out())
+        assert sorted(world.control.load_checkpoints()) == list(range(parts))
+        assert world.delivered() == world.total() >= 300 * (n + 1)
+        world.assert_right()
+
+
 @pytest.mark.slow
 def test_two_tasks_go_on_from_their_tiles_without_the_topic(tmp_path, broker):
     """Two shards under keys that Flink spreads evenly; the worker that both share is killed; the next start reads no record again."""
     world = make_stream_world(tmp_path / "world", broker.bootstrap, topic="two-tasks")
     world.produce(events(600, 1, seconds=3600))
-    driver = world.start("--parallelism", "2", "--shards", "2")
+    driver = world.start(*in_parts(2))
     try:
         wait_for(lambda: world.delivered() == world.total(), process=driver)
         world.produce(events(600, 2, start=3600, seconds=3600))
@@ -130,7 +151,7 @@ def test_two_tasks_go_on_from_their_tiles_without_the_topic(tmp_path, broker):
         assert world.stop().returncode == 0 and driver.wait(60) == 0
         before = world.total()
         world.produce(events(600, 3, start=7200, seconds=3600))
-        driver = world.start("--parallelism", "2", "--shards", "2", "--until", "latest")
+        driver = world.start(*in_parts(2), "--until", "latest")
         assert driver.wait(240) == 0
         assert world.delivered() == world.total() > before
         polls = [v for part, v in world.control.reports().items() if part.startswith("poll-")]

@@ -46,6 +46,11 @@ GROWS = 0.45
 CATCH_UP_SECONDS = 300.0
 
 
+def _parts(n: int) -> tuple[str, ...]:
+    """Words that divide a stream of the embedded engine, which it does where it is told to."""
+    return "--shards", str(n), "--engine-option", f"parts={n}"
+
+
 def tandem(repo: Path, *words: str) -> str:
     """A command; its output. Fails with its errors."""
     return command(["-W", "ignore", "-m", "pipelines.cli", *words, "--repo", str(repo)])
@@ -164,7 +169,7 @@ class Soak:
         """Another number of shards."""
         self.caught_up()
         self.stop_stream()
-        self.start_stream(*[w for n, w in enumerate(self.words) if "--shards" not in (w, self.words[n - 1])], "--shards", str(count))
+        self.start_stream(*self.words[: self.words.index("--shards")], *_parts(count))
 
     def grow(self) -> str:
         """More partitions, for what is sent from now on."""
@@ -196,7 +201,7 @@ class Soak:
         upto = datetime.fromtimestamp(now // 3.6e9 * 3.6e3, UTC)
         for words in (("batch", *_span(BEGIN, upto)), ("apply", "--reason", "the soak"), ("materialize", *_span(BEGIN, upto))):
             tandem(self.repo, *words)
-        self.start_stream("--anew", "--from-run", "latest", "--shards", "3")
+        self.start_stream("--anew", "--from-run", "latest", *_parts(3))
         self.words = [w for w in self.words if w != "--anew"]
         return f"before: {verdict}"
 
@@ -231,7 +236,7 @@ class Soak:
         at = ("--speed", str(self.speed))
         replay = self.start("replay", "replay", *_span(BOUNDARY, self.middle), *at)
         self.begun = time.monotonic()
-        self.start_stream("--from-run", "latest", "--shards", "2")
+        self.start_stream("--from-run", "latest", *_parts(2))
         clock = self.data / "replay" / "clock.json"
         self.server = self.start("server", "serve", "--port", str(self.port), "--clock", str(clock))
         state = self.data / "stream"

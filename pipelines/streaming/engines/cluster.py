@@ -35,11 +35,11 @@ class FlinkClusterEngine(Engine):
         check_flags(given.flink_master, given.worker_pool, options.savepoint, given.worker_command)
 
     def parts(self, shards: int) -> int:
-        """As of the embedded Flink."""
+        """No more than there are tasks: each costs the same work anew with every tick."""
         return min(shards, self.options.parallelism)
 
     def shard_keys(self, shards: int) -> tuple[int, ...]:
-        """As of the embedded Flink."""
+        """Keys that Flink spreads evenly over its tasks."""
         return even_keys(shards, self.options.parallelism)
 
     def new_job(self, spec: JobSpec, first: bool) -> EngineJob:

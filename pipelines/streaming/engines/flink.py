@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
 
 from pipelines.lake.processes import stop_child
 from pipelines.streaming.engines.base import Engine, EngineJob, EngineOptions, read_settings
@@ -21,11 +24,19 @@ SHUFFLED_TICK_MS = 100
 """How often a job of several parts ticks at most: each tick is a bundle for every partition, and one for every shard."""
 
 
+class EmbeddedSettings(FlinkSettings):
+    """``parts``: into how many a job may be divided, a task of Flink each. All tasks are threads of one worker process, so more parts than
+    one cost the shuffle between them, and a fold and a delivery each; they win where work waits for others, as for a distant store."""
+
+    parts: int = Field(default=1, ge=1, le=128)
+
+
 class FlinkEngine(Engine):
     """See the module. State is kept by Flink's checkpoints only while the engine lives; then the stream's own counts."""
 
     name = "flink"
-    Settings = FlinkSettings
+    Settings = EmbeddedSettings
+    settings: EmbeddedSettings
 
     def __init__(self, options: EngineOptions, say: Callable[[str], None] = lambda line: None) -> None:
         super().__init__(options, say)
@@ -34,25 +45,30 @@ class FlinkEngine(Engine):
     @classmethod
     def check(cls, options: EngineOptions) -> None:
         """Flags of a cluster are refused, a savepoint among them."""
-        given = read_settings(FlinkSettings, options, cls.name)
+        given = read_settings(EmbeddedSettings, options, cls.name)
         check_flags(None, given.worker_pool, options.savepoint, given.worker_command)
 
     def parts(self, shards: int) -> int:
-        """No more than there are tasks: each costs the same work anew with every tick."""
-        return min(shards, self.options.parallelism)
+        """One, unless the engine's own setting allows for more."""
+        return min(shards, self.settings.parts)
 
     def shard_keys(self, shards: int) -> tuple[int, ...]:
-        """Keys that Flink spreads evenly over its tasks."""
-        return even_keys(shards, self.options.parallelism)
+        """Keys that Flink spreads evenly over its tasks, of which each part has one."""
+        return even_keys(shards, shards)
 
     def prepare(self) -> None:
         """Start a worker: its imports take as long as all that is done until the job is submitted."""
+        if (asked := self.options.parallelism) > self.settings.parts:
+            self.say(
+                f"--parallelism {asked} is for a cluster: the embedded Flink's tasks are threads of one Python process, where more of them"
+                f" take more CPU for the same work; the job has {self.settings.parts} (--engine-option parts={asked} allows for more)"
+            )
         self.spare = start_worker(self.options.folder / "flink" / "worker.log", (*PRELOAD, *self.options.preload))
 
     def new_job(self, spec: JobSpec, first: bool) -> EngineJob:
         """One JVM."""
         spare, self.spare = self.spare, None
-        return flink_job(self.options, spec, self.say, spare=spare)
+        return flink_job(replace(self.options, parallelism=spec.stream.shards), spec, self.say, spare=spare)
 
     def close(self) -> None:
         """End a worker that was not needed."""
