@@ -13,7 +13,7 @@ from typing import Any
 from rich.text import Text
 
 from pipelines.reports.terminal import screen
-from pipelines.sources.null_fields import NullFields
+from pipelines.sources.null_fields import LEAST_EVENTS, NullFields
 from pipelines.streaming.state.job_state import JobState
 from serving import json_logs
 from transforms.instants import to_minute
@@ -48,7 +48,8 @@ class StreamStatus:
     nonfinite: dict[str, int] = field(default_factory=dict)
     """group/feature -> values that are NaN or infinite."""
     null_fields: dict[str, int] = field(default_factory=dict)
-    """source/field -> the events read since the workers began, of the fields that are null in all of them."""
+    """source/field -> the events read since the workers began, of the fields that are null in all of them, where these are enough to
+    tell."""
     written: int = 0
     stale: int = 0
     refused: int = 0
@@ -172,7 +173,7 @@ class Tracker:
             tombstones=self._by_name("poll-", "tombstones/"),
             rows_of=rows_of,
             nonfinite=self._by_name("sink-", "nonfinite/"),
-            null_fields={f"{s}/{f}": n for s, seen in nulls.items() for n, fields in [NullFields.together(seen)] for f in sorted(fields)},
+            null_fields=_null_fields(nulls),
             written=round(sum(self._sum("sink-", "written").values())),
             stale=round(sum(self._sum("sink-", "stale").values())),
             refused=round(sum(self._sum("sink-", "refused").values())),
@@ -188,6 +189,11 @@ class Tracker:
             silent_seconds=time.time() - newest if newest else 0.0,
         )
         return self.now
+
+
+def _null_fields(seen: Mapping[str, list[tuple[int, list[str]]]]) -> dict[str, int]:
+    out = {source: NullFields.together(of_partitions) for source, of_partitions in seen.items()}
+    return {f"{source}/{name}": n for source, (n, names) in out.items() if n >= LEAST_EVENTS for name in sorted(names)}
 
 
 def _least(points: Mapping[int, Mapping[str, Any]], what: str) -> dict[str, int]:

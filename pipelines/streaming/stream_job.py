@@ -12,7 +12,7 @@ from typing import Any
 from pipelines.lake import runs, shared
 from pipelines.project import recording
 from pipelines.project.repository import Repo
-from pipelines.sources.null_fields import LEAST_EVENTS, null_line
+from pipelines.sources.null_fields import null_line
 from pipelines.streaming.driver import Driver, stream_folder
 from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.log_segments import seal_leftovers
@@ -102,9 +102,9 @@ class _Messages:
             self.show(text.partition(" ")[2])
 
     def nulls(self, stream: StreamPlan, tracker: Tracker) -> None:
-        """Say once of each field that no event had it, when there were enough to tell."""
+        """Say once of each field that no event had it."""
         for name, events in tracker.now.null_fields.items():
-            if events >= LEAST_EVENTS and name not in self.null_fields:
+            if name not in self.null_fields:
                 self.null_fields.add(name)
                 source, _, field = name.partition("/")
                 self.say(null_line(stream.spec.sources[source], field, events))
