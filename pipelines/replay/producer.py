@@ -139,7 +139,7 @@ class Outbox:
                 self.producer.close(timeout=0)
 
     def send_all(
-        self, topics: list[str], partitions: list[int], values: list[bytes | None], keys: list[bytes | None], stamps_ms: list[int]
+        self, topics: list[str], partitions: list[int], values: list[bytes | None], keys: list[bytes], stamps_ms: list[int]
     ) -> None:
         """Send N records, given column by column. Raises StoreError when the broker refuses an earlier one for good."""
         if self.producer is None:

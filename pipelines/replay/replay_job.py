@@ -126,7 +126,8 @@ def _planned(events: pa.Table, number: int, source: EventSource, how: Alteration
 
 
 def _break(payloads: pa.Array, keys: pa.Array, broken: npt.NDArray[np.int64], dice: npt.NDArray[np.uint64], form: RecordFormat) -> pa.Array:
-    made = [form.damaged(payloads[row].as_py(), keys[row].as_py(), int(dice[row])) for row in broken.tolist()]
+    # Without a payload it would be a tombstone, as it has a key, and no fault.
+    made = [form.damaged(payloads[row].as_py(), keys[row].as_py(), int(dice[row])) or b"" for row in broken.tolist()]
     place = np.arange(len(payloads))
     place[broken] = len(payloads) + np.arange(len(broken))
     return pa.concat_arrays([payloads, pa.array(made, pa.large_binary())]).take(pa.array(place))
@@ -242,7 +243,7 @@ def _chosen(repo: Repo, names: tuple[str, ...]) -> list[EventSource]:
 
 def _records(
     part: pa.RecordBatch, sources: list[EventSource], partitions: dict[str, int]
-) -> tuple[list[str], list[int], list[bytes | None], list[bytes | None], list[int]]:
+) -> tuple[list[str], list[int], list[bytes], list[bytes], list[int]]:
     """Topics, partitions, values, keys and timestamps (ms) of some records, as lists for the client."""
     number = part.column(0).to_numpy()
     place = np.zeros(len(number), dtype=np.int32)
@@ -253,8 +254,7 @@ def _records(
             place[mine] = partitions_of(keys.filter(pa.array(mine)), partitions[source.topic])
     topics = [sources[i].topic for i in number.tolist()]
     values = part.column(5).to_numpy(zero_copy_only=False).tolist()
-    sent = [None if value is None else key for key, value in zip(keys.to_pylist(), values, strict=True)]  # a key alone is a tombstone
-    return topics, place.tolist(), values, sent, (part.column(1).to_numpy() // 1000).tolist()
+    return topics, place.tolist(), values, keys.to_numpy(zero_copy_only=False).tolist(), (part.column(1).to_numpy() // 1000).tolist()
 
 
 def _count(counts: dict[str, dict[str, int]], part: pa.RecordBatch, sources: list[EventSource]) -> None:

@@ -136,8 +136,8 @@ class RecordFormat(ABC):
         return pa.array(values, pa.binary())
 
     def damaged(self, payload: bytes, key: bytes, dice: int) -> bytes | None:
-        """A broken copy of an event's payload, for replays that test what happens; :meth:`decode` refuses it. None: a record without a
-        payload, which is sent without a key: with one it would be a tombstone.
+        """A broken copy of an event's payload, for replays that test what happens; :meth:`decode` refuses it. None: no payload, for
+        which a replay sends an empty one: with a key alone it would be a tombstone.
 
         ``key`` are the bytes of the event's tie-breaker, ``dice`` random bits that alone decide how it is broken.
         """
