@@ -243,7 +243,7 @@ def _chosen(repo: Repo, names: tuple[str, ...]) -> list[EventSource]:
 
 def _records(
     part: pa.RecordBatch, sources: list[EventSource], partitions: dict[str, int]
-) -> tuple[list[str], list[int], list[bytes], list[bytes], list[int]]:
+) -> tuple[list[str], list[int], list[bytes | None], list[bytes], list[int]]:
     """Topics, partitions, values, keys and timestamps (ms) of some records, as lists for the client."""
     number = part.column(0).to_numpy()
     place = np.zeros(len(number), dtype=np.int32)
