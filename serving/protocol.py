@@ -217,7 +217,7 @@ def checked_column(values: list[Any], field: RequestField, where: str) -> list[A
     kinds = set(map(type, values))
     if type(None) in kinds:
         if not field.nullable:
-            raise InvalidRequestError(f"{where.format(i=values.index(None))} is null; give a {field.dtype} value")
+            raise InvalidRequestError(f"{where.format(i=values.index(None))} is null; give {_a(field.dtype)} value")
         kinds.discard(type(None))
     if field.dtype == "timestamp":
         return [None if v is None else _timestamp(v, where, i) for i, v in enumerate(values)]
@@ -230,7 +230,7 @@ def checked_column(values: list[Any], field: RequestField, where: str) -> list[A
     allowed = _PYTHON[field.dtype]
     if not kinds <= allowed:
         i, bad = next((i, v) for i, v in enumerate(values) if v is not None and type(v) not in allowed)
-        raise InvalidRequestError(f"{where.format(i=i)} is {shortened(bad)} ({kind_of(bad)}); give a {field.dtype} value")
+        raise InvalidRequestError(f"{where.format(i=i)} is {shortened(bad)} ({kind_of(bad)}); give {_a(field.dtype)} value")
     whole = int in kinds and field.dtype == "int64"
     if whole and (None in values or not -_INT64 <= min(values) <= max(values) < _INT64):
         for i, v in enumerate(values):
@@ -309,6 +309,11 @@ def _list_of(body: Mapping[str, Any], key: str, limit: int) -> list[Any]:
     if len(value) > limit:
         raise TooLargeError(f'"{key}" has {len(value)} entries, more than {limit}; split the request')
     return value
+
+
+def _a(dtype: str) -> str:
+    """A dtype behind its article: ``an int64``, ``a string``."""
+    return f"an {dtype}" if dtype[0] in "aeiou" else f"a {dtype}"
 
 
 def _plain(name: str) -> str:

@@ -268,7 +268,7 @@ class RunStore:
             folder = self.folder / run_id
             if not found and run_id and "/" not in run_id and (folder / layout.MANIFEST).exists():
                 raise DataError(str(_manifest(folder)))
-            known = ", ".join(r.id for r in runs[-5:]) or "none"
+            known = ", ".join(r.id for r in (found or runs)[-5:]) or "none"  # of several those that are meant
             raise DataError(f"{'no run is' if not found else 'several runs are'} called {run_id!r}; the latest are {known}")
         return found[0]
 

@@ -93,3 +93,11 @@ def test_binary_tensors_are_refused_with_the_way_out() -> None:
     body = {"inputs": [{"name": "a", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": 5}}]}
     with pytest.raises(InvalidRequestError, match="binary_data=False"):
         v2_instances(body, [RequestField("a", "string")], 10)
+
+
+@pytest.mark.parametrize(("value", "kind"), [("x", "a string"), (1.5, "a number"), (True, "a boolean")])
+def test_what_is_asked_for_is_named_in_english(value: Any, kind: str) -> None:
+    with pytest.raises(InvalidRequestError, match=f"{kind}\\); give an int64 value$"):
+        checked_column([value], RequestField("shop", "int64"), "entities.shop[{i}]")
+    with pytest.raises(InvalidRequestError, match=r"is null; give an int64 value$"):
+        checked_column([None], RequestField("shop", "int64"), "entities.shop[{i}]")

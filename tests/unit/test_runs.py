@@ -93,7 +93,10 @@ def test_find_by_beginning(tmp_path):
     assert runs.find(tmp_path, first.id).id == runs.find(tmp_path, "batch-20240501").id == first.id
     with pytest.raises(DataError, match=f"several runs are called 'batch-'; the latest are {first.id}, {second.id}"):
         runs.find(tmp_path, "batch-")
-    with pytest.raises(DataError, match="no run is called 'x'"):
+    third = runs.begin(tmp_path, "apply", {"a": 3}, NOW + timedelta(days=2))
+    with pytest.raises(DataError, match=f"several runs are called 'batch-'; the latest are {first.id}, {second.id}$"):
+        runs.find(tmp_path, "batch-")
+    with pytest.raises(DataError, match=f"no run is called 'x'; the latest are {first.id}, {second.id}, {third.id}$"):
         runs.find(tmp_path, "x")
     with pytest.raises(DataError, match="no run is called 'x'; the latest are none"):
         runs.find(tmp_path / "nowhere", "x")
