@@ -121,6 +121,12 @@ def create_app(
         """Predictions in TF-Serving's row or column format, with the model's version, fingerprints, and each row's feature ages."""
         return await predict(request, name, None, v1_instances, v1_answer)
 
+    @app.get("/v1/models/{name}:{verb}", include_in_schema=False)
+    @app.get("/v1/models/{name}/versions/{version}:{verb}", include_in_schema=False)
+    async def posted_alone() -> Response:
+        """What is asked of a model by POST; without this the state of a model called ``NAME:predict`` would be asked for."""
+        raise HTTPException(405, headers={"Allow": "POST"})
+
     @app.get("/v1/models/{name}", tags=["TF-Serving"])
     async def model_status(request: Request, name: str) -> Response:
         """The state of every version known, newest first."""

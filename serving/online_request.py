@@ -45,6 +45,8 @@ class OnlineForm:
     def of(catalog: Catalog, request: OnlineRequest, principal: Principal) -> OnlineForm:
         """Raises ForbiddenError, NotFoundError and InvalidRequestError."""
         service = request.feature_service
+        if service is not None and service not in catalog.services:
+            principal.need("view", "*")  # whoever may not see all views is not told which services there are
         features = catalog.service(service) if service is not None else catalog.references(request.features)
         views = tuple(dict.fromkeys(features.projection(name).view for name in features.names))
         principal.need("view", *views)  # before anything is said of them

@@ -21,7 +21,7 @@ from serving.connections import Connections, connection_class
 from serving.repository import Watcher
 from serving.settings import ServingSettings
 from serving.shared_buckets import SharedLimits
-from serving.workers import Worker, end_with_parent, run_workers, share
+from serving.workers import Worker, bound, end_with_parent, run_workers, share
 from transforms.errors import ConfigError
 
 __all__ = ["Reload", "run", "uvicorn_config"]
@@ -46,6 +46,8 @@ def run(settings: ServingSettings, worker: Worker | None = None) -> None:
     if worker is None and settings.workers > 1:
         _run_all(settings, warning)
         return
+    if worker is None:
+        bound(settings).close()  # said before models are loaded, and in one line
     config, tls = uvicorn_config(settings) if worker is None else _worker_config(settings, worker)
     if warning and worker is None:
         logging.getLogger("uvicorn.error").warning(warning)

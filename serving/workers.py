@@ -30,7 +30,7 @@ from serving.shared_buckets import shared_table
 from transforms.errors import ConfigError
 from transforms.own_program import module_command
 
-__all__ = ["Worker", "end_with_parent", "run_workers"]
+__all__ = ["Worker", "bound", "end_with_parent", "run_workers"]
 
 log = logging.getLogger("uvicorn.error")
 
@@ -75,7 +75,8 @@ def run_workers(settings: ServingSettings, say: Callable[[str, int], None], back
 
     ``say(host, port)`` is called when the port is bound. Raises ConfigError where it cannot be, and SystemExit if no worker can begin.
     """
-    listener = _bound(settings, backlog)
+    listener = bound(settings)
+    listener.listen(backlog)
     say(settings.host, listener.getsockname()[1])
     gone, ours = os.pipe()
     folder = Path(tempfile.mkdtemp(prefix="tandem-serve-"))
@@ -99,15 +100,16 @@ def run_workers(settings: ServingSettings, say: Callable[[str, int], None], back
         signal.raise_signal(number)
 
 
-def _bound(settings: ServingSettings, backlog: int) -> socket.socket:
+def bound(settings: ServingSettings) -> socket.socket:
+    """A socket at the address of these settings, which does not listen yet. Raises ConfigError where somebody else listens there."""
     try:
         family, _, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.socket(family)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(backlog)
     except OSError as e:
-        raise ConfigError(f"serve.host {settings.host!r} port {settings.port}: cannot listen there ({e}); choose another port") from None
+        why = e.strerror or str(e)
+        raise ConfigError(f"serve.host {settings.host!r} port {settings.port}: cannot listen there ({why}); choose another port") from None
     return listener
 
 

@@ -134,9 +134,9 @@ _JUDGED_HOURS = 1e6
 
 
 def _scratch(repo: Repo, folder: Path) -> Repo:
-    """The repository with its data in ``folder``; sources without files get a place."""
-    sources = {n: s if s.files else dataclasses.replace(s, files=f"events/{n}") for n, s in repo.sources.items()}
-    sources = {n: dataclasses.replace(s, table=None) if s.table is not None else s for n, s in sources.items()}
+    """The repository with its data in ``folder``: each source has a place of its own, as the events of one, once read, are no records of
+    another that reads the same files or topic."""
+    sources = {n: dataclasses.replace(s, files=f"events/{n}", table=None) for n, s in repo.sources.items()}
     groups = {n: dataclasses.replace(g, source=sources[g.source.name]) for n, g in repo.groups.items()}
     told_nobody = repo.settings.tracking.model_copy(update={"trackers": []})  # the folder is gone before a tracker would read it
     taken = repo.settings.batch.model_copy(update={"max_future_hours": _JUDGED_HOURS})

@@ -18,7 +18,9 @@ from kafka import KafkaAdminClient, KafkaProducer
 from typer.testing import CliRunner
 
 from pipelines.cli.root import app
-from pipelines.services.kafka_broker import Broker
+from pipelines.project.config import KafkaSettings
+from pipelines.project.secrets import Secret
+from pipelines.services.kafka_broker import LOCAL_USER, Broker, password_of
 from pipelines.sources.broker import PartitionReader, UnknownTopic
 from pipelines.sources.kafka import dead_letter_replay as dlq
 from pipelines.sources.kafka.dead_letters import KafkaDeadLetters, Value
@@ -88,6 +90,23 @@ def test_listing_counts_records_not_letters(options: dict[str, Any], reader: Par
 
 
 # ------------------------------------------------------------------------------------------------------------------------- replay
+
+
+def test_a_replay_logs_in_where_a_password_is_asked_for(tmp_path: Path) -> None:
+    """It took the options that hold no password: listing and a dry run worked, and the replay said that nobody answered."""
+    broker = Broker(tmp_path, secured=True)
+    broker.start()
+    try:
+        given = {"bootstrap_servers": broker.bootstrap, "security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": "PLAIN"}
+        login = {"sasl_username": LOCAL_USER, "sasl_password": Secret(password_of(tmp_path))}
+        found = KafkaBroker.from_settings(KafkaSettings(**given, **login), tmp_path)
+        reader = found.open_reader()
+        topic, letters = reject(found.connection(), reader, 3, partitions=1)
+        assert dlq.replay(found, letters, Choice())["replayed"] == {topic: 3}
+        assert replays(reader, topic) == once(reader, topic, 3, partitions=1)
+        reader.close()
+    finally:
+        broker.stop()
 
 
 def test_a_replay_brings_the_originals_back_once(options: dict[str, Any], reader: PartitionReader) -> None:

@@ -59,6 +59,7 @@ def keys(world: Path) -> dict[str, dict[str, str]]:
         "both": ["model:*", "view:*"],
         "model": ["model:delay"],
         "view": ["view:aircraft"],
+        "views": ["view:aircraft", "view:origin_traffic"],
         "admin": ["admin"],
         "none": ["model:other"],
     }
@@ -107,9 +108,9 @@ def test_scopes_per_model_view_and_administration(client: TestClient, keys: dict
         ("GET", "/v1/models/delay/metadata", None, {"both", "model"}),
         ("GET", "/v2/models/delay", None, {"both", "model"}),
         ("GET", "/v2/models/delay/ready", None, {"both", "model"}),
-        ("POST", "/get-online-features", TRAFFIC, {"both"}),
-        ("POST", "/get-online-features", aircraft, {"both", "view"}),
-        ("POST", "/get-online-features", service, {"both"}),
+        ("POST", "/get-online-features", TRAFFIC, {"both", "views"}),
+        ("POST", "/get-online-features", aircraft, {"both", "view", "views"}),
+        ("POST", "/get-online-features", service, {"both", "views"}),  # all views of it, by name or by *
         ("GET", "/metrics", None, {"admin"}),
         ("GET", "/docs", None, set(keys)),
     ]
@@ -122,6 +123,15 @@ def test_scopes_per_model_view_and_administration(client: TestClient, keys: dict
     # What may not be asked for is refused before anybody is told whether it is there.
     assert client.get("/v1/models/secret", headers=keys["view"]).status_code == 403
     assert client.post("/get-online-features", json={**TRAFFIC, "features": ["secret:x"]}, headers=keys["view"]).status_code == 403
+    for name, status in (("both", 404), ("views", 403), ("model", 403)):
+        assert client.post("/get-online-features", json={**service, "feature_service": "secret"}, headers=keys[name]).status_code == status
+
+
+@pytest.mark.parametrize("path", [PREDICT, "/v1/models/delay/versions/1:predict", "/v1/models/secret:explain"])
+def test_a_prediction_is_asked_for_by_post_alone(client: TestClient, keys: dict[str, dict[str, str]], path: str) -> None:
+    """It was taken for a look at a model called ``delay:predict``, for which no scope was found."""
+    answer = client.get(path, headers=keys["model"])
+    assert answer.status_code == 405 and answer.headers["allow"] == "POST" and answer.json() == {"error": "GET is not allowed here; see /docs"}
 
 
 def test_who_asked_is_in_the_log_and_in_the_metrics(client: TestClient, world: Path, keys: dict[str, dict[str, str]]) -> None:

@@ -129,13 +129,15 @@ def test_workers_end_with_the_first_process_however_it_ends(root: Path) -> None:
         _until(lambda: all(_gone(pid) for pid in workers))
 
 
-def test_a_port_that_is_taken_is_one_line(root: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_port_that_is_taken_is_one_line(root: Path, workers: int) -> None:
     import socket
 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        chosen = settings(root, port=taken.getsockname()[1], workers=2, needs_model=False)
+        chosen = settings(root, port=taken.getsockname()[1], workers=workers, needs_model=False)
         done = subprocess.run([sys.executable, "-m", "serving", chosen.model_dump_json()], capture_output=True, text=True, check=False)
     assert done.returncode == 1
+    assert "application startup" not in done.stderr, "it is said before models are loaded"
     assert re.search(r"^error: serve.host '127.0.0.1' port \d+: cannot listen there .*; choose another port$", done.stderr, re.MULTILINE)

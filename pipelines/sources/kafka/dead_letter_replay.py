@@ -59,7 +59,7 @@ def replay(
     """
     if not isinstance(broker, KafkaBroker):
         raise ConfigError(f"dead letters are replayed by Kafka's transactions, and {broker!r} has none; append the records yourself")
-    reader, options = broker.open_reader(), dict(broker.options)
+    reader, options = broker.open_reader(), broker.connection()
     producer: KafkaProducer | None = None
     try:
         if not dry_run:

@@ -27,10 +27,11 @@ _PASSWORD = "sasl_plain_password"
 
 @dataclass(frozen=True)
 class KafkaBroker(Broker):
-    """The Kafka that kafka-python's ``options`` lead to (:func:`client_options`). ``password`` is the one of SASL: read where the
-    connection is made, so that a pickle of this holds none."""
+    """The Kafka that kafka-python's options (:func:`client_options`) lead to. ``password`` is the one of SASL: read where the connection is
+    made, so that a pickle of this holds none. So ``public`` are the options without it, with which no client gets in where one is asked
+    for: :meth:`connection` is what a client takes."""
 
-    options: Mapping[str, Any] = field(repr=False)
+    public: Mapping[str, Any] = field(repr=False)
     password: Secret | None = None
 
     @classmethod
@@ -42,7 +43,7 @@ class KafkaBroker(Broker):
 
     def connection(self) -> dict[str, Any]:
         """The options with the password."""
-        return {**self.options, **({} if self.password is None else {_PASSWORD: self.password.get_secret_value()})}
+        return {**self.public, **({} if self.password is None else {_PASSWORD: self.password.get_secret_value()})}
 
     def open_reader(self) -> PartitionReader:
         """A connection of its own."""
