@@ -17,7 +17,6 @@ from pipelines.project import recording
 from pipelines.project.config import moment
 from pipelines.project.recording import recorded
 from pipelines.tracking.run_observer import RunObserver
-from transforms.definitions import duration_name
 from transforms.errors import ConfigError, DataError
 from transforms.plain_paths import plain_path
 
@@ -89,6 +88,7 @@ def apply(repo: Repo, run_id: str | None, steps: Steps, why: str = "") -> None:
     """Apply the graphs of a run, if the user may."""
     from pipelines.batch.batch_job import graphs_of, newest_graphs, plain_graphs
     from pipelines.feature_store.applying import apply_fingerprints
+    from pipelines.feature_store.services import short_ttl
     from pipelines.project import access
 
     complete = [r for r in runs.list_runs(repo.data) if r.kind == "batch" and r.status == "complete"]
@@ -121,15 +121,8 @@ def apply(repo: Repo, run_id: str | None, steps: Steps, why: str = "") -> None:
         which = [n for n in fingerprints if of.record.fingerprints.get(n) == fingerprints[n]]
         steps.say(f"applied {len(which)} graphs of {of.id}" + (f": {', '.join(which)}" if len(used) > 1 else ""))
     for group in repo.groups.values():
-        if group.ttl_us is not None and group.ttl_us < group.longest_us:
-            steps.say(
-                f"{group.name}: ttl {_span(group.ttl_us)} is shorter than its longest window {_span(group.longest_us)}: values are withheld"
-                " while their events still count; make ttl at least the window, or None for never"
-            )
-
-
-def _span(us: int) -> str:
-    return duration_name(timedelta(microseconds=us))
+        if line := short_ttl(group):
+            steps.say(line)
 
 
 def materialize(repo: Repo, start: datetime, end: datetime, steps: Steps) -> None:

@@ -29,7 +29,8 @@ class Principal:
         return (kind if kind == "admin" else f"{kind}:{name}") in self.scopes or f"{kind}:*" in self.scopes
 
     def need(self, kind: str, *names: str) -> None:
-        """Raise ForbiddenError for the first of ``names`` (of ``admin``: for itself) that no scope allows. Without names nothing is asked for."""
+        """Raise ForbiddenError for the first of ``names`` (of ``admin``: for itself) that no scope allows; without names nothing is asked
+        for."""
         for name in ("",) if kind == "admin" else names:
             if not self.may(kind, name):
                 asked = kind if kind == "admin" else f"{kind}:{name[:60]}"

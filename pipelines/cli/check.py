@@ -73,6 +73,7 @@ def check(
         found = check_project(loaded.only(group or ()), steps.say, _wrong, rows, [str(p) for p in parts], kept)
     show({"problems": found}, json_)
     if found:
+        steps.say(f"{len(found)} mistake{'s' * (len(found) > 1)}, each told above in a line that begins with error")
         raise typer.Exit(1)
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.cli.console import DEFAULT_REPO, DataOption, RepoOption, Steps, load, quiet, write
-from pipelines.lake.files import write_text
+from pipelines.lake.files import as_the_users, write_text
 from transforms.errors import ConfigError
 
 __all__ = ["app"]
@@ -166,6 +166,7 @@ def _write(template: str, values: dict[str, Any], output: Path | None) -> None:
     if output is None:
         write(text.rstrip("\n"))
         return
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_text(output, text)
+    with as_the_users():
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_text(output, text)
     Steps().say(f"wrote {output}")

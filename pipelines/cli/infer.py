@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pipelines.cli.console import DEFAULT_REPO, DataOption, RepoOption, Steps, write
+from pipelines.lake.files import as_the_users
 from pipelines.project.config import load_settings
 from transforms.errors import DataError, TandemError
 
@@ -40,6 +41,8 @@ def infer(
     from pipelines.inference.infer_source import infer_files, infer_table, infer_topic
     from pipelines.inference.table_records import table_named
 
+    if output is not None and output.exists():
+        raise DataError(f"{output} is there already; name another file, or print to the screen and choose")
     steps, path = Steps(), Path(what)
     if zone is not None:
         _check_zone(zone)
@@ -69,13 +72,14 @@ def infer(
     questions = found.text.count("QUESTION")
     steps.say(f"{found.name}: {len(found.proposal.columns)} fields, event time {found.proposal.event_time.name}, {questions} questions")
     if table is None and path.exists() and (folder is None or not path.resolve().is_relative_to((folder / found.files).resolve())):
-        steps.say(f"it expects its files in {found.files} of the data folder: put them there, or a link to them")
+        place = "the data folder" if folder is None else f"the data folder, {folder}"
+        steps.say(f"it expects its files in {found.files} of {place}: put them there, or a link to them, or correct data: of tandem.yaml")
     if output is None:
         write(found.text)
         return
-    if output.exists():
-        raise DataError(f"{output} is there already; name another file, or print to the screen and choose")
-    output.write_text(found.text, "utf-8")
+    with as_the_users():
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(found.text, "utf-8")
     steps.say(f"written to {output}")
 
 

@@ -9,9 +9,10 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.console import DEFAULT_REPO, DataOption, RepoOption, settings_of
+from pipelines.cli.console import DEFAULT_REPO, DataOption, RepoOption, load, settings_of
 from pipelines.lake import layout
 from pipelines.project.config import parse_duration
+from pipelines.project.mistakes import one_line
 from pipelines.reports.terminal import screen
 from transforms.errors import ConfigError
 
@@ -54,9 +55,31 @@ def add(
         typer.echo(json.dumps({"name": name, "key": key, "file": str(file)}))
         return
     typer.echo(key)
+    for line in _unknown(repo, data, scope or []):
+        typer.echo(line, err=True)
     typer.echo(f"Send it as 'Authorization: Bearer ...'. It is not kept: {file} holds its hash.", err=True)
     if first:
         typer.echo("This is the first key: servers ask for one from their next start on.", err=True)
+
+
+def _unknown(repo: Path, data: Path | None, scopes: list[str]) -> list[str]:
+    """Scopes of what the repository does not define: a slip, or of what is to come."""
+    if not any(s.partition(":")[2] not in ("", "*") for s in scopes):
+        return []
+    try:
+        loaded = load(repo, data, finish=False)
+        known = {"view": set(loaded.groups), "model": {loaded.attribute(m).name for m in loaded.settings.models}}
+    except Exception as error:  # the key is made, and good for what there is when it is used
+        return [f"Whether its scopes name what there is was not looked at: {one_line(error)}"]
+    out = []
+    for scope in scopes:
+        kind, _, name = scope.partition(":")
+        if name not in ("", "*") and name not in known[kind]:
+            has = ", ".join(sorted(known[kind])) or "none"
+            out.append(
+                f"{scope}: the repository has no {kind} of that name, it has {has}; remove the key and make another, if it is a slip"
+            )
+    return out
 
 
 @app.command("list")

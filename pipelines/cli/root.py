@@ -14,6 +14,7 @@ import pipelines.workflow  # noqa: F401  # so that runs of every command are tra
 from pipelines.cli.extras import require
 from pipelines.cli.log_format import take_log_format
 from pipelines.cli.params import take_params
+from pipelines.lake.files import hide_from_others
 from pipelines.project.extensions import Extensions, owner, reason
 from pipelines.project.mistakes import kept_trace, of_system, one_line, told
 from pipelines.reports.terminal import screen
@@ -135,9 +136,9 @@ def _own_files_only() -> None:
     """What we and our children write, others neither read nor write: it is people's data. ``TANDEM_UMASK`` (octal) says otherwise."""
     mask = os.environ.get("TANDEM_UMASK", "077")
     try:
-        os.umask(int(mask, 8) & 0o777)
+        hide_from_others(int(mask, 8) & 0o777)
     except ValueError:
-        os.umask(0o077)
+        hide_from_others(0o077)
         print(f"TANDEM_UMASK {mask!r} is no octal number such as 027; taking 077", file=sys.stderr)
 
 

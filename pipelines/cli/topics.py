@@ -94,6 +94,12 @@ def archive(
     if until == "stopped":
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
+    for one in chosen:
+        if len(of := [s.name for s in loaded.sources.values() if one.files and s.files == one.files]) > 1:
+            raise ConfigError(
+                f"sources {', '.join(of)} have one folder of files, {one.files}: what is archived there are events of one of them, which"
+                " the others could not read; give each files= of its own"
+            )
     reader = open_broker(loaded.settings.kafka, loaded.data).open_reader()
     totals: dict[str, dict[str, Any]] = {}
     try:

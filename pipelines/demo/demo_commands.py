@@ -9,13 +9,16 @@ from typing import Annotated
 import typer
 
 from pipelines.cli.console import DEFAULT_REPO, DataOption, EndOption, JsonOption, RepoOption, StartOption, load, moment, quiet
+from pipelines.lake.files import as_the_users
 
 
 def init(folder: Annotated[Path, typer.Argument(help="The folder to make.")]) -> None:
     """Make a small feature repository to start from."""
     from pipelines.demo.scaffold import scaffold
 
-    for path in scaffold(folder):
+    with as_the_users():
+        written = scaffold(folder)
+    for path in written:
         typer.echo(f"wrote {path}")
     repo = shlex.quote(str(folder))
     typer.echo(f"next, all of it: tandem demo --repo {repo}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ from pipelines.lake.graphs import graph_for
 from pipelines.lake.value_code import meaning, value_files
 from pipelines.project.repository import load_repo
 from serving.projections import FeatureSet
-from transforms.definitions import RESERVED
+from transforms.definitions import RESERVED, FeatureGroup, duration_name
 from transforms.errors import DefinitionError, GraphError, some_of
 
-__all__ = ["check_fields", "check_services", "defined_services", "edited_since", "unlike_the_registry"]
+__all__ = ["check_fields", "check_services", "defined_services", "edited_since", "short_ttl", "unlike_the_registry"]
 
 
 def defined_services(repo: Path) -> dict[str, Any]:
@@ -103,3 +104,14 @@ def edited_since(repo: Path, data: Path, views: Iterable[str]) -> list[str]:
         fix = "to train on what they say now, run tandem batch, then tandem apply first"
         out.append(f"code was edited since the applied graphs were made, which are used ({names}); {fix}")
     return out
+
+
+def short_ttl(group: FeatureGroup) -> str:
+    """What to say of a group whose ``ttl`` is shorter than its longest window; empty of others."""
+    if group.ttl_us is None or group.ttl_us >= group.longest_us:
+        return ""
+    ttl, longest = (duration_name(timedelta(microseconds=us)) for us in (group.ttl_us, group.longest_us))
+    return (
+        f"{group.name}: ttl {ttl} is shorter than its longest window {longest}: values are withheld while their events still count;"
+        " make ttl at least the window, or None for never"
+    )

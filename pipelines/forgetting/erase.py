@@ -104,7 +104,9 @@ def _erase(repo: Repo, subject: Subject, dry_run: bool, say: Callable[[str], Non
     for folder in streams:
         tiles = without_tiles(folder, subject, dry_run)
         _rewritten(sum(t.num_rows for t in tiles.gone), f"stream/{folder.name}", f"stream/{folder.name}/tiles", report)
-    for file in list(found_files(repo)):
+    files = list(found_files(repo))
+    say(f"event files, rows, logs: {len(files):,} files")
+    for file in files:
         if file.top not in _LEFT_ALONE and file.path.name != layout.MANIFEST:
             _one_file(file, subject, dry_run, report, answers)
     _labels(data, answers, dry_run, report)

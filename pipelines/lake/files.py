@@ -6,15 +6,40 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from transforms.files import fsync_folder, replaced, sha256, write_bytes, write_json, write_text
 
 __all__ = [
-    "file_version", "fsync_folder", "json_digest", "name_below", "read_json", "replaced", "sha256", "sha256_of_start", "write_bytes",
-    "write_json", "write_text",
+    "as_the_users", "file_version", "fsync_folder", "hide_from_others", "json_digest", "name_below", "read_json", "replaced", "sha256",
+    "sha256_of_start", "write_bytes", "write_json", "write_text",
 ]  # fmt: skip
+
+_users_mask: int | None = None
+"""The umask that the command was started with; None: nothing has changed it."""
+
+
+def hide_from_others(mask: int) -> None:
+    """Take this umask for all that this process and its children write."""
+    global _users_mask
+    _users_mask = os.umask(mask)
+
+
+@contextmanager
+def as_the_users() -> Iterator[None]:
+    """Within, files and folders get the modes that the user's own do: for code that is written for them (a repository, a workflow), which
+    colleagues and images read. It is of the whole process: not beside a thread that writes data."""
+    if _users_mask is None:
+        yield
+        return
+    before = os.umask(_users_mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

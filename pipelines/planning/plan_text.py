@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from pipelines.planning.event_inputs import EventInputs
 from pipelines.planning.group_plan import Judged
 from pipelines.planning.model_changes import ModelChange
 from pipelines.planning.plan_parts import SAME, BatchPlan, Expected, GroupPlan, ModelPlan, Plan
@@ -113,20 +114,24 @@ def _batch(b: BatchPlan) -> Iterator[str]:
     which = "all groups" if b.all_groups else ", ".join(b.groups)
     how = "with the applied graphs (--pinned)" if b.pinned else "learning graphs"
     if b.range is None:
-        yield from _block(f"Batch run of {which}, {how}", ["there are no event files yet"])
+        found = [_reads(b, name, files) for name, files in b.reads.items() if files.files]
+        untold = "of which days is not told by folders date=YYYY-MM-DD: --start and --end say it"
+        yield from _block(f"Batch run of {which}, {how}", [*found, untold] if found else ["there are no event files yet"])
         return
     days = (b.range[1] - b.range[0]).total_seconds() / 86_400
     span = f"{b.range[0]:%Y-%m-%d %H:%M} to {b.range[1]:%Y-%m-%d %H:%M} ({days:,.4g} day{'s' * (days != 1)})"
     if b.found is not None:
         yield from _block(f"Batch run of {which}, {span}", [f"nothing to compute: {b.found} holds these rows"])
         return
-    body = []
-    for name, files in b.reads.items():
-        what = f"{len(files.files):,} event file{'s' * (len(files.files) != 1)}, {files.bytes:,} bytes"
-        body.append(f"reads {name}: {files.missing}" if files.missing else f"reads {name}: {what}, {_expected(b.events[name], 'events')}")
+    body = [_reads(b, name, files) for name, files in b.reads.items()]
     if b.goes_on is not None:
         body.append(f"goes on with {b.goes_on}, whose tiles stand for the events before")
     yield from _block(f"Batch run of {which}, {how}: {span}", body)
+
+
+def _reads(b: BatchPlan, name: str, files: EventInputs) -> str:
+    what = f"{len(files.files):,} event file{'s' * (len(files.files) != 1)}, {files.bytes:,} bytes"
+    return f"reads {name}: {files.missing}" if files.missing else f"reads {name}: {what}, {_expected(b.events[name], 'events')}"
 
 
 def _keys(g: GroupPlan) -> str:

@@ -107,7 +107,9 @@ def _batch(
     groups, sources = list(some.groups.values()), sources_of(some.groups.values())
     span = asked or _range(present, some, judged)
     if span is None:
-        return BatchPlan(tuple(names), len(names) == len(present.repo.groups), None, pinned, {}, {})
+        reads = {n: event_inputs(present.data, s, None, None) for n, s in sources.items()}
+        events = {n: _events(present, n, judged, r) for n, r in reads.items()}
+        return BatchPlan(tuple(names), len(names) == len(present.repo.groups), None, pinned, reads, events)
     end = micros_of(span[1])
     if pinned and (then := _gone_on_with(some, judged, span[1])) is not None:
         begin = begin_of(groups, micros_of(then.end), end)

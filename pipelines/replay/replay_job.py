@@ -238,6 +238,12 @@ def _chosen(repo: Repo, names: tuple[str, ...]) -> list[EventSource]:
     chosen = [s for name, s in sorted(known.items()) if (s.files and not names) or name in names]
     if not chosen:
         raise ConfigError(f"{repo.path.name} has no source with files= and topic=; give one both")
+    for topic in (s.topic for s in chosen):
+        if len(of := [s.name for s in repo.sources.values() if s.topic == topic]) > 1:
+            raise ConfigError(
+                f"sources {', '.join(of)} read one topic, {topic!r}: a replayed event is a record of one source, which the others could"
+                " not read; produce the records as they were, or give each source a topic"
+            )
     return chosen
 
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.batch import analysis
-from pipelines.feature_store.services import check_fields, defined_services
+from pipelines.feature_store.services import check_fields, defined_services, short_ttl
 from pipelines.feature_store.store_check import check_stores
 from pipelines.lake.value_code import modules_of
 from pipelines.project.mistakes import one_line
@@ -101,6 +101,9 @@ def check_project(
             tried(lambda s=source: check_topic(repo, s, say))  # type: ignore[misc]
     if analyzed and all(g.preprocessing_fn is None or g.name in outputs for g in repo.groups.values()):
         tried(lambda: _analyzed(asked, some, say))
+    for group in repo.groups.values():
+        if line := short_ttl(group):
+            say(line)
     for what, why in kept.refused.items():
         say(f"{what} is asked anew each time: {why}")
     if kept.used:
@@ -254,6 +257,7 @@ def _model(asked: _Asked, model: Model, services: Mapping[str, Any], features: M
     else:
         wanted = FeatureSet.of(model.features)
         pairs = list(wanted.pairs)
+    unfit: dict[str, str] = {}
     for name, feature in pairs:
         use = wanted.projection(name)
         group = asked.repo.groups.get(use.view)
@@ -262,8 +266,12 @@ def _model(asked: _Asked, model: Model, services: Mapping[str, Any], features: M
         if feature not in features[use.view]:
             raise DataError(f"{what}: group {use.view!r} has no feature {feature!r}; it has {', '.join(sorted(features[use.view]))}")
         if (kind := features[use.view][feature]).startswith(("list", "timestamp")):
-            raise DataError(f"{what}: {name}:{feature} is {kind}; a model takes text, numbers and truth values: leave it out")
+            unfit[f"{name}:{feature} is {kind}"] = feature
         for key in (use.column(k) for k in group.entity.keys):
             if key not in model.entity_keys:
                 raise DataError(f"{what}: the features of {name!r} are found by {key!r}, which is none of its entity_keys; add it")
+    if unfit:
+        names = ", ".join(f'"{feature}"' for feature in dict.fromkeys(unfit.values()))
+        how = f": views.features(without=[{names}])" if isinstance(model.features, str) else " of its features="
+        raise DataError(f"{what}: a model takes text, numbers and truth values, and {', '.join(unfit)}; leave them out{how}")
     return f"{what}: {len(model.request_fields)} request fields, {len(pairs)} features"

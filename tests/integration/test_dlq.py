@@ -97,9 +97,14 @@ def test_a_replay_logs_in_where_a_password_is_asked_for(tmp_path: Path) -> None:
     broker = Broker(tmp_path, secured=True)
     broker.start()
     try:
-        given = {"bootstrap_servers": broker.bootstrap, "security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": "PLAIN"}
-        login = {"sasl_username": LOCAL_USER, "sasl_password": Secret(password_of(tmp_path))}
-        found = KafkaBroker.from_settings(KafkaSettings(**given, **login), tmp_path)
+        kafka = KafkaSettings(
+            bootstrap_servers=broker.bootstrap,
+            security_protocol="SASL_PLAINTEXT",
+            sasl_mechanism="PLAIN",
+            sasl_username=LOCAL_USER,
+            sasl_password=Secret(password_of(tmp_path)),
+        )
+        found = KafkaBroker.from_settings(kafka, tmp_path)
         reader = found.open_reader()
         topic, letters = reject(found.connection(), reader, 3, partitions=1)
         assert dlq.replay(found, letters, Choice())["replayed"] == {topic: 3}

@@ -101,6 +101,26 @@ def test_each_mistake_is_one_line(tmp_path: Path, file: str, old: str, new: str,
     assert all("\n" not in one for one in found)
 
 
+def test_all_that_a_model_cannot_take_is_named_with_what_leaves_it_out(tmp_path: Path) -> None:
+    """One a run was named, and not how a feature is left out. A ttl that withholds what still counts is said before anything is run."""
+    folder = shop(tmp_path / "shop")
+    change(folder, "features.py", "ttl=hours(25)", "ttl=hours(1)")
+    change(folder, "features.py", 'LastN("amount", n=3, over=hours(24)),', 'LastN("amount", n=3, over=[hours(1), hours(24)]),')
+    change(folder, "labels.py", 'features="card_fraud"', 'features="all"')
+    change(
+        folder,
+        "features.py",
+        "card_fraud = Feature",
+        'all_of_them = FeatureService(name="all", features=views.features())\ncard_fraud = Feature',
+    )
+    found, said = check(folder)
+    (line,) = [line for line in found if "a model takes text, numbers and truth values" in line]
+    assert line.endswith('leave them out: views.features(without=["amount_last_3_1h", "amount_last_3_24h"])')
+    assert "card_activity: ttl 1h is shorter than its longest window 24h" in "\n".join(said)
+    change(folder, "labels.py", 'features="all"', 'features=["card_activity:amount_last_3_1h", "card_activity:count_1h"]')
+    assert any(line.endswith("is list<item: double>; leave them out of its features=") for line in check(folder)[0])
+
+
 def test_what_was_right_is_kept_while_all_that_it_follows_from_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Issue 10.7: a function is traced and run again when its code, its group or its rows are others; a mistake is never kept."""
     folder, asked = shop(tmp_path / "shop"), list[str]()

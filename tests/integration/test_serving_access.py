@@ -131,7 +131,8 @@ def test_scopes_per_model_view_and_administration(client: TestClient, keys: dict
 def test_a_prediction_is_asked_for_by_post_alone(client: TestClient, keys: dict[str, dict[str, str]], path: str) -> None:
     """It was taken for a look at a model called ``delay:predict``, for which no scope was found."""
     answer = client.get(path, headers=keys["model"])
-    assert answer.status_code == 405 and answer.headers["allow"] == "POST" and answer.json() == {"error": "GET is not allowed here; see /docs"}
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert answer.json() == {"error": "GET is not allowed here; see /docs"}
 
 
 def test_who_asked_is_in_the_log_and_in_the_metrics(client: TestClient, world: Path, keys: dict[str, dict[str, str]]) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import stat
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -27,6 +31,7 @@ from transforms.errors import DataError
 from transforms.fields import check_name
 from transforms.instants import micros_of
 
+ROOT = Path(__file__).resolve().parents[2]
 ASKED: dict[str, dict[str, Any]] = {"local_times": {"zone": "Europe/Paris"}, "order_items": {"explode": "items"}}
 
 
@@ -334,3 +339,29 @@ def test_maps_that_stand_as_lists_of_entries_are_stepped_into(tmp_path: Path) ->
     assert 'path="params.page.text"' in text and 'path=["params", "a.b", "number"]' in text and "items: a list of objects" in text
     checked = check_json([json.dumps(r).encode() for r in records], values["things"], 2 * 10**15, 0)
     assert checked.valid.num_rows == 80 and checked.valid.column("page_text").to_pylist()[:2] == ["p0", "p1"]
+
+
+def test_a_first_repository_is_made_with_the_modes_of_the_users_own_files(tmp_path: Path) -> None:
+    """README's first command named a folder that is not there yet, and ended with an errno after all its work; the definition was readable
+    by nobody else, as people's data is."""
+    (tmp_path / "clicks.jsonl").write_text('{"id": "a", "at": "2024-05-01T10:00:00Z"}\n{"id": "b", "at": "2024-05-01T11:00:00Z"}\n')
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "pipelines.cli",
+        "infer",
+        str(tmp_path / "clicks.jsonl"),
+        "--repo",
+        str(tmp_path / "new"),
+    ]
+    command += ["--output", str(tmp_path / "new" / "features.py")]
+    code = f"import os, subprocess, sys; os.umask(0o022); sys.exit(subprocess.run({command!r}, cwd={str(ROOT)!r}).returncode)"
+    environment = {k: v for k, v in os.environ.items() if k != "TANDEM_UMASK"}
+    first, again = (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False) for _ in "12"
+    )
+    assert first.returncode == 0, first.stderr
+    assert [stat.S_IMODE((tmp_path / "new" / p).stat().st_mode) for p in ("", "features.py")] == [0o755, 0o644]
+    assert again.returncode == 1 and "is there already" in again.stderr and "looking at" not in again.stderr, "before any work"

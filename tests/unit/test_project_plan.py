@@ -51,6 +51,19 @@ def test_a_repository_without_any_run_is_all_new(shop: Shop) -> None:
     assert summary(plan) == "Plan: 3 to add, 0 to change, 0 to remove; 3 groups recomputed."
 
 
+def test_files_of_which_no_folder_tells_the_day_are_there_all_the_same(shop: Shop) -> None:
+    """It said that there were no event files yet, where their folders had other names than ``date=``."""
+    for folder in sorted(shop.data.glob("events/*/date=*")):
+        folder.rename(folder.with_name(folder.name.replace("date=", "dt=")))
+    plan = shop.plan()
+    assert plan.commands[0] == "tandem batch --start START --end END"
+    told = "\n".join(lines(plan))
+    assert "reads orders: 2 event files, " in told and "reads visits: 2 event files, " in told and "no event files yet" not in told
+    assert "--start and --end say it" in told
+    shutil.rmtree(shop.data / "events")
+    assert "there are no event files yet" in "\n".join(lines(shop.plan()))
+
+
 def test_what_was_run_and_applied_is_no_change(made: Shop) -> None:
     plan = made.plan()
     assert set(signs(plan).values()) == {"="} and not plan.changes and plan.commands == () and plan.batches == ()
