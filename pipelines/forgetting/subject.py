@@ -15,7 +15,7 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -41,6 +41,8 @@ _PACKED = (".gz", ".zst")
 _NUMBER = re.compile(r"-?[0-9]{1,19}")
 UNREADABLE = (pa.ArrowException, OSError, EOFError, ValueError, RuntimeError, MemoryError)
 """What a file raises that is damaged, not of the format that its name says, or of which a type would run code (pyarrow-hotfix)."""
+_RECORDS = 1_000
+"""So many are asked of a source at once."""
 LEAST_BYTES = 4
 """A value of fewer bytes says nothing by itself."""
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -87,17 +89,48 @@ class Subject:
 
     def is_in_text(self, data: bytes) -> bool:
         """Whether a payload is about it. One that is no JSON: whether it holds the values at all."""
-        plain = all(any(form in data for form in _forms(wanted)) for _, wanted in self.keys)
-        # Escapes (\\u00fc for any letter) and numbers (1e2 for 100) have other bytes: then only its reader knows.
-        if not self.sources and not plain and b"\\" not in data and not any(_NUMBER.fullmatch(wanted) for _, wanted in self.keys):
-            return False
+        return bool(self.in_texts([data])[0])
+
+    def in_texts(self, payloads: Sequence[bytes]) -> Mask:
+        """:meth:`is_in_text` of each payload, bool [N]. Sources that map what they read are asked for many records at once: for one it
+        costs nearly as much as for a thousand."""
+        out, records, places = np.zeros(len(payloads), bool), list[dict[str, Any]](), list[int]()
+        for at, data in enumerate(payloads):
+            if not self._may_be_in(data):
+                continue
+            try:
+                out[at] = self.is_in(json.loads(data, object_pairs_hook=_readings))
+                if self.sources and not out[at] and isinstance(record := json.loads(data), dict):
+                    records.append(record)
+                    places.append(at)
+            except (ValueError, RecursionError):
+                out[at] = self.stands_in(data)
+            if len(records) == _RECORDS:
+                out[places] = self._mapped(records, [payloads[p] for p in places])
+                records, places = [], []
+        out[places] = self._mapped(records, [payloads[p] for p in places])
+        return out
+
+    def _may_be_in(self, data: bytes) -> bool:
+        """Whether a payload is to be read to know. Escapes (``\\u00fc`` for any letter) and numbers (1e2 for 100) have other bytes, and so
+        may what a source makes of them: then only its reader knows."""
+        if self.sources or b"\\" in data or any(_NUMBER.fullmatch(wanted) for _, wanted in self.keys):
+            return True
+        return all(any(form in data for form in _forms(wanted)) for _, wanted in self.keys)
+
+    def _mapped(self, records: list[dict[str, Any]], payloads: Sequence[bytes]) -> Mask:
+        """Which records, read as ``sources`` read them, are about it. One that cannot be read so costs no other its answer."""
+        if len(records) > 1:
+            try:
+                each = [self.events(s, read_records(records, {}, s, None), len(records)) for s in self.sources]
+                return cast(Mask, np.logical_or.reduce(each))
+            except (ArithmeticError, RecursionError, TypeError, ValueError):
+                each = [self._mapped([record], [payload]) for record, payload in zip(records, payloads, strict=True)]
+                return np.concatenate(each)
         try:
-            if self.is_in(json.loads(data, object_pairs_hook=_readings)):
-                return True
-            record = json.loads(data)
-            return isinstance(record, dict) and any(self.events(s, read_records([record], {}, s, None), 1).any() for s in self.sources)
+            return np.array([any(self.events(s, read_records([r], {}, s, None), 1).any() for s in self.sources) for r in records], bool)
         except (ValueError, RecursionError):
-            return self.stands_in(data)
+            return np.array([self.stands_in(payload) for payload in payloads], bool)
 
     def stands_in(self, data: bytes) -> bool:
         """Whether bytes that are no record hold all its values; see the module."""
@@ -143,7 +176,8 @@ class Subject:
             if pa.types.is_binary(column.type) or pa.types.is_string(column.type):
                 least = b"" if pa.types.is_binary(column.type) else b"{"
                 values = column.cast(pa.binary()).to_pylist()
-                out |= np.array([value is not None and value.startswith(least) and self.is_in_text(value) for value in values], bool)
+                rows = [row for row, value in enumerate(values) if value is not None and value.startswith(least)]
+                out[rows] |= self.in_texts([values[row] for row in rows])
         return out
 
     def _kept_by_tiles(self, columns: dict[str, pa.ChunkedArray], n: int) -> Mask:
@@ -283,7 +317,7 @@ def without_lines(path: Path, subject: Subject, dry_run: bool = False) -> int:
     with opened(path) as file:
         lines = file.read().splitlines(keepends=True)
     asked = subject.within(path)
-    kept = [line for line in lines if not asked.is_in_text(line)]
+    kept = [line for line, found in zip(lines, asked.in_texts(lines), strict=True) if not found]
     if len(kept) < len(lines) and not dry_run:
         with replaced(path.resolve(), durable=True) as out:
             out.write(packed(path, b"".join(kept)))

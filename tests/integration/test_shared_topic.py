@@ -50,10 +50,10 @@ def test_stream_and_verify(world: StreamWorld) -> None:
     workflow.apply(world.repo(), None, Steps())
     assert run_stream(world.repo(), StreamOptions(runner="direct", until="latest"))["code"] == 0
     result = run_verify(world.repo(), VerifyOptions(served=False))
-    assert result["verdict"] == "proven"
-    assert result["values"]["equal"] == result["values"]["compared"] > 500
+    assert result.proven
+    assert result.values["equal"] == result.values["compared"] > 500
     taken = [json.loads(event) for event in events(300)]
-    assert {g: bool(found["rows"]["compared"]) for g, found in result["groups"].items()} == dict.fromkeys(world.repo().groups, True)
+    assert {g: bool(found["rows"]["compared"]) for g, found in result.groups.items()} == dict.fromkeys(world.repo().groups, True)
     assert 0 < sum((event["fare"] or 0) > 10 for event in taken) < len(taken), "the second source takes a part"
 
 
