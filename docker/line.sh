@@ -50,7 +50,7 @@ if [ -n "$python" ]; then
         answer modern "${found#* }" "PYTHON=$python asks for it"
         ;;
     3.11)
-        [ $older = yes ] || answer modern "${found#* }" "PYTHON=$python; the older line has no packages for $system"
+        [ $older = yes ] || fail "PYTHON=$python takes the older line, which has no packages for $system; name a Python 3.12 or 3.13"
         answer older "${found#* }" "PYTHON=$python asks for it"
         ;;
     *) fail "PYTHON=$python is Python ${found%% *}; name one of 3.11 (older line), 3.12 or 3.13 (modern line)" ;;
