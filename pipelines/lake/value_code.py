@@ -28,6 +28,7 @@ ENGINE_PARTS = (
     "pipelines/sources/formats/avro_times.py",  # what their dates and times are,
     "pipelines/sources/formats/avro_weight.py",  # which Avro files are read, and
     "pipelines/sources/kafka/compression.py",  # how their blocks in snappy are
+    "pipelines/sources/null_fields.py",  # changes none, but a step of the batch hands it the events
     "pipelines/sources/recorded_files.py",
     "pipelines/sources/tables",
 )
