@@ -77,6 +77,7 @@ def test_a_letter_about_the_subject_goes_and_the_others_are_written(tmp_path: Pa
     assert letters_waiting(tmp_path) == 2 and not any(letters_hold(path, subject) for path in tmp_path.iterdir())
     inner.taken = []
     spool.flush()
+    spool.close()  # waits for what is being written
     assert inner.taken == [OTHER, OTHER] and letters_waiting(tmp_path) == 0
 
 
