@@ -118,6 +118,8 @@ class Slice:
     history: dict[str, pa.Table]
     idle: bool = False
     """Whether the stream was given the time to see that nothing comes any more: then the partition that is furthest on speaks for all."""
+    ended: bool = False
+    """Whether the stream reads to ends that were told it: a partition without an event up to there holds nobody back."""
     _known: dict[Any, Due] = field(default_factory=dict)
     _ends: dict[int, dict[str, dict[int, int]]] = field(default_factory=dict)
 
@@ -165,7 +167,8 @@ class Slice:
                     late.add((name, record.partition, record.offset))
                 else:
                     events[name].append(event)
-            furthest = (max if self.idle else min)(time.now for time in reached.values())
+            times = [time.now for time in reached.values() if time.now != NEVER or not self.ended]
+            furthest = (max if self.idle else min)(times, default=NEVER)
             marks[name] = NEVER if furthest == NEVER else furthest - micros(source.out_of_orderness)
         output_watermark, online, all_rows = {}, {}, {}
         for name, group in self.repo.groups.items():
@@ -231,7 +234,9 @@ def make_slice(folder: Path, range_: Range = DAY, how: Alterations = USUAL, part
     return open_slice(folder, range_, how, partitions)
 
 
-def open_slice(folder: Path, range_: Range = DAY, how: Alterations = USUAL, partitions: int = 2, idle: bool = False) -> Slice:
+def open_slice(
+    folder: Path, range_: Range = DAY, how: Alterations = USUAL, partitions: int = 2, idle: bool = False, ended: bool = False
+) -> Slice:
     """The slice of a prepared folder."""
     repo = load_repo(folder / "feature_repo")
     run = next(r for r in reversed(runs.list_runs(repo.data)) if r.manifest.get("kind") == "batch")
@@ -241,7 +246,7 @@ def open_slice(folder: Path, range_: Range = DAY, how: Alterations = USUAL, part
         table = pa.concat_tables([pq.read_table(f, partitioning=None) for f in files]).select(source.arrow_schema.names)
         times = table.column(0).cast(pa.int64()).to_numpy()
         history[name] = table.filter(pa.array((times >= us(range_.history)) & (times < us(range_.begin)))).cast(source.arrow_schema)
-    return Slice(folder, range_, how, run.id, partitions, _records(repo, range_, how, partitions), history, idle)
+    return Slice(folder, range_, how, run.id, partitions, _records(repo, range_, how, partitions), history, idle, ended)
 
 
 def command(words: list[str]) -> str:

@@ -50,7 +50,7 @@ def test_stream_and_batch_give_the_same_numbers(
 ) -> None:
     # Three stations report the weather, so that of four partitions one stays empty: it must not hold back the others for ever.
     live = runner == "flink"
-    slice_ = open_slice(fortnight.folder, fortnight.range, fortnight.how, partitions, idle=live)
+    slice_ = open_slice(fortnight.folder, fortnight.range, fortnight.how, partitions, idle=live, ended=not live)
     idle: dict[str, Any] = {"idle_seconds": IDLE_SECONDS} if live else {}
     rig = Rig(tmp_path / "rig", slice_, broker, next(numbers), store, **idle)
     stream, begun = rig.stream(shards=shards), time.monotonic()
