@@ -55,7 +55,7 @@ from transforms.instants import MAX_US, MIN_US, instant
 from transforms.json_columns import read_columns
 from transforms.json_payload import MAX_DEPTH, Refused, parse_json
 from transforms.json_schemas import columns_of
-from transforms.mapping import read_records, read_rows
+from transforms.mapping import MAX_AT_ONCE, TooMuchAtOnce, read_records, read_rows
 from transforms.nested import convert_any, from_values_any
 from transforms.origin import Origin
 from transforms.parsing import Local, Parse
@@ -353,6 +353,8 @@ def _as_read(checked: Checked, source: EventSource) -> Checked:
 def joined(parts: Sequence[tuple[npt.NDArray[np.int64], Checked]], source: EventSource) -> Checked:
     """The verdicts on records that were judged in parts, each with the positions of its records, in the order of these."""
     schema = source.arrow_schema
+    if source.explode is not None and sum(checked.valid.nbytes for _, checked in parts) > 2 * MAX_AT_ONCE:
+        raise TooMuchAtOnce
     rows = np.concatenate([at for at, _ in parts])
     by_row = pa.array(np.argsort(rows, kind="stable"))
     records = np.concatenate([at[checked.accepted] for at, checked in parts])

@@ -24,18 +24,32 @@ from transforms.origin_fields import Raw, Read, from_origin, why
 from transforms.places import EACH, ElementIndex, Path, path_text
 from transforms.reasons import MALFORMED, TOO_LONG, WRONG_TYPE
 
-__all__ = ["Read", "read_records", "read_rows"]
+__all__ = ["Read", "TooMuchAtOnce", "read_records", "read_rows"]
 
 Int = npt.NDArray[np.int64]
 MAX_REPEATED_BYTES = 8 << 20
 """What the events of one record may repeat of it: a text beside a list of thousands is there once for each element, so that a record of a
 megabyte could make tens of gigabytes."""
+MAX_AT_ONCE = 256 << 20
+"""What the events of all records that are judged at once may repeat of them: a column of Arrow's texts ends at 2 GiB, memory before."""
+
+
+class TooMuchAtOnce(Exception):
+    """The events of these records, of each of which they are no fault, are too large together: judge fewer records at once."""
 
 
 def read_records(
-    records: Sequence[Mapping[str, Any]], refused: Mapping[int, tuple[str, str]], source: EventSource, origin: Origin | None
+    records: Sequence[Mapping[str, Any]],
+    refused: Mapping[int, tuple[str, str]],
+    source: EventSource,
+    origin: Origin | None,
+    bounded: bool = True,
 ) -> Read:
-    """The events of N decoded records; ``refused`` are (reason, detail) of those that could not be decoded, by their positions."""
+    """The events of N decoded records; ``refused`` are (reason, detail) of those that could not be decoded, by their positions.
+
+    ``bounded``: a record whose events repeat too much of it has none (:data:`MAX_REPEATED_BYTES`), and neither has another that is refused
+    as a whole; raises TooMuchAtOnce. Without, all are read.
+    """
     start, notes = all_ok(len(records)), {row: detail for row, (_, detail) in refused.items()}
     for row, (reason, _) in refused.items():
         start[row] = CODE[reason]
@@ -70,8 +84,10 @@ def read_records(
         except Misplaced as error:
             start[row], notes[row], found = CODE[WRONG_TYPE], f"{_shown(error.value)} {error.detail}", None
         lists.append(found or ())
-    read = _exploded(read, np.array([len(each) for each in lists], np.int64), source)
-    parts = [element for elements, code in zip(lists, start.tolist(), strict=True) if code == OK for element in elements]
+    read = _exploded(read, np.array([len(each) for each in lists], np.int64), source, bounded)
+    taken = np.zeros(len(records), bool)
+    taken[read.records] = True
+    parts = [element for elements, mine in zip(lists, taken.tolist(), strict=True) if mine for element in elements]
     for f, path, done in _of_elements(source):
         one(read, f, parts, path, done)
     return _in_order(read, source)
@@ -88,8 +104,8 @@ def _raw_of_records(base: Sequence[Any], path: Any, done: int, f: Field) -> Raw:
     return raw
 
 
-def read_rows(batch: pa.RecordBatch, source: EventSource, origin: Origin | None) -> Read:
-    """The events of N rows of Arrow."""
+def read_rows(batch: pa.RecordBatch, source: EventSource, origin: Origin | None, bounded: bool = True) -> Read:
+    """The events of N rows of Arrow; ``bounded`` as in :func:`read_records`."""
     n, names = batch.num_rows, batch.schema.names
     start, notes = all_ok(n), dict[int, str]()
 
@@ -136,7 +152,7 @@ def read_rows(batch: pa.RecordBatch, source: EventSource, origin: Origin | None)
     for wrong, column, detail in lost:
         for row in np.flatnonzero(wrong).tolist():
             start[row], notes[row] = CODE[WRONG_TYPE], f"{_shown(raw_value(column, row))} {detail}"
-    read = _exploded(read, size, source)
+    read = _exploded(read, size, source, bounded)
     assert read.elements is not None
     parts = values.take(pa.array(first[read.records] + read.elements))
     for f, steps, done in _of_elements(source):
@@ -165,17 +181,10 @@ def _of_elements(source: EventSource) -> Iterator[tuple[Field, Path, int]]:
             yield f, f.place, f.place.index(EACH) + 1
 
 
-def _exploded(of: Read, size: Int, source: EventSource) -> Read:
-    """What was read of N records, for their ``size`` (int64 [N]) events each: every event has its record's fields. A record whose own
-    fields would come to more than :data:`MAX_REPEATED_BYTES` in its events is refused; of one that was refused there are none."""
-    repeated = size * sum((_sizes(array) for array, _ in of.columns.values()), np.zeros(len(size), np.int64))
-    for row in np.flatnonzero(repeated > MAX_REPEATED_BYTES).tolist():
-        of.start[row] = CODE[TOO_LONG]
-        of.notes[row] = (
-            f"its {size[row]:,} events would repeat {repeated[row] // size[row]:,} bytes of the record each, {repeated[row]:,} together,"
-            f" above the limit of {MAX_REPEATED_BYTES:,}"
-        )
-    size = np.where(of.start == OK, size, 0)
+def _exploded(of: Read, size: Int, source: EventSource, bounded: bool) -> Read:
+    """What was read of N records, for their ``size`` (int64 [N]) events each: every event has its record's fields."""
+    if bounded:
+        size = _bounded(of, size)
     rows = np.repeat(np.arange(len(size)), size)
     elements = np.arange(len(rows)) - (np.cumsum(size) - size)[rows]
     read = Read({}, rows, of.start, of.notes, {}, elements, int(((size == 0) & (of.start == OK)).sum()))
@@ -188,6 +197,22 @@ def _exploded(of: Read, size: Int, source: EventSource) -> Read:
             read.columns[f.name] = pa.array(elements, pa.int64()), all_ok(len(rows))
             read.raw[f.name] = lambda row: (int(elements[row]), "")
     return read
+
+
+def _bounded(of: Read, size: Int) -> Int:
+    """How many events each record has: none where it is refused, as those are whose own fields would come to more than
+    :data:`MAX_REPEATED_BYTES` in its events. Raises TooMuchAtOnce."""
+    repeated = size * sum((_sizes(array) for array, _ in of.columns.values()), np.zeros(len(size), np.int64))
+    for row in np.flatnonzero(repeated > MAX_REPEATED_BYTES).tolist():
+        of.start[row] = CODE[TOO_LONG]
+        of.notes[row] = (
+            f"its {size[row]:,} events would repeat {repeated[row] // size[row]:,} bytes of the record each, {repeated[row]:,} together,"
+            f" above the limit of {MAX_REPEATED_BYTES:,}"
+        )
+    good = of.start == OK
+    if len(size) > 1 and repeated[good].sum() > MAX_AT_ONCE:
+        raise TooMuchAtOnce
+    return np.where(good, size, 0)
 
 
 def _raw_of_event(raw: Raw, rows: Int) -> Raw:

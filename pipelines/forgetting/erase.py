@@ -41,6 +41,7 @@ from pipelines.sources.file_formats.file_format import UnreadableFileError
 from pipelines.streaming.driver import running
 from pipelines.streaming.state.log_segments import seal_leftovers
 from transforms.errors import ConfigError, DataError, StoreError, TandemError
+from transforms.event_source import EventSource
 
 __all__ = ["Report", "erase"]
 
@@ -87,6 +88,14 @@ def _streams(data: Path) -> list[Path]:
     return sorted(p for p in layout.streams(data).glob("*") if p.is_dir())
 
 
+def _keys_of(source: EventSource, names: set[str]) -> EventSource:
+    """The source as far as the keys are its fields: what else events repeat of a record need not fit into memory. Where fields are
+    computed, all of it."""
+    if any(f.value is not None for f in source.all_fields):
+        return source
+    return replace(source, fields=[f for f in source.fields if f.name in names | {source.tie_breaker}], where=None)
+
+
 def _erase(repo: Repo, subject: Subject, dry_run: bool, say: Callable[[str], None], copies: StoreCopies | None) -> Report:
     data, report = repo.data, Report()
     if not dry_run:
@@ -97,7 +106,7 @@ def _erase(repo: Repo, subject: Subject, dry_run: bool, say: Callable[[str], Non
             shutil.rmtree(folder / "flink" / "checkpoints", ignore_errors=True)  # tiles; an embedded engine never restores them
     _check_keys(repo, subject)
     names = {name for name, _ in subject.keys}
-    mapped = tuple(s for s in repo.sources.values() if s.mapped and names <= {f.name for f in s.fields})
+    mapped = tuple(_keys_of(s, names) for s in repo.sources.values() if s.mapped and names <= {f.name for f in s.fields})
     subject = replace(subject, others=_no_values(repo, names), sources=mapped)
     answers: list[pa.Table] = []
     streams = [p for p in _streams(data) if (p / "tiles").is_dir()]

@@ -20,7 +20,6 @@ from pipelines.sources.file_formats.avro_file import container
 from pipelines.sources.file_formats.file_format import COMPRESSED, RawBatch, UnreadableFileError, format_of
 from pipelines.sources.file_records import read, unread
 from transforms.definitions import Csv, EventSource, Field
-from transforms.mapping import read_records
 
 __all__ = ["is_other", "other_holds", "without_records"]
 
@@ -79,7 +78,7 @@ def _found(raw: RawBatch, subject: Subject, source: EventSource) -> Iterator[tup
 
 
 def _is_about(values: dict[str, Any], subject: Subject) -> bool:
-    return subject.is_in(values) or any(subject.events(s, read_records([values], {}, s, None), 1).any() for s in subject.sources)
+    return subject.is_in(values) or any(subject.reads(s, values) for s in subject.sources)
 
 
 def _without_lines(path: Path, source: EventSource, gone: Mapping[int, int]) -> bytes:

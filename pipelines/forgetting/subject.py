@@ -15,7 +15,7 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -122,13 +122,13 @@ class Subject:
         """Which records, read as ``sources`` read them, are about it. One that cannot be read so costs no other its answer."""
         if len(records) > 1:
             try:
-                each = [self.events(s, read_records(records, {}, s, None), len(records)) for s in self.sources]
+                each = [self.events(s, read_records(records, {}, s, None, bounded=False), len(records)) for s in self.sources]
                 return cast(Mask, np.logical_or.reduce(each))
             except (ArithmeticError, RecursionError, TypeError, ValueError):
                 each = [self._mapped([record], [payload]) for record, payload in zip(records, payloads, strict=True)]
                 return np.concatenate(each)
         try:
-            return np.array([any(self.events(s, read_records([r], {}, s, None), 1).any() for s in self.sources) for r in records], bool)
+            return np.array([any(self.reads(s, r) for s in self.sources) for r in records], bool)
         except (ValueError, RecursionError):
             return np.array([self.stands_in(payload) for payload in payloads], bool)
 
@@ -149,9 +149,13 @@ class Subject:
         for source in self.sources if EVENT_MARK.encode() not in (table.schema.metadata or {}) else ():
             at = 0
             for batch in table.to_batches():
-                mapped[at : at + batch.num_rows] |= self.events(source, read_rows(batch, source, None), batch.num_rows)
+                mapped[at : at + batch.num_rows] |= self.events(source, read_rows(batch, source, None, bounded=False), batch.num_rows)
                 at += batch.num_rows
         return mapped | self._rows(table, columns) | self._kept_by_tiles(columns, table.num_rows)
+
+    def reads(self, source: EventSource, record: Mapping[str, Any]) -> bool:
+        """Whether a decoded record has an event that is about it, as its source reads it."""
+        return bool(self.events(source, read_records([record], {}, source, None, bounded=False), 1).any())
 
     def events(self, source: EventSource, read: Read, n: int) -> Mask:
         """Which of N records have an event that is about it, as their source reads them, and computes of them."""

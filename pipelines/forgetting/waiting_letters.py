@@ -56,5 +56,5 @@ def _read_as(record: Original, source: EventSource, subject: Subject) -> bool:
     except (ValueError, RecursionError):
         payload = {}
     origin = Origin.of([key], [headers], np.zeros(1, np.int64))
-    read = read_records([payload if isinstance(payload, dict) else {}], {}, source, origin)
+    read = read_records([payload if isinstance(payload, dict) else {}], {}, source, origin, bounded=False)
     return bool(subject.events(source, read, 1).any())

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from pipelines.replay.schedule import identities
 from pipelines.sources.event_files import EventFile, PassedOver, UnreadableFileError, inventory, read
-from pipelines.sources.file_records import judged, sent
+from pipelines.sources.file_records import judged_parts, sent
 from pipelines.sources.formats.record_format import RecordFormat
 from transforms.contract import Checked
 from transforms.definitions import EventSource
@@ -136,8 +136,8 @@ class EventLog:
             self.passed_over[source.name].append(PassedOver(file.name, f"unreadable: {error}"))
 
     def _records(self, file: EventFile, source: EventSource, default_us: int) -> Iterator[pa.Table]:
-        for raw in read(file.path, source, partitions=file.partitions):
-            checked = judged(raw, source, self.now_us, self.max_future_us)
+        whole = read(file.path, source, partitions=file.partitions)
+        for raw, checked in (part for each in whole for part in judged_parts(each, source, self.now_us, self.max_future_us)):
             payloads = sent(raw, source)
             if source.name in self.formats:
                 payloads = self.formats[source.name].from_log(checked, payloads)

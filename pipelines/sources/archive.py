@@ -20,7 +20,7 @@ from pipelines.project.config import KafkaSettings
 from pipelines.sources.broker import BrokerAway, FetchResult, PartitionReader
 from pipelines.sources.formats.record_format import Decode, record_format
 from pipelines.sources.record_times import judged_at
-from pipelines.sources.record_verdicts import judge_records
+from pipelines.sources.record_verdicts import judge_some
 from pipelines.sources.skips import poll_around
 from transforms.contract import Checked
 from transforms.definitions import EventSource
@@ -108,7 +108,8 @@ def judged(
         if len(fetched.offsets) and fetched.offsets[-1] >= end:
             fetched = fetched.before(end)
         nows = judged_at(fetched.timestamps_us, clock(), max_future_us)  # as the stream does
-        yield fetched, patiently(lambda p=fetched, n=nows: judge_records(decode, p, source, n, max_future_us), say)
+        fetched, checked = patiently(lambda p=fetched, n=nows: judge_some(decode, p, source, n, max_future_us), say)
+        yield fetched, checked
         if fetched.next_offset == offset and fetched.at_end and fetched.end_offset < end:
             raise DataError(
                 f"{source.topic}/{partition} ends at offset {fetched.end_offset}, before {end}: it was cut, or the offset is wrong"

@@ -23,7 +23,7 @@ from pipelines.sources.file_records import (
     Partitions,
     RawBatch,
     UnreadableFileError,
-    judged,
+    judged_parts,
     partitions_of,
     payloads_of,
     read,
@@ -219,8 +219,7 @@ def verdicts(
 ) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
     """As :func:`events`, of the records of a file, or of a part of one, which dead letters call ``file``."""
     try:
-        for raw in raws:
-            checked = judged(raw, source, now_us, max_future_us)
+        for raw, checked in (part for whole in raws for part in judged_parts(whole, source, now_us, max_future_us)):
             for what, count in (("filtered", checked.passed_over), ("empty", checked.empty)):
                 if count:
                     noted(what, count)

@@ -41,6 +41,7 @@ from transforms.contract import Checked, Now, check, check_json, check_records, 
 from transforms.definitions import EventSource
 from transforms.errors import DataError
 from transforms.file_formats import Csv
+from transforms.mapping import TooMuchAtOnce
 
 __all__ = ["Partitions", "RawBatch", "UnreadableFileError", "divided", "judged", "partitions_of", "payloads_of", "read", "read_part"]
 __all__ += ["sent", "unread"]
@@ -165,6 +166,35 @@ def judged(raw: RawBatch, source: EventSource, now_us: Now, max_future_us: int) 
     for at, length in raw.too_long.items():
         details[at] = f"the line is {length} bytes long, above the limit of {MAX_LINE_BYTES}; the payload is its beginning"
     return replace(checked, details=pa.array(details, pa.string()))
+
+
+def judged_parts(raw: RawBatch, source: EventSource, now_us: int, max_future_us: int) -> Iterator[tuple[RawBatch, Checked]]:
+    """As :func:`judged`, in parts where the events of all records would be too large together: the records of each, and the verdicts."""
+    waiting = [raw]
+    while waiting:
+        part = waiting.pop()
+        try:
+            yield part, judged(part, source, now_us, max_future_us)
+        except TooMuchAtOnce:
+            n = len(part.numbers)
+            waiting += [_some(part, n // 2, n), _some(part, 0, n // 2)]
+
+
+def _some(raw: RawBatch, first: int, last: int) -> RawBatch:
+    """Its records from ``first`` to before ``last``."""
+
+    def of(found: Mapping[int, Any] | None) -> dict[int, Any] | None:
+        return None if found is None else {at - first: what for at, what in found.items() if first <= at < last}
+
+    n = last - first
+    return RawBatch(
+        raw.numbers.slice(first, n),
+        None if raw.rows is None else raw.rows.slice(first, n),
+        None if raw.payloads is None else raw.payloads.slice(first, n),
+        of(raw.too_long),
+        None if raw.values is None else raw.values[first:last],
+        of(raw.refused),
+    )
 
 
 def payloads_of(raw: RawBatch, rows: pa.Array, source: EventSource) -> pa.Array:

@@ -12,10 +12,11 @@ from pipelines.sources.broker import FetchResult
 from pipelines.sources.formats.record_format import Decode
 from transforms.contract import Checked, Now
 from transforms.definitions import EventSource
+from transforms.mapping import TooMuchAtOnce
 from transforms.reasons import TOO_LONG
 from transforms.rules import now_of
 
-__all__ = ["judge_records"]
+__all__ = ["judge_records", "judge_some"]
 
 
 def judge_records(judge: Decode, fetched: FetchResult, source: EventSource, now_us: Now, max_future_us: int) -> Checked:
@@ -32,6 +33,18 @@ def judge_records(judge: Decode, fetched: FetchResult, source: EventSource, now_
     beside = None if origin is None else origin.take(rows)
     judged = judge(fetched.payloads.take(pa.array(rows)), now_of(now_us, rows), max_future_us, beside)
     return _refused(_among(judged, rows, len(gone)), fetched)
+
+
+def judge_some(judge: Decode, fetched: FetchResult, source: EventSource, now_us: Now, max_future_us: int) -> tuple[FetchResult, Checked]:
+    """As :func:`judge_records`: all records and the verdicts on them, or, where the events of them all would be too large together, the
+    first of them; the rest is left for another poll."""
+    while True:
+        try:
+            return fetched, judge_records(judge, fetched, source, now_us, max_future_us)
+        except TooMuchAtOnce:
+            half = len(fetched.offsets) // 2
+            fetched = fetched.before(int(fetched.offsets[half]))
+            now_us = now_of(now_us, np.arange(half))
 
 
 def _among(checked: Checked, rows: npt.NDArray[np.int64], n: int) -> Checked:

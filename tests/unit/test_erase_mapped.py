@@ -67,11 +67,11 @@ def test_records_are_read_many_at_once_and_each_is_judged_alone(monkeypatch: pyt
     asked: list[int] = []
     read = mapping.read_records
 
-    def counted(records, *rest):
+    def counted(records, *rest, **how):
         asked.append(len(records))
         if len(records) > 1 and any(r.get("odd") for r in records):
             raise ValueError("of one of them")
-        return read(records, *rest)
+        return read(records, *rest, **how)
 
     monkeypatch.setattr(forgetting, "read_records", counted)
     monkeypatch.setattr(forgetting, "_RECORDS", 4)

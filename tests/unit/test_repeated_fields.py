@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.forgetting.erase import _keys_of
+from pipelines.forgetting.subject import Subject
 from tests.unit.test_mapped_sources import NOW, ORDER, ORDERS, arrow_rows, judged, orders
 from transforms import mapping
 from transforms.contract import Checked, check, check_json, check_records
@@ -71,3 +73,27 @@ def test_the_limit_is_the_same_for_a_record_alone_among_others_and_as_a_row(reco
             checked, plain = check(rows, ORDERS, NOW, 0), check_records(rows.to_pylist(), {}, ORDERS, NOW, 0)
             assert checked.reasons.to_pylist() == plain.reasons.to_pylist()
             assert checked.valid.to_pylist() == plain.valid.to_pylist() and checked.empty == plain.empty
+
+
+@pytest.mark.parametrize("form", ["lines", "rows"])
+def test_a_subject_is_found_in_records_above_the_limit(form: str) -> None:
+    """They have no events, and are about whom they are about: an erase passed them over."""
+    source = EventSource(
+        "orders",
+        [Field("id", "string", required=True), Field("user", "string", path="customer.id"), Field("note", "string"), *ITEMS],
+        event_time="at", tie_breaker="id", explode="items",
+    )  # fmt: skip
+    records = [
+        {"id": str(n), "at": NOW - 1, "customer": {"id": f"u{n % 2}"}, "note": "x" * 40_000, "items": [{"sku": "s", "n": 1}] * size}
+        for n, size in enumerate([1, 1, 1_000, 1_000, 0])
+    ]
+    refused = check_records(records, {}, source, NOW, 0).reasons.to_pylist()
+    assert refused == [None, None, "too_long", "too_long", None]
+    subject = Subject(Subject.parse(["user=u0"]).keys, sources=(_keys_of(source, {"user"}),))
+    if form == "lines":
+        found = subject.in_texts([json.dumps(r).encode() for r in records])
+    else:
+        rows = arrow_rows(records)
+        assert rows is not None
+        found = subject.rows(pa.Table.from_batches([rows]))
+    assert found.tolist() == [True, False, True, False, False]

@@ -18,7 +18,7 @@ from pipelines.sources.formats.record_format import record_format
 from pipelines.sources.letter_spool import SpooledLetters
 from pipelines.sources.null_fields import NullFields
 from pipelines.sources.record_times import judged_at, said_of
-from pipelines.sources.record_verdicts import judge_records
+from pipelines.sources.record_verdicts import judge_some
 from pipelines.sources.skips import nothing, poll_around
 from pipelines.streaming.stages.coders import Element, decode_state, encode, encode_state, with_offsets
 from pipelines.streaming.stages.idle import Idleness
@@ -230,8 +230,12 @@ class Poll(beam.DoFn):
             n = len(fetched.offsets)
         came, filtered = False, False
         if fetched.next_offset > at.next:
+            now, limit = self.clock(), round(self.spec.stream.max_future_hours * 3.6e9)
+            stamps = judged_at(fetched.timestamps_us, now, limit)
+            fetched, checked = judge_some(self.judge[source.name], fetched, source, stamps, limit)
+            n = len(fetched.offsets)
             behind = 2 * n > self.spec.stream.poll_records and fetched.next_offset < (fetched.end_offset if end is None else end)
-            came = self._take(source, partition, partitions, at, fetched, out, behind and self.spec.stream.shards > 1)
+            came = self._take(source, partition, partitions, at, fetched, checked, now, out, behind and self.spec.stream.shards > 1)
             filtered = not came
         if came:
             self.idleness.records_came(key)
@@ -261,17 +265,18 @@ class Poll(beam.DoFn):
         partitions: int,
         at: Position,
         fetched: FetchResult,
+        checked: Checked,
+        now: int,
         out: list[tuple[int, Element]],
         more: bool,
     ) -> bool:
-        """Judge the records of a poll and send them on, into ``out``; whether there was one of the source. ``more``: others follow at once.
+        """Send the records of a poll, ``checked`` at ``now``, on into ``out``; whether there was one of the source. ``more``: others follow
+        at once.
 
         Records that are all passed over by its ``where``, have no element to explode or are tombstones move the offset, and nothing else:
         to event time and idleness they are not there.
         """
-        now, limit = self.clock(), round(self.spec.stream.max_future_hours * 3.6e9)
-        stamps = judged_at(fetched.timestamps_us, now, limit)
-        checked = judge_records(self.judge[source.name], fetched, source, stamps, limit)
+        limit = round(self.spec.stream.max_future_hours * 3.6e9)
         taken = split_late(checked, fetched.offsets, source, at.newest, self.spec.start.begin, at.leaps, limit)
         bad = checked.rejected
         key = f"{source.name}/{partition}"
