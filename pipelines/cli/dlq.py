@@ -309,7 +309,7 @@ def _judge(
     import numpy as np
     import pyarrow as pa
 
-    if payload is None and letter is not None and letter.key is not None:
+    if letter is not None and letter.tombstone:
         return None, "a tombstone: no event, and no reject any more"
     try:
         loaded = load(repo, data, finish=False, everything=True)
@@ -381,6 +381,8 @@ def replay_(
         say(f"{counts['foreign']} records of the topic are no dead letters; they are left out")
     if counts["cut"]:
         say(f"{counts['cut']} letters hold only the beginning of a record that is too large; they are left out")
+    if counts["tombstones"]:
+        say(f"{counts['tombstones']} letters are about tombstones (a key and no value), no rejects any more; they are left out")
     done = ", ".join(f"{n:,} to {topic}" for topic, n in sorted(counts["replayed"].items())) or "nothing"
     already = f"; {counts['already']:,} were replayed before" if counts["already"] else ""
     write(f"{'would replay' if dry_run else 'replayed'} {done}{already}")

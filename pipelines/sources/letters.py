@@ -58,6 +58,12 @@ class Letter:
         """The record that this letter is about; letters written again have the same. A topic made anew holds other records."""
         return f"{self.where}@{self.topic_id}" if self.topic_id else self.where
 
+    @property
+    def tombstone(self) -> bool:
+        """Whether its record has a key and no value, which is no reject: earlier versions wrote letters about them. Such a one is not
+        replayed: as the newest record of its key it would have a compacted topic drop what came after it."""
+        return self.whole and self.key is not None and self.value is None
+
     def own_headers(self) -> list[tuple[str, bytes | None]]:
         """The headers that make a record a letter; they stand behind the record's own."""
         nulls = [i for i, (_, value) in enumerate(self.headers) if value is None]

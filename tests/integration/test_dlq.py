@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,38 @@ def test_a_replay_brings_the_originals_back_once(options: dict[str, Any], reader
     found = list_letters(KafkaBroker(options), letters, Choice(), 0)
     assert found.replayed == found.records
     assert dlq.replay(KafkaBroker(options), "dlq.never", Choice())["replayed"] == {}
+
+
+def test_a_tombstones_old_letter_is_not_replayed(tmp_path: Path, broker: Broker, options: dict[str, Any], reader: PartitionReader) -> None:
+    """Versions before 0.2 wrote letters about tombstones. As the newest record of its key, one drops the key from a compacted topic."""
+    topic = new_topic(options)
+    with producer({**options, "value_serializer": Value()}, linger_ms=5) as p:
+        for key, value in ((b"K", b"1"), (b"K", None), (b"K", b"2"), (None, None), (b"L", b""), (b"M", None)):
+            p.send(topic, Value(value), key, None, 0)
+    polled = reader.poll(topic, 0, 0, 10, 5000)
+    while len(polled.offsets) < 6:
+        polled = reader.poll(topic, 0, 0, 10, 5000)
+    writer = KafkaDeadLetters(options, f"dlq.{topic}")
+    for refused in ({}, {5: "too large"}):  # the last one has a value that its reader did not hand out: it is no tombstone
+        rows = np.array([5]) if refused else np.array([1, 3, 4, 1])
+        writer.write(topic, 0, "departures", replace(polled, refused=refused), rows, ["malformed"] * len(rows), [None] * len(rows))
+    writer.close()
+    would = dlq.replay(KafkaBroker(options), f"dlq.{topic}", Choice(), dry_run=True)
+    assert would == {"replayed": {topic: 2}, "already": 0, "repeats": 1, "foreign": 0, "cut": 1, "tombstones": 1, "dry_run": True}
+    assert dlq.replay(KafkaBroker(options), f"dlq.{topic}", Choice()) == would | {"dry_run": False}
+    back = drain(reader, topic)
+    assert [(k, v) for k, v, _ in back[6:]] == [(None, None), (b"L", b"")]
+    assert {k: v for k, v, _ in back}[b"K"] == b"2", "what compaction leaves of the key"
+    assert dlq.replay(KafkaBroker(options), f"dlq.{topic}", Choice()) == would | {"dry_run": False, "replayed": {}, "already": 2}
+    repo = tmp_path / "repo"
+    repo.mkdir()
+    (repo / "features.py").write_text(REPO.format(topic=topic))
+    kafka = {"bootstrap_servers": broker.bootstrap, "dead_letters": f"dlq.{topic}"}
+    (repo / "tandem.yaml").write_text(json.dumps({"data": str(tmp_path / "data"), "kafka": kafka}))
+    said = CliRunner().invoke(app, ["dlq", "replay", "--dry-run", "--repo", str(repo)], catch_exceptions=False).output
+    assert "1 letters are about tombstones (a key and no value), no rejects any more; they are left out" in " ".join(said.split())
+    shown = CliRunner().invoke(app, ["dlq", "show", f"{topic}/0/1", "--repo", str(repo)], catch_exceptions=False).output
+    assert "a tombstone: no event, and no reject any more" in " ".join(shown.split())
 
 
 def test_a_replayed_event_whose_time_is_its_records_keeps_it(options: dict[str, Any], reader: PartitionReader) -> None:

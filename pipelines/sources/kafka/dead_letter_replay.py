@@ -35,6 +35,7 @@ BATCH_BYTES = 4 << 20
 """At most so many records and bytes in one transaction."""
 SECONDS = 30.0
 """How long sending or ending a transaction may take."""
+_COUNTS = ("already", "repeats", "foreign", "cut", "tombstones")
 _ABANDONED_MS = 15_000
 """A transaction whose replay was killed is ended by the broker after this; until then readers of its topics wait at it."""
 
@@ -52,10 +53,11 @@ def replay(
 
     Records of the sources ``timed``, which read their records' timestamps, have a second one more, with the timestamp that they had.
 
-    Returns counts: ``replayed`` by source topic, ``already`` replayed before, ``repeats`` of letters, ``foreign`` records. A record is
-    replayed once, however often its letter was written and however often this is called, killed or repeated; committed records are all
-    that a second call finds. ``dry_run`` says what would be done. Raises BrokerAway, ConfigError, UnknownTopic (a source topic is gone),
-    StoreError (another replay took over, or the broker gave up): call it again, it goes on.
+    Returns counts: ``replayed`` by source topic, ``already`` replayed before, ``repeats`` of letters, ``foreign`` records, and what is left
+    out: ``cut`` letters and ``tombstones``. A record is replayed once, however often its letter was written and however often this is
+    called, killed or repeated; committed records are all that a second call finds. ``dry_run`` says what would be done. Raises BrokerAway,
+    ConfigError, UnknownTopic (a source topic is gone), StoreError (another replay took over, or the broker gave up): call it again, it goes
+    on.
     """
     if not isinstance(broker, KafkaBroker):
         raise ConfigError(f"dead letters are replayed by Kafka's transactions, and {broker!r} has none; append the records yourself")
@@ -67,7 +69,7 @@ def replay(
             producer = _fencing(options, topic)
         # After the fencing: what another replay committed is in the ledger, and it can commit no more.
         done, seen = replayed(reader, topic), set[str]()
-        counts: dict[str, Any] = {"replayed": Counter(), "already": 0, "repeats": 0, "foreign": 0, "cut": 0, "dry_run": dry_run}
+        counts: dict[str, Any] = {"replayed": Counter(), **dict.fromkeys(_COUNTS, 0), "dry_run": dry_run}
         partitions: dict[str, int] = {}
         written: dict[tuple[str, int], int] = {}
         batch: list[Letter] = []
@@ -83,6 +85,9 @@ def replay(
             seen.add(letter.identity)
             if not letter.whole:
                 counts["cut"] += 1
+                continue
+            if letter.tombstone:
+                counts["tombstones"] += 1
                 continue
             if letter.identity in done:
                 counts["already"] += 1
