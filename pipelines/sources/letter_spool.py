@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
+from pydantic import BaseModel, Field, model_validator
 
 from pipelines.lake.files import write_text
 from pipelines.sources.broker import BrokerAway, DeadLetterWriter, FetchResult, Ints, KeptRecords, LetterRefused, Original
 from transforms.errors import StoreError, TandemError
+from transforms.locks import try_lock
 
 __all__ = ["SpooledLetters", "keep_waiting", "letters_waiting", "waiting_records"]
 
@@ -27,7 +30,7 @@ CLOSE_SECONDS = 5.0
 
 def letters_waiting(folder: Path) -> int:
     """How many letters wait in a folder of kept ones."""
-    return sum(int(path.stem.rpartition("-")[2]) for path in folder.glob("[!.]*-*.json"))
+    return sum(int(path.stem.rpartition("-")[2]) for path in _files(folder))
 
 
 class SpooledLetters(DeadLetterWriter):
@@ -36,8 +39,8 @@ class SpooledLetters(DeadLetterWriter):
 
     From then on letters go to files at once, and a thread of its own looks, by a writer that ``again`` opens, whether the topic is back:
     nobody waits a second time for one that is away. So a write returns when its letters outlive a crash, here or there. What is wrong for
-    good (no such topic can be, no right to) is still the StoreError that ``inner`` raises. Letters may be written twice: after a crash, or
-    by two processes.
+    good (no such topic can be, no right to) is still the StoreError that ``inner`` raises. Of all that share a folder, in this process and
+    in others, one writes what waits at a time. Letters may be written twice after a crash.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class SpooledLetters(DeadLetterWriter):
         """Why letters go to files at once: the topic was away for longer than the patience, and nobody has seen it since."""
         self.tried = float("-inf")
         self.trying: threading.Thread | None = None
+        self.told: set[str] = set()
         self.clock = time.monotonic
 
     def write(
@@ -70,8 +74,12 @@ class SpooledLetters(DeadLetterWriter):
         """See :class:`DeadLetterWriter`. Raises BrokerAway within the patience, and while the folder's disk takes none; StoreError."""
         if not len(rows):
             return
-        if self.given_up is not None:
-            self._keep(topic, partition, source_name, fetched, rows, reasons, details, self.given_up)  # said already
+        if (gone := self.given_up) is not None:
+            try:
+                self._keep(topic, partition, source_name, fetched, rows, reasons, details, gone)  # said already
+            except BrokerAway:
+                self.flush()  # the poll ends here: nobody else would look whether the topic is back
+                raise
             return
         began = self.clock()
         try:
@@ -100,24 +108,41 @@ class SpooledLetters(DeadLetterWriter):
             self.given_up = self.away_since = None
 
     def _try_again(self) -> None:
-        writer, written, away = self.again(), 0, False
+        away = False
         try:
-            for path in sorted(self.folder.glob("[!.]*-*.json")):
+            with try_lock(self.folder / ".lock") as mine:  # else another one is at it: what it leaves is looked at the next time
+                away = not (mine and self._write_waiting())
+        except (TandemError, OSError) as error:
+            self._say_once(f"the letters in {self.folder} cannot be written: {error}")
+        finally:  # however this ends: while it is not known to be away, the next letter asks the topic itself
+            self.tried = self.clock()
+            if not away:
+                self.given_up = self.away_since = None
+
+    def _write_waiting(self) -> bool:
+        """Write what waits; whether the topic was there for it."""
+        writer, written = self.again(), 0
+        try:
+            for path in _files(self.folder):
                 try:
                     written += _written(path, writer)
                 except BrokerAway:
-                    away = True
-                    break
-                except (TandemError, OSError, ValueError, LookupError):  # refused, gone, or damaged: it keeps no other letter waiting
+                    return False
+                except (TandemError, OSError):  # refused, or gone: it keeps no other letter waiting
                     continue
+                except ValueError as error:
+                    self._say_once(f"{error}; take it away")
+            return True
         finally:
             if writer is not self.inner:
                 writer.close()
-        if written:
-            self.say(f"{written} dead letters that waited are in their topic now")
-        self.tried = self.clock()
-        if not away:
-            self.given_up = self.away_since = None
+            if written:
+                self.say(f"{written} dead letters that waited are in their topic now")
+
+    def _say_once(self, line: str) -> None:
+        if line not in self.told:
+            self.told.add(line)
+            self.say(line)
 
     def _keep(
         self, topic: str, partition: int, source: str, fetched: FetchResult, rows: Ints, reasons: Sequence[str],
@@ -146,43 +171,77 @@ class SpooledLetters(DeadLetterWriter):
         self.inner.close()
 
 
+_Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+
+
+class _Kept(BaseModel):
+    """What a file holds, as :meth:`SpooledLetters._keep` wrote it: N letters of one partition; keys, values and headers in base64."""
+
+    topic: str
+    partition: Annotated[int, Field(ge=0, lt=2**31)]
+    source: str
+    identity: str
+    reasons: list[str]
+    details: list[str | None]
+    offsets: list[_Int64]
+    stamps_us: list[_Int64]
+    refused: dict[int, str]
+    records: list[tuple[str | None, str | None, list[tuple[str, str | None]]]]
+
+    @model_validator(mode="after")
+    def _check(self) -> _Kept:
+        if len({len(each) for each in (self.reasons, self.details, self.offsets, self.stamps_us, self.records)}) > 1:
+            raise ValueError("its lists are not of one length")
+        self.originals()
+        return self
+
+    def originals(self) -> list[Original]:
+        """The records as they came."""
+        return [(_bytes(k), _bytes(v), [(n, _bytes(h)) for n, h in headers]) for k, v, headers in self.records]
+
+
+def _read(path: Path) -> _Kept:
+    """A file of letters that wait. Raises OSError, and ValueError, one line, whatever else the file holds."""
+    try:
+        return _Kept.model_validate_json(path.read_bytes())
+    except ValueError:
+        raise ValueError(f"{path} holds no dead letters") from None
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of letters, by name: it ends in how many they are. What has another name is none."""
+    return sorted(path for path in folder.glob("[!.]*-*.json") if re.fullmatch(r".*-[0-9]{1,9}", path.stem, re.DOTALL))
+
+
 def waiting_records(path: Path) -> tuple[str, list[Original]]:
     """The source of a file of letters that wait, by name, and their records: key, payload, headers. Raises OSError, ValueError for a file
     that is none."""
-    try:
-        kept = json.loads(path.read_text("utf-8"))
-        return str(kept["source"]), _records(kept)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} holds no dead letters") from error
+    kept = _read(path)
+    return kept.source, kept.originals()
 
 
 def keep_waiting(path: Path, stay: Sequence[bool]) -> None:
-    """Leave only those letters of a file that ``stay``. Killed in between, those are there twice."""
-    kept = json.loads(path.read_text("utf-8"))
+    """Leave only those letters of a file that ``stay``. Killed in between, those are there twice. Raises as :func:`waiting_records`."""
+    kept = _read(path)
     for name in ("reasons", "details", "offsets", "stamps_us", "records"):
-        kept[name] = [each for each, stays in zip(kept[name], stay, strict=True) if stays]
-    kept["refused"] = {offset: line for offset, line in kept["refused"].items() if int(offset) in kept["offsets"]}
-    if kept["records"]:
-        write_text(path.with_name(f"{uuid.uuid4().hex}-{len(kept['records'])}.json"), json.dumps(kept), durable=True)
+        setattr(kept, name, [each for each, stays in zip(getattr(kept, name), stay, strict=True) if stays])
+    kept.refused = {offset: line for offset, line in kept.refused.items() if offset in kept.offsets}
+    if kept.records:
+        write_text(path.with_name(f"{uuid.uuid4().hex}-{len(kept.records)}.json"), kept.model_dump_json(), durable=True)
     path.unlink()
 
 
 def _written(path: Path, writer: DeadLetterWriter) -> int:
-    """Write the letters of a file and delete it; how many. Raises what ``writer`` does, FileNotFoundError where another was faster."""
-    kept = json.loads(path.read_text("utf-8"))
-    records = _records(kept)
-    n, cut = len(records), {int(o): str(line) for o, line in kept["refused"].items()}
+    """Write the letters of a file and delete it; how many. Raises what ``writer`` does, FileNotFoundError where it is gone, ValueError."""
+    kept = _read(path)
+    n = len(kept.records)
     fetched = FetchResult(
-        pa.nulls(n, pa.binary()), np.array(kept["offsets"], np.int64), np.array(kept["stamps_us"], np.int64), 0, 0, False,
-        kept["identity"], KeptRecords(records), cut,
+        pa.nulls(n, pa.binary()), np.array(kept.offsets, np.int64), np.array(kept.stamps_us, np.int64), 0, 0, False,
+        kept.identity, KeptRecords(kept.originals()), kept.refused,
     )  # fmt: skip
-    writer.write(kept["topic"], kept["partition"], kept["source"], fetched, np.arange(n), kept["reasons"], kept["details"])
+    writer.write(kept.topic, kept.partition, kept.source, fetched, np.arange(n), kept.reasons, kept.details)
     path.unlink(missing_ok=True)
     return n
-
-
-def _records(kept: dict[str, Any]) -> list[Original]:
-    return [(_bytes(k), _bytes(v), [(n, _bytes(h)) for n, h in headers]) for k, v, headers in kept["records"]]
 
 
 def _text(value: bytes | None) -> str | None:
@@ -190,4 +249,4 @@ def _text(value: bytes | None) -> str | None:
 
 
 def _bytes(value: str | None) -> bytes | None:
-    return None if value is None else base64.b64decode(value)
+    return None if value is None else base64.b64decode(value, validate=True)

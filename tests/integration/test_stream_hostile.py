@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +17,7 @@ import pytest
 
 from pipelines.project.config import KafkaSettings, StreamSettings
 from pipelines.sources.broker import BrokerAway, DamagedLog, FetchResult, LetterRefused
-from pipelines.sources.letter_spool import SpooledLetters, letters_waiting
+from pipelines.sources.letter_spool import SpooledLetters, keep_waiting, letters_waiting, waiting_records
 from pipelines.sources.letters import Letter
 from pipelines.sources.memory import MemoryBroker, MemoryPartitionReader
 from pipelines.streaming.stages import poll
@@ -245,6 +248,187 @@ def test_letters_that_neither_topic_nor_disk_take_are_waited_with(tmp_path: Path
     (tmp_path / "letters").unlink()
     spool.write("t", 3, "s", fetched_of([b"a"]), np.arange(1), ["r"], [None])
     assert letters_waiting(tmp_path / "letters") == 1
+
+
+def spool_of(inner: Any, folder: Path, now: list[float], said: list[str] | None = None) -> SpooledLetters:
+    spool = SpooledLetters(inner, folder, 30.0, print if said is None else said.append)
+    spool.clock = lambda: now[0]
+    return spool
+
+
+def give_up(spool: SpooledLetters, inner: Inner, now: list[float]) -> None:
+    """The topic is away for longer than the patience: letters go to files."""
+    inner.error = BrokerAway("nobody answers")
+    with pytest.raises(BrokerAway):
+        write_one(spool, b"first")
+    now[0] += 30.0
+    write_one(spool, b"first")
+    assert spool.given_up is not None
+
+
+def write_one(spool: SpooledLetters, value: bytes) -> None:
+    spool.write("t", 3, "s", fetched_of([value]), np.arange(1), ["r"], [None])
+
+
+def wait_for(spool: SpooledLetters) -> None:
+    assert spool.trying is not None
+    spool.trying.join(60)
+    assert not spool.trying.is_alive()
+
+
+class Gate(Inner):
+    """A topic that takes the first letter when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open, self.asked = threading.Event(), threading.Event()
+
+    def write(self, *letters: Any) -> None:
+        self.asked.set()
+        assert self.open.wait(60)
+        super().write(*letters)
+
+
+def test_what_waits_is_written_by_one_of_those_that_share_the_folder(tmp_path: Path) -> None:
+    """A worker has an instance of Poll per thread, each with a spool of the one folder: all of them wrote all that waits."""
+    now, folder, refusing, gate = [0.0], tmp_path / "letters", Inner(), Gate()
+    refusing.error = LetterRefused("too large")
+    for n in range(50):
+        write_one(spool_of(refusing, folder, now), b"%d" % n)
+    one, other = spool_of(gate, folder, now), spool_of(gate, folder, now)
+    one.flush()
+    assert gate.asked.wait(60)
+    other.given_up = away = BrokerAway("nobody answers")
+    other.flush()
+    wait_for(other)
+    assert not gate.written and other.given_up is away, "it has not seen the topic: another one is at it"
+    gate.open.set()
+    wait_for(one)
+    assert len(gate.written) == 50 == len({value for _, value, _ in gate.written}) and letters_waiting(folder) == 0
+    now[0] += 30.0
+    other.flush()
+    assert other.given_up is None, "nothing waits any more"
+
+
+def test_another_process_that_writes_what_waits_is_left_alone(tmp_path: Path) -> None:
+    now, folder, inner = [0.0], tmp_path / "letters", Inner()
+    inner.error = LetterRefused("too large")
+    write_one(spool_of(inner, folder, now), b"a")
+    inner.error = None
+    held = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", held, str(folder / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        spool = spool_of(inner, folder, now)
+        spool.flush()
+        wait_for(spool)
+        assert not inner.written and letters_waiting(folder) == 1
+        process.communicate()
+    now[0] += 30.0
+    spool.flush()
+    wait_for(spool)
+    assert [value for _, value, _ in inner.written] == [b"a"] and letters_waiting(folder) == 0
+
+
+KEPT: dict[str, Any] = {
+    "topic": "t", "partition": 3, "source": "s", "identity": "id", "reasons": ["r"], "details": [None], "offsets": [7], "stamps_us": [1],
+    "refused": {}, "records": [[None, "YQ==", [["h", None]]]],
+}  # fmt: skip
+ODD: dict[str, Any] = {
+    "no object": [], "null": None, "a text": "letters", "nothing": {}, "no lists": {**KEPT, "records": 5, "offsets": 5},
+    "records of another shape": {**KEPT, "records": [[None, "YQ=="]]},
+    "a record as an object": {**KEPT, "records": [{"k": 1, "v": 2, "h": 3}]},
+    "a payload that is a number": {**KEPT, "records": [[None, 5, []]]}, "no base64": {**KEPT, "records": [[None, "\u00e9\u00e9", []]]},
+    "cut base64": {**KEPT, "records": [[None, "YQ", []]]}, "a header's name of a number": {**KEPT, "records": [[None, None, [[5, None]]]]},
+    "headers as an object": {**KEPT, "records": [[None, None, {"h": None}]]}, "refused as a list": {**KEPT, "refused": []},
+    "a reason of null": {**KEPT, "reasons": [None]}, "more reasons": {**KEPT, "reasons": ["r", "r"]},
+    "an offset beyond 64 bits": {**KEPT, "offsets": [2**70]}, "an offset in a list": {**KEPT, "offsets": [[7]]},
+    "a topic of null": {**KEPT, "topic": None}, "a partition of null": {**KEPT, "partition": None},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("content", [*(json.dumps(odd) for odd in ODD.values()), "", "{", "[" * 100_000, "\ud800"], ids=[*ODD, *"1234"])
+def test_an_odd_file_keeps_no_letter_waiting(tmp_path: Path, content: str) -> None:
+    """One that holds `[]` ended the thread with a traceback: what sorts behind it waited for ever, and letters went to files for ever."""
+    now, said, folder, inner = [0.0], list[str](), tmp_path / "letters", Inner()
+    spool = spool_of(inner, folder, now, said)
+    give_up(spool, inner, now)
+    (folder / "0-1.json").write_bytes(content.encode("utf-8", "surrogatepass"))
+    with pytest.raises(ValueError, match=r"0-1\.json holds no dead letters$"):
+        waiting_records(folder / "0-1.json")
+    with pytest.raises(ValueError, match=r"0-1\.json holds no dead letters$"):
+        keep_waiting(folder / "0-1.json", [True])
+    inner.error = None
+    for _ in range(2):
+        now[0] += 30.0
+        spool.flush()
+        wait_for(spool)
+    assert [value for _, value, _ in inner.written] == [b"first"] and spool.given_up is None
+    line = f"{folder}/0-1.json holds no dead letters; take it away"
+    assert said.count(line) == 1 and (folder / "0-1.json").exists(), "told once, and left to who looks after it"
+    write_one(spool, b"second")
+    assert [value for _, value, _ in inner.written] == [b"first", b"second"]
+
+
+@pytest.mark.parametrize("name", ["0-x.json", "0-.json", "0-\u00b2.json", "0-1.json.part", ".0-1.json"])
+def test_a_file_of_another_name_holds_no_letters(tmp_path: Path, name: str) -> None:
+    """`0-x.json` ended the stream's poll, and `tandem stream status`, with a traceback."""
+    (tmp_path / name).write_text(json.dumps(KEPT))
+    spool = spool_of(inner := Inner(), tmp_path, [0.0])
+    spool.flush()
+    assert letters_waiting(tmp_path) == 0 and spool.trying is None and not inner.written
+
+
+def test_a_file_as_it_is_kept_is_read(tmp_path: Path) -> None:
+    """The oracle of the odd ones: they differ from this in one thing."""
+    (path := tmp_path / "0-1.json").write_text(json.dumps(KEPT))
+    assert waiting_records(path) == ("s", [(None, b"a", [("h", None)])])
+    keep_waiting(path, [True])
+    (kept,) = tmp_path.glob("*-1.json")
+    assert json.loads(kept.read_text()) == KEPT
+
+
+def test_whatever_ends_the_look_the_next_letter_asks_the_topic_itself(tmp_path: Path) -> None:
+    now, said, inner = [0.0], list[str](), Inner()
+    spool = spool_of(inner, tmp_path / "letters", now, said)
+    give_up(spool, inner, now)
+
+    def gone() -> Any:
+        raise StoreError("no right to")
+
+    spool.again = gone
+    now[0] += 30.0
+    spool.flush()
+    wait_for(spool)
+    assert spool.given_up is None and said[-1] == f"the letters in {tmp_path / 'letters'} cannot be written: no right to"
+
+
+@pytest.mark.parametrize("waiting", [True, False], ids=["a full disk", "no folder"])
+def test_a_topic_that_is_back_takes_letters_though_the_folder_takes_none(tmp_path: Path, waiting: bool) -> None:
+    """While letters went to files, each write failed there, ended its poll, and nobody looked whether the topic is back."""
+    now, folder, inner = [0.0], tmp_path / "letters", Inner()
+    spool = spool_of(inner, folder, now)
+    give_up(spool, inner, now)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if not waiting:
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+        folder.write_text("a file where the folder would be")
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0 if waiting else soft, hard))  # no file takes a byte
+        with pytest.raises(BrokerAway, match="nobody answers, and the letters cannot be kept in"):
+            write_one(spool, b"second")
+        inner.error = None
+        now[0] += 30.0
+        with pytest.raises(BrokerAway, match="nobody answers, and the letters cannot be kept in"):
+            write_one(spool, b"second")
+        if spool.trying is not None:
+            wait_for(spool)
+        write_one(spool, b"second")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [value for _, value, _ in inner.written] == [b"first"] * waiting + [b"second"]
 
 
 def test_the_stream_goes_on_beside_a_topic_that_is_down(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
