@@ -16,6 +16,7 @@ from feast.value_type import ValueType
 
 from serving.errors import InvalidRequestError, NotFoundError
 from serving.feast_types import arrow_type
+from serving.principals import ANYBODY, Principal
 from serving.projections import FeatureSet, Projection
 from serving.protocol import RequestField
 from transforms.errors import DefinitionError, StoreError
@@ -79,12 +80,13 @@ class Catalog:
             frozenset(v.name for v in store.list_on_demand_feature_views(allow_cache=True)),
         )
 
-    def references(self, refs: Sequence[str]) -> FeatureSet:
+    def references(self, refs: Sequence[str], principal: Principal = ANYBODY) -> FeatureSet:
         """``view:feature`` strings; NotFoundError for what the registry does not have."""
-        return self.resolved(FeatureSet.of(refs))
+        return self.resolved(FeatureSet.of(refs), principal)
 
-    def resolved(self, features: FeatureSet) -> FeatureSet:
-        """``features`` itself, when the registry has all of it."""
+    def resolved(self, features: FeatureSet, principal: Principal = ANYBODY) -> FeatureSet:
+        """``features`` itself, when the registry has all of it. What an error names is of views that ``principal`` may read, where it may
+        read those of ``features``."""
         for name, feature in features.pairs:
             view = features.projection(name).view
             if view in self.on_demand:
@@ -93,19 +95,26 @@ class Catalog:
                     " ask 'feast serve' for it, or compute it in a preprocessing_fn"
                 )
             if view not in self.views:
-                raise NotFoundError(f"unknown feature view {view[:60]!r}; the registry has {some_of(self.views)}")
+                known = some_of(v for v in self.views if principal.may("view", v))
+                raise NotFoundError(f"unknown feature view {view[:60]!r}; the registry has {known or 'none that you may read'}")
             if feature not in self.views[view].types:
                 raise NotFoundError(f"unknown feature {feature[:60]!r} of view {view!r}; it has {some_of(self.views[view].types)}")
         return features
 
-    def service(self, name: str) -> FeatureSet:
-        """The features of a feature service."""
+    def views_of(self, service: str) -> tuple[str, ...]:
+        """The registry's views that a feature service reads, whether they are there or not; none of one that is not there or cannot be
+        asked. This, unlike :meth:`service`, tells nothing of them, so it comes before any question of scopes."""
+        found = self.services.get(service)
+        return found.views if isinstance(found, FeatureSet) else ()
+
+    def service(self, name: str, principal: Principal = ANYBODY) -> FeatureSet:
+        """The features of a feature service. Raises NotFoundError for an unknown one, and as :meth:`resolved`."""
         if name not in self.services:
             raise NotFoundError(f"unknown feature service {name[:60]!r}; the registry has {some_of(self.services) or 'none'}")
         found = self.services[name]
         if isinstance(found, str):
             raise InvalidRequestError(found)
-        return self.resolved(found)
+        return self.resolved(found, principal)
 
     def used(self, features: FeatureSet) -> dict[str, View]:
         """The views that ``features`` reads, by their names there. Raises StoreError for one that the registry does not have (any more)."""

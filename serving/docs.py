@@ -167,7 +167,7 @@ def own_things(plane: Dataplane, principal: Principal) -> dict[str, Any]:
                 shown = [f for f in view.types if f not in RESERVED]
                 views.append({"name": name, "keys": list(view.keys), "features": shown})
         for name, found in catalog.services.items():
-            used = [] if isinstance(found, str) else [found.projection(n).view for n in found.names]
+            used = catalog.views_of(name)
             if used and all(principal.may("view", v) for v in used):
                 services.append({"name": name, "features": [] if isinstance(found, str) else [f"{v}:{f}" for v, f in found.pairs]})
     except TandemError:

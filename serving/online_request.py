@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
 from serving.catalog import Catalog
-from serving.errors import InvalidRequestError
+from serving.errors import ForbiddenError, InvalidRequestError
 from serving.features import checked_entities
 from serving.principals import Principal
 from serving.projections import FeatureSet
@@ -45,11 +46,9 @@ class OnlineForm:
     def of(catalog: Catalog, request: OnlineRequest, principal: Principal) -> OnlineForm:
         """Raises ForbiddenError, NotFoundError and InvalidRequestError."""
         service = request.feature_service
-        if service is not None and service not in catalog.services:
-            principal.need("view", "*")  # whoever may not see all views is not told which services there are
-        features = catalog.service(service) if service is not None else catalog.references(request.features)
-        views = tuple(dict.fromkeys(features.projection(name).view for name in features.names))
-        principal.need("view", *views)  # before anything is said of them
+        views = FeatureSet.of(request.features).views if service is None else catalog.views_of(service)
+        _need(principal, service, views)  # before anything is said of them
+        features = catalog.references(request.features, principal) if service is None else catalog.service(service, principal)
         fields = catalog.key_fields(features)
         needed = {f.name for f in fields}
         others = [f for f in catalog.known_keys() if f.name not in needed and f.name in request.entities]
@@ -96,9 +95,24 @@ class Forms:
                     self._known.clear()
                 self._known[key] = form
         else:
-            principal.need("view", *form.views)
+            _need(principal, request.feature_service, form.views)
         entities = checked_entities(form.fields, request.entities)
         given = {**entities, **checked_entities(form.others, request.entities)} if form.others else entities
         if form.twice is not None:
             raise InvalidRequestError(f'two columns would be called {form.twice!r}; ask with "full_feature_names": true')
         return OnlineAsked(form, entities, given, request.rows)
+
+
+def _need(principal: Principal, service: str | None, views: Sequence[str]) -> None:
+    """Raise ForbiddenError where ``principal`` may not read all these views.
+
+    By one text whether ``service`` is there or not: which services there are, and what they read, is told to nobody who may not ask them.
+    One of which no view is known takes the scope of all views.
+    """
+    if service is None:
+        principal.need("view", *views)
+    elif not all(principal.may("view", view) for view in views or ("*",)):
+        raise ForbiddenError(
+            f"{principal.name[:60]!r} lacks a scope for what feature service {service[:60]!r} reads, or there is no such service;"
+            " ask whoever runs this server for it"
+        )

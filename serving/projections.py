@@ -60,6 +60,11 @@ class FeatureSet:
         """The names of the uses, each once, in order."""
         return tuple(dict.fromkeys(name for name, _ in self.pairs))
 
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The registry's views that these read, each once, in order."""
+        return tuple(dict.fromkeys(self.projection(name).view for name in self.names))
+
     def only(self, pairs: Iterable[tuple[str, str]]) -> FeatureSet:
         """The same with some of the pairs."""
         return FeatureSet(tuple(pairs), self.projections)

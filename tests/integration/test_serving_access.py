@@ -127,6 +127,58 @@ def test_scopes_per_model_view_and_administration(client: TestClient, keys: dict
         assert client.post("/get-online-features", json={**service, "feature_service": "secret"}, headers=keys[name]).status_code == status
 
 
+def test_which_services_there_are_and_what_they_read_is_told_to_none_who_may_not_ask_them(tmp_path: Path) -> None:
+    """Services that are well, whose view lost a feature or is gone, that cannot be asked, that read nothing, and one that is not there:
+    without the scopes they are one. A form that somebody else asked before is no way around that."""
+    from feast import FeatureService, FeatureStore
+
+    make_repo(tmp_path)
+    push(tmp_path, tmp_path, 1)
+    feast = FeatureStore(repo_path=str(tmp_path / "repo"))
+    traffic, aircraft = feast.get_feature_view("origin_traffic"), feast.get_feature_view("aircraft")
+    feast.apply(
+        [
+            FeatureService(name="lost", features=[traffic[["mean_1h"]]]),
+            FeatureService(name="gone", features=[aircraft[["last_delay"]].with_name("craft")]),
+            FeatureService(name="twice", features=[traffic[["mean_1h"]], aircraft[["last_delay"]].with_name("origin_traffic")]),
+            FeatureService(name="none", features=[]),
+        ]
+    )
+    # As an apply of a part of the definitions, or of another tool, leaves it: services name what the registry does not have.
+    lost, gone = feast.get_feature_service("lost"), feast.get_feature_service("gone")
+    lost.feature_view_projections[0].features[0].name = "vanished"
+    gone.feature_view_projections[0].name = "old_craft"
+    for service in (lost, gone):
+        feast.registry.apply_feature_service(service, feast.project)
+    services = ("delay", "lost", "gone", "twice", "none")
+    file = tmp_path / "keys.json"
+    scopes = {
+        "all": ["view:*"],
+        "model": ["model:delay"],
+        "one": ["view:aircraft"],
+        "old": ["view:old_craft"],
+        "traffic": ["view:origin_traffic"],
+    }
+    keys = {name: key(file, name, *some) for name, some in scopes.items()}
+    with TestClient(create_app(settings(tmp_path, keys=file))) as client:
+
+        def said(who: str, service: str) -> tuple[int, str]:
+            body = {"feature_service": service, "entities": {"origin": ["JFK"], "tailnum": ["N1"]}}
+            answer = client.post("/get-online-features", json=body, headers=keys[who])
+            return answer.status_code, str(answer.json().get("error", "")).replace(service, "NAME")
+
+        told = {service: said("all", service) for service in (*services, "secret")}
+        assert [told[s][0] for s in ("delay", "lost", "gone", "twice", "secret")] == [200, 404, 404, 422, 404]
+        assert "unknown feature 'vanished' of view 'origin_traffic'" in told["lost"][1] and "'delay'" in told["secret"][1]
+        # The form of "delay" is known since "all" asked.
+        refused = "'model' lacks a scope for what feature service 'NAME' reads, or there is no such service; ask whoever runs this server"
+        assert {said("model", service) for service in (*services, "secret")} == {(403, f"{refused} for it")}
+        assert len({said("one", service) for service in (*services, "secret")}) == 1
+        # Whoever may read a service's views is told what is wrong, and of other views nothing.
+        assert said("traffic", "lost") == told["lost"]
+        assert said("old", "gone") == (404, "unknown feature view 'old_craft'; the registry has none that you may read")
+
+
 @pytest.mark.parametrize("path", [PREDICT, "/v1/models/delay/versions/1:predict", "/v1/models/secret:explain"])
 def test_a_prediction_is_asked_for_by_post_alone(client: TestClient, keys: dict[str, dict[str, str]], path: str) -> None:
     """It was taken for a look at a model called ``delay:predict``, for which no scope was found."""
