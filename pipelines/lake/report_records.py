@@ -11,12 +11,14 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 from pipelines.lake.files import read_json
 from pipelines.lake.layout import REPORT_JSON
 from transforms.errors import DataError
+from transforms.instants import micros_of_text
 
 __all__ = ["Report", "newest_first"]
 
@@ -28,6 +30,8 @@ class Report:
     """A report; ``FORMAT`` is the number that this version writes and knows."""
 
     FORMAT: ClassVar[int] = 1
+    MADE: ClassVar[str] = ""
+    """The field that holds when the report was made, ISO 8601 with a zone, by the clock of who made it; "": its file's time counts."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able: ``format``, then each field."""
@@ -89,18 +93,30 @@ def newest_first(folder: Path, kind: type[Kind]) -> Iterator[tuple[Path, Kind]]:
     """The reports below a folder that holds one folder for each (``layout.verify``, ``layout.monitor``), newest first, read as they are
     asked for.
 
-    Torn or foreign files are passed over. What was written more than a minute ahead of now was written by a clock that was set back since,
-    and is older than all others. Raises DataError at one of a newer format: what is older than that is no longer what counts.
+    A report is as old as it says (``kind.MADE``), else as its file is: a file server's clock need not be that of those who write there.
+    No moment is believed that lies more than a minute ahead of now, as it is of a clock that runs ahead or was set back since; a report
+    without one that is believed is older than all others. Torn or foreign files are passed over. Raises DataError at one of a newer
+    format: what is older than that is no longer what counts.
     """
     found, latest = [], time.time_ns() + _MINUTE_NS
     for path in folder.glob(f"*/{REPORT_JSON}"):
         with suppress(OSError):
             written = path.stat().st_mtime_ns
-            found.append((written <= latest, written, path))
+            moments = (_made_ns(path, kind.MADE, written), written)
+            found.append((next((at for at in moments if at is not None and at <= latest), -1), written, path))
     for *_, path in sorted(found, reverse=True):
         report = _read(path, kind)
         if report is not None:
             yield path, report
+
+
+@lru_cache(maxsize=4096)  # whoever asks for the newest report asks again and again, and reports are written once
+def _made_ns(path: Path, name: str, written_ns: int) -> int | None:
+    """When a report was made by its own word, in nanoseconds since 1970; None where it does not say. ``written_ns``: another file is
+    looked at anew."""
+    said = (read_json(path) or {}).get(name)
+    made = micros_of_text(said) if isinstance(said, str) else None
+    return None if made is None else made * 1000
 
 
 def _read(path: Path, kind: type[Kind]) -> Kind | None:

@@ -77,6 +77,7 @@ def run_monitor(repo: Repo, options: MonitorOptions, now: datetime, say: Say = l
             judged,
             run=run.id,
             created=now.astimezone(UTC).isoformat(timespec="seconds"),
+            written=datetime.now(UTC).isoformat(timespec="milliseconds"),
             folder=str(folder),
             seconds=round(time.monotonic() - began, 1),
             command=_again(repo, options, judged),

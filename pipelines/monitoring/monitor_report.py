@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, ClassVar, TypedDict
 
 from pipelines.lake import layout
 from pipelines.lake.report_records import Report
@@ -142,6 +142,8 @@ class RecomputedAnswers(TypedDict):
 class MonitorReport(Report):
     """A window of a model's answers, judged. Where nothing could be, ``checks`` say why."""
 
+    MADE: ClassVar[str] = "written"
+
     verdict: str = ""
     """``ok``, ``warn`` or ``fail``."""
     headline: str = ""
@@ -174,6 +176,9 @@ class MonitorReport(Report):
     """The section ``monitor`` of tandem.yaml."""
     run: str | None = None
     created: str = ""
+    """The moment as of which the window was judged: now, or ``--as-of``."""
+    written: str = ""
+    """When that was done, whatever moment it was judged as of; reports of before this was kept have none."""
     folder: str = ""
     """Where the report lies."""
     seconds: float = 0.0

@@ -16,6 +16,7 @@ from pipelines.training.unseen_fields import LEAST_EVENTS, RECORDS, unseen_in
 from transforms.definitions import EventSource
 from transforms.errors import DataError
 from transforms.instants import now_us
+from transforms.rules import field_of
 
 __all__ = ["check_topic"]
 
@@ -29,8 +30,9 @@ _NAMED = ("json", "json_schema", "avro", "protobuf")
 def check_topic(repo: Repo, source: EventSource, say: Callable[[str], None]) -> str:
     """What the contract of a source says of the newest records of its topic, in one line; ``say`` hears of each field that none has.
 
-    Nothing is written, and nothing waited for: raises what its broker and registry raise where they are away, and DataError where no record
-    is taken.
+    Nothing is written, and nothing waited for: raises what its broker and registry raise where they are away, and DataError where there are
+    records for the source and none is taken. What its ``where`` passes over, what has no event and tombstones are for others; so may be
+    records that cannot be read, where more can be and are.
     """
     reader = open_broker(repo.settings.kafka, repo.data).open_reader()
     try:
@@ -43,23 +45,27 @@ def _checked(repo: Repo, source: EventSource, reader: PartitionReader, say: Call
     judge, limit = record_format(source, repo.settings.kafka).judge, round(repo.settings.stream.max_future_hours * 3.6e9)
     nulls, reasons, aside = NullFields(source), Counter[str](), Counter[str]()
     payloads: list[bytes | None] = []
-    records = 0
+    records = unread = 0
     for fetched in _newest(reader, source.topic):
         checked = judge_records(judge, fetched, source, judged_at(fetched.timestamps_us, now_us(), limit), limit)
         records += len(fetched.offsets)
         nulls.see(checked.valid)
         reasons.update(checked.reasons.drop_null().to_pylist())
+        unread += sum(field_of(detail) is None for detail in checked.details.drop_null().to_pylist())
         aside.update({"filtered": checked.passed_over, "of no event": checked.empty, "tombstones": checked.tombstones})
         payloads += fetched.payloads.slice(0, max(0, RECORDS - len(payloads))).to_pylist()
     if not records:
         return f"topic {source.topic}: no records yet"
     told = ", ".join(f"{n:,} {reason}" for reason, n in reasons.most_common())
-    if reasons and not nulls.events:
-        raise DataError(f"source {source.name!r}: its contract takes none of the newest {records:,} records of {source.topic} ({told})")
+    more = "".join(f", {n:,} {what}" for what, n in aside.items() if n)
+    # A reject that names a field got past ``where``: it is of this source. Of one that cannot be read nobody knows whose it is.
+    if not nulls.events and (reasons.total() > unread or unread > aside["filtered"] + aside["of no event"]):
+        raise DataError(
+            f"source {source.name!r}: its contract takes none of the newest {records:,} records of {source.topic} ({told}{more})"
+        )
     if nulls.events >= LEAST_EVENTS:
         for line in _unseen(repo, source, nulls, payloads):
             say(line)
-    more = "".join(f", {n:,} {what}" for what, n in aside.items() if n)
     return f"topic {source.topic}: of the newest {records:,} records {nulls.events:,} events taken, rejected: {told or 'none'}{more}"
 
 

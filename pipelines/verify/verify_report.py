@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, ClassVar, TypedDict
 
 from pipelines.lake import layout
 from pipelines.lake.report_records import Report
@@ -147,6 +147,8 @@ class ComparedBatch(TypedDict, total=False):
 @dataclass(frozen=True, kw_only=True)
 class VerifyReport(Report):
     """Everything that was compared. ``unexplained`` counts what no cause was proven for: 0 is the proof."""
+
+    MADE: ClassVar[str] = "started"
 
     verdict: str = ""
     """``proven`` or ``unexplained``."""

@@ -106,6 +106,40 @@ def test_what_is_wrong_is_one_line_and_nothing_is_waited_for(tmp_path: Path) -> 
     assert len(problems) == 1 and "there is no topic 'web.visits'" in problems[0]
 
 
+@pytest.mark.parametrize(
+    ("rest", "taken", "told"),
+    [
+        ({}, True, "rejected: none, 20 filtered"),
+        ({"broken": 1}, True, "rejected: 1 malformed, 20 filtered"),
+        ({"gone": 3}, True, "rejected: none, 20 filtered, 3 tombstones"),
+        ({"empty": 25}, True, "rejected: none, 20 filtered, 25 of no event"),
+        ({"empty": 2, "broken": 22}, True, "rejected: 22 malformed, 20 filtered, 2 of no event"),
+        ({"broken": 21, "gone": 9}, False, "21 malformed, 20 filtered, 9 tombstones"),
+        ({"bad": 1}, False, "1 missing_field, 20 filtered"),
+        ({"bad": 2, "broken": 1, "gone": 1}, False, "2 missing_field, 1 malformed, 20 filtered, 1 tombstones"),
+    ],
+    ids=lambda value: " ".join(f"{n} {what}" for what, n in value.items()) or "none" if isinstance(value, dict) else "",
+)
+def test_a_source_is_judged_by_the_records_that_are_for_it(tmp_path: Path, rest: dict[str, int], taken: bool, told: str) -> None:
+    """A topic of many kinds of records, of which the newest may well be of others."""
+    filtered = VISITS.replace('event_time="at"', 'event_time="at", where=col("country") == "SE"')
+    world = make_world(tmp_path, "web.visits", f"from tandem.transforms.definitions import col\n{filtered}")
+    at = micros_of(T0)
+    kinds: dict[str, list[Record]] = {
+        "broken": [(b"{}", b"{broken", [], at)],
+        "gone": [(b'{"user": {"id": "u1"}}', None, [], at)],
+        "empty": visits([99], pages=[]),
+        "bad": visits([98], visitId=None, user={"countrycode": "SE"}),
+    }
+    world.send([*visits(range(20), user={"countrycode": "NO"}), *(record for kind, n in rest.items() for record in kinds[kind] * n)])
+    said, problems = checked(world)
+    n = 20 + sum(rest.values())
+    if taken:
+        assert (said, problems) == ([f"topic web.visits: of the newest {n} records 0 events taken, {told}"], [])
+    else:
+        assert (said, problems) == ([], [f"source 'visits': its contract takes none of the newest {n} records of web.visits ({told})"])
+
+
 def test_records_of_a_schema_registry(tmp_path: Path) -> None:
     who = {"type": "record", "name": "Who", "fields": [{"name": "id", "type": "string"}, {"name": "Country", "type": "string"}]}
     schema: dict[str, Any] = {

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from dataclasses import fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,7 @@ def test_keys_that_are_an_interface() -> None:
     assert set(MonitorReport().to_dict()) == {
         "format", "verdict", "headline", "model", "version", "versions", "training_set", "window", "before", "rows", "rows_before",
         "checks", "features", "views", "prediction", "labels", "quality", "recomputed", "days", "chance", "lineage", "notices",
-        "settings", "run", "created", "folder", "seconds", "command", "code", "libraries",
+        "settings", "run", "created", "written", "folder", "seconds", "command", "code", "libraries",
     }  # fmt: skip
     assert MonitorReport(checks=[Check(**CHECK)]).to_dict()["checks"] == [CHECK]
 
@@ -113,3 +115,53 @@ def test_metrics_show_the_newest_proof_of_each_stream(tmp_path: Path) -> None:
     assert 'tandem_verify_unexplained{stream="main"} 0.0' in text and 'tandem_verify_unexplained{stream="side"} 2.0' in text
     write(tmp_path, "verify", 4, {"format": 2, "unexplained": 0, "stream": {"name": "side"}})
     assert 'tandem_verify_unexplained{stream="side"}' not in page(JobMetrics(tmp_path)).decode()  # what it said before counts no more
+
+
+NOW = 1_700_000_000
+FIELD = {VerifyReport: "started", MonitorReport: "written"}
+
+
+@pytest.mark.parametrize("kind", FIELD)
+def test_a_report_is_as_old_as_it_says_and_its_file_speaks_for_one_that_does_not(
+    tmp_path: Path, kind: type[Report], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each report: how long before now its maker's clock and its file server's had it made, in seconds (ahead: below 0), newest first."""
+    monkeypatch.setattr("time.time_ns", lambda: NOW * 10**9)
+    asked: list[tuple[float | str | None, float]] = [
+        (-59, 9_000),  # a clock that is a little ahead is believed
+        (10, -500),  # a file server that runs ahead: it was the oldest of all
+        (20, 5),
+        (30.5, 7),
+        (30.75, 6),
+        (None, 40),  # of before reports said it
+        ("yesterday", 50),
+        ("2023-11-14T22:12:20", 55),  # without a zone: nobody knows when
+        (-100, 60),  # its maker's clock was set back since, and its file's time is right
+        (70, 80),
+        (70, 90),  # of one moment, as its file is
+        (-8_000, -500_000),  # nobody knows when
+        (None, -400_000),
+    ]
+    for n, (said, file) in enumerate(asked):
+        made = datetime.fromtimestamp(NOW - said, UTC).isoformat() if isinstance(said, int | float) else said
+        path = write(tmp_path, "some", n, {"folder": str(n), **({} if made is None else {FIELD[kind]: made})})
+        os.utime(path, (NOW - file,) * 2)
+    found = [int(path.parent.name[1:]) for path, _ in newest_first(tmp_path / "some", kind)]
+    assert found == list(range(len(asked)))
+    again = write(tmp_path, "some", 99, {FIELD[kind]: datetime.fromtimestamp(NOW - 99_999, UTC).isoformat()})
+    assert [path for path, _ in newest_first(tmp_path / "some", kind)].index(again) == len(asked) - 2
+    again.write_text(json.dumps({FIELD[kind]: datetime.fromtimestamp(NOW, UTC).isoformat()}))  # written anew
+    os.utime(again, (NOW, NOW))
+    assert [path for path, _ in newest_first(tmp_path / "some", kind)].index(again) == 1
+
+
+def test_a_newer_format_of_a_file_server_that_runs_ahead_stops_the_search_in_its_turn(tmp_path: Path) -> None:
+    ahead = time.time() + 3_600
+    newer = write(tmp_path, "some", 1, {"format": 2, "written": "2024-05-01T10:00:02Z"})
+    fresh = write(tmp_path, "some", 2, {"written": "2024-05-01T10:00:03Z"})
+    write(tmp_path, "some", 3, {"written": "2024-05-01T10:00:01Z"})
+    os.utime(newer, (ahead, ahead))
+    found = newest_first(tmp_path / "some", MonitorReport)
+    assert next(found)[0] == fresh
+    with pytest.raises(DataError, match="of a newer Tandem"):
+        next(found)
