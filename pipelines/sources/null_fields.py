@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
+from typing import ClassVar
+from weakref import WeakValueDictionary
 
 import pyarrow as pa
 
@@ -19,9 +21,16 @@ class NullFields:
     """The fields of a source that are null in all of the ``events`` seen so far: those read from records, required ones left out, as
     without them there is no event. It costs a count per batch and field, until each was seen once."""
 
+    _of: ClassVar[WeakValueDictionary[Hashable, NullFields]] = WeakValueDictionary()
+
     def __init__(self, source: EventSource) -> None:
         self.events = 0
         self._places = {f.name: n for n, f in enumerate(source.fields, 1) if f.value is None and not f.required}
+
+    @classmethod
+    def of(cls, source: EventSource, what: Hashable) -> NullFields:
+        """Those of ``what``, one for all in this process that ask while somebody holds it; they look at batches one after another."""
+        return cls._of.setdefault(what, cls(source))
 
     def see(self, valid: pa.RecordBatch) -> None:
         """Look at a batch of valid events, in ``source.arrow_schema``."""
@@ -41,8 +50,8 @@ class NullFields:
         return sum(events for events, _ in known), set.intersection(*(names for _, names in known)) if known else set()
 
 
-def null_line(source: EventSource, name: str, events: int) -> str:
-    """One line for people: the field, in how many events it was null, and where it was looked for."""
+def null_line(source: EventSource, name: str, events: int, since: str = "") -> str:
+    """One line for people: the field, in how many events it was null (read ``since`` when), and where it was looked for."""
     place, more = source.field(name).place, ""
     if isinstance(place, Header):
         where = f"in header {place.name!r}"
@@ -51,7 +60,8 @@ def null_line(source: EventSource, name: str, events: int) -> str:
     else:
         where = f"at {path_text(place)!r}" if isinstance(place, tuple) else "there"
         more = "; 'tandem check' (--only topics) tells what may be meant"
+    read = f"read since {since}" if since else "read"
     return (
-        f"source {source.name}: field {name} is null in all of {events:,} events read: look whether anything stands {where},"
+        f"source {source.name}: field {name} is null in all of {events:,} events {read}: look whether anything stands {where},"
         f" and correct path= or drop the field{more}"
     )

@@ -90,6 +90,8 @@ class Tracker:
         self._last: dict[tuple[str, str], float] = {}
         self._total: dict[tuple[str, str], float] = {}
         self._marks: deque[tuple[float, int, int]] = deque([(self.begun, 0, 0)])
+        self._null: dict[str, set[str]] = {}
+        """source -> its fields that no worker has reported a value of."""
         self.now = StreamStatus()
 
     def _add(self, part: str, name: str, value: float) -> None:
@@ -173,7 +175,7 @@ class Tracker:
             tombstones=self._by_name("poll-", "tombstones/"),
             rows_of=rows_of,
             nonfinite=self._by_name("sink-", "nonfinite/"),
-            null_fields=_null_fields(nulls),
+            null_fields=self._null_fields(nulls),
             written=round(sum(self._sum("sink-", "written").values())),
             stale=round(sum(self._sum("sink-", "stale").values())),
             refused=round(sum(self._sum("sink-", "refused").values())),
@@ -190,10 +192,16 @@ class Tracker:
         )
         return self.now
 
-
-def _null_fields(seen: Mapping[str, list[tuple[int, list[str]]]]) -> dict[str, int]:
-    out = {source: NullFields.together(of_partitions) for source, of_partitions in seen.items()}
-    return {f"{source}/{name}": n for source, (n, names) in out.items() if n >= LEAST_EVENTS for name in sorted(names)}
+    def _null_fields(self, seen: Mapping[str, list[tuple[int, list[str]]]]) -> dict[str, int]:
+        """What one worker saw of a field stays seen, though another one, which did not, polls the partition now and reports of it."""
+        out: dict[str, int] = {}
+        for source, of_partitions in seen.items():
+            events, names = NullFields.together(of_partitions)
+            if events:
+                self._null[source] = names & self._null.get(source, names)
+            if events >= LEAST_EVENTS:
+                out |= {f"{source}/{name}": events for name in sorted(self._null[source])}
+        return out
 
 
 def _least(points: Mapping[int, Mapping[str, Any]], what: str) -> dict[str, int]:

@@ -107,7 +107,7 @@ class _Messages:
             if name not in self.null_fields:
                 self.null_fields.add(name)
                 source, _, field = name.partition("/")
-                self.say(null_line(stream.spec.sources[source], field, events))
+                self.say(null_line(stream.spec.sources[source], field, events, "the workers began"))
 
 
 def _record(run: runs.Run, stream: StreamPlan) -> None:

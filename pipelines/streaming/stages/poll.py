@@ -256,7 +256,14 @@ class Poll(beam.DoFn):
 
     def _report(self, key: str, at: Position, end: int | None, at_end: bool, stopped: bool, force: bool = False) -> None:
         late_share, came_late = self.limit.late_share(at), self.limit.came_late.get(key, "")
-        self.reports.report(key, at, end, at_end, stopped, late_share, came_late, force, self.nulls.get(key))
+        self.reports.report(key, at, end, at_end, stopped, late_share, came_late, force, self._nulls(key))
+
+    def _nulls(self, key: str) -> NullFields:
+        """Those of a partition: one for all instances of this job in this process, of which now one and now another polls it."""
+        if key not in self.nulls:
+            source = self.spec.sources[key.rpartition("/")[0]]
+            self.nulls[key] = NullFields.of(source, (self.spec.folder, self.spec.attempt, key))
+        return self.nulls[key]
 
     def _take(
         self,
@@ -297,9 +304,7 @@ class Poll(beam.DoFn):
             for reason in reasons:
                 at.count(f"rejected/{reason}", 1)
         self._check_begin(source, partition, at, checked)
-        if key not in self.nulls:
-            self.nulls[key] = NullFields(source)
-        self.nulls[key].see(checked.valid)
+        self._nulls(key).see(checked.valid)
         at.count("events", len(fetched.offsets))
         at.count("late", taken.late.num_rows)
         at.count("before", taken.before)
