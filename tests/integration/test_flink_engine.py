@@ -275,6 +275,57 @@ def test_a_pool_that_cannot_reach_a_task_manager_says_so_and_starts_nothing(tmp_
         pool.close()
 
 
+def test_a_worker_that_dies_while_it_starts_has_another_in_its_place(tmp_path):
+    """Its runner waits for it without end: a kill in these seconds stood a stream still for good."""
+    said: list[str] = []
+    served = threading.Event()
+
+    class Runner(beam_fn_api_pb2_grpc.BeamFnControlServicer):
+        def Control(self, request_iterator, context):
+            yield beam_fn_api_pb2.InstructionRequest(instruction_id="1", register=beam_fn_api_pb2.RegisterRequest())
+            next(request_iterator)
+            served.set()
+            threading.Event().wait(60)
+
+    pool = WorkerPool(tmp_path / "worker.log", "right", preload=("time",), say=said.append)
+    server = grpc.server(ThreadPoolExecutor(2))
+    beam_fn_api_pb2_grpc.add_BeamFnControlServicer_to_server(Runner(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        assert start_worker_at(pool, proof_of("right"), f"127.0.0.1:{port}") == ""
+        (first,) = pool.pids()
+        assert not served.is_set()
+        os.kill(first, signal.SIGKILL)
+        wait_for(lambda: pool.pids() not in ([], [first]), 20)
+        assert said == ["an SDK worker ended by signal 9 (SIGKILL) while it started; another takes its place"] and not pool.failed
+        assert served.wait(60), "the second one serves"
+        (second,) = pool.pids()
+        os.kill(second, signal.SIGKILL)
+        wait_for(lambda: len(said) == 2, 20)
+        assert said[1] == "an SDK worker ended by signal 9 (SIGKILL); the engine starts another and goes back to its last checkpoint"
+        assert pool.pids() == [] and pool.started == 2
+    finally:
+        pool.close()
+        server.stop(0)
+
+
+def test_workers_that_never_get_to_work_are_a_failure_of_the_engine(tmp_path):
+    said: list[str] = []
+    pool = WorkerPool(tmp_path / "worker.log", "right", preload=("no_such_module",), say=said.append)
+    try:
+        assert start_worker_at(pool, proof_of("right")) == ""
+        wait_for(lambda: pool.failed, 60)
+        assert pool.started == 5 and pool.pids() == []
+        assert pool.failed == f"5 SDK workers in a row ended while they started, the last one by exit code 1; see {tmp_path / 'worker.log'}"
+        assert said[-1] == pool.failed and len(said) == 5
+        job = FlinkJob(FlinkOptions(name="j", folder=tmp_path), lambda pipeline: None, said.append)
+        job._pool, job._java = pool, subprocess.Popen(["sleep", "60"])
+        assert job.poll() not in (None, 0) and job.error() == pool.failed, "and not waited for"
+    finally:
+        pool.close()
+
+
 def test_a_worker_ends_when_its_runner_hangs_up_whatever_it_is_at(tmp_path):
     """It is not waited for: what it is at belongs to nobody any more."""
     hung_up = threading.Event()

@@ -211,6 +211,8 @@ class FlinkJob(EngineJob):
     def poll(self) -> int | None:
         """None while the job runs, else the JVM's exit code: 0 where it came to its end (or a cluster was asked to end it)."""
         assert self._java is not None
+        if self._pool is not None and self._pool.failed and self._java.poll() is None:
+            stop_child(self._java, 0)  # it would wait for a worker without end
         return self._java.poll()
 
     @property
@@ -230,6 +232,8 @@ class FlinkJob(EngineJob):
         except OSError:
             text = ""
         code = self.poll()
+        if self._pool is not None and self._pool.failed:
+            return self._pool.failed
         if code is not None and code < 0:
             return f"the engine was ended by signal {-code}"
         return cause(text) or f"the engine ended with code {code}; see {self.log}"

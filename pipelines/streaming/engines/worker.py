@@ -1,6 +1,7 @@
 """One SDK worker of the streaming job, a process of its own: ``tandem -m pipelines.streaming.engines.worker``, started by the pool.
 
-It loads what it needs while Flink still starts, and waits for its orders: one line of JSON on stdin.
+It loads what it needs while Flink still starts, and waits for its orders: one line of JSON on stdin, which is a socket. There it says
+(:data:`SERVING`) that its runner has given it work: one that ends before has never been heard of by its runner, who waits for it.
 """
 
 from __future__ import annotations
@@ -9,16 +10,22 @@ import importlib
 import json
 import logging
 import os
+import select
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import IO, Any, cast
 
 from serving import json_logs
 from transforms.own_program import leave, module_command
 
-__all__ = ["PRELOAD", "start_worker"]
+__all__ = ["PRELOAD", "SERVING", "has_served", "start_worker"]
+
+SERVING = b"1"
 
 _LEFT_SECONDS = 2.0
 """For what a worker is still at when its runner has hung up: nobody takes it any more, and the next worker is on its way."""
@@ -32,8 +39,20 @@ def start_worker(log: Path, preload: Sequence[str] = PRELOAD) -> subprocess.Pope
     from pipelines.lake.processes import rotate, start_child
 
     rotate(log)
-    # Ctrl-C in a terminal is for the driver alone, which then drains.
-    return start_child(module_command("pipelines.streaming.engines.worker", *preload), log, stdin=subprocess.PIPE)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        # Ctrl-C in a terminal is for the driver alone, which then drains.
+        worker = start_child(module_command("pipelines.streaming.engines.worker", *preload), log, stdin=theirs.fileno())
+        worker.stdin = cast(IO[bytes], ours.makefile("rwb", buffering=0))
+    return worker
+
+
+def has_served(worker: subprocess.Popen[bytes]) -> bool:
+    """Whether a worker that has ended had been given work by its runner."""
+    assert worker.stdin is not None
+    with suppress(OSError, ValueError):  # closed, as all of its pool is
+        return bool(select.select([worker.stdin], [], [], 0)[0]) and worker.stdin.read(1) == SERVING
+    return False
 
 
 def _end_with_parent() -> None:
@@ -51,7 +70,16 @@ def main() -> None:
     from apache_beam.runners.worker.sdk_worker import SdkHarness
 
     class Harness(SdkHarness):
-        """Beam's, which waits without end for work in progress when its runner has hung up; ours ends."""
+        """Beam's, which waits without end for work in progress when its runner has hung up; ours ends. It says that it has work."""
+
+        said = False
+
+        def _execute(self, task: Callable[[], Any], request: Any) -> None:
+            if not self.said:
+                self.said = True
+                with suppress(OSError):
+                    os.write(0, SERVING)
+            super()._execute(task, request)
 
         @property
         def _alive(self) -> bool:

@@ -9,6 +9,7 @@ that it shares with ``tandem stream``; for the embedded engine that is a random 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import hmac
 import json
@@ -28,7 +29,7 @@ import grpc
 from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
 
 from pipelines.lake.processes import stop_child
-from pipelines.streaming.engines.worker import PRELOAD, start_worker
+from pipelines.streaming.engines.worker import PRELOAD, has_served, start_worker
 from transforms.errors import ConfigError
 
 __all__ = ["CACHE_MB", "TOKEN", "WorkerPool", "proof_of", "shared_token"]
@@ -37,6 +38,7 @@ TOKEN = "TANDEM_WORKER_POOL_TOKEN"
 """The environment variable with the token of a cluster's worker pool; ``_FILE`` behind it: a file that holds it."""
 
 _REACH_SECONDS = 5.0
+_MOST_STARTS = 5
 
 CACHE_MB = 64
 """State that a worker keeps in memory, so that it need not ask the runner for it. The fold stage keeps its tiles itself."""
@@ -74,6 +76,9 @@ class WorkerPool:
 
     ``spare`` is a worker that was started before (see ``start_worker``), so that its imports overlap with the start of the runner.
     ``say`` hears of workers that ended unasked, and of those that could not be started. Output of the workers is appended to ``log``.
+
+    A runner waits without end for a worker that it was promised. So one that ends before its runner gave it work has another in its
+    place; where :data:`_MOST_STARTS` in a row end so, ``failed`` says it in one line.
     """
 
     def __init__(
@@ -92,6 +97,7 @@ class WorkerPool:
         self._lock = threading.Lock()
         self._closed = False
         self.started = 0
+        self.failed = ""
         self._spare = spare
         options = [("grpc.http2.max_pings_without_data", 0), ("grpc.http2.max_ping_strikes", 0), ("grpc.so_reuseport", 0)]
         self._server = grpc.server(ThreadPoolExecutor(4, thread_name_prefix="worker pool"), options=options)
@@ -110,24 +116,24 @@ class WorkerPool:
             with self._lock:
                 if self._closed:
                     raise RuntimeError("the worker pool is closed")
-                spare, self._spare = self._spare, None
-                worker = spare if spare is not None and spare.poll() is None else start_worker(self.log, self.preload)
-                assert worker.stdin is not None
-                orders = {
-                    "control": request.control_endpoint.url,
-                    "id": request.worker_id,
-                    "cache_bytes": CACHE_MB << 20,
-                    "path": [p for p in sys.path if p],
-                }
-                worker.stdin.write(json.dumps(orders).encode() + b"\n")
-                worker.stdin.flush()
-                who = request.control_endpoint.url, request.worker_id
-                self._workers[who] = worker
-                self.started += 1
-            threading.Thread(target=self._watch, args=(who, worker), daemon=True).start()
+                self._start((request.control_endpoint.url, request.worker_id), 1)
             return beam_fn_api_pb2.StartWorkerResponse()
         except Exception as error:
             return beam_fn_api_pb2.StartWorkerResponse(error=f"{type(error).__name__}: {error}")
+
+    def _start(self, who: tuple[str, str], number: int) -> None:
+        """Start a worker for a runner (its endpoint, the worker's id), the ``number``-th for this promise. The caller holds the lock."""
+        spare, self._spare = self._spare, None
+        worker = spare if spare is not None and spare.poll() is None else start_worker(self.log, self.preload)
+        assert worker.stdin is not None
+        control, name = who
+        orders = {"control": control, "id": name, "cache_bytes": CACHE_MB << 20, "path": [p for p in sys.path if p]}
+        with contextlib.suppress(BrokenPipeError):  # it has ended: who watches it sees that
+            worker.stdin.write(json.dumps(orders).encode() + b"\n")
+            worker.stdin.flush()
+        self._workers[who] = worker
+        self.started += 1
+        threading.Thread(target=self._watch, args=(who, worker, number), daemon=True).start()
 
     def _check(self, params: Mapping[str, str], context: Any) -> None:
         """Refuse a call without a proof of the token."""
@@ -142,13 +148,27 @@ class WorkerPool:
         only the runner can do; this call has no room for a proof of the token, and workers are numbered, so anybody could make it."""
         return beam_fn_api_pb2.StopWorkerResponse()
 
-    def _watch(self, who: tuple[str, str], worker: subprocess.Popen[bytes]) -> None:
+    def _watch(self, who: tuple[str, str], worker: subprocess.Popen[bytes], number: int) -> None:
         code = worker.wait()
+        served = has_served(worker)
+        how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
+        line = ""
         with self._lock:
-            unasked = not self._closed and self._workers.pop(who, None) is worker
-        if unasked and code != 0:  # code 0: the runner hung up
-            how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
-            self.say(f"an SDK worker ended by {how}; the engine starts another and goes back to its last checkpoint")
+            if self._closed or self._workers.pop(who, None) is not worker:
+                return
+            if served or code == 0:  # code 0: the runner hung up
+                line = f"an SDK worker ended by {how}; the engine starts another and goes back to its last checkpoint" if code else ""
+            elif number < _MOST_STARTS:
+                line = f"an SDK worker ended by {how} while it started; another takes its place"
+                try:
+                    self._start(who, number + 1)
+                except (ConfigError, OSError) as error:
+                    self.failed = f"no SDK worker can be started: {error}"
+            else:
+                self.failed = f"{number} SDK workers in a row ended while they started, the last one by {how}; see {self.log}"
+        for said in (line, self.failed):
+            if said:
+                self.say(said)
 
     def pids(self) -> list[int]:
         """The workers that run now."""
