@@ -37,7 +37,7 @@ PROVES = {
 """How the name of a part begins -> what it proves; all else proves the stream."""
 RUNS = """A `+` behind a commit: with changes that were not committed. "Yes, by its figures": of before it was kept how the test ended.
 The figures of a part hold for its commit; how many commits have changed since what it proves says how old they are (unknown: the commit
-is of a branch that was rebased).
+is of a branch that was rebased). Where a kind has several shards on Flink, runs of commits before 763fdb0 had all of them in one part.
 """
 
 HEAD = """# The fault ledger
