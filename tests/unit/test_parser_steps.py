@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +14,7 @@ from pipelines.project.config import KafkaSettings
 from pipelines.sources.formats.record_format import RecordFormat, record_format
 from pipelines.sources.kafka import record_batches
 from tests.protobuf_types import classes, descriptor_set, file_of
+from tests.unit.test_json_body import steps
 from tests.unit.test_kafka_records import batch
 from transforms.contract import check_json, check_records
 from transforms.definitions import ElementIndex, EventSource, Field, Header
@@ -50,30 +50,6 @@ ITEMS = EventSource(
     topic="orders",
     explode="items",
 )
-
-
-def steps(work: Callable[[], Any]) -> int:
-    """Lines of Python that it runs, and calls of C from these."""
-    count = 0
-
-    def line(frame: Any, event: str, arg: Any) -> Any:
-        nonlocal count
-        count += 1
-        return line
-
-    def call(frame: Any, event: str, arg: Any) -> None:
-        nonlocal count
-        count += event == "c_call"
-
-    before, profiled = sys.gettrace(), sys.getprofile()
-    sys.settrace(line)
-    sys.setprofile(call)
-    try:
-        work()
-    finally:
-        sys.settrace(before)
-        sys.setprofile(profiled)
-    return count
 
 
 def order(n: int, **members: Any) -> bytes:
