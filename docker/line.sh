@@ -46,11 +46,11 @@ if [ -n "$python" ]; then
     [ -n "$found" ] || fail "PYTHON=$python cannot make virtual environments; install its venv package (Debian: python3-venv), or name another"
     case "${found%% *}" in
     3.12 | 3.13)
-        [ $modern = yes ] || fail "PYTHON=$python takes the modern line, which needs glibc 2.$NEEDED, and here $system; take Python 3.11, or: make modern"
+        [ "$modern" = yes ] || fail "PYTHON=$python takes the modern line, which needs glibc 2.$NEEDED, and here $system; take Python 3.11, or: make modern"
         answer modern "${found#* }" "PYTHON=$python asks for it"
         ;;
     3.11)
-        [ $older = yes ] || fail "PYTHON=$python takes the older line, which has no packages for $system; name a Python 3.12 or 3.13"
+        [ "$older" = yes ] || fail "PYTHON=$python takes the older line, which has no packages for $system; name a Python 3.12 or 3.13"
         answer older "${found#* }" "PYTHON=$python asks for it"
         ;;
     *) fail "PYTHON=$python is Python ${found%% *}; name one of 3.11 (older line), 3.12 or 3.13 (modern line)" ;;
@@ -62,7 +62,7 @@ if [ -s "$earlier" ] && [ -n "$(about "$(sed -n 2p "$earlier")")" ]; then
     exit 0
 fi
 
-if [ $modern = yes ]; then
+if [ "$modern" = yes ]; then
     for candidate in python3.13 python3.12 python3; do
         found=$(about $candidate)
         case "${found%% *}" in
@@ -70,12 +70,12 @@ if [ $modern = yes ]; then
         esac
     done
 fi
-if [ $older = yes ]; then
-    [ $modern = yes ] && why="no Python 3.12 or 3.13 with venv was found" || why="$system, the modern line needs 2.$NEEDED"
+if [ "$older" = yes ]; then
+    [ "$modern" = yes ] && why="no Python 3.12 or 3.13 with venv was found" || why="$system, the modern line needs 2.$NEEDED"
     for candidate in python3.11 python3; do
         found=$(about $candidate)
         [ "${found%% *}" != 3.11 ] || answer older "${found#* }" "$why"
     done
 fi
-[ $modern = yes ] && wanted="3.12 or 3.13" || wanted="3.11"
+[ "$modern" = yes ] && wanted="3.12 or 3.13" || wanted="3.11"
 fail "$system, and no Python $wanted with venv was found; install one (Debian: python3 and python3-venv), or name it: make PYTHON=/path/to/python"

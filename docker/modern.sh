@@ -85,7 +85,7 @@ home=${HOME:-$inside_home}
 mkdir -p "$home/.cache/tandem" "$home/.cache/uv"
 for path in /etc/resolv.conf /etc/hosts /etc/ssl/certs/ca-certificates.crt /etc/pip.conf /etc/uv; do share "$path"; done
 for path in .config/pip .config/uv .pip .m2 .cache/tandem .cache/uv; do share "$home/$path" "$inside_home/$path"; done
-carried=(HOME=$inside_home PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 UV_LINK_MODE=copy)
+carried=("HOME=$inside_home" PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 UV_LINK_MODE=copy)
 if [ -n "$version" ]; then
     share "$prefix"
     carried+=("PYTHON=$interpreter")

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from pipelines.lake import runs, shared
+from pipelines.lake.counted import counted
 from pipelines.lake.run_records import PipelineRecord, TrainRecord
 from pipelines.lake.runs import find, list_runs
 from pipelines.project import recording
@@ -98,7 +99,7 @@ def apply(repo: Repo, run_id: str | None, steps: Steps, why: str = "") -> None:
             fingerprints = apply_fingerprints(repo, lambda: plain_graphs(repo), steps.say)
             applying.save(fingerprints=fingerprints)
             act.details["fingerprints"] = fingerprints
-        steps.say(f"applied {len(fingerprints)} graphs that no history is needed for: of groups without a preprocessing_fn")
+        steps.say(f"applied {counted(fingerprints, 'graph')} that need no history: of groups without a preprocessing_fn")
         return
     used = [runs.find(repo.data, run_id, "batch")] if run_id else complete[-1:]
 
@@ -119,7 +120,7 @@ def apply(repo: Repo, run_id: str | None, steps: Steps, why: str = "") -> None:
         act.details["fingerprints"] = fingerprints
     for of in used:
         which = [n for n in fingerprints if of.record.fingerprints.get(n) == fingerprints[n]]
-        steps.say(f"applied {len(which)} graphs of {of.id}" + (f": {', '.join(which)}" if len(used) > 1 else ""))
+        steps.say(f"applied {counted(which, 'graph')} of {of.id}" + (f": {', '.join(which)}" if len(used) > 1 else ""))
     for group in repo.groups.values():
         if line := short_ttl(group):
             steps.say(line)

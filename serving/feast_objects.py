@@ -22,7 +22,7 @@ from feast.data_format import ParquetFormat
 from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 
-from transforms.data_folder import GRAPH_HEAD, applied_graph, graphs
+from transforms.data_folder import SPEC_FILE, applied_graph, graphs
 from transforms.definitions import CREATED, EVENT_TIMESTAMP, FINGERPRINT, RESERVED, REVISION, FeatureGroup
 from transforms.errors import DefinitionError, GraphError
 
@@ -160,7 +160,7 @@ def load_outputs(data_dir: str | Path, groups: Iterable[FeatureGroup], damaged: 
         fingerprint = applied_graph(folder, group.name)
         if fingerprint is None:
             continue
-        path = folder / group.name / fingerprint / GRAPH_HEAD
+        path = folder / group.name / fingerprint / SPEC_FILE
         try:
             made = json.loads(path.read_text())
             fields = [pa.field(name, _arrow_type(kind)) for name, kind, *_ in made.get("outputs", [])]

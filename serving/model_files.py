@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.errors import ModelError
+from transforms.data_folder import SPEC_FILE
 from transforms.errors import ConfigError
 
 __all__ = ["FILES", "PUBLIC_KEY", "SIGNATURE", "SIGNING_KEY", "check_model_files", "hash_files", "sign", "unverified"]
@@ -23,7 +24,7 @@ __all__ = ["FILES", "PUBLIC_KEY", "SIGNATURE", "SIGNING_KEY", "check_model_files
 FILES = "files"
 _SINCE = "2026-11-29"
 """Every push since this day (of UTC) has written hashes."""
-SPEC, SIGNATURE = "tandem.json", "tandem.json.sig"
+SIGNATURE = f"{SPEC_FILE}.sig"
 SIGNING_KEY, PUBLIC_KEY = "TANDEM_MODEL_SIGNING_KEY_FILE", "TANDEM_MODEL_PUBLIC_KEY_FILE"
 
 
@@ -34,7 +35,7 @@ def hash_files(folder: Path) -> dict[str, str]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file():
-            if name not in (SPEC, SIGNATURE):
+            if name not in (SPEC_FILE, SIGNATURE):
                 with open(path, "rb") as file:
                     out[name] = hashlib.file_digest(file, "sha256").hexdigest()
         elif path.is_symlink() or not path.is_dir():
@@ -54,7 +55,7 @@ def check_model_files(folder: Path, raw: Mapping[str, Any], what: str) -> None:
         return
     if not isinstance(listed, Mapping):
         raise ModelError(
-            f"{what}: its {SPEC} names the hashes of no files ({FILES}), so nothing says whether they were changed; push it again"
+            f"{what}: its {SPEC_FILE} names the hashes of no files ({FILES}), so nothing says whether they were changed; push it again"
         )
     try:
         found = hash_files(folder)
@@ -65,7 +66,7 @@ def check_model_files(folder: Path, raw: Mapping[str, Any], what: str) -> None:
             how = (
                 "is missing" if name not in found else "was not pushed with it" if name not in listed else "is not the file that was pushed"
             )
-            raise ModelError(f"{what}: {name} {how} (SHA-256, {SPEC}); push it again")
+            raise ModelError(f"{what}: {name} {how} (SHA-256, {SPEC_FILE}); push it again")
 
 
 def unverified(raw: Mapping[str, Any]) -> str:
@@ -74,7 +75,7 @@ def unverified(raw: Mapping[str, Any]) -> str:
     One that says of itself that it is younger has lost them: it is not excused."""
     if raw.get(FILES) is not None or str(raw.get("created", "")) >= _SINCE:
         return ""
-    return f"its files are not checked, as its {SPEC} has no hashes of them (it was pushed before there were any); push it again"
+    return f"its files are not checked, as its {SPEC_FILE} has no hashes of them (it was pushed before there were any); push it again"
 
 
 def sign(folder: Path) -> None:
@@ -86,7 +87,7 @@ def sign(folder: Path) -> None:
         key = _key(SIGNING_KEY, place, private=True)
         if not isinstance(key, Ed25519PrivateKey):
             raise ConfigError(f"{SIGNING_KEY}: {place} is no Ed25519 key; make one with 'openssl genpkey -algorithm ed25519'")
-        signature = key.sign((folder / SPEC).read_bytes())
+        signature = key.sign((folder / SPEC_FILE).read_bytes())
         (folder / SIGNATURE).write_text(base64.b64encode(signature).decode() + "\n", "ascii")
 
 
@@ -101,10 +102,10 @@ def _check_signature(folder: Path, raw: Mapping[str, Any], what: str) -> None:
     if not isinstance(key, Ed25519PublicKey):
         raise ConfigError(f"{PUBLIC_KEY}: {place} is no Ed25519 key; make it with 'openssl pkey -pubout' of the signing key")
     try:
-        signed = (folder / SPEC).read_bytes()
+        signed = (folder / SPEC_FILE).read_bytes()
         key.verify(base64.b64decode((folder / SIGNATURE).read_text("ascii").strip(), validate=True), signed)
         if json.loads(signed) != raw:  # what is gone by was read before
-            raise ModelError(f"{what}: its {SPEC} was changed while it was loaded; push it again")
+            raise ModelError(f"{what}: its {SPEC_FILE} was changed while it was loaded; push it again")
     except FileNotFoundError:
         raise ModelError(f"{what}: it is not signed, and {PUBLIC_KEY} asks for it; push it again with {SIGNING_KEY}") from None
     except (InvalidSignature, ValueError, OSError):

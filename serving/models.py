@@ -24,11 +24,10 @@ from serving.projections import FeatureSet, Projection
 from serving.protocol import RequestField
 from serving.shared_calls import SharedCalls
 
-__all__ = ["INPUT_DTYPES", "MODEL_FILES", "SPEC_FILE", "LoadedModel", "ModelSpec", "Runner", "load_model", "to_model_inputs"]
+__all__ = ["INPUT_DTYPES", "MODEL_FILES", "LoadedModel", "ModelSpec", "Runner", "load_model", "to_model_inputs"]
 
 log = logging.getLogger("tandem.serving")
 
-SPEC_FILE = "tandem.json"
 MODEL_FILES = ("saved_model.pb", "model.onnx")
 """By which a version's kind is known: a SavedModel of TensorFlow, or an ONNX model."""
 _REF = re.compile(r"([^:]+?)(?::|__)(.+)")

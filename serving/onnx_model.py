@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.errors import ModelError
-from serving.model_files import SPEC
 from serving.model_samples import made_up, same_in_any_batch
+from transforms.data_folder import SPEC_FILE
 
 __all__ = ["OnnxModel"]
 
@@ -46,10 +46,10 @@ class OnnxModel:
         declared = dict(inputs)
         if set(found) != set(declared):
             odd = ", ".join(sorted(set(found) ^ set(declared))[:8])
-            raise ModelError(f"{what}: {SPEC} and model.onnx differ in the inputs {odd}; push it again")
+            raise ModelError(f"{what}: {SPEC_FILE} and model.onnx differ in the inputs {odd}; push it again")
         for name, (dtype, shape) in found.items():
             if dtype != declared[name]:
-                raise ModelError(f"{what}: input {name!r} is {dtype} in model.onnx, {declared[name]} in {SPEC}")
+                raise ModelError(f"{what}: input {name!r} is {dtype} in model.onnx, {declared[name]} in {SPEC_FILE}")
             if len(shape) not in (1, 2) or isinstance(shape[0], int) or (len(shape) == 2 and shape[1] != 1):
                 raise ModelError(f"{what}: input {name!r} has shape {shape} in model.onnx; it must be [N, 1] or [N], for any N")
         outputs = [o.name for o in self._session.get_outputs()]

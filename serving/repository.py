@@ -20,7 +20,8 @@ from types import MappingProxyType
 from serving.aliases import Aliases, read_aliases
 from serving.errors import ModelError, NotFoundError, UnavailableError
 from serving.metrics import Metrics
-from serving.models import MODEL_FILES, SPEC_FILE, LoadedModel, ModelSpec, load_model
+from serving.models import MODEL_FILES, LoadedModel, ModelSpec, load_model
+from transforms.data_folder import SPEC_FILE
 from transforms.errors import FingerprintError, TandemError
 
 __all__ = ["ModelRepository", "ModelState", "Watcher"]

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 __all__ = [
-    "APPLYING", "CURRENT", "GRAPH_HEAD", "MANIFEST", "TREES", "applied_graph", "graphs", "models", "run", "runs", "snapshot",
+    "APPLYING", "CURRENT", "SPEC_FILE", "MANIFEST", "TREES", "applied_graph", "graphs", "models", "run", "runs", "snapshot",
     "snapshot_name", "stream", "streams", "under_way",
 ]  # fmt: skip
 
@@ -18,8 +18,8 @@ APPLYING = "APPLYING.json"
 """The file of the graphs' folder that holds, for all groups, what an apply under way applies: it counts before ``CURRENT``."""
 CURRENT = "CURRENT"
 """The file of a group's graphs folder that holds the fingerprint of the applied one."""
-GRAPH_HEAD = "tandem.json"
-"""The file of a graph that says what it was made of."""
+SPEC_FILE = "tandem.json"
+"""The file of a transform graph, and of a version of a model, that says what it was made of and what it reads."""
 MANIFEST = "manifest.json"
 """What a run, or a training set, says of itself."""
 TREES = {"offline": 3, "graphs": 3, "models": 3, "training": 2, "runs": 2, "verify": 2, "monitor": 2}

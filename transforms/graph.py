@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from transforms.data_folder import SPEC_FILE
 from transforms.errors import GraphError
 from transforms.fingerprint import model_hashes, sha
 from transforms.graph_columns import LANES, GraphColumn, input_width, to_arrow, with_width
@@ -50,7 +51,6 @@ __all__ = ["TransformGraph", "graph_fingerprint", "input_width", "save_graph", "
 
 log = logging.getLogger("tandem.graph")
 
-MANIFEST = "tandem.json"
 MODEL = "transform_fn"
 FORMAT = 1
 CHUNK = 8192
@@ -158,7 +158,7 @@ class TransformGraph:
                     f"transform graph {root}: it computes {actual[:12]}, not {str(manifest['fingerprint'])[:12]} as it says; build it again"
                 )
         except (KeyError, TypeError, ValueError) as error:
-            raise GraphError(f"transform graph {root}: {MANIFEST} is damaged ({error!r}); restore the folder or build it again") from None
+            raise GraphError(f"transform graph {root}: {SPEC_FILE} is damaged ({error!r}); restore the folder or build it again") from None
         if fingerprint is not None and actual != fingerprint:
             raise GraphError(f"transform graph {root} is {actual[:12]}, but {fingerprint[:12]} is wanted; choose the folder of that graph")
         return cls(root, actual, inputs, outputs, model)
@@ -260,13 +260,13 @@ class TransformGraph:
 
 def _read_manifest(root: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads((root / MANIFEST).read_text("utf-8"))
+        manifest = json.loads((root / SPEC_FILE).read_text("utf-8"))
     except FileNotFoundError:
-        raise GraphError(f"no transform graph in {root}: {MANIFEST} is missing; build it with `tandem batch`") from None
+        raise GraphError(f"no transform graph in {root}: {SPEC_FILE} is missing; build it with `tandem batch`") from None
     except ValueError:
-        raise GraphError(f"transform graph {root}: {MANIFEST} is damaged; restore the folder or build it again") from None
+        raise GraphError(f"transform graph {root}: {SPEC_FILE} is damaged; restore the folder or build it again") from None
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        raise GraphError(f"transform graph {root}: {MANIFEST} is damaged; restore the folder or build it again")
+        raise GraphError(f"transform graph {root}: {SPEC_FILE} is damaged; restore the folder or build it again")
     return manifest
 
 
@@ -320,7 +320,7 @@ def save_graph(
     fingerprint = graph.fingerprint = graph_fingerprint(model, definition_hash, input_schema, outputs)
     check(graph)
     target = Path(str(path).replace("{fingerprint}", fingerprint))
-    if (target / MANIFEST).is_file():
+    if (target / SPEC_FILE).is_file():
         TransformGraph.load(target, fingerprint)
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -339,7 +339,7 @@ def save_graph(
             "files": files,
             "versions": _versions(),
         }
-        (work / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
+        (work / SPEC_FILE).write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
         try:
             work.rename(target)
         except OSError:  # somebody else saved the same graph meanwhile

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from pipelines.batch.in_process import Analysis, Unknown
 from pipelines.batch.learning import Arrived, Asked, Learners, accumulate, sent, shares_of
+from transforms.data_folder import SPEC_FILE
 from transforms.definitions import RESERVED, FeatureGroup
 from transforms.errors import GraphError
 from transforms.functions.travel import Travelling
@@ -274,7 +275,7 @@ def analyze_groups(
             model = Path(temp) / name / "transform_fn"
             path = save_graph(model, root / name / "{fingerprint}", w.group.definition_hash(), w.inputs, w.check)
             done[name] = path.name
-            outputs = json.loads((path / "tandem.json").read_text("utf-8"))["outputs"]
+            outputs = json.loads((path / SPEC_FILE).read_text("utf-8"))["outputs"]
             say(f"graph of {name}: {path.name[:12]}, {len(outputs)} outputs")
     return {name: done[name] for name in groups}
 

@@ -31,6 +31,7 @@ from pipelines.batch.run_files import RunFiles, run_files
 from pipelines.batch.run_key import begin_of, declared, lost, run_key, sources_of, superseded
 from pipelines.batch.work_place import WorkPlace
 from pipelines.lake import layout, provenance, runs, shared
+from pipelines.lake.counted import counted
 from pipelines.lake.graphs import apply_graph, carried_over, graph_for, hash_of, remember_definitions, since
 from pipelines.lake.run_records import with_fields
 from pipelines.project import recording
@@ -185,7 +186,7 @@ def _make(
     place.begin()
     created_us = us(datetime.fromisoformat(run.created))
     total = sum(len(f) for f in events.files.values())
-    progress(f"windows: {total} files of {len(events.files)} sources into {len(repo.groups)} feature groups")
+    progress(f"windows: {counted(total, 'file')} of {counted(events.files, 'source')} into {counted(repo.groups, 'feature group')}")
     with engine.pipeline(run.folder) as pipeline:
         stats, spans = [], []
         for name, source in sources.items():

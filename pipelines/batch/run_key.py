@@ -103,7 +103,7 @@ def lost(data: Path, run: Run) -> bool:
         return False
     made = run.record.fingerprints.items()
     return not all(
-        (layout.graph(data, n, f) / layout.GRAPH_HEAD).is_file() and layout.offline_run(data, n, run.id).is_dir() for n, f in made
+        (layout.graph(data, n, f) / layout.SPEC_FILE).is_file() and layout.offline_run(data, n, run.id).is_dir() for n, f in made
     )
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from pipelines.cli.console import DEFAULT_REPO, DataOption, GroupOption, JsonOption, RepoOption, Steps, load, quiet, screen, show
+from pipelines.lake.counted import counted
 from transforms.errors import ConfigError
 
 __all__ = ["check"]
@@ -63,7 +64,7 @@ def check(
     loaded, steps = load(repo, data, finish=False, everything=True), Steps()
     if applying(loaded.data) is not None:
         steps.say("an apply was ended before it was done; the next command that works with features completes it, as does 'tandem apply'")
-    steps.say(f"definitions: {len(loaded.sources)} sources, {len(loaded.groups)} groups")
+    steps.say(f"definitions: {counted(loaded.sources, 'source')}, {counted(loaded.groups, 'group')}")
     from pipelines.training.kept_checks import KeptChecks, cache_folder
     from pipelines.training.project_check import check_project
 
@@ -73,7 +74,7 @@ def check(
         found = check_project(loaded.only(group or ()), steps.say, _wrong, rows, [str(p) for p in parts], kept)
     show({"problems": found}, json_)
     if found:
-        steps.say(f"{len(found)} mistake{'s' * (len(found) > 1)}, each told above in a line that begins with error")
+        steps.say(f"{counted(found, 'mistake')}, each in a line above that begins with error")
         raise typer.Exit(1)
 
 

@@ -38,7 +38,7 @@ DataOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
 StartOption = Annotated[str | None, typer.Option("--start", help="First moment, UTC: 2013-01-01 or 2013-01-01T06:00.")]
 GroupOption = Annotated[list[str] | None, typer.Option("--group", help="This feature group alone; may be given again.")]
-EndOption = Annotated[str | None, typer.Option("--end", help="Last moment, UTC.")]
+EndOption = Annotated[str | None, typer.Option("--end", help="The moment before which it ends, UTC.")]
 DEFAULT_REPO = Path("feature_repo")
 
 

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, load, quiet, screen, show
+from pipelines.lake.counted import counted
 from pipelines.project.config import parse_duration
 from transforms.errors import ConfigError
 
@@ -48,7 +49,9 @@ def erase(
         table.add_row(place, f"{count:,}")
     show(report.to_dict(), json_, lambda: table)
     tail = "; nothing was changed: a dry run" if dry_run else ""
-    steps.say(f"{len(report.rewritten)} files rewritten, {len(report.deleted)} deleted, {len(report.marked)} manifests marked{tail}")
+    steps.say(
+        f"{counted(report.rewritten, 'file')} rewritten, {len(report.deleted):,} deleted, {counted(report.marked, 'manifest')} marked{tail}"
+    )
     for note in report.notes:
         steps.say(f"note: {note}")
     if report.remains:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pipelines.cli.console import DEFAULT_REPO, DataOption, RepoOption, Steps, write
+from pipelines.lake.counted import counted
 from pipelines.lake.files import as_the_users
 from pipelines.project.config import load_settings
 from transforms.errors import DataError, TandemError
@@ -60,7 +61,7 @@ def infer(
         try:
             settings = load_settings(repo)
         except TandemError as error:
-            raise DataError(f"{what} is no file or folder, and of topics {repo} would tell the broker: {error}") from None
+            raise DataError(f"{what} is no file or folder, and the broker of a topic would be that of {repo}: {error}") from None
         reader = open_broker(settings.kafka, folder or settings.data).open_reader()
         try:
             found = infer_topic(
@@ -70,7 +71,10 @@ def infer(
         finally:
             reader.close()
     questions = found.text.count("QUESTION")
-    steps.say(f"{found.name}: {len(found.proposal.columns)} fields, event time {found.proposal.event_time.name}, {questions} questions")
+    steps.say(
+        f"{found.name}: {counted(found.proposal.columns, 'field')}, event time {found.proposal.event_time.name}, "
+        + counted(questions, "question")
+    )
     if table is None and path.exists() and (folder is None or not path.resolve().is_relative_to((folder / found.files).resolve())):
         place = "the data folder" if folder is None else f"the data folder, {folder}"
         steps.say(f"it expects its files in {found.files} of {place}: put them there, or a link to them, or correct data: of tandem.yaml")

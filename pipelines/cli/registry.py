@@ -28,6 +28,7 @@ from pipelines.cli.console import (
     settings_of,
     show,
 )
+from pipelines.lake.counted import counted
 from pipelines.project.recording import recorded
 from pipelines.tracking.stores import tracking_uri
 from transforms.errors import ConfigError, TandemError
@@ -291,7 +292,7 @@ def _sync(settings: Any, data: Path) -> None:
     except Exception as error:  # whatever MLflow's client raises
         line = " ".join(str(error).split())[:200]
         raise TandemError(f"MLflow could not be updated ({type(error).__name__}: {line}); ALIASES.json holds, try again later") from None
-    screen.print(f"sent {told} models to MLflow" if told else "MLflow has all")
+    screen.print(f"sent {counted(told, 'model')} to MLflow" if told else "MLflow has all")
 
 
 def _models_table(one: Mapping[str, Any]) -> Table:

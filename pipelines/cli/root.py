@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from importlib import import_module
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -19,6 +20,7 @@ from pipelines.project.extensions import Extensions, owner, reason
 from pipelines.project.mistakes import kept_trace, of_system, one_line, told
 from pipelines.reports.terminal import screen
 from serving import tracing
+from tandem import __version__
 from tandem.quick_imports import quicken_imports
 from transforms.errors import TandemError
 from transforms.own_program import leave
@@ -82,6 +84,7 @@ class _Commands(TyperGroup):
         for command in self.commands.values():
             take_params(command)
         take_log_format(self)
+        _list_whole(self)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         found = super().resolve_command(ctx, args)
@@ -99,6 +102,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Features computed once: as a batch job for training and as a stream for serving, from one graph.",
 )
+
+
+def _list_whole(group: Any) -> None:
+    """A list of commands says what each is for in whole, over several lines, and not as much as one line holds."""
+    for command in getattr(group, "commands", {}).values():
+        command.short_help = command.short_help or " ".join((command.help or "").split("\n\n")[0].split())
+        _list_whole(command)
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"tandem {__version__}, Python {platform.python_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_say_version, help="Print the version and exit.")] = False,
+) -> None:
+    pass
 
 
 def _add(name: str, command: Any) -> None:

@@ -24,6 +24,7 @@ from pipelines.cli.console import (
     show,
     write,
 )
+from pipelines.lake.counted import counted
 from pipelines.lake.files import write_text
 from pipelines.lake.run_records import Code, Engine, TrainRecord
 
@@ -164,12 +165,12 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("model", " ".join(str(x) for x in (said.model, said.version and f"version {said.version}") if x)),
         ("training set", said.training_set if isinstance(said, TrainRecord) else None),
         ("parameters", ", ".join(f"{n} {v}" for n, v in {**said.seeds, **said.params}.items())),
-        ("inputs", "\n".join(f"{n}: {len(f):,} files, {sum(x['size'] for x in f):,} bytes" for n, f in inputs.items())),
+        ("inputs", "\n".join(f"{n}: {counted(f, 'file')}, {sum(x['size'] for x in f):,} bytes" for n, f in inputs.items())),
         ("counts", _pairs(said.counts)),
         ("metrics", _pairs(metrics) + (f" (and {sliced} of slices)" if sliced else "")),
         ("expectations", "\n".join(_suite(name, each) for name, each in said.expectations.items())),
         ("graphs", _pairs({n: str(f)[:12] for n, f in said.fingerprints.items()})),
-        ("outputs", "\n".join(f"{n}: {len(b):,} files, {sum(b):,} bytes" for n, b in kinds.items())),
+        ("outputs", "\n".join(f"{n}: {counted(b, 'file')}, {sum(b):,} bytes" for n, b in kinds.items())),
         ("links", _pairs({n: v for n, v in said.links.items() if not isinstance(v, dict)})),
         ("trace", said.trace),
         ("code", f"{_commit(code)}; sha256 {code.get('sha256', '')[:12]}{_values(code)}" if code else ""),

@@ -20,7 +20,7 @@ from transforms.instants import micros_of
 
 __all__ = ["app", "archive"]
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make the sources' topics; add what they hold to the event files.")
 
 SourceOption = Annotated[list[str] | None, typer.Option("--source", help="Only this source (repeat for more). Default: all with a topic.")]
 

@@ -16,10 +16,10 @@ __all__ = ["track"]
 def track(
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
-    all_: Annotated[bool, typer.Option("--all", help="Tell every run again, e.g. to a new store.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Send every run again, e.g. to a new store.")] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Tell the trackers (MLflow, Weights & Biases) of the runs that wait in DATA/tracking/outbox, and wait until it is done."""
+    """Send the runs that wait in DATA/tracking/outbox to the trackers (MLflow, Weights & Biases), and wait until it is done."""
     from pipelines.lake.runs import list_runs
     from pipelines.tracking.outbox import Outbox
     from pipelines.tracking.stores import shown, trackers, tracking_uri

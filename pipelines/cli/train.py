@@ -25,6 +25,7 @@ from pipelines.cli.console import (
     screen,
     show,
 )
+from pipelines.lake.counted import counted
 from pipelines.lake.run_records import TrainRecord
 from transforms.errors import ConfigError
 
@@ -134,7 +135,7 @@ def render(table: Mapping[str, Any]) -> Table:
     rows = table["experiments"]
     names = [n for n in rows[0]["params"] if len({str(r["params"][n]) for r in rows}) > 1] or list(rows[0]["params"])
     scores = list(dict.fromkeys((table["metric"], "test/auc", "test/log_loss")))
-    out = Table(title=f"{len(rows)} experiments by {table['metric']} ({table['better']} is better)", title_justify="left")
+    out = Table(title=f"{counted(rows, 'experiment')} by {table['metric']} ({table['better']} is better)", title_justify="left")
     for name in ("#", *names, *scores, "seconds"):
         out.add_column(name, justify="right")
     out.add_column("run, or what went wrong", overflow="fold")

@@ -49,7 +49,7 @@ def watch(
     model: ModelOption = None,
     every: Annotated[str | None, typer.Option(help="How often the monitor runs: 30m, 1h, 1d (default: watch.every).")] = None,
     once: Annotated[bool, typer.Option("--once", help="Look now, do what follows from it, and end (for cron).")] = False,
-    as_of: Annotated[str | None, typer.Option(help="Tell labels and monitor that it is this moment (UTC), over replayed history.")] = None,
+    as_of: Annotated[str | None, typer.Option(help="The moment (UTC) that labels and monitor take for now, over replayed history.")] = None,
     metrics_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port of /metrics (0: a free one).")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what a look now would do, and do nothing.")] = False,
     json_: JsonOption = False,
@@ -57,7 +57,7 @@ def watch(
     """Run the monitor on a schedule, alert, and retrain on drift, decay, age or new data, until stopped (Ctrl-C, SIGTERM).
 
     A retrained model is pushed as the challenger; with watch.promote in tandem.yaml it is promoted if the thresholds of tandem promote
-    hold. With --once the exit code is 1 if something could not be done; what the monitor finds is told by alerts and by tandem watch
+    hold. With --once the exit code is 1 if something could not be done; what the monitor finds, alerts and tandem watch
     status.
     """
     if context.invoked_subcommand is not None:

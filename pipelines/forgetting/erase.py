@@ -34,6 +34,7 @@ from pipelines.forgetting.stream_tiles import tiles_hold, without_tiles
 from pipelines.forgetting.subject import LINES, UNREADABLE, Subject, holds, without_lines, without_rows
 from pipelines.forgetting.waiting_letters import letters_hold, without_letters
 from pipelines.lake import layout, shared
+from pipelines.lake.counted import counted
 from pipelines.lake.files import read_json, replaced, write_json
 from pipelines.lake.runs import RunStore
 from pipelines.project.repository import Repo
@@ -114,7 +115,7 @@ def _erase(repo: Repo, subject: Subject, dry_run: bool, say: Callable[[str], Non
         tiles = without_tiles(folder, subject, dry_run)
         _rewritten(sum(t.num_rows for t in tiles.gone), f"stream/{folder.name}", f"stream/{folder.name}/tiles", report)
     files = list(found_files(repo))
-    say(f"event files, rows, logs: {len(files):,} files")
+    say(f"event files, rows, logs: {counted(files, 'file')}")
     for file in files:
         if file.top not in _LEFT_ALONE and file.path.name != layout.MANIFEST:
             _one_file(file, subject, dry_run, report, answers)

@@ -77,7 +77,7 @@ def store_things(repo: Repo, cache: Cache) -> Iterator[Thing]:
         if top == "training":
             yield StoreThing("training", rest, head.modified, _told(cache, tree, layout.MANIFEST), cache=cache, trees=(tree,))
         elif top == "models" and rest.rpartition("/")[2].isdecimal():
-            text = _told(cache, tree, layout.GRAPH_HEAD)
+            text = _told(cache, tree, layout.SPEC_FILE)
             yield StoreThing(f"models/{rest.partition('/')[0]}", rest, head.modified, text, cache=cache, trees=(tree,))
         elif top in REPORTS:
             yield StoreThing(top, tree, head.modified, cache=cache, trees=(tree,))

@@ -73,7 +73,7 @@ def folder_things(repo: Repo) -> Iterator[Thing]:
         folder = layout.model(data, model)
         for version in versions_on_disk(folder):
             place = folder / str(version)
-            yield FolderThing(f"models/{model}", f"{model}/{version}", _changed(place), said(place / layout.GRAPH_HEAD), paths=(place,))
+            yield FolderThing(f"models/{model}", f"{model}/{version}", _changed(place), said(place / layout.SPEC_FILE), paths=(place,))
 
 
 def run_made(run: runs.Run) -> datetime:

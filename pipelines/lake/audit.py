@@ -156,7 +156,7 @@ class AuditLog:
         except FileNotFoundError:
             return
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise DataError(f"{self.witness} cannot be read; nobody can tell whether {self.folder} is the log that was written") from None
+            raise DataError(f"{self.witness} cannot be read; nothing shows whether {self.folder} is the log that was written") from None
         first = max(known, 1)  # of none yet: the one that follows says whether there was a key
         if first < number and not any(e["n"] == first for e in entries):  # longer than it was: of an older version, or another log
             entries = [e for line in self.file.read_bytes().split(b"\n") if (e := _entry(line)) is not None]
@@ -179,10 +179,10 @@ class AuditLog:
             known, digest, seal = int(head["n"]), str(head["hash"]), str(head.get("seal", ""))
         except FileNotFoundError:
             if number:
-                raise DataError(f"{self.head} is gone; nobody can tell whether entries are missing at the end of {self.file}") from None
+                raise DataError(f"{self.head} is gone; nothing shows whether entries are missing at the end of {self.file}") from None
             return 0
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            raise DataError(f"{self.head} cannot be read; nobody can tell whether entries are missing at the end of {self.file}") from None
+            raise DataError(f"{self.head} cannot be read; nothing shows whether entries are missing at the end of {self.file}") from None
         of_head = last if known == number else next((e["hash"] for e in ends if e["n"] == known), _FIRST)
         if known not in (number, number - 1) or digest != of_head:
             raise DataError(f"{self.file} ends with entry {number}, and {known} were written: its end was cut off or made anew")

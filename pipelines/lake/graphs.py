@@ -90,7 +90,7 @@ def graph_for(data: Path, group: FeatureGroup, make: str) -> str:
 
 def hash_of(data: Path, group: str, fingerprint: str) -> str:
     """The hash of the definition that a graph was made of. Raises OSError, ValueError, KeyError or TypeError where its head is damaged."""
-    made: str = json.loads((layout.graph(data, group, fingerprint) / layout.GRAPH_HEAD).read_text())["definition_hash"]
+    made: str = json.loads((layout.graph(data, group, fingerprint) / layout.SPEC_FILE).read_text())["definition_hash"]
     return made
 
 

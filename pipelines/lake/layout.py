@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pipelines.lake.files import write_text
-from transforms.data_folder import CURRENT, GRAPH_HEAD, MANIFEST, TREES, graphs, models, run, runs, snapshot, stream, streams
+from transforms.data_folder import CURRENT, MANIFEST, SPEC_FILE, TREES, graphs, models, run, runs, snapshot, stream, streams
 from transforms.errors import DataError
 from transforms.locks import lock
 
 __all__ = [
-    "CURRENT", "CURVES", "EPOCHS", "FORMAT", "GRAPH_HEAD", "MANIFEST", "NOT_EVENTS", "REPORT", "REPORT_JSON", "REPORT_PAGE", "TFMA",
+    "CURRENT", "CURVES", "EPOCHS", "FORMAT", "SPEC_FILE", "MANIFEST", "NOT_EVENTS", "REPORT", "REPORT_JSON", "REPORT_PAGE", "TFMA",
     "TREES", "alerts", "api_keys", "archive", "audit", "check_format", "claim", "demo", "events", "experiments", "graph", "graphs",
     "labels", "materialize_lock", "mlflow_artifacts", "mlflow_store", "mlmd", "mlmd_logs", "model", "models", "monitor", "offline",
     "offline_run", "replay_clock", "reproduce", "requests", "run", "runs", "services", "snapshot", "stream", "streams", "tfx",

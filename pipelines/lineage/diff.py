@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.lake.counted import counted
+
 __all__ = ["CAUSES", "EFFECTS", "Difference", "diff", "render", "to_dict"]
 
 CAUSES = ("inputs", "definitions", "code", "libraries", "settings", "parameters", "machine")
@@ -144,7 +146,7 @@ def _inputs(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Difference]:
         for files, which in ((gone, "A"), (new, "B")):
             if files:
                 some = f"{files[0]}" + (f" to {files[-1]}" if len(files) > 1 else "")
-                yield Difference("inputs", f"{log}: {len(files):,} file{'s' * (len(files) > 1)} only in {which}: {some}")
+                yield Difference("inputs", f"{log}: {counted(files, 'file')} only in {which}: {some}")
     if all(query) and query[0].get("spine_sha256") != query[1].get("spine_sha256"):
         yield Difference("inputs", "labelled requests (spine)", query[0].get("spine_sha256"), query[1].get("spine_sha256"))
 
@@ -279,9 +281,9 @@ def _outputs(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Difference]
     for one, two, which in ((before, after, "A"), (after, before, "B")):
         alone = [n for n in one if n not in two]
         if alone and one and two:
-            yield Difference("outputs", f"{len(alone):,} file{'s' * (len(alone) > 1)} only in {which}: {', '.join(alone[:3])}")
+            yield Difference("outputs", f"{counted(alone, 'file')} only in {which}: {', '.join(alone[:3])}")
         elif alone:
-            yield Difference("outputs", f"{len(alone):,} file{'s' * (len(alone) > 1)} only in {which}")
+            yield Difference("outputs", f"{counted(alone, 'file')} only in {which}")
 
 
 def _artifact(name: str) -> str:

@@ -104,7 +104,7 @@ def _version(repo: Repo, answer: Mapping[str, Any]) -> TracedVersion | None:
     folder = layout.model(repo.data, str(name)) / str(number)
     out: TracedVersion = {"model": name, "version": number, "path": name_below(repo.data, folder), "there": folder.is_dir()}
     with suppress(OSError, ValueError):
-        spec = json.loads((folder / layout.GRAPH_HEAD).read_text())
+        spec = json.loads((folder / layout.SPEC_FILE).read_text())
         out |= {
             "created": spec.get("created"), "training_set": spec.get("training_set"), "run": spec.get("run"),
             "fingerprints": spec.get("fingerprints"), "feature_service": spec.get("feature_service"),
@@ -251,7 +251,7 @@ def _graph(data: Path, known: Mapping[str, runs.Run], view: str, fingerprint: st
     if (applied := applied_graph(layout.graphs(data), view)) is not None:
         out["applied_now"] = applied == fingerprint
     with suppress(OSError, ValueError):
-        out["definition_hash"] = json.loads((folder / layout.GRAPH_HEAD).read_text()).get("definition_hash")
+        out["definition_hash"] = json.loads((folder / layout.SPEC_FILE).read_text()).get("definition_hash")
     return out
 
 

@@ -19,7 +19,7 @@ from pipelines.lake import layout
 from pipelines.lake.files import write_json
 from pipelines.monitoring.statistics import Ranges, distances, statistics, thinned
 from pipelines.monitoring.windows import Window, blocks
-from serving.models import SPEC_FILE, ModelSpec, load_model
+from serving.models import ModelSpec, load_model
 from transforms.definitions import EVENT_TIMESTAMP
 from transforms.errors import DataError
 
@@ -56,7 +56,7 @@ class Baseline:
 
 def load_spec(data: Path, model: str, version: int) -> ModelSpec:
     """``tandem.json`` of a model version. Raises DataError where it is gone."""
-    path = layout.model(data, model) / str(version) / SPEC_FILE
+    path = layout.model(data, model) / str(version) / layout.SPEC_FILE
     try:
         return ModelSpec.parse(path.read_bytes(), str(path))
     except OSError:

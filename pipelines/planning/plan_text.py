@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from pipelines.lake.counted import counted
 from pipelines.planning.event_inputs import EventInputs
 from pipelines.planning.group_plan import Judged
 from pipelines.planning.model_changes import ModelChange
@@ -42,13 +43,13 @@ def summary(plan: Plan) -> str:
         return "No changes: rows, graphs and the registry are as they are defined."
     counts = f"Plan: {plan.count('+')} to add, {plan.count('~')} to change, {plan.count('-')} to remove"
     made = [g.name for g in plan.groups if g.recomputed]
-    out = f"{counts}; {len(made)} group{'s' * (len(made) > 1)} recomputed" if made else f"{counts}; nothing is recomputed"
+    out = f"{counts}; {counted(made, 'group')} recomputed" if made else f"{counts}; nothing is recomputed"
     for sure, verb in ((True, "no longer fit"), (False, "perhaps no longer fit")):
         n = len({(m.version.model, m.version.version) for m in plan.models if m.in_use and m.sure is sure})
         if n:
-            out += f"; {n} model{'s' * (n > 1)} in use {verb if n > 1 else verb.replace('fit', 'fits')}"
+            out += f"; {counted(n, 'model')} in use {verb if n > 1 else verb.replace('fit', 'fits')}"
     n = sum(bool(c.changes) for c in plan.redefined)
-    return f"{out}; {n} model{'s' * (n > 1)} redefined." if n else f"{out}."
+    return f"{out}; {counted(n, 'model')} redefined." if n else f"{out}."
 
 
 def _block(title: str, found: Any) -> Iterator[str]:
@@ -130,7 +131,7 @@ def _batch(b: BatchPlan) -> Iterator[str]:
 
 
 def _reads(b: BatchPlan, name: str, files: EventInputs) -> str:
-    what = f"{len(files.files):,} event file{'s' * (len(files.files) != 1)}, {files.bytes:,} bytes"
+    what = f"{counted(files.files, 'event file')}, {files.bytes:,} bytes"
     return f"reads {name}: {files.missing}" if files.missing else f"reads {name}: {what}, {_expected(b.events[name], 'events')}"
 
 

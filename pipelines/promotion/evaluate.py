@@ -18,7 +18,8 @@ from pipelines.promotion.holdout import HoldoutSet, columns_of, holdout_rows, la
 from pipelines.registry.alias_file import model_folder, versions_on_disk
 from pipelines.training.definition import Model
 from pipelines.training.training_report import Score, score_all
-from serving.models import SPEC_FILE, ModelSpec, load_model
+from serving.models import ModelSpec, load_model
+from transforms.data_folder import SPEC_FILE
 from transforms.errors import DataError
 from transforms.plain_paths import plain_path
 

@@ -63,7 +63,7 @@ def _model(data: Path, name: str) -> dict[str, Any]:
 def spec_of(folder: Path) -> dict[str, Any]:
     """What a version's ``tandem.json`` says; nothing where it cannot be read."""
     try:
-        found = json.loads((folder / layout.GRAPH_HEAD).read_text("utf-8"))
+        found = json.loads((folder / layout.SPEC_FILE).read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -12,6 +12,7 @@ from typing import Any
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError, RetriableError, TopicAlreadyExistsError
 
+from pipelines.lake.counted import counted
 from transforms.errors import ConfigError, StoreError
 
 __all__ = ["Outbox", "prepare_topics"]
@@ -79,7 +80,7 @@ def prepare_topics(
         if missing:
             with contextlib.suppress(TopicAlreadyExistsError):
                 admin.create_topics(missing, wait_for_metadata=True)
-            say(f"made {', '.join(sorted(missing))} with {partitions or 1} partitions")
+            say(f"made {', '.join(sorted(missing))} with {counted(partitions or 1, 'partition')}")
             known = _partition_counts(admin, topics)
     except KafkaError as error:
         raise StoreError(f"topics {', '.join(topics)} cannot be made or read: {error}; check the broker and its permissions") from None

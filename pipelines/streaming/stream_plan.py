@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipelines.feature_store.applying import finish
 from pipelines.feature_store.online_sink import views_of
+from pipelines.lake.counted import counted
 from pipelines.lake.graphs import graph_for, remember_definitions
 from pipelines.project.repository import Repo
 from pipelines.sources.broker import PartitionReader, open_broker
@@ -100,7 +101,7 @@ class StreamPlan:
             self._elsewhere.start()
         total = sum(partitions.values())
         why = f"savepoint {options.savepoint} (without it: {start.why})" if options.savepoint else start.why
-        self.say(f"starting from {why}: {len(repo.groups)} groups, {total} partitions, {stream.shards} shards")
+        self.say(f"starting from {why}: {counted(repo.groups, 'group')}, {counted(total, 'partition')}, {counted(stream.shards, 'shard')}")
 
     def _start(self, shards: int, anew: bool = False) -> StartPosition:
         """Where the next attempt starts. In an object store, what an attempt before still does counts no more from now on."""

@@ -52,7 +52,7 @@ def wanted(data: Path, model: str) -> dict[str, Any]:
     scores = evaluations_of(data, model)
     history = [dict(e) for e in aliases.history] if aliases is not None else []
     for version in versions_on_disk(folder):
-        spec = _json(folder / str(version) / layout.GRAPH_HEAD)
+        spec = _json(folder / str(version) / layout.SPEC_FILE)
         if spec is None:
             continue  # not whole
         tags = {
@@ -252,7 +252,7 @@ def write_mlflow_model(folder: Path, target: Path, run: str | None = None, model
     from mlflow.models import Model, ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    spec = json.loads((folder / layout.GRAPH_HEAD).read_text("utf-8"))
+    spec = json.loads((folder / layout.SPEC_FILE).read_text("utf-8"))
     kinds: dict[str, Any] = {"float32": np.dtype("float32"), "int64": np.dtype("int64"), "string": np.dtype("O")}
     signature = ModelSignature(
         inputs=Schema([TensorSpec(kinds[dtype], (-1, 1), name) for name, dtype in spec["inputs"]]),

@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from pipelines.lake.counted import counted
 from pipelines.lake.files import replaced
 from pipelines.lake.layout import REPORT
 from pipelines.lake.processes import start_child, stop_child
@@ -129,7 +130,7 @@ def run_experiments(
     waiting = list(experiments)
     running: dict[int, tuple[Experiment, subprocess.Popen[bytes], float]] = {}
     most = jobs_for(jobs, len(experiments))
-    say(f"{len(experiments)} experiments, {most} at a time; each logs to {folder}")
+    say(f"{counted(experiments, 'experiment')}, {most} at a time; each logs to {folder}")
     try:
         while waiting or running:
             while waiting and len(running) < most:

@@ -101,7 +101,7 @@ class AtomicPush(pusher_executor.Executor):
         while True:
             version = 1 + max((int(p.name) for p in base.iterdir() if p.name.isdecimal()), default=0)
             created = datetime.now(UTC).isoformat(timespec="seconds")
-            (work / layout.GRAPH_HEAD).write_text(
+            (work / layout.SPEC_FILE).write_text(
                 json.dumps({**spec, "version": version, "created": created, FILES: files}, indent=1) + "\n", "utf-8"
             )
             sign(work)
@@ -113,5 +113,5 @@ class AtomicPush(pusher_executor.Executor):
                 if not target.exists():
                     raise
         Path(pushed.uri).mkdir(parents=True, exist_ok=True)
-        shutil.copy(target / layout.GRAPH_HEAD, pushed.uri)
+        shutil.copy(target / layout.SPEC_FILE, pushed.uri)
         self._MarkPushed(pushed, pushed_destination=str(target), pushed_version=str(version))

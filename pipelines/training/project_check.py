@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from pipelines.batch import analysis
 from pipelines.feature_store.services import check_fields, defined_services, short_ttl
 from pipelines.feature_store.store_check import check_stores
+from pipelines.lake.counted import counted
 from pipelines.lake.value_code import modules_of
 from pipelines.project.mistakes import one_line
 from pipelines.project.repository import Repo
@@ -82,7 +83,7 @@ def check_project(
         functions = [g for g in repo.groups.values() if g.preprocessing_fn is not None]
         waiting = sum(asked.traced(group) is None for group in functions)
         if waiting:  # their modules load TensorFlow, some seconds in which nothing else is said
-            say(f"tracing preprocessing functions of {waiting} group{'s' if waiting > 1 else ''}: loading TensorFlow")
+            say(f"tracing preprocessing functions of {counted(waiting, 'group')}: loading TensorFlow")
         for group in functions:
             tried(lambda g=group: _traced(asked, g, outputs))  # type: ignore[misc]
     if "models" in parts:
@@ -175,7 +176,7 @@ def _contract(repo: Repo, source: EventSource, some: dict[str, pa.RecordBatch], 
         raise DataError(f"source {name!r}: {refused}; correct one of both")
     for line in unseen_fields(repo.data, source, taken):
         say(line)
-    return f"source {name}: {taken.num_rows:,} events taken, rejected: {told or 'none'}"
+    return f"source {name}: {counted(taken.num_rows, 'event')} taken, rejected: {told or 'none'}"
 
 
 def _first(repo: Repo, source: EventSource) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
@@ -241,7 +242,7 @@ def _services(repo: Repo, services: dict[str, Any], features: Mapping[str, Mappi
             if missing and known is not None:
                 has = ", ".join(sorted(known))
                 raise DataError(f"feature service {service.name!r}: {p.name!r} has no feature {missing[0]!r}; it has {has}")
-    return f"{len(services)} feature services" + (f": {', '.join(services)}" if services else "")
+    return counted(services, "feature service") + (f": {', '.join(services)}" if services else "")
 
 
 def _model(asked: _Asked, model: Model, services: Mapping[str, Any], features: Mapping[str, Mapping[str, str]]) -> str:
@@ -274,4 +275,4 @@ def _model(asked: _Asked, model: Model, services: Mapping[str, Any], features: M
         names = ", ".join(f'"{feature}"' for feature in dict.fromkeys(unfit.values()))
         how = f": views.features(without=[{names}])" if isinstance(model.features, str) else " of its features="
         raise DataError(f"{what}: a model takes text, numbers and truth values, and {', '.join(unfit)}; leave them out{how}")
-    return f"{what}: {len(model.request_fields)} request fields, {len(pairs)} features"
+    return f"{what}: {counted(model.request_fields, 'request field')}, {counted(pairs, 'feature')}"

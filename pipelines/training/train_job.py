@@ -18,6 +18,7 @@ import numpy as np
 
 from pipelines.feature_store.services import defined_services, edited_since, unlike_the_registry
 from pipelines.lake import layout, provenance, runs, shared
+from pipelines.lake.counted import counted
 from pipelines.project import recording
 from pipelines.project.config import load_settings
 from pipelines.training import as_of
@@ -276,7 +277,7 @@ def _features(model: Model, repo: Path, data: Path, say: Callable[[str], None]) 
                 say(line)
     of = f" of feature service {model.features!r}" if isinstance(model.features, str) else ""
     counts = Counter(view for view, _ in found.pairs)
-    say(f"{len(found.pairs)} features{of}: {', '.join(f'{n} of {view}' for view, n in counts.items())}")
+    say(f"{counted(found.pairs, 'feature')}{of}: {', '.join(f'{n} of {view}' for view, n in counts.items())}")
     return found
 
 

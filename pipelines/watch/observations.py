@@ -94,7 +94,7 @@ def trained(runs: Sequence[Run], model: str) -> list[Run]:
 def version_facts(data: Path, model: str, version: int) -> dict[str, Any]:
     """``tandem.json`` of a version; empty if it cannot be read."""
     try:
-        found = json.loads((model_folder(data, model) / str(version) / layout.GRAPH_HEAD).read_text())
+        found = json.loads((model_folder(data, model) / str(version) / layout.SPEC_FILE).read_text())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

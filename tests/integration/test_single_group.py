@@ -31,8 +31,8 @@ def test_a_group_is_made_anew_and_the_others_stay(tmp_path: Path) -> None:
     world.steps.lines.clear()
     world.apply()
     assert [line for line in world.steps.lines if line.startswith("applied ")] == [
-        f"applied 1 graphs of {again}: city_orders",
-        f"applied 1 graphs of {part}: shop_orders",
+        f"applied 1 graph of {again}: city_orders",
+        f"applied 1 graph of {part}: shop_orders",
     ]
     world.materialize()
     assert world.offline("count_24h", at=now) == world.online("count_24h") == (1,)
@@ -60,7 +60,7 @@ def test_an_unknown_group_is_named_with_those_that_are_there(tmp_path: Path) -> 
 def test_a_part_is_checked_alone(tmp_path: Path) -> None:
     world = Orders(tmp_path)
     world.log([order("o1", "10:02")])
-    for parts, said in ((["contracts"], "source orders: 1 events taken, rejected: none"), (["models"], "0 feature services")):
+    for parts, said in ((["contracts"], "source orders: 1 event taken, rejected: none"), (["models"], "0 feature services")):
         lines: list[str] = []
         assert check_project(world.repo().only(["city_orders"]), lines.append, parts=parts) == []
         assert lines == [said]

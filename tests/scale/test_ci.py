@@ -1,4 +1,4 @@
-"""``docker/ci``: the workflow by actionlint, which hands its scripts to shellcheck; the Dockerfile by hadolint."""
+"""``docker/ci`` and the workflow of this repository: by actionlint, which hands its scripts to shellcheck; the Dockerfile by hadolint."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from tests.scale.tools import LINTERS, go_tool, python_tools
 CI = ROOT / "docker" / "ci"
 
 
-def test_the_workflow_is_clean(tmp_path: Path) -> None:
+def test_the_workflows_are_clean(tmp_path: Path) -> None:
     shellcheck = python_tools("tools", LINTERS) / "shellcheck"
-    subprocess.run([go_tool("actionlint"), f"-shellcheck={shellcheck}", CI / "github.yml"], check=True, cwd=tmp_path)
+    workflows = [CI / "github.yml", *(ROOT / ".github" / "workflows").glob("*.yml")]
+    assert len(workflows) == 2
+    subprocess.run([go_tool("actionlint"), f"-shellcheck={shellcheck}", *workflows], check=True, cwd=tmp_path)
     wrong = tmp_path / "wrong.yml"
     wrong.write_text((CI / "github.yml").read_text().replace("needs: test", "needs: tests"))
     assert subprocess.run([go_tool("actionlint"), wrong], cwd=tmp_path, capture_output=True).returncode == 1

@@ -57,8 +57,8 @@ def test_the_files_that_images_are_made_of_are_clean() -> None:
     tools = python_tools("tools", LINTERS)
     stand_ins = Path(__file__).with_name("services")
     subprocess.run([tools / "hadolint", ROOT / "docker" / "Dockerfile", stand_ins / "Dockerfile"], check=True)
-    scripts = [ROOT / "docker" / name for name in ("debian.sh", "install.sh", "prometheus/alertmanager.sh")]
-    subprocess.run([tools / "shellcheck", "--exclude=SC1091", *scripts, *stand_ins.glob("*.sh")], check=True)
+    scripts = [ROOT / ".ci" / "run", *(ROOT / "docker").rglob("*.sh"), *stand_ins.glob("*.sh")]
+    subprocess.run([tools / "shellcheck", "--exclude=SC1091", *scripts], check=True)
 
 
 def test_an_image_holds_no_more_than_it_says(serve: str) -> None:

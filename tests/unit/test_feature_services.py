@@ -118,7 +118,7 @@ def test_what_was_edited_and_not_applied_is_told(tmp_path: Path) -> None:
     made = runs.begin(repo.data, "batch", {}, datetime(2024, 5, 1, tzinfo=UTC))
     made.save(status="complete", fingerprints=dict.fromkeys(repo.groups, "f" * 64), code={"value_files": files})
     for name, of in repo.groups.items():
-        head = layout.graph(repo.data, name, "f" * 64) / layout.GRAPH_HEAD
+        head = layout.graph(repo.data, name, "f" * 64) / layout.SPEC_FILE
         head.parent.mkdir(parents=True)
         head.write_text(json.dumps({"definition_hash": of.definition_hash()}))
         apply_graph(repo.data, name, "f" * 64)
