@@ -23,8 +23,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.batch.in_process import Analysis, Unknown
+from pipelines.batch.in_process import Analysis
 from pipelines.batch.learning import Arrived, Asked, Learners, accumulate, sent, shares_of
+from pipelines.batch.operations import Unknown
 from transforms.data_folder import SPEC_FILE
 from transforms.definitions import RESERVED, FeatureGroup
 from transforms.errors import GraphError

@@ -11,25 +11,20 @@ TensorFlow, TF-Transform and Beam are imported inside functions.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from pipelines.batch.learning import Fold, Lines, Phase, Phases, accumulate, finished, learnt_constants
+from pipelines.batch.learning import Fold, Lines, Phases, accumulate, learnt_constants
+from pipelines.batch.operations import LATER, Unknown, operations
 
-__all__ = ["Analysis", "Unknown"]
+__all__ = ["Analysis"]
 
 Read = Callable[[], Iterator[pa.RecordBatch]]
-
-
-class Unknown(Exception):
-    """An operation that is for Beam."""
 
 
 class Analysis:
@@ -52,6 +47,7 @@ class Analysis:
         self.phases = Phases(function, config, folder)
         self.specs = self.phases.specs
         graph, inputs, outputs = _helper().trace_preprocessing_function(function, self.specs, False, str(folder))
+        self.graph: Any = graph
         if graph.get_collection(tf.compat.v1.GraphKeys.TRAINABLE_VARIABLES):
             raise Unknown("a variable")  # an error, which is told there
         self.assets: dict[str, str] = annotators.get_asset_annotations(graph)
@@ -59,7 +55,7 @@ class Analysis:
         self.analyzers = graph_tools.get_analyzers_fingerprint(graph, inputs)
         self._last, _, _ = analysis_graph_builder.build(graph, inputs, outputs, (), None)
         self._nodes: Any = nodes
-        self._kinds = _operations()
+        self._kinds = operations()
         self._done: dict[str, Sequence[Any]] = {}
         self._answers: dict[str, Iterable[Any]] = {}
         self._wanted: list[Fold] = []
@@ -79,7 +75,7 @@ class Analysis:
         """What must be accumulated next; none: the SavedModel is written."""
         self._wanted = []
         found = self._traverse(self._operated)
-        if found is not _LATER:
+        if found is not LATER:
             self.model = found
         return self._wanted
 
@@ -101,15 +97,15 @@ class Analysis:
         if fold.label in self._answers:
             return self._answers[fold.label]
         self._wanted.append(fold)
-        return _LATER
+        return LATER
 
     def _operated(self, operation: Any, values: Sequence[Any]) -> Sequence[Any]:
         if operation.label in self._done:
             return self._done[operation.label]
-        if any(value is _LATER for value in values):
-            return (_LATER,) * int(operation.num_outputs)
-        found = self._kinds[type(operation)](self, operation, values)
-        if not any(each is _LATER for each in found):
+        if any(value is LATER for value in values):
+            return (LATER,) * int(operation.num_outputs)
+        found = self._kinds[type(operation)].run(self, operation, values)
+        if not any(each is LATER for each in found):
             self._done[operation.label] = found
         return found
 
@@ -148,153 +144,7 @@ class Analysis:
         return target
 
 
-_LATER = object()
-"""In the place of what is not learnt yet."""
-
-
 def _helper() -> Any:
     from tensorflow_transform import impl_helper
 
     return impl_helper
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """A phase's tensors of each batch, or those called ``keys``: described, and computed by whoever accumulates them."""
-
-    phase: Phase
-    keys: Any = None
-
-
-class _Each:
-    """``function`` of each element of a collection, for as often as it is asked."""
-
-    def __init__(self, function: Callable[[Any], Any], of: Iterable[Any]) -> None:
-        self.function, self.of = function, of
-
-    def __iter__(self) -> Iterator[Any]:
-        return map(self.function, self.of)
-
-
-class _All:
-    """The elements of several collections, one after the other."""
-
-    def __init__(self, of: Sequence[Iterable[Any]]) -> None:
-        self.of = of
-
-    def __iter__(self) -> Iterator[Any]:
-        return chain.from_iterable(self.of)
-
-
-# ------------------------------------------------------------------------------------------------- operations of TF-Transform
-
-
-class _Kind:
-    """How one kind of operation is run: ``run(analysis, operation, values)`` gives a tuple of collections, one per output."""
-
-    def __init__(self, run: Callable[[Analysis, Any, Sequence[Any]], Sequence[Any]], takes: Callable[[Any], bool] | None = None) -> None:
-        self.run, self.takes = run, takes or (lambda operation: True)
-
-    def __call__(self, analysis: Analysis, operation: Any, values: Sequence[Any]) -> Sequence[Any]:
-        return self.run(analysis, operation, values)
-
-
-def _operations() -> dict[type, _Kind]:
-    """By the class of TF-Transform's operation. Raises :class:`Unknown` where a release of it has other ones."""
-    try:
-        from tensorflow_transform import analyzer_nodes as analyzers
-        from tensorflow_transform.beam import analyzer_impls, beam_nodes
-
-        packed: Any = analyzer_impls._PackedCombinerWrapper
-        single: Any = analyzer_impls._CombinerWrapper
-        frequency = analyzer_impls._VocabOrderingType.FREQUENCY
-        return {
-            beam_nodes.ExtractInputForSavedModel: _Kind(lambda a, op, values: (None,)),
-            beam_nodes.CreateSavedModel: _Kind(_graph),
-            beam_nodes.ApplySavedModel: _Kind(lambda a, op, values: (_Rows(values[0]),)),
-            beam_nodes.ExtractFromDict: _Kind(_chosen),
-            beam_nodes.Flatten: _Kind(lambda a, op, values: (_All(values),)),
-            beam_nodes.CreateTensorBinding: _Kind(lambda a, op, values: ((op.tensor_name, *values[0], op.dtype_enum),)),
-            analyzers.PackedCombineAccumulate: _Kind(lambda a, op, values: _accumulated(a, op, values, packed(op.combiners, False))),
-            analyzers.PackedCombineMerge: _Kind(lambda a, op, values: ([_folded(packed(op.combiners, True), values[0])],)),
-            analyzers.CacheableCombineAccumulate: _Kind(lambda a, op, values: _accumulated(a, op, values, single(op.combiner, False))),
-            analyzers.CacheableCombineMerge: _Kind(lambda a, op, values: ([_folded(single(op.combiner, True), values[0])],)),
-            analyzers.ExtractCombineMergeOutputs: _Kind(_outputs),
-            analyzers.ExtractPackedCombineMergeOutputs: _Kind(_outputs),
-            analyzers.AddKey: _Kind(lambda a, op, values: (_Each(lambda value: (op.key, value), values[0]),)),
-            analyzers.VocabularyAccumulate: _Kind(_counted, lambda op: op.vocab_ordering_type == frequency),
-            analyzers.VocabularyMerge: _Kind(_counts_first, lambda op: op.vocab_ordering_type == frequency),
-            analyzers.VocabularyPrune: _Kind(_pruned, lambda op: op.key_fn is None),
-            analyzers.VocabularyCount: _Kind(lambda a, op, values: ([np.int64(max(1, sum(1 for _ in values[0])))],)),
-            analyzers.VocabularyOrderAndWrite: _Kind(_vocabulary, lambda op: op.file_format == "text" and not op.fingerprint_shuffle),
-        }
-    except (ImportError, AttributeError) as error:
-        raise Unknown(f"this release of TF-Transform: {error}") from None
-
-
-def _graph(analysis: Analysis, operation: Any, bindings: Sequence[Any]) -> Sequence[Any]:
-    if operation.label == "CreateSavedModel":  # the last one, which nothing is computed with
-        return (analysis.written(bindings),)
-    return (Phase(operation.label, {key: tensor.name for key, tensor in operation.output_signature.items()}, bindings),)
-
-
-def _chosen(analysis: Analysis, operation: Any, values: Sequence[Any]) -> Sequence[Any]:
-    keys = operation.keys
-    if isinstance(values[0], _Rows):
-        return (replace(values[0], keys=keys),)
-    many = isinstance(keys, tuple)
-    return (_Each(lambda found: tuple(found[k] for k in keys) if many else found[keys], values[0]),)
-
-
-def _accumulated(analysis: Analysis, operation: Any, values: Sequence[Any], combine: Any) -> Sequence[Any]:
-    (rows,) = values
-    return (analysis.accumulated(Fold(operation.label, rows.phase, rows.keys, combine)),)
-
-
-def _folded(combine: Any, elements: Iterable[Any]) -> Any:
-    """What Beam's ``CombineFn`` makes of all elements of one bundle."""
-    whole = combine.create_accumulator()
-    for element in elements:
-        whole = combine.add_input(whole, element)
-    return finished(combine, whole)
-
-
-def _outputs(analysis: Analysis, operation: Any, values: Sequence[Any]) -> Sequence[Any]:
-    (found,) = values[0]
-    return tuple([output] for output in found)
-
-
-def _counted(analysis: Analysis, operation: Any, values: Sequence[Any]) -> Sequence[Any]:
-    (shares,) = _accumulated(analysis, operation, values, None)
-    if shares is _LATER:
-        return (_LATER,)
-    counts: Counter[Any] = Counter()
-    for share in shares:
-        counts.update(share)
-    return (list(counts.items()),)
-
-
-def _counts_first(analysis: Analysis, operation: Any, values: Sequence[Any]) -> Sequence[Any]:
-    return ([(count, word) for word, count in values[0]],)
-
-
-def _pruned(analysis: Analysis, operation: Any, values: Sequence[Any]) -> Sequence[Any]:
-    kept = [(count, word) for count, word in values[0] if count >= operation.frequency_threshold]
-    if operation.input_dtype != "string":
-        kept = [(count, str(word).encode()) for count, word in kept]
-    return (kept if operation.top_k is None else sorted(kept, reverse=True)[: operation.top_k],)
-
-
-def _vocabulary(analysis: Analysis, operation: Any, values: Sequence[Any]) -> Sequence[Any]:
-    """A line per word, the most frequent first; the path of the file."""
-    from tensorflow_transform import analyzers
-
-    counts = sorted(values[0], reverse=True)
-    if not counts:
-        counts = [analyzers.get_empy_vocabulary_dummy_value(operation.input_dtype)]
-    file = analysis.folder / operation.vocab_filename
-    with file.open("wb") as out:
-        for count, word in counts:
-            out.write((b"%d " % count if operation.store_frequency else b"") + word + b"\n")
-    analysis.vocabularies[str(file)] = file
-    return ([np.array(str(file))],)

@@ -27,13 +27,15 @@ from transforms.errors import DataError
 __all__ = [
     "Arrived",
     "Asked",
+    "Combined",
     "Fold",
     "Learners",
     "Lines",
+    "PerKey",
     "Phase",
     "Phases",
+    "Words",
     "accumulate",
-    "finished",
     "learnt_constants",
     "sent",
     "shares_of",
@@ -77,32 +79,80 @@ class Phase:
     bindings: Sequence[tuple[str, Any, int]]
 
 
-@dataclass(frozen=True)
-class Fold:
-    """What one operation accumulates of a phase's tensors: of those called ``keys`` (one, or a tuple; None: all, by name) by Beam's
-    ``combine``, or how often there is each word."""
+class Words:
+    """How often there is each word of one tensor."""
 
-    label: str
-    phase: Phase
-    keys: Any = None
-    combine: Any = None
+    def begin(self) -> Counter[Any]:
+        """No words."""
+        return Counter()
 
-    def begin(self) -> Any:
-        """Nothing accumulated."""
-        return Counter() if self.combine is None else self.combine.create_accumulator()
-
-    def add(self, whole: Any, tensors: Mapping[str, Any]) -> Any:
-        """With a batch's tensors."""
-        found = self._chosen(tensors)
-        if self.combine is not None:
-            return self.combine.add_input(whole, found)
+    def add(self, whole: Counter[Any], found: Any) -> Counter[Any]:
+        """With a batch's."""
         (words,) = found
         whole.update(words.tolist())
         return whole
 
+    def end(self, whole: Counter[Any]) -> dict[Any, int]:
+        """What goes on its way."""
+        return dict(whole)
+
+
+@dataclass(frozen=True)
+class Combined:
+    """What Beam's CombineFn ``combine`` accumulates in one bundle."""
+
+    combine: Any
+
+    def begin(self) -> Any:
+        """Nothing accumulated."""
+        return self.combine.create_accumulator()
+
+    def add(self, whole: Any, found: Any) -> Any:
+        """With an element."""
+        return self.combine.add_input(whole, found)
+
     def end(self, whole: Any) -> Any:
-        """What goes to whom the shares' are put together."""
-        return dict(whole) if self.combine is None else finished(self.combine, whole)
+        """What the CombineFn gives for an accumulator of all that the bundle has."""
+        combine = self.combine
+        whole = combine.merge_accumulators([combine.create_accumulator(), combine.compact(whole)])  # of a sketch, a step of its own
+        return combine.extract_output(combine.compact(whole))
+
+
+@dataclass(frozen=True)
+class PerKey:
+    """What ``combine`` accumulates for each key, in a dict; ``pairs`` gives the (key, element) pairs of a batch's tensors, in their order.
+    Of the keys the dict has their own order, which is no part of what is learnt: who reads it sorts."""
+
+    combine: Combined
+    pairs: Callable[[Any], Iterable[tuple[Any, Any]]]
+
+    def begin(self) -> dict[Any, Any]:
+        """No keys."""
+        return {}
+
+    def add(self, whole: dict[Any, Any], found: Any) -> dict[Any, Any]:
+        """With a batch's pairs."""
+        for key, element in self.pairs(found):
+            whole[key] = self.combine.add(whole[key] if key in whole else self.combine.begin(), element)
+        return whole
+
+    def end(self, whole: dict[Any, Any]) -> dict[Any, Any]:
+        """Each key's, on its way."""
+        return {key: self.combine.end(one) for key, one in whole.items()}
+
+
+@dataclass(frozen=True)
+class Fold:
+    """What one operation accumulates, by ``how``, of a phase's tensors: of those called ``keys`` (one, or a tuple; None: all, by name)."""
+
+    label: str
+    phase: Phase
+    how: Words | Combined | PerKey
+    keys: Any = None
+
+    def add(self, whole: Any, tensors: Mapping[str, Any]) -> Any:
+        """With a batch's tensors."""
+        return self.how.add(whole, self._chosen(tensors))
 
     def _chosen(self, tensors: Mapping[str, Any]) -> Any:
         if isinstance(self.keys, tuple):
@@ -126,12 +176,6 @@ class Learners(Protocol):
     def accumulated(self, asked: Mapping[str, Asked], shares: Mapping[str, Sequence[Sequence[str]]]) -> Mapping[str, Sequence[Any]]:
         """Answers to what is asked of groups whose rows lie in ``shares`` of files: for each fold the shares' accumulators."""
         ...
-
-
-def finished(combine: Any, whole: Any) -> Any:
-    """What Beam's ``CombineFn`` gives for an accumulator of all that one bundle has."""
-    whole = combine.merge_accumulators([combine.create_accumulator(), combine.compact(whole)])  # of a quantile sketch, a step of its own
-    return combine.extract_output(combine.compact(whole))
 
 
 class Phases:
@@ -199,14 +243,14 @@ def accumulate(phases: Phases, folds: Sequence[Fold], batches: Iterable[pa.Recor
     for i, fold in enumerate(folds):
         at.setdefault(fold.phase.label, []).append(i)
     calls = [(phases.call(folds[mine[0]].phase), mine) for mine in at.values()]
-    whole = [fold.begin() for fold in folds]
+    whole: list[Any] = [fold.how.begin() for fold in folds]
     for batch in batches:
         tensors = phases.tensors(batch)
         for call, mine in calls:
             found = call(tensors)
             for i in mine:
                 whole[i] = folds[i].add(whole[i], found)
-    return [fold.end(each) for fold, each in zip(folds, whole, strict=True)]
+    return [fold.how.end(each) for fold, each in zip(folds, whole, strict=True)]
 
 
 _MADE = {

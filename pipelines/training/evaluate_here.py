@@ -26,7 +26,7 @@ from tfx.types import artifact_utils
 from tfx.types import standard_component_specs as specs
 from tfx.utils import io_utils, json_utils, path_utils, proto_utils
 
-from pipelines.batch.in_process import Unknown
+from pipelines.batch.operations import Unknown
 from pipelines.training.model_metrics import Sliced, metrics_by_slice, read_rows, with_differences
 
 __all__ = ["EvaluateHere"]

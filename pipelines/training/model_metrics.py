@@ -20,7 +20,7 @@ from tensorflow_model_analysis import constants
 from tensorflow_model_analysis.metrics import calibration_histogram, metric_specs, metric_types, tf_metric_wrapper
 from tensorflow_model_analysis.slicer import slicer_lib as slicer
 
-from pipelines.batch.in_process import Unknown
+from pipelines.batch.operations import Unknown
 from pipelines.training.keras_speed import leave_keras_as_it_is
 
 __all__ = ["Rows", "Sliced", "metrics_by_slice", "read_rows", "with_differences"]

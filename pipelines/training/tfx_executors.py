@@ -21,7 +21,8 @@ from tfx.utils import io_utils, json_utils
 from tfx_bsl.tfxio import dataset_options
 from tfx_bsl.tfxio.tf_example_record import TFExampleRecord
 
-from pipelines.batch.in_process import Analysis, Unknown
+from pipelines.batch.in_process import Analysis
+from pipelines.batch.operations import Unknown
 from pipelines.training import user_code
 
 __all__ = ["LearnHere", "StatisticsHere"]

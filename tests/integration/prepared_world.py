@@ -1,4 +1,5 @@
-"""The repository of orders with a preprocessing function for each group: analyzers in two phases, a vocabulary under one of them."""
+"""The repository of orders with a preprocessing function for each group: analyzers in two phases, a vocabulary under one of them, one by
+weights, and what is learnt of each key."""
 
 from __future__ import annotations
 
@@ -23,11 +24,15 @@ import tensorflow_transform as tft
 def shop(inputs):
     mean, count = inputs["amount_mean_1h"], inputs["count_24h"]
     number = tft.compute_and_apply_vocabulary(count, vocab_filename="counts", num_oov_buckets=1)
+    flat = tf.reshape(count, [-1])
+    real, key = tf.cast(flat, tf.float32), tf.strings.as_string(tf.reshape(inputs["count_1h"], [-1]))
     return {
         "mean_bucket": tft.bucketize(tft.scale_to_z_score(mean), num_buckets=7),
         "number_z": tft.scale_to_z_score(tf.cast(number, tf.float32)),
+        "of_key": tft.scale_to_0_1_per_key(real, key=key),
         "scaled": tft.scale_to_0_1(tf.cast(inputs["count_1h"], tf.float32)),
         "total": tf.cast(inputs["count_1h"], tf.float32) + tf.sqrt(tft.var(mean)),
+        "weighed": tft.compute_and_apply_vocabulary(key, weights=real, vocab_filename="weighed", num_oov_buckets=1),
     }
 
 

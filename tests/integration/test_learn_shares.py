@@ -62,11 +62,12 @@ def test_what_is_exact_is_that_of_all_rows_and_the_rest_is_as_near_as_its_sums(t
     shares = made(other)
     a, b = rows(world, whole, "shop_orders"), rows(other, shares, "shop_orders")
     assert a.num_rows == b.num_rows > 1000
-    assert a.drop(["number_z", "mean_bucket", "total"]) == b.drop(["number_z", "mean_bucket", "total"]), "extremes"
+    assert a.drop(["number_z", "mean_bucket", "total"]) == b.drop(["number_z", "mean_bucket", "total"]), "extremes, also of each key"
     for name in ("number_z", "total"):
         assert a[name].to_pylist() == pytest.approx(b[name].to_pylist(), rel=1e-5)
-    files = [
-        next((w.data / "graphs/shop_orders" / r.run.record.fingerprints["shop_orders"]).rglob("counts*"))
-        for w, r in ((world, whole), (other, shares))
-    ]
-    assert files[0].read_bytes() == files[1].read_bytes(), "vocabularies"
+    for vocabulary in ("counts", "weighed"):
+        files = [
+            next((w.data / "graphs/shop_orders" / r.run.record.fingerprints["shop_orders"]).rglob(f"{vocabulary}*"))
+            for w, r in ((world, whole), (other, shares))
+        ]
+        assert files[0].read_bytes() == files[1].read_bytes(), vocabulary

@@ -7,7 +7,8 @@ import pytest
 from pipelines.batch import analysis, beam_options
 from pipelines.batch.analysis import adapter_config, analyze_groups, graph_inputs, wrap_preprocessing_fn
 from pipelines.batch.beam_options import in_this_process, options
-from pipelines.batch.in_process import Analysis, Unknown
+from pipelines.batch.in_process import Analysis
+from pipelines.batch.operations import Unknown
 from tests.unit import graph_build
 from transforms.graph import TransformGraph
 
@@ -50,16 +51,79 @@ def deep(inputs):
     }
 
 
+def dense(inputs):
+    """(count, mean, its key, a label) of each row, as vectors."""
+    import tensorflow as tf
+
+    def flat(name, default):
+        return tf.reshape(tf.sparse.to_dense(inputs[name], default_value=default), [-1])
+
+    count = tf.reshape(inputs["count_1h"], [-1])
+    return count, flat("fare_mean_1h", 0.0), flat("trip_last_1h", ""), tf.cast(count > 40, tf.int64)
+
+
 def per_key(inputs):
+    """What is learnt of each key's rows."""
     import tensorflow as tf
     import tensorflow_transform as tft
 
-    key = tf.reshape(tf.sparse.to_dense(inputs["trip_last_1h"], default_value=""), [-1])
-    return {"of_trip": tft.scale_to_z_score_per_key(tf.reshape(tf.cast(inputs["count_1h"], tf.float32), [-1]), key=key)}
+    count, mean, key, _ = dense(inputs)
+    real = tf.cast(count, tf.float32)
+    return {
+        "z": tft.scale_to_z_score_per_key(mean, key=key),
+        "scaled": tft.scale_to_0_1_per_key(real, key=key),
+        "bucket": tft.bucketize_per_key(real, key, num_buckets=3),
+        "keys": real * tf.cast(tf.reduce_sum(tft.count_per_key(key)[1]), tf.float32),
+        "kept": tft.scale_by_min_max_per_key(real, key=key, output_min=2.0, output_max=5.0, key_vocabulary_filename="of_keys"),
+    }
 
 
-def test_the_graphs_are_those_of_beam_to_the_bit(files, tmp_path, monkeypatch):
-    work = {"fares": (graph_build.GROUP, graph_build.function(), files), "many": (graph_build.GROUP, many, files)}
+def words(inputs):
+    """Vocabularies that are more than counts."""
+    import tensorflow as tf
+    import tensorflow_transform as tft
+
+    count, mean, key, label = dense(inputs)
+    weight = tf.abs(mean)
+
+    def numbered(name, **how):
+        return tft.compute_and_apply_vocabulary(key, vocab_filename=name, name=name, num_oov_buckets=1, **how)
+
+    asset = tft.vocabulary(key, weights=weight, store_frequency=True, vocab_filename="frequencies")
+    covering = {"key_fn": first_letters, "coverage_top_k": 2, "top_k": 3}
+    return {
+        "weighted": numbered("weighted", weights=weight, top_k=9),
+        "informed": numbered("informed", labels=label, use_adjusted_mutual_info=True, min_diff_from_avg=0.0),
+        "informing": numbered("informing", labels=label, frequency_threshold=0.5),
+        "both": numbered("both", labels=label, weights=weight, top_k=7),
+        "shuffled": numbered("shuffled", fingerprint_shuffle=True),
+        "placed": numbered("placed", reserved_tokens=["t1", "never"]),
+        "covering": tft.apply_vocabulary(key, tft.vocabulary(key, vocab_filename="covering", **covering)),
+        "often": count * tf.cast(tf.strings.length(tf.strings.as_string(tf.strings.length(asset))), tf.int64),
+    }
+
+
+def first_letters(word):
+    return word[:2]
+
+
+def of_beam_alone(inputs):
+    """An analyzer that is a pipeline of Beam's own."""
+    import apache_beam as beam
+    import tensorflow as tf
+    import tensorflow_transform as tft
+
+    @beam.ptransform_fn
+    def total(batches):
+        return batches | beam.Map(lambda found: int(found[0].sum())) | beam.CombineGlobally(sum)
+
+    (found,) = tft.experimental.ptransform_analyzer([inputs["count_1h"]], total(), [tf.int64], [[]])
+    return {"of_all": inputs["count_1h"] - found}
+
+
+@pytest.mark.parametrize("functions", [{"fares": graph_build.function(), "many": many}, {"per_key": per_key}, {"words": words}], ids=list)
+def test_the_graphs_are_those_of_beam_to_the_bit(functions, files, tmp_path, monkeypatch):
+    work = {name: (graph_build.GROUP, function, files) for name, function in functions.items()}
     here = analyze_groups(work, tmp_path / "here")
     monkeypatch.setattr(beam_options, "in_this_process", lambda asked: False)
     assert here == analyze_groups(work, tmp_path / "beam")
@@ -102,8 +166,8 @@ def test_an_analyzer_that_is_not_known_is_for_beam_before_a_row_is_read(tmp_path
     def read():
         raise AssertionError("a row was read")
 
-    with pytest.raises(Unknown, match="PerKey"):
-        Analysis(wrap_preprocessing_fn(per_key, inputs, "per key"), adapter_config(inputs), read, tmp_path / "work")
+    with pytest.raises(Unknown, match="PTransform"):
+        Analysis(wrap_preprocessing_fn(of_beam_alone, inputs, "of Beam"), adapter_config(inputs), read, tmp_path / "work")
 
 
 def test_jobs_on_other_runners_or_several_workers_stay_beams():

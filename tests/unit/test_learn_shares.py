@@ -21,8 +21,9 @@ from pipelines.batch import analysis
 from pipelines.batch.analysis import analyze_groups
 from pipelines.batch.learning import Arrived, Phases, accumulate, sent, shares_of
 from tests.unit import graph_build
-from tests.unit.test_in_process import many
+from tests.unit.test_in_process import many, per_key, words
 from transforms.errors import DataError
+from transforms.graph import TransformGraph
 
 NAMES = st.integers(0, 99).map(lambda i: f"date={i:02}/shard-0000.parquet")
 
@@ -71,7 +72,8 @@ def test_the_order_in_which_shares_are_learnt_changes_no_bit(tmp_path: Path) -> 
     files = [tmp_path / f"part-{i:02}.parquet" for i in range(9)]
     for i, file in enumerate(files):
         pq.write_table(pa.Table.from_batches([graph_build.rows(40 + 31 * i, seed=i)]), file)
-    work: Any = {"many": (graph_build.GROUP, many, files), "fares": (graph_build.GROUP, graph_build.function(), files)}
+    functions = {"many": many, "fares": graph_build.function(), "per_key": per_key, "words": words}
+    work: Any = {name: (graph_build.GROUP, function, files) for name, function in functions.items()}
     wanted = analyze_groups(work, tmp_path / "in-order", share_rows=300)
 
     class AnyOrder:
@@ -120,3 +122,23 @@ def test_accumulators_of_every_kind_arrive(tmp_path: Path) -> None:
         pq.write_table(pa.Table.from_batches([graph_build.rows(200, seed=i)]), file)
     work: Any = {"each": (graph_build.GROUP, of_every_kind, files)}
     assert analyze_groups(work, tmp_path / "shares", share_rows=200)["each"]
+
+
+def test_what_keys_and_words_amount_to_in_shares_is_that_of_all_rows(tmp_path: Path) -> None:
+    files = [tmp_path / f"part-{i}.parquet" for i in range(5)]
+    for i, file in enumerate(files):
+        pq.write_table(pa.Table.from_batches([graph_build.rows(150, seed=i)]), file)
+    work: Any = {"per_key": (graph_build.GROUP, per_key, files), "words": (graph_build.GROUP, words, files)}
+    found = {}
+    for name, most in (("whole", 10**9), ("shares", 150)):
+        prints = analyze_groups(work, tmp_path / name, share_rows=most)
+        found[name] = {group: tmp_path / name / group / print_ for group, print_ in prints.items()}
+    for vocabulary in ("shuffled", "placed", "covering", "weighted"):
+        words_of_all, words_of_shares = (next(found[name]["words"].rglob(vocabulary)).read_bytes() for name in found)
+        assert words_of_all == words_of_shares and words_of_all, vocabulary
+    rows = graph_build.rows(200, seed=2)
+    whole, shares = ({g: TransformGraph.load(p).apply(rows).to_pydict() for g, p in graphs.items()} for graphs in found.values())
+    for group, near in (("per_key", {"z", "bucket"}), ("words", {"informed", "informing", "both"})):
+        exact = whole[group].keys() - near
+        assert {k: whole[group][k] for k in exact} == {k: shares[group][k] for k in exact}
+    assert whole["per_key"]["z"] == pytest.approx(shares["per_key"]["z"], rel=1e-4, abs=1e-5)
