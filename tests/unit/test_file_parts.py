@@ -174,7 +174,56 @@ def test_a_fault_in_a_later_part_is_told_with_the_rows_before_it(parquet: Path, 
     assert part.fault == "so it is (behind row 447)"
 
 
-@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.avro", "a.arrow", "a.csv"])
+@pytest.fixture(params=[None, "zstd"])
+def arrow(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """Ten record batches, of which some have columns by dictionaries."""
+    return written_arrow(tmp_path / "a.arrow", request.param)
+
+
+def written_arrow(path: Path, compression: str | None = None, as_file: bool = True) -> Path:
+    n = 640
+    columns: dict[str, Any] = {
+        "key": [f"k{i}" for i in range(n)], "value": [float(i % 100) for i in range(n)],
+        "note": pa.array(["x" * (i % 7) for i in range(n)]).dictionary_encode(),
+        "at": pa.array([NOW - 9_000_000 + i for i in range(n)], pa.timestamp("us", "UTC")),
+    }  # fmt: skip
+    table = pa.table(columns)
+    opened = pa.ipc.new_file if as_file else pa.ipc.new_stream
+    with opened(str(path), table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+        writer.write_table(table, max_chunksize=64)
+    return path
+
+
+def test_arrow(arrow: Path) -> None:
+    batch = arrow.stat().st_size // 10
+    counts = [len(same(arrow, source_of(), most, rows=50)) for most in (1, batch * 3, batch * 100)]
+    assert counts[0] == 10 and 3 <= counts[1] <= 5 and counts[2] == 1
+
+
+def test_damaged_arrow_has_one_verdict(arrow: Path) -> None:
+    data, rng = arrow.read_bytes(), random.Random(4)
+    refused = 0
+    for _ in range(80):
+        spoilt = bytearray(data)
+        for _ in range(rng.choice([1, 1, 4])):
+            at = rng.randrange(4, len(data))
+            spoilt[at : at + 3] = rng.randbytes(3)
+        arrow.write_bytes(spoilt)
+        same(arrow, source_of(), rng.choice([1, 4000, 20_000]))
+        refused += whole(arrow, source_of())[0] == []
+    assert refused > 10
+    for spoilt_whole in (data[:-9], b"", b"FEA1" + data[4:]):
+        arrow.write_bytes(spoilt_whole)
+        assert [p.stretch for p in same(arrow, source_of(), 1)] == [None]
+
+
+def test_a_stream_of_arrow_has_no_footer_and_stays_one(tmp_path: Path) -> None:
+    path = written_arrow(tmp_path / "a.arrows", as_file=False)
+    assert in_parts(file_of(path), source_of(), 1)
+    assert [p.stretch for p in same(path, source_of(), 1)] == [None]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.avro", "a.csv"])
 def test_what_has_no_parts_stays_one(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(b"0" * 100)

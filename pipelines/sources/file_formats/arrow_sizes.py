@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from pipelines.sources.file_formats.sizes import MOST_BYTES
 
-__all__ = ["check_batches"]
+__all__ = ["batch_bytes", "check_batches"]
 
 _CONTINUES = b"\xff\xff\xff\xff"
 _FILE_END = 10
@@ -47,18 +47,36 @@ def check_batches(f: BinaryIO, as_file: bool) -> None:
             raise
 
 
+def batch_bytes(f: BinaryIO) -> list[int]:
+    """What each record batch of a file takes in it, as its footer says; [] where that says nothing."""
+    try:
+        footer = _footer(f)
+        if footer is None:
+            return []
+        places = footer.structs(3, 24)
+        return [struct.unpack_from("<i", footer.data, at + 8)[0] + struct.unpack_from("<q", footer.data, at + 16)[0] for at in places]
+    except (struct.error, OverflowError, IndexError, ValueError):
+        return []
+
+
 def _blocks(f: BinaryIO) -> Iterator[int]:
     """Where the messages of a file lie, as its footer says."""
+    footer = _footer(f)
+    if footer is None:
+        return
+    for field in (2, 3):  # dictionaries, record batches
+        for at in footer.structs(field, 24):
+            yield struct.unpack_from("<q", footer.data, at)[0]
+
+
+def _footer(f: BinaryIO) -> _Table | None:
     size = f.seek(0, os.SEEK_END)
     f.seek(max(0, size - _FILE_END))
     (length,) = struct.unpack_from("<i", f.read(4))
     if not 0 < length <= min(size, _MOST_METADATA):
-        return
+        return None
     f.seek(max(0, size - _FILE_END - length))
-    footer = _Table.root(f.read(length))
-    for field in (2, 3):  # dictionaries, record batches
-        for at in footer.structs(field, 24):
-            yield struct.unpack_from("<q", footer.data, at)[0]
+    return _Table.root(f.read(length))
 
 
 def _check_message(f: BinaryIO, at: int) -> int | None:

@@ -35,6 +35,7 @@ __all__ = [
     "check_not_empty",
     "format_of",
     "one_line",
+    "packed",
     "whole",
 ]
 
@@ -209,6 +210,18 @@ def looked(batches: Iterator[pa.RecordBatch], faults: tuple[type[Exception], ...
     except faults as e:
         return Look(at, one_line(e))
     return Look(at)
+
+
+def packed(sizes: list[int], most: int) -> list[Stretch]:
+    """Parts of a file of so many bytes each: neighbours together as long as they have no more than ``most``."""
+    out: list[Stretch] = []
+    begin = held = 0
+    for at, size in enumerate(sizes):
+        if at > begin and held + size > most:
+            out.append((begin, at))
+            begin, held = at, 0
+        held += size
+    return [*out, (begin, len(sizes))] if sizes else []
 
 
 def damaged(fault: str, at: int) -> str:

@@ -27,6 +27,7 @@ from pipelines.sources.file_formats.file_format import (
     check_not_empty,
     looked,
     one_line,
+    packed,
     whole,
 )
 from pipelines.sources.file_formats.physical import PICKLED, RUNS_CODE, pickled, plain_columns
@@ -74,7 +75,7 @@ class ParquetFile(FileFormat):
             return []
         except _FAULTS:
             return []
-        return _packed(sizes, most)
+        return packed(sizes, most)
 
     def look(self, opened: Opened, part: Stretch) -> Look:
         """Each row group is decoded."""
@@ -91,18 +92,6 @@ class ParquetFile(FileFormat):
 
 def _bytes(group: Any) -> int:
     return sum(group.column(i).total_compressed_size for i in range(group.num_columns))
-
-
-def _packed(sizes: list[int], most: int) -> list[Stretch]:
-    """Neighbours together as long as they have no more than ``most``."""
-    out: list[Stretch] = []
-    begin = held = 0
-    for at, size in enumerate(sizes):
-        if at > begin and held + size > most:
-            out.append((begin, at))
-            begin, held = at, 0
-        held += size
-    return [*out, (begin, len(sizes))] if sizes else []
 
 
 class _Parquet:
