@@ -45,7 +45,7 @@ class TestArrowFile(FileFormatContract):
 
     def write(self, path: Path, events: pa.RecordBatch) -> None:
         with pa.ipc.new_file(str(path), events.schema) as writer:
-            writer.write_batch(events)
+            writer.write_table(pa.Table.from_batches([events]), max_chunksize=64)
 
 
 class TestJsonLines(FileFormatContract):
