@@ -69,6 +69,7 @@ STORE = [  # Feast with its online stores, which every part reads or writes
     "orjson>=3.9",
     "prometheus-client>=0.20",
     "requests>=2.31",
+    "urllib3>=2.6",  # reads an answer piece by piece, and no piece expands beyond what was asked for
 ]
 WEB = ["fastapi>=0.110", "uvicorn>=0.30", "httptools>=0.6.3", "pyjwt[crypto]>=2.10"]
 # The wheel of tensorflow for Linux holds code for GPUs, which a server does not need: tensorflow-cpu is 700 MB smaller. Whoever has both

@@ -123,7 +123,7 @@ STORES = (*ARROW, "redis", "hiredis", "psycopg", "feast", "google.protobuf", "mm
 TENSORFLOW = ("tensorflow", "tensorflow_transform", "tensorflow_metadata", "tfx_bsl", "tf_keras", "google.protobuf")
 WEB = (
     "fastapi", "uvicorn", "starlette", "orjson", "prometheus_client", "pydantic", "pydantic_settings", "yaml", "pandas", "jinja2",
-    "jwt", "cryptography", "requests", "httptools", "onnxruntime", "structlog", "opentelemetry",
+    "jwt", "cryptography", "requests", "urllib3", "httptools", "onnxruntime", "structlog", "opentelemetry",
 )  # fmt: skip
 
 # The rooms of pipelines, from the ground up: each may import those before it, so there are no circles.

@@ -16,7 +16,7 @@ import pyarrow as pa
 from transforms.contract import Checked
 from transforms.definitions import EventSource, micros
 
-__all__ = ["CONFIRMED_BY", "NEVER", "STARTED_BY", "LateSplit", "leap_of", "split_late", "watermark_of"]
+__all__ = ["CONFIRMED_BY", "NEVER", "STARTED_BY", "LateSplit", "event_times", "leap_of", "split_late", "watermark_of"]
 
 Int = npt.NDArray[np.int64]
 
@@ -80,12 +80,7 @@ def split_late(
     """
     accepted = offsets[checked.accepted]
     times: Int = checked.valid.column(0).cast(pa.int64()).to_numpy(zero_copy_only=False)
-    running = np.maximum.accumulate(np.concatenate([np.array([newest], np.int64), times]))
-    if limit_us is not None:
-        leap = leap_of(source, limit_us)
-        # Almost every poll: no time lies further ahead of the greatest before it than that.
-        if len(times) and (leaps or newest == NEVER or bool((running[1:] > running[:-1] + leap).any())):
-            running, leaps = _believed(times, newest, leaps, leap)
+    running, leaps = event_times(times, source, newest, leaps, limit_us)
     too_late = times < running[:-1] - micros(source.out_of_orderness) - micros(source.allowed_lateness)
     before = times < begin
     good, late = ~too_late & ~before, too_late & ~before
@@ -95,9 +90,23 @@ def split_late(
 
     greatest = int(times.max()) if len(times) else NEVER
     return LateSplit(
-        some(good), accepted[good], some(late), accepted[late], int(before.sum()), int(running[-1]), leaps if limit_us is not None else (),
-        greatest,
+        some(good), accepted[good], some(late), accepted[late], int(before.sum()), int(running[-1]), leaps, greatest,
     )  # fmt: skip
+
+
+def event_times(
+    times: Int, source: EventSource, newest: int = NEVER, leaps: tuple[int, ...] = (), limit_us: int | None = None
+) -> tuple[Int, tuple[int, ...]]:
+    """Event time before the first and after each of N accepted events of a partition (``times``: int64 [N], in log order), int64 [N + 1],
+    and the leaps that are left; arguments as of :func:`split_late`, by default those of the beginning of a log."""
+    running = np.maximum.accumulate(np.concatenate([np.array([newest], np.int64), times]))
+    if limit_us is None:
+        return running, ()
+    leap = leap_of(source, limit_us)
+    # Almost every poll: no time lies further ahead of the greatest before it than that.
+    if len(times) and (leaps or newest == NEVER or bool((running[1:] > running[:-1] + leap).any())):
+        return _believed(times, newest, leaps, leap)
+    return running, leaps
 
 
 def _believed(times: Int, newest: int, leaps: tuple[int, ...], leap: int) -> tuple[Int, tuple[int, ...]]:

@@ -59,7 +59,7 @@ class Webhook(AlertReceiver):
         if settings.secret:
             headers[settings.header] = settings.secret.get_secret_value()
         try:
-            answer = requests.post(
+            with requests.post(
                 self._url(),
                 json=slack(message) if settings.format == "slack" else dict(message),
                 headers=headers,
@@ -67,15 +67,16 @@ class Webhook(AlertReceiver):
                 allow_redirects=False,
                 auth=as_it_is,
                 verify=certificates(),
-            )
+                stream=True,  # what it says beside the status is of no interest, however long it is
+            ) as answer:
+                status, retry_after = answer.status_code, answer.headers.get("Retry-After")
         except requests.Timeout:
             return Outcome(False, f"{self.host} did not answer within {settings.timeout_seconds:g} s")
         except (requests.RequestException, OSError) as error:
             return Outcome(False, f"{self.host}: {reason(error)}")
-        if 200 <= answer.status_code < 300:
+        if 200 <= status < 300:
             return Outcome(True)
-        after = _after(answer.headers.get("Retry-After"), now)
-        return Outcome(False, f"{self.host} answered {answer.status_code}", answer.status_code in _OF_THE_MESSAGE, after)
+        return Outcome(False, f"{self.host} answered {status}", status in _OF_THE_MESSAGE, _after(retry_after, now))
 
 
 def _on_this_machine(host: str) -> bool:

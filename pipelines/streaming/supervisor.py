@@ -101,6 +101,27 @@ def unheard(reports: Mapping[str, Mapping[str, Any]], shards: int) -> list[str]:
 
 
 @dataclass
+class Silence:
+    """For how many seconds no poll and no sink reported. Who waits for a broker, a store or a disk reports that, so a wait is no silence.
+    Only time that was watched counts: where this process was stopped too, a look counts as two seconds at most."""
+
+    job_state: JobState
+    seconds: float = 0.0
+    _looked: float | None = None
+    _heard: Mapping[str, int] = field(default_factory=dict)
+
+    def look(self, now: float) -> float:
+        """The seconds of silence at ``now``; cheap: once a second files are looked at."""
+        since = now - self._looked if self._looked is not None else 0.0
+        if self._looked is not None and since < 1.0:
+            return self.seconds
+        heard = self.job_state.heard()
+        self.seconds = self.seconds + min(since, 2.0) if heard == self._heard else 0.0
+        self._looked, self._heard = now, heard
+        return self.seconds
+
+
+@dataclass
 class Supervisor:
     """Runs jobs until one ends well, is asked to stop, or fails too often.
 
@@ -108,7 +129,8 @@ class Supervisor:
     there; ``watch`` is called every ``beat`` seconds. A worker's fatal line (``JobState.failure``) ends the stream at once. A crash of the
     engine restarts it after a pause that doubles from 1 to ``longest_pause`` seconds; after ``limit`` crashes between which the
     checkpoint did not move the stream gives up. Parts of a job of which nothing was heard for ``unheard_seconds`` are told with the
-    engine's reason, where it has one; after ``lost_seconds`` that is a crash.
+    engine's reason, where it has one; after ``lost_seconds`` that is a crash. So is a job that can be ended whatever its workers do and of
+    which nothing is heard for ``silent_seconds`` (:class:`Silence`), as long as Flink is patient with a process that stands still.
     """
 
     job_state: JobState
@@ -121,6 +143,7 @@ class Supervisor:
     limit: int = 5
     unheard_seconds: float = 60.0
     lost_seconds: float = 300.0
+    silent_seconds: float = 600.0
     drain_seconds: float = 60.0
     longest_pause: float = 30.0
     beat: float = 0.1
@@ -164,6 +187,7 @@ class Supervisor:
         """Until the job is over: how the stream ended, or None and why this job crashed."""
         stopping: float | None = None
         begun, since, told, heard = self.wall(), self.clock(), False, False
+        silence = Silence(self.job_state)
         while True:
             self.watch()
             fatal = self.job_state.failure()
@@ -205,6 +229,8 @@ class Supervisor:
                     return Outcome(int(bool(paused or late)), why, attempt), ""
             if code is not None:
                 return None, job.error() if code else "it ended by itself"
+            if job.ends_hung_workers and stopping is None and silence.look(self.clock()) > self.silent_seconds:
+                return None, f"nothing was heard of its workers for {self.silent_seconds:.0f} s, and they wait for nothing"
             if not heard and stopping is None and self.clock() - since > (self.lost_seconds if told else self.unheard_seconds):
                 own = {part: values for part, values in self.job_state.reports().items() if values.get("at", 0) >= begun}
                 missing = unheard(own, self.shards)

@@ -28,7 +28,7 @@ from transforms.columns import column_us
 from transforms.definitions import FINGERPRINT, REVISION, EventSource, FeatureGroup, micros
 from transforms.graph import TransformGraph
 from transforms.hashing import shard_of
-from transforms.lateness import NEVER
+from transforms.lateness import NEVER, event_times
 
 __all__ = ["CAUSES", "EQUAL", "IDLE", "IN_FLIGHT", "OTHER_FINGERPRINT", "TOO_LATE", "UNEXPLAINED", "VACUUMED", "Graphs"]
 __all__ += ["Lateness", "Position", "added", "explain", "lateness", "recorded"]
@@ -59,15 +59,16 @@ def added(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Lateness:
-    """How late N events came, in microseconds: behind the newest event of their partition before them (0: they were the newest), -1 for
+    """How late N events came, in microseconds: behind the event time of their partition before them (0: they are not behind it), -1 for
     events that no partition brought; and whether that is too late by the source's definition."""
 
     behind: Int
     too_late: Bool
 
 
-def lateness(events: pa.Table, source: EventSource) -> Lateness:
-    """The lateness of events with ``_partition`` and ``_offset`` (null for those from files), from the order of the log alone."""
+def lateness(events: pa.Table, source: EventSource, limit_us: int | None = None) -> Lateness:
+    """The lateness of events with ``_partition`` and ``_offset`` (null for those from files), from the order of the log alone;
+    ``limit_us``: how far an event may lie ahead of others and still move the time of its partition alone (None: however far)."""
     n = events.num_rows
     behind = np.full(n, -1, np.int64)
     if OFFSET not in events.schema.names or not n:
@@ -78,8 +79,8 @@ def lateness(events: pa.Table, source: EventSource) -> Lateness:
     order = order[offset[order] >= 0]
     for part in np.unique(partition[order]):
         here = order[partition[order] == part]
-        newest = np.maximum.accumulate(times[here])
-        behind[here] = np.concatenate([[0], np.maximum(newest[:-1] - times[here][1:], 0)])
+        reached, _ = event_times(times[here], source, limit_us=limit_us)
+        behind[here] = np.where(reached[:-1] == NEVER, 0, np.maximum(reached[:-1] - times[here], 0))
     return Lateness(behind, behind > micros(source.out_of_orderness) + micros(source.allowed_lateness))
 
 

@@ -137,14 +137,16 @@ def prove(
     graphs: Callable[[str], Graphs],
     start: int,
     progress: Callable[[str], None] = lambda line: None,
+    limit_us: int | None = None,
 ) -> Proof:
     """Compare a stream's rows with ``batch`` (group -> rows with ``start`` < boundary, made of ``events``: source -> all of them).
 
-    ``fingerprints``: group -> graph of the batch rows; ``graphs``: group -> how to find a graph by its fingerprint.
+    ``fingerprints``: group -> graph of the batch rows; ``graphs``: group -> how to find a graph by its fingerprint; ``limit_us``: the
+    stream's ``max_future_hours``, beyond which an event does not move the time of its partition alone (None: it does however far).
     """
     known, sources = {}, {}
     for name, source in {g.source.name: g.source for g in groups.values()}.items():
-        known[name] = lateness(events[name], source)
+        known[name] = lateness(events[name], source, limit_us)
         sources[name] = _source(record, source, events[name], known[name], groups)
     proofs = {}
     for name, group in groups.items():

@@ -6,13 +6,20 @@ import json
 import os
 import signal
 import subprocess
+import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from pipelines.services.kafka_broker import Broker
+from pipelines.streaming import stream_plan
+from pipelines.streaming.status import Tracker
 from pipelines.streaming.stream_job import run_stream
 from pipelines.streaming.stream_options import StreamOptions
+from pipelines.streaming.supervisor import Supervisor
 from tests.integration.stream_world import ROOT, end, environment, events, is_running, make_stream_world, parts_of, wait_for
 from tests.integration.ticking import alive
 from tests.kafka_server import kafka_server
@@ -114,6 +121,40 @@ def test_flink_survives_its_parts_and_its_driver(tmp_path, broker):
         end(driver)
         print(world.out())
     assert world.stop().returncode == 0, "nothing to stop is no error"
+
+
+@pytest.mark.slow
+def test_a_worker_that_stands_still_is_replaced_and_a_broker_that_is_away_is_waited_for(
+    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real SIGSTOP: Flink waits for such a worker without end. The limit of ten minutes is one of some polls of a broker that is away."""
+    limit = 40.0
+    monkeypatch.setattr(stream_plan, "Supervisor", partial(Supervisor, silent_seconds=limit))
+    world = make_stream_world(tmp_path / "world", broker.bootstrap, topic="silent")
+    world.produce(events(500, 1, seconds=3600))
+    said: list[str] = []
+    with ThreadPoolExecutor(1) as pool:
+        stream = pool.submit(run_stream, world.repo(), StreamOptions(), said.append)
+        try:
+            wait_for(lambda: stream.done() or world.delivered() == world.total())
+            (worker,) = parts_of(os.getpid())["worker"]
+            broker.pause()
+            away = time.monotonic()
+            wait_for(lambda: stream.done() or (Tracker(world.control).look().away and time.monotonic() - away > 1.5 * limit))
+            broker.resume()
+            world.produce(events(500, 2, start=3600, seconds=3600))
+            wait_for(lambda: stream.done() or world.delivered() == world.total())
+            assert parts_of(os.getpid())["worker"] == [worker] and not [line for line in said if "failed" in line], said
+            os.kill(worker, signal.SIGSTOP)
+            world.produce(events(500, 3, start=7200, seconds=3600))
+            wait_for(lambda: stream.done() or world.delivered() == world.total())
+            assert not alive(worker)
+            assert [line for line in said if "nothing was heard of its workers for 40 s, and they wait for nothing" in line], said
+        finally:
+            broker.resume()
+            world.control.request("stop")
+    assert stream.result()["code"] == 0
+    world.assert_right()
 
 
 def in_parts(n: int) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from pipelines.streaming.stream_control import resume_stream, stream_status
 from pipelines.streaming.stream_job import run_stream
 from pipelines.streaming.stream_options import StreamOptions
 from pipelines.streaming.supervisor import paused_at
+from pipelines.verify.verification import VerifyOptions, run_verify
 from tests.integration.kafka_world import drain
 from tests.integration.stages_world import Collect, World, payment, payments
 from tests.integration.stream_world import SECOND, T0, StreamWorld, make_stream_world
@@ -107,6 +108,8 @@ def test_the_case_of_the_report(tmp_path: Path) -> None:
     assert manifest["code"] == 0 and manifest["summary"]["rejected"] == {} and sum(manifest["summary"]["late"].values()) == 0
     assert max(manifest["summary"]["output_watermark"].values()) <= T0 + 199 * MINUTE
     world.assert_right()
+    report = run_verify(world.repo(), VerifyOptions())
+    assert report.verdict == "proven", report.problems
 
 
 def test_no_row_is_made_ahead_of_the_clock(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import pytest
 
 from pipelines.streaming.driver import Driver, running
 from pipelines.streaming.state.job_state import JobState
-from pipelines.streaming.supervisor import Supervisor, delivered, reached
+from pipelines.streaming.supervisor import Silence, Supervisor, delivered, reached
 from transforms.errors import ConfigError, DataError, TandemError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,6 +57,8 @@ class World:
 
 class FakeJob:
     """Ends with ``code`` ``after`` seconds."""
+
+    ends_hung_workers = False
 
     def __init__(self, world, after=None, code=1, error="it broke"):
         self.world, self.after, self.code, self.why, self.stopped = world, after, code, error, False
@@ -332,3 +335,59 @@ def test_a_job_whose_worker_asks_for_it_is_started_anew(world, monkeypatch):
     outcome = world.supervisor(lambda attempt: FakeJob(world)).run()
     assert outcome.code == 0 and outcome.restarts == 1 and len(world.jobs) == 2 and world.jobs[0].stopped
     assert world.said[0].startswith("the engine failed: the engine restored too much; starting it again from the checkpoint")
+
+
+class EmbeddedJob(FakeJob):
+    """One whose workers are ended whatever they do."""
+
+    ends_hung_workers = True
+
+
+def test_a_job_of_which_nothing_is_heard_is_started_anew_and_in_the_end_given_up(world):
+    """It said "no news for N s", and stood still until somebody looked."""
+    world.control.report("poll-s-0", poll(3))
+    world.control.report("partitions-s", {"source": "s", "unread": {"0": 5}})
+    outcome = world.supervisor(lambda attempt: EmbeddedJob(world), silent_seconds=60, limit=3, beat=1.0).run()
+    assert outcome.code == 1 and outcome.restarts == 2 and all(job.stopped for job in world.jobs)
+    assert outcome.why.endswith("the last time: nothing was heard of its workers for 60 s, and they wait for nothing")
+    assert 3 * 60 < world.now < 3 * 65
+
+
+def test_what_reports_waits_or_cannot_be_ended_is_not_silent(world):
+    """Each poll, each report of a wait, and each that a full disk did not take, shows that somebody is there."""
+    waits = [
+        lambda n: world.control.report("poll-s-0", {"away": True, "n": n}),
+        lambda n: world.control.report("sink-0", {"waiting_for": "online store", "n": n}),
+    ]
+    world.events = [(50.0 * n, lambda n=n: waits[n % 2](n)) for n in range(1, 40)]
+    world.events += [(2000.0, lambda: world.control.request("stop"))]
+    job = EmbeddedJob(world)
+    assert world.supervisor(lambda attempt: job, silent_seconds=60, beat=1.0, drain_seconds=1).run().restarts == 0
+    world.control.clear("stop")
+    world.events = [(world.now + 1000, lambda: world.control.request("stop"))]
+    plain = FakeJob(world)
+    assert world.supervisor(lambda attempt: plain, silent_seconds=60, beat=1.0, drain_seconds=1).run().restarts == 0
+
+
+def test_silence_counts_what_was_watched_alone(world):
+    """A driver that was stopped too, as by a closed lid, heard nothing for hours: that says nothing of the worker."""
+    silence = Silence(world.control)
+    world.control.report("sink-0", {})
+    assert [silence.look(t) for t in (0.0, 0.5, 1.0, 2.5)] == [0.0, 0.0, 1.0, 2.5]
+    assert silence.look(7200.0) == 4.5
+    world.control.report("partitions-s", {"source": "s", "unread": {}})
+    assert silence.look(7201.0) == 5.5, "which partitions there are is looked at by another step"
+    world.control.report("sink-0", {})
+    assert silence.look(7202.0) == 0.0
+
+
+def test_a_full_disk_silences_nobody(world, monkeypatch):
+    world.control.report("sink-0", {"n": 1})
+    before = world.control.heard()
+
+    def full(path, text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pipelines.streaming.state.job_state.write_text", full)
+    world.control.report("sink-0", {"n": 2})
+    assert world.control.heard() != before and world.control.reports()["sink-0"]["n"] == 1

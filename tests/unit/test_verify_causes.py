@@ -16,6 +16,7 @@ from pipelines.verify.causes import EQUAL, IDLE, IN_FLIGHT, OTHER_FINGERPRINT, T
 from pipelines.verify.proof import prove
 from pipelines.verify.stream_record import StreamRecord
 from tests.oracle.strategies import HOUR, make_group, make_source, to_batch
+from tests.oracle.stream_time import verdicts
 from transforms.aggregates import merge, rows_between, tile
 from transforms.definitions import Count, FeatureGroup, LastN, Sum, hours
 
@@ -80,6 +81,18 @@ def too_late(events: pa.Table) -> list[bool]:
         out.append(time < seen - 60_000_000 - HOUR)
         newest[partition] = max(seen, time)
     return out
+
+
+@given(logs(), st.sampled_from([0, HOUR // 2, 2 * HOUR, 4 * HOUR]))
+@settings(max_examples=60)
+def test_lateness_knows_clocks_that_run_ahead(events: pa.Table, limit: int) -> None:
+    """FAULTS 2: what follows on an event that is hours ahead was told to have come too late, and not to be in the late log."""
+    found = lateness(events, SOURCE, limit)
+    for partition in (0, 1):
+        mine = [p == partition for p in events["_partition"].to_pylist()]
+        times = events.filter(pa.array(mine))["departed_at"].cast(pa.int64()).to_pylist()
+        want = verdicts(times, 60_000_000, HOUR, limit)
+        assert [late for late, own in zip(found.too_late.tolist(), mine, strict=True) if own] == [v == "late" for v in want]
 
 
 @given(logs(), st.randoms())

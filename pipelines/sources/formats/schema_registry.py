@@ -20,6 +20,7 @@ from requests.auth import HTTPBasicAuth
 from pipelines.project.config import KafkaSettings
 from pipelines.project.http import certificates, reason, untrusted
 from pipelines.sources.broker import BrokerAway
+from serving.bounded_http import read_answer
 from transforms.errors import ConfigError
 
 __all__ = ["Reference", "RegisteredSchema", "Registry", "RegistryAway", "registry_of"]
@@ -29,6 +30,8 @@ UNKNOWN_FOR_SECONDS = 30.0
 """How long an id that the registry did not know is not asked for again."""
 _MOST_UNKNOWN = 10_000
 _MOST_ID = 2**31 - 1
+_MOST_BYTES = 16 << 20
+"""Of an answer, decompressed."""
 _UNKNOWN_SUBJECT, _UNKNOWN_VERSION, _UNKNOWN_SCHEMA = 40401, 40402, 40403
 _TYPE = "application/vnd.schemaregistry.v1+json"
 
@@ -135,7 +138,7 @@ class Registry:
             status, data = self._send(method, path, None if body is None else json.dumps(body).encode())
         try:
             answer = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             answer = None
         code, message = (answer.get("error_code"), answer.get("message")) if isinstance(answer, dict) else (None, None)
         if status == 200 and answer is not None:
@@ -159,10 +162,13 @@ class Registry:
 
     def _send(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
         try:
-            answer = self._session.request(
-                method, self.url.rstrip("/") + path, data=body, auth=self._auth, timeout=self._seconds, allow_redirects=False
-            )
-            return answer.status_code, answer.content
+            with self._session.request(
+                method, self.url.rstrip("/") + path, data=body, auth=self._auth, timeout=self._seconds, allow_redirects=False, stream=True
+            ) as answer:
+                data = read_answer(answer, _MOST_BYTES, self._seconds)
+                if len(data) > _MOST_BYTES:
+                    raise ConfigError(f"{self.url} answers {path} with more than {_MOST_BYTES >> 20} MiB; correct kafka.schema_registry")
+                return answer.status_code, data
         except requests.RequestException as error:
             if why := untrusted(error):
                 raise ConfigError(f"the certificate of {self.url} is not trusted: {why}; set kafka.ssl_cafile") from None

@@ -49,6 +49,9 @@ class EngineSettings(BaseModel):
 class EngineJob(ABC):
     """One attempt at running the job. A new attempt is a new job."""
 
+    ends_hung_workers: bool = False
+    """Whether :meth:`stop` ends workers that hang or are stopped, too: only then may another attempt replace one that is silent."""
+
     @abstractmethod
     def start(self) -> None:
         """Start it; returns before the job runs. Raises TandemError, OSError."""

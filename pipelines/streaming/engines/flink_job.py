@@ -125,6 +125,7 @@ class FlinkJob(EngineJob):
         self._sockets: Path | None = None
         self.log = options.folder / "flink.log"
         self.cluster = Cluster(options.master) if options.master else None
+        self.ends_hung_workers = self.cluster is None  # they are our children, which are killed
 
     def start(self) -> None:
         """Start the workers' pool and the JVM with the job; returns before the job runs. Raises ConfigError and what ``build`` raises."""

@@ -82,9 +82,12 @@ class PollReports:
 
     def away(self, key: str, line: str) -> None:
         """The broker does not answer, and why. Another reason than before is said, too: a broker that was restarted with an expired
-        certificate first refuses connections."""
+        certificate first refuses connections. Who waits goes on reporting it, else the stream would be taken for silent."""
         if key not in self.silent:
             self.silent[key] = time.monotonic()
+            self.news(key)
+        if self.due(key):
+            self.reported[key] = time.monotonic()
             self.job_state.report(_part(key), {"away": True})
         said, shape = self.reasons.setdefault(key, set()), re.sub(r"\d+", "#", line)
         if shape not in said and len(said) < MOST_REASONS:

@@ -391,6 +391,8 @@ class StreamSink:
             if since:
                 self.job_state.say(f"shard {shard} goes on: {what} is back after {time.monotonic() - since:.1f} s, nothing was dropped")
                 self._report(shard)
+            elif time.monotonic() - counts.reported >= _REPORT_SECONDS:
+                self._report(shard)  # many calls may follow on each other, as when a store is given all rows again
             return result
 
     def _pause(self, seconds: float, what: str) -> None:

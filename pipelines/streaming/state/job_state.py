@@ -300,12 +300,26 @@ class JobState:
     def report(self, part: str, values: dict[str, Any]) -> None:
         """Replace the numbers of a part of the job (``poll-departures-0``, ``shard-0``); ``at`` (seconds since 1970) is added.
 
-        Costs a millisecond: for a few times a second, not for every batch. Never fails: a full disk keeps the numbers of before.
+        Costs a millisecond: for a few times a second, not for every batch. Never fails: a full disk keeps the numbers of before, and
+        that there is somebody who reports shows all the same (:meth:`heard`).
         """
         if self.link is not None and self.link.elsewhere:
             self.link.report(part, values)
-        with suppress(OSError):
-            write_text(self.folder / "status" / f"{_checked(part)}.json", json.dumps({"at": time.time(), **values}))
+        path = self.folder / "status" / f"{_checked(part)}.json"
+        try:
+            write_text(path, json.dumps({"at": time.time(), **values}))
+        except OSError:
+            with suppress(OSError):
+                os.utime(path)
+
+    def heard(self) -> dict[str, int]:
+        """Part -> a number that is another one whenever polls and sinks reported, or tried to. It says nothing else: clocks may be set."""
+        out = {}
+        for kind in ("poll-", "sink-"):
+            for path in (self.folder / "status").glob(f"{kind}*.json"):
+                with suppress(OSError):
+                    out[path.stem] = path.stat().st_mtime_ns
+        return out
 
     def asked_anew(self, since: float) -> str | None:
         """Why a worker elsewhere asked, at ``since`` (seconds since 1970) or later, that the job is started anew; None where none did."""
