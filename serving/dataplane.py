@@ -46,6 +46,10 @@ class Prediction:
     """As it is logged; None: it is not."""
 
 
+_MOST_MISMATCHES = 100
+"""So many kinds of rows of another graph are logged; all are counted."""
+
+
 class Dataplane:
     """Features, models and metrics of one server; opened at its start, closed at its end."""
 
@@ -63,6 +67,8 @@ class Dataplane:
         self._watcher = Watcher(self.poll, settings.poll_seconds)
         self._forms: Forms | None = None
         self._store_away = ""
+        self._mismatches: set[str] = set()
+        """Which rows of another graph than a model's were met: each is logged once, not at every request."""
         self._log = None if settings.request_log is None else RequestLog(settings.request_log, _limits(settings), self.metrics)
         self._shadow_log: RequestLog | None = None
         self._shadow: Shadow | None = None
@@ -284,11 +290,18 @@ class Dataplane:
         if not odd:
             return
         self.metrics.mismatches.labels(spec.name, view).inc(sum(p in odd for p in group.fingerprints))
-        if self.settings.fingerprint_policy == "refuse":
-            raise FingerprintError(
-                f"model {spec.name!r} version {spec.version} was trained on graph {expected[:12]} of {view!r},"
-                f" but its rows are of {min(odd)[:12]}; push a model trained on them"
+        line = (
+            f"model {spec.name!r} version {spec.version} was trained on graph {expected[:12]} of {view!r},"
+            f" but its rows are of {min(odd)[:12]}"
+        )
+        refuses = self.settings.fingerprint_policy == "refuse"
+        if line not in self._mismatches and len(self._mismatches) < _MOST_MISMATCHES:
+            self._mismatches.add(line)
+            log.warning(
+                "%s; %s", line, "requests for them are refused until a model trained on them is served" if refuses else "served by policy"
             )
+        if refuses:
+            raise FingerprintError(f"{line}; push a model trained on them")
 
 
 def _limits(settings: ServingSettings) -> LogLimits:

@@ -206,7 +206,9 @@ def test_the_docs_ask_no_other_host(client: TestClient) -> None:
     assert "/get-online-features" in client.get("/openapi.json").json()["paths"]
 
 
-def test_rows_of_another_fingerprint_are_refused_or_served_and_counted(tmp_path: Path) -> None:
+def test_rows_of_another_fingerprint_are_refused_or_served_counted_and_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     feast = make_repo(tmp_path)
     push(tmp_path, tmp_path, 1)
     row = {"origin": "JFK", "event_timestamp": NOW - timedelta(minutes=1), "count_1h": 8, "mean_1h": 1.0}
@@ -216,9 +218,14 @@ def test_rows_of_another_fingerprint_are_refused_or_served_and_counted(tmp_path:
         assert answer.status_code == 503
         assert "cccccccccccc" in answer.json()["error"]
         assert predict(client, {**GOOD, "origin": "LGA"})
+        assert client.post("/v1/models/delay:predict", json={"instances": [GOOD]}).status_code == 503
+    logged = [r.getMessage() for r in caplog.records if "cccccccccccc" in r.getMessage()]
+    assert len(logged) == 1 and "requests for them are refused until a model trained on them is served" in logged[0]
+    caplog.clear()
     with TestClient(create_app(settings(tmp_path, fingerprint_policy="serve"))) as client:
-        assert predict(client, GOOD)["predictions"]
-        assert 'tandem_fingerprint_mismatches_total{model="delay",view="origin_traffic"} 1.0' in client.get("/metrics").text
+        assert predict(client, GOOD)["predictions"] == predict(client, GOOD)["predictions"]
+        assert 'tandem_fingerprint_mismatches_total{model="delay",view="origin_traffic"} 2.0' in client.get("/metrics").text
+    assert [r.getMessage().split("; ")[1] for r in caplog.records if "cccccccccccc" in r.getMessage()] == ["served by policy"]
 
 
 def test_a_store_that_fails_is_503_and_recovers(tmp_path: Path) -> None:
