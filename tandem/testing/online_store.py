@@ -15,7 +15,6 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import random
-import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -49,6 +48,7 @@ from tandem.testing.store_bench import (
     configuration,
     every_type,
     key,
+    race_in_threads,
     race_rounds,
     random_history,
     view,
@@ -347,21 +347,7 @@ class OnlineStoreContract(PackedRowsContract, DeletionContract, MaterializationC
         assert {bench.x(f"K{number}") for number in range(ROUNDS)} == {STEPS - 1.0}
 
     def test_racing_threads_never_let_an_older_value_win(self, bench: Bench) -> None:
-        barrier, wrong = threading.Barrier(RACERS), []
-
-        def race(seed: int) -> None:
-            try:
-                race_rounds(bench, seed, barrier)
-            except BaseException as error:
-                wrong.append(error)
-                barrier.abort()
-
-        races = [threading.Thread(target=race, args=(seed,)) for seed in range(RACERS)]
-        for t in races:
-            t.start()
-        for t in races:
-            t.join(120)
-        assert wrong == []
+        assert race_in_threads(bench) == []
         assert {bench.x(f"K{number}") for number in range(ROUNDS)} == {STEPS - 1.0}
 
     def test_two_views_are_two_whatever_their_names(self, store_settings: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
@@ -14,7 +15,9 @@ from feast.protos.feast.types.Value_pb2 import Value
 
 from serving.online_store.base import Covered, row_wins
 from serving.online_store.encoding import encode_column
+from serving.online_store.sqlite import OrderedSqliteOnlineStore
 from tandem.testing.online_store import NOW, Bench, OnlineStoreContract, view
+from tandem.testing.store_bench import race_in_threads
 from tests.redis_server import RedisServer, free_port, redis_server
 from transforms.errors import StoreError
 
@@ -36,6 +39,19 @@ class TestSqlite(OnlineStoreContract):
     def unusable_settings(self, tmp_path: Path) -> Mapping[str, Any]:
         (tmp_path / "file").write_text("")
         return {"type": SQLITE, "path": str(tmp_path / "file" / "online.db")}
+
+
+def test_a_store_that_writes_order_and_row_apart_loses_the_race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative control of the races in the contract: without a transaction around both, one is found at once."""
+
+    @contextlib.contextmanager
+    def apart(store: OrderedSqliteOnlineStore, config: Any) -> Iterator[sqlite3.Connection]:
+        yield store._get_conn(config)
+
+    monkeypatch.setattr(OrderedSqliteOnlineStore, "_transaction", apart)
+    bench = Bench.open({"type": SQLITE, "path": str(tmp_path / "online.db")}, view())
+    wrong = race_in_threads(bench)
+    assert wrong and isinstance(wrong[0], AssertionError), wrong
 
 
 @pytest.fixture(scope="module")
