@@ -16,8 +16,8 @@ def plant(root: Path, file: str, text: str) -> None:
     path.write_text(text)
 
 
-def test_our_own_tree_keeps_its_floors():
-    assert breaches(ROOT) == []
+def test_our_own_tree_keeps_its_floors(capsys):
+    assert main([str(ROOT)]) == 0, capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,6 @@ def test_a_room_without_a_floor_is_a_breach(tmp_path, capsys):
     plant(tmp_path, "transforms/novelty.py", "import json")
     assert main([str(tmp_path)]) == 1
     assert "transforms.novelty stands on no floor" in capsys.readouterr().out
-    assert main([str(ROOT)]) == 0
 
 
 def test_a_circle_is_found_though_its_imports_stand_inside_functions(tmp_path):
@@ -127,7 +126,6 @@ def test_a_circle_is_found_though_its_imports_stand_inside_functions(tmp_path):
 
 
 def test_an_import_in_a_function_that_buys_nothing_is_found(tmp_path):
-    assert late(ROOT) == []
     plant(tmp_path, "pipelines/lake/head.py", "import numpy\nfrom pipelines.lake import light")
     plant(tmp_path, "pipelines/lake/light.py", "import json")
     plant(tmp_path, "pipelines/lake/other.py", "import numpy.linalg")
