@@ -171,7 +171,7 @@ class FileFormatContract:
         assert found is not None
         if not found.divided:
             pytest.skip("read file by file")
-        path, rng = self.file(tmp_path, plain(source, 100)), random.Random(7)
+        path, rng = self.file(tmp_path, plain(source, 150)), random.Random(7)
         data, form = path.read_bytes(), found(source)
         for damage in (0, 0, 1, 1, 3, 3):
             odd = bytearray(data)

@@ -77,7 +77,7 @@ def contracts(draw: Any) -> FeatureGroup:
     )
 
 
-EVENTS = [
+EVENTS: list[dict[str, Any]] = [
     {"id": "x", "shop": 1, "at": 1_714_500_000_000_000, **amount, **word}
     for amount in [{}, *({"amount": float(n)} for n in range(-1, 6))]
     for word in [{}, *({"word": w} for w in "abcd")]
