@@ -20,7 +20,15 @@ if __package__ in (None, ""):
 
 
 def main() -> None:
-    """The command, or the module that ``-m`` names."""
+    """The command, or the module that ``-m`` names. Imports take seconds: an interrupt in the midst of them is one line, too."""
+    try:
+        _main()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _main() -> None:
     from tandem.quick_imports import quicken_imports
 
     quicken_imports()

@@ -92,6 +92,12 @@ class _Commands(TyperGroup):
             require(found[0])
         return found
 
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # Typer would end here without a word
+            raise typer.Exit(_interrupted()) from None
+
 
 app = typer.Typer(
     name="tandem",
@@ -155,6 +161,12 @@ def fail(error: BaseException) -> int:
     return 1
 
 
+def _interrupted() -> int:
+    """Say so in one line; the exit code of a program that SIGINT ended."""
+    fail(RuntimeError("interrupted; run the same command again to complete it"))
+    return 130
+
+
 def _own_files_only() -> None:
     """What we and our children write, others neither read nor write: it is people's data. ``TANDEM_UMASK`` (octal) says otherwise."""
     mask = os.environ.get("TANDEM_UMASK", "077")
@@ -179,7 +191,7 @@ def main() -> None:
     except OSError as error:
         code = fail(RuntimeError(of_system(error)))
     except KeyboardInterrupt:
-        code = fail(RuntimeError("interrupted; run the same command again to complete it"))
+        code = _interrupted()
     except Exception as error:  # the user's code, or a library that nothing translated
         code = fail(told(error) or RuntimeError(f"{one_line(error)} ({kept_trace(error)})"))
     if "tensorflow" in sys.modules:

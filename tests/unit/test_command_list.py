@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,3 +54,32 @@ def test_version() -> None:
 )
 def test_a_number_of_things(things: Any, said: str) -> None:
     assert counted(things, "file") == said
+
+
+def test_ctrl_c_in_a_command_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipelines.cli.root.require", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        app(["runs", "list"])
+    assert stop.value.code == 130
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "error: interrupted; run the same command again to complete it\n")
+
+
+@pytest.mark.parametrize("words", [["runs", "list"], ["-m", "serving"]])
+def test_ctrl_c_while_a_command_is_loaded_is_one_line(words: list[str], tmp_path: Path) -> None:
+    """Its imports take seconds; the interrupt comes in the midst of them."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name in ('pipelines.cli.params', 'serving.__main__'):\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, str(Path(tandem.__file__).with_name("__main__.py")), *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
