@@ -34,16 +34,19 @@ from serving.online_store.columns import ColumnRead, PackedColumns, Question, Sp
 from serving.online_store.keys import key_head, key_parts
 from serving.online_store.packed_rows import PackedRows
 from serving.online_store.redis_address import limited, named, of_cluster, parsed, wait_seconds, wrong
-from serving.online_store.redis_calls import ROWS_PER_CALL, WriteCalls, chunks, command
+from serving.online_store.redis_calls import ROWS_PER_CALL, Header, Transactions, WriteCalls, chunks, command
 from serving.online_store.redis_cluster import Cluster
 from serving.online_store.redis_files import rewrite_files
-from serving.online_store.redis_link import Link, OneServer, Replicas
+from serving.online_store.redis_link import Link, Lives, OneServer, Replicas
 from serving.online_store.redis_reading import Commands, PackedCommands
 from transforms.errors import StoreError
 
 __all__ = ["OrderedRedisOnlineStore", "OrderedRedisOnlineStoreConfig", "limited"]
 
-_SCRIPT = files("serving.online_store").joinpath("write_rows.lua").read_text()
+_RULE, _WRITE, _LOSING = (
+    files("serving.online_store").joinpath(f"{name}.lua").read_text() for name in ("row_order", "write_rows", "losing_rows")
+)
+_SCRIPT, _ASK = _RULE + _WRITE, _RULE + _LOSING
 _MARK = """
 local found = tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or '-inf')
 if ARGV[3] ~= '' and found < tonumber(ARGV[3]) then return 0 end
@@ -56,6 +59,8 @@ if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then
   redis.call('HDEL', KEYS[2], ARGV[1])
 end"""
 _KEYS_AT_ONCE = 1000
+_FEW = 64
+"""So many rows are written by one call of a script: a transaction takes a round trip more."""
 _READ_BYTES = 16_384
 """Of one look at the socket. hiredis moves all that it still has each time it has read a kilobyte of it: more would make it slower."""
 _MAX_FEATURES = 3000
@@ -101,7 +106,8 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
     """A hash per entity key, as Feast's; of every view also ``_tandem:<view>``: the order of its row (event time in us,
     revision, fingerprint, stamp).
 
-    A Lua script compares and writes a chunk of rows in one step; a batch is one round trip. ``_ts:<view>`` keeps the
+    A chunk of rows is compared and written in one step: of one server by a transaction that holds only if none of their keys changed since
+    they were compared, else, and where one did, by a Lua script. ``_ts:<view>`` keeps the
     microseconds in its nanos, and before them the packed row, which goes when another writer writes the row. Only writers of this class
     may write the views: stock Feast's writer knows nothing of the order.
     """
@@ -112,7 +118,7 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
     def __init__(self) -> None:
         super().__init__()
         self._made: Link | None = None
-        self._lives = _Lives()
+        self._lives = Lives()
 
     @staticmethod
     def _parse_connection_string(connection_string: str) -> tuple[list[Any], dict[str, Any]]:
@@ -176,22 +182,31 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
         prints = rows.fingerprint.unique().to_pylist()
         if len(prints) > 1:  # the script sees rows of one fingerprint, the rule is about the batch
             rows.check_applied(table.name, self.applied_fingerprint(config, table.name))
-        head = [table.name, f"_tandem:{table.name}", f"_ts:{table.name}", config.online_store.key_ttl_seconds or 0]
-        names = [len(table.features), *(_mmh3(f"{table.name}:{f.name}") for f in table.features)]
-        upto = "" if rows.upto_us is None else rows.upto_us
         written = 0
         for print_ in prints:
             some = (
                 rows if len(prints) == 1 else rows.take(np.flatnonzero(pc.equal(rows.fingerprint, print_).to_numpy(zero_copy_only=False)))
             )
-            write = partial(self._write, config, head=[*head, print_, rows.stamp, upto, *names], rows=some)
-            for answer in self._try(config, write):
-                if isinstance(answer, list):
-                    raise refused_fingerprint(table.name, answer[0].decode(), answer[1].decode())
-                written += answer
+            names = [_mmh3(f"{table.name}:{f.name}") for f in table.features]
+            head = Header(table.name, print_, rows.stamp, rows.upto_us, config.online_store.key_ttl_seconds or 0, names)
+            written += self._try(config, partial(self._write, config, head=head, rows=some))
         return written
 
-    def _write(self, config: RepoConfig, link: Link, head: list[Any], rows: Rows) -> list[Any]:
+    def _write(self, config: RepoConfig, link: Link, head: Header, rows: Rows) -> int:
+        """The number written."""
+        self._lives.begin(link.lives)
+        done = None
+        if len(rows) > _FEW:
+            done = link.commit(Transactions(_sha(_ASK), self._state(config, link, 0), head, rows), _ASK)
+        if done is None:
+            return self._by_calls(config, link, head, rows)
+        if done.refused:
+            raise refused_fingerprint(head.view, *done.refused)
+        # What others changed between question and answer is compared and written in one call: it would not come to an end otherwise.
+        rest = rows.take(np.array(done.undecided, np.int64))
+        return done.written + (self._by_calls(config, link, head, rest) if len(rest) else 0)
+
+    def _by_calls(self, config: RepoConfig, link: Link, head: Header, rows: Rows) -> int:
         places = np.zeros(len(rows), np.int64)
         if len(link.copies) > 1:
             places = link.places(rows.keys.to_pylist())
@@ -199,8 +214,12 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
             rows, places = rows.take(order), places[order]
         parts = chunks(places)
         calls = WriteCalls(_sha(_SCRIPT), partial(self._state, config, link), head, rows, parts)
-        self._lives.begin(link.lives)
-        return link.run(calls, [place for place, _, _ in parts], _SCRIPT, writes=True)
+        written = 0
+        for answer in link.run(calls, [place for place, _, _ in parts], _SCRIPT, writes=True):
+            if isinstance(answer, list):
+                raise refused_fingerprint(head.view, answer[0].decode(), answer[1].decode())
+            written += answer
+        return written
 
     def read_stored(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes], names: Sequence[str]) -> list[StoredRow | None]:
         if not keys:
@@ -357,27 +376,6 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
 @cache
 def _sha(script: str) -> str:
     return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
-
-
-class _Lives:
-    """Which servers held the data when: whether one was lost."""
-
-    def __init__(self) -> None:
-        self._first: frozenset[str] | None = None
-        self._known: dict[str, tuple[frozenset[str], frozenset[str]]] = {}
-
-    def begin(self, look: Callable[[], frozenset[str]]) -> None:
-        """Before the first write."""
-        if self._first is None:
-            self._first = look()
-
-    def lost(self, now: frozenset[str], name: str) -> bool:
-        """Whether, since this was asked last for the name, one of those that were there went and one came that was never there before:
-        servers that only went or only came were emptied before, or filled after, by a move of slots."""
-        first = now if self._first is None else self._first
-        seen, then = self._known.get(name, (first, first))
-        self._known[name] = (seen | now, now)
-        return bool(now - seen) and bool(then - now)
 
 
 def _keys_of(link: Link, config: RepoConfig, table: FeatureView, holding: bytes = b"") -> Iterator[bytes]:

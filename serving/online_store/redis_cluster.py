@@ -24,7 +24,7 @@ from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import TimeoutError as TooLate
 
 from serving.online_store.columns import Part
-from serving.online_store.redis_calls import command
+from serving.online_store.redis_calls import Transactions, command
 from serving.online_store.redis_link import Answers, Calls, Replicas, life_of, opened, received, send
 from serving.online_store.redis_reading import AskedRows, borrowed
 from transforms.errors import StoreError
@@ -153,6 +153,9 @@ class Cluster:
                     self._refresh(now, at)
                 raise
         return frozenset(found)
+
+    def commit(self, rows: Transactions, script: str) -> None:
+        """Not here: a transaction is of one slot, which few rows share."""
 
     def ask(self, asked: AskedRows) -> list[list[bytes | None]]:
         keys, lines = asked.by_key

@@ -9,18 +9,33 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from redis.exceptions import NoScriptError, ResponseError
 
-from serving.online_store.redis_calls import command
+from serving.online_store.redis_calls import Transactions, command
 from serving.online_store.redis_reading import AskedRows, borrowed, exchange
 from transforms.errors import StoreError
 
-__all__ = ["Answers", "Call", "Calls", "Link", "OneServer", "Replicas", "exchanged", "life_of", "opened", "received", "send"]
+__all__ = [
+    "Answers",
+    "Call",
+    "Calls",
+    "Committed",
+    "Link",
+    "Lives",
+    "OneServer",
+    "Replicas",
+    "exchanged",
+    "life_of",
+    "opened",
+    "received",
+    "send",
+]
 
 Call = bytes | Sequence[bytes | memoryview]
 """A command in Redis' protocol, whole or in parts."""
@@ -57,6 +72,16 @@ class Replicas:
             )
 
 
+@dataclass(frozen=True)
+class Committed:
+    """What became of rows: how many were ``written``; ``undecided``: the places of those whose keys others changed meanwhile, which were
+    not written; ``refused``: the fingerprint that was found and the applied one, where they differ, and then no more were written."""
+
+    written: int
+    undecided: list[int]
+    refused: tuple[str, str] | None = None
+
+
 class Link(Protocol):
     """Commands to servers, and what they answer. Safe to use from many threads. Raises what redis-py raises, and StoreError."""
 
@@ -74,6 +99,10 @@ class Link(Protocol):
 
         ``writes``: as many replicas as are asked for have what was written when this returns.
         """
+
+    def commit(self, rows: Transactions, script: str) -> Committed | None:
+        """Write the rows that win, replicas as in :meth:`run`; None, and nothing is written, where they may lie on several servers.
+        ``script`` is the one that ``rows`` name."""
 
     def ask(self, asked: AskedRows) -> list[list[bytes | None]]:
         """The lists that commands which read are answered."""
@@ -126,6 +155,14 @@ class OneServer:
                 raise answer
         return answers
 
+    def commit(self, rows: Transactions, script: str) -> Committed:
+        with borrowed(self._client) as connection:
+            try:
+                return _commit(connection, rows, script, self._replicas)
+            except BaseException:
+                connection.disconnect()  # what was not read, or is still watched, is nothing to the next command
+                raise
+
     def ask(self, asked: AskedRows) -> list[list[bytes | None]]:
         return exchange(self._client, asked.data, asked.count)
 
@@ -143,6 +180,27 @@ class OneServer:
 
     def open_socket(self, at: str) -> socket.socket | None:
         return opened(self._client)
+
+
+class Lives:
+    """Which servers held the data when: whether one was lost."""
+
+    def __init__(self) -> None:
+        self._first: frozenset[str] | None = None
+        self._known: dict[str, tuple[frozenset[str], frozenset[str]]] = {}
+
+    def begin(self, look: Callable[[], frozenset[str]]) -> None:
+        """Before the first write."""
+        if self._first is None:
+            self._first = look()
+
+    def lost(self, now: frozenset[str], name: str) -> bool:
+        """Whether, since this was asked last for the name, one of those that were there went and one came that was never there before:
+        servers that only went or only came were emptied before, or filled after, by a move of slots."""
+        first = now if self._first is None else self._first
+        seen, then = self._known.get(name, (first, first))
+        self._known[name] = (seen | now, now)
+        return bool(now - seen) and bool(then - now)
 
 
 def life_of(client: Any) -> list[str]:
@@ -190,6 +248,57 @@ def exchanged(client: Any, calls: Any, replicas: Replicas | None = None) -> Answ
     if wait and replicas is not None:
         replicas.check(answers.pop())
     return answers
+
+
+def _commit(connection: Any, rows: Transactions, script: str, replicas: Replicas) -> Committed:
+    """Chunk by chunk; the question about the next one goes with the transaction before, so that the server does not wait for us."""
+    written, undecided = 0, []
+    losing = _losing(connection, rows, script)
+    for number in range(len(rows)):
+        if losing and isinstance(losing[0], bytes):
+            connection.disconnect()
+            return Committed(written, undecided, (losing[0].decode(), losing[1].decode()))
+        parts, count = rows.write(number, losing)
+        last = number + 1 == len(rows)
+        connection.send_packed_command([b"".join([*parts, *([replicas.command] if last else rows.ask(number + 1))])])
+        # MULTI, its commands and EXEC have an answer each.
+        answers = received(connection, count + 2 if count else 1)
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        if count and answers[-1] is None:
+            undecided += rows.rows(number)
+        elif count:
+            for answer in answers[-1]:
+                if isinstance(answer, Exception):
+                    raise answer
+            written += len(rows.rows(number)) - len(losing)
+        if not last:
+            losing = _answered(received(connection, 2))
+    if replicas.command:
+        replicas.check(received(connection, 1)[0])
+    return Committed(written, undecided)
+
+
+def _losing(connection: Any, rows: Transactions, script: str) -> list[Any]:
+    """Which rows of the first chunk lose. A server that does not know the script is given it."""
+    for attempt in range(2):
+        connection.send_packed_command([b"".join(rows.ask(0))])
+        answers = received(connection, 2)
+        if attempt or not isinstance(answers[1], NoScriptError):
+            break
+        connection.send_packed_command([command("SCRIPT", "LOAD", script)])
+        received(connection, 1)
+    return _answered(answers)
+
+
+def _answered(answers: Answers) -> list[Any]:
+    """What a question is answered."""
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+    out: list[Any] = answers[1]
+    return out
 
 
 def send(connection: Any, calls: Any) -> int:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from feast import Field
 from feast.protos.feast.types.Value_pb2 import Value
+from feast.types import Float64, Int64, String
 
 from serving.online_store.base import Covered, row_wins
 from serving.online_store.encoding import encode_column
+from serving.online_store.redis_calls import Transactions
 from serving.online_store.sqlite import OrderedSqliteOnlineStore
-from tandem.testing.online_store import NOW, Bench, OnlineStoreContract, view
+from tandem.testing.online_store import NOW, Bench, OnlineStoreContract, key, view
 from tandem.testing.store_bench import race_in_threads
 from tests.redis_server import RedisServer, free_port, redis_server
-from transforms.errors import StoreError
+from transforms.errors import FingerprintError, StoreError
 
 SQLITE = "serving.online_store.sqlite.OrderedSqliteOnlineStore"
 REDIS = "serving.online_store.redis.OrderedRedisOnlineStore"
@@ -72,6 +75,14 @@ class TestRedis(OnlineStoreContract):
     @pytest.fixture
     def unusable_settings(self) -> Mapping[str, Any]:
         return {"type": REDIS, "connection_string": f"127.0.0.1:{free_port()}"}
+
+
+class TestRedisInTransactions(TestRedis):
+    """The same, of batches that are not small: those are compared by one script and written by a transaction."""
+
+    @pytest.fixture(autouse=True)
+    def all_in_transactions(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("serving.online_store.redis._FEW", 0)
 
 
 @pytest.mark.parametrize(
@@ -143,22 +154,76 @@ def test_redis_an_order_of_an_older_version_or_without_its_row() -> None:
         assert bench.x() == 3.0
 
 
-def test_redis_that_is_full_or_a_replica_is_called_that() -> None:
+@pytest.mark.parametrize("count", [1, 200])
+def test_redis_that_is_full_or_a_replica_is_called_that(count: int) -> None:
     with redis_server() as server:
         bench = Bench.open({"type": REDIS, "connection_string": server.connection_string}, view())
+        more = [(f"A{i}", T, 2, 2.0) for i in range(count - 1)]
         bench.write(("EWR", T, 1, 1.0))
         store: Any = bench.store
         client = store._client
         client.config_set("maxmemory-policy", "noeviction")
         client.config_set("maxmemory", "1")
         with pytest.raises(StoreError, match="it is full: raise its maxmemory"):
-            bench.write(("EWR", T, 2, 2.0))
+            bench.write(("EWR", T, 2, 2.0), *more)
         client.config_set("maxmemory", "0")
         client.replicaof("127.0.0.1", 1)
         with pytest.raises(StoreError, match="it is a replica: promote it"):
-            bench.write(("EWR", T, 2, 2.0))
+            bench.write(("EWR", T, 2, 2.0), *more)
         client.replicaof("NO", "ONE")
-        assert bench.write(("EWR", T, 2, 2.0)).written == 1
+        assert bench.write(("EWR", T, 2, 2.0), *more).written == count
+
+
+def test_redis_rows_that_others_change_between_the_comparison_and_the_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if they had come before: none is overwritten by an older one, and the rest of their chunk is written all the same."""
+    with redis_server() as server:
+        bench = Bench.open({"type": REDIS, "connection_string": server.connection_string}, view())
+        rows, made = [(f"K{i:03d}", T, 5, 5.0) for i in range(350)], Transactions.write
+        between: list[Callable[[], Any]] = []
+
+        def write(self: Transactions, number: int, losing: Any) -> Any:
+            if number == 1 and between:
+                between.pop()()
+            return made(self, number, losing)
+
+        monkeypatch.setattr(Transactions, "write", write)
+        between.append(lambda: bench.write(("K100", T, 9, 9.0), ("K199", T, 4, 4.0), ("K200", T, 9, 9.0)))
+        assert bench.write(*rows).written == 348  # those of K100 and K200 lose, whenever the others came
+        assert not between
+        assert [bench.x(f"K{i}") for i in (100, 101, 199, 200, 201, 349)] == [9.0, 5.0, 5.0, 9.0, 5.0, 5.0]
+        between.append(lambda: bench.store.apply_fingerprint(bench.config, view().name, "another"))
+        with pytest.raises(FingerprintError, match="another"):
+            bench.write(*((name, T, 7, 7.0) for name, *_ in rows))
+        assert not between
+        assert {bench.x(f"K{i}") for i in range(101, 200)} == {5.0}
+
+
+def test_redis_holds_the_same_whichever_way_rows_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values of one length and of many, none, and longer than any header that is at hand; with a time to live."""
+    table = view(features=[Field(name=n, dtype=t) for n, t in (("x", Float64), ("s", String), ("n", Int64), ("one", Int64))])
+    values = {
+        "x": [None if i % 7 == 0 else i / 3 for i in range(9000)],
+        "s": ["é" * (i % 5 if i % 1000 else 900) for i in range(9000)],
+        "n": [i**4 for i in range(9000)],
+        "one": [1] * 9000,
+    }
+    rows = pa.RecordBatch.from_pydict(
+        {"origin": [f"K{i % 8000}" for i in range(9000)], "event_timestamp": [T + timedelta(seconds=i % 3) for i in range(9000)], **values}
+    )
+    held = []
+    for few in (0, 10_000):
+        monkeypatch.setattr("serving.online_store.redis._FEW", few)
+        with redis_server() as server:
+            bench = Bench.open({"type": REDIS, "connection_string": server.connection_string, "key_ttl_seconds": 1000}, table)
+            for some in (rows, rows.slice(500, 3000)):
+                bench.store.write_rows(bench.config, bench.table, some)
+            keys = list(server.client.scan_iter(b"*origin*", count=5000))
+            held.append({key.removesuffix(bench.config.project.encode()): server.client.hgetall(key) for key in keys})
+            assert all(0 < server.client.ttl(key) <= 1000 for key in keys[:50])
+            (n,) = bench.store.read_rows(bench.config, bench.table, [key(origin="K7999")], ["n"]).values["n"]
+            assert n.int64_val == 7999**4
+    assert len(held[0]) == 8000
+    assert held[0] == held[1]
 
 
 def test_a_path_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
