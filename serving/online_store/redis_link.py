@@ -252,7 +252,7 @@ def exchanged(client: Any, calls: Any, replicas: Replicas | None = None) -> Answ
 
 def _commit(connection: Any, rows: Transactions, script: str, replicas: Replicas) -> Committed:
     """Chunk by chunk; the question about the next one goes with the transaction before, so that the server does not wait for us."""
-    written, undecided = 0, []
+    written, undecided = 0, list[int]()
     losing = _losing(connection, rows, script)
     for number in range(len(rows)):
         if losing and isinstance(losing[0], bytes):
@@ -263,15 +263,11 @@ def _commit(connection: Any, rows: Transactions, script: str, replicas: Replicas
         connection.send_packed_command([b"".join([*parts, *([replicas.command] if last else rows.ask(number + 1))])])
         # MULTI, its commands and EXEC have an answer each.
         answers = received(connection, count + 2 if count else 1)
-        for answer in answers:
-            if isinstance(answer, Exception):
-                raise answer
+        _check(answers)
         if count and answers[-1] is None:
             undecided += rows.rows(number)
         elif count:
-            for answer in answers[-1]:
-                if isinstance(answer, Exception):
-                    raise answer
+            _check(answers[-1])
             written += len(rows.rows(number)) - len(losing)
         if not last:
             losing = _answered(received(connection, 2))
@@ -294,11 +290,17 @@ def _losing(connection: Any, rows: Transactions, script: str) -> list[Any]:
 
 def _answered(answers: Answers) -> list[Any]:
     """What a question is answered."""
-    for answer in answers:
-        if isinstance(answer, Exception):
-            raise answer
+    _check(answers)
     out: list[Any] = answers[1]
     return out
+
+
+def _check(answers: Answers) -> None:
+    """Raises the first error among answers."""
+    if not _ANSWERS.issuperset(map(type, answers)):
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
 
 
 def send(connection: Any, calls: Any) -> int:
