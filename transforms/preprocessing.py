@@ -19,8 +19,9 @@ __all__ = ["difference", "ratio"]
 
 
 def difference(a: Any, b: Any) -> Any:
-    """``a - b`` per row: a ``SparseTensor`` of dense shape [rows, 1] in which a row is absent where either of both is, or where the
-    result is not finite. int64 of two int64 columns, else float32. Raises DefinitionError for texts and columns of lists."""
+    """``a - b`` per row: a ``SparseTensor`` of dense shape [rows, 1] in which a row is absent where either of both is, where the result is
+    not finite, or, of int64, where it is beyond int64. int64 of two int64 columns, else float32. Raises DefinitionError for texts and
+    columns of lists."""
     return _made("difference", a, b, lambda x, y: x - y, whole=True)
 
 
@@ -39,8 +40,9 @@ def _made(what: str, a: Any, b: Any, of: Callable[[Any, Any], Any], whole: bool)
     (x, there), (y, also) = ((tf.cast(values, dtype), present) for values, present in columns)
     result = of(x, y)
     present = tf.logical_and(there, also)
-    if dtype == tf.float32:
-        present = tf.logical_and(present, tf.math.is_finite(result))  # x / 0 and 0 / 0 are not
+    # x / 0 and 0 / 0 are not finite. TensorFlow's integers wrap around: only of a difference that did is the sign another.
+    held = tf.math.is_finite(result) if dtype == tf.float32 else tf.equal(y >= 0, result <= x)
+    present = tf.logical_and(present, held)
     row = tf.where(present)
     indices = tf.concat([row, tf.zeros_like(row)], axis=1)
     return tf.SparseTensor(indices, tf.boolean_mask(result, present), tf.stack([rows, tf.constant(1, tf.int64)]))
@@ -49,6 +51,8 @@ def _made(what: str, a: Any, b: Any, of: Callable[[Any, Any], Any], whole: bool)
 def _column(what: str, x: Any) -> tuple[Any, Any]:
     """The values of a column, [rows] or scalar, whatever stands where none is, and which are there."""
     if isinstance(x, Real):  # NumPy's too
+        if isinstance(x, Integral) and not -(2**63) <= int(x) < 2**63:
+            raise DefinitionError(f"{what}: {x} is beyond int64; write it as a float")
         values = tf.constant(x, tf.int64 if isinstance(x, Integral) else tf.float32)
         return values, tf.constant(True)
     if not isinstance(x, tf.Tensor | tf.SparseTensor):

@@ -1,4 +1,5 @@
-"""``tandem check --only topics``: the contract on the newest records of a topic, and which fields stand nowhere in them."""
+"""``tandem check --only topics``: the contract on the newest records of a topic, and which fields stand nowhere in them; where none of them
+is taken, by the schema that is registered for them."""
 
 from __future__ import annotations
 
@@ -42,20 +43,23 @@ def check_topic(repo: Repo, source: EventSource, say: Callable[[str], None]) -> 
 
 
 def _checked(repo: Repo, source: EventSource, reader: PartitionReader, say: Callable[[str], None]) -> str:
-    judge, limit = record_format(source, repo.settings.kafka).judge, round(repo.settings.stream.max_future_hours * 3.6e9)
+    form, limit = record_format(source, repo.settings.kafka), round(repo.settings.stream.max_future_hours * 3.6e9)
     nulls, reasons, aside = NullFields(source), Counter[str](), Counter[str]()
     payloads: list[bytes | None] = []
     records = unread = 0
     for fetched in _newest(reader, source.topic):
-        checked = judge_records(judge, fetched, source, judged_at(fetched.timestamps_us, now_us(), limit), limit)
+        checked = judge_records(form.judge, fetched, source, judged_at(fetched.timestamps_us, now_us(), limit), limit)
         records += len(fetched.offsets)
         nulls.see(checked.valid)
         reasons.update(checked.reasons.drop_null().to_pylist())
         unread += sum(field_of(detail) is None for detail in checked.details.drop_null().to_pylist())
         aside.update({"filtered": checked.passed_over, "of no event": checked.empty, "tombstones": checked.tombstones})
         payloads += fetched.payloads.slice(0, max(0, RECORDS - len(payloads))).to_pylist()
+    # Of records that are there the schemas that they were written with are older ones, perhaps.
+    subject = "" if nulls.events else form.check_schema(say)
     if not records:
-        return f"topic {source.topic}: no records yet"
+        known = f"; by the newest schema of {subject} something can stand where its fields do" if subject else ""
+        return f"topic {source.topic}: no records yet{known}"
     told = ", ".join(f"{n:,} {reason}" for reason, n in reasons.most_common())
     more = "".join(f", {n:,} {what}" for what, n in aside.items() if n)
     # A reject that names a field got past ``where``: it is of this source. Of one that cannot be read nobody knows whose it is.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import struct
@@ -15,6 +16,7 @@ from fastavro import parse_schema, schemaless_writer
 from pipelines.training import topic_check
 from pipelines.training.project_check import check_project
 from tests.integration.test_topic_shapes import SECOND, T0, Record, World, make_world
+from tests.protobuf_types import file_of
 from tests.schema_registry import schema_registry
 from transforms.instants import micros_of
 
@@ -164,3 +166,53 @@ def test_records_of_a_schema_registry(tmp_path: Path) -> None:
         " does",
         "topic web.clicks: of the newest 30 records 30 events taken, rejected: none",
     ]
+
+
+AFTER = '        Field("amount", "float64", path="after.amuont"),'
+CHANGES = """
+changes = EventSource(
+    name="changes", topic="shop.orders",
+    fields=[
+        Field("order_id", "int64", required=True, path="after.id"), Field("user", "string", path=Header("x-user")),
+PLACE
+    ],
+    event_time=Field("at", "timestamp", path="ts_ms", parse=Epoch("ms")), tie_breaker="order_id",
+)
+users = FeatureGroup(
+    name="users", source=changes, entity=Entity("order_id"), hop=minutes(5), ttl=days(365), aggregates=[Count(over=hours(1))],
+)
+feast_views(__name__)
+"""
+
+
+def registered(form: str) -> tuple[str, str]:
+    """The newest schema of a topic of changes, and its kind."""
+    if form == "avro":
+        row = {"type": "record", "name": "Row", "fields": [{"name": "id", "type": "long"}, {"name": "amount", "type": "double"}]}
+        fields = [{"name": "after", "type": ["null", row]}, {"name": "ts_ms", "type": "long"}]
+        return json.dumps({"type": "record", "name": "Envelope", "fields": fields}), "AVRO"
+    if form == "json_schema":
+        member: dict[str, Any] = {"type": "object", "properties": {"id": {}, "amount": {}}, "additionalProperties": False}
+        return json.dumps({"type": "object", "properties": {"after": {"oneOf": [{"type": "null"}, member]}, "ts_ms": {}}}), "JSON"
+    messages = {"Envelope": {"after": ".shop.Envelope.Row", "ts_ms": "int64"}, "Envelope.Row": {"id": "int64", "amount": "double"}}
+    file = file_of("orders.proto", messages)
+    return base64.b64encode(file.SerializeToString()).decode(), "PROTOBUF"
+
+
+@pytest.mark.parametrize("form", ["avro", "json_schema", "protobuf"])
+def test_a_topic_without_records_is_checked_by_its_schema(tmp_path: Path, form: str) -> None:
+    right = f"from tandem.transforms.definitions import Epoch\n{CHANGES}".replace("PLACE", AFTER.replace("amuont", "amount"))
+    with schema_registry() as registry:
+        settings: dict[str, Any] = {"schema_registry": registry.url, "formats": {"changes": form}}
+        world = make_world(tmp_path / "right", "shop.orders", right, **settings)
+        assert checked(world) == (["topic shop.orders: no records yet"], []), "nothing is registered yet"
+        registry.register("shop.orders-value", *registered(form))
+        known = "topic shop.orders: no records yet; by the newest schema of shop.orders-value something can stand where its fields do"
+        assert checked(world) == ([known], [])
+        world = make_world(tmp_path / "wrong", "shop.orders", right.replace("after.amount", "after.amuont"), **settings)
+        said, (problem,) = checked(world)
+        assert said == [] and problem.startswith("source 'changes': field 'amount' stands at after.amuont, where no ")
+        assert problem.endswith("can have anything; write path='after.amount'")
+        registry.stop()
+        said, (problem,) = checked(world)
+        assert f"the schema registry at {registry.url} does not answer" in problem

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipelines.batch.analysis import analyze_groups
 from pipelines.batch.beam_options import options
@@ -79,6 +82,31 @@ def test_what_is_not_finite_is_null() -> None:
     assert listed(ratio(huge, tf.constant([1e-9, 1.0, 1.0, 1.0]))) == [None, pytest.approx(-3e38), None, None]
 
 
+BORDERS = [-(2**63), -(2**63) + 1, -(2**62), -1, 0, 1, 2**53 + 1, 2**62, 2**63 - 2, 2**63 - 1]
+WHOLE = st.one_of(st.sampled_from(BORDERS), st.integers(-(2**63), 2**63 - 1))
+
+
+def within(x: int) -> int | None:
+    return x if -(2**63) <= x < 2**63 else None
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.one_of(st.none(), WHOLE), WHOLE), min_size=1, max_size=60), WHOLE)
+def test_a_difference_beyond_int64_is_null(pairs: list[tuple[int | None, int]], number: int) -> None:
+    """TensorFlow's integers wrap around in silence; Python's do not."""
+    pairs = [*pairs, *product(BORDERS, BORDERS)]
+    left, right = sparse([a for a, _ in pairs], tf.int64), tf.constant([b for _, b in pairs], tf.int64)
+    assert listed(difference(left, right)) == [None if a is None else within(a - b) for a, b in pairs]
+    assert listed(difference(right, left)) == [None if a is None else within(b - a) for a, b in pairs]
+    assert listed(difference(number, right)) == [within(number - b) for _, b in pairs]
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, np.uint64(2**63)])
+def test_a_number_beyond_int64_is_a_mistake(number: Any) -> None:
+    with pytest.raises(DefinitionError, match=r"difference: -?9223372036854775\d+ is beyond int64; write it as a float"):
+        difference(tf.constant([1], tf.int64), number)
+
+
 @pytest.mark.parametrize("of", [difference, ratio])
 def test_what_has_no_number_per_row_is_a_mistake(of: Any) -> None:
     """FAULTS 26: one line."""
@@ -102,6 +130,7 @@ def test_in_a_graph_of_tf_transform(tmp_path: Any) -> None:
             "above": difference(inputs["fare_mean_1h"], 10.0),
             "per_trip": ratio(inputs["fare_mean_1h"], inputs["count_1h"]),
             "unpaid": difference(inputs["count_1h"], inputs["paid_last_1h"]),
+            "far": difference(inputs["count_1h"], -(2**63 - 2)),
         }
 
     rows = graph_build.rows(400, seed=3)
@@ -113,11 +142,13 @@ def test_in_a_graph_of_tf_transform(tmp_path: Any) -> None:
     assert graph.plan_problem == ""
     out = graph.apply(rows)
     fare, count, paid = (rows.column(rows.schema.get_field_index(n)).to_pylist() for n in ("fare_mean_1h", "count_1h", "paid_last_1h"))
-    want = {
+    want: dict[str, list[Any]] = {
         "above": [None if f is None else float(np.float32(f) - np.float32(10)) for f in fare],
         "per_trip": [None if f is None or c == 0 else float(np.float32(f) / np.float32(c)) for f, c in zip(fare, count, strict=True)],
         "unpaid": [None if p is None else c - p for c, p in zip(count, paid, strict=True)],
+        "far": [within(c + 2**63 - 2) for c in count],
     }
+    assert None in want["far"] and 2**63 - 2 in want["far"]
     got = {name: out.column(out.schema.get_field_index(name)).to_pylist() for name in want}
     assert got == want
     assert graph.apply(rows.slice(7, 1)).to_pylist() == out.slice(7, 1).to_pylist()

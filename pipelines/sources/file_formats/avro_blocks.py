@@ -9,28 +9,59 @@ import bz2
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
-from io import BytesIO
+from io import SEEK_END, BytesIO
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 
 from pipelines.sources.kafka.compression import snappy_block
 
-__all__ = ["MOST_BYTES", "blocks"]
+__all__ = ["MOST_BYTES", "Overrun", "blocks", "places"]
 
 MOST_BYTES = 64 << 20
 """Of one block, decompressed. Writers make blocks of some kilobytes, and of 16 MB at most unless they are told otherwise."""
 _SYNC_BYTES = 16
+_SEARCHED_BYTES = 64 << 10
 _CRC_BYTES = 4
 
 
-def blocks(f: BinaryIO, codec: str, sync: bytes) -> Iterator[tuple[int, bytes]]:
-    """(how many records it says that it holds, their bytes) of each block of a file that stands behind its header. Raises ValueError and
-    EOFError, and what the codec raises, for damage; ValueError for a block beyond the bound, and for a codec that is not known."""
+class Overrun(Exception):
+    """A block goes on where a part of a file was to end: the bytes of a sync marker stood within it."""
+
+
+def places(f: BinaryIO, sync: bytes, begin: int, most: int) -> list[tuple[int, int]]:
+    """Where the blocks of a file may be divided, from ``begin``, the first one's place, to its end: behind the first sync marker after
+    ``most`` bytes each time. What looks like a marker and is none is told by the walk through the part before it (:class:`Overrun`)."""
+    size, out, at = f.seek(0, SEEK_END), list[tuple[int, int]](), begin
+    while (end := _behind_sync(f, sync, at + most, size)) < size:
+        out.append((at, end))
+        at = end
+    return [*out, (at, size)]
+
+
+def _behind_sync(f: BinaryIO, sync: bytes, begin: int, size: int) -> int:
+    """The place behind the first marker from ``begin`` on; ``size`` where none is."""
+    at, held = begin, b""
+    while at < size:
+        f.seek(at)
+        read = f.read(_SEARCHED_BYTES)
+        if not read:
+            break
+        if (found := (held + read).find(sync)) >= 0:
+            return at - len(held) + found + _SYNC_BYTES
+        at += len(read)
+        held = (held + read)[-(_SYNC_BYTES - 1) :]
+    return size
+
+
+def blocks(f: BinaryIO, codec: str, sync: bytes, upto: int | None = None) -> Iterator[tuple[int, bytes]]:
+    """(how many records it says that it holds, their bytes) of each block of a file that stands at the first of them; ``upto``: of those
+    before this place, where one must begin or the file end, else Overrun is raised behind them. Raises ValueError and EOFError, and what
+    the codec raises, for damage; ValueError for a block beyond the bound, and for a codec that is not known."""
     expand = _CODECS.get(codec)
     if expand is None:
         raise ValueError(f"its blocks are compressed by {codec[:40]!r}, unknown here; write it with {', '.join(_CODECS)}")
-    while (first := f.read(1)) != b"":
+    while (upto is None or f.tell() < upto) and (first := f.read(1)) != b"":
         count = _number(f, first)
         size = _number(f, f.read(1))
         if count < 0 or size < 0:
@@ -46,6 +77,8 @@ def blocks(f: BinaryIO, codec: str, sync: bytes) -> Iterator[tuple[int, bytes]]:
         if len(plain) > MOST_BYTES:
             raise _too_large(len(plain))
         yield count, plain
+    if upto is not None and f.tell() != upto:
+        raise Overrun
 
 
 def _too_large(size: int) -> ValueError:

@@ -1,6 +1,8 @@
 """Avro object container files, of any codec: the records by the schema that stands in the file, as Arrow columns.
 
-A file is used whole or not at all. Of times and dates the integers are read, not what fits into a calendar of 9,999 years or a day.
+A file is used whole or not at all. Of times and dates the integers are read, not what fits into a calendar of 9,999 years or a day. What a
+record is read as follows from it and its schema alone: a value that its type cannot hold, an int of 40 bits say, changes nothing of those
+beside it.
 """
 
 from __future__ import annotations
@@ -10,12 +12,13 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from itertools import islice
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
+import numpy as np
 import pyarrow as pa
 
-from pipelines.sources.file_formats.avro_blocks import blocks
-from pipelines.sources.file_formats.file_format import FileFormat, Opened, RawBatch, whole
+from pipelines.sources.file_formats.avro_blocks import Overrun, blocks, places
+from pipelines.sources.file_formats.file_format import DamagedBehind, FileFormat, Look, Opened, RawBatch, Stretch, one_line, whole
 from pipelines.sources.formats.avro_times import has_several, integers, told
 from pipelines.sources.formats.avro_weight import UnusableSchema, checked
 from transforms.instants import EPOCH, BeyondCalendar
@@ -38,48 +41,103 @@ _MOST_US = 2**63 - 1
 
 class AvroFile(FileFormat):
     """Memory is bounded by a block of the file, which is of :data:`~pipelines.sources.file_formats.avro_blocks.MOST_BYTES` at most, and by
-    some thousand records."""
+    some thousand records. Files are divided between blocks."""
+
+    divided: ClassVar[bool] = True
 
     def read(self, opened: Opened, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
         """See the base class."""
         return whole(lambda: _decode(opened, min(ROWS, batch_rows)), (Exception,))  # damaged bytes raise anything
 
+    def parts(self, opened: Opened, most: int) -> list[Stretch]:
+        """Behind sync markers of blocks."""
+        try:
+            with opened() as f:
+                head = _Head(f)
+                return places(f, head.sync, f.tell(), most)
+        except OSError as e:
+            if e.errno is not None:
+                raise
+            return []
+        except Exception:
+            return []
 
-def container(f: BinaryIO, reading: Callable[[Any], Any] = integers, **more: Any) -> tuple[dict[str, Any], dict[str, bytes], Iterator[Any]]:
-    """The schema of an open file, its metadata, and its records (``more``: fastavro's options), read by what ``reading`` makes of the
-    schema: as it is, timestamps are the integers that they are written as. Raises ValueError where it is no Avro container of records, and
+    def look(self, opened: Opened, part: Stretch) -> Look:
+        """Each record is decoded."""
+        at = 0
+        try:
+            with opened() as f:
+                for _ in _Head(f, _read_as).records(part):
+                    at += 1
+        except Overrun:
+            return Look(at, alone=True)
+        except DamagedBehind as e:
+            return Look(e.rows, one_line(e))
+        return Look(at)
+
+    def read_part(self, opened: Opened, part: Stretch, first: int, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
+        """See the base class."""
+        for batch in _decode(opened, min(ROWS, batch_rows), part):
+            yield RawBatch(pa.array(np.arange(first, first + batch.num_rows, dtype=np.int64)), rows=batch)
+            first += batch.num_rows
+
+
+class _Head:
+    """The header of an open file, which stands at its first block then. Raises ValueError where it is no Avro container of records, and
     UnusableSchema; damaged bytes raise anything.
 
     A file's schema is as much its writer's as its bytes are: it is held to what topics' schemas are.
     """
-    from fastavro import parse_schema, schemaless_reader
-    from fastavro._read_common import HEADER_SCHEMA
 
-    start = f.read(len(_MAGIC))
-    if start != _MAGIC:
-        raise ValueError(f"it begins with {start!r}, not as an Avro container file does" if start else "the file is empty (0 bytes)")
-    header: Any = schemaless_reader(_Behind(f), HEADER_SCHEMA, None)  # type: ignore[arg-type]
-    meta: dict[str, bytes] = dict(header["meta"])
-    schema = json.loads(meta["avro.schema"])
-    if not (isinstance(schema, dict) and schema.get("type") == "record"):
-        raise ValueError("its schema is no record")
-    named: dict[str, Any] = {}
-    parsed: Any = parse_schema(reading(schema), named)
-    fewest = checked(parsed, named)
-    if not fewest:
-        raise UnusableSchema("its records take no bytes")
+    def __init__(self, f: BinaryIO, reading: Callable[[Any], Any] = integers) -> None:
+        from fastavro import parse_schema, schemaless_reader
+        from fastavro._read_common import HEADER_SCHEMA
 
-    def records() -> Iterator[Any]:
-        for count, plain in blocks(f, meta.get("avro.codec", b"null").decode(), header["sync"]):
-            if count > len(plain) // fewest:
-                raise ValueError(f"a block of {len(plain):,} bytes says that it has {count:,} records, of {fewest} bytes at least")
-            block = io.BytesIO(plain)
-            for _ in range(count):
-                yield schemaless_reader(block, parsed, None, **more)
-            if block.tell() != len(plain):
-                raise ValueError(f"{len(plain) - block.tell():,} bytes of a block are left over")
+        start = f.read(len(_MAGIC))
+        if start != _MAGIC:
+            raise ValueError(f"it begins with {start!r}, not as an Avro container file does" if start else "the file is empty (0 bytes)")
+        header: Any = schemaless_reader(_Behind(f), HEADER_SCHEMA, None)  # type: ignore[arg-type]
+        self.file, self.meta, self.sync = f, dict[str, bytes](header["meta"]), header["sync"]
+        self.schema: dict[str, Any] = json.loads(self.meta["avro.schema"])
+        if not (isinstance(self.schema, dict) and self.schema.get("type") == "record"):
+            raise ValueError("its schema is no record")
+        named: dict[str, Any] = {}
+        self._parsed: Any = parse_schema(reading(self.schema), named)
+        self._fewest = checked(self._parsed, named)
+        if not self._fewest:
+            raise UnusableSchema("its records take no bytes")
 
-    return schema, meta, records()
+    def records(self, part: Stretch | None = None, **more: Any) -> Iterator[Any]:
+        """The records of the file's blocks, or of those of a part (``more``: fastavro's options). Raises DamagedBehind, and Overrun."""
+        from fastavro import schemaless_reader
+
+        done = 0
+        if part is not None:
+            self.file.seek(part[0])
+        try:
+            for count, plain in blocks(self.file, self.meta.get("avro.codec", b"null").decode(), self.sync, part and part[1]):
+                if count > len(plain) // self._fewest:
+                    size = f"{len(plain):,} bytes"
+                    raise ValueError(f"a block of {size} says that it has {count:,} records, of {self._fewest} bytes at least")
+                block = io.BytesIO(plain)
+                for _ in range(count):
+                    yield schemaless_reader(block, self._parsed, None, **more)
+                if block.tell() != len(plain):
+                    raise ValueError(f"{len(plain) - block.tell():,} bytes of a block are left over")
+                done += count
+        except Overrun:
+            raise
+        except Exception as e:
+            if isinstance(e, OSError) and e.errno is not None:  # the disk's
+                raise
+            raise DamagedBehind(e, done) from e
+
+
+def container(f: BinaryIO, reading: Callable[[Any], Any] = integers, **more: Any) -> tuple[dict[str, Any], dict[str, bytes], Iterator[Any]]:
+    """The schema of an open file, its metadata, and its records (``more``: fastavro's options), read by what ``reading`` makes of the
+    schema: as it is, timestamps are the integers that they are written as. Raises what :class:`_Head` does."""
+    head = _Head(f, reading)
+    return head.schema, head.meta, head.records(**more)
 
 
 class _Behind:
@@ -98,17 +156,33 @@ class _Behind:
         return self.rest.read(n)
 
 
-def _decode(opened: Opened, rows: int) -> Iterator[pa.RecordBatch]:
+def _read_as(schema: Any) -> Any:
+    # By integers a column is made at once; but where only its values tell what they are, they must tell it.
+    return told(schema) if has_several(schema) else integers(schema)
+
+
+def _decode(opened: Opened, rows: int, part: Stretch | None = None) -> Iterator[pa.RecordBatch]:
     with opened() as f:
-        # By integers a column is made at once; but where only its values tell what they are, they must tell it.
-        schema, _, reader = container(f, lambda schema: told(schema) if has_several(schema) else integers(schema))
-        types = {field["name"]: _type_of(field["type"], {}) for field in schema["fields"]}
+        head = _Head(f, _read_as)
+        types = {field["name"]: _type_of(field["type"], {}) for field in head.schema["fields"]}
         several = [name for name, kind in types.items() if kind is None]
+        reader = head.records(part)
         while records := list(islice(reader, rows)):
             # Values of a union stand in one column with those of their own types alone, so that none depends on its neighbours.
             for each in _alike(records, several):
-                columns = [_column([r[name] for r in each], kind) for name, kind in types.items()]
-                yield pa.RecordBatch.from_arrays(columns, list(types))
+                yield from _batches(each, types)
+
+
+def _batches(records: list[Any], types: Mapping[str, pa.DataType | None]) -> Iterator[pa.RecordBatch]:
+    """Records as columns; those with a value that its type cannot hold apart from the others."""
+    alone = len(records) == 1
+    columns = [_column([r[name] for r in records], kind, alone) for name, kind in types.items()]
+    if all(column is not None for column in columns):
+        yield pa.RecordBatch.from_arrays(columns, list(types))
+        return
+    half = len(records) // 2
+    yield from _batches(records[:half], types)
+    yield from _batches(records[half:], types)
 
 
 def _alike(records: list[Any], several: list[str]) -> Iterator[list[Any]]:
@@ -191,18 +265,31 @@ def _type_of(schema: Any, named: dict[str, pa.DataType | None]) -> pa.DataType |
     return found
 
 
-def _column(values: list[Any], kind: pa.DataType | None) -> pa.Array:
+def _form(kind: pa.DataType) -> Callable[[Any], Any] | None:
+    """What makes a value one that Arrow takes as this type: maps in it, at any depth, are lists of pairs; None: it is one already."""
+    if pa.types.is_map(kind):
+        inner = _form(kind.item_type)
+        return lambda v: [(key, each if inner is None or each is None else inner(each)) for key, each in v.items()]
+    if pa.types.is_list(kind):
+        inner = _form(kind.value_type)
+        return None if inner is None else lambda v: [None if each is None else inner(each) for each in v]
+    if pa.types.is_struct(kind):
+        forms = {field.name: form for field in kind if (form := _form(field.type)) is not None}
+        return None if not forms else lambda v: {**v, **{n: form(v[n]) for n, form in forms.items() if v[n] is not None}}
+    return None
+
+
+def _column(values: list[Any], kind: pa.DataType | None, alone: bool) -> pa.Array | None:
+    """Values as a column of a type, or, where only they tell it, of theirs; None where one cannot be of the type, and is not ``alone``."""
     if kind is not None:
-        if pa.types.is_map(kind):
-            values = [None if v is None else list(v.items()) for v in values]
-        if pa.types.is_string(kind):
-            values = [v if v is None or isinstance(v, str) else str(v) for v in values]
+        form = _form(kind)
         try:
-            return pa.array(values, kind)
-        except (pa.ArrowException, TypeError, ValueError):
-            pass
+            return pa.array(values if form is None else [None if v is None else form(v) for v in values], kind)
+        except (pa.ArrowException, TypeError, ValueError, OverflowError):
+            if not alone:
+                return None
     try:
         inferred = pa.array([_within(value) for value in values]).type
         return pa.array([_micros(value) for value in values], inferred)
-    except (pa.ArrowException, TypeError, ValueError):
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
         return pa.array([None if v is None else json.dumps(v, default=str) for v in values], pa.string())

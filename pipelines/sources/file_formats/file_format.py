@@ -25,6 +25,7 @@ from transforms.parsing import Decimal, Enum, Epoch, Number
 
 __all__ = [
     "COMPRESSED",
+    "DamagedBehind",
     "SMALL_BYTES",
     "FileFormat",
     "Look",
@@ -50,6 +51,14 @@ Opened = Callable[[], AbstractContextManager[BinaryIO]]
 
 class UnreadableFileError(DataError):
     """A file is damaged, not of its format, not of the dialect that is declared for it, or would run code."""
+
+
+class DamagedBehind(ValueError):
+    """Damage behind so many ``rows`` of a file, or of a part of it, in whatever batches these are handed out."""
+
+    def __init__(self, error: BaseException, rows: int) -> None:
+        super().__init__(one_line(error))
+        self.rows = rows
 
 
 @dataclass(frozen=True)
@@ -189,7 +198,7 @@ def whole(decode: Callable[[], Iterator[pa.RecordBatch]], faults: tuple[type[Exc
             raise
         raise UnreadableFileError(damaged(one_line(e), at)) from e
     except faults as e:
-        raise UnreadableFileError(damaged(one_line(e), at)) from e
+        raise UnreadableFileError(damaged(one_line(e), _before(e, at))) from e
     at = 0
     for batch in kept if held <= SMALL_BYTES else decode():
         numbers = pa.array(np.arange(at, at + batch.num_rows, dtype=np.int64))
@@ -208,7 +217,7 @@ def looked(batches: Iterator[pa.RecordBatch], faults: tuple[type[Exception], ...
             raise
         return Look(at, one_line(e))
     except faults as e:
-        return Look(at, one_line(e))
+        return Look(_before(e, at), one_line(e))
     return Look(at)
 
 
@@ -222,6 +231,10 @@ def packed(sizes: list[int], most: int) -> list[Stretch]:
             begin, held = at, 0
         held += size
     return [*out, (begin, len(sizes))] if sizes else []
+
+
+def _before(error: Exception, at: int) -> int:
+    return error.rows if isinstance(error, DamagedBehind) else at
 
 
 def damaged(fault: str, at: int) -> str:

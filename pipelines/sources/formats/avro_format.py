@@ -31,7 +31,8 @@ from pipelines.sources.formats.avro_times import MOMENTS, told
 from pipelines.sources.formats.avro_weight import UnusableSchema, checked
 from pipelines.sources.formats.fault_injection import AVRO_KINDS, break_avro
 from pipelines.sources.formats.record_format import FormatOptions, RecordFormat
-from pipelines.sources.formats.schema_registry import RegisteredSchema, Registry
+from pipelines.sources.formats.schema_paths import AvroPlaces, check_fields
+from pipelines.sources.formats.schema_registry import RegisteredSchema, Registry, RegistryAway
 from transforms.contract import Checked, Now, check_records
 from transforms.definitions import EventSource
 from transforms.errors import ConfigError
@@ -123,6 +124,25 @@ class AvroFormat(RecordFormat):
         except UnusableSchema as error:
             self.decoders[number] = f"schema {number}: {error}"
         return self.decoders[number]
+
+    def check_schema(self, say: Callable[[str], None]) -> str:
+        """See the base class: by the newest schema of ``<topic>-value``, and by the reader's, which has names of its own."""
+        subject = f"{self.source.topic}-value"
+        found, named = self.registry.version(subject), dict[str, Any]()
+        if found is None:
+            return ""
+        try:
+            parsed: Any = parse_schema(told(load_schema(found, self.registry, named, [])), named)
+            both = [parsed]
+            if (reader := self._readers_schema()) is not None:
+                both.append(parse_schema(told(reader[0]), own := dict(reader[1])))
+                named = {**own, **named}
+        except Exception as error:  # of any kind: the text is somebody else's
+            if isinstance(error, (ConfigError, RegistryAway)):
+                raise
+            raise ConfigError(f"the newest schema of {subject} is no Avro schema: {_short(error)}; register one that is") from None
+        check_fields(self.source, AvroPlaces(both, named), f"the newest schema of {subject}", say)
+        return subject
 
     def prepare_to_encode(self) -> None:
         """Register the source's schema."""

@@ -8,6 +8,7 @@ or that is of another kind, is a reject (``unknown_schema``); without one ids ar
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +17,11 @@ from pipelines.project.config import KafkaSettings
 from pipelines.sources.formats.fault_injection import JSON_KINDS, UNKNOWN_ID, break_json
 from pipelines.sources.formats.framing import HEADER, frames
 from pipelines.sources.formats.record_format import RecordFormat
+from pipelines.sources.formats.schema_paths import JsonPlaces, check_fields
 from pipelines.sources.formats.verdicts import merged, refusals
 from transforms.contract import Checked, Now, check_json, encode_json
 from transforms.definitions import EventSource
+from transforms.errors import ConfigError
 from transforms.origin import Origin
 from transforms.reasons import MALFORMED, UNKNOWN_SCHEMA
 from transforms.rules import now_of
@@ -71,6 +74,19 @@ class JsonSchemaFormat(RecordFormat):
             return self._refused[number]
         self._known.add(number)
         return ""
+
+    def check_schema(self, say: Callable[[str], None]) -> str:
+        """See the base class: by the newest schema of ``<topic>-value``."""
+        subject = f"{self.source.topic}-value"
+        found = self.registry.version(subject) if self._asks else None
+        if found is None or found.kind != "JSON":
+            return ""
+        try:
+            schema = json.loads(found.text)
+        except (ValueError, RecursionError):
+            raise ConfigError(f"the newest schema of {subject} is not JSON; register one that is") from None
+        check_fields(self.source, JsonPlaces(schema), f"the newest schema of {subject}", say)
+        return subject
 
     def prepare_to_encode(self) -> None:
         """Register the source's schema."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,23 @@ class ProtobufFormat(RecordFormat):
                 made = f"schema {number}: {error}"
         self._readers[head] = made
         return made
+
+    def check_schema(self, say: Callable[[str], None]) -> str:
+        """See the base class: by the newest schema of ``<topic>-value``; by a descriptor it is checked as the format is made."""
+        subject = f"{self.source.topic}-value"
+        found = None if self._file is not None else self.registry.version(subject, serialized=True)
+        if found is None:
+            return ""
+        try:
+            types = from_registry(found, self.registry)
+            name = self.options.message
+            message = types.at((0,)) if name is None else types.named(name.strip("."))
+        except UnusableSchema as error:
+            raise ConfigError(f"the newest schema of {subject} is of no use: {error}; register one that is") from None
+        if message is None:
+            raise ConfigError(f"kafka.format_options.{self.source.name}.message: {name!r} is not in the newest schema of {subject}")
+        check_paths(message, self.source, types)
+        return subject
 
     # ---------------------------------------------------------------------------------------------------------------- writing
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from pipelines.sources.formats.protobuf_any import Types
@@ -58,6 +60,33 @@ def _advice(message: Descriptor, path: Path, types: Types) -> str:
                 return f"write path={path_text(joined)!r}"
     known = [field.name for field in message.fields]
     if path[0] in known:
-        return "correct its path"
+        return _spelt(message, path, types) or "correct its path"
     same = [name for name in known if name.replace("_", "").lower() == str(path[0]).replace("_", "").lower()]
-    return f"write {same[0]!r}" if same else f"it has {', '.join(known[:20])}"
+    if same:
+        return f"write {same[0]!r}"
+    return _spelt(message, path, types) or f"it has {', '.join(known[:20])}"
+
+
+def _spelt(message: Descriptor, path: Path, types: Types) -> str:
+    """Which path is meant, where one name in it is much like one that there is; "": none is."""
+    for at, step in enumerate(path):
+        reached = _reached(message, path[:at])
+        for name in [] if reached is None else get_close_matches(str(step), [field.name for field in reached.fields], 3):
+            if _leads(message, other := (*path[:at], name, *path[at + 1 :]), types):
+                return f"write path={path_text(other)!r}"
+    return ""
+
+
+def _reached(of: Descriptor, path: Path) -> Descriptor | None:
+    """The message at a path, through lists and maps; None where none is."""
+    within: FieldDescriptor | None = None
+    for step in path:
+        if within is not None and (is_map(within) or not isinstance(step, str) or step == "[]"):
+            within = None  # the key of a map, the place in a list
+            continue
+        if (within := of.fields_by_name.get(str(step))) is None or within.message_type is None:
+            return None
+        of = within.message_type.fields_by_name["value"].message_type if is_map(within) else within.message_type
+        if of is None:
+            return None
+    return of

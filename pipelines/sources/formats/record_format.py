@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
@@ -114,6 +114,14 @@ class RecordFormat(ABC):
         Raises as :meth:`decode`.
         """
         return None
+
+    def check_schema(self, say: Callable[[str], None]) -> str:
+        """What is wrong with the source's fields by the schema that is registered for its topic's records, without one of them. What it is
+        called; "", the default: no schema tells. ``say`` hears of fields that it does not name and allows.
+
+        Raises ConfigError for a field that stands where no record can have anything; RegistryAway and ConfigError as the registry.
+        """
+        return ""
 
     def prepare_to_encode(self) -> None:  # noqa: B027  # most formats leave it as it is
         """Make known elsewhere what readers need, e.g. register a schema; called before the first :meth:`encode`. By default: nothing.
