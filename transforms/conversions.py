@@ -51,7 +51,9 @@ _HEX = re.compile(r"(?:0[xX])?([0-9a-fA-F]*)", re.ASCII)
 _BASE64 = re.compile(r"([A-Za-z0-9+/]*)={0,2}", re.ASCII)
 _ODATA = re.compile(r"/Date\((-?[0-9]{1,18})([+-][0-9]{4})?\)/", re.ASCII)
 _ISO = re.compile(
-    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2})(:[0-9]{2})?(?:[.,]([0-9]+))?(?: ?([Zz]|UTC|GMT|[+-][0-9]{2}(?::?[0-9]{2})?))?",
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}(?::[0-9]{2})?|[0-9]{8}[Tt][0-9]{4}(?:[0-9]{2})?)(?:[.,]([0-9]+))?"
+    # Behind an offset its name, as Go prints it, and what RFC 9557 and Java put into brackets: the offset says which moment it is.
+    r"(?: ?([Zz]|UTC|GMT|[+-][0-9]{2}(?::?[0-9]{2})?)(?: [A-Z]{2,5})?(?:\[[^\[\]]{1,64}\])*)?",
     re.ASCII,
 )
 _EPOCH_DAY = date(1970, 1, 1)
@@ -244,8 +246,9 @@ def _iso(text: str | None, parse: IsoTime) -> int:
     try:
         if found is None:
             raise ValueError
-        day, time, seconds, digits, zone = found.groups()
-        read = datetime.fromisoformat(f"{day}T{time}{seconds or ':00'}.{(digits or '')[:6]:0<6}")
+        told, digits, zone = found.groups()
+        year, month, day, hour, minute, second = _parts(told)
+        read = datetime(year, month, day, hour, minute, second, int(f"{(digits or '')[:6]:0<6}"))
         if zone is None:
             if parse.zone is None:
                 raise Refused(WRONG_TYPE, "says no zone; say which one is meant: IsoTime(zone='Europe/Paris')")
@@ -257,6 +260,12 @@ def _iso(text: str | None, parse: IsoTime) -> int:
         return micros_of(read) - (-1 if offset[0] == "-" else 1) * minutes * 60_000_000
     except ValueError:
         raise Refused(WRONG_TYPE, "is no time such as 2024-05-01 10:00:00.123+00, as IsoTime reads them") from None
+
+
+def _parts(told: str) -> tuple[int, ...]:
+    """The numbers of a time, with or without marks between them; 0 for seconds that are left out."""
+    digits = re.sub("[^0-9]", "", told).ljust(14, "0")
+    return int(digits[:4]), *(int(digits[at : at + 2]) for at in range(4, 14, 2))
 
 
 def _formatted(text: str, parse: TimeFormat) -> int:

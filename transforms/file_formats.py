@@ -48,6 +48,8 @@ class Csv:
             value = getattr(self, name)
             if value is None and name in ("quote", "escape", "thousands"):
                 continue
+            if name == "thousands" and isinstance(value, str) and len(value) == 1 and value.isspace() and value not in "\r\n":
+                continue  # no-break spaces, as many countries write them
             if not (isinstance(value, str) and len(value) == 1 and value.isascii() and value not in "\r\n\0"):
                 raise DefinitionError(f"Csv: {name} {value!r} is no single ASCII character; write one, such as ';'")
         if self.delimiter in (self.quote, self.escape):

@@ -15,7 +15,9 @@ from pipelines.inference.names import words
 from pipelines.inference.times import epoch, epoch_text, moments, text_times, times
 from transforms.instants import micros_of
 
-__all__ = ["describe"]
+__all__ = ["EMPTY_LISTS", "describe"]
+
+EMPTY_LISTS = "empty lists"
 
 MOST_WORDS = 12
 _IDS = {"id", "code", "key", "zip", "phone", "number"}
@@ -186,7 +188,7 @@ def _lists(column: Column, values: list[Any]) -> None:
     }  # fmt: skip
     found = kinds.get(frozenset(inner))
     if found is None:
-        column.left_out = "empty lists" if not inner else f"lists of {', '.join(sorted(t.__name__ for t in inner))}"
+        column.left_out = EMPTY_LISTS if not inner else f"lists of {', '.join(sorted(t.__name__ for t in inner))}"
     else:
         column.dtype = found
         sizes = {len(v) for v in values if v is not None}

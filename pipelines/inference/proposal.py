@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipelines.inference.column import NONE, Column
-from pipelines.inference.columns import describe
+from pipelines.inference.columns import EMPTY_LISTS, describe
 from pipelines.inference.envelope import Envelope
 from pipelines.inference.names import identifier, taken_from, words
 from pipelines.inference.sampling import Sample
@@ -111,7 +111,7 @@ def propose(sample: Sample, *, zone: str | None = None, explode: str | None = No
     mark = sample.dialect.decimal if sample.dialect else "."
     thousands = sample.dialect.thousands if sample.dialect else None
     described = [describe(s, v, sample.kinds.get(s), sample.text, mark, zone, thousands) for s, v in sample.columns.items()]
-    described = [c for c in described if c.nulls < c.rows or not any(o.steps[: len(c.steps)] == c.steps != o.steps for o in described)]
+    described = [c for c in described if not _is_bare(c) or not _goes_on(c, described, sample)]
     _leave_out_mixed(described, sample)
     columns = [c for c in described if not c.left_out]
     taken = {"event_at"}
@@ -143,6 +143,19 @@ def propose(sample: Sample, *, zone: str | None = None, explode: str | None = No
         offset=offset,
         day=day if when.of_day else None,
     )
+
+
+def _is_bare(column: Column) -> bool:
+    """Whether nothing stands there, or nothing but empty lists: of what, others may say."""
+    return column.nulls == column.rows or column.left_out == EMPTY_LISTS
+
+
+def _goes_on(column: Column, described: list[Column], sample: Sample) -> bool:
+    """Whether in other records there is more: objects, a map or a list of objects where there is nothing; of empty lists, a map or a list
+    of objects."""
+    if column.nulls == column.rows:
+        return any(o.steps[: len(column.steps)] == column.steps != o.steps for o in described)
+    return column.steps in sample.lists or column.steps in sample.maps
 
 
 def _of_change(columns: list[Column], envelope: Envelope) -> Column | None:

@@ -10,6 +10,7 @@ import io
 import itertools
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ import pyarrow as pa
 
 from pipelines.inference.envelope import Envelope, envelope_of
 from pipelines.sources.file_formats.compressed_file import opened
-from pipelines.sources.file_formats.file_format import COMPRESSED, UnreadableFileError, format_of
+from pipelines.sources.file_formats.file_format import COMPRESSED, UnreadableFileError, format_of, one_line
 from pipelines.sources.file_formats.json_lines_file import MAX_LINE_BYTES
 from pipelines.sources.file_records import partitions_of
 from transforms.definitions import Csv, EventSource, Field
@@ -27,7 +28,8 @@ from transforms.errors import DataError
 from transforms.json_payload import too_deep
 from transforms.nested import entries_of
 
-__all__ = ["Sample", "Steps", "dialect_of", "flattened", "json_object", "sample_files", "sample_records", "text_records", "types_of"]
+__all__ = ["Sample", "Steps", "dialect_of", "flattened", "json_object", "maps_as_objects", "sample_files", "sample_records"]
+__all__ += ["text_records", "types_of"]
 
 MOST_FILES = 20
 """Of a folder so many files are looked at, evenly spread over their names."""
@@ -63,6 +65,8 @@ class Sample:
     dialect: Csv | None = None
     suffix: str = ""
     lists: dict[Steps, int] = field(default_factory=dict)
+    maps: set[Steps] = field(default_factory=set)
+    """Where lists of entries stand, which are maps."""
     kinds: dict[Steps, pa.DataType] = field(default_factory=dict)
     folders: tuple[str, ...] = ()
     envelope: Envelope | None = None
@@ -93,17 +97,35 @@ def sample_files(
             found = list(itertools.islice(_records(file, dialect, types), each))
         except UnreadableFileError as error:
             raise DataError(f"{file}: {error}") from None
+        except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # the disk's; those of a codec carry no number
+                raise
+            raise DataError(f"{file} cannot be decompressed: {one_line(error)}; repair the file, or name one that can") from None
         given = partitions_of(file.parent.relative_to(path).parts) if path.is_dir() else ()
         columns |= dict.fromkeys(name for name, _ in given)
         records += [{**dict(given), **r} for r in found] if given else found
         parts.append(len(found))
     if not records:
-        raise DataError(f"{path} holds no records; nothing can be said of it")
+        raise DataError(f"{path} holds no records{_not_lines(files)}; nothing can be said of it")
     made = flattened(records, explode)
     return Sample(
         made.columns, made.rows, parts if made.rows == len(records) else [made.rows], "file", dialect is not None, dialect, suffix,
-        made.lists, types, tuple(columns), made.envelope, more=made.more,
+        made.lists, made.maps, types, tuple(columns), made.envelope, more=made.more,
     )  # fmt: skip
+
+
+def _not_lines(files: Sequence[Path]) -> str:
+    """What JSON of another form the first file is, where it looks like one."""
+    if _suffix(files[0]) not in LINES:
+        return ""
+    with opened(files[0]) as f:
+        start = f.read(64)
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return f" of UTF-8: {files[0].name} is UTF-16 (iconv -f UTF-16 -t UTF-8)"
+    start = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if start.startswith(b"["):
+        return f", an object on each line: {files[0].name} is one array (jq -c '.[]')"
+    return f", an object on each line: those of {files[0].name} go over several (jq -c .)" if start.startswith(b"{") else ""
 
 
 def sample_records(
@@ -119,6 +141,7 @@ def flattened(records: Sequence[Mapping[str, Any]], explode: str | None = None) 
     """Records as columns by path. ``explode`` names a list of objects of which each element becomes a row. Raises DataError."""
     columns: dict[Steps, list[Any]] = {}
     lists: dict[Steps, int] = {}
+    maps: set[Steps] = set()
     wanted = tuple(explode.split(".")) if explode else None
     row = more = 0
     envelope = envelope_of(records)
@@ -132,7 +155,7 @@ def flattened(records: Sequence[Mapping[str, Any]], explode: str | None = None) 
                 inner = inner.get(name) if isinstance(inner, Mapping) else None
             elements = inner if isinstance(inner, list) else []
         for element in elements:
-            for steps, value in _leaves(record, (), wanted, element, lists):
+            for steps, value in _leaves(record, (), wanted, element, lists, maps):
                 if envelope is not None and not envelope.keeps(steps):
                     continue
                 column = columns.get(steps)
@@ -152,11 +175,11 @@ def flattened(records: Sequence[Mapping[str, Any]], explode: str | None = None) 
         )
     if envelope is not None:
         lists = {steps: n for steps, n in lists.items() if envelope.keeps(steps)}
-    return Sample(columns, row, [row], "records", lists=lists, envelope=envelope, more=more)
+    return Sample(columns, row, [row], "records", lists=lists, maps=maps, envelope=envelope, more=more)
 
 
 def _leaves(
-    value: Mapping[Any, Any], at: Steps, wanted: Steps | None, element: Any, lists: dict[Steps, int]
+    value: Mapping[Any, Any], at: Steps, wanted: Steps | None, element: Any, lists: dict[Steps, int], maps: set[Steps]
 ) -> Iterator[tuple[Steps, Any]]:
     for name, inner in value.items():
         if not name or name == "[]" or len(name) > MOST_LETTERS:
@@ -164,16 +187,25 @@ def _leaves(
         steps = (*at, str(name))
         if steps == wanted:
             if isinstance(element, Mapping):
-                yield from _leaves(element, (*steps[:-1], f"{steps[-1]}", "[]"), None, None, {})
+                yield from _leaves(element, (*steps[:-1], f"{steps[-1]}", "[]"), None, None, {}, set())
             else:
                 yield (*steps, "[]"), element
-        elif isinstance(inner, Mapping) or (isinstance(inner, list) and inner and entries_of(inner)):
+        elif (members := _members(inner)) is not None:
+            if inner is not members:
+                maps.add(steps)
             if len(steps) < MOST_DEPTH:
-                yield from _leaves(inner if isinstance(inner, Mapping) else entries_of(inner) or {}, steps, wanted, element, lists)
+                yield from _leaves(members, steps, wanted, element, lists, maps)
         elif isinstance(inner, list) and any(isinstance(e, (Mapping, list)) for e in inner):
             lists[steps] = lists.get(steps, 0) + 1
         else:
             yield steps, inner
+
+
+def _members(value: Any) -> Mapping[Any, Any] | None:
+    """The members of an object, or of a map that stands as a list of entries; None for what is neither."""
+    if isinstance(value, Mapping):
+        return value
+    return (entries_of(value) or None) if isinstance(value, list) and value else None
 
 
 def _files(path: Path) -> list[Path]:
@@ -221,7 +253,28 @@ def _records(file: Path, dialect: Csv | None, types: dict[Steps, pa.DataType]) -
             assert raw.rows is not None
             for name, kind in zip(raw.rows.schema.names, raw.rows.schema.types, strict=True):
                 types_of(kind, (name,), types)
-            yield from raw.rows.to_pylist()
+            yield from maps_as_objects(raw.rows)
+
+
+def maps_as_objects(rows: pa.RecordBatch) -> Iterator[dict[str, Any]]:
+    """Rows as Python has them, but maps, at any depth, are objects, not lists of pairs."""
+    forms = {name: form for name, kind in zip(rows.schema.names, rows.schema.types, strict=True) if (form := _form(kind)) is not None}
+    for row in rows.to_pylist():
+        yield {**row, **{name: form(row[name]) for name, form in forms.items() if row[name] is not None}}
+
+
+def _form(kind: pa.DataType) -> Callable[[Any], Any] | None:
+    """What makes objects of the maps in a value of a type; None: there are none."""
+    if pa.types.is_map(kind):
+        inner = _form(kind.item_type)
+        return lambda v: {str(key): each if inner is None or each is None else inner(each) for key, each in v}
+    if pa.types.is_struct(kind):
+        forms = {f.name: form for f in (kind[i] for i in range(kind.num_fields)) if (form := _form(f.type)) is not None}
+        return (lambda v: {**v, **{n: form(v[n]) for n, form in forms.items() if v[n] is not None}}) if forms else None
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        inner = _form(kind.value_type)
+        return None if inner is None else lambda v: [None if each is None else inner(each) for each in v]
+    return None
 
 
 def types_of(kind: pa.DataType, at: Steps, types: dict[Steps, pa.DataType]) -> None:
@@ -238,7 +291,7 @@ def json_object(line: bytes) -> dict[str, Any] | None:
     if too_deep(line):  # before the interpreter's own limit, which depends on its version
         return None
     try:
-        value = json.loads(line)
+        value = json.loads(line.decode("utf-8-sig"))  # of bytes json takes UTF-16 as well, which the contract refuses
         if b"\\u" in line:
             json.dumps(value, ensure_ascii=False).encode()  # halves of characters are no text
     except (ValueError, RecursionError):
@@ -273,9 +326,10 @@ def text_records(lines: Iterable[str], dialect: Csv) -> Iterator[Mapping[str, An
     reader = _rows(csv.reader(lines, delimiter=dialect.delimiter, **how))
     names: Sequence[str] = dialect.columns or [n.strip().lstrip("\ufeff") for n in next(reader, [])]
     nulls = set(dialect.nulls)
+    once = {name for name in names if names.count(name) == 1}  # which of several is meant nobody can say
     for row in reader:
         if len(row) == len(names):
-            yield {name: None if value in nulls else value for name, value in zip(names, row, strict=True)}
+            yield {name: None if value in nulls else value for name, value in zip(names, row, strict=True) if name in once}
 
 
 def _rows(reader: Any) -> Iterator[list[str]]:
@@ -348,9 +402,24 @@ def _encoding(start: bytes) -> str:
 
 
 def _has_header(rows: list[list[str]]) -> bool:
-    """Whether the first row is of names: no value of it is a number or empty, and none is there twice."""
+    """Whether the first row is of names: no value of it is a number, and none is there twice or empty, unless there are numbers below it
+    where it has names."""
     first = rows[0]
-    return len(set(first)) == len(first) and not any(v == "" or v.strip().lstrip("-").replace(".", "", 1).isdigit() for v in first)
+    if any(map(_is_number, first)):
+        return False
+    named = {at for at, value in enumerate(first) if value}
+    if len({first[at] for at in named}) == len(first):
+        return True
+    # A spreadsheet's: a column without a name, or of another's.
+    return any(all(_begins_as_number(row[at]) for row in rows[1:] if row[at]) and any(row[at] for row in rows[1:]) for at in named)
+
+
+def _is_number(value: str) -> bool:
+    return value.strip().lstrip("-").replace(".", "", 1).isdigit()
+
+
+def _begins_as_number(value: str) -> bool:
+    return value.strip().lstrip("+-$€£")[:1].isdigit()
 
 
 def _comma_decimals(values: set[str]) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.inference.sampling import Sample, Steps, sample_records, types_of
+from pipelines.inference.sampling import Sample, Steps, maps_as_objects, sample_records, types_of
 from pipelines.project.extensions import TABLES
 from pipelines.sources.file_formats.physical import plain_columns
 from transforms.errors import DataError, DefinitionError
@@ -51,7 +51,7 @@ def sample_table(name: str, table: Table, rows: int, explode: str | None = None)
         for batch in (plain_columns(pa.Table.from_batches([each])) for each in found.batches):  # as a snapshot holds them
             for column, kind in zip(batch.schema.names, batch.schema.types, strict=True):
                 types_of(kind, (column,), types)
-            records += itertools.islice(batch.to_pylist(), rows - len(records))
+            records += itertools.islice(maps_as_objects(batch), rows - len(records))
             if len(records) >= rows:
                 break
     if not records:

@@ -44,6 +44,8 @@ _TIME = {
     "zeit",
     "moment",
 }
+_MONTH = "[A-Z][a-z]{2}"
+_CLOCK = r"\d\d:\d\d:\d\d"
 _FORMATS = (
     (r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d$", "%Y-%m-%d %H:%M:%S"), (r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d$", "%Y-%m-%dT%H:%M:%S"),
     (r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{1,6}$", "%Y-%m-%d %H:%M:%S.%f"),
@@ -51,12 +53,40 @@ _FORMATS = (
     (r"^\d{4}-\d\d-\d\d \d\d:\d\d$", "%Y-%m-%d %H:%M"), (r"^\d{4}-\d\d-\d\dT\d\d:\d\d$", "%Y-%m-%dT%H:%M"),
     (r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ?[+-]\d\d:?\d\d$", "%Y-%m-%d %H:%M:%S%z"),
     (r"^\d\d\.\d\d\.\d{4} \d\d:\d\d:\d\d$", "%d.%m.%Y %H:%M:%S"), (r"^\d\d\.\d\d\.\d{4} \d\d:\d\d$", "%d.%m.%Y %H:%M"),
-    (r"^\d\d/\d\d/\d{4} \d\d:\d\d:\d\d$", "%d/%m/%Y %H:%M:%S"), (r"^\d\d/\d\d/\d{4} \d\d:\d\d$", "%d/%m/%Y %H:%M"),
-    (r"^\d\d/\d\d/\d{4} \d\d:\d\d:\d\d$", "%m/%d/%Y %H:%M:%S"), (r"^\d\d/\d\d/\d{4} \d\d:\d\d$", "%m/%d/%Y %H:%M"),
-    (r"^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d$", "%Y/%m/%d %H:%M:%S"), (r"^\d\d\.\d\d\.\d{4}$", "%d.%m.%Y"), (r"^\d\d/\d\d/\d{4}$", "%d/%m/%Y"),
+    *((rf"^\d{{1,2}}/\d{{1,2}}/\d{{4}} {pattern}$", f"{day} {form}") for pattern, form, days in (
+        (r"\d{1,2}:\d\d:\d\d", "%H:%M:%S", ("%d/%m/%Y", "%m/%d/%Y")), (r"\d{1,2}:\d\d", "%H:%M", ("%d/%m/%Y", "%m/%d/%Y")),
+        (r"\d{1,2}:\d\d:\d\d [APap][Mm]", "%I:%M:%S %p", ("%m/%d/%Y", "%d/%m/%Y")),
+        (r"\d{1,2}:\d\d [APap][Mm]", "%I:%M %p", ("%m/%d/%Y", "%d/%m/%Y")),
+    ) for day in days),
+    (rf"^\d{{4}}/\d\d/\d\d {_CLOCK}$", "%Y/%m/%d %H:%M:%S"), (rf"^\d{{4}}/\d\d/\d\d {_CLOCK}\.\d{{1,6}}$", "%Y/%m/%d %H:%M:%S.%f"),
+    (r"^\d\d\.\d\d\.\d{4}$", "%d.%m.%Y"), (r"^\d{1,2}/\d{1,2}/\d{4}$", "%d/%m/%Y"), (r"^\d{1,2}/\d{1,2}/\d{4}$", "%m/%d/%Y"),
+    (r"^\d{4}/\d\d/\d\d$", "%Y/%m/%d"),
+    # Logs of web servers; mail and HTTP; what C, Java and Twitter print; Oracle and DB2.
+    (rf"^\d\d/{_MONTH}/\d{{4}}:{_CLOCK} [+-]\d{{4}}$", "%d/%b/%Y:%H:%M:%S %z"),
+    (rf"^\[\d\d/{_MONTH}/\d{{4}}:{_CLOCK} [+-]\d{{4}}\]$", "[%d/%b/%Y:%H:%M:%S %z]"),
+    (rf"^{_MONTH}, \d{{1,2}} {_MONTH} \d{{4}} {_CLOCK} [+-]\d{{4}}$", "%a, %d %b %Y %H:%M:%S %z"),
+    (rf"^{_MONTH}, \d{{1,2}} {_MONTH} \d{{4}} {_CLOCK} GMT$", "%a, %d %b %Y %H:%M:%S GMT"),
+    (rf"^{_MONTH} {_MONTH} +\d{{1,2}} {_CLOCK} [+-]\d{{4}} \d{{4}}$", "%a %b %d %H:%M:%S %z %Y"),
+    (rf"^{_MONTH} {_MONTH} +\d{{1,2}} {_CLOCK} UTC \d{{4}}$", "%a %b %d %H:%M:%S UTC %Y"),
+    (rf"^{_MONTH} {_MONTH} +\d{{1,2}} {_CLOCK} GMT \d{{4}}$", "%a %b %d %H:%M:%S GMT %Y"),
+    (rf"^{_MONTH} {_MONTH} +\d{{1,2}} {_CLOCK} \d{{4}}$", "%a %b %d %H:%M:%S %Y"),
+    (rf"^\d{{1,2}}-{_MONTH}-\d{{4}} {_CLOCK}$", "%d-%b-%Y %H:%M:%S"),
+    (rf"^\d{{1,2}} {_MONTH} \d{{4}} {_CLOCK}$", "%d %b %Y %H:%M:%S"),
+    (rf"^\d{{1,2}} [A-Z][a-z]+ \d{{4}} {_CLOCK}$", "%d %B %Y %H:%M:%S"),
+    (rf"^{_MONTH} \d{{1,2}}, \d{{4}} \d{{1,2}}:\d\d:\d\d [AP]M$", "%b %d, %Y %I:%M:%S %p"),
+    (r"^\d\d-[A-Z][A-Za-z]{2}-\d\d \d\d\.\d\d\.\d\d\.\d{1,6} [AP]M$", "%d-%b-%y %I.%M.%S.%f %p"),
+    (r"^\d{4}-\d\d-\d\d-\d\d\.\d\d\.\d\d\.\d{1,6}$", "%Y-%m-%d-%H.%M.%S.%f"),
 )  # fmt: skip
+_DIGITS = (
+    (r"^(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])([01]\d|2[0-3])[0-5]\d[0-5]\d$", "%Y%m%d%H%M%S"),
+    (r"^(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])([01]\d|2[0-3])[0-5]\d[0-5]\d\d{3}$", "%Y%m%d%H%M%S%f"),
+)
 _DAYS = r"^(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])$"
-_ISO = r"^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d)?([.,]\d+)?( ?(Z|z|UTC|GMT|[+-]\d\d(:?\d\d)?))?$"
+_ISO = (
+    r"^(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d)?|\d{8}[Tt]\d{4}(\d\d)?)([.,]\d+)?"
+    r"( ?(Z|z|UTC|GMT|[+-]\d\d(:?\d\d)?)( [A-Z]{2,5})?(\[[^\[\]]{1,64}\])*)?$"
+)
+_ZONED = re.compile(r"(Z|z|UTC|GMT|[+-]\d\d(:?\d\d)?)( [A-Z]{2,5})?(\[[^\[\]]*\])*$")
 
 
 def text_times(column: Column, values: list[Any], all_match: Callable[[str], bool], text: bool, zone: str | None) -> bool:
@@ -83,6 +113,10 @@ def text_times(column: Column, values: list[Any], all_match: Callable[[str], boo
         column.dtype, column.parse = "timestamp", 'Epoch("ms", text=True)'
         moments(column, [None if v is None else value_of(v, Epoch("ms", text=True), "timestamp") for v in values])
         return True
+    if not (time_like(name) or name.startswith("column_")):
+        return False
+    if any(all_match(pattern) and _formatted(column, values, form, zone) for pattern, form in _DIGITS):
+        return True
     return not text and time_like(name) and all_match(_DAYS) and _formatted(column, values, "%Y%m%d", zone)
 
 
@@ -95,7 +129,7 @@ def time_like(name: str) -> bool:
 def epoch(column: Column, values: list[Any]) -> None:
     """Integers of a time, by their size and name."""
     name = column.called
-    timed = time_like(name) or "$date" in column.steps or (name.startswith("column_") and _rising(values))
+    timed = time_like(name) or "$date" in column.steps or _of_moment(column.steps) or (name.startswith("column_") and _rising(values))
     if not timed or not isinstance(column.low, (int, float)):
         return
     if {"date", "day", "dt"} & set(words(name)) and column.low * _DAY >= _FIRST and column.high * _DAY <= _LAST and column.dtype == "int64":
@@ -120,6 +154,11 @@ def epoch(column: Column, values: list[Any]) -> None:
         column.of_day = next((n for n in _OF_DAY if _DAY * n // 1_000 <= column.high < _DAY * n), 0)
         if column.of_day:
             column.moments = np.array([NONE if v is None else v * 1_000_000 // column.of_day for v in values], np.int64)
+
+
+def _of_moment(steps: tuple[Any, ...]) -> bool:
+    """Whether it is the seconds of an object that is a time, beside their nanoseconds."""
+    return len(steps) > 1 and steps[-1] in ("seconds", "_seconds", "epochSecond", "epoch_second") and time_like(str(steps[-2]))
 
 
 def epoch_text(column: Column, values: list[Any]) -> None:
@@ -168,6 +207,8 @@ def _formatted(column: Column, values: list[Any], form: str, zone: str | None) -
     if "%z" in form:
         column.parse = f'TimeFormat("{form}")'
         moments(column, [None if at is None else micros_of(at) for at in read])
+    elif form.endswith(" GMT") or " UTC" in form or " GMT " in form:
+        _local(column, read, form, "UTC")
     else:
         column.naive = zone is None
         if zone is None:
@@ -181,7 +222,7 @@ def _formatted(column: Column, values: list[Any], form: str, zone: str | None) -
 def _printed(column: Column, values: list[Any], zone: str | None) -> bool:
     """Moments as databases and programs print them; of some the zone, the fraction or the seconds are left out."""
     how: dict[str, Any] = {}
-    naive = [v is not None and re.search(r"(Z|z|UTC|GMT|[+-]\d\d(:?\d\d)?)$", v[16:]) is None for v in values]
+    naive = [v is not None and _ZONED.search(v, 12) is None for v in values]
     if any(naive):
         how = {"zone": zone or "UTC", "ambiguous": "earlier", "missing": "later"}
         column.naive = zone is None

@@ -169,5 +169,36 @@ def _protobuf(
             own = columns[message.DESCRIPTOR.full_name] = columns_of(message.DESCRIPTOR, everything(message.DESCRIPTOR))
             for column in own:
                 types_of(column.type, (column.name,), types)
-        out.append({column.name: pa.array([column.get(message)], column.type)[0].as_py() for column in own})
+        record = {column.name: pa.array([column.get(message)], column.type)[0].as_py() for column in own}
+        out.append(_together(record, _open_members(message)))
     return out
+
+
+def _open_members(message: Any, depth: int = 4) -> dict[str, Any]:
+    """What stands in the maps and Structs of a message, whose keys no schema tells, and of those within it. Maps of messages are left."""
+    from google.protobuf.json_format import MessageToDict
+
+    from pipelines.sources.formats.protobuf_columns import is_map, is_repeated
+
+    found: dict[str, Any] = {}
+    for of, value in message.ListFields():
+        if is_map(of):
+            kind = of.message_type.fields_by_name["value"]
+            names = {} if kind.enum_type is None else {number: each.name for number, each in kind.enum_type.values_by_number.items()}
+            if kind.message_type is None:
+                found[of.name] = {str(key): names.get(each, each) for key, each in value.items()}
+        elif of.message_type is None or is_repeated(of):
+            continue
+        elif of.message_type.full_name == "google.protobuf.Struct":
+            found[of.name] = MessageToDict(value)
+        elif depth > 1 and (inner := _open_members(value, depth - 1)):
+            found[of.name] = inner
+    return found
+
+
+def _together(record: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """A record with further members, of objects in it too."""
+    for name, value in more.items():
+        held = record.get(name)
+        record[name] = _together(held, value) if isinstance(held, dict) and isinstance(value, dict) else value
+    return record

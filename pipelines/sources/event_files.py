@@ -114,7 +114,7 @@ def inventory(
         merged = covered(entry.name for entry in entries)
         for entry in entries:
             path, hidden = Path(entry.path), entry.name.startswith((".", "_"))
-            if entry.is_dir():
+            if _is_folder(entry):
                 if hidden:
                     passed.append(PassedOver(f"{_name(path, root)}/", "its name starts with . or _"))
                 elif _overlaps(_day_of(entry.name), start_us, end_us):
@@ -144,6 +144,14 @@ def in_range(name: str, start_us: int | None, end_us: int | None) -> bool:
 
 def _name(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix()
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder, or a link to one; a link to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _no_event_file(entry: os.DirEntry[str], hidden: bool, source: EventSource) -> str:

@@ -94,6 +94,8 @@ def test_quotes_line_breaks_and_what_is_never_closed(tmp_path: Path) -> None:
     ("dialect", "text"),
     [
         (Csv(delimiter=";", decimal=",", thousands="."), "order_id;at;n;price\na;{at};1.234;1.234,5\n"),
+        (Csv(delimiter=";", decimal=",", thousands="\u202f"), "order_id;at;n;price\na;{at};1\u202f234;1\u202f234,5\n"),
+        (Csv(delimiter=";", decimal=",", thousands="\xa0"), "order_id;at;n;price\na;{at};1\xa0234;1\xa0234,5\n"),
         (Csv(delimiter="\t", nulls=["\\N"]), "order_id\tat\tn\tprice\tnote\na\t{at}\t1234\t1234.5\t\\N\n"),
         (Csv(delimiter="|", quote="'"), "order_id|at|n|price|note\n'a'|{at}|1234|'1234.5'|'|'\n"),
         (Csv(escape="\\", quote=None, delimiter=","), "order_id,at,n,price,note\na,{at},1234,1234.5,x\\,y\n"),
@@ -212,16 +214,20 @@ def test_a_replay_sends_json(tmp_path: Path) -> None:
 
 
 CELLS = st.one_of(
-    st.text(alphabet="0123456789+-.eE ,n", max_size=9), st.integers(-(2**65), 2**65).map(str), st.floats().map(str),
+    st.text(alphabet="0123456789+-.eE ,n\xa0", max_size=9), st.integers(-(2**65), 2**65).map(str), st.floats().map(str),
     st.decimals(allow_nan=False, allow_infinity=False).map(str),
     st.sampled_from(["true", "False", "NaN", "inf", "ü", "5.", ".5", "+1", "1.0"]),
 )  # fmt: skip
 
 
-@given(st.lists(st.none() | CELLS, max_size=20), st.sampled_from(["int64", "float64", "bool", "timestamp"]), st.booleans())
+@given(
+    st.lists(st.none() | CELLS, max_size=20),
+    st.sampled_from(["int64", "float64", "bool", "timestamp"]),
+    st.sampled_from([None, ".", "\xa0"]),
+)
 @settings(max_examples=300, deadline=None)
-def test_a_column_reads_as_each_of_its_cells(texts: list[str | None], dtype: str, comma: bool) -> None:
-    dialect = Csv(delimiter=";", decimal=",", thousands=".") if comma else Csv(delimiter=";")
+def test_a_column_reads_as_each_of_its_cells(texts: list[str | None], dtype: str, thousands: str | None) -> None:
+    dialect = Csv(delimiter=";", decimal=",", thousands=thousands) if thousands else Csv(delimiter=";")
     column, good = typed_column(pa.array([None if t is None else t.encode() for t in texts], pa.binary()), dtype, dialect)
     got = column.to_pylist()
     for row, text in enumerate(texts):
@@ -248,6 +254,8 @@ def test_what_pythons_writer_writes_is_read(rows: list[list[str]], every: bool) 
     ("more", "message"),
     [
         ({"delimiter": ";;"}, "delimiter ';;' is no single ASCII character"), ({"quote": ","}, "is the quote or the escape, too"),
+        ({"thousands": "\n"}, "thousands .* is no single"),
+        ({"decimal": "\xa0"}, "decimal .* is no single ASCII"), ({"thousands": "\u00b7"}, "thousands .* is no single ASCII"),
         ({"decimal": ",", "thousands": ",", "delimiter": ";"}, "decimal and thousands are both"), ({"header": False}, "say one of both"),
         ({"columns": ["a"]}, "say one of both"), ({"header": False, "columns": ["a", "a"]}, "is there twice"),
         ({"encoding": "utf-7000"}, "there is no encoding 'utf-7000'"), ({"nulls": "NA"}, "no list of texts"),

@@ -174,8 +174,10 @@ def test_links_are_followed_and_no_file_counts_twice(tmp_path: Path) -> None:
         "events/orders/date=2024-10-03/loop": "a link to a folder that it lies in",
         "events/orders/date=2024-10-03-old/loop": "a link to a folder that it lies in",
     }
+    (top / "itself").symlink_to(top / "itself")
     day = inventory(tmp_path, SOURCE, 20_000 * DAY, None)
     assert [f.name for f in day.files if f.date] == []  # the link is of another day
+    assert "events/orders/itself" in [p.name for p in day.passed_over]
     (top / "gone.jsonl").symlink_to(top / "nothing.jsonl")
     with pytest.raises(FileNotFoundError, match="gone"):
         inventory(tmp_path, SOURCE, None, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import os
 import stat
@@ -198,12 +199,18 @@ def test_disorder_is_measured_within_each_file(tmp_path: Path) -> None:
         ({"a.jsonl": '{"x": 1}\n'}, {"event_time": "y"}, "--event-time y: there is no such column"),
         ({"a.jsonl": '{"x": 86399999999999}\n'}, {"event_time": "x"}, "--event-time x: 86399999999999 .* neither seconds nor an epoch"),
         ({"a.jsonl": '{"x": 1}\n'}, {"explode": "items"}, "--explode items: no record has a list there"),
+        ({"a.json": '[{"x": 1}, {"x": 2}]'}, {}, r"a.json is one array \(jq"),
+        ({"a.json": '{\n "x": 1\n}\n'}, {}, r"those of a.json go over several \(jq"),
+        ({"a.jsonl": '{"x": 1}\n'.encode("utf-16")}, {}, "a.jsonl is UTF-16"),
+        ({"a.jsonl.gz": gzip.compress(b'{"x": 1}\n') + b"rest"}, {}, r"a.jsonl.gz cannot be decompressed: .*; repair the file"),
+        ({"a.jsonl.gz": gzip.compress(b'{"x": 1}\n' * 99)[:-9]}, {}, r"a.jsonl.gz cannot be decompressed: .*; repair the file"),
+        ({"a.jsonl.zst": b"nonsense"}, {}, r"a.jsonl.zst cannot be decompressed: .*; repair the file"),
         ({"a.csv": "x,y\n1,2\n", "b.parquet": ""}, {}, "files of several kinds"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_said_is_one_line(tmp_path: Path, files: dict[str, str], more: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_said_is_one_line(tmp_path: Path, files: dict[str, str | bytes], more: dict[str, Any], message: str) -> None:
     for name, text in files.items():
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_bytes(text.encode() if isinstance(text, str) else text)
     with pytest.raises(DataError, match=message) as caught:
         infer_files(tmp_path, **more)
     assert "\n" not in str(caught.value)

@@ -120,6 +120,34 @@ def test_protobuf_by_a_descriptor_or_a_registry(registry: SchemaRegistry, tmp_pa
     assert [e["at"] for e in events] == times() and events[1]["user_user_id"] == "u1"
 
 
+def test_maps_and_structs_of_protobuf(tmp_path: Path) -> None:
+    """No schema tells their keys; the records do."""
+    fields = {
+        "orderId": "string", "at": ".google.protobuf.Timestamp", "labels": "map string string", "kinds": "map int32 enum .shop.Kind",
+        "extra": ".google.protobuf.Struct", "card": ".shop.Order.Card",
+    }  # fmt: skip
+    imports = ("google/protobuf/timestamp.proto", "google/protobuf/struct.proto")
+    nested = {"Order.Card": {"last": "string", "checks": "map string bool"}}
+    file = file_of("order.proto", {"Order": fields, **nested}, enums={"Kind": ["UNKNOWN", "VIEW", "BUY"]}, imports=imports)
+    payloads = []
+    for n, at in enumerate(times()):
+        order = classes(file)["shop.Order"](orderId=f"o{n}", labels={"campaign": f"c{n % 3}"}, kinds={7: n % 3}, card={"last": f"x{n}"})
+        order.at.FromDatetime(at.replace(tzinfo=None))
+        order.extra["page"] = f"p{n % 2}"
+        if n % 2:
+            order.card.checks["cvc"] = True
+        payloads.append(order.SerializeToString())
+    (tmp_path / "o.desc").write_bytes(descriptor_set(file))
+    kafka = KafkaSettings(format_options={"orders": {"descriptor": str(tmp_path / "o.desc"), "message": "shop.Order"}})
+    text, source = inferred(payloads, kafka)
+    for path in ("labels.campaign", "kinds.7", "extra.page", "card.checks.cvc", "card.last"):
+        assert f'path="{path}"' in text, text
+    events = takes_all(source, kafka.model_copy(update={"formats": {"orders": "protobuf"}}), payloads)
+    assert [(e["labels_campaign"], e["kinds_7"], e["extra_page"], e["checks_cvc"]) for e in events] == [
+        (f"c{n % 3}", ["UNKNOWN", "VIEW", "BUY"][n % 3], f"p{n % 2}", True if n % 2 else None) for n in range(N)
+    ]
+
+
 def test_lines_and_json_behind_a_schema(registry: SchemaRegistry) -> None:
     lines = [f"o{n};{at:%d.%m.%Y %H:%M:%S};{n},5;u{n % 7}".encode() for n, at in enumerate(times())]
     text, source = inferred(lines, KafkaSettings(), zone="Europe/Paris")

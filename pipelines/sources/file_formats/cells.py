@@ -66,6 +66,8 @@ def typed_column(column: pa.Array, dtype: str, dialect: Csv) -> tuple[pa.Array, 
     if dtype not in ("int64", "float64", "bool", "timestamp"):
         return _texts(column)
     null = ~column.is_valid().to_numpy(zero_copy_only=False)
+    if dialect.thousands and not dialect.thousands.isascii() and dtype in ("int64", "float64"):
+        column = pc.replace_substring(_relabel(column), dialect.thousands, "")
     ascii_only = pc.fill_null(pc.string_is_ascii(_relabel(column)), True)
     text = pc.if_else(ascii_only, _relabel(column), pa.scalar("x")) if not pc.all(ascii_only).as_py() else _relabel(column)
     text = pc.ascii_trim(text, " \t")
