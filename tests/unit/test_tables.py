@@ -18,7 +18,7 @@ import pytest
 from pipelines.inference.infer_source import infer_table
 from pipelines.inference.table_records import table_named
 from pipelines.sources.event_files import events, inventory, list_files
-from pipelines.sources.tables import snapshots
+from pipelines.sources.tables import query_table, snapshots
 from pipelines.sources.tables.query_table import QueryTable
 from pipelines.sources.tables.snapshots import take_snapshot
 from pipelines.sources.tables.table_reader import masked_values
@@ -171,6 +171,39 @@ def test_a_driver_that_takes_options_alone(tmp_path: Path, monkeypatch: pytest.M
             take_snapshot(tmp_path / "data", src)
         assert said in str(caught.value) and "\n" not in str(caught.value)
     assert asked == [{"project": "p", "key": "hunter22"}]
+
+
+def address_first(uri: Any, db_kwargs: Any = None, *, autocommit: bool = False) -> Any:  # as Flight SQL's
+    raise OSError(f"{uri} with {db_kwargs}, {autocommit}")
+
+
+def path_alone(path: Any = None, *, fetch: int = 1) -> Any:  # as DuckDB's
+    raise OSError(f"{path} as it is")
+
+
+@pytest.mark.parametrize(
+    ("connect", "value", "said"),
+    [
+        (address_first, "grpc://h:1", "grpc://h:1 with None, True"),
+        (address_first, '{"uri": "grpc://h:1"}', "grpc://h:1 with None, True"),
+        (address_first, '{"uri": "grpc://h:1", "username": "me"}', "grpc://h:1 with {'username': 'me'}, True"),
+        (address_first, '{"username": "me"}', "adbc-driver-shaped needs 'uri' among the options that SHOP_URI holds"),
+        (path_alone, "shop.db", "shop.db as it is"),
+        (path_alone, '{"path": "shop.db"}', "shop.db as it is"),
+        (path_alone, '{"path": "shop.db", "threads": "2"}', "adbc-driver-shaped takes an address alone; have SHOP_URI hold it"),
+    ],
+)
+def test_what_a_driver_connects_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, connect: Any, value: str, said: str) -> None:
+    """By the parameters that its own connect has."""
+    module = types.ModuleType("adbc_driver_shaped.dbapi")
+    module.connect, module.Error = connect, ValueError  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "adbc_driver_shaped", types.ModuleType("adbc_driver_shaped"))
+    monkeypatch.setitem(sys.modules, "adbc_driver_shaped.dbapi", module)
+    monkeypatch.setattr(query_table, "masked_values", lambda text, values: text)
+    monkeypatch.setenv("SHOP_URI", value)
+    with pytest.raises((ConfigError, DataError)) as caught:
+        take_snapshot(tmp_path / "data", source(Query("SELECT 1", driver="adbc_driver_shaped", uri="SHOP_URI")))
+    assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
 def table() -> pa.Table:

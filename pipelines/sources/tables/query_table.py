@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -74,13 +74,7 @@ class QueryTable(TableReader):
         options, values = self._options(uri)
         package = driver.replace("_", "-")
         manifest, dbapi = self._driver(driver, package)
-        takes_address = "uri" in inspect.signature(dbapi.connect).parameters
-        if options is None and not takes_address:
-            raise ConfigError(
-                f"source {self.name!r}: {package} takes options and no address; have {self.table.uri} hold a JSON object of them, such as"
-                ' {"adbc.bigquery.sql.project_id": "..."}'
-            )
-        given: dict[str, Any] = {"autocommit": True, **({"uri": uri} if options is None else {"db_kwargs": options})}
+        given = self._arguments(package, inspect.signature(dbapi.connect).parameters, uri, options)
         try:
             with dbapi.connect(*([driver] if manifest else []), **given) as connection, connection.cursor() as cursor:
                 cursor.execute(sql)
@@ -94,6 +88,30 @@ class QueryTable(TableReader):
                     " name a package, such as adbc_driver_postgresql"
                 ) from None
             raise self._failed(error, values) from None
+
+    def _arguments(self, package: str, taken: Mapping[str, inspect.Parameter], uri: str, options: dict[str, str] | None) -> dict[str, Any]:
+        """What a driver connects with, by the parameters that it has: some take an address, some options, some both, not all autocommit."""
+        address = next((name for name in ("uri", "path") if name in taken), None)
+        given: dict[str, Any] = {}
+        if options is None:
+            if address is None:
+                raise ConfigError(
+                    f"source {self.name!r}: {package} takes options and no address; have {self.table.uri} hold a JSON object of them, such"
+                    ' as {"adbc.bigquery.sql.project_id": "..."}'
+                )
+            given[address] = uri
+        else:
+            rest = dict(options)
+            if address in rest:
+                given[str(address)] = rest.pop(str(address))
+            elif address is not None and taken[address].default is inspect.Parameter.empty:
+                raise ConfigError(f"source {self.name!r}: {package} needs {address!r} among the options that {self.table.uri} holds")
+            if rest and "db_kwargs" not in taken:
+                raise ConfigError(f"source {self.name!r}: {package} takes an address alone; have {self.table.uri} hold it, and no options")
+            given |= {"db_kwargs": rest} if rest else {}
+        if "autocommit" in taken or any(each.kind is inspect.Parameter.VAR_KEYWORD for each in taken.values()):
+            given["autocommit"] = True  # else the driver has a transaction of its own, in which nothing is written
+        return given
 
     def _driver(self, driver: str, package: str) -> tuple[bool, Any]:
         """Whether a driver is found by its manifest, as dbc installs them, since it is no package; and the module that connects."""
