@@ -24,7 +24,7 @@ pytest.importorskip("adbc_driver_flightsql", reason="adbc-driver-flightsql is no
 T0 = datetime(2024, 5, 1, 10, tzinfo=UTC)
 
 
-class Server(flight.FlightServerBase):  # type: ignore[misc]
+class Server(flight.FlightServerBase):
     """Statements alone, each run by DuckDB over one table."""
 
     def __init__(self) -> None:
