@@ -7,13 +7,14 @@ matrices digit by digit adds the numbers; that is what makes sums independent of
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ORIGIN", "SQUARE_ORIGIN", "Limbs", "canonical", "from_squares", "from_values", "to_float", "variance_numerator"]
+__all__ = ["ORIGIN", "SQUARE_ORIGIN", "Limbs", "canonical", "from_squares", "from_values", "rounded", "to_float", "variance_numerator"]
 
 Int = npt.NDArray[np.int64]
 Float = npt.NDArray[np.float64]
@@ -128,11 +129,14 @@ def _magnitude(x: Limbs) -> tuple[Limbs, npt.NDArray[np.bool_]]:
 
 def canonical(x: Limbs) -> Limbs:
     """The same numbers as sign and magnitude, every digit within +-(2^32 - 1) and of the number's sign: one form per number."""
-    some, less = (x.digits > 0).any(axis=1), (x.digits < 0).any(axis=1)
-    if not (some & less).any() and x.digits.min(initial=0) > -(2**32) and x.digits.max(initial=0) < 2**32:
+    least, most = x.digits.min(initial=0), x.digits.max(initial=0)
+    one_sign = least == 0 or most == 0 or not ((x.digits > 0).any(axis=1) & (x.digits < 0).any(axis=1)).any()
+    if one_sign and least > -(2**32) and most < 2**32:
         return x
     magnitude, negative = _magnitude(x)
-    return Limbs(magnitude.base, np.where(negative[:, None], -magnitude.digits, magnitude.digits))
+    if negative.any():
+        magnitude.digits[negative] *= -1
+    return magnitude
 
 
 class Rounds(Protocol):
@@ -181,6 +185,14 @@ def to_float(x: Limbs | Rounds, origin: int = ORIGIN) -> Float:
         out = np.ldexp(quotient.astype(np.float64), np.clip(position + drop, -3000, 3000).astype(np.int32))
     out = np.where(nonzero.any(axis=1), out, 0.0)
     return np.where(negative, -out, out)
+
+
+def rounded(number: int, power: int) -> float:
+    """``number * 2^power`` rounded as :func:`to_float` says."""
+    try:
+        return float(number << power) if power >= 0 else number / (1 << -power)  # of whole numbers, both round once
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
 
 
 def _halves(x: Limbs) -> npt.NDArray[np.int64]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from transforms.exact import SQUARE_ORIGIN, Limbs, normalise, to_float, variance_numerator
+from transforms.exact import SQUARE_ORIGIN, Limbs, normalise, rounded, to_float, variance_numerator
 from transforms.exact_lists import CHUNK, Lists, bulk_of
 from transforms.windows import Extremes
 
@@ -33,6 +33,8 @@ WIDE = 6
 """Prefix sums of more limbs are not made floats: windows differ in size by far more than floats tell apart."""
 LANES = 30
 """Of more limbs the last are nothing in units of the topmost one: a float64 ends at 2^-1074."""
+FEW = 64
+"""So many windows that are left are computed one by one, in Python's whole numbers: less work than a matrix of them."""
 LONG = 2**20
 """Sums of so many digits are whole numbers below 2^53, which a float64 holds."""
 MANY = 2**26
@@ -80,18 +82,40 @@ class Prefix:
     @cached_property
     def near(self) -> tuple[Float, Float, float] | None:
         """(high, low, bound of what the difference of two misses) of every prefix sum, in units of the topmost limb; None where that would
-        say little."""
+        say little. All high parts are multiples of one power of two and all low parts of another, none beyond 2^52 of its own and no low
+        part beyond one of the other: the differences of high parts, and those of low parts, are exact."""
         lanes = self.sums[LEADING - 1 :] if self.top is not None else self.sums
         if len(lanes) > min(WIDE, LANES) or lanes.shape[1] > LONG:
             return None
         high, low, error = _added([lane.astype(np.float64) for lane in lanes[::-1]])
         missed, greatest = float(error.max(initial=0.0)), float(np.abs(high).max(initial=0.0))
+        exponent = max(int(np.frexp(greatest)[1]), -800)
+        coarse, fine = 2.0 ** (exponent - 52), 2.0 ** (exponent - 104)
+        whole = np.rint(high * (1.0 / coarse)) * coarse
+        low += high - whole
         bits = int(np.bitwise_or.reduce(lanes[0]))
-        if missed == 0.0 and greatest < 2.0**103 * (bits & -bits) * _LIMB ** (len(lanes) - 1):
-            # All are multiples of the last bit that any has: low parts, of at most 2^50 of these, add up without rounding.
-            return high, low, 0.0
-        # Each misses so much, and the difference of the low parts is rounded.
-        return high, low, 2.0 * missed + float(np.abs(low).max(initial=0.0)) * 2.0**-50
+        if missed == 0.0 and fine <= (bits & -bits) * _LIMB ** (len(lanes) - 1):
+            return whole, low, 0.0  # all are multiples of the last bit that any has
+        # Each missed so much, and was rounded twice by half of the last bit that is kept.
+        return whole, np.rint(low * (1.0 / fine)) * fine, 2.0 * (missed + fine)
+
+    @property
+    def unit(self) -> int:
+        """All numbers, and their sums, are whole numbers of this power of two."""
+        base = self.base if self.far is None else min(self.base, self.far.base)
+        return 32 * base + self.origin
+
+    def numbers(self, lo: Int, hi: Int) -> list[int]:
+        """The sums of these windows as whole numbers of :attr:`unit`."""
+        out = [0] * len(lo)
+        parts = [(self.base, self.sums, lo, hi)]
+        if self.far is not None:
+            parts.append((self.far.base, self.far.digits, self.far_before[lo], self.far_before[hi]))
+        for base, sums, begin, end in parts:
+            for k, digits in enumerate((sums[:, end] - sums[:, begin]).tolist()):
+                up = 32 * (base + k) + self.origin - self.unit
+                out = [number + (digit << up) for number, digit in zip(out, digits, strict=True)]
+        return out
 
     def exactly(self, lo: Int, hi: Int) -> Limbs:
         """The sums of these windows in whole numbers."""
@@ -117,17 +141,20 @@ def _prefix(columns: Int) -> Int:
 @dataclass(frozen=True)
 class Near:
     """Numbers ``(high + low) * 2^shift`` to within ``error * 2^shift``; NaN where that is not known. ``high`` is the float nearest to
-    ``high + low``, so numbers without an error are as certain as can be."""
+    ``high + low``, so numbers without an error are as certain as can be. All numbers are multiples of ``2^least``."""
 
     high: Float
     low: Float
     error: Float | float
     shift: Any
+    least: int
 
     def rounded(self) -> tuple[Float, Bool]:
         """(the nearest float64 of each number, where that is certain)."""
         value = _scaled(self.high, self.shift)
-        large = (np.abs(value) >= 2.0**-1021) | (self.high == 0.0)  # subnormals have fewer bits
+        large = ~np.isnan(value)
+        if self.least < -1021:
+            large &= (np.abs(value) >= 2.0**-1021) | (self.high == 0.0)  # subnormals have fewer bits
         if isinstance(self.error, float) and self.error == 0.0:
             return value, large
         room = np.abs(self.low)
@@ -142,7 +169,7 @@ class Near:
     def some(self, rows: Int) -> Near:
         """Some of the numbers."""
         error, shift = ((x[rows] if isinstance(x, np.ndarray) else x) for x in (self.error, self.shift))
-        return Near(self.high[rows], self.low[rows], error, shift)
+        return Near(self.high[rows], self.low[rows], error, shift, self.least)
 
 
 @dataclass(frozen=True)
@@ -160,12 +187,15 @@ class WindowSums:
         if p.near is None:
             return self.nearer
         before_high, before_low, error = p.near
-        high, low = _sum(before_high.take(self.hi), -before_high.take(self.lo))
-        low += before_low.take(self.hi) - before_low.take(self.lo)
-        high, low = _sum(high, low)
+        whole = before_high.take(self.hi)
+        whole -= before_high.take(self.lo)
+        rest = before_low.take(self.hi)
+        rest -= before_low.take(self.lo)
+        high = whole + rest
+        low = rest - (high - whole)  # exact, as no rest has a greater exponent than the whole but where that is 0 (Dekker)
         if p.far is not None:
             high[p.far_before.take(self.hi) > p.far_before.take(self.lo)] = np.nan
-        return Near(high, low, error, 32 * (p.base + len(p.sums) - 1) + p.origin)
+        return Near(high, low, error, 32 * (p.base + len(p.sums) - 1) + p.origin, p.unit)
 
     @cached_property
     def nearer(self) -> Near:
@@ -192,7 +222,7 @@ class WindowSums:
             unknown |= p.far_before.take(hi) > p.far_before.take(lo)
         if unknown.any():
             high[unknown] = np.nan
-        return Near(high, low, error, shift)
+        return Near(high, low, error, shift, p.unit)
 
     def some(self, rows: Int) -> WindowSums:
         """Some of the windows."""
@@ -208,10 +238,13 @@ class WindowSums:
         with np.errstate(invalid="ignore", over="ignore"):
             value, sure = self.near.rounded()
             left = np.flatnonzero(~sure)
-            if len(left) and p.near is not None:
+            if len(left) > FEW and p.near is not None:
                 value[left], known = self.some(left).nearer.rounded()
                 left = left[~known]
-        _in_parts(left, value, lambda r: to_float(self.exactly(r), p.origin))
+        if len(left) <= FEW:
+            value[left] = [rounded(number, p.unit) for number in p.numbers(self.lo[left], self.hi[left])]
+        else:
+            _in_parts(left, value, lambda r: to_float(self.exactly(r), p.origin))
         return value
 
     def exactly(self, rows: Int) -> Limbs:
@@ -220,23 +253,36 @@ class WindowSums:
 
 
 def variance(n: Int, total: WindowSums, squares: WindowSums) -> Float:
-    """``n * sum(x^2) - sum(x)^2`` of R windows, rounded once to float64, as :func:`transforms.exact.variance_numerator` says."""
+    """``n * sum(x^2) - sum(x)^2`` of R windows, the same of both sums, rounded once to float64, as
+    :func:`transforms.exact.variance_numerator` says."""
     whole = _whole(n, total, squares)
     if whole is not None:
         return whole
     out = np.zeros(len(n))
     several = np.flatnonzero(n > 1)  # of one value nothing is left
     near = total.near.some(several)
-    n, total, squares = n[several], total.some(several), squares.some(several)
+    n, total = n[several], total.some(several)
+    squares = WindowSums(squares.prefix, total.lo, total.hi)
     with np.errstate(invalid="ignore", over="ignore"):
         value, sure = _near_variance(n, near, squares.near).rounded()
         left = np.flatnonzero(~sure)
-        if len(left) and (total.prefix.near is not None or squares.prefix.near is not None):
+        if len(left) > FEW and (total.prefix.near is not None or squares.prefix.near is not None):
             value[left], known = _near_variance(n[left], total.some(left).nearer, squares.some(left).nearer).rounded()
             left = left[~known]
-    _in_parts(left, value, lambda r: to_float(variance_numerator(n[r], total.exactly(r), squares.exactly(r)), SQUARE_ORIGIN))
+    if len(left) <= FEW:
+        value[left] = _numerators(n[left], total.some(left), squares.some(left))
+    else:
+        _in_parts(left, value, lambda r: to_float(variance_numerator(n[r], total.exactly(r), squares.exactly(r)), SQUARE_ORIGIN))
     out[several] = value
     return out
+
+
+def _numerators(n: Int, total: WindowSums, squares: WindowSums) -> list[float]:
+    """The variance's numerators, one by one."""
+    s1, s2 = (each.prefix.numbers(total.lo, total.hi) for each in (total, squares))
+    unit = min(2 * total.prefix.unit, squares.prefix.unit)
+    up1, up2 = 2 * total.prefix.unit - unit, squares.prefix.unit - unit
+    return [rounded((k * b << up2) - (a * a << up1), unit) for k, a, b in zip(n.tolist(), s1, s2, strict=True)]
 
 
 def _whole(n: Int, total: WindowSums, squares: WindowSums) -> Float | None:
@@ -274,7 +320,8 @@ def _near_variance(n: Int, total: Near, squares: Near) -> Near:
     low += p_low - q_low
     high, low = _sum(high, low)
     # Each of the products' low parts was rounded a few times: a few times 2^-106 of the products.
-    return Near(high, low, error + q_error + (np.abs(p) + np.abs(q)) * 2.0**-99, squares.shift)
+    error = error + q_error + (np.abs(p) + np.abs(q)) * 2.0**-99
+    return Near(high, low, error, squares.shift, min(2 * total.least, squares.least))
 
 
 def _in_parts(rows: Int, value: Float, of: Callable[[Int], Float]) -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from transforms import definitions as d
 from transforms.functions.base import StateSpec, checked_output
 from transforms.functions.count import Counts
-from transforms.windows import Rows
+from transforms.windows import Rows, shown, slices
 
 __all__ = ["MadeRows", "empty", "joined", "overs", "specs"]
 
@@ -36,68 +36,98 @@ class MadeRows:
 
     def __init__(self, group: d.FeatureGroup) -> None:
         self.group = group
-        self.heads: list[list[pa.Array]] = []
+        self.keys: list[list[pa.Array]] = []
+        self.boundaries: list[Int] = []
+        self.revisions: list[pa.Array] = []
         self.values: list[list[pa.Array]] = []
-        self.shown: dict[int, list[Int]] = {over: [] for over in overs(group)}
-        """For each piece, the content of the piece that each row shows."""
+        self.begins: dict[int, list[Int]] = {over: [] for over in overs(group)}
+        """For each piece, the row of the piece that each content of a window begins at."""
 
     def add(self, tiles: pa.RecordBatch, code: Int, rows: Rows) -> None:
-        """The rows over merged tiles, which follow those that were added before."""
+        """The rows over merged tiles, which follow those that were added before; ``code``: the tiles' keys, from 0 up without gaps."""
         group, columns = self.group, dict(zip(tiles.schema.names, tiles.columns, strict=True))
-        keys = pa.array(np.searchsorted(code, rows.key))
-        head = [columns[k].take(keys) for k in group.entity.keys]
-        head.append(pa.array(rows.boundary + group.delay_us).cast(d.TIMESTAMP))
-        lo, hi = rows.spans[max(rows.spans)]
-        self.heads.append([*head, Counts.from_arrow(columns["events"]).merge(lo, hi, ordered=True).to_arrow()])
+        first = np.flatnonzero(np.append(True, code[1:] != code[:-1]))
+        keys = pa.array(first.take(rows.key))
+        self.keys.append([columns[k].take(keys) for k in group.entity.keys])
+        self.boundaries.append(rows.boundary)
+        self.revisions.append(Counts.from_arrow(columns["events"]).merge(*rows.spans[max(rows.spans)], ordered=True).to_arrow())
         loaded = {key: spec.state.from_arrow(columns[key], spec.param) for key, spec in specs(group).items()}
-        at = {over: np.flatnonzero(moved) for over, moved in rows.moved.items()}
-        for over, moved in rows.moved.items():
-            self.shown[over].append(np.cumsum(moved) - 1)
-        spans = {(over, True): span for over, span in rows.spans.items()}
-        spans |= {(over, False): (lo[at[over]], hi[at[over]]) for over, (lo, hi) in rows.spans.items()}
+        for over, at in rows.begins.items():
+            self.begins[over].append(at)
+        spans = {(over, False): span for over, span in rows.spans.items()}
+        for over in {f.over for f in group.features if f.aggregate.reads_boundary}:
+            at = shown(rows.begins[over], np.empty(len(rows.key), np.int64))
+            spans[over, True] = rows.spans[over][0].take(at), rows.spans[over][1].take(at)
+        begins = {over: rows.boundary.take(at) for over, at in rows.begins.items()}
         windows: dict[tuple[str, int, bool], Any] = {}
         values = []
         for feature in group.features:
             over, aggregate = feature.over, feature.aggregate
-            each = aggregate.reads_boundary
-            for spec in aggregate.states():
-                if (spec.key, over, each) not in windows:
-                    windows[spec.key, over, each] = loaded[spec.key].windows(*spans[over, each])
-            parts = [windows[spec.key, over, each] for spec in aggregate.states()]
-            column = aggregate.extract_output(parts, rows.boundary if each else rows.boundary[at[over]])
+            each, states = aggregate.reads_boundary, aggregate.states()
+            parts = []
+            for spec in states:
+                known = spec.key, over, each
+                if known not in windows:
+                    windows[known] = loaded[spec.key].windows(*spans[over, each])
+                parts.append(windows[known])
+            column = aggregate.extract_output(parts, rows.boundary if each else begins[over])
             values.append(checked_output(aggregate, feature.output, column, len(spans[over, each][0])))
         self.values.append(values)
 
     def rows(self) -> pa.RecordBatch:
         """All rows."""
-        schema = self.group.row_schema
-        if not self.heads:
-            return empty(schema)
-        *head, revision = (_one(parts) for parts in zip(*self.heads, strict=True))
-        self.heads.clear()
-        features = list(zip(self.group.features, zip(*self.values, strict=True), strict=True))
+        group = self.group
+        if not self.keys:
+            return empty(group.row_schema)
+        keys = [_one(parts) for parts in zip(*self.keys, strict=True)]
+        self.keys.clear()
+        count = sum(map(len, self.boundaries))
+        at, buffer = _room(count)
+        places = slices(self.boundaries)
+        for place, boundary in zip(places, self.boundaries, strict=True):
+            np.add(boundary, group.delay_us, out=at[place])
+        self.boundaries.clear()
+        stamps = pa.Array.from_buffers(d.TIMESTAMP, count, [None, buffer])
+        columns = {n: (f.over, parts) for n, (f, parts) in enumerate(zip(group.features, zip(*self.values, strict=True), strict=True))}
+        columns[len(columns)] = max(self.begins), tuple(self.revisions)
         self.values.clear()
-        count = len(revision)
-        plain = [parts[0].type in _PLAIN and sum(map(len, parts)) != count for _, parts in features]
-        valid = _Validity()
-        columns = []
-        for (feature, parts), numbers in zip(features, plain, strict=True):
-            shown = self.shown[feature.over]
-            if numbers:
-                buffer, end = pa.allocate_buffer(8 * count, memory_pool=_POOL), 0
-                column = np.frombuffer(buffer, np.int64)
-                for part, at in zip(parts, shown, strict=True):
-                    begin, end = end, end + len(at)
-                    # Clipping needs no buffer, and none of the places lies outside.
-                    np.take(_values(part), at, out=column[begin:end], mode="clip")
-                nulls = valid.shown(feature.over, parts, shown)
-                columns.append(pa.Array.from_buffers(parts[0].type, count, [nulls, buffer]))
-            elif sum(map(len, parts)) == count:
-                columns.append(_one(parts))
-            else:
-                before = np.cumsum([0, *(len(part) for part in parts[:-1])])
-                columns.append(_one(parts).take(pa.array(np.concatenate([at + n for at, n in zip(shown, before, strict=True)]))))
-        return pa.RecordBatch.from_arrays([*head, *columns, revision], schema=schema)
+        self.revisions.clear()
+        made: dict[int, pa.Array] = {}
+        for over, begins in self.begins.items():
+            made |= _shown({n: columns.pop(n)[1] for n in list(columns) if columns[n][0] == over}, begins, places)
+        return pa.RecordBatch.from_arrays([*keys, stamps, *(made[n] for n in range(len(made)))], schema=group.row_schema)
+
+
+def _shown(columns: dict[int, Sequence[pa.Array]], begins: Sequence[Int], places: Sequence[slice]) -> dict[int, pa.Array]:
+    """Columns of the contents of one window, piece by piece, as columns of all rows: those of each piece lie at its place."""
+    count = places[-1].stop
+    out = {n: _one(parts) for n, parts in columns.items() if sum(map(len, parts)) == count}
+    rooms = {n: _room(count) for n, parts in columns.items() if n not in out and parts[0].type in _PLAIN}
+    validity = {n: _valid(parts) for n, parts in columns.items() if n in rooms}
+    marks = {valid: np.empty(count, bool) for valid in validity.values() if valid is not None}
+    others = {n: np.empty(count, np.int64) for n in columns if n not in out and n not in rooms}
+    before = np.cumsum([0, *map(len, begins)])
+    room = np.empty(max(place.stop - place.start for place in places), np.int64)
+    for piece, (begin, place) in enumerate(zip(begins, places, strict=True)):
+        at = shown(begin, room[: place.stop - place.start])
+        # Clipping needs no buffer, and none of the places lies outside.
+        for n, (column, _) in rooms.items():
+            np.take(_values(columns[n][piece]), at, out=column[place], mode="clip")
+        for valid, mark in marks.items():
+            np.take(np.unpackbits(np.frombuffer(valid[piece], np.uint8), bitorder="little").view(bool), at, out=mark[place], mode="clip")
+        for rows in others.values():
+            np.add(at, before[piece], out=rows[place])
+    nulls: dict[tuple[bytes, ...] | None, pa.Buffer] = {
+        valid: pa.py_buffer(np.packbits(mark, bitorder="little")) for valid, mark in marks.items()
+    }
+    out |= {n: pa.Array.from_buffers(columns[n][0].type, count, [nulls.get(validity[n]), room[1]]) for n, room in rooms.items()}
+    return out | {n: _one(columns[n]).take(pa.array(rows)) for n, rows in others.items()}
+
+
+def _room(count: int) -> tuple[Int, pa.Buffer]:
+    """Memory for so many values of eight bytes: as numbers, and as Arrow's buffer."""
+    buffer = pa.allocate_buffer(8 * count, memory_pool=_POOL)
+    return np.frombuffer(buffer, np.int64), buffer
 
 
 _PLAIN = (pa.int64(), pa.float64())
@@ -110,22 +140,11 @@ def _values(part: pa.Array) -> Int:
     return np.frombuffer(part.buffers()[1], np.int64, len(part), 8 * part.offset) if len(part) else np.zeros(0, np.int64)
 
 
-class _Validity:
-    """Which values of a column are not null, row by row, as Arrow keeps it. Columns with the same nulls share it."""
-
-    def __init__(self) -> None:
-        self.known: dict[tuple[int, tuple[bytes, ...]], pa.Buffer] = {}
-
-    def shown(self, over: int, parts: Sequence[pa.Array], shown: Sequence[Int]) -> pa.Buffer | None:
-        """The validity of rows that show ``parts``; None without nulls."""
-        if not any(part.null_count for part in parts):
-            return None
-        bits = [part.is_valid() for part in parts]
-        key = over, tuple(each.buffers()[1].to_pybytes() for each in bits)
-        if key not in self.known:
-            each = [b.to_numpy(zero_copy_only=False).take(at) for b, at in zip(bits, shown, strict=True)]
-            self.known[key] = pa.py_buffer(np.packbits(np.concatenate(each), bitorder="little"))
-        return self.known[key]
+def _valid(parts: Sequence[pa.Array]) -> tuple[bytes, ...] | None:
+    """Which values of the parts of a column are not null, in Arrow's bits; None where all are. Columns with the same nulls say the same."""
+    if not any(part.null_count for part in parts):
+        return None
+    return tuple(part.is_valid().buffers()[1].to_pybytes() for part in parts)
 
 
 def empty(schema: pa.Schema) -> pa.RecordBatch:

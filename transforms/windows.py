@@ -10,26 +10,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Extremes", "Rows", "ranges", "rows_of"]
+__all__ = ["Extremes", "Rows", "ranges", "rows_of", "shown", "slices"]
 
 Int = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Rows:
-    """R feature rows, sorted by (key code, boundary). ``key`` and ``boundary`` have shape [R]; ``spans`` maps each window
-    (microseconds) to two arrays of shape [R]: the first tile it covers and the one after the last. ``moved`` maps each window to where
-    it may cover others than it does in the row before (bool, shape [R])."""
+    """R feature rows, sorted by (key code, boundary). ``key`` and ``boundary`` have shape [R].
+
+    Where a window covers in a row what it does in the row of that key before, both show one content of it. Of each window (microseconds),
+    which has C contents: ``begins`` maps it to the first row of each (shape [C], see :func:`shown`), ``spans`` to two arrays of shape [C]:
+    the first tile that each covers and the one after the last."""
 
     key: Int
     boundary: Int
+    begins: dict[int, Int]
     spans: dict[int, tuple[Int, Int]]
-    moved: dict[int, npt.NDArray[np.bool_]]
 
 
 def rows_of(key: Int, tile_start: Int, hop: int, overs: Sequence[int], after: int, upto: int) -> Rows:
@@ -43,36 +46,75 @@ def rows_of(key: Int, tile_start: Int, hop: int, overs: Sequence[int], after: in
     entering = [tile + step for step in steps]
     inside = [(at > after // hop) & (at <= upto // hop) for at in entering]
     if not len(key) or not any(mask.any() for mask in inside):
-        empty = np.zeros(0, np.int64)
-        return Rows(empty, empty, dict.fromkeys(overs, (empty, empty)), dict.fromkeys(overs, empty.astype(bool)))
+        none = np.zeros(0, np.int64)
+        return Rows(none, none, dict.fromkeys(overs, none), dict.fromkeys(overs, (none, none)))
     # One sortable number for (key, hop index, what changes), with room behind a key's last row for a place that stands for every later one.
     low, bits = int(tile.min()), len(overs).bit_length()
     span = int(max(at[mask].max() for at, mask in zip(entering, inside, strict=True) if mask.any())) - low + 2
-    changes = [key * span + np.minimum(at - low, span - 1) for at in entering]
-    event = np.concatenate([(change[mask] << bits) + n for n, (change, mask) in enumerate(zip(changes, inside, strict=True))])
+    floor = key * span
+    place, last = floor + (tile - low), floor + (span - 1)
+    changes = [np.minimum(place + step, last) for step in steps]
+    some = [change if mask.all() else change[mask] for change, mask in zip(changes, inside, strict=True)]
+    event = np.empty(sum(map(len, some)), np.int64)
+    for n, (each, where) in enumerate(zip(some, slices(some), strict=True)):
+        np.left_shift(each, bits, out=event[where])
+        event[where] |= n
     event.sort(kind="stable")  # runs that are sorted already
-    place, what = event >> bits, event & ((1 << bits) - 1)
-    new = np.ones(len(place), bool)
-    np.not_equal(place[1:], place[:-1], out=new[1:])
-    row, number = place[new], np.cumsum(new) - 1
+    what = event.astype(np.int16) & np.int16((1 << bits) - 1)
+    event >>= bits
+    new = np.ones(len(event), bool)
+    np.not_equal(event[1:], event[:-1], out=new[1:])
+    row, number = event[new], _counted(new)
     of = row // span
     first = np.ones(len(row), bool)
     np.not_equal(of[1:], of[:-1], out=first[1:])
-    # A window begins after as many tiles as have fallen out of it by then, and ends after as many as have come in.
-    passed, here = [], []
-    for n, (change, mask) in enumerate(zip(changes, inside, strict=True)):
-        at = number[np.flatnonzero(what == n)]
-        changed = np.zeros(len(row), bool)
-        changed[at] = True
-        here.append(changed)
-        if len(at) == len(change):  # a key has one change of a kind at a row at most
-            passed.append(np.cumsum(changed))
-        else:
-            many = np.bincount(np.searchsorted(row, change[~mask]), minlength=len(row))[: len(row)]
-            passed.append(np.cumsum(many + changed))
-    spans = {over: (out, passed[0]) for over, out in zip(overs, passed[1:], strict=True)}
-    moved = {over: here[0] | out | first for over, out in zip(overs, here[1:], strict=True)}
-    return Rows(of, (row % span + low) * hop, spans, moved)
+    at = number.take(np.argsort(what, kind="stable"))
+    at -= 1
+    changed = [_marked(len(row), at[where]) for where in slices(some)]
+    begins, spans = {}, {}
+    for n, over in enumerate(overs, 1):
+        moved = changed[0] | changed[n]
+        moved |= first
+        begins[over] = begin = np.flatnonzero(moved)
+        # A window begins after as many tiles as have fallen out of it by then, and ends after as many as have come in.
+        out, come = (_passed(changed[k], changes[k], inside[k], row, begin) for k in (n, 0))
+        spans[over] = out, come
+    row -= of * span - low
+    row *= hop
+    return Rows(of, row, begins, spans)
+
+
+def slices(parts: Sequence[Int]) -> list[slice]:
+    """Where each of some arrays lies in all of them, one after the other."""
+    ends = np.cumsum([0, *map(len, parts)]).tolist()
+    return [slice(begin, end) for begin, end in pairwise(ends)]
+
+
+def shown(begins: Int, out: Int) -> Int:
+    """The content that each of R rows shows, by the first row of each: written to ``out`` (shape [R]), and returned."""
+    out[:] = 0
+    out[begins[1:]] = 1
+    return np.cumsum(out, out=out)
+
+
+def _counted(marks: npt.NDArray[np.bool_]) -> Int:
+    """How many of N marks are set up to and with each: shape [N]."""
+    out = marks.astype(np.int64)
+    return np.cumsum(out, out=out)
+
+
+def _marked(n: int, at: Int) -> npt.NDArray[np.bool_]:
+    out = np.zeros(n, bool)
+    out[at] = True
+    return out
+
+
+def _passed(changed: npt.NDArray[np.bool_], change: Int, inside: npt.NDArray[np.bool_], row: Int, at: Int) -> Int:
+    """How many changes of a kind there are up to each of the rows ``at``, among which are all rows that they make."""
+    passed = _counted(changed.take(at))  # a key has one change of a kind at a row at most
+    if not inside.all():
+        passed += np.cumsum(np.bincount(np.searchsorted(row.take(at), change[~inside]), minlength=len(at))[: len(at)])
+    return passed
 
 
 def ranges(lo: Int, hi: Int) -> tuple[Int, Int]:
@@ -91,6 +133,8 @@ class Extremes:
         self.values, self.worst, self.better = values, worst, better
         self.levels = values
         """Shape [levels * N]; what would reach beyond the end of a level means nothing."""
+        self.looks = np.zeros((2, 0), np.int64)
+        """By the length of a range: how far in the levels the first look lies from its begin, and the second from its end."""
 
     def of(self, lo: Int, hi: Int) -> npt.NDArray[Any]:
         """The greatest of the values ``lo[r]`` to ``hi[r]`` (exclusive), ``worst`` over none: shape [R]."""
@@ -101,11 +145,10 @@ class Extremes:
         if longest.bit_length() * len(self.values) > KEPT:
             return self._level_by_level(lo, hi)
         self._reach(longest.bit_length())
-        power = _floor_log2(longest.bit_length()).take(length)
-        first = power * len(self.values) + lo
-        out: npt.NDArray[Any] = self.levels.take(first, mode="clip")
-        self.better(out, self.levels.take(first + length - (1 << power), mode="clip"), out=out)
-        out[length == 0] = self.worst
+        first, second = self.looks
+        out: npt.NDArray[Any] = self.levels.take(first.take(length) + lo, mode="clip")
+        self.better(out, self.levels.take(second.take(length) + hi, mode="clip"), out=out)
+        np.copyto(out, self.worst, where=length == 0)
         return out
 
     def apart(self, lo: Int, hi: Int) -> npt.NDArray[Any]:
@@ -118,6 +161,9 @@ class Extremes:
 
     def _reach(self, need: int) -> None:
         n, have = len(self.values), len(self.levels) // len(self.values)
+        if self.looks.shape[1] < 1 << need:
+            power = _floor_log2(need)
+            self.looks = np.stack([power * n, power * n - (1 << power)])
         if have >= need:
             return
         levels = np.empty(need * n, self.values.dtype)

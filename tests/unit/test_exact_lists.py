@@ -35,9 +35,12 @@ EXTREMES = [1.7e308, -1.7e308, 5e-324, 1e100, -1e-200]
     chunk=st.sampled_from([5, 50, 16_384]),
     narrow=st.sampled_from([2, 8]),
     wide=st.sampled_from([0, exact_windows.WIDE, 200]),
+    few=st.sampled_from([0, exact_windows.FEW]),
 )
 @settings(max_examples=6)
-def test_folds_and_windows_are_those_of_the_matrices(kind: str, extreme: bool, seed: int, chunk: int, narrow: int, wide: int) -> None:
+def test_folds_and_windows_are_those_of_the_matrices(
+    kind: str, extreme: bool, seed: int, chunk: int, narrow: int, wide: int, few: int
+) -> None:
     r = np.random.default_rng(seed)
     n = int(r.integers(1, 300))
     values: Any = KINDS[kind](r, n)
@@ -48,6 +51,7 @@ def test_folds_and_windows_are_those_of_the_matrices(kind: str, extreme: bool, s
         patch.setattr(exact_windows, "CHUNK", chunk)
         patch.setattr(exact_lists, "NARROW", narrow)
         patch.setattr(exact_windows, "WIDE", wide)
+        patch.setattr(exact_windows, "FEW", few)
         lo = np.unique(np.append(0, r.integers(0, n, r.integers(0, n))))
         hi = np.append(lo[1:], n)
         sums, squares = Values(values).fold(lo, hi), Values(values, squares=True).fold(lo, hi)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tests.oracle import strategies as _profile  # noqa: F401  (the Hypothesis profile)
 from transforms import windows
-from transforms.windows import Extremes, ranges, rows_of
+from transforms.windows import Extremes, ranges, rows_of, shown
 
 
 @st.composite
@@ -27,24 +27,27 @@ def test_rows_exist_where_a_window_changes_and_cover_it(case):
     got = rows_of(key, start, hop, overs, after, upto)
     want = sorted({(k, t) for k, s in have for t in [s + hop, *(s + hop + over for over in overs)] if after < t <= upto})
     assert list(zip(got.key.tolist(), got.boundary.tolist(), strict=True)) == want
-    assert set(got.spans) == set(overs)
+    assert set(got.spans) == set(got.begins) == set(overs)
     for over, (lo, hi) in got.spans.items():
-        for i, (k, boundary) in enumerate(want):
-            covered = [have[j] for j in range(lo[i], hi[i])]
+        shows = shown(got.begins[over], np.empty(len(want), np.int64))
+        for (k, boundary), content in zip(want, shows.tolist(), strict=True):
+            covered = [have[j] for j in range(lo[content], hi[content])]
             assert covered == [(a, s) for a, s in have if a == k and boundary - over <= s < boundary]
 
 
 @given(tiles())
-def test_where_a_window_has_not_moved_it_covers_the_same(case):
+def test_a_content_is_of_one_key_and_begins_where_the_window_moves(case):
     hop, overs, have, after, upto = case
     key, start = (np.array([h[i] for h in have], np.int64) for i in (0, 1))
     got = rows_of(key, start, hop, overs, after, upto)
-    for over, (lo, hi) in got.spans.items():
-        moved = got.moved[over]
-        assert moved[:1].all()
-        stays = np.flatnonzero(~moved)
-        assert (lo[stays] == lo[stays - 1]).all() and (hi[stays] == hi[stays - 1]).all()
-        assert (got.key[stays] == got.key[stays - 1]).all()
+    for over, begins in got.begins.items():
+        moves = [
+            i
+            for i, (k, at) in enumerate(zip(got.key.tolist(), got.boundary.tolist(), strict=True))
+            if i == 0 or k != got.key[i - 1] or {(k, at - hop), (k, at - hop - over)} & set(have)
+        ]
+        assert begins.tolist() == moves
+        assert len(got.spans[over][0]) == len(got.spans[over][1]) == len(moves)
 
 
 @given(

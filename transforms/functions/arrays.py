@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-__all__ = ["Bool", "Int", "list_of", "list_parts", "numbers", "offsets_of", "order_codes", "present"]
+__all__ = ["Bool", "Int", "list_of", "list_parts", "nullable", "numbers", "offsets_of", "order_codes", "present"]
 
 Int = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
@@ -29,6 +29,14 @@ def list_parts(array: pa.ListArray) -> tuple[Int, pa.Array]:
     """(offsets from 0 up, flat values) of a list column, whatever slice it is."""
     offsets = array.offsets.to_numpy().astype(np.int64)
     return offsets - offsets[0], array.values.slice(offsets[0], offsets[-1] - offsets[0])
+
+
+def nullable(values: npt.NDArray[Any], valid: Bool) -> pa.Array:
+    """A column of int64 or float64 values, null where they are not valid; the inverse of :func:`numbers`. It keeps the memory of values."""
+    if valid.all():
+        return pa.array(values)
+    nulls, kept = pa.py_buffer(np.packbits(valid, bitorder="little")), pa.py_buffer(np.ascontiguousarray(values))
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [nulls, kept])
 
 
 def numbers(array: pa.Array) -> tuple[npt.NDArray[Any], Bool]:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from transforms.functions.arrays import Bool, Int, numbers, offsets_of
+from transforms.functions.arrays import Bool, Int, nullable, numbers, offsets_of
 from transforms.functions.base import Aggregate, Events, Output, Param, State, StateSpec
 from transforms.windows import Extremes
 
@@ -45,26 +45,26 @@ class Smallest(State):
     def merge(self, lo: Int, hi: Int, ordered: bool) -> Self:
         """The extreme of each range; windows of a state share what they look at."""
         extremes, seen = self._looks
-        valid = seen.take(hi) > seen.take(lo)
+        valid = hi > lo if seen is None else seen.take(hi) > seen.take(lo)
         out = extremes.of(lo, hi) if ordered else extremes.apart(lo, hi)
-        if not valid.all():
-            out[~valid] = 0
+        np.copyto(out, 0, where=~valid)
         return type(self)(out, valid)
 
     @cached_property
-    def _looks(self) -> tuple[Extremes, Int]:
-        """(the extremes of any range, how many values there are before each)."""
+    def _looks(self) -> tuple[Extremes, Int | None]:
+        """(the extremes of any range, how many values there are before each; None where none is null)."""
         better = np.maximum if self.greatest else np.minimum
         if self.values.dtype == np.float64:
             worst: Any = -np.inf if self.greatest else np.inf
         else:
             worst = np.iinfo(np.int64).min if self.greatest else np.iinfo(np.int64).max
-        values = self.values if self.valid.all() else np.where(self.valid, self.values, worst)
-        return Extremes(values, worst, better), offsets_of(self.valid.astype(np.int64))
+        if self.valid.all():
+            return Extremes(self.values, worst, better), None
+        return Extremes(np.where(self.valid, self.values, worst), worst, better), offsets_of(self.valid.astype(np.int64))
 
     def to_arrow(self) -> pa.Array:
         """The values, null where there is none."""
-        return pa.array(self.values, mask=~self.valid)
+        return nullable(self.values, self.valid)
 
 
 @dataclass(frozen=True)
@@ -129,4 +129,4 @@ class Age(Aggregate):
 
     def extract_output(self, parts: Sequence[Any], boundary: Int) -> pa.Array:
         (newest,) = parts
-        return pa.array((boundary - newest.values).astype(np.float64) / 1e6, mask=~newest.valid)
+        return nullable((boundary - newest.values).astype(np.float64) / 1e6, newest.valid)

@@ -14,7 +14,7 @@ import pyarrow as pa
 from transforms import exact
 from transforms.exact_lists import Lists, Values
 from transforms.exact_windows import Prefix, WindowSums, variance
-from transforms.functions.arrays import Int, list_of, list_parts, numbers
+from transforms.functions.arrays import Int, list_of, list_parts, nullable, numbers
 from transforms.functions.base import Aggregate, Events, Param, State, StateSpec
 from transforms.functions.count import Counts
 
@@ -89,7 +89,7 @@ class Squares(Sums):
 
 
 def _over(n: Int, values: npt.NDArray[np.float64]) -> pa.Array:
-    return pa.array(values, mask=n == 0)
+    return nullable(values, n > 0)
 
 
 @dataclass(frozen=True)
