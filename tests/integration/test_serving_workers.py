@@ -100,7 +100,8 @@ def test_numbers_are_summed_and_a_worker_that_is_killed_is_replaced(root: Path) 
             assert set(pool.map(_ask, [address] * 60)) == {200}
         _until(lambda: _counted(address) == 60.0)
         os.kill(before[0], signal.SIGKILL)
-        with ThreadPoolExecutor(4) as pool:  # connections of the dead one are cut; new ones find the other
+        _until(lambda: _gone(before[0]))  # until the kernel has ended it, it takes connections, and cuts them
+        with ThreadPoolExecutor(4) as pool:  # new ones find the other
             assert [_ask(address) for _ in range(10)] == [200] * 10
         _until(lambda: len(set(_children(process)) - {before[0]}) == 2)
         assert _counted(address) >= 10.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ def answering(*answers: tuple[int, bytes]) -> Iterator[tuple[str, list[str]]]:
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
+
+        do_POST = do_GET
 
         def log_message(self, *_: object) -> None:
             pass
@@ -59,6 +62,34 @@ def test_a_refusal_is_told_at_once() -> None:
     with answering((404, b"no such job")) as (master, asked), pytest.raises(TandemError, match="refused GET jobs/x: 404 no such job"):
         Cluster(master).ask("GET", "jobs/x")
     assert len(asked) == 1
+
+
+JOBS = (200, b'{"jobs": [{"jid": "a1", "name": "tandem-main", "state": "RUNNING", "start-time": 1}]}')
+TRIGGER = (202, b'{"request-id": "t"}')
+
+
+def completed(operation: dict[str, object]) -> tuple[int, bytes]:
+    return 200, json.dumps({"status": {"id": "COMPLETED"}, "operation": operation}).encode()
+
+
+def test_a_savepoint_waits_for_tasks_that_are_being_started() -> None:
+    """As after a task manager's death: Flink refuses at once, for some seconds."""
+    starting = completed({"failure-cause": {"stack-trace": "CheckpointException: Not all required tasks are currently running.\n\tat x"}})
+    made = completed({"location": "file:/savepoints/1"})
+    with answering(JOBS, TRIGGER, starting, TRIGGER, starting, TRIGGER, made) as (master, asked):
+        assert Cluster(master).stop_with_savepoint("tandem-main") == "file:/savepoints/1"
+    assert asked.count("/v1/jobs/a1/stop") == 3
+
+
+@pytest.mark.parametrize(("reason", "seconds"), [("Not all required tasks are currently running.", 0.0), ("the disk is full", 60.0)])
+def test_a_savepoint_that_is_not_made_has_a_reason(reason: str, seconds: float) -> None:
+    failed = completed({"failure-cause": {"stack-trace": f"CheckpointException: {reason}\n\tat x"}})
+    with (
+        answering(JOBS, TRIGGER, failed) as (master, asked),
+        pytest.raises(TandemError, match=f"savepoint: CheckpointException: {reason}$"),
+    ):
+        Cluster(master).stop_with_savepoint("tandem-main", seconds=seconds)
+    assert asked.count("/v1/jobs/a1/stop") == 1
 
 
 def test_nobody_there() -> None:

@@ -16,6 +16,8 @@ from transforms.errors import ConfigError, TandemError
 __all__ = ["Cluster", "FlinkSettings", "check_flags"]
 
 _ENDED = {"FINISHED", "CANCELED", "FAILED"}
+_NOT_ALL_RUN = "Not all required tasks are currently running"
+"""Flink's reason for a savepoint that is asked for while a task starts."""
 
 
 class FlinkSettings(EngineSettings):
@@ -115,21 +117,28 @@ class Cluster:
             time.sleep(0.2)
 
     def stop_with_savepoint(self, name: str, folder: str | None = None, seconds: float = 120.0) -> str:
-        """Stop the job with a savepoint (not drained: that would hang); returns the savepoint's path. Raises TandemError."""
+        """Stop the job with a savepoint (not drained: that would hang); returns the savepoint's path. Raises TandemError.
+
+        While a task of it is being started, or started again after a fault, Flink makes none: it is asked anew until all run.
+        """
         jobs = self.jobs(name)
         if not jobs:
             raise TandemError(f"no job called {name} runs at {self.master}; see its overview page")
         job = jobs[0]["jid"]
-        body = {"drain": False, **({"targetDirectory": folder} if folder else {})}
-        trigger = self.ask("POST", f"jobs/{job}/stop", body)["request-id"]
         until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            answer = self.ask("GET", f"jobs/{job}/savepoints/{trigger}")
-            if answer["status"]["id"] == "COMPLETED":
-                operation = answer["operation"]
-                if "location" in operation:
-                    return str(operation["location"])
-                reason = operation.get("failure-cause", {}).get("stack-trace", "unknown").splitlines()[0]
+        while "location" not in (operation := self._stopped(job, folder, until)):
+            reason = operation.get("failure-cause", {}).get("stack-trace", "unknown").splitlines()[0]
+            if _NOT_ALL_RUN not in reason or time.monotonic() > until:
                 raise TandemError(f"job {job} at {self.master} could not be stopped with a savepoint: {reason}")
             time.sleep(0.2)
-        raise TandemError(f"the savepoint of job {job} at {self.master} is not done after {seconds:g} s; see its overview page")
+        return str(operation["location"])
+
+    def _stopped(self, job: str, folder: str | None, until: float) -> dict[str, Any]:
+        """What became of one try to stop it with a savepoint: its ``location``, or a ``failure-cause``."""
+        body = {"drain": False, **({"targetDirectory": folder} if folder else {})}
+        trigger = self.ask("POST", f"jobs/{job}/stop", body)["request-id"]
+        while (answer := self.ask("GET", f"jobs/{job}/savepoints/{trigger}"))["status"]["id"] != "COMPLETED":
+            if time.monotonic() > until:
+                raise TandemError(f"the savepoint of job {job} at {self.master} is not done in time; see its overview page")
+            time.sleep(0.2)
+        return dict(answer["operation"])
