@@ -2,13 +2,14 @@
 
 Per key the latest row that counts offline (:mod:`serving.offline_rows`) is written as part of one materialization, which the store then
 knows to cover everything up to its end: a row of before that lies there is replaced whatever its revision, one whose key has no row any
-more is dropped, and a stream that runs beside cannot put one back. What a stream made after the end of the runs stays.
+more is dropped, and a stream that runs beside cannot put one back. What a stream made after the end of the runs stays, until one begins
+anew there (:func:`take_back`).
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,7 +30,7 @@ from transforms.instants import instant, micros_of, now_us, to_minute
 if TYPE_CHECKING:
     from serving.online_store.base import OrderedOnlineStore
 
-__all__ = ["Materialized", "materialize", "materialize_view", "record_beside_applies"]
+__all__ = ["Materialized", "materialize", "materialize_view", "record_beside_applies", "take_back"]
 
 _EVER = datetime(1, 1, 1, tzinfo=UTC)
 _LAST_US = 2**53 - 1
@@ -165,3 +166,36 @@ def materialize_view(store: Any, online: OrderedOnlineStore, view: Any, start: d
             dropped = online.drop_superseded(config, view, first, covered)
     store.registry.apply_materialization(view, config.project, start, end)
     return Materialized(view.name, written, dropped, result.stale, result.refused)
+
+
+def take_back(repo: Repo, beyond: Mapping[str, int], say: Callable[[str], None] = lambda line: None) -> int:
+    """Take out of the online store what streams wrote with event timestamps after ``beyond`` (view -> microseconds); how many rows.
+
+    A stream that begins at the end of a run makes them anew, from the run's windows and the topics as they are now. Those of a beginning
+    before may have counted what was corrected since, or be of keys that are in the log no more, and among rows of streams the greater
+    revision wins. What the batch runs have takes their place in one step per key. Safe to repeat and to kill. Raises StoreError.
+    """
+    from serving.offline_rows import OfflineRows
+    from serving.offline_store import connection, latest_of_view
+    from serving.online_store.base import Covered, OrderedOnlineStore
+
+    store = open_store(repo)
+    online, config = store._get_provider().online_store, store.config
+    if not isinstance(online, OrderedOnlineStore):
+        return 0
+    taken, streamed = 0, Covered(1, _LAST_US, since=-1)  # streams have the stamp 0, materializations greater ones
+    with shared.alone(repo.data, layout.materialize_lock(repo.data), lambda: say("a materialize is at work; waiting for it")):
+        for view in store.list_feature_views():
+            if view.name not in beyond or not (n := online.drop_superseded(config, view, beyond[view.name] + 1, streamed, count_only=True)):
+                continue
+            before = online.covered(config, view.name)
+            with connection(config) as db:
+                source = OfflineRows(db, config, view.batch_source)
+                upto = min(online.now(config), _LAST_US if source.upto_us is None else source.upto_us)
+                rows = latest_of_view(db, source, view, _EVER, instant(max(upto, 0)))
+            stamp = max(now_us(), before.stamp + 1 if before is not None else 0)
+            rows = rows.filter(pa.array(online.stored(config, view, rows))) if rows.num_rows else rows
+            online.write_rows(config, view, rows, Covered(stamp, _LAST_US))
+            online.drop_superseded(config, view, beyond[view.name] + 1, streamed)
+            taken += n
+    return taken

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipelines.feature_store.applying import finish
+from pipelines.feature_store.materialize import take_back
 from pipelines.feature_store.online_sink import views_of
 from pipelines.lake.counted import counted
 from pipelines.lake.graphs import graph_for, remember_definitions
@@ -65,6 +66,14 @@ class StreamPlan:
         until = {n: {p: reader.end(s.topic, p) for p in range(partitions[n])} for n, s in sources.items()} if options.until else None
         start = self._start(stream.shards, options.anew)
         link = job_state.link
+        if start.begins_at_run:
+            delays = {name: group.delay_us for name, group in repo.groups.items()}
+            beyond = {name: at + delays[name] for name, at in start.output_watermark.items() if at is not None}
+            if taken := take_back(repo, beyond, self.say):
+                self.say(
+                    f"{counted(taken, 'row')} that a stream had delivered beyond the run were taken out of the online store:"
+                    " they are made anew, from the run and the topics as they are now"
+                )
         if start.begins_empty and (run := run_of(repo, graphs)) is not None:
             self.say(
                 f"windows begin empty: batch run {run.id} has history up to {run.head.range[1][:16]} that they do not hold, unless the"

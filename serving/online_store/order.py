@@ -27,7 +27,8 @@ __all__ = ["Covered", "Order", "Rows", "StoredRow", "ends_of_runs", "greatest", 
 class Covered:
     """What was materialized of a view, with the graph that is applied to it: event timestamps up to ``upto_us``, as of ``stamp``.
 
-    ``since``: where rows are dropped, those of lower stamps stay, and those of other graphs, too; 1 stands for streams. Not kept.
+    ``since``: where rows are dropped, those of lower stamps stay; unless it is 0 those of other graphs, too. 1 leaves what streams wrote,
+    -1 and a ``stamp`` of 1 drop that alone. Not kept.
     """
 
     stamp: int

@@ -58,6 +58,11 @@ class StartPosition:
         """Whether nothing is known of what was before the topics."""
         return self.run is None and not self.offsets
 
+    @property
+    def begins_at_run(self) -> bool:
+        """Whether a batch run's end is where it begins, and not a checkpoint of its own."""
+        return self.run is not None and not self.offsets
+
 
 def from_checkpoints(checkpoints: Iterable[Mapping[str, Any]], shards: int, begin: int, run: str | None) -> StartPosition | None:
     """The start that the checkpoints of all ``shards`` (as they were then) give; None unless every shard has one.
