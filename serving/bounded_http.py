@@ -2,15 +2,53 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import requests
 import urllib3
 
-__all__ = ["read_answer"]
+__all__ = ["read_answer", "within"]
 
 _PIECE = 64 * 1024
+_GIVEN_UP: dict[str, threading.Thread] = {}
+"""Whose answer is still being waited for though nobody wants it any more."""
+
+T = TypeVar("T")
+
+
+def within(seconds: float, whom: str, ask: Callable[[], T]) -> T:
+    """What ``ask`` returns or raises, if that takes no longer; else, and while an exchange with ``whom`` that was given up goes on, raises
+    requests.ReadTimeout.
+
+    The limits of sockets are of each wait for a byte: who sends one now and then, of the head of an answer or of what it is packed in, is
+    never too slow for them. So the exchange has a thread of its own, which ends with its connection; there is one of ``whom`` at most.
+    """
+    if (before := _GIVEN_UP.get(whom)) is not None and before.is_alive():
+        raise requests.ReadTimeout(f"an answer of before is not whole yet; none took more than {seconds:g} s")
+    done: list[Callable[[], T]] = []
+
+    def run() -> None:
+        try:
+            found = ask()
+            done.append(lambda: found)
+        except BaseException as error:
+            raised = error
+
+            def again() -> T:
+                raise raised
+
+            done.append(again)
+
+    thread = threading.Thread(target=run, name="tandem-http", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not done:
+        _GIVEN_UP[whom] = thread
+        raise requests.ReadTimeout(f"its answer was not whole within {seconds:g} s")
+    return done[0]()
 
 
 def read_answer(answer: requests.Response, most: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> bytes:

@@ -12,7 +12,7 @@ import jwt
 import orjson
 import requests
 
-from serving.bounded_http import read_answer
+from serving.bounded_http import read_answer, within
 from serving.errors import UnauthenticatedError
 from serving.principals import Principal, checked_scopes, is_name
 from serving.settings import OidcSettings
@@ -31,11 +31,15 @@ _AGAIN_SECONDS = 10.0
 
 def fetch_json(url: str) -> Any:
     """The JSON at a URL, of at most 1 MiB, without following redirects. Raises StoreError. However slowly it comes: some seconds."""
-    try:
+
+    def ask() -> bytes:
         with requests.get(url, timeout=_FETCH_SECONDS, allow_redirects=False, stream=True) as answer:
             if answer.status_code != 200:
                 raise StoreError(f"{url}: answered {answer.status_code}")
-            body = read_answer(answer, _MOST_BYTES, _FETCH_SECONDS)
+            return read_answer(answer, _MOST_BYTES, _FETCH_SECONDS)
+
+    try:
+        body = within(2 * _FETCH_SECONDS, url, ask)
         if len(body) > _MOST_BYTES:
             raise StoreError(f"{url}: answered more than {_MOST_BYTES} bytes")
         return orjson.loads(body)

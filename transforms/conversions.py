@@ -52,8 +52,9 @@ _BASE64 = re.compile(r"([A-Za-z0-9+/]*)={0,2}", re.ASCII)
 _ODATA = re.compile(r"/Date\((-?[0-9]{1,18})([+-][0-9]{4})?\)/", re.ASCII)
 _ISO = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}(?::[0-9]{2})?|[0-9]{8}[Tt][0-9]{4}(?:[0-9]{2})?)(?:[.,]([0-9]+))?"
-    # Behind an offset its name, as Go prints it, and what RFC 9557 and Java put into brackets: the offset says which moment it is.
-    r"(?: ?([Zz]|UTC|GMT|[+-][0-9]{2}(?::?[0-9]{2})?)(?: [A-Z]{2,5})?(?:\[[^\[\]]{1,64}\])*)?",
+    # Behind an offset its name, as Go prints it, and what RFC 9557 and Java put into brackets: the offset says which moment it is. An era
+    # or a half of the day is no name.
+    r"(?: ?([Zz]|UTC|GMT|[+-][0-9]{2}(?::?[0-9]{2})?)(?: (?!(?:AD|BC|BCE|CE|AM|PM)\b)[A-Z]{2,5})?(?:\[[^\[\]]{1,64}\])*)?",
     re.ASCII,
 )
 _EPOCH_DAY = date(1970, 1, 1)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ __all__ = ["Materialized", "materialize", "materialize_view", "record_beside_app
 _EVER = datetime(1, 1, 1, tzinfo=UTC)
 _LAST_US = 2**53 - 1
 """Behind every event timestamp that a store takes."""
+_ROWS_AT_ONCE = 20_000
 
 
 @dataclass(frozen=True)
@@ -173,9 +174,10 @@ def take_back(repo: Repo, beyond: Mapping[str, int], say: Callable[[str], None] 
 
     A stream that begins at the end of a run makes them anew, from the run's windows and the topics as they are now. Those of a beginning
     before may have counted what was corrected since, or be of keys that are in the log no more, and among rows of streams the greater
-    revision wins. What the batch runs have takes their place in one step per key. Safe to repeat and to kill. Raises StoreError.
+    revision wins. What the batch runs have up to there, or up to where they were materialized, takes their place in one step per key.
+    Nothing is taken where the runs are not found. Safe to repeat and to kill. Raises StoreError.
     """
-    from serving.offline_rows import OfflineRows
+    from serving.offline_rows import NOTHING, OfflineRows
     from serving.offline_store import connection, latest_of_view
     from serving.online_store.base import Covered, OrderedOnlineStore
 
@@ -185,17 +187,25 @@ def take_back(repo: Repo, beyond: Mapping[str, int], say: Callable[[str], None] 
         return 0
     taken, streamed = 0, Covered(1, _LAST_US, since=-1)  # streams have the stamp 0, materializations greater ones
     with shared.alone(repo.data, layout.materialize_lock(repo.data), lambda: say("a materialize is at work; waiting for it")):
-        for view in store.list_feature_views():
+        for view in sorted(store.list_feature_views(), key=lambda view: view.name):
             if view.name not in beyond or not (n := online.drop_superseded(config, view, beyond[view.name] + 1, streamed, count_only=True)):
                 continue
             before = online.covered(config, view.name)
             with connection(config) as db:
                 source = OfflineRows(db, config, view.batch_source)
-                upto = min(online.now(config), _LAST_US if source.upto_us is None else source.upto_us)
+                if source.upto_us == NOTHING:
+                    continue
+                reach = beyond[view.name] if before is None else max(beyond[view.name], before.upto_us)
+                upto = min(online.now(config), reach, reach if source.upto_us is None else source.upto_us)
                 rows = latest_of_view(db, source, view, _EVER, instant(max(upto, 0)))
-            stamp = max(now_us(), before.stamp + 1 if before is not None else 0)
-            rows = rows.filter(pa.array(online.stored(config, view, rows))) if rows.num_rows else rows
-            online.write_rows(config, view, rows, Covered(stamp, _LAST_US))
+            # Its stamp is kept: the next materialization's is greater, also by a clock that is behind.
+            covered = Covered(max(now_us(), before.stamp + 1 if before is not None else 0), 0 if before is None else before.upto_us)
+            online.cover(config, view.name, covered)
+            for at in range(0, rows.num_rows, _ROWS_AT_ONCE):
+                some = rows.slice(at, _ROWS_AT_ONCE)
+                online.write_rows(
+                    config, view, some.filter(pa.array(online.stored(config, view, some))), replace(covered, upto_us=_LAST_US)
+                )
             online.drop_superseded(config, view, beyond[view.name] + 1, streamed)
             taken += n
     return taken

@@ -84,9 +84,9 @@ _DIGITS = (
 _DAYS = r"^(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])$"
 _ISO = (
     r"^(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d)?|\d{8}[Tt]\d{4}(\d\d)?)([.,]\d+)?"
-    r"( ?(Z|z|UTC|GMT|[+-]\d\d(:?\d\d)?)( [A-Z]{2,5})?(\[[^\[\]]{1,64}\])*)?$"
+    r"( ?(Z|z|UTC|GMT|[+-]\d\d(:?\d\d)?)( (?!(?:AD|BC|BCE|CE|AM|PM)\b)[A-Z]{2,5})?(\[[^\[\]]{1,64}\])*)?$"
 )
-_ZONED = re.compile(r"(Z|z|UTC|GMT|[+-]\d\d(:?\d\d)?)( [A-Z]{2,5})?(\[[^\[\]]*\])*$")
+_ZONED = re.compile(r"(Z|z|UTC|GMT|[+-]\d\d(:?\d\d)?)( (?!(?:AD|BC|BCE|CE|AM|PM)\b)[A-Z]{2,5})?(\[[^\[\]]*\])*$")
 
 
 def text_times(column: Column, values: list[Any], all_match: Callable[[str], bool], text: bool, zone: str | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +17,7 @@ from pipelines.project.repository import Repo
 from pipelines.sources.broker import PartitionReader, open_broker
 from pipelines.sources.formats.record_format import record_format
 from pipelines.streaming.engines.base import EngineJob
+from pipelines.streaming.state.checkpoint_records import checkpoint_records
 from pipelines.streaming.state.job_spec import JobSpec
 from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.start_position import StartPosition, choose_start, run_of
@@ -23,7 +25,7 @@ from pipelines.streaming.state.stream_link import here
 from pipelines.streaming.state.workers_elsewhere import WorkersElsewhere
 from pipelines.streaming.stream_options import StreamOptions
 from pipelines.streaming.supervisor import Outcome, Supervisor
-from transforms.errors import ConfigError
+from transforms.errors import ConfigError, StoreError
 
 __all__ = ["StreamPlan"]
 
@@ -66,14 +68,6 @@ class StreamPlan:
         until = {n: {p: reader.end(s.topic, p) for p in range(partitions[n])} for n, s in sources.items()} if options.until else None
         start = self._start(stream.shards, options.anew)
         link = job_state.link
-        if start.begins_at_run:
-            delays = {name: group.delay_us for name, group in repo.groups.items()}
-            beyond = {name: at + delays[name] for name, at in start.output_watermark.items() if at is not None}
-            if taken := take_back(repo, beyond, self.say):
-                self.say(
-                    f"{counted(taken, 'row')} that a stream had delivered beyond the run were taken out of the online store:"
-                    " they are made anew, from the run and the topics as they are now"
-                )
         if start.begins_empty and (run := run_of(repo, graphs)) is not None:
             self.say(
                 f"windows begin empty: batch run {run.id} has history up to {run.head.range[1][:16]} that they do not hold, unless the"
@@ -126,6 +120,7 @@ class StreamPlan:
 
     def run(self, watch: Callable[[], None]) -> Outcome:
         """Run jobs until the stream ends."""
+        self._take_back(watch)
         supervisor = Supervisor(
             self.job_state,
             self._attempt,
@@ -136,6 +131,36 @@ class StreamPlan:
             savepoint=self.engine.stop_with_savepoint if self.engine.savepoints else None,
         )
         return supervisor.run()
+
+    def _take_back(self, watch: Callable[[], None]) -> None:
+        """Where it begins anew at the end of a run: take out of the online store what it had delivered beyond that before. A store that is
+        away is waited for. Where another stream has checkpoints here, its rows cannot be told from ours, and all stay."""
+        start = self.spec.start
+        if not start.begins_at_run or self.options.savepoint is not None or not self.job_state.began_before():
+            return
+        if others := [f.name for f in self.job_state.beside() if checkpoint_records(f)]:
+            self.say(
+                f"stream {others[0]!r} writes here, too: rows that this one had delivered beyond the run stay online until newer ones come;"
+                " 'tandem verify' finds those that a correction left wrong"
+            )
+            return
+        delays = {name: group.delay_us for name, group in self.repo.groups.items()}
+        beyond = {name: at + delays[name] for name, at in start.output_watermark.items() if at is not None}
+        said = False
+        while not self.job_state.requested("stop"):
+            try:
+                if taken := take_back(self.repo, beyond, self.say):
+                    self.say(
+                        f"{counted(taken, 'row')} that it had delivered beyond the run were taken out of the online store:"
+                        " they are made anew, from the run and the topics as they are now"
+                    )
+                return
+            except StoreError as error:
+                if not said:
+                    self.say(f"waiting to take out what was delivered beyond the run: {error}")
+                said = True
+                watch()
+                time.sleep(0.5)
 
     def _attempt(self, attempt: int) -> EngineJob:
         self.attempts = attempt

@@ -84,7 +84,7 @@ _FIXES = {
     "CLUSTERDOWN": "a server is gone and no replica has taken its place: start it again",
     "uthentication": "correct its user and password in feature_store.yaml",
     "WRONGPASS": "correct its user and password in feature_store.yaml",
-    "NOPERM": "let its user run the commands and touch the keys: ~* +@all -@dangerous +info +keys +cluster",
+    "no permissions": "let its user run the commands and touch the keys: ~* +@all -@dangerous +info +keys +cluster",
 }
 """What helps where Redis answers, and refuses, by a word of its answer."""
 

@@ -253,7 +253,7 @@ def exchanged(client: Any, calls: Any, replicas: Replicas | None = None) -> Answ
 def _commit(connection: Any, rows: Transactions, script: str, replicas: Replicas) -> Committed:
     """Chunk by chunk; the question about the next one goes with the transaction before, so that the server does not wait for us."""
     written, undecided = 0, list[int]()
-    losing = _losing(connection, rows, script)
+    losing = _losing(connection, rows, script, 0)
     for number in range(len(rows)):
         if losing and isinstance(losing[0], bytes):
             connection.disconnect()
@@ -270,21 +270,23 @@ def _commit(connection: Any, rows: Transactions, script: str, replicas: Replicas
             _check(answers[-1])
             written += len(rows.rows(number)) - len(losing)
         if not last:
-            losing = _answered(received(connection, 2))
+            answers = received(connection, 2)
+            forgot = isinstance(answers[1], NoScriptError)  # meanwhile, as after SCRIPT FLUSH
+            losing = _losing(connection, rows, script, number + 1) if forgot else _answered(answers)
     if replicas.command:
         replicas.check(received(connection, 1)[0])
     return Committed(written, undecided)
 
 
-def _losing(connection: Any, rows: Transactions, script: str) -> list[Any]:
-    """Which rows of the first chunk lose. A server that does not know the script is given it."""
+def _losing(connection: Any, rows: Transactions, script: str, number: int) -> list[Any]:
+    """Which rows of a chunk lose. A server that does not know the script is given it."""
     for attempt in range(2):
-        connection.send_packed_command([b"".join(rows.ask(0))])
+        connection.send_packed_command([b"".join(rows.ask(number))])
         answers = received(connection, 2)
         if attempt or not isinstance(answers[1], NoScriptError):
             break
         connection.send_packed_command([command("SCRIPT", "LOAD", script)])
-        received(connection, 1)
+        _check(received(connection, 1))
     return _answered(answers)
 
 

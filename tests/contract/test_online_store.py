@@ -154,6 +154,37 @@ def test_redis_an_order_of_an_older_version_or_without_its_row() -> None:
         assert bench.x() == 3.0
 
 
+def test_redis_that_forgets_the_script_in_the_middle_is_given_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    from serving.online_store import redis_link
+
+    with redis_server() as server:
+        bench = Bench.open({"type": REDIS, "connection_string": server.connection_string}, view())
+        real, forgotten = redis_link.received, 0
+
+        def received(connection: Any, count: int) -> Any:
+            nonlocal forgotten
+            answers = real(connection, count)
+            if count > 2 and forgotten < 3:  # a transaction
+                forgotten += 1
+                server.client.script_flush()
+            return answers
+
+        monkeypatch.setattr(redis_link, "received", received)
+        assert bench.write(*((f"A{i}", T, 1, 2.0) for i in range(1100))).written == 1100
+        assert forgotten == 3
+
+
+@pytest.mark.parametrize("count", [1, 200])
+def test_redis_whose_user_may_not_is_told_what_it_needs(count: int) -> None:
+    with redis_server() as server:
+        server.client.acl_setuser(
+            "tandem", enabled=True, passwords=["+pw"], categories=["+@all"], commands=["-watch", "-evalsha"], keys=["*"]
+        )
+        bench = Bench.open({"type": REDIS, "connection_string": f"{server.connection_string},username=tandem,password=pw"}, view())
+        with pytest.raises(StoreError, match="let its user run the commands"):
+            bench.write(*((f"A{i}", T, 1, 2.0) for i in range(count)))
+
+
 @pytest.mark.parametrize("count", [1, 200])
 def test_redis_that_is_full_or_a_replica_is_called_that(count: int) -> None:
     with redis_server() as server:

@@ -16,7 +16,7 @@ import requests
 from pipelines.alerting.webhook import Webhook
 from pipelines.project.config import AlertSettings
 from pipelines.sources.formats.schema_registry import Registry, RegistryAway
-from serving.bounded_http import read_answer
+from serving.bounded_http import read_answer, within
 from serving.tokens import fetch_json
 from transforms.errors import ConfigError, StoreError
 
@@ -84,6 +84,45 @@ def test_an_answer_that_comes_drop_by_drop_ends_in_time() -> None:
     with site(endless) as (url, _), requests.get(url, stream=True, timeout=30) as answer, late:
         read_answer(answer, 1 << 40, 5.0, lambda: next(ticks))
     assert next(ticks) < 10
+
+
+def dripping_head() -> Iterator[bytes]:
+    """A head that never ends; each byte in time."""
+    yield HEAD + b"X-Name: "
+    while True:
+        yield b"x"
+        PAUSE.wait(0.02)
+
+
+def dripping_gzip() -> Iterator[bytes]:
+    """What it is packed in never begins: a name of a file without an end, which is nothing that a body is made of."""
+    yield HEAD + b"Content-Encoding: gzip\r\n\r\n" + b"\x1f\x8b\x08\x08" + bytes(6)
+    while True:
+        yield b"x"
+        PAUSE.wait(0.02)
+
+
+PAUSE = threading.Event()
+
+
+@pytest.mark.parametrize("pieces", [dripping_head, dripping_gzip])
+def test_one_who_sends_a_byte_now_and_then_holds_nobody(pieces: Pieces) -> None:
+    with site(pieces) as (url, sent):
+        registry = Registry(url, answer_seconds=0.2)
+        for _ in range(3):
+            with pytest.raises(RegistryAway, match="does not answer"):
+                registry.schema(1)
+        assert len(sent) == 1, "it is asked again when the exchange that was given up has ended"
+        PAUSE.set()
+
+
+def test_what_is_in_time_is_what_was_asked() -> None:
+    def fails() -> int:
+        raise StoreError("no")
+
+    assert within(30, "a", lambda: 7) == 7
+    with pytest.raises(StoreError, match="no"):
+        within(30, "a", fails)
 
 
 @pytest.mark.parametrize("pieces", [bomb, endless, cut, damaged])

@@ -164,7 +164,8 @@ def test_what_is_no_moment_as_databases_write_them() -> None:
            "2024-05-01 10:00:00+24", "2024-05-01 10:00:00+0160", "2024-05-01  10:00:00Z", "2024-05-01 10:00:00.Z", "infinity",
            "20240501T10Z", "20240501 100000Z",
            "20240230T100000Z", "2024-0501T100000Z", "2024-05-01 10:00:00[Europe/Paris]", "2024-05-01 10:00:00Z[", "2024-05-01 10:00:00Z[]",
-           "2024-05-01 10:00:00+02 cest", "2024-05-01 10:00:00+02 CEST CEST"]  # fmt: skip
+           "2024-05-01 10:00:00+02 cest", "2024-05-01 10:00:00+02 CEST CEST",
+           "0044-03-15 00:00:00+00 BC", "2024-05-01 01:00:00+00 PM", "2024-05-01 01:00:00Z AD"]  # fmt: skip
     assert same(odd, IsoTime("UTC"), "timestamp", pa.string()) == ["wrong_type"] * len(odd)
     twice = ["2024-10-27 02:30:00", "2024-03-31 02:30", "2024-10-27 02:30:00+02"]
     assert same(twice, IsoTime("Europe/Paris"), "timestamp", pa.string())[:2] == ["wrong_type"] * 2

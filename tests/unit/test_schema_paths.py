@@ -122,6 +122,18 @@ def test_branches_and_references_that_are_closed(path: str, fix: str) -> None:
         check_fields(made(Field("f", "string", path=path)), JSON, "it", pytest.fail)
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"at": {}}, "unevaluatedProperties": False, "if": {}, "then": {"properties": {"f": {}}}},
+        {"properties": {"at": {}}, "unevaluatedProperties": False, "dependentSchemas": {"at": {"properties": {"f": {}}}}},
+        {"properties": {"at": {}}, "additionalProperties": False, "$defs": {"a": {"$anchor": "row"}}, "allOf": [{"$ref": "#row"}]},
+    ],
+)
+def test_what_may_be_named_elsewhere_in_a_json_schema_is_no_mistake(schema: dict[str, Any]) -> None:
+    check_fields(made(Field("f", "string")), JsonPlaces(schema), "it", lambda line: None)
+
+
 @pytest.mark.parametrize("more", [{}, {"patternProperties": {}}])
 def test_an_object_that_may_have_other_members_is_told_as_that(more: dict[str, Any]) -> None:
     places = JsonPlaces({"type": "object", "properties": {"at": {}, "amount": {}}, **more})

@@ -6,6 +6,7 @@ form (into a number, into a list by a name) are not looked at: each record of th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, NamedTuple
@@ -17,6 +18,8 @@ from transforms.places import EACH, Path, Step, path_text
 __all__ = ["AvroPlaces", "JsonPlaces", "Places", "check_fields"]
 
 _SCALARS = ("null", "boolean", "integer", "number", "string")
+_CONDITIONS = {"if", "then", "else", "dependentSchemas"}
+"""What they name is a member, too, where a schema says of unevaluated ones that there are none."""
 _MOST_SCHEMAS = 1_000
 """A step that leads into more of them than that may lead anywhere."""
 
@@ -179,8 +182,8 @@ class JsonPlaces(Places):
     def _referred(self, reference: str) -> Any:
         """What a reference within the schema names; None for one to elsewhere."""
         found = self.root
-        if not reference.startswith("#"):
-            return None
+        if not re.fullmatch("#(/.*)?", reference, re.DOTALL):
+            return None  # elsewhere, or by the name of an anchor
         for part in reference[1:].split("/")[1:]:
             part = part.replace("~1", "/").replace("~0", "~")
             if not isinstance(found, dict) or part not in found:
@@ -196,7 +199,7 @@ def _of_object(schema: dict[str, Any], step: Step, branched: bool) -> Inner:
         return Inner([more] if isinstance(more, dict) and not schema.get("patternProperties") else [] if branched else None)
     if step in members:
         return Inner([members[step]])
-    more = schema.get("additionalProperties", schema.get("unevaluatedProperties"))
+    more = schema.get("additionalProperties", None if _CONDITIONS & schema.keys() else schema.get("unevaluatedProperties"))
     if more is True or isinstance(more, dict):
         return Inner(None if more is True else [more])
     return Inner([], more is False, tuple(members))

@@ -20,7 +20,7 @@ from requests.auth import HTTPBasicAuth
 from pipelines.project.config import KafkaSettings
 from pipelines.project.http import certificates, reason, untrusted
 from pipelines.sources.broker import BrokerAway
-from serving.bounded_http import read_answer
+from serving.bounded_http import read_answer, within
 from transforms.errors import ConfigError
 
 __all__ = ["Reference", "RegisteredSchema", "Registry", "RegistryAway", "registry_of"]
@@ -161,14 +161,17 @@ class Registry:
         return ConfigError(f"{self.url} does not answer {what} as a schema registry does; correct kafka.schema_registry")
 
     def _send(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
-        try:
+        def ask() -> tuple[int, bytes]:
             with self._session.request(
                 method, self.url.rstrip("/") + path, data=body, auth=self._auth, timeout=self._seconds, allow_redirects=False, stream=True
             ) as answer:
-                data = read_answer(answer, _MOST_BYTES, self._seconds)
-                if len(data) > _MOST_BYTES:
-                    raise ConfigError(f"{self.url} answers {path} with more than {_MOST_BYTES >> 20} MiB; correct kafka.schema_registry")
-                return answer.status_code, data
+                return answer.status_code, read_answer(answer, _MOST_BYTES, self._seconds)
+
+        try:
+            status, data = within(2 * self._seconds, self.url, ask)
+            if len(data) > _MOST_BYTES:
+                raise ConfigError(f"{self.url} answers {path} with more than {_MOST_BYTES >> 20} MiB; correct kafka.schema_registry")
+            return status, data
         except requests.RequestException as error:
             if why := untrusted(error):
                 raise ConfigError(f"the certificate of {self.url} is not trusted: {why}; set kafka.ssl_cafile") from None

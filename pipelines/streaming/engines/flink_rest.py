@@ -16,8 +16,8 @@ from transforms.errors import ConfigError, TandemError
 __all__ = ["Cluster", "FlinkSettings", "check_flags"]
 
 _ENDED = {"FINISHED", "CANCELED", "FAILED"}
-_NOT_ALL_RUN = "Not all required tasks are currently running"
-"""Flink's reason for a savepoint that is asked for while a task starts."""
+_NOT_NOW = ("Not all required tasks are currently running", "Checkpoint Coordinator is suspending")
+"""Flink's reasons why there is no savepoint while a task starts, or starts again."""
 
 
 class FlinkSettings(EngineSettings):
@@ -119,7 +119,7 @@ class Cluster:
     def stop_with_savepoint(self, name: str, folder: str | None = None, seconds: float = 120.0) -> str:
         """Stop the job with a savepoint (not drained: that would hang); returns the savepoint's path. Raises TandemError.
 
-        While a task of it is being started, or started again after a fault, Flink makes none: it is asked anew until all run.
+        While a task of it is being started, or started again after a fault, Flink makes none: it is asked anew, for half of ``seconds``.
         """
         jobs = self.jobs(name)
         if not jobs:
@@ -128,7 +128,7 @@ class Cluster:
         until = time.monotonic() + seconds
         while "location" not in (operation := self._stopped(job, folder, until)):
             reason = operation.get("failure-cause", {}).get("stack-trace", "unknown").splitlines()[0]
-            if _NOT_ALL_RUN not in reason or time.monotonic() > until:
+            if not any(word in reason for word in _NOT_NOW) or time.monotonic() > until - seconds / 2:
                 raise TandemError(f"job {job} at {self.master} could not be stopped with a savepoint: {reason}")
             time.sleep(0.2)
         return str(operation["location"])

@@ -116,6 +116,14 @@ class JobState:
             self.link.have_longer(self.folder / "skipped.jsonl")
             self.link.pull_checkpoints(self.take_over)
 
+    def began_before(self) -> bool:
+        """Whether this stream had another beginning, whose rows it put aside."""
+        return any((self.folder / "before").glob("*")) or any((self.folder / "rows").rglob("*.*"))
+
+    def beside(self) -> list[Path]:
+        """The folders of other streams over the same data."""
+        return sorted(f for f in self.folder.parent.glob("*") if f.is_dir() and f != self.folder)
+
     def load_checkpoints(self) -> dict[int, dict[str, Any]]:
         """The checkpoint of each shard that may be believed (see the module). Raises DataError for a damaged file.
 
