@@ -245,6 +245,8 @@ def _informative(operation: Any, found: dict[Any, Any]) -> dict[Any, Any]:
 
 
 def _pruned(analysis: _Analysis, operation: Any, values: Values) -> Values:
+    from tensorflow_transform import analyzers
+
     found, encoded = list(values[0]), operation.input_dtype != "string"
 
     def kept(often: float, information: float) -> list[tuple[Any, bytes]]:
@@ -257,8 +259,8 @@ def _pruned(analysis: _Analysis, operation: Any, values: Values) -> Values:
         return out
 
     chosen = kept(operation.frequency_threshold, operation.informativeness_threshold)
-    if operation.top_k is not None:
-        chosen = sorted(chosen, reverse=True)[: operation.top_k]
+    if operation.top_k is not None:  # of none the greatest is a word that stands for none, as Beam's
+        chosen = sorted(chosen, reverse=True)[: operation.top_k] or [analyzers.get_empy_vocabulary_dummy_value(operation.input_dtype)]
     if operation.key_fn is None:
         return (chosen,)
     covering: dict[Any, list[tuple[Any, bytes]]] = {}

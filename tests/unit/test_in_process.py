@@ -98,6 +98,7 @@ def words(inputs):
         "both": numbered("both", labels=label, weights=weight, top_k=7),
         "shuffled": numbered("shuffled", fingerprint_shuffle=True),
         "placed": numbered("placed", reserved_tokens=["t1", "never"]),
+        "none_left": numbered("none_left", reserved_tokens=["t1"], top_k=3, frequency_threshold=10**6),
         "covering": tft.apply_vocabulary(key, tft.vocabulary(key, vocab_filename="covering", **covering)),
         "often": count * tf.cast(tf.strings.length(tf.strings.as_string(tf.strings.length(asset))), tf.int64),
     }
