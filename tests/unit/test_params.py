@@ -79,4 +79,5 @@ def test_every_command_takes_it() -> None:
         if command.params:
             assert [p.name for p in command.params].count("params") == 1, name
 
-    below(GROUP, "tandem")
+    for word, command in GROUP.commands.items():  # `tandem` alone shows its version and its help
+        below(command, f"tandem {word}")
