@@ -17,7 +17,6 @@ from pipelines.project.repository import Repo
 from pipelines.sources.broker import PartitionReader, open_broker
 from pipelines.sources.formats.record_format import record_format
 from pipelines.streaming.engines.base import EngineJob
-from pipelines.streaming.state.checkpoint_records import checkpoint_records
 from pipelines.streaming.state.job_spec import JobSpec
 from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.start_position import StartPosition, choose_start, run_of
@@ -138,7 +137,7 @@ class StreamPlan:
         start = self.spec.start
         if not start.begins_at_run or self.options.savepoint is not None or not self.job_state.began_before():
             return
-        if others := [f.name for f in self.job_state.beside() if checkpoint_records(f)]:
+        if others := self.job_state.beside():
             self.say(
                 f"stream {others[0]!r} writes here, too: rows that this one had delivered beyond the run stay online until newer ones come;"
                 " 'tandem verify' finds those that a correction left wrong"

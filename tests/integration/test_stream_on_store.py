@@ -90,10 +90,13 @@ def test_anew_and_other_numbers_of_shards_on_another_machine(machine: Machine, t
     read_all(world, shards=2)
     world.assert_right()
     assert len(world.control.load_checkpoints()) == 2
+    assert world.control.link is not None and not world.control.link.began_before()
     machine("a")
     read_all(world, anew=True)
     world.assert_right()
     machine("b")
+    assert world.control.link.began_before() and world.control.began_before() and world.control.beside() == []
+    assert JobState(world.stream.with_name("other")).beside() == ["main"], "its checkpoints are in the store alone"
     world.control.have_checkpoints()
     world.assert_right()
     store = connect(world.url or "")

@@ -33,7 +33,7 @@ from typing import Any
 
 from pipelines.lake.files import write_text
 from pipelines.lake.process_identity import user
-from pipelines.streaming.state.checkpoint_records import FOLDER_OF_1, checkpoints_of, new_record, record_of, records_in
+from pipelines.streaming.state.checkpoint_records import FOLDER_OF_1, checkpoint_records, checkpoints_of, new_record, record_of, records_in
 from pipelines.streaming.state.stream_link import ANEW, link_of
 from pipelines.streaming.state.taken_segments import forget_taken
 from pipelines.streaming.state.tile_store import TileFile, TileStore
@@ -117,12 +117,16 @@ class JobState:
             self.link.pull_checkpoints(self.take_over)
 
     def began_before(self) -> bool:
-        """Whether this stream had another beginning, whose rows it put aside."""
+        """Of a stream without checkpoints: whether it had another beginning, of which there are rows. Raises StoreError."""
+        if self.link is not None and self.link.began_before():
+            return True
         return any((self.folder / "before").glob("*")) or any((self.folder / "rows").rglob("*.*"))
 
-    def beside(self) -> list[Path]:
-        """The folders of other streams over the same data."""
-        return sorted(f for f in self.folder.parent.glob("*") if f.is_dir() and f != self.folder)
+    def beside(self) -> list[str]:
+        """The names of other streams over the same data that have checkpoints. Raises DataError, StoreError."""
+        if self.link is not None:
+            return self.link.beside()
+        return sorted(f.name for f in self.folder.parent.glob("*") if f != self.folder and checkpoint_records(f))
 
     def load_checkpoints(self) -> dict[int, dict[str, Any]]:
         """The checkpoint of each shard that may be believed (see the module). Raises DataError for a damaged file.

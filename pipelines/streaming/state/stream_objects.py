@@ -208,6 +208,16 @@ class StreamObjects:
             for name in [at] if path.suffix else self._names(f"{at}/"):
                 self.cache.store.delete(self.key(name))
 
+    def began_before(self) -> bool:
+        """Whether rows of a beginning before were put aside. Raises StoreError."""
+        return any(True for _ in self.cache.store.list(self.key("before/")))
+
+    def beside(self) -> list[str]:
+        """The names of other streams over the same data that have checkpoints there. Raises StoreError."""
+        above, _, own = self.prefix.rstrip("/").rpartition("/")
+        keys = (handle.key.removeprefix(f"{above}/") for handle in self.cache.store.list(f"{above}/"))
+        return sorted({key.split("/")[0] for key in keys if key.split("/")[1:2] == ["checkpoints"]} - {own})
+
     def sweep_tiles(self) -> None:
         """Delete the files of saved tiles that no checkpoint names. For one who holds the stream, and has fenced it."""
         with self._asking():
