@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,8 +20,9 @@ import pandas as pd
 from pipelines import workflow
 from pipelines.project.repository import Repo, load_repo
 from pipelines.reports.terminal import Steps
+from tests.redis_server import redis_server
 
-__all__ = ["END", "START", "Orders", "order"]
+__all__ = ["END", "START", "Orders", "online_store", "order"]
 
 START, END = datetime(2024, 5, 1, tzinfo=UTC), datetime(2024, 5, 2, tzinfo=UTC)
 
@@ -55,6 +57,17 @@ city_orders = FeatureGroup(
 )
 feast_views(__name__)
 """
+
+
+@contextmanager
+def online_store(kind: str) -> Iterator[dict[str, Any]]:
+    """The ``store`` of a world: ``sqlite`` (the world's own file), or ``redis``, a server that ends with the block."""
+    if kind == "sqlite":
+        yield {}
+    else:
+        with redis_server() as server:
+            name = "tandem.serving.online_store.redis.OrderedRedisOnlineStore"
+            yield {"type": name, "connection_string": server.connection_string}
 
 
 def order(number: str, at: str, amount: float | None = 5.0, shop: int = 1, city: str = "b", **more: Any) -> dict[str, Any]:

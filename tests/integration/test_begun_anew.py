@@ -17,8 +17,7 @@ from pipelines.streaming.stream_job import run_stream
 from pipelines.streaming.stream_options import StreamOptions
 from pipelines.verify.verification import VerifyOptions, run_verify
 from serving.online_store.sqlite import OrderedSqliteOnlineStore
-from tests.integration.orders_world import END, Orders, order
-from tests.redis_server import redis_server
+from tests.integration.orders_world import END, Orders, online_store, order
 from transforms.errors import StoreError
 from transforms.instants import micros_of, now_us
 
@@ -32,12 +31,8 @@ LIVE = [order(f"n{n}", f"2024-05-02T{n:02}:10:00Z", shop=shop) for n in range(3)
 
 @pytest.fixture(params=["sqlite", "redis"])
 def store(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
-    if request.param == "sqlite":
-        yield {}
-    else:
-        with redis_server() as server:
-            kind = "tandem.serving.online_store.redis.OrderedRedisOnlineStore"
-            yield {"type": kind, "connection_string": server.connection_string}
+    with online_store(request.param) as settings:
+        yield settings
 
 
 def _world(path: Path, store: dict[str, Any]) -> tuple[Orders, Callable[..., list[str]]]:

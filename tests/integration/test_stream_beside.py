@@ -19,11 +19,10 @@ from pipelines.services.kafka_broker import Broker
 from pipelines.streaming.stream_job import run_stream
 from pipelines.streaming.stream_options import StreamOptions
 from tests.integration.kafka_world import new_topic, options_of, produce
-from tests.integration.orders_world import END, START, Orders
+from tests.integration.orders_world import END, START, Orders, online_store
 from tests.oracle.features import rows
 from tests.oracle.rounds import Rounds
 from tests.oracle.stream_time import reached
-from tests.redis_server import redis_server
 from transforms.instants import micros_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -36,12 +35,8 @@ STEPS = ("send", "stream", "correct", "send", "round", "stream", "send", "lose",
 
 @pytest.fixture(params=["sqlite", "redis"])
 def store(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
-    if request.param == "sqlite":
-        yield {}
-    else:
-        with redis_server() as server:
-            kind = "tandem.serving.online_store.redis.OrderedRedisOnlineStore"
-            yield {"type": kind, "connection_string": server.connection_string}
+    with online_store(request.param) as settings:
+        yield settings
 
 
 class History:
