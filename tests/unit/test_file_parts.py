@@ -147,19 +147,24 @@ def test_parquet(parquet: Path) -> None:
     assert counts[0] == 10 and 3 <= counts[1] <= 5 and counts[2] == 1
 
 
-def test_damaged_parquet_has_one_verdict(parquet: Path) -> None:
-    """Whichever part the damage lies in, and however many: no row of the file is used, and the reason is the same."""
-    data, rng = parquet.read_bytes(), random.Random(2)
-    refused = 0
-    for _ in range(60):
+def refused_damages(path: Path, times: int, seed: int) -> int:
+    """Damages a file so often behind its first four bytes, each time anew, and holds its parts against the whole; how many were refused."""
+    data, rng, refused = path.read_bytes(), random.Random(seed), 0
+    for _ in range(times):
         spoilt = bytearray(data)
         for _ in range(rng.choice([1, 1, 4])):
             at = rng.randrange(4, len(data))
             spoilt[at : at + 3] = rng.randbytes(3)
-        parquet.write_bytes(spoilt)
-        same(parquet, source_of(), rng.choice([1, 4000, 20_000]))
-        refused += whole(parquet, source_of())[0] == []
-    assert refused > 10
+        path.write_bytes(spoilt)
+        same(path, source_of(), rng.choice([1, 4000, 20_000]))
+        refused += whole(path, source_of())[0] == []
+    return refused
+
+
+def test_damaged_parquet_has_one_verdict(parquet: Path) -> None:
+    """Whichever part the damage lies in, and however many: no row of the file is used, and the reason is the same."""
+    data = parquet.read_bytes()
+    assert refused_damages(parquet, 60, 2) > 10
     parquet.write_bytes(data[:-9])
     assert [p.fault for p in same(parquet, source_of(), 1)] == [""]
     parquet.write_bytes(b"")
@@ -204,17 +209,8 @@ def test_arrow(arrow: Path) -> None:
 
 
 def test_damaged_arrow_has_one_verdict(arrow: Path) -> None:
-    data, rng = arrow.read_bytes(), random.Random(4)
-    refused = 0
-    for _ in range(80):
-        spoilt = bytearray(data)
-        for _ in range(rng.choice([1, 1, 4])):
-            at = rng.randrange(4, len(data))
-            spoilt[at : at + 3] = rng.randbytes(3)
-        arrow.write_bytes(spoilt)
-        same(arrow, source_of(), rng.choice([1, 4000, 20_000]))
-        refused += whole(arrow, source_of())[0] == []
-    assert refused > 10
+    data = arrow.read_bytes()
+    assert refused_damages(arrow, 80, 4) > 10
     for spoilt_whole in (data[:-9], b"", b"FEA1" + data[4:]):
         arrow.write_bytes(spoilt_whole)
         assert [p.stretch for p in same(arrow, source_of(), 1)] == [None]
