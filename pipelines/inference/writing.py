@@ -280,9 +280,9 @@ def _time_lines(made: Proposal) -> list[str]:
 def _disorder_lines(made: Proposal, used: set[str]) -> list[str]:
     d = made.disorder
     if d.measured:
-        said = f"of 1,000 events 990 come at most {d.p99:.3g} s behind one before them, 999 at most {d.p999:.3g} s, all {d.most:.3g} s"
+        said = f"behind the newest event before it: p99 {d.p99:.3g} s, p99.9 {d.p999:.3g} s, max {d.most:.3g} s"
     else:
-        said = "QUESTION: the records are not in order of time, so how late events come cannot be measured; these are usual"
+        said = "QUESTION: the records are not in order of time, so how late events arrive cannot be measured; these are usual"
     lines = [f"    # {said}"]
     for key, seconds in (("out_of_orderness", d.out_of_orderness), ("allowed_lateness", d.allowed_lateness)):
         if seconds:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from tests.bench.kept import ROOT, Kept, Run
 from tests.bench.report import Line, Part, time_of
+from tests.bench.summary import pairs, unmatched
 
 BEGIN, END = "<!-- bench: written by python -m tests.bench --publish -->", "<!-- bench: end -->"
 PAGE = "docs/benchmarks.md"
@@ -50,44 +51,39 @@ def _escaped(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def _told(runs: Iterable[Run]) -> list[str]:
+def _told(runs: Iterable[Run]) -> str:
     runs = list(runs)
     sizes = {run.quick for run in runs}
-    which = "the quick sizes" if sizes == {True} else "the whole sizes" if sizes == {False} else "quick sizes where a row says so"
+    which = "quick sizes" if sizes == {True} else "whole sizes" if sizes == {False} else "quick sizes where a row says so"
     loads = [x for run in runs for x in run.load]
     commits = ", ".join(dict.fromkeys(line.of for run in runs for part in run.tables for line in part.lines))
-    seconds = sum(run.seconds for run in runs)
-    return [
-        f"`make bench`, {which}, {os.cpu_count()} cores, Python {platform.python_version()}, load {min(loads):.0f} to {max(loads):.0f},"
-        f" {seconds / 60:.0f} minutes in all; measured {commits}. Values are checked before a time counts."
-        " Of several rounds the best, the worst in brackets; a ratio above 1 is slower than the first of its row.",
-    ]
+    return (
+        f"Measured {commits} by `make bench`: {which}, {os.cpu_count()} cores, Python {platform.python_version()}, load {min(loads):.0f} to"
+        f" {max(loads):.0f}, {sum(run.seconds for run in runs) / 60:.0f} minutes in all. Values are checked before a time counts."
+        " Figures are the best of several rounds, with the worst in brackets."
+    )
 
 
 def _table(kept: dict[str, Run]) -> list[str]:
-    out = ["| what | Tandem | beside it | ratio |", "|---|---|---|---|"]
+    """README's: a row per comparison, under short names."""
+    out = ["| | Tandem | beside it | | ratio |", "|---|---:|---|---:|---:|"]
     mixed = len({run.quick for run in kept.values()}) > 1
-    for run in kept.values():
-        for part in run.tables:
-            if not part.lines:
-                continue
-            first, *others = part.lines
-            cells = [
-                part.title + (" (quick)" if mixed and run.quick else "") + f"; {part.how}",
-                f"{first.name}: {_figure(part, first)}",
-                "<br>".join(f"{line.name}: {_figure(part, line)}" for line in others),
-                "<br>".join(f"{part.ratio(line):.2g}" if part.ratio(line) < 100 else f"{part.ratio(line):,.0f}" for line in others),
-            ]
+    for group, found in pairs(kept).items():
+        if found:
+            out.append(f"| **{group}** | | | | |")
+        for pair in found:
+            ratio = f"{pair.ratio:.2g}" if pair.ratio < 100 else f"{pair.ratio:,.0f}"
+            what = pair.what + (" (quick)" if mixed and pair.quick else "")
+            cells = (what, _figure(pair.part, pair.ours), pair.name, _figure(pair.part, pair.theirs), ratio)
             out.append("| " + " | ".join(_escaped(cell) for cell in cells) + " |")
-    for run in kept.values():
-        if run.error:
-            out.append(f"| {run.name} | failed the last time | {_escaped(run.error)} | |")
+    out += [f"| {run.name} | failed the last time | {_escaped(run.error)} | | |" for run in kept.values() if run.error]
     return out
 
 
 def _page(kept: dict[str, Run]) -> str:
     parts = ", ".join(f"[{name}](#{name})" for name in kept)
-    out = ["# Benchmarks", "", "Written by `python -m tests.bench --publish`.", "", *_told(kept.values()), "", f"Parts: {parts}."]
+    out = ["# Benchmarks", "", "Written by `python -m tests.bench --publish`.", "", _told(kept.values()), ""]
+    out += ["The ratio is a line's time per unit over that of its table's first line: above 1 is slower.", "", f"Parts: {parts}."]
     for run in kept.values():
         size = "quick sizes" if run.quick else "whole sizes"
         out += [
@@ -120,9 +116,11 @@ def publish(kept: Kept, order: Iterable[str], root: Path = ROOT) -> list[str]:
     if not begin or not end:
         raise ValueError(f"{readme.name} lacks the lines {BEGIN!r} and {END!r}, between which the table goes")
     missing = [name for name in order if name not in kept]
-    said = [*_told(sorted_kept.values()), "", *_table(sorted_kept), ""]
+    ratio = "The ratio is the other's time over Tandem's: above 1, Tandem is faster; below 1, the other is."
+    said = [_told(sorted_kept.values()), ratio, "", *_table(sorted_kept), ""]
+    missing += unmatched(sorted_kept)
     said += [f"Not measured: {', '.join(missing)}.", ""] if missing else []
-    said += [f"Every line, with what it counts and leaves out: [{PAGE}]({PAGE})."]
+    said += [f"[{PAGE}]({PAGE}) has every line that was measured, with what it counts and leaves out."]
     readme.write_text(head + BEGIN + "\n" + "\n".join(said) + "\n" + END + tail, "utf-8")
     (root / PAGE).write_text(_page(sorted_kept), "utf-8")
     return [readme.name, PAGE]

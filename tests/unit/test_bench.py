@@ -13,6 +13,7 @@ import pytest
 from tests.bench.kept import ROOT, Run, load, merged, save
 from tests.bench.publish import BEGIN, END, PAGE, publish
 from tests.bench.report import Part, Took, best_of
+from tests.bench.summary import pairs
 
 
 def run_of(name: str, of: str = "one", quick: bool = True, error: str = "", **seconds: float) -> Run:
@@ -77,21 +78,44 @@ def test_what_a_part_raises_is_one_line_and_an_exit_code(tmp_path: Path) -> None
     assert json.loads(out.read_text()) == {"error": "ModuleNotFoundError: No module named 'tests.bench.no_such_part'"}
 
 
+def joined(*lines: str) -> Run:
+    """The part ``join`` with these ways, a second longer each."""
+    part = Part("point-in-time join: 10 rows", "rows", "warm")
+    for place, line in enumerate(lines):
+        part.add(line, 1.0 + place, 10, place=place)
+    return merged(None, Run("join", "one", True, (1.0, 2.0), 3.0, 2.0, [part]))
+
+
 def test_publishing_replaces_what_stands_between_the_marks(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{BEGIN}\nold | figures\n{END}\nafter\n")
-    failed = merged(None, run_of("join", error="it broke | here"))
-    kept = {"graph": merged(None, run_of("graph", tandem=1.0, rival=2.5)), "join": failed}
-    assert publish(kept, ["graph", "join", "http"], tmp_path) == ["README.md", PAGE]
+    failed = merged(None, run_of("daily", error="it broke | here"))
+    kept = {"join": joined("tandem, ASOF", "feast, duckdb", "pandas merge_asof"), "daily": failed}
+    assert publish(kept, ["join", "daily", "http"], tmp_path) == ["README.md", PAGE]
     text = readme.read_text()
     assert text.startswith(f"before\n{BEGIN}\n") and text.endswith(f"{END}\nafter\n") and "old | figures" not in text
-    assert "| the graph; warm | tandem: 1 s | rival: 2.5 s | 2.5 |" in text
-    assert "| join | failed the last time | it broke \\| here | |" in text and "Not measured: http." in text
+    assert "| **Batch** | | | | |\n| point-in-time join, from files | 1 s | Feast with DuckDB | 2 s | 2 |" in text
+    assert "| daily | failed the last time | it broke \\| here | | |" in text and "Not measured: http." in text
     again = text
-    publish(kept, ["graph", "join", "http"], tmp_path)
+    publish(kept, ["join", "daily", "http"], tmp_path)
     assert readme.read_text() == again
-    assert "| rival | 2.5 s |  | 4 | 2.50 |  |" in (tmp_path / PAGE).read_text()
+    assert "| feast, duckdb | 2 s |  | 5 | 2.00 |  |" in (tmp_path / PAGE).read_text()
+
+
+def test_a_line_of_readme_that_is_called_something_else_is_missed_and_not_dropped(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "README.md").write_text(f"{BEGIN}\n{END}\n")
+    publish({"join": joined("tandem, ASOF", "Feast by another name")}, ["join"], tmp_path)
+    assert "Not measured: join beside Feast with DuckDB, join beside pandas, already in memory." in (tmp_path / "README.md").read_text()
+
+
+def test_a_ratio_is_of_times_per_unit() -> None:
+    part = Part("point-in-time join: 10 rows", "rows", "warm")
+    part.add("tandem", 1.0, 10)
+    part.add("feast", 1.0, 5)
+    (pair,) = pairs({"join": Run("join", "one", True, (1.0, 2.0), 3.0, 2.0, [part])})["Batch"]
+    assert (pair.what, pair.name, pair.ratio) == ("point-in-time join, from files", "Feast with DuckDB", 2.0)
 
 
 def test_nothing_is_published_where_there_is_nothing_or_no_place(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 TOPS = ("transforms", "pipelines", "serving", "tandem", "feature_repo", "tests", "docs", "docker", "examples")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+REPOSITORY = ROOT / "docs" / "repository.md"
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -26,8 +27,8 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def python_block(part: str) -> str:
-    """The one Python block of the README that holds ``part``."""
-    (block,) = [b for b in blocks(PAGES[0], "python") if part in b]
+    """The one Python block of docs/repository.md that holds ``part``."""
+    (block,) = [b for b in blocks(REPOSITORY, "python") if part in b]
     return block
 
 
@@ -41,13 +42,22 @@ def definitions() -> tuple[dict[str, Any], str]:
     """The names that the definition example leaves, and what it printed."""
     names: dict[str, Any] = {}
     with contextlib.redirect_stdout(io.StringIO()) as out:
-        exec(compile(python_block("EventSource("), "README.md", "exec"), names)
+        exec(compile(python_block("EventSource("), REPOSITORY.name, "exec"), names)
     return names, out.getvalue()
 
 
-def test_definition_example_prints_what_the_readme_says() -> None:
+def test_definition_example_prints_what_the_page_says() -> None:
     _, printed = definitions()
-    assert printed in blocks(PAGES[0], "")
+    assert printed in blocks(REPOSITORY, "")
+
+
+def test_the_inferred_definition_in_the_readme_becomes_feast_objects(tmp_path: Path) -> None:
+    from pipelines.project.repository import load_module
+
+    (block,) = blocks(PAGES[0], "python")
+    (tmp_path / "features.py").write_text(block)
+    view = load_module(tmp_path, "features").view_user_id_activity
+    assert {"count_1h", "duration_ms_max_24h", "tandem_revision"} <= {f.name for f in view.features}
 
 
 def test_definition_example_becomes_feast_objects(tmp_path: Path) -> None:
@@ -67,14 +77,14 @@ def test_preprocessing_example_traces() -> None:
 
     group = definitions()[0]["shop_orders"]
     names: dict[str, Any] = {}
-    exec(compile(python_block("# preprocessing.py"), "README.md", "exec"), names)
+    exec(compile(python_block("# preprocessing.py"), REPOSITORY.name, "exec"), names)
     inputs = graph_inputs(group)
     kinds = {"double": tf.float32, "int64": tf.int64, "string": tf.string}
     specs = {
         f.name: tf.SparseTensorSpec([None, None], kinds[str(f.type)]) if f.nullable else tf.TensorSpec([None, 1], kinds[str(f.type)])
         for f in inputs
     }
-    function: Any = wrap_preprocessing_fn(names["shop_orders"], inputs, "README")
+    function: Any = wrap_preprocessing_fn(names["shop_orders"], inputs, REPOSITORY.name)
     read = tft.get_analyze_input_columns(function, specs, force_tf_compat_v1=False)
     assert set(read) == {"count_1h", "amount_mean_1h", "channel_last_24h"}
 

@@ -54,7 +54,7 @@ def test_repositories_use_public_names_alone(path: Path) -> None:
     check(path.read_text("utf-8"))
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/extending.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/repository.md", "docs/extending.md"])
 def test_documents_use_public_names_alone(page: str) -> None:
     found = re.findall(r"^```python\n(.*?)^```$", (ROOT / page).read_text("utf-8"), re.MULTILINE | re.DOTALL)
     assert found
