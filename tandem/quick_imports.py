@@ -49,7 +49,8 @@ module; the module itself that is called so; or nowhere, for what is only called
 
 def quicken_imports() -> None:
     """Call it before the first import of Feast, Beam or TensorFlow. What was imported before stays as it is; twice is as good as once."""
-    _check_constructors_only()
+    if "typeguard" in sys.modules:
+        _check_constructors_only(sys.modules["typeguard"])
     if not any(isinstance(finder, _LargePackages) for finder in sys.meta_path):
         sys.meta_path.insert(0, _LargePackages())
     sys.modules.setdefault("tqdm.notebook", None)  # type: ignore[arg-type]  # an import of it fails, for which its users are prepared
@@ -58,11 +59,7 @@ def quicken_imports() -> None:
         importlib.metadata.packages_distributions = _named_for(found)
 
 
-def _check_constructors_only() -> None:
-    try:
-        import typeguard
-    except ImportError:  # an installation without Feast
-        return
+def _check_constructors_only(typeguard: Any) -> None:
     checked: Callable[..., Any] = typeguard.typechecked
     if getattr(checked, "quick", None) is not None:
         return
@@ -90,11 +87,12 @@ def _named_for(found: Callable[[], Mapping[str, list[str]]]) -> Any:
 
 
 class _LargePackages:
-    """Finds :data:`LARGE` where the other finders do, and has them executed without the collector; all else is left to those."""
+    """Finds :data:`LARGE` where the other finders do, and has them executed without the collector, and ``typeguard``; all else is left to
+    those."""
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
         """As ``importlib`` asks for it: the module's spec, None where another finder is to say."""
-        if name not in LARGE and name not in _STANDING_IN:
+        if name not in LARGE and name not in _STANDING_IN and name != "typeguard":
             return None
         finders = [each for each in sys.meta_path if each is not self and hasattr(each, "find_spec")]
         spec = next((found for each in finders if (found := each.find_spec(name, path, target)) is not None), None)
@@ -108,6 +106,8 @@ class _Uncollected(SourceFileLoader):
     def exec_module(self, module: ModuleType) -> None:
         with _collector_off(), _stood_in(_STANDING_IN.get(module.__name__, {})):
             super().exec_module(module)
+        if module.__name__ == "typeguard":
+            _check_constructors_only(module)
 
 
 class _Later(ModuleType):

@@ -1,10 +1,12 @@
-"""The command ``tandem``: every command, ours and other packages', by name. Light at import: each command imports what it uses."""
+"""The command ``tandem``: every command, ours and other packages', by name. Each is imported when it is asked for."""
 
 from __future__ import annotations
 
 import os
 import platform
 import sys
+from collections.abc import Iterator, Mapping
+from functools import cached_property
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -76,15 +78,55 @@ COMMANDS = {
 _EXTRA_ARGUMENTS = {"batch"}  # what stands after -- goes to Beam
 
 
+_AS: dict[str, Any] = {"add_completion": False, "rich_markup_mode": None, "pretty_exceptions_enable": False}
+
+
+class _ByName(Mapping[str, Any]):
+    """All commands in the order of the help, each imported when it is asked for: who runs one does not wait for the others.
+
+    Other packages' are looked for, and all of them imported, when a name that is none of ours is asked for, and to list all.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._made and name in COMMANDS:
+            module, _, attribute = COMMANDS[name].partition(":")
+            self._made[name] = _made(name, getattr(import_module(module), attribute))
+        return self._made[name] if name in COMMANDS else self._outside[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*COMMANDS, *self._outside))
+
+    def __len__(self) -> int:
+        return len(COMMANDS) + len(self._outside)
+
+    @cached_property
+    def _outside(self) -> dict[str, Any]:
+        found = {}
+        for point in Extensions("command", GROUP, COMMANDS).installed():
+            whose = f"command {point.name!r} of {owner(point)}"
+            if point.name in COMMANDS:
+                print(f"{whose} is left out: tandem has a command of that name", file=sys.stderr)
+                continue
+            try:
+                found[point.name] = _made(point.name, point.load())
+            except Exception as error:  # another package's fault must not take ours away
+                print(f"{whose} is left out: {reason(error)}", file=sys.stderr)
+        return found
+
+
 class _Commands(TyperGroup):
     """The group of all commands: one whose packages are missing says so before it begins; its help is there all the same."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        for command in self.commands.values():
-            take_params(command)
         take_log_format(self)
-        _list_whole(self)
+        self.commands = _ByName()  # type: ignore[assignment]  # nothing is ever added to them
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self.commands)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         found = super().resolve_command(ctx, args)
@@ -103,9 +145,7 @@ app = typer.Typer(
     name="tandem",
     cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
+    **_AS,
     help="Features computed once: as a batch job for training and as a stream for serving, from one graph.",
 )
 
@@ -130,29 +170,18 @@ def _options(
     pass
 
 
-def _add(name: str, command: Any) -> None:
+def _made(name: str, command: Any) -> Any:
+    """A command as it stands in the group, with the options that each of them has; of a function, or of a ``typer.Typer``."""
+    alone = typer.Typer(callback=_options, **_AS)  # the callback makes it a group
     if isinstance(command, typer.Typer):
-        app.add_typer(command, name=name)
+        alone.add_typer(command, name=name)
     else:
-        app.command(name, context_settings={"allow_extra_args": name in _EXTRA_ARGUMENTS})(command)
-
-
-def _register() -> None:
-    for name, reference in COMMANDS.items():
-        module, _, attribute = reference.partition(":")
-        _add(name, getattr(import_module(module), attribute))
-    for point in Extensions("command", GROUP, COMMANDS).installed():
-        whose = f"command {point.name!r} of {owner(point)}"
-        if point.name in COMMANDS:
-            print(f"{whose} is left out: tandem has a command of that name", file=sys.stderr)
-            continue
-        try:
-            _add(point.name, point.load())
-        except Exception as error:  # another package's fault must not take ours away
-            print(f"{whose} is left out: {reason(error)}", file=sys.stderr)
-
-
-_register()
+        alone.command(name, context_settings={"allow_extra_args": name in _EXTRA_ARGUMENTS})(command)
+    group: Any = typer.main.get_command(alone)
+    take_params(group.commands[name])
+    take_log_format(group.commands[name])
+    _list_whole(group)
+    return group.commands[name]
 
 
 def fail(error: BaseException) -> int:

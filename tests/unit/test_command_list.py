@@ -49,6 +49,13 @@ def test_version() -> None:
     assert (done.exit_code, done.output) == (0, f"tandem {tandem.__version__}, Python {platform.python_version()}\n")
 
 
+def test_a_command_waits_for_no_other_commands_imports() -> None:
+    code = "import sys; from pipelines.cli.root import COMMANDS, app; app(['runs', 'list', '--help'], standalone_mode=False)\n"
+    code += "print(*sorted({c.partition(':')[0] for c in COMMANDS.values()} & set(sys.modules)), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(tandem.__file__).parents[1], capture_output=True, text=True, check=True)
+    assert done.stderr == "pipelines.cli.runs\n"
+
+
 @pytest.mark.parametrize(
     ("things", "said"), [(0, "0 files"), (1, "1 file"), (1204, "1,204 files"), ([], "0 files"), ({"a": 1}, "1 file"), ("ab", "2 files")]
 )
