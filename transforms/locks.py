@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 import fcntl
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 __all__ = ["between_processes", "lock", "take", "try_lock"]
+
+_LOOK_SECONDS = 0.1
 
 
 def take(file: IO[str] | int, *, shared: bool = False, wait: bool = False) -> bool:
@@ -28,13 +31,21 @@ def take(file: IO[str] | int, *, shared: bool = False, wait: bool = False) -> bo
 
 
 @contextmanager
-def lock(path: Path, busy: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold the file ``path`` alone, for the body. Who must wait for that is told by ``busy`` first, then waits as long as it takes."""
+def lock(path: Path, busy: Callable[[], None] = lambda: None, beat: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold the file ``path`` alone, for the body. Who must wait for that is told by ``busy`` first, then waits as long as it takes.
+
+    ``beat`` is for who may be asked to end meanwhile: it is called ten times a second of the wait, and what it raises ends it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as held:
         if not take(held):
             busy()
-            take(held, wait=True)
+            if beat is None:
+                take(held, wait=True)
+            else:
+                while not take(held):
+                    beat()
+                    time.sleep(_LOOK_SECONDS)
         yield
 
 

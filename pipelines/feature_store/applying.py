@@ -26,9 +26,10 @@ __all__ = ["apply_fingerprints", "finish", "locked"]
 LOCK = ".apply.lock"
 
 
-def locked(repo: Repo, say: Callable[[str], None] = lambda line: None) -> Any:
-    """For the body: no apply is at work, and whoever writes the registry by this lock does so alone."""
-    return shared.alone(repo.data, graphs.folder(repo.data) / LOCK, lambda: say("another 'tandem apply' is at work here; waiting for it"))
+def locked(repo: Repo, say: Callable[[str], None] = lambda line: None, beat: Callable[[], None] | None = None) -> Any:
+    """For the body: no apply is at work, and whoever writes the registry by this lock does so alone. ``beat``: see ``locks.lock``."""
+    busy = "another 'tandem apply' is at work here; waiting for it"
+    return shared.alone(repo.data, graphs.folder(repo.data) / LOCK, lambda: say(busy), beat)
 
 
 def apply_fingerprints(
@@ -56,13 +57,14 @@ def apply_fingerprints(
     return fingerprints
 
 
-def finish(repo: Repo, say: Callable[[str], None] = lambda line: None) -> None:
-    """Complete an apply that was killed; harmless and cheap where there is none. Raises as :func:`apply_fingerprints`."""
+def finish(repo: Repo, say: Callable[[str], None] = lambda line: None, beat: Callable[[], None] | None = None) -> None:
+    """Complete an apply that was killed; harmless and cheap where there is none. Raises as :func:`apply_fingerprints`. ``beat`` is called
+    while it waits for one that is at work; what it raises ends that."""
     if graphs.applying(repo.data) is None:
-        _bring_along(repo, say)
+        _bring_along(repo, say, beat)
         return
     try:
-        with locked(repo, say):
+        with locked(repo, say, beat):
             if (intent := graphs.applying(repo.data)) is not None:
                 say("an apply was ended before it was done; completing it")
                 _bring(repo, intent)
@@ -77,14 +79,14 @@ def finish(repo: Repo, say: Callable[[str], None] = lambda line: None) -> None:
 _REGISTRIES = "registries"
 
 
-def _bring_along(repo: Repo, say: Callable[[str], None]) -> None:
+def _bring_along(repo: Repo, say: Callable[[str], None], beat: Callable[[], None] | None) -> None:
     """Where the data folder is a cache of an object store, another machine may have applied what this one's registry and online store do
     not know yet."""
     known = shared.kept(repo.data, _REGISTRIES)
     applied = graphs.applied_graphs(repo.data)
     if known is None or not applied or known.get(str(repo.path)) == applied:
         return
-    with lock(graphs.folder(repo.data) / LOCK):
+    with lock(graphs.folder(repo.data) / LOCK, beat=beat):
         say("graphs were applied on another machine; the registry and online store of this one follow")
         feast_apply(repo, applied)
         shared.keep(repo.data, _REGISTRIES, str(repo.path), applied)

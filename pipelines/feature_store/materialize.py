@@ -169,13 +169,19 @@ def materialize_view(store: Any, online: OrderedOnlineStore, view: Any, start: d
     return Materialized(view.name, written, dropped, result.stale, result.refused)
 
 
-def take_back(repo: Repo, beyond: Mapping[str, int], say: Callable[[str], None] = lambda line: None) -> int:
+def take_back(
+    repo: Repo,
+    beyond: Mapping[str, int],
+    say: Callable[[str], None] = lambda line: None,
+    beat: Callable[[], None] | None = None,
+) -> int:
     """Take out of the online store what streams wrote with event timestamps after ``beyond`` (view -> microseconds); how many rows.
 
     A stream that begins at the end of a run makes them anew, from the run's windows and the topics as they are now. Those of a beginning
     before may have counted what was corrected since, or be of keys that are in the log no more, and among rows of streams the greater
     revision wins. What the batch runs have up to there, or up to where they were materialized, takes their place in one step per key.
-    Nothing is taken where the runs are not found. Safe to repeat and to kill. Raises StoreError.
+    Nothing is taken where the runs are not found. Safe to repeat and to kill. ``beat`` is called while a materialize is waited for;
+    what it raises ends that. Raises StoreError.
     """
     from serving.offline_rows import NOTHING, OfflineRows
     from serving.offline_store import connection, latest_of_view
@@ -186,7 +192,8 @@ def take_back(repo: Repo, beyond: Mapping[str, int], say: Callable[[str], None] 
     if not isinstance(online, OrderedOnlineStore):
         return 0
     taken, streamed = 0, Covered(1, _LAST_US, since=-1)  # streams have the stamp 0, materializations greater ones
-    with shared.alone(repo.data, layout.materialize_lock(repo.data), lambda: say("a materialize is at work; waiting for it")):
+    busy = "a materialize is at work; waiting for it"
+    with shared.alone(repo.data, layout.materialize_lock(repo.data), lambda: say(busy), beat):
         for view in sorted(store.list_feature_views(), key=lambda view: view.name):
             if view.name not in beyond or not (n := online.drop_superseded(config, view, beyond[view.name] + 1, streamed, count_only=True)):
                 continue

@@ -88,15 +88,18 @@ def keep(data: Path, kind: str, key: str, value: Any) -> None:
 
 
 @contextmanager
-def alone(data: Path, file: Path, busy: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold the lock ``file`` for the body, alone among the processes of all machines; waits its turn. Pointers are as they are now."""
-    with locks.lock(file, busy):
+def alone(data: Path, file: Path, busy: Callable[[], None] = lambda: None, beat: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold the lock ``file`` for the body, alone among the processes of all machines; waits its turn. Pointers are as they are now.
+
+    ``busy`` and ``beat``: see :func:`transforms.locks.lock`.
+    """
+    with locks.lock(file, busy, beat):
         if (cache := caches.cache_of(data)) is None:
             yield
             return
         from serving.object_store import leases, pointers
 
-        with leases.hold(cache.store, _lease(data, file), wait=_WAIT_SECONDS, busy=busy) as lease:
+        with leases.hold(cache.store, _lease(data, file), wait=_WAIT_SECONDS, busy=busy, beat=beat or (lambda: None)) as lease:
             pointers.refresh(cache)
             yield
             lease.check()

@@ -19,7 +19,7 @@ from pipelines.streaming.state.log_segments import seal_leftovers
 from pipelines.streaming.status import Screen, Tracker, line
 from pipelines.streaming.stream_metrics import StreamMetrics, serve
 from pipelines.streaming.stream_options import StreamOptions
-from pipelines.streaming.stream_plan import StreamPlan
+from pipelines.streaming.stream_plan import StopAsked, StreamPlan
 from pipelines.streaming.supervisor import Outcome
 from transforms.errors import StoreError
 
@@ -27,7 +27,8 @@ __all__ = ["run_stream"]
 
 
 def run_stream(repo: Repo, options: StreamOptions, say: Callable[[str], None] | None = None) -> dict[str, Any]:
-    """Run a stream to its end; returns its run's manifest with the exit ``code`` (0: stopped as asked, or all was read).
+    """Run a stream to its end; returns its run's manifest with the exit ``code`` (0: stopped as asked, or all was read). One that is
+    stopped while it waits for an apply, before anything runs, has no run: ``ended`` says so.
 
     Raises ConfigError, DataError, GraphError for what is wrong before anything runs; later failures are in the manifest.
     """
@@ -66,6 +67,9 @@ def run_stream(repo: Repo, options: StreamOptions, say: Callable[[str], None] | 
                         summary=summary,
                         counts={f"rows/{n}": v for n, v in summary.get("rows_of", {}).items()},
                     )
+            except StopAsked:
+                messages.say("stopped before it began")
+                return {"name": options.name, "status": "complete", "ended": "stopped before it began", "code": 0}
             finally:
                 messages.relay()
                 stream.close()

@@ -26,7 +26,11 @@ from pipelines.streaming.stream_options import StreamOptions
 from pipelines.streaming.supervisor import Outcome, Supervisor
 from transforms.errors import ConfigError, StoreError
 
-__all__ = ["StreamPlan"]
+__all__ = ["StopAsked", "StreamPlan"]
+
+
+class StopAsked(Exception):
+    """The stream was asked to stop while it waited for something before its first job."""
 
 
 class StreamPlan:
@@ -42,7 +46,8 @@ class StreamPlan:
         self.engine = options.engine()(options.engine_options(job_state.folder, preload, repo.path, repo.data), say)
 
     def prepare(self) -> None:
-        """Check everything once, and decide where to start. Raises ConfigError, DataError, GraphError, StoreError."""
+        """Check everything once, and decide where to start. Raises ConfigError, DataError, GraphError, StoreError;
+        StopAsked if it is asked to stop while it waits for an apply."""
         repo, options, job_state, settings = self.repo, self.options, self.job_state, self.repo.settings
         broker = open_broker(settings.kafka, repo.data)
         if not (broker.shared or self.engine.in_process):
@@ -50,7 +55,7 @@ class StreamPlan:
                 f"{broker!r} lives in this process, and the workers of engine {self.engine.name!r} do not; use --runner direct"
             )
         self.engine.prepare()
-        finish(repo, self.say)
+        finish(repo, self.say, self._go_on)
         parts = self.engine.parts(options.shards or settings.stream.shards)
         stream = settings.stream.model_copy(update={"shards": parts})
         for group in repo.groups.values():
@@ -118,8 +123,12 @@ class StreamPlan:
         return start
 
     def run(self, watch: Callable[[], None]) -> Outcome:
-        """Run jobs until the stream ends."""
-        self._take_back(watch)
+        """Run jobs until the stream ends; none if it is asked to stop before the first."""
+        try:
+            self._take_back(watch)
+            self._go_on()
+        except StopAsked:
+            return Outcome(0, "stopped")
         supervisor = Supervisor(
             self.job_state,
             self._attempt,
@@ -130,6 +139,10 @@ class StreamPlan:
             savepoint=self.engine.stop_with_savepoint if self.engine.savepoints else None,
         )
         return supervisor.run()
+
+    def _go_on(self) -> None:
+        if self.job_state.requested("stop"):
+            raise StopAsked
 
     def _take_back(self, watch: Callable[[], None]) -> None:
         """Where it begins anew at the end of a run: take out of the online store what it had delivered beyond that before. A store that is
@@ -146,9 +159,14 @@ class StreamPlan:
         delays = {name: group.delay_us for name, group in self.repo.groups.items()}
         beyond = {name: at + delays[name] for name, at in start.output_watermark.items() if at is not None}
         said = False
-        while not self.job_state.requested("stop"):
+
+        def beat() -> None:
+            watch()
+            self._go_on()
+
+        while True:
             try:
-                if taken := take_back(self.repo, beyond, self.say):
+                if taken := take_back(self.repo, beyond, self.say, beat):
                     self.say(
                         f"{counted(taken, 'row')} that it had delivered beyond the run were taken out of the online store:"
                         " they are made anew, from the run and the topics as they are now"
@@ -158,7 +176,7 @@ class StreamPlan:
                 if not said:
                     self.say(f"waiting to take out what was delivered beyond the run: {error}")
                 said = True
-                watch()
+                beat()
                 time.sleep(0.5)
 
     def _attempt(self, attempt: int) -> EngineJob:

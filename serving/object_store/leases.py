@@ -163,9 +163,10 @@ def hold(
     busy: Callable[[], None] = lambda: None,
     seconds: float = SECONDS,
     pause: Callable[[float], None] = time.sleep,
+    beat: Callable[[], None] = lambda: None,
 ) -> Iterator[Lease]:
     """Have the lease for the body, renewed in the background. Who must wait for it is told by ``busy`` first; raises Busy after ``wait``
-    seconds of that, at once for none."""
+    seconds of that, at once for none. ``beat`` is called before each pause of the wait; what it raises ends it."""
     until: float | None = None
     while True:
         try:
@@ -177,6 +178,7 @@ def hold(
                 busy()
             elif until is None or time.monotonic() >= until:
                 raise
+            beat()
             pause(min(1.0, max(0.05, until - time.monotonic())))
     done = threading.Event()
 

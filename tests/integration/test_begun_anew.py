@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from pipelines.feature_store import materialize
+from pipelines.feature_store.applying import LOCK
+from pipelines.lake import graphs, layout
 from pipelines.sources.memory import MemoryBroker
+from pipelines.streaming.driver import stream_folder
+from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.stream_job import run_stream
 from pipelines.streaming.stream_options import StreamOptions
 from pipelines.verify.verification import VerifyOptions, run_verify
@@ -20,6 +26,7 @@ from serving.online_store.sqlite import OrderedSqliteOnlineStore
 from tests.integration.orders_world import END, Orders, online_store, order
 from transforms.errors import StoreError
 from transforms.instants import micros_of, now_us
+from transforms.locks import take
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -136,6 +143,37 @@ def test_a_store_that_is_away_is_waited_for(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("pipelines.streaming.stream_plan.time.sleep", lambda seconds: None)
     said = stream(anew=True)
     assert len([line for line in said if "waiting to take out" in line and "locked" in line]) == 1
+    _right(world)
+
+
+@pytest.mark.parametrize("waits_for", ["materialize", "apply"])
+def test_a_stop_ends_the_wait_for_a_lock(tmp_path: Path, waits_for: str) -> None:
+    """Ctrl-C and ``tandem stream stop`` leave the flag that is left here, once the stream has said what it waits for."""
+    world, stream = _world(tmp_path, {})
+    world.log(HISTORY)
+    world.round()
+    before = [world.online(*NAMES, shop=shop) for shop in (1, 7, 8, 9)]
+    if waits_for == "apply":
+        graphs.begin_apply(world.data, graphs.applied_graphs(world.data))
+    lock = layout.materialize_lock(world.data) if waits_for == "materialize" else graphs.folder(world.data) / LOCK
+    said: list[str] = []
+
+    def told(line: str) -> None:
+        said.append(line)
+        if "at work" in line:
+            JobState(stream_folder(world.data, "main")).request("stop")
+
+    options = StreamOptions(runner="direct", until="latest", from_run="latest", anew=True)
+    with open(lock, "a") as held:
+        assert take(held)
+        late = Timer(60, fcntl.flock, (held, fcntl.LOCK_UN))  # where a stop ends nothing
+        late.start()
+        outcome = run_stream(world.repo(), options, told)
+        assert late.is_alive(), "the stop ended the wait"
+        late.cancel()
+    assert (outcome["code"], outcome["status"]) == (0, "complete") and outcome["ended"].startswith("stopped")
+    assert [world.online(*NAMES, shop=shop) for shop in (1, 7, 8, 9)] == before, "nothing was begun"
+    stream(anew=True)
     _right(world)
 
 
