@@ -255,7 +255,7 @@ def _labels(data: Path, answers: list[pa.Table], dry_run: bool, report: Report) 
             report.found["labels"] += len(keep) - sum(keep)
             report.rewritten.append(path.relative_to(data).as_posix())
             if not dry_run:
-                with replaced(path, durable=True) as out:
+                with replaced(path.resolve(), durable=True) as out:
                     pq.write_table(table.filter(pa.array(keep)), out)
 
 

@@ -48,13 +48,15 @@ class Thing:
 
 @dataclass(frozen=True, kw_only=True)
 class FolderThing(Thing):
-    """One of a data folder: its folders and files; rows come after the run that tells of them."""
+    """One of a data folder: its folders and files; rows come after the run that tells of them. Where one is a link, or holds some, the
+    links go and what they lead to stays: it need not be Tandem's."""
 
     paths: tuple[Path, ...]
 
     @property
     def size(self) -> int:
-        return sum(f.stat().st_size for p in self.paths for f in (p.rglob("*") if p.is_dir() else [p]) if f.is_file())
+        own = (f for p in self.paths if not p.is_symlink() for f in (p.rglob("*") if p.is_dir() else [p]))
+        return sum(f.stat().st_size for f in own if f.is_file() and not f.is_symlink())
 
     def opened(self) -> BinaryIO:
         (path,) = self.paths
@@ -62,7 +64,7 @@ class FolderThing(Thing):
 
     def take(self) -> None:
         for path in self.paths[::-1]:  # rows before the manifest that tells of them
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 def folder_things(repo: Repo) -> Iterator[Thing]:

@@ -97,6 +97,27 @@ def test_what_a_model_in_use_was_made_of_stays_to_the_end_of_the_chain(repo: Any
     assert (data / "training" / "set1").is_dir() and layout.offline_run(data, "g", rows[0]).is_dir()
 
 
+def test_of_links_the_links_go_and_what_they_lead_to_stays(repo: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A folder that was moved to another disk stopped the command half-way; and what lies behind a link may be anybody's."""
+    data, away = repo.data, tmp_path_factory.mktemp("away")
+    of_run, of_rows, holds_one = (batch(data, n, (0, 9), {"g": str(n) * 64}) for n in (1, 2, 3))
+    write(data / "training" / "set1" / "manifest.json", "{}")
+    old(data / "training" / "set1")
+    moved = {"run": layout.run(data, of_run), "rows": layout.offline_run(data, "g", of_rows), "set": data / "training" / "set1"}
+    for name, folder in moved.items():
+        folder.rename(away / name)
+        folder.symlink_to(away / name, target_is_directory=True)
+    inside = layout.offline_run(data, "g", holds_one)
+    write(away / "others" / "file")
+    (inside / "folder").symlink_to(away / "others", target_is_directory=True)
+    (inside / "file").symlink_to(away / "others" / "file")
+    before = sorted(away.rglob("*"))
+    went = {each["name"]: each["bytes"] for each in vacuum(repo, NOW, DAY, 0)}
+    assert went.keys() == {of_run, of_rows, holds_one, "set1"} and went["set1"] == 0
+    assert sorted(away.rglob("*")) == before
+    assert not any(os.path.lexists(folder) for folder in [*moved.values(), inside])
+
+
 def test_former_champions_and_the_challenger_stay(repo: Any) -> None:
     data = repo.data
     for version in (1, 2, 3, 4):
