@@ -6,7 +6,9 @@ import asyncio
 import base64
 import binascii
 import os
+import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 from starlette.requests import Request
 
 from serving.api_keys import ApiKeys
-from serving.certificate import certificate_warning
+from serving.certificate import authorities_warning, certificate_warning
 from serving.errors import UnauthenticatedError
 from serving.principals import ALL_SCOPES, ANYBODY, Principal, is_name
 from serving.repository import Watcher
@@ -49,9 +51,10 @@ def environment_key() -> str:
 class Access:
     """Tells the principal of a request. Whether it asks at all is decided once, when the server starts."""
 
-    def __init__(self, settings: ServingSettings) -> None:
+    def __init__(self, settings: ServingSettings, clock: Callable[[], float] = time.time) -> None:
         self.asks = settings.asks_who
-        self._certificate = settings.tls_cert
+        self._clock = clock
+        self._certificate, self._authorities = settings.tls_cert, settings.tls_client_ca
         own = environment_key()
         keys = settings.keys is not None and (settings.keys.exists() or settings.ask_who)  # a file that is away may come back
         self._keys = ApiKeys(settings.keys if keys else None, own) if keys or own else None
@@ -59,7 +62,7 @@ class Access:
         self._grants = {name: frozenset(scopes) for name, scopes in settings.grants.items()}
         seconds = 300.0 if settings.oidc is None else settings.oidc.refresh_seconds
         self._watcher = None if self.tokens is None else Watcher(self.tokens.refresh, seconds)
-        self._subjects: OrderedDict[bytes, str] = OrderedDict()
+        self._subjects: OrderedDict[bytes, tuple[str, float]] = OrderedDict()  # and when the certificate expires
 
     def open(self) -> None:
         """Fetch the provider's keys, and go on doing so. A provider that is away is no error: it shows in :meth:`warnings`."""
@@ -73,9 +76,11 @@ class Access:
             self._watcher.close()
 
     def warnings(self) -> list[str]:
-        """What is wrong with the provider and with the server's own certificate, if anything."""
-        provider = self.tokens.problem if self.tokens is not None else ""
-        return [line for line in (provider, certificate_warning(self._certificate, datetime.now(UTC))) if line]
+        """What is wrong with the provider, the server's own certificate and the authorities of clients, if anything."""
+        provider, now = self.tokens.problem if self.tokens is not None else "", datetime.now(UTC)
+        return [
+            line for line in (provider, certificate_warning(self._certificate, now), authorities_warning(self._authorities, now)) if line
+        ]
 
     async def principal(self, request: Request) -> Principal:
         """Who asks. Raises UnauthenticatedError if nobody that this server knows."""
@@ -109,14 +114,16 @@ class Access:
             from cryptography import x509
 
             try:
-                subject = x509.load_der_x509_certificate(der).subject.rfc4514_string()
+                certificate = x509.load_der_x509_certificate(der)
+                subject, ends = certificate.subject.rfc4514_string(), certificate.not_valid_after_utc.timestamp()
             except ValueError:  # TLS took it; a name that cannot be read is nobody's
-                subject = ""
-            self._subjects[der] = subject if is_name(subject, _MOST_SUBJECT) else ""
+                subject, ends = "", 0.0
+            self._subjects[der] = (subject if is_name(subject, _MOST_SUBJECT) else ""), ends
             if len(self._subjects) > 1_000:
                 self._subjects.popitem(last=False)
-        subject = self._subjects[der]
-        return Principal(subject, frozenset()) if subject else None
+        subject, ends = self._subjects[der]
+        # TLS looked at its end when the connection was made, and one may stay open as long as it is used.
+        return Principal(subject, frozenset()) if subject and self._clock() < ends else None
 
 
 def _credential(request: Request) -> str:

@@ -9,6 +9,8 @@
   times the memory that its bytes do.
 * A wish for another protocol (``Upgrade: h2c``) is passed over, and the request answered.
 * A client's certificate, and whether it has hung up, are in the scope of its requests (``tandem.certificate``, ``tandem.gone``).
+* Where the authorities of client certificates have changed, a connection whose certificate was checked by those of before ends with its
+  next request: the client makes another one, if it still may.
 """
 
 from __future__ import annotations
@@ -103,8 +105,11 @@ class Limited(HttpToolsProtocol):
 
     limits: Connections
     tls: ssl.SSLContext | None = None
+    authorities = b""
+    """What the file of client authorities holds that ``tls`` has."""
     address = ""
     _early = b""
+    _checked_by = b""
     _entered = False
     _head_bytes = 0
     _in_head = True
@@ -119,6 +124,7 @@ class Limited(HttpToolsProtocol):
         self._raw = transport
         self._entered = self.limits.enter(self, self.address)
         if self.tls is not None:
+            self._checked_by = self.authorities
             # Not by the listener: it would tell us of connections after their handshake alone, and nobody would count those before.
             if not self._entered:
                 self.limits.refused += 1
@@ -244,6 +250,10 @@ class Limited(HttpToolsProtocol):
             self.limits.refused += 1
             self.end()  # no answer of ours: those before it are not answered yet, and it would be taken for theirs
             return
+        tls = self.transport.get_extra_info("ssl_object")
+        if tls is not None and self._checked_by != self.authorities and tls.getpeercert(binary_form=True):
+            self.end()
+            return
         self._was_read()
         self._set_timer(self.limits.exchange_seconds, self.transport.abort)
         super().on_headers_complete()
@@ -251,7 +261,6 @@ class Limited(HttpToolsProtocol):
         whole = _Whole(self.transport, cycle.on_response)
         cycle.transport, cycle.on_response = whole, whole.complete  # type: ignore[assignment]
         self.scope["tandem.gone"] = lambda: cycle.disconnected  # type: ignore[typeddict-unknown-key]
-        tls = self.transport.get_extra_info("ssl_object")
         if tls is not None:
             self.scope["tandem.certificate"] = tls.getpeercert(binary_form=True)  # type: ignore[typeddict-unknown-key]
 

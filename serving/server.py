@@ -16,8 +16,8 @@ from uvicorn.config import LOGGING_CONFIG
 
 from serving import json_logs
 from serving.app import create_app
-from serving.certificate import certificate_warning
-from serving.connections import Connections, connection_class
+from serving.certificate import authorities_warning, certificate_warning
+from serving.connections import Connections, Limited, connection_class
 from serving.repository import Watcher
 from serving.settings import ServingSettings
 from serving.shared_buckets import SharedLimits
@@ -48,12 +48,12 @@ def run(settings: ServingSettings, worker: Worker | None = None) -> None:
         return
     if worker is None:
         bound(settings).close()  # said before models are loaded, and in one line
-    config, tls = uvicorn_config(settings) if worker is None else _worker_config(settings, worker)
+    config, connection = uvicorn_config(settings) if worker is None else _worker_config(settings, worker)
     if warning and worker is None:
         logging.getLogger("uvicorn.error").warning(warning)
     watcher = None
-    if tls is not None:
-        reload = Reload(settings, tls)
+    if connection.tls is not None:
+        reload = Reload(settings, connection)
         reload.tell()
         watcher = Watcher(reload.look, settings.poll_seconds)
         watcher.start()
@@ -96,17 +96,17 @@ async def _nothing(scope: Any, receive: Any, send: Any) -> None:
     """An application that is never asked."""
 
 
-def _worker_config(settings: ServingSettings, worker: Worker) -> tuple[uvicorn.Config, ssl.SSLContext | None]:
+def _worker_config(settings: ServingSettings, worker: Worker) -> tuple[uvicorn.Config, type[Limited]]:
     end_with_parent(worker)
     own = share(settings)
     limits = SharedLimits(worker.limits, settings.limits, settings.principal_limits)
-    config, tls = uvicorn_config(own, create_app(own, limits=limits, metrics_folder=(Path(worker.metrics), worker.name)))
+    config, connection = uvicorn_config(own, create_app(own, limits=limits, metrics_folder=(Path(worker.metrics), worker.name)))
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # that each begins and ends is nobody's news
-    return config, tls
+    return config, connection
 
 
-def uvicorn_config(settings: ServingSettings, app: Any = None) -> tuple[uvicorn.Config, ssl.SSLContext | None]:
-    """How uvicorn serves the application of these settings, and its TLS, if any. Raises ConfigError."""
+def uvicorn_config(settings: ServingSettings, app: Any = None) -> tuple[uvicorn.Config, type[Limited]]:
+    """How uvicorn serves the application of these settings, and its protocol, which has its TLS, if any. Raises ConfigError."""
     connection = connection_class(Connections.of(settings))
     config = uvicorn.Config(
         app or create_app(settings),
@@ -124,34 +124,46 @@ def uvicorn_config(settings: ServingSettings, app: Any = None) -> tuple[uvicorn.
         forwarded_allow_ips=list(settings.trusted_proxies) or None,
         timeout_keep_alive=max(1, round(settings.idle_seconds)),
         timeout_graceful_shutdown=max(1, round(settings.timeout_seconds)),
-        ssl_ciphers="ECDHE+AESGCM:ECDHE+CHACHA20",  # of TLS 1.2; those of 1.3 are all good
-        ssl_certfile=settings.tls_cert,
-        ssl_keyfile=settings.tls_key,
-        ssl_ca_certs=None if settings.tls_client_ca is None else str(settings.tls_client_ca),
-        # Where keys or tokens are taken too, a client may come without a certificate; then the guard asks it for one of these.
-        ssl_cert_reqs=ssl.CERT_NONE if settings.tls_client_ca is None else ssl.CERT_OPTIONAL,
     )
+    config.load()
     try:
-        config.load()
+        _secure(settings, connection)
     except (OSError, ssl.SSLError) as e:
         raise ConfigError(f"tls_cert {settings.tls_cert}: certificate, key or authorities cannot be used ({e}); give PEM files") from None
-    tls, config.ssl = config.ssl, None
-    connection.tls = tls
-    return config, tls
+    return config, connection
+
+
+def _secure(settings: ServingSettings, connection: type[Limited]) -> None:
+    """New connections are secured by what the files hold now, and by nothing that they held before: what a context has learnt to trust it
+    trusts for ever. Raises OSError, ssl.SSLError, and changes nothing then."""
+    if settings.tls_cert is None:
+        return
+    tls, authorities = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), b""
+    tls.load_cert_chain(settings.tls_cert, settings.tls_key)
+    tls.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")  # of TLS 1.2; those of 1.3 are all good
+    if settings.tls_client_ca is not None:
+        authorities = settings.tls_client_ca.read_bytes()
+        tls.load_verify_locations(settings.tls_client_ca)
+        # Where keys or tokens are taken too, a client may come without a certificate; then the guard asks it for one of these.
+        tls.verify_mode = ssl.CERT_OPTIONAL
+    connection.tls, connection.authorities = tls, authorities
 
 
 class Reload:
-    """Takes a new certificate, key and authorities into use when their files change. Connections that are open keep theirs."""
+    """Takes a new certificate, key and authorities into use when their files change. Connections that are open keep theirs, unless their
+    client was checked by authorities that changed."""
 
-    def __init__(self, settings: ServingSettings, context: ssl.SSLContext) -> None:
+    def __init__(self, settings: ServingSettings, connection: type[Limited]) -> None:
         self._settings = settings
-        self._context = context
+        self._connection = connection
         self._stamp = self._stamps()
         self._told = ""
 
     def tell(self) -> None:
-        """Say once that the certificate has expired, will soon, or is not in force yet."""
-        warning = certificate_warning(self._settings.tls_cert, datetime.now(UTC))
+        """Say once that the certificate or the authorities of clients have expired, will soon, or are not in force yet."""
+        now = datetime.now(UTC)
+        both = certificate_warning(self._settings.tls_cert, now), authorities_warning(self._settings.tls_client_ca, now)
+        warning = "; ".join(line for line in both if line)
         if warning and warning != self._told:
             log.warning(warning)
         self._told = warning
@@ -163,11 +175,7 @@ class Reload:
         if stamp == self._stamp or self._settings.tls_cert is None:
             return
         try:
-            # First into a context of its own: a certificate that does not fit its key must not get into the one in use.
-            for context in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self._context):
-                context.load_cert_chain(self._settings.tls_cert, self._settings.tls_key)
-                if self._settings.tls_client_ca is not None:
-                    context.load_verify_locations(self._settings.tls_client_ca)
+            _secure(self._settings, self._connection)
         except (OSError, ssl.SSLError) as e:
             log.error("TLS: the changed files cannot be used (%s); those of before go on", e)
             return

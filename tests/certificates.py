@@ -30,11 +30,11 @@ _MAY_SIGN = x509.KeyUsage(
 
 
 class Authority:
-    """Issues certificates; ``pem`` is its own."""
+    """Issues certificates; ``pem`` is its own, which ends after ``ends``."""
 
-    def __init__(self) -> None:
+    def __init__(self, ends: timedelta = timedelta(days=90)) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._cert = self._signed("test authority", self._key.public_key()).add_extension(
+        self._cert = self._signed("test authority", self._key.public_key(), ends).add_extension(
             x509.BasicConstraints(ca=True, path_length=None), critical=True
         ).add_extension(_MAY_SIGN, critical=True).sign(self._key, hashes.SHA256())  # fmt: skip
         self.pem = self._cert.public_bytes(serialization.Encoding.PEM)

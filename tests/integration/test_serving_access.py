@@ -298,9 +298,8 @@ def test_tls_client_certificates_and_a_certificate_that_changes(world: Path, tmp
         with socket.create_connection(("127.0.0.1", port), 20) as plain:
             plain.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n")
             assert b"live" not in read_all(plain)
-        tls = getattr(server.config.http_protocol_class, "tls", None)
-        assert tls is not None
-        reload, before = Reload(given, tls), ssl.get_server_certificate(("localhost", port))
+        connection: Any = server.config.http_protocol_class
+        reload, before = Reload(given, connection), ssl.get_server_certificate(("localhost", port))
         secret.write_text("half")
         reload.look()
         assert ssl.get_server_certificate(("localhost", port)) == before
@@ -308,6 +307,62 @@ def test_tls_client_certificates_and_a_certificate_that_changes(world: Path, tmp
         reload.look()
         assert ssl.get_server_certificate(("localhost", port)) != before
         assert get("/v2/models/delay", "pricing").status_code == 200
+
+
+def test_authorities_of_clients_that_change_or_expire(world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """SECURITY H7: an authority that was taken out of the file was trusted until the next start, and by connections that stayed open."""
+    served, first, second, gone = Authority(), Authority(), Authority(), Authority(timedelta(hours=-1))
+    cert, secret, trust, ca = (tmp_path / name for name in ("cert.pem", "key.pem", "trust.pem", "ca.pem"))
+    served.issue(cert, secret, "localhost", server=True)
+    trust.write_bytes(served.pem)
+    for name, by, ends in (("one", first, 9), ("two", second, 9), ("late", first, -0.5), ("orphan", gone, 9)):
+        by.issue(tmp_path / f"{name}.pem", tmp_path / f"{name}.key", "pricing", ends=timedelta(days=ends))
+    ca.write_bytes(first.pem + gone.pem)
+    given = settings(world, tls_cert=cert, tls_key=secret, tls_client_ca=ca, grants={"CN=pricing": ("model:delay",)})
+    with running(given, create_app(given)) as (server, _, port):
+
+        def client(name: str) -> httpx.Client:
+            context = ssl.create_default_context(cafile=str(trust))
+            context.load_cert_chain(tmp_path / f"{name}.pem", tmp_path / f"{name}.key")
+            return httpx.Client(verify=context, base_url=f"https://localhost:{port}")
+
+        def refused(name: str) -> None:
+            with client(name) as asking, pytest.raises((httpx.TransportError, ssl.SSLError)):
+                asking.get("/v2/models/delay")
+
+        for name in ("two", "late", "orphan"):
+            refused(name)
+        with client("one") as stays:
+            assert stays.get("/v2/models/delay").status_code == 200
+            connection: Any = server.config.http_protocol_class
+            reload = Reload(given, connection)
+            served.issue(cert, secret, "localhost", server=True)
+            reload.look()
+            assert stays.get("/v2/models/delay").status_code == 200, "of another certificate of ours it need not know"
+            ca.write_bytes(second.pem)
+            reload.look()
+            with pytest.raises(httpx.TransportError):
+                stays.get("/v2/models/delay")
+        refused("one")
+        with client("two") as asking:
+            assert asking.get("/v2/models/delay").status_code == 200
+            ca.write_bytes(gone.pem)
+            reload.look()
+        assert "authority of clients" in caplog.text and "expired at" in caplog.text
+        assert "authority of clients" in Access(given).warnings()[0], "of readiness, for who may read them"
+
+
+def test_a_certificate_that_expires_while_its_connection_is_open(tmp_path: Path) -> None:
+    """SECURITY H7: TLS looks at its end once, when the connection is made."""
+    authority, certificate, now = Authority(), tmp_path / "cert.pem", [time.time()]
+    authority.issue(certificate, tmp_path / "key.pem", "pricing", ends=timedelta(hours=1))
+    ca = {"tls_cert": certificate, "tls_key": certificate, "tls_client_ca": certificate}
+    asked = Access(settings(tmp_path, models=tmp_path, feature_repo=tmp_path, graphs=tmp_path, **ca), lambda: now[0])
+    request = Request({"type": "http", "headers": [], "tandem.certificate": ssl.PEM_cert_to_DER_cert(certificate.read_text())})
+    assert asyncio.run(asked.principal(request)).name == "CN=pricing"
+    now[0] += 3601
+    with pytest.raises(UnauthenticatedError):
+        asyncio.run(asked.principal(request))
 
 
 @pytest.mark.parametrize("name", ["a\nroot", "\x1b[31mred", "\u202eecila"])
@@ -358,9 +413,8 @@ def test_an_expired_certificate_is_told_of_and_a_new_one_ends_it(world: Path, tm
             client.get(ready)
         with httpx.Client(verify=False) as careless:  # a look at what it says, as a probe of an orchestrator
             assert "expired at" in careless.get(ready).json()["warnings"][0]
-        tls = getattr(server.config.http_protocol_class, "tls", None)
-        assert tls is not None
-        reload = Reload(given, tls)
+        connection: Any = server.config.http_protocol_class
+        reload = Reload(given, connection)
         authority.issue(cert, secret, "localhost", server=True)
         reload.look()
         with httpx.Client(verify=trusting) as client:

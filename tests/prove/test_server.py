@@ -215,8 +215,8 @@ def test_the_servers_certificate_expires(world: Path, tmp_path: Path, trials: in
         from serving.repository import Watcher
         from serving.server import Reload
 
-        tls: Any = getattr(server.config.http_protocol_class, "tls", None)
-        watcher = Watcher(Reload(given, tls).look, given.poll_seconds)
+        connection: Any = server.config.http_protocol_class
+        watcher = Watcher(Reload(given, connection).look, given.poll_seconds)
         watcher.start()
         stack.callback(watcher.close)
         url, trusting = f"https://localhost:{port}", ssl.create_default_context(cafile=str(ca))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from serving.certificate import certificate_warning
+from serving.certificate import authorities_warning, certificate_warning
+from serving.connections import Connections, connection_class
 from serving.server import Reload
 from serving.settings import ServingSettings
 from tests.certificates import Authority
@@ -51,10 +51,21 @@ def test_of_a_chain_the_first_end_counts_and_what_cannot_be_read_is_not_judged(t
         assert certificate_warning(file, now) == ""
 
 
+def test_of_the_authorities_of_clients_the_last_end_counts(tmp_path: Path) -> None:
+    """An authority that was followed by another expires in silence; where none is left, no client gets in, and it has to be said."""
+    file, now = tmp_path / "ca.pem", datetime.now(UTC)
+    gone, soon, later = (Authority(timedelta(days=days)).pem for days in (-0.5, 3, 90))
+    for held, says in ((gone, "expired at"), (gone + soon, "expires at"), (gone + later, ""), (b"half of it", "")):
+        file.write_bytes(held)
+        told = authorities_warning(file, now)
+        assert (says in told and "without a restart" in told) if says else told == ""
+    assert authorities_warning(None, now) == ""
+
+
 def test_it_is_said_once_and_again_after_a_change(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     cert, key = made(tmp_path, timedelta(minutes=-1))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    reload = Reload(ServingSettings(feature_repo=tmp_path, models=tmp_path, graphs=tmp_path, tls_cert=cert, tls_key=key), context)
+    given = ServingSettings(feature_repo=tmp_path, models=tmp_path, graphs=tmp_path, tls_cert=cert, tls_key=key)
+    reload = Reload(given, connection_class(Connections.of(given)))
     with caplog.at_level(logging.WARNING, "tandem.serving"):
         for _ in range(3):
             reload.look()
