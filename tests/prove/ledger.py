@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.prove.report import Kind, Report, bound
+from tests.prove.report import TOLD_APART, Kind, Report, bound
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT, PAGE, NEWEST = (ROOT / path for path in ("docs/proof.json", "docs/proof.md", "data/prove/report.json"))
@@ -35,40 +35,54 @@ PROVES = {
     "soak": ("transforms", "pipelines", "serving"),
 }
 """How the name of a part begins -> what it proves; all else proves the stream."""
-RUNS = """A `+` behind a commit: with changes that were not committed. "Yes, by its figures": of before it was kept how the test ended.
-The figures of a part hold for its commit; how many commits have changed since what it proves says how old they are (unknown: the commit
-is of a branch that was rebased). Where a kind has several shards on Flink, runs of commits before 763fdb0 had all of them in one part.
+RUNS = """* **commit**: a `+` means that it had uncommitted changes. The figures of a part hold for its commit.
+* **commits since**: how many commits have changed what the part proves; "unknown" where the commit is of a branch that was rebased.
+* **ended well**: "yes, by its figures" is said of runs from before the end of a test was recorded.
+* Runs of commits before 763fdb0 had all shards of a kind on Flink in one part.
 """
+COULD_FAIL = "could have failed"
+"""What the page calls :data:`TOLD_APART`, by which the reports count it."""
 
 HEAD = """# The fault ledger
 
-What `make prove` found: each kind of fault is a real one, dealt to real processes (`tests/prove`) while records flow, at random moments.
-After each trial everything is compared with what an independent oracle says is due. This page is written by `python -m tests.prove.ledger`
-from the reports of the runs; [verify.md](verify.md) says what else proves the numbers.
+Which faults were injected how often, and what was lost or wrong afterwards. Each fault is a real one, injected into real processes
+(`tests/prove`, by `make prove`) at random moments while records flow. After each trial everything is compared with what an independent
+oracle expects. `python -m tests.prove.ledger` writes this page from the reports of the runs; [verify.md](verify.md) says what else proves
+the numbers.
 
-* **acknowledged**: records that the broker took during the trials. **applied**: those of them that the stream delivered.
+**What the columns count**
+
+* **acknowledged**: records that the broker acknowledged during the trials. **applied**: those of them that the stream delivered.
   **dead letters**: broken ones among them, found in the dead-letter topic.
 * **lost**: acknowledged records that were not delivered in time, and dead letters that are missing. **wrong**: values in the online store
-  that differ from the oracle's, in the last bit too, of so many compared.
-* **recovery**: seconds from the blow until all that was fed is delivered; this includes the fault itself (a broker that is away for
-  seconds, a process that is stopped for twenty) and the records that flow meanwhile.
-* **failed**: trials after which anything differed. **95% bound**: so large may the rate of failures be, by so many trials (Clopper and
-  Pearson, one-sided; of none in n about 3/n).
+  that differ from the oracle's, even in the last bit, out of all values compared.
+* **recovery**: seconds from the fault until everything that was sent is delivered. This includes the fault itself (a broker that is away
+  for seconds, a process that is stopped for twenty) and the records that flow meanwhile.
+* **failed**: trials after which anything differed. **95% bound**: the highest failure rate that so many trials leave possible (Clopper and
+  Pearson, one-sided; about 3/n for no failure in n trials).
+* **control**: the same trials with something weaker in place of the part of Tandem that is proven. These have to fail somewhere; otherwise
+  the trials could not detect anything.
+
+**What the names of the faults mean**
+
 * **small**, **small engine**: the stream's own stages on the real broker and stores, in a process that is forked ready-made in place of
   Flink, so that a trial takes seconds. All others are `tandem stream` on the embedded Flink.
-* **control**: the same trials with Feast's own online store in place of Tandem's ordered write, or with the rule that was replaced. These
-  have to fail somewhere, else the trials could see nothing. For faults of what surrounds the stream it is a writer that drops what it
-  cannot write at once; a kill alone mostly converges with Feast's writer too, as records are replayed in order. Of a dead-letter topic that
-  refuses it is a job that drops such letters as well.
-* **live**: `stream.clock: live`, and the stream's processes have a clock that stands where the newest record arrived: no row may be made
-  ahead of it. Set back by an hour, rows have to wait (counted below, and without such the kind fails); set right, all come.
-* Without a control of their own are the other clocks (events and the times of their records are years old, so that no rule that judges by
-  the clock decides a value; what is timed by it could fail), the deleted dead-letter topic (whoever writes next makes it anew), the
-  registry (who does not wait for it writes dead letters, and these are counted), starts and kills. That a trial of these can fail is what
-  the next one says.
-* **told apart from what was there before** (below, under what was hit): a control in each trial. Its values are also held against what was
-  due before its records, where the same comparison has to find differences: in that world, after that fault, it can fail. A kind none of
-  whose trials could tell fails. Trials of before there was this control have no such count.
+* **live**: `stream.clock: live`, and the stream's processes have a clock that stands where the newest record arrived, so no row may be made
+  ahead of it. When it is set back by an hour, rows have to wait (counted below; if none does, the kind fails); when it is set right, all
+  are delivered.
+
+**What the controls are**
+
+* Feast's own online store in place of Tandem's ordered write, or the rule that was replaced. For faults around the stream (disk, network,
+  Redis) it is a writer that drops what it cannot write at once: a kill alone mostly converges with Feast's writer too, as records are
+  replayed in order. For a dead-letter topic that refuses letters it is a job that drops them.
+* These have no control of their own: the other clocks (events and record times are years old, so no rule that judges by the clock decides a
+  value; what is timed by it could fail), the deleted dead-letter topic (the next writer recreates it), the registry (a stream that does
+  not wait for it writes dead letters, and these are counted), starts and kills.
+* For these too, **could have failed** (under [what was hit](#what-was-hit)) counts the trials in which the check itself was tested: the
+  values are also compared with what was due before the trial's records, and that comparison has to find differences. So in that setting,
+  after that fault, the check can fail. A kind none of whose trials passed this test fails. Trials from before this test existed have no
+  such count.
 """
 
 
@@ -94,7 +108,7 @@ def _row(name: str, kind: Kind, control: Kind | None) -> list[str]:
 
 def _hits(kind: Kind) -> str:
     counted = [f"{what} {n}" for what, n in sorted(kind.hits.items(), key=lambda hit: -hit[1])]
-    more = [f"{n:,} {what}" for what, n in kind.counts.items()]
+    more = [f"{n:,} {COULD_FAIL if what == TOLD_APART else what}" for what, n in kind.counts.items()]
     return ", ".join([*counted[:12], *([f"{len(counted) - 12} others"] if len(counted) > 12 else []), *more])
 
 
@@ -110,17 +124,22 @@ def page(report: Report, tests: Sequence[str] = (), since: Callable[[str, str], 
     few = [f"{name} ({kind.trials})" for name, kind in kinds.items() if kind.trials < ENOUGH]
     verdict = f"{total.trials:,} trials of {len(kinds)} kinds, {total.failed} failed; {total.lost:,} records lost, "
     verdict += f"{total.wrong:,} of {total.values:,} values wrong."
+    enough = f"Fewer than {ENOUGH} trials: {', '.join(few)}." if few else f"Every kind had {ENOUGH} trials or more."
     out = [
         HEAD,
-        f"**{verdict}** " + (f"Of fewer than {ENOUGH} trials: {', '.join(few)}." if few else f"Of every kind {ENOUGH} or more."),
+        f"**{verdict}** {enough}",
         "",
     ]
     out += [table(heads, (_row(name, kind, controls.get(name)) for name, kind in sorted(kinds.items())))]
     alone = {name: kind for name, kind in sorted(controls.items()) if name not in kinds}
     if alone:
-        out += ["Negative controls of their own:\n", table(heads[:-1], (_row(name, kind, None)[:-1] for name, kind in alone.items()))]
-    words = '"Reported": the stream said meanwhile that it waits, so that the fault did reach it. Clocks and starts make it say nothing.\n'
-    out += ["## What was hit\n", words, table(["fault", "streams or worlds", "hit how often, and what else was counted"], _hit_rows(kinds))]
+        out += ["Controls that stand alone:\n", table(heads[:-1], (_row(name, kind, None)[:-1] for name, kind in alone.items()))]
+    words = '"Reported": the stream said that it was waiting, so the fault did reach it. Clocks and starts make it say nothing.\n'
+    out += [
+        "## What was hit\n",
+        words,
+        table(["fault", "streams or worlds", "what was hit, how often, and what else was counted"], _hit_rows(kinds)),
+    ]
     notes = [f"* {name}: {note.splitlines()[0]}" for name, kind in sorted(kinds.items()) for note in kind.notes[:3]]
     out += ["## What failed\n", "\n".join(notes) + "\n"] if notes else []
     for name, rows in sorted(report.tables().items()):

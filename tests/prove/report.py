@@ -13,9 +13,11 @@ from typing import Any
 
 from pipelines.lake.provenance import engine_version, library_versions
 
-__all__ = ["Kind", "Part", "Report", "bound", "surroundings"]
+__all__ = ["TOLD_APART", "Kind", "Part", "Report", "bound", "surroundings"]
 
 CONFIDENCE = 0.95
+TOLD_APART = "told apart from what was there before"
+"""A control in each trial: held against what was due before its records, the same comparison must find differences."""
 
 
 def bound(failed: int, trials: int) -> float:

@@ -16,11 +16,10 @@ from pipelines.services.kafka_broker import Broker
 from tests.prove import cable
 from tests.prove.faults import FAULTS, HELD, Fault, noticed
 from tests.prove.hostile import ClockRig, DiskRig, FaultRig, LiveClockRig, NetworkRig, network
-from tests.prove.report import Part
+from tests.prove.report import TOLD_APART, Part
 from tests.prove.slice import Slice
 from tests.prove.small import Small, Starter
 from tests.prove.test_crash import FLOW_SECONDS, MOST, SEED, numbers, run_stream
-from tests.prove.trial import TOLD_APART
 
 FLOW = {"small": 1.0, "flink": FLOW_SECONDS}
 SHARE = {"small": 1, "flink": 5}

@@ -5,13 +5,10 @@ from __future__ import annotations
 import time
 
 from tests.prove import check
-from tests.prove.report import Kind
+from tests.prove.report import TOLD_APART, Kind
 from tests.prove.rig import Rig, Stream
 
-__all__ = ["TOLD_APART", "finish", "judge", "values"]
-
-TOLD_APART = "told apart from what was there before"
-"""A control in each trial: held against what was due before its records, the same comparison must find differences."""
+__all__ = ["finish", "judge", "values"]
 
 
 def values(rig: Rig, n: int) -> int:
