@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,15 @@ def write_evidently(base: Baseline, served: pa.Table, folder: Path) -> list[Path
 
 
 def _plain(table: pa.Table) -> Any:
-    """For pandas: texts, truth values and lists as texts, which is what a category is."""
+    """For pandas: texts, truth values and lists as texts, which is what a category is.
+
+    They are escaped: the library writes them into a script of its page as they are, and some are what callers sent. ``</script>`` would
+    end that script and begin one of theirs.
+    """
     columns = {}
     for name, column in zip(table.column_names, table.columns):
         if not _is_number(column.type):
-            column = pa.array([None if v is None else str(v) for v in column.to_pylist()], pa.string())
+            column = pa.array([None if v is None else escape(str(v), quote=False) for v in column.to_pylist()], pa.string())
         columns[name] = column
     return pa.table(columns).to_pandas()
 
